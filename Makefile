@@ -1,0 +1,36 @@
+# `make demo` and `make test` each set up all that they need on a fresh machine with Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-fast check bench docs clean
+
+demo: $(READY)
+	$(BIN)/xaikit demo --out xaikit-demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -n 2
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -n 2
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+docs: $(READY)
+	$(BIN)/python -m pytest -q tests/usage
+
+clean:
+	rm -rf $(VENV) xaikit-demo build dist
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "xaikit needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
