@@ -99,5 +99,9 @@ def _safetensors() -> Any:
         import safetensors
         import safetensors.torch
     except ImportError as err:
-        raise MissingDependencyError("writing .safetensors needs safetensors: pip install safetensors, or use .npz") from err
-    return type("safetensors", (), {"save_file": staticmethod(safetensors.torch.save_file), "safe_open": safetensors.safe_open})
+        raise MissingDependencyError(
+            "writing .safetensors needs safetensors: pip install safetensors, or use .npz"
+        ) from err
+    return type(
+        "safetensors", (), {"save_file": staticmethod(safetensors.torch.save_file), "safe_open": safetensors.safe_open}
+    )

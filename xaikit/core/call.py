@@ -45,7 +45,7 @@ class Call:
         return len(self.inputs[0])
 
     def run(self, inputs: Tensors, copies: int = 1) -> Tensor:
-        """The model's output on `copies` stacked versions of the batch: tensors shaped (copies * N, ...), copy by copy."""
+        """The model's output on `copies` stacked versions of the batch: tensors (copies * N, ...), copy by copy."""
         samples = self.samples
         if copies > 1:
             one = torch.arange(self.n, device=inputs[0].device) if samples is None else samples
@@ -81,7 +81,8 @@ class Call:
             scores = self.score(output, copies)
             if not scores.requires_grad:
                 raise InvalidInputError(
-                    "the model's output does not depend on its input through autograd; is it detached or computed under no_grad?"
+                    "the model's output does not depend on its input through autograd; "
+                    "is it detached, or computed under no_grad?"
                 )
             start, seeds = scores, torch.ones_like(scores)
             if self.create_graph:

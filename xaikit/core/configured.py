@@ -1,11 +1,11 @@
 """Configured: an immutable value made of validated settings; explainers, metrics and mitigators are such values.
 
-A subclass lists its settings as annotated class attributes, one line each: type, spec, words, default::
+A subclass lists its settings as annotated class attributes, one line each (type, spec, words, default)::
 
     class Blur(Configured):
-        sigma: Annotated[float, Float(low=1, high=10, gt=0), "standard deviation in pixels"] = 3.0
+        sigma: Annotated[float, Float(low=1, high=10, gt=0), "std in pixels"] = 3.0
 
-It is a frozen dataclass by inheritance. `set_kwargs` returns a new object, so nothing derived from old settings survives.
+It is a frozen dataclass by inheritance. `set_kwargs` returns a new object: nothing derived from old settings survives.
 """
 
 from __future__ import annotations
@@ -96,15 +96,22 @@ class Configured:
                 registered name.
         """
         if not type(self).__dict__.get("NAME"):
-            raise InvalidInputError(f"{type(self).__name__} has no registered name; decorate it with @<registry>.register")
-        return {"name": self.NAME, "settings": {n: _to_json(v, f"{self.NAME}.{n}") for n, v in self._portable().items()}}
+            raise InvalidInputError(
+                f"{type(self).__name__} has no registered name; decorate it with @<registry>.register"
+            )
+        return {
+            "name": self.NAME,
+            "settings": {n: _to_json(v, f"{self.NAME}.{n}") for n, v in self._portable().items()},
+        }
 
     def _portable(self) -> dict[str, Any]:
         """Settings as they go into a spec."""
         return self.settings()
 
     def __repr__(self) -> str:
-        shown = {n: v for n, v in self.settings().items() if n in self.TUNABLES or not _same(v, self.SETTINGS[n].default)}
+        shown = {
+            n: v for n, v in self.settings().items() if n in self.TUNABLES or not _same(v, self.SETTINGS[n].default)
+        }
         return f"{type(self).__name__}({', '.join(f'{n}={_short(v)}' for n, v in shown.items())})"
 
     def __eq__(self, other: object) -> bool:
@@ -132,7 +139,9 @@ def _by_hint(hint: Any) -> Callable[[Any, str], Any]:
     def check(value: Any, where: str) -> Any:
         value = tuple(value) if isinstance(value, list) and typing.get_origin(hint) is tuple else value
         try:
-            return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value, strict=True)
+            return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(
+                value, strict=True
+            )
         except ValidationError:
             shown = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
             raise InvalidTypeError(f"{where} must be {shown}, got {value!r} of type {type(value).__name__}") from None
@@ -143,11 +152,15 @@ def _by_hint(hint: Any) -> Callable[[Any, str], Any]:
 def _signature(cls: type[Configured]) -> inspect.Signature:
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters = [
-        inspect.Parameter(n, kind, default=inspect.Parameter.empty if s.default is REQUIRED else s.default, annotation=s.hint)
+        inspect.Parameter(
+            n, kind, default=inspect.Parameter.empty if s.default is REQUIRED else s.default, annotation=s.hint
+        )
         for n, s in cls.SETTINGS.items()
     ]
     if any(f.name == "model" for f in dataclasses.fields(cls)):  # type: ignore[arg-type]
-        model = inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=nn.Module | None)
+        model = inspect.Parameter(
+            "model", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=nn.Module | None
+        )
         parameters.insert(0, model)
     return inspect.Signature(parameters)
 

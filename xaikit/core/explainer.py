@@ -55,8 +55,12 @@ class Explainer(Configured, abc.ABC):
     layer: Annotated[Any, _layer, "explain the output of this layer (or of several) instead of the inputs"] = None
     head: Annotated[str | int, "which output is explained, where the model returns several"] = "logits"
     forward_arg_extractor: Annotated[Any, _function, "picks the explained tensors out of the inputs"] = None
-    additional_forward_arg_extractor: Annotated[Any, _function, "picks further model arguments out of the inputs"] = None
-    n_classes: Annotated[Any, lambda v, w: v if v is None else Int(ge=1).check(v, w), "number of outputs, checked"] = None
+    additional_forward_arg_extractor: Annotated[Any, _function, "picks further model arguments out of the inputs"] = (
+        None
+    )
+    n_classes: Annotated[Any, lambda v, w: v if v is None else Int(ge=1).check(v, w), "number of outputs, checked"] = (
+        None
+    )
 
     def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
         if model is not None and not isinstance(model, nn.Module):
@@ -128,7 +132,9 @@ class Explainer(Configured, abc.ABC):
             UnboundError: for an explainer without a model.
             NotDifferentiableError: for `create_graph` on a method that has no exact derivative.
         """
-        return self._apply(lambda call: (self._attribute(call),), inputs, targets, create_graph=create_graph, seed=seed)[0]
+        return self._apply(
+            lambda call: (self._attribute(call),), inputs, targets, create_graph=create_graph, seed=seed
+        )[0]
 
     def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
         """The attribution with its provenance, the explained scores, and the completeness gap where one is promised.
@@ -153,13 +159,16 @@ class Explainer(Configured, abc.ABC):
             share = float(gap.max() / promised.abs().max().clamp_min(torch.finfo(gap.dtype).tiny))
             if share > self.GAP_TOLERANCE:
                 warnings.warn(
-                    f"{self!r}: the attribution misses the explained score by {share:.1%} (tolerance {self.GAP_TOLERANCE:.0%})",
+                    f"{self!r}: the attribution misses the explained score by {share:.1%}, "
+                    f"more than the tolerance of {self.GAP_TOLERANCE:.0%}",
                     stacklevel=2,
                 )
         return Attribution(
             values=values,
             spec=self._provenance(),
-            targets=targets if isinstance(targets, int) else (targets.tolist() if isinstance(targets, Tensor) else None),
+            targets=targets
+            if isinstance(targets, int)
+            else (targets.tolist() if isinstance(targets, Tensor) else None),
             scores=extra["scores"],
             gap=gap,
         )
@@ -185,7 +194,9 @@ class Explainer(Configured, abc.ABC):
         model = self._bound()
         if create_graph and not self.DIFFERENTIABLE:
             able = ", ".join(n for n in EXPLAINERS if EXPLAINERS.get(n).DIFFERENTIABLE)
-            raise NotDifferentiableError(f"{type(self).__name__} has no exact derivative, so it cannot stand in a loss; these can: {able}")
+            raise NotDifferentiableError(
+                f"{type(self).__name__} has no exact derivative, so it cannot stand in a loss; these can: {able}"
+            )
         seed = Int(ge=0).check(seed, "seed")
         explained, extras = self._arguments(inputs)
         tensors, rebuild = structure.flatten(explained)
@@ -212,7 +223,9 @@ class Explainer(Configured, abc.ABC):
         for result in results:
             for value, x in zip(result, call.inputs, strict=True):
                 if value.shape != x.shape:
-                    raise RuntimeError(f"{type(self).__name__}._attribute returned {tuple(value.shape)} for {tuple(x.shape)}")
+                    raise RuntimeError(
+                        f"{type(self).__name__}._attribute returned {tuple(value.shape)} for {tuple(x.shape)}"
+                    )
         return tuple(rebuild(r if create_graph else tuple(v.detach() for v in r)) for r in results)
 
     def _cut(self, call: Call) -> tuple[Call, Callable[[Tensors], Any]]:
@@ -253,18 +266,34 @@ class Explainer(Configured, abc.ABC):
         try:
             return self.spec()
         except InvalidInputError:
-            return {"name": self.NAME or type(self).__name__, "settings": {n: repr(v) for n, v in self.settings().items()}}
+            return {
+                "name": self.NAME or type(self).__name__,
+                "settings": {n: repr(v) for n, v in self.settings().items()},
+            }
 
 
 def _forward(
-    model: nn.Module, rebuild: Callable[[Tensors], Any], extras: Any, by_name: bool, inputs: Tensors, samples: Tensor | None
+    model: nn.Module,
+    rebuild: Callable[[Tensors], Any],
+    extras: Any,
+    by_name: bool,
+    inputs: Tensors,
+    samples: Tensor | None,
 ) -> Any:
     """Run the model on `inputs`, with the further arguments of the samples that they stand for."""
     # Clones, since the model may work in place on what it is given.
     given = rebuild(tuple(x.clone() for x in inputs))
     rows = (lambda t: t) if samples is None else (lambda t: t[samples])
-    keywords = {k: rows(v) if isinstance(v, Tensor) else v for k, v in extras.items()} if isinstance(extras, Mapping) else {}
-    items: Sequence[Any] = () if extras is None or isinstance(extras, Mapping) else extras if isinstance(extras, (tuple, list)) else (extras,)
+    keywords = (
+        {k: rows(v) if isinstance(v, Tensor) else v for k, v in extras.items()} if isinstance(extras, Mapping) else {}
+    )
+    items: Sequence[Any] = (
+        ()
+        if extras is None or isinstance(extras, Mapping)
+        else extras
+        if isinstance(extras, (tuple, list))
+        else (extras,)
+    )
     positional = [rows(v) if isinstance(v, Tensor) else v for v in items]
     if by_name:
         return model(*positional, **given, **keywords)

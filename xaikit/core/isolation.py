@@ -99,7 +99,9 @@ def cut_at(
             raise InvalidInputError(f"layer {name!r} must run once in a forward pass, it ran {len(outputs)} times")
         first = _first(outputs[0])
         if not isinstance(first, Tensor) or not first.is_floating_point():
-            raise InvalidTypeError(f"layer {name!r} must return a floating-point tensor (first), got {type(first).__name__}")
+            raise InvalidTypeError(
+                f"layer {name!r} must return a floating-point tensor (first), got {type(first).__name__}"
+            )
         if first.ndim == 0 or len(first) != n:
             raise InvalidInputError(f"layer {name!r} must keep the batch of {n} first, it returns {tuple(first.shape)}")
         activations.append(first)

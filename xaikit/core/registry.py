@@ -49,7 +49,9 @@ class Registry(Generic[T]):
         def add(cls: type[T]) -> type[T]:
             taken = self._items.get(name)
             if taken is not None and not override and taken.__qualname__ != cls.__qualname__:
-                raise InvalidInputError(f"{self.kind} {name!r} is already {taken.__qualname__}; pass override=True to replace it")
+                raise InvalidInputError(
+                    f"{self.kind} {name!r} is already {taken.__qualname__}; pass override=True to replace it"
+                )
             cls.NAME, cls.REGISTRY = name, self
             self._items[name] = cls
             return cls
@@ -88,7 +90,8 @@ class Registry(Generic[T]):
         made = self._coerce(value) if self._coerce else None
         if made is None:
             raise InvalidTypeError(
-                f"expected {self.kind} as a name, a spec string, a class or an object, got {value!r} of type {type(value).__name__}"
+                f"expected {self.kind} as a name, a spec string, a class or an object, "
+                f"got {value!r} of type {type(value).__name__}"
             )
         return made
 

@@ -29,10 +29,14 @@ def flatten(inputs: Any, what: str = "inputs") -> tuple[Tensors, Callable[[Tenso
         rebuild = lambda out: dict(zip(keys, out, strict=True))  # noqa: E731
     else:
         hint = "; make it one with torch.as_tensor" if type(inputs).__module__ == "numpy" else ""
-        raise InvalidTypeError(f"{what} must be a tensor, a tuple or a dict of tensors, got {type(inputs).__name__}{hint}")
+        raise InvalidTypeError(
+            f"{what} must be a tensor, a tuple or a dict of tensors, got {type(inputs).__name__}{hint}"
+        )
     for leaf in leaves:
         if not isinstance(leaf, Tensor):
-            raise InvalidTypeError(f"{what} must hold tensors only, got {type(leaf).__name__} inside a {type(inputs).__name__}")
+            raise InvalidTypeError(
+                f"{what} must hold tensors only, got {type(leaf).__name__} inside a {type(inputs).__name__}"
+            )
     if not leaves:
         raise InvalidInputError(f"{what} holds no tensor")
     return leaves, rebuild
@@ -50,7 +54,9 @@ def check_batch(tensors: Tensors, what: str = "inputs") -> int:
     if len(set(sizes)) > 1:
         raise InvalidInputError(f"{what} must agree on the batch size, got {sizes}")
     if sizes[0] == 0:
-        raise InvalidInputError(f"{what} are an empty batch of shape {tuple(tensors[0].shape)}; pass at least one sample")
+        raise InvalidInputError(
+            f"{what} are an empty batch of shape {tuple(tensors[0].shape)}; pass at least one sample"
+        )
     for i, tensor in enumerate(tensors):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = (~torch.isfinite(tensor.detach())).flatten(1).any(1).nonzero().flatten().tolist()

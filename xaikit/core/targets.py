@@ -29,16 +29,22 @@ def pick_head(output: Any, head: str | int) -> Tensor:
     if isinstance(output, Mapping):
         known = [str(k) for k in output]
         if head not in output:
-            raise UnknownNameError(f"the model returns a dict without {head!r}; name its output with head=, one of {known}")
+            raise UnknownNameError(
+                f"the model returns a dict without {head!r}; name its output with head=, one of {known}"
+            )
         picked = output[head]
     elif isinstance(head, str) and hasattr(output, head):
         picked = getattr(output, head)
     elif isinstance(output, (tuple, list)) and isinstance(head, int) and -len(output) <= head < len(output):
         picked = output[head]
     elif isinstance(output, (tuple, list)):
-        raise UnknownNameError(f"the model returns a tuple of {len(output)}; name its output with head=, a position from 0 on")
+        raise UnknownNameError(
+            f"the model returns a tuple of {len(output)}; name its output with head=, a position from 0 on"
+        )
     else:
-        raise UnknownNameError(f"the model returns a {type(output).__name__} without {head!r}; name its output with head=")
+        raise UnknownNameError(
+            f"the model returns a {type(output).__name__} without {head!r}; name its output with head="
+        )
     if not isinstance(picked, Tensor):
         raise InvalidTypeError(f"head {head!r} of the model's output is a {type(picked).__name__}, not a tensor")
     return picked
@@ -59,7 +65,8 @@ def normalise(targets: Any, n: int, device: torch.device) -> Target:
         raise InvalidTypeError(f"targets must be class indices or a function of the output, got {targets!r}") from None
     if index.ndim == 2 and index.shape[0] == n and index.shape[1] > 1:
         raise InvalidInputError(
-            f"targets must be one class index per sample, got shape {tuple(index.shape)}; if these are one-hot rows pass targets.argmax(1)"
+            f"targets must be one class index per sample, got shape {tuple(index.shape)}; "
+            f"if these are one-hot rows pass targets.argmax(1)"
         )
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise InvalidTypeError(f"targets must be whole class indices, got {index.dtype}; pass targets.long()")
@@ -96,11 +103,13 @@ def score(output: Tensor, target: Target, n_classes: int | None = None) -> Tenso
         output = output[:, None]
     if output.ndim != 2:
         raise InvalidInputError(
-            f"class targets need an output of shape (N, classes), got {tuple(output.shape)}; pass a function of the output that returns (N,) scores"
+            f"class targets need an output of shape (N, classes), got {tuple(output.shape)}; "
+            f"pass a function of the output that returns (N,) scores"
         )
     low, high = int(target.min()), int(target.max())
     if low < 0 or high >= output.shape[1]:
         raise InvalidInputError(
-            f"targets must lie in 0..{output.shape[1] - 1} for a model with {output.shape[1]} outputs, got {low if low < 0 else high}"
+            f"targets must lie in 0..{output.shape[1] - 1} for a model with {output.shape[1]} outputs, "
+            f"got {low if low < 0 else high}"
         )
     return output.gather(1, target[:, None])[:, 0]

@@ -29,7 +29,9 @@ class IntegratedGradients(Explainer):
     GAP_TOLERANCE = 0.05
 
     n_steps: Annotated[int, Int(low=10, high=100, step=10, ge=1), "points on the line"] = 20
-    baseline: Annotated[Any, Choice(BASELINES), "where the line starts: a name, a number, a tensor or a Baseline"] = "zeros"
+    baseline: Annotated[Any, Choice(BASELINES), "where the line starts: a name, a number, a tensor or a Baseline"] = (
+        "zeros"
+    )
     method: Annotated[str, Categorical("gausslegendre", "trapezoid"), "quadrature rule"] = "gausslegendre"
     max_rows: Annotated[int | None, _rows, "most rows in one forward pass; None chooses"] = None
 
@@ -42,7 +44,9 @@ class IntegratedGradients(Explainer):
             totals = [torch.zeros_like(x) for x in part.inputs]
             for copies in passes:
                 chosen = slice(copies.start, copies.stop)
-                line = tuple((b + _column(points[chosen], d) * d).flatten(0, 1) for b, d in zip(starts, steps, strict=True))
+                line = tuple(
+                    (b + _column(points[chosen], d) * d).flatten(0, 1) for b, d in zip(starts, steps, strict=True)
+                )
                 grads = [g.unflatten(0, (len(copies), part.n)) for g in part.grad(line, len(copies))]
                 totals = [t + (_column(weights[chosen], g[0]) * g).sum(0) for t, g in zip(totals, grads, strict=True)]
             parts.append([d * t for d, t in zip(steps, totals, strict=True)])

@@ -42,9 +42,9 @@ class SmoothGrad(Explainer):
         float, Float(low=0.05, high=0.95, step=0.05, ge=0), "noise std as a fraction of each sample's range"
     ] = 0.1
     n_iter: Annotated[int, Int(low=10, high=100, step=10, ge=1), "noisy copies"] = 20
-    noise: Annotated[
-        str, Categorical("gaussian", "antithetic", "sobol", search=False), "how the copies are drawn"
-    ] = "antithetic"
+    noise: Annotated[str, Categorical("gaussian", "antithetic", "sobol", search=False), "how the copies are drawn"] = (
+        "antithetic"
+    )
     max_rows: Annotated[int | None, _rows, "most rows in one forward pass; None chooses"] = None
 
     def _attribute(self, call: Call) -> Tensors:
@@ -71,7 +71,11 @@ class SmoothGrad(Explainer):
                     state.add(g.unflatten(0, (len(copies), part.n)), variance=variance)
             parts.append(running)
         means = tuple(torch.cat([r[i].mean for r in parts]).to(x) for i, x in enumerate(call.inputs))
-        spread = tuple(torch.cat([r[i].variance for r in parts]).to(x) for i, x in enumerate(call.inputs)) if variance else ()
+        spread = (
+            tuple(torch.cat([r[i].variance for r in parts]).to(x) for i, x in enumerate(call.inputs))
+            if variance
+            else ()
+        )
         return means, spread
 
 
@@ -83,9 +87,9 @@ class VarGrad(SmoothGrad):
     since antithetic and Sobol noise lower the error of a mean, not that of a variance.
     """
 
-    noise: Annotated[
-        str, Categorical("gaussian", "antithetic", "sobol", search=False), "how the copies are drawn"
-    ] = "gaussian"
+    noise: Annotated[str, Categorical("gaussian", "antithetic", "sobol", search=False), "how the copies are drawn"] = (
+        "gaussian"
+    )
 
     def _attribute(self, call: Call) -> Tensors:
         return self._moments(call)[1]
@@ -128,6 +132,6 @@ class Running:
 
 
 def _range(x: Tensor) -> Tensor:
-    """max - min of each sample, shaped (N, 1, ...)."""
+    """Return max - min of each sample, shaped (N, 1, ...)."""
     axes = tuple(range(1, x.ndim))
     return x.amax(axes, keepdim=True) - x.amin(axes, keepdim=True) if axes else torch.zeros_like(x)

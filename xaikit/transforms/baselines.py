@@ -85,8 +85,8 @@ class Given(Baseline):
             return self.tensor.to(x).expand_as(x)
         except RuntimeError:
             raise InvalidInputError(
-                f"the baseline tensor must have the shape of one sample {tuple(x.shape[1:])} or of the batch {tuple(x.shape)}, "
-                f"got {tuple(self.tensor.shape)}"
+                f"the baseline tensor must have the shape of one sample {tuple(x.shape[1:])} "
+                f"or of the batch {tuple(x.shape)}, got {tuple(self.tensor.shape)}"
             ) from None
 
 
