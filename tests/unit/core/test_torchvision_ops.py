@@ -14,7 +14,7 @@ from xaikit.core.errors import MissingDependencyError
 def test_a_fresh_interpreter_gets_models_and_zennit() -> None:
     code = (
         "from xaikit.core.torchvision_ops import import_torchvision as load; tv = load(); assert load() is tv;"
-        "import torch; print(tuple(tv.models.resnet18()(torch.zeros(1, 3, 32, 32)).shape));"
+        "import torch; print(tuple(tv.models.resnet18().eval()(torch.zeros(1, 3, 32, 32)).shape));"
         "import zennit.torchvision"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
