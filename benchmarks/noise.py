@@ -89,11 +89,11 @@ def error() -> None:
     rows = []
     cases = {"LeNet (ReLU)": (lenet(), (1, 28, 28)), "MLP (tanh)": (_mlp(), (20,))}
     for name, (model, shape) in cases.items():
-        model, x = model.double(), torch.rand(4, *shape, dtype=torch.float64)
-        reference = SmoothGrad(model, n_iter=20_000, noise="gaussian").moments(x, 0, seed=10**6)
+        net, x = model.double(), torch.rand(4, *shape, dtype=torch.float64)
+        reference = SmoothGrad(net, n_iter=20_000, noise="gaussian").moments(x, 0, seed=10**6)
         errors = {}
         for kind in ("gaussian", "antithetic", "sobol"):
-            found = [SmoothGrad(model, n_iter=20, noise=kind).moments(x, 0, seed=s) for s in range(40)]
+            found = [SmoothGrad(net, n_iter=20, noise=kind).moments(x, 0, seed=s) for s in range(40)]
             for which in ("mean", "variance"):
                 gaps = [(getattr(f, which) - getattr(reference, which)).square().mean() for f in found]
                 errors[kind, which] = float(torch.stack(gaps).mean().sqrt())
