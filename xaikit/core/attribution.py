@@ -1,0 +1,107 @@
+"""Attribution: the values together with where they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xaikit.core.errors import InvalidInputError, MissingDependencyError
+from xaikit.core.structure import flatten
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribution:
+    """What `Explainer.explain` returns.
+
+    Attributes:
+        values: the attribution, in the structure of the inputs.
+        spec: name and settings of the explainer.
+        targets: the explained classes, or None where a function chose the score.
+        scores: the explained score of each sample, (N,).
+        gap: |sum of the attribution - what the method promises as its sum|, (N,); None where nothing is promised.
+    """
+
+    values: Any
+    spec: dict[str, Any]
+    targets: Any = None
+    scores: Tensor | None = None
+    gap: Tensor | None = None
+
+    def save(self, path: str | Path) -> Path:
+        """Write to ``.npz`` or ``.safetensors``; `load` reads either.
+
+        Raises:
+            InvalidInputError: for another ending.
+            MissingDependencyError: for ``.safetensors`` where that library is absent.
+        """
+        path = Path(path)
+        arrays = {f"values.{key}": t.detach().cpu() for key, t in self._named_values().items()}
+        arrays |= {k: t.detach().cpu() for k, t in (("scores", self.scores), ("gap", self.gap)) if t is not None}
+        meta = json.dumps({"spec": self.spec, "targets": self.targets, "structure": self._structure()})
+        if path.suffix == ".npz":
+            np.savez(path, meta=np.array(meta), **{k: _to_numpy(t) for k, t in arrays.items()})
+        elif path.suffix == ".safetensors":
+            _safetensors().save_file({k: t.contiguous() for k, t in arrays.items()}, path, metadata={"meta": meta})
+        else:
+            raise InvalidInputError(f"an attribution is saved as .npz or .safetensors, got {path.name!r}")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Attribution:
+        """Read what `save` wrote."""
+        path = Path(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                meta = json.loads(str(file["meta"]))
+                arrays = {k: torch.from_numpy(file[k]) for k in file.files if k != "meta"}
+        elif path.suffix == ".safetensors":
+            with _safetensors().safe_open(path, framework="pt") as file:
+                meta = json.loads(file.metadata()["meta"])
+                arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        else:
+            raise InvalidInputError(f"an attribution is saved as .npz or .safetensors, got {path.name!r}")
+        values: Any = {k.removeprefix("values."): t for k, t in arrays.items() if k.startswith("values.")}
+        if meta["structure"] == "tensor":
+            values = values["0"]
+        elif meta["structure"] == "tuple":
+            values = tuple(values[str(i)] for i in range(len(values)))
+        return cls(values, meta["spec"], meta["targets"], arrays.get("scores"), arrays.get("gap"))
+
+    def plot(self, inputs: Any = None, **options: Any) -> Any:
+        """A figure of the attribution beside (or over) the inputs; see `xaikit.report.figures.plot`."""
+        # The one call upwards: figures need matplotlib, which nobody pays for before drawing.
+        from importlib import import_module
+
+        return import_module("xaikit.report.figures").plot(self, inputs, **options)
+
+    def _named_values(self) -> dict[str, Tensor]:
+        if isinstance(self.values, Mapping):
+            return {str(k): v for k, v in self.values.items()}
+        return {str(i): t for i, t in enumerate(flatten(self.values, "values")[0])}
+
+    def _structure(self) -> str:
+        return "tensor" if isinstance(self.values, Tensor) else "dict" if isinstance(self.values, Mapping) else "tuple"
+
+
+def _to_numpy(tensor: Tensor) -> Any:
+    return tensor.float().numpy() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor.numpy()
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as err:
+        raise MissingDependencyError(
+            "writing .safetensors needs safetensors: pip install safetensors, or use .npz"
+        ) from err
+    return type(
+        "safetensors", (), {"save_file": staticmethod(safetensors.torch.save_file), "safe_open": safetensors.safe_open}
+    )

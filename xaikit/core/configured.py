@@ -1,0 +1,200 @@
+"""Configured: an immutable value made of validated settings; explainers, metrics and mitigators are such values.
+
+A subclass lists its settings as annotated class attributes, one line each (type, spec, words, default)::
+
+    class Blur(Configured):
+        sigma: Annotated[float, Float(low=1, high=10, gt=0), "std in pixels"] = 3.0
+
+It is a frozen dataclass by inheritance. `set_kwargs` returns a new object: nothing derived from old settings survives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
+from xaikit.core.params import Spec
+
+REQUIRED: Any = dataclasses.MISSING
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting of a class: what it may be, what it means, what it is by default."""
+
+    hint: Any
+    spec: Spec | None
+    check: Callable[[Any, str], Any]
+    doc: str
+    default: Any
+
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True)
+class Configured:
+    """A frozen set of named settings, checked when it is made."""
+
+    NAME: ClassVar[str] = ""
+    REGISTRY: ClassVar[Any] = None
+    SETTINGS: ClassVar[Mapping[str, Setting]] = MappingProxyType({})
+    TUNABLES: ClassVar[Mapping[str, Spec]] = MappingProxyType({})
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)(cls)
+        hints = typing.get_type_hints(cls, include_extras=True)
+        settings = {f.name: _setting(hints[f.name], f.default) for f in dataclasses.fields(cls) if f.name != "model"}  # type: ignore[arg-type]
+        cls.SETTINGS = MappingProxyType(settings)
+        cls.TUNABLES = MappingProxyType({n: s.spec for n, s in settings.items() if s.spec and s.spec.tunable})
+        cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
+
+    def __init__(self, **settings: Any) -> None:
+        owner = type(self).__name__
+        for name in settings:
+            if name not in self.SETTINGS:
+                raise InvalidTypeError(f"{owner} has no setting {name!r}{near_names(name, self.SETTINGS)}")
+        for name, setting in self.SETTINGS.items():
+            value = settings.get(name, setting.default)
+            if value is REQUIRED:
+                raise InvalidTypeError(f"{owner} needs the setting {name!r} ({setting.doc})")
+            object.__setattr__(self, name, setting.check(value, f"{owner}.{name}"))
+
+    def settings(self) -> dict[str, Any]:
+        """The current value of every setting."""
+        return {name: getattr(self, name) for name in self.SETTINGS}
+
+    def set_kwargs(self, **changes: Any) -> Self:
+        """A new object with some settings changed; this one stays as it is.
+
+        Raises:
+            InvalidTypeError: for an unknown setting (the nearest name is given) or a wrong type.
+            InvalidInputError: for a value outside the legal range.
+        """
+        return type(self)(**{**self.settings(), **changes})
+
+    def copy(self) -> Self:
+        """A new object with the same settings."""
+        return self.set_kwargs()
+
+    def get_tunables(self) -> dict[str, Spec]:
+        """The settings that a search may vary, with the range in which it looks."""
+        return dict(self.TUNABLES)
+
+    def spec(self) -> dict[str, Any]:
+        """Name and settings as plain JSON values; `Registry.create` makes an equal object of them.
+
+        Raises:
+            InvalidInputError: when a setting is a function or a module, which no JSON can hold, or the class has no
+                registered name.
+        """
+        if not type(self).__dict__.get("NAME"):
+            raise InvalidInputError(
+                f"{type(self).__name__} has no registered name; decorate it with @<registry>.register"
+            )
+        return {
+            "name": self.NAME,
+            "settings": {n: _to_json(v, f"{self.NAME}.{n}") for n, v in self._portable().items()},
+        }
+
+    def _portable(self) -> dict[str, Any]:
+        """Settings as they go into a spec."""
+        return self.settings()
+
+    def __repr__(self) -> str:
+        shown = {
+            n: v for n, v in self.settings().items() if n in self.TUNABLES or not _same(v, self.SETTINGS[n].default)
+        }
+        return f"{type(self).__name__}({', '.join(f'{n}={_short(v)}' for n, v in shown.items())})"
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        theirs = other.settings()
+        return all(_same(v, theirs[n]) for n, v in self.settings().items())
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self)))
+
+
+def _setting(hint: Any, default: Any) -> Setting:
+    metadata = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
+    spec = next((m for m in metadata if isinstance(m, Spec)), None)
+    check = next((m for m in metadata if callable(m) and not isinstance(m, Spec)), None)
+    doc = next((m for m in metadata if isinstance(m, str)), "")
+    plain = typing.get_args(hint)[0] if metadata else hint
+    return Setting(plain, spec, spec.check if spec else (check or _by_hint(plain)), doc, default)
+
+
+def _by_hint(hint: Any) -> Callable[[Any, str], Any]:
+    """Check a setting that has no spec by its type hint alone."""
+
+    def check(value: Any, where: str) -> Any:
+        value = tuple(value) if isinstance(value, list) and typing.get_origin(hint) is tuple else value
+        try:
+            return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(
+                value, strict=True
+            )
+        except ValidationError:
+            shown = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
+            raise InvalidTypeError(f"{where} must be {shown}, got {value!r} of type {type(value).__name__}") from None
+
+    return check
+
+
+def _signature(cls: type[Configured]) -> inspect.Signature:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter(
+            n, kind, default=inspect.Parameter.empty if s.default is REQUIRED else s.default, annotation=s.hint
+        )
+        for n, s in cls.SETTINGS.items()
+    ]
+    if any(f.name == "model" for f in dataclasses.fields(cls)):  # type: ignore[arg-type]
+        model = inspect.Parameter(
+            "model", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=nn.Module | None
+        )
+        parameters.insert(0, model)
+    return inspect.Signature(parameters)
+
+
+def _to_json(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Configured):
+        return value.spec()
+    if isinstance(value, (tuple, list)):
+        return [_to_json(v, where) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _to_json(v, where) for k, v in value.items()}
+    if isinstance(value, Tensor):
+        return {"tensor": value.detach().cpu().double().tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
+    raise InvalidInputError(
+        f"{where} is a {type(value).__name__}, which a spec cannot hold; leave it out and set it again with set_kwargs"
+    )
+
+
+def from_json(value: Any) -> Any:
+    """Undo what a spec did to tensors."""
+    if isinstance(value, Mapping) and set(value) == {"tensor", "dtype"}:
+        return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
+    return value
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a, b)
+    return a is b or (type(a) is type(b) and bool(a == b))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"tensor{tuple(value.shape)}"
+    return type(value).__name__ if isinstance(value, nn.Module) else repr(value)

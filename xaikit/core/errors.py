@@ -1,0 +1,51 @@
+"""The exceptions that xaikit raises; each is also the built-in type that a caller would expect."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class XaikitError(Exception):
+    """Base of every error that xaikit raises on purpose."""
+
+
+class InvalidInputError(XaikitError, ValueError):
+    """A value that cannot be right: wrong shape, out of range, NaN."""
+
+
+class InvalidTypeError(XaikitError, TypeError):
+    """A value of the wrong type, or a setting that does not exist."""
+
+
+class UnknownNameError(XaikitError, LookupError):
+    """A name that no registry, model or output knows."""
+
+
+class NotDifferentiableError(XaikitError, RuntimeError):
+    """``create_graph=True`` on an explainer whose attribution has no exact derivative."""
+
+
+class UnboundError(XaikitError, RuntimeError):
+    """An explainer that has no model yet."""
+
+
+class UnsupportedOperationError(XaikitError, RuntimeError):
+    """The model runs an operation that the method has no rule for."""
+
+
+class TrainingError(XaikitError, RuntimeError):
+    """Training had to stop; the message says where and what to try."""
+
+
+class MissingDependencyError(XaikitError, ImportError):
+    """A library that this feature needs is absent or does not import."""
+
+
+def near_names(name: str, known: Iterable[str], *, count: int = 3) -> str:
+    """The end of an error sentence: ``; did you mean 'x'?`` or the list of all known names."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=count)
+    if close:
+        return f"; did you mean {' or '.join(repr(c) for c in close)}?"
+    return f"; known are {', '.join(repr(n) for n in names)}" if names else ""

@@ -1,0 +1,148 @@
+"""The model as it was found: what an attribution call changes for its duration, and how a model is cut at a layer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.structure import Tensors
+
+
+@contextlib.contextmanager
+def isolated(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+    """Evaluation mode and a seeded random state inside; every module's own flag and the global random state after.
+
+    The flags are set one by one: `model.eval()` may be overridden and is no exact inverse of itself.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    gpus = [device] if device.type == "cuda" else []
+    # cuDNN differentiates a recurrent net in training mode only, and never twice.
+    recurrent = bool(gpus) and any(isinstance(m, nn.RNNBase) for m, _ in flags)
+    with torch.inference_mode(False), torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)
+        if gpus:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        try:
+            for module, _ in flags:
+                module.training = False
+            with torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext():
+                yield
+        finally:
+            for module, training in flags:
+                module.training = training
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter requires a gradient inside: an input-only backward keeps fewer activations and runs faster."""
+    parameters = [p for p in model.parameters() if p.requires_grad and p.is_leaf]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def differentiable_kernels(active: bool) -> contextlib.AbstractContextManager[Any]:
+    """Fused attention has no second derivative; use the plain kernel where one is needed."""
+    return sdpa_kernel(SDPBackend.MATH) if active else contextlib.nullcontext()
+
+
+def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
+    """Name and module of a layer given as either.
+
+    Raises:
+        UnknownNameError: when the model has no such layer; near names are given.
+    """
+    names = {name: module for name, module in model.named_modules() if name}
+    if isinstance(layer, str):
+        if layer not in names:
+            raise UnknownNameError(f"the model has no layer {layer!r}{near_names(layer, names)}")
+        return layer, names[layer]
+    for name, module in names.items():
+        if module is layer:
+            return name, module
+    raise UnknownNameError(f"the given {type(layer).__name__} layer is no part of this {type(model).__name__}")
+
+
+def cut_at(
+    model: nn.Module, layers: Sequence[tuple[str, nn.Module]], forward: Callable[[], Any], n: int, create_graph: bool
+) -> Tensors:
+    """The outputs of some layers during one forward pass, each shaped (N, ...).
+
+    With `create_graph` they keep their graph, so that a derivative reaches the parameters before the layer.
+
+    Raises:
+        InvalidInputError: when a layer does not run exactly once, has no batch dimension, or feeds another one.
+        InvalidTypeError: when a layer's output holds no floating-point tensor first.
+    """
+    seen: dict[str, list[Any]] = {name: [] for name, _ in layers}
+    handles = [m.register_forward_hook(lambda _m, _i, out, k=name: seen[k].append(out)) for name, m in layers]
+    try:
+        with torch.set_grad_enabled(create_graph or len(layers) > 1):
+            forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    activations = []
+    for name, outputs in seen.items():
+        if len(outputs) != 1:
+            raise InvalidInputError(f"layer {name!r} must run once in a forward pass, it ran {len(outputs)} times")
+        first = _first(outputs[0])
+        if not isinstance(first, Tensor) or not first.is_floating_point():
+            raise InvalidTypeError(
+                f"layer {name!r} must return a floating-point tensor (first), got {type(first).__name__}"
+            )
+        if first.ndim == 0 or len(first) != n:
+            raise InvalidInputError(f"layer {name!r} must keep the batch of {n} first, it returns {tuple(first.shape)}")
+        activations.append(first)
+    _check_parallel([name for name, _ in layers], activations)
+    return tuple(a if create_graph else a.detach() for a in activations)
+
+
+@contextlib.contextmanager
+def substituted(layers: Sequence[tuple[str, nn.Module]], activations: Tensors) -> Iterator[None]:
+    """While active, each layer returns the given activation in place of what it computed."""
+
+    def put(value: Tensor) -> Callable[..., Any]:
+        # A clone, since what follows the layer may work in place.
+        return lambda _m, _i, out: _with_first(out, value.clone())
+
+    handles = [m.register_forward_hook(put(a)) for (_, m), a in zip(layers, activations, strict=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_parallel(names: list[str], activations: list[Tensor]) -> None:
+    """Several layers are explained together only when none feeds another: substitution would cut the path."""
+    for i, later in enumerate(activations):
+        others = [(n, a) for j, (n, a) in enumerate(zip(names, activations, strict=True)) if j != i and a.requires_grad]
+        if not later.requires_grad or not others:
+            continue
+        grads = torch.autograd.grad(later.sum(), [a for _, a in others], allow_unused=True, retain_graph=True)
+        for (name, _), g in zip(others, grads, strict=True):
+            if g is not None:
+                raise InvalidInputError(f"layer {name!r} feeds layer {names[i]!r}: explain them in separate calls")
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, (tuple, list)) and output else output
+
+
+def _with_first(output: Any, value: Tensor) -> Any:
+    if isinstance(output, tuple):
+        rest = (value, *output[1:])
+        return type(output)(*rest) if hasattr(output, "_fields") else rest
+    return [value, *output[1:]] if isinstance(output, list) else value

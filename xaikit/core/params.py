@@ -1,0 +1,169 @@
+"""What a setting may be and where a search looks for it: one declaration, written beside the field.
+
+The legal range (``ge``, ``gt``, ``le``, ``lt``) and the search range (``low``, ``high``) are two things: ``n_iter=1``
+is legal although no search starts there. A spec without a search range is checked but never tuned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
+
+if TYPE_CHECKING:
+    from xaikit.core.registry import Registry
+
+
+class Spec(BaseModel):
+    """Base of the specs: legality in `check`, searchability in `tunable`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    kind: str = ""
+
+    @property
+    def tunable(self) -> bool:
+        """Whether a search may vary this setting."""
+        return False
+
+    def check(self, value: Any, where: str) -> Any:
+        """Return the value in its normal form, or raise with `where` naming the setting."""
+        raise NotImplementedError
+
+
+class Number(Spec):
+    """What `Float` and `Int` share: the legal range and the search range."""
+
+    WORD: ClassVar[str] = "number"
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    log: bool = False
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Number:
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"a search range needs both ends, got low={self.low}, high={self.high}")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError(f"low must lie below high, got low={self.low}, high={self.high}")
+        if self.log and (self.low is None or self.low <= 0):
+            raise ValueError(f"a log scale needs low > 0, got low={self.low}")
+        return self
+
+    @property
+    def tunable(self) -> bool:
+        """True when a search range is declared."""
+        return self.low is not None
+
+    def _legal(self, value: float) -> bool:
+        return (
+            (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+            and (self.lt is None or value < self.lt)
+        )
+
+    def _range(self) -> str:
+        bounds = [(">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt)]
+        return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None) or "finite"
+
+    def check(self, value: Any, where: str) -> Any:
+        """A number of the right kind inside the legal range."""
+        number = self._convert(value)
+        if number is None:
+            raise InvalidTypeError(f"{where} must be {self.WORD}, got {value!r} of type {type(value).__name__}")
+        if not math.isfinite(number) or not self._legal(number):
+            raise InvalidInputError(f"{where} must be {self._range()}, got {value!r}")
+        return number
+
+    def _convert(self, value: Any) -> Any:
+        raise NotImplementedError
+
+
+class Float(Number):
+    """A real number."""
+
+    WORD: ClassVar[str] = "a number"
+    kind: Literal["float"] = "float"
+
+    def _convert(self, value: Any) -> float | None:
+        if isinstance(value, bool) or not (isinstance(value, (int, float)) or type(value).__module__ == "numpy"):
+            return None
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            return None
+
+
+class Int(Number):
+    """A whole number."""
+
+    WORD: ClassVar[str] = "a whole number"
+    kind: Literal["int"] = "int"
+
+    def _convert(self, value: Any) -> int | None:
+        if isinstance(value, (bool, str)) or not hasattr(value, "__index__"):
+            return None
+        return value.__index__()
+
+
+class Categorical(Spec):
+    """One of a few named choices."""
+
+    kind: Literal["categorical"] = "categorical"
+    choices: tuple[str | int | float | bool | None, ...]
+    search: bool = True
+
+    def __init__(self, *choices: str | float | bool | None, **fields: Any) -> None:
+        super().__init__(**{**({"choices": choices} if choices else {}), **fields})
+
+    @property
+    def tunable(self) -> bool:
+        """True unless declared with ``search=False``."""
+        return self.search and len(self.choices) > 1
+
+    def check(self, value: Any, where: str) -> Any:
+        """One of the choices, of the same type."""
+        for choice in self.choices:
+            if type(choice) is type(value) and choice == value:
+                return choice
+        shown = near_names(value, [c for c in self.choices if isinstance(c, str)]) if isinstance(value, str) else ""
+        raise InvalidInputError(f"{where} must be one of {', '.join(map(repr, self.choices))}, got {value!r}{shown}")
+
+
+class Choice(Spec):
+    """An item of a registry: given by name, spec string, class or object; kept as an object."""
+
+    kind: Literal["choice"] = "choice"
+    registry: Any
+    optional: bool = False
+    search: bool = False
+
+    def __init__(self, registry: Registry, **fields: Any) -> None:
+        super().__init__(**{"registry": registry, **fields})
+
+    @property
+    def names(self) -> Iterator[str]:
+        """Names that a search may choose among."""
+        return iter(self.registry)
+
+    @property
+    def tunable(self) -> bool:
+        """True when declared with ``search=True``."""
+        return self.search
+
+    def check(self, value: Any, where: str) -> Any:
+        """An object of the registry's kind, made from whatever names it."""
+        if value is None and self.optional:
+            return None
+        try:
+            return self.registry.create(value)
+        except (InvalidTypeError, InvalidInputError) as err:
+            raise type(err)(f"{where}: {err}") from None

@@ -1,0 +1,149 @@
+"""Registry: the named explainers, metrics, mitigators and transforms, ours and those of plugins.
+
+A plugin is a package with an entry point in the group ``xaikit.explainers`` (or ``.metrics``, ``.mitigators``) that
+names a module or a class; importing it runs its ``@EXPLAINERS.register("name")`` decorators.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from xaikit.core.configured import Configured, from_json
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+
+T = TypeVar("T", bound=Configured)
+
+
+class Registry(Generic[T]):
+    """Classes of one kind by name.
+
+    Args:
+        kind: singular noun for messages; the plural names the entry-point group.
+        builtin: package whose import registers our own items; it is imported at the first look-up.
+        coerce: makes an object of a value that is neither name, class, object nor spec (a number for a baseline).
+    """
+
+    def __init__(self, kind: str, builtin: str, *, coerce: Callable[[Any], T | None] | None = None) -> None:
+        self.kind = kind
+        self.group = f"xaikit.{kind.replace(' ', '_')}s"
+        self._builtin = builtin
+        self._coerce = coerce
+        self._items: dict[str, type[T]] = {}
+        self._loaded = False
+
+    def register(self, name: str, *, override: bool = False) -> Callable[[type[T]], type[T]]:
+        """Class decorator that gives a class its name.
+
+        Raises:
+            InvalidInputError: when the name is malformed or already taken (``override=True`` replaces it).
+        """
+        if not re.fullmatch(r"[a-z][a-z0-9_.]*", name):
+            raise InvalidInputError(f"a registered name is lower case with underscores and dots, got {name!r}")
+
+        def add(cls: type[T]) -> type[T]:
+            taken = self._items.get(name)
+            if taken is not None and not override and taken.__qualname__ != cls.__qualname__:
+                raise InvalidInputError(
+                    f"{self.kind} {name!r} is already {taken.__qualname__}; pass override=True to replace it"
+                )
+            cls.NAME, cls.REGISTRY = name, self
+            self._items[name] = cls
+            return cls
+
+        return add
+
+    def get(self, name: str) -> type[T]:
+        """The class of that name.
+
+        Raises:
+            UnknownNameError: naming the nearest known names.
+        """
+        self._load()
+        if name not in self._items:
+            raise UnknownNameError(f"unknown {self.kind} {name!r}{near_names(name, self._items)}")
+        return self._items[name]
+
+    def create(self, value: Any, **overrides: Any) -> T:
+        """An object from a name, a spec string ``"name:key=value,key=value"``, a spec dict, a class or an object.
+
+        Raises:
+            UnknownNameError: for a name that nobody registered.
+            InvalidTypeError: for anything else.
+        """
+        self._load()
+        if isinstance(value, str):
+            name, settings = parse_spec(value)
+            return self.get(name)(**{**settings, **overrides})
+        if isinstance(value, Mapping) and "name" in value:
+            settings = {k: from_json(v) for k, v in value.get("settings", {}).items()}
+            return self.get(value["name"])(**{**settings, **overrides})
+        if isinstance(value, type) and issubclass(value, Configured) and self._belongs(value):
+            return value(**overrides)  # type: ignore[return-value]
+        if isinstance(value, Configured) and self._belongs(type(value)):
+            return value.set_kwargs(**overrides) if overrides else value  # type: ignore[return-value]
+        made = self._coerce(value) if self._coerce else None
+        if made is None:
+            raise InvalidTypeError(
+                f"expected {self.kind} as a name, a spec string, a class or an object, "
+                f"got {value!r} of type {type(value).__name__}"
+            )
+        return made
+
+    def _belongs(self, cls: type[Configured]) -> bool:
+        """Whether a class is of this registry's kind: registered here, or derived from one of its bases."""
+        return any(c.REGISTRY is self for c in cls.__mro__ if isinstance(c, type) and issubclass(c, Configured))
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(sorted(self._items))
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._items
+
+    def __len__(self) -> int:
+        self._load()
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return f"Registry({self.kind}: {', '.join(self)})"
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        importlib.import_module(self._builtin)
+        for entry in entry_points(group=self.group):
+            try:
+                entry.load()
+            except Exception as err:
+                # Somebody else's broken package must not take ours down with it.
+                warnings.warn(f"{self.kind} plugin {entry.name!r} ({entry.value}) did not load: {err!r}", stacklevel=3)
+
+
+def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
+    """Split ``"name:key=value,key=[1,2]"`` into the name and the settings (JSON values, else strings)."""
+    name, _, rest = text.partition(":")
+    settings: dict[str, Any] = {}
+    for item in re.split(r",(?![^\[{(]*[\]})])", rest) if rest else ():
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise InvalidInputError(f"a spec reads 'name:key=value,key=value', got {text!r} (at {item!r})")
+        settings[key.strip()] = _value(value.strip())
+    return name.strip(), settings
+
+
+def _value(text: str) -> Any:
+    words = {"None": None, "True": True, "False": False, "none": None}
+    if text in words:
+        return words[text]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

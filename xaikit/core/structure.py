@@ -1,0 +1,65 @@
+"""Inputs as users hold them (a tensor, a tuple, a dict) and as the methods see them (a tuple of tensors)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+
+Tensors = tuple[Tensor, ...]
+
+
+def flatten(inputs: Any, what: str = "inputs") -> tuple[Tensors, Callable[[Tensors], Any]]:
+    """The tensors of a structure, and the function that puts others in their place.
+
+    Raises:
+        InvalidTypeError: for anything but a tensor, a tuple or list of tensors, or a dict of tensors.
+    """
+    if isinstance(inputs, Tensor):
+        return (inputs,), lambda out: out[0]
+    if isinstance(inputs, (tuple, list)):
+        leaves, build = tuple(inputs), type(inputs) if type(inputs) in (tuple, list) else tuple
+        rebuild: Callable[[Tensors], Any] = build
+    elif isinstance(inputs, Mapping):
+        keys, leaves = tuple(inputs), tuple(inputs.values())
+        rebuild = lambda out: dict(zip(keys, out, strict=True))  # noqa: E731
+    else:
+        hint = "; make it one with torch.as_tensor" if type(inputs).__module__ == "numpy" else ""
+        raise InvalidTypeError(
+            f"{what} must be a tensor, a tuple or a dict of tensors, got {type(inputs).__name__}{hint}"
+        )
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            raise InvalidTypeError(
+                f"{what} must hold tensors only, got {type(leaf).__name__} inside a {type(inputs).__name__}"
+            )
+    if not leaves:
+        raise InvalidInputError(f"{what} holds no tensor")
+    return leaves, rebuild
+
+
+def check_batch(tensors: Tensors, what: str = "inputs") -> int:
+    """The common batch size N of tensors shaped (N, ...).
+
+    Raises:
+        InvalidInputError: for scalars, an empty batch, unequal batch sizes, NaN or infinite values.
+    """
+    if any(t.ndim == 0 for t in tensors):
+        raise InvalidInputError(f"{what} must have a batch dimension first, got a scalar")
+    sizes = [len(t) for t in tensors]
+    if len(set(sizes)) > 1:
+        raise InvalidInputError(f"{what} must agree on the batch size, got {sizes}")
+    if sizes[0] == 0:
+        raise InvalidInputError(
+            f"{what} are an empty batch of shape {tuple(tensors[0].shape)}; pass at least one sample"
+        )
+    for i, tensor in enumerate(tensors):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = (~torch.isfinite(tensor.detach())).flatten(1).any(1).nonzero().flatten().tolist()
+            where = f"{what}[{i}]" if len(tensors) > 1 else what
+            raise InvalidInputError(f"{where} must be finite, got NaN or inf in sample {', '.join(map(str, bad[:5]))}")
+    return sizes[0]

@@ -1,0 +1,28 @@
+"""The plain gradient and its product with the input."""
+
+from __future__ import annotations
+
+from xaikit.core import EXPLAINERS, Call, Explainer
+from xaikit.core.structure import Tensors
+
+
+@EXPLAINERS.register("gradient")
+class Gradient(Explainer):
+    """dS/dx of the explained score S (Simonyan et al. 2014, arXiv:1312.6034).
+
+    >>> import torch
+    >>> model = torch.nn.Linear(3, 2)
+    >>> Gradient(model).attribute(torch.ones(1, 3), 0).equal(model.weight[:1])
+    True
+    """
+
+    def _attribute(self, call: Call) -> Tensors:
+        return call.grad(call.inputs)
+
+
+@EXPLAINERS.register("gradient_x_input")
+class GradientXInput(Explainer):
+    """x * dS/dx (Shrikumar et al. 2016, arXiv:1605.01713)."""
+
+    def _attribute(self, call: Call) -> Tensors:
+        return tuple(x * g for x, g in zip(call.inputs, call.grad(call.inputs), strict=True))
