@@ -52,7 +52,7 @@ def _layer(trace: Trace, layer: Affine, proxy: type[nn.Module]) -> Tensor:
 
 @rule("linear")
 def linear(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """y = x W^T + b."""
+    """A linear layer, y = x W^T + b."""
     a = arguments("input weight bias", args, kwargs, bias=None)
     if trace.is_live(a["weight"]) or not trace.is_live(a["input"]):
         return _dynamic(trace, func, a)
@@ -63,7 +63,7 @@ def linear(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 @rule("addmm")
 def addmm(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """y = x W + b, as GPT-2 writes a linear layer."""
+    """A linear layer as GPT-2 writes it, y = x W + b."""
     a = arguments("input mat1 mat2", args, kwargs, beta=1, alpha=1)
     bias, x, w = a["input"], a["mat1"], a["mat2"]
     if trace.is_live(w) or trace.is_live(bias) or not trace.is_live(x) or (a["alpha"], a["beta"]) != (1, 1):
@@ -129,11 +129,11 @@ def _convolution(trace: Trace, func: Any, a: dict[str, Any], *, transposed: bool
         return func(v, w, b, **a)
 
     def transpose(g: Tensor, w: Tensor, v: Tensor) -> Tensor:
-        sizes = [_tuple(a[k], n) for k in ("stride", "padding", "dilation")] if not isinstance(a["padding"], str) else None
-        if sizes is None or v.ndim != n + 2:
+        if isinstance(a["padding"], str) or v.ndim != n + 2:
             with torch.enable_grad():
                 v = v.detach().requires_grad_()
                 return torch.autograd.grad(func(v, w, None, **a), v, g, create_graph=torch.is_grad_enabled())[0]
+        sizes = [_tuple(a[k], n) for k in ("stride", "padding", "dilation")]
         extra = _tuple(a.get("output_padding", 0), n)
         only_input = (True, False, False)
         return torch.ops.aten.convolution_backward(g, v, w, None, *sizes, transposed, extra, a["groups"], only_input)[0]
@@ -152,9 +152,9 @@ def _tuple(value: Any, n: int) -> list[int]:
 
 @rule("batch_norm")
 def batch_norm(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """y = scale * x + shift with the running statistics: part of the affine operation before it, or after it.
+    """An affine map, scale * x + shift with the running statistics: part of the affine operation before or after it.
 
-    Where neither is there it is an affine layer of its own, of which relevance follows the gradient (LRP-0).
+    Where neither is there it is a layer of its own, of which relevance follows the gradient (LRP-0).
     """
     names = "input running_mean running_var weight bias training momentum eps"
     a = arguments(names, args, kwargs, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5)
@@ -191,7 +191,7 @@ def scaled(w: Tensor, scale: Tensor, dim: int, groups: int) -> Tensor:
 
 
 def folded_after(layer: Affine, y: Tensor, scale: Tensor, shift: Tensor) -> Affine:
-    """One affine layer in place of an affine layer and the BatchNorm behind it: W' = scale * W, b' = scale * b + shift."""
+    """One layer in place of an affine one and the BatchNorm behind it: W' = scale * W, b' = scale * b + shift."""
     weight, rest = scaled(layer.weight, scale, layer.out_dim, layer.groups), (1,) * (layer.weight.ndim - 2)
     if layer.bias is None:
         bias = shift

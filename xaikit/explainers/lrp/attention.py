@@ -9,33 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xaikit.explainers.lrp.affine import linear
-from xaikit.explainers.lrp.functional import shared, softmax
 from xaikit.explainers.lrp.operations import arguments, rule
 
 if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
 
 
-def matmul(trace: Trace, x: Tensor, y: Tensor) -> Tensor:
-    """A product of which either factor may depend on the explained input."""
-    live = bool(trace.live((x, y)))
-    (x, y), mark = shared(trace, [x, y])
-    return trace.mark(x @ y, mark) if live else x @ y
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """Softmax(q k^T * scale + bias) v, and the weights; run under the trace, every operation here finds its rule."""
+    scores = torch.matmul(q, k.transpose(-2, -1)) * scale
+    weights = torch.softmax(scores if bias is None else scores + bias, -1)
+    return torch.matmul(weights, v), weights
 
 
-def attend(trace: Trace, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """softmax(q k^T * scale + bias) v, and the weights."""
-    scores = matmul(trace, q, k.transpose(-2, -1) if not trace.is_live(k) else trace.mark(k.transpose(-2, -1)))
-    live = trace.is_live(scores)
-    scores = scores * scale if bias is None else scores * scale + bias
-    weights = softmax(trace, F.softmax, trace.mark(scores), dim=-1) if live else scores.softmax(-1)
-    return matmul(trace, weights, v), weights
-
-
-def _bias(mask: Tensor | None, scores: Tensor) -> Tensor | None:
+def _bias(mask: Tensor, scores: Tensor) -> Tensor:
     """A mask as numbers to add: -inf where a boolean mask forbids attention."""
-    if mask is None or mask.is_floating_point():
+    if mask.is_floating_point():
         return mask
     return torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_fill(~mask, -math.inf)
 
@@ -48,14 +37,14 @@ def scaled_dot_product_attention(trace: Trace, _func: Any, *args: Any, **kwargs:
     q, k, v = a["query"], a["key"], a["value"]
     if a["enable_gqa"]:
         times = q.shape[-3] // k.shape[-3]
-        k, v = (
-            trace.mark(t.repeat_interleave(times, -3)) if trace.is_live(t) else t.repeat_interleave(times, -3) for t in (k, v)
-        )
+        with trace:
+            k, v = k.repeat_interleave(times, -3), v.repeat_interleave(times, -3)
     mask = a["attn_mask"]
     if a["is_causal"]:
         mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
     scale = q.shape[-1] ** -0.5 if a["scale"] is None else a["scale"]
-    return attend(trace, q, k, v, _bias(mask, q), scale)[0]
+    with trace:
+        return attend(q, k, v, None if mask is None else _bias(mask, q), scale)[0]
 
 
 MHA = (
@@ -71,14 +60,13 @@ def multi_head_attention(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> 
     a = dict.fromkeys(MHA.split()) | {"need_weights": True, "average_attn_weights": True}
     a = arguments(MHA, args, kwargs, **a)
     if any(a[k] is not None for k in ("bias_k", "bias_v", "static_k", "static_v")) or a["add_zero_attn"]:
-        trace.unknown.setdefault("multi_head_attention_forward with bias_kv, static keys or zero attention", trace.where)
+        trace.unknown.setdefault("multi_head_attention_forward with extra keys", trace.where)
         return trace.mark(func(*args, **kwargs))
     with trace:
-        return _multi_head_attention(trace, a)
+        return _multi_head_attention(a)
 
 
-def _multi_head_attention(trace: Trace, a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-    """Runs under the trace, so that every operation here finds its rule."""
+def _multi_head_attention(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     batched, heads = a["query"].ndim == 3, a["num_heads"]
     inputs = [a[n] if batched else a[n].unsqueeze(1) for n in ("query", "key", "value")]
     length, n, width = inputs[0].shape
@@ -87,19 +75,17 @@ def _multi_head_attention(trace: Trace, a: dict[str, Any]) -> tuple[Tensor, Tens
     else:
         weights = list(a["in_proj_weight"].chunk(3))
     biases = [None] * 3 if a["in_proj_bias"] is None else list(a["in_proj_bias"].chunk(3))
-    q, k, v = (
-        F.linear(x, w, b).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for x, w, b in zip(inputs, weights, biases, strict=True)
-    )
-    bias = _bias(None if a["attn_mask"] is None else _allowed(a["attn_mask"]), q)
+    projected = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
+    q, k, v = (x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for x in projected)
+    bias = None if a["attn_mask"] is None else _bias(_allowed(a["attn_mask"]), q)
     if bias is not None and bias.ndim == 3:
         bias = bias.view(n, heads, *bias.shape[1:])
-    padding = a["key_padding_mask"]
-    if padding is not None:
-        padding = _bias(_allowed(padding if padding.ndim == 2 else padding[None]), q)[:, None, None]
-        bias = padding if bias is None else bias + padding
-    scores = torch.matmul(q, k.transpose(-2, -1)) * (width // heads) ** -0.5
-    attention = torch.softmax(scores if bias is None else scores + bias, -1)
-    mixed = torch.matmul(attention, v).permute(2, 0, 1, 3).reshape(length, n, width)
+    if (padding := a["key_padding_mask"]) is not None:
+        padding = padding if padding.ndim == 2 else padding[None]
+        forbidden = _bias(_allowed(padding)[:, None, None], q)
+        bias = forbidden if bias is None else bias + forbidden
+    mixed, attention = attend(q, k, v, bias, (width // heads) ** -0.5)
+    mixed = mixed.permute(2, 0, 1, 3).reshape(length, n, width)
     output = F.linear(mixed, a["out_proj_weight"], a["out_proj_bias"])
     shown = attention.mean(1) if a["average_attn_weights"] else attention
     if not batched:
@@ -111,5 +97,3 @@ def _allowed(mask: Tensor) -> Tensor:
     """nn.MultiheadAttention's boolean masks mark what is forbidden."""
     return mask if mask.is_floating_point() else ~mask
 
-
-__all__ = ["attend", "linear"]

@@ -13,24 +13,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from xaikit.explainers.lrp.flow import Pass, Share, Stop
+from xaikit.explainers.lrp.flow import Output, Pass, Share, Stop
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
-from xaikit.explainers.lrp.operations import arguments, rule
+from xaikit.explainers.lrp.operations import rule
 
 if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
 
 
 def elementwise(trace: Trace, func: Any, x: Tensor, *args: Any, mark: Mark = PLAIN, **kwargs: Any) -> Tensor:
-    """y = f(x), R_in = R_out."""
+    """An elementwise y = f(x): R_in = R_out."""
     return trace.mark(Pass.apply(x, func(x, *args, **kwargs), trace.flow), mark)
 
 
-@rule(
-    *"""gelu silu mish elu selu celu relu6 hardtanh hardswish softplus softsign softshrink hardshrink tanhshrink threshold
-    logsigmoid exp expm1 exp2 log log1p log2 log10 sin cos tan sinh cosh asinh atan square clamp clip clamp_min clamp_max
-    sqrt erfinv sinc log_sigmoid local_response_norm normalize arctan relu_squared""".split()
-)
+ACTIVATIONS = """
+    gelu silu mish elu selu celu relu6 hardtanh hardswish softplus softsign softshrink hardshrink tanhshrink threshold
+    logsigmoid log_sigmoid exp expm1 exp2 log log1p log2 log10 sin cos tan sinh cosh asinh atan arctan sinc square sqrt
+    clamp clip clamp_min clamp_max local_response_norm normalize
+"""
+
+
+@rule(*ACTIVATIONS.split())
 def activation(trace: Trace, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """R_in = R_out. Normalisations by a norm stand here too: y / x is their frozen scale."""
     return elementwise(trace, func, x, *args, **kwargs)
@@ -50,7 +53,10 @@ def odd(trace: Trace, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor
 
 @rule("softmax", "_softmax", "log_softmax", "softmin")
 def softmax(trace: Trace, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Attention weights are a gate. AttnLRP sends relevance through them: x_i * (R_i - s_i * sum_j R_j), the gradient."""
+    """Attention weights are a gate.
+
+    AttnLRP sends relevance through them, R_in = x_i * (R_i - s_i * sum_j R_j), which is the gradient.
+    """
     y = func(x, *args, **kwargs)
     if not trace.attn:
         y = Pass.apply(x, y, trace.flow)
@@ -59,16 +65,20 @@ def softmax(trace: Trace, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Te
 
 @rule("add", "__add__", "__radd__")
 def add(trace: Trace, func: Any, x: Any, y: Any, **kwargs: Any) -> Tensor:
-    """A sum is linear. 1 + tanh and 1 + erf are gates."""
+    """A sum of two signals has the rule of zennit's Sum module. 1 + tanh and 1 + erf are gates."""
     live = trace.live((x, y))
+    output = func(x, y, **kwargs)
+    if len(live) == 2:
+        found = trace.rules.of_sum()
+        return trace.mark(output if found is None else Output.apply(output, found.divide, trace.flow))
     constant = y if trace.is_live(x) else x
-    is_gate = len(live) == 1 and not isinstance(constant, Tensor) and constant == 1 and trace.marks[live[0]].odd
-    return trace.mark(func(x, y, **kwargs), GATE if is_gate else PLAIN)
+    is_gate = not isinstance(constant, Tensor) and constant == 1 and trace.marks[live[0]].odd
+    return trace.mark(output, GATE if is_gate else PLAIN)
 
 
 @rule("pow", "__pow__", "float_power")
 def power(trace: Trace, func: Any, x: Any, exponent: Any, **kwargs: Any) -> Tensor:
-    """x to a positive constant is an activation, to a negative one a reciprocal."""
+    """A positive constant power is an activation, a negative one a reciprocal."""
     if trace.is_live(exponent):
         trace.unknown.setdefault("pow with an exponent that depends on the input", trace.where)
         return trace.mark(func(x, exponent, **kwargs))
@@ -142,20 +152,20 @@ def einsum(trace: Trace, func: Any, equation: str, *operands: Any) -> Tensor:
 
 @rule("addcmul")
 def addcmul(trace: Trace, func: Any, x: Any, a: Any, b: Any, **kwargs: Any) -> Tensor:
-    """x + value * a * b."""
+    """A sum with a product: x + value * a * b."""
     (a, b), _ = shared(trace, [a, b])
     return trace.mark(func(x, a, b, **kwargs))
 
 
 @rule("addcdiv")
 def addcdiv(trace: Trace, func: Any, x: Any, a: Any, b: Any, **kwargs: Any) -> Tensor:
-    """x + value * a / b."""
+    """A sum with a quotient: x + value * a / b."""
     return trace.mark(func(x, a, Stop.apply(b, trace.flow) if trace.is_live(b) else b, **kwargs))
 
 
 @rule("baddbmm")
 def baddbmm(trace: Trace, func: Any, x: Any, a: Any, b: Any, **kwargs: Any) -> Tensor:
-    """beta * x + alpha * a @ b."""
+    """A sum with a product: beta * x + alpha * a @ b."""
     (a, b), _ = shared(trace, [a, b])
     return trace.mark(func(x, a, b, **kwargs))
 
@@ -175,5 +185,3 @@ def unknown(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
     trace.unknown.setdefault(func.__name__, trace.where)
     return trace.mark(func(*args, **kwargs))
 
-
-__all__ = ["arguments", "elementwise", "shared"]

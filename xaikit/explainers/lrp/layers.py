@@ -49,7 +49,7 @@ class Affine:
     rule: Any = None
 
 
-def parameter(hook: Any, index: int, tensor: Tensor | None, name: str) -> Tensor | None:
+def parameter(hook: Any, index: int, tensor: Tensor | None, name: str) -> Any:
     """The parameter as the hook's modifier number `index` wants it, still connected to the model's own."""
     modifier = hook.param_modifiers[index]
     if tensor is None:
@@ -94,8 +94,10 @@ def any_hook(hook: Any, layer: Affine) -> Callable[..., Tensor]:
     return rule
 
 
-def _signed(layer: Affine, hook: Any, x: Tensor, weight: Tensor, bias: Tensor | None, first: int) -> tuple[Tensor, bool]:
-    """Output of the hook's modifiers `first` (on x >= 0) and `first + 1` (on x < 0) together, and whether x has negatives.
+def _signed(
+    layer: Affine, hook: Any, x: Tensor, weight: Tensor, bias: Tensor | None, first: int
+) -> tuple[Tensor, bool]:
+    """Output of the hook's modifiers `first` (x >= 0) and `first + 1` (x < 0) together, and whether x has negatives.
 
     The negative part costs a pass of its own only where there is one: after a ReLU there is none.
     """

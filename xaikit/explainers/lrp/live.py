@@ -17,7 +17,8 @@ from xaikit.core.errors import InvalidTypeError, MissingDependencyError
 from xaikit.explainers.lrp import layers
 
 # Schemas of the compiled operators that torchvision's Python code asks for by name while it is imported.
-TORCHVISION_SCHEMAS = ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor", "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+TORCHVISION_OPERATORS = ("nms", "qnms")
+TORCHVISION_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 @functools.lru_cache(maxsize=1)
@@ -33,7 +34,9 @@ def zennit() -> types.ModuleType:
         if "torchvision::" not in str(error):
             raise MissingDependencyError(f"LRP needs zennit, whose import failed: {error!r}") from error
     except Exception as error:
-        raise MissingDependencyError(f"LRP needs zennit (pip install 'zennit>=0.5.1,<0.6'); its import failed: {error!r}") from error
+        raise MissingDependencyError(
+            f"LRP needs zennit (pip install 'zennit>=0.5.1,<0.6'); its import failed: {error!r}"
+        ) from error
     # A torchvision whose compiled operators do not match torch (a CUDA build beside a CPU torch, say) fails with
     # "operator torchvision::nms does not exist". zennit needs its Python classes only, for which the schemas suffice.
     _define_torchvision_schemas()
@@ -56,10 +59,10 @@ def _import_zennit() -> types.ModuleType:
 
 
 def _define_torchvision_schemas() -> None:
-    for schema in TORCHVISION_SCHEMAS:
-        # Already defined where the operators are there in part.
+    for name in TORCHVISION_OPERATORS:
+        # Some of the operators may be there.
         with contextlib.suppress(RuntimeError):
-            torch.library.define("torchvision::" + schema.split("(")[0], "(" + schema.split("(", 1)[1])
+            torch.library.define(f"torchvision::{name}", TORCHVISION_SCHEMA)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +98,12 @@ class Rules:
 
     def of_operation(self, proxy: type[nn.Module]) -> Rule | None:
         """The rule of an affine operation outside such a module: the one that a nameless module of its kind gets."""
-        return self._rule(self.composite.module_map(self.context, "", _proxy(proxy)))
+        return self._rule(self.composite.module_map(self.context, "", _proxy(proxy)))  # type: ignore[arg-type]
+
+    def of_sum(self) -> Rule | None:
+        """The rule of a sum of two signals, as far as it only stabilises its denominator."""
+        found = self._rule(self.composite.module_map(self.context, "", _sum()))
+        return None if found is None or found.divide is None else found
 
     def _rule(self, hook: Any) -> Rule | None:
         if hook not in self.made:
@@ -107,6 +115,11 @@ class Rules:
 def _proxy(kind: type[nn.Module]) -> nn.Module:
     sizes = (1, 1) if kind is nn.Linear else (1, 1, 1)
     return kind(*sizes, device="meta")
+
+
+@functools.lru_cache(maxsize=1)
+def _sum() -> nn.Module:
+    return zennit().layer.Sum()
 
 
 def read(hook: Any) -> Rule | None:
@@ -172,7 +185,7 @@ def _shadowed(module: nn.Module, tensors: dict[str, Tensor | None]) -> Iterator[
 
 @contextlib.contextmanager
 def canonized(model: nn.Module, canonizers: Sequence[Any]) -> Iterator[None]:
-    """Apply zennit canonizers for a while, but those that merge BatchNorm: they detach weights, and it is folded here anyway."""
+    """Apply zennit canonizers for a while, but not the merging of BatchNorm: it is folded here, differentiably."""
     applied: list[Any] = []
     try:
         for canonizer in canonizers:

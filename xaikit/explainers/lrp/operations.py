@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from xaikit.explainers.lrp.marks import GATE, PLAIN
 from xaikit.explainers.lrp.names import AS_GRADIENT, KEEPS_GATES, NO_RELEVANCE
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[..., Any]
 HANDLERS: dict[str, Handler] = {}
+SAVES_NOTHING = ("add", "__add__")  # the backward pass needs no input
 TENSOR_PROPERTIES = ("T", "mT", "H", "mH", "real")
 
 
@@ -58,25 +58,25 @@ def apply_rule(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 def out_of_place(name: str) -> str:
     """The name without the mark of working in place: add_ -> add, __iadd__ -> add."""
-    if name.startswith("__i") and name.endswith("__") and name[3:-2] in ("add", "sub", "mul", "truediv", "pow", "matmul"):
-        return f"__{name[3:-2]}__"
+    if name in ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__", "__imatmul__"):
+        return f"__{name[3:]}"
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 
 def _handled(
     trace: Trace, handler: Handler, func: Any, base: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    name = func.__name__
-    place = _inplace_position(func)
-    inplace = kwargs.get("inplace", False) if place is None else kwargs.get("inplace", len(args) > place and args[place])
+    name, place = func.__name__, _inplace_position(func)
+    inplace = kwargs.get("inplace", place is not None and len(args) > place and args[place])
     if place is not None and inplace:
         kwargs = {k: v for k, v in kwargs.items() if k != "inplace"}
         args = tuple(False if i == place else a for i, a in enumerate(args))
     if base == name and not inplace:
         return handler(trace, func, *args, **kwargs)
     # A rule needs the input as it was: compute beside it, then put the result in its place.
-    target = args[0]
-    before = trace.mark(target.clone(), trace.marks.get(target, PLAIN)) if trace.is_live(target) else target.clone()
+    target = before = args[0]
+    if base not in SAVES_NOTHING:
+        before = trace.mark(target.clone(), trace.marks[target]) if trace.is_live(target) else target.clone()
     plain = func if base == name else getattr(torch.Tensor, base)
     output = handler(trace, plain, before, *args[1:], **kwargs)
     with torch.no_grad() if not output.requires_grad else torch.enable_grad():
@@ -96,8 +96,3 @@ def _inplace_position(func: Any) -> int | None:
 def arguments(signature: str, args: tuple[Any, ...], kwargs: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     """Arguments by name, for torch functions that have no Python signature."""
     return {**defaults, **dict(zip(signature.split(), args, strict=False)), **kwargs}
-
-
-def tensors(output: Any) -> list[Tensor]:
-    """The tensors in an operation's output."""
-    return [t for t in (output if isinstance(output, (tuple, list)) else (output,)) if isinstance(t, Tensor)]

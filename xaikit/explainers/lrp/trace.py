@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xaikit.core.errors import UnsupportedOperationError
+from xaikit.explainers.lrp import affine, attention, norms  # noqa: F401  (they fill the table of rules)
 from xaikit.explainers.lrp.flow import Flow, Output, Ruled
-from xaikit.explainers.lrp.functional import apply_rule
 from xaikit.explainers.lrp.live import Rule, Rules, whole_module
 from xaikit.explainers.lrp.marks import PLAIN, Mark
+from xaikit.explainers.lrp.operations import apply_rule
 
 AFFINE_MODULES = (nn.Linear, nn.modules.conv._ConvNd)
 
@@ -117,8 +117,9 @@ class Trace(TorchFunctionMode):
             return self.mark(Output.apply(output, rule.divide, self.flow), self.marks[output])
         x = args[0] if args else None
         if not self.is_live(x):
+            kinds = type(rule.hook).__name__, type(module).__name__
             raise UnsupportedOperationError(
-                f"{type(rule.hook).__name__} needs a module that takes one tensor first; {type(module).__name__} does not"
+                f"the rule {kinds[0]} needs a module that takes a tensor first; {kinds[1]} does not"
             )
         return self.mark(Ruled.apply(x, output, whole_module(rule.hook, module), self.flow))
 
