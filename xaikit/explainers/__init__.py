@@ -2,6 +2,24 @@
 
 from xaikit.explainers.gradient import Gradient, GradientXInput
 from xaikit.explainers.integrated_gradients import IntegratedGradients
+from xaikit.explainers.lrp import (
+    LRP,
+    LRPEpsilonAlpha2Beta1,
+    LRPEpsilonGammaBox,
+    LRPEpsilonPlus,
+    LRPUniformEpsilon,
+)
 from xaikit.explainers.smoothgrad import SmoothGrad, VarGrad
 
-__all__ = ["Gradient", "GradientXInput", "IntegratedGradients", "SmoothGrad", "VarGrad"]
+__all__ = [
+    "LRP",
+    "Gradient",
+    "GradientXInput",
+    "IntegratedGradients",
+    "LRPEpsilonAlpha2Beta1",
+    "LRPEpsilonGammaBox",
+    "LRPEpsilonPlus",
+    "LRPUniformEpsilon",
+    "SmoothGrad",
+    "VarGrad",
+]
