@@ -96,4 +96,3 @@ def _multi_head_attention(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
 def _allowed(mask: Tensor) -> Tensor:
     """nn.MultiheadAttention's boolean masks mark what is forbidden."""
     return mask if mask.is_floating_point() else ~mask
-
