@@ -1,18 +1,15 @@
 """The explainers, one file per family. A new one is one file, one decorator, one line here."""
 
+from xaikit.explainers import captum_methods
+from xaikit.explainers.captum_bridge import CaptumExplainer
 from xaikit.explainers.gradient import Gradient, GradientXInput
 from xaikit.explainers.integrated_gradients import IntegratedGradients
-from xaikit.explainers.lrp import (
-    LRP,
-    LRPEpsilonAlpha2Beta1,
-    LRPEpsilonGammaBox,
-    LRPEpsilonPlus,
-    LRPUniformEpsilon,
-)
+from xaikit.explainers.lrp import LRP, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
 from xaikit.explainers.smoothgrad import SmoothGrad, VarGrad
 
 __all__ = [
     "LRP",
+    "CaptumExplainer",
     "Gradient",
     "GradientXInput",
     "IntegratedGradients",
@@ -22,4 +19,5 @@ __all__ = [
     "LRPUniformEpsilon",
     "SmoothGrad",
     "VarGrad",
+    "captum_methods",
 ]
