@@ -1,7 +1,7 @@
 """The explainers, one file per family. A new one is one file, one decorator, one line here."""
 
 from xaikit.explainers import captum_methods
-from xaikit.explainers.captum_bridge import CaptumExplainer
+from xaikit.explainers.captum_explainer import CaptumExplainer
 from xaikit.explainers.gradient import Gradient, GradientXInput
 from xaikit.explainers.integrated_gradients import IntegratedGradients
 from xaikit.explainers.lrp import LRP, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon

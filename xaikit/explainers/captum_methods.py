@@ -188,7 +188,7 @@ class Lime(FromGroups):
 
     ALGORITHM = "Lime"
     n_samples: Annotated[int, Int(low=50, high=500, step=50, ge=1), "random neighbours"] = 200
-    alpha: Annotated[float, Float(low=1e-4, high=0.1, log=True, gt=0), "weight of the fit's L1 penalty"] = 0.01
+    alpha: Annotated[float, Float(low=1e-5, high=0.1, log=True, gt=0), "weight of the fit's L1 penalty"] = 1e-4
 
     def _options(self, call: Call) -> dict[str, Any]:
         return {"n_samples": self.n_samples, "interpretable_model": lasso(self.alpha)}
