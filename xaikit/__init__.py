@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "xaikit.core": (
-        "BASELINES", "EXPLAINERS", "METRICS", "MITIGATORS", "Attribution", "Categorical", "Choice", "Explainer", "Float",
-        "Int", "as_explainer",
+        "BASELINES", "EXPLAINERS", "METRICS", "MITIGATORS", "Attribution", "Categorical", "Choice", "Explainer",
+        "Float", "Int", "as_explainer",
     ),
     "xaikit.explainers": (
         "LRP", "CaptumExplainer", "Gradient", "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1",

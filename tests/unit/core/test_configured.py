@@ -134,6 +134,29 @@ def test_choice_makes_objects():
         Holder(thing=3)
 
 
+def test_a_subclass_inherits_settings_and_may_change_a_default():
+    class Longer(SmoothGrad):
+        """More copies."""
+
+        n_iter = 50
+
+    assert Longer().n_iter == 50
+    assert Longer.TUNABLES["n_iter"] == SmoothGrad.TUNABLES["n_iter"]
+    assert SmoothGrad().n_iter == 20
+
+
+def test_hints_may_name_what_is_local():
+    from xaikit.core import Float as Number
+
+    class Local(Configured):
+        """Its spec is known in this function only."""
+
+        rate: Annotated[float, Number(ge=0), "a rate"] = 1.0
+
+    with pytest.raises(InvalidInputError, match="Local.rate must be >= 0"):
+        Local(rate=-1)
+
+
 def test_an_explainer_of_ones_own_needs_no_registration():
     class Mine(Explainer):
         """Mine."""
