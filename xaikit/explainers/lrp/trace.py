@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xaikit.core.errors import UnsupportedOperationError
-from xaikit.explainers.lrp import affine, attention, norms  # noqa: F401  (they fill the table of rules)
+from xaikit.explainers.lrp import affine, attention, norms, recurrent  # noqa: F401  (they fill the table of rules)
 from xaikit.explainers.lrp.flow import Flow, Output, Ruled
 from xaikit.explainers.lrp.live import Rule, Rules, whole_module
 from xaikit.explainers.lrp.marks import PLAIN, Mark
