@@ -4,6 +4,7 @@ from xaikit.explainers.gradient import Gradient, GradientXInput
 from xaikit.explainers.integrated_gradients import IntegratedGradients
 from xaikit.explainers.lrp import (
     LRP,
+    AttnLRP,
     LRPEpsilonAlpha2Beta1,
     LRPEpsilonGammaBox,
     LRPEpsilonPlus,
@@ -13,6 +14,7 @@ from xaikit.explainers.smoothgrad import SmoothGrad, VarGrad
 
 __all__ = [
     "LRP",
+    "AttnLRP",
     "Gradient",
     "GradientXInput",
     "IntegratedGradients",

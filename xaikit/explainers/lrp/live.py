@@ -14,11 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidTypeError, MissingDependencyError
+from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers.lrp import layers
-
-# Schemas of the compiled operators that torchvision's Python code asks for by name while it is imported.
-TORCHVISION_OPERATORS = ("nms", "qnms")
-TORCHVISION_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 @functools.lru_cache(maxsize=1)
@@ -29,40 +26,20 @@ def zennit() -> types.ModuleType:
         MissingDependencyError: when it cannot be imported, with the cause.
     """
     try:
-        return _import_zennit()
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise MissingDependencyError(f"LRP needs zennit, whose import failed: {error!r}") from error
+        with contextlib.suppress(MissingDependencyError):
+            import_torchvision()  # zennit imports it: mended where its operators do not match torch
+        import zennit
+        import zennit.canonizers
+        import zennit.composites
+        import zennit.core
+        import zennit.layer
+        import zennit.rules
+        import zennit.types
     except Exception as error:
         raise MissingDependencyError(
             f"LRP needs zennit (pip install 'zennit>=0.5.1,<0.6'); its import failed: {error!r}"
         ) from error
-    # A torchvision whose compiled operators do not match torch (a CUDA build beside a CPU torch, say) fails with
-    # "operator torchvision::nms does not exist". zennit needs its Python classes only, for which the schemas suffice.
-    _define_torchvision_schemas()
-    try:
-        return _import_zennit()
-    except Exception as error:
-        raise MissingDependencyError(f"LRP needs zennit, whose import failed in torchvision: {error!r}") from error
-
-
-def _import_zennit() -> types.ModuleType:
-    import zennit
-    import zennit.canonizers
-    import zennit.composites
-    import zennit.core
-    import zennit.layer
-    import zennit.rules
-    import zennit.types
-
     return zennit
-
-
-def _define_torchvision_schemas() -> None:
-    for name in TORCHVISION_OPERATORS:
-        # Some of the operators may be there.
-        with contextlib.suppress(RuntimeError):
-            torch.library.define(f"torchvision::{name}", TORCHVISION_SCHEMA)
 
 
 @dataclasses.dataclass(frozen=True)

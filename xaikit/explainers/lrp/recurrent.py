@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
 
 State = tuple[Tensor, ...]
-Weights = Sequence[Tensor | None]
+Weights = Sequence[Any]  # tensors, None for what the net has not
 Cell = Callable[[Tensor, State, Weights], State]
 
 

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.explainers.lrp import affine, attention, norms, recurrent  # noqa: F401  (they fill the table of rules)
+from xaikit.explainers.lrp.account import Ledger, audited
 from xaikit.explainers.lrp.flow import Flow, Output, Ruled
 from xaikit.explainers.lrp.live import Rule, Rules, whole_module
 from xaikit.explainers.lrp.marks import PLAIN, Mark
@@ -34,10 +36,12 @@ class Trace(TorchFunctionMode):
         rules: which rule each module and each functional operation gets.
         flow: the switch between relevance and true gradient.
         attn: AttnLRP's rules for attention: relevance also to the factor that is a gate, and through the softmax.
+        ledger: where to book the relevance of every operation.
     """
 
-    def __init__(self, rules: Rules, flow: Flow, *, attn: bool = False) -> None:
+    def __init__(self, rules: Rules, flow: Flow, *, attn: bool = False, ledger: Ledger | None = None) -> None:
         super().__init__()
+        self.ledger = ledger
         self.rules, self.flow, self.attn = rules, flow, attn
         self.marks: Any = WeakIdKeyDictionary()
         self.running: list[tuple[nn.Module, Rule | None]] = []
@@ -84,6 +88,7 @@ class Trace(TorchFunctionMode):
 
         def leave(module: nn.Module, args: Any, output: Any) -> Any:
             _, rule = self.running.pop()
+            self._find_hidden(module, args, output)
             return self._ruled_module(module, rule, args, output)
 
         try:
@@ -95,6 +100,14 @@ class Trace(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
             self.running.clear()
+
+    def _find_hidden(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Name a module whose operations cannot be seen (TorchScript, a custom autograd function)."""
+        outputs = output if isinstance(output, (tuple, list)) else (output,)
+        unseen = [t for t in outputs if isinstance(t, Tensor) and t.requires_grad and t not in self.marks]
+        if unseen and any(depends(t, self.live(args)) for t in unseen):
+            self.unknown.setdefault("what cannot be seen (TorchScript or autograd.Function)", type(module).__name__)
+            self.mark(output)
 
     @property
     def where(self) -> str:
@@ -130,6 +143,8 @@ class Trace(TorchFunctionMode):
         kwargs = kwargs or {}
         if not self.live(args, kwargs):
             return func(*args, **kwargs)
+        if self.ledger is not None:
+            return audited(self, self.ledger, func, args, kwargs)
         return apply_rule(self, func, args, kwargs)
 
     def live(self, *where: Any) -> list[Tensor]:
@@ -162,3 +177,18 @@ class Trace(TorchFunctionMode):
             for item in output:
                 self.mark(item, mark)
         return output
+
+
+def depends(output: Tensor, inputs: list[Tensor]) -> bool:
+    """Whether autograd leads from a result back to one of some tensors, other than through a frozen scale."""
+    goals = {get_gradient_edge(x).node for x in inputs}
+    seen, waiting = set(), [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node in goals:
+            return True
+        if node is None or node in seen or node.name() == "StopBackward":
+            continue
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return False
