@@ -50,6 +50,7 @@ class Ledger:
     def __init__(self) -> None:
         self.balance: dict[str, float] = defaultdict(float)
         self.first_bad: str | None = None
+        self.scores: Tensor | None = None
 
     def book(self, entry: str, relevance: float, sign: int) -> None:
         """Add what an operation received (sign +1) or handed on (-1)."""
@@ -98,6 +99,8 @@ def audited(trace: Trace, ledger: Ledger, func: Any, args: tuple[Any, ...], kwar
 
     inside = tuple(probe(a, -1) for a in args)
     output = apply_rule(trace, func, inside, {k: probe(v, -1) for k, v in kwargs.items()})
+    if isinstance(output, Tensor) and (mark := trace.marks.get(output)) is not None and mark.logits is not None:
+        trace.mark(output, dataclasses.replace(mark, logits=args[0]))  # not the probe's copy of them
     if inside and output is inside[0] and isinstance(output, Tensor):  # in place: the original takes the result
         args[0].copy_(probe(output, 1))
         return trace.mark(args[0], trace.marks.get(output, PLAIN))

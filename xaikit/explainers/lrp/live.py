@@ -67,25 +67,19 @@ class Rules:
     def __init__(self, composite: Any) -> None:
         self.composite = composite
         self.context: dict[Any, Any] = {}
-        self.made: dict[Any, Rule | None] = {}
 
     def of_module(self, name: str, module: nn.Module) -> Rule | None:
         """The rule of a module that starts to run."""
-        return self._rule(self.composite.module_map(self.context, name, module))
+        return read(self.composite.module_map(self.context, name, module))
 
     def of_operation(self, proxy: type[nn.Module]) -> Rule | None:
         """The rule of an affine operation outside such a module: the one that a nameless module of its kind gets."""
-        return self._rule(self.composite.module_map(self.context, "", _proxy(proxy)))  # type: ignore[arg-type]
+        return read(self.composite.module_map(self.context, "", _proxy(proxy)))  # type: ignore[arg-type]
 
     def of_sum(self) -> Rule | None:
         """The rule of a sum of two signals, as far as it only stabilises its denominator."""
-        found = self._rule(self.composite.module_map(self.context, "", _sum()))
+        found = read(self.composite.module_map(self.context, "", _sum()))
         return None if found is None or found.divide is None else found
-
-    def _rule(self, hook: Any) -> Rule | None:
-        if hook not in self.made:
-            self.made[hook] = read(hook)
-        return self.made[hook]
 
 
 @functools.lru_cache(maxsize=16)
@@ -99,6 +93,7 @@ def _sum() -> nn.Module:
     return zennit().layer.Sum()
 
 
+@functools.lru_cache(maxsize=256)
 def read(hook: Any) -> Rule | None:
     """The rule that a hook stands for; None where it passes relevance on as it is, which needs none."""
     z = zennit()
@@ -116,6 +111,13 @@ def read(hook: Any) -> Rule | None:
 def _division(hook: Any) -> Callable[[Tensor, Tensor], Tensor]:
     """(R, y) -> R / (y + epsilon * sign(y)), by the hook's own mapper."""
     return lambda relevance, y: hook.gradient_mapper(relevance, [y])
+
+
+def has_relevance_rules(composite: Any, model: nn.Module) -> bool:
+    """Whether a composite gives any module a rule for relevance, not only a change of the gradient."""
+    context: dict[Any, Any] = {}
+    hooks = (composite.module_map(context, name, module) for name, module in model.named_modules())
+    return any(isinstance(hook, zennit().core.BasicHook) for hook in hooks)
 
 
 def whole_module(hook: Any, module: nn.Module) -> Callable[..., Tensor]:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xaikit.core.errors import UnsupportedOperationError
@@ -46,23 +46,27 @@ class Trace(TorchFunctionMode):
         self.marks: Any = WeakIdKeyDictionary()
         self.running: list[tuple[nn.Module, Rule | None]] = []
         self.unknown: dict[str, str] = {}
+        self.inputs: list[Tensor] = []
 
     # ------------------------------------------------------------------ the pass
 
     def watched(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """`forward(inputs, samples)` of the model, with rules; a softmax at the end is left out."""
+        """The model's `forward(inputs, samples)`, with rules."""
 
         def run(inputs: Sequence[Tensor], samples: Tensor | None) -> Any:
+            self.inputs = list(inputs)
             for x in inputs:
                 self.mark(x)
             with self._modules(model), self:
                 output = forward(inputs, samples)
+            self._find_hidden(output)
             self._report()
-            return tree_map_only(Tensor, self._explained, output)
+            return output
 
         return run
 
-    def _explained(self, output: Tensor) -> Tensor:
+    def explained(self, output: Tensor) -> Tensor:
+        """The tensor to start from: the logits where the output is their softmax."""
         mark = self.marks.get(output)
         if mark is not None and mark.logits is not None:
             warnings.warn("the model ends in a softmax: LRP explains the logits before it", stacklevel=2)
@@ -83,16 +87,19 @@ class Trace(TorchFunctionMode):
         names = {module: name for name, module in model.named_modules()}
         handles = []
 
-        def enter(module: nn.Module, _args: Any) -> None:
+        def enter(module: nn.Module, args: Any) -> None:
+            self._find_hidden(args)
             self.running.append((module, self.rules.of_module(names[module], module)))
 
         def leave(module: nn.Module, args: Any, output: Any) -> Any:
+            self._find_hidden(output)
             _, rule = self.running.pop()
-            self._find_hidden(module, args, output)
             return self._ruled_module(module, rule, args, output)
 
         try:
             for module in names:
+                if isinstance(module, torch.jit.ScriptModule):
+                    continue  # takes no hooks
                 handles.append(module.register_forward_pre_hook(enter))
                 handles.append(module.register_forward_hook(leave))
             yield
@@ -101,13 +108,13 @@ class Trace(TorchFunctionMode):
                 handle.remove()
             self.running.clear()
 
-    def _find_hidden(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Name a module whose operations cannot be seen (TorchScript, a custom autograd function)."""
-        outputs = output if isinstance(output, (tuple, list)) else (output,)
-        unseen = [t for t in outputs if isinstance(t, Tensor) and t.requires_grad and t not in self.marks]
-        if unseen and any(depends(t, self.live(args)) for t in unseen):
-            self.unknown.setdefault("what cannot be seen (TorchScript or autograd.Function)", type(module).__name__)
-            self.mark(output)
+    def _find_hidden(self, values: Any) -> None:
+        """Find what depends on the explained input by operations that cannot be seen, and name where it turns up."""
+        for value in values if isinstance(values, (tuple, list)) else (values,):
+            if not isinstance(value, Tensor) or value.is_leaf or value in self.marks or not depends(value, self.inputs):
+                continue
+            self.unknown.setdefault("operations out of sight (TorchScript, autograd.Function)", self.where)
+            self.mark(value)
 
     @property
     def where(self) -> str:
