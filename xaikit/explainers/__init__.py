@@ -1,5 +1,7 @@
 """The explainers, one file per family. A new one is one file, one decorator, one line here."""
 
+from xaikit.explainers import captum_methods
+from xaikit.explainers.captum_explainer import CaptumExplainer
 from xaikit.explainers.gradient import Gradient, GradientXInput
 from xaikit.explainers.integrated_gradients import IntegratedGradients
 from xaikit.explainers.lrp import (
@@ -15,6 +17,7 @@ from xaikit.explainers.smoothgrad import SmoothGrad, VarGrad
 __all__ = [
     "LRP",
     "AttnLRP",
+    "CaptumExplainer",
     "Gradient",
     "GradientXInput",
     "IntegratedGradients",
@@ -24,4 +27,5 @@ __all__ = [
     "LRPUniformEpsilon",
     "SmoothGrad",
     "VarGrad",
+    "captum_methods",
 ]

@@ -108,4 +108,3 @@ def _with_extra_keys(projected: list[Tensor], a: dict[str, Any]) -> list[Tensor]
 def _allowed(mask: Tensor) -> Tensor:
     """nn.MultiheadAttention's boolean masks mark what is forbidden."""
     return mask if mask.is_floating_point() else ~mask
-
