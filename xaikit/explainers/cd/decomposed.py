@@ -250,9 +250,7 @@ ATTENTION_MASK = 1e4
 
 def constant_like(value: Any, like: Decomposed) -> Decomposed:
     """A constant in the context of a decomposed tensor: `share` of it is relevant."""
-    constant = torch.as_tensor(value, device=like.parts.device)
-    if not constant.is_floating_point():
-        constant = constant.to(like.parts.dtype)
+    constant = as_constant(value, like)
     share = like.share
     if not shares.is_uniform(share):
         share = shares.aligned(share, constant.dim())
@@ -267,3 +265,10 @@ def constant_like(value: Any, like: Decomposed) -> Decomposed:
     else:
         parts = constant * weights
     return Decomposed(parts, share, like.context)
+
+
+def as_constant(value: Any, like: Decomposed) -> Tensor:
+    """A number or a plain tensor as a floating-point tensor; a number takes the dtype of the decomposed tensor it meets."""
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() else value.to(like.parts.dtype)
+    return torch.as_tensor(value, dtype=like.parts.dtype, device=like.parts.device)

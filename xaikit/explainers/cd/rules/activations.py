@@ -143,7 +143,9 @@ def log_softmax(function: Any, input: Decomposed, dim: int | None = None, *args:
 
 
 @cd_rule(*named("normalize"))
-def normalize(function: Any, input: Decomposed, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Decomposed:
+def normalize(
+    function: Any, input: Decomposed, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None
+) -> Decomposed:
     """x / |x| with the norm frozen at the total."""
     return input.like(input.parts / input.total.norm(p, dim, keepdim=True).clamp_min(eps))
 

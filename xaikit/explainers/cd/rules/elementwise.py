@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.constants import add_graph_constant
-from xaikit.explainers.cd.decomposed import Decomposed, constant_like, on_total
+from xaikit.explainers.cd.decomposed import Decomposed, as_constant, constant_like, on_total
 from xaikit.explainers.cd.registry import cd_rule, named
 
 
@@ -21,8 +21,7 @@ def add_scaled(input: Any, other: Any, factor: float) -> Decomposed:
         parts = torch.add(input.aligned_parts(ndim), other.aligned_parts(ndim), alpha=factor)
         return input.like(parts, shares.merged(input.aligned_share(ndim), other.aligned_share(ndim), ndim))
     if isinstance(input, Decomposed):
-        constant = torch.as_tensor(other, device=input.parts.device)
-        constant = constant if constant.is_floating_point() else constant.to(input.dtype)
+        constant = as_constant(other, input)
         return add_graph_constant(input, constant if factor == 1 else factor * constant)
     scaled = other if factor == 1 else other.like(other.parts * factor)
     return add_scaled(scaled, input, 1)
@@ -66,7 +65,7 @@ def choose(condition: Tensor, input: Any, other: Any) -> Decomposed:
     both = []
     for value in (input, other):
         if not isinstance(value, Decomposed):
-            value = constant_like(torch.as_tensor(value, device=like.parts.device).to(dtype).expand(shape), like)
+            value = constant_like(as_constant(value, like).to(dtype).expand(shape), like)
         both.append((value.aligned_parts(len(shape)), value.aligned_share(len(shape))))
     (left, left_share), (right, right_share) = both
     return like.like(torch.where(condition, left, right), shares.merged(left_share, right_share, len(shape)))
@@ -93,7 +92,7 @@ def larger(function: Any, input: Any, other: Any) -> Decomposed:
 @cd_rule(*named("masked_fill"))
 def masked_fill(function: Any, input: Any, mask: Tensor, value: Any) -> Any:
     """A fill with a constant, which is shared as the undecided share says."""
-    return choose(on_total(mask), torch.as_tensor(value), input)
+    return choose(on_total(mask), value, input)
 
 
 @cd_rule(*named("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"))
@@ -121,4 +120,4 @@ def copy(function: Any, input: Any, src: Any, non_blocking: bool = False) -> Dec
 @cd_rule(torch.Tensor.zero_, torch.Tensor.fill_)
 def fill(function: Any, input: Decomposed, value: Any = 0) -> Decomposed:
     """Overwrite with a constant."""
-    return input.write(constant_like(torch.as_tensor(on_total(value)).expand(input.shape), input))
+    return input.write(constant_like(as_constant(on_total(value), input).expand(input.shape), input))

@@ -16,6 +16,7 @@ from xaikit.explainers.cd.decomposed import (
     IN_PLACE_NEEDS_STORAGE,
     Decomposed,
     ShareLostError,
+    as_constant,
     constant_like,
     on_total,
     parts_of,
@@ -287,7 +288,7 @@ def setitem(function: Any, input: Any, index: Any, value: Any) -> None:
     new = input.parts.clone()
     target = new[0, 0][index]
     if not isinstance(value, Decomposed):
-        value = torch.as_tensor(value, device=new.device).to(new.dtype)
+        value = as_constant(value, input).to(new.dtype)
         value = constant_like(value.expand(target.shape), getitem(torch.Tensor.__getitem__, input, index))
     for part in (0, 1):
         for mask in range(new.shape[1]):
@@ -306,6 +307,8 @@ def join(function: Any, tensors: Any, dim: int = 0, **kwargs: Any) -> Decomposed
         tensors = [value.reshape(*[1] * (least - value.dim()), *value.shape) for value in tensors]
         dim = {"hstack": 0 if pairs[0].dim() <= 1 else 1, "vstack": 0, "dstack": 2}[name]
     joint = torch.stack if name == "stack" else torch.cat
+    if joint is torch.cat:  # torch lets an empty vector stand among tensors of any rank
+        tensors = [value for value in tensors if value.shape != (0,)]
     parts = joint([parts_of(value, pairs[0]) for value in tensors], behind(dim))
     return pairs[0].like(parts, _joint_share(joint, tensors, pairs, dim))
 
