@@ -58,9 +58,7 @@ class Explainer(Configured, abc.ABC):
     additional_forward_arg_extractor: Annotated[Any, _function, "picks further model arguments out of the inputs"] = (
         None
     )
-    n_classes: Annotated[Any, lambda v, w: v if v is None else Int(ge=1).check(v, w), "number of outputs, checked"] = (
-        None
-    )
+    n_classes: Annotated[Any, Int(ge=1, optional=True), "number of outputs, checked"] = None
 
     def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
         if model is not None and not isinstance(model, nn.Module):

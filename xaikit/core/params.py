@@ -23,6 +23,7 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
     kind: str = ""
+    optional: bool = False  # None is legal too
 
     @property
     def tunable(self) -> bool:
@@ -76,6 +77,8 @@ class Number(Spec):
 
     def check(self, value: Any, where: str) -> Any:
         """A number of the right kind inside the legal range."""
+        if value is None and self.optional:
+            return None
         number = self._convert(value)
         if number is None:
             raise InvalidTypeError(f"{where} must be {self.WORD}, got {value!r} of type {type(value).__name__}")
@@ -143,7 +146,6 @@ class Choice(Spec):
 
     kind: Literal["choice"] = "choice"
     registry: Any
-    optional: bool = False
     search: bool = False
 
     def __init__(self, registry: Registry, **fields: Any) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from xaikit.core import BASELINES, EXPLAINERS, Call, Categorical, Choice, Explainer, Int
 from xaikit.core.structure import Tensors
-from xaikit.explainers.smoothgrad import _rows
 
 
 @EXPLAINERS.register("integrated_gradients")
@@ -33,7 +32,7 @@ class IntegratedGradients(Explainer):
         "zeros"
     )
     method: Annotated[str, Categorical("gausslegendre", "trapezoid"), "quadrature rule"] = "gausslegendre"
-    max_rows: Annotated[int | None, _rows, "most rows in one forward pass; None chooses"] = None
+    max_rows: Annotated[int | None, Int(ge=1, optional=True), "most rows in one forward pass; None chooses"] = None
 
     def _attribute(self, call: Call) -> Tensors:
         points, weights = quadrature(self.method, self.n_steps)

@@ -12,10 +12,6 @@ from xaikit.core.structure import Tensors
 from xaikit.explainers.noise import NoiseStream
 
 
-def _rows(value: Any, where: str) -> Any:
-    return value if value is None else Int(ge=1).check(value, where)
-
-
 class Moments(NamedTuple):
     """Mean and variance of the gradient over the noisy copies, each in the structure of the inputs."""
 
@@ -45,7 +41,7 @@ class SmoothGrad(Explainer):
     noise: Annotated[str, Categorical("gaussian", "antithetic", "sobol", search=False), "how the copies are drawn"] = (
         "antithetic"
     )
-    max_rows: Annotated[int | None, _rows, "most rows in one forward pass; None chooses"] = None
+    max_rows: Annotated[int | None, Int(ge=1, optional=True), "most rows in one forward pass; None chooses"] = None
 
     def _attribute(self, call: Call) -> Tensors:
         return self._moments(call, variance=False)[0]
