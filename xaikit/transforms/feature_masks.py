@@ -72,7 +72,9 @@ class TimeWindows(FeatureMask):
     def __call__(self, x: Tensor) -> Tensor:
         """The window along the last axis."""
         if x.ndim < 2:
-            raise InvalidInputError(f"a time series is (N, channels, T) or (N, T), got a tensor of shape {tuple(x.shape)}")
+            raise InvalidInputError(
+                f"a time series is (N, channels, T) or (N, T), got a tensor of shape {tuple(x.shape)}"
+            )
         return _along(x, -1, _windows(x.shape[-1], -(-x.shape[-1] // self.n_windows)))
 
 

@@ -7,4 +7,15 @@ from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.ruleset import RULE_SETS, Approximation, Context, RuleSet
 from xaikit.explainers.cd.splits import Split
 
-__all__ = ["RULE_SETS", "Approximation", "Context", "Decomposed", "Decomposition", "RuleSet", "Split", "cd_rule", "decompose_call", "rules"]
+__all__ = [
+    "RULE_SETS",
+    "Approximation",
+    "Context",
+    "Decomposed",
+    "Decomposition",
+    "RuleSet",
+    "Split",
+    "cd_rule",
+    "decompose_call",
+    "rules",
+]

@@ -26,7 +26,7 @@ Index = tuple[int | slice, ...]
 
 
 def add_constant(x: Decomposed, constant: Tensor, scale: Tensor | None = None) -> Decomposed:
-    """scale * x + constant, the constant shared between the parts; both broadcast against x."""
+    """Compute scale * x + constant, the constant shared between the parts; both broadcast against x."""
     ndim = max(x.dim(), constant.dim())
     shape = torch.broadcast_shapes(x.shape, constant.shape)
     parts = x.aligned_parts(ndim)
@@ -40,7 +40,7 @@ def add_constant(x: Decomposed, constant: Tensor, scale: Tensor | None = None) -
 
 
 def add_graph_constant(x: Decomposed, constant: Tensor) -> Decomposed:
-    """x + constant for a constant met in the graph, which may be an attention mask: both parts get half of its mask."""
+    """Compute x + constant for a constant met in the graph, which may be an attention mask: both parts get half of its mask."""
     masks = constant <= -ATTENTION_MASK
     if constant.numel() == 0 or not bool(masks.any()):
         return add_constant(x, constant)
@@ -108,9 +108,7 @@ class _Share(torch.autograd.Function):
     """The formula above with its derivative worked out, which saves ten intermediate tensors of the size of the pair."""
 
     @staticmethod
-    def forward(
-        ctx: Any, parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, floor: float
-    ) -> Tensor:
+    def forward(ctx: Any, parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, floor: float) -> Tensor:
         ctx.save_for_backward(parts, constant, share, scale)
         ctx.floor = floor
         return _forward(parts, constant, share, scale, floor)
@@ -131,8 +129,11 @@ class _Share(torch.autograd.Function):
         d_constant = d_share = d_scale = None
         if ctx.needs_input_grad[1]:
             relevant = torch.where(below, u.expand_as(d), a / d)
-            d_constant = (grad[1] + relevant * gap).sum_to_size(1, *constant.shape)[0] if constant.dim() else (
-                grad[1] + relevant * gap).sum()
+            d_constant = (
+                (grad[1] + relevant * gap).sum_to_size(1, *constant.shape)[0]
+                if constant.dim()
+                else (grad[1] + relevant * gap).sum()
+            )
         if ctx.needs_input_grad[2]:
             d_share = ((d - n) * (constant / d) * gap).sum_to_size(*u.shape).reshape(share.shape)
         if ctx.needs_input_grad[3]:

@@ -57,7 +57,7 @@ class Decomposed(torch.Tensor):
 
     @property
     def sums(self) -> Tensor:
-        """r + s of each mask, (masks, *shape): equal up to rounding."""
+        """The sums r + s of each mask, (masks, *shape): equal up to rounding."""
         return self.total.unsqueeze(0) if self.parts.shape[1] == 1 else self.parts[0] + self.parts[1]
 
     @property
@@ -165,7 +165,9 @@ def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     base = in_place_of(function)
     if base is not None:
         if not isinstance(args[0], Decomposed):
-            raise UnsupportedOperationError(f"{IN_PLACE_NEEDS_STORAGE} ({name} in {calling_module()}); add out of place")
+            raise UnsupportedOperationError(
+                f"{IN_PLACE_NEEDS_STORAGE} ({name} in {calling_module()}); add out of place"
+            )
         return args[0].write(RULES[base](base, *args, **kwargs))
     return proportional(function, args, kwargs)
 

@@ -31,12 +31,13 @@ class Decomposition:
 
     @property
     def total(self) -> Tensor:
-        """relevant + irrelevant, (masks, N, ...)."""
+        """The sum relevant + irrelevant, (masks, N, ...)."""
         return self.relevant + self.irrelevant
 
     def gap(self, output: Tensor) -> Tensor:
-        """max |relevant + irrelevant - output| over masks and outputs, (N,)."""
-        return (self.total - output).abs().amax(0).flatten(1).amax(1)
+        """Largest |relevant + irrelevant - output| over masks and outputs, (N,)."""
+        miss = (self.total - output).abs().amax(0)
+        return miss.flatten(1).amax(1) if miss.dim() > 1 else miss
 
 
 Output = Callable[[Call, Tensor], Tensor]

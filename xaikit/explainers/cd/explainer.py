@@ -43,8 +43,10 @@ class ContextualDecomposition(Explainer):
 
     rules: Annotated[str, Categorical("symmetric", "cdep"), "how interactions and constants are shared"] = "symmetric"
     floor: Annotated[
-        float, Float(low=0.0, high=0.3, step=0.05, ge=0), "constants follow parts larger than this share of them"
-    ] = 0.0
+        float | None,
+        Float(low=0.05, high=0.5, step=0.05, ge=0, optional=True),
+        "constants are shared by parts that reach this fraction of them; None takes that of the rules",
+    ] = None
     feature_mask: Annotated[Any, Choice(FEATURE_MASKS), "the groups that `attribute` scores"] = "auto"
     on_missing: Annotated[
         str, Categorical("error", "proportional", search=False), "an op without a rule: refuse, or split in proportion"
@@ -78,7 +80,9 @@ class ContextualDecomposition(Explainer):
             UnsupportedOperationError: for an op without a rule.
         """
         if (masks is None) == (relevant is None):
-            raise InvalidInputError("decompose takes either masks or the relevant part of the inputs, exactly one of them")
+            raise InvalidInputError(
+                "decompose takes either masks or the relevant part of the inputs, exactly one of them"
+            )
         found: list[Decomposition] = []
 
         def method(call: Call) -> tuple[Tensors, ...]:
@@ -132,7 +136,9 @@ class ContextualDecomposition(Explainer):
         return ids
 
     def _context(self) -> Context:
-        return Context(dataclasses.replace(RULE_SETS[self.rules], floor=self.floor), self.on_missing)
+        rules = RULE_SETS[self.rules]
+        rules = rules if self.floor is None else dataclasses.replace(rules, floor=self.floor)
+        return Context(rules, self.on_missing)
 
     def _bound(self) -> nn.Module:
         return unwrapped(super()._bound())
@@ -147,7 +153,9 @@ class ContextualDecomposition(Explainer):
 def _splits(inputs: Tensors, masks: Any, relevant: Any) -> list[Split | None]:
     """One split for each input."""
     given = masks if relevant is None else relevant
-    given = tuple(given.values()) if isinstance(given, dict) else given if isinstance(given, (tuple, list)) else (given,)
+    given = (
+        tuple(given.values()) if isinstance(given, dict) else given if isinstance(given, (tuple, list)) else (given,)
+    )
     if len(given) != len(inputs) or all(value is None for value in given):
         raise InvalidInputError(f"{len(inputs)} inputs need a mask each (None for a constant), got {len(given)}")
     make = Split.of_masks if relevant is None else Split.of_part

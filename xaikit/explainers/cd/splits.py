@@ -40,7 +40,9 @@ class Split:
         values = _behind_batch(values, x, what)
         low, high = (float(v) for v in torch.aminmax(values.detach())) if values.numel() else (0.0, 0.0)
         if not (low >= 0 and high <= 1):
-            raise InvalidInputError(f"{what} must lie in [0, 1], where 1 is relevant; they range from {low:g} to {high:g}")
+            raise InvalidInputError(
+                f"{what} must lie in [0, 1], where 1 is relevant; they range from {low:g} to {high:g}"
+            )
         return cls(values)
 
     @classmethod

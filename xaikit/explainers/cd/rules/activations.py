@@ -85,7 +85,7 @@ def prelu(function: Any, input: Decomposed, weight: Tensor) -> Decomposed:
 
 @cd_rule(*named("glu"))
 def glu(function: Any, input: Decomposed, dim: int = -1) -> Decomposed:
-    """a * sigmoid(b) for the two halves of x."""
+    """The product a * sigmoid(b) of the two halves of x."""
     signal, gate = input.chunk(2, dim)
     return signal * torch.sigmoid(gate)
 
@@ -106,7 +106,7 @@ def power(function: Any, input: Any, exponent: Any) -> Any:
 
 @cd_rule(torch.Tensor.__rpow__)
 def exponential(function: Any, input: Decomposed, base: Any) -> Decomposed:
-    """base ** x."""
+    """A power with the value as its exponent."""
     return activation(input, lambda value: torch.pow(base, value))
 
 
@@ -136,7 +136,7 @@ def _default_dim(ndim: int) -> int:
 
 @cd_rule(*named("log_softmax"))
 def log_softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any, **kwargs: Any) -> Decomposed:
-    """log softmax of the total, shared as the parts of the softmax are."""
+    """The log softmax of the total, shared as the parts of the softmax are."""
     pair = softmax(functional.softmax, input, dim, *args, **kwargs)
     axis = dim if dim is not None else _default_dim(input.dim())
     return pair.like(fractions(pair) * torch.log_softmax(input.total, axis, dtype=kwargs.get("dtype")))
@@ -146,7 +146,7 @@ def log_softmax(function: Any, input: Decomposed, dim: int | None = None, *args:
 def normalize(
     function: Any, input: Decomposed, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None
 ) -> Decomposed:
-    """x / |x| with the norm frozen at the total."""
+    """The quotient x / |x| with the norm frozen at the total."""
     return input.like(input.parts / input.total.norm(p, dim, keepdim=True).clamp_min(eps))
 
 
@@ -163,4 +163,3 @@ def logsumexp(function: Any, input: Decomposed, dim: Any, keepdim: bool = False)
     weights = torch.softmax(input.total, dim)
     mean = (input * weights).sum(dim, keepdim)
     return add_constant(mean, torch.logsumexp(input.total, dim, keepdim) - mean.total)
-

@@ -38,7 +38,9 @@ SPATIAL_DIMS = {f"conv{transposed}{n}d": n for n in (1, 2, 3) for transposed in 
 
 
 @cd_rule(*named(*SPATIAL_DIMS))
-def convolution(function: Any, input: Any, weight: Any, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Decomposed:
+def convolution(
+    function: Any, input: Any, weight: Any, bias: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Decomposed:
     """One call for all parts of all masks, without the bias, which is then shared."""
     if isinstance(weight, Decomposed) or not isinstance(input, Decomposed):
         raise missing_rule(function)
@@ -56,6 +58,6 @@ def folded(x: Decomposed, dims: int, function: Any) -> Decomposed:
 
 @cd_rule(*named("bilinear"))
 def bilinear(function: Any, input1: Any, input2: Any, weight: Tensor, bias: Tensor | None = None) -> Decomposed:
-    """x' W y: a product of the two inputs."""
+    """The form x' W y: a product of the two inputs."""
     result = product(lambda left, right: torch.einsum("...i,kij,...j->...k", left, weight, right), input1, input2)
     return with_bias(result, bias, ())

@@ -99,9 +99,13 @@ def multi_head_attention(  # noqa: PLR0913  the signature is torch's
     )
     batch = q.shape[1]
     mask = combined_mask(attn_mask, key_padding_mask, num_heads, q.dtype)
-    k, v = (x if extra is None else torch.cat([x, extra.expand(1, batch, -1)]) for x, extra in ((k, bias_k), (v, bias_v)))
+    k, v = (
+        x if extra is None else torch.cat([x, extra.expand(1, batch, -1)]) for x, extra in ((k, bias_k), (v, bias_v))
+    )
     q, k, v = (_heads(x, num_heads) for x in (q, k, v))
-    k, v = (x if static is None else static.unflatten(0, (batch, num_heads)) for x, static in ((k, static_k), (v, static_v)))
+    k, v = (
+        x if static is None else static.unflatten(0, (batch, num_heads)) for x, static in ((k, static_k), (v, static_v))
+    )
     if add_zero_attn:
         k, v = (torch.cat([x, torch.zeros_like(x[:, :, :1])], 2) for x in (k, v))
     scores = torch.matmul(q * (1 / math.sqrt(q.shape[-1])), k.transpose(-2, -1))

@@ -21,7 +21,9 @@ def einsum(function: Any, equation: str, *operands: Any) -> Decomposed:
     if len(operands) > 2:
         raise missing_rule(function)
     names, target = _explicit(equation, operands)
-    spare = [letter for letter in string.ascii_letters if letter not in equation and all(letter not in n for n in names)]
+    spare = [
+        letter for letter in string.ascii_letters if letter not in equation and all(letter not in n for n in names)
+    ]
     lead = "".join(spare[:2])
 
     def term(*values: Tensor) -> Tensor:
@@ -42,7 +44,10 @@ def _explicit(equation: str, operands: tuple[Any, ...]) -> tuple[list[str], str]
     """The subscripts of each operand and of the output, with letters in place of an ellipsis or an implied output."""
     inputs, arrow, target = equation.replace(" ", "").partition("->")
     names = inputs.split(",")
-    hidden = [value.dim() - len(own.replace("...", "")) if "..." in own else 0 for value, own in zip(operands, names, strict=True)]
+    hidden = [
+        value.dim() - len(own.replace("...", "")) if "..." in own else 0
+        for value, own in zip(operands, names, strict=True)
+    ]
     free = [letter for letter in string.ascii_letters if letter not in equation]
     ellipsis = "".join(free[: max(hidden)])
     if not arrow:

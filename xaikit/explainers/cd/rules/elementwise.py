@@ -15,7 +15,7 @@ from xaikit.explainers.cd.registry import cd_rule, named
 
 
 def add_scaled(input: Any, other: Any, factor: float) -> Decomposed:
-    """x + factor * y; a constant among the two is shared as the parts of the other."""
+    """Compute x + factor * y; a constant among the two is shared as the parts of the other."""
     if isinstance(input, Decomposed) and isinstance(other, Decomposed):
         ndim = max(input.dim(), other.dim())
         parts = torch.add(input.aligned_parts(ndim), other.aligned_parts(ndim), alpha=factor)
@@ -29,19 +29,19 @@ def add_scaled(input: Any, other: Any, factor: float) -> Decomposed:
 
 @cd_rule(*named("add", "__add__", "__radd__"))
 def add(function: Any, input: Any, other: Any, *, alpha: float = 1) -> Decomposed:
-    """x + y."""
+    """A sum."""
     return add_scaled(input, other, alpha)
 
 
 @cd_rule(*named("sub", "subtract", "__sub__"))
 def sub(function: Any, input: Any, other: Any, *, alpha: float = 1) -> Decomposed:
-    """x - y."""
+    """A difference."""
     return add_scaled(input, other, -alpha)
 
 
 @cd_rule(*named("rsub", "__rsub__"))
 def reversed_sub(function: Any, input: Any, other: Any, *, alpha: float = 1) -> Decomposed:
-    """y - x."""
+    """A difference, with the operands in reverse."""
     return add_scaled(other, input, -alpha)
 
 
@@ -53,7 +53,7 @@ def signed(function: Any, input: Decomposed) -> Decomposed:
 
 @cd_rule(*named("lerp"))
 def lerp(function: Any, input: Any, end: Any, weight: Any) -> Any:
-    """x + w (y - x)."""
+    """The mean x + w (y - x)."""
     return input + (end - input) * weight
 
 
@@ -75,7 +75,9 @@ def choose(condition: Tensor, input: Any, other: Any) -> Decomposed:
 def where(function: Any, condition: Any, input: Any = None, other: Any = None, self: Any = None) -> Any:
     """A choice by a condition, which goes by the total."""
     if isinstance(function, type(torch.Tensor.where)):  # the method: x.where(condition, y)
-        condition, input = (input, condition) if isinstance(input, Tensor) and input.dtype == torch.bool else (condition, input)
+        condition, input = (
+            (input, condition) if isinstance(input, Tensor) and input.dtype == torch.bool else (condition, input)
+        )
     if input is None:
         return torch.where(on_total(condition))
     return choose(on_total(condition), input, other)
@@ -95,7 +97,11 @@ def masked_fill(function: Any, input: Any, mask: Tensor, value: Any) -> Any:
     return choose(on_total(mask), value, input)
 
 
-@cd_rule(*named("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"))
+@cd_rule(
+    *named(
+        "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"
+    )
+)
 def dropout(function: Any, input: Decomposed, p: float = 0.5, training: bool = True, train: bool = True) -> Decomposed:
     """One random scale for both parts, as the model draws it; nothing at all in evaluation mode."""
     if not (training and train) or p == 0:

@@ -85,7 +85,7 @@ def _carried(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], resul
 
 
 def embedding(input: Any, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """r = m e and s = (1 - m) e for the embeddings e of tokens with mask m."""
+    """Relevant part r = m e and irrelevant part s = (1 - m) e, for the embeddings e of tokens with mask m."""
     values = functional.embedding(input.ids, weight, *args, **kwargs)
     masks = input.masks.unsqueeze(-1).to(values.dtype)
     share = input.share if shares.is_uniform(input.share) else input.share.unsqueeze(-1)

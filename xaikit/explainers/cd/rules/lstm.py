@@ -47,7 +47,9 @@ def lstm_steps(
 
 def _gates(pre_activation: Tensor) -> tuple[Tensor, Tensor]:
     """Input, forget and output gate in one tensor, and the cell gate, of pre-activations in torch's order i, f, g, o."""
-    inner, cell, outer = pre_activation.tensor_split([pre_activation.shape[-1] // 2, pre_activation.shape[-1] * 3 // 4], -1)
+    inner, cell, outer = pre_activation.tensor_split(
+        [pre_activation.shape[-1] // 2, pre_activation.shape[-1] * 3 // 4], -1
+    )
     return torch.sigmoid(torch.cat([inner, outer], -1)), torch.tanh(cell)
 
 

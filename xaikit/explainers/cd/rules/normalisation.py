@@ -14,7 +14,7 @@ from xaikit.explainers.cd.registry import cd_rule, named
 
 
 def scaled(x: Decomposed, scale: Tensor, bias: Tensor | None) -> Decomposed:
-    """scale * x + bias."""
+    """Compute scale * x + bias."""
     return x.like(x.parts * scale) if bias is None else add_constant(x, bias, scale)
 
 
@@ -38,7 +38,7 @@ def layer_norm(
 def rms_norm(
     function: Any, input: Decomposed, normalized_shape: Any, weight: Any = None, eps: float | None = None
 ) -> Decomposed:
-    """v * w / rms t for each part v."""
+    """Compute v * w / rms t for each part v."""
     dims = tuple(range(-len(normalized_shape), 0))
     eps = torch.finfo(input.dtype).eps if eps is None else eps
     scale = torch.rsqrt(input.total.square().mean(dims, keepdim=True) + eps)
@@ -112,7 +112,7 @@ def batch_norm(
 
 @cd_rule(*named("local_response_norm"))
 def local_response_norm(function: Any, input: Decomposed, size: int, *args: Any, **kwargs: Any) -> Decomposed:
-    """x over a scale that its neighbours set, frozen at the total."""
+    """The input over a scale that its neighbours set, frozen at the total."""
     ones = torch.ones_like(input.total)
     frozen = functional.local_response_norm(input.total, size, *args, **kwargs)
     return input.like(input.parts * torch.where(input.total == 0, ones, frozen / input.total))

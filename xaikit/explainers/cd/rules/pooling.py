@@ -15,7 +15,9 @@ from xaikit.explainers.cd.rules.elementwise import larger
 
 AVERAGES = {f"{kind}avg_pool{n}d": n for kind in ("", "adaptive_", "_adaptive_") for n in (1, 2, 3)}
 AVERAGES = {name: n for name, n in AVERAGES.items() if name != "_adaptive_avg_pool1d"}
-MAXIMA = {f"{kind}max_pool{n}d{tail}": n for kind in ("", "adaptive_") for n in (1, 2, 3) for tail in ("", "_with_indices")}
+MAXIMA = {
+    f"{kind}max_pool{n}d{tail}": n for kind in ("", "adaptive_") for n in (1, 2, 3) for tail in ("", "_with_indices")
+}
 
 
 @cd_rule(*named(*AVERAGES))
@@ -42,7 +44,9 @@ def maximum(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     values, indices = getattr(functional, name)(input.total, *args, **kwargs, return_indices=True)
     flat = indices.flatten(-dims)
     parts = input.parts.flatten(-dims)
-    taken = parts.gather(-1, flat.expand(*parts.shape[:-1], flat.shape[-1])).reshape(*parts.shape[:-1], *values.shape[-dims:])
+    taken = parts.gather(-1, flat.expand(*parts.shape[:-1], flat.shape[-1])).reshape(
+        *parts.shape[:-1], *values.shape[-dims:]
+    )
     return (input.like(taken), indices) if asked else input.like(taken)
 
 
@@ -99,7 +103,9 @@ def gather(function: Any, input: Decomposed, dim: Any, index: Any = None, **kwar
         if share.shape[1 + dim] > 1 and function.__name__ == "index_select":
             share = share.index_select(1 + dim, index)
         elif share.shape[1 + dim] > 1:
-            share = share.expand(share.shape[0], *input.shape).gather(1 + dim, index.expand(share.shape[0], *index.shape))
+            share = share.expand(share.shape[0], *input.shape).gather(
+                1 + dim, index.expand(share.shape[0], *index.shape)
+            )
     if function.__name__ == "index_select":
         return input.like(input.parts.index_select(dim + 2, index), share)
     lead = input.parts.shape[:2]

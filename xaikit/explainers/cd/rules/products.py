@@ -32,7 +32,7 @@ def product(bilinear: Bilinear, x: Any, y: Any, share: Tensor | None = None) -> 
 
 @cd_rule(*named("mul", "multiply", "__mul__", "__rmul__"))
 def mul(function: Any, input: Any, other: Any, **kwargs: Any) -> Decomposed:
-    """x * y."""
+    """A product."""
     if not isinstance(input, Tensor) or not isinstance(other, Tensor):
         x, factor = (input, other) if isinstance(input, Decomposed) else (other, input)
         return x.like(x.parts * factor)
@@ -41,13 +41,13 @@ def mul(function: Any, input: Any, other: Any, **kwargs: Any) -> Decomposed:
 
 @cd_rule(*named("square"))
 def square(function: Any, input: Decomposed) -> Decomposed:
-    """x * x."""
+    """A square: the product of x with itself."""
     return product(torch.mul, input, input)
 
 
 @cd_rule(*named("div", "divide", "true_divide", "__truediv__", "__div__"))
 def div(function: Any, input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
-    """x / y scales each part of x by the total of y; a constant over y is shared as the parts of y are."""
+    """Dividing by y scales each part of x by the total of y; a constant over y is shared as the parts of y are."""
     if rounding_mode is not None:
         return torch.div(on_total(input), on_total(other), rounding_mode=rounding_mode)
     if not isinstance(input, Decomposed):
@@ -62,7 +62,7 @@ def div(function: Any, input: Any, other: Any, *, rounding_mode: str | None = No
 
 @cd_rule(torch.Tensor.__rtruediv__, torch.Tensor.__rdiv__)
 def reversed_div(function: Any, input: Decomposed, other: Any) -> Decomposed:
-    """y / x with x the operand that Python asks first."""
+    """A quotient, with the operands in reverse."""
     return div(torch.div, other, input)
 
 
@@ -89,7 +89,7 @@ def _matmul_share(x: Any, y: Any) -> Tensor | None:
 
 @cd_rule(torch.Tensor.__rmatmul__)
 def reversed_matmul(function: Any, input: Decomposed, other: Any) -> Decomposed:
-    """y x with x the operand that Python asks first."""
+    """A matrix product, with the operands in reverse."""
     return matmul(torch.matmul, other, input)
 
 
@@ -109,7 +109,7 @@ def inner(function: Any, input: Any, other: Any) -> Decomposed:
 
 @cd_rule(*named("addmm", "baddbmm", "addbmm", "addmv"))
 def addmm(function: Any, input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    """beta c + alpha (a b)."""
+    """The sum beta c + alpha (a b)."""
     result = torch.matmul(mat1, mat2)
     if function.__name__ == "addbmm":
         result = result.sum(0)
@@ -119,5 +119,5 @@ def addmm(function: Any, input: Any, mat1: Any, mat2: Any, *, beta: float = 1, a
 
 @cd_rule(*named("addcmul"))
 def addcmul(function: Any, input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
-    """x + value (a * b)."""
+    """The sum x + value (a * b)."""
     return input + (tensor1 * tensor2) * value

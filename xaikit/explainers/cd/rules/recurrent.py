@@ -63,7 +63,7 @@ def plain_recurrence(function: Any, input: Any, hx: Any, *settings: Any) -> tupl
 
 
 def gru_step(from_input: Any, from_hidden: Any, hidden: Any) -> Any:
-    """h' = n + z (h - n) with n = tanh(x_n + r h_n)."""
+    """New state h' = n + z (h - n) with n = tanh(x_n + r h_n)."""
     reset_x, update_x, new_x = from_input.chunk(3, -1)
     reset_h, update_h, new_h = from_hidden.chunk(3, -1)
     new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
@@ -71,12 +71,12 @@ def gru_step(from_input: Any, from_hidden: Any, hidden: Any) -> Any:
 
 
 def tanh_step(from_input: Any, from_hidden: Any, hidden: Any) -> Any:
-    """h' = tanh(x + h)."""
+    """New state h' = tanh(x + h)."""
     return torch.tanh(from_input + from_hidden)
 
 
 def relu_step(from_input: Any, from_hidden: Any, hidden: Any) -> Any:
-    """h' = relu(x + h)."""
+    """New state h' = relu(x + h)."""
     return torch.relu(from_input + from_hidden)
 
 

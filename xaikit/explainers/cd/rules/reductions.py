@@ -54,5 +54,3 @@ def prod(function: Any, input: Decomposed, dim: int | None = None, keepdim: bool
     for factor in factors[1:]:
         result = result * factor
     return result if not keepdim or dim is None else result.unsqueeze(dim)
-
-

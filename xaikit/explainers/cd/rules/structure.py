@@ -53,7 +53,9 @@ def reshape(function: Any, input: Decomposed, *shape: Any, **kwargs: Any) -> Dec
     """Another shape with the same entries."""
     shape = shape or tuple(kwargs.values())
     if isinstance(shape[0], torch.dtype):
-        raise UnsupportedOperationError(f"a decomposed value cannot be reinterpreted as {shape[0]} in {calling_module()}")
+        raise UnsupportedOperationError(
+            f"a decomposed value cannot be reinterpreted as {shape[0]} in {calling_module()}"
+        )
     sizes = sizes_of(shape)
     if -1 in sizes:
         known = prod(size for size in sizes if size != -1)
@@ -108,7 +110,9 @@ def transpose(function: Any, input: Decomposed, dim0: int, dim1: int) -> Decompo
 @cd_rule(*named("movedim", "moveaxis"))
 def movedim(function: Any, input: Decomposed, source: Any, destination: Any) -> Decomposed:
     """Dimensions moved elsewhere."""
-    source, destination = ([behind(d) for d in ((dims,) if isinstance(dims, int) else dims)] for dims in (source, destination))
+    source, destination = (
+        [behind(d) for d in ((dims,) if isinstance(dims, int) else dims)] for dims in (source, destination)
+    )
     return moved(input, lambda value: value.movedim(source, destination))
 
 
@@ -152,7 +156,9 @@ def repeat(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Deco
 
 
 @cd_rule(*named("repeat_interleave"))
-def repeat_interleave(function: Any, input: Decomposed, repeats: Any, dim: int | None = None, **kwargs: Any) -> Decomposed:
+def repeat_interleave(
+    function: Any, input: Decomposed, repeats: Any, dim: int | None = None, **kwargs: Any
+) -> Decomposed:
     """Each entry several times."""
     if dim is None:
         return repeat_interleave(function, input.reshape(-1), repeats, 0, **kwargs)
@@ -259,7 +265,10 @@ def triangle(function: Any, input: Decomposed, diagonal: int = 0) -> Decomposed:
 def getitem(function: Any, input: Decomposed, index: Any) -> Decomposed:
     """Basic indices make a view; indices by tensors or lists are applied part by part."""
     items = on_total(index) if isinstance(index, tuple) else (on_total(index),)
-    if all(item is None or item is Ellipsis or isinstance(item, int | slice) and not isinstance(item, bool) for item in items):
+    if all(
+        item is None or item is Ellipsis or isinstance(item, int | slice) and not isinstance(item, bool)
+        for item in items
+    ):
         return moved(input, lambda value: value[(slice(None), slice(None), *items)])
     share = input.share
     if not shares.is_uniform(share):
@@ -328,7 +337,9 @@ def _joint_share(joint: Any, tensors: Any, pairs: list[Decomposed], dim: int) ->
         return varying[0]
     if any(not isinstance(value, Decomposed) for value in tensors):
         raise ShareLostError(pairs[0].shape, pairs[0].shape)
-    return torch.cat([value.expand(value.shape[0], *pair.shape) for value, pair in zip(varying, pairs, strict=True)], axis)
+    return torch.cat(
+        [value.expand(value.shape[0], *pair.shape) for value, pair in zip(varying, pairs, strict=True)], axis
+    )
 
 
 @cd_rule(*named("pad", "constant_pad_nd"))
