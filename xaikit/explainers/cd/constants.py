@@ -11,19 +11,13 @@ obtained by a subtraction from c.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from xaikit.explainers.cd import shares
+from xaikit.explainers.cd import blocks, shares
 from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed
-
-BLOCK = 1 << 15
-"""Elements of a part worked on at a time on a CPU, so that the ten elementwise steps find them in the cache."""
-Index = tuple[int | slice, ...]
-
 
 def add_constant(x: Decomposed, constant: Tensor, scale: Tensor | None = None) -> Decomposed:
     """Compute scale * x + constant, the constant shared between the parts; both broadcast against x."""
@@ -58,50 +52,7 @@ def _threshold(constant: Tensor, floor: float) -> Tensor:
 
 
 def _forward(parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, floor: float) -> Tensor:
-    out = torch.empty(parts.shape, dtype=parts.dtype, device=parts.device)
-    ndim = parts.dim() - 1
-    threshold, share = _threshold(constant, floor), shares.aligned(share, ndim - 1).to(parts.dtype)
-    for index in _blocks(parts):
-        r, s = parts[0][index], parts[1][index]
-        if scale is not None:
-            g = _block_of(scale, index, ndim)
-            r, s = r * g, s * g
-        c, u = _block_of(constant, index, ndim), _block_of(share, index, ndim)
-        a, b = r.abs(), s.abs()
-        n = a + b
-        d = torch.maximum(n, _block_of(threshold, index, ndim))
-        q = c / d
-        e = d.sub_(n)
-        torch.addcmul(r, a.addcmul_(e, u), q, out=out[0][index])
-        torch.addcmul(s, b.addcmul_(e, 1 - u), q, out=out[1][index])
-    return out
-
-
-def _blocks(parts: Tensor) -> Iterator[Index]:
-    """Indices that cut (masks, *shape) into blocks of about BLOCK elements along its leading dimensions."""
-    shape = parts.shape[1:]
-    if parts.device.type != "cpu" or parts[0].numel() <= 2 * BLOCK:
-        yield (...,)
-        return
-    dim, inner = 0, parts[0].numel()
-    while dim < len(shape) - 1 and inner // shape[dim] >= BLOCK:
-        inner //= shape[dim]
-        dim += 1
-    step = max(1, BLOCK * shape[dim] // inner)
-    for outer in torch.cartesian_prod(*map(torch.arange, shape[:dim])).reshape(-1, dim).tolist() if dim else [[]]:
-        lead = tuple(slice(i, i + 1) for i in outer)
-        for start in range(0, shape[dim], step):
-            yield *lead, slice(start, start + step)
-
-
-def _block_of(value: Tensor, index: Index, ndim: int) -> Tensor:
-    """The part of a broadcast operand that meets a block of an `ndim`-dimensional tensor."""
-    missing = ndim - value.dim()
-    own = [
-        index[missing + dim] if missing + dim < len(index) and size > 1 else slice(None)
-        for dim, size in enumerate(value.shape)
-    ]
-    return value[tuple(own)] if index != (...,) else value
+    return blocks.share_constant(parts, constant, share, scale, _threshold(constant, floor))
 
 
 class _Share(torch.autograd.Function):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.call import Call
-from xaikit.core.rows import even_ranges, rows_per_pass
+from xaikit.core.rows import rows_per_pass
 from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
 from xaikit.explainers.cd.ruleset import Approximation, Context
 from xaikit.explainers.cd.splits import Split, common_count
@@ -60,13 +60,14 @@ def decompose_call(
         max_rows: most rows (masks times samples) in a pass.
         output: what to decompose: the model's output, or some function of it, such as a score for each sample.
     """
-    count = common_count(splits)
-    per_pass = max(1, rows_per_pass(call.inputs, max_rows) // call.n)
-    pieces = [
-        _parts(call, [s and s.take(masks) for s in splits], context.take(masks), output)
-        for masks in (slice(r.start, r.stop) for r in even_ranges(count, per_pass))
-    ]
-    parts = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
+    rows = max_rows or max(1, rows_per_pass(call.inputs) // 2)  # a decomposed row is two
+    done = []
+    for part, ranges in call.passes(common_count(splits), rows):
+        own = splits if part is call else [s and s.of_samples(part.samples) for s in splits]
+        taken = [slice(masks.start, masks.stop) for masks in ranges]
+        pieces = [_parts(part, [s and s.take(masks) for s in own], context.take(masks), output) for masks in taken]
+        done.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1))
+    parts = done[0] if len(done) == 1 else torch.cat(done, 2)
     return Decomposition(parts[0], parts[1], tuple(dict.fromkeys(context.approximations)))
 
 
@@ -81,7 +82,7 @@ def _parts(call: Call, splits: Sequence[Split | None], context: Context, output:
         if call.n == 1:
             raise
         alone = [
-            _parts(call.at(one), [s and s.take(slice(None), one) for s in splits], context, output)
+            _parts(call.at(one), [s and s.of_samples(one) for s in splits], context, output)
             for one in (slice(i, i + 1) for i in range(call.n))
         ]
         return torch.cat(alone, 2)

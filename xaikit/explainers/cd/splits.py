@@ -71,12 +71,13 @@ class Split:
         """Number of masks M."""
         return len(self.values)
 
-    def take(self, masks: slice, samples: slice | None = None) -> Split:
-        """The split for some masks and, where it has one for each sample, some samples."""
-        values = self.values[masks]
-        if samples is not None and values.shape[1] > 1:
-            values = values[:, samples]
-        return dataclasses.replace(self, values=values)
+    def take(self, masks: slice) -> Split:
+        """The split for some of the masks."""
+        return dataclasses.replace(self, values=self.values[masks])
+
+    def of_samples(self, samples: Tensor | slice) -> Split:
+        """The split for some of the samples."""
+        return self if self.values.shape[1] == 1 else dataclasses.replace(self, values=self.values[:, samples])
 
     def apply(self, x: Tensor, context: Context) -> Tensor:
         """The input as the model is to see it: decomposed, or tokens that carry their masks."""

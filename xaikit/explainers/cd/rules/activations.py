@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from xaikit.explainers.cd import blocks
 from xaikit.explainers.cd.constants import add_constant
 from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed, fractions, on_total
 from xaikit.explainers.cd.registry import cd_rule, named
@@ -31,38 +32,33 @@ def split_gain(rules: RuleSet, of_r: Tensor, of_s: Tensor, gain: Tensor, at_zero
     return torch.stack([first, gain - first])
 
 
-def activation(x: Decomposed, function: Function, zero_at_zero: bool = False) -> Decomposed:
+def activation(x: Decomposed, function: Function) -> Decomposed:
     """The rule for an elementwise f: its gain over f(0) is split by `split_gain`, f(0) shared as a constant."""
-    r, s, t = x.relevant, x.irrelevant, x.sums
-    of_r, of_s, of_t = function(r), function(s) if x.context.rules.activation == "symmetric" else r, function(t)
-    if zero_at_zero:
-        return x.like(split_gain(x.context.rules, of_r, of_s, of_t, None))
-    zero = function(torch.zeros(8, dtype=t.dtype, device=t.device))[0]
+    zero = function(torch.zeros(8, dtype=x.dtype, device=x.parts.device))[0]
+    symmetric = x.context.rules.activation == "symmetric"
+    if float(zero) == 0:
+        if symmetric and not (torch.is_grad_enabled() and x.parts.requires_grad):
+            return x.like(blocks.split_symmetric(x.parts, function))
+        of_s = function(x.irrelevant) if symmetric else x.irrelevant
+        return x.like(split_gain(x.context.rules, function(x.relevant), of_s, function(x.sums), None))
+    of_r, of_s, of_t = function(x.relevant), function(x.irrelevant), function(x.sums)
     parts = split_gain(x.context.rules, of_r, of_s, of_t - zero, zero)
     # f(0) of a vector kernel and of its scalar tail differ in the last bit, so exact zeros are put there by hand
-    parts = torch.where(x.parts == 0, 0, parts)
-    return add_constant(x.like(parts), zero)
+    return add_constant(x.like(torch.where(x.parts == 0, 0, parts)), zero)
 
 
-ZERO_AT_ZERO = (
+ELEMENTWISE = (
     "relu", "gelu", "silu", "tanh", "hardswish", "relu6", "leaky_relu", "elu", "selu", "celu", "mish", "abs", "absolute",
     "__abs__", "softsign", "hardshrink", "softshrink", "tanhshrink", "rrelu", "erf", "sin", "atan", "arctan", "asinh", "sinh",
-    "tan", "expm1", "log1p", "arcsinh",
+    "tan", "expm1", "log1p", "arcsinh", "sigmoid", "hardsigmoid", "logsigmoid", "softplus", "exp", "exp2", "cos", "cosh",
+    "threshold", "hardtanh", "expit", "erfc",
 )  # fmt: skip
 
 
-@cd_rule(*named(*ZERO_AT_ZERO))
-def zero_at_zero(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
-    """Functions with f(0) = 0."""
+@cd_rule(*named(*ELEMENTWISE))
+def elementwise(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
+    """Elementwise functions of one tensor."""
     kwargs.pop("training", None)  # rrelu draws slopes in training; a decomposition uses the mean slope
-    return activation(input, lambda value: function(value, *args, **kwargs), zero_at_zero=True)
-
-
-@cd_rule(*named(
-    "sigmoid", "hardsigmoid", "logsigmoid", "softplus", "exp", "exp2", "cos", "cosh", "threshold", "hardtanh", "expit", "erfc",
-))  # fmt: skip
-def any_at_zero(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
-    """Functions with some other value at 0."""
     return activation(input, lambda value: function(value, *args, **kwargs))
 
 
@@ -80,7 +76,7 @@ def clamp(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
 def prelu(function: Any, input: Decomposed, weight: Tensor) -> Decomposed:
     """PReLU with one slope, or one for each channel."""
     slope = weight if weight.numel() == 1 or input.dim() < 2 else weight.view(-1, *[1] * (input.dim() - 2))
-    return activation(input, lambda value: torch.where(value > 0, value, value * slope), zero_at_zero=True)
+    return activation(input, lambda value: torch.where(value > 0, value, value * slope))
 
 
 @cd_rule(*named("glu"))
@@ -100,7 +96,7 @@ def by_proportion(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -
 def power(function: Any, input: Any, exponent: Any) -> Any:
     """Whole powers are activations; roots and inverse powers scale a signal and are frozen at the total."""
     if isinstance(exponent, int | float) and exponent > 0 and exponent == int(exponent):
-        return input * input if exponent == 2 else activation(input, lambda value: value**exponent, zero_at_zero=True)
+        return input * input if exponent == 2 else activation(input, lambda value: value**exponent)
     return function(on_total(input), on_total(exponent))
 
 
