@@ -19,18 +19,26 @@ from torch import Tensor
 from xaikit.explainers.cd import blocks, shares
 from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed
 
-def add_constant(x: Decomposed, constant: Tensor, scale: Tensor | None = None) -> Decomposed:
-    """Compute scale * x + constant, the constant shared between the parts; both broadcast against x."""
+def add_constant(
+    x: Decomposed, constant: Tensor, scale: Tensor | None = None, *, in_place: bool = False
+) -> Decomposed:
+    """Compute scale * x + constant, the constant shared between the parts; both broadcast against x.
+
+    With `in_place` the parts of x, which nobody else may hold, are overwritten where no graph needs them.
+    """
     ndim = max(x.dim(), constant.dim())
     shape = torch.broadcast_shapes(x.shape, constant.shape)
     parts = x.aligned_parts(ndim)
     constant = constant.to(parts.dtype)
     if parts.shape[2:] != shape:
-        parts = parts.expand(*parts.shape[:2], *shape)
+        parts, in_place = parts.expand(*parts.shape[:2], *shape), False
     share = x.aligned_share(ndim)
-    arguments = (parts, constant, share, scale, lowest_share(x))
-    tracked = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments[:4])
-    return x.like(_Share.apply(*arguments) if tracked else _forward(*arguments), share)
+    floor = lowest_share(x)
+    tracked = (parts, constant, share, *([] if scale is None else [scale]))
+    if torch.is_grad_enabled() and any(value.requires_grad for value in tracked):
+        return x.like(_Share.apply(parts, constant, share, scale, floor), share)
+    threshold = _threshold(constant, floor)
+    return x.like(blocks.share_constant(parts, constant, share, scale, threshold, in_place=in_place), share)
 
 
 def add_graph_constant(x: Decomposed, constant: Tensor) -> Decomposed:
@@ -51,10 +59,6 @@ def _threshold(constant: Tensor, floor: float) -> Tensor:
     return (constant.abs() * floor).clamp_min(torch.finfo(constant.dtype).tiny ** 0.5)
 
 
-def _forward(parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, floor: float) -> Tensor:
-    return blocks.share_constant(parts, constant, share, scale, _threshold(constant, floor))
-
-
 class _Share(torch.autograd.Function):
     """The formula above with its derivative worked out, which saves ten intermediate tensors of the size of the pair."""
 
@@ -62,7 +66,7 @@ class _Share(torch.autograd.Function):
     def forward(ctx: Any, parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, floor: float) -> Tensor:
         ctx.save_for_backward(parts, constant, share, scale)
         ctx.floor = floor
-        return _forward(parts, constant, share, scale, floor)
+        return blocks.share_constant(parts, constant, share, scale, _threshold(constant, floor))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

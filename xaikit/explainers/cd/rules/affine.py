@@ -26,12 +26,12 @@ def linear(function: Any, input: Any, weight: Any, bias: Tensor | None = None) -
 
 
 def with_bias(x: Decomposed, bias: Any, trailing: tuple[int, ...]) -> Decomposed:
-    """Add a bias with one entry per channel, `trailing` being the 1s behind the channel axis."""
+    """Add a bias with one entry per channel to a fresh result, `trailing` being the 1s behind the channel axis."""
     if bias is None:
         return x
     if isinstance(bias, Decomposed):
         return x + bias.reshape(-1, *trailing)
-    return add_constant(x, bias.reshape(-1, *trailing))
+    return add_constant(x, bias.reshape(-1, *trailing), in_place=True)
 
 
 SPATIAL_DIMS = {f"conv{transposed}{n}d": n for n in (1, 2, 3) for transposed in ("", "_transpose")}

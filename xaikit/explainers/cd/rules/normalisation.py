@@ -14,8 +14,8 @@ from xaikit.explainers.cd.registry import cd_rule, named
 
 
 def scaled(x: Decomposed, scale: Tensor, bias: Tensor | None) -> Decomposed:
-    """Compute scale * x + bias."""
-    return x.like(x.parts * scale) if bias is None else add_constant(x, bias, scale)
+    """Compute scale * x + bias for a fresh x."""
+    return x.like(x.parts * scale) if bias is None else add_constant(x, bias, scale, in_place=True)
 
 
 def per_channel(values: Tensor | None, ndim: int) -> Tensor | None:
@@ -29,8 +29,8 @@ def layer_norm(
 ) -> Decomposed:
     """(v - mean v) * w / std t for each part v, then the bias."""
     dims = tuple(range(-len(normalized_shape), 0))
-    scale = torch.rsqrt(input.total.var(dims, correction=0, keepdim=True) + eps)
     centred = input.like(input.parts - input.parts.mean(dims, keepdim=True))
+    scale = torch.rsqrt(centred.total.square().mean(dims, keepdim=True) + eps)
     return scaled(centred, scale if weight is None else scale * weight, bias)
 
 
