@@ -29,13 +29,13 @@ class Cut:
 
     def __init__(self, shape: torch.Size, device: torch.device) -> None:
         self.shape = shape
-        inner, dim = prod(shape), 0
-        whole = device.type != "cpu" or inner <= BLOCK
+        whole = device.type != "cpu" or prod(shape) <= BLOCK or len(shape) == 1
+        inner, dim = (prod(shape), 0) if whole else (prod(shape[1:]), 1)  # a block lies within one mask
         while not whole and dim < len(shape) - 1 and inner // shape[dim] >= BLOCK:
             inner //= shape[dim]
             dim += 1
         length = shape[dim]
-        self.dim, self.step = dim, length if whole else max(1, BLOCK * length // inner)
+        self.dim, self.step = dim, length if whole else min(length, max(1, BLOCK * length // inner))
         self.outer = prod(shape[:dim])
         self.sizes = [min(self.step, length - start) for start in range(0, length, self.step)] * self.outer
 
@@ -66,7 +66,8 @@ def share_constant(
     pairs = zip(cut.rows(parts[0]), cut.rows(parts[1]), cut.rows(out[0]), cut.rows(out[1]), strict=True)
     operands = [cut.operand(value) for value in (constant, threshold, *([] if scale is None else [scale]))]
     wide = shares.aligned(share, parts.dim() - 2).to(parts.dtype)
-    numbers = share.tolist() if share.numel() == 1 or (cut.dim > 0 and shares.is_uniform(share)) else None
+    within_mask = cut.dim > 0 or len(share) == 1
+    numbers = share.tolist() if shares.is_uniform(share) and within_mask else None
     each = len(cut.sizes) // len(numbers) if numbers else 0
     undecided = cut.operand(wide) if numbers is None else [number for number in numbers for _ in range(each)]
     for (r, s, new_r, new_s), u, c, low, *g in zip(pairs, undecided, *operands, strict=True):
@@ -98,4 +99,61 @@ def split_symmetric(parts: Tensor, function: Callable[[Tensor], Tensor]) -> Tens
         half = function(r + s).mul_(0.5)
         torch.add(half, lead, alpha=0.5, out=new_r)
         torch.sub(half, lead, alpha=0.5, out=new_s)
+    return out
+
+
+def share_constant_gradients(
+    grad: Tensor, parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, threshold: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of `share_constant` with respect to parts, constant and scale; see `derivatives.ShareConstant`."""
+    parts, grad = parts.contiguous(), grad.contiguous()
+    cut = Cut(parts.shape[1:], parts.device)
+    out, d_constant = torch.empty_like(parts), torch.zeros_like(constant)
+    d_scale = None if scale is None else torch.zeros_like(scale)
+    u = cut.operand(shares.aligned(share, parts.dim() - 2).to(parts.dtype))
+    rows = zip(*(cut.rows(value) for pair in (parts, grad, out) for value in pair), strict=True)
+    own = zip(u, cut.operand(constant), cut.operand(threshold), cut.operand(d_constant), strict=True)
+    scales = [()] * len(cut.sizes) if scale is None else list(zip(cut.operand(scale), cut.operand(d_scale), strict=True))
+    for (r0, s0, gr, gs, out_r, out_s), (share_of, c, low, into), g in zip(rows, own, scales, strict=True):
+        r, s = (r0 * g[0], s0 * g[0]) if g else (r0, s0)
+        a, b = r.abs(), s.abs()
+        n = a + b
+        d = torch.maximum(n, low)
+        below = n < low
+        gap = gr - gs
+        relevant = torch.where(below, share_of, a / d)
+        into += torch.addcmul(gs, relevant, gap).sum_to_size(into.shape) if into.dim() else (gs + relevant * gap).sum()
+        w = (gap * c).div_(d).div_(d)
+        torch.addcmul(gr, r.sign().mul_(torch.where(below, (1 - share_of) * d, b)), w, out=out_r)
+        torch.addcmul(gs, s.sign().mul_(torch.where(below, share_of * d, a)), w, value=-1, out=out_s)
+        if g:
+            g[1].add_(torch.addcmul(out_r * r0, out_s, s0).sum_to_size(g[1].shape))
+            out_r *= g[0]  # noqa: PLW2901
+            out_s *= g[0]  # noqa: PLW2901
+    return out, d_constant, d_scale
+
+
+def accumulates(cut_shape: torch.Size, value: Tensor) -> bool:
+    """Whether the blocks of a broadcast operand are views of it, so that sums over blocks can be written there."""
+    lead = len(cut_shape) - value.dim()
+    return value.is_contiguous() and all(size == 1 for size in value.shape[: max(0, len(cut_shape) - 2 - lead)])
+
+
+def split_symmetric_gradient(grad: Tensor, parts: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Gradient of `split_symmetric`: with g+ = (gr + gs) / 2 and g- = (gr - gs) / 2, dr = f'(r + s) g+ + f'(r) g-."""
+    parts, grad = parts.contiguous(), grad.contiguous()
+    out = torch.empty_like(parts)
+    cut = Cut(parts.shape[1:], parts.device)
+
+    def pulled(value: Tensor, gradient: Tensor) -> Tensor:
+        value = value.detach().requires_grad_()
+        with torch.enable_grad():
+            (result,) = torch.autograd.grad(function(value), value, gradient)
+        return result
+
+    for r, s, gr, gs, out_r, out_s in zip(*(cut.rows(v) for pair in (parts, grad, out) for v in pair), strict=True):
+        lead = (gr - gs).mul_(0.5)
+        whole = pulled(r + s, (gr + gs).mul_(0.5))
+        torch.add(whole, pulled(r, lead), out=out_r)
+        torch.sub(whole, pulled(s, lead), out=out_s)
     return out

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.call import Call
-from xaikit.core.rows import rows_per_pass
+from xaikit.core.rows import LEAST_ROWS, even_ranges, rows_per_pass
 from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
 from xaikit.explainers.cd.ruleset import Approximation, Context
 from xaikit.explainers.cd.splits import Split, common_count
@@ -60,15 +60,26 @@ def decompose_call(
         max_rows: most rows (masks times samples) in a pass.
         output: what to decompose: the model's output, or some function of it, such as a score for each sample.
     """
-    rows = max_rows or max(1, rows_per_pass(call.inputs) // 2)  # a decomposed row is two
+    samples, masks = _per_pass(call, common_count(splits), max_rows)
     done = []
-    for part, ranges in call.passes(common_count(splits), rows):
-        own = splits if part is call else [s and s.of_samples(part.samples) for s in splits]
-        taken = [slice(masks.start, masks.stop) for masks in ranges]
-        pieces = [_parts(part, [s and s.take(masks) for s in own], context.take(masks), output) for masks in taken]
+    for part in samples:
+        one = slice(part.start, part.stop)
+        own_call = call if len(part) == call.n else call.at(one)
+        own = [s and s.of_samples(one) for s in splits]
+        pieces = [
+            _parts(own_call, [s and s.take(some) for s in own], context.take(some), output)
+            for some in (slice(r.start, r.stop) for r in masks)
+        ]
         done.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1))
     parts = done[0] if len(done) == 1 else torch.cat(done, 2)
     return Decomposition(parts[0], parts[1], tuple(dict.fromkeys(context.approximations)))
+
+
+def _per_pass(call: Call, count: int, max_rows: int | None) -> tuple[list[range], list[range]]:
+    """The samples and the masks of each pass: all masks of a few samples together, since they share the totals."""
+    rows = max_rows or 2 * rows_per_pass(call.inputs)
+    samples = call.n if callable(call.target) else min(call.n, max(rows // count, min(rows, LEAST_ROWS)))
+    return even_ranges(call.n, samples), even_ranges(count, max(1, rows // samples))
 
 
 def _parts(call: Call, splits: Sequence[Split | None], context: Context, output: Output) -> Tensor:

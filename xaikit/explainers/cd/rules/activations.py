@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xaikit.explainers.cd import blocks
+from xaikit.explainers.cd.blocks import split_symmetric
 from xaikit.explainers.cd.constants import add_constant
 from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed, fractions, on_total
+from xaikit.explainers.cd.derivatives import SplitSymmetric
 from xaikit.explainers.cd.registry import cd_rule, named
 from xaikit.explainers.cd.rules.elementwise import choose
 from xaikit.explainers.cd.ruleset import RuleSet
@@ -32,13 +33,17 @@ def split_gain(rules: RuleSet, of_r: Tensor, of_s: Tensor, gain: Tensor, at_zero
     return torch.stack([first, gain - first])
 
 
-def activation(x: Decomposed, function: Function) -> Decomposed:
-    """The rule for an elementwise f: its gain over f(0) is split by `split_gain`, f(0) shared as a constant."""
+def activation(x: Decomposed, function: Function, *, fixed: bool = True) -> Decomposed:
+    """The rule for an elementwise f: its gain over f(0) is split by `split_gain`, f(0) shared as a constant.
+
+    A function that is not `fixed` has parameters of its own, which autograd must see.
+    """
     zero = function(torch.zeros(8, dtype=x.dtype, device=x.parts.device))[0]
     symmetric = x.context.rules.activation == "symmetric"
     if float(zero) == 0:
-        if symmetric and not (torch.is_grad_enabled() and x.parts.requires_grad):
-            return x.like(blocks.split_symmetric(x.parts, function))
+        if symmetric and fixed:
+            tracked = torch.is_grad_enabled() and x.parts.requires_grad
+            return x.like(SplitSymmetric.apply(x.parts, function) if tracked else split_symmetric(x.parts, function))
         of_s = function(x.irrelevant) if symmetric else x.irrelevant
         return x.like(split_gain(x.context.rules, function(x.relevant), of_s, function(x.sums), None))
     of_r, of_s, of_t = function(x.relevant), function(x.irrelevant), function(x.sums)
@@ -76,7 +81,7 @@ def clamp(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
 def prelu(function: Any, input: Decomposed, weight: Tensor) -> Decomposed:
     """PReLU with one slope, or one for each channel."""
     slope = weight if weight.numel() == 1 or input.dim() < 2 else weight.view(-1, *[1] * (input.dim() - 2))
-    return activation(input, lambda value: torch.where(value > 0, value, value * slope))
+    return activation(input, lambda value: torch.where(value > 0, value, value * slope), fixed=False)
 
 
 @cd_rule(*named("glu"))
