@@ -38,6 +38,10 @@ class TrainingError(XaikitError, RuntimeError):
     """Training had to stop; the message says where and what to try."""
 
 
+class TuningError(XaikitError, RuntimeError):
+    """A search that found nothing to choose from; the message gives the first reason."""
+
+
 class MissingDependencyError(XaikitError, ImportError):
     """A library that this feature needs is absent or does not import."""
 

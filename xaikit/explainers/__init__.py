@@ -1,8 +1,25 @@
 """The explainers, one file per family. A new one is one file, one decorator, one line here."""
 
+from xaikit.explainers import captum_methods
+from xaikit.explainers.captum_explainer import CaptumExplainer
 from xaikit.explainers.cd.explainer import ContextualDecomposition
 from xaikit.explainers.gradient import Gradient, GradientXInput
 from xaikit.explainers.integrated_gradients import IntegratedGradients
+from xaikit.explainers.lrp import LRP, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
 from xaikit.explainers.smoothgrad import SmoothGrad, VarGrad
 
-__all__ = ["ContextualDecomposition", "Gradient", "GradientXInput", "IntegratedGradients", "SmoothGrad", "VarGrad"]
+__all__ = [
+    "LRP",
+    "CaptumExplainer",
+    "ContextualDecomposition",
+    "Gradient",
+    "GradientXInput",
+    "IntegratedGradients",
+    "LRPEpsilonAlpha2Beta1",
+    "LRPEpsilonGammaBox",
+    "LRPEpsilonPlus",
+    "LRPUniformEpsilon",
+    "SmoothGrad",
+    "VarGrad",
+    "captum_methods",
+]

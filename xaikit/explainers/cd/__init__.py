@@ -1,4 +1,4 @@
-"""Contextual decomposition of any PyTorch model (Murdoch et al. 2018, arXiv:1801.05453; Rieger et al. 2020, arXiv:1909.13584)."""
+"""Contextual decomposition of any PyTorch model (Murdoch et al. 2018, arXiv:1801.05453)."""
 
 from xaikit.explainers.cd import rules
 from xaikit.explainers.cd.decomposed import Decomposed

@@ -18,6 +18,7 @@ from xaikit.explainers.cd import shares
 BLOCK = 1 << 17
 """Elements of a part in a block: eight temporaries of this size fit a cache of 4 MiB."""
 
+
 class Cut:
     """How (masks, *shape) is cut: into rows of its leading dimensions, `sizes` rows to a block.
 
@@ -113,7 +114,9 @@ def share_constant_gradients(
     u = cut.operand(shares.aligned(share, parts.dim() - 2).to(parts.dtype))
     rows = zip(*(cut.rows(value) for pair in (parts, grad, out) for value in pair), strict=True)
     own = zip(u, cut.operand(constant), cut.operand(threshold), cut.operand(d_constant), strict=True)
-    scales = [()] * len(cut.sizes) if scale is None else list(zip(cut.operand(scale), cut.operand(d_scale), strict=True))
+    scales = (
+        [()] * len(cut.sizes) if scale is None else list(zip(cut.operand(scale), cut.operand(d_scale), strict=True))
+    )
     for (r0, s0, gr, gs, out_r, out_s), (share_of, c, low, into), g in zip(rows, own, scales, strict=True):
         r, s = (r0 * g[0], s0 * g[0]) if g else (r0, s0)
         a, b = r.abs(), s.abs()

@@ -18,15 +18,18 @@ from xaikit.explainers.cd import blocks, shares
 from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed
 from xaikit.explainers.cd.derivatives import ShareConstant
 
-def add_constant(
-    x: Decomposed, constant: Tensor, scale: Tensor | None = None, *, in_place: bool = False
-) -> Decomposed:
+
+def add_constant(x: Decomposed, constant: Tensor, scale: Tensor | None = None, *, in_place: bool = False) -> Decomposed:
     """Compute scale * x + constant, the constant shared between the parts; both broadcast against x.
 
     With `in_place` the parts of x, which nobody else may hold, are overwritten where no graph needs them.
     """
     ndim = max(x.dim(), constant.dim())
-    shape = x.shape if shares.fits(constant.unsqueeze(0), x.shape[-constant.dim() :] if constant.dim() else ()) else torch.broadcast_shapes(x.shape, constant.shape)
+    shape = (
+        x.shape
+        if shares.fits(constant.unsqueeze(0), x.shape[-constant.dim() :] if constant.dim() else ())
+        else torch.broadcast_shapes(x.shape, constant.shape)
+    )
     parts = x.aligned_parts(ndim)
     constant = constant.to(parts.dtype)
     if parts.shape[2:] != shape:

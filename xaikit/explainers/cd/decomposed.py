@@ -37,7 +37,7 @@ class Decomposed(torch.Tensor):
     context: Context
 
     @staticmethod
-    def __new__(cls, parts: Tensor, share: Tensor, context: Context) -> Decomposed:
+    def __new__(cls: type[Decomposed], parts: Tensor, share: Tensor, context: Context) -> Decomposed:
         return torch.Tensor._make_wrapper_subclass(cls, parts.shape[2:], dtype=parts.dtype, device=parts.device)
 
     def __init__(self, parts: Tensor, share: Tensor, context: Context) -> None:

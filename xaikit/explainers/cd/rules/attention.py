@@ -13,7 +13,7 @@ from xaikit.explainers.cd.registry import cd_rule, named
 
 
 @cd_rule(*named("scaled_dot_product_attention"))
-def scaled_dot_product_attention(
+def scaled_dot_product_attention(  # noqa: PLR0913, PLR0917  the signature is torch's
     function: Any,
     query: Any,
     key: Any,
@@ -59,7 +59,7 @@ def combined_mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None, hea
 
 
 @cd_rule(*named("multi_head_attention_forward"))
-def multi_head_attention(  # noqa: PLR0913  the signature is torch's
+def multi_head_attention(  # noqa: PLR0913, PLR0917  the signature is torch's
     function: Any,
     query: Any,
     key: Any,

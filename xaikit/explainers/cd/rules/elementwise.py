@@ -64,9 +64,9 @@ def choose(condition: Tensor, input: Any, other: Any) -> Decomposed:
     dtype = like.dtype
     both = []
     for value in (input, other):
-        if not isinstance(value, Decomposed):
-            value = constant_like(as_constant(value, like).to(dtype).expand(shape), like)
-        both.append((value.aligned_parts(len(shape)), value.aligned_share(len(shape))))
+        constant = not isinstance(value, Decomposed)
+        pair = constant_like(as_constant(value, like).to(dtype).expand(shape), like) if constant else value
+        both.append((pair.aligned_parts(len(shape)), pair.aligned_share(len(shape))))
     (left, left_share), (right, right_share) = both
     return like.like(torch.where(condition, left, right), shares.merged(left_share, right_share, len(shape)))
 

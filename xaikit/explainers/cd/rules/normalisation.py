@@ -67,7 +67,7 @@ def group_norm(
 
 
 @cd_rule(*named("instance_norm"))
-def instance_norm(
+def instance_norm(  # noqa: PLR0913, PLR0917  the signature is torch's
     function: Any,
     input: Decomposed,
     running_mean: Tensor | None = None,
@@ -86,7 +86,7 @@ def instance_norm(
 
 
 @cd_rule(*named("batch_norm"))
-def batch_norm(
+def batch_norm(  # noqa: PLR0913, PLR0917  the signature is torch's
     function: Any,
     input: Decomposed,
     running_mean: Tensor | None = None,

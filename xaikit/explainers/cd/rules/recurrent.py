@@ -108,7 +108,7 @@ def _state(states: Any, index: int, x: Decomposed) -> Decomposed:
     return constant_like(state, like)
 
 
-def _unrolled(
+def _unrolled(  # noqa: PLR0913, PLR0917  the arguments are torch's
     run: Callable[[Decomposed, Weights, int, bool], tuple[Decomposed, ...]],
     x: Any,
     params: Any,

@@ -1,0 +1,85 @@
+"""How we measure: ratios in one process against the passes that cannot be avoided, and peak memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+torch.set_num_threads(1)
+
+
+def gradient_pass(model: nn.Module, x: Tensor) -> None:
+    """Forward and input-only backward: the least that one gradient costs (parameters frozen by the caller)."""
+    x = x.detach().requires_grad_()
+    torch.autograd.grad(model(x)[:, 0].sum(), x)
+
+
+def best_batch(model: nn.Module, x: Tensor, sizes: tuple[int, ...] = (8, 16, 32, 64)) -> int:
+    """The number of rows at which a gradient pass is cheapest per row."""
+
+    def per_row(size: int) -> float:
+        rows = x[:1].expand(size, *x.shape[1:]).contiguous()
+        gradient_pass(model, rows)
+        return min(seconds(lambda: gradient_pass(model, rows)) for _ in range(4)) / size
+
+    return min(sizes, key=per_row)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def paired(
+    columns: dict[str, Callable[[], object]], limit: Callable[[], object], *, rounds: int = 7, scale: float = 1
+) -> dict[str, float]:
+    """Median over rounds of each column's time over `scale` times the limit's, timed before and after each column."""
+    for run in (*columns.values(), limit):
+        run()
+    ratios: dict[str, list[float]] = {name: [] for name in columns}
+    for _ in range(rounds):
+        before = seconds(limit)
+        for name, run in columns.items():
+            own = seconds(run)
+            after = seconds(limit)
+            ratios[name].append(own / (scale * (before + after) / 2))
+            before = after
+    return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+def peak_memory(run: Callable[[], object]) -> float:
+    """Peak of the tensor memory allocated above the level before, in MiB, from the allocator's own events."""
+    run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    level = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        level += event.nbytes()
+        peak = max(peak, level)
+    return peak / 2**20
+
+
+def lenet() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(800, 64), nn.ReLU(), nn.Linear(64, 10),
+    ).eval()  # fmt: skip
+
+
+def resnet18() -> nn.Module:
+    from xaikit.core.torchvision_ops import import_torchvision
+
+    return import_torchvision().models.resnet18(num_classes=10).eval()
+
+
+def table(title: str, head: list[str], rows: list[list[object]]) -> None:
+    """Print a Markdown table."""
+    print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for row in rows:
+        print(f"| {' | '.join(f'{v:.3g}' if isinstance(v, float) else str(v) for v in row)} |", flush=True)

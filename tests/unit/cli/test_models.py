@@ -1,0 +1,123 @@
+"""Models and weights by name: what loads, and what is refused in which words."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from xaikit.cli.models import load_model
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, XaikitError
+
+FACTORY = """
+from torch import nn
+def make():
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+ready = make()
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    name = f"factory_{abs(hash(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / name
+
+
+def test_a_factory_and_a_module_object_from_the_current_folder(folder: Path) -> None:
+    assert isinstance(load_model(f"{folder.name}:make")[0], nn.Linear)
+    assert not load_model(f"{folder.name}:ready").training
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("wrapped", ["plain", "checkpoint", "parallel"])
+def test_weights_arrive(folder: Path, suffix: str, wrapped: str) -> None:
+    state = load_model(f"{folder.name}:make").state_dict()
+    if wrapped == "parallel":
+        state = {f"module.{k}": v for k, v in state.items()}
+    path = folder.with_suffix(suffix)
+    if suffix == ".pt":
+        torch.save({"model": state, "epoch": 3} if wrapped == "checkpoint" else state, path)
+    else:
+        save_file(state, path)
+    loaded = load_model(f"{folder.name}:make", path).state_dict()
+    assert all(torch.equal(loaded[k.removeprefix("module.")], v) for k, v in state.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("resnet18", InvalidInputError, "'module:factory' or 'torchvision:NAME', got 'resnet18'"),
+        ("no_such_module:make", UnknownNameError, "cannot import 'no_such_module'"),
+        ("FACTORY:mak", UnknownNameError, "has no 'mak'; did you mean 'make'"),
+        ("FACTORY:number", InvalidTypeError, "gave a int, not a torch.nn.Module"),
+        ("torchvision:resnet19", UnknownNameError, "no model 'resnet19'; did you mean 'resnet1"),
+    ],
+)
+def test_a_wrong_name_is_told(folder: Path, name: str, error: type[XaikitError], words: str) -> None:
+    with pytest.raises(error, match=words):
+        load_model(name.replace("FACTORY", folder.name))
+
+
+def test_torchvision_without_weights_warns_and_repeats() -> None:
+    with pytest.warns(UserWarning, match="squeezenet1_1 has random weights"):
+        first = load_model("torchvision:squeezenet1_1")
+    with pytest.warns(UserWarning, match="random weights"):
+        second = load_model("torchvision:squeezenet1_1")
+    assert torch.equal(next(first.parameters()), next(second.parameters()))
+
+
+def test_weights_that_do_not_fit_are_named(folder: Path) -> None:
+    path = folder.with_suffix(".pt")
+    torch.save({"0.weight": torch.zeros(5, 3), "head": torch.zeros(1)}, path)
+    with pytest.raises(InvalidInputError) as told:
+        load_model(f"{folder.name}:make", path)
+    text = str(told.value)
+    assert "missing: 0.bias, 1.weight, 1.bias, 1.running_mean and 4 more" in text
+    assert "unexpected: head" in text
+    assert "0.weight: (5, 3) in the file, (4, 3) in the model" in text
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("exploded"),)
+
+
+def test_a_pickle_is_never_run(folder: Path) -> None:
+    whole, raw = folder.with_suffix(".pt"), folder.with_suffix(".pth")
+    torch.save(Bomb(), whole)
+    raw.write_bytes(pickle.dumps(Bomb(), protocol=2))
+    for path in (whole, raw):
+        with pytest.raises(InvalidInputError, match="holds more than weights.*state_dict"):
+            load_model(f"{folder.name}:make", path)
+    assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix", "words"),
+    [
+        (b"", ".pt", "not a file of weights"),
+        (b"hello", ".safetensors", "not a .safetensors file"),
+        (None, ".pt", "no such file"),
+    ],
+)
+def test_a_broken_file_is_told(folder: Path, content: bytes | None, suffix: str, words: str) -> None:
+    path = folder.with_suffix(suffix)
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InvalidInputError, match=words):
+        load_model(f"{folder.name}:make", path)
+
+
+def test_a_tensor_is_no_state_dict(folder: Path) -> None:
+    path = folder.with_suffix(".pt")
+    torch.save([torch.zeros(2)], path)
+    with pytest.raises(InvalidInputError, match="holds no state dict"):
+        load_model(f"{folder.name}:make", path)

@@ -1,0 +1,154 @@
+"""The explainers as values, and the model as it was found."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from xaikit.core import EXPLAINERS
+from xaikit.explainers.lrp import LRP, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon, live
+
+
+def test_closed_form_of_the_epsilon_rule():
+    model = nn.Linear(4, 2).double()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    z = model(x)[:, 1:]
+    expected = x * model.weight[1] * z / (z + 0.25 * z.sign())
+    assert torch.allclose(LRPUniformEpsilon(model, epsilon=0.25).attribute(x, 1), expected.detach(), rtol=1e-12)
+
+
+def test_twenty_epsilons_give_twenty_attributions(residual):
+    model, x = residual
+    explainer = LRPEpsilonPlus(model)
+    epsilons = [10 ** (-6 + 0.3 * k) for k in range(20)]
+    assert len({float(explainer.set_kwargs(epsilon=e).attribute(x, 0).square().sum()) for e in epsilons}) == 20
+
+
+@pytest.mark.parametrize("name", ["uniform_epsilon", "epsilon_gamma_box", "epsilon_plus", "epsilon_alpha2_beta1"])
+def test_registered_and_tunable(name):
+    spec = EXPLAINERS.get(f"lrp_{name}").TUNABLES["epsilon"]
+    assert (spec.low, spec.high, spec.log) == (1e-6, 1, True)
+
+
+def test_gamma_is_tunable():
+    assert set(LRPEpsilonGammaBox.TUNABLES) == {"epsilon", "gamma"}
+
+
+def test_zennit_is_loaded_late():
+    code = "import xaikit.explainers.lrp, sys; assert not [m for m in sys.modules if m.startswith('zennit')]"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def snapshot(model):
+    return (
+        {n: (id(p), p.detach().clone()) for n, p in model.named_parameters()},
+        {n: b.clone() for n, b in model.named_buffers()},
+        [(m.training, list(m._forward_hooks), list(m._forward_pre_hooks), set(m.__dict__)) for m in model.modules()],
+    )
+
+
+def assert_same(before, after):
+    assert before[2] == after[2]
+    for old, new in zip(before[0].values(), after[0].values(), strict=True):
+        assert old[0] == new[0]
+        assert torch.equal(old[1], new[1])
+    assert all(torch.equal(a, b) for a, b in zip(before[1].values(), after[1].values(), strict=True))
+
+
+def test_the_model_as_found(net, variant):
+    model, x = net
+    model.train()
+    fired = []
+    model.register_forward_hook(lambda *_: fired.append("model"))
+    next(model.children()).register_forward_pre_hook(lambda *_: fired.append("first"))
+    before = snapshot(model)
+    variant(model).attribute(x, 0)
+    assert sorted(fired) == ["first", "model"]
+    assert_same(before, snapshot(model))
+
+
+@pytest.mark.parametrize("part", ["mapper", "modifier"])
+def test_the_model_as_found_after_an_exception_in_a_rule(residual, part):
+    z = live.zennit()
+
+    def broken(*_):
+        raise ZeroDivisionError("in the rule")
+
+    kind = {"gradient_mapper": broken} if part == "mapper" else {"param_modifiers": [broken]}
+    hook = z.core.BasicHook(**kind)
+    for module_type in (nn.Conv2d, nn.ReLU):
+        model, x = residual
+        before = snapshot(model)
+        composite = z.composites.LayerMapComposite([(module_type, hook)])
+        if part == "modifier" and module_type is nn.ReLU:
+            continue  # no parameters to modify
+        with pytest.raises(ZeroDivisionError):
+            LRP(model, composite=composite).attribute(x, 0)
+        assert_same(before, snapshot(model))
+        assert LRPEpsilonPlus(model).attribute(x, 0).isfinite().all()
+
+
+def test_a_composite_that_is_registered_elsewhere(residual):
+    model, x = residual
+    composite = live.zennit().composites.EpsilonPlus()
+    expected = LRP(model, composite=composite).attribute(x, 0)
+    with composite.context(copy.deepcopy(model)):
+        assert torch.equal(LRP(model, composite=composite).attribute(x, 0), expected)
+
+
+def test_an_operation_without_a_rule_is_named():
+    class Odd(nn.Linear):
+        def forward(self, x):
+            return torch.logcumsumexp(super().forward(x), 1)
+
+    with pytest.warns(UserWarning, match="logcumsumexp.*Odd"):
+        LRPEpsilonPlus(Odd(4, 3)).attribute(torch.randn(2, 4), 0)
+
+
+def test_functional_activations_equal_modules(variant, recwarn):
+    class Functional(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            h = F.max_pool2d(F.relu(self.net[0](x)), 2)
+            return self.net[5](F.gelu(self.net[3](h)).flatten(1))
+
+    modules = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 2),
+        nn.Sequential(nn.GELU(), nn.Flatten()), nn.Linear(4, 3),
+    ).double()  # fmt: skip
+    x = torch.randn(2, 2, 6, 6, dtype=torch.float64)
+    assert torch.allclose(variant(modules).attribute(x, 1), variant(Functional(modules)).attribute(x, 1), rtol=1e-12)
+    assert not recwarn.list
+
+
+def test_in_place_equals_out_of_place(variant):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.out = nn.Conv2d(2, 2, 3, padding=1), nn.Linear(8, 2)
+
+        def forward(self, x, inplace=False):
+            h = self.conv(x)
+            if inplace:
+                h = F.hardswish(h, inplace=True)
+                h *= 1.5
+                h += x
+                h.sigmoid_()
+            else:
+                h = torch.sigmoid(F.hardswish(h) * 1.5 + x)
+            return self.out(h.flatten(1))
+
+    model = Block().double()
+    x = torch.randn(3, 2, 2, 2, dtype=torch.float64)
+    out = variant(model).attribute(x, 0)
+    model.forward = lambda x: Block.forward(model, x, True)
+    assert torch.allclose(variant(model).attribute(x, 0), out, rtol=1e-12)

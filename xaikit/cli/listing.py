@@ -1,0 +1,113 @@
+"""`xaikit list`: what there is, with its settings."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from xaikit.core import Configured, Registry
+    from xaikit.core.configured import Setting
+
+
+def list_items(
+    name: Annotated[str, typer.Argument(help="explainers, metrics, mitigators, or the name of one item.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """List explainers, metrics and mitigators: settings, whether a loss can hold them, source.
+
+    A star marks the settings that a search varies, and where it looks.
+
+    Examples: `xaikit list`; `xaikit list metrics`; `xaikit list vargrad`.
+    """
+    found = _select(name)
+    if as_json:
+        typer.echo(json.dumps({kind: [_describe(cls) for cls in classes] for kind, classes in found.items()}, indent=2))
+        return
+    for kind, classes in found.items():
+        base = _base(classes[0])
+        several = len(classes) > 1
+        typer.echo(f"{kind}:")
+        for cls in classes:
+            typer.echo(_block(_describe(cls), without=base.SETTINGS if several else ()))
+        if several and base.SETTINGS:
+            typer.echo(f"  every one of these {kind} also takes\n" + _settings(_describe(base)["settings"]))
+        typer.echo("")
+
+
+def _registries() -> dict[str, Registry]:
+    from xaikit.core import EXPLAINERS, METRICS, MITIGATORS
+
+    return {"explainers": EXPLAINERS, "metrics": METRICS, "mitigators": MITIGATORS}
+
+
+def _select(name: str) -> dict[str, list[type[Configured]]]:
+    from xaikit.core.errors import UnknownNameError, near_names
+
+    registries = _registries()
+    if name in registries or not name:
+        return {kind: [r.get(n) for n in r] for kind, r in registries.items() if name in ("", kind)}
+    found = {kind: [r.get(name)] for kind, r in registries.items() if name in r}
+    if not found:
+        known = [*registries, *(n for r in registries.values() for n in r)]
+        raise UnknownNameError(f"nothing is called {name!r}{near_names(name, known)}")
+    return found
+
+
+def _base(cls: type[Configured]) -> type[Configured]:
+    """The class that all items of a kind share."""
+    from xaikit.core import Configured
+
+    return [c for c in cls.__mro__ if issubclass(c, Configured) and c is not Configured][-1]
+
+
+def _describe(cls: type[Configured]) -> dict[str, Any]:
+    summary = (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
+    source = re.search(r"\s*\(([^()]*\b\d{4}\b[^()]*)\)", summary)
+    item = {
+        "name": cls.NAME,
+        "class": f"{cls.__module__}.{cls.__qualname__}",
+        "summary": summary.replace(source[0], "") if source else summary,
+        "source": source[1] if source else None,
+        "settings": {name: _setting(setting) for name, setting in cls.SETTINGS.items()},
+    }
+    for trait in ("DIFFERENTIABLE", "DIRECTION"):
+        if hasattr(cls, trait):
+            item[trait.lower()] = getattr(cls, trait)
+    return item
+
+
+def _setting(setting: Setting) -> dict[str, Any]:
+    spec, default = setting.spec, setting.default
+    low, high = getattr(spec, "low", None), getattr(spec, "high", None)
+    return {
+        "default": default if default is None or isinstance(default, (bool, int, float, str)) else repr(default),
+        "tunable": spec is not None and spec.tunable,
+        "choices": list(getattr(spec, "choices", ())) or None,
+        "range": None if low is None else [low, high],
+        "meaning": setting.doc,
+    }
+
+
+def _block(item: dict[str, Any], without: Collection[str]) -> str:
+    differentiable = {None: None, True: "differentiable", False: "not differentiable"}[item.get("differentiable")]
+    traits = [differentiable, item.get("direction"), item["source"]]
+    shown = "; ".join(trait for trait in traits if trait)
+    heading = f"  {item['name']}  [{shown}]" if shown else f"  {item['name']}"
+    own = {name: setting for name, setting in item["settings"].items() if name not in without}
+    return "\n".join([heading, f"      {item['summary']}", *([_settings(own)] if own else [])])
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    lines = []
+    for name, setting in settings.items():
+        values = " | ".join(map(str, setting["choices"] or ()))
+        values = "{:g} .. {:g}".format(*setting["range"]) if setting["range"] else values
+        star = "*" if setting["tunable"] else " "
+        lines.append(f"    {star} {name}={setting['default']}{f' ({values})' if values else ''}: {setting['meaning']}")
+    return "\n".join(lines)

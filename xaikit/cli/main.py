@@ -1,0 +1,81 @@
+"""The `xaikit` command: verbs, errors as one sentence, exit codes (0 done, 1 the job failed, 2 the call is wrong).
+
+Nothing heavy is imported here or at the top of a verb's module, so that ``xaikit --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+import xaikit
+from xaikit.cli import demo, explain, listing
+
+app = typer.Typer(
+    name="xaikit",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 the job failed, 2 the call is wrong.",
+)
+app.command("list")(listing.list_items)
+app.command("explain")(explain.explain)
+app.command("demo")(demo.demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(xaikit.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Find out why a PyTorch model decides as it does, and train it to be right for the right reasons."""
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code.
+
+    Raises:
+        SystemExit: always.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    with warnings.catch_warnings():
+        warnings.showwarning = _note  # type: ignore[assignment]  # the file and the line are nothing to a user
+        try:
+            app([a for a in given if a != "--debug"], prog_name="xaikit")
+        except Exception as err:
+            if debug:
+                raise
+            typer.echo(f"xaikit: {_sentence(err)}", err=True)
+            sys.exit(_exit_code(err))
+
+
+def _note(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    if not issubclass(category, DeprecationWarning):
+        typer.echo(f"xaikit: note: {message}", err=True)
+
+
+def _exit_code(err: Exception) -> int:
+    from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+
+    return 2 if isinstance(err, (InvalidInputError, InvalidTypeError, UnknownNameError)) else 1
+
+
+def _sentence(err: Exception) -> str:
+    """What went wrong; for an error that nobody raised on purpose also its type and how to see more."""
+    from xaikit.core.errors import XaikitError
+
+    # str() of a LookupError can be the repr of its message.
+    text = " ".join((str(err.args[0]) if len(err.args) == 1 else str(err)).split())
+    return text if isinstance(err, XaikitError) else f"{type(err).__name__}: {text} (--debug shows where)"

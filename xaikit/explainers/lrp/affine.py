@@ -1,0 +1,216 @@
+"""Linear and convolutional operations, wherever they are called, with BatchNorm folded into them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xaikit.explainers.lrp.flow import Output, Ruled, Stop
+from xaikit.explainers.lrp.functional import shared
+from xaikit.explainers.lrp.layers import Affine
+from xaikit.explainers.lrp.marks import PLAIN, Mark
+from xaikit.explainers.lrp.operations import arguments, rule
+
+if TYPE_CHECKING:
+    from xaikit.explainers.lrp.live import Rule
+    from xaikit.explainers.lrp.trace import Trace
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """A BatchNorm that no affine operation precedes: y = scale * x + shift, per channel (dimension 1)."""
+
+    x: Tensor
+    scale: Tensor
+    shift: Tensor
+
+
+def ruled(trace: Trace, layer: Affine, found: Rule | None) -> Tensor:
+    """The layer's output with its rule; without one relevance follows the gradient, which is LRP-0."""
+    if found is None:
+        y = layer.y
+    elif found.divide is not None:
+        y = Output.apply(layer.y, found.divide, trace.flow)
+    elif found.make is not None:
+        y = Ruled.apply(layer.x, layer.y, found.make(found.hook, layer), trace.flow, layer.weight, layer.bias)
+    else:
+        y = layer.y
+    return trace.mark(y, Mark(layer=dataclasses.replace(layer, rule=found)))
+
+
+def _layer(trace: Trace, layer: Affine, proxy: type[nn.Module]) -> Tensor:
+    found = trace.layer_rule(proxy)
+    standing = trace.marks[layer.x].norm
+    if standing is not None and found is not None and found.make is not None:
+        layer = folded_before(layer, standing)
+    return ruled(trace, layer, found)
+
+
+@rule("linear")
+def linear(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """A linear layer, y = x W^T + b."""
+    a = arguments("input weight bias", args, kwargs, bias=None)
+    if trace.is_live(a["weight"]) or not trace.is_live(a["input"]):
+        return _dynamic(trace, func, a)
+    x, w = a["input"], a["weight"]
+    layer = Affine(x, func(x, w, a["bias"]), w, a["bias"], F.linear, lambda g, weight, _x: g @ weight, channel_dim=-1)
+    return _layer(trace, layer, nn.Linear)
+
+
+@rule("addmm")
+def addmm(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """A linear layer as GPT-2 writes it, y = x W + b."""
+    a = arguments("input mat1 mat2", args, kwargs, beta=1, alpha=1)
+    bias, x, w = a["input"], a["mat1"], a["mat2"]
+    if trace.is_live(w) or trace.is_live(bias) or not trace.is_live(x) or (a["alpha"], a["beta"]) != (1, 1):
+        (x, w), _ = shared(trace, [x, w])
+        return trace.mark(func(bias, x, w, alpha=a["alpha"], beta=a["beta"]))
+    layer = Affine(
+        x, func(bias, x, w), w, bias, lambda v, weight, b: v @ weight if b is None else b + v @ weight,
+        lambda g, weight, _x: g @ weight.t(), out_dim=1, channel_dim=-1,
+    )  # fmt: skip
+    return _layer(trace, layer, nn.Linear)
+
+
+@rule("matmul", "__matmul__", "__rmatmul__")
+def matmul(trace: Trace, func: Any, x: Any, y: Any) -> Tensor:
+    """A linear layer where one factor is a constant matrix, a product otherwise."""
+    weight = x if func.__name__ == "__rmatmul__" else y
+    value = y if weight is x else x
+    if trace.is_live(value) and not trace.is_live(weight) and weight.ndim == 2 and value.ndim >= 2:
+        layer = Affine(
+            value, func(x, y), weight, None, lambda v, w, b: v @ w if b is None else v @ w + b,
+            lambda g, w, _x: g @ w.t(), out_dim=1, channel_dim=-1,
+        )  # fmt: skip
+        return _layer(trace, layer, nn.Linear)
+    (x, y), mark = shared(trace, [x, y])
+    return trace.mark(func(x, y), mark)
+
+
+def _dynamic(trace: Trace, func: Any, a: dict[str, Any]) -> Tensor:
+    """A layer whose weight was computed from the input is a product of two signals."""
+    (a["input"], a["weight"]), _ = shared(trace, [a["input"], a["weight"]])
+    return trace.mark(func(**a) if func is not F.linear else func(a["input"], a["weight"], a["bias"]))
+
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+
+@rule("conv1d", "conv2d", "conv3d")
+def convolution(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """A convolution."""
+    names = "input weight bias stride padding dilation groups"
+    a = arguments(names, args, kwargs, bias=None, stride=1, padding=0, dilation=1, groups=1)
+    return _convolution(trace, func, a, transposed=False)
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def transposed_convolution(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """A transposed convolution."""
+    names = "input weight bias stride padding output_padding groups dilation"
+    a = arguments(names, args, kwargs, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1)
+    return _convolution(trace, func, a, transposed=True)
+
+
+def _convolution(trace: Trace, func: Any, a: dict[str, Any], *, transposed: bool) -> Tensor:
+    if trace.is_live(a["weight"]) or not trace.is_live(a["input"]):
+        return _dynamic(trace, func, a)
+    x, weight, bias = a.pop("input"), a.pop("weight"), a.pop("bias")
+    n = weight.ndim - 2
+
+    def forward(v: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        if b is not None and b.ndim > 1:  # the map that a BatchNorm before a padded convolution leaves
+            return func(v, w, None, **a) + b
+        return func(v, w, b, **a)
+
+    def transpose(g: Tensor, w: Tensor, v: Tensor) -> Tensor:
+        if isinstance(a["padding"], str) or v.ndim != n + 2:
+            with torch.enable_grad():
+                v = v.detach().requires_grad_()
+                return torch.autograd.grad(func(v, w, None, **a), v, g, create_graph=torch.is_grad_enabled())[0]
+        sizes = [_tuple(a[k], n) for k in ("stride", "padding", "dilation")]
+        extra = _tuple(a.get("output_padding", 0), n)
+        only_input = (True, False, False)
+        return torch.ops.aten.convolution_backward(g, v, w, None, *sizes, transposed, extra, a["groups"], only_input)[0]
+
+    layer = Affine(
+        x, func(x, weight, bias, **a), weight, bias, forward, transpose,
+        out_dim=int(transposed), channel_dim=x.ndim - n - 1, groups=a["groups"],
+    )  # fmt: skip
+    return _layer(trace, layer, (TRANSPOSED if transposed else CONVOLUTIONS)[n])
+
+
+def _tuple(value: Any, n: int) -> list[int]:
+    values = list(value) if isinstance(value, (tuple, list)) else [value]
+    return values * n if len(values) == 1 else values
+
+
+@rule("batch_norm")
+def batch_norm(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """An affine map, scale * x + shift with the running statistics: part of the affine operation before or after it.
+
+    Where neither is there it is a layer of its own, of which relevance follows the gradient (LRP-0).
+    """
+    names = "input running_mean running_var weight bias training momentum eps"
+    a = arguments(names, args, kwargs, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5)
+    x, mean, var = a["input"], a["running_mean"], a["running_var"]
+    if a["training"] or mean is None or var is None:
+        return _batch_statistics(trace, a)
+    scale = (var + a["eps"]).rsqrt() if a["weight"] is None else a["weight"] * (var + a["eps"]).rsqrt()
+    shift = -mean * scale if a["bias"] is None else a["bias"] - mean * scale
+    a.pop("input")
+    layer = trace.marks[x].layer
+    if layer is not None and layer.channel_dim % x.ndim == 1:
+        return ruled(trace, folded_after(layer, func(layer.y, **a), scale, shift), layer.rule)
+    return trace.mark(func(x, **a), Mark(norm=Standing(x, scale, shift)))
+
+
+def _batch_statistics(trace: Trace, a: dict[str, Any]) -> Tensor:
+    """A BatchNorm without running statistics normalises by the batch: the scale is frozen."""
+    x: Tensor = a["input"]
+    dims = [0, *range(2, x.ndim)]
+    channels = (1, -1) + (1,) * (x.ndim - 2)
+    frozen = (x.var(dims, unbiased=False, keepdim=True) + a["eps"]).rsqrt()
+    y = (x - x.mean(dims, keepdim=True)) * Stop.apply(frozen, trace.flow)
+    y = y if a["weight"] is None else y * a["weight"].view(channels)
+    return trace.mark(y if a["bias"] is None else y + a["bias"].view(channels), PLAIN)
+
+
+def scaled(w: Tensor, scale: Tensor, dim: int, groups: int) -> Tensor:
+    """W times one number for each channel of dimension 0, which holds all channels, or 1, which holds one group's."""
+    rest = (1,) * (w.ndim - 2)
+    if dim == 0:
+        return w * scale.view(-1, 1, *rest)
+    blocks = w.reshape(groups, -1, *w.shape[1:])
+    return (blocks * scale.view(groups, 1, -1, *rest)).reshape(w.shape)
+
+
+def folded_after(layer: Affine, y: Tensor, scale: Tensor, shift: Tensor) -> Affine:
+    """One layer in place of an affine one and the BatchNorm behind it: W' = scale * W, b' = scale * b + shift."""
+    weight, rest = scaled(layer.weight, scale, layer.out_dim, layer.groups), (1,) * (layer.weight.ndim - 2)
+    if layer.bias is None:
+        bias = shift
+    elif layer.bias.ndim > 1:
+        bias = layer.bias * scale.view(-1, *rest) + shift.view(-1, *rest)
+    else:
+        bias = layer.bias * scale + shift
+    return dataclasses.replace(layer, y=y, weight=weight, bias=bias)
+
+
+def folded_before(layer: Affine, norm: Standing) -> Affine:
+    """One affine layer in place of a BatchNorm and the affine layer behind it: W (scale * x + shift) + b.
+
+    A padded convolution sees no shift beyond the border, so that the new bias is a map over the positions.
+    """
+    x, w = norm.x, layer.weight
+    if layer.channel_dim % x.ndim != 1:
+        return layer
+    weight = scaled(w, norm.scale, 1 - layer.out_dim, layer.groups)
+    constant = norm.shift.view(1, -1, *(1,) * (x.ndim - 2)).expand(1, *x.shape[1:])
+    bias = layer.forward(constant, w, layer.bias)
+    return dataclasses.replace(layer, x=x, weight=weight, bias=bias[0] if bias.ndim == 2 else bias)

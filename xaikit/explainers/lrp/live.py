@@ -1,0 +1,210 @@
+"""zennit, and what its composites mean here; the only module that imports it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core.errors import InvalidTypeError, MissingDependencyError
+from xaikit.explainers.lrp import layers
+
+# Schemas of the compiled operators that torchvision's Python code asks for by name while it is imported.
+TORCHVISION_OPERATORS = ("nms", "qnms")
+TORCHVISION_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+
+@functools.lru_cache(maxsize=1)
+def zennit() -> types.ModuleType:
+    """The zennit package with its submodules.
+
+    Raises:
+        MissingDependencyError: when it cannot be imported, with the cause.
+    """
+    try:
+        return _import_zennit()
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise MissingDependencyError(f"LRP needs zennit, whose import failed: {error!r}") from error
+    except Exception as error:
+        raise MissingDependencyError(
+            f"LRP needs zennit (pip install 'zennit>=0.5.1,<0.6'); its import failed: {error!r}"
+        ) from error
+    # A torchvision whose compiled operators do not match torch (a CUDA build beside a CPU torch, say) fails with
+    # "operator torchvision::nms does not exist". zennit needs its Python classes only, for which the schemas suffice.
+    _define_torchvision_schemas()
+    try:
+        return _import_zennit()
+    except Exception as error:
+        raise MissingDependencyError(f"LRP needs zennit, whose import failed in torchvision: {error!r}") from error
+
+
+def _import_zennit() -> types.ModuleType:
+    import zennit
+    import zennit.canonizers
+    import zennit.composites
+    import zennit.core
+    import zennit.layer
+    import zennit.rules
+    import zennit.types
+
+    return zennit
+
+
+def _define_torchvision_schemas() -> None:
+    for name in TORCHVISION_OPERATORS:
+        # Some of the operators may be there.
+        with contextlib.suppress(RuntimeError):
+            torch.library.define(f"torchvision::{name}", TORCHVISION_SCHEMA)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a composite's hook means for one operation or module.
+
+    Attributes:
+        hook: the hook.
+        divide: (R, y) -> the stand-in for R / y, for hooks that change neither input nor parameters (Epsilon, Norm).
+        make: for hooks on affine operations: the hook and an `Affine` -> the rule for `flow.Ruled`.
+    """
+
+    hook: Any
+    divide: Callable[[Tensor, Tensor], Tensor] | None = None
+    make: Callable[[Any, layers.Affine], Callable[..., Tensor]] | None = None
+
+
+class Rules:
+    """The rules of one composite, given out in the order in which modules and operations run.
+
+    zennit's composites find the first layer by the order of definition; asked in the order of execution, the same
+    composites find the layer that runs first.
+    """
+
+    def __init__(self, composite: Any) -> None:
+        self.composite = composite
+        self.context: dict[Any, Any] = {}
+        self.made: dict[Any, Rule | None] = {}
+
+    def of_module(self, name: str, module: nn.Module) -> Rule | None:
+        """The rule of a module that starts to run."""
+        return self._rule(self.composite.module_map(self.context, name, module))
+
+    def of_operation(self, proxy: type[nn.Module]) -> Rule | None:
+        """The rule of an affine operation outside such a module: the one that a nameless module of its kind gets."""
+        return self._rule(self.composite.module_map(self.context, "", _proxy(proxy)))  # type: ignore[arg-type]
+
+    def of_sum(self) -> Rule | None:
+        """The rule of a sum of two signals, as far as it only stabilises its denominator."""
+        found = self._rule(self.composite.module_map(self.context, "", _sum()))
+        return None if found is None or found.divide is None else found
+
+    def _rule(self, hook: Any) -> Rule | None:
+        if hook not in self.made:
+            self.made[hook] = read(hook)
+        return self.made[hook]
+
+
+@functools.lru_cache(maxsize=16)
+def _proxy(kind: type[nn.Module]) -> nn.Module:
+    sizes = (1, 1) if kind is nn.Linear else (1, 1, 1)
+    return kind(*sizes, device="meta")
+
+
+@functools.lru_cache(maxsize=1)
+def _sum() -> nn.Module:
+    return zennit().layer.Sum()
+
+
+def read(hook: Any) -> Rule | None:
+    """The rule that a hook stands for; None where it passes relevance on as it is, which needs none."""
+    z = zennit()
+    if hook is None or type(hook) is z.rules.Pass:
+        return None
+    if not isinstance(hook, z.core.BasicHook):
+        return Rule(hook)
+    plain = not any(getattr(m, "zero_params", None) for m in hook.param_modifiers)
+    if type(hook) in (z.rules.Epsilon, z.rules.Norm) and plain:
+        return Rule(hook, divide=_division(hook))
+    known = {z.rules.ZPlus: layers.zplus, z.rules.Gamma: layers.two_signs, z.rules.AlphaBeta: layers.two_signs}
+    return Rule(hook, make=known.get(type(hook), layers.any_hook))
+
+
+def _division(hook: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """(R, y) -> R / (y + epsilon * sign(y)), by the hook's own mapper."""
+    return lambda relevance, y: hook.gradient_mapper(relevance, [y])
+
+
+def whole_module(hook: Any, module: nn.Module) -> Callable[..., Tensor]:
+    """The rule of any hook on a module as a whole, whatever it runs inside."""
+    if not isinstance(hook, zennit().core.BasicHook):
+        return lambda x, y, relevance: _foreign(hook, module, x, relevance) / layers.nonzero(x)
+
+    def rule(x: Tensor, _y: Tensor, relevance: Tensor) -> Tensor:
+        def forward(value: Tensor, index: int) -> Tensor:
+            own = {n: layers.parameter(hook, index, p, n) for n, p in module.named_parameters(recurse=False)}
+            with _shadowed(module, own):
+                return module.forward(value)
+
+        return layers.general(hook, forward, x, relevance)
+
+    return rule
+
+
+def _foreign(hook: Any, module: nn.Module, x: Tensor, relevance: Tensor) -> Tensor:
+    """Relevance by a hook that is no BasicHook: it sees the gradient and changes it as it likes."""
+    hook = hook.copy()
+    with torch.enable_grad():
+        value = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+        output = module.forward(value)
+    (gradient,) = torch.autograd.grad(output, value, relevance, create_graph=torch.is_grad_enabled())
+    hook.forward(module, (x,), output)
+    hook.pre_backward(module, (gradient,), (relevance,))
+    changed = hook.backward(module, (gradient,), (relevance,))
+    return gradient if changed is None else changed[0]
+
+
+@contextlib.contextmanager
+def _shadowed(module: nn.Module, tensors: dict[str, Tensor | None]) -> Iterator[None]:
+    """While active, the module sees other tensors under its parameters' names; the parameters stay where they are."""
+    kept = {name: module.__dict__[name] for name in tensors if name in module.__dict__}
+    try:
+        module.__dict__.update(tensors)
+        yield
+    finally:
+        for name in tensors:
+            module.__dict__.pop(name, None)
+        module.__dict__.update(kept)
+
+
+@contextlib.contextmanager
+def canonized(model: nn.Module, canonizers: Sequence[Any]) -> Iterator[None]:
+    """Apply zennit canonizers for a while, but not the merging of BatchNorm: it is folded here, differentiably."""
+    applied: list[Any] = []
+    try:
+        for canonizer in canonizers:
+            for single in _flat(canonizer):
+                applied += single.apply(model)
+        yield
+    finally:
+        for instance in reversed(applied):
+            instance.remove()
+
+
+def _flat(canonizer: Any) -> Iterator[Any]:
+    z = zennit().canonizers
+    if inspect.isclass(canonizer):
+        canonizer = canonizer()
+    if not isinstance(canonizer, z.Canonizer):
+        raise InvalidTypeError(f"zennit_canonizers takes zennit.canonizers.Canonizer objects, got {canonizer!r}")
+    if isinstance(canonizer, z.CompositeCanonizer):
+        for part in canonizer.canonizers:
+            yield from _flat(part)
+    elif not isinstance(canonizer, z.MergeBatchNorm):
+        yield canonizer

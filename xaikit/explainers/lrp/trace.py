@@ -1,0 +1,164 @@
+"""One forward pass of an unmodified model, watched: every operation on the explained input gets its relevance rule.
+
+Modules are watched for the rules that a composite gives them; what runs inside and between them is seen by a
+`TorchFunctionMode`. Nothing is set on the model or on a tensor, and nothing is traced ahead of time, so branches that
+depend on the data, reused modules and tied weights need no care.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
+
+from xaikit.core.errors import UnsupportedOperationError
+from xaikit.explainers.lrp import affine, attention, norms  # noqa: F401  (they fill the table of rules)
+from xaikit.explainers.lrp.flow import Flow, Output, Ruled
+from xaikit.explainers.lrp.live import Rule, Rules, whole_module
+from xaikit.explainers.lrp.marks import PLAIN, Mark
+from xaikit.explainers.lrp.operations import apply_rule
+
+AFFINE_MODULES = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+class Trace(TorchFunctionMode):
+    """Puts relevance rules into the autograd graph of one forward pass.
+
+    Args:
+        rules: which rule each module and each functional operation gets.
+        flow: the switch between relevance and true gradient.
+        attn: AttnLRP's rules for attention: relevance also to the factor that is a gate, and through the softmax.
+    """
+
+    def __init__(self, rules: Rules, flow: Flow, *, attn: bool = False) -> None:
+        super().__init__()
+        self.rules, self.flow, self.attn = rules, flow, attn
+        self.marks: Any = WeakIdKeyDictionary()
+        self.running: list[tuple[nn.Module, Rule | None]] = []
+        self.unknown: dict[str, str] = {}
+
+    # ------------------------------------------------------------------ the pass
+
+    def watched(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """`forward(inputs, samples)` of the model, with rules; a softmax at the end is left out."""
+
+        def run(inputs: Sequence[Tensor], samples: Tensor | None) -> Any:
+            for x in inputs:
+                self.mark(x)
+            with self._modules(model), self:
+                output = forward(inputs, samples)
+            self._report()
+            return tree_map_only(Tensor, self._explained, output)
+
+        return run
+
+    def _explained(self, output: Tensor) -> Tensor:
+        mark = self.marks.get(output)
+        if mark is not None and mark.logits is not None:
+            warnings.warn("the model ends in a softmax: LRP explains the logits before it", stacklevel=2)
+            return mark.logits
+        return output
+
+    def _report(self) -> None:
+        if self.unknown:
+            named = ", ".join(f"{op}{f' (in {where})' if where else ''}" for op, where in self.unknown.items())
+            warnings.warn(
+                f"LRP has no rule for: {named}; relevance follows the plain gradient there and may not be conserved",
+                stacklevel=2,
+            )
+
+    @contextmanager
+    def _modules(self, model: nn.Module) -> Iterator[None]:
+        """Know which module runs, and ask for its rule when it starts: rules for a first layer go by execution."""
+        names = {module: name for name, module in model.named_modules()}
+        handles = []
+
+        def enter(module: nn.Module, _args: Any) -> None:
+            self.running.append((module, self.rules.of_module(names[module], module)))
+
+        def leave(module: nn.Module, args: Any, output: Any) -> Any:
+            _, rule = self.running.pop()
+            return self._ruled_module(module, rule, args, output)
+
+        try:
+            for module in names:
+                handles.append(module.register_forward_pre_hook(enter))
+                handles.append(module.register_forward_hook(leave))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.running.clear()
+
+    @property
+    def where(self) -> str:
+        """The module that runs now, for messages."""
+        return type(self.running[-1][0]).__name__ if self.running else ""
+
+    def layer_rule(self, proxy: type[nn.Module]) -> Rule | None:
+        """The rule of an affine operation: its module's, or the one that its kind of module would get."""
+        if self.running and isinstance(self.running[-1][0], AFFINE_MODULES):
+            return self.running[-1][1]
+        return self.rules.of_operation(proxy)
+
+    def _ruled_module(self, module: nn.Module, rule: Rule | None, args: Any, output: Any) -> Any:
+        """A rule for a module as a whole, where it is no affine operation."""
+        if rule is None or not self.is_live(output):
+            return None
+        if isinstance(module, AFFINE_MODULES) and (rule.divide is not None or rule.make is not None):
+            return None
+        if rule.divide is not None:
+            return self.mark(Output.apply(output, rule.divide, self.flow), self.marks[output])
+        x = args[0] if args else None
+        if not self.is_live(x):
+            kinds = type(rule.hook).__name__, type(module).__name__
+            raise UnsupportedOperationError(
+                f"the rule {kinds[0]} needs a module that takes a tensor first; {kinds[1]} does not"
+            )
+        return self.mark(Ruled.apply(x, output, whole_module(rule.hook, module), self.flow))
+
+    # ------------------------------------------------------------------ operations
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation; where it touches the explained input, with its rule."""
+        kwargs = kwargs or {}
+        if not self.live(args, kwargs):
+            return func(*args, **kwargs)
+        return apply_rule(self, func, args, kwargs)
+
+    def live(self, *where: Any) -> list[Tensor]:
+        """The tensors among some arguments that depend on the explained input."""
+        found: list[Tensor] = []
+        for item in where:
+            if isinstance(item, Tensor):
+                if item in self.marks:
+                    found.append(item)
+            elif isinstance(item, (tuple, list)):
+                found += self.live(*item)
+            elif isinstance(item, dict):
+                found += self.live(*item.values())
+        return found
+
+    def is_live(self, x: Any) -> bool:
+        """Whether x is a tensor that depends on the explained input."""
+        return isinstance(x, Tensor) and x in self.marks
+
+    def gate(self, x: Any) -> bool:
+        """Whether x is known to be a gate."""
+        return self.is_live(x) and self.marks[x].gate
+
+    def mark(self, output: Any, mark: Mark = PLAIN) -> Any:
+        """Remember that a result depends on the explained input; what has no gradient does not."""
+        if isinstance(output, Tensor):
+            if output.requires_grad:
+                self.marks[output] = mark
+        elif isinstance(output, (tuple, list)):
+            for item in output:
+                self.mark(item, mark)
+        return output

@@ -1,0 +1,300 @@
+"""Figures of attributions: images, series, tables, and grids of several explainers.
+
+Every function returns a `matplotlib.figure.Figure` and none touches pyplot, so they work without a display, in
+threads, and leave no figure open. A figure saves itself: ``figure.savefig("map.png")``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from xaikit.core import Attribution
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+
+Array = NDArray[Any]
+
+KINDS = {2: "tabular", 3: "series", 4: "image"}  # by the number of axes of a batch
+SIGNED, UNSIGNED = "RdBu_r", "inferno"
+POSITIVE, NEGATIVE = "#b2182b", "#2166ac"  # the ends of RdBu, for bars and outlines of the same meaning
+MAX_SAMPLES, MAX_CHANNELS, MAX_FEATURES = 8, 6, 20
+QUANTILE = 0.995  # of |values|, where an image's colours end: a few extreme pixels must not blank the rest
+
+
+def plot(
+    attribution: Attribution,
+    inputs: Any = None,
+    *,
+    samples: int | Sequence[int] | None = None,
+    kind: str | None = None,
+    part: int | str | None = None,
+    names: Sequence[str] | None = None,
+    outline: Any = None,
+) -> Figure:
+    """One row (image), one block (series) or one panel of bars (tabular) for each sample.
+
+    Args:
+        attribution: what `Explainer.explain` returned.
+        inputs: what was explained, to be drawn beside and under the attribution.
+        samples: which samples; None draws the first eight.
+        kind: "image" (N, C, H, W), "series" (N, C, T) or "tabular" (N, F); None goes by the number of axes.
+        part: which tensor, where inputs are a tuple or a dict.
+        names: of the features (tabular) or the channels (series).
+        outline: a map (H, W), 1 inside, whose border is drawn on images.
+
+    Raises:
+        InvalidInputError: for values that no kind fits, or inputs of another shape.
+        InvalidTypeError: for anything but an attribution.
+        UnknownNameError: for a part that is not there.
+    """
+    if not isinstance(attribution, Attribution):
+        raise InvalidTypeError(f"plot takes the Attribution that explain() returns, got {type(attribution).__name__}")
+    values = _array(_pick(attribution.values, part, "the attribution"))
+    given = None if inputs is None else _array(_pick(inputs, part, "inputs"))
+    if given is not None and (len(given) != len(values) or given.ndim != values.ndim):
+        raise InvalidInputError(f"inputs must fit the attribution {values.shape}, got {given.shape}")
+    chosen = _choose(samples, len(values))
+    titles = [_title(attribution, i) for i in chosen]
+    picked = None if given is None else given[chosen]
+    match kind or KINDS.get(values.ndim):
+        case "image" if values.ndim in (3, 4):
+            return _images(values[chosen], picked, titles, outline)
+        case "series" if values.ndim in (2, 3):
+            return _series(values[chosen], picked, titles, names)
+        case "tabular":
+            return _bars(values[chosen], picked, titles, names)
+    allowed = ", ".join(f"{name!r} ({axes} axes)" for axes, name in KINDS.items())
+    raise InvalidInputError(f"an attribution of shape {values.shape} is not drawn as {kind!r}; kinds are {allowed}")
+
+
+def comparison(
+    attributions: Mapping[str, Any],
+    inputs: Any,
+    *,
+    labels: Sequence[str] | None = None,
+    samples: int | Sequence[int] | None = None,
+    outline: Any = None,
+) -> Figure:
+    """A grid of images: one row for each sample, the input first, then one column for each explainer.
+
+    Every map has its own colour scale, from minus to plus its largest absolute value, since relevances of different
+    explainers differ by orders of magnitude.
+
+    Args:
+        attributions: by column title; attributions or plain tensors (N, C, H, W).
+        inputs: images (N, C, H, W).
+        labels: a word for each sample.
+        samples: which samples; None draws the first eight.
+        outline: a map (H, W), 1 inside, whose border is drawn on every image.
+    """
+    images = _array(inputs)
+    columns = {
+        name: _array(a.values if isinstance(a, Attribution) else _pick(a, None, name))
+        for name, a in attributions.items()
+    }
+    for name, values in columns.items():
+        if len(values) != len(images):
+            raise InvalidInputError(f"{name!r} has {len(values)} samples, the inputs have {len(images)}")
+    chosen = _choose(samples, len(images))
+    signs = [s for s in (True, False) if any(bool((v[chosen] < 0).any()) == s for v in columns.values())]
+    figure, grid = _grid(len(chosen), 1 + len(columns), width=1.7, height=1.75, beside=0.9 * len(signs))
+    for row, i in zip(grid, chosen, strict=True):
+        _show_input(row[0], images[i])
+        row[0].set_ylabel(str(i) if labels is None else labels[i])
+        for axes, values in zip(row[1:], columns.values(), strict=True):
+            _overlay(axes, values[i], images[i])
+        for axes in row:
+            _draw_outline(axes, outline, images[i].shape[-2:])
+    for axes, name in zip(grid[0], ["input", *columns], strict=True):
+        axes.set_title(name, fontsize=9)
+    for sign in signs:
+        colours = ScalarMappable(Normalize(-1 if sign else 0, 1), SIGNED if sign else UNSIGNED)
+        bar = figure.colorbar(colours, ax=grid, shrink=0.6)
+        bar.set_ticks([-1 if sign else 0, 1], labels=["against", "for"] if sign else ["none", "most"])
+    return figure
+
+
+def grouped_bars(table: Mapping[str, Mapping[str, float]], *, title: str = "", percent: bool = True) -> Figure:
+    """Bars of `table[series][group]`, grouped, each with its number."""
+    groups = list(dict.fromkeys(group for row in table.values() for group in row))
+    figure = Figure(figsize=(1.5 + 0.42 * len(groups) * (len(table) + 1), 3.6), layout="constrained")
+    axes = figure.subplots()
+    width = 0.84 / len(table)
+    for k, (name, row) in enumerate(table.items()):
+        places = np.arange(len(groups)) + (k - (len(table) - 1) / 2) * width
+        bars = axes.bar(places, [row.get(g, np.nan) for g in groups], width * 0.94, label=name)
+        axes.bar_label(bars, fmt=(lambda v: f"{100 * v:.0f}") if percent else "{:.2g}", fontsize=7)
+    axes.set_xticks(range(len(groups)), groups)
+    if percent:
+        axes.set_ylim(0, 1.08)
+        axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title)
+    figure.legend(loc="outside lower center", ncols=min(3, len(table)), frameon=False, fontsize=8)
+    return figure
+
+
+# ---------------------------------------------------------------------- one kind each
+
+
+def _images(values: Array, inputs: Array | None, titles: Sequence[str], outline: Any) -> Figure:
+    columns = 1 if inputs is None else 2
+    figure, grid = _grid(len(values), columns, width=3.0, height=2.7)
+    for i, row in enumerate(grid):
+        image = None if inputs is None else inputs[i]
+        if image is not None:
+            _show_input(row[0], image)
+        drawn = _overlay(row[-1], values[i], image)
+        figure.colorbar(drawn, ax=row[-1], shrink=0.85, extend="both" if drawn.norm.vmin else "max")
+        row[0].set_title(titles[i], loc="left", fontsize=9)
+        for axes in row:
+            _draw_outline(axes, outline, values[i].shape[-2:])
+    return figure
+
+
+def _series(values: Array, inputs: Array | None, titles: Sequence[str], names: Sequence[str] | None) -> Figure:
+    """The attribution as colour behind the curve; the channels with the most of it, where there are many."""
+    values = values[:, None] if values.ndim == 2 else values
+    inputs = inputs[:, None] if inputs is not None and inputs.ndim == 2 else inputs
+    shown = min(values.shape[1], MAX_CHANNELS)
+    figure, grid = _grid(len(values) * shown, 1, width=7.0, height=1.3 if shown > 1 else 1.8)
+    for i, value in enumerate(values):
+        channels = np.sort(np.argsort(-np.abs(value).sum(1), kind="stable")[:shown])
+        norm, colours = _scale(value, 1.0)
+        for axes, channel in zip(grid[i * shown : (i + 1) * shown, 0], channels, strict=True):
+            curve = value[channel] if inputs is None else inputs[i, channel]
+            low, high = float(curve.min()), float(curve.max())
+            margin = 0.08 * (high - low) or 1.0
+            frame = (-0.5, len(curve) - 0.5, low - margin, high + margin)
+            drawn = axes.imshow(value[channel][None], colours, norm, aspect="auto", extent=frame, interpolation="none")
+            axes.plot(np.arange(len(curve)), curve, color="black", linewidth=1)
+            axes.set_ylabel(f"channel {channel}" if names is None else names[channel], fontsize=8)
+        grid[i * shown, 0].set_title(titles[i], loc="left", fontsize=9)
+        figure.colorbar(drawn, ax=list(grid[i * shown : (i + 1) * shown, 0]))
+    return figure
+
+
+def _bars(values: Array, inputs: Array | None, titles: Sequence[str], names: Sequence[str] | None) -> Figure:
+    """The features with the largest attributions, largest on top."""
+    values = values.reshape(len(values), -1)
+    inputs = None if inputs is None else inputs.reshape(len(inputs), -1)
+    if names is not None and len(names) != values.shape[1]:
+        raise InvalidInputError(f"names must name {values.shape[1]} features, got {len(names)}")
+    shown = min(values.shape[1], MAX_FEATURES)
+    figure, grid = _grid(len(values), 1, width=6.0, height=0.7 + 0.24 * shown)
+    for i, (axes, value) in enumerate(zip(grid[:, 0], values, strict=True)):
+        order = np.argsort(-np.abs(value), kind="stable")[:shown]
+        words = [f"feature {j}" if names is None else names[j] for j in order]
+        if inputs is not None:
+            words = [f"{word} = {inputs[i, j]:.4g}" for word, j in zip(words, order, strict=True)]
+        axes.barh(range(shown), value[order], color=np.where(value[order] < 0, NEGATIVE, POSITIVE))
+        axes.set_yticks(range(shown), words, fontsize=8)
+        axes.invert_yaxis()
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(titles[i], loc="left", fontsize=9)
+    return figure
+
+
+# ---------------------------------------------------------------------- parts
+
+
+def _grid(rows: int, columns: int, *, width: float, height: float, beside: float = 0.6) -> tuple[Figure, Any]:
+    """Axes in a grid; `beside` inches are left for colour bars."""
+    figure = Figure(figsize=(columns * width + beside, rows * height + 0.3), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _scale(values: Array, quantile: float = QUANTILE) -> tuple[Normalize, str]:
+    """Colours centred at 0 for values of both signs; from 0 upwards for others."""
+    size = np.abs(values)
+    end = float(np.quantile(size, quantile)) or float(size.max()) or 1.0
+    return (Normalize(-end, end), SIGNED) if (values < 0).any() else (Normalize(0, end), UNSIGNED)
+
+
+def _show_input(axes: Axes, image: Array) -> None:
+    """An image in its own colours (three channels) or in grey, its range stretched to what can be shown."""
+    image = image[None] if image.ndim == 2 else image
+    image = image if image.shape[0] in (1, 3) else image.mean(0, keepdims=True)
+    span = float(image.max() - image.min()) or 1.0
+    pixels = ((image - image.min()) / span).transpose(1, 2, 0)
+    axes.imshow(pixels.repeat(3 // pixels.shape[2], axis=2), interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _overlay(axes: Axes, values: Array, image: Array | None) -> Any:
+    """The attribution, channels summed; over an image the small values let it shine through."""
+    flat = values.sum(0) if values.ndim == 3 else values
+    norm, colours = _scale(flat)
+    opacity: Any = None
+    if image is not None:
+        grey = image.mean(0, keepdims=True) if image.ndim == 3 else image
+        _show_input(axes, grey)
+        opacity = 0.25 + 0.75 * np.clip(np.abs(flat) / norm.vmax, 0, 1)
+    height, width = (flat if image is None else image).shape[-2:]
+    frame = (-0.5, width - 0.5, height - 0.5, -0.5)
+    drawn = axes.imshow(flat, colours, norm, alpha=opacity, extent=frame, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return drawn
+
+
+def _draw_outline(axes: Axes, outline: Any, shape: tuple[int, ...]) -> None:
+    if outline is None:
+        return
+    inside = _array(outline) > 0.5
+    if inside.shape != shape:
+        raise InvalidInputError(f"outline must be a map of shape {shape}, got {inside.shape}")
+    # Segments between a pixel inside and a neighbour outside: exact on the pixel grid, where a contour would cut.
+    padded = np.pad(inside, 1)
+    across, along = np.argwhere(padded[:, 1:] != padded[:, :-1]), np.argwhere(padded[1:] != padded[:-1])
+    style: dict[str, Any] = {"colors": "#2ca02c", "linewidth": 1.2, "clip_on": False, "zorder": 3}
+    axes.vlines(across[:, 1] - 0.5, across[:, 0] - 1.5, across[:, 0] - 0.5, **style)
+    axes.hlines(along[:, 0] - 0.5, along[:, 1] - 1.5, along[:, 1] - 0.5, **style)
+
+
+def _title(attribution: Attribution, sample: int) -> str:
+    targets = attribution.targets
+    target = targets[sample] if isinstance(targets, Sequence) else targets
+    words = [str(attribution.spec.get("name", "attribution"))]
+    if target is not None:
+        words.append(f"class {target}")
+    if attribution.scores is not None:
+        words.append(f"score {float(attribution.scores[sample]):.3g}")
+    return ", ".join(words)
+
+
+def _choose(samples: int | Sequence[int] | None, n: int) -> list[int]:
+    chosen = list(range(min(n, MAX_SAMPLES))) if samples is None else [samples] if isinstance(samples, int) else samples
+    for i in chosen:
+        if not -n <= i < n:
+            raise InvalidInputError(f"samples must lie in 0..{n - 1}, got {i}")
+    if not chosen:
+        raise InvalidInputError("no sample to draw")
+    return [i % n for i in chosen]
+
+
+def _pick(values: Any, part: int | str | None, what: str) -> Any:
+    """The tensor itself, or the named one of a tuple or dict."""
+    if isinstance(values, (tuple, list)):
+        values = dict(enumerate(values))
+    if not isinstance(values, Mapping):
+        return values
+    part = next(iter(values)) if part is None and len(values) == 1 else part
+    if part not in values:
+        raise UnknownNameError(f"{what}: one of several tensors is drawn; name it with part=, one of {list(values)}")
+    return values[part]
+
+
+def _array(values: Any) -> Array:
+    tensor = torch.as_tensor(values).detach().cpu()
+    return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
