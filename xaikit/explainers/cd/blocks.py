@@ -1,8 +1,8 @@
 """Elementwise work on large parts, block by block.
 
-A rule takes about ten elementwise steps where the model takes one. On a CPU each step of a large tensor is bound by the
-memory, so that a rule would cost ten times the model's op; blocks that stay in the cache bring that down to two or three.
-Without a graph only: autograd wants whole tensors.
+A rule takes about ten elementwise steps where the model takes one. On a CPU each step of a large tensor is bound by
+the memory, so that a rule would cost ten times the model's op; blocks that stay in the cache bring that down to two or
+three. Without a graph only: autograd wants whole tensors.
 """
 
 from __future__ import annotations
@@ -125,15 +125,20 @@ def share_constant_gradients(
         below = n < low
         gap = gr - gs
         relevant = torch.where(below, share_of, a / d)
-        into += torch.addcmul(gs, relevant, gap).sum_to_size(into.shape) if into.dim() else (gs + relevant * gap).sum()
+        into.add_(summed(torch.addcmul(gs, relevant, gap), into))
         w = (gap * c).div_(d).div_(d)
         torch.addcmul(gr, r.sign().mul_(torch.where(below, (1 - share_of) * d, b)), w, out=out_r)
         torch.addcmul(gs, s.sign().mul_(torch.where(below, share_of * d, a)), w, value=-1, out=out_s)
         if g:
-            g[1].add_(torch.addcmul(out_r * r0, out_s, s0).sum_to_size(g[1].shape))
+            g[1].add_(summed(torch.addcmul(out_r * r0, out_s, s0), g[1]))
             out_r *= g[0]  # noqa: PLW2901
             out_s *= g[0]  # noqa: PLW2901
     return out, d_constant, d_scale
+
+
+def summed(gradient: Tensor, like: Tensor) -> Tensor:
+    """The gradient with respect to an operand that was broadcast."""
+    return gradient.sum_to_size(like.shape) if like.dim() else gradient.sum()
 
 
 def accumulates(cut_shape: torch.Size, value: Tensor) -> bool:

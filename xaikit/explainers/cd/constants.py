@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xaikit.explainers.cd import blocks, shares
+from xaikit.explainers.cd import blocks
 from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed
 from xaikit.explainers.cd.derivatives import ShareConstant
 
@@ -25,11 +25,7 @@ def add_constant(x: Decomposed, constant: Tensor, scale: Tensor | None = None, *
     With `in_place` the parts of x, which nobody else may hold, are overwritten where no graph needs them.
     """
     ndim = max(x.dim(), constant.dim())
-    shape = (
-        x.shape
-        if shares.fits(constant.unsqueeze(0), x.shape[-constant.dim() :] if constant.dim() else ())
-        else torch.broadcast_shapes(x.shape, constant.shape)
-    )
+    shape = torch.broadcast_shapes(x.shape, constant.shape)
     parts = x.aligned_parts(ndim)
     constant = constant.to(parts.dtype)
     if parts.shape[2:] != shape:
@@ -44,7 +40,7 @@ def add_constant(x: Decomposed, constant: Tensor, scale: Tensor | None = None, *
 
 
 def add_graph_constant(x: Decomposed, constant: Tensor) -> Decomposed:
-    """Compute x + constant for a constant met in the graph, which may be an attention mask: both parts get half of its mask."""
+    """Compute x + constant for a constant met in the graph; an attention mask in it goes in halves to the parts."""
     masks = constant <= -ATTENTION_MASK
     if constant.numel() == 0 or not bool(masks.any()):
         return add_constant(x, constant)

@@ -38,6 +38,7 @@ class Decomposed(torch.Tensor):
 
     @staticmethod
     def __new__(cls: type[Decomposed], parts: Tensor, share: Tensor, context: Context) -> Decomposed:
+        """A wrapper of the form of the tensor that the model sees, without storage of its own."""
         return torch.Tensor._make_wrapper_subclass(cls, parts.shape[2:], dtype=parts.dtype, device=parts.device)
 
     def __init__(self, parts: Tensor, share: Tensor, context: Context) -> None:
@@ -138,12 +139,12 @@ class Decomposed(torch.Tensor):
 
 
 class ShareLostError(UnsupportedOperationError):
-    """The share of each sample could not be followed through an op; the same masks for all samples need no following."""
+    """The share of each sample could not be followed through an op; masks that all samples share need no following."""
 
     def __init__(self, old: Iterable[int], new: Iterable[int]) -> None:
         super().__init__(
-            f"masks of their own for the samples of a batch cannot be followed from shape {tuple(old)} to {tuple(new)} in "
-            f"{calling_module()}; use masks that all samples share, or one sample at a time"
+            f"masks of their own for the samples of a batch cannot be followed from shape {tuple(old)} to "
+            f"{tuple(new)} in {calling_module()}; use masks that all samples share, or one sample at a time"
         )
 
 
@@ -199,8 +200,8 @@ def missing_rule(function: Any) -> UnsupportedOperationError:
     name = getattr(function, "__name__", str(function))
     if isinstance(function, torch.ScriptMethod | torch.ScriptFunction):
         return UnsupportedOperationError(
-            f"contextual decomposition cannot look inside a scripted function (`{name}` in {calling_module()}); pass the "
-            "model as it was before torch.jit.script or torch.jit.trace"
+            f"contextual decomposition cannot look inside a scripted function (`{name}` in {calling_module()}); pass "
+            "the model as it was before torch.jit.script or torch.jit.trace"
         )
     return UnsupportedOperationError(
         f"contextual decomposition has no rule for `{name}`, called in {calling_module()}; register one with "
@@ -270,7 +271,7 @@ def constant_like(value: Any, like: Decomposed) -> Decomposed:
 
 
 def as_constant(value: Any, like: Decomposed) -> Tensor:
-    """A number or a plain tensor as a floating-point tensor; a number takes the dtype of the decomposed tensor it meets."""
+    """A number or plain tensor as a floating-point tensor; a number takes the dtype of the tensor that it meets."""
     if isinstance(value, Tensor):
         return value if value.is_floating_point() else value.to(like.parts.dtype)
     return torch.as_tensor(value, dtype=like.parts.dtype, device=like.parts.device)

@@ -50,14 +50,10 @@ def _share_gradients(
     w = gap * constant / (d * d)
     to_r, to_s = torch.where(below, (1 - u) * d, b), torch.where(below, u * d, a)
     inner = torch.stack([grad[0] + r.sign() * to_r * w, grad[1] - s.sign() * to_s * w])
-    d_constant = _summed(grad[1] + torch.where(below, u.expand_as(d), a / d) * gap, constant)
+    d_constant = blocks.summed(grad[1] + torch.where(below, u.expand_as(d), a / d) * gap, constant)
     d_share = ((d - n) * (constant / d) * gap).sum_to_size(u.shape).reshape(share.shape)
-    d_scale = None if scale is None else _summed(inner * parts, scale)
+    d_scale = None if scale is None else blocks.summed(inner * parts, scale)
     return inner if scale is None else inner * scale, d_constant, d_share, d_scale, None
-
-
-def _summed(gradient: Tensor, like: Tensor) -> Tensor:
-    return gradient.sum_to_size(like.shape) if like.dim() else gradient.sum()
 
 
 class SplitSymmetric(torch.autograd.Function):

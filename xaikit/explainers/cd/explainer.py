@@ -68,7 +68,7 @@ class ContextualDecomposition(Explainer):
             inputs: a tensor (N, ...) of numbers or of token ids, or a tuple or dict of them.
             masks: in [0, 1], 1 for what is relevant: (M, ...) broadcasting over the batch, or (M, N, ...) with one for
                 each sample. For several inputs a tuple, with None for an input that is to count as a constant.
-            relevant: instead of masks, the relevant part itself: x = relevant + rest, shaped as the input or (M, N, ...).
+            relevant: instead of masks, the relevant part itself, of x = relevant + rest, as (N, ...) or (M, N, ...).
             step_masks: (M, T), the steps of an LSTM whose constant is relevant, by default those with relevant inputs.
             create_graph: keep the result differentiable with respect to parameters and inputs.
 

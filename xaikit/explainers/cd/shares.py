@@ -1,8 +1,8 @@
 """The undecided share: how much of a constant is relevant where neither part decides.
 
 It has one value per mask, shape (masks,), or, where the samples of a batch have masks of their own, one value per mask
-and sample, shape (masks, *dims) with the sizes of the tensor it belongs to or 1. The second form has to follow the batch
-axis through reshapes and permutations; these helpers do that without ever expanding it to the size of the tensor.
+and sample, shape (masks, *dims) with the sizes of the tensor it belongs to or 1. The second form has to follow the
+batch axis through reshapes and permutations; these helpers do that without ever expanding it to the size of the tensor.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def restructured(share: Tensor, shape: Sequence[int], change: Callable[[Tensor],
 def reshaped(share: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
     """The share after its tensor was reshaped from one shape to another.
 
-    Both shapes are cut into the shortest runs of dimensions with equal products; a run along which the share is constant
-    stays constant, and only the others are expanded.
+    Both shapes are cut into the shortest runs of dimensions with equal products; a run along which the share is
+    constant stays constant, and only the others are expanded.
     """
     if is_uniform(share):
         return share

@@ -55,14 +55,15 @@ class Split:
         """
         if not isinstance(part, Tensor) or not x.is_floating_point():
             raise InvalidTypeError(
-                f"an additive relevant part is a tensor beside a floating-point input, got {type(part).__name__} beside "
+                f"an additive relevant part is a tensor beside a float input, got {type(part).__name__} beside "
                 f"{x.dtype}; tokens take masks"
             )
         values = part.to(x.device, x.dtype)
         values = values.unsqueeze(0) if values.dim() == x.dim() else values
         if values.shape[1:] != x.shape or len(values) == 0:
             raise InvalidInputError(
-                f"the relevant part must have the shape of the input, {tuple(x.shape)}, or (M, *that), got {tuple(part.shape)}"
+                f"the relevant part must have the shape of the input, {tuple(x.shape)}, or (M, *that), "
+                f"got {tuple(part.shape)}"
             )
         return cls(values, additive=True)
 

@@ -53,10 +53,11 @@ def activation(x: Decomposed, function: Function, *, fixed: bool = True) -> Deco
 
 
 ELEMENTWISE = (
-    "relu", "gelu", "silu", "tanh", "hardswish", "relu6", "leaky_relu", "elu", "selu", "celu", "mish", "abs", "absolute",
-    "__abs__", "softsign", "hardshrink", "softshrink", "tanhshrink", "rrelu", "erf", "sin", "atan", "arctan", "asinh", "sinh",
-    "tan", "expm1", "log1p", "arcsinh", "sigmoid", "hardsigmoid", "logsigmoid", "softplus", "exp", "exp2", "cos", "cosh",
-    "threshold", "hardtanh", "expit", "erfc",
+    "relu", "gelu", "silu", "tanh", "hardswish", "relu6", "leaky_relu", "elu", "selu", "celu", "mish", "abs",
+    "absolute", "__abs__", "softsign", "hardshrink", "softshrink", "tanhshrink", "rrelu", "erf", "sin", "atan",
+    "arctan", "asinh",
+    "sinh", "tan", "expm1", "log1p", "arcsinh", "sigmoid", "hardsigmoid", "logsigmoid", "softplus", "exp", "exp2",
+    "cos", "cosh", "threshold", "hardtanh", "expit", "erfc",
 )  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def exponential(function: Any, input: Decomposed, base: Any) -> Decomposed:
 
 @cd_rule(*named("softmax", "softmin"))
 def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any, **kwargs: Any) -> Decomposed:
-    """The gain over the softmax of zeros is split, that of zeros is shared; masked positions are masked in each of them.
+    """The gain over the softmax of zeros is split, that of zeros is shared; masked positions are masked in each.
 
     An attention mask stands in both parts by halves, so that each part by itself is masked too.
     """

@@ -15,7 +15,7 @@ from xaikit.explainers.cd.registry import cd_rule, named
 
 @cd_rule(*named("einsum"))
 def einsum(function: Any, equation: str, *operands: Any) -> Decomposed:
-    """A sum of products of one or two operands; with two decomposed ones each cross term goes in halves to the parts."""
+    """A sum of products of one or two operands; with two decomposed ones a cross term goes in halves to the parts."""
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
         operands = tuple(operands[0])
     if len(operands) > 2:

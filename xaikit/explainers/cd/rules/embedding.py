@@ -32,7 +32,8 @@ class MaskedTokens(torch.Tensor):
     context: Context
 
     @staticmethod
-    def __new__(cls, ids: Tensor, masks: Tensor, share: Tensor, context: Context) -> MaskedTokens:
+    def __new__(cls: type[MaskedTokens], ids: Tensor, masks: Tensor, share: Tensor, context: Context) -> MaskedTokens:
+        """The ids under another type."""
         return torch.Tensor._make_subclass(cls, ids)
 
     def __init__(self, ids: Tensor, masks: Tensor, share: Tensor, context: Context) -> None:
@@ -97,8 +98,8 @@ def embedding_bag(input: Any, weight: Tensor, offsets: Any = None, *args: Any, *
     mode = kwargs.get("mode", args[3] if len(args) > 3 else "mean")
     if input.ids.dim() != 2 or offsets is not None or mode == "max" or kwargs.get("per_sample_weights") is not None:
         raise UnsupportedOperationError(
-            "contextual decomposition of an embedding bag takes ids of shape (batch, tokens), mode 'sum' or 'mean', without "
-            f"offsets or weights; the ids have shape {tuple(input.ids.shape)} and the mode is {mode!r}"
+            "contextual decomposition of an embedding bag takes ids of shape (batch, tokens), mode 'sum' or 'mean', "
+            f"without offsets or weights; the ids have shape {tuple(input.ids.shape)} and the mode is {mode!r}"
         )
     values = embedding(input, weight)
     return values.sum(1) if mode == "sum" else values.mean(1)

@@ -5,8 +5,9 @@ The pre-activation of a gate is r + s + b. A function f of it is split in three,
     F_r = ((f(r + b) - f(b)) + (f(r + s + b) - f(s + b))) / 2,   F_s likewise,   F_b = f(b),
 
 so that the input to the cell, i g, and what the cell keeps, f c, are sums of products of such terms. A product of a
-relevant and an irrelevant term is irrelevant in the published rules, and goes in halves to both in the symmetric ones. The
-constant i_b g_b of a step is relevant as far as the input of that step is (or as `Context.step_masks` says). The output gate is not split.
+relevant and an irrelevant term is irrelevant in the published rules, and goes in halves to both in the symmetric ones.
+The constant i_b g_b of a step is relevant as far as the input of that step is (or as `Context.step_masks` says). The
+output gate is not split.
 """
 
 from __future__ import annotations
@@ -46,10 +47,9 @@ def lstm_steps(
 
 
 def _gates(pre_activation: Tensor) -> tuple[Tensor, Tensor]:
-    """Input, forget and output gate in one tensor, and the cell gate, of pre-activations in torch's order i, f, g, o."""
-    inner, cell, outer = pre_activation.tensor_split(
-        [pre_activation.shape[-1] // 2, pre_activation.shape[-1] * 3 // 4], -1
-    )
+    """Input, forget and output gate in one tensor, and the cell gate, of pre-activations in the order i, f, g, o."""
+    size = pre_activation.shape[-1] // 4
+    inner, cell, outer = pre_activation.split([2 * size, size, size], -1)
     return torch.sigmoid(torch.cat([inner, outer], -1)), torch.tanh(cell)
 
 

@@ -12,8 +12,9 @@ from xaikit.explainers.cd.registry import cd_rule, named
 
 
 @cd_rule(*named(
-    "size", "dim", "ndimension", "numel", "nelement", "is_floating_point", "is_complex", "stride", "__len__", "is_contiguous",
-    "get_device", "element_size", "storage_offset", "is_nested", "is_same_size", "result_type", "can_cast", "is_tensor",
+    "size", "dim", "ndimension", "numel", "nelement", "is_floating_point", "is_complex", "stride", "__len__",
+    "is_contiguous", "get_device", "element_size", "storage_offset", "is_nested", "is_same_size", "result_type",
+    "can_cast", "is_tensor",
     "is_signed", "is_inference", "is_neg", "is_conj",
 ))  # fmt: skip
 def form(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -29,8 +30,8 @@ def identity(function: Any, value: Decomposed) -> int:
 
 
 @cd_rule(*named(
-    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros", "new_ones",
-    "new_full", "new_empty", "new_tensor",
+    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros",
+    "new_ones", "new_full", "new_empty", "new_tensor",
 ))  # fmt: skip
 def new_constant(function: Any, *args: Any, **kwargs: Any) -> Any:
     """A new tensor of the form of a given one is a constant."""

@@ -98,7 +98,7 @@ def batch_norm(  # noqa: PLR0913, PLR0917  the signature is torch's
     eps: float = 1e-5,
     *backend: Any,
 ) -> Decomposed:
-    """Affine: scale g = w / std and constant b - mean g. Without running statistics, those of the total of the batch."""
+    """Affine: scale g = w / std and constant b - mean g. Without running statistics those of the total."""
     mean, variance = running_mean, running_var
     if training or mean is None or variance is None:
         dims = [dim for dim in range(input.dim()) if dim != 1]

@@ -1,4 +1,4 @@
-"""Pooling and selection: averages are linear; a maximum picks the entry of each part where the total has its maximum."""
+"""Pooling and selection: averages are linear; a maximum picks the entry of each part where the total has its own."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ Weights = tuple[Any, Any, Any, Any, Any]
 def packed(function: Any, *args: Any, **kwargs: Any) -> Any:
     """Packed sequences hold the steps of all samples in one dimension."""
     raise UnsupportedOperationError(
-        f"contextual decomposition does not take packed sequences (`{function.__name__}` in {calling_module()}); run the "
-        "recurrent net on the padded batch, and pick the last valid step of its output"
+        f"contextual decomposition does not take packed sequences (`{function.__name__}` in {calling_module()}); run "
+        "the recurrent net on the padded batch, and pick the last valid step of its output"
     )
 
 

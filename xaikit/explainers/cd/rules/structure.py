@@ -290,8 +290,8 @@ def setitem(function: Any, input: Any, index: Any, value: Any) -> None:
     """Write a part of a tensor."""
     if not isinstance(input, Decomposed):
         raise UnsupportedOperationError(
-            f"{IN_PLACE_NEEDS_STORAGE} (indexed assignment in {calling_module()}); collect the pieces with torch.stack or "
-            "torch.cat instead"
+            f"{IN_PLACE_NEEDS_STORAGE} (indexed assignment in {calling_module()}); collect the pieces with torch.stack "
+            "or torch.cat instead"
         )
     index = on_total(index)
     new = input.parts.clone()
