@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast check bench docs clean
+.PHONY: demo test test-fast lint check bench docs clean
 
 demo: $(READY)
 	$(BIN)/xaikit demo --out xaikit-demo
@@ -15,10 +15,12 @@ test: $(READY)
 test-fast: $(READY)
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
-check: $(READY)
+lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n 2
+
+check: lint test
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

@@ -1,3 +1,47 @@
-"""xaikit: find out why a PyTorch model decides as it does, and train it to be right for the right reasons."""
+"""xaikit: find out why a PyTorch model decides as it does, and train it to be right for the right reasons.
+
+Every name below is imported when it is first used; `import xaikit` alone loads neither torch nor anything heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "xaikit.core": (
+        "BASELINES", "EXPLAINERS", "METRICS", "MITIGATORS", "Attribution", "Categorical", "Choice", "Explainer",
+        "Float", "Int", "as_explainer",
+    ),
+    "xaikit.explainers": (
+        "LRP", "CaptumExplainer", "Gradient", "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1",
+        "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
+    ),
+    "xaikit.metrics": ("AbPC", "LeRF", "Metric", "MoRF"),
+    "xaikit.mitigation": ("RRR", "History", "Mitigator"),
+    "xaikit.tuning": ("TuneResult", "tune"),
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from xaikit.core import *  # noqa: F403
+    from xaikit.explainers import *  # noqa: F403
+    from xaikit.metrics import *  # noqa: F403
+    from xaikit.mitigation import *  # noqa: F403
+    from xaikit.tuning import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'xaikit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

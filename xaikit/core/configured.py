@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -50,8 +51,15 @@ class Configured:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)(cls)
-        hints = typing.get_type_hints(cls, include_extras=True)
-        settings = {f.name: _setting(hints[f.name], f.default) for f in dataclasses.fields(cls) if f.name != "model"}  # type: ignore[arg-type]
+        own = _own_hints(cls)
+        settings = dict(cls.SETTINGS)
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if field.name in own:
+                settings[field.name] = _setting(own[field.name], field.default)
+            elif field.name in cls.__dict__ and field.name in settings:
+                # `n_iter = 50` in a subclass, without a new annotation: only the default changes.
+                settings[field.name] = dataclasses.replace(settings[field.name], default=cls.__dict__[field.name])
+        settings.pop("model", None)
         cls.SETTINGS = MappingProxyType(settings)
         cls.TUNABLES = MappingProxyType({n: s.spec for n, s in settings.items() if s.spec and s.spec.tunable})
         cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
@@ -122,6 +130,19 @@ class Configured:
 
     def __hash__(self) -> int:
         return hash((type(self), repr(self)))
+
+
+def _own_hints(cls: type) -> dict[str, Any]:
+    """The annotations written in this class body; strings are evaluated where they were written."""
+    hints = inspect.get_annotations(cls)
+    if not any(isinstance(hint, str) for hint in hints.values()):
+        return hints
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__") != cls.__module__:
+        frame = frame.f_back
+    space = {**vars(sys.modules[cls.__module__]), **({**frame.f_globals, **frame.f_locals} if frame else {})}
+    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return {n: eval(h, space) if isinstance(h, str) else h for n, h in hints.items() if n in fields}
 
 
 def _setting(hint: Any, default: Any) -> Setting:

@@ -185,6 +185,7 @@ class Explainer(Configured, abc.ABC):
 
     # ------------------------------------------------------------------ the template
 
+    @torch.inference_mode(mode=False)
     def _apply(
         self, method: Callable[[Call], tuple[Tensors, ...]], inputs: Any, targets: Any, *, create_graph: bool, seed: int
     ) -> tuple[Any, ...]:

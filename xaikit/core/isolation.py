@@ -24,7 +24,7 @@ def isolated(model: nn.Module, device: torch.device, seed: int) -> Iterator[None
     gpus = [device] if device.type == "cuda" else []
     # cuDNN differentiates a recurrent net in training mode only, and never twice.
     recurrent = bool(gpus) and any(isinstance(m, nn.RNNBase) for m, _ in flags)
-    with torch.inference_mode(False), torch.random.fork_rng(devices=gpus):
+    with torch.random.fork_rng(devices=gpus):
         torch.default_generator.manual_seed(seed)
         if gpus:
             with torch.cuda.device(device):
@@ -131,7 +131,8 @@ def _check_parallel(names: list[str], activations: list[Tensor]) -> None:
         others = [(n, a) for j, (n, a) in enumerate(zip(names, activations, strict=True)) if j != i and a.requires_grad]
         if not later.requires_grad or not others:
             continue
-        grads = torch.autograd.grad(later.sum(), [a for _, a in others], allow_unused=True, retain_graph=True)
+        seed = torch.ones_like(later)
+        grads = torch.autograd.grad(later, [a for _, a in others], seed, allow_unused=True, retain_graph=True)
         for (name, _), g in zip(others, grads, strict=True):
             if g is not None:
                 raise InvalidInputError(f"layer {name!r} feeds layer {names[i]!r}: explain them in separate calls")

@@ -30,6 +30,10 @@ class Spec(BaseModel):
         """Whether a search may vary this setting."""
         return False
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        fields = type(self).model_fields
+        return ((n, v) for n, v in self if n != "kind" and v != fields[n].default)
+
     def check(self, value: Any, where: str) -> Any:
         """Return the value in its normal form, or raise with `where` naming the setting."""
         raise NotImplementedError
@@ -39,14 +43,14 @@ class Number(Spec):
     """What `Float` and `Int` share: the legal range and the search range."""
 
     WORD: ClassVar[str] = "number"
-    low: float | None = None
-    high: float | None = None
-    step: float | None = None
+    low: int | float | None = None
+    high: int | float | None = None
+    step: int | float | None = None
     log: bool = False
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    lt: float | None = None
+    ge: int | float | None = None
+    gt: int | float | None = None
+    le: int | float | None = None
+    lt: int | float | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Number:

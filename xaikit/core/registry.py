@@ -26,14 +26,13 @@ class Registry(Generic[T]):
     Args:
         kind: singular noun for messages; the plural names the entry-point group.
         builtin: package whose import registers our own items; it is imported at the first look-up.
-        coerce: makes an object of a value that is neither name, class, object nor spec (a number for a baseline).
     """
 
-    def __init__(self, kind: str, builtin: str, *, coerce: Callable[[Any], T | None] | None = None) -> None:
+    def __init__(self, kind: str, builtin: str) -> None:
         self.kind = kind
         self.group = f"xaikit.{kind.replace(' ', '_')}s"
         self._builtin = builtin
-        self._coerce = coerce
+        self._coerce: Callable[[Any], T | None] | None = None
         self._items: dict[str, type[T]] = {}
         self._loaded = False
 
@@ -57,6 +56,11 @@ class Registry(Generic[T]):
             return cls
 
         return add
+
+    def coerce(self, make: Callable[[Any], T | None]) -> Callable[[Any], T | None]:
+        """Decorator for the function that makes an object of other values (a number for a baseline), or None."""
+        self._coerce = make
+        return make
 
     def get(self, name: str) -> type[T]:
         """The class of that name.

@@ -1,9 +1,13 @@
 """The explainers, one file per family. A new one is one file, one decorator, one line here."""
 
+from xaikit.explainers import captum_methods
+from xaikit.explainers.captum_explainer import CaptumExplainer
+from xaikit.explainers.cd.explainer import ContextualDecomposition
 from xaikit.explainers.gradient import Gradient, GradientXInput
 from xaikit.explainers.integrated_gradients import IntegratedGradients
 from xaikit.explainers.lrp import (
     LRP,
+    AttnLRP,
     LRPEpsilonAlpha2Beta1,
     LRPEpsilonGammaBox,
     LRPEpsilonPlus,
@@ -13,6 +17,9 @@ from xaikit.explainers.smoothgrad import SmoothGrad, VarGrad
 
 __all__ = [
     "LRP",
+    "AttnLRP",
+    "CaptumExplainer",
+    "ContextualDecomposition",
     "Gradient",
     "GradientXInput",
     "IntegratedGradients",
@@ -22,4 +29,5 @@ __all__ = [
     "LRPUniformEpsilon",
     "SmoothGrad",
     "VarGrad",
+    "captum_methods",
 ]

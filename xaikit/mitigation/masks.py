@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -13,15 +12,12 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import Tensors, flatten
 
 
-def check_mask(mask: Any, n: int | None = None) -> Tensor:
+def check_mask(mask: Any) -> Tensor:
     """The mask as a floating-point tensor with values in [0, 1].
 
     Raises:
         InvalidTypeError: for anything but a tensor or an array.
         InvalidInputError: for NaN or values outside [0, 1].
-
-    Warns:
-        UserWarning: when it is zero everywhere, so that nothing would be penalised; only for a whole set (`n` given).
     """
     try:
         mask = torch.as_tensor(mask)
@@ -34,8 +30,6 @@ def check_mask(mask: Any, n: int | None = None) -> Tensor:
         raise InvalidInputError(
             f"a mask must hold values in [0, 1], got {float(mask.min()):g} to {float(mask.max()):g}"
         )
-    if n is not None and not bool(mask.any()):
-        warnings.warn("the mask is zero everywhere, so nothing is penalised", stacklevel=3)
     return mask
 
 
@@ -63,20 +57,20 @@ def fit_mask(mask: Tensor, attribution: Tensor) -> Tensor:
         InvalidInputError: for any other shape; the message names those that it takes.
     """
     mask = mask.to(attribution)
-    n, dims = len(attribution), attribution.ndim
+    n, dims, given = len(attribution), attribution.ndim, mask
     if dims <= 2:
         if mask.shape in (attribution.shape, attribution.shape[1:]):
             return mask.expand_as(attribution)
-        raise _shape_error(mask, attribution)
+        raise _shape_error(given, attribution)
     if mask.ndim == dims - 2:
         mask = mask[None, None]
     elif mask.ndim == dims - 1:
         mask = mask[:, None]
     if mask.ndim != dims or len(mask) not in (1, n) or mask.shape[1] not in (1, attribution.shape[1]):
-        raise _shape_error(mask, attribution)
+        raise _shape_error(given, attribution)
     if mask.shape[2:] != attribution.shape[2:]:
         if dims > 5:
-            raise _shape_error(mask, attribution)
+            raise _shape_error(given, attribution)
         mask = F.interpolate(mask, attribution.shape[2:], mode="area")
     return mask.expand_as(attribution)
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
@@ -185,8 +186,10 @@ def _epochs(
     targets = torch.as_tensor(labels)
     if targets.shape != (n,):
         raise InvalidInputError(f"labels must have shape ({n},), one class for each input, got {tuple(targets.shape)}")
-    mask = check_mask(masks, n)
+    mask = check_mask(masks)
     each = per_sample(mask, tensors[0])
+    if not bool(mask.any()):
+        warnings.warn("the mask is zero everywhere, so nothing is penalised", stacklevel=4)
     _check_first(mitigator, model, rebuild(tuple(t[:1].to(device) for t in tensors)), targets)
 
     def epoch() -> Iterator[Batch]:

@@ -90,6 +90,7 @@ class Given(Baseline):
             ) from None
 
 
+@BASELINES.coerce
 def from_value(value: Any) -> Baseline | None:
     """The baseline meant by a number or a tensor; None for anything else."""
     if isinstance(value, Tensor):

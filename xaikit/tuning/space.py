@@ -75,12 +75,14 @@ class Dimension:
         """Let a trial choose."""
         spec = self.spec
         if isinstance(spec, Float):
-            value = trial.suggest_float(self.name, spec.low, spec.high, step=spec.step, log=spec.log)  # type: ignore[arg-type]
-            # 0.05 + 5 * 0.05 is not quite 0.3, and the same settings must look the same.
-            return value if spec.step is None else round(value, 12)
+            return self.tidy(trial.suggest_float(self.name, spec.low, spec.high, step=spec.step, log=spec.log))  # type: ignore[arg-type]
         if isinstance(spec, Int):
             return trial.suggest_int(self.name, int(spec.low), int(spec.high), step=int(spec.step or 1), log=spec.log)  # type: ignore[arg-type]
         return trial.suggest_categorical(self.name, self.choices)
+
+    def tidy(self, value: Any) -> Any:
+        """A value that Optuna chose, free of rounding: 0.05 + 5 * 0.05 is not quite 0.3."""
+        return round(value, 12) if isinstance(self.spec, Float) and self.spec.step is not None else value
 
     def grid(self) -> list[Any]:
         """The values that a grid search tries."""

@@ -105,9 +105,7 @@ class Objective:
     def __call__(self, trial: optuna.Trial) -> float:
         """The mean over the samples; what went wrong is kept with the trial."""
         changes = self._changes(trial)
-        settings = {d.name: changes.get(d.name, d.label) for d in self.dims}
-        trial.set_user_attr("settings", settings)
-        key = json.dumps(settings)
+        key = json.dumps({d.name: changes.get(d.name, d.label) for d in self.dims})
         if key in self.seen:
             trial.set_user_attr("repeats", self.seen[key][0])
         else:
@@ -116,7 +114,8 @@ class Objective:
         if error is not None:
             trial.set_user_attr("error", error)
             raise TuningError(error)
-        trial.set_user_attr("nan", math.isnan(value))
+        if math.isnan(value):
+            trial.set_user_attr("nan", True)
         return value
 
     def _outcome(self, changes: dict[str, Any]) -> tuple[float, str | None]:
@@ -145,7 +144,7 @@ class Objective:
 
     def recall(self, study: optuna.Study) -> None:
         """Take over what an earlier search in the same study has measured."""
-        for row in _table(study):
+        for row in _table(study, self.dims):
             if row["state"] != "unfinished" and row["repeats"] is None:
                 value = math.nan if row["value"] is None else row["value"]
                 self.seen.setdefault(json.dumps(row["settings"]), (row["trial"], value, row["error"]))
@@ -193,7 +192,7 @@ def _search(study: optuna.Study, objective: Objective, n_trials: int, timeout: f
         try:
             study.optimize(objective, n_trials=n_trials, timeout=timeout, callbacks=[after], catch=(Exception,))
         except KeyboardInterrupt:
-            if not any(row["state"] == "complete" for row in _table(study)):
+            if not any(row["state"] == "complete" for row in _table(study, objective.dims)):
                 raise
             return "interrupted"
     if stopped == "trials" and _n_finished(study) - before < n_trials:
@@ -205,11 +204,13 @@ def _n_finished(study: optuna.Study) -> int:
     return sum(trial.state.is_finished() for trial in study.trials)
 
 
-def _table(study: optuna.Study) -> list[dict[str, Any]]:
+def _table(study: optuna.Study, dims: list[Dimension]) -> list[dict[str, Any]]:
     rows = []
     for trial in study.trials:
         attrs = trial.user_attrs
-        if "settings" not in attrs:
+        # A trial that was interrupted before it chose, or is still waiting, has nothing to tell.
+        settings = _settings(trial, dims) if trial.datetime_start else None
+        if settings is None:
             continue
         done = trial.state.name == "COMPLETE"
         state = "complete" if done else "failed" if "error" in attrs else "nan" if attrs.get("nan") else "unfinished"
@@ -218,7 +219,7 @@ def _table(study: optuna.Study) -> list[dict[str, Any]]:
                 "trial": trial.number,
                 "state": state,
                 "value": trial.value if done else None,
-                "settings": attrs["settings"],
+                "settings": settings,
                 "seconds": trial.duration.total_seconds() if trial.duration else None,
                 "repeats": attrs.get("repeats"),
                 "error": attrs.get("error"),
@@ -227,16 +228,24 @@ def _table(study: optuna.Study) -> list[dict[str, Any]]:
     return rows
 
 
+def _settings(trial: optuna.trial.FrozenTrial, dims: list[Dimension]) -> dict[str, Any] | None:
+    """What a trial ran with; None if it had not chosen yet."""
+    changes = trial.user_attrs.get("changes")
+    if changes is not None:
+        return {d.name: changes.get(d.name, d.label) for d in dims}
+    return {d.name: d.tidy(trial.params[d.name]) for d in dims} if len(trial.params) == len(dims) else None
+
+
 def _result(study: optuna.Study, objective: Objective, stopped: Stopped) -> TuneResult:
-    rows = _table(study)
+    rows = _table(study, objective.dims)
     done = [row for row in rows if row["state"] == "complete"]
     if not done:
         raise TuningError(_nothing(rows)) from objective.cause
     best = study.best_trial
-    changes = best.user_attrs.get("changes", best.user_attrs["settings"])
-    first = next((row for row in rows if row["trial"] == 0), rows[0])
+    changes = best.user_attrs.get("changes", _settings(best, objective.dims))
+    first = rows[0]
     return TuneResult(
-        best=objective.explainer.set_kwargs(**changes),
+        best=objective.explainer.set_kwargs(**changes),  # type: ignore[arg-type]
         value=best.value,  # type: ignore[arg-type]
         default_value=math.nan if first["value"] is None else first["value"],
         metric=objective.metric,

@@ -41,7 +41,6 @@ class Flow:
             self.active = False
 
 
-
 class Stop(torch.autograd.Function):
     """x for the forward pass; no relevance reaches it (a frozen scale, an attention weight)."""
 

@@ -184,4 +184,3 @@ def unknown(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
     """Named in a warning: the plain gradient does not conserve relevance here."""
     trace.unknown.setdefault(func.__name__, trace.where)
     return trace.mark(func(*args, **kwargs))
-

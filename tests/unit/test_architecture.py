@@ -1,0 +1,83 @@
+"""The walls of the house: layers, single importers, file sizes, what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "xaikit"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Imports flow downwards only: a room may import from its own floor and from those above it in this list.
+FLOORS = [
+    {"core"}, {"modality", "transforms"}, {"explainers"}, {"metrics"},
+    {"tuning", "mitigation", "shortcuts", "recommend"}, {"report"}, {"cli"}, {"testing"}, {"__main__"},
+]  # fmt: skip
+# A heavy library has one door each; whoever wants it goes through that room.
+DOORS = {
+    "zennit": ["explainers/lrp/"],
+    "captum": ["explainers/captum_bridge.py"],
+    "optuna": ["tuning/"],
+    "matplotlib": ["report/"],
+    "typer": ["cli/"],
+    "sklearn": ["cli/"],
+    "torchvision": ["core/torchvision_ops.py"],
+}
+LONGEST = 400
+
+
+def imports(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def floor(name: str) -> int:
+    return next(i for i, rooms in enumerate(FLOORS) if name in rooms)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_keeps_to_its_floor_doors_and_length(path):
+    inside = str(path.relative_to(PACKAGE))
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top == "xaikit" and rest and inside != "__init__.py":
+            assert floor(rest.split(".")[0]) <= floor(room(path)), f"{inside} imports {name}, which lies above it"
+        for library, doors in DOORS.items():
+            if top == library:
+                assert any(inside.startswith(door) for door in doors), f"{inside} imports {name}; its door is {doors}"
+    assert len(path.read_text().splitlines()) <= LONGEST
+
+
+def test_an_import_loads_nothing_heavy():
+    heavy = ["torch", "zennit", "captum", "optuna", "matplotlib", "torchvision", "sklearn", "typer"]
+    script = (
+        "import sys, xaikit\n"
+        f"early = [m for m in {heavy} if m in sys.modules]\n"
+        "xaikit.VarGrad; xaikit.LRPEpsilonPlus; xaikit.RRR; xaikit.AbPC; list(xaikit.EXPLAINERS)\n"
+        f"late = [m for m in {heavy[1:]} if m in sys.modules]\n"
+        "print(early, late)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[] []"
+
+
+def test_public_names_exist():
+    import xaikit
+
+    for name in xaikit.__all__:
+        assert getattr(xaikit, name) is not None
+    assert set(xaikit.__all__) == set(dir(xaikit))
+    with pytest.raises(AttributeError, match="has no attribute 'VarGard'"):
+        xaikit.VarGard  # noqa: B018

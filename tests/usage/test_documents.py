@@ -1,0 +1,76 @@
+"""Every Python block and every `xaikit` command of the README and the docs runs; every docstring example holds."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xaikit
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+MODULES = [m.name for m in pkgutil.walk_packages(xaikit.__path__, "xaikit.") if not m.name.endswith("__main__")]
+# CI runs `make test` itself; the demo has a test of its own (tests/unit/cli); installing is the wheel test's.
+ELSEWHERE = ("make ", "pip ", "xaikit demo", "python -m benchmarks")
+
+
+@pytest.fixture
+def forget_new_names():
+    """Take out of the registries what a page puts in."""
+    before = {name: dict(getattr(xaikit, name)._items) for name in ("EXPLAINERS", "METRICS", "MITIGATORS")}
+    yield
+    for name, items in before.items():
+        getattr(xaikit, name)._items = items
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forget_new_names")
+@pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda p: p.name)
+def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    ran = 0
+    for number, (language, block) in enumerate(BLOCK.findall(page.read_text()), 1):
+        if language == "python":
+            exec(compile(block, f"{page.name}, block {number}", "exec", dont_inherit=True), names)  # noqa: S102
+            ran += 1
+            continue
+        for line in filter(None, (line.partition(" #")[0].strip() for line in block.splitlines())):
+            if not line.startswith(ELSEWHERE):
+                ran += 1
+                run_command(line)
+    assert ran > 0 or page.name == "architecture.md"
+
+
+def run_command(line: str) -> None:
+    command, *arguments = shlex.split(line)
+    assert command == "xaikit", f"a document shows {line!r}, which no test runs"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}."}
+    done = subprocess.run(
+        [sys.executable, "-m", "xaikit", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readme_has_blocks():
+    assert len(BLOCK.findall((ROOT / "README.md").read_text())) >= 6
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0

@@ -1,0 +1,194 @@
+"""Captum's classes under registered names, their settings declared, so that nothing is imported before one runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from torch import Tensor
+
+from xaikit.core import BASELINES, EXPLAINERS, Call, Categorical, Choice, Float, Int
+from xaikit.core.structure import Tensors
+from xaikit.explainers.captum_bridge import CaptumMethod, lasso
+from xaikit.explainers.feature_groups import groups_setting, make_groups, windows
+
+SAMPLES = Int(low=10, high=100, step=10, ge=1)
+
+
+class FromBaseline(CaptumMethod):
+    """A method that compares the input with a baseline."""
+
+    baseline: Annotated[
+        Any, Choice(BASELINES), "where a feature is absent: a name, a number, a tensor or a Baseline"
+    ] = "zeros"
+
+    def _options(self, call: Call) -> dict[str, Any]:
+        return {n: v for n, v in super()._options(call).items() if n != "baseline"}
+
+
+class FromGroups(FromBaseline):
+    """A method that switches groups of features."""
+
+    feature_mask: Annotated[
+        Any, groups_setting, "numbers of the groups that are switched together: a tensor (one per input) or a function"
+    ] = None
+    n_segments: Annotated[int, Int(ge=1), "most groups where no feature mask is given"] = 64
+
+    def _options(self, call: Call) -> dict[str, Any]:
+        return {n: v for n, v in super()._options(call).items() if n not in ("feature_mask", "n_segments")}
+
+    def _groups(self, call: Call) -> Tensors:
+        return make_groups(self.feature_mask, call.inputs, self.n_segments)
+
+
+class Complete(FromBaseline):
+    """A method whose attributions sum to S(x) - S(baseline)."""
+
+    def _promised_total(self, call: Call) -> Tensor | None:
+        baselines = self._baselines(call)
+        if getattr(self, "baselines", None) is not None or baselines is None:
+            return None
+        return call.scores(call.inputs) - call.scores(baselines)
+
+
+@EXPLAINERS.register("captum.saliency")
+class Saliency(CaptumMethod):
+    """|dS/dx| (Simonyan et al. 2014, arXiv:1312.6034)."""
+
+    ALGORITHM = "Saliency"
+    abs: Annotated[bool, Categorical(True, False, search=False), "without the sign"] = True
+
+
+@EXPLAINERS.register("captum.input_x_gradient")
+class InputXGradient(CaptumMethod):
+    """x * dS/dx (Shrikumar et al. 2016, arXiv:1605.01713)."""
+
+    ALGORITHM = "InputXGradient"
+
+
+@EXPLAINERS.register("captum.integrated_gradients")
+class IntegratedGradients(Complete):
+    """Gradients along the line from the baseline (Sundararajan et al. 2017, arXiv:1703.01365)."""
+
+    ALGORITHM = "IntegratedGradients"
+    n_steps: Annotated[int, SAMPLES, "points on the line"] = 50
+    method: Annotated[
+        str,
+        Categorical(
+            "gausslegendre",
+            "riemann_trapezoid",
+            "riemann_middle",
+            "riemann_left",
+            "riemann_right",
+            search=False,
+        ),
+        "quadrature rule",
+    ] = "gausslegendre"
+
+
+@EXPLAINERS.register("captum.gradient_shap")
+class GradientShap(FromBaseline):
+    """Gradients at random points between noisy inputs and random baselines (Lundberg and Lee 2017)."""
+
+    ALGORITHM = "GradientShap"
+    n_samples: Annotated[int, SAMPLES, "random points"] = 20
+    stdevs: Annotated[float, Float(low=0.0, high=1.0, ge=0), "standard deviation of the noise"] = 0.0
+    baselines: Annotated[Tensor | tuple[Tensor, ...] | None, "background samples (B, ...); None: the one baseline"] = (
+        None
+    )
+
+
+@EXPLAINERS.register("captum.deep_lift")
+class DeepLift(Complete):
+    """Differences to the baseline, passed back by the rescale rule (Shrikumar et al. 2017, arXiv:1704.02685)."""
+
+    ALGORITHM = "DeepLift"
+    eps: Annotated[
+        float, Float(low=1e-10, high=0.1, log=True, gt=0), "below this difference the gradient takes the rule's place"
+    ] = 1e-10
+
+
+@EXPLAINERS.register("captum.deep_lift_shap")
+class DeepLiftShap(Complete):
+    """Mean of DeepLift over background samples (Lundberg and Lee 2017, arXiv:1705.07874)."""
+
+    ALGORITHM = "DeepLiftShap"
+    baselines: Annotated[Tensor | tuple[Tensor, ...] | None, "background samples (B, ...); None: the one baseline"] = (
+        None
+    )
+
+
+@EXPLAINERS.register("captum.guided_backprop")
+class GuidedBackprop(CaptumMethod):
+    """Gradient through ReLU modules where both signal and gradient are positive (Springenberg et al. 2015)."""
+
+    ALGORITHM = "GuidedBackprop"
+
+
+@EXPLAINERS.register("captum.deconvolution")
+class Deconvolution(CaptumMethod):
+    """Gradient through ReLU modules where the gradient is positive (Zeiler and Fergus 2014, arXiv:1311.2901)."""
+
+    ALGORITHM = "Deconvolution"
+
+
+@EXPLAINERS.register("captum.noise_tunnel")
+class NoiseTunnel(CaptumMethod):
+    """Another captum method on noisy copies of the input (Smilkov et al. 2017, arXiv:1706.03825)."""
+
+    ALGORITHM = "NoiseTunnel"
+    attribution_method: Annotated[str, "captum class that explains the noisy copies"] = "Saliency"
+    nt_type: Annotated[
+        str, Categorical("smoothgrad", "smoothgrad_sq", "vargrad"), "mean, mean square or variance over the copies"
+    ] = "smoothgrad"
+    nt_samples: Annotated[int, Int(low=5, high=50, step=5, ge=1), "noisy copies"] = 10
+    stdevs: Annotated[float, Float(low=0.05, high=1.0, ge=0), "standard deviation of the noise"] = 0.2
+
+
+@EXPLAINERS.register("captum.feature_ablation")
+class FeatureAblation(FromGroups):
+    """What the score loses when a group of features is replaced by the baseline."""
+
+    ALGORITHM = "FeatureAblation"
+
+
+@EXPLAINERS.register("captum.occlusion")
+class Occlusion(FromBaseline):
+    """What the score loses under a sliding window (Zeiler and Fergus 2014, arXiv:1311.2901)."""
+
+    ALGORITHM = "Occlusion"
+    window: Annotated[float, Float(low=0.1, high=0.5, gt=0, le=1), "side of the window as a fraction of each axis"] = (
+        0.2
+    )
+    stride: Annotated[float, Float(low=0.25, high=1, gt=0, le=1), "step as a fraction of the window"] = 0.5
+
+    def _options(self, call: Call) -> dict[str, Any]:
+        shapes, strides = windows(call.inputs, self.window, self.stride)
+        return {"sliding_window_shapes": tuple(shapes), "strides": tuple(strides)}
+
+
+@EXPLAINERS.register("captum.shapley_value_sampling")
+class ShapleyValueSampling(FromGroups):
+    """Mean contribution of a group of features in random orders (Strumbelj and Kononenko 2010)."""
+
+    ALGORITHM = "ShapleyValueSampling"
+    n_samples: Annotated[int, Int(low=5, high=50, step=5, ge=1), "random orders"] = 10
+
+
+@EXPLAINERS.register("captum.kernel_shap")
+class KernelShap(FromGroups):
+    """Shapley values by a weighted linear fit to random coalitions (Lundberg and Lee 2017, arXiv:1705.07874)."""
+
+    ALGORITHM = "KernelShap"
+    n_samples: Annotated[int, Int(low=50, high=500, step=50, ge=1), "random coalitions"] = 200
+
+
+@EXPLAINERS.register("captum.lime")
+class Lime(FromGroups):
+    """Coefficients of a sparse linear fit around the input (Ribeiro et al. 2016, arXiv:1602.04938)."""
+
+    ALGORITHM = "Lime"
+    n_samples: Annotated[int, Int(low=50, high=500, step=50, ge=1), "random neighbours"] = 200
+    alpha: Annotated[float, Float(low=1e-5, high=0.1, log=True, gt=0), "weight of the fit's L1 penalty"] = 1e-4
+
+    def _options(self, call: Call) -> dict[str, Any]:
+        return {"n_samples": self.n_samples, "interpretable_model": lasso(self.alpha)}
