@@ -24,7 +24,7 @@ def demo(
 
     plan = demo_story.Plan(seed=seed)
     if quick:
-        plan = dataclasses.replace(plan, epochs=10, choice_epochs=4, trials=4)
+        plan = dataclasses.replace(plan, epochs=10, trials=4)
     out.mkdir(parents=True, exist_ok=True)
     results = demo_story.tell(plan, out)
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

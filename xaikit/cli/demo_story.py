@@ -36,7 +36,6 @@ class Plan:
 
     Attributes:
         epochs: of every training.
-        choice_epochs: of the shorter trainings that choose the weight of a penalty.
         weights: of the penalty, to choose among.
         trials: of the search for an explainer's settings.
         tune_samples: validation samples of that search.
@@ -44,8 +43,7 @@ class Plan:
 
     seed: int = 0
     epochs: int = 20
-    choice_epochs: int = 6
-    weights: tuple[float, ...] = (0.1, 1.0, 10.0)
+    weights: tuple[float, ...] = (1.0, 10.0)
     trials: int = 12
     tune_samples: int = 60
     lr: float = 2e-3
@@ -53,8 +51,8 @@ class Plan:
 
     @property
     def total_epochs(self) -> int:
-        """Of all trainings: plain, reference, and for each penalty those that choose its weight and the final one."""
-        return 2 * self.epochs + len(PENALISED) * (len(self.weights) * self.choice_epochs + self.epochs)
+        """Of all trainings: plain, reference, and each penalty with each weight."""
+        return self.epochs * (2 + len(PENALISED) * len(self.weights))
 
 
 def tell(plan: Plan, out: Path) -> dict[str, Any]:
@@ -99,34 +97,31 @@ class Story:
         plan = dataclasses.asdict(self.plan)
         return {"plan": plan, "table": table, "mass": mass, "tuned": tuned, "chosen": chosen, "seconds": seconds}
 
-    def _train(self, name: str, rrr: RRR, *, shuffle: bool = False, epochs: int | None = None) -> nn.Module:
+    def _train(self, name: str, rrr: RRR, *, shuffle: bool = False) -> nn.Module:
         """A fresh network trained on patches that tell the label; weight 0 is plain training in the same loop."""
         plan, part = self.plan, self.digits.train
         self.bar.set_description(name)
         model = demo_digits.make_network(plan.seed)
-        trainer = rrr.set_kwargs(
-            n_epochs=epochs or plan.epochs, lr=plan.lr, batch_size=plan.batch_size, random_state=plan.seed
-        )
+        trainer = rrr.set_kwargs(n_epochs=plan.epochs, lr=plan.lr, batch_size=plan.batch_size, random_state=plan.seed)
         images = part.shuffled(plan.seed) if shuffle else part.same
         trainer.fit(model, images, part.labels, demo_digits.patch_mask(), progress=False)
         self.bar.update(trainer.n_epochs)
         return model
 
     def _mend(self, name: str, explainer: Explainer) -> tuple[dict[str, Any], nn.Module]:
-        """Train with the penalty; its weight is the one that serves best on validation images with shuffled patches."""
+        """Train with each weight of the penalty; keep what is best on validation images with shuffled patches."""
         part = self.digits.validation
         shuffled = part.shuffled(self.plan.seed)
-        scores = {}
-        for weight in self.plan.weights:
-            rrr = RRR(explainer=explainer, lambda_rrr=weight)
-            model = self._train(f"{name}, weight {weight:g}?", rrr, epochs=self.plan.choice_epochs)
-            scores[weight] = demo_digits.accuracy(model, shuffled, part.labels)[0]
+        models = {
+            weight: self._train(f"{name}, weight {weight:g}", RRR(explainer=explainer, lambda_rrr=weight))
+            for weight in self.plan.weights
+        }
+        scores = {w: demo_digits.accuracy(model, shuffled, part.labels)[0] for w, model in models.items()}
         weight = max(scores, key=lambda w: scores[w])
-        model = self._train(f"{name}, weight {weight:g}", RRR(explainer=explainer, lambda_rrr=weight))
         tried = ", ".join(f"{w:g}: {_percent(score)}" for w, score in scores.items())
         _say(f"   over {explainer.NAME}: weight {weight:g} (validation, patches shuffled: {tried})")
-        final = demo_digits.accuracy(model, shuffled, part.labels)[0]
-        return {"weight": weight, "tried": {f"{w:g}": s for w, s in scores.items()}, "validation": final}, model
+        tried_by_name = {f"{w:g}": score for w, score in scores.items()}
+        return {"weight": weight, "tried": tried_by_name, "validation": scores[weight]}, models[weight]
 
     def _look(self, name: str, model: nn.Module, path: Path) -> dict[str, float]:
         """Explain test images and draw where the model looks."""

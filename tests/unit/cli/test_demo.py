@@ -77,7 +77,7 @@ def test_the_network_repeats_and_draws_from_a_generator_of_its_own() -> None:
 def test_fooled_before_and_mended_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: demo_digits.Digits
 ) -> None:
-    short = demo_story.Plan(epochs=10, choice_epochs=1, weights=(5.0,), trials=3, tune_samples=20)
+    short = demo_story.Plan(epochs=10, weights=(5.0,), trials=3, tune_samples=20)
     monkeypatch.setattr(demo_story, "Plan", lambda seed: short)
     ran = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "out")], catch_exceptions=False)
     assert ran.exit_code == 0
