@@ -49,12 +49,12 @@ class Rule:
     Attributes:
         hook: the hook.
         divide: (R, y) -> the stand-in for R / y, for hooks that change neither input nor parameters (Epsilon, Norm).
-        make: for hooks on affine operations: the hook and an `Affine` -> the rule for `flow.Ruled`.
+        make: for hooks on affine operations: the hook and an `Operation` -> the rule for `flow.Ruled`.
     """
 
     hook: Any
     divide: Callable[[Tensor, Tensor], Tensor] | None = None
-    make: Callable[[Any, layers.Affine], Callable[..., Tensor]] | None = None
+    make: Callable[[Any, layers.Operation], Callable[..., Tensor]] | None = None
 
 
 class Rules:
