@@ -2,6 +2,7 @@
 
 from xaikit.explainers import captum_methods
 from xaikit.explainers.captum_explainer import CaptumExplainer
+from xaikit.explainers.cd.explainer import ContextualDecomposition
 from xaikit.explainers.gradient import Gradient, GradientXInput
 from xaikit.explainers.integrated_gradients import IntegratedGradients
 from xaikit.explainers.lrp import (
@@ -18,6 +19,7 @@ __all__ = [
     "LRP",
     "AttnLRP",
     "CaptumExplainer",
+    "ContextualDecomposition",
     "Gradient",
     "GradientXInput",
     "IntegratedGradients",

@@ -1,0 +1,277 @@
+"""The decomposed tensor: a pair of parts that flows through an unmodified forward pass in place of one tensor."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_iter, tree_map_only
+
+from xaikit.core.errors import UnsupportedOperationError
+from xaikit.explainers.cd import shares
+from xaikit.explainers.cd.location import calling_module
+from xaikit.explainers.cd.registry import RULES, in_place_of
+from xaikit.explainers.cd.ruleset import Approximation, Context
+
+IN_PLACE_NEEDS_STORAGE = "a decomposed value cannot be written in place into a plain tensor"
+
+
+class Decomposed(torch.Tensor):
+    """A tensor x of the model, held as relevant and irrelevant parts with x = r + s, for several masks at once.
+
+    To the model it looks like x: it has its shape, dtype and device. Each torch function that meets it follows its rule
+    (`cd_rule`); a function without one raises. The parts are stored, never the total: a part that is exactly 0 stays
+    exactly 0 through every rule, since no rule computes it as the total minus the other part.
+
+    Attributes:
+        parts: (2, masks, *shape), the relevant part r and the irrelevant part s, stacked.
+        share: the share of r in a constant where both parts are 0, (masks,) or one for each sample (`shares`).
+        context: the rules followed.
+    """
+
+    parts: Tensor
+    share: Tensor
+    context: Context
+
+    @staticmethod
+    def __new__(cls: type[Decomposed], parts: Tensor, share: Tensor, context: Context) -> Decomposed:
+        """A wrapper of the form of the tensor that the model sees, without storage of its own."""
+        return torch.Tensor._make_wrapper_subclass(cls, parts.shape[2:], dtype=parts.dtype, device=parts.device)
+
+    def __init__(self, parts: Tensor, share: Tensor, context: Context) -> None:
+        self.parts, self.share, self.context = parts, share, context
+        self._total: Tensor | None = None
+        self._family: list[weakref.ref[Decomposed]] | None = None
+
+    @property
+    def relevant(self) -> Tensor:
+        """The relevant part of each mask, (masks, *shape)."""
+        return self.parts[0]
+
+    @property
+    def irrelevant(self) -> Tensor:
+        """The irrelevant part of each mask, (masks, *shape)."""
+        return self.parts[1]
+
+    @property
+    def sums(self) -> Tensor:
+        """The sums r + s of each mask, (masks, *shape): equal up to rounding."""
+        return self.total.unsqueeze(0) if self.parts.shape[1] == 1 else self.parts[0] + self.parts[1]
+
+    @property
+    def total(self) -> Tensor:
+        """The value x itself, as the first mask sums it up: what selections, gates, norms and branches go by."""
+        if self._total is None:
+            self._total = self.parts[0, 0] + self.parts[1, 0]
+        return self._total
+
+    def like(self, parts: Tensor, share: Tensor | None = None) -> Decomposed:
+        """A decomposed tensor of the same context with other parts, and this share unless another is given."""
+        share = self.share if share is None else share
+        if not shares.fits(share, parts.shape[2:]):
+            raise ShareLostError(self.shape, parts.shape[2:])
+        return Decomposed(parts, share, self.context)
+
+    def map_parts(self, function: Callable[[Tensor], Any], share: Tensor | None = None) -> Any:
+        """Apply a linear map to each part of each mask: the rule for any op without a constant.
+
+        The map sees tensors of the shape that the model sees. It may return a tensor or a tuple or list of tensors.
+        """
+        flat = [function(part) for part in self.parts.flatten(0, 1).unbind()]
+        lead = self.parts.shape[:2]
+
+        def stacked(values: list[Any]) -> Any:
+            if isinstance(values[0], Tensor):
+                return self.like(torch.stack(values).unflatten(0, lead), share)
+            return type(values[0])(stacked(list(column)) for column in zip(*values, strict=True))
+
+        return stacked(flat)
+
+    def aligned_parts(self, ndim: int) -> Tensor:
+        """The parts with dimensions of size 1 put in front of the shape, so that they broadcast as x would."""
+        missing = ndim - self.dim()
+        return self.parts if missing <= 0 else self.parts.reshape(*self.parts.shape[:2], *[1] * missing, *self.shape)
+
+    def aligned_share(self, ndim: int) -> Tensor:
+        """The share that goes with `aligned_parts`."""
+        return self.share if shares.is_uniform(self.share) else shares.aligned(self.share, ndim)
+
+    def is_view_of(self, source: Decomposed) -> Decomposed:
+        """Note that this value shares memory with another, so that in-place ops on either reach both."""
+        if self.parts.untyped_storage().data_ptr() == source.parts.untyped_storage().data_ptr():
+            if source._family is None:
+                source._family = [weakref.ref(source)]
+            self._family = source._family
+            self._family.append(weakref.ref(self))
+        return self
+
+    def write(self, new: Any) -> Decomposed:
+        """Take over another value in place, in every view of this one as well."""
+        parts = parts_of(new, self).to(self.parts.dtype).expand_as(self.parts)
+        family = [self] if self._family is None else [member for ref in self._family if (member := ref()) is not None]
+        if len(family) > 1:
+            self.parts.copy_(parts)
+        else:
+            self.parts = parts
+        for member in family:
+            member._total = None
+        if isinstance(new, Decomposed):
+            self.share = new.share if shares.fits(new.share, self.shape) else self.share
+        return self
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:
+        return f"Decomposed(shape={tuple(self.parts.shape[2:])}, masks={self.parts.shape[1]}, dtype={self.parts.dtype})"
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return dispatch(func, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        raise missing_rule(func)
+
+
+class ShareLostError(UnsupportedOperationError):
+    """The share of each sample could not be followed through an op; masks that all samples share need no following."""
+
+    def __init__(self, old: Iterable[int], new: Iterable[int]) -> None:
+        super().__init__(
+            f"masks of their own for the samples of a batch cannot be followed from shape {tuple(old)} to "
+            f"{tuple(new)} in {calling_module()}; use masks that all samples share, or one sample at a time"
+        )
+
+
+def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run the rule of a function; write the result back where the call is in place."""
+    rule = RULES.get(function)
+    if rule is not None:
+        if "inplace" not in kwargs:
+            return rule(function, *args, **kwargs)
+        kwargs = dict(kwargs)
+        in_place = kwargs.pop("inplace")
+        result = rule(function, *args, **kwargs)
+        return args[0].write(result) if in_place else result
+    name = getattr(function, "__name__", "")
+    if name == "__get__":
+        return get_property(function.__self__.__name__, args[0])
+    if name == "__set__":
+        return set_property(function.__self__.__name__, *args)
+    base = in_place_of(function)
+    if base is not None:
+        if not isinstance(args[0], Decomposed):
+            raise UnsupportedOperationError(
+                f"{IN_PLACE_NEEDS_STORAGE} ({name} in {calling_module()}); add out of place"
+            )
+        return args[0].write(RULES[base](base, *args, **kwargs))
+    return proportional(function, args, kwargs)
+
+
+def get_property(name: str, value: Decomposed) -> Any:
+    """An attribute of a tensor: a transpose is decomposed, anything else is read off the tensor that the model sees."""
+    if name == "T":
+        return value.permute(*reversed(range(value.dim())))
+    if name in ("mT", "mH", "H"):
+        return value.transpose(-2, -1)
+    if name == "data":
+        return value.like(value.parts.detach())
+    if name in ("grad", "grad_fn"):
+        return None
+    if name == "requires_grad":
+        return value.parts.requires_grad
+    with torch._C.DisableTorchFunctionSubclass():
+        return getattr(value, name)
+
+
+def set_property(name: str, value: Decomposed, new: Any) -> None:
+    """Assignment to an attribute of a tensor, of which only ``data`` means anything here."""
+    if name == "data":
+        value.write(new)
+
+
+def missing_rule(function: Any) -> UnsupportedOperationError:
+    """The error for an op without a rule: what it is, where it ran, and the two ways out."""
+    name = getattr(function, "__name__", str(function))
+    if isinstance(function, torch.ScriptMethod | torch.ScriptFunction):
+        return UnsupportedOperationError(
+            f"contextual decomposition cannot look inside a scripted function (`{name}` in {calling_module()}); pass "
+            "the model as it was before torch.jit.script or torch.jit.trace"
+        )
+    return UnsupportedOperationError(
+        f"contextual decomposition has no rule for `{name}`, called in {calling_module()}; register one with "
+        "@cd_rule(<the function>), or set on_missing='proportional' to split its result as its operand is split"
+    )
+
+
+def proportional(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An op without a rule: an error, or its value at the total shared as |r| : |s| of an operand of its shape."""
+    operands = [value for value in tree_iter((args, kwargs)) if isinstance(value, Decomposed)]
+    if not operands or operands[0].context.on_missing == "error" or isinstance(function, torch.ScriptMethod):
+        raise missing_rule(function)
+    result = function(*on_total(args), **on_total(kwargs))
+    name = getattr(function, "__name__", str(function))
+    operands[0].context.approximations.append(Approximation(name, calling_module()))
+
+    def split(value: Tensor) -> Any:
+        if not value.is_floating_point():
+            return value
+        for operand in operands:
+            if operand.shape == value.shape:
+                return operand.like(value * fractions(operand))
+        return constant_like(value, operands[0])
+
+    return tree_map_only(torch.Tensor, split, result)
+
+
+def fractions(x: Decomposed) -> Tensor:
+    """|r| / (|r| + |s|) and |s| / (|r| + |s|), stacked; the undecided share where both are 0."""
+    size = x.parts.abs()
+    total = size.sum(0)
+    safe = total.clamp_min(torch.finfo(size.dtype).tiny ** 0.5)
+    return (size + shares.as_pair(x.share, x.dim()) * (safe - total)) / safe
+
+
+def on_total(tree: Any) -> Any:
+    """Arguments with the total in place of each decomposed tensor."""
+    return tree_map_only(Decomposed, lambda value: value.total, tree)
+
+
+def parts_of(value: Any, like: Decomposed) -> Tensor:
+    """The parts of an operand; a constant that no decomposed value meets is split by the undecided share."""
+    return value.parts if isinstance(value, Decomposed) else constant_like(value, like).parts
+
+
+ATTENTION_MASK = 1e4
+"""Constants at or below minus this are attention masks: they take no share, both parts get half."""
+
+
+def constant_like(value: Any, like: Decomposed) -> Decomposed:
+    """A constant in the context of a decomposed tensor: `share` of it is relevant."""
+    constant = as_constant(value, like)
+    share = like.share
+    if not shares.is_uniform(share):
+        share = shares.aligned(share, constant.dim())
+        try:
+            constant = constant.expand(torch.broadcast_shapes(constant.shape, share.shape[1:]))
+        except RuntimeError as clash:
+            raise ShareLostError(like.shape, constant.shape) from clash
+    weights = shares.as_pair(share, constant.dim()).to(constant.dtype)
+    masks = constant <= -ATTENTION_MASK
+    if bool(masks.any()):
+        parts = torch.where(masks, 0.5 * constant, torch.where(masks, 0, constant) * weights)
+    else:
+        parts = constant * weights
+    return Decomposed(parts, share, like.context)
+
+
+def as_constant(value: Any, like: Decomposed) -> Tensor:
+    """A number or plain tensor as a floating-point tensor; a number takes the dtype of the tensor that it meets."""
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() else value.to(like.parts.dtype)
+    return torch.as_tensor(value, dtype=like.parts.dtype, device=like.parts.device)

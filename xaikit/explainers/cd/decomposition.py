@@ -1,0 +1,105 @@
+"""Running a model on decomposed inputs, many masks at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from xaikit.core.call import Call
+from xaikit.core.rows import LEAST_ROWS, even_ranges, rows_per_pass
+from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
+from xaikit.explainers.cd.ruleset import Approximation, Context
+from xaikit.explainers.cd.splits import Split, common_count
+
+
+@dataclasses.dataclass(frozen=True)
+class Decomposition:
+    """What the relevant part of the input contributes to the output, and what the rest does.
+
+    Attributes:
+        relevant: (masks, N, ...), for an output (N, ...).
+        irrelevant: the same shape; relevant + irrelevant is the output.
+        approximations: the ops that were split in proportion, for want of a rule (``on_missing="proportional"``).
+    """
+
+    relevant: Tensor
+    irrelevant: Tensor
+    approximations: tuple[Approximation, ...] = ()
+
+    @property
+    def total(self) -> Tensor:
+        """The sum relevant + irrelevant, (masks, N, ...)."""
+        return self.relevant + self.irrelevant
+
+    def gap(self, output: Tensor) -> Tensor:
+        """Largest |relevant + irrelevant - output| over masks and outputs, (N,)."""
+        miss = (self.total - output).abs().amax(0)
+        return miss.flatten(1).amax(1) if miss.dim() > 1 else miss
+
+
+Output = Callable[[Call, Tensor], Tensor]
+
+
+def decompose_call(
+    call: Call,
+    splits: Sequence[Split | None],
+    context: Context,
+    *,
+    max_rows: int | None = None,
+    output: Output = lambda _call, value: value,
+) -> Decomposition:
+    """Decompose the output of a call.
+
+    Args:
+        call: the call, whose inputs are to be decomposed.
+        splits: one for each input; None leaves an input as a constant, which is shared like a bias.
+        context: the rules.
+        max_rows: most rows (masks times samples) in a pass.
+        output: what to decompose: the model's output, or some function of it, such as a score for each sample.
+    """
+    samples, masks = _per_pass(call, common_count(splits), max_rows)
+    done = []
+    for part in samples:
+        one = slice(part.start, part.stop)
+        own_call = call if len(part) == call.n else call.at(one)
+        own = [s and s.of_samples(one) for s in splits]
+        pieces = [
+            _parts(own_call, [s and s.take(some) for s in own], context.take(some), output)
+            for some in (slice(r.start, r.stop) for r in masks)
+        ]
+        done.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1))
+    parts = done[0] if len(done) == 1 else torch.cat(done, 2)
+    return Decomposition(parts[0], parts[1], tuple(dict.fromkeys(context.approximations)))
+
+
+def _per_pass(call: Call, count: int, max_rows: int | None) -> tuple[list[range], list[range]]:
+    """The samples and the masks of each pass: all masks of a few samples together, since they share the totals."""
+    rows = max_rows or 2 * rows_per_pass(call.inputs)
+    samples = call.n if callable(call.target) else min(call.n, max(rows // count, min(rows, LEAST_ROWS)))
+    return even_ranges(call.n, samples), even_ranges(count, max(1, rows // samples))
+
+
+def _parts(call: Call, splits: Sequence[Split | None], context: Context, output: Output) -> Tensor:
+    """(2, masks, N, ...) for one pass; sample by sample where their own masks cannot be followed through the model."""
+    try:
+        inputs = tuple(
+            x if split is None else split.apply(x, context) for x, split in zip(call.inputs, splits, strict=True)
+        )
+        result = output(call, call.run(inputs))
+    except ShareLostError:
+        if call.n == 1:
+            raise
+        alone = [
+            _parts(call.at(one), [s and s.of_samples(one) for s in splits], context, output)
+            for one in (slice(i, i + 1) for i in range(call.n))
+        ]
+        return torch.cat(alone, 2)
+    if isinstance(result, Decomposed):
+        return result.parts
+    decomposed = next(x for x in inputs if hasattr(x, "context"))
+    share = decomposed.share.flatten(1).mean(1) if decomposed.share.dim() > 1 else decomposed.share
+    like = Decomposed(torch.zeros(2, len(share), 0, dtype=result.dtype, device=result.device), share, context)
+    return constant_like(result, like).parts

@@ -1,0 +1,170 @@
+"""Contextual decomposition as an explainer: of any split of the inputs, or group by group."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core import EXPLAINERS, Attribution, Call, Categorical, Choice, Explainer, Float, Int
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.registries import FEATURE_MASKS
+from xaikit.core.structure import Tensors
+from xaikit.explainers.cd.decomposition import Decomposition, decompose_call
+from xaikit.explainers.cd.ruleset import RULE_SETS, Context
+from xaikit.explainers.cd.splits import Split
+from xaikit.explainers.cd.unwrapping import eager, unwrapped
+
+
+def _rows(value: Any, where: str) -> Any:
+    return value if value is None else Int(ge=1).check(value, where)
+
+
+@EXPLAINERS.register("contextual_decomposition")
+class ContextualDecomposition(Explainer):
+    """What a part of the input contributes to the output (Murdoch et al. 2018, arXiv:1801.05453).
+
+    The relevant and the irrelevant part of the input go through the model's forward pass together, and in the end
+    relevant + irrelevant = output. `decompose` takes any split; `attribute` scores each group of a feature mask, by the
+    contribution of the group to the target, spread evenly over its elements.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(3, 2, bias=False)
+    >>> x, mask = torch.rand(1, 3), torch.tensor([[1.0, 0.0, 0.0]])
+    >>> ContextualDecomposition(model).decompose(x, mask).relevant[0].allclose(model(x * mask))
+    True
+    """
+
+    SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
+    GAP_TOLERANCE: ClassVar[float | None] = 0.01
+
+    rules: Annotated[str, Categorical("symmetric", "cdep"), "how interactions and constants are shared"] = "symmetric"
+    floor: Annotated[
+        float | None,
+        Float(low=0.05, high=0.5, step=0.05, ge=0, optional=True),
+        "constants are shared by parts that reach this fraction of them; None takes that of the rules",
+    ] = None
+    feature_mask: Annotated[Any, Choice(FEATURE_MASKS), "the groups that `attribute` scores"] = "auto"
+    on_missing: Annotated[
+        str, Categorical("error", "proportional", search=False), "an op without a rule: refuse, or split in proportion"
+    ] = "error"
+    max_rows: Annotated[int | None, _rows, "most rows (masks times samples) in a pass; None chooses"] = None
+
+    def decompose(
+        self,
+        inputs: Any,
+        masks: Any = None,
+        *,
+        relevant: Any = None,
+        step_masks: Tensor | None = None,
+        create_graph: bool = False,
+    ) -> Decomposition:
+        """The output as the contribution of the relevant part of the inputs and that of the rest.
+
+        Args:
+            inputs: a tensor (N, ...) of numbers or of token ids, or a tuple or dict of them.
+            masks: in [0, 1], 1 for what is relevant: (M, ...) broadcasting over the batch, or (M, N, ...) with one for
+                each sample. For several inputs a tuple, with None for an input that is to count as a constant.
+            relevant: instead of masks, the relevant part itself, of x = relevant + rest, as (N, ...) or (M, N, ...).
+            step_masks: (M, T), the steps of an LSTM whose constant is relevant, by default those with relevant inputs.
+            create_graph: keep the result differentiable with respect to parameters and inputs.
+
+        Returns:
+            relevant and irrelevant contribution, (M, N, ...) for an output (N, ...).
+
+        Raises:
+            InvalidInputError, InvalidTypeError: for inputs or masks that cannot be right.
+            UnsupportedOperationError: for an op without a rule.
+        """
+        if (masks is None) == (relevant is None):
+            raise InvalidInputError(
+                "decompose takes either masks or the relevant part of the inputs, exactly one of them"
+            )
+        found: list[Decomposition] = []
+
+        def method(call: Call) -> tuple[Tensors, ...]:
+            context = dataclasses.replace(self._context(), step_masks=step_masks)
+            splits = _splits(call.inputs, masks, relevant)
+            found.append(decompose_call(call, splits, context, max_rows=self.max_rows))
+            return ()
+
+        self._apply(method, inputs, None, create_graph=create_graph, seed=0)
+        return found[0]
+
+    def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
+        """The attribution, with max |relevant + irrelevant - score| over the groups of each sample as its gap."""
+        found: dict[str, Tensor] = {}
+
+        def method(call: Call) -> tuple[Tensors]:
+            values, decomposition = self._by_group(call)
+            found["scores"] = call.scores(call.inputs).detach()
+            found["gap"] = decomposition.gap(found["scores"]).detach()
+            return (values,)
+
+        (values,) = self._apply(method, inputs, targets, create_graph=False, seed=seed)
+        named = targets if isinstance(targets, int) else targets.tolist() if isinstance(targets, Tensor) else None
+        return Attribution(values=values, spec=self._provenance(), targets=named, **found)
+
+    def _attribute(self, call: Call) -> Tensors:
+        return self._by_group(call)[0]
+
+    def _by_group(self, call: Call) -> tuple[Tensors, Decomposition]:
+        """The score of each group spread over its elements, and the decompositions that gave it."""
+        ids = [self._groups(x) for x in call.inputs]
+        counts = [int(group.max()) + 1 for group in ids]
+        splits = []
+        for i, (group, x) in enumerate(zip(ids, call.inputs, strict=True)):
+            number = torch.arange(sum(counts), device=x.device).view(-1, *[1] * x.ndim) - sum(counts[:i])
+            splits.append(Split.of_masks(group.unsqueeze(0) == number, x))
+        decomposition = decompose_call(
+            call, splits, self._context(), max_rows=self.max_rows, output=lambda part, output: part.score(output)
+        )
+        scores = decomposition.relevant.split(counts)
+        values = tuple(_spread(s, group, x) for s, group, x in zip(scores, ids, call.inputs, strict=True))
+        return values, decomposition
+
+    def _groups(self, x: Tensor) -> Tensor:
+        ids = self.feature_mask(x)
+        if ids.is_floating_point() or ids.shape[1:] != x.shape[1:] or len(ids) not in (1, len(x)) or int(ids.min()) < 0:
+            raise InvalidInputError(
+                f"a feature mask gives group ids from 0 on, integers shaped {(*x.shape,)} or {(1, *x.shape[1:])}; "
+                f"{self.feature_mask!r} gave {ids.dtype} of shape {tuple(ids.shape)}"
+            )
+        return ids
+
+    def _context(self) -> Context:
+        rules = RULE_SETS[self.rules]
+        rules = rules if self.floor is None else dataclasses.replace(rules, floor=self.floor)
+        return Context(rules, self.on_missing)
+
+    def _bound(self) -> nn.Module:
+        return unwrapped(super()._bound())
+
+    def _model_context(self, call: Call) -> contextlib.AbstractContextManager[Any]:
+        return eager(call.model)
+
+    def _check_floating(self, model: nn.Module, tensors: Tensors) -> None:
+        """Token ids are welcome: the embedding they meet is decomposed."""
+
+
+def _splits(inputs: Tensors, masks: Any, relevant: Any) -> list[Split | None]:
+    """One split for each input."""
+    given = masks if relevant is None else relevant
+    given = (
+        tuple(given.values()) if isinstance(given, dict) else given if isinstance(given, (tuple, list)) else (given,)
+    )
+    if len(given) != len(inputs) or all(value is None for value in given):
+        raise InvalidInputError(f"{len(inputs)} inputs need a mask each (None for a constant), got {len(given)}")
+    make = Split.of_masks if relevant is None else Split.of_part
+    return [None if value is None else make(value, x) for value, x in zip(given, inputs, strict=True)]
+
+
+def _spread(scores: Tensor, ids: Tensor, x: Tensor) -> Tensor:
+    """Scores (groups, N) of groups divided by their sizes, at the elements of the groups."""
+    flat = ids.flatten(1).expand(len(x), -1)
+    sizes = torch.zeros(len(x), len(scores), dtype=scores.dtype, device=x.device)
+    sizes = sizes.scatter_add(1, flat, torch.ones_like(flat, dtype=scores.dtype))
+    return (scores.T / sizes.clamp_min(1)).gather(1, flat).view(x.shape)

@@ -1,0 +1,35 @@
+"""The rules by kind of op; importing this package registers them."""
+
+from xaikit.explainers.cd.rules import (
+    activations,
+    affine,
+    attention,
+    casts,
+    einsum,
+    elementwise,
+    embedding,
+    metadata,
+    normalisation,
+    pooling,
+    products,
+    recurrent,
+    reductions,
+    structure,
+)
+
+__all__ = [
+    "activations",
+    "affine",
+    "attention",
+    "casts",
+    "einsum",
+    "elementwise",
+    "embedding",
+    "metadata",
+    "normalisation",
+    "pooling",
+    "products",
+    "recurrent",
+    "reductions",
+    "structure",
+]

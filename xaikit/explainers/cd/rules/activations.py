@@ -1,0 +1,167 @@
+"""Elementwise functions and softmax: f(r + s) - f(0) is split between the parts, f(0) is shared as a constant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from xaikit.explainers.cd.blocks import split_symmetric
+from xaikit.explainers.cd.constants import add_constant
+from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed, fractions, on_total
+from xaikit.explainers.cd.derivatives import SplitSymmetric
+from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.rules.elementwise import choose
+from xaikit.explainers.cd.ruleset import RuleSet
+
+Function = Callable[[Tensor], Tensor]
+
+
+def split_gain(rules: RuleSet, of_r: Tensor, of_s: Tensor, gain: Tensor, at_zero: Tensor | None) -> Tensor:
+    """Split gain = f(r + s) - f(0), given f(r) and f(s), into stacked parts.
+
+    "symmetric": r' = (gain + f(r) - f(s)) / 2 and s' = (gain - f(r) + f(s)) / 2. "relevant_first": r' = f(r) - f(0) and
+    s' = f(r + s) - f(r). Where r or s is exactly 0, its part is exactly 0.
+    """
+    if rules.activation == "symmetric":
+        lead = of_r - of_s
+        return torch.stack([gain + lead, gain - lead]).mul_(0.5)
+    first = of_r if at_zero is None else of_r - at_zero
+    return torch.stack([first, gain - first])
+
+
+def activation(x: Decomposed, function: Function, *, fixed: bool = True) -> Decomposed:
+    """The rule for an elementwise f: its gain over f(0) is split by `split_gain`, f(0) shared as a constant.
+
+    A function that is not `fixed` has parameters of its own, which autograd must see.
+    """
+    zero = function(torch.zeros(8, dtype=x.dtype, device=x.parts.device))[0]
+    symmetric = x.context.rules.activation == "symmetric"
+    if float(zero) == 0:
+        if symmetric and fixed:
+            tracked = torch.is_grad_enabled() and x.parts.requires_grad
+            return x.like(SplitSymmetric.apply(x.parts, function) if tracked else split_symmetric(x.parts, function))
+        of_s = function(x.irrelevant) if symmetric else x.irrelevant
+        return x.like(split_gain(x.context.rules, function(x.relevant), of_s, function(x.sums), None))
+    of_r, of_s, of_t = function(x.relevant), function(x.irrelevant), function(x.sums)
+    parts = split_gain(x.context.rules, of_r, of_s, of_t - zero, zero)
+    # f(0) of a vector kernel and of its scalar tail differ in the last bit, so exact zeros are put there by hand
+    return add_constant(x.like(torch.where(x.parts == 0, 0, parts)), zero)
+
+
+ELEMENTWISE = (
+    "relu", "gelu", "silu", "tanh", "hardswish", "relu6", "leaky_relu", "elu", "selu", "celu", "mish", "abs",
+    "absolute", "__abs__", "softsign", "hardshrink", "softshrink", "tanhshrink", "rrelu", "erf", "sin", "atan",
+    "arctan", "asinh",
+    "sinh", "tan", "expm1", "log1p", "arcsinh", "sigmoid", "hardsigmoid", "logsigmoid", "softplus", "exp", "exp2",
+    "cos", "cosh", "threshold", "hardtanh", "expit", "erfc",
+)  # fmt: skip
+
+
+@cd_rule(*named(*ELEMENTWISE))
+def elementwise(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
+    """Elementwise functions of one tensor."""
+    kwargs.pop("training", None)  # rrelu draws slopes in training; a decomposition uses the mean slope
+    return activation(input, lambda value: function(value, *args, **kwargs))
+
+
+@cd_rule(*named("clamp", "clip", "clamp_min", "clamp_max"))
+def clamp(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """With numbers as limits an activation; with tensors a choice between the value and the limit."""
+    limits = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    if not limits:
+        return activation(input, lambda value: function(value, *args, **kwargs))
+    result = function(on_total(input), *on_total(args), **on_total(kwargs))
+    return choose(result == on_total(input), input, result)
+
+
+@cd_rule(*named("prelu"))
+def prelu(function: Any, input: Decomposed, weight: Tensor) -> Decomposed:
+    """PReLU with one slope, or one for each channel."""
+    slope = weight if weight.numel() == 1 or input.dim() < 2 else weight.view(-1, *[1] * (input.dim() - 2))
+    return activation(input, lambda value: torch.where(value > 0, value, value * slope), fixed=False)
+
+
+@cd_rule(*named("glu"))
+def glu(function: Any, input: Decomposed, dim: int = -1) -> Decomposed:
+    """The product a * sigmoid(b) of the two halves of x."""
+    signal, gate = input.chunk(2, dim)
+    return signal * torch.sigmoid(gate)
+
+
+@cd_rule(*named("log", "log2", "log10", "sqrt", "reciprocal", "acos", "asin", "atanh", "lgamma", "digamma", "logit"))
+def by_proportion(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
+    """Functions that are not defined on the parts: f(r + s), shared as |r| : |s|."""
+    return input.like(fractions(input) * function(input.sums, *args, **kwargs))
+
+
+@cd_rule(*named("pow", "__pow__", "float_power"))
+def power(function: Any, input: Any, exponent: Any) -> Any:
+    """Whole powers are activations; roots and inverse powers scale a signal and are frozen at the total."""
+    if isinstance(exponent, int | float) and exponent > 0 and exponent == int(exponent):
+        return input * input if exponent == 2 else activation(input, lambda value: value**exponent)
+    return function(on_total(input), on_total(exponent))
+
+
+@cd_rule(torch.Tensor.__rpow__)
+def exponential(function: Any, input: Decomposed, base: Any) -> Decomposed:
+    """A power with the value as its exponent."""
+    return activation(input, lambda value: torch.pow(base, value))
+
+
+@cd_rule(*named("softmax", "softmin"))
+def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any, **kwargs: Any) -> Decomposed:
+    """The gain over the softmax of zeros is split, that of zeros is shared; masked positions are masked in each.
+
+    An attention mask stands in both parts by halves, so that each part by itself is masked too.
+    """
+    x = input if function.__name__ == "softmax" else -input
+    axis = (dim if dim is not None else _default_dim(x.dim())) % x.dim()
+    dtype = kwargs.get("dtype")
+    of_r, of_s, of_t = (torch.softmax(value, axis + 1, dtype=dtype) for value in (x.relevant, x.irrelevant, x.sums))
+    masked = x.total <= -0.5 * ATTENTION_MASK
+    if bool(masked.any()):
+        zeros = torch.where(masked, x.total, 0)
+    else:  # one row of zeros will do, but another kernel, with other last bits, serves the last dimension
+        row = [size if dim == axis or axis < x.dim() - 1 else 1 for dim, size in enumerate(x.shape)]
+        zeros = torch.zeros(row, dtype=x.dtype, device=x.parts.device)
+    of_zero = torch.softmax(zeros, axis, dtype=dtype)
+    return add_constant(x.like(split_gain(x.context.rules, of_r, of_s, of_t - of_zero, of_zero)), of_zero)
+
+
+def _default_dim(ndim: int) -> int:
+    return 0 if ndim in (0, 1, 3) else 1
+
+
+@cd_rule(*named("log_softmax"))
+def log_softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any, **kwargs: Any) -> Decomposed:
+    """The log softmax of the total, shared as the parts of the softmax are."""
+    pair = softmax(functional.softmax, input, dim, *args, **kwargs)
+    axis = dim if dim is not None else _default_dim(input.dim())
+    return pair.like(fractions(pair) * torch.log_softmax(input.total, axis, dtype=kwargs.get("dtype")))
+
+
+@cd_rule(*named("normalize"))
+def normalize(
+    function: Any, input: Decomposed, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None
+) -> Decomposed:
+    """The quotient x / |x| with the norm frozen at the total."""
+    return input.like(input.parts / input.total.norm(p, dim, keepdim=True).clamp_min(eps))
+
+
+@cd_rule(*named("cosine_similarity"))
+def cosine_similarity(function: Any, x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
+    """The inner product over the norms, which are frozen at the totals."""
+    scales = [on_total(value).norm(dim=dim).clamp_min(eps) for value in (x1, x2)]
+    return (x1 * x2).sum(dim) / (scales[0] * scales[1])
+
+
+@cd_rule(*named("logsumexp"))
+def logsumexp(function: Any, input: Decomposed, dim: Any, keepdim: bool = False) -> Decomposed:
+    """A soft maximum: the softmax weights the parts, and what it adds to their mean is shared as a constant."""
+    weights = torch.softmax(input.total, dim)
+    mean = (input * weights).sum(dim, keepdim)
+    return add_constant(mean, torch.logsumexp(input.total, dim, keepdim) - mean.total)

@@ -1,0 +1,57 @@
+"""Copies, casts to other dtypes and devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from xaikit.explainers.cd.decomposed import Decomposed
+from xaikit.explainers.cd.registry import cd_rule, named
+
+CASTS = ("to", "float", "double", "half", "bfloat16", "type", "type_as", "cpu", "cuda")
+
+
+@cd_rule(*named(*CASTS))
+def cast(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Another dtype or device; what is no longer a floating-point tensor is no longer decomposed."""
+    args, kwargs = _stand_ins(args), _stand_ins(kwargs)
+    if not isinstance(input, Decomposed):
+        return function(input, *args, **kwargs)
+    parts = function(input.parts, *args, **kwargs)
+    if not isinstance(parts, Tensor):
+        return f"{input.parts.type()}"
+    if not parts.is_floating_point() and not parts.is_complex():
+        return function(input.total, *args, **kwargs)
+    if parts is input.parts:
+        return input
+    return input.like(parts, input.share.to(parts.device, parts.dtype if parts.is_floating_point() else None))
+
+
+def _stand_ins(values: Any) -> Any:
+    """Plain tensors of the same form in place of decomposed operands that only lend dtype and device."""
+    return tree_map_only(Decomposed, lambda value: value.parts.detach()[0, 0], values)
+
+
+@cd_rule(*named("int", "long", "short", "bool", "char", "byte"))
+def to_integers(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Tensor:
+    """Whole numbers and truth values carry no decomposition."""
+    return function(input.total, *args, **kwargs)
+
+
+@cd_rule(*named("clone", "contiguous", "alias", "detach"))
+def same_entries(function: Any, input: Decomposed, **kwargs: Any) -> Decomposed:
+    """The same entries, copied, laid out in order, or cut off from the graph."""
+    name = function.__name__
+    if name == "contiguous":
+        return input
+    parts = input.parts.clone() if name == "clone" else input.parts.detach() if name == "detach" else input.parts
+    return input.like(parts).is_view_of(input)
+
+
+@cd_rule(torch.Tensor.__deepcopy__)
+def deepcopy(function: Any, input: Decomposed, memo: Any) -> Decomposed:
+    """A copy."""
+    return input.like(input.parts.clone())

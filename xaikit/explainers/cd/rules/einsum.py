@@ -1,0 +1,71 @@
+"""Einstein sums: the parts and masks ride along as leading dimensions."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaikit.explainers.cd import shares
+from xaikit.explainers.cd.decomposed import Decomposed, missing_rule
+from xaikit.explainers.cd.registry import cd_rule, named
+
+
+@cd_rule(*named("einsum"))
+def einsum(function: Any, equation: str, *operands: Any) -> Decomposed:
+    """A sum of products of one or two operands; with two decomposed ones a cross term goes in halves to the parts."""
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):
+        operands = tuple(operands[0])
+    if len(operands) > 2:
+        raise missing_rule(function)
+    names, target = _explicit(equation, operands)
+    spare = [
+        letter for letter in string.ascii_letters if letter not in equation and all(letter not in n for n in names)
+    ]
+    lead = "".join(spare[:2])
+
+    def term(*values: Tensor) -> Tensor:
+        terms = [lead * (value.dim() > len(own)) + own for value, own in zip(values, names, strict=True)]
+        return torch.einsum(f"{','.join(terms)}->{lead}{target}", *values)
+
+    pairs = [(value, own) for value, own in zip(operands, names, strict=True) if isinstance(value, Decomposed)]
+    found = [_share(value.share, own, target) for value, own in pairs]
+    if len(pairs) == 2:
+        x, y = operands
+        parts = 0.5 * (term(x.parts, y.total) + term(x.total, y.parts))
+        return x.like(parts, shares.merged(found[0], found[1], len(target)))
+    parts = term(*(value.parts if isinstance(value, Decomposed) else value for value in operands))
+    return pairs[0][0].like(parts, found[0])
+
+
+def _explicit(equation: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
+    """The subscripts of each operand and of the output, with letters in place of an ellipsis or an implied output."""
+    inputs, arrow, target = equation.replace(" ", "").partition("->")
+    names = inputs.split(",")
+    hidden = [
+        value.dim() - len(own.replace("...", "")) if "..." in own else 0
+        for value, own in zip(operands, names, strict=True)
+    ]
+    free = [letter for letter in string.ascii_letters if letter not in equation]
+    ellipsis = "".join(free[: max(hidden)])
+    if not arrow:
+        letters = "".join(names).replace("...", "")
+        target = "..." * ("..." in inputs) + "".join(sorted(x for x in set(letters) if letters.count(x) == 1))
+    names = [own.replace("...", ellipsis[len(ellipsis) - n :]) for own, n in zip(names, hidden, strict=True)]
+    return names, target.replace("...", ellipsis)
+
+
+def _share(share: Tensor, own: str, target: str) -> Tensor:
+    """The share with the dimensions of the output, of size 1 where the operand does not have them."""
+    if shares.is_uniform(share):
+        return share
+    for letter in dict.fromkeys(own):
+        if letter not in target:
+            share, own = share.mean(1 + own.index(letter)), own.replace(letter, "", 1)
+    kept = [letter for letter in target if letter in own]
+    share = share.permute(0, *(1 + own.index(letter) for letter in kept))
+    for position, letter in enumerate(target):
+        share = share if letter in own else share.unsqueeze(1 + position)
+    return share

@@ -1,0 +1,105 @@
+"""Token ids with a mask: an embedding turns them into a decomposed tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._pytree import tree_map_only
+
+from xaikit.core.errors import UnsupportedOperationError
+from xaikit.explainers.cd import shares
+from xaikit.explainers.cd.decomposed import Decomposed
+from xaikit.explainers.cd.ruleset import Context
+
+
+class MaskedTokens(torch.Tensor):
+    """Token ids that carry which tokens are relevant until an embedding turns them into values.
+
+    Attributes:
+        ids: the ids, an integer tensor.
+        masks: (masks, *shape of the ids).
+        share: the undecided share.
+        context: the rules followed.
+    """
+
+    ids: Tensor
+    masks: Tensor
+    share: Tensor
+    context: Context
+
+    @staticmethod
+    def __new__(cls: type[MaskedTokens], ids: Tensor, masks: Tensor, share: Tensor, context: Context) -> MaskedTokens:
+        """The ids under another type."""
+        return torch.Tensor._make_subclass(cls, ids)
+
+    def __init__(self, ids: Tensor, masks: Tensor, share: Tensor, context: Context) -> None:
+        self.ids, self.masks, self.share, self.context = ids, masks, share, context
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:
+        return f"MaskedTokens(shape={tuple(self.ids.shape)}, masks={self.masks.shape[0]})"
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.embedding:
+            return embedding(*args, **kwargs)
+        if func is functional.embedding_bag:
+            return embedding_bag(*args, **kwargs)
+        result = func(*tree_map_only(MaskedTokens, _ids, args), **tree_map_only(MaskedTokens, _ids, kwargs))
+        if not args or not isinstance(args[0], MaskedTokens):
+            return result
+        return _carried(func, args, kwargs, result)
+
+
+def _ids(tokens: MaskedTokens) -> Tensor:
+    return tokens.ids
+
+
+_SAME = {"to", "long", "int", "contiguous", "clone", "detach", "cpu", "cuda"}
+_RESHAPED = {"view", "reshape", "flatten", "squeeze", "unsqueeze"}
+_INDEXED = {"__getitem__", "transpose", "permute", "t", "narrow", "select"}
+
+
+def _carried(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
+    """Masks follow their tokens through copies, views and slices; whatever else is computed from ids is a constant."""
+    tokens, name = args[0], getattr(function, "__name__", "")
+    if name in _SAME and isinstance(result, Tensor) and not result.is_floating_point():
+        return MaskedTokens(result, tokens.masks.to(result.device), tokens.share, tokens.context)
+    if name in _RESHAPED | _INDEXED:
+        masks = torch.stack([function(mask, *args[1:], **kwargs) for mask in tokens.masks])
+        if name in _RESHAPED:
+            share = shares.reshaped(tokens.share, tokens.ids.shape, result.shape)
+        else:
+            share = shares.restructured(
+                tokens.share,
+                tokens.ids.shape,
+                lambda value: torch.stack([function(row, *args[1:], **kwargs) for row in value[0]]).unsqueeze(0),
+            )
+        return MaskedTokens(result, masks, share, tokens.context)
+    return result
+
+
+def embedding(input: Any, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Relevant part r = m e and irrelevant part s = (1 - m) e, for the embeddings e of tokens with mask m."""
+    values = functional.embedding(input.ids, weight, *args, **kwargs)
+    masks = input.masks.unsqueeze(-1).to(values.dtype)
+    share = input.share if shares.is_uniform(input.share) else input.share.unsqueeze(-1)
+    return Decomposed(torch.stack([masks * values, (1 - masks) * values]), share.to(values.dtype), input.context)
+
+
+def embedding_bag(input: Any, weight: Tensor, offsets: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """The sum or mean of the embeddings in each row of ids."""
+    mode = kwargs.get("mode", args[3] if len(args) > 3 else "mean")
+    if input.ids.dim() != 2 or offsets is not None or mode == "max" or kwargs.get("per_sample_weights") is not None:
+        raise UnsupportedOperationError(
+            "contextual decomposition of an embedding bag takes ids of shape (batch, tokens), mode 'sum' or 'mean', "
+            f"without offsets or weights; the ids have shape {tuple(input.ids.shape)} and the mode is {mode!r}"
+        )
+    values = embedding(input, weight)
+    return values.sum(1) if mode == "sum" else values.mean(1)

@@ -1,0 +1,66 @@
+"""Questions about a tensor: its form is that of the tensor the model sees, its values are those of the total."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map_only
+
+from xaikit.explainers.cd.decomposed import Decomposed, on_total
+from xaikit.explainers.cd.registry import cd_rule, named
+
+
+@cd_rule(*named(
+    "size", "dim", "ndimension", "numel", "nelement", "is_floating_point", "is_complex", "stride", "__len__",
+    "is_contiguous", "get_device", "element_size", "storage_offset", "is_nested", "is_same_size", "result_type",
+    "can_cast", "is_tensor",
+    "is_signed", "is_inference", "is_neg", "is_conj",
+))  # fmt: skip
+def form(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """The wrapper has the form of the tensor it stands for."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return function(*args, **kwargs)
+
+
+@cd_rule(torch.Tensor.__hash__)
+def identity(function: Any, value: Decomposed) -> int:
+    """Tensors hash by identity."""
+    return id(value)
+
+
+@cd_rule(*named(
+    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros",
+    "new_ones", "new_full", "new_empty", "new_tensor",
+))  # fmt: skip
+def new_constant(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """A new tensor of the form of a given one is a constant."""
+
+    def stand_in(value: Decomposed) -> torch.Tensor:
+        return value.parts.detach()[0, 0]
+
+    return function(*tree_map_only(Decomposed, stand_in, args), **tree_map_only(Decomposed, stand_in, kwargs))
+
+
+@cd_rule(*named(
+    "__bool__", "__float__", "__int__", "__index__", "item", "tolist", "__contains__", "_assert", "equal", "allclose",
+    "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__", "gt", "lt", "ge", "le", "eq", "ne", "greater", "less",
+    "isnan", "isinf", "isfinite", "isclose", "logical_not", "logical_and", "logical_or", "any", "all", "nonzero",
+    "argmax", "argmin", "argsort", "count_nonzero", "unique", "bucketize", "searchsorted",
+    "sign", "sgn", "floor", "ceil", "round", "trunc", "heaviside", "bernoulli", "multinomial", "signbit",
+))  # fmt: skip
+def question(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Comparisons, branches, indices and step functions go by the total; they carry no decomposition."""
+    return function(*on_total(args), **on_total(kwargs))
+
+
+@cd_rule(*named("var", "std", "var_mean", "std_mean", "norm", "vector_norm", "cdist", "rsqrt"))
+def frozen_scale(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Deviations, norms and their inverses scale a signal; as in layer_norm they are frozen at the total."""
+    return function(*on_total(args), **on_total(kwargs))
+
+
+@cd_rule(*named("requires_grad_", "register_hook", "retain_grad"))
+def no_effect(function: Any, value: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
+    """What a model asks of autograd on the way does not touch the decomposition."""
+    return value

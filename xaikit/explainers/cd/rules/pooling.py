@@ -1,0 +1,118 @@
+"""Pooling and selection: averages are linear; a maximum picks the entry of each part where the total has its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from xaikit.explainers.cd import shares
+from xaikit.explainers.cd.decomposed import Decomposed
+from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.rules.affine import folded
+from xaikit.explainers.cd.rules.elementwise import larger
+
+AVERAGES = {f"{kind}avg_pool{n}d": n for kind in ("", "adaptive_", "_adaptive_") for n in (1, 2, 3)}
+AVERAGES = {name: n for name, n in AVERAGES.items() if name != "_adaptive_avg_pool1d"}
+MAXIMA = {
+    f"{kind}max_pool{n}d{tail}": n for kind in ("", "adaptive_") for n in (1, 2, 3) for tail in ("", "_with_indices")
+}
+
+
+@cd_rule(*named(*AVERAGES))
+def average(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
+    """Average pooling of each part."""
+    return folded(input, AVERAGES[function.__name__] + 1, lambda rows: function(rows, *args, **kwargs))
+
+
+@cd_rule(*named("interpolate", "upsample", "grid_sample", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+                "native_channel_shuffle", "fold"))  # fmt: skip
+def resampling(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
+    """Linear maps over (batch, channels, ...)."""
+    if function.__name__ == "grid_sample":
+        return input.map_parts(lambda part: function(part, *args, **kwargs))
+    return folded(input, input.dim() - 1, lambda rows: function(rows, *args, **kwargs))
+
+
+@cd_rule(*named(*MAXIMA))
+def maximum(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
+    """Max pooling: both parts are gathered at the maxima of the total."""
+    asked = kwargs.pop("return_indices", False) or function.__name__.endswith("_with_indices")
+    name = function.__name__.removesuffix("_with_indices")
+    dims = MAXIMA[function.__name__]
+    values, indices = getattr(functional, name)(input.total, *args, **kwargs, return_indices=True)
+    flat = indices.flatten(-dims)
+    parts = input.parts.flatten(-dims)
+    taken = parts.gather(-1, flat.expand(*parts.shape[:-1], flat.shape[-1])).reshape(
+        *parts.shape[:-1], *values.shape[-dims:]
+    )
+    return (input.like(taken), indices) if asked else input.like(taken)
+
+
+@cd_rule(*named("max", "min"))
+def extremum(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """The largest entry of all, along a dimension, or of two tensors."""
+    up = function.__name__ == "max"
+    other = args[0] if args else kwargs.get("other")
+    if isinstance(other, torch.Tensor):
+        return larger(torch.maximum if up else torch.minimum, input, other)
+    if not args and "dim" not in kwargs:
+        flat = input.reshape(-1)
+        return flat[int(flat.total.argmax() if up else flat.total.argmin())]
+    return pick(function, input, *args, **kwargs)
+
+
+@cd_rule(*named("median", "kthvalue", "mode", "nanmedian"))
+def pick(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
+    """One entry along a dimension, chosen by the total."""
+    chosen = function(input.total, *args, **kwargs)
+    position = 1 if function.__name__ == "kthvalue" else 0
+    dim = kwargs.get("dim", args[position] if len(args) > position else -1)
+    keepdim = chosen.indices.dim() == input.dim()
+    value = input.gather(dim, chosen.indices if keepdim else chosen.indices.unsqueeze(dim))
+    return type(chosen)((value if keepdim else value.squeeze(dim), chosen.indices))
+
+
+@cd_rule(*named("topk", "sort"))
+def order(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
+    """Several entries along a dimension, ordered by the total."""
+    chosen = function(input.total, *args, **kwargs)
+    position = 1 if function.__name__ == "topk" else 0
+    dim = kwargs.get("dim", args[position] if len(args) > position else -1)
+    return type(chosen)((input.gather(dim, chosen.indices), chosen.indices))
+
+
+@cd_rule(*named("amax", "amin"))
+def amax(function: Any, input: Decomposed, dim: Any = (), keepdim: bool = False) -> Decomposed:
+    """The mean of the entries at which the total has its maximum."""
+    best = input.total == function(input.total, dim, keepdim=True)
+    dims = tuple(range(input.dim())) if dim in ((), []) else dim
+    weights = best / best.sum(dims, keepdim=True)
+    return (input * weights.to(input.dtype)).sum(dims, keepdim=keepdim)
+
+
+@cd_rule(*named("gather", "take_along_dim", "index_select"))
+def gather(function: Any, input: Decomposed, dim: Any, index: Any = None, **kwargs: Any) -> Decomposed:
+    """Entries at given indices, along one dimension."""
+    if function.__name__ == "take_along_dim":
+        dim, index = (index if index is not None else kwargs.get("dim"), dim)
+    dim = dim % input.dim()
+    share = input.share
+    if not shares.is_uniform(share):
+        if share.shape[1 + dim] > 1 and function.__name__ == "index_select":
+            share = share.index_select(1 + dim, index)
+        elif share.shape[1 + dim] > 1:
+            share = share.expand(share.shape[0], *input.shape).gather(
+                1 + dim, index.expand(share.shape[0], *index.shape)
+            )
+    if function.__name__ == "index_select":
+        return input.like(input.parts.index_select(dim + 2, index), share)
+    lead = input.parts.shape[:2]
+    if function.__name__ == "take_along_dim":
+        sizes = [index.shape[d] if d == dim else input.shape[d] for d in range(input.dim())]
+        index = index.expand(sizes)
+    parts = input.parts
+    for d in range(input.dim()):  # gather reads only as far as the index reaches
+        parts = parts if d == dim else parts.narrow(d + 2, 0, index.shape[d])
+    return input.like(parts.gather(dim + 2, index.expand(*lead, *index.shape)), share)

@@ -1,0 +1,123 @@
+"""Products of decomposed tensors: each cross term goes in halves to the two parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaikit.explainers.cd import shares
+from xaikit.explainers.cd.decomposed import Decomposed, fractions, on_total
+from xaikit.explainers.cd.registry import cd_rule, named
+
+Bilinear = Callable[[Tensor, Tensor], Tensor]
+
+
+def product(bilinear: Bilinear, x: Any, y: Any, share: Tensor | None = None) -> Decomposed:
+    """B(x, y) with x = r + s = t and y = r' + s' = t': the relevant part is (B(r, t') + B(t, r')) / 2.
+
+    With a constant on one side it is a linear map of the other. The operands broadcast.
+    """
+    ndim = max(x.dim(), y.dim())
+    if isinstance(x, Decomposed) and isinstance(y, Decomposed):
+        parts = 0.5 * (bilinear(x.aligned_parts(ndim), y.total) + bilinear(x.total, y.aligned_parts(ndim)))
+        both = shares.merged(x.aligned_share(ndim), y.aligned_share(ndim), ndim) if share is None else share
+        return x.like(parts, both)
+    if isinstance(x, Decomposed):
+        return x.like(bilinear(x.aligned_parts(ndim), y), x.aligned_share(ndim) if share is None else share)
+    return y.like(bilinear(x, y.aligned_parts(ndim)), y.aligned_share(ndim) if share is None else share)
+
+
+@cd_rule(*named("mul", "multiply", "__mul__", "__rmul__"))
+def mul(function: Any, input: Any, other: Any, **kwargs: Any) -> Decomposed:
+    """A product."""
+    if not isinstance(input, Tensor) or not isinstance(other, Tensor):
+        x, factor = (input, other) if isinstance(input, Decomposed) else (other, input)
+        return x.like(x.parts * factor)
+    return product(torch.mul, input, other)
+
+
+@cd_rule(*named("square"))
+def square(function: Any, input: Decomposed) -> Decomposed:
+    """A square: the product of x with itself."""
+    return product(torch.mul, input, input)
+
+
+@cd_rule(*named("div", "divide", "true_divide", "__truediv__", "__div__"))
+def div(function: Any, input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    """Dividing by y scales each part of x by the total of y; a constant over y is shared as the parts of y are."""
+    if rounding_mode is not None:
+        return torch.div(on_total(input), on_total(other), rounding_mode=rounding_mode)
+    if not isinstance(input, Decomposed):
+        ndim = max(input.dim() if isinstance(input, Tensor) else 0, other.dim())
+        value, share = input / other.total, other.aligned_share(ndim)
+        aligned = other.like(other.aligned_parts(ndim), share)
+        return aligned.like(fractions(aligned) * value, share)
+    if not isinstance(other, Tensor):
+        return input.like(input.parts / other)
+    return product(torch.div, input, on_total(other))
+
+
+@cd_rule(torch.Tensor.__rtruediv__, torch.Tensor.__rdiv__)
+def reversed_div(function: Any, input: Decomposed, other: Any) -> Decomposed:
+    """A quotient, with the operands in reverse."""
+    return div(torch.div, other, input)
+
+
+@cd_rule(*named("matmul", "bmm", "mm", "mv", "__matmul__"))
+def matmul(function: Any, input: Any, other: Any, **kwargs: Any) -> Decomposed:
+    """Matrix products; a vector on either side is a matrix with one row or column."""
+    if other.dim() == 1:
+        return matmul(function, input, other.unsqueeze(-1)).squeeze(-1)
+    if input.dim() == 1:
+        return matmul(function, input.unsqueeze(0), other).squeeze(-2)
+    return product(torch.matmul, input, other, _matmul_share(input, other))
+
+
+def _matmul_share(x: Any, y: Any) -> Tensor | None:
+    """The share of x y: rows as in x, columns as in y."""
+    ndim = max(x.dim(), y.dim())
+    found = [
+        shares.without_dim(value.aligned_share(ndim), dim)
+        for value, dim in ((x, -1), (y, -2))
+        if isinstance(value, Decomposed)
+    ]
+    return found[0] if len(found) == 1 or found[0] is found[1] else shares.merged(found[0], found[1], ndim)
+
+
+@cd_rule(torch.Tensor.__rmatmul__)
+def reversed_matmul(function: Any, input: Decomposed, other: Any) -> Decomposed:
+    """A matrix product, with the operands in reverse."""
+    return matmul(torch.matmul, other, input)
+
+
+@cd_rule(*named("outer", "ger"))
+def outer(function: Any, input: Any, vec2: Any) -> Decomposed:
+    """The outer product of two vectors."""
+    return mul(torch.mul, input.unsqueeze(-1), vec2)
+
+
+@cd_rule(*named("dot", "vdot", "inner"))
+def inner(function: Any, input: Any, other: Any) -> Decomposed:
+    """The inner product over the last dimension."""
+    if input.dim() == 1 or other.dim() == 1:
+        return mul(torch.mul, input, other).sum(-1)
+    return matmul(torch.matmul, input, other.transpose(-2, -1))
+
+
+@cd_rule(*named("addmm", "baddbmm", "addbmm", "addmv"))
+def addmm(function: Any, input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+    """The sum beta c + alpha (a b)."""
+    result = torch.matmul(mat1, mat2)
+    if function.__name__ == "addbmm":
+        result = result.sum(0)
+    result = result if alpha == 1 else result * alpha
+    return result + (input if beta == 1 else input * beta)
+
+
+@cd_rule(*named("addcmul"))
+def addcmul(function: Any, input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
+    """The sum x + value (a * b)."""
+    return input + (tensor1 * tensor2) * value

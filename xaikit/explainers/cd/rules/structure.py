@@ -1,0 +1,356 @@
+"""Ops that move entries about: the same move for each part, two dimensions further back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from xaikit.core.errors import UnsupportedOperationError
+from xaikit.explainers.cd import shares
+from xaikit.explainers.cd.decomposed import (
+    IN_PLACE_NEEDS_STORAGE,
+    Decomposed,
+    ShareLostError,
+    as_constant,
+    constant_like,
+    on_total,
+    parts_of,
+)
+from xaikit.explainers.cd.location import calling_module
+from xaikit.explainers.cd.registry import cd_rule, named
+
+
+def behind(dim: int) -> int:
+    """A dimension of x as a dimension of its parts."""
+    return dim + 2 if dim >= 0 else dim
+
+
+def moved(x: Decomposed, move: Callable[[Tensor], Any]) -> Any:
+    """Apply a move of entries to the parts, (2, masks, *shape), and to the share; the result may be a view."""
+    result = move(x.parts)
+    if isinstance(result, Tensor):
+        return x.like(result, shares.restructured(x.share, x.shape, move)).is_view_of(x)
+    pieces = [
+        x.like(piece, shares.restructured(x.share, x.shape, lambda value, i=i: move(value)[i])).is_view_of(x)
+        for i, piece in enumerate(result)
+    ]
+    return type(result)(pieces)
+
+
+def sizes_of(shape: Sequence[Any]) -> list[int]:
+    """Sizes given one by one or as one sequence."""
+    nested = len(shape) == 1 and not isinstance(shape[0], int | Tensor)
+    return [int(size) for size in (shape[0] if nested else shape)]
+
+
+@cd_rule(*named("reshape", "view"))
+def reshape(function: Any, input: Decomposed, *shape: Any, **kwargs: Any) -> Decomposed:
+    """Another shape with the same entries."""
+    shape = shape or tuple(kwargs.values())
+    if isinstance(shape[0], torch.dtype):
+        raise UnsupportedOperationError(
+            f"a decomposed value cannot be reinterpreted as {shape[0]} in {calling_module()}"
+        )
+    sizes = sizes_of(shape)
+    if -1 in sizes:
+        known = prod(size for size in sizes if size != -1)
+        sizes[sizes.index(-1)] = input.numel() // known if known else 0
+    parts = input.parts.reshape(*input.parts.shape[:2], *sizes)
+    return input.like(parts, shares.reshaped(input.share, input.shape, sizes)).is_view_of(input)
+
+
+@cd_rule(*named("view_as", "reshape_as"))
+def reshape_as(function: Any, input: Decomposed, other: Any) -> Decomposed:
+    """The shape of another tensor."""
+    return reshape(function, input, other.shape)
+
+
+@cd_rule(*named("flatten", "ravel"))
+def flatten(function: Any, input: Decomposed, start_dim: int = 0, end_dim: int = -1) -> Decomposed:
+    """Several dimensions as one."""
+    start, end = start_dim % max(input.dim(), 1), end_dim % max(input.dim(), 1)
+    return reshape(function, input, *input.shape[:start], -1 if input.numel() else prod(input.shape[start : end + 1]),
+                   *input.shape[end + 1 :])  # fmt: skip
+
+
+@cd_rule(*named("unflatten"))
+def unflatten(function: Any, input: Decomposed, dim: int, sizes: Sequence[int]) -> Decomposed:
+    """One dimension as several."""
+    dim = dim % input.dim()
+    sizes = list(sizes)
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = input.shape[dim] // prod(size for size in sizes if size != -1)
+    return reshape(function, input, *input.shape[:dim], *sizes, *input.shape[dim + 1 :])
+
+
+@cd_rule(*named("permute"))
+def permute(function: Any, input: Decomposed, *dims: Any, **kwargs: Any) -> Decomposed:
+    """Dimensions in another order."""
+    order = [d % input.dim() + 2 for d in sizes_of(dims or tuple(kwargs.values()))]
+    return moved(input, lambda value: value.permute(0, 1, *order))
+
+
+@cd_rule(*named("t", "adjoint"))
+def matrix_transpose(function: Any, input: Decomposed) -> Decomposed:
+    """Rows and columns swapped."""
+    return input if input.dim() < 2 else moved(input, lambda value: value.transpose(-2, -1))
+
+
+@cd_rule(*named("transpose", "swapaxes", "swapdims"))
+def transpose(function: Any, input: Decomposed, dim0: int, dim1: int) -> Decomposed:
+    """Two dimensions swapped."""
+    return moved(input, lambda value: value.transpose(behind(dim0), behind(dim1)))
+
+
+@cd_rule(*named("movedim", "moveaxis"))
+def movedim(function: Any, input: Decomposed, source: Any, destination: Any) -> Decomposed:
+    """Dimensions moved elsewhere."""
+    source, destination = (
+        [behind(d) for d in ((dims,) if isinstance(dims, int) else dims)] for dims in (source, destination)
+    )
+    return moved(input, lambda value: value.movedim(source, destination))
+
+
+@cd_rule(*named("squeeze"))
+def squeeze(function: Any, input: Decomposed, dim: Any = None) -> Decomposed:
+    """Dimensions of size 1 dropped."""
+    dims = range(input.dim()) if dim is None else (dim,) if isinstance(dim, int) else dim
+    dims = {d % max(input.dim(), 1) for d in dims}
+    return reshape(function, input, [size for d, size in enumerate(input.shape) if d not in dims or size != 1])
+
+
+@cd_rule(*named("unsqueeze"))
+def unsqueeze(function: Any, input: Decomposed, dim: int) -> Decomposed:
+    """A dimension of size 1 put in."""
+    return moved(input, lambda value: value.unsqueeze(behind(dim)))
+
+
+@cd_rule(*named("expand", "broadcast_to"))
+def expand(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Decomposed:
+    """Broadcast to a larger shape."""
+    target = sizes_of(sizes or (kwargs.get("size"),))
+    parts = input.aligned_parts(len(target)).expand(-1, -1, *target)
+    return input.like(parts, input.aligned_share(len(target)))
+
+
+@cd_rule(*named("expand_as"))
+def expand_as(function: Any, input: Decomposed, other: Any) -> Decomposed:
+    """Broadcast to the shape of another tensor."""
+    return expand(function, input, other.shape)
+
+
+@cd_rule(*named("repeat", "tile"))
+def repeat(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Decomposed:
+    """Copies side by side."""
+    counts = sizes_of(sizes or tuple(kwargs.values()))
+    counts = [1] * (input.dim() - len(counts)) + counts
+    aligned = input.aligned_share(len(counts))
+    if not shares.is_uniform(aligned):
+        aligned = aligned.repeat(1, *(n if aligned.shape[1 + d] > 1 else 1 for d, n in enumerate(counts)))
+    return input.like(input.aligned_parts(len(counts)).repeat(1, 1, *counts), aligned)
+
+
+@cd_rule(*named("repeat_interleave"))
+def repeat_interleave(
+    function: Any, input: Decomposed, repeats: Any, dim: int | None = None, **kwargs: Any
+) -> Decomposed:
+    """Each entry several times."""
+    if dim is None:
+        return repeat_interleave(function, input.reshape(-1), repeats, 0, **kwargs)
+    dim = dim % input.dim()
+    share = input.share
+    if not shares.is_uniform(share) and share.shape[1 + dim] > 1:
+        share = share.repeat_interleave(repeats, 1 + dim)
+    return input.like(input.parts.repeat_interleave(repeats, dim + 2, **kwargs), share)
+
+
+SPLITS = ("chunk", "unsafe_chunk", "split", "unsafe_split", "split_with_sizes", "tensor_split")
+
+
+@cd_rule(*named(*SPLITS))
+def split(function: Any, input: Decomposed, size: Any = None, dim: int = 0, **kwargs: Any) -> Any:
+    """Pieces along one dimension."""
+    size = size if size is not None else next(iter(kwargs.values()))
+    name = function.__name__.removeprefix("unsafe_").removesuffix("_with_sizes")
+    return moved(input, lambda value: getattr(value, name)(size, behind(dim)))
+
+
+@cd_rule(*named("hsplit", "vsplit", "dsplit"))
+def split_along(function: Any, input: Decomposed, size: Any) -> Any:
+    """Pieces along the second, first or third dimension."""
+    dim = {"h": 0 if input.dim() == 1 else 1, "v": 0, "d": 2}[function.__name__[0]]
+    return split(torch.tensor_split, input, size, dim)
+
+
+@cd_rule(*named("unbind"))
+def unbind(function: Any, input: Decomposed, dim: int = 0) -> Any:
+    """Slices along one dimension."""
+    return moved(input, lambda value: value.unbind(behind(dim)))
+
+
+@cd_rule(torch.Tensor.__iter__)
+def iterate(function: Any, input: Decomposed) -> Any:
+    """Slices along the first dimension."""
+    return iter(unbind(function, input, 0))
+
+
+@cd_rule(*named("narrow"))
+def narrow(function: Any, input: Decomposed, dim: int, start: Any, length: int) -> Decomposed:
+    """A stretch of one dimension."""
+    return moved(input, lambda value: value.narrow(behind(dim), int(start), length))
+
+
+@cd_rule(*named("select"))
+def select(function: Any, input: Decomposed, dim: int, index: Any) -> Decomposed:
+    """One slice."""
+    return moved(input, lambda value: value.select(behind(dim), int(index)))
+
+
+@cd_rule(*named("diagonal"))
+def diagonal(function: Any, input: Decomposed, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Decomposed:
+    """The diagonal of two dimensions."""
+    return moved(input, lambda value: value.diagonal(offset, behind(dim1), behind(dim2)))
+
+
+@cd_rule(torch.Tensor.unfold)
+def sliding(function: Any, input: Decomposed, dimension: int, size: int, step: int) -> Decomposed:
+    """Sliding windows along one dimension."""
+    return moved(input, lambda value: value.unfold(behind(dimension), size, step))
+
+
+@cd_rule(functional.unfold)
+def patches(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
+    """Patches of an image as columns."""
+    result = functional.unfold(input.parts.flatten(0, 2), *args, **kwargs)
+    share = input.share if shares.is_uniform(input.share) else input.share.flatten(2, -2)
+    return input.like(result.unflatten(0, input.parts.shape[:3]), share)
+
+
+@cd_rule(*named("flip", "fliplr", "flipud", "roll"))
+def shifted(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
+    """Entries in reverse order, or shifted around."""
+    name = function.__name__
+    if name == "roll":
+        steps = args[0] if args else kwargs["shifts"]
+        dims = args[1] if len(args) > 1 else kwargs.get("dims", ())
+        if dims in ((), [], None):
+            return input.reshape(-1).roll(steps, 0).reshape(input.shape)
+        return _same_shape(input, lambda value: value.roll(steps, [behind(d) for d in _several(dims)]))
+    dims = {"fliplr": [1], "flipud": [0]}.get(name) or _several(args[0] if len(args) == 1 else args or kwargs["dims"])
+    return _same_shape(input, lambda value: value.flip([behind(d) for d in dims]))
+
+
+def _several(dims: Any) -> list[int]:
+    return [dims] if isinstance(dims, int) else list(dims)
+
+
+def _same_shape(x: Decomposed, move: Callable[[Tensor], Tensor]) -> Decomposed:
+    """A move within the shape; it acts on the share as it stands, whose constant dimensions stay constant."""
+    share = x.share if shares.is_uniform(x.share) else move(x.share.unsqueeze(0))[0]
+    return x.like(move(x.parts), share)
+
+
+@cd_rule(*named("triu", "tril"))
+def triangle(function: Any, input: Decomposed, diagonal: int = 0) -> Decomposed:
+    """One triangle of each matrix."""
+    return input.like(getattr(input.parts, function.__name__)(diagonal))
+
+
+@cd_rule(*named("__getitem__"))
+def getitem(function: Any, input: Decomposed, index: Any) -> Decomposed:
+    """Basic indices make a view; indices by tensors or lists are applied part by part."""
+    items = on_total(index) if isinstance(index, tuple) else (on_total(index),)
+    if all(
+        item is None or item is Ellipsis or isinstance(item, int | slice) and not isinstance(item, bool)
+        for item in items
+    ):
+        return moved(input, lambda value: value[(slice(None), slice(None), *items)])
+    share = input.share
+    if not shares.is_uniform(share):
+        share = torch.stack([row[items] for row in share.expand(share.shape[0], *input.shape)])
+    return input.map_parts(lambda part: part[items], share)
+
+
+@cd_rule(*named("masked_select", "take"))
+def selected(function: Any, input: Decomposed, index: Any) -> Decomposed:
+    """Entries by a mask or by flat indices."""
+    if function.__name__ == "take":
+        return input.reshape(-1)[index]
+    shape = torch.broadcast_shapes(input.shape, index.shape)
+    return getitem(function, expand(function, input, shape), on_total(index).expand(shape))
+
+
+@cd_rule(torch.Tensor.__setitem__)
+def setitem(function: Any, input: Any, index: Any, value: Any) -> None:
+    """Write a part of a tensor."""
+    if not isinstance(input, Decomposed):
+        raise UnsupportedOperationError(
+            f"{IN_PLACE_NEEDS_STORAGE} (indexed assignment in {calling_module()}); collect the pieces with torch.stack "
+            "or torch.cat instead"
+        )
+    index = on_total(index)
+    new = input.parts.clone()
+    target = new[0, 0][index]
+    if not isinstance(value, Decomposed):
+        value = as_constant(value, input).to(new.dtype)
+        value = constant_like(value.expand(target.shape), getitem(torch.Tensor.__getitem__, input, index))
+    for part in (0, 1):
+        for mask in range(new.shape[1]):
+            new[part, mask][index] = value.parts[part, mask].to(new.dtype)
+    input.write(input.like(new))
+
+
+@cd_rule(*named("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"))
+def join(function: Any, tensors: Any, dim: int = 0, **kwargs: Any) -> Decomposed:
+    """Tensors side by side; a constant among them is split by the undecided share."""
+    dim = kwargs.get("axis", dim)
+    pairs = [value for value in tensors if isinstance(value, Decomposed)]
+    name = function.__name__
+    if name in ("hstack", "vstack", "dstack"):
+        least = {"hstack": 1, "vstack": 2, "dstack": 3}[name]
+        tensors = [value.reshape(*[1] * (least - value.dim()), *value.shape) for value in tensors]
+        dim = {"hstack": 0 if pairs[0].dim() <= 1 else 1, "vstack": 0, "dstack": 2}[name]
+    joint = torch.stack if name == "stack" else torch.cat
+    if joint is torch.cat:  # torch lets an empty vector stand among tensors of any rank
+        tensors = [value for value in tensors if value.shape != (0,)]
+    parts = joint([parts_of(value, pairs[0]) for value in tensors], behind(dim))
+    return pairs[0].like(parts, _joint_share(joint, tensors, pairs, dim))
+
+
+def _joint_share(joint: Any, tensors: Any, pairs: list[Decomposed], dim: int) -> Tensor:
+    """The share of joined tensors: as it is where none varies along the joined dimension, else joined as they are."""
+    share = pairs[0].share
+    if all(pair.share is share for pair in pairs[1:]) and shares.is_uniform(share):
+        return share
+    if all(shares.is_uniform(pair.share) for pair in pairs):
+        return torch.stack([pair.share for pair in pairs]).mean(0)
+    axis = dim % (pairs[0].dim() + (joint is torch.stack)) + 1
+    if joint is torch.stack:
+        return pairs[0].aligned_share(pairs[0].dim()).unsqueeze(axis)
+    varying = [pair.aligned_share(pair.dim()) for pair in pairs]
+    if all(value.shape == varying[0].shape and value.shape[axis] == 1 for value in varying):
+        return varying[0]
+    if any(not isinstance(value, Decomposed) for value in tensors):
+        raise ShareLostError(pairs[0].shape, pairs[0].shape)
+    return torch.cat(
+        [value.expand(value.shape[0], *pair.shape) for value, pair in zip(varying, pairs, strict=True)], axis
+    )
+
+
+@cd_rule(*named("pad", "constant_pad_nd"))
+def pad(function: Any, input: Decomposed, pad: Sequence[int], mode: Any = "constant", value: Any = None) -> Decomposed:
+    """Padding of each part; a constant other than 0 is split by the undecided share."""
+    if function.__name__ == "constant_pad_nd":
+        mode, value = "constant", mode if value is None and not isinstance(mode, str) else value
+    if mode != "constant":
+        return input.map_parts(lambda part: functional.pad(part, pad, mode))
+    padded = input.like(functional.pad(input.parts, pad))
+    if not value:
+        return padded
+    outside = functional.pad(torch.zeros(input.shape, dtype=input.dtype, device=input.parts.device), pad, value=value)
+    return padded.like(padded.parts + constant_like(outside, padded).parts)

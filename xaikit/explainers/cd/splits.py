@@ -1,0 +1,126 @@
+"""Splits of the inputs: which part of them is relevant, by masks or by an additive part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.explainers.cd.decomposed import Decomposed
+from xaikit.explainers.cd.rules.embedding import MaskedTokens
+from xaikit.explainers.cd.ruleset import Context
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Masks, or an additive relevant part, of one input x of shape (N, ...).
+
+    Attributes:
+        values: (M, 1 or N, ...), broadcasting to (M, *x.shape).
+        additive: whether the values are the relevant part itself (x = part + rest) and no mask.
+    """
+
+    values: Tensor
+    additive: bool = False
+
+    @classmethod
+    def of_masks(cls, masks: Tensor, x: Tensor, what: str = "masks") -> Split:
+        """Check masks (M, ...) that broadcast over the batch, or (M, N, ...) with one for each sample.
+
+        Raises:
+            InvalidTypeError: for anything but a tensor of numbers or truth values.
+            InvalidInputError: for another shape, or values outside [0, 1].
+        """
+        if not isinstance(masks, Tensor):
+            raise InvalidTypeError(f"{what} must be a tensor, got {type(masks).__name__}")
+        values = masks.to(x.device, x.dtype if x.is_floating_point() else torch.get_default_dtype())
+        values = _behind_batch(values, x, what)
+        low, high = (float(v) for v in torch.aminmax(values.detach())) if values.numel() else (0.0, 0.0)
+        if not (low >= 0 and high <= 1):
+            raise InvalidInputError(
+                f"{what} must lie in [0, 1], where 1 is relevant; they range from {low:g} to {high:g}"
+            )
+        return cls(values)
+
+    @classmethod
+    def of_part(cls, part: Tensor, x: Tensor) -> Split:
+        """Check an additive relevant part, shaped as x or (M, *x.shape).
+
+        Raises:
+            InvalidTypeError: for a part of token ids.
+            InvalidInputError: for another shape.
+        """
+        if not isinstance(part, Tensor) or not x.is_floating_point():
+            raise InvalidTypeError(
+                f"an additive relevant part is a tensor beside a float input, got {type(part).__name__} beside "
+                f"{x.dtype}; tokens take masks"
+            )
+        values = part.to(x.device, x.dtype)
+        values = values.unsqueeze(0) if values.dim() == x.dim() else values
+        if values.shape[1:] != x.shape or len(values) == 0:
+            raise InvalidInputError(
+                f"the relevant part must have the shape of the input, {tuple(x.shape)}, or (M, *that), "
+                f"got {tuple(part.shape)}"
+            )
+        return cls(values, additive=True)
+
+    @property
+    def count(self) -> int:
+        """Number of masks M."""
+        return len(self.values)
+
+    def take(self, masks: slice) -> Split:
+        """The split for some of the masks."""
+        return dataclasses.replace(self, values=self.values[masks])
+
+    def of_samples(self, samples: Tensor | slice) -> Split:
+        """The split for some of the samples."""
+        return self if self.values.shape[1] == 1 else dataclasses.replace(self, values=self.values[:, samples])
+
+    def apply(self, x: Tensor, context: Context) -> Tensor:
+        """The input as the model is to see it: decomposed, or tokens that carry their masks."""
+        if not x.is_floating_point():
+            masks = self.values.expand(-1, *x.shape)
+            return MaskedTokens(x, masks, self._share(self.values, 1 - self.values, x.dim(), context), context)
+        if self.additive:
+            relevant, rest = self.values, x - self.values
+            share = self._share(relevant.abs(), rest.abs(), x.dim(), context)
+        else:
+            relevant, rest = self.values * x, (1 - self.values) * x
+            share = self._share(self.values, 1 - self.values, x.dim(), context)
+        return Decomposed(torch.stack([relevant, rest]), share, context)
+
+    def _share(self, relevant: Tensor, rest: Tensor, ndim: int, context: Context) -> Tensor:
+        """The undecided share: one for each mask or, where samples differ in it, for each mask and sample."""
+        if context.rules.undecided is not None:
+            return torch.full((len(relevant),), context.rules.undecided, dtype=relevant.dtype, device=relevant.device)
+        sizes = [size.flatten(2).sum(2) if size.dim() > 2 else size for size in (relevant, rest)]
+        total = sizes[0] + sizes[1]
+        share = torch.where(total > 0, sizes[0] / torch.where(total > 0, total, 1), 0.5)
+        if share.shape[1] == 1 or bool((share == share[:, :1]).all()):
+            return share[:, 0]
+        return share.reshape(*share.shape, *[1] * (ndim - 1))
+
+
+def _behind_batch(values: Tensor, x: Tensor, what: str) -> Tensor:
+    """Masks with a batch axis of size 1 or N behind the mask axis, and all dimensions of x behind that."""
+    own = values.dim() - 1
+    takes = f"(M, ...) broadcasting to {(*x.shape[1:],)}, or (M, {len(x)}, ...) with one for each sample"
+    if own < 1 or own > x.dim() or len(values) == 0:
+        raise InvalidInputError(f"{what} must have shape {takes}, got {tuple(values.shape)}")
+    if own < x.dim():
+        values = values.reshape(len(values), *[1] * (x.dim() - own), *values.shape[1:])
+    if any(size not in (1, full) for size, full in zip(values.shape[1:], x.shape, strict=True)):
+        raise InvalidInputError(f"{what} must have shape {takes}, got {tuple(values.shape)}")
+    return values
+
+
+def common_count(splits: Sequence[Split | None]) -> int:
+    """The number of masks that the splits of all inputs share."""
+    counts = {split.count for split in splits if split is not None}
+    if len(counts) != 1:
+        raise InvalidInputError(f"the masks of the inputs must be equally many, got {sorted(counts)}")
+    return counts.pop()

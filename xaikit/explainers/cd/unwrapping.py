@@ -1,0 +1,37 @@
+"""The model inside its wrappers: contextual decomposition runs the Python code of the forward pass."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from xaikit.core.errors import UnsupportedOperationError
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile, DataParallel or DistributedDataParallel.
+
+    Raises:
+        UnsupportedOperationError: for a model of torch.jit, whose code is no longer Python.
+    """
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod
+        elif isinstance(model, torch.jit.ScriptModule):
+            raise UnsupportedOperationError(
+                "contextual decomposition cannot look inside a torch.jit module; pass the model as it was before "
+                "torch.jit.script or torch.jit.trace"
+            )
+        else:
+            return model
+
+
+def eager(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Run submodules that torch.compile has wrapped as they were written."""
+    compiled = any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
