@@ -33,8 +33,8 @@ def ruled(trace: Trace, layer: Affine, found: Rule | None) -> Tensor:
     """The layer's output with its rule; without one relevance follows the gradient, which is LRP-0."""
     if found is None:
         y = layer.y
-    elif found.divide is not None:
-        y = Output.apply(layer.y, found.divide, trace.flow)
+    elif found.damp is not None:
+        y = Output.apply(layer.y, found.damp, trace.flow)
     elif found.make is not None:
         y = Ruled.apply(layer.x, layer.y, found.make(found.hook, layer.operation), trace.flow, layer.weight, layer.bias)
     else:
@@ -162,7 +162,7 @@ def batch_norm(trace: Trace, _func: Any, *args: Any, **kwargs: Any) -> Tensor:
 
     def apply(value: Tensor) -> Tensor:
         # Not torch's own: its gradient is wrong for a batch of one whose gradient comes transposed (seen in 2.13, CPU).
-        return torch.addcmul(shift.view(channels), value, scale.view(channels))
+        return (value * scale.view(channels)).add_(shift.view(channels))
 
     layer = trace.marks[x].layer
     if layer is not None and layer.operation.channel_dim % x.ndim == 1:

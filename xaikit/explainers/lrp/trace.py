@@ -136,10 +136,10 @@ class Trace(TorchFunctionMode):
         """A rule for a module as a whole, where it is no affine operation."""
         if rule is None or not self.is_live(output):
             return None
-        if isinstance(module, AFFINE_MODULES) and (rule.divide is not None or rule.make is not None):
+        if isinstance(module, AFFINE_MODULES) and (rule.damp is not None or rule.make is not None):
             return None
-        if rule.divide is not None:
-            return self.mark(Output.apply(output, rule.divide, self.flow), self.marks[output])
+        if rule.damp is not None:
+            return self.mark(Output.apply(output, rule.damp, self.flow), self.marks[output])
         x = args[0] if args else None
         if not self.is_live(x):
             kinds = type(rule.hook).__name__, type(module).__name__
