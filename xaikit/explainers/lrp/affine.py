@@ -60,7 +60,7 @@ MATRIX = Operation(
 def linear(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
     """A linear layer, y = x W^T + b."""
     a = arguments("input weight bias", args, kwargs, bias=None)
-    if trace.is_live(a["weight"]) or not trace.is_live(a["input"]):
+    if _computed(trace, a):
         return _dynamic(trace, func, a)
     x, w = a["input"], a["weight"]
     return _layer(trace, Affine(x, func(x, w, a["bias"]), w, a["bias"], LINEAR), nn.Linear)
@@ -86,6 +86,11 @@ def matmul(trace: Trace, func: Any, x: Any, y: Any) -> Tensor:
         return _layer(trace, Affine(value, func(x, y), weight, None, MATRIX), nn.Linear)
     (x, y), mark = shared(trace, [x, y])
     return trace.mark(func(x, y), mark)
+
+
+def _computed(trace: Trace, a: dict[str, Any]) -> bool:
+    """Whether a layer's parameters, and not only its input, were computed from the explained input."""
+    return trace.is_live(a["weight"]) or trace.is_live(a["bias"]) or not trace.is_live(a["input"])
 
 
 def _dynamic(trace: Trace, func: Any, a: dict[str, Any]) -> Tensor:
@@ -115,7 +120,7 @@ def transposed_convolution(trace: Trace, func: Any, *args: Any, **kwargs: Any) -
 
 
 def _convolution(trace: Trace, func: Any, a: dict[str, Any], *, transposed: bool) -> Tensor:
-    if trace.is_live(a["weight"]) or not trace.is_live(a["input"]):
+    if _computed(trace, a):
         return _dynamic(trace, func, a)
     x, weight, bias = a.pop("input"), a.pop("weight"), a.pop("bias")
     n = weight.ndim - 2
