@@ -26,9 +26,10 @@ ABSORBING = names("""
     constant_pad_nd index_put lerp
 """)
 # Operations written out in others, each of which is counted.
-WRITTEN_OUT = frozenset(
-    {"multi_head_attention_forward", "scaled_dot_product_attention", "lstm", "gru", "rnn_tanh", "rnn_relu"}
-)
+WRITTEN_OUT = names("""
+    multi_head_attention_forward scaled_dot_product_attention lstm gru rnn_tanh rnn_relu lstm_cell gru_cell
+    rnn_tanh_cell rnn_relu_cell
+""")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidTypeError, MissingDependencyError
 from xaikit.core.torchvision_ops import import_torchvision
-from xaikit.explainers.lrp import layers
+from xaikit.explainers.lrp import flow, layers
 
 
 @functools.lru_cache(maxsize=1)
@@ -48,13 +48,13 @@ class Rule:
 
     Attributes:
         hook: the hook.
-        divide: (R, y) -> the stand-in for R / y, for hooks that change neither input nor parameters (Epsilon, Norm).
-        make: for hooks on affine operations: the hook and an `Affine` -> the rule for `flow.Ruled`.
+        damp: (g, y) -> the stand-in for g = R / y, for hooks that change neither input nor parameters (Epsilon, Norm).
+        make: for hooks on affine operations: the hook and an `Operation` -> the rule for `flow.Ruled`.
     """
 
     hook: Any
-    divide: Callable[[Tensor, Tensor], Tensor] | None = None
-    make: Callable[[Any, layers.Affine], Callable[..., Tensor]] | None = None
+    damp: Callable[[Tensor, Tensor], Tensor] | None = None
+    make: Callable[[Any, layers.Operation], Callable[..., Tensor]] | None = None
 
 
 class Rules:
@@ -79,7 +79,7 @@ class Rules:
     def of_sum(self) -> Rule | None:
         """The rule of a sum of two signals, as far as it only stabilises its denominator."""
         found = read(self.composite.module_map(self.context, "", _sum()))
-        return None if found is None or found.divide is None else found
+        return None if found is None or found.damp is None else found
 
 
 @functools.lru_cache(maxsize=16)
@@ -103,14 +103,17 @@ def read(hook: Any) -> Rule | None:
         return Rule(hook)
     plain = not any(getattr(m, "zero_params", None) for m in hook.param_modifiers)
     if type(hook) in (z.rules.Epsilon, z.rules.Norm) and plain:
-        return Rule(hook, divide=_division(hook))
+        return Rule(hook, damp=_damping(hook))
     known = {z.rules.ZPlus: layers.zplus, z.rules.Gamma: layers.two_signs, z.rules.AlphaBeta: layers.two_signs}
     return Rule(hook, make=known.get(type(hook), layers.any_hook))
 
 
-def _division(hook: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """(R, y) -> R / (y + epsilon * sign(y)), by the hook's own mapper."""
-    return lambda relevance, y: hook.gradient_mapper(relevance, [y])
+def _damping(hook: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """How a hook that only divides by a stabilised output changes g = R / y: quickly where the stabilizer is known."""
+    stabilizer = inspect.getclosurevars(hook.gradient_mapper).nonlocals.get("stabilizer_fn")
+    if isinstance(stabilizer, zennit().core.Stabilizer) and not (stabilizer.clip or stabilizer.norm_scale):
+        return functools.partial(flow.damped, epsilon=stabilizer.epsilon)
+    return lambda g, y: hook.gradient_mapper(g * flow.nonzero(y), [y])
 
 
 def has_relevance_rules(composite: Any, model: nn.Module) -> bool:
@@ -123,7 +126,7 @@ def has_relevance_rules(composite: Any, model: nn.Module) -> bool:
 def whole_module(hook: Any, module: nn.Module) -> Callable[..., Tensor]:
     """The rule of any hook on a module as a whole, whatever it runs inside."""
     if not isinstance(hook, zennit().core.BasicHook):
-        return lambda x, y, relevance: _foreign(hook, module, x, relevance) / layers.nonzero(x)
+        return lambda x, y, relevance: _foreign(hook, module, x, relevance) / flow.nonzero(x)
 
     def rule(x: Tensor, _y: Tensor, relevance: Tensor) -> Tensor:
         def forward(value: Tensor, index: int) -> Tensor:

@@ -7,6 +7,7 @@ depend on the data, reused modules and tied weights need no care.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -85,13 +86,17 @@ class Trace(TorchFunctionMode):
     def _modules(self, model: nn.Module) -> Iterator[None]:
         """Know which module runs, and ask for its rule when it starts: rules for a first layer go by execution."""
         names = {module: name for name, module in model.named_modules()}
-        handles = []
+        handles, thread = [], threading.get_ident()
 
         def enter(module: nn.Module, args: Any) -> None:
+            if threading.get_ident() != thread:
+                return  # another thread runs the same model
             self._find_hidden(args)
             self.running.append((module, self.rules.of_module(names[module], module)))
 
         def leave(module: nn.Module, args: Any, output: Any) -> Any:
+            if threading.get_ident() != thread:
+                return None
             self._find_hidden(output)
             _, rule = self.running.pop()
             return self._ruled_module(module, rule, args, output)
@@ -131,10 +136,10 @@ class Trace(TorchFunctionMode):
         """A rule for a module as a whole, where it is no affine operation."""
         if rule is None or not self.is_live(output):
             return None
-        if isinstance(module, AFFINE_MODULES) and (rule.divide is not None or rule.make is not None):
+        if isinstance(module, AFFINE_MODULES) and (rule.damp is not None or rule.make is not None):
             return None
-        if rule.divide is not None:
-            return self.mark(Output.apply(output, rule.divide, self.flow), self.marks[output])
+        if rule.damp is not None:
+            return self.mark(Output.apply(output, rule.damp, self.flow), self.marks[output])
         x = args[0] if args else None
         if not self.is_live(x):
             kinds = type(rule.hook).__name__, type(module).__name__

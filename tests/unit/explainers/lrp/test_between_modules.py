@@ -259,6 +259,33 @@ def test_inner_layers():
         torch.testing.assert_close(total, model(x)[:, 1].detach(), rtol=1e-5, atol=1e-7)
 
 
+def test_several_layers_in_one_pass():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right, self.head = (nn.Linear(4, 4, bias=False) for _ in range(3))
+
+        def forward(self, x):
+            return self.head(F.relu(self.left(x)) + torch.tanh(self.right(x)))
+
+    model, x = Branches().double(), torch.randn(3, 4, dtype=torch.float64)
+    parts = LRPUniformEpsilon(model, epsilon=1e-9, stabilizer=1e-12, layer=["left", "right"]).attribute(x, 1)
+    torch.testing.assert_close(sum(p.sum(1) for p in parts), model(x)[:, 1].detach(), rtol=1e-6, atol=1e-9)
+
+
+def test_parameters_computed_from_the_input():
+    class Hyper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = nn.Linear(4, 12, bias=False), nn.Linear(4, 3, bias=False)
+
+        def forward(self, x):
+            return F.linear(x, self.weight(x[0]).view(3, 4), self.bias(x[0]))
+
+    explained = LRPUniformEpsilon(Hyper().double(), epsilon=1e-9).explain(torch.randn(1, 4, dtype=torch.float64), 1)
+    assert (explained.gap < 1e-6 * explained.scores.abs()).all()
+
+
 def test_composites_without_relevance_rules_are_refused():
     with pytest.raises(InvalidInputError, match="guided_backprop"):
         LRP(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), composite="guided_backprop").attribute(torch.ones(1, 2), 0)

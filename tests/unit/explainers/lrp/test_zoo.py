@@ -73,3 +73,16 @@ def test_conserves(zoo, name):
         assert not [w for w in caught if "LRP" in str(w.message)]
         if kind in BY_DEFINITION:
             assert (explained.gap < 0.01 * explained.scores.abs()).all()
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", ["lstm", "hf:bert", "hf:gpt2", "hf:vit"])
+@pytest.mark.parametrize(
+    "kind", [LRPUniformEpsilon, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPEpsilonAlpha2Beta1, AttnLRP]
+)
+def test_derivative(zoo, name, kind, derivative_error):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        entry, model, x = zoo.get(name, dtype=torch.float64)
+    layer = entry.emb(model) if entry.text else None
+    assert derivative_error(kind(model, layer=layer), x, torch.tensor([1, 2]), parts=1) < 1e-5
