@@ -14,22 +14,6 @@ SENSITIVE = {"efficientnet_b0"}  # the same by 3e-4
 MODELS = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
 
 
-@pytest.fixture
-def _libraries(request):
-    name = request.getfixturevalue("name")
-    if name.startswith("hf_"):
-        pytest.importorskip("transformers")
-    elif name not in FAST or name == "resnet18":
-        from xaikit.core.errors import MissingDependencyError
-        from xaikit.core.torchvision_ops import import_torchvision
-
-        try:
-            import_torchvision()
-        except MissingDependencyError as err:
-            pytest.skip(str(err))
-
-
-@pytest.mark.usefixtures("_libraries")
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.filterwarnings("ignore")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -44,9 +46,13 @@ OPTIONS = {
 
 
 def from_torchvision(name, **options):
+    from xaikit.core.errors import MissingDependencyError
     from xaikit.core.torchvision_ops import import_torchvision
 
-    import_torchvision()
+    try:
+        import_torchvision()
+    except MissingDependencyError as err:
+        pytest.skip(str(err))
     from torchvision import models
 
     if name == "maxvit":
@@ -104,24 +110,30 @@ LLAMA = BERT | {"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, 
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
-def hugging_face(family, options, *, masked=False):
-    import transformers
+def hugging_face_library():
+    from xaikit.core.errors import MissingDependencyError
+    from xaikit.core.torchvision_ops import import_torchvision
 
+    with contextlib.suppress(MissingDependencyError):  # transformers does without torchvision, but not with a broken one
+        import_torchvision()
+    return pytest.importorskip("transformers")
+
+
+def hugging_face(family, options, *, masked=False):
+    transformers = hugging_face_library()
     config = getattr(transformers, f"{family}Config")(vocab_size=100, num_labels=10, **options)
     model = getattr(transformers, f"{family}ForSequenceClassification")(config)
     return Language(model, masked=masked)
 
 
 def t5():
-    import transformers
-
+    transformers = hugging_face_library()
     config = transformers.T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     return Encoder(transformers.T5EncoderModel(config))
 
 
 def hugging_face_vit():
-    import transformers
-
+    transformers = hugging_face_library()
     config = transformers.ViTConfig(image_size=32, patch_size=8, num_labels=10, **BERT)
     return Vision(transformers.ViTForImageClassification(config))
 
