@@ -7,8 +7,8 @@ from torch import Tensor
 from xaikit.core.errors import InvalidInputError
 
 # Measured with benchmarks/noise.py on one CPU thread: a resnet18 on 64 x 64 images is within 7 % of its best speed
-# from 16 rows on, a LeNet within 5 % from 32; larger passes only cost memory. A GPU wants more rows.
-CPU_VALUES, CPU_ROWS = 2**18, 64
+# from 16 rows on, a LeNet fastest at 32; larger passes leave the cache and cost memory. A GPU wants more rows.
+CPU_VALUES, CPU_ROWS = 2**18, 32
 GPU_VALUES, GPU_ROWS = 2**24, 512
 LEAST_ROWS = 4
 
