@@ -22,14 +22,20 @@ STEPS = 10
 def forward(model: nn.Module, x: Tensor, rows: int) -> None:
     """`rows` rows of plain inference in passes of x's size."""
     with torch.no_grad():
-        for _ in range(rows // len(x)):
-            model(x)
+        for start in range(0, rows, len(x)):
+            model(x[: rows - start])
+
+
+def of_size(x: Tensor, size: int) -> Tensor:
+    """A batch of that many different samples: copies of one run up to a third faster (branches are foretold)."""
+    rows = x.repeat(-(-size // len(x)), *[1] * (x.ndim - 1))[:size]
+    return rows + 0.01 * torch.rand_like(rows)
 
 
 def best_size(model: nn.Module, x: Tensor, sizes: tuple[int, ...] = (4, 8, 16, 32, 64)) -> int:
     """The number of rows at which plain inference is cheapest per row."""
 
-    batches = {size: x[:1].expand(size, *x.shape[1:]).contiguous() for size in sizes}
+    batches = {size: of_size(x, size) for size in sizes}
     least = dict.fromkeys(sizes, float("inf"))
     # Sizes take turns, so that a disturbance meets all of them.
     for _ in range(12):
@@ -71,7 +77,7 @@ def main(rounds: int) -> None:
         y = torch.arange(len(x)) % 10
         a = Gradient(model).attribute(x, y)
         size = best_size(model, x)
-        batch = x[:1].expand(size, *x.shape[1:]).contiguous()
+        batch = of_size(x, size)
         passes = 2 * STEPS * len(x)
         ours = {"AbPC": lambda m=model, x=x, y=y, a=a: AbPC(n_steps=STEPS).evaluate(Gradient(m), x, y, a)}
         ratio = paired(ours, lambda m=model, b=batch, p=passes: forward(m, b, p), rounds=rounds)["AbPC"]

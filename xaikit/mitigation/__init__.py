@@ -1,7 +1,8 @@
 """Training a model to be right for the right reasons."""
 
 from xaikit.mitigation.base import Loss, Mitigator
+from xaikit.mitigation.cdep import CDEP
 from xaikit.mitigation.rrr import RRR
 from xaikit.mitigation.trainer import History
 
-__all__ = ["RRR", "History", "Loss", "Mitigator"]
+__all__ = ["CDEP", "RRR", "History", "Loss", "Mitigator"]

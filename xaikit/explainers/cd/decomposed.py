@@ -108,10 +108,14 @@ class Decomposed(torch.Tensor):
             self._family.append(weakref.ref(self))
         return self
 
+    def family(self) -> list[Decomposed]:
+        """This value and the living ones that share its memory."""
+        return [self] if self._family is None else [member for ref in self._family if (member := ref()) is not None]
+
     def write(self, new: Any) -> Decomposed:
         """Take over another value in place, in every view of this one as well."""
         parts = parts_of(new, self).to(self.parts.dtype).expand_as(self.parts)
-        family = [self] if self._family is None else [member for ref in self._family if (member := ref()) is not None]
+        family = self.family()
         if len(family) > 1:
             self.parts.copy_(parts)
         else:
@@ -152,25 +156,29 @@ def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     """Run the rule of a function; write the result back where the call is in place."""
     rule = RULES.get(function)
     if rule is not None:
-        if "inplace" not in kwargs:
-            return rule(function, *args, **kwargs)
-        kwargs = dict(kwargs)
-        in_place = kwargs.pop("inplace")
-        result = rule(function, *args, **kwargs)
-        return args[0].write(result) if in_place else result
+        in_place = kwargs.get("inplace")
+        if in_place is not None:
+            kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
+        return overwrite(rule, function, args, kwargs) if in_place else rule(function, *args, **kwargs)
     name = getattr(function, "__name__", "")
     if name == "__get__":
         return get_property(function.__self__.__name__, args[0])
     if name == "__set__":
         return set_property(function.__self__.__name__, *args)
     base = in_place_of(function)
-    if base is not None:
-        if not isinstance(args[0], Decomposed):
-            raise UnsupportedOperationError(
-                f"{IN_PLACE_NEEDS_STORAGE} ({name} in {calling_module()}); add out of place"
-            )
-        return args[0].write(RULES[base](base, *args, **kwargs))
-    return proportional(function, args, kwargs)
+    if base is None:
+        return proportional(function, args, kwargs)
+    if not isinstance(args[0], Decomposed):
+        raise UnsupportedOperationError(f"{IN_PLACE_NEEDS_STORAGE} ({name} in {calling_module()}); add out of place")
+    return overwrite(RULES[base], base, args, kwargs)
+
+
+def overwrite(rule: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Decomposed:
+    """An in-place call: the rule's result written into the first operand."""
+    target = args[0]
+    # where views share the memory, autograd must not be left with a saved operand that the write changes
+    source = target.like(target.parts.clone()) if len(target.family()) > 1 and torch.is_grad_enabled() else target
+    return target.write(rule(function, source, *args[1:], **kwargs))
 
 
 def get_property(name: str, value: Decomposed) -> Any:
@@ -181,6 +189,8 @@ def get_property(name: str, value: Decomposed) -> Any:
         return value.transpose(-2, -1)
     if name == "data":
         return value.like(value.parts.detach())
+    if name in ("real", "imag"):
+        return value.like(getattr(value.parts, name))
     if name in ("grad", "grad_fn"):
         return None
     if name == "requires_grad":

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from xaikit.core.call import Call
+from xaikit.core.errors import InvalidTypeError
 from xaikit.core.rows import LEAST_ROWS, even_ranges, rows_per_pass
 from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
+from xaikit.explainers.cd.rules.embedding import MaskedTokens
 from xaikit.explainers.cd.ruleset import Approximation, Context
 from xaikit.explainers.cd.splits import Split, common_count
 
@@ -99,7 +101,12 @@ def _parts(call: Call, splits: Sequence[Split | None], context: Context, output:
         return torch.cat(alone, 2)
     if isinstance(result, Decomposed):
         return result.parts
-    decomposed = next(x for x in inputs if hasattr(x, "context"))
+    decomposed = next(x for x in inputs if isinstance(x, Decomposed | MaskedTokens))
+    if isinstance(decomposed, MaskedTokens):
+        raise InvalidTypeError(
+            f"token ids of {decomposed.ids.dtype} must reach an embedding layer as they are or moved about, and this "
+            f"{type(call.model).__name__} has none that they reach; pass floating-point inputs (inputs.float()) otherwise"
+        )
     share = decomposed.share.flatten(1).mean(1) if decomposed.share.dim() > 1 else decomposed.share
     like = Decomposed(torch.zeros(2, len(share), 0, dtype=result.dtype, device=result.device), share, context)
     return constant_like(result, like).parts

@@ -33,12 +33,12 @@ def split_gain(rules: RuleSet, of_r: Tensor, of_s: Tensor, gain: Tensor, at_zero
     return torch.stack([first, gain - first])
 
 
-def activation(x: Decomposed, function: Function, *, fixed: bool = True) -> Decomposed:
+def activation(x: Decomposed, function: Function, at_zero: Tensor | None = None, *, fixed: bool = True) -> Decomposed:
     """The rule for an elementwise f: its gain over f(0) is split by `split_gain`, f(0) shared as a constant.
 
-    A function that is not `fixed` has parameters of its own, which autograd must see.
+    Without `at_zero` f is asked for f(0). A function that is not `fixed` has parameters of its own, for autograd to see.
     """
-    zero = function(torch.zeros(8, dtype=x.dtype, device=x.parts.device))[0]
+    zero = function(torch.zeros(8, dtype=x.dtype, device=x.parts.device))[0] if at_zero is None else at_zero
     symmetric = x.context.rules.activation == "symmetric"
     if float(zero) == 0:
         if symmetric and fixed:
@@ -82,7 +82,8 @@ def clamp(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
 def prelu(function: Any, input: Decomposed, weight: Tensor) -> Decomposed:
     """PReLU with one slope, or one for each channel."""
     slope = weight if weight.numel() == 1 or input.dim() < 2 else weight.view(-1, *[1] * (input.dim() - 2))
-    return activation(input, lambda value: torch.where(value > 0, value, value * slope), fixed=False)
+    zero = torch.zeros((), dtype=input.dtype)
+    return activation(input, lambda value: torch.where(value > 0, value, value * slope), zero, fixed=False)
 
 
 @cd_rule(*named("glu"))

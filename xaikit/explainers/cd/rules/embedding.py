@@ -61,7 +61,8 @@ def _ids(tokens: MaskedTokens) -> Tensor:
     return tokens.ids
 
 
-_SAME = {"to", "long", "int", "contiguous", "clone", "detach", "cpu", "cuda"}
+_SAME = {"to", "long", "int", "contiguous", "clone", "detach", "cpu", "cuda", "clamp", "clip", "clamp_min", "clamp_max"}
+_SAME |= {"add", "__add__", "sub", "__sub__", "remainder", "__mod__", "masked_fill", "abs"}
 _RESHAPED = {"view", "reshape", "flatten", "squeeze", "unsqueeze"}
 _INDEXED = {"__getitem__", "transpose", "permute", "t", "narrow", "select"}
 
@@ -69,6 +70,8 @@ _INDEXED = {"__getitem__", "transpose", "permute", "t", "narrow", "select"}
 def _carried(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
     """Masks follow their tokens through copies, views and slices; whatever else is computed from ids is a constant."""
     tokens, name = args[0], getattr(function, "__name__", "")
+    if name == "__get__" and function.__self__.__name__ in ("T", "mT") and tokens.ids.dim() == 2:
+        return tokens.transpose(0, 1)
     if name in _SAME and isinstance(result, Tensor) and not result.is_floating_point():
         return MaskedTokens(result, tokens.masks.to(result.device), tokens.share, tokens.context)
     if name in _RESHAPED | _INDEXED:

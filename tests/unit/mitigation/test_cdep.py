@@ -1,0 +1,182 @@
+"""CDEP: the published penalties, the forms that work where those fail, any explainer in its place, training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from xaikit.core.errors import InvalidInputError
+from xaikit.explainers import ContextualDecomposition
+from xaikit.mitigation import CDEP, RRR
+from xaikit.mitigation.cdep import penalty
+
+
+@pytest.mark.parametrize(("form", "target", "value"), [("sigmoid", "all", "image"), ("log", "label", "text_decoy")])
+def test_published_forms(shared, form, target, value):
+    with np.load(shared / "golden" / "cdep_loss.npz") as file:
+        data = {key: torch.from_numpy(file[key]) for key in file.files}
+    rel, irrel = data["rel"][None].requires_grad_(), data["irrel"][None].requires_grad_()
+    own, other = rel, irrel
+    if target == "label":
+        own, other = (v.gather(-1, data["label"].view(1, -1, 1)) for v in (rel, irrel))
+    result = penalty(own, other, form)
+    assert (result - data[f"{value}_penalty"]).abs() < 1e-12
+    if form == "sigmoid":
+        result.backward()
+        assert torch.allclose(rel.grad[0], data["image_grad_rel"], atol=1e-14)
+        assert torch.allclose(irrel.grad[0], data["image_grad_irrel"], atol=1e-14)
+
+
+def net():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)).double()
+
+
+def batch(n=4):
+    x = torch.randn(n, 1, 8, 8, dtype=torch.float64)
+    mask = torch.zeros(8, 8)
+    mask[:3, :3] = 1
+    return x, torch.arange(n) % 3, mask
+
+
+EXPLAINERS = ["contextual_decomposition", "gradient_x_input", "integrated_gradients:n_steps=4"]
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS)
+@pytest.mark.parametrize("target", ["all", "label"])
+def test_the_gradient_of_the_loss_is_that_of_finite_differences(explainer, target):
+    model, data = net(), batch()
+    mitigator = CDEP(explainer=explainer, target=target, form="squared", lambda_cdep=2.0)
+    parameter = model[0].weight
+    mitigator.loss(model, data, seed=0).total.backward()
+    direction, h = torch.randn_like(parameter), 1e-7
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            parameter.add_(sign * h * direction)
+        values.append(mitigator.loss(model, data, seed=0).total.detach())
+        with torch.no_grad():
+            parameter.sub_(sign * h * direction)
+    expected = (values[0] - values[1]) / (2 * h)
+    assert torch.allclose((parameter.grad * direction).sum(), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_the_penalty_is_that_of_the_decomposition():
+    model, (x, y, mask) = net(), batch()
+    found = ContextualDecomposition(model).decompose(x, mask[None])
+    expected = torch.sigmoid(found.relevant - found.irrelevant).mean()
+    assert torch.allclose(CDEP().loss(model, (x, y, mask)).penalty, expected)
+    centred = found.relevant - found.relevant.mean(-1, keepdim=True)
+    loss = CDEP(form="squared", centred=True).loss(model, (x, y, mask))
+    assert torch.allclose(loss.penalty, centred.square().mean())
+    goal = CDEP(form="l1", goal=0.3).loss(model, (x, y, mask))
+    assert torch.allclose(goal.penalty, (found.relevant - 0.3).abs().mean())
+
+
+def test_the_other_part_gets_the_interactions():
+    model, (x, y, mask) = net(), batch()
+    found = ContextualDecomposition(model, rules="cdep").decompose(x, 1 - mask[None])
+    mitigator = CDEP(explainer="contextual_decomposition:rules=cdep", form="squared", part="irrelevant")
+    assert torch.allclose(mitigator.loss(model, (x, y, mask)).penalty, found.irrelevant.square().mean())
+
+
+def test_an_additive_split():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).double()
+    x, y = torch.rand(2, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1])
+    grey = lambda image: image.mean(1, keepdim=True).expand_as(image)
+    mitigator = CDEP(form="squared", part="irrelevant", keep=grey, centred=True)
+    loss = mitigator.loss(model, (x, y, torch.ones(8, 8)))
+    found = ContextualDecomposition(model).decompose(x, relevant=grey(x))
+    chroma = found.irrelevant - found.irrelevant.mean(-1, keepdim=True)
+    assert torch.allclose(loss.penalty, chroma.square().mean())
+    greyed = mitigator.loss(model, (grey(x), y, torch.ones(8, 8)))
+    assert greyed.penalty < 1e-20
+
+
+def test_masks_of_their_own_and_several_masks():
+    model, (x, y, mask) = net(), batch()
+    own = torch.stack([mask, mask.roll(2, 0), torch.zeros_like(mask), mask.roll(3, 1)])
+    found = ContextualDecomposition(model).decompose(x, own[None, :, None])
+    each = torch.sigmoid(found.relevant - found.irrelevant).mean(-1)[0]
+    assert torch.allclose(CDEP().loss(model, (x, y, own)).penalty, each[[0, 1, 3]].mean())  # an empty mask is no sample
+    several = torch.stack([mask.expand(4, 1, 8, 8), mask.roll(2, 0).expand(4, 1, 8, 8)])
+    apart = sum(CDEP().loss(model, (x, y, several[i])).penalty for i in (0, 1))
+    assert torch.allclose(CDEP().loss(model, (x, y, several)).penalty, apart)
+
+
+def test_tokens():
+    class Text(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.lstm, self.out = nn.Embedding(20, 6), nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 2)
+
+        def forward(self, ids):
+            return self.out(self.lstm(self.embed(ids))[0][:, -1])
+
+    torch.manual_seed(1)
+    model = Text()
+    ids, y = torch.randint(2, 20, (16, 6)), torch.arange(16) % 2
+    ids[:, 2] = y  # the decoy word gives the label away
+    mask = torch.zeros(6)
+    mask[2] = 1
+    mitigator = CDEP(form="log", target="label", lambda_cdep=5.0, lr=2e-2, n_epochs=8, random_state=0)
+    history = mitigator.fit(model, ids, y, mask, progress=False)
+    assert history["penalty"][-1] < 0.5 * history["penalty"][0]
+    assert model.embed.weight.grad is not None
+
+
+def test_other_explainers_decompose_nothing():
+    model, data = net(), batch()
+    with pytest.raises(InvalidInputError, match="decomposes the output"):
+        CDEP(explainer="gradient", part="irrelevant").loss(model, data)
+
+
+def test_rrr_over_contextual_decomposition():
+    model, data = net(), batch()
+    loss = RRR(explainer="contextual_decomposition", output="logit").loss(model, data)
+    loss.total.backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def decoyed(n, generator, *, agree):
+    """Noisy bars across (class 0) or down (class 1), and a bright corner that tells the class, or its opposite."""
+    y = torch.randint(0, 2, (n,), generator=generator)
+    x = 0.5 * torch.randn(n, 1, 8, 8, generator=generator)
+    place = torch.randint(3, 7, (n,), generator=generator)
+    for i in range(n):
+        if y[i]:
+            x[i, 0, 2:, place[i]] += 1
+        else:
+            x[i, 0, place[i], 2:] += 1
+    x[:, 0, :2, :2] += 3 * (y if agree else 1 - y).view(-1, 1, 1).float()
+    return x, y
+
+
+def test_training_removes_a_planted_shortcut():
+    generator = torch.Generator().manual_seed(0)
+    train, test = decoyed(512, generator, agree=True), decoyed(512, generator, agree=False)
+    mask = torch.zeros(8, 8)
+    mask[:2, :2] = 1
+    accuracy = {}
+    for weight in (0.0, 1000.0):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 16), nn.ReLU(), nn.Linear(16, 2)
+        )
+        mitigator = CDEP(
+            lambda_cdep=weight, form="squared", centred=True, lr=1e-2, n_epochs=12, batch_size=64, random_state=0
+        )
+        mitigator.fit(model, *train, mask, progress=False)
+        model.eval()
+        with torch.no_grad():
+            accuracy[weight] = (model(test[0]).argmax(1) == test[1]).float().mean().item()
+    assert accuracy[0.0] < 0.5
+    assert accuracy[1000.0] > 0.85  # 0.97 with a random corner
+
+
+def test_weight_zero_is_the_plain_step():
+    model, (x, y, mask) = net(), batch()
+    loss = CDEP(lambda_cdep=0.0).loss(model, (x, y, mask))
+    assert torch.equal(loss.total, F.cross_entropy(model(x), y))
