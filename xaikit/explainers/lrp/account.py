@@ -50,6 +50,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.balance: dict[str, float] = defaultdict(float)
+        self.largest = 0.0
         self.first_bad: str | None = None
         self.scores: Tensor | None = None
 
@@ -58,12 +59,14 @@ class Ledger:
         if not math.isfinite(relevance) and self.first_bad is None:
             self.first_bad = entry
         self.balance[entry] += sign * relevance
+        self.largest = max(self.largest, abs(relevance))
 
     def lost(self, total: float, *, attn: bool) -> dict[str, float]:
         """Operations that must conserve relevance and did not, beyond rounding; AttnLRP's softmax need not."""
         excused = ABSORBING | {"softmax"} if attn else ABSORBING
         must = {k: v for k, v in self.balance.items() if out_of_place(k.partition(" ")[0]).strip("_") not in excused}
-        return {k: v for k, v in must.items() if abs(v) > 1e-4 * abs(total)}
+        rounding = 1e-6 * self.largest
+        return {k: v for k, v in must.items() if abs(v) > max(1e-4 * total, rounding)}
 
 
 class Probe(torch.autograd.Function):

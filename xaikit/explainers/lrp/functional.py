@@ -55,12 +55,12 @@ def odd(trace: Trace, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor
 def softmax(trace: Trace, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Attention weights are a gate.
 
-    AttnLRP sends relevance through them, R_in = x_i * (R_i - s_i * sum_j R_j), which is the gradient.
+    For AttnLRP they are a signal, and hand on R_in = x_i * (R_i - s_i * sum_j R_j), which is the gradient.
     """
     y = func(x, *args, **kwargs)
     if not trace.attn:
         y = Pass.apply(x, y, trace.flow)
-    return trace.mark(y, Mark(gate=True, logits=x))
+    return trace.mark(y, Mark(gate=not trace.attn, logits=x))
 
 
 @rule("add", "__add__", "__radd__")
@@ -119,7 +119,7 @@ def quotient(trace: Trace, func: Any, x: Any, y: Any, **kwargs: Any) -> Tensor:
 def shared(trace: Trace, factors: list[Any]) -> tuple[list[Any], Mark]:
     """The factors of a product, each set to take its share of the relevance, and the mark of the product."""
     live = trace.live(factors)
-    signals = live if trace.attn else [t for t in live if not trace.gate(t)]
+    signals = [t for t in live if not trace.gate(t)]
     mark = GATE if all(trace.gate(t) for t in live) else PLAIN
     if len(live) < 2:
         return factors, mark

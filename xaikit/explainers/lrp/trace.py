@@ -36,7 +36,7 @@ class Trace(TorchFunctionMode):
     Args:
         rules: which rule each module and each functional operation gets.
         flow: the switch between relevance and true gradient.
-        attn: AttnLRP's rules for attention: relevance also to the factor that is a gate, and through the softmax.
+        attn: AttnLRP's rules for attention: half of the relevance to the attention weights, and through their softmax.
         ledger: where to book the relevance of every operation.
     """
 

@@ -64,7 +64,7 @@ class ZennitLRP(Explainer):
     softmax is explained by its logits.
     """
 
-    ATTENTION: ClassVar[bool] = False  # whether relevance flows through gates and softmax
+    ATTENTION: ClassVar[bool] = False  # whether relevance flows through attention weights
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
 
     zennit_canonizers: Annotated[Any, _canonizers, "zennit canonizers; BatchNorm and residual adds need none"] = None
@@ -129,9 +129,10 @@ class ZennitLRP(Explainer):
             return RelevanceAttribution(**fields)
         total = float(scores.double().sum())
         reached = sum(float(v.double().sum()) for v in flatten(plain.values)[0])
-        lost = ledger.lost(float(scores.abs().double().sum()), attn=self.ATTENTION)
-        if abs(sum(lost.values())) > 0.01 * abs(total):
-            named = ", ".join(f"{op} {value / total:.1%}" for op, value in lost.items())
+        size = float(scores.abs().double().sum())
+        lost = ledger.lost(size, attn=self.ATTENTION)
+        if abs(sum(lost.values())) > 0.01 * size:
+            named = ", ".join(f"{op} ({value:.2g} of {size:.2g})" for op, value in lost.items())
             warnings.warn(f"{self!r}: relevance is lost in {named}", stacklevel=2)
         return RelevanceAttribution(**fields, absorbed=total - reached - sum(lost.values()), lost=lost)
 
@@ -229,8 +230,8 @@ class AttnLRP(ZennitLRP):
     """LRP for transformers (Achtibat et al. 2024, arXiv:2402.05602).
 
     The epsilon rule in linear layers and convolutions; a product gives half of its relevance to each factor, also to
-    attention weights and gates; a softmax s of x hands on x_i (R_i - s_i sum_j R_j); activations and normalisations
-    pass relevance on.
+    attention weights; a softmax s of x hands on x_i (R_i - s_i sum_j R_j), which need not conserve it; activations and
+    normalisations pass it on. Sigmoid gates take none, as in the other variants.
     """
 
     ATTENTION: ClassVar[bool] = True
