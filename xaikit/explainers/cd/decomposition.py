@@ -104,8 +104,8 @@ def _parts(call: Call, splits: Sequence[Split | None], context: Context, output:
     decomposed = next(x for x in inputs if isinstance(x, Decomposed | MaskedTokens))
     if isinstance(decomposed, MaskedTokens):
         raise InvalidTypeError(
-            f"token ids of {decomposed.ids.dtype} must reach an embedding layer as they are or moved about, and this "
-            f"{type(call.model).__name__} has none that they reach; pass floating-point inputs (inputs.float()) otherwise"
+            f"token ids of {decomposed.ids.dtype} must reach an embedding layer as they are or moved about; this "
+            f"{type(call.model).__name__} has none that they reach; else pass inputs.float()"
         )
     share = decomposed.share.flatten(1).mean(1) if decomposed.share.dim() > 1 else decomposed.share
     like = Decomposed(torch.zeros(2, len(share), 0, dtype=result.dtype, device=result.device), share, context)

@@ -36,7 +36,7 @@ def split_gain(rules: RuleSet, of_r: Tensor, of_s: Tensor, gain: Tensor, at_zero
 def activation(x: Decomposed, function: Function, at_zero: Tensor | None = None, *, fixed: bool = True) -> Decomposed:
     """The rule for an elementwise f: its gain over f(0) is split by `split_gain`, f(0) shared as a constant.
 
-    Without `at_zero` f is asked for f(0). A function that is not `fixed` has parameters of its own, for autograd to see.
+    Without `at_zero` f is asked for f(0). One that is not `fixed` has parameters of its own, for autograd to see.
     """
     zero = function(torch.zeros(8, dtype=x.dtype, device=x.parts.device))[0] if at_zero is None else at_zero
     symmetric = x.context.rules.activation == "symmetric"
