@@ -16,8 +16,8 @@ _HOMES = {
         "Float", "Int", "as_explainer",
     ),
     "xaikit.explainers": (
-        "LRP", "CaptumExplainer", "Gradient", "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1",
-        "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
+        "LRP", "AttnLRP", "CaptumExplainer", "Gradient", "GradientXInput", "IntegratedGradients",
+        "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
     ),
     "xaikit.metrics": ("AbPC", "LeRF", "Metric", "MoRF"),
     "xaikit.mitigation": ("RRR", "History", "Mitigator"),

@@ -57,7 +57,7 @@ def run_command(line: str) -> None:
     assert command == "xaikit", f"a document shows {line!r}, which no test runs"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}."}
     done = subprocess.run(
-        [sys.executable, "-m", "xaikit.cli.main", *arguments],
+        [sys.executable, "-m", "xaikit", *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -116,12 +116,18 @@ def _targets(given: list[int], net: nn.Module, inputs: Tensor, head: str | int) 
     """The given classes; else the predicted one of each sample, or None for a single output."""
     import torch
 
+    from xaikit.core.errors import InvalidInputError
     from xaikit.core.targets import pick_head
 
+    try:
+        with torch.no_grad():
+            output = pick_head(net(inputs), head)
+    except RuntimeError as err:
+        raise InvalidInputError(
+            f"the model does not take inputs of shape {tuple(inputs.shape)} ({err}); --size and --grey change an image"
+        ) from err
     if given:
         return given[0] if len(given) == 1 else torch.tensor(given)
-    with torch.no_grad():
-        output = pick_head(net(inputs), head)
     return output.argmax(1) if output.ndim == 2 and output.shape[1] > 1 else None
 
 

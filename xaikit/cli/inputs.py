@@ -87,7 +87,7 @@ def _normalised(picture: Tensor, preparation: Preparation) -> Tensor:
     for name, given, default in (("mean", preparation.mean, 0.0), ("std", preparation.std, 1.0)):
         row = (default,) if given is None else given
         if len(row) not in (1, channels):
-            raise InvalidInputError(f"--{name} needs 1 or {channels} numbers for {channels} channels, got {len(row)}")
+            raise InvalidInputError(f"--{name} takes one number or one for each channel ({channels}), got {len(row)}")
         values.append(torch.tensor(row).reshape(1, -1, 1, 1))
     if not bool((values[1] > 0).all()):
         raise InvalidInputError(f"--std must be positive, got {preparation.std}")

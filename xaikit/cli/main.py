@@ -76,6 +76,8 @@ def _sentence(err: Exception) -> str:
     """What went wrong; for an error that nobody raised on purpose also its type and how to see more."""
     from xaikit.core.errors import XaikitError
 
+    if isinstance(err, OSError) and err.strerror and err.filename:
+        return f"{err.filename}: {err.strerror}"
     # str() of a LookupError can be the repr of its message.
     text = " ".join((str(err.args[0]) if len(err.args) == 1 else str(err)).split())
     return text if isinstance(err, XaikitError) else f"{type(err).__name__}: {text} (--debug shows where)"

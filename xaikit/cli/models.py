@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pickle
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,22 +94,30 @@ def _torchvision(name: str) -> nn.Module:
 
 
 def _made(module_name: str, factory_name: str) -> nn.Module:
-    sys.path.insert(0, "")  # as `python -m` does: the current folder
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as err:
-        where = f"looked in {Path.cwd()} and the installed packages"
-        raise UnknownNameError(f"cannot import {module_name!r} for the model: {err} ({where})") from None
-    finally:
-        sys.path.remove("")
-    if not hasattr(module, factory_name):
-        known = [n for n in vars(module) if callable(vars(module)[n]) and not n.startswith("_")]
-        raise UnknownNameError(f"module {module_name!r} has no {factory_name!r}{near_names(factory_name, known)}")
-    made = getattr(module, factory_name)
-    model = made if isinstance(made, nn.Module) else made()
+    with _current_folder():
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as err:
+            where = f"looked in {Path.cwd()} and the installed packages"
+            raise UnknownNameError(f"cannot import {module_name!r} for the model: {err} ({where})") from None
+        if not hasattr(module, factory_name):
+            known = [n for n in vars(module) if callable(vars(module)[n]) and not n.startswith("_")]
+            raise UnknownNameError(f"module {module_name!r} has no {factory_name!r}{near_names(factory_name, known)}")
+        made = getattr(module, factory_name)
+        model = made if isinstance(made, nn.Module) else made()
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"{module_name}:{factory_name} gave a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+@contextlib.contextmanager
+def _current_folder() -> Iterator[None]:
+    """Modules in the current folder can be imported, as under `python -m`."""
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        sys.path.remove("")
 
 
 def _fill(model: nn.Module, weights: dict[str, Any], path: Path) -> None:

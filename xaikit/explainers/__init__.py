@@ -5,12 +5,20 @@ from xaikit.explainers.captum_explainer import CaptumExplainer
 from xaikit.explainers.cd import AgglomerativeDecomposition, ContextualDecomposition
 from xaikit.explainers.gradient import Gradient, GradientXInput
 from xaikit.explainers.integrated_gradients import IntegratedGradients
-from xaikit.explainers.lrp import LRP, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
+from xaikit.explainers.lrp import (
+    LRP,
+    AttnLRP,
+    LRPEpsilonAlpha2Beta1,
+    LRPEpsilonGammaBox,
+    LRPEpsilonPlus,
+    LRPUniformEpsilon,
+)
 from xaikit.explainers.smoothgrad import SmoothGrad, VarGrad
 
 __all__ = [
     "AgglomerativeDecomposition",
     "LRP",
+    "AttnLRP",
     "CaptumExplainer",
     "ContextualDecomposition",
     "Gradient",

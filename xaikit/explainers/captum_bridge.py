@@ -49,8 +49,8 @@ class CaptumMethod(Explainer):
     works, and `layer` cuts the model as for any explainer. A pass is bounded by captum's own setting where it has one
     (perturbations_per_eval, internal_batch_size), else by handing over some samples at a time.
 
-    Not differentiable: where captum's result has a graph at all, its derivative with respect to the parameters is
-    wrong or zero (measured for every registered class in tests/unit/explainers/test_captum_bridge.py).
+    Not differentiable: captum's result has no graph, or one that reaches the input but no parameter (measured for every
+    registered class in tests/unit/explainers/test_captum_bridge.py).
     """
 
     DIFFERENTIABLE = False
@@ -145,7 +145,9 @@ class _Explained(nn.Module):
     def forward(self, *arguments: Tensor) -> Tensor:
         *inputs, samples = arguments
         call = self._call
-        output = target_rules.pick_head(call.forward(tuple(inputs), samples), call.head)
+        # Captum's noise is float32, which a model of lower precision refuses.
+        rows = tuple(x.to(like.dtype) for x, like in zip(inputs, call.inputs, strict=True))
+        output = target_rules.pick_head(call.forward(rows, samples), call.head)
         if isinstance(call.target, Tensor):
             return target_rules.score(output, call.target[samples], call.n_classes)
         if call.target is None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xaikit.core import BASELINES, METRICS, Call, Categorical, Choice, Explainer, Int
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.rows import rows_per_pass
 from xaikit.metrics.base import Case, Metric, finite_samples
 
 Interval = tuple[int, int]  # of ranks, the end excluded
@@ -133,7 +134,9 @@ class PixelFlipping(Metric, abc.ABC):
         bounds = torch.tensor(replaced, device=ranks.device, dtype=ranks.dtype).T[..., None, None]
         baselines = tuple(self.baseline(x) for x in call.inputs)
         parts = []
-        for part, passes in call.passes(len(replaced), self.max_rows):
+        # Twice the rows of a gradient pass, since inference keeps no activations; see benchmarks/metrics.py.
+        limit = self.max_rows or 2 * rows_per_pass(call.inputs)
+        for part, passes in call.passes(len(replaced), limit):
             chosen = slice(None) if part.samples is None else part.samples
             watched = []
             for copies in passes:

@@ -178,13 +178,17 @@ def _search(study: optuna.Study, objective: Objective, n_trials: int, timeout: f
     inside = all(d.inside for d in objective.dims)
     begun, before = time.monotonic(), _n_finished(study)
     stopped: Stopped = "trials"
+    best: list[float] = []
+    better = max if objective.metric.DIRECTION == "maximize" else min
     with tqdm(total=n_trials, desc="tune", unit="trial", disable=not progress) as bar:
 
         def after(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
             nonlocal stopped
             bar.update()
             if trial.value is not None:
-                bar.set_postfix(best=f"{study.best_value:.4g}")
+                # Asking the study for its best would read its storage in every trial.
+                best.append(better(best.pop() if best else trial.value, trial.value))
+                bar.set_postfix(best=f"{best[0]:.4g}")
             if inside and len(objective.seen) >= size:
                 stopped = "space"
                 study.stop()

@@ -93,7 +93,7 @@ def test_what_is_not_an_image(tmp_path: Path) -> None:
 
 
 def test_normalisation_that_does_not_fit(ramp: Path) -> None:
-    with pytest.raises(InvalidInputError, match="--mean needs 1 or 3 numbers for 3 channels, got 2"):
+    with pytest.raises(InvalidInputError, match=r"--mean takes one number or one for each channel \(3\), got 2"):
         read_batch(ramp, Preparation(mean=(0.1, 0.2)))
     with pytest.raises(InvalidInputError, match="--std must be positive"):
         read_batch(ramp, Preparation(std=(0.0,)))

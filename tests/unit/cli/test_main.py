@@ -55,7 +55,7 @@ def test_a_wrong_call_exits_with_2(arguments: list[str], capsys: pytest.CaptureF
         (InvalidInputError("labels must lie in 0..9"), 2, "xaikit: labels must lie in 0..9"),
         (TrainingError("the loss is not\nfinite"), 1, "xaikit: the loss is not finite"),
         (KeyError("x"), 1, "xaikit: KeyError: x (--debug shows where)"),
-        (OSError(28, "No space left on device"), 1, "No space left on device (--debug"),
+        (OSError(28, "No space left on device", "a.npz"), 1, "xaikit: a.npz: No space left on device"),
     ],
 )
 def test_an_error_is_one_sentence(

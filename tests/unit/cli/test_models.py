@@ -18,6 +18,9 @@ from torch import nn
 def make():
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
 ready = make()
+def late():
+    import xaikit_test_sibling
+    return xaikit_test_sibling.model
 def number():
     return 3
 """
@@ -34,6 +37,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_factory_and_a_module_object_from_the_current_folder(folder: Path) -> None:
     assert isinstance(load_model(f"{folder.name}:make")[0], nn.Linear)
     assert not load_model(f"{folder.name}:ready").training
+
+
+def test_a_factory_may_import_its_neighbours(folder: Path) -> None:
+    folder.with_name("xaikit_test_sibling.py").write_text("from torch import nn\nmodel = nn.Linear(3, 2)")
+    assert isinstance(load_model(f"{folder.name}:late"), nn.Linear)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from xaikit.explainers.lrp.variants import (
     LRP,
+    AttnLRP,
     LRPEpsilonAlpha2Beta1,
     LRPEpsilonGammaBox,
     LRPEpsilonPlus,
     LRPUniformEpsilon,
 )
 
-__all__ = ["LRP", "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon"]
+__all__ = ["LRP", "AttnLRP", "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon"]

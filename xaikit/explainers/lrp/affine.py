@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xaikit.explainers.lrp.flow import Output, Ruled, Stop
 from xaikit.explainers.lrp.functional import shared
-from xaikit.explainers.lrp.layers import Affine
+from xaikit.explainers.lrp.layers import Affine, Operation
 from xaikit.explainers.lrp.marks import PLAIN, Mark
 from xaikit.explainers.lrp.operations import arguments, rule
 
@@ -33,10 +33,10 @@ def ruled(trace: Trace, layer: Affine, found: Rule | None) -> Tensor:
     """The layer's output with its rule; without one relevance follows the gradient, which is LRP-0."""
     if found is None:
         y = layer.y
-    elif found.divide is not None:
-        y = Output.apply(layer.y, found.divide, trace.flow)
+    elif found.damp is not None:
+        y = Output.apply(layer.y, found.damp, trace.flow)
     elif found.make is not None:
-        y = Ruled.apply(layer.x, layer.y, found.make(found.hook, layer), trace.flow, layer.weight, layer.bias)
+        y = Ruled.apply(layer.x, layer.y, found.make(found.hook, layer.operation), trace.flow, layer.weight, layer.bias)
     else:
         y = layer.y
     return trace.mark(y, Mark(layer=dataclasses.replace(layer, rule=found)))
@@ -50,15 +50,20 @@ def _layer(trace: Trace, layer: Affine, proxy: type[nn.Module]) -> Tensor:
     return ruled(trace, layer, found)
 
 
+LINEAR = Operation(F.linear, lambda g, w, _x: g @ w, channel_dim=-1)
+MATRIX = Operation(
+    lambda x, w, b: x @ w if b is None else x @ w + b, lambda g, w, _x: g @ w.t(), out_dim=1, channel_dim=-1
+)
+
+
 @rule("linear")
 def linear(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
     """A linear layer, y = x W^T + b."""
     a = arguments("input weight bias", args, kwargs, bias=None)
-    if trace.is_live(a["weight"]) or not trace.is_live(a["input"]):
+    if _computed(trace, a):
         return _dynamic(trace, func, a)
     x, w = a["input"], a["weight"]
-    layer = Affine(x, func(x, w, a["bias"]), w, a["bias"], F.linear, lambda g, weight, _x: g @ weight, channel_dim=-1)
-    return _layer(trace, layer, nn.Linear)
+    return _layer(trace, Affine(x, func(x, w, a["bias"]), w, a["bias"], LINEAR), nn.Linear)
 
 
 @rule("addmm")
@@ -69,11 +74,7 @@ def addmm(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
     if trace.is_live(w) or trace.is_live(bias) or not trace.is_live(x) or (a["alpha"], a["beta"]) != (1, 1):
         (x, w), _ = shared(trace, [x, w])
         return trace.mark(func(bias, x, w, alpha=a["alpha"], beta=a["beta"]))
-    layer = Affine(
-        x, func(bias, x, w), w, bias, lambda v, weight, b: v @ weight if b is None else b + v @ weight,
-        lambda g, weight, _x: g @ weight.t(), out_dim=1, channel_dim=-1,
-    )  # fmt: skip
-    return _layer(trace, layer, nn.Linear)
+    return _layer(trace, Affine(x, func(bias, x, w), w, bias, MATRIX), nn.Linear)
 
 
 @rule("matmul", "__matmul__", "__rmatmul__")
@@ -82,13 +83,14 @@ def matmul(trace: Trace, func: Any, x: Any, y: Any) -> Tensor:
     weight = x if func.__name__ == "__rmatmul__" else y
     value = y if weight is x else x
     if trace.is_live(value) and not trace.is_live(weight) and weight.ndim == 2 and value.ndim >= 2:
-        layer = Affine(
-            value, func(x, y), weight, None, lambda v, w, b: v @ w if b is None else v @ w + b,
-            lambda g, w, _x: g @ w.t(), out_dim=1, channel_dim=-1,
-        )  # fmt: skip
-        return _layer(trace, layer, nn.Linear)
+        return _layer(trace, Affine(value, func(x, y), weight, None, MATRIX), nn.Linear)
     (x, y), mark = shared(trace, [x, y])
     return trace.mark(func(x, y), mark)
+
+
+def _computed(trace: Trace, a: dict[str, Any]) -> bool:
+    """Whether a layer's parameters, and not only its input, were computed from the explained input."""
+    return trace.is_live(a["weight"]) or trace.is_live(a["bias"]) or not trace.is_live(a["input"])
 
 
 def _dynamic(trace: Trace, func: Any, a: dict[str, Any]) -> Tensor:
@@ -118,7 +120,7 @@ def transposed_convolution(trace: Trace, func: Any, *args: Any, **kwargs: Any) -
 
 
 def _convolution(trace: Trace, func: Any, a: dict[str, Any], *, transposed: bool) -> Tensor:
-    if trace.is_live(a["weight"]) or not trace.is_live(a["input"]):
+    if _computed(trace, a):
         return _dynamic(trace, func, a)
     x, weight, bias = a.pop("input"), a.pop("weight"), a.pop("bias")
     n = weight.ndim - 2
@@ -138,10 +140,8 @@ def _convolution(trace: Trace, func: Any, a: dict[str, Any], *, transposed: bool
         only_input = (True, False, False)
         return torch.ops.aten.convolution_backward(g, v, w, None, *sizes, transposed, extra, a["groups"], only_input)[0]
 
-    layer = Affine(
-        x, func(x, weight, bias, **a), weight, bias, forward, transpose,
-        out_dim=int(transposed), channel_dim=x.ndim - n - 1, groups=a["groups"],
-    )  # fmt: skip
+    operation = Operation(forward, transpose, int(transposed), x.ndim - n - 1, a["groups"])
+    layer = Affine(x, func(x, weight, bias, **a), weight, bias, operation)
     return _layer(trace, layer, (TRANSPOSED if transposed else CONVOLUTIONS)[n])
 
 
@@ -151,7 +151,7 @@ def _tuple(value: Any, n: int) -> list[int]:
 
 
 @rule("batch_norm")
-def batch_norm(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+def batch_norm(trace: Trace, _func: Any, *args: Any, **kwargs: Any) -> Tensor:
     """An affine map, scale * x + shift with the running statistics: part of the affine operation before or after it.
 
     Where neither is there it is a layer of its own, of which relevance follows the gradient (LRP-0).
@@ -163,11 +163,16 @@ def batch_norm(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
         return _batch_statistics(trace, a)
     scale = (var + a["eps"]).rsqrt() if a["weight"] is None else a["weight"] * (var + a["eps"]).rsqrt()
     shift = -mean * scale if a["bias"] is None else a["bias"] - mean * scale
-    a.pop("input")
+    channels = (-1, *(1,) * (x.ndim - 2))
+
+    def apply(value: Tensor) -> Tensor:
+        # Not torch's own: its gradient is wrong for a batch of one whose gradient comes transposed (seen in 2.13, CPU).
+        return (value * scale.view(channels)).add_(shift.view(channels))
+
     layer = trace.marks[x].layer
-    if layer is not None and layer.channel_dim % x.ndim == 1:
-        return ruled(trace, folded_after(layer, func(layer.y, **a), scale, shift), layer.rule)
-    return trace.mark(func(x, **a), Mark(norm=Standing(x, scale, shift)))
+    if layer is not None and layer.operation.channel_dim % x.ndim == 1:
+        return ruled(trace, folded_after(layer, apply(layer.y), scale, shift), layer.rule)
+    return trace.mark(apply(x), Mark(norm=Standing(x, scale, shift)))
 
 
 def _batch_statistics(trace: Trace, a: dict[str, Any]) -> Tensor:
@@ -181,18 +186,18 @@ def _batch_statistics(trace: Trace, a: dict[str, Any]) -> Tensor:
     return trace.mark(y if a["bias"] is None else y + a["bias"].view(channels), PLAIN)
 
 
-def scaled(w: Tensor, scale: Tensor, dim: int, groups: int) -> Tensor:
-    """W times one number for each channel of dimension 0, which holds all channels, or 1, which holds one group's."""
+def scaled(w: Tensor, scale: Tensor, operation: Operation, *, inputs: bool = False) -> Tensor:
+    """W times one number for each output channel, or for each input channel."""
     rest = (1,) * (w.ndim - 2)
-    if dim == 0:
+    if (operation.out_dim == 0) != inputs:  # the channels are in dimension 0, which holds those of all groups
         return w * scale.view(-1, 1, *rest)
-    blocks = w.reshape(groups, -1, *w.shape[1:])
-    return (blocks * scale.view(groups, 1, -1, *rest)).reshape(w.shape)
+    blocks = w.reshape(operation.groups, -1, *w.shape[1:])
+    return (blocks * scale.view(operation.groups, 1, -1, *rest)).reshape(w.shape)
 
 
 def folded_after(layer: Affine, y: Tensor, scale: Tensor, shift: Tensor) -> Affine:
     """One layer in place of an affine one and the BatchNorm behind it: W' = scale * W, b' = scale * b + shift."""
-    weight, rest = scaled(layer.weight, scale, layer.out_dim, layer.groups), (1,) * (layer.weight.ndim - 2)
+    weight, rest = scaled(layer.weight, scale, layer.operation), (1,) * (layer.weight.ndim - 2)
     if layer.bias is None:
         bias = shift
     elif layer.bias.ndim > 1:
@@ -208,9 +213,9 @@ def folded_before(layer: Affine, norm: Standing) -> Affine:
     A padded convolution sees no shift beyond the border, so that the new bias is a map over the positions.
     """
     x, w = norm.x, layer.weight
-    if layer.channel_dim % x.ndim != 1:
+    if layer.operation.channel_dim % x.ndim != 1:
         return layer
-    weight = scaled(w, norm.scale, 1 - layer.out_dim, layer.groups)
+    weight = scaled(w, norm.scale, layer.operation, inputs=True)
     constant = norm.shift.view(1, -1, *(1,) * (x.ndim - 2)).expand(1, *x.shape[1:])
-    bias = layer.forward(constant, w, layer.bias)
+    bias = layer.operation.forward(constant, w, layer.bias)
     return dataclasses.replace(layer, x=x, weight=weight, bias=bias[0] if bias.ndim == 2 else bias)

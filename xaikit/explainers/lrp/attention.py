@@ -59,8 +59,8 @@ def multi_head_attention(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> 
     """nn.MultiheadAttention, on tensors of shape (length, batch, features) or (length, features)."""
     a = dict.fromkeys(MHA.split()) | {"need_weights": True, "average_attn_weights": True}
     a = arguments(MHA, args, kwargs, **a)
-    if any(a[k] is not None for k in ("bias_k", "bias_v", "static_k", "static_v")) or a["add_zero_attn"]:
-        trace.unknown.setdefault("multi_head_attention_forward with extra keys", trace.where)
+    if a["static_k"] is not None or a["static_v"] is not None:
+        trace.unknown.setdefault("multi_head_attention_forward with static keys", trace.where)
         return trace.mark(func(*args, **kwargs))
     with trace:
         return _multi_head_attention(a)
@@ -76,7 +76,7 @@ def _multi_head_attention(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         weights = list(a["in_proj_weight"].chunk(3))
     biases = [None] * 3 if a["in_proj_bias"] is None else list(a["in_proj_bias"].chunk(3))
     projected = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
-    q, k, v = (x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for x in projected)
+    q, k, v = (x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for x in _with_extra_keys(projected, a))
     bias = None if a["attn_mask"] is None else _bias(_allowed(a["attn_mask"]), q)
     if bias is not None and bias.ndim == 3:
         bias = bias.view(n, heads, *bias.shape[1:])
@@ -84,6 +84,8 @@ def _multi_head_attention(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         padding = padding if padding.ndim == 2 else padding[None]
         forbidden = _bias(_allowed(padding)[:, None, None], q)
         bias = forbidden if bias is None else bias + forbidden
+    if bias is not None:
+        bias = F.pad(bias, (0, k.shape[-2] - bias.shape[-1]))  # extra keys are always seen
     mixed, attention = attend(q, k, v, bias, (width // heads) ** -0.5)
     mixed = mixed.permute(2, 0, 1, 3).reshape(length, n, width)
     output = F.linear(mixed, a["out_proj_weight"], a["out_proj_bias"])
@@ -91,6 +93,16 @@ def _multi_head_attention(a: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     if not batched:
         output, shown = output.squeeze(1), shown.squeeze(0)
     return output, shown if a["need_weights"] else None
+
+
+def _with_extra_keys(projected: list[Tensor], a: dict[str, Any]) -> list[Tensor]:
+    """Queries, keys, values with the learnt key and the zero key that a module may add."""
+    q, k, v = projected
+    if a["bias_k"] is not None:
+        k, v = (torch.cat([x, b.expand(1, *x.shape[1:])]) for x, b in ((k, a["bias_k"]), (v, a["bias_v"])))
+    if a["add_zero_attn"]:
+        k, v = (F.pad(x, (0, 0, 0, 0, 0, 1)) for x in (k, v))
+    return [q, k, v]
 
 
 def _allowed(mask: Tensor) -> Tensor:

@@ -13,13 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Stands for an activation of exactly 0, which a rule may still give relevance (ZBox on a black pixel).
+# What an activation of exactly 0 counts as: a rule may still give it relevance (ZBox on a black pixel). Added to any
+# other activation it is lost in rounding.
 TINY = {torch.float64: 1e-30, torch.float16: 1e-7}
 
 
 def nonzero(x: Tensor) -> Tensor:
-    """The tensor with a tiny number in place of each 0, so that R = g * x and g = R / x are inverse everywhere."""
-    return torch.where(x == 0, TINY.get(x.dtype, 1e-18), x)
+    """The tensor with a tiny number for each 0, so that R = g * x and g = R / x are inverse everywhere."""
+    return x + TINY.get(x.dtype, 1e-18)
+
+
+def damped(g: Tensor, y: Tensor, epsilon: float) -> Tensor:
+    """The stand-in for g = R / y with a stabilizer: R / (y + epsilon * sign(y)) = g * |y| / (|y| + epsilon)."""
+    size = y.abs()
+    if torch.is_grad_enabled():
+        return g * (nonzero(size) / (size + epsilon))
+    return (size + epsilon).reciprocal_().mul_(size.add_(TINY.get(y.dtype, 1e-18))).mul_(g)
 
 
 class Flow:
@@ -87,14 +96,14 @@ class Pass(torch.autograd.Function):
 
 
 class Output(torch.autograd.Function):
-    """y of an operation that is linear in its input; `divide(R, y)` stands for R / y in its backward pass.
+    """y of an operation that is linear in its input; `damp(g, y)` stands for R / y = g in its backward pass.
 
     This is zennit's Epsilon and Norm: R_in = x * (dy/dx)^T (R_out / (y + epsilon * sign(y))).
     """
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, divide: Callable[[Tensor, Tensor], Tensor], flow: Flow) -> Tensor:  # noqa: D102
-        ctx.flow, ctx.divide = flow, divide
+    def forward(ctx: Any, y: Tensor, damp: Callable[[Tensor, Tensor], Tensor], flow: Flow) -> Tensor:  # noqa: D102
+        ctx.flow, ctx.damp = flow, damp
         ctx.save_for_backward(y)
         return y.clone()
 
@@ -105,7 +114,7 @@ class Output(torch.autograd.Function):
             return g, None, None
         (y,) = ctx.saved_tensors
         with torch._C.DisableTorchFunction():
-            return ctx.divide(g * nonzero(y), y), None, None
+            return ctx.damp(g, y), None, None
 
 
 class Ruled(torch.autograd.Function):

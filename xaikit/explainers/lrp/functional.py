@@ -70,7 +70,7 @@ def add(trace: Trace, func: Any, x: Any, y: Any, **kwargs: Any) -> Tensor:
     output = func(x, y, **kwargs)
     if len(live) == 2:
         found = trace.rules.of_sum()
-        return trace.mark(output if found is None else Output.apply(output, found.divide, trace.flow))
+        return trace.mark(output if found is None else Output.apply(output, found.damp, trace.flow))
     constant = y if trace.is_live(x) else x
     is_gate = not isinstance(constant, Tensor) and constant == 1 and trace.marks[live[0]].odd
     return trace.mark(output, GATE if is_gate else PLAIN)

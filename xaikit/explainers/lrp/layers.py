@@ -21,19 +21,34 @@ Transpose = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
+class Operation:
+    """An affine operation as a function of its parameters.
+
+    Attributes:
+        forward: (x, W, b) -> W x + b; b is a vector over the channels, a map that broadcasts to the output, or None.
+        transpose: (g, W, x) -> W^T g, shaped like x.
+        out_dim: dimension of W that holds the output channels; the input channels are in the other of the first two.
+        channel_dim: dimension of the output that holds them.
+        groups: of a convolution; dimension 1 of W holds the channels of one group.
+    """
+
+    forward: Forward
+    transpose: Transpose
+    out_dim: int = 0
+    channel_dim: int = 1
+    groups: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Affine:
-    """y = W x + b of one call in a forward pass.
+    """One call of an affine operation.
 
     Attributes:
         x: the input.
         y: the output, with its true gradient.
-        weight: W, as it came (a parameter, a reparametrised weight, a weight with BatchNorm folded in).
-        bias: b or None: a vector over the channels, or a map that broadcasts against y.
-        forward: (x, W, b) -> y.
-        transpose: (g, W, x) -> W^T g, shaped like x.
-        out_dim: dimension of W that holds the output channels; the input channels are in the other of the first two.
-        channel_dim: dimension of y that holds them.
-        groups: of a convolution; dimension 1 of W holds the channels of one group.
+        weight: W as it came: a parameter, a reparametrised weight, a weight with BatchNorm folded in.
+        bias: b.
+        operation: what was called.
         rule: the rule that the layer has.
     """
 
@@ -41,11 +56,7 @@ class Affine:
     y: Tensor
     weight: Tensor
     bias: Tensor | None
-    forward: Forward
-    transpose: Transpose
-    out_dim: int = 0
-    channel_dim: int = 1
-    groups: int = 1
+    operation: Operation
     rule: Any = None
 
 
@@ -82,12 +93,13 @@ def general(hook: Any, forward: Callable[[Tensor, int], Tensor], x: Tensor, rele
     return hook.reducer(inputs, gradients) / nonzero(x)
 
 
-def any_hook(hook: Any, layer: Affine) -> Callable[..., Tensor]:
+def any_hook(hook: Any, operation: Operation) -> Callable[..., Tensor]:
     """The rule of any BasicHook on an affine operation."""
 
     def rule(x: Tensor, _y: Tensor, relevance: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         def forward(value: Tensor, index: int) -> Tensor:
-            return layer.forward(value, parameter(hook, index, weight, "weight"), parameter(hook, index, bias, "bias"))
+            w, b = parameter(hook, index, weight, "weight"), parameter(hook, index, bias, "bias")
+            return operation.forward(value, w, b)
 
         return general(hook, forward, x, relevance)
 
@@ -95,55 +107,57 @@ def any_hook(hook: Any, layer: Affine) -> Callable[..., Tensor]:
 
 
 def _signed(
-    layer: Affine, hook: Any, x: Tensor, weight: Tensor, bias: Tensor | None, first: int
+    operation: Operation, hook: Any, x: Tensor, weight: Tensor, bias: Tensor | None, first: int
 ) -> tuple[Tensor, bool]:
     """Output of the hook's modifiers `first` (x >= 0) and `first + 1` (x < 0) together, and whether x has negatives.
 
     The negative part costs a pass of its own only where there is one: after a ReLU there is none.
     """
     negative = bool((x < 0).any())
-    out = layer.forward(
+    out = operation.forward(
         x.clamp(min=0) if negative else x,
         parameter(hook, first, weight, "weight"),
         parameter(hook, first, bias, "bias"),
     )
     if negative:
-        out = out + layer.forward(x.clamp(max=0), parameter(hook, first + 1, weight, "weight"), None)
+        out = out + operation.forward(x.clamp(max=0), parameter(hook, first + 1, weight, "weight"), None)
     return out, negative
 
 
-def _transposed(layer: Affine, hook: Any, x: Tensor, weight: Tensor, g: Tensor, first: int, negative: bool) -> Tensor:
+def _transposed(
+    operation: Operation, hook: Any, x: Tensor, weight: Tensor, g: Tensor, first: int, negative: bool
+) -> Tensor:
     """The way back of `_signed`: W'^T g where x >= 0, W''^T g where x < 0."""
-    back = layer.transpose(g, parameter(hook, first, weight, "weight"), x)
+    back = operation.transpose(g, parameter(hook, first, weight, "weight"), x)
     if not negative:
         return back
-    return torch.where(x < 0, layer.transpose(g, parameter(hook, first + 1, weight, "weight"), x), back)
+    return torch.where(x < 0, operation.transpose(g, parameter(hook, first + 1, weight, "weight"), x), back)
 
 
-def zplus(hook: Any, layer: Affine) -> Callable[..., Tensor]:
+def zplus(hook: Any, operation: Operation) -> Callable[..., Tensor]:
     """z+ rule: R_in = x * (W'^T (R / z')), z' the sum of all positive contributions. One pass beside the gradient's."""
 
     def rule(x: Tensor, _y: Tensor, relevance: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        z, negative = _signed(layer, hook, x, weight, bias, 0)
+        z, negative = _signed(operation, hook, x, weight, bias, 0)
         g = hook.gradient_mapper(relevance, [z])[0]
-        return _transposed(layer, hook, x, weight, g, 0, negative)
+        return _transposed(operation, hook, x, weight, g, 0, negative)
 
     return rule
 
 
-def two_signs(hook: Any, layer: Affine) -> Callable[..., Tensor]:
+def two_signs(hook: Any, operation: Operation) -> Callable[..., Tensor]:
     """Gamma and alpha-beta rules: the contributions of each sign have a denominator of their own.
 
     Both are x * (W'^T g' + W''^T g''), where the hook's mapper makes g' and g'' of R and of the two sums z' and z''.
     """
 
     def rule(x: Tensor, y: Tensor, relevance: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        first, negative = _signed(layer, hook, x, weight, bias, 0)
-        second, _ = _signed(layer, hook, x, weight, bias, 2)
+        first, negative = _signed(operation, hook, x, weight, bias, 0)
+        second, _ = _signed(operation, hook, x, weight, bias, 2)
         zero = torch.zeros((), dtype=x.dtype, device=x.device)
         outputs = [first, zero, second, zero, y]
         g = hook.gradient_mapper(relevance, outputs[: len(hook.input_modifiers)])
-        back = [_transposed(layer, hook, x, weight, g[i], i, negative) for i in (0, 2)]
+        back = [_transposed(operation, hook, x, weight, g[i], i, negative) for i in (0, 2)]
         # The reducer is linear in x * gradient, so that x = 1 leaves R_in / x.
         one, zero = torch.ones_like(x), torch.zeros_like(x)
         return hook.reducer([one, zero, one, zero], [back[0], zero, back[1], zero])

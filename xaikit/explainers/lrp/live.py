@@ -14,11 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidTypeError, MissingDependencyError
-from xaikit.explainers.lrp import layers
-
-# Schemas of the compiled operators that torchvision's Python code asks for by name while it is imported.
-TORCHVISION_OPERATORS = ("nms", "qnms")
-TORCHVISION_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+from xaikit.core.torchvision_ops import import_torchvision
+from xaikit.explainers.lrp import flow, layers
 
 
 @functools.lru_cache(maxsize=1)
@@ -29,40 +26,20 @@ def zennit() -> types.ModuleType:
         MissingDependencyError: when it cannot be imported, with the cause.
     """
     try:
-        return _import_zennit()
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise MissingDependencyError(f"LRP needs zennit, whose import failed: {error!r}") from error
+        with contextlib.suppress(MissingDependencyError):
+            import_torchvision()  # zennit imports it: mended where its operators do not match torch
+        import zennit
+        import zennit.canonizers
+        import zennit.composites
+        import zennit.core
+        import zennit.layer
+        import zennit.rules
+        import zennit.types
     except Exception as error:
         raise MissingDependencyError(
             f"LRP needs zennit (pip install 'zennit>=0.5.1,<0.6'); its import failed: {error!r}"
         ) from error
-    # A torchvision whose compiled operators do not match torch (a CUDA build beside a CPU torch, say) fails with
-    # "operator torchvision::nms does not exist". zennit needs its Python classes only, for which the schemas suffice.
-    _define_torchvision_schemas()
-    try:
-        return _import_zennit()
-    except Exception as error:
-        raise MissingDependencyError(f"LRP needs zennit, whose import failed in torchvision: {error!r}") from error
-
-
-def _import_zennit() -> types.ModuleType:
-    import zennit
-    import zennit.canonizers
-    import zennit.composites
-    import zennit.core
-    import zennit.layer
-    import zennit.rules
-    import zennit.types
-
     return zennit
-
-
-def _define_torchvision_schemas() -> None:
-    for name in TORCHVISION_OPERATORS:
-        # Some of the operators may be there.
-        with contextlib.suppress(RuntimeError):
-            torch.library.define(f"torchvision::{name}", TORCHVISION_SCHEMA)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +48,13 @@ class Rule:
 
     Attributes:
         hook: the hook.
-        divide: (R, y) -> the stand-in for R / y, for hooks that change neither input nor parameters (Epsilon, Norm).
-        make: for hooks on affine operations: the hook and an `Affine` -> the rule for `flow.Ruled`.
+        damp: (g, y) -> the stand-in for g = R / y, for hooks that change neither input nor parameters (Epsilon, Norm).
+        make: for hooks on affine operations: the hook and an `Operation` -> the rule for `flow.Ruled`.
     """
 
     hook: Any
-    divide: Callable[[Tensor, Tensor], Tensor] | None = None
-    make: Callable[[Any, layers.Affine], Callable[..., Tensor]] | None = None
+    damp: Callable[[Tensor, Tensor], Tensor] | None = None
+    make: Callable[[Any, layers.Operation], Callable[..., Tensor]] | None = None
 
 
 class Rules:
@@ -90,25 +67,19 @@ class Rules:
     def __init__(self, composite: Any) -> None:
         self.composite = composite
         self.context: dict[Any, Any] = {}
-        self.made: dict[Any, Rule | None] = {}
 
     def of_module(self, name: str, module: nn.Module) -> Rule | None:
         """The rule of a module that starts to run."""
-        return self._rule(self.composite.module_map(self.context, name, module))
+        return read(self.composite.module_map(self.context, name, module))
 
     def of_operation(self, proxy: type[nn.Module]) -> Rule | None:
         """The rule of an affine operation outside such a module: the one that a nameless module of its kind gets."""
-        return self._rule(self.composite.module_map(self.context, "", _proxy(proxy)))  # type: ignore[arg-type]
+        return read(self.composite.module_map(self.context, "", _proxy(proxy)))  # type: ignore[arg-type]
 
     def of_sum(self) -> Rule | None:
         """The rule of a sum of two signals, as far as it only stabilises its denominator."""
-        found = self._rule(self.composite.module_map(self.context, "", _sum()))
-        return None if found is None or found.divide is None else found
-
-    def _rule(self, hook: Any) -> Rule | None:
-        if hook not in self.made:
-            self.made[hook] = read(hook)
-        return self.made[hook]
+        found = read(self.composite.module_map(self.context, "", _sum()))
+        return None if found is None or found.damp is None else found
 
 
 @functools.lru_cache(maxsize=16)
@@ -122,6 +93,7 @@ def _sum() -> nn.Module:
     return zennit().layer.Sum()
 
 
+@functools.lru_cache(maxsize=256)
 def read(hook: Any) -> Rule | None:
     """The rule that a hook stands for; None where it passes relevance on as it is, which needs none."""
     z = zennit()
@@ -131,20 +103,30 @@ def read(hook: Any) -> Rule | None:
         return Rule(hook)
     plain = not any(getattr(m, "zero_params", None) for m in hook.param_modifiers)
     if type(hook) in (z.rules.Epsilon, z.rules.Norm) and plain:
-        return Rule(hook, divide=_division(hook))
+        return Rule(hook, damp=_damping(hook))
     known = {z.rules.ZPlus: layers.zplus, z.rules.Gamma: layers.two_signs, z.rules.AlphaBeta: layers.two_signs}
     return Rule(hook, make=known.get(type(hook), layers.any_hook))
 
 
-def _division(hook: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """(R, y) -> R / (y + epsilon * sign(y)), by the hook's own mapper."""
-    return lambda relevance, y: hook.gradient_mapper(relevance, [y])
+def _damping(hook: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """How a hook that only divides by a stabilised output changes g = R / y: quickly where the stabilizer is known."""
+    stabilizer = inspect.getclosurevars(hook.gradient_mapper).nonlocals.get("stabilizer_fn")
+    if isinstance(stabilizer, zennit().core.Stabilizer) and not (stabilizer.clip or stabilizer.norm_scale):
+        return functools.partial(flow.damped, epsilon=stabilizer.epsilon)
+    return lambda g, y: hook.gradient_mapper(g * flow.nonzero(y), [y])
+
+
+def has_relevance_rules(composite: Any, model: nn.Module) -> bool:
+    """Whether a composite gives any module a rule for relevance, not only a change of the gradient."""
+    context: dict[Any, Any] = {}
+    hooks = (composite.module_map(context, name, module) for name, module in model.named_modules())
+    return any(isinstance(hook, zennit().core.BasicHook) for hook in hooks)
 
 
 def whole_module(hook: Any, module: nn.Module) -> Callable[..., Tensor]:
     """The rule of any hook on a module as a whole, whatever it runs inside."""
     if not isinstance(hook, zennit().core.BasicHook):
-        return lambda x, y, relevance: _foreign(hook, module, x, relevance) / layers.nonzero(x)
+        return lambda x, y, relevance: _foreign(hook, module, x, relevance) / flow.nonzero(x)
 
     def rule(x: Tensor, _y: Tensor, relevance: Tensor) -> Tensor:
         def forward(value: Tensor, index: int) -> Tensor:

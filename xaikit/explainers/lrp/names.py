@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 
-def _names(*lists: str) -> frozenset[str]:
+def names(*lists: str) -> frozenset[str]:
+    """A set of names, written as words."""
     return frozenset(name for text in lists for name in text.split())
 
 
@@ -34,17 +35,17 @@ HOMOGENEOUS = """
 """
 
 # The gradient is the rule. A homogeneous function has x * f'(x) = f(x) (Euler), so that it conserves relevance.
-AS_GRADIENT = _names(PICKING, LINEAR, HOMOGENEOUS)
+AS_GRADIENT = names(PICKING, LINEAR, HOMOGENEOUS)
 
 # A gate stays one.
-KEEPS_GATES = _names("""
+KEEPS_GATES = names("""
     view reshape flatten unflatten permute transpose t T mT movedim squeeze unsqueeze expand expand_as broadcast_to
     contiguous clone to type type_as float double half bfloat16 view_as reshape_as unbind chunk split narrow select
     index_select gather repeat repeat_interleave tile dropout mean __getitem__ rsub __rsub__ interpolate masked_fill
 """)
 
 # What these return has no gradient.
-NO_RELEVANCE = _names("""
+NO_RELEVANCE = names("""
     size dim ndimension numel nelement stride shape is_contiguous data_ptr element_size storage_offset get_device item
     tolist numpy detach __len__ __bool__ __float__ __int__ __index__ __format__ __repr__ __hash__ __contains__ __array__
     argmax argmin argsort eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ isnan isinf isfinite equal

@@ -87,7 +87,7 @@ def _handled(
 @functools.cache
 def _inplace_position(func: Any) -> int | None:
     """Where a Python function takes `inplace`, if it does."""
-    if not inspect.isfunction(func):
+    if not inspect.isfunction(func) or not inspect.isfunction(inspect.unwrap(func)):
         return None
     parameters = list(inspect.signature(func).parameters)
     return parameters.index("inplace") if "inplace" in parameters else None

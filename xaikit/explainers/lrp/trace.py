@@ -7,18 +7,21 @@ depend on the data, reused modules and tied weights need no care.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xaikit.core.errors import UnsupportedOperationError
-from xaikit.explainers.lrp import affine, attention, norms  # noqa: F401  (they fill the table of rules)
+from xaikit.explainers.lrp import affine, attention, norms, recurrent  # noqa: F401  (they fill the table of rules)
+from xaikit.explainers.lrp.account import Ledger, audited
 from xaikit.explainers.lrp.flow import Flow, Output, Ruled
 from xaikit.explainers.lrp.live import Rule, Rules, whole_module
 from xaikit.explainers.lrp.marks import PLAIN, Mark
@@ -34,31 +37,37 @@ class Trace(TorchFunctionMode):
         rules: which rule each module and each functional operation gets.
         flow: the switch between relevance and true gradient.
         attn: AttnLRP's rules for attention: relevance also to the factor that is a gate, and through the softmax.
+        ledger: where to book the relevance of every operation.
     """
 
-    def __init__(self, rules: Rules, flow: Flow, *, attn: bool = False) -> None:
+    def __init__(self, rules: Rules, flow: Flow, *, attn: bool = False, ledger: Ledger | None = None) -> None:
         super().__init__()
+        self.ledger = ledger
         self.rules, self.flow, self.attn = rules, flow, attn
         self.marks: Any = WeakIdKeyDictionary()
         self.running: list[tuple[nn.Module, Rule | None]] = []
         self.unknown: dict[str, str] = {}
+        self.inputs: list[Tensor] = []
 
     # ------------------------------------------------------------------ the pass
 
     def watched(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """`forward(inputs, samples)` of the model, with rules; a softmax at the end is left out."""
+        """The model's `forward(inputs, samples)`, with rules."""
 
         def run(inputs: Sequence[Tensor], samples: Tensor | None) -> Any:
+            self.inputs = list(inputs)
             for x in inputs:
                 self.mark(x)
             with self._modules(model), self:
                 output = forward(inputs, samples)
+            self._find_hidden(output)
             self._report()
-            return tree_map_only(Tensor, self._explained, output)
+            return output
 
         return run
 
-    def _explained(self, output: Tensor) -> Tensor:
+    def explained(self, output: Tensor) -> Tensor:
+        """The tensor to start from: the logits where the output is their softmax."""
         mark = self.marks.get(output)
         if mark is not None and mark.logits is not None:
             warnings.warn("the model ends in a softmax: LRP explains the logits before it", stacklevel=2)
@@ -77,17 +86,25 @@ class Trace(TorchFunctionMode):
     def _modules(self, model: nn.Module) -> Iterator[None]:
         """Know which module runs, and ask for its rule when it starts: rules for a first layer go by execution."""
         names = {module: name for name, module in model.named_modules()}
-        handles = []
+        handles, thread = [], threading.get_ident()
 
-        def enter(module: nn.Module, _args: Any) -> None:
+        def enter(module: nn.Module, args: Any) -> None:
+            if threading.get_ident() != thread:
+                return  # another thread runs the same model
+            self._find_hidden(args)
             self.running.append((module, self.rules.of_module(names[module], module)))
 
         def leave(module: nn.Module, args: Any, output: Any) -> Any:
+            if threading.get_ident() != thread:
+                return None
+            self._find_hidden(output)
             _, rule = self.running.pop()
             return self._ruled_module(module, rule, args, output)
 
         try:
             for module in names:
+                if isinstance(module, torch.jit.ScriptModule):
+                    continue  # takes no hooks
                 handles.append(module.register_forward_pre_hook(enter))
                 handles.append(module.register_forward_hook(leave))
             yield
@@ -95,6 +112,14 @@ class Trace(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
             self.running.clear()
+
+    def _find_hidden(self, values: Any) -> None:
+        """Find what depends on the explained input by operations that cannot be seen, and name where it turns up."""
+        for value in values if isinstance(values, (tuple, list)) else (values,):
+            if not isinstance(value, Tensor) or value.is_leaf or value in self.marks or not depends(value, self.inputs):
+                continue
+            self.unknown.setdefault("operations out of sight (TorchScript, autograd.Function)", self.where)
+            self.mark(value)
 
     @property
     def where(self) -> str:
@@ -111,10 +136,10 @@ class Trace(TorchFunctionMode):
         """A rule for a module as a whole, where it is no affine operation."""
         if rule is None or not self.is_live(output):
             return None
-        if isinstance(module, AFFINE_MODULES) and (rule.divide is not None or rule.make is not None):
+        if isinstance(module, AFFINE_MODULES) and (rule.damp is not None or rule.make is not None):
             return None
-        if rule.divide is not None:
-            return self.mark(Output.apply(output, rule.divide, self.flow), self.marks[output])
+        if rule.damp is not None:
+            return self.mark(Output.apply(output, rule.damp, self.flow), self.marks[output])
         x = args[0] if args else None
         if not self.is_live(x):
             kinds = type(rule.hook).__name__, type(module).__name__
@@ -130,6 +155,8 @@ class Trace(TorchFunctionMode):
         kwargs = kwargs or {}
         if not self.live(args, kwargs):
             return func(*args, **kwargs)
+        if self.ledger is not None:
+            return audited(self, self.ledger, func, args, kwargs)
         return apply_rule(self, func, args, kwargs)
 
     def live(self, *where: Any) -> list[Tensor]:
@@ -162,3 +189,18 @@ class Trace(TorchFunctionMode):
             for item in output:
                 self.mark(item, mark)
         return output
+
+
+def depends(output: Tensor, inputs: list[Tensor]) -> bool:
+    """Whether autograd leads from a result back to one of some tensors, other than through a frozen scale."""
+    goals = {get_gradient_edge(x).node for x in inputs}
+    seen, waiting = set(), [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node in goals:
+            return True
+        if node is None or node in seen or node.name() == "StopBackward":
+            continue
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return False

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
+import functools
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
 from xaikit.core import EXPLAINERS, Call, Explainer, Float
-from xaikit.core.errors import InvalidTypeError, UnknownNameError, near_names
-from xaikit.core.structure import Tensors
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.structure import Tensors, flatten
+from xaikit.core.targets import pick_head
+from xaikit.explainers.lrp.account import Ledger, RelevanceAttribution
 from xaikit.explainers.lrp.flow import Flow, nonzero
-from xaikit.explainers.lrp.live import Rules, canonized, zennit
+from xaikit.explainers.lrp.live import Rules, canonized, has_relevance_rules, zennit
 from xaikit.explainers.lrp.trace import Trace
 
+LEDGER: contextvars.ContextVar[Ledger | None] = contextvars.ContextVar("ledger of the running explain()", default=None)
 EPSILON = Float(low=1e-6, high=1, log=True, gt=0)
 GAMMA = Float(low=1e-6, high=1, log=True, ge=0)
 STABILIZER = Float(gt=0)
@@ -36,6 +42,20 @@ def _composite(value: Any, where: str) -> Any:
     raise InvalidTypeError(f"{where} must be a zennit Composite or the name of one, got {value!r}")
 
 
+@functools.lru_cache(maxsize=32)
+def composite_of(kind: str, **numbers: float) -> Any:
+    """One of zennit's composites, built once for its settings; it is only read, never registered."""
+    return getattr(zennit().composites, kind)(**numbers)
+
+
+@functools.lru_cache(maxsize=32)
+def uniform_epsilon(epsilon: float, stabilizer: float) -> Any:
+    """The epsilon rule for every affine layer."""
+    z = zennit()
+    rules = [*z.composites.layer_map_base(stabilizer), (z.types.Linear, z.rules.Epsilon(epsilon))]
+    return z.composites.LayerMapComposite(rules)
+
+
 class ZennitLRP(Explainer):
     """Relevance by the rules of a zennit composite, on live parameters, for modules and for what runs between them.
 
@@ -44,6 +64,7 @@ class ZennitLRP(Explainer):
     softmax is explained by its logits.
     """
 
+    ATTENTION: ClassVar[bool] = False  # whether relevance flows through gates and softmax
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
 
     zennit_canonizers: Annotated[Any, _canonizers, "zennit canonizers; BatchNorm and residual adds need none"] = None
@@ -53,17 +74,71 @@ class ZennitLRP(Explainer):
         raise NotImplementedError
 
     def _attribute(self, call: Call) -> Tensors:
-        composite = self._make_composite()
+        ledger = LEDGER.get()
+        relevance = self._relevance(call, ledger)
+        if not all(bool(r.detach().sum().isfinite()) for r in relevance):
+            self._name_the_culprit(call)
+        return relevance
+
+    def _trace(self, call: Call, flow: Flow, ledger: Ledger | None = None) -> Trace:
+        return Trace(Rules(self._make_composite()), flow, attn=self.ATTENTION, ledger=ledger)
+
+    def _relevance(self, call: Call, ledger: Ledger | None) -> Tensors:
         flow = Flow()
-        trace = Trace(Rules(composite), flow)
-        traced = dataclasses.replace(call, forward=trace.watched(call.model, call.forward))
-        with canonized(call.model, (*composite.canonizers, *(self.zennit_canonizers or ()))), flow.relevance():
+        trace = self._trace(call, flow, ledger)
+        watched = trace.watched(call.model, call.forward)
+
+        def forward(inputs: Tensors, samples: Tensor | None) -> Any:
+            output = trace.explained(pick_head(watched(inputs, samples), call.head))
+            if ledger is not None:
+                ledger.scores = call.score(output).detach()
+            return output
+
+        traced = dataclasses.replace(call, forward=forward, head="logits")
+        canonizers = (*trace.rules.composite.canonizers, *(self.zennit_canonizers or ()))
+        with canonized(call.model, canonizers), flow.relevance():
             grads = traced.grad(call.inputs)
         return tuple(g * nonzero(x) for g, x in zip(grads, call.inputs, strict=True))
 
+    def _name_the_culprit(self, call: Call) -> None:
+        """Say where relevance stops being a number."""
+        ledger = Ledger()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._relevance(dataclasses.replace(call, create_graph=False), ledger)
+        raise InvalidInputError(
+            f"the relevance becomes NaN or infinite in {ledger.first_bad or 'the last step'}; "
+            "a larger epsilon, or the model in float64, may help"
+        )
+
+    def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> RelevanceAttribution:
+        """The relevance with its provenance, and what became of the part that did not reach the input.
+
+        Warns:
+            UserWarning: when operations lose more than 1 % of the relevance, naming them.
+        """
+        ledger = Ledger()
+        token = LEDGER.set(ledger)
+        try:
+            plain = super().explain(inputs, targets, seed=seed)
+        finally:
+            LEDGER.reset(token)
+        fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
+        fields["scores"] = scores = ledger.scores  # of the logits, where the model ends in a softmax
+        if plain.gap is None or scores is None:
+            return RelevanceAttribution(**fields)
+        total = float(scores.double().sum())
+        reached = sum(float(v.double().sum()) for v in flatten(plain.values)[0])
+        lost = ledger.lost(float(scores.abs().double().sum()), attn=self.ATTENTION)
+        if abs(sum(lost.values())) > 0.01 * abs(total):
+            named = ", ".join(f"{op} {value / total:.1%}" for op, value in lost.items())
+            warnings.warn(f"{self!r}: relevance is lost in {named}", stacklevel=2)
+        return RelevanceAttribution(**fields, absorbed=total - reached - sum(lost.values()), lost=lost)
+
     def _promised_total(self, call: Call) -> Tensor | None:
-        """The score, of which biases and stabilizers absorb a part; nothing for a target function."""
-        return None if callable(call.target) else call.scores(call.inputs)
+        """The explained score, of which biases and stabilizers absorb a part; nothing for a target function."""
+        ledger = LEDGER.get()
+        return None if callable(call.target) or ledger is None else ledger.scores
 
 
 @EXPLAINERS.register("lrp_uniform_epsilon")
@@ -81,9 +156,7 @@ class LRPUniformEpsilon(ZennitLRP):
     stabilizer: Annotated[float, STABILIZER, "stabilizer of poolings and sums"] = 1e-6
 
     def _make_composite(self) -> Any:
-        z = zennit()
-        rules = [*z.composites.layer_map_base(self.stabilizer), (z.types.Linear, z.rules.Epsilon(self.epsilon))]
-        return z.composites.LayerMapComposite(rules)
+        return uniform_epsilon(self.epsilon, self.stabilizer)
 
 
 @EXPLAINERS.register("lrp_epsilon_gamma_box")
@@ -100,10 +173,10 @@ class LRPEpsilonGammaBox(ZennitLRP):
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
 
     def _make_composite(self) -> Any:
-        low, high = (v.clone() if isinstance(v, Tensor) else v for v in (self.low, self.high))
-        return zennit().composites.EpsilonGammaBox(
-            low=low, high=high, epsilon=self.epsilon, gamma=self.gamma, stabilizer=self.stabilizer
-        )
+        numbers = {"epsilon": self.epsilon, "gamma": self.gamma, "stabilizer": self.stabilizer}
+        if isinstance(self.low, Tensor) or isinstance(self.high, Tensor):
+            return zennit().composites.EpsilonGammaBox(low=self.low, high=self.high, **numbers)
+        return composite_of("EpsilonGammaBox", low=self.low, high=self.high, **numbers)
 
 
 @EXPLAINERS.register("lrp_epsilon_plus")
@@ -114,7 +187,7 @@ class LRPEpsilonPlus(ZennitLRP):
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
 
     def _make_composite(self) -> Any:
-        return zennit().composites.EpsilonPlus(epsilon=self.epsilon, stabilizer=self.stabilizer)
+        return composite_of("EpsilonPlus", epsilon=self.epsilon, stabilizer=self.stabilizer)
 
 
 @EXPLAINERS.register("lrp_epsilon_alpha2_beta1")
@@ -125,7 +198,7 @@ class LRPEpsilonAlpha2Beta1(ZennitLRP):
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
 
     def _make_composite(self) -> Any:
-        return zennit().composites.EpsilonAlpha2Beta1(epsilon=self.epsilon, stabilizer=self.stabilizer)
+        return composite_of("EpsilonAlpha2Beta1", epsilon=self.epsilon, stabilizer=self.stabilizer)
 
 
 @EXPLAINERS.register("lrp")
@@ -141,3 +214,27 @@ class LRP(ZennitLRP):
         if self.composite not in known:
             raise UnknownNameError(f"zennit has no composite {self.composite!r}{near_names(self.composite, known)}")
         return known[self.composite]()
+
+    def _trace(self, call: Call, flow: Flow, ledger: Ledger | None = None) -> Trace:
+        if not has_relevance_rules(self._make_composite(), call.model):
+            raise InvalidInputError(
+                f"composite {self.composite!r} gives no module of this {type(call.model).__name__} a relevance rule; "
+                "composites that only change gradients, as guided backpropagation does, are no LRP"
+            )
+        return super()._trace(call, flow, ledger)
+
+
+@EXPLAINERS.register("attn_lrp")
+class AttnLRP(ZennitLRP):
+    """LRP for transformers (Achtibat et al. 2024, arXiv:2402.05602).
+
+    The epsilon rule in linear layers and convolutions; a product gives half of its relevance to each factor, also to
+    attention weights and gates; a softmax s of x hands on x_i (R_i - s_i sum_j R_j); activations and normalisations
+    pass relevance on.
+    """
+
+    ATTENTION: ClassVar[bool] = True
+    epsilon: Annotated[float, EPSILON, "stabilizer of the epsilon rule"] = 1e-6
+
+    def _make_composite(self) -> Any:
+        return uniform_epsilon(self.epsilon, 1e-6)

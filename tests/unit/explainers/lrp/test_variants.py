@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import subprocess
 import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -152,3 +155,53 @@ def test_in_place_equals_out_of_place(variant):
     out = variant(model).attribute(x, 0)
     model.forward = lambda x: Block.forward(model, x, True)
     assert torch.allclose(variant(model).attribute(x, 0), out, rtol=1e-12)
+
+
+def test_nothing_lingers(residual, variant):
+    """No reference cycle holds activations: they go when the result does, without the garbage collector."""
+    model, x = residual
+    seen = []
+    model.norm2.register_forward_hook(lambda _m, _i, out: seen.append(weakref.ref(out)))
+    gc.disable()
+    try:
+        relevance = variant(model).attribute(x, 0, create_graph=True)
+        del relevance
+        assert seen[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_threads_share_a_model(residual):
+    model, x = residual
+    explainers = [LRPEpsilonPlus(model), LRPUniformEpsilon(model)] * 4
+    expected = [e.attribute(x, 0) for e in explainers]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda e: e.attribute(x, 0), explainers))
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_a_rule_on_a_whole_module(derivative_error):
+    """A BasicHook on a module of the user's own: equal to zennit, with an exact derivative."""
+
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.rand(6) + 0.5), nn.Parameter(torch.randn(6))
+
+        def forward(self, x):
+            return x * self.weight + self.bias
+
+    z = live.zennit()
+    model = nn.Sequential(nn.Linear(4, 6), Scale(), nn.Tanh(), nn.Linear(6, 3)).double()
+    composite = z.composites.LayerMapComposite(
+        [(Scale, z.rules.AlphaBeta(stabilizer=1e-3)), (nn.Linear, z.rules.Epsilon(1e-2)), (nn.Tanh, z.rules.Pass())]
+    )
+    x, targets = torch.randn(3, 4, dtype=torch.float64), torch.tensor([0, 1, 2])
+    leaf = x.clone().requires_grad_()
+    with composite.context(model):
+        output = model(leaf)
+        seed = torch.zeros_like(output).scatter_(1, targets[:, None], 1.0) * output.detach()
+        (theirs,) = torch.autograd.grad(output, leaf, seed)
+    explainer = LRP(model, composite=composite)
+    torch.testing.assert_close(explainer.attribute(x, targets), theirs, rtol=1e-10, atol=1e-12)
+    assert derivative_error(explainer, x, targets) < 1e-5

@@ -126,7 +126,7 @@ def test_zennit_not_importable(monkeypatch, residual):
     live.zennit.cache_clear()
     monkeypatch.setitem(sys.modules, "zennit.rules", None)
     with pytest.raises(MissingDependencyError, match="zennit") as caught:
-        LRPUniformEpsilon(model).attribute(x, 0)
+        LRPUniformEpsilon(model, epsilon=0.123).attribute(x, 0)  # settings whose composite nobody has built yet
     assert isinstance(caught.value.__cause__, ImportError)
     live.zennit.cache_clear()
 

@@ -1,0 +1,5 @@
+"""`python -m xaikit` is the command `xaikit`."""
+
+from xaikit.cli.main import run
+
+run()
