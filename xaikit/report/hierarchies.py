@@ -27,7 +27,7 @@ def plot_hierarchy(hierarchy: Any, inputs: Any = None, *, tokens: Sequence[str] 
         InvalidInputError: for tokens of another number than the sequence has.
     """
     scores, ids = hierarchy.scores.cpu().numpy(), hierarchy.ids.cpu().numpy()
-    limit = max(float(np.abs(scores).max()), np.finfo(np.float32).tiny)
+    limit = float(np.abs(scores).max()) or 1.0
     if scores.ndim == 2:
         return _sentence(scores, ids, limit, tokens)
     while scores.ndim > 3:  # the channels of an image share their groups

@@ -126,7 +126,7 @@ class Decomposed(torch.Tensor):
             self.share = new.share if shares.fits(new.share, self.shape) else self.share
         return self
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"Decomposed(shape={tuple(self.parts.shape[2:])}, masks={self.parts.shape[1]}, dtype={self.parts.dtype})"
 
     @classmethod
@@ -136,7 +136,7 @@ class Decomposed(torch.Tensor):
         return dispatch(func, args, kwargs or {})
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         raise missing_rule(func)
