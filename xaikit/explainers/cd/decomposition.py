@@ -80,7 +80,9 @@ def decompose_call(
 def _per_pass(call: Call, count: int, max_rows: int | None) -> tuple[list[range], list[range]]:
     """The samples and the masks of each pass: all masks of a few samples together, since they share the totals."""
     rows = max_rows or 2 * rows_per_pass(call.inputs)
-    samples = call.n if callable(call.target) else min(call.n, max(rows // count, min(rows, LEAST_ROWS)))
+    # with one mask a quarter of the rows: what lies between two rules is then still in the cache
+    limit = max(min(rows, LEAST_ROWS), rows // max(count, 1 if max_rows else 4))
+    samples = call.n if callable(call.target) else min(call.n, limit)
     return even_ranges(call.n, samples), even_ranges(count, max(1, rows // samples))
 
 
