@@ -36,9 +36,10 @@ class IntegratedGradients(Explainer):
 
     def _attribute(self, call: Call) -> Tensors:
         points, weights = quadrature(self.method, self.n_steps)
+        ends = tuple(self.baseline(x) for x in call.inputs)  # of the whole batch: a baseline may be given per sample
         parts = []
         for part, passes in call.passes(self.n_steps, self.max_rows):
-            starts = tuple(self.baseline(x) for x in part.inputs)
+            starts = ends if part is call else tuple(b[part.samples] for b in ends)
             steps = tuple(x - b for x, b in zip(part.inputs, starts, strict=True))
             totals = [torch.zeros_like(x) for x in part.inputs]
             for copies in passes:

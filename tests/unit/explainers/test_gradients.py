@@ -151,6 +151,15 @@ def test_sobol_noise_beyond_its_dimensions_is_standard_normal():
     assert abs(float(z.std()) - 1) < 0.01
 
 
+def test_a_baseline_for_each_sample_follows_it_through_chunks(cnn, x):
+    baseline = torch.rand_like(x)
+    whole = IntegratedGradients(cnn, baseline=baseline, n_steps=5).attribute(x, 1)
+    cut = IntegratedGradients(cnn, baseline=baseline, n_steps=5, max_rows=1).attribute(x, 1)
+    alone = IntegratedGradients(cnn, baseline=baseline[2:], n_steps=5).attribute(x[2:], 1)
+    assert torch.allclose(whole, cut)
+    assert torch.allclose(whole[2:], alone)
+
+
 def test_quadrature_is_exact_where_it_promises():
     for method, degree in (("gausslegendre", 9), ("trapezoid", 1)):
         t, w = quadrature(method, 5)
