@@ -2,7 +2,7 @@
 
 from xaikit.explainers import captum_methods
 from xaikit.explainers.captum_explainer import CaptumExplainer
-from xaikit.explainers.cd.explainer import ContextualDecomposition
+from xaikit.explainers.cd import AgglomerativeDecomposition, ContextualDecomposition
 from xaikit.explainers.gradient import Gradient, GradientXInput
 from xaikit.explainers.integrated_gradients import IntegratedGradients
 from xaikit.explainers.lrp import (
@@ -16,6 +16,7 @@ from xaikit.explainers.lrp import (
 from xaikit.explainers.smoothgrad import SmoothGrad, VarGrad
 
 __all__ = [
+    "AgglomerativeDecomposition",
     "LRP",
     "AttnLRP",
     "CaptumExplainer",

@@ -130,12 +130,13 @@ def penalty(own: Tensor, other: Tensor, form: str, *, goal: float = 0.0, present
         goal: what the score is drawn to, for "l1" and "squared".
         present: (masks, N), the samples that have something to penalise; others do not count.
     """
-    value, of = {
+    forms: dict[str, tuple[Tensor, Any]] = {
         "sigmoid": (own - other, torch.sigmoid),
         "log": (own - other, F.softplus),
         "l1": (own - goal, torch.abs),
         "squared": (own - goal, torch.square),
-    }[form]
+    }
+    value, of = forms[form]
     each = of(value).mean(-1)
     if present is None:
         return each.mean(1).sum()

@@ -114,9 +114,9 @@ def share_constant_gradients(
     u = cut.operand(shares.aligned(share, parts.dim() - 2).to(parts.dtype))
     rows = zip(*(cut.rows(value) for pair in (parts, grad, out) for value in pair), strict=True)
     own = zip(u, cut.operand(constant), cut.operand(threshold), cut.operand(d_constant), strict=True)
-    scales = (
-        [()] * len(cut.sizes) if scale is None else list(zip(cut.operand(scale), cut.operand(d_scale), strict=True))
-    )
+    scales: list[tuple[Tensor, ...]] = [()] * len(cut.sizes)
+    if scale is not None and d_scale is not None:
+        scales = list(zip(cut.operand(scale), cut.operand(d_scale), strict=True))
     for (r0, s0, gr, gs, out_r, out_s), (share_of, c, low, into), g in zip(rows, own, scales, strict=True):
         r, s = (r0 * g[0], s0 * g[0]) if g else (r0, s0)
         a, b = r.abs(), s.abs()

@@ -126,7 +126,7 @@ class Decomposed(torch.Tensor):
             self.share = new.share if shares.fits(new.share, self.shape) else self.share
         return self
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"Decomposed(shape={tuple(self.parts.shape[2:])}, masks={self.parts.shape[1]}, dtype={self.parts.dtype})"
 
     @classmethod
@@ -136,7 +136,7 @@ class Decomposed(torch.Tensor):
         return dispatch(func, args, kwargs or {})
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         raise missing_rule(func)
@@ -183,18 +183,20 @@ def overwrite(rule: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 def get_property(name: str, value: Decomposed) -> Any:
     """An attribute of a tensor: a transpose is decomposed, anything else is read off the tensor that the model sees."""
-    if name == "T":
-        return value.permute(*reversed(range(value.dim())))
-    if name in ("mT", "mH", "H"):
-        return value.transpose(-2, -1)
-    if name == "data":
-        return value.like(value.parts.detach())
-    if name in ("real", "imag"):
-        return value.like(getattr(value.parts, name))
-    if name in ("grad", "grad_fn"):
-        return None
-    if name == "requires_grad":
-        return value.parts.requires_grad
+    read = {
+        "T": lambda: value.permute(*reversed(range(value.dim()))),
+        "mT": lambda: value.transpose(-2, -1),
+        "mH": lambda: value.transpose(-2, -1),
+        "H": lambda: value.transpose(-2, -1),
+        "data": value.detach,
+        "real": lambda: value.like(value.parts.real),
+        "imag": lambda: value.like(value.parts.imag),
+        "grad": lambda: None,
+        "grad_fn": lambda: None,
+        "requires_grad": lambda: value.parts.requires_grad,
+    }.get(name)
+    if read is not None:
+        return read()
     with torch._C.DisableTorchFunctionSubclass():
         return getattr(value, name)
 

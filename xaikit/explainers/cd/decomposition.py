@@ -80,7 +80,9 @@ def decompose_call(
 def _per_pass(call: Call, count: int, max_rows: int | None) -> tuple[list[range], list[range]]:
     """The samples and the masks of each pass: all masks of a few samples together, since they share the totals."""
     rows = max_rows or 2 * rows_per_pass(call.inputs)
-    samples = call.n if callable(call.target) else min(call.n, max(rows // count, min(rows, LEAST_ROWS)))
+    # with one mask a quarter of the rows: what lies between two rules is then still in the cache
+    limit = max(min(rows, LEAST_ROWS), rows // max(count, 1 if max_rows else 4))
+    samples = call.n if callable(call.target) else min(call.n, limit)
     return even_ranges(call.n, samples), even_ranges(count, max(1, rows // samples))
 
 
@@ -104,8 +106,8 @@ def _parts(call: Call, splits: Sequence[Split | None], context: Context, output:
     decomposed = next(x for x in inputs if isinstance(x, Decomposed | MaskedTokens))
     if isinstance(decomposed, MaskedTokens):
         raise InvalidTypeError(
-            f"token ids of {decomposed.ids.dtype} must reach an embedding layer as they are or moved about, and this "
-            f"{type(call.model).__name__} has none that they reach; pass floating-point inputs (inputs.float()) otherwise"
+            f"token ids of {decomposed.ids.dtype} must reach an embedding layer as they are or moved about; this "
+            f"{type(call.model).__name__} has none that they reach; else pass inputs.float()"
         )
     share = decomposed.share.flatten(1).mean(1) if decomposed.share.dim() > 1 else decomposed.share
     like = Decomposed(torch.zeros(2, len(share), 0, dtype=result.dtype, device=result.device), share, context)

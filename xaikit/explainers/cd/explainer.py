@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.registries import FEATURE_MASKS
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import Decomposition, decompose_call
-from xaikit.explainers.cd.ruleset import RULE_SETS, Context
+from xaikit.explainers.cd.ruleset import RULE_SETS, Context, OnMissing
 from xaikit.explainers.cd.splits import Split
 from xaikit.explainers.cd.unwrapping import eager, unwrapped
 
@@ -138,7 +138,7 @@ class ContextualDecomposition(Explainer):
     def _context(self) -> Context:
         rules = RULE_SETS[self.rules]
         rules = rules if self.floor is None else dataclasses.replace(rules, floor=self.floor)
-        return Context(rules, self.on_missing)
+        return Context(rules, cast(OnMissing, self.on_missing))
 
     def _bound(self) -> nn.Module:
         return unwrapped(super()._bound())

@@ -18,10 +18,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
         UnsupportedOperationError: for a model of torch.jit, whose code is no longer Python.
     """
     while True:
+        compiled = getattr(model, "_orig_mod", None)
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod
+        elif isinstance(compiled, nn.Module):
+            model = compiled
         elif isinstance(model, torch.jit.ScriptModule):
             raise UnsupportedOperationError(
                 "contextual decomposition cannot look inside a torch.jit module; pass the model as it was before "

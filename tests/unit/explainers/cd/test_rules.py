@@ -65,8 +65,9 @@ IMAGE_OPS = {
 }
 ROW_OPS = {
     name: getattr(F, name)
-    for name in ("relu", "gelu", "silu", "tanh", "sigmoid", "softplus", "hardswish", "hardsigmoid", "elu", "selu", "celu",
-                 "mish", "softsign", "tanhshrink", "hardtanh", "relu6", "leaky_relu", "logsigmoid", "glu", "normalize")
+    for name in ("relu", "gelu", "silu", "tanh", "sigmoid", "softplus", "hardswish", "hardsigmoid", "elu", "selu",
+                 "celu", "mish", "softsign", "tanhshrink", "hardtanh", "relu6", "leaky_relu", "logsigmoid",
+                 "glu", "normalize")
 } | {
     "linear": lambda x: F.linear(x, W(5, 12), W(5)),
     "softmax": lambda x: x.softmax(-1),

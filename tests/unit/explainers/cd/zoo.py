@@ -114,7 +114,7 @@ def hugging_face_library():
     from xaikit.core.errors import MissingDependencyError
     from xaikit.core.torchvision_ops import import_torchvision
 
-    with contextlib.suppress(MissingDependencyError):  # transformers does without torchvision, but not with a broken one
+    with contextlib.suppress(MissingDependencyError):  # transformers takes no torchvision, but not a broken one
         import_torchvision()
     return pytest.importorskip("transformers")
 

@@ -36,7 +36,7 @@ def split_gain(rules: RuleSet, of_r: Tensor, of_s: Tensor, gain: Tensor, at_zero
 def activation(x: Decomposed, function: Function, at_zero: Tensor | None = None, *, fixed: bool = True) -> Decomposed:
     """The rule for an elementwise f: its gain over f(0) is split by `split_gain`, f(0) shared as a constant.
 
-    Without `at_zero` f is asked for f(0). A function that is not `fixed` has parameters of its own, for autograd to see.
+    Without `at_zero` f is asked for f(0). One that is not `fixed` has parameters of its own, for autograd to see.
     """
     zero = function(torch.zeros(8, dtype=x.dtype, device=x.parts.device))[0] if at_zero is None else at_zero
     symmetric = x.context.rules.activation == "symmetric"
@@ -87,7 +87,7 @@ def prelu(function: Any, input: Decomposed, weight: Tensor) -> Decomposed:
 
 
 @cd_rule(*named("glu"))
-def glu(function: Any, input: Decomposed, dim: int = -1) -> Decomposed:
+def glu(function: Any, input: Decomposed, dim: int = -1) -> Any:
     """The product a * sigmoid(b) of the two halves of x."""
     signal, gate = input.chunk(2, dim)
     return signal * torch.sigmoid(gate)
@@ -114,12 +114,12 @@ def exponential(function: Any, input: Decomposed, base: Any) -> Decomposed:
 
 
 @cd_rule(*named("softmax", "softmin"))
-def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any, **kwargs: Any) -> Decomposed:
+def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any, **kwargs: Any) -> Any:
     """The gain over the softmax of zeros is split, that of zeros is shared; masked positions are masked in each.
 
     An attention mask stands in both parts by halves, so that each part by itself is masked too.
     """
-    x = input if function.__name__ == "softmax" else -input
+    x: Any = input if function.__name__ == "softmax" else -input
     axis = (dim if dim is not None else _default_dim(x.dim())) % x.dim()
     dtype = kwargs.get("dtype")
     of_r, of_s, of_t = (torch.softmax(value, axis + 1, dtype=dtype) for value in (x.relevant, x.irrelevant, x.sums))
@@ -138,7 +138,7 @@ def _default_dim(ndim: int) -> int:
 
 
 @cd_rule(*named("log_softmax"))
-def log_softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any, **kwargs: Any) -> Decomposed:
+def log_softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any, **kwargs: Any) -> Any:
     """The log softmax of the total, shared as the parts of the softmax are."""
     pair = softmax(functional.softmax, input, dim, *args, **kwargs)
     axis = dim if dim is not None else _default_dim(input.dim())
@@ -161,8 +161,8 @@ def cosine_similarity(function: Any, x1: Any, x2: Any, dim: int = 1, eps: float 
 
 
 @cd_rule(*named("logsumexp"))
-def logsumexp(function: Any, input: Decomposed, dim: Any, keepdim: bool = False) -> Decomposed:
+def logsumexp(function: Any, input: Decomposed, dim: Any, keepdim: bool = False) -> Any:
     """A soft maximum: the softmax weights the parts, and what it adds to their mean is shared as a constant."""
     weights = torch.softmax(input.total, dim)
-    mean = (input * weights).sum(dim, keepdim)
+    mean: Any = (input * weights).sum(dim, keepdim)
     return add_constant(mean, torch.logsumexp(input.total, dim, keepdim) - mean.total)

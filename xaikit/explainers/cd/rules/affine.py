@@ -16,7 +16,7 @@ from xaikit.explainers.cd.rules.products import product
 
 
 @cd_rule(*named("linear"))
-def linear(function: Any, input: Any, weight: Any, bias: Tensor | None = None) -> Decomposed:
+def linear(function: Any, input: Any, weight: Any, bias: Tensor | None = None) -> Any:
     """W x + b: W r and W s, then b by |W r| : |W s|."""
     if isinstance(weight, Decomposed):
         result = product(torch.matmul, input, weight.transpose(-2, -1) if weight.dim() > 1 else weight)
@@ -25,7 +25,7 @@ def linear(function: Any, input: Any, weight: Any, bias: Tensor | None = None) -
     return with_bias(result, bias, ())
 
 
-def with_bias(x: Decomposed, bias: Any, trailing: tuple[int, ...]) -> Decomposed:
+def with_bias(x: Decomposed, bias: Any, trailing: tuple[int, ...]) -> Any:
     """Add a bias with one entry per channel to a fresh result, `trailing` being the 1s behind the channel axis."""
     if bias is None:
         return x
@@ -40,7 +40,7 @@ SPATIAL_DIMS = {f"conv{transposed}{n}d": n for n in (1, 2, 3) for transposed in 
 @cd_rule(*named(*SPATIAL_DIMS))
 def convolution(
     function: Any, input: Any, weight: Any, bias: Tensor | None = None, *args: Any, **kwargs: Any
-) -> Decomposed:
+) -> Any:
     """One call for all parts of all masks, without the bias, which is then shared."""
     if isinstance(weight, Decomposed) or not isinstance(input, Decomposed):
         raise missing_rule(function)
@@ -57,7 +57,7 @@ def folded(x: Decomposed, dims: int, function: Any) -> Decomposed:
 
 
 @cd_rule(*named("bilinear"))
-def bilinear(function: Any, input1: Any, input2: Any, weight: Tensor, bias: Tensor | None = None) -> Decomposed:
+def bilinear(function: Any, input1: Any, input2: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
     """The form x' W y: a product of the two inputs."""
     result = product(lambda left, right: torch.einsum("...i,kij,...j->...k", left, weight, right), input1, input2)
     return with_bias(result, bias, ())

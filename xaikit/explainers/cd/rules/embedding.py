@@ -39,7 +39,7 @@ class MaskedTokens(torch.Tensor):
     def __init__(self, ids: Tensor, masks: Tensor, share: Tensor, context: Context) -> None:
         self.ids, self.masks, self.share, self.context = ids, masks, share, context
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"MaskedTokens(shape={tuple(self.ids.shape)}, masks={self.masks.shape[0]})"
 
     @classmethod

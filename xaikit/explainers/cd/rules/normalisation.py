@@ -18,7 +18,7 @@ def scaled(x: Decomposed, scale: Tensor, bias: Tensor | None) -> Decomposed:
     return x.like(x.parts * scale) if bias is None else add_constant(x, bias, scale, in_place=True)
 
 
-def per_channel(values: Tensor | None, ndim: int) -> Tensor | None:
+def per_channel(values: Tensor | None, ndim: int) -> Any:
     """One value per channel, to be broadcast against (batch, channels, ...)."""
     return None if values is None else values.reshape(-1, *[1] * (ndim - 2))
 

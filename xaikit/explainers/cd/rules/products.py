@@ -61,13 +61,13 @@ def div(function: Any, input: Any, other: Any, *, rounding_mode: str | None = No
 
 
 @cd_rule(torch.Tensor.__rtruediv__, torch.Tensor.__rdiv__)
-def reversed_div(function: Any, input: Decomposed, other: Any) -> Decomposed:
+def reversed_div(function: Any, input: Decomposed, other: Any) -> Any:
     """A quotient, with the operands in reverse."""
     return div(torch.div, other, input)
 
 
 @cd_rule(*named("matmul", "bmm", "mm", "mv", "__matmul__"))
-def matmul(function: Any, input: Any, other: Any, **kwargs: Any) -> Decomposed:
+def matmul(function: Any, input: Any, other: Any, **kwargs: Any) -> Any:
     """Matrix products; a vector on either side is a matrix with one row or column."""
     if other.dim() == 1:
         return matmul(function, input, other.unsqueeze(-1)).squeeze(-1)
@@ -88,19 +88,19 @@ def _matmul_share(x: Any, y: Any) -> Tensor | None:
 
 
 @cd_rule(torch.Tensor.__rmatmul__)
-def reversed_matmul(function: Any, input: Decomposed, other: Any) -> Decomposed:
+def reversed_matmul(function: Any, input: Decomposed, other: Any) -> Any:
     """A matrix product, with the operands in reverse."""
     return matmul(torch.matmul, other, input)
 
 
 @cd_rule(*named("outer", "ger"))
-def outer(function: Any, input: Any, vec2: Any) -> Decomposed:
+def outer(function: Any, input: Any, vec2: Any) -> Any:
     """The outer product of two vectors."""
     return mul(torch.mul, input.unsqueeze(-1), vec2)
 
 
 @cd_rule(*named("dot", "vdot", "inner"))
-def inner(function: Any, input: Any, other: Any) -> Decomposed:
+def inner(function: Any, input: Any, other: Any) -> Any:
     """The inner product over the last dimension."""
     if input.dim() == 1 or other.dim() == 1:
         return mul(torch.mul, input, other).sum(-1)

@@ -35,7 +35,7 @@ def lstm(function: Any, input: Any, hx: Any, *settings: Any) -> tuple[Decomposed
     if isinstance(hx, Tensor):
         packed(function)
 
-    def run(x: Decomposed, weights: Weights, index: int, reverse: bool) -> tuple[Decomposed, ...]:
+    def run(x: Any, weights: Weights, index: int, reverse: bool) -> Any:
         return lstm_steps(x, tuple(_state(state, index, x) for state in hx), weights, reverse)
 
     output, (h, c) = _unrolled(run, input, *settings)
@@ -43,13 +43,13 @@ def lstm(function: Any, input: Any, hx: Any, *settings: Any) -> tuple[Decomposed
 
 
 @cd_rule(torch.gru, torch.rnn_tanh, torch.rnn_relu)
-def plain_recurrence(function: Any, input: Any, hx: Any, *settings: Any) -> tuple[Decomposed, Decomposed]:
+def plain_recurrence(function: Any, input: Any, hx: Any, *settings: Any) -> Any:
     """All layers and directions of an nn.GRU or nn.RNN."""
     if not isinstance(settings[0], list | tuple):
         packed(function)
     cell = {"gru": gru_step, "rnn_tanh": tanh_step, "rnn_relu": relu_step}[function.__name__]
 
-    def run(x: Decomposed, weights: Weights, index: int, reverse: bool) -> tuple[Decomposed, ...]:
+    def run(x: Any, weights: Weights, index: int, reverse: bool) -> Any:
         w_ih, w_hh, b_ih, b_hh, _ = weights
         hidden, outputs = _state(hx, index, x), []
         steps = functional.linear(x, w_ih, b_ih).unbind(0)
@@ -91,11 +91,12 @@ def cell(function: Any, input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = N
 @cd_rule(torch.lstm_cell)
 def lstm_cell(
     function: Any, input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None
-) -> tuple[Decomposed, Decomposed]:
+) -> Any:
     """One step of an LSTM."""
     pair = next(value for value in (input, *hx) if isinstance(value, Decomposed))
     x, h, c = (v if isinstance(v, Decomposed) else constant_like(v, pair) for v in (input, *hx))
-    _, h, c = lstm_steps(x.unsqueeze(0), (h, c), (w_ih, w_hh, b_ih, b_hh, None), False)
+    first: Any = x.unsqueeze(0)
+    _, h, c = lstm_steps(first, (h, c), (w_ih, w_hh, b_ih, b_hh, None), False)
     return h, c
 
 
@@ -109,7 +110,7 @@ def _state(states: Any, index: int, x: Decomposed) -> Decomposed:
 
 
 def _unrolled(  # noqa: PLR0913, PLR0917  the arguments are torch's
-    run: Callable[[Decomposed, Weights, int, bool], tuple[Decomposed, ...]],
+    run: Callable[[Any, Weights, int, bool], Any],
     x: Any,
     params: Any,
     has_biases: bool,
@@ -118,14 +119,14 @@ def _unrolled(  # noqa: PLR0913, PLR0917  the arguments are torch's
     train: bool,
     bidirectional: bool,
     batch_first: bool,
-) -> tuple[Decomposed, tuple[Decomposed, ...]]:
+) -> Any:
     """Run the layers one after the other; the final states of all of them are stacked as torch stacks them."""
     x = x.transpose(0, 1) if batch_first else x
     directions = 2 if bidirectional else 1
     per_layer = len(params) // (num_layers * directions)
-    finals: list[tuple[Decomposed, ...]] = []
+    finals: list[tuple[Any, ...]] = []
     for layer in range(num_layers):
-        outputs = []
+        outputs: list[Any] = []
         for direction in range(directions):
             index = layer * directions + direction
             own = list(params[index * per_layer : (index + 1) * per_layer])
@@ -137,5 +138,5 @@ def _unrolled(  # noqa: PLR0913, PLR0917  the arguments are torch's
         x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
         if dropout and train and layer < num_layers - 1:
             x = functional.dropout(x, dropout, True)
-    states = tuple(torch.stack(column) for column in zip(*finals, strict=True))
-    return (x.transpose(0, 1) if batch_first else x), states
+    final: Any = tuple(torch.stack(column) for column in zip(*finals, strict=True))
+    return (x.transpose(0, 1) if batch_first else x), final

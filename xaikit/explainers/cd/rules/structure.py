@@ -35,11 +35,11 @@ def moved(x: Decomposed, move: Callable[[Tensor], Any]) -> Any:
     result = move(x.parts)
     if isinstance(result, Tensor):
         return x.like(result, shares.restructured(x.share, x.shape, move)).is_view_of(x)
-    pieces = [
-        x.like(piece, shares.restructured(x.share, x.shape, lambda value, i=i: move(value)[i])).is_view_of(x)
-        for i, piece in enumerate(result)
-    ]
-    return type(result)(pieces)
+
+    def share_of(i: int) -> Tensor:
+        return shares.restructured(x.share, x.shape, lambda value: move(value)[i])
+
+    return type(result)(x.like(piece, share_of(i)).is_view_of(x) for i, piece in enumerate(result))
 
 
 def sizes_of(shape: Sequence[Any]) -> list[int]:
@@ -49,7 +49,7 @@ def sizes_of(shape: Sequence[Any]) -> list[int]:
 
 
 @cd_rule(*named("reshape", "view"))
-def reshape(function: Any, input: Decomposed, *shape: Any, **kwargs: Any) -> Decomposed:
+def reshape(function: Any, input: Decomposed, *shape: Any, **kwargs: Any) -> Any:
     """Another shape with the same entries."""
     shape = shape or tuple(kwargs.values())
     if isinstance(shape[0], torch.dtype):
@@ -117,7 +117,7 @@ def movedim(function: Any, input: Decomposed, source: Any, destination: Any) -> 
 
 
 @cd_rule(*named("squeeze"))
-def squeeze(function: Any, input: Decomposed, dim: Any = None) -> Decomposed:
+def squeeze(function: Any, input: Decomposed, dim: Any = None) -> Any:
     """Dimensions of size 1 dropped."""
     dims = range(input.dim()) if dim is None else (dim,) if isinstance(dim, int) else dim
     dims = {d % max(input.dim(), 1) for d in dims}
@@ -157,8 +157,8 @@ def repeat(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Deco
 
 @cd_rule(*named("repeat_interleave"))
 def repeat_interleave(
-    function: Any, input: Decomposed, repeats: Any, dim: int | None = None, **kwargs: Any
-) -> Decomposed:
+    function: Any, input: Any, repeats: Any, dim: int | None = None, **kwargs: Any
+) -> Any:
     """Each entry several times."""
     if dim is None:
         return repeat_interleave(function, input.reshape(-1), repeats, 0, **kwargs)
@@ -277,7 +277,7 @@ def getitem(function: Any, input: Decomposed, index: Any) -> Decomposed:
 
 
 @cd_rule(*named("masked_select", "take"))
-def selected(function: Any, input: Decomposed, index: Any) -> Decomposed:
+def selected(function: Any, input: Decomposed, index: Any) -> Any:
     """Entries by a mask or by flat indices."""
     if function.__name__ == "take":
         return input.reshape(-1)[index]
@@ -306,7 +306,7 @@ def setitem(function: Any, input: Any, index: Any, value: Any) -> None:
 
 
 @cd_rule(*named("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"))
-def join(function: Any, tensors: Any, dim: int = 0, **kwargs: Any) -> Decomposed:
+def join(function: Any, tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
     """Tensors side by side; a constant among them is split by the undecided share."""
     dim = kwargs.get("axis", dim)
     pairs = [value for value in tensors if isinstance(value, Decomposed)]
@@ -343,7 +343,7 @@ def _joint_share(joint: Any, tensors: Any, pairs: list[Decomposed], dim: int) ->
 
 
 @cd_rule(*named("pad", "constant_pad_nd"))
-def pad(function: Any, input: Decomposed, pad: Sequence[int], mode: Any = "constant", value: Any = None) -> Decomposed:
+def pad(function: Any, input: Decomposed, pad: Sequence[int], mode: Any = "constant", value: Any = None) -> Any:
     """Padding of each part; a constant other than 0 is split by the undecided share."""
     if function.__name__ == "constant_pad_nd":
         mode, value = "constant", mode if value is None and not isinstance(mode, str) else value
