@@ -1,6 +1,6 @@
 """Set-up of LRP over the whole call, from the second call on: composite, look-up of rules, hooks on and off.
 
-    python benchmarks/lrp_setup.py
+python benchmarks/lrp_setup.py
 """
 
 from __future__ import annotations

@@ -42,9 +42,7 @@ IMAGE_OPS = {
     "unfold": lambda x: F.unfold(x, 2),
     "squeeze and excite": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
     "prelu": lambda x: F.prelu(x, W(4)),
-    "windows": lambda x: (
-        x.view(2, 4, 2, 3, 2, 3).permute(0, 2, 4, 1, 3, 5).reshape(8, 4, 9).sum(-1).view(2, 4, 4)
-    ),
+    "windows": lambda x: x.view(2, 4, 2, 3, 2, 3).permute(0, 2, 4, 1, 3, 5).reshape(8, 4, 9).sum(-1).view(2, 4, 4),
     "roll": lambda x: torch.roll(x, (1, 2), (2, 3)),
     "flip": lambda x: x.flip(-1) + x.flip([1, 2]),
     "amax": lambda x: x.amax((2, 3)),
@@ -59,7 +57,7 @@ IMAGE_OPS = {
     "einsum": lambda x: torch.einsum("bchw,cd->bdhw", x, W(4, 3)),
     "einsum of two": lambda x: torch.einsum("b...hw,b...vw->b...hv", x, x + 1),
     "channel shuffle": lambda x: x.view(2, 2, 2, 6, 6).transpose(1, 2).reshape(2, 4, 6, 6) * W(4, 6, 6),
-        "where": lambda x: torch.where(x > 0, x, 0.1 * x + 0.2),
+    "where": lambda x: torch.where(x > 0, x, 0.1 * x + 0.2),
     "fft": lambda x: torch.fft.rfft(x).real,
     "cat with a constant": lambda x: torch.cat([W(1, 1, 6, 6).expand(2, -1, -1, -1), x], 1),
 }

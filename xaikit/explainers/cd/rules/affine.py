@@ -38,9 +38,7 @@ SPATIAL_DIMS = {f"conv{transposed}{n}d": n for n in (1, 2, 3) for transposed in 
 
 
 @cd_rule(*named(*SPATIAL_DIMS))
-def convolution(
-    function: Any, input: Any, weight: Any, bias: Tensor | None = None, *args: Any, **kwargs: Any
-) -> Any:
+def convolution(function: Any, input: Any, weight: Any, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
     """One call for all parts of all masks, without the bias, which is then shared."""
     if isinstance(weight, Decomposed) or not isinstance(input, Decomposed):
         raise missing_rule(function)

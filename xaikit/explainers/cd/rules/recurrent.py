@@ -89,9 +89,7 @@ def cell(function: Any, input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = N
 
 
 @cd_rule(torch.lstm_cell)
-def lstm_cell(
-    function: Any, input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None
-) -> Any:
+def lstm_cell(function: Any, input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
     """One step of an LSTM."""
     pair = next(value for value in (input, *hx) if isinstance(value, Decomposed))
     x, h, c = (v if isinstance(v, Decomposed) else constant_like(v, pair) for v in (input, *hx))

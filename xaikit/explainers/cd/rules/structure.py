@@ -156,9 +156,7 @@ def repeat(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Deco
 
 
 @cd_rule(*named("repeat_interleave"))
-def repeat_interleave(
-    function: Any, input: Any, repeats: Any, dim: int | None = None, **kwargs: Any
-) -> Any:
+def repeat_interleave(function: Any, input: Any, repeats: Any, dim: int | None = None, **kwargs: Any) -> Any:
     """Each entry several times."""
     if dim is None:
         return repeat_interleave(function, input.reshape(-1), repeats, 0, **kwargs)
