@@ -32,11 +32,34 @@ def isolated(model: nn.Module, device: torch.device, seed: int) -> Iterator[None
         try:
             for module, _ in flags:
                 module.training = False
-            with torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext():
+            with (
+                sound_batchnorm([module for module, _ in flags]),
+                torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext(),
+            ):
                 yield
         finally:
             for module, training in flags:
                 module.training = training
+
+
+@contextlib.contextmanager
+def sound_batchnorm(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Give BatchNorm's backward a contiguous gradient for a batch of one.
+
+    torch 2.13 on a CPU gets it wrong, in evaluation mode, for one sample whose incoming gradient is strided like
+    channels last (a convolution, BatchNorm, then flatten and transpose): off by more than its own size.
+    """
+
+    def mend(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if type(output) is Tensor and output.requires_grad and len(output) == 1:
+            output.register_hook(Tensor.contiguous)
+
+    handles = [m.register_forward_hook(mend) for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from xaikit.core.errors import (
     UnknownNameError,
 )
 from xaikit.explainers import Gradient, GradientXInput, IntegratedGradients, SmoothGrad
+from xaikit.testing import derivative_error
 
 
 class TwoInputs(nn.Module):
@@ -261,6 +262,26 @@ def test_a_detached_model_is_told(x):
 
     with pytest.raises(InvalidInputError, match="does not depend on its input through autograd"):
         Gradient(Detached()).attribute(x)
+
+
+def test_batchnorm_of_a_single_sample_is_sound():
+    """torch's own backward is wrong here on a CPU, for one sample and a transposed gradient."""
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.act = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True)
+            self.fc = nn.Linear(8, 2)
+            self.bn.running_var.uniform_(0.5, 1.5)
+
+        def forward(self, x):
+            return self.fc(self.act(self.bn(self.conv(x))).flatten(2).transpose(1, 2)).tanh().mean(1)
+
+    model, x = Tokens().double(), torch.randn(2, 3, 8, 8).double()
+    for explainer in (Gradient(model), SmoothGrad(model, n_iter=3, max_rows=1)):
+        whole = explainer.attribute(x, 1)
+        assert torch.allclose(explainer.attribute(x[:1], 1), whole[:1], rtol=1e-9)
+    assert derivative_error(Gradient(model), x[:1], 1) < 1e-5
 
 
 def test_in_place_models_inference_tensors_and_no_grad(x):
