@@ -371,4 +371,5 @@ def test_a_further_argument_that_is_for_all_samples_is_not_split():
     plain = Gradient(encoder, **{n: getattr(explainer, n) for n in Gradient.SETTINGS})
     first = explainer.attribute((x, causal), lambda output: output[:, 0, 1])
     assert torch.allclose(first, plain.attribute((x, causal), lambda output: output[:, 0, 1]), atol=1e-6)
-    assert first[:, 0].abs().max() > 1e-3 and not first[:, 1:].any()
+    assert first[:, 0].abs().max() > 1e-3
+    assert not first[:, 1:].any()
