@@ -35,15 +35,16 @@ def explain(  # noqa: PLR0913, PLR0917 (typer makes a flag of each)
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the explainer's random numbers.")] = 0,
 ) -> None:
-    r"""Explain a model's decision: writes the attribution and a picture of it.
+    """Explain a model's decision: writes the attribution and a picture of it.
 
     torchvision's models get 224 pixels and ImageNet's mean and std unless told otherwise.
 
     \b
-    xaikit explain cat.jpg --model torchvision:resnet18 --weights resnet18.pt --explainer vargrad:n_iter=50
-
-    xaikit explain digit.png --model mynet:make --weights net.safetensors --grey --size 28 --target 3
-    """
+    Examples:
+      xaikit explain cat.jpg --model torchvision:resnet18 --weights resnet18.pt
+      xaikit explain cat.jpg --model torchvision:resnet18 --explainer vargrad:n_iter=50
+      xaikit explain digit.png --model mynet:make --grey --size 28 --target 3
+    """  # noqa: D301 (click reads the backspace: the lines below it stay lines)
     from xaikit.cli.inputs import read_batch
     from xaikit.cli.models import load_model
     from xaikit.core import EXPLAINERS

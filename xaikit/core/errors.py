@@ -18,6 +18,10 @@ class InvalidTypeError(XaikitError, TypeError):
     """A value of the wrong type, or a setting that does not exist."""
 
 
+class NonFiniteError(InvalidInputError):
+    """A result that is NaN or infinite although its input was not."""
+
+
 class UnknownNameError(XaikitError, LookupError):
     """A name that no registry, model or output knows."""
 

@@ -203,7 +203,7 @@ class Explainer(Configured, abc.ABC):
         if self.layer is None:
             self._check_floating(model, tensors)
         tensors = tuple(t.clone() if t.is_inference() else t for t in tensors)
-        forward = functools.partial(_forward, model, rebuild, extras, isinstance(explained, Mapping))
+        forward = functools.partial(_forward, model, rebuild, extras, n, isinstance(explained, Mapping))
         call = Call(
             model=model,
             inputs=tensors,
@@ -275,17 +275,23 @@ def _forward(
     model: nn.Module,
     rebuild: Callable[[Tensors], Any],
     extras: Any,
+    n: int,
     by_name: bool,
     inputs: Tensors,
     samples: Tensor | None,
 ) -> Any:
-    """Run the model on `inputs`, with the further arguments of the samples that they stand for."""
+    """Run the model on `inputs`, with the further arguments of the samples that they stand for.
+
+    A tensor of length `n` holds something for each sample; any other (an attention mask, a scalar) is for all.
+    """
     # Clones, since the model may work in place on what it is given.
     given = rebuild(tuple(x.clone() for x in inputs))
-    rows = (lambda t: t) if samples is None else (lambda t: t[samples])
-    keywords = (
-        {k: rows(v) if isinstance(v, Tensor) else v for k, v in extras.items()} if isinstance(extras, Mapping) else {}
-    )
+
+    def rows(value: Any) -> Any:
+        each = samples is not None and isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
+        return value[samples] if each else value
+
+    keywords = {k: rows(v) for k, v in extras.items()} if isinstance(extras, Mapping) else {}
     items: Sequence[Any] = (
         ()
         if extras is None or isinstance(extras, Mapping)
@@ -293,7 +299,7 @@ def _forward(
         if isinstance(extras, (tuple, list))
         else (extras,)
     )
-    positional = [rows(v) if isinstance(v, Tensor) else v for v in items]
+    positional = [rows(v) for v in items]
     if by_name:
         return model(*positional, **given, **keywords)
     return model(*(given if isinstance(given, (tuple, list)) else (given,)), *positional, **keywords)

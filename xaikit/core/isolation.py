@@ -63,6 +63,19 @@ def sound_batchnorm(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def buffers_kept_on_error(model: nn.Module) -> Iterator[None]:
+    """Put every buffer back after an exception: a training pass has already moved BatchNorm's running statistics."""
+    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+        raise
+
+
+@contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """No parameter requires a gradient inside: an input-only backward keeps fewer activations and runs faster."""
     parameters = [p for p in model.parameters() if p.requires_grad and p.is_leaf]

@@ -77,7 +77,7 @@ class Number(Spec):
 
     def _range(self) -> str:
         bounds = [(">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt)]
-        return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None) or "finite"
+        return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
 
     def check(self, value: Any, where: str) -> Any:
         """A number of the right kind inside the legal range."""
@@ -86,7 +86,9 @@ class Number(Spec):
         number = self._convert(value)
         if number is None:
             raise InvalidTypeError(f"{where} must be {self.WORD}, got {value!r} of type {type(value).__name__}")
-        if not math.isfinite(number) or not self._legal(number):
+        if not math.isfinite(number):
+            raise InvalidInputError(f"{where} must be finite, got {value!r}")
+        if not self._legal(number):
             raise InvalidInputError(f"{where} must be {self._range()}, got {value!r}")
         return number
 
@@ -141,7 +143,9 @@ class Categorical(Spec):
         for choice in self.choices:
             if type(choice) is type(value) and choice == value:
                 return choice
-        shown = near_names(value, [c for c in self.choices if isinstance(c, str)]) if isinstance(value, str) else ""
+        names = [c for c in self.choices if isinstance(c, str)]
+        shown = near_names(value, names) if isinstance(value, str) else ""
+        shown = shown if "did you mean" in shown else ""  # the choices stand in the sentence already
         raise InvalidInputError(f"{where} must be one of {', '.join(map(repr, self.choices))}, got {value!r}{shown}")
 
 

@@ -126,7 +126,7 @@ class Registry(Generic[T]):
         for entry in entry_points(group=self.group):
             try:
                 entry.load()
-            except Exception as err:
+            except (Exception, SystemExit) as err:
                 # Somebody else's broken package must not take ours down with it.
                 warnings.warn(f"{self.kind} plugin {entry.name!r} ({entry.value}) did not load: {err!r}", stacklevel=3)
 

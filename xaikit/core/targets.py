@@ -84,6 +84,7 @@ def score(output: Tensor, target: Target, n_classes: int | None = None) -> Tenso
         InvalidInputError: when the target is missing, out of range, or a function returns another shape.
     """
     n = len(output)
+    shape = f"(N, {', '.join(map(str, output.shape[1:]))})"  # a pass may hold several copies of the batch
     if callable(target):
         picked = target(output)
         if not isinstance(picked, Tensor) or picked.shape != (n,):
@@ -91,11 +92,11 @@ def score(output: Tensor, target: Target, n_classes: int | None = None) -> Tenso
             raise InvalidInputError(f"a target function must return one score per sample, shape ({n},), got {got}")
         return picked
     if n_classes is not None and (output.ndim != 2 or output.shape[1] != n_classes):
-        raise InvalidInputError(f"n_classes={n_classes} but the model returns {tuple(output.shape)}")
+        raise InvalidInputError(f"n_classes={n_classes} but the model returns {shape}")
     if target is None:
         if output.numel() != n:
             raise InvalidInputError(
-                f"the model returns {tuple(output.shape)}, several outputs per sample: pass targets "
+                f"the model returns {shape}, several outputs per sample: pass targets "
                 f"(a class, one class per sample, or a function of the output)"
             )
         return output.reshape(n)
@@ -103,7 +104,7 @@ def score(output: Tensor, target: Target, n_classes: int | None = None) -> Tenso
         output = output[:, None]
     if output.ndim != 2:
         raise InvalidInputError(
-            f"class targets need an output of shape (N, classes), got {tuple(output.shape)}; "
+            f"class targets need an output of shape (N, classes), got {shape}; "
             f"pass a function of the output that returns (N,) scores"
         )
     low, high = int(target.min()), int(target.max())

@@ -20,6 +20,7 @@ from xaikit.core.errors import (
     MissingDependencyError,
     UnknownNameError,
     UnsupportedOperationError,
+    XaikitError,
     near_names,
 )
 from xaikit.core.rows import even_ranges, rows_per_pass
@@ -286,6 +287,8 @@ def _clear(name: str) -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r"Setting (forward, )?backward hooks", category=UserWarning)
         try:
             yield
+        except XaikitError:
+            raise
         except (AssertionError, TypeError) as err:
             raise UnsupportedOperationError(f"captum's {name} refuses this model or these arguments: {err}") from err
         except RuntimeError as err:

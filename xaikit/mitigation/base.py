@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Choice, Configured, Explainer, Float, Int
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError
+from xaikit.core.isolation import buffers_kept_on_error
 from xaikit.core.targets import pick_head
+from xaikit.mitigation.masks import label_tensor
 from xaikit.mitigation.trainer import History, train
 
 
@@ -87,16 +89,18 @@ class Mitigator(Configured, abc.ABC):
             x, y, mask = batch
         except (TypeError, ValueError):
             raise InvalidTypeError("a batch must be (inputs, labels, masks)") from None
-        logits = pick_head(run_model(model, x), self.head)
-        y = check_labels(y, logits)
-        task = F.cross_entropy(logits, y)
-        if self.weight == 0:
-            # Bit for bit the plain step; the penalty is still measured.
-            with torch.no_grad():
-                return Loss(task, self._penalty(model, x, y, mask, seed=0, create_graph=False), task, logits.detach())
-        seed = int(torch.randint(2**31, ())) if seed is None else seed
-        penalty = self._penalty(model, x, y, mask, seed=seed, create_graph=True)
-        return Loss(task, penalty, task + self.weight * penalty, logits.detach())
+        with buffers_kept_on_error(model):
+            logits = pick_head(run_model(model, x), self.head)
+            y = check_labels(y, logits)
+            task = F.cross_entropy(logits, y)
+            if self.weight == 0:
+                # Bit for bit the plain step; the penalty is still measured.
+                with torch.no_grad():
+                    penalty = self._penalty(model, x, y, mask, seed=0, create_graph=False)
+                return Loss(task, penalty, task, logits.detach())
+            seed = int(torch.randint(2**31, ())) if seed is None else seed
+            penalty = self._penalty(model, x, y, mask, seed=seed, create_graph=True)
+            return Loss(task, penalty, task + self.weight * penalty, logits.detach())
 
     def fit(
         self,
@@ -144,7 +148,7 @@ def check_labels(labels: Any, logits: Tensor) -> Tensor:
         InvalidTypeError: for labels that are no whole numbers.
         InvalidInputError: for a wrong shape, or a label outside 0..C-1.
     """
-    labels = torch.as_tensor(labels, device=logits.device)
+    labels = label_tensor(labels).to(logits.device)
     if logits.ndim != 2:
         raise InvalidInputError(
             f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
 
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Mitigator
@@ -48,9 +48,16 @@ def resume(
     Raises:
         InvalidInputError: for a file that is no checkpoint, or one of another model or of other settings.
     """
-    if path is None or not Path(path).exists():
+    if path is None:
         return []
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidTypeError(f"checkpoint must be the path of a file, got {path!r}")
     path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        wrong = "is a folder" if path.is_dir() else f"cannot be written: there is no folder {path.parent}"
+        raise InvalidInputError(f"checkpoint {path} {wrong}; name a .pt file in a folder that exists")
+    if not path.exists():
+        return []
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         saved, history = json.loads(content["settings"]), json.loads(content["history"])

@@ -33,9 +33,23 @@ def check_mask(mask: Any) -> Tensor:
     return mask
 
 
+def label_tensor(labels: Any) -> Tensor:
+    """Labels as a tensor.
+
+    Raises:
+        InvalidTypeError: for what cannot be one.
+    """
+    try:
+        return torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidTypeError(f"labels must be class indices (N,), got {labels!r}") from None
+
+
 def per_sample(mask: Tensor, images: Tensor) -> bool:
     """Whether a mask for a whole set holds one map for each of its samples (else one for all)."""
     n = len(images)
+    if not images.is_floating_point() and mask.ndim == images.ndim + 1 and len(mask) == n:
+        return True  # tokens (N, T), masked in their embedding (N, T, D)
     allowed = f"(N, ...) with N = {n}, or one map of shape {_map_shape(images)} for all"
     if mask.ndim == images.ndim or (mask.ndim == images.ndim - 1 and images.ndim > 2):
         if len(mask) == n:
@@ -75,12 +89,31 @@ def fit_mask(mask: Tensor, attribution: Tensor) -> Tensor:
     return mask.expand_as(attribution)
 
 
-def fit_masks(mask: Any, attributions: Tensors) -> Tensors:
-    """One mask for each attribution tensor: from a structure like theirs, or one tensor where there is one."""
+def fit_masks(mask: Any, attributions: Tensors, inputs: Tensors = ()) -> Tensors:
+    """One mask for each attribution tensor: from a structure like theirs, or one tensor where there is one.
+
+    Where integer tokens (N, T) among the `inputs` are explained at an embedding (N, T, D), a mask (N, T) or (T,) is
+    over the tokens, and never resized.
+    """
     leaves = flatten(mask, "masks")[0]
     if len(leaves) != len(attributions):
         raise InvalidInputError(f"masks must match the {len(attributions)} explained tensors, got {len(leaves)}")
-    return tuple(fit_mask(check_mask(m), a) for m, a in zip(leaves, attributions, strict=True))
+    masks = (check_mask(m) for m in leaves)
+    return tuple(fit_mask(_over_tokens(m, a, inputs), a) for m, a in zip(masks, attributions, strict=True))
+
+
+def _over_tokens(mask: Tensor, attribution: Tensor, inputs: Tensors) -> Tensor:
+    tokens = attribution.shape[:2]
+    embedded = any(t.shape == tokens and not t.is_floating_point() for t in inputs)
+    if not embedded or attribution.ndim != 3 or mask.ndim > 2:
+        return mask
+    if mask.shape not in (tokens, tokens[1:]):
+        shapes = [tuple(attribution.shape), tuple(tokens), tuple(tokens[1:])]
+        raise InvalidInputError(
+            f"a mask for the embedding {shapes[0]} must have one of the shapes {', '.join(map(str, shapes))}, "
+            f"got {tuple(mask.shape)}"
+        )
+    return mask[..., None].expand(attribution.shape)
 
 
 def _map_shape(images: Tensor) -> tuple[int, ...]:

@@ -52,7 +52,7 @@ class RRR(Mitigator):
             attributions = tuple(a / len(y) for a in attributions)
         return masked_power(
             attributions,
-            fit_masks(mask, attributions),
+            fit_masks(mask, attributions, flatten(x)[0]),
             power=self.power,
             channels=self.channels,
             normalization=self.normalization,

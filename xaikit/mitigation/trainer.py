@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, TrainingError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteError, TrainingError
 from xaikit.core.isolation import isolated
 from xaikit.core.structure import check_batch, flatten
 from xaikit.mitigation import checkpoints
-from xaikit.mitigation.masks import check_mask, per_sample
+from xaikit.mitigation.masks import check_mask, label_tensor, per_sample
 
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Mitigator
@@ -90,7 +90,11 @@ def _train_epoch(
     right = samples = steps = 0
     last_good = _Snapshot(model)
     for step, batch in enumerate(batches, 1):
-        loss = mitigator.loss(model, batch)
+        try:
+            loss = mitigator.loss(model, batch)
+        except NonFiniteError as err:
+            last_good.restore()
+            raise TrainingError(f"in epoch {epoch}, batch {step}, {err}; {_remedy(mitigator)}") from err
         optimizer.zero_grad(set_to_none=True)
         finite = bool(torch.isfinite(loss.total))
         if finite:
@@ -101,8 +105,7 @@ def _train_epoch(
             last_good.restore()
             raise TrainingError(
                 f"the loss or its gradient is not finite in epoch {epoch}, batch {step} (task {loss.task.item():g}, "
-                f"penalty {loss.penalty.item():g}); the model holds the weights of the last good step: try a smaller "
-                f"lr (now {mitigator.lr:g}), a smaller {mitigator.WEIGHT} (now {mitigator.weight:g}), or clip_grad_norm"
+                f"penalty {loss.penalty.item():g}); {_remedy(mitigator)}"
             )
         last_good.take()
         optimizer.step()
@@ -120,6 +123,13 @@ def _train_epoch(
         )
     means = {name: value / steps for name, value in sums.items()}
     return {"epoch": epoch, **means, "accuracy": right / samples, "samples": samples}
+
+
+def _remedy(mitigator: Mitigator) -> str:
+    return (
+        f"the model holds the weights of the last good step: try a smaller lr (now {mitigator.lr:g}), "
+        f"a smaller {mitigator.WEIGHT} (now {mitigator.weight:g}), or clip_grad_norm"
+    )
 
 
 class _Snapshot:
@@ -183,14 +193,15 @@ def _epochs(
         raise InvalidInputError("fit needs labels and masks beside the inputs: fit(model, images, labels, masks)")
     tensors, rebuild = flatten(data)
     n = check_batch(tensors)
-    targets = torch.as_tensor(labels)
+    targets = label_tensor(labels)
     if targets.shape != (n,):
         raise InvalidInputError(f"labels must have shape ({n},), one class for each input, got {tuple(targets.shape)}")
     mask = check_mask(masks)
     each = per_sample(mask, tensors[0])
     if not bool(mask.any()):
         warnings.warn("the mask is zero everywhere, so nothing is penalised", stacklevel=4)
-    _check_first(mitigator, model, rebuild(tuple(t[:1].to(device) for t in tensors)), targets)
+    first = rebuild(tuple(t[:1] for t in tensors)), targets[:1], mask[:1] if each else mask
+    _check_first(mitigator, model, _to(first, device), targets)
 
     def epoch() -> Iterator[Batch]:
         for rows in _batches(torch.randperm(n), mitigator.batch_size):
@@ -200,15 +211,22 @@ def _epochs(
     return epoch, len(_batches(torch.arange(n), mitigator.batch_size))
 
 
-def _check_first(mitigator: Mitigator, model: nn.Module, x: Any, labels: Tensor) -> None:
-    """One sample through the model, so that wrong labels are told before the first step."""
+def _check_first(mitigator: Mitigator, model: nn.Module, first: Batch, labels: Tensor) -> None:
+    """One sample through the model and its explanation, so that wrong data are told before the first step."""
     from xaikit.core.targets import pick_head
     from xaikit.mitigation.base import check_labels, run_model
 
-    device = flatten(x)[0][0].device
-    with isolated(model, device, 0), torch.no_grad():
-        logits = pick_head(run_model(model, x), mitigator.head)
+    x, y, mask = first
+    tensors = flatten(x)[0]
+    with isolated(model, tensors[0].device, 0), torch.no_grad():
+        try:
+            output = run_model(model, x)
+        except RuntimeError as err:
+            shapes = ", ".join(f"{tuple(t.shape)} of {t.dtype}" for t in tensors)
+            raise InvalidInputError(f"the model does not take inputs of shape {shapes}: {err}") from err
+    logits = pick_head(output, mitigator.head)
     check_labels(labels, logits.expand(len(labels), *logits.shape[1:]))
+    mitigator._penalty(model, x, y, mask, seed=0, create_graph=False)
 
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:

@@ -40,7 +40,7 @@ class TuneResult:
     value: float
     default_value: float
     metric: Metric
-    trials: list[dict[str, Any]]
+    trials: list[dict[str, Any]] = dataclasses.field(repr=False)
     dead: tuple[str, ...]
     stopped: Stopped
     study: optuna.Study | None = dataclasses.field(default=None, repr=False, compare=False)

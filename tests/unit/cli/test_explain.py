@@ -142,3 +142,11 @@ def test_a_torchvision_model_in_a_process_of_its_own() -> None:
         "xaikit: note: torchvision:squeezenet1_1 has random weights; pass --weights to explain a trained model"
     )
     assert Attribution.load("digit.gradient.npz").values.shape == (1, 3, 224, 224)
+
+
+def test_each_example_of_the_help_stands_on_its_own_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave("explain", "--help") == 0
+    shown = capsys.readouterr().out
+    assert "\\b" not in shown
+    assert "\b" not in shown
+    assert sum(line.strip().startswith("xaikit explain ") for line in shown.splitlines()) == 3

@@ -189,3 +189,23 @@ def test_a_broken_plugin_warns_and_the_rest_works(monkeypatch):
 def test_builtin_registries_are_filled():
     assert {"gradient", "vargrad", "integrated_gradients", "lrp_epsilon_plus"} <= set(EXPLAINERS)
     assert {"morf", "lerf", "abpc"} <= set(METRICS)
+
+
+def test_a_plugin_that_exits_warns_too(monkeypatch):
+    class Exits:
+        name, value = "exits", "script:main"
+
+        def load(self):
+            raise SystemExit("done")
+
+    monkeypatch.setattr("xaikit.core.registry.entry_points", lambda group: [Exits()])
+    with pytest.warns(UserWarning, match="'exits' \\(script:main\\) did not load"):
+        assert list(Registry("tool", "xaikit.core")) == []
+
+
+def test_messages_say_each_thing_once():
+    with pytest.raises(InvalidInputError, match="must be finite, got inf"):
+        VarGrad(noise_level=float("inf"))
+    with pytest.raises(InvalidInputError) as caught:
+        IntegratedGradients(method="riemann")
+    assert str(caught.value).endswith("must be one of 'gausslegendre', 'trapezoid', got 'riemann'")

@@ -234,7 +234,7 @@ def test_additional_arguments_follow_their_samples_through_chunks():
 
 def test_n_classes_is_checked(net, x):
     Gradient(net, n_classes=3).attribute(x, 0)
-    with pytest.raises(InvalidInputError, match=r"n_classes=4 but the model returns \(5, 3\)"):
+    with pytest.raises(InvalidInputError, match=r"n_classes=4 but the model returns \(N, 3\)"):
         Gradient(net, n_classes=4).attribute(x, 0)
 
 
@@ -353,3 +353,23 @@ def test_attribute_is_the_same_for_a_subclass_that_forgets_the_shape(net, x):
 
     with pytest.raises(RuntimeError, match=r"Wrong._attribute returned \(5, 1\) for \(5, 4\)"):
         Wrong(net).attribute(x, 0)
+
+
+def test_a_further_argument_that_is_for_all_samples_is_not_split():
+    """An attention mask (T, T) or a scalar goes as it is to every pass over copies of the batch."""
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    causal = torch.full((5, 5), -torch.inf).triu(1)
+    explainer = SmoothGrad(
+        encoder,
+        n_iter=3,
+        noise_level=0,
+        forward_arg_extractor=lambda given: given[0],
+        additional_forward_arg_extractor=lambda given: {"src_mask": given[1]},
+    )
+    x = torch.rand(3, 5, 4)
+    plain = Gradient(encoder, **{n: getattr(explainer, n) for n in Gradient.SETTINGS})
+    first = explainer.attribute((x, causal), lambda output: output[:, 0, 1])
+    assert torch.allclose(first, plain.attribute((x, causal), lambda output: output[:, 0, 1]), atol=1e-6)
+    assert first[:, 0].abs().max() > 1e-3
+    assert not first[:, 1:].any()

@@ -428,3 +428,12 @@ def test_nothing_is_imported_before_it_is_used():
         "assert 'captum' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_error_of_ours_passes_through_captum_as_it_is():
+    class Nested(nn.Module):
+        def forward(self, x):
+            return {"logits": {"inner": x}}
+
+    with pytest.raises(InvalidTypeError, match="head 'logits' of the model's output is a dict"):
+        EXPLAINERS.create("captum.occlusion").bind(Nested()).attribute(torch.rand(2, 3), 0)

@@ -224,11 +224,11 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_weights():
     model, (x, y, mask) = net(), data()
 
     class Explodes(Gradient):
-        """NaN from the third call on."""
+        """NaN from the third batch on; the first call looks at one sample before training."""
 
         def _attribute(self, call):
             calls.append(1)
-            return tuple(a * (math.nan if len(calls) > 2 else 1) for a in super()._attribute(call))
+            return tuple(a * (math.nan if len(calls) > 3 else 1) for a in super()._attribute(call))
 
     calls: list[int] = []
     states = []

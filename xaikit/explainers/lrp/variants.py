@@ -9,10 +9,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from xaikit.core import EXPLAINERS, Call, Explainer, Float
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteError, UnknownNameError, near_names
 from xaikit.core.structure import Tensors, flatten
 from xaikit.core.targets import pick_head
 from xaikit.explainers.lrp.account import Ledger, RelevanceAttribution
@@ -106,7 +107,7 @@ class ZennitLRP(Explainer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._relevance(dataclasses.replace(call, create_graph=False), ledger)
-        raise InvalidInputError(
+        raise NonFiniteError(
             f"the relevance becomes NaN or infinite in {ledger.first_bad or 'the last step'}; "
             "a larger epsilon, or the model in float64, may help"
         )
@@ -172,6 +173,11 @@ class LRPEpsilonGammaBox(ZennitLRP):
     epsilon: Annotated[float, EPSILON, "stabilizer of the epsilon rule"] = 1e-6
     gamma: Annotated[float, GAMMA, "weight of the contributions of the output's own sign"] = 0.25
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
+
+    def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
+        super().__init__(model, **settings)  # type: ignore[call-arg]
+        if not bool((torch.as_tensor(self.low) < torch.as_tensor(self.high)).all()):
+            raise InvalidInputError(f"{type(self).__name__}.low must lie below high, got {self.low} and {self.high}")
 
     def _make_composite(self) -> Any:
         numbers = {"epsilon": self.epsilon, "gamma": self.gamma, "stabilizer": self.stabilizer}

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from xaikit.core import EXPLAINERS
+from xaikit.core.errors import InvalidInputError
 from xaikit.explainers.lrp import LRP, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon, live
 
 
@@ -205,3 +206,9 @@ def test_a_rule_on_a_whole_module(derivative_error):
     explainer = LRP(model, composite=composite)
     torch.testing.assert_close(explainer.attribute(x, targets), theirs, rtol=1e-10, atol=1e-12)
     assert derivative_error(explainer, x, targets) < 1e-5
+
+
+@pytest.mark.parametrize(("low", "high"), [(3, -3), (0, 0), (torch.zeros(1, 2, 1, 1), torch.tensor(0.0))])
+def test_the_box_has_an_inside(low, high):
+    with pytest.raises(InvalidInputError, match="low must lie below high"):
+        LRPEpsilonGammaBox(low=low, high=high)
