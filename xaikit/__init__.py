@@ -16,11 +16,12 @@ _HOMES = {
         "Float", "Int", "as_explainer",
     ),
     "xaikit.explainers": (
-        "LRP", "AttnLRP", "CaptumExplainer", "Gradient", "GradientXInput", "IntegratedGradients",
-        "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
+        "LRP", "AgglomerativeDecomposition", "AttnLRP", "CaptumExplainer", "ContextualDecomposition", "Gradient",
+        "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus",
+        "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
     ),
     "xaikit.metrics": ("AbPC", "LeRF", "Metric", "MoRF"),
-    "xaikit.mitigation": ("RRR", "History", "Mitigator"),
+    "xaikit.mitigation": ("CDEP", "RRR", "History", "Mitigator"),
     "xaikit.tuning": ("TuneResult", "tune"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -117,6 +117,9 @@ def _train_epoch(
             sums[name] += float(getattr(loss, name).detach())
         bar.update()
         bar.set_postfix(task=f"{sums['task'] / steps:.3g}", penalty=f"{sums['penalty'] / steps:.3g}", refresh=False)
+    if not all(bool(torch.isfinite(p).all()) for p in parameters):
+        last_good.restore()
+        raise TrainingError(f"the weights are not finite after epoch {epoch}; {_remedy(mitigator)}")
     if steps == 0:
         raise InvalidInputError(
             f"the data gave no batch in epoch {epoch}; pass something that can be iterated once per epoch"

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from xaikit.core import METRICS, Explainer, Float, Int, Spec, as_explainer
-from xaikit.core.errors import InvalidTypeError, TuningError, UnboundError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteError, TuningError, UnboundError
 from xaikit.metrics.base import Metric
 from xaikit.tuning.data import Batch, batches
 from xaikit.tuning.result import Stopped, TuneResult, dead_settings
@@ -123,6 +123,9 @@ class Objective:
         try:
             return self.measure(self.explainer.set_kwargs(**changes)), None
         except Exception as err:
+            wrong_call = isinstance(err, (InvalidInputError, InvalidTypeError)) and not isinstance(err, NonFiniteError)
+            if wrong_call and not self.seen:
+                raise  # the default settings are refused: it is the data or the targets, and no trial would do better
             self.cause = self.cause or err
             return math.nan, f"{type(err).__name__}: {err}"
 
@@ -194,7 +197,7 @@ def _search(study: optuna.Study, objective: Objective, n_trials: int, timeout: f
                 study.stop()
 
         try:
-            study.optimize(objective, n_trials=n_trials, timeout=timeout, callbacks=[after], catch=(Exception,))
+            study.optimize(objective, n_trials=n_trials, timeout=timeout, callbacks=[after], catch=(TuningError,))
         except KeyboardInterrupt:
             if not any(row["state"] == "complete" for row in _table(study, objective.dims)):
                 raise

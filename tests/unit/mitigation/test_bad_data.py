@@ -94,3 +94,12 @@ def test_a_mask_over_tokens_is_never_resized():
     attribution, tokens = torch.rand(6, 5, 8), torch.zeros(6, 5).long()
     with pytest.raises(InvalidInputError, match=r"\(6, 5\), \(5,\), got \(7,\)"):
         fit_masks(torch.ones(7), (attribution,), (tokens,))
+
+
+def test_a_last_step_into_infinity_is_told():
+    model, x, y = nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 0, 1])
+    before = model.weight.detach().clone()
+    settings = {"lr": 1e38, "optimizer": "sgd", "weight_decay": 1e38, "n_epochs": 1, "batch_size": 4, "lambda_rrr": 0.0}
+    with pytest.raises(TrainingError, match="the weights are not finite after epoch 1"):
+        RRR(**settings).fit(model, x, y, torch.tensor([1.0, 0, 0]), progress=False)
+    assert torch.equal(model.weight, before)

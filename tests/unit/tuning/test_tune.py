@@ -377,3 +377,12 @@ def test_bad_input_ends_in_a_sentence(knobs, change, error, message):
     call = {"explainer": knobs, "metric": MeanOf(), "data": DATA, "progress": False, **change}
     with pytest.raises(error, match=message):
         tune(call.pop("explainer"), call.pop("metric"), call.pop("data"), **call)
+
+
+def test_wrong_targets_end_the_search_at_once():
+    seen = []
+    model = nn.Sequential(nn.Linear(4, 3))
+    model.register_forward_hook(lambda *_: seen.append(1))
+    with pytest.raises(InvalidInputError, match="targets must lie in 0..2"):
+        tune(SmoothGrad(model), AbPC(), (torch.rand(2, 4), torch.tensor([0, 7])), n_trials=50, progress=False)
+    assert len(seen) < 5
