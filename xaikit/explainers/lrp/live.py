@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import inspect
 import types
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -57,6 +58,18 @@ class Rule:
     make: Callable[[Any, layers.Operation], Callable[..., Tensor]] | None = None
 
 
+Known = dict[Any, weakref.WeakKeyDictionary[type, tuple["Rule | None", dict[Any, Any]]]]
+# What was looked up, for composites whose rules go by the type of a module and by what ran before alone. Other settings
+# are another composite, and a changed model shows other types: nothing in here can become stale.
+BY_TYPE: weakref.WeakKeyDictionary[Any, Known] = weakref.WeakKeyDictionary()
+
+
+def by_type(composite: Any) -> Any:
+    """The composite, of which the caller knows that it decides by type and is never changed."""
+    BY_TYPE[composite] = {}
+    return composite
+
+
 class Rules:
     """The rules of one composite, given out in the order in which modules and operations run.
 
@@ -66,19 +79,28 @@ class Rules:
 
     def __init__(self, composite: Any) -> None:
         self.composite = composite
+        self.known = BY_TYPE.get(composite)
         self.context: dict[Any, Any] = {}
 
     def of_module(self, name: str, module: nn.Module) -> Rule | None:
         """The rule of a module that starts to run."""
-        return read(self.composite.module_map(self.context, name, module))
+        if self.known is None:
+            return read(self.composite.module_map(self.context, name, module))
+        known = self.known.setdefault(tuple(self.context.items()), weakref.WeakKeyDictionary())
+        entry = known.get(type(module))
+        if entry is None:
+            rule = read(self.composite.module_map(self.context, name, module))
+            entry = known[type(module)] = rule, dict(self.context)
+        self.context.update(entry[1])
+        return entry[0]
 
     def of_operation(self, proxy: type[nn.Module]) -> Rule | None:
         """The rule of an affine operation outside such a module: the one that a nameless module of its kind gets."""
-        return read(self.composite.module_map(self.context, "", _proxy(proxy)))  # type: ignore[arg-type]
+        return self.of_module("", _proxy(proxy))  # type: ignore[arg-type]
 
     def of_sum(self) -> Rule | None:
         """The rule of a sum of two signals, as far as it only stabilises its denominator."""
-        found = read(self.composite.module_map(self.context, "", _sum()))
+        found = self.of_module("", _sum())
         return None if found is None or found.damp is None else found
 
 

@@ -86,7 +86,7 @@ class Trace(TorchFunctionMode):
     def _modules(self, model: nn.Module) -> Iterator[None]:
         """Know which module runs, and ask for its rule when it starts: rules for a first layer go by execution."""
         names = {module: name for name, module in model.named_modules()}
-        handles, thread = [], threading.get_ident()
+        thread = threading.get_ident()
 
         def enter(module: nn.Module, args: Any) -> None:
             if threading.get_ident() != thread:
@@ -101,16 +101,18 @@ class Trace(TorchFunctionMode):
             _, rule = self.running.pop()
             return self._ruled_module(module, rule, args, output)
 
+        # Put in by hand: 26 handles, made and removed, are 3 % of a call on a small net. TorchScript takes no hooks.
+        key = id(self)
+        hooked = [module for module in names if not isinstance(module, torch.jit.ScriptModule)]
         try:
-            for module in names:
-                if isinstance(module, torch.jit.ScriptModule):
-                    continue  # takes no hooks
-                handles.append(module.register_forward_pre_hook(enter))
-                handles.append(module.register_forward_hook(leave))
+            for module in hooked:
+                module._forward_pre_hooks[key] = enter
+                module._forward_hooks[key] = leave
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            for module in hooked:
+                module._forward_pre_hooks.pop(key, None)
+                module._forward_hooks.pop(key, None)
             self.running.clear()
 
     def _find_hidden(self, values: Any) -> None:

@@ -17,7 +17,7 @@ from xaikit.core.structure import Tensors, flatten
 from xaikit.core.targets import pick_head
 from xaikit.explainers.lrp.account import Ledger, RelevanceAttribution
 from xaikit.explainers.lrp.flow import Flow, nonzero
-from xaikit.explainers.lrp.live import Rules, canonized, has_relevance_rules, zennit
+from xaikit.explainers.lrp.live import Rules, by_type, canonized, has_relevance_rules, zennit
 from xaikit.explainers.lrp.trace import Trace
 
 LEDGER: contextvars.ContextVar[Ledger | None] = contextvars.ContextVar("ledger of the running explain()", default=None)
@@ -45,7 +45,7 @@ def _composite(value: Any, where: str) -> Any:
 @functools.lru_cache(maxsize=32)
 def composite_of(kind: str, **numbers: float) -> Any:
     """One of zennit's composites, built once for its settings; it is only read, never registered."""
-    return getattr(zennit().composites, kind)(**numbers)
+    return by_type(getattr(zennit().composites, kind)(**numbers))
 
 
 @functools.lru_cache(maxsize=32)
@@ -53,7 +53,13 @@ def uniform_epsilon(epsilon: float, stabilizer: float) -> Any:
     """The epsilon rule for every affine layer."""
     z = zennit()
     rules = [*z.composites.layer_map_base(stabilizer), (z.types.Linear, z.rules.Epsilon(epsilon))]
-    return z.composites.LayerMapComposite(rules)
+    return by_type(z.composites.LayerMapComposite(rules))
+
+
+@functools.lru_cache(maxsize=32)
+def named_composite(kind: type) -> Any:
+    """The composite of a class of zennit's or of the user's own, which builds the same one every time."""
+    return kind()
 
 
 class ZennitLRP(Explainer):
@@ -214,7 +220,7 @@ class LRP(ZennitLRP):
         known = zennit().composites.COMPOSITES
         if self.composite not in known:
             raise UnknownNameError(f"zennit has no composite {self.composite!r}{near_names(self.composite, known)}")
-        return known[self.composite]()
+        return named_composite(known[self.composite])
 
     def _trace(self, call: Call, flow: Flow, ledger: Ledger | None = None) -> Trace:
         if not has_relevance_rules(self._make_composite(), call.model):

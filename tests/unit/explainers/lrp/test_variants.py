@@ -205,3 +205,34 @@ def test_a_rule_on_a_whole_module(derivative_error):
     explainer = LRP(model, composite=composite)
     torch.testing.assert_close(explainer.attribute(x, targets), theirs, rtol=1e-10, atol=1e-12)
     assert derivative_error(explainer, x, targets) < 1e-5
+
+
+def test_looked_up_rules_do_not_become_stale(residual):
+    """Rules are looked up once: other settings, another composite and a changed model still get their own."""
+    model, x = residual
+    first = LRPEpsilonGammaBox(model).attribute(x, 0)
+    assert not torch.equal(LRPEpsilonGammaBox(model, gamma=0.9).attribute(x, 0), first)
+    assert torch.equal(LRPEpsilonGammaBox(model).attribute(x, 0), first)
+
+    class Kernel(nn.Conv2d):  # another type in the first layer's place
+        pass
+
+    kernel = Kernel(2, 4, 3, padding=1, bias=False).double()
+    kernel.weight = model.conv1.weight
+    plain, model.conv1 = model.conv1, kernel
+    assert torch.equal(LRPEpsilonGammaBox(model).attribute(x, 0), first)
+    model.conv1 = nn.Sequential(nn.Identity(), plain)
+    assert torch.equal(LRPEpsilonGammaBox(model).attribute(x, 0), first)
+
+
+def test_looked_up_rules_let_types_go():
+    live.zennit()
+
+    class Odd(nn.Linear):
+        pass
+
+    LRPEpsilonPlus(Odd(4, 2)).attribute(torch.randn(2, 4), 0)
+    known = weakref.ref(Odd)
+    del Odd
+    gc.collect()
+    assert known() is None
