@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaikit.core.errors import InvalidTypeError, MissingDependencyError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers.lrp import flow, layers
 
@@ -143,6 +143,22 @@ def has_relevance_rules(composite: Any, model: nn.Module) -> bool:
     context: dict[Any, Any] = {}
     hooks = (composite.module_map(context, name, module) for name, module in model.named_modules())
     return any(isinstance(hook, zennit().core.BasicHook) for hook in hooks)
+
+
+def refuse_registered(names: dict[nn.Module, str]) -> None:
+    """Refuse a model on which a zennit composite is registered: its hooks would apply every rule a second time.
+
+    Raises:
+        InvalidInputError: naming the module and its hook.
+    """
+    for module, name in names.items():
+        for hook in module._forward_pre_hooks.values():
+            owner = getattr(hook, "__self__", None)
+            if isinstance(owner, zennit().core.Hook):
+                raise InvalidInputError(
+                    f"module {name!r} ({type(module).__name__}) carries zennit's {type(owner).__name__}, "
+                    "whose composite is registered on this model; leave its context, or call its remove()"
+                )
 
 
 def whole_module(hook: Any, module: nn.Module) -> Callable[..., Tensor]:

@@ -23,7 +23,7 @@ from xaikit.core.errors import UnsupportedOperationError
 from xaikit.explainers.lrp import affine, attention, norms, recurrent  # noqa: F401  (they fill the table of rules)
 from xaikit.explainers.lrp.account import Ledger, audited
 from xaikit.explainers.lrp.flow import Flow, Output, Ruled
-from xaikit.explainers.lrp.live import Rule, Rules, whole_module
+from xaikit.explainers.lrp.live import Rule, Rules, refuse_registered, whole_module
 from xaikit.explainers.lrp.marks import PLAIN, Mark
 from xaikit.explainers.lrp.operations import apply_rule
 
@@ -86,6 +86,7 @@ class Trace(TorchFunctionMode):
     def _modules(self, model: nn.Module) -> Iterator[None]:
         """Know which module runs, and ask for its rule when it starts: rules for a first layer go by execution."""
         names = {module: name for name, module in model.named_modules()}
+        refuse_registered(names)
         thread = threading.get_ident()
 
         def enter(module: nn.Module, args: Any) -> None:

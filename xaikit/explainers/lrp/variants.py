@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from xaikit.core import EXPLAINERS, Call, Explainer, Float
@@ -179,7 +180,21 @@ class LRPEpsilonGammaBox(ZennitLRP):
     gamma: Annotated[float, GAMMA, "weight of the contributions of the output's own sign"] = 0.25
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
 
+    def _attribute(self, call: Call) -> Tensors:
+        try:
+            return super()._attribute(call)
+        except RuntimeError as error:
+            if "Invalid shape!" not in str(error):  # zennit's words where a bound does not broadcast
+                raise
+            shapes = [tuple(torch.as_tensor(bound).shape) for bound in (self.low, self.high)]
+            raise InvalidInputError(
+                f"low of shape {shapes[0]} and high of shape {shapes[1]} must broadcast against the input of the "
+                f"convolution that runs first: {error}"
+            ) from error
+
     def _make_composite(self) -> Any:
+        if torch.as_tensor(self.low > self.high).any():
+            raise InvalidInputError(f"low must not exceed high, got low={self.low} and high={self.high}")
         numbers = {"epsilon": self.epsilon, "gamma": self.gamma, "stabilizer": self.stabilizer}
         if isinstance(self.low, Tensor) or isinstance(self.high, Tensor):
             return zennit().composites.EpsilonGammaBox(low=self.low, high=self.high, **numbers)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from xaikit.core import EXPLAINERS
+from xaikit.core.errors import InvalidInputError
 from xaikit.explainers.lrp import LRP, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon, live
 
 
@@ -236,3 +237,20 @@ def test_looked_up_rules_let_types_go():
     del Odd
     gc.collect()
     assert known() is None
+
+
+def test_a_composite_that_is_registered_on_the_model(residual):
+    model, x = residual
+    composite = live.zennit().composites.EpsilonPlus()
+    with composite.context(model), pytest.raises(InvalidInputError, match=r"'conv1' \(Conv2d\) carries zennit's ZPlus"):
+        LRPEpsilonPlus(model).attribute(x, 0)
+    assert LRPEpsilonPlus(model).attribute(x, 0).isfinite().all()
+
+
+def test_bounds_of_the_box(residual):
+    model, x = residual
+    with pytest.raises(InvalidInputError, match="low must not exceed high, got low=3.0 and high=-3.0"):
+        LRPEpsilonGammaBox(model, low=3.0, high=-3.0).attribute(x, 0)
+    bounds = {"low": -torch.ones(5, 1, 1).double(), "high": torch.ones(5, 1, 1).double()}
+    with pytest.raises(InvalidInputError, match=r"low of shape \(5, 1, 1\).*must broadcast"):
+        LRPEpsilonGammaBox(model, **bounds).attribute(x, 0)
