@@ -1,29 +1,23 @@
 """Time of LRP over the passes that cannot be avoided, beside zennit with its canonizer, in one process.
 
-    python benchmarks/lrp_speed.py [--size 224] [--batch 8] [--rounds 7]
+    python -m benchmarks.lrp_speed [--size 224] [--batch 8] [--rounds 7]
 
-Each figure is the median, over interleaved rounds, of a column's time divided by the mean of the two raw timings
-around it; raw is one forward and one input-only backward pass of resnet18.
+Each figure is the median, over interleaved rounds, of a column's processor time on one thread divided by the mean of
+the two raw timings around it; raw is one forward and one input-only backward pass of resnet18.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
 
 import torch
 
+from benchmarks.measure import seconds
 from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers.lrp import LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
 
 REACH = {LRPUniformEpsilon: 1.5, LRPEpsilonPlus: 2.2, LRPEpsilonGammaBox: 4.0, LRPEpsilonAlpha2Beta1: 4.0}
-
-
-def seconds(run):
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def main():

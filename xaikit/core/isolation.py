@@ -30,8 +30,9 @@ def isolated(model: nn.Module, device: torch.device, seed: int) -> Iterator[None
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         try:
-            for module, _ in flags:
-                module.training = False
+            for module, training in flags:
+                if training:  # setting an attribute of a module is slow, and most are in evaluation mode already
+                    module.training = False
             with (
                 sound_batchnorm([module for module, _ in flags]),
                 torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext(),
@@ -39,7 +40,8 @@ def isolated(model: nn.Module, device: torch.device, seed: int) -> Iterator[None
                 yield
         finally:
             for module, training in flags:
-                module.training = training
+                if module.training is not training:  # the model may have changed it on its own, too
+                    module.training = training
 
 
 @contextlib.contextmanager

@@ -7,13 +7,14 @@ import dataclasses
 import functools
 import inspect
 import types
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xaikit.core.errors import InvalidTypeError, MissingDependencyError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers.lrp import flow, layers
 
@@ -57,6 +58,18 @@ class Rule:
     make: Callable[[Any, layers.Operation], Callable[..., Tensor]] | None = None
 
 
+Known = dict[Any, weakref.WeakKeyDictionary[type, tuple["Rule | None", dict[Any, Any]]]]
+# What was looked up, for composites whose rules go by the type of a module and by what ran before alone. Other settings
+# are another composite, and a changed model shows other types: nothing in here can become stale.
+BY_TYPE: weakref.WeakKeyDictionary[Any, Known] = weakref.WeakKeyDictionary()
+
+
+def by_type(composite: Any) -> Any:
+    """The composite, of which the caller knows that it decides by type and is never changed."""
+    BY_TYPE[composite] = {}
+    return composite
+
+
 class Rules:
     """The rules of one composite, given out in the order in which modules and operations run.
 
@@ -66,19 +79,28 @@ class Rules:
 
     def __init__(self, composite: Any) -> None:
         self.composite = composite
+        self.known = BY_TYPE.get(composite)
         self.context: dict[Any, Any] = {}
 
     def of_module(self, name: str, module: nn.Module) -> Rule | None:
         """The rule of a module that starts to run."""
-        return read(self.composite.module_map(self.context, name, module))
+        if self.known is None:
+            return read(self.composite.module_map(self.context, name, module))
+        known = self.known.setdefault(tuple(self.context.items()), weakref.WeakKeyDictionary())
+        entry = known.get(type(module))
+        if entry is None:
+            rule = read(self.composite.module_map(self.context, name, module))
+            entry = known[type(module)] = rule, dict(self.context)
+        self.context.update(entry[1])
+        return entry[0]
 
     def of_operation(self, proxy: type[nn.Module]) -> Rule | None:
         """The rule of an affine operation outside such a module: the one that a nameless module of its kind gets."""
-        return read(self.composite.module_map(self.context, "", _proxy(proxy)))  # type: ignore[arg-type]
+        return self.of_module("", _proxy(proxy))  # type: ignore[arg-type]
 
     def of_sum(self) -> Rule | None:
         """The rule of a sum of two signals, as far as it only stabilises its denominator."""
-        found = read(self.composite.module_map(self.context, "", _sum()))
+        found = self.of_module("", _sum())
         return None if found is None or found.damp is None else found
 
 
@@ -121,6 +143,22 @@ def has_relevance_rules(composite: Any, model: nn.Module) -> bool:
     context: dict[Any, Any] = {}
     hooks = (composite.module_map(context, name, module) for name, module in model.named_modules())
     return any(isinstance(hook, zennit().core.BasicHook) for hook in hooks)
+
+
+def refuse_registered(names: dict[nn.Module, str]) -> None:
+    """Refuse a model on which a zennit composite is registered: its hooks would apply every rule a second time.
+
+    Raises:
+        InvalidInputError: naming the module and its hook.
+    """
+    for module, name in names.items():
+        for hook in module._forward_pre_hooks.values():
+            owner = getattr(hook, "__self__", None)
+            if isinstance(owner, zennit().core.Hook):
+                raise InvalidInputError(
+                    f"module {name!r} ({type(module).__name__}) carries zennit's {type(owner).__name__}, "
+                    "whose composite is registered on this model; leave its context, or call its remove()"
+                )
 
 
 def whole_module(hook: Any, module: nn.Module) -> Callable[..., Tensor]:

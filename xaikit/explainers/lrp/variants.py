@@ -18,7 +18,7 @@ from xaikit.core.structure import Tensors, flatten
 from xaikit.core.targets import pick_head
 from xaikit.explainers.lrp.account import Ledger, RelevanceAttribution
 from xaikit.explainers.lrp.flow import Flow, nonzero
-from xaikit.explainers.lrp.live import Rules, canonized, has_relevance_rules, zennit
+from xaikit.explainers.lrp.live import Rules, by_type, canonized, has_relevance_rules, zennit
 from xaikit.explainers.lrp.trace import Trace
 
 LEDGER: contextvars.ContextVar[Ledger | None] = contextvars.ContextVar("ledger of the running explain()", default=None)
@@ -46,7 +46,7 @@ def _composite(value: Any, where: str) -> Any:
 @functools.lru_cache(maxsize=32)
 def composite_of(kind: str, **numbers: float) -> Any:
     """One of zennit's composites, built once for its settings; it is only read, never registered."""
-    return getattr(zennit().composites, kind)(**numbers)
+    return by_type(getattr(zennit().composites, kind)(**numbers))
 
 
 @functools.lru_cache(maxsize=32)
@@ -54,7 +54,13 @@ def uniform_epsilon(epsilon: float, stabilizer: float) -> Any:
     """The epsilon rule for every affine layer."""
     z = zennit()
     rules = [*z.composites.layer_map_base(stabilizer), (z.types.Linear, z.rules.Epsilon(epsilon))]
-    return z.composites.LayerMapComposite(rules)
+    return by_type(z.composites.LayerMapComposite(rules))
+
+
+@functools.lru_cache(maxsize=32)
+def named_composite(kind: type) -> Any:
+    """The composite of a class of zennit's or of the user's own, which builds the same one every time."""
+    return kind()
 
 
 class ZennitLRP(Explainer):
@@ -179,6 +185,18 @@ class LRPEpsilonGammaBox(ZennitLRP):
         if not bool((torch.as_tensor(self.low) < torch.as_tensor(self.high)).all()):
             raise InvalidInputError(f"{type(self).__name__}.low must lie below high, got {self.low} and {self.high}")
 
+    def _attribute(self, call: Call) -> Tensors:
+        try:
+            return super()._attribute(call)
+        except RuntimeError as error:
+            if "Invalid shape!" not in str(error):  # zennit's words where a bound does not broadcast
+                raise
+            shapes = [tuple(torch.as_tensor(bound).shape) for bound in (self.low, self.high)]
+            raise InvalidInputError(
+                f"low of shape {shapes[0]} and high of shape {shapes[1]} must broadcast against the input of the "
+                f"convolution that runs first: {error}"
+            ) from error
+
     def _make_composite(self) -> Any:
         numbers = {"epsilon": self.epsilon, "gamma": self.gamma, "stabilizer": self.stabilizer}
         if isinstance(self.low, Tensor) or isinstance(self.high, Tensor):
@@ -220,7 +238,7 @@ class LRP(ZennitLRP):
         known = zennit().composites.COMPOSITES
         if self.composite not in known:
             raise UnknownNameError(f"zennit has no composite {self.composite!r}{near_names(self.composite, known)}")
-        return known[self.composite]()
+        return named_composite(known[self.composite])
 
     def _trace(self, call: Call, flow: Flow, ledger: Ledger | None = None) -> Trace:
         if not has_relevance_rules(self._make_composite(), call.model):

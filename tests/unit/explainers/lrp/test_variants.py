@@ -212,3 +212,49 @@ def test_a_rule_on_a_whole_module(derivative_error):
 def test_the_box_has_an_inside(low, high):
     with pytest.raises(InvalidInputError, match="low must lie below high"):
         LRPEpsilonGammaBox(low=low, high=high)
+
+
+def test_looked_up_rules_do_not_become_stale(residual):
+    """Rules are looked up once: other settings, another composite and a changed model still get their own."""
+    model, x = residual
+    first = LRPEpsilonGammaBox(model).attribute(x, 0)
+    assert not torch.equal(LRPEpsilonGammaBox(model, gamma=0.9).attribute(x, 0), first)
+    assert torch.equal(LRPEpsilonGammaBox(model).attribute(x, 0), first)
+
+    class Kernel(nn.Conv2d):  # another type in the first layer's place
+        pass
+
+    kernel = Kernel(2, 4, 3, padding=1, bias=False).double()
+    kernel.weight = model.conv1.weight
+    plain, model.conv1 = model.conv1, kernel
+    assert torch.equal(LRPEpsilonGammaBox(model).attribute(x, 0), first)
+    model.conv1 = nn.Sequential(nn.Identity(), plain)
+    assert torch.equal(LRPEpsilonGammaBox(model).attribute(x, 0), first)
+
+
+def test_looked_up_rules_let_types_go():
+    live.zennit()
+
+    class Odd(nn.Linear):
+        pass
+
+    LRPEpsilonPlus(Odd(4, 2)).attribute(torch.randn(2, 4), 0)
+    known = weakref.ref(Odd)
+    del Odd
+    gc.collect()
+    assert known() is None
+
+
+def test_a_composite_that_is_registered_on_the_model(residual):
+    model, x = residual
+    composite = live.zennit().composites.EpsilonPlus()
+    with composite.context(model), pytest.raises(InvalidInputError, match=r"'conv1' \(Conv2d\) carries zennit's ZPlus"):
+        LRPEpsilonPlus(model).attribute(x, 0)
+    assert LRPEpsilonPlus(model).attribute(x, 0).isfinite().all()
+
+
+def test_bounds_that_do_not_broadcast(residual):
+    model, x = residual
+    bounds = {"low": -torch.ones(5, 1, 1).double(), "high": torch.ones(5, 1, 1).double()}
+    with pytest.raises(InvalidInputError, match=r"low of shape \(5, 1, 1\).*must broadcast"):
+        LRPEpsilonGammaBox(model, **bounds).attribute(x, 0)
