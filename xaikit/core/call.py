@@ -62,7 +62,7 @@ class Call:
         if callable(self.target):
             # A target function may hold values per sample, so it always gets the batch as it is.
             return torch.cat([target_rules.score(part, self.target) for part in output.split(self.n)])
-        target = self.target if self.target is None else self.target.repeat(copies)
+        target = self.target if self.target is None or copies == 1 else self.target.repeat(copies)
         return target_rules.score(output, target, self.n_classes)
 
     def scores(self, inputs: Tensors, copies: int = 1) -> Tensor:

@@ -22,6 +22,10 @@ class NonFiniteError(InvalidInputError):
     """A result that is NaN or infinite although its input was not."""
 
 
+class NestedLayersError(InvalidInputError):
+    """Several layers of which one feeds another: they cannot be explained together, only one by one."""
+
+
 class UnknownNameError(XaikitError, LookupError):
     """A name that no registry, model or output knows."""
 

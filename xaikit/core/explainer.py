@@ -19,7 +19,13 @@ from xaikit.core import targets as target_rules
 from xaikit.core.attribution import Attribution
 from xaikit.core.call import Call
 from xaikit.core.configured import Configured
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError, UnboundError
+from xaikit.core.errors import (
+    InvalidInputError,
+    InvalidTypeError,
+    NestedLayersError,
+    NotDifferentiableError,
+    UnboundError,
+)
 from xaikit.core.params import Int
 from xaikit.core.registries import EXPLAINERS
 from xaikit.core.structure import Tensors
@@ -130,9 +136,12 @@ class Explainer(Configured, abc.ABC):
             UnboundError: for an explainer without a model.
             NotDifferentiableError: for `create_graph` on a method that has no exact derivative.
         """
-        return self._apply(
-            lambda call: (self._attribute(call),), inputs, targets, create_graph=create_graph, seed=seed
-        )[0]
+        options: dict[str, Any] = {"create_graph": create_graph, "seed": seed}
+        try:
+            return self._apply(lambda call: (self._attribute(call),), inputs, targets, **options)[0]
+        except NestedLayersError:
+            # One feeds the other: each is explained by itself, as if it had been named alone.
+            return tuple(self.set_kwargs(layer=layer).attribute(inputs, targets, **options) for layer in self.layer)
 
     def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
         """The attribution with its provenance, the explained scores, and the completeness gap where one is promised.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, NestedLayersError, UnknownNameError, near_names
 from xaikit.core.structure import Tensors
 
 
@@ -120,7 +120,8 @@ def cut_at(
     With `create_graph` they keep their graph, so that a derivative reaches the parameters before the layer.
 
     Raises:
-        InvalidInputError: when a layer does not run exactly once, has no batch dimension, or feeds another one.
+        InvalidInputError: when a layer does not run exactly once or has no batch dimension.
+        NestedLayersError: when one layer feeds another.
         InvalidTypeError: when a layer's output holds no floating-point tensor first.
     """
     seen: dict[str, list[Any]] = {name: [] for name, _ in layers}
@@ -173,7 +174,7 @@ def _check_parallel(names: list[str], activations: list[Tensor]) -> None:
         grads = torch.autograd.grad(later, [a for _, a in others], seed, allow_unused=True, retain_graph=True)
         for (name, _), g in zip(others, grads, strict=True):
             if g is not None:
-                raise InvalidInputError(f"layer {name!r} feeds layer {names[i]!r}: explain them in separate calls")
+                raise NestedLayersError(f"layer {name!r} feeds layer {names[i]!r}: explain them in separate calls")
 
 
 def _first(output: Any) -> Any:

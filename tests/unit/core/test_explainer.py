@@ -152,7 +152,6 @@ def test_layer_derivative_reaches_the_parameters_before_it():
     [
         ("3", UnknownNameError, "no layer '3'"),
         (nn.Linear(1, 1), UnknownNameError, "the given Linear layer is no part of this Sequential"),
-        (["0", "2"], InvalidInputError, "layer '0' feeds layer '2': explain them in separate calls"),
     ],
 )
 def test_wrong_layers(net, x, layer, error, words):
@@ -173,6 +172,14 @@ def test_parallel_layers_are_explained_together():
     slope = 1 - model(left, right)["scores"][:, 2] ** 2
     assert torch.allclose(a[:, 2], slope)
     assert torch.allclose(b, a)
+
+
+def test_layers_that_feed_one_another_are_explained_one_by_one(net, x):
+    first, last = Gradient(net, layer=["0", "2"]).attribute(x, 1)
+    assert torch.equal(first, Gradient(net, layer="0").attribute(x, 1))
+    assert torch.equal(last, Gradient(net, layer="2").attribute(x, 1))
+    with pytest.raises(InvalidInputError, match="layer '0' feeds layer '2': explain them in separate calls"):
+        Gradient(net, layer=["0", "2"]).explain(x, 1)
 
 
 def test_heads():
