@@ -1,1 +1,1 @@
-"""Measurements; `python -m benchmarks NAME` runs one, README.md holds the results."""
+"""Measurements: `python -m benchmarks NAME` runs one, README.md holds the results."""
