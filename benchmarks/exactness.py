@@ -172,9 +172,9 @@ def tuning() -> None:
     for kind in (LRPUniformEpsilon, LRPEpsilonPlus):
         explainers = [kind(model, epsilon=e) for e in epsilons]
         relevances = {float(e.attribute(x[:4], y[:4]).double().abs().sum()) for e in explainers}
-        values = {AbPC().evaluate(e, x[:64], y[:64]).mean().item() for e in explainers}
+        values = {AbPC(n_steps=50).evaluate(e, x[:128], y[:128]).mean().item() for e in explainers}
         rows.append([kind.NAME, len(relevances), len(values)])
-    head = ["20 epsilons", "distinct relevances", "distinct AbPC values (64 digits, 10 steps)"]
+    head = ["20 epsilons", "distinct relevances", "distinct AbPC values (128 digits, 50 steps)"]
     table("Does epsilon act?", head, rows)
 
 

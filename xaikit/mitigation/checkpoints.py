@@ -62,7 +62,8 @@ def resume(
         content = torch.load(path, map_location="cpu", weights_only=True)
         saved, history = json.loads(content["settings"]), json.loads(content["history"])
     except Exception as err:
-        raise InvalidInputError(f"{path} is no checkpoint of xaikit ({type(err).__name__} on reading it); name another file") from err
+        reason = f"{type(err).__name__} on reading it"
+        raise InvalidInputError(f"{path} is no checkpoint of xaikit ({reason}); name another file") from err
     now = _settings(mitigator)
     differ = [k for k in now if k != "n_epochs" and now[k] != saved.get(k)]
     if differ:
