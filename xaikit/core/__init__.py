@@ -5,7 +5,16 @@ from xaikit.core.call import Call
 from xaikit.core.configured import Configured
 from xaikit.core.explainer import Explainer, as_explainer
 from xaikit.core.params import Categorical, Choice, Float, Int, Spec
-from xaikit.core.registries import BASELINES, EXPLAINERS, FEATURE_MASKS, METRICS, MITIGATORS
+from xaikit.core.registries import (
+    BASELINES,
+    EXPLAINERS,
+    FEATURE_MASKS,
+    METRICS,
+    MITIGATORS,
+    MODALITIES,
+    NORMALIZATIONS,
+    POOLINGS,
+)
 from xaikit.core.registry import Registry
 
 __all__ = [
@@ -14,6 +23,9 @@ __all__ = [
     "FEATURE_MASKS",
     "METRICS",
     "MITIGATORS",
+    "MODALITIES",
+    "NORMALIZATIONS",
+    "POOLINGS",
     "Attribution",
     "Call",
     "Categorical",
