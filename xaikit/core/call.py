@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.isolation import differentiable_kernels
 from xaikit.core.rows import even_ranges, rows_per_pass
 from xaikit.core.structure import Tensors
+from xaikit.core.taps import Layers, Tap, tapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Call:
         create_graph: whether the attribution must stay differentiable.
         seed: of every random number.
         forward: runs the model on stand-ins for `inputs` and on the samples that they stand for.
+        layers: where `gradient` reads off what is explained, in place of the inputs (for `Explainer.ONE_GRADIENT`).
+        tap: how a layer's output (and the leaf where its gradient arrives) goes on into the model.
     """
 
     model: nn.Module
@@ -38,6 +41,8 @@ class Call:
     head: str | int = "logits"
     n_classes: int | None = None
     samples: Tensor | None = None
+    layers: Layers = ()
+    tap: Callable[[Tensor, Tensor], Tensor] = Tap.apply
 
     @property
     def n(self) -> int:
@@ -77,19 +82,40 @@ class Call:
         """
         with torch.enable_grad(), differentiable_kernels(self.create_graph):
             leaves = tuple(x if self.create_graph and x.requires_grad else x.detach().requires_grad_() for x in inputs)
-            output = self.run(leaves, copies)
-            scores = self.score(output, copies)
-            if not scores.requires_grad:
-                raise InvalidInputError(
-                    "the model's output does not depend on its input through autograd; "
-                    "is it detached, or computed under no_grad?"
-                )
-            start, seeds = scores, torch.ones_like(scores)
-            if self.create_graph:
-                (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)
-                # Backward hooks (zennit's rules) build a graph only for a gradient that requires one.
-                start, seeds = output, seeds if seeds.requires_grad else seeds.detach().requires_grad_()
-            grads = torch.autograd.grad(start, leaves, seeds, create_graph=self.create_graph, allow_unused=True)
+            return self._differentiated(self.run(leaves, copies), leaves, copies)
+
+    def gradient(self, beside: Sequence[Tensor] = ()) -> tuple[Tensors, Tensors]:
+        """What is explained and d score / d each of its tensors, by one forward and one backward pass.
+
+        At layers both are read off during the pass, so that one layer may feed another; with `create_graph` a
+        derivative then reaches the parameters before a layer, too.
+
+        Args:
+            beside: further tensors to which the backward pass must go, read once the forward pass is over.
+        """
+        if not self.layers:
+            return self.inputs, self.grad(self.inputs)
+        with torch.enable_grad(), differentiable_kernels(self.create_graph):
+            with tapped(self.layers, self.tap) as readings:
+                output = self.run(self.inputs)
+            values = readings.close(self.n)
+            grads = self._differentiated(output, (*readings.leaves, *beside))
+        return values if self.create_graph else tuple(v.detach() for v in values), grads[: len(values)]
+
+    def _differentiated(self, output: Tensor, leaves: Tensors, copies: int = 1) -> Tensors:
+        """Return d score / d leaf of an output."""
+        scores = self.score(output, copies)
+        if not scores.requires_grad:
+            raise InvalidInputError(
+                "the model's output does not depend on its input through autograd; "
+                "is it detached, or computed under no_grad?"
+            )
+        start, seeds = scores, torch.ones_like(scores)
+        if self.create_graph:
+            (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)
+            # Backward hooks (zennit's rules) build a graph only for a gradient that requires one.
+            start, seeds = output, seeds if seeds.requires_grad else seeds.detach().requires_grad_()
+        grads = torch.autograd.grad(start, leaves, seeds, create_graph=self.create_graph, allow_unused=True)
         return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True))
 
     def at(self, samples: slice) -> Call:

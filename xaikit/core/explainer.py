@@ -56,6 +56,7 @@ class Explainer(Configured, abc.ABC):
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
     DIFFERENTIABLE: ClassVar[bool] = True
     GAP_TOLERANCE: ClassVar[float | None] = None  # share of the promised total above which `explain` warns
+    ONE_GRADIENT: ClassVar[bool] = False  # made of one `call.gradient()`, which reads layers off as it passes them
 
     model: nn.Module | None = None
     layer: Annotated[Any, _layer, "explain the output of this layer (or of several) instead of the inputs"] = None
@@ -140,7 +141,7 @@ class Explainer(Configured, abc.ABC):
         try:
             return self._apply(lambda call: (self._attribute(call),), inputs, targets, **options)[0]
         except NestedLayersError:
-            # One feeds the other: each is explained by itself, as if it had been named alone.
+            # One feeds the other, and one pass holds one version of each: every layer by itself, as if named alone.
             return tuple(self.set_kwargs(layer=layer).attribute(inputs, targets, **options) for layer in self.layer)
 
     def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
@@ -153,15 +154,16 @@ class Explainer(Configured, abc.ABC):
 
         def explained(call: Call) -> tuple[Tensors]:
             values = self._attribute(call)
-            extra["scores"] = call.scores(call.inputs).detach()
+            extra["scores"] = self._explained_scores(call).detach()
             promised = self._promised_total(call)
-            extra["promised"] = promised if promised is None else promised.detach()
-            total = torch.stack([v.detach().flatten(1).double().sum(1) for v in values]).sum(0)
-            extra["gap"] = None if promised is None else (total - promised.detach()).abs().to(promised.dtype)
+            if promised is not None:
+                sums = torch.stack([v.detach().flatten(1).double().sum(1) for v in values])
+                extra["promised"] = promised = promised.detach()
+                extra["gap"] = self._gap(sums, promised).to(promised.dtype)
             return (values,)
 
         (values,) = self._apply(explained, inputs, targets, create_graph=False, seed=seed)
-        gap, promised = extra["gap"], extra["promised"]
+        gap, promised = extra.get("gap"), extra.get("promised")
         if gap is not None and promised is not None and self.GAP_TOLERANCE is not None:
             share = float(gap.max() / promised.abs().max().clamp_min(torch.finfo(gap.dtype).tiny))
             if share > self.GAP_TOLERANCE:
@@ -187,6 +189,14 @@ class Explainer(Configured, abc.ABC):
     def _promised_total(self, call: Call) -> Tensor | None:  # noqa: ARG002
         """What the attribution of each sample sums to, shape (N,), for a method that promises it."""
         return None
+
+    def _gap(self, sums: Tensor, promised: Tensor) -> Tensor:
+        """How far the attribution's sums (tensors, N) are from the promised total (N,)."""
+        return (sums.sum(0) - promised).abs()
+
+    def _explained_scores(self, call: Call) -> Tensor:
+        """The explained score of each sample, (N,), for `explain`."""
+        return call.scores(call.inputs)
 
     def _model_context(self, call: Call) -> contextlib.AbstractContextManager[Any]:  # noqa: ARG002
         """Entered around `_attribute`."""
@@ -228,7 +238,7 @@ class Explainer(Configured, abc.ABC):
                 call, rebuild = self._cut(call)
             with contextlib.nullcontext() if create_graph else isolation.frozen(model), self._model_context(call):
                 results = method(call)
-        for result in results:
+        for result in results if not call.layers else ():  # read off at layers, they have the shapes of gradients
             for value, x in zip(result, call.inputs, strict=True):
                 if value.shape != x.shape:
                     raise RuntimeError(
@@ -240,6 +250,9 @@ class Explainer(Configured, abc.ABC):
         """The call seen from the layer on: its activations are the inputs."""
         several = isinstance(self.layer, tuple)
         layers = [isolation.find_layer(call.model, item) for item in (self.layer if several else (self.layer,))]
+        pick: Callable[[Tensors], Any] = tuple if several else (lambda out: out[0])
+        if self.ONE_GRADIENT:
+            return dataclasses.replace(call, layers=layers), pick
         original, forward = call.inputs, call.forward
         activations = isolation.cut_at(call.model, layers, lambda: forward(original, None), call.n, call.create_graph)
 
@@ -249,7 +262,7 @@ class Explainer(Configured, abc.ABC):
                 return forward(rows, samples)
 
         cut = dataclasses.replace(call, inputs=activations, forward=from_layer)
-        return cut, tuple if several else (lambda out: out[0])
+        return cut, pick
 
     def _arguments(self, inputs: Any) -> tuple[Any, Any]:
         """The explained tensors and the further model arguments."""

@@ -132,20 +132,28 @@ def cut_at(
     finally:
         for handle in handles:
             handle.remove()
-    activations = []
-    for name, outputs in seen.items():
-        if len(outputs) != 1:
-            raise InvalidInputError(f"layer {name!r} must run once in a forward pass, it ran {len(outputs)} times")
-        first = _first(outputs[0])
-        if not isinstance(first, Tensor) or not first.is_floating_point():
-            raise InvalidTypeError(
-                f"layer {name!r} must return a floating-point tensor (first), got {type(first).__name__}"
-            )
-        if first.ndim == 0 or len(first) != n:
-            raise InvalidInputError(f"layer {name!r} must keep the batch of {n} first, it returns {tuple(first.shape)}")
-        activations.append(first)
+    activations = [check_activation(name, outputs, n) for name, outputs in seen.items()]
     _check_parallel([name for name, _ in layers], activations)
     return tuple(a if create_graph else a.detach() for a in activations)
+
+
+def check_activation(name: str, outputs: Sequence[Any], n: int) -> Tensor:
+    """The one tensor (N, ...) that a layer returned during a forward pass.
+
+    Raises:
+        InvalidInputError: when the layer does not run exactly once or has no batch dimension.
+        InvalidTypeError: when its output holds no floating-point tensor first.
+    """
+    if len(outputs) != 1:
+        raise InvalidInputError(f"layer {name!r} must run once in a forward pass, it ran {len(outputs)} times")
+    first = first_tensor(outputs[0])
+    if not isinstance(first, Tensor) or not first.is_floating_point():
+        raise InvalidTypeError(
+            f"layer {name!r} must return a floating-point tensor (first), got {type(first).__name__}"
+        )
+    if first.ndim == 0 or len(first) != n:
+        raise InvalidInputError(f"layer {name!r} must keep the batch of {n} first, it returns {tuple(first.shape)}")
+    return first
 
 
 @contextlib.contextmanager
@@ -154,7 +162,7 @@ def substituted(layers: Sequence[tuple[str, nn.Module]], activations: Tensors) -
 
     def put(value: Tensor) -> Callable[..., Any]:
         # A clone, since what follows the layer may work in place.
-        return lambda _m, _i, out: _with_first(out, value.clone())
+        return lambda _m, _i, out: with_first(out, value.clone())
 
     handles = [m.register_forward_hook(put(a)) for (_, m), a in zip(layers, activations, strict=True)]
     try:
@@ -177,11 +185,13 @@ def _check_parallel(names: list[str], activations: list[Tensor]) -> None:
                 raise NestedLayersError(f"layer {name!r} feeds layer {names[i]!r}: explain them in separate calls")
 
 
-def _first(output: Any) -> Any:
+def first_tensor(output: Any) -> Any:
+    """What a layer returns, or the first of what it returns."""
     return output[0] if isinstance(output, (tuple, list)) and output else output
 
 
-def _with_first(output: Any, value: Tensor) -> Any:
+def with_first(output: Any, value: Tensor) -> Any:
+    """A layer's output with another first tensor."""
     if isinstance(output, tuple):
         rest = (value, *output[1:])
         return type(output)(*rest) if hasattr(output, "_fields") else rest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,8 @@ class RelevanceAttribution(Attribution):
     """An attribution by LRP, with what became of the relevance that did not reach the input.
 
     Attributes:
-        absorbed: relevance of the whole batch that biases, constants and stabilizers hold by their rules.
+        absorbed: relevance of the whole batch that biases, constants and stabilizers hold by their rules; at a layer
+            also what flows past it.
         lost: relevance that other operations did not hand on, by operation; empty where all is conserved.
     """
 
@@ -53,6 +55,19 @@ class Ledger:
         self.largest = 0.0
         self.first_bad: str | None = None
         self.scores: Tensor | None = None
+        self.reached: float | None = None  # relevance at the explained layers that no other explained layer feeds
+        self.nested = False  # whether one explained layer feeds another
+
+    def layer(self, y: Tensor, leaf: Tensor, *, fed: bool) -> None:
+        """Note an explained layer's output, and whether another explained layer feeds it."""
+        self.reached = self.reached or 0.0
+        if fed:
+            self.nested = True
+        else:
+            leaf.register_hook(functools.partial(self._arrive, nonzero(y.detach())))
+
+    def _arrive(self, y: Tensor, g: Tensor) -> None:
+        self.reached = (self.reached or 0.0) + float((g * y).sum())
 
     def book(self, entry: str, relevance: float, sign: int) -> None:
         """Add what an operation received (sign +1) or handed on (-1)."""

@@ -98,6 +98,15 @@ class Rules:
         """The rule of an affine operation outside such a module: the one that a nameless module of its kind gets."""
         return self.of_module("", _proxy(proxy))  # type: ignore[arg-type]
 
+    def of_norm(self) -> Rule | None:
+        """The rule of a BatchNorm with no affine operation beside it: a linear layer's, but never a first layer's."""
+        kept, self.context = self.context, dict(self.context)
+        try:
+            self.of_operation(nn.Linear)  # it would be the first
+            return self.of_operation(nn.Linear)
+        finally:
+            self.context = kept
+
     def of_sum(self) -> Rule | None:
         """The rule of a sum of two signals, as far as it only stabilises its denominator."""
         found = self.of_module("", _sum())

@@ -7,6 +7,7 @@ depend on the data, reused modules and tied weights need no care.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +21,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xaikit.core.errors import UnsupportedOperationError
+from xaikit.core.taps import Tap
 from xaikit.explainers.lrp import affine, attention, norms, recurrent  # noqa: F401  (they fill the table of rules)
 from xaikit.explainers.lrp.account import Ledger, audited
-from xaikit.explainers.lrp.flow import Flow, Output, Ruled
+from xaikit.explainers.lrp.flow import Flow, Output, Ruled, Side
 from xaikit.explainers.lrp.live import Rule, Rules, refuse_registered, whole_module
 from xaikit.explainers.lrp.marks import PLAIN, Mark
 from xaikit.explainers.lrp.operations import apply_rule
 
 AFFINE_MODULES = (nn.Linear, nn.modules.conv._ConvNd)
+NORM_MODULES = (nn.modules.batchnorm._NormBase,)  # with running statistics affine, too
+EMBEDDINGS = ("embedding", "embedding_bag")
 
 
 class Trace(TorchFunctionMode):
@@ -47,7 +51,9 @@ class Trace(TorchFunctionMode):
         self.marks: Any = WeakIdKeyDictionary()
         self.running: list[tuple[nn.Module, Rule | None]] = []
         self.unknown: dict[str, str] = {}
-        self.inputs: list[Tensor] = []
+        self.sources: list[Tensor] = []  # where relevance ends
+        self.leaves: list[Tensor] = []  # where that of explained layers is read off
+        self.tokens: Any = WeakIdKeyDictionary()  # integers that depend on the explained input
 
     # ------------------------------------------------------------------ the pass
 
@@ -55,16 +61,32 @@ class Trace(TorchFunctionMode):
         """The model's `forward(inputs, samples)`, with rules."""
 
         def run(inputs: Sequence[Tensor], samples: Tensor | None) -> Any:
-            self.inputs = list(inputs)
-            for x in inputs:
-                self.mark(x)
+            given = tuple(self._source(x) for x in inputs)
             with self._modules(model), self:
-                output = forward(inputs, samples)
+                output = forward(given, samples)
             self._find_hidden(output)
             self._report()
             return output
 
         return run
+
+    def _source(self, x: Tensor) -> Tensor:
+        """An input of the model, from where on the trace follows what depends on it."""
+        if not x.is_floating_point():
+            self.tokens[x] = True
+            return x
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        self.sources.append(x)
+        return self.mark(x)
+
+    def tap(self, y: Tensor, leaf: Tensor) -> Tensor:
+        """The output of an explained layer, whose relevance also arrives at a leaf."""
+        if self.ledger is not None:
+            fed = bool(self.leaves) and y.requires_grad and depends(y, self.leaves)
+            self.ledger.layer(y, leaf, fed=fed)
+        self.leaves.append(leaf)
+        tap = Side.apply(y, leaf, self.flow)
+        return self.mark(Tap.apply(y, leaf), dataclasses.replace(self.marks.get(y, PLAIN), tap=tap))
 
     def explained(self, output: Tensor) -> Tensor:
         """The tensor to start from: the logits where the output is their softmax."""
@@ -119,7 +141,12 @@ class Trace(TorchFunctionMode):
     def _find_hidden(self, values: Any) -> None:
         """Find what depends on the explained input by operations that cannot be seen, and name where it turns up."""
         for value in values if isinstance(values, (tuple, list)) else (values,):
-            if not isinstance(value, Tensor) or value.is_leaf or value in self.marks or not depends(value, self.inputs):
+            if (
+                not isinstance(value, Tensor)
+                or value.is_leaf
+                or value in self.marks
+                or not depends(value, [*self.sources, *self.leaves])
+            ):
                 continue
             self.unknown.setdefault("operations out of sight (TorchScript, autograd.Function)", self.where)
             self.mark(value)
@@ -134,6 +161,10 @@ class Trace(TorchFunctionMode):
         if self.running and isinstance(self.running[-1][0], AFFINE_MODULES):
             return self.running[-1][1]
         return self.rules.of_operation(proxy)
+
+    def norm_has_rule(self) -> bool:
+        """Whether a BatchNorm module runs to which the composite gives a rule of its own."""
+        return bool(self.running) and isinstance(self.running[-1][0], NORM_MODULES) and self.running[-1][1] is not None
 
     def _ruled_module(self, module: nn.Module, rule: Rule | None, args: Any, output: Any) -> Any:
         """A rule for a module as a whole, where it is no affine operation."""
@@ -157,10 +188,21 @@ class Trace(TorchFunctionMode):
         """Run one operation; where it touches the explained input, with its rule."""
         kwargs = kwargs or {}
         if not self.live(args, kwargs):
-            return func(*args, **kwargs)
+            return self._of_tokens(func(*args, **kwargs), func, args) if self.tokens else func(*args, **kwargs)
         if self.ledger is not None:
             return audited(self, self.ledger, func, args, kwargs)
         return apply_rule(self, func, args, kwargs)
+
+    def _of_tokens(self, output: Any, func: Any, args: tuple[Any, ...]) -> Any:
+        """Follow whole numbers to where they become vectors, which is where relevance ends in a model of tokens."""
+        if not isinstance(output, Tensor) or not any(isinstance(a, Tensor) and a in self.tokens for a in args):
+            return output
+        if not output.is_floating_point():
+            self.tokens[output] = True
+        elif func.__name__ in EMBEDDINGS:
+            self.sources.append(output if output.requires_grad else output.requires_grad_())
+            self.mark(output)
+        return output
 
     def live(self, *where: Any) -> list[Tensor]:
         """The tensors among some arguments that depend on the explained input."""

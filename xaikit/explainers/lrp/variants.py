@@ -71,6 +71,7 @@ class ZennitLRP(Explainer):
     softmax is explained by its logits.
     """
 
+    ONE_GRADIENT: ClassVar[bool] = True
     ATTENTION: ClassVar[bool] = False  # whether relevance flows through attention weights
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
 
@@ -101,11 +102,12 @@ class ZennitLRP(Explainer):
                 ledger.scores = call.score(output).detach()
             return output
 
-        traced = dataclasses.replace(call, forward=forward, head="logits")
+        traced = dataclasses.replace(call, forward=forward, head="logits", tap=trace.tap)
         canonizers = (*trace.rules.composite.canonizers, *(self.zennit_canonizers or ()))
         with canonized(call.model, canonizers), flow.relevance():
-            grads = traced.grad(call.inputs)
-        return tuple(g * nonzero(x) for g, x in zip(grads, call.inputs, strict=True))
+            # The books need every branch, also one that leads past the explained layers.
+            values, grads = traced.gradient(trace.sources if ledger is not None else ())
+        return tuple(g * nonzero(x) for g, x in zip(grads, values, strict=True))
 
     def _name_the_culprit(self, call: Call) -> None:
         """Say where relevance stops being a number."""
@@ -131,11 +133,12 @@ class ZennitLRP(Explainer):
         finally:
             LEDGER.reset(token)
         fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
-        fields["scores"] = scores = ledger.scores  # of the logits, where the model ends in a softmax
-        if plain.gap is None or scores is None:
+        if plain.gap is None or plain.scores is None:
             return RelevanceAttribution(**fields)
+        scores = plain.scores
         total = float(scores.double().sum())
-        reached = sum(float(v.double().sum()) for v in flatten(plain.values)[0])
+        values = flatten(plain.values)[0]
+        reached = sum(float(v.double().sum()) for v in values) if ledger.reached is None else ledger.reached
         size = float(scores.abs().double().sum())
         lost = ledger.lost(size, attn=self.ATTENTION)
         if abs(sum(lost.values())) > 0.01 * size:
@@ -143,10 +146,22 @@ class ZennitLRP(Explainer):
             warnings.warn(f"{self!r}: relevance is lost in {named}", stacklevel=2)
         return RelevanceAttribution(**fields, absorbed=total - reached - sum(lost.values()), lost=lost)
 
+    def _explained_scores(self, call: Call) -> Tensor:
+        """Of the logits, where the model ends in a softmax."""
+        ledger = LEDGER.get()
+        return super()._explained_scores(call) if ledger is None or ledger.scores is None else ledger.scores
+
     def _promised_total(self, call: Call) -> Tensor | None:
         """The explained score, of which biases and stabilizers absorb a part; nothing for a target function."""
         ledger = LEDGER.get()
         return None if callable(call.target) or ledger is None else ledger.scores
+
+    def _gap(self, sums: Tensor, promised: Tensor) -> Tensor:
+        """Of layers of which one feeds another each has the whole relevance: the largest gap of one of them."""
+        ledger = LEDGER.get()
+        if ledger is None or not ledger.nested:
+            return super()._gap(sums, promised)
+        return (sums - promised).abs().amax(0)
 
 
 @EXPLAINERS.register("lrp_uniform_epsilon")
