@@ -203,7 +203,7 @@ DIAGONAL = Operation(
 
 
 def _alone(x: Tensor, scale: Tensor, shift: Tensor) -> Affine:
-    """A BatchNorm with no affine operation beside it: a linear layer with a diagonal matrix, with a linear layer's rule.
+    """A BatchNorm with no affine operation beside it: a linear layer with a diagonal matrix, and with its rule.
 
     The epsilon rule makes that R_in = scale * x * R / (y + epsilon * sign(y)). A convolution's rule would not do: each
     output has one contribution, so z+ would withhold the relevance of every negative output, alpha-beta double that of

@@ -95,7 +95,7 @@ class Beside(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, side: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
         ctx.flow = flow
-        return y.view_as(y)
+        return y.clone()  # what follows may work in place
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102

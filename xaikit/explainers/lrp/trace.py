@@ -131,6 +131,7 @@ class Trace(TorchFunctionMode):
             for module in hooked:
                 module._forward_pre_hooks[key] = enter
                 module._forward_hooks[key] = leave
+                module._forward_hooks.move_to_end(key, last=False)  # a rule first, then what reads the output
             yield
         finally:
             for module in hooked:

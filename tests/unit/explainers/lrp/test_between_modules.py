@@ -259,20 +259,6 @@ def test_inner_layers():
         torch.testing.assert_close(total, model(x)[:, 1].detach(), rtol=1e-5, atol=1e-7)
 
 
-def test_several_layers_in_one_pass():
-    class Branches(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.left, self.right, self.head = (nn.Linear(4, 4, bias=False) for _ in range(3))
-
-        def forward(self, x):
-            return self.head(F.relu(self.left(x)) + torch.tanh(self.right(x)))
-
-    model, x = Branches().double(), torch.randn(3, 4, dtype=torch.float64)
-    parts = LRPUniformEpsilon(model, epsilon=1e-9, stabilizer=1e-12, layer=["left", "right"]).attribute(x, 1)
-    torch.testing.assert_close(sum(p.sum(1) for p in parts), model(x)[:, 1].detach(), rtol=1e-6, atol=1e-9)
-
-
 def test_parameters_computed_from_the_input():
     class Hyper(nn.Module):
         def __init__(self):
