@@ -275,22 +275,3 @@ def test_parameters_computed_from_the_input():
 def test_composites_without_relevance_rules_are_refused():
     with pytest.raises(InvalidInputError, match="guided_backprop"):
         LRP(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), composite="guided_backprop").attribute(torch.ones(1, 2), 0)
-
-
-def test_batch_norm_of_a_single_sample_whose_gradient_comes_transposed():
-    """torch's own BatchNorm returns a wrong gradient here (2.13, CPU)."""
-    stem = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Flatten(2)).eval()
-    head = nn.Linear(8, 2, bias=False)
-
-    class Tokens(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.head = stem, head
-
-        def forward(self, x):
-            return self.head(torch.tanh(self.stem(x).transpose(1, 2))).mean(1)
-
-    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
-    explainer = LRPUniformEpsilon(Tokens().double(), epsilon=1e-9)
-    together = explainer.attribute(x, 1)
-    torch.testing.assert_close(explainer.attribute(x[:1], 1), together[:1], rtol=1e-9, atol=1e-12)
