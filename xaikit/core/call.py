@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xaikit.core import targets as target_rules
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.isolation import differentiable_kernels
+from xaikit.core.isolation import Modules, differentiable_kernels
 from xaikit.core.rows import even_ranges, rows_per_pass
 from xaikit.core.structure import Tensors
 from xaikit.core.taps import Layers, Tap, tapped
@@ -28,7 +28,8 @@ class Call:
         create_graph: whether the attribution must stay differentiable.
         seed: of every random number.
         forward: runs the model on stand-ins for `inputs` and on the samples that they stand for.
-        layers: where `gradient` reads off what is explained, in place of the inputs (for `Explainer.ONE_GRADIENT`).
+        modules: the model's modules with their names, walked once for all who need them.
+        read_at: the layers where `gradient` reads off what is explained; none where that are the inputs.
         tap: how a layer's output (and the leaf where its gradient arrives) goes on into the model.
     """
 
@@ -41,7 +42,8 @@ class Call:
     head: str | int = "logits"
     n_classes: int | None = None
     samples: Tensor | None = None
-    layers: Layers = ()
+    modules: Modules = dataclasses.field(default_factory=dict)
+    read_at: Layers = ()
     tap: Callable[[Tensor, Tensor], Tensor] = Tap.apply
 
     @property
@@ -93,10 +95,10 @@ class Call:
         Args:
             beside: further tensors to which the backward pass must go, read once the forward pass is over.
         """
-        if not self.layers:
+        if not self.read_at:
             return self.inputs, self.grad(self.inputs)
         with torch.enable_grad(), differentiable_kernels(self.create_graph):
-            with tapped(self.layers, self.tap) as readings:
+            with tapped(self.read_at, self.tap) as readings:
                 output = self.run(self.inputs)
             values = readings.close(self.n)
             grads = self._differentiated(output, (*readings.leaves, *beside))

@@ -232,13 +232,15 @@ class Explainer(Configured, abc.ABC):
             forward=forward,
             head=self.head,
             n_classes=self.n_classes,
+            modules=(modules := isolation.modules_of(model)),
         )
-        with isolation.isolated(model, tensors[0].device, seed), torch.set_grad_enabled(create_graph):
+        with isolation.isolated(model, tensors[0].device, seed, modules=modules), torch.set_grad_enabled(create_graph):
             if self.layer is not None:
                 call, rebuild = self._cut(call)
-            with contextlib.nullcontext() if create_graph else isolation.frozen(model), self._model_context(call):
+            freeze = contextlib.nullcontext() if create_graph else isolation.frozen(model, modules=modules)
+            with freeze, self._model_context(call):
                 results = method(call)
-        for result in results if not call.layers else ():  # read off at layers, they have the shapes of gradients
+        for result in results if not call.read_at else ():  # read off at layers, they have the shapes of gradients
             for value, x in zip(result, call.inputs, strict=True):
                 if value.shape != x.shape:
                     raise RuntimeError(
@@ -252,7 +254,7 @@ class Explainer(Configured, abc.ABC):
         layers = [isolation.find_layer(call.model, item) for item in (self.layer if several else (self.layer,))]
         pick: Callable[[Tensors], Any] = tuple if several else (lambda out: out[0])
         if self.ONE_GRADIENT:
-            return dataclasses.replace(call, layers=layers), pick
+            return dataclasses.replace(call, read_at=layers), pick
         original, forward = call.inputs, call.forward
         activations = isolation.cut_at(call.model, layers, lambda: forward(original, None), call.n, call.create_graph)
 

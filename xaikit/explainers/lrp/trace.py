@@ -57,12 +57,12 @@ class Trace(TorchFunctionMode):
 
     # ------------------------------------------------------------------ the pass
 
-    def watched(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """The model's `forward(inputs, samples)`, with rules."""
+    def watched(self, names: dict[nn.Module, str], forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A model's `forward(inputs, samples)`, with rules; `names` are those of its modules."""
 
         def run(inputs: Sequence[Tensor], samples: Tensor | None) -> Any:
             given = tuple(self._source(x) for x in inputs)
-            with self._modules(model), self:
+            with self._modules(names), self:
                 output = forward(given, samples)
             self._find_hidden(output)
             self._report()
@@ -105,9 +105,8 @@ class Trace(TorchFunctionMode):
             )
 
     @contextmanager
-    def _modules(self, model: nn.Module) -> Iterator[None]:
+    def _modules(self, names: dict[nn.Module, str]) -> Iterator[None]:
         """Know which module runs, and ask for its rule when it starts: rules for a first layer go by execution."""
-        names = {module: name for name, module in model.named_modules()}
         refuse_registered(names)
         thread = threading.get_ident()
 
@@ -131,7 +130,8 @@ class Trace(TorchFunctionMode):
             for module in hooked:
                 module._forward_pre_hooks[key] = enter
                 module._forward_hooks[key] = leave
-                module._forward_hooks.move_to_end(key, last=False)  # a rule first, then what reads the output
+                if len(module._forward_hooks) > 1:  # a rule first, then what reads the output
+                    module._forward_hooks.move_to_end(key, last=False)  # type: ignore[attr-defined]
             yield
         finally:
             for module in hooked:

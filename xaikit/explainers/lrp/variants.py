@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 
 from xaikit.core import EXPLAINERS, Call, Explainer, Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteError, UnknownNameError, near_names
+from xaikit.core.isolation import modules_of
 from xaikit.core.structure import Tensors, flatten
 from xaikit.core.targets import pick_head
 from xaikit.explainers.lrp.account import Ledger, RelevanceAttribution
 from xaikit.explainers.lrp.flow import Flow, nonzero
-from xaikit.explainers.lrp.live import Rules, by_type, canonized, has_relevance_rules, zennit
+from xaikit.explainers.lrp.live import Rules, by_type, canonized, zennit
 from xaikit.explainers.lrp.trace import Trace
 
 LEDGER: contextvars.ContextVar[Ledger | None] = contextvars.ContextVar("ledger of the running explain()", default=None)
@@ -60,7 +62,7 @@ def uniform_epsilon(epsilon: float, stabilizer: float) -> Any:
 @functools.lru_cache(maxsize=32)
 def named_composite(kind: type) -> Any:
     """The composite of a class of zennit's or of the user's own, which builds the same one every time."""
-    return kind()
+    return by_type(kind()) if kind.__module__ == zennit().composites.__name__ else kind()
 
 
 class ZennitLRP(Explainer):
@@ -88,23 +90,24 @@ class ZennitLRP(Explainer):
             self._name_the_culprit(call)
         return relevance
 
-    def _trace(self, call: Call, flow: Flow, ledger: Ledger | None = None) -> Trace:
-        return Trace(Rules(self._make_composite()), flow, attn=self.ATTENTION, ledger=ledger)
+    def _check_rules(self, rules: Rules) -> None:
+        """Refuse a composite by what it had for the model that has just run."""
 
     def _relevance(self, call: Call, ledger: Ledger | None) -> Tensors:
         flow = Flow()
-        trace = self._trace(call, flow, ledger)
-        watched = trace.watched(call.model, call.forward)
+        trace = Trace(Rules(self._make_composite()), flow, attn=self.ATTENTION, ledger=ledger)
+        canonizers = (*trace.rules.composite.canonizers, *(self.zennit_canonizers or ()))
 
         def forward(inputs: Tensors, samples: Tensor | None) -> Any:
-            output = trace.explained(pick_head(watched(inputs, samples), call.head))
+            names = modules_of(call.model) if canonizers else call.modules  # canonizers may have put modules in
+            output = trace.explained(pick_head(trace.watched(names, call.forward)(inputs, samples), call.head))
+            self._check_rules(trace.rules)
             if ledger is not None:
                 ledger.scores = call.score(output).detach()
             return output
 
         traced = dataclasses.replace(call, forward=forward, head="logits", tap=trace.tap)
-        canonizers = (*trace.rules.composite.canonizers, *(self.zennit_canonizers or ()))
-        with canonized(call.model, canonizers), flow.relevance():
+        with canonized(call.model, canonizers) if canonizers else nullcontext(), flow.relevance():
             # The books need every branch, also one that leads past the explained layers.
             values, grads = traced.gradient(trace.sources if ledger is not None else ())
         return tuple(g * nonzero(x) for g, x in zip(grads, values, strict=True))
@@ -255,13 +258,12 @@ class LRP(ZennitLRP):
             raise UnknownNameError(f"zennit has no composite {self.composite!r}{near_names(self.composite, known)}")
         return named_composite(known[self.composite])
 
-    def _trace(self, call: Call, flow: Flow, ledger: Ledger | None = None) -> Trace:
-        if not has_relevance_rules(self._make_composite(), call.model):
+    def _check_rules(self, rules: Rules) -> None:
+        if not rules.given:
             raise InvalidInputError(
-                f"composite {self.composite!r} gives no module of this {type(call.model).__name__} a relevance rule; "
+                f"composite {self.composite!r} gives nothing in this {type(self.model).__name__} a relevance rule; "
                 "composites that only change gradients, as guided backpropagation does, are no LRP"
             )
-        return super()._trace(call, flow, ledger)
 
 
 @EXPLAINERS.register("attn_lrp")
