@@ -64,7 +64,7 @@ class Rule:
 
 
 Table = weakref.WeakKeyDictionary[type, tuple["Rule | None", dict[Any, Any] | None]]
-# What was looked up, for composites whose rules go by the type of a module and by what ran before alone: a module's rule
+# What was looked up, for composites whose rules go by the type of a module and by what ran before alone: a rule for it
 # in each context, and the context that follows where it is another. Other settings are another composite, and a changed
 # model shows other types: nothing in here can become stale.
 BY_TYPE: weakref.WeakKeyDictionary[Any, dict[Any, Table]] = weakref.WeakKeyDictionary()

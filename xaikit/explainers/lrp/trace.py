@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -25,6 +24,7 @@ from xaikit.core.taps import Tap
 from xaikit.explainers.lrp import affine, attention, norms, recurrent  # noqa: F401  (they fill the table of rules)
 from xaikit.explainers.lrp.account import Ledger, audited
 from xaikit.explainers.lrp.flow import Flow, Output, Ruled, Side
+from xaikit.explainers.lrp.graph import depends, operations_before
 from xaikit.explainers.lrp.live import Rule, Rules, refuse_registered, whole_module
 from xaikit.explainers.lrp.marks import PLAIN, Mark
 from xaikit.explainers.lrp.operations import apply_rule
@@ -50,6 +50,7 @@ class Trace(TorchFunctionMode):
         self.rules, self.flow, self.attn = rules, flow, attn
         self.marks: Any = WeakIdKeyDictionary()
         self.running: list[tuple[nn.Module, Rule | None]] = []
+        self.root: nn.Module | None = None
         self.unknown: dict[str, str] = {}
         self.sources: list[Tensor] = []  # where relevance ends
         self.leaves: list[Tensor] = []  # where that of explained layers is read off
@@ -62,6 +63,7 @@ class Trace(TorchFunctionMode):
 
         def run(inputs: Sequence[Tensor], samples: Tensor | None) -> Any:
             given = tuple(self._source(x) for x in inputs)
+            self.root = next(iter(names), None)
             with self._modules(names), self:
                 output = forward(given, samples)
             self._find_hidden(output)
@@ -149,13 +151,15 @@ class Trace(TorchFunctionMode):
                 or not depends(value, [*self.sources, *self.leaves])
             ):
                 continue
-            self.unknown.setdefault("operations out of sight (TorchScript, autograd.Function)", self.where)
+            hidden = operations_before(value, [x for x in self.marks if not x.is_leaf])
+            self.unknown.setdefault(f"{hidden}, out of sight (TorchScript, autograd.Function)", self.where)
             self.mark(value)
 
     @property
     def where(self) -> str:
         """The module that runs now, for messages."""
-        return type(self.running[-1][0]).__name__ if self.running else ""
+        module = self.running[-1][0] if self.running else self.root
+        return "" if module is None else str(getattr(module, "original_name", type(module).__name__))
 
     def layer_rule(self, proxy: type[nn.Module]) -> Rule | None:
         """The rule of an affine operation: its module's, or the one that its kind of module would get."""
@@ -235,18 +239,3 @@ class Trace(TorchFunctionMode):
             for item in output:
                 self.mark(item, mark)
         return output
-
-
-def depends(output: Tensor, inputs: list[Tensor]) -> bool:
-    """Whether autograd leads from a result back to one of some tensors, other than through a frozen scale."""
-    goals = {get_gradient_edge(x).node for x in inputs}
-    seen, waiting = set(), [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node in goals:
-            return True
-        if node is None or node in seen or node.name() == "StopBackward":
-            continue
-        seen.add(node)
-        waiting += [following for following, _ in node.next_functions]
-    return False

@@ -222,23 +222,35 @@ class Double(torch.autograd.Function):
         return 2 * g
 
 
-def test_operations_out_of_sight_are_named():
-    class Hidden(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+@torch.jit.script
+def scripted(x):
+    return torch.logcumsumexp(x, 1) * 2
 
-        def forward(self, x):
-            return self.last(Double.apply(self.first(x)))
 
-    model, x = Hidden(), torch.randn(2, 4)
-    with pytest.warns(UserWarning, match=r"out of sight .*Hidden"):
-        hidden = LRPUniformEpsilon(model).attribute(x, 0)
-    same = nn.Sequential(model.first, model.last)
-    with torch.no_grad():
-        same[0].weight.mul_(2)
-        same[0].bias.mul_(2)
-    assert hidden.shape == x.shape
+class Hidden(nn.Module):
+    """An operation that cannot be seen, in the root module, in the middle or at the end."""
+
+    def __init__(self, operation, end=False):
+        super().__init__()
+        self.first, self.last, self.operation = nn.Linear(4, 4), nn.Identity() if end else nn.Linear(4, 4), operation
+
+    def forward(self, x):
+        return self.last(self.operation(self.first(x)))
+
+
+@pytest.mark.parametrize("end", [False, True])
+@pytest.mark.parametrize("method", ["attribute", "explain"])
+@pytest.mark.parametrize(("operation", "name"), [(Double.apply, "Double"), (scripted, "logcumsumexp")])
+def test_operations_out_of_sight_are_named(operation, name, method, end):
+    explainer = LRPUniformEpsilon(Hidden(operation, end))
+    with pytest.warns(UserWarning, match=rf"no rule for: .*{name}.*, out of sight .*\(in Hidden\)"):
+        getattr(explainer, method)(torch.randn(2, 4), 0)
+
+
+def test_a_scripted_model_is_told():
+    model = torch.jit.script(nn.Sequential(nn.Linear(4, 3), nn.ReLU()))
+    with pytest.warns(UserWarning, match=r"addmm, relu, out of sight .*\(in Sequential\)"):
+        LRPUniformEpsilon(model).attribute(torch.randn(2, 4), 0)
 
 
 def test_half_precision(variant):
