@@ -324,9 +324,26 @@ def _forward(
         else (extras,)
     )
     positional = [rows(v) for v in items]
-    if by_name:
-        return model(*positional, **given, **keywords)
-    return model(*(given if isinstance(given, (tuple, list)) else (given,)), *positional, **keywords)
+    first = () if by_name else given if isinstance(given, (tuple, list)) else (given,)
+    try:
+        return model(*first, *positional, **(given if by_name else {}), **keywords)
+    except (RuntimeError, ValueError) as error:
+        _told_of_precision(model, inputs, error)
+        raise
+
+
+def _told_of_precision(model: nn.Module, inputs: Tensors, error: Exception) -> None:
+    """Say so where a model failed since its parameters and its inputs differ in precision.
+
+    Raises:
+        InvalidTypeError: with both types and the remedy.
+    """
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    given = next((x.dtype for x in inputs if x.is_floating_point()), None)
+    if own is not None and given is not None and own != given and "type" in str(error):
+        raise InvalidTypeError(
+            f"the model holds {own} parameters and fails on {given} inputs; pass inputs.to({own})"
+        ) from error
 
 
 def as_explainer(value: Any, model: nn.Module | None = None) -> Explainer:

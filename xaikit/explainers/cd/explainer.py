@@ -106,7 +106,8 @@ class ContextualDecomposition(Explainer):
 
         (values,) = self._apply(method, inputs, targets, create_graph=False, seed=seed)
         named = targets if isinstance(targets, int) else targets.tolist() if isinstance(targets, Tensor) else None
-        return Attribution(values=values, spec=self._provenance(), targets=named, **found)
+        provenance = self._provenance()
+        return Attribution(values=values, spec=provenance, targets=named, scores=found["scores"], gap=found["gap"])
 
     def _attribute(self, call: Call) -> Tensors:
         return self._by_group(call)[0]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from xaikit.core import Attribution
 from xaikit.explainers.lrp.flow import Flow, nonzero
 from xaikit.explainers.lrp.marks import PLAIN
 from xaikit.explainers.lrp.names import names
@@ -31,20 +30,6 @@ WRITTEN_OUT = names("""
     multi_head_attention_forward scaled_dot_product_attention lstm gru rnn_tanh rnn_relu lstm_cell gru_cell
     rnn_tanh_cell rnn_relu_cell
 """)
-
-
-@dataclasses.dataclass(frozen=True)
-class RelevanceAttribution(Attribution):
-    """An attribution by LRP, with what became of the relevance that did not reach the input.
-
-    Attributes:
-        absorbed: relevance of the whole batch that biases, constants and stabilizers hold by their rules; at a layer
-            also what flows past it.
-        lost: relevance that other operations did not hand on, by operation; empty where all is conserved.
-    """
-
-    absorbed: float = 0.0
-    lost: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Ledger:

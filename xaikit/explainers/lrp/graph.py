@@ -43,7 +43,8 @@ def operations_before(output: Tensor, known: Iterable[Tensor]) -> str:
 
 
 def _ours(node: Any) -> bool:
-    return isinstance(node, BackwardCFunction) and type(node)._forward_cls.__module__.startswith("xaikit.")
+    kind = getattr(node, "_forward_cls", None)
+    return kind is not None and kind.__module__.startswith("xaikit.")
 
 
 def _operation(node: Any) -> str:

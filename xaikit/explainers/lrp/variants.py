@@ -13,12 +13,12 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import EXPLAINERS, Call, Explainer, Float
+from xaikit.core import EXPLAINERS, Attribution, Call, Explainer, Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteError, UnknownNameError, near_names
 from xaikit.core.isolation import modules_of
 from xaikit.core.structure import Tensors, flatten
 from xaikit.core.targets import pick_head
-from xaikit.explainers.lrp.account import Ledger, RelevanceAttribution
+from xaikit.explainers.lrp.account import Ledger
 from xaikit.explainers.lrp.flow import Flow, nonzero
 from xaikit.explainers.lrp.live import Rules, by_type, canonized, zennit
 from xaikit.explainers.lrp.trace import Trace
@@ -43,6 +43,12 @@ def _composite(value: Any, where: str) -> Any:
     if isinstance(value, str) or hasattr(value, "module_map"):
         return value
     raise InvalidTypeError(f"{where} must be a zennit Composite or the name of one, got {value!r}")
+
+
+def _fits(bound: Tensor, shape: torch.Size) -> bool:
+    """Whether a tensor broadcasts to a shape."""
+    pairs = zip(reversed(bound.shape), reversed(shape), strict=False)
+    return bound.ndim <= len(shape) and all(own in (1, other) for own, other in pairs)
 
 
 @functools.lru_cache(maxsize=32)
@@ -123,8 +129,11 @@ class ZennitLRP(Explainer):
             "a larger epsilon, or the model in float64, may help"
         )
 
-    def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> RelevanceAttribution:
+    def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
         """The relevance with its provenance, and what became of the part that did not reach the input.
+
+        Of several layers of which one feeds another each has the whole relevance: `gap` is then the largest of theirs,
+        and `absorbed` is what did not reach the earliest of them.
 
         Warns:
             UserWarning: when operations lose more than 1 % of the relevance, naming them.
@@ -135,19 +144,16 @@ class ZennitLRP(Explainer):
             plain = super().explain(inputs, targets, seed=seed)
         finally:
             LEDGER.reset(token)
-        fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
         if plain.gap is None or plain.scores is None:
-            return RelevanceAttribution(**fields)
-        scores = plain.scores
-        total = float(scores.double().sum())
-        values = flatten(plain.values)[0]
+            return plain
+        values, scores = flatten(plain.values)[0], plain.scores.double()
+        total, size = float(scores.sum()), float(scores.abs().sum())
         reached = sum(float(v.double().sum()) for v in values) if ledger.reached is None else ledger.reached
-        size = float(scores.abs().double().sum())
-        lost = ledger.lost(size, attn=self.ATTENTION)
+        lost = ledger.lost(size, attn=self.ATTENTION) if size else {}
         if abs(sum(lost.values())) > 0.01 * size:
             named = ", ".join(f"{op} ({value:.2g} of {size:.2g})" for op, value in lost.items())
             warnings.warn(f"{self!r}: relevance is lost in {named}", stacklevel=2)
-        return RelevanceAttribution(**fields, absorbed=total - reached - sum(lost.values()), lost=lost)
+        return dataclasses.replace(plain, absorbed=total - reached - sum(lost.values()), lost=lost)
 
     def _explained_scores(self, call: Call) -> Tensor:
         """Of the logits, where the model ends in a softmax."""
@@ -192,27 +198,42 @@ class LRPEpsilonGammaBox(ZennitLRP):
     Montavon et al. 2019, doi:10.1007/978-3-030-28954-6_10.
     """
 
-    low: Annotated[Any, _bound, "lowest possible input, a number or a tensor that broadcasts against it"] = -3.0
-    high: Annotated[Any, _bound, "highest possible input, a number or a tensor that broadcasts against it"] = 3.0
+    low: Annotated[Any, _bound, "lowest possible input, a number or a tensor that broadcasts to it"] = -3.0
+    high: Annotated[Any, _bound, "highest possible input, a number or a tensor that broadcasts to it"] = 3.0
     epsilon: Annotated[float, EPSILON, "stabilizer of the epsilon rule"] = 1e-6
     gamma: Annotated[float, GAMMA, "weight of the contributions of the output's own sign"] = 0.25
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
 
     def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
         super().__init__(model, **settings)  # type: ignore[call-arg]
-        if not bool((torch.as_tensor(self.low) < torch.as_tensor(self.high)).all()):
+        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        try:
+            torch.broadcast_shapes(low.shape, high.shape)
+        except RuntimeError:
+            raise InvalidInputError(
+                f"{type(self).__name__}.low and high must broadcast against each other, "
+                f"got shapes {tuple(low.shape)} and {tuple(high.shape)}"
+            ) from None
+        if not bool((low < high).all()):
             raise InvalidInputError(f"{type(self).__name__}.low must lie below high, got {self.low} and {self.high}")
 
     def _attribute(self, call: Call) -> Tensors:
+        bounds = {n: b for n, b in (("low", self.low), ("high", self.high)) if isinstance(b, Tensor) and b.ndim}
+        words = " and ".join(f"{name} of shape {tuple(bound.shape)}" for name, bound in bounds.items())
+        inputs = [x for x in call.inputs if all(_fits(bound, x.shape) for bound in bounds.values())]
+        if not inputs:
+            shapes = ", ".join(str(tuple(x.shape)) for x in call.inputs)
+            raise InvalidInputError(f"{words} must broadcast against the input, which has shape {shapes}")
+        # zennit lines shapes up on the left; lined up on the right, as everywhere in torch, the two are the same.
+        lined_up = {n: b[(None,) * (inputs[0].ndim - b.ndim)] for n, b in bounds.items()}
+        explainer = self.set_kwargs(**lined_up) if bounds else self
         try:
-            return super()._attribute(call)
+            return super(LRPEpsilonGammaBox, explainer)._attribute(call)
         except RuntimeError as error:
             if "Invalid shape!" not in str(error):  # zennit's words where a bound does not broadcast
                 raise
-            shapes = [tuple(torch.as_tensor(bound).shape) for bound in (self.low, self.high)]
             raise InvalidInputError(
-                f"low of shape {shapes[0]} and high of shape {shapes[1]} must broadcast against the input of the "
-                f"convolution that runs first: {error}"
+                f"{words} must broadcast against the input of the convolution that runs first: {error}"
             ) from error
 
     def _make_composite(self) -> Any:
