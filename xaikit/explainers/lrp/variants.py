@@ -126,7 +126,7 @@ class ZennitLRP(Explainer):
             self._relevance(dataclasses.replace(call, create_graph=False), ledger)
         raise NonFiniteError(
             f"the relevance becomes NaN or infinite in {ledger.first_bad or 'the last step'}; "
-            "a larger epsilon, or the model in float64, may help"
+            "a larger epsilon or stabilizer, or the model in a higher precision, may help"
         )
 
     def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
@@ -298,6 +298,7 @@ class AttnLRP(ZennitLRP):
 
     ATTENTION: ClassVar[bool] = True
     epsilon: Annotated[float, EPSILON, "stabilizer of the epsilon rule"] = 1e-6
+    stabilizer: Annotated[float, STABILIZER, "stabilizer of poolings and sums"] = 1e-6
 
     def _make_composite(self) -> Any:
-        return uniform_epsilon(self.epsilon, 1e-6)
+        return uniform_epsilon(self.epsilon, self.stabilizer)
