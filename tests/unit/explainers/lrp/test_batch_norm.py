@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from xaikit.explainers.lrp import LRP, LRPUniformEpsilon, live
+from xaikit.testing import directional_derivative_error
 
 
 def norm(kind, channels, *, shift=True):
@@ -74,9 +75,9 @@ def lonely():
     ).double()  # fmt: skip
 
 
-def test_derivative_alone(variant, derivative_error):
+def test_derivative_alone(variant):
     x = torch.randn(3, 2, 6, 6, dtype=torch.float64)
-    assert derivative_error(variant(lonely()), x, torch.tensor([0, 1, 2])) < 1e-5
+    assert directional_derivative_error(variant(lonely()), x, torch.tensor([0, 1, 2])) < 1e-5
 
 
 def test_part_of_the_layer_behind_and_alone_on_another_way(variant):

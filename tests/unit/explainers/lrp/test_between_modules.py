@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.explainers.lrp import LRP, AttnLRP, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
+from xaikit.testing import directional_derivative_error
 
 SHAPE = (3, 4, 6)
 
@@ -83,7 +84,7 @@ def test_chains_conserve(names, seed):
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_recurrent_nets(kind, packed, derivative_error):
+def test_recurrent_nets(kind, packed):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -103,7 +104,7 @@ def test_recurrent_nets(kind, packed, derivative_error):
     torch.testing.assert_close(seen[0], model(x).detach(), rtol=1e-12, atol=1e-12)
     if packed:
         assert not relevance[1, 2:].any()
-    assert derivative_error(explainer, x, torch.tensor([0, 1, 2])) < 1e-5
+    assert directional_derivative_error(explainer, x, torch.tensor([0, 1, 2])) < 1e-5
     for name, parameter in model.named_parameters():
         if "bias" in name:
             nn.init.zeros_(parameter)
@@ -130,13 +131,13 @@ def test_recurrent_cells(cell):
     assert (explained.gap < 1e-6 * explained.scores.abs().max()).all()
 
 
-def test_transformer_encoder(derivative_error):
+def test_transformer_encoder():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu")
     encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     model = nn.Sequential(encoder, nn.Flatten(), nn.Linear(40, 3)).double().eval()
     x = torch.randn(3, 5, 8, dtype=torch.float64)
     for explainer in (LRPUniformEpsilon, AttnLRP):
-        assert derivative_error(explainer(model, epsilon=1e-2), x, torch.tensor([0, 1, 2])) < 1e-5
+        assert directional_derivative_error(explainer(model, epsilon=1e-2), x, torch.tensor([0, 1, 2])) < 1e-5
 
 
 def test_tied_weights_and_reused_modules():

@@ -16,6 +16,7 @@ from torch import nn
 from xaikit.core import EXPLAINERS, Attribution
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.explainers.lrp import LRP, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon, live
+from xaikit.testing import directional_derivative_error
 
 
 def test_closed_form_of_the_epsilon_rule():
@@ -175,7 +176,7 @@ def test_threads_share_a_model(residual):
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
-def test_a_rule_on_a_whole_module(derivative_error):
+def test_a_rule_on_a_whole_module():
     """A BasicHook on a module of the user's own: equal to zennit, with an exact derivative."""
 
     class Scale(nn.Module):
@@ -199,7 +200,7 @@ def test_a_rule_on_a_whole_module(derivative_error):
         (theirs,) = torch.autograd.grad(output, leaf, seed)
     explainer = LRP(model, composite=composite)
     torch.testing.assert_close(explainer.attribute(x, targets), theirs, rtol=1e-10, atol=1e-12)
-    assert derivative_error(explainer, x, targets) < 1e-5
+    assert directional_derivative_error(explainer, x, targets) < 1e-5
 
 
 @pytest.mark.parametrize(("low", "high"), [(3, -3), (0, 0), (torch.zeros(1, 2, 1, 1), torch.tensor(0.0))])
