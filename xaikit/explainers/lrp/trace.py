@@ -62,7 +62,7 @@ class Trace(TorchFunctionMode):
         """A model's `forward(inputs, samples)`, with rules; `names` are those of its modules."""
 
         def run(inputs: Sequence[Tensor], samples: Tensor | None) -> Any:
-            given = tuple(self._source(x) for x in inputs)
+            given = self._given(inputs)
             self.root = next(iter(names), None)
             with self._modules(names), self:
                 output = forward(given, samples)
@@ -72,14 +72,19 @@ class Trace(TorchFunctionMode):
 
         return run
 
-    def _source(self, x: Tensor) -> Tensor:
-        """An input of the model, from where on the trace follows what depends on it."""
-        if not x.is_floating_point():
-            self.tokens[x] = True
-            return x
-        x = x if x.requires_grad else x.detach().requires_grad_()
-        self.sources.append(x)
-        return self.mark(x)
+    def _given(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The model's inputs, from where on the trace follows what depends on them.
+
+        Beside tokens, which are explained at a layer, vectors are what a mask is: constants.
+        """
+        given = list(inputs)
+        tokens = [x for x in inputs if not x.is_floating_point()]
+        if tokens:
+            self.tokens.update((x, True) for x in tokens)
+        else:
+            given = [x if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+            self.sources.extend(self.mark(given))
+        return given
 
     def tap(self, y: Tensor, leaf: Tensor) -> Tensor:
         """The output of an explained layer, whose relevance also arrives at a leaf."""

@@ -120,6 +120,19 @@ def test_a_branch_has_what_flows_through_it(kind, tokens):
     torch.testing.assert_close(together[names.index("value")], expected, rtol=1e-9, atol=1e-12)
 
 
+def test_a_mask_beside_tokens_is_a_constant():
+    class Masked(Attention):
+        def forward(self, x, mask):
+            return self.head((self.embed(x) * mask[..., None]).mean(1))
+
+    model, ids = Masked().double(), torch.randint(9, (2, 5))
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.float64)
+    explained = LRPUniformEpsilon(model, epsilon=1e-9, stabilizer=1e-12, layer="embed").explain((ids, mask), 1)
+    bias = model.head.bias[1].detach()
+    torch.testing.assert_close(explained.values.sum((1, 2)), explained.scores - bias, rtol=1e-6, atol=1e-8)
+    assert not explained.values[0, 3:].any()
+
+
 def test_explain_compares_each_nested_layer_with_the_score():
     model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 6, bias=False), nn.Linear(6, 2)).double()
     x = torch.randn(3, 4, dtype=torch.float64)
