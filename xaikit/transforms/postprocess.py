@@ -23,6 +23,7 @@ class Postprocessor(Configured):
     A pooled attribution keeps its rank, with size 1 along the channel axis, so it broadcasts against the input. A
     sample with a NaN or an infinite value comes out as NaN throughout, since it ranks nothing.
 
+    >>> import torch
     >>> attribution = torch.tensor([[[[3.0, 0.0]], [[-4.0, 1.0]]]])  # one sample, two channels, 1 x 2 places
     >>> Postprocessor(pooling="l2norm", normalization="minmax")(attribution)
     tensor([[[[1., 0.]]]])
