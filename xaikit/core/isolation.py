@@ -14,6 +14,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, NestedLayers
 from xaikit.core.structure import Tensors
 
 Modules = dict[nn.Module, str]
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def modules_of(model: nn.Module) -> Modules:
@@ -40,7 +41,7 @@ def isolated(model: nn.Module, device: torch.device, seed: int, *, modules: Modu
     model's, where the caller has them.
     """
     flags = [(module, module.training) for module in modules or modules_of(model)]
-    norms = [module for module, _ in flags if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [module for module, _ in flags if isinstance(module, BATCH_NORM)]
     # cuDNN differentiates a recurrent net in training mode only, and never twice.
     recurrent = device.type == "cuda" and any(isinstance(m, nn.RNNBase) for m, _ in flags)
     try:

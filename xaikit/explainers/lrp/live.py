@@ -166,20 +166,19 @@ def _damping(hook: Any) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda g, y: hook.gradient_mapper(g * flow.nonzero(y), [y])
 
 
-def refuse_registered(names: dict[nn.Module, str]) -> None:
-    """Refuse a model on which a zennit composite is registered: its hooks would apply every rule a second time.
+def refuse_registered(name: str, module: nn.Module) -> None:
+    """Refuse a module on which a zennit composite is registered: its hooks would apply every rule a second time.
 
     Raises:
         InvalidInputError: naming the module and its hook.
     """
-    for module, name in names.items():
-        for hook in module._forward_pre_hooks.values() if module._forward_pre_hooks else ():
-            owner = getattr(hook, "__self__", None)
-            if isinstance(owner, zennit().core.Hook):
-                raise InvalidInputError(
-                    f"module {name!r} ({type(module).__name__}) carries zennit's {type(owner).__name__}, "
-                    "whose composite is registered on this model; leave its context, or call its remove()"
-                )
+    for hook in module._forward_pre_hooks.values():
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, zennit().core.Hook):
+            raise InvalidInputError(
+                f"module {name!r} ({type(module).__name__}) carries zennit's {type(owner).__name__}, "
+                "whose composite is registered on this model; leave its context, or call its remove()"
+            )
 
 
 def whole_module(hook: Any, module: nn.Module) -> Callable[..., Tensor]:

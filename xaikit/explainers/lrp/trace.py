@@ -31,6 +31,7 @@ from xaikit.explainers.lrp.operations import apply_rule
 
 AFFINE_MODULES = (nn.Linear, nn.modules.conv._ConvNd)
 NORM_MODULES = (nn.modules.batchnorm._NormBase,)  # with running statistics affine, too
+SCRIPTED = torch.jit.ScriptModule
 EMBEDDINGS = ("embedding", "embedding_bag")
 
 
@@ -114,7 +115,6 @@ class Trace(TorchFunctionMode):
     @contextmanager
     def _modules(self, names: dict[nn.Module, str]) -> Iterator[None]:
         """Know which module runs, and ask for its rule when it starts: rules for a first layer go by execution."""
-        refuse_registered(names)
         thread = threading.get_ident()
 
         def enter(module: nn.Module, args: Any) -> None:
@@ -130,20 +130,24 @@ class Trace(TorchFunctionMode):
             _, rule = self.running.pop()
             return self._ruled_module(module, rule, args, output)
 
-        # Put in by hand: 26 handles, made and removed, are 3 % of a call on a small net. TorchScript takes no hooks.
-        key = id(self)
-        hooked = [module for module in names if not isinstance(module, torch.jit.ScriptModule)]
+        # Put in by hand: 26 handles, made and removed, are 3 % of a call on a small net.
+        key, hooked = id(self), []
         try:
-            for module in hooked:
-                module._forward_pre_hooks[key] = enter
-                module._forward_hooks[key] = leave
-                if len(module._forward_hooks) > 1:  # a rule first, then what reads the output
-                    module._forward_hooks.move_to_end(key, last=False)  # type: ignore[attr-defined]
+            for module, name in names.items():
+                if isinstance(module, SCRIPTED):
+                    continue  # TorchScript takes no hooks
+                before, after = module._forward_pre_hooks, module._forward_hooks
+                if before:
+                    refuse_registered(name, module)
+                hooked.append((before, after))
+                before[key], after[key] = enter, leave
+                if len(after) > 1:  # a rule first, then what reads the output
+                    after.move_to_end(key, last=False)  # type: ignore[attr-defined]
             yield
         finally:
-            for module in hooked:
-                module._forward_pre_hooks.pop(key, None)
-                module._forward_hooks.pop(key, None)
+            for before, after in hooked:
+                before.pop(key, None)
+                after.pop(key, None)
             self.running.clear()
 
     def _find_hidden(self, values: Any) -> None:
