@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xaikit.core import targets as target_rules
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.isolation import differentiable_kernels
+from xaikit.core.isolation import cut_at, differentiable_kernels
 from xaikit.core.rows import even_ranges, rows_per_pass
 from xaikit.core.structure import Tensors
 
@@ -27,6 +27,8 @@ class Call:
         create_graph: whether the attribution must stay differentiable.
         seed: of every random number.
         forward: runs the model on stand-ins for `inputs` and on the samples that they stand for.
+        layers: names and modules of the layers at which the call is cut, none where it explains the model's inputs.
+        uncut: the call at the model's own inputs, where this one is cut at layers.
     """
 
     model: nn.Module
@@ -38,6 +40,8 @@ class Call:
     head: str | int = "logits"
     n_classes: int | None = None
     samples: Tensor | None = None
+    layers: tuple[tuple[str, nn.Module], ...] = ()
+    uncut: Call | None = None
 
     @property
     def n(self) -> int:
@@ -97,8 +101,17 @@ class Call:
         index = torch.arange(self.n, device=self.inputs[0].device) if self.samples is None else self.samples
         target = self.target[samples] if isinstance(self.target, Tensor) else self.target
         return dataclasses.replace(
-            self, inputs=tuple(x[samples] for x in self.inputs), target=target, samples=index[samples]
+            self,
+            inputs=tuple(x[samples] for x in self.inputs),
+            target=target,
+            samples=index[samples],
+            uncut=None if self.uncut is None else self.uncut.at(samples),
         )
+
+    def activations(self, inputs: Tensors) -> Tensors:
+        """What the layers of a cut call give for stand-ins of the model's own inputs, one for each sample."""
+        uncut = self if self.uncut is None else self.uncut
+        return cut_at(self.model, self.layers, lambda: uncut.forward(inputs, uncut.samples), uncut.n, self.create_graph)
 
     def passes(self, copies: int, max_rows: int | None = None) -> Iterator[tuple[Call, list[range]]]:
         """The work of evaluating `copies` versions of every sample, cut into forward passes of a bounded size.

@@ -36,13 +36,6 @@ def _rows(value: Any, where: str) -> Any:
     return value if value is None else Int(ge=1).check(value, where)
 
 
-@dataclasses.dataclass(frozen=True)
-class LayerCall(Call):
-    """A call cut at a layer that also holds the uncut one, for the captum classes that find the layer themselves."""
-
-    uncut: Call | None = None
-
-
 class CaptumMethod(Explainer):
     """What makes one of captum's classes an explainer.
 
@@ -76,7 +69,8 @@ class CaptumMethod(Explainer):
 
     def _attribute(self, call: Call) -> Tensors:
         name = self._algorithm()
-        uncut = call.uncut if isinstance(call, LayerCall) and call.uncut is not None else call
+        # Layer classes find the layer themselves.
+        uncut = call.uncut if call.uncut is not None and _needs_layer(name) else call
         options = {n: v for n, v in self._options(call).items() if v is not None}
         algorithm = captum_class(name)
         instance = _build(algorithm, _Explained(uncut), self.layer, options)
@@ -127,11 +121,7 @@ class CaptumMethod(Explainer):
     def _cut(self, call: Call) -> tuple[Call, Any]:
         # Captum hooks the modules before the layer too, and its hooks need tensors that require a gradient.
         leaves = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in call.inputs)
-        cut, rebuild = super()._cut(dataclasses.replace(call, inputs=leaves))
-        if not _needs_layer(self._algorithm()):
-            return cut, rebuild
-        fields = {f.name: getattr(cut, f.name) for f in dataclasses.fields(Call)}
-        return LayerCall(**fields, uncut=call), rebuild
+        return super()._cut(dataclasses.replace(call, inputs=leaves))
 
 
 class _Explained(nn.Module):

@@ -15,8 +15,8 @@ class Image(OneInput):
     """Images (N, channels, H, W): patches of a grid, black (or what zero stands for) where a patch is absent.
 
     >>> from xaikit.explainers import IntegratedGradients
-    >>> Image(baseline="mean").prepare(IntegratedGradients).baseline
-    Mean(channel_axis=1)
+    >>> Image(baseline="blur:sigma=2").prepare(IntegratedGradients).baseline
+    Blur(sigma=2.0, channel_axis=1)
     """
 
     channel_axis = 1
