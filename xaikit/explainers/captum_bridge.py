@@ -25,9 +25,12 @@ from xaikit.core.errors import (
 )
 from xaikit.core.rows import even_ranges, rows_per_pass
 from xaikit.core.structure import Tensors
+from xaikit.explainers.feature_groups import without_gaps
 
 # Captum draws the noise of these for a whole batch at once; one sample at a time meets the same noise in any batch.
 ONE_BY_ONE = ("GradientShap", "KernelShap", "Lime", "LimeBase", "NoiseTunnel")
+# So do these with orders of features, which a batch shares where its samples have the same groups.
+ONE_BY_ONE_WITH_OWN_GROUPS = ("ShapleyValueSampling", "ShapleyValues")
 # These take a feature's stand-in from the other samples, so the batch must stay whole.
 WHOLE_BATCH = ("FeaturePermutation",)
 
@@ -78,7 +81,8 @@ class CaptumMethod(Explainer):
         own = self._of_samples(takes - set(options), call, uncut)
         limit, rows = rows_per_pass(uncut.inputs, self.max_rows), _rows_per_sample(name, options)
         parts = []
-        for block in _blocks(name, uncut.n, limit // rows, options):
+        alone = name in ONE_BY_ONE_WITH_OWN_GROUPS and any(len(ids) > 1 for ids in own.get("feature_mask", ()))
+        for block in _blocks(name, uncut.n, 1 if alone else limit // rows, options):
             chosen = slice(block.start, block.stop)
             arguments = {
                 "perturbations_per_eval": max(1, limit // len(block)),
@@ -88,6 +92,7 @@ class CaptumMethod(Explainer):
                 **{n: tuple(t[chosen] if len(t) == uncut.n else t for t in v) for n, v in own.items()},
                 **options,
             }
+            arguments |= {n: without_gaps(arguments[n]) for n in ("feature_mask", "layer_mask") if n in own}
             if name.endswith("DeepLiftShap") and "baselines" in own:
                 # Captum wants at least two background samples.
                 arguments["baselines"] = tuple(torch.cat([b, b]) for b in arguments["baselines"])

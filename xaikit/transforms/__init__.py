@@ -17,6 +17,7 @@ from xaikit.transforms.normalization import Normalization
 from xaikit.transforms.pooling import Pooling
 from xaikit.transforms.postprocess import Postprocessor
 from xaikit.transforms.sample import Sample
+from xaikit.transforms.segmentation import Felzenszwalb, Quickshift, Segmentation, Slic, Watershed
 from xaikit.transforms.token_id import TokenId
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Constant",
     "FeatureMask",
     "FeatureMaskPerInput",
+    "Felzenszwalb",
     "Given",
     "GivenGroups",
     "Grid",
@@ -37,10 +39,14 @@ __all__ = [
     "Normalization",
     "Pooling",
     "Postprocessor",
+    "Quickshift",
     "Sample",
+    "Segmentation",
+    "Slic",
     "TimeWindows",
     "TokenId",
     "Tokens",
     "Uniform",
+    "Watershed",
     "Zeros",
 ]
