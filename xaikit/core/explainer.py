@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
@@ -55,6 +56,10 @@ class Explainer(Configured, abc.ABC):
     EXPLANATION_TYPE: ClassVar[str] = "attribution"
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
     DIFFERENTIABLE: ClassVar[bool] = True
+    MADE_FOR: ClassVar[tuple[str, ...]] = ()  # kinds of layers: recommendation.profile.KINDS
+    PASSES: ClassVar[tuple[str | int, ...]] = (1,)  # of the model, for one explanation: a product, also of settings
+    REUSED_MODULES: ClassVar[bool] = True  # whether it copes with a module that runs several times
+    FAMILY: ClassVar[bool] = False  # a door to many methods, which a setting chooses
     GAP_TOLERANCE: ClassVar[float | None] = None  # share of the promised total above which `explain` warns
 
     model: nn.Module | None = None
@@ -116,6 +121,15 @@ class Explainer(Configured, abc.ABC):
         return same if same is NotImplemented else same and self.model is other.model  # type: ignore[attr-defined]
 
     __hash__ = Configured.__hash__
+
+    @property
+    def passes(self) -> int:
+        """About how many passes of the model the explanation of a sample takes."""
+        return math.prod(getattr(self, factor) if isinstance(factor, str) else factor for factor in self.PASSES)
+
+    def missing_rules(self, inputs: Any) -> tuple[str, ...]:  # noqa: ARG002
+        """Operations of the model, on these inputs, that a method of rules has none for; none for other methods."""
+        return ()
 
     # ------------------------------------------------------------------ the call
 

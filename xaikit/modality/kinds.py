@@ -69,8 +69,9 @@ class Multimodal(Modality):
         """The modality of each input."""
         return tuple(self.modalities)
 
-    def _transforms(self) -> dict[str, Any]:
-        each = [part._transforms() for part in self.parts]
+    def transforms(self) -> dict[str, Any]:
+        """One baseline and one feature mask for each input."""
+        each = [part.transforms() for part in self.parts]
         return {
             "baseline": BaselinePerInput(items=tuple(t["baseline"] for t in each)),
             "feature_mask": FeatureMaskPerInput(items=tuple(t["feature_mask"] for t in each)),
