@@ -57,8 +57,9 @@ def candidate(
 ) -> Candidate:
     """The verdict on an explainer before anything is measured.
 
-    Points: 2 for each kind of layers in the model that the method was made for, 1 for a promised sum, 1 for an exact
-    derivative, minus 2 for operations without a rule, minus the decimal logarithm of its passes.
+    Points: 2 for each kind of layers in the model that the method was made for, minus 0.5 where it has none of them, 1
+    for a promised sum, 1 for an exact derivative, minus 2 for operations without a rule, minus the decimal logarithm of
+    its passes.
 
     Args:
         explainer: ready to use.
@@ -70,6 +71,8 @@ def candidate(
     cls = type(explainer)
     passes = explainer.passes
     reasons = [(2.0, f"made for {kind} layers") for kind in cls.MADE_FOR if profile.kinds.get(kind)]
+    if cls.MADE_FOR and not reasons:
+        reasons.append((-0.5, f"made for {' and '.join(cls.MADE_FOR)} layers, which the model does not have"))
     if promises(cls):
         reasons.append((1.0, "its sum is promised"))
     if cls.DIFFERENTIABLE:
