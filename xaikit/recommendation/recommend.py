@@ -207,7 +207,7 @@ def _embeds(kind: Modality, inputs: Any) -> bool:
 
 def _suited(metric: Metric, kind: Modality) -> Metric:
     """The metric with the modality's baseline and channel axis, where it has such settings."""
-    wanted = kind.transforms()
+    wanted = {"baseline": kind.transforms()["baseline"]}
     if isinstance(kind, OneInput):
         wanted["channel_axis"] = kind.channel_axis
     return metric.set_kwargs(**{n: v for n, v in wanted.items() if n in metric.SETTINGS})
