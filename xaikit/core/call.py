@@ -28,7 +28,7 @@ class Call:
         seed: of every random number.
         forward: runs the model on stand-ins for `inputs` and on the samples that they stand for.
         layers: names and modules of the layers at which the call is cut, none where it explains the model's inputs.
-        uncut: the call at the model's own inputs, where this one is cut at layers.
+        uncut: the whole call at the model's own inputs, where this one is cut at layers.
     """
 
     model: nn.Module
@@ -101,17 +101,20 @@ class Call:
         index = torch.arange(self.n, device=self.inputs[0].device) if self.samples is None else self.samples
         target = self.target[samples] if isinstance(self.target, Tensor) else self.target
         return dataclasses.replace(
-            self,
-            inputs=tuple(x[samples] for x in self.inputs),
-            target=target,
-            samples=index[samples],
-            uncut=None if self.uncut is None else self.uncut.at(samples),
+            self, inputs=tuple(x[samples] for x in self.inputs), target=target, samples=index[samples]
         )
 
+    @property
+    def own_inputs(self) -> Tensors:
+        """The model's own inputs of each row, also where the call is cut at layers."""
+        if self.uncut is None:
+            return self.inputs
+        return self.uncut.inputs if self.samples is None else tuple(x[self.samples] for x in self.uncut.inputs)
+
     def activations(self, inputs: Tensors) -> Tensors:
-        """What the layers of a cut call give for stand-ins of the model's own inputs, one for each sample."""
-        uncut = self if self.uncut is None else self.uncut
-        return cut_at(self.model, self.layers, lambda: uncut.forward(inputs, uncut.samples), uncut.n, self.create_graph)
+        """What the layers of the call give for stand-ins of `own_inputs`."""
+        forward = self.forward if self.uncut is None else self.uncut.forward
+        return cut_at(self.model, self.layers, lambda: forward(inputs, self.samples), len(inputs[0]), self.create_graph)
 
     def passes(self, copies: int, max_rows: int | None = None) -> Iterator[tuple[Call, list[range]]]:
         """The work of evaluating `copies` versions of every sample, cut into forward passes of a bounded size.

@@ -63,7 +63,7 @@ class TokenId(Baseline):
         sizes = [m.num_embeddings for m in call.model.modules() if isinstance(m, nn.Embedding)]
         if sizes and self.token >= max(sizes):
             raise InvalidInputError(f"{self!r}: the model's embedding has the tokens 0..{max(sizes) - 1} only")
-        if all(x.is_floating_point() for x in call.uncut.inputs):
-            self(call.uncut.inputs[0])
-        inputs = tuple(x if x.is_floating_point() else self(x) for x in call.uncut.inputs)
-        return call.activations(inputs)[index]
+        inputs = call.own_inputs
+        if all(x.is_floating_point() for x in inputs):
+            self(inputs[0])  # says that these are no token ids
+        return call.activations(tuple(x if x.is_floating_point() else self(x) for x in inputs))[index]

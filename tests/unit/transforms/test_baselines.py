@@ -10,7 +10,7 @@ from torch import nn
 
 from xaikit.core import BASELINES, EXPLAINERS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.explainers import IntegratedGradients
+from xaikit.explainers import Gradient, IntegratedGradients
 from xaikit.metrics import MoRF
 from xaikit.transforms import Blur, Invert, Sample, TokenId
 
@@ -120,6 +120,20 @@ def test_a_token_at_the_embedding_and_deeper():
     first = ids.clone()
     first[:, 1] = 3
     assert torch.allclose(ablation.bind(model).attribute(ids, 1)[:, 1, 0], (model(ids) - model(first))[:, 1])
+
+
+def test_a_token_for_some_of_the_samples():
+    model, ids = Reader(), torch.tensor([[1, 4, 5, 3, 2], [1, 6, 2, 0, 0], [5, 5, 5, 5, 5]])
+    token, seen = TokenId(token=3, keep=(1,)), []
+
+    class Parts(Gradient):
+        def _attribute(self, call):
+            seen.append((token.of(call)[0], token.of(call.at(slice(1, 3)))[0]))
+            return call.inputs
+
+    Parts(model, layer="mixed").attribute(ids, 0)
+    ((whole, part),) = seen
+    assert torch.equal(part, whole[1:])
 
 
 def test_a_token_beside_another_input():
