@@ -23,12 +23,12 @@ class Call:
     Attributes:
         model: the model, in evaluation mode.
         inputs: what is explained, each tensor shaped (N, ...): the inputs, or a layer's activations.
+        layers: names and modules of the layers at which the call is cut, none where it explains the model's inputs.
+        uncut: the whole call at the model's own inputs, where this one is cut at layers.
         target: class indices (N,), a function of the output, or None.
         create_graph: whether the attribution must stay differentiable.
         seed: of every random number.
         forward: runs the model on stand-ins for `inputs` and on the samples that they stand for.
-        layers: names and modules of the layers at which the call is cut, none where it explains the model's inputs.
-        uncut: the whole call at the model's own inputs, where this one is cut at layers.
     """
 
     model: nn.Module
@@ -37,16 +37,28 @@ class Call:
     create_graph: bool
     seed: int
     forward: Callable[[Tensors, Tensor | None], Any]
+    layers: tuple[tuple[str, nn.Module], ...] = ()
+    uncut: Call | None = None
     head: str | int = "logits"
     n_classes: int | None = None
     samples: Tensor | None = None
-    layers: tuple[tuple[str, nn.Module], ...] = ()
-    uncut: Call | None = None
 
     @property
     def n(self) -> int:
         """Number of samples N."""
         return len(self.inputs[0])
+
+    @property
+    def own_inputs(self) -> Tensors:
+        """The model's own inputs of each row, also where the call is cut at layers."""
+        if self.uncut is None:
+            return self.inputs
+        return self.uncut.inputs if self.samples is None else tuple(x[self.samples] for x in self.uncut.inputs)
+
+    def activations(self, inputs: Tensors) -> Tensors:
+        """What the layers of the call give for stand-ins of `own_inputs`."""
+        forward = self.forward if self.uncut is None else self.uncut.forward
+        return cut_at(self.model, self.layers, lambda: forward(inputs, self.samples), len(inputs[0]), self.create_graph)
 
     def run(self, inputs: Tensors, copies: int = 1) -> Tensor:
         """The model's output on `copies` stacked versions of the batch: tensors (copies * N, ...), copy by copy."""
@@ -103,18 +115,6 @@ class Call:
         return dataclasses.replace(
             self, inputs=tuple(x[samples] for x in self.inputs), target=target, samples=index[samples]
         )
-
-    @property
-    def own_inputs(self) -> Tensors:
-        """The model's own inputs of each row, also where the call is cut at layers."""
-        if self.uncut is None:
-            return self.inputs
-        return self.uncut.inputs if self.samples is None else tuple(x[self.samples] for x in self.uncut.inputs)
-
-    def activations(self, inputs: Tensors) -> Tensors:
-        """What the layers of the call give for stand-ins of `own_inputs`."""
-        forward = self.forward if self.uncut is None else self.uncut.forward
-        return cut_at(self.model, self.layers, lambda: forward(inputs, self.samples), len(inputs[0]), self.create_graph)
 
     def passes(self, copies: int, max_rows: int | None = None) -> Iterator[tuple[Call, list[range]]]:
         """The work of evaluating `copies` versions of every sample, cut into forward passes of a bounded size.
