@@ -55,11 +55,11 @@ class Explainer(Configured, abc.ABC):
     REGISTRY: ClassVar[Any] = EXPLAINERS
     EXPLANATION_TYPE: ClassVar[str] = "attribution"
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
-    DIFFERENTIABLE: ClassVar[bool] = True
     MADE_FOR: ClassVar[tuple[str, ...]] = ()  # kinds of layers: recommendation.profile.KINDS
     PASSES: ClassVar[tuple[str | int, ...]] = (1,)  # of the model, for one explanation: a product, also of settings
     REUSED_MODULES: ClassVar[bool] = True  # whether it copes with a module that runs several times
     FAMILY: ClassVar[bool] = False  # a door to many methods, which a setting chooses
+    DIFFERENTIABLE: ClassVar[bool] = True
     GAP_TOLERANCE: ClassVar[float | None] = None  # share of the promised total above which `explain` warns
 
     model: nn.Module | None = None
