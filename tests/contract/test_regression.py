@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from xaikit import AbPC, tune
 from xaikit.core import EXPLAINERS, METRICS
-from xaikit.core.errors import InvalidTypeError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.testing import ContractNet, contract_case
 
 COLUMN = 1
+COST = {"seconds", "peak_memory"}  # measure a batch on a machine, not a model
+FOR_CLASSES = {"random_logit"}
 NEEDS_LAYER = {"grad_cam", "grad_cam_plus_plus", "captum.layer_grad_cam", "captum.guided_grad_cam"}
 
 
@@ -48,13 +50,20 @@ def test_explainers(name, flat):
 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["(N, 1)", "(N,)"])
-@pytest.mark.parametrize("name", list(METRICS))
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in COST])
 def test_metrics(name, flat):
     alone, several, x = explainers("gradient_x_input", flat)
     metric = METRICS.create(name)
-    same = metric.set_kwargs(output="score") if "output" in metric.SETTINGS else metric
-    # Where nothing says otherwise, what is watched of a single output is the output itself.
-    assert torch.allclose(metric.evaluate(alone, x), same.evaluate(several, x, COLUMN), rtol=1e-6, atol=1e-9)
+    options = {"masks": torch.ones(len(x), *x.shape[2:]).triu()} if getattr(metric, "NEEDS_MASK", False) else {}
+    if name in FOR_CLASSES:
+        with pytest.raises(InvalidInputError, match="class"):
+            metric.evaluate(alone, x, **options)
+        return
+    # What is watched of a single output is the output itself, unless a probability is asked for.
+    score = metric.set_kwargs(output="score") if "output" in metric.SETTINGS else metric
+    own = score if getattr(metric, "output", None) == "probability" else metric
+    expected = score.evaluate(several, x, COLUMN, **options)
+    assert torch.allclose(own.evaluate(alone, x, **options), expected, rtol=1e-6, atol=1e-9)
 
 
 def test_tune():
