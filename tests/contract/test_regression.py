@@ -14,7 +14,6 @@ from xaikit.testing import ContractNet, contract_case
 COLUMN = 1
 COST = {"seconds", "peak_memory"}  # measure a batch on a machine, not a model
 FOR_CLASSES = {"random_logit"}
-NEEDS_LAYER = {"grad_cam", "grad_cam_plus_plus", "captum.layer_grad_cam", "captum.guided_grad_cam"}
 
 
 class Column(nn.Module):
@@ -33,10 +32,7 @@ def explainers(name: str, flat: bool):
     """The explainer on the column alone, and on the classifier."""
     classifier, x, _ = contract_case()
     explainer = EXPLAINERS.create(name)
-    alone, several = explainer.bind(Column(classifier, flat=flat)), explainer.bind(classifier)
-    if name in NEEDS_LAYER:
-        alone, several = alone.set_kwargs(layer="net.second"), several.set_kwargs(layer="second")
-    return alone, several, x
+    return explainer.bind(Column(classifier, flat=flat)), explainer.bind(classifier), x
 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["(N, 1)", "(N,)"])
