@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
@@ -54,6 +55,10 @@ class Explainer(Configured, abc.ABC):
     REGISTRY: ClassVar[Any] = EXPLAINERS
     EXPLANATION_TYPE: ClassVar[str] = "attribution"
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
+    MADE_FOR: ClassVar[tuple[str, ...]] = ()  # kinds of layers: recommendation.profile.KINDS
+    PASSES: ClassVar[tuple[str | int, ...]] = (1,)  # of the model, for one explanation: a product, also of settings
+    REUSED_MODULES: ClassVar[bool] = True  # whether it copes with a module that runs several times
+    FAMILY: ClassVar[bool] = False  # a door to many methods, which a setting chooses
     DIFFERENTIABLE: ClassVar[bool] = True
     GAP_TOLERANCE: ClassVar[float | None] = None  # share of the promised total above which `explain` warns
     ONE_GRADIENT: ClassVar[bool] = False  # made of one `call.gradient()`, which reads layers off as it passes them
@@ -117,6 +122,15 @@ class Explainer(Configured, abc.ABC):
         return same if same is NotImplemented else same and self.model is other.model  # type: ignore[attr-defined]
 
     __hash__ = Configured.__hash__
+
+    @property
+    def passes(self) -> int:
+        """About how many passes of the model the explanation of a sample takes."""
+        return math.prod(getattr(self, factor) if isinstance(factor, str) else factor for factor in self.PASSES)
+
+    def missing_rules(self, inputs: Any) -> tuple[str, ...]:  # noqa: ARG002
+        """Operations of the model, on these inputs, that a method of rules has none for; none for other methods."""
+        return ()
 
     # ------------------------------------------------------------------ the call
 
@@ -251,19 +265,20 @@ class Explainer(Configured, abc.ABC):
     def _cut(self, call: Call) -> tuple[Call, Callable[[Tensors], Any]]:
         """The call seen from the layer on: its activations are the inputs."""
         several = isinstance(self.layer, tuple)
-        layers = [isolation.find_layer(call.model, item) for item in (self.layer if several else (self.layer,))]
+        named = self.layer if several else (self.layer,)
+        layers = tuple(isolation.find_layer(call.model, item) for item in named)
         pick: Callable[[Tensors], Any] = tuple if several else (lambda out: out[0])
         if self.ONE_GRADIENT:
             return dataclasses.replace(call, read_at=layers), pick
         original, forward = call.inputs, call.forward
-        activations = isolation.cut_at(call.model, layers, lambda: forward(original, None), call.n, call.create_graph)
+        whole = dataclasses.replace(call, layers=layers)
 
         def from_layer(inputs: Tensors, samples: Tensor | None) -> Any:
             rows = original if samples is None else tuple(t[samples] for t in original)
             with isolation.substituted(layers, inputs):
                 return forward(rows, samples)
 
-        cut = dataclasses.replace(call, inputs=activations, forward=from_layer)
+        cut = dataclasses.replace(whole, inputs=whole.activations(original), forward=from_layer, uncut=call)
         return cut, pick
 
     def _arguments(self, inputs: Any) -> tuple[Any, Any]:
