@@ -2,6 +2,7 @@
 
 from xaikit.transforms.baselines import Baseline, Constant, Given, Mean, Uniform, Zeros
 from xaikit.transforms.feature_masks import Auto, Columns, FeatureMask, Grid, TimeWindows, Tokens
+from xaikit.transforms.pooling import Pooling
 
 __all__ = [
     "Auto",
@@ -12,6 +13,7 @@ __all__ = [
     "Given",
     "Grid",
     "Mean",
+    "Pooling",
     "TimeWindows",
     "Tokens",
     "Uniform",
