@@ -52,7 +52,9 @@ class Configured:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)(cls)
         own = _own_hints(cls)
-        settings = dict(cls.SETTINGS)
+        settings: dict[str, Setting] = {}
+        for base in reversed(cls.__mro__[1:]):
+            settings |= base.__dict__.get("SETTINGS", {})
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
             if field.name in own:
                 settings[field.name] = _setting(own[field.name], field.default)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 from xaikit.core import METRICS, Explainer, Int
 from xaikit.metrics.base import Case
 from xaikit.metrics.perturbation import PlaceRemoval
-from xaikit.metrics.places import Parts
 
 Interval = tuple[int, int]  # of ranks, the end excluded
 
@@ -62,8 +60,8 @@ class PixelFlipping(PlaceRemoval, abc.ABC):
 
     def _curves(self, case: Case, orders: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         places = self._places(case)
-        ranked = dataclasses.replace(places, values=ranks(places.values))
-        total = ranked.values.shape[1]
+        ranked = ranks(places.values)
+        total = ranked.shape[1]
         steps = min(self.n_steps, total)
         counts = [round(k * total / steps) for k in range(steps + 1)]
         replaced: dict[str, list[Interval]] = {
@@ -72,13 +70,13 @@ class PixelFlipping(PlaceRemoval, abc.ABC):
         }
         # The curves meet at both ends, so those two are run once.
         distinct = list(dict.fromkeys(interval for order in orders for interval in replaced[order]))
-        bounds = torch.tensor(distinct, device=ranked.values.device, dtype=ranked.values.dtype).T[..., None, None]
+        bounds = torch.tensor(distinct, device=ranked.device, dtype=ranked.dtype).T[..., None, None]
 
-        def flipped(some: Parts, steps: range) -> Tensor:
-            low, high = bounds[:, steps.start : steps.stop]
-            return (some.values >= low) & (some.values < high)
+        def flipped(samples: slice, some: range) -> Tensor:
+            low, high = bounds[:, some.start : some.stop]
+            return (ranked[samples] >= low) & (ranked[samples] < high)
 
-        outputs = self._removed(case, ranked, len(distinct), flipped)
+        outputs = self._removed(case, places, len(distinct), flipped)
         curves = {order: outputs[[distinct.index(i) for i in replaced[order]]].T for order in orders}
         return torch.tensor(counts, device=outputs.device, dtype=outputs.dtype) / total, curves
 

@@ -17,7 +17,7 @@ from xaikit.metrics.base import Case, Metric
 from xaikit.metrics.places import Parts, Places, places
 from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting
 
-Flags = Callable[[Parts, range], Tensor]
+Flags = Callable[[slice, range], Tensor]  # of which samples, in which copies
 
 
 class Watching(Metric, abc.ABC):
@@ -76,12 +76,12 @@ class Removal(Watching, abc.ABC):
     )
 
     def _removed(self, case: Case, parts: Parts, copies: int, removed: Flags) -> Tensor:
-        """The watched output without the parts that ``removed(parts, copies)`` (k, n or 1, P) names, (copies, N)."""
+        """The watched output without the parts that ``removed(samples, copies)`` (k, n or 1, P) flags, (copies, N)."""
         baselines = tuple(self.baseline(x) for x in case.call.inputs)
 
         def change(call: Call, samples: slice, some: range) -> Tensors:
             own = parts if call.n == case.call.n else parts.at(samples)
-            flags = own.spread(removed(own, some))
+            flags = own.spread(removed(samples, some))
             stand_ins = (b[samples] for b in baselines)
             return tuple(torch.where(f, b, x) for f, b, x in zip(flags, stand_ins, call.inputs, strict=True))
 
