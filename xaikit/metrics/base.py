@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -17,7 +17,7 @@ from xaikit.core.structure import Tensors
 
 T = TypeVar("T")
 Attribute = Callable[[Call], Tensors]
-Postprocess = Callable[[Tensor], Tensor]
+Postprocess = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Case:
         inputs: as the user gave them.
         targets: as the user gave them.
         masks: as the user gave them.
-        postprocess: what was done to the explainer's attributions, one function per explained tensor.
+        postprocess: what was done to the explainer's attributions, on the tuple of them; None: nothing.
         seed: of every random number.
     """
 
@@ -44,7 +44,7 @@ class Case:
     inputs: Any
     targets: Any
     masks: Any
-    postprocess: tuple[Postprocess, ...] | None
+    postprocess: Callable[[Tensors], Tensors] | None
     seed: int
 
     def explain_again(self, method: Callable[[Call, Attribute], T]) -> T:
@@ -62,7 +62,7 @@ class Case:
             def attribute(changed: Call) -> Tensors:
                 reseed(changed.inputs[0].device, self.seed)
                 values = tuple(v.detach() for v in self.explainer._attribute(changed))
-                return values if self.postprocess is None else _each(self.postprocess, values)
+                return values if self.postprocess is None else self.postprocess(values)
 
             results.append(method(call, attribute))
             return ()
@@ -92,7 +92,7 @@ class Metric(Configured, abc.ABC):
         attributions: Any = None,
         *,
         masks: Any = None,
-        postprocess: Postprocess | Sequence[Postprocess] | None = None,
+        postprocess: Postprocess | None = None,
         seed: int = 0,
     ) -> Tensor:
         """The metric of each sample, shape (N,).
@@ -105,8 +105,8 @@ class Metric(Configured, abc.ABC):
                 the explainer make them.
             masks: where the relevance should lie, for metrics that ask so: booleans or 0 and 1, shaped like what is
                 explained, with or without its channels.
-            postprocess: a function of an attribution tensor (a `Postprocessor`, say), or one per explained tensor;
-                applied to all that the explainer makes here. Given attributions count as postprocessed.
+            postprocess: a function of an attribution, applied to all that the explainer makes here: a
+                `Postprocessor`, a modality's `postprocess`. Given attributions count as postprocessed.
             seed: of the explainer's and the metric's random numbers.
 
         Returns:
@@ -149,17 +149,18 @@ class Metric(Configured, abc.ABC):
                 f"{type(self).__name__} compares an attribution with a mask of where it should lie: give masks=, "
                 f"one per sample"
             )
-        made = attributions is None
-        if made:
+        if postprocess is not None and not callable(postprocess):
+            raise InvalidTypeError(f"postprocess must be a function of an attribution, got {postprocess!r}")
+        if attributions is None:
             attributions = explainer.attribute(inputs, targets, seed=seed)
-        given, _ = structure.flatten(attributions, "attributions")
-        functions = _functions(postprocess, len(given))
-        given = _each(functions, given) if made and functions else given
+            attributions = attributions if postprocess is None else postprocess(attributions)
+        given, rebuild = structure.flatten(attributions, "attributions")
+        again = None if postprocess is None else lambda v: structure.flatten(postprocess(rebuild(v)))[0]
         results: list[T] = []
 
         def measured(call: Call) -> tuple[Tensors, ...]:
             values, finite = _checked(given, call.inputs)
-            results.append(what(Case(call, values, finite, explainer, inputs, targets, masks, functions, seed)))
+            results.append(what(Case(call, values, finite, explainer, inputs, targets, masks, again, seed)))
             return ()
 
         view = {name: getattr(explainer, name) for name in Explainer.SETTINGS}
@@ -192,19 +193,3 @@ def _checked(attributions: Tensors, inputs: Tensors) -> tuple[Tensors, Tensor]:
     if bool(finite.all()):
         return values, finite
     return tuple(v.masked_fill(~finite.view(-1, *[1] * (v.ndim - 1)), 0) for v in values), finite
-
-
-def _functions(postprocess: Any, count: int) -> tuple[Postprocess, ...] | None:
-    if postprocess is None:
-        return None
-    functions = tuple(postprocess) if isinstance(postprocess, (tuple, list)) else (postprocess,) * count
-    if len(functions) != count or not all(callable(f) for f in functions):
-        raise InvalidTypeError(
-            f"postprocess must be a function of an attribution tensor, or one for each of the {count} explained "
-            f"tensors, got {postprocess!r}"
-        )
-    return functions
-
-
-def _each(functions: tuple[Postprocess, ...], values: Tensors) -> Tensors:
-    return tuple(f(v) for f, v in zip(functions, values, strict=True))

@@ -77,7 +77,7 @@ class Removal(Watching, abc.ABC):
 
     def _removed(self, case: Case, parts: Parts, copies: int, removed: Flags) -> Tensor:
         """The watched output without the parts that ``removed(samples, copies)`` (k, n or 1, P) flags, (copies, N)."""
-        baselines = tuple(self.baseline(x) for x in case.call.inputs)
+        baselines = self.baseline.of(case.call)
 
         def change(call: Call, samples: slice, some: range) -> Tensors:
             own = parts if call.n == case.call.n else parts.at(samples)
@@ -94,7 +94,7 @@ class PlaceRemoval(Removal, abc.ABC):
     pooling: Annotated[
         Any,
         Choice(POOLINGS),
-        "how the attributions of a place's channels are joined; none moves every element by itself",
+        "how the attributions of a place's channels are joined; none, abs and positive move every element by itself",
     ] = "sum"
     channel_axis: Annotated[int | None, axis_setting, CHANNEL_AXIS] = None
 

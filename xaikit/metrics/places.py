@@ -64,7 +64,7 @@ def places(attributions: Tensors, inputs: Tensors, pooling: Pooling, axis: int |
     """The places of attributions shaped like the inputs, or pooled already."""
     pooled = []
     for a, x in zip(attributions, inputs, strict=True):
-        channels = channel_axis(x, axis)
+        channels = channel_axis(x, axis) if pooling.JOINS else None
         # An attribution that comes pooled is ranked as it is, whatever its pooling was.
         pooled.append(pooling(a, channels) if a.shape == x.shape else a)
     return Places(torch.cat([p.flatten(1) for p in pooled], 1), tuple(p.shape[1:] for p in pooled))
@@ -98,16 +98,19 @@ class Groups:
 
 def groups(attributions: Tensors, inputs: Tensors, mask: FeatureMask, *, absolute: bool = False) -> Groups:
     """The groups of all inputs, those of the second after those of the first."""
-    ids, values, present, sizes = [], [], [], []
-    for a, x in zip(attributions, inputs, strict=True):
-        own = mask(x)
-        count = int(own.max()) + 1
-        flat = own.flatten(1).expand(len(x), -1)
+    ids, values, present = [], [], []
+    sizes: list[int] = []
+    for a, x, found in zip(attributions, inputs, mask.of(inputs), strict=True):
+        count = int(found.max()) + 1
+        flat = found.flatten(1)
+        has = torch.zeros(len(flat), count, dtype=torch.bool, device=x.device).scatter_(1, flat, True)
+        # Each sample's groups are numbered without a gap, so that their numbers do not depend on the other samples.
+        numbers = has.cumsum(1) - 1
+        own = numbers.gather(1, flat)
         each = (a.abs() if absolute else a).expand_as(x).flatten(1)
-        values.append(each.new_zeros(len(x), count).scatter_add_(1, flat, each))
-        some = own.flatten(1)
-        present.append(torch.zeros(len(some), count, dtype=torch.bool, device=x.device).scatter_(1, some, True))
-        ids.append(own + sum(sizes))
+        values.append(each.new_zeros(len(x), count).scatter_add_(1, own.expand(len(x), -1), each))
+        present.append(torch.arange(count, device=x.device) <= numbers[:, -1:])
+        ids.append((own + sum(sizes)).view(found.shape))
         sizes.append(count)
     most = max(map(len, present))
     together = torch.cat([p.expand(most, -1) for p in present], 1)
