@@ -22,7 +22,12 @@ _HOMES = {
         "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus",
         "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
     ),
-    "xaikit.metrics": ("AbPC", "LeRF", "Metric", "MoRF"),
+    "xaikit.metrics": (
+        "AUC", "ROAD", "AbPC", "AvgSensitivity", "CompletenessGap", "Deletion", "EffectiveComplexity", "Entropy",
+        "FaithfulnessCorrelation", "Infidelity", "InputInvariance", "Insertion", "LeRF", "LocalLipschitz",
+        "MaxSensitivity", "Metric", "ModelRandomisation", "MoRF", "MuFidelity", "NonSensitivity", "PeakMemory",
+        "PointingGame", "RandomLogit", "RelevanceMass", "RelevanceRank", "Seconds", "Sparseness", "TopKIntersection",
+    ),
     "xaikit.mitigation": ("CDEP", "RRR", "History", "Mitigator"),
     "xaikit.tuning": ("TuneResult", "tune"),
 }  # fmt: skip

@@ -67,14 +67,27 @@ class Case:
             results.append(method(call, attribute))
             return ()
 
+        self._check_comparable()
+        self.explainer._apply(inside, self.inputs, self.targets, create_graph=False, seed=self.seed)
+        return results[0]
+
+    def attribute(self, targets: Any) -> Tensors:
+        """The explainer's attributions of the inputs for those targets, now; in the form of `attributions`.
+
+        Raises:
+            InvalidInputError: when the given attributions were pooled by nobody knows what.
+        """
+        self._check_comparable()
+        values, _ = structure.flatten(self.explainer.attribute(self.inputs, targets, seed=self.seed))
+        return values if self.postprocess is None else self.postprocess(values)
+
+    def _check_comparable(self) -> None:
         pooled = any(a.shape != x.shape for a, x in zip(self.attributions, self.call.inputs, strict=True))
         if pooled and self.postprocess is None:
             raise InvalidInputError(
                 "this metric explains again, so pooled attributions are not enough: give postprocess=, "
                 "the function that pooled them, too"
             )
-        self.explainer._apply(inside, self.inputs, self.targets, create_graph=False, seed=self.seed)
-        return results[0]
 
 
 class Metric(Configured, abc.ABC):

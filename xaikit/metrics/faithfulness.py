@@ -10,7 +10,8 @@ from torch import Tensor
 
 from xaikit.core import METRICS, Explainer, Int
 from xaikit.metrics.base import Case
-from xaikit.metrics.perturbation import PlaceRemoval
+from xaikit.metrics.perturbation import Removal
+from xaikit.metrics.places import OfPlaces
 
 Interval = tuple[int, int]  # of ranks, the end excluded
 
@@ -29,7 +30,7 @@ class Curves(NamedTuple):
     lerf: Tensor
 
 
-class PixelFlipping(PlaceRemoval, abc.ABC):
+class PixelFlipping(Removal, OfPlaces, abc.ABC):
     """What the flipping metrics share.
 
     In step k = 0..K the first round(k P / K) of the P positions, ranked by attribution, are replaced by the baseline.

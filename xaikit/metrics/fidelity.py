@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from xaikit.core import FEATURE_MASKS, METRICS, Categorical, Choice, Float, Int
-from xaikit.core.structure import Tensors
 from xaikit.metrics.base import Case
-from xaikit.metrics.perturbation import PlaceRemoval, Removal
-from xaikit.metrics.places import Groups, Parts, groups
+from xaikit.metrics.draws import normal_draws, random_keys
+from xaikit.metrics.perturbation import Removal
+from xaikit.metrics.places import Groups, OfPlaces, Parts, groups
 from xaikit.metrics.similarity import ROWWISE
 
 
@@ -62,7 +62,7 @@ class MuFidelity(SubsetFidelity):
 
 
 @METRICS.register("faithfulness_correlation")
-class FaithfulnessCorrelation(SubsetFidelity, PlaceRemoval):
+class FaithfulnessCorrelation(SubsetFidelity, OfPlaces):
     """Correlation of attribution and drop in output over random sets of single features; higher is more faithful.
 
     Bhatt et al. 2020, arXiv:2005.00631, eq. 1: Pearson's correlation over subsets of one size.
@@ -138,23 +138,15 @@ class Infidelity(Removal):
         return _unchanged(self, case) - shifted, promised  # type: ignore[return-value]
 
 
-def random_keys(sizes: tuple[int, ...], n_iter: int, seed: int) -> Tensor:
-    """Uniform numbers (n_iter, P) that depend on the place of a part in its input, not on how many follow it."""
-    columns = []
-    for index, size in enumerate(sizes):
-        generator = torch.Generator().manual_seed(seed + index)
-        # One part at a time: samples of another batch may have more parts, and a draw's stream depends on its size.
-        columns += [torch.rand(n_iter, generator=generator) for _ in range(size)]
-    return torch.stack(columns, 1)
-
-
 def random_subsets(parts: Parts, n_iter: int, share: float, seed: int) -> Tensor:
     """Random sets of max(1, round(share * P)) of each sample's P parts, as flags (n_iter, N or 1, P)."""
     keys = random_keys(parts.sizes, n_iter, seed).to(parts.values.device)
     keys = keys[:, None].where(parts.present, 2.0)
     count = (share * parts.present.sum(1)).round().clamp_min(1)
     order = keys.argsort(2)
-    place = torch.empty_like(order).scatter_(2, order, torch.arange(order.shape[2], device=keys.device).expand_as(order))
+    place = torch.empty_like(order).scatter_(
+        2, order, torch.arange(order.shape[2], device=keys.device).expand_as(order)
+    )
     return place < count[:, None]
 
 
@@ -169,14 +161,6 @@ def drops_and_sums(metric: Removal, case: Case, parts: Parts, subsets: Tensor) -
     flags = subsets.to(parts.values)
     sums = flags[:, 0] @ parts.values.T if flags.shape[1] == 1 else (flags * parts.values).sum(2)
     return _unchanged(metric, case) - rest, sums
-
-
-def normal_draws(inputs: Tensors, count: int, seed: int) -> list[Tensor]:
-    """The same standard normal draws for every sample, one tensor (count, ...) per input."""
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.stack([torch.randn(x.shape[1:], generator=generator) for _ in range(count)]).to(x) for x in inputs
-    ]
 
 
 def _unchanged(metric: Removal, case: Case) -> Tensor:

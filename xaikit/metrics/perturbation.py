@@ -9,13 +9,12 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from xaikit.core import BASELINES, POOLINGS, Call, Categorical, Choice, Int
+from xaikit.core import BASELINES, Call, Categorical, Choice, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.rows import rows_per_pass
 from xaikit.core.structure import Tensors
 from xaikit.metrics.base import Case, Metric
-from xaikit.metrics.places import Parts, Places, places
-from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting
+from xaikit.metrics.places import Parts
 
 Flags = Callable[[slice, range], Tensor]  # of which samples, in which copies
 
@@ -86,17 +85,3 @@ class Removal(Watching, abc.ABC):
             return tuple(torch.where(f, b, x) for f, b, x in zip(flags, stand_ins, call.inputs, strict=True))
 
         return self._watch(case.call, copies, change)
-
-
-class PlaceRemoval(Removal, abc.ABC):
-    """Replaces places, with all their channels."""
-
-    pooling: Annotated[
-        Any,
-        Choice(POOLINGS),
-        "how the attributions of a place's channels are joined; none, abs and positive move every element by itself",
-    ] = "sum"
-    channel_axis: Annotated[int | None, axis_setting, CHANNEL_AXIS] = None
-
-    def _places(self, case: Case) -> Places:
-        return places(case.attributions, case.call.inputs, self.pooling, self.channel_axis)

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from typing import Protocol, Self
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from xaikit.core import POOLINGS, Choice
 from xaikit.core.structure import Tensors
-from xaikit.transforms.axes import channel_axis
+from xaikit.metrics.base import Case, Metric
+from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting, channel_axis
 from xaikit.transforms.feature_masks import FeatureMask
 from xaikit.transforms.pooling import Pooling
-
-
-class Parts(Protocol):
-    """The P parts of every sample, over all inputs together."""
-
-    values: Tensor  # attribution of each part, (N, P)
-    present: Tensor  # which parts a sample has, (N, P) or (1, P)
-    sizes: tuple[int, ...]  # parts of each input, P together
-
-    def at(self, samples: slice) -> Self:
-        """The same of some samples."""
-
-    def spread(self, flags: Tensor) -> Tensors:
-        """Flags of parts (k, N or 1, P) as one tensor per input, (k, N or 1, ...), which broadcasts against it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +49,6 @@ class Places:
         return tuple(p.reshape(*p.shape[:-1], *s) for p, s in zip(parts, self.shapes, strict=True))
 
 
-def places(attributions: Tensors, inputs: Tensors, pooling: Pooling, axis: int | None) -> Places:
-    """The places of attributions shaped like the inputs, or pooled already."""
-    pooled = []
-    for a, x in zip(attributions, inputs, strict=True):
-        channels = channel_axis(x, axis) if pooling.JOINS else None
-        # An attribution that comes pooled is ranked as it is, whatever its pooling was.
-        pooled.append(pooling(a, channels) if a.shape == x.shape else a)
-    return Places(torch.cat([p.flatten(1) for p in pooled], 1), tuple(p.shape[1:] for p in pooled))
-
-
 @dataclasses.dataclass(frozen=True)
 class Groups:
     """The groups of a feature mask; a group's attribution is the sum over its features.
@@ -89,7 +68,9 @@ class Groups:
     def at(self, samples: slice) -> Groups:
         """The same of some samples."""
         ids = tuple(i if len(i) == 1 else i[samples] for i in self.ids)
-        return Groups(self.values[samples], self.present if len(self.present) == 1 else self.present[samples], self.sizes, ids)
+        return Groups(
+            self.values[samples], self.present if len(self.present) == 1 else self.present[samples], self.sizes, ids
+        )
 
     def spread(self, flags: Tensor) -> Tensors:
         """Each group's flag over its features."""
@@ -115,6 +96,29 @@ def groups(attributions: Tensors, inputs: Tensors, mask: FeatureMask, *, absolut
     most = max(map(len, present))
     together = torch.cat([p.expand(most, -1) for p in present], 1)
     return Groups(torch.cat(values, 1), together, tuple(sizes), tuple(ids))
+
+
+Parts = Places | Groups
+
+
+class OfPlaces(Metric, abc.ABC):
+    """A metric of places: it joins the attributions of a place's channels, where nobody has pooled them yet."""
+
+    pooling: Annotated[
+        Any,
+        Choice(POOLINGS),
+        "how the attributions of a place's channels are joined; none, abs and positive keep every element by itself",
+    ] = "sum"
+    channel_axis: Annotated[int | None, axis_setting, CHANNEL_AXIS] = None
+
+    def _places(self, case: Case) -> Places:
+        pooling: Pooling = self.pooling
+        pooled = []
+        for a, x in zip(case.attributions, case.call.inputs, strict=True):
+            axis = channel_axis(x, self.channel_axis) if pooling.JOINS else None
+            # An attribution that comes pooled is taken as it is, whatever its pooling was.
+            pooled.append(pooling(a, axis) if a.shape == x.shape else a)
+        return Places(torch.cat([p.flatten(1) for p in pooled], 1), tuple(p.shape[1:] for p in pooled))
 
 
 def _look_up(flags: Tensor, ids: Tensor) -> Tensor:

@@ -7,15 +7,15 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from xaikit.core import METRICS, POOLINGS, Call, Choice, Float
+from xaikit.core import METRICS, Call, Float
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import Tensors
 from xaikit.metrics.base import Case
+from xaikit.metrics.draws import normal_draws
 from xaikit.metrics.faithfulness import ranks
-from xaikit.metrics.fidelity import normal_draws
 from xaikit.metrics.imputation import impute
 from xaikit.metrics.perturbation import Watching
-from xaikit.metrics.places import places
+from xaikit.metrics.places import OfPlaces
 
 
 def _percentages(value: object, where: str) -> tuple[float, ...]:
@@ -24,7 +24,7 @@ def _percentages(value: object, where: str) -> tuple[float, ...]:
 
 
 @METRICS.register("road")
-class ROAD(Watching):
+class ROAD(Watching, OfPlaces):
     """Mean output after the most relevant places were removed and debiased; lower is more faithful.
 
     For each percentage p the first int(P p / 100) of the P places, by attribution, are filled in by noisy linear
@@ -45,13 +45,14 @@ class ROAD(Watching):
         10.0, 30.0, 50.0, 70.0, 90.0,
     )  # fmt: skip
     noise: Annotated[float, Float(ge=0), "standard deviation of the noise on what was filled in"] = 0.01
-    pooling: Annotated[object, Choice(POOLINGS), "how the attributions of a place's channels are joined"] = "sum"
 
     def _evaluate(self, case: Case) -> Tensor:
         if any(x.ndim != 4 for x in case.call.inputs):
             shapes = ", ".join(str(tuple(x.shape)) for x in case.call.inputs)
             raise InvalidInputError(f"ROAD fills in images (N, C, H, W) from their neighbours, got {shapes}")
-        ranked = places(case.attributions, case.call.inputs, self.pooling, 1)
+        if self.channel_axis not in (None, 1):
+            raise InvalidInputError(f"ROAD fills in images (N, C, H, W), got channel_axis={self.channel_axis}")
+        ranked = self._places(case)
         rank = ranks(ranked.values)
         counts = torch.tensor([int(rank.shape[1] * p / 100) for p in self.percentages], device=rank.device)
         noise = [self.noise * z for z in normal_draws(case.call.inputs, len(counts), case.seed)]

@@ -11,6 +11,7 @@ from torch import Tensor
 from xaikit.core import METRICS, Call, Float, Int
 from xaikit.core.structure import Tensors
 from xaikit.metrics.base import Attribute, Case, Metric
+from xaikit.metrics.draws import uniform_draws
 
 
 class Sensitivity(Metric, abc.ABC):
@@ -27,9 +28,7 @@ class Sensitivity(Metric, abc.ABC):
 
     def _changes(self, case: Case) -> tuple[Tensor, Tensor]:
         """Return |Phi(x') - Phi(x)| and |x' - x|, each (n_iter, N)."""
-        generator = torch.Generator().manual_seed(case.seed)
-        draws = [[torch.rand(x.shape[1:], generator=generator) for x in case.call.inputs] for _ in range(self.n_iter)]
-        moves = [self.radius * (2 * torch.stack(d) - 1) for d in zip(*draws, strict=True)]
+        moves = [self.radius * (2 * u - 1) for u in uniform_draws(case.call.inputs, self.n_iter, case.seed)]
 
         def measured(call: Call, attribute: Attribute) -> tuple[Tensor, Tensor]:
             parts, start = [], 0
@@ -47,15 +46,14 @@ class Sensitivity(Metric, abc.ABC):
         self, call: Call, attribute: Attribute, before: Tensors, moves: list[Tensor], some: range
     ) -> tuple[Tensor, Tensor]:
         k = len(some)
-        steps = [m[some.start : some.stop, None].to(x) for m, x in zip(moves, call.inputs, strict=True)]
-        points = tuple((x + step) for x, step in zip(call.inputs, steps, strict=True))
+        points = tuple(x + m[some.start : some.stop, None] for x, m in zip(call.inputs, moves, strict=True))
         after = attribute(call.stacked(tuple(p.flatten(0, 1) for p in points), k))
-        moved = _norm(tuple((p - x).flatten(0, 1) for p, x in zip(points, call.inputs, strict=True)))
-        changed = _norm(tuple(a.unflatten(0, (k, -1)) - b for a, b in zip(after, before, strict=True)), dims=2)
+        moved = norm(tuple((p - x).flatten(0, 1) for p, x in zip(points, call.inputs, strict=True)))
+        changed = norm(tuple(a.unflatten(0, (k, -1)) - b for a, b in zip(after, before, strict=True)), dims=2)
         return changed, moved.view(k, -1)
 
     def _relative(self, case: Case) -> Tensor:
-        size = _norm(case.attributions)
+        size = norm(case.attributions)
         return self._changes(case)[0] / torch.where(size > 0, size, torch.nan)
 
 
@@ -111,6 +109,6 @@ class LocalLipschitz(Sensitivity):
         return (changed / moved).amax(0)
 
 
-def _norm(values: Tensors, dims: int = 1) -> Tensor:
+def norm(values: Tensors, dims: int = 1) -> Tensor:
     """Euclidean norm over all values of a sample together; the first `dims` axes stay."""
     return torch.linalg.vector_norm(torch.cat([v.flatten(dims) for v in values], dims), dim=dims)
