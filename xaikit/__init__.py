@@ -24,9 +24,10 @@ _HOMES = {
     ),
     "xaikit.metrics": (
         "AUC", "ROAD", "AbPC", "AvgSensitivity", "CompletenessGap", "Deletion", "EffectiveComplexity", "Entropy",
-        "FaithfulnessCorrelation", "Infidelity", "InputInvariance", "Insertion", "LeRF", "LocalLipschitz",
-        "MaxSensitivity", "Metric", "ModelRandomisation", "MoRF", "MuFidelity", "NonSensitivity", "PeakMemory",
+        "Evaluation", "FaithfulnessCorrelation", "Infidelity", "InputInvariance", "Insertion", "LeRF",
+        "LocalLipschitz", "MaxSensitivity", "Metric", "ModelRandomisation", "MoRF", "MuFidelity", "NonSensitivity", "PeakMemory",
         "PointingGame", "RandomLogit", "RelevanceMass", "RelevanceRank", "Seconds", "Sparseness", "TopKIntersection",
+        "evaluate",
     ),
     "xaikit.mitigation": ("CDEP", "RRR", "History", "Mitigator"),
     "xaikit.tuning": ("TuneResult", "tune"),

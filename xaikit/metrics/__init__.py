@@ -4,12 +4,14 @@ from xaikit.metrics.axioms import CompletenessGap, InputInvariance, NonSensitivi
 from xaikit.metrics.base import Case, Metric
 from xaikit.metrics.complexity import EffectiveComplexity, Entropy, Sparseness
 from xaikit.metrics.cost import PeakMemory, Seconds
+from xaikit.metrics.evaluate import evaluate
 from xaikit.metrics.faithfulness import AbPC, Curves, Deletion, Insertion, LeRF, MoRF
 from xaikit.metrics.fidelity import FaithfulnessCorrelation, Infidelity, MuFidelity
 from xaikit.metrics.localisation import AUC, PointingGame, RelevanceMass, RelevanceRank, TopKIntersection
 from xaikit.metrics.randomisation import ModelRandomisation, RandomLogit
 from xaikit.metrics.road import ROAD
 from xaikit.metrics.robustness import AvgSensitivity, LocalLipschitz, MaxSensitivity
+from xaikit.metrics.table import Evaluation, Row
 
 __all__ = [
     "AUC",
@@ -22,6 +24,7 @@ __all__ = [
     "Deletion",
     "EffectiveComplexity",
     "Entropy",
+    "Evaluation",
     "FaithfulnessCorrelation",
     "Infidelity",
     "InputInvariance",
@@ -39,7 +42,9 @@ __all__ = [
     "RandomLogit",
     "RelevanceMass",
     "RelevanceRank",
+    "Row",
     "Seconds",
     "Sparseness",
     "TopKIntersection",
+    "evaluate",
 ]
