@@ -20,6 +20,7 @@ COST = {"seconds", "peak_memory"}
 OTHERS = [name for name in METRICS if name not in COST]
 # On a linear model w * x is the truth, but what must not move with the input's offset is w.
 ORACLES = {"input_invariance": Gradient}
+SETTINGS = {"top_k_intersection": {"k": 8}}  # of 64 places
 FOR_IMAGES, FOR_CLASSES = {"road"}, {"random_logit"}
 
 
@@ -64,7 +65,7 @@ def test_a_number_per_sample_whatever_the_batch(name):
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_truth_beats_chance(name):
     model, x, y, masks = quadrants()
-    metric = METRICS.create(name)
+    metric = METRICS.create(name, **SETTINGS.get(name, {}))
     truth = metric.evaluate(ORACLES.get(name, GradientXInput)(model), x, y, masks=masks).mean()
     chance = metric.evaluate(Chance(model), x, y, masks=masks).mean()
     assert (truth > chance) == (metric.DIRECTION == "maximize")

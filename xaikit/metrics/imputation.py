@@ -24,6 +24,7 @@ def impute(images: Tensor, missing: Tensor, *, tolerance: float | None = None) -
     known = work.flatten(0, 1) * (1 - free)
     right = _neighbours(_bordered(known)) * free
     sums = _neighbours(_bordered(torch.ones_like(known[:1])))[0]
+    sums = torch.where(sums > 0, sums, 1)  # an image of one place has no neighbours
     solved = _conjugate_gradients(right, free, sums, tolerance)
     return (known + solved).view(images.shape).to(images.dtype)
 
