@@ -25,9 +25,9 @@ _HOMES = {
     "xaikit.metrics": (
         "AUC", "ROAD", "AbPC", "AvgSensitivity", "CompletenessGap", "Deletion", "EffectiveComplexity", "Entropy",
         "Evaluation", "FaithfulnessCorrelation", "Infidelity", "InputInvariance", "Insertion", "LeRF",
-        "LocalLipschitz", "MaxSensitivity", "Metric", "ModelRandomisation", "MoRF", "MuFidelity", "NonSensitivity", "PeakMemory",
-        "PointingGame", "RandomLogit", "RelevanceMass", "RelevanceRank", "Seconds", "Sparseness", "TopKIntersection",
-        "evaluate",
+        "LocalLipschitz", "MaxSensitivity", "Metric", "ModelRandomisation", "MoRF", "MuFidelity", "NonSensitivity",
+        "PeakMemory", "PointingGame", "RandomLogit", "RelevanceMass", "RelevanceRank", "Seconds", "Sparseness",
+        "TopKIntersection", "evaluate",
     ),
     "xaikit.mitigation": ("CDEP", "RRR", "History", "Mitigator"),
     "xaikit.tuning": ("TuneResult", "tune"),

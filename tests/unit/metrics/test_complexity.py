@@ -30,7 +30,9 @@ def test_equal_to_quantus(by_quantus, attributions):
     run = lambda name, a: by_quantus(name, model, x, y, a, return_aggregate=False)
     explainer = Gradient(model)
     # Quantus adds 1e-7 to each attribution.
-    assert np.allclose(Sparseness().evaluate(explainer, x, y, attributions), run("Sparseness", attributions), atol=1e-5)
+    assert np.allclose(
+        Sparseness().evaluate(explainer, x, y, attributions), run("Sparseness", attributions.abs()), atol=1e-5
+    )
     entropy = Entropy().evaluate(explainer, x, y, attributions)
     assert np.allclose(entropy, run("Complexity", attributions.abs()), atol=1e-5)
     # Quantus' threshold is absolute: the attributions are scaled to a largest |a| of 1 first.

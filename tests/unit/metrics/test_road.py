@@ -83,8 +83,8 @@ def test_imputation_equals_quantus(quantus):
 
 def test_road_equals_quantus(by_quantus):
     """Quantus ranks elements, not places, so one channel; without noise; accuracy at each percentage."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 3)).double()
-    x, a = torch.randn(12, 1, 8, 8).double(), torch.randn(12, 1, 8, 8).double()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 3))
+    x, a = torch.randn(12, 1, 8, 8), torch.randn(12, 1, 8, 8)
     y = model(x).argmax(1)
     percentages = [10, 30, 50, 70, 90]
     theirs = by_quantus("ROAD", model, x, y, a, noise=0.0, percentages=percentages, return_aggregate=False)

@@ -28,7 +28,7 @@ def test_max_sensitivity_equals_captum_on_the_same_points(explainer):
     made, x, y = explainer(net()), torch.randn(4, 2, 5, 5).double(), torch.tensor([0, 1, 2, 1])
     z = moves(x, 6, 0.1)
     theirs = captum_metrics.sensitivity_max(
-        lambda inputs, target: made.attribute(inputs[0], target),  # captum hands in a tuple
+        lambda inputs, target: (made.attribute(inputs[0], target),),
         x,
         perturb_func=lambda inputs: (inputs + z.repeat(len(inputs) // 6, 1, 1, 1),),  # each sample 6 times in a row
         n_perturb_samples=6,
