@@ -117,6 +117,11 @@ class Explainer(Configured, abc.ABC):
 
     __hash__ = Configured.__hash__
 
+    @property
+    def finds_layer(self) -> bool:
+        """Whether it computes its layer's activations by itself, so that nobody can hand it others."""
+        return False
+
     # ------------------------------------------------------------------ the call
 
     def attribute(self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import METRICS, Call, Configured, Explainer, structure
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnsupportedOperationError
 from xaikit.core.isolation import reseed
 from xaikit.core.structure import Tensors
 
@@ -55,7 +55,14 @@ class Case:
 
         Raises:
             InvalidInputError: when the given attributions were pooled by nobody knows what.
+            UnsupportedOperationError: for an explainer that finds its layer by itself, whatever it is handed.
         """
+        self._check_comparable()
+        if self.explainer.finds_layer:
+            raise UnsupportedOperationError(
+                f"this metric explains changed activations, and {self.explainer!r} computes those of its layer by "
+                f"itself; measure it without layer=, or measure another method at that layer"
+            )
         results: list[T] = []
 
         def inside(call: Call) -> tuple[Tensors, ...]:
@@ -67,7 +74,6 @@ class Case:
             results.append(method(call, attribute))
             return ()
 
-        self._check_comparable()
         self.explainer._apply(inside, self.inputs, self.targets, create_graph=False, seed=self.seed)
         return results[0]
 
