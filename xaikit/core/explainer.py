@@ -132,6 +132,11 @@ class Explainer(Configured, abc.ABC):
         """Operations of the model, on these inputs, that a method of rules has none for; none for other methods."""
         return ()
 
+    @property
+    def finds_layer(self) -> bool:
+        """Whether it computes its layer's activations by itself, so that nobody can hand it others."""
+        return False
+
     # ------------------------------------------------------------------ the call
 
     def attribute(self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0) -> Any:
@@ -219,10 +224,21 @@ class Explainer(Configured, abc.ABC):
     # ------------------------------------------------------------------ the template
 
     @torch.inference_mode(mode=False)
-    def _apply(
-        self, method: Callable[[Call], tuple[Tensors, ...]], inputs: Any, targets: Any, *, create_graph: bool, seed: int
+    def _apply(  # noqa: PLR0913
+        self,
+        method: Callable[[Call], tuple[Tensors, ...]],
+        inputs: Any,
+        targets: Any,
+        *,
+        create_graph: bool,
+        seed: int,
+        cut: bool = False,
     ) -> tuple[Any, ...]:
-        """Run `method` on a checked call, the model isolated; give each of its results the structure of the inputs."""
+        """Run `method` on a checked call, the model isolated; give each of its results the structure of the inputs.
+
+        With `cut` the call begins at the layers, and takes other activations, also where a single gradient would read
+        them off.
+        """
         model = self._bound()
         if create_graph and not self.DIFFERENTIABLE:
             able = ", ".join(n for n in EXPLAINERS if EXPLAINERS.get(n).DIFFERENTIABLE)
@@ -250,7 +266,7 @@ class Explainer(Configured, abc.ABC):
         )
         with isolation.isolated(model, tensors[0].device, seed, modules=modules), torch.set_grad_enabled(create_graph):
             if self.layer is not None:
-                call, rebuild = self._cut(call)
+                call, rebuild = self._at_layers(call, read=self.ONE_GRADIENT and not cut)
             freeze = contextlib.nullcontext() if create_graph else isolation.frozen(model, modules=modules)
             with freeze, self._model_context(call):
                 results = method(call)
@@ -262,13 +278,13 @@ class Explainer(Configured, abc.ABC):
                     )
         return tuple(rebuild(r if create_graph else tuple(v.detach() for v in r)) for r in results)
 
-    def _cut(self, call: Call) -> tuple[Call, Callable[[Tensors], Any]]:
-        """The call seen from the layer on: its activations are the inputs."""
+    def _at_layers(self, call: Call, *, read: bool) -> tuple[Call, Callable[[Tensors], Any]]:
+        """The call at the layers: read off on the way, or cut there, so that their activations are its inputs."""
         several = isinstance(self.layer, tuple)
         named = self.layer if several else (self.layer,)
         layers = tuple(isolation.find_layer(call.model, item) for item in named)
         pick: Callable[[Tensors], Any] = tuple if several else (lambda out: out[0])
-        if self.ONE_GRADIENT:
+        if read:
             return dataclasses.replace(call, read_at=layers), pick
         original, forward = call.inputs, call.forward
         whole = dataclasses.replace(call, layers=layers)

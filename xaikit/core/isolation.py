@@ -60,6 +60,14 @@ def isolated(model: nn.Module, device: torch.device, seed: int, *, modules: Modu
                 module.training = training
 
 
+def reseed(device: torch.device, seed: int) -> None:
+    """Start torch's random numbers again, on the CPU and on that device, and on no other."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
 @contextlib.contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
     """The generators of the CPU and of the model's GPU start from the seed inside, and go on as before after."""
@@ -69,8 +77,7 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
         generators.append(torch.cuda.default_generators[index])
     states = [generator.get_state() for generator in generators]
     try:
-        for generator in generators:
-            generator.manual_seed(seed)
+        reseed(device, seed)
         yield
     finally:
         for generator, state in zip(generators, states, strict=True):

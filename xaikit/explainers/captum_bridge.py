@@ -70,6 +70,11 @@ class CaptumMethod(Explainer):
         baseline = getattr(self, "baseline", None)
         return None if baseline is None else baseline.of(call)
 
+    @property
+    def finds_layer(self) -> bool:
+        """Whether the class is one of captum's for layers."""
+        return self.layer is not None and _is_layer_class(self._algorithm())
+
     def _attribute(self, call: Call) -> Tensors:
         name = self._algorithm()
         # Layer classes find the layer themselves.
@@ -143,7 +148,8 @@ class _Explained(nn.Module):
         call = self._call
         # Captum's noise is float32, which a model of lower precision refuses.
         rows = tuple(x.to(like.dtype) for x, like in zip(inputs, call.inputs, strict=True))
-        output = target_rules.pick_head(call.forward(rows, samples), call.head)
+        origin = samples if call.samples is None else call.samples[samples]
+        output = target_rules.pick_head(call.forward(rows, origin), call.head)
         if isinstance(call.target, Tensor):
             return target_rules.score(output, call.target[samples], call.n_classes)
         if call.target is None:

@@ -101,6 +101,10 @@ class ZennitLRP(Explainer):
         """Refuse a composite by what it had for the model that has just run."""
 
     def _relevance(self, call: Call, ledger: Ledger | None) -> Tensors:
+        return self._traced(call, ledger)[0]
+
+    def _traced(self, call: Call, ledger: Ledger | None) -> tuple[Tensors, Trace]:
+        """The relevance, and the trace of the pass that gave it."""
         flow = Flow()
         trace = Trace(Rules(self._make_composite()), flow, attn=self.ATTENTION, ledger=ledger)
         canonizers = (*trace.rules.composite.canonizers, *(self.zennit_canonizers or ()))
@@ -117,19 +121,18 @@ class ZennitLRP(Explainer):
         with canonized(call.model, canonizers) if canonizers else nullcontext(), flow.relevance():
             # The books need every branch, also one that leads past the explained layers.
             values, grads = traced.gradient(trace.sources if ledger is not None else ())
-        return tuple(g * nonzero(x) for g, x in zip(grads, values, strict=True))
+        return tuple(g * nonzero(x) for g, x in zip(grads, values, strict=True)), trace
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:
         """Operations of the model, on these inputs, where relevance would follow the plain gradient."""
         found: dict[str, str] = {}
 
         def method(call: Call) -> tuple[Tensors, ...]:
-            trace = self._trace(call, Flow())
-            leaves = tuple(x.detach().requires_grad_() for x in call.inputs)
-            with warnings.catch_warnings(), torch.enable_grad():
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what it would warn of is what is asked
-                trace.watched(call.model, call.forward)(leaves, call.samples)
-            found.update(trace.unknown)
+                # Any score will do, so that a model with several outputs needs no target.
+                whole = dataclasses.replace(call, target=lambda output: output.flatten(1).sum(1))
+                found.update(self._traced(whole, None)[1].unknown)
             return ()
 
         self._apply(method, inputs, None, create_graph=False, seed=0)
