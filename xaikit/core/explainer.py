@@ -253,17 +253,16 @@ class Explainer(Configured, abc.ABC):
     def _cut(self, call: Call) -> tuple[Call, Callable[[Tensors], Any]]:
         """The call seen from the layer on: its activations are the inputs."""
         several = isinstance(self.layer, tuple)
-        named = self.layer if several else (self.layer,)
-        layers = tuple(isolation.find_layer(call.model, item) for item in named)
+        layers = [isolation.find_layer(call.model, item) for item in (self.layer if several else (self.layer,))]
         original, forward = call.inputs, call.forward
-        whole = dataclasses.replace(call, layers=layers)
+        activations = isolation.cut_at(call.model, layers, lambda: forward(original, None), call.n, call.create_graph)
 
         def from_layer(inputs: Tensors, samples: Tensor | None) -> Any:
             rows = original if samples is None else tuple(t[samples] for t in original)
             with isolation.substituted(layers, inputs):
                 return forward(rows, samples)
 
-        cut = dataclasses.replace(whole, inputs=whole.activations(original), forward=from_layer, uncut=call)
+        cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=tuple(layers), uncut=call)
         return cut, tuple if several else (lambda out: out[0])
 
     def _arguments(self, inputs: Any) -> tuple[Any, Any]:
