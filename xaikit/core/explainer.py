@@ -287,14 +287,14 @@ class Explainer(Configured, abc.ABC):
         if read:
             return dataclasses.replace(call, read_at=layers), pick
         original, forward = call.inputs, call.forward
-        whole = dataclasses.replace(call, layers=layers)
+        activations = isolation.cut_at(call.model, layers, lambda: forward(original, None), call.n, call.create_graph)
 
         def from_layer(inputs: Tensors, samples: Tensor | None) -> Any:
             rows = original if samples is None else tuple(t[samples] for t in original)
             with isolation.substituted(layers, inputs):
                 return forward(rows, samples)
 
-        cut = dataclasses.replace(whole, inputs=whole.activations(original), forward=from_layer, uncut=call)
+        cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=layers, uncut=call)
         return cut, pick
 
     def _arguments(self, inputs: Any) -> tuple[Any, Any]:

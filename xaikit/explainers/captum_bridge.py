@@ -128,10 +128,10 @@ class CaptumMethod(Explainer):
         runner = self.set_kwargs(layer=None) if at_inputs else self
         return super(CaptumMethod, runner)._apply(method, *args, **options)
 
-    def _cut(self, call: Call) -> tuple[Call, Any]:
+    def _at_layers(self, call: Call, *, read: bool) -> tuple[Call, Any]:
         # Captum hooks the modules before the layer too, and its hooks need tensors that require a gradient.
         leaves = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in call.inputs)
-        return super()._cut(dataclasses.replace(call, inputs=leaves))
+        return super()._at_layers(dataclasses.replace(call, inputs=leaves), read=read)
 
 
 class _Explained(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -140,7 +141,8 @@ def recommend(  # noqa: PLR0913
     for name in view:
         if name not in Explainer.SETTINGS:
             raise InvalidTypeError(f"recommend has no argument {name!r}")
-    inputs, targets = _samples(data, n_samples)
+    where = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    inputs, targets = _samples(data, n_samples, where)
     kind = _modality(modality, inputs)
     chosen = {name: EXPLAINERS.get(name) for name in names(explainers)}
     whole = {n: v for n, v in view.items() if n != "layer"}
@@ -166,8 +168,8 @@ def recommend(  # noqa: PLR0913
     return Recommendation(profile, kind, tuple(found), measure.NAME)
 
 
-def _samples(data: Any, n: int) -> tuple[Any, Any]:
-    """The first samples of the data, and their targets."""
+def _samples(data: Any, n: int, device: torch.device) -> tuple[Any, Any]:
+    """The first samples of the data on the model's device, and their targets."""
     if data is None:
         return None, None
     if isinstance(data, Iterable) and not isinstance(data, (Tensor, tuple, list, Mapping, str)):
@@ -181,7 +183,7 @@ def _samples(data: Any, n: int) -> tuple[Any, Any]:
         if targets.ndim and len(targets) != len(tensors[0]):
             raise InvalidInputError(f"data holds {len(tensors[0])} samples and {len(targets)} targets")
         targets = targets[:n] if targets.ndim else targets
-    return rebuild(tuple(t[:n] for t in tensors)), targets
+    return rebuild(tuple(t[:n].to(device) for t in tensors)), targets
 
 
 def _both_inputs(data: Any) -> bool:
