@@ -207,7 +207,9 @@ def _checked(attributions: Tensors, inputs: Tensors) -> tuple[Tensors, Tensor]:
                 f"attributions must have the shape of what is explained, {tuple(x.shape)}, or size 1 along pooled "
                 f"axes, got {tuple(value.shape)}"
             )
-    values = tuple(v.detach().to(x.device) for v, x in zip(attributions, inputs, strict=True))
+    # Low precision is too coarse to sum or to correlate in.
+    wide = (v.float() if v.dtype in (torch.float16, torch.bfloat16) else v for v in attributions)
+    values = tuple(v.detach().to(x.device) for v, x in zip(wide, inputs, strict=True))
     finite = torch.stack([torch.isfinite(v).flatten(1).all(1) for v in values]).all(0)
     if bool(finite.all()):
         return values, finite
