@@ -17,7 +17,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteErr
 from xaikit.metrics.base import Metric
 from xaikit.tuning.data import Batch, batches
 from xaikit.tuning.result import Stopped, TuneResult, dead_settings
-from xaikit.tuning.space import Dimension, dimensions, make_sampler
+from xaikit.tuning.space import Space
 from xaikit.tuning.study import open_study, quiet
 
 if TYPE_CHECKING:
