@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import nn
 
-from xaikit.core import Configured, Explainer
+from xaikit.core import MITIGATORS, POSTPROCESSORS, Configured, Explainer
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
 from xaikit.tuning.goals import Goal
 from xaikit.tuning.rows import Row
@@ -193,21 +193,15 @@ class TuneResult(Generic[T]):
             import pandas as pd
         except ImportError as err:
             raise MissingDependencyError("a DataFrame needs pandas: pip install pandas, or use .trials") from err
-        return pd.json_normalize([{**row, "settings": _flat(row["settings"])} for row in self.trials])
+        return pd.json_normalize(self.trials)
 
 
 def _made(kind: str, spec: Any, model: nn.Module | None) -> Any:
-    from xaikit.core import MITIGATORS
-
     return Explainer.from_spec(spec, model) if kind == "explainer" else MITIGATORS.create(spec)
 
 
 def _postprocess(spec: Any) -> Configured | None:
-    return None
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    return settings
+    return None if spec is None else POSTPROCESSORS.create(spec)
 
 
 def _or_none(value: float) -> float | None:

@@ -133,6 +133,13 @@ class Search:
         """The table of all trials."""
         return table(self.study.get_trials(deepcopy=False), self.space, self.goals)
 
+    def kept_at(self, point: Point) -> Any:
+        """What was kept when that point was measured; measured again where it was another process that did."""
+        key = key_of(point)
+        if key not in self.kept:
+            self.kept[key] = self.measure(self.space.make(point), None).kept
+        return self.kept[key]
+
     @property
     def n_finished(self) -> int:
         """Trials that have ended, in this process or another."""
@@ -233,9 +240,10 @@ class Search:
         if self._best is not None:
             self._bar.set_postfix(best=f"{self._best[0]:.4g}", refresh=False)
         self._bar.update(0)
-        if self._is_used_up():
+        if len(self._known) >= self._until:
+            self.study.stop()
+        elif self._is_used_up():
             self._ended = "space"
-        if self._ended or len(self._known) >= self._until:
             self.study.stop()
 
     def _is_used_up(self) -> bool:
