@@ -24,7 +24,7 @@ _HOMES = {
     ),
     "xaikit.metrics": ("AbPC", "LeRF", "Metric", "MoRF"),
     "xaikit.mitigation": ("CDEP", "RRR", "History", "Mitigator"),
-    "xaikit.tuning": ("TuneResult", "tune"),
+    "xaikit.tuning": ("Goal", "TuneResult", "tune", "tune_mitigator"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -62,8 +62,9 @@ class Goal:
 
     def about(self) -> str:
         """What is measured, in words that tell two goals apart."""
-        terms = " + ".join(f"{w:g} {m!r}" if len(self.terms) > 1 else repr(m) for m, w in self.terms)
-        return f"{self.direction} {terms or self.name}"
+        if len(self.terms) == 1 and self.direction == self.terms[0][0].DIRECTION:
+            return repr(self.terms[0][0])
+        return f"{self.direction} {' + '.join(f'{w:g} {m!r}' for m, w in self.terms) or self.name}"
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Goal:

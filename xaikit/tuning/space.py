@@ -126,17 +126,16 @@ class Space:
 
         return points(self.dims)
 
-    def all_dims(self) -> Iterator[Dimension]:
-        """Every dimension, those below any choice too."""
-
-        def below(dims: tuple[Dimension, ...]) -> Iterator[Dimension]:
-            for dim in dims:
-                yield dim
-                for option in dim.options.values():
-                    yield from below(option.below)
-
-        return below(self.dims)
-
     def describe(self) -> dict[str, Any]:
-        """Every dimension's range or choices, by Optuna's name of it, as plain JSON values."""
-        return {dim.key: dim.describe() for dim in self.all_dims() if not dim.fixed}
+        """Every dimension by Optuna's name of it: its dotted name, its range or choices, and when it exists."""
+        found: dict[str, Any] = {}
+
+        def note(dims: tuple[Dimension, ...], when: Point) -> None:
+            for dim in dims:
+                if not dim.fixed:
+                    found[dim.key] = {"name": dim.name, "when": when, **dim.describe()}
+                for label, option in dim.options.items():
+                    note(option.below, when if dim.fixed else {**when, dim.name: label})
+
+        note(self.dims, {})
+        return found

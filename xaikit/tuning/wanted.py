@@ -49,7 +49,7 @@ def make_space(parts: Sequence[Part], wanted: Wanted) -> Space:
         if name not in wanted.known:
             raise UnknownNameError(f"{type(owner).__name__} cannot tune {name!r}{near_names(str(name), wanted.known)}")
     space = Space(tuple(parts))
-    if all(dim.fixed for dim in space.all_dims()):
+    if not space.describe():
         raise InvalidInputError(
             f"{type(owner).__name__} has no setting to tune; pass space={{setting: Float(low=, high=)}}, "
             f"its settings are {', '.join(owner.settings())}"
