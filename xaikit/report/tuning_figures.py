@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -38,14 +39,14 @@ def history(result: TuneResult[Any]) -> Figure:
     """The first objective, trial by trial, and the best so far."""
 
     def draw(backend: Any, study: optuna.Study) -> Any:
-        return backend.plot_optimization_history(study, target=_first(result), target_name=result.goals[0].name)
+        axes = backend.plot_optimization_history(study, target=_first(result), target_name=result.goals[0].name)
+        if math.isfinite(result.default_value):
+            axes.axhline(result.default_value, color="grey", linestyle=":", label="default")
+        axes.set_xlabel("distinct settings, in the order in which they were tried")
+        axes.legend()
+        return axes
 
-    figure = _drawn(result, draw, "History of the search")
-    figure.axes[0].set_xlabel("distinct settings, in the order in which they were tried")
-    if len(result.goals) == 1:
-        figure.axes[0].axhline(result.default_value, color="grey", linestyle=":", label="default")
-        figure.axes[0].legend()
-    return figure
+    return _drawn(result, draw, "History of the search")
 
 
 def importance(result: TuneResult[Any]) -> Figure:
@@ -62,7 +63,10 @@ def importance(result: TuneResult[Any]) -> Figure:
         )
 
     def draw(backend: Any, study: optuna.Study) -> Any:
-        return backend.plot_param_importances(study, target=_first(result), target_name=result.goals[0].name)
+        axes = backend.plot_param_importances(study, target=_first(result), target_name=result.goals[0].name)
+        axes.set_ylabel("setting")
+        axes.set_xlabel("importance, as a share of the whole")
+        return axes
 
     return _drawn(result, draw, "What mattered")
 
@@ -101,6 +105,7 @@ def _drawn(result: TuneResult[Any], draw: Callable[[Any, optuna.Study], Any], ti
         warnings.simplefilter("ignore", ExperimentalWarning)
         axes = draw(backend, as_study(result))
         figure: Figure = axes.figure
+        axes.set_title("", loc="left")
         axes.set_title(title)
         figure.set_size_inches(WIDTH, HEIGHT)
         figure.tight_layout()

@@ -152,8 +152,6 @@ class Search:
         """One trial: choose a point, measure it unless it is known, and say whether the search goes on."""
         import optuna
 
-        if self.shared:
-            self._recall(self.study.get_trials(deepcopy=False))
         point = self._choose(trial)
         key = key_of(point)
         seen = self.seen.get(key)
@@ -236,6 +234,9 @@ class Search:
 
     def _after(self) -> None:
         """Show progress; stop where enough trials are done or nothing is left to try."""
+        if self.shared:
+            # What others have done meanwhile counts, and the next trial need not run it again.
+            self._recall(self.study.get_trials(deepcopy=False))
         self._bar.n = len(self._known) - self._before
         if self._best is not None:
             self._bar.set_postfix(best=f"{self._best[0]:.4g}", refresh=False)

@@ -61,7 +61,8 @@ def tune(  # noqa: PLR0913
         study_name: of the study in the storage.
         resume: go on with a study of that name, which must be about the same search.
         space: what to vary, by dotted names such as "baseline.sigma": a list of names, or a dict from names to specs or
-            to lists of choices. A name stands for the setting and all below it. None: every tunable setting.
+            to lists of choices. A name stands for the setting and all below it. None: every tunable setting; "all":
+            also every choice among objects, such as the baseline and the feature mask, and what hangs below.
         postprocess: a postprocessor (True for the usual one) whose pooling and normalization are searched too.
         direction: checked against the metric's own, where given.
         progress: show a progress bar.

@@ -12,19 +12,23 @@ from xaikit.tuning.dimension import Dimension, Option
 from xaikit.tuning.space import Part, Space
 
 Wish = Mapping[str, Any] | Sequence[str] | None
+ALL = "all"
 
 
 class Wanted:
-    """What shall vary: everything tunable (None), or some settings by dotted name, perhaps with ranges of their own.
+    """What shall vary.
 
-    A name stands for the setting and all below it; a more precise name beside it narrows what is below.
+    Everything tunable (None); that and every choice among objects, such as baselines ("all"); or some settings by dotted
+    name, perhaps with ranges of their own. A name stands for the setting and all below it; a more precise name beside it
+    narrows what is below.
     """
 
     def __init__(self, space: Wish) -> None:
-        if space is not None and (isinstance(space, str) or not isinstance(space, (Mapping, Sequence))):
-            raise InvalidTypeError(f"space must hold names of settings, or specs by name, got {space!r}")
-        self.everything = space is None
-        self.given: dict[str, Any] = dict(space) if isinstance(space, Mapping) else dict.fromkeys(space or ())
+        self.everything, self.choices_too = space is None or space == ALL, space == ALL
+        given = () if self.everything else space
+        if isinstance(given, str) or not isinstance(given, (Mapping, Sequence)):
+            raise InvalidTypeError(f"space must hold names of settings, or specs by name, or be 'all', got {space!r}")
+        self.given: dict[str, Any] = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given)
         self.known: set[str] = set()
 
     def whole(self, name: str) -> bool:
@@ -85,11 +89,12 @@ def _dimensions(value: Configured, wanted: Wanted, prefix: str, key: str, inheri
     tunables = value.get_tunables()
     for setting, now in value.settings().items():
         name = prefix + setting
-        wish = wanted.given.get(name)
-        if setting in tunables or wish is not None:
+        spec, wish = value.SETTINGS[setting].spec, wanted.given.get(name)
+        if setting in tunables or isinstance(spec, Choice) or wish is not None:
             wanted.known.add(name)
-        if name in wanted.given and name in wanted.known or inherit and setting in tunables:
-            spec = value.SETTINGS[setting].spec
+        named = name in wanted.given and name in wanted.known
+        searched = setting in tunables or (wanted.choices_too and isinstance(spec, Choice))
+        if named or (inherit and searched):
             own = Dimension(name, key + setting, Spec(), now)
             dims.append(_choice(own, spec, wish, wanted) if _is_choice(spec, wish) else _plain(own, spec, wish))
         elif isinstance(now, Configured) and wanted.deeper(name):
