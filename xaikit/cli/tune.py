@@ -61,11 +61,10 @@ def tune(  # noqa: PLR0913, PLR0917 (typer makes a flag of each)
       xaikit tune digits.npy --model mynet:make --explainer vargrad --explainer lrp_epsilon_plus --trials 100
       xaikit tune digits.npy --model mynet:make --storage sqlite:///digits.db --workers 4
     """  # noqa: D301 (click reads the backspace: the lines below it stay lines)
+    options = dict(locals())  # before anything else has a name here
     from xaikit.cli.workers import Job, run_job
 
-    options = dict(locals())
-    names = [name for name in Job.__dataclass_fields__ if name in options]
-    job = Job(**{n: str(options[n]) if isinstance(options[n], Path) else options[n] for n in names})
+    job = Job.from_options(options)
     _check_out(out)
     result = run_job(job)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -103,10 +102,13 @@ def _draw(result: TuneResult[Any], out: Path) -> list[Path]:
 
 def _summary(result: TuneResult[Any]) -> str:
     goal = result.goals[0]
-    lines = [f"best: {result.best.set_kwargs(model=None)}"]
+    kept = " (the default: no gain beyond noise)" if result.kept_default else ""
+    lines = [f"best: {result.best.set_kwargs(model=None)}{kept}"]
     lines += [] if result.postprocess is None else [f"then: {result.postprocess}"]
     interval = result.gain_interval
-    spread = "" if interval is None else f" (gain {result.gain:.4g}, 95 % interval {interval[0]:.3g} to {interval[1]:.3g})"
+    spread = (
+        "" if interval is None else f" (gain of the best trial: 95 % interval {interval[0]:.3g} to {interval[1]:.3g})"
+    )
     lines += [f"{goal.name}: {result.value:.4g}, before {result.default_value:.4g}{spread}"]
     if len(result.goals) > 1:
         lines.append(f"front: {len(result.front)} of {len(result.trials)} trials")
@@ -115,7 +117,9 @@ def _summary(result: TuneResult[Any]) -> str:
             lines.append(f"  {values}: {candidate.value.set_kwargs(model=None)}")
     counts = {"failed": result.n_failed, "NaN": result.n_nan, "stopped early": result.n_pruned}
     told = [f"{len(result.trials)} trials", *(f"{n} {word}" for word, n in counts.items() if n)]
-    lines.append(", ".join(told) + {"space": "; nothing is left to try", "timeout": "; time was up"}.get(result.stopped, ""))
+    lines.append(
+        ", ".join(told) + {"space": "; nothing is left to try", "timeout": "; time was up"}.get(result.stopped, "")
+    )
     lines += [f"without any effect: {', '.join(result.dead)}"] if result.dead else []
     reason = next((row["error"] for row in result.trials if row["error"]), None)
     lines += [f"first failure: {reason}"] if reason else []

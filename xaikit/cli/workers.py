@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,13 @@ class Job:
     def from_json(cls, text: str) -> Job:
         """The job that `to_json` wrote."""
         return cls(**json.loads(text))
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Job:
+        """The job among the options of the command."""
+        names = (field.name for field in dataclasses.fields(cls))
+        plain: dict[str, Any] = {n: str(options[n]) if isinstance(options[n], Path) else options[n] for n in names}
+        return cls(**plain)
 
     @property
     def seconds(self) -> float | None:
@@ -172,9 +179,10 @@ def _watch(job: Job, search: Search) -> Stopped:
     """Start the workers and wait until the study is done; one that dies leaves its work to the others."""
     before = search.n_finished
     until = before + job.trials
-    with _started(job, until) as workers, tqdm(
-        total=job.trials, desc=f"tune, {job.workers} workers", unit="trial", disable=not job.progress
-    ) as bar:
+    with (
+        _started(job, until) as workers,
+        tqdm(total=job.trials, desc=f"tune, {job.workers} workers", unit="trial", disable=not job.progress) as bar,
+    ):
         alive = set(range(len(workers)))
         try:
             while alive:

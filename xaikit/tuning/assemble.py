@@ -11,6 +11,7 @@ from xaikit.tuning.goals import Goal
 from xaikit.tuning.result import Candidate, TuneResult
 from xaikit.tuning.rows import Row, dead_settings
 from xaikit.tuning.search import Search, Stopped
+from xaikit.tuning.space import Point
 
 
 def assemble(search: Search, stopped: Stopped) -> TuneResult[Any]:
@@ -24,13 +25,12 @@ def assemble(search: Search, stopped: Stopped) -> TuneResult[Any]:
         raise TuningError(_nothing(rows)) from search.cause
     best = best_row(rows, search.goals[0])
     made = search.space.make(best["settings"])
-    start = search.space.start
-    default = next((r["value"] for r in rows if r["settings"] == start and r["state"] == "complete"), math.nan)
+    start = row_at(rows, search.space.start)
     return TuneResult(
         best=made[0],
         postprocess=made[1] if len(made) > 1 else None,
         value=best["value"],
-        default_value=default,
+        default_value=math.nan if start is None else start["value"],
         goals=search.goals,
         trials=rows,
         dead=dead_settings(rows),
@@ -39,6 +39,11 @@ def assemble(search: Search, stopped: Stopped) -> TuneResult[Any]:
         space=search.space.describe(),
         study=search.study,
     )
+
+
+def row_at(rows: Sequence[Row], point: Point) -> Row | None:
+    """The first complete trial with those settings."""
+    return next((row for row in rows if row["settings"] == point and row["state"] == "complete"), None)
 
 
 def best_row(rows: Sequence[Row], goal: Goal) -> Row:

@@ -1,4 +1,4 @@
-"""What a search is after: a metric, a weighted sum of metrics, or a measure of the user's own; and which way is better."""
+"""What a search is after: a metric, a weighted sum of metrics, a measure of the user's own; which way is better."""
 
 from __future__ import annotations
 
@@ -94,7 +94,8 @@ def as_goals(metric: Any, direction: str | None = None) -> tuple[Goal, ...]:
             if goal.direction != direction:
                 higher = "higher" if goal.direction == "maximize" else "lower"
                 raise InvalidInputError(
-                    f"direction={direction!r} is against {goal.name}, which is better when {higher}; leave direction out"
+                    f"direction={direction!r} is against {goal.name}, which is better when {higher}; "
+                    f"leave direction out"
                 )
     return goals
 

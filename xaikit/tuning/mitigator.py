@@ -56,8 +56,8 @@ def tune_mitigator(  # noqa: PLR0913
         data: what `Mitigator.fit` takes: a tuple (inputs, labels, masks), or a loader of such batches.
         measure: a function of the trained model, in evaluation mode, to a number; or "accuracy" or
             "worst_group_accuracy" on `validation`. Choose it on data that is not trained on, nor tested on in the end.
-        validation: (inputs, labels), and (inputs, labels, groups) for the worst group, which is then the lowest accuracy
-            over the values of `groups` (N,).
+        validation: (inputs, labels); with groups (N,) as a third the worst group is the value of `groups` whose
+            samples have the lowest accuracy.
         direction: which way the measure is better.
         explainers: explanations to choose from, by name, spec, class or object; None: the mitigator's own.
         space: what to vary, as for `tune`; None: the weight, the choice of `explainers`, and their settings.
@@ -168,7 +168,9 @@ def _measure(measure: Any, validation: Any, head: str | int) -> Measure:
     inputs, labels, *rest = validation
     labels, groups = torch.as_tensor(labels).cpu(), torch.as_tensor(rest[0]).cpu() if by_group else None
     if groups is not None and groups.shape != labels.shape:
-        raise InvalidInputError(f"groups must have the shape of the labels {tuple(labels.shape)}, got {tuple(groups.shape)}")
+        raise InvalidInputError(
+            f"groups must have the shape of the labels {tuple(labels.shape)}, got {tuple(groups.shape)}"
+        )
     return lambda model: accuracy(model, inputs, labels, groups, head)
 
 

@@ -55,8 +55,9 @@ class TuneResult(Generic[T]):
         dead: settings whose change alone never changed the metric in this search.
         stopped: why it ended: all trials done, the whole space tried, time up, or Ctrl-C.
         front: what no other trial beats in every objective; with one objective the best alone.
-        gain_interval: the 95 % interval of the mean gain per sample on the samples of the search, which flatters the
-            best of many; None for a single sample or a mitigator.
+        gain_interval: the 95 % interval of the best trial's mean gain per sample over the default, on the samples of
+            the search; None for a single sample or a mitigator.
+        kept_default: whether that interval reaches down to 0, so that `best` is the default after all.
         space: what was searched, as plain values by Optuna's names.
         postprocess: the best postprocessor, where that was searched.
         model: of a mitigator: the model that it trained.
@@ -72,6 +73,7 @@ class TuneResult(Generic[T]):
     stopped: Stopped
     front: tuple[Candidate[T], ...] = dataclasses.field(default=(), repr=False)
     gain_interval: tuple[float, float] | None = None
+    kept_default: bool = False
     space: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     postprocess: Configured | None = None
     model: nn.Module | None = dataclasses.field(default=None, repr=False, compare=False)
@@ -117,6 +119,7 @@ class TuneResult(Generic[T]):
             "value": self.value,
             "default_value": _or_none(self.default_value),
             "gain_interval": self.gain_interval and list(self.gain_interval),
+            "kept_default": self.kept_default,
             "goals": [goal.to_dict() for goal in self.goals],
             "front": [
                 {
@@ -147,6 +150,7 @@ class TuneResult(Generic[T]):
             value=state["value"],
             default_value=math.nan if default is None else default,
             gain_interval=interval and tuple(interval),
+            kept_default=state["kept_default"],
             goals=tuple(Goal.from_dict(goal) for goal in state["goals"]),
             front=tuple(
                 Candidate(made(c["value"]), c["values"], c["trial"], _postprocess(c["postprocess"]))

@@ -68,6 +68,7 @@ def open_storage(storage: Any) -> Any:
     file as ``journal:///file`` or as a path that ends in .journal or .log.
     """
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     if storage is None or isinstance(storage, optuna.storages.BaseStorage):
         return storage
@@ -75,7 +76,7 @@ def open_storage(storage: Any) -> Any:
         raise InvalidTypeError(f"storage must be an URL, a path or an Optuna storage, got {storage!r}")
     journal = _journal_path(storage)
     if journal is not None:
-        backend = optuna.storages.journal.JournalFileBackend(str(journal))
+        backend = JournalFileBackend(str(journal))
         with _no_experimental_warning():
             return optuna.storages.JournalStorage(backend)
     url = _with_driver(str(storage))
@@ -155,6 +156,4 @@ def _same_search(before: dict[str, Any], name: str | None, about: dict[str, Any]
         if isinstance(was, dict) and isinstance(now, dict):
             inner = next(n for n in (*now, *was) if was.get(n) != now.get(n))
             key, was, now = f"{key} of {inner!r}", was.get(inner, "nothing"), now.get(inner, "nothing")  # noqa: PLW2901
-        raise InvalidInputError(
-            f"study {name!r} was made with {key} {was}, now it is {now}; choose another study_name"
-        )
+        raise InvalidInputError(f"study {name!r} was made with {key} {was}, now it is {now}; choose another study_name")

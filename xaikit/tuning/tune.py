@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from xaikit.core import POSTPROCESSORS, Explainer, Float, Int, as_explainer
 from xaikit.core.errors import InvalidInputError, UnboundError
 from xaikit.metrics.base import Metric
-from xaikit.tuning.assemble import assemble, best_row
+from xaikit.tuning.assemble import assemble, best_row, row_at
 from xaikit.tuning.data import batches
 from xaikit.tuning.evaluation import Evaluation, fingerprint_of_data, fingerprint_of_model, gain_interval
 from xaikit.tuning.goals import as_goals
-from xaikit.tuning.result import TuneResult
+from xaikit.tuning.result import Candidate, TuneResult
 from xaikit.tuning.search import Search, Stopped, run_search
 from xaikit.tuning.wanted import Wanted, Wish, make_space, part_of_one, part_of_several
 
@@ -35,6 +34,7 @@ def tune(  # noqa: PLR0913
     space: Wish = None,
     postprocess: Any = None,
     direction: str | None = None,
+    cautious: bool = True,
     progress: bool = True,
 ) -> TuneResult[Explainer]:
     """Search an explainer's tunable settings, or among several explainers, for the best mean of a metric over samples.
@@ -65,6 +65,8 @@ def tune(  # noqa: PLR0913
             also every choice among objects, such as the baseline and the feature mask, and what hangs below.
         postprocess: a postprocessor (True for the usual one) whose pooling and normalization are searched too.
         direction: checked against the metric's own, where given.
+        cautious: keep the default settings (of the best explainer, where there are several) unless the gain per sample
+            is beyond noise: the best of many trials on few samples is often the luckiest one. For one objective.
         progress: show a progress bar.
 
     Raises:
@@ -101,7 +103,7 @@ def tune(  # noqa: PLR0913
         resume=resume,
         progress=progress,
     )
-    return explanation_result(search, stopped)
+    return explanation_result(search, stopped, cautious=cautious)
 
 
 def explanation_search(  # noqa: PLR0913
@@ -144,17 +146,36 @@ def explanation_search(  # noqa: PLR0913
     return Search(make_space(parts, wanted), goals, Evaluation(goals, found, seed), about, seed, sampler, pruner)
 
 
-def explanation_result(search: Search, stopped: Stopped) -> TuneResult[Explainer]:
-    """The result of a search over explainers.
+def explanation_result(search: Search, stopped: Stopped, *, cautious: bool = True) -> TuneResult[Explainer]:
+    """The result of a search over explainers; `cautious` as for `tune`.
 
     Raises:
         TuningError: when no trial gave a number.
     """
     result = assemble(search, stopped)
-    if math.isnan(result.default_value):
+    goal = search.goals[0]
+    best, default = best_row(result.trials, goal)["settings"], search.space.start
+    if search.space.parts[0].chosen:
+        # The default of the explainer that was found best, not of the one that stands first.
+        (choice,) = search.space.parts[0].dims
+        default = search.space.walk(lambda dim: best[dim.name] if dim is choice else dim.start)
+    before = row_at(result.trials, default)
+    if before is None:
         return result
-    best, start = search.kept_at(best_row(result.trials, search.goals[0])["settings"]), search.kept_at(search.space.start)
-    return dataclasses.replace(result, gain_interval=gain_interval(search.goals[0], best[0], start[0]))
+    interval = gain_interval(goal, search.kept_at(best)[0], search.kept_at(default)[0])
+    result = dataclasses.replace(result, gain_interval=interval)
+    if not cautious or len(search.goals) > 1 or interval is None or interval[0] > 0 or best == default:
+        return result
+    made = search.space.make(default)
+    front = (Candidate(made[0], {goal.name: before["value"]}, before["trial"], *made[1:]),)
+    return dataclasses.replace(
+        result,
+        best=made[0],
+        postprocess=made[1] if len(made) > 1 else None,
+        value=before["value"],
+        front=front,
+        kept_default=True,
+    )
 
 
 def _explainers(values: Sequence[Any]) -> list[Explainer]:

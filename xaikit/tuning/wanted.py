@@ -18,9 +18,9 @@ ALL = "all"
 class Wanted:
     """What shall vary.
 
-    Everything tunable (None); that and every choice among objects, such as baselines ("all"); or some settings by dotted
-    name, perhaps with ranges of their own. A name stands for the setting and all below it; a more precise name beside it
-    narrows what is below.
+    Everything tunable (None); that and every choice among objects, such as baselines ("all"); or some settings by
+    dotted name, perhaps with ranges of their own. A name stands for the setting and all below it; a more precise name
+    beside it narrows what is below.
     """
 
     def __init__(self, space: Wish) -> None:
