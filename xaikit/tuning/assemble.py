@@ -21,6 +21,8 @@ def assemble(search: Search, stopped: Stopped) -> TuneResult[Any]:
         TuningError: when no trial gave a number; the message holds the first reason.
     """
     rows = search.rows
+    undominated = search.undominated
+    search.close()
     if not any(row["state"] == "complete" for row in rows):
         raise TuningError(_nothing(rows)) from search.cause
     best = best_row(rows, search.goals[0])
@@ -35,7 +37,7 @@ def assemble(search: Search, stopped: Stopped) -> TuneResult[Any]:
         trials=rows,
         dead=dead_settings(rows),
         stopped=stopped,
-        front=tuple(_candidate(search, row) for row in _front(search, rows, best)),
+        front=tuple(_candidate(search, row) for row in _front(rows, best, undominated)),
         space=search.space.describe(),
         study=search.study,
     )
@@ -57,12 +59,11 @@ def best_row(rows: Sequence[Row], goal: Goal) -> Row:
     return best
 
 
-def _front(search: Search, rows: Sequence[Row], best: Row) -> list[Row]:
+def _front(rows: Sequence[Row], best: Row, undominated: set[int] | None) -> list[Row]:
     """Trials that no other beats in every objective, each once."""
-    if len(search.goals) == 1:
+    if undominated is None:
         return [best]
-    numbers = {trial.number for trial in search.study.best_trials}
-    return [row for row in rows if row["trial"] in numbers and row["repeats"] is None]
+    return [row for row in rows if row["trial"] in undominated and row["repeats"] is None]
 
 
 def _candidate(search: Search, row: Row) -> Candidate[Any]:

@@ -22,7 +22,7 @@ from xaikit.tuning.goals import Goal
 from xaikit.tuning.rows import SETTINGS, Row, key_of, point_of, row_of, table
 from xaikit.tuning.samplers import make_pruner, make_sampler
 from xaikit.tuning.space import Point, Space
-from xaikit.tuning.study import open_study, quiet
+from xaikit.tuning.study import disconnect, open_study, quiet
 
 if TYPE_CHECKING:
     import optuna
@@ -87,7 +87,7 @@ class Search:
         about = json.loads(json.dumps(self.about))
         sampler_of = make_sampler(self.sampler, shared=storage is not None)
         pruner = make_pruner(self.pruner, len(self.goals))
-        self.study = open_study(storage, name, resume, [goal.direction for goal in self.goals], about)
+        self.study, self._storage = open_study(storage, name, resume, [goal.direction for goal in self.goals], about)
         trials = self.study.get_trials(deepcopy=False)
         self.shared, self._known, self._inside = storage is not None, set[int](), 0
         self._best: tuple[float, str] | None = None
@@ -128,10 +128,19 @@ class Search:
         late = timeout is not None and time.monotonic() - begun >= timeout
         return self._ended or ("timeout" if late and len(self._known) < self._until else "trials")
 
+    def close(self) -> None:
+        """Let go of the storage's connections; what is asked later opens them again."""
+        disconnect(self._storage)
+
     @property
     def rows(self) -> list[Row]:
         """The table of all trials."""
         return table(self.study.get_trials(deepcopy=False), self.space, self.goals)
+
+    @property
+    def undominated(self) -> set[int] | None:
+        """Numbers of the trials on the Pareto front; None with one objective."""
+        return {trial.number for trial in self.study.best_trials} if len(self.goals) > 1 else None
 
     def kept_at(self, point: Point) -> Any:
         """What was kept when that point was measured; measured again where it was another process that did."""
@@ -321,4 +330,7 @@ def run_search(  # noqa: PLR0913
     with quiet():
         rank, until = worker if worker is not None else (None, None)
         search.open(storage, study_name, resume=resume, n_trials=n_trials, rank=rank)
-        return search.run(n_trials, timeout, progress=progress, until=until)
+        try:
+            return search.run(n_trials, timeout, progress=progress, until=until)
+        finally:
+            search.close()

@@ -21,8 +21,8 @@ JOURNAL_SUFFIXES = (".journal", ".log")
 
 def open_study(
     storage: Any, name: str | None, resume: bool, directions: Sequence[str], about: dict[str, Any]
-) -> optuna.Study:
-    """A new study, or with `resume` the one of that name.
+) -> tuple[optuna.Study, Any]:
+    """A new study, or with `resume` the one of that name; and its storage, for `disconnect`.
 
     Raises:
         InvalidInputError: when the storage does not answer, the name is taken, or the study there searches something
@@ -33,6 +33,7 @@ def open_study(
 
     if resume and (storage is None or name is None):
         raise InvalidInputError("resume=True needs a storage and a study_name to go on with")
+    opened = None
     try:
         opened = open_storage(storage)
         study = optuna.create_study(
@@ -42,6 +43,7 @@ def open_study(
             load_if_exists=resume,
         )
     except optuna.exceptions.DuplicatedStudyError:
+        disconnect(opened)
         raise InvalidInputError(
             f"the storage already holds a study {name!r}; pass resume=True to go on with it, or another study_name"
         ) from None
@@ -54,11 +56,23 @@ def open_study(
             f"the storage {without_password(storage)} does not answer ({type(err).__name__}); {_remedy(storage)}"
         ) from err
     before = study.user_attrs.get(ABOUT)
-    if before is None:
-        study.set_user_attr(ABOUT, about)
-    else:
-        _same_search(before, name, about)
-    return study
+    try:
+        if before is None:
+            study.set_user_attr(ABOUT, about)
+        else:
+            _same_search(before, name, about)
+    except InvalidInputError:
+        disconnect(opened)
+        raise
+    return study, opened
+
+
+def disconnect(storage: Any) -> None:
+    """Close the connections to a database; the study stays usable and opens them again where it needs them."""
+    engine = getattr(storage, "engine", None)
+    if engine is not None:
+        storage.remove_session()
+        engine.dispose()
 
 
 def open_storage(storage: Any) -> Any:
