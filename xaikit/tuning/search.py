@@ -222,7 +222,7 @@ class Search:
 
         if self.pruner is None:
             return None
-        steps, is_start = itertools.count(), point == self.space.start
+        steps, is_start = itertools.count(1), point == self.space.start
 
         def report(value: float) -> None:
             trial.report(value, next(steps))

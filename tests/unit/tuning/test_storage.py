@@ -174,7 +174,10 @@ def test_a_study_of_another_search_is_named_with_the_difference(tmp_path, explai
     search()
     other = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
     cases = [
-        ({"explainer": explainer.set_kwargs(n_iter=7)}, r"explainer SmoothGrad\(noise_level=0.1, n_iter=4\), now it is"),
+        (
+            {"explainer": explainer.set_kwargs(n_iter=7)},
+            r"explainer SmoothGrad\(noise_level=0.1, n_iter=4\), now it is",
+        ),
         ({"explainer": explainer.bind(other)}, r"model Sequential \("),
         ({"data": (data[0] + 1, data[1])}, r"data 5 samples in 1 batches \("),
         ({"data": (data[0], 1 - data[1])}, r"data 5 samples in 1 batches \("),
