@@ -39,14 +39,14 @@ def history(result: TuneResult[Any]) -> Figure:
     """The first objective, trial by trial, and the best so far."""
 
     def draw(backend: Any, study: optuna.Study) -> Any:
-        axes = backend.plot_optimization_history(study, target=_first(result), target_name=result.goals[0].name)
+        axes = backend.plot_optimization_history(study, target_name=result.goals[0].name)
         if math.isfinite(result.default_value):
             axes.axhline(result.default_value, color="grey", linestyle=":", label="default")
         axes.set_xlabel("distinct settings, in the order in which they were tried")
         axes.legend()
         return axes
 
-    return _drawn(result, draw, "History of the search")
+    return _drawn(as_study(result, first_only=True), draw, "History of the search")
 
 
 def importance(result: TuneResult[Any]) -> Figure:
@@ -63,12 +63,12 @@ def importance(result: TuneResult[Any]) -> Figure:
         )
 
     def draw(backend: Any, study: optuna.Study) -> Any:
-        axes = backend.plot_param_importances(study, target=_first(result), target_name=result.goals[0].name)
+        axes = backend.plot_param_importances(study, target_name=result.goals[0].name)
         axes.set_ylabel("setting")
         axes.set_xlabel("importance, as a share of the whole")
         return axes
 
-    return _drawn(result, draw, "What mattered")
+    return _drawn(as_study(result, first_only=True), draw, "What mattered")
 
 
 def front(result: TuneResult[Any]) -> Figure:
@@ -85,25 +85,20 @@ def front(result: TuneResult[Any]) -> Figure:
     def draw(backend: Any, study: optuna.Study) -> Any:
         return backend.plot_pareto_front(study, target_names=[goal.name for goal in result.goals])
 
-    return _drawn(result, draw, "Pareto front")
+    return _drawn(as_study(result), draw, "Pareto front")
 
 
 KINDS: dict[str, Callable[[TuneResult[Any]], Figure]] = {"history": history, "importance": importance, "front": front}
 
 
-def _first(result: TuneResult[Any]) -> Any:
-    return None if len(result.goals) == 1 else lambda trial: trial.values[0]
-
-
-def _drawn(result: TuneResult[Any], draw: Callable[[Any, optuna.Study], Any], title: str) -> Figure:
+def _drawn(study: optuna.Study, draw: Callable[[Any, optuna.Study], Any], title: str) -> Figure:
     """Optuna's figure, taken out of pyplot, which would keep it open; its style does not outlive it."""
     from matplotlib import pyplot as plt
-    from optuna.exceptions import ExperimentalWarning
     from optuna.visualization import matplotlib as backend
 
     with warnings.catch_warnings(), mpl.rc_context():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        axes = draw(backend, as_study(result))
+        warnings.simplefilter("ignore", UserWarning)  # that its backend is experimental, that few trials say little
+        axes = draw(backend, study)
         figure: Figure = axes.figure
         axes.set_title("", loc="left")
         axes.set_title(title)

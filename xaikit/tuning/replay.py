@@ -15,21 +15,26 @@ if TYPE_CHECKING:
     import optuna
 
 
-def as_study(result: TuneResult[Any]) -> optuna.Study:
-    """The complete trials, each run once, with the settings that lie in the search space."""
+def as_study(result: TuneResult[Any], *, first_only: bool = False) -> optuna.Study:
+    """The complete trials, each run once, with the settings that lie in the search space.
+
+    Args:
+        result: of a search.
+        first_only: leave out all objectives but the first.
+    """
     import optuna
 
     dims = {key: (_dimension(key, entry), entry["when"]) for key, entry in result.space.items()}
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(directions=[goal.direction for goal in result.goals])
+        study = optuna.create_study(directions=[goal.direction for goal in result.goals[: 1 if first_only else None]])
         for row in result.trials:
             if row["state"] == "complete" and row["repeats"] is None:
-                study.add_trial(_trial(row, dims))
+                study.add_trial(_trial(row, dims, 1 if first_only else len(result.goals)))
     return study
 
 
-def _trial(row: Row, dims: dict[str, tuple[Dimension, dict[str, Any]]]) -> optuna.trial.FrozenTrial:
+def _trial(row: Row, dims: dict[str, tuple[Dimension, dict[str, Any]]], n_values: int) -> optuna.trial.FrozenTrial:
     import optuna
 
     settings = row["settings"]
@@ -41,7 +46,7 @@ def _trial(row: Row, dims: dict[str, tuple[Dimension, dict[str, Any]]]) -> optun
         and dim.contains(settings[dim.name])
     }
     return optuna.create_trial(
-        values=list(row["values"].values()) if row.get("values") else [row["value"]],
+        values=[row["value"]] if n_values == 1 else list(row["values"].values()),
         params=params,
         distributions={key: _distribution(dims[key][0].spec) for key in params},
     )
