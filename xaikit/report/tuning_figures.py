@@ -97,7 +97,7 @@ def _drawn(study: optuna.Study, draw: Callable[[Any, optuna.Study], Any], title:
     from optuna.visualization import matplotlib as backend
 
     with warnings.catch_warnings(), mpl.rc_context():
-        warnings.simplefilter("ignore", UserWarning)  # that its backend is experimental, that few trials say little
+        warnings.simplefilter("ignore")  # that its backend is experimental, that few trials say little
         axes = draw(backend, study)
         figure: Figure = axes.figure
         axes.set_title("", loc="left")
