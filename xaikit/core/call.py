@@ -100,6 +100,17 @@ class Call:
             self, inputs=tuple(x[samples] for x in self.inputs), target=target, samples=index[samples]
         )
 
+    def stacked(self, inputs: Tensors, copies: int) -> Call:
+        """A call on `copies` stacked versions of the batch, tensors (copies * N, ...), each row a sample of its own."""
+        index = torch.arange(self.n, device=inputs[0].device) if self.samples is None else self.samples
+        target = self.target
+        if isinstance(target, Tensor):
+            target = target.repeat(copies)
+        elif target is not None and copies > 1:
+            function = target
+            target = lambda output: torch.cat([function(part) for part in output.split(self.n)])  # noqa: E731
+        return dataclasses.replace(self, inputs=inputs, target=target, samples=index.repeat(copies))
+
     def passes(self, copies: int, max_rows: int | None = None) -> Iterator[tuple[Call, list[range]]]:
         """The work of evaluating `copies` versions of every sample, cut into forward passes of a bounded size.
 

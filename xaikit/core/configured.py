@@ -38,6 +38,12 @@ class Setting:
     doc: str
     default: Any
 
+    def is_default(self, value: Any) -> bool:
+        """Whether a checked value is what the default becomes when it is checked: the object for its name, too."""
+        if self.default is REQUIRED or _same(value, self.default):
+            return self.default is not REQUIRED
+        return not isinstance(value, Tensor) and _same(value, self.check(self.default, "default"))
+
 
 @typing.dataclass_transform(frozen_default=True, kw_only_default=True)
 class Configured:
@@ -52,7 +58,9 @@ class Configured:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)(cls)
         own = _own_hints(cls)
-        settings = dict(cls.SETTINGS)
+        settings: dict[str, Setting] = {}
+        for base in reversed(cls.__mro__[1:]):
+            settings |= base.__dict__.get("SETTINGS", {})
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
             if field.name in own:
                 settings[field.name] = _setting(own[field.name], field.default)
@@ -117,9 +125,7 @@ class Configured:
         return self.settings()
 
     def __repr__(self) -> str:
-        shown = {
-            n: v for n, v in self.settings().items() if n in self.TUNABLES or not _same(v, self.SETTINGS[n].default)
-        }
+        shown = {n: v for n, v in self.settings().items() if n in self.TUNABLES or not self.SETTINGS[n].is_default(v)}
         return f"{type(self).__name__}({', '.join(f'{n}={_short(v)}' for n, v in shown.items())})"
 
     def __eq__(self, other: object) -> bool:

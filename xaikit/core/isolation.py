@@ -25,10 +25,7 @@ def isolated(model: nn.Module, device: torch.device, seed: int) -> Iterator[None
     # cuDNN differentiates a recurrent net in training mode only, and never twice.
     recurrent = bool(gpus) and any(isinstance(m, nn.RNNBase) for m, _ in flags)
     with torch.random.fork_rng(devices=gpus):
-        torch.default_generator.manual_seed(seed)
-        if gpus:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+        reseed(device, seed)
         try:
             for module, training in flags:
                 if training:  # setting an attribute of a module is slow, and most are in evaluation mode already
@@ -42,6 +39,14 @@ def isolated(model: nn.Module, device: torch.device, seed: int) -> Iterator[None
             for module, training in flags:
                 if module.training is not training:  # the model may have changed it on its own, too
                     module.training = training
+
+
+def reseed(device: torch.device, seed: int) -> None:
+    """Start torch's random numbers again, on the CPU and on that device, and on no other."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 @contextlib.contextmanager
