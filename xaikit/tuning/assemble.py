@@ -35,7 +35,7 @@ def assemble(search: Search, stopped: Stopped) -> TuneResult[Any]:
         default_value=math.nan if start is None else start["value"],
         goals=search.goals,
         trials=rows,
-        dead=dead_settings(rows),
+        dead=dead_settings(rows, search.goals),
         stopped=stopped,
         front=tuple(_candidate(search, row) for row in _front(rows, best, undominated)),
         space=search.space.describe(),
@@ -80,5 +80,5 @@ def _nothing(rows: Sequence[Row]) -> str:
         return f"no trial gave a number: {counts}; trial {errors[0]['trial']} failed with {errors[0]['error']}"
     return (
         f"no trial gave a number: {counts}; look at the attribution of {nans[0]['settings'] if nans else 'trial 0'}, "
-        f"which is not finite, or at the metric's output"
+        f"which is not finite, or for samples about which the metric says nothing, such as one with an empty mask"
     )

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import Configured, Explainer, structure
-from xaikit.tuning.data import Batch
+from xaikit.core import structure
+from xaikit.metrics.data import Batch
 from xaikit.tuning.goals import Goal
 from xaikit.tuning.search import Measured, Report
 
@@ -48,20 +48,14 @@ class Evaluation:
     def samples(self, made: tuple[Any, ...], batch: Batch) -> Tensor:
         """Each goal of each sample, (goals, N)."""
         explainer, *after = made
-        inputs, targets = batch
+        postprocess = after[0] if after else None
         attributions = None
-        if after or sum(len(goal.terms) for goal in self.goals) > 1:
-            attributions = attribute(explainer, after[0] if after else None, inputs, targets, self.seed)
-        return torch.stack([g.evaluate(explainer, inputs, targets, attributions, seed=self.seed) for g in self.goals])
-
-
-def attribute(explainer: Explainer, postprocess: Configured | None, inputs: Any, targets: Any, seed: int) -> Any:
-    """The attribution, postprocessed where that is wanted, in the structure of the inputs."""
-    values = explainer.attribute(inputs, targets, seed=seed)
-    if postprocess is None:
-        return values
-    tensors, rebuild = structure.flatten(values, "attributions")
-    return rebuild(tuple(postprocess(t) for t in tensors))  # type: ignore[operator]
+        if sum(len(goal.terms) for goal in self.goals) > 1:
+            # Explained once for all metrics.
+            attributions = explainer.attribute(batch.inputs, batch.targets, seed=self.seed)
+            attributions = attributions if postprocess is None else postprocess(attributions)
+        options: dict[str, Any] = {"postprocess": postprocess, "seed": self.seed}
+        return torch.stack([goal.evaluate(explainer, batch, attributions, **options) for goal in self.goals])
 
 
 def gain_interval(goal: Goal, best: Tensor, default: Tensor) -> tuple[float, float] | None:
@@ -84,9 +78,11 @@ def gain_interval(goal: Goal, best: Tensor, default: Tensor) -> tuple[float, flo
 def fingerprint_of_data(data: list[Batch]) -> str:
     """The samples in a few words, by which a study knows them again."""
     digest, count = hashlib.blake2b(digest_size=6), 0
-    for inputs, targets in data:
-        tensors, _ = structure.flatten(inputs)
-        count += len(tensors[0])
+    for batch in data:
+        targets = batch.targets
+        tensors = structure.flatten(batch.inputs)[0]
+        tensors += () if batch.masks is None else structure.flatten(batch.masks, "masks")[0]
+        count += batch.n
         extra = targets if isinstance(targets, Tensor) else torch.as_tensor(targets) if _is_numbers(targets) else None
         for tensor in (*tensors, *(() if extra is None else (extra,))):
             _update(digest, tensor)

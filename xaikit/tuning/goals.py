@@ -13,6 +13,7 @@ from torch import Tensor
 from xaikit.core import METRICS, Explainer, Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
 from xaikit.metrics.base import Metric
+from xaikit.metrics.data import Batch
 
 Direction = Literal["maximize", "minimize"]
 DIRECTIONS = ("maximize", "minimize")
@@ -37,14 +38,16 @@ class Goal:
         return not math.isnan(a) and (math.isnan(b) or (a > b if self.direction == "maximize" else a < b))
 
     def evaluate(
-        self, explainer: Explainer, inputs: Any, targets: Any, attributions: Any = None, *, seed: int = 0
+        self, explainer: Explainer, batch: Batch, attributions: Any = None, *, postprocess: Any = None, seed: int = 0
     ) -> Tensor:
         """The objective of each sample (N,) in double precision: the metric, or the sum of weight * metric.
 
         In a sum a metric that is better when lower counts negatively, so that a higher sum is better.
         """
+        inputs, targets, masks = batch
+        options = {"masks": masks, "postprocess": postprocess, "seed": seed}
         values = [
-            metric.evaluate(explainer, inputs, targets, attributions, seed=seed).detach().cpu().double()
+            metric.evaluate(explainer, inputs, targets, attributions, **options).detach().cpu().double()
             for metric, _ in self.terms
         ]
         if len(values) == 1 and self.direction == self.terms[0][0].DIRECTION:
@@ -59,6 +62,24 @@ class Goal:
             "direction": self.direction,
             "terms": [{"metric": m.spec(), "weight": w} for m, w in self.terms],
         }
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether measuring again gives the same number: seconds do not."""
+        return all(metric.REPEATABLE for metric, _ in self.terms)
+
+    def check_masks(self, data: list[Batch]) -> None:
+        """Where a metric compares with masks, the data has them.
+
+        Raises:
+            InvalidInputError: when it has none.
+        """
+        for metric, _ in self.terms:
+            if metric.NEEDS_MASK and any(batch.masks is None for batch in data):
+                raise InvalidInputError(
+                    f"the metric {_name(metric)!r} compares with masks, and the data has none: "
+                    f"give (inputs, targets, masks)"
+                )
 
     def about(self) -> str:
         """What is measured, in words that tell two goals apart."""

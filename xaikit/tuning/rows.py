@@ -64,11 +64,15 @@ def point_of(trial: optuna.trial.FrozenTrial, space: Space) -> Point | None:
         return None
 
 
-def dead_settings(rows: Sequence[Row]) -> tuple[str, ...]:
+def dead_settings(rows: Sequence[Row], goals: Sequence[Goal]) -> tuple[str, ...]:
     """Settings for which trials that differ in nothing else were compared, and all gave the same value.
 
-    What hangs below a choice comes and goes with it, so it is no difference of its own when the choice is judged.
+    What hangs below a choice comes and goes with it, so it is no difference of its own when the choice is judged. An
+    objective that is never twice the same, such as seconds, has no say.
     """
+    judges = [goal.name for goal in goals if goal.repeatable]
+    if not judges:
+        return ()
     done = [row for row in rows if row["state"] == "complete"]
     names = dict.fromkeys(name for row in done for name in row["settings"])
     dead = []
@@ -79,10 +83,11 @@ def dead_settings(rows: Sequence[Row]) -> tuple[str, ...]:
                 others = {n: v for n, v in row["settings"].items() if n != name and not n.startswith(f"{name}.")}
                 groups.setdefault(key_of(others), []).append(row)
         compared = [group for group in groups.values() if len({json.dumps(row["settings"][name]) for row in group}) > 1]
-        if compared and all(len({_result(row) for row in group}) == 1 for group in compared):
+        if compared and all(len({_results(row, judges) for row in group}) == 1 for group in compared):
             dead.append(name)
     return tuple(dead)
 
 
-def _result(row: Row) -> Any:
-    return tuple(row["values"].values()) if row.get("values") else row["value"]
+def _results(row: Row, names: Sequence[str]) -> tuple[float, ...]:
+    values = row.get("values")
+    return tuple(values[name] for name in names) if values else (row["value"],)

@@ -9,8 +9,8 @@ from typing import Any
 from xaikit.core import POSTPROCESSORS, Explainer, Float, Int, as_explainer
 from xaikit.core.errors import InvalidInputError, UnboundError
 from xaikit.metrics.base import Metric
+from xaikit.metrics.data import read
 from xaikit.tuning.assemble import assemble, best_row, row_at
-from xaikit.tuning.data import batches
 from xaikit.tuning.evaluation import Evaluation, fingerprint_of_data, fingerprint_of_model, gain_interval
 from xaikit.tuning.goals import as_goals
 from xaikit.tuning.result import Candidate, TuneResult
@@ -50,7 +50,8 @@ def tune(  # noqa: PLR0913
         metric: a metric, or its name or spec; its DIRECTION says which way is better. A dict from metrics to positive
             weights is their weighted sum, in which metrics that are better when lower count negatively. A list is
             several objectives: see `TuneResult.front`.
-        data: a pair (inputs, targets), or a loader or list of such batches, read once.
+        data: (inputs, targets), or (inputs, targets, masks) for metrics that compare with masks, or a loader or list of
+            such batches; read once.
         n_trials: trials to make, repeats included; in a storage, those of other processes count too.
         sampler: "tpe" (tree-structured Parzen estimator), "random", or "grid" (ten points of a range without a step).
         pruner: "median", "hyperband", or an Optuna pruner: ends a trial after a batch that shows it to be bad.
@@ -129,7 +130,9 @@ def explanation_search(  # noqa: PLR0913
     if postprocess is not None and postprocess is not False:
         after = POSTPROCESSORS.create("postprocessor" if postprocess is True else postprocess)
         parts.append(part_of_one(after, wanted, "postprocess"))
-    found = batches(data, explainers[0].device)
+    found = [batch.to(explainers[0].device) for batch in read(data)]
+    for goal in goals:
+        goal.check_masks(found)
     if pruner is not None and len(found) == 1:
         raise InvalidInputError(
             f"pruner={pruner!r} ends a trial between batches, and the data is a single one; pass a loader or a list"

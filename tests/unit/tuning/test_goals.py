@@ -99,6 +99,27 @@ def test_both_directions_in_one_front():
     assert found.front[0].values["Near"] == pytest.approx(1 - found.front[0].values["Far"], abs=1e-6)
 
 
+def test_faithfulness_against_cost_in_seconds():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+    explainers = [SmoothGrad(model, n_iter=200), "gradient"]
+    found = search(["abpc", "seconds"], (torch.rand(10, 4), 0), explainers, n_trials=12)
+    assert {goal.name: goal.direction for goal in found.goals} == {"abpc": "maximize", "seconds": "minimize"}
+    # Whatever it is worth, nothing is quicker than one gradient.
+    assert any(candidate.value.NAME == "gradient" for candidate in found.front)
+    rows = {r["settings"]["explainer"]: r["values"]["seconds"] for r in reversed(found.trials)}
+    assert rows["gradient"] < rows["smoothgrad"]
+
+
+def test_a_metric_that_compares_with_masks():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+    x, masks = torch.rand(10, 4), torch.arange(4).expand(10, 4) < 2
+    found = search("relevance_mass", (x, 0, masks), SmoothGrad(model), n_trials=4)
+    again = found.metric.evaluate(found.best, x, 0, masks=masks).double().mean().item()
+    assert found.value == again
+    with pytest.raises(InvalidInputError, match="'relevance_mass' compares with masks, and the data has none"):
+        search("relevance_mass", (x, 0), SmoothGrad(model))
+
+
 def test_dead_settings_are_those_that_move_no_objective():
     assert search([Near(at=0.2), Near(at=0.8)], n_trials=20).dead == ("word",)
 

@@ -216,7 +216,7 @@ def test_the_best_of_several_explainers_is_the_best_alone():
     for row, default in zip(found.trials, (VarGrad(model), IntegratedGradients(model), Gradient(model)), strict=False):
         assert row["value"] == found.metric.evaluate(default, *data).double().mean().item()
     winner = max(found.trials, key=lambda row: row["value"])
-    assert found.best.NAME == winner["settings"]["explainer"]
+    assert winner["settings"]["explainer"] == found.best.NAME
     assert found.best.model is model
     assert found.default_value == found.trials[0]["value"]
 
@@ -286,4 +286,4 @@ def test_postprocessing_is_searched_with_the_explainer():
     again = found.metric.evaluate(found.best, x, y, attributions).double().mean().item()
     assert again == found.value
     chosen = max(found.trials, key=lambda row: row["value"])["settings"]["postprocess.pooling"]
-    assert found.postprocess.pooling.NAME == chosen
+    assert chosen == found.postprocess.pooling.NAME
