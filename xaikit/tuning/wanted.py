@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from xaikit.core import Categorical, Choice, Configured, Float, Int, Spec
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
@@ -170,7 +173,15 @@ def _label(value: Configured, searched: set[str]) -> str:
         if n not in searched and (plain[n].default is dataclasses.MISSING or v != plain[n].check(plain[n].default, n))
     }
     name = value.NAME or type(value).__name__
-    return name + (f":{','.join(f'{n}={v!r}' for n, v in kept.items())}" if kept else "")
+    return name + (f":{','.join(f'{n}={_words(v)}' for n, v in kept.items())}" if kept else "")
+
+
+def _words(value: Any) -> str:
+    """A setting in a label; tensors by shape and content, so that two of them differ."""
+    if isinstance(value, Tensor):
+        content = zlib.crc32(value.detach().cpu().double().numpy().tobytes())
+        return f"tensor{tuple(value.shape)}#{content:08x}"
+    return repr(value)
 
 
 def _needs_nothing(cls: type[Configured]) -> bool:

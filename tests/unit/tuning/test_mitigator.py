@@ -32,15 +32,17 @@ def model():
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
 
 
-def search(model, measure="worst_group_accuracy", **options):
+def search(model, measure="worst_group_accuracy", *, n_epochs=1, **options):
     data, validation = shortcut()
     options = {"validation": validation, "n_trials": 6, "progress": False, **options}
-    return tune_mitigator(RRR(n_epochs=4, lr=0.05, batch_size=40, lambda_rrr=0.01), model, data, measure, **options)
+    return tune_mitigator(
+        RRR(n_epochs=n_epochs, lr=0.05, batch_size=40, lambda_rrr=0.01), model, data, measure, **options
+    )
 
 
 def test_it_finds_a_weight_that_takes_the_shortcut_away(model):
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    found = search(model, n_trials=8)
+    found = search(model, n_trials=8, n_epochs=4)
     assert found.default_value < 0.2
     assert found.value > 0.6
     assert found.best.lambda_rrr > 0.1

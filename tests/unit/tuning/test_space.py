@@ -237,8 +237,8 @@ def test_an_explainer_that_always_fails_does_not_end_the_search():
 
 def test_a_choice_of_baselines_with_the_users_own_tensor():
     model = net()
-    mine = torch.full((4,), 0.3)
-    space = {"baseline": ["zeros", Constant(value=0.5), mine], "n_steps": [5, 10]}
+    mine, other = torch.full((4,), 0.3), torch.full((4,), 0.4)
+    space = {"baseline": ["zeros", Constant(value=0.5), mine, other], "n_steps": [5, 10]}
     found = tune(
         IntegratedGradients(model),
         "abpc",
@@ -251,8 +251,8 @@ def test_a_choice_of_baselines_with_the_users_own_tensor():
     assert found.stopped == "space"
     labels = {row["settings"]["baseline"] for row in found.trials}
     assert {"zeros", "constant:value=0.5"} < labels
-    assert len(labels) == 3
-    assert len(found.trials) == 3 * 2 + 1  # and the default, whose n_steps lies outside
+    assert len(labels) == 4
+    assert len(found.trials) == 4 * 2 + 1  # and the default, whose n_steps lies outside
 
 
 def test_baselines_and_what_hangs_below_them_reach_the_attribution():
