@@ -179,7 +179,7 @@ def test_two_workers_on_postgresql_one_of_them_killed(
     monkeypatch.chdir(tmp_path)
     slow_case()
     job = start("--trials", "16", "--workers", "2", "--storage", postgresql, "--resume")
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while finished(postgresql) < 4:
         assert job.poll() is None, job.communicate()
         assert time.monotonic() < end
@@ -187,7 +187,7 @@ def test_two_workers_on_postgresql_one_of_them_killed(
     workers = [p for p in psutil.Process(job.pid).children() if "tune-worker" in p.cmdline()]
     assert len(workers) == 2
     workers[0].send_signal(signal.SIGKILL)
-    out, err = job.communicate(timeout=120)
+    out, err = job.communicate(timeout=240)
     assert job.returncode == 0, err
     assert re.search(r"note: worker \d was killed by signal 9; the others go on", err)
     assert "secret" not in out + err
@@ -204,12 +204,12 @@ def test_workers_that_all_fail_are_an_error(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     slow_case()
     job = start("--trials", "500", "--workers", "2", "--storage", "s.journal")
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while finished("s.journal") < 2 and time.monotonic() < end:
         time.sleep(0.2)
     for worker in psutil.Process(job.pid).children():
         worker.kill()
-    _, err = job.communicate(timeout=120)
+    _, err = job.communicate(timeout=240)
     assert job.returncode == 1
     assert "every worker ended before the 500 trials were made" in err
     assert "Traceback" not in err

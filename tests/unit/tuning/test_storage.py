@@ -79,12 +79,12 @@ def finished(storage: str) -> list[optuna.trial.FrozenTrial]:
 
 
 def wait_for(storage: str, count: int) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while time.monotonic() < end:
         if len(finished(storage)) >= count:
             return
         time.sleep(0.2)
-    raise AssertionError(f"no {count} trials in two minutes")
+    raise AssertionError(f"no {count} trials in four minutes")
 
 
 def url(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
@@ -103,7 +103,7 @@ def test_a_killed_search_loses_at_most_the_running_trial(kind, tmp_path, request
     first.communicate()
     before = [(trial.number, trial.state.name, trial.values) for trial in finished(storage)]
     second = process(storage, "print(len(search(5, resume=True).trials))", seconds=0)
-    out, err = second.communicate(timeout=120)
+    out, err = second.communicate(timeout=240)
     assert second.returncode == 0, err
     trials = trials_in(storage)
     assert [(t.number, t.state.name, t.values) for t in trials if t.state.is_finished()][: len(before)] == before
@@ -124,7 +124,7 @@ def test_machines_share_a_study_on_postgresql_and_one_may_die(postgresql):
     wait_for(postgresql, alone + 4)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    out, err = second.communicate(timeout=120)
+    out, err = second.communicate(timeout=240)
     assert second.returncode == 0, err
     trials = trials_in(postgresql)
     done = [t for t in trials if t.state.name == "COMPLETE"]
