@@ -26,7 +26,7 @@ def tune(  # noqa: PLR0913, PLR0917 (typer makes a flag of each)
     ] = None,
     weigh: Annotated[str, typer.Option(help="Join the metrics into a sum with these weights: 1,0.5")] = "",
     vary: Annotated[
-        list[str] | None, typer.Option(help="NAME or NAME=a,b,c: what to search instead of everything; repeat it.")
+        list[str] | None, typer.Option(help="What to search: NAME, NAME=a,b,c, or all (baselines too); repeat it.")
     ] = None,
     postprocess: Annotated[bool, typer.Option("--postprocess", help="Search pooling and normalisation too.")] = False,
     target: Annotated[str, typer.Option(help="As for explain, or a .npy with a class for each sample.")] = "",

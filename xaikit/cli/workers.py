@@ -27,6 +27,7 @@ from xaikit.tuning import TuneResult
 from xaikit.tuning.search import Search, Stopped, run_search
 from xaikit.tuning.study import quiet
 from xaikit.tuning.tune import explanation_result, explanation_search
+from xaikit.tuning.wanted import ALL
 
 LOOK_SECONDS = 0.5  # between two looks at the study
 
@@ -121,9 +122,9 @@ class Job:
             raise InvalidInputError(f"--weigh takes a number for each --metric ({len(names)}), got {len(weights)}")
         return dict(zip(names, weights, strict=True))
 
-    def _space(self) -> dict[str, Any] | None:
-        if not self.vary:
-            return None
+    def _space(self) -> dict[str, Any] | str | None:
+        if not self.vary or self.vary == [ALL]:
+            return ALL if self.vary else None
         parts = (text.partition("=") for text in self.vary)
         return {name: [_value(v) for v in choices.split(",")] if equals else None for name, equals, choices in parts}
 

@@ -14,7 +14,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameE
 from xaikit.tuning.dimension import Dimension, Option
 from xaikit.tuning.space import Part, Space
 
-Wish = Mapping[str, Any] | Sequence[str] | None
+Wish = Mapping[str, Any] | Sequence[str] | str | None
 ALL = "all"
 
 
