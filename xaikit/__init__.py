@@ -31,7 +31,7 @@ _HOMES = {
     ),
     "xaikit.mitigation": ("CDEP", "RRR", "History", "Mitigator"),
     "xaikit.recommendation": ("Recommendation", "recommend"),
-    "xaikit.tuning": ("TuneResult", "tune"),
+    "xaikit.tuning": ("Goal", "TuneResult", "tune", "tune_mitigator"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

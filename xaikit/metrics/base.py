@@ -102,6 +102,7 @@ class Metric(Configured, abc.ABC):
     REGISTRY: ClassVar[Any] = METRICS
     DIRECTION: ClassVar[Literal["maximize", "minimize"]]
     NEEDS_MASK: ClassVar[bool] = False
+    REPEATABLE: ClassVar[bool] = True  # the same number when measured again; seconds are not
 
     def evaluate(  # noqa: PLR0913
         self,

@@ -25,6 +25,7 @@ class Seconds(Metric):
     """
 
     DIRECTION = "minimize"
+    REPEATABLE = False
 
     n_iter: Annotated[int, Int(ge=1), "calls that are timed"] = 3
 
