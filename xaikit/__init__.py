@@ -16,9 +16,9 @@ _HOMES = {
         "Float", "Int", "as_explainer",
     ),
     "xaikit.explainers": (
-        "LRP", "AgglomerativeDecomposition", "AttnLRP", "CaptumExplainer", "ContextualDecomposition", "Gradient",
-        "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus",
-        "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
+        "LRP", "AgglomerativeDecomposition", "AttnLRP", "CaptumExplainer", "ContextualDecomposition", "GradCam",
+        "GradCamPlusPlus", "Gradient", "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1",
+        "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
     ),
     "xaikit.metrics": ("AbPC", "LeRF", "Metric", "MoRF"),
     "xaikit.mitigation": ("CDEP", "RRR", "History", "Mitigator"),
