@@ -22,6 +22,7 @@ _HOMES = {
     ),
     "xaikit.metrics": ("AbPC", "LeRF", "Metric", "MoRF"),
     "xaikit.mitigation": ("CDEP", "RRR", "History", "Mitigator"),
+    "xaikit.shortcuts": ("Clusters", "Overlap", "SpRAy", "load_masks", "make_masks", "mask_overlap"),
     "xaikit.tuning": ("TuneResult", "tune"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from xaikit.explainers import *  # noqa: F403
     from xaikit.metrics import *  # noqa: F403
     from xaikit.mitigation import *  # noqa: F403
+    from xaikit.shortcuts import *  # noqa: F403
     from xaikit.tuning import *  # noqa: F403
 
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -143,9 +142,9 @@ class GradCam(Explainer):
 class GradCamPlusPlus(GradCam):
     """GradCam with w_k = sum over positions of alpha_k relu(dS/dA_k) (Chattopadhay et al. 2018, arXiv:1710.11063).
 
-    The paper's alpha_k = g² / (2 g² + g³ sum A_k), with g = dS/dA_k at each position, for the score exp(S), whose factor
-    exp(S) in front of the whole map is left out. It supposes activations that are not negative, so the sum takes
-    relu(A_k); with g divided out that is alpha_k = 1 / (2 + g sum relu(A_k)), which has no pole where relu(g) > 0.
+    The paper's alpha_k = g² / (2 g² + g³ sum A_k), with g = dS/dA_k at each position, is for the score exp(S), whose
+    factor exp(S) in front of the whole map is left out. It supposes activations that are not negative, so the sum
+    takes relu(A_k); with g divided out, alpha_k = 1 / (2 + g sum relu(A_k)), which has no pole where relu(g) > 0.
     """
 
     def _weights(self, a: Tensor, g: Tensor) -> Tensor:
@@ -159,7 +158,8 @@ class _Recorder:
 
     def __init__(self, asked: str | None) -> None:
         self.asked, self.runs = asked, 0
-        self.name, self.module, self.output = asked or "", nn.Identity(), None
+        self.name, self.module = asked or "", nn.Module()
+        self.output: Tensor | None = None
 
     def hook(self, name: str, module: nn.Module) -> Any:
         """What keeps the output of that layer, when it is one that can make a map."""
