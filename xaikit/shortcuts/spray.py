@@ -88,8 +88,8 @@ class SpRAy(Configured):
     >>> honest, cheat = torch.rand(40, 1, 8, 8), torch.rand(20, 1, 8, 8)
     >>> cheat[..., :2, :2] += 20  # these look at a corner
     >>> found = SpRAy()(torch.cat([honest, cheat]))
-    >>> found.n_clusters, found.labels[:40].max(), found.labels[40:].min()
-    (2, 0, 1)
+    >>> found.labels.tolist() == 40 * [0] + 20 * [1]
+    True
     """
 
     n_clusters: Annotated[int | None, Int(ge=1, optional=True), "clusters; None: by the eigengap"] = None
