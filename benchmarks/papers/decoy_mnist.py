@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.papers import data
-from benchmarks.papers.harness import Benchmark, Method, main
-from xaikit import CDEP, RRR, Mitigator
+from benchmarks.papers.harness import Batches, Benchmark, Method, accuracy, fit, main
+from xaikit import CDEP, RRR
 
 SIZE = 5
 
@@ -46,10 +46,10 @@ class DecoyMnist(Benchmark):
 
     NAME = "decoy_mnist"
     FIGURES = ("reversed", "same", "no patch")
-    EPOCHS, BATCH, LR = 10, 256, 1e-3
+    EPOCHS, BATCH, LR = 10, 512, 2e-3
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        super().__init__(path, device)
         self.parts = data.mnist(path)
         self.mask = corners()
         x, y = self.parts["train"]
@@ -67,7 +67,7 @@ class DecoyMnist(Benchmark):
 
         def rrr(explainer: str, weights: tuple[float, ...] = powers, **form: object) -> Method:
             form = {"output": "logit", "target": "all", "reduction": "mean", **form}
-            return Method(lambda w: self._fit(RRR, explainer=explainer, lambda_rrr=w, **form), weights)
+            return Method(lambda w: self.mitigator(RRR, explainer=explainer, lambda_rrr=w, **form), weights)
 
         return {
             "no decoy": Method(data="none"),
@@ -75,21 +75,18 @@ class DecoyMnist(Benchmark):
             "counterexamples": Method(data="random"),
             "RRR": rrr("gradient", (1e0, 1e1, 1e2, 1e3), target="label", output="log_probability"),
             "CDEP, as published": Method(
-                lambda w: self._fit(CDEP, explainer="contextual_decomposition:rules=cdep", lambda_cdep=w),
-                (1e0, 1e1, 1e2, 1e3),
+                lambda w: self.mitigator(CDEP, explainer="contextual_decomposition:rules=cdep", lambda_cdep=w),
+                (1e0, 1e1, 1e2),
             ),
             "CDEP, irrelevant part": Method(
-                lambda w: self._fit(CDEP, lambda_cdep=w, form="squared", part="irrelevant", centred=True),
-                (1e-1, 1e0, 1e1, 1e2),
+                lambda w: self.mitigator(CDEP, lambda_cdep=w, form="squared", part="irrelevant", centred=True),
+                (1e-1, 1e0, 1e1),
             ),
             "LRP epsilon": rrr("lrp_uniform_epsilon:epsilon=0.1", target="label"),
             "integrated gradients": rrr("integrated_gradients:n_steps=8", target="label"),
             "SmoothGrad": rrr("smoothgrad:n_iter=8", target="label"),
             "gradient x input": rrr("gradient_x_input", target="label"),
         }
-
-    def _fit(self, kind: type[Mitigator], **settings: object) -> Mitigator:
-        return kind(lr=self.LR, n_epochs=self.EPOCHS, batch_size=self.BATCH, **settings)
 
     def training(self, name: str, seed: int) -> Tensor:
         """The training images: with the shortcut, without a patch, or with the masked region randomised."""
@@ -103,27 +100,16 @@ class DecoyMnist(Benchmark):
         return torch.where(self.mask > 0, other, self.same)
 
     def train(self, model: nn.Module, method: Method, weight: float, seed: int) -> None:
-        x = self.training(method.data, seed)
-        if method.mitigator is None:
-            self.plain_training(model, x, seed)
-        else:
-            mitigator = method.mitigator(weight).set_kwargs(random_state=seed)
-            mitigator.fit(model, x, self.labels, self.mask, progress=False)
-
-    def plain_training(self, model: nn.Module, x: Tensor, seed: int) -> None:
-        """Cross-entropy alone, which costs no explanation."""
-        generator = torch.Generator().manual_seed(seed)
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.LR)
-        for _ in range(self.EPOCHS):
-            for rows in torch.randperm(len(x), generator=generator).split(self.BATCH):
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(model(x[rows]), self.labels[rows]).backward()
-                optimizer.step()
+        mitigator = None if method.mitigator is None else method.mitigator(weight)
+        batches = Batches(self.training(method.data, seed), self.labels, self.mask, self.BATCH)
+        fit(self, model, mitigator, batches, seed)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         x, y = self.parts["validation"]
         own = decoyed(x, y, seed=2)
-        swapped = torch.where(self.mask > 0, own[torch.randperm(len(x), generator=torch.Generator().manual_seed(3))], own)
+        swapped = torch.where(
+            self.mask > 0, own[torch.randperm(len(x), generator=torch.Generator().manual_seed(3))], own
+        )
         return {"accuracy": accuracy(model, swapped, y), "same": accuracy(model, own, y)}
 
     def measure(self, model: nn.Module) -> dict[str, float]:
@@ -139,16 +125,12 @@ class DecoyMnist(Benchmark):
         goal = table["no decoy"]["no patch"] - 0.3
         rows = [name for name in table if name not in ("no decoy", "vanilla", "counterexamples", "CDEP, as published")]
         return [
-            (f"{name}: {table[name]['reversed']:.1f} >= {goal:.1f}, the model without decoy - 0.3", table[name]["reversed"] >= goal)
+            (
+                f"{name}: {table[name]['reversed']:.1f} >= {goal:.1f}, the model without decoy - 0.3",
+                table[name]["reversed"] >= goal,
+            )
             for name in rows
         ]
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """In per cent."""
-    model.eval()
-    return 100 * torch.cat([model(part).argmax(1) for part in x.split(2000)]).eq(y).float().mean().item()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the papers' benchmarks share: methods, weights chosen on validation data, seeds, results that resume, a table."""
+"""What the papers' benchmarks share: methods, weights chosen on validation data, seeds, resumed results, a table."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from benchmarks.papers import data
 from xaikit import Mitigator
 
 HERE = Path(__file__).parent
@@ -26,7 +27,7 @@ class Method:
 
     Attributes:
         mitigator: the penalty for a weight; None for plain training.
-        weights: what is tried; the benchmark's `choose` picks one by validation at the first seed.
+        weights: what is tried; the benchmark's `choose` picks one by validation.
         data: what it is trained on, a name that `Benchmark.training` knows.
     """
 
@@ -39,12 +40,17 @@ class Benchmark(abc.ABC):
     """Data, a network, methods, and what is measured; a subclass is a paper's experiment."""
 
     NAME: ClassVar[str]
+    EPOCHS: ClassVar[int]
+    BATCH: ClassVar[int]
+    LR: ClassVar[float]
+    WEIGHT_DECAY: ClassVar[float] = 0.0
     SEEDS: ClassVar[tuple[int, ...]] = (0, 1, 2)
+    N_TUNING: ClassVar[int] = 1  # seeds, of these, whose mean validation figures choose the weight
     FIGURES: ClassVar[tuple[str, ...]]  # columns of the table, of what `measure` returns
     VERSION: ClassVar[int] = 1  # raised when a recipe changes, so that old results are not taken for new ones
 
-    def __init__(self, data: Path) -> None:
-        self.data = data
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        self.path, self.device = path, torch.device(device)
 
     @abc.abstractmethod
     def methods(self) -> Mapping[str, Method]:
@@ -70,9 +76,52 @@ class Benchmark(abc.ABC):
         """The weight, from the validation figures of each; by default the largest "accuracy"."""
         return max(tried, key=lambda weight: tried[weight]["accuracy"])
 
+    def mitigator(self, kind: type[Mitigator], **settings: Any) -> Mitigator:
+        """A mitigator with the benchmark's optimizer settings."""
+        return kind(lr=self.LR, n_epochs=self.EPOCHS, weight_decay=self.WEIGHT_DECAY, **settings)
+
     def check(self, table: Mapping[str, Mapping[str, float]]) -> list[tuple[str, bool]]:
         """Sentences about the table, and whether they hold."""
         raise NotImplementedError
+
+
+class Batches:
+    """Shuffled batches (x, y, mask), in an order that torch's random state gives; a mask for all, or one for each."""
+
+    def __init__(self, x: Tensor, y: Tensor, mask: Tensor, size: int) -> None:
+        self.x, self.y, self.mask, self.size = x, y, mask, size
+        self.each = len(mask) == len(x) and mask.ndim >= x.ndim - 1
+
+    def __len__(self) -> int:
+        return len(range(0, len(self.x), self.size))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for rows in torch.randperm(len(self.x)).split(self.size):
+            yield self.x[rows], self.y[rows], self.mask[rows] if self.each else self.mask
+
+
+def fit(benchmark: Benchmark, model: nn.Module, mitigator: Mitigator | None, batches: Any, seed: int) -> None:
+    """Train in place; without a mitigator with cross-entropy alone, in the loop that the mitigators have."""
+    if mitigator is not None:
+        mitigator.set_kwargs(random_state=seed).fit(model, batches, progress=False)
+        return
+    torch.manual_seed(seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=benchmark.LR, weight_decay=benchmark.WEIGHT_DECAY)
+    model.train()
+    for _ in range(benchmark.EPOCHS):
+        for x, y, _mask in batches:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x.to(benchmark.device)), y.to(benchmark.device)).backward()
+            optimizer.step()
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """In per cent."""
+    model.eval()
+    device = next(model.parameters()).device
+    predicted = torch.cat([model(part.to(device)).argmax(1).cpu() for part in x.split(2000)])
+    return 100 * (predicted == y).float().mean().item()
 
 
 class Results:
@@ -107,9 +156,14 @@ def run(benchmark: Benchmark, results: Results, only: list[str], n_seeds: int) -
     for name, method in benchmark.methods().items():
         if only and name not in only:
             continue
-        first = benchmark.SEEDS[0]
-        tried = {w: _once(benchmark, results, name, method, w, first)["validation"] for w in method.weights}
-        chosen[name] = benchmark.choose(tried) if len(tried) > 1 else method.weights[0]
+        chosen[name] = method.weights[0]
+        if len(method.weights) > 1:
+            tried = {}
+            for weight in method.weights:
+                seeds = benchmark.SEEDS[: benchmark.N_TUNING]
+                runs = [_once(benchmark, results, name, method, weight, seed)["validation"] for seed in seeds]
+                tried[weight] = {figure: statistics.mean(r[figure] for r in runs) for figure in runs[0]}
+            chosen[name] = benchmark.choose(tried)
         for seed in benchmark.SEEDS[:n_seeds]:
             _once(benchmark, results, name, method, chosen[name], seed)
     return chosen
@@ -122,7 +176,7 @@ def _once(
     if found is not None:
         return found
     torch.manual_seed(seed)
-    model = benchmark.network()
+    model = benchmark.network().to(benchmark.device)
     start = time.process_time()
     benchmark.train(model, method, weight, seed)
     seconds = time.process_time() - start
@@ -131,7 +185,9 @@ def _once(
     for part, figures in (("validation", benchmark.validate(model)), ("test", benchmark.measure(model))):
         done[part] = {k: round(v, 4) for k, v in figures.items()}
     results.add(done)
-    print(f"{name:28s} weight {weight:<8g} seed {seed} {seconds:6.1f} s  {done['validation']}  {done['test']}", flush=True)
+    print(
+        f"{name:28s} weight {weight:<8g} seed {seed} {seconds:6.1f} s  {done['validation']}  {done['test']}", flush=True
+    )
     return done
 
 
@@ -161,23 +217,26 @@ def markdown(benchmark: Benchmark, rows: Mapping[str, Mapping[str, float]], chos
     return "\n".join(lines)
 
 
-def main(benchmark_class: type[Benchmark]) -> None:
-    """The command line of a benchmark."""
-    parser = argparse.ArgumentParser(description=benchmark_class.__doc__)
+def main(*benchmarks: type[Benchmark]) -> None:
+    """The command line of a benchmark, or of several that are told apart by their names."""
+    parser = argparse.ArgumentParser(description=benchmarks[0].__doc__)
+    names = {b.NAME: b for b in benchmarks}
+    if len(benchmarks) > 1:
+        parser.add_argument("name", choices=names)
     parser.add_argument("--data-dir", help="folder with mnist/, compas/, sst/")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="run these rows")
-    parser.add_argument("--seeds", type=int, default=len(benchmark_class.SEEDS), help="how many seeds")
-    parser.add_argument("--results", default=str(HERE / "results" / f"{benchmark_class.NAME}.json"))
+    parser.add_argument("--seeds", type=int, help="how many seeds; fewer than the table's")
+    parser.add_argument("--results", help="the file of results; by default results/NAME.json")
     options = parser.parse_args()
-    from benchmarks.papers import data
-
     torch.set_num_threads(1)
-    benchmark = benchmark_class(data.folder(options.data_dir))
+    kind = names[options.name] if len(benchmarks) > 1 else benchmarks[0]
+    benchmark = kind(data.folder(options.data_dir), options.device)
     unknown = set(options.only) - set(benchmark.methods())
     if unknown:
         parser.error(f"no method {', '.join(sorted(unknown))}; there are {', '.join(benchmark.methods())}")
-    results = Results(Path(options.results), benchmark.VERSION)
-    chosen = run(benchmark, results, options.only, options.seeds)
+    results = Results(Path(options.results or HERE / "results" / f"{kind.NAME}.json"), kind.VERSION)
+    chosen = run(benchmark, results, options.only, options.seeds or len(kind.SEEDS))
     rows = table(results, chosen)
     print("\n" + markdown(benchmark, rows, chosen) + "\n")
     if not options.only:
