@@ -18,9 +18,9 @@ _HOMES = {
     "xaikit.transforms": ("Postprocessor",),
     "xaikit.modality": ("Image", "Modality", "Tabular", "Text", "TimeSeries", "as_modality"),
     "xaikit.explainers": (
-        "LRP", "AgglomerativeDecomposition", "AttnLRP", "CaptumExplainer", "ContextualDecomposition", "Gradient",
-        "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus",
-        "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
+        "LRP", "AgglomerativeDecomposition", "AttnLRP", "CaptumExplainer", "ContextualDecomposition", "GradCam",
+        "GradCamPlusPlus", "Gradient", "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1",
+        "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
     ),
     "xaikit.metrics": (
         "AUC", "ROAD", "AbPC", "AvgSensitivity", "CompletenessGap", "Deletion", "EffectiveComplexity", "Entropy",
@@ -31,6 +31,7 @@ _HOMES = {
     ),
     "xaikit.mitigation": ("CDEP", "RRR", "History", "Mitigator"),
     "xaikit.recommendation": ("Recommendation", "recommend"),
+    "xaikit.shortcuts": ("Clusters", "Overlap", "SpRAy", "load_masks", "make_masks", "mask_overlap"),
     "xaikit.tuning": ("Goal", "TuneResult", "tune", "tune_mitigator"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from xaikit.mitigation import *  # noqa: F403
     from xaikit.modality import *  # noqa: F403
     from xaikit.recommendation import *  # noqa: F403
+    from xaikit.shortcuts import *  # noqa: F403
     from xaikit.transforms import *  # noqa: F403
     from xaikit.tuning import *  # noqa: F403
 

@@ -92,15 +92,21 @@ class Call:
         """The explained score of each row, shape (copies * N,)."""
         return self.score(self.run(inputs, copies), copies)
 
-    def grad(self, inputs: Tensors, copies: int = 1) -> Tensors:
+    def grad(self, inputs: Tensors, copies: int = 1, at: Callable[[], Tensors] | None = None) -> Tensors:
         """Return d score / d input of each row; the library's one first-order autograd call.
 
         With `create_graph` the result is differentiable with respect to the parameters, and to the inputs that
         require a gradient.
+
+        Args:
+            inputs: stand-ins for the call's inputs.
+            copies: versions of the batch stacked in them.
+            at: called after the forward pass, gives the tensors of that pass to differentiate by instead.
         """
         with torch.enable_grad(), differentiable_kernels(self.create_graph):
             leaves = tuple(x if self.create_graph and x.requires_grad else x.detach().requires_grad_() for x in inputs)
-            return self._differentiated(self.run(leaves, copies), leaves, copies)
+            output = self.run(leaves, copies)
+            return self._differentiated(output, leaves if at is None else at(), copies, reached=at is not None)
 
     def gradient(self, beside: Sequence[Tensor] = ()) -> tuple[Tensors, Tensors]:
         """What is explained and d score / d each of its tensors, by one forward and one backward pass.
@@ -120,8 +126,8 @@ class Call:
             grads = self._differentiated(output, (*readings.leaves, *beside))
         return values if self.create_graph else tuple(v.detach() for v in values), grads[: len(values)]
 
-    def _differentiated(self, output: Tensor, leaves: Tensors, copies: int = 1) -> Tensors:
-        """Return d score / d leaf of an output."""
+    def _differentiated(self, output: Tensor, points: Tensors, copies: int = 1, *, reached: bool = False) -> Tensors:
+        """Return d score / d point of an output; an error where a point must be `reached` and is not."""
         scores = self.score(output, copies)
         if not scores.requires_grad:
             raise InvalidInputError(
@@ -133,8 +139,10 @@ class Call:
             (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)
             # Backward hooks (zennit's rules) build a graph only for a gradient that requires one.
             start, seeds = output, seeds if seeds.requires_grad else seeds.detach().requires_grad_()
-        grads = torch.autograd.grad(start, leaves, seeds, create_graph=self.create_graph, allow_unused=True)
-        return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True))
+        grads = torch.autograd.grad(start, points, seeds, create_graph=self.create_graph, allow_unused=True)
+        if reached and any(g is None for g in grads):
+            raise InvalidInputError("the explained score does not depend on the chosen layer's output")
+        return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
 
     def at(self, samples: slice) -> Call:
         """The same call on some of the samples."""

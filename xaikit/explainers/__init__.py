@@ -1,6 +1,7 @@
 """The explainers, one file per family. A new one is one file, one decorator, one line here."""
 
 from xaikit.explainers import captum_methods
+from xaikit.explainers.cam import GradCam, GradCamPlusPlus
 from xaikit.explainers.captum_explainer import CaptumExplainer
 from xaikit.explainers.cd import AgglomerativeDecomposition, ContextualDecomposition
 from xaikit.explainers.gradient import Gradient, GradientXInput
@@ -21,6 +22,8 @@ __all__ = [
     "AttnLRP",
     "CaptumExplainer",
     "ContextualDecomposition",
+    "GradCam",
+    "GradCamPlusPlus",
     "Gradient",
     "GradientXInput",
     "IntegratedGradients",
