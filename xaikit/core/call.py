@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xaikit.core import targets as target_rules
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.isolation import differentiable_kernels
+from xaikit.core.isolation import cut_at, differentiable_kernels
 from xaikit.core.rows import even_ranges, rows_per_pass
 from xaikit.core.structure import Tensors
 
@@ -23,6 +23,8 @@ class Call:
     Attributes:
         model: the model, in evaluation mode.
         inputs: what is explained, each tensor shaped (N, ...): the inputs, or a layer's activations.
+        layers: names and modules of the layers at which the call is cut, none where it explains the model's inputs.
+        uncut: the whole call at the model's own inputs, where this one is cut at layers.
         target: class indices (N,), a function of the output, or None.
         create_graph: whether the attribution must stay differentiable.
         seed: of every random number.
@@ -35,6 +37,8 @@ class Call:
     create_graph: bool
     seed: int
     forward: Callable[[Tensors, Tensor | None], Any]
+    layers: tuple[tuple[str, nn.Module], ...] = ()
+    uncut: Call | None = None
     head: str | int = "logits"
     n_classes: int | None = None
     samples: Tensor | None = None
@@ -43,6 +47,18 @@ class Call:
     def n(self) -> int:
         """Number of samples N."""
         return len(self.inputs[0])
+
+    @property
+    def own_inputs(self) -> Tensors:
+        """The model's own inputs of each row, also where the call is cut at layers."""
+        if self.uncut is None:
+            return self.inputs
+        return self.uncut.inputs if self.samples is None else tuple(x[self.samples] for x in self.uncut.inputs)
+
+    def activations(self, inputs: Tensors) -> Tensors:
+        """What the layers of the call give for stand-ins of `own_inputs`."""
+        forward = self.forward if self.uncut is None else self.uncut.forward
+        return cut_at(self.model, self.layers, lambda: forward(inputs, self.samples), len(inputs[0]), self.create_graph)
 
     def run(self, inputs: Tensors, copies: int = 1) -> Tensor:
         """The model's output on `copies` stacked versions of the batch: tensors (copies * N, ...), copy by copy."""
@@ -109,7 +125,10 @@ class Call:
         elif target is not None and copies > 1:
             function = target
             target = lambda output: torch.cat([function(part) for part in output.split(self.n)])  # noqa: E731
-        return dataclasses.replace(self, inputs=inputs, target=target, samples=index.repeat(copies))
+        uncut = self.uncut and self.uncut.stacked(
+            tuple(x.repeat(copies, *[1] * (x.ndim - 1)) for x in self.uncut.inputs), copies
+        )
+        return dataclasses.replace(self, inputs=inputs, target=target, samples=index.repeat(copies), uncut=uncut)
 
     def passes(self, copies: int, max_rows: int | None = None) -> Iterator[tuple[Call, list[range]]]:
         """The work of evaluating `copies` versions of every sample, cut into forward passes of a bounded size.
