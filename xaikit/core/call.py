@@ -161,7 +161,10 @@ class Call:
         elif target is not None and copies > 1:
             function = target
             target = lambda output: torch.cat([function(part) for part in output.split(self.n)])  # noqa: E731
-        return dataclasses.replace(self, inputs=inputs, target=target, samples=index.repeat(copies))
+        uncut = self.uncut and self.uncut.stacked(
+            tuple(x.repeat(copies, *[1] * (x.ndim - 1)) for x in self.uncut.inputs), copies
+        )
+        return dataclasses.replace(self, inputs=inputs, target=target, samples=index.repeat(copies), uncut=uncut)
 
     def passes(self, copies: int, max_rows: int | None = None) -> Iterator[tuple[Call, list[range]]]:
         """The work of evaluating `copies` versions of every sample, cut into forward passes of a bounded size.

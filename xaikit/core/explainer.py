@@ -124,6 +124,11 @@ class Explainer(Configured, abc.ABC):
     __hash__ = Configured.__hash__
 
     @property
+    def finds_layer(self) -> bool:
+        """Whether it computes its layer's activations by itself, so that nobody can hand it others."""
+        return False
+
+    @property
     def passes(self) -> int:
         """About how many passes of the model the explanation of a sample takes."""
         return math.prod(getattr(self, factor) if isinstance(factor, str) else factor for factor in self.PASSES)
@@ -131,11 +136,6 @@ class Explainer(Configured, abc.ABC):
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:  # noqa: ARG002
         """Operations of the model, on these inputs, that a method of rules has none for; none for other methods."""
         return ()
-
-    @property
-    def finds_layer(self) -> bool:
-        """Whether it computes its layer's activations by itself, so that nobody can hand it others."""
-        return False
 
     # ------------------------------------------------------------------ the call
 

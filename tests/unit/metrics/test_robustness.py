@@ -157,3 +157,16 @@ def test_a_class_that_finds_its_layer_by_itself_is_refused():
     explainer = EXPLAINERS.create("captum:algorithm=LayerGradCam").set_kwargs(model=model, layer="0")
     with pytest.raises(UnsupportedOperationError, match="computes those of its layer by itself"):
         MaxSensitivity().evaluate(explainer, torch.randn(2, 2, 5, 5), 0)
+
+
+def test_a_baseline_that_runs_the_model_to_its_layer_meets_every_copy():
+    """A padding token's embedding as the baseline: of the stacked points, too."""
+    model = nn.Sequential(nn.Embedding(11, 4), nn.Flatten(), nn.Tanh(), nn.Linear(28, 3)).double()
+    tokens, y = torch.randint(0, 11, (3, 7)), torch.tensor([0, 1, 2])
+    explainer = IntegratedGradients(model, layer="0", baseline="token_id:token=0", n_steps=8)
+    found = MaxSensitivity(n_iter=3, radius=0.1).evaluate(explainer, tokens, y)
+    h, pad = model[0](tokens).detach(), model[0].weight[0].detach().expand(7, 4)
+    alone = IntegratedGradients(model[1:], baseline=pad, n_steps=8)
+    before = alone.attribute(h, y)
+    changes = [(alone.attribute(h + z, y) - before).flatten(1).norm(dim=1) for z in moves(h, 3, 0.1)]
+    assert torch.allclose(found, torch.stack(changes).amax(0) / before.flatten(1).norm(dim=1))
