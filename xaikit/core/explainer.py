@@ -146,7 +146,10 @@ class Explainer(Configured, abc.ABC):
         """The attribution as by `attribute`, and the model's output on the inputs where one plain pass gives both.
 
         Args:
-            inputs, targets, create_graph, seed: as for `attribute`.
+            inputs: as for `attribute`.
+            targets: likewise.
+            create_graph: likewise.
+            seed: likewise.
             keep_mode: run the model in the mode that it is in. BatchNorm's running statistics then take part once,
                 where the output is returned, and stay as they are where it is not.
 

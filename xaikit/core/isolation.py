@@ -32,7 +32,9 @@ def isolated(model: nn.Module, device: torch.device, seed: int, *, keep_mode: bo
                 torch.cuda.manual_seed(seed)
         try:
             for module, training in flags:
-                if training and not keep_mode:  # setting an attribute of a module is slow, and most are in evaluation mode already
+                if (
+                    training and not keep_mode
+                ):  # setting an attribute of a module is slow, and most are in evaluation mode already
                     module.training = False
             with (
                 sound_batchnorm([module for module, _ in flags]),

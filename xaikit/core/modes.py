@@ -42,7 +42,8 @@ def _matters(module: nn.Module) -> bool:
     for kind, by_setting in _BY_SETTING:
         if isinstance(module, kind) and type(module).__module__.startswith("torch.nn.modules."):
             return by_setting(module)
-    return _class_matters(type(module)) or "forward" in vars(module)
+    # A forward put on the instance hides that of its class.
+    return "forward" in vars(module) or _class_matters(type(module))  # type: ignore[arg-type]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -54,16 +55,16 @@ def _class_matters(cls: type) -> bool:
 
 def _functions(cls: type) -> Iterator[Any]:
     for value in vars(cls).values():
-        value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-        if callable(value) and not isinstance(value, type):
-            yield value
+        function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        if callable(function) and not isinstance(function, type):
+            yield function
 
 
 def _names_training(function: Any) -> bool:
     function = getattr(function, "func", function)  # functools.partial
     function = getattr(function, "__func__", function)  # a bound method
     if not isinstance(function, types.FunctionType):
-        function = getattr(type(function), "__call__", None)  # an object that is called
+        function = next((vars(c)["__call__"] for c in type(function).__mro__ if "__call__" in vars(c)), None)
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     return not isinstance(function, types.FunctionType) or _code_names_training(function.__code__)

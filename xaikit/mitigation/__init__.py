@@ -2,7 +2,19 @@
 
 from xaikit.mitigation.base import Loss, Mitigator
 from xaikit.mitigation.cdep import CDEP
+from xaikit.mitigation.projections import ChannelSubspace, ChannelSum, Chroma, Direction, Projection
 from xaikit.mitigation.rrr import RRR
 from xaikit.mitigation.trainer import History
 
-__all__ = ["CDEP", "RRR", "History", "Loss", "Mitigator"]
+__all__ = [
+    "CDEP",
+    "RRR",
+    "ChannelSubspace",
+    "ChannelSum",
+    "Chroma",
+    "Direction",
+    "History",
+    "Loss",
+    "Mitigator",
+    "Projection",
+]
