@@ -28,7 +28,7 @@ class ExpectedGradients(Explainer):
     """Mean over references b and t in [0, 1] of (x - b) * dS/dx at b + t (x - b) (Erion et al. 2021, arXiv:1906.10670).
 
     Draw k of n takes t from the k-th of n equal parts of [0, 1] and a random reference; every sample meets the same
-    draws. In the mean over draws the attributions sum to S(x) less the mean S(b). Without references there is one, zero.
+    draws. Their mean sums to S(x) less the mean of S(b) in the limit. Without references there is one, zero.
 
     >>> import torch
     >>> model = torch.nn.Linear(3, 2)

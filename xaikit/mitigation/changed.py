@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from xaikit.core.isolation import isolated
 from xaikit.mitigation.base import Mitigator, logits_of
+from xaikit.mitigation.penalties import at_least_float32
 
 
 class ChangedMitigator(Mitigator):
@@ -23,7 +24,7 @@ class ChangedMitigator(Mitigator):
         # Only measured, the pass must leave no trace in the model.
         apart = contextlib.nullcontext() if create_graph else isolated(model, y.device, seed)
         with apart:
-            return F.cross_entropy(self._changed_logits(model, x, mask, seed).float(), y)
+            return F.cross_entropy(at_least_float32(self._changed_logits(model, x, mask, seed)), y)
 
     @abc.abstractmethod
     def _changed_logits(self, model: nn.Module, x: Any, mask: Any, seed: int) -> Tensor:

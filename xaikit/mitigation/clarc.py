@@ -62,10 +62,10 @@ class RRClArC(AttributionMitigator):
 
 @MITIGATORS.register("a_clarc")
 class AClArC(ChangedMitigator):
-    """Mean cross-entropy + lambda_a * that of the samples with the concept added (Anders et al. 2022, arXiv:1912.11425).
+    """Mean cross-entropy + lambda_a * that of the samples with the concept added.
 
     At the concept's layer, the activations a become a - v vᵀ (a - z), with z the mean of samples that show the concept:
-    every sample seems to show it, so that it tells nothing. Masks are not used.
+    every sample seems to show it, so that it tells nothing (Anders et al. 2022, arXiv:1912.11425). Masks are not used.
 
     >>> import torch
     >>> from torch import nn

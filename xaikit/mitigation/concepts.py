@@ -15,6 +15,7 @@ from xaikit.core.structure import check_batch, flatten
 from xaikit.mitigation.base import run_model
 from xaikit.mitigation.masks import label_tensor
 
+BATCH = 64  # samples in a pass
 METHODS = ("pattern", "ridge", "svm")
 
 
@@ -47,7 +48,6 @@ class Concept:
         method: str = "pattern",
         channel_axis: int = 1,
         regularization: float = 1.0,
-        batch_size: int = 64,
     ) -> Concept:
         """Fit the direction on activations averaged over the positions.
 
@@ -62,7 +62,6 @@ class Concept:
                 with squared error or squared hinge.
             channel_axis: where the output has its channels; -1 in (N, tokens, channels).
             regularization: of "ridge" and "svm": the penalty regularization * |w|² / 2 against a sum over samples.
-            batch_size: samples in a pass.
 
         Raises:
             InvalidInputError: for labels of one kind only, or of another number of samples.
@@ -74,13 +73,13 @@ class Concept:
         shown = label_tensor(labels).to("cpu").bool()
         if shown.shape != (n,) or bool(shown.all()) or not bool(shown.any()):
             raise InvalidInputError(
-                f"labels must say of each of {n} samples whether it shows the concept, and some must and some must not; "
+                f"labels must say of each of {n} samples whether it shows the concept, and there must be both; "
                 f"got shape {tuple(shown.shape)} with {int(shown.sum())} true"
             )
         name, module = find_layer(model, layer)
         parts = []
         with torch.no_grad(), isolated(model, tensors[0].device, 0):
-            for rows in torch.arange(n).split(batch_size):
+            for rows in torch.arange(n).split(BATCH):
                 batch = rebuild(tuple(t[rows.to(t.device)] for t in tensors))
                 (a,) = cut_at(model, [(name, module)], lambda b=batch: run_model(model, b), len(rows), False)  # type: ignore[misc]
                 parts.append(_channels(a, channel_axis).double().cpu())
