@@ -1,4 +1,4 @@
-"""Concept directions against closed forms and scikit-learn; the three ways of compensation against what they promise."""
+"""Concept directions against closed forms and scikit-learn; the three compensations against what they promise."""
 
 from __future__ import annotations
 
