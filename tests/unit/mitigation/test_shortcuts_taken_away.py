@@ -8,7 +8,7 @@ from torch import nn
 
 from xaikit.mitigation import CDEP, HINT, RRR, AClArC, Concept, Counterexamples, PClArC, RRClArC
 
-SETTINGS = {"lr": 5e-3, "n_epochs": 25, "batch_size": 32, "random_state": 0}
+SETTINGS = {"lr": 1e-2, "n_epochs": 12, "batch_size": 64, "random_state": 0}
 
 
 def stripes(n, *, shortcut, seed):
@@ -44,16 +44,19 @@ def vanilla():
     x, y = stripes(320, shortcut="kept", seed=0)
     RRR(lambda_rrr=0.0, **SETTINGS).fit(model, x, y, CORNER, progress=False)
     assert accuracy(model, "kept") > 0.97
-    assert accuracy(model, "flipped") < 0.3  # it is fooled, or nothing here would count
+    assert accuracy(model, "flipped") < 0.4  # it is fooled, or nothing here would count
     return model
 
 
 MITIGATED = {
-    "rrr": lambda: (RRR(lambda_rrr=3.0, reduction="mean"), CORNER),
-    "rrr, smoothgrad": lambda: (RRR(explainer="smoothgrad:n_iter=2", lambda_rrr=3.0, reduction="mean"), CORNER),
+    "rrr": lambda: (RRR(lambda_rrr=300.0, reduction="mean"), CORNER),
+    "rrr, smoothgrad": lambda: (
+        RRR(explainer="smoothgrad:n_iter=2", lambda_rrr=3.0, output="logit", reduction="mean"),
+        CORNER,
+    ),
     "rrr, random target": lambda: (RRR(lambda_rrr=3.0, target="random", output="logit", reduction="mean"), CORNER),
     "rrr, balanced": lambda: (RRR(balance=True, lambda_rrr=3.0), CORNER),
-    "rrr, warm-up": lambda: (RRR(lambda_rrr=3.0, reduction="mean", warmup=2.0), CORNER),
+    "rrr, warm-up": lambda: (RRR(lambda_rrr=3.0, output="logit", reduction="mean", warmup=2.0), CORNER),
     "hint": lambda: (HINT(form="share", lambda_hint=3.0, grid=8), 1 - CORNER),
     "hint, ranking": lambda: (HINT(lambda_hint=1.0, grid=4, normalization="total"), 1 - CORNER),
     "cdep": lambda: (CDEP(form="squared", centred=True, part="irrelevant", lambda_cdep=30.0), CORNER),
@@ -70,7 +73,7 @@ def test_trained_away(name):
     model, (mitigator, mask) = net(), MITIGATED[name]()
     x, y = stripes(320, shortcut="kept", seed=0)
     mitigator.set_kwargs(**SETTINGS).fit(model, x, y, mask, progress=False)
-    assert accuracy(model, "flipped") > 0.65
+    assert accuracy(model, "flipped") > 0.7
 
 
 def marked(n=320):
@@ -81,12 +84,12 @@ def marked(n=320):
     return x, bright
 
 
-@pytest.mark.parametrize("make", [lambda c: RRClArC(concept=c, lambda_rr=30.0), lambda c: AClArC(concept=c)])
+@pytest.mark.parametrize("make", [lambda c: RRClArC(concept=c, lambda_rr=1.0), lambda c: AClArC(concept=c)])
 def test_a_concept_trained_away(vanilla, make):
     model = net()
     model.load_state_dict(vanilla.state_dict())
     x, y = stripes(320, shortcut="kept", seed=0)
-    concept = Concept.fit(model, *marked(), layer="1")
+    concept = Concept.fit(model, *marked(), layer="0")
     make(concept).set_kwargs(**SETTINGS).fit(model, x, y, progress=False)
     assert accuracy(model, "flipped") > accuracy(vanilla, "flipped") + 0.2
 
@@ -94,7 +97,7 @@ def test_a_concept_trained_away(vanilla, make):
 @pytest.mark.parametrize("method", ["pattern", "ridge", "svm"])
 def test_a_concept_projected_out_without_training(vanilla, method):
     before = accuracy(vanilla, "flipped")
-    concept = Concept.fit(vanilla, *marked(), layer="1", method=method)
+    concept = Concept.fit(vanilla, *marked(), layer="0", method=method)
     with PClArC(concept).apply(vanilla):
         after = accuracy(vanilla, "flipped")
     assert after > before + 0.2
