@@ -2,7 +2,7 @@
 
 from xaikit.mitigation.base import Loss, Mitigator
 from xaikit.mitigation.cdep import CDEP
+from xaikit.mitigation.history import History
 from xaikit.mitigation.rrr import RRR
-from xaikit.mitigation.trainer import History
 
 __all__ = ["CDEP", "RRR", "History", "Loss", "Mitigator"]

@@ -13,8 +13,14 @@ from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Choice, Configured,
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError
 from xaikit.core.isolation import buffers_kept_on_error
 from xaikit.core.targets import pick_head
+from xaikit.mitigation import batches, checkpoints
+from xaikit.mitigation import fabric as fabrics
+from xaikit.mitigation.checks import check_data, check_model
+from xaikit.mitigation.early_stopping import EarlyStopping
+from xaikit.mitigation.fabric import Share
+from xaikit.mitigation.history import History
 from xaikit.mitigation.masks import label_tensor
-from xaikit.mitigation.trainer import History, train
+from xaikit.mitigation.trainer import Options, train
 
 
 class Loss(NamedTuple):
@@ -57,6 +63,13 @@ class Mitigator(Configured, abc.ABC):
     head: Annotated[str | int, "which output holds the logits, where the model returns several"] = "logits"
     device: Annotated[Any, _device, "where to train; None stays where the model is"] = None
     random_state: Annotated[int | None, Int(ge=0, optional=True), "seed of order, dropout and noise"] = None
+    max_skips: Annotated[int, Int(ge=1), "steps in a row that may be skipped for not being finite"] = 5
+    patience: Annotated[int | None, Int(ge=1, optional=True), "epochs without a better validation before the end"] = (
+        None
+    )
+    checkpoint_every: Annotated[int | None, Int(ge=1, optional=True), "steps between checkpoints inside an epoch"] = (
+        None
+    )
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -102,24 +115,35 @@ class Mitigator(Configured, abc.ABC):
             penalty = self._penalty(model, x, y, mask, seed=seed, create_graph=True)
             return Loss(task, penalty, task + self.weight * penalty, logits.detach())
 
-    def fit(
+    def fit(  # noqa: PLR0913
         self,
         model: nn.Module,
         data: Any,
         labels: Any = None,
         masks: Any = None,
         *,
+        validation: Any = None,
+        groups: Any = None,
         checkpoint: Any = None,
+        fabric: Any = None,
         progress: bool = True,
     ) -> History:
         """Train the model in place.
+
+        Ctrl-C ends the training after the present step, with a checkpoint where one was asked for; twice, at once.
 
         Args:
             model: as for `loss`; its mode is left as found.
             data: inputs (N, ...), with `labels` (N,) and `masks`; or an iterable of batches (x, y, mask).
             labels: class indices (N,).
             masks: (N, C, H, W), (N, H, W), or (H, W) for all; 1 = penalise. Resized when needed.
-            checkpoint: a ``.pt`` file, written after each epoch and, where it exists, resumed from.
+            validation: (x, y) or an iterable of batches (x, y), looked at after each epoch; with the setting `patience`
+                training stops early, and the weights of the epoch with the best worst group return.
+            groups: of the validation samples: (N,) names or numbers, or a function (x, y) -> (N,); None takes classes.
+            checkpoint: a ``.pt`` file, written after each epoch (and every `checkpoint_every` steps) and, where it
+                exists, resumed from.
+            fabric: a Lightning Fabric, which says on which devices, in how many processes and in which precision to
+                train; `batch_size`, or the batch of a loader, is then that of all processes together.
             progress: show a progress bar.
 
         Returns:
@@ -127,9 +151,28 @@ class Mitigator(Configured, abc.ABC):
 
         Raises:
             InvalidInputError, InvalidTypeError: for data that cannot be right.
-            TrainingError: for a non-finite loss; the last good weights are in the model.
+            TrainingError: when the loss stays non-finite; the last good weights are in the model.
+            CheckpointError: when a checkpoint cannot be written; the one before it stays.
         """
-        return train(self, model, data, labels, masks, checkpoint=checkpoint, progress=progress)
+        check_model(model)
+        processes = fabrics.processes(fabric)
+        path = checkpoints.check_path(checkpoint)
+        stopping = EarlyStopping(validation, groups, patience=self.patience, head=self.head)
+        source = batches.source(data, labels, masks, self.batch_size)
+        check_data(self, model, source)
+        history: History = processes.launch(train, self, model, source, Options(path, stopping, progress))
+        return history
+
+    def weight_at(self, progress: float) -> float:  # noqa: ARG002
+        """The weight of the penalty when a share `progress`, 0 to 1, of the training is done."""
+        return self.weight
+
+    def penalty_share(self, share: Share) -> float:
+        """What a part of a batch weighs in the penalty of the whole: penalty = sum of penalty_share * penalty of part.
+
+        A sum over samples adds up as it is; a mean over samples goes by their number.
+        """
+        return 1.0 if getattr(self, "reduction", "mean") == "sum" else share.samples
 
     def explainer_for(self, model: nn.Module) -> Explainer:
         """The penalised explainer, bound to the model and its head."""
