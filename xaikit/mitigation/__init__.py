@@ -3,6 +3,18 @@
 from xaikit.mitigation.base import Loss, Mitigator
 from xaikit.mitigation.cdep import CDEP
 from xaikit.mitigation.history import History
+from xaikit.mitigation.projections import ChannelSubspace, ChannelSum, Chroma, Direction, Projection
 from xaikit.mitigation.rrr import RRR
 
-__all__ = ["CDEP", "RRR", "History", "Loss", "Mitigator"]
+__all__ = [
+    "CDEP",
+    "RRR",
+    "ChannelSubspace",
+    "ChannelSum",
+    "Chroma",
+    "Direction",
+    "History",
+    "Loss",
+    "Mitigator",
+    "Projection",
+]

@@ -90,7 +90,8 @@ class Tensors:
 class Loader:
     """A DataLoader, read through a sampler of ours: it can skip batches unread and knows the samples of each."""
 
-    def __init__(self, loader: DataLoader) -> None:
+    def __init__(self, loader: DataLoader, prepare: Callable[[Any], Batch]) -> None:
+        self._prepare = prepare
         self._indices = _Indices(loader.batch_sampler)
         kept = "num_workers collate_fn pin_memory timeout worker_init_fn multiprocessing_context generator"
         settings = {name: getattr(loader, name) for name in (*kept.split(), "persistent_workers")}
@@ -112,7 +113,7 @@ class Loader:
             collections.deque(self._indices.pop() for _ in range(skip))
         else:
             self._indices.skip(skip)
-        return (Step(batch, *self._indices.pop()) for batch in iterator)
+        return (Step(self._prepare(batch), *self._indices.pop()) for batch in iterator)
 
     @property
     def single(self) -> Batch | None:
@@ -123,14 +124,14 @@ class Loader:
             return None
         left = 0 if given.drop_last else len(given.dataset) % size
         with torch.random.fork_rng():
-            return given.collate_fn([given.dataset[0]]) if 1 in (size, left) else None
+            return self._prepare(given.collate_fn([given.dataset[0]])) if 1 in (size, left) else None
 
 
 class Batches:
     """Any iterable of batches. Its batches are cut into parts, unless each process has an iterable of its own."""
 
-    def __init__(self, data: Iterable[Batch], *, distributed: bool) -> None:
-        self._data, self._distributed = data, distributed
+    def __init__(self, data: Iterable[Any], prepare: Callable[[Any], Batch], *, distributed: bool) -> None:
+        self._data, self._prepare, self._distributed = data, prepare, distributed
         self.steps = _length(data)
         self.generators: list[torch.Generator] = []
         self.single: Batch | None = None
@@ -142,7 +143,7 @@ class Batches:
             sampler.set_epoch(number)
         iterator = iter(self._data)
         _drop(iterator, skip)
-        return (self._step(batch, part) for batch in iterator)
+        return (self._step(self._prepare(batch), part) for batch in iterator)
 
     def _step(self, batch: Batch, part: Part) -> Step:
         if part.world == 1 or self._distributed:
@@ -154,8 +155,8 @@ class Batches:
 Source = Tensors | Loader | Batches
 
 
-def source(data: Any, labels: Any, masks: Any, size: int) -> Source:
-    """The data that `Mitigator.fit` was given.
+def source(data: Any, labels: Any, masks: Any, size: int, prepare: Callable[[Any], Batch]) -> Source:
+    """The data that `Mitigator.fit` was given; `prepare` makes (x, y, mask) of a batch of an iterable.
 
     Raises:
         InvalidInputError, InvalidTypeError: for data that cannot be right.
@@ -167,9 +168,10 @@ def source(data: Any, labels: Any, masks: Any, size: int) -> Source:
             )
         distributed = isinstance(getattr(data, "sampler", None), DistributedSampler)
         # A subclass may iterate in a way of its own.
-        if type(data) is DataLoader and data.batch_sampler is not None and not distributed:
-            return Batches(data, distributed=False) if isinstance(data.dataset, IterableDataset) else Loader(data)
-        return Batches(data, distributed=distributed)
+        ours = type(data) is DataLoader and data.batch_sampler is not None and not distributed
+        if ours and not isinstance(data.dataset, IterableDataset):  # type: ignore[attr-defined]
+            return Loader(data, prepare)  # type: ignore[arg-type]
+        return Batches(data, prepare, distributed=distributed)
     if labels is None or masks is None:
         raise InvalidInputError("fit needs labels and masks beside the inputs: fit(model, images, labels, masks)")
     return Tensors(data, labels, masks, size)

@@ -46,7 +46,8 @@ def check_data(mitigator: Mitigator, model: nn.Module, source: Source) -> None:
 
 
 def _check_first(mitigator: Mitigator, model: nn.Module, first: Batch, labels: Tensor) -> None:
-    from xaikit.mitigation.base import check_labels, run_model
+    from xaikit.mitigation.base import run_model
+    from xaikit.mitigation.penalties import check_labels
 
     x, y, mask = first
     tensors = flatten(x)[0]
@@ -68,22 +69,29 @@ def _check_single(model: nn.Module, one: Batch) -> None:
     kept = [(b, b.detach().clone()) for b in model.buffers()]
     with training_mode(model), torch.random.fork_rng(), torch.no_grad():
         try:
-            run_model(model, one[0])
-        except ValueError as err:
-            raise batchnorm_error(err) from err
+            with batchnorm_told():
+                run_model(model, one[0])
         finally:
             for buffer, value in kept:
                 buffer.copy_(value)
 
 
-def batchnorm_error(err: ValueError) -> Exception:
-    """What torch says of a single sample, in words; any other error as it is."""
-    if not str(err).startswith("Expected more than 1 value per channel"):
-        return err
-    return InvalidInputError(
-        "BatchNorm cannot train on a step of a single sample: use a batch_size of 2 or more, and drop_last=True in a "
-        "DataLoader whose last batch has one"
-    )
+@contextlib.contextmanager
+def batchnorm_told() -> Iterator[None]:
+    """Say in words what torch says of a single sample.
+
+    Raises:
+        InvalidInputError: where BatchNorm in training mode meets a single value.
+    """
+    try:
+        yield
+    except ValueError as err:
+        if "more than 1 value per channel" not in str(err):
+            raise
+        raise InvalidInputError(
+            "BatchNorm in training mode cannot take a batch of one sample: use batch_size >= 2 (drop_last=True in a "
+            "DataLoader whose last batch has one), or put the model's BatchNorm layers in evaluation mode"
+        ) from err
 
 
 @contextlib.contextmanager

@@ -53,21 +53,21 @@ class StepModule(nn.Module):
     model would bypass it, and every process would silently train a model of its own.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, mitigator: Mitigator, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
-        self.mitigator: Mitigator | None = None  # set for each step: its weight may change
+        self.mitigator, self.model = mitigator, model
 
-    def forward(self, batch: Batch, share: Share | None = None, world: int = 1) -> Loss:
+    def forward(self, batch: Batch, weight: float, share: Share | None = None, world: int = 1) -> Loss:
         """The loss of this process's part of a batch, scaled so that the average over processes is the whole's."""
-        assert self.mitigator is not None
-        loss = self.mitigator.loss(self.model, batch)
+        loss = self.mitigator.loss(self.model, batch, weight=weight)
         if share is None:
             return loss
-        task, penalty = share.samples * loss.task, self.mitigator.penalty_share(share) * loss.penalty
-        # What multiplies the penalty is read off the loss: a mitigator may do more than weigh it.
-        total = task if loss.total is loss.task else task + self.mitigator.weight * penalty
-        return type(loss)(task, penalty, world * total, loss.logits)
+        part = self.mitigator.penalty_share(share)
+        total = share.samples * loss.task
+        if loss.total is not loss.task:
+            # The weighted penalty is read off the loss, since a mitigator may do more than weigh it.
+            total = total + part * (loss.total - loss.task)
+        return type(loss)(share.samples * loss.task, part * loss.penalty, world * total, loss.logits)
 
 
 class OneProcess:
@@ -85,10 +85,9 @@ class OneProcess:
             model.to(wanted)
         return next(model.parameters()).device
 
-    def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def setup(self, mitigator: Mitigator, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Call once before the first step."""
-        self._step: Any = StepModule(model)
-        self._own = self._step
+        self._step: Any = StepModule(mitigator, model)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimizer: Any = optimizer
 
@@ -102,10 +101,9 @@ class OneProcess:
             raise StopIteration
         return None
 
-    def loss(self, mitigator: Mitigator, batch: Batch, share: Share | None) -> Loss:
+    def loss(self, batch: Batch, weight: float, share: Share | None) -> Loss:
         """The loss of a batch on the model's device."""
-        self._own.mitigator = mitigator
-        return self._step(batch, share, self.part.world)
+        return self._step(batch, weight, share, self.part.world)
 
     def backward(self, loss: Tensor) -> None:
         """The gradients of the whole batch."""
@@ -164,10 +162,10 @@ class FabricProcesses(OneProcess):
         model.to(self.fabric.device)
         return self.fabric.device
 
-    def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def setup(self, mitigator: Mitigator, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Wrap model and loss, and the optimizer."""
-        super().setup(model, optimizer)
-        self._step, self._optimizer = self.fabric.setup(self._own, optimizer)
+        super().setup(mitigator, model, optimizer)
+        self._step, self._optimizer = self.fabric.setup(self._step, optimizer)
 
     def shares(self, step: Step | None) -> Share | None:
         """As for one process; what the part weighs, where there are several."""
@@ -246,8 +244,10 @@ def _counts(batch: Batch) -> list[float]:
     """Samples, sum of the masks, samples with anything masked."""
     x, _, mask = batch
     tensors, n = flatten(x)[0], batch_size(batch)
+    if mask is None:  # everything
+        return [float(n)] * 3
     masked, explained = 0.0, torch.zeros(n, dtype=torch.bool)
-    for leaf in () if mask is None else flatten(mask, "masks")[0]:
+    for leaf in flatten(mask, "masks")[0]:
         m = check_mask(leaf).cpu()
         try:
             each = per_sample(m, tensors[0])

@@ -131,7 +131,7 @@ class Guard:
             torch._foreach_copy_(self._buffers, self._present)
 
 
-def suspects(mitigator: Any, model: nn.Module, batch: Batch) -> list[int]:
+def suspects(mitigator: Any, model: nn.Module, batch: Batch, weight: float) -> list[int]:
     """The rows of a batch whose loss or gradient is not finite when they stand alone, in evaluation mode.
 
     Empty where only the batch as a whole fails, or where it is too large to try each.
@@ -145,7 +145,7 @@ def suspects(mitigator: Any, model: nn.Module, batch: Batch) -> list[int]:
     with isolated(model, parameters[0].device, 0), torch.enable_grad():
         for row in range(n):
             try:
-                total = mitigator.loss(model, take(batch, [row]), seed=0).total
+                total = mitigator.loss(model, take(batch, [row]), seed=0, weight=weight).total
                 found = torch.autograd.grad(total, parameters, allow_unused=True)
             except InvalidInputError:
                 wrong.add(row)

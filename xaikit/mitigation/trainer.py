@@ -17,12 +17,13 @@ from tqdm.auto import tqdm
 from xaikit.core.errors import InvalidInputError, NonFiniteError, TrainingError
 from xaikit.core.structure import flatten
 from xaikit.mitigation import checkpoints, random_states
-from xaikit.mitigation.batches import Source, Step, to_device
-from xaikit.mitigation.checks import batchnorm_error, training_mode
+from xaikit.mitigation.batches import Batch, Source, Step, to_device
+from xaikit.mitigation.checks import training_mode
 from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.fabric import OneProcess
 from xaikit.mitigation.guard import Guard, suspects
 from xaikit.mitigation.history import History, Stopped
+from xaikit.mitigation.masks import batch_masks
 
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Loss, Mitigator
@@ -39,11 +40,13 @@ class Stand:
         epochs: the finished ones, as in `History`.
         step: steps behind us in the present epoch, skipped ones too.
         sums: over the steps of the present epoch.
+        seed: of the order, where there is one.
     """
 
     epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)
     step: int = 0
     sums: dict[str, float] = dataclasses.field(default_factory=NO_STEP.copy)
+    seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +64,10 @@ def train(processes: OneProcess, mitigator: Mitigator, model: nn.Module, source:
     makers = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = makers[mitigator.optimizer](parameters, lr=mitigator.lr, weight_decay=mitigator.weight_decay)
-    processes.setup(model, optimizer)
-    if processes.part.world > 1 and mitigator.random_state is None:
-        # All processes must draw the same order.
-        mitigator = mitigator.set_kwargs(random_state=processes.broadcast(int(torch.randint(2**31, ()))))
-    with training_mode(model), _random_state(mitigator), _interruptible() as pressed:
+    processes.setup(by_sample(mitigator), model, optimizer)
+    own_seed = mitigator.random_state is not None or processes.part.world > 1
+    keep = torch.random.fork_rng() if own_seed else contextlib.nullcontext()
+    with training_mode(model), keep, _interruptible() as pressed:
         loop = Loop(processes, mitigator, model, source, options, device, optimizer)
         with loop.bar:
             stopped = loop.run(pressed)
@@ -88,10 +90,13 @@ class Loop:
         optimizer: torch.optim.Optimizer,
     ) -> None:
         self._processes, self._mitigator, self._model, self._source = processes, mitigator, model, source
+        self._trained = by_sample(mitigator)
         self._options, self._device, self._optimizer = options, device, optimizer
         self._first = processes.part.rank == 0
         self._guard = Guard(model, optimizer, mitigator.max_skips)
-        self.stand = Stand()
+        # In several processes all must draw the same order.
+        drawn = processes.part.world > 1 and mitigator.random_state is None
+        self.stand = Stand(seed=processes.broadcast(int(torch.randint(2**31, ()))) if drawn else mitigator.random_state)
         self._began: random_states.State = {}  # the random state when the present epoch began
         self._now: random_states.State | None = None  # the one to go on with, after resuming
         if options.checkpoint is not None and (found := checkpoints.read(options.checkpoint, mitigator, model)):
@@ -128,9 +133,9 @@ class Loop:
             self._began = random_states.capture(self._source.generators)
         else:
             random_states.restore(self._began, self._source.generators)
-        if self._mitigator.random_state is not None:
+        if stand.seed is not None:
             # Each epoch has a seed of its own, so a resumed run draws what the unbroken one would.
-            torch.manual_seed(self._mitigator.random_state * 1_000_003 + number)
+            torch.manual_seed(stand.seed * 1_000_003 + number)
         steps = self._source.epoch(number, stand.step, part)
         if self._now is not None:
             random_states.restore(self._now)
@@ -155,9 +160,9 @@ class Loop:
     def _step(self, step: Step, share: Any, pressed: threading.Event) -> bool:
         """One step; whether Ctrl-C came in any process."""
         batch = to_device(step.batch, self._device)
-        mitigator = self._weighted()
+        weight = self.weight
         self._guard.before()
-        loss, problem, error = self._try(mitigator, batch, share)
+        loss, problem, error = self._try(batch, weight, share)
         counted = loss is not None and not step.borrowed
         finite = loss is not None and bool(torch.isfinite(loss.total))
         own = [0.0] * 5
@@ -179,7 +184,7 @@ class Loop:
         if passed:
             assert loss is not None
             self._processes.backward(loss.total)
-            passed = self._processes.clip(mitigator.clip_grad_norm)
+            passed = self._processes.clip(self._mitigator.clip_grad_norm)
             if not passed and self._processes.scaled:
                 self._processes.step()  # lowers the scale and leaves the weights alone
                 return interrupted > 0
@@ -187,32 +192,23 @@ class Loop:
             self._guard.passed()
             self._processes.step()
         else:
-            self._skip(mitigator, step, batch, loss, problem)
+            self._skip(step, batch, loss, problem)
         self._count(sums, passed)
         return interrupted > 0
 
-    def _try(self, mitigator: Mitigator, batch: Any, share: Any) -> tuple[Loss | None, str, Exception | None]:
+    def _try(self, batch: Any, weight: float, share: Any) -> tuple[Loss | None, str, Exception | None]:
         """The loss; or what was not finite in it; or an error that must wait until the other processes know."""
         try:
-            return self._processes.loss(mitigator, batch, share), "", None
+            return self._processes.loss(batch, weight, share), "", None
         except NonFiniteError as err:
             return None, str(err), None
         except InvalidInputError as err:
             finite = all(bool(torch.isfinite(t).all()) for t in flatten(batch[0])[0] if t.is_floating_point())
             return None, str(err), err if finite else None
-        except ValueError as err:
-            return None, "", batchnorm_error(err)
         except Exception as err:
             if self._processes.part.world == 1:
                 raise
             return None, "", err
-
-    def _weighted(self) -> Mitigator:
-        """The mitigator with the weight of this step."""
-        wanted = self.weight
-        if wanted == self._mitigator.weight:
-            return self._mitigator
-        return self._mitigator.set_kwargs(**{self._mitigator.WEIGHT: wanted})
 
     @property
     def weight(self) -> float:
@@ -220,13 +216,13 @@ class Loop:
         done = float(len(self.stand.epochs))
         if self._source.steps:
             done += self.stand.step / self._source.steps
-        return self._mitigator.weight_at(min(1.0, done / self._mitigator.n_epochs)) * self._guard.factor
+        return self._mitigator.weight_at(done) * self._guard.factor
 
-    def _skip(self, mitigator: Mitigator, step: Step, batch: Any, loss: Loss | None, problem: str) -> None:
+    def _skip(self, step: Step, batch: Any, loss: Loss | None, problem: str) -> None:
         where = f"in epoch {len(self.stand.epochs) + 1}, batch {self.stand.step + 1}"
         value = f"task {loss.task.item():g}, penalty {loss.penalty.item():g}" if loss is not None else problem
         words = f"the loss or its gradient is not finite {where} ({value})"
-        rows = suspects(mitigator, self._model, batch)
+        rows = suspects(self._trained, self._model, batch, self.weight)
         if rows:
             named = [f"row {r} of the batch" if step.samples is None else str(step.samples[r]) for r in rows]
             shown = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
@@ -268,8 +264,7 @@ class Loop:
             found = self._processes.broadcast(stopping.look(model) if self._first else None)
             stopping.judge(model, found["validation_worst_group"])
             row |= found
-        self.stand = Stand(self.stand.epochs)
-        self.stand.epochs.append(row)
+        self.stand = Stand([*self.stand.epochs, row], seed=self.stand.seed)
 
     def _remedy(self) -> str:
         mitigator = self._mitigator
@@ -307,9 +302,15 @@ class Loop:
             random_states.restore(self._began, self._source.generators)
 
 
-def _random_state(mitigator: Mitigator) -> contextlib.AbstractContextManager[Any]:
-    """Keep the caller's random state where training has a seed of its own."""
-    return contextlib.nullcontext() if mitigator.random_state is None else torch.random.fork_rng()
+def by_sample(mitigator: Mitigator) -> Mitigator:
+    """The mitigator for batches whose masks are `prepared`."""
+    return mitigator.set_kwargs(where="sample")
+
+
+def prepared(mitigator: Mitigator, batch: Any) -> Batch:
+    """A batch with its masks as tensors, one for each sample or one for all, so that it can be cut."""
+    x, y, mask = mitigator._parts(batch)
+    return x, y, batch_masks(mask, y, mitigator.where)
 
 
 @contextlib.contextmanager
