@@ -183,6 +183,7 @@ class Mitigator(Configured, abc.ABC):
         processes = fabrics.processes(fabric)
         path = checkpoints.check_path(checkpoint)
         stopping = EarlyStopping(validation, groups, patience=self.patience, head=self.head)
+        stopping.check(model)
         if labels is not None:
             if masks is None and not self.NEEDS_MASK:
                 x = flatten(data)[0][0]

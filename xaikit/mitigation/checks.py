@@ -24,10 +24,14 @@ def check_model(model: Any) -> None:
 
     Raises:
         InvalidTypeError: for anything but a module.
-        InvalidInputError: for a model without a parameter to train.
+        InvalidInputError: for a model without a parameter to train, or one that is wrapped already.
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"fit takes a torch.nn.Module first, got {type(model).__name__}")
+    if hasattr(model, "_forward_module") or isinstance(model, nn.parallel.DistributedDataParallel):
+        raise InvalidInputError(
+            f"fit takes the bare model and wraps it with the loss; of this {type(model).__name__} pass .module"
+        )
     if not any(p.requires_grad for p in model.parameters()):
         raise InvalidInputError("no parameter of the model requires a gradient, so there is nothing to train")
 

@@ -19,10 +19,10 @@ class EarlyStopping:
     """
 
     def __init__(self, data: Any, groups: Any, *, patience: int | None, head: str | int) -> None:
-        if data is None and patience is not None:
-            raise InvalidInputError("patience needs validation data: fit(..., validation=(x, y), groups=...)")
         if data is None and groups is not None:
             raise InvalidInputError("groups are those of the validation data: fit(..., validation=(x, y), groups=...)")
+        if data is None and patience is not None:
+            raise InvalidInputError("patience needs validation data: fit(..., validation=(x, y), groups=...)")
         self._data, self._groups, self._head, self._patience = data, groups, head, patience
         self.best = -1.0
         self.waited = 0  # epochs since
@@ -43,6 +43,11 @@ class EarlyStopping:
         found = accuracies(model, self._data, self._groups, self._head)
         overall = found.pop(None)
         return {"validation_accuracy": overall, "validation_worst_group": min(found.values())}
+
+    def check(self, model: nn.Module) -> None:
+        """Look once, so that wrong data are told before the first step."""
+        if self.active:
+            self.look(model)
 
     def judge(self, model: nn.Module, worst: float) -> None:
         """Remember the weights where they are the best so far."""
