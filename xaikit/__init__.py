@@ -21,7 +21,7 @@ _HOMES = {
         "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
     ),
     "xaikit.metrics": ("AbPC", "LeRF", "Metric", "MoRF"),
-    "xaikit.mitigation": ("CDEP", "RRR", "History", "Mitigator"),
+    "xaikit.mitigation": ("CDEP", "RRR", "Assessment", "Comparison", "History", "Mitigator", "assess", "compare"),
     "xaikit.tuning": ("TuneResult", "tune"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

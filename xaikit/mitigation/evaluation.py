@@ -64,8 +64,12 @@ def batches(data: Any, masks: Any = None, rows: int = ROWS) -> Iterator[tuple[An
         raise InvalidInputError(f"masks must be for the {seen} samples of the data, got {len(mask)}")
 
 
-def predictions(model: nn.Module, x: Any, head: str | int) -> Tensor:
-    """The class with the largest logit of each sample, (N,), on the CPU."""
+def logits_on(model: nn.Module, x: Any, head: str | int) -> Tensor:
+    """The model's logits (N, C).
+
+    Raises:
+        InvalidInputError: for an output of another shape.
+    """
     from xaikit.mitigation.base import run_model
 
     logits = pick_head(run_model(model, x), head)
@@ -73,7 +77,7 @@ def predictions(model: nn.Module, x: Any, head: str | int) -> Tensor:
         raise InvalidInputError(
             f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="
         )
-    return logits.argmax(1).cpu()
+    return logits
 
 
 def group_names(groups: Any, x: Any, y: Tensor, begin: int) -> list[Any]:
@@ -117,7 +121,7 @@ def accuracies(model: nn.Module, data: Any, groups: Any = None, head: str | int 
     with evaluating(model) as device:
         for x, y, _ in batches(data):
             names += group_names(groups, x, y, len(names))
-            right.append(predictions(model, to_device(x, device), head) == y.cpu())
+            right.append(logits_on(model, to_device(x, device), head).argmax(1).cpu() == y.cpu())
     check_all_used(groups, len(names))
     hits = torch.cat(right)
     return {None: hits.double().mean().item(), **by_group(hits, names)}
