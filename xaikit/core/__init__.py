@@ -14,6 +14,7 @@ from xaikit.core.registries import (
     MODALITIES,
     NORMALIZATIONS,
     POOLINGS,
+    POSTPROCESSORS,
     PROJECTIONS,
 )
 from xaikit.core.registry import Registry
@@ -27,6 +28,7 @@ __all__ = [
     "MODALITIES",
     "NORMALIZATIONS",
     "POOLINGS",
+    "POSTPROCESSORS",
     "PROJECTIONS",
     "Attribution",
     "Call",
