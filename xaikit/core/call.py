@@ -105,7 +105,7 @@ class Call:
                     "is it detached, or computed under no_grad?"
                 )
             start, seeds = scores, torch.ones_like(scores)
-            if self.create_graph:
+            if self.create_graph and not self.recompute:  # one derivative, since each has the pass computed again
                 (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)
                 # Backward hooks (zennit's rules) build a graph only for a gradient that requires one.
                 start, seeds = output, seeds if seeds.requires_grad else seeds.detach().requires_grad_()

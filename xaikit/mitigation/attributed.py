@@ -60,7 +60,10 @@ class AttributionMitigator(Mitigator):
 
     def _number(self, explained: Any, x: Any, mask: Any) -> Tensor:
         attributions = flatten(explained, "attributions")[0]
-        return self._of(attributions, fit_masks(mask, attributions, flatten(x)[0]))
+        return self._of(attributions, self._masks(mask, attributions, flatten(x)[0]))
+
+    def _masks(self, mask: Any, attributions: Tensors, inputs: Tensors) -> Tensors:
+        return fit_masks(mask, attributions, inputs)
 
     @abc.abstractmethod
     def _of(self, attributions: Tensors, masks: Tensors) -> Tensor:

@@ -13,8 +13,12 @@ import pytest
 import torch
 from torch import nn
 
+from xaikit.core import MITIGATORS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.mitigation import RRR
+from xaikit.mitigation import RRR, Concept
+from xaikit.mitigation.batches import take
+from xaikit.mitigation.fabric import Share, _counts
+from xaikit.testing import ContractNet
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -104,6 +108,37 @@ def test_loaders_that_are_each_a_processes_own_are_left_alone(here, there):
     mitigator.fit(model, [(x[r], y[r], masks[r]) for r in steps], progress=False)
     for rank in (0, 1):
         assert error(there[rank][0]["own loaders"][0], model.state_dict()) < 1e-10
+
+
+SEPARABLE = {
+    "attribution_prior": {"explainer": "gradient"},
+    "rr_clarc": {"target": "label"},  # a random score is drawn by the place in a part
+    "counterexamples": {"fill": lambda x, mask, generator: x.flip(-1)},  # noqa: ARG005
+}
+
+
+@pytest.mark.parametrize("name", list(MITIGATORS))
+def test_parts_of_a_batch_add_up(name):
+    """Every mitigator's penalty of a batch is the shared sum of that of its parts; so is the gradient."""
+    torch.manual_seed(0)
+    cls, settings = MITIGATORS.get(name), dict(SEPARABLE.get(name, {}))
+    if "concept" in cls.SETTINGS:
+        unit = torch.nn.functional.normalize(torch.tensor([1.0, -2.0, 0.5, 1.0]).double(), dim=0)
+        settings["concept"] = Concept("second", unit, torch.zeros(4).double(), torch.ones(4).double())
+    mitigator, model = cls(**settings), ContractNet().double().eval()
+    x, y, masks = torch.randn(5, 2, 6, 6).double(), torch.tensor([0, 2, 1, 1, 0]), torch.rand(5, 6, 6).double()
+    masks[1] = 0
+    batch = (x, y, masks)
+    whole = mitigator.loss(model, batch, seed=1)
+    parts = [take(batch, rows) for rows in ([0, 1, 2], [3, 4])]
+    counts = [_counts(part) for part in parts]
+    sums = [sum(column) for column in zip(*counts, strict=True)]
+    shares = [Share(*(a / b for a, b in zip(own, sums, strict=True))) for own in counts]
+    losses = [mitigator.loss(model, part, seed=1) for part in parts]
+    task = sum(share.samples * loss.task for share, loss in zip(shares, losses, strict=True))
+    penalty = sum(mitigator.penalty_share(s) * loss.penalty for s, loss in zip(shares, losses, strict=True))
+    assert torch.allclose(task, whole.task, rtol=1e-12)
+    assert torch.allclose(penalty, whole.penalty, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.filterwarnings("ignore")
