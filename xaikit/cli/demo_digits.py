@@ -120,14 +120,8 @@ def repaint(images: Tensor, told: Tensor | None) -> Tensor:
 
 def measure(model: nn.Module, part: Part, seed: int, explainers: Sequence[Explainer]) -> Assessment:
     """Accuracy by what becomes of the patch, and relevance in it where it tells the label."""
-    given: dict[str, Any] = {
-        "decoy": repaint,
-        "masks": patch_mask(),
-        "explainers": explainers,
-        "seed": seed,
-        "progress": False,
-    }
-    return assess(model, (part.same, part.labels), **given)
+    shortcut: dict[str, Any] = {"decoy": repaint, "masks": patch_mask()}
+    return assess(model, (part.same, part.labels), explainers=explainers, seed=seed, progress=False, **shortcut)
 
 
 def row(found: Assessment) -> dict[str, float]:

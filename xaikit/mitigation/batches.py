@@ -46,7 +46,7 @@ class Tensors:
     """Inputs, labels and masks in memory, shuffled in every epoch."""
 
     def __init__(self, data: Any, labels: Any, masks: Any, size: int) -> None:
-        tensors, self._rebuild = flatten(data)
+        tensors = flatten(data)[0]
         n = check_batch(tensors)
         targets = label_tensor(labels)
         if targets.shape != (n,):
@@ -57,7 +57,7 @@ class Tensors:
         self._each = per_sample(mask, tensors[0])
         if not bool(mask.any()):
             warnings.warn("the mask is zero everywhere, so nothing is penalised", stacklevel=6)
-        self._tensors, self.labels, self._mask, self._size, self._n = tensors, targets, mask, size, n
+        self._data, self.labels, self._mask, self._size, self._n = data, targets, mask, size, n
         self.steps: int | None = len(_batches(torch.arange(n), size))
         self.generators: list[torch.Generator] = []
 
@@ -82,7 +82,8 @@ class Tensors:
         return Step(self._rows(torch.tensor(own)), own, borrowed)
 
     def _rows(self, rows: Tensor) -> Batch:
-        x = self._rebuild(tuple(t[rows.to(t.device)] for t in self._tensors))
+        tensors, rebuild = flatten(self._data)  # here, since a function inside would not travel to another process
+        x = rebuild(tuple(t[rows.to(t.device)] for t in tensors))
         mask = self._mask[rows.to(self._mask.device)] if self._each else self._mask
         return x, self.labels[rows.to(self.labels.device)], mask
 

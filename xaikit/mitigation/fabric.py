@@ -14,6 +14,7 @@ where n_r of the n samples are its own, and share_r is what its part of the pena
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 from collections.abc import Callable
@@ -150,9 +151,10 @@ class FabricProcesses(OneProcess):
         running = torch.distributed.is_available() and torch.distributed.is_initialized()
         if running or self.fabric.world_size == 1:
             return work(self, *args)
-        result, state = self.fabric.launch(partial(_launched, os.getpid(), work), *args)
-        if state is not None:
-            next(a for a in args if isinstance(a, nn.Module)).load_state_dict(state)
+        result = self.fabric.launch(partial(_launched, os.getpid(), work, args))
+        if isinstance(result, bytes):
+            result, state = torch.load(io.BytesIO(result), weights_only=False)  # written by our own process
+            _model_in(args).load_state_dict(state)
         return result
 
     def device(self, model: nn.Module, wanted: torch.device | None) -> torch.device:
@@ -231,13 +233,22 @@ def processes(fabric: Any) -> OneProcess:
     return FabricProcesses(fabric)
 
 
-def _launched(parent: int, work: Callable[..., Any], fabric: Any, *args: Any) -> tuple[Any, Any]:
-    """In a process that was started for this, the model is a copy, so its weights travel back."""
-    result = work(FabricProcesses(fabric), *args)
+def _launched(parent: int, work: Callable[..., Any], args: tuple[Any, ...], fabric: Any) -> Any:
+    """What `work` returns; from a process that was started for this as bytes, with the weights."""
     if os.getpid() == parent:
-        return result, None
-    model = next(a for a in args if isinstance(a, nn.Module))
-    return result, {name: value.cpu() for name, value in model.state_dict().items()}
+        return work(FabricProcesses(fabric), *args)
+    model = _model_in(args)
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()  # spawned processes get the parent's memory, all of them the same
+    result = work(FabricProcesses(fabric), *args)
+    # As bytes: a launcher would take a result apart to move its tensors, which outlive this process no longer.
+    buffer = io.BytesIO()
+    torch.save((result, {name: value.cpu() for name, value in model.state_dict().items()}), buffer)
+    return buffer.getvalue()
+
+
+def _model_in(args: tuple[Any, ...]) -> nn.Module:
+    return next(a for a in args if isinstance(a, nn.Module))
 
 
 def _counts(batch: Batch) -> list[float]:

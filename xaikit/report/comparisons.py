@@ -34,7 +34,13 @@ def plot_comparison(
     margins = {name: {short[m]: _zero(comparison.margin(name, m)) for m in chosen} for name in comparison.rows}
     words = {"accuracy": "Accuracy", "worst": "Accuracy in the worst group", "changed": "Predictions that change"}
     heading = title or (words.get(kind, "Relevance in the mask") if measures is None else "")
-    return grouped_bars(table, title=heading, margins=margins)
+    figure = grouped_bars(table, title=heading, margins=margins)
+    axes = figure.axes[0]
+    axes.set_xlabel(f"mean over the seeds, {100 * comparison.confidence:g} % intervals", fontsize=8)
+    if kind == "mass" and measures is None:  # shares of a small region: a whole axis would hide them
+        top = max(table[name][m] + margins[name][m] for name in table for m in table[name])
+        axes.set_ylim(0, 1.2 * top or 1.0)
+    return figure
 
 
 def _zero(margin: float) -> float:
