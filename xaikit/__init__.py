@@ -24,8 +24,9 @@ _HOMES = {
     ),
     "xaikit.metrics": ("AbPC", "LeRF", "Metric", "MoRF"),
     "xaikit.mitigation": (
-        "CDEP", "HINT", "RRR", "AClArC", "AttributionPrior", "ChannelSubspace", "ChannelSum", "Chroma", "Concept",
-        "Counterexamples", "Direction", "History", "Mitigator", "PClArC", "Projection", "RRClArC",
+        "CDEP", "HINT", "RRR", "AClArC", "Assessment", "AttributionPrior", "ChannelSubspace", "ChannelSum", "Chroma",
+        "Comparison", "Concept", "Counterexamples", "Direction", "History", "Mitigator", "PClArC", "Projection",
+        "RRClArC", "assess", "compare",
     ),
     "xaikit.tuning": ("TuneResult", "tune"),
 }  # fmt: skip

@@ -268,12 +268,14 @@ class Explainer(Configured, abc.ABC):
             if self.layer is not None:
                 call, rebuild = self._cut(call)
 
+            bare = call  # without `again`: a call that held itself would keep its tensors until Python's next sweep
+
             @contextlib.contextmanager
             def again() -> Iterator[None]:
-                with surroundings(), self._model_context(call):
+                with surroundings(), self._model_context(bare):
                     yield
 
-            call = dataclasses.replace(call, surroundings=again)
+            call = dataclasses.replace(bare, surroundings=again)
             with contextlib.nullcontext() if create_graph else isolation.frozen(model), self._model_context(call):
                 results = method(call)
         for result in results:

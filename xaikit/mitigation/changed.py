@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from xaikit.core.isolation import isolated
 from xaikit.mitigation.base import Mitigator, logits_of
+from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.penalties import at_least_float32
 
 
@@ -25,6 +26,10 @@ class ChangedMitigator(Mitigator):
         apart = contextlib.nullcontext() if create_graph else isolated(model, y.device, seed)
         with apart:
             return F.cross_entropy(at_least_float32(self._changed_logits(model, x, mask, seed)), y)
+
+    def penalty_share(self, share: Share) -> float:
+        """The mean is over all samples."""
+        return share.samples
 
     @abc.abstractmethod
     def _changed_logits(self, model: nn.Module, x: Any, mask: Any, seed: int) -> Tensor:

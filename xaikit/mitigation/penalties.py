@@ -46,7 +46,9 @@ def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Call
         if target == "all":
             return values.sum(-1)
         if target == "random":
-            normal = torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed)).to(values)
+            generator = torch.Generator().manual_seed(seed)
+            # The dtype is named, since a Fabric's precision may change the default, and with it the draw.
+            normal = torch.randn(logits.shape, generator=generator, dtype=torch.float32).to(values)
             return (values * (normal - normal.mean(-1, keepdim=True))).sum(-1)
         chosen = indices if target == "label" else logits.argmax(-1)
         return values.gather(1, chosen[:, None])[:, 0]

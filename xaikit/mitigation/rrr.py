@@ -9,6 +9,7 @@ from torch import Tensor
 from xaikit.core import MITIGATORS, PROJECTIONS, Categorical, Choice, Float
 from xaikit.core.structure import Tensors
 from xaikit.mitigation.attributed import AttributionMitigator
+from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.penalties import NORMALIZATIONS, masked_power
 
 
@@ -58,3 +59,9 @@ class RRR(AttributionMitigator):
             normalization=self.normalization,
             reduction=self.reduction,
         )
+
+    def penalty_share(self, share: Share) -> float:
+        """As for any mitigator; a division by masked entries or by samples goes by those of the part."""
+        divided = share.masked if self.normalization == "mask" else 1.0
+        scaled = share.samples**self.power if self.score_reduction == "mean" else 1.0
+        return super().penalty_share(share) * divided * scaled
