@@ -77,22 +77,27 @@ class Call:
         """The explained score of each row, shape (copies * N,)."""
         return self.score(self.run(inputs, copies), copies)
 
-    def grad(self, inputs: Tensors, copies: int = 1) -> Tensors:
+    def grad(self, inputs: Tensors, copies: int = 1, at: Callable[[], Tensors] | None = None) -> Tensors:
         """Return d score / d input of each row; the library's one first-order autograd call.
 
         With `create_graph` the result is differentiable with respect to the parameters, and to the inputs that
         require a gradient.
+
+        Args:
+            inputs: stand-ins for the call's inputs.
+            copies: versions of the batch stacked in them.
+            at: called after the forward pass, gives the tensors of that pass to differentiate by instead.
         """
-        if self.recompute:
+        if self.recompute and at is None:
             found: Tensors = checkpoint(self._repeatable_grad, copies, *inputs, use_reentrant=False)
             return found
-        return self._grad(inputs, copies)
+        return self._grad(inputs, copies, at)
 
     def _repeatable_grad(self, copies: int, *inputs: Tensor) -> Tensors:
         with self.surroundings():
             return self._grad(inputs, copies)
 
-    def _grad(self, inputs: Tensors, copies: int) -> Tensors:
+    def _grad(self, inputs: Tensors, copies: int, at: Callable[[], Tensors] | None = None) -> Tensors:
         with torch.enable_grad(), differentiable_kernels(self.create_graph):
             leaves = tuple(x if self.create_graph and x.requires_grad else x.detach().requires_grad_() for x in inputs)
             output = self.run(leaves, copies)
@@ -109,8 +114,11 @@ class Call:
                 (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)
                 # Backward hooks (zennit's rules) build a graph only for a gradient that requires one.
                 start, seeds = output, seeds if seeds.requires_grad else seeds.detach().requires_grad_()
-            grads = torch.autograd.grad(start, leaves, seeds, create_graph=self.create_graph, allow_unused=True)
-        return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True))
+            points = leaves if at is None else at()
+            grads = torch.autograd.grad(start, points, seeds, create_graph=self.create_graph, allow_unused=True)
+            if at is not None and any(g is None for g in grads):
+                raise InvalidInputError("the explained score does not depend on the chosen layer's output")
+        return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
 
     def at(self, samples: slice) -> Call:
         """The same call on some of the samples."""
