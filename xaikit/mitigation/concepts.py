@@ -81,7 +81,7 @@ class Concept:
         with torch.no_grad(), isolated(model, tensors[0].device, 0):
             for rows in torch.arange(n).split(BATCH):
                 batch = rebuild(tuple(t[rows.to(t.device)] for t in tensors))
-                (a,) = cut_at(model, [(name, module)], lambda b=batch: run_model(model, b), len(rows), False)  # type: ignore[misc]
+                (a,), _ = cut_at(model, [(name, module)], lambda b=batch: run_model(model, b), len(rows), False)  # type: ignore[misc]
                 parts.append(_channels(a, channel_axis).double().cpu())
         a = torch.cat(parts)
         absent, present = a[~shown].mean(0), a[shown].mean(0)

@@ -43,6 +43,9 @@ def passes(model, mitigator):
     [
         ("plain", {}, 1),
         ("plain", {"explainer": "gradient_x_input"}, 1),
+        ("plain", {"explainer": "gradcam"}, 1),
+        ("plain", {"explainer": Gradient(layer="0")}, 1),
+        ("plain", {"explainer": {"name": "gradcam", "settings": {"layer": "0"}}}, 1),
         ("plain", {"mode": "eval"}, 2),
         ("plain", {"explainer": "integrated_gradients:n_steps=3"}, 2),
         ("batchnorm", {}, 2),
@@ -64,15 +67,36 @@ def gradients(model, mitigator, **options):
     return loss, [p.grad.clone() for p in model.parameters()]
 
 
-@pytest.mark.parametrize("explainer", ["gradient", "gradient_x_input"])
+@pytest.mark.parametrize(
+    "explainer", ["gradient", "gradient_x_input", "gradcam", Gradient(layer="0"), Gradient(layer=("2",))]
+)
 @pytest.mark.parametrize("make", [RRR, HINT])
 def test_one_pass_gives_what_two_give(make, explainer):
     model = net()
+    mitigator = make(explainer=explainer)
+    expected = gradients(model, mitigator, weight=0.0)[0]
     (one, a), (two, b) = (gradients(model, make(explainer=explainer, mode=mode)) for mode in ("auto", "eval"))
     for name in ("task", "penalty", "total", "logits"):
         assert torch.allclose(getattr(one, name), getattr(two, name), rtol=1e-12, atol=1e-14)
+    assert torch.allclose(one.penalty, expected.penalty, rtol=1e-12)
     for g, h in zip(a, b, strict=True):
         assert torch.allclose(g, h, rtol=1e-10, atol=1e-13)
+
+
+def test_a_frozen_beginning_and_an_in_place_sequel():
+    """The layer's output needs no gradient of its own, and what follows it works in place."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 3)).double()
+    model[0].requires_grad_(False)
+    found = []
+    for mode in ("auto", "eval"):
+        mitigator = RRR(explainer=Gradient(layer="0"), mode=mode)
+        model.zero_grad(set_to_none=True)
+        loss = mitigator.loss(model, batch(), seed=0)
+        loss.total.backward()
+        found.append((loss.total.detach(), model[3].weight.grad.clone()))
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-12)
 
 
 def test_evaluation_mode_is_what_is_explained_unless_asked():
