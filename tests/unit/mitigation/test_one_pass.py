@@ -132,6 +132,25 @@ def test_the_mode_of_training_on_demand(extra, explainer):
         assert torch.allclose(loss.task, F.cross_entropy(logits, y))
 
 
+@pytest.mark.parametrize("explainer", ["gradient", "smoothgrad:n_iter=4,max_rows=5", Gradient(layer="0")])
+def test_the_penalty_in_the_mode_of_training_is_exact(explainer):
+    """Through the batch's statistics, too: finite differences along one direction of all parameters."""
+    model, mitigator = net("batchnorm"), RRR(mode="train", explainer=explainer)
+    parameters = list(model.parameters())
+    value = mitigator.loss(model, batch(), seed=0).penalty
+    torch.manual_seed(2)
+    direction = [torch.randn_like(p) for p in parameters]
+    grads = torch.autograd.grad(value, parameters, allow_unused=True)
+    exact = sum(float((g * d).sum()) for g, d in zip(grads, direction, strict=True) if g is not None)
+    ends, step = [], 1e-6
+    for sign in (step, -2 * step):
+        with torch.no_grad():
+            for p, d in zip(parameters, direction, strict=True):
+                p.add_(d, alpha=sign)
+        ends.append(float(mitigator.loss(model, batch(), seed=0).penalty.detach()))
+    assert exact == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5)
+
+
 def test_dropout_is_drawn_anew_in_every_step_of_the_shared_pass():
     model, mitigator = net("dropout"), RRR(mode="train")
     torch.manual_seed(0)
