@@ -63,7 +63,7 @@ class StepModule(nn.Module):
         loss = self.mitigator.loss(self.model, batch, weight=weight)
         if share is None:
             return loss
-        part = self.mitigator.penalty_share(share)
+        part = self.mitigator.penalty_share(share) if share.samples else 0.0  # 0: the sample is borrowed
         total = share.samples * loss.task
         if loss.total is not loss.task:
             # The weighted penalty is read off the loss, since a mitigator may do more than weigh it.
