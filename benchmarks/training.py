@@ -5,8 +5,8 @@ python -m benchmarks training
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,25 +48,27 @@ def cases():
         yield name, make, x, y, mask, size
 
 
+def epoch_of(model: nn.Module, mitigator: RRR, given, **more) -> None:
+    mitigator.fit(model, *given, progress=False, **more)
+
+
 def main() -> None:
     rows = []
-    for name, make, x, y, mask, size in cases():
-        for weight in (0.0, 1.0):
-            mitigator = RRR(lambda_rrr=weight, batch_size=size, **SETTINGS)
-            model = make()
-            fit = lambda m=mitigator, net=model, given=(x, y, mask), **more: m.fit(net, *given, progress=False, **more)
-            limit = lambda m=mitigator, net=model, given=(x, y, mask): bare(net, m, *given)
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "run.pt"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "run.pt"
 
-                def saved(fit=fit, file=file):
-                    with contextlib.suppress(FileNotFoundError):
-                        file.unlink()
-                    fit(checkpoint=file)
+        def saved(run):
+            file.unlink(missing_ok=True)
+            run(checkpoint=file)
 
-                ratios = paired({"fit": fit, "saved": saved}, limit, rounds=7)
-            memory = peak_memory(fit) / peak_memory(limit)
-            rows.append([f"{name}, weight {weight:g}", len(x) // size, ratios["fit"], ratios["saved"], memory])
+        for name, make, x, y, mask, size in cases():
+            for weight in (0.0, 1.0):
+                mitigator, model = RRR(lambda_rrr=weight, batch_size=size, **SETTINGS), make()
+                fit = partial(epoch_of, model, mitigator, (x, y, mask))
+                limit = partial(bare, model, mitigator, x, y, mask)
+                ratios = paired({"fit": fit, "saved": partial(saved, fit)}, limit, rounds=7)
+                memory = peak_memory(fit) / peak_memory(limit)
+                rows.append([f"{name}, weight {weight:g}", len(x) // size, ratios["fit"], ratios["saved"], memory])
     table("One epoch of `fit` over a bare loop", ["", "steps", "time", "time with a checkpoint", "memory"], rows)
 
 
