@@ -19,8 +19,8 @@ _HOMES = {
     "xaikit.modality": ("Image", "Modality", "Tabular", "Text", "TimeSeries", "as_modality"),
     "xaikit.explainers": (
         "LRP", "AgglomerativeDecomposition", "AttnLRP", "CaptumExplainer", "ContextualDecomposition",
-        "ExpectedGradients", "Gradient", "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1",
-        "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
+        "ExpectedGradients", "GradCam", "GradCamPlusPlus", "Gradient", "GradientXInput", "IntegratedGradients",
+        "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
     ),
     "xaikit.metrics": ("AbPC", "LeRF", "Metric", "MoRF"),
     "xaikit.mitigation": (
@@ -28,6 +28,7 @@ _HOMES = {
         "Comparison", "Concept", "Counterexamples", "Direction", "History", "Mitigator", "PClArC", "Projection",
         "RRClArC", "assess", "compare",
     ),
+    "xaikit.shortcuts": ("Clusters", "Overlap", "SpRAy", "load_masks", "make_masks", "mask_overlap"),
     "xaikit.tuning": ("TuneResult", "tune"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from xaikit.metrics import *  # noqa: F403
     from xaikit.mitigation import *  # noqa: F403
     from xaikit.modality import *  # noqa: F403
+    from xaikit.shortcuts import *  # noqa: F403
     from xaikit.transforms import *  # noqa: F403
     from xaikit.tuning import *  # noqa: F403
 

@@ -127,7 +127,8 @@ def test_refusals(name):
 
     class Several(ContractNet):
         def forward(self, image):
-            return {"shape": super().forward(image), "colour": super().forward(image)}
+            logits = super().forward(image)
+            return {"shape": logits, "colour": -logits}
 
     with pytest.raises(UnknownNameError, match=r"name its output with head=, one of \['shape', 'colour'\]"):
         make(name).loss(Several().double(), (x, y, mask))

@@ -30,6 +30,7 @@ class Call:
         seed: of every random number.
         forward: runs the model on stand-ins for `inputs` and on the samples that they stand for.
         record: takes the output on `inputs` themselves, with its graph, when `grad` computes it.
+        known: what the model returned on `inputs`, connected with them, where that is computed already.
         surroundings: what holds while the model runs, for a pass that is repeated after the call.
         recompute: whether `grad` drops its graph and builds it again in the loss's backward pass.
     """
@@ -44,6 +45,7 @@ class Call:
     n_classes: int | None = None
     samples: Tensor | None = None
     record: Callable[[Tensor], None] | None = None
+    known: Any = None
     surroundings: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     recompute: bool = False
 
@@ -58,7 +60,11 @@ class Call:
         if copies > 1:
             one = torch.arange(self.n, device=inputs[0].device) if samples is None else samples
             samples = one.repeat(copies)
-        output = target_rules.pick_head(self.forward(inputs, samples), self.head)
+        return self._checked(self.forward(inputs, samples), copies)
+
+    def _checked(self, returned: Any, copies: int) -> Tensor:
+        """The output with one row per sample, picked out of what the model returned."""
+        output = target_rules.pick_head(returned, self.head)
         if output.ndim == 0 or len(output) != copies * self.n:
             raise InvalidInputError(
                 f"the model must return one row per sample, got {tuple(output.shape)} for a batch of {copies * self.n}"
@@ -77,25 +83,34 @@ class Call:
         """The explained score of each row, shape (copies * N,)."""
         return self.score(self.run(inputs, copies), copies)
 
-    def grad(self, inputs: Tensors, copies: int = 1) -> Tensors:
+    def grad(self, inputs: Tensors, copies: int = 1, at: Callable[[], Tensors] | None = None) -> Tensors:
         """Return d score / d input of each row; the library's one first-order autograd call.
 
         With `create_graph` the result is differentiable with respect to the parameters, and to the inputs that
         require a gradient.
+
+        Args:
+            inputs: stand-ins for the call's inputs.
+            copies: versions of the batch stacked in them.
+            at: called after the forward pass, gives the tensors of that pass to differentiate by instead.
         """
-        if self.recompute:
+        if self.recompute and at is None:
             found: Tensors = checkpoint(self._repeatable_grad, copies, *inputs, use_reentrant=False)
             return found
-        return self._grad(inputs, copies)
+        return self._grad(inputs, copies, at)
 
     def _repeatable_grad(self, copies: int, *inputs: Tensor) -> Tensors:
         with self.surroundings():
             return self._grad(inputs, copies)
 
-    def _grad(self, inputs: Tensors, copies: int) -> Tensors:
+    def _grad(self, inputs: Tensors, copies: int, at: Callable[[], Tensors] | None = None) -> Tensors:
         with torch.enable_grad(), differentiable_kernels(self.create_graph):
-            leaves = tuple(x if self.create_graph and x.requires_grad else x.detach().requires_grad_() for x in inputs)
-            output = self.run(leaves, copies)
+            if self.known is not None and inputs is self.inputs:
+                leaves, output = inputs, self._checked(self.known, copies)
+            else:
+                live = self.create_graph
+                leaves = tuple(x if live and x.requires_grad else x.detach().requires_grad_() for x in inputs)
+                output = self.run(leaves, copies)
             if self.record is not None and inputs is self.inputs:
                 self.record(output)
             scores = self.score(output, copies)
@@ -109,8 +124,11 @@ class Call:
                 (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)
                 # Backward hooks (zennit's rules) build a graph only for a gradient that requires one.
                 start, seeds = output, seeds if seeds.requires_grad else seeds.detach().requires_grad_()
-            grads = torch.autograd.grad(start, leaves, seeds, create_graph=self.create_graph, allow_unused=True)
-        return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True))
+            points = leaves if at is None else at()
+            grads = torch.autograd.grad(start, points, seeds, create_graph=self.create_graph, allow_unused=True)
+            if at is not None and any(g is None for g in grads):
+                raise InvalidInputError("the explained score does not depend on the chosen layer's output")
+        return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
 
     def at(self, samples: slice) -> Call:
         """The same call on some of the samples."""

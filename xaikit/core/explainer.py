@@ -159,7 +159,7 @@ class Explainer(Configured, abc.ABC):
         """
         outputs: list[Tensor] = []
         options: dict[str, Any] = {"create_graph": create_graph, "seed": seed, "keep_mode": keep_mode}
-        record = outputs.append if self.GIVES_OUTPUT and self.layer is None else None
+        record = outputs.append if self.GIVES_OUTPUT else None
         try:
             (found,) = self._apply(lambda call: (self._attribute(call),), inputs, targets, **options, record=record)
         except NestedLayersError:
@@ -291,14 +291,16 @@ class Explainer(Configured, abc.ABC):
         several = isinstance(self.layer, tuple)
         layers = [isolation.find_layer(call.model, item) for item in (self.layer if several else (self.layer,))]
         original, forward = call.inputs, call.forward
-        activations = isolation.cut_at(call.model, layers, lambda: forward(original, None), call.n, call.create_graph)
+        run = lambda: forward(original, None)  # noqa: E731
+        activations, output = isolation.cut_at(call.model, layers, run, call.n, call.create_graph)
+        known = output if call.create_graph and self.GIVES_OUTPUT else None
 
         def from_layer(inputs: Tensors, samples: Tensor | None) -> Any:
             rows = original if samples is None else tuple(t[samples] for t in original)
             with isolation.substituted(layers, inputs):
                 return forward(rows, samples)
 
-        cut = dataclasses.replace(call, inputs=activations, forward=from_layer)
+        cut = dataclasses.replace(call, inputs=activations, forward=from_layer, known=known)
         return cut, tuple if several else (lambda out: out[0])
 
     def _arguments(self, inputs: Any) -> tuple[Any, Any]:

@@ -130,10 +130,11 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
 
 def cut_at(
     model: nn.Module, layers: Sequence[tuple[str, nn.Module]], forward: Callable[[], Any], n: int, create_graph: bool
-) -> Tensors:
-    """The outputs of some layers during one forward pass, each shaped (N, ...).
+) -> tuple[Tensors, Any]:
+    """The outputs of some layers during one forward pass, each shaped (N, ...), and what the model returned.
 
-    With `create_graph` they keep their graph, so that a derivative reaches the parameters before the layer.
+    With `create_graph` they keep their graph, so that a derivative reaches the parameters before the layer, and the
+    model's output can be differentiated by them.
 
     Raises:
         InvalidInputError: when a layer does not run exactly once or has no batch dimension.
@@ -141,10 +142,19 @@ def cut_at(
         InvalidTypeError: when a layer's output holds no floating-point tensor first.
     """
     seen: dict[str, list[Any]] = {name: [] for name, _ in layers}
-    handles = [m.register_forward_hook(lambda _m, _i, out, k=name: seen[k].append(out)) for name, m in layers]
+
+    def keep(name: str, output: Any) -> Any:
+        first = _first(output)
+        if not create_graph or not isinstance(first, Tensor) or not first.is_floating_point():
+            seen[name].append(output)
+            return None
+        seen[name].append(first if first.requires_grad else first.detach().requires_grad_())
+        return _with_first(output, seen[name][-1].clone())  # a clone, since what follows may work in place
+
+    handles = [m.register_forward_hook(lambda _m, _i, out, k=name: keep(k, out)) for name, m in layers]
     try:
-        with torch.set_grad_enabled(create_graph or len(layers) > 1):
-            forward()
+        with torch.set_grad_enabled(create_graph or len(layers) > 1), differentiable_kernels(create_graph):
+            output = forward()
     finally:
         for handle in handles:
             handle.remove()
@@ -161,7 +171,7 @@ def cut_at(
             raise InvalidInputError(f"layer {name!r} must keep the batch of {n} first, it returns {tuple(first.shape)}")
         activations.append(first)
     _check_parallel([name for name, _ in layers], activations)
-    return tuple(a if create_graph else a.detach() for a in activations)
+    return tuple(a if create_graph else a.detach() for a in activations), output
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -191,8 +192,14 @@ class Mitigator(Configured, abc.ABC):
             masks = batch_masks(masks, labels, self.where)
         source = batches.source(data, labels, masks, self.batch_size, partial(prepared, self))
         check_data(self, model, source)
+        if labels is not None and self._of_full_mask() and bool((torch.as_tensor(masks) == 1).all()):
+            warnings.warn(f"the mask covers everything, so {self._of_full_mask()}", stacklevel=2)
         history: History = processes.launch(train, self, model, source, Options(path, stopping, progress))
         return history
+
+    def _of_full_mask(self) -> str | None:
+        """What comes of a mask that covers everything, where that cannot be meant."""
+        return None
 
     def penalty_share(self, share: Share) -> float:
         """What a part of a batch weighs in the penalty of the whole: penalty = sum of penalty_share * penalty of part.

@@ -81,13 +81,13 @@ class Concept:
         with torch.no_grad(), isolated(model, tensors[0].device, 0):
             for rows in torch.arange(n).split(BATCH):
                 batch = rebuild(tuple(t[rows.to(t.device)] for t in tensors))
-                (a,) = cut_at(model, [(name, module)], lambda b=batch: run_model(model, b), len(rows), False)  # type: ignore[misc]
+                (a,), _ = cut_at(model, [(name, module)], lambda b=batch: run_model(model, b), len(rows), False)  # type: ignore[misc]
                 parts.append(_channels(a, channel_axis).double().cpu())
         a = torch.cat(parts)
         absent, present = a[~shown].mean(0), a[shown].mean(0)
-        direction = present - absent if method == "pattern" else _classifier(a, shown, method, regularization)
-        if not bool(direction.any()):
+        if float((present - absent).norm()) <= 1e-12 * float(present.norm() + absent.norm()):
             raise InvalidInputError(f"layer {name!r} has the same activations with and without the concept")
+        direction = present - absent if method == "pattern" else _classifier(a, shown, method, regularization)
         dtype = next((p.dtype for p in model.parameters()), torch.float32)
         unit = direction / direction.norm()
         return cls(name, unit.to(dtype), absent.to(dtype), present.to(dtype), channel_axis)

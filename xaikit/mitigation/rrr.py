@@ -11,6 +11,7 @@ from xaikit.core.structure import Tensors
 from xaikit.mitigation.attributed import AttributionMitigator
 from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.penalties import NORMALIZATIONS, masked_power
+from xaikit.mitigation.projections import All
 
 
 @MITIGATORS.register("rrr")
@@ -47,6 +48,14 @@ class RRR(AttributionMitigator):
     score_reduction: Annotated[
         str, Categorical("sum", "mean", search=False), "'mean' explains the batch's mean score: attributions / N"
     ] = "sum"
+
+    def _of_full_mask(self) -> str | None:
+        whole = isinstance(self.what, All)
+        return (
+            "the whole explanation is penalised: mask what must not matter, or say what= of it must not"
+            if whole
+            else None
+        )
 
     def _of(self, attributions: Tensors, masks: Tensors) -> Tensor:
         if self.score_reduction == "mean":
