@@ -63,7 +63,7 @@ class StepModule(nn.Module):
         loss = self.mitigator.loss(self.model, batch, weight=weight)
         if share is None:
             return loss
-        part = self.mitigator.penalty_share(share)
+        part = self.mitigator.penalty_share(share) if share.samples else 0.0  # 0: the sample is borrowed
         total = share.samples * loss.task
         if loss.total is not loss.task:
             # The weighted penalty is read off the loss, since a mitigator may do more than weigh it.
@@ -112,7 +112,10 @@ class OneProcess:
 
     def clip(self, norm: float | None) -> bool:
         """Scale the gradient down to at most this norm; whether it is finite."""
-        return bool(torch.isfinite(nn.utils.clip_grad_norm_(self._parameters, norm or math.inf)))
+        if norm is not None:
+            return bool(torch.isfinite(nn.utils.clip_grad_norm_(self._parameters, norm)))
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        return bool(torch.isfinite(torch.stack(torch._foreach_norm(grads)).norm())) if grads else True
 
     def step(self) -> None:
         """The optimizer's step."""

@@ -237,8 +237,9 @@ class Loop:
         for name, value in zip(("task", "penalty", "total", "right", "samples"), sums, strict=True):
             own[name] += value
         own["steps"] += 1
-        means = {name: f"{own[name] / own['steps']:.3g}" for name in ("task", "penalty")}
-        self.bar.set_postfix(means, refresh=False)
+        if not self.bar.disable:
+            means = {name: f"{own[name] / own['steps']:.3g}" for name in ("task", "penalty")}
+            self.bar.set_postfix(means, refresh=False)
 
     def _close_epoch(self, *, is_last: bool) -> None:
         own, number, model = self.stand.sums, len(self.stand.epochs) + 1, self._model

@@ -152,6 +152,21 @@ def test_one_process_through_a_fabric_is_plain_training(here):
     assert history.stopped == "epochs"
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_processes_that_are_spawned_send_the_weights_back():
+    x, y, mask = torch.rand(20, 4).double(), torch.arange(20) % 2, torch.tensor([1.0, 0, 0, 0]).double()
+    ends = []
+    for fabric in (None, lightning.Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn", precision="64-true")):
+        torch.manual_seed(0)
+        model = nn.Linear(4, 2).double()
+        mitigator = RRR(n_epochs=2, batch_size=6, lr=1e-2, random_state=0)
+        history = mitigator.fit(model, x, y, mask, fabric=fabric, progress=False)
+        ends.append((model.state_dict(), history["task"]))
+    assert error(ends[1][0], ends[0][0]) < 1e-10
+    assert ends[1][1] == pytest.approx(ends[0][1], rel=1e-6)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_bfloat16_trains():
     torch.manual_seed(0)
