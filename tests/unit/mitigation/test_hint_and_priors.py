@@ -92,6 +92,26 @@ def test_sparsity_of_a_linear_model():
         AttributionPrior(explainer="gradient").loss(model, (x, y))
 
 
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 2), nn.Linear(4, 2)
+
+    def forward(self, left, right):
+        return self.a(left) + self.b(right)
+
+
+def test_a_prior_over_several_inputs():
+    torch.manual_seed(0)
+    model, x = Two().double(), {"left": torch.rand(8, 3).double(), "right": torch.rand(8, 4).double()}
+    y = torch.arange(8) % 2
+    importance = torch.cat([model.a.weight.detach()[y].abs().mean(0), model.b.weight.detach()[y].abs().mean(0)])
+    prior = AttributionPrior(explainer="gradient", prior="sparsity", lr=1e-12, n_epochs=1)
+    assert torch.allclose(prior.loss(model, (x, y)).penalty, -gini(importance))
+    history = prior.fit(model, x, y, progress=False)
+    assert history["penalty"][0] == pytest.approx(-float(gini(importance)))
+
+
 @pytest.mark.parametrize("prior", ["total_variation", "sparsity"])
 def test_a_prior_acts(prior):
     torch.manual_seed(0)
