@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from xaikit.core import targets as target_rules
 from xaikit.core.errors import InvalidInputError
@@ -33,6 +35,9 @@ class Call:
         modules: the model's modules with their names, walked once for all who need them.
         read_at: the layers where `gradient` reads off what is explained; none where that are the inputs.
         tap: how a layer's output (and the leaf where its gradient arrives) goes on into the model.
+        record: takes the output on `inputs` themselves, with its graph, when `grad` or `gradient` computes it.
+        surroundings: what holds while the model runs, for a pass that is repeated after the call.
+        recompute: whether `grad` drops its graph and builds it again in the loss's backward pass.
     """
 
     model: nn.Module
@@ -49,6 +54,9 @@ class Call:
     modules: Modules = dataclasses.field(default_factory=dict)
     read_at: Layers = ()
     tap: Callable[[Tensor, Tensor], Tensor] = Tap.apply
+    record: Callable[[Tensor], None] | None = None
+    surroundings: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    recompute: bool = False
 
     @property
     def n(self) -> int:
@@ -73,7 +81,11 @@ class Call:
         if copies > 1:
             one = torch.arange(self.n, device=inputs[0].device) if samples is None else samples
             samples = one.repeat(copies)
-        output = target_rules.pick_head(self.forward(inputs, samples), self.head)
+        return self._checked(self.forward(inputs, samples), copies)
+
+    def _checked(self, returned: Any, copies: int) -> Tensor:
+        """The output with one row per sample, picked out of what the model returned."""
+        output = target_rules.pick_head(returned, self.head)
         if output.ndim == 0 or len(output) != copies * self.n:
             raise InvalidInputError(
                 f"the model must return one row per sample, got {tuple(output.shape)} for a batch of {copies * self.n}"
@@ -103,9 +115,22 @@ class Call:
             copies: versions of the batch stacked in them.
             at: called after the forward pass, gives the tensors of that pass to differentiate by instead.
         """
+        if self.recompute and at is None:
+            found: Tensors = checkpoint(self._repeatable_grad, copies, *inputs, use_reentrant=False)
+            return found
+        return self._grad(inputs, copies, at)
+
+    def _repeatable_grad(self, copies: int, *inputs: Tensor) -> Tensors:
+        with self.surroundings():
+            return self._grad(inputs, copies)
+
+    def _grad(self, inputs: Tensors, copies: int, at: Callable[[], Tensors] | None = None) -> Tensors:
         with torch.enable_grad(), differentiable_kernels(self.create_graph):
-            leaves = tuple(x if self.create_graph and x.requires_grad else x.detach().requires_grad_() for x in inputs)
+            live = self.create_graph
+            leaves = tuple(x if live and x.requires_grad else x.detach().requires_grad_() for x in inputs)
             output = self.run(leaves, copies)
+            if self.record is not None and inputs is self.inputs:
+                self.record(output)
             return self._differentiated(output, leaves if at is None else at(), copies, reached=at is not None)
 
     def gradient(self, beside: Sequence[Tensor] = ()) -> tuple[Tensors, Tensors]:
@@ -123,6 +148,8 @@ class Call:
             with tapped(self.read_at, self.tap) as readings:
                 output = self.run(self.inputs)
             values = readings.close(self.n)
+            if self.record is not None:
+                self.record(output)
             grads = self._differentiated(output, (*readings.leaves, *beside))
         return values if self.create_graph else tuple(v.detach() for v in values), grads[: len(values)]
 
@@ -135,7 +162,7 @@ class Call:
                 "is it detached, or computed under no_grad?"
             )
         start, seeds = scores, torch.ones_like(scores)
-        if self.create_graph:
+        if self.create_graph and not self.recompute:  # one derivative, since each has the pass computed again
             (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)
             # Backward hooks (zennit's rules) build a graph only for a gradient that requires one.
             start, seeds = output, seeds if seeds.requires_grad else seeds.detach().requires_grad_()
@@ -181,4 +208,8 @@ class Call:
         whole = callable(self.target) or self.n <= limit
         for samples in [range(self.n)] if whole else even_ranges(self.n, limit):
             part = self if whole else self.at(slice(samples.start, samples.stop))
-            yield part, even_ranges(copies, max(1, limit // part.n))
+            ranges = even_ranges(copies, max(1, limit // part.n))
+            if self.create_graph and (not whole or len(ranges) > 1):
+                # Else the graphs of all passes would be alive at once, and memory would grow with the copies.
+                part = dataclasses.replace(part, recompute=True)
+            yield part, ranges

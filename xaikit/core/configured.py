@@ -11,6 +11,7 @@ It is a frozen dataclass by inheritance. `set_kwargs` returns a new object: noth
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import sys
 import typing
@@ -163,12 +164,14 @@ def _setting(hint: Any, default: Any) -> Setting:
 def _by_hint(hint: Any) -> Callable[[Any, str], Any]:
     """Check a setting that has no spec by its type hint alone."""
 
+    @functools.cache  # making one costs more than a small net's forward pass
+    def adapter() -> TypeAdapter[Any]:
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+
     def check(value: Any, where: str) -> Any:
         value = tuple(value) if isinstance(value, list) and typing.get_origin(hint) is tuple else value
         try:
-            return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(
-                value, strict=True
-            )
+            return adapter().validate_python(value, strict=True)
         except ValidationError:
             shown = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
             raise InvalidTypeError(f"{where} must be {shown}, got {value!r} of type {type(value).__name__}") from None

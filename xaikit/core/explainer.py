@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
@@ -60,6 +60,8 @@ class Explainer(Configured, abc.ABC):
     REUSED_MODULES: ClassVar[bool] = True  # whether it copes with a module that runs several times
     FAMILY: ClassVar[bool] = False  # a door to many methods, which a setting chooses
     DIFFERENTIABLE: ClassVar[bool] = True
+    # One `Call.grad` on the inputs, through the model as it is: a loss can use the output of that very pass.
+    GIVES_OUTPUT: ClassVar[bool] = False
     GAP_TOLERANCE: ClassVar[float | None] = None  # share of the promised total above which `explain` warns
     ONE_GRADIENT: ClassVar[bool] = False  # made of one `call.gradient()`, which reads layers off as it passes them
 
@@ -156,12 +158,35 @@ class Explainer(Configured, abc.ABC):
             UnboundError: for an explainer without a model.
             NotDifferentiableError: for `create_graph` on a method that has no exact derivative.
         """
-        options: dict[str, Any] = {"create_graph": create_graph, "seed": seed}
+        return self.attribute_with_output(inputs, targets, create_graph=create_graph, seed=seed)[0]
+
+    def attribute_with_output(
+        self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0, keep_mode: bool = False
+    ) -> tuple[Any, Tensor | None]:
+        """The attribution as by `attribute`, and the model's output on the inputs where one plain pass gives both.
+
+        Args:
+            inputs: as for `attribute`.
+            targets: likewise.
+            create_graph: likewise.
+            seed: likewise.
+            keep_mode: run the model in the mode that it is in. BatchNorm's running statistics then take part once,
+                where the output is returned, and stay as they are where it is not.
+
+        Returns:
+            The attribution; and the output (N, ...), with its graph under `create_graph`, or None where the method
+            runs the model on something else, or not as it is.
+        """
+        outputs: list[Tensor] = []
+        options: dict[str, Any] = {"create_graph": create_graph, "seed": seed, "keep_mode": keep_mode}
+        record = outputs.append if self.GIVES_OUTPUT else None
         try:
-            return self._apply(lambda call: (self._attribute(call),), inputs, targets, **options)[0]
+            (found,) = self._apply(lambda call: (self._attribute(call),), inputs, targets, **options, record=record)
         except NestedLayersError:
             # One feeds the other, and one pass holds one version of each: every layer by itself, as if named alone.
-            return tuple(self.set_kwargs(layer=layer).attribute(inputs, targets, **options) for layer in self.layer)
+            each = (self.set_kwargs(layer=layer) for layer in self.layer)
+            found = tuple(e.attribute_with_output(inputs, targets, **options)[0] for e in each)
+        return found, outputs[0] if outputs else None
 
     def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
         """The attribution with its provenance, the explained scores, and the completeness gap where one is promised.
@@ -233,6 +258,8 @@ class Explainer(Configured, abc.ABC):
         create_graph: bool,
         seed: int,
         cut: bool = False,
+        keep_mode: bool = False,
+        record: Callable[[Tensor], None] | None = None,
     ) -> tuple[Any, ...]:
         """Run `method` on a checked call, the model isolated; give each of its results the structure of the inputs.
 
@@ -263,10 +290,28 @@ class Explainer(Configured, abc.ABC):
             head=self.head,
             n_classes=self.n_classes,
             modules=(modules := isolation.modules_of(model)),
+            record=record,
         )
-        with isolation.isolated(model, tensors[0].device, seed, modules=modules), torch.set_grad_enabled(create_graph):
+
+        @contextlib.contextmanager
+        def surroundings() -> Iterator[None]:
+            isolated = isolation.isolated(model, tensors[0].device, seed, modules=modules, keep_mode=keep_mode)
+            private = isolation.private_buffers if keep_mode and record is None else contextlib.nullcontext
+            with isolated, private(model):
+                yield
+
+        with surroundings(), torch.set_grad_enabled(create_graph):
             if self.layer is not None:
                 call, rebuild = self._at_layers(call, read=self.ONE_GRADIENT and not cut)
+
+            bare = call  # without `again`: a call that held itself would keep its tensors until Python's next sweep
+
+            @contextlib.contextmanager
+            def again() -> Iterator[None]:
+                with surroundings(), self._model_context(bare):
+                    yield
+
+            call = dataclasses.replace(bare, surroundings=again)
             freeze = contextlib.nullcontext() if create_graph else isolation.frozen(model, modules=modules)
             with freeze, self._model_context(call):
                 results = method(call)

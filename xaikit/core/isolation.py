@@ -34,11 +34,13 @@ def modules_of(model: nn.Module) -> Modules:
 
 
 @contextlib.contextmanager
-def isolated(model: nn.Module, device: torch.device, seed: int, *, modules: Modules | None = None) -> Iterator[None]:
+def isolated(
+    model: nn.Module, device: torch.device, seed: int, *, modules: Modules | None = None, keep_mode: bool = False
+) -> Iterator[None]:
     """Evaluation mode and a seeded random state inside; every module's own flag and the global random state after.
 
-    The flags are set one by one: `model.eval()` may be overridden and is no exact inverse of itself. `modules` are the
-    model's, where the caller has them.
+    With `keep_mode` the modules stay in the mode that they are in. The flags are set one by one: `model.eval()` may be
+    overridden and is no exact inverse of itself. `modules` are the model's, where the caller has them.
     """
     flags = [(module, module.training) for module in modules or modules_of(model)]
     norms = [module for module, _ in flags if isinstance(module, BATCH_NORM)]
@@ -46,7 +48,8 @@ def isolated(model: nn.Module, device: torch.device, seed: int, *, modules: Modu
     recurrent = device.type == "cuda" and any(isinstance(m, nn.RNNBase) for m, _ in flags)
     try:
         for module, training in flags:
-            if training:  # setting an attribute of a module is slow, and most are in evaluation mode already
+            # Setting an attribute of a module is slow, and most are in evaluation mode already.
+            if training and not keep_mode:
                 module.training = False
         with (
             seeded(device, seed),
@@ -102,6 +105,19 @@ def sound_batchnorm(norms: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def private_buffers(model: nn.Module) -> Iterator[None]:
+    """Let the model work on copies of its buffers: what a pass in training mode adds to them is dropped."""
+    held = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    try:
+        for module, name, buffer in held:
+            module._buffers[name] = buffer.detach().clone()
+        yield
+    finally:
+        for module, name, buffer in held:
+            module._buffers[name] = buffer
 
 
 @contextlib.contextmanager

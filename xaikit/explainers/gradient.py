@@ -19,6 +19,7 @@ class Gradient(Explainer):
     """
 
     ONE_GRADIENT: ClassVar[bool] = True
+    GIVES_OUTPUT: ClassVar[bool] = True
 
     def _attribute(self, call: Call) -> Tensors:
         return call.gradient()[1]
@@ -29,6 +30,7 @@ class GradientXInput(Explainer):
     """x * dS/dx (Shrikumar et al. 2016, arXiv:1605.01713)."""
 
     ONE_GRADIENT: ClassVar[bool] = True
+    GIVES_OUTPUT: ClassVar[bool] = True
 
     def _attribute(self, call: Call) -> Tensors:
         return tuple(x * g for x, g in zip(*call.gradient(), strict=True))

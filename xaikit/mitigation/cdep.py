@@ -14,6 +14,7 @@ from xaikit.core.isolation import isolated
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 from xaikit.mitigation.base import Mitigator, run_model
+from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.masks import check_mask, fit_mask
 
 FORMS = ("sigmoid", "log", "l1", "squared")
@@ -82,6 +83,10 @@ class CDEP(Mitigator):
             own, other = own.gather(-1, chosen), other.gather(-1, chosen)
         present = (masks != 0).flatten(2).any(2)
         return penalty(own, other, self.form, goal=self.goal, present=present)
+
+    def penalty_share(self, share: Share) -> float:
+        """The mean is over the samples that have anything masked."""
+        return share.explained
 
     def _decomposed(self, explainer: Any, x: Any, masks: Tensor, *, create_graph: bool) -> tuple[Tensor, Tensor]:
         """Both scores of each mask, sample and class, from a decomposition of the logits."""

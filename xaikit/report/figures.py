@@ -122,15 +122,24 @@ def comparison(
     return figure
 
 
-def grouped_bars(table: Mapping[str, Mapping[str, float]], *, title: str = "", percent: bool = True) -> Figure:
-    """Bars of `table[series][group]`, grouped, each with its number."""
+def grouped_bars(
+    table: Mapping[str, Mapping[str, float]],
+    *,
+    title: str = "",
+    percent: bool = True,
+    margins: Mapping[str, Mapping[str, float]] | None = None,
+) -> Figure:
+    """Bars of `table[series][group]`, grouped, each with its number; `margins` likewise, as lines around the ends."""
     groups = list(dict.fromkeys(group for row in table.values() for group in row))
     figure = Figure(figsize=(1.5 + 0.42 * len(groups) * (len(table) + 1), 3.6), layout="constrained")
     axes = figure.subplots()
     width = 0.84 / len(table)
     for k, (name, row) in enumerate(table.items()):
         places = np.arange(len(groups)) + (k - (len(table) - 1) / 2) * width
-        bars = axes.bar(places, [row.get(g, np.nan) for g in groups], width * 0.94, label=name)
+        values = [row.get(g, np.nan) for g in groups]
+        spread = None if margins is None else [margins[name].get(g, 0.0) for g in groups]
+        lines = {"elinewidth": 1.0, "capsize": 2, "ecolor": "#444444"}
+        bars = axes.bar(places, values, width * 0.94, yerr=spread, error_kw=lines, label=name)
         axes.bar_label(bars, fmt=(lambda v: f"{100 * v:.0f}") if percent else "{:.2g}", fontsize=7)
     axes.set_xticks(range(len(groups)), groups)
     if percent:
