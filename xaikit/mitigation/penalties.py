@@ -75,7 +75,7 @@ def check_labels(labels: Any, logits: Tensor) -> Tensor:
         )
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise InvalidTypeError(
-            f"labels must be whole class indices for a model with {logits.shape[1]} outputs, got {labels.dtype}"
+            f"labels must be whole class indices, got {labels.dtype} for a model with {logits.shape[1]} outputs"
         )
     if logits.shape[1] == 1:
         raise InvalidTypeError(

@@ -89,7 +89,7 @@ def test_wrong_labels():
     with pytest.raises(InvalidInputError, match=r"labels must have shape \(6,\), got \(5,\)"):
         RRR().loss(model, (x, y[:5], mask))
     several = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double()
-    with pytest.raises(InvalidTypeError, match="whole class indices for a model with 3 outputs, got torch.float64"):
+    with pytest.raises(InvalidTypeError, match="whole class indices, got torch.float64 for a model with 3 outputs"):
         RRR().loss(several, (x, y, mask))
     with pytest.raises(InvalidInputError, match="accuracy counts classes"):
         RRR(n_epochs=1).fit(model, x, y, mask, validation=(x, y), progress=False)
