@@ -29,6 +29,7 @@ _HOMES = {
         "RRClArC", "assess", "compare",
     ),
     "xaikit.shortcuts": ("Clusters", "Overlap", "SpRAy", "load_masks", "make_masks", "mask_overlap"),
+    "xaikit.recommendation": ("Recommendation", "recommend"),
     "xaikit.tuning": ("TuneResult", "tune"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from xaikit.mitigation import *  # noqa: F403
     from xaikit.modality import *  # noqa: F403
     from xaikit.shortcuts import *  # noqa: F403
+    from xaikit.recommendation import *  # noqa: F403
     from xaikit.transforms import *  # noqa: F403
     from xaikit.tuning import *  # noqa: F403
 

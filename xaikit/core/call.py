@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xaikit.core import targets as target_rules
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.isolation import differentiable_kernels
+from xaikit.core.isolation import cut_at, differentiable_kernels
 from xaikit.core.rows import even_ranges, rows_per_pass
 from xaikit.core.structure import Tensors
 
@@ -25,6 +25,8 @@ class Call:
     Attributes:
         model: the model, in evaluation mode.
         inputs: what is explained, each tensor shaped (N, ...): the inputs, or a layer's activations.
+        layers: names and modules of the layers at which the call is cut, none where it explains the model's inputs.
+        uncut: the whole call at the model's own inputs, where this one is cut at layers.
         target: class indices (N,), a function of the output, or None.
         create_graph: whether the attribution must stay differentiable.
         seed: of every random number.
@@ -41,6 +43,8 @@ class Call:
     create_graph: bool
     seed: int
     forward: Callable[[Tensors, Tensor | None], Any]
+    layers: tuple[tuple[str, nn.Module], ...] = ()
+    uncut: Call | None = None
     head: str | int = "logits"
     n_classes: int | None = None
     samples: Tensor | None = None
@@ -53,6 +57,19 @@ class Call:
     def n(self) -> int:
         """Number of samples N."""
         return len(self.inputs[0])
+
+    @property
+    def own_inputs(self) -> Tensors:
+        """The model's own inputs of each row, also where the call is cut at layers."""
+        if self.uncut is None:
+            return self.inputs
+        return self.uncut.inputs if self.samples is None else tuple(x[self.samples] for x in self.uncut.inputs)
+
+    def activations(self, inputs: Tensors) -> Tensors:
+        """What the layers of the call give for stand-ins of `own_inputs`."""
+        forward = self.forward if self.uncut is None else self.uncut.forward
+        run = lambda: forward(inputs, self.samples)  # noqa: E731
+        return cut_at(self.model, self.layers, run, len(inputs[0]), self.create_graph)[0]
 
     def run(self, inputs: Tensors, copies: int = 1) -> Tensor:
         """The model's output on `copies` stacked versions of the batch: tensors (copies * N, ...), copy by copy."""

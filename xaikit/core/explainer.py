@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
@@ -54,6 +55,10 @@ class Explainer(Configured, abc.ABC):
     REGISTRY: ClassVar[Any] = EXPLAINERS
     EXPLANATION_TYPE: ClassVar[str] = "attribution"
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
+    MADE_FOR: ClassVar[tuple[str, ...]] = ()  # kinds of layers: recommendation.profile.KINDS
+    PASSES: ClassVar[tuple[str | int, ...]] = (1,)  # of the model, for one explanation: a product, also of settings
+    REUSED_MODULES: ClassVar[bool] = True  # whether it copes with a module that runs several times
+    FAMILY: ClassVar[bool] = False  # a door to many methods, which a setting chooses
     DIFFERENTIABLE: ClassVar[bool] = True
     # One `Call.grad` on the inputs, through the model as it is: a loss can use the output of that very pass.
     GIVES_OUTPUT: ClassVar[bool] = False
@@ -118,6 +123,15 @@ class Explainer(Configured, abc.ABC):
         return same if same is NotImplemented else same and self.model is other.model  # type: ignore[attr-defined]
 
     __hash__ = Configured.__hash__
+
+    @property
+    def passes(self) -> int:
+        """About how many passes of the model the explanation of a sample takes."""
+        return math.prod(getattr(self, factor) if isinstance(factor, str) else factor for factor in self.PASSES)
+
+    def missing_rules(self, inputs: Any) -> tuple[str, ...]:  # noqa: ARG002
+        """Operations of the model, on these inputs, that a method of rules has none for; none for other methods."""
+        return ()
 
     # ------------------------------------------------------------------ the call
 
@@ -300,7 +314,9 @@ class Explainer(Configured, abc.ABC):
             with isolation.substituted(layers, inputs):
                 return forward(rows, samples)
 
-        cut = dataclasses.replace(call, inputs=activations, forward=from_layer, known=known)
+        cut = dataclasses.replace(
+            call, inputs=activations, forward=from_layer, known=known, layers=tuple(layers), uncut=call
+        )
         return cut, tuple if several else (lambda out: out[0])
 
     def _arguments(self, inputs: Any) -> tuple[Any, Any]:

@@ -73,6 +73,7 @@ class ZennitLRP(Explainer):
 
     ATTENTION: ClassVar[bool] = False  # whether relevance flows through attention weights
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
+    PASSES: ClassVar[tuple[str | int, ...]] = (2,)
 
     zennit_canonizers: Annotated[Any, _canonizers, "zennit canonizers; BatchNorm and residual adds need none"] = None
 
@@ -106,6 +107,22 @@ class ZennitLRP(Explainer):
         with canonized(call.model, canonizers), flow.relevance():
             grads = traced.grad(call.inputs)
         return tuple(g * nonzero(x) for g, x in zip(grads, call.inputs, strict=True))
+
+    def missing_rules(self, inputs: Any) -> tuple[str, ...]:
+        """Operations of the model, on these inputs, where relevance would follow the plain gradient."""
+        found: dict[str, str] = {}
+
+        def method(call: Call) -> tuple[Tensors, ...]:
+            trace = self._trace(call, Flow())
+            leaves = tuple(x.detach().requires_grad_() for x in call.inputs)
+            with warnings.catch_warnings(), torch.enable_grad():
+                warnings.simplefilter("ignore")  # what it would warn of is what is asked
+                trace.watched(call.model, call.forward)(leaves, call.samples)
+            found.update(trace.unknown)
+            return ()
+
+        self._apply(method, inputs, None, create_graph=False, seed=0)
+        return tuple(f"{op} in {where}" if where else op for op, where in found.items())
 
     def _name_the_culprit(self, call: Call) -> None:
         """Say where relevance stops being a number."""
@@ -174,6 +191,8 @@ class LRPEpsilonGammaBox(ZennitLRP):
     Montavon et al. 2019, doi:10.1007/978-3-030-28954-6_10.
     """
 
+    MADE_FOR = ("convolution",)
+
     low: Annotated[Any, _bound, "lowest possible input, a number or a tensor that broadcasts against it"] = -3.0
     high: Annotated[Any, _bound, "highest possible input, a number or a tensor that broadcasts against it"] = 3.0
     epsilon: Annotated[float, EPSILON, "stabilizer of the epsilon rule"] = 1e-6
@@ -208,6 +227,8 @@ class LRPEpsilonGammaBox(ZennitLRP):
 class LRPEpsilonPlus(ZennitLRP):
     """The z+ rule in convolutions, epsilon in linear layers (Montavon et al. 2017, arXiv:1512.02479)."""
 
+    MADE_FOR = ("convolution",)
+
     epsilon: Annotated[float, EPSILON, "stabilizer of the epsilon rule"] = 1e-6
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
 
@@ -219,6 +240,8 @@ class LRPEpsilonPlus(ZennitLRP):
 class LRPEpsilonAlpha2Beta1(ZennitLRP):
     """The alpha-beta rule with alpha 2, beta 1 in convolutions, epsilon in linear layers (Bach et al. 2015)."""
 
+    MADE_FOR = ("convolution",)
+
     epsilon: Annotated[float, EPSILON, "stabilizer of the epsilon rule"] = 1e-6
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
 
@@ -229,6 +252,8 @@ class LRPEpsilonAlpha2Beta1(ZennitLRP):
 @EXPLAINERS.register("lrp")
 class LRP(ZennitLRP):
     """LRP by any zennit composite, one's own or one of zennit's by name."""
+
+    FAMILY = True
 
     composite: Annotated[Any, _composite, "a zennit Composite, or a name in zennit's COMPOSITES"] = "epsilon_plus"
 
@@ -259,6 +284,7 @@ class AttnLRP(ZennitLRP):
     """
 
     ATTENTION: ClassVar[bool] = True
+    MADE_FOR = ("attention",)
     epsilon: Annotated[float, EPSILON, "stabilizer of the epsilon rule"] = 1e-6
 
     def _make_composite(self) -> Any:
