@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from xaikit.metrics import *  # noqa: F403
     from xaikit.mitigation import *  # noqa: F403
     from xaikit.modality import *  # noqa: F403
-    from xaikit.shortcuts import *  # noqa: F403
     from xaikit.recommendation import *  # noqa: F403
+    from xaikit.shortcuts import *  # noqa: F403
     from xaikit.transforms import *  # noqa: F403
     from xaikit.tuning import *  # noqa: F403
 

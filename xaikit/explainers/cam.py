@@ -48,6 +48,7 @@ class GradCam(Explainer):
     """
 
     SUPPORTED_MODULES = (CONVOLUTION,)
+    MADE_FOR = ("convolution",)
     GIVES_OUTPUT = True
 
     target_layer: Annotated[Any, _layer, "whose activations make the map; None: the last convolution that ran"] = None
