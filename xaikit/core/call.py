@@ -73,7 +73,8 @@ class Call:
     def activations(self, inputs: Tensors) -> Tensors:
         """What the layers of the call give for stand-ins of `own_inputs`."""
         forward = self.forward if self.uncut is None else self.uncut.forward
-        return cut_at(self.model, self.layers, lambda: forward(inputs, self.samples), len(inputs[0]), self.create_graph)
+        run = lambda: forward(inputs, self.samples)  # noqa: E731
+        return cut_at(self.model, self.layers, run, len(inputs[0]), self.create_graph)
 
     def run(self, inputs: Tensors, copies: int = 1) -> Tensor:
         """The model's output on `copies` stacked versions of the batch: tensors (copies * N, ...), copy by copy."""

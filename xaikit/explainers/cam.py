@@ -48,6 +48,7 @@ class GradCam(Explainer):
     """
 
     SUPPORTED_MODULES = (CONVOLUTION,)
+    MADE_FOR = ("convolution",)
     GIVES_OUTPUT = True
     ONE_GRADIENT = True
 

@@ -38,6 +38,8 @@ class ExpectedGradients(Explainer):
     True
     """
 
+    PASSES = ("n_iter",)
+
     references: Annotated[Any, _references, "samples to compare with, (K, ...); a tuple of them for several inputs"] = (
         None
     )

@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Choice, Configured, Explainer, Float, Int
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError
@@ -25,7 +24,7 @@ from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.history import History
 from xaikit.mitigation.masks import batch_masks
-from xaikit.mitigation.penalties import check_labels, gradient_ratio
+from xaikit.mitigation.penalties import check_labels, gradient_ratio, task_loss
 from xaikit.mitigation.trainer import Options, prepared, train
 
 
@@ -111,14 +110,16 @@ class Mitigator(Configured, abc.ABC):
         """The loss of one batch.
 
         Args:
-            model: returns logits (N, C), or holds them under `head`.
-            batch: (x, y, mask): inputs, class indices (N,), and the mask of what must not matter: a tensor as for
-                `fit`, or a list with a mask or None for each sample. Where no mask is needed, (x, y) will do.
+            model: returns logits (N, C), or holds them under `head`; a single output (N, 1) or (N,) is a regression.
+            batch: (x, y, mask): inputs, class indices (N,) (numbers for a regression), and the mask of what must not
+                matter: a tensor as for `fit`, or a list with a mask or None for each sample. Where no mask is needed,
+                (x, y) will do.
             seed: of the explainer's noise; None draws one from torch's global random state.
             weight: in place of the setting, as in a warm-up; 0 is the plain step, bit for bit.
 
         Returns:
-            task (mean cross-entropy), penalty (unweighted), total; and the logits, detached.
+            task (mean cross-entropy; mean squared error for a regression), penalty (unweighted), total; and the
+            logits, detached.
 
         Raises:
             InvalidInputError, InvalidTypeError: for labels or masks that cannot be right.
@@ -130,13 +131,13 @@ class Mitigator(Configured, abc.ABC):
                 # Bit for bit the plain step; the penalty is still measured.
                 logits = logits_of(model, x, self.head)
                 y = check_labels(y, logits)
-                task = F.cross_entropy(logits, y)
+                task = task_loss(logits, y)
                 with torch.no_grad():
                     penalty = self._penalty(model, x, y, batch_masks(mask, y, self.where), seed=0, create_graph=False)
                 return Loss(task, penalty, task, logits.detach())
             seed = int(torch.randint(2**31, ())) if seed is None else seed
             logits, penalty = self._logits_and_penalty(model, x, y, mask, seed)
-            task = F.cross_entropy(logits, check_labels(y, logits))
+            task = task_loss(logits, check_labels(y, logits))
             scale = gradient_ratio(task, penalty, model.parameters()) if self.balance else 1.0
             return Loss(task, penalty, task + weight * scale * penalty, logits.detach())
 
@@ -160,7 +161,7 @@ class Mitigator(Configured, abc.ABC):
         Args:
             model: as for `loss`; its mode is left as found.
             data: inputs (N, ...), with `labels` (N,) and `masks`; or an iterable of batches (x, y, mask).
-            labels: class indices (N,).
+            labels: class indices (N,), or numbers for a model with a single output.
             masks: (N, C, H, W), (N, H, W), or (H, W) for all; 1 = penalise. Resized when needed. A list may hold None
                 for samples without; with ``where="class"`` there is one for each class.
             validation: (x, y) or an iterable of batches (x, y), looked at after each epoch; with the setting `patience`
@@ -173,7 +174,7 @@ class Mitigator(Configured, abc.ABC):
             progress: show a progress bar.
 
         Returns:
-            History with task loss, penalty and accuracy of each epoch.
+            History with task loss, penalty and accuracy of each epoch; a regression has no accuracy, NaN.
 
         Raises:
             InvalidInputError, InvalidTypeError: for data that cannot be right.

@@ -97,11 +97,14 @@ class CDEP(Mitigator):
             excess = masks * (tensor - self.keep(tensor))
             split = {"relevant": rebuild((excess if self.part == "relevant" else tensor - excess,))}
         found = explainer.decompose(x, create_graph=create_graph, **split)
-        scores = (found.relevant, found.irrelevant)
+        # A single output (N,) is one class.
+        scores = tuple(s if s.ndim > 2 else s[..., None] for s in (found.relevant, found.irrelevant))
         return scores if self.part == "relevant" else scores[::-1]
 
     def _targets(self, model: nn.Module, x: Any, y: Tensor) -> list[Any]:
         """The label, or every class, as an explainer takes them."""
+        if y.is_floating_point():
+            return [None]
         if self.target == "label" and not self.centred:
             return [y]
         with torch.no_grad(), isolated(model, y.device, 0):

@@ -50,6 +50,8 @@ def batches(data: Any, masks: Any = None, rows: int = ROWS) -> Iterator[tuple[An
         labels = label_tensor(y)
         if labels.shape != (n,):
             raise InvalidInputError(f"labels must have shape ({n},), got {tuple(labels.shape)}")
+        if labels.is_floating_point():
+            raise InvalidInputError(f"accuracy counts classes, got labels of {labels.dtype}; a regression has none")
         if mask is not None:
             each = not _for_all(mask, flatten(x)[0][0])
             if each and seen + n > len(mask):

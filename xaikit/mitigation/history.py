@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 from xaikit.core.errors import MissingDependencyError
@@ -33,9 +34,10 @@ class History:
         if not self.epochs:
             return f"History(no epoch yet{end})"
         last = self.epochs[-1]
+        accuracy = "" if math.isnan(last["accuracy"]) else f", accuracy {last['accuracy']:.1%}"  # a regression has none
         return (
-            f"History({len(self.epochs)} epochs{end}; last: task {last['task']:.4g}, penalty {last['penalty']:.4g}, "
-            f"accuracy {last['accuracy']:.1%})"
+            f"History({len(self.epochs)} epochs{end}; last: task {last['task']:.4g}, penalty {last['penalty']:.4g}"
+            f"{accuracy})"
         )
 
     def to_pandas(self) -> Any:

@@ -169,7 +169,8 @@ class Loop:
         if counted:
             assert loss is not None
             labels = torch.as_tensor(batch[1], device=loss.logits.device)
-            right = (loss.logits.argmax(-1) == labels).sum()
+            regression = labels.is_floating_point()
+            right = labels.new_tensor(torch.nan) if regression else (loss.logits.argmax(-1) == labels).sum()
             values = [loss.task, loss.penalty, loss.total / self._processes.part.world, right]
             own = [*torch.stack([v.detach().double() for v in values]).tolist(), float(len(labels))]
         failed, bad, interrupted, *sums = self._processes.sum(
