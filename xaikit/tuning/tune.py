@@ -17,7 +17,6 @@ from xaikit.tuning.result import Candidate, TuneResult
 from xaikit.tuning.search import Search, Stopped, run_search
 from xaikit.tuning.wanted import Wanted, Wish, make_space, part_of_one, part_of_several
 
-
 ROUNDING = 1e-6  # of a value: what models in single precision leave
 
 
