@@ -1,4 +1,4 @@
-"""One worker against two of `xaikit tune`, and the storages: trials per minute once the workers run.
+"""One worker against two of `xaikit tune`: trials per minute, each about a second of work, once the workers run.
 
 Run as ``python -m benchmarks.tuning_workers`` on a machine with two idle cores; it is the clock that counts here.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.measure import table
 from xaikit.tuning.study import disconnect, open_storage
 
-TRIALS, ROUNDS = 40, 3
+TRIALS, ROUNDS = 30, 3
 MODEL = "xaikit.cli.demo_digits:make_network"
 
 
@@ -50,7 +50,7 @@ def main() -> None:
             for workers in (1, 2):
                 with tempfile.TemporaryDirectory() as name:
                     folder = Path(name)
-                    np.save(folder / "x.npy", np.random.default_rng(0).random((128, 1, 12, 12), np.float32))
+                    np.save(folder / "x.npy", np.random.default_rng(0).random((512, 1, 12, 12), np.float32))
                     storage = f"sqlite:///{folder}/s.db" if kind == "sqlite" else f"{folder}/s.journal"
                     speeds[workers].append(trials_per_minute(workers, storage, folder))
         one, two = (statistics.median(speeds[w]) for w in (1, 2))

@@ -17,6 +17,8 @@ from xaikit.tuning.result import FrontPoint, TuneResult
 from xaikit.tuning.search import Search, Stopped, run_search
 from xaikit.tuning.wanted import Wanted, Wish, make_space, part_of_one, part_of_several
 
+ROUNDING = 1e-6  # of a value: what models in single precision leave
+
 
 def tune(  # noqa: PLR0913
     explainer: Explainer | str | Sequence[Any],
@@ -167,7 +169,9 @@ def explanation_result(search: Search, stopped: Stopped, *, cautious: bool = Tru
         return result
     interval = gain_interval(goal, search.kept_at(best)[0], search.kept_at(default)[0])
     result = dataclasses.replace(result, gain_interval=interval)
-    if not cautious or len(search.goals) > 1 or interval is None or interval[0] > 0 or best == default:
+    if not cautious or len(search.goals) > 1 or interval is None or best == default:
+        return result
+    if interval[0] > ROUNDING * abs(before["value"]):
         return result
     made = search.space.make(default)
     front = (FrontPoint(made[0], {goal.name: before["value"]}, before["trial"], *made[1:]),)
