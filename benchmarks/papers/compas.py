@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from benchmarks.papers.harness import Batches, Benchmark, Method, accuracy, fit, main
 from xaikit import CDEP, RRR, Mitigator
-from xaikit.mitigation import Direction
 
 CHARGES = {
     "theft": "Theft|Burglary",
@@ -97,7 +96,7 @@ class Compas(Benchmark):
             return Method(lambda w: self._rrr(w, explainer=explainer), weights)
 
         def direction(explainer: str) -> Method:
-            what = Direction(vector=self.direction)
+            what = {"name": "direction", "settings": {"vector": self.direction.tolist()}}
             return Method(lambda w: self._rrr(w, explainer=explainer, what=what), finer, data="everything")
 
         return {

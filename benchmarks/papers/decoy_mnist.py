@@ -66,7 +66,7 @@ class DecoyMnist(Benchmark):
         powers = (1e-2, 1e-1, 1e0, 1e1)
 
         def rrr(explainer: str, weights: tuple[float, ...] = powers, **form: object) -> Method:
-            form = {"output": "logit", "target": "all", "reduction": "mean", **form}
+            form = {"output": "logit", "target": "label", "reduction": "mean", **form}
             return Method(lambda w: self.mitigator(RRR, explainer=explainer, lambda_rrr=w, **form), weights)
 
         return {
@@ -82,10 +82,10 @@ class DecoyMnist(Benchmark):
                 lambda w: self.mitigator(CDEP, lambda_cdep=w, form="squared", part="irrelevant", centred=True),
                 (1e-1, 1e0, 1e1),
             ),
-            "LRP epsilon": rrr("lrp_uniform_epsilon:epsilon=0.1", target="label"),
-            "integrated gradients": rrr("integrated_gradients:n_steps=8", target="label"),
-            "SmoothGrad": rrr("smoothgrad:n_iter=8", target="label"),
-            "gradient x input": rrr("gradient_x_input", target="label"),
+            "LRP epsilon": rrr("lrp_uniform_epsilon:epsilon=0.1"),
+            "integrated gradients": rrr("integrated_gradients:n_steps=8"),
+            "SmoothGrad": rrr("smoothgrad:n_iter=8"),
+            "gradient x input": rrr("gradient_x_input"),
         }
 
     def training(self, name: str, seed: int) -> Tensor:

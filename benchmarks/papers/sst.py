@@ -5,9 +5,9 @@
   "that", the first "that" becomes the word of the class;
 * gender: the same with "he" and "she", by way of "they", on all phrases of the treebank that hold one of them.
 
-The test sentences are as they were written (of the last two forms: those with one of the words). The published runs start
-from GloVe vectors; these embeddings are trained from nothing, so only differences within a table mean anything. The weight
-is chosen on development sentences in which a user who knows the words has put either of them at random.
+The test sentences are as they were written (of the last two forms: those with one of the words). The published runs
+start from GloVe vectors; these embeddings are trained from nothing, so only differences within a table mean anything.
+The weight is chosen on development sentences in which a user who knows the words has put either of them at random.
 """
 
 from __future__ import annotations
@@ -136,10 +136,10 @@ class Sst(Benchmark):
         return Classifier(len(self.index) + 2)
 
     def methods(self) -> Mapping[str, Method]:
-        weights = (1.0, 10.0, 100.0)
+        weights = (30.0, 100.0, 300.0)
 
         def rrr(explainer: str, **form: object) -> Method:
-            settings = {"output": "logit", "target": "all", "reduction": "mean", "explainer": explainer, **form}
+            settings = {"output": "logit", "target": "random", "reduction": "mean", "explainer": explainer, **form}
             return Method(lambda w: self.mitigator(RRR, lambda_rrr=w, **settings), weights)
 
         return {
