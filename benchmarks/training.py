@@ -63,7 +63,7 @@ def main() -> None:
 
         for name, make, x, y, mask, size in cases():
             for weight in (0.0, 1.0):
-                mitigator, model = RRR(lambda_rrr=weight, batch_size=size, **SETTINGS), make()
+                mitigator, model = RRR(lambda_rrr=weight, batch_size=size, **SETTINGS), make().train()
                 fit = partial(epoch_of, model, mitigator, (x, y, mask))
                 limit = partial(bare, model, mitigator, x, y, mask)
                 ratios = paired({"fit": fit, "saved": partial(saved, fit)}, limit, rounds=7)
