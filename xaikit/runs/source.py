@@ -75,18 +75,29 @@ class Source:
 
     def parts(self, shards: Iterable[int], size: int) -> Iterator[Part]:
         """The batches of some shards of `size` samples each, none of them across two shards."""
-        plan = [
-            (shard, list(range(start, min(start + self.batch_size, end))), end)
-            for shard in shards
-            for end in [min((shard + 1) * size, self.n)]
-            for start in range(shard * size, end, self.batch_size)
-        ]
+        plan = _Plan(list(shards), size, self.n, self.batch_size)
         dataset: Any = _Indexed(self._dataset)
-        batches = [rows for _, rows, _ in plan]
-        loader: DataLoader = DataLoader(dataset, batch_sampler=batches, collate_fn=self._collate, **self._options)
-        for (shard, rows, end), (indices, item, skipped) in zip(plan, loader, strict=True):
+        loader: DataLoader = DataLoader(dataset, batch_sampler=plan, collate_fn=self._collate, **self._options)  # type: ignore[arg-type]
+        for rows, (indices, item, skipped) in zip(plan, loader, strict=True):
             inputs, labels = (None, None) if item is None else _pair(item)
-            yield Part(shard, torch.tensor(indices, dtype=torch.long), inputs, labels, skipped, rows[-1] + 1 == end)
+            last = (rows[-1] + 1) % size == 0 or rows[-1] + 1 == self.n
+            yield Part(rows[0] // size, torch.tensor(indices, dtype=torch.long), inputs, labels, skipped, last)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """The batches of some shards, made one by one, so that a large data set needs no long list."""
+
+    shards: list[int]
+    size: int
+    n: int
+    batch_size: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for shard in self.shards:
+            end = min((shard + 1) * self.size, self.n)
+            for start in range(shard * self.size, end, self.batch_size):
+                yield list(range(start, min(start + self.batch_size, end)))
 
 
 def _dataset(data: Any) -> Any:
