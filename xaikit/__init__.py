@@ -24,6 +24,7 @@ _HOMES = {
     ),
     "xaikit.metrics": ("AbPC", "LeRF", "Metric", "MoRF"),
     "xaikit.mitigation": ("CDEP", "RRR", "History", "Mitigator"),
+    "xaikit.report": ("Names", "Picture", "Report", "Table"),
     "xaikit.runs": ("Run", "explain_dataset", "load_run"),
     "xaikit.tuning": ("TuneResult", "tune"),
 }  # fmt: skip
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from xaikit.metrics import *  # noqa: F403
     from xaikit.mitigation import *  # noqa: F403
     from xaikit.modality import *  # noqa: F403
+    from xaikit.report import *  # noqa: F403
     from xaikit.runs import *  # noqa: F403
     from xaikit.transforms import *  # noqa: F403
     from xaikit.tuning import *  # noqa: F403

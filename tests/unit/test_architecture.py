@@ -28,6 +28,7 @@ DOORS = {
     "sklearn": ["cli/", "shortcuts/"],
     "skimage": ["transforms/"],
     "lightning_fabric": ["mitigation/"],
+    "jinja2": ["report/"],
     "psycopg": ["tuning/"],
     "torchvision": ["core/torchvision_ops.py"],
 }

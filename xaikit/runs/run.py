@@ -89,6 +89,11 @@ class Run:
             for row in range(len(shard)):
                 yield _sample(shard, row)
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Index, name, target, score, predicted, label and gap of each sample, without its values."""
+        for number in self._numbers:
+            yield from shards.rows_of(self.folder, number)
+
     def shards(self) -> Iterator[Shard]:
         """The shards in order, one in memory at a time."""
         for number in self._numbers:

@@ -102,7 +102,7 @@ def write(folder: Path, number: int, shard: Shard, job: str) -> Path:
 def problem(folder: Path, number: int, job: str, *, thorough: bool = False) -> str:
     """What is wrong with a shard, in words; empty when nothing is. `thorough` also compares the checksum."""
     try:
-        about, tensors = _open(path_of(folder, number), values=thorough)
+        about, tensors = _open(path_of(folder, number), only=None if thorough else ("indices",))
     except InvalidInputError as err:
         return str(err)
     if about["job"] != job:
@@ -119,7 +119,7 @@ def read(folder: Path, number: int) -> Shard:
         InvalidInputError: for a damaged file; the message names it.
     """
     path = path_of(folder, number)
-    about, tensors = _open(path, values=True)
+    about, tensors = _open(path, only=None)
     if _checksum(tensors) != about["checksum"]:
         raise InvalidInputError(f"{path} does not hold what was written (its checksum differs); {_REPAIR}")
     structured = {
@@ -138,19 +138,30 @@ def read(folder: Path, number: int) -> Shard:
 def samples_of(folder: Path, number: int) -> tuple[list[int], dict[int, str]]:
     """Indices that a shard holds, and those that it skipped with the reason, without reading the values."""
     path = path_of(folder, number)
-    about, tensors = _open(path, values=False)
+    about, tensors = _open(path, only=("indices",))
     return tensors["indices"].tolist(), {int(k): v for k, v in about["skipped"].items()}
+
+
+def rows_of(folder: Path, number: int) -> list[dict[str, Any]]:
+    """What a shard says of each of its samples, without the values."""
+    about, tensors = _open(path_of(folder, number), only=("indices", *PLAIN))
+    n = len(tensors["indices"])
+    columns = {k: tensors[k].tolist() if k in tensors else [None] * n for k in ("indices", *PLAIN)}
+    singular = {"indices": "index", "targets": "target", "scores": "score", "labels": "label"}
+    names = about["names"] or [""] * n
+    return [{"name": names[i], **{singular.get(k, k): column[i] for k, column in columns.items()}} for i in range(n)]
 
 
 _REPAIR = "run the same job with repair=True to compute it again"
 
 
-def _open(path: Path, *, values: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _open(path: Path, *, only: tuple[str, ...] | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The description and the tensors of a shard: all, or those of the given names that it has."""
     safetensors = _library()
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["about"])
-            names = file.keys() if values else ["indices"]
+            names = [name for name in file.keys() if only is None or name in only]  # noqa: SIM118
             return about, {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise InvalidInputError(f"there is no shard {path}; {_REPAIR}") from None
