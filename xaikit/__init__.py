@@ -26,7 +26,7 @@ _HOMES = {
     "xaikit.mitigation": ("CDEP", "RRR", "History", "Mitigator"),
     "xaikit.report": ("Names", "Picture", "Report", "Table"),
     "xaikit.runs": ("Run", "explain_dataset", "load_run"),
-    "xaikit.tuning": ("TuneResult", "tune"),
+    "xaikit.tuning": ("Goal", "TuneResult", "tune", "tune_mitigator"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -22,7 +22,7 @@ FLOORS = [
 DOORS = {
     "zennit": ["explainers/lrp/"],
     "captum": ["explainers/captum_bridge.py"],
-    "optuna": ["tuning/"],
+    "optuna": ["tuning/", "report/tuning_figures.py"],  # whose figures are drawn by its matplotlib backend
     "matplotlib": ["report/"],
     "typer": ["cli/"],
     "sklearn": ["cli/", "shortcuts/"],

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from xaikit.cli.inputs import Preparation
     from xaikit.core import Attribution
 
 SHOWN = 10  # samples in the summary
@@ -47,18 +46,19 @@ def explain(  # noqa: PLR0913, PLR0917 (typer makes a flag of each)
     """  # noqa: D301 (click reads the backspace: the lines below it stay lines)
     from xaikit.cli.inputs import read_batch
     from xaikit.cli.models import load_model
+    from xaikit.cli.options import device_of, numbers, preparation, targets_of
     from xaikit.core import EXPLAINERS
 
     made = EXPLAINERS.create(explainer)
-    target_list = _numbers(target, int, "--target")
+    target_list = numbers(target, int, "--target")
     result = _result_path(out, source, made.NAME)
-    inputs, picture = read_batch(source, _preparation(model, size, grey, mean, std))
-    where = _device(device)
+    inputs, picture = read_batch(source, preparation(model, size, grey, mean, std))
+    where = device_of(device)
     net, inputs = load_model(model, weights).to(where), inputs.to(where)
     bound = made.set_kwargs(
         model=net, head=int(head) if head.isdecimal() else head, **({"layer": layer} if layer else {})
     )
-    targets = _targets(target_list, net, inputs, bound.head)
+    targets = targets_of(target_list, net, inputs, bound.head)
     attribution = bound.explain(inputs, targets, seed=seed)
     result.parent.mkdir(parents=True, exist_ok=True)
     written = [attribution.save(result)]
@@ -75,61 +75,6 @@ def _result_path(out: Path | None, source: Path, explainer: str) -> Path:
     if result.suffix not in (".npz", ".safetensors"):
         raise InvalidInputError(f"--out must end in .npz or .safetensors, got {result.name!r}")
     return result
-
-
-def _numbers(text: str, kind: type, option: str) -> list[Any]:
-    from xaikit.core.errors import InvalidInputError
-
-    try:
-        return [kind(part) for part in text.split(",")] if text else []
-    except ValueError:
-        word = "whole numbers" if kind is int else "numbers"
-        raise InvalidInputError(f"{option} takes {word} with commas between, got {text!r}") from None
-
-
-def _preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Preparation:
-    from xaikit.cli.inputs import IMAGENET, Preparation
-    from xaikit.core.errors import InvalidInputError
-
-    usual = model.startswith("torchvision:")
-    height_width = _numbers(size.replace("x", ","), int, "--size") or ([224] if usual else None)
-    if height_width and (len(height_width) > 2 or min(height_width) < 1):
-        raise InvalidInputError(f"--size is 224 or 240x320 (height x width), got {size!r}")
-    numbers = []
-    for text, option, imagenet in ((mean, "--mean", IMAGENET[0]), (std, "--std", IMAGENET[1])):
-        given = imagenet if text == "imagenet" or (usual and not text) else tuple(_numbers(text, float, option))
-        numbers.append(given or None)
-    return Preparation(tuple(height_width) if height_width else None, grey, *numbers)
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    from xaikit.core.errors import InvalidInputError
-
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as err:
-        raise InvalidInputError(f"--device {name} cannot be used here ({str(err).splitlines()[0]})") from None
-
-
-def _targets(given: list[int], net: nn.Module, inputs: Tensor, head: str | int) -> Any:
-    """The given classes; else the predicted one of each sample, or None for a single output."""
-    import torch
-
-    from xaikit.core.errors import InvalidInputError
-    from xaikit.core.targets import pick_head
-
-    try:
-        with torch.no_grad():
-            output = pick_head(net(inputs), head)
-    except RuntimeError as err:
-        raise InvalidInputError(
-            f"the model does not take inputs of shape {tuple(inputs.shape)} ({err}); --size and --grey change an image"
-        ) from err
-    if given:
-        return given[0] if len(given) == 1 else torch.tensor(given)
-    return output.argmax(1) if output.ndim == 2 and output.shape[1] > 1 else None
 
 
 def _draw(attribution: Attribution, picture: Tensor, path: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import xaikit
-from xaikit.cli import demo, explain, listing
+from xaikit.cli import demo, explain, listing, tune
 
 app = typer.Typer(
     name="xaikit",
@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 app.command("list")(listing.list_items)
 app.command("explain")(explain.explain)
+app.command("tune")(tune.tune)
+app.command("tune-worker", hidden=True)(tune.tune_worker)
 app.command("demo")(demo.demo)
 
 

@@ -322,7 +322,7 @@ def test_study_goes_on_in_its_storage(knobs, tmp_path):
     assert len(again.trials) == 10
     assert again.trials[:5] == first.trials
     assert again.default_value == first.default_value
-    assert len(MeanOf.calls) <= ran + 5
+    assert len(MeanOf.calls) <= ran + 5 + 2  # the best and the default once more, for the interval of the gain
     with pytest.raises(InvalidInputError, match="already holds a study 'a'; pass resume=True"):
         search(knobs, storage=storage, study_name="a")
     with pytest.raises(InvalidInputError, match="study 'a' was made with metric MeanOf"):
