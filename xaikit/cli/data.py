@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xaikit.cli.inputs import Preparation, read_batch
+from xaikit.cli.models import imported
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 from xaikit.runs import UnreadableSampleError
 
@@ -189,3 +190,47 @@ def _classes(labels: list[str]) -> tuple[list[int], list[str]]:
         return [int(label) for label in labels], []
     names = sorted(set(labels))
     return [names.index(label) for label in labels], names
+
+
+def open_data(  # noqa: PLR0913
+    source: str,
+    preparation: Preparation,
+    *,
+    labels: str = "",
+    text: str = "",
+    columns: Sequence[str] = (),
+    tokenizer: Any = None,
+    length: int = 128,
+    strict: bool = False,
+) -> Any:
+    """The data set that a word on the command line means.
+
+    Args:
+        source: a folder of images, a .npy, .npz or .csv file, or ``module:dataset``.
+        preparation: of images.
+        labels: the column of a .csv that holds the class.
+        text: the column of a .csv that holds the text; without it the .csv is a table of numbers.
+        columns: of a table; all by default.
+        tokenizer: of the model, for texts.
+        length: tokens of a text.
+        strict: stop at an unreadable image.
+
+    Raises:
+        InvalidInputError, UnknownNameError, InvalidTypeError: for what cannot be read as such; the message says why.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return image_folder(path, preparation, strict=strict)
+    if path.suffix in (".npy", ".npz") and path.is_file():
+        return array(path)
+    if path.suffix == ".csv" and path.is_file():
+        if not text:
+            return table(path, labels, columns)
+        if tokenizer is None:
+            raise InvalidInputError("texts need the model's tokenizer: name the model as hf:FOLDER")
+        return texts(path, text, tokenizer, label_column=labels, length=length)
+    if ":" in source and not path.suffix:
+        return imported(source, "a data set", "module:dataset")
+    if not path.exists():
+        raise InvalidInputError(f"no such file or folder: {path}")
+    raise InvalidInputError(f"data is a folder of images, a .npy, .npz or .csv file, or module:dataset; got {source!r}")

@@ -25,9 +25,9 @@ def argument(default: Any = ..., *, metavar: str, help: str) -> Any:  # noqa: A0
     return Field(default, description=help, json_schema_extra={"metavar": metavar})
 
 
-def flag(default: Any = ..., *, help: str) -> Any:  # noqa: A002
-    """A field that is a flag."""
-    return Field(default, description=help)
+def flag(default: Any = ..., *, help: str, name: str = "") -> Any:  # noqa: A002
+    """A field that is a flag, called like the field unless it has a name of its own."""
+    return Field(default, description=help, json_schema_extra={"flag": name} if name else None)
 
 
 class Job(BaseModel):
@@ -152,29 +152,21 @@ def command(job: type[Job]) -> Callable[..., None]:
 
 def _parameter(name: str, field: FieldInfo, job: type[Job]) -> inspect.Parameter:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    hint = typing.get_type_hints(job)[name]
-    missing = field.default is PydanticUndefined
+    spec: Any = typer.Option(*([str(extra["flag"])] if "flag" in extra else []), help=field.description)
     if "metavar" in extra:
-        spec: Any = typer.Argument(metavar=str(extra["metavar"]), help=field.description)
-    else:
-        spec = typer.Option(help=field.description)
-    default = (
-        inspect.Parameter.empty
-        if missing
-        else list(field.default)
-        if isinstance(field.default, tuple)
-        else field.default
-    )
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[_for_typer(hint), spec]
-    )
+        spec = typer.Argument(metavar=str(extra["metavar"]), help=field.description)
+    default = inspect.Parameter.empty if field.default is PydanticUndefined else field.default
+    default = list(default) if isinstance(default, tuple) else default
+    hint = Annotated[_for_typer(typing.get_type_hints(job)[name]), spec]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
 def _for_typer(hint: Any) -> Any:
     """Typer knows lists, not tuples of any length."""
-    if typing.get_origin(hint) is tuple:
-        return list[typing.get_args(hint)[0]]  # type: ignore[misc]
-    return hint
+    if typing.get_origin(hint) is not tuple:
+        return hint
+    item: Any = typing.get_args(hint)[0]
+    return list[item]  # type: ignore[valid-type]
 
 
 def _ending(path: Path) -> str:

@@ -106,7 +106,9 @@ def _summary(result: TuneResult[Any]) -> str:
     lines = [f"best: {result.best.set_kwargs(model=None)}"]
     lines += [] if result.postprocess is None else [f"then: {result.postprocess}"]
     interval = result.gain_interval
-    spread = "" if interval is None else f" (gain {result.gain:.4g}, 95 % interval {interval[0]:.3g} to {interval[1]:.3g})"
+    spread = (
+        "" if interval is None else f" (gain {result.gain:.4g}, 95 % interval {interval[0]:.3g} to {interval[1]:.3g})"
+    )
     lines += [f"{goal.name}: {result.value:.4g}, before {result.default_value:.4g}{spread}"]
     if len(result.goals) > 1:
         lines.append(f"front: {len(result.front)} of {len(result.trials)} trials")
@@ -115,7 +117,9 @@ def _summary(result: TuneResult[Any]) -> str:
             lines.append(f"  {values}: {candidate.value.set_kwargs(model=None)}")
     counts = {"failed": result.n_failed, "NaN": result.n_nan, "stopped early": result.n_pruned}
     told = [f"{len(result.trials)} trials", *(f"{n} {word}" for word, n in counts.items() if n)]
-    lines.append(", ".join(told) + {"space": "; nothing is left to try", "timeout": "; time was up"}.get(result.stopped, ""))
+    lines.append(
+        ", ".join(told) + {"space": "; nothing is left to try", "timeout": "; time was up"}.get(result.stopped, "")
+    )
     lines += [f"without any effect: {', '.join(result.dead)}"] if result.dead else []
     reason = next((row["error"] for row in result.trials if row["error"]), None)
     lines += [f"first failure: {reason}"] if reason else []

@@ -172,9 +172,10 @@ def _watch(job: Job, search: Search) -> Stopped:
     """Start the workers and wait until the study is done; one that dies leaves its work to the others."""
     before = search.n_finished
     until = before + job.trials
-    with _started(job, until) as workers, tqdm(
-        total=job.trials, desc=f"tune, {job.workers} workers", unit="trial", disable=not job.progress
-    ) as bar:
+    with (
+        _started(job, until) as workers,
+        tqdm(total=job.trials, desc=f"tune, {job.workers} workers", unit="trial", disable=not job.progress) as bar,
+    ):
         alive = set(range(len(workers)))
         try:
             while alive:

@@ -114,6 +114,8 @@ def _unreadable(path: Path) -> str:
 def _same_job(manifest: dict[str, Any], job: dict[str, Any], folder: Path) -> dict[str, Any]:
     there, here = _flat(manifest["job"]), _flat(job)
     differ = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    if "explainer.name" in differ:  # another method has other settings; its name says enough
+        differ = [key for key in differ if not key.startswith("explainer.settings")]
     if differ:
         words = "; ".join(f"{key}: {_short(there.get(key))} there, {_short(here.get(key))} here" for key in differ[:4])
         raise InvalidInputError(f"{folder} holds another job ({words}); name another folder")

@@ -168,7 +168,9 @@ def _measure(measure: Any, validation: Any, head: str | int) -> Measure:
     inputs, labels, *rest = validation
     labels, groups = torch.as_tensor(labels).cpu(), torch.as_tensor(rest[0]).cpu() if by_group else None
     if groups is not None and groups.shape != labels.shape:
-        raise InvalidInputError(f"groups must have the shape of the labels {tuple(labels.shape)}, got {tuple(groups.shape)}")
+        raise InvalidInputError(
+            f"groups must have the shape of the labels {tuple(labels.shape)}, got {tuple(groups.shape)}"
+        )
     return lambda model: accuracy(model, inputs, labels, groups, head)
 
 

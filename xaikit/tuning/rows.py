@@ -78,9 +78,7 @@ def dead_settings(rows: Sequence[Row]) -> tuple[str, ...]:
             if name in row["settings"]:
                 others = {n: v for n, v in row["settings"].items() if n != name and not n.startswith(f"{name}.")}
                 groups.setdefault(key_of(others), []).append(row)
-        compared = [
-            group for group in groups.values() if len({json.dumps(row["settings"][name]) for row in group}) > 1
-        ]
+        compared = [group for group in groups.values() if len({json.dumps(row["settings"][name]) for row in group}) > 1]
         if compared and all(len({_result(row) for row in group}) == 1 for group in compared):
             dead.append(name)
     return tuple(dead)

@@ -155,6 +155,4 @@ def _same_search(before: dict[str, Any], name: str | None, about: dict[str, Any]
         if isinstance(was, dict) and isinstance(now, dict):
             inner = next(n for n in (*now, *was) if was.get(n) != now.get(n))
             key, was, now = f"{key} of {inner!r}", was.get(inner, "nothing"), now.get(inner, "nothing")  # noqa: PLW2901
-        raise InvalidInputError(
-            f"study {name!r} was made with {key} {was}, now it is {now}; choose another study_name"
-        )
+        raise InvalidInputError(f"study {name!r} was made with {key} {was}, now it is {now}; choose another study_name")

@@ -153,7 +153,10 @@ def explanation_result(search: Search, stopped: Stopped) -> TuneResult[Explainer
     result = assemble(search, stopped)
     if math.isnan(result.default_value):
         return result
-    best, start = search.kept_at(best_row(result.trials, search.goals[0])["settings"]), search.kept_at(search.space.start)
+    best, start = (
+        search.kept_at(best_row(result.trials, search.goals[0])["settings"]),
+        search.kept_at(search.space.start),
+    )
     return dataclasses.replace(result, gain_interval=gain_interval(search.goals[0], best[0], start[0]))
 
 
