@@ -115,7 +115,7 @@ def kills(times: int = 20, n: int = 2_000) -> None:
         for _ in range(times):
             process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             process.stdout.readline()  # type: ignore[union-attr]
-            clock.sleep(chance.uniform(0.02, 0.6))
+            clock.sleep(chance.uniform(0.02, 2.5))
             process.send_signal(signal.SIGKILL)
             process.wait()
             done.append(len(load_run(out)) if (out / "manifest.json").exists() else 0)

@@ -94,7 +94,17 @@ def main() -> None:
     rows = []
     for name, case in (("digits CNN", digits()), ("COMPAS net", compas())):
         rows += [] if case is None else gains(name, *case)
-    head = ["model", "explainer", "default", "tuned", "gain held out", "95 % interval", "gain searched", "interval", "settings"]
+    head = [
+        "model",
+        "explainer",
+        "default",
+        "tuned",
+        "gain held out",
+        "95 % interval",
+        "gain searched",
+        "interval",
+        "settings",
+    ]
     table(f"AbPC on held-out samples, {TRIALS} trials on {SEARCHED} others", head, rows)
 
 

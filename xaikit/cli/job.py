@@ -165,8 +165,7 @@ def _for_typer(hint: Any) -> Any:
     """Typer knows lists, not tuples of any length."""
     if typing.get_origin(hint) is not tuple:
         return hint
-    item: Any = typing.get_args(hint)[0]
-    return list[item]  # type: ignore[valid-type]
+    return list.__class_getitem__(typing.get_args(hint)[0])
 
 
 def _ending(path: Path) -> str:

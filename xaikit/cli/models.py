@@ -129,8 +129,9 @@ def tokenizer_of(name: str) -> Any:
     source, _, folder = name.partition(":")
     if source != "hf":
         return None
+    path = _model_folder(folder)
     try:
-        return _transformers().AutoTokenizer.from_pretrained(_model_folder(folder), local_files_only=True)
+        return _transformers().AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError):
         return None
 
@@ -157,7 +158,8 @@ def _transformers() -> Any:
 
 def _made(module_name: str, factory_name: str) -> nn.Module:
     made = imported(f"{module_name}:{factory_name}", "the model", "module:factory")
-    model = made if isinstance(made, nn.Module) else made()
+    with _current_folder():  # a factory may import its neighbours when it is called
+        model = made if isinstance(made, nn.Module) else made()
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"{module_name}:{factory_name} gave a {type(model).__name__}, not a torch.nn.Module")
     return model
