@@ -127,6 +127,7 @@ def table(path: Path, label_column: str = "", columns: Sequence[str] = ()) -> Sa
         UnknownNameError: for a column that is not there.
     """
     header, rows = _read_csv(path)
+    labels, classes = _classes(_column(path, header, rows, label_column)) if label_column else ([], [])
     chosen = list(columns) or [name for name in header if name != label_column]
     by_column = [_column(path, header, rows, name) for name in chosen]
     x = torch.empty(len(rows), len(chosen))
@@ -138,7 +139,6 @@ def table(path: Path, label_column: str = "", columns: Sequence[str] = ()) -> Sa
                 raise InvalidInputError(
                     f"{path}, row {i + 2}, column {chosen[j]!r}: {text!r} is no number; name the columns with --columns"
                 ) from None
-    labels, classes = _classes(_column(path, header, rows, label_column)) if label_column else ([], [])
     return Samples([f"row {i + 2}" for i in range(len(rows))], lambda i: x[i], labels, classes, chosen)
 
 
