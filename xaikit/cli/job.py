@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -163,9 +164,7 @@ def _parameter(name: str, field: FieldInfo, job: type[Job]) -> inspect.Parameter
 
 def _for_typer(hint: Any) -> Any:
     """Typer knows lists, not tuples of any length."""
-    if typing.get_origin(hint) is not tuple:
-        return hint
-    return list.__class_getitem__(typing.get_args(hint)[0])
+    return types.GenericAlias(list, typing.get_args(hint)[:1]) if typing.get_origin(hint) is tuple else hint
 
 
 def _ending(path: Path) -> str:
