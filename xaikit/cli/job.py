@@ -158,7 +158,7 @@ def _parameter(name: str, field: FieldInfo, job: type[Job]) -> inspect.Parameter
         spec = typer.Argument(metavar=str(extra["metavar"]), help=field.description)
     default = inspect.Parameter.empty if field.default is PydanticUndefined else field.default
     default = list(default) if isinstance(default, tuple) else default
-    hint = Annotated[_for_typer(typing.get_type_hints(job)[name]), spec]
+    hint: Any = Annotated[_for_typer(typing.get_type_hints(job)[name]), spec]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
