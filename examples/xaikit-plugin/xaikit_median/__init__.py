@@ -17,8 +17,8 @@ class MedianGrad(Explainer):
     n_iter: Annotated[int, Int(low=5, high=25, step=10, ge=1), "noisy copies"] = 5
 
     def _attribute(self, call):
-        # Drawn for one sample and used for all, so that a sample alone gets what it gets in a batch.
-        draws = [torch.randn(self.n_iter, 1, *x.shape[1:], dtype=x.dtype, device=x.device) for x in call.inputs]
+        # Drawn for one sample and used for all: a sample alone gets what it gets in a batch, in any precision.
+        draws = [torch.randn(self.n_iter, 1, *x.shape[1:]).to(x) for x in call.inputs]
         noisy = tuple((x + self.noise_level * d).flatten(0, 1) for x, d in zip(call.inputs, draws, strict=True))
         gradients = call.grad(noisy, copies=self.n_iter)
         return tuple(g.unflatten(0, (self.n_iter, call.n)).median(0).values for g in gradients)
