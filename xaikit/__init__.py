@@ -35,6 +35,8 @@ _HOMES = {
         "RRClArC", "assess", "compare",
     ),
     "xaikit.recommendation": ("Recommendation", "recommend"),
+    "xaikit.report": ("Names", "Picture", "Report", "Table"),
+    "xaikit.runs": ("Run", "explain_dataset", "load_run"),
     "xaikit.shortcuts": ("Clusters", "Overlap", "SpRAy", "load_masks", "make_masks", "mask_overlap"),
     "xaikit.tuning": ("Goal", "TuneResult", "tune", "tune_mitigator"),
 }  # fmt: skip
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from xaikit.mitigation import *  # noqa: F403
     from xaikit.modality import *  # noqa: F403
     from xaikit.recommendation import *  # noqa: F403
+    from xaikit.report import *  # noqa: F403
+    from xaikit.runs import *  # noqa: F403
     from xaikit.shortcuts import *  # noqa: F403
     from xaikit.transforms import *  # noqa: F403
     from xaikit.tuning import *  # noqa: F403

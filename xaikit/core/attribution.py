@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xaikit.core.errors import InvalidInputError, MissingDependencyError
+from xaikit.core.errors import InvalidInputError, MissingDependencyError, XaikitError
 from xaikit.core.structure import flatten
 
 JSON = ("spec", "targets", "absorbed", "lost")  # the fields that hold no tensor
@@ -89,6 +90,16 @@ class Attribution:
         from importlib import import_module
 
         return import_module("xaikit.report.figures").plot(self, inputs, **options)
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows by itself: the picture, where there is a way to draw such a shape."""
+        from importlib import import_module
+
+        try:
+            picture = import_module("xaikit.report.pictures").drawing(self.plot())
+        except XaikitError:
+            return None
+        return f'<img src="{picture}" alt="attribution by {html.escape(str(self.spec.get("name")))}">'
 
     def _named_values(self) -> dict[str, Tensor]:
         if isinstance(self.values, Mapping):

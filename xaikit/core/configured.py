@@ -118,7 +118,7 @@ class Configured:
             )
         return {
             "name": self.NAME,
-            "settings": {n: _to_json(v, f"{self.NAME}.{n}") for n, v in self._portable().items()},
+            "settings": {n: to_json(v, f"{self.NAME}.{n}") for n, v in self._portable().items()},
         }
 
     def _portable(self) -> dict[str, Any]:
@@ -195,15 +195,20 @@ def _signature(cls: type[Configured]) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
-def _to_json(value: Any, where: str) -> Any:
+def to_json(value: Any, where: str) -> Any:
+    """A setting as plain JSON values.
+
+    Raises:
+        InvalidInputError: for a function, a module, or whatever else no JSON can hold.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Configured):
         return value.spec()
     if isinstance(value, (tuple, list)):
-        return [_to_json(v, where) for v in value]
+        return [to_json(v, where) for v in value]
     if isinstance(value, Mapping):
-        return {str(k): _to_json(v, where) for k, v in value.items()}
+        return {str(k): to_json(v, where) for k, v in value.items()}
     if isinstance(value, Tensor):
         return {"tensor": value.detach().cpu().double().tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
     raise InvalidInputError(

@@ -226,6 +226,17 @@ class Explainer(Configured, abc.ABC):
             gap=gap,
         )
 
+    @torch.inference_mode(mode=False)
+    def output(self, inputs: Any) -> Tensor:
+        """The output that is explained, (N, ...), for the same inputs: in evaluation mode, without a graph."""
+        model = self._bound()
+        explained, extras = self._arguments(inputs)
+        tensors, rebuild = structure.flatten(explained)
+        n = structure.check_batch(tensors)
+        with isolation.isolated(model, tensors[0].device, 0), torch.no_grad():
+            raw = _forward(model, rebuild, extras, n, isinstance(explained, Mapping), tensors, None)
+        return target_rules.pick_head(raw, self.head)
+
     @abc.abstractmethod
     def _attribute(self, call: Call) -> Tensors:
         """The method's mathematics: one tensor per `call.inputs`, of the same shape."""
