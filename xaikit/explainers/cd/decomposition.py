@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xaikit.core.call import Call
 from xaikit.core.errors import InvalidTypeError
-from xaikit.core.rows import LEAST_ROWS, even_ranges, rows_per_pass
+from xaikit.core.rows import even_ranges, rows_per_pass
 from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
 from xaikit.explainers.cd.rules.embedding import MaskedTokens
 from xaikit.explainers.cd.ruleset import Approximation, Context
@@ -79,9 +79,8 @@ def decompose_call(
 
 def _per_pass(call: Call, count: int, max_rows: int | None) -> tuple[list[range], list[range]]:
     """The samples and the masks of each pass: all masks of a few samples together, since they share the totals."""
-    rows = max_rows or 2 * rows_per_pass(call.inputs)
-    # with one mask a quarter of the rows: what lies between two rules is then still in the cache
-    limit = max(min(rows, LEAST_ROWS), rows // max(count, 1 if max_rows else 4))
+    rows = max_rows or 4 * rows_per_pass(call.inputs)
+    limit = max(1, rows // max(count, 1 if max_rows else 2))
     samples = call.n if callable(call.target) else min(call.n, limit)
     return even_ranges(call.n, samples), even_ranges(count, max(1, rows // samples))
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.constants import add_constant
 from xaikit.explainers.cd.decomposed import Decomposed, missing_rule
+from xaikit.explainers.cd.layout import for_convolution
 from xaikit.explainers.cd.registry import cd_rule, named
 from xaikit.explainers.cd.rules.products import product
 
@@ -21,7 +22,9 @@ def linear(function: Any, input: Any, weight: Any, bias: Tensor | None = None) -
     if isinstance(weight, Decomposed):
         result = product(torch.matmul, input, weight.transpose(-2, -1) if weight.dim() > 1 else weight)
     else:
-        result = input.like(functional.linear(input.parts, weight), shares.without_dim(input.share, -1))
+        # as one matrix: torch would multiply matrix by matrix where the rows are not stored in order
+        rows = functional.linear(input.parts.reshape(-1, input.parts.shape[-1]), weight)
+        result = input.like(rows.view(*input.parts.shape[:-1], -1), shares.without_dim(input.share, -1))
     return with_bias(result, bias, ())
 
 
@@ -43,7 +46,11 @@ def convolution(function: Any, input: Any, weight: Any, bias: Tensor | None = No
     if isinstance(weight, Decomposed) or not isinstance(input, Decomposed):
         raise missing_rule(function)
     dims = SPATIAL_DIMS[function.__name__] + 1
-    result = folded(input, dims, lambda rows: function(rows, weight, None, *args, **kwargs))
+
+    def convolved(rows: Tensor) -> Tensor:
+        return function(for_convolution(rows, weight) if dims == 3 else rows, weight, None, *args, **kwargs)
+
+    result = folded(input, dims, convolved)
     return with_bias(result, bias, (1,) * (dims - 1))
 
 

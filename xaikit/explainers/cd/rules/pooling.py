@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed
+from xaikit.explainers.cd.layout import channels_behind
 from xaikit.explainers.cd.registry import cd_rule, named
 from xaikit.explainers.cd.rules.affine import folded
 from xaikit.explainers.cd.rules.elementwise import larger
@@ -41,13 +44,24 @@ def maximum(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     asked = kwargs.pop("return_indices", False) or function.__name__.endswith("_with_indices")
     name = function.__name__.removesuffix("_with_indices")
     dims = MAXIMA[function.__name__]
-    values, indices = getattr(functional, name)(input.total, *args, **kwargs, return_indices=True)
-    flat = indices.flatten(-dims)
-    parts = input.parts.flatten(-dims)
-    taken = parts.gather(-1, flat.expand(*parts.shape[:-1], flat.shape[-1])).reshape(
-        *parts.shape[:-1], *values.shape[-dims:]
-    )
-    return (input.like(taken), indices) if asked else input.like(taken)
+    _, indices = getattr(functional, name)(input.total, *args, **kwargs, return_indices=True)
+    taken = input.like(select(input.parts, indices, dims))
+    return (taken, indices) if asked else taken
+
+
+def select(parts: Tensor, indices: Tensor, dims: int) -> Tensor:
+    """The entries at indices into the last dimensions, the same for each part and mask."""
+    lead = parts.shape[:2]
+    if not channels_behind(parts):
+        flat, source = indices.flatten(-dims), parts.flatten(-dims)
+        return source.gather(-1, flat.expand(*lead, *flat.shape)).view(*lead, *indices.shape)
+    n, channels, *places = parts.shape[2:]
+    offsets = torch.arange(channels, device=parts.device) + prod(places) * channels * torch.arange(
+        n, device=parts.device
+    ).view(n, *[1] * (dims + 1))
+    where = indices.movedim(1, -1) * channels + offsets
+    taken = parts.movedim(3, -1).reshape(*lead, -1).index_select(2, where.flatten())
+    return taken.view(*lead, *where.shape).movedim(-1, 3)
 
 
 @cd_rule(*named("max", "min"))
