@@ -45,10 +45,17 @@ class Cut:
         """The blocks of a tensor of the full shape, as views."""
         return (value,) if len(self.sizes) == 1 else value.view(-1, *value.shape[self.dim + 1 :]).split(self.sizes)
 
+    def views(self, value: Tensor) -> bool:
+        """Whether `operand` gives views of the value."""
+        lead = value.shape[: max(0, self.dim - (len(self.shape) - value.dim()))]
+        return value.is_contiguous() and (len(self.sizes) == 1 or all(size == 1 for size in lead))
+
     def operand(self, value: Tensor) -> Sequence[Tensor]:
         """For each block what it meets of a broadcast operand."""
-        if len(self.sizes) == 1 or value.numel() == 1:
-            return (value,) * len(self.sizes)
+        if value.numel() == 1:
+            return (value.reshape(()),) * len(self.sizes)
+        if len(self.sizes) == 1:
+            return (value,)
         value = value.reshape(*[1] * (len(self.shape) - value.dim()), *value.shape)
         lead = value.shape[: self.dim]
         if any(size > 1 for size in lead):
@@ -71,12 +78,7 @@ def share_constant(
     cut = Cut(parts.shape[1:], parts.device)
     pairs = zip(cut.rows(parts[0]), cut.rows(parts[1]), cut.rows(out[0]), cut.rows(out[1]), strict=True)
     operands = [cut.operand(value) for value in (constant, threshold, *([] if scale is None else [scale]))]
-    wide = shares.aligned(share, parts.dim() - 2).to(parts.dtype)
-    within_mask = cut.dim > 0 or len(share) == 1
-    numbers = share.tolist() if shares.is_uniform(share) and within_mask else None
-    each = len(cut.sizes) // len(numbers) if numbers else 0
-    undecided = cut.operand(wide) if numbers is None else [number for number in numbers for _ in range(each)]
-    for (r, s, new_r, new_s), u, c, low, *g in zip(pairs, undecided, *operands, strict=True):
+    for (r, s, new_r, new_s), u, c, low, *g in zip(pairs, undecided(cut, share, parts), *operands, strict=True):
         if g:
             r, s = r * g[0], s * g[0]  # noqa: PLW2901
         a, b = r.abs(), s.abs()
@@ -93,6 +95,13 @@ def share_constant(
         torch.addcmul(r, a, q, out=new_r)
         torch.addcmul(s, b, q, out=new_s)
     return out
+
+
+def undecided(cut: Cut, share: Tensor, parts: Tensor) -> Sequence[Tensor | float]:
+    """The undecided share of each block, a number where it can be."""
+    if not shares.is_uniform(share) or (cut.dim == 0 and len(share) > 1):
+        return cut.operand(shares.aligned(share, parts.dim() - 2).to(parts.dtype))
+    return [number for number in share.tolist() for _ in range(len(cut.sizes) // len(share))]
 
 
 def split_symmetric(parts: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -125,9 +134,8 @@ def share_constant_gradients(
     cut = Cut(parts.shape[1:], parts.device)
     out, d_constant = torch.empty_like(parts), torch.zeros_like(constant)
     d_scale = None if scale is None else torch.zeros_like(scale)
-    u = cut.operand(shares.aligned(share, parts.dim() - 2).to(parts.dtype))
     blocks = zip(*(cut.rows(value) for pair in (parts, grad, out) for value in pair), strict=True)
-    own = zip(u, cut.operand(constant), cut.operand(threshold), cut.operand(d_constant), strict=True)
+    own = zip(undecided(cut, share, parts), cut.operand(constant), cut.operand(threshold), cut.operand(d_constant), strict=True)
     scales: list[tuple[Tensor, ...]] = [()] * len(cut.sizes)
     if scale is not None and d_scale is not None:
         scales = list(zip(cut.operand(scale), cut.operand(d_scale), strict=True))
@@ -156,10 +164,12 @@ def summed(gradient: Tensor, like: Tensor) -> Tensor:
     return gradient.sum_to_size(like.shape) if like.dim() else gradient.sum()
 
 
-def accumulates(cut_shape: torch.Size, value: Tensor) -> bool:
-    """Whether the blocks of a broadcast operand are views of it, so that sums over blocks can be written there."""
-    lead = len(cut_shape) - value.dim()
-    return value.is_contiguous() and all(size == 1 for size in value.shape[: max(0, len(cut_shape) - 2 - lead)])
+def accumulates(parts: Tensor, share: Tensor, *operands: Tensor | None) -> bool:
+    """Whether the blocks of broadcast operands are views of them, so that sums over blocks can be written there."""
+    if Rows.of(parts, share, *operands) is not None:
+        return True
+    cut = Cut(parts.shape[1:], parts.device)
+    return all(value is None or cut.views(value) for value in operands)
 
 
 def split_symmetric_gradient(grad: Tensor, parts: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

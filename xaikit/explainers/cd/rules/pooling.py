@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import torch
@@ -55,13 +54,10 @@ def select(parts: Tensor, indices: Tensor, dims: int) -> Tensor:
     if not channels_behind(parts):
         flat, source = indices.flatten(-dims), parts.flatten(-dims)
         return source.gather(-1, flat.expand(*lead, *flat.shape)).view(*lead, *indices.shape)
-    n, channels, *places = parts.shape[2:]
-    offsets = torch.arange(channels, device=parts.device) + prod(places) * channels * torch.arange(
-        n, device=parts.device
-    ).view(n, *[1] * (dims + 1))
-    where = indices.movedim(1, -1) * channels + offsets
-    taken = parts.movedim(3, -1).reshape(*lead, -1).index_select(2, where.flatten())
-    return taken.view(*lead, *where.shape).movedim(-1, 3)
+    channels = parts.shape[3]
+    where = indices.movedim(1, -1) * channels + torch.arange(channels, device=parts.device)
+    flat, source = where.flatten(1), parts.movedim(3, -1).flatten(3)
+    return source.gather(-1, flat.expand(*lead, *flat.shape)).view(*lead, *where.shape).movedim(-1, 3)
 
 
 @cd_rule(*named("max", "min"))
