@@ -12,9 +12,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "xaikit.core": (
-        "BASELINES", "EXPLAINERS", "METRICS", "MITIGATORS", "Attribution", "Categorical", "Choice", "Explainer",
-        "Float", "Int", "as_explainer",
+        "BASELINES", "EXPLAINERS", "FEATURE_MASKS", "METRICS", "MITIGATORS", "MODALITIES", "NORMALIZATIONS", "POOLINGS",
+        "Attribution", "Categorical", "Choice", "Explainer", "Float", "Int", "as_explainer",
     ),
+    "xaikit.transforms": ("Postprocessor",),
+    "xaikit.modality": ("Image", "Modality", "Tabular", "Text", "TimeSeries", "as_modality"),
     "xaikit.explainers": (
         "LRP", "AgglomerativeDecomposition", "AttnLRP", "CaptumExplainer", "ContextualDecomposition", "Gradient",
         "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus",
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from xaikit.explainers import *  # noqa: F403
     from xaikit.metrics import *  # noqa: F403
     from xaikit.mitigation import *  # noqa: F403
+    from xaikit.modality import *  # noqa: F403
+    from xaikit.transforms import *  # noqa: F403
     from xaikit.tuning import *  # noqa: F403
 
 

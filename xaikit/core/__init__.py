@@ -14,6 +14,7 @@ from xaikit.core.registries import (
     MODALITIES,
     NORMALIZATIONS,
     POOLINGS,
+    POSTPROCESSORS,
 )
 from xaikit.core.registry import Registry
 
@@ -26,6 +27,7 @@ __all__ = [
     "MODALITIES",
     "NORMALIZATIONS",
     "POOLINGS",
+    "POSTPROCESSORS",
     "Attribution",
     "Call",
     "Categorical",

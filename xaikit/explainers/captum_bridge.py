@@ -72,7 +72,7 @@ class CaptumMethod(Explainer):
 
     def _baselines(self, call: Call) -> Tensors | None:
         baseline = getattr(self, "baseline", None)
-        return None if baseline is None else tuple(baseline(x) for x in call.inputs)
+        return None if baseline is None else baseline.of(call)
 
     def _attribute(self, call: Call) -> Tensors:
         name = self._algorithm()

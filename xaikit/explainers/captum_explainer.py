@@ -11,12 +11,12 @@ from typing import Annotated, Any
 
 from torch import nn
 
-from xaikit.core import BASELINES, EXPLAINERS, Call, Categorical, Choice, Float, Int, Spec
+from xaikit.core import BASELINES, EXPLAINERS, FEATURE_MASKS, Call, Categorical, Choice, Float, Int, Spec
 from xaikit.core.configured import REQUIRED, Setting
 from xaikit.core.errors import InvalidTypeError, near_names
 from xaikit.core.structure import Tensors
 from xaikit.explainers.captum_bridge import CaptumMethod, captum_class
-from xaikit.explainers.feature_groups import groups_setting, make_groups, windows
+from xaikit.explainers.feature_groups import make_groups, windows
 
 # Arguments that the bridge fills in, or that change what captum returns.
 FILLED_IN = frozenset(
@@ -64,7 +64,7 @@ class CaptumExplainer(CaptumMethod):
         Any, Choice(BASELINES), "where a feature is absent: a name, a number, a tensor or a Baseline"
     ] = "zeros"
     feature_mask: Annotated[
-        Any, groups_setting, "numbers of the groups that are switched together: a tensor (one per input) or a function"
+        Any, Choice(FEATURE_MASKS, optional=True), "groups that are switched together; None divides the input evenly"
     ] = None
     n_segments: Annotated[int, Int(ge=1), "most groups where no feature mask is given"] = 64
 

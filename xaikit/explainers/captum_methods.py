@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from xaikit.core import BASELINES, EXPLAINERS, Call, Categorical, Choice, Float, Int
+from xaikit.core import BASELINES, EXPLAINERS, FEATURE_MASKS, Call, Categorical, Choice, Float, Int
 from xaikit.core.structure import Tensors
 from xaikit.explainers.captum_bridge import CaptumMethod, lasso
-from xaikit.explainers.feature_groups import groups_setting, make_groups, windows
+from xaikit.explainers.feature_groups import make_groups, windows
 
 SAMPLES = Int(low=10, high=100, step=10, ge=1)
 
@@ -29,7 +29,7 @@ class FromGroups(FromBaseline):
     """A method that switches groups of features."""
 
     feature_mask: Annotated[
-        Any, groups_setting, "numbers of the groups that are switched together: a tensor (one per input) or a function"
+        Any, Choice(FEATURE_MASKS, optional=True), "groups that are switched together; None divides the input evenly"
     ] = None
     n_segments: Annotated[int, Int(ge=1), "most groups where no feature mask is given"] = 64
 

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from xaikit.core import FEATURE_MASKS
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import Tensors
-
-
-def groups_setting(value: Any, where: str) -> Any:
-    """Check the setting: None, a tensor, several tensors, a function of an input, or a feature mask's name."""
-    if isinstance(value, str):
-        return FEATURE_MASKS.create(value)
-    several = isinstance(value, (tuple, list)) and value and all(isinstance(v, Tensor) for v in value)
-    if value is None or several or isinstance(value, Tensor) or callable(value):
-        return tuple(value) if several else value
-    raise InvalidTypeError(
-        f"{where} must be a tensor of group numbers (one per input), a function that makes one of an input, "
-        f"or None, got {value!r}"
-    )
+from xaikit.transforms.feature_masks import FeatureMask
 
 
 def default_groups(x: Tensor, limit: int) -> Tensor:
@@ -44,34 +30,15 @@ def default_groups(x: Tensor, limit: int) -> Tensor:
     return groups.expand(shape)[None]
 
 
-def make_groups(given: Any, inputs: Tensors, limit: int) -> Tensors:
-    """A tensor of group numbers for each input, (1, ...) or (N, ...), no number in two inputs.
+def make_groups(given: FeatureMask | None, inputs: Tensors, limit: int) -> Tensors:
+    """Group numbers for each input, (1, ...) or (N, ...), no number in two inputs, since captum counts them all.
 
     Raises:
         InvalidInputError: for groups of another shape or of fractions.
     """
-    if given is None:
-        found = [default_groups(x, limit) for x in inputs]
-    elif isinstance(given, (Tensor, tuple)):
-        found = list(given) if isinstance(given, tuple) else [given]
-    else:
-        found = [given(x) for x in inputs]
-    if len(found) != len(inputs):
-        raise InvalidInputError(f"feature_mask must hold one tensor per input, {len(inputs)}, got {len(found)}")
-    masks, start = [], 0
-    for mask, x in zip(found, inputs, strict=True):
-        full = mask.to(x.device) if mask.ndim == x.ndim else mask.to(x.device)[None]
-        fits = full.ndim == x.ndim and all(a in (1, b) for a, b in zip(full.shape, x.shape, strict=True))
-        if not fits or full.is_floating_point():
-            raise InvalidInputError(
-                f"feature_mask must hold whole group numbers in the shape of a sample {tuple(x.shape[1:])}, "
-                f"got {mask.dtype} {tuple(mask.shape)}"
-            )
-        # Captum wants 0, 1, 2, ... without a gap.
-        numbers, consecutive = torch.unique(full, return_inverse=True)
-        masks.append((start + consecutive).expand(len(full), *x.shape[1:]))
-        start += len(numbers)
-    return tuple(masks)
+    found = given.of(inputs) if given is not None else tuple(default_groups(x, limit) for x in inputs)
+    starts = itertools.accumulate((int(ids.max()) + 1 for ids in found[:-1]), initial=0)
+    return tuple(ids + start for ids, start in zip(found, starts, strict=True))
 
 
 def windows(inputs: Tensors, side: float, step: float) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:

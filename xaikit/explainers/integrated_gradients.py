@@ -36,7 +36,7 @@ class IntegratedGradients(Explainer):
 
     def _attribute(self, call: Call) -> Tensors:
         points, weights = quadrature(self.method, self.n_steps)
-        ends = tuple(self.baseline(x) for x in call.inputs)  # of the whole batch: a baseline may be given per sample
+        ends = self.baseline.of(call)  # of the whole batch: a baseline may be given per sample
         parts = []
         for part, passes in call.passes(self.n_steps, self.max_rows):
             starts = ends if part is call else tuple(b[part.samples] for b in ends)
@@ -53,7 +53,7 @@ class IntegratedGradients(Explainer):
         return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
 
     def _promised_total(self, call: Call) -> Tensor:
-        return call.scores(call.inputs) - call.scores(tuple(self.baseline(x) for x in call.inputs))
+        return call.scores(call.inputs) - call.scores(self.baseline.of(call))
 
 
 def quadrature(method: str, n: int) -> tuple[Tensor, Tensor]:

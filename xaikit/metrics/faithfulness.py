@@ -8,28 +8,16 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from xaikit.core import BASELINES, METRICS, Call, Categorical, Choice, Explainer, Int
-from xaikit.core.errors import InvalidInputError
+from xaikit.core import BASELINES, METRICS, POOLINGS, Call, Categorical, Choice, Explainer, Int
 from xaikit.core.rows import rows_per_pass
 from xaikit.metrics.base import Case, Metric, finite_samples
+from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting, channel_axis
 
 Interval = tuple[int, int]  # of ranks, the end excluded
-
-POOLING = {
-    "sum": lambda a, axis: a.sum(axis),
-    "abs_sum": lambda a, axis: a.abs().sum(axis),
-    "max_abs": lambda a, axis: a.abs().amax(axis),
-}
 
 
 def _rows(value: Any, where: str) -> Any:
     return value if value is None else Int(ge=1).check(value, where)
-
-
-def _axis(value: Any, where: str) -> Any:
-    if value is None or Int().check(value, where) != 0:
-        return value
-    raise InvalidInputError(f"{where} must not be 0, which is the batch axis")
 
 
 class Curves(NamedTuple):
@@ -68,13 +56,11 @@ class PixelFlipping(Metric, abc.ABC):
         "several is explained, else the score",
     ] = "auto"
     pooling: Annotated[
-        str,
-        Categorical(*POOLING, "none", search=False),
-        "how the attributions of a place's channels are joined; none flips every element by itself",
+        Any,
+        Choice(POOLINGS),
+        "how the attributions of a place's channels are joined; none, abs and positive flip every element by itself",
     ] = "sum"
-    channel_axis: Annotated[Any, _axis, "axis of the channels; None: 1 in inputs of three axes or more, else none"] = (
-        None
-    )
+    channel_axis: Annotated[int | None, axis_setting, CHANNEL_AXIS] = None
     max_rows: Annotated[int | None, _rows, "most rows in one forward pass; None chooses"] = None
 
     def curves(
@@ -117,22 +103,16 @@ class PixelFlipping(Metric, abc.ABC):
         return torch.empty_like(steps, memory_format=torch.contiguous_format).scatter_(1, order, steps)
 
     def _pool(self, attribution: Tensor) -> Tensor:
-        axis = self._channels(attribution)
-        return attribution if axis is None else POOLING[self.pooling](attribution, axis)
+        return self.pooling(attribution, self._channels(attribution))
 
     def _channels(self, x: Tensor) -> int | None:
         """The axis over which `x` is pooled."""
-        if self.pooling == "none" or (self.channel_axis is None and x.ndim < 3):
-            return None
-        axis = 1 if self.channel_axis is None else self.channel_axis
-        if not -x.ndim < axis < x.ndim:
-            raise InvalidInputError(f"channel_axis={axis} is no axis of a sample of inputs shaped {tuple(x.shape)}")
-        return axis % x.ndim
+        return channel_axis(x, self.channel_axis) if self.pooling.JOINS else None
 
     def _outputs(self, call: Call, ranks: Tensor, replaced: list[Interval]) -> Tensor:
         """The watched output with the positions of each interval of ranks replaced, (intervals, N)."""
         bounds = torch.tensor(replaced, device=ranks.device, dtype=ranks.dtype).T[..., None, None]
-        baselines = tuple(self.baseline(x) for x in call.inputs)
+        baselines = self.baseline.of(call)
         parts = []
         # Twice the rows of a gradient pass, since inference keeps no activations; see benchmarks/metrics.py.
         limit = self.max_rows or 2 * rows_per_pass(call.inputs)

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import abc
-from typing import Annotated, Any, ClassVar
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from xaikit.core.configured import Configured
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.params import Float, Int
 from xaikit.core.registries import BASELINES
+from xaikit.core.structure import Tensors
+from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting, place_axes
+
+if TYPE_CHECKING:
+    from xaikit.core.call import Call
+
+
+def _several(value: Any, where: str) -> Any:
+    if not isinstance(value, (tuple, list)) or not value:
+        raise InvalidTypeError(f"{where} must be a tuple of baselines, one for each input, got {value!r}")
+    return tuple(BASELINES.create(item) for item in value)
 
 
 class Baseline(Configured, abc.ABC):
@@ -22,6 +34,10 @@ class Baseline(Configured, abc.ABC):
     @abc.abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """The stand-in of a batch (N, ...), of the same shape, dtype and device."""
+
+    def of(self, call: Call) -> Tensors:
+        """The stand-in of each tensor that a call explains."""
+        return tuple(self(x) for x in call.inputs)
 
 
 @BASELINES.register("zeros")
@@ -46,12 +62,14 @@ class Constant(Baseline):
 
 @BASELINES.register("mean")
 class Mean(Baseline):
-    """Each sample's mean over its positions, channel by channel (over everything where there is no channel axis)."""
+    """Each sample's mean over its places, channel by channel (over everything where there are no channels)."""
+
+    channel_axis: Annotated[int | None, axis_setting, CHANNEL_AXIS] = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The mean over the axes from 2 on, or over axis 1 for inputs (N, features)."""
-        axes = tuple(range(2, x.ndim)) if x.ndim > 2 else (1,)
-        return x.mean(axes, keepdim=True).expand_as(x) if x.ndim > 1 else x
+        """The mean over the axes that are neither the batch's nor the channels'."""
+        axes = place_axes(x, self.channel_axis)
+        return x.mean(axes, keepdim=True).expand_as(x) if axes else x
 
 
 @BASELINES.register("uniform")
@@ -90,9 +108,37 @@ class Given(Baseline):
             ) from None
 
 
+@BASELINES.register("per_input")
+class BaselinePerInput(Baseline):
+    """One baseline for each input of a model of several; a tuple of baselines means the same."""
+
+    items: Annotated[Any, _several, "the baselines, in the order of the inputs"]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Refused, since one tensor does not tell which input it is.
+
+        Raises:
+            InvalidInputError: always; `of` gives the stand-ins of all inputs.
+        """
+        raise InvalidInputError(f"{self!r} holds a baseline for each input; it takes all inputs together, not one")
+
+    def of(self, call: Call) -> Tensors:
+        """Each input's stand-in by its own baseline.
+
+        Raises:
+            InvalidInputError: for another number of inputs.
+        """
+        if len(self.items) != len(call.inputs):
+            raise InvalidInputError(f"{len(self.items)} baselines for {len(call.inputs)} inputs; give one for each")
+        found = (b.of(dataclasses.replace(call, inputs=(x,))) for b, x in zip(self.items, call.inputs, strict=True))
+        return tuple(tensor for (tensor,) in found)
+
+
 @BASELINES.coerce
 def from_value(value: Any) -> Baseline | None:
-    """The baseline meant by a number or a tensor; None for anything else."""
+    """The baseline meant by a number, a tensor or a tuple of baselines; None for anything else."""
+    if isinstance(value, (tuple, list)) and value:
+        return BaselinePerInput(items=tuple(value))
     if isinstance(value, Tensor):
         return Given(tensor=value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):

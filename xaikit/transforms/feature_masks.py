@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from xaikit.core.configured import Configured
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.params import Int
 from xaikit.core.registries import FEATURE_MASKS
+from xaikit.core.structure import Tensors
+from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting, place_axes
 
 
 class FeatureMask(Configured, abc.ABC):
@@ -22,6 +25,26 @@ class FeatureMask(Configured, abc.ABC):
     @abc.abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """Group ids 0, 1, ... of a batch (N, ...): integers (N, ...), or (1, ...) where all samples share them."""
+
+    def of(self, inputs: Tensors) -> Tensors:
+        """The ids of each input, checked, on its device, 0, 1, 2, ... without a gap in a batch.
+
+        Raises:
+            InvalidInputError: for ids of another shape than a sample, or that are no whole numbers.
+        """
+        return tuple(_consecutive(self(x), x) for x in inputs)
+
+
+def _consecutive(ids: Tensor, x: Tensor) -> Tensor:
+    full = ids.to(x.device) if ids.ndim == x.ndim else ids.to(x.device)[None]
+    fits = full.ndim == x.ndim and all(a in (1, b) for a, b in zip(full.shape, x.shape, strict=True))
+    if not fits or full.is_floating_point():
+        raise InvalidInputError(
+            f"feature_mask must hold whole group numbers in the shape of a sample {tuple(x.shape[1:])}, "
+            f"got {ids.dtype} {tuple(ids.shape)}"
+        )
+    _, found = torch.unique(full, return_inverse=True)
+    return found.expand(len(full), *x.shape[1:])
 
 
 def _along(x: Tensor, dim: int, ids: Tensor) -> Tensor:
@@ -39,17 +62,18 @@ def _windows(length: int, size: int) -> Tensor:
 class Grid(FeatureMask):
     """Square patches of an image (N, C, H, W), all channels together; the last row and column may be cut."""
 
-    n_patches: Annotated[int, Int(low=4, high=16, step=1, ge=1), "patches along the longer side"] = 7
+    n_patches: Annotated[int, Int(low=4, high=16, step=1, ge=2), "patches along the longer side"] = 7
+    channel_axis: Annotated[int | None, axis_setting, CHANNEL_AXIS] = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Patch by patch, row by row."""
         if x.ndim != 4:
             raise InvalidInputError(f"a grid divides images (N, C, H, W), got a tensor of shape {tuple(x.shape)}")
-        height, width = x.shape[-2:]
+        vertical, horizontal = place_axes(x, self.channel_axis)
+        height, width = x.shape[vertical], x.shape[horizontal]
         size = -(-max(height, width) // self.n_patches)
         rows, columns = _windows(height, size), _windows(width, size)
-        ids = rows[:, None] * int(columns[-1] + 1) + columns
-        return ids.to(x.device).expand(1, *x.shape[1:])
+        return _along(x, vertical, rows) * int(columns[-1] + 1) + _along(x, horizontal, columns)
 
 
 @FEATURE_MASKS.register("tokens")
@@ -67,15 +91,17 @@ class Tokens(FeatureMask):
 class TimeWindows(FeatureMask):
     """Stretches of a time series (N, channels, T) or (N, T), all channels together."""
 
-    n_windows: Annotated[int, Int(low=4, high=32, step=1, ge=1), "windows in the series"] = 8
+    n_windows: Annotated[int, Int(low=4, high=32, step=1, ge=2), "windows in the series"] = 8
+    channel_axis: Annotated[int | None, axis_setting, CHANNEL_AXIS] = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The window along the last axis."""
-        if x.ndim < 2:
+        """The window along the axis of time."""
+        if x.ndim not in (2, 3):
             raise InvalidInputError(
                 f"a time series is (N, channels, T) or (N, T), got a tensor of shape {tuple(x.shape)}"
             )
-        return _along(x, -1, _windows(x.shape[-1], -(-x.shape[-1] // self.n_windows)))
+        (time,) = place_axes(x, self.channel_axis)
+        return _along(x, time, _windows(x.shape[time], -(-x.shape[time] // self.n_windows)))
 
 
 @FEATURE_MASKS.register("columns")
@@ -102,3 +128,74 @@ class Auto(FeatureMask):
             return by_rank[x.ndim](x)
         inner = x.shape[2:] if x.ndim > 2 else x.shape[1:]
         return torch.arange(inner.numel(), device=x.device).view(inner).expand(1, *x.shape[1:])
+
+
+@FEATURE_MASKS.register("given")
+class GivenGroups(FeatureMask):
+    """Group numbers of the user's own, in the shape of a sample or of the batch; a tensor alone means the same."""
+
+    ids: Annotated[Tensor, "whole numbers, (...) or (N, ...)"]
+
+    def __call__(self, x: Tensor) -> Tensor:  # noqa: ARG002
+        """The numbers."""
+        return self.ids
+
+
+def _function(value: Any, where: str) -> Any:
+    if not callable(value):
+        raise InvalidTypeError(f"{where} must be a function of an input that returns group numbers, got {value!r}")
+    return value
+
+
+@FEATURE_MASKS.register("computed")
+class Computed(FeatureMask):
+    """Group numbers from a function of the user's own; a function alone means the same."""
+
+    function: Annotated[
+        Callable[[Tensor], Tensor], _function, "x (N, ...) -> whole numbers, (...), (1, ...) or (N, ...)"
+    ]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What the function returns."""
+        return self.function(x)
+
+
+def _several(value: Any, where: str) -> Any:
+    if not isinstance(value, (tuple, list)) or not value:
+        raise InvalidTypeError(f"{where} must be a tuple of feature masks, one for each input, got {value!r}")
+    return tuple(FEATURE_MASKS.create(item) for item in value)
+
+
+@FEATURE_MASKS.register("per_input")
+class FeatureMaskPerInput(FeatureMask):
+    """One feature mask for each input of a model of several; a tuple of them means the same."""
+
+    items: Annotated[Any, _several, "the feature masks, in the order of the inputs"]
+
+    def __call__(self, x: Tensor) -> Tensor:  # noqa: ARG002
+        """Refused, since one tensor does not tell which input it is.
+
+        Raises:
+            InvalidInputError: always; `of` gives the ids of all inputs.
+        """
+        raise InvalidInputError(f"{self!r} holds a mask for each input; it takes all inputs together, not one")
+
+    def of(self, inputs: Tensors) -> Tensors:
+        """Each input's ids by its own mask.
+
+        Raises:
+            InvalidInputError: for another number of inputs, or ids that do not fit.
+        """
+        if len(self.items) != len(inputs):
+            raise InvalidInputError(f"feature_mask must hold one mask per input, {len(inputs)}, got {len(self.items)}")
+        return tuple(mask.of((x,))[0] for mask, x in zip(self.items, inputs, strict=True))
+
+
+@FEATURE_MASKS.coerce
+def from_value(value: Any) -> FeatureMask | None:
+    """The feature mask meant by a tensor, a tuple of masks or a function; None for anything else."""
+    if isinstance(value, Tensor):
+        return GivenGroups(ids=value)
+    if isinstance(value, (tuple, list)) and value:
+        return FeatureMaskPerInput(items=tuple(value))
+    return Computed(function=value) if callable(value) and not isinstance(value, type) else None

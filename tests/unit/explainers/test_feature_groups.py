@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit.core import EXPLAINERS
+from xaikit.core import EXPLAINERS, FEATURE_MASKS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.explainers.feature_groups import default_groups, make_groups
 
@@ -20,7 +20,7 @@ def test_groups():
     assert default_groups(torch.rand(2, 100), 10).unique().tolist() == list(range(10))
     assert default_groups(torch.rand(2, 5), 10).tolist() == [[0, 1, 2, 3, 4]]
     halves = torch.tensor([5, 5, 9])
-    both = make_groups((halves, halves), (torch.rand(2, 3), torch.rand(2, 3)), 64)
+    both = make_groups(FEATURE_MASKS.create((halves, halves)), (torch.rand(2, 3), torch.rand(2, 3)), 64)
     assert [m.tolist() for m in both] == [[[0, 0, 1]], [[2, 2, 3]]]
     model, row = nn.Linear(3, 1).double(), torch.rand(1, 3).double()
     for given in (halves, lambda _: halves, [halves]):
@@ -29,7 +29,7 @@ def test_groups():
         assert found[0, 0] == found[0, 1]
     with pytest.raises(InvalidInputError, match=r"shape of a sample \(3,\), got torch.int64 \(4,\)"):
         EXPLAINERS.create("captum.lime", feature_mask=torch.arange(4)).bind(model).attribute(row)
-    with pytest.raises(InvalidTypeError, match="feature_mask must be a tensor of group numbers"):
+    with pytest.raises(InvalidTypeError, match="feature_mask: expected feature mask as a name"):
         EXPLAINERS.create("captum.lime", feature_mask=3)
 
 

@@ -168,14 +168,14 @@ def test_baseline_tensor_of_the_batch_follows_its_samples():
     assert torch.allclose(metric.set_kwargs(max_rows=2).evaluate(GradientXInput(model), x, 1), whole, atol=1e-12)
 
 
-@pytest.mark.parametrize("pooling", ["sum", "abs_sum", "max_abs", "none"])
+@pytest.mark.parametrize("pooling", ["sum", "l1norm", "maxnorm", "none"])
 def test_pooling_of_channels(pooling):
     model, x = conv_net(), torch.randn(2, 3, 4, 4).double()
     attribution = torch.randn_like(x)
     pooled = {
         "sum": attribution.sum(1, keepdim=True),
-        "abs_sum": attribution.abs().sum(1, keepdim=True),
-        "max_abs": attribution.abs().amax(1, keepdim=True),
+        "l1norm": attribution.abs().sum(1, keepdim=True),
+        "maxnorm": attribution.abs().amax(1, keepdim=True),
         "none": attribution,
     }[pooling]
     top = pooled.flatten(1).argmax(1)

@@ -113,7 +113,7 @@ class ContextualDecomposition(Explainer):
 
     def _by_group(self, call: Call) -> tuple[Tensors, Decomposition]:
         """The score of each group spread over its elements, and the decompositions that gave it."""
-        ids = [self._groups(x) for x in call.inputs]
+        ids = self.feature_mask.of(call.inputs)
         counts = [int(group.max()) + 1 for group in ids]
         splits = []
         for i, (group, x) in enumerate(zip(ids, call.inputs, strict=True)):
@@ -125,15 +125,6 @@ class ContextualDecomposition(Explainer):
         scores = decomposition.relevant.split(counts)
         values = tuple(_spread(s, group, x) for s, group, x in zip(scores, ids, call.inputs, strict=True))
         return values, decomposition
-
-    def _groups(self, x: Tensor) -> Tensor:
-        ids = self.feature_mask(x)
-        if ids.is_floating_point() or ids.shape[1:] != x.shape[1:] or len(ids) not in (1, len(x)) or int(ids.min()) < 0:
-            raise InvalidInputError(
-                f"a feature mask gives group ids from 0 on, integers shaped {(*x.shape,)} or {(1, *x.shape[1:])}; "
-                f"{self.feature_mask!r} gave {ids.dtype} of shape {tuple(ids.shape)}"
-            )
-        return ids
 
     def _context(self) -> Context:
         rules = RULE_SETS[self.rules]

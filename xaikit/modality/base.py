@@ -1,0 +1,145 @@
+"""Modality: what kind of data an input is, and so where its channels, its absence and its groups lie."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from torch import Tensor
+
+from xaikit.core import EXPLAINERS, Explainer, structure
+from xaikit.core.configured import Configured
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.params import Choice
+from xaikit.core.registries import BASELINES, FEATURE_MASKS, MODALITIES, POSTPROCESSORS
+from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting
+
+
+class Modality(Configured, abc.ABC):
+    """What explainers, metrics and figures must know about the inputs of a model.
+
+    Every modality offers `baseline`, `feature_mask` and `postprocess`, whether it describes one input or several.
+    """
+
+    REGISTRY: ClassVar[Any] = MODALITIES
+
+    @property
+    @abc.abstractmethod
+    def parts(self) -> tuple[OneInput, ...]:
+        """The modality of each input; a single one stands for all inputs."""
+
+    @abc.abstractmethod
+    def _transforms(self) -> dict[str, Any]:
+        """Baseline and feature mask, for the settings of an explainer that go by these names."""
+
+    def prepare(self, explainer: Any) -> Explainer:
+        """The explainer with this modality's baseline and feature mask, where it has such settings.
+
+        What they were before is replaced; set them again on the result to have them otherwise.
+
+        Args:
+            explainer: an explainer, its class, its name or a spec.
+        """
+        made: Explainer = EXPLAINERS.create(explainer)
+        return made.set_kwargs(**{n: v for n, v in self._transforms().items() if n in made.SETTINGS})
+
+    def postprocess(self, attribution: Any) -> Any:
+        """The attribution with the channels of each place joined, scaled as the postprocessor says.
+
+        Raises:
+            InvalidInputError: for a number of tensors that is not that of the modalities.
+        """
+        tensors, rebuild = structure.flatten(attribution, "attributions")
+        parts = self.each(len(tensors))
+        return rebuild(tuple(part._postprocess(tensor) for part, tensor in zip(parts, tensors, strict=True)))
+
+    def each(self, n_inputs: int) -> tuple[OneInput, ...]:
+        """One modality for each of `n_inputs` inputs.
+
+        Raises:
+            InvalidInputError: when there are several modalities, but not that many.
+        """
+        if len(self.parts) not in (1, n_inputs):
+            raise InvalidInputError(
+                f"{len(self.parts)} modalities ({', '.join(p.NAME for p in self.parts)}) for {n_inputs} "
+                f"input{'s' if n_inputs > 1 else ''}; give one for each, or a single one for all"
+            )
+        return self.parts if len(self.parts) == n_inputs else self.parts * n_inputs
+
+    @classmethod
+    def of(cls, inputs: Any) -> Modality:
+        """The modality that the form of the inputs suggests.
+
+        Whole numbers (N, T) are text, floating-point numbers (N, features) a table, (N, channels, T) a time series,
+        (N, channels, H, W) an image; so are whole numbers of that shape. Several inputs have a modality each.
+
+        Raises:
+            InvalidInputError: for any other form; name the modality instead.
+        """
+        tensors, _ = structure.flatten(inputs)
+        names = [_guess(tensor) for tensor in tensors]
+        return MODALITIES.create(names[0] if len(names) == 1 else tuple(names))  # type: ignore[no-any-return]
+
+
+class OneInput(Modality):
+    """The modality of one input, or of several that are alike."""
+
+    channel_axis: Annotated[int | None, axis_setting, CHANNEL_AXIS] = None
+    baseline: Annotated[Any, Choice(BASELINES, search=True), "what a feature is like when it is absent"] = "zeros"
+    feature_mask: Annotated[Any, Choice(FEATURE_MASKS, search=True), "which features belong together"] = "auto"
+    postprocessor: Annotated[Any, Choice(POSTPROCESSORS), "how an attribution is pooled and scaled"] = "postprocessor"
+
+    @property
+    def parts(self) -> tuple[Self, ...]:
+        """Itself."""
+        return (self,)
+
+    def _transforms(self) -> dict[str, Any]:
+        return {"baseline": self._on_axis(self.baseline), "feature_mask": self._on_axis(self.feature_mask)}
+
+    def _postprocess(self, attribution: Tensor) -> Tensor:
+        return self._on_axis(self.postprocessor)(attribution)
+
+    def _on_axis(self, transform: Any) -> Any:
+        """The transform with this modality's channel axis, where it knows channels and leaves their axis open."""
+        if self.channel_axis is None or getattr(transform, "channel_axis", 0) is not None:
+            return transform
+        return transform.set_kwargs(channel_axis=self.channel_axis)
+
+
+def as_modality(value: Any, n_inputs: int = 1) -> Modality:
+    """A modality from a name, a spec, a class, an object, or a tuple of these for a model of several inputs.
+
+    Args:
+        value: what names it.
+        n_inputs: how many inputs the model takes.
+
+    Raises:
+        InvalidInputError: when there are several modalities, but not one for each input.
+        InvalidTypeError: for anything else.
+    """
+    made: Modality = MODALITIES.create(value)
+    made.each(n_inputs)
+    return made
+
+
+def _guess(x: Tensor) -> str:
+    numbers = x.is_floating_point()
+    by_rank = {2: "tabular" if numbers else "text", 4: "image"} | ({3: "time_series"} if numbers else {})
+    if x.is_complex() or x.ndim not in by_rank:
+        raise InvalidInputError(
+            f"inputs of {x.dtype} and shape {tuple(x.shape)} could be several things; name their modality, "
+            f"one of {', '.join(MODALITIES)}"
+        )
+    return by_rank[x.ndim]
+
+
+def modalities(value: Any, where: str) -> Any:
+    """Check the setting of a multi-modal modality: at least one modality of one input each."""
+    if isinstance(value, (str, Mapping, Configured, type)) or not isinstance(value, (tuple, list)) or not value:
+        raise InvalidTypeError(f"{where} must be a tuple of modalities, one for each input, got {value!r}")
+    parts = tuple(MODALITIES.create(item) for item in value)
+    if not all(isinstance(part, OneInput) for part in parts):
+        raise InvalidTypeError(f"{where} must hold modalities of one input each, got {value!r}")
+    return parts
