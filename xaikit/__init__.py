@@ -18,12 +18,15 @@ _HOMES = {
     "xaikit.transforms": ("Postprocessor",),
     "xaikit.modality": ("Image", "Modality", "Tabular", "Text", "TimeSeries", "as_modality"),
     "xaikit.explainers": (
-        "LRP", "AgglomerativeDecomposition", "AttnLRP", "CaptumExplainer", "ContextualDecomposition", "Gradient",
-        "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus",
-        "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
+        "LRP", "AgglomerativeDecomposition", "AttnLRP", "CaptumExplainer", "ContextualDecomposition",
+        "ExpectedGradients", "Gradient", "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1",
+        "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
     ),
     "xaikit.metrics": ("AbPC", "LeRF", "Metric", "MoRF"),
-    "xaikit.mitigation": ("CDEP", "RRR", "History", "Mitigator"),
+    "xaikit.mitigation": (
+        "CDEP", "HINT", "RRR", "AClArC", "AttributionPrior", "ChannelSubspace", "ChannelSum", "Chroma", "Concept",
+        "Counterexamples", "Direction", "History", "Mitigator", "PClArC", "Projection", "RRClArC",
+    ),
     "xaikit.tuning": ("TuneResult", "tune"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from xaikit.core import targets as target_rules
 from xaikit.core.errors import InvalidInputError
@@ -27,6 +29,9 @@ class Call:
         create_graph: whether the attribution must stay differentiable.
         seed: of every random number.
         forward: runs the model on stand-ins for `inputs` and on the samples that they stand for.
+        record: takes the output on `inputs` themselves, with its graph, when `grad` computes it.
+        surroundings: what holds while the model runs, for a pass that is repeated after the call.
+        recompute: whether `grad` drops its graph and builds it again in the loss's backward pass.
     """
 
     model: nn.Module
@@ -38,6 +43,9 @@ class Call:
     head: str | int = "logits"
     n_classes: int | None = None
     samples: Tensor | None = None
+    record: Callable[[Tensor], None] | None = None
+    surroundings: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    recompute: bool = False
 
     @property
     def n(self) -> int:
@@ -75,9 +83,21 @@ class Call:
         With `create_graph` the result is differentiable with respect to the parameters, and to the inputs that
         require a gradient.
         """
+        if self.recompute:
+            found: Tensors = checkpoint(self._repeatable_grad, copies, *inputs, use_reentrant=False)
+            return found
+        return self._grad(inputs, copies)
+
+    def _repeatable_grad(self, copies: int, *inputs: Tensor) -> Tensors:
+        with self.surroundings():
+            return self._grad(inputs, copies)
+
+    def _grad(self, inputs: Tensors, copies: int) -> Tensors:
         with torch.enable_grad(), differentiable_kernels(self.create_graph):
             leaves = tuple(x if self.create_graph and x.requires_grad else x.detach().requires_grad_() for x in inputs)
             output = self.run(leaves, copies)
+            if self.record is not None and inputs is self.inputs:
+                self.record(output)
             scores = self.score(output, copies)
             if not scores.requires_grad:
                 raise InvalidInputError(
@@ -85,7 +105,7 @@ class Call:
                     "is it detached, or computed under no_grad?"
                 )
             start, seeds = scores, torch.ones_like(scores)
-            if self.create_graph:
+            if self.create_graph and not self.recompute:  # one derivative, since each has the pass computed again
                 (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)
                 # Backward hooks (zennit's rules) build a graph only for a gradient that requires one.
                 start, seeds = output, seeds if seeds.requires_grad else seeds.detach().requires_grad_()
@@ -115,4 +135,8 @@ class Call:
         whole = callable(self.target) or self.n <= limit
         for samples in [range(self.n)] if whole else even_ranges(self.n, limit):
             part = self if whole else self.at(slice(samples.start, samples.stop))
-            yield part, even_ranges(copies, max(1, limit // part.n))
+            ranges = even_ranges(copies, max(1, limit // part.n))
+            if self.create_graph and (not whole or len(ranges) > 1):
+                # Else the graphs of all passes would be alive at once, and memory would grow with the copies.
+                part = dataclasses.replace(part, recompute=True)
+            yield part, ranges

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
@@ -55,6 +55,8 @@ class Explainer(Configured, abc.ABC):
     EXPLANATION_TYPE: ClassVar[str] = "attribution"
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
     DIFFERENTIABLE: ClassVar[bool] = True
+    # One `Call.grad` on the inputs, through the model as it is: a loss can use the output of that very pass.
+    GIVES_OUTPUT: ClassVar[bool] = False
     GAP_TOLERANCE: ClassVar[float | None] = None  # share of the promised total above which `explain` warns
 
     model: nn.Module | None = None
@@ -136,12 +138,35 @@ class Explainer(Configured, abc.ABC):
             UnboundError: for an explainer without a model.
             NotDifferentiableError: for `create_graph` on a method that has no exact derivative.
         """
-        options: dict[str, Any] = {"create_graph": create_graph, "seed": seed}
+        return self.attribute_with_output(inputs, targets, create_graph=create_graph, seed=seed)[0]
+
+    def attribute_with_output(
+        self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0, keep_mode: bool = False
+    ) -> tuple[Any, Tensor | None]:
+        """The attribution as by `attribute`, and the model's output on the inputs where one plain pass gives both.
+
+        Args:
+            inputs: as for `attribute`.
+            targets: likewise.
+            create_graph: likewise.
+            seed: likewise.
+            keep_mode: run the model in the mode that it is in. BatchNorm's running statistics then take part once,
+                where the output is returned, and stay as they are where it is not.
+
+        Returns:
+            The attribution; and the output (N, ...), with its graph under `create_graph`, or None where the method
+            runs the model on something else, or not as it is.
+        """
+        outputs: list[Tensor] = []
+        options: dict[str, Any] = {"create_graph": create_graph, "seed": seed, "keep_mode": keep_mode}
+        record = outputs.append if self.GIVES_OUTPUT and self.layer is None else None
         try:
-            return self._apply(lambda call: (self._attribute(call),), inputs, targets, **options)[0]
+            (found,) = self._apply(lambda call: (self._attribute(call),), inputs, targets, **options, record=record)
         except NestedLayersError:
             # One feeds the other: each is explained by itself, as if it had been named alone.
-            return tuple(self.set_kwargs(layer=layer).attribute(inputs, targets, **options) for layer in self.layer)
+            each = (self.set_kwargs(layer=layer) for layer in self.layer)
+            found = tuple(e.attribute_with_output(inputs, targets, **options)[0] for e in each)
+        return found, outputs[0] if outputs else None
 
     def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
         """The attribution with its provenance, the explained scores, and the completeness gap where one is promised.
@@ -196,7 +221,15 @@ class Explainer(Configured, abc.ABC):
 
     @torch.inference_mode(mode=False)
     def _apply(
-        self, method: Callable[[Call], tuple[Tensors, ...]], inputs: Any, targets: Any, *, create_graph: bool, seed: int
+        self,
+        method: Callable[[Call], tuple[Tensors, ...]],
+        inputs: Any,
+        targets: Any,
+        *,
+        create_graph: bool,
+        seed: int,
+        keep_mode: bool = False,
+        record: Callable[[Tensor], None] | None = None,
     ) -> tuple[Any, ...]:
         """Run `method` on a checked call, the model isolated; give each of its results the structure of the inputs."""
         model = self._bound()
@@ -222,10 +255,25 @@ class Explainer(Configured, abc.ABC):
             forward=forward,
             head=self.head,
             n_classes=self.n_classes,
+            record=record,
         )
-        with isolation.isolated(model, tensors[0].device, seed), torch.set_grad_enabled(create_graph):
+
+        @contextlib.contextmanager
+        def surroundings() -> Iterator[None]:
+            private = isolation.private_buffers if keep_mode and record is None else contextlib.nullcontext
+            with isolation.isolated(model, tensors[0].device, seed, keep_mode=keep_mode), private(model):
+                yield
+
+        with surroundings(), torch.set_grad_enabled(create_graph):
             if self.layer is not None:
                 call, rebuild = self._cut(call)
+
+            @contextlib.contextmanager
+            def again() -> Iterator[None]:
+                with surroundings(), self._model_context(call):
+                    yield
+
+            call = dataclasses.replace(call, surroundings=again)
             with contextlib.nullcontext() if create_graph else isolation.frozen(model), self._model_context(call):
                 results = method(call)
         for result in results:

@@ -15,10 +15,11 @@ from xaikit.core.structure import Tensors
 
 
 @contextlib.contextmanager
-def isolated(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+def isolated(model: nn.Module, device: torch.device, seed: int, *, keep_mode: bool = False) -> Iterator[None]:
     """Evaluation mode and a seeded random state inside; every module's own flag and the global random state after.
 
-    The flags are set one by one: `model.eval()` may be overridden and is no exact inverse of itself.
+    With `keep_mode` the modules stay in the mode that they are in. The flags are set one by one: `model.eval()` may be
+    overridden and is no exact inverse of itself.
     """
     flags = [(module, module.training) for module in model.modules()]
     gpus = [device] if device.type == "cuda" else []
@@ -31,7 +32,9 @@ def isolated(model: nn.Module, device: torch.device, seed: int) -> Iterator[None
                 torch.cuda.manual_seed(seed)
         try:
             for module, training in flags:
-                if training:  # setting an attribute of a module is slow, and most are in evaluation mode already
+                if (
+                    training and not keep_mode
+                ):  # setting an attribute of a module is slow, and most are in evaluation mode already
                     module.training = False
             with (
                 sound_batchnorm([module for module, _ in flags]),
@@ -62,6 +65,19 @@ def sound_batchnorm(modules: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def private_buffers(model: nn.Module) -> Iterator[None]:
+    """Let the model work on copies of its buffers: what a pass in training mode adds to them is dropped."""
+    held = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    try:
+        for module, name, buffer in held:
+            module._buffers[name] = buffer.detach().clone()
+        yield
+    finally:
+        for module, name, buffer in held:
+            module._buffers[name] = buffer
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from xaikit.explainers import captum_methods
 from xaikit.explainers.captum_explainer import CaptumExplainer
 from xaikit.explainers.cd import AgglomerativeDecomposition, ContextualDecomposition
+from xaikit.explainers.expected_gradients import ExpectedGradients
 from xaikit.explainers.gradient import Gradient, GradientXInput
 from xaikit.explainers.integrated_gradients import IntegratedGradients
 from xaikit.explainers.lrp import (
@@ -21,6 +22,7 @@ __all__ = [
     "AttnLRP",
     "CaptumExplainer",
     "ContextualDecomposition",
+    "ExpectedGradients",
     "Gradient",
     "GradientXInput",
     "IntegratedGradients",

@@ -16,6 +16,8 @@ class Gradient(Explainer):
     True
     """
 
+    GIVES_OUTPUT = True
+
     def _attribute(self, call: Call) -> Tensors:
         return call.grad(call.inputs)
 
@@ -23,6 +25,8 @@ class Gradient(Explainer):
 @EXPLAINERS.register("gradient_x_input")
 class GradientXInput(Explainer):
     """x * dS/dx (Shrikumar et al. 2016, arXiv:1605.01713)."""
+
+    GIVES_OUTPUT = True
 
     def _attribute(self, call: Call) -> Tensors:
         return tuple(x * g for x, g in zip(call.inputs, call.grad(call.inputs), strict=True))

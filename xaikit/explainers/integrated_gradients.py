@@ -39,7 +39,7 @@ class IntegratedGradients(Explainer):
         ends = self.baseline.of(call)  # of the whole batch: a baseline may be given per sample
         parts = []
         for part, passes in call.passes(self.n_steps, self.max_rows):
-            starts = ends if part is call else tuple(b[part.samples] for b in ends)
+            starts = ends if part.samples is None else tuple(b[part.samples] for b in ends)
             steps = tuple(x - b for x, b in zip(part.inputs, starts, strict=True))
             totals = [torch.zeros_like(x) for x in part.inputs]
             for copies in passes:
