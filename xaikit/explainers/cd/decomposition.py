@@ -69,7 +69,7 @@ def decompose_call(
         own_call = call if len(part) == call.n else call.at(one)
         own = [s and s.of_samples(one) for s in splits]
         pieces = [
-            _parts(own_call, [s and s.take(some) for s in own], context.take(some), output)
+            _parts(own_call, [s and s.take(some) for s in own], context.take(some, one), output)
             for some in (slice(r.start, r.stop) for r in masks)
         ]
         done.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1))
@@ -96,7 +96,7 @@ def _parts(call: Call, splits: Sequence[Split | None], context: Context, output:
         if call.n == 1:
             raise
         alone = [
-            _parts(call.at(one), [s and s.of_samples(one) for s in splits], context, output)
+            _parts(call.at(one), [s and s.of_samples(one) for s in splits], context.take(slice(None), one), output)
             for one in (slice(i, i + 1) for i in range(call.n))
         ]
         return torch.cat(alone, 2)

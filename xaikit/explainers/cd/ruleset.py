@@ -56,7 +56,8 @@ class Context:
     Attributes:
         rules: the rules.
         on_missing: what to do about an op without a rule.
-        step_masks: (masks, time), the steps of an LSTM whose constant is relevant; None follows the input of each step.
+        step_masks: (masks, 1 or N, time), the steps of an LSTM whose constant is relevant; None follows the input of
+            each step.
         approximations: a log of the ops that had no rule.
     """
 
@@ -65,6 +66,9 @@ class Context:
     step_masks: Tensor | None = None
     approximations: list[Approximation] = field(default_factory=list)
 
-    def take(self, masks: slice) -> Context:
-        """The context for some of the masks; the log is shared."""
-        return self if self.step_masks is None else replace(self, step_masks=self.step_masks[masks])
+    def take(self, masks: slice, samples: slice) -> Context:
+        """The context for some of the masks and samples; the log is shared."""
+        if self.step_masks is None:
+            return self
+        steps = self.step_masks[masks]
+        return replace(self, step_masks=steps if steps.shape[1] == 1 else steps[:, samples])
