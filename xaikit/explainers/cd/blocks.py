@@ -104,12 +104,12 @@ def undecided(cut: Cut, share: Tensor, parts: Tensor) -> Sequence[Tensor | float
     return [number for number in share.tolist() for _ in range(len(cut.sizes) // len(share))]
 
 
-def split_symmetric(parts: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+def split_symmetric(parts: Tensor, function: Callable[[Tensor], Tensor], *, in_place: bool = False) -> Tensor:
     """The symmetric split of an elementwise f with f(0) = 0: (f(r + s) + f(r) - f(s)) / 2, and with r and s swapped."""
     if channels_behind(parts):
-        return split_symmetric(parts.movedim(3, -1), function).movedim(-1, 3)
+        return split_symmetric(parts.movedim(3, -1), function, in_place=in_place).movedim(-1, 3)
     parts = parts.contiguous()
-    out = torch.empty_like(parts)
+    out = parts if in_place else torch.empty_like(parts)
     cut = Cut(parts.shape[1:], parts.device)
     for r, s, new_r, new_s in zip(*(cut.rows(value) for value in (*parts, *out)), strict=True):
         lead = function(r).sub_(function(s))

@@ -30,11 +30,13 @@ class Decomposed(torch.Tensor):
         parts: (2, masks, *shape), the relevant part r and the irrelevant part s, stacked.
         share: the share of r in a constant where both parts are 0, (masks,) or one for each sample (`shares`).
         context: the rules followed.
+        spent: whether a rule may write its result over the parts, as in the in-place call of a function.
     """
 
     parts: Tensor
     share: Tensor
     context: Context
+    spent: bool
 
     @staticmethod
     def __new__(cls: type[Decomposed], parts: Tensor, share: Tensor, context: Context) -> Decomposed:
@@ -43,6 +45,7 @@ class Decomposed(torch.Tensor):
 
     def __init__(self, parts: Tensor, share: Tensor, context: Context) -> None:
         self.parts, self.share, self.context = parts, share, context
+        self.spent = False
         self._total: Tensor | None = None
         self._family: list[weakref.ref[Decomposed]] | None = None
 
@@ -177,7 +180,9 @@ def overwrite(rule: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str,
     """An in-place call: the rule's result written into the first operand."""
     target = args[0]
     # where views share the memory, autograd must not be left with a saved operand that the write changes
-    source = target.like(target.parts.clone()) if len(target.family()) > 1 and torch.is_grad_enabled() else target
+    copied = len(target.family()) > 1 and torch.is_grad_enabled()
+    source = target.like(target.parts.clone() if copied else target.parts)
+    source.spent = not torch.is_grad_enabled()
     return target.write(rule(function, source, *args[1:], **kwargs))
 
 
