@@ -33,7 +33,6 @@ class Decomposed(torch.Tensor):
         spent: whether a rule may write its result over the parts, as in the in-place call of a function.
     """
 
-    parts: Tensor
     share: Tensor
     context: Context
     spent: bool
@@ -44,10 +43,28 @@ class Decomposed(torch.Tensor):
         return torch.Tensor._make_wrapper_subclass(cls, parts.shape[2:], dtype=parts.dtype, device=parts.device)
 
     def __init__(self, parts: Tensor, share: Tensor, context: Context) -> None:
-        self.parts, self.share, self.context = parts, share, context
+        self._parts, self.share, self.context = parts, share, context
+        self._later: Deferred | None = None
         self.spent = False
         self._total: Tensor | None = None
         self._family: list[weakref.ref[Decomposed]] | None = None
+
+    @property
+    def parts(self) -> Tensor:
+        """The parts, (2, masks, *shape)."""
+        if self._later is not None:
+            later, self._later = self._later, None
+            self._parts = later.finished()
+        return self._parts
+
+    @parts.setter
+    def parts(self, parts: Tensor) -> None:
+        self._parts, self._later = parts, None
+
+    @property
+    def deferred(self) -> Deferred | None:
+        """A constant that is still to be added, in case a rule would rather add it later."""
+        return self._later
 
     @property
     def relevant(self) -> Tensor:
@@ -143,6 +160,31 @@ class Decomposed(torch.Tensor):
         cls, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         raise missing_rule(func)
+
+
+class Deferred:
+    """A constant to be added to a decomposed value that nobody else holds, at the first look at its parts.
+
+    Args:
+        value: without the constant.
+        constant: one value for each channel.
+        add: the rule that adds it.
+    """
+
+    def __init__(self, value: Decomposed, constant: Tensor, add: Callable[[Decomposed, Tensor], Decomposed]) -> None:
+        self.value, self.constant, self.add = value, constant, add
+        self._grad = torch.is_grad_enabled()
+
+    def finished(self) -> Tensor:
+        """The parts with the constant, differentiable as they were when it was put off."""
+        with torch.set_grad_enabled(self._grad):
+            return self.add(self.value, self.constant).parts
+
+    def pending(self) -> Decomposed:
+        """The value that looks as if the constant had been added."""
+        result = self.value.like(self.value.parts)
+        result._later = self
+        return result
 
 
 class ShareLostError(UnsupportedOperationError):

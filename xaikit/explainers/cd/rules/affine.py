@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.constants import add_constant
-from xaikit.explainers.cd.decomposed import Decomposed, missing_rule
+from xaikit.explainers.cd.decomposed import Decomposed, Deferred, missing_rule
 from xaikit.explainers.cd.layout import for_convolution
 from xaikit.explainers.cd.registry import cd_rule, named
 from xaikit.explainers.cd.rules.products import product
@@ -34,7 +34,12 @@ def with_bias(x: Decomposed, bias: Any, trailing: tuple[int, ...]) -> Any:
         return x
     if isinstance(bias, Decomposed):
         return x + bias.reshape(-1, *trailing)
-    return add_constant(x, bias.reshape(-1, *trailing), in_place=True)
+    return add_to_fresh(x, bias.reshape(-1, *trailing))
+
+
+def add_to_fresh(x: Decomposed, constant: Tensor) -> Decomposed:
+    """Add a constant to a value whose parts nobody else holds."""
+    return add_constant(x, constant, in_place=True)
 
 
 SPATIAL_DIMS = {f"conv{transposed}{n}d": n for n in (1, 2, 3) for transposed in ("", "_transpose")}
@@ -51,7 +56,10 @@ def convolution(function: Any, input: Any, weight: Any, bias: Tensor | None = No
         return function(for_convolution(rows, weight) if dims == 3 else rows, weight, None, *args, **kwargs)
 
     result = folded(input, dims, convolved)
-    return with_bias(result, bias, (1,) * (dims - 1))
+    if bias is None or isinstance(bias, Decomposed):
+        return with_bias(result, bias, (1,) * (dims - 1))
+    # a max-pool behind the convolution leaves fewer entries to share the bias of
+    return Deferred(result, bias.reshape(-1, *(1,) * (dims - 1)), add_to_fresh).pending()
 
 
 def folded(x: Decomposed, dims: int, function: Any) -> Decomposed:

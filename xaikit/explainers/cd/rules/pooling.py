@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.decomposed import Decomposed
+from xaikit.explainers.cd.decomposed import Decomposed, Deferred
 from xaikit.explainers.cd.layout import channels_behind
 from xaikit.explainers.cd.registry import cd_rule, named
 from xaikit.explainers.cd.rules.affine import folded
@@ -43,8 +43,12 @@ def maximum(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     asked = kwargs.pop("return_indices", False) or function.__name__.endswith("_with_indices")
     name = function.__name__.removesuffix("_with_indices")
     dims = MAXIMA[function.__name__]
-    _, indices = getattr(functional, name)(input.total, *args, **kwargs, return_indices=True)
-    taken = input.like(select(input.parts, indices, dims))
+    later = input.deferred  # the same constant for all places of a channel: it does not move the maximum
+    source = input if later is None else later.value
+    _, indices = getattr(functional, name)(source.total, *args, **kwargs, return_indices=True)
+    taken = source.like(select(source.parts, indices, dims))
+    if later is not None:
+        taken = Deferred(taken, later.constant, later.add).pending()
     return (taken, indices) if asked else taken
 
 
