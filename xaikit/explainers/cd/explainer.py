@@ -47,7 +47,7 @@ class ContextualDecomposition(Explainer):
         Float(low=0.05, high=0.5, step=0.05, ge=0, optional=True),
         "constants are shared by parts that reach this fraction of them; None takes that of the rules",
     ] = None
-    feature_mask: Annotated[Any, Choice(FEATURE_MASKS), "the groups that `attribute` scores"] = "auto"
+    feature_mask: Annotated[Any, Choice(FEATURE_MASKS, search=True), "the groups that `attribute` scores"] = "auto"
     on_missing: Annotated[
         str, Categorical("error", "proportional", search=False), "an op without a rule: refuse, or split in proportion"
     ] = "error"

@@ -35,7 +35,7 @@ class RuleSet:
 
 
 RULE_SETS: Mapping[str, RuleSet] = {
-    "symmetric": RuleSet(floor=0.1),
+    "symmetric": RuleSet(floor=0.2),
     "cdep": RuleSet(activation="relevant_first", undecided=0.5),
 }
 """``"symmetric"``: two-way Shapley splits. ``"cdep"``: the published rules (Rieger et al. 2020, arXiv:1909.13584)."""
