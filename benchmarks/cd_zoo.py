@@ -2,9 +2,9 @@
 
     XAIKIT_SHARED=../shared python -m benchmarks.cd_zoo [stability|time] [NAME ...]
 
-stability: a last-bit change of the float32 input (of the embeddings, for text) moves the output by `own`, over its scale,
-and the relevance by what the column of each floor says; `change` is what the floor changes the relevance by, in mean
-size, against floor 0. time: one mask among 16, over one plain forward pass of the same batch.
+stability: a last-bit change of the float32 input (of the embeddings, for text) moves the output by `own`, over its
+scale, and the relevance by what the column of each floor says; `change` is what the floor changes the relevance by, in
+mean size, against floor 0. time: one mask among 16, over one plain forward pass of the same batch.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def first_of_span(words):
 
 
 def test_the_text_penalty(shared):
-    """The published loss of a text batch: log form, label class, the decoy word and the one behind it, by the mitigator."""
+    """The published loss of a text batch, by the mitigator: log form, label class, the decoy word and the next one."""
     data = load(shared, "cd_lstm_text.npz")
     model, tokens = Text(data), data["text"].T.contiguous()
     model.embed.weight.requires_grad_(False)  # the reference cuts the graph there
@@ -180,7 +180,11 @@ def test_the_text_penalty(shared):
         if start >= 0:
             words[sample, start : start + 2] = 1
     mitigator = CDEP(
-        explainer="contextual_decomposition:rules=cdep", form="log", target="label", steps=first_of_span, lambda_cdep=1.0
+        explainer="contextual_decomposition:rules=cdep",
+        form="log",
+        target="label",
+        steps=first_of_span,
+        lambda_cdep=1.0,
     )
     penalty = mitigator.loss(model, (tokens, data["label"], words)).penalty
     assert (penalty - data["decoy_all_penalty64"]).abs() < 1e-12

@@ -79,7 +79,8 @@ class CDEP(Mitigator):
 
     def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, mask: Any, seed: int) -> tuple[Tensor, Tensor]:
         explainer = self.explainer_for(model)
-        if not hasattr(explainer, "decompose") or self.mode == "eval" or autocast_on(x) or mode_matters(model):
+        apart = self.mode == "eval" or _wrapped(model) or autocast_on(x) or mode_matters(model)
+        if apart or not hasattr(explainer, "decompose"):
             return super()._logits_and_penalty(model, x, y, mask, seed)
         masks = stacked_masks(batch_masks(mask, y, self.where), _tensor(x))
         own, other = self._decomposed(explainer, x, masks, create_graph=True)
@@ -177,6 +178,12 @@ def stacked_masks(mask: Any, x: Tensor) -> Tensor:
     checked = check_mask(tensor)
     several = checked if checked.ndim == x.ndim + 1 else checked[None]
     return torch.stack([fit_mask(one, form) for one in several])
+
+
+def _wrapped(model: nn.Module) -> bool:
+    """Whether the forward is more than that of the model inside it: it may prepare an exchange of gradients."""
+    distributed = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return distributed or any(hasattr(model, name) for name in ("_orig_mod", "_forward_module"))
 
 
 def _tensor(x: Any) -> Tensor:

@@ -78,9 +78,9 @@ class AgglomerativeDecomposition(ContextualDecomposition):
     Taken features that touch form groups. The priority of a feature is |CD(feature)|, and once it touches a group G
     |CD(G and feature) - CD(G)|, the largest where it touches several. It ends with one group.
 
-    Two things differ from the published code: the percentile stays what it is, where the code lowers it towards the end;
-    and groups that do not touch although all is taken are joined in pairs by the largest CD(A and B) - max(CD(A), CD(B)),
-    which the code does as soon as a number of levels is done.
+    Two things differ from the published code: the percentile stays what it is, where the code lowers it towards the
+    end; and groups that do not touch although all is taken are joined in pairs by the largest CD(A and B) - max(CD(A),
+    CD(B)), which the code does as soon as a number of levels is done.
 
     As an explainer it attributes what `ContextualDecomposition` does; the hierarchy is no attribution (each element
     belongs to a group at every level), so it has no name of its own in the registry of explainers.
@@ -164,7 +164,9 @@ Score = Callable[[Iterable[Group]], list[float]]
 
 def _at_or_above(priority: dict[int, float], percentile: float) -> set[int]:
     """The features whose priority reaches the percentile."""
-    threshold = torch.tensor(list(priority.values()), dtype=torch.float64).quantile(percentile / 100, interpolation="higher")
+    threshold = torch.tensor(list(priority.values()), dtype=torch.float64).quantile(
+        percentile / 100, interpolation="higher"
+    )
     return {feature for feature, value in priority.items() if value >= threshold}
 
 

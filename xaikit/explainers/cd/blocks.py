@@ -135,7 +135,13 @@ def share_constant_gradients(
     out, d_constant = torch.empty_like(parts), torch.zeros_like(constant)
     d_scale = None if scale is None else torch.zeros_like(scale)
     blocks = zip(*(cut.rows(value) for pair in (parts, grad, out) for value in pair), strict=True)
-    own = zip(undecided(cut, share, parts), cut.operand(constant), cut.operand(threshold), cut.operand(d_constant), strict=True)
+    own = zip(
+        undecided(cut, share, parts),
+        cut.operand(constant),
+        cut.operand(threshold),
+        cut.operand(d_constant),
+        strict=True,
+    )
     scales: list[tuple[Tensor, ...]] = [()] * len(cut.sizes)
     if scale is not None and d_scale is not None:
         scales = list(zip(cut.operand(scale), cut.operand(d_scale), strict=True))

@@ -42,8 +42,8 @@ class Decomposition:
         return miss.flatten(1).amax(1) if miss.dim() > 1 else miss
 
 
-# Measured with benchmarks/cd.py on one CPU thread: a LeNet is fastest with 128 rows, a mobilenet on large images with two
-# samples; buffers beyond 32 MiB are handed back to the system after each step, which costs more than the step.
+# Measured with benchmarks/cd.py on one CPU thread: a LeNet is fastest with 128 rows, a mobilenet on large images with
+# two samples; buffers beyond 32 MiB are handed back to the system after each step, which costs more than the step.
 MOST_ROWS = 128
 
 Output = Callable[[Call, Tensor], Tensor]

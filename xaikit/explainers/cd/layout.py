@@ -1,6 +1,6 @@
 """How the parts of images are stored: with their channels behind, which convolutions on a CPU run fastest on.
 
-Parts (2, masks, N, C, *spatial) keep that shape; only their strides differ. What does not know of it works all the same.
+Parts (2, masks, N, C, *spatial) keep that shape; only their strides differ. What does not know of it works as well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 RUN = 1024
-"""Entries of a row: a constant of each channel is repeated up to this length, since short rows are slow to broadcast."""
+"""Entries of a row: a constant of each channel is repeated up to this length, as short rows are slow to broadcast."""
 
 
 def for_convolution(rows: Tensor, weight: Tensor) -> Tensor:

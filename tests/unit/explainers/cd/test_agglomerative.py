@@ -36,9 +36,9 @@ def test_the_published_procedure():
         assert all(bool(hierarchy.selected[level, 0][patches[i]].all()) is (i in taken) for i in range(4))
         for group in groups:
             assert hierarchy.scores[level, 0][patches[min(group)]][0].item() == pytest.approx(cd(group), abs=1e-6)
-        for i in priority:
+        for i, before in list(priority.items()):
             gains = [abs(cd([*g, i]) - cd(g)) for g in groups if any(j in beside[i] for j in g)]
-            priority[i] = max(gains) if gains else priority[i]
+            priority[i] = max(gains) if gains else before
     assert len(hierarchy.ids) == 5
     assert hierarchy.scores[-1, 0, 0, 0].item() == pytest.approx(model(image)[0, 0].item(), abs=1e-6)
     last = hierarchy.joins[-1]
