@@ -3,8 +3,8 @@
     XAIKIT_SHARED=../shared python -m benchmarks.cd_derivatives [NAME ...]
 
 A random combination of all outputs of both parts is differentiated along all parameters at once and along each third of
-them; each figure is the largest relative error, at the best of the steps 1e-6, 1e-7 and 1e-8 along directions of norm 1.
-A larger step crosses kinks: of ReLU, of max-pooling and, with floor 0, of the share |r| : |s|, which has one wherever a
+them; each figure is the largest relative error, at the best of the steps 1e-6, 1e-7 and 1e-8 along a unit vector. A
+larger step crosses kinks: of ReLU, of max-pooling and, with floor 0, of the share |r| : |s|, which has one wherever a
 part passes through 0. "smooth" has tanh and average pooling in place of the first two.
 """
 
