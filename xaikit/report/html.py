@@ -15,7 +15,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDepen
 from xaikit.report import pictures
 from xaikit.report.cards import Names, drawn, kind_of
 from xaikit.report.figures import SIGNED, UNSIGNED
-from xaikit.runs import Run, Sample
+from xaikit.runs import ExplainedSample, Run
 
 PAGE = Path(__file__).parent / "page"
 MOST_SAMPLES = 500
@@ -150,7 +150,7 @@ class Report:
         for index in common:
             yield self._card([run[place[index]] for run, place in zip(self.runs, places, strict=True)])
 
-    def _card(self, samples: list[Sample]) -> dict[str, Any]:
+    def _card(self, samples: list[ExplainedSample]) -> dict[str, Any]:
         first = samples[0]
         inputs = next((s.inputs for s in samples if s.inputs is not None), None)
         inputs = None if inputs is None else _array(inputs, "inputs")

@@ -14,11 +14,11 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.runs import manifest, shards
 from xaikit.runs.shards import Shard
 
-__all__ = ["Run", "Sample", "Shard", "load_run"]
+__all__ = ["Run", "ExplainedSample", "Shard", "load_run"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class ExplainedSample:
     """One explained sample; attributes as in `Shard`, without the batch axis."""
 
     index: int
@@ -73,7 +73,7 @@ class Run:
         """Number of explained samples."""
         return len(self._indices)
 
-    def __getitem__(self, position: int) -> Sample:
+    def __getitem__(self, position: int) -> ExplainedSample:
         """The sample at a position among the explained ones."""
         if not -len(self) <= position < len(self):
             raise IndexError(f"the run holds {len(self)} samples, got position {position}")
@@ -84,7 +84,7 @@ class Run:
             self._open = (self._numbers[at], shards.read(self.folder, self._numbers[at]))
         return _sample(self._open[1], position - self._starts[at])
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[ExplainedSample]:
         for shard in self.shards():
             for row in range(len(shard)):
                 yield _sample(shard, row)
@@ -121,11 +121,11 @@ def load_run(folder: str | Path) -> Run:
     return Run(path)
 
 
-def _sample(shard: Shard, row: int) -> Sample:
+def _sample(shard: Shard, row: int) -> ExplainedSample:
     def number(values: Tensor | None) -> Any:
         return None if values is None else values[row].item()
 
-    return Sample(
+    return ExplainedSample(
         index=int(shard.indices[row]),
         values=_row(shard.values, row),
         target=number(shard.targets),

@@ -23,7 +23,7 @@ REST = """
     densenet121 googlenet inception_v3 mobilenet_v2 mnasnet0_5 efficientnet_b0 efficientnet_v2_s regnet_y_400mf
     convnext_tiny swin_t vit_b_16 maxvit(small) hf:bert hf:bert-eager hf:distilbert hf:roberta
 """
-NAMES = FAST.split() + [pytest.param(name, marks=pytest.mark.slow) for name in REST.split()]
+NAMES = FAST.split() + [pytest.param(name, marks=pytest.mark.zoo) for name in REST.split()]
 # An output without positive contributions loses its relevance in the z+ rule; one without contributions of one sign
 # gets or loses relevance in the alpha-beta rule. The epsilon and gamma rules conserve but for their stabilizers.
 BY_DEFINITION = (LRPUniformEpsilon, LRPEpsilonGammaBox)
