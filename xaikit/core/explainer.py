@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
@@ -27,6 +27,7 @@ from xaikit.core.errors import (
     NotDifferentiableError,
     UnboundError,
 )
+from xaikit.core.forward import run_on
 from xaikit.core.params import Int
 from xaikit.core.registries import EXPLAINERS
 from xaikit.core.structure import Tensors
@@ -234,7 +235,7 @@ class Explainer(Configured, abc.ABC):
         tensors, rebuild = structure.flatten(explained)
         n = structure.check_batch(tensors)
         with isolation.isolated(model, tensors[0].device, 0), torch.no_grad():
-            raw = _forward(model, rebuild, extras, n, isinstance(explained, Mapping), tensors, None)
+            raw = run_on(model, rebuild, extras, n, isinstance(explained, Mapping), tensors, None)
         return target_rules.pick_head(raw, self.head)
 
     @abc.abstractmethod
@@ -290,7 +291,7 @@ class Explainer(Configured, abc.ABC):
         if self.layer is None:
             self._check_floating(model, tensors)
         tensors = tuple(t.clone() if t.is_inference() else t for t in tensors)
-        forward = functools.partial(_forward, model, rebuild, extras, n, isinstance(explained, Mapping))
+        forward = functools.partial(run_on, model, rebuild, extras, n, isinstance(explained, Mapping))
         call = Call(
             model=model,
             inputs=tensors,
@@ -380,57 +381,6 @@ class Explainer(Configured, abc.ABC):
                 "name": self.NAME or type(self).__name__,
                 "settings": {n: repr(v) for n, v in self.settings().items()},
             }
-
-
-def _forward(
-    model: nn.Module,
-    rebuild: Callable[[Tensors], Any],
-    extras: Any,
-    n: int,
-    by_name: bool,
-    inputs: Tensors,
-    samples: Tensor | None,
-) -> Any:
-    """Run the model on `inputs`, with the further arguments of the samples that they stand for.
-
-    A tensor of length `n` holds something for each sample; any other (an attention mask, a scalar) is for all.
-    """
-    # Clones, since the model may work in place on what it is given.
-    given = rebuild(tuple(x.clone() for x in inputs))
-
-    def rows(value: Any) -> Any:
-        each = samples is not None and isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
-        return value[samples] if each else value
-
-    keywords = {k: rows(v) for k, v in extras.items()} if isinstance(extras, Mapping) else {}
-    items: Sequence[Any] = (
-        ()
-        if extras is None or isinstance(extras, Mapping)
-        else extras
-        if isinstance(extras, (tuple, list))
-        else (extras,)
-    )
-    positional = [rows(v) for v in items]
-    first = () if by_name else given if isinstance(given, (tuple, list)) else (given,)
-    try:
-        return model(*first, *positional, **(given if by_name else {}), **keywords)
-    except (RuntimeError, ValueError) as error:
-        _told_of_precision(model, inputs, error)
-        raise
-
-
-def _told_of_precision(model: nn.Module, inputs: Tensors, error: Exception) -> None:
-    """Say so where a model failed since its parameters and its inputs differ in precision.
-
-    Raises:
-        InvalidTypeError: with both types and the remedy.
-    """
-    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    given = next((x.dtype for x in inputs if x.is_floating_point()), None)
-    if own is not None and given is not None and own != given and "type" in str(error):
-        raise InvalidTypeError(
-            f"the model holds {own} parameters and fails on {given} inputs; pass inputs.to({own})"
-        ) from error
 
 
 def as_explainer(value: Any, model: nn.Module | None = None) -> Explainer:
