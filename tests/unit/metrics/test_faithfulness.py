@@ -317,6 +317,18 @@ def test_insertion_and_deletion_equal_the_sources_loop(metric, steps):
         assert math.isclose(found[i].item(), area, rel_tol=1e-9)
 
 
+def test_insertion_and_deletion_of_a_regression_watch_its_output():
+    """A linear model loses w_i x_i with feature i: the curve is a running sum, far outside of [0, 1]."""
+    model, x = nn.Linear(5, 1, bias=False).double(), 10 * torch.randn(4, 5).double()
+    parts = (model.weight * x).detach().numpy()
+    falling = -np.sort(-parts, axis=1)
+    left = parts.sum(1, keepdims=True) - np.concatenate([np.zeros((4, 1)), falling.cumsum(1)], axis=1)
+    inserted = parts.sum(1, keepdims=True) - left
+    for metric, curve in ((Deletion(), left), (Insertion(baseline="zeros"), inserted)):
+        found = metric.evaluate(GradientXInput(model), x)
+        assert np.allclose(found.numpy(), (curve[:, 1:] + curve[:, :-1]).mean(1) / 2)
+
+
 def test_an_attribution_that_is_pooled_already_is_ranked_as_it_is():
     model, x, a = conv_net(), torch.randn(3, 3, 6, 6).double(), torch.randn(3, 3, 6, 6).double()
     pooled = a.abs().sum(1, keepdim=True) - 5
