@@ -155,8 +155,8 @@ class AbPC(PixelFlipping):
 class Deletion(MoRF):
     """Area under the probability while the most relevant features are deleted; lower is more faithful.
 
-    MoRF in as many steps as are worth their passes (Petsiuk et al. 2018, arXiv:1806.07421). A model with a single output
-    has no probability, so its output is watched.
+    MoRF in as many steps as are worth their passes (Petsiuk et al. 2018, arXiv:1806.07421). Of a model with a single
+    output, which has no probability, the output is watched.
 
     >>> import torch
     >>> from xaikit.explainers import GradientXInput
