@@ -33,7 +33,8 @@ def open_study(
 
     if resume and (storage is None or name is None):
         raise InvalidInputError("resume=True needs a storage and a study_name to go on with")
-    opened, taken = None, False
+    opened: Any = None
+    taken = False
     try:
         opened = open_storage(storage)
         study = optuna.create_study(

@@ -155,10 +155,10 @@ def _choice(own: Dimension, spec: Spec | None, wish: Any, wanted: Wanted) -> Dim
     )
 
 
-def _some(items: Sequence[Any], where: str) -> Sequence[Any]:
+def _some(items: Any, where: str) -> Sequence[Any]:
     if not items:
         raise InvalidInputError(f"{where} is empty: there is nothing to choose from")
-    return items
+    return tuple(items)
 
 
 def _options(
