@@ -133,6 +133,16 @@ def test_a_sample_without_a_finite_attribution_is_nan_and_the_others_are_not(nam
     assert torch.allclose(found[[0, 1, 3, 4, 5]], whole[[0, 1, 3, 4, 5]], atol=1e-9)
 
 
+@pytest.mark.parametrize("name", list(METRICS))
+def test_a_model_of_low_precision(name):
+    model, x, y, masks = quadrants()
+    explainer, metric = Gradient(model.bfloat16()), METRICS.create(name)
+    found = metric.evaluate(explainer, x.bfloat16(), y, masks=masks)
+    assert found.shape == (N,)
+    assert found.dtype in (torch.float32, torch.float64)
+    assert bool(torch.isfinite(found).all())
+
+
 class TwoImages(nn.Module):
     def __init__(self):
         super().__init__()

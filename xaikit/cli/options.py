@@ -23,7 +23,7 @@ def numbers(text: str, kind: type, option: str) -> list[Any]:
 
 def preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Preparation:
     """How an image is prepared; torchvision's models have their usual way."""
-    usual = model.startswith("torchvision:")
+    usual = model.startswith(("torchvision:", "timm:"))
     height_width = numbers(size.replace("x", ","), int, "--size") or ([224] if usual else None)
     if height_width and (len(height_width) > 2 or min(height_width) < 1):
         raise InvalidInputError(f"--size is 224 or 240x320 (height x width), got {size!r}")

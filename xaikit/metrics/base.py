@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import METRICS, Call, Configured, Explainer, structure
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnsupportedOperationError
 from xaikit.core.isolation import reseed
 from xaikit.core.structure import Tensors
 
@@ -55,7 +55,14 @@ class Case:
 
         Raises:
             InvalidInputError: when the given attributions were pooled by nobody knows what.
+            UnsupportedOperationError: for an explainer that finds its layer by itself, whatever it is handed.
         """
+        self._check_comparable()
+        if self.explainer.finds_layer:
+            raise UnsupportedOperationError(
+                f"this metric explains changed activations, and {self.explainer!r} computes those of its layer by "
+                f"itself; measure it without layer=, or measure another method at that layer"
+            )
         results: list[T] = []
 
         def inside(call: Call) -> tuple[Tensors, ...]:
@@ -67,8 +74,7 @@ class Case:
             results.append(method(call, attribute))
             return ()
 
-        self._check_comparable()
-        self.explainer._apply(inside, self.inputs, self.targets, create_graph=False, seed=self.seed)
+        self.explainer._apply(inside, self.inputs, self.targets, create_graph=False, seed=self.seed, cut=True)
         return results[0]
 
     def attribute(self, targets: Any) -> Tensors:
@@ -202,7 +208,9 @@ def _checked(attributions: Tensors, inputs: Tensors) -> tuple[Tensors, Tensor]:
                 f"attributions must have the shape of what is explained, {tuple(x.shape)}, or size 1 along pooled "
                 f"axes, got {tuple(value.shape)}"
             )
-    values = tuple(v.detach().to(x.device) for v, x in zip(attributions, inputs, strict=True))
+    # Low precision is too coarse to sum or to correlate in.
+    wide = (v.float() if v.dtype in (torch.float16, torch.bfloat16) else v for v in attributions)
+    values = tuple(v.detach().to(x.device) for v, x in zip(wide, inputs, strict=True))
     finite = torch.stack([torch.isfinite(v).flatten(1).all(1) for v in values]).all(0)
     if bool(finite.all()):
         return values, finite

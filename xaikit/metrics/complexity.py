@@ -75,9 +75,8 @@ class EffectiveComplexity(Metric):
 
 
 def _sizes(case: Case) -> Tensor:
-    """|a| of all inputs side by side, (N, P), in at least single precision."""
-    sizes = torch.cat([a.flatten(1) for a in case.attributions], 1).abs()
-    return sizes if sizes.dtype == torch.float64 else sizes.float()
+    """|a| of all inputs side by side, (N, P)."""
+    return torch.cat([a.flatten(1) for a in case.attributions], 1).abs()
 
 
 def _total(sizes: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ class Deletion(MoRF):
 class Insertion(LeRF):
     """Area under the probability while the most relevant features are inserted; higher is more faithful.
 
-    The curve starts from the baseline (an image blurred beyond recognition, in the source) and puts the input's
+    The curve starts from the baseline (the input blurred beyond recognition, as in the source) and puts its
     features back, the most relevant first (Petsiuk et al. 2018, arXiv:1806.07421). Read backwards it is LeRF's.
 
     >>> import torch
@@ -182,3 +182,4 @@ class Insertion(LeRF):
 
     n_steps = 50
     output = "probability"
+    baseline = "blur"

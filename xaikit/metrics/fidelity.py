@@ -134,7 +134,7 @@ class Infidelity(Removal):
             ),
         )
         full = [a.expand_as(x) for a, x in zip(case.attributions, case.call.inputs, strict=True)]
-        promised = sum(z.flatten(1) @ a.flatten(1).T for z, a in zip(noise, full, strict=True))
+        promised = sum(z.flatten(1).to(a) @ a.flatten(1).T for z, a in zip(noise, full, strict=True))
         return _unchanged(self, case) - shifted, promised  # type: ignore[return-value]
 
 

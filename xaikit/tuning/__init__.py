@@ -2,7 +2,7 @@
 
 from xaikit.tuning.goals import Goal
 from xaikit.tuning.mitigator import tune_mitigator
-from xaikit.tuning.result import Candidate, TuneResult
+from xaikit.tuning.result import FrontPoint, TuneResult
 from xaikit.tuning.tune import tune
 
-__all__ = ["Candidate", "Goal", "TuneResult", "tune", "tune_mitigator"]
+__all__ = ["FrontPoint", "Goal", "TuneResult", "tune", "tune_mitigator"]

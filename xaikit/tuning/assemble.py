@@ -8,7 +8,7 @@ from typing import Any
 
 from xaikit.core.errors import TuningError
 from xaikit.tuning.goals import Goal
-from xaikit.tuning.result import Candidate, TuneResult
+from xaikit.tuning.result import FrontPoint, TuneResult
 from xaikit.tuning.rows import Row, dead_settings
 from xaikit.tuning.search import Search, Stopped
 from xaikit.tuning.space import Point
@@ -66,10 +66,10 @@ def _front(rows: Sequence[Row], best: Row, undominated: set[int] | None) -> list
     return [row for row in rows if row["trial"] in undominated and row["repeats"] is None]
 
 
-def _candidate(search: Search, row: Row) -> Candidate[Any]:
+def _candidate(search: Search, row: Row) -> FrontPoint[Any]:
     made = search.space.make(row["settings"])
     values = row["values"] if len(search.goals) > 1 else {search.goals[0].name: row["value"]}
-    return Candidate(made[0], values, row["trial"], made[1] if len(made) > 1 else None)
+    return FrontPoint(made[0], values, row["trial"], made[1] if len(made) > 1 else None)
 
 
 def _nothing(rows: Sequence[Row]) -> str:

@@ -24,7 +24,7 @@ T = TypeVar("T", bound=Configured)
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate(Generic[T]):
+class FrontPoint(Generic[T]):
     """One point of a Pareto front.
 
     Attributes:
@@ -71,7 +71,7 @@ class TuneResult(Generic[T]):
     trials: list[Row] = dataclasses.field(repr=False)
     dead: tuple[str, ...]
     stopped: Stopped
-    front: tuple[Candidate[T], ...] = dataclasses.field(default=(), repr=False)
+    front: tuple[FrontPoint[T], ...] = dataclasses.field(default=(), repr=False)
     gain_interval: tuple[float, float] | None = None
     kept_default: bool = False
     space: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
@@ -153,7 +153,7 @@ class TuneResult(Generic[T]):
             kept_default=state["kept_default"],
             goals=tuple(Goal.from_dict(goal) for goal in state["goals"]),
             front=tuple(
-                Candidate(made(c["value"]), c["values"], c["trial"], _postprocess(c["postprocess"]))
+                FrontPoint(made(c["value"]), c["values"], c["trial"], _postprocess(c["postprocess"]))
                 for c in state["front"]
             ),
             trials=list(state["trials"]),

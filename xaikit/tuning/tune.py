@@ -13,7 +13,7 @@ from xaikit.metrics.data import read
 from xaikit.tuning.assemble import assemble, best_row, row_at
 from xaikit.tuning.evaluation import Evaluation, fingerprint_of_data, fingerprint_of_model, gain_interval
 from xaikit.tuning.goals import as_goals
-from xaikit.tuning.result import Candidate, TuneResult
+from xaikit.tuning.result import FrontPoint, TuneResult
 from xaikit.tuning.search import Search, Stopped, run_search
 from xaikit.tuning.wanted import Wanted, Wish, make_space, part_of_one, part_of_several
 
@@ -174,7 +174,7 @@ def explanation_result(search: Search, stopped: Stopped, *, cautious: bool = Tru
     if interval[0] > ROUNDING * abs(before["value"]):
         return result
     made = search.space.make(default)
-    front = (Candidate(made[0], {goal.name: before["value"]}, before["trial"], *made[1:]),)
+    front = (FrontPoint(made[0], {goal.name: before["value"]}, before["trial"], *made[1:]),)
     return dataclasses.replace(
         result,
         best=made[0],

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit.core import Explainer
-from xaikit.core.errors import InvalidInputError
+from xaikit.core import EXPLAINERS, Explainer
+from xaikit.core.errors import InvalidInputError, UnsupportedOperationError
 from xaikit.explainers import Gradient, GradientXInput, IntegratedGradients, SmoothGrad
 from xaikit.metrics import AvgSensitivity, LocalLipschitz, MaxSensitivity
 from xaikit.metrics.draws import uniform_draws
@@ -127,3 +127,46 @@ def test_postprocessing_is_applied_to_what_is_explained_again():
     assert torch.allclose(found, torch.stack(changes).mean(0) / before.flatten(1).norm(dim=1))
     with pytest.raises(InvalidInputError, match="give postprocess="):
         AvgSensitivity().evaluate(made, x, 1, before)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "captum.saliency",
+        "captum.feature_ablation",
+        "captum.integrated_gradients",
+        "lrp_epsilon_plus",
+        "contextual_decomposition",
+    ],
+)
+@pytest.mark.parametrize("layer", [None, "0"])
+def test_stacked_points_are_explained_as_each_would_be_alone(name, layer):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 3)).double()
+    x, y = torch.randn(3, 2, 5, 5).double(), torch.tensor([0, 2, 1])
+    explainer = EXPLAINERS.create(name).set_kwargs(model=model, layer=layer)
+    rest, h = (model, x) if layer is None else (model[1:], model[0](x).detach())
+    alone = EXPLAINERS.create(name).bind(rest)
+    before = alone.attribute(h, y)
+    changes = [(alone.attribute(h + z, y) - before).flatten(1).norm(dim=1) for z in moves(h, 3, 0.1)]
+    found = MaxSensitivity(n_iter=3, radius=0.1).evaluate(explainer, x, y)
+    assert torch.allclose(found, torch.stack(changes).amax(0) / before.flatten(1).norm(dim=1), rtol=1e-6)
+
+
+def test_a_class_that_finds_its_layer_by_itself_is_refused():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 3))
+    explainer = EXPLAINERS.create("captum:algorithm=LayerGradCam").set_kwargs(model=model, layer="0")
+    with pytest.raises(UnsupportedOperationError, match="computes those of its layer by itself"):
+        MaxSensitivity().evaluate(explainer, torch.randn(2, 2, 5, 5), 0)
+
+
+def test_a_baseline_that_runs_the_model_to_its_layer_meets_every_copy():
+    """A padding token's embedding as the baseline: of the stacked points, too."""
+    model = nn.Sequential(nn.Embedding(11, 4), nn.Flatten(), nn.Tanh(), nn.Linear(28, 3)).double()
+    tokens, y = torch.randint(0, 11, (3, 7)), torch.tensor([0, 1, 2])
+    explainer = IntegratedGradients(model, layer="0", baseline="token_id:token=0", n_steps=8)
+    found = MaxSensitivity(n_iter=3, radius=0.1).evaluate(explainer, tokens, y)
+    h, pad = model[0](tokens).detach(), model[0].weight[0].detach().expand(7, 4)
+    alone = IntegratedGradients(model[1:], baseline=pad, n_steps=8)
+    before = alone.attribute(h, y)
+    changes = [(alone.attribute(h + z, y) - before).flatten(1).norm(dim=1) for z in moves(h, 3, 0.1)]
+    assert torch.allclose(found, torch.stack(changes).amax(0) / before.flatten(1).norm(dim=1))
