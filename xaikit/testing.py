@@ -1,4 +1,4 @@
-"""What every explainer owes its users, as checks that a plugin's tests can run too.
+"""What every explainer and every mitigator owes its users, as checks that a plugin's tests can run too.
 
 A plugin's test file is three lines::
 
@@ -6,7 +6,8 @@ A plugin's test file is three lines::
     def test_contract(check):
         check(MyExplainer)
 
-Each check takes an explainer class (or an object with settings) and raises AssertionError where a promise is broken.
+Each check takes an explainer class (or an object with settings) and raises AssertionError where a promise is broken;
+`MITIGATOR_CHECKS` likewise take a mitigator.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from xaikit.core import EXPLAINERS, Explainer
 from xaikit.core.errors import NotDifferentiableError, XaikitError
 from xaikit.core.params import Categorical, Choice, Number
+from xaikit.core.structure import flatten
 
 N, CHANNELS, SIZE, CLASSES = 3, 2, 6, 3
 
@@ -259,6 +261,50 @@ def derivative_error(explainer: Explainer, x: Any, y: Any, *, step: float = 1e-6
     return max(abs(a - b) / max(abs(b), 1e-3 * scale) for a, b in zip(exact, found, strict=True))
 
 
+def directional_derivative_error(
+    explainer: Explainer, x: Any, y: Any, *, parts: int = 3, steps: tuple[float, ...] = (1e-6, 1e-7, 1e-8)
+) -> float:
+    """Largest relative error of d penalty / d parameters along few directions, for nets with many parameters.
+
+    The penalty is sum((w a)^2 + w a) of the attribution a with fixed random w. The directions move all parameters at
+    once, then every third of them (with `parts=3`). The best of the steps counts: a larger one crosses kinks of ReLU
+    and max-pooling, a smaller one loses digits. The model should be float64.
+    """
+    model = explainer.model
+    if model is None:
+        raise AssertionError("bind the explainer to a model first")
+    parameters = list(model.parameters())
+
+    def penalty(create_graph: bool = False) -> Tensor:
+        found = explainer.attribute(x, y, create_graph=create_graph)
+        flat = torch.cat([part.flatten(1) for part in flatten(found)[0]], 1)
+        generator = torch.Generator().manual_seed(5)
+        weighted = flat * torch.randn(flat.shape, dtype=flat.dtype, generator=generator)
+        return (weighted.square() + weighted).sum()
+
+    def moved(direction: list[Tensor], size: float) -> Tensor:
+        with torch.no_grad():
+            kept = [p.clone() for p in parameters]
+            for p, d in zip(parameters, direction, strict=True):
+                p.add_(d, alpha=size)
+            value = penalty()
+            for p, old in zip(parameters, kept, strict=True):
+                p.copy_(old)
+        return value
+
+    grads = torch.autograd.grad(penalty(True), parameters, allow_unused=True, materialize_grads=True)
+    errors = []
+    for part in range(-1, parts):
+        direction = [
+            torch.randn_like(p) * (p.detach().abs().mean() + 1e-3) * (part in (-1, i % parts))
+            for i, p in enumerate(parameters)
+        ]
+        exact = torch.stack([(g * d).sum() for g, d in zip(grads, direction, strict=True)]).sum()
+        numeric = [(moved(direction, h) - moved(direction, -h)) / (2 * h) for h in steps]
+        errors.append(min(float((n - exact).abs() / n.abs()) for n in numeric))
+    return max(errors)
+
+
 def check_completeness(explainer: Any) -> None:
     """Where a sum is promised, `explain` reports how far the attribution is from it."""
     model, x, y = contract_case()
@@ -289,6 +335,66 @@ EXPLAINER_CHECKS: tuple[Callable[[Any], None], ...] = (
     check_derivative,
     check_completeness,
 )
+
+
+def check_plain_step(mitigator: Any) -> None:
+    """With weight 0 the loss, its gradient and the random state are those of the plain step, bit for bit."""
+    model, batch, made = _step(mitigator)
+    torch.manual_seed(5)
+    nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+    plain, after = [p.grad for p in model.parameters()], torch.random.get_rng_state()
+    for settings, options in (({made.WEIGHT: 0.0}, {}), ({}, {"weight": 0.0})):
+        model.zero_grad(set_to_none=True)
+        torch.manual_seed(5)
+        loss = made.set_kwargs(**settings).loss(model, batch, **options)
+        loss.total.backward()
+        assert torch.equal(after, torch.random.get_rng_state())
+        assert torch.equal(loss.total, loss.task)
+        assert bool(torch.isfinite(loss.penalty))
+        for p, g in zip(model.parameters(), plain, strict=True):
+            assert g is not None
+            assert p.grad is not None
+            assert torch.equal(p.grad, g)
+
+
+def check_total(mitigator: Any) -> None:
+    """Total = task + weight * penalty, with the task's loss that of the model alone; one seed, one penalty."""
+    model, batch, made = _step(mitigator)
+    model.eval()
+    loss = made.loss(model, batch, seed=3, weight=2.5)
+    assert torch.allclose(loss.total, loss.task + 2.5 * loss.penalty)
+    assert torch.allclose(loss.task, nn.functional.cross_entropy(model(batch[0]), batch[1]))
+    assert torch.equal(loss.penalty, made.loss(model, batch, seed=3).penalty)
+
+
+def check_penalty_derivative(mitigator: Any) -> None:
+    """The penalty's gradient is that of finite differences along one direction of all parameters, to 1e-5."""
+    model, batch, made = _step(mitigator)
+    model.eval()
+    parameters, generator = list(model.parameters()), torch.Generator().manual_seed(1)
+    grads = torch.autograd.grad(made.loss(model, batch, seed=0).penalty, parameters, allow_unused=True)
+    directions = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+    exact = sum(float((g * d).sum()) for g, d in zip(grads, directions, strict=True) if g is not None)
+    step = 1e-7  # small, since a ReLU or a hinge that changes sides on the way spoils the difference
+    ends = []
+    for move in (step, -2 * step, step):
+        with torch.no_grad():
+            for p, d in zip(parameters, directions, strict=True):
+                p.add_(d, alpha=move)
+        ends.append(float(made.loss(model, batch, seed=0).penalty.detach()))
+    found = (ends[0] - ends[1]) / (2 * step)
+    size = max((float(g.norm()) for g in grads if g is not None), default=0.0)
+    assert abs(exact - found) < 1e-5 * max(abs(found), 1e-3 * size) + 1e-9
+
+
+MITIGATOR_CHECKS: tuple[Callable[[Any], None], ...] = (check_plain_step, check_total, check_penalty_derivative)
+
+
+def _step(mitigator: Any) -> tuple[nn.Module, tuple[Tensor, Tensor, Tensor], Any]:
+    """The net in training mode, a batch with a mask for each sample, the mitigator."""
+    model, x, y = contract_case()
+    mask = torch.rand(N, SIZE, SIZE, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+    return model, (x, y, mask), mitigator() if isinstance(mitigator, type) else mitigator
 
 
 def _raise(*_: Any) -> None:

@@ -1,6 +1,7 @@
 """The explainers, one file per family. A new one is one file, one decorator, one line here."""
 
 from xaikit.explainers import captum_methods
+from xaikit.explainers.cam import GradCam, GradCamPlusPlus
 from xaikit.explainers.captum_explainer import CaptumExplainer
 from xaikit.explainers.cd import AgglomerativeDecomposition, ContextualDecomposition
 from xaikit.explainers.expected_gradients import ExpectedGradients
@@ -23,6 +24,8 @@ __all__ = [
     "CaptumExplainer",
     "ContextualDecomposition",
     "ExpectedGradients",
+    "GradCam",
+    "GradCamPlusPlus",
     "Gradient",
     "GradientXInput",
     "IntegratedGradients",

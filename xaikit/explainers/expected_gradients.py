@@ -38,6 +38,8 @@ class ExpectedGradients(Explainer):
     True
     """
 
+    PASSES = ("n_iter",)
+
     references: Annotated[Any, _references, "samples to compare with, (K, ...); a tuple of them for several inputs"] = (
         None
     )
@@ -69,10 +71,11 @@ class ExpectedGradients(Explainer):
 
     def _references(self, inputs: Tensors) -> Tensors:
         given = tuple(torch.zeros_like(x[:1]) for x in inputs) if self.references is None else self.references
-        shapes = [tuple(x.shape[1:]) for x in inputs]
-        if [tuple(r.shape[1:]) for r in given] != shapes or len({len(r) for r in given}) > 1:
+        wanted, found = ([tuple(t.shape[1:]) for t in tensors] for tensors in (inputs, given))
+        if wanted != found or len({len(r) for r in given}) > 1:
+            shapes = " and ".join(f"(K, {', '.join(map(str, s))})" for s in wanted)
             raise InvalidInputError(
-                f"references must be samples like those explained, {' and '.join(f'(K, *{s})' for s in shapes)}, got "
-                f"{' and '.join(str(tuple(r.shape)) for r in given)}"
+                f"references must be samples like those explained, {shapes}, "
+                f"got {' and '.join(str(tuple(r.shape)) for r in given)}"
             )
         return given

@@ -63,7 +63,9 @@ class AttributionMitigator(Mitigator):
         return self._of(attributions, self._masks(mask, attributions, flatten(x)[0]))
 
     def _masks(self, mask: Any, attributions: Tensors, inputs: Tensors) -> Tensors:
-        return fit_masks(mask, attributions, inputs)
+        # Where no mask is needed, `fit` says "everything" with ones like the first input.
+        everything = not self.NEEDS_MASK and isinstance(mask, Tensor) and bool((mask == 1).all())
+        return fit_masks(None if everything else mask, attributions, inputs)
 
     @abc.abstractmethod
     def _of(self, attributions: Tensors, masks: Tensors) -> Tensor:

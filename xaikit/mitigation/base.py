@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Choice, Configured, Explainer, Float, Int
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError
 from xaikit.core.isolation import buffers_kept_on_error
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
+from xaikit.mitigation import batches, checkpoints
+from xaikit.mitigation import fabric as fabrics
+from xaikit.mitigation.checks import batchnorm_told, check_data, check_model
+from xaikit.mitigation.early_stopping import EarlyStopping
+from xaikit.mitigation.fabric import Share
+from xaikit.mitigation.history import History
 from xaikit.mitigation.masks import batch_masks
-from xaikit.mitigation.penalties import check_labels, gradient_ratio
-from xaikit.mitigation.trainer import History, train
+from xaikit.mitigation.penalties import check_labels, gradient_ratio, task_loss
+from xaikit.mitigation.trainer import Options, prepared, train
 
 
 class Loss(NamedTuple):
@@ -69,6 +76,13 @@ class Mitigator(Configured, abc.ABC):
     head: Annotated[str | int, "which output holds the logits, where the model returns several"] = "logits"
     device: Annotated[Any, _device, "where to train; None stays where the model is"] = None
     random_state: Annotated[int | None, Int(ge=0, optional=True), "seed of order, dropout and noise"] = None
+    max_skips: Annotated[int, Int(ge=1), "steps in a row that may be skipped for not being finite"] = 5
+    patience: Annotated[int | None, Int(ge=1, optional=True), "epochs without a better validation before the end"] = (
+        None
+    )
+    checkpoint_every: Annotated[int | None, Int(ge=1, optional=True), "steps between checkpoints inside an epoch"] = (
+        None
+    )
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -96,70 +110,104 @@ class Mitigator(Configured, abc.ABC):
         """The loss of one batch.
 
         Args:
-            model: returns logits (N, C), or holds them under `head`.
-            batch: (x, y, mask): inputs, class indices (N,), and the mask of what must not matter: a tensor as for
-                `fit`, or a list with a mask or None for each sample. Where no mask is needed, (x, y) will do.
+            model: returns logits (N, C), or holds them under `head`; a single output (N, 1) or (N,) is a regression.
+            batch: (x, y, mask): inputs, class indices (N,) (numbers for a regression), and the mask of what must not
+                matter: a tensor as for `fit`, or a list with a mask or None for each sample. Where no mask is needed,
+                (x, y) will do.
             seed: of the explainer's noise; None draws one from torch's global random state.
             weight: in place of the setting, as in a warm-up; 0 is the plain step, bit for bit.
 
         Returns:
-            task (mean cross-entropy), penalty (unweighted), total; and the logits, detached.
+            task (mean cross-entropy; mean squared error for a regression), penalty (unweighted), total; and the
+            logits, detached.
 
         Raises:
             InvalidInputError, InvalidTypeError: for labels or masks that cannot be right.
         """
         x, y, mask = self._parts(batch)
         weight = self.weight if weight is None else weight
-        with buffers_kept_on_error(model), _batchnorm_told():
+        with buffers_kept_on_error(model), batchnorm_told():
             if weight == 0:
                 # Bit for bit the plain step; the penalty is still measured.
                 logits = logits_of(model, x, self.head)
                 y = check_labels(y, logits)
-                task = F.cross_entropy(logits, y)
+                task = task_loss(logits, y)
                 with torch.no_grad():
                     penalty = self._penalty(model, x, y, batch_masks(mask, y, self.where), seed=0, create_graph=False)
                 return Loss(task, penalty, task, logits.detach())
             seed = int(torch.randint(2**31, ())) if seed is None else seed
             logits, penalty = self._logits_and_penalty(model, x, y, mask, seed)
-            task = F.cross_entropy(logits, check_labels(y, logits))
+            task = task_loss(logits, check_labels(y, logits))
             scale = gradient_ratio(task, penalty, model.parameters()) if self.balance else 1.0
             return Loss(task, penalty, task + weight * scale * penalty, logits.detach())
 
-    def fit(
+    def fit(  # noqa: PLR0913
         self,
         model: nn.Module,
         data: Any,
         labels: Any = None,
         masks: Any = None,
         *,
+        validation: Any = None,
+        groups: Any = None,
         checkpoint: Any = None,
+        fabric: Any = None,
         progress: bool = True,
     ) -> History:
         """Train the model in place.
 
+        Ctrl-C ends the training after the present step, with a checkpoint where one was asked for; twice, at once.
+
         Args:
             model: as for `loss`; its mode is left as found.
             data: inputs (N, ...), with `labels` (N,) and `masks`; or an iterable of batches (x, y, mask).
-            labels: class indices (N,).
+            labels: class indices (N,), or numbers for a model with a single output.
             masks: (N, C, H, W), (N, H, W), or (H, W) for all; 1 = penalise. Resized when needed. A list may hold None
                 for samples without; with ``where="class"`` there is one for each class.
-            checkpoint: a ``.pt`` file, written after each epoch and, where it exists, resumed from.
+            validation: (x, y) or an iterable of batches (x, y), looked at after each epoch; with the setting `patience`
+                training stops early, and the weights of the epoch with the best worst group return.
+            groups: of the validation samples: (N,) names or numbers, or a function (x, y) -> (N,); None takes classes.
+            checkpoint: a ``.pt`` file, written after each epoch (and every `checkpoint_every` steps) and, where it
+                exists, resumed from.
+            fabric: a Lightning Fabric, which says on which devices, in how many processes and in which precision to
+                train; `batch_size`, or the batch of a loader, is then that of all processes together.
             progress: show a progress bar.
 
         Returns:
-            History with task loss, penalty and accuracy of each epoch.
+            History with task loss, penalty and accuracy of each epoch; a regression has no accuracy, NaN.
 
         Raises:
             InvalidInputError, InvalidTypeError: for data that cannot be right.
-            TrainingError: for a non-finite loss; the last good weights are in the model.
+            TrainingError: when the loss stays non-finite; the last good weights are in the model.
+            CheckpointError: when a checkpoint cannot be written; the one before it stays.
         """
+        check_model(model)
+        processes = fabrics.processes(fabric)
+        path = checkpoints.check_path(checkpoint)
+        stopping = EarlyStopping(validation, groups, patience=self.patience, head=self.head)
+        stopping.check(model)
         if labels is not None:
             if masks is None and not self.NEEDS_MASK:
                 x = flatten(data)[0][0]
                 masks = torch.ones(x.shape[2:] if x.ndim > 2 else x.shape[1:])
             masks = batch_masks(masks, labels, self.where)
-        each = self if labels is None else self.set_kwargs(where="sample")
-        return train(each, model, data, labels, masks, checkpoint=checkpoint, progress=progress)
+        source = batches.source(data, labels, masks, self.batch_size, partial(prepared, self))
+        check_data(self, model, source)
+        if labels is not None and self._of_full_mask() and bool((torch.as_tensor(masks) == 1).all()):
+            warnings.warn(f"the mask covers everything, so {self._of_full_mask()}", stacklevel=2)
+        history: History = processes.launch(train, self, model, source, Options(path, stopping, progress))
+        return history
+
+    def _of_full_mask(self) -> str | None:
+        """What comes of a mask that covers everything, where that cannot be meant."""
+        return None
+
+    def penalty_share(self, share: Share) -> float:
+        """What a part of a batch weighs in the penalty of the whole: penalty = sum of penalty_share * penalty of part.
+
+        A sum over samples adds up as it is; a mean is over the samples that have a mask.
+        """
+        return 1.0 if getattr(self, "reduction", "mean") == "sum" else share.explained
 
     def explainer_for(self, model: nn.Module) -> Explainer:
         """The penalised explainer, bound to the model and its head."""
@@ -214,16 +262,3 @@ def full_precision(x: Any) -> Iterator[Any]:
     low = (torch.float16, torch.bfloat16)
     with torch.autocast(tensors[0].device.type, enabled=False):
         yield rebuild(tuple(t.float() if t.dtype in low else t for t in tensors))
-
-
-@contextlib.contextmanager
-def _batchnorm_told() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as err:
-        if "more than 1 value per channel" not in str(err):
-            raise
-        raise InvalidInputError(
-            "BatchNorm in training mode cannot take a batch of one sample: use batch_size >= 2, or put the model's "
-            "BatchNorm layers in evaluation mode"
-        ) from err

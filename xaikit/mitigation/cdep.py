@@ -15,6 +15,7 @@ from xaikit.core.modes import mode_matters
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 from xaikit.mitigation.base import Mitigator, autocast_on, check_labels, run_model
+from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.masks import batch_masks, check_mask, fit_mask
 
 FORMS = ("sigmoid", "log", "l1", "squared")
@@ -107,6 +108,10 @@ class CDEP(Mitigator):
         present = (masks != 0).flatten(2).any(2)
         return penalty(own, other, self.form, goal=self.goal, present=present)
 
+    def penalty_share(self, share: Share) -> float:
+        """The mean is over the samples that have anything masked."""
+        return share.explained
+
     def _decomposed(self, explainer: Any, x: Any, masks: Tensor, *, create_graph: bool) -> tuple[Tensor, Tensor]:
         """Both scores of each mask, sample and class, from a decomposition of the logits."""
         (tensor,), rebuild = flatten(x, "inputs")
@@ -120,11 +125,14 @@ class CDEP(Mitigator):
             steps = self.steps(masks)
             options["step_masks"] = steps if self.part == "relevant" else 1 - steps
         found = explainer.decompose(x, **options)
-        scores = (found.relevant, found.irrelevant)
+        # A single output (N,) is one class.
+        scores = tuple(s if s.ndim > 2 else s[..., None] for s in (found.relevant, found.irrelevant))
         return scores if self.part == "relevant" else scores[::-1]
 
     def _targets(self, model: nn.Module, x: Any, y: Tensor) -> list[Any]:
         """The label, or every class, as an explainer takes them."""
+        if y.is_floating_point():
+            return [None]
         if self.target == "label" and not self.centred:
             return [y]
         with torch.no_grad(), isolated(model, y.device, 0):

@@ -7,11 +7,11 @@ import contextlib
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from xaikit.core.isolation import isolated
 from xaikit.mitigation.base import Mitigator, logits_of
-from xaikit.mitigation.penalties import at_least_float32
+from xaikit.mitigation.fabric import Share
+from xaikit.mitigation.penalties import at_least_float32, task_loss
 
 
 class ChangedMitigator(Mitigator):
@@ -24,7 +24,11 @@ class ChangedMitigator(Mitigator):
         # Only measured, the pass must leave no trace in the model.
         apart = contextlib.nullcontext() if create_graph else isolated(model, y.device, seed)
         with apart:
-            return F.cross_entropy(at_least_float32(self._changed_logits(model, x, mask, seed)), y)
+            return task_loss(at_least_float32(self._changed_logits(model, x, mask, seed)), y)
+
+    def penalty_share(self, share: Share) -> float:
+        """The mean is over all samples."""
+        return share.samples
 
     @abc.abstractmethod
     def _changed_logits(self, model: nn.Module, x: Any, mask: Any, seed: int) -> Tensor:

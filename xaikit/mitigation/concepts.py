@@ -85,9 +85,9 @@ class Concept:
                 parts.append(_channels(a, channel_axis).double().cpu())
         a = torch.cat(parts)
         absent, present = a[~shown].mean(0), a[shown].mean(0)
-        direction = present - absent if method == "pattern" else _classifier(a, shown, method, regularization)
-        if not bool(direction.any()):
+        if float((present - absent).norm()) <= 1e-12 * float(present.norm() + absent.norm()):
             raise InvalidInputError(f"layer {name!r} has the same activations with and without the concept")
+        direction = present - absent if method == "pattern" else _classifier(a, shown, method, regularization)
         dtype = next((p.dtype for p in model.parameters()), torch.float32)
         unit = direction / direction.norm()
         return cls(name, unit.to(dtype), absent.to(dtype), present.to(dtype), channel_axis)

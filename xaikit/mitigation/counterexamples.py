@@ -52,6 +52,9 @@ class Counterexamples(ChangedMitigator):
         "permute"
     )
 
+    def _of_full_mask(self) -> str | None:
+        return "the counterexamples hold nothing of the samples: mask what must not matter"
+
     def _changed_logits(self, model: nn.Module, x: Any, mask: Any, seed: int) -> Tensor:
         tensors, rebuild = flatten(x)
         # Masks are of floating-point tensors; tokens have positions like them.

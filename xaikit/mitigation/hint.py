@@ -50,6 +50,9 @@ class HINT(AttributionMitigator):
     grid: Annotated[int, Int(ge=2), "cells along each axis of an image; other inputs are ranked as they are"] = 7
     normalization: Annotated[str, Categorical("none", "total", search=False), "of a ranking"] = "none"
 
+    def _of_full_mask(self) -> str | None:
+        return "no explanation lies outside it: mask the region where the explanation should lie"
+
     def _of(self, attributions: Tensors, masks: Tensors) -> Tensor:
         cells = [self._cells(a, m) for a, m in zip(attributions, masks, strict=True)]
         a, m = (torch.cat(parts, 1) for parts in zip(*cells, strict=True))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import Tensors
@@ -29,24 +30,28 @@ def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Call
     "random": the inner product with a standard normal vector for each sample, less its mean over the classes. The
     squared gradient of that last one has as its mean the squared gradients of all centred scores, summed over classes:
     no class is left out, a shift that all classes share is free, and it costs what one class does (Hoffman et al. 2019,
-    arXiv:1908.02729, for the whole Jacobian).
+    arXiv:1908.02729, for the whole Jacobian). A model with a single output has that output as its score, always.
 
     Args:
         target: one of `TARGETS`.
         output: what a score is, one of `OUTPUTS`.
-        labels: class indices (N,); checked.
+        labels: class indices (N,), or numbers for a model with a single output; checked.
         seed: of the random vectors.
     """
 
     def score(logits: Tensor) -> Tensor:
         indices = check_labels(labels, logits)
+        if indices.is_floating_point():
+            return logits.reshape(indices.shape)
         values = {"log_probability": logits.log_softmax, "logit": lambda _: logits, "probability": logits.softmax}[
             output
         ](-1)
         if target == "all":
             return values.sum(-1)
         if target == "random":
-            normal = torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed)).to(values)
+            generator = torch.Generator().manual_seed(seed)
+            # The dtype is named, since a Fabric's precision may change the default, and with it the draw.
+            normal = torch.randn(logits.shape, generator=generator, dtype=torch.float32).to(values)
             return (values * (normal - normal.mean(-1, keepdim=True))).sum(-1)
         chosen = indices if target == "label" else logits.argmax(-1)
         return values.gather(1, chosen[:, None])[:, 0]
@@ -55,19 +60,28 @@ def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Call
 
 
 def check_labels(labels: Any, logits: Tensor) -> Tensor:
-    """Labels as class indices (N,) on the logits' device.
+    """Labels as class indices (N,), or as numbers (N,) for a model with a single output, on the logits' device.
 
     Raises:
-        InvalidTypeError: for labels that are no whole numbers.
-        InvalidInputError: for a wrong shape, or a label outside 0..C-1.
+        InvalidTypeError: for labels that are no whole numbers where there are classes.
+        InvalidInputError: for a wrong shape, a label outside 0..C-1, or numbers that are not finite.
     """
     labels = label_tensor(labels).to(logits.device)
+    if logits.numel() == len(logits) and labels.is_floating_point():
+        return _numbers(labels, logits)
     if logits.ndim != 2:
         raise InvalidInputError(
             f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="
         )
     if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise InvalidTypeError(f"labels must be whole class indices, got {labels.dtype}")
+        raise InvalidTypeError(
+            f"labels must be whole class indices, got {labels.dtype} for a model with {logits.shape[1]} outputs"
+        )
+    if logits.shape[1] == 1:
+        raise InvalidTypeError(
+            f"a model with a single output is trained on numbers, got labels of {labels.dtype}; pass labels.float(), "
+            "or give the model one output for each class"
+        )
     if labels.shape != logits.shape[:1]:
         raise InvalidInputError(f"labels must have shape ({len(logits)},), got {tuple(labels.shape)}")
     bad = (labels < 0) | (labels >= logits.shape[1])
@@ -77,6 +91,21 @@ def check_labels(labels: Any, logits: Tensor) -> Tensor:
             f"got {int(labels[bad][0])}"
         )
     return labels.long()
+
+
+def _numbers(labels: Tensor, outputs: Tensor) -> Tensor:
+    if labels.numel() != len(outputs) or labels.ndim > 2:
+        raise InvalidInputError(f"labels must have shape ({len(outputs)},), got {tuple(labels.shape)}")
+    if not bool(torch.isfinite(labels).all()):
+        raise InvalidInputError("labels must be finite, got NaN or inf")
+    return labels.reshape(len(outputs)).to(outputs.dtype)
+
+
+def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy; mean squared error where the labels, as `check_labels` gave them, are numbers."""
+    if labels.is_floating_point():
+        return F.mse_loss(logits.reshape(labels.shape), labels)
+    return F.cross_entropy(logits, labels)
 
 
 def masked_power(

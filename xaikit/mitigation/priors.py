@@ -11,6 +11,7 @@ from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Choice, Float
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import Tensors
 from xaikit.mitigation.attributed import AttributionMitigator
+from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.penalties import OUTPUTS, at_least_float32
 
 PRIORS = ("total_variation", "sparsity")
@@ -48,6 +49,10 @@ class AttributionPrior(AttributionMitigator):
     lambda_prior: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 1.0
     prior: Annotated[str, Categorical(*PRIORS, search=False), "what is expected"] = "total_variation"
     normalization: Annotated[str, Categorical("none", "total", search=False), "of each attribution"] = "none"
+
+    def penalty_share(self, share: Share) -> float:
+        """The mean is over all samples; of sparsity, which is that of the batch's mean, each process takes its own."""
+        return share.samples
 
     def _of(self, attributions: Tensors, masks: Tensors) -> Tensor:
         weighed = [at_least_float32(a) * m for a, m in zip(attributions, masks, strict=True)]

@@ -9,7 +9,9 @@ from torch import Tensor
 from xaikit.core import MITIGATORS, PROJECTIONS, Categorical, Choice, Float
 from xaikit.core.structure import Tensors
 from xaikit.mitigation.attributed import AttributionMitigator
+from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.penalties import NORMALIZATIONS, masked_power
+from xaikit.mitigation.projections import All
 
 
 @MITIGATORS.register("rrr")
@@ -47,6 +49,14 @@ class RRR(AttributionMitigator):
         str, Categorical("sum", "mean", search=False), "'mean' explains the batch's mean score: attributions / N"
     ] = "sum"
 
+    def _of_full_mask(self) -> str | None:
+        whole = isinstance(self.what, All)
+        return (
+            "the whole explanation is penalised: mask what must not matter, or say what= of it must not"
+            if whole
+            else None
+        )
+
     def _of(self, attributions: Tensors, masks: Tensors) -> Tensor:
         if self.score_reduction == "mean":
             attributions = tuple(a / len(a) for a in attributions)
@@ -58,3 +68,9 @@ class RRR(AttributionMitigator):
             normalization=self.normalization,
             reduction=self.reduction,
         )
+
+    def penalty_share(self, share: Share) -> float:
+        """As for any mitigator; a division by masked entries or by samples goes by those of the part."""
+        divided = share.masked if self.normalization == "mask" else 1.0
+        scaled = share.samples**self.power if self.score_reduction == "mean" else 1.0
+        return super().penalty_share(share) * divided * scaled

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core import EXPLAINERS, Attribution, Call, Categorical, Choice, Explainer, Float, Int
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, UnsupportedOperationError
 from xaikit.core.registries import FEATURE_MASKS
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import Decomposition, decompose_call
@@ -40,6 +40,8 @@ class ContextualDecomposition(Explainer):
 
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
     GAP_TOLERANCE: ClassVar[float | None] = 0.01
+    MADE_FOR: ClassVar[tuple[str, ...]] = ("recurrent",)
+    PASSES: ClassVar[tuple[str | int, ...]] = (64,)  # one for each group, twice, many of them together
 
     rules: Annotated[str, Categorical("symmetric", "cdep"), "how interactions and constants are shared"] = "symmetric"
     floor: Annotated[
@@ -107,7 +109,24 @@ class ContextualDecomposition(Explainer):
 
         (values,) = self._apply(method, inputs, targets, create_graph=False, seed=seed)
         named = targets if isinstance(targets, int) else targets.tolist() if isinstance(targets, Tensor) else None
-        return Attribution(values=values, spec=self._provenance(), targets=named, **found)
+        provenance = self._provenance()
+        return Attribution(values=values, spec=provenance, targets=named, scores=found["scores"], gap=found["gap"])
+
+    def missing_rules(self, inputs: Any) -> tuple[str, ...]:
+        """Operations of the model, on these inputs, that would have to be split in proportion, and where they run."""
+        found: list[Decomposition] = []
+
+        def method(call: Call) -> tuple[Tensors, ...]:
+            everything = [Split.of_masks(torch.ones(1, 1, *x.shape[1:], device=x.device), x) for x in call.inputs]
+            context = dataclasses.replace(self._context(), on_missing="proportional")
+            found.append(decompose_call(call, everything, context))
+            return ()
+
+        try:
+            self._apply(method, inputs, None, create_graph=False, seed=0)
+        except UnsupportedOperationError as err:
+            return (str(err),)
+        return tuple(f"{a.operation} in {a.where}" for a in found[0].approximations)
 
     def _attribute(self, call: Call) -> Tensors:
         return self._by_group(call)[0]

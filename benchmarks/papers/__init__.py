@@ -1,0 +1,1 @@
+"""The papers' benchmarks, one command each: `python -m benchmarks.papers.decoy_mnist`; README.md holds the tables."""

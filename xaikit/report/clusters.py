@@ -1,0 +1,91 @@
+"""The figure of a spectral relevance analysis: eigenvalues, the samples in the plane, examples of each cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from xaikit.core.errors import InvalidInputError
+from xaikit.report.figures import _array, _overlay, _show_input
+from xaikit.shortcuts import Clusters
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000", "#994f00", "#40b0a6")
+
+
+def clusters_figure(
+    clusters: Clusters, images: Any = None, *, attributions: Any = None, n_examples: int = 6, marked: Any = None
+) -> Figure:
+    """Eigenvalues and embedding above; below, one row for each cluster: its mean map, then its most typical samples.
+
+    Args:
+        clusters: what `SpRAy` found.
+        images: (N, C, H, W), drawn under the examples' heatmaps.
+        attributions: heatmaps of the examples at full size; None draws the maps that were compared.
+        n_examples: samples shown of each cluster.
+        marked: samples to ring in the embedding, such as those known to hold a shortcut, (N,) of booleans.
+
+    Raises:
+        InvalidInputError: for maps that are no images, or images of another number of samples.
+    """
+    maps = clusters.maps.numpy() if attributions is None else _array(attributions)
+    if clusters.maps.ndim != 3:
+        raise InvalidInputError(f"clusters of images are drawn, got maps of shape {tuple(clusters.maps.shape[1:])}")
+    pictures = None if images is None else _array(images)
+    for name, values in (("images", pictures), ("attributions", maps)):
+        if values is not None and len(values) != len(clusters.labels):
+            raise InvalidInputError(f"{name} must hold the {len(clusters.labels)} clustered samples, got {len(values)}")
+    k, columns = clusters.n_clusters, n_examples + 1
+    figure = Figure(figsize=(1.35 * columns + 0.6, 3.1 + 1.45 * k), layout="constrained")
+    upper, lower = figure.subfigures(  # type: ignore[misc]
+        2, 1, height_ratios=[2.9, 1.45 * k]
+    )
+    _spectrum(upper.add_subplot(1, 2, 1), clusters)
+    _plane(upper.add_subplot(1, 2, 2), clusters, marked)
+    grid = lower.subplots(k, columns, squeeze=False)
+    for cluster, row in enumerate(grid):
+        samples = clusters.samples(cluster)
+        _overlay(row[0], clusters.mean_map(cluster).numpy(), None)
+        row[0].set_ylabel(f"cluster {cluster}\n{len(samples)} samples", color=_colour(cluster), fontsize=9)
+        for axes, i in zip(row[1:], samples, strict=False):
+            if pictures is not None:
+                _show_input(axes, pictures[i])
+            _overlay(axes, maps[i], None if pictures is None else pictures[i])
+            axes.set_title(f"sample {i}", fontsize=7, pad=2)
+        for axes in row[1 + len(samples) :]:
+            axes.axis("off")
+    grid[0, 0].set_title("mean map", fontsize=8)
+    return figure
+
+
+def _colour(cluster: int) -> str:
+    return COLOURS[cluster % len(COLOURS)]
+
+
+def _spectrum(axes: Any, clusters: Clusters) -> None:
+    values = clusters.eigenvalues
+    places = np.arange(1, len(values) + 1)
+    chosen = clusters.n_clusters
+    axes.plot(places, values, "o-", color="#555555", markersize=4, linewidth=1)
+    axes.plot(places[:chosen], values[:chosen], "o", color="#b2182b", markersize=5)
+    if chosen < len(values):
+        axes.axvline(chosen + 0.5, color="#b2182b", linewidth=1, linestyle=":")
+    axes.set_title(f"eigenvalues of the Laplacian: {chosen} cluster{'s' if chosen > 1 else ''}", fontsize=9)
+    axes.set_xlabel("number", fontsize=8)
+    axes.set_xticks(places)
+    axes.set_ylim(bottom=min(0, -0.03 * float(values.max())))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _plane(axes: Any, clusters: Clusters, marked: Any) -> None:
+    for cluster in range(clusters.n_clusters):
+        points = clusters.embedding[clusters.labels == cluster]
+        axes.scatter(*points.T, s=12, color=_colour(cluster), label=f"cluster {cluster}")
+    if marked is not None:
+        points = clusters.embedding[_array(marked).astype(bool)]
+        axes.scatter(*points.T, s=34, facecolors="none", edgecolors="black", linewidths=0.7, label="marked")
+    axes.set_title("samples, near where explained alike", fontsize=9)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -1,0 +1,53 @@
+"""From an attribution as users hold it to one map per sample, channels pooled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core import Attribution
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+
+
+def relevance_maps(attributions: Any, *, sign: str = "absolute") -> Tensor:
+    """The relevance at each position, float64, never negative: (N, ...) without channels, (N, F) for tables.
+
+    Args:
+        attributions: (N, C, ...), (N, F) or an `Attribution` of one tensor; axis 1 of three or more holds channels.
+        sign: "absolute" adds |relevance| over channels; "positive" keeps what speaks for the explained score.
+
+    Raises:
+        InvalidInputError: for NaN, an empty batch, or no relevance at all.
+        InvalidTypeError: for anything but a tensor or an attribution of one.
+    """
+    values = attributions.values if isinstance(attributions, Attribution) else attributions
+    if isinstance(values, (tuple, list, dict)) and len(values) == 1:
+        (values,) = values.values() if isinstance(values, dict) else values
+    try:
+        values = torch.as_tensor(values).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidTypeError(
+            f"attributions must be one tensor (N, ...) or the Attribution of one, got {type(values).__name__}"
+        ) from None
+    if values.ndim < 2 or len(values) == 0:
+        raise InvalidInputError(f"attributions must have shape (N, ...) with N > 0, got {tuple(values.shape)}")
+    values = values.double()
+    if not bool(torch.isfinite(values).all()):
+        raise InvalidInputError("attributions must be finite, got NaN or inf")
+    if sign not in ("absolute", "positive"):
+        raise InvalidInputError(f"sign must be 'absolute' or 'positive', got {sign!r}")
+    size = values.abs() if sign == "absolute" else values.clamp_min(0)
+    maps = size.sum(1) if size.ndim > 2 else size
+    if not bool(maps.any()):
+        raise InvalidInputError(
+            f"no sample has {'any' if sign == 'absolute' else 'positive'} relevance, so there is nothing to look at"
+        )
+    return maps
+
+
+def distributions(maps: Tensor) -> Tensor:
+    """Each map divided by its sum; one without relevance (GradCam may find none) counts as spread evenly."""
+    total = maps.flatten(1).sum(1).view(-1, *[1] * (maps.ndim - 1))
+    return torch.where(total > 0, maps / total.clamp_min(torch.finfo(maps.dtype).tiny), 1 / maps[0].numel())

@@ -1,0 +1,170 @@
+"""Shortcut masks: from explanations, and from files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xaikit.core import Attribution
+from xaikit.core.errors import InvalidInputError, MissingDependencyError
+from xaikit.mitigation.masks import check_mask
+from xaikit.shortcuts.maps import distributions, relevance_maps
+
+PICTURES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".jpg", ".jpeg")
+ENDINGS = (".npy", ".npz", ".safetensors", *PICTURES)
+
+
+def make_masks(
+    attributions: Any,
+    samples: Sequence[int] | None = None,
+    *,
+    threshold: float = 0.5,
+    grow: int = 0,
+    everywhere: bool = False,
+    sign: str = "absolute",
+) -> Tensor:
+    """Masks of what explanations look at, as the mitigators take them: 1 inside.
+
+    Without `samples` each sample gets its own mask: positions with at least `threshold` times its largest relevance.
+
+    With `samples`, such as ``clusters.samples(1)``, they share one region: positions where their mean relevance exceeds
+    that of all other samples by at least `threshold` times the largest such excess. Taking the others off leaves what
+    is peculiar to the cluster; the digit, which all look at, drops out.
+
+    Args:
+        attributions: (N, C, ...) of any explainer, or an `Attribution`.
+        samples: indices of a cluster's samples; None masks each sample by itself.
+        threshold: above 0, at most 1.
+        grow: positions by which the region is widened on every side.
+        everywhere: give the shared region to all samples, not only to those of the cluster.
+        sign: "absolute" relevance, or only the "positive" part.
+
+    Returns:
+        (N, ...) without channels; zero for samples outside the cluster.
+
+    Raises:
+        InvalidInputError: for samples that are not there, or all of them; a threshold outside (0, 1].
+
+    >>> import torch
+    >>> maps = torch.rand(10, 1, 8, 8)
+    >>> maps[6:, :, :2, :2] += 20
+    >>> make_masks(maps, [6, 7, 8, 9]).sum((1, 2))
+    tensor([0., 0., 0., 0., 0., 0., 4., 4., 4., 4.])
+    """
+    maps = relevance_maps(attributions, sign=sign)
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 < threshold <= 1:
+        raise InvalidInputError(f"threshold must lie in (0, 1], got {threshold!r}")
+    if isinstance(grow, bool) or not isinstance(grow, int) or grow < 0:
+        raise InvalidInputError(f"grow must be a whole number from 0 on, got {grow!r}")
+    if samples is None:
+        largest = maps.flatten(1).amax(1).view(-1, *[1] * (maps.ndim - 1))
+        return _grown((maps >= threshold * largest) & (largest > 0), grow)
+    rows = _rows(samples, len(maps))
+    maps = distributions(maps)
+    excess = maps[rows].mean(0) - maps[~rows].mean(0)
+    region = _grown((excess >= threshold * excess.max())[None], grow)
+    inside = torch.ones_like(rows) if everywhere else rows
+    return region * inside.view(-1, *[1] * (region.ndim - 1))
+
+
+def _rows(samples: Sequence[int], n: int) -> Tensor:
+    """Which of n samples are listed, as booleans (N,)."""
+    index = torch.as_tensor(samples)
+    if index.ndim != 1 or len(index) == 0 or index.dtype == torch.bool or index.is_floating_point():
+        raise InvalidInputError(f"samples must be a list of sample indices, got {samples!r}")
+    if int(index.min()) < 0 or int(index.max()) >= n:
+        raise InvalidInputError(f"samples must lie in 0..{n - 1}, got {int(index.min())} to {int(index.max())}")
+    rows = torch.zeros(n, dtype=torch.bool)
+    rows[index] = True
+    if bool(rows.all()):
+        raise InvalidInputError(
+            "samples names all of them, so there are no others to compare with; leave it out for a mask per sample"
+        )
+    return rows
+
+
+def _grown(mask: Tensor, grow: int) -> Tensor:
+    """Float masks (N, ...), widened."""
+    mask = mask.float()
+    if grow == 0:
+        return mask
+    if mask.ndim > 4:
+        raise InvalidInputError(f"grow widens regions of up to three dimensions, got maps {tuple(mask.shape[1:])}")
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[mask.ndim - 2]
+    return pool(mask[:, None], 2 * grow + 1, 1, grow)[:, 0]
+
+
+def load_masks(path: str | Path, *, key: str | None = None, threshold: float = 0.5) -> Tensor:
+    """Masks from a file, or from a folder of them in the order of their names.
+
+    * ``.npy``; ``.npz`` with one array, or with its name in `key`;
+    * pictures (``.png`` and others): grey values, black = 0, white = 1; transparency is ignored;
+    * heatmap files, which `Attribution.save` wrote (``.npz``, ``.safetensors``): each sample's relevance of at least
+      `threshold` times its largest one, see `make_masks`.
+
+    Returns:
+        Values in [0, 1]: the array's own shape, (H, W) of a picture, (N, H, W) of a folder.
+
+    Raises:
+        InvalidInputError: for a file that is not there or cannot be read, values outside [0, 1], pictures of different
+            sizes.
+        MissingDependencyError: for a picture where pillow is absent.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
+        if not files:
+            raise InvalidInputError(f"the folder {path} holds no mask; endings are {', '.join(ENDINGS)}")
+        masks = [load_masks(file, key=key, threshold=threshold) for file in files]
+        shapes = {tuple(m.shape): f.name for m, f in zip(masks, files, strict=True)}
+        if len(shapes) > 1:
+            shown = ", ".join(f"{shape} in {name}" for shape, name in shapes.items())
+            raise InvalidInputError(f"the masks of a folder must have one shape, got {shown}")
+        return torch.stack(masks)
+    if not path.is_file():
+        raise InvalidInputError(f"there is no mask file {path}")
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise InvalidInputError(f"masks are read from {', '.join(ENDINGS)}, got {path.name!r}")
+    try:
+        if ending in PICTURES:
+            return check_mask(_picture(path))
+        if ending == ".safetensors" or _is_heatmap(path):
+            return make_masks(Attribution.load(path), threshold=threshold)
+        return check_mask(_array(path, key))
+    except (OSError, ValueError, EOFError, KeyError) as err:
+        raise InvalidInputError(f"{path.name} cannot be read as masks: {err}") from err
+
+
+def _is_heatmap(path: Path) -> bool:
+    if path.suffix.lower() != ".npz":
+        return False
+    with np.load(path, allow_pickle=False) as file:
+        return "meta" in file.files
+
+
+def _array(path: Path, key: str | None) -> Tensor:
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return torch.from_numpy(loaded)
+    with loaded as file:
+        if key is None and len(file.files) != 1:
+            raise InvalidInputError(f"it holds the arrays {', '.join(file.files)}; name one with key=")
+        if key is not None and key not in file.files:
+            raise InvalidInputError(f"it holds no array {key!r}, only {', '.join(file.files)}")
+        return torch.from_numpy(file[key or file.files[0]])
+
+
+def _picture(path: Path) -> Tensor:
+    try:
+        from PIL import Image
+    except ImportError as err:
+        raise MissingDependencyError("reading pictures needs pillow: pip install 'xaikit[images]'") from err
+    with Image.open(path) as image:
+        return torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32) / 255)

@@ -1,0 +1,136 @@
+"""How much of an explanation lies in a region, and whether that is more than the region's size and shape explain."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core.errors import InvalidInputError
+from xaikit.mitigation.masks import check_mask
+from xaikit.shortcuts.maps import distributions, relevance_maps
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlap:
+    """What `mask_overlap` returns.
+
+    Attributes:
+        share: of each sample's relevance that lies in the mask, (N,), from 0 to 1.
+        expected: the same averaged over all placements of the mask, (N,).
+        p_values: of each sample, (N,).
+        p_value: of the mean share over the samples.
+    """
+
+    share: Tensor
+    expected: Tensor
+    p_values: Tensor
+    p_value: float
+
+    def __repr__(self) -> str:
+        return (
+            f"Overlap(share {float(self.share.mean()):.3f}, expected {float(self.expected.mean()):.3f}, "
+            f"p = {self.p_value:.2g}, {len(self.share)} samples)"
+        )
+
+
+def mask_overlap(
+    attributions: Any,
+    masks: Any,
+    *,
+    sign: str = "absolute",
+    null: str = "shift",
+    n_permutations: int = 999,
+    seed: int = 0,
+) -> Overlap:
+    """The share of each explanation inside a region, with a permutation test against the region elsewhere.
+
+    share = sum(mask * r) / sum(r), with r the relevance at each position (channels added); a sample without relevance
+    counts as one that looks everywhere alike.
+
+    The null hypothesis is that the region is nothing special to the explanation. A p value is the share of all
+    placements of the mask, its own included, whose overlap is at least the observed one:
+
+    * ``null="shift"``: the mask is moved over the map by every offset, borders wrapping round, so that its shape and
+      the map's smoothness stay as they are. All offsets are evaluated, so the test is exact and draws nothing; its
+      smallest p is one over the number of positions.
+    * ``null="positions"``: positions are permuted at random, `n_permutations` times. For tables, whose columns have no
+      neighbours; on images, whose relevance is smooth, it calls too much significant.
+
+    In the test of the mean over samples, all masks move together: what samples have in common, such as relevance in
+    the middle of the image, is then no evidence.
+
+    Args:
+        attributions: of any explainer, (N, C, ...) or (N, F), or an `Attribution`.
+        masks: 1 inside the region: one map (...) for all samples, or one for each (N, ...).
+        sign: "absolute" relevance, or only the "positive" part.
+        null: what is permuted.
+        n_permutations: for "positions".
+        seed: for "positions".
+
+    Raises:
+        InvalidInputError: for masks that do not fit, are empty or cover everything; no relevance at all.
+
+    >>> import torch
+    >>> corner = torch.zeros(8, 8)
+    >>> corner[:2, :2] = 1
+    >>> found = mask_overlap(torch.rand(20, 1, 8, 8) + 9 * corner, corner)
+    >>> bool(found.share.mean() > 0.4), found.p_value == 1 / 64
+    (True, True)
+    """
+    maps = distributions(relevance_maps(attributions, sign=sign))
+    mask = _fit(masks, maps)
+    if null == "shift":
+        placed = _all_shifts(maps, mask)
+    elif null == "positions":
+        if isinstance(n_permutations, bool) or not isinstance(n_permutations, int) or n_permutations < 1:
+            raise InvalidInputError(f"n_permutations must be a whole number of at least 1, got {n_permutations!r}")
+        placed = _permuted(maps, mask, n_permutations, seed)
+    else:
+        raise InvalidInputError(f"null must be 'shift' or 'positions', got {null!r}")
+    # Placements that give the observed share must count although they round differently.
+    slack = 1e-9
+    share = placed[:, 0]
+    mean = placed.mean(0)
+    return Overlap(
+        share=share,
+        expected=placed.mean(1),
+        p_values=(placed >= share[:, None] - slack).double().mean(1),
+        p_value=float((mean >= mean[0] - slack).double().mean()),
+    )
+
+
+def _fit(masks: Any, maps: Tensor) -> Tensor:
+    """Masks (N or 1, ...) of the maps' shape."""
+    mask = check_mask(masks).double().cpu()
+    given = tuple(mask.shape)
+    if mask.ndim == maps.ndim + 1 and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    if mask.shape == maps.shape[1:]:
+        mask = mask[None]
+    if mask.ndim != maps.ndim or mask.shape[1:] != maps.shape[1:] or len(mask) not in (1, len(maps)):
+        raise InvalidInputError(f"masks must have shape {tuple(maps.shape[1:])} or {tuple(maps.shape)}, got {given}")
+    covered = mask.flatten(1).mean(1)
+    for bad, words in ((covered == 0, "is zero everywhere"), (covered == 1, "covers everything")):
+        if bool(bad.any()):
+            which = "the mask" if len(mask) == 1 else f"the mask of sample {int(bad.nonzero()[0])}"
+            raise InvalidInputError(f"{which} {words}, so there is no region to compare with the rest")
+    return mask
+
+
+def _all_shifts(maps: Tensor, mask: Tensor) -> Tensor:
+    """The share inside the mask moved by every offset, (N, offsets); offset 0 stands first."""
+    axes = tuple(range(1, maps.ndim))
+    spectrum = torch.fft.rfftn(maps, dim=axes) * torch.fft.rfftn(mask, dim=axes).conj()
+    return torch.fft.irfftn(spectrum, s=maps.shape[1:], dim=axes).flatten(1)
+
+
+def _permuted(maps: Tensor, mask: Tensor, n: int, seed: int) -> Tensor:
+    """The share inside the mask, first as it is, then with the positions of all maps permuted alike."""
+    generator = torch.Generator().manual_seed(seed)
+    flat, mask = maps.flatten(1), mask.flatten(1).expand(len(maps), -1)
+    orders = [torch.arange(flat.shape[1])]
+    orders += [torch.randperm(flat.shape[1], generator=generator) for _ in range(n)]
+    return torch.stack([(flat[:, order] * mask).sum(1) for order in orders], 1)
