@@ -12,6 +12,7 @@ Each check takes an explainer class (or an object with settings) and raises Asse
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import warnings
@@ -149,9 +150,13 @@ def check_tunables_alive(explainer: Any) -> None:
     model, x, y = contract_case()
     e = make(explainer, model)
     for name, spec in e.get_tunables().items():
-        low, high = _two_values(spec)
-        a, b = (e.set_kwargs(**{name: v}).attribute(x, y) for v in (low, high))
-        assert not torch.equal(a, b), f"{name}={low!r} and {name}={high!r} give the same attribution"
+        values = list(spec.names) if isinstance(spec, Choice) else _two_values(spec)
+        found = []
+        for value in values:
+            with contextlib.suppress(*([XaikitError] if isinstance(spec, Choice) else [])):  # for other kinds of input
+                found.append(e.set_kwargs(**{name: value}).attribute(x, y))
+        alike = all(torch.equal(a, found[0]) for a in found)
+        assert not alike, f"{name}={values[0]!r} and {name}={values[-1]!r} give the same attribution"
         for wrong in ("no such value", float("nan"), object()):
             try:
                 e.set_kwargs(**{name: wrong})
