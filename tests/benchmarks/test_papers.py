@@ -20,7 +20,7 @@ class Toy(Benchmark):
     """Two inputs, of which the first tells the label in training only."""
 
     NAME, FIGURES = "toy", ("right",)
-    EPOCHS, BATCH, LR = 3, 16, 3e-2
+    EPOCHS, BATCH, LR = 20, 16, 5e-2
     trained = 0
 
     def network(self):
@@ -29,7 +29,7 @@ class Toy(Benchmark):
     def methods(self):
         return {
             "vanilla": Method(),
-            "rrr": Method(lambda w: self.mitigator(RRR, lambda_rrr=w), (1e-6, 1.0)),
+            "rrr": Method(lambda w: self.mitigator(RRR, lambda_rrr=w), (1e-6, 10.0)),
         }
 
     def points(self, told):
@@ -43,7 +43,7 @@ class Toy(Benchmark):
         Toy.trained += 1
 
     def validate(self, model):
-        return {"accuracy": -model.weight[:, 0].abs().sum().item()}
+        return {"accuracy": accuracy(model, *self.points(told=False))}
 
     def measure(self, model):
         return {"right": accuracy(model, *self.points(told=False))}
@@ -52,15 +52,15 @@ class Toy(Benchmark):
 def test_the_harness_chooses_by_validation_and_resumes(tmp_path):
     toy, path = Toy(tmp_path), tmp_path / "toy.json"
     chosen = run(toy, Results(path, 1), [], 3)
-    assert chosen == {"vanilla": 0.0, "rrr": 1.0}
+    assert chosen == {"vanilla": 0.0, "rrr": 10.0}
     assert Toy.trained == 3 + 2 + 2  # three seeds, two weights at the first, the chosen one at the others
     assert run(toy, Results(path, 1), [], 3) == chosen
     assert Toy.trained == 7
     rows = table(Results(path, 1), chosen)
     assert rows["vanilla"]["seeds"] == 3
     assert markdown(toy, rows, chosen).count("\n") == 3
-    kept = Results(path, 1).find("rrr", 1.0, 2)
-    assert "lambda_rrr=1.0" in kept["settings"]
+    kept = Results(path, 1).find("rrr", 10.0, 2)
+    assert "lambda_rrr=10.0" in kept["settings"]
     run(toy, Results(path, 2), ["vanilla"], 1)  # another recipe: nothing is taken over
     assert Toy.trained == 8
 
