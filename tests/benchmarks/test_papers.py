@@ -51,14 +51,14 @@ class Toy(Benchmark):
 
 def test_the_harness_chooses_by_validation_and_resumes(tmp_path):
     toy, path = Toy(tmp_path), tmp_path / "toy.json"
-    chosen = run(toy, Results(path, 1), [], 3)
-    assert chosen == {"vanilla": 0.0, "rrr": 10.0}
+    run(toy, Results(path, 1), [], 3)
+    assert Results(path, 1).chosen == {"vanilla": 0.0, "rrr": 10.0}
     assert Toy.trained == 3 + 2 + 2  # three seeds, two weights at the first, the chosen one at the others
-    assert run(toy, Results(path, 1), [], 3) == chosen
+    run(toy, Results(path, 1), [], 3)
     assert Toy.trained == 7
-    rows = table(Results(path, 1), chosen)
+    rows = table(Results(path, 1))
     assert rows["vanilla"]["seeds"] == 3
-    assert markdown(toy, rows, chosen).count("\n") == 3
+    assert markdown(Toy, rows).count("\n") == 3
     kept = Results(path, 1).find("rrr", 10.0, 2)
     assert "lambda_rrr=10.0" in kept["settings"]
     run(toy, Results(path, 2), ["vanilla"], 1)  # another recipe: nothing is taken over
