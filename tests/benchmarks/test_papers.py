@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.papers import compas, data, sst
+from benchmarks.papers import compas, data, readme, sst
 from benchmarks.papers.color_mnist import palette
 from benchmarks.papers.decoy_mnist import corners, decoyed
 from benchmarks.papers.harness import Batches, Benchmark, Method, Results, accuracy, fit, markdown, run, table
@@ -125,3 +125,7 @@ def test_a_folder_must_be_named(monkeypatch, tmp_path):
         data.folder(str(tmp_path / "absent"))
     with pytest.raises(SystemExit, match=r"MNIST's four \.gz files"):
         data.mnist(tmp_path)
+
+
+def test_the_page_holds_the_results():
+    assert readme.page(readme.PAGE.read_text()) == readme.PAGE.read_text()
