@@ -141,7 +141,7 @@ def floor() -> None:
         with torch.no_grad():
             scale = model(x).abs().max()
         first = ContextualDecomposition(model, floor=0.0).decompose(x, masks).relevant
-        for value in (0.0, 0.01, 0.1, 0.3):
+        for value in (0.0, 0.1, 0.2, 0.3):
             explainer = ContextualDecomposition(model, floor=value)
             found = explainer.decompose(x, masks).relevant
             moved = (explainer.decompose(nudged, masks).relevant - found).abs().max() / scale

@@ -24,6 +24,7 @@ from xaikit.explainers.lrp import (
     LRPEpsilonPlus,
     LRPUniformEpsilon,
 )
+from xaikit.testing import directional_derivative_error
 
 SHARED = Path(os.environ.get("XAIKIT_SHARED", Path(__file__).parents[2] / "shared"))
 KINDS = (LRPUniformEpsilon, LRPEpsilonPlus, LRPEpsilonGammaBox, LRPEpsilonAlpha2Beta1, AttnLRP)
@@ -36,39 +37,6 @@ NETS = {
     "GPT-2": "hf:gpt2",
     "ViT": "hf:vit",
 }
-
-
-def error(explainer, x, targets):
-    """The largest relative error of the derivative, over four directions."""
-    parameters = list(explainer.model.parameters())
-
-    def penalty(create_graph=False):
-        relevance = explainer.attribute(x, targets, create_graph=create_graph)
-        generator = torch.Generator().manual_seed(5)
-        weighted = relevance * torch.randn(relevance.shape, dtype=relevance.dtype, generator=generator)
-        return (weighted.square() + weighted).sum()
-
-    def moved(direction, size):
-        with torch.no_grad():
-            kept = [p.clone() for p in parameters]
-            for p, d in zip(parameters, direction, strict=True):
-                p.add_(d, alpha=size)
-            value = penalty()
-            for p, old in zip(parameters, kept, strict=True):
-                p.copy_(old)
-        return value
-
-    grads = torch.autograd.grad(penalty(True), parameters, allow_unused=True, materialize_grads=True)
-    errors = []
-    for part in range(-1, 3):
-        direction = [
-            torch.randn_like(p) * (p.detach().abs().mean() + 1e-3) * (part in (-1, i % 3))
-            for i, p in enumerate(parameters)
-        ]
-        exact = sum((g * d).sum() for g, d in zip(grads, direction, strict=True))
-        numeric = [(moved(direction, h) - moved(direction, -h)) / (2 * h) for h in (1e-6, 1e-7, 1e-8)]
-        errors.append(min(float((n - exact).abs() / n.abs()) for n in numeric))
-    return max(errors)
 
 
 def main():
@@ -87,7 +55,7 @@ def main():
             torch.manual_seed(0)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                cells.append(f"{error(kind(model, layer=layer), x, torch.tensor([1, 2])):.0e}")
+                cells.append(f"{directional_derivative_error(kind(model, layer=layer), x, torch.tensor([1, 2])):.0e}")
         print(f"| {title} | {' | '.join(cells)} |", flush=True)
 
 

@@ -83,12 +83,12 @@ def main():
     for owner, name in (
         (live.Rules, "of_module"),
         (live.Rules, "of_operation"),
-        (variants, "has_relevance_rules"),
         *((kind, "_make_composite") for kind in KINDS),
     ):
         own.watch(owner, name)
     own.watch_context(trace.Trace, "_modules")
     own.watch_context(variants, "canonized")
+    shared.watch(isolation, "modules_of")
     shared.watch_context(isolation, "isolated")
     shared.watch_context(isolation, "frozen")
     print("| LeNet on a CPU | ms per call | set-up of LRP | with every explainer's |\n|---|---|---|---|")

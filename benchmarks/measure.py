@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from xaikit.metrics import cost
+
 torch.set_num_threads(1)
 
 
@@ -54,16 +56,9 @@ def paired(
 
 
 def peak_memory(run: Callable[[], object]) -> float:
-    """Peak of the tensor memory allocated above the level before, in MiB, from the allocator's own events."""
+    """Peak of the tensor memory allocated above the level before, in MiB, in a second call."""
     run()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    level = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        level += event.nbytes()
-        peak = max(peak, level)
-    return peak / 2**20
+    return cost.peak_memory(run)
 
 
 def lenet() -> nn.Module:

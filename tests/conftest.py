@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +23,26 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip(f"needs the reference data: no folder {folder} (set XAIKIT_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL server on loopback, started for the tests that ask for it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it looks for a runtime folder of the user, who may have none
+        pgserver = pytest.importorskip("pgserver", reason="needs a PostgreSQL server: pip install pgserver")
+    # Not pytest's folder: as root the server runs as another user, who must be let in.
+    folder = Path(tempfile.mkdtemp(prefix="xaikit-pg"))
+    server = pgserver.get_server(folder, cleanup_mode=None)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # It listens on a socket file at first; what is tested is TCP.
+    options = ["-w", "-l", str(folder / "log"), "-o", f"-h 127.0.0.1 -p {port} -k {folder}"]
+    pgserver.pg_ctl([*options, "restart"], pgdata=folder, user=server.system_user)
+    yield f"postgresql://postgres:secret@127.0.0.1:{port}/postgres"
+    pgserver.pg_ctl(["-w", "-m", "fast", "stop"], pgdata=folder, user=server.system_user)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -18,14 +18,27 @@ _HOMES = {
     "xaikit.transforms": ("Postprocessor",),
     "xaikit.modality": ("Image", "Modality", "Tabular", "Text", "TimeSeries", "as_modality"),
     "xaikit.explainers": (
-        "LRP", "AgglomerativeDecomposition", "AttnLRP", "CaptumExplainer", "ContextualDecomposition", "GradCam",
-        "GradCamPlusPlus", "Gradient", "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1",
-        "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
+        "LRP", "AgglomerativeDecomposition", "AttnLRP", "CaptumExplainer", "ContextualDecomposition",
+        "ExpectedGradients", "GradCam", "GradCamPlusPlus", "Gradient", "GradientXInput", "IntegratedGradients",
+        "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
     ),
-    "xaikit.metrics": ("AbPC", "LeRF", "Metric", "MoRF"),
-    "xaikit.mitigation": ("CDEP", "RRR", "History", "Mitigator"),
+    "xaikit.metrics": (
+        "AUC", "ROAD", "AbPC", "AvgSensitivity", "CompletenessGap", "Deletion", "EffectiveComplexity", "Entropy",
+        "Evaluation", "FaithfulnessCorrelation", "Infidelity", "InputInvariance", "Insertion", "LeRF",
+        "LocalLipschitz", "MaxSensitivity", "Metric", "ModelRandomisation", "MoRF", "MuFidelity", "NonSensitivity",
+        "PeakMemory", "PointingGame", "RandomLogit", "RelevanceMass", "RelevanceRank", "Seconds", "Sparseness",
+        "TopKIntersection", "evaluate",
+    ),
+    "xaikit.mitigation": (
+        "CDEP", "HINT", "RRR", "AClArC", "Assessment", "AttributionPrior", "ChannelSubspace", "ChannelSum", "Chroma",
+        "Comparison", "Concept", "Counterexamples", "Direction", "History", "Mitigator", "PClArC", "Projection",
+        "RRClArC", "assess", "compare",
+    ),
+    "xaikit.recommendation": ("Recommendation", "recommend"),
+    "xaikit.report": ("Names", "Picture", "Report", "Table"),
+    "xaikit.runs": ("Run", "explain_dataset", "load_run"),
     "xaikit.shortcuts": ("Clusters", "Overlap", "SpRAy", "load_masks", "make_masks", "mask_overlap"),
-    "xaikit.tuning": ("TuneResult", "tune"),
+    "xaikit.tuning": ("Goal", "TuneResult", "tune", "tune_mitigator"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -37,6 +50,9 @@ if TYPE_CHECKING:
     from xaikit.metrics import *  # noqa: F403
     from xaikit.mitigation import *  # noqa: F403
     from xaikit.modality import *  # noqa: F403
+    from xaikit.recommendation import *  # noqa: F403
+    from xaikit.report import *  # noqa: F403
+    from xaikit.runs import *  # noqa: F403
     from xaikit.shortcuts import *  # noqa: F403
     from xaikit.transforms import *  # noqa: F403
     from xaikit.tuning import *  # noqa: F403

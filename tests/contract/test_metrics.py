@@ -8,41 +8,217 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit.core import METRICS
+from xaikit import Postprocessor
+from xaikit.core import METRICS, Explainer
+from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.explainers import Gradient, GradientXInput
+from xaikit.testing import _state
+
+N = 6
+# The clock and the allocator measure a batch on a machine: no truth to beat, nothing to repeat to the last bit.
+COST = {"seconds", "peak_memory"}
+OTHERS = [name for name in METRICS if name not in COST]
+# On a linear model w * x is the truth, but what must not move with the input's offset is w.
+ORACLES = {"input_invariance": Gradient}
+SETTINGS = {"top_k_intersection": {"k": 8}}  # of 64 places
+FOR_IMAGES, FOR_CLASSES = {"road"}, {"random_logit"}
 
 
-@pytest.fixture
-def case():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(32, 3)).double()
-    return model, torch.randn(6, 2, 4, 4).double(), torch.tensor([0, 1, 2, 0, 1, 2])
+class Chance(Explainer):
+    """Numbers that jump with the input and know nothing of the model."""
+
+    def _attribute(self, call):
+        return tuple(torch.sin(1e4 * x) for x in call.inputs)
+
+
+def quadrants():
+    """A linear model whose class c reads quadrant c, positive images, targets, and where each target's class looks."""
+    generator = torch.Generator().manual_seed(0)
+    reads = torch.zeros(3, 8, 8)
+    for c, (row, column) in enumerate(((0, 0), (0, 4), (4, 0))):
+        reads[c, row : row + 4, column : column + 4] = 1
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 3)).double()
+    weights = torch.rand(3, 2, 8, 8, generator=generator) * reads[:, None]
+    model[1].weight.data = weights.flatten(1).double()
+    y = torch.arange(N) % 3
+    return model, torch.rand(N, 2, 8, 8, generator=generator).double(), y, reads[y]
 
 
 @pytest.mark.parametrize("name", list(METRICS))
-def test_a_number_per_sample_whatever_the_batch(name, case):
-    model, x, y = case
-    explainer, metric = Gradient(model), METRICS.create(name)
+def test_a_number_per_sample_whatever_the_batch(name):
+    model, x, y, masks = quadrants()
+    explainer, metric = GradientXInput(model), METRICS.create(name)
     assert metric.DIRECTION in ("maximize", "minimize")
-    found = metric.evaluate(explainer, x, y)
-    assert found.shape == (6,)
+    found = metric.evaluate(explainer, x, y, masks=masks)
+    assert found.shape == (N,)
     assert not found.requires_grad
-    assert torch.equal(found, metric.evaluate(explainer, x, y))
-    assert torch.equal(found, metric.evaluate(explainer, x, y, explainer.attribute(x, y)))
-    alone = torch.cat([metric.evaluate(explainer, x[i : i + 1], y[i]) for i in range(6)])
-    assert torch.allclose(found, alone)
+    assert bool(torch.isfinite(found).all())
+    if name in COST:
+        assert bool((found > 0).all())
+        return
+    assert torch.equal(found, metric.evaluate(explainer, x, y, masks=masks))
+    assert torch.equal(found, metric.evaluate(explainer, x, y, explainer.attribute(x, y), masks=masks))
+    alone = [metric.evaluate(explainer, x[i : i + 1], y[i], masks=masks[i : i + 1]) for i in range(N)]
+    assert torch.allclose(found, torch.cat(alone), atol=1e-9)
 
 
-@pytest.mark.parametrize("name", list(METRICS))
-def test_the_truth_beats_chance(name, case):
-    """On a linear model w * x is the truth."""
-    model, x, y = case
-    metric = METRICS.create(name)
-    oracle = metric.evaluate(GradientXInput(model), x, y).mean()
-    chance = torch.stack([metric.evaluate(Gradient(model), x, y, torch.randn_like(x)).mean() for _ in range(5)]).mean()
-    assert (oracle > chance) == (metric.DIRECTION == "maximize")
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_truth_beats_chance(name):
+    model, x, y, masks = quadrants()
+    metric = METRICS.create(name, **SETTINGS.get(name, {}))
+    truth = metric.evaluate(ORACLES.get(name, GradientXInput)(model), x, y, masks=masks).mean()
+    chance = metric.evaluate(Chance(model), x, y, masks=masks).mean()
+    assert (truth > chance) == (metric.DIRECTION == "maximize")
+    assert abs(truth - chance) > 1e-3
 
 
 @pytest.mark.parametrize("name", list(METRICS))
 def test_spec_goes_round(name):
     metric = METRICS.create(name)
     assert METRICS.create(json.loads(json.dumps(metric.spec()))) == metric
+
+
+@pytest.mark.parametrize("name", list(METRICS))
+def test_the_model_stays_as_it_was_also_after_an_exception(name):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Flatten(), nn.Linear(108, 3))
+    x, y, masks = torch.rand(N, 2, 8, 8), torch.arange(N) % 3, torch.ones(N, 8, 8)
+    masks[:, 0] = 0
+    explainer, metric = Gradient(model), METRICS.create(name)
+    attributions, state, random = explainer.attribute(x, y), _state(model), torch.random.get_rng_state()
+    metric.evaluate(explainer, x, y, attributions, masks=masks)
+    assert _state(model) == state
+    assert torch.equal(random, torch.random.get_rng_state())
+    passes = []
+
+    def fail(*_):
+        passes.append(1)
+        if len(passes) > 2:
+            raise RuntimeError("the third pass fails")
+
+    handle = model[4].register_forward_hook(fail)
+    try:
+        metric.evaluate(explainer, x, y, attributions, masks=masks)
+    except RuntimeError as err:
+        assert "third pass" in str(err)  # noqa: PT017
+    handle.remove()
+    assert _state(model) == state
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_pooled_attributions(name):
+    model, x, y, masks = quadrants()
+    explainer, metric, pool = GradientXInput(model), METRICS.create(name), Postprocessor()
+    found = metric.evaluate(explainer, x, y, masks=masks, postprocess=pool)
+    given = metric.evaluate(explainer, x, y, pool(explainer.attribute(x, y)), masks=masks, postprocess=pool)
+    assert found.shape == (N,)
+    assert bool(torch.isfinite(found).all())
+    assert torch.equal(found, given)
+    try:
+        alone = metric.evaluate(explainer, x, y, pool(explainer.attribute(x, y)), masks=masks)
+    except InvalidInputError as err:
+        assert "give postprocess=" in str(err)  # noqa: PT017
+    else:
+        assert torch.equal(found, alone)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_sample_without_a_finite_attribution_is_nan_and_the_others_are_not(name):
+    model, x, y, masks = quadrants()
+    explainer, metric = GradientXInput(model), METRICS.create(name)
+    attributions = explainer.attribute(x, y)
+    attributions[2, 0, 3, 3] = torch.nan
+    found = metric.evaluate(explainer, x, y, attributions, masks=masks)
+    whole = metric.evaluate(explainer, x, y, masks=masks)
+    assert found.isnan().tolist() == [i == 2 for i in range(N)]
+    assert torch.allclose(found[[0, 1, 3, 4, 5]], whole[[0, 1, 3, 4, 5]], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", list(METRICS))
+def test_a_model_of_low_precision(name):
+    model, x, y, masks = quadrants()
+    explainer, metric = Gradient(model.bfloat16()), METRICS.create(name)
+    found = metric.evaluate(explainer, x.bfloat16(), y, masks=masks)
+    assert found.shape == (N,)
+    assert found.dtype in (torch.float32, torch.float64)
+    assert bool(torch.isfinite(found).all())
+
+
+class TwoImages(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(32, 3), nn.Linear(16, 3)
+
+    def forward(self, image, other):
+        return (self.first(image.flatten(1)) * self.second(other.flatten(1))).tanh()
+
+
+@pytest.mark.parametrize("name", list(METRICS))
+def test_several_inputs(name):
+    inputs = torch.rand(N, 2, 4, 4), torch.rand(N, 1, 4, 4)
+    masks = (torch.rand(N, 4, 4) > 0.5), (torch.rand(N, 1, 4, 4) > 0.5)
+    explainer, metric = GradientXInput(TwoImages()), METRICS.create(name)
+    found = metric.evaluate(explainer, inputs, 1, masks=masks)
+    assert found.shape == (N,)
+    named = metric.evaluate(explainer, dict(zip(("image", "other"), inputs, strict=True)), 1, masks=masks)
+    assert name in COST or torch.equal(found, named)
+
+
+@pytest.mark.parametrize("name", list(METRICS))
+def test_a_single_output(name):
+    model, x, masks = (
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 1)),
+        torch.rand(N, 1, 4, 4),
+        torch.eye(4).repeat(N, 1, 1),
+    )
+    metric, explainer = METRICS.create(name), GradientXInput(model)
+    if name in FOR_CLASSES:
+        with pytest.raises(InvalidInputError, match="several outputs"):
+            metric.evaluate(explainer, x, masks=masks)
+        return
+    assert bool(torch.isfinite(metric.evaluate(explainer, x, masks=masks)).all())
+
+
+@pytest.mark.parametrize("name", list(METRICS))
+def test_a_hidden_layer(name):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(108, 3))
+    x, y, masks = torch.rand(N, 2, 8, 8), torch.arange(N) % 3, torch.eye(6).repeat(N, 1, 1)
+    explainer, metric = GradientXInput(model, layer="1"), METRICS.create(name)
+    found = metric.evaluate(explainer, x, y, masks=masks)
+    assert found.shape == (N,)
+    alone = [metric.evaluate(explainer, x[i : i + 1], y[i], masks=masks[i : i + 1]) for i in range(N)]
+    assert name in COST or torch.allclose(found, torch.cat(alone), atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", list(METRICS))
+def test_tokens_at_their_embedding(name):
+    model = nn.Sequential(nn.Embedding(11, 4), nn.Flatten(), nn.Tanh(), nn.Linear(28, 3))
+    tokens, masks = torch.randint(0, 11, (N, 7)), torch.arange(7).expand(N, 7) < 3
+    explainer, metric = GradientXInput(model, layer="0"), METRICS.create(name)
+    if "channel_axis" in metric.SETTINGS and name not in FOR_IMAGES:
+        metric = metric.set_kwargs(channel_axis=-1)
+    if name in FOR_IMAGES:
+        with pytest.raises(XaikitError, match=r"images \(N, C, H, W\)"):
+            metric.evaluate(explainer, tokens, 1)
+        return
+    assert metric.evaluate(explainer, tokens, 1, masks=masks).shape == (N,)
+
+
+@pytest.mark.parametrize("name", [n for n in METRICS if METRICS.get(n).NEEDS_MASK])
+def test_a_mask_that_is_missing_or_cannot_be_right(name):
+    model, x, y, masks = quadrants()
+    metric, explainer = METRICS.create(name), GradientXInput(model)
+    with pytest.raises(InvalidInputError, match="give masks="):
+        metric.evaluate(explainer, x, y)
+    for wrong in (masks[:4], torch.ones(N, 5, 5), torch.ones(3), torch.ones(N, 3, 8, 8), (masks, masks)):
+        with pytest.raises(InvalidInputError, match="masks"):
+            metric.evaluate(explainer, x, y, masks=wrong)
+    with pytest.raises(InvalidInputError, match="booleans or 0 and 1"):
+        metric.evaluate(explainer, x, y, masks=0.5 * masks)
+    forms = [masks, masks[:, None], masks.bool(), masks[:, None].expand(N, 2, 8, 8), masks.numpy()]
+    found = [metric.evaluate(explainer, x, y, masks=form) for form in forms]
+    assert all(torch.equal(found[0], other) for other in found[1:])
+    same = metric.evaluate(explainer, x, y, masks=masks[0])
+    assert torch.equal(same, metric.evaluate(explainer, x, y, masks=masks[:1].expand(N, 8, 8)))
+    empty = masks.clone()
+    empty[1] = 0
+    assert metric.evaluate(explainer, x, y, masks=empty).isnan().tolist() == [i == 1 for i in range(N)]

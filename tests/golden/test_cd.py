@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xaikit.explainers import ContextualDecomposition
+from xaikit.mitigation import CDEP
 
 SOFT = 6  # the last mask is soft; the references round it, and one minus it, to float32
 
@@ -162,3 +163,32 @@ def test_ties_are_complete(shared):
     model = lenet(data)
     result = ContextualDecomposition(model, rules="cdep").decompose(data["x_ties"].double(), data["masks"])
     assert F.mse_loss(result.total, model(data["x_ties"].double()).expand_as(result.total)) < 1e-24
+
+
+def first_of_span(words):
+    """The steps whose constant the batch code counts: the decoy word, not the one behind it."""
+    return words * (1 - torch.cat([torch.zeros_like(words[..., :1]), words[..., :-1]], -1))
+
+
+def test_the_text_penalty(shared):
+    """The published loss of a text batch, by the mitigator: log form, label class, the decoy word and the next one."""
+    data = load(shared, "cd_lstm_text.npz")
+    model, tokens = Text(data), data["text"].T.contiguous()
+    model.embed.weight.requires_grad_(False)  # the reference cuts the graph there
+    words = torch.zeros(tokens.shape)
+    for sample, start in enumerate(data["decoy_all_start"].tolist()):
+        if start >= 0:
+            words[sample, start : start + 2] = 1
+    mitigator = CDEP(
+        explainer="contextual_decomposition:rules=cdep",
+        form="log",
+        target="label",
+        steps=first_of_span,
+        lambda_cdep=1.0,
+    )
+    penalty = mitigator.loss(model, (tokens, data["label"], words)).penalty
+    assert (penalty - data["decoy_all_penalty64"]).abs() < 1e-12
+    penalty.backward()
+    for name in ("hidden_to_label.weight", "lstm.weight_hh_l0"):
+        found = dict(model.named_parameters())[name].grad
+        assert (found - data[f"decoy_all_grad64:{name}"]).abs().max() < 1e-10

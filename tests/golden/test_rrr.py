@@ -14,7 +14,7 @@ FORMS = {
     "label_mean_over_batch": {"reduction": "mean"},
     "allclass_sum": {"target": "all"},
     "allclass_sum_over_maskcount": {"target": "all", "normalization": "mask"},
-    "cdep_repo_gradient_sum": {"channels": "sum", "score_reduction": "mean"},
+    "cdep_repo_gradient_sum": {"what": "channel_sum", "score_reduction": "mean"},
     "maxprob_sum": {"target": "predicted", "output": "probability"},
 }
 

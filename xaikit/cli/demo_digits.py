@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from xaikit.core import Explainer
 from xaikit.core.errors import MissingDependencyError
+from xaikit.mitigation import Assessment, assess
 
 CLASSES = 10
 BORDER, PATCH = 2, 3  # pixels: an empty frame around the 8 x 8 digit; the side of the patch in its upper left corner
@@ -109,24 +111,22 @@ def make_network(seed: int = 0) -> nn.Module:
         ).eval()
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Over all samples, and of the worst class."""
-    with torch.no_grad():
-        right = model(images).argmax(1) == labels
-    by_class = [right[labels == k].float().mean().item() for k in labels.unique().tolist()]
-    return right.float().mean().item(), min(by_class)
+def repaint(images: Tensor, told: Tensor | None) -> Tensor:
+    """Patched images with the patch that tells the labels `told`; None takes it away."""
+    bare = images.clone()
+    bare[..., :PATCH, :PATCH] = 0
+    return bare if told is None else Part(bare, told).patched(told)
 
 
-def patch_mass(explainer: Explainer, images: Tensor, labels: Tensor) -> float:
-    """The share of sum |attribution| that lies in the patch, averaged over the samples."""
-    size = explainer.attribute(images, labels).abs()
-    inside, total = (size * patch_mask()).flatten(1).sum(1), size.flatten(1).sum(1)
-    return (inside / total.clamp_min(torch.finfo(total.dtype).tiny)).mean().item()
+def measure(model: nn.Module, part: Part, seed: int, explainers: Sequence[Explainer]) -> Assessment:
+    """Accuracy by what becomes of the patch, and relevance in it where it tells the label."""
+    shortcut: dict[str, Any] = {"decoy": repaint, "masks": patch_mask()}
+    return assess(model, (part.same, part.labels), explainers=explainers, seed=seed, progress=False, **shortcut)
 
 
-def row(model: nn.Module, part: Part, seed: int, explainers: Sequence[Explainer]) -> dict[str, float]:
+def row(found: Assessment) -> dict[str, float]:
     """One line of the demo's table: accuracies, the worst class where the patch is flipped, relevance in the patch."""
-    measured = {name: accuracy(model, images, part.labels) for name, images in part.variants(seed).items()}
-    line = {name: overall for name, (overall, _) in measured.items()}
-    line["worst class"] = measured["flipped"][1]
-    return line | {f"mass {e.NAME}": patch_mass(e.bind(model), part.same, part.labels) for e in explainers}
+    names = {"kept": "same", "randomised": "random", "flipped": "flipped", "removed": "none"}
+    line = {names[name]: value for name, value in found.accuracy.items()}
+    line["worst class"] = found.worst["flipped"]
+    return line | {f"mass {name}": value for name, value in found.mass.items()}

@@ -18,7 +18,7 @@ from xaikit.cli import demo_digits
 from xaikit.cli.demo_digits import Digits
 from xaikit.core import METRICS, Explainer
 from xaikit.explainers import Gradient, IntegratedGradients, LRPEpsilonPlus, LRPUniformEpsilon, VarGrad
-from xaikit.mitigation import RRR
+from xaikit.mitigation import RRR, assess
 from xaikit.report.figures import comparison, grouped_bars
 from xaikit.tuning import tune
 
@@ -116,7 +116,10 @@ class Story:
             weight: self._train(f"{name}, weight {weight:g}", RRR(explainer=explainer, lambda_rrr=weight))
             for weight in self.plan.weights
         }
-        scores = {w: demo_digits.accuracy(model, shuffled, part.labels)[0] for w, model in models.items()}
+        given = (shuffled, part.labels)
+        scores = {
+            w: assess(model, given, explainers=(), progress=False).accuracy["kept"] for w, model in models.items()
+        }
         weight = max(scores, key=lambda w: scores[w])
         tried = ", ".join(f"{w:g}: {_percent(score)}" for w, score in scores.items())
         _say(f"   over {explainer.NAME}: weight {weight:g} (validation, patches shuffled: {tried})")
@@ -128,7 +131,7 @@ class Story:
         part, mask = self.digits.test, demo_digits.patch_mask()
         images = part.same
         explained = {e.NAME: e.bind(model) for e in SHOWN}
-        masses = {n: demo_digits.patch_mass(e, images, part.labels) for n, e in explained.items()}
+        masses = demo_digits.measure(model, part, self.plan.seed, SHOWN).mass
         first = [int((part.labels == k).nonzero()[0, 0]) for k in range(0, demo_digits.CLASSES, 2)]
         maps = {n: e.explain(images[first], part.labels[first]) for n, e in explained.items()}
         labels = [f"a {k}" for k in part.labels[first].tolist()]
@@ -159,7 +162,7 @@ class Story:
         return {"explainer": TUNED.NAME, "settings": best, "validation": searched, "test": tested}
 
     def _row(self, model: nn.Module) -> dict[str, float]:
-        return demo_digits.row(model, self.digits.test, self.plan.seed, MEASURED)
+        return demo_digits.row(demo_digits.measure(model, self.digits.test, self.plan.seed, MEASURED))
 
     def _write(self, models: dict[str, nn.Module], table: dict[str, dict[str, float]]) -> None:
         """The accuracies as a figure, the weights, and one test image with a patch that lies about its label."""

@@ -1,71 +1,119 @@
-"""`xaikit explain`: the attribution of one image, or of the samples in an array."""
+"""`xaikit explain`: the attribution of one image, of the samples in an array, or of a whole data set."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from xaikit.cli.job import argument, flag
+from xaikit.cli.sources import DataFields, ModelJob
 
-    from xaikit.cli.inputs import Preparation
+if TYPE_CHECKING:
+    from torch import Tensor
+
     from xaikit.core import Attribution
 
 SHOWN = 10  # samples in the summary
 
 
-def explain(  # noqa: PLR0913, PLR0917 (typer makes a flag of each)
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, or a .npy with samples (N, ...).")],
-    model: Annotated[str, typer.Option(help="module:factory, or torchvision:NAME.")],
-    weights: Annotated[Path | None, typer.Option(help="The model's weights: .safetensors or .pt.")] = None,
-    explainer: Annotated[str, typer.Option(help="name:key=value,key=value; see xaikit list.")] = "integrated_gradients",
-    target: Annotated[str, typer.Option(help="Class, or one class per sample: 3 or 3,1,2. Else the predicted.")] = "",
-    layer: Annotated[str | None, typer.Option(help="Explain this layer's output instead of the input.")] = None,
-    head: Annotated[str, typer.Option(help="Which output, where the model returns several.")] = "logits",
-    out: Annotated[Path | None, typer.Option(help="Result: .npz or .safetensors. Else INPUT.EXPLAINER.npz.")] = None,
-    figure: Annotated[bool, typer.Option(help="Draw a .png beside the result.")] = True,
-    size: Annotated[str, typer.Option(help="Of an image: 224 (centre square) or 240x320 (height x width).")] = "",
-    grey: Annotated[bool, typer.Option("--grey", help="Read an image as one grey channel.")] = False,
-    mean: Annotated[
-        str, typer.Option(help="Subtracted from pixels in 0..1: one number per channel, or 'imagenet'.")
-    ] = "",
-    std: Annotated[str, typer.Option(help="Divides the pixels after that: likewise.")] = "",
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Of the explainer's random numbers.")] = 0,
-) -> None:
+class Explain(DataFields, ModelJob):
     """Explain a model's decision: writes the attribution and a picture of it.
 
-    torchvision's models get 224 pixels and ImageNet's mean and std unless told otherwise.
+    INPUT is one image, or a .npy with a few samples. A whole data set (--data) goes to a folder (--out), shard by
+    shard: the same command goes on after an interruption, and several processes or machines share it (torchrun).
+    torchvision's and timm's models get 224 pixels and ImageNet's mean and std unless told otherwise.
 
     \b
     Examples:
       xaikit explain cat.jpg --model torchvision:resnet18 --weights resnet18.pt
       xaikit explain cat.jpg --model torchvision:resnet18 --explainer vargrad:n_iter=50
       xaikit explain digit.png --model mynet:make --grey --size 28 --target 3
+      xaikit explain --data photos/ --model torchvision:resnet18 --weights resnet18.pt --out run/
+      xaikit explain --data people.csv --labels outcome --model mynet:make --out run/
     """  # noqa: D301 (click reads the backspace: the lines below it stay lines)
-    from xaikit.cli.inputs import read_batch
-    from xaikit.cli.models import load_model
-    from xaikit.core import EXPLAINERS
 
-    made = EXPLAINERS.create(explainer)
-    target_list = _numbers(target, int, "--target")
-    result = _result_path(out, source, made.NAME)
-    inputs, picture = read_batch(source, _preparation(model, size, grey, mean, std))
-    where = _device(device)
-    net, inputs = load_model(model, weights).to(where), inputs.to(where)
-    bound = made.set_kwargs(
-        model=net, head=int(head) if head.isdecimal() else head, **({"layer": layer} if layer else {})
-    )
-    targets = _targets(target_list, net, inputs, bound.head)
-    attribution = bound.explain(inputs, targets, seed=seed)
-    result.parent.mkdir(parents=True, exist_ok=True)
-    written = [attribution.save(result)]
-    if figure:
-        written += _draw(attribution, picture, result.with_suffix(".png"))
-    typer.echo(_summary(attribution))
-    typer.echo(f"wrote {', '.join(map(str, written))}")
+    VERB = "explain"
+
+    source: Path | None = argument(None, metavar="INPUT", help="An image, or a .npy with samples (N, ...).")
+    explainer: str = flag("integrated_gradients", help="name:key=value,key=value; see xaikit list.")
+    target: str = flag("", help="Class, one class per sample (3,1,2), or 'label'. Else the predicted.")
+    out: Path | None = flag(None, help="Result: .npz or .safetensors (else INPUT.EXPLAINER.npz); of --data a folder.")
+    figure: bool = flag(True, help="Draw a .png beside the result.")
+    batch_size: int = flag(32, help="Samples in a pass, with --data.")
+    dtype: str = flag("", help="Of the stored attributions, with --data: float16, bfloat16, float32.")
+    keep_inputs: bool = flag(True, help="Store the samples beside their attributions, with --data, for a report.")
+    repair: bool = flag(False, help="Check every shard in the folder and compute damaged ones again.")
+    seed: int = flag(0, help="Of the explainer's random numbers.")
+    quiet: bool = flag(False, help="Show no progress.")
+    json_output: bool = flag(False, name="--json", help="Print the summary as JSON, for scripts.")
+
+    def run(self) -> int:
+        """Explain, write, summarise."""
+        from xaikit.core.errors import InvalidInputError
+
+        if bool(self.data) == (self.source is not None):
+            raise InvalidInputError("name either an INPUT or --data, a whole data set")
+        return self._one(self.source) if self.source is not None else self._all()
+
+    def _one(self, source: Path) -> int:
+        from xaikit.cli.inputs import read_batch
+        from xaikit.cli.options import numbers, targets_of
+        from xaikit.core import EXPLAINERS
+
+        targets = numbers(self.target, int, "--target")
+        result = _result_path(self.out, source, EXPLAINERS.create(self.explainer).NAME)
+        inputs, picture = read_batch(source, self.preparation(self.model))
+        model = self.loaded()
+        explainer = self.bound(self.explainer, model)
+        inputs = inputs.to(explainer.device)
+        attribution = explainer.explain(inputs, targets_of(targets, model, inputs, explainer.head), seed=self.seed)
+        result.parent.mkdir(parents=True, exist_ok=True)
+        written = [attribution.save(result)]
+        if self.figure:
+            written += _draw(attribution, picture, result.with_suffix(".png"))
+        if self.json_output:
+            typer.echo(_json(attribution, written))
+        else:
+            typer.echo(_summary(attribution))
+            typer.echo(f"wrote {', '.join(map(str, written))}")
+        return 0
+
+    def _all(self) -> int:
+        import json
+
+        from xaikit.core.errors import InvalidInputError
+        from xaikit.runs import explain_dataset
+
+        if self.out is None:
+            raise InvalidInputError("--data needs --out, the folder of the run")
+        if self.target and self.target != "label" and not self.target.isdecimal():
+            raise InvalidInputError(f"--target of a data set is one class or 'label', got {self.target!r}")
+        data = self.samples(self.model)
+        run = explain_dataset(
+            self.bound(self.explainer, self.loaded()),
+            data,
+            out=self.out,
+            targets=int(self.target) if self.target.isdecimal() else self.target or "predicted",
+            batch_size=self.batch_size,
+            dtype=self.dtype or None,
+            keep_inputs=self.keep_inputs,
+            seed=self.seed,
+            repair=self.repair,
+            progress=not self.quiet,
+        )
+        for reason in list(run.skipped.values())[:SHOWN]:
+            typer.echo(f"xaikit: skipped: {reason}", err=True)
+        counts = {"explained": len(run), "skipped": len(run.skipped), "missing": len(run.missing)}
+        if self.json_output:
+            typer.echo(json.dumps({**counts, "run": str(self.out)}))
+        else:
+            told = [f"{len(run)} samples explained in {self.out}"]
+            told += [f"{n} {word}" for word, n in counts.items() if n and word != "explained"]
+            typer.echo(", ".join(told))
+        # What was left out must not look like success to a script.
+        return 1 if run.skipped else 0
 
 
 def _result_path(out: Path | None, source: Path, explainer: str) -> Path:
@@ -75,61 +123,6 @@ def _result_path(out: Path | None, source: Path, explainer: str) -> Path:
     if result.suffix not in (".npz", ".safetensors"):
         raise InvalidInputError(f"--out must end in .npz or .safetensors, got {result.name!r}")
     return result
-
-
-def _numbers(text: str, kind: type, option: str) -> list[Any]:
-    from xaikit.core.errors import InvalidInputError
-
-    try:
-        return [kind(part) for part in text.split(",")] if text else []
-    except ValueError:
-        word = "whole numbers" if kind is int else "numbers"
-        raise InvalidInputError(f"{option} takes {word} with commas between, got {text!r}") from None
-
-
-def _preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Preparation:
-    from xaikit.cli.inputs import IMAGENET, Preparation
-    from xaikit.core.errors import InvalidInputError
-
-    usual = model.startswith("torchvision:")
-    height_width = _numbers(size.replace("x", ","), int, "--size") or ([224] if usual else None)
-    if height_width and (len(height_width) > 2 or min(height_width) < 1):
-        raise InvalidInputError(f"--size is 224 or 240x320 (height x width), got {size!r}")
-    numbers = []
-    for text, option, imagenet in ((mean, "--mean", IMAGENET[0]), (std, "--std", IMAGENET[1])):
-        given = imagenet if text == "imagenet" or (usual and not text) else tuple(_numbers(text, float, option))
-        numbers.append(given or None)
-    return Preparation(tuple(height_width) if height_width else None, grey, *numbers)
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    from xaikit.core.errors import InvalidInputError
-
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as err:
-        raise InvalidInputError(f"--device {name} cannot be used here ({str(err).splitlines()[0]})") from None
-
-
-def _targets(given: list[int], net: nn.Module, inputs: Tensor, head: str | int) -> Any:
-    """The given classes; else the predicted one of each sample, or None for a single output."""
-    import torch
-
-    from xaikit.core.errors import InvalidInputError
-    from xaikit.core.targets import pick_head
-
-    try:
-        with torch.no_grad():
-            output = pick_head(net(inputs), head)
-    except RuntimeError as err:
-        raise InvalidInputError(
-            f"the model does not take inputs of shape {tuple(inputs.shape)} ({err}); --size and --grey change an image"
-        ) from err
-    if given:
-        return given[0] if len(given) == 1 else torch.tensor(given)
-    return output.argmax(1) if output.ndim == 2 and output.shape[1] > 1 else None
 
 
 def _draw(attribution: Attribution, picture: Tensor, path: Path) -> list[Path]:
@@ -142,6 +135,21 @@ def _draw(attribution: Attribution, picture: Tensor, path: Path) -> list[Path]:
         return []
     attribution.plot(picture if picture.ndim == values.ndim else None).savefig(path, dpi=120)
     return [path]
+
+
+def _json(attribution: Attribution, written: list[Path]) -> str:
+    import json
+
+    scores, gaps = attribution.scores, attribution.gap
+    return json.dumps(
+        {
+            "spec": attribution.spec,
+            "targets": attribution.targets,
+            "scores": None if scores is None else scores.tolist(),
+            "gap": None if gaps is None else gaps.tolist(),
+            "written": [str(path) for path in written],
+        }
+    )
 
 
 def _summary(attribution: Attribution) -> str:

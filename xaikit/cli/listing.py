@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def list_items(
-    name: Annotated[str, typer.Argument(help="explainers, metrics, mitigators, or the name of one item.")] = "",
+    name: Annotated[str, typer.Argument(help="A kind, such as metrics or baselines, or the name of one item.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
-    """List explainers, metrics and mitigators: settings, whether a loss can hold them, source.
+    """List explainers, metrics, mitigators, transforms and modalities: settings, whether a loss can hold them, source.
 
     A star marks the settings that a search varies, and where it looks.
 
@@ -41,9 +41,18 @@ def list_items(
 
 
 def _registries() -> dict[str, Registry]:
-    from xaikit.core import EXPLAINERS, METRICS, MITIGATORS
+    from xaikit import core
 
-    return {"explainers": EXPLAINERS, "metrics": METRICS, "mitigators": MITIGATORS}
+    return {
+        "explainers": core.EXPLAINERS,
+        "metrics": core.METRICS,
+        "mitigators": core.MITIGATORS,
+        "baselines": core.BASELINES,
+        "feature_masks": core.FEATURE_MASKS,
+        "poolings": core.POOLINGS,
+        "normalizations": core.NORMALIZATIONS,
+        "modalities": core.MODALITIES,
+    }
 
 
 def _select(name: str) -> dict[str, list[type[Configured]]]:
@@ -83,10 +92,14 @@ def _describe(cls: type[Configured]) -> dict[str, Any]:
 
 
 def _setting(setting: Setting) -> dict[str, Any]:
-    spec, default = setting.spec, setting.default
+    from xaikit.core.configured import REQUIRED
+
+    spec, required = setting.spec, setting.default is REQUIRED
+    default = None if required else setting.default
     low, high = getattr(spec, "low", None), getattr(spec, "high", None)
     return {
         "default": default if default is None or isinstance(default, (bool, int, float, str)) else repr(default),
+        "required": required,
         "tunable": spec is not None and spec.tunable,
         "choices": list(getattr(spec, "choices", ())) or None,
         "range": None if low is None else [low, high],
@@ -109,5 +122,6 @@ def _settings(settings: dict[str, Any]) -> str:
         values = " | ".join(map(str, setting["choices"] or ()))
         values = "{:g} .. {:g}".format(*setting["range"]) if setting["range"] else values
         star = "*" if setting["tunable"] else " "
-        lines.append(f"    {star} {name}={setting['default']}{f' ({values})' if values else ''}: {setting['meaning']}")
+        default = " (required)" if setting["required"] else f"={setting['default']}"
+        lines.append(f"    {star} {name}{default}{f' ({values})' if values else ''}: {setting['meaning']}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Models from the command line: ``module:factory`` or ``torchvision:NAME``, and their weights."""
+"""Models from the command line: ``module:factory``, ``torchvision:``, ``timm:`` or ``hf:``, and their weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load_model(name: str, weights: Path | None = None) -> nn.Module:
 
     Args:
         name: ``module:factory``, an importable function (or a module object), found from the current folder too; or
-            ``torchvision:resnet18``.
+            ``torchvision:resnet18``, ``timm:vit_tiny_patch16_224``, or ``hf:FOLDER``, a local Hugging Face folder.
         weights: a ``.safetensors`` file, or a ``.pt`` file that holds nothing but tensors.
 
     Raises:
@@ -35,11 +35,14 @@ def load_model(name: str, weights: Path | None = None) -> nn.Module:
     """
     source, colon, item = name.partition(":")
     if not colon or not source or not item:
-        raise InvalidInputError(f"a model is named 'module:factory' or 'torchvision:NAME', got {name!r}")
-    model = _torchvision(item) if source == "torchvision" else _made(source, item)
+        raise InvalidInputError(
+            f"a model is named 'module:factory', 'torchvision:NAME', 'timm:NAME' or 'hf:FOLDER', got {name!r}"
+        )
+    zoos = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}
+    model = zoos[source](item) if source in zoos else _made(source, item)
     if weights is not None:
         _fill(model, read_weights(weights), weights)
-    elif source == "torchvision":
+    elif source in ("torchvision", "timm"):
         warnings.warn(f"{name} has random weights; pass --weights to explain a trained model", stacklevel=2)
     return model.eval()
 
@@ -93,21 +96,95 @@ def _torchvision(name: str) -> nn.Module:
         return models.get_model(name, weights=None)
 
 
+def _timm(name: str) -> nn.Module:
+    import_torchvision()  # timm imports torchvision by itself
+    try:
+        import timm
+    except ImportError:
+        raise MissingDependencyError("timm:NAME needs timm: pip install timm") from None
+    if name not in timm.list_models():
+        raise UnknownNameError(f"timm has no model {name!r}{near_names(name, timm.list_models())}")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: nn.Module = timm.create_model(name, pretrained=False)
+        return model
+
+
+def _hugging_face(folder: str) -> nn.Module:
+    transformers = _transformers()
+    path = _model_folder(folder)
+    kind = (transformers.AutoConfig.from_pretrained(path, local_files_only=True).architectures or [""])[0]
+    cls = getattr(transformers, kind, None)
+    if cls is None:
+        raise InvalidInputError(f"{path}/config.json names no model class that transformers knows, got {kind!r}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # safetensors only: a pickled .bin could run any code.
+        model: nn.Module = cls.from_pretrained(path, local_files_only=True, use_safetensors=True)
+    return model
+
+
+def tokenizer_of(name: str) -> Any:
+    """The tokenizer in the folder of a model ``hf:FOLDER``; None for any other model, or a folder without one."""
+    source, _, folder = name.partition(":")
+    if source != "hf":
+        return None
+    path = _model_folder(folder)
+    try:
+        return _transformers().AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+
+
+def _model_folder(folder: str) -> Path:
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise InvalidInputError(
+            f"hf:{folder} is no Hugging Face folder: it has no config.json; save one with save_pretrained"
+        )
+    if not any(path.glob("*.safetensors")):
+        raise InvalidInputError(f"{path} holds no .safetensors weights; save them with save_pretrained(folder)")
+    return path
+
+
+def _transformers() -> Any:
+    import_torchvision()  # transformers imports torchvision by itself
+    try:
+        import transformers
+    except ImportError:
+        raise MissingDependencyError("hf:FOLDER needs transformers: pip install transformers") from None
+    return transformers
+
+
 def _made(module_name: str, factory_name: str) -> nn.Module:
+    made = imported(f"{module_name}:{factory_name}", "the model", "module:factory")
+    with _current_folder():  # a factory may import its neighbours when it is called
+        model = made if isinstance(made, nn.Module) else made()
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"{module_name}:{factory_name} gave a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def imported(name: str, what: str, form: str) -> Any:
+    """The object that ``module:name`` means, found from the current folder too.
+
+    Raises:
+        UnknownNameError: when the module or the name in it is not there.
+        InvalidInputError: for a word of another form.
+    """
+    module_name, colon, item = name.partition(":")
+    if not colon or not module_name or not item:
+        raise InvalidInputError(f"{what} is named {form!r}, got {name!r}")
     with _current_folder():
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as err:
             where = f"looked in {Path.cwd()} and the installed packages"
-            raise UnknownNameError(f"cannot import {module_name!r} for the model: {err} ({where})") from None
-        if not hasattr(module, factory_name):
-            known = [n for n in vars(module) if callable(vars(module)[n]) and not n.startswith("_")]
-            raise UnknownNameError(f"module {module_name!r} has no {factory_name!r}{near_names(factory_name, known)}")
-        made = getattr(module, factory_name)
-        model = made if isinstance(made, nn.Module) else made()
-    if not isinstance(model, nn.Module):
-        raise InvalidTypeError(f"{module_name}:{factory_name} gave a {type(model).__name__}, not a torch.nn.Module")
-    return model
+            raise UnknownNameError(f"cannot import {module_name!r} for {what}: {err} ({where})") from None
+    if not hasattr(module, item):
+        known = [n for n in vars(module) if callable(vars(module)[n]) and not n.startswith("_")]
+        raise UnknownNameError(f"module {module_name!r} has no {item!r}{near_names(item, known)}")
+    return getattr(module, item)
 
 
 @contextlib.contextmanager

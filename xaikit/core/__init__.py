@@ -15,6 +15,7 @@ from xaikit.core.registries import (
     NORMALIZATIONS,
     POOLINGS,
     POSTPROCESSORS,
+    PROJECTIONS,
 )
 from xaikit.core.registry import Registry
 
@@ -28,6 +29,7 @@ __all__ = [
     "NORMALIZATIONS",
     "POOLINGS",
     "POSTPROCESSORS",
+    "PROJECTIONS",
     "Attribution",
     "Call",
     "Categorical",

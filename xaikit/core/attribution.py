@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xaikit.core.errors import InvalidInputError, MissingDependencyError
+from xaikit.core.errors import InvalidInputError, MissingDependencyError, XaikitError
 from xaikit.core.structure import flatten
+
+JSON = ("spec", "targets", "absorbed", "lost")  # the fields that hold no tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,9 @@ class Attribution:
         targets: the explained classes, or None where a function chose the score.
         scores: the explained score of each sample, (N,).
         gap: |sum of the attribution - what the method promises as its sum|, (N,); None where nothing is promised.
+        absorbed: the part of the promised sums that biases, constants and stabilizers hold by a method's rules, and at
+            a layer what flows past it, for the batch; None for a method that keeps no such books (LRP does).
+        lost: the part that other operations did not hand on, by operation; empty where all is conserved.
     """
 
     values: Any
@@ -33,6 +39,8 @@ class Attribution:
     targets: Any = None
     scores: Tensor | None = None
     gap: Tensor | None = None
+    absorbed: float | None = None
+    lost: dict[str, float] | None = None
 
     def save(self, path: str | Path) -> Path:
         """Write to ``.npz`` or ``.safetensors``; `load` reads either.
@@ -44,7 +52,8 @@ class Attribution:
         path = Path(path)
         arrays = {f"values.{key}": t.detach().cpu() for key, t in self._named_values().items()}
         arrays |= {k: t.detach().cpu() for k, t in (("scores", self.scores), ("gap", self.gap)) if t is not None}
-        meta = json.dumps({"spec": self.spec, "targets": self.targets, "structure": self._structure()})
+        named = {name: getattr(self, name) for name in JSON}
+        meta = json.dumps({**named, "structure": self._structure()})
         if path.suffix == ".npz":
             np.savez(path, meta=np.array(meta), **{k: _to_numpy(t) for k, t in arrays.items()})
         elif path.suffix == ".safetensors":
@@ -72,7 +81,8 @@ class Attribution:
             values = values["0"]
         elif meta["structure"] == "tuple":
             values = tuple(values[str(i)] for i in range(len(values)))
-        return cls(values, meta["spec"], meta["targets"], arrays.get("scores"), arrays.get("gap"))
+        named = {name: meta[name] for name in JSON}
+        return cls(values, scores=arrays.get("scores"), gap=arrays.get("gap"), **named)
 
     def plot(self, inputs: Any = None, **options: Any) -> Any:
         """A figure of the attribution beside (or over) the inputs; see `xaikit.report.figures.plot`."""
@@ -80,6 +90,16 @@ class Attribution:
         from importlib import import_module
 
         return import_module("xaikit.report.figures").plot(self, inputs, **options)
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows by itself: the picture, where there is a way to draw such a shape."""
+        from importlib import import_module
+
+        try:
+            picture = import_module("xaikit.report.pictures").drawing(self.plot())
+        except XaikitError:
+            return None
+        return f'<img src="{picture}" alt="attribution by {html.escape(str(self.spec.get("name")))}">'
 
     def _named_values(self) -> dict[str, Tensor]:
         if isinstance(self.values, Mapping):

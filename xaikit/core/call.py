@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from xaikit.core import targets as target_rules
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.isolation import differentiable_kernels
+from xaikit.core.isolation import Modules, cut_at, differentiable_kernels
 from xaikit.core.rows import even_ranges, rows_per_pass
 from xaikit.core.structure import Tensors
+from xaikit.core.taps import Layers, Tap, tapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +26,18 @@ class Call:
     Attributes:
         model: the model, in evaluation mode.
         inputs: what is explained, each tensor shaped (N, ...): the inputs, or a layer's activations.
+        layers: names and modules of the layers at which the call is cut, none where it explains the model's inputs.
+        uncut: the whole call at the model's own inputs, where this one is cut at layers.
         target: class indices (N,), a function of the output, or None.
         create_graph: whether the attribution must stay differentiable.
         seed: of every random number.
         forward: runs the model on stand-ins for `inputs` and on the samples that they stand for.
+        modules: the model's modules with their names, walked once for all who need them.
+        read_at: the layers where `gradient` reads off what is explained; none where that are the inputs.
+        tap: how a layer's output (and the leaf where its gradient arrives) goes on into the model.
+        record: takes the output on `inputs` themselves, with its graph, when `grad` or `gradient` computes it.
+        surroundings: what holds while the model runs, for a pass that is repeated after the call.
+        recompute: whether `grad` drops its graph and builds it again in the loss's backward pass.
     """
 
     model: nn.Module
@@ -35,14 +46,35 @@ class Call:
     create_graph: bool
     seed: int
     forward: Callable[[Tensors, Tensor | None], Any]
+    layers: tuple[tuple[str, nn.Module], ...] = ()
+    uncut: Call | None = None
     head: str | int = "logits"
     n_classes: int | None = None
     samples: Tensor | None = None
+    modules: Modules = dataclasses.field(default_factory=dict)
+    read_at: Layers = ()
+    tap: Callable[[Tensor, Tensor], Tensor] = Tap.apply
+    record: Callable[[Tensor], None] | None = None
+    surroundings: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    recompute: bool = False
 
     @property
     def n(self) -> int:
         """Number of samples N."""
         return len(self.inputs[0])
+
+    @property
+    def own_inputs(self) -> Tensors:
+        """The model's own inputs of each row, also where the call is cut at layers."""
+        if self.uncut is None:
+            return self.inputs
+        return self.uncut.inputs if self.samples is None else tuple(x[self.samples] for x in self.uncut.inputs)
+
+    def activations(self, inputs: Tensors) -> Tensors:
+        """What the layers of the call give for stand-ins of `own_inputs`."""
+        forward = self.forward if self.uncut is None else self.uncut.forward
+        run = lambda: forward(inputs, self.samples)  # noqa: E731
+        return cut_at(self.model, self.layers, run, len(inputs[0]), self.create_graph)
 
     def run(self, inputs: Tensors, copies: int = 1) -> Tensor:
         """The model's output on `copies` stacked versions of the batch: tensors (copies * N, ...), copy by copy."""
@@ -50,7 +82,11 @@ class Call:
         if copies > 1:
             one = torch.arange(self.n, device=inputs[0].device) if samples is None else samples
             samples = one.repeat(copies)
-        output = target_rules.pick_head(self.forward(inputs, samples), self.head)
+        return self._checked(self.forward(inputs, samples), copies)
+
+    def _checked(self, returned: Any, copies: int) -> Tensor:
+        """The output with one row per sample, picked out of what the model returned."""
+        output = target_rules.pick_head(returned, self.head)
         if output.ndim == 0 or len(output) != copies * self.n:
             raise InvalidInputError(
                 f"the model must return one row per sample, got {tuple(output.shape)} for a batch of {copies * self.n}"
@@ -80,24 +116,60 @@ class Call:
             copies: versions of the batch stacked in them.
             at: called after the forward pass, gives the tensors of that pass to differentiate by instead.
         """
+        if self.recompute and at is None:
+            found: Tensors = checkpoint(self._repeatable_grad, copies, *inputs, use_reentrant=False)
+            return found
+        return self._grad(inputs, copies, at)
+
+    def _repeatable_grad(self, copies: int, *inputs: Tensor) -> Tensors:
+        with self.surroundings():
+            return self._grad(inputs, copies)
+
+    def _grad(self, inputs: Tensors, copies: int, at: Callable[[], Tensors] | None = None) -> Tensors:
         with torch.enable_grad(), differentiable_kernels(self.create_graph):
-            leaves = tuple(x if self.create_graph and x.requires_grad else x.detach().requires_grad_() for x in inputs)
+            live = self.create_graph
+            leaves = tuple(x if live and x.requires_grad else x.detach().requires_grad_() for x in inputs)
             output = self.run(leaves, copies)
-            scores = self.score(output, copies)
-            if not scores.requires_grad:
-                raise InvalidInputError(
-                    "the model's output does not depend on its input through autograd; "
-                    "is it detached, or computed under no_grad?"
-                )
-            start, seeds = scores, torch.ones_like(scores)
-            if self.create_graph:
-                (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)
-                # Backward hooks (zennit's rules) build a graph only for a gradient that requires one.
-                start, seeds = output, seeds if seeds.requires_grad else seeds.detach().requires_grad_()
-            points = leaves if at is None else at()
-            grads = torch.autograd.grad(start, points, seeds, create_graph=self.create_graph, allow_unused=True)
-            if at is not None and any(g is None for g in grads):
-                raise InvalidInputError("the explained score does not depend on the chosen layer's output")
+            if self.record is not None and inputs is self.inputs:
+                self.record(output)
+            return self._differentiated(output, leaves if at is None else at(), copies, reached=at is not None)
+
+    def gradient(self, beside: Sequence[Tensor] = ()) -> tuple[Tensors, Tensors]:
+        """What is explained and d score / d each of its tensors, by one forward and one backward pass.
+
+        At layers both are read off during the pass, so that one layer may feed another; with `create_graph` a
+        derivative then reaches the parameters before a layer, too.
+
+        Args:
+            beside: further tensors to which the backward pass must go, read once the forward pass is over.
+        """
+        if not self.read_at:
+            return self.inputs, self.grad(self.inputs)
+        with torch.enable_grad(), differentiable_kernels(self.create_graph):
+            with tapped(self.read_at, self.tap) as readings:
+                output = self.run(self.inputs)
+            values = readings.close(self.n)
+            if self.record is not None:
+                self.record(output)
+            grads = self._differentiated(output, (*readings.leaves, *beside))
+        return values if self.create_graph else tuple(v.detach() for v in values), grads[: len(values)]
+
+    def _differentiated(self, output: Tensor, points: Tensors, copies: int = 1, *, reached: bool = False) -> Tensors:
+        """Return d score / d point of an output; an error where a point must be `reached` and is not."""
+        scores = self.score(output, copies)
+        if not scores.requires_grad:
+            raise InvalidInputError(
+                "the model's output does not depend on its input through autograd; "
+                "is it detached, or computed under no_grad?"
+            )
+        start, seeds = scores, torch.ones_like(scores)
+        if self.create_graph and not self.recompute:  # one derivative, since each has the pass computed again
+            (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)
+            # Backward hooks (zennit's rules) build a graph only for a gradient that requires one.
+            start, seeds = output, seeds if seeds.requires_grad else seeds.detach().requires_grad_()
+        grads = torch.autograd.grad(start, points, seeds, create_graph=self.create_graph, allow_unused=True)
+        if reached and any(g is None for g in grads):
+            raise InvalidInputError("the explained score does not depend on the chosen layer's output")
         return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
 
     def at(self, samples: slice) -> Call:
@@ -107,6 +179,20 @@ class Call:
         return dataclasses.replace(
             self, inputs=tuple(x[samples] for x in self.inputs), target=target, samples=index[samples]
         )
+
+    def stacked(self, inputs: Tensors, copies: int) -> Call:
+        """A call on `copies` stacked versions of the batch, tensors (copies * N, ...), each row a sample of its own."""
+        index = torch.arange(self.n, device=inputs[0].device) if self.samples is None else self.samples
+        target = self.target
+        if isinstance(target, Tensor):
+            target = target.repeat(copies)
+        elif target is not None and copies > 1:
+            function = target
+            target = lambda output: torch.cat([function(part) for part in output.split(self.n)])  # noqa: E731
+        uncut = self.uncut and self.uncut.stacked(
+            tuple(x.repeat(copies, *[1] * (x.ndim - 1)) for x in self.uncut.inputs), copies
+        )
+        return dataclasses.replace(self, inputs=inputs, target=target, samples=index.repeat(copies), uncut=uncut)
 
     def passes(self, copies: int, max_rows: int | None = None) -> Iterator[tuple[Call, list[range]]]:
         """The work of evaluating `copies` versions of every sample, cut into forward passes of a bounded size.
@@ -123,4 +209,8 @@ class Call:
         whole = callable(self.target) or self.n <= limit
         for samples in [range(self.n)] if whole else even_ranges(self.n, limit):
             part = self if whole else self.at(slice(samples.start, samples.stop))
-            yield part, even_ranges(copies, max(1, limit // part.n))
+            ranges = even_ranges(copies, max(1, limit // part.n))
+            if self.create_graph and (not whole or len(ranges) > 1):
+                # Else the graphs of all passes would be alive at once, and memory would grow with the copies.
+                part = dataclasses.replace(part, recompute=True)
+            yield part, ranges

@@ -11,6 +11,7 @@ It is a frozen dataclass by inheritance. `set_kwargs` returns a new object: noth
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import sys
 import typing
@@ -38,6 +39,12 @@ class Setting:
     doc: str
     default: Any
 
+    def is_default(self, value: Any) -> bool:
+        """Whether a checked value is what the default becomes when it is checked: the object for its name, too."""
+        if self.default is REQUIRED or _same(value, self.default):
+            return self.default is not REQUIRED
+        return not isinstance(value, Tensor) and _same(value, self.check(self.default, "default"))
+
 
 @typing.dataclass_transform(frozen_default=True, kw_only_default=True)
 class Configured:
@@ -52,7 +59,9 @@ class Configured:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)(cls)
         own = _own_hints(cls)
-        settings = dict(cls.SETTINGS)
+        settings: dict[str, Setting] = {}
+        for base in reversed(cls.__mro__[1:]):
+            settings |= base.__dict__.get("SETTINGS", {})
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
             if field.name in own:
                 settings[field.name] = _setting(own[field.name], field.default)
@@ -109,7 +118,7 @@ class Configured:
             )
         return {
             "name": self.NAME,
-            "settings": {n: _to_json(v, f"{self.NAME}.{n}") for n, v in self._portable().items()},
+            "settings": {n: to_json(v, f"{self.NAME}.{n}") for n, v in self._portable().items()},
         }
 
     def _portable(self) -> dict[str, Any]:
@@ -117,9 +126,7 @@ class Configured:
         return self.settings()
 
     def __repr__(self) -> str:
-        shown = {
-            n: v for n, v in self.settings().items() if n in self.TUNABLES or not _same(v, self.SETTINGS[n].default)
-        }
+        shown = {n: v for n, v in self.settings().items() if n in self.TUNABLES or not self.SETTINGS[n].is_default(v)}
         return f"{type(self).__name__}({', '.join(f'{n}={_short(v)}' for n, v in shown.items())})"
 
     def __eq__(self, other: object) -> bool:
@@ -157,12 +164,14 @@ def _setting(hint: Any, default: Any) -> Setting:
 def _by_hint(hint: Any) -> Callable[[Any, str], Any]:
     """Check a setting that has no spec by its type hint alone."""
 
+    @functools.cache  # making one costs more than a small net's forward pass
+    def adapter() -> TypeAdapter[Any]:
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+
     def check(value: Any, where: str) -> Any:
         value = tuple(value) if isinstance(value, list) and typing.get_origin(hint) is tuple else value
         try:
-            return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(
-                value, strict=True
-            )
+            return adapter().validate_python(value, strict=True)
         except ValidationError:
             shown = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
             raise InvalidTypeError(f"{where} must be {shown}, got {value!r} of type {type(value).__name__}") from None
@@ -186,15 +195,20 @@ def _signature(cls: type[Configured]) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
-def _to_json(value: Any, where: str) -> Any:
+def to_json(value: Any, where: str) -> Any:
+    """A setting as plain JSON values.
+
+    Raises:
+        InvalidInputError: for a function, a module, or whatever else no JSON can hold.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Configured):
         return value.spec()
     if isinstance(value, (tuple, list)):
-        return [_to_json(v, where) for v in value]
+        return [to_json(v, where) for v in value]
     if isinstance(value, Mapping):
-        return {str(k): _to_json(v, where) for k, v in value.items()}
+        return {str(k): to_json(v, where) for k, v in value.items()}
     if isinstance(value, Tensor):
         return {"tensor": value.detach().cpu().double().tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
     raise InvalidInputError(

@@ -46,6 +46,10 @@ class TrainingError(XaikitError, RuntimeError):
     """Training had to stop; the message says where and what to try."""
 
 
+class CheckpointError(XaikitError, OSError):
+    """A checkpoint that could not be written; the one before it stays."""
+
+
 class TuningError(XaikitError, RuntimeError):
     """A search that found nothing to choose from; the message gives the first reason."""
 

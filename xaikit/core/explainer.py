@@ -7,8 +7,9 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
@@ -26,6 +27,7 @@ from xaikit.core.errors import (
     NotDifferentiableError,
     UnboundError,
 )
+from xaikit.core.forward import run_on
 from xaikit.core.params import Int
 from xaikit.core.registries import EXPLAINERS
 from xaikit.core.structure import Tensors
@@ -54,8 +56,15 @@ class Explainer(Configured, abc.ABC):
     REGISTRY: ClassVar[Any] = EXPLAINERS
     EXPLANATION_TYPE: ClassVar[str] = "attribution"
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
+    MADE_FOR: ClassVar[tuple[str, ...]] = ()  # kinds of layers: recommendation.profile.KINDS
+    PASSES: ClassVar[tuple[str | int, ...]] = (1,)  # of the model, for one explanation: a product, also of settings
+    REUSED_MODULES: ClassVar[bool] = True  # whether it copes with a module that runs several times
+    FAMILY: ClassVar[bool] = False  # a door to many methods, which a setting chooses
     DIFFERENTIABLE: ClassVar[bool] = True
+    # One `Call.grad` on the inputs, through the model as it is: a loss can use the output of that very pass.
+    GIVES_OUTPUT: ClassVar[bool] = False
     GAP_TOLERANCE: ClassVar[float | None] = None  # share of the promised total above which `explain` warns
+    ONE_GRADIENT: ClassVar[bool] = False  # made of one `call.gradient()`, which reads layers off as it passes them
 
     model: nn.Module | None = None
     layer: Annotated[Any, _layer, "explain the output of this layer (or of several) instead of the inputs"] = None
@@ -117,6 +126,20 @@ class Explainer(Configured, abc.ABC):
 
     __hash__ = Configured.__hash__
 
+    @property
+    def finds_layer(self) -> bool:
+        """Whether it computes its layer's activations by itself, so that nobody can hand it others."""
+        return False
+
+    @property
+    def passes(self) -> int:
+        """About how many passes of the model the explanation of a sample takes."""
+        return math.prod(getattr(self, factor) if isinstance(factor, str) else factor for factor in self.PASSES)
+
+    def missing_rules(self, inputs: Any) -> tuple[str, ...]:  # noqa: ARG002
+        """Operations of the model, on these inputs, that a method of rules has none for; none for other methods."""
+        return ()
+
     # ------------------------------------------------------------------ the call
 
     def attribute(self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0) -> Any:
@@ -136,12 +159,35 @@ class Explainer(Configured, abc.ABC):
             UnboundError: for an explainer without a model.
             NotDifferentiableError: for `create_graph` on a method that has no exact derivative.
         """
-        options: dict[str, Any] = {"create_graph": create_graph, "seed": seed}
+        return self.attribute_with_output(inputs, targets, create_graph=create_graph, seed=seed)[0]
+
+    def attribute_with_output(
+        self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0, keep_mode: bool = False
+    ) -> tuple[Any, Tensor | None]:
+        """The attribution as by `attribute`, and the model's output on the inputs where one plain pass gives both.
+
+        Args:
+            inputs: as for `attribute`.
+            targets: likewise.
+            create_graph: likewise.
+            seed: likewise.
+            keep_mode: run the model in the mode that it is in. BatchNorm's running statistics then take part once,
+                where the output is returned, and stay as they are where it is not.
+
+        Returns:
+            The attribution; and the output (N, ...), with its graph under `create_graph`, or None where the method
+            runs the model on something else, or not as it is.
+        """
+        outputs: list[Tensor] = []
+        options: dict[str, Any] = {"create_graph": create_graph, "seed": seed, "keep_mode": keep_mode}
+        record = outputs.append if self.GIVES_OUTPUT else None
         try:
-            return self._apply(lambda call: (self._attribute(call),), inputs, targets, **options)[0]
+            (found,) = self._apply(lambda call: (self._attribute(call),), inputs, targets, **options, record=record)
         except NestedLayersError:
-            # One feeds the other: each is explained by itself, as if it had been named alone.
-            return tuple(self.set_kwargs(layer=layer).attribute(inputs, targets, **options) for layer in self.layer)
+            # One feeds the other, and one pass holds one version of each: every layer by itself, as if named alone.
+            each = (self.set_kwargs(layer=layer) for layer in self.layer)
+            found = tuple(e.attribute_with_output(inputs, targets, **options)[0] for e in each)
+        return found, outputs[0] if outputs else None
 
     def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
         """The attribution with its provenance, the explained scores, and the completeness gap where one is promised.
@@ -153,15 +199,16 @@ class Explainer(Configured, abc.ABC):
 
         def explained(call: Call) -> tuple[Tensors]:
             values = self._attribute(call)
-            extra["scores"] = call.scores(call.inputs).detach()
+            extra["scores"] = self._explained_scores(call).detach()
             promised = self._promised_total(call)
-            extra["promised"] = promised if promised is None else promised.detach()
-            total = torch.stack([v.detach().flatten(1).double().sum(1) for v in values]).sum(0)
-            extra["gap"] = None if promised is None else (total - promised.detach()).abs().to(promised.dtype)
+            if promised is not None:
+                sums = torch.stack([v.detach().flatten(1).double().sum(1) for v in values])
+                extra["promised"] = promised = promised.detach()
+                extra["gap"] = self._gap(sums, promised).to(promised.dtype)
             return (values,)
 
         (values,) = self._apply(explained, inputs, targets, create_graph=False, seed=seed)
-        gap, promised = extra["gap"], extra["promised"]
+        gap, promised = extra.get("gap"), extra.get("promised")
         if gap is not None and promised is not None and self.GAP_TOLERANCE is not None:
             share = float(gap.max() / promised.abs().max().clamp_min(torch.finfo(gap.dtype).tiny))
             if share > self.GAP_TOLERANCE:
@@ -180,6 +227,17 @@ class Explainer(Configured, abc.ABC):
             gap=gap,
         )
 
+    @torch.inference_mode(mode=False)
+    def output(self, inputs: Any) -> Tensor:
+        """The output that is explained, (N, ...), for the same inputs: in evaluation mode, without a graph."""
+        model = self._bound()
+        explained, extras = self._arguments(inputs)
+        tensors, rebuild = structure.flatten(explained)
+        n = structure.check_batch(tensors)
+        with isolation.isolated(model, tensors[0].device, 0), torch.no_grad():
+            raw = run_on(model, rebuild, extras, n, isinstance(explained, Mapping), tensors, None)
+        return target_rules.pick_head(raw, self.head)
+
     @abc.abstractmethod
     def _attribute(self, call: Call) -> Tensors:
         """The method's mathematics: one tensor per `call.inputs`, of the same shape."""
@@ -188,6 +246,14 @@ class Explainer(Configured, abc.ABC):
         """What the attribution of each sample sums to, shape (N,), for a method that promises it."""
         return None
 
+    def _gap(self, sums: Tensor, promised: Tensor) -> Tensor:
+        """How far the attribution's sums (tensors, N) are from the promised total (N,)."""
+        return (sums.sum(0) - promised).abs()
+
+    def _explained_scores(self, call: Call) -> Tensor:
+        """The explained score of each sample, (N,), for `explain`."""
+        return call.scores(call.inputs)
+
     def _model_context(self, call: Call) -> contextlib.AbstractContextManager[Any]:  # noqa: ARG002
         """Entered around `_attribute`."""
         return contextlib.nullcontext()
@@ -195,10 +261,23 @@ class Explainer(Configured, abc.ABC):
     # ------------------------------------------------------------------ the template
 
     @torch.inference_mode(mode=False)
-    def _apply(
-        self, method: Callable[[Call], tuple[Tensors, ...]], inputs: Any, targets: Any, *, create_graph: bool, seed: int
+    def _apply(  # noqa: PLR0913
+        self,
+        method: Callable[[Call], tuple[Tensors, ...]],
+        inputs: Any,
+        targets: Any,
+        *,
+        create_graph: bool,
+        seed: int,
+        cut: bool = False,
+        keep_mode: bool = False,
+        record: Callable[[Tensor], None] | None = None,
     ) -> tuple[Any, ...]:
-        """Run `method` on a checked call, the model isolated; give each of its results the structure of the inputs."""
+        """Run `method` on a checked call, the model isolated; give each of its results the structure of the inputs.
+
+        With `cut` the call begins at the layers, and takes other activations, also where a single gradient would read
+        them off.
+        """
         model = self._bound()
         if create_graph and not self.DIFFERENTIABLE:
             able = ", ".join(n for n in EXPLAINERS if EXPLAINERS.get(n).DIFFERENTIABLE)
@@ -212,7 +291,7 @@ class Explainer(Configured, abc.ABC):
         if self.layer is None:
             self._check_floating(model, tensors)
         tensors = tuple(t.clone() if t.is_inference() else t for t in tensors)
-        forward = functools.partial(_forward, model, rebuild, extras, n, isinstance(explained, Mapping))
+        forward = functools.partial(run_on, model, rebuild, extras, n, isinstance(explained, Mapping))
         call = Call(
             model=model,
             inputs=tensors,
@@ -222,13 +301,33 @@ class Explainer(Configured, abc.ABC):
             forward=forward,
             head=self.head,
             n_classes=self.n_classes,
+            modules=(modules := isolation.modules_of(model)),
+            record=record,
         )
-        with isolation.isolated(model, tensors[0].device, seed), torch.set_grad_enabled(create_graph):
+
+        @contextlib.contextmanager
+        def surroundings() -> Iterator[None]:
+            isolated = isolation.isolated(model, tensors[0].device, seed, modules=modules, keep_mode=keep_mode)
+            private = isolation.private_buffers if keep_mode and record is None else contextlib.nullcontext
+            with isolated, private(model):
+                yield
+
+        with surroundings(), torch.set_grad_enabled(create_graph):
             if self.layer is not None:
-                call, rebuild = self._cut(call)
-            with contextlib.nullcontext() if create_graph else isolation.frozen(model), self._model_context(call):
+                call, rebuild = self._at_layers(call, read=self.ONE_GRADIENT and not cut)
+
+            bare = call  # without `again`: a call that held itself would keep its tensors until Python's next sweep
+
+            @contextlib.contextmanager
+            def again() -> Iterator[None]:
+                with surroundings(), self._model_context(bare):
+                    yield
+
+            call = dataclasses.replace(bare, surroundings=again)
+            freeze = contextlib.nullcontext() if create_graph else isolation.frozen(model, modules=modules)
+            with freeze, self._model_context(call):
                 results = method(call)
-        for result in results:
+        for result in results if not call.read_at else ():  # read off at layers, they have the shapes of gradients
             for value, x in zip(result, call.inputs, strict=True):
                 if value.shape != x.shape:
                     raise RuntimeError(
@@ -236,10 +335,14 @@ class Explainer(Configured, abc.ABC):
                     )
         return tuple(rebuild(r if create_graph else tuple(v.detach() for v in r)) for r in results)
 
-    def _cut(self, call: Call) -> tuple[Call, Callable[[Tensors], Any]]:
-        """The call seen from the layer on: its activations are the inputs."""
+    def _at_layers(self, call: Call, *, read: bool) -> tuple[Call, Callable[[Tensors], Any]]:
+        """The call at the layers: read off on the way, or cut there, so that their activations are its inputs."""
         several = isinstance(self.layer, tuple)
-        layers = [isolation.find_layer(call.model, item) for item in (self.layer if several else (self.layer,))]
+        named = self.layer if several else (self.layer,)
+        layers = tuple(isolation.find_layer(call.model, item) for item in named)
+        pick: Callable[[Tensors], Any] = tuple if several else (lambda out: out[0])
+        if read:
+            return dataclasses.replace(call, read_at=layers), pick
         original, forward = call.inputs, call.forward
         activations = isolation.cut_at(call.model, layers, lambda: forward(original, None), call.n, call.create_graph)
 
@@ -248,8 +351,8 @@ class Explainer(Configured, abc.ABC):
             with isolation.substituted(layers, inputs):
                 return forward(rows, samples)
 
-        cut = dataclasses.replace(call, inputs=activations, forward=from_layer)
-        return cut, tuple if several else (lambda out: out[0])
+        cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=layers, uncut=call)
+        return cut, pick
 
     def _arguments(self, inputs: Any) -> tuple[Any, Any]:
         """The explained tensors and the further model arguments."""
@@ -278,40 +381,6 @@ class Explainer(Configured, abc.ABC):
                 "name": self.NAME or type(self).__name__,
                 "settings": {n: repr(v) for n, v in self.settings().items()},
             }
-
-
-def _forward(
-    model: nn.Module,
-    rebuild: Callable[[Tensors], Any],
-    extras: Any,
-    n: int,
-    by_name: bool,
-    inputs: Tensors,
-    samples: Tensor | None,
-) -> Any:
-    """Run the model on `inputs`, with the further arguments of the samples that they stand for.
-
-    A tensor of length `n` holds something for each sample; any other (an attention mask, a scalar) is for all.
-    """
-    # Clones, since the model may work in place on what it is given.
-    given = rebuild(tuple(x.clone() for x in inputs))
-
-    def rows(value: Any) -> Any:
-        each = samples is not None and isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
-        return value[samples] if each else value
-
-    keywords = {k: rows(v) for k, v in extras.items()} if isinstance(extras, Mapping) else {}
-    items: Sequence[Any] = (
-        ()
-        if extras is None or isinstance(extras, Mapping)
-        else extras
-        if isinstance(extras, (tuple, list))
-        else (extras,)
-    )
-    positional = [rows(v) for v in items]
-    if by_name:
-        return model(*positional, **given, **keywords)
-    return model(*(given if isinstance(given, (tuple, list)) else (given,)), *positional, **keywords)
 
 
 def as_explainer(value: Any, model: nn.Module | None = None) -> Explainer:

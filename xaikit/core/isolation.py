@@ -13,39 +13,82 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NestedLayersError, UnknownNameError, near_names
 from xaikit.core.structure import Tensors
 
+Modules = dict[nn.Module, str]
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+
+def modules_of(model: nn.Module) -> Modules:
+    """Every module once, with its name: what `named_modules` yields, in half the time, which is felt on small nets."""
+    found: dict[nn.Module, str] = {}
+
+    def visit(module: nn.Module, name: str) -> None:
+        if module in found:
+            return
+        found[module] = name
+        for key, child in module._modules.items():
+            if child is not None:
+                visit(child, f"{name}.{key}" if name else key)
+
+    visit(model, "")
+    return found
+
 
 @contextlib.contextmanager
-def isolated(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+def isolated(
+    model: nn.Module, device: torch.device, seed: int, *, modules: Modules | None = None, keep_mode: bool = False
+) -> Iterator[None]:
     """Evaluation mode and a seeded random state inside; every module's own flag and the global random state after.
 
-    The flags are set one by one: `model.eval()` may be overridden and is no exact inverse of itself.
+    With `keep_mode` the modules stay in the mode that they are in. The flags are set one by one: `model.eval()` may be
+    overridden and is no exact inverse of itself. `modules` are the model's, where the caller has them.
     """
-    flags = [(module, module.training) for module in model.modules()]
-    gpus = [device] if device.type == "cuda" else []
+    flags = [(module, module.training) for module in modules or modules_of(model)]
+    norms = [module for module, _ in flags if isinstance(module, BATCH_NORM)]
     # cuDNN differentiates a recurrent net in training mode only, and never twice.
-    recurrent = bool(gpus) and any(isinstance(m, nn.RNNBase) for m, _ in flags)
-    with torch.random.fork_rng(devices=gpus):
-        torch.default_generator.manual_seed(seed)
-        if gpus:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        try:
-            for module, training in flags:
-                if training:  # setting an attribute of a module is slow, and most are in evaluation mode already
-                    module.training = False
-            with (
-                sound_batchnorm([module for module, _ in flags]),
-                torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext(),
-            ):
-                yield
-        finally:
-            for module, training in flags:
-                if module.training is not training:  # the model may have changed it on its own, too
-                    module.training = training
+    recurrent = device.type == "cuda" and any(isinstance(m, nn.RNNBase) for m, _ in flags)
+    try:
+        for module, training in flags:
+            # Setting an attribute of a module is slow, and most are in evaluation mode already.
+            if training and not keep_mode:
+                module.training = False
+        with (
+            seeded(device, seed),
+            sound_batchnorm(norms) if norms else contextlib.nullcontext(),
+            torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext(),
+        ):
+            yield
+    finally:
+        for module, training in flags:
+            if module.training is not training:  # the model may have changed it on its own, too
+                module.training = training
+
+
+def reseed(device: torch.device, seed: int) -> None:
+    """Start torch's random numbers again, on the CPU and on that device, and on no other."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 @contextlib.contextmanager
-def sound_batchnorm(modules: Sequence[nn.Module]) -> Iterator[None]:
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """The generators of the CPU and of the model's GPU start from the seed inside, and go on as before after."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    try:
+        reseed(device, seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+@contextlib.contextmanager
+def sound_batchnorm(norms: Sequence[nn.Module]) -> Iterator[None]:
     """Give BatchNorm's backward a contiguous gradient for a batch of one.
 
     torch 2.13 on a CPU gets it wrong, in evaluation mode, for one sample whose incoming gradient is strided like
@@ -56,12 +99,25 @@ def sound_batchnorm(modules: Sequence[nn.Module]) -> Iterator[None]:
         if type(output) is Tensor and output.requires_grad and len(output) == 1:
             output.register_hook(Tensor.contiguous)
 
-    handles = [m.register_forward_hook(mend) for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    handles = [module.register_forward_hook(mend) for module in norms]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def private_buffers(model: nn.Module) -> Iterator[None]:
+    """Let the model work on copies of its buffers: what a pass in training mode adds to them is dropped."""
+    held = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    try:
+        for module, name, buffer in held:
+            module._buffers[name] = buffer.detach().clone()
+        yield
+    finally:
+        for module, name, buffer in held:
+            module._buffers[name] = buffer
 
 
 @contextlib.contextmanager
@@ -78,9 +134,10 @@ def buffers_kept_on_error(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module, *, modules: Modules | None = None) -> Iterator[None]:
     """No parameter requires a gradient inside: an input-only backward keeps fewer activations and runs faster."""
-    parameters = [p for p in model.parameters() if p.requires_grad and p.is_leaf]
+    own = [p for module in modules or modules_of(model) for p in module._parameters.values()]
+    parameters = [p for p in own if p is not None and p.requires_grad and p.is_leaf]
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -132,20 +189,28 @@ def cut_at(
     finally:
         for handle in handles:
             handle.remove()
-    activations = []
-    for name, outputs in seen.items():
-        if len(outputs) != 1:
-            raise InvalidInputError(f"layer {name!r} must run once in a forward pass, it ran {len(outputs)} times")
-        first = _first(outputs[0])
-        if not isinstance(first, Tensor) or not first.is_floating_point():
-            raise InvalidTypeError(
-                f"layer {name!r} must return a floating-point tensor (first), got {type(first).__name__}"
-            )
-        if first.ndim == 0 or len(first) != n:
-            raise InvalidInputError(f"layer {name!r} must keep the batch of {n} first, it returns {tuple(first.shape)}")
-        activations.append(first)
+    activations = [check_activation(name, outputs, n) for name, outputs in seen.items()]
     _check_parallel([name for name, _ in layers], activations)
     return tuple(a if create_graph else a.detach() for a in activations)
+
+
+def check_activation(name: str, outputs: Sequence[Any], n: int) -> Tensor:
+    """The one tensor (N, ...) that a layer returned during a forward pass.
+
+    Raises:
+        InvalidInputError: when the layer does not run exactly once or has no batch dimension.
+        InvalidTypeError: when its output holds no floating-point tensor first.
+    """
+    if len(outputs) != 1:
+        raise InvalidInputError(f"layer {name!r} must run once in a forward pass, it ran {len(outputs)} times")
+    first = first_tensor(outputs[0])
+    if not isinstance(first, Tensor) or not first.is_floating_point():
+        raise InvalidTypeError(
+            f"layer {name!r} must return a floating-point tensor (first), got {type(first).__name__}"
+        )
+    if first.ndim == 0 or len(first) != n:
+        raise InvalidInputError(f"layer {name!r} must keep the batch of {n} first, it returns {tuple(first.shape)}")
+    return first
 
 
 @contextlib.contextmanager
@@ -154,7 +219,7 @@ def substituted(layers: Sequence[tuple[str, nn.Module]], activations: Tensors) -
 
     def put(value: Tensor) -> Callable[..., Any]:
         # A clone, since what follows the layer may work in place.
-        return lambda _m, _i, out: _with_first(out, value.clone())
+        return lambda _m, _i, out: with_first(out, value.clone())
 
     handles = [m.register_forward_hook(put(a)) for (_, m), a in zip(layers, activations, strict=True)]
     try:
@@ -177,11 +242,13 @@ def _check_parallel(names: list[str], activations: list[Tensor]) -> None:
                 raise NestedLayersError(f"layer {name!r} feeds layer {names[i]!r}: explain them in separate calls")
 
 
-def _first(output: Any) -> Any:
+def first_tensor(output: Any) -> Any:
+    """What a layer returns, or the first of what it returns."""
     return output[0] if isinstance(output, (tuple, list)) and output else output
 
 
-def _with_first(output: Any, value: Tensor) -> Any:
+def with_first(output: Any, value: Tensor) -> Any:
+    """A layer's output with another first tensor."""
     if isinstance(output, tuple):
         rest = (value, *output[1:])
         return type(output)(*rest) if hasattr(output, "_fields") else rest

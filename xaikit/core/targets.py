@@ -69,7 +69,10 @@ def normalise(targets: Any, n: int, device: torch.device) -> Target:
             f"if these are one-hot rows pass targets.argmax(1)"
         )
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise InvalidTypeError(f"targets must be whole class indices, got {index.dtype}; pass targets.long()")
+        raise InvalidTypeError(
+            f"targets must be whole class indices, got {index.dtype}; pass targets.long(), "
+            f"or None for a model with a single output"
+        )
     if index.ndim == 0:
         index = index.expand(n)
     if index.shape != (n,):

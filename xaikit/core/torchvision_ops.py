@@ -20,6 +20,12 @@ SCHEMAS = tuple(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Ten
 _defined: list[torch.library.Library] = []  # a Library takes its definitions away with it when it is collected
 
 
+def compiled_ops_match() -> bool:
+    """Whether torchvision's own operators loaded; False where `import_torchvision` had to declare them."""
+    import_torchvision()
+    return not _defined
+
+
 def import_torchvision() -> ModuleType:
     """The torchvision package; operators that its own library failed to bring are declared, without a kernel.
 

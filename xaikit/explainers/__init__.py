@@ -4,6 +4,7 @@ from xaikit.explainers import captum_methods
 from xaikit.explainers.cam import GradCam, GradCamPlusPlus
 from xaikit.explainers.captum_explainer import CaptumExplainer
 from xaikit.explainers.cd import AgglomerativeDecomposition, ContextualDecomposition
+from xaikit.explainers.expected_gradients import ExpectedGradients
 from xaikit.explainers.gradient import Gradient, GradientXInput
 from xaikit.explainers.integrated_gradients import IntegratedGradients
 from xaikit.explainers.lrp import (
@@ -22,6 +23,7 @@ __all__ = [
     "AttnLRP",
     "CaptumExplainer",
     "ContextualDecomposition",
+    "ExpectedGradients",
     "GradCam",
     "GradCamPlusPlus",
     "Gradient",

@@ -48,6 +48,9 @@ class GradCam(Explainer):
     """
 
     SUPPORTED_MODULES = (CONVOLUTION,)
+    MADE_FOR = ("convolution",)
+    GIVES_OUTPUT = True
+    ONE_GRADIENT = True
 
     target_layer: Annotated[Any, _layer, "whose activations make the map; None: the last convolution that ran"] = None
     channel_axis: Annotated[
@@ -73,7 +76,7 @@ class GradCam(Explainer):
         if self.layer is not None:
             several = self.layer if isinstance(self.layer, tuple) else (self.layer,)
             layers = [find_layer(call.model, item) for item in several]
-            found = zip(layers, call.inputs, call.grad(call.inputs), strict=True)
+            found = zip(layers, *call.gradient(), strict=True)
             return tuple(self._at_layer(layer, a, g) for layer, a, g in found)
         if len(call.inputs) > 1:
             raise InvalidInputError(

@@ -25,22 +25,18 @@ from xaikit.core.errors import (
 )
 from xaikit.core.rows import even_ranges, rows_per_pass
 from xaikit.core.structure import Tensors
+from xaikit.explainers.feature_groups import without_gaps
 
 # Captum draws the noise of these for a whole batch at once; one sample at a time meets the same noise in any batch.
 ONE_BY_ONE = ("GradientShap", "KernelShap", "Lime", "LimeBase", "NoiseTunnel")
+# So do these with orders of features, which a batch shares where its samples have the same groups.
+ONE_BY_ONE_WITH_OWN_GROUPS = ("ShapleyValueSampling", "ShapleyValues")
 # These take a feature's stand-in from the other samples, so the batch must stay whole.
 WHOLE_BATCH = ("FeaturePermutation",)
 
 
 def _rows(value: Any, where: str) -> Any:
     return value if value is None else Int(ge=1).check(value, where)
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerCall(Call):
-    """A call cut at a layer that also holds the uncut one, for the captum classes that find the layer themselves."""
-
-    uncut: Call | None = None
 
 
 class CaptumMethod(Explainer):
@@ -74,9 +70,15 @@ class CaptumMethod(Explainer):
         baseline = getattr(self, "baseline", None)
         return None if baseline is None else baseline.of(call)
 
+    @property
+    def finds_layer(self) -> bool:
+        """Whether the class is one of captum's for layers."""
+        return self.layer is not None and _is_layer_class(self._algorithm())
+
     def _attribute(self, call: Call) -> Tensors:
         name = self._algorithm()
-        uncut = call.uncut if isinstance(call, LayerCall) and call.uncut is not None else call
+        # Layer classes find the layer themselves.
+        uncut = call.uncut if call.uncut is not None and _needs_layer(name) else call
         options = {n: v for n, v in self._options(call).items() if v is not None}
         algorithm = captum_class(name)
         instance = _build(algorithm, _Explained(uncut), self.layer, options)
@@ -84,7 +86,8 @@ class CaptumMethod(Explainer):
         own = self._of_samples(takes - set(options), call, uncut)
         limit, rows = rows_per_pass(uncut.inputs, self.max_rows), _rows_per_sample(name, options)
         parts = []
-        for block in _blocks(name, uncut.n, limit // rows, options):
+        alone = name in ONE_BY_ONE_WITH_OWN_GROUPS and any(len(ids) > 1 for ids in own.get("feature_mask", ()))
+        for block in _blocks(name, uncut.n, 1 if alone else limit // rows, options):
             chosen = slice(block.start, block.stop)
             arguments = {
                 "perturbations_per_eval": max(1, limit // len(block)),
@@ -94,6 +97,7 @@ class CaptumMethod(Explainer):
                 **{n: tuple(t[chosen] if len(t) == uncut.n else t for t in v) for n, v in own.items()},
                 **options,
             }
+            arguments |= {n: without_gaps(arguments[n]) for n in ("feature_mask", "layer_mask") if n in own}
             if name.endswith("DeepLiftShap") and "baselines" in own:
                 # Captum wants at least two background samples.
                 arguments["baselines"] = tuple(torch.cat([b, b]) for b in arguments["baselines"])
@@ -124,14 +128,10 @@ class CaptumMethod(Explainer):
         runner = self.set_kwargs(layer=None) if at_inputs else self
         return super(CaptumMethod, runner)._apply(method, *args, **options)
 
-    def _cut(self, call: Call) -> tuple[Call, Any]:
+    def _at_layers(self, call: Call, *, read: bool) -> tuple[Call, Any]:
         # Captum hooks the modules before the layer too, and its hooks need tensors that require a gradient.
         leaves = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in call.inputs)
-        cut, rebuild = super()._cut(dataclasses.replace(call, inputs=leaves))
-        if not _needs_layer(self._algorithm()):
-            return cut, rebuild
-        fields = {f.name: getattr(cut, f.name) for f in dataclasses.fields(Call)}
-        return LayerCall(**fields, uncut=call), rebuild
+        return super()._at_layers(dataclasses.replace(call, inputs=leaves), read=read)
 
 
 class _Explained(nn.Module):
@@ -148,7 +148,8 @@ class _Explained(nn.Module):
         call = self._call
         # Captum's noise is float32, which a model of lower precision refuses.
         rows = tuple(x.to(like.dtype) for x, like in zip(inputs, call.inputs, strict=True))
-        output = target_rules.pick_head(call.forward(rows, samples), call.head)
+        origin = samples if call.samples is None else call.samples[samples]
+        output = target_rules.pick_head(call.forward(rows, origin), call.head)
         if isinstance(call.target, Tensor):
             return target_rules.score(output, call.target[samples], call.n_classes)
         if call.target is None:

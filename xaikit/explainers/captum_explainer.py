@@ -59,6 +59,8 @@ class CaptumExplainer(CaptumMethod):
     True
     """
 
+    FAMILY = True
+
     algorithm: Annotated[str, "name of a class in captum.attr"] = "DeepLift"
     baseline: Annotated[
         Any, Choice(BASELINES), "where a feature is absent: a name, a number, a tensor or a Baseline"

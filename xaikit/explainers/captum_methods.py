@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from xaikit.core import BASELINES, EXPLAINERS, FEATURE_MASKS, Call, Categorical, Choice, Float, Int
 from xaikit.core.structure import Tensors
@@ -12,6 +12,11 @@ from xaikit.explainers.captum_bridge import CaptumMethod, lasso
 from xaikit.explainers.feature_groups import make_groups, windows
 
 SAMPLES = Int(low=10, high=100, step=10, ge=1)
+# What DeepLift's rule holds for; through a function in its place it passes the plain gradient.
+ACTIVATIONS = (
+    *(nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+)
 
 
 class FromBaseline(CaptumMethod):
@@ -70,6 +75,7 @@ class IntegratedGradients(Complete):
     """Gradients along the line from the baseline (Sundararajan et al. 2017, arXiv:1703.01365)."""
 
     ALGORITHM = "IntegratedGradients"
+    PASSES = ("n_steps",)
     n_steps: Annotated[int, SAMPLES, "points on the line"] = 50
     method: Annotated[
         str,
@@ -90,6 +96,7 @@ class GradientShap(FromBaseline):
     """Gradients at random points between noisy inputs and random baselines (Lundberg and Lee 2017)."""
 
     ALGORITHM = "GradientShap"
+    PASSES = ("n_samples",)
     n_samples: Annotated[int, SAMPLES, "random points"] = 20
     stdevs: Annotated[float, Float(low=0.0, high=1.0, ge=0), "standard deviation of the noise"] = 0.0
     baselines: Annotated[Tensor | tuple[Tensor, ...] | None, "background samples (B, ...); None: the one baseline"] = (
@@ -102,6 +109,9 @@ class DeepLift(Complete):
     """Differences to the baseline, passed back by the rescale rule (Shrikumar et al. 2017, arXiv:1704.02685)."""
 
     ALGORITHM = "DeepLift"
+    PASSES = (2,)
+    SUPPORTED_MODULES = ACTIVATIONS
+    REUSED_MODULES = False
     eps: Annotated[
         float, Float(low=1e-10, high=0.1, log=True, gt=0), "below this difference the gradient takes the rule's place"
     ] = 1e-10
@@ -112,6 +122,9 @@ class DeepLiftShap(Complete):
     """Mean of DeepLift over background samples (Lundberg and Lee 2017, arXiv:1705.07874)."""
 
     ALGORITHM = "DeepLiftShap"
+    PASSES = (2,)
+    SUPPORTED_MODULES = ACTIVATIONS
+    REUSED_MODULES = False
     baselines: Annotated[Tensor | tuple[Tensor, ...] | None, "background samples (B, ...); None: the one baseline"] = (
         None
     )
@@ -122,6 +135,7 @@ class GuidedBackprop(CaptumMethod):
     """Gradient through ReLU modules where both signal and gradient are positive (Springenberg et al. 2015)."""
 
     ALGORITHM = "GuidedBackprop"
+    SUPPORTED_MODULES = (nn.ReLU,)
 
 
 @EXPLAINERS.register("captum.deconvolution")
@@ -129,6 +143,7 @@ class Deconvolution(CaptumMethod):
     """Gradient through ReLU modules where the gradient is positive (Zeiler and Fergus 2014, arXiv:1311.2901)."""
 
     ALGORITHM = "Deconvolution"
+    SUPPORTED_MODULES = (nn.ReLU,)
 
 
 @EXPLAINERS.register("captum.noise_tunnel")
@@ -136,6 +151,8 @@ class NoiseTunnel(CaptumMethod):
     """Another captum method on noisy copies of the input (Smilkov et al. 2017, arXiv:1706.03825)."""
 
     ALGORITHM = "NoiseTunnel"
+    FAMILY = True
+    PASSES = ("nt_samples",)
     attribution_method: Annotated[str, "captum class that explains the noisy copies"] = "Saliency"
     nt_type: Annotated[
         str, Categorical("smoothgrad", "smoothgrad_sq", "vargrad"), "mean, mean square or variance over the copies"
@@ -149,6 +166,7 @@ class FeatureAblation(FromGroups):
     """What the score loses when a group of features is replaced by the baseline."""
 
     ALGORITHM = "FeatureAblation"
+    PASSES = ("n_segments",)
 
 
 @EXPLAINERS.register("captum.occlusion")
@@ -156,6 +174,7 @@ class Occlusion(FromBaseline):
     """What the score loses under a sliding window (Zeiler and Fergus 2014, arXiv:1311.2901)."""
 
     ALGORITHM = "Occlusion"
+    PASSES = (100,)  # windows of a fifth of each axis, half of it apart
     window: Annotated[float, Float(low=0.1, high=0.5, gt=0, le=1), "side of the window as a fraction of each axis"] = (
         0.2
     )
@@ -171,6 +190,7 @@ class ShapleyValueSampling(FromGroups):
     """Mean contribution of a group of features in random orders (Strumbelj and Kononenko 2010)."""
 
     ALGORITHM = "ShapleyValueSampling"
+    PASSES = ("n_samples", "n_segments")
     n_samples: Annotated[int, Int(low=5, high=50, step=5, ge=1), "random orders"] = 10
 
 
@@ -179,6 +199,7 @@ class KernelShap(FromGroups):
     """Shapley values by a weighted linear fit to random coalitions (Lundberg and Lee 2017, arXiv:1705.07874)."""
 
     ALGORITHM = "KernelShap"
+    PASSES = ("n_samples",)
     n_samples: Annotated[int, Int(low=50, high=500, step=50, ge=1), "random coalitions"] = 200
 
 
@@ -187,6 +208,7 @@ class Lime(FromGroups):
     """Coefficients of a sparse linear fit around the input (Ribeiro et al. 2016, arXiv:1602.04938)."""
 
     ALGORITHM = "Lime"
+    PASSES = ("n_samples",)
     n_samples: Annotated[int, Int(low=50, high=500, step=50, ge=1), "random neighbours"] = 200
     alpha: Annotated[float, Float(low=1e-5, high=0.1, log=True, gt=0), "weight of the fit's L1 penalty"] = 1e-4
 

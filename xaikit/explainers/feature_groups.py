@@ -41,6 +41,13 @@ def make_groups(given: FeatureMask | None, inputs: Tensors, limit: int) -> Tenso
     return tuple(ids + start for ids, start in zip(found, starts, strict=True))
 
 
+def without_gaps(groups: Tensors) -> Tensors:
+    """The numbers that some samples have in all their inputs together, as 0, 1, 2, ..., which is what captum wants."""
+    _, found = torch.unique(torch.cat([ids.flatten() for ids in groups]), return_inverse=True)
+    parts = found.split([ids.numel() for ids in groups])
+    return tuple(part.view(ids.shape) for part, ids in zip(parts, groups, strict=True))
+
+
 def windows(inputs: Tensors, side: float, step: float) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """Shapes and strides of windows over each input.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from xaikit.core import EXPLAINERS, Call, Explainer
 from xaikit.core.structure import Tensors
 
@@ -16,13 +18,19 @@ class Gradient(Explainer):
     True
     """
 
+    ONE_GRADIENT: ClassVar[bool] = True
+    GIVES_OUTPUT: ClassVar[bool] = True
+
     def _attribute(self, call: Call) -> Tensors:
-        return call.grad(call.inputs)
+        return call.gradient()[1]
 
 
 @EXPLAINERS.register("gradient_x_input")
 class GradientXInput(Explainer):
     """x * dS/dx (Shrikumar et al. 2016, arXiv:1605.01713)."""
 
+    ONE_GRADIENT: ClassVar[bool] = True
+    GIVES_OUTPUT: ClassVar[bool] = True
+
     def _attribute(self, call: Call) -> Tensors:
-        return tuple(x * g for x, g in zip(call.inputs, call.grad(call.inputs), strict=True))
+        return tuple(x * g for x, g in zip(*call.gradient(), strict=True))

@@ -26,6 +26,7 @@ class IntegratedGradients(Explainer):
     """
 
     GAP_TOLERANCE = 0.05
+    PASSES = ("n_steps",)
 
     n_steps: Annotated[int, Int(low=10, high=100, step=10, ge=1), "points on the line"] = 20
     baseline: Annotated[Any, Choice(BASELINES), "where the line starts: a name, a number, a tensor or a Baseline"] = (
@@ -39,7 +40,7 @@ class IntegratedGradients(Explainer):
         ends = self.baseline.of(call)  # of the whole batch: a baseline may be given per sample
         parts = []
         for part, passes in call.passes(self.n_steps, self.max_rows):
-            starts = ends if part is call else tuple(b[part.samples] for b in ends)
+            starts = ends if part.samples is None else tuple(b[part.samples] for b in ends)
             steps = tuple(x - b for x, b in zip(part.inputs, starts, strict=True))
             totals = [torch.zeros_like(x) for x in part.inputs]
             for copies in passes:

@@ -43,12 +43,12 @@ class NoiseStream:
     def draw(self, copies: int) -> list[Tensor]:
         """The next `copies` draws for each input, shaped (copies, ...), float32 on the CPU."""
         if self._kind == "sobol":
-            unit = torch.cat([engine.draw(copies) for engine in self._engines], 1)
+            unit = torch.cat([engine.draw(copies, dtype=torch.float32) for engine in self._engines], 1)
             eps = torch.finfo(unit.dtype).eps
             flat = torch.special.ndtri(unit.clamp(eps, 1 - eps))
         else:
             # One draw at a time: torch's stream depends on the size asked for, and the blocks vary with the batch.
-            flat = torch.empty(copies, sum(self._sizes))
+            flat = torch.empty(copies, sum(self._sizes), dtype=torch.float32)
             for row in flat:
                 self._next(row)
         parts = flat.split(self._sizes, 1)
@@ -59,6 +59,6 @@ class NoiseStream:
             torch.neg(self._last, out=row)
             self._last = None
             return
-        torch.randn(row.shape, generator=self._generator, out=row)
+        torch.randn(row.shape, generator=self._generator, dtype=row.dtype, out=row)
         if self._kind == "antithetic":
             self._last = row.clone()

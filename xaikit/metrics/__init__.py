@@ -1,6 +1,50 @@
 """The metrics, one file per family. A new one is one class, one decorator, one line here."""
 
+from xaikit.metrics.axioms import CompletenessGap, InputInvariance, NonSensitivity
 from xaikit.metrics.base import Case, Metric
-from xaikit.metrics.faithfulness import AbPC, Curves, LeRF, MoRF
+from xaikit.metrics.complexity import EffectiveComplexity, Entropy, Sparseness
+from xaikit.metrics.cost import PeakMemory, Seconds
+from xaikit.metrics.evaluate import evaluate
+from xaikit.metrics.faithfulness import AbPC, Curves, Deletion, Insertion, LeRF, MoRF
+from xaikit.metrics.fidelity import FaithfulnessCorrelation, Infidelity, MuFidelity
+from xaikit.metrics.localisation import AUC, PointingGame, RelevanceMass, RelevanceRank, TopKIntersection
+from xaikit.metrics.randomisation import ModelRandomisation, RandomLogit
+from xaikit.metrics.road import ROAD
+from xaikit.metrics.robustness import AvgSensitivity, LocalLipschitz, MaxSensitivity
+from xaikit.metrics.table import Evaluation, Row
 
-__all__ = ["AbPC", "Case", "Curves", "LeRF", "Metric", "MoRF"]
+__all__ = [
+    "AUC",
+    "ROAD",
+    "AbPC",
+    "AvgSensitivity",
+    "Case",
+    "CompletenessGap",
+    "Curves",
+    "Deletion",
+    "EffectiveComplexity",
+    "Entropy",
+    "Evaluation",
+    "FaithfulnessCorrelation",
+    "Infidelity",
+    "InputInvariance",
+    "Insertion",
+    "LeRF",
+    "LocalLipschitz",
+    "MaxSensitivity",
+    "Metric",
+    "ModelRandomisation",
+    "MoRF",
+    "MuFidelity",
+    "NonSensitivity",
+    "PeakMemory",
+    "PointingGame",
+    "RandomLogit",
+    "RelevanceMass",
+    "RelevanceRank",
+    "Row",
+    "Seconds",
+    "Sparseness",
+    "TopKIntersection",
+    "evaluate",
+]

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from xaikit.core import METRICS, Call, Configured, Explainer, structure
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnsupportedOperationError
+from xaikit.core.isolation import reseed
 from xaikit.core.structure import Tensors
 
 T = TypeVar("T")
+Attribute = Callable[[Call], Tensors]
+Postprocess = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,19 +26,74 @@ class Case:
 
     Attributes:
         call: runs the model at the point that is explained; its inputs are the features (N, ...).
-        attributions: one tensor per `call.inputs`, of the same shape.
+        attributions: one tensor per `call.inputs`, of its shape or with size 1 along pooled axes; zero throughout a
+            sample that is not finite.
+        finite: which samples have finite attributions, (N,).
         explainer: what made them, for metrics that explain again.
         inputs: as the user gave them.
         targets: as the user gave them.
+        masks: as the user gave them.
+        postprocess: what was done to the explainer's attributions, on the tuple of them; None: nothing.
         seed: of every random number.
     """
 
     call: Call
     attributions: Tensors
+    finite: Tensor
     explainer: Explainer
     inputs: Any
     targets: Any
+    masks: Any
+    postprocess: Callable[[Tensors], Tensors] | None
     seed: int
+
+    def explain_again(self, method: Callable[[Call, Attribute], T]) -> T:
+        """Run ``method(call, attribute)`` inside the explainer's own call.
+
+        `attribute` explains a call made from `call`, as often as wanted, always with the same random numbers; its
+        result has the form of `attributions`.
+
+        Raises:
+            InvalidInputError: when the given attributions were pooled by nobody knows what.
+            UnsupportedOperationError: for an explainer that finds its layer by itself, whatever it is handed.
+        """
+        self._check_comparable()
+        if self.explainer.finds_layer:
+            raise UnsupportedOperationError(
+                f"this metric explains changed activations, and {self.explainer!r} computes those of its layer by "
+                f"itself; measure it without layer=, or measure another method at that layer"
+            )
+        results: list[T] = []
+
+        def inside(call: Call) -> tuple[Tensors, ...]:
+            def attribute(changed: Call) -> Tensors:
+                reseed(changed.inputs[0].device, self.seed)
+                values = tuple(v.detach() for v in self.explainer._attribute(changed))
+                return values if self.postprocess is None else self.postprocess(values)
+
+            results.append(method(call, attribute))
+            return ()
+
+        self.explainer._apply(inside, self.inputs, self.targets, create_graph=False, seed=self.seed, cut=True)
+        return results[0]
+
+    def attribute(self, targets: Any) -> Tensors:
+        """The explainer's attributions of the inputs for those targets, now; in the form of `attributions`.
+
+        Raises:
+            InvalidInputError: when the given attributions were pooled by nobody knows what.
+        """
+        self._check_comparable()
+        values, _ = structure.flatten(self.explainer.attribute(self.inputs, targets, seed=self.seed))
+        return values if self.postprocess is None else self.postprocess(values)
+
+    def _check_comparable(self) -> None:
+        pooled = any(a.shape != x.shape for a, x in zip(self.attributions, self.call.inputs, strict=True))
+        if pooled and self.postprocess is None:
+            raise InvalidInputError(
+                "this metric explains again, so pooled attributions are not enough: give postprocess=, "
+                "the function that pooled them, too"
+            )
 
 
 class Metric(Configured, abc.ABC):
@@ -43,9 +101,19 @@ class Metric(Configured, abc.ABC):
 
     REGISTRY: ClassVar[Any] = METRICS
     DIRECTION: ClassVar[Literal["maximize", "minimize"]]
+    NEEDS_MASK: ClassVar[bool] = False
+    REPEATABLE: ClassVar[bool] = True  # the same number when measured again; seconds are not
 
-    def evaluate(
-        self, explainer: Explainer, inputs: Any, targets: Any = None, attributions: Any = None, *, seed: int = 0
+    def evaluate(  # noqa: PLR0913
+        self,
+        explainer: Explainer,
+        inputs: Any,
+        targets: Any = None,
+        attributions: Any = None,
+        *,
+        masks: Any = None,
+        postprocess: Postprocess | None = None,
+        seed: int = 0,
     ) -> Tensor:
         """The metric of each sample, shape (N,).
 
@@ -53,24 +121,42 @@ class Metric(Configured, abc.ABC):
             explainer: a bound explainer; its model is measured, at its layer and head.
             inputs: as for `Explainer.attribute`.
             targets: as for `Explainer.attribute`.
-            attributions: what to measure; None lets the explainer make them.
+            attributions: what to measure, shaped like what is explained or with size 1 along pooled axes; None lets
+                the explainer make them.
+            masks: where the relevance should lie, for metrics that ask so: booleans or 0 and 1, shaped like what is
+                explained, with or without its channels.
+            postprocess: a function of an attribution, applied to all that the explainer makes here: a
+                `Postprocessor`, a modality's `postprocess`. Given attributions count as postprocessed.
             seed: of the explainer's and the metric's random numbers.
 
         Returns:
-            One value per sample; NaN for a sample whose attribution is not finite, since it ranks nothing.
+            One value per sample; NaN for a sample whose attribution is not finite, since it says nothing.
 
         Raises:
             InvalidTypeError: for an explainer that is none, or attributions that are no tensors.
-            InvalidInputError: for attributions of another shape than the explained features.
+            InvalidInputError: for attributions or masks of the wrong shape, or a missing mask.
         """
-        return self._measure(self._evaluate, explainer, inputs, targets, attributions, seed)
+        options: dict[str, Any] = {"masks": masks, "postprocess": postprocess, "seed": seed}
+        return self._measure(self._values, explainer, inputs, targets, attributions, **options)
 
     @abc.abstractmethod
     def _evaluate(self, case: Case) -> Tensor:
         """The metric's mathematics: one value per sample, shape (N,)."""
 
-    def _measure(
-        self, what: Callable[[Case], T], explainer: Explainer, inputs: Any, targets: Any, attributions: Any, seed: int
+    def _values(self, case: Case) -> Tensor:
+        return self._evaluate(case).masked_fill(~case.finite, torch.nan)
+
+    def _measure(  # noqa: PLR0913
+        self,
+        what: Callable[[Case], T],
+        explainer: Explainer,
+        inputs: Any,
+        targets: Any,
+        attributions: Any,
+        *,
+        masks: Any = None,
+        postprocess: Any = None,
+        seed: int,
     ) -> T:
         """Run `what` on a checked case, the model isolated."""
         if not isinstance(explainer, Explainer):
@@ -78,14 +164,23 @@ class Metric(Configured, abc.ABC):
                 f"{type(self).__name__} measures an Explainer, got {explainer!r} of type "
                 f"{type(explainer).__name__}; as_explainer(name, model) makes one"
             )
+        if self.NEEDS_MASK and masks is None:
+            raise InvalidInputError(
+                f"{type(self).__name__} compares an attribution with a mask of where it should lie: give masks=, "
+                f"one per sample"
+            )
+        if postprocess is not None and not callable(postprocess):
+            raise InvalidTypeError(f"postprocess must be a function of an attribution, got {postprocess!r}")
         if attributions is None:
             attributions = explainer.attribute(inputs, targets, seed=seed)
-        given, _ = structure.flatten(attributions, "attributions")
+            attributions = attributions if postprocess is None else postprocess(attributions)
+        given, rebuild = structure.flatten(attributions, "attributions")
+        again = None if postprocess is None else lambda v: structure.flatten(postprocess(rebuild(v)))[0]
         results: list[T] = []
 
         def measured(call: Call) -> tuple[Tensors, ...]:
-            values = _checked(given, call.inputs)
-            results.append(what(Case(call, values, explainer, inputs, targets, seed)))
+            values, finite = _checked(given, call.inputs)
+            results.append(what(Case(call, values, finite, explainer, inputs, targets, masks, again, seed)))
             return ()
 
         view = {name: getattr(explainer, name) for name in Explainer.SETTINGS}
@@ -100,19 +195,23 @@ class _Probe(Explainer):
         return call.inputs
 
 
-def _checked(attributions: Tensors, inputs: Tensors) -> Tensors:
+def _checked(attributions: Tensors, inputs: Tensors) -> tuple[Tensors, Tensor]:
+    """The attributions, zero where a sample is not finite, and which samples are."""
     if len(attributions) != len(inputs):
         raise InvalidInputError(
             f"attributions must be one tensor per explained input, {len(inputs)}, got {len(attributions)}"
         )
     for value, x in zip(attributions, inputs, strict=True):
-        if value.shape != x.shape:
+        fits = value.ndim == x.ndim and all(v in (1, s) for v, s in zip(value.shape[1:], x.shape[1:], strict=True))
+        if not fits or len(value) != len(x):
             raise InvalidInputError(
-                f"attributions must have the shape of what is explained, {tuple(x.shape)}, got {tuple(value.shape)}"
+                f"attributions must have the shape of what is explained, {tuple(x.shape)}, or size 1 along pooled "
+                f"axes, got {tuple(value.shape)}"
             )
-    return tuple(v.detach().to(x.device) for v, x in zip(attributions, inputs, strict=True))
-
-
-def finite_samples(attributions: Tensors) -> Tensor:
-    """Which samples have finite attributions only, shape (N,)."""
-    return torch.stack([torch.isfinite(a).flatten(1).all(1) for a in attributions]).all(0)
+    # Low precision is too coarse to sum or to correlate in.
+    wide = (v.float() if v.dtype in (torch.float16, torch.bfloat16) else v for v in attributions)
+    values = tuple(v.detach().to(x.device) for v, x in zip(wide, inputs, strict=True))
+    finite = torch.stack([torch.isfinite(v).flatten(1).all(1) for v in values]).all(0)
+    if bool(finite.all()):
+        return values, finite
+    return tuple(v.masked_fill(~finite.view(-1, *[1] * (v.ndim - 1)), 0) for v in values), finite

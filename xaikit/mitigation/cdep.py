@@ -11,13 +11,16 @@ from torch.nn import functional as F
 from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Choice, Explainer, Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.isolation import isolated
+from xaikit.core.modes import mode_matters
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
-from xaikit.mitigation.base import Mitigator, run_model
-from xaikit.mitigation.masks import check_mask, fit_mask
+from xaikit.mitigation.base import Mitigator, autocast_on, check_labels, run_model
+from xaikit.mitigation.fabric import Share
+from xaikit.mitigation.masks import batch_masks, check_mask, fit_mask
 
 FORMS = ("sigmoid", "log", "l1", "squared")
 PARTS = ("relevant", "irrelevant")
+MODES = ("auto", "eval")
 
 
 def _function(value: Any, where: str) -> Any:
@@ -44,6 +47,12 @@ class CDEP(Mitigator):
 
     An explainer that cannot decompose an output gives the sums of its attribution inside and outside the mask instead.
 
+    The model is decomposed in evaluation mode. Where no module in training mode would notice, the two parts add up to
+    the logits of the task loss, which need no pass of their own then; ``mode="eval"`` has them computed apart, to the
+    last bit as without a penalty. ``steps`` says at which steps of an LSTM the constant counts as what must not matter.
+    The published text code takes the decoy word and the one after it, but the constant of the decoy word alone:
+    ``steps=lambda words: words * (1 - torch.cat([0 * words[..., :1], words[..., :-1]], -1))``.
+
     >>> import torch
     >>> model = torch.nn.Linear(4, 2)
     >>> x, y, mask = torch.rand(8, 4), torch.tensor([0, 1] * 4), torch.tensor([1.0, 0, 0, 0])
@@ -66,15 +75,31 @@ class CDEP(Mitigator):
     goal: Annotated[float, Float(), "what 'l1' and 'squared' draw the score to"] = 0.0
     keep: Annotated[Any, _function, "a function of the inputs: what of the masked part may matter"] = None
 
+    mode: Annotated[str, Categorical(*MODES, search=False), "whether the decomposition may give the logits"] = "auto"
+    steps: Annotated[Any, _function, "a function of token masks (M, N, T): the steps whose constant counts"] = None
+
+    def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, mask: Any, seed: int) -> tuple[Tensor, Tensor]:
+        explainer = self.explainer_for(model)
+        apart = self.mode == "eval" or _wrapped(model) or autocast_on(x) or mode_matters(model)
+        if apart or not hasattr(explainer, "decompose"):
+            return super()._logits_and_penalty(model, x, y, mask, seed)
+        masks = stacked_masks(batch_masks(mask, y, self.where), _tensor(x))
+        own, other = self._decomposed(explainer, x, masks, create_graph=True)
+        logits = own[0] + other[0]
+        return logits, self._number(own, other, masks, check_labels(y, logits))
+
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, mask: Any, *, seed: int, create_graph: bool) -> Tensor:
-        (tensor,) = _one(flatten(x, "inputs")[0], "inputs")
-        masks = stacked_masks(mask, tensor)
+        masks = stacked_masks(mask, _tensor(x))
         explainer = self.explainer_for(model)
         if hasattr(explainer, "decompose"):
             own, other = self._decomposed(explainer, x, masks, create_graph=create_graph)
         else:
             targets = self._targets(model, x, y)
             own, other = self._summed(explainer, x, masks, targets, seed=seed, create_graph=create_graph)
+        return self._number(own, other, masks, y)
+
+    def _number(self, own: Tensor, other: Tensor, masks: Tensor, y: Tensor) -> Tensor:
+        """The penalty of both scores (M, N, classes), or of the label's alone (M, N, 1)."""
         if self.centred:
             own = own - own.mean(-1, keepdim=True)
         if self.target == "label" and own.shape[-1] > 1:
@@ -83,20 +108,31 @@ class CDEP(Mitigator):
         present = (masks != 0).flatten(2).any(2)
         return penalty(own, other, self.form, goal=self.goal, present=present)
 
+    def penalty_share(self, share: Share) -> float:
+        """The mean is over the samples that have anything masked."""
+        return share.explained
+
     def _decomposed(self, explainer: Any, x: Any, masks: Tensor, *, create_graph: bool) -> tuple[Tensor, Tensor]:
         """Both scores of each mask, sample and class, from a decomposition of the logits."""
         (tensor,), rebuild = flatten(x, "inputs")
+        options: dict[str, Any] = {"create_graph": create_graph}
         if self.keep is None:
-            split = {"masks": rebuild((masks if self.part == "relevant" else 1 - masks,))}
+            options["masks"] = rebuild((masks if self.part == "relevant" else 1 - masks,))
         else:
             excess = masks * (tensor - self.keep(tensor))
-            split = {"relevant": rebuild((excess if self.part == "relevant" else tensor - excess,))}
-        found = explainer.decompose(x, create_graph=create_graph, **split)
-        scores = (found.relevant, found.irrelevant)
+            options["relevant"] = rebuild((excess if self.part == "relevant" else tensor - excess,))
+        if self.steps is not None:
+            steps = self.steps(masks)
+            options["step_masks"] = steps if self.part == "relevant" else 1 - steps
+        found = explainer.decompose(x, **options)
+        # A single output (N,) is one class.
+        scores = tuple(s if s.ndim > 2 else s[..., None] for s in (found.relevant, found.irrelevant))
         return scores if self.part == "relevant" else scores[::-1]
 
     def _targets(self, model: nn.Module, x: Any, y: Tensor) -> list[Any]:
         """The label, or every class, as an explainer takes them."""
+        if y.is_floating_point():
+            return [None]
         if self.target == "label" and not self.centred:
             return [y]
         with torch.no_grad(), isolated(model, y.device, 0):
@@ -150,6 +186,16 @@ def stacked_masks(mask: Any, x: Tensor) -> Tensor:
     checked = check_mask(tensor)
     several = checked if checked.ndim == x.ndim + 1 else checked[None]
     return torch.stack([fit_mask(one, form) for one in several])
+
+
+def _wrapped(model: nn.Module) -> bool:
+    """Whether the forward is more than that of the model inside it: it may prepare an exchange of gradients."""
+    distributed = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return distributed or any(hasattr(model, name) for name in ("_orig_mod", "_forward_module"))
+
+
+def _tensor(x: Any) -> Tensor:
+    return _one(flatten(x, "inputs")[0], "inputs")[0]
 
 
 def _one(tensors: tuple[Tensor, ...], what: str) -> tuple[Tensor, ...]:

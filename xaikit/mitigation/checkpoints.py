@@ -10,74 +10,97 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.errors import CheckpointError, InvalidInputError, InvalidTypeError
 
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Mitigator
 
-FORMAT = 1
+FORMAT = 2
+# Settings that change where a training ends or what it writes, not what a step does.
+FREE = ("device", "n_epochs", "checkpoint_every", "patience", "max_skips")
 
 
-def write(
-    path: Any, mitigator: Mitigator, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: list[dict[str, float]]
-) -> None:
-    """Replace the file in one step; where writing fails the old file stays."""
-    if path is None:
-        return
-    path = Path(path)
-    content = {
-        "format": FORMAT,
-        "settings": json.dumps(_settings(mitigator)),
-        "history": json.dumps(epochs),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    partial = path.with_name(path.name + ".partial")
-    try:
-        torch.save(content, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def resume(
-    path: Any, mitigator: Mitigator, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> list[dict[str, float]]:
-    """Load a checkpoint into the model and the optimizer where there is one; the epochs that it has behind it.
+def check_path(path: Any) -> Path | None:
+    """The path of a checkpoint that can be written.
 
     Raises:
-        InvalidInputError: for a file that is no checkpoint, or one of another model or of other settings.
+        InvalidTypeError: for what is no path.
+        InvalidInputError: for a folder, or a path in a folder that does not exist.
     """
     if path is None:
-        return []
+        return None
     if not isinstance(path, (str, os.PathLike)):
         raise InvalidTypeError(f"checkpoint must be the path of a file, got {path!r}")
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
         wrong = "is a folder" if path.is_dir() else f"cannot be written: there is no folder {path.parent}"
         raise InvalidInputError(f"checkpoint {path} {wrong}; name a .pt file in a folder that exists")
+    return path
+
+
+def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], stand: dict[str, Any]) -> None:
+    """Replace the file in one step; where writing fails the old file stays.
+
+    Args:
+        path: of the file.
+        mitigator: whose settings go along, to be compared on resuming.
+        parts: state dicts: tensors and plain values.
+        stand: plain values, kept as text.
+
+    Raises:
+        CheckpointError: where it cannot be written.
+    """
+    content = {
+        "format": FORMAT,
+        "settings": json.dumps(_settings(mitigator)),
+        "stand": json.dumps(stand),
+        **parts,
+    }
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    # torch's own writer turns a full disk into a RuntimeError.
+    except (OSError, RuntimeError) as err:
+        cause = err.__context__ if isinstance(err.__context__, OSError) else err
+        before = "the one from before is untouched" if path.exists() else "there was none before"
+        raise CheckpointError(
+            f"the checkpoint {path} could not be written ({cause}); {before}, and the model holds the present weights"
+        ) from err
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read(path: Path, mitigator: Mitigator, model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """What `write` was given, parts and stand; None where there is no file.
+
+    Raises:
+        InvalidInputError: for a file that is no checkpoint, or one of another model or of other settings.
+    """
     if not path.exists():
-        return []
+        return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        saved, history = json.loads(content["settings"]), json.loads(content["history"])
+        saved, stand = json.loads(content.pop("settings")), json.loads(content.pop("stand"))
+        theirs = content["model"]
     except Exception as err:
         reason = f"{type(err).__name__} on reading it"
         raise InvalidInputError(f"{path} is no checkpoint of xaikit ({reason}); name another file") from err
     now = _settings(mitigator)
-    differ = [k for k in now if k != "n_epochs" and now[k] != saved.get(k)]
+    differ = [k for k in now if now[k] != saved.get(k)]
     if differ:
         changes = ", ".join(f"{k}: {saved.get(k)!r} there, {now[k]!r} here" for k in differ)
         raise InvalidInputError(f"{path} was written with other settings ({changes}); name another file or use those")
-    theirs, ours = content["model"], model.state_dict()
+    ours = model.state_dict()
     odd = [k for k in {**ours, **theirs} if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape]
     if odd:
         raise InvalidInputError(f"{path} is of another model: {', '.join(sorted(odd)[:5])} differ")
-    model.load_state_dict(theirs)
-    optimizer.load_state_dict(content["optimizer"])
-    return list(history)
+    return content, stand
 
 
 def _settings(mitigator: Mitigator) -> dict[str, Any]:
-    settings = {name: repr(value) for name, value in mitigator.settings().items() if name != "device"}
+    settings = {name: repr(value) for name, value in mitigator.settings().items() if name not in FREE}
     return {"mitigator": type(mitigator).__name__, **settings}

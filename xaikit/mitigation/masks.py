@@ -45,6 +45,48 @@ def label_tensor(labels: Any) -> Tensor:
         raise InvalidTypeError(f"labels must be class indices (N,), got {labels!r}") from None
 
 
+def batch_masks(mask: Any, labels: Any, where: str) -> Any:
+    """The masks of a batch as tensors: from one for each class, or from a list with a mask or None for each sample.
+
+    Args:
+        mask: as for `Mitigator.loss`.
+        labels: class indices (N,).
+        where: "sample" or "class".
+
+    Raises:
+        InvalidInputError: for a list of another length, or fewer masks than classes.
+    """
+    if isinstance(mask, (list, tuple)) and any(m is None for m in mask):
+        mask = _stacked(mask)
+        if where == "sample" and len(mask) != len(labels):
+            raise InvalidInputError(
+                f"a list of masks must hold one (or None) for each of {len(labels)}, got {len(mask)}"
+            )
+    if where == "sample" or mask is None:
+        return mask
+    leaves, rebuild = flatten(mask, "masks")
+    chosen = label_tensor(labels)
+    for leaf in leaves:
+        if len(leaf) <= int(chosen.max()):
+            raise InvalidInputError(
+                f"where='class' needs a mask for each class, (classes, ...): there is a label {int(chosen.max())}, and "
+                f"{len(leaf)} masks"
+            )
+    return rebuild(tuple(leaf[chosen.to(leaf.device)] for leaf in leaves))
+
+
+def _stacked(masks: Any) -> Tensor:
+    """Masks of samples as one tensor; zeros for those that have none."""
+    given = [None if m is None else check_mask(m) for m in masks]
+    shapes = {tuple(m.shape) for m in given if m is not None}
+    if len(shapes) > 1:
+        raise InvalidInputError(f"the masks of the samples must have one shape, got {sorted(shapes)}")
+    if not shapes:
+        raise InvalidInputError("every mask of the list is None, so there is nothing that it could be about")
+    empty = torch.zeros(shapes.pop())
+    return torch.stack([empty if m is None else m.to(empty) for m in given])
+
+
 def per_sample(mask: Tensor, images: Tensor) -> bool:
     """Whether a mask for a whole set holds one map for each of its samples (else one for all)."""
     n = len(images)
@@ -93,13 +135,25 @@ def fit_masks(mask: Any, attributions: Tensors, inputs: Tensors = ()) -> Tensors
     """One mask for each attribution tensor: from a structure like theirs, or one tensor where there is one.
 
     Where integer tokens (N, T) among the `inputs` are explained at an embedding (N, T, D), a mask (N, T) or (T,) is
-    over the tokens, and never resized.
+    over the tokens, and never resized. At a layer with other channels than the input's, a mask (N, C, ...) counts at a
+    position where it does in any channel. No mask means everything.
     """
+    if mask is None:
+        return tuple(torch.ones_like(a) for a in attributions)
     leaves = flatten(mask, "masks")[0]
     if len(leaves) != len(attributions):
         raise InvalidInputError(f"masks must match the {len(attributions)} explained tensors, got {len(leaves)}")
     masks = (check_mask(m) for m in leaves)
-    return tuple(fit_mask(_over_tokens(m, a, inputs), a) for m, a in zip(masks, attributions, strict=True))
+    given = inputs if len(inputs) == len(attributions) else attributions
+    return tuple(
+        fit_mask(_over_channels(_over_tokens(m, a, inputs), a, x), a)
+        for m, a, x in zip(masks, attributions, given, strict=True)
+    )
+
+
+def _over_channels(mask: Tensor, attribution: Tensor, x: Tensor) -> Tensor:
+    like_input = mask.ndim == x.ndim == attribution.ndim > 2 and mask.shape[1] == x.shape[1]
+    return mask.amax(1, keepdim=True) if like_input and attribution.shape[1] != x.shape[1] else mask
 
 
 def _over_tokens(mask: Tensor, attribution: Tensor, inputs: Tensors) -> Tensor:

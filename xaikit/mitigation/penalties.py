@@ -6,67 +6,170 @@ here each of these is named.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import Tensors
+from xaikit.mitigation.masks import label_tensor
+from xaikit.mitigation.projections import Projection
 
 OUTPUTS = ("log_probability", "logit", "probability")
-TARGETS = ("label", "all", "predicted")
+TARGETS = ("label", "all", "predicted", "random")
 NORMALIZATIONS = ("none", "mask", "total")
 
 
-def score_function(target: str, output: str, labels: Tensor) -> Callable[[Tensor], Tensor]:
+def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Callable[[Tensor], Tensor]:
     """The score of each sample as a function of the logits (N, C).
 
-    "label": of the sample's own class; "predicted": of the class with the largest logit; "all": summed over classes.
+    "label": of the sample's own class; "predicted": of the class with the largest logit; "all": summed over classes;
+    "random": the inner product with a standard normal vector for each sample, less its mean over the classes. The
+    squared gradient of that last one has as its mean the squared gradients of all centred scores, summed over classes:
+    no class is left out, a shift that all classes share is free, and it costs what one class does (Hoffman et al. 2019,
+    arXiv:1908.02729, for the whole Jacobian). A model with a single output has that output as its score, always.
+
+    Args:
+        target: one of `TARGETS`.
+        output: what a score is, one of `OUTPUTS`.
+        labels: class indices (N,), or numbers for a model with a single output; checked.
+        seed: of the random vectors.
     """
 
     def score(logits: Tensor) -> Tensor:
-        if logits.ndim != 2:
-            raise InvalidInputError(f"the penalised head must return logits (N, classes), got {tuple(logits.shape)}")
+        indices = check_labels(labels, logits)
+        if indices.is_floating_point():
+            return logits.reshape(indices.shape)
         values = {"log_probability": logits.log_softmax, "logit": lambda _: logits, "probability": logits.softmax}[
             output
         ](-1)
         if target == "all":
             return values.sum(-1)
-        chosen = labels if target == "label" else logits.argmax(-1)
+        if target == "random":
+            generator = torch.Generator().manual_seed(seed)
+            # The dtype is named, since a Fabric's precision may change the default, and with it the draw.
+            normal = torch.randn(logits.shape, generator=generator, dtype=torch.float32).to(values)
+            return (values * (normal - normal.mean(-1, keepdim=True))).sum(-1)
+        chosen = indices if target == "label" else logits.argmax(-1)
         return values.gather(1, chosen[:, None])[:, 0]
 
     return score
 
 
+def check_labels(labels: Any, logits: Tensor) -> Tensor:
+    """Labels as class indices (N,), or as numbers (N,) for a model with a single output, on the logits' device.
+
+    Raises:
+        InvalidTypeError: for labels that are no whole numbers where there are classes.
+        InvalidInputError: for a wrong shape, a label outside 0..C-1, or numbers that are not finite.
+    """
+    labels = label_tensor(labels).to(logits.device)
+    if logits.numel() == len(logits) and labels.is_floating_point():
+        return _numbers(labels, logits)
+    if logits.ndim != 2:
+        raise InvalidInputError(
+            f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="
+        )
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise InvalidTypeError(
+            f"labels must be whole class indices, got {labels.dtype} for a model with {logits.shape[1]} outputs"
+        )
+    if logits.shape[1] == 1:
+        raise InvalidTypeError(
+            f"a model with a single output is trained on numbers, got labels of {labels.dtype}; pass labels.float(), "
+            "or give the model one output for each class"
+        )
+    if labels.shape != logits.shape[:1]:
+        raise InvalidInputError(f"labels must have shape ({len(logits)},), got {tuple(labels.shape)}")
+    bad = (labels < 0) | (labels >= logits.shape[1])
+    if bool(bad.any()):
+        raise InvalidInputError(
+            f"labels must lie in 0..{logits.shape[1] - 1} for a model with {logits.shape[1]} outputs, "
+            f"got {int(labels[bad][0])}"
+        )
+    return labels.long()
+
+
+def _numbers(labels: Tensor, outputs: Tensor) -> Tensor:
+    if labels.numel() != len(outputs) or labels.ndim > 2:
+        raise InvalidInputError(f"labels must have shape ({len(outputs)},), got {tuple(labels.shape)}")
+    if not bool(torch.isfinite(labels).all()):
+        raise InvalidInputError("labels must be finite, got NaN or inf")
+    return labels.reshape(len(outputs)).to(outputs.dtype)
+
+
+def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy; mean squared error where the labels, as `check_labels` gave them, are numbers."""
+    if labels.is_floating_point():
+        return F.mse_loss(logits.reshape(labels.shape), labels)
+    return F.cross_entropy(logits, labels)
+
+
 def masked_power(
-    attributions: Tensors, masks: Tensors, *, power: float, channels: str, normalization: str, reduction: str
+    attributions: Tensors, masks: Tensors, *, what: Projection, power: float, normalization: str, reduction: str
 ) -> Tensor:
-    """The sum over features of mask * |attribution|**power, over the samples summed or averaged.
+    """The sum over features of mask * |what(attribution)|**power, over the samples summed or averaged.
 
     Args:
         attributions: each (N, C, ...) or (N, F).
         masks: of the same shapes, values in [0, 1].
+        what: the part of the attribution that is penalised.
         power: 2 for the squared norm of right for the right reasons, 1 for the absolute sum.
-        channels: "each" takes every channel by itself; "sum" adds the channels (axis 1 of three or more) first.
         normalization: "none"; "mask" divides by the number of masked entries of the batch; "total" divides each sample
-            by its own sum over all features, inside the graph, so that the penalty is a share of the explanation.
-        reduction: "sum" or "mean" over the samples.
+            by the sum of |attribution|**power over all features, inside the graph, so that the penalty is a share of
+            the explanation.
+        reduction: "sum", or "mean" over the samples that have a mask.
     """
-    inside, total, count = [], [], []
+    inside, total, count, masked = [], [], [], []
     for attribution, mask in zip(attributions, masks, strict=True):
-        a, m = attribution, mask
-        if channels == "sum" and a.ndim > 2:
-            a, m = a.sum(1, keepdim=True), m.amax(1, keepdim=True)
-        # |a|**2 by itself: the derivative of abs at 0 would cost a pass and change nothing.
-        size = a.square() if power == 2 else a.abs().pow(power)
-        inside.append((m * size).flatten(1).sum(1))
-        total.append(size.flatten(1).sum(1))
+        whole = at_least_float32(attribution)
+        a, m = _fitted(what(whole), mask.to(whole))
+        inside.append((m * _power(a, power)).flatten(1).sum(1))
+        if normalization == "total":
+            total.append(_power(whole, power).flatten(1).sum(1))
         count.append(m.sum())
+        masked.append((m != 0).flatten(1).any(1))
     penalty = torch.stack(inside).sum(0)
     if normalization == "mask":
         penalty = penalty / torch.stack(count).sum().clamp_min(1)
     elif normalization == "total":
-        whole = torch.stack(total).sum(0)
-        penalty = penalty / whole.clamp_min(torch.finfo(whole.dtype).eps)
-    return penalty.sum() if reduction == "sum" else penalty.mean()
+        sums = torch.stack(total).sum(0)
+        penalty = penalty / sums.clamp_min(torch.finfo(sums.dtype).eps)
+    return penalty.sum() if reduction == "sum" else penalty.sum() / torch.stack(masked).any(0).sum().clamp_min(1)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Values that are exact enough to be squared and summed."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def gradient_ratio(task: Tensor, penalty: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    """|d task / d theta| / |d penalty / d theta|, a constant; 0 where the penalty has no gradient."""
+    wanted = [p for p in parameters if p.requires_grad]
+    if not wanted or not penalty.requires_grad or not task.requires_grad:
+        return torch.zeros_like(penalty.detach())
+    norms = []
+    for value in (task, penalty):
+        grads = torch.autograd.grad(value, wanted, retain_graph=True, allow_unused=True)
+        norms.append(torch.stack([g.detach().norm().to(penalty) for g in grads if g is not None]).norm())
+    return torch.where(norms[1] > 0, norms[0] / norms[1], torch.zeros_like(norms[1]))
+
+
+def _power(values: Tensor, power: float) -> Tensor:
+    # |a|**2 by itself: the derivative of abs at 0 would cost a pass and change nothing.
+    return values.square() if power == 2 else values.abs().pow(power)
+
+
+def _fitted(part: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """A projected attribution and the mask; where axes were summed over, the mask's largest value along them."""
+    summed = [i for i in range(1, mask.ndim) if part.shape[i] == 1 and mask.shape[i] != 1]
+    fitted = mask.amax(summed, keepdim=True) if summed else mask
+    if part.shape != fitted.shape:
+        raise InvalidInputError(
+            f"what= made {tuple(part.shape)} of an attribution of shape {tuple(mask.shape)}; each axis must keep its "
+            "size or become 1"
+        )
+    return part, fitted

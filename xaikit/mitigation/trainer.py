@@ -1,248 +1,337 @@
-"""The training loop: steps, history, checkpoints; it knows a mitigator's `loss` and nothing of explanations."""
+"""The training loop; it knows a mitigator's `loss` and nothing of explanations."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sized
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteError, TrainingError
-from xaikit.core.isolation import isolated
-from xaikit.core.structure import check_batch, flatten
-from xaikit.mitigation import checkpoints
-from xaikit.mitigation.masks import check_mask, label_tensor, per_sample
+from xaikit.core.errors import InvalidInputError, NonFiniteError, TrainingError
+from xaikit.core.structure import flatten
+from xaikit.mitigation import checkpoints, random_states
+from xaikit.mitigation.batches import Batch, Source, Step, to_device
+from xaikit.mitigation.checks import training_mode
+from xaikit.mitigation.early_stopping import EarlyStopping
+from xaikit.mitigation.fabric import OneProcess
+from xaikit.mitigation.guard import Guard, suspects
+from xaikit.mitigation.history import History, Stopped
+from xaikit.mitigation.masks import batch_masks
 
 if TYPE_CHECKING:
-    from xaikit.mitigation.base import Mitigator
+    from xaikit.mitigation.base import Loss, Mitigator
 
-Batch = tuple[Any, Any, Any]
+MEANS = ("task", "penalty", "total")
+NO_STEP = {"task": 0.0, "penalty": 0.0, "total": 0.0, "right": 0.0, "samples": 0.0, "steps": 0.0, "skipped": 0.0}
+
+
+@dataclasses.dataclass
+class Stand:
+    """How far a training has come; a checkpoint holds it as text.
+
+    Attributes:
+        epochs: the finished ones, as in `History`.
+        step: steps behind us in the present epoch, skipped ones too.
+        sums: over the steps of the present epoch.
+        seed: of the order, where there is one.
+    """
+
+    epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    step: int = 0
+    sums: dict[str, float] = dataclasses.field(default_factory=NO_STEP.copy)
+    seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class History:
-    """What happened in training.
+class Options:
+    """What `Mitigator.fit` was asked for beside the data."""
 
-    Attributes:
-        epochs: one dict for each epoch: epoch, task, penalty, total (means over batches), accuracy, samples.
-    """
-
-    epochs: list[dict[str, float]]
-
-    def __getitem__(self, name: str) -> list[float]:
-        """One column, such as ``history["penalty"]``."""
-        return [epoch[name] for epoch in self.epochs]
-
-    def __repr__(self) -> str:
-        if not self.epochs:
-            return "History(no epoch yet)"
-        last = self.epochs[-1]
-        return (
-            f"History({len(self.epochs)} epochs; last: task {last['task']:.4g}, penalty {last['penalty']:.4g}, "
-            f"accuracy {last['accuracy']:.1%})"
-        )
+    checkpoint: Path | None
+    stopping: EarlyStopping
+    progress: bool
 
 
-def train(
-    mitigator: Mitigator, model: nn.Module, data: Any, labels: Any, masks: Any, *, checkpoint: Any, progress: bool
-) -> History:
-    """See `Mitigator.fit`."""
-    if not isinstance(model, nn.Module):
-        raise InvalidTypeError(f"fit takes a torch.nn.Module first, got {type(model).__name__}")
-    if not any(p.requires_grad for p in model.parameters()):
-        raise InvalidInputError("no parameter of the model requires a gradient, so there is nothing to train")
-    if mitigator.device is not None:
-        model.to(mitigator.device)
-    device = next(model.parameters()).device
-    epoch_of, steps = _epochs(mitigator, model, data, labels, masks, device)
-    optimizer = _optimizer(mitigator, model)
-    saved = checkpoints.resume(checkpoint, mitigator, model, optimizer)
-    history = History(saved)
-    left = None if steps is None else steps * max(0, mitigator.n_epochs - len(saved))
-    with _training_mode(model), _random_state(mitigator), tqdm(total=left, disable=not progress, unit="batch") as bar:
-        for epoch in range(len(history.epochs) + 1, mitigator.n_epochs + 1):
-            if mitigator.random_state is not None:
-                # Each epoch has a seed of its own, so a resumed run draws what the unbroken one would.
-                torch.manual_seed(mitigator.random_state * 1_000_003 + epoch)
-            bar.set_description(f"{mitigator.NAME or type(mitigator).__name__} {epoch}/{mitigator.n_epochs}")
-            history.epochs.append(_train_epoch(mitigator, model, optimizer, epoch_of(), epoch, bar))
-            checkpoints.write(checkpoint, mitigator, model, optimizer, history.epochs)
-    return history
-
-
-def _train_epoch(
-    mitigator: Mitigator,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[Batch],
-    epoch: int,
-    bar: Any,
-) -> dict[str, float]:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    sums = {"task": 0.0, "penalty": 0.0, "total": 0.0}
-    right = samples = steps = 0
-    last_good = _Snapshot(model)
-    for step, batch in enumerate(batches, 1):
-        try:
-            loss = mitigator.loss(model, batch)
-        except NonFiniteError as err:
-            last_good.restore()
-            raise TrainingError(f"in epoch {epoch}, batch {step}, {err}; {_remedy(mitigator)}") from err
-        optimizer.zero_grad(set_to_none=True)
-        finite = bool(torch.isfinite(loss.total))
-        if finite:
-            loss.total.backward()
-            norm = nn.utils.clip_grad_norm_(parameters, mitigator.clip_grad_norm or math.inf)
-            finite = bool(torch.isfinite(norm))
-        if not finite:
-            last_good.restore()
-            raise TrainingError(
-                f"the loss or its gradient is not finite in epoch {epoch}, batch {step} (task {loss.task.item():g}, "
-                f"penalty {loss.penalty.item():g}); {_remedy(mitigator)}"
-            )
-        last_good.take()
-        optimizer.step()
-        labels = torch.as_tensor(batch[1], device=loss.logits.device)
-        right += int((loss.logits.argmax(-1) == labels).sum())
-        samples += len(labels)
-        steps += 1
-        for name in sums:
-            sums[name] += float(getattr(loss, name).detach())
-        bar.update()
-        bar.set_postfix(task=f"{sums['task'] / steps:.3g}", penalty=f"{sums['penalty'] / steps:.3g}", refresh=False)
-    if not all(bool(torch.isfinite(p).all()) for p in parameters):
-        last_good.restore()
-        raise TrainingError(f"the weights are not finite after epoch {epoch}; {_remedy(mitigator)}")
-    if steps == 0:
-        raise InvalidInputError(
-            f"the data gave no batch in epoch {epoch}; pass something that can be iterated once per epoch"
-        )
-    means = {name: value / steps for name, value in sums.items()}
-    return {"epoch": epoch, **means, "accuracy": right / samples, "samples": samples}
-
-
-def _remedy(mitigator: Mitigator) -> str:
-    return (
-        f"the model holds the weights of the last good step: try a smaller lr (now {mitigator.lr:g}), "
-        f"a smaller {mitigator.WEIGHT} (now {mitigator.weight:g}), or clip_grad_norm"
-    )
-
-
-class _Snapshot:
-    """The weights and buffers for which the loss was last finite."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._live = [t for t in itertools.chain(model.parameters(), model.buffers())]
-        self._kept = [t.detach().clone() for t in self._live]
-
-    def take(self) -> None:
-        for kept, live in zip(self._kept, self._live, strict=True):
-            kept.copy_(live.detach())
-
-    def restore(self) -> None:
-        with torch.no_grad():
-            for kept, live in zip(self._kept, self._live, strict=True):
-                live.copy_(kept)
-
-
-def _optimizer(mitigator: Mitigator, model: nn.Module) -> torch.optim.Optimizer:
+def train(processes: OneProcess, mitigator: Mitigator, model: nn.Module, source: Source, options: Options) -> History:
+    """Train the model in place; see `Mitigator.fit`."""
+    device = processes.device(model, mitigator.device)
     makers = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return makers[mitigator.optimizer](parameters, lr=mitigator.lr, weight_decay=mitigator.weight_decay)
+    optimizer = makers[mitigator.optimizer](parameters, lr=mitigator.lr, weight_decay=mitigator.weight_decay)
+    processes.setup(by_sample(mitigator), model, optimizer)
+    own_seed = mitigator.random_state is not None or processes.part.world > 1
+    keep = torch.random.fork_rng() if own_seed else contextlib.nullcontext()
+    with training_mode(model), keep, _interruptible() as pressed:
+        loop = Loop(processes, mitigator, model, source, options, device, optimizer)
+        with loop.bar:
+            stopped = loop.run(pressed)
+    options.stopping.finish(model)
+    processes.barrier()
+    return History(loop.stand.epochs, stopped)
+
+
+class Loop:
+    """One training."""
+
+    def __init__(
+        self,
+        processes: OneProcess,
+        mitigator: Mitigator,
+        model: nn.Module,
+        source: Source,
+        options: Options,
+        device: torch.device,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self._processes, self._mitigator, self._model, self._source = processes, mitigator, model, source
+        self._trained = by_sample(mitigator)
+        self._options, self._device, self._optimizer = options, device, optimizer
+        self._first = processes.part.rank == 0
+        self._guard = Guard(model, optimizer, mitigator.max_skips)
+        # In several processes all must draw the same order.
+        drawn = processes.part.world > 1 and mitigator.random_state is None
+        self.stand = Stand(seed=processes.broadcast(int(torch.randint(2**31, ()))) if drawn else mitigator.random_state)
+        self._began: random_states.State = {}  # the random state when the present epoch began
+        self._now: random_states.State | None = None  # the one to go on with, after resuming
+        if options.checkpoint is not None and (found := checkpoints.read(options.checkpoint, mitigator, model)):
+            self._resume(*found)
+        left = None
+        if source.steps is not None:
+            left = source.steps * max(0, mitigator.n_epochs - len(self.stand.epochs)) - self.stand.step
+        self.bar = tqdm(total=left, disable=not (options.progress and self._first), unit="batch")
+
+    def run(self, pressed: threading.Event) -> Stopped:
+        """All epochs that are left; why it ended."""
+        last = self._mitigator.n_epochs
+        stopping = self._options.stopping
+        try:
+            while len(self.stand.epochs) < last:
+                if stopping.over:
+                    return "early"
+                if not self._epoch(pressed):
+                    self._write()
+                    return "interrupted"
+                self._close_epoch(is_last=len(self.stand.epochs) + 1 == last)
+                self._write()
+        except TrainingError:
+            self._write()  # the last good state
+            raise
+        return "early" if stopping.over else "epochs"
+
+    # ------------------------------------------------------------------ one epoch
+
+    def _epoch(self, pressed: threading.Event) -> bool:
+        """The steps that are left of an epoch; False after Ctrl-C."""
+        number, part, stand = len(self.stand.epochs) + 1, self._processes.part, self.stand
+        if self._now is None:
+            self._began = random_states.capture(self._source.generators)
+        else:
+            random_states.restore(self._began, self._source.generators)
+        if stand.seed is not None:
+            # Each epoch has a seed of its own, so a resumed run draws what the unbroken one would.
+            torch.manual_seed(stand.seed * 1_000_003 + number)
+        steps = self._source.epoch(number, stand.step, part)
+        if self._now is not None:
+            random_states.restore(self._now)
+            self._now = None
+        self.bar.set_description(f"{self._mitigator.NAME or type(self._mitigator).__name__} {number}")
+        while True:
+            step = next(steps, None)
+            try:
+                share = self._processes.shares(step)
+            except StopIteration:
+                return True
+            assert step is not None
+            interrupted = self._step(step, share, pressed)
+            stand.step += 1
+            self.bar.update()
+            if interrupted:
+                return False
+            every = self._mitigator.checkpoint_every
+            if every is not None and stand.step % every == 0:
+                self._write()
+
+    def _step(self, step: Step, share: Any, pressed: threading.Event) -> bool:
+        """One step; whether Ctrl-C came in any process."""
+        batch = to_device(step.batch, self._device)
+        weight = self.weight
+        self._guard.before()
+        loss, problem, error = self._try(batch, weight, share)
+        counted = loss is not None and not step.borrowed
+        finite = loss is not None and bool(torch.isfinite(loss.total))
+        own = [0.0] * 5
+        if counted:
+            assert loss is not None
+            labels = torch.as_tensor(batch[1], device=loss.logits.device)
+            regression = labels.is_floating_point()
+            right = labels.new_tensor(torch.nan) if regression else (loss.logits.argmax(-1) == labels).sum()
+            values = [loss.task, loss.penalty, loss.total / self._processes.part.world, right]
+            own = [*torch.stack([v.detach().double() for v in values]).tolist(), float(len(labels))]
+        failed, bad, interrupted, *sums = self._processes.sum(
+            [float(error is not None), float(not finite), float(pressed.is_set()), *own]
+        )
+        if error is not None:
+            raise error
+        if failed:
+            raise TrainingError("another process stopped with an error; it says which")
+        self._optimizer.zero_grad(set_to_none=True)
+        passed = not bad
+        if passed:
+            assert loss is not None
+            self._processes.backward(loss.total)
+            passed = self._processes.clip(self._mitigator.clip_grad_norm)
+            if not passed and self._processes.scaled:
+                self._processes.step()  # lowers the scale and leaves the weights alone
+                return interrupted > 0
+        if passed:
+            self._guard.passed()
+            self._processes.step()
+        else:
+            self._skip(step, batch, loss, problem)
+        self._count(sums, passed)
+        return interrupted > 0
+
+    def _try(self, batch: Any, weight: float, share: Any) -> tuple[Loss | None, str, Exception | None]:
+        """The loss; or what was not finite in it; or an error that must wait until the other processes know."""
+        try:
+            return self._processes.loss(batch, weight, share), "", None
+        except NonFiniteError as err:
+            return None, str(err), None
+        except InvalidInputError as err:
+            finite = all(bool(torch.isfinite(t).all()) for t in flatten(batch[0])[0] if t.is_floating_point())
+            return None, str(err), err if finite else None
+        except Exception as err:
+            if self._processes.part.world == 1:
+                raise
+            return None, "", err
+
+    @property
+    def weight(self) -> float:
+        """Of the penalty: what the schedule says, halved where the guard had to."""
+        done = float(len(self.stand.epochs))
+        if self._source.steps:
+            done += self.stand.step / self._source.steps
+        return self._mitigator.weight_at(done) * self._guard.factor
+
+    def _skip(self, step: Step, batch: Any, loss: Loss | None, problem: str) -> None:
+        where = f"in epoch {len(self.stand.epochs) + 1}, batch {self.stand.step + 1}"
+        value = f"task {loss.task.item():g}, penalty {loss.penalty.item():g}" if loss is not None else problem
+        words = f"the loss or its gradient is not finite {where} ({value})"
+        rows = suspects(self._trained, self._model, batch, self.weight)
+        if rows:
+            named = [f"row {r} of the batch" if step.samples is None else str(step.samples[r]) for r in rows]
+            shown = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
+            words += f", for sample {shown}"
+        self._guard.skip(words, self._remedy())
+
+    def _count(self, sums: list[float], passed: bool) -> None:
+        own = self.stand.sums
+        if not passed:
+            own["skipped"] += 1
+            return
+        for name, value in zip(("task", "penalty", "total", "right", "samples"), sums, strict=True):
+            own[name] += value
+        own["steps"] += 1
+        if not self.bar.disable:
+            means = {name: f"{own[name] / own['steps']:.3g}" for name in ("task", "penalty")}
+            self.bar.set_postfix(means, refresh=False)
+
+    def _close_epoch(self, *, is_last: bool) -> None:
+        own, number, model = self.stand.sums, len(self.stand.epochs) + 1, self._model
+        if own["steps"] + own["skipped"] == 0:
+            raise InvalidInputError(
+                f"the data gave no batch in epoch {number}; pass something that can be iterated once per epoch"
+            )
+        weight = self.weight
+        if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+            words = f"the weights are not finite after epoch {number}"
+            if is_last:
+                self._guard.restore()
+                raise TrainingError(f"{words}; {self._remedy()}")
+            self._guard.go_back(words, self._remedy())
+        if is_last:
+            self._guard.end(self._remedy())
+        means = {name: own[name] / own["steps"] if own["steps"] else float("nan") for name in MEANS}
+        accuracy = own["right"] / own["samples"] if own["samples"] else float("nan")
+        row = {"epoch": number, **means, "accuracy": accuracy, "samples": int(own["samples"]), "weight": weight}
+        row["skipped"] = int(own["skipped"])
+        stopping = self._options.stopping
+        if stopping.active:
+            found = self._processes.broadcast(stopping.look(model) if self._first else None)
+            stopping.judge(model, found["validation_worst_group"])
+            row |= found
+        self.stand = Stand([*self.stand.epochs, row], seed=self.stand.seed)
+
+    def _remedy(self) -> str:
+        mitigator = self._mitigator
+        return (
+            f"try a smaller lr (now {mitigator.lr:g}), a smaller {mitigator.WEIGHT} (now {mitigator.weight:g}), "
+            "or clip_grad_norm"
+        )
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _write(self) -> None:
+        path = self._options.checkpoint
+        if path is None or not self._first:
+            return
+        now = random_states.capture(self._source.generators)
+        parts = {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "guard": self._guard.state(),
+            "stopping": self._options.stopping.state(),
+            "random": {"began": self._began if self.stand.step else now, "now": now},
+        }
+        checkpoints.write(path, self._mitigator, parts, dataclasses.asdict(self.stand))
+
+    def _resume(self, parts: dict[str, Any], stand: dict[str, Any]) -> None:
+        self._model.load_state_dict(parts["model"])
+        self._optimizer.load_state_dict(parts["optimizer"])
+        self._guard.load_state(parts["guard"])
+        self._options.stopping.load_state(parts["stopping"])
+        self.stand = Stand(**stand)
+        self._began = parts["random"]["began"]
+        if self.stand.step:
+            self._now = parts["random"]["now"]
+        else:
+            random_states.restore(self._began, self._source.generators)
+
+
+def by_sample(mitigator: Mitigator) -> Mitigator:
+    """The mitigator for batches whose masks are `prepared`."""
+    return mitigator.set_kwargs(where="sample")
+
+
+def prepared(mitigator: Mitigator, batch: Any) -> Batch:
+    """A batch with its masks as tensors, one for each sample or one for all, so that it can be cut."""
+    x, y, mask = mitigator._parts(batch)
+    return x, y, batch_masks(mask, y, mitigator.where)
 
 
 @contextlib.contextmanager
-def _training_mode(model: nn.Module) -> Iterator[None]:
-    """Training mode inside, every module's flag as found after.
+def _interruptible() -> Iterator[threading.Event]:
+    """The first Ctrl-C asks to stop after the present step, with everything whole; the second stops at once."""
+    pressed = threading.Event()
+    default = signal.default_int_handler
 
-    A model that is in training mode already keeps its flags: parts that its owner froze stay frozen.
-    """
-    flags = [(module, module.training) for module in model.modules()]
+    def press(number: int, frame: Any) -> None:
+        if pressed.is_set():
+            default(number, frame)
+        pressed.set()
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not default:
+        yield pressed
+        return
+    signal.signal(signal.SIGINT, press)
     try:
-        if not model.training:
-            model.train()
-        yield
+        yield pressed
     finally:
-        for module, training in flags:
-            module.training = training
-
-
-def _random_state(mitigator: Mitigator) -> contextlib.AbstractContextManager[Any]:
-    """Keep the caller's random state where training has a seed of its own."""
-    return contextlib.nullcontext() if mitigator.random_state is None else torch.random.fork_rng()
-
-
-# ---------------------------------------------------------------------- data
-
-
-def _epochs(
-    mitigator: Mitigator, model: nn.Module, data: Any, labels: Any, masks: Any, device: torch.device
-) -> tuple[Callable[[], Iterator[Batch]], int | None]:
-    """A function that begins a new pass over the data, batches on the model's device; and the steps in a pass."""
-    if labels is None and masks is None and not isinstance(data, Tensor):
-        if not isinstance(data, Iterable):
-            raise InvalidTypeError(
-                f"fit takes inputs, labels and masks, or an iterable of batches, got {type(data).__name__}"
-            )
-        return lambda: (_to(batch, device) for batch in data), len(data) if isinstance(data, Sized) else None
-    if labels is None or masks is None:
-        raise InvalidInputError("fit needs labels and masks beside the inputs: fit(model, images, labels, masks)")
-    tensors, rebuild = flatten(data)
-    n = check_batch(tensors)
-    targets = label_tensor(labels)
-    if targets.shape != (n,):
-        raise InvalidInputError(f"labels must have shape ({n},), one class for each input, got {tuple(targets.shape)}")
-    mask = check_mask(masks)
-    each = per_sample(mask, tensors[0])
-    if not bool(mask.any()):
-        warnings.warn("the mask is zero everywhere, so nothing is penalised", stacklevel=4)
-    first = rebuild(tuple(t[:1] for t in tensors)), targets[:1], mask[:1] if each else mask
-    _check_first(mitigator, model, _to(first, device), targets)
-
-    def epoch() -> Iterator[Batch]:
-        for rows in _batches(torch.randperm(n), mitigator.batch_size):
-            x = rebuild(tuple(t[rows.to(t.device)] for t in tensors))
-            yield _to((x, targets[rows], mask[rows] if each else mask), device)
-
-    return epoch, len(_batches(torch.arange(n), mitigator.batch_size))
-
-
-def _check_first(mitigator: Mitigator, model: nn.Module, first: Batch, labels: Tensor) -> None:
-    """One sample through the model and its explanation, so that wrong data are told before the first step."""
-    from xaikit.core.targets import pick_head
-    from xaikit.mitigation.base import check_labels, run_model
-
-    x, y, mask = first
-    tensors = flatten(x)[0]
-    with isolated(model, tensors[0].device, 0), torch.no_grad():
-        try:
-            output = run_model(model, x)
-        except RuntimeError as err:
-            shapes = ", ".join(f"{tuple(t.shape)} of {t.dtype}" for t in tensors)
-            raise InvalidInputError(f"the model does not take inputs of shape {shapes}: {err}") from err
-    logits = pick_head(output, mitigator.head)
-    check_labels(labels, logits.expand(len(labels), *logits.shape[1:]))
-    mitigator._penalty(model, x, y, mask, seed=0, create_graph=False)
-
-
-def _batches(order: Tensor, size: int) -> list[Tensor]:
-    """Batches of `size`; a last batch of one joins the one before, since BatchNorm cannot train on a single sample."""
-    parts = list(order.split(size))
-    if len(parts) > 1 and len(parts[-1]) == 1 and size > 1:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {k: _to(v, device) for k, v in value.items()}
-    return type(value)(_to(v, device) for v in value) if type(value) in (tuple, list) else value
+        signal.signal(signal.SIGINT, default)

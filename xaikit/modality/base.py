@@ -30,8 +30,8 @@ class Modality(Configured, abc.ABC):
         """The modality of each input; a single one stands for all inputs."""
 
     @abc.abstractmethod
-    def _transforms(self) -> dict[str, Any]:
-        """Baseline and feature mask, for the settings of an explainer that go by these names."""
+    def transforms(self) -> dict[str, Any]:
+        """Baseline and feature mask, for settings that go by these names."""
 
     def prepare(self, explainer: Any) -> Explainer:
         """The explainer with this modality's baseline and feature mask, where it has such settings.
@@ -42,7 +42,7 @@ class Modality(Configured, abc.ABC):
             explainer: an explainer, its class, its name or a spec.
         """
         made: Explainer = EXPLAINERS.create(explainer)
-        return made.set_kwargs(**{n: v for n, v in self._transforms().items() if n in made.SETTINGS})
+        return made.set_kwargs(**{n: v for n, v in self.transforms().items() if n in made.SETTINGS})
 
     def postprocess(self, attribution: Any) -> Any:
         """The attribution with the channels of each place joined, scaled as the postprocessor says.
@@ -95,7 +95,8 @@ class OneInput(Modality):
         """Itself."""
         return (self,)
 
-    def _transforms(self) -> dict[str, Any]:
+    def transforms(self) -> dict[str, Any]:
+        """Baseline and feature mask on this modality's channel axis."""
         return {"baseline": self._on_axis(self.baseline), "feature_mask": self._on_axis(self.feature_mask)}
 
     def _postprocess(self, attribution: Tensor) -> Tensor:

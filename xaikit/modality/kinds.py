@@ -15,8 +15,8 @@ class Image(OneInput):
     """Images (N, channels, H, W): patches of a grid, black (or what zero stands for) where a patch is absent.
 
     >>> from xaikit.explainers import IntegratedGradients
-    >>> Image(baseline="mean").prepare(IntegratedGradients).baseline
-    Mean(channel_axis=1)
+    >>> Image(baseline="blur:sigma=2").prepare(IntegratedGradients).baseline
+    Blur(sigma=2.0, channel_axis=1)
     """
 
     channel_axis = 1
@@ -69,8 +69,9 @@ class Multimodal(Modality):
         """The modality of each input."""
         return tuple(self.modalities)
 
-    def _transforms(self) -> dict[str, Any]:
-        each = [part._transforms() for part in self.parts]
+    def transforms(self) -> dict[str, Any]:
+        """One baseline and one feature mask for each input."""
+        each = [part.transforms() for part in self.parts]
         return {
             "baseline": BaselinePerInput(items=tuple(t["baseline"] for t in each)),
             "feature_mask": FeatureMaskPerInput(items=tuple(t["feature_mask"] for t in each)),

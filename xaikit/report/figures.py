@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from xaikit.core import Attribution
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+from xaikit.report.token_strip import token_strip
 
 Array = NDArray[Any]
 
@@ -36,18 +37,19 @@ def plot(
     samples: int | Sequence[int] | None = None,
     kind: str | None = None,
     part: int | str | None = None,
-    names: Sequence[str] | None = None,
+    names: Sequence[Any] | None = None,
     outline: Any = None,
 ) -> Figure:
-    """One row (image), one block (series) or one panel of bars (tabular) for each sample.
+    """One row (image), one block (series, text) or one panel of bars (tabular) for each sample.
 
     Args:
         attribution: what `Explainer.explain` returned.
         inputs: what was explained, to be drawn beside and under the attribution.
         samples: which samples; None draws the first eight.
-        kind: "image" (N, C, H, W), "series" (N, C, T) or "tabular" (N, F); None goes by the number of axes.
+        kind: "image" (N, C, H, W), "series" (N, C, T), "tabular" (N, F) or "text" (N, T) or (N, T, D); None goes by
+            the number of axes, which never says text.
         part: which tensor, where inputs are a tuple or a dict.
-        names: of the features (tabular) or the channels (series).
+        names: of the features (tabular) or the channels (series); the T tokens of each sample (text).
         outline: a map (H, W), 1 inside, whose border is drawn on images.
 
     Raises:
@@ -59,7 +61,7 @@ def plot(
         raise InvalidTypeError(f"plot takes the Attribution that explain() returns, got {type(attribution).__name__}")
     values = _array(_pick(attribution.values, part, "the attribution"))
     given = None if inputs is None else _array(_pick(inputs, part, "inputs"))
-    if given is not None and (len(given) != len(values) or given.ndim != values.ndim):
+    if given is not None and kind != "text" and (len(given) != len(values) or given.ndim != values.ndim):
         raise InvalidInputError(f"inputs must fit the attribution {values.shape}, got {given.shape}")
     chosen = _choose(samples, len(values))
     titles = [_title(attribution, i) for i in chosen]
@@ -71,7 +73,9 @@ def plot(
             return _series(values[chosen], picked, titles, names)
         case "tabular":
             return _bars(values[chosen], picked, titles, names)
-    allowed = ", ".join(f"{name!r} ({axes} axes)" for axes, name in KINDS.items())
+        case "text" if values.ndim in (2, 3):
+            return token_strip(values[chosen], titles, None if names is None else [names[i] for i in chosen])
+    allowed = ", ".join(f"{name!r} ({axes} axes)" for axes, name in KINDS.items()) + ", 'text' (2 or 3 axes)"
     raise InvalidInputError(f"an attribution of shape {values.shape} is not drawn as {kind!r}; kinds are {allowed}")
 
 
@@ -122,15 +126,24 @@ def comparison(
     return figure
 
 
-def grouped_bars(table: Mapping[str, Mapping[str, float]], *, title: str = "", percent: bool = True) -> Figure:
-    """Bars of `table[series][group]`, grouped, each with its number."""
+def grouped_bars(
+    table: Mapping[str, Mapping[str, float]],
+    *,
+    title: str = "",
+    percent: bool = True,
+    margins: Mapping[str, Mapping[str, float]] | None = None,
+) -> Figure:
+    """Bars of `table[series][group]`, grouped, each with its number; `margins` likewise, as lines around the ends."""
     groups = list(dict.fromkeys(group for row in table.values() for group in row))
     figure = Figure(figsize=(1.5 + 0.42 * len(groups) * (len(table) + 1), 3.6), layout="constrained")
     axes = figure.subplots()
     width = 0.84 / len(table)
     for k, (name, row) in enumerate(table.items()):
         places = np.arange(len(groups)) + (k - (len(table) - 1) / 2) * width
-        bars = axes.bar(places, [row.get(g, np.nan) for g in groups], width * 0.94, label=name)
+        values = [row.get(g, np.nan) for g in groups]
+        spread = None if margins is None else [margins[name].get(g, 0.0) for g in groups]
+        lines = {"elinewidth": 1.0, "capsize": 2, "ecolor": "#444444"}
+        bars = axes.bar(places, values, width * 0.94, yerr=spread, error_kw=lines, label=name)
         axes.bar_label(bars, fmt=(lambda v: f"{100 * v:.0f}") if percent else "{:.2g}", fontsize=7)
     axes.set_xticks(range(len(groups)), groups)
     if percent:

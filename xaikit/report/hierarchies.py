@@ -16,7 +16,7 @@ MAX_LEVELS = 8
 
 
 def plot_hierarchy(hierarchy: Any, inputs: Any = None, *, tokens: Sequence[str] | None = None) -> Figure:
-    """The scores of the groups, level by level; borders show the groups.
+    """The scores of the groups, level by level; borders show the groups, and what is not taken yet stays white.
 
     Args:
         hierarchy: what `AgglomerativeDecomposition.hierarchy` returned, of an image or a sequence.
@@ -28,6 +28,9 @@ def plot_hierarchy(hierarchy: Any, inputs: Any = None, *, tokens: Sequence[str] 
     """
     scores, ids = hierarchy.scores.cpu().numpy(), hierarchy.ids.cpu().numpy()
     limit = float(np.abs(scores).max()) or 1.0
+    shown = hierarchy.selected.cpu().numpy().copy()
+    shown[0] = True
+    scores = np.where(shown, scores, np.nan)
     if scores.ndim == 2:
         return _sentence(scores, ids, limit, tokens)
     while scores.ndim > 3:  # the channels of an image share their groups

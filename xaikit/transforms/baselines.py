@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
@@ -37,7 +36,11 @@ class Baseline(Configured, abc.ABC):
 
     def of(self, call: Call) -> Tensors:
         """The stand-in of each tensor that a call explains."""
-        return tuple(self(x) for x in call.inputs)
+        return tuple(self.of_input(call, i) for i in range(len(call.inputs)))
+
+    def of_input(self, call: Call, index: int) -> Tensor:
+        """The stand-in of one of the tensors that a call explains."""
+        return self(call.inputs[index])
 
 
 @BASELINES.register("zeros")
@@ -87,6 +90,16 @@ class Uniform(Baseline):
         return low + (high - low) * unit
 
 
+@BASELINES.register("invert")
+class Invert(Baseline):
+    """Each sample's values mirrored within their range: min x + max x - x."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The negative of an image, within its own range."""
+        axes = tuple(range(1, x.ndim))
+        return x.amin(axes, keepdim=True) + x.amax(axes, keepdim=True) - x
+
+
 @BASELINES.register("given")
 class Given(Baseline):
     """A tensor of the user's own, of the shape of one sample or of the batch."""
@@ -130,8 +143,7 @@ class BaselinePerInput(Baseline):
         """
         if len(self.items) != len(call.inputs):
             raise InvalidInputError(f"{len(self.items)} baselines for {len(call.inputs)} inputs; give one for each")
-        found = (b.of(dataclasses.replace(call, inputs=(x,))) for b, x in zip(self.items, call.inputs, strict=True))
-        return tuple(tensor for (tensor,) in found)
+        return tuple(baseline.of_input(call, i) for i, baseline in enumerate(self.items))
 
 
 @BASELINES.coerce

@@ -1,6 +1,8 @@
-"""Searching an explainer's settings for the best value of a metric; the engine is Optuna."""
+"""Searching the settings of explainers and mitigators by what they give; the engine is Optuna."""
 
-from xaikit.tuning.result import TuneResult
+from xaikit.tuning.goals import Goal
+from xaikit.tuning.mitigator import tune_mitigator
+from xaikit.tuning.result import FrontPoint, TuneResult
 from xaikit.tuning.tune import tune
 
-__all__ = ["TuneResult", "tune"]
+__all__ = ["FrontPoint", "Goal", "TuneResult", "tune", "tune_mitigator"]

@@ -1,172 +1,141 @@
-"""Settings as a search space: what the specs of `core.params` mean to Optuna."""
+"""The search space: a tree of settings, where what hangs below a choice exists only where that choice is made.
+
+``baseline`` may be ``blur``, and only then there is a ``baseline.sigma``. A point of the space is a flat dict from
+dotted names to plain values, such as ``{"baseline": "blur", "baseline.sigma": 2.0}``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
-import numpy as np
+from xaikit.core import Configured
+from xaikit.tuning.dimension import Dimension, Option
 
-from xaikit.core import Categorical, Choice, Configured, Explainer, Float, Int, Spec
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
-from xaikit.core.params import Number
-
-if TYPE_CHECKING:
-    import optuna
-
-GRID_POINTS = 10  # of a range without a step
-SAMPLERS = ("tpe", "random", "grid")
+Point = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Dimension:
-    """One setting that the search varies.
+class Part:
+    """One thing that the search puts together: an object whose settings vary, or one of several objects.
 
     Attributes:
-        name: of the setting.
-        spec: where to look.
-        current: the setting's value in the explainer that is tuned.
+        value: the object; where one of several is chosen, the first.
+        dims: its settings; where one of several is chosen, that choice alone.
+        chosen: whether one of several is chosen.
     """
 
-    name: str
-    spec: Spec
-    current: Any
+    value: Configured
+    dims: tuple[Dimension, ...]
+    chosen: bool = False
+
+    def make(self, point: Point) -> Configured:
+        """The object at a point of the space."""
+        if self.chosen:
+            (dim,) = self.dims
+            return _made(dim.options[point.get(dim.name, dim.start)], point)
+        return _made(Option(self.value, self.dims), point)
+
+
+def _made(option: Option, point: Point) -> Configured:
+    changes = {}
+    for dim in option.below:
+        label = point.get(dim.name, dim.start)
+        changes[dim.setting] = _made(dim.options[label], point) if label in dim.options else label
+    return option.value.set_kwargs(**changes) if changes else option.value
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """All that a search varies, in one or several parts."""
+
+    parts: tuple[Part, ...]
 
     @property
-    def inside(self) -> bool:
-        """Whether the current value lies in the search space."""
-        return self._on_range(self.label) if isinstance(self.spec, Number) else self.label in self.choices
+    def dims(self) -> tuple[Dimension, ...]:
+        """The dimensions that always exist."""
+        return tuple(d for part in self.parts for d in part.dims)
+
+    def make(self, point: Point) -> tuple[Any, ...]:
+        """The objects at a point, one for each part."""
+        return tuple(part.make(point) for part in self.parts)
+
+    def walk(self, pick: Callable[[Dimension], Any]) -> Point:
+        """The point that `pick` chooses, asked for each dimension that exists under the choices so far."""
+        point: Point = {}
+
+        def descend(dims: tuple[Dimension, ...]) -> None:
+            for dim in dims:
+                label = dim.start if dim.fixed else pick(dim)
+                if not dim.fixed:
+                    point[dim.name] = label
+                descend(dim.below(label))
+
+        descend(self.dims)
+        return point
 
     @property
-    def label(self) -> Any:
-        """The current value as the search writes it: a number, a word, a truth value."""
-        if isinstance(self.current, Configured):
-            plain = self.current.NAME in self.choices and self.current == type(self.current)()
-            return self.current.NAME if plain else repr(self.current)
-        return self.current
+    def start(self) -> Point:
+        """Where the search begins: the objects as they were given."""
+        return self.walk(lambda dim: dim.start)
 
-    @property
-    def choices(self) -> list[Any]:
-        """The values of a dimension that is no range."""
-        if isinstance(self.spec, Choice):
-            return [n for n in self.spec.names if _needs_nothing(self.spec.registry.get(n))]
-        return list(self.spec.choices) if isinstance(self.spec, Categorical) else []
+    def contains(self, point: Point) -> bool:
+        """Whether a point lies in the search space: the start need not."""
+        inside: list[bool] = []
+
+        def check(dim: Dimension) -> Any:
+            inside.append(dim.contains(point[dim.name]))
+            return point[dim.name]
+
+        self.walk(check)
+        return all(inside)
 
     @property
     def size(self) -> float:
-        """How many values there are; infinite for a continuous range."""
-        if isinstance(self.spec, Float) and self.spec.step is None:
-            return math.inf
-        return len(self._stepped()) if isinstance(self.spec, Number) else len(self.choices)
+        """How many points there are; infinite where a range is continuous."""
+        return math.prod(d.size for d in self.dims)
 
-    @property
-    def farthest(self) -> Any:
-        """The value that differs most from the current one."""
-        if not isinstance(self.spec, Number):
-            return next((c for c in self.choices if c != self.label), self.label)
-        low, high = self.grid()[0], self.grid()[-1]
-        at = math.log if self.spec.log else float
-        value = min(max(self.current, low), high)
-        return high if at(high) - at(value) >= at(value) - at(low) else low
+    def moved(self) -> list[Point]:
+        """The start with one setting at a time moved far away."""
+        active: list[Dimension] = []
+        self.walk(lambda dim: active.append(dim) or dim.start)  # type: ignore[func-returns-value]
+        return [self.walk(lambda dim, moved=moved: dim.farthest if dim is moved else dim.start) for moved in active]  # type: ignore[misc]
 
-    def suggest(self, trial: optuna.Trial) -> Any:
-        """Let a trial choose."""
-        spec = self.spec
-        if isinstance(spec, Float):
-            return self.tidy(trial.suggest_float(self.name, spec.low, spec.high, step=spec.step, log=spec.log))  # type: ignore[arg-type]
-        if isinstance(spec, Int):
-            return trial.suggest_int(self.name, int(spec.low), int(spec.high), step=int(spec.step or 1), log=spec.log)  # type: ignore[arg-type]
-        return trial.suggest_categorical(self.name, self.choices)
+    def each(self) -> list[Point]:
+        """Where one of several objects is chosen: each of them as it was given."""
+        roots = [part.dims[0] for part in self.parts if part.chosen]
+        return [self.walk(lambda dim, r=r, c=c: c if dim is r else dim.start) for r in roots for c in r.choices]  # type: ignore[misc]
 
-    def tidy(self, value: Any) -> Any:
-        """A value that Optuna chose, free of rounding: 0.05 + 5 * 0.05 is not quite 0.3."""
-        return round(value, 12) if isinstance(self.spec, Float) and self.spec.step is not None else value
+    def grid(self) -> Iterator[Point]:
+        """Every point of the grid: ten values of a range without a step, all values of the rest."""
 
-    def grid(self) -> list[Any]:
-        """The values that a grid search tries."""
-        if not isinstance(self.spec, Number):
-            return self.choices
-        if self.size <= GRID_POINTS or self.spec.step is not None:
-            return self._stepped()
-        space = np.geomspace if self.spec.log else np.linspace
-        points = space(self.spec.low, self.spec.high, GRID_POINTS).tolist()  # type: ignore[arg-type]
-        if isinstance(self.spec, Int):
-            return sorted({round(p) for p in points})
-        return [float(f"{p:.12g}") for p in points]
+        def points(dims: tuple[Dimension, ...]) -> Iterator[Point]:
+            each = (
+                [
+                    {**({} if dim.fixed else {dim.name: label}), **rest}
+                    for label in dim.grid()
+                    for rest in points(dim.below(label))
+                ]
+                for dim in dims
+            )
+            for combination in itertools.product(*each):
+                yield {name: value for part in combination for name, value in part.items()}
 
-    def _stepped(self) -> list[Any]:
-        spec = self.spec
-        step = spec.step or 1  # type: ignore[attr-defined]
-        count = math.floor((spec.high - spec.low) / step + 1e-9) + 1  # type: ignore[attr-defined]
-        values = [round(spec.low + i * step, 12) for i in range(count)]  # type: ignore[attr-defined]
-        return [int(v) for v in values] if isinstance(spec, Int) else values
+        return points(self.dims)
 
-    def _on_range(self, value: Any) -> bool:
-        spec = self.spec
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not spec.low <= value <= spec.high:  # type: ignore[attr-defined]
-            return False
-        steps = (value - spec.low) / (spec.step or 1)  # type: ignore[attr-defined]
-        return spec.step is None or abs(steps - round(steps)) < 1e-8  # type: ignore[attr-defined]
+    def describe(self) -> dict[str, Any]:
+        """Every dimension by Optuna's name of it: its dotted name, its range or choices, and when it exists."""
+        found: dict[str, Any] = {}
 
+        def note(dims: tuple[Dimension, ...], when: Point) -> None:
+            for dim in dims:
+                if not dim.fixed:
+                    found[dim.key] = {"name": dim.name, "when": when, **dim.describe()}
+                for label, option in dim.options.items():
+                    note(option.below, when if dim.fixed else {**when, dim.name: label})
 
-def dimensions(explainer: Explainer, space: Mapping[str, Spec] | Sequence[str] | None) -> list[Dimension]:
-    """The dimensions of a search over an explainer's settings.
-
-    Args:
-        explainer: what is tuned.
-        space: names among its tunables, or specs by setting's name; None takes all its tunables.
-
-    Raises:
-        InvalidInputError: when nothing is left to vary.
-        InvalidTypeError: for a space that is neither, or a spec without a search range.
-        UnknownNameError: for a setting that the explainer does not have; near names are given.
-    """
-    specs: Mapping[str, Any] = explainer.get_tunables()
-    settings = explainer.settings()
-    if isinstance(space, Mapping):
-        _known(explainer, space, settings)
-        specs = space
-    elif space is not None:
-        if isinstance(space, str) or not isinstance(space, Sequence):
-            raise InvalidTypeError(f"space must hold names of settings, or specs by name, got {space!r}")
-        _known(explainer, space, specs)
-        specs = {name: specs[name] for name in space}
-    for name, spec in specs.items():
-        if not isinstance(spec, (Float, Int, Categorical, Choice)) or (isinstance(spec, Number) and not spec.tunable):
-            raise InvalidTypeError(f"the space of {name!r} must be a spec with a search range, got {spec!r}")
-    if not specs:
-        raise InvalidInputError(
-            f"{type(explainer).__name__} has no setting to tune; pass space={{setting: Float(low=, high=)}}, "
-            f"its settings are {', '.join(settings)}"
-        )
-    return [Dimension(name, spec, settings[name]) for name, spec in specs.items()]
-
-
-def make_sampler(name: str, dims: Sequence[Dimension], seed: int) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of that name: "tpe", "random" or "grid".
-
-    Raises:
-        UnknownNameError: for another name.
-    """
-    import optuna
-
-    if name == "tpe":
-        return optuna.samplers.TPESampler(seed=seed)
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if name == "grid":
-        return optuna.samplers.GridSampler({d.name: d.grid() for d in dims}, seed=seed)
-    raise UnknownNameError(f"unknown sampler {name!r}{near_names(str(name), SAMPLERS)}")
-
-
-def _known(explainer: Explainer, names: Mapping[str, Any] | Sequence[str], known: Mapping[str, Any]) -> None:
-    for name in names:
-        if name not in known:
-            raise UnknownNameError(f"{type(explainer).__name__} cannot tune {name!r}{near_names(str(name), known)}")
-
-
-def _needs_nothing(cls: type[Configured]) -> bool:
-    """Whether a class can be made from its name alone, without a required setting."""
-    return all(setting.default is not dataclasses.MISSING for setting in cls.SETTINGS.values())
+        note(self.dims, {})
+        return found

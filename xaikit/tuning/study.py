@@ -4,43 +4,108 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 
 if TYPE_CHECKING:
     import optuna
 
 ABOUT = "xaikit"  # user attribute of a study that says what it searches
+CONNECT_SECONDS = 10
+JOURNAL_SUFFIXES = (".journal", ".log")
 
 
-def open_study(storage: Any, name: str | None, resume: bool, direction: str, about: dict[str, Any]) -> optuna.Study:
-    """A new study, or with `resume` the one of that name.
+def open_study(
+    storage: Any, name: str | None, resume: bool, directions: Sequence[str], about: dict[str, Any]
+) -> tuple[optuna.Study, Any]:
+    """A new study, or with `resume` the one of that name; and its storage, for `disconnect`.
 
     Raises:
         InvalidInputError: when the storage does not answer, the name is taken, or the study there searches something
             else; the message says what differs.
+        MissingDependencyError: when the storage needs a driver that is absent.
     """
     import optuna
 
     if resume and (storage is None or name is None):
         raise InvalidInputError("resume=True needs a storage and a study_name to go on with")
+    opened = None
     try:
-        study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=resume)  # type: ignore[arg-type]
+        opened = open_storage(storage)
+        study = optuna.create_study(
+            storage=opened,
+            study_name=name,
+            directions=list(directions),  # type: ignore[arg-type]
+            load_if_exists=resume,
+        )
     except optuna.exceptions.DuplicatedStudyError:
+        disconnect(opened)
         raise InvalidInputError(
             f"the storage already holds a study {name!r}; pass resume=True to go on with it, or another study_name"
         ) from None
+    except (InvalidInputError, InvalidTypeError, MissingDependencyError):
+        raise
     except Exception as err:
         if storage is None:
             raise
-        where = _without_password(storage)
-        raise InvalidInputError(f"the storage {where} does not answer ({type(err).__name__}); is it running?") from err
-    if study.trials and ABOUT in study.user_attrs:
-        _same_search(study, name, about)
-    study.set_user_attr(ABOUT, about)
-    return study
+        raise InvalidInputError(
+            f"the storage {without_password(storage)} does not answer ({type(err).__name__}); {_remedy(storage)}"
+        ) from err
+    before = study.user_attrs.get(ABOUT)
+    try:
+        if before is None:
+            study.set_user_attr(ABOUT, about)
+        else:
+            _same_search(before, name, about)
+    except InvalidInputError:
+        disconnect(opened)
+        raise
+    return study, opened
+
+
+def disconnect(storage: Any) -> None:
+    """Close the connections to a database; the study stays usable and opens them again where it needs them."""
+    engine = getattr(storage, "engine", None)
+    if engine is not None:
+        storage.remove_session()
+        engine.dispose()
+
+
+def open_storage(storage: Any) -> Any:
+    """Optuna's storage for an URL or a path; None for a study in memory.
+
+    ``sqlite:///file.db``, ``postgresql://user:password@host/database`` and whatever else SQLAlchemy reads; a journal
+    file as ``journal:///file`` or as a path that ends in .journal or .log.
+    """
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    if storage is None or isinstance(storage, optuna.storages.BaseStorage):
+        return storage
+    if not isinstance(storage, (str, Path)):
+        raise InvalidTypeError(f"storage must be an URL, a path or an Optuna storage, got {storage!r}")
+    journal = _journal_path(storage)
+    if journal is not None:
+        backend = JournalFileBackend(str(journal))
+        with _no_experimental_warning():
+            return optuna.storages.JournalStorage(backend)
+    url = _with_driver(str(storage))
+    if "://" not in url:
+        raise InvalidInputError(
+            f"storage must be an URL such as 'sqlite:///study.db' or a path that ends in .journal, got {url!r}"
+        )
+    arguments = {"timeout": 60} if url.startswith("sqlite") else {}
+    if url.startswith("postgresql"):
+        arguments = {"connect_timeout": CONNECT_SECONDS}
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": arguments} if arguments else None)
+    except ImportError as err:
+        extra = "pip install 'xaikit[postgresql]'" if url.startswith("postgresql") else "install its driver"
+        raise MissingDependencyError(f"the storage {without_password(url)} needs a driver: {extra} ({err})") from err
 
 
 @contextlib.contextmanager
@@ -56,15 +121,53 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(level)
 
 
-def _same_search(study: optuna.Study, name: str | None, about: dict[str, Any]) -> None:
-    before = study.user_attrs[ABOUT]
-    for key, value in about.items():
-        if before.get(key) != value:
-            raise InvalidInputError(
-                f"study {name!r} was made with {key} {before.get(key)}, now it is {value}; choose another study_name"
-            )
+def without_password(storage: Any) -> str:
+    """The storage as a message may show it."""
+    text = str(storage) if isinstance(storage, (str, Path)) else type(storage).__name__
+    text = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)
+    return re.sub(r"(?i)(password=)[^&]*", r"\1***", text)
 
 
-def _without_password(storage: Any) -> str:
-    text = storage if isinstance(storage, str) else type(storage).__name__
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", text)
+@contextlib.contextmanager
+def _no_experimental_warning() -> Iterator[None]:
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def _journal_path(storage: str | Path) -> Path | None:
+    text = str(storage)
+    if text.startswith("journal://"):
+        return Path(text.removeprefix("journal://"))
+    return Path(text) if "://" not in text and text.endswith(JOURNAL_SUFFIXES) else None
+
+
+def _with_driver(url: str) -> str:
+    """PostgreSQL through psycopg 3, which is the driver that xaikit's extra brings."""
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+
+
+def _remedy(storage: Any) -> str:
+    journal = _journal_path(storage) if isinstance(storage, (str, Path)) else None
+    url = str(storage)
+    if journal is not None:
+        return f"the folder {journal.absolute().parent} must exist and be writable"
+    if url.startswith("sqlite"):
+        return "the file's folder must exist and be writable; sqlite:///study.db lies in the current folder"
+    if url.startswith("postgres"):
+        return "start the PostgreSQL server, or check host, port, user, password and database"
+    return "is it running?"
+
+
+def _same_search(before: dict[str, Any], name: str | None, about: dict[str, Any]) -> None:
+    """The study in the storage is about the same search; else a sentence says where the two differ."""
+    for key, now in about.items():
+        was = before.get(key)
+        if was == now:
+            continue
+        if isinstance(was, dict) and isinstance(now, dict):
+            inner = next(n for n in (*now, *was) if was.get(n) != now.get(n))
+            key, was, now = f"{key} of {inner!r}", was.get(inner, "nothing"), now.get(inner, "nothing")  # noqa: PLW2901
+        raise InvalidInputError(f"study {name!r} was made with {key} {was}, now it is {now}; choose another study_name")

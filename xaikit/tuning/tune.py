@@ -1,62 +1,75 @@
-"""tune: the best settings of an explainer by a metric."""
+"""tune: the best settings of an explainer, or the best of several explainers, by one metric or more."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-import torch
-from tqdm import tqdm
-
-from xaikit.core import METRICS, Explainer, Float, Int, Spec, as_explainer
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteError, TuningError, UnboundError
+from xaikit.core import POSTPROCESSORS, Explainer, Float, Int, as_explainer
+from xaikit.core.errors import InvalidInputError, UnboundError
 from xaikit.metrics.base import Metric
-from xaikit.tuning.data import Batch, batches
-from xaikit.tuning.result import Stopped, TuneResult, dead_settings
-from xaikit.tuning.space import Dimension, dimensions, make_sampler
-from xaikit.tuning.study import open_study, quiet
+from xaikit.metrics.data import read
+from xaikit.tuning.assemble import assemble, best_row, row_at
+from xaikit.tuning.evaluation import Evaluation, fingerprint_of_data, fingerprint_of_model, gain_interval
+from xaikit.tuning.goals import as_goals
+from xaikit.tuning.result import FrontPoint, TuneResult
+from xaikit.tuning.search import Search, Stopped, run_search
+from xaikit.tuning.wanted import Wanted, Wish, make_space, part_of_one, part_of_several
 
-if TYPE_CHECKING:
-    import optuna
+ROUNDING = 1e-6  # of a value: what models in single precision leave
 
 
 def tune(  # noqa: PLR0913
-    explainer: Explainer | str,
-    metric: Metric | str,
+    explainer: Explainer | str | Sequence[Any],
+    metric: Metric | str | dict[Any, float] | Sequence[Any],
     data: Any,
     *,
     n_trials: int = 50,
     sampler: str = "tpe",
+    pruner: Any = None,
     seed: int = 0,
     timeout: float | None = None,
     storage: Any = None,
     study_name: str | None = None,
     resume: bool = False,
-    space: Mapping[str, Spec] | Sequence[str] | None = None,
+    space: Wish = None,
+    postprocess: Any = None,
+    direction: str | None = None,
+    cautious: bool = True,
     progress: bool = True,
-) -> TuneResult:
-    """Search an explainer's tunable settings for the best mean of a metric over some samples.
+) -> TuneResult[Explainer]:
+    """Search an explainer's tunable settings, or among several explainers, for the best mean of a metric over samples.
 
     Trial 0 is the explainer as it is. The next ones move one setting at a time, where the number of trials allows, so
     that settings without an effect are found; then the sampler decides. Every trial explains with the same seed, and
-    settings that come again are not run again. Ctrl-C ends the search and keeps what was found.
+    settings that come again are not run again. Ctrl-C ends the search and keeps what was found. Processes on one
+    machine or on several work together when they name the same storage and study.
 
     Args:
-        explainer: a bound explainer.
-        metric: a metric, or its name or spec; its DIRECTION says which way is better.
-        data: a pair (inputs, targets), or a loader or list of such batches, read once.
-        n_trials: trials to make, repeats included.
+        explainer: a bound explainer; or a list, of which the search finds the best, and how set. Names in a list take
+            the model of its first bound explainer.
+        metric: a metric, or its name or spec; its DIRECTION says which way is better. A dict from metrics to positive
+            weights is their weighted sum, in which metrics that are better when lower count negatively. A list is
+            several objectives: see `TuneResult.front`.
+        data: (inputs, targets), or (inputs, targets, masks) for metrics that compare with masks, or a loader or list of
+            such batches; read once.
+        n_trials: trials to make, repeats included; in a storage, those of other processes count too.
         sampler: "tpe" (tree-structured Parzen estimator), "random", or "grid" (ten points of a range without a step).
+        pruner: "median", "hyperband", or an Optuna pruner: ends a trial after a batch that shows it to be bad.
         seed: of the sampler and of every trial's random numbers.
         timeout: seconds after which no new trial starts.
-        storage: where Optuna keeps the study: an URL such as "sqlite:///study.db" or an Optuna storage; None: memory.
+        storage: where Optuna keeps the study: an URL such as "sqlite:///study.db" or "postgresql://user@host/name", a
+            journal file such as "study.journal", or an Optuna storage; None: memory.
         study_name: of the study in the storage.
         resume: go on with a study of that name, which must be about the same search.
-        space: what to vary: names of settings, or specs by name; None: all of `explainer.get_tunables()`.
+        space: what to vary, by dotted names such as "baseline.sigma": a list of names, or a dict from names to specs or
+            to lists of choices. A name stands for the setting and all below it. None: every tunable setting; "all":
+            also every choice among objects, such as the baseline and the feature mask, and what hangs below.
+        postprocess: a postprocessor (True for the usual one) whose pooling and normalization are searched too.
+        direction: checked against the metric's own, where given.
+        cautious: keep the default settings (of the best explainer, where there are several) unless the gain per sample
+            is beyond noise: the best of many trials on few samples is often the luckiest one. For one objective.
         progress: show a progress bar.
 
     Raises:
@@ -64,212 +77,123 @@ def tune(  # noqa: PLR0913
         UnboundError: for an explainer without a model.
         TuningError: when no trial gave a number; the message holds the first reason.
 
+    >>> import torch
     >>> from xaikit.explainers import SmoothGrad
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
     >>> found = tune(SmoothGrad(model), "abpc", (torch.rand(5, 4), 0), n_trials=4, progress=False)
     >>> found.value >= found.default_value
     True
     """
-    if not isinstance(explainer, Explainer):
-        explainer = as_explainer(explainer)
-    if explainer.model is None:
-        raise UnboundError(f"{explainer!r} has no model yet; call .bind(model) first")
-    metric = METRICS.create(metric)
-    if not isinstance(metric, Metric):
-        raise InvalidTypeError(f"tune needs a metric of {METRICS!r}, got {metric!r}")
-    n_trials, seed = Int(ge=1).check(n_trials, "n_trials"), Int(ge=0).check(seed, "seed")
+    search = explanation_search(
+        explainer,
+        metric,
+        data,
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+        space=space,
+        postprocess=postprocess,
+        direction=direction,
+    )
+    n_trials = Int(ge=1).check(n_trials, "n_trials")
     timeout = None if timeout is None else Float(gt=0).check(timeout, "timeout")
-    dims = dimensions(explainer, space)
-    objective = Objective(explainer, metric, batches(data, explainer.device), dims, seed)
-    with quiet():
-        study = open_study(storage, study_name, resume, metric.DIRECTION, objective.about())
-        study.sampler = make_sampler(sampler, dims, seed + len(study.trials))
-        objective.recall(study)
-        _enqueue(study, dims, n_trials, one_by_one=sampler != "grid")
-        stopped = _search(study, objective, n_trials, timeout, progress)
-    return _result(study, objective, stopped)
+    stopped = run_search(
+        search,
+        n_trials=n_trials,
+        timeout=timeout,
+        storage=storage,
+        study_name=study_name,
+        resume=resume,
+        progress=progress,
+    )
+    return explanation_result(search, stopped, cautious=cautious)
 
 
-@dataclasses.dataclass
-class Objective:
-    """The metric of an explainer with the settings that a trial chooses."""
-
-    explainer: Explainer
-    metric: Metric
-    data: list[Batch]
-    dims: list[Dimension]
-    seed: int
-    seen: dict[str, tuple[int, float, str | None]] = dataclasses.field(default_factory=dict)
-    cause: Exception | None = None  # of the first trial that failed
-
-    def __call__(self, trial: optuna.Trial) -> float:
-        """The mean over the samples; what went wrong is kept with the trial."""
-        changes = self._changes(trial)
-        key = json.dumps({d.name: changes.get(d.name, d.label) for d in self.dims})
-        if key in self.seen:
-            trial.set_user_attr("repeats", self.seen[key][0])
-        else:
-            self.seen[key] = (trial.number, *self._outcome(changes))
-        _, value, error = self.seen[key]
-        if error is not None:
-            trial.set_user_attr("error", error)
-            raise TuningError(error)
-        if math.isnan(value):
-            trial.set_user_attr("nan", True)
-        return value
-
-    def _outcome(self, changes: dict[str, Any]) -> tuple[float, str | None]:
-        """The value of some settings, or why there is none: a trial may fail without ending the search."""
-        try:
-            return self.measure(self.explainer.set_kwargs(**changes)), None
-        except Exception as err:
-            wrong_call = isinstance(err, (InvalidInputError, InvalidTypeError)) and not isinstance(err, NonFiniteError)
-            if wrong_call and not self.seen:
-                raise  # the default settings are refused: it is the data or the targets, and no trial would do better
-            self.cause = self.cause or err
-            return math.nan, f"{type(err).__name__}: {err}"
-
-    def measure(self, explainer: Explainer) -> float:
-        """The metric's mean over all samples; NaN if it is not finite."""
-        values = [self.metric.evaluate(explainer, x, y, seed=self.seed).detach().cpu().double() for x, y in self.data]
-        mean = float(torch.cat(values).mean())
-        return mean if math.isfinite(mean) else math.nan
-
-    def about(self) -> dict[str, Any]:
-        """What makes two searches the same."""
-        space = {d.name: {"choices": d.choices} if d.choices else d.spec.model_dump() for d in self.dims}
-        return {
-            "explainer": repr(self.explainer.set_kwargs(model=None)),
-            "metric": repr(self.metric),
-            "space": json.loads(json.dumps(space)),
-            "seed": self.seed,
-        }
-
-    def recall(self, study: optuna.Study) -> None:
-        """Take over what an earlier search in the same study has measured."""
-        for row in _table(study, self.dims):
-            if row["state"] != "unfinished" and row["repeats"] is None:
-                value = math.nan if row["value"] is None else row["value"]
-                self.seen.setdefault(json.dumps(row["settings"]), (row["trial"], value, row["error"]))
-
-    def _changes(self, trial: optuna.Trial) -> dict[str, Any]:
-        fixed = trial.user_attrs.get("changes")
-        if fixed is None:
-            return {d.name: d.suggest(trial) for d in self.dims}
-        for d in self.dims:
-            # The sampler learns from a fixed trial what lies inside its space.
-            if d.name in fixed or d.inside:
-                d.suggest(trial)
-        return fixed
-
-
-def _enqueue(study: optuna.Study, dims: list[Dimension], n_trials: int, *, one_by_one: bool) -> None:
-    """The explainer as it is, then one setting at a time moved far away: that shows which settings are dead."""
-    if study.trials:
-        return
-    fixed: list[dict[str, Any]] = [{}]
-    if one_by_one and len(dims) > 1 and n_trials >= 4 * (len(dims) + 1):
-        fixed += [{d.name: d.farthest} for d in dims]
-    for changes in fixed:
-        start = {d.name: d.label for d in dims if d.inside}
-        study.enqueue_trial({**start, **changes}, user_attrs={"changes": changes})
-
-
-def _search(study: optuna.Study, objective: Objective, n_trials: int, timeout: float | None, progress: bool) -> Stopped:
-    """Run the trials; return why the search ended."""
-    size = math.prod(d.size for d in objective.dims)
-    inside = all(d.inside for d in objective.dims)
-    begun, before = time.monotonic(), _n_finished(study)
-    stopped: Stopped = "trials"
-    best: list[float] = []
-    better = max if objective.metric.DIRECTION == "maximize" else min
-    with tqdm(total=n_trials, desc="tune", unit="trial", disable=not progress) as bar:
-
-        def after(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-            nonlocal stopped
-            bar.update()
-            if trial.value is not None:
-                # Asking the study for its best would read its storage in every trial.
-                best.append(better(best.pop() if best else trial.value, trial.value))
-                bar.set_postfix(best=f"{best[0]:.4g}")
-            if inside and len(objective.seen) >= size:
-                stopped = "space"
-                study.stop()
-
-        try:
-            study.optimize(objective, n_trials=n_trials, timeout=timeout, callbacks=[after], catch=(TuningError,))
-        except KeyboardInterrupt:
-            if not any(row["state"] == "complete" for row in _table(study, objective.dims)):
-                raise
-            return "interrupted"
-    if stopped == "trials" and _n_finished(study) - before < n_trials:
-        return "timeout" if timeout is not None and time.monotonic() - begun >= timeout else "space"
-    return stopped
-
-
-def _n_finished(study: optuna.Study) -> int:
-    return sum(trial.state.is_finished() for trial in study.trials)
-
-
-def _table(study: optuna.Study, dims: list[Dimension]) -> list[dict[str, Any]]:
-    rows = []
-    for trial in study.trials:
-        attrs = trial.user_attrs
-        # A trial that was interrupted before it chose, or is still waiting, has nothing to tell.
-        settings = _settings(trial, dims) if trial.datetime_start else None
-        if settings is None:
-            continue
-        done = trial.state.name == "COMPLETE"
-        state = "complete" if done else "failed" if "error" in attrs else "nan" if attrs.get("nan") else "unfinished"
-        rows.append(
-            {
-                "trial": trial.number,
-                "state": state,
-                "value": trial.value if done else None,
-                "settings": settings,
-                "seconds": trial.duration.total_seconds() if trial.duration else None,
-                "repeats": attrs.get("repeats"),
-                "error": attrs.get("error"),
-            }
+def explanation_search(  # noqa: PLR0913
+    explainer: Any,
+    metric: Any,
+    data: Any,
+    *,
+    sampler: str = "tpe",
+    pruner: Any = None,
+    seed: int = 0,
+    space: Wish = None,
+    postprocess: Any = None,
+    direction: str | None = None,
+) -> Search:
+    """The search that `tune` runs, not yet begun; the arguments are those of `tune`."""
+    several = isinstance(explainer, Sequence) and not isinstance(explainer, str)
+    explainers = _explainers(explainer if several else [explainer])
+    goals = as_goals(metric, direction)
+    seed = Int(ge=0).check(seed, "seed")
+    wanted = Wanted(space)
+    parts = [part_of_several(explainers, wanted, "explainer") if several else part_of_one(explainers[0], wanted)]
+    after = None
+    if postprocess is not None and postprocess is not False:
+        after = POSTPROCESSORS.create("postprocessor" if postprocess is True else postprocess)
+        parts.append(part_of_one(after, wanted, "postprocess"))
+    found = [batch.to(explainers[0].device) for batch in read(data)]
+    for goal in goals:
+        goal.check_masks(found)
+    if pruner is not None and len(found) == 1:
+        raise InvalidInputError(
+            f"pruner={pruner!r} ends a trial between batches, and the data is a single one; pass a loader or a list"
         )
-    return rows
+    unbound = [repr(e.set_kwargs(model=None)) for e in explainers]
+    about = {
+        "explainer": unbound if several else unbound[0],
+        **({} if after is None else {"postprocess": repr(after)}),
+        "metric": [goal.about() for goal in goals] if len(goals) > 1 else goals[0].about(),
+        "seed": seed,
+        "data": fingerprint_of_data(found),
+        "model": fingerprint_of_model(explainers[0].model),  # type: ignore[arg-type]
+    }
+    return Search(make_space(parts, wanted), goals, Evaluation(goals, found, seed), about, seed, sampler, pruner)
 
 
-def _settings(trial: optuna.trial.FrozenTrial, dims: list[Dimension]) -> dict[str, Any] | None:
-    """What a trial ran with; None if it had not chosen yet."""
-    changes = trial.user_attrs.get("changes")
-    if changes is not None:
-        return {d.name: changes.get(d.name, d.label) for d in dims}
-    return {d.name: d.tidy(trial.params[d.name]) for d in dims} if len(trial.params) == len(dims) else None
+def explanation_result(search: Search, stopped: Stopped, *, cautious: bool = True) -> TuneResult[Explainer]:
+    """The result of a search over explainers; `cautious` as for `tune`.
 
-
-def _result(study: optuna.Study, objective: Objective, stopped: Stopped) -> TuneResult:
-    rows = _table(study, objective.dims)
-    done = [row for row in rows if row["state"] == "complete"]
-    if not done:
-        raise TuningError(_nothing(rows)) from objective.cause
-    best = study.best_trial
-    changes = best.user_attrs.get("changes", _settings(best, objective.dims))
-    first = rows[0]
-    return TuneResult(
-        best=objective.explainer.set_kwargs(**changes),  # type: ignore[arg-type]
-        value=best.value,  # type: ignore[arg-type]
-        default_value=math.nan if first["value"] is None else first["value"],
-        metric=objective.metric,
-        trials=rows,
-        dead=dead_settings(rows),
-        stopped=stopped,
-        study=study,
+    Raises:
+        TuningError: when no trial gave a number.
+    """
+    result = assemble(search, stopped)
+    goal = search.goals[0]
+    best, default = best_row(result.trials, goal)["settings"], search.space.start
+    if search.space.parts[0].chosen:
+        # The default of the explainer that was found best, not of the one that stands first.
+        (choice,) = search.space.parts[0].dims
+        default = search.space.walk(lambda dim: best[dim.name] if dim is choice else dim.start)
+    before = row_at(result.trials, default)
+    if before is None:
+        return result
+    interval = gain_interval(goal, search.kept_at(best)[0], search.kept_at(default)[0])
+    result = dataclasses.replace(result, gain_interval=interval)
+    if not cautious or len(search.goals) > 1 or interval is None or best == default:
+        return result
+    if interval[0] > ROUNDING * abs(before["value"]):
+        return result
+    made = search.space.make(default)
+    front = (FrontPoint(made[0], {goal.name: before["value"]}, before["trial"], *made[1:]),)
+    return dataclasses.replace(
+        result,
+        best=made[0],
+        postprocess=made[1] if len(made) > 1 else None,
+        value=before["value"],
+        front=front,
+        kept_default=True,
     )
 
 
-def _nothing(rows: list[dict[str, Any]]) -> str:
-    errors = [row for row in rows if row["state"] == "failed"]
-    nans = [row for row in rows if row["state"] == "nan"]
-    counts = f"{len(errors)} failed and {len(nans)} gave NaN"
-    if errors:
-        return f"no trial gave a number: {counts}; trial {errors[0]['trial']} failed with {errors[0]['error']}"
-    return (
-        f"no trial gave a number: {counts}; look at the attribution of {nans[0]['settings'] if nans else 'trial 0'}, "
-        f"which is not finite, or at the metric's output"
-    )
+def _explainers(values: Sequence[Any]) -> list[Explainer]:
+    """The explainers, all bound: names take the model of the first that has one."""
+    if not values:
+        raise InvalidInputError("tune needs an explainer, got an empty list")
+    made = [value if isinstance(value, Explainer) else as_explainer(value) for value in values]
+    model = next((e.model for e in made if e.model is not None), None)
+    if model is None:
+        raise UnboundError(f"{made[0]!r} has no model yet; call .bind(model) first")
+    bound = [e if e.model is not None else e.bind(model) for e in made]
+    if any(e.model is not model for e in bound):
+        raise InvalidInputError("the explainers to choose from must explain the same model")
+    return bound

@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 from typer.testing import CliRunner
 
 from xaikit.cli import demo_digits, demo_story
 from xaikit.cli.demo_digits import Part
 from xaikit.cli.main import app
 from xaikit.cli.models import load_model
-from xaikit.explainers import GradientXInput
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +49,10 @@ def test_what_the_patch_tells(digits: demo_digits.Digits) -> None:
     assert torch.equal(part.shuffled(0)[:, 0, 0, 0].sort().values, variants["same"][:, 0, 0, 0].sort().values)
 
 
-def test_accuracy_and_worst_class_by_hand() -> None:
-    logits = torch.eye(3)[torch.tensor([0, 0, 1, 2, 1])]
-    assert demo_digits.accuracy(nn.Identity(), logits, torch.tensor([0, 0, 1, 2, 2])) == (pytest.approx(0.8), 0.5)
-
-
-def test_patch_mass_by_hand() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 1, bias=False))
-    nn.init.constant_(model[1].weight, -1.0)
-    images = torch.ones(2, 1, 12, 12)
-    images[1, ..., :3, :3] = 0
-    labels = torch.zeros(2, dtype=torch.long)
-    assert demo_digits.patch_mass(GradientXInput(model), images, labels) == pytest.approx(9 / 144 / 2)
+def test_repainting_makes_the_variants(digits: demo_digits.Digits) -> None:
+    part = digits.test
+    assert torch.equal(demo_digits.repaint(part.same, None), part.images)
+    assert torch.equal(demo_digits.repaint(part.same, 9 - part.labels), part.variants(seed=3)["flipped"])
 
 
 def test_the_network_repeats_and_draws_from_a_generator_of_its_own() -> None:
@@ -109,6 +99,6 @@ def _check_files(out: Path, told: dict[str, dict], test: Part) -> None:
             assert min(figure.size) > 300
     for name, line in told["table"].items():
         model = load_model("xaikit.cli.demo_digits:make_network", out / demo_story._file(name))
-        assert demo_digits.accuracy(model, test.same, test.labels)[0] == pytest.approx(line["same"])
+        assert (model(test.same).argmax(1) == test.labels).double().mean().item() == pytest.approx(line["same"])
     with Image.open(out / "digit.png") as digit:
         assert digit.getpixel((0, 0)) == round(255 * (10 - int(test.labels[0])) / 10)

@@ -62,7 +62,7 @@ def test_weights_arrive(folder: Path, suffix: str, wrapped: str) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "words"),
     [
-        ("resnet18", InvalidInputError, "'module:factory' or 'torchvision:NAME', got 'resnet18'"),
+        ("resnet18", InvalidInputError, "or 'hf:FOLDER', got 'resnet18'"),
         ("no_such_module:make", UnknownNameError, "cannot import 'no_such_module'"),
         ("FACTORY:mak", UnknownNameError, "has no 'mak'; did you mean 'make'"),
         ("FACTORY:number", InvalidTypeError, "gave a int, not a torch.nn.Module"),

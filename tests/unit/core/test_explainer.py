@@ -120,51 +120,6 @@ def test_embedding_layer_explains_tokens():
     assert float(gap.abs().max()) < 1e-9
 
 
-def test_layer_gradient_against_autograd(net, x):
-    hidden = net[0](x).detach().requires_grad_()
-    (expected,) = torch.autograd.grad(net[2](hidden.relu())[:, 2].sum(), hidden)
-    assert torch.allclose(Gradient(net, layer="0").attribute(x, 2), expected)
-    (one,) = Gradient(net, layer=[net[0]]).attribute(x, 2)
-    assert torch.allclose(one, expected)
-
-
-def test_layer_derivative_reaches_the_parameters_before_it():
-    net, x = (
-        nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1)).double(),
-        torch.rand(2, 3).double(),
-    )
-    a = Gradient(net, layer="1").attribute(x, create_graph=True)
-    (found,) = torch.autograd.grad(a.square().sum(), net[0].weight)
-    step, kept = 1e-6, net[0].weight.detach().clone()
-    for i, j in ((0, 0), (3, 2)):
-        values = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                net[0].weight[i, j] = kept[i, j] + sign * step
-            values.append(float(Gradient(net, layer="1").attribute(x).square().sum()))
-        with torch.no_grad():
-            net[0].weight.copy_(kept)
-        assert float(found[i, j]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("layer", "error", "words"),
-    [
-        ("3", UnknownNameError, "no layer '3'"),
-        (nn.Linear(1, 1), UnknownNameError, "the given Linear layer is no part of this Sequential"),
-    ],
-)
-def test_wrong_layers(net, x, layer, error, words):
-    with pytest.raises(error) as caught:
-        Gradient(net, layer=layer).attribute(x, 0)
-    assert words in str(caught.value)
-
-
-def test_a_layer_setting_of_a_wrong_type():
-    with pytest.raises(InvalidTypeError, match="a layer's name, a module, or a sequence of them, got 3"):
-        Gradient(layer=3)
-
-
 def test_parallel_layers_are_explained_together():
     model = TwoInputs().double()
     left, right = torch.rand(3, 3).double(), torch.rand(3, 2).double()
@@ -172,14 +127,6 @@ def test_parallel_layers_are_explained_together():
     slope = 1 - model(left, right)["scores"][:, 2] ** 2
     assert torch.allclose(a[:, 2], slope)
     assert torch.allclose(b, a)
-
-
-def test_layers_that_feed_one_another_are_explained_one_by_one(net, x):
-    first, last = Gradient(net, layer=["0", "2"]).attribute(x, 1)
-    assert torch.equal(first, Gradient(net, layer="0").attribute(x, 1))
-    assert torch.equal(last, Gradient(net, layer="2").attribute(x, 1))
-    with pytest.raises(InvalidInputError, match="layer '0' feeds layer '2': explain them in separate calls"):
-        Gradient(net, layer=["0", "2"]).explain(x, 1)
 
 
 def test_heads():

@@ -14,7 +14,7 @@ from torch import nn
 from xaikit.core import METRICS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError, UnknownNameError
 from xaikit.explainers import Gradient, GradientXInput
-from xaikit.metrics import AbPC, LeRF, MoRF
+from xaikit.metrics import AbPC, Deletion, Insertion, LeRF, MoRF
 
 
 def conv_net(dims: int = 2) -> nn.Module:
@@ -263,8 +263,10 @@ def test_an_attribution_that_is_not_finite_gives_nan_for_its_sample_only():
 
 def test_bad_input_ends_in_a_sentence():
     model, x = conv_net(), torch.randn(2, 3, 6, 6).double()
-    with pytest.raises(InvalidInputError, match=r"shape of what is explained, \(2, 3, 6, 6\), got \(2, 1, 6, 6\)"):
-        AbPC().evaluate(Gradient(model), x, 0, torch.randn(2, 1, 6, 6))
+    with pytest.raises(
+        InvalidInputError, match=r"shape of what is explained, \(2, 3, 6, 6\), or size 1 .*, got \(2, 3, 6, 5\)"
+    ):
+        AbPC().evaluate(Gradient(model), x, 0, torch.randn(2, 3, 6, 5))
     with pytest.raises(InvalidInputError, match="one tensor per explained input, 1, got 2"):
         AbPC().evaluate(Gradient(model), x, 0, (x, x))
     with pytest.raises(InvalidTypeError, match="attributions must be a tensor"):
@@ -295,3 +297,39 @@ def test_low_precision_model_is_watched_in_float32():
     model, x = nn.Linear(6, 3).bfloat16(), torch.randn(4, 6).bfloat16()
     found = AbPC().evaluate(GradientXInput(model), x, 0)
     assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("steps", [4, 18])
+@pytest.mark.parametrize("metric", [Insertion, Deletion])
+def test_insertion_and_deletion_equal_the_sources_loop(metric, steps):
+    """Pixels go over one block at a time; the area is (sum - half of the two ends) / steps, as in the source's code."""
+    model, x, a = conv_net(), torch.randn(3, 3, 6, 6).double(), torch.randn(3, 3, 6, 6).double()
+    y, start = torch.tensor([0, 4, 2]), torch.randn(3, 6, 6).double()
+    found = metric(n_steps=steps, baseline=start).evaluate(Gradient(model), x, y, a)
+    for i in range(3):
+        order = a[i].sum(0).flatten().argsort(descending=True)
+        origin, goal = (start, x[i]) if metric is Insertion else (x[i], start)
+        current, curve = origin.clone().flatten(1), []
+        for block in [order[:0], *order.split(36 // steps)]:
+            current[:, block] = goal.flatten(1)[:, block]
+            curve.append(model(current.view(1, 3, 6, 6)).softmax(1)[0, y[i]].item())
+        area = (sum(curve) - curve[0] / 2 - curve[-1] / 2) / steps
+        assert math.isclose(found[i].item(), area, rel_tol=1e-9)
+
+
+def test_an_attribution_that_is_pooled_already_is_ranked_as_it_is():
+    model, x, a = conv_net(), torch.randn(3, 3, 6, 6).double(), torch.randn(3, 3, 6, 6).double()
+    pooled = a.abs().sum(1, keepdim=True) - 5
+    found = AbPC(pooling="l1norm").evaluate(Gradient(model), x, 1, pooled)
+    assert torch.equal(found, AbPC(pooling="sum").evaluate(Gradient(model), x, 1, pooled.expand_as(x)))
+    tokens, relevance = torch.randn(2, 5, 4).double(), torch.randn(2, 5, 1).double()  # channels last
+    net = nn.Sequential(nn.Flatten(), nn.Linear(20, 3)).double()
+    found = AbPC().evaluate(Gradient(net), tokens, 1, relevance)
+    assert torch.equal(found, AbPC(channel_axis=-1).evaluate(Gradient(net), tokens, 1, relevance.expand(2, 5, 4) / 4))
+
+
+def test_accuracy_is_watched():
+    model, x, y = conv_net(), torch.randn(6, 3, 6, 6).double(), torch.arange(6) % 5
+    curves = MoRF(output="accuracy").curves(GradientXInput(model), x, y)
+    assert torch.equal(curves.morf[:, 0], (model(x).argmax(1) == y).double())
+    assert set(curves.morf.unique().tolist()) <= {0, 1}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, TrainingError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.explainers import Gradient
 from xaikit.mitigation import RRR
 from xaikit.mitigation.masks import fit_masks
@@ -36,16 +36,6 @@ def state(model):
 
 def same(model, before):
     return all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize("explainer", ["lrp_epsilon_plus", "attn_lrp", "gradient"])
-def test_a_diverging_run_keeps_finite_weights_whatever_the_explanation(explainer):
-    torch.manual_seed(0)
-    model, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3)), data()
-    mitigator = RRR(explainer=explainer, lr=1e30, batch_size=2, n_epochs=2, random_state=0)
-    with pytest.raises(TrainingError, match=r"epoch 1, batch \d.*smaller lr"):
-        mitigator.fit(model, x, y, torch.ones(6, 6), progress=False)
-    assert all(bool(t.isfinite().all()) for t in model.state_dict().values())
 
 
 @pytest.mark.parametrize("bad", ["nan", "mask", "label"])
@@ -94,12 +84,3 @@ def test_a_mask_over_tokens_is_never_resized():
     attribution, tokens = torch.rand(6, 5, 8), torch.zeros(6, 5).long()
     with pytest.raises(InvalidInputError, match=r"\(6, 5\), \(5,\), got \(7,\)"):
         fit_masks(torch.ones(7), (attribution,), (tokens,))
-
-
-def test_a_last_step_into_infinity_is_told():
-    model, x, y = nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 0, 1])
-    before = model.weight.detach().clone()
-    settings = {"lr": 1e38, "optimizer": "sgd", "weight_decay": 1e38, "n_epochs": 1, "batch_size": 4, "lambda_rrr": 0.0}
-    with pytest.raises(TrainingError, match="the weights are not finite after epoch 1"):
-        RRR(**settings).fit(model, x, y, torch.tensor([1.0, 0, 0]), progress=False)
-    assert torch.equal(model.weight, before)

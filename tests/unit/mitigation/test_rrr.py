@@ -14,7 +14,6 @@ from xaikit.core.errors import (
     InvalidInputError,
     InvalidTypeError,
     NotDifferentiableError,
-    TrainingError,
     UnknownNameError,
 )
 from xaikit.explainers import Gradient, SmoothGrad, VarGrad
@@ -173,75 +172,6 @@ def test_same_seed_same_weights():
         weights.append(model[3].weight.detach().clone())
         torch.rand(3)
     assert torch.equal(*weights)
-
-
-def test_checkpoint_resumes_to_the_same_weights(tmp_path):
-    settings = {"lr": 1e-2, "random_state": 0, "explainer": "smoothgrad:n_iter=2"}
-    whole, (x, y, mask) = net(), data()
-    fit(RRR(n_epochs=4, **settings), whole, x, y, mask)
-    part, file = net(), tmp_path / "rrr.pt"
-    fit(RRR(n_epochs=2, **settings), part, x, y, mask, checkpoint=file)
-    assert set(torch.load(file, weights_only=True)) == {"format", "settings", "history", "model", "optimizer"}
-    fresh = net()
-    history = fit(RRR(n_epochs=4, **settings), fresh, x, y, mask, checkpoint=file)
-    assert [e["epoch"] for e in history.epochs] == [1, 2, 3, 4]
-    for a, b in zip(whole.parameters(), fresh.parameters(), strict=True):
-        assert torch.equal(a, b)
-    with pytest.raises(InvalidInputError, match="other settings \\(lr: '0.01' there, '0.02' here\\)"):
-        fit(RRR(n_epochs=4, **{**settings, "lr": 0.02}), fresh, x, y, mask, checkpoint=file)
-    with pytest.raises(InvalidInputError, match="of another model: 0.bias, 0.weight, 3.bias, 3.weight"):
-        fit(
-            RRR(n_epochs=4, **settings),
-            ContractNet().double(),
-            torch.rand(3, 2, 6, 6).double(),
-            torch.arange(3),
-            mask,
-            checkpoint=file,
-        )
-    (tmp_path / "other.pt").write_text("text")
-    with pytest.raises(InvalidInputError, match="is no checkpoint of xaikit"):
-        fit(RRR(), fresh, x, y, mask, checkpoint=tmp_path / "other.pt")
-
-
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    model, (x, y, mask) = net(), data()
-    file = tmp_path / "rrr.pt"
-    fit(RRR(n_epochs=1, random_state=0), model, x, y, mask, checkpoint=file)
-    kept = file.read_bytes()
-
-    def full(content, path):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        fit(RRR(n_epochs=2, random_state=0), model, x, y, mask, checkpoint=file)
-    assert file.read_bytes() == kept
-    assert [p.name for p in tmp_path.iterdir()] == ["rrr.pt"]
-
-
-def test_a_loss_that_is_not_finite_stops_with_the_last_good_weights():
-    model, (x, y, mask) = net(), data()
-
-    class Explodes(Gradient):
-        """NaN from the third batch on; the first call looks at one sample before training."""
-
-        def _attribute(self, call):
-            calls.append(1)
-            return tuple(a * (math.nan if len(calls) > 3 else 1) for a in super()._attribute(call))
-
-    calls: list[int] = []
-    states = []
-    hook = model.register_forward_hook(
-        lambda m, _i, _o: states.append([p.detach().clone() for p in m.parameters()]) if m.training else None
-    )
-    with pytest.raises(
-        TrainingError, match=r"not finite in epoch 1, batch 3 .*lr \(now 0.0001\), a smaller lambda_rrr \(now 1\)"
-    ):
-        fit(RRR(explainer=Explodes(), batch_size=4), model, x, y, mask)
-    hook.remove()
-    for now, good in zip(model.parameters(), states[1], strict=True):
-        assert torch.equal(now, good)
 
 
 @pytest.mark.parametrize(

@@ -178,3 +178,27 @@ def test_parts_of_a_dict() -> None:
 def test_a_wrong_call_is_told(call: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         call()
+
+
+def test_tokens_stand_in_lines_and_never_overlap():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    words = ["the", "movie", "$x_1$", "ünïcode", "", "longer-than-the-others", "a\nb"] * 5
+    attribution = Attribution(torch.randn(2, len(words), 4), {"name": "lrp"}, [1, 0], torch.tensor([1.0, 2.0]))
+    figure = attribution.plot(kind="text", names=[words, words])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = [t for t in figure.axes[0].texts if t.get_bbox_patch() is not None]
+    assert len(texts) == 2 * len(words)
+    boxes = [t.get_window_extent(renderer) for t in texts]
+    for left, right in zip(boxes, boxes[1:], strict=False):
+        assert right.y0 != left.y0 or right.x0 > left.x1
+    assert max(b.x1 for b in boxes) <= figure.bbox.x1
+    with pytest.raises(InvalidInputError, match="35 tokens for each of 2 samples"):
+        attribution.plot(kind="text", names=[words[:3], words])
+
+
+def test_a_notebook_shows_the_picture_by_itself():
+    shown = Attribution(torch.rand(1, 1, 4, 4), {"name": "<lrp>"})._repr_html_()
+    assert shown.startswith('<img src="data:image/png;base64,')
+    assert "&lt;lrp&gt;" in shown
+    assert Attribution(torch.rand(1, 1, 2, 2, 2, 2), {"name": "x"})._repr_html_() is None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xaikit.explainers.cd import shares
+from xaikit.explainers.cd.layout import Rows, channels_behind
 
 BLOCK = 1 << 17
 """Elements of a part in a block: eight temporaries of this size fit a cache of 4 MiB."""
@@ -44,10 +45,17 @@ class Cut:
         """The blocks of a tensor of the full shape, as views."""
         return (value,) if len(self.sizes) == 1 else value.view(-1, *value.shape[self.dim + 1 :]).split(self.sizes)
 
+    def views(self, value: Tensor) -> bool:
+        """Whether `operand` gives views of the value."""
+        lead = value.shape[: max(0, self.dim - (len(self.shape) - value.dim()))]
+        return value.is_contiguous() and (len(self.sizes) == 1 or all(size == 1 for size in lead))
+
     def operand(self, value: Tensor) -> Sequence[Tensor]:
         """For each block what it meets of a broadcast operand."""
-        if len(self.sizes) == 1 or value.numel() == 1:
-            return (value,) * len(self.sizes)
+        if value.numel() == 1:
+            return (value.reshape(()),) * len(self.sizes)
+        if len(self.sizes) == 1:
+            return (value,)
         value = value.reshape(*[1] * (len(self.shape) - value.dim()), *value.shape)
         lead = value.shape[: self.dim]
         if any(size > 1 for size in lead):
@@ -61,17 +69,16 @@ def share_constant(
     parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, threshold: Tensor, *, in_place: bool = False
 ) -> Tensor:
     """The formula of `constants` for scale * parts, as a new pair or in place of the old one."""
+    rows = Rows.of(parts, share, constant, scale)
+    if rows is not None:
+        c, g, low = (rows.operand(value) for value in (constant, scale, threshold))
+        return rows.back(share_constant(rows.parts(parts), c, rows.share(share), g, low, in_place=in_place))
     parts = parts.contiguous()
-    out = parts if in_place else torch.empty(parts.shape, dtype=parts.dtype, device=parts.device)
+    out = parts if in_place else torch.empty_like(parts)
     cut = Cut(parts.shape[1:], parts.device)
     pairs = zip(cut.rows(parts[0]), cut.rows(parts[1]), cut.rows(out[0]), cut.rows(out[1]), strict=True)
     operands = [cut.operand(value) for value in (constant, threshold, *([] if scale is None else [scale]))]
-    wide = shares.aligned(share, parts.dim() - 2).to(parts.dtype)
-    within_mask = cut.dim > 0 or len(share) == 1
-    numbers = share.tolist() if shares.is_uniform(share) and within_mask else None
-    each = len(cut.sizes) // len(numbers) if numbers else 0
-    undecided = cut.operand(wide) if numbers is None else [number for number in numbers for _ in range(each)]
-    for (r, s, new_r, new_s), u, c, low, *g in zip(pairs, undecided, *operands, strict=True):
+    for (r, s, new_r, new_s), u, c, low, *g in zip(pairs, undecided(cut, share, parts), *operands, strict=True):
         if g:
             r, s = r * g[0], s * g[0]  # noqa: PLW2901
         a, b = r.abs(), s.abs()
@@ -90,16 +97,25 @@ def share_constant(
     return out
 
 
-def split_symmetric(parts: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+def undecided(cut: Cut, share: Tensor, parts: Tensor) -> Sequence[Tensor | float]:
+    """The undecided share of each block, a number where it can be."""
+    if not shares.is_uniform(share) or (cut.dim == 0 and len(share) > 1):
+        return cut.operand(shares.aligned(share, parts.dim() - 2).to(parts.dtype))
+    return [number for number in share.tolist() for _ in range(len(cut.sizes) // len(share))]
+
+
+def split_symmetric(parts: Tensor, function: Callable[[Tensor], Tensor], *, in_place: bool = False) -> Tensor:
     """The symmetric split of an elementwise f with f(0) = 0: (f(r + s) + f(r) - f(s)) / 2, and with r and s swapped."""
+    if channels_behind(parts):
+        return split_symmetric(parts.movedim(3, -1), function, in_place=in_place).movedim(-1, 3)
     parts = parts.contiguous()
-    out = torch.empty(parts.shape, dtype=parts.dtype, device=parts.device)
+    out = parts if in_place else torch.empty_like(parts)
     cut = Cut(parts.shape[1:], parts.device)
     for r, s, new_r, new_s in zip(*(cut.rows(value) for value in (*parts, *out)), strict=True):
         lead = function(r).sub_(function(s))
-        half = function(r + s).mul_(0.5)
-        torch.add(half, lead, alpha=0.5, out=new_r)
-        torch.sub(half, lead, alpha=0.5, out=new_s)
+        whole = function(r + s)
+        torch.lerp(lead, whole, 0.5, out=new_r)
+        torch.sub(whole, new_r, out=new_s)  # f(r + s) - 0, or f(r) - f(r): a part that is exactly 0 stays so
     return out
 
 
@@ -107,28 +123,41 @@ def share_constant_gradients(
     grad: Tensor, parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, threshold: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of `share_constant` with respect to parts, constant and scale; see `derivatives.ShareConstant`."""
+    rows = Rows.of(parts, share, constant, scale)
+    if rows is not None:
+        c, g, low = (rows.operand(value) for value in (constant, scale, threshold))
+        found = share_constant_gradients(rows.parts(grad), rows.parts(parts), c, rows.share(share), g, low)
+        d_parts, d_constant, d_scale = found
+        back = None if scale is None or d_scale is None else rows.operand_back(d_scale, scale)
+        return rows.back(d_parts), rows.operand_back(d_constant, constant), back
     parts, grad = parts.contiguous(), grad.contiguous()
     cut = Cut(parts.shape[1:], parts.device)
     out, d_constant = torch.empty_like(parts), torch.zeros_like(constant)
     d_scale = None if scale is None else torch.zeros_like(scale)
-    u = cut.operand(shares.aligned(share, parts.dim() - 2).to(parts.dtype))
-    rows = zip(*(cut.rows(value) for pair in (parts, grad, out) for value in pair), strict=True)
-    own = zip(u, cut.operand(constant), cut.operand(threshold), cut.operand(d_constant), strict=True)
+    blocks = zip(*(cut.rows(value) for pair in (parts, grad, out) for value in pair), strict=True)
+    own = zip(
+        undecided(cut, share, parts),
+        cut.operand(constant),
+        cut.operand(threshold),
+        cut.operand(d_constant),
+        strict=True,
+    )
     scales: list[tuple[Tensor, ...]] = [()] * len(cut.sizes)
     if scale is not None and d_scale is not None:
         scales = list(zip(cut.operand(scale), cut.operand(d_scale), strict=True))
-    for (r0, s0, gr, gs, out_r, out_s), (share_of, c, low, into), g in zip(rows, own, scales, strict=True):
+    for (r0, s0, gr, gs, out_r, out_s), (share_of, c, low, into), g in zip(blocks, own, scales, strict=True):
         r, s = (r0 * g[0], s0 * g[0]) if g else (r0, s0)
-        a, b = r.abs(), s.abs()
-        n = a + b
+        a = r.abs()
+        n = s.abs().add_(a)
         d = torch.maximum(n, low)
-        below = n < low
+        relevant = torch.where(n < low, share_of, a.div_(d))
         gap = gr - gs
-        relevant = torch.where(below, share_of, a / d)
         into.add_(summed(torch.addcmul(gs, relevant, gap), into))
-        w = (gap * c).div_(d).div_(d)
-        torch.addcmul(gr, r.sign().mul_(torch.where(below, (1 - share_of) * d, b)), w, out=out_r)
-        torch.addcmul(gs, s.sign().mul_(torch.where(below, share_of * d, a)), w, value=-1, out=out_s)
+        to_r = gap.mul_(c).div_(d)
+        to_s = relevant.mul_(to_r)
+        to_r.sub_(to_s)
+        torch.addcmul(gr, r.sign(), to_r, out=out_r)
+        torch.addcmul(gs, s.sign(), to_s, value=-1, out=out_s)
         if g:
             g[1].add_(summed(torch.addcmul(out_r * r0, out_s, s0), g[1]))
             out_r *= g[0]  # noqa: PLW2901
@@ -141,14 +170,19 @@ def summed(gradient: Tensor, like: Tensor) -> Tensor:
     return gradient.sum_to_size(like.shape) if like.dim() else gradient.sum()
 
 
-def accumulates(cut_shape: torch.Size, value: Tensor) -> bool:
-    """Whether the blocks of a broadcast operand are views of it, so that sums over blocks can be written there."""
-    lead = len(cut_shape) - value.dim()
-    return value.is_contiguous() and all(size == 1 for size in value.shape[: max(0, len(cut_shape) - 2 - lead)])
+def accumulates(parts: Tensor, share: Tensor, *operands: Tensor | None) -> bool:
+    """Whether the blocks of broadcast operands are views of them, so that sums over blocks can be written there."""
+    if Rows.of(parts, share, *operands) is not None:
+        return True
+    cut = Cut(parts.shape[1:], parts.device)
+    return all(value is None or cut.views(value) for value in operands)
 
 
 def split_symmetric_gradient(grad: Tensor, parts: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """Gradient of `split_symmetric`: with g+ = (gr + gs) / 2 and g- = (gr - gs) / 2, dr = f'(r + s) g+ + f'(r) g-."""
+    if channels_behind(parts):
+        grad, parts = grad.movedim(3, -1), parts.movedim(3, -1)
+        return split_symmetric_gradient(grad, parts, function).movedim(-1, 3)
     parts, grad = parts.contiguous(), grad.contiguous()
     out = torch.empty_like(parts)
     cut = Cut(parts.shape[1:], parts.device)

@@ -30,11 +30,12 @@ class Decomposed(torch.Tensor):
         parts: (2, masks, *shape), the relevant part r and the irrelevant part s, stacked.
         share: the share of r in a constant where both parts are 0, (masks,) or one for each sample (`shares`).
         context: the rules followed.
+        spent: whether a rule may write its result over the parts, as in the in-place call of a function.
     """
 
-    parts: Tensor
     share: Tensor
     context: Context
+    spent: bool
 
     @staticmethod
     def __new__(cls: type[Decomposed], parts: Tensor, share: Tensor, context: Context) -> Decomposed:
@@ -42,9 +43,28 @@ class Decomposed(torch.Tensor):
         return torch.Tensor._make_wrapper_subclass(cls, parts.shape[2:], dtype=parts.dtype, device=parts.device)
 
     def __init__(self, parts: Tensor, share: Tensor, context: Context) -> None:
-        self.parts, self.share, self.context = parts, share, context
+        self._parts, self.share, self.context = parts, share, context
+        self._later: Deferred | None = None
+        self.spent = False
         self._total: Tensor | None = None
         self._family: list[weakref.ref[Decomposed]] | None = None
+
+    @property
+    def parts(self) -> Tensor:
+        """The parts, (2, masks, *shape)."""
+        if self._later is not None:
+            later, self._later = self._later, None
+            self._parts = later.finished()
+        return self._parts
+
+    @parts.setter
+    def parts(self, parts: Tensor) -> None:
+        self._parts, self._later = parts, None
+
+    @property
+    def deferred(self) -> Deferred | None:
+        """A constant that is still to be added, in case a rule would rather add it later."""
+        return self._later
 
     @property
     def relevant(self) -> Tensor:
@@ -142,6 +162,31 @@ class Decomposed(torch.Tensor):
         raise missing_rule(func)
 
 
+class Deferred:
+    """A constant to be added to a decomposed value that nobody else holds, at the first look at its parts.
+
+    Args:
+        value: without the constant.
+        constant: one value for each channel.
+        add: the rule that adds it.
+    """
+
+    def __init__(self, value: Decomposed, constant: Tensor, add: Callable[[Decomposed, Tensor], Decomposed]) -> None:
+        self.value, self.constant, self.add = value, constant, add
+        self._grad = torch.is_grad_enabled()
+
+    def finished(self) -> Tensor:
+        """The parts with the constant, differentiable as they were when it was put off."""
+        with torch.set_grad_enabled(self._grad):
+            return self.add(self.value, self.constant).parts
+
+    def pending(self) -> Decomposed:
+        """The value that looks as if the constant had been added."""
+        result = self.value.like(self.value.parts)
+        result._later = self
+        return result
+
+
 class ShareLostError(UnsupportedOperationError):
     """The share of each sample could not be followed through an op; masks that all samples share need no following."""
 
@@ -177,7 +222,9 @@ def overwrite(rule: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str,
     """An in-place call: the rule's result written into the first operand."""
     target = args[0]
     # where views share the memory, autograd must not be left with a saved operand that the write changes
-    source = target.like(target.parts.clone()) if len(target.family()) > 1 and torch.is_grad_enabled() else target
+    copied = len(target.family()) > 1 and torch.is_grad_enabled()
+    source = target.like(target.parts.clone() if copied else target.parts)
+    source.spent = not torch.is_grad_enabled()
     return target.write(rule(function, source, *args[1:], **kwargs))
 
 

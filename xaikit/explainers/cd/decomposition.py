@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xaikit.core.call import Call
 from xaikit.core.errors import InvalidTypeError
-from xaikit.core.rows import LEAST_ROWS, even_ranges, rows_per_pass
+from xaikit.core.rows import CPU_VALUES, LEAST_ROWS, even_ranges, rows_per_pass
 from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
 from xaikit.explainers.cd.rules.embedding import MaskedTokens
 from xaikit.explainers.cd.ruleset import Approximation, Context
@@ -42,6 +42,10 @@ class Decomposition:
         return miss.flatten(1).amax(1) if miss.dim() > 1 else miss
 
 
+# Measured with benchmarks/cd.py on one CPU thread: a LeNet is fastest with 128 rows, a mobilenet on large images with
+# two samples; buffers beyond 32 MiB are handed back to the system after each step, which costs more than the step.
+MOST_ROWS = 128
+
 Output = Callable[[Call, Tensor], Tensor]
 
 
@@ -69,7 +73,7 @@ def decompose_call(
         own_call = call if len(part) == call.n else call.at(one)
         own = [s and s.of_samples(one) for s in splits]
         pieces = [
-            _parts(own_call, [s and s.take(some) for s in own], context.take(some), output)
+            _parts(own_call, [s and s.take(some) for s in own], context.take(some, one), output)
             for some in (slice(r.start, r.stop) for r in masks)
         ]
         done.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1))
@@ -79,9 +83,14 @@ def decompose_call(
 
 def _per_pass(call: Call, count: int, max_rows: int | None) -> tuple[list[range], list[range]]:
     """The samples and the masks of each pass: all masks of a few samples together, since they share the totals."""
-    rows = max_rows or 2 * rows_per_pass(call.inputs)
-    # with one mask a quarter of the rows: what lies between two rules is then still in the cache
-    limit = max(min(rows, LEAST_ROWS), rows // max(count, 1 if max_rows else 4))
+    if max_rows is None and call.inputs[0].device.type == "cpu":
+        budget = CPU_VALUES // max(1, sum(x[0].numel() for x in call.inputs))
+        rows = min(MOST_ROWS, max(LEAST_ROWS, 4 * budget))
+        limit = min(rows // max(count, 2), max(2, budget))
+    else:
+        rows = max_rows or 4 * rows_per_pass(call.inputs)
+        limit = rows // count
+    limit = max(1, limit)
     samples = call.n if callable(call.target) else min(call.n, limit)
     return even_ranges(call.n, samples), even_ranges(count, max(1, rows // samples))
 
@@ -97,7 +106,7 @@ def _parts(call: Call, splits: Sequence[Split | None], context: Context, output:
         if call.n == 1:
             raise
         alone = [
-            _parts(call.at(one), [s and s.of_samples(one) for s in splits], context, output)
+            _parts(call.at(one), [s and s.of_samples(one) for s in splits], context.take(slice(None), one), output)
             for one in (slice(i, i + 1) for i in range(call.n))
         ]
         return torch.cat(alone, 2)

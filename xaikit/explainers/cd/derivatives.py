@@ -30,9 +30,9 @@ class ShareConstant(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """By blocks, or as differentiable ops where a second derivative or that of the share is asked for."""
         operands = ctx.saved_tensors
-        operand_grads = [value for value in (operands[1], operands[3]) if value is not None]
-        by_blocks = all(blocks.accumulates(operands[0].shape[1:], value) for value in operand_grads)
-        if torch.is_grad_enabled() or ctx.needs_input_grad[2] or not by_blocks:
+        parts, constant, share, scale, _ = operands
+        by_blocks = not ctx.needs_input_grad[2] and blocks.accumulates(parts, share, constant, scale)
+        if torch.is_grad_enabled() or not by_blocks:
             return _share_gradients(grad, *operands)
         d_parts, d_constant, d_scale = blocks.share_constant_gradients(grad, *operands)
         return d_parts, d_constant, None, d_scale, None

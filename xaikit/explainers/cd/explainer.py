@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core import EXPLAINERS, Attribution, Call, Categorical, Choice, Explainer, Float, Int
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, UnsupportedOperationError
 from xaikit.core.registries import FEATURE_MASKS
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import Decomposition, decompose_call
 from xaikit.explainers.cd.ruleset import RULE_SETS, Context, OnMissing
-from xaikit.explainers.cd.splits import Split
+from xaikit.explainers.cd.splits import Split, common_count
 from xaikit.explainers.cd.unwrapping import eager, unwrapped
 
 
@@ -40,6 +40,8 @@ class ContextualDecomposition(Explainer):
 
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
     GAP_TOLERANCE: ClassVar[float | None] = 0.01
+    MADE_FOR: ClassVar[tuple[str, ...]] = ("recurrent",)
+    PASSES: ClassVar[tuple[str | int, ...]] = (64,)  # one for each group, twice, many of them together
 
     rules: Annotated[str, Categorical("symmetric", "cdep"), "how interactions and constants are shared"] = "symmetric"
     floor: Annotated[
@@ -47,7 +49,7 @@ class ContextualDecomposition(Explainer):
         Float(low=0.05, high=0.5, step=0.05, ge=0, optional=True),
         "constants are shared by parts that reach this fraction of them; None takes that of the rules",
     ] = None
-    feature_mask: Annotated[Any, Choice(FEATURE_MASKS), "the groups that `attribute` scores"] = "auto"
+    feature_mask: Annotated[Any, Choice(FEATURE_MASKS, search=True), "the groups that `attribute` scores"] = "auto"
     on_missing: Annotated[
         str, Categorical("error", "proportional", search=False), "an op without a rule: refuse, or split in proportion"
     ] = "error"
@@ -69,7 +71,8 @@ class ContextualDecomposition(Explainer):
             masks: in [0, 1], 1 for what is relevant: (M, ...) broadcasting over the batch, or (M, N, ...) with one for
                 each sample. For several inputs a tuple, with None for an input that is to count as a constant.
             relevant: instead of masks, the relevant part itself, of x = relevant + rest, as (N, ...) or (M, N, ...).
-            step_masks: (M, T), the steps of an LSTM whose constant is relevant, by default those with relevant inputs.
+            step_masks: (M, T) or (M, N, T), the steps of an LSTM whose constant is relevant, by default those with
+                relevant inputs.
             create_graph: keep the result differentiable with respect to parameters and inputs.
 
         Returns:
@@ -86,8 +89,8 @@ class ContextualDecomposition(Explainer):
         found: list[Decomposition] = []
 
         def method(call: Call) -> tuple[Tensors, ...]:
-            context = dataclasses.replace(self._context(), step_masks=step_masks)
             splits = _splits(call.inputs, masks, relevant)
+            context = dataclasses.replace(self._context(), step_masks=_step_masks(step_masks, splits, call.n))
             found.append(decompose_call(call, splits, context, max_rows=self.max_rows))
             return ()
 
@@ -106,7 +109,24 @@ class ContextualDecomposition(Explainer):
 
         (values,) = self._apply(method, inputs, targets, create_graph=False, seed=seed)
         named = targets if isinstance(targets, int) else targets.tolist() if isinstance(targets, Tensor) else None
-        return Attribution(values=values, spec=self._provenance(), targets=named, **found)
+        provenance = self._provenance()
+        return Attribution(values=values, spec=provenance, targets=named, scores=found["scores"], gap=found["gap"])
+
+    def missing_rules(self, inputs: Any) -> tuple[str, ...]:
+        """Operations of the model, on these inputs, that would have to be split in proportion, and where they run."""
+        found: list[Decomposition] = []
+
+        def method(call: Call) -> tuple[Tensors, ...]:
+            everything = [Split.of_masks(torch.ones(1, 1, *x.shape[1:], device=x.device), x) for x in call.inputs]
+            context = dataclasses.replace(self._context(), on_missing="proportional")
+            found.append(decompose_call(call, everything, context))
+            return ()
+
+        try:
+            self._apply(method, inputs, None, create_graph=False, seed=0)
+        except UnsupportedOperationError as err:
+            return (str(err),)
+        return tuple(f"{a.operation} in {a.where}" for a in found[0].approximations)
 
     def _attribute(self, call: Call) -> Tensors:
         return self._by_group(call)[0]
@@ -151,6 +171,20 @@ def _splits(inputs: Tensors, masks: Any, relevant: Any) -> list[Split | None]:
         raise InvalidInputError(f"{len(inputs)} inputs need a mask each (None for a constant), got {len(given)}")
     make = Split.of_masks if relevant is None else Split.of_part
     return [None if value is None else make(value, x) for value, x in zip(given, inputs, strict=True)]
+
+
+def _step_masks(steps: Any, splits: list[Split | None], n: int) -> Tensor | None:
+    """Steps as (M, 1 or N, T)."""
+    if steps is None:
+        return None
+    count = common_count(splits)
+    each = steps.unsqueeze(1) if isinstance(steps, Tensor) and steps.dim() == 2 else steps
+    if not isinstance(each, Tensor) or each.dim() != 3 or len(each) != count or each.shape[1] not in (1, n):
+        got = tuple(steps.shape) if isinstance(steps, Tensor) else type(steps).__name__
+        raise InvalidInputError(
+            f"step_masks must be a tensor ({count}, steps) or ({count}, {n}, steps), one for each mask, got {got}"
+        )
+    return each
 
 
 def _spread(scores: Tensor, ids: Tensor, x: Tensor) -> Tensor:

@@ -108,14 +108,31 @@ class Split:
 def _behind_batch(values: Tensor, x: Tensor, what: str) -> Tensor:
     """Masks with a batch axis of size 1 or N behind the mask axis, and all dimensions of x behind that."""
     own = values.dim() - 1
-    takes = f"(M, ...) broadcasting to {(*x.shape[1:],)}, or (M, {len(x)}, ...) with one for each sample"
-    if own < 1 or own > x.dim() or len(values) == 0:
-        raise InvalidInputError(f"{what} must have shape {takes}, got {tuple(values.shape)}")
-    if own < x.dim():
-        values = values.reshape(len(values), *[1] * (x.dim() - own), *values.shape[1:])
-    if any(size not in (1, full) for size, full in zip(values.shape[1:], x.shape, strict=True)):
-        raise InvalidInputError(f"{what} must have shape {takes}, got {tuple(values.shape)}")
-    return values
+    fits = 1 <= own <= x.dim() and len(values) > 0
+    if fits:
+        full = values.reshape(len(values), *[1] * (x.dim() - own), *values.shape[1:])
+        fits = all(size in (1, whole) for size, whole in zip(full.shape[1:], x.shape, strict=True))
+    if not fits:
+        takes = f"(M, ...) broadcasting to {(*x.shape[1:],)}, or (M, {len(x)}, ...) with one for each sample"
+        raise InvalidInputError(f"{what} must have shape {takes}, got {tuple(values.shape)}{_mistaken(values, x)}")
+    return full
+
+
+def _mistaken(values: Tensor, x: Tensor) -> str:
+    """What the masks look like, where they would suit another kind of model."""
+    shape = tuple(values.shape[1:])
+    if x.is_floating_point() and x.dim() == 3 and shape in ((x.shape[1],), (len(x), x.shape[1])):
+        return (
+            f"; this looks like a token mask, but the inputs are numbers: {x.shape[1]} positions of {x.shape[2]} "
+            "values take masks with a last dimension of 1"
+        )
+    token = (tuple(x.shape[1:]), tuple(x.shape[:-1]))
+    if not x.is_floating_point() and len(shape) >= x.dim() and shape[: x.dim() - 1] in token:
+        return (
+            "; this looks like a mask of embeddings or other numbers, but the inputs are token ids, which are relevant "
+            "or not as a whole"
+        )
+    return ""
 
 
 def common_count(splits: Sequence[Split | None]) -> int:

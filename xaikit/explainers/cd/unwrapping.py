@@ -12,17 +12,17 @@ from xaikit.core.errors import UnsupportedOperationError
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile, DataParallel or DistributedDataParallel.
+    """The model inside torch.compile, DataParallel, DistributedDataParallel or Lightning Fabric.
 
     Raises:
         UnsupportedOperationError: for a model of torch.jit, whose code is no longer Python.
     """
     while True:
-        compiled = getattr(model, "_orig_mod", None)
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "_forward_module", None)
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
-        elif isinstance(compiled, nn.Module):
-            model = compiled
+        elif isinstance(inner, nn.Module):
+            model = inner
         elif isinstance(model, torch.jit.ScriptModule):
             raise UnsupportedOperationError(
                 "contextual decomposition cannot look inside a torch.jit module; pass the model as it was before "

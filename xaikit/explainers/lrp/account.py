@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from xaikit.core import Attribution
 from xaikit.explainers.lrp.flow import Flow, nonzero
 from xaikit.explainers.lrp.marks import PLAIN
 from xaikit.explainers.lrp.names import names
@@ -32,19 +32,6 @@ WRITTEN_OUT = names("""
 """)
 
 
-@dataclasses.dataclass(frozen=True)
-class RelevanceAttribution(Attribution):
-    """An attribution by LRP, with what became of the relevance that did not reach the input.
-
-    Attributes:
-        absorbed: relevance of the whole batch that biases, constants and stabilizers hold by their rules.
-        lost: relevance that other operations did not hand on, by operation; empty where all is conserved.
-    """
-
-    absorbed: float = 0.0
-    lost: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
 class Ledger:
     """Relevance that came out of the operations minus what went in, by operation."""
 
@@ -53,6 +40,19 @@ class Ledger:
         self.largest = 0.0
         self.first_bad: str | None = None
         self.scores: Tensor | None = None
+        self.reached: float | None = None  # relevance at the explained layers that no other explained layer feeds
+        self.nested = False  # whether one explained layer feeds another
+
+    def layer(self, y: Tensor, leaf: Tensor, *, fed: bool) -> None:
+        """Note an explained layer's output, and whether another explained layer feeds it."""
+        self.reached = self.reached or 0.0
+        if fed:
+            self.nested = True
+        else:
+            leaf.register_hook(functools.partial(self._arrive, nonzero(y.detach())))
+
+    def _arrive(self, y: Tensor, g: Tensor) -> None:
+        self.reached = (self.reached or 0.0) + float((g * y).sum())
 
     def book(self, entry: str, relevance: float, sign: int) -> None:
         """Add what an operation received (sign +1) or handed on (-1)."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xaikit.explainers.lrp.flow import Output, Ruled, Stop
+from xaikit.explainers.lrp.flow import Beside, Output, Ruled, Stop
 from xaikit.explainers.lrp.functional import shared
 from xaikit.explainers.lrp.layers import Affine, Operation
 from xaikit.explainers.lrp.marks import PLAIN, Mark
@@ -22,37 +22,53 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """A BatchNorm that no affine operation precedes: y = scale * x + shift, per channel (dimension 1)."""
+    """A BatchNorm that no affine operation precedes: y = scale * x + shift, per channel (dimension 1).
+
+    `y` has no rule of its own, for the affine operation behind, of which the BatchNorm then becomes part.
+    """
 
     x: Tensor
+    y: Tensor
     scale: Tensor
     shift: Tensor
 
 
 def ruled(trace: Trace, layer: Affine, found: Rule | None) -> Tensor:
+    """The layer's output with its rule, marked as such."""
+    return trace.mark(_with_rule(trace, layer, found), Mark(layer=dataclasses.replace(layer, rule=found)))
+
+
+def _with_rule(trace: Trace, layer: Affine, found: Rule | None) -> Tensor:
     """The layer's output with its rule; without one relevance follows the gradient, which is LRP-0."""
-    if found is None:
-        y = layer.y
-    elif found.damp is not None:
+    y = layer.y
+    if found is not None and found.damp is not None:
         y = Output.apply(layer.y, found.damp, trace.flow)
-    elif found.make is not None:
+    elif found is not None and found.make is not None:
         y = Ruled.apply(layer.x, layer.y, found.make(found.hook, layer.operation), trace.flow, layer.weight, layer.bias)
-    else:
-        y = layer.y
-    return trace.mark(y, Mark(layer=dataclasses.replace(layer, rule=found)))
+    return y if layer.side is None else Beside.apply(y, _with_rule(trace, layer.side, found), trace.flow)
 
 
-def _layer(trace: Trace, layer: Affine, proxy: type[nn.Module]) -> Tensor:
-    found = trace.layer_rule(proxy)
-    standing = trace.marks[layer.x].norm
-    if standing is not None and found is not None and found.make is not None:
-        layer = folded_before(layer, standing)
-    return ruled(trace, layer, found)
+def _layer(
+    trace: Trace, x: Tensor, weight: Tensor, bias: Tensor | None, operation: Operation, proxy: type[nn.Module]
+) -> Tensor:
+    """The output of an affine operation; a BatchNorm in front of it becomes part of it."""
+    found, mark = trace.layer_rule(proxy), trace.marks[x]
+    norm = mark.norm if operation.channel_dim % x.ndim == 1 else None
+
+    def on(value: Tensor) -> Affine:
+        return Affine(value, operation.forward(value, weight, bias), weight, bias, operation)
+
+    if norm is None:
+        return ruled(trace, on(x), found)
+    layer = on(norm.y)
+    if found is not None and found.make is not None:
+        layer = folded_before(layer, norm)
+    return ruled(trace, layer if mark.tap is None else dataclasses.replace(layer, side=on(mark.tap)), found)
 
 
 LINEAR = Operation(F.linear, lambda g, w, _x: g @ w, channel_dim=-1)
 MATRIX = Operation(
-    lambda x, w, b: x @ w if b is None else x @ w + b, lambda g, w, _x: g @ w.t(), out_dim=1, channel_dim=-1
+    lambda x, w, b: x @ w if b is None else torch.addmm(b, x, w), lambda g, w, _x: g @ w.t(), out_dim=1, channel_dim=-1
 )
 
 
@@ -62,8 +78,7 @@ def linear(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
     a = arguments("input weight bias", args, kwargs, bias=None)
     if _computed(trace, a):
         return _dynamic(trace, func, a)
-    x, w = a["input"], a["weight"]
-    return _layer(trace, Affine(x, func(x, w, a["bias"]), w, a["bias"], LINEAR), nn.Linear)
+    return _layer(trace, a["input"], a["weight"], a["bias"], LINEAR, nn.Linear)
 
 
 @rule("addmm")
@@ -74,7 +89,7 @@ def addmm(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
     if trace.is_live(w) or trace.is_live(bias) or not trace.is_live(x) or (a["alpha"], a["beta"]) != (1, 1):
         (x, w), _ = shared(trace, [x, w])
         return trace.mark(func(bias, x, w, alpha=a["alpha"], beta=a["beta"]))
-    return _layer(trace, Affine(x, func(bias, x, w), w, bias, MATRIX), nn.Linear)
+    return _layer(trace, x, w, bias, MATRIX, nn.Linear)
 
 
 @rule("matmul", "__matmul__", "__rmatmul__")
@@ -83,7 +98,7 @@ def matmul(trace: Trace, func: Any, x: Any, y: Any) -> Tensor:
     weight = x if func.__name__ == "__rmatmul__" else y
     value = y if weight is x else x
     if trace.is_live(value) and not trace.is_live(weight) and weight.ndim == 2 and value.ndim >= 2:
-        return _layer(trace, Affine(value, func(x, y), weight, None, MATRIX), nn.Linear)
+        return _layer(trace, value, weight, None, MATRIX, nn.Linear)
     (x, y), mark = shared(trace, [x, y])
     return trace.mark(func(x, y), mark)
 
@@ -141,8 +156,7 @@ def _convolution(trace: Trace, func: Any, a: dict[str, Any], *, transposed: bool
         return torch.ops.aten.convolution_backward(g, v, w, None, *sizes, transposed, extra, a["groups"], only_input)[0]
 
     operation = Operation(forward, transpose, int(transposed), x.ndim - n - 1, a["groups"])
-    layer = Affine(x, func(x, weight, bias, **a), weight, bias, operation)
-    return _layer(trace, layer, (TRANSPOSED if transposed else CONVOLUTIONS)[n])
+    return _layer(trace, x, weight, bias, operation, (TRANSPOSED if transposed else CONVOLUTIONS)[n])
 
 
 def _tuple(value: Any, n: int) -> list[int]:
@@ -154,7 +168,7 @@ def _tuple(value: Any, n: int) -> list[int]:
 def batch_norm(trace: Trace, _func: Any, *args: Any, **kwargs: Any) -> Tensor:
     """An affine map, scale * x + shift with the running statistics: part of the affine operation before or after it.
 
-    Where neither is there it is a layer of its own, of which relevance follows the gradient (LRP-0).
+    Where neither is there, or the composite has a rule for it, it is a layer of its own (`_alone`).
     """
     names = "input running_mean running_var weight bias training momentum eps"
     a = arguments(names, args, kwargs, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5)
@@ -163,16 +177,39 @@ def batch_norm(trace: Trace, _func: Any, *args: Any, **kwargs: Any) -> Tensor:
         return _batch_statistics(trace, a)
     scale = (var + a["eps"]).rsqrt() if a["weight"] is None else a["weight"] * (var + a["eps"]).rsqrt()
     shift = -mean * scale if a["bias"] is None else a["bias"] - mean * scale
-    channels = (-1, *(1,) * (x.ndim - 2))
+    if trace.norm_has_rule():  # and gets it as a module
+        return trace.mark(DIAGONAL.forward(x, scale, shift))
+    mark, found = trace.marks[x], trace.rules.of_norm()
+    if mark.layer is not None and mark.layer.operation.channel_dim % x.ndim == 1:
+        layer = folded_after(mark.layer, scale, shift)
+        y = ruled(trace, layer, layer.rule)
+        if mark.tap is None:
+            return y
+        side = _with_rule(trace, _alone(mark.tap, scale, shift), found)
+        return trace.mark(Beside.apply(y, side, trace.flow), trace.marks[y])
+    layer = _alone(x, scale, shift)
+    return trace.mark(_with_rule(trace, layer, found), Mark(norm=Standing(x, layer.y, scale, shift)))
 
-    def apply(value: Tensor) -> Tensor:
-        # Not torch's own: its gradient is wrong for a batch of one whose gradient comes transposed (seen in 2.13, CPU).
-        return (value * scale.view(channels)).add_(shift.view(channels))
 
-    layer = trace.marks[x].layer
-    if layer is not None and layer.operation.channel_dim % x.ndim == 1:
-        return ruled(trace, folded_after(layer, apply(layer.y), scale, shift), layer.rule)
-    return trace.mark(apply(x), Mark(norm=Standing(x, scale, shift)))
+def _channels(value: Tensor, x: Tensor) -> Tensor:
+    return value.view(-1, *(1,) * (x.ndim - 2))
+
+
+# A product and a sum, not torch's own: its gradient is wrong for a batch of one whose gradient comes transposed (2.13).
+DIAGONAL = Operation(
+    lambda x, w, b: x * _channels(w, x) if b is None else (x * _channels(w, x)).add_(_channels(b, x)),
+    lambda g, w, _x: g * _channels(w, g),
+)
+
+
+def _alone(x: Tensor, scale: Tensor, shift: Tensor) -> Affine:
+    """A BatchNorm with no affine operation beside it: a linear layer with a diagonal matrix, and with its rule.
+
+    The epsilon rule makes that R_in = scale * x * R / (y + epsilon * sign(y)). A convolution's rule would not do: each
+    output has one contribution, so z+ would withhold the relevance of every negative output, alpha-beta double that of
+    every positive one.
+    """
+    return Affine(x, DIAGONAL.forward(x, scale, shift), scale, shift, DIAGONAL)
 
 
 def _batch_statistics(trace: Trace, a: dict[str, Any]) -> Tensor:
@@ -195,8 +232,9 @@ def scaled(w: Tensor, scale: Tensor, operation: Operation, *, inputs: bool = Fal
     return (blocks * scale.view(operation.groups, 1, -1, *rest)).reshape(w.shape)
 
 
-def folded_after(layer: Affine, y: Tensor, scale: Tensor, shift: Tensor) -> Affine:
+def folded_after(layer: Affine, scale: Tensor, shift: Tensor) -> Affine:
     """One layer in place of an affine one and the BatchNorm behind it: W' = scale * W, b' = scale * b + shift."""
+    y = DIAGONAL.forward(layer.y, scale, shift)
     weight, rest = scaled(layer.weight, scale, layer.operation), (1,) * (layer.weight.ndim - 2)
     if layer.bias is None:
         bias = shift
@@ -204,7 +242,8 @@ def folded_after(layer: Affine, y: Tensor, scale: Tensor, shift: Tensor) -> Affi
         bias = layer.bias * scale.view(-1, *rest) + shift.view(-1, *rest)
     else:
         bias = layer.bias * scale + shift
-    return dataclasses.replace(layer, y=y, weight=weight, bias=bias)
+    side = None if layer.side is None else folded_after(layer.side, scale, shift)
+    return dataclasses.replace(layer, y=y, weight=weight, bias=bias, side=side)
 
 
 def folded_before(layer: Affine, norm: Standing) -> Affine:
@@ -213,8 +252,6 @@ def folded_before(layer: Affine, norm: Standing) -> Affine:
     A padded convolution sees no shift beyond the border, so that the new bias is a map over the positions.
     """
     x, w = norm.x, layer.weight
-    if layer.operation.channel_dim % x.ndim != 1:
-        return layer
     weight = scaled(w, norm.scale, layer.operation, inputs=True)
     constant = norm.shift.view(1, -1, *(1,) * (x.ndim - 2)).expand(1, *x.shape[1:])
     bias = layer.operation.forward(constant, w, layer.bias)

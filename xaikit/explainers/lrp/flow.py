@@ -76,6 +76,32 @@ class Share(torch.autograd.Function):
         return (grads[0] * ctx.fraction if ctx.flow.active else grads[0]), None, None
 
 
+class Side(torch.autograd.Function):
+    """y for the forward pass and for true gradients; relevance goes to a leaf, where it is read off."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, leaf: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
+        ctx.flow = flow
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
+        return (None, grads[0], None) if ctx.flow.active else (grads[0], None, None)
+
+
+class Beside(torch.autograd.Function):
+    """y for the forward pass and for true gradients; its relevance goes the way of y and of a side, each in full."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, side: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
+        ctx.flow = flow
+        return y.clone()  # what follows may work in place
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
+        return grads[0], (grads[0] if ctx.flow.active else None), None
+
+
 class Pass(torch.autograd.Function):
     """y = f(x), elementwise: x gets the relevance of y, R_in = R_out."""
 

@@ -50,6 +50,7 @@ class Affine:
         bias: b.
         operation: what was called.
         rule: the rule that the layer has.
+        side: the same layer on an input that is explained itself, where x stands before the BatchNorm that made it.
     """
 
     x: Tensor
@@ -58,6 +59,7 @@ class Affine:
     bias: Tensor | None
     operation: Operation
     rule: Any = None
+    side: Affine | None = None
 
 
 def parameter(hook: Any, index: int, tensor: Tensor | None, name: str) -> Any:

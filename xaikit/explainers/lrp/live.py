@@ -57,11 +57,17 @@ class Rule:
     damp: Callable[[Tensor, Tensor], Tensor] | None = None
     make: Callable[[Any, layers.Operation], Callable[..., Tensor]] | None = None
 
+    @property
+    def relevance(self) -> bool:
+        """Whether the hook is a rule for relevance; any other sees the gradient and changes it as it likes."""
+        return self.damp is not None or self.make is not None
 
-Known = dict[Any, weakref.WeakKeyDictionary[type, tuple["Rule | None", dict[Any, Any]]]]
-# What was looked up, for composites whose rules go by the type of a module and by what ran before alone. Other settings
-# are another composite, and a changed model shows other types: nothing in here can become stale.
-BY_TYPE: weakref.WeakKeyDictionary[Any, Known] = weakref.WeakKeyDictionary()
+
+Table = weakref.WeakKeyDictionary[type, tuple["Rule | None", dict[Any, Any] | None]]
+# What was looked up, for composites whose rules go by the type of a module and by what ran before alone: a rule for it
+# in each context, and the context that follows where it is another. Other settings are another composite, and a changed
+# model shows other types: nothing in here can become stale.
+BY_TYPE: weakref.WeakKeyDictionary[Any, dict[Any, Table]] = weakref.WeakKeyDictionary()
 
 
 def by_type(composite: Any) -> Any:
@@ -80,23 +86,45 @@ class Rules:
     def __init__(self, composite: Any) -> None:
         self.composite = composite
         self.known = BY_TYPE.get(composite)
-        self.context: dict[Any, Any] = {}
+        self.given = False  # whether anything got a rule for relevance, not only a change of the gradient
+        self._enter({})
+
+    def _enter(self, context: dict[Any, Any]) -> None:
+        self.context = context
+        self.table: Table | None = None
+        if self.known is not None:
+            key = tuple(context.items())
+            self.table = self.known.get(key)
+            if self.table is None:
+                self.table = self.known[key] = weakref.WeakKeyDictionary()
 
     def of_module(self, name: str, module: nn.Module) -> Rule | None:
         """The rule of a module that starts to run."""
-        if self.known is None:
-            return read(self.composite.module_map(self.context, name, module))
-        known = self.known.setdefault(tuple(self.context.items()), weakref.WeakKeyDictionary())
-        entry = known.get(type(module))
+        entry = None if self.table is None else self.table.get(type(module))
         if entry is None:
-            rule = read(self.composite.module_map(self.context, name, module))
-            entry = known[type(module)] = rule, dict(self.context)
-        self.context.update(entry[1])
-        return entry[0]
+            context = dict(self.context)
+            rule = read(self.composite.module_map(context, name, module))
+            entry = rule, None if context == self.context else context
+            if self.table is not None:
+                self.table[type(module)] = entry
+        rule, following = entry
+        if following is not None:
+            self._enter(following)
+        self.given |= rule is not None and rule.relevance
+        return rule
 
     def of_operation(self, proxy: type[nn.Module]) -> Rule | None:
         """The rule of an affine operation outside such a module: the one that a nameless module of its kind gets."""
         return self.of_module("", _proxy(proxy))  # type: ignore[arg-type]
+
+    def of_norm(self) -> Rule | None:
+        """The rule of a BatchNorm with no affine operation beside it: a linear layer's, but never a first layer's."""
+        kept, table = self.context, self.table
+        try:
+            self.of_operation(nn.Linear)  # it would be the first
+            return self.of_operation(nn.Linear)
+        finally:
+            self.context, self.table = kept, table
 
     def of_sum(self) -> Rule | None:
         """The rule of a sum of two signals, as far as it only stabilises its denominator."""
@@ -138,27 +166,19 @@ def _damping(hook: Any) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda g, y: hook.gradient_mapper(g * flow.nonzero(y), [y])
 
 
-def has_relevance_rules(composite: Any, model: nn.Module) -> bool:
-    """Whether a composite gives any module a rule for relevance, not only a change of the gradient."""
-    context: dict[Any, Any] = {}
-    hooks = (composite.module_map(context, name, module) for name, module in model.named_modules())
-    return any(isinstance(hook, zennit().core.BasicHook) for hook in hooks)
-
-
-def refuse_registered(names: dict[nn.Module, str]) -> None:
-    """Refuse a model on which a zennit composite is registered: its hooks would apply every rule a second time.
+def refuse_registered(name: str, module: nn.Module) -> None:
+    """Refuse a module on which a zennit composite is registered: its hooks would apply every rule a second time.
 
     Raises:
         InvalidInputError: naming the module and its hook.
     """
-    for module, name in names.items():
-        for hook in module._forward_pre_hooks.values():
-            owner = getattr(hook, "__self__", None)
-            if isinstance(owner, zennit().core.Hook):
-                raise InvalidInputError(
-                    f"module {name!r} ({type(module).__name__}) carries zennit's {type(owner).__name__}, "
-                    "whose composite is registered on this model; leave its context, or call its remove()"
-                )
+    for hook in module._forward_pre_hooks.values():
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, zennit().core.Hook):
+            raise InvalidInputError(
+                f"module {name!r} ({type(module).__name__}) carries zennit's {type(owner).__name__}, "
+                "whose composite is registered on this model; leave its context, or call its remove()"
+            )
 
 
 def whole_module(hook: Any, module: nn.Module) -> Callable[..., Tensor]:

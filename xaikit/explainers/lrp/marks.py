@@ -19,6 +19,8 @@ class Mark:
         layer: the `Affine` operation whose output it is, for a BatchNorm that follows.
         norm: the `Standing` BatchNorm whose output it is, for an affine operation that follows.
         logits: what the softmax was taken of whose output it is.
+        tap: the same tensor, where it is a layer's output that is explained, with relevance to the place where it is
+            read off and no further: for rules that pass by this tensor, since a BatchNorm is folded in or out.
     """
 
     gate: bool = False
@@ -26,6 +28,7 @@ class Mark:
     layer: Any = None
     norm: Any = None
     logits: Tensor | None = None
+    tap: Tensor | None = None
 
 
 PLAIN = Mark()

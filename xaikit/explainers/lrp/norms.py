@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xaikit.explainers.lrp.flow import Stop
-from xaikit.explainers.lrp.operations import arguments, rule
+from xaikit.explainers.lrp.operations import HANDLERS, arguments, rule
 
 if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
@@ -51,14 +52,15 @@ def group_norm(trace: Trace, _func: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 
 @rule("instance_norm")
-def instance_norm(trace: Trace, func: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """InstanceNorm; with running statistics it is a constant affine map."""
+def instance_norm(trace: Trace, _func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """InstanceNorm; with running statistics it is what BatchNorm is."""
     names = "input running_mean running_var weight bias use_input_stats momentum eps"
     a = arguments(
         names, args, kwargs, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, eps=1e-5
     )
     if not a["use_input_stats"]:
-        return trace.mark(func(*args, **kwargs))
+        statistics = {n: a[n] for n in ("running_mean", "running_var", "weight", "bias", "eps")}
+        return HANDLERS["batch_norm"](trace, F.batch_norm, a["input"], **statistics)
     return _grouped(trace, a, a["input"].shape[1])
 
 

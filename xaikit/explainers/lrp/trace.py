@@ -7,6 +7,7 @@ depend on the data, reused modules and tied weights need no care.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,19 +16,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xaikit.core.errors import UnsupportedOperationError
+from xaikit.core.taps import Tap
 from xaikit.explainers.lrp import affine, attention, norms, recurrent  # noqa: F401  (they fill the table of rules)
 from xaikit.explainers.lrp.account import Ledger, audited
-from xaikit.explainers.lrp.flow import Flow, Output, Ruled
+from xaikit.explainers.lrp.flow import Flow, Output, Ruled, Side
+from xaikit.explainers.lrp.graph import depends, operations_before
 from xaikit.explainers.lrp.live import Rule, Rules, refuse_registered, whole_module
 from xaikit.explainers.lrp.marks import PLAIN, Mark
 from xaikit.explainers.lrp.operations import apply_rule
 
 AFFINE_MODULES = (nn.Linear, nn.modules.conv._ConvNd)
+NORM_MODULES = (nn.modules.batchnorm._NormBase,)  # with running statistics affine, too
+SCRIPTED = torch.jit.ScriptModule
+EMBEDDINGS = ("embedding", "embedding_bag")
 
 
 class Trace(TorchFunctionMode):
@@ -46,25 +51,50 @@ class Trace(TorchFunctionMode):
         self.rules, self.flow, self.attn = rules, flow, attn
         self.marks: Any = WeakIdKeyDictionary()
         self.running: list[tuple[nn.Module, Rule | None]] = []
+        self.root: nn.Module | None = None
         self.unknown: dict[str, str] = {}
-        self.inputs: list[Tensor] = []
+        self.sources: list[Tensor] = []  # where relevance ends
+        self.leaves: list[Tensor] = []  # where that of explained layers is read off
+        self.tokens: Any = WeakIdKeyDictionary()  # integers that depend on the explained input
 
     # ------------------------------------------------------------------ the pass
 
-    def watched(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """The model's `forward(inputs, samples)`, with rules."""
+    def watched(self, names: dict[nn.Module, str], forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A model's `forward(inputs, samples)`, with rules; `names` are those of its modules."""
 
         def run(inputs: Sequence[Tensor], samples: Tensor | None) -> Any:
-            self.inputs = list(inputs)
-            for x in inputs:
-                self.mark(x)
-            with self._modules(model), self:
-                output = forward(inputs, samples)
+            given = self._given(inputs)
+            self.root = next(iter(names), None)
+            with self._modules(names), self:
+                output = forward(given, samples)
             self._find_hidden(output)
             self._report()
             return output
 
         return run
+
+    def _given(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The model's inputs, from where on the trace follows what depends on them.
+
+        Beside tokens, which are explained at a layer, vectors are what a mask is: constants.
+        """
+        given = list(inputs)
+        tokens = [x for x in inputs if not x.is_floating_point()]
+        if tokens:
+            self.tokens.update((x, True) for x in tokens)
+        else:
+            given = [x if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+            self.sources.extend(self.mark(given))
+        return given
+
+    def tap(self, y: Tensor, leaf: Tensor) -> Tensor:
+        """The output of an explained layer, whose relevance also arrives at a leaf."""
+        if self.ledger is not None:
+            fed = bool(self.leaves) and y.requires_grad and depends(y, self.leaves)
+            self.ledger.layer(y, leaf, fed=fed)
+        self.leaves.append(leaf)
+        tap = Side.apply(y, leaf, self.flow)
+        return self.mark(Tap.apply(y, leaf), dataclasses.replace(self.marks.get(y, PLAIN), tap=tap))
 
     def explained(self, output: Tensor) -> Tensor:
         """The tensor to start from: the logits where the output is their softmax."""
@@ -83,10 +113,8 @@ class Trace(TorchFunctionMode):
             )
 
     @contextmanager
-    def _modules(self, model: nn.Module) -> Iterator[None]:
+    def _modules(self, names: dict[nn.Module, str]) -> Iterator[None]:
         """Know which module runs, and ask for its rule when it starts: rules for a first layer go by execution."""
-        names = {module: name for name, module in model.named_modules()}
-        refuse_registered(names)
         thread = threading.get_ident()
 
         def enter(module: nn.Module, args: Any) -> None:
@@ -102,38 +130,55 @@ class Trace(TorchFunctionMode):
             _, rule = self.running.pop()
             return self._ruled_module(module, rule, args, output)
 
-        # Put in by hand: 26 handles, made and removed, are 3 % of a call on a small net. TorchScript takes no hooks.
-        key = id(self)
-        hooked = [module for module in names if not isinstance(module, torch.jit.ScriptModule)]
+        # Put in by hand: 26 handles, made and removed, are 3 % of a call on a small net.
+        key, hooked = id(self), []
         try:
-            for module in hooked:
-                module._forward_pre_hooks[key] = enter
-                module._forward_hooks[key] = leave
+            for module, name in names.items():
+                if isinstance(module, SCRIPTED):
+                    continue  # TorchScript takes no hooks
+                before, after = module._forward_pre_hooks, module._forward_hooks
+                if before:
+                    refuse_registered(name, module)
+                hooked.append((before, after))
+                before[key], after[key] = enter, leave
+                if len(after) > 1:  # a rule first, then what reads the output
+                    after.move_to_end(key, last=False)  # type: ignore[attr-defined]
             yield
         finally:
-            for module in hooked:
-                module._forward_pre_hooks.pop(key, None)
-                module._forward_hooks.pop(key, None)
+            for before, after in hooked:
+                before.pop(key, None)
+                after.pop(key, None)
             self.running.clear()
 
     def _find_hidden(self, values: Any) -> None:
         """Find what depends on the explained input by operations that cannot be seen, and name where it turns up."""
         for value in values if isinstance(values, (tuple, list)) else (values,):
-            if not isinstance(value, Tensor) or value.is_leaf or value in self.marks or not depends(value, self.inputs):
+            if (
+                not isinstance(value, Tensor)
+                or value.is_leaf
+                or value in self.marks
+                or not depends(value, [*self.sources, *self.leaves])
+            ):
                 continue
-            self.unknown.setdefault("operations out of sight (TorchScript, autograd.Function)", self.where)
+            hidden = operations_before(value, [x for x in self.marks if not x.is_leaf])
+            self.unknown.setdefault(f"{hidden}, out of sight (TorchScript, autograd.Function)", self.where)
             self.mark(value)
 
     @property
     def where(self) -> str:
         """The module that runs now, for messages."""
-        return type(self.running[-1][0]).__name__ if self.running else ""
+        module = self.running[-1][0] if self.running else self.root
+        return "" if module is None else str(getattr(module, "original_name", type(module).__name__))
 
     def layer_rule(self, proxy: type[nn.Module]) -> Rule | None:
         """The rule of an affine operation: its module's, or the one that its kind of module would get."""
         if self.running and isinstance(self.running[-1][0], AFFINE_MODULES):
             return self.running[-1][1]
         return self.rules.of_operation(proxy)
+
+    def norm_has_rule(self) -> bool:
+        """Whether a BatchNorm module runs to which the composite gives a rule of its own."""
+        return bool(self.running) and isinstance(self.running[-1][0], NORM_MODULES) and self.running[-1][1] is not None
 
     def _ruled_module(self, module: nn.Module, rule: Rule | None, args: Any, output: Any) -> Any:
         """A rule for a module as a whole, where it is no affine operation."""
@@ -157,10 +202,21 @@ class Trace(TorchFunctionMode):
         """Run one operation; where it touches the explained input, with its rule."""
         kwargs = kwargs or {}
         if not self.live(args, kwargs):
-            return func(*args, **kwargs)
+            return self._of_tokens(func(*args, **kwargs), func, args) if self.tokens else func(*args, **kwargs)
         if self.ledger is not None:
             return audited(self, self.ledger, func, args, kwargs)
         return apply_rule(self, func, args, kwargs)
+
+    def _of_tokens(self, output: Any, func: Any, args: tuple[Any, ...]) -> Any:
+        """Follow whole numbers to where they become vectors, which is where relevance ends in a model of tokens."""
+        if not isinstance(output, Tensor) or not any(isinstance(a, Tensor) and a in self.tokens for a in args):
+            return output
+        if not output.is_floating_point():
+            self.tokens[output] = True
+        elif func.__name__ in EMBEDDINGS:
+            self.sources.append(output if output.requires_grad else output.requires_grad_())
+            self.mark(output)
+        return output
 
     def live(self, *where: Any) -> list[Tensor]:
         """The tensors among some arguments that depend on the explained input."""
@@ -192,18 +248,3 @@ class Trace(TorchFunctionMode):
             for item in output:
                 self.mark(item, mark)
         return output
-
-
-def depends(output: Tensor, inputs: list[Tensor]) -> bool:
-    """Whether autograd leads from a result back to one of some tensors, other than through a frozen scale."""
-    goals = {get_gradient_edge(x).node for x in inputs}
-    seen, waiting = set(), [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node in goals:
-            return True
-        if node is None or node in seen or node.name() == "StopBackward":
-            continue
-        seen.add(node)
-        waiting += [following for following, _ in node.next_functions]
-    return False

@@ -7,18 +7,20 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import EXPLAINERS, Call, Explainer, Float
+from xaikit.core import EXPLAINERS, Attribution, Call, Explainer, Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteError, UnknownNameError, near_names
+from xaikit.core.isolation import modules_of
 from xaikit.core.structure import Tensors, flatten
 from xaikit.core.targets import pick_head
-from xaikit.explainers.lrp.account import Ledger, RelevanceAttribution
+from xaikit.explainers.lrp.account import Ledger
 from xaikit.explainers.lrp.flow import Flow, nonzero
-from xaikit.explainers.lrp.live import Rules, by_type, canonized, has_relevance_rules, zennit
+from xaikit.explainers.lrp.live import Rules, by_type, canonized, zennit
 from xaikit.explainers.lrp.trace import Trace
 
 LEDGER: contextvars.ContextVar[Ledger | None] = contextvars.ContextVar("ledger of the running explain()", default=None)
@@ -43,6 +45,12 @@ def _composite(value: Any, where: str) -> Any:
     raise InvalidTypeError(f"{where} must be a zennit Composite or the name of one, got {value!r}")
 
 
+def _fits(bound: Tensor, shape: torch.Size) -> bool:
+    """Whether a tensor broadcasts to a shape."""
+    pairs = zip(reversed(bound.shape), reversed(shape), strict=False)
+    return bound.ndim <= len(shape) and all(own in (1, other) for own, other in pairs)
+
+
 @functools.lru_cache(maxsize=32)
 def composite_of(kind: str, **numbers: float) -> Any:
     """One of zennit's composites, built once for its settings; it is only read, never registered."""
@@ -60,7 +68,7 @@ def uniform_epsilon(epsilon: float, stabilizer: float) -> Any:
 @functools.lru_cache(maxsize=32)
 def named_composite(kind: type) -> Any:
     """The composite of a class of zennit's or of the user's own, which builds the same one every time."""
-    return kind()
+    return by_type(kind()) if kind.__module__ == zennit().composites.__name__ else kind()
 
 
 class ZennitLRP(Explainer):
@@ -71,8 +79,10 @@ class ZennitLRP(Explainer):
     softmax is explained by its logits.
     """
 
+    ONE_GRADIENT: ClassVar[bool] = True
     ATTENTION: ClassVar[bool] = False  # whether relevance flows through attention weights
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
+    PASSES: ClassVar[tuple[str | int, ...]] = (2,)
 
     zennit_canonizers: Annotated[Any, _canonizers, "zennit canonizers; BatchNorm and residual adds need none"] = None
 
@@ -87,25 +97,46 @@ class ZennitLRP(Explainer):
             self._name_the_culprit(call)
         return relevance
 
-    def _trace(self, call: Call, flow: Flow, ledger: Ledger | None = None) -> Trace:
-        return Trace(Rules(self._make_composite()), flow, attn=self.ATTENTION, ledger=ledger)
+    def _check_rules(self, rules: Rules) -> None:
+        """Refuse a composite by what it had for the model that has just run."""
 
     def _relevance(self, call: Call, ledger: Ledger | None) -> Tensors:
+        return self._traced(call, ledger)[0]
+
+    def _traced(self, call: Call, ledger: Ledger | None) -> tuple[Tensors, Trace]:
+        """The relevance, and the trace of the pass that gave it."""
         flow = Flow()
-        trace = self._trace(call, flow, ledger)
-        watched = trace.watched(call.model, call.forward)
+        trace = Trace(Rules(self._make_composite()), flow, attn=self.ATTENTION, ledger=ledger)
+        canonizers = (*trace.rules.composite.canonizers, *(self.zennit_canonizers or ()))
 
         def forward(inputs: Tensors, samples: Tensor | None) -> Any:
-            output = trace.explained(pick_head(watched(inputs, samples), call.head))
+            names = modules_of(call.model) if canonizers else call.modules  # canonizers may have put modules in
+            output = trace.explained(pick_head(trace.watched(names, call.forward)(inputs, samples), call.head))
+            self._check_rules(trace.rules)
             if ledger is not None:
                 ledger.scores = call.score(output).detach()
             return output
 
-        traced = dataclasses.replace(call, forward=forward, head="logits")
-        canonizers = (*trace.rules.composite.canonizers, *(self.zennit_canonizers or ()))
-        with canonized(call.model, canonizers), flow.relevance():
-            grads = traced.grad(call.inputs)
-        return tuple(g * nonzero(x) for g, x in zip(grads, call.inputs, strict=True))
+        traced = dataclasses.replace(call, forward=forward, head="logits", tap=trace.tap)
+        with canonized(call.model, canonizers) if canonizers else nullcontext(), flow.relevance():
+            # The books need every branch, also one that leads past the explained layers.
+            values, grads = traced.gradient(trace.sources if ledger is not None else ())
+        return tuple(g * nonzero(x) for g, x in zip(grads, values, strict=True)), trace
+
+    def missing_rules(self, inputs: Any) -> tuple[str, ...]:
+        """Operations of the model, on these inputs, where relevance would follow the plain gradient."""
+        found: dict[str, str] = {}
+
+        def method(call: Call) -> tuple[Tensors, ...]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what it would warn of is what is asked
+                # Any score will do, so that a model with several outputs needs no target.
+                whole = dataclasses.replace(call, target=lambda output: output.flatten(1).sum(1))
+                found.update(self._traced(whole, None)[1].unknown)
+            return ()
+
+        self._apply(method, inputs, None, create_graph=False, seed=0)
+        return tuple(f"{op} in {where}" if where else op for op, where in found.items())
 
     def _name_the_culprit(self, call: Call) -> None:
         """Say where relevance stops being a number."""
@@ -115,11 +146,14 @@ class ZennitLRP(Explainer):
             self._relevance(dataclasses.replace(call, create_graph=False), ledger)
         raise NonFiniteError(
             f"the relevance becomes NaN or infinite in {ledger.first_bad or 'the last step'}; "
-            "a larger epsilon, or the model in float64, may help"
+            "a larger epsilon or stabilizer, or the model in a higher precision, may help"
         )
 
-    def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> RelevanceAttribution:
+    def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
         """The relevance with its provenance, and what became of the part that did not reach the input.
+
+        Of several layers of which one feeds another each has the whole relevance: `gap` is then the largest of theirs,
+        and `absorbed` is what did not reach the earliest of them.
 
         Warns:
             UserWarning: when operations lose more than 1 % of the relevance, naming them.
@@ -130,23 +164,33 @@ class ZennitLRP(Explainer):
             plain = super().explain(inputs, targets, seed=seed)
         finally:
             LEDGER.reset(token)
-        fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
-        fields["scores"] = scores = ledger.scores  # of the logits, where the model ends in a softmax
-        if plain.gap is None or scores is None:
-            return RelevanceAttribution(**fields)
-        total = float(scores.double().sum())
-        reached = sum(float(v.double().sum()) for v in flatten(plain.values)[0])
-        size = float(scores.abs().double().sum())
-        lost = ledger.lost(size, attn=self.ATTENTION)
+        if plain.gap is None or plain.scores is None:
+            return plain
+        values, scores = flatten(plain.values)[0], plain.scores.double()
+        total, size = float(scores.sum()), float(scores.abs().sum())
+        reached = sum(float(v.double().sum()) for v in values) if ledger.reached is None else ledger.reached
+        lost = ledger.lost(size, attn=self.ATTENTION) if size else {}
         if abs(sum(lost.values())) > 0.01 * size:
             named = ", ".join(f"{op} ({value:.2g} of {size:.2g})" for op, value in lost.items())
             warnings.warn(f"{self!r}: relevance is lost in {named}", stacklevel=2)
-        return RelevanceAttribution(**fields, absorbed=total - reached - sum(lost.values()), lost=lost)
+        return dataclasses.replace(plain, absorbed=total - reached - sum(lost.values()), lost=lost)
+
+    def _explained_scores(self, call: Call) -> Tensor:
+        """Of the logits, where the model ends in a softmax."""
+        ledger = LEDGER.get()
+        return super()._explained_scores(call) if ledger is None or ledger.scores is None else ledger.scores
 
     def _promised_total(self, call: Call) -> Tensor | None:
         """The explained score, of which biases and stabilizers absorb a part; nothing for a target function."""
         ledger = LEDGER.get()
         return None if callable(call.target) or ledger is None else ledger.scores
+
+    def _gap(self, sums: Tensor, promised: Tensor) -> Tensor:
+        """Of layers of which one feeds another each has the whole relevance: the largest gap of one of them."""
+        ledger = LEDGER.get()
+        if ledger is None or not ledger.nested:
+            return super()._gap(sums, promised)
+        return (sums - promised).abs().amax(0)
 
 
 @EXPLAINERS.register("lrp_uniform_epsilon")
@@ -174,27 +218,44 @@ class LRPEpsilonGammaBox(ZennitLRP):
     Montavon et al. 2019, doi:10.1007/978-3-030-28954-6_10.
     """
 
-    low: Annotated[Any, _bound, "lowest possible input, a number or a tensor that broadcasts against it"] = -3.0
-    high: Annotated[Any, _bound, "highest possible input, a number or a tensor that broadcasts against it"] = 3.0
+    MADE_FOR = ("convolution",)
+
+    low: Annotated[Any, _bound, "lowest possible input, a number or a tensor that broadcasts to it"] = -3.0
+    high: Annotated[Any, _bound, "highest possible input, a number or a tensor that broadcasts to it"] = 3.0
     epsilon: Annotated[float, EPSILON, "stabilizer of the epsilon rule"] = 1e-6
     gamma: Annotated[float, GAMMA, "weight of the contributions of the output's own sign"] = 0.25
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
 
     def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
         super().__init__(model, **settings)  # type: ignore[call-arg]
-        if not bool((torch.as_tensor(self.low) < torch.as_tensor(self.high)).all()):
+        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        try:
+            torch.broadcast_shapes(low.shape, high.shape)
+        except RuntimeError:
+            raise InvalidInputError(
+                f"{type(self).__name__}.low and high must broadcast against each other, "
+                f"got shapes {tuple(low.shape)} and {tuple(high.shape)}"
+            ) from None
+        if not bool((low < high).all()):
             raise InvalidInputError(f"{type(self).__name__}.low must lie below high, got {self.low} and {self.high}")
 
     def _attribute(self, call: Call) -> Tensors:
+        bounds = {n: b for n, b in (("low", self.low), ("high", self.high)) if isinstance(b, Tensor) and b.ndim}
+        words = " and ".join(f"{name} of shape {tuple(bound.shape)}" for name, bound in bounds.items())
+        inputs = [x for x in call.inputs if all(_fits(bound, x.shape) for bound in bounds.values())]
+        if not inputs:
+            shapes = ", ".join(str(tuple(x.shape)) for x in call.inputs)
+            raise InvalidInputError(f"{words} must broadcast against the input, which has shape {shapes}")
+        # zennit lines shapes up on the left; lined up on the right, as everywhere in torch, the two are the same.
+        lined_up = {n: b[(None,) * (inputs[0].ndim - b.ndim)] for n, b in bounds.items()}
+        explainer = self.set_kwargs(**lined_up) if bounds else self
         try:
-            return super()._attribute(call)
+            return super(LRPEpsilonGammaBox, explainer)._attribute(call)
         except RuntimeError as error:
             if "Invalid shape!" not in str(error):  # zennit's words where a bound does not broadcast
                 raise
-            shapes = [tuple(torch.as_tensor(bound).shape) for bound in (self.low, self.high)]
             raise InvalidInputError(
-                f"low of shape {shapes[0]} and high of shape {shapes[1]} must broadcast against the input of the "
-                f"convolution that runs first: {error}"
+                f"{words} must broadcast against the input of the convolution that runs first: {error}"
             ) from error
 
     def _make_composite(self) -> Any:
@@ -208,6 +269,8 @@ class LRPEpsilonGammaBox(ZennitLRP):
 class LRPEpsilonPlus(ZennitLRP):
     """The z+ rule in convolutions, epsilon in linear layers (Montavon et al. 2017, arXiv:1512.02479)."""
 
+    MADE_FOR = ("convolution",)
+
     epsilon: Annotated[float, EPSILON, "stabilizer of the epsilon rule"] = 1e-6
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
 
@@ -218,6 +281,8 @@ class LRPEpsilonPlus(ZennitLRP):
 @EXPLAINERS.register("lrp_epsilon_alpha2_beta1")
 class LRPEpsilonAlpha2Beta1(ZennitLRP):
     """The alpha-beta rule with alpha 2, beta 1 in convolutions, epsilon in linear layers (Bach et al. 2015)."""
+
+    MADE_FOR = ("convolution",)
 
     epsilon: Annotated[float, EPSILON, "stabilizer of the epsilon rule"] = 1e-6
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
@@ -230,6 +295,8 @@ class LRPEpsilonAlpha2Beta1(ZennitLRP):
 class LRP(ZennitLRP):
     """LRP by any zennit composite, one's own or one of zennit's by name."""
 
+    FAMILY = True
+
     composite: Annotated[Any, _composite, "a zennit Composite, or a name in zennit's COMPOSITES"] = "epsilon_plus"
 
     def _make_composite(self) -> Any:
@@ -240,13 +307,12 @@ class LRP(ZennitLRP):
             raise UnknownNameError(f"zennit has no composite {self.composite!r}{near_names(self.composite, known)}")
         return named_composite(known[self.composite])
 
-    def _trace(self, call: Call, flow: Flow, ledger: Ledger | None = None) -> Trace:
-        if not has_relevance_rules(self._make_composite(), call.model):
+    def _check_rules(self, rules: Rules) -> None:
+        if not rules.given:
             raise InvalidInputError(
-                f"composite {self.composite!r} gives no module of this {type(call.model).__name__} a relevance rule; "
+                f"composite {self.composite!r} gives nothing in this {type(self.model).__name__} a relevance rule; "
                 "composites that only change gradients, as guided backpropagation does, are no LRP"
             )
-        return super()._trace(call, flow, ledger)
 
 
 @EXPLAINERS.register("attn_lrp")
@@ -259,7 +325,9 @@ class AttnLRP(ZennitLRP):
     """
 
     ATTENTION: ClassVar[bool] = True
+    MADE_FOR = ("attention",)
     epsilon: Annotated[float, EPSILON, "stabilizer of the epsilon rule"] = 1e-6
+    stabilizer: Annotated[float, STABILIZER, "stabilizer of poolings and sums"] = 1e-6
 
     def _make_composite(self) -> Any:
-        return uniform_epsilon(self.epsilon, 1e-6)
+        return uniform_epsilon(self.epsilon, self.stabilizer)

@@ -14,22 +14,46 @@ def net():
     return nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2)).double()
 
 
-def test_the_pair_that_interacts_most_is_joined_first():
+def test_the_published_procedure():
+    """Algorithm 1 step by step: the strongest feature, then what gains most beside the groups."""
     model, image = net(), torch.rand(1, 1, 4, 4, dtype=torch.float64)
-    explainer = AgglomerativeDecomposition(model, feature_mask="grid:n_patches=2", joined=0.01)
+    explainer = AgglomerativeDecomposition(model, feature_mask="grid:n_patches=2", percentile=99)
     hierarchy = explainer.hierarchy(image, 0)
     patches = [hierarchy.ids[0, 0] == i for i in range(4)]
-    sets = [(0,), (1,), (2,), (3,), (0, 1), (0, 2), (1, 3), (2, 3)]
-    masks = torch.stack([sum(patches[i] for i in group) for group in sets]).double()
-    scores = dict(zip(sets, explainer.decompose(image, masks).relevant[:, 0, 0].tolist(), strict=True))
-    interaction = {pair: scores[pair] - scores[pair[:1]] - scores[pair[1:]] for pair in sets[4:]}
-    strongest = max(interaction, key=lambda pair: abs(interaction[pair]))
-    first = hierarchy.joins[0]
-    assert sorted(first.members[0] | first.members[1]) == list(strongest)
-    assert first.interaction == pytest.approx(interaction[strongest], abs=1e-9)
-    assert len(hierarchy.joins) == 3
-    assert hierarchy.ids.shape == (4, 1, 4, 4)
+
+    def cd(group):
+        mask = sum(patches[i] for i in group).double()
+        return explainer.decompose(image, mask[None]).relevant[0, 0, 0].item()
+
+    beside = {0: (1, 2), 1: (0, 3), 2: (0, 3), 3: (1, 2)}
+    priority = {i: abs(cd([i])) for i in range(4)}
+    taken, groups = [], []
+    for level in range(1, 5):
+        taken.append(max(priority, key=priority.get))
+        del priority[taken[-1]]
+        touched = [g for g in groups if any(j in beside[taken[-1]] for j in g)]
+        groups = [g for g in groups if g not in touched] + [frozenset({taken[-1]}.union(*touched))]
+        assert all(bool(hierarchy.selected[level, 0][patches[i]].all()) is (i in taken) for i in range(4))
+        for group in groups:
+            assert hierarchy.scores[level, 0][patches[min(group)]][0].item() == pytest.approx(cd(group), abs=1e-6)
+        for i, before in list(priority.items()):
+            gains = [abs(cd([*g, i]) - cd(g)) for g in groups if any(j in beside[i] for j in g)]
+            priority[i] = max(gains) if gains else before
+    assert len(hierarchy.ids) == 5
     assert hierarchy.scores[-1, 0, 0, 0].item() == pytest.approx(model(image)[0, 0].item(), abs=1e-6)
+    last = hierarchy.joins[-1]
+    assert last.members[0] | last.members[1] == {0, 1, 2, 3}
+    assert last.interaction == pytest.approx(last.score - sum(cd(group) for group in last.members), abs=1e-6)
+
+
+def test_groups_that_do_not_touch_are_joined_by_what_they_gain():
+    image, ids = torch.rand(1, 1, 1, 7, dtype=torch.float64), torch.tensor([[0, 3, 1, 3, 2, 3, 0]])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(7, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    explainer = AgglomerativeDecomposition(model, feature_mask=ids[None], percentile=0)
+    hierarchy = explainer.hierarchy(image, 1)
+    assert hierarchy.ids[-1].unique().numel() == 1
+    parted = AgglomerativeDecomposition(model, feature_mask=torch.tensor([[[0, 0, 0, 0, 0, 0, 0]]]))
+    assert len(parted.hierarchy(image, 1).ids) == 1
 
 
 def test_scores_are_those_of_the_decomposition():
@@ -47,7 +71,8 @@ def test_a_sentence_and_its_picture():
     pytest.importorskip("matplotlib")
     model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(20, 2))
     hierarchy = AgglomerativeDecomposition(model).hierarchy(torch.tensor([[1, 2, 3, 4, 5]]), 0)
-    assert all(len(a | b) == max(a | b) - min(a | b) + 1 for a, b in (join.members for join in hierarchy.joins))
+    joint = [frozenset().union(*join.members) for join in hierarchy.joins]
+    assert all(len(group) == max(group) - min(group) + 1 for group in joint)  # words that follow each other
     figure = hierarchy.plot(tokens=["not", "a", "bad", "film", "."])
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()][2] == "bad"
     with pytest.raises(InvalidInputError, match="5 tokens"):

@@ -13,6 +13,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnsupportedO
 from xaikit.explainers import ContextualDecomposition
 from xaikit.explainers.cd import Decomposed, cd_rule
 from xaikit.explainers.cd.registry import RULES
+from xaikit.mitigation import CDEP
 
 MASK = torch.tensor([[1.0, 0, 0, 1, 0]])
 
@@ -147,6 +148,27 @@ def test_wrapped_models(net, x):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_distributed_models(net, x, tmp_path):
+    dist = torch.distributed
+    if not dist.is_available() or not dist.is_gloo_available():
+        pytest.skip("torch was built without gloo")
+    net.eval()  # no dropout, which would draw twice
+    expected = ContextualDecomposition(net).decompose(x, MASK).relevant
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(net)
+        assert torch.equal(ContextualDecomposition(wrapped).decompose(x, MASK).relevant, expected)
+        data = (x, torch.tensor([0, 1, 2, 0]), MASK[0])
+        CDEP().loss(wrapped, data).total.backward()
+        found = [p.grad.clone() for p in net.parameters()]
+        net.zero_grad()
+        CDEP(mode="eval").loss(net, data).total.backward()
+        assert all(torch.allclose(a, p.grad) for a, p in zip(found, net.parameters(), strict=True))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_scripted_models_are_refused():
     scripted = torch.jit.script(nn.Linear(5, 3))
     inner = nn.Sequential(nn.ReLU(), torch.jit.script(nn.Linear(5, 3)))
@@ -168,6 +190,23 @@ def test_scripted_models_are_refused():
 def test_bad_masks(net, x, masks, message):
     with pytest.raises(InvalidInputError, match=message):
         ContextualDecomposition(net).decompose(x, masks)
+
+
+def test_masks_of_another_kind_of_model(x):
+    numbers, tokens = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), Text()
+    series, ids = torch.randn(2, 4, 3), torch.randint(0, 9, (2, 5))
+    for masks in (torch.ones(1, 4), torch.ones(1, 2, 4)):
+        with pytest.raises(InvalidInputError, match="looks like a token mask.*4 positions of 3 values"):
+            ContextualDecomposition(numbers).decompose(series, masks)
+    for masks in (torch.ones(1, 5, 6), torch.ones(1, 2, 5, 6)):
+        with pytest.raises(InvalidInputError, match="looks like a mask of embeddings"):
+            ContextualDecomposition(tokens).decompose(ids, masks)
+    with pytest.raises(InvalidTypeError, match=r"reached `linear` in `1` .* inputs\.float\(\)"):
+        ContextualDecomposition(numbers).decompose(torch.ones(2, 4, 3, dtype=torch.int64), torch.ones(1, 4, 3))
+    with pytest.raises(InvalidTypeError, match="takes whole token ids"):
+        ContextualDecomposition(tokens).decompose(ids.float(), torch.ones(1, 5))
+    with pytest.raises(InvalidInputError, match=r"step_masks must be a tensor \(1, steps\)"):
+        ContextualDecomposition(tokens).decompose(ids, torch.ones(1, 5), step_masks=torch.ones(2, 5))
 
 
 def test_bad_inputs(net, x):

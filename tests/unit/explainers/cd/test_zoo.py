@@ -11,7 +11,7 @@ from tests.unit.explainers.cd.zoo import FAST, ZOO, build
 CASTS = {"hf_t5", "hf_llama"}  # they cast to float32 inside their RMSNorm
 UNSTABLE = {"efficientnet_v2_s"}  # a last-bit change of its float32 input moves its output by 40 %
 SENSITIVE = {"efficientnet_b0"}  # the same by 3e-4
-MODELS = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
+MODELS = [name if name in FAST else pytest.param(name, marks=pytest.mark.zoo) for name in ZOO]
 
 
 @pytest.mark.parametrize("name", MODELS)

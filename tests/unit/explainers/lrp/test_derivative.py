@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from xaikit.explainers.lrp import LRPUniformEpsilon
+from xaikit.testing import directional_derivative_error
 
 
-def test_parameters(net, variant, derivative_error):
+def test_parameters(net, variant):
     model, x = net
-    assert derivative_error(variant(model), x, torch.tensor([0, 1, 2])) < 1e-5
+    assert directional_derivative_error(variant(model), x, torch.tensor([0, 1, 2])) < 1e-5
 
 
 def test_inputs(residual, variant):

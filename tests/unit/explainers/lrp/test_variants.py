@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import re
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from xaikit.core import EXPLAINERS
-from xaikit.core.errors import InvalidInputError
+from xaikit.core import EXPLAINERS, Attribution
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.explainers.lrp import LRP, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon, live
+from xaikit.testing import directional_derivative_error
 
 
 def test_closed_form_of_the_epsilon_rule():
@@ -174,7 +176,7 @@ def test_threads_share_a_model(residual):
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
-def test_a_rule_on_a_whole_module(derivative_error):
+def test_a_rule_on_a_whole_module():
     """A BasicHook on a module of the user's own: equal to zennit, with an exact derivative."""
 
     class Scale(nn.Module):
@@ -198,7 +200,7 @@ def test_a_rule_on_a_whole_module(derivative_error):
         (theirs,) = torch.autograd.grad(output, leaf, seed)
     explainer = LRP(model, composite=composite)
     torch.testing.assert_close(explainer.attribute(x, targets), theirs, rtol=1e-10, atol=1e-12)
-    assert derivative_error(explainer, x, targets) < 1e-5
+    assert directional_derivative_error(explainer, x, targets) < 1e-5
 
 
 @pytest.mark.parametrize(("low", "high"), [(3, -3), (0, 0), (torch.zeros(1, 2, 1, 1), torch.tensor(0.0))])
@@ -246,8 +248,44 @@ def test_a_composite_that_is_registered_on_the_model(residual):
     assert LRPEpsilonPlus(model).attribute(x, 0).isfinite().all()
 
 
-def test_bounds_that_do_not_broadcast(residual):
+@pytest.mark.parametrize("shape", [(5, 1, 1), (3,), (5, 2, 6, 6), (1, 3, 2, 6, 6)])
+def test_bounds_that_do_not_broadcast(residual, shape):
     model, x = residual
-    bounds = {"low": -torch.ones(5, 1, 1).double(), "high": torch.ones(5, 1, 1).double()}
-    with pytest.raises(InvalidInputError, match=r"low of shape \(5, 1, 1\).*must broadcast"):
-        LRPEpsilonGammaBox(model, **bounds).attribute(x, 0)
+    high = torch.ones(shape).double()
+    words = rf"low of shape {re.escape(str(shape))}.* must broadcast against the input, which has shape \(3, 2, 6, 6\)"
+    with pytest.raises(InvalidInputError, match=words):
+        LRPEpsilonGammaBox(model, low=-high, high=high).attribute(x, 0)
+    with pytest.raises(InvalidInputError, match=f"high of shape {re.escape(str(shape))}"):
+        LRPEpsilonGammaBox(model, high=high).attribute(x, 0)
+
+
+def test_bounds_that_do_not_broadcast_against_each_other():
+    with pytest.raises(InvalidInputError, match=r"against each other, got shapes \(3,\) and \(2,\)"):
+        LRPEpsilonGammaBox(low=torch.zeros(3), high=torch.ones(2))
+    LRPEpsilonGammaBox(low=torch.zeros(1, 2, 1, 1), high=torch.ones(1, 1, 6, 6))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (6,), (6, 1), (1, 2, 1, 1), (1, 1, 6, 6)])
+def test_bounds_broadcast_as_everywhere_in_torch(residual, shape):
+    model, x = residual
+    low = -2 - torch.rand(shape).double()
+    full = LRPEpsilonGammaBox(model, low=low.expand(1, 2, 6, 6).clone()).attribute(x, 0)
+    assert torch.equal(LRPEpsilonGammaBox(model, low=low).attribute(x, 0), full)
+    assert torch.equal(LRPEpsilonGammaBox(model, low=low.expand(3, 2, 6, 6).clone()).attribute(x, 0), full)
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+def test_the_split_of_the_gap_is_saved(residual, ending, tmp_path):
+    model, x = residual
+    explained = LRPEpsilonPlus(model).explain(x, 0)
+    again = Attribution.load(explained.save(tmp_path / f"relevance.{ending}"))
+    assert (again.absorbed, again.lost) == (explained.absorbed, {})
+    assert torch.equal(again.values, explained.values)
+    assert torch.equal(again.gap, explained.gap)
+
+
+def test_a_model_and_an_input_of_different_precision(variant):
+    for layer, x in ((nn.Linear(4, 3), torch.randn(2, 4)), (nn.Conv1d(2, 3, 2), torch.randn(2, 2, 4))):
+        model = nn.Sequential(layer, nn.Flatten()).half()
+        with pytest.raises(InvalidTypeError, match=r"holds torch.float16 parameters and fails on torch.float32 inputs"):
+            variant(model).attribute(x, 0)

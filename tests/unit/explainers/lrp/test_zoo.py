@@ -11,6 +11,7 @@ import torch
 from xaikit.core.errors import MissingDependencyError
 from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers.lrp import AttnLRP, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
+from xaikit.testing import directional_derivative_error
 
 FAST = """
     shufflenet_v2_x0_5 squeezenet1_1 hf:bert+mask hf:gpt2 hf:llama hf:t5enc hf:vit
@@ -22,7 +23,7 @@ REST = """
     densenet121 googlenet inception_v3 mobilenet_v2 mnasnet0_5 efficientnet_b0 efficientnet_v2_s regnet_y_400mf
     convnext_tiny swin_t vit_b_16 maxvit(small) hf:bert hf:bert-eager hf:distilbert hf:roberta
 """
-NAMES = FAST.split() + [pytest.param(name, marks=pytest.mark.slow) for name in REST.split()]
+NAMES = FAST.split() + [pytest.param(name, marks=pytest.mark.zoo) for name in REST.split()]
 # An output without positive contributions loses its relevance in the z+ rule; one without contributions of one sign
 # gets or loses relevance in the alpha-beta rule. The epsilon and gamma rules conserve but for their stabilizers.
 BY_DEFINITION = (LRPUniformEpsilon, LRPEpsilonGammaBox)
@@ -80,9 +81,9 @@ def test_conserves(zoo, name):
 @pytest.mark.parametrize(
     "kind", [LRPUniformEpsilon, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPEpsilonAlpha2Beta1, AttnLRP]
 )
-def test_derivative(zoo, name, kind, derivative_error):
+def test_derivative(zoo, name, kind):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         entry, model, x = zoo.get(name, dtype=torch.float64)
     layer = entry.emb(model) if entry.text else None
-    assert derivative_error(kind(model, layer=layer), x, torch.tensor([1, 2]), parts=1) < 1e-5
+    assert directional_derivative_error(kind(model, layer=layer), x, torch.tensor([1, 2]), parts=1) < 1e-5

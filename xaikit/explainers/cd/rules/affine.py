@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.constants import add_constant
-from xaikit.explainers.cd.decomposed import Decomposed, missing_rule
+from xaikit.explainers.cd.decomposed import Decomposed, Deferred, missing_rule
+from xaikit.explainers.cd.layout import for_convolution
 from xaikit.explainers.cd.registry import cd_rule, named
 from xaikit.explainers.cd.rules.products import product
 
@@ -21,7 +22,9 @@ def linear(function: Any, input: Any, weight: Any, bias: Tensor | None = None) -
     if isinstance(weight, Decomposed):
         result = product(torch.matmul, input, weight.transpose(-2, -1) if weight.dim() > 1 else weight)
     else:
-        result = input.like(functional.linear(input.parts, weight), shares.without_dim(input.share, -1))
+        # as one matrix: torch would multiply matrix by matrix where the rows are not stored in order
+        rows = functional.linear(input.parts.reshape(-1, input.parts.shape[-1]), weight)
+        result = input.like(rows.view(*input.parts.shape[:-1], -1), shares.without_dim(input.share, -1))
     return with_bias(result, bias, ())
 
 
@@ -31,7 +34,12 @@ def with_bias(x: Decomposed, bias: Any, trailing: tuple[int, ...]) -> Any:
         return x
     if isinstance(bias, Decomposed):
         return x + bias.reshape(-1, *trailing)
-    return add_constant(x, bias.reshape(-1, *trailing), in_place=True)
+    return add_to_fresh(x, bias.reshape(-1, *trailing))
+
+
+def add_to_fresh(x: Decomposed, constant: Tensor) -> Decomposed:
+    """Add a constant to a value whose parts nobody else holds."""
+    return add_constant(x, constant, in_place=True)
 
 
 SPATIAL_DIMS = {f"conv{transposed}{n}d": n for n in (1, 2, 3) for transposed in ("", "_transpose")}
@@ -43,8 +51,15 @@ def convolution(function: Any, input: Any, weight: Any, bias: Tensor | None = No
     if isinstance(weight, Decomposed) or not isinstance(input, Decomposed):
         raise missing_rule(function)
     dims = SPATIAL_DIMS[function.__name__] + 1
-    result = folded(input, dims, lambda rows: function(rows, weight, None, *args, **kwargs))
-    return with_bias(result, bias, (1,) * (dims - 1))
+
+    def convolved(rows: Tensor) -> Tensor:
+        return function(for_convolution(rows, weight) if dims == 3 else rows, weight, None, *args, **kwargs)
+
+    result = folded(input, dims, convolved)
+    if bias is None or isinstance(bias, Decomposed):
+        return with_bias(result, bias, (1,) * (dims - 1))
+    # a max-pool behind the convolution leaves fewer entries to share the bias of
+    return Deferred(result, bias.reshape(-1, *(1,) * (dims - 1)), add_to_fresh).pending()
 
 
 def folded(x: Decomposed, dims: int, function: Any) -> Decomposed:

@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
-from xaikit.core.errors import UnsupportedOperationError
+from xaikit.core.errors import InvalidTypeError, UnsupportedOperationError
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed
+from xaikit.explainers.cd.location import calling_module
+from xaikit.explainers.cd.registry import cd_rule, named
 from xaikit.explainers.cd.ruleset import Context
 
 
@@ -51,7 +53,13 @@ class MaskedTokens(torch.Tensor):
             return embedding(*args, **kwargs)
         if func is functional.embedding_bag:
             return embedding_bag(*args, **kwargs)
-        result = func(*tree_map_only(MaskedTokens, _ids, args), **tree_map_only(MaskedTokens, _ids, kwargs))
+        try:
+            result = func(*tree_map_only(MaskedTokens, _ids, args), **tree_map_only(MaskedTokens, _ids, kwargs))
+        except RuntimeError as refused:
+            raise InvalidTypeError(
+                f"token ids reached `{getattr(func, '__name__', func)}` in {calling_module()} before any embedding: "
+                f"{str(refused).splitlines()[0]}; for a model of numbers pass inputs.float()"
+            ) from refused
         if not args or not isinstance(args[0], MaskedTokens):
             return result
         return _carried(func, args, kwargs, result)
@@ -59,6 +67,15 @@ class MaskedTokens(torch.Tensor):
 
 def _ids(tokens: MaskedTokens) -> Tensor:
     return tokens.ids
+
+
+@cd_rule(*named("embedding", "embedding_bag"))
+def numbers(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """An embedding takes token ids."""
+    raise InvalidTypeError(
+        f"an embedding takes whole token ids, but {calling_module()} met inputs of {input.dtype}; pass integers, with "
+        "token masks"
+    )
 
 
 _SAME = {"to", "long", "int", "contiguous", "clone", "detach", "cpu", "cuda", "clamp", "clip", "clamp_min", "clamp_max"}

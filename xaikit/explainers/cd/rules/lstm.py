@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from xaikit.core.errors import InvalidInputError
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed
+from xaikit.explainers.cd.location import calling_module
 from xaikit.explainers.cd.ruleset import RuleSet
 
 
@@ -88,7 +90,9 @@ def constant_shares(x: Decomposed) -> Tensor:
     """How far each step lies inside the relevant span: |r| / (|r| + |s|) of its input, (masks, time, batch or 1, 1)."""
     steps = x.context.step_masks
     if steps is not None:
-        return steps[:, :, None, None].to(x.parts)
+        if steps.shape[2] != len(x):
+            raise InvalidInputError(f"step_masks name {steps.shape[2]} steps, but {calling_module()} takes {len(x)}")
+        return steps.transpose(1, 2).unsqueeze(-1).to(x.parts)
     size = x.parts.abs().sum(-1, keepdim=True)
     total = size.sum(0)
     tiny = torch.finfo(size.dtype).tiny

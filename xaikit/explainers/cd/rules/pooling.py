@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.decomposed import Decomposed
+from xaikit.explainers.cd.decomposed import Decomposed, Deferred
+from xaikit.explainers.cd.layout import channels_behind
 from xaikit.explainers.cd.registry import cd_rule, named
 from xaikit.explainers.cd.rules.affine import folded
 from xaikit.explainers.cd.rules.elementwise import larger
@@ -41,13 +43,25 @@ def maximum(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     asked = kwargs.pop("return_indices", False) or function.__name__.endswith("_with_indices")
     name = function.__name__.removesuffix("_with_indices")
     dims = MAXIMA[function.__name__]
-    values, indices = getattr(functional, name)(input.total, *args, **kwargs, return_indices=True)
-    flat = indices.flatten(-dims)
-    parts = input.parts.flatten(-dims)
-    taken = parts.gather(-1, flat.expand(*parts.shape[:-1], flat.shape[-1])).reshape(
-        *parts.shape[:-1], *values.shape[-dims:]
-    )
-    return (input.like(taken), indices) if asked else input.like(taken)
+    later = input.deferred  # the same constant for all places of a channel: it does not move the maximum
+    source = input if later is None else later.value
+    _, indices = getattr(functional, name)(source.total, *args, **kwargs, return_indices=True)
+    taken = source.like(select(source.parts, indices, dims))
+    if later is not None:
+        taken = Deferred(taken, later.constant, later.add).pending()
+    return (taken, indices) if asked else taken
+
+
+def select(parts: Tensor, indices: Tensor, dims: int) -> Tensor:
+    """The entries at indices into the last dimensions, the same for each part and mask."""
+    lead = parts.shape[:2]
+    if not channels_behind(parts):
+        flat, source = indices.flatten(-dims), parts.flatten(-dims)
+        return source.gather(-1, flat.expand(*lead, *flat.shape)).view(*lead, *indices.shape)
+    channels = parts.shape[3]
+    where = indices.movedim(1, -1) * channels + torch.arange(channels, device=parts.device)
+    flat, source = where.flatten(1), parts.movedim(3, -1).flatten(3)
+    return source.gather(-1, flat.expand(*lead, *flat.shape)).view(*lead, *where.shape).movedim(-1, 3)
 
 
 @cd_rule(*named("max", "min"))

@@ -1,0 +1,76 @@
+"""A model with a single output is explained and measured like the same column of a model with several."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from xaikit import AbPC, tune
+from xaikit.core import EXPLAINERS, METRICS
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.testing import ContractNet, contract_case
+
+COLUMN = 1
+COST = {"seconds", "peak_memory"}  # measure a batch on a machine, not a model
+FOR_CLASSES = {"random_logit"}
+
+
+class Column(nn.Module):
+    """One column of a classifier's output, (N, 1) or (N,)."""
+
+    def __init__(self, net: ContractNet, *, flat: bool) -> None:
+        super().__init__()
+        self.net, self.flat = net, flat
+
+    def forward(self, image: Tensor) -> Tensor:
+        column = self.net(image)[:, COLUMN : COLUMN + 1]
+        return column[:, 0] if self.flat else column
+
+
+def explainers(name: str, flat: bool):
+    """The explainer on the column alone, and on the classifier."""
+    classifier, x, _ = contract_case()
+    explainer = EXPLAINERS.create(name)
+    return explainer.bind(Column(classifier, flat=flat)), explainer.bind(classifier), x
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["(N, 1)", "(N,)"])
+@pytest.mark.parametrize("name", list(EXPLAINERS))
+def test_explainers(name, flat):
+    alone, several, x = explainers(name, flat)
+    expected = several.attribute(x, COLUMN)
+    assert torch.allclose(alone.attribute(x), expected, rtol=1e-6, atol=1e-9)
+    assert torch.allclose(alone.attribute(x, 0), expected, rtol=1e-6, atol=1e-9)
+    assert torch.allclose(alone.explain(x).scores, several.explain(x, COLUMN).scores)
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["(N, 1)", "(N,)"])
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in COST])
+def test_metrics(name, flat):
+    alone, several, x = explainers("gradient_x_input", flat)
+    metric = METRICS.create(name)
+    options = {"masks": torch.ones(len(x), *x.shape[2:]).triu()} if getattr(metric, "NEEDS_MASK", False) else {}
+    if name in FOR_CLASSES:
+        with pytest.raises(InvalidInputError, match="class"):
+            metric.evaluate(alone, x, **options)
+        return
+    # What is watched of a single output is the output itself, unless a probability is asked for.
+    score = metric.set_kwargs(output="score") if "output" in metric.SETTINGS else metric
+    own = score if getattr(metric, "output", None) == "probability" else metric
+    expected = score.evaluate(several, x, COLUMN, **options)
+    assert torch.allclose(own.evaluate(alone, x, **options), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_tune():
+    alone, several, x = explainers("lrp_epsilon_plus", False)
+    options = {"n_trials": 3, "progress": False}
+    found = tune(alone, AbPC(), (x, None), **options)
+    expected = tune(several, AbPC(output="score"), (x, torch.full((len(x),), COLUMN)), **options)
+    assert found.value == pytest.approx(expected.value, rel=1e-6)
+
+
+def test_values_are_no_targets():
+    alone, _, x = explainers("gradient", False)
+    with pytest.raises(InvalidTypeError, match="or None for a model with a single output"):
+        alone.attribute(x, torch.rand(len(x)))

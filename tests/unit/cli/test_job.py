@@ -1,0 +1,107 @@
+"""One job behind flags, YAML, TOML and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from xaikit.cli import main
+from xaikit.cli.demo_digits import make_network
+from xaikit.cli.explain import Explain
+from xaikit.cli.job import JOBS, load_job, make
+from xaikit.core import Attribution
+from xaikit.core.errors import InvalidInputError, UnknownNameError
+
+NETWORK = "xaikit.cli.demo_digits:make_network"
+
+
+def leave(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main.run(arguments)
+    return int(left.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.random.default_rng(0).random((2, 1, 12, 12), np.float32))
+    return tmp_path
+
+
+@pytest.mark.parametrize("ending", ["yaml", "yml", "toml", "json"])
+def test_a_saved_job_is_the_same_job(ending: str) -> None:
+    job = Explain(source=Path("x.npy"), model=NETWORK, explainer="vargrad:n_iter=3", seed=4, figure=False)
+    assert load_job(job.save(Path(f"job.{ending}"))) == job
+
+
+def test_run_does_what_the_flags_do() -> None:
+    flags = ["explain", "x.npy", "--model", NETWORK, "--explainer", "gradient", "--no-figure", "--target", "3,1"]
+    assert leave(*flags, "--out", "flags.npz") == 0
+    assert leave(*flags, "--out", "file.npz", "--save-job", "job.yaml") == 0
+    assert not Path("file.npz").exists()
+    assert leave("run", "job.yaml") == 0
+    flags_made, file_made = Attribution.load("flags.npz"), Attribution.load("file.npz")
+    assert torch.equal(flags_made.values, file_made.values)
+    x = torch.from_numpy(np.load("x.npy")).requires_grad_()
+    scores = make_network()(x)[[0, 1], [3, 1]]
+    assert torch.allclose(file_made.values, torch.autograd.grad(scores.sum(), x)[0], atol=1e-6)
+
+
+def test_a_job_written_by_hand_is_checked() -> None:
+    for content, said in {
+        "verb: explain\nmodell: a\n": "model is missing; explain has no 'modell'; did you mean 'model'",
+        "verb: explain\nmodel: a\nseed: high\n": "seed: Input should be a valid integer",
+        "model: a\n": "must name its verb, one of .*explain",
+        "- 1\n": "is no job",
+        "verb: [\n": "is not YAML",
+    }.items():
+        Path("job.yaml").write_text(content)
+        with pytest.raises(InvalidInputError, match=said):
+            load_job(Path("job.yaml"))
+    Path("job.yaml").write_text("verb: explian\n")
+    with pytest.raises(UnknownNameError, match="did you mean 'explain'"):
+        load_job(Path("job.yaml"))
+    Path("loop.json").write_text(json.dumps({"verb": "run", "job": "loop.json"}))
+    assert leave("run", "loop.json") == 2
+
+
+@pytest.mark.parametrize("name", ["job.txt", "nowhere.yaml"])
+def test_a_file_that_is_no_job(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("job.txt").write_text("verb: explain")
+    assert leave("run", name) == 2
+    assert name in capsys.readouterr().err
+
+
+def test_wrong_flags_are_named_as_flags() -> None:
+    with pytest.raises(InvalidInputError, match="--batch-size: Input should be a valid integer"):
+        make(Explain, {"model": "m", "batch_size": "many"})
+
+
+@pytest.mark.parametrize("verb", sorted(JOBS))
+def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave(verb, "--help") == 0
+    shown = capsys.readouterr().out
+    assert f"xaikit {verb}" in shown.split("Example")[1]
+    assert "--save-job" in shown
+
+
+def test_doctor_tells_versions_as_text_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave("doctor") == 0
+    assert torch.__version__.partition("+")[0] in capsys.readouterr().out
+    assert leave("doctor", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert told["problems"] == []
+
+
+def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from xaikit.cli import doctor
+
+    version = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "captum" else version(name))
+    assert leave("doctor") == 1
+    assert "captum is missing: pip install captum" in capsys.readouterr().out

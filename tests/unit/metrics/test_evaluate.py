@@ -1,0 +1,240 @@
+"""evaluate: the table against the metrics one by one, its intervals, and what goes wrong in between."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from xaikit import Evaluation, Explainer, Postprocessor, evaluate
+from xaikit.core import METRICS
+from xaikit.core.errors import (
+    InvalidInputError,
+    InvalidTypeError,
+    MissingDependencyError,
+    UnboundError,
+    UnknownNameError,
+)
+from xaikit.explainers import Gradient, GradientXInput
+from xaikit.metrics import AbPC, Entropy, MaxSensitivity, Metric, RelevanceMass
+from xaikit.metrics.table import interval
+
+
+@pytest.fixture
+def model():
+    return nn.Sequential(nn.Flatten(), nn.Linear(32, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
+@pytest.fixture
+def batches():
+    return [(torch.randn(n, 2, 4, 4).double(), torch.arange(n) % 3, torch.rand(n, 4, 4) > 0.5) for n in (5, 3)]
+
+
+class Failing(Explainer):
+    """Explains nothing."""
+
+    def _attribute(self, call):
+        raise RuntimeError("no rule for this model")
+
+
+def run(explainers, metrics, data, **options):
+    return evaluate(explainers, metrics, data, progress=False, **options)
+
+
+def test_values_are_those_of_the_metrics_one_by_one(model, batches):
+    metrics = [AbPC(n_steps=4), MaxSensitivity(n_iter=2), RelevanceMass()]
+    table = run([Gradient(model), GradientXInput(model)], metrics, batches, seed=3)
+    assert len(table) == 6
+    for explainer in (Gradient(model), GradientXInput(model)):
+        for metric in metrics:
+            row = table[explainer.NAME, metric.NAME]
+            values = torch.cat([metric.evaluate(explainer, x, y, masks=m, seed=3) for x, y, m in batches])
+            assert row.values == tuple(values.tolist())
+            assert row.mean == pytest.approx(values.mean().item())
+            assert row.low < row.mean < row.high
+            assert (row.n, row.n_nan, row.error, row.direction) == (8, 0, None, metric.DIRECTION)
+
+
+def test_an_explainer_explains_each_batch_once(model, batches):
+    calls = []
+
+    class Counting(Gradient):
+        def _attribute(self, call):
+            calls.append(call.n)
+            return super()._attribute(call)
+
+    run(Counting(model), ["abpc", "entropy", "sparseness", "auc"], batches)
+    assert calls == [5, 3]
+
+
+def test_a_postprocessor_reaches_every_metric(model, batches):
+    pool = Postprocessor(pooling="l2norm", normalization="maxabs")
+    table = run("gradient", ["entropy", "max_sensitivity:n_iter=2"], batches, model=model, postprocess=pool)
+    expected = [
+        torch.cat([metric.evaluate(Gradient(model), x, y, postprocess=pool) for x, y, _ in batches])
+        for metric in (Entropy(), MaxSensitivity(n_iter=2))
+    ]
+    for row, values in zip(table, expected, strict=True):
+        assert row.values == tuple(values.tolist())
+
+
+def test_failures_are_rows_with_their_reason(model, batches):
+    table = run(
+        {"works": Gradient(model), "fails": Failing(model)},
+        ["abpc", "random_logit"],
+        [(batches[0][0], lambda o: o[:, 0])],
+    )
+    assert table["works", "abpc"].n == 5
+    assert table["works", "random_logit"].error.startswith("InvalidInputError: RandomLogit compares")
+    for metric in ("abpc", "random_logit"):
+        row = table["fails", metric]
+        assert row.error == "RuntimeError: no rule for this model"
+        assert (row.n, row.values) == (0, ())
+        assert math.isnan(row.mean)
+    assert table.best("abpc") == "works"
+    assert "fails, abpc: RuntimeError: no rule for this model" in repr(table)
+    with pytest.raises(InvalidInputError, match="no explainer has a value of 'random_logit'"):
+        table.best("random_logit")
+
+
+def test_nan_is_counted_and_left_out_of_the_mean(model):
+    x = torch.randn(6, 2, 4, 4).double()
+    masks = torch.ones(6, 4, 4)
+    masks[[1, 4]] = 0
+    row = run(Gradient(model), RelevanceMass(), (x, 0, masks))["gradient", "relevance_mass"]
+    assert (row.n, row.n_nan) == (4, 2)
+    assert row.mean == pytest.approx(np.nanmean(row.values))
+    assert "2 samples NaN" in repr(run(Gradient(model), RelevanceMass(), (x, 0, masks)))
+
+
+def test_the_interval_is_the_bootstraps():
+    """Against scipy's percentile bootstrap, and by its coverage of a known mean."""
+    values = np.random.default_rng(0).exponential(size=60)
+    mean, low, high = interval(values.tolist(), 0.9, 0)
+    theirs = stats.bootstrap(
+        (values,), np.mean, confidence_level=0.9, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert mean == pytest.approx(values.mean())
+    width = theirs.high - theirs.low
+    assert [low, high] == pytest.approx([theirs.low, theirs.high], abs=0.05 * width)
+    draws = np.random.default_rng(2).normal(size=(150, 40))
+    hits = [low <= 0 <= high for _, low, high in (interval(row.tolist(), 0.9, 0) for row in draws)]
+    assert 0.8 < np.mean(hits) < 0.97
+
+
+def test_the_interval_of_few_values():
+    assert interval([], 0.95, 0) == pytest.approx((math.nan,) * 3, nan_ok=True)
+    assert interval([2.0, math.nan], 0.95, 0) == pytest.approx((2, math.nan, math.nan), nan_ok=True)
+    assert interval([2.0, 2.0], 0.95, 0) == (2, 2, 2)
+
+
+def test_a_difference_is_paired(model, batches):
+    table = run([Gradient(model), GradientXInput(model)], "abpc", batches)
+    a, b = (table[name, "abpc"].values for name in ("gradient", "gradient_x_input"))
+    mean, low, high = table.difference("abpc", "gradient", "gradient_x_input")
+    assert mean == pytest.approx(np.mean(np.array(a) - np.array(b)))
+    assert low < mean < high
+    assert table.difference("abpc", "gradient", "gradient") == (0, 0, 0)
+
+
+def test_ctrl_c_keeps_what_is_done(model, batches):
+    class Interrupting(Gradient):
+        def _attribute(self, call):
+            raise KeyboardInterrupt
+
+    table = run({"first": Gradient(model), "second": Interrupting(model)}, ["abpc", "entropy"], batches)
+    assert table.stopped == "interrupted"
+    assert table["first", "entropy"].n == 8
+    assert table["second", "entropy"].error == "not reached before Ctrl-C"
+    assert "stopped by Ctrl-C" in repr(table)
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupting(model), "abpc", batches)
+
+
+def test_json_and_back(model, batches, tmp_path):
+    table = run({"a": Gradient(model), "b": Failing(model)}, ["abpc", "auc"], batches)
+    state = json.loads(json.dumps(table.to_dict(), allow_nan=False))
+    again = Evaluation.from_dict(state)
+    assert again.to_dict() == table.to_dict()
+    assert repr(again) == repr(table)
+    assert METRICS.create(again.metrics["abpc"]) == AbPC()
+    assert Evaluation.load(table.save(tmp_path / "table.json")).to_dict() == table.to_dict()
+
+
+def test_pandas(model, batches, monkeypatch):
+    pd = pytest.importorskip("pandas")
+    frame = run([Gradient(model), GradientXInput(model)], ["abpc", "entropy"], batches).to_pandas()
+    assert isinstance(frame, pd.DataFrame)
+    assert frame.shape == (4, 9)
+    assert frame.pivot_table(index="explainer", columns="metric", values="mean").shape == (2, 2)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingDependencyError, match=r"xaikit\[tables\]"):
+        run(Gradient(model), "abpc", batches).to_pandas()
+
+
+def test_labels(model, batches):
+    table = run([Gradient(model), "gradient", {"name": "gradient_x_input"}], "abpc", batches[:1], model=model)
+    assert list(table.explainers) == ["Gradient(Sequential)", "gradient", "gradient_x_input"]
+    two = run(Gradient(model), [AbPC(n_steps=3), AbPC(n_steps=5), "abpc:n_steps=4"], batches[:1])
+    assert list(two.metrics) == [
+        "AbPC(n_steps=3)",
+        "AbPC(n_steps=5)",
+        "abpc:n_steps=4",
+    ]
+    with pytest.raises(InvalidInputError, match=r"same label, 'gradient'; give a dict"):
+        run(["gradient", "gradient"], "abpc", batches, model=model)
+    with pytest.raises(UnknownNameError, match="has no 'gradiant'; did you mean 'gradient'"):
+        table["gradiant", "abpc"]
+
+
+def test_one_model_against_another(model, batches):
+    other = nn.Sequential(nn.Flatten(), nn.Linear(32, 3)).double()
+    table = run({"old": Gradient(model), "new": Gradient(other)}, "abpc", batches)
+    assert table["old", "abpc"].values != table["new", "abpc"].values
+
+
+@pytest.mark.parametrize(
+    ("explainers", "metrics", "data", "error", "words"),
+    [
+        ("gradient", "auc", "pair", InvalidInputError, r"'auc' compares with masks, and the data has none"),
+        ("gradient", "abcp", "pair", UnknownNameError, "did you mean 'abpc'"),
+        ("gradiant", "abpc", "pair", UnknownNameError, "did you mean 'gradient'"),
+        ([], "abpc", "pair", InvalidInputError, "at least one explainer"),
+        ("gradient", [], "pair", InvalidInputError, "at least one metric"),
+        ("gradient", "abpc", [], InvalidInputError, "no batch"),
+        ("gradient", "abpc", "tensor", InvalidTypeError, r"\(inputs, targets\) or \(inputs, targets, masks\)"),
+        ("gradient", "abpc", "dataset", InvalidTypeError, "DataLoader"),
+        (3, "abpc", "pair", InvalidTypeError, "expected explainer"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(model, explainers, metrics, data, error, words):
+    x = torch.rand(2, 2, 4, 4).double()
+    data = {"pair": (x, 0), "tensor": x, "dataset": torch.utils.data.TensorDataset(x)}.get(data, data) if data else data
+    with pytest.raises(error, match=words):
+        run(explainers, metrics, data, model=model)
+
+
+def test_an_explainer_without_a_model():
+    with pytest.raises(UnboundError, match="'gradient' has no model yet; pass model="):
+        run("gradient", "abpc", (torch.rand(2, 4), 0))
+
+
+def test_a_metric_of_ones_own(model, batches):
+    class Largest(Metric):
+        """Largest attribution."""
+
+        DIRECTION = "maximize"
+
+        def _evaluate(self, case):
+            return case.attributions[0].flatten(1).amax(1)
+
+    table = run(Gradient(model), {"largest": Largest()}, batches)
+    expected = torch.cat([Gradient(model).attribute(x, y).flatten(1).amax(1) for x, y, _ in batches])
+    assert table["gradient", "largest"].values == tuple(expected.tolist())
+    json.dumps(table.to_dict())

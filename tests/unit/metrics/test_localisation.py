@@ -1,0 +1,97 @@
+"""The metrics of localisation against Quantus, scikit-learn and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from xaikit.core.errors import InvalidInputError
+from xaikit.explainers import Gradient, GradientXInput
+from xaikit.metrics import AUC, PointingGame, RelevanceMass, RelevanceRank, TopKIntersection
+
+PEERS = [
+    (PointingGame(), "PointingGame", {}),
+    (RelevanceMass(), "RelevanceMassAccuracy", {}),
+    (RelevanceRank(), "RelevanceRankAccuracy", {}),
+    (AUC(), "AUC", {}),
+    (TopKIntersection(k=7), "TopKIntersection", {"k": 7}),
+]
+
+
+@pytest.fixture
+def case():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(30, 2)).double()
+    masks = (torch.rand(8, 1, 5, 6) > 0.6).double()
+    return model, torch.randn(8, 1, 5, 6).double(), torch.rand(8, 1, 5, 6).double(), masks
+
+
+@pytest.mark.parametrize(("ours", "theirs", "options"), PEERS, ids=lambda v: v if isinstance(v, str) else "")
+def test_equal_to_quantus(quantus, by_quantus, case, ours, theirs, options):
+    model, x, a, masks = case
+    y = torch.zeros(8, dtype=torch.long)
+    expected = by_quantus(
+        theirs, model, x, y, a, return_aggregate=False, **options, call={"s_batch": masks.numpy()}
+    )  # fmt: skip
+    assert np.allclose(ours.evaluate(Gradient(model), x, y, a, masks=masks), np.array(expected, dtype=float))
+
+
+def test_auc_equals_scikit_learn_with_ties(case):
+    model, x, a, masks = case
+    a = (4 * a).round()
+    expected = [roc_auc_score(m.flatten(), v.flatten()) for m, v in zip(masks, a, strict=True)]
+    assert np.allclose(AUC().evaluate(Gradient(model), x, 0, a, masks=masks), expected)
+
+
+def test_mass_counts_positive_relevance_only():
+    model, x = nn.Linear(4, 1), torch.rand(2, 4)
+    a, mask = torch.tensor([[3.0, -5.0, 1.0, 0.0], [-1.0, -1.0, -2.0, 0.0]]), torch.tensor([1, 1, 0, 0])
+    found = RelevanceMass().evaluate(Gradient(model), x, None, a, masks=mask)
+    assert found[0] == 0.75
+    assert found[1].isnan()
+
+
+def test_channels_are_pooled_unless_told_otherwise():
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(8, 1)), torch.rand(1, 2, 2, 2)
+    a = torch.tensor([[[[5.0, 0.0], [0.0, 3.0]], [[-5.0, 0.0], [0.0, 0.0]]]])
+    mask = torch.tensor([[[0, 0], [0, 1]]])
+    explainer = Gradient(model)
+    assert PointingGame().evaluate(explainer, x, None, a, masks=mask) == 1  # the sum at the first place is 0
+    assert PointingGame(pooling="maxnorm").evaluate(explainer, x, None, a, masks=mask) == 0
+    assert PointingGame(pooling="none").evaluate(explainer, x, None, a, masks=mask) == 0
+
+
+def test_a_full_mask_has_no_outside(case):
+    model, x, a, masks = case
+    full = torch.ones_like(masks)
+    assert AUC().evaluate(Gradient(model), x, 0, a, masks=full).isnan().all()
+    assert torch.equal(PointingGame().evaluate(Gradient(model), x, 0, a, masks=full), torch.ones(8).double())
+
+
+def test_more_places_asked_for_than_there_are(case):
+    model, x, a, masks = case
+    found = TopKIntersection(k=1000).evaluate(Gradient(model), x, 0, a, masks=masks)
+    assert torch.allclose(found, masks.flatten(1).mean(1))
+
+
+def test_a_mask_of_tokens_at_their_embedding():
+    model = nn.Sequential(nn.Embedding(9, 3), nn.Flatten(), nn.Linear(12, 2))
+    tokens, mask = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]]), torch.tensor([[1, 0, 0, 0], [0, 0, 1, 0]])
+    explainer = GradientXInput(model, layer="0")
+    relevance = explainer.attribute(tokens, 1).sum(2)
+    expected = (relevance.argmax(1) == torch.tensor([0, 2])).float()
+    metric = PointingGame(channel_axis=-1)
+    assert torch.equal(metric.evaluate(explainer, tokens, 1, masks=mask), expected)
+    # Attributions that are pooled already tell their channel axis.
+    pooled = PointingGame().evaluate(explainer, tokens, 1, relevance[..., None], masks=mask)
+    assert torch.equal(pooled, expected)
+
+
+def test_masks_for_other_samples(case):
+    model, x, a, masks = case
+    with pytest.raises(InvalidInputError, match=r"masks for 8 samples of shape \(1, 5, 6\).*got \(7, 1, 5, 6\)"):
+        AUC().evaluate(Gradient(model), x, 0, a, masks=masks[:7])
+    with pytest.raises(InvalidInputError, match="one tensor per explained input, 1, got 2"):
+        AUC().evaluate(Gradient(model), x, 0, a, masks=(masks, masks))

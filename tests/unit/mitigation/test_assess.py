@@ -1,0 +1,247 @@
+"""assess and compare: every number by hand, on models whose reliance is known."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+from xaikit.mitigation import Assessment, assess, compare
+from xaikit.report.comparisons import plot_comparison
+
+
+class Reads(nn.Module):
+    """Predicts the class that a pixel of the corner tells, or the one that the rest tells; or a mixture."""
+
+    def __init__(self, corner: float, classes: int = 4):
+        super().__init__()
+        self.corner, self.classes = nn.Parameter(torch.tensor(corner)), classes
+
+    def forward(self, x):
+        told = 0.1 + self.corner * x[:, 0, 0, 0] + (1 - self.corner) * x[:, 0, 1:, :].mean((1, 2))
+        return -((told[:, None] - torch.arange(self.classes)) ** 2)
+
+
+def data(n=40, classes=4):
+    """The corner tells the label, and so does the lower part."""
+    y = torch.arange(n) % classes
+    x = torch.zeros(n, 1, 3, 3)
+    x[:, 0, 0, 0] = y
+    x[:, 0, 1:] = y[:, None, None]
+    return x, y
+
+
+def corner():
+    mask = torch.zeros(3, 3)
+    mask[0, 0] = 1
+    return mask
+
+
+def put(x, told):
+    changed = x.clone()
+    changed[:, 0, 0, 0] = 0 if told is None else told
+    return changed
+
+
+def measure(model, given, **settings):
+    return assess(model, given, progress=False, **settings)
+
+
+@pytest.mark.parametrize("how", ["decoy", "masks", "masks in the data", "loader"])
+def test_a_model_that_reads_only_the_shortcut(how):
+    x, y = data()
+    given = {
+        "decoy": ((x, y), {"decoy": put}),
+        "masks": ((x, y), {"masks": corner()}),
+        "masks in the data": ((x, y, corner().expand(40, 3, 3)), {}),
+        "loader": (DataLoader(TensorDataset(x, y), batch_size=7), {"masks": corner().expand(40, 3, 3)}),
+    }
+    samples, settings = given[how]
+    fooled = measure(Reads(1.0), samples, **settings)
+    assert fooled.accuracy["kept"] == 1
+    assert fooled.accuracy["flipped"] == 0
+    assert fooled.accuracy["removed"] == 0.25  # an empty corner tells class 0
+    assert fooled.groups["removed"] == {0: 1, 1: 0, 2: 0, 3: 0}
+    assert 0.05 < fooled.accuracy["randomised"] < 0.5
+    assert fooled.changed == pytest.approx({k: 1 - fooled.accuracy[k] for k in ("randomised", "flipped", "removed")})
+    honest = measure(Reads(0.0), samples, **settings)
+    assert set(honest.accuracy.values()) == {1.0}
+    assert set(honest.changed.values()) == {0.0}
+    assert honest.samples == 40
+    if how != "decoy":
+        assert fooled.mass == {"gradient": 1.0}
+        assert honest.mass == {"gradient": 0.0}
+        assert fooled.area == pytest.approx(1 / 9)
+    else:
+        assert fooled.mass == {}
+
+
+def test_the_middle_class_is_told_as_another_one():
+    x, y = data(30, classes=3)
+    assert measure(Reads(1.0, 3), (x, y), decoy=put).accuracy["flipped"] == 0
+
+
+def test_groups_of_the_users_and_the_worst_of_them():
+    x, y = data()
+    x[:10, 0, 1:] = 0  # the first ten have lost their digit
+    groups = ["lost"] * 10 + ["whole"] * 30
+    found = measure(Reads(0.0), (x, y), groups=groups, decoy={"greyed": lambda x, y: x * 0})  # noqa: ARG005
+    lost = (y[:10] == 0).double().mean().item()
+    assert found.groups["kept"] == {"lost": lost, "whole": 1.0}
+    assert found.worst == {"kept": lost, "greyed": pytest.approx(min(lost, (y[10:] == 0).double().mean().item()))}
+    assert list(found.accuracy) == ["kept", "greyed"]
+    by_function = measure(Reads(0.0), [(x[:15], y[:15]), (x[15:], y[15:])], groups=lambda _, y: y > 1)
+    assert list(by_function.groups["kept"]) == [False, True]
+    assert list(by_function.accuracy) == ["kept"]
+
+
+def test_mass_counts_the_samples_that_have_a_mask_and_any_explainer():
+    """A linear model: gradient and gradient times input have their masses in closed form."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).double()
+    x, y = torch.rand(8, 1, 3, 3).double(), torch.arange(8) % 3
+    masks = (torch.rand(8, 3, 3) > 0.5).double()
+    masks[3] = 0
+    found = measure(model, (x, y), masks=masks, explainers=["gradient", "gradient_x_input", "vargrad:n_iter=2"])
+    weight = model[1].weight.detach()[y].reshape(8, 3, 3)
+    some = [i for i in range(8) if i != 3]
+    for name, values in {"gradient": weight, "gradient_x_input": weight * x[:, 0]}.items():
+        share = (values.abs() * masks).sum((1, 2)) / values.abs().sum((1, 2))
+        assert found.mass[name] == pytest.approx(share[some].mean().item())
+    assert found.area == pytest.approx(masks[some].mean().item())
+    twice = measure(model, (x, y), masks=masks, explainers=["vargrad", "vargrad:n_iter=2"])
+    assert [name.partition("(")[0] for name in twice.mass] == ["vargrad", "VarGrad"]
+    named = measure(model, (x, y), masks=masks, explainers={"penalised": "gradient"})
+    assert list(named.mass) == ["penalised"]
+
+
+def test_the_model_and_the_random_state_are_as_found():
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(9, 4))
+    model[1].eval()
+    before = torch.random.get_rng_state()
+    first, second = (measure(model, data(), masks=corner(), explainers=["smoothgrad:n_iter=2"]) for _ in range(2))
+    assert first == second
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert [m.training for m in model.modules()] == [True, True, False, True]
+    assert measure(model, data(), masks=corner(), seed=1) != first
+
+
+def test_tokens_lend_whole_tokens():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(10, 2)
+            self.embedding.weight.data[:, 0] = torch.arange(10)
+
+        def forward(self, tokens):
+            told = self.embedding(tokens)[:, 0, 0]
+            return -((told[:, None] - torch.tensor([3.0, 7.0])) ** 2)
+
+    y = torch.arange(12) % 2
+    tokens = torch.zeros(12, 5).long()
+    tokens[:, 0] = torch.tensor([3, 7])[y]
+    mask = torch.tensor([1.0, 0, 0, 0, 0])
+    found = measure(Words(), (tokens, y), masks=mask, explainers=())
+    assert (found.accuracy["kept"], found.accuracy["flipped"]) == (1, 0)
+
+
+def test_what_it_looks_like():
+    found = measure(Reads(1.0), data(), masks=corner())
+    assert repr(found).splitlines()[:2] == [
+        "Assessment of 40 samples",
+        "shortcut    accuracy  worst group  changed",
+    ]
+    told = json.loads(json.dumps(found.to_dict()))
+    assert told["groups"]["removed"] == {"0": 1.0, "1": 0.0, "2": 0.0, "3": 0.0}
+    assert told["worst"]["removed"] == 0
+    frame = found.to_pandas()
+    assert list(frame.index) == ["kept", "randomised", "flipped", "removed"]
+    assert frame.loc["removed", 0] == 1
+    assert frame.loc["kept", "changed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        (
+            {"masks": torch.ones(39, 3, 3)},
+            InvalidInputError,
+            "masks must be for as many samples as the data have, got 39",
+        ),
+        ({"masks": torch.ones(41, 3, 3)}, InvalidInputError, "masks must be for the 40 samples of the data, got 41"),
+        ({"masks": torch.ones(2, 2, 2, 2, 2)}, InvalidInputError, "masks must be for"),
+        ({"groups": [0] * 39}, InvalidInputError, "groups must name one for each of the 40 samples"),
+        ({"groups": [0] * 41}, InvalidInputError, "groups must name one for each of the 40 samples, got 41"),
+        ({"decoy": 3}, InvalidTypeError, "decoy must be a function"),
+        ({"explainers": ["gradiant"]}, UnknownNameError, "gradient"),
+    ],
+)
+def test_wrong_calls(given, error, words):
+    with pytest.raises(error, match=words):
+        measure(Reads(1.0), data(), **given)
+
+
+def of(kept, flipped):
+    accuracy = {"kept": kept, "flipped": flipped}
+    return Assessment(
+        accuracy, {n: {0: v} for n, v in accuracy.items()}, {"flipped": 1 - flipped}, {"vargrad": 0.5}, 0.1, 9
+    )
+
+
+def test_intervals_against_scipy():
+    values = [0.21, 0.25, 0.2]
+    found = compare({"vanilla": [of(0.9, v) for v in values], "rrr": of(0.9, 0.9)}, confidence=0.9)
+    low, high = stats.t.interval(0.9, 2, loc=sum(values) / 3, scale=stats.sem(values))
+    mean, margin = found.mean("vanilla", "accuracy flipped"), found.margin("vanilla", "accuracy flipped")
+    assert (mean - margin, mean + margin) == pytest.approx((low, high))
+    assert math.isnan(found.margin("rrr", "accuracy flipped"))
+    assert found.measures == (
+        "accuracy kept",
+        "accuracy flipped",
+        "worst kept",
+        "worst flipped",
+        "changed flipped",
+        "mass vargrad",
+    )
+    frame = found.to_pandas()
+    assert len(frame) == 12
+    assert json.loads(json.dumps(found.to_dict()))["rrr"]["mass vargrad"] == {
+        "mean": 0.5,
+        "margin": None,
+        "values": [0.5],
+    }
+    paired = compare({"a": [of(0.9, v) for v in values], "b": [of(0.9, v + 0.1) for v in values]})
+    assert paired.difference("accuracy flipped", "b", "a") == (pytest.approx(0.1), pytest.approx(0, abs=1e-12))
+
+
+def test_wrong_comparisons():
+    found = compare({"a": [of(1, 1)] * 2, "b": of(1, 1)})
+    with pytest.raises(InvalidInputError, match="'b' has 1 seeds and 'a' 2"):
+        found.difference("accuracy kept", "b", "a")
+    with pytest.raises(UnknownNameError, match="no measure 'accuracy kep'; did you mean 'accuracy kept'"):
+        found.mean("a", "accuracy kep")
+    with pytest.raises(UnknownNameError, match="no training 'c'"):
+        found.mean("c", "accuracy kept")
+    for wrong, error in (({}, InvalidInputError), ({"a": []}, InvalidInputError), ({"a": [0.5]}, InvalidTypeError)):
+        with pytest.raises(error):
+            compare(wrong)
+    with pytest.raises(InvalidInputError, match="confidence"):
+        compare({"a": of(1, 1)}, confidence=95)
+
+
+def test_the_figure_shows_means_and_intervals(tmp_path):
+    found = compare({"vanilla": [of(0.9, 0.2), of(0.9, 0.3)], "rrr": [of(0.9, 0.9), of(0.9, 0.9)]})
+    figure = plot_comparison(found)
+    bars = [p.get_height() for p in figure.axes[0].patches]
+    assert bars == pytest.approx([0.9, 0.25, 0.9, 0.9])
+    assert figure.axes[0].get_title() == "Accuracy"
+    figure.savefig(tmp_path / "bars.png")
+    assert plot_comparison(found, measures=["worst flipped", "mass vargrad"]).axes[0].get_title() == ""
+    with pytest.raises(InvalidInputError, match="no measure begins with 'speed'"):
+        plot_comparison(found, kind="speed")

@@ -1,0 +1,95 @@
+"""Every mitigator trains a model with a single output on numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from xaikit import CDEP, RRR
+from xaikit.core import MITIGATORS
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+
+CORNER = torch.zeros(4, 4)
+CORNER[:2, :2] = 1
+
+
+class Flat(nn.Module):
+    """Outputs (N,) in place of (N, 1)."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)[:, 0]
+
+
+def net(*, flat: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(27, 1)).double()
+    return Flat(layers) if flat else layers
+
+
+def batch(n: int = 6):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(n, 1, 4, 4, generator=generator, dtype=torch.float64)
+    return x, x[:, 0, 3, 3] + 0.5 * x[:, 0, 0, 0], CORNER
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["(N, 1)", "(N,)"])
+def test_right_for_the_right_reasons_by_hand(flat):
+    model, (x, y, mask) = net(flat=flat), batch()
+    loss = RRR(lambda_rrr=2.0).loss(model, (x, y, mask))
+    leaf = x.clone().requires_grad_()
+    output = model(leaf).reshape(-1)
+    (gradient,) = torch.autograd.grad(output.sum(), leaf, create_graph=True)
+    task, penalty = (output - y).square().mean(), (mask * gradient.square()).sum()
+    assert torch.allclose(loss.task, task)
+    assert torch.allclose(loss.penalty, penalty)
+    parameters = list(model.parameters())
+    expected = torch.autograd.grad(task + 2 * penalty, parameters, allow_unused=True)
+    found = torch.autograd.grad(loss.total, parameters, allow_unused=True)
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.allclose(a, b)
+
+
+@pytest.mark.parametrize("name", ["cdep", "rrr", "hint", "attribution_prior", "counterexamples"])
+@pytest.mark.parametrize("flat", [False, True], ids=["(N, 1)", "(N,)"])
+def test_every_mitigator_falls_in_its_loss(name, flat):
+    if name not in MITIGATORS:
+        pytest.skip(f"{name} is not registered")
+    model, (x, y, mask) = net(flat=flat), batch(24)
+    mitigator = MITIGATORS.create(name, lr=0.01, n_epochs=15, batch_size=8, random_state=0)
+    history = mitigator.fit(model, x, y, mask, progress=False)
+    assert history["total"][-1] < history["total"][0]
+    assert "accuracy" not in repr(history)
+
+
+@pytest.mark.parametrize("target", ["label", "all", "predicted", "random"])
+def test_a_single_output_is_its_own_score(target):
+    model, data = net(), batch()
+    assert torch.equal(RRR(target=target).loss(model, data).penalty, RRR().loss(model, data).penalty)
+
+
+@pytest.mark.parametrize("explainer", ["contextual_decomposition", "gradient_x_input"])
+def test_cdep_gives_the_same_for_both_forms_of_a_single_output(explainer):
+    one, other = (CDEP(explainer=explainer).loss(net(flat=flat), batch()).penalty for flat in (False, True))
+    assert torch.allclose(one, other)
+    assert one > 0
+
+
+def test_wrong_labels():
+    model, (x, y, mask) = net(), batch()
+    with pytest.raises(InvalidTypeError, match=r"a model with a single output is trained on numbers, got .*int64"):
+        RRR().loss(model, (x, torch.zeros(6, dtype=torch.long), mask))
+    with pytest.raises(InvalidInputError, match="labels must be finite"):
+        RRR().loss(model, (x, y * torch.nan, mask))
+    with pytest.raises(InvalidInputError, match=r"labels must have shape \(6,\), got \(5,\)"):
+        RRR().loss(model, (x, y[:5], mask))
+    several = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double()
+    with pytest.raises(InvalidTypeError, match="whole class indices, got torch.float64 for a model with 3 outputs"):
+        RRR().loss(several, (x, y, mask))
+    with pytest.raises(InvalidInputError, match="accuracy counts classes"):
+        RRR(n_epochs=1).fit(model, x, y, mask, validation=(x, y), progress=False)

@@ -1,0 +1,309 @@
+"""What is recommended for models of every kind, and why."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xaikit import AbPC, Explainer, recommend
+from xaikit.core import EXPLAINERS
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+from xaikit.recommendation import profile_model
+
+QUICK = ("gradient", "gradient_x_input", "integrated_gradients", "lrp_epsilon_plus", "contextual_decomposition")
+
+
+def cnn() -> nn.Module:
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)]
+    return nn.Sequential(*layers)
+
+
+def mlp(outputs: int = 2) -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, outputs))
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.positions = nn.Embedding(9, 6)
+        self.words = nn.Embedding(20, 6)
+        self.lstm = nn.LSTM(6, 5, batch_first=True)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = torch.arange(ids.shape[1]).expand_as(ids)
+        return self.head(self.lstm(self.words(ids) + self.positions(places))[0][:, -1])
+
+
+class Transformer(nn.Module):
+    """Attention by torch's function, in a block of its own writing."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.mix, self.norm, self.head = (
+            nn.Embedding(20, 8),
+            nn.Linear(8, 24),
+            nn.LayerNorm(8),
+            nn.Linear(8, 2),
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = self.words(ids)
+        q, k, v = self.mix(hidden)[:, None].chunk(3, -1)
+        return self.head(self.norm(hidden + F.scaled_dot_product_attention(q, k, v)[:, 0]).mean(1))
+
+
+class Odd(nn.Module):
+    """An activation used twice, an operation that nobody has a rule for."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.relu, self.second = nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.relu(torch.erfinv(torch.tanh(self.relu(self.first(x))) * 0.9)))
+
+
+def test_the_profile_of_modules_alone():
+    profile = profile_model(cnn())
+    assert (profile.model, profile.parameters) == ("Sequential", sum(p.numel() for p in cnn().parameters()))
+    assert profile.kinds == {"convolution": 1, "linear": 1, "normalization": 1}
+    assert profile.modules == dict.fromkeys(["Conv2d", "BatchNorm2d", "ReLU", "Flatten", "Linear"], 1)
+    assert (profile.functions, profile.outputs, profile.gradient) == (None, None, None)
+    shared = nn.Linear(4, 4)
+    assert profile_model(nn.Sequential(shared, nn.ReLU(), shared)).reused == ("0",)
+    assert profile_model(nn.TransformerEncoderLayer(8, 2)).kinds["attention"] == 1
+
+
+def test_the_profile_of_what_runs():
+    profile = profile_model(Odd(), torch.randn(3, 5))
+    assert profile.reused == ("relu",)
+    assert profile.functions == {"erfinv": 1, "tanh": 1, "mul": 1}
+    assert (profile.outputs, profile.gradient) == (1, True)
+    ids = torch.randint(20, (3, 7))
+    reader = profile_model(Reader(), ids)
+    assert reader.kinds == {"linear": 1, "recurrent": 1, "embedding": 2}
+    assert reader.embedding == "words"  # which the ids meet, not the first that stands in the model
+    assert profile_model(Transformer(), ids).kinds["attention"] == 1
+    assert profile_model(Transformer()).kinds.get("attention") is None
+    model = Odd().train()
+    profile_model(model, torch.randn(3, 5))
+    assert model.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize(("model", "kind"), [(cnn(), "convolution"), (Reader(), "recurrent")])
+def test_what_was_made_for_a_layer_comes_first(model, kind):
+    modality = "image" if kind == "convolution" else "text"
+    found = recommend(model, modality, differentiable=True)
+    assert kind in type(found.best).MADE_FOR
+    assert f"made for {kind} layers" in found.candidates[0].reasons
+    assert all(c.explainer.DIFFERENTIABLE for c in found.candidates if c.suitable)
+    barred = next(c for c in found.candidates if c.name == "captum.saliency")
+    assert barred.against == "has no exact derivative, so no loss can hold it"
+    if modality == "text":
+        assert found.best.layer == "positions"  # without data, the first embedding
+
+
+def test_every_registered_method_is_judged_by_what_its_class_says():
+    found = recommend(Odd(), "tabular", torch.randn(6, 5), explainers=QUICK)
+    assert {c.name for c in found.candidates} == set(QUICK)
+    all_of_them = recommend(mlp(), "tabular")
+    assert {c.name for c in all_of_them.candidates} == {n for n in EXPLAINERS if not EXPLAINERS.get(n).FAMILY}
+    guided = next(c for c in all_of_them.candidates if c.name == "captum.guided_backprop")
+    assert guided.against == "needs one of the modules ReLU, which the model does not have"
+
+
+def test_a_plugin_says_what_it_is_for():
+    class Mine(Explainer):
+        MADE_FOR = ("linear",)
+        PASSES = (3, "n_iter")
+        n_iter: int = 100
+
+        def _attribute(self, call):
+            return call.grad(call.inputs)
+
+        def missing_rules(self, inputs):
+            return ("Linear in 0",)
+
+    EXPLAINERS.register("mine")(Mine)
+    try:
+        found = recommend(mlp(), "tabular", torch.randn(4, 5), explainers=["mine", "gradient"])
+    finally:
+        del EXPLAINERS._items["mine"]
+    mine = next(c for c in found.candidates if c.name == "mine")
+    assert mine.passes == 300
+    assert mine.reasons[:4] == (
+        "made for linear layers", "exact inside a loss", "has no rule for Linear in 0", "about 300 passes"
+    )  # fmt: skip
+    assert found.profile.without_rule == {"mine": ("Linear in 0",)}
+    assert mine.value is not None
+
+
+def test_operations_without_a_rule_are_found_and_told():
+    found = recommend(Odd(), "tabular", torch.randn(6, 5), explainers=[*QUICK, "captum.deep_lift"])
+    assert found.profile.without_rule["lrp_epsilon_plus"] == ("erfinv in Odd",)
+    by_name = {c.name: c for c in found.candidates}
+    assert "has no rule for erfinv in Odd" in by_name["lrp_epsilon_plus"].reasons
+    assert "has no rule for `erfinv`" in by_name["contextual_decomposition"].against
+    assert by_name["captum.deep_lift"].against == "needs every module to run once, which 'relu' does not"
+    assert by_name["gradient"].suitable
+
+
+def test_what_is_measured_is_the_metric():
+    model, x = cnn(), torch.randn(12, 1, 8, 8)
+    found = recommend(model, "image", x, explainers=QUICK, n_samples=6)
+    assert found.metric == "abpc"
+    assert len(found.candidates) == len(QUICK)
+    labels = model.eval()(x[:6]).argmax(1)
+    for item in found.candidates:
+        value = AbPC(channel_axis=1).evaluate(item.explainer, x[:6], labels)
+        assert item.value == pytest.approx(float(value.mean()), abs=1e-7)
+        assert item.error == pytest.approx(float(value.std() / 6**0.5), abs=1e-7)
+        assert item.seconds > 0
+    values = [item.value for item in found.candidates]
+    assert values == sorted(values, reverse=True)
+    assert found.candidates[0].tied
+    assert found.best == found.candidates[0].explainer
+    assert found.best.attribute(x, labels.new_zeros(12)).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "modality"),
+    [
+        (cnn(), (torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])), "image"),
+        (mlp(), torch.randn(4, 5), "tabular"),
+        (mlp(1), (torch.randn(4, 5), None), "tabular"),
+        (Reader(), torch.randint(20, (4, 7)), "text"),
+        (Transformer(), [(torch.randint(20, (4, 7)), torch.tensor([0, 1, 1, 0]))], "text"),
+        (
+            nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2)),
+            torch.randn(4, 2, 8),
+            "time_series",
+        ),
+    ],
+    ids=["cnn", "mlp", "regression", "lstm", "attention", "series"],
+)
+def test_every_kind_of_model(model, data, modality):
+    data = torch.utils.data.DataLoader(_Pairs(*data[0]), batch_size=4) if isinstance(data, list) else data
+    found = recommend(model, None, data, explainers=QUICK)
+    assert [part.NAME for part in found.modality.parts] == [modality]
+    assert all(item.value is not None for item in found.candidates), found
+    if modality == "text":
+        assert found.best.layer == "words"
+    plain = json.loads(found.to_json())
+    assert [c["name"] for c in plain["candidates"]] == [c.name for c in found.candidates]
+    again = EXPLAINERS.create(plain["candidates"][0]["explainer"])
+    assert again.bind(model) == found.best
+    text = repr(found)
+    assert text.startswith(f"Recommendation for {modality}")
+    assert all(item.name in text for item in found.candidates)
+
+
+class _Pairs(torch.utils.data.Dataset):
+    def __init__(self, x, y):
+        self.pairs = list(zip(x, y, strict=True))
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, i):
+        return self.pairs[i]
+
+
+@pytest.mark.slow
+def test_a_transformer_of_a_library():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=2
+    )
+    model = transformers.BertForSequenceClassification(config).eval()
+    found = recommend(model, "text", {"input_ids": torch.randint(30, (4, 7))}, explainers=[*QUICK, "attn_lrp"])
+    assert found.profile.kinds["attention"] == 2
+    assert found.best.layer == "bert.embeddings.word_embeddings"
+    assert all(item.value is not None for item in found.candidates), found
+    attention = recommend(model, "text", differentiable=True)
+    assert "attention" in type(attention.best).MADE_FOR
+
+
+def test_several_inputs():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.image, self.table = nn.Linear(64, 2), nn.Linear(5, 2)
+
+        def forward(self, image: Tensor, table: Tensor) -> Tensor:
+            return self.image(image.flatten(1)) + self.table(table)
+
+    data = (torch.randn(4, 1, 8, 8), torch.randn(4, 5))
+    found = recommend(Both(), ("image", "tabular"), data, explainers=QUICK)
+    assert all(item.value is not None for item in found.candidates), found
+    assert (
+        recommend(Both(), None, (data, torch.zeros(4, dtype=torch.long)), explainers=QUICK).modality == found.modality
+    )
+    assert repr(found).startswith("Recommendation for image and tabular")
+
+
+def test_an_explainer_that_fails_and_one_that_warns_are_told():
+    class Detached(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.detach())
+
+    found = recommend(Detached(5, 2), "tabular", torch.randn(4, 5), explainers=["gradient", "captum.feature_ablation"])
+    assert found.best.NAME == "captum.feature_ablation"
+    assert "does not depend on its input through autograd" in found.candidates[1].against
+    assert found.profile.gradient is False
+    assert "no gradient reaches its input" in repr(found)
+    nothing = recommend(Detached(5, 2), "tabular", torch.randn(4, 5), explainers="gradient")
+    with pytest.raises(InvalidInputError, match="no explainer suits this model"):
+        _ = nothing.best
+    ends = nn.Sequential(nn.Linear(5, 3), nn.Softmax(1))
+    warned = recommend(ends, "tabular", torch.randn(4, 5), explainers="lrp_epsilon_plus").candidates[0]
+    assert any("the model ends in a softmax" in reason for reason in warned.reasons)
+
+
+def test_a_budget_leaves_out_what_takes_longer():
+    found = recommend(mlp(), "tabular", torch.randn(8, 5), explainers=["gradient", "captum.kernel_shap"], seconds=1e-9)
+    assert all("not measured: it takes about" in item.reasons[-1] for item in found.candidates)
+    assert found.best is not None
+    assert json.loads(found.to_json())["candidates"][0]["value"] is None
+
+
+def test_one_sample_says_nothing_of_others():
+    found = recommend(mlp(), "tabular", torch.randn(1, 5), explainers=["gradient", "smoothgrad"])
+    assert found.candidates[0].error == float("inf")
+    assert json.loads(found.to_json())["candidates"][0]["error"] is None
+
+
+def test_bad_inputs():
+    x = torch.randn(4, 5)
+    with pytest.raises(InvalidTypeError, match=r"recommend takes a torch\.nn\.Module"):
+        recommend("resnet", "image")
+    with pytest.raises(InvalidInputError, match="recommend needs a modality"):
+        recommend(mlp())
+    with pytest.raises(UnknownNameError, match="did you mean 'tabular'"):
+        recommend(mlp(), "tabula")
+    with pytest.raises(UnknownNameError, match="did you mean 'gradient'"):
+        recommend(mlp(), "tabular", explainers="gradien")
+    with pytest.raises(InvalidInputError, match="2 modalities .* for 1 input"):
+        recommend(mlp(), ("image", "tabular"), x)
+    with pytest.raises(InvalidInputError, match="4 samples and 3 targets"):
+        recommend(mlp(), "tabular", (x, [0, 1, 0]))
+    with pytest.raises(InvalidTypeError, match="differentiable must be True, False or None, got 'yes'"):
+        recommend(mlp(), "tabular", differentiable="yes")
+    with pytest.raises(InvalidInputError, match="n_samples must be >= 1"):
+        recommend(mlp(), "tabular", n_samples=0)
+    with pytest.raises(InvalidTypeError, match="has no argument 'metrics'"):
+        recommend(mlp(), "tabular", metrics="abpc")
+    with pytest.raises(InvalidInputError, match="data must be finite"):
+        recommend(mlp(), "tabular", x * float("nan"))
+    with pytest.raises(InvalidInputError, match="data holds no tensor"):
+        recommend(mlp(), "tabular", iter([]))
+    with pytest.raises(InvalidTypeError, match="data must be a tensor"):
+        recommend(mlp(), "tabular", 3)
+    with pytest.raises(InvalidInputError, match=r"pass data=\(inputs, targets\) with a function"):
+        recommend(nn.Conv2d(1, 2, 3), "image", torch.randn(2, 1, 5, 5))

@@ -1,0 +1,142 @@
+"""tune_mitigator: the weight that a validation measure asks for, and the model that came with it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, TuningError, UnknownNameError
+from xaikit.mitigation import RRR
+from xaikit.tuning import TuneResult, tune_mitigator
+
+
+def shortcut(n=120, seed=0):
+    """Feature 0 is the label, loud; feature 1 holds it softly. In the validation half feature 0 is a coin."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 2
+    x = torch.randn(n, 4, generator=generator) * 0.3
+    x[:, 1] += y - 0.5
+    x[:, 0] = 2.0 * y - 1
+    coin = torch.randint(0, 2, (n,), generator=generator)
+    other = x.clone()
+    other[:, 0] = 2.0 * coin - 1
+    return (x, y, torch.tensor([1.0, 0, 0, 0])), (other, y, (coin == y).long())
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+
+
+def search(model, measure="worst_group_accuracy", *, n_epochs=1, **options):
+    data, validation = shortcut()
+    options = {"validation": validation, "n_trials": 6, "progress": False, **options}
+    return tune_mitigator(
+        RRR(n_epochs=n_epochs, lr=0.05, batch_size=40, lambda_rrr=0.01), model, data, measure, **options
+    )
+
+
+def test_it_finds_a_weight_that_takes_the_shortcut_away(model):
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    found = search(model, n_trials=8, n_epochs=4)
+    assert found.default_value < 0.2
+    assert found.value > 0.6
+    assert found.best.lambda_rrr > 0.1
+    # The model belongs to the number.
+    x, y, group = shortcut()[1]
+    with torch.no_grad():
+        right = (found.model(x).argmax(1) == y).double()
+    assert min(right[group == g].mean().item() for g in (0, 1)) == found.value
+    # Training again with what was found gives the same model; the given one stays as it was.
+    again = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    again.load_state_dict(before)
+    found.best.fit(again, *shortcut()[0], progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), found.model.parameters(), strict=True))
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
+
+
+def test_weight_explanation_and_its_settings_at_once(model):
+    found = search(model, explainers=["gradient", "smoothgrad:n_iter=2"], space=None, n_trials=6)
+    names = {name for row in found.trials for name in row["settings"]}
+    assert names == {"lambda_rrr", "explainer", "explainer.noise_level", "explainer.n_iter"}
+    assert {row["settings"]["explainer"] for row in found.trials} == {"gradient", "smoothgrad"}
+    own = tune_mitigator(
+        RRR(explainer="smoothgrad:n_iter=2", n_epochs=1),
+        model,
+        shortcut()[0],
+        lambda net: 0.0,
+        n_trials=2,
+        progress=False,
+    )
+    assert set(own.trials[0]["settings"]) == {"lambda_rrr", "explainer.noise_level", "explainer.n_iter"}
+    more = search(model, space=["lr"], explainers=["gradient", "integrated_gradients:n_steps=3"], n_trials=3)
+    assert set(more.trials[0]["settings"]) == {"lr", "explainer"}
+
+
+def test_a_measure_of_the_users_own(model):
+    seen = []
+
+    def size(net):
+        seen.append((net.training, torch.is_grad_enabled()))
+        return net[0].weight.abs().sum()
+
+    found = search(model.train(), size, direction="minimize", n_trials=4)
+    assert found.value == min(row["value"] for row in found.trials)
+    assert found.goals[0].name == "size"
+    assert seen == [(False, False)] * 4
+
+
+def test_a_training_that_fails_is_a_failed_trial(model):
+    def sometimes(net):
+        if sometimes.count == 1:
+            sometimes.count += 1
+            raise ZeroDivisionError("not today")
+        sometimes.count += 1
+        return float(sometimes.count)
+
+    sometimes.count = 0
+    found = search(model, sometimes, n_trials=4)
+    assert [row["state"] for row in found.trials] == ["complete", "failed", "complete", "complete"]
+    assert found.trials[1]["error"] == "ZeroDivisionError: not today"
+    with pytest.raises(TuningError, match="2 failed and 0 gave NaN; trial 0 failed with KeyError"):
+        search(model, lambda net: {}["none"], n_trials=2)
+
+
+def test_it_goes_on_in_its_storage(model, tmp_path):
+    storage = f"{tmp_path}/a.journal"
+    first = search(model, storage=storage, study_name="a", n_trials=3)
+    again = search(model, storage=storage, study_name="a", n_trials=2, resume=True)
+    assert again.trials[:3] == first.trials
+    assert again.model is not None
+    back = TuneResult.from_dict(json.loads(json.dumps(again.to_dict())))
+    assert back.best == again.best
+    assert back.model is None
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"measure": "acuracy"}, UnknownNameError, "unknown measure 'acuracy'; did you mean 'accuracy'"),
+        ({"measure": 3}, InvalidTypeError, "measure must be a function of the model or one of"),
+        ({"validation": None}, InvalidInputError, r"needs validation=\(inputs, labels, groups\)"),
+        (
+            {"measure": "accuracy", "validation": torch.rand(3)},
+            InvalidInputError,
+            r"needs validation=\(inputs, labels\)",
+        ),
+        ({"validation": (torch.rand(4, 4), [0, 1, 0, 1], [0, 1])}, InvalidInputError, "groups must have the shape"),
+        ({"direction": "up"}, InvalidInputError, "direction must be 'maximize' or 'minimize'"),
+        ({"space": ["lamda_rrr"]}, UnknownNameError, "RRR cannot tune 'lamda_rrr'; did you mean 'lambda_rrr'"),
+        ({"explainers": ["gradient"], "space": ["explainer"]}, InvalidInputError, "leave one out"),
+        ({"measure": lambda net: "good"}, InvalidTypeError, "the measure must give a number, got 'good'"),
+        ({"model": "net"}, InvalidTypeError, "takes a torch.nn.Module second, got str"),
+    ],
+)
+def test_bad_input(model, options, error, words):
+    options = dict(options)
+    with pytest.raises(error, match=words):
+        search(options.pop("model", model), options.pop("measure", "worst_group_accuracy"), **options)

@@ -1,0 +1,227 @@
+"""A study in a storage: killed, gone on with, shared between processes and machines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from xaikit.core import Float
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
+from xaikit.explainers import SmoothGrad
+from xaikit.tuning import tune
+from xaikit.tuning.study import disconnect, open_storage, without_password
+
+optuna = pytest.importorskip("optuna")
+
+ROOT = Path(__file__).parents[3]
+
+# What several processes run on one study. Each trial takes a while, so that a kill meets one that is running.
+SCRIPT = """
+    import sys, time, warnings
+    import torch
+    from torch import nn
+    from xaikit.explainers import SmoothGrad
+    from xaikit.metrics import Metric
+    from xaikit.tuning import tune
+
+    class Slow(Metric):
+        DIRECTION = "maximize"
+
+        def _evaluate(self, case):
+            time.sleep({seconds})
+            return case.attributions[0].flatten(1).square().sum(1)
+
+    def search(n_trials, resume, storage=sys.argv[1]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+        data = (torch.rand(6, 4), 0)
+        return tune(
+            SmoothGrad(model), Slow(), data, n_trials=n_trials, storage=storage, study_name="shared", resume=resume,
+            progress=False,
+        )
+"""
+
+
+def process(storage: str, call: str, *, seconds: float = 0.2) -> subprocess.Popen[str]:
+    """A process that runs `call` with the search of the script."""
+    script = textwrap.dedent(SCRIPT).format(seconds=seconds) + f"\n{call}\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", script, storage],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def trials_in(storage: str) -> list[optuna.trial.FrozenTrial]:
+    opened = open_storage(storage)
+    try:
+        return optuna.load_study(study_name="shared", storage=opened).trials
+    except KeyError:
+        return []
+    finally:
+        disconnect(opened)
+
+
+def finished(storage: str) -> list[optuna.trial.FrozenTrial]:
+    return [trial for trial in trials_in(storage) if trial.state.is_finished()]
+
+
+def wait_for(storage: str, count: int) -> None:
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        if len(finished(storage)) >= count:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"no {count} trials in four minutes")
+
+
+def url(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
+    if kind == "postgresql":
+        return request.getfixturevalue("postgresql")
+    return f"sqlite:///{folder}/study.db" if kind == "sqlite" else f"{folder}/study.journal"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_a_killed_search_loses_at_most_the_running_trial(kind, tmp_path, request):
+    storage = url(kind, tmp_path, request)
+    first = process(storage, "search(1000, resume=False)")
+    wait_for(storage, 4)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    before = [(trial.number, trial.state.name, trial.values) for trial in finished(storage)]
+    second = process(storage, "print(len(search(5, resume=True).trials))", seconds=0)
+    out, err = second.communicate(timeout=240)
+    assert second.returncode == 0, err
+    trials = trials_in(storage)
+    assert [(t.number, t.state.name, t.values) for t in trials if t.state.is_finished()][: len(before)] == before
+    assert sum(t.state.name == "COMPLETE" for t in trials) == len(before) + 5
+    assert sum(t.state.name == "RUNNING" for t in trials) <= 1
+    # What was waiting when the process died has been taken up.
+    assert not [t for t in trials if t.state.name == "WAITING"]
+    assert int(out) in {len(before) + 5, len(before) + 6}
+
+
+@pytest.mark.slow
+def test_machines_share_a_study_on_postgresql_and_one_may_die(postgresql):
+    """Two processes that know nothing of each other but the URL."""
+    first = process(postgresql, "search(14, resume=False)", seconds=0.3)
+    wait_for(postgresql, 1)
+    second = process(postgresql, "print(len({r['trial'] for r in search(14, resume=True).trials}))", seconds=0.3)
+    alone = len(finished(postgresql))
+    wait_for(postgresql, alone + 4)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    out, err = second.communicate(timeout=240)
+    assert second.returncode == 0, err
+    trials = trials_in(postgresql)
+    done = [t for t in trials if t.state.name == "COMPLETE"]
+    assert len(done) >= 14
+    assert sum(t.state.name == "RUNNING" for t in trials) <= 1
+    assert len({str(t.params) for t in done if "repeats" not in t.user_attrs}) == sum(
+        "repeats" not in t.user_attrs for t in done
+    )
+    assert int(out) >= 14
+
+
+@pytest.mark.parametrize("form", ["journal://{}/a", "{}/a.journal", "{}/a.log"])
+def test_a_journal_file(form, tmp_path, explainer, data):
+    storage = form.format(tmp_path)
+    tune(explainer, "abpc", data, n_trials=3, storage=storage, study_name="a", progress=False)
+    again = tune(explainer, "abpc", data, n_trials=3, storage=storage, study_name="a", resume=True, progress=False)
+    assert len(again.trials) == 6
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_own_storage(explainer, data):
+    storage = optuna.storages.InMemoryStorage()
+    tune(explainer, "abpc", data, n_trials=3, storage=storage, study_name="a", progress=False)
+    again = tune(explainer, "abpc", data, n_trials=2, storage=storage, study_name="a", resume=True, progress=False)
+    assert len(again.trials) == 5
+
+
+@pytest.fixture
+def explainer():
+    torch.manual_seed(1)
+    return SmoothGrad(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)), n_iter=4)
+
+
+@pytest.fixture
+def data():
+    return torch.rand(5, 4), torch.tensor([0, 1, 0, 1, 1])
+
+
+def test_a_study_of_another_search_is_named_with_the_difference(tmp_path, explainer, data):
+    storage = f"{tmp_path}/a.journal"
+
+    def search(explainer=explainer, data=data, **options):
+        options = {"n_trials": 2, "storage": storage, "study_name": "a", "resume": True, "progress": False, **options}
+        return tune(explainer, options.pop("metric", "abpc"), data, **options)
+
+    search(resume=False)
+    search()
+    other = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+    cases = [
+        (
+            {"explainer": explainer.set_kwargs(n_iter=7)},
+            r"explainer SmoothGrad\(noise_level=0.1, n_iter=4\), now it is",
+        ),
+        ({"explainer": explainer.bind(other)}, r"model Sequential \("),
+        ({"data": (data[0] + 1, data[1])}, r"data 5 samples in 1 batches \("),
+        ({"data": (data[0], 1 - data[1])}, r"data 5 samples in 1 batches \("),
+        ({"data": (data[0], 0)}, r"data 5 samples in 1 batches \("),
+        ({"seed": 3}, "seed 0, now it is 3"),
+        ({"metric": "morf"}, "metric AbPC.*now it is MoRF"),
+        ({"space": ["n_iter"]}, "space of 'noise_level'"),
+        ({"space": {"n_iter": [1, 2], "noise_level": Float(low=0.1, high=0.2)}}, "space of 'noise_level'"),
+    ]
+    for change, words in cases:
+        with pytest.raises(InvalidInputError, match=f"study 'a' was made with {words}"):
+            search(**change)
+
+
+def test_a_storage_that_does_not_answer(tmp_path, explainer, data):
+    cases = {
+        "postgresql://me:s3:cr@t@127.0.0.1:1/none": "start the PostgreSQL server",
+        "postgres://me:s3:cr@t@127.0.0.1:1/none": "start the PostgreSQL server",
+        f"sqlite:///{tmp_path}/no/such/study.db": "the file's folder must exist",
+        f"{tmp_path}/no/such/study.journal": "must exist and be writable",
+    }
+    for storage, words in cases.items():
+        with pytest.raises(InvalidInputError, match="does not answer") as caught:
+            tune(explainer, "abpc", data, storage=storage, n_trials=1, progress=False)
+        assert words in str(caught.value)
+        assert "s3" not in str(caught.value)
+        assert "cr@t" not in str(caught.value)
+    with pytest.raises(InvalidInputError, match="must be an URL such as 'sqlite:///study.db'"):
+        open_storage("study")
+    with pytest.raises(InvalidTypeError, match="must be an URL, a path or an Optuna storage"):
+        open_storage(3)
+    with pytest.raises(MissingDependencyError, match="needs a driver"):
+        open_storage("mysql+pymysql://me:secret@localhost/none")
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("postgresql://me:secret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:se@cr:et@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("postgresql://host/db?user=me&password=secret&x=1", "postgresql://host/db?user=me&password=***&x=1"),
+        ("sqlite:///study.db", "sqlite:///study.db"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+    ],
+)
+def test_no_message_shows_a_password(given, shown):
+    assert without_password(given) == shown

@@ -1,0 +1,102 @@
+"""`xaikit doctor`: what is installed, what does not fit together, what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import sys
+
+import typer
+
+from xaikit.cli.job import Job, flag
+
+LIBRARIES = {
+    "torch": "computes everything",
+    "zennit": "the rules of LRP",
+    "captum": "more explainers",
+    "optuna": "tune",
+    "matplotlib": "figures",
+    "scikit-learn": "demo, shortcuts",
+    "safetensors": "runs: pip install 'xaikit[cli]'",
+    "jinja2": "report: pip install 'xaikit[report]'",
+    "scikit-image": "superpixels: pip install 'xaikit[images]'",
+    "pandas": "tables: pip install 'xaikit[tables]'",
+    "lightning-fabric": "several processes: pip install 'xaikit[train]'",
+    "psycopg": "PostgreSQL: pip install 'xaikit[postgresql]'",
+    "torchvision": "torchvision:NAME",
+    "timm": "timm:NAME",
+    "transformers": "hf:FOLDER",
+}
+NEEDED = ("torch", "zennit", "captum", "optuna", "matplotlib", "scikit-learn")
+
+
+class Doctor(Job):
+    """Say what is installed, what does not fit together, and what to do about it.
+
+    Example: `xaikit doctor`
+    """
+
+    VERB = "doctor"
+
+    json_output: bool = flag(False, name="--json", help="Print JSON, for scripts.")
+
+    def run(self) -> int:
+        """Look and tell; 1 where something that xaikit needs is missing or broken."""
+        import json
+
+        found = {name: _version(name) for name in LIBRARIES}
+        problems = [f"{name} is missing: pip install {name}" for name in NEEDED if found[name] is None]
+        notes = _notes(found) if found["torch"] else []
+        machine = {"python": platform.python_version(), "system": platform.platform(), **_devices(found)}
+        if self.json_output:
+            typer.echo(json.dumps({"machine": machine, "versions": found, "problems": problems, "notes": notes}))
+            return 1 if problems else 0
+        for name, value in machine.items():
+            typer.echo(f"{name:18} {value}")
+        for name, version in found.items():
+            typer.echo(f"{name:18} {version or '-':14} {LIBRARIES[name]}")
+        for text in notes:
+            typer.echo(f"note: {text}")
+        for text in problems:
+            typer.echo(f"problem: {text}")
+        if not problems:
+            typer.echo("nothing that xaikit needs is missing")
+        return 1 if problems else 0
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _devices(found: dict[str, str | None]) -> dict[str, str]:
+    if found["torch"] is None:
+        return {}
+    import torch
+
+    names = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    return {"devices": ", ".join(["cpu", *names]), "threads": str(torch.get_num_threads())}
+
+
+def _notes(found: dict[str, str | None]) -> list[str]:
+    """What works around itself or is needed for some things only."""
+    notes = []
+    if found["torchvision"] is not None:
+        from xaikit.core.torchvision_ops import compiled_ops_match
+
+        if not compiled_ops_match():
+            notes.append(
+                f"torchvision {found['torchvision']} was built for another torch than {found['torch']}: its compiled "
+                "operations (nms, roi_align) do not load; xaikit and its models work without them, and a torchvision "
+                "from the same source as torch mends it"
+            )
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "firefox"))):
+        notes.append("no browser was found; a report opens in any, here or on another machine")
+    if sys.platform != "win32" and shutil.which("make") is None:
+        notes.append("make is missing; it is needed for `make demo` and `make test` only")
+    return notes

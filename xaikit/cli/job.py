@@ -1,0 +1,195 @@
+"""Job: what a verb is asked. One pydantic class stands behind its flags, its YAML and its TOML.
+
+A verb is a class: its fields are the flags, its docstring the help, its `run` the work.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import typer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+JOBS: dict[str, type[Job]] = {}
+
+
+def argument(default: Any = ..., *, metavar: str, help: str) -> Any:  # noqa: A002 (typer's word)
+    """A field that is given by its place, not by a flag."""
+    return Field(default, description=help, json_schema_extra={"metavar": metavar})
+
+
+def flag(default: Any = ..., *, help: str, name: str = "") -> Any:  # noqa: A002
+    """A field that is a flag, called like the field unless it has a name of its own."""
+    return Field(default, description=help, json_schema_extra={"flag": name} if name else None)
+
+
+class Job(BaseModel):
+    """What a verb is asked; frozen, checked, and the same from flags and from a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    VERB: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__dict__.get("VERB"):
+            JOBS[cls.VERB] = cls
+
+    def run(self) -> int:
+        """Do the work; the exit code."""
+        raise NotImplementedError
+
+    def save(self, path: Path) -> Path:
+        """Write the job as .yaml, .toml or .json: the verb and what differs from its defaults.
+
+        Raises:
+            InvalidInputError: for another ending.
+        """
+        content = {"verb": self.VERB, **json.loads(self.model_dump_json(exclude_defaults=True))}
+        writers: dict[str, Callable[[], str]] = {
+            ".yaml": lambda: _yaml().safe_dump(content, sort_keys=False, allow_unicode=True),
+            ".toml": lambda: _tomli_w().dumps({k: v for k, v in content.items() if v is not None}),
+            ".json": lambda: json.dumps(content, indent=2) + "\n",
+        }
+        path.write_text(writers[_ending(path)](), encoding="utf-8")
+        return path
+
+
+def load_job(path: Path) -> Job:
+    """The job in a .yaml, .toml or .json file.
+
+    Raises:
+        InvalidInputError: for a file that is none, an unknown verb, or fields that cannot be right; all are named.
+    """
+    from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
+
+    if not path.is_file():
+        raise InvalidInputError(f"no such file: {path}")
+    text = path.read_text(encoding="utf-8")
+    import tomllib
+
+    readers: dict[str, Callable[[str], Any]] = {
+        ".yaml": lambda t: _yaml().safe_load(t),
+        ".toml": tomllib.loads,
+        ".json": json.loads,
+    }
+    ending = _ending(path)
+    try:
+        content = readers[ending](text)
+    except Exception as err:
+        raise InvalidInputError(f"{path} is not {ending[1:].upper()} ({' '.join(str(err).split())[:120]})") from None
+    if not isinstance(content, dict) or "verb" not in content:
+        raise InvalidInputError(f"{path} is no job: it must name its verb, one of {', '.join(JOBS)}")
+    verb = content.pop("verb")
+    if verb not in JOBS:
+        raise UnknownNameError(f"{path}: there is no verb {verb!r}{near_names(str(verb), JOBS)}")
+    return make(JOBS[verb], content, where=f"{path}: ", dashed=False)
+
+
+def make(job: type[Job], fields: dict[str, Any], *, where: str = "", dashed: bool = True) -> Job:
+    """The job with these fields.
+
+    Raises:
+        InvalidInputError: for fields that cannot be right; all are named, as flags (`dashed`) or as keys.
+    """
+    from xaikit.core.errors import InvalidInputError, near_names
+
+    try:
+        return job(**fields)
+    except ValidationError as err:
+        words = []
+        for problem in err.errors():
+            name = str(problem["loc"][0]) if problem["loc"] else ""
+            shown = f"--{name.replace('_', '-')}" if dashed else name
+            if problem["type"] == "extra_forbidden":
+                words.append(f"{job.VERB} has no {name!r}{near_names(name, job.model_fields)}")
+            elif problem["type"] == "missing":
+                words.append(f"{shown} is missing")
+            else:
+                words.append(f"{shown}: {problem['msg'].removeprefix('Value error, ')}".strip(": "))
+        raise InvalidInputError(where + "; ".join(words)) from None
+
+
+def command(job: type[Job]) -> Callable[..., None]:
+    """The function that typer makes a verb of: one parameter for each field, and --save-job."""
+
+    def verb(**given: Any) -> None:
+        path = given.pop("save_job")
+        made = make(job, given)
+        if path is not None:
+            typer.echo(f"wrote {made.save(path)}")
+            return
+        code = made.run()
+        if code:
+            raise typer.Exit(code)
+
+    parameters = [_parameter(name, field, job) for name, field in job.model_fields.items()]
+    # Those without a default come first, as a signature wants it.
+    parameters.sort(key=lambda p: p.default is not inspect.Parameter.empty)
+    parameters.append(
+        inspect.Parameter(
+            "save_job",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                Path | None, typer.Option(help="Write this call as .yaml, .toml or .json instead; xaikit run does it.")
+            ],
+        )
+    )
+    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    verb.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+    verb.__annotations__ = {p.name: p.annotation for p in keyword}
+    verb.__doc__ = inspect.getdoc(job)
+    verb.__name__ = job.VERB
+    return verb
+
+
+def _parameter(name: str, field: FieldInfo, job: type[Job]) -> inspect.Parameter:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    spec: Any = typer.Option(*([str(extra["flag"])] if "flag" in extra else []), help=field.description)
+    if "metavar" in extra:
+        spec = typer.Argument(metavar=str(extra["metavar"]), help=field.description)
+    default = inspect.Parameter.empty if field.default is PydanticUndefined else field.default
+    default = list(default) if isinstance(default, tuple) else default
+    hint: Any = Annotated[_for_typer(typing.get_type_hints(job)[name]), spec]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+def _for_typer(hint: Any) -> Any:
+    """Typer knows lists, not tuples of any length."""
+    return types.GenericAlias(list, typing.get_args(hint)[:1]) if typing.get_origin(hint) is tuple else hint
+
+
+def _ending(path: Path) -> str:
+    from xaikit.core.errors import InvalidInputError
+
+    ending = {".yml": ".yaml"}.get(path.suffix, path.suffix)
+    if ending not in (".yaml", ".toml", ".json"):
+        raise InvalidInputError(f"a job is a .yaml, .toml or .json file, got {path.name!r}")
+    return ending
+
+
+def _yaml() -> Any:
+    return _library("yaml", "pyyaml")
+
+
+def _tomli_w() -> Any:
+    return _library("tomli_w", "tomli-w")
+
+
+def _library(name: str, package: str) -> Any:
+    import importlib
+
+    from xaikit.core.errors import MissingDependencyError
+
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise MissingDependencyError(f"this needs {package}: pip install 'xaikit[cli]'") from None

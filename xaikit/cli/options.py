@@ -1,0 +1,56 @@
+"""What the verbs that explain share: options as text, turned into values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.cli.inputs import IMAGENET, Preparation
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.targets import pick_head
+
+
+def numbers(text: str, kind: type, option: str) -> list[Any]:
+    """The numbers in a text like "3,1,2"."""
+    try:
+        return [kind(part) for part in text.split(",")] if text else []
+    except ValueError:
+        word = "whole numbers" if kind is int else "numbers"
+        raise InvalidInputError(f"{option} takes {word} with commas between, got {text!r}") from None
+
+
+def preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Preparation:
+    """How an image is prepared; torchvision's models have their usual way."""
+    usual = model.startswith(("torchvision:", "timm:"))
+    height_width = numbers(size.replace("x", ","), int, "--size") or ([224] if usual else None)
+    if height_width and (len(height_width) > 2 or min(height_width) < 1):
+        raise InvalidInputError(f"--size is 224 or 240x320 (height x width), got {size!r}")
+    scales = []
+    for text, option, imagenet in ((mean, "--mean", IMAGENET[0]), (std, "--std", IMAGENET[1])):
+        given = imagenet if text == "imagenet" or (usual and not text) else tuple(numbers(text, float, option))
+        scales.append(given or None)
+    return Preparation(tuple(height_width) if height_width else None, grey, *scales)
+
+
+def device_of(name: str) -> Any:
+    """The device of that name, tried out."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as err:
+        raise InvalidInputError(f"--device {name} cannot be used here ({str(err).splitlines()[0]})") from None
+
+
+def targets_of(given: list[int], net: nn.Module, inputs: Tensor, head: str | int) -> Any:
+    """The given classes; else the predicted one of each sample, or None for a single output."""
+    try:
+        with torch.no_grad():
+            output = pick_head(net(inputs), head)
+    except RuntimeError as err:
+        raise InvalidInputError(
+            f"the model does not take inputs of shape {tuple(inputs.shape)} ({err}); --size and --grey change an image"
+        ) from err
+    if given:
+        return given[0] if len(given) == 1 else torch.tensor(given)
+    return output.argmax(1) if output.ndim == 2 and output.shape[1] > 1 else None

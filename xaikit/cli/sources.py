@@ -1,0 +1,85 @@
+"""What most verbs are told: which model, which data, where to run. Each field is a flag."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xaikit.cli.job import Job, flag
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from xaikit.cli.inputs import Preparation
+    from xaikit.core import Explainer
+
+
+class ModelJob(Job):
+    """A verb that needs a model."""
+
+    model: str = flag(help="module:factory, torchvision:NAME, timm:NAME, or hf:FOLDER.")
+    weights: Path | None = flag(None, help="The model's weights: .safetensors or .pt.")
+    layer: str = flag("", help="Explain this layer's output instead of the input.")
+    head: str = flag("logits", help="Which output, where the model returns several.")
+    device: str = flag("cpu", help="Where to run: cpu, cuda, ...")
+
+    def loaded(self) -> nn.Module:
+        """The model with its weights, where it is to run."""
+        from xaikit.cli.models import load_model
+        from xaikit.cli.options import device_of
+
+        where = device_of(self.device)
+        return load_model(self.model, self.weights).to(where)
+
+    def bound(self, explainer: str, model: nn.Module) -> Explainer:
+        """The explainer for the model, its layer and its head."""
+        from xaikit.core import EXPLAINERS
+
+        head = int(self.head) if self.head.isdecimal() else self.head
+        made: Explainer = EXPLAINERS.create(explainer)
+        return made.set_kwargs(model=model, head=head, **({"layer": self.layer} if self.layer else {}))
+
+
+class ImageFields(Job):
+    """How images are read."""
+
+    size: str = flag("", help="Of an image: 224 (centre square) or 240x320 (height x width).")
+    grey: bool = flag(False, help="Read an image as one grey channel.")
+    mean: str = flag("", help="Subtracted from pixels in 0..1: one number per channel, or 'imagenet'.")
+    std: str = flag("", help="Divides the pixels after that: likewise.")
+
+    def preparation(self, model: str) -> Preparation:
+        """How images are prepared; torchvision's and timm's models have their usual way."""
+        from xaikit.cli.options import preparation
+
+        return preparation(model, self.size, self.grey, self.mean, self.std)
+
+
+class DataFields(ImageFields):
+    """Which samples."""
+
+    data: str = flag("", help="Folder of images, .npy, .npz, .csv, or module:dataset.")
+    labels: str = flag("", help="Column of a .csv that holds the class.")
+    text: str = flag("", help="Column of a .csv that holds the text, for a model hf:FOLDER.")
+    columns: str = flag("", help="Columns of a .csv that the model sees: age,sex. Else all but the labels'.")
+    length: int = flag(
+        128,
+        help="Tokens of a text.",
+    )
+    strict: bool = flag(False, help="Stop at an unreadable image instead of leaving it out.")
+
+    def samples(self, model: str) -> Any:
+        """The data set."""
+        from xaikit.cli.data import open_data
+        from xaikit.cli.models import tokenizer_of
+
+        return open_data(
+            self.data,
+            self.preparation(model),
+            labels=self.labels,
+            text=self.text,
+            columns=[name for name in self.columns.split(",") if name],
+            tokenizer=tokenizer_of(model) if self.text else None,
+            length=self.length,
+            strict=self.strict,
+        )

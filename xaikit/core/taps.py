@@ -1,0 +1,80 @@
+"""Layers read off in the pass that is differentiated, so that one forward and one backward pass serve all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core.isolation import check_activation, first_tensor, with_first
+from xaikit.core.structure import Tensors
+
+Layers = Sequence[tuple[str, nn.Module]]
+
+
+class Tap(torch.autograd.Function):
+    """y for what follows; what flows back to it also arrives at a leaf, where it is read off."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, leaf: Tensor) -> Tensor:  # noqa: ARG004, D102
+        return y.clone()  # what follows may work in place
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: ARG004, D102
+        return grads[0], grads[0]
+
+
+class Readings:
+    """What some layers returned during one forward pass, and the leaves at which a derivative by each arrives."""
+
+    def __init__(self, layers: Layers) -> None:
+        self.names = [name for name, _ in layers]
+        self.outputs: list[list[Any]] = [[] for _ in layers]
+        self.leaves: Tensors = ()
+        self._leaves: list[list[Tensor]] = [[] for _ in layers]
+
+    def read(self, index: int, output: Any, tap: Callable[[Tensor, Tensor], Tensor]) -> Any:
+        """Note what a layer returns; what follows gets it through a tap."""
+        first = first_tensor(output)
+        self.outputs[index].append(first)
+        if not isinstance(first, Tensor) or not first.is_floating_point():
+            return output  # refused once the pass is over
+        leaf = first.detach().requires_grad_()
+        self._leaves[index].append(leaf)
+        return with_first(output, tap(first, leaf))
+
+    def close(self, n: int) -> Tensors:
+        """The layers' activations, each shaped (N, ...).
+
+        Raises:
+            InvalidInputError, InvalidTypeError: when a layer did not run once, or returned no such tensor.
+        """
+        found = tuple(
+            check_activation(name, outputs, n) for name, outputs in zip(self.names, self.outputs, strict=True)
+        )
+        self.leaves = tuple(leaf for (leaf,) in self._leaves)
+        return found
+
+
+@contextlib.contextmanager
+def tapped(layers: Layers, tap: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Readings]:
+    """While active, each layer's output is read off as it passes."""
+    readings, thread = Readings(layers), threading.get_ident()
+
+    def reader(index: int) -> Callable[..., Any]:
+        def read(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            # Another thread may run the same model.
+            return readings.read(index, output, tap) if threading.get_ident() == thread else None
+
+        return read
+
+    handles = [module.register_forward_hook(reader(i)) for i, (_, module) in enumerate(layers)]
+    try:
+        yield readings
+    finally:
+        for handle in handles:
+            handle.remove()

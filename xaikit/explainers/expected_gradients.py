@@ -1,0 +1,81 @@
+"""Expected gradients: integrated gradients averaged over references, such as training samples."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core import EXPLAINERS, Call, Explainer, Int
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.structure import Tensors
+
+
+def _references(value: Any, where: str) -> Any:
+    items = value if isinstance(value, (tuple, list)) else (value,)
+    if value is None:
+        return None
+    if not all(isinstance(item, Tensor) and item.is_floating_point() and len(item) for item in items):
+        raise InvalidTypeError(
+            f"{where} must be a floating-point tensor (K, ...), or one for each input, got {value!r}"
+        )
+    return tuple(items)
+
+
+@EXPLAINERS.register("expected_gradients")
+class ExpectedGradients(Explainer):
+    """Mean over references b and t in [0, 1] of (x - b) * dS/dx at b + t (x - b) (Erion et al. 2021, arXiv:1906.10670).
+
+    Draw k of n takes t from the k-th of n equal parts of [0, 1] and a random reference; every sample meets the same
+    draws. Their mean sums to S(x) less the mean of S(b) in the limit. Without references there is one, zero.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(3, 2)
+    >>> x, references = torch.rand(1, 3), torch.rand(50, 3)
+    >>> found = ExpectedGradients(model, references=references, n_iter=2000).attribute(x, 0)
+    >>> found.allclose(model.weight[:1] * (x - references.mean(0)), atol=0.05)
+    True
+    """
+
+    PASSES = ("n_iter",)
+
+    references: Annotated[Any, _references, "samples to compare with, (K, ...); a tuple of them for several inputs"] = (
+        None
+    )
+    n_iter: Annotated[int, Int(low=10, high=100, step=10, ge=1), "draws; training does with 1"] = 20
+    max_rows: Annotated[int | None, Int(ge=1, optional=True), "most rows in one forward pass; None chooses"] = None
+
+    def _attribute(self, call: Call) -> Tensors:
+        references = self._references(call.inputs)
+        count = len(references[0])
+        generator = torch.Generator().manual_seed(call.seed)
+        # Every reference once before any comes again.
+        order = torch.cat([torch.randperm(count, generator=generator) for _ in range(-(-self.n_iter // count))])
+        parts = (torch.arange(self.n_iter) + torch.rand(self.n_iter, generator=generator)) / self.n_iter
+        found = []
+        for part, passes in call.passes(self.n_iter, self.max_rows):
+            totals = [torch.zeros_like(x) for x in part.inputs]
+            for copies in passes:
+                drawn = order[copies.start : copies.stop]
+                starts = [r[drawn.to(r.device)].to(x)[:, None] for r, x in zip(references, part.inputs, strict=True)]
+                steps = [x - b for x, b in zip(part.inputs, starts, strict=True)]
+                line = tuple(
+                    (b + parts[copies.start : copies.stop].to(d).view(-1, *[1] * (d.ndim - 1)) * d).flatten(0, 1)
+                    for b, d in zip(starts, steps, strict=True)
+                )
+                grads = part.grad(line, len(copies))
+                totals = [t + (d * g.view(d.shape)).sum(0) for t, d, g in zip(totals, steps, grads, strict=True)]
+            found.append([t / self.n_iter for t in totals])
+        return tuple(torch.cat(pieces) for pieces in zip(*found, strict=True))
+
+    def _references(self, inputs: Tensors) -> Tensors:
+        given = tuple(torch.zeros_like(x[:1]) for x in inputs) if self.references is None else self.references
+        wanted, found = ([tuple(t.shape[1:]) for t in tensors] for tensors in (inputs, given))
+        if wanted != found or len({len(r) for r in given}) > 1:
+            shapes = " and ".join(f"(K, {', '.join(map(str, s))})" for s in wanted)
+            raise InvalidInputError(
+                f"references must be samples like those explained, {shapes}, "
+                f"got {' and '.join(str(tuple(r.shape)) for r in given)}"
+            )
+        return given

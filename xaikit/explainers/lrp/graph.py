@@ -1,0 +1,56 @@
+"""What autograd's graph tells about operations that no mode and no hook can see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+BackwardCFunction = torch.autograd.function.BackwardCFunction
+
+
+def depends(output: Tensor, inputs: Iterable[Tensor]) -> bool:
+    """Whether autograd leads from a result back to one of some tensors, other than through a frozen scale."""
+    with torch._C.DisableTorchFunction():
+        goals = {get_gradient_edge(x).node for x in inputs}
+    seen, waiting = set(), [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node in goals:
+            return True
+        if node is None or node in seen or node.name() == "StopBackward":
+            continue
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return False
+
+
+def operations_before(output: Tensor, known: Iterable[Tensor]) -> str:
+    """Names of the operations that lead from known tensors, or from rules, to a result."""
+    goals, names = {x.grad_fn for x in known}, dict[str, None]()
+    seen, waiting = set(), [output.grad_fn]
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen or node in goals or not node.next_functions or _ours(node):
+            continue
+        seen.add(node)
+        names[_operation(node)] = None
+        waiting += [following for following, _ in node.next_functions]
+    return ", ".join(reversed(names))
+
+
+def _ours(node: Any) -> bool:
+    kind = getattr(node, "_forward_cls", None)
+    return kind is not None and kind.__module__.startswith("xaikit.")
+
+
+def _operation(node: Any) -> str:
+    name = node.name().rpartition("::")[2]
+    if name == "DifferentiableGraphBackward":
+        return "a TorchScript graph"
+    if isinstance(node, BackwardCFunction):
+        return str(name.removesuffix("Backward"))  # the class of an autograd.Function
+    return str(name.rstrip("0123456789").removesuffix("Backward").lower())

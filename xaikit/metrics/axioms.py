@@ -1,0 +1,128 @@
+"""Axioms: what an explanation should satisfy whatever the model is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core import FEATURE_MASKS, METRICS, Call, Choice, Float, Int
+from xaikit.core.structure import Tensors
+from xaikit.metrics.base import Attribute, Case, Metric
+from xaikit.metrics.draws import uniform_draws
+from xaikit.metrics.perturbation import Removal, Watching
+from xaikit.metrics.places import groups
+from xaikit.metrics.robustness import norm
+
+
+@METRICS.register("completeness_gap")
+class CompletenessGap(Removal):
+    """How far the attributions are from summing to S(x) - S(baseline); lower is more complete.
+
+    |sum_i a_i - (S(x) - S(x'))| for the explained score S (Sundararajan et al. 2017, arXiv:1703.01365, prop. 1).
+
+    >>> from xaikit.explainers import GradientXInput
+    >>> explainer = GradientXInput(torch.nn.Linear(4, 1).double())
+    >>> CompletenessGap().evaluate(explainer, torch.rand(2, 4).double()).round(decimals=9).abs().tolist()
+    [0.0, 0.0]
+    """
+
+    DIRECTION = "minimize"
+
+    output = "score"
+
+    def _evaluate(self, case: Case) -> Tensor:
+        baselines = self.baseline.of(case.call)
+        start = self._watch(case.call, 1, lambda _call, samples, _some: tuple(b[samples] for b in baselines))[0]
+        end = self._watch(case.call, 1, lambda call, _samples, _some: call.inputs)[0]
+        total = torch.stack([a.flatten(1).sum(1) for a in case.attributions]).sum(0)
+        return (total - (end - start)).abs()
+
+
+@METRICS.register("non_sensitivity")
+class NonSensitivity(Watching):
+    """Number of groups that are given no attribution although the output reacts to them, or the other way round.
+
+    |A0 symmetric difference F0| (Nguyen and Martinez 2020, arXiv:2007.07584): A0 the groups whose attributions are all
+    zero, F0 those to which the output does not react when they are redrawn, uniformly within the sample's range.
+    Zero is what lies below a share of the largest. Lower is better. It needs n_iter passes for each group.
+
+    >>> from xaikit.explainers import Gradient
+    >>> model = torch.nn.Linear(3, 1)
+    >>> model.weight.data = torch.tensor([[1.0, 0.0, 2.0]])
+    >>> NonSensitivity().evaluate(Gradient(model), torch.rand(2, 3)).tolist()
+    [0.0, 0.0]
+    """
+
+    DIRECTION = "minimize"
+
+    n_iter: Annotated[int, Int(ge=1), "times that a group is redrawn"] = 2
+    threshold: Annotated[float, Float(ge=0, lt=1), "share of the largest below which a number counts as zero"] = 1e-5
+    feature_mask: Annotated[Any, Choice(FEATURE_MASKS), "which features are one group"] = "auto"
+    output = "score"
+
+    def _evaluate(self, case: Case) -> Tensor:
+        parts = groups(case.attributions, case.call.inputs, self.feature_mask, absolute=True)
+        count = parts.values.shape[1]
+        draws = uniform_draws(case.call.inputs, self.n_iter, case.seed)
+
+        def redrawn(call: Call, samples: slice, some: range) -> Tensors:
+            own = parts if call.n == case.call.n else parts.at(samples)
+            copies = torch.tensor(some, device=parts.values.device)
+            flags = own.spread((copies[:, None] // self.n_iter == torch.arange(count, device=copies.device))[:, None])
+            return tuple(
+                torch.where(f, _within(x, u[copies % self.n_iter, None]), x)
+                for f, x, u in zip(flags, call.inputs, draws, strict=True)
+            )
+
+        before = self._watch(case.call, 1, lambda call, _samples, _some: call.inputs)[0]
+        after = self._watch(case.call, count * self.n_iter, redrawn)
+        reaction = (after - before).abs().unflatten(0, (count, self.n_iter)).amax(1).T
+        differ = self._is_zero(parts.values) ^ self._is_zero(reaction)
+        return (differ & parts.present).sum(1).to(reaction)
+
+    def _is_zero(self, sizes: Tensor) -> Tensor:
+        return sizes <= self.threshold * sizes.amax(1, keepdim=True)
+
+
+@METRICS.register("input_invariance")
+class InputInvariance(Metric):
+    """Relative change of the explanation when the input is shifted and the model undoes the shift; lower is better.
+
+    |Phi_2(x + c) - Phi(x)| / |Phi(x)| with f_2(x) = f(x - c), the same function on shifted inputs (Kindermans et al.
+    2017, arXiv:1711.00867). Zero for gradients; methods that multiply by the input or count from a fixed baseline
+    change by as much as the shift. NaN for an explanation of zero.
+
+    >>> from xaikit.explainers import Gradient
+    >>> InputInvariance().evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(2, 3)).tolist()
+    [0.0, 0.0]
+    """
+
+    DIRECTION = "minimize"
+
+    shift: Annotated[float, Float(), "what is added to every feature"] = 1.0
+
+    def _evaluate(self, case: Case) -> Tensor:
+        def shifted(call: Call, attribute: Attribute) -> Tensors:
+            forward = call.forward
+            return attribute(
+                dataclasses.replace(
+                    call,
+                    inputs=tuple(x + self.shift for x in call.inputs),
+                    forward=lambda inputs, samples: forward(tuple(x - self.shift for x in inputs), samples),
+                )
+            )
+
+        after = case.explain_again(shifted)
+        size = norm(case.attributions)
+        change = norm(tuple(b - a for a, b in zip(case.attributions, after, strict=True)))
+        return change / torch.where(size > 0, size, torch.nan)
+
+
+def _within(x: Tensor, unit: Tensor) -> Tensor:
+    """Unit numbers brought into the range of each sample of x."""
+    axes = tuple(range(1, x.ndim))
+    low, high = x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
+    return low + (high - low) * unit

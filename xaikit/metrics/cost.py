@@ -1,0 +1,88 @@
+"""Cost: what an explanation takes in time and memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from xaikit.core import METRICS, Int
+from xaikit.metrics.base import Case, Metric
+
+
+@METRICS.register("seconds")
+class Seconds(Metric):
+    """Seconds per sample to explain the batch, the same number for each of its samples; lower is cheaper.
+
+    The clock's time of a repeated call, divided by N; the least of `n_iter` calls, since disturbances only add.
+
+    >>> from xaikit.explainers import Gradient
+    >>> bool((Seconds().evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(2, 3)) > 0).all())
+    True
+    """
+
+    DIRECTION = "minimize"
+    REPEATABLE = False
+
+    n_iter: Annotated[int, Int(ge=1), "calls that are timed"] = 3
+
+    def _evaluate(self, case: Case) -> Tensor:
+        device = case.call.inputs[0].device
+
+        def seconds() -> float:
+            _wait(device)
+            start = time.perf_counter()
+            case.explainer.attribute(case.inputs, case.targets, seed=case.seed)
+            _wait(device)
+            return time.perf_counter() - start
+
+        least = min(seconds() for _ in range(self.n_iter))
+        return torch.full((case.call.n,), least / case.call.n, device=device)
+
+
+@METRICS.register("peak_memory")
+class PeakMemory(Metric):
+    """Most memory of tensors, in MiB, that explaining the batch holds beyond what was there before; lower is cheaper.
+
+    The same number for each sample: of the whole batch, which is what must fit. Counted by torch's allocator, so it is
+    exact, and free of noise on a CPU.
+
+    >>> from xaikit.explainers import Gradient
+    >>> bool((PeakMemory().evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(2, 3)) > 0).all())
+    True
+    """
+
+    DIRECTION = "minimize"
+
+    def _evaluate(self, case: Case) -> Tensor:
+        device = case.call.inputs[0].device
+        mebibytes = peak_memory(lambda: case.explainer.attribute(case.inputs, case.targets, seed=case.seed), device)
+        return torch.full((case.call.n,), mebibytes, device=device)
+
+
+def peak_memory(run: Callable[[], object], device: torch.device | str = "cpu") -> float:
+    """Peak of the tensor memory that a call allocates above the level before, in MiB."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    # The profiler's own tables sum over operators; only the allocator's events tell what was held at one time.
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    level = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        level += event.nbytes()
+        peak = max(peak, level)
+    return peak / 2**20
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

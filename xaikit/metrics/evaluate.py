@@ -1,0 +1,181 @@
+"""evaluate: several explainers by several metrics on the same samples, in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from torch import nn
+from tqdm import tqdm
+
+from xaikit.core import EXPLAINERS, METRICS, Explainer, Float, Int, Registry
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
+from xaikit.metrics.base import Metric, Postprocess
+from xaikit.metrics.data import Batch, read
+from xaikit.metrics.table import Evaluation, make_row
+
+NOT_REACHED = "not reached before Ctrl-C"
+
+
+def evaluate(  # noqa: PLR0913
+    explainers: Any,
+    metrics: Any,
+    data: Any,
+    *,
+    model: nn.Module | None = None,
+    postprocess: Postprocess | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: bool = True,
+) -> Evaluation:
+    """Measure explainers by metrics on some samples.
+
+    Each explainer explains each batch once, and all metrics measure that one attribution. An explainer or a metric
+    that fails leaves its reason in the table, and the others go on. Ctrl-C ends the work and keeps what was measured.
+
+    Args:
+        explainers: an explainer (its name, a spec, an object), several in a list, or a dict that labels them.
+        metrics: a metric (its name, a spec, an object), several in a list, or a dict that labels them.
+        data: ``(inputs, targets)`` or ``(inputs, targets, masks)``, or a loader or list of such batches, read once.
+        model: for explainers that have none yet.
+        postprocess: a function of each attribution, such as a `Postprocessor`.
+        confidence: of the intervals.
+        seed: of every random number.
+        progress: show a progress bar.
+
+    Raises:
+        InvalidInputError, InvalidTypeError, UnknownNameError: for arguments that cannot be right, such as a metric
+            that needs a mask on data without any.
+        UnboundError: for an explainer without a model.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    >>> table = evaluate(["gradient", "gradient_x_input"], ["abpc", "sparseness"], (torch.rand(5, 4), 0), model=model,
+    ...                  progress=False)
+    >>> [(row.explainer, row.metric, row.n) for row in table][:2]
+    [('gradient', 'abpc', 5), ('gradient', 'sparseness', 5)]
+    """
+    confidence, seed = Float(gt=0, lt=1).check(confidence, "confidence"), Int(ge=0).check(seed, "seed")
+    named_explainers = _bound(_labelled(explainers, EXPLAINERS, Explainer), model)
+    named_metrics: dict[str, Metric] = _labelled(metrics, METRICS, Metric)
+    batches = read(data)
+    for name, metric in named_metrics.items():
+        if metric.NEEDS_MASK and any(batch.masks is None for batch in batches):
+            raise InvalidInputError(
+                f"the metric {name!r} compares with masks, and the data has none: give (inputs, targets, masks)"
+            )
+    cells = {(e, m): Cell() for e in named_explainers for m in named_metrics}
+    total = len(batches) * len(named_explainers) * (len(named_metrics) + 1)
+    stopped: Literal["done", "interrupted"] = "done"
+    with tqdm(total=total, desc="evaluate", unit="step", disable=not progress) as bar:
+        try:
+            for label, explainer in named_explainers.items():
+                own = {name: cells[label, name] for name in named_metrics}
+                for batch in batches:
+                    bar.set_postfix_str(label)
+                    _measure(explainer, named_metrics, own, batch, postprocess, seed, bar.update)
+        except KeyboardInterrupt:
+            if not any(cell.values for cell in cells.values()):
+                raise
+            stopped = "interrupted"
+    rows = []
+    for (e, m), cell in cells.items():
+        error = cell.error or (NOT_REACHED if not cell.values and stopped == "interrupted" else None)
+        direction = named_metrics[m].DIRECTION
+        rows.append(make_row(e, m, direction, cell.values, confidence=confidence, seed=seed, error=error))
+    return Evaluation(
+        rows=tuple(rows),
+        confidence=confidence,
+        seed=seed,
+        explainers={name: explainer._provenance() for name, explainer in named_explainers.items()},
+        metrics={name: _spec(metric) for name, metric in named_metrics.items()},
+        stopped=stopped,
+    )
+
+
+@dataclasses.dataclass
+class Cell:
+    """What one metric of one explainer gave so far."""
+
+    values: list[float] = dataclasses.field(default_factory=list)
+    error: str | None = None
+
+
+def _measure(  # noqa: PLR0913
+    explainer: Explainer,
+    metrics: dict[str, Metric],
+    cells: dict[str, Cell],
+    batch: Batch,
+    postprocess: Postprocess | None,
+    seed: int,
+    done: Callable[[], object],
+) -> None:
+    """One batch: explained once, measured by every metric that has not failed yet."""
+    batch = batch.to(explainer.device)
+    live = [name for name in metrics if cells[name].error is None]
+    if not live:
+        return
+    try:
+        attributions = explainer.attribute(batch.inputs, batch.targets, seed=seed)
+        attributions = attributions if postprocess is None else postprocess(attributions)
+    except Exception as err:  # whatever a method or a model may raise is a finding about it
+        for name in live:
+            cells[name].error = _reason(err)
+        return
+    done()
+    options = {"masks": batch.masks, "postprocess": postprocess, "seed": seed}
+    for name in live:
+        try:
+            values = metrics[name].evaluate(explainer, batch.inputs, batch.targets, attributions, **options)
+            cells[name].values += values.double().tolist()
+        except Exception as err:
+            cells[name].error = _reason(err)
+        done()
+
+
+def _labelled(given: Any, registry: Registry, kind: type) -> dict[str, Any]:
+    """Objects by label: names stay as they were given, objects go by their registered name, or all they say."""
+    if isinstance(given, Mapping) and "name" not in given:
+        items = list(given.items())
+    else:
+        several = isinstance(given, (list, tuple))
+        items = [(value if isinstance(value, str) else None, value) for value in (given if several else [given])]
+    if not items:
+        raise InvalidInputError(f"evaluate needs at least one {registry.kind}, got {given!r}")
+    made = [(label, registry.create(value)) for label, value in items]
+    for _, item in made:
+        if not isinstance(item, kind):
+            raise InvalidTypeError(f"evaluate needs {registry.kind}s, got {item!r}")
+    names = [label or item.NAME or type(item).__name__ for label, item in made]
+    labels = [
+        name if label or names.count(name) == 1 else repr(item) for name, (label, item) in zip(names, made, strict=True)
+    ]
+    twice = {label for label in labels if labels.count(label) > 1}
+    if twice:
+        raise InvalidInputError(
+            f"two {registry.kind}s go by the same label, {', '.join(sorted(map(repr, twice)))}; give a dict that "
+            f"labels them"
+        )
+    return dict(zip(labels, (item for _, item in made), strict=True))
+
+
+def _bound(explainers: dict[str, Explainer], model: nn.Module | None) -> dict[str, Explainer]:
+    for name, explainer in explainers.items():
+        if explainer.model is None and model is None:
+            raise UnboundError(f"the explainer {name!r} has no model yet; pass model=, or bind it")
+    return {n: e.bind(model) if e.model is None and model is not None else e for n, e in explainers.items()}
+
+
+def _spec(metric: Metric) -> Any:
+    try:
+        return metric.spec()
+    except InvalidInputError:
+        return {
+            "name": metric.NAME or type(metric).__name__,
+            "settings": {n: repr(v) for n, v in metric.settings().items()},
+        }
+
+
+def _reason(err: Exception) -> str:
+    return f"{type(err).__name__}: {err}"

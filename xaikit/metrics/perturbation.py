@@ -1,0 +1,87 @@
+"""What the metrics share that take features away and watch the model's output."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core import BASELINES, Call, Categorical, Choice, Int
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.rows import rows_per_pass
+from xaikit.core.structure import Tensors
+from xaikit.metrics.base import Case, Metric
+from xaikit.metrics.places import Parts
+
+Flags = Callable[[slice, range], Tensor]  # of which samples, in which copies
+
+
+class Watching(Metric, abc.ABC):
+    """Watches the model's output on changed copies of the inputs."""
+
+    output: Annotated[
+        str,
+        Categorical("auto", "probability", "score", "accuracy", search=False),
+        "what is watched: the probability, the explained score (a logit), accuracy (1 where the explained class is "
+        "the predicted one, else 0), or auto: the probability where a class of several is explained, else the score",
+    ] = "auto"
+    max_rows: Annotated[int | None, Int(ge=1, optional=True), "most rows in one forward pass; None chooses"] = None
+
+    def _watch(self, call: Call, copies: int, change: Callable[[Call, slice, range], Tensors]) -> Tensor:
+        """The watched output of each changed copy, (copies, N).
+
+        `change` gets a call on some of the samples, which these are, and which copies to make; it returns tensors
+        (k, n, ...), or such that broadcast to that.
+        """
+        parts, start = [], 0
+        # Twice the rows of a gradient pass, since inference keeps no activations; see benchmarks/metrics.py.
+        for part, passes in call.passes(copies, self.max_rows or 2 * rows_per_pass(call.inputs)):
+            samples = slice(start, start + part.n)
+            start += part.n
+            watched = []
+            for some in passes:
+                shapes = ((len(some), *x.shape) for x in part.inputs)
+                changed = (r.expand(s).flatten(0, 1) for r, s in zip(change(part, samples, some), shapes, strict=True))
+                output = part.run(tuple(changed), len(some))
+                watched.append(self._watched(part, output, len(some)).unflatten(0, (-1, part.n)))
+            parts.append(torch.cat(watched))
+        return torch.cat(parts, 1)
+
+    def _watched(self, call: Call, output: Tensor, copies: int) -> Tensor:
+        """The number that is watched, one per row."""
+        # An area of low-precision numbers would be mostly rounding.
+        output = output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+        several = output.ndim > 1 and output.shape[1] > 1
+        if self.output == "accuracy":
+            if not several or not isinstance(call.target, Tensor):
+                raise InvalidInputError(
+                    f"{type(self).__name__}.output='accuracy' needs class targets and several classes; "
+                    f"use 'probability' or 'score'"
+                )
+            return (output.argmax(1) == call.target.repeat(copies)).to(output)
+        if self.output == "probability" or (self.output == "auto" and several and isinstance(call.target, Tensor)):
+            output = output.softmax(1) if several else output.sigmoid()
+        return call.score(output, copies)
+
+
+class Removal(Watching, abc.ABC):
+    """Replaces parts of the inputs by a baseline."""
+
+    baseline: Annotated[Any, Choice(BASELINES), "what replaces a feature: a name, a number, a tensor or a Baseline"] = (
+        "zeros"
+    )
+
+    def _removed(self, case: Case, parts: Parts, copies: int, removed: Flags) -> Tensor:
+        """The watched output without the parts that ``removed(samples, copies)`` (k, n or 1, P) flags, (copies, N)."""
+        baselines = self.baseline.of(case.call)
+
+        def change(call: Call, samples: slice, some: range) -> Tensors:
+            own = parts if call.n == case.call.n else parts.at(samples)
+            flags = own.spread(removed(samples, some))
+            stand_ins = (b[samples] for b in baselines)
+            return tuple(torch.where(f, b, x) for f, b, x in zip(flags, stand_ins, call.inputs, strict=True))
+
+        return self._watch(case.call, copies, change)

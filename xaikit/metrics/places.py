@@ -1,0 +1,129 @@
+"""What a perturbation moves as one: a place with all its channels, or a group of a feature mask."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core import POOLINGS, Choice
+from xaikit.core.structure import Tensors
+from xaikit.metrics.base import Case, Metric
+from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting, channel_axis
+from xaikit.transforms.feature_masks import FeatureMask
+from xaikit.transforms.pooling import Pooling
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Every place by itself; its channels are pooled.
+
+    Attributes:
+        values: the pooled attributions of all inputs side by side, (N, P).
+        shapes: for each input, the shape of a sample's pooled attribution.
+    """
+
+    values: Tensor
+    shapes: tuple[torch.Size, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Places of each input."""
+        return tuple(shape.numel() for shape in self.shapes)
+
+    @property
+    def present(self) -> Tensor:
+        """Every sample has every place."""
+        return self.values.new_ones(1, self.values.shape[1], dtype=torch.bool)
+
+    def at(self, samples: slice) -> Places:
+        """The same of some samples."""
+        return Places(self.values[samples], self.shapes)
+
+    def spread(self, flags: Tensor) -> Tensors:
+        """Each place's flag over its channels."""
+        parts = flags.split(self.sizes, -1)
+        return tuple(p.reshape(*p.shape[:-1], *s) for p, s in zip(parts, self.shapes, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """The groups of a feature mask; a group's attribution is the sum over its features.
+
+    Attributes:
+        values: (N, P).
+        present: (N, P) or (1, P).
+        sizes: groups of each input.
+        ids: for each input, the part that each feature belongs to, (N or 1, ...).
+    """
+
+    values: Tensor
+    present: Tensor
+    sizes: tuple[int, ...]
+    ids: Tensors
+
+    def at(self, samples: slice) -> Groups:
+        """The same of some samples."""
+        ids = tuple(i if len(i) == 1 else i[samples] for i in self.ids)
+        return Groups(
+            self.values[samples], self.present if len(self.present) == 1 else self.present[samples], self.sizes, ids
+        )
+
+    def spread(self, flags: Tensor) -> Tensors:
+        """Each group's flag over its features."""
+        return tuple(_look_up(flags, ids) for ids in self.ids)
+
+
+def groups(attributions: Tensors, inputs: Tensors, mask: FeatureMask, *, absolute: bool = False) -> Groups:
+    """The groups of all inputs, those of the second after those of the first."""
+    ids, values, present = [], [], []
+    sizes: list[int] = []
+    for a, x, found in zip(attributions, inputs, mask.of(inputs), strict=True):
+        count = int(found.max()) + 1
+        flat = found.flatten(1)
+        has = torch.zeros(len(flat), count, dtype=torch.bool, device=x.device).scatter_(1, flat, True)
+        # Each sample's groups are numbered without a gap, so that their numbers do not depend on the other samples.
+        numbers = has.cumsum(1) - 1
+        own = numbers.gather(1, flat)
+        each = (a.abs() if absolute else a).expand_as(x).flatten(1)
+        values.append(each.new_zeros(len(x), count).scatter_add_(1, own.expand(len(x), -1), each))
+        present.append(torch.arange(count, device=x.device) <= numbers[:, -1:])
+        ids.append((own + sum(sizes)).view(found.shape))
+        sizes.append(count)
+    most = max(map(len, present))
+    together = torch.cat([p.expand(most, -1) for p in present], 1)
+    return Groups(torch.cat(values, 1), together, tuple(sizes), tuple(ids))
+
+
+Parts = Places | Groups
+
+
+class OfPlaces(Metric, abc.ABC):
+    """A metric of places: it joins the attributions of a place's channels, where nobody has pooled them yet."""
+
+    pooling: Annotated[
+        Any,
+        Choice(POOLINGS),
+        "how the attributions of a place's channels are joined; none, abs and positive keep every element by itself",
+    ] = "sum"
+    channel_axis: Annotated[int | None, axis_setting, CHANNEL_AXIS] = None
+
+    def _places(self, case: Case) -> Places:
+        pooling: Pooling = self.pooling
+        pooled = []
+        for a, x in zip(case.attributions, case.call.inputs, strict=True):
+            axis = channel_axis(x, self.channel_axis) if pooling.JOINS else None
+            # An attribution that comes pooled is taken as it is, whatever its pooling was.
+            pooled.append(pooling(a, axis) if a.shape == x.shape else a)
+        return Places(torch.cat([p.flatten(1) for p in pooled], 1), tuple(p.shape[1:] for p in pooled))
+
+
+def _look_up(flags: Tensor, ids: Tensor) -> Tensor:
+    if len(ids) == 1:
+        return flags[:, :, ids.flatten()].unflatten(2, ids.shape[1:])
+    k, n = len(flags), len(ids)
+    index = ids.flatten(1).expand(k, n, -1)
+    return flags.expand(k, n, -1).gather(2, index).unflatten(2, ids.shape[1:])

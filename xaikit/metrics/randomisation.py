@@ -1,0 +1,170 @@
+"""Randomisation: an explanation must change when what it explains does."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core import METRICS, Call, Categorical, Int
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.isolation import reseed
+from xaikit.core.rows import even_ranges
+from xaikit.core.structure import Tensors
+from xaikit.metrics.base import Case, Metric
+from xaikit.metrics.similarity import ROWWISE, WINDOW, ssim
+
+
+class Comparing(Metric, abc.ABC):
+    """Measures how alike two explanations of a sample are."""
+
+    similarity: Annotated[
+        str,
+        Categorical(*ROWWISE, "ssim", search=False),
+        "of two explanations; ssim: structural similarity of maps (N, C, H, W)",
+    ] = "spearman"
+    absolute: Annotated[bool, "compare the sizes of the attributions, without their signs"] = False
+
+    def _similarity(self, first: Tensors, second: Tensors) -> Tensor:
+        if self.absolute:
+            first, second = tuple(a.abs() for a in first), tuple(b.abs() for b in second)
+        if self.similarity == "ssim":
+            for a in first:
+                if a.ndim != 4 or min(a.shape[2:]) < WINDOW:
+                    raise InvalidInputError(
+                        f"similarity='ssim' compares maps (N, C, H, W) of at least {WINDOW} x {WINDOW}, "
+                        f"got {tuple(a.shape)}; use 'spearman'"
+                    )
+            return torch.stack([ssim(a, b) for a, b in zip(first, second, strict=True)]).mean(0)
+        rows = [torch.cat([v.flatten(1) for v in values], 1) for values in (first, second)]
+        return ROWWISE[self.similarity](*rows).to(rows[0])
+
+
+@METRICS.register("model_randomisation")
+class ModelRandomisation(Comparing):
+    """Mean similarity to the explanations of ever more randomised models; lower is better.
+
+    From the output to the input, the parameters of one layer after the other are drawn anew (Adebayo et al. 2018,
+    arXiv:1810.03292, cascading), or of each layer alone (independent). A layer draws by its own `reset_parameters`;
+    one that has none shuffles its values. An explanation that stays alike does not depend on what was learnt. The
+    model is restored bit for bit in any case. Stages whose explanation is constant are left out.
+
+    >>> from xaikit.explainers import Gradient
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    >>> ModelRandomisation().evaluate(Gradient(model), torch.rand(3, 4), 0).shape
+    torch.Size([3])
+    """
+
+    DIRECTION = "minimize"
+
+    order: Annotated[str, Categorical("cascading", "independent", search=False), "what is random at a time"] = (
+        "cascading"
+    )
+    n_stages: Annotated[
+        int | None, Int(ge=1, optional=True), "stages over which the layers are spread evenly; None: one for each"
+    ] = None
+
+    def _evaluate(self, case: Case) -> Tensor:
+        with kept(case.call.model) as restore:
+            layers = layers_from_output(case.call)
+            stages = even_ranges(len(layers), -(-len(layers) // (self.n_stages or len(layers))))
+            found = []
+            for stage in stages:
+                if self.order == "independent":
+                    restore()
+                for i in stage:
+                    reseed(case.call.inputs[0].device, case.seed + i)
+                    for module in layers[i]:
+                        randomise(module)
+                found.append(self._similarity(case.attributions, case.attribute(case.targets)))
+        return torch.stack(found).nanmean(0)
+
+
+@METRICS.register("random_logit")
+class RandomLogit(Comparing):
+    """Similarity of the explanation to that of another class; lower is better (Sixt et al. 2020, arXiv:1912.09818).
+
+    The other class is the explained one plus k, modulo the number of classes, k drawn once for all samples.
+
+    >>> from xaikit.explainers import Gradient
+    >>> RandomLogit().evaluate(Gradient(torch.nn.Linear(4, 3)), torch.rand(2, 4), 0).shape
+    torch.Size([2])
+    """
+
+    DIRECTION = "minimize"
+
+    def _evaluate(self, case: Case) -> Tensor:
+        target = case.call.target
+        one = case.call.at(slice(0, 1)) if isinstance(target, Tensor) else case.call
+        output = one.run(one.inputs)
+        classes = output.shape[1] if output.ndim == 2 else 1
+        if not isinstance(target, Tensor) or classes < 2:
+            raise InvalidInputError(
+                "RandomLogit compares the explained class with another: it needs class targets and a model with "
+                f"several outputs, got targets {'of classes' if isinstance(target, Tensor) else repr(target)} and "
+                f"{classes} output{'s' if classes > 1 else ''}"
+            )
+        generator = torch.Generator().manual_seed(case.seed)
+        k = int(torch.randint(1, classes, (), generator=generator))
+        return self._similarity(case.attributions, case.attribute((target + k) % classes))
+
+
+@contextlib.contextmanager
+def kept(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Put every parameter and buffer back, bit for bit, at the end and whenever the yielded function is called."""
+    values = [(t, t.detach().clone()) for t in itertools.chain(model.parameters(), model.buffers())]
+
+    @torch.no_grad()
+    def restore() -> None:
+        for tensor, value in values:
+            tensor.copy_(value)
+
+    try:
+        yield restore
+    finally:
+        restore()
+
+
+def layers_from_output(call: Call) -> list[list[nn.Module]]:
+    """The modules that hold parameters, those that start last first, each with its parts that do not run themselves.
+
+    Order of running, not of definition, says which layer is nearer to the output.
+    """
+    names = dict(call.model.named_modules())
+    started: dict[str, int] = {}
+    handles = [
+        m.register_forward_pre_hook(lambda _m, _args, key=name: started.update({key: len(started)}))
+        for name, m in names.items()
+    ]
+    try:
+        call.run(call.inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    units: dict[str, list[nn.Module]] = {}
+    for name, module in names.items():
+        if next(module.parameters(recurse=False), None) is None:
+            continue
+        runner = name
+        while runner and runner not in started:
+            runner = runner.rpartition(".")[0]
+        units.setdefault(runner, []).append(module)
+    # A model whose part alone is run (a layer's rest) never starts; it counts as the first.
+    return [units[name] for name in sorted(units, key=lambda n: started.get(n, -1), reverse=True)]
+
+
+@torch.no_grad()
+def randomise(module: nn.Module) -> None:
+    """Draw the module's own parameters anew."""
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
+        return
+    for parameter in module.parameters(recurse=False):
+        shuffled = parameter.flatten()[torch.randperm(parameter.numel()).to(parameter.device)]
+        parameter.copy_(shuffled.view_as(parameter))

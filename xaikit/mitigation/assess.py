@@ -1,0 +1,229 @@
+"""What a model relies on: accuracy with the shortcut kept, randomised, flipped and removed, and where it looks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from xaikit.core import EXPLAINERS, Explainer
+from xaikit.core.errors import InvalidInputError, MissingDependencyError
+from xaikit.core.structure import flatten
+from xaikit.mitigation.batches import to_device
+from xaikit.mitigation.decoys import KEPT, Decoy, decoys
+from xaikit.mitigation.evaluation import batches, by_group, check_all_used, evaluating, group_names, logits_on
+from xaikit.mitigation.masks import fit_masks
+from xaikit.mitigation.tables import aligned, percent
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Assessment:
+    """What `assess` measured; all values are fractions.
+
+    Attributes:
+        accuracy: by what became of the shortcut ("kept", "randomised", "flipped", "removed"), over all samples.
+        groups: likewise, in each group.
+        changed: the share of samples whose predicted class is another than with the shortcut kept.
+        mass: by explainer, the share of sum |attribution| that lies in the mask, mean over the samples that have one.
+        area: the share of the features that lie in the mask, over the same samples: what blind relevance would have.
+        samples: how many there were.
+    """
+
+    accuracy: dict[str, float]
+    groups: dict[str, dict[Any, float]]
+    changed: dict[str, float]
+    mass: dict[str, float]
+    area: float | None
+    samples: int
+
+    @property
+    def worst(self) -> dict[str, float]:
+        """Accuracy in the worst group, by what became of the shortcut."""
+        return {name: min(groups.values()) for name, groups in self.groups.items()}
+
+    def row(self) -> dict[str, float]:
+        """All in one line: accuracy, worst group, changed and mass, by names such as ``worst flipped``."""
+        return {
+            **{f"accuracy {name}": value for name, value in self.accuracy.items()},
+            **{f"worst {name}": value for name, value in self.worst.items()},
+            **{f"changed {name}": value for name, value in self.changed.items()},
+            **{f"mass {name}": value for name, value in self.mass.items()},
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; groups are named by text."""
+        groups = {name: {str(g): v for g, v in found.items()} for name, found in self.groups.items()}
+        return {**dataclasses.asdict(self), "groups": groups, "worst": self.worst}
+
+    def to_pandas(self) -> Any:
+        """One row for each thing that became of the shortcut: accuracy, worst, changed, and each group.
+
+        Raises:
+            MissingDependencyError: where pandas is absent.
+        """
+        try:
+            import pandas as pd
+        except ImportError as err:
+            raise MissingDependencyError("a DataFrame needs pandas: pip install 'xaikit[tables]'") from err
+        worst = self.worst
+        rows = {
+            name: {"accuracy": value, "worst": worst[name], "changed": self.changed.get(name, 0.0), **self.groups[name]}
+            for name, value in self.accuracy.items()
+        }
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+    def __repr__(self) -> str:
+        lines = [["shortcut", "accuracy", "worst group", "changed"]]
+        for name, value in self.accuracy.items():
+            groups = self.groups[name]
+            worst = min(groups, key=lambda group: groups[group])
+            changed = percent(self.changed[name]) if name in self.changed else ""
+            lines.append([name, percent(value), f"{percent(groups[worst])} ({worst})", changed])
+        words = [f"Assessment of {self.samples} samples", *aligned(lines)]
+        if self.mass:
+            shares = ", ".join(f"{name} {percent(value)}" for name, value in self.mass.items())
+            words.append(f"relevance in the mask, {percent(self.area or 0.0)} of the features: {shares}")
+        return "\n".join(words)
+
+
+def assess(  # noqa: PLR0913
+    model: nn.Module,
+    data: Any,
+    *,
+    groups: Any = None,
+    masks: Any = None,
+    decoy: Decoy | Mapping[str, Decoy] | None = None,
+    explainers: Sequence[Any] | Mapping[str, Any] = ("gradient",),
+    head: str | int = "logits",
+    seed: int = 0,
+    progress: bool = True,
+) -> Assessment:
+    """How right a model is, and how much of that hangs on a shortcut.
+
+    What becomes of the shortcut is said by `decoy`. Where only masks are given, the masked region is the shortcut:
+    "randomised" takes the region from a random other sample, "flipped" from one of the class C - 1 - y (the next one,
+    where that is y itself), "removed" fills it with 0. The samples that lend their region, at most 512 (or one for each
+    class), are the first of each class in the data, which are read once more for it.
+
+    Args:
+        model: returns logits (N, C), or holds them under `head`.
+        data: test samples: tensors (x, y) or (x, y, masks), or an iterable of such batches, in an order that stays.
+        groups: (N,) names or numbers, or a function (x, y) -> (N,); None takes the classes.
+        masks: where the shortcut lies, one for each sample or one for all; in place of those in the data.
+        decoy: a function (x, told) that gives x with the shortcut telling the classes `told` (N,), or without a
+            shortcut where `told` is None; or functions (x, y) by the name of what they make of the shortcut.
+        explainers: whose relevance in the mask is measured, the penalised one and others: names, spec strings or
+            objects; or these by names of the user's. Explained is the label's score.
+        head: which output holds the logits.
+        seed: of what is random.
+        progress: show a progress bar.
+
+    Raises:
+        InvalidInputError, InvalidTypeError: for data, groups, masks or a decoy that cannot be right.
+
+    >>> model = nn.Linear(2, 2)
+    >>> _ = model.load_state_dict({"weight": torch.tensor([[2.0, 1.0], [-2.0, -1.0]]), "bias": torch.zeros(2)})
+    >>> x, y = torch.tensor([[1.0, 0.5], [1.0, -0.5], [-1.0, 0.5], [-1.0, -0.5]]), torch.tensor([0, 0, 1, 1])
+    >>> assess(model, (x, y), masks=torch.tensor([1.0, 0.0]), progress=False)
+    Assessment of 4 samples
+    shortcut    accuracy  worst group  changed
+    kept         100.0 %  100.0 % (0)
+    randomised    50.0 %   50.0 % (0)   50.0 %
+    flipped        0.0 %    0.0 % (0)  100.0 %
+    removed       50.0 %   50.0 % (0)   50.0 %
+    relevance in the mask, 50.0 % of the features: gradient 66.7 %
+    """
+    chosen = _named(explainers, model, head)
+    tally = _Tally(groups)
+    maker = None
+    with tqdm(disable=not progress, unit="batch", desc="assess") as bar:
+        for given in batches(data, masks):
+            with evaluating(model) as device:
+                x, y, mask = to_device(given, device)
+                if maker is None:
+                    classes = logits_on(model, x, head).shape[1]
+                    maker = decoys(decoy, classes, seed, lambda: batches(data, masks))
+                tally.begin(x, y)
+                for name, changed in maker.variants(x, y, mask):
+                    tally.count(name, logits_on(model, changed, head).argmax(1), y)
+            if mask is not None:
+                tally.weigh(chosen, x, y, mask, seed)
+            bar.update()
+    return tally.result()
+
+
+class _Tally:
+    """What is counted, batch by batch."""
+
+    def __init__(self, groups: Any) -> None:
+        self._groups = groups
+        self._names: list[Any] = []
+        self._right: dict[str, list[Tensor]] = {}
+        self._changed: dict[str, list[Tensor]] = {}
+        self._mass: dict[str, list[Tensor]] = {}
+        self._area: list[Tensor] = []
+
+    def begin(self, x: Any, y: Tensor) -> None:
+        self._names += group_names(self._groups, x, y, len(self._names))
+
+    def count(self, name: str, predicted: Tensor, y: Tensor) -> None:
+        if name == KEPT:
+            self._kept = predicted
+        else:
+            self._changed.setdefault(name, []).append((predicted != self._kept).cpu())
+        self._right.setdefault(name, []).append((predicted == y).cpu())
+
+    def weigh(self, explainers: Mapping[str, Explainer], x: Any, y: Tensor, mask: Any, seed: int) -> None:
+        """The share of each sample's relevance that lies in its mask."""
+        for name, explainer in explainers.items():
+            attributions = flatten(explainer.attribute(x, y, seed=seed), "attributions")[0]
+            inside = fit_masks(mask, attributions, flatten(x)[0])
+            parts = [(m * a.abs()).flatten(1).sum(1).cpu() for a, m in zip(attributions, inside, strict=True)]
+            sums = [a.abs().flatten(1).sum(1).cpu() for a in attributions]
+            part, whole = torch.stack(parts).sum(0).double(), torch.stack(sums).sum(0).double()
+            has_mask = torch.stack([(m != 0).flatten(1).any(1).cpu() for m in inside]).any(0)
+            self._mass.setdefault(name, []).append((part / whole.clamp_min(torch.finfo(whole.dtype).tiny))[has_mask])
+            if name == next(iter(explainers)):
+                features = sum(m[0].numel() for m in inside)
+                area = torch.stack([m.flatten(1).sum(1).cpu().double() for m in inside]).sum(0) / features
+                self._area.append(area[has_mask])
+
+    def result(self) -> Assessment:
+        check_all_used(self._groups, len(self._names))
+        right = {name: torch.cat(parts) for name, parts in self._right.items()}
+        uneven = [name for name, hits in right.items() if len(hits) != len(self._names)]
+        if uneven:
+            raise InvalidInputError(
+                f"some batches have a mask and others none, so that {', '.join(uneven)} is for a part"
+            )
+        area = torch.cat(self._area) if self._area else torch.empty(0)
+        masses = {name: torch.cat(parts) for name, parts in self._mass.items()}
+        return Assessment(
+            accuracy={name: _mean(hits) for name, hits in right.items()},
+            groups={name: by_group(hits, self._names) for name, hits in right.items()},
+            changed={name: _mean(torch.cat(parts)) for name, parts in self._changed.items()},
+            mass={name: _mean(values) for name, values in masses.items() if len(values)},
+            area=_mean(area) if len(area) else None,
+            samples=len(self._names),
+        )
+
+
+def _mean(values: Tensor) -> float:
+    return values.double().mean().item()
+
+
+def _named(explainers: Any, model: nn.Module, head: str | int) -> dict[str, Explainer]:
+    """Explainers bound to the model, by a name each."""
+    if isinstance(explainers, Mapping):
+        return {name: EXPLAINERS.create(e).set_kwargs(model=model, head=head) for name, e in explainers.items()}
+    named: dict[str, Explainer] = {}
+    for given in (explainers,) if isinstance(explainers, (str, Explainer)) else explainers:
+        explainer = EXPLAINERS.create(given)
+        short = explainer.NAME or type(explainer).__name__
+        name = short if short not in named else repr(explainer.set_kwargs(model=None))
+        named[name] = explainer.set_kwargs(model=model, head=head)
+    return named

@@ -1,0 +1,38 @@
+"""A mitigator that trains on a changed version of the batch as well: the penalty is the task's loss there."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from typing import Any
+
+from torch import Tensor, nn
+
+from xaikit.core.isolation import isolated
+from xaikit.mitigation.base import Mitigator, logits_of
+from xaikit.mitigation.fabric import Share
+from xaikit.mitigation.penalties import at_least_float32, task_loss
+
+
+class ChangedMitigator(Mitigator):
+    """Mean cross-entropy + weight * mean cross-entropy of the changed samples with the same labels.
+
+    No explanation takes part, so ``explainer`` has no effect.
+    """
+
+    def _penalty(self, model: nn.Module, x: Any, y: Tensor, mask: Any, *, seed: int, create_graph: bool) -> Tensor:
+        # Only measured, the pass must leave no trace in the model.
+        apart = contextlib.nullcontext() if create_graph else isolated(model, y.device, seed)
+        with apart:
+            return task_loss(at_least_float32(self._changed_logits(model, x, mask, seed)), y)
+
+    def penalty_share(self, share: Share) -> float:
+        """The mean is over all samples."""
+        return share.samples
+
+    @abc.abstractmethod
+    def _changed_logits(self, model: nn.Module, x: Any, mask: Any, seed: int) -> Tensor:
+        """The logits of the changed samples."""
+
+    def _logits(self, model: nn.Module, x: Any) -> Tensor:
+        return logits_of(model, x, self.head)

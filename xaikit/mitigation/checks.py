@@ -1,0 +1,114 @@
+"""What is told before the first step: models that cannot be trained, data that do not fit them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.isolation import isolated
+from xaikit.core.structure import flatten
+from xaikit.core.targets import pick_head
+from xaikit.mitigation.batches import Batch, Source, Tensors, to_device
+
+if TYPE_CHECKING:
+    from xaikit.mitigation.base import Mitigator
+
+
+def check_model(model: Any) -> None:
+    """What `fit` can train.
+
+    Raises:
+        InvalidTypeError: for anything but a module.
+        InvalidInputError: for a model without a parameter to train, or one that is wrapped already.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"fit takes a torch.nn.Module first, got {type(model).__name__}")
+    if hasattr(model, "_forward_module") or isinstance(model, nn.parallel.DistributedDataParallel):
+        raise InvalidInputError(
+            f"fit takes the bare model and wraps it with the loss; of this {type(model).__name__} pass .module"
+        )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InvalidInputError("no parameter of the model requires a gradient, so there is nothing to train")
+
+
+def check_data(mitigator: Mitigator, model: nn.Module, source: Source) -> None:
+    """One sample through the model and its explanation, so that wrong data are told before the first step.
+
+    Raises:
+        InvalidInputError, InvalidTypeError: for data that do not fit the model, or a step of one sample for BatchNorm.
+    """
+    device = next(model.parameters()).device
+    if isinstance(source, Tensors):
+        _check_first(mitigator, model, to_device(source.first(), device), source.labels)
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()) and (one := source.single):
+        _check_single(model, to_device(one, device))
+
+
+def _check_first(mitigator: Mitigator, model: nn.Module, first: Batch, labels: Tensor) -> None:
+    from xaikit.mitigation.base import run_model
+    from xaikit.mitigation.penalties import check_labels
+
+    x, y, mask = first
+    tensors = flatten(x)[0]
+    with isolated(model, tensors[0].device, 0), torch.no_grad():
+        try:
+            output = run_model(model, x)
+        except RuntimeError as err:
+            shapes = ", ".join(f"{tuple(t.shape)} of {t.dtype}" for t in tensors)
+            raise InvalidInputError(f"the model does not take inputs of shape {shapes}: {err}") from err
+    logits = pick_head(output, mitigator.head)
+    check_labels(labels, logits.expand(len(labels), *logits.shape[1:]))
+    mitigator._penalty(model, x, y, mask, seed=0, create_graph=False)
+
+
+def _check_single(model: nn.Module, one: Batch) -> None:
+    """BatchNorm over a map can train on one sample, over a vector it cannot."""
+    from xaikit.mitigation.base import run_model
+
+    kept = [(b, b.detach().clone()) for b in model.buffers()]
+    with training_mode(model), torch.random.fork_rng(), torch.no_grad():
+        try:
+            with batchnorm_told():
+                run_model(model, one[0])
+        finally:
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
+@contextlib.contextmanager
+def batchnorm_told() -> Iterator[None]:
+    """Say in words what torch says of a single sample.
+
+    Raises:
+        InvalidInputError: where BatchNorm in training mode meets a single value.
+    """
+    try:
+        yield
+    except ValueError as err:
+        if "more than 1 value per channel" not in str(err):
+            raise
+        raise InvalidInputError(
+            "BatchNorm in training mode cannot take a batch of one sample: use batch_size >= 2 (drop_last=True in a "
+            "DataLoader whose last batch has one), or put the model's BatchNorm layers in evaluation mode"
+        ) from err
+
+
+@contextlib.contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Training mode inside, every module's flag as found after.
+
+    A model that is in training mode already keeps its flags: parts that its owner froze stay frozen.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        if not model.training:
+            model.train()
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training

@@ -1,0 +1,129 @@
+"""Class artifact compensation: a concept among a layer's channels made to count for nothing, in three ways."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from xaikit.core import MITIGATORS, Categorical, Explainer, Float
+from xaikit.core.isolation import find_layer
+from xaikit.core.structure import Tensors
+from xaikit.mitigation.attributed import AttributionMitigator
+from xaikit.mitigation.changed import ChangedMitigator
+from xaikit.mitigation.concepts import Concept, check_concept
+from xaikit.mitigation.masks import fit_masks
+from xaikit.mitigation.penalties import OUTPUTS, TARGETS, masked_power
+from xaikit.mitigation.projections import Direction
+
+
+@MITIGATORS.register("rr_clarc")
+class RRClArC(AttributionMitigator):
+    """Mean cross-entropy + lambda_rr * mean of <dS/da, v>² (Dreyer et al. 2024, arXiv:2308.09437).
+
+    a are the activations of the concept's layer and v its direction: the score S shall not react to it. At a layer with
+    positions the squares of all positions are added. By default S is a random combination of the logits, so that no
+    class reacts; ``target="label"`` is the class-specific form. A mask is not needed; one says at which positions.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> x, y = torch.rand(40, 4), torch.tensor([0, 1] * 20)
+    >>> concept = Concept.fit(model, x, x[:, 0] > 0.5, layer="1")
+    >>> history = RRClArC(concept=concept, lambda_rr=10.0, lr=0.01, random_state=0).fit(model, x, y, progress=False)
+    >>> history["penalty"][-1] < history["penalty"][0]
+    True
+    """
+
+    WEIGHT: ClassVar[str] = "lambda_rr"
+    NEEDS_MASK: ClassVar[bool] = False
+
+    concept: Annotated[Any, check_concept, "what must not matter, from Concept.fit"]
+    target: Annotated[str, Categorical(*TARGETS, search=False), "whose score is explained"] = "random"
+    output: Annotated[str, Categorical(*OUTPUTS, search=False), "what the score is"] = "logit"
+    lambda_rr: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 1.0
+
+    def _explainer(self, model: nn.Module) -> Explainer:
+        return self.explainer_for(model).set_kwargs(layer=self.concept.layer)
+
+    def _masks(self, mask: Any, attributions: Tensors, inputs: Tensors) -> Tensors:
+        (attribution,) = attributions
+        if mask is not None and attribution.ndim == 2:
+            # The layer has no positions that a mask could be about, only samples.
+            (at_input,) = fit_masks(mask, inputs[:1])
+            return (at_input.flatten(1).amax(1, keepdim=True).expand_as(attribution),)
+        return super()._masks(mask, attributions, inputs)
+
+    def _of(self, attributions: Tensors, masks: Tensors) -> Tensor:
+        what = Direction(vector=self.concept.direction, channel_axis=self.concept.channel_axis)
+        return masked_power(attributions, masks, what=what, power=2, normalization="none", reduction="mean")
+
+
+@MITIGATORS.register("a_clarc")
+class AClArC(ChangedMitigator):
+    """Mean cross-entropy + lambda_a * that of the samples with the concept added.
+
+    At the concept's layer, the activations a become a - v vᵀ (a - z), with z the mean of samples that show the concept:
+    every sample seems to show it, so that it tells nothing (Anders et al. 2022, arXiv:1912.11425). Masks are not used.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> x, y = torch.rand(40, 4), torch.tensor([0, 1] * 20)
+    >>> concept = Concept.fit(model, x, x[:, 0] > 0.5, layer="1")
+    >>> history = AClArC(concept=concept, lr=0.01, random_state=0).fit(model, x, y, progress=False)
+    >>> history["penalty"][-1] < history["penalty"][0]
+    True
+    """
+
+    WEIGHT: ClassVar[str] = "lambda_a"
+    NEEDS_MASK: ClassVar[bool] = False
+
+    concept: Annotated[Any, check_concept, "what must not matter, from Concept.fit"]
+    lambda_a: Annotated[float, Float(low=1e-2, high=1e2, log=True, ge=0), "weight of the changed samples"] = 1.0
+
+    def _changed_logits(self, model: nn.Module, x: Any, mask: Any, seed: int) -> Tensor:  # noqa: ARG002
+        with _moved(model, self.concept, self.concept.present):
+            return self._logits(model, x)
+
+
+class PClArC:
+    """Takes a concept out of a model without training it (Anders et al. 2022, arXiv:1912.11425).
+
+    At the concept's layer, the activations a become a - v vᵀ (a - z), with z the mean of samples without the concept.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.rand(40, 4)
+    >>> concept = Concept.fit(model, x, x[:, 0] > 0.5, layer="0")
+    >>> with PClArC(concept).apply(model):  # or keep the handle, and handle.remove() to undo it
+    ...     hidden = model[0](x)
+    >>> bool(((hidden - concept.absent) @ concept.direction).abs().max() < 1e-6)
+    True
+    """
+
+    def __init__(self, concept: Concept) -> None:
+        self.concept = check_concept(concept, "PClArC.concept")
+
+    def apply(self, model: nn.Module) -> RemovableHandle:
+        """Change the model's activations from now on, until the handle is removed or its `with` block ends."""
+        return _moved(model, self.concept, self.concept.absent)
+
+    def __repr__(self) -> str:
+        return f"PClArC(layer={self.concept.layer!r})"
+
+
+def _moved(model: nn.Module, concept: Concept, to: Tensor) -> RemovableHandle:
+    _, module = find_layer(model, concept.layer)
+    return module.register_forward_hook(_Move(concept, to))
+
+
+class _Move:
+    """A forward hook that can be pickled with its model."""
+
+    def __init__(self, concept: Concept, to: Tensor) -> None:
+        self._concept, self._to = concept, to
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        return self._concept.moved(output, self._to)

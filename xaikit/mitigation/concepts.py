@@ -1,0 +1,140 @@
+"""A concept as a direction among a layer's channels, fitted from samples that show it and samples that do not."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.isolation import cut_at, find_layer, isolated
+from xaikit.core.structure import check_batch, flatten
+from xaikit.mitigation.base import run_model
+from xaikit.mitigation.masks import label_tensor
+
+BATCH = 64  # samples in a pass
+METHODS = ("pattern", "ridge", "svm")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Concept:
+    """A direction among the channels of a layer.
+
+    Attributes:
+        layer: name of the layer.
+        direction: of length 1, (channels,); it points from samples without the concept to those with it.
+        absent: mean activation of the samples without, (channels,).
+        present: mean activation of the samples with it, (channels,).
+        channel_axis: of the layer's output.
+    """
+
+    layer: str
+    direction: Tensor
+    absent: Tensor
+    present: Tensor
+    channel_axis: int = 1
+
+    @classmethod
+    def fit(
+        cls,
+        model: nn.Module,
+        inputs: Any,
+        labels: Any,
+        *,
+        layer: str | nn.Module,
+        method: str = "pattern",
+        channel_axis: int = 1,
+        regularization: float = 1.0,
+    ) -> Concept:
+        """Fit the direction on activations averaged over the positions.
+
+        Args:
+            model: the model, run in evaluation mode.
+            inputs: samples (N, ...).
+            labels: (N,), true where a sample shows the concept.
+            layer: whose output, (N, channels, ...), holds the concept.
+            method: "pattern": the covariance of activation and label over the label's variance, which is the difference
+                of the two means; not drawn aside by noise that the classes share (Pahde et al. 2022,
+                arXiv:2202.03482). "ridge" and "svm": the weights of a linear classifier on standardised activations,
+                with squared error or squared hinge.
+            channel_axis: where the output has its channels; -1 in (N, tokens, channels).
+            regularization: of "ridge" and "svm": the penalty regularization * |w|² / 2 against a sum over samples.
+
+        Raises:
+            InvalidInputError: for labels of one kind only, or of another number of samples.
+        """
+        if method not in METHODS:
+            raise InvalidInputError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+        tensors, rebuild = flatten(inputs)
+        n = check_batch(tensors)
+        shown = label_tensor(labels).to("cpu").bool()
+        if shown.shape != (n,) or bool(shown.all()) or not bool(shown.any()):
+            raise InvalidInputError(
+                f"labels must say of each of {n} samples whether it shows the concept, and there must be both; "
+                f"got shape {tuple(shown.shape)} with {int(shown.sum())} true"
+            )
+        name, module = find_layer(model, layer)
+        parts = []
+        with torch.no_grad(), isolated(model, tensors[0].device, 0):
+            for rows in torch.arange(n).split(BATCH):
+                batch = rebuild(tuple(t[rows.to(t.device)] for t in tensors))
+                (a,) = cut_at(model, [(name, module)], lambda b=batch: run_model(model, b), len(rows), False)  # type: ignore[misc]
+                parts.append(_channels(a, channel_axis).double().cpu())
+        a = torch.cat(parts)
+        absent, present = a[~shown].mean(0), a[shown].mean(0)
+        if float((present - absent).norm()) <= 1e-12 * float(present.norm() + absent.norm()):
+            raise InvalidInputError(f"layer {name!r} has the same activations with and without the concept")
+        direction = present - absent if method == "pattern" else _classifier(a, shown, method, regularization)
+        dtype = next((p.dtype for p in model.parameters()), torch.float32)
+        unit = direction / direction.norm()
+        return cls(name, unit.to(dtype), absent.to(dtype), present.to(dtype), channel_axis)
+
+    def moved(self, activation: Tensor, to: Tensor) -> Tensor:
+        """A - v vᵀ (a - to): activations whose part along the direction is that of `to`, (channels,)."""
+        v, z = self.direction.to(activation), to.to(activation)
+        last = activation.movedim(self.channel_axis, -1)
+        return (last - ((last - z) @ v)[..., None] * v).movedim(-1, self.channel_axis)
+
+
+def check_concept(value: Any, where: str) -> Concept:
+    """The value, when it is a concept.
+
+    Raises:
+        InvalidTypeError: else.
+    """
+    if not isinstance(value, Concept):
+        raise InvalidTypeError(
+            f"{where} must be a Concept, made by Concept.fit(model, x, labels, layer=...), got {value!r}"
+        )
+    return value
+
+
+def _channels(activation: Tensor, axis: int) -> Tensor:
+    """Activations averaged over positions, (N, channels)."""
+    return activation.movedim(axis, 1).flatten(2).mean(2) if activation.ndim > 2 else activation
+
+
+def _classifier(a: Tensor, shown: Tensor, method: str, regularization: float) -> Tensor:
+    """The weights of a linear classifier, for activations as they are, fitted to standardised ones."""
+    scale = a.std(0, correction=0)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    z, t = (a - a.mean(0)) / scale, torch.where(shown, 1.0, -1.0).double()
+    if method == "ridge":
+        gram = z.T @ z + regularization * torch.eye(z.shape[1], dtype=z.dtype)
+        return torch.linalg.solve(gram, z.T @ (t - t.mean())) / scale
+    weights = torch.zeros(z.shape[1] + 1, dtype=z.dtype, requires_grad=True)
+    solver = torch.optim.LBFGS([weights], max_iter=500, line_search_fn="strong_wolfe", tolerance_grad=1e-8)
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        w, b = weights[:-1], weights[-1]
+        value: Tensor = regularization * w.square().sum() / 2 + F.relu(1 - t * (z @ w + b)).square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        solver.step(loss)
+    return weights.detach()[:-1] / scale

@@ -1,0 +1,116 @@
+"""Counterexamples: samples whose masked region says nothing of the label, since it is drawn anew in every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core import MITIGATORS, Float
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.structure import flatten
+from xaikit.mitigation.changed import ChangedMitigator
+from xaikit.mitigation.masks import fit_masks
+
+FILLS = ("permute", "uniform", "noise", "colour")
+
+
+def _fill(value: Any, where: str) -> Any:
+    if callable(value) or value in FILLS:
+        return value
+    if isinstance(value, str):
+        raise InvalidInputError(f"{where} must be one of {', '.join(map(repr, FILLS))} or a function, got {value!r}")
+    raise InvalidTypeError(f"{where} must be one of {', '.join(map(repr, FILLS))} or a function, got {value!r}")
+
+
+@MITIGATORS.register("counterexamples")
+class Counterexamples(ChangedMitigator):
+    """Mean cross-entropy + lambda_ce * that of the samples with their masked region drawn anew.
+
+    From "Explanatory interactive machine learning" (Teso and Kersting 2019, AIES). It needs no explanation, costs one
+    more pass, and is the baseline to beat wherever a region can be drawn anew. What stands in the region afterwards:
+
+    * ``fill="permute"``: what another sample of the batch, drawn at random, has there: also for tokens;
+    * ``fill="uniform"``: uniform noise over the batch's range in each channel;
+    * ``fill="noise"``: normal noise with the batch's mean and standard deviation in each channel;
+    * ``fill="colour"``: one value for each sample and channel, uniform over the batch's range;
+    * a function ``(x, mask, generator) -> tensor like x``, such as one that paints the object in another colour.
+
+    >>> import torch
+    >>> x, y, mask = torch.rand(8, 4), torch.tensor([0, 1] * 4), torch.tensor([1.0, 0, 0, 0])
+    >>> history = Counterexamples(lr=0.1, random_state=0).fit(torch.nn.Linear(4, 2), x, y, mask, progress=False)
+    >>> history["penalty"][-1] < history["penalty"][0]
+    True
+    """
+
+    WEIGHT: ClassVar[str] = "lambda_ce"
+
+    lambda_ce: Annotated[float, Float(low=1e-2, high=1e2, log=True, ge=0), "weight of the counterexamples"] = 1.0
+    fill: Annotated[Any, _fill, "what stands in the region: 'permute', 'uniform', 'noise', 'colour', a function"] = (
+        "permute"
+    )
+
+    def _of_full_mask(self) -> str | None:
+        return "the counterexamples hold nothing of the samples: mask what must not matter"
+
+    def _changed_logits(self, model: nn.Module, x: Any, mask: Any, seed: int) -> Tensor:
+        tensors, rebuild = flatten(x)
+        # Masks are of floating-point tensors; tokens have positions like them.
+        forms = tuple(t if t.is_floating_point() else t.float() for t in tensors)
+        masks = fit_masks(mask, forms)
+        generator = torch.Generator().manual_seed(seed)
+        return self._logits(
+            model, rebuild(tuple(self._changed(t, m, generator) for t, m in zip(tensors, masks, strict=True)))
+        )
+
+    def _changed(self, x: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+        if not x.is_floating_point() and self.fill != "permute" and not callable(self.fill):
+            raise InvalidInputError(
+                f"fill={self.fill!r} makes no tokens of {x.dtype}; use fill='permute' or a function"
+            )
+        fill = self.fill if callable(self.fill) else _MAKERS[self.fill]
+        made = fill(x, mask, generator)
+        if not isinstance(made, Tensor) or made.shape != x.shape:
+            got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+            raise InvalidInputError(f"a fill function must return a tensor of shape {tuple(x.shape)}, got {got}")
+        return x + mask * (made - x) if x.is_floating_point() else torch.where(mask > 0.5, made, x)
+
+
+def _permute(x: Tensor, _mask: Tensor, generator: torch.Generator) -> Tensor:
+    return x[torch.randperm(len(x), generator=generator).to(x.device)]
+
+
+def _uniform(x: Tensor, _mask: Tensor, generator: torch.Generator) -> Tensor:
+    low, high = _range(x)
+    return low + (high - low) * torch.rand(x.shape, generator=generator).to(x)
+
+
+def _noise(x: Tensor, _mask: Tensor, generator: torch.Generator) -> Tensor:
+    axes = _within_channel(x)
+    normal = torch.randn(x.shape, generator=generator).to(x)
+    return x.mean(axes, keepdim=True) + x.std(axes, correction=0, keepdim=True) * normal
+
+
+def _colour(x: Tensor, _mask: Tensor, generator: torch.Generator) -> Tensor:
+    low, high = _range(x)
+    shape = (*x.shape[:2], *[1] * (x.ndim - 2))
+    return (low + (high - low) * torch.rand(shape, generator=generator).to(x)).expand_as(x)
+
+
+def _within_channel(x: Tensor) -> tuple[int, ...]:
+    return (0, *range(2, x.ndim))
+
+
+def _range(x: Tensor) -> tuple[Tensor, Tensor]:
+    axes = _within_channel(x)
+    return x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
+
+
+_MAKERS: dict[str, Callable[[Tensor, Tensor, torch.Generator], Tensor]] = {
+    "permute": _permute,
+    "uniform": _uniform,
+    "noise": _noise,
+    "colour": _colour,
+}

@@ -1,0 +1,126 @@
+"""What becomes of a shortcut: kept, randomised, flipped, removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.structure import flatten
+from xaikit.mitigation.masks import fit_masks
+
+Decoy = Callable[[Any, Any], Any]
+KEPT, RANDOMISED, FLIPPED, REMOVED = "kept", "randomised", "flipped", "removed"
+LENDERS = 512  # samples whose regions are lent, for all classes together
+
+
+def mirrored(labels: Tensor, classes: int) -> Tensor:
+    """The class C - 1 - y; the next one, where that is y itself."""
+    other = classes - 1 - labels
+    return torch.where(other == labels, (labels + 1) % classes, other)
+
+
+class Decoys:
+    """A function (x, told) puts the shortcut that tells the classes `told` into the samples; None takes it out."""
+
+    def __init__(self, decoy: Decoy, classes: int, seed: int) -> None:
+        self._decoy, self._classes = decoy, classes
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str, Any]]:  # noqa: ARG002
+        """Each with its name, the kept one first."""
+        random = torch.randint(self._classes, y.shape, generator=self._generator).to(y.device)
+        yield KEPT, self._decoy(x, y)
+        yield RANDOMISED, self._decoy(x, random)
+        yield FLIPPED, self._decoy(x, mirrored(y, self._classes))
+        yield REMOVED, self._decoy(x, None)
+
+
+class Named:
+    """Functions (x, y) by the name of what they make of the shortcut; the samples as they are keep it."""
+
+    def __init__(self, decoys: Mapping[str, Decoy]) -> None:
+        self._decoys = decoys
+
+    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str, Any]]:  # noqa: ARG002
+        """Each with its name, the kept one first."""
+        yield KEPT, x
+        for name, decoy in self._decoys.items():
+            yield name, decoy(x, y)
+
+
+class Regions:
+    """The masked region is the shortcut; it is taken from other samples, by the class that these have."""
+
+    def __init__(self, samples: Iterator[tuple[Any, Tensor, Any]], classes: int, seed: int) -> None:
+        self._classes, self._generator = classes, torch.Generator().manual_seed(seed)
+        most = max(1, LENDERS // classes)
+        lent: dict[int, list[Tensor]] = {}
+        for x, y, mask in samples:
+            if mask is None:
+                continue
+            (tensor,) = _single(x)
+            for row, label in enumerate(y.tolist()):
+                if len(lent.setdefault(label, [])) < most:
+                    lent[label].append(tensor[row].detach().cpu().clone())
+            if len(lent) == classes and all(len(rows) == most for rows in lent.values()):
+                break
+        self._lent = {label: torch.stack(rows) for label, rows in sorted(lent.items())}
+
+    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str, Any]]:
+        """Each with its name, the kept one first; only that where there is no mask."""
+        yield KEPT, x
+        if mask is None or len(self._lent) < 2:
+            return
+        (tensor,), rebuild = _single(x), flatten(x)[1]
+        (inside,) = fit_masks(mask, (tensor if tensor.is_floating_point() else tensor.float(),), (tensor,))
+        present = torch.tensor(list(self._lent))
+        random = present[torch.randint(len(present), y.shape, generator=self._generator)]
+        told = mirrored(y.cpu(), self._classes)
+        for name, classes in ((RANDOMISED, random), (FLIPPED, told)):
+            yield name, rebuild((_mixed(tensor, self._lend(classes, present).to(tensor), inside),))
+        yield REMOVED, rebuild((_mixed(tensor, torch.zeros_like(tensor), inside),))
+
+    def _lend(self, classes: Tensor, present: Tensor) -> Tensor:
+        """A random sample of each class; of the nearest class that the data have."""
+        rows = []
+        for label in classes.tolist():
+            lent = self._lent[int(present[(present - label).abs().argmin()])]
+            rows.append(lent[int(torch.randint(len(lent), (), generator=self._generator))])
+        return torch.stack(rows)
+
+
+def _mixed(x: Tensor, other: Tensor, inside: Tensor) -> Tensor:
+    if not x.is_floating_point():
+        return torch.where(inside > 0.5, other, x)
+    return x + inside * (other - x)
+
+
+def _single(x: Any) -> tuple[Tensor, ...]:
+    tensors = flatten(x)[0]
+    if len(tensors) != 1:
+        raise InvalidInputError(
+            f"a masked region is taken from one tensor, the inputs have {len(tensors)}: say with decoy= what becomes "
+            "of the shortcut"
+        )
+    return tensors
+
+
+def decoys(
+    decoy: Any, classes: int, seed: int, samples: Callable[[], Iterator[tuple[Any, Tensor, Any]]]
+) -> Decoys | Named | Regions:
+    """What makes the variants, from what `assess` was given.
+
+    Raises:
+        InvalidTypeError: for a decoy that is neither a function nor functions by name.
+    """
+    if decoy is None:
+        return Regions(samples(), classes, seed)
+    if isinstance(decoy, Mapping) and all(callable(f) for f in decoy.values()):
+        return Named(decoy)
+    if not callable(decoy):
+        raise InvalidTypeError(f"decoy must be a function (x, told) or functions (x, y) by name, got {decoy!r}")
+    return Decoys(decoy, classes, seed)

@@ -1,0 +1,72 @@
+"""Early stopping: accuracy of the worst group on validation data, and the weights of the best epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core.errors import InvalidInputError
+from xaikit.mitigation.evaluation import accuracies
+
+
+class EarlyStopping:
+    """Looks at validation data after each epoch.
+
+    With a patience, training stops after so many epochs without a better worst group, and the weights of the best
+    epoch (the first of equals) return at the end. Without one it only looks.
+    """
+
+    def __init__(self, data: Any, groups: Any, *, patience: int | None, head: str | int) -> None:
+        if data is None and groups is not None:
+            raise InvalidInputError("groups are those of the validation data: fit(..., validation=(x, y), groups=...)")
+        if data is None and patience is not None:
+            raise InvalidInputError("patience needs validation data: fit(..., validation=(x, y), groups=...)")
+        self._data, self._groups, self._head, self._patience = data, groups, head, patience
+        self.best = -1.0
+        self.waited = 0  # epochs since
+        self.weights: dict[str, Tensor] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to look at."""
+        return self._data is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether patience has run out."""
+        return self._patience is not None and self.waited >= self._patience
+
+    def look(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy over all validation samples and in the worst group."""
+        found = accuracies(model, self._data, self._groups, self._head)
+        overall = found.pop(None)
+        return {"validation_accuracy": overall, "validation_worst_group": min(found.values())}
+
+    def check(self, model: nn.Module) -> None:
+        """Look once, so that wrong data are told before the first step."""
+        if self.active:
+            self.look(model)
+
+    def judge(self, model: nn.Module, worst: float) -> None:
+        """Remember the weights where they are the best so far."""
+        self.waited += 1
+        if worst > self.best:
+            self.best, self.waited = worst, 0
+            if self._patience is not None:
+                self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def finish(self, model: nn.Module) -> None:
+        """Put the best weights in place."""
+        if self.weights:
+            with torch.no_grad():
+                model.load_state_dict(self.weights)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"best": self.best, "waited": self.waited, "weights": self.weights}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        self.best, self.waited, self.weights = state["best"], state["waited"], state["weights"]

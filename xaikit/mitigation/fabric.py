@@ -1,0 +1,272 @@
+"""Where a training runs: in this process, or in the processes and on the devices that a Lightning Fabric names.
+
+Nothing here imports Lightning: a Fabric is known by what it can do, so `lightning_fabric` and `lightning.fabric` serve
+alike.
+
+In several processes each trains on its part of every batch. Distributed data parallelism averages the gradients of W
+processes; so that this is the gradient of the whole batch, process r minimises
+
+    W * (n_r / n * task_r + weight * share_r * penalty_r),
+
+where n_r of the n samples are its own, and share_r is what its part of the penalty weighs (`Mitigator.penalty_share`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
+from xaikit.core.structure import flatten
+from xaikit.mitigation.batches import Batch, Part, Step, batch_size
+from xaikit.mitigation.masks import check_mask, per_sample
+
+if TYPE_CHECKING:
+    from xaikit.mitigation.base import Loss, Mitigator
+
+
+class Share(NamedTuple):
+    """How much of a whole batch a part of it is: each a fraction.
+
+    Attributes:
+        samples: of the samples.
+        masked: of the sum of the masks.
+        explained: of the samples that have anything masked.
+    """
+
+    samples: float = 1.0
+    masked: float = 1.0
+    explained: float = 1.0
+
+
+class StepModule(nn.Module):
+    """Model and mitigator: a forward pass computes the loss.
+
+    What synchronises processes hooks into the forward pass of the module that it wraps. A loss computed on the bare
+    model would bypass it, and every process would silently train a model of its own.
+    """
+
+    def __init__(self, mitigator: Mitigator, model: nn.Module) -> None:
+        super().__init__()
+        self.mitigator, self.model = mitigator, model
+
+    def forward(self, batch: Batch, weight: float, share: Share | None = None, world: int = 1) -> Loss:
+        """The loss of this process's part of a batch, scaled so that the average over processes is the whole's."""
+        loss = self.mitigator.loss(self.model, batch, weight=weight)
+        if share is None:
+            return loss
+        part = self.mitigator.penalty_share(share) if share.samples else 0.0  # 0: the sample is borrowed
+        total = share.samples * loss.task
+        if loss.total is not loss.task:
+            # The weighted penalty is read off the loss, since a mitigator may do more than weigh it.
+            total = total + part * (loss.total - loss.task)
+        return type(loss)(share.samples * loss.task, part * loss.penalty, world * total, loss.logits)
+
+
+class OneProcess:
+    """This process, plain PyTorch."""
+
+    part = Part()
+
+    def launch(self, work: Callable[..., Any], *args: Any) -> Any:
+        """What `work(processes, *args)` returns."""
+        return work(self, *args)
+
+    def device(self, model: nn.Module, wanted: torch.device | None) -> torch.device:
+        """The device to train on, with the model on it."""
+        if wanted is not None:
+            model.to(wanted)
+        return next(model.parameters()).device
+
+    def setup(self, mitigator: Mitigator, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Call once before the first step."""
+        self._step: Any = StepModule(mitigator, model)
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._optimizer: Any = optimizer
+
+    def shares(self, step: Step | None) -> Share | None:
+        """The share of this process in the present step; None for all of it.
+
+        Raises:
+            StopIteration: where a process has no batch left.
+        """
+        if step is None:
+            raise StopIteration
+        return None
+
+    def loss(self, batch: Batch, weight: float, share: Share | None) -> Loss:
+        """The loss of a batch on the model's device."""
+        return self._step(batch, weight, share, self.part.world)
+
+    def backward(self, loss: Tensor) -> None:
+        """The gradients of the whole batch."""
+        loss.backward()
+
+    def clip(self, norm: float | None) -> bool:
+        """Scale the gradient down to at most this norm; whether it is finite."""
+        if norm is not None:
+            return bool(torch.isfinite(nn.utils.clip_grad_norm_(self._parameters, norm)))
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        return bool(torch.isfinite(torch.stack(torch._foreach_norm(grads)).norm())) if grads else True
+
+    def step(self) -> None:
+        """The optimizer's step."""
+        self._optimizer.step()
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Each value summed over the processes."""
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """The first process's value."""
+        return value
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+
+    @property
+    def scaled(self) -> bool:
+        """Whether a gradient scaler is still looking for its scale: it skips such steps itself."""
+        return False
+
+
+class FabricProcesses(OneProcess):
+    """The processes, devices and precision of a Lightning Fabric."""
+
+    def __init__(self, fabric: Any) -> None:
+        self.fabric = fabric
+
+    @property
+    def part(self) -> Part:  # type: ignore[override]
+        """Which part of every batch is this process's."""
+        return Part(self.fabric.global_rank, self.fabric.world_size)
+
+    def launch(self, work: Callable[..., Any], *args: Any) -> Any:
+        """What `work(processes, *args)` returns in the first process; started here unless they run already."""
+        running = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if running or self.fabric.world_size == 1:
+            return work(self, *args)
+        result = self.fabric.launch(partial(_launched, os.getpid(), work, args))
+        if isinstance(result, bytes):
+            result, state = torch.load(io.BytesIO(result), weights_only=False)  # written by our own process
+            _model_in(args).load_state_dict(state)
+        return result
+
+    def device(self, model: nn.Module, wanted: torch.device | None) -> torch.device:
+        """The Fabric's."""
+        if wanted is not None:
+            raise InvalidInputError(f"device={str(wanted)!r} and fabric= contradict each other; leave device out")
+        model.to(self.fabric.device)
+        return self.fabric.device
+
+    def setup(self, mitigator: Mitigator, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Wrap model and loss, and the optimizer."""
+        super().setup(mitigator, model, optimizer)
+        self._step, self._optimizer = self.fabric.setup(self._step, optimizer)
+
+    def shares(self, step: Step | None) -> Share | None:
+        """As for one process; what the part weighs, where there are several."""
+        if self.part.world == 1:
+            return super().shares(step)
+        own = [0.0] * 3
+        if step is not None and not step.borrowed:
+            # A batch that cannot be counted raises in the loss too, and then all processes learn of it.
+            with contextlib.suppress(XaikitError, TypeError, ValueError):
+                own = _counts(step.batch)
+        waiting, *whole = self.sum([float(step is None), *own])
+        if waiting:
+            raise StopIteration
+        return Share(*(a / b if b else 0.0 for a, b in zip(own, whole, strict=True)))
+
+    def backward(self, loss: Tensor) -> None:
+        """With the Fabric's precision, averaged over its processes."""
+        self.fabric.backward(loss)
+
+    def clip(self, norm: float | None) -> bool:
+        """As for one process, on the gradient without the scale of mixed precision."""
+        found = self.fabric.clip_gradients(
+            self._step, self._optimizer, max_norm=norm or math.inf, error_if_nonfinite=False
+        )
+        return bool(torch.isfinite(found))
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Each value summed over the processes."""
+        if self.part.world == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
+        summed: list[float] = self.fabric.all_reduce(tensor, reduce_op="sum").tolist()
+        return summed
+
+    def broadcast(self, value: Any) -> Any:
+        """The first process's value."""
+        return value if self.part.world == 1 else self.fabric.broadcast(value)
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        self.fabric.barrier()
+
+    @property
+    def scaled(self) -> bool:
+        """Whether a gradient scaler is still looking for its scale: it skips such steps itself."""
+        scaler = getattr(getattr(self.fabric.strategy, "precision", None), "scaler", None)
+        return scaler is not None and scaler.get_scale() > 1
+
+
+def processes(fabric: Any) -> OneProcess:
+    """Where to train.
+
+    Raises:
+        InvalidTypeError: for anything but a Lightning Fabric.
+    """
+    if fabric is None:
+        return OneProcess()
+    missing = [name for name in ("launch", "setup", "backward", "all_reduce") if not hasattr(fabric, name)]
+    if missing or isinstance(fabric, type):
+        raise InvalidTypeError(
+            f"fabric must be a lightning_fabric.Fabric object (pip install 'xaikit[train]'), got {fabric!r}"
+        )
+    return FabricProcesses(fabric)
+
+
+def _launched(parent: int, work: Callable[..., Any], args: tuple[Any, ...], fabric: Any) -> Any:
+    """What `work` returns; from a process that was started for this as bytes, with the weights."""
+    if os.getpid() == parent:
+        return work(FabricProcesses(fabric), *args)
+    model = _model_in(args)
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()  # spawned processes get the parent's memory, all of them the same
+    result = work(FabricProcesses(fabric), *args)
+    # As bytes: a launcher would take a result apart to move its tensors, which outlive this process no longer.
+    buffer = io.BytesIO()
+    torch.save((result, {name: value.cpu() for name, value in model.state_dict().items()}), buffer)
+    return buffer.getvalue()
+
+
+def _model_in(args: tuple[Any, ...]) -> nn.Module:
+    return next(a for a in args if isinstance(a, nn.Module))
+
+
+def _counts(batch: Batch) -> list[float]:
+    """Samples, sum of the masks, samples with anything masked."""
+    x, _, mask = batch
+    tensors, n = flatten(x)[0], batch_size(batch)
+    if mask is None:  # everything
+        return [float(n)] * 3
+    masked, explained = 0.0, torch.zeros(n, dtype=torch.bool)
+    for leaf in flatten(mask, "masks")[0]:
+        m = check_mask(leaf).cpu()
+        try:
+            each = per_sample(m, tensors[0])
+        except InvalidInputError:  # several masks for each sample, (masks, N, ...)
+            m, each = (m.transpose(0, 1), True) if m.ndim > 1 and m.shape[1] == n else (m, False)
+        masked += float(m.double().sum()) * (1 if each else n)
+        explained |= (m != 0).reshape(n, -1).any(1) if each else bool(m.any())
+    return [float(n), masked, float(explained.sum())]

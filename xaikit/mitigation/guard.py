@@ -1,0 +1,160 @@
+"""What happens when a loss or its gradient is not finite: skip, go back, halve the weight, stop."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core.errors import InvalidInputError, TrainingError
+from xaikit.core.isolation import isolated
+from xaikit.core.structure import flatten
+from xaikit.mitigation.batches import Batch, batch_size, take
+
+MOST_ASKED = 256  # samples that are tried one by one
+
+
+class Guard:
+    """Keeps the last good state: weights, buffers and optimizer for which loss and gradient were last finite.
+
+    A step that is not finite is skipped. After `limit` in a row the last good state returns and the weight of the
+    penalty halves; `limit` more without a recovery (`limit` good steps in a row) end the training with that state.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, limit: int) -> None:
+        self.limit = limit
+        self.factor = 1.0  # of the penalty's weight
+        self.streak = 0  # skipped in a row
+        self.recovery = 0  # good steps that are still missing after a return
+        self._optimizer = optimizer
+        self._parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+        self._buffers = list(model.buffers())
+        self._kept = [t.detach().clone() for t in (*self._parameters, *self._buffers)]
+        self._kept_buffers = self._kept[len(self._parameters) :]
+        self._moments: list[Tensor] = []
+
+    def before(self) -> None:
+        """Call before the forward pass, which moves BatchNorm's running statistics: they are put back on a skip."""
+        if self._buffers:
+            self._present = [b.detach().clone() for b in self._buffers]
+
+    @torch.no_grad()
+    def passed(self) -> None:
+        """Call after a finite loss and gradient, before the optimizer's step."""
+        torch._foreach_copy_(self._kept[: len(self._parameters)], self._parameters)
+        if self._buffers:
+            torch._foreach_copy_(self._kept_buffers, self._present)
+        live = self._live_moments()
+        if len(live) != len(self._moments):
+            self._moments = [t.detach().clone() for t in live]
+        elif live:
+            torch._foreach_copy_(self._moments, live)
+        self.streak = 0
+        self.recovery = max(0, self.recovery - 1)
+
+    def skip(self, words: str, remedy: str) -> None:
+        """Leave a step out; `words` say which and why.
+
+        Raises:
+            TrainingError: when this was one too many; the model holds the last good state.
+        """
+        self._undo_buffers()
+        self.streak += 1
+        if self.streak < self.limit:
+            warnings.warn(f"step skipped: {words} ({self.streak} of {self.limit} in a row)", stacklevel=2)
+        else:
+            self.go_back(f"{words}, after {self.limit} such steps in a row", remedy)
+
+    def go_back(self, words: str, remedy: str) -> None:
+        """Return to the last good state with half the weight.
+
+        Raises:
+            TrainingError: when the training has not recovered from the last return.
+        """
+        self.restore()
+        if self.recovery:
+            raise TrainingError(f"{words}, also with the weight halved; the model holds the last good state: {remedy}")
+        self.factor /= 2
+        self.recovery = self.limit
+        warnings.warn(
+            f"{words}; the last good state is back and the weight of the penalty is halved (now {self.factor:g} of "
+            "what was set)",
+            stacklevel=3,
+        )
+
+    def end(self, remedy: str) -> None:
+        """Call after the last step: a training does not end on weights whose loss is not finite.
+
+        Raises:
+            TrainingError: when it ends while it has not recovered from a return.
+        """
+        if not self.streak:
+            return
+        recovering = self.recovery
+        words = f"the last {self.streak} steps had a loss or a gradient that is not finite"
+        self.restore()
+        if recovering:
+            raise TrainingError(f"{words}, also with the weight halved; the model holds the last good state: {remedy}")
+        warnings.warn(f"{words}; the model holds the state before them", stacklevel=3)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the last good state in place."""
+        torch._foreach_copy_([*self._parameters, *self._buffers], self._kept)
+        if self._moments:
+            torch._foreach_copy_(self._live_moments(), self._moments)
+        else:
+            self._optimizer.state.clear()
+        self.streak = 0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; the last good state only where it is not the present one."""
+        good = {"kept": self._kept, "moments": self._moments} if self.streak else {}
+        return {"factor": self.factor, "streak": self.streak, "recovery": self.recovery, **good}
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave; call when model and optimizer are loaded."""
+        self.factor, self.streak, self.recovery = state["factor"], state["streak"], state["recovery"]
+        torch._foreach_copy_(self._kept, state.get("kept", [*self._parameters, *self._buffers]))
+        moments = state.get("moments", self._live_moments())
+        self._moments = [m.detach().clone() for m in moments]
+
+    def _live_moments(self) -> list[Tensor]:
+        return [v for state in self._optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+
+    @torch.no_grad()
+    def _undo_buffers(self) -> None:
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._present)
+
+
+def suspects(mitigator: Any, model: nn.Module, batch: Batch, weight: float) -> list[int]:
+    """The rows of a batch whose loss or gradient is not finite when they stand alone, in evaluation mode.
+
+    Empty where only the batch as a whole fails, or where it is too large to try each.
+    """
+    tensors = flatten(batch[0])[0]
+    n = batch_size(batch)
+    wrong = {row for t in tensors if t.is_floating_point() for row in _not_finite(t)}
+    if wrong or n > MOST_ASKED:
+        return sorted(wrong)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with isolated(model, parameters[0].device, 0), torch.enable_grad():
+        for row in range(n):
+            try:
+                total = mitigator.loss(model, take(batch, [row]), seed=0, weight=weight).total
+                found = torch.autograd.grad(total, parameters, allow_unused=True)
+            except InvalidInputError:
+                wrong.add(row)
+                continue
+            if not all(bool(torch.isfinite(t).all()) for t in (total, *found) if t is not None):
+                wrong.add(row)
+    return sorted(wrong)
+
+
+def _not_finite(tensor: Tensor) -> list[int]:
+    rows: list[int] = (~torch.isfinite(tensor)).reshape(len(tensor), -1).any(1).nonzero().flatten().tolist()
+    return rows

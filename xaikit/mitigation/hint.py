@@ -1,0 +1,77 @@
+"""Human importance-aware network tuning: a reward for explanations that lie where a person says they should."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Choice, Float, Int
+from xaikit.core.structure import Tensors
+from xaikit.mitigation.attributed import AttributionMitigator
+from xaikit.mitigation.penalties import OUTPUTS, at_least_float32
+
+FORMS = ("ranking", "share")
+
+
+@MITIGATORS.register("hint")
+class HINT(AttributionMitigator):
+    """Mean cross-entropy + lambda_hint * how far the explanation is from the region where it should lie.
+
+    The mask is that region: 1 = the explanation should lie here (Selvaraju et al. 2019, arXiv:1902.03751). With the
+    attribution added over channels and averaged over the cells of a grid, a_i, and the masks' mean there, m_i, each
+    sample that has a mask gives
+
+    * ``form="ranking"``, as published: the sum of max(0, a_j - a_i) over the pairs of cells with m_i > m_j, which the
+      network ranks the other way; the paper's regions are those of a detector, here they are the cells;
+    * ``form="share"``: 1 - sum m_i |a_i| / sum |a_i|, the share of the attribution outside the region.
+
+    ``normalization="total"`` divides a ranking by the sample's sum |a_i|, so that no weights shrink it.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(4, 2)
+    >>> x, y, region = torch.rand(8, 4), torch.tensor([0, 1] * 4), torch.tensor([0.0, 1, 1, 1])
+    >>> hint = HINT(lambda_hint=10.0, lr=0.1, n_epochs=20, random_state=0)
+    >>> history = hint.fit(model, x, y, region, progress=False)
+    >>> history["penalty"][-1] < history["penalty"][0]
+    True
+    """
+
+    WEIGHT: ClassVar[str] = "lambda_hint"
+
+    explainer: Annotated[Any, Choice(EXPLAINERS), "the explanation: a name, a spec string, a class or an object"] = (
+        "gradient_x_input"
+    )
+    output: Annotated[str, Categorical(*OUTPUTS, search=False), "what the score is"] = "logit"
+    lambda_hint: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 1.0
+    form: Annotated[str, Categorical(*FORMS, search=False), "of the penalty"] = "ranking"
+    grid: Annotated[int, Int(ge=2), "cells along each axis of an image; other inputs are ranked as they are"] = 7
+    normalization: Annotated[str, Categorical("none", "total", search=False), "of a ranking"] = "none"
+
+    def _of_full_mask(self) -> str | None:
+        return "no explanation lies outside it: mask the region where the explanation should lie"
+
+    def _of(self, attributions: Tensors, masks: Tensors) -> Tensor:
+        cells = [self._cells(a, m) for a, m in zip(attributions, masks, strict=True)]
+        a, m = (torch.cat(parts, 1) for parts in zip(*cells, strict=True))
+        total = a.abs().sum(1).clamp_min(torch.finfo(a.dtype).tiny)
+        if self.form == "share":
+            each = 1 - (m * a.abs()).sum(1) / total
+        else:
+            # gaps[n, i, j] = a_j - a_i
+            gaps = (a[:, None, :] - a[:, :, None]).relu() * (m[:, :, None] > m[:, None, :])
+            each = gaps.sum((1, 2)) / (total if self.normalization == "total" else 1)
+        masked = (m != 0).any(1)
+        return (each * masked).sum() / masked.sum().clamp_min(1)
+
+    def _cells(self, attribution: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The attribution and the mask of each cell, (N, cells)."""
+        a, m = at_least_float32(attribution), mask.to(at_least_float32(attribution))
+        if a.ndim > 2:
+            a, m = a.sum(1, keepdim=True), m.amax(1, keepdim=True)
+        if a.ndim == 4:
+            size = (min(self.grid, a.shape[2]), min(self.grid, a.shape[3]))
+            a, m = F.adaptive_avg_pool2d(a, size), F.adaptive_avg_pool2d(m, size)
+        return a.flatten(1), m.flatten(1)

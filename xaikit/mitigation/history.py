@@ -1,0 +1,53 @@
+"""What happened in training."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+from xaikit.core.errors import MissingDependencyError
+
+Stopped = Literal["epochs", "early", "interrupted"]
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """What happened in training.
+
+    Attributes:
+        epochs: one dict for each whole epoch: epoch, task, penalty, total (means over its steps), accuracy (of the
+            samples as they were trained on), samples, weight (of the penalty, at the last step), skipped (steps whose
+            loss or gradient was not finite); with validation data also validation_accuracy and validation_worst_group.
+        stopped: why it ended: all epochs done, no improvement on the validation data, or Ctrl-C.
+    """
+
+    epochs: list[dict[str, float]]
+    stopped: Stopped = "epochs"
+
+    def __getitem__(self, name: str) -> list[float]:
+        """One column, such as ``history["penalty"]``."""
+        return [epoch[name] for epoch in self.epochs]
+
+    def __repr__(self) -> str:
+        end = {"epochs": "", "early": ", stopped early", "interrupted": ", interrupted"}[self.stopped]
+        if not self.epochs:
+            return f"History(no epoch yet{end})"
+        last = self.epochs[-1]
+        accuracy = "" if math.isnan(last["accuracy"]) else f", accuracy {last['accuracy']:.1%}"  # a regression has none
+        return (
+            f"History({len(self.epochs)} epochs{end}; last: task {last['task']:.4g}, penalty {last['penalty']:.4g}"
+            f"{accuracy})"
+        )
+
+    def to_pandas(self) -> Any:
+        """One row for each epoch, as a DataFrame.
+
+        Raises:
+            MissingDependencyError: where pandas is absent.
+        """
+        try:
+            import pandas as pd
+        except ImportError as err:
+            raise MissingDependencyError("a DataFrame needs pandas: pip install 'xaikit[tables]'") from err
+        return pd.DataFrame(self.epochs)

@@ -1,0 +1,119 @@
+"""A quick measurement: each suitable explainer on a few samples, within a time that the user sets."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core import structure
+from xaikit.metrics import Metric
+from xaikit.recommendation.candidates import Candidate, promises, said
+
+BACKWARD = 3.0  # a pass forward and backward takes about three of forward
+NOTABLE = 0.1  # share of a promised sum whose loss is told
+
+
+def measured(
+    candidates: list[Candidate], metric: Metric, inputs: Any, targets: Any, *, seconds: float, forward: float
+) -> list[Candidate]:
+    """The candidates with what was measured, the cheap ones first; an error becomes what speaks against one.
+
+    Args:
+        candidates: what to measure; those that are not suitable are left as they are.
+        metric: the measure.
+        inputs: the samples.
+        targets: their targets.
+        seconds: when to stop; a method that would end later is left out, with its expected time as a reason.
+        forward: seconds of one forward pass on the samples.
+    """
+    end = time.perf_counter() + seconds
+    values: dict[str, Tensor] = {}
+    done = {}
+    for item in sorted(candidates, key=lambda c: c.passes):
+        done[item.name] = item
+        if not item.suitable:
+            continue
+        try:
+            expected = BACKWARD * item.passes * forward
+            if expected <= end - time.perf_counter():
+                expected = _of_one(item, inputs, targets) * len(structure.flatten(inputs)[0][0])
+            left = end - time.perf_counter()
+            if expected > left:
+                late = f"not measured: it takes about {expected:.2g} s, {max(left, 0):.2g} s are left"
+                done[item.name] = _with(item, late)
+                continue
+            done[item.name], found = _of_all(item, metric, inputs, targets)
+        except Exception as err:  # noqa: BLE001
+            # Whatever a method or the model says stands against it; the others are measured all the same.
+            done[item.name] = dataclasses.replace(item, against=said(err))
+            continue
+        if found is not None:
+            values[item.name] = found
+    return [_tied(done[c.name], values, metric) for c in candidates]
+
+
+def _of_one(item: Candidate, inputs: Any, targets: Any) -> float:
+    """Seconds for one sample; the first call, which may import a library, is not counted."""
+    if callable(targets) and not isinstance(targets, Tensor):
+        return 0.0  # a function of the output may hold values per sample
+    tensors, rebuild = structure.flatten(inputs)
+    first = rebuild(tuple(t[:1] for t in tensors))
+    target = targets[:1] if isinstance(targets, Tensor) and targets.ndim else targets
+    taken = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # heard again, and kept, when all samples are explained
+        for _ in range(2):
+            start = time.perf_counter()
+            item.explainer.attribute(first, target)
+            taken.append(time.perf_counter() - start)
+            if taken[0] > 1:
+                break
+    return min(taken)
+
+
+def _of_all(item: Candidate, metric: Metric, inputs: Any, targets: Any) -> tuple[Candidate, Tensor | None]:
+    """The candidate with its value, time and what was noticed; and the metric of each sample."""
+    explainer, missed = item.explainer, 0.0
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        start = time.perf_counter()
+        attributions = explainer.attribute(inputs, targets)
+        seconds = time.perf_counter() - start
+        value = metric.evaluate(explainer, inputs, targets, attributions).double().cpu()
+        if promises(type(explainer)):
+            explained = explainer.explain(inputs, targets)
+            if explained.gap is not None and explained.scores is not None:
+                missed = float(explained.gap.sum() / explained.scores.abs().sum().clamp_min(1e-30))
+    if missed > NOTABLE:
+        item = _with(item, f"misses its promised sum by {missed:.0%} of the score")
+    for text in dict.fromkeys(str(w.message) for w in heard):
+        item = _with(item, f"warns: {text}")
+    bad = int((~torch.isfinite(value)).sum())
+    if bad:
+        return _with(item, f"{metric.NAME} is not finite on {bad} of {len(value)} samples"), None
+    mean, error = float(value.mean()), _standard_error(value)
+    return dataclasses.replace(item, value=mean, error=error, seconds=seconds / len(value)), value
+
+
+def _tied(item: Candidate, values: dict[str, Tensor], metric: Metric) -> Candidate:
+    """Whether the best one's lead, sample by sample, is within two of its standard errors."""
+    if item.name not in values:
+        return item
+    sign = 1 if metric.DIRECTION == "maximize" else -1
+    best = max(values, key=lambda name: sign * float(values[name].mean()))
+    lead = sign * (values[best] - values[item.name])
+    return dataclasses.replace(item, tied=item.name == best or float(lead.mean()) <= 2 * _standard_error(lead))
+
+
+def _standard_error(value: Tensor) -> float:
+    """Of the mean over samples; infinite for a single one, which says nothing about others."""
+    return float(value.std() / len(value) ** 0.5) if len(value) > 1 else float("inf")
+
+
+def _with(item: Candidate, reason: str) -> Candidate:
+    return dataclasses.replace(item, reasons=(*item.reasons, reason))

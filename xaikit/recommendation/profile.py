@@ -1,0 +1,247 @@
+"""What a model is made of, as far as it matters for explaining it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from xaikit.core import Call, Explainer
+from xaikit.core.structure import Tensors
+
+KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+    "convolution": (nn.modules.conv._ConvNd,),  # noqa: SLF001
+    "linear": (nn.Linear, nn.Bilinear),
+    "recurrent": (nn.RNNBase, nn.RNNCellBase),
+    "attention": (nn.MultiheadAttention,),
+    "embedding": (nn.Embedding, nn.EmbeddingBag),
+    "normalization": (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm),  # noqa: SLF001
+}
+# Libraries write their own of these; the end of the class's name tells them.
+ENDINGS = {"conv1d": "linear", "attention": "attention", "norm": "normalization"}
+HARMLESS = (nn.Dropout, nn.modules.dropout._DropoutNd, nn.Identity, nn.Flatten)  # noqa: SLF001
+ATTENTION_FUNCTION = "scaled_dot_product_attention"
+SILENT = frozenset({"__get__", "__set__", "__getitem__", "detach", "clone", "contiguous", "to", "type", "float"})
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelProfile:
+    """What a model is made of.
+
+    Attributes:
+        model: its class.
+        parameters: how many numbers it learns.
+        kinds: how many layers of each kind it has: convolution, linear, recurrent, attention, embedding, normalization.
+        modules: how many of its innermost modules are of which class.
+        reused: modules that stand in several places, or ran more than once.
+        functions: operations that ran between modules or in the model's own, by name; None where no data was given.
+        outputs: outputs per sample; None where no data was given.
+        gradient: whether autograd leads from the output back to what is explained; None where no data was given.
+        without_rule: operations that a method has no rule for, by the method's name; empty where no data was given.
+        embedding: name of the layer that embeds token ids, None where there is none.
+    """
+
+    model: str
+    parameters: int
+    kinds: Mapping[str, int]
+    modules: Mapping[str, int]
+    reused: tuple[str, ...]
+    functions: Mapping[str, int] | None = None
+    outputs: int | None = None
+    gradient: bool | None = None
+    without_rule: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    embedding: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            n: dict(v) if isinstance(v, Mapping) else list(v) if isinstance(v, tuple) else v
+            for n, v in vars(self).items()
+        }
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items()) or "no layers of a known kind"
+        lines = [f"{self.model}: {self.parameters:,} parameters; {kinds}"]
+        if self.reused:
+            lines.append(f"runs more than once: {some(self.reused)}")
+        if self.functions:
+            lines.append(f"between its modules: {some(list(self.functions))}")
+        for found in dict.fromkeys(self.without_rule.values()):
+            methods = [name for name, missing in self.without_rule.items() if missing == found]
+            lines.append(f"no rule for {some(found)}: {some(methods, 8)}")
+        if self.gradient is False:
+            lines.append("no gradient reaches its input: only methods that perturb can explain it")
+        return "\n".join(lines)
+
+
+def some(words: Sequence[str], most: int = 4) -> str:
+    """A few of many words."""
+    more = len(words) - most
+    return ", ".join(words[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def profile_model(model: nn.Module, inputs: Any = None, **view: Any) -> ModelProfile:
+    """The profile of a model; what runs is only known where inputs are given.
+
+    Args:
+        model: the model.
+        inputs: as for `Explainer.attribute`; None looks at the modules alone.
+        view: settings of `Explainer`, such as its head and the extractors of its arguments.
+    """
+    leaves = [m for m in model.modules() if not any(True for _ in m.children())]
+    named = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
+    found = ModelProfile(
+        model=type(model).__name__,
+        parameters=sum(p.numel() for p in model.parameters()),
+        kinds=_kinds(model),
+        modules=dict(Counter(type(m).__name__ for m in leaves).most_common()),
+        reused=tuple(n for n, m in model.named_modules() if n and named[id(m)] > 1 and not isinstance(m, HARMLESS)),
+        embedding=next((n for n, m in model.named_modules() if isinstance(m, KINDS["embedding"])), None),
+    )
+    if inputs is None:
+        return found
+    seen: list[_Seen] = []
+
+    def method(call: Call) -> tuple[Tensors, ...]:
+        seen.append(_watched(call))
+        return ()
+
+    _Watch(model=model, **view)._apply(method, inputs, None, create_graph=False, seed=0)
+    ran = seen[0]
+    kinds = Counter(found.kinds)
+    kinds["attention"] = max(kinds["attention"], ran.functions.get(ATTENTION_FUNCTION, 0))
+    return dataclasses.replace(
+        found,
+        kinds={kind: kinds[kind] for kind in KINDS if kinds[kind]},
+        reused=tuple(dict.fromkeys((*found.reused, *ran.reused))),
+        functions=dict(ran.functions.most_common()),
+        outputs=ran.outputs,
+        gradient=ran.gradient,
+        embedding=ran.embedding or found.embedding,
+    )
+
+
+def _kinds(model: nn.Module) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for module in model.modules():
+        kind = _kind(module)
+        # An attention block holds another that does the work: the innermost counts.
+        if kind is not None and not any(_kind(inner) == kind for inner in module.modules() if inner is not module):
+            counts[kind] += 1
+    return {kind: counts[kind] for kind in KINDS if counts[kind]}
+
+
+def _kind(module: nn.Module) -> str | None:
+    by_type = next((kind for kind, types in KINDS.items() if isinstance(module, types)), None)
+    name = type(module).__name__.lower()
+    return by_type or next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
+
+
+# ---------------------------------------------------------------------- what runs
+
+
+def one_pass(model: nn.Module, inputs: Any, **view: Any) -> tuple[Tensor, float]:
+    """The model's output on some inputs, and how many seconds it took."""
+    found: list[tuple[Tensor, float]] = []
+
+    def method(call: Call) -> tuple[Tensors, ...]:
+        call.run(call.inputs)  # the first pass allocates
+        start = time.perf_counter()
+        output = call.run(call.inputs)
+        found.append((output, time.perf_counter() - start))
+        return ()
+
+    _Watch(model=model, **view)._apply(method, inputs, None, create_graph=False, seed=0)
+    return found[0]
+
+
+class _Watch(Explainer):
+    """Opens a call on a model without asking anything of its inputs."""
+
+    def _attribute(self, call: Call) -> Tensors:
+        return call.inputs
+
+    def _check_floating(self, model: nn.Module, tensors: Tensors) -> None:
+        """Token ids are welcome."""
+
+
+@dataclasses.dataclass
+class _Seen:
+    functions: Counter[str]
+    reused: list[str]
+    embedding: str | None
+    outputs: int
+    gradient: bool | None
+
+
+class _Functions(TorchFunctionMode):
+    """Counts the functions that run outside of torch's own modules and return floating-point tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+        self.inside = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function; count it."""
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", str(func))
+        if not self.inside and name not in SILENT and isinstance(result, Tensor) and result.is_floating_point():
+            self.counts[name] += 1
+        return result
+
+
+def _watched(call: Call) -> _Seen:
+    """One forward pass, watched."""
+    functions, runs = _Functions(), Counter[str]()
+    embeddings: list[str] = []
+    leaves = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in call.inputs)
+    with _hooks(call, functions, runs, embeddings), torch.enable_grad(), functions:
+        output = call.run(leaves)
+    known = dict(call.model.named_modules())
+    return _Seen(
+        functions=functions.counts,
+        reused=[n for n, count in runs.items() if count > 1 and not isinstance(known[n], HARMLESS)],
+        embedding=next(iter(embeddings), None),
+        outputs=output[0].numel(),
+        # Parameters are frozen during a call, so what requires a gradient depends on the inputs.
+        gradient=output.requires_grad if any(x.is_floating_point() for x in call.inputs) else None,
+    )
+
+
+@contextmanager
+def _hooks(call: Call, functions: _Functions, runs: Counter[str], embeddings: list[str]) -> Iterator[None]:
+    """While active, innermost modules count their runs, torch's own hide their functions, embeddings tell their ids."""
+    handles = []
+    for name, module in call.model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or any(True for _ in module.children()):
+            continue
+        inside = int(type(module).__module__.startswith("torch.nn"))
+
+        def enter(module: nn.Module, args: Any, name: str = name, inside: int = inside) -> None:
+            functions.inside += inside
+            runs[name] += 1
+            if isinstance(module, KINDS["embedding"]) and any(_same(args[:1], x) for x in call.inputs):
+                embeddings.append(name)
+
+        def leave(_module: nn.Module, _args: Any, _output: Any, inside: int = inside) -> None:
+            functions.inside -= inside
+
+        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _same(arguments: tuple[Any, ...], x: Tensor) -> bool:
+    """Whether a module's first argument is one of the explained inputs."""
+    return bool(arguments) and isinstance(arguments[0], Tensor) and torch.equal(arguments[0], x)

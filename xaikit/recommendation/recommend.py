@@ -1,0 +1,234 @@
+"""`recommend`: which explainers suit a model, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core import EXPLAINERS, METRICS, Explainer, Float, Int, structure
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.metrics import Metric
+from xaikit.modality import Modality, OneInput, as_modality
+from xaikit.recommendation.candidates import Candidate, candidate, missing_rules, names
+from xaikit.recommendation.measure import measured
+from xaikit.recommendation.profile import ModelProfile, one_pass, profile_model, some
+
+SHOWN = 10  # candidates in a printed recommendation
+WIDTH = 120  # letters of their reasons
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """Explainers for a model, the best first.
+
+    Attributes:
+        profile: what the model is made of.
+        modality: of its inputs.
+        candidates: every method that was considered: those measured, then those that suit, then those that do not.
+        metric: the metric that they were measured by, None where no data was given.
+    """
+
+    profile: ModelProfile
+    modality: Modality
+    candidates: tuple[Candidate, ...]
+    metric: str | None = None
+
+    @property
+    def best(self) -> Explainer:
+        """The first explainer, ready to use.
+
+        Raises:
+            InvalidInputError: when no method suits the model.
+        """
+        if not self.candidates or not self.candidates[0].suitable:
+            raise InvalidInputError("no explainer suits this model; print the recommendation for the reasons")
+        return self.candidates[0].explainer
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "profile": self.profile.to_dict(),
+            "modality": self.modality.spec(),
+            "metric": self.metric,
+            "candidates": [item.to_dict() for item in self.candidates],
+        }
+
+    def to_json(self) -> str:
+        """The same as text; what is not finite becomes null."""
+        return json.dumps(_finite(self.to_dict()), indent=2)
+
+    def __repr__(self) -> str:
+        suited = [item for item in self.candidates if item.suitable]
+        rows = [("", "explainer", self.metric or "points", "s/sample" if self.metric else "passes", "why")]
+        rows += [(str(place), *self._row(item)) for place, item in enumerate(suited[:SHOWN], 1)]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = [f"Recommendation for {' and '.join(part.NAME for part in self.modality.parts)}"]
+        lines += str(self.profile).splitlines()
+        lines += ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
+        if len(suited) > SHOWN:
+            lines.append(f"... and {some([item.name for item in suited[SHOWN:]], 20)}")
+        if any(item.tied for item in suited):
+            lines.append("~: the best one's lead is within noise")
+        against: dict[str, list[str]] = {}
+        for item in self.candidates:
+            if item.against is not None:
+                against.setdefault(item.against, []).append(item.name)
+        return "\n".join([*lines, *(f"not {some(names, 8)}: {why}" for why, names in against.items())])
+
+    def _row(self, item: Candidate) -> tuple[str, str, str, str]:
+        why = "; ".join(item.reasons)
+        why = why if len(why) <= WIDTH else f"{why[: WIDTH - 3]}..."
+        if self.metric is None:
+            return item.name, f"{item.points:.1f}", str(item.passes), why
+        if item.value is None:
+            return item.name, "-", "-", why
+        return item.name, f"{item.value:.3g} ± {item.error:.2g}{' ~' if item.tied else ''}", f"{item.seconds:.2g}", why
+
+
+def recommend(  # noqa: PLR0913
+    model: nn.Module,
+    modality: Any = None,
+    data: Any = None,
+    differentiable: bool | None = None,
+    *,
+    explainers: Any = None,
+    metric: Any = "abpc",
+    n_samples: int = 8,
+    seconds: float = 60.0,
+    **view: Any,
+) -> Recommendation:
+    """Explainers that suit a model, ranked, with reasons.
+
+    Without data they are ranked by what is known of the model's modules and of the methods. With data a few samples go
+    through the model, so that what runs between modules is seen, and every method that suits is measured on them.
+
+    Args:
+        model: the model.
+        modality: "image", "text", "time_series", "tabular", a `Modality`, or a tuple of them for several inputs; None
+            takes what the form of the data suggests.
+        data: samples: a pair (inputs, targets), or inputs alone, for which the predicted class is explained.
+        differentiable: True wants methods whose attribution a loss can hold.
+        explainers: names of those to consider; None takes all that are registered.
+        metric: what measures them; the mean over the samples decides.
+        n_samples: how many samples are used, from the first on.
+        seconds: how long measuring may take; a method that would end later is left out, and says so.
+        view: settings of every explainer: head, layer, forward_arg_extractor, additional_forward_arg_extractor.
+
+    Returns:
+        The profile and the candidates; `best` is the first explainer, ready to use.
+
+    Raises:
+        InvalidInputError, InvalidTypeError: for a model, data or a modality that cannot be right.
+        UnknownNameError: for a name that nobody registered.
+
+    >>> from torch import nn
+    >>> recommend(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), "tabular", differentiable=True).best.NAME
+    'lrp_uniform_epsilon'
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"recommend takes a torch.nn.Module as its model, got {model!r}")
+    if not isinstance(differentiable, (bool, type(None))):
+        raise InvalidTypeError(f"differentiable must be True, False or None, got {differentiable!r}")
+    Int(ge=1).check(n_samples, "n_samples")
+    Float(gt=0).check(seconds, "seconds")
+    for name in view:
+        if name not in Explainer.SETTINGS:
+            raise InvalidTypeError(f"recommend has no argument {name!r}")
+    where = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    inputs, targets = _samples(data, n_samples, where)
+    kind = _modality(modality, inputs)
+    chosen = {name: EXPLAINERS.get(name) for name in names(explainers)}
+    whole = {n: v for n, v in view.items() if n != "layer"}
+    profile = profile_model(model, inputs, **whole)
+    if "layer" not in view and _embeds(kind, inputs) and profile.embedding is not None:
+        view = {**view, "layer": profile.embedding}
+    ready = {name: kind.prepare(cls).set_kwargs(model=model, **view) for name, cls in chosen.items()}
+    missing = {} if inputs is None else missing_rules(ready, inputs)
+    profile = dataclasses.replace(profile, without_rule=missing)
+    found = [
+        candidate(explainer, model, profile, missing.get(name, ()), differentiable=bool(differentiable))
+        for name, explainer in ready.items()
+    ]
+    found.sort(key=lambda c: (not c.suitable, -c.points, c.name))
+    if inputs is None:
+        return Recommendation(profile, kind, tuple(found))
+    measure = _suited(METRICS.create(metric), kind)
+    output, forward = one_pass(model, inputs, **whole)
+    targets = _targets(output, targets)
+    found = measured(found, measure, inputs, targets, seconds=seconds, forward=forward)
+    sign = -1 if measure.DIRECTION == "maximize" else 1
+    found.sort(key=lambda c: (not c.suitable, math.inf if c.value is None else sign * c.value))
+    return Recommendation(profile, kind, tuple(found), measure.NAME)
+
+
+def _samples(data: Any, n: int, device: torch.device) -> tuple[Any, Any]:
+    """The first samples of the data on the model's device, and their targets."""
+    if data is None:
+        return None, None
+    if isinstance(data, Iterable) and not isinstance(data, (Tensor, tuple, list, Mapping, str)):
+        data = next(iter(data), ())  # a loader: its first batch
+    pair = isinstance(data, (tuple, list)) and len(data) == 2 and not _both_inputs(data)
+    inputs, targets = data if pair else (data, None)
+    tensors, rebuild = structure.flatten(inputs, "data")
+    structure.check_batch(tensors, "data")
+    if isinstance(targets, (list, Tensor)):
+        targets = torch.as_tensor(targets)
+        if targets.ndim and len(targets) != len(tensors[0]):
+            raise InvalidInputError(f"data holds {len(tensors[0])} samples and {len(targets)} targets")
+        targets = targets[:n] if targets.ndim else targets
+    return rebuild(tuple(t[:n].to(device) for t in tensors)), targets
+
+
+def _both_inputs(data: Any) -> bool:
+    """Whether a pair is two inputs rather than inputs and targets: then the second holds features as well."""
+    first, second = data
+    return isinstance(first, Tensor) and isinstance(second, Tensor) and second.ndim > 1 and second.shape[1] > 1
+
+
+def _modality(modality: Any, inputs: Any) -> Modality:
+    if modality is not None:
+        return as_modality(modality) if inputs is None else as_modality(modality, len(structure.flatten(inputs)[0]))
+    if inputs is None:
+        raise InvalidInputError("recommend needs a modality ('image', 'text', 'time_series', 'tabular') or data")
+    return Modality.of(inputs)
+
+
+def _embeds(kind: Modality, inputs: Any) -> bool:
+    """Whether the inputs are token ids, which only have attributions at their embedding."""
+    if inputs is None:
+        return any(part.NAME == "text" for part in kind.parts)
+    return not all(t.is_floating_point() for t in structure.flatten(inputs)[0])
+
+
+def _suited(metric: Metric, kind: Modality) -> Metric:
+    """The metric with the modality's baseline and channel axis, where it has such settings."""
+    wanted = {"baseline": kind.transforms()["baseline"]}
+    if isinstance(kind, OneInput):
+        wanted["channel_axis"] = kind.channel_axis
+    return metric.set_kwargs(**{n: v for n, v in wanted.items() if n in metric.SETTINGS})
+
+
+def _targets(output: Tensor, targets: Any) -> Any:
+    """The targets; the predicted classes where none are given for several outputs."""
+    if targets is not None or output[0].numel() == 1:
+        return targets
+    if output.ndim != 2:
+        raise InvalidInputError(
+            f"the model returns {tuple(output.shape)}; pass data=(inputs, targets) with a function of the output"
+        )
+    return output.argmax(1)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,229 @@
+"""Report: what was found about a model, as one HTML file that opens by double click and asks nothing of the network."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
+from xaikit.report import pictures
+from xaikit.report.cards import Names, drawn, kind_of
+from xaikit.report.figures import SIGNED, UNSIGNED
+from xaikit.runs import ExplainedSample, Run
+
+PAGE = Path(__file__).parent / "page"
+MOST_SAMPLES = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of a report.
+
+    Attributes:
+        title: its heading.
+        rows: one dict for each row; the columns are their keys, in the order of the first appearance.
+        note: what the numbers mean.
+    """
+
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    note: str = ""
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return list(dict.fromkeys(str(key) for row in self.rows for key in row))
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A matplotlib figure of a report, with words for whoever cannot see it."""
+
+    title: str
+    figure: Any
+    words: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """One self-contained page: summary, tables, figures, and the explained samples.
+
+    Attributes:
+        runs: runs over the same data, one for each explainer; they stand side by side.
+        title: of the page.
+        names: of classes, features and tokens.
+        kind: "image", "series", "tabular" or "text"; None goes by the form of the samples.
+        sections: tables and figures between the summary and the samples.
+        limit: most samples shown, evenly spread over the data.
+
+    >>> Report(title="Nothing yet").html().startswith("<!doctype html>")
+    True
+    """
+
+    runs: Sequence[Run] = ()
+    title: str = "Explanations"
+    names: Names = dataclasses.field(default_factory=Names)
+    kind: str | None = None
+    sections: Sequence[Table | Picture] = ()
+    limit: int = MOST_SAMPLES
+
+    def __post_init__(self) -> None:
+        for run in self.runs:
+            if not isinstance(run, Run):
+                raise InvalidTypeError(f"a report shows runs (see load_run), got {type(run).__name__}")
+        for section in self.sections:
+            if not isinstance(section, (Table, Picture)):
+                raise InvalidTypeError(f"a section is a Table or a Picture, got {type(section).__name__}")
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page, whole or not at all."""
+        path = Path(path)
+        if path.suffix not in (".html", ".htm"):
+            raise InvalidInputError(f"a report is saved as .html, got {path.name!r}")
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        try:
+            partial.write_text(self.html(), encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    def html(self) -> str:
+        """The page."""
+        cards = list(self._cards())
+        return _template().render(
+            title=self.title,
+            style=(PAGE / "report.css").read_text(encoding="utf-8"),
+            script=(PAGE / "report.js").read_text(encoding="utf-8"),
+            made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            facts=self._facts(len(cards)),
+            sections=[_section(s) for s in self.sections],
+            explainers=self._explainers(),
+            cards=cards,
+            classes=sorted({c["label"] or c["predicted"] for c in cards} - {""}),
+            signed_bar=_bar(SIGNED),
+            unsigned_bar=_bar(UNSIGNED),
+        )
+
+    def _explainers(self) -> list[str]:
+        names = [run.job["explainer"]["name"] for run in self.runs]
+        # Two settings of one explainer are told apart by what differs.
+        return [
+            name if names.count(name) == 1 else f"{name} ({_difference(run, self.runs)})"
+            for name, run in zip(names, self.runs, strict=True)
+        ]
+
+    def _facts(self, shown: int) -> dict[str, str]:
+        if not self.runs:
+            return {}
+        first = self.runs[0]
+        facts = {
+            "model": f"{first.job['model']}, weights {first.job['weights'][:12]}",
+            "explained": ", ".join(self._explainers()),
+            "samples": f"{len(first)} of {first.job['samples']}, {shown} shown",
+        }
+        judged = [s for s in first.rows() if s["label"] is not None and s["predicted"] is not None]
+        if judged:
+            right = sum(s["label"] == s["predicted"] for s in judged)
+            facts["accuracy"] = f"{right / len(judged):.1%} of {len(judged)} samples with a label"
+        if first.skipped:
+            reasons = "; ".join(list(first.skipped.values())[:3])
+            facts["unreadable"] = f"{len(first.skipped)} ({reasons}{', ...' if len(first.skipped) > 3 else ''})"
+        facts["seed"] = str(first.job["seed"])
+        facts["made with"] = ", ".join(f"{k} {v}" for k, v in first.versions.items())
+        return facts
+
+    def _cards(self) -> Iterator[dict[str, Any]]:
+        if not self.runs:
+            return
+        first = self.runs[0]
+        places = [{index: place for place, index in enumerate(run.indices)} for run in self.runs]
+        common = [index for index in first.indices if all(index in place for place in places)]
+        if len(common) > self.limit:
+            common = [common[i * len(common) // self.limit] for i in range(self.limit)]
+        for index in common:
+            yield self._card([run[place[index]] for run, place in zip(self.runs, places, strict=True)])
+
+    def _card(self, samples: list[ExplainedSample]) -> dict[str, Any]:
+        first = samples[0]
+        inputs = next((s.inputs for s in samples if s.inputs is not None), None)
+        inputs = None if inputs is None else _array(inputs, "inputs")
+        values = [_array(s.values, "values") for s in samples]
+        kind = self.kind or kind_of(values[0], inputs)
+        label, predicted = self.names.of_class(first.label), self.names.of_class(first.predicted)
+        known = first.label is not None and first.predicted is not None
+        return {
+            "index": first.index,
+            "name": first.name or f"sample {first.index}",
+            "kind": kind,
+            "label": label,
+            "predicted": predicted,
+            "target": self.names.of_class(first.target),
+            "score": first.score,
+            "right": ("right" if first.label == first.predicted else "wrong") if known else "",
+            "input": pictures.photograph(inputs) if kind == "image" and inputs is not None else "",
+            "maps": [
+                {"explainer": name, "gap": sample.gap, **drawn(kind, value, inputs, self.names)}
+                for name, sample, value in zip(self._explainers(), samples, values, strict=True)
+            ],
+        }
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+
+def _template() -> Any:
+    try:
+        import jinja2
+    except ImportError as err:
+        raise MissingDependencyError("a report needs jinja2: pip install 'xaikit[report]'") from err
+    loader = jinja2.FileSystemLoader(PAGE)
+    # Everything that comes from data or file names is escaped; only our own style and script are not.
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = _number
+    return environment.get_template("report.html")
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "" if value is None else str(value)
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _section(section: Table | Picture) -> dict[str, Any]:
+    if isinstance(section, Picture):
+        return {"title": section.title, "picture": pictures.drawing(section.figure), "words": section.words}
+    columns = section.columns
+    rows = [[row.get(column) for column in columns] for row in section.rows]
+    return {"title": section.title, "columns": columns, "rows": rows, "note": section.note}
+
+
+def _array(value: Any, what: str) -> Any:
+    """The only tensor of a sample, as numbers."""
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple):
+        if len(value) != 1:
+            raise InvalidInputError(f"a report shows samples of one tensor; the {what} hold {len(value)}")
+        value = value[0]
+    return value.float().numpy() if value.is_floating_point() else value.numpy()
+
+
+def _difference(run: Run, runs: Sequence[Run]) -> str:
+    asked = [r.job["explainer"] for r in runs]
+    name, own = run.job["explainer"]["name"], run.job["explainer"]["settings"]
+    others = [other["settings"] for other in asked if other["name"] == name]
+    return ", ".join(f"{k}={v}" for k, v in own.items() if any(o.get(k) != v for o in others)) or run.folder.name
+
+
+def _bar(name: str) -> str:
+    """A colour map as a CSS gradient."""
+    table = pictures.colours(name)
+    stops = [table[i] for i in np.linspace(0, 255, 9).astype(int)]
+    return ", ".join(f"rgb({r},{g},{b})" for r, g, b in stops)

@@ -1,0 +1,71 @@
+"use strict";
+(() => {
+  const list = document.getElementById("cards");
+  const controls = document.getElementById("controls");
+  if (controls) {
+    const cards = Array.from(list.children);
+    const update = () => {
+      const wanted = new FormData(controls);
+      let shown = 0;
+      for (const card of cards) {
+        const fits = (!wanted.get("class") || card.dataset.class === wanted.get("class"))
+          && (!wanted.get("right") || card.dataset.right === wanted.get("right"));
+        card.hidden = !fits;
+        shown += fits;
+      }
+      document.getElementById("count").value = `${shown} of ${cards.length} samples`;
+    };
+    const sort = () => {
+      const key = new FormData(controls).get("order");
+      const value = (card) => key === "index" ? Number(card.dataset.index)
+        : Number(card.dataset.score) * (key === "score" ? -1 : 1);
+      list.append(...cards.slice().sort((a, b) => value(a) - value(b)));
+    };
+    const colour = () => {
+      const chosen = new FormData(controls).get("colours");
+      if (!chosen) return;
+      document.body.classList.toggle("unsigned-colours", chosen === "unsigned");
+      for (const image of list.querySelectorAll("img.has-sign")) {
+        image.dataset.signed ??= image.src;
+        image.src = image.dataset[chosen];
+      }
+    };
+    controls.addEventListener("submit", (event) => event.preventDefault());
+    controls.addEventListener("change", (event) => {
+      if (event.target.name === "order") sort();
+      else if (event.target.name === "colours") colour();
+      else update();
+    });
+    // A browser that goes back keeps the choices but not what they did.
+    controls.reset();
+  }
+
+  const large = document.getElementById("large");
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button.zoom");
+    if (!button) return;
+    const from = button.querySelector("img");
+    const to = large.querySelector("img");
+    to.src = from.src;
+    to.alt = from.alt;
+    large.querySelector("figcaption").textContent = from.alt;
+    large.showModal();
+  });
+  large.addEventListener("click", (event) => { if (event.target === large) large.close(); });
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const heads = Array.from(table.tHead.rows[0].cells);
+    heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const text = (row) => row.cells[column].textContent.trim();
+      const rows = Array.from(table.tBodies[0].rows).sort((a, b) => {
+        const [x, y] = [parseFloat(text(a)), parseFloat(text(b))];
+        const order = isNaN(x) || isNaN(y) ? text(a).localeCompare(text(b)) : x - y;
+        return up ? order : -order;
+      });
+      table.tBodies[0].append(...rows);
+    }));
+  }
+})();

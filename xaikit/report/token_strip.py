@@ -1,0 +1,71 @@
+"""Text as coloured tokens, in lines that wrap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+from numpy.typing import NDArray
+
+from xaikit.core.errors import InvalidInputError
+
+Array = NDArray[Any]
+
+WIDTH, LINE, SIZE, GAP = 7.0, 0.32, 11, 0.12  # inches, inches, points, inches
+FONT = FontProperties(family="DejaVu Sans", size=SIZE)
+
+
+def token_strip(values: Array, titles: Sequence[str], tokens: Sequence[Sequence[str]] | None) -> Figure:
+    """One block of lines for each sample: red tokens speak for the class, blue ones against it.
+
+    Args:
+        values: attribution of tokens (N, T), or of their embeddings (N, T, D), which is summed over D.
+        titles: one for each sample.
+        tokens: T strings for each of the N samples; None numbers them.
+    """
+    weights = values.reshape(*values.shape[:2], -1).sum(2)
+    words = [[str(i) for i in range(weights.shape[1])]] * len(weights) if tokens is None else tokens
+    if len(words) != len(weights) or any(len(row) != weights.shape[1] for row in words):
+        raise InvalidInputError(f"names must hold {weights.shape[1]} tokens for each of {len(weights)} samples")
+    blocks = [_lines([str(w) for w in row]) for row in words]
+    heights = [LINE * (lines + 1.2) for _, lines in blocks]
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.1))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(sum(heights) + 0.1, 0))
+    axes.set_axis_off()
+    top = 0.25
+    for (placed, _), row, title, weight, height in zip(blocks, words, titles, weights, heights, strict=True):
+        axes.text(0.1, top, title, fontsize=9, va="center")
+        colours = Normalize(-1, 1)
+        shares = weight / (float(np.abs(weight).max()) or 1.0)
+        for (x, line), word, share in zip(placed, row, shares, strict=True):
+            # Two thirds of the scale, so that black letters stay readable on every colour.
+            face = colormaps["RdBu_r"](colours(0.66 * share))
+            box = {"facecolor": face, "edgecolor": "none", "boxstyle": "round,pad=0.18"}
+            place = (x, top + LINE * (line + 1))
+            axes.text(*place, _plain(str(word)), fontproperties=FONT, va="center", bbox=box, parse_math=False)
+        top += height
+    return figure
+
+
+def _lines(words: Sequence[str]) -> tuple[list[tuple[float, int]], int]:
+    """Where each word stands: its left edge in inches and its line; and the number of lines."""
+    placed, x, line = [], 0.15, 0
+    for word in words:
+        text = _plain(word)
+        width = text_to_path.get_text_width_height_descent(text, FONT, ismath=False)[0] / 72
+        if x + width > WIDTH - 0.15 and x > 0.15:
+            x, line = 0.15, line + 1
+        placed.append((x, line))
+        x += width + GAP + 0.08
+    return placed, line + 1
+
+
+def _plain(word: str) -> str:
+    """A word without line breaks, and with something to see where it is empty."""
+    return " ".join(word.split()) or "·"

@@ -1,0 +1,7 @@
+"""Explanations of whole data sets: streamed to disk, resumed, shared between processes, read lazily."""
+
+from xaikit.runs.explain import explain_dataset
+from xaikit.runs.run import ExplainedSample, Run, Shard, load_run
+from xaikit.runs.source import UnreadableSampleError
+
+__all__ = ["Run", "ExplainedSample", "Shard", "UnreadableSampleError", "explain_dataset", "load_run"]

@@ -1,0 +1,219 @@
+"""explain_dataset: the explanation of every sample of a data set, however large, on disk and resumable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from inspect import isfunction
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from xaikit.core import Explainer, Int
+from xaikit.core.configured import to_json
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
+from xaikit.core.structure import flatten
+from xaikit.runs import manifest, shards
+from xaikit.runs.run import Run, load_run
+from xaikit.runs.shards import Shard, concatenated
+from xaikit.runs.source import Part, Source, usual_shard_size
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+TARGETS = ("predicted", "label")
+
+
+def explain_dataset(  # noqa: PLR0913
+    explainer: Explainer,
+    data: Any,
+    *,
+    out: str | Path,
+    targets: int | str = "predicted",
+    batch_size: int | None = None,
+    shard_size: int | None = None,
+    dtype: str | None = None,
+    keep_inputs: bool = False,
+    seed: int = 0,
+    repair: bool = False,
+    rank: int | None = None,
+    world_size: int | None = None,
+    progress: bool = True,
+) -> Run:
+    """Explain every sample and write the result, shard by shard.
+
+    A shard is written whole or not at all, so the same call after Ctrl-C, a crash or kill -9 goes on where it stopped:
+    nothing is lost but the shard in hand, nothing is there twice. Memory holds one shard, whatever the data's size.
+    Processes that share `out` (started by torchrun, by Lightning Fabric, or with `rank` and `world_size` on several
+    machines) take every world_size-th shard each; the result is that of one process.
+
+    Args:
+        explainer: a bound explainer.
+        data: a map-style Dataset of x or (x, label), a DataLoader over one without shuffling, or tensors (x, labels).
+            A data set may carry `names`, and raise `UnreadableSampleError` for a sample, which is then noted.
+        out: folder of the run; a new one, or that of the same job.
+        targets: a class, "predicted", or "label". A model with a single output has no classes.
+        batch_size: samples in a pass; None takes the loader's, else 32.
+        shard_size: samples in a file; None chooses at most 128, and fewer where they are large.
+        dtype: of the stored attributions: "float16", "bfloat16", "float32", "float64"; None keeps the explainer's.
+        keep_inputs: store the inputs too, for a report.
+        seed: of the explainer's random numbers; a sample gets the same ones in every shard.
+        repair: check every shard and compute damaged ones again.
+        rank: of this process; None reads RANK from the environment, else 0.
+        world_size: number of processes; None reads WORLD_SIZE, else 1.
+        progress: show a progress bar, with the time left.
+
+    Raises:
+        InvalidInputError, InvalidTypeError: for arguments that cannot be right, or a folder that holds another job.
+        UnboundError: for an explainer without a model.
+        OSError: when the disk refuses; what was written stays, and the same call goes on.
+
+    >>> import tempfile
+    >>> from xaikit.explainers import Gradient
+    >>> x, folder = torch.rand(6, 4), tempfile.mkdtemp()
+    >>> run = explain_dataset(Gradient(torch.nn.Linear(4, 2)), x, out=folder + "/run", progress=False)
+    >>> len(run), run[5].values.shape
+    (6, torch.Size([4]))
+    """
+    if not isinstance(explainer, Explainer):
+        raise InvalidTypeError(f"explain_dataset takes an Explainer, got {type(explainer).__name__}")
+    model = explainer.model
+    if model is None:
+        raise UnboundError(f"{explainer!r} has no model yet; call .bind(model) first")
+    if dtype not in (None, *DTYPES):
+        raise InvalidInputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    chosen = _chosen(targets)
+    source = Source(data, Int(ge=1, optional=True).check(batch_size, "batch_size"))
+    mine, of = _place(rank, world_size)
+    inputs, labels = source.first()
+    if chosen == "label" and labels is None:
+        raise InvalidInputError("targets='label' needs data of pairs (x, label), got samples without a label")
+    size = Int(ge=1, optional=True).check(shard_size, "shard_size") or usual_shard_size(inputs)
+    job = {
+        "explainer": _described(explainer),
+        "model": type(model).__name__,
+        "weights": manifest.weights_hash(model),
+        "targets": chosen,
+        "seed": Int(ge=0).check(seed, "seed"),
+        "dtype": dtype,
+        "keep_inputs": bool(keep_inputs),
+        "samples": source.n,
+        "first sample": [manifest.tensor_hash(t) for t in flatten(inputs)[0]],
+        "shard size": size,
+    }
+    folder = Path(out)
+    manifest.claim(folder, job, repair=repair)
+    stamp = manifest.job_hash(job)
+    todo = [k for k in range(-(-source.n // size)) if k % of == mine and not _done(folder, k, stamp, repair=repair)]
+    left = sum(min((k + 1) * size, source.n) - k * size for k in todo)
+    keep = _Keeper(explainer, chosen, dtype, keep_inputs, seed, source.names)
+    with tqdm(total=left, desc="explain", unit="sample", disable=not progress or mine > 0 or not todo) as bar:
+        for number, shard in keep.shards(source.parts(todo, size), explainer.device, bar):
+            shards.write(folder, number, shard, stamp)
+    return load_run(folder)
+
+
+class _Keeper:
+    """Explains batches and gathers them into shards."""
+
+    def __init__(
+        self, explainer: Explainer, targets: int | str, dtype: str | None, keep_inputs: bool, seed: int, names: Any
+    ) -> None:
+        self._explainer, self._targets, self._seed, self._names = explainer, targets, seed, names
+        self._dtype = None if dtype is None else getattr(torch, dtype)
+        self._keep_inputs = keep_inputs
+
+    def shards(self, parts: Iterator[Part], device: torch.device, bar: Any) -> Iterator[tuple[int, Shard]]:
+        rows: list[Shard] = []
+        for part in parts:
+            rows.append(self._explained(part, device))
+            bar.update(len(part.indices) + len(part.skipped))
+            if part.last:
+                yield part.shard, _joined(rows)
+                rows = []
+
+    def _explained(self, part: Part, device: torch.device) -> Shard:
+        if part.inputs is None:
+            return Shard(part.indices, None, skipped=part.skipped)
+        tensors, rebuild = flatten(part.inputs)
+        inputs = rebuild(tuple(t.to(device) for t in tensors))
+        output = self._explainer.output(inputs)
+        predicted = output.argmax(1) if output.ndim == 2 and output.shape[1] > 1 else None
+        target = {"predicted": predicted, "label": part.labels}.get(str(self._targets), self._targets)
+        attribution = self._explainer.explain(inputs, target, seed=self._seed)
+        return Shard(
+            indices=part.indices,
+            values=self._stored(attribution.values),
+            targets=None if target is None else torch.as_tensor(target).expand(len(part.indices)),
+            scores=attribution.scores,
+            predicted=predicted,
+            labels=part.labels,
+            gap=attribution.gap,
+            inputs=part.inputs if self._keep_inputs else None,
+            names=tuple(self._names[i] for i in part.indices.tolist()) if self._names else (),
+            skipped=part.skipped,
+        )
+
+    def _stored(self, values: Any) -> Any:
+        tensors, rebuild = flatten(values)
+        return rebuild(tuple(t if self._dtype is None else t.to(self._dtype) for t in tensors))
+
+
+def _joined(rows: list[Shard]) -> Shard:
+    read = [row for row in rows if row.values is not None]
+    skipped = {i: reason for row in rows for i, reason in row.skipped.items()}
+    if not read:
+        return Shard(torch.empty(0, dtype=torch.long), None, skipped=skipped)
+    fields = ("indices", "values", "inputs", *shards.PLAIN)
+    return Shard(
+        **{name: concatenated([getattr(row, name) for row in read]) for name in fields},
+        names=tuple(name for row in read for name in row.names),
+        skipped=skipped,
+    )
+
+
+def _described(explainer: Explainer) -> dict[str, Any]:
+    """The explainer's spec; a function in it, which no JSON holds, by its name."""
+    settings = {k: f"{v.__module__}.{v.__qualname__}" if isfunction(v) else v for k, v in explainer._portable().items()}
+    return {"name": explainer.NAME or type(explainer).__qualname__, "settings": to_json(settings, "explainer")}
+
+
+def _chosen(targets: Any) -> int | str:
+    if isinstance(targets, str) and targets in TARGETS:
+        return targets
+    if isinstance(targets, bool) or not hasattr(targets, "__index__"):
+        raise InvalidInputError(f"targets must be a class, 'predicted' or 'label', got {targets!r}")
+    return int(targets)
+
+
+def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """This process among those that share the run."""
+    mine = Int(ge=0).check(_from_environment("RANK", 0) if rank is None else rank, "rank")
+    of = Int(ge=1).check(_from_environment("WORLD_SIZE", 1) if world_size is None else world_size, "world_size")
+    if mine >= of:
+        raise InvalidInputError(f"rank must lie in 0..{of - 1} for world_size={of}, got {mine}")
+    return mine, of
+
+
+def _from_environment(name: str, usual: int) -> int:
+    """A number that torchrun sets; the usual one where nothing useful stands there."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else usual
+
+
+def _done(folder: Path, number: int, stamp: str, *, repair: bool) -> bool:
+    """Whether a shard is there, whole; with `repair` a damaged one is removed and so computed again.
+
+    Raises:
+        InvalidInputError: for a damaged shard without `repair`; the message names it.
+    """
+    path = shards.path_of(folder, number)
+    if not path.exists():
+        return False
+    wrong = shards.problem(folder, number, stamp, thorough=repair)
+    if not wrong:
+        return True
+    if not repair:
+        raise InvalidInputError(wrong)
+    path.unlink(missing_ok=True)
+    return False

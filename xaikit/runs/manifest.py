@@ -1,0 +1,138 @@
+"""The manifest of a run: what was asked, of which weights, on which data, so that no other job mixes in."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core.errors import InvalidInputError
+
+NAME = "manifest.json"
+SHARDS = "shards"
+FORMAT = 1
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        if isinstance(value, Tensor):
+            digest.update(tensor_hash(value).encode())
+    return digest.hexdigest()
+
+
+def tensor_hash(value: Tensor) -> str:
+    """SHA-256 of a tensor's type, shape and bytes."""
+    plain = value.detach().cpu().contiguous()
+    head = f"{plain.dtype}{tuple(plain.shape)}".encode()
+    # Bytes, since numpy knows no bfloat16.
+    return hashlib.sha256(head + plain.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What computed a run."""
+    found = {"python": platform.python_version()}
+    for package in ("xaikit", "torch", "zennit", "captum"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def claim(folder: Path, job: dict[str, Any], *, repair: bool) -> dict[str, Any]:
+    """The manifest of a folder for this job: written where there is none, compared where there is one.
+
+    Several processes may claim a folder at once; the first one writes, the others compare.
+
+    Raises:
+        InvalidInputError: for a folder that holds something else, another job, or an unreadable manifest.
+    """
+    path = folder / NAME
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInputError(f"{folder} is a file; name a folder for the run")
+    if path.exists() and not (repair and _unreadable(path)):
+        return _same_job(read(folder), job, folder)
+    if folder.exists() and not path.exists() and any(folder.iterdir()) and not (repair and (folder / SHARDS).is_dir()):
+        raise InvalidInputError(f"{folder} is not empty and holds no run of xaikit; name a new folder")
+    (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+    manifest = {"format": FORMAT, "job": job, "versions": versions()}
+    partial = folder / f"{NAME}.{os.getpid()}.partial"
+    try:
+        partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        if repair:
+            os.replace(partial, path)
+        else:
+            os.link(partial, path)  # fails where another process was faster
+    except FileExistsError:
+        return _same_job(read(folder), job, folder)
+    finally:
+        partial.unlink(missing_ok=True)
+    return manifest
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest of a run.
+
+    Raises:
+        InvalidInputError: where there is none, or it cannot be read.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise InvalidInputError(f"{folder} holds no run: there is no {path}")
+    problem = _unreadable(path)
+    if problem:
+        raise InvalidInputError(f"{path} cannot be read ({problem}); the same job with repair=True writes it anew")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def job_hash(job: dict[str, Any]) -> str:
+    """SHA-256 of a job, which every shard carries."""
+    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+
+
+def _unreadable(path: Path) -> str:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        return type(err).__name__
+    whole = isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("job"), dict)
+    return "" if whole else f"it is no manifest of format {FORMAT}"
+
+
+def _same_job(manifest: dict[str, Any], job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    there, here = _flat(manifest["job"]), _flat(job)
+    differ = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    if "explainer.name" in differ:  # another method has other settings; its name says enough
+        differ = [key for key in differ if not key.startswith("explainer.settings")]
+    if differ:
+        words = "; ".join(f"{key}: {_short(there.get(key))} there, {_short(here.get(key))} here" for key in differ[:4])
+        raise InvalidInputError(f"{folder} holds another job ({words}); name another folder")
+    made, now = manifest.get("versions", {}), versions()
+    if made != now:
+        changed = ", ".join(f"{k} {made.get(k)} -> {now.get(k)}" for k in {**made, **now} if made.get(k) != now.get(k))
+        warnings.warn(f"{folder} was begun with other versions ({changed}); values may differ slightly", stacklevel=4)
+    return manifest
+
+
+def _flat(job: Any, name: str = "") -> dict[str, Any]:
+    """The values of nested dicts by their dotted names."""
+    if not isinstance(job, dict):
+        return {name: job}
+    return {k: v for key, item in job.items() for k, v in _flat(item, f"{name}.{key}" if name else key).items()}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

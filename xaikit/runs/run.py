@@ -1,0 +1,146 @@
+"""Run: the explanations in a folder, read when they are asked for."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from xaikit.core.errors import InvalidInputError
+from xaikit.runs import manifest, shards
+from xaikit.runs.shards import Shard
+
+__all__ = ["Run", "ExplainedSample", "Shard", "load_run"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainedSample:
+    """One explained sample; attributes as in `Shard`, without the batch axis."""
+
+    index: int
+    values: Any
+    target: int | None
+    score: float
+    predicted: int | None
+    label: int | None
+    gap: float | None
+    inputs: Any
+    name: str
+
+
+class Run:
+    """A folder that `explain_dataset` wrote.
+
+    Attributes:
+        folder: where it is.
+        job: what was asked: explainer, weights, targets, seed, number of samples.
+        versions: of the libraries that computed it.
+        skipped: why samples could not be read, by index.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        content = manifest.read(folder)
+        self.folder = folder
+        self.job: dict[str, Any] = content["job"]
+        self.versions: dict[str, str] = content["versions"]
+        self.skipped: dict[int, str] = {}
+        self._numbers = shards.numbers(folder)
+        self._starts: list[int] = []
+        done: list[int] = []
+        for number in self._numbers:
+            indices, skipped = shards.samples_of(folder, number)
+            self._starts.append(len(done))
+            done += indices
+            self.skipped |= skipped
+        self._indices = done
+        self._open: tuple[int, Shard] | None = None
+
+    @property
+    def indices(self) -> list[int]:
+        """Indices of the explained samples in the data, ascending."""
+        return list(self._indices)
+
+    @property
+    def missing(self) -> list[int]:
+        """Indices of samples that are neither explained nor skipped: the job is not finished."""
+        return sorted(set(range(self.job["samples"])) - set(self._indices) - set(self.skipped))
+
+    def __len__(self) -> int:
+        """Number of explained samples."""
+        return len(self._indices)
+
+    def __getitem__(self, position: int) -> ExplainedSample:
+        """The sample at a position among the explained ones."""
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"the run holds {len(self)} samples, got position {position}")
+        position %= len(self)
+        at = bisect.bisect_right(self._starts, position) - 1
+        # The last of several shards that start alike, which is the one with samples in it.
+        if self._open is None or self._open[0] != self._numbers[at]:
+            self._open = (self._numbers[at], shards.read(self.folder, self._numbers[at]))
+        return _sample(self._open[1], position - self._starts[at])
+
+    def __iter__(self) -> Iterator[ExplainedSample]:
+        for shard in self.shards():
+            for row in range(len(shard)):
+                yield _sample(shard, row)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Index, name, target, score, predicted, label and gap of each sample, without its values."""
+        for number in self._numbers:
+            yield from shards.rows_of(self.folder, number)
+
+    def shards(self) -> Iterator[Shard]:
+        """The shards in order, one in memory at a time."""
+        for number in self._numbers:
+            shard = shards.read(self.folder, number)
+            if len(shard):
+                yield shard
+
+    def __repr__(self) -> str:
+        missing = len(self.missing)
+        words = [f"{len(self)} samples", self.job["explainer"]["name"]]
+        words += [f"{missing} missing"] if missing else []
+        words += [f"{len(self.skipped)} skipped"] if self.skipped else []
+        return f"Run({str(self.folder)!r}: {', '.join(words)})"
+
+
+def load_run(folder: str | Path) -> Run:
+    """Open the folder that `explain_dataset` wrote; values are read when they are asked for.
+
+    Raises:
+        InvalidInputError: for a folder that holds no run, or a damaged file in it.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise InvalidInputError(f"there is no folder {path}")
+    return Run(path)
+
+
+def _sample(shard: Shard, row: int) -> ExplainedSample:
+    def number(values: Tensor | None) -> Any:
+        return None if values is None else values[row].item()
+
+    return ExplainedSample(
+        index=int(shard.indices[row]),
+        values=_row(shard.values, row),
+        target=number(shard.targets),
+        score=number(shard.scores),
+        predicted=number(shard.predicted),
+        label=number(shard.labels),
+        gap=number(shard.gap),
+        inputs=_row(shard.inputs, row),
+        name=shard.names[row] if shard.names else "",
+    )
+
+
+def _row(value: Any, row: int) -> Any:
+    if value is None or isinstance(value, Tensor):
+        return value if value is None else value[row]
+    if isinstance(value, Mapping):
+        return {k: v[row] for k, v in value.items()}
+    return tuple(v[row] for v in value)

@@ -1,0 +1,216 @@
+"""A shard: some consecutive samples of a run in one ``.safetensors`` file, written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core.errors import InvalidInputError, MissingDependencyError
+from xaikit.runs.manifest import SHARDS, tensor_hash
+
+SUFFIX = ".safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Consecutive samples of a run.
+
+    Attributes:
+        indices: of the samples in the data, (n,).
+        values: the attribution, (n, ...), in the structure of the inputs.
+        targets: explained classes, (n,); None for a model with a single output.
+        scores: explained scores, (n,).
+        predicted: predicted classes, (n,); None for a model with a single output.
+        labels: the data's own classes, (n,); None where it has none.
+        gap: what the attribution's sum misses of what the method promises, (n,); None where it promises nothing.
+        inputs: what was explained, where it was kept.
+        names: of the samples, such as file names; empty where the data has none.
+        skipped: reason for each sample that could not be read, by its index.
+    """
+
+    indices: Tensor
+    values: Any
+    targets: Tensor | None = None
+    scores: Tensor | None = None
+    predicted: Tensor | None = None
+    labels: Tensor | None = None
+    gap: Tensor | None = None
+    inputs: Any = None
+    names: tuple[str, ...] = ()
+    skipped: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+PLAIN = ("targets", "scores", "predicted", "labels", "gap")
+
+
+def path_of(folder: Path, number: int) -> Path:
+    """Where a shard stands."""
+    return folder / SHARDS / f"{number:08d}{SUFFIX}"
+
+
+def numbers(folder: Path) -> list[int]:
+    """The shards that a run has, in order."""
+    return sorted(int(p.stem) for p in (folder / SHARDS).glob(f"*{SUFFIX}") if p.stem.isdecimal())
+
+
+def write(folder: Path, number: int, shard: Shard, job: str) -> Path:
+    """Write a shard in one step; where writing fails nothing is left behind.
+
+    Raises:
+        OSError: when the disk refuses (full, read-only); shards written before stay.
+    """
+    safetensors = _library()
+    tensors = {"indices": shard.indices, **{k: v for k in PLAIN if (v := getattr(shard, k)) is not None}}
+    structure = {}
+    for what in ("values", "inputs"):
+        value = getattr(shard, what)
+        if value is not None:
+            structure[what], leaves = _leaves(value)
+            tensors |= {f"{what}.{key}": leaf for key, leaf in leaves.items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    about = {
+        "job": job,
+        "structure": structure,
+        "names": list(shard.names),
+        "skipped": dict(shard.skipped),
+        "checksum": _checksum(tensors),
+    }
+    path = path_of(folder, number)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(safetensors.save(tensors, {"about": json.dumps(about)}))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def problem(folder: Path, number: int, job: str, *, thorough: bool = False) -> str:
+    """What is wrong with a shard, in words; empty when nothing is. `thorough` also compares the checksum."""
+    try:
+        about, tensors = _open(path_of(folder, number), only=None if thorough else ("indices",))
+    except InvalidInputError as err:
+        return str(err)
+    if about["job"] != job:
+        return f"{path_of(folder, number)} belongs to another job"
+    if thorough and _checksum(tensors) != about["checksum"]:
+        return f"{path_of(folder, number)} does not hold what was written (its checksum differs)"
+    return ""
+
+
+def read(folder: Path, number: int) -> Shard:
+    """One shard.
+
+    Raises:
+        InvalidInputError: for a damaged file; the message names it.
+    """
+    path = path_of(folder, number)
+    about, tensors = _open(path, only=None)
+    if _checksum(tensors) != about["checksum"]:
+        raise InvalidInputError(f"{path} does not hold what was written (its checksum differs); {_REPAIR}")
+    structured = {
+        what: _rebuild(kind, {k.removeprefix(f"{what}."): v for k, v in tensors.items() if k.startswith(f"{what}.")})
+        for what, kind in about["structure"].items()
+    }
+    return Shard(
+        indices=tensors["indices"],
+        names=tuple(about["names"]),
+        skipped={int(k): v for k, v in about["skipped"].items()},
+        **{"values": (), **structured},
+        **{k: tensors[k] for k in PLAIN if k in tensors},
+    )
+
+
+def samples_of(folder: Path, number: int) -> tuple[list[int], dict[int, str]]:
+    """Indices that a shard holds, and those that it skipped with the reason, without reading the values."""
+    path = path_of(folder, number)
+    about, tensors = _open(path, only=("indices",))
+    return tensors["indices"].tolist(), {int(k): v for k, v in about["skipped"].items()}
+
+
+def rows_of(folder: Path, number: int) -> list[dict[str, Any]]:
+    """What a shard says of each of its samples, without the values."""
+    about, tensors = _open(path_of(folder, number), only=("indices", *PLAIN))
+    n = len(tensors["indices"])
+    columns = {k: tensors[k].tolist() if k in tensors else [None] * n for k in ("indices", *PLAIN)}
+    singular = {"indices": "index", "targets": "target", "scores": "score", "labels": "label"}
+    names = about["names"] or [""] * n
+    return [{"name": names[i], **{singular.get(k, k): column[i] for k, column in columns.items()}} for i in range(n)]
+
+
+_REPAIR = "run the same job with repair=True to compute it again"
+
+
+def _open(path: Path, *, only: tuple[str, ...] | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The description and the tensors of a shard: all, or those of the given names that it has."""
+    safetensors = _library()
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["about"])
+            names = [name for name in file.keys() if only is None or name in only]  # noqa: SIM118
+            return about, {name: file.get_tensor(name) for name in names}
+    except FileNotFoundError:
+        raise InvalidInputError(f"there is no shard {path}; {_REPAIR}") from None
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as err:
+        raise InvalidInputError(f"{path} is damaged ({' '.join(str(err).split())[:80]}); {_REPAIR}") from None
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensor_hash(tensors[name]).encode())
+    return digest.hexdigest()
+
+
+def _leaves(value: Any) -> tuple[str, dict[str, Tensor]]:
+    if isinstance(value, Tensor):
+        return "tensor", {"0": value}
+    if isinstance(value, Mapping):
+        return "dict", {str(k): v for k, v in value.items()}
+    return "tuple", {str(i): v for i, v in enumerate(value)}
+
+
+def _rebuild(kind: str, leaves: dict[str, Tensor]) -> Any:
+    if kind == "tensor":
+        return leaves["0"]
+    return leaves if kind == "dict" else tuple(leaves[str(i)] for i in range(len(leaves)))
+
+
+def concatenated(parts: list[Any]) -> Any:
+    """Batches of one structure, joined along the samples."""
+    first = parts[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return torch.cat([p.detach().cpu() for p in parts])
+    if isinstance(first, Mapping):
+        return {k: concatenated([p[k] for p in parts]) for k in first}
+    return tuple(concatenated([p[i] for p in parts]) for i in range(len(first)))
+
+
+def _library() -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as err:
+        raise MissingDependencyError("a run is stored as .safetensors: pip install 'xaikit[cli]'") from err
+    names = {
+        "save": staticmethod(safetensors.torch.save),
+        "safe_open": safetensors.safe_open,
+        "SafetensorError": safetensors.SafetensorError,
+    }
+    return type("safetensors", (), names)

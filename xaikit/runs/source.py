@@ -1,0 +1,177 @@
+"""The samples of a data set in their order, cut into shards, with those that are there already left out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset, default_collate
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.structure import flatten
+
+BATCH_SIZE = 32
+SHARD_BYTES, SHARD_MOST = 2**25, 128  # 32 MiB of attributions: what a kill can lose, and what memory holds
+
+
+class UnreadableSampleError(InvalidInputError):
+    """Raised by a data set for a sample that cannot be read; a run notes it and goes on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One batch of a shard.
+
+    Attributes:
+        shard: number of the shard.
+        indices: of the samples, (n,).
+        inputs: as the explainer takes them; None where every sample was unreadable.
+        labels: (n,) or None.
+        skipped: reasons of unreadable samples by index.
+        last: whether the shard is complete with it.
+    """
+
+    shard: int
+    indices: Tensor
+    inputs: Any
+    labels: Tensor | None
+    skipped: dict[int, str]
+    last: bool
+
+
+class Source:
+    """Samples by index, from a dataset, a loader in order, or a pair of tensors.
+
+    Args:
+        data: a map-style `Dataset` of x or (x, label), a `DataLoader` over one without shuffling, or (x, labels).
+        batch_size: samples in a pass; None takes the loader's, else 32.
+    """
+
+    def __init__(self, data: Any, batch_size: int | None = None) -> None:
+        loader = data if isinstance(data, DataLoader) else None
+        dataset = _dataset(data)
+        self.n = len(dataset)
+        if self.n == 0:
+            raise InvalidInputError("data holds no sample")
+        self.names: Sequence[str] = tuple(map(str, getattr(dataset, "names", ())))
+        if self.names and len(self.names) != self.n:
+            raise InvalidInputError(f"data.names must name each of the {self.n} samples, got {len(self.names)}")
+        self.batch_size = batch_size or (loader and loader.batch_size) or BATCH_SIZE
+        self._dataset = dataset
+        self._options: dict[str, Any] = {"num_workers": loader.num_workers} if loader else {}
+        collate = default_collate if loader is None else loader.collate_fn
+        self._collate = _Collate(collate)
+
+    def first(self) -> tuple[Any, Tensor | None]:
+        """The first sample that can be read, as a batch of one: (inputs, labels)."""
+        for i in range(self.n):
+            _, item, _ = self._collate([_Indexed(self._dataset)[i]])
+            if item is not None:
+                return _pair(item)
+        raise InvalidInputError("none of the samples can be read")
+
+    def parts(self, shards: Iterable[int], size: int) -> Iterator[Part]:
+        """The batches of some shards of `size` samples each, none of them across two shards."""
+        plan = _Plan(list(shards), size, self.n, self.batch_size)
+        dataset: Any = _Indexed(self._dataset)
+        loader: DataLoader = DataLoader(dataset, batch_sampler=plan, collate_fn=self._collate, **self._options)  # type: ignore[arg-type]
+        for rows, (indices, item, skipped) in zip(plan, loader, strict=True):
+            inputs, labels = (None, None) if item is None else _pair(item)
+            last = (rows[-1] + 1) % size == 0 or rows[-1] + 1 == self.n
+            yield Part(rows[0] // size, torch.tensor(indices, dtype=torch.long), inputs, labels, skipped, last)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """The batches of some shards, made one by one, so that a large data set needs no long list."""
+
+    shards: list[int]
+    size: int
+    n: int
+    batch_size: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for shard in self.shards:
+            end = min((shard + 1) * self.size, self.n)
+            for start in range(shard * self.size, end, self.batch_size):
+                yield list(range(start, min(start + self.batch_size, end)))
+
+
+def _dataset(data: Any) -> Any:
+    if isinstance(data, DataLoader):
+        if isinstance(data.sampler, RandomSampler) or not isinstance(data.sampler, SequentialSampler):
+            raise InvalidInputError(
+                "a run needs the samples in the same order each time; pass a loader without shuffle"
+            )
+        data = data.dataset
+    elif isinstance(data, Tensor):
+        return TensorDataset(data)
+    elif isinstance(data, (tuple, list)) and data and all(isinstance(t, Tensor) for t in data):
+        if len(data) > 2 or len({len(t) for t in data}) > 1:
+            shapes = ", ".join(str(tuple(t.shape)) for t in data)
+            raise InvalidInputError(f"data as tensors is (inputs, labels) of one length, got {shapes}")
+        return TensorDataset(*data)
+    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        if not hasattr(data, "__len__") or isinstance(data, torch.utils.data.IterableDataset):
+            raise InvalidTypeError(
+                "a run resumes by index, so data must be a map-style Dataset with a length; an IterableDataset has none"
+            )
+        return data
+    raise InvalidTypeError(
+        f"data must be a Dataset, a DataLoader, or tensors (inputs, labels), got {type(data).__name__}"
+    )
+
+
+class _Indexed:
+    """Samples with their index; an unreadable one as its reason."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, Any, str]:
+        try:
+            return index, self._dataset[index], ""
+        except UnreadableSampleError as err:
+            return index, None, str(err)
+
+
+class _Collate:
+    """Collate what can be read; a class, since worker processes receive it by pickle."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self._collate = collate
+
+    def __call__(self, rows: list[tuple[int, Any, str]]) -> tuple[list[int], Any, dict[int, str]]:
+        read = [(index, item) for index, item, reason in rows if not reason]
+        skipped = {index: reason for index, _, reason in rows if reason}
+        if not read:
+            return [], None, skipped
+        try:
+            batch = self._collate([item for _, item in read])
+        except (RuntimeError, TypeError) as err:
+            raise InvalidInputError(
+                f"samples {read[0][0]} to {read[-1][0]} do not stack into a batch ({str(err).splitlines()[0]}); "
+                "bring them to one size"
+            ) from err
+        return [index for index, _ in read], batch, skipped
+
+
+def _pair(item: Any) -> tuple[Any, Tensor | None]:
+    """Inputs and labels of a batch; labels None where there are none."""
+    if isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[1], Tensor) and item[1].ndim == 1:
+        return item[0], item[1]
+    inputs = item[0] if isinstance(item, (tuple, list)) and len(item) == 1 else item
+    flatten(inputs)
+    return inputs, None
+
+
+def usual_shard_size(inputs: Any) -> int:
+    """How many samples a shard holds, from the size of one."""
+    size = sum(t[0].numel() * t.element_size() for t in flatten(inputs)[0])
+    return max(1, min(SHARD_MOST, SHARD_BYTES // max(1, size)))

@@ -1,0 +1,84 @@
+"""From a search that has ended to its result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from xaikit.core.errors import TuningError
+from xaikit.tuning.goals import Goal
+from xaikit.tuning.result import FrontPoint, TuneResult
+from xaikit.tuning.rows import Row, dead_settings
+from xaikit.tuning.search import Search, Stopped
+from xaikit.tuning.space import Point
+
+
+def assemble(search: Search, stopped: Stopped) -> TuneResult[Any]:
+    """The result of a search, whatever was tuned.
+
+    Raises:
+        TuningError: when no trial gave a number; the message holds the first reason.
+    """
+    rows = search.rows
+    undominated = search.undominated
+    search.close()
+    if not any(row["state"] == "complete" for row in rows):
+        raise TuningError(_nothing(rows)) from search.cause
+    best = best_row(rows, search.goals[0])
+    made = search.space.make(best["settings"])
+    start = row_at(rows, search.space.start)
+    return TuneResult(
+        best=made[0],
+        postprocess=made[1] if len(made) > 1 else None,
+        value=best["value"],
+        default_value=math.nan if start is None else start["value"],
+        goals=search.goals,
+        trials=rows,
+        dead=dead_settings(rows, search.goals),
+        stopped=stopped,
+        front=tuple(_candidate(search, row) for row in _front(rows, best, undominated)),
+        space=search.space.describe(),
+        study=search.study,
+    )
+
+
+def row_at(rows: Sequence[Row], point: Point) -> Row | None:
+    """The first complete trial with those settings."""
+    return next((row for row in rows if row["settings"] == point and row["state"] == "complete"), None)
+
+
+def best_row(rows: Sequence[Row], goal: Goal) -> Row:
+    """The first of the best complete trials."""
+    best: Row | None = None
+    for row in rows:
+        if row["state"] == "complete" and (best is None or goal.better(row["value"], best["value"])):
+            best = row
+    if best is None:
+        raise TuningError(_nothing(rows))
+    return best
+
+
+def _front(rows: Sequence[Row], best: Row, undominated: set[int] | None) -> list[Row]:
+    """Trials that no other beats in every objective, each once."""
+    if undominated is None:
+        return [best]
+    return [row for row in rows if row["trial"] in undominated and row["repeats"] is None]
+
+
+def _candidate(search: Search, row: Row) -> FrontPoint[Any]:
+    made = search.space.make(row["settings"])
+    values = row["values"] if len(search.goals) > 1 else {search.goals[0].name: row["value"]}
+    return FrontPoint(made[0], values, row["trial"], made[1] if len(made) > 1 else None)
+
+
+def _nothing(rows: Sequence[Row]) -> str:
+    errors = [row for row in rows if row["state"] == "failed"]
+    nans = [row for row in rows if row["state"] == "nan"]
+    counts = f"{len(errors)} failed and {len(nans)} gave NaN"
+    if errors:
+        return f"no trial gave a number: {counts}; trial {errors[0]['trial']} failed with {errors[0]['error']}"
+    return (
+        f"no trial gave a number: {counts}; look at the attribution of {nans[0]['settings'] if nans else 'trial 0'}, "
+        f"which is not finite, or for samples about which the metric says nothing, such as one with an empty mask"
+    )

@@ -1,0 +1,191 @@
+"""tune_mitigator: weight, explanation and its settings at once, by a measure on validation data."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core import MITIGATORS, Float, Int, structure
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.isolation import isolated
+from xaikit.core.targets import pick_head
+from xaikit.tuning.assemble import assemble, best_row
+from xaikit.tuning.evaluation import fingerprint_of_model
+from xaikit.tuning.goals import Goal, check_direction
+from xaikit.tuning.result import TuneResult
+from xaikit.tuning.search import Measured, Report, Search, run_search
+from xaikit.tuning.wanted import Wanted, Wish, make_space, part_of_one
+
+if TYPE_CHECKING:
+    from xaikit.mitigation import Mitigator
+
+Measure = Callable[[nn.Module], float]
+
+
+def tune_mitigator(  # noqa: PLR0913
+    mitigator: Mitigator | str,
+    model: nn.Module,
+    data: Any,
+    measure: Measure | str,
+    *,
+    validation: Any = None,
+    direction: str = "maximize",
+    explainers: Sequence[Any] | None = None,
+    space: Wish = None,
+    n_trials: int = 20,
+    sampler: str = "tpe",
+    seed: int = 0,
+    timeout: float | None = None,
+    storage: Any = None,
+    study_name: str | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> TuneResult[Mitigator]:
+    """Search a mitigator's weight, its explanation and the explanation's settings, all at once.
+
+    Every trial trains a fresh copy of the model; `TuneResult.model` is the best one. The given model stays as it is.
+
+    Args:
+        mitigator: trial 0; where its random_state is None it becomes `seed`, so that trials can be compared.
+        model: what every trial starts from.
+        data: what `Mitigator.fit` takes: a tuple (inputs, labels, masks), or a loader of such batches.
+        measure: a function of the trained model, in evaluation mode, to a number; or "accuracy" or
+            "worst_group_accuracy" on `validation`. Choose it on data that is not trained on, nor tested on in the end.
+        validation: (inputs, labels); with groups (N,) as a third the worst group is the value of `groups` whose
+            samples have the lowest accuracy.
+        direction: which way the measure is better.
+        explainers: explanations to choose from, by name, spec, class or object; None: the mitigator's own.
+        space: what to vary, as for `tune`; None: the weight, the choice of `explainers`, and their settings.
+        n_trials: trials to make, each a training.
+        sampler: as for `tune`.
+        seed: of the sampler, and of every training where the mitigator has no random_state.
+        timeout: seconds after which no new trial starts.
+        storage: as for `tune`.
+        study_name: as for `tune`.
+        resume: as for `tune`.
+        progress: show a progress bar.
+
+    Raises:
+        InvalidInputError, InvalidTypeError, UnknownNameError: for arguments that cannot be right.
+        TuningError: when no trial gave a number; the message holds the first reason.
+
+    >>> from xaikit.mitigation import RRR
+    >>> x, y, mask = torch.rand(16, 4), torch.arange(16) % 2, torch.tensor([1.0, 0, 0, 0])
+    >>> model = nn.Linear(4, 2)
+    >>> found = tune_mitigator(
+    ...     RRR(n_epochs=1), model, (x, y, mask), "accuracy", validation=(x, y), n_trials=3, progress=False
+    ... )
+    >>> found.best.lambda_rrr > 0, found.model is not model
+    (True, True)
+    """
+    made = MITIGATORS.create(mitigator)
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"tune_mitigator takes a torch.nn.Module second, got {type(model).__name__}")
+    seed, n_trials = Int(ge=0).check(seed, "seed"), Int(ge=1).check(n_trials, "n_trials")
+    timeout = None if timeout is None else Float(gt=0).check(timeout, "timeout")
+    if made.random_state is None:
+        made = made.set_kwargs(random_state=seed)
+    wanted = Wanted(_space(made, explainers, space))
+    goal = Goal(measure if isinstance(measure, str) else _name(measure), check_direction(direction))
+    training = Training(model, data if isinstance(data, tuple) else (data,), _measure(measure, validation, made.head))
+    about = {
+        "mitigator": repr(made),
+        "measure": goal.about(),
+        "model": fingerprint_of_model(model),
+    }
+    search = Search(make_space([part_of_one(made, wanted)], wanted), (goal,), training, about, seed, sampler)
+    stopped = run_search(
+        search,
+        n_trials=n_trials,
+        timeout=timeout,
+        storage=storage,
+        study_name=study_name,
+        resume=resume,
+        progress=progress,
+    )
+    result = assemble(search, stopped)
+    return dataclasses.replace(result, model=search.kept_at(best_row(result.trials, goal)["settings"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Trains a copy of the model with a mitigator and measures it.
+
+    Attributes:
+        model: what every trial starts from.
+        data: the arguments of `Mitigator.fit` after the model.
+        measure: of a trained model.
+    """
+
+    model: nn.Module
+    data: tuple[Any, ...]
+    measure: Measure
+
+    def __call__(self, made: tuple[Any, ...], report: Report | None = None) -> Measured:  # noqa: ARG002
+        """The measure of the trained copy, and the copy."""
+        trained = copy.deepcopy(self.model)
+        made[0].fit(trained, *self.data, progress=False)
+        device = next(trained.parameters()).device
+        with isolated(trained, device, 0), torch.no_grad():
+            value = self.measure(trained)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise InvalidTypeError(f"the measure must give a number, got {value!r}") from None
+        return Measured([number], trained)
+
+
+def accuracy(model: nn.Module, inputs: Any, labels: Tensor, groups: Tensor | None, head: str | int) -> float:
+    """Share of samples whose label is the highest output; the lowest over the groups, where there are some."""
+    tensors, _ = structure.flatten(inputs)
+    given = tuple(t.to(next(model.parameters()).device) for t in tensors)
+    output = pick_head(model(**inputs) if isinstance(inputs, dict) else model(*given), head)
+    right = (output.argmax(1).cpu() == labels).double()
+    if groups is None:
+        return float(right.mean())
+    return min(float(right[groups == group].mean()) for group in groups.unique())
+
+
+MEASURES = ("accuracy", "worst_group_accuracy")
+
+
+def _measure(measure: Any, validation: Any, head: str | int) -> Measure:
+    if callable(measure):
+        return measure
+    if not isinstance(measure, str):
+        raise InvalidTypeError(f"measure must be a function of the model or one of {', '.join(MEASURES)}")
+    if measure not in MEASURES:
+        raise UnknownNameError(f"unknown measure {measure!r}{near_names(measure, MEASURES)}")
+    by_group = measure == "worst_group_accuracy"
+    words = "(inputs, labels, groups)" if by_group else "(inputs, labels)"
+    if not isinstance(validation, (tuple, list)) or len(validation) < 2 + by_group:
+        raise InvalidInputError(f"measure={measure!r} needs validation={words}")
+    inputs, labels, *rest = validation
+    labels, groups = torch.as_tensor(labels).cpu(), torch.as_tensor(rest[0]).cpu() if by_group else None
+    if groups is not None and groups.shape != labels.shape:
+        raise InvalidInputError(
+            f"groups must have the shape of the labels {tuple(labels.shape)}, got {tuple(groups.shape)}"
+        )
+    return lambda model: accuracy(model, inputs, labels, groups, head)
+
+
+def _space(mitigator: Any, explainers: Sequence[Any] | None, space: Wish) -> Wish:
+    """The weight, the choice of explanation and its settings, unless the user says otherwise."""
+    if space is not None and explainers is not None:
+        if "explainer" in space:
+            raise InvalidInputError("the explanations to choose from stand in explainers= and in space; leave one out")
+        space = dict(space) if isinstance(space, dict) else dict.fromkeys(space)
+        return {**space, "explainer": list(explainers)}
+    if space is not None:
+        return space
+    below = {} if explainers else {f"explainer.{n}": None for n in mitigator.explainer.get_tunables()}
+    return {mitigator.WEIGHT: None, **({"explainer": list(explainers)} if explainers else below)}
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
