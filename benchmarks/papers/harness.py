@@ -28,12 +28,14 @@ class Method:
     Attributes:
         mitigator: the penalty for a weight; None for plain training.
         weights: what is tried; the benchmark's `choose` picks one by validation.
-        data: what it is trained on, a name that `Benchmark.training` knows.
+        data: what it is trained on, a name that the benchmark's `train` knows.
+        n_tuning: first seeds whose mean validation figures choose the weight.
     """
 
     mitigator: Callable[[float], Mitigator] | None = None
     weights: tuple[float, ...] = (0.0,)
     data: str = "shortcut"
+    n_tuning: int = 1
 
 
 class Benchmark(abc.ABC):
@@ -45,7 +47,6 @@ class Benchmark(abc.ABC):
     LR: ClassVar[float]
     WEIGHT_DECAY: ClassVar[float] = 0.0
     SEEDS: ClassVar[tuple[int, ...]] = (0, 1, 2)
-    N_TUNING: ClassVar[int] = 1  # seeds, of these, whose mean validation figures choose the weight
     FIGURES: ClassVar[tuple[str, ...]]  # columns of the table, of what `measure` returns
     VERSION: ClassVar[int] = 1  # raised when a recipe changes, so that old results are not taken for new ones
 
@@ -172,7 +173,7 @@ def run(benchmark: Benchmark, results: Results, only: list[str], n_seeds: int) -
         if len(method.weights) > 1:
             tried = {}
             for each in method.weights:
-                seeds = benchmark.SEEDS[: benchmark.N_TUNING]
+                seeds = benchmark.SEEDS[: method.n_tuning]
                 runs = [_once(benchmark, results, name, method, each, seed)["validation"] for seed in seeds]
                 tried[each] = {figure: statistics.mean(r[figure] for r in runs) for figure in runs[0]}
             weight = benchmark.choose(tried)
