@@ -7,7 +7,8 @@ split (80/10/10, torch seed 0), as means over five initialisations. Two things m
 * the direction from the mean white to the mean black defendant of the training data: along it the model must be flat.
 
 The weight is the one with the best validation accuracy among those whose ratio, on training and validation data, is at
-most 1.7; where there is none, the one with the smallest ratio. Both are means over the five initialisations (for the slow explanations those of the first).
+most 1.7; where there is none, the one with the smallest ratio. Both are means over the five
+initialisations, for slow explanations those of the first.
 """
 
 from __future__ import annotations
