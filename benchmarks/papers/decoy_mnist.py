@@ -63,7 +63,7 @@ class DecoyMnist(Benchmark):
         )
 
     def methods(self) -> Mapping[str, Method]:
-        powers = (1e-2, 1e-1, 1e0, 1e1)
+        powers = (1e0, 1e1, 1e2)
 
         def rrr(explainer: str, weights: tuple[float, ...] = powers, **form: object) -> Method:
             form = {"output": "logit", "target": "label", "reduction": "mean", **form}
