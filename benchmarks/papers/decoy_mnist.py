@@ -80,7 +80,7 @@ class DecoyMnist(Benchmark):
             ),
             "CDEP, irrelevant part": Method(
                 lambda w: self.mitigator(CDEP, lambda_cdep=w, form="squared", part="irrelevant", centred=True),
-                (1e-1, 1e0, 1e1),
+                (1e0, 1e1, 1e2),
             ),
             "LRP epsilon": rrr("lrp_uniform_epsilon:epsilon=0.1"),
             "integrated gradients": rrr("integrated_gradients:n_steps=8"),

@@ -252,6 +252,10 @@ def main(*benchmarks: type[Benchmark]) -> None:
     run(benchmark, results, options.only, options.seeds or len(kind.SEEDS))
     rows = table(results)
     print("\n" + markdown(kind, rows) + "\n")
+    if options.results is None:
+        from benchmarks.papers import readme
+
+        readme.PAGE.write_text(readme.page(readme.PAGE.read_text()))
     if set(rows) == set(benchmark.methods()):
         for sentence, holds in benchmark.check(rows):
             print(f"{'met    ' if holds else 'NOT MET'} {sentence}")

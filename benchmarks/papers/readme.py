@@ -1,4 +1,4 @@
-"""`python -m benchmarks.papers.readme`: put the tables of results/ into README.md."""
+"""The tables of results/ in README.md, which every benchmark brings up to date."""
 
 from __future__ import annotations
 
