@@ -126,7 +126,9 @@ class Job:
         if not self.vary or self.vary == [ALL]:
             return ALL if self.vary else None
         parts = (text.partition("=") for text in self.vary)
-        return {name: [_value(v) for v in choices.split(",")] if equals else None for name, equals, choices in parts}
+        return {
+            name: [_value(v) for v in choices.split(",") if v] if equals else None for name, equals, choices in parts
+        }
 
 
 def run_job(job: Job) -> TuneResult[Any]:
