@@ -25,9 +25,14 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 the job failed, 2 the call is wrong.",
 )
 app.command("list")(listing.list_items)
-for verb in (explain.Explain, report.WriteReport, doctor.Doctor, run_file.Run):
+for verb in (
+    explain.Explain,
+    tune.Tune,
+    report.WriteReport,
+    doctor.Doctor,
+    run_file.Run,
+):
     app.command(verb.VERB)(command(verb))
-app.command("tune")(tune.tune)
 app.command("tune-worker", hidden=True)(tune.tune_worker)
 app.command("demo")(demo.demo)
 
