@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import xaikit
-from xaikit.cli import demo, doctor, explain, listing, report, run_file, tune
+from xaikit.cli import demo, doctor, evaluate, explain, listing, report, run_file, tune
 from xaikit.cli.job import command
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("list")(listing.list_items)
 for verb in (
     explain.Explain,
+    evaluate.Evaluate,
     tune.Tune,
     report.WriteReport,
     doctor.Doctor,
