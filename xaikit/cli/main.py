@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import xaikit
-from xaikit.cli import demo, doctor, evaluate, explain, listing, report, run_file, tune
+from xaikit.cli import demo, doctor, evaluate, explain, listing, recommend, report, run_file, tune
 from xaikit.cli.job import command
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("list")(listing.list_items)
 for verb in (
     explain.Explain,
     evaluate.Evaluate,
+    recommend.Recommend,
     tune.Tune,
     report.WriteReport,
     doctor.Doctor,
