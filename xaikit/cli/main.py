@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import xaikit
-from xaikit.cli import demo, doctor, evaluate, explain, listing, recommend, report, run_file, shortcuts, tune
+from xaikit.cli import demo, doctor, evaluate, explain, listing, mitigate, recommend, report, run_file, shortcuts, tune
 from xaikit.cli.job import command
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ for verb in (
     evaluate.Evaluate,
     recommend.Recommend,
     tune.Tune,
+    mitigate.Mitigate,
     shortcuts.Shortcuts,
     report.WriteReport,
     doctor.Doctor,
