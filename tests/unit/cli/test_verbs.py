@@ -252,10 +252,8 @@ def test_mitigate_trains_as_the_library_does(samples: tuple[torch.Tensor, torch.
     assert told["after"]["mass"] == pytest.approx(after.mass)
     assert told["comparison"]["after"]["mass gradient"]["values"] == pytest.approx([after.mass["gradient"]])
     assert {p.name for p in Path("new").iterdir()} == {"mended.pt", "mended.json"}
-    assert (
-        leave("explain", *DATA[:4], "--weights", "new/mended.pt", "--explainer", "gradient", "--out", "run", "--quiet")
-        == 0
-    )
+    again = ("--weights", "new/mended.pt", "--explainer", "gradient", "--out", "run", "--quiet")
+    assert leave("explain", *DATA[:4], *again) == 0
 
 
 def test_mitigate_holds_a_fifth_back_and_takes_masks_per_sample(capsys: pytest.CaptureFixture[str]) -> None:
