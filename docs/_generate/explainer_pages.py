@@ -11,11 +11,13 @@ import inspect
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,7 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from xaikit import EXPLAINERS, Attribution, Explainer
 from xaikit.core.params import Categorical, Choice, Number
 from xaikit.recommendation.candidates import promises
-from xaikit.report.figures import SIGNED, UNSIGNED, comparison
+from xaikit.report.figures import SIGNED, UNSIGNED
 
 SOURCE = re.compile(
     r"((?:[A-Z][\w-]+)(?:,? (?:and )?[A-Z][\w-]+)*(?: et al\.)?,? (?:19|20)\d\d)(?:, ((?:arXiv|doi):[^\s),;]*[\w]))?"
@@ -48,7 +50,7 @@ def pages() -> dict[str, str | bytes]:
         attribution, cost = explained(name)
         made[f"explainers/{name}.png"] = _png(_figure(attribution))
         made[f"explainers/{name}.md"] = _page(name, attribution, cost)
-    made["explainers/together.png"] = _png(_together(SHOWN_TOGETHER))
+    made["explainers/together.png"] = _png(_together())
     made["explainers/index.md"] = "\n".join(
         [
             "# Explainers",
@@ -59,6 +61,8 @@ def pages() -> dict[str, str | bytes]:
             "",
             f"![The same digits explained by {', '.join(SHOWN_TOGETHER)}](together.png)",
             "",
+            "Red speaks for the digit, blue against it; what is never negative is bright. Each map has a scale of its own.",
+            "",
             overview(),
         ]
     )
@@ -68,7 +72,7 @@ def pages() -> dict[str, str | bytes]:
 def overview(up: str = "") -> str:
     """One row for each explainer; `up` leads to the folder of their pages."""
     rows = ["| explainer | made for | sum promised | in a loss | arithmetic | needs |", "|---|---|---|---|---|---|"]
-    for name in EXPLAINERS:
+    for name in sorted(EXPLAINERS, key=_captum):
         cls = EXPLAINERS.get(name)
         if cls.FAMILY:
             continue
@@ -278,29 +282,40 @@ class Products(TorchDispatchMode):
 
 
 def _figure(attribution: Attribution) -> Figure:
-    """The digits above their attributions, each with a colour scale of its own; 0 is white (signed) or black."""
+    """The digits above their attributions."""
     _, x, y = digits()
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     grid = figure.subplots(2, len(x))
     for column, (image, values, label) in enumerate(zip(x, attribution.values, y.tolist(), strict=True)):
-        size = float(values.abs().max()) or 1.0
-        signed = bool((attribution.values < 0).any())
-        grid[0, column].imshow(image[0], cmap="gray")
-        grid[0, column].set_title(f"a {label}", fontsize=10)
-        colours = {"cmap": SIGNED, "vmin": -size} if signed else {"cmap": UNSIGNED, "vmin": 0}
-        shown = grid[1, column].imshow(values[0], vmax=size, **colours)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
+        _draw(grid[0, column], image[0], f"a {label}", grey=True)
+        shown = _draw(grid[1, column], values[0])
     bar = figure.colorbar(shown, ax=grid[1], shrink=0.9)
-    bar.set_ticks([shown.norm.vmin, shown.norm.vmax], labels=["against", "for"] if signed else ["none", "most"])
+    words = ["against", "for"] if shown.norm.vmin < 0 else ["none", "most"]
+    bar.set_ticks([shown.norm.vmin, shown.norm.vmax], labels=words)
     return figure
 
 
-def _together(names: Sequence[str]) -> Figure:
-    """Two digits, one column for each explainer."""
-    _, x, y = digits()
-    columns = {name.replace("_", "\n"): explained(name)[0] for name in names}
-    return comparison(columns, x, labels=[f"a {label}" for label in y.tolist()], samples=[0, 1])
+def _together() -> Figure:
+    """Two digits, one column for each of some explainers."""
+    _, x, _ = digits()
+    figure = Figure(figsize=(9.2, 3.0), layout="constrained")
+    grid = figure.subplots(2, 1 + len(SHOWN_TOGETHER))
+    for row in (0, 1):
+        _draw(grid[row, 0], x[row, 0], "" if row else "input", grey=True)
+        for axes, name in zip(grid[row, 1:], SHOWN_TOGETHER, strict=True):
+            _draw(axes, explained(name)[0].values[row, 0], "" if row else name.replace("_", "\n"))
+    return figure
+
+
+def _draw(axes: Axes, values: Tensor, title: str = "", *, grey: bool = False) -> AxesImage:
+    """One image with a colour scale of its own: grey for inputs, red and blue for and against, else black to bright."""
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=9)
+    size = float(values.abs().max()) or 1.0
+    if grey:
+        return axes.imshow(values, cmap="gray")
+    signed = bool((values < 0).any())
+    return axes.imshow(values, cmap=SIGNED if signed else UNSIGNED, vmin=-size if signed else 0, vmax=size)
 
 
 def _png(figure: Figure) -> bytes:
