@@ -33,7 +33,14 @@ SOURCE = re.compile(
 )
 ADDRESS = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
 SAMPLES = slice(1000, 1004)
-SHOWN_TOGETHER = ("gradient", "smoothgrad", "integrated_gradients", "lrp_epsilon_plus", "contextual_decomposition", "gradcam")
+SHOWN_TOGETHER = (
+    "gradient",
+    "smoothgrad",
+    "integrated_gradients",
+    "lrp_epsilon_plus",
+    "contextual_decomposition",
+    "gradcam",
+)
 
 
 def navigation() -> list[Any]:
@@ -61,7 +68,7 @@ def pages() -> dict[str, str | bytes]:
             "",
             f"![The same digits explained by {', '.join(SHOWN_TOGETHER)}](together.png)",
             "",
-            "Red speaks for the digit, blue against it; what is never negative is bright. Each map has a scale of its own.",
+            "Red speaks for the digit, blue against it; what is never negative is bright. Each map has its own scale.",
             "",
             overview(),
         ]
@@ -186,8 +193,8 @@ def _promises(cls: type[Explainer], attribution: Attribution) -> Iterator[str]:
     if attribution.gap is not None and attribution.scores is not None:
         share = float((attribution.gap / attribution.scores.abs().clamp_min(1e-12)).max())
         yield (
-            "* **A sum.** `explain(...).gap` says for each sample how far the attribution is from what it should sum to. "
-            f"In the figure above the largest gap is {100 * share:.2g} % of the score."
+            "* **A sum.** `explain(...).gap` says for each sample how far the attribution is from what it should sum "
+            f"to. In the figure above the largest gap is {100 * share:.2g} % of the score."
         )
         if attribution.absorbed is not None:
             yield "* Where the rules let biases and stabilisers absorb relevance, `explain(...).absorbed` is how much."
@@ -197,8 +204,8 @@ def _promises(cls: type[Explainer], attribution: Attribution) -> Iterator[str]:
         yield f"* `explain` warns where the gap exceeds {100 * cls.GAP_TOLERANCE:g} % of what is promised."
     if cls.DIFFERENTIABLE:
         yield (
-            "* **Exact inside a loss.** With `create_graph=True` the derivative of a penalty with respect to every weight equals "
-            "finite differences ([measured](../../benchmarks/README.md#exactness))."
+            "* **Exact inside a loss.** With `create_graph=True` the derivative of a penalty with respect to every "
+            "weight equals finite differences ([measured](../../benchmarks/README.md#exactness))."
         )
     else:
         yield "* **Not in a loss.** `create_graph=True` is refused: there is no exact derivative."
@@ -207,14 +214,14 @@ def _promises(cls: type[Explainer], attribution: Attribution) -> Iterator[str]:
 
 def _costs(cls: type[Explainer], cost: float) -> Iterator[str]:
     yield (
-        f"* **{cost:.3g} times** the arithmetic of one gradient pass, counted for the figure above: multiplications of matrix "
-        "products and convolutions, at the default settings."
+        f"* **{cost:.3g} times** the arithmetic of one gradient pass, counted for the figure above: multiplications of "
+        "matrix products and convolutions, at the default settings."
     )
     named = [factor for factor in cls.PASSES if isinstance(factor, str)]
     if named:
         yield f"* It grows with {' and '.join(f'`{n}`' for n in named)}."
     if cls.GIVES_OUTPUT:
-        yield "* Inside a training loss one pass gives both the explanation and the task's logits, where the model's mode allows."
+        yield "* Inside a training loss one pass gives the explanation and the logits, where the model's mode allows."
     if cls.ONE_GRADIENT:
         yield "* Any number of layers at once for the price of one."
     if _needs(cls) != "":

@@ -32,7 +32,12 @@ def navigation() -> list[str | dict[str, str]]:
 
 def pages() -> dict[str, str]:
     """The reference's pages by path."""
-    index = ["# Reference", "", "Every public name; `from xaikit import ...` gives those that are not further down a room.", ""]
+    index = [
+        "# Reference",
+        "",
+        "Every public name; `from xaikit import ...` gives those that are not further down a room.",
+        "",
+    ]
     made = {}
     for room, title in _rooms().items():
         names = [f"{room}.{name}" for name in sorted(xaikit._HOMES[room], key=str.lower)]  # noqa: SLF001

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -31,7 +32,11 @@ def test_a_notebook_runs(path, tmp_path):
     pytest.importorskip("nbclient", reason="nbclient is not installed (the extra dev has it)")
     pytest.importorskip("ipykernel", reason="ipykernel is not installed (the extra dev has it)")
     # In a process of its own: Jupyter's warnings are not ours.
-    command = [sys.executable, "-m", "nbclient.cli", "--timeout=120", str(path)]
+    run = "from nbclient.cli import main; main()"
+    out = tmp_path / "executed.ipynb"
+    command = [sys.executable, "-c", run, "--timeout=120", f"--output={out.with_suffix('')}", str(path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_PLATFORM_DIRS": "1", "IPYTHONDIR": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    cells = [cell for cell in json.loads(out.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in cells)
