@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from typing import Annotated, Any, ClassVar, cast
 
@@ -16,7 +15,7 @@ from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import Decomposition, decompose_call
 from xaikit.explainers.cd.ruleset import RULE_SETS, Context, OnMissing
 from xaikit.explainers.cd.splits import Split, common_count
-from xaikit.explainers.cd.unwrapping import eager, unwrapped
+from xaikit.explainers.cd.unwrapping import unwrapped
 
 
 def _rows(value: Any, where: str) -> Any:
@@ -153,9 +152,6 @@ class ContextualDecomposition(Explainer):
 
     def _bound(self) -> nn.Module:
         return unwrapped(super()._bound())
-
-    def _model_context(self, call: Call) -> contextlib.AbstractContextManager[Any]:
-        return eager(call.model)
 
     def _check_floating(self, model: nn.Module, tensors: Tensors) -> None:
         """Token ids are welcome: the embedding they meet is decomposed."""
