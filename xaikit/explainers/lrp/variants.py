@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import functools
+import inspect
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -68,6 +69,12 @@ def uniform_epsilon(epsilon: float, stabilizer: float) -> Any:
 @functools.lru_cache(maxsize=32)
 def named_composite(kind: type) -> Any:
     """The composite of a class of zennit's or of the user's own, which builds the same one every time."""
+    named = [p for p in inspect.signature(kind).parameters.values() if p.kind < p.VAR_POSITIONAL]
+    needed = " and ".join(p.name for p in named if p.default is p.empty)
+    if needed:
+        raise InvalidInputError(
+            f"a {kind.__name__} needs {needed}, so its name is not enough; pass composite= one itself"
+        )
     return by_type(kind()) if kind.__module__ == zennit().composites.__name__ else kind()
 
 
@@ -144,6 +151,11 @@ class ZennitLRP(Explainer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._relevance(dataclasses.replace(call, create_graph=False), ledger)
+        if ledger.first_nan is not None:
+            raise NonFiniteError(
+                f"the model itself computes NaN in {ledger.first_nan}, so there is no relevance to share; look at its "
+                "weights and at what it is given"
+            )
         raise NonFiniteError(
             f"the relevance becomes NaN or infinite in {ledger.first_bad or 'the last step'}; "
             "a larger epsilon or stabilizer, or the model in a higher precision, may help"
