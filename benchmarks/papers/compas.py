@@ -6,8 +6,10 @@ split (80/10/10, torch seed 0), as means over five initialisations. Two things m
 * the race columns: no more can come of it than a model that never saw them, since other inputs know the race;
 * the direction from the mean white to the mean black defendant of the training data: along it the model must be flat.
 
-The weight is the one with the best validation accuracy among those whose ratio, on training and validation data, is at
-most 1.7; where there is none, the one with the smallest ratio. Both are means over the five initialisations.
+The weight is the one with the best validation accuracy among those whose ratio, on training and validation data, lies
+below 1.7 by at least its standard error in a set of the validation's size (about 0.25): a limit that is only just met
+there is missed half of the time elsewhere. Where there is none, it is the one with the smallest ratio. All are means
+over the five initialisations, for slow explanations those of the first.
 """
 
 from __future__ import annotations
@@ -61,7 +63,6 @@ class Compas(Benchmark):
 
     NAME = "compas"
     SEEDS = (0, 1, 2, 3, 4)
-    N_TUNING = 5
     VERSION = 2
     FIGURES = ("accuracy", "ratio", "black", "white")
     EPOCHS, BATCH, LR = 30, 256, 1e-2
@@ -92,12 +93,12 @@ class Compas(Benchmark):
         weights = (1e-1, 1e0, 1e1)
         finer = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
-        def columns(explainer: str) -> Method:
-            return Method(lambda w: self._rrr(w, explainer=explainer), weights)
+        def columns(explainer: str, n_tuning: int = 5) -> Method:
+            return Method(lambda w: self._rrr(w, explainer=explainer), weights, n_tuning=n_tuning)
 
-        def direction(explainer: str) -> Method:
+        def direction(explainer: str, n_tuning: int = 5) -> Method:
             what = {"name": "direction", "settings": {"vector": self.direction.tolist()}}
-            return Method(lambda w: self._rrr(w, explainer=explainer, what=what), finer, data="everything")
+            return Method(lambda w: self._rrr(w, explainer=explainer, what=what), finer, "everything", n_tuning)
 
         return {
             "vanilla": Method(),
@@ -112,12 +113,12 @@ class Compas(Benchmark):
             "CDEP, irrelevant part": Method(
                 lambda w: self.mitigator(CDEP, lambda_cdep=w, form="squared", part="irrelevant", centred=True), weights
             ),
-            "integrated gradients": columns("integrated_gradients:n_steps=4"),
+            "integrated gradients": columns("integrated_gradients:n_steps=4", 1),
             "LRP epsilon": columns("lrp_uniform_epsilon:epsilon=0.1"),
             "gradient x input": columns("gradient_x_input"),
-            "SmoothGrad": columns("smoothgrad:n_iter=4"),
+            "SmoothGrad": columns("smoothgrad:n_iter=4", 1),
             "gradient, direction": direction("gradient"),
-            "SmoothGrad, direction": direction("smoothgrad:n_iter=4"),
+            "SmoothGrad, direction": direction("smoothgrad:n_iter=4", 1),
         }
 
     def _rrr(self, weight: float, **settings: object) -> Mitigator:
@@ -143,10 +144,19 @@ class Compas(Benchmark):
         return self._figures(model, self.rows["validation"]) | {"ratio": self._figures(model, known)["ratio"]}
 
     def choose(self, tried: Mapping[float, Mapping[str, float]]) -> float:
-        fair = {w: figures for w, figures in tried.items() if figures["ratio"] <= LARGEST_RATIO}
+        fair = {w: f for w, f in tried.items() if f["ratio"] + self.error(f) <= LARGEST_RATIO}
         if not fair:
             return min(tried, key=lambda w: tried[w]["ratio"])
         return max(fair, key=lambda w: fair[w]["accuracy"])
+
+    def error(self, figures: Mapping[str, float]) -> float:
+        """The standard error of the ratio in the validation set, to first order: two binomial rates."""
+        rows = self.rows["validation"]
+        innocent = self.y[rows] == 0
+        relative = 0.0
+        for rate, who in ((figures["black"] / 100, self.black), (figures["white"] / 100, self.white)):
+            relative += (1 - rate) / (max(rate, 1e-3) * int((innocent & who[rows]).sum()))
+        return figures["ratio"] * relative**0.5
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         return self._figures(model, self.rows["test"])

@@ -63,7 +63,7 @@ class DecoyMnist(Benchmark):
         )
 
     def methods(self) -> Mapping[str, Method]:
-        powers = (1e-2, 1e-1, 1e0, 1e1)
+        powers = (1e1, 1e2, 1e3)
 
         def rrr(explainer: str, weights: tuple[float, ...] = powers, **form: object) -> Method:
             form = {"output": "logit", "target": "label", "reduction": "mean", **form}
@@ -80,11 +80,11 @@ class DecoyMnist(Benchmark):
             ),
             "CDEP, irrelevant part": Method(
                 lambda w: self.mitigator(CDEP, lambda_cdep=w, form="squared", part="irrelevant", centred=True),
-                (1e-1, 1e0, 1e1),
+                powers,
             ),
             "LRP epsilon": rrr("lrp_uniform_epsilon:epsilon=0.1"),
-            "integrated gradients": rrr("integrated_gradients:n_steps=8"),
-            "SmoothGrad": rrr("smoothgrad:n_iter=8"),
+            "integrated gradients": rrr("integrated_gradients:n_steps=4"),
+            "SmoothGrad": rrr("smoothgrad:n_iter=4"),
             "gradient x input": rrr("gradient_x_input"),
         }
 

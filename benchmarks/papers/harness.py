@@ -28,12 +28,14 @@ class Method:
     Attributes:
         mitigator: the penalty for a weight; None for plain training.
         weights: what is tried; the benchmark's `choose` picks one by validation.
-        data: what it is trained on, a name that `Benchmark.training` knows.
+        data: what it is trained on, a name that the benchmark's `train` knows.
+        n_tuning: first seeds whose mean validation figures choose the weight.
     """
 
     mitigator: Callable[[float], Mitigator] | None = None
     weights: tuple[float, ...] = (0.0,)
     data: str = "shortcut"
+    n_tuning: int = 1
 
 
 class Benchmark(abc.ABC):
@@ -45,7 +47,6 @@ class Benchmark(abc.ABC):
     LR: ClassVar[float]
     WEIGHT_DECAY: ClassVar[float] = 0.0
     SEEDS: ClassVar[tuple[int, ...]] = (0, 1, 2)
-    N_TUNING: ClassVar[int] = 1  # seeds, of these, whose mean validation figures choose the weight
     FIGURES: ClassVar[tuple[str, ...]]  # columns of the table, of what `measure` returns
     VERSION: ClassVar[int] = 1  # raised when a recipe changes, so that old results are not taken for new ones
 
@@ -130,9 +131,11 @@ class Results:
     def __init__(self, path: Path, version: int) -> None:
         self.path, self.version = path, version
         self.runs: list[dict[str, Any]] = []
+        self.chosen: dict[str, float] = {}
         if path.is_file():
             kept = json.loads(path.read_text())
-            self.runs = kept["runs"] if kept["version"] == version else []
+            if kept["version"] == version:
+                self.runs, self.chosen = kept["runs"], kept.get("chosen", {})
 
     def find(self, method: str, weight: float, seed: int) -> dict[str, Any] | None:
         """A finished run."""
@@ -142,31 +145,41 @@ class Results:
     def add(self, run: dict[str, Any]) -> None:
         """Keep a run."""
         self.runs.append(run)
+        self.write()
+
+    def choose(self, method: str, weight: float) -> None:
+        """Keep which weight of a method is in the table."""
+        if self.chosen.get(method) != weight:
+            self.chosen[method] = weight
+            self.write()
+
+    def write(self) -> None:
+        """Write the file, at once or not at all."""
         self.path.parent.mkdir(exist_ok=True)
         lines = ",\n  ".join(json.dumps(r) for r in self.runs)
-        text = f'{{"version": {self.version}, "torch": "{torch.__version__}", "runs": [\n  {lines}\n]}}\n'
+        head = f'"version": {self.version}, "torch": "{torch.__version__}", "chosen": {json.dumps(self.chosen)}'
+        text = f'{{{head}, "runs": [\n  {lines}\n]}}\n'
         partial = self.path.with_suffix(".partial")
         partial.write_text(text)
         partial.replace(self.path)
 
 
-def run(benchmark: Benchmark, results: Results, only: list[str], n_seeds: int) -> dict[str, float]:
-    """Run what is not there yet; return the chosen weight of each method."""
-    chosen = {}
+def run(benchmark: Benchmark, results: Results, only: list[str], n_seeds: int) -> None:
+    """Run what is not there yet."""
     for name, method in benchmark.methods().items():
         if only and name not in only:
             continue
-        chosen[name] = method.weights[0]
+        weight = method.weights[0]
         if len(method.weights) > 1:
             tried = {}
-            for weight in method.weights:
-                seeds = benchmark.SEEDS[: benchmark.N_TUNING]
-                runs = [_once(benchmark, results, name, method, weight, seed)["validation"] for seed in seeds]
-                tried[weight] = {figure: statistics.mean(r[figure] for r in runs) for figure in runs[0]}
-            chosen[name] = benchmark.choose(tried)
+            for each in method.weights:
+                seeds = benchmark.SEEDS[: method.n_tuning]
+                runs = [_once(benchmark, results, name, method, each, seed)["validation"] for seed in seeds]
+                tried[each] = {figure: statistics.mean(r[figure] for r in runs) for figure in runs[0]}
+            weight = benchmark.choose(tried)
         for seed in benchmark.SEEDS[:n_seeds]:
-            _once(benchmark, results, name, method, chosen[name], seed)
-    return chosen
+            _once(benchmark, results, name, method, weight, seed)
+        results.choose(name, weight)
 
 
 def _once(
@@ -191,28 +204,28 @@ def _once(
     return done
 
 
-def table(results: Results, chosen: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def table(results: Results) -> dict[str, dict[str, float]]:
     """Mean over seeds of each test figure, at the chosen weight; `... std` beside it."""
     rows: dict[str, dict[str, float]] = {}
-    for name, weight in chosen.items():
+    for name, weight in results.chosen.items():
         runs = [r["test"] for r in results.runs if (r["method"], r["weight"]) == (name, weight)]
         row = {figure: statistics.mean(r[figure] for r in runs) for figure in runs[0]}
         if len(runs) > 1:
             row |= {f"{figure} std": statistics.stdev(r[figure] for r in runs) for figure in runs[0]}
-        rows[name] = row | {"seeds": len(runs)}
+        rows[name] = row | {"seeds": len(runs), "weight": weight}
     return rows
 
 
-def markdown(benchmark: Benchmark, rows: Mapping[str, Mapping[str, float]], chosen: Mapping[str, float]) -> str:
+def markdown(kind: type[Benchmark], rows: Mapping[str, Mapping[str, float]]) -> str:
     """The table as it stands in README.md."""
-    lines = ["| method | weight | seeds | " + " | ".join(benchmark.FIGURES) + " |"]
-    lines.append("|---|" + "---|" * (len(benchmark.FIGURES) + 2))
+    lines = ["| method | weight | seeds | " + " | ".join(kind.FIGURES) + " |"]
+    lines.append("|---|" + "---|" * (len(kind.FIGURES) + 2))
     for name, row in rows.items():
         cells = [
             f"{row[f]:.{2 if row[f] < 10 else 1}f}" + (f" ± {row[f + ' std']:.2g}" if f + " std" in row else "")
-            for f in benchmark.FIGURES
+            for f in kind.FIGURES
         ]
-        weight = "" if len(benchmark.methods()[name].weights) == 1 else f"{chosen[name]:g}"
+        weight = f"{row['weight']:g}" if row["weight"] else ""
         lines.append(f"| {name} | {weight} | {row['seeds']:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -236,9 +249,13 @@ def main(*benchmarks: type[Benchmark]) -> None:
     if unknown:
         parser.error(f"no method {', '.join(sorted(unknown))}; there are {', '.join(benchmark.methods())}")
     results = Results(Path(options.results or HERE / "results" / f"{kind.NAME}.json"), kind.VERSION)
-    chosen = run(benchmark, results, options.only, options.seeds or len(kind.SEEDS))
-    rows = table(results, chosen)
-    print("\n" + markdown(benchmark, rows, chosen) + "\n")
-    if not options.only:
+    run(benchmark, results, options.only, options.seeds or len(kind.SEEDS))
+    rows = table(results)
+    print("\n" + markdown(kind, rows) + "\n")
+    if options.results is None:
+        from benchmarks.papers import readme
+
+        readme.PAGE.write_text(readme.page(readme.PAGE.read_text()))
+    if set(rows) == set(benchmark.methods()):
         for sentence, holds in benchmark.check(rows):
             print(f"{'met    ' if holds else 'NOT MET'} {sentence}")

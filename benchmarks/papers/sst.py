@@ -96,6 +96,7 @@ class Sst(Benchmark):
 
     FIGURES = ("test", "flipped", "kept")
     WORDS: ClassVar[tuple[str, str]]  # of the negative and of the positive class
+    GAP: ClassVar[str] = "test"  # where the plain model falls behind the one without the words
     EPOCHS, BATCH, LR = 4, 64, 2e-3
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
@@ -150,7 +151,7 @@ class Sst(Benchmark):
             "CDEP, as published": Method(
                 lambda w: self.mitigator(
                     CDEP,
-                    explainer="contextual_decomposition:rules=cdep,layer=embed",
+                    explainer="contextual_decomposition:rules=cdep",
                     lambda_cdep=w,
                     form="log",
                     target="label",
@@ -160,7 +161,6 @@ class Sst(Benchmark):
             "CDEP, irrelevant part": Method(
                 lambda w: self.mitigator(
                     CDEP,
-                    explainer="contextual_decomposition:layer=embed",
                     lambda_cdep=w,
                     form="squared",
                     part="irrelevant",
@@ -200,9 +200,9 @@ class Sst(Benchmark):
         return 100 * right / len(sentences)
 
     def check(self, table: Mapping[str, Mapping[str, float]]) -> list[tuple[str, bool]]:
-        sound, fooled = (table[name]["test"] for name in ("no decoy", "vanilla"))
+        sound, fooled = (table[name][self.GAP] for name in ("no decoy", "vanilla"))
         assert fooled < sound - 5, f"the plain model is not fooled ({fooled:.1f} against {sound:.1f}): nothing is shown"
-        closed = {name: 100 * (row["test"] - fooled) / (sound - fooled) for name, row in table.items()}
+        closed = {name: 100 * (row[self.GAP] - fooled) / (sound - fooled) for name, row in table.items()}
         return [
             (f"{name}: {share:.0f} % of the gap to the model without decoy is closed, >= 80", share >= 80)
             for name, share in closed.items()
@@ -250,6 +250,7 @@ class SstGender(SstArticles):
     NAME = "sst_gender"
     WORDS = ("she", "he")
     NEUTRAL = "they"
+    GAP = "flipped"  # few sentences, on which a small net without pretrained vectors is near chance as they are
 
     def load(self, path: Path) -> dict[str, list[Sentence]]:
         # Whole sentences with a pronoun are few (4 %), so that training takes their phrases too, and the tests as well.

@@ -12,7 +12,7 @@ from xaikit import Postprocessor
 from xaikit.core import METRICS, Explainer
 from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.explainers import Gradient, GradientXInput
-from xaikit.testing import _state
+from xaikit.testing import state_of
 
 N = 6
 # The clock and the allocator measure a batch on a machine: no truth to beat, nothing to repeat to the last bit.
@@ -84,9 +84,9 @@ def test_the_model_stays_as_it_was_also_after_an_exception(name):
     x, y, masks = torch.rand(N, 2, 8, 8), torch.arange(N) % 3, torch.ones(N, 8, 8)
     masks[:, 0] = 0
     explainer, metric = Gradient(model), METRICS.create(name)
-    attributions, state, random = explainer.attribute(x, y), _state(model), torch.random.get_rng_state()
+    attributions, state, random = explainer.attribute(x, y), state_of(model), torch.random.get_rng_state()
     metric.evaluate(explainer, x, y, attributions, masks=masks)
-    assert _state(model) == state
+    assert state_of(model) == state
     assert torch.equal(random, torch.random.get_rng_state())
     passes = []
 
@@ -101,7 +101,7 @@ def test_the_model_stays_as_it_was_also_after_an_exception(name):
     except RuntimeError as err:
         assert "third pass" in str(err)  # noqa: PT017
     handle.remove()
-    assert _state(model) == state
+    assert state_of(model) == state
 
 
 @pytest.mark.parametrize("name", OTHERS)

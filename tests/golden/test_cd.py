@@ -192,3 +192,35 @@ def test_the_text_penalty(shared):
     for name in ("hidden_to_label.weight", "lstm.weight_hh_l0"):
         found = dict(model.named_parameters())[name].grad
         assert (found - data[f"decoy_all_grad64:{name}"]).abs().max() < 1e-10
+
+
+def test_float32_of_the_other_references(shared):
+    """The references ran in float32 too: pooling before the ReLU, overlapping windows, text."""
+    for name in ("cd_lenet_decoy.npz", "cd_lenet_color.npz"):
+        data = load(shared, name)
+        model = lenet(data).float()
+        first = nn.Sequential(*(model[i] for i in (0, 2, 1, 3, 5, 4, 6, 7, 8, 9)))
+        result = ContextualDecomposition(first, rules="cdep").decompose(data["x"], data["masks"])
+        assert (result.relevant - data["rel32"]).abs().max() < 5e-6
+        assert (result.irrelevant - data["irrel32"]).abs().max() < 5e-6
+        penalty = torch.sigmoid(result.relevant - result.irrelevant).mean((1, 2))
+        assert (penalty - data["cdep_penalty32"]).abs().min() < 1e-6
+    data = load(shared, "cd_pool_overlap.npz")
+    result = ContextualDecomposition(overlap(data).float(), rules="cdep").decompose(data["x"], data["masks"])
+    assert (result.relevant - data["acd_rel32"]).abs().max() < 5e-6
+    assert (result.irrelevant - data["acd_irrel32"]).abs().max() < 5e-6
+    data = load(shared, "cd_vgg.npz")
+    result = ContextualDecomposition(vgg(data).float(), rules="cdep").decompose(data["x"], data["masks"])
+    assert (result.relevant - data["acd_rel32"]).abs().max() < 5e-6
+
+
+def test_sums_where_windows_tie_and_all_other_outputs(shared):
+    """Where entries tie only the sums are defined; the logits are those of the net."""
+    data = load(shared, "cd_lenet_decoy.npz")
+    model = lenet(data)
+    for inputs, prefix in (("x", ""), ("x_ties", "ties_"), ("x_zero_background", "zb_")):
+        x = data[inputs].double()
+        total = ContextualDecomposition(model, rules="cdep").decompose(x, data["masks"]).total
+        assert (total - data[f"{prefix}logits64"]).abs().max() < 1e-10
+        if prefix != "zb_":  # the reference loses biases on a background of zeros
+            assert (total[:SOFT] - (data[f"{prefix}rel64"] + data[f"{prefix}irrel64"])[:SOFT]).abs().max() < 1e-10

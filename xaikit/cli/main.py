@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import xaikit
-from xaikit.cli import demo, doctor, explain, listing, report, run_file, tune
+from xaikit.cli import demo, doctor, evaluate, explain, listing, mitigate, recommend, report, run_file, shortcuts, tune
 from xaikit.cli.job import command
 
 app = typer.Typer(
@@ -25,9 +25,18 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 the job failed, 2 the call is wrong.",
 )
 app.command("list")(listing.list_items)
-for verb in (explain.Explain, report.WriteReport, doctor.Doctor, run_file.Run):
+for verb in (
+    explain.Explain,
+    evaluate.Evaluate,
+    recommend.Recommend,
+    tune.Tune,
+    mitigate.Mitigate,
+    shortcuts.Shortcuts,
+    report.WriteReport,
+    doctor.Doctor,
+    run_file.Run,
+):
     app.command(verb.VERB)(command(verb))
-app.command("tune")(tune.tune)
 app.command("tune-worker", hidden=True)(tune.tune_worker)
 app.command("demo")(demo.demo)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,3 +56,18 @@ def targets_of(given: list[int], net: nn.Module, inputs: Tensor, head: str | int
     if given:
         return given[0] if len(given) == 1 else torch.tensor(given)
     return output.argmax(1) if output.ndim == 2 and output.shape[1] > 1 else None
+
+
+def check_out(path: Path, *endings: str) -> None:
+    """Refuse a result whose name has another ending."""
+    if path.suffix not in endings:
+        raise InvalidInputError(f"--out must end in {' or '.join(endings)}, got {path.name!r}")
+
+
+def check_unique(names: Sequence[str], option: str) -> None:
+    """Refuse an option that is missing or says the same twice."""
+    if not names:
+        raise InvalidInputError(f"name at least one {option}")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInputError(f"{option} {twice} is given twice")

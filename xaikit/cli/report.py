@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,18 @@ from xaikit.cli.job import Job, argument, flag
 class WriteReport(Job):
     """Write one self-contained HTML page about a run, or about several runs over the same data, side by side.
 
+    What was measured, tuned, mended and recommended stands above the samples, or alone where no run is named.
+
     \b
     Examples:
       xaikit report run/ --out report.html
       xaikit report run-lrp/ run-vargrad/ --classes cat,dog --title "Cats and dogs"
+      xaikit report run/ --profile recommended.json --evaluation table.json --tuning tuned.json --assessment mended.json
     """  # noqa: D301
 
     VERB = "report"
 
-    runs: tuple[Path, ...] = argument(metavar="RUN...", help="Folders that xaikit explain --data wrote.")
+    runs: tuple[Path, ...] = argument((), metavar="[RUN]...", help="Folders that xaikit explain --data wrote.")
     out: Path = flag(Path("report.html"), help="The page.")
     title: str = flag("Explanations", help="Of the page.")
     classes: str = flag("", help="Names of the classes: cat,dog; or a file with a name on each line.")
@@ -30,7 +35,11 @@ class WriteReport(Job):
     tokenizer: str = flag("", help="hf:FOLDER whose tokenizer turns token ids into words.")
     kind: str = flag("", help="image, series, tabular or text; else by the form of the samples.")
     limit: int = flag(500, help="Most samples shown.")
-    table: tuple[Path, ...] = flag((), help="A .json that evaluate or tune wrote, shown as a table; repeat it.")
+    profile: Path | None = flag(None, help="What xaikit recommend --out wrote.")
+    evaluation: tuple[Path, ...] = flag((), help="A table that xaikit evaluate wrote; repeat it.")
+    tuning: tuple[Path, ...] = flag((), help="What xaikit tune wrote; repeat it.")
+    assessment: tuple[Path, ...] = flag((), help="Before and after, as xaikit mitigate wrote it; repeat it.")
+    table: tuple[Path, ...] = flag((), help="Any other .json with rows, shown as a table; repeat it.")
 
     def run(self) -> int:
         """Read the runs, write the page."""
@@ -38,19 +47,68 @@ class WriteReport(Job):
         from xaikit.report import Names, Report
         from xaikit.runs import load_run
 
-        if not self.runs:
-            raise InvalidInputError("name at least one run")
+        sections = self._sections()
+        if not self.runs and not sections:
+            raise InvalidInputError("name at least one run, or a result such as --evaluation table.json")
         report = Report(
             runs=[load_run(folder) for folder in self.runs],
             title=self.title,
             names=Names(_words(self.classes), _words(self.features), _tokens(self.tokenizer)),
             kind=self.kind or None,
-            sections=[_table(path) for path in self.table],
+            sections=sections,
             limit=self.limit,
         )
         path = report.save(self.out)
         typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
         return 0
+
+    def _sections(self) -> list[Any]:
+        """The model first, then what was measured, searched and mended."""
+        from xaikit.report import evaluation_sections, mitigation_sections, profile_sections, tuning_sections
+
+        found: list[Any] = []
+        if self.profile is not None:
+            found += _read(self.profile, profile_sections, "recommend --out")
+        readers: tuple[tuple[tuple[Path, ...], Callable[..., Any], str, str], ...] = (
+            (self.evaluation, lambda c, **t: evaluation_sections(_evaluation(c), **t), "evaluate", "Metrics"),
+            (self.tuning, lambda c, **t: tuning_sections(_tuned(c), **t), "tune", "Tuning"),
+            (self.assessment, lambda c, **t: mitigation_sections(_comparison(c), **t), "mitigate", "Mitigation"),
+        )
+        for paths, read, verb, title in readers:
+            for path in paths:
+                # Of several, each is told by its file.
+                found += _read(path, partial(read, title=title if len(paths) == 1 else f"{title}, {path.stem}"), verb)
+        return found + [section for path in self.table for section in _table(path)]
+
+
+def _evaluation(content: Any) -> Any:
+    from xaikit.metrics import Evaluation
+
+    return Evaluation.from_dict(content)
+
+
+def _tuned(content: Any) -> Any:
+    from xaikit.tuning import TuneResult
+
+    return TuneResult.from_dict(content)
+
+
+def _comparison(content: Any) -> Any:
+    from xaikit.mitigation import Comparison
+
+    return Comparison.from_dict(content["comparison"])
+
+
+def _read(path: Path, make: Callable[[Any], list[Any]], verb: str) -> list[Any]:
+    """The sections of what a verb wrote."""
+    from xaikit.core.errors import InvalidInputError
+
+    content = _json(path)
+    try:
+        return make(content)
+    except (KeyError, TypeError, AttributeError, IndexError) as err:
+        reason = f"{type(err).__name__} {err}"
+        raise InvalidInputError(f"{path} is not what xaikit {verb} wrote ({reason})") from None
 
 
 def _words(text: str) -> list[str]:
@@ -72,20 +130,27 @@ def _tokens(name: str) -> Any:
     return tokenizer.convert_ids_to_tokens
 
 
-def _table(path: Path) -> Any:
-    """A table of a .json that holds rows: a list of objects, or an object with `rows` or `trials`."""
+def _json(path: Path) -> Any:
     from xaikit.core.errors import InvalidInputError
-    from xaikit.report import Table
 
     if not path.is_file():
         raise InvalidInputError(f"no such file: {path}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as err:
         raise InvalidInputError(f"{path} is not JSON ({err})") from None
+
+
+def _table(path: Path) -> list[Any]:
+    """A .json that evaluate wrote, or one that holds rows: a list of objects, or an object with `rows` or `trials`."""
+    from xaikit.core.errors import InvalidInputError
+    from xaikit.report import Table, evaluation_sections
+
+    content = _json(path)
+    if isinstance(content, dict) and {"rows", "explainers", "metrics"} <= set(content):
+        return _read(path, lambda c: list(evaluation_sections(_evaluation(c), title=path.stem)), "evaluate")
     rows = content.get("rows") or content.get("trials") if isinstance(content, dict) else content
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise InvalidInputError(f"{path} holds no rows to show")
-    return Table(
-        path.stem, [{k: v if not isinstance(v, (dict, list)) else json.dumps(v) for k, v in r.items()} for r in rows]
-    )
+    plain = [{k: v if not isinstance(v, (dict, list)) else json.dumps(v) for k, v in r.items()} for r in rows]
+    return [Table(path.stem, plain)]

@@ -35,9 +35,13 @@ class ModelJob(Job):
         """The explainer for the model, its layer and its head."""
         from xaikit.core import EXPLAINERS
 
-        head = int(self.head) if self.head.isdecimal() else self.head
         made: Explainer = EXPLAINERS.create(explainer)
-        return made.set_kwargs(model=model, head=head, **({"layer": self.layer} if self.layer else {}))
+        return made.set_kwargs(model=model, **self.view())
+
+    def view(self) -> dict[str, Any]:
+        """How an explainer looks at the model: settings head and, where it is named, layer."""
+        head = int(self.head) if self.head.isdecimal() else self.head
+        return {"head": head, **({"layer": self.layer} if self.layer else {})}
 
 
 class ImageFields(Job):
@@ -72,7 +76,10 @@ class DataFields(ImageFields):
         """The data set."""
         from xaikit.cli.data import open_data
         from xaikit.cli.models import tokenizer_of
+        from xaikit.core.errors import InvalidInputError
 
+        if not self.data:
+            raise InvalidInputError("--data is missing: a folder of images, .npy, .npz, .csv, or module:dataset")
         return open_data(
             self.data,
             self.preparation(model),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from xaikit.cli.job import argument, flag
+from xaikit.cli.sources import ImageFields, ModelJob
 
 if TYPE_CHECKING:
     from xaikit.tuning import TuneResult
@@ -14,43 +17,7 @@ if TYPE_CHECKING:
 SHOWN = 5  # lines of a table in the summary
 
 
-def tune(  # noqa: PLR0913, PLR0917 (typer makes a flag of each)
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, or a .npy with samples (N, ...).")],
-    model: Annotated[str, typer.Option(help="module:factory, or torchvision:NAME.")],
-    weights: Annotated[Path | None, typer.Option(help="The model's weights: .safetensors or .pt.")] = None,
-    explainer: Annotated[
-        list[str] | None, typer.Option(help="name:key=value; give it again to search among several.")
-    ] = None,
-    metric: Annotated[
-        list[str] | None, typer.Option(help="name:key=value; give it again for several objectives.")
-    ] = None,
-    weigh: Annotated[str, typer.Option(help="Join the metrics into a sum with these weights: 1,0.5")] = "",
-    vary: Annotated[
-        list[str] | None, typer.Option(help="What to search: NAME, NAME=a,b,c, or all (baselines too); repeat it.")
-    ] = None,
-    postprocess: Annotated[bool, typer.Option("--postprocess", help="Search pooling and normalisation too.")] = False,
-    target: Annotated[str, typer.Option(help="As for explain, or a .npy with a class for each sample.")] = "",
-    trials: Annotated[int, typer.Option(help="Trials to make, by all workers together.")] = 50,
-    workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
-    storage: Annotated[str, typer.Option(help="sqlite:///FILE, postgresql://..., or a .journal file.")] = "",
-    study: Annotated[str, typer.Option(help="Name of the study in the storage.")] = "xaikit",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study, or join it.")] = False,
-    sampler: Annotated[str, typer.Option(help="tpe, random or grid.")] = "tpe",
-    pruner: Annotated[str, typer.Option(help="median or hyperband: ends bad trials after a batch.")] = "",
-    batch_size: Annotated[int, typer.Option(help="Samples in a batch; 0: all in one.")] = 0,
-    timeout: Annotated[float, typer.Option(help="Seconds after which no trial starts; 0: none.")] = 0,
-    layer: Annotated[str, typer.Option(help="Explain this layer's output instead of the input.")] = "",
-    head: Annotated[str, typer.Option(help="Which output, where the model returns several.")] = "logits",
-    out: Annotated[Path, typer.Option(help="Result: .json.")] = Path("tuned.json"),
-    figure: Annotated[bool, typer.Option(help="Draw .png files beside the result.")] = True,
-    size: Annotated[str, typer.Option(help="Of an image: 224 (centre square) or 240x320 (height x width).")] = "",
-    grey: Annotated[bool, typer.Option("--grey", help="Read an image as one grey channel.")] = False,
-    mean: Annotated[str, typer.Option(help="As for explain.")] = "",
-    std: Annotated[str, typer.Option(help="As for explain.")] = "",
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Of the search and of every trial's random numbers.")] = 0,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
-) -> None:
+class Tune(ImageFields, ModelJob):
     """Search the settings of an explainer, or the best of several explainers: writes a result as JSON, and figures.
 
     Several machines work on one study: run the same command on each, with the same storage and --resume.
@@ -61,32 +28,57 @@ def tune(  # noqa: PLR0913, PLR0917 (typer makes a flag of each)
       xaikit tune digits.npy --model mynet:make --explainer vargrad --explainer lrp_epsilon_plus --trials 100
       xaikit tune digits.npy --model mynet:make --storage sqlite:///digits.db --workers 4
     """  # noqa: D301 (click reads the backspace: the lines below it stay lines)
-    options = dict(locals())  # before anything else has a name here
-    from xaikit.cli.workers import Job, run_job
 
-    job = Job.from_options(options)
-    _check_out(out)
-    result = run_job(job)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    written = [result.save(out)]
-    if figure:
-        written += _draw(result, out)
-    typer.echo(_summary(result))
-    typer.echo(f"wrote {', '.join(map(str, written))}")
+    VERB = "tune"
+
+    source: Path = argument(metavar="INPUT", help="An image, or a .npy with samples (N, ...).")
+    explainer: tuple[str, ...] = flag(
+        ("integrated_gradients",), help="name:key=value; give it again to search among several."
+    )
+    metric: tuple[str, ...] = flag(("abpc",), help="name:key=value; give it again for several objectives.")
+    weigh: str = flag("", help="Join the metrics into a sum with these weights: 1,0.5")
+    vary: tuple[str, ...] = flag((), help="What to search: NAME, NAME=a,b,c, or all (baselines too); repeat it.")
+    postprocess: bool = flag(False, help="Search pooling and normalisation too.")
+    target: str = flag("", help="As for explain, or a .npy with a class for each sample.")
+    trials: int = flag(50, help="Trials to make, by all workers together.")
+    workers: int = flag(1, help="Processes on this machine.")
+    storage: str = flag("", help="sqlite:///FILE, postgresql://..., or a .journal file.")
+    study: str = flag("xaikit", help="Name of the study in the storage.")
+    resume: bool = flag(False, help="Go on with the study, or join it.")
+    sampler: str = flag("tpe", help="tpe, random or grid.")
+    pruner: str = flag("", help="median or hyperband: ends bad trials after a batch.")
+    batch_size: int = flag(0, help="Samples in a batch; 0: all in one.")
+    timeout: float = flag(0, help="Seconds after which no trial starts; 0: none.")
+    out: Path = flag(Path("tuned.json"), help="Result: .json.")
+    figure: bool = flag(True, help="Draw .png files beside the result.")
+    seed: int = flag(0, help="Of the search and of every trial's random numbers.")
+    quiet: bool = flag(False, help="Show no progress.")
+    json_output: bool = flag(False, name="--json", help="Print what was found as JSON, for scripts.")
+
+    def run(self) -> int:
+        """Search, write, draw, tell."""
+        from xaikit.cli.options import check_out
+        from xaikit.cli.workers import run_job
+
+        check_out(self.out, ".json")
+        result = run_job(self)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        written = [result.save(self.out)]
+        if self.figure:
+            written += _draw(result, self.out)
+        if self.json_output:
+            typer.echo(_json(result, written))
+        else:
+            typer.echo(_summary(result))
+            typer.echo(f"wrote {', '.join(map(str, written))}")
+        return 1 if result.stopped == "interrupted" else 0
 
 
 def tune_worker(rank: int, until: int) -> None:
     """One of the processes of `xaikit tune --workers`: the job comes on standard input."""
-    from xaikit.cli.workers import Job, work
+    from xaikit.cli.workers import work
 
-    work(Job.from_json(sys.stdin.read()), rank, until)
-
-
-def _check_out(out: Path) -> None:
-    from xaikit.core.errors import InvalidInputError
-
-    if out.suffix != ".json":
-        raise InvalidInputError(f"--out must end in .json, got {out.name!r}")
+    work(Tune.model_validate_json(sys.stdin.read()), rank, until)
 
 
 def _draw(result: TuneResult[Any], out: Path) -> list[Path]:
@@ -98,6 +90,13 @@ def _draw(result: TuneResult[Any], out: Path) -> list[Path]:
     for kind, path in zip(kinds, paths, strict=True):
         result.plot(kind).savefig(path, dpi=120)
     return paths
+
+
+def _json(result: TuneResult[Any], written: list[Path]) -> str:
+    import json
+
+    found = {k: v for k, v in result.to_dict().items() if k not in ("trials", "space")}
+    return json.dumps({**found, "trials": len(result.trials), "written": [str(path) for path in written]})
 
 
 def _summary(result: TuneResult[Any]) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,8 @@ import torch
 from tqdm import tqdm
 
 from xaikit.cli.inputs import read_batch
-from xaikit.cli.models import load_model
-from xaikit.cli.options import device_of, numbers, preparation, targets_of
+from xaikit.cli.options import device_of, numbers, targets_of
+from xaikit.cli.tune import Tune
 from xaikit.core import EXPLAINERS, Float, Int
 from xaikit.core.errors import InvalidInputError, TuningError
 from xaikit.tuning import TuneResult
@@ -32,104 +30,55 @@ from xaikit.tuning.wanted import ALL
 LOOK_SECONDS = 0.5  # between two looks at the study
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """The options of `xaikit tune` that a worker must know; see there."""
+def search_of(job: Tune) -> Search:
+    """The search that a job means, with model and samples loaded.
 
-    source: str
-    model: str
-    weights: str | None
-    explainer: list[str] | None
-    metric: list[str] | None
-    weigh: str
-    vary: list[str] | None
-    postprocess: bool
-    target: str
-    trials: int
-    workers: int
-    storage: str
-    study: str
-    resume: bool
-    sampler: str
-    pruner: str
-    batch_size: int
-    timeout: float
-    layer: str
-    head: str
-    size: str
-    grey: bool
-    mean: str
-    std: str
-    device: str
-    seed: int
-    progress: bool
-
-    def to_json(self) -> str:
-        """The job as a worker reads it."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Job:
-        """The job that `to_json` wrote."""
-        return cls(**json.loads(text))
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Job:
-        """The job among the options of the command."""
-        names = (field.name for field in dataclasses.fields(cls))
-        plain: dict[str, Any] = {n: str(options[n]) if isinstance(options[n], Path) else options[n] for n in names}
-        return cls(**plain)
-
-    @property
-    def seconds(self) -> float | None:
-        """The time limit."""
-        return self.timeout or None
-
-    def search(self) -> Search:
-        """The search with model and samples loaded.
-
-        Raises:
-            InvalidInputError, InvalidTypeError, UnknownNameError: for options that cannot be right.
-        """
-        made = [EXPLAINERS.create(text) for text in self.explainer or ["integrated_gradients"]]
-        metric = self._metric()
-        space = self._space()
-        where = device_of(self.device)
-        inputs, _ = read_batch(Path(self.source), preparation(self.model, self.size, self.grey, self.mean, self.std))
-        given = _targets(self.target)
-        model = load_model(self.model, None if self.weights is None else Path(self.weights)).to(where)
-        head = int(self.head) if self.head.isdecimal() else self.head
-        settings = {"model": model, "head": head, **({"layer": self.layer} if self.layer else {})}
-        explainers = [explainer.set_kwargs(**settings) for explainer in made]
-        targets = targets_of(given, model, inputs.to(where), head)
-        return explanation_search(
-            explainers if len(explainers) > 1 else explainers[0],
-            metric,
-            _in_batches(inputs, targets, self.batch_size),
-            sampler=self.sampler,
-            pruner=self.pruner or None,
-            seed=self.seed,
-            space=space,
-            postprocess=self.postprocess,
-        )
-
-    def _metric(self) -> Any:
-        names = self.metric or ["abpc"]
-        if not self.weigh:
-            return names if len(names) > 1 else names[0]
-        weights = numbers(self.weigh, float, "--weigh")
-        if len(weights) != len(names):
-            raise InvalidInputError(f"--weigh takes a number for each --metric ({len(names)}), got {len(weights)}")
-        return dict(zip(names, weights, strict=True))
-
-    def _space(self) -> dict[str, Any] | str | None:
-        if not self.vary or self.vary == [ALL]:
-            return ALL if self.vary else None
-        parts = (text.partition("=") for text in self.vary)
-        return {name: [_value(v) for v in choices.split(",")] if equals else None for name, equals, choices in parts}
+    Raises:
+        InvalidInputError, InvalidTypeError, UnknownNameError: for options that cannot be right.
+    """
+    made = [EXPLAINERS.create(text) for text in job.explainer]
+    if not made:
+        raise InvalidInputError("name at least one --explainer")
+    metric, space = _metric(job), _space(job)
+    where = device_of(job.device)
+    inputs, _ = read_batch(job.source, job.preparation(job.model))
+    given = _targets(job.target)
+    model = job.loaded()
+    view = job.view()
+    explainers = [explainer.set_kwargs(model=model, **view) for explainer in made]
+    targets = targets_of(given, model, inputs.to(where), view["head"])
+    return explanation_search(
+        explainers if len(explainers) > 1 else explainers[0],
+        metric,
+        _in_batches(inputs, targets, job.batch_size),
+        sampler=job.sampler,
+        pruner=job.pruner or None,
+        seed=job.seed,
+        space=space,
+        postprocess=job.postprocess,
+    )
 
 
-def run_job(job: Job) -> TuneResult[Any]:
+def _metric(job: Tune) -> Any:
+    names = list(job.metric)
+    if not names:
+        raise InvalidInputError("name at least one --metric")
+    if not job.weigh:
+        return names if len(names) > 1 else names[0]
+    weights = numbers(job.weigh, float, "--weigh")
+    if len(weights) != len(names):
+        raise InvalidInputError(f"--weigh takes a number for each --metric ({len(names)}), got {len(weights)}")
+    return dict(zip(names, weights, strict=True))
+
+
+def _space(job: Tune) -> dict[str, Any] | str | None:
+    if not job.vary or job.vary == (ALL,):
+        return ALL if job.vary else None
+    parts = (text.partition("=") for text in job.vary)
+    return {name: [_value(v) for v in choices.split(",") if v] if equals else None for name, equals, choices in parts}
+
+
+def run_job(job: Tune) -> TuneResult[Any]:
     """Search in this process, or in several that this one starts and watches.
 
     Raises:
@@ -142,7 +91,7 @@ def run_job(job: Job) -> TuneResult[Any]:
     Float(ge=0).check(job.timeout, "--timeout")
     if job.workers > 1 and not job.storage:
         raise InvalidInputError("several workers need a --storage that they share, such as sqlite:///study.db")
-    search = job.search()
+    search = search_of(job)
     options: dict[str, Any] = {"storage": job.storage or None, "resume": job.resume and bool(job.storage)}
     name = job.study if job.storage else None
     if job.resume and not job.storage:
@@ -151,9 +100,9 @@ def run_job(job: Job) -> TuneResult[Any]:
         stopped = run_search(
             search,
             n_trials=job.trials,
-            timeout=job.seconds,
+            timeout=job.timeout or None,
             study_name=name,
-            progress=job.progress,
+            progress=not job.quiet,
             **options,
         )
         return explanation_result(search, stopped)
@@ -162,12 +111,12 @@ def run_job(job: Job) -> TuneResult[Any]:
         return explanation_result(search, _watch(job, search))
 
 
-def work(job: Job, rank: int, until: int) -> None:
+def work(job: Tune, rank: int, until: int) -> None:
     """One worker: joins the study until it holds so many finished trials."""
     run_search(
-        job.search(),
+        search_of(job),
         n_trials=job.trials,
-        timeout=job.seconds,
+        timeout=job.timeout or None,
         storage=job.storage,
         study_name=job.study,
         resume=True,
@@ -176,13 +125,13 @@ def work(job: Job, rank: int, until: int) -> None:
     )
 
 
-def _watch(job: Job, search: Search) -> Stopped:
+def _watch(job: Tune, search: Search) -> Stopped:
     """Start the workers and wait until the study is done; one that dies leaves its work to the others."""
     before = search.n_finished
     until = before + job.trials
     with (
         _started(job, until) as workers,
-        tqdm(total=job.trials, desc=f"tune, {job.workers} workers", unit="trial", disable=not job.progress) as bar,
+        tqdm(total=job.trials, desc=f"tune, {job.workers} workers", unit="trial", disable=job.quiet) as bar,
     ):
         alive = set(range(len(workers)))
         try:
@@ -206,7 +155,7 @@ def _watch(job: Job, search: Search) -> Stopped:
 
 
 @contextlib.contextmanager
-def _started(job: Job, until: int) -> Iterator[list[tuple[subprocess.Popen[str], Path]]]:
+def _started(job: Tune, until: int) -> Iterator[list[tuple[subprocess.Popen[str], Path]]]:
     """The workers with the files of their messages; none outlives this process's interest."""
     threads = str(max(1, (os.cpu_count() or 1) // job.workers))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
@@ -222,7 +171,7 @@ def _started(job: Job, until: int) -> Iterator[list[tuple[subprocess.Popen[str],
                     )
                 workers.append((process, path))
                 if process.stdin is not None:
-                    process.stdin.write(job.to_json())
+                    process.stdin.write(job.model_dump_json())
                     process.stdin.close()
             yield workers
         finally:

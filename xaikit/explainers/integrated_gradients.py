@@ -38,9 +38,10 @@ class IntegratedGradients(Explainer):
     def _attribute(self, call: Call) -> Tensors:
         points, weights = quadrature(self.method, self.n_steps)
         ends = self.baseline.of(call)  # of the whole batch: a baseline may be given per sample
-        parts = []
+        parts, done = [], 0
         for part, passes in call.passes(self.n_steps, self.max_rows):
-            starts = ends if part.samples is None else tuple(b[part.samples] for b in ends)
+            starts = tuple(b[done : done + part.n] for b in ends)
+            done += part.n
             steps = tuple(x - b for x, b in zip(part.inputs, starts, strict=True))
             totals = [torch.zeros_like(x) for x in part.inputs]
             for copies in passes:

@@ -69,6 +69,20 @@ class Comparison:
             for training in self.rows
         }
 
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any], confidence: float = 0.95) -> Comparison:
+        """The comparison that `to_dict` wrote.
+
+        >>> made = Comparison({"before": [{"accuracy kept": 0.5}], "after": [{"accuracy kept": 0.75}]})
+        >>> Comparison.from_dict(made.to_dict()) == made
+        True
+        """
+        rows = {}
+        for training, measures in state.items():
+            seeds = max((len(found["values"]) for found in measures.values()), default=0)
+            rows[training] = [{name: found["values"][k] for name, found in measures.items()} for k in range(seeds)]
+        return cls(rows, confidence)
+
     def to_pandas(self) -> Any:
         """One row for each training and measure: mean, margin, low, high, seeds.
 

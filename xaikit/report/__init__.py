@@ -2,5 +2,15 @@
 
 from xaikit.report.cards import Names
 from xaikit.report.html import Picture, Report, Table
+from xaikit.report.sections import evaluation_sections, mitigation_sections, profile_sections, tuning_sections
 
-__all__ = ["Names", "Picture", "Report", "Table"]
+__all__ = [
+    "Names",
+    "Picture",
+    "Report",
+    "Table",
+    "evaluation_sections",
+    "mitigation_sections",
+    "profile_sections",
+    "tuning_sections",
+]

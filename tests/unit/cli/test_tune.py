@@ -54,7 +54,7 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tenso
 
 def leave(*arguments: str) -> int:
     with pytest.raises(SystemExit) as left:
-        main.run(["tune", "x.npy", "--no-progress", *arguments])
+        main.run(["tune", "x.npy", "--quiet", *arguments])
     return int(left.value.code or 0)
 
 
@@ -142,7 +142,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "xaikit", "tune", "x.npy", "--model", "slow:make", "--target", "0"]
     return subprocess.Popen(
-        [*command, "--explainer", "vargrad:n_iter=10", "--no-figure", "--no-progress", *arguments],
+        [*command, "--explainer", "vargrad:n_iter=10", "--no-figure", "--quiet", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -233,3 +233,21 @@ def test_a_result_rebuilds_the_explainer_in_another_process(
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert json.loads(done.stdout) == [found.value, found.value]
+
+
+def test_a_job_file_tunes_and_json_is_for_scripts(
+    digits: tuple[torch.Tensor, torch.Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = (*CALL, "--trials", "3", "--no-figure", "--json")
+    assert leave(*flags, "--out", "flags.json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["trials"] == 3
+    assert told["written"] == ["flags.json"]
+    assert leave(*flags, "--out", "file.json", "--save-job", "job.yaml") == 0
+    assert not Path("file.json").exists()
+    with pytest.raises(SystemExit) as left:
+        main.run(["run", "job.yaml"])
+    assert left.value.code in (0, None)
+    by_flags, by_file = (TuneResult.load(f"{name}.json") for name in ("flags", "file"))
+    assert by_file.best == by_flags.best
+    assert by_file.value == by_flags.value == told["value"]

@@ -11,7 +11,7 @@ from torch import nn
 
 from xaikit.core import EXPLAINERS, rows
 from xaikit.core.errors import InvalidInputError
-from xaikit.explainers import Gradient, IntegratedGradients, SmoothGrad, VarGrad
+from xaikit.explainers import GradCam, Gradient, IntegratedGradients, SmoothGrad, VarGrad
 from xaikit.explainers.integrated_gradients import quadrature
 from xaikit.explainers.noise import NoiseStream
 from xaikit.explainers.smoothgrad import Running
@@ -55,6 +55,8 @@ def nets():
 @pytest.mark.parametrize("name", [n for n in EXPLAINERS if EXPLAINERS.get(n).DIFFERENTIABLE])
 def test_derivative_of_a_penalty_is_exact(name, net):
     model, x, y = nets()[net]
+    if x.ndim == 2 and issubclass(EXPLAINERS.get(name), GradCam):
+        pytest.skip("a map over positions, of which a table has none")
     assert derivative_error(EXPLAINERS.create(name).bind(model), x, y) < 1e-5
 
 

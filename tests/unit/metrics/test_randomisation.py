@@ -13,7 +13,7 @@ from xaikit.explainers import Gradient, GradientXInput
 from xaikit.metrics import ModelRandomisation, RandomLogit
 from xaikit.metrics.randomisation import kept, layers_from_output, randomise
 from xaikit.metrics.similarity import cosine, pearson, spearman, ssim
-from xaikit.testing import _state
+from xaikit.testing import state_of
 
 
 def net():
@@ -95,7 +95,7 @@ def test_the_model_comes_back_bit_for_bit_whatever_happens(case):
 
 def test_restored_on_ctrl_c(case):
     model, x, y = case
-    state = _state(model)
+    state = state_of(model)
 
     class Interrupted(Constant):
         def _attribute(self, call):
@@ -103,7 +103,7 @@ def test_restored_on_ctrl_c(case):
 
     with pytest.raises(KeyboardInterrupt):
         ModelRandomisation().evaluate(Interrupted(model), x, y, x)
-    assert _state(model) == state
+    assert state_of(model) == state
 
 
 def test_layers_come_in_the_order_in_which_they_run():

@@ -215,3 +215,29 @@ def test_weight_zero_is_the_plain_step():
     model, (x, y, mask) = net(), batch()
     loss = CDEP(lambda_cdep=0.0).loss(model, (x, y, mask))
     assert torch.equal(loss.total, F.cross_entropy(model(x), y))
+
+
+def test_one_pass_gives_logits_and_penalty():
+    model, data = net(), batch()
+    calls = []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    found = []
+    for mode in ("auto", "eval"):
+        model.zero_grad()
+        loss = CDEP(mode=mode, lambda_cdep=3.0).loss(model, data)
+        loss.total.backward()
+        found.append((loss, [p.grad.clone() for p in model.parameters()], len(calls)))
+    (one, gradients, first), (apart, expected, both) = found
+    assert (first, both) == (1, 3)
+    assert torch.allclose(one.total, apart.total, rtol=1e-12)
+    assert torch.allclose(one.logits, apart.logits, rtol=1e-12)
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(gradients, expected, strict=True))
+
+
+def test_a_model_with_dropout_has_a_pass_of_its_own():
+    model, data = nn.Sequential(*net(), nn.Dropout(0.5)).double(), batch()
+    torch.manual_seed(0)
+    logits = CDEP().loss(model, data).logits
+    torch.manual_seed(0)
+    torch.nn.functional.dropout(torch.ones(1), 0.5)
+    assert (logits == 0).any()

@@ -219,6 +219,15 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     assert same(whole, resumed)
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own handler of Ctrl-C, which a shell takes away from what it runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_the_state(tmp_path):
     settings = {"n_epochs": 3, "random_state": 0, **SETTINGS}
     whole, model, file = net(), net(), tmp_path / "rrr.pt"
@@ -244,6 +253,7 @@ def test_ctrl_c_keeps_the_state(tmp_path):
     assert history.epochs == expected.epochs
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_ctrl_c_stops_at_once():
     model = net()
 

@@ -66,15 +66,18 @@ class Cut:
 
 
 def share_constant(
-    parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, threshold: Tensor, *, in_place: bool = False
+    parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, threshold: Tensor, out: Tensor | None = None
 ) -> Tensor:
-    """The formula of `constants` for scale * parts, as a new pair or in place of the old one."""
+    """The formula of `constants` for scale * parts, as a new pair or in `out`, which may be the old one."""
     rows = Rows.of(parts, share, constant, scale)
     if rows is not None:
+        out = torch.empty_like(parts) if out is None else out  # no view: autograd would not let it be changed in place
         c, g, low = (rows.operand(value) for value in (constant, scale, threshold))
-        return rows.back(share_constant(rows.parts(parts), c, rows.share(share), g, low, in_place=in_place))
-    parts = parts.contiguous()
-    out = parts if in_place else torch.empty_like(parts)
+        share_constant(rows.parts(parts), c, rows.share(share), g, low, rows.parts(out))
+        return out
+    if not parts.is_contiguous():
+        parts = out = parts.contiguous()
+    out = torch.empty_like(parts) if out is None else out
     cut = Cut(parts.shape[1:], parts.device)
     pairs = zip(cut.rows(parts[0]), cut.rows(parts[1]), cut.rows(out[0]), cut.rows(out[1]), strict=True)
     operands = [cut.operand(value) for value in (constant, threshold, *([] if scale is None else [scale]))]
@@ -104,12 +107,15 @@ def undecided(cut: Cut, share: Tensor, parts: Tensor) -> Sequence[Tensor | float
     return [number for number in share.tolist() for _ in range(len(cut.sizes) // len(share))]
 
 
-def split_symmetric(parts: Tensor, function: Callable[[Tensor], Tensor], *, in_place: bool = False) -> Tensor:
+def split_symmetric(parts: Tensor, function: Callable[[Tensor], Tensor], out: Tensor | None = None) -> Tensor:
     """The symmetric split of an elementwise f with f(0) = 0: (f(r + s) + f(r) - f(s)) / 2, and with r and s swapped."""
     if channels_behind(parts):
-        return split_symmetric(parts.movedim(3, -1), function, in_place=in_place).movedim(-1, 3)
-    parts = parts.contiguous()
-    out = parts if in_place else torch.empty_like(parts)
+        out = torch.empty_like(parts) if out is None else out
+        split_symmetric(parts.movedim(3, -1), function, out.movedim(3, -1))
+        return out
+    if not parts.is_contiguous():
+        parts = out = parts.contiguous()
+    out = torch.empty_like(parts) if out is None else out
     cut = Cut(parts.shape[1:], parts.device)
     for r, s, new_r, new_s in zip(*(cut.rows(value) for value in (*parts, *out)), strict=True):
         lead = function(r).sub_(function(s))

@@ -36,7 +36,7 @@ def add_constant(x: Decomposed, constant: Tensor, scale: Tensor | None = None, *
     if torch.is_grad_enabled() and any(value.requires_grad for value in tracked):
         return x.like(ShareConstant.apply(parts, constant, share, scale, _threshold(constant, floor)), share)
     threshold = _threshold(constant, floor)
-    return x.like(blocks.share_constant(parts, constant, share, scale, threshold, in_place=in_place), share)
+    return x.like(blocks.share_constant(parts, constant, share, scale, threshold, parts if in_place else None), share)
 
 
 def add_graph_constant(x: Decomposed, constant: Tensor) -> Decomposed:

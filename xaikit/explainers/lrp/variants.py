@@ -279,7 +279,10 @@ class LRPEpsilonGammaBox(ZennitLRP):
 
 @EXPLAINERS.register("lrp_epsilon_plus")
 class LRPEpsilonPlus(ZennitLRP):
-    """The z+ rule in convolutions, epsilon in linear layers (Montavon et al. 2017, arXiv:1512.02479)."""
+    """The z+ rule in convolutions, epsilon in linear layers (Montavon et al. 2017, arXiv:1512.02479).
+
+    z+:  R_i = sum_j (x_i w_ij)+ R_j / z_j+,  z_j+ = sum_i (x_i w_ij)+
+    """
 
     MADE_FOR = ("convolution",)
 
@@ -292,7 +295,10 @@ class LRPEpsilonPlus(ZennitLRP):
 
 @EXPLAINERS.register("lrp_epsilon_alpha2_beta1")
 class LRPEpsilonAlpha2Beta1(ZennitLRP):
-    """The alpha-beta rule with alpha 2, beta 1 in convolutions, epsilon in linear layers (Bach et al. 2015)."""
+    """The alpha-beta rule with alpha 2, beta 1 in convolutions, epsilon in linear layers (Bach et al. 2015).
+
+    R_i = sum_j (2 (x_i w_ij)+ / z_j+ - (x_i w_ij)- / z_j-) R_j,  z_j± = sum_i (x_i w_ij)±
+    """
 
     MADE_FOR = ("convolution",)
 

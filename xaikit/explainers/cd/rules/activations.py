@@ -45,7 +45,7 @@ def activation(x: Decomposed, function: Function, at_zero: Tensor | None = None,
             tracked = torch.is_grad_enabled() and x.parts.requires_grad
             if tracked:
                 return x.like(SplitSymmetric.apply(x.parts, function))
-            return x.like(split_symmetric(x.parts, function, in_place=x.spent))
+            return x.like(split_symmetric(x.parts, function, x.parts if x.spent else None))
         of_s = function(x.irrelevant) if symmetric else x.irrelevant
         return x.like(split_gain(x.context.rules, function(x.relevant), of_s, function(x.sums), None))
     of_r, of_s, of_t = function(x.relevant), function(x.irrelevant), function(x.sums)

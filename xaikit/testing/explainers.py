@@ -1,16 +1,8 @@
-"""What every explainer owes its users, as checks that a plugin's tests can run too.
-
-A plugin's test file is three lines::
-
-    @pytest.mark.parametrize("check", EXPLAINER_CHECKS, ids=lambda c: c.__name__)
-    def test_contract(check):
-        check(MyExplainer)
-
-Each check takes an explainer class (or an object with settings) and raises AssertionError where a promise is broken.
-"""
+"""What every explainer owes its users."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import warnings
@@ -18,49 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from xaikit.core import EXPLAINERS, Explainer
+from xaikit.core import EXPLAINERS
 from xaikit.core.errors import NotDifferentiableError, XaikitError
 from xaikit.core.params import Categorical, Choice, Number
-from xaikit.core.structure import flatten
-
-N, CHANNELS, SIZE, CLASSES = 3, 2, 6, 3
-
-
-class ContractNet(nn.Module):
-    """A small net of modules only: what any explainer should handle."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(CHANNELS, 4, 3, padding=1)
-        self.relu1 = nn.ReLU()
-        self.second = nn.Conv2d(4, 4, 3, stride=2)
-        self.relu2 = nn.ReLU()
-        self.flatten = nn.Flatten()
-        self.drop = nn.Dropout(0.5)
-        self.head = nn.Linear(16, CLASSES)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits (N, CLASSES) of images (N, CHANNELS, SIZE, SIZE)."""
-        hidden = self.relu2(self.second(self.relu1(self.first(image))))
-        return self.head(self.drop(self.flatten(hidden)))
-
-
-def contract_case(dtype: torch.dtype = torch.float64) -> tuple[ContractNet, Tensor, Tensor]:
-    """The net (in training mode, so that isolation shows), a batch and its targets."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = ContractNet().to(dtype)
-    x = torch.randn(N, CHANNELS, SIZE, SIZE, generator=generator, dtype=torch.float64).to(dtype)
-    return model.train(), x, torch.tensor([0, 2, 1])
-
-
-def make(explainer: Any, model: nn.Module | None = None) -> Explainer:
-    """The explainer for a model, from a class or an object."""
-    made: Explainer = explainer() if isinstance(explainer, type) else explainer
-    return made if model is None else made.bind(model)
+from xaikit.testing.case import N, contract_case, fail, make, state_of
+from xaikit.testing.derivatives import derivative_error
 
 
 def check_shape_dtype_device(explainer: Any) -> None:
@@ -113,11 +68,11 @@ def check_untouched(explainer: Any) -> None:
     for p in model.first.parameters():
         p.requires_grad_(False)
     e = make(explainer, model)
-    before, kept = _state(model), x.clone()
+    before, kept = state_of(model), x.clone()
     e.attribute(x, y)
-    assert _state(model) == before
+    assert state_of(model) == before
     assert torch.equal(x, kept)
-    handle = model.relu2.register_forward_hook(_raise)
+    handle = model.relu2.register_forward_hook(fail)
     try:
         e.attribute(x, y)
     except RuntimeError:
@@ -126,7 +81,7 @@ def check_untouched(explainer: Any) -> None:
         raise AssertionError("an exception inside the model was swallowed")
     finally:
         handle.remove()
-    assert _state(model) == before
+    assert state_of(model) == before
 
 
 def check_set_kwargs(explainer: Any) -> None:
@@ -148,9 +103,13 @@ def check_tunables_alive(explainer: Any) -> None:
     model, x, y = contract_case()
     e = make(explainer, model)
     for name, spec in e.get_tunables().items():
-        low, high = _two_values(spec)
-        a, b = (e.set_kwargs(**{name: v}).attribute(x, y) for v in (low, high))
-        assert not torch.equal(a, b), f"{name}={low!r} and {name}={high!r} give the same attribution"
+        values = list(spec.names) if isinstance(spec, Choice) else _two_values(spec)
+        found = []
+        for value in values:
+            with contextlib.suppress(*([XaikitError] if isinstance(spec, Choice) else [])):  # for other kinds of input
+                found.append(e.set_kwargs(**{name: value}).attribute(x, y))
+        alike = all(torch.equal(a, found[0]) for a in found)
+        assert not alike, f"{name}={values[0]!r} and {name}={values[-1]!r} give the same attribution"
         for wrong in ("no such value", float("nan"), object()):
             try:
                 e.set_kwargs(**{name: wrong})
@@ -222,88 +181,6 @@ def check_derivative(explainer: Any) -> None:
     assert derivative_error(e, x, y) < 1e-5
 
 
-def derivative_error(explainer: Explainer, x: Any, y: Any, *, step: float = 1e-6) -> float:
-    """Largest relative error of d penalty / d parameter along random directions, one for each parameter.
-
-    The penalty is sum((w * attribution)**2) with fixed random w; the model should be float64.
-    """
-    model = explainer.model
-    if model is None:
-        raise AssertionError("bind the explainer to a model first")
-    generator = torch.Generator().manual_seed(1)
-    weights: list[Tensor] = []
-
-    def penalty() -> Tensor:
-        a = explainer.attribute(x, y, create_graph=True)
-        parts = [a] if isinstance(a, Tensor) else list(a.values() if isinstance(a, dict) else a)
-        if not weights:
-            weights.extend(torch.rand(p.shape, generator=generator, dtype=p.dtype) for p in parts)
-        return torch.stack([(w * p).square().sum() for w, p in zip(weights, parts, strict=True)]).sum()
-
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    value = penalty()
-    grads = torch.autograd.grad(value, parameters, allow_unused=True)
-    exact, found = [], []
-    for p, g in zip(parameters, grads, strict=True):
-        direction = torch.randn(p.shape, generator=generator, dtype=p.dtype)
-        exact.append(0.0 if g is None else float((g * direction).sum()))
-        kept = p.detach().clone()
-        ends = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                p.copy_(kept + sign * step * direction)
-            ends.append(float(penalty().detach()))
-        with torch.no_grad():
-            p.copy_(kept)
-        found.append((ends[0] - ends[1]) / (2 * step))
-    scale = max([abs(f) for f in found] + [1e-12])
-    return max(abs(a - b) / max(abs(b), 1e-3 * scale) for a, b in zip(exact, found, strict=True))
-
-
-def directional_derivative_error(
-    explainer: Explainer, x: Any, y: Any, *, parts: int = 3, steps: tuple[float, ...] = (1e-6, 1e-7, 1e-8)
-) -> float:
-    """Largest relative error of d penalty / d parameters along few directions, for nets with many parameters.
-
-    The penalty is sum((w a)^2 + w a) of the attribution a with fixed random w. The directions move all parameters at
-    once, then every third of them (with `parts=3`). The best of the steps counts: a larger one crosses kinks of ReLU
-    and max-pooling, a smaller one loses digits. The model should be float64.
-    """
-    model = explainer.model
-    if model is None:
-        raise AssertionError("bind the explainer to a model first")
-    parameters = list(model.parameters())
-
-    def penalty(create_graph: bool = False) -> Tensor:
-        found = explainer.attribute(x, y, create_graph=create_graph)
-        flat = torch.cat([part.flatten(1) for part in flatten(found)[0]], 1)
-        generator = torch.Generator().manual_seed(5)
-        weighted = flat * torch.randn(flat.shape, dtype=flat.dtype, generator=generator)
-        return (weighted.square() + weighted).sum()
-
-    def moved(direction: list[Tensor], size: float) -> Tensor:
-        with torch.no_grad():
-            kept = [p.clone() for p in parameters]
-            for p, d in zip(parameters, direction, strict=True):
-                p.add_(d, alpha=size)
-            value = penalty()
-            for p, old in zip(parameters, kept, strict=True):
-                p.copy_(old)
-        return value
-
-    grads = torch.autograd.grad(penalty(True), parameters, allow_unused=True, materialize_grads=True)
-    errors = []
-    for part in range(-1, parts):
-        direction = [
-            torch.randn_like(p) * (p.detach().abs().mean() + 1e-3) * (part in (-1, i % parts))
-            for i, p in enumerate(parameters)
-        ]
-        exact = torch.stack([(g * d).sum() for g, d in zip(grads, direction, strict=True)]).sum()
-        numeric = [(moved(direction, h) - moved(direction, -h)) / (2 * h) for h in steps]
-        errors.append(min(float((n - exact).abs() / n.abs()) for n in numeric))
-    return max(errors)
-
-
 def check_completeness(explainer: Any) -> None:
     """Where a sum is promised, `explain` reports how far the attribution is from it."""
     model, x, y = contract_case()
@@ -334,20 +211,6 @@ EXPLAINER_CHECKS: tuple[Callable[[Any], None], ...] = (
     check_derivative,
     check_completeness,
 )
-
-
-def _raise(*_: Any) -> None:
-    raise RuntimeError("raised by a hook of the contract tests")
-
-
-def _state(model: nn.Module) -> Any:
-    """All that a call could disturb, comparable."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    modules = [
-        (name, m.training, [len(getattr(m, h)) for h in hooks], sorted(m.__dict__)) for name, m in model.named_modules()
-    ]
-    parameters = [(n, id(p), p.requires_grad, p.grad is None, p.tolist()) for n, p in model.named_parameters()]
-    return modules, parameters, [(n, b.tolist()) for n, b in model.named_buffers()]
 
 
 def _two_values(spec: Any) -> tuple[Any, Any]:

@@ -1,0 +1,399 @@
+"""evaluate, recommend, shortcuts, mitigate: against the library called directly, from job files, and wrong calls."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import xaikit
+from xaikit.cli import main
+from xaikit.cli.demo_digits import make_network
+from xaikit.metrics import Evaluation
+from xaikit.mitigation import RRR, assess
+from xaikit.runs import load_run
+from xaikit.shortcuts import SpRAy, make_masks, mask_overlap
+
+NETWORK = "xaikit.cli.demo_digits:make_network"
+DATA = ("--data", "d.npz", "--model", NETWORK, "--weights", "w.pt")
+VERBS: dict[str, tuple[str, ...]] = {
+    "evaluate": ("--explainer", "gradient", "--quiet"),
+    "recommend": ("--explainer", "gradient", "--seconds", "5"),
+    "mitigate": ("--mask", "m.npy", "--quiet", "--mitigator", "rrr:n_epochs=1"),
+}
+
+
+@pytest.fixture(autouse=True)
+def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples, weights and a mask in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).random((20, 1, 12, 12), np.float32)
+    y = np.arange(20) % 10
+    np.savez("d.npz", x=x, y=y)
+    mask = np.zeros((12, 12), np.float32)
+    mask[:3, :3] = 1
+    np.save("m.npy", mask)
+    torch.save(make_network().state_dict(), "w.pt")
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def leave(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main.run(arguments)
+    return int(left.value.code or 0)
+
+
+# ---------------------------------------------------------------------- evaluate
+
+
+def test_evaluate_gives_the_librarys_table(
+    samples: tuple[torch.Tensor, torch.Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--explainer", "gradient", "--explainer", "vargrad:n_iter=3", "--metric", "abpc", "--target", "label")
+    assert leave("evaluate", *DATA, *arguments, "--batch-size", "8", "--out", "new/t.json", "--quiet") == 0
+    shown = capsys.readouterr().out
+    found = Evaluation.load("new/t.json")
+    x, y = samples
+    batches = [(x[i : i + 8], y[i : i + 8]) for i in (0, 8, 16)]
+    expected = xaikit.evaluate(["gradient", "vargrad:n_iter=3"], "abpc", batches, model=make_network(), progress=False)
+    assert [(r.explainer, r.values) for r in found] == [(r.explainer, r.values) for r in expected]
+    assert str(expected) in shown
+    assert shown.endswith("wrote new/t.json\n")
+
+
+def test_evaluate_takes_the_predicted_class_masks_and_a_limit(samples: tuple[torch.Tensor, torch.Tensor]) -> None:
+    asked = ("--metric", "relevance_mass", "--mask", "m.npy", "--limit", "5", "--explainer", "gradient", "--quiet")
+    assert leave("evaluate", *DATA, *asked, "--save-job", "job.yaml") == 0
+    assert not Path("table.json").exists()
+    assert leave("run", "job.yaml") == 0
+    x = samples[0][[0, 4, 8, 12, 16]].requires_grad_()
+    output = make_network()(x)
+    (gradient,) = torch.autograd.grad(output.max(1).values.sum(), x)
+    size = gradient.clamp_min(0)[:, 0]
+    expected = size[:, :3, :3].sum((1, 2)) / size.sum((1, 2))
+    assert Evaluation.load("table.json")["gradient", "relevance_mass"].values == pytest.approx(expected.tolist())
+
+
+def test_an_explainer_that_fails_leaves_its_reason_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("it broke")
+
+    monkeypatch.setattr(xaikit.VarGrad, "_attribute", fail)
+    arguments = ("--explainer", "vargrad", "--explainer", "gradient", "--quiet", "--json")
+    assert leave("evaluate", *DATA, *arguments) == 1
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["error"] for row in rows] == ["RuntimeError: it broke", None]
+
+
+# ---------------------------------------------------------------------- recommend
+
+
+def test_recommend_ranks_as_the_library_does(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--model", NETWORK, "--weights", "w.pt", "--modality", "image", "--differentiable", "--out", "rec.json")
+    assert leave("recommend", *flags) == 0
+    expected = xaikit.recommend(make_network(), "image", differentiable=True)
+    assert capsys.readouterr().out == f"{expected!r}\nwrote rec.json\n"
+    assert json.loads(Path("rec.json").read_text()) == json.loads(expected.to_json())
+
+
+def test_recommend_measures_where_there_are_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--explainer", "gradient", "--explainer", "gradient_x_input", "--n-samples", "4", "--json")
+    assert leave("recommend", *DATA, *asked, "--save-job", "job.toml") == 0
+    capsys.readouterr()
+    assert leave("run", "job.toml") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metric"] == "abpc"
+    assert sorted(item["name"] for item in found["candidates"]) == ["gradient", "gradient_x_input"]
+    assert all(item["value"] is not None for item in found["candidates"])
+
+
+def test_recommend_needs_a_modality_or_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave("recommend", "--model", NETWORK) == 2
+    assert "needs a modality" in capsys.readouterr().err
+    assert leave("recommend", "--model", NETWORK, "--modality", "imag") == 2
+    assert "did you mean 'image'" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- shortcuts
+
+CORNER = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    '''Looks at the corner where that is bright, else at the middle.'''
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        bright = (x[:, 0, 0, 0] > 1).float()
+        corner, middle = x[:, 0, :2, :2].sum((1, 2)), x[:, 0, 3:6, 3:6].sum((1, 2))
+        score = self.scale * (bright * corner + (1 - bright) * middle)
+        return torch.stack([score, -score], 1)
+
+def make():
+    return Net()
+"""
+
+
+def make_run(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+    """A run over 30 samples, of which the listed ones are seen by their corner."""
+    Path(f"{name}.py").write_text(CORNER)
+    x = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    bright = list(range(20, 30))
+    x[bright, :, 0, 0] = 2
+    np.savez("c.npz", x=x.numpy(), y=np.arange(30) % 2)
+    call = ("--data", "c.npz", "--model", f"{name}:make", "--explainer", "gradient_x_input", "--target", "0")
+    assert leave("explain", *call, "--out", "run", "--quiet") == 0
+    return bright
+
+
+def test_shortcuts_finds_the_cluster_and_its_mask(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bright = make_run(monkeypatch, "corner_one")
+    known = np.zeros((8, 8), np.float32)
+    known[:2, :2] = 1
+    np.save("corner.npy", known)
+    capsys.readouterr()
+    flags = ("shortcuts", "run", "--method", "spray:n_clusters=2", "--cluster", "1", "--mask", "corner.npy", "--json")
+    assert leave(*flags, "--out", "found") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert sorted(s["index"] for s in told["clusters"][1]["samples"]) == bright
+    assert told["overlap"]["share_by_cluster"] == pytest.approx([0.0, 1.0])
+    values = torch.stack([s.values for s in load_run("run")])
+    clusters, overlap = SpRAy(n_clusters=2)(values), mask_overlap(values, torch.from_numpy(known))
+    assert told["overlap"]["p_value"] == overlap.p_value
+    mask = torch.from_numpy(np.load("found/mask-1.npy"))
+    assert torch.equal(mask, make_masks(values, clusters.samples(1))[bright[0]])
+    assert set(mask.nonzero().unique().tolist()) <= {0, 1}
+    assert {p.name for p in Path("found").iterdir()} == {"shortcuts.json", "clusters.png", "mask-1.npy"}
+    # The same folder again, now with a mask for each sample.
+    assert leave(*flags, "--out", "found", "--per-sample", "--no-figure") == 0
+    masks = np.load("found/mask-1.npy")
+    assert masks.shape == (30, 8, 8)
+    assert sorted(set(np.nonzero(masks)[0].tolist())) == bright
+
+
+def test_shortcuts_of_one_class_and_from_a_job_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(monkeypatch, "corner_two")
+    flags = ("shortcuts", "run", "--of-class", "1", "--method", "spray:n_clusters=2", "--no-figure", "--out", "found")
+    assert leave(*flags, "--save-job", "job.json") == 0
+    assert leave("run", "job.json") == 0
+    found = json.loads(Path("found/shortcuts.json").read_text())
+    assert sorted(s["index"] for c in found["clusters"] for s in c["samples"]) == list(range(1, 30, 2))
+    assert "cluster 1: 5 samples" in capsys.readouterr().out
+
+
+def damage(folder: str) -> None:
+    shard = next((Path(folder) / "shards").iterdir())
+    shard.write_bytes(shard.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prepare", "words"),
+    [
+        (["nowhere"], None, "there is no folder nowhere"),
+        (["run", "--method", "kmeans"], None, "--method is spray:key=value, got 'kmeans'"),
+        (["run", "--method", "spray:clusters=2"], None, "did you mean"),
+        (["run", "--cluster", "9", "--method", "spray:n_clusters=2"], None, "in 0..1, got 9"),
+        (["run", "--of-class", "7"], None, "clusters need at least 3 samples, run holds 0 of class 7"),
+        (["run", "--mask", "m.npy"], None, "masks must have shape (8, 8)"),
+        (["run", "--mask", "none.png"], None, "there is no mask file none.png"),
+        (["run", "--threshold", "2", "--cluster", "0", "--method", "spray:n_clusters=2"], None, "threshold must lie"),
+        (["run"], lambda: damage("run"), "is damaged"),
+        (["run", "--out", "mine"], lambda: (Path("mine").mkdir(), Path("mine/a").touch()), "mine is not empty"),
+        (["run", "--out", "w.pt"], None, "--out w.pt is a file"),
+    ],
+)
+def test_a_wrong_call_of_shortcuts(
+    arguments: list[str],
+    prepare: Callable[[], object] | None,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_run(monkeypatch, "corner_three")
+    if prepare is not None:
+        prepare()
+    assert leave("shortcuts", *arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- mitigate
+
+
+def test_mitigate_trains_as_the_library_does(samples: tuple[torch.Tensor, torch.Tensor]) -> None:
+    x, y = samples
+    np.savez("test.npz", x=x[:6].numpy(), y=y[:6].numpy())
+    flags = (*DATA, "--mask", "m.npy", "--mitigator", "rrr:lambda_rrr=5,lr=0.01,n_epochs=2", "--test", "test.npz")
+    assert leave("mitigate", *flags, "--out", "new/mended.pt", "--seed", "3", "--quiet") == 0
+    mask = torch.from_numpy(np.load("m.npy"))
+    model = make_network()
+    before = assess(model, (x[:6], y[:6]), masks=mask, seed=3, progress=False)
+    RRR(lambda_rrr=5, lr=0.01, n_epochs=2, random_state=3).fit(model, x, y, mask, progress=False)
+    after = assess(model, (x[:6], y[:6]), masks=mask, seed=3, progress=False)
+    written = torch.load("new/mended.pt", weights_only=True)
+    assert all(torch.allclose(written[name], value, atol=1e-6) for name, value in model.state_dict().items())
+    told = json.loads(Path("new/mended.json").read_text())
+    assert told["before"]["accuracy"] == before.accuracy
+    assert told["after"]["mass"] == pytest.approx(after.mass)
+    assert told["comparison"]["after"]["mass gradient"]["values"] == pytest.approx([after.mass["gradient"]])
+    assert {p.name for p in Path("new").iterdir()} == {"mended.pt", "mended.json"}
+    again = ("--weights", "new/mended.pt", "--explainer", "gradient", "--out", "run", "--quiet")
+    assert leave("explain", *DATA[:4], *again) == 0
+
+
+def test_mitigate_holds_a_fifth_back_and_takes_masks_per_sample(capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("each.npy", np.repeat(np.load("m.npy")[None], 20, 0))
+    flags = (*DATA, "--mitigator", "rrr:n_epochs=1", "--json", "--quiet")
+    assert leave("mitigate", *flags, "--mask", "each.npy", "--save-job", "job.yaml") == 0
+    capsys.readouterr()
+    assert leave("run", "job.yaml") == 0
+    each = json.loads(capsys.readouterr().out)
+    assert (each["trained_on"], each["measured_on"]) == (16, 4)
+    assert leave("mitigate", *flags, "--mask", "m.npy") == 0
+    assert json.loads(capsys.readouterr().out)["after"] == each["after"]
+
+
+def test_an_interrupted_training_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("mitigate", *DATA, "--mask", "m.npy", "--quiet", "--mitigator")
+    assert leave(*flags, "rrr:n_epochs=3,lr=0.01", "--out", "whole.pt") == 0
+    fit = RRR.fit
+
+    def stopped_after_one(self: RRR, *arguments: object, **options: object) -> object:
+        history = fit(self.set_kwargs(n_epochs=1), *arguments, **options)
+        return type(history)(history.epochs, "interrupted")
+
+    monkeypatch.setattr(RRR, "fit", stopped_after_one)
+    assert leave(*flags, "rrr:n_epochs=3,lr=0.01", "--out", "parts.pt") == 1
+    assert "the same command goes on from parts.checkpoint.pt" in capsys.readouterr().err
+    assert Path("parts.checkpoint.pt").exists()
+    assert not Path("parts.pt").exists()
+    monkeypatch.setattr(RRR, "fit", fit)
+    assert leave(*flags, "rrr:n_epochs=3,lr=0.01", "--out", "parts.pt") == 0
+    assert not Path("parts.checkpoint.pt").exists()
+    whole, parts = (torch.load(f"{name}.pt", weights_only=True) for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--mask", "none.png"], "there is no mask file none.png"),
+        ([], "rrr needs --mask"),
+        (["--mask", "w.pt"], "masks are read from .npy"),
+        (["--mask", "m.npy", "--mitigator", "rr"], "unknown mitigator 'rr'; did you mean 'rrr'"),
+        (["--mask", "m.npy", "--mitigator", "rrr:lambda=1"], "did you mean 'lambda_rrr'"),
+        (["--mask", "m.npy", "--out", "mended.bin"], "--out must end in .pt, got 'mended.bin'"),
+        (["--mask", "m.npy", "--assessment", "a.txt"], "--assessment must end in .json, got 'a.txt'"),
+        (["--mask", "m.npy", "--explainer", "gradiant"], "did you mean 'gradient'"),
+        (["--mask", "three.npy"], "it takes one map for all samples, or one for each of 20"),
+        (["--mask", "each.npy", "--test", "test.npz"], "those of --test have none"),
+        (["--mask", "m.npy", "--test", "x.npy"], "--test has no labels"),
+        (["--mask", "m.npy", "--test", "none.npz"], "no such file or folder: none.npz"),
+    ],
+)
+def test_a_wrong_call_of_mitigate(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    x = np.load("d.npz")["x"]
+    np.save("x.npy", x)
+    np.save("three.npy", np.ones((3, 12, 12), np.float32))
+    np.save("each.npy", np.ones((20, 12, 12), np.float32))
+    np.savez("test.npz", x=x[:4], y=np.arange(4))
+    assert leave("mitigate", *DATA, "--quiet", *arguments) == 2
+    assert words in capsys.readouterr().err
+    assert not Path("mended.pt").exists()
+
+
+# ---------------------------------------------------------------------- what every one of them refuses
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"--data": "nowhere"}, "no such file or folder: nowhere"),
+        ({"--data": "two.csv", "--labels": "outcome"}, "two.csv has no column 'outcome'; did you mean 'outcom'"),
+        ({"--data": "w.pt"}, "data is a folder of images, a .npy, .npz or .csv file, or module:dataset"),
+        ({"--data": "mixed", "--grey": ""}, "bring them to one size"),
+        ({"--weights": "code.pt"}, "loading that could run any code"),
+        ({"--weights": "few.pt"}, "do not fit the model (missing: "),
+        ({"--model": "nowhere:make"}, "cannot import 'nowhere'"),
+        ({"--device": "warp"}, "--device warp cannot be used here"),
+        ({"--data": "module_of_none:data"}, "cannot import 'module_of_none' for a data set"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    verb: str, changes: dict[str, str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("two.csv").write_text("outcom,a\n1,2\n")
+    Path("mixed").mkdir()
+    for i, side in enumerate((12, 13)):
+        Image.fromarray(np.full((side, side), 100, np.uint8)).save(f"mixed/{i}.png")
+    Path("mixed/labels.csv").write_text("file,label\n0.png,0\n1.png,1\n")
+    Path("code.pt").write_bytes(pickle.dumps(Path.cwd, protocol=2))
+    torch.save({"0.weight": torch.zeros(1)}, "few.pt")
+    options = dict(zip(DATA[::2], DATA[1::2], strict=True)) | changes
+    arguments = [part for pair in options.items() for part in pair if part]
+    assert leave(verb, *arguments, *VERBS[verb]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_unreadable_image_is_skipped_named_and_told(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("images").mkdir()
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 12, 12), np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(f"images/{i}.png")
+    Path("images/3.png").write_text("no image")
+    rows = "".join(f"{i}.png,{i % 2}\n" for i in range(6))
+    Path("images/labels.csv").write_text(f"file,label\n{rows}")
+    arguments = (verb, "--data", "images", "--grey", *DATA[2:], *VERBS[verb])
+    assert leave(*arguments) == 1
+    error = capsys.readouterr().err
+    assert "3.png is not a readable image" in error
+    assert "1 of 6 samples were skipped" in error
+    assert leave(*arguments, "--strict") == 2
+    assert "3.png is not a readable image" in capsys.readouterr().err
+
+
+def test_data_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("evaluate", "mitigate"):
+        assert leave(verb, "--model", NETWORK, *VERBS[verb]) == 2
+        assert "--data is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--explainer", "gradiant"], "unknown explainer 'gradiant'; did you mean 'gradient'"),
+        (["--metric", "abcp"], "unknown metric 'abcp'; did you mean 'abpc'"),
+        (["--metric", "abpc", "--metric", "abpc"], "--metric abpc is given twice"),
+        (["--metric", "relevance_mass"], "compares with masks, and the data has none"),
+        (["--target", "cat"], "--target of a data set is one class or 'label', got 'cat'"),
+        (["--target", "77"], "targets must lie in 0..9"),
+        (["--out", "table.csv"], "--out must end in .json, got 'table.csv'"),
+        (["--batch-size", "0"], "--batch-size must be >= 1"),
+        (["--limit", "-1"], "--limit must be >= 0"),
+        (["--confidence", "95"], "confidence must be > 0 and < 1"),
+    ],
+)
+def test_a_wrong_call_of_evaluate(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = leave("evaluate", *DATA, "--quiet", *arguments)
+    shown = capsys.readouterr()
+    assert words in shown.err + shown.out
+    assert code == (1 if "77" in arguments else 2)

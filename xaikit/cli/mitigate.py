@@ -1,0 +1,179 @@
+"""`xaikit mitigate`: train a model until its explanation is what it should be, and measure before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from xaikit.cli.job import flag
+from xaikit.cli.sources import DataFields, ModelJob
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from xaikit.cli.gathering import Gathered
+    from xaikit.mitigation import Comparison
+
+HELD_BACK = 0.2  # share of the data that is measured on instead of trained on, where no test data is named
+
+
+class Mitigate(DataFields, ModelJob):
+    """Train a model away from a shortcut: writes its weights, and what it relied on before and after.
+
+    --mask says where the shortcut is: one map for all samples, or one for each sample of --data. Before and after are
+    measured on --test, else on a fifth of --data that training never sees. Training goes on from its checkpoint when
+    the same command is given again after an interruption. xaikit list mitigators tells the mitigators' settings.
+
+    \b
+    Examples:
+      xaikit mitigate --data digits.npz --model mynet:make --weights w.pt --mask corner.png --out mended.pt
+      xaikit mitigate --data skin/ --model mynet:make --weights w.pt --mask rulers/ --mitigator "rrr:lambda_rrr=10"
+      xaikit mitigate --data digits.npz --test test.npz --model mynet:make --mask found/mask-1.npy --out mended.pt
+    """  # noqa: D301
+
+    VERB = "mitigate"
+
+    mask: Path | None = flag(None, help="Where the shortcut is: .png, .npy, or a folder with one for each sample.")
+    mitigator: str = flag("rrr", help="name:key=value,key=value; see xaikit list mitigators.")
+    test: str = flag("", help="Samples for before and after, as --data; else a fifth of --data is held back.")
+    explainer: tuple[str, ...] = flag((), help="Whose relevance in the mask is measured; else the penalised one's.")
+    out: Path = flag(Path("mended.pt"), help="The trained weights, a state dict: .pt.")
+    assessment: Path | None = flag(None, help="Before and after: .json; else the name of --out with that ending.")
+    checkpoint: Path | None = flag(None, help="Where training goes on; else OUT.checkpoint.pt, removed at the end.")
+    seed: int = flag(0, help="Of the samples held back and, unless --mitigator says otherwise, of the training.")
+    quiet: bool = flag(False, help="Show no progress.")
+    json_output: bool = flag(False, name="--json", help="Print before and after as JSON, for scripts.")
+
+    def run(self) -> int:
+        """Measure, train, measure, write."""
+        import json
+
+        from xaikit.cli.gathering import tell_skipped
+        from xaikit.cli.options import check_out
+        from xaikit.core import EXPLAINERS, MITIGATORS, Int
+        from xaikit.core.errors import InvalidInputError
+        from xaikit.mitigation import assess
+
+        check_out(self.out, ".pt")
+        table = self.assessment or self.out.with_suffix(".json")
+        if table.suffix != ".json":
+            raise InvalidInputError(f"--assessment must end in .json, got {table.name!r}")
+        Int(ge=0).check(self.seed, "--seed")
+        mitigator = self._made(MITIGATORS.create(self.mitigator))
+        if mitigator.NEEDS_MASK and self.mask is None:
+            raise InvalidInputError(f"the mitigator {mitigator.NAME} needs --mask, which says where the shortcut is")
+        shown = [EXPLAINERS.create(text) for text in self.explainer] or [mitigator.explainer]
+        training, test = self._data()
+        model = self.loaded()
+        options: dict[str, Any] = {
+            "masks": test.masks,
+            "explainers": shown,
+            "head": self.view()["head"],
+            "seed": self.seed,
+            "progress": not self.quiet,
+        }
+        before = assess(model, (test.inputs, test.labels), **options)
+        checkpoint = self.checkpoint or self.out.with_suffix(".checkpoint.pt")
+        for path in (self.out, table, checkpoint):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        history = mitigator.fit(
+            model, training.inputs, training.labels, training.masks, checkpoint=checkpoint, progress=not self.quiet
+        )
+        if history.stopped == "interrupted":
+            typer.echo(f"xaikit: interrupted; the same command goes on from {checkpoint}", err=True)
+            return 1
+        after = assess(model, (test.inputs, test.labels), **options)
+        _write_weights(model, self.out)
+        comparison = _compared(before.row(), after.row())
+        told = {
+            "comparison": comparison.to_dict(),
+            "before": before.to_dict(),
+            "after": after.to_dict(),
+            "mitigator": repr(mitigator),
+            "epochs": history.epochs,
+            "trained_on": len(training),
+            "measured_on": len(test),
+        }
+        table.write_text(json.dumps(_finite(told), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        if self.checkpoint is None:
+            checkpoint.unlink(missing_ok=True)
+        if self.json_output:
+            typer.echo(json.dumps(_finite({**told, "written": [str(self.out), str(table)]})))
+        else:
+            typer.echo(f"before: {before}\n\nafter: {after}\n\n{history}\nwrote {self.out}, {table}")
+        tell_skipped(training)
+        return 1 if training.skipped else 0
+
+    def _made(self, mitigator: Any) -> Any:
+        """The mitigator with the head, the layer and the seed of this call."""
+        view = self.view()
+        changes: dict[str, Any] = {"head": view["head"]}
+        if mitigator.random_state is None:
+            changes["random_state"] = self.seed
+        if "layer" in view:
+            changes["explainer"] = mitigator.explainer.set_kwargs(layer=view["layer"])
+        return mitigator.set_kwargs(**changes)
+
+    def _data(self) -> tuple[Gathered, Gathered]:
+        """Samples to train on, and others to measure on, both with labels and masks."""
+        import torch
+
+        from xaikit.cli.gathering import gather, read_masks
+        from xaikit.core.errors import InvalidInputError
+
+        masks = read_masks(self.mask)
+        found = gather(self.samples(self.model)).with_masks(masks)
+        if self.test:
+            other = gather(self.model_copy(update={"data": self.test}).samples(self.model))
+            if masks is not None and other.total != found.total and len(masks) == found.total:
+                raise InvalidInputError(
+                    "--mask holds one map for each sample of --data, so those of --test have none; leave out --test, "
+                    "or give one map for all"
+                )
+            training, test = found, other.with_masks(masks)
+        else:
+            generator = torch.Generator().manual_seed(self.seed)
+            order = torch.randperm(len(found), generator=generator)
+            held = max(1, round(HELD_BACK * len(found)))
+            if len(found) < 2:
+                raise InvalidInputError(f"--data holds {len(found)} sample; name --test, or data with two or more")
+            training, test = found.rows(order[held:].sort().values), found.rows(order[:held].sort().values)
+        for samples, option in ((training, "--data"), (test, "--test")):
+            if samples.labels is None:
+                raise InvalidInputError(
+                    f"{option} has no labels: a folder needs labels.csv, a .npz its 'y', a .csv --labels COLUMN"
+                )
+        return training, test
+
+
+def _compared(before: dict[str, float], after: dict[str, float]) -> Comparison:
+    from xaikit.mitigation import Comparison
+
+    return Comparison({"before": [before], "after": [after]})
+
+
+def _write_weights(model: nn.Module, path: Path) -> None:
+    """The state dict, whole or not at all."""
+    import os
+
+    import torch
+
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        torch.save({name: value.cpu() for name, value in model.state_dict().items()}, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    """Plain JSON values, with None for what is not finite."""
+    import math
+
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

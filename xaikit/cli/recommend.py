@@ -1,0 +1,78 @@
+"""`xaikit recommend`: which explainers suit a model, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from xaikit.cli.job import flag
+from xaikit.cli.sources import DataFields, ModelJob
+
+
+class Recommend(DataFields, ModelJob):
+    """Say what a model is made of and which explainers suit it, ranked, with reasons.
+
+    With --data a few samples go through the model and every method that suits is measured on them.
+
+    \b
+    Examples:
+      xaikit recommend --model torchvision:resnet18 --modality image
+      xaikit recommend --model mynet:make --data digits.npz --seconds 20 --out recommended.json
+      xaikit recommend --model mynet:make --modality tabular --differentiable
+    """  # noqa: D301
+
+    VERB = "recommend"
+
+    modality: str = flag("", help="image, text, time_series or tabular; else by the form of the data.")
+    differentiable: bool = flag(False, help="Only methods that a training loss can hold.")
+    explainer: tuple[str, ...] = flag((), help="Consider only these; repeat it.")
+    metric: str = flag("abpc", help="What measures them, with --data.")
+    n_samples: int = flag(8, help="Samples that are used, with --data.")
+    seconds: float = flag(60.0, help="How long measuring may take, with --data.")
+    target: str = flag("", help="One class, or 'label'. Else the predicted class.")
+    out: Path | None = flag(None, help="Result: .json, for xaikit report --profile.")
+    json_output: bool = flag(False, name="--json", help="Print JSON, for scripts.")
+
+    def run(self) -> int:
+        """Look, rank, tell; 1 where no explainer suits."""
+        from xaikit.cli.gathering import gather, tell_skipped
+        from xaikit.cli.options import check_out
+        from xaikit.core import Int
+        from xaikit.recommendation import recommend
+
+        if self.out is not None:
+            check_out(self.out, ".json")
+        Int(ge=1).check(self.n_samples, "--n-samples")
+        found = gather(self.samples(self.model), limit=self.n_samples) if self.data else None
+        if found is not None:
+            tell_skipped(found)
+        model = self.loaded()
+        result = recommend(
+            model,
+            self.modality or None,
+            None if found is None else self._pair(found, model),
+            self.differentiable or None,
+            explainers=list(self.explainer) or None,
+            metric=self.metric,
+            n_samples=self.n_samples,
+            seconds=self.seconds,
+            **self.view(),
+        )
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self.out.write_text(result.to_json() + "\n", encoding="utf-8")
+        if self.json_output:
+            typer.echo(result.to_json())
+        else:
+            typer.echo(repr(result))
+            typer.echo(f"wrote {self.out}" if self.out else "", nl=self.out is not None)
+        suits = any(item.suitable for item in result.candidates)
+        return 0 if suits and not (found and found.skipped) else 1
+
+    def _pair(self, found: Any, model: Any) -> Any:
+        """The samples with their targets; None for a model with a single output."""
+        from xaikit.cli.gathering import targets_for
+
+        return found.inputs, targets_for(self.target, found, model, self.view()["head"])

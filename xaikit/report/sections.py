@@ -1,0 +1,190 @@
+"""What was measured, searched, mended and profiled, as sections of a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from xaikit.core import Explainer
+from xaikit.report.html import Picture, Table
+
+if TYPE_CHECKING:  # a report of one thing need not load the others
+    from xaikit.metrics import Evaluation
+    from xaikit.mitigation import Comparison
+    from xaikit.recommendation import Recommendation
+    from xaikit.tuning import TuneResult
+
+Section = Table | Picture
+WORDS = {"accuracy": "accuracy", "mass": "relevance in the mask"}  # what is drawn of a mitigation
+MOST_TRIALS = 200
+MOST_EXPLAINERS = 10
+
+
+def evaluation_sections(evaluation: Evaluation, *, title: str = "Metrics") -> list[Section]:
+    """One row for each explainer: every metric's mean, and its interval.
+
+    >>> from xaikit.metrics.table import Evaluation, make_row
+    >>> row = make_row("vargrad", "abpc", "maximize", [0.1, 0.3], confidence=0.95, seed=0, error=None)
+    >>> table, = evaluation_sections(Evaluation((row,), 0.95, 0, {"vargrad": {}}, {"abpc": {}}))
+    >>> table.columns
+    ['explainer', 'abpc ↑', 'abpc, 95% interval', 'samples']
+    """
+    interval = f"{evaluation.confidence:.0%} interval"
+    rows = []
+    for explainer in evaluation.explainers:
+        line: dict[str, Any] = {"explainer": explainer}
+        counts = []
+        for metric in evaluation.metrics:
+            row = evaluation[explainer, metric]
+            arrow = "↑" if row.direction == "maximize" else "↓"
+            line[f"{metric} {arrow}"] = row.mean if row.n else ("failed" if row.error else "NaN")
+            line[f"{metric}, {interval}"] = _range(row.low, row.high)
+            counts.append(row.n)
+        rows.append({**line, "samples": max(counts, default=0)})
+    notes = ["↑: higher is better, ↓: lower is; intervals are bootstraps over the samples."]
+    notes += [f"{row.explainer}, {row.metric} failed: {row.error}." for row in evaluation if row.error]
+    notes += [f"{row.explainer}, {row.metric}: {row.n_nan} samples without a value." for row in evaluation if row.n_nan]
+    notes += ["Stopped by Ctrl-C."] if evaluation.stopped == "interrupted" else []
+    return [Table(title, rows, " ".join(notes))]
+
+
+def tuning_sections(result: TuneResult[Any], *, title: str = "Tuning") -> list[Section]:
+    """What a search found, its history, what mattered, its Pareto front, and its trials."""
+    goal = result.goals[0]
+    best = _unbound(result.best)
+    found = {
+        "found": "the default: no gain beyond noise" if result.kept_default else "best settings",
+        "settings": best,
+        goal.name: result.value,
+        f"{goal.name} before": _cell(result.default_value),
+        "95% interval of the gain": _range(*(result.gain_interval or (math.nan, math.nan))),
+    }
+    dead = f" Without any effect: {', '.join(result.dead)}." if result.dead else ""
+    sections: list[Section] = [Table(title, [found], f"{len(result.trials)} trials; better: {goal.direction}.{dead}")]
+    sections += list(_tuning_pictures(result, title, best))
+    if len(result.goals) > 1:
+        front = [{"trial": p.trial, **p.values, "settings": _unbound(p.value)} for p in result.front]
+        sections.append(Table(f"{title}: Pareto front", front, "What no other trial beats in every objective."))
+    shown = [
+        {
+            "trial": row["trial"],
+            "state": row["state"],
+            **_objectives(row, result),
+            "seconds": _cell(row["seconds"]),
+            **{name: _cell(value) for name, value in row["settings"].items()},
+        }
+        for row in result.trials[:MOST_TRIALS]
+    ]
+    note = f"The first {MOST_TRIALS} of {len(result.trials)}." if len(result.trials) > MOST_TRIALS else ""
+    return [*sections, Table(f"{title}: trials", shown, note)]
+
+
+def _tuning_pictures(result: TuneResult[Any], title: str, best: str) -> Iterator[Picture]:
+    from xaikit.report import tuning_figures
+
+    goal = result.goals[0].name
+    values = [row["value"] for row in result.trials if row["state"] == "complete"]
+    if not values:
+        return
+    words = (
+        f"{goal} of {len(values)} trials, from {min(values):.4g} to {max(values):.4g}; "
+        f"{result.value:.4g} at the best, {best}"
+    )
+    yield Picture(f"{title}: history", tuning_figures.history(result), words)
+    if len(set(values)) > 1:
+        names = ", ".join(dict.fromkeys(name for row in result.trials for name in row["settings"]))
+        yield Picture(
+            f"{title}: what mattered", tuning_figures.importance(result), f"share of each setting in {goal}: {names}"
+        )
+    if len(result.goals) in (2, 3):
+        names = " against ".join(g.name for g in result.goals)
+        yield Picture(
+            f"{title}: front", tuning_figures.front(result), f"{names}; {len(result.front)} trials on the front"
+        )
+
+
+def mitigation_sections(comparison: Comparison, *, title: str = "Mitigation") -> list[Section]:
+    """Every measure before and after (or of each training), and a figure of the accuracies and the relevance."""
+    from xaikit.report.comparisons import plot_comparison
+
+    rows = []
+    for measure in comparison.measures:
+        line: dict[str, Any] = {"measure": measure}
+        for name in comparison.rows:
+            line[name] = comparison.mean(name, measure)
+            margin = comparison.margin(name, measure)
+            if not math.isnan(margin):
+                line[f"{name} ±"] = margin
+        rows.append(line)
+    note = (
+        "Fractions. kept, randomised, flipped, removed: what became of the shortcut; worst: accuracy in the worst "
+        "group; changed: share of predictions that change; mass: share of the relevance that lies in the mask."
+    )
+    sections: list[Section] = [Table(title, rows, note)]
+    for kind, words in WORDS.items():
+        measures = [m for m in comparison.measures if m.startswith(f"{kind} ")]
+        if measures:
+            told = "; ".join(f"{m.removeprefix(f'{kind} ')}: {_shares(comparison, m)}" for m in measures)
+            picture = plot_comparison(comparison, kind=kind)
+            sections.append(Picture(f"{title}: {words}", picture, f"{words}, {told}"))
+    return sections
+
+
+def profile_sections(
+    recommendation: Recommendation | Mapping[str, Any], *, title: str = "Model profile"
+) -> list[Section]:
+    """What a model is made of, and the explainers that suit it; also from what `Recommendation.to_json` wrote."""
+    content = recommendation if isinstance(recommendation, Mapping) else recommendation.to_dict()
+    profile, metric = content["profile"], content["metric"]
+    facts: dict[str, Any] = {"class": profile["model"], "parameters": profile["parameters"]}
+    facts |= {f"{kind} layers": count for kind, count in profile["kinds"].items()}
+    facts["outputs per sample"] = profile["outputs"]
+    facts["runs more than once"] = ", ".join(profile["reused"])
+    facts["between modules"] = ", ".join(profile["functions"] or ())
+    facts["embedding"] = profile["embedding"]
+    table = Table(title, [{"what": what, "value": value} for what, value in facts.items() if value not in (None, "")])
+    suited = [item for item in content["candidates"] if item["against"] is None]
+    rows = [
+        {
+            "place": place,
+            "explainer": item["name"],
+            **({} if metric is None else {metric: _cell(item["value"]), "± standard error": _cell(item["error"])}),
+            "points": round(item["points"], 2),
+            "passes": item["passes"],
+            "why": "; ".join(item["reasons"]),
+        }
+        for place, item in enumerate(suited[:MOST_EXPLAINERS], 1)
+    ]
+    against = "; ".join(f"{item['name']}: {item['against']}" for item in content["candidates"] if item["against"])
+    notes = [f"Further down: {', '.join(item['name'] for item in suited[MOST_EXPLAINERS:])}."] * (
+        len(suited) > len(rows)
+    )
+    notes += [f"Not suited: {against}."] if against else []
+    return [table, Table("Explainers that suit it", rows, " ".join(notes))]
+
+
+def _objectives(row: Mapping[str, Any], result: TuneResult[Any]) -> dict[str, Any]:
+    """What a trial gave, by the names of the goals; only a search for several keeps a value of each."""
+    names = [goal.name for goal in result.goals]
+    values = row.get("values") or {names[0]: row["value"]}
+    return {name: _cell(values.get(name)) for name in names}
+
+
+def _shares(comparison: Comparison, measure: str) -> str:
+    return ", ".join(f"{name} {comparison.mean(name, measure):.1%}" for name in comparison.rows)
+
+
+def _unbound(value: Any) -> str:
+    return str(value.set_kwargs(model=None) if isinstance(value, Explainer) else value)
+
+
+def _cell(value: Any) -> Any:
+    """A table's cell: nothing for what is not a finite number, words for what is neither number nor text."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _range(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"{low:.3g} to {high:.3g}"

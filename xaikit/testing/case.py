@@ -1,0 +1,62 @@
+"""The net that every check runs on, and what a model is like before and after."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core import Explainer
+
+N, CHANNELS, SIZE, CLASSES = 3, 2, 6, 3
+
+
+class ContractNet(nn.Module):
+    """A small net of modules only: what any explainer should handle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(CHANNELS, 4, 3, padding=1)
+        self.relu1 = nn.ReLU()
+        self.second = nn.Conv2d(4, 4, 3, stride=2)
+        self.relu2 = nn.ReLU()
+        self.flatten = nn.Flatten()
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (N, CLASSES) of images (N, CHANNELS, SIZE, SIZE)."""
+        hidden = self.relu2(self.second(self.relu1(self.first(image))))
+        return self.head(self.drop(self.flatten(hidden)))
+
+
+def contract_case(dtype: torch.dtype = torch.float64) -> tuple[ContractNet, Tensor, Tensor]:
+    """The net (in training mode, so that isolation shows), a batch and its targets."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ContractNet().to(dtype)
+    x = torch.randn(N, CHANNELS, SIZE, SIZE, generator=generator, dtype=torch.float64).to(dtype)
+    return model.train(), x, torch.tensor([0, 2, 1])
+
+
+def make(explainer: Any, model: nn.Module | None = None) -> Explainer:
+    """The explainer for a model, from a class or an object."""
+    made: Explainer = explainer() if isinstance(explainer, type) else explainer
+    return made if model is None else made.bind(model)
+
+
+def fail(*_: Any) -> None:
+    """A hook that raises."""
+    raise RuntimeError("raised by a hook of the contract tests")
+
+
+def state_of(model: nn.Module) -> Any:
+    """All that a call could disturb, comparable."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    modules = [
+        (name, m.training, [len(getattr(m, h)) for h in hooks], sorted(m.__dict__)) for name, m in model.named_modules()
+    ]
+    parameters = [(n, id(p), p.requires_grad, p.grad is None, p.tolist()) for n, p in model.named_parameters()]
+    return modules, parameters, [(n, b.tolist()) for n, b in model.named_buffers()]
