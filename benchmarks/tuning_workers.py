@@ -29,7 +29,7 @@ def trials_per_minute(workers: int, storage: str, folder: Path) -> float:
     command = [sys.executable, "-m", "xaikit", "tune", str(folder / "x.npy"), "--model", MODEL, "--target", "3"]
     command += ["--explainer", "smoothgrad", "--vary", "noise_level", "--sampler", "random"]
     command += ["--trials", str(TRIALS), "--workers", str(workers), "--storage", storage, "--study", name]
-    command += ["--no-figure", "--no-progress", "--out", str(folder / "out.json")]
+    command += ["--no-figure", "--quiet", "--out", str(folder / "out.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, capture_output=True, env=environment)
     opened = open_storage(storage)

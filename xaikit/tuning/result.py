@@ -177,7 +177,7 @@ class TuneResult(Generic[T]):
         try:
             state = json.loads(Path(path).read_text())
             return cls.from_dict(state, model)
-        except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as err:
+        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as err:
             raise InvalidInputError(f"{path} holds no result of a search ({err})") from None
 
     def plot(self, kind: str = "history") -> Any:

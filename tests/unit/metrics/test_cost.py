@@ -42,6 +42,11 @@ def test_memory_that_is_given_back_counts_once():
     assert peak_memory(in_turn) == pytest.approx(1, abs=0.05)
 
 
+def test_measuring_writes_nothing(capfd):
+    PeakMemory().evaluate(Work(nn.Linear(4, 1)), torch.rand(3, 4))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_seconds_are_the_clocks_divided_by_the_samples():
     model, x = nn.Linear(4, 1), torch.rand(5, 4)
     found = Seconds(n_iter=1).evaluate(Work(model, pause=0.05), x)

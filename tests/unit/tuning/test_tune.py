@@ -386,3 +386,11 @@ def test_wrong_targets_end_the_search_at_once():
     with pytest.raises(InvalidInputError, match="targets must lie in 0..2"):
         tune(SmoothGrad(model), AbPC(), (torch.rand(2, 4), torch.tensor([0, 7])), n_trials=50, progress=False)
     assert len(seen) < 5
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[1]", "{}"])
+def test_a_file_that_holds_no_result(tmp_path, text):
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(InvalidInputError, match=r"result\.json holds no result of a search"):
+        TuneResult.load(path)
