@@ -83,8 +83,8 @@ class DecoyMnist(Benchmark):
                 powers,
             ),
             "LRP epsilon": rrr("lrp_uniform_epsilon:epsilon=0.1"),
-            "integrated gradients": rrr("integrated_gradients:n_steps=8"),
-            "SmoothGrad": rrr("smoothgrad:n_iter=8"),
+            "integrated gradients": rrr("integrated_gradients:n_steps=4"),
+            "SmoothGrad": rrr("smoothgrad:n_iter=4"),
             "gradient x input": rrr("gradient_x_input"),
         }
 

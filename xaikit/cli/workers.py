@@ -75,7 +75,7 @@ def _space(job: Tune) -> dict[str, Any] | str | None:
     if not job.vary or job.vary == (ALL,):
         return ALL if job.vary else None
     parts = (text.partition("=") for text in job.vary)
-    return {name: [_value(v) for v in choices.split(",")] if equals else None for name, equals, choices in parts}
+    return {name: [_value(v) for v in choices.split(",") if v] if equals else None for name, equals, choices in parts}
 
 
 def run_job(job: Tune) -> TuneResult[Any]:

@@ -60,7 +60,7 @@ class MissingDependencyError(XaikitError, ImportError):
 
 def near_names(name: str, known: Iterable[str], *, count: int = 3) -> str:
     """The end of an error sentence: ``; did you mean 'x'?`` or the list of all known names."""
-    names = sorted(known)
+    names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=count)
     if close:
         return f"; did you mean {' or '.join(repr(c) for c in close)}?"

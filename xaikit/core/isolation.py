@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -40,7 +42,8 @@ def isolated(
     """Evaluation mode and a seeded random state inside; every module's own flag and the global random state after.
 
     With `keep_mode` the modules stay in the mode that they are in. The flags are set one by one: `model.eval()` may be
-    overridden and is no exact inverse of itself. `modules` are the model's, where the caller has them.
+    overridden and is no exact inverse of itself. `modules` are the model's, where the caller has them. What
+    torch.compile has wrapped runs as it was written.
     """
     flags = [(module, module.training) for module in modules or modules_of(model)]
     norms = [module for module, _ in flags if isinstance(module, BATCH_NORM)]
@@ -53,6 +56,7 @@ def isolated(
                 module.training = False
         with (
             seeded(device, seed),
+            eager([module for module, _ in flags]),
             sound_batchnorm(norms) if norms else contextlib.nullcontext(),
             torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext(),
         ):
@@ -61,6 +65,15 @@ def isolated(
         for module, training in flags:
             if module.training is not training:  # the model may have changed it on its own, too
                 module.training = training
+
+
+def eager(modules: Sequence[nn.Module]) -> contextlib.AbstractContextManager[Any]:
+    """Run what torch.compile has wrapped as it was written: compiled, it has no second derivative and no rules."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # not imported: nothing is compiled
+    wrapped = dynamo is not None and any(
+        isinstance(m, dynamo.OptimizedModule) or m._compiled_call_impl is not None for m in modules
+    )
+    return torch.compiler.set_stance("force_eager") if wrapped else contextlib.nullcontext()
 
 
 def reseed(device: torch.device, seed: int) -> None:
@@ -182,13 +195,11 @@ def cut_at(
         InvalidTypeError: when a layer's output holds no floating-point tensor first.
     """
     seen: dict[str, list[Any]] = {name: [] for name, _ in layers}
-    handles = [m.register_forward_hook(lambda _m, _i, out, k=name: seen[k].append(out)) for name, m in layers]
-    try:
-        with torch.set_grad_enabled(create_graph or len(layers) > 1):
-            forward()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with (
+        hooked([(module, seen[name].append) for name, module in layers]),
+        torch.set_grad_enabled(create_graph or len(layers) > 1),
+    ):
+        forward()
     activations = [check_activation(name, outputs, n) for name, outputs in seen.items()]
     _check_parallel([name for name, _ in layers], activations)
     return tuple(a if create_graph else a.detach() for a in activations)
@@ -213,15 +224,30 @@ def check_activation(name: str, outputs: Sequence[Any], n: int) -> Tensor:
     return first
 
 
-@contextlib.contextmanager
-def substituted(layers: Sequence[tuple[str, nn.Module]], activations: Tensors) -> Iterator[None]:
+def substituted(
+    layers: Sequence[tuple[str, nn.Module]], activations: Tensors
+) -> contextlib.AbstractContextManager[None]:
     """While active, each layer returns the given activation in place of what it computed."""
 
-    def put(value: Tensor) -> Callable[..., Any]:
+    def put(value: Tensor) -> Callable[[Any], Any]:
         # A clone, since what follows the layer may work in place.
-        return lambda _m, _i, out: with_first(out, value.clone())
+        return lambda output: with_first(output, value.clone())
 
-    handles = [m.register_forward_hook(put(a)) for (_, m), a in zip(layers, activations, strict=True)]
+    return hooked([(module, put(a)) for (_, module), a in zip(layers, activations, strict=True)])
+
+
+@contextlib.contextmanager
+def hooked(hooks: Sequence[tuple[nn.Module, Callable[[Any], Any]]]) -> Iterator[None]:
+    """While active, each function gets its module's outputs, and replaces those for which it returns something.
+
+    In this thread only: another may run the same model.
+    """
+    thread = threading.get_ident()
+
+    def own(function: Callable[[Any], Any]) -> Callable[..., Any]:
+        return lambda _module, _inputs, output: function(output) if threading.get_ident() == thread else None
+
+    handles = [module.register_forward_hook(own(function)) for module, function in hooks]
     try:
         yield
     finally:

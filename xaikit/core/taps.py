@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import threading
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xaikit.core.isolation import check_activation, first_tensor, with_first
+from xaikit.core.isolation import check_activation, first_tensor, hooked, with_first
 from xaikit.core.structure import Tensors
 
 Layers = Sequence[tuple[str, nn.Module]]
@@ -37,7 +37,7 @@ class Readings:
         self.leaves: Tensors = ()
         self._leaves: list[list[Tensor]] = [[] for _ in layers]
 
-    def read(self, index: int, output: Any, tap: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    def read(self, output: Any, *, index: int, tap: Callable[[Tensor, Tensor], Tensor]) -> Any:
         """Note what a layer returns; what follows gets it through a tap."""
         first = first_tensor(output)
         self.outputs[index].append(first)
@@ -63,18 +63,6 @@ class Readings:
 @contextlib.contextmanager
 def tapped(layers: Layers, tap: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Readings]:
     """While active, each layer's output is read off as it passes."""
-    readings, thread = Readings(layers), threading.get_ident()
-
-    def reader(index: int) -> Callable[..., Any]:
-        def read(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-            # Another thread may run the same model.
-            return readings.read(index, output, tap) if threading.get_ident() == thread else None
-
-        return read
-
-    handles = [module.register_forward_hook(reader(i)) for i, (_, module) in enumerate(layers)]
-    try:
+    readings = Readings(layers)
+    with hooked([(m, functools.partial(readings.read, index=i, tap=tap)) for i, (_, m) in enumerate(layers)]):
         yield readings
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Int
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.core.isolation import find_layer
+from xaikit.core.isolation import find_layer, hooked
 from xaikit.core.structure import Tensors
 
 CONVOLUTION = nn.modules.conv._ConvNd  # noqa: SLF001
@@ -164,23 +165,19 @@ class _Recorder:
         self.name, self.module = asked or "", nn.Module()
         self.output: Tensor | None = None
 
-    def hook(self, name: str, module: nn.Module) -> Any:
-        """What keeps the output of that layer, when it is one that can make a map."""
-
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-            if not isinstance(output, Tensor):
-                if self.asked is None:
-                    return None
-                raise InvalidTypeError(
-                    f"layer {name!r} must return a tensor to make a map of, it returns a {type(output).__name__}"
-                )
-            if self.asked is None and math.prod(output.shape[2:]) == 1:
-                return None  # a convolution of one position (squeeze and excite, a head after pooling) has no map
-            self.name, self.module, self.output = name, module, output
-            self.runs += 1
-            return output.clone()  # what follows may work in place, and would change what is kept here
-
-        return keep
+    def keep(self, output: Any, *, name: str, module: nn.Module) -> Any:
+        """Keep the output of that layer, when it is one that can make a map."""
+        if not isinstance(output, Tensor):
+            if self.asked is None:
+                return None
+            raise InvalidTypeError(
+                f"layer {name!r} must return a tensor to make a map of, it returns a {type(output).__name__}"
+            )
+        if self.asked is None and math.prod(output.shape[2:]) == 1:
+            return None  # a convolution of one position (squeeze and excite, a head after pooling) has no map
+        self.name, self.module, self.output = name, module, output
+        self.runs += 1
+        return output.clone()  # what follows may work in place, and would change what is kept here
 
     def latest(self, x: Tensor) -> Tensor:
         """The output, checked."""
@@ -207,12 +204,8 @@ def _recorded(model: nn.Module, target_layer: Any) -> Iterator[_Recorder]:
     else:
         layers = [find_layer(model, target_layer)]
         seen = _Recorder(layers[0][0])
-    handles = [module.register_forward_hook(seen.hook(name, module)) for name, module in layers]
-    try:
+    with hooked([(module, functools.partial(seen.keep, name=name, module=module)) for name, module in layers]):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _patches(tokens: Tensor, x: Tensor, name: str) -> Tensor:

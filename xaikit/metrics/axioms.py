@@ -13,7 +13,7 @@ from xaikit.core.structure import Tensors
 from xaikit.metrics.base import Attribute, Case, Metric
 from xaikit.metrics.draws import uniform_draws
 from xaikit.metrics.perturbation import Removal, Watching
-from xaikit.metrics.places import groups
+from xaikit.metrics.places import groups_of
 from xaikit.metrics.robustness import norm
 
 
@@ -64,7 +64,7 @@ class NonSensitivity(Watching):
     output = "score"
 
     def _evaluate(self, case: Case) -> Tensor:
-        parts = groups(case.attributions, case.call.inputs, self.feature_mask, absolute=True)
+        parts = groups_of(case, self.feature_mask, absolute=True)
         count = parts.values.shape[1]
         draws = uniform_draws(case.call.inputs, self.n_iter, case.seed)
 

@@ -155,7 +155,8 @@ class AbPC(PixelFlipping):
 class Deletion(MoRF):
     """Area under the probability while the most relevant features are deleted; lower is more faithful.
 
-    MoRF of the probability, in as many steps as are worth their passes (Petsiuk et al. 2018, arXiv:1806.07421).
+    MoRF in as many steps as are worth their passes (Petsiuk et al. 2018, arXiv:1806.07421). Of a model with a single
+    output, which has no probability, the output is watched.
 
     >>> import torch
     >>> from xaikit.explainers import GradientXInput
@@ -164,7 +165,6 @@ class Deletion(MoRF):
     """
 
     n_steps = 50
-    output = "probability"
 
 
 @METRICS.register("insertion")
@@ -181,5 +181,4 @@ class Insertion(LeRF):
     """
 
     n_steps = 50
-    output = "probability"
     baseline = "blur"

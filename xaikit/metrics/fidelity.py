@@ -12,7 +12,7 @@ from xaikit.core import FEATURE_MASKS, METRICS, Categorical, Choice, Float, Int
 from xaikit.metrics.base import Case
 from xaikit.metrics.draws import normal_draws, random_keys
 from xaikit.metrics.perturbation import Removal
-from xaikit.metrics.places import Groups, OfPlaces, Parts, groups
+from xaikit.metrics.places import Groups, OfPlaces, Parts, groups_of
 from xaikit.metrics.similarity import ROWWISE
 
 
@@ -58,7 +58,7 @@ class MuFidelity(SubsetFidelity):
     feature_mask: Annotated[Any, Choice(FEATURE_MASKS), "which features are removed together"] = "auto"
 
     def _parts(self, case: Case) -> Groups:
-        return groups(case.attributions, case.call.inputs, self.feature_mask)
+        return groups_of(case, self.feature_mask)
 
 
 @METRICS.register("faithfulness_correlation")
@@ -120,7 +120,7 @@ class Infidelity(Removal):
         return (promised - drop).square().mean(0)
 
     def _removals(self, case: Case) -> tuple[Tensor, Tensor]:
-        parts = groups(case.attributions, case.call.inputs, self.feature_mask)
+        parts = groups_of(case, self.feature_mask)
         keys = random_keys(parts.sizes, self.n_iter, case.seed).to(parts.values.device)
         return drops_and_sums(self, case, parts, (keys < 0.5)[:, None] & parts.present)
 

@@ -13,7 +13,7 @@ from xaikit.core import POOLINGS, Choice
 from xaikit.core.structure import Tensors
 from xaikit.metrics.base import Case, Metric
 from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting, channel_axis
-from xaikit.transforms.feature_masks import FeatureMask
+from xaikit.transforms.feature_masks import Auto, FeatureMask, FeatureMaskPerInput, Tokens
 from xaikit.transforms.pooling import Pooling
 
 
@@ -77,6 +77,14 @@ class Groups:
         return tuple(_look_up(flags, ids) for ids in self.ids)
 
 
+def groups_of(case: Case, mask: FeatureMask, *, absolute: bool = False) -> Groups:
+    """The groups of what a case explains."""
+    if isinstance(mask, Auto) and any(case.tokens):
+        # By their form alone the vectors of tokens would be a time series.
+        mask = FeatureMaskPerInput(items=tuple(Tokens() if tokens else mask for tokens in case.tokens))
+    return groups(case.attributions, case.call.inputs, mask, absolute=absolute)
+
+
 def groups(attributions: Tensors, inputs: Tensors, mask: FeatureMask, *, absolute: bool = False) -> Groups:
     """The groups of all inputs, those of the second after those of the first."""
     ids, values, present = [], [], []
@@ -109,13 +117,14 @@ class OfPlaces(Metric, abc.ABC):
         Choice(POOLINGS),
         "how the attributions of a place's channels are joined; none, abs and positive keep every element by itself",
     ] = "sum"
-    channel_axis: Annotated[int | None, axis_setting, CHANNEL_AXIS] = None
+    channel_axis: Annotated[int | None, axis_setting, f"{CHANNEL_AXIS}, vectors of tokens have them last"] = None
 
     def _places(self, case: Case) -> Places:
         pooling: Pooling = self.pooling
         pooled = []
-        for a, x in zip(case.attributions, case.call.inputs, strict=True):
-            axis = channel_axis(x, self.channel_axis) if pooling.JOINS else None
+        for a, x, tokens in zip(case.attributions, case.call.inputs, case.tokens, strict=True):
+            own = -1 if tokens and self.channel_axis is None else self.channel_axis
+            axis = channel_axis(x, own) if pooling.JOINS else None
             # An attribution that comes pooled is taken as it is, whatever its pooling was.
             pooled.append(pooling(a, axis) if a.shape == x.shape else a)
         return Places(torch.cat([p.flatten(1) for p in pooled], 1), tuple(p.shape[1:] for p in pooled))

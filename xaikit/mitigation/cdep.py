@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Choice, Explainer, Float
+from xaikit.core import EXPLAINERS, MITIGATORS, Call, Categorical, Choice, Explainer, Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.isolation import isolated
 from xaikit.core.modes import mode_matters
-from xaikit.core.structure import flatten
+from xaikit.core.structure import Tensors, flatten
 from xaikit.core.targets import pick_head
 from xaikit.mitigation.base import Mitigator, autocast_on, check_labels, run_model
 from xaikit.mitigation.fabric import Share
-from xaikit.mitigation.masks import batch_masks, check_mask, fit_mask
+from xaikit.mitigation.masks import batch_masks, check_mask, fit_masks
 
 FORMS = ("sigmoid", "log", "l1", "squared")
 PARTS = ("relevant", "irrelevant")
@@ -83,20 +83,33 @@ class CDEP(Mitigator):
         apart = self.mode == "eval" or _wrapped(model) or autocast_on(x) or mode_matters(model)
         if apart or not hasattr(explainer, "decompose"):
             return super()._logits_and_penalty(model, x, y, mask, seed)
-        masks = stacked_masks(batch_masks(mask, y, self.where), _tensor(x))
+        masks = self._masks(explainer, x, batch_masks(mask, y, self.where))
         own, other = self._decomposed(explainer, x, masks, create_graph=True)
         logits = own[0] + other[0]
         return logits, self._number(own, other, masks, check_labels(y, logits))
 
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, mask: Any, *, seed: int, create_graph: bool) -> Tensor:
-        masks = stacked_masks(mask, _tensor(x))
         explainer = self.explainer_for(model)
         if hasattr(explainer, "decompose"):
+            masks = self._masks(explainer, x, mask)
             own, other = self._decomposed(explainer, x, masks, create_graph=create_graph)
         else:
             targets = self._targets(model, x, y)
-            own, other = self._summed(explainer, x, masks, targets, seed=seed, create_graph=create_graph)
+            own, other, masks = self._summed(explainer, x, mask, targets, seed=seed, create_graph=create_graph)
         return self._number(own, other, masks, y)
+
+    def _masks(self, explainer: Explainer, x: Any, mask: Any) -> Tensor:
+        """The masks (M, N, ...) of what is decomposed: of the input, or of a layer's activations."""
+        if explainer.layer is None:
+            return stacked_masks(mask, _tensor(x), _tensor(x))
+        activations: list[Tensor] = []
+
+        def method(call: Call) -> tuple[Tensors, ...]:
+            activations.extend(call.inputs)
+            return ()
+
+        explainer._apply(method, x, None, create_graph=False, seed=0, cut=True)
+        return stacked_masks(mask, _one(tuple(activations), "layers")[0], _tensor(x))
 
     def _number(self, own: Tensor, other: Tensor, masks: Tensor, y: Tensor) -> Tensor:
         """The penalty of both scores (M, N, classes), or of the label's alone (M, N, 1)."""
@@ -117,7 +130,9 @@ class CDEP(Mitigator):
         (tensor,), rebuild = flatten(x, "inputs")
         options: dict[str, Any] = {"create_graph": create_graph}
         if self.keep is None:
-            options["masks"] = rebuild((masks if self.part == "relevant" else 1 - masks,))
+            options["masks"] = masks if self.part == "relevant" else 1 - masks
+        elif explainer.layer is not None:
+            raise InvalidInputError(f"keep= splits the input, and {explainer!r} decomposes the output of a layer")
         else:
             excess = masks * (tensor - self.keep(tensor))
             options["relevant"] = rebuild((excess if self.part == "relevant" else tensor - excess,))
@@ -139,9 +154,9 @@ class CDEP(Mitigator):
             return list(range(pick_head(run_model(model, x), self.head).shape[1]))
 
     def _summed(
-        self, explainer: Explainer, x: Any, masks: Tensor, targets: list[Any], *, seed: int, create_graph: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Both scores as sums of an attribution, inside and outside the mask."""
+        self, explainer: Explainer, x: Any, mask: Any, targets: list[Any], *, seed: int, create_graph: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Both scores as sums of an attribution, inside and outside the mask; and the masks, (M, N, ...)."""
         if self.keep is not None or self.part != "relevant":
             raise InvalidInputError(
                 f"keep= and part='irrelevant' need an explainer that decomposes the output; {type(explainer).__name__} "
@@ -150,10 +165,11 @@ class CDEP(Mitigator):
         inside, outside = [], []
         for wanted in targets:
             values = explainer.attribute(x, wanted, create_graph=create_graph, seed=seed)
-            (attribution,) = flatten(values, "attributions")[0]
+            (attribution,) = _one(flatten(values, "attributions")[0], "explained tensors")
+            masks = stacked_masks(mask, attribution, _tensor(x))
             inside.append((masks * attribution).flatten(2).sum(2))
             outside.append(((1 - masks) * attribution).flatten(2).sum(2))
-        return torch.stack(inside, -1), torch.stack(outside, -1)
+        return torch.stack(inside, -1), torch.stack(outside, -1), masks
 
 
 def penalty(own: Tensor, other: Tensor, form: str, *, goal: float = 0.0, present: Tensor | None = None) -> Tensor:
@@ -179,13 +195,20 @@ def penalty(own: Tensor, other: Tensor, form: str, *, goal: float = 0.0, present
     return ((each * present).sum(1) / present.sum(1).clamp_min(1)).sum()
 
 
-def stacked_masks(mask: Any, x: Tensor) -> Tensor:
-    """Masks as (masks, N, ...) of the shape of x: from one mask as for `Mitigator.fit`, or several, (M, N, ...)."""
-    form = x if x.is_floating_point() else torch.zeros(x.shape, device=x.device)
+def stacked_masks(mask: Any, explained: Tensor, x: Tensor) -> Tensor:
+    """Masks (M, *explained.shape), from one mask as for `Mitigator.fit`, or several, (M, N, ...).
+
+    Args:
+        mask: over the input or the explained tensor; over the tokens, where the input holds some.
+        explained: the input, or a layer's output.
+        x: the input.
+    """
+    tokens = not x.is_floating_point()
+    form = explained if explained.is_floating_point() else torch.zeros(explained.shape, device=explained.device)
     (tensor,) = _one(flatten(mask, "masks")[0], "masks")
     checked = check_mask(tensor)
-    several = checked if checked.ndim == x.ndim + 1 else checked[None]
-    return torch.stack([fit_mask(one, form) for one in several])
+    several = checked if checked.ndim == (x if tokens else form).ndim + 1 else checked[None]
+    return torch.stack([fit_masks(one, (form,), (x,))[0] for one in several])
 
 
 def _wrapped(model: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from torch import Tensor
 
-from xaikit.core import EXPLAINERS, Explainer, structure
+from xaikit.core import EXPLAINERS, METRICS, structure
 from xaikit.core.configured import Configured
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.params import Choice
@@ -33,16 +33,22 @@ class Modality(Configured, abc.ABC):
     def transforms(self) -> dict[str, Any]:
         """Baseline and feature mask, for settings that go by these names."""
 
-    def prepare(self, explainer: Any) -> Explainer:
-        """The explainer with this modality's baseline and feature mask, where it has such settings.
+    def prepare(self, method: Any) -> Any:
+        """The explainer or metric with this modality's baseline and feature mask, where it has such settings.
 
-        What they were before is replaced; set them again on the result to have them otherwise.
+        A metric also gets the channel axis, where all inputs share one. What these settings were before is replaced;
+        set them again on the result to have them otherwise.
 
         Args:
-            explainer: an explainer, its class, its name or a spec.
+            method: an explainer or a metric, its class, its name or a spec.
         """
-        made: Explainer = EXPLAINERS.create(explainer)
-        return made.set_kwargs(**{n: v for n, v in self.transforms().items() if n in made.SETTINGS})
+        measures = _names_metric(method)
+        made: Configured = (METRICS if measures else EXPLAINERS).create(method)
+        wanted = self.transforms()
+        axes = {part.channel_axis for part in self.parts} - {None}
+        if measures and len(axes) == 1:
+            wanted["channel_axis"] = axes.pop()
+        return made.set_kwargs(**{n: v for n, v in wanted.items() if n in made.SETTINGS})
 
     def postprocess(self, attribution: Any) -> Any:
         """The attribution with the channels of each place joined, scaled as the postprocessor says.
@@ -123,6 +129,14 @@ def as_modality(value: Any, n_inputs: int = 1) -> Modality:
     made: Modality = MODALITIES.create(value)
     made.each(n_inputs)
     return made
+
+
+def _names_metric(method: Any) -> bool:
+    if isinstance(method, Mapping):
+        method = method.get("name")
+    if isinstance(method, str):
+        return method.partition(":")[0] in METRICS
+    return getattr(method, "REGISTRY", None) is METRICS
 
 
 def _guess(x: Tensor) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from xaikit.core import EXPLAINERS, METRICS, Explainer, Float, Int, structure
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.metrics import Metric
-from xaikit.modality import Modality, OneInput, as_modality
+from xaikit.modality import Modality, as_modality
 from xaikit.recommendation.candidates import Candidate, candidate, missing_rules, names
 from xaikit.recommendation.measure import measured
 from xaikit.recommendation.profile import ModelProfile, one_pass, profile_model, some
@@ -159,7 +159,7 @@ def recommend(  # noqa: PLR0913
     found.sort(key=lambda c: (not c.suitable, -c.points, c.name))
     if inputs is None:
         return Recommendation(profile, kind, tuple(found))
-    measure = _suited(METRICS.create(metric), kind)
+    measure: Metric = kind.prepare(METRICS.create(metric))
     output, forward = one_pass(model, inputs, **whole)
     targets = _targets(output, targets)
     found = measured(found, measure, inputs, targets, seconds=seconds, forward=forward)
@@ -205,14 +205,6 @@ def _embeds(kind: Modality, inputs: Any) -> bool:
     if inputs is None:
         return any(part.NAME == "text" for part in kind.parts)
     return not all(t.is_floating_point() for t in structure.flatten(inputs)[0])
-
-
-def _suited(metric: Metric, kind: Modality) -> Metric:
-    """The metric with the modality's baseline and channel axis, where it has such settings."""
-    wanted = {"baseline": kind.transforms()["baseline"]}
-    if isinstance(kind, OneInput):
-        wanted["channel_axis"] = kind.channel_axis
-    return metric.set_kwargs(**{n: v for n, v in wanted.items() if n in metric.SETTINGS})
 
 
 def _targets(output: Tensor, targets: Any) -> Any:

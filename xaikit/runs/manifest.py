@@ -63,7 +63,8 @@ def claim(folder: Path, job: dict[str, Any], *, repair: bool) -> dict[str, Any]:
         raise InvalidInputError(f"{folder} is a file; name a folder for the run")
     if path.exists() and not (repair and _unreadable(path)):
         return _same_job(read(folder), job, folder)
-    if folder.exists() and not path.exists() and any(folder.iterdir()) and not (repair and (folder / SHARDS).is_dir()):
+    mending = repair and (folder / SHARDS).is_dir()
+    if not mending and _strangers(folder) and not path.exists():  # again: another process may just have begun
         raise InvalidInputError(f"{folder} is not empty and holds no run of xaikit; name a new folder")
     (folder / SHARDS).mkdir(parents=True, exist_ok=True)
     manifest = {"format": FORMAT, "job": job, "versions": versions()}
@@ -95,6 +96,14 @@ def read(folder: Path) -> dict[str, Any]:
         raise InvalidInputError(f"{path} cannot be read ({problem}); the same job with repair=True writes it anew")
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
+
+
+def _strangers(folder: Path) -> bool:
+    """Whether a folder holds anything but what a process leaves that has only begun, and was perhaps killed."""
+    if not folder.exists():
+        return False
+    begun = [p for p in folder.iterdir() if p.name != SHARDS and not p.match(f"{NAME}.*.partial")]
+    return bool(begun) or any((folder / SHARDS).glob("*.safetensors"))
 
 
 def job_hash(job: dict[str, Any]) -> str:

@@ -33,7 +33,8 @@ def open_study(
 
     if resume and (storage is None or name is None):
         raise InvalidInputError("resume=True needs a storage and a study_name to go on with")
-    opened = None
+    opened: Any = None
+    taken = False
     try:
         opened = open_storage(storage)
         study = optuna.create_study(
@@ -43,10 +44,7 @@ def open_study(
             load_if_exists=resume,
         )
     except optuna.exceptions.DuplicatedStudyError:
-        disconnect(opened)
-        raise InvalidInputError(
-            f"the storage already holds a study {name!r}; pass resume=True to go on with it, or another study_name"
-        ) from None
+        study, taken = optuna.load_study(study_name=name, storage=opened), True
     except (InvalidInputError, InvalidTypeError, MissingDependencyError):
         raise
     except Exception as err:
@@ -55,12 +53,8 @@ def open_study(
         raise InvalidInputError(
             f"the storage {without_password(storage)} does not answer ({type(err).__name__}); {_remedy(storage)}"
         ) from err
-    before = study.user_attrs.get(ABOUT)
     try:
-        if before is None:
-            study.set_user_attr(ABOUT, about)
-        else:
-            _same_search(before, name, about)
+        _claim(study, name, about, taken=taken)
     except InvalidInputError:
         disconnect(opened)
         raise
@@ -82,6 +76,7 @@ def open_storage(storage: Any) -> Any:
     file as ``journal:///file`` or as a path that ends in .journal or .log.
     """
     import optuna
+    import sqlalchemy.exc
     from optuna.storages.journal import JournalFileBackend
 
     if storage is None or isinstance(storage, optuna.storages.BaseStorage):
@@ -103,6 +98,11 @@ def open_storage(storage: Any) -> Any:
         arguments = {"connect_timeout": CONNECT_SECONDS}
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": arguments} if arguments else None)
+    except sqlalchemy.exc.ArgumentError:  # also of a kind of database that SQLAlchemy does not know
+        raise InvalidInputError(
+            f"the storage {without_password(url)} is no URL of a database; use 'sqlite:///study.db', "
+            f"'postgresql://user:password@host/database', or a path that ends in .journal"
+        ) from None
     except ImportError as err:
         extra = "pip install 'xaikit[postgresql]'" if url.startswith("postgresql") else "install its driver"
         raise MissingDependencyError(f"the storage {without_password(url)} needs a driver: {extra} ({err})") from err
@@ -161,6 +161,20 @@ def _remedy(storage: Any) -> str:
     return "is it running?"
 
 
+def _claim(study: optuna.Study, name: str | None, about: dict[str, Any], *, taken: bool) -> None:
+    """Write into a new study what it searches; of one that is there, say how it differs or that it is there."""
+    before = study.user_attrs.get(ABOUT)
+    if before is not None:
+        _same_search(before, name, about)
+    if taken:
+        raise InvalidInputError(
+            f"the storage already holds a study {name!r}; pass resume=True (--resume) to go on with it, "
+            f"or another study_name (--study)"
+        )
+    if before is None:
+        study.set_user_attr(ABOUT, about)
+
+
 def _same_search(before: dict[str, Any], name: str | None, about: dict[str, Any]) -> None:
     """The study in the storage is about the same search; else a sentence says where the two differ."""
     for key, now in about.items():
@@ -170,4 +184,6 @@ def _same_search(before: dict[str, Any], name: str | None, about: dict[str, Any]
         if isinstance(was, dict) and isinstance(now, dict):
             inner = next(n for n in (*now, *was) if was.get(n) != now.get(n))
             key, was, now = f"{key} of {inner!r}", was.get(inner, "nothing"), now.get(inner, "nothing")  # noqa: PLW2901
-        raise InvalidInputError(f"study {name!r} was made with {key} {was}, now it is {now}; choose another study_name")
+        raise InvalidInputError(
+            f"study {name!r} was made with {key} {was}, now it is {now}; choose another study_name (--study)"
+        )

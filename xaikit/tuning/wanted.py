@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from xaikit.core import Categorical, Choice, Configured, Float, Int, Spec
+from xaikit.core.configured import Setting
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
 from xaikit.tuning.dimension import Dimension, Option
 from xaikit.tuning.space import Part, Space
@@ -56,12 +57,17 @@ def make_space(parts: Sequence[Part], wanted: Wanted) -> Space:
         if name not in wanted.known:
             raise UnknownNameError(f"{type(owner).__name__} cannot tune {name!r}{near_names(str(name), wanted.known)}")
     space = Space(tuple(parts))
-    if not space.describe():
+    if space.describe():
+        return space
+    if wanted.everything:
         raise InvalidInputError(
             f"{type(owner).__name__} has no setting to tune; pass space={{setting: Float(low=, high=)}}, "
             f"its settings are {', '.join(owner.settings())}"
         )
-    return space
+    raise InvalidInputError(
+        f"the space is empty: it must name a setting with more than one value, such as one of "
+        f"{', '.join(sorted(wanted.known) or owner.settings())}; leave space out to vary all that is tunable"
+    )
 
 
 def part_of_one(value: Configured, wanted: Wanted, name: str = "") -> Part:
@@ -99,7 +105,8 @@ def _dimensions(value: Configured, wanted: Wanted, prefix: str, key: str, inheri
         searched = setting in tunables or (wanted.choices_too and isinstance(spec, Choice))
         if named or (inherit and searched):
             own = Dimension(name, key + setting, Spec(), now)
-            dims.append(_choice(own, spec, wish, wanted) if _is_choice(spec, wish) else _plain(own, spec, wish))
+            rules = value.SETTINGS[setting]
+            dims.append(_choice(own, spec, wish, wanted) if _is_choice(spec, wish) else _plain(own, rules, wish))
         elif isinstance(now, Configured) and wanted.deeper(name):
             # The object itself stays; only something below it varies.
             ((label, option),) = _options([now], wanted, name, key + setting, inherit=False)
@@ -111,11 +118,18 @@ def _is_choice(spec: Spec | None, wish: Any) -> bool:
     return isinstance(wish, Choice) or (isinstance(spec, Choice) and not isinstance(wish, (Float, Int)))
 
 
-def _plain(own: Dimension, spec: Spec | None, wish: Any) -> Dimension:
-    """A number, a word or a truth value."""
-    searched = Categorical(*wish) if isinstance(wish, (list, tuple)) and wish else wish or spec
-    if not isinstance(searched, Categorical) and not (isinstance(searched, (Float, Int)) and searched.tunable):
-        raise InvalidTypeError(f"the space of {own.name!r} must be a spec with a search range, got {searched!r}")
+def _plain(own: Dimension, setting: Setting, wish: Any) -> Dimension:
+    """A number, a word or a truth value; what the wish holds must be legal, or every trial there would fail."""
+    where = f"the space of {own.name!r}"
+    wish = Categorical(*_some(wish, where)) if isinstance(wish, (list, tuple)) else wish
+    searched = wish or setting.spec
+    if isinstance(wish, Categorical):
+        searched = Categorical(*(setting.check(choice, where) for choice in wish.choices))
+    elif not isinstance(searched, Categorical) and not (isinstance(searched, (Float, Int)) and searched.tunable):
+        raise InvalidTypeError(f"{where} must be a spec with a search range, got {searched!r}")
+    elif isinstance(wish, (Float, Int)):
+        for end in (wish.low, wish.high):
+            setting.check(end, where)
     return dataclasses.replace(own, spec=searched)
 
 
@@ -127,9 +141,7 @@ def _choice(own: Dimension, spec: Spec | None, wish: Any, wanted: Wanted) -> Dim
         raise InvalidTypeError(f"the space of {own.name!r} must be a list to choose from, got {listed!r}")
     all_of_them = listed is None or isinstance(listed, Choice)
     items = [n for n in choice.names if _needs_nothing(choice.registry.get(n))] if all_of_them else listed
-    if not items:
-        raise InvalidInputError(f"the space of {own.name!r} is empty: there is nothing to choose from")
-    values = [choice.registry.create(item) for item in items]
+    values = [choice.registry.create(item) for item in _some(items, f"the space of {own.name!r}")]
     now = own.start
     if now is None:
         options = _options(values, wanted, own.name, own.key, inherit=True)
@@ -141,6 +153,12 @@ def _choice(own: Dimension, spec: Spec | None, wish: Any, wanted: Wanted) -> Dim
     return dataclasses.replace(
         own, spec=Categorical(*dict.fromkeys(searched)), start=start, options=dict(reversed(options))
     )
+
+
+def _some(items: Any, where: str) -> Sequence[Any]:
+    if not items:
+        raise InvalidInputError(f"{where} is empty: there is nothing to choose from")
+    return tuple(items)
 
 
 def _options(

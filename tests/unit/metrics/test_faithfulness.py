@@ -219,6 +219,26 @@ def test_at_a_layer():
         assert torch.allclose(found, AbPC().evaluate(GradientXInput(rest), hidden, 1))
 
 
+def test_tokens_go_one_by_one_at_their_embedding():
+    """Nobody says where the channels are: whole numbers (N, T) are tokens, and their vectors go as a whole."""
+    model = nn.Sequential(nn.Embedding(9, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2)).double()
+    ids = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    explainer = GradientXInput(model, layer="0")
+    order = explainer.attribute(ids, 1).sum(2).argsort(1, descending=True)
+    vectors, curve = model[0](ids).detach(), []
+    for k in range(5):
+        for i in range(2):
+            vectors[i, order[i, :k]] = 0
+        curve.append(model[1:](vectors).softmax(1)[:, 1])
+    found = MoRF().curves(explainer, ids, 1)
+    assert torch.allclose(found.morf, torch.stack(curve, 1).detach())
+    assert not torch.allclose(MoRF(channel_axis=1).evaluate(explainer, ids, 1), MoRF().evaluate(explainer, ids, 1))
+    for name in ("mu_fidelity", "infidelity", "non_sensitivity"):
+        metric = METRICS.create(name)
+        values = metric.set_kwargs(feature_mask="tokens").evaluate(explainer, ids, 1)
+        assert torch.equal(metric.evaluate(explainer, ids, 1), values)
+
+
 def test_fewer_features_than_steps():
     model, x = nn.Linear(3, 2).double(), torch.randn(4, 3).double()
     few, exact = AbPC(n_steps=10), AbPC(n_steps=3)
@@ -315,6 +335,18 @@ def test_insertion_and_deletion_equal_the_sources_loop(metric, steps):
             curve.append(model(current.view(1, 3, 6, 6)).softmax(1)[0, y[i]].item())
         area = (sum(curve) - curve[0] / 2 - curve[-1] / 2) / steps
         assert math.isclose(found[i].item(), area, rel_tol=1e-9)
+
+
+def test_insertion_and_deletion_of_a_regression_watch_its_output():
+    """A linear model loses w_i x_i with feature i: the curve is a running sum, far outside of [0, 1]."""
+    model, x = nn.Linear(5, 1, bias=False).double(), 10 * torch.randn(4, 5).double()
+    parts = (model.weight * x).detach().numpy()
+    falling = -np.sort(-parts, axis=1)
+    left = parts.sum(1, keepdims=True) - np.concatenate([np.zeros((4, 1)), falling.cumsum(1)], axis=1)
+    inserted = parts.sum(1, keepdims=True) - left
+    for metric, curve in ((Deletion(), left), (Insertion(baseline="zeros"), inserted)):
+        found = metric.evaluate(GradientXInput(model), x)
+        assert np.allclose(found.numpy(), (curve[:, 1:] + curve[:, :-1]).mean(1) / 2)
 
 
 def test_an_attribution_that_is_pooled_already_is_ranked_as_it_is():

@@ -82,8 +82,8 @@ def test_a_mask_of_tokens_at_their_embedding():
     explainer = GradientXInput(model, layer="0")
     relevance = explainer.attribute(tokens, 1).sum(2)
     expected = (relevance.argmax(1) == torch.tensor([0, 2])).float()
-    metric = PointingGame(channel_axis=-1)
-    assert torch.equal(metric.evaluate(explainer, tokens, 1, masks=mask), expected)
+    for metric in (PointingGame(channel_axis=-1), PointingGame()):
+        assert torch.equal(metric.evaluate(explainer, tokens, 1, masks=mask), expected)
     # Attributions that are pooled already tell their channel axis.
     pooled = PointingGame().evaluate(explainer, tokens, 1, relevance[..., None], masks=mask)
     assert torch.equal(pooled, expected)

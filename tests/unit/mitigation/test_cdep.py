@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from xaikit.core import EXPLAINERS as EXPLAINER_CLASSES
 from xaikit.core.errors import InvalidInputError
-from xaikit.explainers import ContextualDecomposition
+from xaikit.explainers import ContextualDecomposition, GradientXInput
 from xaikit.mitigation import CDEP, RRR
 from xaikit.mitigation.cdep import penalty
 
@@ -80,6 +81,40 @@ def test_the_other_part_gets_the_interactions():
     found = ContextualDecomposition(model, rules="cdep").decompose(x, 1 - mask[None])
     mitigator = CDEP(explainer="contextual_decomposition:rules=cdep", form="squared", part="irrelevant")
     assert torch.allclose(mitigator.loss(model, (x, y, mask)).penalty, found.irrelevant.square().mean())
+
+
+@pytest.mark.parametrize("explainer", ["contextual_decomposition", "gradient_x_input", "lrp_uniform_epsilon"])
+def test_at_a_layer_the_mask_is_brought_to_its_size(explainer):
+    """The net behind a layer, which takes the layer's output as its input, is another way to the same penalty."""
+    model, (x, y, mask) = net(), batch()
+    kind = EXPLAINER_CLASSES.get(explainer)
+    at_layer = CDEP(explainer=kind(layer="0")).loss(model, (x, y, mask)).penalty
+    resized = F.interpolate(mask[None, None].double(), (6, 6), mode="area")[0, 0]
+    behind = CDEP(explainer=kind()).loss(model[1:], (model[0](x).detach(), y, resized)).penalty
+    assert torch.allclose(at_layer, behind, rtol=1e-9)
+    of_the_layer = CDEP(explainer=kind(layer="0")).loss(model, (x, y, resized))
+    assert torch.allclose(of_the_layer.penalty, behind, rtol=1e-9)
+    of_the_layer.total.backward()
+    assert model[0].weight.grad.abs().sum() > 0
+
+
+def test_at_an_embedding_masks_are_over_tokens():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(16, 3, bias=False)).double()
+    ids, y, mask = torch.randint(0, 9, (4, 4)), torch.arange(4) % 3, torch.tensor([1.0, 0, 0, 0])
+    first = model[0](ids)[:, 0] @ model[2].weight[:, :4].T  # exact: what follows the embedding is linear
+    for kind in (GradientXInput, ContextualDecomposition):
+        loss = CDEP(explainer=kind(layer="0"), form="squared").loss(model, (ids, y, mask))
+        assert torch.allclose(loss.penalty, first.square().mean())
+        loss.total.backward()
+        assert model[0].weight.grad is not None
+
+
+def test_what_cannot_be_at_a_layer():
+    model, data = net(), batch()
+    with pytest.raises(InvalidInputError, match="keep= splits the input"):
+        CDEP(explainer=ContextualDecomposition(layer="0"), keep=torch.zeros_like).loss(model, data)
+    with pytest.raises(InvalidInputError, match="a part of one tensor, got 2 explained tensors"):
+        CDEP(explainer=GradientXInput(layer=["0", "4"])).loss(model, data)
 
 
 def test_an_additive_split():

@@ -10,6 +10,7 @@ from xaikit import Image, Modality, Tabular, Text, TimeSeries, as_modality
 from xaikit.core import MODALITIES
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.explainers import ContextualDecomposition, Gradient, IntegratedGradients
+from xaikit.metrics import AbPC, MuFidelity, Sparseness
 from xaikit.transforms import BaselinePerInput
 
 ONE = {
@@ -49,6 +50,18 @@ def test_prepare_changes_what_an_explainer_has():
     ablation = Tabular(baseline=1.0).prepare("captum.feature_ablation")
     assert ablation.baseline.value == 1.0
     assert ablation.feature_mask.NAME == "columns"
+
+
+def test_prepare_changes_what_a_metric_has():
+    text = Text(baseline="token_id:token=0")
+    for method in (MuFidelity(n_iter=7), "mu_fidelity:n_iter=7", MuFidelity(n_iter=7).spec()):
+        assert text.prepare(method) == MuFidelity(n_iter=7, baseline="token_id:token=0", feature_mask="tokens")
+    assert text.prepare(AbPC) == AbPC(baseline="token_id:token=0", channel_axis=-1)
+    assert text.prepare("sparseness") == Sparseness()
+    both = as_modality((Image(baseline="mean"), Tabular(baseline=0.5)), n_inputs=2).prepare("abpc")
+    assert both == AbPC(baseline=("mean:channel_axis=1", 0.5), channel_axis=1)
+    # Vectors of tokens and images have no channel axis in common; each input's is the usual one.
+    assert as_modality((Image(), Text()), n_inputs=2).prepare("abpc").channel_axis is None
 
 
 def test_the_channel_axis_reaches_every_transform():

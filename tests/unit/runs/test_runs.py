@@ -246,8 +246,9 @@ def test_other_versions_are_told(model, data, tmp_path):
 
 def test_a_folder_of_something_else_is_refused(model, data, tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(InvalidInputError, match="is not empty and holds no run"):
-        explain(Gradient(model), data, tmp_path)
+    for repair in (False, True):
+        with pytest.raises(InvalidInputError, match="is not empty and holds no run"):
+            explain(Gradient(model), data, tmp_path, repair=repair)
     with pytest.raises(InvalidInputError, match="is a file"):
         explain(Gradient(model), data, tmp_path / "mine.txt")
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
@@ -255,6 +256,15 @@ def test_a_folder_of_something_else_is_refused(model, data, tmp_path):
         load_run(tmp_path)
     with pytest.raises(InvalidInputError, match="there is no folder"):
         load_run(tmp_path / "nowhere")
+
+
+def test_what_a_process_left_that_was_killed_while_it_began_is_no_hindrance(model, data, tmp_path):
+    (tmp_path / "run" / "shards").mkdir(parents=True)
+    (tmp_path / "run" / "manifest.json.123.partial").write_text("{")
+    assert explain(Gradient(model), data, tmp_path / "run").missing == []
+    (tmp_path / "run" / "manifest.json").unlink()
+    with pytest.raises(InvalidInputError, match="holds no run of xaikit"):
+        explain(Gradient(model), data, tmp_path / "run")
 
 
 def truncate(path: Path) -> None:

@@ -190,6 +190,10 @@ def test_a_study_of_another_search_is_named_with_the_difference(tmp_path, explai
     for change, words in cases:
         with pytest.raises(InvalidInputError, match=f"study 'a' was made with {words}"):
             search(**change)
+        with pytest.raises(InvalidInputError, match=f"study 'a' was made with {words}"):
+            search(**change, resume=False)
+    with pytest.raises(InvalidInputError, match="already holds a study 'a'"):
+        search(resume=False)
 
 
 def test_a_storage_that_does_not_answer(tmp_path, explainer, data):
@@ -207,6 +211,8 @@ def test_a_storage_that_does_not_answer(tmp_path, explainer, data):
         assert "cr@t" not in str(caught.value)
     with pytest.raises(InvalidInputError, match="must be an URL such as 'sqlite:///study.db'"):
         open_storage("study")
+    with pytest.raises(InvalidInputError, match=r"foo://me:\*\*\*@host/x is no URL of a database; use 'sqlite"):
+        open_storage("foo://me:secret@host/x")
     with pytest.raises(InvalidTypeError, match="must be an URL, a path or an Optuna storage"):
         open_storage(3)
     with pytest.raises(MissingDependencyError, match="needs a driver"):

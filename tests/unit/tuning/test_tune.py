@@ -365,7 +365,7 @@ def test_optunas_log_level_stays(knobs):
         ({"space": ["gian"]}, UnknownNameError, "cannot tune 'gian'; did you mean 'gain'"),
         ({"space": "gain"}, InvalidTypeError, "space must hold names"),
         ({"space": {"gain": Float(ge=0)}}, InvalidTypeError, "a spec with a search range"),
-        ({"space": []}, InvalidInputError, "has no setting to tune"),
+        ({"space": []}, InvalidInputError, "the space is empty"),
         ({"data": torch.rand(2, 3)}, InvalidTypeError, r"data must be \(inputs, targets\)"),
         ({"data": []}, InvalidInputError, "data holds no batch"),
         ({"data": [torch.rand(2, 3)]}, InvalidTypeError, r"data must be \(inputs, targets\)"),

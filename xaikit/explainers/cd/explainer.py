@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, cast
 
 import torch
@@ -16,7 +16,7 @@ from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import Decomposition, decompose_call
 from xaikit.explainers.cd.ruleset import RULE_SETS, Context, OnMissing
 from xaikit.explainers.cd.splits import Split, common_count
-from xaikit.explainers.cd.unwrapping import eager, unwrapped
+from xaikit.explainers.cd.unwrapping import unwrapped
 
 
 def _rows(value: Any, where: str) -> Any:
@@ -86,10 +86,16 @@ class ContextualDecomposition(Explainer):
             raise InvalidInputError(
                 "decompose takes either masks or the relevant part of the inputs, exactly one of them"
             )
+        model = self._bound()
+        if step_masks is not None and not any(isinstance(m, nn.LSTM | nn.LSTMCell) for m in model.modules()):
+            raise InvalidInputError(
+                f"step_masks are for the steps of an LSTM, and this {type(model).__name__} has none"
+            )
+        named, _ = self._arguments(inputs)
         found: list[Decomposition] = []
 
         def method(call: Call) -> tuple[Tensors, ...]:
-            splits = _splits(call.inputs, masks, relevant)
+            splits = _splits(named, call.inputs, masks, relevant)
             context = dataclasses.replace(self._context(), step_masks=_step_masks(step_masks, splits, call.n))
             found.append(decompose_call(call, splits, context, max_rows=self.max_rows))
             return ()
@@ -154,19 +160,19 @@ class ContextualDecomposition(Explainer):
     def _bound(self) -> nn.Module:
         return unwrapped(super()._bound())
 
-    def _model_context(self, call: Call) -> contextlib.AbstractContextManager[Any]:
-        return eager(call.model)
-
     def _check_floating(self, model: nn.Module, tensors: Tensors) -> None:
         """Token ids are welcome: the embedding they meet is decomposed."""
 
 
-def _splits(inputs: Tensors, masks: Any, relevant: Any) -> list[Split | None]:
-    """One split for each input."""
+def _splits(named: Any, inputs: Tensors, masks: Any, relevant: Any) -> list[Split | None]:
+    """One split for each input, by its name where the inputs are `named`."""
     given = masks if relevant is None else relevant
-    given = (
-        tuple(given.values()) if isinstance(given, dict) else given if isinstance(given, (tuple, list)) else (given,)
-    )
+    if isinstance(given, Mapping):
+        if not isinstance(named, Mapping) or given.keys() != named.keys():
+            names = sorted(named) if isinstance(named, Mapping) else "no names"
+            raise InvalidInputError(f"masks must have the names of the inputs, {names}, got {sorted(given)}")
+        given = tuple(given[name] for name in named)
+    given = given if isinstance(given, (tuple, list)) else (given,)
     if len(given) != len(inputs) or all(value is None for value in given):
         raise InvalidInputError(f"{len(inputs)} inputs need a mask each (None for a constant), got {len(given)}")
     make = Split.of_masks if relevant is None else Split.of_part

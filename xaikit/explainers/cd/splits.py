@@ -108,7 +108,8 @@ class Split:
 def _behind_batch(values: Tensor, x: Tensor, what: str) -> Tensor:
     """Masks with a batch axis of size 1 or N behind the mask axis, and all dimensions of x behind that."""
     own = values.dim() - 1
-    fits = 1 <= own <= x.dim() and len(values) > 0
+    # Of images (N, C, H, W) a mask holds two axes at least: one of (H, W) would pass for H masks of their columns.
+    fits = (1 if x.dim() < 4 else 2) <= own <= x.dim() and len(values) > 0
     if fits:
         full = values.reshape(len(values), *[1] * (x.dim() - own), *values.shape[1:])
         fits = all(size in (1, whole) for size, whole in zip(full.shape[1:], x.shape, strict=True))
@@ -121,6 +122,8 @@ def _behind_batch(values: Tensor, x: Tensor, what: str) -> Tensor:
 def _mistaken(values: Tensor, x: Tensor) -> str:
     """What the masks look like, where they would suit another kind of model."""
     shape = tuple(values.shape[1:])
+    if values.shape in (x.shape[1:], x.shape[2:]):
+        return "; of a single mask pass mask[None]"
     if x.is_floating_point() and x.dim() == 3 and shape in ((x.shape[1],), (len(x), x.shape[1])):
         return (
             f"; this looks like a token mask, but the inputs are numbers: {x.shape[1]} positions of {x.shape[2]} "

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -30,9 +27,3 @@ def unwrapped(model: nn.Module) -> nn.Module:
             )
         else:
             return model
-
-
-def eager(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """Run submodules that torch.compile has wrapped as they were written."""
-    compiled = any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in model.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()

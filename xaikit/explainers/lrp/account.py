@@ -38,7 +38,8 @@ class Ledger:
     def __init__(self) -> None:
         self.balance: dict[str, float] = defaultdict(float)
         self.largest = 0.0
-        self.first_bad: str | None = None
+        self.first_bad: str | None = None  # where relevance stops being a number
+        self.first_nan: str | None = None  # where the model's own values do
         self.scores: Tensor | None = None
         self.reached: float | None = None  # relevance at the explained layers that no other explained layer feeds
         self.nested = False  # whether one explained layer feeds another
@@ -103,6 +104,8 @@ def audited(trace: Trace, ledger: Ledger, func: Any, args: tuple[Any, ...], kwar
 
     inside = tuple(probe(a, -1) for a in args)
     output = apply_rule(trace, func, inside, {k: probe(v, -1) for k, v in kwargs.items()})
+    if ledger.first_nan is None and isinstance(output, Tensor) and bool(output.isnan().any()):
+        ledger.first_nan = entry
     if isinstance(output, Tensor) and (mark := trace.marks.get(output)) is not None and mark.logits is not None:
         trace.mark(output, dataclasses.replace(mark, logits=args[0]))  # not the probe's copy of them
     if inside and output is inside[0] and isinstance(output, Tensor):  # in place: the original takes the result

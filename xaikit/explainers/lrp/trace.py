@@ -51,7 +51,7 @@ class Trace(TorchFunctionMode):
         self.rules, self.flow, self.attn = rules, flow, attn
         self.marks: Any = WeakIdKeyDictionary()
         self.running: list[tuple[nn.Module, Rule | None]] = []
-        self.root: nn.Module | None = None
+        self.names: dict[nn.Module, str] = {}
         self.unknown: dict[str, str] = {}
         self.sources: list[Tensor] = []  # where relevance ends
         self.leaves: list[Tensor] = []  # where that of explained layers is read off
@@ -64,7 +64,7 @@ class Trace(TorchFunctionMode):
 
         def run(inputs: Sequence[Tensor], samples: Tensor | None) -> Any:
             given = self._given(inputs)
-            self.root = next(iter(names), None)
+            self.names = names
             with self._modules(names), self:
                 output = forward(given, samples)
             self._find_hidden(output)
@@ -166,9 +166,12 @@ class Trace(TorchFunctionMode):
 
     @property
     def where(self) -> str:
-        """The module that runs now, for messages."""
-        module = self.running[-1][0] if self.running else self.root
-        return "" if module is None else str(getattr(module, "original_name", type(module).__name__))
+        """The module that runs now, its class and its name in the model, for messages."""
+        module = self.running[-1][0] if self.running else next(iter(self.names), None)
+        if module is None:
+            return ""
+        kind, name = getattr(module, "original_name", type(module).__name__), self.names.get(module)
+        return f"{kind} {name!r}" if name else str(kind)
 
     def layer_rule(self, proxy: type[nn.Module]) -> Rule | None:
         """The rule of an affine operation: its module's, or the one that its kind of module would get."""

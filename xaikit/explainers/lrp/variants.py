@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import functools
+import inspect
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -68,6 +69,12 @@ def uniform_epsilon(epsilon: float, stabilizer: float) -> Any:
 @functools.lru_cache(maxsize=32)
 def named_composite(kind: type) -> Any:
     """The composite of a class of zennit's or of the user's own, which builds the same one every time."""
+    named = [p for p in inspect.signature(kind).parameters.values() if p.kind < p.VAR_POSITIONAL]
+    needed = " and ".join(p.name for p in named if p.default is p.empty)
+    if needed:
+        raise InvalidInputError(
+            f"a {kind.__name__} needs {needed}, so its name is not enough; pass composite= one itself"
+        )
     return by_type(kind()) if kind.__module__ == zennit().composites.__name__ else kind()
 
 
@@ -144,6 +151,11 @@ class ZennitLRP(Explainer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._relevance(dataclasses.replace(call, create_graph=False), ledger)
+        if ledger.first_nan is not None:
+            raise NonFiniteError(
+                f"the model itself computes NaN in {ledger.first_nan}, so there is no relevance to share; look at its "
+                "weights and at what it is given"
+            )
         raise NonFiniteError(
             f"the relevance becomes NaN or infinite in {ledger.first_bad or 'the last step'}; "
             "a larger epsilon or stabilizer, or the model in a higher precision, may help"
@@ -267,7 +279,10 @@ class LRPEpsilonGammaBox(ZennitLRP):
 
 @EXPLAINERS.register("lrp_epsilon_plus")
 class LRPEpsilonPlus(ZennitLRP):
-    """The z+ rule in convolutions, epsilon in linear layers (Montavon et al. 2017, arXiv:1512.02479)."""
+    """The z+ rule in convolutions, epsilon in linear layers (Montavon et al. 2017, arXiv:1512.02479).
+
+    z+:  R_i = sum_j (x_i w_ij)+ R_j / z_j+,  z_j+ = sum_i (x_i w_ij)+
+    """
 
     MADE_FOR = ("convolution",)
 
@@ -280,7 +295,10 @@ class LRPEpsilonPlus(ZennitLRP):
 
 @EXPLAINERS.register("lrp_epsilon_alpha2_beta1")
 class LRPEpsilonAlpha2Beta1(ZennitLRP):
-    """The alpha-beta rule with alpha 2, beta 1 in convolutions, epsilon in linear layers (Bach et al. 2015)."""
+    """The alpha-beta rule with alpha 2, beta 1 in convolutions, epsilon in linear layers (Bach et al. 2015).
+
+    R_i = sum_j (2 (x_i w_ij)+ / z_j+ - (x_i w_ij)- / z_j-) R_j,  z_j± = sum_i (x_i w_ij)±
+    """
 
     MADE_FOR = ("convolution",)
 

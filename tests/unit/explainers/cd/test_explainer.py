@@ -205,8 +205,43 @@ def test_masks_of_another_kind_of_model(x):
         ContextualDecomposition(numbers).decompose(torch.ones(2, 4, 3, dtype=torch.int64), torch.ones(1, 4, 3))
     with pytest.raises(InvalidTypeError, match="takes whole token ids"):
         ContextualDecomposition(tokens).decompose(ids.float(), torch.ones(1, 5))
+
+
+def test_one_mask_of_an_image_is_not_taken_for_masks_of_its_columns():
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), torch.randn(2, 3, 4, 4)
+    with pytest.raises(InvalidInputError, match=r"got \(4, 4\); of a single mask pass mask\[None\]"):
+        ContextualDecomposition(model).decompose(images, torch.ones(4, 4))
+    with pytest.raises(InvalidInputError, match=r"single mask pass mask\[None\]"):
+        ContextualDecomposition(model[1]).decompose(torch.randn(2, 48), torch.ones(48))
+
+
+def test_masks_go_by_the_names_of_the_inputs():
+    class Two(nn.Module):
+        def forward(self, a, b):
+            return 2 * a + 3 * b
+
+    inputs = {"a": torch.randn(2, 3), "b": torch.randn(2, 3)}
+    only_b = {"b": torch.ones(1, 3), "a": torch.zeros(1, 3)}
+    assert torch.allclose(ContextualDecomposition(Two()).decompose(inputs, only_b).relevant[0], 3 * inputs["b"])
+    with pytest.raises(InvalidInputError, match=r"the names of the inputs, \['a', 'b'\], got \['a', 'c'\]"):
+        ContextualDecomposition(Two()).decompose(inputs, {"a": torch.ones(1, 3), "c": torch.ones(1, 3)})
+
+
+def test_step_masks(net, x):
+    class Steps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x):
+            return self.net(x)[0][:, -1]
+
     with pytest.raises(InvalidInputError, match=r"step_masks must be a tensor \(1, steps\)"):
-        ContextualDecomposition(tokens).decompose(ids, torch.ones(1, 5), step_masks=torch.ones(2, 5))
+        ContextualDecomposition(Steps()).decompose(
+            torch.randn(2, 5, 3), torch.ones(1, 5, 1), step_masks=torch.ones(2, 5)
+        )
+    with pytest.raises(InvalidInputError, match="for the steps of an LSTM, and this .* has none"):
+        ContextualDecomposition(net).decompose(x, MASK, step_masks=torch.ones(1, 5))
 
 
 def test_bad_inputs(net, x):

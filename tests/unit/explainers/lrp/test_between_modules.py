@@ -209,8 +209,17 @@ def test_nan_names_its_place():
     with torch.no_grad():
         model[2].weight[0, 0] = float("inf")
         model[0].bias.fill_(9)
-    with pytest.raises(InvalidInputError, match=r"linear \(Linear\)"):
+    with pytest.raises(InvalidInputError, match=r"becomes NaN or infinite in linear \(Linear '2'\)"):
         LRPEpsilonPlus(model).attribute(torch.randn(2, 4), 0)
+
+
+def test_nan_of_the_model_itself_names_the_module_where_it_begins():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        model[2].weight[0, 0] = float("nan")
+    for create_graph in (False, True):
+        with pytest.raises(InvalidInputError, match=r"the model itself computes NaN in linear \(Linear '2'\)"):
+            LRPEpsilonPlus(model).attribute(torch.randn(2, 4), 0, create_graph=create_graph)
 
 
 class Double(torch.autograd.Function):

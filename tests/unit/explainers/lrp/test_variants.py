@@ -289,3 +289,8 @@ def test_a_model_and_an_input_of_different_precision(variant):
         model = nn.Sequential(layer, nn.Flatten()).half()
         with pytest.raises(InvalidTypeError, match=r"holds torch.float16 parameters and fails on torch.float32 inputs"):
             variant(model).attribute(x, 0)
+
+
+def test_a_composite_that_its_name_does_not_settle():
+    with pytest.raises(InvalidInputError, match="EpsilonGammaBox needs low and high, so its name is not enough"):
+        LRP(nn.Linear(3, 2), composite="epsilon_gamma_box").attribute(torch.rand(2, 3), 0)

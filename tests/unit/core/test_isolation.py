@@ -1,0 +1,58 @@
+"""What others do with the model meanwhile, and what torch.compile has made of it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from xaikit.core import EXPLAINERS
+from xaikit.explainers import GradCam, Gradient, IntegratedGradients, LRPEpsilonPlus, SmoothGrad
+from xaikit.mitigation import RRR
+
+
+@pytest.fixture
+def net():
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).eval()
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+@pytest.mark.parametrize("name", ["gradient", "lrp_epsilon_plus", "contextual_decomposition"])
+def test_compiled_models_run_as_they_were_written(net, name):
+    compiled, x = torch.compile(net, backend="aot_eager"), torch.rand(5, 4)
+    compiled(x)
+    compiled(x.clone().requires_grad_())
+    expected = EXPLAINERS.create(name).bind(net).attribute(x, 1)
+    assert torch.equal(EXPLAINERS.create(name).bind(compiled).attribute(x, 1), expected)
+    losses = [RRR(explainer=name).loss(model, (x, torch.arange(5) % 3, torch.eye(4)[0])) for model in (net, compiled)]
+    found = [torch.autograd.grad(loss.total, list(net.parameters())) for loss in losses]
+    assert all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("kind", [Gradient, IntegratedGradients, SmoothGrad, GradCam, LRPEpsilonPlus])
+def test_another_thread_runs_the_same_model_meanwhile(kind):
+    """It runs in the middle of the explained pass, with all hooks in place."""
+
+    class Pausing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(1, 2, 3), nn.Linear(32, 3)
+
+        def forward(self, x):
+            hidden = self.first(x).relu()
+            if threading.current_thread() is threading.main_thread():
+                other = threading.Thread(target=lambda: seen.append(self(elsewhere)))
+                other.start()
+                other.join()
+            return self.last(hidden.flatten(1))
+
+    seen, model = [], Pausing().eval()
+    x, elsewhere = torch.rand(2, 1, 6, 6), torch.rand(3, 1, 6, 6)
+    expected = model.last(model.first(elsewhere).relu().flatten(1))
+    layer = {"target_layer": "first"} if kind is GradCam else {"layer": "first"}
+    found = kind(model, **layer).attribute(x, 1)
+    assert seen
+    assert all(torch.equal(output, expected) for output in seen)
+    assert found.isfinite().all()
