@@ -157,9 +157,8 @@ def profile_sections(
         for place, item in enumerate(suited[:MOST_EXPLAINERS], 1)
     ]
     against = "; ".join(f"{item['name']}: {item['against']}" for item in content["candidates"] if item["against"])
-    notes = [f"Further down: {', '.join(item['name'] for item in suited[MOST_EXPLAINERS:])}."] * (
-        len(suited) > len(rows)
-    )
+    rest = ", ".join(item["name"] for item in suited[MOST_EXPLAINERS:])
+    notes = [f"Further down: {rest}."] if rest else []
     notes += [f"Not suited: {against}."] if against else []
     return [table, Table("Explainers that suit it", rows, " ".join(notes))]
 
