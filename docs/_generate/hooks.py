@@ -16,7 +16,12 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 # Files that live elsewhere in the repository and have a page here.
-OUTSIDE = {"benchmarks/README.md": "benchmarks.md", "CHANGELOG.md": "changelog.md", "README.md": "index.md"}
+OUTSIDE = {
+    "benchmarks/README.md": "benchmarks.md",
+    "benchmarks/papers/README.md": "papers.md",
+    "CHANGELOG.md": "changelog.md",
+    "README.md": "index.md",
+}
 LINK = re.compile(r"(?<=\]\()([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 

@@ -27,7 +27,7 @@ from xaikit.tuning.study import quiet
 from xaikit.tuning.tune import explanation_result, explanation_search
 from xaikit.tuning.wanted import ALL
 
-LOOK_SECONDS = 0.5  # between two looks at the study
+LOOK_SECONDS, ASK_SECONDS = 0.2, 3.0  # between two looks at the workers, and at the study, which costs them time
 
 
 def search_of(job: Tune) -> Search:
@@ -133,12 +133,13 @@ def _watch(job: Tune, search: Search) -> Stopped:
         _started(job, until) as workers,
         tqdm(total=job.trials, desc=f"tune, {job.workers} workers", unit="trial", disable=job.quiet) as bar,
     ):
-        alive = set(range(len(workers)))
+        alive, asked = set(range(len(workers))), time.monotonic()
         try:
             while alive:
                 time.sleep(LOOK_SECONDS)
-                bar.n = min(search.n_finished - before, job.trials)
-                bar.update(0)
+                if not job.quiet and time.monotonic() - asked > ASK_SECONDS:
+                    bar.n, asked = min(search.n_finished - before, job.trials), time.monotonic()
+                    bar.update(0)
                 for rank in [r for r in alive if workers[r][0].poll() is not None]:
                     alive.remove(rank)
                     _tell(rank, *workers[rank], others=bool(alive), bar=bar)
