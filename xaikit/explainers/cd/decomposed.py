@@ -128,6 +128,11 @@ class Decomposed(torch.Tensor):
             self._family.append(weakref.ref(self))
         return self
 
+    @property
+    def has_no_views(self) -> bool:
+        """Whether no other value shares its memory."""
+        return len(self.family()) == 1
+
     def family(self) -> list[Decomposed]:
         """This value and the living ones that share its memory."""
         return [self] if self._family is None else [member for ref in self._family if (member := ref()) is not None]

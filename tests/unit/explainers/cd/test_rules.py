@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.unit.explainers.cd.helpers import check_promises, decompose, mixed_masks, standard_masks
+from xaikit import ContextualDecomposition
 
 IMAGE, SEQUENCE, ROW = (2, 4, 6, 6), (2, 5, 8), (2, 12)
 
@@ -221,3 +222,24 @@ def test_mixed_masks_follow_the_batch_through_reshapes():
     both = decompose(function, x, mixed_masks(x.shape[1:]))
     for i in (0, 1):
         assert torch.allclose(both.relevant[:, i], alone[i].relevant[:, i], atol=1e-12)
+
+
+class WritesThroughViews(nn.Module):
+    """In-place steps on views of what a convolution returns, which is then used itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 3, 3), nn.Linear(48, 2)
+
+    def forward(self, x):
+        hidden = self.first(x)
+        hidden.view(len(hidden), -1)[:, ::2].mul_(0.5)
+        hidden.flatten(1).relu_()
+        return self.last(self.second(hidden).flatten(1))
+
+
+def test_an_in_place_step_on_a_view_reaches_what_it_views():
+    torch.manual_seed(0)
+    model, x = WritesThroughViews(), torch.rand(3, 2, 6, 6)
+    found = ContextualDecomposition(model).decompose(x, torch.eye(6).expand(1, 6, 6))
+    assert torch.allclose(found.relevant + found.irrelevant, model(x)[None], atol=1e-6)

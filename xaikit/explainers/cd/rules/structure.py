@@ -21,6 +21,7 @@ from xaikit.explainers.cd.decomposed import (
     on_total,
     parts_of,
 )
+from xaikit.explainers.cd.layout import channels_behind
 from xaikit.explainers.cd.location import calling_module
 from xaikit.explainers.cd.registry import cd_rule, named
 
@@ -60,6 +61,10 @@ def reshape(function: Any, input: Decomposed, *shape: Any, **kwargs: Any) -> Any
     if -1 in sizes:
         known = prod(size for size in sizes if size != -1)
         sizes[sizes.index(-1)] = input.numel() // known if known else 0
+    if input.has_no_views and channels_behind(input.parts):
+        # The model's own tensor is in the usual order and shares its memory with its view, so an in-place op on either
+        # reaches both; so must these.
+        input.parts = input.parts.contiguous()
     parts = input.parts.reshape(*input.parts.shape[:2], *sizes)
     return input.like(parts, shares.reshaped(input.share, input.shape, sizes)).is_view_of(input)
 
