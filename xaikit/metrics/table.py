@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from xaikit.core.errors import InvalidInputError, MissingDependencyError, UnknownNameError, near_names
+from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
+from xaikit.core.frames import pandas
 
 N_RESAMPLES = 2000
 BLOCK = 2**20  # resampled values held at a time
@@ -110,12 +111,7 @@ class Evaluation:
         Raises:
             MissingDependencyError: where pandas is absent.
         """
-        try:
-            import pandas as pd
-        except ImportError as err:
-            raise MissingDependencyError(
-                "a DataFrame needs pandas: pip install 'xaikit[tables]', or use .rows"
-            ) from err
+        pd = pandas(".rows")
         names = [f.name for f in dataclasses.fields(Row) if f.name != "values"]
         return pd.DataFrame([{n: getattr(row, n) for n in names} for row in self.rows], columns=names)
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from xaikit.core import EXPLAINERS, Explainer
-from xaikit.core.errors import InvalidInputError, MissingDependencyError
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.frames import pandas
 from xaikit.core.structure import flatten
 from xaikit.mitigation.batches import to_device
 from xaikit.mitigation.decoys import KEPT, Decoy, decoys
@@ -65,10 +66,7 @@ class Assessment:
         Raises:
             MissingDependencyError: where pandas is absent.
         """
-        try:
-            import pandas as pd
-        except ImportError as err:
-            raise MissingDependencyError("a DataFrame needs pandas: pip install 'xaikit[tables]'") from err
+        pd = pandas()
         worst = self.worst
         rows = {
             name: {"accuracy": value, "worst": worst[name], "changed": self.changed.get(name, 0.0), **self.groups[name]}

@@ -8,7 +8,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError, UnknownNameError, near_names
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.frames import pandas
 from xaikit.mitigation.assess import Assessment
 from xaikit.mitigation.tables import aligned, percent
 
@@ -89,10 +90,7 @@ class Comparison:
         Raises:
             MissingDependencyError: where pandas is absent.
         """
-        try:
-            import pandas as pd
-        except ImportError as err:
-            raise MissingDependencyError("a DataFrame needs pandas: pip install 'xaikit[tables]'") from err
+        pd = pandas()
         rows = []
         for training in self.rows:
             for measure in self.measures:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from xaikit.core.errors import MissingDependencyError
+from xaikit.core.frames import pandas
 
 Stopped = Literal["epochs", "early", "interrupted"]
 
@@ -46,8 +46,5 @@ class History:
         Raises:
             MissingDependencyError: where pandas is absent.
         """
-        try:
-            import pandas as pd
-        except ImportError as err:
-            raise MissingDependencyError("a DataFrame needs pandas: pip install 'xaikit[tables]'") from err
+        pd = pandas(".epochs")
         return pd.DataFrame(self.epochs)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from torch import nn
 
 from xaikit.core import MITIGATORS, POSTPROCESSORS, Configured, Explainer
-from xaikit.core.errors import InvalidInputError, MissingDependencyError
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.frames import pandas
 from xaikit.tuning.goals import Goal
 from xaikit.tuning.rows import Row
 from xaikit.tuning.search import Stopped
@@ -193,10 +194,7 @@ class TuneResult(Generic[T]):
         Raises:
             MissingDependencyError: where pandas is absent.
         """
-        try:
-            import pandas as pd
-        except ImportError as err:
-            raise MissingDependencyError("a DataFrame needs pandas: pip install pandas, or use .trials") from err
+        pd = pandas(".trials")
         return pd.json_normalize(self.trials)
 
 
