@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from benchmarks.papers.decoy_mnist import DecoyMnist
-from benchmarks.papers.harness import Method, main
-from xaikit import CDEP
+from benchmarks.papers.harness import main
 
 
 class DecoyCnn(DecoyMnist):
@@ -20,16 +19,10 @@ class DecoyCnn(DecoyMnist):
 
     NAME = "decoy_cnn"
     EPOCHS, BATCH, LR, WEIGHT_DECAY = 3, 64, 1e-3, 1e-4
+    SCHEDULE, COPIES = "linear", 2
 
     def network(self) -> nn.Module:
         return lenet(1, 256)
-
-    def methods(self) -> Mapping[str, Method]:
-        rows = dict(super().methods())
-        rows["CDEP, irrelevant part"] = Method(
-            lambda w: self.mitigator(CDEP, lambda_cdep=w, form="squared", part="irrelevant", centred=True), (1e-1, 1e0)
-        )
-        return rows
 
     def check(self, table: Mapping[str, Mapping[str, float]]) -> list[tuple[str, bool]]:
         assert table["vanilla"]["reversed"] < 80, "the plain model is not fooled, so nothing is shown"

@@ -181,6 +181,8 @@ class Loop:
         if failed:
             raise TrainingError("another process stopped with an error; it says which")
         self._optimizer.zero_grad(set_to_none=True)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._mitigator.lr_at(self._epochs_done)
         passed = not bad
         if passed:
             assert loss is not None
@@ -212,12 +214,14 @@ class Loop:
             return None, "", err
 
     @property
+    def _epochs_done(self) -> float:
+        """Whole epochs, and of the present one a fraction where its length is known."""
+        return len(self.stand.epochs) + (self.stand.step / self._source.steps if self._source.steps else 0.0)
+
+    @property
     def weight(self) -> float:
         """Of the penalty: what the schedule says, halved where the guard had to."""
-        done = float(len(self.stand.epochs))
-        if self._source.steps:
-            done += self.stand.step / self._source.steps
-        return self._mitigator.weight_at(done) * self._guard.factor
+        return self._mitigator.weight_at(self._epochs_done) * self._guard.factor
 
     def _skip(self, step: Step, batch: Any, loss: Loss | None, problem: str) -> None:
         where = f"in epoch {len(self.stand.epochs) + 1}, batch {self.stand.step + 1}"
