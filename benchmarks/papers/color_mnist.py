@@ -116,7 +116,7 @@ class ColorMnist(Benchmark):
                 lambda w: self.mitigator(
                     CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w, keep=self.decoloured, **IRRELEVANT
                 ),
-                (1e-1, 1e0, 1e1),
+                (1e0, 1e1, 1e2),
                 "everywhere",
             ),
             "gradient, chroma": chroma("gradient"),

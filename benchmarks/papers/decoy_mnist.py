@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,8 @@ class DecoyMnist(Benchmark):
     FIGURES = ("reversed", "same", "no patch")
     EPOCHS, BATCH, LR = 10, 512, 2e-3
     COPIES = 4  # of SmoothGrad, steps of integrated gradients
+    WEIGHTS: ClassVar[tuple[float, ...]] = (1e1, 1e2, 1e3)
+    WEIGHTS_CDEP: ClassVar[tuple[float, ...]] = (1e-1, 1e0, 1e1)
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
         super().__init__(path, device)
@@ -64,25 +67,24 @@ class DecoyMnist(Benchmark):
         )
 
     def methods(self) -> Mapping[str, Method]:
-        powers = (1e1, 1e2, 1e3)
         rows = self.COPIES * self.BATCH  # one pass for all copies: faster where memory is no matter
 
-        def rrr(explainer: str, weights: tuple[float, ...] = powers, **form: object) -> Method:
-            form = {"output": "logit", "target": "label", "reduction": "mean", **form}
-            return Method(lambda w: self.mitigator(RRR, explainer=explainer, lambda_rrr=w, **form), weights)
+        def rrr(explainer: str, output: str = "logit") -> Method:
+            form = {"explainer": explainer, "output": output, "target": "label", "reduction": "mean"}
+            return Method(lambda w: self.mitigator(RRR, lambda_rrr=w, **form), self.WEIGHTS)
 
         return {
             "no decoy": Method(data="none"),
             "vanilla": Method(),
             "counterexamples": Method(data="random"),
-            "RRR": rrr("gradient", (1e0, 1e1, 1e2, 1e3), target="label", output="log_probability"),
+            "RRR": rrr("gradient", output="log_probability"),
             "CDEP, as published": Method(
                 lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w),
                 (1e0, 1e1, 1e2),
             ),
             "CDEP, irrelevant part": Method(
                 lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w, **IRRELEVANT),
-                (1e-1, 1e0, 1e1),
+                self.WEIGHTS_CDEP,
             ),
             "LRP epsilon": rrr("lrp_uniform_epsilon:epsilon=0.1"),
             "integrated gradients": rrr(f"integrated_gradients:n_steps={self.COPIES},max_rows={rows}"),

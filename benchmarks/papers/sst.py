@@ -160,7 +160,7 @@ class Sst(Benchmark):
             ),
             "CDEP, irrelevant part": Method(
                 lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w, **IRRELEVANT),
-                (1e2, 3e2, 1e3),
+                (1e2, 2e2, 4e2),
             ),
             "gradient x input": rrr("gradient_x_input:layer=embed", what=_sum),
             "integrated gradients": rrr("integrated_gradients:layer=embed,n_steps=4,max_rows=256", what=_sum),
