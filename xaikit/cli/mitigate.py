@@ -11,9 +11,9 @@ from xaikit.cli.job import flag
 from xaikit.cli.sources import DataFields, ModelJob
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-    from xaikit.cli.gathering import Gathered
+    from xaikit.cli.stream import Batch, Stream
     from xaikit.mitigation import Comparison
 
 HELD_BACK = 0.2  # share of the data that is measured on instead of trained on, where no test data is named
@@ -50,8 +50,8 @@ class Mitigate(DataFields, ModelJob):
         """Measure, train, measure, write."""
         import json
 
-        from xaikit.cli.gathering import tell_skipped
         from xaikit.cli.options import check_out
+        from xaikit.cli.stream import tell_skipped, triple
         from xaikit.core import EXPLAINERS, MITIGATORS, Int
         from xaikit.core.errors import InvalidInputError
         from xaikit.mitigation import assess
@@ -67,24 +67,23 @@ class Mitigate(DataFields, ModelJob):
         shown = [EXPLAINERS.create(text) for text in self.explainer] or [mitigator.explainer]
         training, test = self._data()
         model = self.loaded()
+        measured = test.map(triple)
         options: dict[str, Any] = {
-            "masks": test.masks,
             "explainers": shown,
             "head": self.view()["head"],
             "seed": self.seed,
             "progress": not self.quiet,
         }
-        before = assess(model, (test.inputs, test.labels), **options)
+        before = assess(model, measured, **options)
         checkpoint = self.checkpoint or self.out.with_suffix(".checkpoint.pt")
         for path in (self.out, table, checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)
-        history = mitigator.fit(
-            model, training.inputs, training.labels, training.masks, checkpoint=checkpoint, progress=not self.quiet
-        )
+        batches = training.training(mitigator.batch_size)
+        history = mitigator.fit(model, batches, checkpoint=checkpoint, progress=not self.quiet)
         if history.stopped == "interrupted":
             typer.echo(f"xaikit: interrupted; the same command goes on from {checkpoint}", err=True)
             return 1
-        after = assess(model, (test.inputs, test.labels), **options)
+        after = assess(model, measured, **options)
         _write_weights(model, self.out)
         comparison = _compared(before.row(), after.row())
         told = {
@@ -103,8 +102,7 @@ class Mitigate(DataFields, ModelJob):
             typer.echo(json.dumps(_finite({**told, "written": [str(self.out), str(table)]})))
         else:
             typer.echo(f"before: {before}\n\nafter: {after}\n\n{history}\nwrote {self.out}, {table}")
-        tell_skipped(training)
-        return 1 if training.skipped else 0
+        return 1 if tell_skipped(training, test) else 0
 
     def _made(self, mitigator: Any) -> Any:
         """The mitigator with the head, the layer and the seed of this call."""
@@ -116,36 +114,44 @@ class Mitigate(DataFields, ModelJob):
             changes["explainer"] = mitigator.explainer.set_kwargs(layer=view["layer"])
         return mitigator.set_kwargs(**changes)
 
-    def _data(self) -> tuple[Gathered, Gathered]:
+    def _data(self) -> tuple[Stream, Stream]:
         """Samples to train on, and others to measure on, both with labels and masks."""
         import torch
 
-        from xaikit.cli.gathering import gather, read_masks
+        from xaikit.cli.masks import read_masks
+        from xaikit.cli.stream import Stream
         from xaikit.core.errors import InvalidInputError
 
         masks = read_masks(self.mask)
-        found = gather(self.samples(self.model)).with_masks(masks)
+        found = Stream(self.samples(self.model), masks)
+        # Read once from end to end, so that what is unreadable or unlabelled is known before training begins.
+        readable = torch.cat([_labelled(batch, "--data") for batch in found])
         if self.test:
-            other = gather(self.model_copy(update={"data": self.test}).samples(self.model))
-            if masks is not None and other.total != found.total and len(masks) == found.total:
+            other = Stream(self.model_copy(update={"data": self.test}).samples(self.model), masks)
+            if masks is not None and other.total != found.total and masks.number == found.total:
                 raise InvalidInputError(
                     "--mask holds one map for each sample of --data, so those of --test have none; leave out --test, "
                     "or give one map for all"
                 )
-            training, test = found, other.with_masks(masks)
-        else:
-            generator = torch.Generator().manual_seed(self.seed)
-            order = torch.randperm(len(found), generator=generator)
-            held = max(1, round(HELD_BACK * len(found)))
-            if len(found) < 2:
-                raise InvalidInputError(f"--data holds {len(found)} sample; name --test, or data with two or more")
-            training, test = found.rows(order[held:].sort().values), found.rows(order[:held].sort().values)
-        for samples, option in ((training, "--data"), (test, "--test")):
-            if samples.labels is None:
-                raise InvalidInputError(
-                    f"{option} has no labels: a folder needs labels.csv, a .npz its 'y', a .csv --labels COLUMN"
-                )
-        return training, test
+            tested = torch.cat([_labelled(batch, "--test") for batch in other])
+            return found.only(readable), other.only(tested)
+        if len(readable) < 2:
+            raise InvalidInputError(f"--data holds {len(readable)} sample; name --test, or data with two or more")
+        order = torch.randperm(len(readable), generator=torch.Generator().manual_seed(self.seed))
+        held = max(1, round(HELD_BACK * len(readable)))
+        training, test = order[held:].sort().values, order[:held].sort().values
+        return found.only(readable[training]), found.only(readable[test])
+
+
+def _labelled(batch: Batch, option: str) -> Tensor:
+    """The indices of samples, which must have labels."""
+    from xaikit.core.errors import InvalidInputError
+
+    if batch.labels is None:
+        raise InvalidInputError(
+            f"{option} has no labels: a folder needs labels.csv, a .npz its 'y', a .csv --labels COLUMN"
+        )
+    return batch.indices
 
 
 def _compared(before: dict[str, float], after: dict[str, float]) -> Comparison:

@@ -37,17 +37,17 @@ class Recommend(DataFields, ModelJob):
 
     def run(self) -> int:
         """Look, rank, tell; 1 where no explainer suits."""
-        from xaikit.cli.gathering import gather, tell_skipped
         from xaikit.cli.options import check_out
+        from xaikit.cli.stream import Stream, tell_skipped
         from xaikit.core import Int
         from xaikit.recommendation import recommend
 
         if self.out is not None:
             check_out(self.out, ".json")
         Int(ge=1).check(self.n_samples, "--n-samples")
-        found = gather(self.samples(self.model), limit=self.n_samples) if self.data else None
-        if found is not None:
-            tell_skipped(found)
+        samples = Stream(self.samples(self.model), limit=self.n_samples) if self.data else None
+        found = None if samples is None else samples.whole()
+        skipped = 0 if samples is None else tell_skipped(samples)
         model = self.loaded()
         result = recommend(
             model,
@@ -69,10 +69,10 @@ class Recommend(DataFields, ModelJob):
             typer.echo(repr(result))
             typer.echo(f"wrote {self.out}" if self.out else "", nl=self.out is not None)
         suits = any(item.suitable for item in result.candidates)
-        return 0 if suits and not (found and found.skipped) else 1
+        return 0 if suits and not skipped else 1
 
     def _pair(self, found: Any, model: Any) -> Any:
         """The samples with their targets; None for a model with a single output."""
-        from xaikit.cli.gathering import targets_for
+        from xaikit.cli.stream import targets_for
 
         return found.inputs, targets_for(self.target, found, model, self.view()["head"])

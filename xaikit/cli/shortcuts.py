@@ -94,12 +94,12 @@ class Shortcuts(Job):
         return SpRAy(**settings)
 
     def _overlap(self, maps: Tensor, indices: list[int], total: int) -> Any:
-        from xaikit.cli.gathering import read_masks
         from xaikit.core.errors import InvalidInputError
-        from xaikit.shortcuts import mask_overlap
+        from xaikit.shortcuts import load_masks, mask_overlap
 
-        masks = read_masks(self.mask)
-        if masks is not None and masks.ndim == maps.ndim - 1:
+        assert self.mask is not None
+        masks = load_masks(self.mask)
+        if masks.ndim == maps.ndim - 1:
             if len(masks) != total:
                 raise InvalidInputError(f"--mask holds {len(masks)} masks for the {total} samples of the data")
             masks = masks[indices]

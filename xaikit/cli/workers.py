@@ -40,17 +40,17 @@ def search_of(job: Tune) -> Search:
     if not made:
         raise InvalidInputError("name at least one --explainer")
     metric, space = _metric(job), _space(job)
-    where = device_of(job.device)
-    inputs, _ = read_batch(job.source, job.preparation(job.model))
-    given = _targets(job.target)
-    model = job.loaded()
+    if bool(job.data) == (job.source is not None):
+        raise InvalidInputError("name either an INPUT or --data, a data set")
+    read = _of_input if job.source is not None else _of_data
+    batches, skipped = read(job)
     view = job.view()
+    model = job.loaded()
     explainers = [explainer.set_kwargs(model=model, **view) for explainer in made]
-    targets = targets_of(given, model, inputs.to(where), view["head"])
-    return explanation_search(
+    search = explanation_search(
         explainers if len(explainers) > 1 else explainers[0],
         metric,
-        _in_batches(inputs, targets, job.batch_size),
+        batches(model),
         sampler=job.sampler,
         pruner=job.pruner or None,
         seed=job.seed,
