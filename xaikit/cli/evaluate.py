@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from xaikit.cli.job import flag
 from xaikit.cli.sources import DataFields, ModelJob
 
@@ -41,13 +39,9 @@ class Evaluate(DataFields, ModelJob):
     limit: int = flag(0, help="Most samples used, evenly spread over the data; 0: all.")
     confidence: float = flag(0.95, help="Of the intervals.")
     seed: int = flag(0, help="Of every random number.")
-    quiet: bool = flag(False, help="Show no progress.")
-    json_output: bool = flag(False, name="--json", help="Print the table as JSON, for scripts.")
 
     def run(self) -> int:
         """Measure, print, save."""
-        import json
-
         from xaikit.cli.masks import read_masks
         from xaikit.cli.options import check_out, check_unique
         from xaikit.cli.stream import Stream, tell_skipped
@@ -79,12 +73,9 @@ class Evaluate(DataFields, ModelJob):
         skipped = tell_skipped(samples)
         self.out.parent.mkdir(parents=True, exist_ok=True)
         table.save(self.out)
-        if self.json_output:
-            rows = [{k: v for k, v in row.items() if k != "values"} for row in table.to_dict()["rows"]]
-            told = {"rows": rows, "samples": len(samples) - skipped, "skipped": skipped, "written": [str(self.out)]}
-            typer.echo(json.dumps(told))
-        else:
-            typer.echo(f"{table}\nwrote {self.out}")
+        rows = [{k: v for k, v in row.items() if k != "values"} for row in table.to_dict()["rows"]]
+        counts = {"samples": len(samples) - skipped, "skipped": skipped}
+        self.tell(f"{table}\nwrote {self.out}", rows=rows, **counts, written=[str(self.out)])
         failed = any(row.error for row in table) or table.stopped == "interrupted"
         # What was left out must not look like success to a script.
         return 1 if failed or skipped else 0

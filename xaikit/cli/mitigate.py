@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from xaikit.cli.job import flag
+from xaikit.cli.processes import ProcessFields
 from xaikit.cli.sources import DataFields, ModelJob
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 HELD_BACK = 0.2  # share of the data that is measured on instead of trained on, where no test data is named
 
 
-class Mitigate(DataFields, ModelJob):
+class Mitigate(ProcessFields, DataFields, ModelJob):
     """Train a model away from a shortcut: writes its weights, and what it relied on before and after.
 
     --mask says where the shortcut is: one map for all samples, or one for each sample of --data. Before and after are
@@ -42,15 +43,13 @@ class Mitigate(DataFields, ModelJob):
     out: Path = flag(Path("mended.pt"), help="The trained weights, a state dict: .pt.")
     assessment: Path | None = flag(None, help="Before and after: .json; else the name of --out with that ending.")
     checkpoint: Path | None = flag(None, help="Where training goes on; else OUT.checkpoint.pt, removed at the end.")
+    precision: str = flag("", help="Of training, as Lightning Fabric names it: bf16-mixed, 16-mixed, 64-true, ...")
     seed: int = flag(0, help="Of the samples held back and, unless --mitigator says otherwise, of the training.")
-    quiet: bool = flag(False, help="Show no progress.")
-    json_output: bool = flag(False, name="--json", help="Print before and after as JSON, for scripts.")
 
     def run(self) -> int:
         """Measure, train, measure, write."""
-        import json
-
-        from xaikit.cli.options import check_out
+        from xaikit.cli import processes
+        from xaikit.cli.options import check_out, device_of
         from xaikit.cli.stream import tell_skipped, triple
         from xaikit.core import EXPLAINERS, MITIGATORS, Int
         from xaikit.core.errors import InvalidInputError
@@ -65,6 +64,9 @@ class Mitigate(DataFields, ModelJob):
         if mitigator.NEEDS_MASK and self.mask is None:
             raise InvalidInputError(f"the mitigator {mitigator.NAME} needs --mask, which says where the shortcut is")
         shown = [EXPLAINERS.create(text) for text in self.explainer] or [mitigator.explainer]
+        if self.starts_others:
+            return self.shared()
+        first = processes.rank() == 0  # the others train along, and leave measuring and telling to it
         training, test = self._data()
         model = self.loaded()
         measured = test.map(triple)
@@ -74,20 +76,23 @@ class Mitigate(DataFields, ModelJob):
             "seed": self.seed,
             "progress": not self.quiet,
         }
-        before = assess(model, measured, **options)
+        before = assess(model, measured, **options) if first else None
         checkpoint = self.checkpoint or self.out.with_suffix(".checkpoint.pt")
         for path in (self.out, table, checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)
         batches = training.training(mitigator.batch_size)
-        history = mitigator.fit(model, batches, checkpoint=checkpoint, progress=not self.quiet)
+        fabric = processes.fabric(device_of(self.device), self.precision)
+        history = mitigator.fit(model, batches, checkpoint=checkpoint, fabric=fabric, progress=not self.quiet)
         if history.stopped == "interrupted":
-            typer.echo(f"xaikit: interrupted; the same command goes on from {checkpoint}", err=True)
+            if first:
+                typer.echo(f"xaikit: interrupted; the same command goes on from {checkpoint}", err=True)
             return 1
+        if before is None:
+            return 0
         after = assess(model, measured, **options)
         _write_weights(model, self.out)
-        comparison = _compared(before.row(), after.row())
         told = {
-            "comparison": comparison.to_dict(),
+            "comparison": _compared(before.row(), after.row()).to_dict(),
             "before": before.to_dict(),
             "after": after.to_dict(),
             "mitigator": repr(mitigator),
@@ -95,13 +100,11 @@ class Mitigate(DataFields, ModelJob):
             "trained_on": len(training),
             "measured_on": len(test),
         }
-        table.write_text(json.dumps(_finite(told), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        _write_json(told, table)
         if self.checkpoint is None:
             checkpoint.unlink(missing_ok=True)
-        if self.json_output:
-            typer.echo(json.dumps(_finite({**told, "written": [str(self.out), str(table)]})))
-        else:
-            typer.echo(f"before: {before}\n\nafter: {after}\n\n{history}\nwrote {self.out}, {table}")
+        words = f"before: {before}\n\nafter: {after}\n\n{history}\nwrote {self.out}, {table}"
+        self.tell(words, **_finite(told), written=[str(self.out), str(table)])
         return 1 if tell_skipped(training, test) else 0
 
     def _made(self, mitigator: Any) -> Any:
@@ -172,6 +175,12 @@ def _write_weights(model: nn.Module, path: Path) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _write_json(content: dict[str, Any], path: Path) -> None:
+    import json
+
+    path.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _finite(value: Any) -> Any:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from xaikit.cli.job import flag
 from xaikit.cli.sources import DataFields, ModelJob
 
@@ -33,10 +31,11 @@ class Recommend(DataFields, ModelJob):
     seconds: float = flag(60.0, help="How long measuring may take, with --data.")
     target: str = flag("", help="One class, or 'label'. Else the predicted class.")
     out: Path | None = flag(None, help="Result: .json, for xaikit report --profile.")
-    json_output: bool = flag(False, name="--json", help="Print JSON, for scripts.")
 
     def run(self) -> int:
         """Look, rank, tell; 1 where no explainer suits."""
+        import json
+
         from xaikit.cli.options import check_out
         from xaikit.cli.stream import Stream, tell_skipped
         from xaikit.core import Int
@@ -63,11 +62,8 @@ class Recommend(DataFields, ModelJob):
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self.out.write_text(result.to_json() + "\n", encoding="utf-8")
-        if self.json_output:
-            typer.echo(result.to_json())
-        else:
-            typer.echo(repr(result))
-            typer.echo(f"wrote {self.out}" if self.out else "", nl=self.out is not None)
+        written = f"\nwrote {self.out}" if self.out else ""
+        self.tell(f"{result!r}{written}", **json.loads(result.to_json()))
         suits = any(item.suitable for item in result.candidates)
         return 0 if suits and not skipped else 1
 

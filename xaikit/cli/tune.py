@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from xaikit.cli.job import argument, flag
 from xaikit.cli.sources import DataFields, ModelJob
 
@@ -20,7 +18,8 @@ SHOWN = 5  # lines of a table in the summary
 class Tune(DataFields, ModelJob):
     """Search the settings of an explainer, or the best of several explainers: writes a result as JSON, and figures.
 
-    The samples are those of INPUT, an image or a .npy, or some of a data set (--data). Every trial explains all of them.
+    The samples are those of INPUT, an image or a .npy, or some of a data set (--data);
+    every trial explains all of them.
     Several machines work on one study: run the same command on each, with the same storage and --resume.
 
     \b
@@ -56,8 +55,6 @@ class Tune(DataFields, ModelJob):
     out: Path = flag(Path("tuned.json"), help="Result: .json.")
     figure: bool = flag(True, help="Draw .png files beside the result.")
     seed: int = flag(0, help="Of the search and of every trial's random numbers.")
-    quiet: bool = flag(False, help="Show no progress.")
-    json_output: bool = flag(False, name="--json", help="Print what was found as JSON, for scripts.")
 
     def run(self) -> int:
         """Search, write, draw, tell."""
@@ -70,11 +67,8 @@ class Tune(DataFields, ModelJob):
         written = [result.save(self.out)]
         if self.figure:
             written += _draw(result, self.out)
-        if self.json_output:
-            typer.echo(_json(result, written))
-        else:
-            typer.echo(_summary(result))
-            typer.echo(f"wrote {', '.join(map(str, written))}")
+        words = f"{_summary(result)}\nwrote {', '.join(map(str, written))}"
+        self.tell(words, **_plain(result), written=[str(path) for path in written])
         # What was left out must not look like success to a script.
         return 1 if result.stopped == "interrupted" or skipped else 0
 
@@ -97,11 +91,10 @@ def _draw(result: TuneResult[Any], out: Path) -> list[Path]:
     return paths
 
 
-def _json(result: TuneResult[Any], written: list[Path]) -> str:
-    import json
-
+def _plain(result: TuneResult[Any]) -> dict[str, Any]:
+    """What was found, with the number of trials in place of them."""
     found = {k: v for k, v in result.to_dict().items() if k not in ("trials", "space")}
-    return json.dumps({**found, "trials": len(result.trials), "written": [str(path) for path in written]})
+    return {**found, "trials": len(result.trials)}
 
 
 def _summary(result: TuneResult[Any]) -> str:
