@@ -105,6 +105,8 @@ def _sentence(err: Exception) -> str:
 
     if isinstance(err, OSError) and err.strerror and err.filename:
         return f"{err.filename}: {err.strerror}"
+    if isinstance(err, OSError) and err.strerror:
+        return err.strerror
     # str() of a LookupError can be the repr of its message.
     text = " ".join((str(err.args[0]) if len(err.args) == 1 else str(err)).split())
     return text if isinstance(err, XaikitError) else f"{type(err).__name__}: {text} (--debug shows where)"

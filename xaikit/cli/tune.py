@@ -62,9 +62,13 @@ class Tune(DataFields, ModelJob):
         from xaikit.cli.workers import run_job
 
         check_out(self.out, ".json")
-        result, skipped = run_job(self)
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        written = [result.save(self.out)]
+        result, skipped = run_job(self)
+        try:
+            written = [result.save(self.out)]
+        except OSError:  # a full disk must not take what was found along
+            self.tell(_summary(result), **_plain(result))
+            raise
         if self.figure:
             written += _draw(result, self.out)
         words = f"{_summary(result)}\nwrote {', '.join(map(str, written))}"
