@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def array(path: Path) -> Samples:
                 labels = _whole(path, file["y"], len(x)) if "y" in file.files else []
         else:
             x = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (ValueError, OSError, EOFError) as err:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as err:
         if isinstance(err, InvalidInputError):
             raise
         raise InvalidInputError(f"{path} is not an array of numbers ({err})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,10 @@ def preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Prepa
 
 
 def device_of(name: str) -> Any:
-    """The device of that name, tried out."""
+    """The device of that name, tried out; of several processes on a machine each has a GPU of its own."""
+    place = os.environ.get("LOCAL_RANK", "")
+    if name == "cuda" and place.isdecimal() and torch.cuda.is_available():
+        name = f"cuda:{int(place) % torch.cuda.device_count()}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as err:
@@ -62,6 +66,14 @@ def check_out(path: Path, *endings: str) -> None:
     """Refuse a result whose name has another ending."""
     if path.suffix not in endings:
         raise InvalidInputError(f"--out must end in {' or '.join(endings)}, got {path.name!r}")
+
+
+def check_folder(folder: Path, result: str) -> None:
+    """Refuse a folder of results that is neither new nor empty nor one that holds such a result."""
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInputError(f"--out {folder} is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / result).is_file():
+        raise InvalidInputError(f"--out {folder} is not empty and holds no {result}; name another folder")
 
 
 def check_unique(names: Sequence[str], option: str) -> None:
