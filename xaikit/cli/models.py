@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import pickle
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError, UnknownNameError, near_names
+from xaikit.core.registry import parse_spec
 from xaikit.core.torchvision_ops import import_torchvision
 
 SHOWN = 4  # names in a message
@@ -25,7 +27,8 @@ def load_model(name: str, weights: Path | None = None) -> nn.Module:
 
     Args:
         name: ``module:factory``, an importable function (or a module object), found from the current folder too; or
-            ``torchvision:resnet18``, ``timm:vit_tiny_patch16_224``, or ``hf:FOLDER``, a local Hugging Face folder.
+            ``torchvision:resnet18``, ``timm:vit_tiny_patch16_224``, or ``hf:FOLDER``, a local Hugging Face folder. What
+            makes a model may be given settings: ``torchvision:resnet18:num_classes=10``.
         weights: a ``.safetensors`` file, or a ``.pt`` file that holds nothing but tensors.
 
     Raises:
@@ -38,8 +41,12 @@ def load_model(name: str, weights: Path | None = None) -> nn.Module:
         raise InvalidInputError(
             f"a model is named 'module:factory', 'torchvision:NAME', 'timm:NAME' or 'hf:FOLDER', got {name!r}"
         )
-    zoos = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}
-    model = zoos[source](item) if source in zoos else _made(source, item)
+    if source == "hf":
+        model = _hugging_face(item)
+    else:
+        factory, settings = parse_spec(item)
+        zoos = {"torchvision": _torchvision, "timm": _timm}
+        model = zoos[source](factory, settings) if source in zoos else _made(source, factory, settings)
     if weights is not None:
         _fill(model, read_weights(weights), weights)
     elif source in ("torchvision", "timm"):
@@ -87,16 +94,14 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise InvalidInputError(f"{path} is not a .safetensors file ({err})") from None
 
 
-def _torchvision(name: str) -> nn.Module:
+def _torchvision(name: str, settings: dict[str, Any]) -> nn.Module:
     models = import_torchvision().models
     if name not in models.list_models():
         raise UnknownNameError(f"torchvision has no model {name!r}{near_names(name, models.list_models())}")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # random weights, but the same ones at each call
-        return models.get_model(name, weights=None)
+    return _seeded(functools.partial(models.get_model, name, weights=None), name, settings)
 
 
-def _timm(name: str) -> nn.Module:
+def _timm(name: str, settings: dict[str, Any]) -> nn.Module:
     import_torchvision()  # timm imports torchvision by itself
     try:
         import timm
@@ -104,10 +109,25 @@ def _timm(name: str) -> nn.Module:
         raise MissingDependencyError("timm:NAME needs timm: pip install timm") from None
     if name not in timm.list_models():
         raise UnknownNameError(f"timm has no model {name!r}{near_names(name, timm.list_models())}")
+    return _seeded(functools.partial(timm.create_model, name, pretrained=False), name, settings)
+
+
+def _seeded(make: Callable[..., nn.Module], name: str, settings: dict[str, Any]) -> nn.Module:
+    """A model with random weights, but the same ones at each call."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model: nn.Module = timm.create_model(name, pretrained=False)
-        return model
+        return _with_settings(make, name, settings)
+
+
+def _with_settings(make: Callable[..., Any], name: str, settings: dict[str, Any]) -> Any:
+    """What a factory makes; settings that it does not take are the caller's mistake, its own errors are not."""
+    if not settings:
+        return make()
+    try:
+        return make(**settings)
+    except (TypeError, ValueError) as err:
+        given = ", ".join(f"{k}={v!r}" for k, v in settings.items())
+        raise InvalidInputError(f"{name} cannot be made with {given} ({err})") from err
 
 
 def _hugging_face(folder: str) -> nn.Module:
@@ -156,10 +176,11 @@ def _transformers() -> Any:
     return transformers
 
 
-def _made(module_name: str, factory_name: str) -> nn.Module:
+def _made(module_name: str, factory_name: str, settings: dict[str, Any]) -> nn.Module:
     made = imported(f"{module_name}:{factory_name}", "the model", "module:factory")
     with _current_folder():  # a factory may import its neighbours when it is called
-        model = made if isinstance(made, nn.Module) else made()
+        ready = isinstance(made, nn.Module) and not settings
+        model = made if ready else _with_settings(made, f"{module_name}:{factory_name}", settings)
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"{module_name}:{factory_name} gave a {type(model).__name__}, not a torch.nn.Module")
     return model
