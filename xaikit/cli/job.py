@@ -9,6 +9,7 @@ import inspect
 import json
 import types
 import typing
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -37,6 +38,9 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     VERB: ClassVar[str] = ""
 
+    quiet: bool = flag(False, help="Show no progress and no notes.")
+    json_output: bool = flag(False, name="--json", help="Print the result as JSON, for scripts.")
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if cls.__dict__.get("VERB"):
@@ -45,6 +49,15 @@ class Job(BaseModel):
     def run(self) -> int:
         """Do the work; the exit code."""
         raise NotImplementedError
+
+    def note(self, text: str) -> None:
+        """Something that a user should know and a script need not."""
+        if not self.quiet:
+            typer.echo(f"xaikit: note: {text}", err=True)
+
+    def tell(self, text: str, /, **found: Any) -> None:
+        """What was found: as words, or (--json) as one object."""
+        typer.echo(json.dumps(found) if self.json_output else text)
 
     def save(self, path: Path) -> Path:
         """Write the job as .yaml, .toml or .json: the verb and what differs from its defaults.
@@ -126,13 +139,15 @@ def command(job: type[Job]) -> Callable[..., None]:
         if path is not None:
             typer.echo(f"wrote {made.save(path)}")
             return
+        if made.quiet:
+            warnings.simplefilter("ignore")
         code = made.run()
         if code:
             raise typer.Exit(code)
 
     parameters = [_parameter(name, field, job) for name, field in job.model_fields.items()]
-    # Those without a default come first, as a signature wants it.
-    parameters.sort(key=lambda p: p.default is not inspect.Parameter.empty)
+    # Those without a default come first, as a signature wants it; what every verb has, last.
+    parameters.sort(key=lambda p: (p.default is not inspect.Parameter.empty, p.name in Job.model_fields))
     parameters.append(
         inspect.Parameter(
             "save_job",

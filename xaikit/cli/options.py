@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,10 @@ def preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Prepa
 
 
 def device_of(name: str) -> Any:
-    """The device of that name, tried out."""
+    """The device of that name, tried out; of several processes on a machine each has a GPU of its own."""
+    place = os.environ.get("LOCAL_RANK", "")
+    if name == "cuda" and place.isdecimal() and torch.cuda.is_available():
+        name = f"cuda:{int(place) % torch.cuda.device_count()}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as err:

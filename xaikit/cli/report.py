@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from xaikit.cli.job import Job, argument, flag
 
 
@@ -59,7 +57,8 @@ class WriteReport(Job):
             limit=self.limit,
         )
         path = report.save(self.out)
-        typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+        size = path.stat().st_size
+        self.tell(f"wrote {path} ({size / 2**20:.1f} MiB)", written=[str(path)], bytes=size)
         return 0
 
     def _sections(self) -> list[Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from xaikit.cli.job import Job, argument, flag
 
 if TYPE_CHECKING:
@@ -44,7 +42,6 @@ class Shortcuts(Job):
     per_sample: bool = flag(False, help="A mask for each sample of the data, empty outside the cluster.")
     mask: Path | None = flag(None, help="A known region: .png, .npy, or a folder with one for each sample of the data.")
     figure: bool = flag(True, help="Draw the clusters, of images.")
-    json_output: bool = flag(False, name="--json", help="Print the findings as JSON, for scripts.")
 
     def run(self) -> int:
         """Cluster, draw, mask, measure."""
@@ -76,11 +73,8 @@ class Shortcuts(Job):
         path = self.out / RESULT
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         written.append(path)
-        if self.json_output:
-            typer.echo(json.dumps({**found, "written": [str(p) for p in written]}))
-        else:
-            typer.echo(_summary(found))
-            typer.echo(f"wrote {', '.join(map(str, written))}")
+        words = f"{_summary(found)}\nwrote {', '.join(map(str, written))}"
+        self.tell(words, **found, written=[str(p) for p in written])
         return 0
 
     def _settings(self) -> Any:
@@ -94,12 +88,12 @@ class Shortcuts(Job):
         return SpRAy(**settings)
 
     def _overlap(self, maps: Tensor, indices: list[int], total: int) -> Any:
-        from xaikit.cli.gathering import read_masks
         from xaikit.core.errors import InvalidInputError
-        from xaikit.shortcuts import mask_overlap
+        from xaikit.shortcuts import load_masks, mask_overlap
 
-        masks = read_masks(self.mask)
-        if masks is not None and masks.ndim == maps.ndim - 1:
+        assert self.mask is not None
+        masks = load_masks(self.mask)
+        if masks.ndim == maps.ndim - 1:
             if len(masks) != total:
                 raise InvalidInputError(f"--mask holds {len(masks)} masks for the {total} samples of the data")
             masks = masks[indices]
@@ -122,7 +116,7 @@ class Shortcuts(Job):
 
     def _draw(self, clusters: Clusters, inputs: Tensor | None) -> list[Path]:
         if clusters.maps.ndim != 3:
-            typer.echo("xaikit: note: clusters are drawn for images only", err=True)
+            self.note("clusters are drawn for images only")
             return []
         from xaikit.report.clusters import clusters_figure
 
