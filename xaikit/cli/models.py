@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from xaikit.cli.hugging_face import hugging_face
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError, UnknownNameError, near_names
 from xaikit.core.registry import parse_spec
 from xaikit.core.torchvision_ops import import_torchvision
@@ -42,7 +43,7 @@ def load_model(name: str, weights: Path | None = None) -> nn.Module:
             f"a model is named 'module:factory', 'torchvision:NAME', 'timm:NAME' or 'hf:FOLDER', got {name!r}"
         )
     if source == "hf":
-        model = _hugging_face(item)
+        model = hugging_face(item)
     else:
         factory, settings = parse_spec(item)
         zoos = {"torchvision": _torchvision, "timm": _timm}
@@ -101,12 +102,28 @@ def _torchvision(name: str, settings: dict[str, Any]) -> nn.Module:
     return _seeded(functools.partial(models.get_model, name, weights=None), name, settings)
 
 
-def _timm(name: str, settings: dict[str, Any]) -> nn.Module:
+def timm_settings(item: str) -> dict[str, Any]:
+    """The size, mean and std of ``NAME`` or ``NAME:img_size=64``, as timm's own transform has them."""
+    timm = _timm_library()
+    name, settings = parse_spec(item)
+    told = timm.get_pretrained_cfg(name) if name in timm.list_models() else None
+    if told is None:  # a model that is not there is told when it is loaded
+        return {}
+    size = settings.get("img_size", told.input_size[1])
+    return {"size": (size,) if isinstance(size, int) else tuple(size), "mean": told.mean, "std": told.std}
+
+
+def _timm_library() -> Any:
     import_torchvision()  # timm imports torchvision by itself
     try:
         import timm
     except ImportError:
         raise MissingDependencyError("timm:NAME needs timm: pip install timm") from None
+    return timm
+
+
+def _timm(name: str, settings: dict[str, Any]) -> nn.Module:
+    timm = _timm_library()
     if name not in timm.list_models():
         raise UnknownNameError(f"timm has no model {name!r}{near_names(name, timm.list_models())}")
     return _seeded(functools.partial(timm.create_model, name, pretrained=False), name, settings)
@@ -128,52 +145,6 @@ def _with_settings(make: Callable[..., Any], name: str, settings: dict[str, Any]
     except (TypeError, ValueError) as err:
         given = ", ".join(f"{k}={v!r}" for k, v in settings.items())
         raise InvalidInputError(f"{name} cannot be made with {given} ({err})") from err
-
-
-def _hugging_face(folder: str) -> nn.Module:
-    transformers = _transformers()
-    path = _model_folder(folder)
-    kind = (transformers.AutoConfig.from_pretrained(path, local_files_only=True).architectures or [""])[0]
-    cls = getattr(transformers, kind, None)
-    if cls is None:
-        raise InvalidInputError(f"{path}/config.json names no model class that transformers knows, got {kind!r}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # safetensors only: a pickled .bin could run any code.
-        model: nn.Module = cls.from_pretrained(path, local_files_only=True, use_safetensors=True)
-    return model
-
-
-def tokenizer_of(name: str) -> Any:
-    """The tokenizer in the folder of a model ``hf:FOLDER``; None for any other model, or a folder without one."""
-    source, _, folder = name.partition(":")
-    if source != "hf":
-        return None
-    path = _model_folder(folder)
-    try:
-        return _transformers().AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError):
-        return None
-
-
-def _model_folder(folder: str) -> Path:
-    path = Path(folder)
-    if not (path / "config.json").is_file():
-        raise InvalidInputError(
-            f"hf:{folder} is no Hugging Face folder: it has no config.json; save one with save_pretrained"
-        )
-    if not any(path.glob("*.safetensors")):
-        raise InvalidInputError(f"{path} holds no .safetensors weights; save them with save_pretrained(folder)")
-    return path
-
-
-def _transformers() -> Any:
-    import_torchvision()  # transformers imports torchvision by itself
-    try:
-        import transformers
-    except ImportError:
-        raise MissingDependencyError("hf:FOLDER needs transformers: pip install transformers") from None
-    return transformers
 
 
 def _made(module_name: str, factory_name: str, settings: dict[str, Any]) -> nn.Module:

@@ -48,6 +48,7 @@ class Recommend(DataFields, ModelJob):
         found = None if samples is None else samples.whole()
         skipped = 0 if samples is None else tell_skipped(samples)
         model = self.loaded()
+        told = self if samples is None else self.reading(model, samples.first)
         result = recommend(
             model,
             self.modality or None,
@@ -57,7 +58,7 @@ class Recommend(DataFields, ModelJob):
             metric=self.metric,
             n_samples=self.n_samples,
             seconds=self.seconds,
-            **self.view(),
+            **told.view(),
         )
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
