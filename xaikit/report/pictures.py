@@ -24,7 +24,7 @@ Array = NDArray[Any]
 PIXELS = 150e6  # of all pictures of a page, which bounds its size: 500 samples x 6 pictures have 224 x 224
 LARGEST = 1024  # pixels of the longer side, where a page has few pictures
 CRISP = 64  # up to this size pixels are kept exactly, as PNG; above it a lossy WebP is a tenth of the size
-PHOTO_QUALITY, MAP_QUALITY = 70, 45  # of WebP
+PHOTO_QUALITY, MAP_QUALITY = 70, 55  # of WebP
 STOPS = 33  # of a colour map; a page interpolates between them
 
 
