@@ -59,7 +59,7 @@ def kind_of(values: Array, inputs: Array | None) -> str:
 def drawn(
     kind: str, values: Array, inputs: Array | None, names: Names, *, side: int = pictures.LARGEST
 ) -> dict[str, Any]:
-    """What the page's template needs to show one attribution of one sample; a picture has at most side x side pixels."""
+    """What the page's template needs to show one attribution; a picture has at most side x side pixels."""
     if kind == "image":
         return _image(values, side)
     if kind == "text":

@@ -156,7 +156,7 @@ def grouped_bars(
     for k, (name, row) in enumerate(table.items()):
         places = np.arange(len(groups)) + (k - (len(table) - 1) / 2) * width
         values = [row.get(g, np.nan) for g in groups]
-        bars = axes.bar(places, values, width * 0.94, color=BARS[k % len(BARS)], label=name)
+        axes.bar(places, values, width * 0.94, color=BARS[k % len(BARS)], label=name)
         upper = np.zeros(len(groups))
         if margins is not None:
             spread = np.array([margins[name].get(g, 0.0) for g in groups])

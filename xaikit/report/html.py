@@ -183,12 +183,14 @@ class Report:
 def _template() -> Any:
     try:
         import jinja2
+        from markupsafe import Markup
     except ImportError as err:
         raise MissingDependencyError("a report needs jinja2: pip install 'xaikit[report]'") from err
     loader = jinja2.FileSystemLoader(PAGE)
     # Everything that comes from data or file names is escaped; only our own style and script are not.
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number
+    environment.filters["breakable"] = lambda name: Markup("_<wbr>").join(str(name).split("_"))
     return environment.get_template("report.html")
 
 
@@ -200,7 +202,9 @@ def _number(value: Any) -> str:
 
 def _section(section: Table | Picture) -> dict[str, Any]:
     if isinstance(section, Picture):
-        return {"title": section.title, "picture": pictures.drawing(section.figure), "words": section.words}
+        width = round(96 * section.figure.get_figwidth())  # CSS counts 96 pixels to an inch
+        picture = pictures.drawing(section.figure)
+        return {"title": section.title, "picture": picture, "words": section.words, "width": width}
     columns = section.columns
     rows = [[row.get(column) for column in columns] for row in section.rows]
     return {"title": section.title, "columns": columns, "rows": rows, "note": section.note}
