@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, NonFiniteError, TrainingError
 from xaikit.core.structure import flatten

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from xaikit.core import Explainer, Int
 from xaikit.core.configured import to_json
