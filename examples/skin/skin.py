@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -28,7 +29,6 @@ from xaikit import (
     EXPLAINERS,
     RRR,
     Assessment,
-    Clusters,
     Comparison,
     Counterexamples,
     Float,
@@ -45,9 +45,12 @@ from xaikit.report.clusters import clusters_figure
 from xaikit.report.comparisons import plot_comparison
 from xaikit.report.figures import comparison
 
-# A share of the explanation, so that one range of weights suits all explainers; its absolute values, not their
-# squares, since spread over a patch each pixel's square is tiny.
-SHARE = {"output": "logit", "reduction": "mean", "normalization": "total", "power": 1.0, "warmup": 2.0}
+# Explained is a random combination of the two logits: of the label's alone, the penalty would leave the patch free to
+# lower the other class. A share of the explanation, so that one range of weights suits every explainer; its absolute
+# values, not their squares, since spread over a patch each pixel's square is tiny.
+SHARE = {
+    "target": "random", "output": "logit", "reduction": "mean", "normalization": "total", "power": 1.0, "warmup": 2.0
+}  # fmt: skip
 TRANSFER = ("gradient", "integrated_gradients", "lrp_epsilon_plus", "gradcam")  # whose relevance in the mask is told
 SHOWN = ("accuracy kept", "benign removed", "malignant kept", "malignant flipped", "worst flipped")
 
@@ -64,8 +67,8 @@ class Candidate:
 
 CANDIDATES = {
     "counterexamples": Candidate(Counterexamples(lambda_ce=2.0), 0.3, 10),
-    "RRR": Candidate(RRR(lambda_rrr=3.0, **SHARE), 0.3, 30, ("gradient", "integrated_gradients:n_steps=3")),
-    "RRR over GradCam": Candidate(RRR(explainer="gradcam", lambda_rrr=3.0, **SHARE), 0.3, 30),
+    "RRR": Candidate(RRR(lambda_rrr=1.0, **SHARE), 0.1, 10, ("gradient", "smoothgrad:n_iter=2")),
+    "RRR GradCam": Candidate(RRR(explainer="gradcam", lambda_rrr=0.3, **SHARE), 0.03, 3),
 }
 
 
@@ -77,12 +80,10 @@ def network(size: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * (size // 8) ** 2, len(CLASSES)))
 
 
-def far_out(found: Clusters) -> list[int]:
-    """The clusters whose relevance lies away from the middle of the image, where the lesion is."""
-    height, width = found.maps.shape[1:]
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    distance = [float((found.mean_map(k) * (x**2 + y**2)).sum()) for k in range(found.n_clusters)]
-    return [k for k, d in enumerate(distance) if d >= (min(distance) + max(distance)) / 2]
+def far_out(mask: Tensor) -> bool:
+    """Whether a place (size, size) lies away from the middle of the image, where the lesion is."""
+    y, x = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in mask.shape), indexing="ij")
+    return float((mask * x.hypot(y)).sum() / mask.sum()) > 0.7
 
 
 class Story:
@@ -113,10 +114,15 @@ class Story:
         heat = torch.cat([explainer.attribute(part, 0) for part in self.train.x[benign].split(64)])
         found = SpRAy(n_clusters=self.options.clusters)(heat)
         clusters_figure(found, self.train.x[benign], attributions=heat).savefig(self.out / "clusters.png", dpi=120)
-        chosen = far_out(found) if self.options.cluster is None else self.options.cluster
-        rows = [found.samples(k) for k in chosen]
-        masks = [make_masks(heat, some, threshold=0.25, grow=2)[some] for some in rows]
-        suspects, where = [i for some in rows for i in some], torch.cat(masks)
+        clusters = range(found.n_clusters) if found.n_clusters > 1 else ()
+        places = [make_masks(heat, found.samples(k), threshold=0.25, grow=2).amax(0) for k in clusters]
+        chosen = self.options.cluster or [k for k, place in enumerate(places) if far_out(place)]
+        if not chosen:
+            sys.exit(
+                f"{found}; none looks away from the middle: see {self.out / 'clusters.png'}, then name some: --cluster"
+            )
+        suspects = [i for k in chosen for i in found.samples(k)]
+        where = torch.stack([places[k] for k in chosen for _ in found.samples(k)])
         if self.options.mask is not None:
             where = load_masks(self.options.mask).expand_as(where)
         names = "".join(f"{self.train.files[i].name}\n" for i in benign[suspects].tolist())
@@ -199,7 +205,7 @@ class Story:
             with torch.no_grad():
                 told = [CLASSES[k] for k in model.eval()(x).argmax(1).tolist()]
             maps[name] = EXPLAINERS.create(self.options.explainer).bind(model).attribute(x, 0)
-            labels = [f"{label}\n{name}: {word}".strip() for label, word in zip(labels, told, strict=True)]
+            labels = [f"{label}\n{name}: {word[0].upper()}".strip() for label, word in zip(labels, told, strict=True)]
         figure = comparison(maps, x, outline=patches.region, labels=labels)
         figure.savefig(self.out / "examples.png", dpi=120)
 
