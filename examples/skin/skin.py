@@ -4,9 +4,9 @@
     python -m examples.skin.skin FOLDER --out report   # FOLDER/*.png or *.jpg, FOLDER/labels.csv (file,label)
 
 A small network is trained; its explanations of the benign images are grouped (report/clusters.png); the groups that
-look away from the middle are taken for the shortcut, and a mask is made of what they look at. Then the network is
-trained again with counterexamples and with penalties, whose weights are chosen on validation images, and all are
-compared on test images with the patches as they are, on anyone, on the malignant only, and on nobody.
+look at something away from the middle are taken for the shortcut, and a mask is made of where they look. Then the
+network is trained again with counterexamples and with penalties, whose weights are chosen on validation images, and all
+are compared on test images with the patches as they are, on anyone, on the malignant only, and on nobody.
 
 After a look at the figure name the groups yourself with --cluster, or draw a picture of the place: --mask.
 """
@@ -80,10 +80,19 @@ def network(size: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * (size // 8) ** 2, len(CLASSES)))
 
 
-def far_out(mask: Tensor) -> bool:
+def far_out(place: Tensor) -> bool:
     """Whether a place (size, size) lies away from the middle of the image, where the lesion is."""
-    y, x = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in mask.shape), indexing="ij")
-    return float((mask * x.hypot(y)).sum() / mask.sum()) > 0.7
+    y, x = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in place.shape), indexing="ij")
+    return float((place * x.hypot(y)).sum() / place.sum()) > 0.7
+
+
+def shows_something(images: Tensor, samples: list[int], place: Tensor) -> bool:
+    """Whether these samples show more there than the others do: away from their own skin, the median colour."""
+    skin = images.flatten(2).median(-1).values[..., None, None]
+    contrast = ((images - skin).abs().mean(1) * place).sum((1, 2)) / place.sum()
+    inside = torch.zeros(len(images), dtype=torch.bool)
+    inside[samples] = True
+    return bool(contrast[inside].median() > 2 * contrast[~inside].median())
 
 
 class Story:
@@ -111,23 +120,24 @@ class Story:
         """The images whose explanations make the suspicious clusters, and where these look."""
         benign = (self.train.y == 0).nonzero()[:, 0]
         explainer = EXPLAINERS.create(self.options.explainer).bind(model)
-        heat = torch.cat([explainer.attribute(part, 0) for part in self.train.x[benign].split(64)])
+        shown = self.train.x[benign]
+        heat = torch.cat([explainer.attribute(part, 0) for part in shown.split(64)])
         found = SpRAy(n_clusters=self.options.clusters)(heat)
-        clusters_figure(found, self.train.x[benign], attributions=heat).savefig(self.out / "clusters.png", dpi=120)
-        clusters = range(found.n_clusters) if found.n_clusters > 1 else ()
-        places = [make_masks(heat, found.samples(k), threshold=0.25, grow=2).amax(0) for k in clusters]
-        chosen = self.options.cluster or [k for k, place in enumerate(places) if far_out(place)]
+        clusters_figure(found, shown, attributions=heat).savefig(self.out / "clusters.png", dpi=120)
+        several = range(found.n_clusters) if found.n_clusters > 1 else ()
+        places = [make_masks(heat, found.samples(k), threshold=0.25, grow=2).amax(0) for k in several]
+        chosen = self.options.cluster or [
+            k for k, place in enumerate(places) if far_out(place) and shows_something(shown, found.samples(k), place)
+        ]
         if not chosen:
-            sys.exit(
-                f"{found}; none looks away from the middle: see {self.out / 'clusters.png'}, then name some: --cluster"
-            )
+            sys.exit(f"{found}; none shows something away from the middle: see clusters.png, then name some: --cluster")
         suspects = [i for k in chosen for i in found.samples(k)]
         where = torch.stack([places[k] for k in chosen for _ in found.samples(k)])
         if self.options.mask is not None:
             where = load_masks(self.options.mask).expand_as(where)
         names = "".join(f"{self.train.files[i].name}\n" for i in benign[suspects].tolist())
         (self.out / "suspects.txt").write_text(names, encoding="utf-8")
-        patches = Patches(self.train.x[benign[suspects]], where)
+        patches = Patches(shown[suspects], where)
         print(f"{found}; clusters {chosen} are taken for the shortcut: see clusters.png")
         print(f"relevance of their {len(suspects)} images in the mask: {mask_overlap(heat[suspects], patches.region)}")
         return patches
