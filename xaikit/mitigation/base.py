@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import math
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -20,7 +19,7 @@ from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 from xaikit.mitigation import batches, checkpoints
 from xaikit.mitigation import fabric as fabrics
-from xaikit.mitigation.checks import batchnorm_told, check_data, check_model
+from xaikit.mitigation.checks import MaskWatch, batchnorm_told, check_data, check_model
 from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.history import History
@@ -57,6 +56,7 @@ class Mitigator(Configured, abc.ABC):
     REGISTRY: ClassVar[Any] = MITIGATORS
     WEIGHT: ClassVar[str]  # name of the setting that weighs the penalty
     NEEDS_MASK: ClassVar[bool] = True  # else no mask means everything
+    OF_ZERO_MASK: ClassVar[str | None] = "nothing is penalised"  # what comes of a mask that is zero everywhere
 
     explainer: Annotated[Any, Choice(EXPLAINERS), "the explanation: a name, a spec string, a class or an object"] = (
         "gradient"
@@ -208,8 +208,10 @@ class Mitigator(Configured, abc.ABC):
             masks = batch_masks(masks, labels, self.where)
         source = batches.source(data, labels, masks, self.batch_size, partial(prepared, self))
         check_data(self, model, source)
-        if labels is not None and self._of_full_mask() and bool((torch.as_tensor(masks) == 1).all()):
-            warnings.warn(f"the mask covers everything, so {self._of_full_mask()}", stacklevel=2)
+        if labels is not None:
+            watch = MaskWatch()
+            watch.look(masks)
+            watch.tell(self, stacklevel=3)
         history: History = processes.launch(train, self, model, source, Options(path, stopping, progress))
         return history
 
@@ -232,10 +234,17 @@ class Mitigator(Configured, abc.ABC):
     def _parts(self, batch: Any) -> tuple[Any, Any, Any]:
         parts = tuple(batch) if isinstance(batch, (tuple, list)) else ()
         if len(parts) == 2 and not self.NEEDS_MASK:
-            return *parts, None
+            parts = *parts, None
         if len(parts) != 3:
             raise InvalidTypeError("a batch must be (inputs, labels, masks)")
-        return parts
+        x, y, mask = parts
+        if self.NEEDS_MASK and mask is None:
+            raise InvalidTypeError(
+                f"{type(self).__name__} needs to be told where: a batch must be (inputs, labels, masks), got None for masks"
+            )
+        if len(flatten(x)[0][0]) == 0:
+            raise InvalidInputError("a batch must hold at least one sample, got none")
+        return x, y, mask
 
     def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, mask: Any, seed: int) -> tuple[Tensor, Tensor]:
         """Both from the inputs, with their graphs; labels and masks are as the user gave them."""
