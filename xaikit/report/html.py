@@ -56,7 +56,7 @@ class Report:
     Attributes:
         runs: runs over the same data, one for each explainer; they stand side by side.
         title: of the page.
-        names: of classes, features and tokens.
+        names: of classes, features and tokens; classes and features else as the first run's data calls them.
         kind: "image", "series", "tabular" or "text"; None goes by the form of the samples.
         sections: tables and figures between the summary and the samples.
         limit: most samples shown, evenly spread over the data.
@@ -79,6 +79,9 @@ class Report:
         for section in self.sections:
             if not isinstance(section, (Table, Picture)):
                 raise InvalidTypeError(f"a section is a Table or a Picture, got {type(section).__name__}")
+        words = self.runs[0].words if self.runs else {}
+        called = {key: getattr(self.names, key) or words.get(key, ()) for key in ("classes", "features")}
+        object.__setattr__(self, "names", dataclasses.replace(self.names, **called))
 
     def save(self, path: str | Path) -> Path:
         """Write the page, whole or not at all."""
