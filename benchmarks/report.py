@@ -82,13 +82,13 @@ def explained(folder: Path) -> dict[str, list[Run]]:
     torch.manual_seed(0)
     series = nn.Sequential(nn.Conv1d(3, 8, 9), nn.ReLU(), nn.AdaptiveAvgPool1d(8), nn.Flatten(), nn.Linear(64, 3))
     curves = torch.randn(SAMPLES, 3, 1000).cumsum(2) / 10
-    words = torch.randint(1000, (SAMPLES, 64))
+    words, reader = torch.randint(1000, (SAMPLES, 64)), Reader()
     return {
         f"photographs of {SIDE} pixels": _runs(
             folder / "photographs", trained(), photographs(SAMPLES), EXPLAINERS_SHOWN
         ),
         "series, 3 x 1,000": _runs(folder / "series", series, curves, GRADIENTS),
-        "texts, 64 tokens": _runs(folder / "texts", Reader(), words, GRADIENTS, layer="embedding"),
+        "texts, 64 tokens": _runs(folder / "texts", reader, words, GRADIENTS, layer="embedding"),
     }
 
 
@@ -122,7 +122,9 @@ def opened(path: Path) -> tuple[float, float]:
             page.goto(path.as_uri())
             loaded.append(time.perf_counter() - begun)
             page.locator("#samples").scroll_into_view_if_needed()
-            page.wait_for_function("Array.from(document.images).slice(0, 12).every(i => i.complete && i.naturalWidth)")
+            page.evaluate(
+                "Promise.all(Array.from(document.images).filter(i => i.src).slice(0, 12).map(i => i.decode()))"
+            )
             page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
             shown.append(time.perf_counter() - begun)
             page.close()
