@@ -139,7 +139,7 @@ def measure(folder: Path) -> None:
             if count > len(runs):
                 continue
             report = Report(runs[:count], title=what, names=Names(classes=CLASSES), limit=SAMPLES)
-            path = folder / f"{what.split()[0]}-{count}.html"
+            path = folder / f"{what.split()[0].strip(',')}-{count}.html"
             made = seconds(lambda r=report, p=path: r.save(p))
             rows.append([what, count, path.stat().st_size / 1e6, made, *opened(path)])
     head = ["500 samples", "explainers", "MB", "made in (s, processor)", "loaded (s)", "on the screen (s)"]
