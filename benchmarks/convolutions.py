@@ -10,9 +10,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import paired, table
+from benchmarks.measure import lenet, paired, resnet18, table
+from xaikit import RRR, Gradient
 from xaikit.core import convolutions
 from xaikit.core.convolutions import fast_convolutions
+from xaikit.core.torchvision_ops import import_torchvision
 
 # Name, layer, shape of its input.
 LAYERS: tuple[tuple[str, nn.Module, tuple[int, ...]], ...] = (
@@ -45,8 +47,46 @@ def runs(layer: nn.Module, x: Tensor, *, fast: bool) -> tuple[Callable[[], objec
     return lambda: gradient(twice=False), penalty
 
 
+def mobilenet() -> nn.Module:
+    """mobilenet_v2, whose convolutions are depthwise or 1 x 1."""
+    return import_torchvision().models.mobilenet_v2(num_classes=10).eval()
+
+
+# Name, net, shape of a batch.
+NETS: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...]], ...] = (
+    ("LeNet", lenet, (64, 1, 28, 28)),
+    ("resnet18", resnet18, (16, 3, 64, 64)),
+    ("mobilenet_v2", mobilenet, (16, 3, 64, 64)),
+)
+
+
+def net_runs(model: nn.Module, x: Tensor) -> tuple[Callable[[], object], Callable[[], object]]:
+    """The gradient of a whole net; and its penalty in a training step."""
+    y, mask = torch.arange(len(x)) % 10, torch.ones(x.shape[2:])
+    mask[0] = 0
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        RRR(mode="train").loss(model, (x, y, mask), seed=0).total.backward()
+
+    return lambda: Gradient(model).attribute(x, y), step
+
+
+def with_torchs(run: Callable[[], object]) -> Callable[[], object]:
+    """The same, with torch's kernels."""
+
+    def bare() -> None:
+        kinds, convolutions.KINDS = convolutions.KINDS, ()
+        try:
+            run()
+        finally:
+            convolutions.KINDS = kinds
+
+    return bare
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     torch.manual_seed(0)
     rows: list[list[object]] = []
     for name, layer, shape in LAYERS:
@@ -58,6 +98,12 @@ def main() -> None:
         rows.append([name, *ratios])
     limits = f"up to {convolutions.FEW_CHANNELS} channels count as few"
     table(f"Time over torch's, forward pass included; {limits}.", ["layer", "gradient", "penalised gradient"], rows)
+
+    rows = []
+    for name, make, shape in NETS:
+        both = net_runs(make(), torch.randn(shape))
+        rows.append([name, *(paired({"ours": run}, with_torchs(run), rounds=5)["ours"] for run in both)])
+    table("Time over that with torch's derivatives.", ["net", "gradient", "RRR step"], rows)
 
 
 if __name__ == "__main__":
