@@ -89,7 +89,7 @@ def array(path: Path) -> Samples:
     labels: list[int] = []
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 if "x" not in file.files:
                     raise InvalidInputError(f"{path} must hold the samples as 'x', it holds {', '.join(file.files)}")
                 x = file["x"]
