@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xaikit.cli.job import flag
-from xaikit.cli.sources import DataFields, ModelJob
+from xaikit.cli.sources import MaskFields, ModelJob
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from xaikit.cli.stream import Batch
 
 
-class Evaluate(DataFields, ModelJob):
+class Evaluate(MaskFields, ModelJob):
     """Measure explainers by metrics on a data set: prints a table with intervals and saves it as JSON.
 
     xaikit report --evaluation shows the saved table. An explainer or a metric that fails leaves its reason there, and
@@ -32,7 +32,6 @@ class Evaluate(DataFields, ModelJob):
     explainer: tuple[str, ...] = flag(("integrated_gradients",), help="name:key=value,key=value; repeat it.")
     metric: tuple[str, ...] = flag(("abpc",), help="name:key=value,key=value; repeat it.")
     target: str = flag("", help="One class, or 'label'. Else the predicted class.")
-    mask: Path | None = flag(None, help="Where relevance should lie: .png, .npy, or a folder with one for each sample.")
     postprocess: str = flag("", help="Of each attribution: postprocessor:key=value.")
     out: Path = flag(Path("table.json"), help="Result: .json.")
     batch_size: int = flag(32, help="Samples in a pass.")
@@ -42,7 +41,6 @@ class Evaluate(DataFields, ModelJob):
 
     def run(self) -> int:
         """Measure, print, save."""
-        from xaikit.cli.masks import read_masks
         from xaikit.cli.options import check_out, check_unique
         from xaikit.cli.stream import Stream, tell_skipped
         from xaikit.core import EXPLAINERS, METRICS, POSTPROCESSORS
@@ -59,11 +57,12 @@ class Evaluate(DataFields, ModelJob):
             for name in names:
                 registry.create(name)
         after = POSTPROCESSORS.create(self.postprocess) if self.postprocess else None
-        masks = read_masks(self.mask)
-        samples = Stream(self.samples(self.model), masks, batch_size=self.batch_size, limit=self.limit)
+        data = self.samples(self.model)
+        samples = Stream(data, self.masks(data), batch_size=self.batch_size, limit=self.limit)
         model = self.loaded()
+        told = self.reading(model, samples.first)
         table = evaluate(
-            {name: self.bound(name, model) for name in self.explainer},
+            {name: told.bound(name, model) for name in self.explainer},
             list(self.metric),
             samples.map(lambda batch: self._asked(batch, model)),
             postprocess=after,

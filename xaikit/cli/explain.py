@@ -69,7 +69,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
         result = _result_path(self.out, source, EXPLAINERS.create(self.explainer).NAME)
         inputs, picture = read_batch(source, self.preparation(self.model))
         model = self.loaded()
-        explainer = self.bound(self.explainer, model)
+        explainer = self.reading(model, inputs).bound(self.explainer, model)
         inputs = inputs.to(explainer.device)
         attribution = explainer.explain(inputs, targets_of(targets, model, inputs, explainer.head), seed=self.seed)
         result.parent.mkdir(parents=True, exist_ok=True)
@@ -95,14 +95,15 @@ class Explain(ProcessFields, DataFields, ModelJob):
         from xaikit.cli import processes
         from xaikit.core.errors import InvalidInputError
         from xaikit.runs import explain_dataset, load_run
+        from xaikit.runs.source import Source
 
         if self.out is None:
             raise InvalidInputError("--data needs --out, the folder of the run")
         if self.target and self.target != "label" and not self.target.isdecimal():
             raise InvalidInputError(f"--target of a data set is one class or 'label', got {self.target!r}")
-        data = self.samples(self.model)
+        data, model = self.samples(self.model), self.loaded()
         run = explain_dataset(
-            self.bound(self.explainer, self.loaded()),
+            self.reading(model, Source(data).first()[0]).bound(self.explainer, model),
             data,
             out=self.out,
             targets=int(self.target) if self.target.isdecimal() else self.target or "predicted",

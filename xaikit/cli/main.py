@@ -94,9 +94,10 @@ def _note(message: Warning | str, category: type[Warning], *_: Any) -> None:
 
 
 def _exit_code(err: Exception) -> int:
-    from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+    from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError, UnknownNameError
 
-    return 2 if isinstance(err, (InvalidInputError, InvalidTypeError, UnknownNameError)) else 1
+    wrong_calls = (InvalidInputError, InvalidTypeError, NotDifferentiableError, UnknownNameError)
+    return 2 if isinstance(err, wrong_calls) else 1
 
 
 def _sentence(err: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 from xaikit.mitigation.masks import check_mask
 from xaikit.shortcuts import load_masks
 from xaikit.shortcuts.masks import mask_files
@@ -64,9 +65,9 @@ class Masks:
             f"--mask holds {self._shape}; it takes one map for all samples, or one for each of {total}"
         )
 
-    def of(self, indices: Tensor, axes: int, total: int) -> Tensor:
+    def of(self, indices: Tensor, inputs: Tensor, total: int) -> Tensor:
         """The maps of some samples, by their indices in the data: (n, ...)."""
-        if not self.each(axes, total):
+        if not self.each(inputs.ndim, total):
             one = self._rows(...)
             return one.expand(len(indices), *one.shape)
         if not self._files:
@@ -84,6 +85,48 @@ class Masks:
         return check_mask(self._values[rows] if isinstance(self._values, Tensor) else np.array(self._values[rows]))
 
 
-def read_masks(path: Path | None) -> Masks | None:
-    """The masks of an option; None for none."""
+class NamedMasks:
+    """Columns of a table, or tokens of texts wherever they stand, by their names.
+
+    Args:
+        names: of columns or tokens.
+        data: samples of a table or of texts.
+
+    Raises:
+        UnknownNameError: for a column or a token that is not there.
+        InvalidInputError: for data that names neither.
+    """
+
+    number = 0  # never one for each sample of a data set: it is made where the samples are
+
+    def __init__(self, names: Sequence[str], data: Any) -> None:
+        self._ids, self._columns = None, None
+        if getattr(data, "ids", None) is not None:
+            self._ids = torch.tensor(data.ids(names))
+        elif getattr(data, "features", ()):
+            features = list(data.features)
+            stranger = next((name for name in names if name not in features), None)
+            if stranger is not None:
+                raise UnknownNameError(f"--mask-names: no column {stranger!r}{near_names(stranger, features)}")
+            self._columns = torch.tensor([float(feature in names) for feature in features])
+        else:
+            raise InvalidInputError("--mask-names takes columns of a .csv, or tokens of --text; else give --mask")
+
+    def of(self, indices: Tensor, inputs: Tensor, total: int) -> Tensor:  # noqa: ARG002
+        """The maps of some samples: (n, columns) or (n, T)."""
+        if self._columns is not None:
+            return self._columns.expand(len(inputs), -1)
+        return torch.isin(inputs, self._ids).float()
+
+
+def read_masks(path: Path | None, names: Sequence[str] = (), data: Any = None) -> Masks | NamedMasks | None:
+    """The masks of --mask, or those of --mask-names in some data; None for neither.
+
+    Raises:
+        InvalidInputError: for both.
+    """
+    if names and path is not None:
+        raise InvalidInputError("name the region by --mask or by --mask-names, not both")
+    if names:
+        return NamedMasks(names, data)
     return None if path is None else Masks(path)

@@ -9,7 +9,7 @@ import typer
 
 from xaikit.cli.job import flag
 from xaikit.cli.processes import ProcessFields
-from xaikit.cli.sources import DataFields, ModelJob
+from xaikit.cli.sources import MaskFields, ModelJob
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 HELD_BACK = 0.2  # share of the data that is measured on instead of trained on, where no test data is named
 
 
-class Mitigate(ProcessFields, DataFields, ModelJob):
+class Mitigate(ProcessFields, MaskFields, ModelJob):
     """Train a model away from a shortcut: writes its weights, and what it relied on before and after.
 
-    --mask says where the shortcut is: one map for all samples, or one for each sample of --data. Before and after are
+    --mask says where the shortcut is: one map for all samples, or one for each sample of --data; of a table or of
+    texts, --mask-names names columns or tokens. Before and after are
     measured on --test, else on a fifth of --data that training never sees. Training goes on from its checkpoint when
     the same command is given again after an interruption. xaikit list mitigators tells the mitigators' settings.
 
@@ -31,6 +32,7 @@ class Mitigate(ProcessFields, DataFields, ModelJob):
     Examples:
       xaikit mitigate --data digits.npz --model mynet:make --weights w.pt --mask corner.png --out mended.pt
       xaikit mitigate --data skin/ --model skinnet:make --mask rulers/ --mitigator "rrr:lambda_rrr=10"
+      xaikit mitigate --data people.csv --labels outcome --model mynet:make --mask-names sex,race --out mended.pt
       xaikit mitigate --data digits.npz --test test.npz --model mynet:make --mask found/mask-1.npy --out mended.pt
     """  # noqa: D301
 
@@ -60,21 +62,25 @@ class Mitigate(ProcessFields, DataFields, ModelJob):
         if table.suffix != ".json":
             raise InvalidInputError(f"--assessment must end in .json, got {table.name!r}")
         Int(ge=0).check(self.seed, "--seed")
-        mitigator = self._made(MITIGATORS.create(self.mitigator))
-        if mitigator.NEEDS_MASK and self.mask is None:
-            raise InvalidInputError(f"the mitigator {mitigator.NAME} needs --mask, which says where the shortcut is")
-        shown = [EXPLAINERS.create(text) for text in self.explainer] or [mitigator.explainer]
+        mitigator = MITIGATORS.create(self.mitigator)
+        if mitigator.NEEDS_MASK and self.mask is None and not self.mask_names:
+            raise InvalidInputError(
+                f"the mitigator {mitigator.NAME} needs --mask or --mask-names, which say where the shortcut is"
+            )
+        shown = [EXPLAINERS.create(text) for text in self.explainer]
         if self.starts_others:
             return self.shared()
         first = processes.rank() == 0  # the others train along, and leave measuring and telling to it
         training, test = self._data()
         model = self.loaded()
+        view = self.reading(model, training.first).view()
+        mitigator = self._seen(mitigator, view)
         # A model that does not take such samples says so now.
-        targets_for("", next(iter(test)), model, self.view()["head"])
+        targets_for("", next(iter(test)), model, view["head"])
         measured = test.map(triple)
         options: dict[str, Any] = {
-            "explainers": shown,
-            "head": self.view()["head"],
+            "explainers": [e if e.layer else e.set_kwargs(**view) for e in shown] or [mitigator.explainer],
+            "head": view["head"],
             "seed": self.seed,
             "progress": not self.quiet,
         }
@@ -109,13 +115,12 @@ class Mitigate(ProcessFields, DataFields, ModelJob):
         self.tell(words, **_finite(told), written=[str(self.out), str(table)])
         return 1 if tell_skipped(training, test) else 0
 
-    def _made(self, mitigator: Any) -> Any:
+    def _seen(self, mitigator: Any, view: dict[str, Any]) -> Any:
         """The mitigator with the head, the layer and the seed of this call."""
-        view = self.view()
         changes: dict[str, Any] = {"head": view["head"]}
         if mitigator.random_state is None:
             changes["random_state"] = self.seed
-        if "layer" in view:
+        if "layer" in view and mitigator.explainer.layer is None:
             changes["explainer"] = mitigator.explainer.set_kwargs(layer=view["layer"])
         return mitigator.set_kwargs(**changes)
 
@@ -123,12 +128,12 @@ class Mitigate(ProcessFields, DataFields, ModelJob):
         """Samples to train on, and others to measure on, both with labels and masks."""
         import torch
 
-        from xaikit.cli.masks import read_masks
         from xaikit.cli.stream import Stream
         from xaikit.core.errors import InvalidInputError
 
-        masks = read_masks(self.mask)
-        found = Stream(self.samples(self.model), masks)
+        data = self.samples(self.model)
+        masks = self.masks(data)
+        found = Stream(data, masks)
         # Read once from end to end, so that what is unreadable or unlabelled is known before training begins.
         readable = torch.cat([_labelled(batch, "--data") for batch in found])
         if self.test:

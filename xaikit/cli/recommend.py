@@ -50,6 +50,7 @@ class Recommend(DataFields, ModelJob):
         found = None if samples is None else samples.whole()
         skipped = 0 if samples is None else tell_skipped(samples)
         model = self.loaded()
+        told = self if samples is None else self.reading(model, samples.first)
         result = recommend(
             model,
             self.modality or None,
@@ -59,7 +60,7 @@ class Recommend(DataFields, ModelJob):
             metric=self.metric,
             n_samples=self.n_samples,
             seconds=self.seconds,
-            **self.view(),
+            **told.view(),
         )
         if self.out is not None:
             write_whole(self.out, result.to_json() + "\n")

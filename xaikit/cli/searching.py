@@ -8,7 +8,6 @@ import numpy as np
 from torch import nn
 
 from xaikit.cli.inputs import read_batch
-from xaikit.cli.masks import read_masks
 from xaikit.cli.options import device_of, numbers, targets_of
 from xaikit.cli.stream import Batch, Stream, targets_for
 from xaikit.cli.tune import Tune
@@ -25,8 +24,9 @@ def search_of(job: Tune) -> tuple[Search, Stream]:
     Raises:
         InvalidInputError, InvalidTypeError, UnknownNameError: for options that cannot be right.
     """
-    made = [EXPLAINERS.create(text) for text in job.explainer]
-    if not made:
+    for text in job.explainer:  # before a large model is loaded
+        EXPLAINERS.create(text)
+    if not job.explainer:
         raise InvalidInputError("name at least one --explainer")
     metric, space = _metric(job), _space(job)
     size = Int(ge=0).check(job.batch_size, "--batch-size")
@@ -34,8 +34,9 @@ def search_of(job: Tune) -> tuple[Search, Stream]:
     samples = _samples(job)
     given = _targets(job.target, len(samples)) if job.source is not None else []
     parts = list(samples) if size else [samples.whole()]
-    model, view = job.loaded(), job.view()
-    explainers = [explainer.set_kwargs(model=model, **view) for explainer in made]
+    model = job.loaded()
+    told = job.reading(model, samples.first)
+    explainers = [told.bound(text, model) for text in job.explainer]
     search = explanation_search(
         explainers if len(explainers) > 1 else explainers[0],
         metric,
@@ -52,13 +53,9 @@ def search_of(job: Tune) -> tuple[Search, Stream]:
 def _samples(job: Tune) -> Stream:
     if bool(job.data) == (job.source is not None):
         raise InvalidInputError("name either an INPUT or --data, a data set")
-    options: dict[str, Any] = {
-        "masks": read_masks(job.mask),
-        **({"batch_size": job.batch_size} if job.batch_size else {}),
-    }
-    if job.source is not None:
-        return Stream(read_batch(job.source, job.preparation(job.model))[0], **options)
-    return Stream(job.samples(job.model), limit=job.limit, **options)
+    data = job.samples(job.model) if job.source is None else read_batch(job.source, job.preparation(job.model))[0]
+    size = {"batch_size": job.batch_size} if job.batch_size else {}
+    return Stream(data, job.masks(data), limit=job.limit if job.source is None else 0, **size)
 
 
 def _asked(job: Tune, part: Batch, given: list[int], model: nn.Module) -> tuple[Any, ...]:

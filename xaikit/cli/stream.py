@@ -12,7 +12,7 @@ import typer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from xaikit.cli.masks import Masks
+from xaikit.cli.masks import Masks, NamedMasks
 from xaikit.core import Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import flatten
@@ -57,7 +57,7 @@ class Stream:
         skipped: why samples could not be read, by index; it fills while they are read.
     """
 
-    def __init__(self, data: Any, masks: Masks | None = None, *, batch_size: int = 32, limit: int = 0) -> None:
+    def __init__(self, data: Any, masks: Masks | NamedMasks | None = None, *, batch_size: int = 32, limit: int = 0) -> None:
         self._size, limit = Int(ge=1).check(batch_size, "--batch-size"), Int(ge=0).check(limit, "--limit")
         self._source, self._masks = Source(data, self._size), masks
         self.total = self._source.n
@@ -68,6 +68,11 @@ class Stream:
 
     def __len__(self) -> int:
         return len(self._chosen)
+
+    @property
+    def first(self) -> Any:
+        """The inputs of the first sample that can be read, as a batch of one."""
+        return self._source.first()[0]
 
     def __iter__(self) -> Iterator[Batch]:
         empty = True
@@ -119,7 +124,7 @@ class Stream:
             shapes = " and ".join(", ".join(map(str, one)) for one in (self._shape, shape) if one)
             raise InvalidInputError(f"the samples have several shapes ({shapes}); bring them to one size")
         self._shape = shape
-        masks = None if self._masks is None else self._masks.of(part.indices, tensors[0].ndim, self.total)
+        masks = None if self._masks is None else self._masks.of(part.indices, tensors[0], self.total)
         return Batch(part.inputs, part.labels, part.indices, masks)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xaikit.cli.job import argument, flag
-from xaikit.cli.sources import DataFields, ModelJob
+from xaikit.cli.sources import MaskFields, ModelJob
 
 if TYPE_CHECKING:
     from xaikit.tuning import TuneResult
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SHOWN = 5  # lines of a table in the summary
 
 
-class Tune(DataFields, ModelJob):
+class Tune(MaskFields, ModelJob):
     """Search the settings of an explainer, or the best of several explainers: writes a result as JSON, and figures.
 
     The samples are those of INPUT, an image or a .npy, or some of a data set (--data);
@@ -41,7 +41,6 @@ class Tune(DataFields, ModelJob):
     vary: tuple[str, ...] = flag((), help="What to search: NAME, NAME=a,b,c, or all (baselines too); repeat it.")
     postprocess: bool = flag(False, help="Search pooling and normalisation too.")
     target: str = flag("", help="As for explain; of INPUT also a .npy with a class for each sample.")
-    mask: Path | None = flag(None, help="Of --data, where relevance should lie: as for evaluate.")
     limit: int = flag(100, help="Most samples of --data, evenly spread over it; 0: all.")
     trials: int = flag(50, help="Trials to make, by all workers together.")
     workers: int = flag(1, help="Processes on this machine.")

@@ -48,6 +48,10 @@ class Source:
     Args:
         data: a map-style `Dataset` of x or (x, label), a `DataLoader` over one without shuffling, or (x, labels).
         batch_size: samples in a pass; None takes the loader's, else 32.
+
+    Attributes:
+        names: of the samples, where the data has any.
+        words: "classes" and "features", as the data calls them, and "tokenizer", what reads its tokens.
     """
 
     def __init__(self, data: Any, batch_size: int | None = None) -> None:
@@ -59,6 +63,7 @@ class Source:
         self.names: Sequence[str] = tuple(map(str, getattr(dataset, "names", ())))
         if self.names and len(self.names) != self.n:
             raise InvalidInputError(f"data.names must name each of the {self.n} samples, got {len(self.names)}")
+        self.words = _words(dataset)
         self.batch_size = batch_size or (loader and loader.batch_size) or BATCH_SIZE
         self._dataset = dataset
         self._options: dict[str, Any] = {"num_workers": loader.num_workers} if loader else {}
@@ -119,6 +124,17 @@ class _Rows:
     def __iter__(self) -> Iterator[list[int]]:
         for start in range(0, len(self.indices), self.size):
             yield [int(i) for i in self.indices[start : start + self.size]]
+
+
+def _words(dataset: Any) -> dict[str, Any]:
+    """What a data set calls its classes and columns, and what reads its tokens."""
+    found: dict[str, Any] = {}
+    for key in ("classes", "features"):
+        words = getattr(dataset, key, ())
+        if isinstance(words, (list, tuple)) and words and all(isinstance(word, str) for word in words):
+            found[key] = list(words)
+    tokenizer = getattr(dataset, "tokenizer", "")
+    return {**found, "tokenizer": tokenizer} if isinstance(tokenizer, str) and tokenizer else found
 
 
 def _dataset(data: Any) -> Any:
