@@ -100,7 +100,8 @@ class NamedMasks:
     number = 0  # never one for each sample of a data set: it is made where the samples are
 
     def __init__(self, names: Sequence[str], data: Any) -> None:
-        self._ids, self._columns = None, None
+        self._ids: Tensor | None = None
+        self._columns = torch.empty(0)
         if getattr(data, "ids", None) is not None:
             self._ids = torch.tensor(data.ids(names))
         elif getattr(data, "features", ()):
@@ -114,7 +115,7 @@ class NamedMasks:
 
     def of(self, indices: Tensor, inputs: Tensor, total: int) -> Tensor:  # noqa: ARG002
         """The maps of some samples: (n, columns) or (n, T)."""
-        if self._columns is not None:
+        if self._ids is None:
             return self._columns.expand(len(inputs), -1)
         return torch.isin(inputs, self._ids).float()
 
