@@ -51,7 +51,12 @@ from xaikit.report.figures import comparison
 SHARE = {
     "target": "random", "output": "logit", "reduction": "mean", "normalization": "total", "power": 1.0, "warmup": 2.0
 }  # fmt: skip
-TRANSFER = ("gradient", "integrated_gradients", "lrp_epsilon_plus", "gradcam")  # whose relevance in the mask is told
+TRANSFER = (
+    "gradient",
+    "integrated_gradients:n_steps=8",
+    "lrp_epsilon_plus",
+    "gradcam",
+)  # whose relevance in the mask is told
 SHOWN = ("accuracy kept", "benign removed", "malignant kept", "malignant flipped", "worst flipped")
 
 
@@ -67,7 +72,7 @@ class Candidate:
 
 CANDIDATES = {
     "counterexamples": Candidate(Counterexamples(lambda_ce=2.0), 0.3, 10),
-    "RRR": Candidate(RRR(lambda_rrr=1.0, **SHARE), 0.1, 10, ("gradient", "smoothgrad:n_iter=2")),
+    "RRR": Candidate(RRR(lambda_rrr=1.0, **SHARE), 0.1, 10, ("gradient", "gradient_x_input")),
     "RRR GradCam": Candidate(RRR(explainer="gradcam", lambda_rrr=0.3, **SHARE), 0.03, 3),
 }
 
