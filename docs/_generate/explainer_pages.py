@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from formulas import formula
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -102,6 +103,8 @@ def _page(name: str, attribution: Attribution, cost: float) -> str:
             f"# {cls.__name__}",
             "",
             f'`EXPLAINERS.create("{name}")`{_reference(cls)}',
+            "",
+            formula(name),
             "",
             '!!! abstract "What it computes"',
             "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class Samples:
         labels: class of each sample; empty where there are none.
         classes: names of the classes, where labels are words.
         features: names of the columns of a table.
+        tokenizer: ``hf:FOLDER`` that reads the token ids of texts.
+        ids: token ids of some words, for texts.
     """
 
     names: Sequence[str]
@@ -38,6 +41,8 @@ class Samples:
     labels: Sequence[int] = ()
     classes: Sequence[str] = ()
     features: Sequence[str] = ()
+    tokenizer: str = ""
+    ids: Callable[[Sequence[str]], Sequence[int]] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -47,7 +52,38 @@ class Samples:
         return (x, self.labels[index]) if self.labels else x
 
 
-def image_folder(folder: Path, preparation: Preparation, *, strict: bool = False) -> Samples:
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """What the words of a label mean.
+
+    Attributes:
+        given: the classes in the order of the model's outputs, as the user names them; every label must be one.
+        usual: as the model names them, which counts where all labels are among them.
+    """
+
+    given: Sequence[str] = ()
+    usual: Sequence[str] = ()
+
+    def of(self, labels: list[str]) -> tuple[list[int], Sequence[str]]:
+        """Class indices and names: whole numbers as they are, words in the known order, else in the alphabetical one.
+
+        Raises:
+            UnknownNameError: for a label that is none of the given classes.
+        """
+        if all(label.strip().isdecimal() for label in labels) and not set(labels) & set(self.given):
+            return [int(label) for label in labels], self.given or self.usual
+        words = set(labels)
+        stranger = next((label for label in labels if self.given and label not in self.given), None)
+        if stranger is not None:
+            raise UnknownNameError(f"the label {stranger!r} is none of --classes{near_names(stranger, self.given)}")
+        names = self.given or (self.usual if words <= set(self.usual) else sorted(words))
+        place = {name: i for i, name in enumerate(names)}
+        return [place[label] for label in labels], names
+
+
+def image_folder(
+    folder: Path, preparation: Preparation, *, strict: bool = False, classes: Classes | None = None
+) -> Samples:
     """The images of a folder and those below it, by name; labels.csv beside them (file,label) is optional.
 
     Raises:
@@ -66,17 +102,18 @@ def image_folder(folder: Path, preparation: Preparation, *, strict: bool = False
                 raise
             raise UnreadableSampleError(str(err)) from None
 
-    labels, classes = _labels_of(folder / LABELS, names) if (folder / LABELS).is_file() else ((), ())
-    return Samples(names, read, labels, classes)
+    known = classes or Classes()
+    labels, called = _labels_of(folder / LABELS, names, known) if (folder / LABELS).is_file() else ((), known.given)
+    return Samples(names, read, labels, called)
 
 
-def _labels_of(path: Path, names: Sequence[str]) -> tuple[list[int], list[str]]:
+def _labels_of(path: Path, names: Sequence[str], classes: Classes) -> tuple[list[int], Sequence[str]]:
     header, rows = _read_csv(path)
     given = dict(zip(_column(path, header, rows, "file"), _column(path, header, rows, "label"), strict=True))
     missing = [name for name in names if name not in given]
     if missing:
         raise InvalidInputError(f"{path} has no label for {missing[0]!r} ({len(missing)} of {len(names)} images)")
-    return _classes([given[name] for name in names])
+    return classes.of([given[name] for name in names])
 
 
 def array(path: Path) -> Samples:
@@ -95,7 +132,7 @@ def array(path: Path) -> Samples:
                 labels = _whole(path, file["y"], len(x)) if "y" in file.files else []
         else:
             x = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (ValueError, OSError, EOFError) as err:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as err:
         if isinstance(err, InvalidInputError):
             raise
         raise InvalidInputError(f"{path} is not an array of numbers ({err})") from None
@@ -119,7 +156,9 @@ def _whole(path: Path, y: Any, n: int) -> list[int]:
     return [int(v) for v in y]
 
 
-def table(path: Path, label_column: str = "", columns: Sequence[str] = ()) -> Samples:
+def table(
+    path: Path, label_column: str = "", columns: Sequence[str] = (), classes: Classes | None = None
+) -> Samples:
     """The rows of a .csv as numbers; all columns but the label's, or the named ones.
 
     Raises:
@@ -127,7 +166,7 @@ def table(path: Path, label_column: str = "", columns: Sequence[str] = ()) -> Sa
         UnknownNameError: for a column that is not there.
     """
     header, rows = _read_csv(path)
-    labels, classes = _classes(_column(path, header, rows, label_column)) if label_column else ([], [])
+    labels, called = _labels(path, header, rows, label_column, classes)
     chosen = list(columns) or [name for name in header if name != label_column]
     by_column = [_column(path, header, rows, name) for name in chosen]
     x = torch.empty(len(rows), len(chosen))
@@ -139,10 +178,19 @@ def table(path: Path, label_column: str = "", columns: Sequence[str] = ()) -> Sa
                 raise InvalidInputError(
                     f"{path}, row {i + 2}, column {chosen[j]!r}: {text!r} is no number; name the columns with --columns"
                 ) from None
-    return Samples([f"row {i + 2}" for i in range(len(rows))], lambda i: x[i], labels, classes, chosen)
+    return Samples([f"row {i + 2}" for i in range(len(rows))], lambda i: x[i], labels, called, chosen)
 
 
-def texts(path: Path, text_column: str, tokenizer: Any, *, label_column: str = "", length: int = 128) -> Samples:
+def texts(  # noqa: PLR0913
+    path: Path,
+    text_column: str,
+    tokenizer: Any,
+    *,
+    label_column: str = "",
+    length: int = 128,
+    classes: Classes | None = None,
+    name: str = "",
+) -> Samples:
     """The texts of a .csv as token ids (T,), each padded or cut to `length`.
 
     Raises:
@@ -156,8 +204,22 @@ def texts(path: Path, text_column: str, tokenizer: Any, *, label_column: str = "
         ids: Tensor = found["input_ids"][0]
         return ids
 
-    labels, classes = _classes(_column(path, header, rows, label_column)) if label_column else ([], [])
-    return Samples([text[:80] for text in words], read, labels, classes)
+    def ids(wanted: Sequence[str]) -> Sequence[int]:
+        found = {word: tokenizer.convert_tokens_to_ids(word) for word in wanted}
+        strangers = [w for w, i in found.items() if i is None or (i == tokenizer.unk_token_id and w != tokenizer.unk_token)]
+        if strangers:
+            raise UnknownNameError(f"the tokenizer knows no token {strangers[0]!r}")
+        return list(found.values())
+
+    labels, called = _labels(path, header, rows, label_column, classes)
+    return Samples([text[:80] for text in words], read, labels, called, tokenizer=name, ids=ids)
+
+
+def _labels(
+    path: Path, header: list[str], rows: list[list[str]], column: str, classes: Classes | None
+) -> tuple[list[int], Sequence[str]]:
+    known = classes or Classes()
+    return known.of(_column(path, header, rows, column)) if column else ([], known.given or known.usual)
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -184,22 +246,17 @@ def _column(path: Path, header: list[str], rows: list[list[str]], name: str) -> 
     return [row[at] for row in rows]
 
 
-def _classes(labels: list[str]) -> tuple[list[int], list[str]]:
-    """Labels as class indices: whole numbers as they are, words in alphabetical order."""
-    if all(label.strip().isdecimal() for label in labels):
-        return [int(label) for label in labels], []
-    names = sorted(set(labels))
-    return [names.index(label) for label in labels], names
-
-
 def open_data(  # noqa: PLR0913
     source: str,
     preparation: Preparation,
     *,
     labels: str = "",
+    classes: Sequence[str] = (),
+    usual_classes: Sequence[str] = (),
     text: str = "",
     columns: Sequence[str] = (),
     tokenizer: Any = None,
+    tokenizer_name: str = "",
     length: int = 128,
     strict: bool = False,
 ) -> Any:
@@ -209,26 +266,30 @@ def open_data(  # noqa: PLR0913
         source: a folder of images, a .npy, .npz or .csv file, or ``module:dataset``.
         preparation: of images.
         labels: the column of a .csv that holds the class.
+        classes: the words of a label, in the order of the model's outputs.
+        usual_classes: the same, as the model names them; it counts where they are the labels' words.
         text: the column of a .csv that holds the text; without it the .csv is a table of numbers.
         columns: of a table; all by default.
         tokenizer: of the model, for texts.
+        tokenizer_name: where it came from.
         length: tokens of a text.
         strict: stop at an unreadable image.
 
     Raises:
         InvalidInputError, UnknownNameError, InvalidTypeError: for what cannot be read as such; the message says why.
     """
-    path = Path(source)
+    path, known = Path(source), Classes(tuple(classes), tuple(usual_classes))
     if path.is_dir():
-        return image_folder(path, preparation, strict=strict)
+        return image_folder(path, preparation, strict=strict, classes=known)
     if path.suffix in (".npy", ".npz") and path.is_file():
-        return array(path)
+        return dataclasses.replace(array(path), classes=known.given or known.usual)
     if path.suffix == ".csv" and path.is_file():
         if not text:
-            return table(path, labels, columns)
+            return table(path, labels, columns, known)
         if tokenizer is None:
-            raise InvalidInputError("texts need the model's tokenizer: name the model as hf:FOLDER")
-        return texts(path, text, tokenizer, label_column=labels, length=length)
+            raise InvalidInputError("texts need a tokenizer: name the model as hf:FOLDER, or --tokenizer hf:FOLDER")
+        options: dict[str, Any] = {"length": length, "classes": known, "name": tokenizer_name}
+        return texts(path, text, tokenizer, label_column=labels, **options)
     if ":" in source and not path.suffix:
         return imported(source, "a data set", "module:dataset")
     if not path.exists():

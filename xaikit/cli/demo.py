@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from xaikit.cli.job import Job, flag
+
+RESULT = "results.json"
 
 
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for figures, results and weights.")] = Path("xaikit-demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer epochs and trials: rougher, in half the time.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of split, weights, order and noise.")] = 0,
-) -> None:
+class Demo(Job):
     """Explain, tune and mend a model that a planted shortcut fools (real digits, about two minutes).
 
-    Example: `xaikit demo --out xaikit-demo`
-    """
-    import json
+    \b
+    Examples:
+      xaikit demo
+      xaikit demo --quick --out xaikit-demo
+    """  # noqa: D301
 
-    from xaikit.cli import demo_story
+    VERB = "demo"
 
-    plan = demo_story.Plan(seed=seed)
-    if quick:
-        plan = dataclasses.replace(plan, epochs=10, trials=4)
-    out.mkdir(parents=True, exist_ok=True)
-    results = demo_story.tell(plan, out)
-    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    out: Path = flag(Path("xaikit-demo"), help="Folder for figures, results and weights.")
+    quick: bool = flag(False, help="Fewer epochs and trials: rougher, in half the time.")
+    seed: int = flag(0, help="Of split, weights, order and noise.")
+
+    def run(self) -> int:
+        """Tell the story, write its figures and numbers."""
+        import contextlib
+        import dataclasses
+        import io
+        import json
+
+        from xaikit.cli import demo_story
+        from xaikit.cli.options import check_folder
+        from xaikit.core import Int
+        from xaikit.core.files import write_whole
+
+        plan = demo_story.Plan(seed=Int(ge=0).check(self.seed, "--seed"))
+        if self.quick:
+            plan = dataclasses.replace(plan, epochs=10, trials=4)
+        check_folder(self.out, RESULT)
+        self.out.mkdir(parents=True, exist_ok=True)
+        silent = self.quiet or self.json_output
+        with contextlib.redirect_stdout(io.StringIO()) if silent else contextlib.nullcontext():
+            results = demo_story.tell(plan, self.out, progress=not self.quiet)
+        path = write_whole(self.out / RESULT, json.dumps(results, indent=2) + "\n")
+        if silent:
+            self.tell(f"wrote {path}", **results, written=[str(path)])
+        return 0

@@ -55,9 +55,10 @@ class Plan:
         return self.epochs * (2 + len(PENALISED) * len(self.weights))
 
 
-def tell(plan: Plan, out: Path) -> dict[str, Any]:
+def tell(plan: Plan, out: Path, *, progress: bool = True) -> dict[str, Any]:
     """Run the demo, write its figures and weights to `out`, and return its numbers."""
-    with _one_thread(), tqdm(total=plan.total_epochs, unit="epoch", leave=False, disable=None) as bar:
+    hidden = None if progress else True  # None: hidden where nobody watches
+    with _one_thread(), tqdm(total=plan.total_epochs, unit="epoch", leave=False, disable=hidden) as bar:
         return Story(plan, out, demo_digits.load(plan.seed), bar).tell()
 
 

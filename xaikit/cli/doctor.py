@@ -7,9 +7,7 @@ import platform
 import shutil
 import sys
 
-import typer
-
-from xaikit.cli.job import Job, flag
+from xaikit.cli.job import Job
 
 LIBRARIES = {
     "torch": "computes everything",
@@ -34,34 +32,25 @@ NEEDED = ("torch", "zennit", "captum", "optuna", "matplotlib", "scikit-learn")
 class Doctor(Job):
     """Say what is installed, what does not fit together, and what to do about it.
 
-    Example: `xaikit doctor`
-    """
+    \b
+    Examples:
+      xaikit doctor
+      xaikit doctor --json
+    """  # noqa: D301
 
     VERB = "doctor"
 
-    json_output: bool = flag(False, name="--json", help="Print JSON, for scripts.")
-
     def run(self) -> int:
         """Look and tell; 1 where something that xaikit needs is missing or broken."""
-        import json
-
         found = {name: _version(name) for name in LIBRARIES}
         problems = [f"{name} is missing: pip install {name}" for name in NEEDED if found[name] is None]
         notes = _notes(found) if found["torch"] else []
         machine = {"python": platform.python_version(), "system": platform.platform(), **_devices(found)}
-        if self.json_output:
-            typer.echo(json.dumps({"machine": machine, "versions": found, "problems": problems, "notes": notes}))
-            return 1 if problems else 0
-        for name, value in machine.items():
-            typer.echo(f"{name:18} {value}")
-        for name, version in found.items():
-            typer.echo(f"{name:18} {version or '-':14} {LIBRARIES[name]}")
-        for text in notes:
-            typer.echo(f"note: {text}")
-        for text in problems:
-            typer.echo(f"problem: {text}")
-        if not problems:
-            typer.echo("nothing that xaikit needs is missing")
+        lines = [f"{name:18} {value}" for name, value in machine.items()]
+        lines += [f"{name:18} {version or '-':14} {LIBRARIES[name]}" for name, version in found.items()]
+        lines += [] if self.quiet else [f"note: {text}" for text in notes]
+        lines += [f"problem: {text}" for text in problems] or ["nothing that xaikit needs is missing"]
+        self.tell("\n".join(lines), machine=machine, versions=found, problems=problems, notes=notes)
         return 1 if problems else 0
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from xaikit.cli.job import flag
-from xaikit.cli.sources import DataFields, ModelJob
+from xaikit.cli.sources import MaskFields, ModelJob
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from xaikit.cli.stream import Batch
 
 
-class Evaluate(DataFields, ModelJob):
+class Evaluate(MaskFields, ModelJob):
     """Measure explainers by metrics on a data set: prints a table with intervals and saves it as JSON.
 
     xaikit report --evaluation shows the saved table. An explainer or a metric that fails leaves its reason there, and
@@ -20,7 +24,7 @@ class Evaluate(DataFields, ModelJob):
     Examples:
       xaikit evaluate --data digits.npz --model mynet:make --explainer vargrad --explainer lrp_epsilon_plus
       xaikit evaluate --data photos/ --model torchvision:resnet18 --weights resnet18.pt --metric abpc --limit 50
-      xaikit evaluate --data skin/ --model mynet:make --target label --metric relevance_mass --mask rulers/
+      xaikit evaluate --data skin/ --model skinnet:make --target label --metric relevance_mass --mask rulers/
     """  # noqa: D301 (click reads the backspace: the lines below it stay lines)
 
     VERB = "evaluate"
@@ -28,26 +32,22 @@ class Evaluate(DataFields, ModelJob):
     explainer: tuple[str, ...] = flag(("integrated_gradients",), help="name:key=value,key=value; repeat it.")
     metric: tuple[str, ...] = flag(("abpc",), help="name:key=value,key=value; repeat it.")
     target: str = flag("", help="One class, or 'label'. Else the predicted class.")
-    mask: Path | None = flag(None, help="Where relevance should lie: .png, .npy, or a folder with one for each sample.")
     postprocess: str = flag("", help="Of each attribution: postprocessor:key=value.")
     out: Path = flag(Path("table.json"), help="Result: .json.")
     batch_size: int = flag(32, help="Samples in a pass.")
     limit: int = flag(0, help="Most samples used, evenly spread over the data; 0: all.")
     confidence: float = flag(0.95, help="Of the intervals.")
     seed: int = flag(0, help="Of every random number.")
-    quiet: bool = flag(False, help="Show no progress.")
-    json_output: bool = flag(False, name="--json", help="Print the table as JSON, for scripts.")
 
     def run(self) -> int:
         """Measure, print, save."""
-        import json
-
-        from xaikit.cli.gathering import gather, read_masks, targets_for, tell_skipped
         from xaikit.cli.options import check_out, check_unique
+        from xaikit.cli.stream import Stream, tell_skipped
         from xaikit.core import EXPLAINERS, METRICS, POSTPROCESSORS
         from xaikit.metrics import evaluate
 
         check_out(self.out, ".json")
+        self.out.parent.mkdir(parents=True, exist_ok=True)
         # Before a large model is loaded.
         for names, registry, option in (
             (self.explainer, EXPLAINERS, "--explainer"),
@@ -57,31 +57,35 @@ class Evaluate(DataFields, ModelJob):
             for name in names:
                 registry.create(name)
         after = POSTPROCESSORS.create(self.postprocess) if self.postprocess else None
-        masks = read_masks(self.mask)
-        found = gather(self.samples(self.model), batch_size=self.batch_size, limit=self.limit).with_masks(masks)
-        tell_skipped(found)
+        data = self.samples(self.model)
+        samples = Stream(data, self.masks(data), batch_size=self.batch_size, limit=self.limit)
         model = self.loaded()
-        parts = [
-            (p.inputs, targets_for(self.target, p, model, self.view()["head"]), p.masks)
-            for p in found.batches(self.batch_size)
-        ]
+        told = self.reading(model, samples.first)
         table = evaluate(
-            {name: self.bound(name, model) for name in self.explainer},
+            {name: told.bound(name, model) for name in self.explainer},
             list(self.metric),
-            parts if masks is not None else [part[:2] for part in parts],
+            samples.map(lambda batch: self._asked(batch, model)),
             postprocess=after,
             confidence=self.confidence,
             seed=self.seed,
             progress=not self.quiet,
         )
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        table.save(self.out)
-        if self.json_output:
-            rows = [{k: v for k, v in row.items() if k != "values"} for row in table.to_dict()["rows"]]
-            told = {"rows": rows, "samples": len(found), "skipped": len(found.skipped), "written": [str(self.out)]}
-            typer.echo(json.dumps(told))
-        else:
-            typer.echo(f"{table}\nwrote {self.out}")
+        skipped = tell_skipped(samples)
+        try:
+            table.save(self.out)
+        except OSError:  # a full disk must not take the numbers along
+            self.tell(str(table), **table.to_dict())
+            raise
+        rows = [{k: v for k, v in row.items() if k != "values"} for row in table.to_dict()["rows"]]
+        counts = {"samples": len(samples) - skipped, "skipped": skipped}
+        self.tell(f"{table}\nwrote {self.out}", rows=rows, **counts, written=[str(self.out)])
         failed = any(row.error for row in table) or table.stopped == "interrupted"
         # What was left out must not look like success to a script.
-        return 1 if failed or found.skipped else 0
+        return 1 if failed or skipped else 0
+
+    def _asked(self, batch: Batch, model: nn.Module) -> tuple[Any, ...]:
+        """A batch as the metrics take it."""
+        from xaikit.cli.stream import targets_for
+
+        targets = targets_for(self.target, batch, model, self.view()["head"])
+        return (batch.inputs, targets) if batch.masks is None else (batch.inputs, targets, batch.masks)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from xaikit.cli.job import argument, flag
+from xaikit.cli.processes import ProcessFields
 from xaikit.cli.sources import DataFields, ModelJob
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 SHOWN = 10  # samples in the summary
 
 
-class Explain(DataFields, ModelJob):
+class Explain(ProcessFields, DataFields, ModelJob):
     """Explain a model's decision: writes the attribution and a picture of it.
 
     INPUT is one image, or a .npy with a few samples. A whole data set (--data) goes to a folder (--out), shard by
@@ -31,7 +32,7 @@ class Explain(DataFields, ModelJob):
       xaikit explain cat.jpg --model torchvision:resnet18 --explainer vargrad:n_iter=50
       xaikit explain digit.png --model mynet:make --grey --size 28 --target 3
       xaikit explain --data photos/ --model torchvision:resnet18 --weights resnet18.pt --out run/
-      xaikit explain --data people.csv --labels outcome --model mynet:make --out run/
+      xaikit explain --data people.csv --labels outcome --model people:make --out run-people/
     """  # noqa: D301 (click reads the backspace: the lines below it stay lines)
 
     VERB = "explain"
@@ -46,8 +47,6 @@ class Explain(DataFields, ModelJob):
     keep_inputs: bool = flag(True, help="Store the samples beside their attributions, with --data, for a report.")
     repair: bool = flag(False, help="Check every shard in the folder and compute damaged ones again.")
     seed: int = flag(0, help="Of the explainer's random numbers.")
-    quiet: bool = flag(False, help="Show no progress.")
-    json_output: bool = flag(False, name="--json", help="Print the summary as JSON, for scripts.")
 
     def run(self) -> int:
         """Explain, write, summarise."""
@@ -55,7 +54,11 @@ class Explain(DataFields, ModelJob):
 
         if bool(self.data) == (self.source is not None):
             raise InvalidInputError("name either an INPUT or --data, a whole data set")
-        return self._one(self.source) if self.source is not None else self._all()
+        if self.source is None:
+            return self.shared() if self.starts_others else self._all()
+        if self.starts_others:
+            raise InvalidInputError("--processes share a whole data set, --data; INPUT takes one")
+        return self._one(self.source)
 
     def _one(self, source: Path) -> int:
         from xaikit.cli.inputs import read_batch
@@ -66,33 +69,41 @@ class Explain(DataFields, ModelJob):
         result = _result_path(self.out, source, EXPLAINERS.create(self.explainer).NAME)
         inputs, picture = read_batch(source, self.preparation(self.model))
         model = self.loaded()
-        explainer = self.bound(self.explainer, model)
+        explainer = self.reading(model, inputs).bound(self.explainer, model)
         inputs = inputs.to(explainer.device)
         attribution = explainer.explain(inputs, targets_of(targets, model, inputs, explainer.head), seed=self.seed)
         result.parent.mkdir(parents=True, exist_ok=True)
         written = [attribution.save(result)]
         if self.figure:
-            written += _draw(attribution, picture, result.with_suffix(".png"))
-        if self.json_output:
-            typer.echo(_json(attribution, written))
-        else:
-            typer.echo(_summary(attribution))
-            typer.echo(f"wrote {', '.join(map(str, written))}")
+            written += self._draw(attribution, picture, result.with_suffix(".png"))
+        words = f"{_summary(attribution)}\nwrote {', '.join(map(str, written))}"
+        self.tell(words, **_plain(attribution), written=[str(path) for path in written])
         return 0
 
-    def _all(self) -> int:
-        import json
+    def _draw(self, attribution: Attribution, picture: Tensor, path: Path) -> list[Path]:
+        """The figure, where there is a way to draw such a shape."""
+        from xaikit.report.figures import KINDS
 
+        values = attribution.values
+        if values.ndim not in KINDS:
+            self.note(f"no figure for an attribution of shape {tuple(values.shape)}")
+            return []
+        attribution.plot(picture if picture.ndim == values.ndim else None).savefig(path, dpi=120)
+        return [path]
+
+    def _all(self) -> int:
+        from xaikit.cli import processes
         from xaikit.core.errors import InvalidInputError
-        from xaikit.runs import explain_dataset
+        from xaikit.runs import explain_dataset, load_run
+        from xaikit.runs.source import Source
 
         if self.out is None:
             raise InvalidInputError("--data needs --out, the folder of the run")
         if self.target and self.target != "label" and not self.target.isdecimal():
             raise InvalidInputError(f"--target of a data set is one class or 'label', got {self.target!r}")
-        data = self.samples(self.model)
+        data, model = self.samples(self.model), self.loaded()
         run = explain_dataset(
-            self.bound(self.explainer, self.loaded()),
+            self.reading(model, Source(data).first()[0]).bound(self.explainer, model),
             data,
             out=self.out,
             targets=int(self.target) if self.target.isdecimal() else self.target or "predicted",
@@ -103,15 +114,16 @@ class Explain(DataFields, ModelJob):
             repair=self.repair,
             progress=not self.quiet,
         )
+        together = processes.wait_for_all()
+        if processes.rank() > 0:
+            return 0  # the first process tells
+        run = load_run(self.out) if together else run
         for reason in list(run.skipped.values())[:SHOWN]:
             typer.echo(f"xaikit: skipped: {reason}", err=True)
         counts = {"explained": len(run), "skipped": len(run.skipped), "missing": len(run.missing)}
-        if self.json_output:
-            typer.echo(json.dumps({**counts, "run": str(self.out)}))
-        else:
-            told = [f"{len(run)} samples explained in {self.out}"]
-            told += [f"{n} {word}" for word, n in counts.items() if n and word != "explained"]
-            typer.echo(", ".join(told))
+        told = [f"{len(run)} samples explained in {self.out}"]
+        told += [f"{n} {word}" for word, n in counts.items() if n and word != "explained"]
+        self.tell(", ".join(told), **counts, run=str(self.out))
         # What was left out must not look like success to a script.
         return 1 if run.skipped else 0
 
@@ -125,31 +137,15 @@ def _result_path(out: Path | None, source: Path, explainer: str) -> Path:
     return result
 
 
-def _draw(attribution: Attribution, picture: Tensor, path: Path) -> list[Path]:
-    """The figure, where there is a way to draw such a shape."""
-    from xaikit.report.figures import KINDS
-
-    values = attribution.values
-    if values.ndim not in KINDS:
-        typer.echo(f"xaikit: note: no figure for an attribution of shape {tuple(values.shape)}", err=True)
-        return []
-    attribution.plot(picture if picture.ndim == values.ndim else None).savefig(path, dpi=120)
-    return [path]
-
-
-def _json(attribution: Attribution, written: list[Path]) -> str:
-    import json
-
+def _plain(attribution: Attribution) -> dict[str, Any]:
+    """What is known of an attribution, as JSON holds it."""
     scores, gaps = attribution.scores, attribution.gap
-    return json.dumps(
-        {
-            "spec": attribution.spec,
-            "targets": attribution.targets,
-            "scores": None if scores is None else scores.tolist(),
-            "gap": None if gaps is None else gaps.tolist(),
-            "written": [str(path) for path in written],
-        }
-    )
+    return {
+        "spec": attribution.spec,
+        "targets": attribution.targets,
+        "scores": None if scores is None else scores.tolist(),
+        "gap": None if gaps is None else gaps.tolist(),
+    }
 
 
 def _summary(attribution: Attribution) -> str:

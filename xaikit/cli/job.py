@@ -9,6 +9,7 @@ import inspect
 import json
 import types
 import typing
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -37,6 +38,9 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     VERB: ClassVar[str] = ""
 
+    quiet: bool = flag(False, help="Show no progress and no notes.")
+    json_output: bool = flag(False, name="--json", help="Print the result as JSON, for scripts.")
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if cls.__dict__.get("VERB"):
@@ -46,20 +50,30 @@ class Job(BaseModel):
         """Do the work; the exit code."""
         raise NotImplementedError
 
+    def note(self, text: str) -> None:
+        """Something that a user should know and a script need not."""
+        if not self.quiet:
+            typer.echo(f"xaikit: note: {text}", err=True)
+
+    def tell(self, text: str, /, **found: Any) -> None:
+        """What was found: as words, or (--json) as one object."""
+        typer.echo(json.dumps(found) if self.json_output else text)
+
     def save(self, path: Path) -> Path:
         """Write the job as .yaml, .toml or .json: the verb and what differs from its defaults.
 
         Raises:
             InvalidInputError: for another ending.
         """
+        from xaikit.core.files import write_whole
+
         content = {"verb": self.VERB, **json.loads(self.model_dump_json(exclude_defaults=True))}
         writers: dict[str, Callable[[], str]] = {
             ".yaml": lambda: _yaml().safe_dump(content, sort_keys=False, allow_unicode=True),
             ".toml": lambda: _tomli_w().dumps({k: v for k, v in content.items() if v is not None}),
             ".json": lambda: json.dumps(content, indent=2) + "\n",
         }
-        path.write_text(writers[_ending(path)](), encoding="utf-8")
-        return path
+        return write_whole(path, writers[_ending(path)]())
 
 
 def load_job(path: Path) -> Job:
@@ -72,7 +86,6 @@ def load_job(path: Path) -> Job:
 
     if not path.is_file():
         raise InvalidInputError(f"no such file: {path}")
-    text = path.read_text(encoding="utf-8")
     import tomllib
 
     readers: dict[str, Callable[[str], Any]] = {
@@ -82,7 +95,7 @@ def load_job(path: Path) -> Job:
     }
     ending = _ending(path)
     try:
-        content = readers[ending](text)
+        content = readers[ending](path.read_text(encoding="utf-8"))
     except Exception as err:
         raise InvalidInputError(f"{path} is not {ending[1:].upper()} ({' '.join(str(err).split())[:120]})") from None
     if not isinstance(content, dict) or "verb" not in content:
@@ -126,13 +139,15 @@ def command(job: type[Job]) -> Callable[..., None]:
         if path is not None:
             typer.echo(f"wrote {made.save(path)}")
             return
+        if made.quiet:
+            warnings.simplefilter("ignore")
         code = made.run()
         if code:
             raise typer.Exit(code)
 
     parameters = [_parameter(name, field, job) for name, field in job.model_fields.items()]
-    # Those without a default come first, as a signature wants it.
-    parameters.sort(key=lambda p: p.default is not inspect.Parameter.empty)
+    # Those without a default come first, as a signature wants it; what every verb has, last.
+    parameters.sort(key=lambda p: (p.default is not inspect.Parameter.empty, p.name in Job.model_fields))
     parameters.append(
         inspect.Parameter(
             "save_job",

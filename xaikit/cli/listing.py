@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from xaikit.cli.job import Job, argument
 
 if TYPE_CHECKING:
     from xaikit.core import Configured, Registry
     from xaikit.core.configured import Setting
 
 
-def list_items(
-    name: Annotated[str, typer.Argument(help="A kind, such as metrics or baselines, or the name of one item.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
-) -> None:
+class List(Job):
     """List explainers, metrics, mitigators, transforms and modalities: settings, whether a loss can hold them, source.
 
     A star marks the settings that a search varies, and where it looks.
 
-    Examples: `xaikit list`; `xaikit list metrics`; `xaikit list vargrad`.
-    """
-    found = _select(name)
-    if as_json:
-        typer.echo(json.dumps({kind: [_describe(cls) for cls in classes] for kind, classes in found.items()}, indent=2))
-        return
-    for kind, classes in found.items():
-        base = _base(classes[0])
-        several = len(classes) > 1
-        typer.echo(f"{kind}:")
-        for cls in classes:
-            typer.echo(_block(_describe(cls), without=base.SETTINGS if several else ()))
-        if several and base.SETTINGS:
-            typer.echo(f"  every one of these {kind} also takes\n" + _settings(_describe(base)["settings"]))
-        typer.echo("")
+    \b
+    Examples:
+      xaikit list
+      xaikit list metrics
+      xaikit list vargrad --json
+    """  # noqa: D301
+
+    VERB = "list"
+
+    name: str = argument("", metavar="[NAME]", help="A kind, such as metrics or baselines, or the name of one item.")
+
+    def run(self) -> int:
+        """Look up, tell."""
+        found = _select(self.name)
+        described = {kind: [_describe(cls) for cls in classes] for kind, classes in found.items()}
+        self.tell("\n".join(_section(kind, classes) for kind, classes in found.items()), **described)
+        return 0
+
+
+def _section(kind: str, classes: list[type[Configured]]) -> str:
+    base = _base(classes[0])
+    several = len(classes) > 1
+    lines = [f"{kind}:", *(_block(_describe(cls), without=base.SETTINGS if several else ()) for cls in classes)]
+    if several and base.SETTINGS:
+        lines.append(f"  every one of these {kind} also takes\n" + _settings(_describe(base)["settings"]))
+    return "\n".join([*lines, ""])
 
 
 def _registries() -> dict[str, Registry]:

@@ -13,7 +13,20 @@ from typing import Annotated, Any
 import typer
 
 import xaikit
-from xaikit.cli import demo, doctor, evaluate, explain, listing, mitigate, recommend, report, run_file, shortcuts, tune
+from xaikit.cli import (
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    listing,
+    mitigate,
+    processes,
+    recommend,
+    report,
+    run_file,
+    shortcuts,
+    tune,
+)
 from xaikit.cli.job import command
 
 app = typer.Typer(
@@ -24,8 +37,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 the job failed, 2 the call is wrong.",
 )
-app.command("list")(listing.list_items)
 for verb in (
+    listing.List,
     explain.Explain,
     evaluate.Evaluate,
     recommend.Recommend,
@@ -35,10 +48,11 @@ for verb in (
     report.WriteReport,
     doctor.Doctor,
     run_file.Run,
+    demo.Demo,
 ):
     app.command(verb.VERB)(command(verb))
 app.command("tune-worker", hidden=True)(tune.tune_worker)
-app.command("demo")(demo.demo)
+app.command("worker", hidden=True)(processes.run_worker)
 
 
 def _version(wanted: bool) -> None:
@@ -92,6 +106,8 @@ def _sentence(err: Exception) -> str:
 
     if isinstance(err, OSError) and err.strerror and err.filename:
         return f"{err.filename}: {err.strerror}"
+    if isinstance(err, OSError) and err.strerror:
+        return err.strerror
     # str() of a LookupError can be the repr of its message.
     text = " ".join((str(err.args[0]) if len(err.args) == 1 else str(err)).split())
     return text if isinstance(err, XaikitError) else f"{type(err).__name__}: {text} (--debug shows where)"

@@ -8,28 +8,31 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from xaikit.cli.job import flag
-from xaikit.cli.sources import DataFields, ModelJob
+from xaikit.cli.processes import ProcessFields
+from xaikit.cli.sources import MaskFields, ModelJob
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-    from xaikit.cli.gathering import Gathered
+    from xaikit.cli.stream import Batch, Stream
     from xaikit.mitigation import Comparison
 
 HELD_BACK = 0.2  # share of the data that is measured on instead of trained on, where no test data is named
 
 
-class Mitigate(DataFields, ModelJob):
+class Mitigate(ProcessFields, MaskFields, ModelJob):
     """Train a model away from a shortcut: writes its weights, and what it relied on before and after.
 
-    --mask says where the shortcut is: one map for all samples, or one for each sample of --data. Before and after are
+    --mask says where the shortcut is: one map for all samples, or one for each sample of --data; of a table or of
+    texts, --mask-names names columns or tokens. Before and after are
     measured on --test, else on a fifth of --data that training never sees. Training goes on from its checkpoint when
     the same command is given again after an interruption. xaikit list mitigators tells the mitigators' settings.
 
     \b
     Examples:
       xaikit mitigate --data digits.npz --model mynet:make --weights w.pt --mask corner.png --out mended.pt
-      xaikit mitigate --data skin/ --model mynet:make --weights w.pt --mask rulers/ --mitigator "rrr:lambda_rrr=10"
+      xaikit mitigate --data skin/ --model skinnet:make --mask rulers/ --mitigator "rrr:lambda_rrr=10"
+      xaikit mitigate --data people.csv --labels outcome --model mynet:make --mask-names sex,race --out mended.pt
       xaikit mitigate --data digits.npz --test test.npz --model mynet:make --mask found/mask-1.npy --out mended.pt
     """  # noqa: D301
 
@@ -42,16 +45,14 @@ class Mitigate(DataFields, ModelJob):
     out: Path = flag(Path("mended.pt"), help="The trained weights, a state dict: .pt.")
     assessment: Path | None = flag(None, help="Before and after: .json; else the name of --out with that ending.")
     checkpoint: Path | None = flag(None, help="Where training goes on; else OUT.checkpoint.pt, removed at the end.")
+    precision: str = flag("", help="Of training, as Lightning Fabric names it: bf16-mixed, 16-mixed, 64-true, ...")
     seed: int = flag(0, help="Of the samples held back and, unless --mitigator says otherwise, of the training.")
-    quiet: bool = flag(False, help="Show no progress.")
-    json_output: bool = flag(False, name="--json", help="Print before and after as JSON, for scripts.")
 
     def run(self) -> int:
         """Measure, train, measure, write."""
-        import json
-
-        from xaikit.cli.gathering import tell_skipped
-        from xaikit.cli.options import check_out
+        from xaikit.cli import processes
+        from xaikit.cli.options import check_out, device_of
+        from xaikit.cli.stream import targets_for, tell_skipped, triple
         from xaikit.core import EXPLAINERS, MITIGATORS, Int
         from xaikit.core.errors import InvalidInputError
         from xaikit.mitigation import assess
@@ -61,34 +62,45 @@ class Mitigate(DataFields, ModelJob):
         if table.suffix != ".json":
             raise InvalidInputError(f"--assessment must end in .json, got {table.name!r}")
         Int(ge=0).check(self.seed, "--seed")
-        mitigator = self._made(MITIGATORS.create(self.mitigator))
-        if mitigator.NEEDS_MASK and self.mask is None:
-            raise InvalidInputError(f"the mitigator {mitigator.NAME} needs --mask, which says where the shortcut is")
-        shown = [EXPLAINERS.create(text) for text in self.explainer] or [mitigator.explainer]
+        mitigator = MITIGATORS.create(self.mitigator)
+        if mitigator.NEEDS_MASK and self.mask is None and not self.mask_names:
+            raise InvalidInputError(
+                f"the mitigator {mitigator.NAME} needs --mask or --mask-names, which say where the shortcut is"
+            )
+        shown = [EXPLAINERS.create(text) for text in self.explainer]
+        if self.starts_others:
+            return self.shared()
+        first = processes.rank() == 0  # the others train along, and leave measuring and telling to it
         training, test = self._data()
         model = self.loaded()
+        view = self.reading(model, training.first).view()
+        mitigator = self._seen(mitigator, view)
+        # A model that does not take such samples says so now.
+        targets_for("", next(iter(test)), model, view["head"])
+        measured = test.map(triple)
         options: dict[str, Any] = {
-            "masks": test.masks,
-            "explainers": shown,
-            "head": self.view()["head"],
+            "explainers": [e if e.layer else e.set_kwargs(**view) for e in shown] or [mitigator.explainer],
+            "head": view["head"],
             "seed": self.seed,
             "progress": not self.quiet,
         }
-        before = assess(model, (test.inputs, test.labels), **options)
+        before = assess(model, measured, **options) if first else None
         checkpoint = self.checkpoint or self.out.with_suffix(".checkpoint.pt")
         for path in (self.out, table, checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)
-        history = mitigator.fit(
-            model, training.inputs, training.labels, training.masks, checkpoint=checkpoint, progress=not self.quiet
-        )
+        batches = training.training(mitigator.batch_size)
+        fabric = processes.fabric(device_of(self.device), self.precision)
+        history = mitigator.fit(model, batches, checkpoint=checkpoint, fabric=fabric, progress=not self.quiet)
         if history.stopped == "interrupted":
-            typer.echo(f"xaikit: interrupted; the same command goes on from {checkpoint}", err=True)
+            if first:
+                typer.echo(f"xaikit: interrupted; the same command goes on from {checkpoint}", err=True)
             return 1
-        after = assess(model, (test.inputs, test.labels), **options)
+        if before is None:
+            return 0
+        after = assess(model, measured, **options)
         _write_weights(model, self.out)
-        comparison = _compared(before.row(), after.row())
         told = {
-            "comparison": comparison.to_dict(),
+            "comparison": _compared(before.row(), after.row()).to_dict(),
             "before": before.to_dict(),
             "after": after.to_dict(),
             "mitigator": repr(mitigator),
@@ -96,56 +108,60 @@ class Mitigate(DataFields, ModelJob):
             "trained_on": len(training),
             "measured_on": len(test),
         }
-        table.write_text(json.dumps(_finite(told), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        _write_json(told, table)
         if self.checkpoint is None:
             checkpoint.unlink(missing_ok=True)
-        if self.json_output:
-            typer.echo(json.dumps(_finite({**told, "written": [str(self.out), str(table)]})))
-        else:
-            typer.echo(f"before: {before}\n\nafter: {after}\n\n{history}\nwrote {self.out}, {table}")
-        tell_skipped(training)
-        return 1 if training.skipped else 0
+        words = f"before: {before}\n\nafter: {after}\n\n{history}\nwrote {self.out}, {table}"
+        self.tell(words, **_finite(told), written=[str(self.out), str(table)])
+        return 1 if tell_skipped(training, test) else 0
 
-    def _made(self, mitigator: Any) -> Any:
+    def _seen(self, mitigator: Any, view: dict[str, Any]) -> Any:
         """The mitigator with the head, the layer and the seed of this call."""
-        view = self.view()
         changes: dict[str, Any] = {"head": view["head"]}
         if mitigator.random_state is None:
             changes["random_state"] = self.seed
-        if "layer" in view:
+        if "layer" in view and mitigator.explainer.layer is None:
             changes["explainer"] = mitigator.explainer.set_kwargs(layer=view["layer"])
         return mitigator.set_kwargs(**changes)
 
-    def _data(self) -> tuple[Gathered, Gathered]:
+    def _data(self) -> tuple[Stream, Stream]:
         """Samples to train on, and others to measure on, both with labels and masks."""
         import torch
 
-        from xaikit.cli.gathering import gather, read_masks
+        from xaikit.cli.stream import Stream
         from xaikit.core.errors import InvalidInputError
 
-        masks = read_masks(self.mask)
-        found = gather(self.samples(self.model)).with_masks(masks)
+        data = self.samples(self.model)
+        masks = self.masks(data)
+        found = Stream(data, masks)
+        # Read once from end to end, so that what is unreadable or unlabelled is known before training begins.
+        readable = torch.cat([_labelled(batch, "--data") for batch in found])
         if self.test:
-            other = gather(self.model_copy(update={"data": self.test}).samples(self.model))
-            if masks is not None and other.total != found.total and len(masks) == found.total:
+            other = Stream(self.model_copy(update={"data": self.test}).samples(self.model), masks)
+            if masks is not None and other.total != found.total and masks.number == found.total:
                 raise InvalidInputError(
                     "--mask holds one map for each sample of --data, so those of --test have none; leave out --test, "
                     "or give one map for all"
                 )
-            training, test = found, other.with_masks(masks)
-        else:
-            generator = torch.Generator().manual_seed(self.seed)
-            order = torch.randperm(len(found), generator=generator)
-            held = max(1, round(HELD_BACK * len(found)))
-            if len(found) < 2:
-                raise InvalidInputError(f"--data holds {len(found)} sample; name --test, or data with two or more")
-            training, test = found.rows(order[held:].sort().values), found.rows(order[:held].sort().values)
-        for samples, option in ((training, "--data"), (test, "--test")):
-            if samples.labels is None:
-                raise InvalidInputError(
-                    f"{option} has no labels: a folder needs labels.csv, a .npz its 'y', a .csv --labels COLUMN"
-                )
-        return training, test
+            tested = torch.cat([_labelled(batch, "--test") for batch in other])
+            return found.only(readable), other.only(tested)
+        if len(readable) < 2:
+            raise InvalidInputError(f"--data holds {len(readable)} sample; name --test, or data with two or more")
+        order = torch.randperm(len(readable), generator=torch.Generator().manual_seed(self.seed))
+        held = max(1, round(HELD_BACK * len(readable)))
+        training, test = order[held:].sort().values, order[:held].sort().values
+        return found.only(readable[training]), found.only(readable[test])
+
+
+def _labelled(batch: Batch, option: str) -> Tensor:
+    """The indices of samples, which must have labels."""
+    from xaikit.core.errors import InvalidInputError
+
+    if batch.labels is None:
+        raise InvalidInputError(
+            f"{option} has no labels: a folder needs labels.csv, a .npz its 'y', a .csv --labels COLUMN"
+        )
+    return batch.indices
 
 
 def _compared(before: dict[str, float], after: dict[str, float]) -> Comparison:
@@ -156,16 +172,23 @@ def _compared(before: dict[str, float], after: dict[str, float]) -> Comparison:
 
 def _write_weights(model: nn.Module, path: Path) -> None:
     """The state dict, whole or not at all."""
-    import os
+    import io
 
     import torch
 
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        torch.save({name: value.cpu() for name, value in model.state_dict().items()}, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    from xaikit.core.files import write_whole
+
+    buffer = io.BytesIO()
+    torch.save({name: value.cpu() for name, value in model.state_dict().items()}, buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def _write_json(content: dict[str, Any], path: Path) -> None:
+    import json
+
+    from xaikit.core.files import write_whole
+
+    write_whole(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:

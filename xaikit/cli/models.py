@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import pickle
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from xaikit.cli.hugging_face import hugging_face
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError, UnknownNameError, near_names
+from xaikit.core.registry import parse_spec
 from xaikit.core.torchvision_ops import import_torchvision
 
 SHOWN = 4  # names in a message
@@ -25,7 +28,8 @@ def load_model(name: str, weights: Path | None = None) -> nn.Module:
 
     Args:
         name: ``module:factory``, an importable function (or a module object), found from the current folder too; or
-            ``torchvision:resnet18``, ``timm:vit_tiny_patch16_224``, or ``hf:FOLDER``, a local Hugging Face folder.
+            ``torchvision:resnet18``, ``timm:vit_tiny_patch16_224``, or ``hf:FOLDER``, a local Hugging Face folder. What
+            makes a model may be given settings: ``torchvision:resnet18:num_classes=10``.
         weights: a ``.safetensors`` file, or a ``.pt`` file that holds nothing but tensors.
 
     Raises:
@@ -38,8 +42,12 @@ def load_model(name: str, weights: Path | None = None) -> nn.Module:
         raise InvalidInputError(
             f"a model is named 'module:factory', 'torchvision:NAME', 'timm:NAME' or 'hf:FOLDER', got {name!r}"
         )
-    zoos = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}
-    model = zoos[source](item) if source in zoos else _made(source, item)
+    if source == "hf":
+        model = hugging_face(item)
+    else:
+        factory, settings = parse_spec(item)
+        zoos = {"torchvision": _torchvision, "timm": _timm}
+        model = zoos[source](factory, settings) if source in zoos else _made(source, factory, settings)
     if weights is not None:
         _fill(model, read_weights(weights), weights)
     elif source in ("torchvision", "timm"):
@@ -87,79 +95,63 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise InvalidInputError(f"{path} is not a .safetensors file ({err})") from None
 
 
-def _torchvision(name: str) -> nn.Module:
+def _torchvision(name: str, settings: dict[str, Any]) -> nn.Module:
     models = import_torchvision().models
     if name not in models.list_models():
         raise UnknownNameError(f"torchvision has no model {name!r}{near_names(name, models.list_models())}")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # random weights, but the same ones at each call
-        return models.get_model(name, weights=None)
+    return _seeded(functools.partial(models.get_model, name, weights=None), name, settings)
 
 
-def _timm(name: str) -> nn.Module:
+def timm_settings(item: str) -> dict[str, Any]:
+    """The size, mean and std of ``NAME`` or ``NAME:img_size=64``, as timm's own transform has them."""
+    timm = _timm_library()
+    name, settings = parse_spec(item)
+    told = timm.get_pretrained_cfg(name) if name in timm.list_models() else None
+    if told is None:  # a model that is not there is told when it is loaded
+        return {}
+    size = settings.get("img_size", told.input_size[1])
+    return {"size": (size,) if isinstance(size, int) else tuple(size), "mean": told.mean, "std": told.std}
+
+
+def _timm_library() -> Any:
     import_torchvision()  # timm imports torchvision by itself
     try:
         import timm
     except ImportError:
         raise MissingDependencyError("timm:NAME needs timm: pip install timm") from None
+    return timm
+
+
+def _timm(name: str, settings: dict[str, Any]) -> nn.Module:
+    timm = _timm_library()
     if name not in timm.list_models():
         raise UnknownNameError(f"timm has no model {name!r}{near_names(name, timm.list_models())}")
+    return _seeded(functools.partial(timm.create_model, name, pretrained=False), name, settings)
+
+
+def _seeded(make: Callable[..., nn.Module], name: str, settings: dict[str, Any]) -> nn.Module:
+    """A model with random weights, but the same ones at each call."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model: nn.Module = timm.create_model(name, pretrained=False)
-        return model
+        return _with_settings(make, name, settings)
 
 
-def _hugging_face(folder: str) -> nn.Module:
-    transformers = _transformers()
-    path = _model_folder(folder)
-    kind = (transformers.AutoConfig.from_pretrained(path, local_files_only=True).architectures or [""])[0]
-    cls = getattr(transformers, kind, None)
-    if cls is None:
-        raise InvalidInputError(f"{path}/config.json names no model class that transformers knows, got {kind!r}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # safetensors only: a pickled .bin could run any code.
-        model: nn.Module = cls.from_pretrained(path, local_files_only=True, use_safetensors=True)
-    return model
-
-
-def tokenizer_of(name: str) -> Any:
-    """The tokenizer in the folder of a model ``hf:FOLDER``; None for any other model, or a folder without one."""
-    source, _, folder = name.partition(":")
-    if source != "hf":
-        return None
-    path = _model_folder(folder)
+def _with_settings(make: Callable[..., Any], name: str, settings: dict[str, Any]) -> Any:
+    """What a factory makes; settings that it does not take are the caller's mistake, its own errors are not."""
+    if not settings:
+        return make()
     try:
-        return _transformers().AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError):
-        return None
+        return make(**settings)
+    except (TypeError, ValueError) as err:
+        given = ", ".join(f"{k}={v!r}" for k, v in settings.items())
+        raise InvalidInputError(f"{name} cannot be made with {given} ({err})") from err
 
 
-def _model_folder(folder: str) -> Path:
-    path = Path(folder)
-    if not (path / "config.json").is_file():
-        raise InvalidInputError(
-            f"hf:{folder} is no Hugging Face folder: it has no config.json; save one with save_pretrained"
-        )
-    if not any(path.glob("*.safetensors")):
-        raise InvalidInputError(f"{path} holds no .safetensors weights; save them with save_pretrained(folder)")
-    return path
-
-
-def _transformers() -> Any:
-    import_torchvision()  # transformers imports torchvision by itself
-    try:
-        import transformers
-    except ImportError:
-        raise MissingDependencyError("hf:FOLDER needs transformers: pip install transformers") from None
-    return transformers
-
-
-def _made(module_name: str, factory_name: str) -> nn.Module:
+def _made(module_name: str, factory_name: str, settings: dict[str, Any]) -> nn.Module:
     made = imported(f"{module_name}:{factory_name}", "the model", "module:factory")
     with _current_folder():  # a factory may import its neighbours when it is called
-        model = made if isinstance(made, nn.Module) else made()
+        ready = isinstance(made, nn.Module) and not settings
+        model = made if ready else _with_settings(made, f"{module_name}:{factory_name}", settings)
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"{module_name}:{factory_name} gave a {type(model).__name__}, not a torch.nn.Module")
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.targets import pick_head
 
 
+def words(text: str) -> list[str]:
+    """The words in a text like "no,yes"."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def numbers(text: str, kind: type, option: str) -> list[Any]:
     """The numbers in a text like "3,1,2"."""
     try:
@@ -24,20 +30,37 @@ def numbers(text: str, kind: type, option: str) -> list[Any]:
 
 
 def preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Preparation:
-    """How an image is prepared; torchvision's models have their usual way."""
-    usual = model.startswith(("torchvision:", "timm:"))
-    height_width = numbers(size.replace("x", ","), int, "--size") or ([224] if usual else None)
+    """How an image is prepared; the models of torchvision, timm and Hugging Face have their usual ways."""
+    usual = _usual(model)
+    height_width = numbers(size.replace("x", ","), int, "--size") or list(usual.get("size", ())) or None
     if height_width and (len(height_width) > 2 or min(height_width) < 1):
         raise InvalidInputError(f"--size is 224 or 240x320 (height x width), got {size!r}")
     scales = []
     for text, option, imagenet in ((mean, "--mean", IMAGENET[0]), (std, "--std", IMAGENET[1])):
-        given = imagenet if text == "imagenet" or (usual and not text) else tuple(numbers(text, float, option))
-        scales.append(given or None)
+        given = imagenet if text == "imagenet" else tuple(numbers(text, float, option))
+        scales.append(given or usual.get(option[2:]))
     return Preparation(tuple(height_width) if height_width else None, grey, *scales)
 
 
+def _usual(model: str) -> dict[str, Any]:
+    """Size, mean and std that a model's published weights were trained with."""
+    source, _, item = model.partition(":")
+    if source == "torchvision":
+        return {"size": (224,), "mean": IMAGENET[0], "std": IMAGENET[1]}
+    if source == "timm":
+        from xaikit.cli.models import timm_settings
+
+        return timm_settings(item)
+    from xaikit.cli.hugging_face import image_settings
+
+    return image_settings(model)
+
+
 def device_of(name: str) -> Any:
-    """The device of that name, tried out."""
+    """The device of that name, tried out; of several processes on a machine each has a GPU of its own."""
+    place = os.environ.get("LOCAL_RANK", "")
+    if name == "cuda" and place.isdecimal() and torch.cuda.is_available():
+        name = f"cuda:{int(place) % torch.cuda.device_count()}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as err:
@@ -62,6 +85,14 @@ def check_out(path: Path, *endings: str) -> None:
     """Refuse a result whose name has another ending."""
     if path.suffix not in endings:
         raise InvalidInputError(f"--out must end in {' or '.join(endings)}, got {path.name!r}")
+
+
+def check_folder(folder: Path, result: str) -> None:
+    """Refuse a folder of results that is neither new nor empty nor one that holds such a result."""
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInputError(f"--out {folder} is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / result).is_file():
+        raise InvalidInputError(f"--out {folder} is not empty and holds no {result}; name another folder")
 
 
 def check_unique(names: Sequence[str], option: str) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from xaikit.cli.job import flag
 from xaikit.cli.sources import DataFields, ModelJob
 
@@ -20,7 +18,7 @@ class Recommend(DataFields, ModelJob):
     Examples:
       xaikit recommend --model torchvision:resnet18 --modality image
       xaikit recommend --model mynet:make --data digits.npz --seconds 20 --out recommended.json
-      xaikit recommend --model mynet:make --modality tabular --differentiable
+      xaikit recommend --model people:make --modality tabular --differentiable
     """  # noqa: D301
 
     VERB = "recommend"
@@ -33,22 +31,26 @@ class Recommend(DataFields, ModelJob):
     seconds: float = flag(60.0, help="How long measuring may take, with --data.")
     target: str = flag("", help="One class, or 'label'. Else the predicted class.")
     out: Path | None = flag(None, help="Result: .json, for xaikit report --profile.")
-    json_output: bool = flag(False, name="--json", help="Print JSON, for scripts.")
 
     def run(self) -> int:
         """Look, rank, tell; 1 where no explainer suits."""
-        from xaikit.cli.gathering import gather, tell_skipped
+        import json
+
         from xaikit.cli.options import check_out
+        from xaikit.cli.stream import Stream, tell_skipped
         from xaikit.core import Int
+        from xaikit.core.files import write_whole
         from xaikit.recommendation import recommend
 
         if self.out is not None:
             check_out(self.out, ".json")
+            self.out.parent.mkdir(parents=True, exist_ok=True)
         Int(ge=1).check(self.n_samples, "--n-samples")
-        found = gather(self.samples(self.model), limit=self.n_samples) if self.data else None
-        if found is not None:
-            tell_skipped(found)
+        samples = Stream(self.samples(self.model), limit=self.n_samples) if self.data else None
+        found = None if samples is None else samples.whole()
+        skipped = 0 if samples is None else tell_skipped(samples)
         model = self.loaded()
+        told = self if samples is None else self.reading(model, samples.first)
         result = recommend(
             model,
             self.modality or None,
@@ -58,21 +60,17 @@ class Recommend(DataFields, ModelJob):
             metric=self.metric,
             n_samples=self.n_samples,
             seconds=self.seconds,
-            **self.view(),
+            **told.view(),
         )
         if self.out is not None:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            self.out.write_text(result.to_json() + "\n", encoding="utf-8")
-        if self.json_output:
-            typer.echo(result.to_json())
-        else:
-            typer.echo(repr(result))
-            typer.echo(f"wrote {self.out}" if self.out else "", nl=self.out is not None)
+            write_whole(self.out, result.to_json() + "\n")
+        written = f"\nwrote {self.out}" if self.out else ""
+        self.tell(f"{result!r}{written}", **json.loads(result.to_json()))
         suits = any(item.suitable for item in result.candidates)
-        return 0 if suits and not (found and found.skipped) else 1
+        return 0 if suits and not skipped else 1
 
     def _pair(self, found: Any, model: Any) -> Any:
         """The samples with their targets; None for a model with a single output."""
-        from xaikit.cli.gathering import targets_for
+        from xaikit.cli.stream import targets_for
 
         return found.inputs, targets_for(self.target, found, model, self.view()["head"])

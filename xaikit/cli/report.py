@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from xaikit.cli.job import Job, argument, flag
 
 
@@ -30,9 +28,9 @@ class WriteReport(Job):
     runs: tuple[Path, ...] = argument((), metavar="[RUN]...", help="Folders that xaikit explain --data wrote.")
     out: Path = flag(Path("report.html"), help="The page.")
     title: str = flag("Explanations", help="Of the page.")
-    classes: str = flag("", help="Names of the classes: cat,dog; or a file with a name on each line.")
+    classes: str = flag("", help="Names of the classes: cat,dog; or a file of lines; else the run's.")
     features: str = flag("", help="Names of a table's columns, or of a series' channels: likewise.")
-    tokenizer: str = flag("", help="hf:FOLDER whose tokenizer turns token ids into words.")
+    tokenizer: str = flag("", help="hf:FOLDER whose tokenizer turns ids into words; else the run's.")
     kind: str = flag("", help="image, series, tabular or text; else by the form of the samples.")
     limit: int = flag(500, help="Most samples shown.")
     profile: Path | None = flag(None, help="What xaikit recommend --out wrote.")
@@ -50,17 +48,34 @@ class WriteReport(Job):
         sections = self._sections()
         if not self.runs and not sections:
             raise InvalidInputError("name at least one run, or a result such as --evaluation table.json")
+        runs = [load_run(folder) for folder in self.runs]
         report = Report(
-            runs=[load_run(folder) for folder in self.runs],
+            runs=runs,
             title=self.title,
-            names=Names(_words(self.classes), _words(self.features), _tokens(self.tokenizer)),
+            names=Names(_words(self.classes), _words(self.features), self._tokens(runs)),
             kind=self.kind or None,
             sections=sections,
             limit=self.limit,
         )
         path = report.save(self.out)
-        typer.echo(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+        size = path.stat().st_size
+        self.tell(f"wrote {path} ({size / 2**20:.1f} MiB)", written=[str(path)], bytes=size)
         return 0
+
+    def _tokens(self, runs: list[Any]) -> Any:
+        """What turns token ids into words: --tokenizer, else what the first run was made with, if it is still there."""
+        from xaikit.cli.hugging_face import tokenizer_of
+        from xaikit.core.errors import InvalidInputError
+
+        told = runs[0].words.get("tokenizer", "") if runs else ""
+        tokenizer = tokenizer_of(self.tokenizer or told)
+        if tokenizer is not None:
+            return tokenizer.convert_ids_to_tokens
+        if self.tokenizer:
+            raise InvalidInputError(f"--tokenizer {self.tokenizer} holds no tokenizer; name a folder as hf:FOLDER")
+        if told:
+            self.note(f"{told} holds no tokenizer any more, so token ids are shown; name it with --tokenizer")
+        return None
 
     def _sections(self) -> list[Any]:
         """The model first, then what was measured, searched and mended."""
@@ -116,18 +131,6 @@ def _words(text: str) -> list[str]:
     if text and path.is_file():
         return path.read_text(encoding="utf-8").splitlines()
     return [word.strip() for word in text.split(",")] if text else []
-
-
-def _tokens(name: str) -> Any:
-    if not name:
-        return None
-    from xaikit.cli.models import tokenizer_of
-    from xaikit.core.errors import InvalidInputError
-
-    tokenizer = tokenizer_of(name)
-    if tokenizer is None:
-        raise InvalidInputError(f"--tokenizer {name} holds no tokenizer; name a folder as hf:FOLDER")
-    return tokenizer.convert_ids_to_tokens
 
 
 def _json(path: Path) -> Any:

@@ -10,6 +10,8 @@ from xaikit.cli.job import Job, argument, load_job
 class Run(Job):
     """Do what a job file says: the verb and its options, as --save-job writes them.
 
+    --quiet and --json hold for that job too; --save-job writes it again, with another ending in another form.
+
     \b
     Examples:
       xaikit explain cat.jpg --model torchvision:resnet18 --save-job job.yaml
@@ -22,9 +24,16 @@ class Run(Job):
 
     def run(self) -> int:
         """Run the job in the file."""
+        return self._named().run()
+
+    def save(self, path: Path) -> Path:
+        """Write the job in the file, not this one that names it."""
+        return self._named().save(path)
+
+    def _named(self) -> Job:
         from xaikit.core.errors import InvalidInputError
 
         job = load_job(self.job)
         if isinstance(job, Run):
             raise InvalidInputError(f"{self.job} only names another job; run that one")
-        return job.run()
+        return job.model_copy(update={name: True for name in Job.model_fields if getattr(self, name)})

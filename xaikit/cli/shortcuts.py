@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from xaikit.cli.job import Job, argument, flag
 
 if TYPE_CHECKING:
@@ -44,17 +42,18 @@ class Shortcuts(Job):
     per_sample: bool = flag(False, help="A mask for each sample of the data, empty outside the cluster.")
     mask: Path | None = flag(None, help="A known region: .png, .npy, or a folder with one for each sample of the data.")
     figure: bool = flag(True, help="Draw the clusters, of images.")
-    json_output: bool = flag(False, name="--json", help="Print the findings as JSON, for scripts.")
 
     def run(self) -> int:
         """Cluster, draw, mask, measure."""
         import json
 
+        from xaikit.cli.options import check_folder
+        from xaikit.core.files import write_whole
         from xaikit.runs import load_run
 
         settings = self._settings()
         run = load_run(self.folder)
-        _check_folder(self.out)
+        check_folder(self.out, RESULT)
         rows, maps, inputs = _read(run, self.of_class, pictures=self.figure)
         clusters = settings(maps)
         indices = [row["index"] for row in rows]
@@ -74,13 +73,10 @@ class Shortcuts(Job):
             "overlap": None if overlap is None else self._measured(overlap, clusters),
         }
         path = self.out / RESULT
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(found, indent=1) + "\n")
         written.append(path)
-        if self.json_output:
-            typer.echo(json.dumps({**found, "written": [str(p) for p in written]}))
-        else:
-            typer.echo(_summary(found))
-            typer.echo(f"wrote {', '.join(map(str, written))}")
+        words = f"{_summary(found)}\nwrote {', '.join(map(str, written))}"
+        self.tell(words, **found, written=[str(p) for p in written])
         return 0
 
     def _settings(self) -> Any:
@@ -94,12 +90,12 @@ class Shortcuts(Job):
         return SpRAy(**settings)
 
     def _overlap(self, maps: Tensor, indices: list[int], total: int) -> Any:
-        from xaikit.cli.gathering import read_masks
         from xaikit.core.errors import InvalidInputError
-        from xaikit.shortcuts import mask_overlap
+        from xaikit.shortcuts import load_masks, mask_overlap
 
-        masks = read_masks(self.mask)
-        if masks is not None and masks.ndim == maps.ndim - 1:
+        assert self.mask is not None
+        masks = load_masks(self.mask)
+        if masks.ndim == maps.ndim - 1:
             if len(masks) != total:
                 raise InvalidInputError(f"--mask holds {len(masks)} masks for the {total} samples of the data")
             masks = masks[indices]
@@ -122,7 +118,7 @@ class Shortcuts(Job):
 
     def _draw(self, clusters: Clusters, inputs: Tensor | None) -> list[Path]:
         if clusters.maps.ndim != 3:
-            typer.echo("xaikit: note: clusters are drawn for images only", err=True)
+            self.note("clusters are drawn for images only")
             return []
         from xaikit.report.clusters import clusters_figure
 
@@ -139,16 +135,6 @@ class Shortcuts(Job):
             "p_value": overlap.p_value,
             "share_by_cluster": shares,
         }
-
-
-def _check_folder(folder: Path) -> None:
-    """A folder of results is new, empty, or one that this verb wrote."""
-    from xaikit.core.errors import InvalidInputError
-
-    if folder.exists() and not folder.is_dir():
-        raise InvalidInputError(f"--out {folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RESULT).is_file():
-        raise InvalidInputError(f"--out {folder} is not empty and holds no {RESULT}; name another folder")
 
 
 def _read(run: Run, of_class: int | None, *, pictures: bool) -> tuple[list[dict[str, Any]], Tensor, Tensor | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from xaikit.cli.job import Job, flag
 
@@ -27,16 +27,32 @@ class ModelJob(Job):
         """The model with its weights, where it is to run."""
         from xaikit.cli.models import load_model
         from xaikit.cli.options import device_of
+        from xaikit.core.isolation import find_layer
 
         where = device_of(self.device)
-        return load_model(self.model, self.weights).to(where)
+        model = load_model(self.model, self.weights).to(where)
+        if self.layer:
+            find_layer(model, self.layer)  # before anything is computed
+        return model
 
     def bound(self, explainer: str, model: nn.Module) -> Explainer:
-        """The explainer for the model, its layer and its head."""
+        """The explainer for the model, its layer (which a spec may name by itself) and its head."""
         from xaikit.core import EXPLAINERS
 
         made: Explainer = EXPLAINERS.create(explainer)
-        return made.set_kwargs(model=model, **self.view())
+        view = self.view()
+        return made.set_kwargs(model=model, **view if made.layer is None else {"head": view["head"]})
+
+    def reading(self, model: nn.Module, inputs: Any) -> Self:
+        """This job at the model's embedding, where the samples are token ids and no layer is named."""
+        import torch
+
+        from xaikit.core.structure import flatten
+
+        embedding = next((name for name, m in model.named_modules() if isinstance(m, torch.nn.Embedding)), None)
+        if self.layer or embedding is None or any(t.is_floating_point() for t in flatten(inputs)[0]):
+            return self
+        return self.model_copy(update={"layer": embedding})
 
     def view(self) -> dict[str, Any]:
         """How an explainer looks at the model: settings head and, where it is named, layer."""
@@ -64,29 +80,47 @@ class DataFields(ImageFields):
 
     data: str = flag("", help="Folder of images, .npy, .npz, .csv, or module:dataset.")
     labels: str = flag("", help="Column of a .csv that holds the class.")
-    text: str = flag("", help="Column of a .csv that holds the text, for a model hf:FOLDER.")
+    classes: str = flag("", help="Words of a label, in the order of the model's outputs: no,yes. Else alphabetical.")
+    text: str = flag("", help="Column of a .csv that holds the text; the model reads its token ids.")
+    tokenizer: str = flag("", help="hf:FOLDER whose tokenizer reads the texts; else that of --model hf:FOLDER.")
     columns: str = flag("", help="Columns of a .csv that the model sees: age,sex. Else all but the labels'.")
-    length: int = flag(
-        128,
-        help="Tokens of a text.",
-    )
+    length: int = flag(128, help="Tokens of a text.")
     strict: bool = flag(False, help="Stop at an unreadable image instead of leaving it out.")
 
     def samples(self, model: str) -> Any:
         """The data set."""
         from xaikit.cli.data import open_data
-        from xaikit.cli.models import tokenizer_of
+        from xaikit.cli.hugging_face import classes_of, tokenizer_of
+        from xaikit.cli.options import words
         from xaikit.core.errors import InvalidInputError
 
         if not self.data:
             raise InvalidInputError("--data is missing: a folder of images, .npy, .npz, .csv, or module:dataset")
+        reader = self.tokenizer or model
         return open_data(
             self.data,
             self.preparation(model),
             labels=self.labels,
+            classes=words(self.classes),
+            usual_classes=classes_of(model),
             text=self.text,
-            columns=[name for name in self.columns.split(",") if name],
-            tokenizer=tokenizer_of(model) if self.text else None,
+            columns=words(self.columns),
+            tokenizer=tokenizer_of(reader) if self.text else None,
+            tokenizer_name=reader,
             length=self.length,
             strict=self.strict,
         )
+
+
+class MaskFields(DataFields):
+    """A region of the samples: a file, or names."""
+
+    mask: Path | None = flag(None, help="Where relevance should lie: .png, .npy, or a folder with one for each sample.")
+    mask_names: str = flag("", help="Instead of --mask: columns of a table, or tokens of texts: age,sex")
+
+    def masks(self, data: Any) -> Any:
+        """The masks for some data; None where none are named."""
+        from xaikit.cli.masks import read_masks
+        from xaikit.cli.options import words
+
+        return read_masks(self.mask, words(self.mask_names), data)

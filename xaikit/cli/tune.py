@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from xaikit.cli.job import argument, flag
-from xaikit.cli.sources import ImageFields, ModelJob
+from xaikit.cli.sources import MaskFields, ModelJob
 
 if TYPE_CHECKING:
     from xaikit.tuning import TuneResult
@@ -17,21 +15,24 @@ if TYPE_CHECKING:
 SHOWN = 5  # lines of a table in the summary
 
 
-class Tune(ImageFields, ModelJob):
+class Tune(MaskFields, ModelJob):
     """Search the settings of an explainer, or the best of several explainers: writes a result as JSON, and figures.
 
+    The samples are those of INPUT, an image or a .npy, or some of a data set (--data);
+    every trial explains all of them.
     Several machines work on one study: run the same command on each, with the same storage and --resume.
 
     \b
     Examples:
       xaikit tune digits.npy --target labels.npy --model mynet:make --explainer vargrad
+      xaikit tune --data photos/ --target label --limit 20 --model torchvision:resnet18 --weights resnet18.pt
       xaikit tune digits.npy --model mynet:make --explainer vargrad --explainer lrp_epsilon_plus --trials 100
       xaikit tune digits.npy --model mynet:make --storage sqlite:///digits.db --workers 4
     """  # noqa: D301 (click reads the backspace: the lines below it stay lines)
 
     VERB = "tune"
 
-    source: Path = argument(metavar="INPUT", help="An image, or a .npy with samples (N, ...).")
+    source: Path | None = argument(None, metavar="INPUT", help="An image, or a .npy with samples (N, ...).")
     explainer: tuple[str, ...] = flag(
         ("integrated_gradients",), help="name:key=value; give it again to search among several."
     )
@@ -39,7 +40,8 @@ class Tune(ImageFields, ModelJob):
     weigh: str = flag("", help="Join the metrics into a sum with these weights: 1,0.5")
     vary: tuple[str, ...] = flag((), help="What to search: NAME, NAME=a,b,c, or all (baselines too); repeat it.")
     postprocess: bool = flag(False, help="Search pooling and normalisation too.")
-    target: str = flag("", help="As for explain, or a .npy with a class for each sample.")
+    target: str = flag("", help="As for explain; of INPUT also a .npy with a class for each sample.")
+    limit: int = flag(100, help="Most samples of --data, evenly spread over it; 0: all.")
     trials: int = flag(50, help="Trials to make, by all workers together.")
     workers: int = flag(1, help="Processes on this machine.")
     storage: str = flag("", help="sqlite:///FILE, postgresql://..., or a .journal file.")
@@ -52,8 +54,6 @@ class Tune(ImageFields, ModelJob):
     out: Path = flag(Path("tuned.json"), help="Result: .json.")
     figure: bool = flag(True, help="Draw .png files beside the result.")
     seed: int = flag(0, help="Of the search and of every trial's random numbers.")
-    quiet: bool = flag(False, help="Show no progress.")
-    json_output: bool = flag(False, name="--json", help="Print what was found as JSON, for scripts.")
 
     def run(self) -> int:
         """Search, write, draw, tell."""
@@ -61,17 +61,19 @@ class Tune(ImageFields, ModelJob):
         from xaikit.cli.workers import run_job
 
         check_out(self.out, ".json")
-        result = run_job(self)
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        written = [result.save(self.out)]
+        result, skipped = run_job(self)
+        try:
+            written = [result.save(self.out)]
+        except OSError:  # a full disk must not take what was found along
+            self.tell(_summary(result), **_plain(result))
+            raise
         if self.figure:
             written += _draw(result, self.out)
-        if self.json_output:
-            typer.echo(_json(result, written))
-        else:
-            typer.echo(_summary(result))
-            typer.echo(f"wrote {', '.join(map(str, written))}")
-        return 1 if result.stopped == "interrupted" else 0
+        words = f"{_summary(result)}\nwrote {', '.join(map(str, written))}"
+        self.tell(words, **_plain(result), written=[str(path) for path in written])
+        # What was left out must not look like success to a script.
+        return 1 if result.stopped == "interrupted" or skipped else 0
 
 
 def tune_worker(rank: int, until: int) -> None:
@@ -92,11 +94,10 @@ def _draw(result: TuneResult[Any], out: Path) -> list[Path]:
     return paths
 
 
-def _json(result: TuneResult[Any], written: list[Path]) -> str:
-    import json
-
+def _plain(result: TuneResult[Any]) -> dict[str, Any]:
+    """What was found, with the number of trials in place of them."""
     found = {k: v for k, v in result.to_dict().items() if k not in ("trials", "space")}
-    return json.dumps({**found, "trials": len(result.trials), "written": [str(path) for path in written]})
+    return {**found, "trials": len(result.trials)}
 
 
 def _summary(result: TuneResult[Any]) -> str:

@@ -12,74 +12,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from tqdm import tqdm
 
-from xaikit.cli.inputs import read_batch
-from xaikit.cli.options import device_of, numbers, targets_of
+from xaikit.cli.searching import search_of
+from xaikit.cli.stream import tell_skipped
 from xaikit.cli.tune import Tune
-from xaikit.core import EXPLAINERS, Float, Int
+from xaikit.core import Float, Int
 from xaikit.core.errors import InvalidInputError, TuningError
 from xaikit.tuning import TuneResult
 from xaikit.tuning.search import Search, Stopped, run_search
 from xaikit.tuning.study import quiet
-from xaikit.tuning.tune import explanation_result, explanation_search
-from xaikit.tuning.wanted import ALL
+from xaikit.tuning.tune import explanation_result
 
 LOOK_SECONDS, ASK_SECONDS = 0.2, 3.0  # between two looks at the workers, and at the study, which costs them time
 
 
-def search_of(job: Tune) -> Search:
-    """The search that a job means, with model and samples loaded.
-
-    Raises:
-        InvalidInputError, InvalidTypeError, UnknownNameError: for options that cannot be right.
-    """
-    made = [EXPLAINERS.create(text) for text in job.explainer]
-    if not made:
-        raise InvalidInputError("name at least one --explainer")
-    metric, space = _metric(job), _space(job)
-    where = device_of(job.device)
-    inputs, _ = read_batch(job.source, job.preparation(job.model))
-    given = _targets(job.target)
-    model = job.loaded()
-    view = job.view()
-    explainers = [explainer.set_kwargs(model=model, **view) for explainer in made]
-    targets = targets_of(given, model, inputs.to(where), view["head"])
-    return explanation_search(
-        explainers if len(explainers) > 1 else explainers[0],
-        metric,
-        _in_batches(inputs, targets, job.batch_size),
-        sampler=job.sampler,
-        pruner=job.pruner or None,
-        seed=job.seed,
-        space=space,
-        postprocess=job.postprocess,
-    )
-
-
-def _metric(job: Tune) -> Any:
-    names = list(job.metric)
-    if not names:
-        raise InvalidInputError("name at least one --metric")
-    if not job.weigh:
-        return names if len(names) > 1 else names[0]
-    weights = numbers(job.weigh, float, "--weigh")
-    if len(weights) != len(names):
-        raise InvalidInputError(f"--weigh takes a number for each --metric ({len(names)}), got {len(weights)}")
-    return dict(zip(names, weights, strict=True))
-
-
-def _space(job: Tune) -> dict[str, Any] | str | None:
-    if not job.vary or job.vary == (ALL,):
-        return ALL if job.vary else None
-    parts = (text.partition("=") for text in job.vary)
-    return {name: [_value(v) for v in choices.split(",") if v] if equals else None for name, equals, choices in parts}
-
-
-def run_job(job: Tune) -> TuneResult[Any]:
-    """Search in this process, or in several that this one starts and watches.
+def run_job(job: Tune) -> tuple[TuneResult[Any], int]:
+    """Search in this process, or in several that this one starts and watches; the result, and the samples left out.
 
     Raises:
         InvalidInputError: for several workers without a storage that they share.
@@ -87,11 +36,11 @@ def run_job(job: Tune) -> TuneResult[Any]:
     """
     Int(ge=1).check(job.trials, "--trials")
     Int(ge=1).check(job.workers, "--workers")
-    Int(ge=0).check(job.batch_size, "--batch-size")
     Float(ge=0).check(job.timeout, "--timeout")
     if job.workers > 1 and not job.storage:
         raise InvalidInputError("several workers need a --storage that they share, such as sqlite:///study.db")
-    search = search_of(job)
+    search, samples = search_of(job)
+    skipped = tell_skipped(samples)
     options: dict[str, Any] = {"storage": job.storage or None, "resume": job.resume and bool(job.storage)}
     name = job.study if job.storage else None
     if job.resume and not job.storage:
@@ -105,16 +54,16 @@ def run_job(job: Tune) -> TuneResult[Any]:
             progress=not job.quiet,
             **options,
         )
-        return explanation_result(search, stopped)
+        return explanation_result(search, stopped), skipped
     with quiet():
         search.open(options["storage"], name, resume=options["resume"], n_trials=job.trials)
-        return explanation_result(search, _watch(job, search))
+        return explanation_result(search, _watch(job, search)), skipped
 
 
 def work(job: Tune, rank: int, until: int) -> None:
     """One worker: joins the study until it holds so many finished trials."""
     run_search(
-        search_of(job),
+        search_of(job)[0],
         n_trials=job.trials,
         timeout=job.timeout or None,
         storage=job.storage,
@@ -195,34 +144,3 @@ def _tell(rank: int, process: subprocess.Popen[str], messages: Path, *, others: 
 def _last_line(messages: Path) -> str:
     lines = messages.read_text().split("\n")
     return next((line for line in reversed(lines) if line.strip()), "without a word").removeprefix("xaikit: ")
-
-
-def _in_batches(inputs: torch.Tensor, targets: Any, size: int) -> list[tuple[Any, Any]]:
-    if size == 0:
-        return [(inputs, targets)]
-    return [
-        (inputs[i : i + size], targets[i : i + size] if isinstance(targets, torch.Tensor) else targets)
-        for i in range(0, len(inputs), size)
-    ]
-
-
-def _targets(text: str) -> list[int]:
-    """Classes out of a text or a .npy file."""
-    if not text.endswith(".npy"):
-        return numbers(text, int, "--target")
-    try:
-        array = np.load(text, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as err:
-        raise InvalidInputError(f"--target {text} is not an array of classes ({err})") from None
-    if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise InvalidInputError(f"--target {text} must hold a class for each sample, got {array.dtype} {array.shape}")
-    return [int(v) for v in array]
-
-
-def _value(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(text, text)

@@ -4,7 +4,7 @@ from xaikit.core.attribution import Attribution
 from xaikit.core.call import Call
 from xaikit.core.configured import Configured
 from xaikit.core.explainer import Explainer, as_explainer
-from xaikit.core.params import Categorical, Choice, Float, Int, Spec
+from xaikit.core.params import Categorical, Choice, Float, Int, Layer, Spec
 from xaikit.core.registries import (
     BASELINES,
     EXPLAINERS,
@@ -38,6 +38,7 @@ __all__ = [
     "Explainer",
     "Float",
     "Int",
+    "Layer",
     "Registry",
     "Spec",
     "as_explainer",

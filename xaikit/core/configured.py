@@ -24,7 +24,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
-from xaikit.core.params import Spec
+from xaikit.core.params import Spec, from_text
 
 REQUIRED: Any = dataclasses.MISSING
 
@@ -83,6 +83,12 @@ class Configured:
             if value is REQUIRED:
                 raise InvalidTypeError(f"{owner} needs the setting {name!r} ({setting.doc})")
             object.__setattr__(self, name, setting.check(value, f"{owner}.{name}"))
+
+    @classmethod
+    def read(cls, name: str, text: str) -> Any:
+        """What a word in a spec string means as the setting `name`."""
+        spec = cls.SETTINGS[name].spec if name in cls.SETTINGS else None
+        return from_text(text) if spec is None else spec.read(text)
 
     def settings(self) -> dict[str, Any]:
         """The current value of every setting."""

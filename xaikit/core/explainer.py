@@ -28,16 +28,9 @@ from xaikit.core.errors import (
     UnboundError,
 )
 from xaikit.core.forward import run_on
-from xaikit.core.params import Int
+from xaikit.core.params import Int, Layer
 from xaikit.core.registries import EXPLAINERS
 from xaikit.core.structure import Tensors
-
-
-def _layer(value: Any, where: str) -> Any:
-    items = value if isinstance(value, (tuple, list)) else (value,)
-    if value is not None and (not items or not all(isinstance(item, (str, nn.Module)) for item in items)):
-        raise InvalidTypeError(f"{where} must be a layer's name, a module, or a sequence of them, got {value!r}")
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _function(value: Any, where: str) -> Any:
@@ -67,7 +60,9 @@ class Explainer(Configured, abc.ABC):
     ONE_GRADIENT: ClassVar[bool] = False  # made of one `call.gradient()`, which reads layers off as it passes them
 
     model: nn.Module | None = None
-    layer: Annotated[Any, _layer, "explain the output of this layer (or of several) instead of the inputs"] = None
+    layer: Annotated[
+        Any, Layer(several=True), "explain the output of this layer (or of several) instead of the inputs"
+    ] = None
     head: Annotated[str | int, "which output is explained, where the model returns several"] = "logits"
     forward_arg_extractor: Annotated[Any, _function, "picks the explained tensors out of the inputs"] = None
     additional_forward_arg_extractor: Annotated[Any, _function, "picks further model arguments out of the inputs"] = (
@@ -220,9 +215,7 @@ class Explainer(Configured, abc.ABC):
         return Attribution(
             values=values,
             spec=self._provenance(),
-            targets=targets
-            if isinstance(targets, int)
-            else (targets.tolist() if isinstance(targets, Tensor) else None),
+            targets=None if targets is None or callable(targets) else torch.as_tensor(targets).tolist(),
             scores=extra["scores"],
             gap=gap,
         )

@@ -6,16 +6,31 @@ is legal although no search starts there. A spec without a search range is check
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
+from torch import nn
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
 
 if TYPE_CHECKING:
     from xaikit.core.registry import Registry
+
+
+WORDS = {"None": None, "none": None, "True": True, "False": False}
+
+
+def from_text(text: str) -> Any:
+    """The value that a word in a spec string means: a JSON value, else the word itself."""
+    if text in WORDS:
+        return WORDS[text]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 class Spec(BaseModel):
@@ -37,6 +52,10 @@ class Spec(BaseModel):
     def check(self, value: Any, where: str) -> Any:
         """Return the value in its normal form, or raise with `where` naming the setting."""
         raise NotImplementedError
+
+    def read(self, text: str) -> Any:
+        """The value that a word in a spec string means, not yet checked."""
+        return from_text(text)
 
 
 class Number(Spec):
@@ -177,3 +196,25 @@ class Choice(Spec):
             return self.registry.create(value)
         except (InvalidTypeError, InvalidInputError) as err:
             raise type(err)(f"{where}: {err}") from None
+
+
+class Layer(Spec):
+    """A layer by its name, or the module itself; or, with `several`, a sequence of them."""
+
+    kind: Literal["layer"] = "layer"
+    several: bool = False
+
+    def check(self, value: Any, where: str) -> Any:
+        """The layer, or a tuple of layers."""
+        sequence = self.several and isinstance(value, (tuple, list))
+        items = value if sequence else (value,)
+        if value is not None and (not items or not all(isinstance(item, (str, nn.Module)) for item in items)):
+            words = "a layer's name, a module, or a sequence of them" if self.several else "a layer's name or a module"
+            raise InvalidTypeError(f"{where} must be {words}, got {value!r}")
+        return tuple(value) if sequence else value
+
+    def read(self, text: str) -> Any:
+        """A name, though it may look like a number: the layers of a Sequential are called 0, 1, 2."""
+        if text.startswith("[") and text.endswith("]"):
+            return [part.strip(" '\"") for part in text[1:-1].split(",")]
+        return None if WORDS.get(text, text) is None else text.strip("'\"")

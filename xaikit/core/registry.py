@@ -7,7 +7,6 @@ names a module or a class; importing it runs its ``@EXPLAINERS.register("name")`
 from __future__ import annotations
 
 import importlib
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from xaikit.core.configured import Configured, from_json
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.params import from_text
 
 T = TypeVar("T", bound=Configured)
 
@@ -82,8 +82,9 @@ class Registry(Generic[T]):
         """
         self._load()
         if isinstance(value, str):
-            name, settings = parse_spec(value)
-            return self.get(name)(**{**settings, **overrides})
+            name, words = split_spec(value)
+            cls = self.get(name)
+            return cls(**{**{key: cls.read(key, word) for key, word in words.items()}, **overrides})
         if isinstance(value, Mapping) and "name" in value:
             settings = {k: from_json(v) for k, v in value.get("settings", {}).items()}
             return self.get(value["name"])(**{**settings, **overrides})
@@ -133,21 +134,21 @@ class Registry(Generic[T]):
 
 def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``"name:key=value,key=[1,2]"`` into the name and the settings (JSON values, else strings)."""
+    name, words = split_spec(text)
+    return name, {key: from_text(word) for key, word in words.items()}
+
+
+def split_spec(text: str) -> tuple[str, dict[str, str]]:
+    """Split ``"name:key=value,key=[1,2]"`` into the name and the settings as they are written.
+
+    Raises:
+        InvalidInputError: for a text of another form.
+    """
     name, _, rest = text.partition(":")
-    settings: dict[str, Any] = {}
+    words: dict[str, str] = {}
     for item in re.split(r",(?![^\[{(]*[\]})])", rest) if rest else ():
-        key, equals, value = item.partition("=")
+        key, equals, word = item.partition("=")
         if not equals or not key.strip():
             raise InvalidInputError(f"a spec reads 'name:key=value,key=value', got {text!r} (at {item!r})")
-        settings[key.strip()] = _value(value.strip())
-    return name.strip(), settings
-
-
-def _value(text: str) -> Any:
-    words = {"None": None, "True": True, "False": False, "none": None}
-    if text in words:
-        return words[text]
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+        words[key.strip()] = word.strip()
+    return name.strip(), words

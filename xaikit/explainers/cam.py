@@ -11,19 +11,13 @@ from typing import Annotated, Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Int
+from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Int, Layer
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.isolation import find_layer, hooked
 from xaikit.core.structure import Tensors
 
 CONVOLUTION = nn.modules.conv._ConvNd  # noqa: SLF001
 MAX_PREFIX = 16  # class, distillation and register tokens that may stand before the patches of a vision transformer
-
-
-def _layer(value: Any, where: str) -> Any:
-    if value is not None and not isinstance(value, (str, nn.Module)):
-        raise InvalidTypeError(f"{where} must be a layer's name or a module, got {value!r}")
-    return value
 
 
 @EXPLAINERS.register("gradcam")
@@ -53,7 +47,7 @@ class GradCam(Explainer):
     GIVES_OUTPUT = True
     ONE_GRADIENT = True
 
-    target_layer: Annotated[Any, _layer, "whose activations make the map; None: the last convolution that ran"] = None
+    target_layer: Annotated[Any, Layer(), "whose activations make the map; None: the last convolution that ran"] = None
     channel_axis: Annotated[
         int | None, Int(optional=True), "of the activations; None: 1, or the last of patch tokens (N, T, D)"
     ] = None

@@ -1,8 +1,8 @@
-"""The samples of an evaluation: read once, so that every explainer meets the same ones."""
+"""The samples of an evaluation, in batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -30,26 +30,38 @@ class Batch(NamedTuple):
         return self._replace(inputs=rebuild(tuple(t.to(device) for t in tensors)))
 
 
-def read(data: Any) -> list[Batch]:
+def stream(data: Any) -> Iterator[Batch]:
     """The batches of ``(inputs, targets)``, of ``(inputs, targets, masks)``, or of a loader or list of either.
 
     Raises:
         InvalidTypeError: for anything else.
         InvalidInputError: when it is empty, or a batch is.
     """
-    items: Iterable[Any]
-    if isinstance(data, tuple) and not _holds_batches(data):
-        items = [data]
-    elif isinstance(data, torch.utils.data.Dataset):
+    if isinstance(data, torch.utils.data.Dataset):
         raise InvalidTypeError("data must come in batches; wrap the dataset in a torch.utils.data.DataLoader")
-    elif isinstance(data, Iterable) and not isinstance(data, (Tensor, str, dict)):
-        items = data
-    else:
+    if not _is_batch(data) and (not isinstance(data, Iterable) or isinstance(data, (Tensor, str, dict))):
         raise InvalidTypeError(_message(data))
-    found = [_batch(item) for item in items]
-    if not found:
+    empty = True
+    for item in [data] if _is_batch(data) else data:
+        empty = False
+        yield _batch(item)
+    if empty:
         raise InvalidInputError("data holds no batch")
-    return found
+
+
+def read(data: Any) -> list[Batch]:
+    """All batches, for those who look at them several times; raises as `stream` does."""
+    return list(stream(data))
+
+
+def number_of_batches(data: Any) -> int | None:
+    """How many there will be, where that is known."""
+    if _is_batch(data):
+        return 1
+    try:
+        return len(data)
+    except TypeError:
+        return None
 
 
 def _batch(item: Any) -> Batch:
@@ -59,11 +71,11 @@ def _batch(item: Any) -> Batch:
     return Batch(*item)
 
 
-def _holds_batches(data: tuple[Any, ...]) -> bool:
-    """Whether a tuple holds batches, rather than being one: then its second item is a tuple of tensors itself."""
-    if len(data) not in (2, 3):
-        return True
-    return isinstance(data[1], (tuple, list)) and any(isinstance(item, Tensor) for item in data[1])
+def _is_batch(data: Any) -> bool:
+    """Whether a tuple is a batch, rather than holding some: then its second item would be a tuple of tensors itself."""
+    if not isinstance(data, tuple) or len(data) not in (2, 3):
+        return False
+    return not (isinstance(data[1], (tuple, list)) and any(isinstance(item, Tensor) for item in data[1]))
 
 
 def _message(got: Any) -> str:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from xaikit.core import EXPLAINERS, METRICS, Explainer, Float, Int, Registry
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
 from xaikit.metrics.base import Metric, Postprocess
-from xaikit.metrics.data import Batch, read
+from xaikit.metrics.data import Batch, number_of_batches, read, stream
 from xaikit.metrics.table import Evaluation, make_row
 
 NOT_REACHED = "not reached before Ctrl-C"
@@ -31,13 +31,15 @@ def evaluate(  # noqa: PLR0913
 ) -> Evaluation:
     """Measure explainers by metrics on some samples.
 
-    Each explainer explains each batch once, and all metrics measure that one attribution. An explainer or a metric
-    that fails leaves its reason in the table, and the others go on. Ctrl-C ends the work and keeps what was measured.
+    Each explainer explains each batch once, and all metrics measure that one attribution. Of a batch only the numbers
+    are kept, one for each sample, so the data may be of any size. An explainer or a metric that fails leaves its reason
+    in the table, and the others go on. Ctrl-C ends the work and keeps what was measured.
 
     Args:
         explainers: an explainer (its name, a spec, an object), several in a list, or a dict that labels them.
         metrics: a metric (its name, a spec, an object), several in a list, or a dict that labels them.
-        data: ``(inputs, targets)`` or ``(inputs, targets, masks)``, or a loader or list of such batches, read once.
+        data: ``(inputs, targets)`` or ``(inputs, targets, masks)``, or a loader or list of such batches, read
+            once, batch by batch.
         model: for explainers that have none yet.
         postprocess: a function of each attribution, such as a `Postprocessor`.
         confidence: of the intervals.
@@ -59,20 +61,20 @@ def evaluate(  # noqa: PLR0913
     confidence, seed = Float(gt=0, lt=1).check(confidence, "confidence"), Int(ge=0).check(seed, "seed")
     named_explainers = _bound(_labelled(explainers, EXPLAINERS, Explainer), model)
     named_metrics: dict[str, Metric] = _labelled(metrics, METRICS, Metric)
-    batches = read(data)
-    for name, metric in named_metrics.items():
-        if metric.NEEDS_MASK and any(batch.masks is None for batch in batches):
-            raise InvalidInputError(
-                f"the metric {name!r} compares with masks, and the data has none: give (inputs, targets, masks)"
-            )
+    # What is in memory already is looked through before anything is measured.
+    batches = read(data) if isinstance(data, (tuple, list)) else stream(data)
+    for batch in batches if isinstance(batches, list) else ():
+        _check_masks(named_metrics, batch)
     cells = {(e, m): Cell() for e in named_explainers for m in named_metrics}
-    total = len(batches) * len(named_explainers) * (len(named_metrics) + 1)
+    count = number_of_batches(data)
+    total = None if count is None else count * len(named_explainers) * (len(named_metrics) + 1)
     stopped: Literal["done", "interrupted"] = "done"
     with tqdm(total=total, desc="evaluate", unit="step", disable=not progress) as bar:
         try:
-            for label, explainer in named_explainers.items():
-                own = {name: cells[label, name] for name in named_metrics}
-                for batch in batches:
+            for batch in batches:
+                _check_masks(named_metrics, batch)
+                for label, explainer in named_explainers.items():
+                    own = {name: cells[label, name] for name in named_metrics}
                     bar.set_postfix_str(label)
                     _measure(explainer, named_metrics, own, batch, postprocess, seed, bar.update)
         except KeyboardInterrupt:
@@ -92,6 +94,14 @@ def evaluate(  # noqa: PLR0913
         metrics={name: _spec(metric) for name, metric in named_metrics.items()},
         stopped=stopped,
     )
+
+
+def _check_masks(metrics: Mapping[str, Metric], batch: Batch) -> None:
+    for name, metric in metrics.items():
+        if metric.NEEDS_MASK and batch.masks is None:
+            raise InvalidInputError(
+                f"the metric {name!r} compares with masks, and the data has none: give (inputs, targets, masks)"
+            )
 
 
 @dataclasses.dataclass

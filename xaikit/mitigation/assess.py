@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from xaikit.core import EXPLAINERS, Explainer
 from xaikit.core.errors import InvalidInputError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -68,6 +69,9 @@ class Mitigator(Configured, abc.ABC):
         bool, "scale the penalty to a gradient as long as the task's, in every step; then the weight"
     ] = False
     lr: Annotated[float, Float(low=1e-5, high=1e-1, log=True, gt=0), "learning rate"] = 1e-4
+    lr_schedule: Annotated[
+        str, Categorical("constant", "linear", "cosine", search=False), "of the learning rate: held, or falling to 0"
+    ] = "constant"
     n_epochs: Annotated[int, Int(ge=1), "passes over the data"] = 10
     batch_size: Annotated[int, Int(ge=1), "samples in a step, for data given as tensors"] = 8
     optimizer: Annotated[str, Categorical("adam", "adamw", "sgd", search=False), "who takes the steps"] = "adam"
@@ -105,6 +109,17 @@ class Mitigator(Configured, abc.ABC):
         [0.0, 2.0, 8.0, 8.0]
         """
         return self.weight * (min(1.0, epoch / self.warmup) if self.warmup else 1.0)
+
+    def lr_at(self, epoch: float) -> float:
+        """The learning rate when `epoch` epochs are done, fractions included.
+
+        >>> from xaikit import RRR
+        >>> [RRR(lr=0.1, n_epochs=4, lr_schedule="cosine").lr_at(epoch) for epoch in (0, 2, 4)]
+        [0.1, 0.05, 0.0]
+        """
+        done = min(1.0, epoch / self.n_epochs)
+        shares = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+        return self.lr * shares[self.lr_schedule]
 
     def loss(self, model: nn.Module, batch: Any, *, seed: int | None = None, weight: float | None = None) -> Loss:
         """The loss of one batch.

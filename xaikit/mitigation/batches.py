@@ -55,12 +55,12 @@ class Tensors:
         mask = check_mask(masks)
         self._each = per_sample(mask, tensors[0])
         self._data, self.labels, self._mask, self._size, self._n = data, targets, mask, size, n
-        self.steps: int | None = len(_batches(torch.arange(n), size))
+        self.steps: int | None = len(in_batches(torch.arange(n), size))
         self.generators: list[torch.Generator] = []
 
     def epoch(self, number: int, skip: int, part: Part) -> Iterator[Step]:  # noqa: ARG002
         """The steps of one pass, in an order drawn now."""
-        order = _batches(torch.randperm(self._n), self._size)
+        order = in_batches(torch.randperm(self._n), self._size)
         return (self._step(rows, part) for rows in order[skip:])
 
     def first(self) -> Batch:
@@ -247,7 +247,7 @@ def _mask_rows(mask: Tensor, x: Tensor, rows: Tensor) -> Tensor:
         return mask  # whoever uses it says what is wrong
 
 
-def _batches(order: Tensor, size: int) -> list[Tensor]:
+def in_batches(order: Tensor, size: int) -> list[Tensor]:
     """Batches of `size`; a last batch of one joins the one before, since BatchNorm cannot train on a single sample."""
     parts = list(order.split(size))
     if len(parts) > 1 and len(parts[-1]) == 1 and size > 1:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from xaikit.core import Explainer, Int
 from xaikit.core.configured import to_json
@@ -50,7 +50,8 @@ def explain_dataset(  # noqa: PLR0913
     Args:
         explainer: a bound explainer.
         data: a map-style Dataset of x or (x, label), a DataLoader over one without shuffling, or tensors (x, labels).
-            A data set may carry `names`, and raise `UnreadableSampleError` for a sample, which is then noted.
+            A data set may carry `names` of its samples, `classes` and `features`, which a report shows, and raise
+            `UnreadableSampleError` for a sample, which is then noted.
         out: folder of the run; a new one, or that of the same job.
         targets: a class, "predicted", or "label". A model with a single output has no classes.
         batch_size: samples in a pass; None takes the loader's, else 32.
@@ -102,14 +103,19 @@ def explain_dataset(  # noqa: PLR0913
         "shard size": size,
     }
     folder = Path(out)
-    manifest.claim(folder, job, repair=repair)
+    manifest.check(folder, job, repair=repair)
     stamp = manifest.job_hash(job)
     todo = [k for k in range(-(-source.n // size)) if k % of == mine and not _done(folder, k, stamp, repair=repair)]
     left = sum(min((k + 1) * size, source.n) - k * size for k in todo)
     keep = _Keeper(explainer, chosen, dtype, keep_inputs, seed, source.names)
     with tqdm(total=left, desc="explain", unit="sample", disable=not progress or mine > 0 or not todo) as bar:
+        claimed = False
         for number, shard in keep.shards(source.parts(todo, size), explainer.device, bar):
+            # Not before there is something to write: a job that fails at once must not keep the folder from another.
+            claimed = claimed or manifest.claim(folder, job, source.words, repair=repair)
             shards.write(folder, number, shard, stamp)
+    if not claimed:
+        manifest.claim(folder, job, source.words, repair=repair)
     return load_run(folder)
 
 

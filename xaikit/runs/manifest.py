@@ -50,10 +50,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def claim(folder: Path, job: dict[str, Any], *, repair: bool) -> dict[str, Any]:
-    """The manifest of a folder for this job: written where there is none, compared where there is one.
-
-    Several processes may claim a folder at once; the first one writes, the others compare.
+def check(folder: Path, job: dict[str, Any], *, repair: bool) -> bool:
+    """Whether a folder holds this job's manifest; False where the job may begin in it.
 
     Raises:
         InvalidInputError: for a folder that holds something else, another job, or an unreadable manifest.
@@ -62,12 +60,33 @@ def claim(folder: Path, job: dict[str, Any], *, repair: bool) -> dict[str, Any]:
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; name a folder for the run")
     if path.exists() and not (repair and _unreadable(path)):
-        return _same_job(read(folder), job, folder)
+        _same_job(read(folder), job, folder)
+        return True
     mending = repair and (folder / SHARDS).is_dir()
     if not mending and _strangers(folder) and not path.exists():  # again: another process may just have begun
         raise InvalidInputError(f"{folder} is not empty and holds no run of xaikit; name a new folder")
+    return False
+
+
+def claim(folder: Path, job: dict[str, Any], words: dict[str, Any], *, repair: bool) -> bool:
+    """Write the manifest of a folder for this job, where there is none; compare, where there is one; then True.
+
+    Several processes may claim a folder at once; the first one writes, the others compare.
+
+    Args:
+        folder: of the run.
+        job: what was asked.
+        words: what to call classes, columns and tokens, which makes no other job.
+        repair: write over a manifest that cannot be read.
+
+    Raises:
+        InvalidInputError: as `check`.
+    """
+    if check(folder, job, repair=repair):
+        return True
+    path = folder / NAME
     (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-    manifest = {"format": FORMAT, "job": job, "versions": versions()}
+    manifest = {"format": FORMAT, "job": job, "versions": versions(), "words": words}
     partial = folder / f"{NAME}.{os.getpid()}.partial"
     try:
         partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -76,10 +95,10 @@ def claim(folder: Path, job: dict[str, Any], *, repair: bool) -> dict[str, Any]:
         else:
             os.link(partial, path)  # fails where another process was faster
     except FileExistsError:
-        return _same_job(read(folder), job, folder)
+        _same_job(read(folder), job, folder)
     finally:
         partial.unlink(missing_ok=True)
-    return manifest
+    return True
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -93,7 +112,9 @@ def read(folder: Path) -> dict[str, Any]:
         raise InvalidInputError(f"{folder} holds no run: there is no {path}")
     problem = _unreadable(path)
     if problem:
-        raise InvalidInputError(f"{path} cannot be read ({problem}); the same job with repair=True writes it anew")
+        raise InvalidInputError(
+            f"{path} cannot be read ({problem}); the same job with repair=True (--repair) writes it anew"
+        )
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 
@@ -120,7 +141,7 @@ def _unreadable(path: Path) -> str:
     return "" if whole else f"it is no manifest of format {FORMAT}"
 
 
-def _same_job(manifest: dict[str, Any], job: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _same_job(manifest: dict[str, Any], job: dict[str, Any], folder: Path) -> None:
     there, here = _flat(manifest["job"]), _flat(job)
     differ = [key for key in {**there, **here} if there.get(key) != here.get(key)]
     if "explainer.name" in differ:  # another method has other settings; its name says enough
@@ -132,7 +153,6 @@ def _same_job(manifest: dict[str, Any], job: dict[str, Any], folder: Path) -> di
     if made != now:
         changed = ", ".join(f"{k} {made.get(k)} -> {now.get(k)}" for k in {**made, **now} if made.get(k) != now.get(k))
         warnings.warn(f"{folder} was begun with other versions ({changed}); values may differ slightly", stacklevel=4)
-    return manifest
 
 
 def _flat(job: Any, name: str = "") -> dict[str, Any]:

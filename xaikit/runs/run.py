@@ -39,6 +39,7 @@ class Run:
         folder: where it is.
         job: what was asked: explainer, weights, targets, seed, number of samples.
         versions: of the libraries that computed it.
+        words: what the data calls its "classes" and "features", and the "tokenizer" of its texts.
         skipped: why samples could not be read, by index.
     """
 
@@ -47,6 +48,7 @@ class Run:
         self.folder = folder
         self.job: dict[str, Any] = content["job"]
         self.versions: dict[str, str] = content["versions"]
+        self.words: dict[str, Any] = content.get("words", {})
         self.skipped: dict[int, str] = {}
         self._numbers = shards.numbers(folder)
         self._starts: list[int] = []

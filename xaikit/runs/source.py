@@ -23,23 +23,23 @@ class UnreadableSampleError(InvalidInputError):
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One batch of a shard.
+    """One batch.
 
     Attributes:
-        shard: number of the shard.
         indices: of the samples, (n,).
         inputs: as the explainer takes them; None where every sample was unreadable.
         labels: (n,) or None.
         skipped: reasons of unreadable samples by index.
+        shard: number of the shard that it belongs to.
         last: whether the shard is complete with it.
     """
 
-    shard: int
     indices: Tensor
     inputs: Any
     labels: Tensor | None
     skipped: dict[int, str]
-    last: bool
+    shard: int = 0
+    last: bool = True
 
 
 class Source:
@@ -48,6 +48,10 @@ class Source:
     Args:
         data: a map-style `Dataset` of x or (x, label), a `DataLoader` over one without shuffling, or (x, labels).
         batch_size: samples in a pass; None takes the loader's, else 32.
+
+    Attributes:
+        names: of the samples, where the data has any.
+        words: "classes" and "features", as the data calls them, and "tokenizer", what reads its tokens.
     """
 
     def __init__(self, data: Any, batch_size: int | None = None) -> None:
@@ -59,6 +63,7 @@ class Source:
         self.names: Sequence[str] = tuple(map(str, getattr(dataset, "names", ())))
         if self.names and len(self.names) != self.n:
             raise InvalidInputError(f"data.names must name each of the {self.n} samples, got {len(self.names)}")
+        self.words = _words(dataset)
         self.batch_size = batch_size or (loader and loader.batch_size) or BATCH_SIZE
         self._dataset = dataset
         self._options: dict[str, Any] = {"num_workers": loader.num_workers} if loader else {}
@@ -76,12 +81,21 @@ class Source:
     def parts(self, shards: Iterable[int], size: int) -> Iterator[Part]:
         """The batches of some shards of `size` samples each, none of them across two shards."""
         plan = _Plan(list(shards), size, self.n, self.batch_size)
-        dataset: Any = _Indexed(self._dataset)
-        loader: DataLoader = DataLoader(dataset, batch_sampler=plan, collate_fn=self._collate, **self._options)  # type: ignore[arg-type]
-        for rows, (indices, item, skipped) in zip(plan, loader, strict=True):
-            inputs, labels = (None, None) if item is None else _pair(item)
+        for rows, part in zip(plan, self.loader(plan), strict=True):
             last = (rows[-1] + 1) % size == 0 or rows[-1] + 1 == self.n
-            yield Part(rows[0] // size, torch.tensor(indices, dtype=torch.long), inputs, labels, skipped, last)
+            yield dataclasses.replace(part, shard=rows[0] // size, last=last)
+
+    def batches(self, indices: Sequence[int]) -> Iterator[Part]:
+        """Some samples, in the order of their indices as given."""
+        return iter(self.loader(_Rows(indices, self.batch_size)))
+
+    def loader(
+        self, plan: Iterable[list[int]], finish: Callable[[Part], Any] | None = None, **options: Any
+    ) -> DataLoader[Any]:
+        """A loader of the batches that a plan lists: of parts, or of what `finish` makes of each."""
+        dataset: Any = _Indexed(self._dataset)
+        options = {**self._options, **options}
+        return DataLoader(dataset, batch_sampler=plan, collate_fn=_Parts(self._collate, finish), **options)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +112,29 @@ class _Plan:
             end = min((shard + 1) * self.size, self.n)
             for start in range(shard * self.size, end, self.batch_size):
                 yield list(range(start, min(start + self.batch_size, end)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """The batches of some samples."""
+
+    indices: Sequence[int]
+    size: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.indices), self.size):
+            yield [int(i) for i in self.indices[start : start + self.size]]
+
+
+def _words(dataset: Any) -> dict[str, Any]:
+    """What a data set calls its classes and columns, and what reads its tokens."""
+    found: dict[str, Any] = {}
+    for key in ("classes", "features"):
+        words = getattr(dataset, key, ())
+        if isinstance(words, (list, tuple)) and words and all(isinstance(word, str) for word in words):
+            found[key] = list(words)
+    tokenizer = getattr(dataset, "tokenizer", "")
+    return {**found, "tokenizer": tokenizer} if isinstance(tokenizer, str) and tokenizer else found
 
 
 def _dataset(data: Any) -> Any:
@@ -160,6 +197,19 @@ class _Collate:
                 "bring them to one size"
             ) from err
         return [index for index, _ in read], batch, skipped
+
+
+class _Parts:
+    """Makes parts of what was collated; a class for the same reason."""
+
+    def __init__(self, collate: _Collate, finish: Callable[[Part], Any] | None) -> None:
+        self._collate, self._finish = collate, finish
+
+    def __call__(self, rows: list[tuple[int, Any, str]]) -> Any:
+        indices, item, skipped = self._collate(rows)
+        inputs, labels = (None, None) if item is None else _pair(item)
+        part = Part(torch.tensor(indices, dtype=torch.long), inputs, labels, skipped)
+        return part if self._finish is None else self._finish(part)
 
 
 def _pair(item: Any) -> tuple[Any, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,7 @@ def load_masks(path: str | Path, *, key: str | None = None, threshold: float = 0
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
-        if not files:
-            raise InvalidInputError(f"the folder {path} holds no mask; endings are {', '.join(ENDINGS)}")
+        files = mask_files(path)
         masks = [load_masks(file, key=key, threshold=threshold) for file in files]
         shapes = {tuple(m.shape): f.name for m, f in zip(masks, files, strict=True)}
         if len(shapes) > 1:
@@ -138,8 +137,20 @@ def load_masks(path: str | Path, *, key: str | None = None, threshold: float = 0
         if ending == ".safetensors" or _is_heatmap(path):
             return make_masks(Attribution.load(path), threshold=threshold)
         return check_mask(_array(path, key))
-    except (OSError, ValueError, EOFError, KeyError) as err:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as err:
         raise InvalidInputError(f"{path.name} cannot be read as masks: {err}") from err
+
+
+def mask_files(folder: Path) -> list[Path]:
+    """The masks in a folder, in the order of their names.
+
+    Raises:
+        InvalidInputError: where there is none.
+    """
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS)
+    if not files:
+        raise InvalidInputError(f"the folder {folder} holds no mask; endings are {', '.join(ENDINGS)}")
+    return files
 
 
 def _is_heatmap(path: Path) -> bool:

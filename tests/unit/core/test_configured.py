@@ -12,7 +12,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xaikit.core import EXPLAINERS, METRICS, Categorical, Choice, Configured, Explainer, Float, Int, Registry
+from xaikit.core import (
+    EXPLAINERS,
+    METRICS,
+    MITIGATORS,
+    Categorical,
+    Choice,
+    Configured,
+    Explainer,
+    Float,
+    Int,
+    Registry,
+)
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, XaikitError
 from xaikit.core.registry import parse_spec
 from xaikit.explainers import IntegratedGradients, SmoothGrad, VarGrad
@@ -106,6 +117,15 @@ def test_spec_strings():
     assert THINGS.create("thing:rate=1e-2,size=[3,4]") == Thing(rate=0.01, size=(3, 4))
     with pytest.raises(InvalidInputError, match="name:key=value"):
         parse_spec("a:x")
+
+
+def test_a_layer_in_a_spec_string_is_a_name_also_where_it_looks_like_a_number():
+    for text, layer in {"4": "4", "1.10": "1.10", "none": None, "[0,2]": ("0", "2"), '["a.b",3]': ("a.b", "3")}.items():
+        assert EXPLAINERS.create(f"gradient:layer={text}").layer == layer
+    assert EXPLAINERS.create("gradcam:target_layer=4").target_layer == "4"
+    assert MITIGATORS.create("rrr:explainer=gradcam:target_layer=4").explainer.target_layer == "4"
+    with pytest.raises(InvalidTypeError, match="must be a layer's name or a module, got"):
+        EXPLAINERS.create("gradcam:target_layer=[4,5]")
 
 
 def test_registry_names():

@@ -1,0 +1,122 @@
+"""``hf:FOLDER``: a local Hugging Face folder with a model, its tokenizer or image processor, its classes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from xaikit.core.errors import InvalidInputError, MissingDependencyError
+from xaikit.core.torchvision_ops import import_torchvision
+
+PREFIX = "hf:"
+
+
+def hugging_face(folder: str) -> nn.Module:
+    """The model in a folder; where it has a tokenizer, padding gets no attention, as in the user's own calls.
+
+    Raises:
+        InvalidInputError: for a folder that holds no model of transformers, or no safetensors.
+        MissingDependencyError: without transformers.
+    """
+    transformers = _transformers()
+    path = _model_folder(folder)
+    kind = (_config(path).get("architectures") or [""])[0]
+    cls = getattr(transformers, kind, None)
+    if cls is None:
+        raise InvalidInputError(f"{path}/config.json names no model class that transformers knows, got {kind!r}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # safetensors only: a pickled .bin could run any code.
+        model: nn.Module = cls.from_pretrained(path, local_files_only=True, use_safetensors=True)
+    pad = getattr(tokenizer_of(PREFIX + folder), "pad_token_id", None)
+    if pad is not None and "attention_mask" in inspect.signature(model.forward).parameters:
+        model.register_forward_pre_hook(functools.partial(_hide_padding, pad), with_kwargs=True)
+    return model
+
+
+def _hide_padding(pad: int, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
+    """Add the attention mask that token ids alone leave out; a hook, so that no name in the model changes."""
+    ids = args[0] if args else kwargs.get("input_ids")
+    if len(args) == 1 and isinstance(ids, Tensor) and not ids.is_floating_point() and "attention_mask" not in kwargs:
+        kwargs = {**kwargs, "attention_mask": (ids != pad).long()}
+    return args, kwargs
+
+
+@functools.lru_cache(maxsize=1)
+def tokenizer_of(name: str) -> Any:
+    """The tokenizer in the folder of ``hf:FOLDER``; None for any other name, or a folder without one."""
+    if not name.startswith(PREFIX):
+        return None
+    path = Path(name.removeprefix(PREFIX))
+    if not any((path / file).is_file() for file in ("tokenizer_config.json", "tokenizer.json", "vocab.txt")):
+        return None
+    try:
+        return _transformers().AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def classes_of(name: str) -> Sequence[str]:
+    """The names of a model's classes, by index, where the folder of ``hf:FOLDER`` gives them any."""
+    path = Path(name.removeprefix(PREFIX))
+    if not name.startswith(PREFIX) or not (path / "config.json").is_file():
+        return ()
+    labels = _config(path).get("id2label") or {}
+    names = [str(labels.get(str(i), "")) for i in range(len(labels))]
+    return () if any(not n or n == f"LABEL_{i}" for i, n in enumerate(names)) else names
+
+
+def image_settings(name: str) -> dict[str, Any]:
+    """Size, mean and std that the image processor in the folder of ``hf:FOLDER`` asks for; those it names."""
+    path = Path(name.removeprefix(PREFIX)) / "preprocessor_config.json"
+    if not name.startswith(PREFIX) or not path.is_file():
+        return {}
+    told = _config(path.parent, path.name)
+    size = (told.get("do_center_crop") and told.get("crop_size")) or told.get("size") or {}
+    size = {"height": size, "width": size} if isinstance(size, int) else size
+    found: dict[str, Any] = {}
+    if "height" in size:
+        height, width = int(size["height"]), int(size["width"])
+        # A crop keeps the proportions, else the image is stretched to the size.
+        found["size"] = (height,) if told.get("do_center_crop") and height == width else (height, width)
+    elif "shortest_edge" in size:
+        found["size"] = (int(size["shortest_edge"]),)
+    if told.get("do_normalize", True):
+        found |= {key: tuple(told[f"image_{key}"]) for key in ("mean", "std") if told.get(f"image_{key}")}
+    return found
+
+
+def _config(path: Path, name: str = "config.json") -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((path / name).read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise InvalidInputError(f"{path / name} is not JSON ({err})") from None
+    return content
+
+
+def _model_folder(folder: str) -> Path:
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise InvalidInputError(
+            f"hf:{folder} is no Hugging Face folder: it has no config.json; save one with save_pretrained"
+        )
+    if not any(path.glob("*.safetensors")):
+        raise InvalidInputError(f"{path} holds no .safetensors weights; save them with save_pretrained(folder)")
+    return path
+
+
+def _transformers() -> Any:
+    import_torchvision()  # transformers imports torchvision by itself
+    try:
+        import transformers
+    except ImportError:
+        raise MissingDependencyError("hf:FOLDER needs transformers: pip install transformers") from None
+    transformers.utils.logging.disable_progress_bar()  # a bar of its own beside ours, and under --quiet
+    return transformers

@@ -1,0 +1,191 @@
+"""The samples of a data set as a stream: batch by batch, what cannot be read left out and told, masks beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import typer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from xaikit.cli.masks import Masks, NamedMasks
+from xaikit.core import Int
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.structure import flatten
+from xaikit.mitigation.batches import in_batches
+from xaikit.runs.shards import concatenated
+from xaikit.runs.source import Part, Source
+
+SHOWN = 10  # unreadable samples that are named
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Some samples.
+
+    Attributes:
+        inputs: as the model takes them, (n, ...).
+        labels: class of each, (n,), or None.
+        indices: of the samples in the data, (n,).
+        masks: one for each sample, or None.
+    """
+
+    inputs: Any
+    labels: Tensor | None
+    indices: Tensor
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class Stream:
+    """Samples of a data set, read when their turn comes and forgotten after it.
+
+    Args:
+        data: as `explain_dataset` takes it.
+        masks: one map for all samples, or one for each sample of the data.
+        batch_size: samples in a batch.
+        limit: most samples, evenly spread over the data; 0: all.
+
+    Attributes:
+        total: samples in the data.
+        skipped: why samples could not be read, by index; it fills while they are read.
+    """
+
+    def __init__(self, data: Any, masks: Masks | NamedMasks | None = None, *, batch_size: int = 32, limit: int = 0) -> None:
+        self._size, limit = Int(ge=1).check(batch_size, "--batch-size"), Int(ge=0).check(limit, "--limit")
+        self._source, self._masks = Source(data, self._size), masks
+        self.total = self._source.n
+        few = limit and limit < self.total
+        self._chosen: Sequence[int] = [i * self.total // limit for i in range(limit)] if few else range(self.total)
+        self.skipped: dict[int, str] = {}
+        self._shape: tuple[Any, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @property
+    def first(self) -> Any:
+        """The inputs of the first sample that can be read, as a batch of one."""
+        return self._source.first()[0]
+
+    def __iter__(self) -> Iterator[Batch]:
+        empty = True
+        for part in self._source.batches(self._chosen):
+            self.skipped |= part.skipped
+            if part.inputs is not None:
+                empty = False
+                yield self._finished(part)
+        if empty:
+            raise InvalidInputError(f"none of the {len(self)} samples can be read: {next(iter(self.skipped.values()))}")
+
+    def map(self, function: Callable[[Batch], Any]) -> Mapped:
+        """What a function makes of each batch."""
+        return Mapped(self, function)
+
+    def whole(self) -> Batch:
+        """All samples at once, for those who need them so."""
+        parts = list(self)
+        labels = None if parts[0].labels is None else [p.labels for p in parts]
+        masks = None if parts[0].masks is None else [p.masks for p in parts]
+        return Batch(
+            concatenated([p.inputs for p in parts]),
+            concatenated(labels) if labels else None,
+            torch.cat([p.indices for p in parts]),
+            concatenated(masks) if masks else None,
+        )
+
+    def only(self, indices: Tensor) -> Stream:
+        """The samples with these indices in the data."""
+        other = Stream.__new__(Stream)
+        other.__dict__ |= self.__dict__
+        other._chosen = indices.tolist()
+        return other
+
+    def training(self, size: int) -> DataLoader[Any]:
+        """Batches (x, y, mask) in an order drawn for each epoch, as `Mitigator.fit` draws it for data in memory."""
+        # A generator of its own: the loader must not draw from the one that gives the order and the noise.
+        return self._source.loader(_Shuffled(self._chosen, size), self._triple, generator=torch.Generator())
+
+    def _triple(self, part: Part) -> tuple[Any, ...]:
+        if part.skipped:  # it could be read a moment ago
+            raise InvalidInputError(next(iter(part.skipped.values())))
+        return triple(self._finished(part))
+
+    def _finished(self, part: Part) -> Batch:
+        tensors = flatten(part.inputs)[0]
+        shape = tuple(tuple(t.shape[1:]) for t in tensors)
+        if self._shape not in (None, shape):
+            shapes = " and ".join(", ".join(map(str, one)) for one in (self._shape, shape) if one)
+            raise InvalidInputError(f"the samples have several shapes ({shapes}); bring them to one size")
+        self._shape = shape
+        masks = None if self._masks is None else self._masks.of(part.indices, tensors[0], self.total)
+        return Batch(part.inputs, part.labels, part.indices, masks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapped:
+    """The batches of a stream, each made into something; again at every iteration."""
+
+    stream: Stream
+    function: Callable[[Batch], Any]
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.stream) / self.stream._size)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.function, self.stream)
+
+
+class _Shuffled:
+    """The order of an epoch, cut into batches."""
+
+    def __init__(self, indices: Sequence[int], size: int) -> None:
+        self._indices, self._size = torch.as_tensor(indices), size
+
+    def __len__(self) -> int:
+        return len(in_batches(self._indices, self._size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = in_batches(torch.randperm(len(self._indices)), self._size)
+        return iter([self._indices[rows].tolist() for rows in order])
+
+
+def triple(batch: Batch) -> tuple[Any, Any, Any]:
+    """A batch as the mitigators take it."""
+    return batch.inputs, batch.labels, batch.masks
+
+
+def tell_skipped(*streams: Stream) -> int:
+    """A line for each of the first samples that could not be read, and their number, which is also returned."""
+    skipped = {(id(s.skipped), i): reason for s in streams for i, reason in s.skipped.items()}
+    for reason in list(skipped.values())[:SHOWN]:
+        typer.echo(f"xaikit: skipped: {reason}", err=True)
+    if skipped:
+        typer.echo(f"xaikit: note: {len(skipped)} of {streams[0].total} samples were skipped", err=True)
+    return len(skipped)
+
+
+def targets_for(target: str, batch: Batch, model: nn.Module, head: str | int) -> Any:
+    """What is explained in some samples: the label, one class, or (no word) the predicted class.
+
+    Raises:
+        InvalidInputError: for a target that is none of these, or labels that are not there.
+    """
+    from xaikit.cli.options import targets_of
+
+    if target == "label":
+        if batch.labels is None:
+            raise InvalidInputError("--target label needs data with labels")
+        return batch.labels
+    if target and not target.isdecimal():
+        raise InvalidInputError(f"--target of a data set is one class or 'label', got {target!r}")
+    where = next((p.device for p in model.parameters()), torch.device("cpu"))
+    tensors, rebuild = flatten(batch.inputs)
+    inputs = rebuild(tuple(t.to(where) for t in tensors))
+    return targets_of([int(target)] if target else [], model, inputs, head)
