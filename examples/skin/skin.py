@@ -150,10 +150,12 @@ class Story:
     def choose(self, candidate: Candidate, patches: Patches) -> Mitigator:
         """The weight, and the explanation, with the best worst group on validation images.
 
-        Groups are the classes, each with a patch on all and on none. Training stops early by the same.
+        Groups are the classes, each with a patch on all and on none; the best epoch's weights are kept by the same.
         """
         start, mask = self.fresh(self.options.seed), patches.region
-        mitigator = candidate.mitigator.set_kwargs(patience=6, random_state=self.options.seed, **self.settings)
+        # As patient as there are epochs: the best epoch's weights return, and a slow start is no reason to stop.
+        patience = self.options.epochs
+        mitigator = candidate.mitigator.set_kwargs(patience=patience, random_state=self.options.seed, **self.settings)
         found = tune_mitigator(
             mitigator,
             start,
