@@ -155,9 +155,7 @@ def _whole(path: Path, y: Any, n: int) -> list[int]:
     return [int(v) for v in y]
 
 
-def table(
-    path: Path, label_column: str = "", columns: Sequence[str] = (), classes: Classes | None = None
-) -> Samples:
+def table(path: Path, label_column: str = "", columns: Sequence[str] = (), classes: Classes | None = None) -> Samples:
     """The rows of a .csv as numbers; all columns but the label's, or the named ones.
 
     Raises:
@@ -205,7 +203,9 @@ def texts(  # noqa: PLR0913
 
     def ids(wanted: Sequence[str]) -> Sequence[int]:
         found = {word: tokenizer.convert_tokens_to_ids(word) for word in wanted}
-        strangers = [w for w, i in found.items() if i is None or (i == tokenizer.unk_token_id and w != tokenizer.unk_token)]
+        strangers = [
+            w for w, i in found.items() if i is None or (i == tokenizer.unk_token_id and w != tokenizer.unk_token)
+        ]
         if strangers:
             raise UnknownNameError(f"the tokenizer knows no token {strangers[0]!r}")
         return list(found.values())

@@ -57,7 +57,9 @@ class Stream:
         skipped: why samples could not be read, by index; it fills while they are read.
     """
 
-    def __init__(self, data: Any, masks: Masks | NamedMasks | None = None, *, batch_size: int = 32, limit: int = 0) -> None:
+    def __init__(
+        self, data: Any, masks: Masks | NamedMasks | None = None, *, batch_size: int = 32, limit: int = 0
+    ) -> None:
         self._size, limit = Int(ge=1).check(batch_size, "--batch-size"), Int(ge=0).check(limit, "--limit")
         self._source, self._masks = Source(data, self._size), masks
         self.total = self._source.n
