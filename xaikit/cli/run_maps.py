@@ -66,9 +66,8 @@ class RunMaps:
             raise InvalidInputError("--mask-names takes columns of a table, or words of texts; else give --mask")
         stranger = next((name for name in names if name not in self.names), None)
         if stranger is not None:
-            raise UnknownNameError(
-                f"the run has no {stranger!r}{near_names(stranger, self.names) if len(self.names) <= MOST else ''}"
-            )
+            near = near_names(stranger, self.names) if len(self.names) <= MOST else ""
+            raise UnknownNameError(f"the run has no {stranger!r}{near}")
         chosen = torch.tensor([name in names for name in self.names])
         return self.region_of(chosen.expand(len(self.rows), -1)) if self.tokens is not None else chosen.float()
 
