@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +115,16 @@ class Shortcuts(Job):
             if len(masks) != total:
                 raise InvalidInputError(f"--mask holds {len(masks)} masks for the {total} samples of the data")
             masks = masks[about.indices]
-        return mask_overlap(maps, masks, null="positions" if table else "shift")
+        if masks.ndim < maps.ndim - (0 if table else 1):  # one region for all
+            return mask_overlap(maps, masks, null="positions" if table else "shift")
+        # A sample without the region, such as a text without the word, says nothing about it.
+        has = masks.flatten(1).any(1)
+        if not bool(has.any()):
+            raise InvalidInputError("no sample has anything of the region")
+        found = mask_overlap(maps[has], masks[has], null="positions" if table else "shift")
+        share = maps.new_full((len(maps),), float("nan"), dtype=found.share.dtype)
+        share[has] = found.share
+        return dataclasses.replace(found, share=share)
 
     def _mask(self, number: int, about: RunMaps, samples: list[int], total: int) -> Path:
         """The region (H, W), or one for each sample of the data; of texts always the latter."""
@@ -140,13 +151,13 @@ class Shortcuts(Job):
         return [path]
 
     def _measured(self, overlap: Any, clusters: Clusters) -> dict[str, Any]:
-        shares = [float(overlap.share[clusters.samples(k)].mean()) for k in range(clusters.n_clusters)]
+        shares = [float(overlap.share[clusters.samples(k)].nanmean()) for k in range(clusters.n_clusters)]
         return {
             "mask": self.mask_names or str(self.mask),
-            "share": float(overlap.share.mean()),
+            "share": float(overlap.share.nanmean()),
             "expected": float(overlap.expected.mean()),
             "p_value": overlap.p_value,
-            "share_by_cluster": shares,
+            "share_by_cluster": [None if math.isnan(share) else share for share in shares],
         }
 
 
@@ -190,6 +201,8 @@ def _summary(found: dict[str, Any]) -> str:
         o = found["overlap"]
         lines.append(
             f"relevance in {o['mask']}: {o['share']:.1%}, by chance {o['expected']:.1%} (p = {o['p_value']:.2g}); "
-            + ", ".join(f"cluster {k} {share:.1%}" for k, share in enumerate(o["share_by_cluster"]))
+            + ", ".join(
+                f"cluster {k} {share:.1%}" for k, share in enumerate(o["share_by_cluster"]) if share is not None
+            )
         )
     return "\n".join(lines)
