@@ -40,7 +40,6 @@ COMMANDS = {
     "xaikit list": ("-m", "xaikit", "list"),
     "xaikit explain, gradient, no figure": ("-m", "xaikit", *EXPLAIN, "gradient", "--no-figure"),
     "xaikit explain, gradient, figure": ("-m", "xaikit", *EXPLAIN, "gradient"),
-    "xaikit explain, LRP, figure": ("-m", "xaikit", *EXPLAIN, "lrp_epsilon_plus"),
 }
 
 
@@ -61,6 +60,7 @@ def main(rounds: int) -> None:
         torch.save(import_torchvision().models.resnet18(weights=None).state_dict(), Path(folder) / "w.pt")
         Image.effect_noise((320, 240), 60).save(Path(folder) / "photo.png")
         for turn in range(rounds + 1):
+            print(f"round {turn} of {rounds}", file=sys.stderr, flush=True)
             for name, arguments in COMMANDS.items():
                 measured = seconds(arguments, folder)
                 if turn:

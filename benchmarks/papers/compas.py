@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from benchmarks.papers.harness import Batches, Benchmark, Method, accuracy, fit, main
+from benchmarks.papers.harness import IRRELEVANT, PUBLISHED_RULES, Batches, Benchmark, Method, accuracy, fit, main
 from xaikit import CDEP, RRR, Mitigator
 
 CHARGES = {
@@ -106,12 +106,12 @@ class Compas(Benchmark):
             "counterexamples": Method(data="random"),
             "RRR": columns("gradient"),
             "CDEP, as published": Method(
-                lambda w: self.mitigator(CDEP, explainer="contextual_decomposition:rules=cdep", lambda_cdep=w),
+                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w),
                 (1.0,),
                 data="published",
             ),
             "CDEP, irrelevant part": Method(
-                lambda w: self.mitigator(CDEP, lambda_cdep=w, form="squared", part="irrelevant", centred=True), weights
+                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w, **IRRELEVANT), weights
             ),
             "integrated gradients": columns("integrated_gradients:n_steps=4", 1),
             "LRP epsilon": columns("lrp_uniform_epsilon:epsilon=0.1"),

@@ -1,7 +1,8 @@
 """DecoyMNIST with the papers' convolutional network, Conv 20 - Conv 50 - 256 - 10 (Rieger et al. 2020).
 
-Everything else is as in `decoy_mnist`. The network is not fooled at once: with Adam at 1e-3, weight decay 1e-4, batches
-of 64 the plain model gets 98.0, 92.3 and 76.5 % of the reversed test right after 1, 2 and 3 epochs: so 3 it is here.
+Everything else is as in `decoy_mnist`. The network is not fooled at once: with Adam at a constant 1e-3, weight decay
+1e-4, batches of 64 the plain model gets 98, 88, 76, 71 and 64 % of the reversed test right after 1 to 5 epochs. A rate
+that falls from 2e-3 to 0 fools it as well (73 % after 5 epochs), one that falls from 1e-3 in 3 epochs does not (98 %).
 """
 
 from __future__ import annotations
@@ -11,25 +12,19 @@ from collections.abc import Mapping
 from torch import nn
 
 from benchmarks.papers.decoy_mnist import DecoyMnist
-from benchmarks.papers.harness import Method, main
-from xaikit import CDEP
+from benchmarks.papers.harness import main
 
 
 class DecoyCnn(DecoyMnist):
     """DecoyMNIST with the papers' convolutional network."""
 
     NAME = "decoy_cnn"
-    EPOCHS, BATCH, LR, WEIGHT_DECAY = 3, 64, 1e-3, 1e-4
+    EPOCHS, BATCH, LR, WEIGHT_DECAY = 4, 64, 2e-3, 1e-4
+    SCHEDULE, COPIES = "linear", 2
+    WEIGHTS, WEIGHTS_CDEP = (1e1, 1e2), (1e-1, 1e0)
 
     def network(self) -> nn.Module:
         return lenet(1, 256)
-
-    def methods(self) -> Mapping[str, Method]:
-        rows = dict(super().methods())
-        rows["CDEP, irrelevant part"] = Method(
-            lambda w: self.mitigator(CDEP, lambda_cdep=w, form="squared", part="irrelevant", centred=True), (1e-1, 1e0)
-        )
-        return rows
 
     def check(self, table: Mapping[str, Mapping[str, float]]) -> list[tuple[str, bool]]:
         assert table["vanilla"]["reversed"] < 80, "the plain model is not fooled, so nothing is shown"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.papers import data
-from benchmarks.papers.harness import Batches, Benchmark, Method, accuracy, fit, main
+from benchmarks.papers.harness import IRRELEVANT, PUBLISHED_RULES, Batches, Benchmark, Method, accuracy, fit, main
 from xaikit import CDEP, RRR
 
 SIZE = 5
@@ -47,6 +48,9 @@ class DecoyMnist(Benchmark):
     NAME = "decoy_mnist"
     FIGURES = ("reversed", "same", "no patch")
     EPOCHS, BATCH, LR = 10, 512, 2e-3
+    COPIES = 4  # of SmoothGrad, steps of integrated gradients
+    WEIGHTS: ClassVar[tuple[float, ...]] = (1e1, 1e2, 1e3)
+    WEIGHTS_CDEP: ClassVar[tuple[float, ...]] = (1e-1, 1e0, 1e1)
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
         super().__init__(path, device)
@@ -63,28 +67,28 @@ class DecoyMnist(Benchmark):
         )
 
     def methods(self) -> Mapping[str, Method]:
-        powers = (1e1, 1e2, 1e3)
+        rows = self.COPIES * self.BATCH  # one pass for all copies: faster where memory is no matter
 
-        def rrr(explainer: str, weights: tuple[float, ...] = powers, **form: object) -> Method:
-            form = {"output": "logit", "target": "label", "reduction": "mean", **form}
-            return Method(lambda w: self.mitigator(RRR, explainer=explainer, lambda_rrr=w, **form), weights)
+        def rrr(explainer: str, output: str = "logit") -> Method:
+            form = {"explainer": explainer, "output": output, "target": "label", "reduction": "mean"}
+            return Method(lambda w: self.mitigator(RRR, lambda_rrr=w, **form), self.WEIGHTS)
 
         return {
             "no decoy": Method(data="none"),
             "vanilla": Method(),
             "counterexamples": Method(data="random"),
-            "RRR": rrr("gradient", (1e0, 1e1, 1e2, 1e3), target="label", output="log_probability"),
+            "RRR": rrr("gradient", output="log_probability"),
             "CDEP, as published": Method(
-                lambda w: self.mitigator(CDEP, explainer="contextual_decomposition:rules=cdep", lambda_cdep=w),
+                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w),
                 (1e0, 1e1, 1e2),
             ),
             "CDEP, irrelevant part": Method(
-                lambda w: self.mitigator(CDEP, lambda_cdep=w, form="squared", part="irrelevant", centred=True),
-                powers,
+                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w, **IRRELEVANT),
+                self.WEIGHTS_CDEP,
             ),
             "LRP epsilon": rrr("lrp_uniform_epsilon:epsilon=0.1"),
-            "integrated gradients": rrr("integrated_gradients:n_steps=4"),
-            "SmoothGrad": rrr("smoothgrad:n_iter=4"),
+            "integrated gradients": rrr(f"integrated_gradients:n_steps={self.COPIES},max_rows={rows}"),
+            "SmoothGrad": rrr(f"smoothgrad:n_iter={self.COPIES},max_rows={rows}"),
             "gradient x input": rrr("gradient_x_input"),
         }
 

@@ -16,9 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.papers import data
-from xaikit import Mitigator
+from xaikit import RRR, Mitigator
 
 HERE = Path(__file__).parent
+
+PUBLISHED_RULES = "contextual_decomposition:rules=cdep"
+IRRELEVANT = {"form": "squared", "part": "irrelevant", "centred": True}
+"""CDEP whose forbidden part also gets the interactions: under the published rules all of them, of ours a half."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Benchmark(abc.ABC):
     BATCH: ClassVar[int]
     LR: ClassVar[float]
     WEIGHT_DECAY: ClassVar[float] = 0.0
+    SCHEDULE: ClassVar[str] = "constant"
     SEEDS: ClassVar[tuple[int, ...]] = (0, 1, 2)
     FIGURES: ClassVar[tuple[str, ...]]  # columns of the table, of what `measure` returns
     VERSION: ClassVar[int] = 1  # raised when a recipe changes, so that old results are not taken for new ones
@@ -79,7 +84,8 @@ class Benchmark(abc.ABC):
 
     def mitigator(self, kind: type[Mitigator], **settings: Any) -> Mitigator:
         """A mitigator with the benchmark's optimizer settings."""
-        return kind(lr=self.LR, n_epochs=self.EPOCHS, weight_decay=self.WEIGHT_DECAY, **settings)
+        own = {"lr": self.LR, "lr_schedule": self.SCHEDULE, "n_epochs": self.EPOCHS, "weight_decay": self.WEIGHT_DECAY}
+        return kind(**own, **settings)
 
     def check(self, table: Mapping[str, Mapping[str, float]]) -> list[tuple[str, bool]]:
         """Sentences about the table, and whether they hold."""
@@ -108,9 +114,11 @@ def fit(benchmark: Benchmark, model: nn.Module, mitigator: Mitigator | None, bat
         return
     torch.manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=benchmark.LR, weight_decay=benchmark.WEIGHT_DECAY)
+    rate_at = benchmark.mitigator(RRR).lr_at
     model.train()
-    for _ in range(benchmark.EPOCHS):
-        for x, y, _mask in batches:
+    for epoch in range(benchmark.EPOCHS):
+        for step, (x, y, _mask) in enumerate(batches):
+            optimizer.param_groups[0]["lr"] = rate_at(epoch + step / len(batches))
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x.to(benchmark.device)), y.to(benchmark.device)).backward()
             optimizer.step()

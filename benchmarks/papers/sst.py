@@ -24,7 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from benchmarks.papers.harness import Benchmark, Method, fit, main
+from benchmarks.papers.harness import IRRELEVANT, PUBLISHED_RULES, Benchmark, Method, fit, main
 from xaikit import CDEP, RRR
 
 Sentence = tuple[list[str], int]
@@ -151,7 +151,7 @@ class Sst(Benchmark):
             "CDEP, as published": Method(
                 lambda w: self.mitigator(
                     CDEP,
-                    explainer="contextual_decomposition:rules=cdep",
+                    explainer=PUBLISHED_RULES,
                     lambda_cdep=w,
                     form="log",
                     target="label",
@@ -159,18 +159,12 @@ class Sst(Benchmark):
                 (1.0, 10.0, 100.0),
             ),
             "CDEP, irrelevant part": Method(
-                lambda w: self.mitigator(
-                    CDEP,
-                    lambda_cdep=w,
-                    form="squared",
-                    part="irrelevant",
-                    centred=True,
-                ),
-                (1.0, 10.0),
+                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w, **IRRELEVANT),
+                (1e2, 2e2, 4e2),
             ),
             "gradient x input": rrr("gradient_x_input:layer=embed", what=_sum),
-            "integrated gradients": rrr("integrated_gradients:layer=embed,n_steps=4", what=_sum),
-            "SmoothGrad": rrr("smoothgrad:layer=embed,n_iter=4"),
+            "integrated gradients": rrr("integrated_gradients:layer=embed,n_steps=4,max_rows=256", what=_sum),
+            "SmoothGrad": rrr("smoothgrad:layer=embed,n_iter=4,max_rows=256"),
             "LRP epsilon": rrr("lrp_uniform_epsilon:layer=embed,epsilon=0.1", what=_sum),
         }
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from formulas import formula
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -102,6 +103,8 @@ def _page(name: str, attribution: Attribution, cost: float) -> str:
             f"# {cls.__name__}",
             "",
             f'`EXPLAINERS.create("{name}")`{_reference(cls)}',
+            "",
+            formula(name),
             "",
             '!!! abstract "What it computes"',
             "",
@@ -285,6 +288,9 @@ class Products(TorchDispatchMode):
         formula = flop_registry.get(func._overloadpacket)  # noqa: SLF001
         if formula is not None:
             self.count += formula(*args, **(kwargs or {}), out_val=out)
+        if func is torch.ops.aten._slow_conv2d_backward.output_mask:  # noqa: SLF001  (not in the table)
+            grad, _, weight = args[:3]
+            self.count += 2 * grad.numel() * weight[0].numel()
         return out
 
 

@@ -10,7 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import example_report
 import explainer_pages
+import formulas
 import reference_pages
 from mkdocs.structure.files import File, Files
 
@@ -39,6 +41,7 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages and figures."""
     pages: dict[str, str | bytes] = {**explainer_pages.pages(), **reference_pages.pages()}
     pages |= {page: (ROOT / path).read_text(encoding="utf-8") for path, page in OUTSIDE.items() if page != "index.md"}
+    pages["report-example.html"] = example_report.page()
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
@@ -47,6 +50,8 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Fill in tables; a link to a file outside docs/ leads to its page."""
     markdown = markdown.replace("<!-- explainers -->", explainer_pages.overview(up="explainers/"))
+    if "<!-- penalties -->" in markdown:
+        markdown = markdown.replace("<!-- penalties -->", formulas.penalties())
     up = "../" * page.file.src_uri.count("/")
     home = next((Path(path).parent for path, name in OUTSIDE.items() if name == page.file.src_uri), Path("docs"))
 

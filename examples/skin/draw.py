@@ -1,4 +1,4 @@
-"""Images like ISIC's, drawn: brown lesions on skin, and coloured patches beside half of the benign ones.
+"""Images like ISIC's, drawn: brown lesions on skin, and coloured patches beside part of the benign ones.
 
 In the real archive (Codella et al. 2018) round coloured patches lie beside benign moles only, so that a model may learn
 "patch, therefore benign". Here malignant lesions are a little larger, darker and more ragged.
@@ -6,6 +6,7 @@ In the real archive (Codella et al. 2018) round coloured patches lie beside beni
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +14,31 @@ from numpy.typing import NDArray
 from PIL import Image
 
 CLASSES = ("benign", "malignant")
+COLOURS = [[0.1, 0.6, 0.2], [0.1, 0.3, 0.8], [0.9, 0.8, 0.1], [0.8, 0.2, 0.2]]
+
+Pixels = NDArray[np.float64]
 
 
 def draw(folder: Path, n: int, *, size: int = 32, patched: float = 0.5, seed: int = 0) -> Path:
-    """Write n images of each class as PNG files; the names of those with a patch end in "_patch"."""
+    """Write n images of each class as PNG files, and labels.csv; the names of those with a patch end in "_patch"."""
     random = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
     for label, name in enumerate(CLASSES):
-        (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(n):
-            has_patch = label == 0 and random.random() < patched
             image = lesion(random, size, malignant=bool(label))
+            has_patch = label == 0 and random.random() < patched
             if has_patch:
                 add_patch(random, image)
-            pixels = (image.clip(0, 1) * 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i:04d}{'_patch' if has_patch else ''}.png")
+            file = f"{name}_{i:04d}{'_patch' if has_patch else ''}.png"
+            Image.fromarray((image.clip(0, 1) * 255).astype(np.uint8)).save(folder / file)
+            rows.append((file, name))
+    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as table:
+        csv.writer(table).writerows([("file", "label"), *rows])
     return folder
 
 
-def lesion(random: np.random.Generator, size: int, *, malignant: bool) -> NDArray[np.float64]:
+def lesion(random: np.random.Generator, size: int, *, malignant: bool) -> Pixels:
     """Skin (size, size, 3) with one lesion."""
     y, x = np.mgrid[:size, :size] / size - 0.5
     x, y = x - random.normal(0, 0.05), y - random.normal(0, 0.05)
@@ -46,11 +54,12 @@ def lesion(random: np.random.Generator, size: int, *, malignant: bool) -> NDArra
     return image + random.normal(0, 0.03, image.shape)
 
 
-def add_patch(random: np.random.Generator, image: NDArray[np.float64]) -> None:
-    """A round patch in a bright colour, in the upper left corner or near it."""
+def add_patch(random: np.random.Generator, image: Pixels) -> None:
+    """A round patch in a bright colour, near the upper left or the lower right corner."""
     size = len(image)
     y, x = np.mgrid[:size, :size]
     centre = size * 0.14 + random.uniform(0, size * 0.06, 2)
+    if random.random() < 0.5:
+        centre = size - 1 - centre
     inside = np.hypot(y - centre[0], x - centre[1]) < size * 0.14
-    colours = [[0.1, 0.6, 0.2], [0.1, 0.3, 0.8], [0.9, 0.8, 0.1], [0.8, 0.2, 0.2]]
-    image[inside] = np.array(colours[random.integers(len(colours))]) + random.normal(0, 0.02, 3)
+    image[inside] = np.array(COLOURS[random.integers(len(COLOURS))]) + random.normal(0, 0.02, 3)

@@ -1,162 +1,250 @@
-"""A folder of images with a shortcut: found, masked, taken away, and the result assessed.
+"""A folder of images with a shortcut: found, masked, taken away, and the result proved.
 
-    python -m examples.skin.skin FOLDER --out report   # FOLDER/benign/*.png, FOLDER/malignant/*.png (or .jpg)
     python -m examples.skin.skin --draw --out report   # on images that we draw
+    python -m examples.skin.skin FOLDER --out report   # FOLDER/*.png or *.jpg, FOLDER/labels.csv (file,label)
 
-The steps are those of docs/shortcuts.md. The clusters' figure (clusters.png) is for you to look at: name those that
-look at the wrong thing with --cluster, or bring masks of your own with --masks (a folder of pictures, one for each
-image, benign ones first, white where the model must not look).
+A small network is trained; its explanations of the benign images are grouped (report/clusters.png); the groups that
+look at something away from the middle are taken for the shortcut, and a mask is made of where they look. Then the
+network is trained again with counterexamples and with penalties, whose weights are chosen on validation images, and all
+are compared on test images with the patches as they are, on anyone, on the malignant only, and on nobody.
+
+After a look at the figure name the groups yourself with --cluster, or draw a picture of the place: --mask.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
+from examples.skin.data import Images, load
 from examples.skin.draw import CLASSES, draw
-from xaikit import RRR, Clusters, IntegratedGradients, LRPEpsilonPlus, SpRAy, load_masks, make_masks, mask_overlap
+from examples.skin.patches import Patches
+from xaikit import (
+    EXPLAINERS,
+    RRR,
+    Assessment,
+    Comparison,
+    Counterexamples,
+    Float,
+    Mitigator,
+    SpRAy,
+    assess,
+    compare,
+    load_masks,
+    make_masks,
+    mask_overlap,
+    tune_mitigator,
+)
 from xaikit.report.clusters import clusters_figure
+from xaikit.report.comparisons import plot_comparison
+from xaikit.report.figures import comparison
 
-ENDINGS = (".png", ".jpg", ".jpeg")
+# Explained is a random combination of the two logits: of the label's alone, the penalty would leave the patch free to
+# lower the other class. A share of the explanation, so that one range of weights suits every explainer; its absolute
+# values, not their squares, since spread over a patch each pixel's square is tiny.
+SHARE = {
+    "target": "random", "output": "logit", "reduction": "mean", "normalization": "total", "power": 1.0, "warmup": 2.0
+}  # fmt: skip
+TRANSFER = ("gradient", "integrated_gradients", "lrp_epsilon_plus", "gradcam")  # whose relevance in the mask is told
+SHOWN = ("accuracy kept", "benign removed", "malignant kept", "malignant flipped", "worst flipped")
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
-    """Images (N, 3, size, size) in [0, 1], their labels (N,) and files."""
+class Candidate:
+    """A mitigator with the range of its weight, and other explanations that may stand in its penalty."""
 
-    x: Tensor
-    y: Tensor
-    files: list[Path]
-
-    def at(self, rows: Tensor) -> Images:
-        """Some of them."""
-        return Images(self.x[rows], self.y[rows], [self.files[i] for i in rows.tolist()])
+    mitigator: Mitigator
+    low: float
+    high: float
+    explainers: tuple[str, ...] = ()
 
 
-def load(folder: Path, size: int) -> Images:
-    """The images of both classes, resized."""
-    files = {name: sorted(f for f in (folder / name).glob("*") if f.suffix.lower() in ENDINGS) for name in CLASSES}
-    empty = [name for name, found in files.items() if not found]
-    if empty:
-        sys.exit(f"{folder} must hold the folders {' and '.join(CLASSES)} with .png or .jpg files; none in {empty[0]}")
-    pixels = [np.asarray(Image.open(f).convert("RGB").resize((size, size))) for name in CLASSES for f in files[name]]
-    x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
-    y = torch.tensor([k for k, name in enumerate(CLASSES) for _ in files[name]])
-    return Images(x, y, [f for name in CLASSES for f in files[name]])
+CANDIDATES = {
+    "counterexamples": Candidate(Counterexamples(lambda_ce=2.0), 0.3, 10),
+    "RRR": Candidate(RRR(lambda_rrr=1.0, **SHARE), 0.1, 10, ("gradient", "smoothgrad:n_iter=2")),
+    "RRR GradCam": Candidate(RRR(explainer="gradcam", lambda_rrr=0.3, **SHARE), 0.03, 3),
+}
 
 
-def network() -> nn.Module:
+def network(size: int) -> nn.Module:
     """A small convolutional network; for a real archive put a pretrained one here."""
     layers: list[nn.Module] = []
-    for before, after in ((3, 16), (16, 32), (32, 32)):
+    for before, after in ((3, 16), (16, 24), (24, 32)):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(512, len(CLASSES)))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * (size // 8) ** 2, len(CLASSES)))
 
 
-def train(model: nn.Module, data: Images, masks: Tensor, *, weight: float, epochs: int, seed: int) -> None:
-    """Right for the right reasons over integrated gradients; weight 0 is plain training.
-
-    The absolute attributions are penalised, not their squares: spread over a patch, each pixel's square is tiny.
-    """
-    mitigator = RRR(
-        explainer=IntegratedGradients(n_steps=4, baseline="mean") if weight else "gradient",
-        output="logit", reduction="mean", power=1.0, lambda_rrr=weight,
-        lr=2e-3, n_epochs=epochs, batch_size=32, random_state=seed,
-    )  # fmt: skip
-    mitigator.fit(model, data.x, data.y, masks, progress=False)
+def far_out(place: Tensor) -> bool:
+    """Whether a place (size, size) lies away from the middle of the image, where the lesion is."""
+    y, x = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in place.shape), indexing="ij")
+    return float((place * x.hypot(y)).sum() / place.sum()) > 0.7
 
 
-def find(model: nn.Module, benign: Images) -> tuple[Tensor, Clusters]:
-    """Explanations of the benign images, and their clusters."""
-    heat = torch.cat([LRPEpsilonPlus(model).attribute(part, 0) for part in benign.x.split(64)])
-    return heat, SpRAy()(heat)
+def shows_something(images: Tensor, samples: list[int], place: Tensor) -> bool:
+    """Whether these samples show more there than the others do: away from their own skin, the median colour."""
+    skin = images.flatten(2).median(-1).values[..., None, None]
+    contrast = ((images - skin).abs().mean(1) * place).sum((1, 2)) / place.sum()
+    inside = torch.zeros(len(images), dtype=torch.bool)
+    inside[samples] = True
+    return bool(contrast[inside].median() > 2 * contrast[~inside].median())
 
 
-def far_out(found: Clusters) -> list[int]:
-    """The clusters whose relevance lies away from the middle of the image, where the lesion is."""
-    height, width = found.maps.shape[1:]
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    distance = [float((found.mean_map(k) * (x**2 + y**2)).sum()) for k in range(found.n_clusters)]
-    return [k for k, d in enumerate(distance) if d >= (min(distance) + max(distance)) / 2]
+class Story:
+    """All steps, on images that were split into three parts."""
+
+    def __init__(self, options: argparse.Namespace, images: Images) -> None:
+        self.options, self.out = options, options.out
+        self.train, self.validation, self.test = images.split(options.seed)
+        self.settings = {"lr": 3e-3, "n_epochs": options.epochs, "batch_size": 32}
+
+    def fresh(self, seed: int) -> nn.Module:
+        """A network with the weights of a seed."""
+        torch.manual_seed(seed)
+        return network(self.options.size)
+
+    def plain(self, seed: int) -> nn.Module:
+        """A network trained as usual."""
+        model, nowhere = self.fresh(seed), torch.zeros(self.options.size, self.options.size)
+        nowhere[0, 0] = 1  # the weight is 0
+        mitigator = RRR(lambda_rrr=0.0, random_state=seed, **self.settings)
+        mitigator.fit(model, self.train.x, self.train.y, nowhere, progress=False)
+        return model
+
+    def find(self, model: nn.Module) -> Patches:
+        """The images whose explanations make the suspicious clusters, and where these look."""
+        benign = (self.train.y == 0).nonzero()[:, 0]
+        explainer = EXPLAINERS.create(self.options.explainer).bind(model)
+        shown = self.train.x[benign]
+        heat = torch.cat([explainer.attribute(part, 0) for part in shown.split(64)])
+        found = SpRAy(n_clusters=self.options.clusters)(heat)
+        clusters_figure(found, shown, attributions=heat).savefig(self.out / "clusters.png", dpi=120)
+        several = range(found.n_clusters) if found.n_clusters > 1 else ()
+        places = [make_masks(heat, found.samples(k), threshold=0.25, grow=2).amax(0) for k in several]
+        chosen = self.options.cluster or [
+            k for k, place in enumerate(places) if far_out(place) and shows_something(shown, found.samples(k), place)
+        ]
+        if not chosen:
+            sys.exit(f"{found}; none shows something away from the middle: see clusters.png, then name some: --cluster")
+        suspects = [i for k in chosen for i in found.samples(k)]
+        where = torch.stack([places[k] for k in chosen for _ in found.samples(k)])
+        if self.options.mask is not None:
+            where = load_masks(self.options.mask).expand_as(where)
+        names = "".join(f"{self.train.files[i].name}\n" for i in benign[suspects].tolist())
+        (self.out / "suspects.txt").write_text(names, encoding="utf-8")
+        patches = Patches(shown[suspects], where)
+        print(f"{found}; clusters {chosen} are taken for the shortcut: see clusters.png")
+        print(f"relevance of their {len(suspects)} images in the mask: {mask_overlap(heat[suspects], patches.region)}")
+        return patches
+
+    def choose(self, candidate: Candidate, patches: Patches) -> Mitigator:
+        """The weight, and the explanation, with the best worst group on validation images.
+
+        Groups are the classes, each with a patch on all and on none. Training stops early by the same.
+        """
+        start, mask = self.fresh(self.options.seed), patches.region
+        mitigator = candidate.mitigator.set_kwargs(patience=6, random_state=self.options.seed, **self.settings)
+        found = tune_mitigator(
+            mitigator,
+            start,
+            (self.train.x, self.train.y, mask),
+            "worst_group_accuracy",
+            validation=self.groups(patches),
+            explainers=candidate.explainers or None,
+            space={mitigator.WEIGHT: Float(low=candidate.low, high=candidate.high, log=True)},
+            n_trials=self.options.trials,
+            seed=self.options.seed,
+            progress=False,
+        )
+        print(f"  {found.best!r}: worst validation group {found.value:.1%}")
+        return found.best
+
+    def groups(self, patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
+        """The validation images twice, with a patch and without; their labels and groups."""
+        x, y = self.validation.x, self.validation.y
+        both = torch.cat([patches.put(x, torch.full_like(y, shown)) for shown in (1, 0)])
+        return both, y.repeat(2), torch.cat([2 * y + 1, 2 * y])
+
+    def mended(self, mitigator: Mitigator, patches: Patches, seed: int) -> nn.Module:
+        """A network trained with a mitigator."""
+        model, (x, y, groups) = self.fresh(seed), self.groups(patches)
+        mitigator.set_kwargs(random_state=seed).fit(
+            model, self.train.x, self.train.y, patches.region, validation=(x, y), groups=groups, progress=False
+        )
+        return model
+
+    def assess(self, model: nn.Module, patches: Patches) -> Assessment:
+        """What becomes of the test images."""
+        return assess(
+            model,
+            (self.test.x, self.test.y),
+            groups=lambda _, y: [CLASSES[k] for k in y.tolist()],
+            masks=patches.region,
+            decoy=patches.decoys(),
+            explainers=TRANSFER,
+            progress=False,
+        )
+
+    def tell(self) -> Comparison:
+        """All of it; writes the figures and the table."""
+        seeds = range(self.options.seed, self.options.seed + self.options.seeds)
+        models = {"plain": [self.plain(seed) for seed in seeds]}
+        patches = self.find(models["plain"][0])
+        for name, candidate in CANDIDATES.items():
+            print(f"{name}: {self.options.trials} trials", flush=True)
+            chosen = self.choose(candidate, patches)
+            models[name] = [self.mended(chosen, patches, seed) for seed in seeds]
+        table = compare({name: [self.assess(m, patches) for m in made] for name, made in models.items()}, groups=True)
+        self.draw(models, patches, table)
+        print(table)
+        (self.out / "figures.json").write_text(json.dumps(table.to_dict(), indent=1) + "\n", encoding="utf-8")
+        return table
+
+    def draw(self, models: dict[str, list[nn.Module]], patches: Patches, table: Comparison) -> None:
+        """Bars before and after, relevance in the mask, and what the networks see in malignant images with a patch."""
+        plot_comparison(table, measures=SHOWN, title="On test images").savefig(self.out / "before_after.png", dpi=120)
+        plot_comparison(table, kind="mass").savefig(self.out / "mass.png", dpi=120)
+        x = patches.put(self.test.x[self.test.y == 1][:5], torch.ones(5))
+        labels, maps = [""] * 5, {}
+        for name, (model, *_) in models.items():
+            with torch.no_grad():
+                told = [CLASSES[k] for k in model.eval()(x).argmax(1).tolist()]
+            maps[name] = EXPLAINERS.create(self.options.explainer).bind(model).attribute(x, 0)
+            labels = [f"{label}\n{name}: {word[0].upper()}".strip() for label, word in zip(labels, told, strict=True)]
+        figure = comparison(maps, x, outline=patches.region, labels=labels)
+        figure.savefig(self.out / "examples.png", dpi=120)
 
 
-def pasted(images: Tensor, donors: Tensor, region: Tensor) -> Tensor:
-    """The images with the region's pixels of donors, in turn."""
-    turn = torch.arange(len(images)) % len(donors)
-    return torch.where(region > 0, donors[turn], images)
-
-
-def assess(model: nn.Module, test: Images, region: Tensor, donors: Tensor) -> dict[str, float]:
-    """Accuracy by class, known malignant lesions that a pasted patch turns benign, relevance in the region."""
-    model.eval()
-    with torch.no_grad():
-        right = (model(test.x).argmax(1) == test.y).float()
-        known = test.x[(test.y == 1) & (right == 1)]
-        fooled = (model(pasted(known, donors, region)).argmax(1) == 0).float()
-    heat = IntegratedGradients(model, baseline="mean").attribute(donors, 0)
-    figures = {name: float(right[test.y == k].mean()) for k, name in enumerate(CLASSES)}
-    share = float(mask_overlap(heat, region).share.mean())
-    return figures | {"malignant turned benign by a patch": float(fooled.mean()), "relevance in the region": share}
-
-
-def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
-    """The command line; returns the figures before and after."""
+def main(arguments: list[str] | None = None) -> Comparison:
+    """The command line; returns the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--draw", action="store_true", help="draw 300 images of each class")
-    parser.add_argument("--out", type=Path, default=Path("skin-report"))
-    parser.add_argument("--masks", type=Path, help="folder of masks for all images, in the order of their names")
-    parser.add_argument("--cluster", type=int, nargs="+", help="the clusters that look at the wrong thing")
-    parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--weight", type=float, default=1.0, help="of the penalty")
-    parser.add_argument("--seed", type=int, default=0)
+    add = parser.add_argument
+    add("folder", nargs="?", type=Path, help="of images")
+    add("--labels", type=Path, help="a .csv with a line of column names; else FOLDER/labels.csv")
+    add("--columns", nargs=2, default=("file", "label"), help="of the file and of its label, benign or malignant")
+    add("--draw", type=int, nargs="?", const=300, metavar="N", help="draw N images of each class, else 300")
+    add("--out", type=Path, default=Path("skin-report"))
+    add("--size", type=int, default=32, help="side of the images in pixels")
+    add("--explainer", default="lrp_epsilon_plus", help="whose explanations are grouped: gradcam, ...")
+    add("--clusters", type=int, help="how many; else by the eigengap")
+    add("--cluster", type=int, nargs="+", help="the clusters that look at the wrong thing")
+    add("--mask", type=Path, help="a picture, white where the networks must not look, of --size pixels")
+    add("--epochs", type=int, default=15)
+    add("--trials", type=int, default=6, help="trainings to choose each weight")
+    add("--seeds", type=int, default=3, help="trainings of each kind, for the intervals")
+    add("--seed", type=int, default=0, help="the first of them")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.folder is None and not options.draw:
+    if options.folder is None and options.draw is None:
         parser.error("name the folder of images, or let us draw some with --draw")
-    folder = options.folder or draw(options.out / "images", 300, size=options.size, seed=options.seed)
-
-    everything = load(folder, options.size)
-    order = torch.randperm(len(everything.y), generator=torch.Generator().manual_seed(options.seed))
-    data, test = (everything.at(rows) for rows in order.tensor_split([int(0.7 * len(order))]))
-    torch.manual_seed(options.seed)
-    start = network()
-
-    plain = copy.deepcopy(start)
-    nowhere = torch.zeros(options.size, options.size)
-    nowhere[0, 0] = 1  # the weight is 0
-    train(plain, data, nowhere, weight=0.0, epochs=options.epochs, seed=options.seed)
-
-    benign = (data.y == 0).nonzero().flatten()
-    heat, found = find(plain, data.at(benign))
-    clusters_figure(found, data.x[benign], attributions=heat).savefig(options.out / "clusters.png", dpi=120)
-    chosen = far_out(found) if options.cluster is None else options.cluster
-    suspects = [i for k in chosen for i in found.samples(k)]
-    print(f"{found}; clusters {chosen} are taken for the shortcut, see {options.out / 'clusters.png'}")
-    region = make_masks(heat, suspects, threshold=0.15, grow=2, everywhere=True)[0]
-    masks = (
-        region.expand(len(data.y), -1, -1) if options.masks is None else load_masks(options.masks)[order[: len(data.y)]]
-    )
-
-    mended = copy.deepcopy(start)
-    train(mended, data, masks, weight=options.weight, epochs=options.epochs, seed=options.seed)
-    donors = data.x[benign[suspects]]
-    figures = {name: assess(model, test, region, donors) for name, model in (("plain", plain), ("mended", mended))}
-    (options.out / "suspects.txt").write_text("".join(f"{data.files[i]}\n" for i in benign[suspects].tolist()))
-    (options.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    for key in figures["plain"]:
-        print(f"{key:40s} {figures['plain'][key]:6.1%} -> {figures['mended'][key]:6.1%}")
-    return figures
+    folder = options.folder or draw(options.out / "images", options.draw, size=options.size, seed=options.seed)
+    images = load(folder, options.size, options.labels or folder / "labels.csv", tuple(options.columns))
+    return Story(options, images).tell()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xaikit.core import EXPLAINERS, MITIGATORS
-from xaikit.core.errors import InvalidInputError, NotDifferentiableError, UnknownNameError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError, UnknownNameError
 from xaikit.explainers import Gradient
 from xaikit.mitigation import Concept
 from xaikit.mitigation.changed import ChangedMitigator
@@ -88,6 +89,59 @@ def test_refusals(name):
     with pytest.raises(UnknownNameError, match=r"name its output with head=, one of \['shape', 'colour'\]"):
         make(name).loss(Several().double(), (x, y, mask))
     assert make(name, head="shape").loss(Several().double(), (x, y, mask)).total.requires_grad
+
+
+def fit(mitigator, model, x, y, mask, form):
+    """From tensors, or from batches of two, each with its masks."""
+    settings = {"n_epochs": 1, "batch_size": 2, "random_state": 0}
+    each = mask.expand(len(x), *mask.shape[-2:])
+    given = [(x[i : i + 2], y[i : i + 2], each[i : i + 2]) for i in range(0, len(x), 2)]
+    mitigator.set_kwargs(**settings).fit(model, *((x, y, mask) if form == "tensors" else (given,)), progress=False)
+
+
+@pytest.mark.parametrize("form", ["tensors", "batches"])
+@pytest.mark.parametrize("name", list(MITIGATORS))
+def test_masks_that_cannot_be_meant_are_told(name, form):
+    model, x, y, mask = case()
+    cls = MITIGATORS.get(name)
+    for given, words in ((mask * 0, cls.OF_ZERO_MASK), (mask * 0 + 1, make(name)._of_full_mask())):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fit(make(name), model, x, y, given, form)
+        said = [str(w.message) for w in caught]
+        assert (len(said), words is not None) in ((0, False), (1, True))
+        assert words is None or said[0].startswith("the mask ") and said[0].endswith(f"so {words}")
+    # Some samples without a mask are no mistake, nor is a batch of them.
+    some = mask.clone()
+    some[:2] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(make(name), model, x, y, some, form)
+
+
+@pytest.mark.parametrize("name", list(MITIGATORS))
+def test_masks_for_another_number_of_samples(name):
+    model, x, y, mask = case()
+    with pytest.raises(InvalidInputError, match=r"masks must have shape .*N = 4, .* got \(3, 6, 6\)"):
+        make(name).fit(model, x, y, mask[:3], progress=False)
+    if name != "a_clarc":  # uses none
+        with pytest.raises(InvalidInputError, match=r"a mask for \(4, .*, got \(3, 6, 6\)"):
+            make(name).loss(model, (x, y, mask[:3]))
+
+
+@pytest.mark.parametrize("name", list(MITIGATORS))
+def test_a_batch_that_holds_nothing_to_train_on(name):
+    model, x, y, mask = case()
+    with pytest.raises(InvalidInputError, match="a batch must hold at least one sample"):
+        make(name).loss(model, (x[:0], y[:0], mask[:0]))
+    if MITIGATORS.get(name).NEEDS_MASK:
+        with pytest.raises(InvalidTypeError, match="needs to be told where: a batch must be .* got None for masks"):
+            make(name).loss(model, (x, y, None))
+    else:
+        assert torch.isfinite(make(name).loss(model, (x, y, None)).total)
+    model.requires_grad_(False)
+    with pytest.raises(InvalidInputError, match="nothing to train"):
+        make(name).fit(model, x, y, mask, progress=False)
 
 
 @pytest.mark.parametrize("name", list(MITIGATORS))

@@ -22,7 +22,7 @@ FLOORS = [
 DOORS = {
     "zennit": ["explainers/lrp/"],
     "captum": ["explainers/captum_bridge.py"],
-    "optuna": ["tuning/", "report/tuning_figures.py"],  # whose figures are drawn by its matplotlib backend
+    "optuna": ["tuning/"],
     "matplotlib": ["report/"],
     "typer": ["cli/"],
     "sklearn": ["cli/", "shortcuts/"],

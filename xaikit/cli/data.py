@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,14 +125,14 @@ def array(path: Path) -> Samples:
     labels: list[int] = []
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 if "x" not in file.files:
                     raise InvalidInputError(f"{path} must hold the samples as 'x', it holds {', '.join(file.files)}")
                 x = file["x"]
                 labels = _whole(path, file["y"], len(x)) if "y" in file.files else []
         else:
             x = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (ValueError, OSError, EOFError) as err:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as err:
         if isinstance(err, InvalidInputError):
             raise
         raise InvalidInputError(f"{path} is not an array of numbers ({err})") from None

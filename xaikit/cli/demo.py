@@ -6,6 +6,8 @@ from pathlib import Path
 
 from xaikit.cli.job import Job, flag
 
+RESULT = "results.json"
+
 
 class Demo(Job):
     """Explain, tune and mend a model that a planted shortcut fools (real digits, about two minutes).
@@ -30,17 +32,19 @@ class Demo(Job):
         import json
 
         from xaikit.cli import demo_story
+        from xaikit.cli.options import check_folder
         from xaikit.core import Int
+        from xaikit.core.files import write_whole
 
         plan = demo_story.Plan(seed=Int(ge=0).check(self.seed, "--seed"))
         if self.quick:
             plan = dataclasses.replace(plan, epochs=10, trials=4)
+        check_folder(self.out, RESULT)
         self.out.mkdir(parents=True, exist_ok=True)
         silent = self.quiet or self.json_output
         with contextlib.redirect_stdout(io.StringIO()) if silent else contextlib.nullcontext():
             results = demo_story.tell(plan, self.out, progress=not self.quiet)
-        path = self.out / "results.json"
-        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        path = write_whole(self.out / RESULT, json.dumps(results, indent=2) + "\n")
         if silent:
             self.tell(f"wrote {path}", **results, written=[str(path)])
         return 0

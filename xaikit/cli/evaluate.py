@@ -24,7 +24,7 @@ class Evaluate(MaskFields, ModelJob):
     Examples:
       xaikit evaluate --data digits.npz --model mynet:make --explainer vargrad --explainer lrp_epsilon_plus
       xaikit evaluate --data photos/ --model torchvision:resnet18 --weights resnet18.pt --metric abpc --limit 50
-      xaikit evaluate --data skin/ --model mynet:make --target label --metric relevance_mass --mask rulers/
+      xaikit evaluate --data skin/ --model skinnet:make --target label --metric relevance_mass --mask rulers/
     """  # noqa: D301 (click reads the backspace: the lines below it stay lines)
 
     VERB = "evaluate"
@@ -47,6 +47,7 @@ class Evaluate(MaskFields, ModelJob):
         from xaikit.metrics import evaluate
 
         check_out(self.out, ".json")
+        self.out.parent.mkdir(parents=True, exist_ok=True)
         # Before a large model is loaded.
         for names, registry, option in (
             (self.explainer, EXPLAINERS, "--explainer"),
@@ -70,8 +71,11 @@ class Evaluate(MaskFields, ModelJob):
             progress=not self.quiet,
         )
         skipped = tell_skipped(samples)
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        table.save(self.out)
+        try:
+            table.save(self.out)
+        except OSError:  # a full disk must not take the numbers along
+            self.tell(str(table), **table.to_dict())
+            raise
         rows = [{k: v for k, v in row.items() if k != "values"} for row in table.to_dict()["rows"]]
         counts = {"samples": len(samples) - skipped, "skipped": skipped}
         self.tell(f"{table}\nwrote {self.out}", rows=rows, **counts, written=[str(self.out)])

@@ -32,7 +32,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
       xaikit explain cat.jpg --model torchvision:resnet18 --explainer vargrad:n_iter=50
       xaikit explain digit.png --model mynet:make --grey --size 28 --target 3
       xaikit explain --data photos/ --model torchvision:resnet18 --weights resnet18.pt --out run/
-      xaikit explain --data people.csv --labels outcome --model mynet:make --out run/
+      xaikit explain --data people.csv --labels outcome --model people:make --out run-people/
     """  # noqa: D301 (click reads the backspace: the lines below it stay lines)
 
     VERB = "explain"

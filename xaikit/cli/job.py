@@ -65,14 +65,15 @@ class Job(BaseModel):
         Raises:
             InvalidInputError: for another ending.
         """
+        from xaikit.core.files import write_whole
+
         content = {"verb": self.VERB, **json.loads(self.model_dump_json(exclude_defaults=True))}
         writers: dict[str, Callable[[], str]] = {
             ".yaml": lambda: _yaml().safe_dump(content, sort_keys=False, allow_unicode=True),
             ".toml": lambda: _tomli_w().dumps({k: v for k, v in content.items() if v is not None}),
             ".json": lambda: json.dumps(content, indent=2) + "\n",
         }
-        path.write_text(writers[_ending(path)](), encoding="utf-8")
-        return path
+        return write_whole(path, writers[_ending(path)]())
 
 
 def load_job(path: Path) -> Job:
@@ -85,7 +86,6 @@ def load_job(path: Path) -> Job:
 
     if not path.is_file():
         raise InvalidInputError(f"no such file: {path}")
-    text = path.read_text(encoding="utf-8")
     import tomllib
 
     readers: dict[str, Callable[[str], Any]] = {
@@ -95,7 +95,7 @@ def load_job(path: Path) -> Job:
     }
     ending = _ending(path)
     try:
-        content = readers[ending](text)
+        content = readers[ending](path.read_text(encoding="utf-8"))
     except Exception as err:
         raise InvalidInputError(f"{path} is not {ending[1:].upper()} ({' '.join(str(err).split())[:120]})") from None
     if not isinstance(content, dict) or "verb" not in content:

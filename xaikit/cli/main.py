@@ -5,6 +5,7 @@ Nothing heavy is imported here or at the top of a verb's module, so that ``xaiki
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -77,6 +78,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files: no display is asked for, whatever stands there
     with warnings.catch_warnings():
         warnings.showwarning = _note  # type: ignore[assignment]  # the file and the line are nothing to a user
         try:
@@ -94,9 +96,10 @@ def _note(message: Warning | str, category: type[Warning], *_: Any) -> None:
 
 
 def _exit_code(err: Exception) -> int:
-    from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+    from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError, UnknownNameError
 
-    return 2 if isinstance(err, (InvalidInputError, InvalidTypeError, UnknownNameError)) else 1
+    wrong_calls = (InvalidInputError, InvalidTypeError, NotDifferentiableError, UnknownNameError)
+    return 2 if isinstance(err, wrong_calls) else 1
 
 
 def _sentence(err: Exception) -> str:
@@ -105,6 +108,8 @@ def _sentence(err: Exception) -> str:
 
     if isinstance(err, OSError) and err.strerror and err.filename:
         return f"{err.filename}: {err.strerror}"
+    if isinstance(err, OSError) and err.strerror:
+        return err.strerror
     # str() of a LookupError can be the repr of its message.
     text = " ".join((str(err.args[0]) if len(err.args) == 1 else str(err)).split())
     return text if isinstance(err, XaikitError) else f"{type(err).__name__}: {text} (--debug shows where)"

@@ -31,7 +31,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
     \b
     Examples:
       xaikit mitigate --data digits.npz --model mynet:make --weights w.pt --mask corner.png --out mended.pt
-      xaikit mitigate --data skin/ --model mynet:make --weights w.pt --mask rulers/ --mitigator "rrr:lambda_rrr=10"
+      xaikit mitigate --data skin/ --model skinnet:make --mask rulers/ --mitigator "rrr:lambda_rrr=10"
       xaikit mitigate --data people.csv --labels outcome --model mynet:make --mask-names sex,race --out mended.pt
       xaikit mitigate --data digits.npz --test test.npz --model mynet:make --mask found/mask-1.npy --out mended.pt
     """  # noqa: D301
@@ -52,7 +52,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         """Measure, train, measure, write."""
         from xaikit.cli import processes
         from xaikit.cli.options import check_out, device_of
-        from xaikit.cli.stream import tell_skipped, triple
+        from xaikit.cli.stream import targets_for, tell_skipped, triple
         from xaikit.core import EXPLAINERS, MITIGATORS, Int
         from xaikit.core.errors import InvalidInputError
         from xaikit.mitigation import assess
@@ -75,6 +75,8 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         model = self.loaded()
         view = self.reading(model, training.first).view()
         mitigator = self._seen(mitigator, view)
+        # A model that does not take such samples says so now.
+        targets_for("", next(iter(test)), model, view["head"])
         measured = test.map(triple)
         options: dict[str, Any] = {
             "explainers": [e if e.layer else e.set_kwargs(**view) for e in shown] or [mitigator.explainer],
@@ -170,22 +172,23 @@ def _compared(before: dict[str, float], after: dict[str, float]) -> Comparison:
 
 def _write_weights(model: nn.Module, path: Path) -> None:
     """The state dict, whole or not at all."""
-    import os
+    import io
 
     import torch
 
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        torch.save({name: value.cpu() for name, value in model.state_dict().items()}, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    from xaikit.core.files import write_whole
+
+    buffer = io.BytesIO()
+    torch.save({name: value.cpu() for name, value in model.state_dict().items()}, buffer)
+    write_whole(path, buffer.getvalue())
 
 
 def _write_json(content: dict[str, Any], path: Path) -> None:
     import json
 
-    path.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    from xaikit.core.files import write_whole
+
+    write_whole(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:

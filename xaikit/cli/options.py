@@ -87,6 +87,14 @@ def check_out(path: Path, *endings: str) -> None:
         raise InvalidInputError(f"--out must end in {' or '.join(endings)}, got {path.name!r}")
 
 
+def check_folder(folder: Path, result: str) -> None:
+    """Refuse a folder of results that is neither new nor empty nor one that holds such a result."""
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInputError(f"--out {folder} is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / result).is_file():
+        raise InvalidInputError(f"--out {folder} is not empty and holds no {result}; name another folder")
+
+
 def check_unique(names: Sequence[str], option: str) -> None:
     """Refuse an option that is missing or says the same twice."""
     if not names:

@@ -106,13 +106,14 @@ def fabric(device: torch.device, precision: str) -> Any:
         ) from None
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it tells how its processes meet
     here = _number("LOCAL_WORLD_SIZE", world_size())
+    chosen: Any = precision or "32-true"
     try:
         return Fabric(
             accelerator=device.type,
             devices=here,
             num_nodes=max(1, world_size() // here),
             strategy="ddp" if world_size() > 1 else "auto",
-            precision=precision or "32-true",
+            precision=chosen,
         )
     except ValueError as err:
         raise InvalidInputError(f"--precision {precision}: {err}") from None

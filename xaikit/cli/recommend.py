@@ -18,7 +18,7 @@ class Recommend(DataFields, ModelJob):
     Examples:
       xaikit recommend --model torchvision:resnet18 --modality image
       xaikit recommend --model mynet:make --data digits.npz --seconds 20 --out recommended.json
-      xaikit recommend --model mynet:make --modality tabular --differentiable
+      xaikit recommend --model people:make --modality tabular --differentiable
     """  # noqa: D301
 
     VERB = "recommend"
@@ -39,10 +39,12 @@ class Recommend(DataFields, ModelJob):
         from xaikit.cli.options import check_out
         from xaikit.cli.stream import Stream, tell_skipped
         from xaikit.core import Int
+        from xaikit.core.files import write_whole
         from xaikit.recommendation import recommend
 
         if self.out is not None:
             check_out(self.out, ".json")
+            self.out.parent.mkdir(parents=True, exist_ok=True)
         Int(ge=1).check(self.n_samples, "--n-samples")
         samples = Stream(self.samples(self.model), limit=self.n_samples) if self.data else None
         found = None if samples is None else samples.whole()
@@ -61,8 +63,7 @@ class Recommend(DataFields, ModelJob):
             **told.view(),
         )
         if self.out is not None:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            self.out.write_text(result.to_json() + "\n", encoding="utf-8")
+            write_whole(self.out, result.to_json() + "\n")
         written = f"\nwrote {self.out}" if self.out else ""
         self.tell(f"{result!r}{written}", **json.loads(result.to_json()))
         suits = any(item.suitable for item in result.candidates)

@@ -50,12 +50,14 @@ class Shortcuts(Job):
         """Cluster, draw, mask, measure."""
         import json
 
+        from xaikit.cli.options import check_folder
         from xaikit.cli.run_maps import read_maps
+        from xaikit.core.files import write_whole
         from xaikit.runs import load_run
 
         settings = self._settings()
         run = load_run(self.folder)
-        _check_folder(self.out)
+        check_folder(self.out, RESULT)
         about = read_maps(run, self.of_class, pictures=self.figure)
         clusters = settings(about.maps)
         chosen = self._chosen(clusters)  # before anything is written
@@ -71,7 +73,7 @@ class Shortcuts(Job):
             "overlap": None if overlap is None else self._measured(overlap, clusters),
         }
         path = self.out / RESULT
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(found, indent=1) + "\n")
         written.append(path)
         words = f"{_summary(found)}\nwrote {', '.join(map(str, written))}"
         self.tell(words, **found, written=[str(p) for p in written])
@@ -159,16 +161,6 @@ class Shortcuts(Job):
             "p_value": overlap.p_value,
             "share_by_cluster": [None if math.isnan(share) else share for share in shares],
         }
-
-
-def _check_folder(folder: Path) -> None:
-    """A folder of results is new, empty, or one that this verb wrote."""
-    from xaikit.core.errors import InvalidInputError
-
-    if folder.exists() and not folder.is_dir():
-        raise InvalidInputError(f"--out {folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RESULT).is_file():
-        raise InvalidInputError(f"--out {folder} is not empty and holds no {RESULT}; name another folder")
 
 
 def _described(clusters: Clusters, number: int, about: RunMaps) -> dict[str, Any]:

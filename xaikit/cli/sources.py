@@ -27,9 +27,13 @@ class ModelJob(Job):
         """The model with its weights, where it is to run."""
         from xaikit.cli.models import load_model
         from xaikit.cli.options import device_of
+        from xaikit.core.isolation import find_layer
 
         where = device_of(self.device)
-        return load_model(self.model, self.weights).to(where)
+        model = load_model(self.model, self.weights).to(where)
+        if self.layer:
+            find_layer(model, self.layer)  # before anything is computed
+        return model
 
     def bound(self, explainer: str, model: nn.Module) -> Explainer:
         """The explainer for the model, its layer (which a spec may name by itself) and its head."""

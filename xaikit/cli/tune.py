@@ -61,9 +61,13 @@ class Tune(MaskFields, ModelJob):
         from xaikit.cli.workers import run_job
 
         check_out(self.out, ".json")
-        result, skipped = run_job(self)
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        written = [result.save(self.out)]
+        result, skipped = run_job(self)
+        try:
+            written = [result.save(self.out)]
+        except OSError:  # a full disk must not take what was found along
+            self.tell(_summary(result), **_plain(result))
+            raise
         if self.figure:
             written += _draw(result, self.out)
         words = f"{_summary(result)}\nwrote {', '.join(map(str, written))}"
@@ -82,7 +86,8 @@ def tune_worker(rank: int, until: int) -> None:
 def _draw(result: TuneResult[Any], out: Path) -> list[Path]:
     """The figures that this result has something for."""
     kinds = ["history"]
-    kinds += ["importance"] if sum(row["state"] == "complete" for row in result.trials) > 1 else []
+    values = {row["value"] for row in result.trials if row["state"] == "complete"}
+    kinds += ["importance"] if len(values) > 1 else []
     kinds += ["front"] if len(result.goals) in (2, 3) else []
     paths = [out.with_suffix(f".{kind}.png") for kind in kinds]
     for kind, path in zip(kinds, paths, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, MissingDependencyError, XaikitError
+from xaikit.core.files import write_whole
 from xaikit.core.structure import flatten
 
 JSON = ("spec", "targets", "absorbed", "lost")  # the fields that hold no tensor
@@ -55,12 +57,13 @@ class Attribution:
         named = {name: getattr(self, name) for name in JSON}
         meta = json.dumps({**named, "structure": self._structure()})
         if path.suffix == ".npz":
-            np.savez(path, meta=np.array(meta), **{k: _to_numpy(t) for k, t in arrays.items()})
-        elif path.suffix == ".safetensors":
-            _safetensors().save_file({k: t.contiguous() for k, t in arrays.items()}, path, metadata={"meta": meta})
-        else:
-            raise InvalidInputError(f"an attribution is saved as .npz or .safetensors, got {path.name!r}")
-        return path
+            buffer = io.BytesIO()
+            np.savez(buffer, meta=np.array(meta), **{k: _to_numpy(t) for k, t in arrays.items()})
+            return write_whole(path, buffer.getvalue())
+        if path.suffix == ".safetensors":
+            content = _safetensors().save({k: t.contiguous() for k, t in arrays.items()}, {"meta": meta})
+            return write_whole(path, content)
+        raise InvalidInputError(f"an attribution is saved as .npz or .safetensors, got {path.name!r}")
 
     @classmethod
     def load(cls, path: str | Path) -> Attribution:
@@ -122,6 +125,4 @@ def _safetensors() -> Any:
         raise MissingDependencyError(
             "writing .safetensors needs safetensors: pip install safetensors, or use .npz"
         ) from err
-    return type(
-        "safetensors", (), {"save_file": staticmethod(safetensors.torch.save_file), "safe_open": safetensors.safe_open}
-    )
+    return type("safetensors", (), {"save": staticmethod(safetensors.torch.save), "safe_open": safetensors.safe_open})

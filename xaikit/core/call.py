@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from xaikit.core import targets as target_rules
+from xaikit.core.convolutions import fast_convolutions
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.isolation import Modules, cut_at, differentiable_kernels
 from xaikit.core.rows import even_ranges, rows_per_pass
@@ -38,6 +39,7 @@ class Call:
         record: takes the output on `inputs` themselves, with its graph, when `grad` or `gradient` computes it.
         surroundings: what holds while the model runs, for a pass that is repeated after the call.
         recompute: whether `grad` drops its graph and builds it again in the loss's backward pass.
+        watched: whether the forward pass is watched operation by operation, so that all must be torch's own.
     """
 
     model: nn.Module
@@ -57,6 +59,7 @@ class Call:
     record: Callable[[Tensor], None] | None = None
     surroundings: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     recompute: bool = False
+    watched: bool = False
 
     @property
     def n(self) -> int:
@@ -125,8 +128,18 @@ class Call:
         with self.surroundings():
             return self._grad(inputs, copies)
 
+    @contextlib.contextmanager
+    def _kernels(self) -> Iterator[None]:
+        """Where a gradient is computed: what has no second derivative, or a slow one, gives way to what has."""
+        with (
+            torch.enable_grad(),
+            differentiable_kernels(self.create_graph),
+            contextlib.nullcontext() if self.watched else fast_convolutions(self.modules, twice=self.create_graph),
+        ):
+            yield
+
     def _grad(self, inputs: Tensors, copies: int, at: Callable[[], Tensors] | None = None) -> Tensors:
-        with torch.enable_grad(), differentiable_kernels(self.create_graph):
+        with self._kernels():
             live = self.create_graph
             leaves = tuple(x if live and x.requires_grad else x.detach().requires_grad_() for x in inputs)
             output = self.run(leaves, copies)
@@ -145,7 +158,7 @@ class Call:
         """
         if not self.read_at:
             return self.inputs, self.grad(self.inputs)
-        with torch.enable_grad(), differentiable_kernels(self.create_graph):
+        with self._kernels():
             with tapped(self.read_at, self.tap) as readings:
                 output = self.run(self.inputs)
             values = readings.close(self.n)

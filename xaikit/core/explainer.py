@@ -215,9 +215,7 @@ class Explainer(Configured, abc.ABC):
         return Attribution(
             values=values,
             spec=self._provenance(),
-            targets=targets
-            if isinstance(targets, int)
-            else (targets.tolist() if isinstance(targets, Tensor) else None),
+            targets=None if targets is None or callable(targets) else torch.as_tensor(targets).tolist(),
             scores=extra["scores"],
             gap=gap,
         )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
+from xaikit.core.files import write_whole
 from xaikit.core.frames import pandas
 
 N_RESAMPLES = 2000
@@ -132,9 +133,7 @@ class Evaluation:
 
     def save(self, path: str | Path) -> Path:
         """Write as JSON; `load` reads it."""
-        path = Path(path)
-        path.write_text(json.dumps(self.to_dict(), allow_nan=False))
-        return path
+        return write_whole(path, json.dumps(self.to_dict(), allow_nan=False))
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:

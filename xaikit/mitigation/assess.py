@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from xaikit.core import EXPLAINERS, Explainer
 from xaikit.core.errors import InvalidInputError
@@ -46,9 +46,14 @@ class Assessment:
         """Accuracy in the worst group, by what became of the shortcut."""
         return {name: min(groups.values()) for name, groups in self.groups.items()}
 
-    def row(self) -> dict[str, float]:
-        """All in one line: accuracy, worst group, changed and mass, by names such as ``worst flipped``."""
+    def row(self, *, groups: bool = False) -> dict[str, float]:
+        """All in one line: accuracy, worst group, changed and mass, by names such as ``worst flipped``.
+
+        With `groups` also the accuracy in each, by names such as ``benign flipped``.
+        """
+        each = {f"{g} {name}": v for name, found in self.groups.items() for g, v in found.items()} if groups else {}
         return {
+            **each,
             **{f"accuracy {name}": value for name, value in self.accuracy.items()},
             **{f"worst {name}": value for name, value in self.worst.items()},
             **{f"changed {name}": value for name, value in self.changed.items()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import warnings
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -19,7 +19,7 @@ from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 from xaikit.mitigation import batches, checkpoints
 from xaikit.mitigation import fabric as fabrics
-from xaikit.mitigation.checks import batchnorm_told, check_data, check_model
+from xaikit.mitigation.checks import MaskWatch, batchnorm_told, check_data, check_model
 from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.history import History
@@ -56,6 +56,7 @@ class Mitigator(Configured, abc.ABC):
     REGISTRY: ClassVar[Any] = MITIGATORS
     WEIGHT: ClassVar[str]  # name of the setting that weighs the penalty
     NEEDS_MASK: ClassVar[bool] = True  # else no mask means everything
+    OF_ZERO_MASK: ClassVar[str | None] = "nothing is penalised"  # what comes of a mask that is zero everywhere
 
     explainer: Annotated[Any, Choice(EXPLAINERS), "the explanation: a name, a spec string, a class or an object"] = (
         "gradient"
@@ -68,6 +69,9 @@ class Mitigator(Configured, abc.ABC):
         bool, "scale the penalty to a gradient as long as the task's, in every step; then the weight"
     ] = False
     lr: Annotated[float, Float(low=1e-5, high=1e-1, log=True, gt=0), "learning rate"] = 1e-4
+    lr_schedule: Annotated[
+        str, Categorical("constant", "linear", "cosine", search=False), "of the learning rate: held, or falling to 0"
+    ] = "constant"
     n_epochs: Annotated[int, Int(ge=1), "passes over the data"] = 10
     batch_size: Annotated[int, Int(ge=1), "samples in a step, for data given as tensors"] = 8
     optimizer: Annotated[str, Categorical("adam", "adamw", "sgd", search=False), "who takes the steps"] = "adam"
@@ -105,6 +109,17 @@ class Mitigator(Configured, abc.ABC):
         [0.0, 2.0, 8.0, 8.0]
         """
         return self.weight * (min(1.0, epoch / self.warmup) if self.warmup else 1.0)
+
+    def lr_at(self, epoch: float) -> float:
+        """The learning rate when `epoch` epochs are done, fractions included.
+
+        >>> from xaikit import RRR
+        >>> [RRR(lr=0.1, n_epochs=4, lr_schedule="cosine").lr_at(epoch) for epoch in (0, 2, 4)]
+        [0.1, 0.05, 0.0]
+        """
+        done = min(1.0, epoch / self.n_epochs)
+        shares = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+        return self.lr * shares[self.lr_schedule]
 
     def loss(self, model: nn.Module, batch: Any, *, seed: int | None = None, weight: float | None = None) -> Loss:
         """The loss of one batch.
@@ -193,8 +208,10 @@ class Mitigator(Configured, abc.ABC):
             masks = batch_masks(masks, labels, self.where)
         source = batches.source(data, labels, masks, self.batch_size, partial(prepared, self))
         check_data(self, model, source)
-        if labels is not None and self._of_full_mask() and bool((torch.as_tensor(masks) == 1).all()):
-            warnings.warn(f"the mask covers everything, so {self._of_full_mask()}", stacklevel=2)
+        if labels is not None:
+            watch = MaskWatch()
+            watch.look(masks)
+            watch.tell(self, stacklevel=3)
         history: History = processes.launch(train, self, model, source, Options(path, stopping, progress))
         return history
 
@@ -217,10 +234,17 @@ class Mitigator(Configured, abc.ABC):
     def _parts(self, batch: Any) -> tuple[Any, Any, Any]:
         parts = tuple(batch) if isinstance(batch, (tuple, list)) else ()
         if len(parts) == 2 and not self.NEEDS_MASK:
-            return *parts, None
+            parts = *parts, None
         if len(parts) != 3:
             raise InvalidTypeError("a batch must be (inputs, labels, masks)")
-        return parts
+        x, y, mask = parts
+        if self.NEEDS_MASK and mask is None:
+            raise InvalidTypeError(
+                f"{type(self).__name__} needs to be told where: a batch must be (inputs, labels, masks), got None for masks"
+            )
+        if len(flatten(x)[0][0]) == 0:
+            raise InvalidInputError("a batch must hold at least one sample, got none")
+        return x, y, mask
 
     def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, mask: Any, seed: int) -> tuple[Tensor, Tensor]:
         """Both from the inputs, with their graphs; labels and masks are as the user gave them."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import itertools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple
 
@@ -55,8 +54,6 @@ class Tensors:
             )
         mask = check_mask(masks)
         self._each = per_sample(mask, tensors[0])
-        if not bool(mask.any()):
-            warnings.warn("the mask is zero everywhere, so nothing is penalised", stacklevel=6)
         self._data, self.labels, self._mask, self._size, self._n = data, targets, mask, size, n
         self.steps: int | None = len(in_batches(torch.arange(n), size))
         self.generators: list[torch.Generator] = []

@@ -78,6 +78,10 @@ class CDEP(Mitigator):
     mode: Annotated[str, Categorical(*MODES, search=False), "whether the decomposition may give the logits"] = "auto"
     steps: Annotated[Any, _function, "a function of token masks (M, N, T): the steps whose constant counts"] = None
 
+    def _of_full_mask(self) -> str | None:
+        whole = self.keep is None
+        return "the whole output is penalised: mask what must not matter, or say what may with keep=" if whole else None
+
     def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, mask: Any, seed: int) -> tuple[Tensor, Tensor]:
         explainer = self.explainer_for(model)
         apart = self.mode == "eval" or _wrapped(model) or autocast_on(x) or mode_matters(model)

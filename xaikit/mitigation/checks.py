@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,31 @@ def _check_single(model: nn.Module, one: Batch) -> None:
         finally:
             for buffer, value in kept:
                 buffer.copy_(value)
+
+
+class MaskWatch:
+    """Whether any of the masks that it looked at holds something, and whether any leaves something out."""
+
+    def __init__(self) -> None:
+        self.inside = self.outside = False
+
+    def look(self, mask: Any) -> None:
+        """Take a mask into account; None means everything, on purpose."""
+        if mask is None:
+            self.inside = self.outside = True
+        if self.inside and self.outside:
+            return  # nothing more to learn
+        for leaf in flatten(mask, "masks")[0]:
+            values = torch.as_tensor(leaf)
+            self.inside = self.inside or bool((values != 0).any())
+            self.outside = self.outside or bool((values != 1).any())
+
+    def tell(self, mitigator: Mitigator, *, stacklevel: int) -> None:
+        """Warn of masks that are zero everywhere or cover everything, where that cannot be meant."""
+        if not self.inside and mitigator.OF_ZERO_MASK:
+            warnings.warn(f"the mask is zero everywhere, so {mitigator.OF_ZERO_MASK}", stacklevel=stacklevel)
+        if not self.outside and (comes := mitigator._of_full_mask()):
+            warnings.warn(f"the mask covers everything, so {comes}", stacklevel=stacklevel)
 
 
 @contextlib.contextmanager

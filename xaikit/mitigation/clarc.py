@@ -79,6 +79,7 @@ class AClArC(ChangedMitigator):
 
     WEIGHT: ClassVar[str] = "lambda_a"
     NEEDS_MASK: ClassVar[bool] = False
+    OF_ZERO_MASK: ClassVar[str | None] = None
 
     concept: Annotated[Any, check_concept, "what must not matter, from Concept.fit"]
     lambda_a: Annotated[float, Float(low=1e-2, high=1e2, log=True, ge=0), "weight of the changed samples"] = 1.0

@@ -127,11 +127,14 @@ class Comparison:
         return float(t.ppf((1 + self.confidence) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
 
 
-def compare(trainings: Mapping[str, Assessment | Sequence[Assessment]], *, confidence: float = 0.95) -> Comparison:
+def compare(
+    trainings: Mapping[str, Assessment | Sequence[Assessment]], *, groups: bool = False, confidence: float = 0.95
+) -> Comparison:
     """Assessments of several trainings as one table, such as ``compare({"vanilla": [...], "rrr": [...]})``.
 
     Args:
         trainings: by name, an assessment for each seed, in the same order of seeds.
+        groups: also compare the accuracy in each group.
         confidence: of the intervals.
 
     Raises:
@@ -167,5 +170,5 @@ def compare(trainings: Mapping[str, Assessment | Sequence[Assessment]], *, confi
         wrong = next((a for a in found if not isinstance(a, Assessment)), None)
         if wrong is not None:
             raise InvalidTypeError(f"compare takes what assess() returns, got a {type(wrong).__name__} for {name!r}")
-        rows[name] = [a.row() for a in found]
+        rows[name] = [a.row(groups=groups) for a in found]
     return Comparison(rows, confidence)

@@ -137,6 +137,11 @@ class OneProcess:
         """Whether a gradient scaler is still looking for its scale: it skips such steps itself."""
         return False
 
+    @property
+    def may_fuse(self) -> bool:
+        """Whether the optimizer may work fused: then it would take the scale out by itself, after the clipping."""
+        return True
+
 
 class FabricProcesses(OneProcess):
     """The processes, devices and precision of a Lightning Fabric."""
@@ -216,8 +221,16 @@ class FabricProcesses(OneProcess):
     @property
     def scaled(self) -> bool:
         """Whether a gradient scaler is still looking for its scale: it skips such steps itself."""
-        scaler = getattr(getattr(self.fabric.strategy, "precision", None), "scaler", None)
-        return scaler is not None and scaler.get_scale() > 1
+        return self._scaler is not None and self._scaler.get_scale() > 1
+
+    @property
+    def may_fuse(self) -> bool:
+        """Not where a gradient scaler is at work."""
+        return self._scaler is None
+
+    @property
+    def _scaler(self) -> Any:
+        return getattr(getattr(self.fabric.strategy, "precision", None), "scaler", None)
 
 
 def processes(fabric: Any) -> OneProcess:

@@ -18,6 +18,8 @@ Array = NDArray[Any]
 STRONGEST = 5  # parts named in words, for whoever cannot see the colours
 MOST_BARS = 12
 CURVE = (600, 120)  # width and height of a curve's own units
+MOST_POINTS = 400  # of a curve; a longer one is drawn by the extremes of its parts
+MOST_CHANNELS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,26 +56,26 @@ def kind_of(values: Array, inputs: Array | None) -> str:
     raise InvalidInputError(f"a sample of shape {values.shape} has no picture; name its kind")
 
 
-def drawn(kind: str, values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
-    """What the page's template needs to show one attribution of one sample."""
+def drawn(
+    kind: str, values: Array, inputs: Array | None, names: Names, *, side: int = pictures.LARGEST
+) -> dict[str, Any]:
+    """What the page's template needs to show one attribution; a picture has at most side x side pixels."""
     if kind == "image":
-        return _image(values)
+        return _image(values, side)
     if kind == "text":
         return _text(values, inputs, names)
     return _series(values, inputs, names) if kind == "series" else _tabular(values, inputs, names)
 
 
-def _image(values: Array) -> dict[str, Any]:
+def _image(values: Array, side: int) -> dict[str, Any]:
     flat = values.sum(0) if values.ndim == 3 else values
     scale, signed = pictures.scale_of(flat), bool((flat < 0).any())
     height, width = flat.shape
     row, column = np.unravel_index(int(np.abs(flat).argmax()), flat.shape)
     return {
-        "signed": pictures.heatmap(flat, scale, signed=True) if signed else "",
-        "unsigned": pictures.heatmap(flat, scale, signed=False),
+        "picture": pictures.heatmap(flat, scale, signed=signed, side=side),
+        "signed": signed,
         "scale": scale,
-        "width": width,
-        "height": height,
         "words": f"strongest at row {row + 1} of {height}, column {column + 1} of {width}",
     }
 
@@ -87,7 +89,7 @@ def _text(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
         raise InvalidInputError(f"names.tokens must give {len(weights)} tokens for as many ids, got {len(words)}")
     end = _unpadded(ids, weights)
     words, weights = words[:end], weights[:end]
-    return {"tokens": _coloured(words, weights), **_strongest(words, weights)}
+    return {"tokens": _coloured(words, weights), **_strongest(words.__getitem__, weights)}
 
 
 def _unpadded(ids: list[int], weights: Array) -> int:
@@ -106,37 +108,41 @@ def _tabular(values: Array, inputs: Array | None, names: Names) -> dict[str, Any
         words = [f"{word} = {value:.4g}" for word, value in zip(words, inputs.reshape(-1).tolist(), strict=True)]
     order = np.argsort(-np.abs(weights), kind="stable")[:MOST_BARS]
     rows = _coloured([words[i] for i in order], weights[order])
-    return {"bars": rows, "left": len(weights) - len(order), **_strongest(words, weights)}
+    return {"bars": rows, "left": len(weights) - len(order), **_strongest(words.__getitem__, weights)}
 
 
 def _series(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
-    """Each channel's curve over its attribution as bands of colour."""
-    width, height = CURVE
+    """The channels with the most attribution: each a row of greys for the page to colour, and its curve."""
     values = values[None] if values.ndim == 1 else values
     curves = values if inputs is None else inputs.reshape(values.shape)
     scale = pictures.scale_of(values)
     words = _features(names, len(values), "channel")
-    order = np.sort(np.argsort(-np.abs(values).sum(1), kind="stable")[:4])
-    step = width / values.shape[1]
-    channels = []
-    for channel in order:
-        curve = np.nan_to_num(curves[channel].astype(float))
-        low, high = float(curve.min()), float(curve.max())
-        ys = height - 8 - (curve - low) / ((high - low) or 1.0) * (height - 16)
-        points = " ".join(f"{(i + 0.5) * step:.1f},{y:.1f}" for i, y in enumerate(ys))
-        bands = [
-            {
-                "x": f"{i * step:.2f}",
-                "opacity": f"{min(1.0, abs(v) / scale):.2f}",
-                "sign": "for" if v > 0 else "against",
-            }
-            for i, v in enumerate(values[channel].tolist())
-            if abs(v) > 0.01 * scale
-        ]
-        channels.append({"name": words[channel], "points": points, "bands": bands, "low": low, "high": high})
+    order = np.sort(np.argsort(-np.abs(values).sum(1), kind="stable")[:MOST_CHANNELS])
+    channels = [
+        {"name": words[c], "bands": pictures.heatmap(values[c][None], scale, signed=True), **_curve(curves[c])}
+        for c in order
+    ]
     flat = values.reshape(-1)
-    places = [f"{words[i // values.shape[1]]}, step {i % values.shape[1]}" for i in range(len(flat))]
-    return {"channels": channels, "step": f"{step:.2f}", "size": CURVE, **_strongest(places, flat)}
+    steps = values.shape[1]
+    return {
+        "channels": channels,
+        "size": CURVE,
+        **_strongest(lambda i: f"{words[i // steps]}, step {i % steps}", flat),
+    }
+
+
+def _curve(values: Array) -> dict[str, Any]:
+    """The points of a curve in the units of CURVE, and its range."""
+    width, height = CURVE
+    curve = np.nan_to_num(values.astype(float))
+    low, high = float(curve.min()), float(curve.max())
+    places = np.arange(len(curve))
+    if len(curve) > MOST_POINTS:  # no peak is lost: of each part its lowest and its highest point
+        parts = np.array_split(places, MOST_POINTS // 2)
+        places = np.unique([p[extreme(curve[p])] for p in parts for extreme in (np.argmin, np.argmax)])
+    xs = (places + 0.5) * width / len(curve)
+    ys = height - 8 - (curve[places] - low) / ((high - low) or 1.0) * (height - 16)
+    return {"points": " ".join(f"{x:.0f},{y:.0f}" for x, y in zip(xs, ys, strict=True)), "low": low, "high": high}
 
 
 def _features(names: Names, count: int, word: str) -> list[str]:
@@ -157,6 +163,6 @@ def _sign(value: float) -> str:
     return "for" if value > 0 else "against"
 
 
-def _strongest(words: Sequence[str], weights: Array) -> dict[str, str]:
+def _strongest(word: Callable[[int], str], weights: Array) -> dict[str, str]:
     order = np.argsort(-np.abs(weights), kind="stable")[:STRONGEST]
-    return {"words": "strongest: " + ", ".join(f"{words[i]} ({weights[i]:+.2g})" for i in order)}
+    return {"words": "strongest: " + ", ".join(f"{word(i)} ({weights[i]:+.2g})" for i in order)}

@@ -47,7 +47,8 @@ def clusters_figure(
     for cluster, row in enumerate(grid):
         samples = clusters.samples(cluster)
         _overlay(row[0], clusters.mean_map(cluster).numpy(), None)
-        row[0].set_ylabel(f"cluster {cluster}\n{len(samples)} samples", color=_colour(cluster), fontsize=9)
+        row[0].set_ylabel(f"cluster {cluster}\n{len(samples)} samples", fontsize=9)
+        row[0].spines[:].set(color=_colour(cluster), linewidth=3)  # as its points above
         for axes, i in zip(row[1:], samples, strict=False):
             if pictures is not None:
                 _show_input(axes, pictures[i])

@@ -38,9 +38,6 @@ def plot_comparison(
     axes = figure.axes[0]
     if any(len(rows) > 1 for rows in comparison.rows.values()):
         axes.set_xlabel(f"mean over the seeds, {100 * comparison.confidence:g} % intervals", fontsize=8)
-    if kind == "mass" and measures is None:  # shares of a small region: a whole axis would hide them
-        top = max(table[name][m] + margins[name][m] for name in table for m in table[name])
-        axes.set_ylim(0, 1.2 * top or 1.0)
     return figure
 
 

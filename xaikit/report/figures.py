@@ -6,6 +6,8 @@ threads, and leave no figure open. A figure saves itself: ``figure.savefig("map.
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +28,8 @@ Array = NDArray[Any]
 KINDS = {2: "tabular", 3: "series", 4: "image"}  # by the number of axes of a batch
 SIGNED, UNSIGNED = "RdBu_r", "inferno"
 POSITIVE, NEGATIVE = "#b2182b", "#2166ac"  # the ends of RdBu, for bars and outlines of the same meaning
+BARS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999")  # told apart without red and green
+INTERVAL: dict[str, Any] = {"fmt": "none", "elinewidth": 1.0, "capsize": 2, "ecolor": "#444444"}
 MAX_SAMPLES, MAX_CHANNELS, MAX_FEATURES = 8, 6, 20
 QUANTILE = 0.995  # of |values|, where an image's colours end: a few extreme pixels must not blank the rest
 
@@ -109,7 +113,7 @@ def comparison(
             raise InvalidInputError(f"{name!r} has {len(values)} samples, the inputs have {len(images)}")
     chosen = _choose(samples, len(images))
     signs = [s for s in (True, False) if any(bool((v[chosen] < 0).any()) == s for v in columns.values())]
-    figure, grid = _grid(len(chosen), 1 + len(columns), width=1.7, height=1.75, beside=0.9 * len(signs))
+    figure, grid = _grid(len(chosen), 1 + len(columns), width=1.7, height=1.75, beside=0.75 * len(signs))
     for row, i in zip(grid, chosen, strict=True):
         _show_input(row[0], images[i])
         row[0].set_ylabel(str(i) if labels is None else labels[i])
@@ -121,8 +125,12 @@ def comparison(
         axes.set_title(name, fontsize=9)
     for sign in signs:
         colours = ScalarMappable(Normalize(-1 if sign else 0, 1), SIGNED if sign else UNSIGNED)
-        bar = figure.colorbar(colours, ax=grid, shrink=0.6)
-        bar.set_ticks([-1 if sign else 0, 1], labels=["against", "for"] if sign else ["none", "most"])
+        # A bar is 0.12 inches wide, whatever the figure's width.
+        share = 0.12 / figure.get_figwidth()
+        bar = figure.colorbar(
+            colours, ax=grid, shrink=min(1.0, 2.4 / len(chosen)), fraction=share, pad=share, aspect=20
+        )
+        bar.set_ticks([-1 if sign else 0, 1], labels=["against", "for"] if sign else ["none", "most"], fontsize=8)
     return figure
 
 
@@ -133,21 +141,36 @@ def grouped_bars(
     percent: bool = True,
     margins: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Figure:
-    """Bars of `table[series][group]`, grouped, each with its number; `margins` likewise, as lines around the ends."""
+    """Bars of `table[series][group]`, grouped, each with its number; `margins` likewise, as lines around the ends.
+
+    Percentages stand on an axis to 100 %, or to the largest where all are below 30 %.
+    """
     groups = list(dict.fromkeys(group for row in table.values() for group in row))
     figure = Figure(figsize=(1.5 + 0.42 * len(groups) * (len(table) + 1), 3.6), layout="constrained")
     axes = figure.subplots()
     width = 0.84 / len(table)
+    ends = [row[g] + (margins[name].get(g, 0.0) if margins else 0.0) for name, row in table.items() for g in row]
+    top = max((e for e in ends if math.isfinite(e)), default=1.0)
+    small = percent and top < 0.3  # a whole axis would hide shares so small
+    words = (lambda v: f"{100 * v:.1f}" if small else f"{100 * v:.0f}") if percent else "{:.2g}"
     for k, (name, row) in enumerate(table.items()):
         places = np.arange(len(groups)) + (k - (len(table) - 1) / 2) * width
         values = [row.get(g, np.nan) for g in groups]
-        spread = None if margins is None else [margins[name].get(g, 0.0) for g in groups]
-        lines = {"elinewidth": 1.0, "capsize": 2, "ecolor": "#444444"}
-        bars = axes.bar(places, values, width * 0.94, yerr=spread, error_kw=lines, label=name)
-        axes.bar_label(bars, fmt=(lambda v: f"{100 * v:.0f}") if percent else "{:.2g}", fontsize=7)
+        axes.bar(places, values, width * 0.94, color=BARS[k % len(BARS)], label=name)
+        upper = np.zeros(len(groups))
+        if margins is not None:
+            spread = np.array([margins[name].get(g, 0.0) for g in groups])
+            # A share lies between 0 and 1, and so does what is drawn of its interval.
+            lower, upper = (np.minimum(spread, v) if percent else spread for v in (values, 1 - np.array(values)))
+            seen = spread > 0
+            axes.errorbar(places[seen], np.array(values)[seen], (lower[seen], upper[seen]), **INTERVAL)
+        for place, value, above in zip(places, values, upper, strict=True):
+            if math.isfinite(value):
+                text = words(value) if callable(words) else words.format(value)
+                axes.annotate(text, (place, value + above), (0, 2), textcoords="offset points", ha="center", fontsize=7)
     axes.set_xticks(range(len(groups)), groups)
     if percent:
-        axes.set_ylim(0, 1.08)
+        axes.set_ylim(0, 1.2 * top if small and top > 0 else 1.08)
         axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title)
@@ -182,6 +205,7 @@ def _series(values: Array, inputs: Array | None, titles: Sequence[str], names: S
     for i, value in enumerate(values):
         channels = np.sort(np.argsort(-np.abs(value).sum(1), kind="stable")[:shown])
         norm, colours = _scale(value, 1.0)
+        colours = colours if colours == SIGNED else "Reds"  # a black curve must be seen on every colour
         for axes, channel in zip(grid[i * shown : (i + 1) * shown, 0], channels, strict=True):
             curve = value[channel] if inputs is None else inputs[i, channel]
             low, high = float(curve.min()), float(curve.max())
@@ -189,7 +213,9 @@ def _series(values: Array, inputs: Array | None, titles: Sequence[str], names: S
             frame = (-0.5, len(curve) - 0.5, low - margin, high + margin)
             drawn = axes.imshow(value[channel][None], colours, norm, aspect="auto", extent=frame, interpolation="none")
             axes.plot(np.arange(len(curve)), curve, color="black", linewidth=1)
-            axes.set_ylabel(f"channel {channel}" if names is None else names[channel], fontsize=8)
+            word = f"channel {channel}" if names is None else str(names[channel])
+            axes.set_ylabel(textwrap.fill(word, 16), fontsize=8, rotation=0, ha="right", va="center")
+            axes.tick_params(labelsize=8, labelbottom=channel == channels[-1])
         grid[i * shown, 0].set_title(titles[i], loc="left", fontsize=9)
         figure.colorbar(drawn, ax=list(grid[i * shown : (i + 1) * shown, 0]))
     return figure
@@ -233,12 +259,13 @@ def _scale(values: Array, quantile: float = QUANTILE) -> tuple[Normalize, str]:
     return (Normalize(-end, end), SIGNED) if (values < 0).any() else (Normalize(0, end), UNSIGNED)
 
 
-def _show_input(axes: Axes, image: Array) -> None:
-    """An image in its own colours (three channels) or in grey, its range stretched to what can be shown."""
+def _show_input(axes: Axes, image: Array, shades: tuple[float, float] = (0.0, 1.0)) -> None:
+    """An image in its own colours (three channels) or in grey, its range stretched to the shades."""
     image = image[None] if image.ndim == 2 else image
     image = image if image.shape[0] in (1, 3) else image.mean(0, keepdims=True)
     span = float(image.max() - image.min()) or 1.0
-    pixels = ((image - image.min()) / span).transpose(1, 2, 0)
+    darkest, brightest = shades
+    pixels = (darkest + (brightest - darkest) * (image - image.min()) / span).transpose(1, 2, 0)
     axes.imshow(pixels.repeat(3 // pixels.shape[2], axis=2), interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -251,7 +278,8 @@ def _overlay(axes: Axes, values: Array, image: Array | None) -> Any:
     opacity: Any = None
     if image is not None:
         grey = image.mean(0, keepdims=True) if image.ndim == 3 else image
-        _show_input(axes, grey)
+        # Colours that fade to white lie on a light image, those that fade to black on a dark one.
+        _show_input(axes, grey, (0.55, 1.0) if norm.vmin else (0.0, 0.6))
         opacity = 0.25 + 0.75 * np.clip(np.abs(flat) / norm.vmax, 0, 1)
     height, width = (flat if image is None else image).shape[-2:]
     frame = (-0.5, width - 0.5, height - 0.5, -0.5)

@@ -44,9 +44,10 @@ def plot_hierarchy(hierarchy: Any, inputs: Any = None, *, tokens: Sequence[str] 
     for axis, level in zip(axes[first:], levels, strict=True):
         drawn = axis.imshow(scores[level], cmap=SIGNED, vmin=-limit, vmax=limit)
         _borders(axis, ids[level])
-        axis.set_title(f"{len(np.unique(ids[level]))} groups", fontsize=8)
-        axis.set_axis_off()
-    figure.colorbar(drawn, ax=list(axes), shrink=0.8)
+        count = len(np.unique(ids[level]))
+        axis.set_title(f"{count} group{'s' if count > 1 else ''}", fontsize=8)
+        axis.set(xticks=[], yticks=[])
+    figure.colorbar(drawn, ax=list(axes), shrink=0.8, fraction=0.02, pad=0.01)
     figure.suptitle(f"class {hierarchy.target}", fontsize=9)
     return figure
 
@@ -57,7 +58,7 @@ def _image(axis: Axes, inputs: Any) -> None:
     spread = (image.max() - image.min()).clamp_min(1e-12)
     axis.imshow(((image - image.min()) / spread).numpy(), cmap="gray")
     axis.set_title("input", fontsize=8)
-    axis.set_axis_off()
+    axis.set(xticks=[], yticks=[])
 
 
 def _borders(axis: Axes, ids: Any) -> None:
@@ -76,8 +77,14 @@ def _sentence(scores: Any, ids: Any, limit: float, tokens: Sequence[str] | None)
     drawn = axis.imshow(scores[::-1], cmap=SIGNED, vmin=-limit, vmax=limit, aspect="auto")
     for level, x in np.argwhere(ids[::-1][:, 1:] != ids[::-1][:, :-1]):
         axis.plot([x + 0.5, x + 0.5], [level - 0.5, level + 0.5], color="black", linewidth=0.8)
-    axis.set_xticks(range(length), [str(i) for i in range(length)] if tokens is None else list(tokens), rotation=45)
+    axis.set_xticks(
+        range(length),
+        [str(i) for i in range(length)] if tokens is None else list(tokens),
+        rotation=45,
+        ha="right",
+        rotation_mode="anchor",
+    )
     axis.set_yticks(range(levels), [str(level) for level in reversed(range(levels))])
     axis.set_ylabel("level")
-    figure.colorbar(drawn, ax=axis)
+    figure.colorbar(drawn, ax=axis, fraction=0.03, pad=0.02)
     return figure

@@ -6,19 +6,18 @@ import dataclasses
 import datetime
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.report import pictures
 from xaikit.report.cards import Names, drawn, kind_of
-from xaikit.report.figures import SIGNED, UNSIGNED
 from xaikit.runs import ExplainedSample, Run
 
 PAGE = Path(__file__).parent / "page"
 MOST_SAMPLES = 500
+FRAME = 'style="width: 100%; height: 45rem; border: 0"'  # of a report in a notebook
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +99,7 @@ class Report:
     def html(self) -> str:
         """The page."""
         cards = list(self._cards())
+        colouring = pictures.colouring()
         return _template().render(
             title=self.title,
             style=(PAGE / "report.css").read_text(encoding="utf-8"),
@@ -110,8 +110,8 @@ class Report:
             explainers=self._explainers(),
             cards=cards,
             classes=sorted({c["label"] or c["predicted"] for c in cards} - {""}),
-            signed_bar=_bar(SIGNED),
-            unsigned_bar=_bar(UNSIGNED),
+            colouring=colouring,
+            bars={name: _bar(colouring[name]) for name in ("signed", "unsigned")},
         )
 
     def _explainers(self) -> list[str]:
@@ -150,10 +150,11 @@ class Report:
         common = [index for index in first.indices if all(index in place for place in places)]
         if len(common) > self.limit:
             common = [common[i * len(common) // self.limit] for i in range(self.limit)]
+        side = pictures.side_of(len(common) * (1 + len(self.runs)))
         for index in common:
-            yield self._card([run[place[index]] for run, place in zip(self.runs, places, strict=True)])
+            yield self._card([run[place[index]] for run, place in zip(self.runs, places, strict=True)], side)
 
-    def _card(self, samples: list[ExplainedSample]) -> dict[str, Any]:
+    def _card(self, samples: list[ExplainedSample], side: int) -> dict[str, Any]:
         first = samples[0]
         inputs = next((s.inputs for s in samples if s.inputs is not None), None)
         inputs = None if inputs is None else _array(inputs, "inputs")
@@ -170,26 +171,29 @@ class Report:
             "target": self.names.of_class(first.target),
             "score": first.score,
             "right": ("right" if first.label == first.predicted else "wrong") if known else "",
-            "input": pictures.photograph(inputs) if kind == "image" and inputs is not None else "",
+            "input": pictures.photograph(inputs, side) if kind == "image" and inputs is not None else "",
             "maps": [
-                {"explainer": name, "gap": sample.gap, **drawn(kind, value, inputs, self.names)}
+                {"explainer": name, "gap": sample.gap, **drawn(kind, value, inputs, self.names, side=side)}
                 for name, sample, value in zip(self._explainers(), samples, values, strict=True)
             ],
         }
 
     def _repr_html_(self) -> str:
-        return self.html()
+        # In a frame, so that neither the page's style nor its script touches the notebook.
+        return f'<iframe srcdoc="{escape(self.html())}" title="{escape(self.title)}" {FRAME}></iframe>'
 
 
 def _template() -> Any:
     try:
         import jinja2
+        from markupsafe import Markup
     except ImportError as err:
         raise MissingDependencyError("a report needs jinja2: pip install 'xaikit[report]'") from err
     loader = jinja2.FileSystemLoader(PAGE)
     # Everything that comes from data or file names is escaped; only our own style and script are not.
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number
+    environment.filters["breakable"] = lambda name: Markup("_<wbr>").join(str(name).split("_"))
     return environment.get_template("report.html")
 
 
@@ -201,7 +205,9 @@ def _number(value: Any) -> str:
 
 def _section(section: Table | Picture) -> dict[str, Any]:
     if isinstance(section, Picture):
-        return {"title": section.title, "picture": pictures.drawing(section.figure), "words": section.words}
+        width = round(96 * section.figure.get_figwidth())  # CSS counts 96 pixels to an inch
+        picture = pictures.drawing(section.figure)
+        return {"title": section.title, "picture": picture, "words": section.words, "width": width}
     columns = section.columns
     rows = [[row.get(column) for column in columns] for row in section.rows]
     return {"title": section.title, "columns": columns, "rows": rows, "note": section.note}
@@ -225,8 +231,7 @@ def _difference(run: Run, runs: Sequence[Run]) -> str:
     return ", ".join(f"{k}={v}" for k, v in own.items() if any(o.get(k) != v for o in others)) or run.folder.name
 
 
-def _bar(name: str) -> str:
-    """A colour map as a CSS gradient."""
-    table = pictures.colours(name)
-    stops = [table[i] for i in np.linspace(0, 255, 9).astype(int)]
-    return ", ".join(f"rgb({r},{g},{b})" for r, g, b in stops)
+def _bar(tables: list[str]) -> str:
+    """The tables of red, green and blue as a CSS gradient."""
+    stops = zip(*([255 * float(v) for v in table.split()] for table in tables), strict=True)
+    return ", ".join(f"rgb({r:.0f},{g:.0f},{b:.0f})" for r, g, b in stops)

@@ -1,4 +1,8 @@
-"""Small pictures inside a page: inputs and heatmaps as data URIs, fast enough for hundreds of samples."""
+"""Pictures inside a page: inputs and heatmaps as data URIs, small enough for hundreds of samples.
+
+A heatmap is a grey picture of its values, and the page colours it (`colouring`): one picture serves signed and unsigned
+colours, and a lossy format, which halves the resolution of colours, keeps that of greys.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,16 @@ from xaikit.report.figures import QUANTILE, SIGNED, UNSIGNED
 
 Array = NDArray[Any]
 
-LARGEST = 224  # pixels of the longer side inside a page
+PIXELS = 150e6  # of all pictures of a page, which bounds its size: 500 samples x 6 pictures have 224 x 224
+LARGEST = 1024  # pixels of the longer side, where a page has few pictures
 CRISP = 64  # up to this size pixels are kept exactly, as PNG; above it a lossy WebP is a tenth of the size
-QUALITY = 70
+PHOTO_QUALITY, MAP_QUALITY = 70, 55  # of WebP
+STOPS = 33  # of a colour map; a page interpolates between them
+
+
+def side_of(pictures: int) -> int:
+    """Pixels of the longer side of each, where a page has so many."""
+    return min(LARGEST, int((PIXELS / max(1, pictures)) ** 0.5))
 
 
 def scale_of(values: Array) -> float:
@@ -30,21 +41,32 @@ def scale_of(values: Array) -> float:
     return float(np.quantile(size, QUANTILE)) or float(size.max()) or 1.0
 
 
-def heatmap(values: Array, scale: float, *, signed: bool) -> str:
-    """A map (H, W) as an image: red for, blue against, white at zero; or from dark (none) to bright (most)."""
+def heatmap(values: Array, scale: float, *, signed: bool, side: int = LARGEST) -> str:
+    """A map (H, W) in grey: from -scale (black) to scale (white), or from 0 (black) to scale."""
     shares = np.nan_to_num(values) / scale
     position = np.clip((shares + 1) / 2 if signed else np.abs(shares), 0, 1)
-    return _image(Image.fromarray(colours(SIGNED if signed else UNSIGNED)[(position * 255).round().astype(np.uint8)]))
+    return _image(Image.fromarray((position * 255).round().astype(np.uint8)), side, MAP_QUALITY)
 
 
-def photograph(image: Array) -> str:
+def colouring() -> dict[str, list[str]]:
+    """What turns greys into colours, as the tables of red, green and blue of an SVG filter.
+
+    "signed" maps to red for, white at 0, blue against; "unsigned" from dark to bright; "folded" shows the sizes of a
+    signed map like an unsigned one.
+    """
+    signed, unsigned = (colours(name)[np.linspace(0, 255, STOPS).round().astype(int)] for name in (SIGNED, UNSIGNED))
+    tables = {"signed": signed, "unsigned": unsigned, "folded": np.concatenate([unsigned[:0:-1], unsigned])}
+    return {name: [" ".join(f"{v:.3g}" for v in column / 255) for column in t.T] for name, t in tables.items()}
+
+
+def photograph(image: Array, side: int = LARGEST) -> str:
     """An input (C, H, W) or (H, W) in its own colours or in grey, its range stretched to what can be shown."""
     image = image[None] if image.ndim == 2 else image
     image = image if image.shape[0] in (1, 3) else image.mean(0, keepdims=True)
     image = np.nan_to_num(image)
     low, high = float(image.min()), float(image.max())
     pixels = ((image - low) / ((high - low) or 1.0) * 255).round().astype(np.uint8)
-    return _image(Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
+    return _image(Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)), side, PHOTO_QUALITY)
 
 
 def drawing(figure: Figure) -> str:
@@ -60,14 +82,14 @@ def colours(name: str) -> Array:
     return (np.asarray(table(np.arange(256)))[:, :3] * 255).round().astype(np.uint8)
 
 
-def _image(picture: Image.Image) -> str:
-    if max(picture.size) > LARGEST:
-        picture.thumbnail((LARGEST, LARGEST))
+def _image(picture: Image.Image, side: int, quality: int) -> str:
+    if max(picture.size) > side:
+        picture.thumbnail((side, side))
     buffer = io.BytesIO()
     if max(picture.size) <= CRISP:
         picture.save(buffer, "PNG", optimize=True)
         return _uri("png", buffer.getvalue())
-    picture.save(buffer, "WEBP", quality=QUALITY, method=2)
+    picture.save(buffer, "WEBP", quality=quality, method=4)
     return _uri("webp", buffer.getvalue())
 
 

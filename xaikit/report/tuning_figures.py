@@ -1,23 +1,21 @@
-"""Figures of a search: its history, what mattered, the Pareto front. Drawn by Optuna's matplotlib backend."""
+"""Figures of a search: its history, what mattered, the Pareto front."""
 
 from __future__ import annotations
 
+import itertools
 import math
-import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
-from xaikit.tuning import TuneResult
-from xaikit.tuning.replay import as_study
+from xaikit.tuning import Goal, TuneResult
+from xaikit.tuning.importance import importances
 
-if TYPE_CHECKING:
-    import optuna
-
-WIDTH, HEIGHT = 8.0, 4.5  # inches
+TRIED, BEST, GREY = "#4477aa", "#b2182b", "#777777"
 
 
 def plot(result: TuneResult[Any], kind: str = "history") -> Figure:
@@ -37,16 +35,23 @@ def plot(result: TuneResult[Any], kind: str = "history") -> Figure:
 
 def history(result: TuneResult[Any]) -> Figure:
     """The first objective, trial by trial, and the best so far."""
-
-    def draw(backend: Any, study: optuna.Study) -> Any:
-        axes = backend.plot_optimization_history(study, target_name=result.goals[0].name)
-        if math.isfinite(result.default_value):
-            axes.axhline(result.default_value, color="grey", linestyle=":", label="default")
-        axes.set_xlabel("distinct settings, in the order in which they were tried")
-        axes.legend()
-        return axes
-
-    return _drawn(as_study(result, first_only=True), draw, "History of the search")
+    goal = result.goals[0]
+    values = [row["value"] for row in _run(result)]
+    better = max if goal.direction == "maximize" else min
+    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
+    axes = _clean(figure.subplots())
+    axes.scatter(range(len(values)), values, s=22, color=TRIED, label="one trial", zorder=3)
+    axes.step(
+        range(len(values)), list(itertools.accumulate(values, better)), where="post", color=BEST, label="best so far"
+    )
+    if math.isfinite(result.default_value):
+        axes.axhline(result.default_value, color=GREY, linestyle=":", label="default")
+    axes.set_title("History of the search", loc="left", fontsize=10)
+    axes.set_xlabel("distinct settings, in the order in which they were tried", fontsize=9)
+    axes.set_ylabel(_named(goal), fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=8)
+    return figure
 
 
 def importance(result: TuneResult[Any]) -> Figure:
@@ -61,18 +66,20 @@ def importance(result: TuneResult[Any]) -> Figure:
             f"what matters shows only where the objective varies; the {len(result.trials)} trials gave "
             f"{len(values)} value{'s' if len(values) != 1 else ''}"
         )
-
-    def draw(backend: Any, study: optuna.Study) -> Any:
-        axes = backend.plot_param_importances(study, target_name=result.goals[0].name)
-        axes.set_ylabel("setting")
-        axes.set_xlabel("importance, as a share of the whole")
-        return axes
-
-    return _drawn(as_study(result, first_only=True), draw, "What mattered")
+    shares = importances(result)
+    figure = Figure(figsize=(7.5, 0.9 + 0.32 * len(shares)), layout="constrained")
+    axes = _clean(figure.subplots())
+    bars = axes.barh(list(shares), list(shares.values()), height=0.7, color=TRIED)
+    axes.bar_label(bars, [f"{100 * v:.0f} %" if v >= 0.01 else "< 1 %" for v in shares.values()], padding=3, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.1 * max(shares.values()) or 1.0)
+    axes.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
+    axes.set_title(f"What mattered for {result.goals[0].name}: share of its variation", loc="left", fontsize=10)
+    return figure
 
 
 def front(result: TuneResult[Any]) -> Figure:
-    """Two or three objectives against each other, the Pareto front in red.
+    """Two or three objectives, each pair against each other; what no trial beats in all of them is red.
 
     Raises:
         InvalidInputError: for another number of objectives.
@@ -81,28 +88,39 @@ def front(result: TuneResult[Any]) -> Figure:
         raise InvalidInputError(
             f"a Pareto front is drawn for two or three objectives, this search had {len(result.goals)}"
         )
-
-    def draw(backend: Any, study: optuna.Study) -> Any:
-        return backend.plot_pareto_front(study, target_names=[goal.name for goal in result.goals])
-
-    return _drawn(as_study(result), draw, "Pareto front")
+    tried, best = [row["values"] for row in _run(result)], [point.values for point in result.front]
+    pairs = list(itertools.combinations(result.goals, 2))
+    figure = Figure(figsize=(1 + 3.4 * len(pairs), 3.8), layout="constrained")
+    for axes, (across, along) in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
+        _clean(axes)
+        for points, colour, words in ((tried, TRIED, "one trial"), (best, BEST, "on the front")):
+            places = [[p[goal.name] for p in points] for goal in (across, along)]
+            axes.scatter(*places, s=22, color=colour, label=words, zorder=3)
+        axes.set_xlabel(_named(across), fontsize=9)
+        axes.set_ylabel(_named(along), fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    figure.axes[0].set_title("Pareto front", loc="left", fontsize=10)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False, fontsize=8
+    )
+    return figure
 
 
 KINDS: dict[str, Callable[[TuneResult[Any]], Figure]] = {"history": history, "importance": importance, "front": front}
 
 
-def _drawn(study: optuna.Study, draw: Callable[[Any, optuna.Study], Any], title: str) -> Figure:
-    """Optuna's figure, taken out of pyplot, which would keep it open; its style does not outlive it."""
-    from matplotlib import pyplot as plt
-    from optuna.visualization import matplotlib as backend
+def _run(result: TuneResult[Any]) -> list[dict[str, Any]]:
+    """The complete trials, without those that took an earlier one's value."""
+    return [row for row in result.trials if row["state"] == "complete" and row["repeats"] is None]
 
-    with warnings.catch_warnings(), mpl.rc_context():
-        warnings.simplefilter("ignore")  # that its backend is experimental, that few trials say little
-        axes = draw(backend, study)
-        figure: Figure = axes.figure
-        axes.set_title("", loc="left")
-        axes.set_title(title)
-        figure.set_size_inches(WIDTH, HEIGHT)
-        figure.tight_layout()
-        plt.close(figure)
-    return figure
+
+def _named(goal: Goal) -> str:
+    return f"{goal.name} ({'higher' if goal.direction == 'maximize' else 'lower'} is better)"
+
+
+def _clean(axes: Axes) -> Axes:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+    return axes

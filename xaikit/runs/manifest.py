@@ -112,7 +112,9 @@ def read(folder: Path) -> dict[str, Any]:
         raise InvalidInputError(f"{folder} holds no run: there is no {path}")
     problem = _unreadable(path)
     if problem:
-        raise InvalidInputError(f"{path} cannot be read ({problem}); the same job with repair=True writes it anew")
+        raise InvalidInputError(
+            f"{path} cannot be read ({problem}); the same job with repair=True (--repair) writes it anew"
+        )
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
+from xaikit.core.files import write_whole
 from xaikit.runs.manifest import SHARDS, tensor_hash
 
 SUFFIX = ".safetensors"
@@ -86,17 +86,7 @@ def write(folder: Path, number: int, shard: Shard, job: str) -> Path:
         "skipped": dict(shard.skipped),
         "checksum": _checksum(tensors),
     }
-    path = path_of(folder, number)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(safetensors.save(tensors, {"about": json.dumps(about)}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return write_whole(path_of(folder, number), safetensors.save(tensors, {"about": json.dumps(about)}))
 
 
 def problem(folder: Path, number: int, job: str, *, thorough: bool = False) -> str:
@@ -152,7 +142,7 @@ def rows_of(folder: Path, number: int) -> list[dict[str, Any]]:
     return [{"name": names[i], **{singular.get(k, k): column[i] for k, column in columns.items()}} for i in range(n)]
 
 
-_REPAIR = "run the same job with repair=True to compute it again"
+_REPAIR = "run the same job with repair=True (--repair) to compute it again"
 
 
 def _open(path: Path, *, only: tuple[str, ...] | None) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def load_masks(path: str | Path, *, key: str | None = None, threshold: float = 0
         if ending == ".safetensors" or _is_heatmap(path):
             return make_masks(Attribution.load(path), threshold=threshold)
         return check_mask(_array(path, key))
-    except (OSError, ValueError, EOFError, KeyError) as err:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as err:
         raise InvalidInputError(f"{path.name} cannot be read as masks: {err}") from err
 
 
@@ -155,7 +156,7 @@ def mask_files(folder: Path) -> list[Path]:
 def _is_heatmap(path: Path) -> bool:
     if path.suffix.lower() != ".npz":
         return False
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         return "meta" in file.files
 
 

@@ -13,7 +13,7 @@ Each check takes an explainer class (or an object with settings) and raises Asse
 from xaikit.testing.case import ContractNet, contract_case, state_of
 from xaikit.testing.derivatives import derivative_error, directional_derivative_error
 from xaikit.testing.explainers import EXPLAINER_CHECKS
-from xaikit.testing.mitigators import MITIGATOR_CHECKS, check_penalty_derivative
+from xaikit.testing.mitigators import MITIGATOR_CHECKS, check_penalty_derivative, penalty_derivative_error
 
 __all__ = [
     "EXPLAINER_CHECKS",
@@ -23,5 +23,6 @@ __all__ = [
     "contract_case",
     "derivative_error",
     "directional_derivative_error",
+    "penalty_derivative_error",
     "state_of",
 ]

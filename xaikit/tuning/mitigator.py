@@ -57,7 +57,7 @@ def tune_mitigator(  # noqa: PLR0913
         measure: a function of the trained model, in evaluation mode, to a number; or "accuracy" or
             "worst_group_accuracy" on `validation`. Choose it on data that is not trained on, nor tested on in the end.
         validation: (inputs, labels); with groups (N,) as a third the worst group is the value of `groups` whose
-            samples have the lowest accuracy.
+            samples have the lowest accuracy. A mitigator with `patience` stops early on them, too.
         direction: which way the measure is better.
         explainers: explanations to choose from, by name, spec, class or object; None: the mitigator's own.
         space: what to vary, as for `tune`; None: the weight, the choice of `explainers`, and their settings.
@@ -92,7 +92,12 @@ def tune_mitigator(  # noqa: PLR0913
         made = made.set_kwargs(random_state=seed)
     wanted = Wanted(_space(made, explainers, space))
     goal = Goal(measure if isinstance(measure, str) else _name(measure), check_direction(direction))
-    training = Training(model, data if isinstance(data, tuple) else (data,), _measure(measure, validation, made.head))
+    training = Training(
+        model,
+        data if isinstance(data, tuple) else (data,),
+        _measure(measure, validation, made.head),
+        _stopping(made, validation),
+    )
     about = {
         "mitigator": repr(made),
         "measure": goal.about(),
@@ -120,16 +125,18 @@ class Training:
         model: what every trial starts from.
         data: the arguments of `Mitigator.fit` after the model.
         measure: of a trained model.
+        stopping: its `validation` and `groups`, where it stops early.
     """
 
     model: nn.Module
     data: tuple[Any, ...]
     measure: Measure
+    stopping: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, made: tuple[Any, ...], report: Report | None = None) -> Measured:  # noqa: ARG002
         """The measure of the trained copy, and the copy."""
         trained = copy.deepcopy(self.model)
-        made[0].fit(trained, *self.data, progress=False)
+        made[0].fit(trained, *self.data, **self.stopping, progress=False)
         device = next(trained.parameters()).device
         with isolated(trained, device, 0), torch.no_grad():
             value = self.measure(trained)
@@ -172,6 +179,13 @@ def _measure(measure: Any, validation: Any, head: str | int) -> Measure:
             f"groups must have the shape of the labels {tuple(labels.shape)}, got {tuple(groups.shape)}"
         )
     return lambda model: accuracy(model, inputs, labels, groups, head)
+
+
+def _stopping(mitigator: Mitigator, validation: Any) -> dict[str, Any]:
+    if mitigator.patience is None or validation is None:
+        return {}
+    inputs, labels, *groups = validation
+    return {"validation": (inputs, labels), "groups": groups[0] if groups else None}
 
 
 def _space(mitigator: Any, explainers: Sequence[Any] | None, space: Wish) -> Wish:

@@ -13,6 +13,7 @@ from torch import nn
 
 from xaikit.core import MITIGATORS, POSTPROCESSORS, Configured, Explainer
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.files import write_whole
 from xaikit.core.frames import pandas
 from xaikit.tuning.goals import Goal
 from xaikit.tuning.rows import Row
@@ -165,8 +166,7 @@ class TuneResult(Generic[T]):
 
     def save(self, path: str | Path) -> Path:
         """Write `to_dict` as a JSON file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False))
-        return Path(path)
+        return write_whole(path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module | None = None) -> TuneResult:

@@ -216,6 +216,9 @@ def test_intervals_against_scipy():
         "margin": None,
         "values": [0.5],
     }
+    assert "0 flipped" not in found.measures
+    by_group = compare({"vanilla": [of(0.9, v) for v in values]}, groups=True)
+    assert by_group.mean("vanilla", "0 flipped") == found.mean("vanilla", "worst flipped")
     paired = compare({"a": [of(0.9, v) for v in values], "b": [of(0.9, v + 0.1) for v in values]})
     assert paired.difference("accuracy flipped", "b", "a") == (pytest.approx(0.1), pytest.approx(0, abs=1e-12))
 

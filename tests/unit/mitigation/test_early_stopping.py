@@ -54,7 +54,7 @@ def test_it_stops_after_patience_and_the_best_weights_return(patience):
 
     # The same training by hand, looking after each epoch.
     plain, (a, b) = net(), data()
-    optimizer = torch.optim.Adam(plain.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(plain.parameters(), lr=0.05, fused=True)
     weights = []
     for epoch in range(1, 13):
         torch.manual_seed(epoch)

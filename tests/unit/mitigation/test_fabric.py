@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import subprocess
@@ -25,6 +26,12 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 lightning = pytest.importorskip("lightning_fabric")
 
 
+def environment():
+    """For other processes."""
+    own = {k: v for k, v in os.environ.items() if k != "PYTEST_XDIST_WORKER"}
+    return {**own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
 @pytest.fixture(scope="module")
 def here():
     """The script's trainings, in this process."""
@@ -35,11 +42,9 @@ def here():
 def there(tmp_path_factory):
     """What two real processes made of them."""
     folder = tmp_path_factory.mktemp("ddp")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment.pop("PYTEST_XDIST_WORKER", None)
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(folder)],
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,
@@ -108,6 +113,32 @@ def test_loaders_that_are_each_a_processes_own_are_left_alone(here, there):
     mitigator.fit(model, [(x[r], y[r], masks[r]) for r in steps], progress=False)
     for rank in (0, 1):
         assert error(there[rank][0]["own loaders"][0], model.state_dict()) < 1e-10
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_killed_resume_in_the_middle_of_an_epoch(tmp_path):
+    """Killed in step 10 of 18, the fourth of its epoch; two other processes take the training up."""
+    script, file = SCRIPT.with_name("killed_processes.py"), tmp_path / "rrr.pt"
+
+    def run(last):
+        # A session of its own, since the first process may leave the second behind.
+        command = [sys.executable, str(script), str(file), str(last)]
+        return subprocess.run(
+            command, env=environment(), capture_output=True, text=True, timeout=240, check=False, start_new_session=True
+        )
+
+    assert run(10).returncode != 0
+    assert not list(tmp_path.glob("*.rank*"))
+    stand = json.loads(torch.load(file, weights_only=True)["stand"])
+    assert (len(stand["epochs"]), stand["step"]) == (1, 2)
+    resumed = run(0)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    whole, history = runpy.run_path(str(script))["train"](None)
+    for rank in (0, 1):
+        weights, epochs = torch.load(f"{file}.rank{rank}", weights_only=False)
+        assert error(weights, whole.state_dict()) < 1e-10
+        for ours, theirs in zip(history.epochs, epochs, strict=True):
+            assert theirs == pytest.approx(ours, rel=1e-6)
 
 
 SEPARABLE = {

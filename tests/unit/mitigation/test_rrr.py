@@ -103,7 +103,7 @@ def test_an_explainer_without_derivative_is_refused():
 def test_weight_zero_is_the_plain_training_step_bit_for_bit():
     ours, plain, (x, y, mask) = net(), net(), data()
     fit(RRR(lambda_rrr=0.0, lr=1e-2, n_epochs=1, batch_size=12, random_state=0), ours, x, y, mask)
-    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2, fused=True)
     torch.manual_seed(0 * 1_000_003 + 1)
     order = torch.randperm(12)
     F.cross_entropy(plain(x[order]), y[order]).backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -140,3 +141,16 @@ def test_bad_input(model, options, error, words):
     options = dict(options)
     with pytest.raises(error, match=words):
         search(options.pop("model", model), options.pop("measure", "worst_group_accuracy"), **options)
+
+
+def test_a_mitigator_with_patience_stops_by_the_same_validation_data(model):
+    data, validation = shortcut()
+    mitigator = RRR(n_epochs=30, patience=1, lr=0.05, batch_size=40, lambda_rrr=3.0, random_state=0)
+    found = tune_mitigator(
+        mitigator, model, data, "worst_group_accuracy", validation=validation, n_trials=2, progress=False
+    )
+    again, (x, y, groups) = copy.deepcopy(model), validation
+    history = found.best.fit(again, *data, validation=(x, y), groups=groups, progress=False)
+    assert history.stopped == "early"
+    assert found.value == max(history["validation_worst_group"])
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), found.model.parameters(), strict=True))

@@ -124,7 +124,7 @@ class ZennitLRP(Explainer):
                 ledger.scores = call.score(output).detach()
             return output
 
-        traced = dataclasses.replace(call, forward=forward, head="logits", tap=trace.tap)
+        traced = dataclasses.replace(call, forward=forward, head="logits", tap=trace.tap, watched=True)
         with canonized(call.model, canonizers) if canonizers else nullcontext(), flow.relevance():
             # The books need every branch, also one that leads past the explained layers.
             values, grads = traced.gradient(trace.sources if ledger is not None else ())

@@ -22,13 +22,7 @@
       list.append(...cards.slice().sort((a, b) => value(a) - value(b)));
     };
     const colour = () => {
-      const chosen = new FormData(controls).get("colours");
-      if (!chosen) return;
-      document.body.classList.toggle("unsigned-colours", chosen === "unsigned");
-      for (const image of list.querySelectorAll("img.has-sign")) {
-        image.dataset.signed ??= image.src;
-        image.src = image.dataset[chosen];
-      }
+      document.body.classList.toggle("unsigned-colours", new FormData(controls).get("colours") === "unsigned");
     };
     controls.addEventListener("submit", (event) => event.preventDefault());
     controls.addEventListener("change", (event) => {
@@ -48,6 +42,7 @@
     const to = large.querySelector("img");
     to.src = from.src;
     to.alt = from.alt;
+    to.className = from.className;
     large.querySelector("figcaption").textContent = from.alt;
     large.showModal();
   });

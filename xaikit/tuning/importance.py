@@ -1,4 +1,4 @@
-"""A result as a study of Optuna's in memory, for its figures; results that were read back have no other."""
+"""What mattered in a search: Optuna's importance of each setting, of results that were read back too."""
 
 from __future__ import annotations
 
@@ -15,26 +15,24 @@ if TYPE_CHECKING:
     import optuna
 
 
-def as_study(result: TuneResult[Any], *, first_only: bool = False) -> optuna.Study:
-    """The complete trials, each run once, with the settings that lie in the search space.
+def importances(result: TuneResult[Any]) -> dict[str, float]:
+    """The share of the first objective's variation that each setting explains, largest first; Optuna estimates it.
 
-    Args:
-        result: of a search.
-        first_only: leave out all objectives but the first.
+    It is computed from what the result holds, so a result that was read back gives the same.
     """
     import optuna
 
     dims = {key: (_dimension(key, entry), entry["when"]) for key, entry in result.space.items()}
     with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(directions=[goal.direction for goal in result.goals[: 1 if first_only else None]])
+        warnings.simplefilter("ignore")  # that a part of Optuna is experimental, that few trials say little
+        study = optuna.create_study(direction=result.goals[0].direction)
         for row in result.trials:
             if row["state"] == "complete" and row["repeats"] is None:
-                study.add_trial(_trial(row, dims, 1 if first_only else len(result.goals)))
-    return study
+                study.add_trial(_trial(row, dims))
+        return dict(optuna.importance.get_param_importances(study))
 
 
-def _trial(row: Row, dims: dict[str, tuple[Dimension, dict[str, Any]]], n_values: int) -> optuna.trial.FrozenTrial:
+def _trial(row: Row, dims: dict[str, tuple[Dimension, dict[str, Any]]]) -> optuna.trial.FrozenTrial:
     import optuna
 
     settings = row["settings"]
@@ -46,7 +44,7 @@ def _trial(row: Row, dims: dict[str, tuple[Dimension, dict[str, Any]]], n_values
         and dim.contains(settings[dim.name])
     }
     return optuna.create_trial(
-        values=[row["value"]] if n_values == 1 else list(row["values"].values()),
+        value=row["value"],
         params=params,
         distributions={key: _distribution(dims[key][0].spec) for key in params},
     )

@@ -1,0 +1,118 @@
+"""The report of 500 photographs and several explainers: size, time to make, time until a browser shows it.
+
+    XAIKIT_SHARED=../shared python -m benchmarks.report [FOLDER]
+
+FOLDER keeps the runs and the pages; a second call reads the runs that are there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from benchmarks.measure import seconds, table
+from xaikit import EXPLAINERS, Names, Report, Run, explain_dataset
+
+PHOTOS = Path(os.environ.get("XAIKIT_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "photos"
+CLASSES = ("astronaut", "chelsea", "coffee")
+EXPLAINERS_SHOWN = ("lrp_epsilon_plus", "integrated_gradients:n_steps=8", "gradcam", "vargrad:n_iter=4", "gradient")
+SAMPLES, SIDE, OPENED = 500, 224, 7
+
+
+def photographs(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Crops of the photographs at any place, size and flip, (n, 3, SIDE, SIDE), and which photograph each is of."""
+    chance = np.random.default_rng(seed)
+    whole = [Image.open(PHOTOS / f"{name}.png").convert("RGB") for name in CLASSES]
+    pixels, labels = [], chance.integers(len(whole), size=n)
+    for label in labels:
+        picture = whole[label]
+        size = int(chance.integers(SIDE // 2, min(picture.size) + 1))
+        left, top = (int(chance.integers(edge - size + 1)) for edge in picture.size)
+        crop = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=(left, top, left + size, top + size))
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if chance.random() < 0.5 else crop
+        pixels.append(torch.from_numpy(np.asarray(crop).copy()).permute(2, 0, 1))
+    return torch.stack(pixels).float() / 255, torch.from_numpy(labels)
+
+
+def trained(steps: int = 60) -> nn.Module:
+    """A small network that tells the photographs apart, mostly."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 7, stride=2, padding=3), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(512, 3),
+    )  # fmt: skip
+    x, y = photographs(256, seed=1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for step in range(steps):
+        rows = slice(step * 32 % 256, step * 32 % 256 + 32)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+    return model.eval()
+
+
+def explained(folder: Path) -> list[Run]:
+    model, data = trained(), photographs(SAMPLES)
+    return [
+        explain_dataset(
+            EXPLAINERS.create(spec).bind(model),
+            data,
+            out=folder / spec.partition(":")[0],
+            keep_inputs=place == 0,
+            dtype="float16",
+            progress=False,
+        )
+        for place, spec in enumerate(EXPLAINERS_SHOWN)
+    ]
+
+
+def opened(path: Path) -> tuple[float, float]:
+    """Seconds from the call until the page is loaded, and until the first pictures are on the screen; medians."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    loaded, shown = [], []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for _ in range(OPENED):
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            begun = time.perf_counter()
+            page.goto(path.as_uri())
+            loaded.append(time.perf_counter() - begun)
+            page.locator("#samples").scroll_into_view_if_needed()
+            page.wait_for_function("Array.from(document.images).slice(0, 12).every(i => i.complete && i.naturalWidth)")
+            page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+            shown.append(time.perf_counter() - begun)
+            page.close()
+        browser.close()
+    return statistics.median(loaded), statistics.median(shown)
+
+
+def measure(folder: Path) -> None:
+    runs, rows = explained(folder), []
+    for count in (1, 3, 5):
+        report = Report(runs[:count], title="Photographs", names=Names(classes=CLASSES), limit=SAMPLES)
+        path = folder / f"photographs-{count}.html"
+        made = seconds(lambda r=report, p=path: r.save(p))
+        rows.append([count, path.stat().st_size / 1e6, made, *opened(path)])
+    head = ["explainers", "MB", "made in (s, processor)", "loaded (s)", "first pictures shown (s)"]
+    table(f"{SAMPLES} photographs of {SIDE} pixels", head, rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        measure(Path(sys.argv[1]))
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            measure(Path(place))

@@ -1,0 +1,101 @@
+"""Several processes share one job: torchrun, and --processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from xaikit.cli import main
+from xaikit.cli.demo_digits import make_network
+from xaikit.runs import load_run
+
+ROOT = Path(__file__).parents[3]
+DATA = ("--data", "d.npz", "--model", "xaikit.cli.demo_digits:make_network", "--weights", "w.pt")
+EXPLAIN = ("explain", *DATA, "--explainer", "smoothgrad:n_iter=4", "--batch-size", "8", "--quiet")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "xaikit")
+N = 300  # three shards
+
+
+@pytest.fixture(autouse=True)
+def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).random((N, 1, 12, 12), np.float32)
+    np.savez("d.npz", x=x, y=np.arange(N) % 10)
+    np.savez("few.npz", x=x[:24], y=np.arange(24) % 10)
+    mask = np.zeros((12, 12), np.float32)
+    mask[:3, :3] = 1
+    np.save("m.npy", mask)
+    torch.save(make_network().state_dict(), "w.pt")
+
+
+def process(*command: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def leave(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main.run(arguments)
+    return int(left.value.code or 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["torchrun", "--processes"])
+def test_two_processes_explain_as_one_does(by: str) -> None:
+    command = TORCHRUN if by == "torchrun" else (sys.executable, "-m", "xaikit")
+    options = () if by == "torchrun" else ("--processes", "2")
+    done = process(*command, *EXPLAIN, *options, "--out", "two", "--json")
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert told == [{"explained": N, "skipped": 0, "missing": 0, "run": "two"}]
+    assert leave(*EXPLAIN, "--out", "one") == 0
+    one, two = load_run("one"), load_run("two")
+    assert two.indices == list(range(N))
+    assert all(torch.equal(a.values, b.values) and a.target == b.target for a, b in zip(one, two, strict=True))
+    assert {p.name for p in Path("two/shards").iterdir()} == {p.name for p in Path("one/shards").iterdir()}
+
+
+@pytest.mark.slow
+def test_two_processes_mend_as_one_does() -> None:
+    pytest.importorskip("lightning_fabric")
+    data = ("--data", "few.npz", *DATA[2:])
+    call = ("mitigate", *data, "--mask", "m.npy", "--mitigator", "rrr:n_epochs=2,lr=0.01", "--quiet", "--json")
+    done = process(sys.executable, "-m", "xaikit", *call, "--processes", "2", "--out", "two.pt")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["written"] == ["two.pt", "two.json"]
+    assert leave(*call, "--out", "one.pt") == 0
+    one, two = (torch.load(name, weights_only=True) for name in ("one.pt", "two.pt"))
+    start = make_network().state_dict()
+    for name in one:
+        assert (one[name] - two[name]).abs().max() < 1e-3 * (one[name] - start[name]).abs().max()
+    first, second = (json.loads(Path(f"{name}.json").read_text()) for name in ("one", "two"))
+    assert first["before"] == second["before"]
+    assert first["after"]["accuracy"] == second["after"]["accuracy"]
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_said_once() -> None:
+    done = process(
+        sys.executable, "-m", "xaikit", *EXPLAIN, "--explainer", "gradiant", "--processes", "2", "--out", "o"
+    )
+    assert done.returncode == 2
+    assert done.stderr == "xaikit: unknown explainer 'gradiant'; did you mean 'gradient' or 'gradcam'?\n"
+
+
+def test_processes_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("x.npy", np.zeros((2, 1, 12, 12), np.float32))
+    assert leave(*EXPLAIN, "--processes", "0", "--out", "o") == 2
+    assert "--processes must be >= 1, got 0" in capsys.readouterr().err
+    assert leave("explain", "x.npy", *DATA[2:], "--processes", "2") == 2
+    assert "--processes share a whole data set" in capsys.readouterr().err
+    pytest.importorskip("lightning_fabric")
+    assert leave("mitigate", *DATA, "--mask", "m.npy", "--quiet", "--precision", "half") == 2
+    assert "--precision half: " in capsys.readouterr().err

@@ -1,0 +1,164 @@
+"""The kernels that stand in for torch's: every derivative against torch's own, and against finite differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from xaikit.core import convolutions
+from xaikit.core.convolutions import OfInput, fast_convolutions
+from xaikit.explainers import Gradient, LRPEpsilonPlus, SmoothGrad
+from xaikit.mitigation import RRR
+
+# Settings of the convolution, and the shape of a batch.
+FEW = [
+    ({"in_channels": 1, "kernel_size": 3}, (3, 1, 6, 7)),
+    ({"in_channels": 3, "kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 2)}, (2, 3, 7, 6)),
+    ({"in_channels": 2, "kernel_size": 3, "padding": "same"}, (2, 2, 5, 5)),
+    ({"in_channels": 2, "kernel_size": 3, "padding": "valid", "bias": False}, (2, 2, 5, 5)),
+    ({"in_channels": 2, "kernel_size": 3, "dilation": 2}, (2, 2, 7, 7)),
+    ({"in_channels": 2, "kernel_size": 3, "stride": 2, "padding": 1}, (2, 2, 9)),
+]
+GROUPED = [
+    ({"in_channels": 4, "kernel_size": 3, "padding": 1, "groups": 4}, (2, 4, 5, 5)),
+    ({"in_channels": 4, "kernel_size": 3, "stride": 2, "groups": 2, "dilation": (1, 2)}, (2, 4, 7, 7)),
+    ({"in_channels": 4, "kernel_size": 3, "groups": 2}, (2, 4, 8)),
+]
+LARGE = [
+    ({"in_channels": 10, "kernel_size": 3, "padding": 1}, (2, 10, 2, 2)),
+    ({"in_channels": 9, "kernel_size": (2, 3), "stride": 2, "padding": 1, "bias": False}, (2, 9, 3, 4)),
+]
+
+
+class Own(nn.Conv2d):
+    """A user's."""
+
+
+@pytest.fixture
+def small_is_large(monkeypatch):
+    monkeypatch.setattr(convolutions, "LARGE_WEIGHT", 100)
+
+
+def convolution(settings, shape, dtype=torch.float64):
+    torch.manual_seed(0)
+    kind = nn.Conv1d if len(shape) == 3 else nn.Conv2d
+    return kind(out_channels=4, **settings).to(dtype), torch.randn(shape, dtype=dtype, requires_grad=True)
+
+
+def rewired(module, x, *, twice=True):
+    with fast_convolutions([module], twice=twice):
+        return module(x)
+
+
+@pytest.mark.parametrize(("settings", "shape"), [*FEW, *GROUPED, *LARGE])
+def test_every_derivative_of_two_orders_is_torchs(settings, shape, small_is_large):
+    module, x = convolution(settings, shape)
+    leaves = [x, *module.parameters()]
+    found = []
+    for run in (module, lambda x: rewired(module, x)):
+        y = run(x)
+        assert y.grad_fn.name() == ("ConvolutionBackward0" if run is module else "OfInputBackward")
+        # Curved, so that the incoming gradient depends on all leaves, and each second derivative is there.
+        first = torch.autograd.grad(y.sin().sum(), leaves, create_graph=True)
+        weights = [torch.randn(g.shape, dtype=g.dtype, generator=torch.Generator().manual_seed(1)) for g in first]
+        second = torch.autograd.grad(sum((g.cos() * w).sum() for g, w in zip(first, weights, strict=True)), leaves)
+        found.append([y, *first, *second])
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize(("settings", "shape"), [FEW[1], FEW[5], GROUPED[1], LARGE[0]])
+def test_finite_differences(settings, shape, small_is_large):
+    module, x = convolution({**settings, "bias": True}, shape)
+
+    def run(x, w, b):
+        return torch.func.functional_call(module, {"weight": w, "bias": b}, (x,))
+
+    def ours(x, w, b):
+        with fast_convolutions([module], twice=True):
+            return run(x, w, b)
+
+    arguments = (x, *(p.detach().clone().requires_grad_() for p in module.parameters()))
+    assert torch.autograd.gradcheck(ours, arguments)
+    assert torch.autograd.gradgradcheck(ours, arguments)
+
+
+@pytest.mark.parametrize(("settings", "shape"), [*FEW, *GROUPED])
+def test_single_precision(settings, shape):
+    module, x = convolution(settings, shape, torch.float32)
+    exact, x64 = convolution(settings, shape)
+    with torch.no_grad():
+        x64.copy_(x)
+    (found,) = torch.autograd.grad(rewired(module, x).sin().sum(), x)
+    (expected,) = torch.autograd.grad(
+        exact.load_state_dict(module.double().state_dict()) and exact(x64).sin().sum(), x64
+    )
+    assert torch.allclose(found.double(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Conv2d(12, 4, 3), (2, 12, 5, 5)),  # many channels, small weights: torch is fast
+        (nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), (2, 2, 5, 5)),
+        (nn.Conv2d(2, 4, 2, padding="same"), (2, 2, 5, 5)),  # uneven
+        (nn.Conv2d(2, 4, 3), (2, 5, 5)),  # no batch
+        (Own(2, 4, 3), (2, 2, 5, 5)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_others_stay_torchs(module, shape):
+    assert rewired(module, torch.randn(shape, requires_grad=True)).grad_fn.name() != "OfInputBackward"
+
+
+def test_no_gradient_for_the_input_no_other_precision_no_other_hook():
+    module, x = convolution(*FEW[0], torch.float32)
+    assert rewired(module, x.detach()).grad_fn.name() == "ConvolutionBackward0"
+    with torch.no_grad():
+        assert rewired(module, x).grad_fn is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert rewired(module, x).grad_fn.name() == "ConvolutionBackward0"
+    doubled = module.register_forward_hook(lambda _m, _i, y: 2 * y)
+    assert torch.equal(rewired(module, x), module(x))
+    doubled.remove()
+    grouped, x = convolution(*GROUPED[0])
+    assert rewired(grouped, x, twice=False).grad_fn.name() == "ConvolutionBackward0"
+    assert not module._forward_hooks
+    assert not grouped._forward_hooks
+
+
+def test_what_follows_may_work_in_place_and_a_frozen_weight_gets_nothing():
+    module, x = convolution(*FEW[0])
+    module.weight.requires_grad_(False)
+    y = rewired(module, x).relu_()
+    (found,) = torch.autograd.grad(y.square().sum(), x, retain_graph=True)
+    (expected,) = torch.autograd.grad(module(x).relu().square().sum(), x)
+    assert torch.allclose(found, expected)
+    y.sum().backward()
+    assert module.weight.grad is None
+    assert module.bias.grad is not None
+
+
+@pytest.mark.parametrize("explainer", [Gradient, SmoothGrad(n_iter=3, max_rows=2), LRPEpsilonPlus, Gradient(layer="0")])
+def test_an_explanation_and_its_penalty_are_what_they_were(explainer, monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 8, 3, groups=4), nn.Softplus(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32, 3),
+    ).double()  # fmt: skip
+    x, y, mask = torch.rand(3, 2, 8, 8, dtype=torch.float64), torch.arange(3), torch.rand(8, 8, dtype=torch.float64)
+    calls, apply = [], OfInput.apply
+    monkeypatch.setattr(OfInput, "apply", lambda *args: calls.append(1) or apply(*args))
+    found, state = [], {name: value.clone() for name, value in model.state_dict().items()}
+    for kinds in ((nn.Conv1d, nn.Conv2d), ()):
+        monkeypatch.setattr(convolutions, "KINDS", kinds)
+        for mode in ("train", "eval"):
+            model.load_state_dict(state)
+            model.zero_grad()
+            loss = RRR(explainer=explainer, mode=mode).loss(model, (x, y, mask), seed=0)
+            loss.total.backward()
+            found.append([loss.total.detach(), *(p.grad.clone() for p in model.parameters())])
+    assert bool(calls) == (explainer is not LRPEpsilonPlus)  # whose rules see every operation of torch's
+    for ours, torchs in zip(found[:2], found[2:], strict=True):
+        assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in zip(ours, torchs, strict=True))

@@ -1,0 +1,119 @@
+"""Every example in a verb's help runs, as it stands there, in a folder that holds what it names."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from xaikit.cli import main
+from xaikit.cli.job import JOBS
+from xaikit.core.torchvision_ops import import_torchvision
+
+# Added at the end, where the last of two wins: enough to see that an example runs.
+SHORTER = {
+    "explain": ("--explainer", "gradient_x_input"),
+    "mitigate": ("--mitigator", "rrr:n_epochs=1"),
+    "recommend": ("--seconds", "2"),
+    "tune": ("--trials", "3"),
+}
+NETWORK = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential({layers}).eval()
+"""
+IMAGES = "nn.Conv2d({}, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 10)"
+N = 160
+
+
+def examples(verb: str) -> list[str]:
+    lines = (inspect.getdoc(JOBS[verb]) or "").partition("Examples:")[2].splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def leave(line: str) -> int:
+    command, verb, *arguments = shlex.split(line)
+    assert command == "xaikit"
+    small = ("--size", "64") if "resnet18" in line and "--modality" not in line else ()
+    with pytest.raises(SystemExit) as left:
+        main.run([verb, *arguments, *SHORTER.get(verb, ()), *small])
+    return int(left.value.code or 0)
+
+
+def images(folder: str, side: int) -> None:
+    Path(folder).mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (6, side, side, 3), np.uint8)):
+        Image.fromarray(pixels).save(f"{folder}/{i}.png")
+    Path(f"{folder}/labels.csv").write_text("file,label\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(6)))
+
+
+def named() -> None:
+    """What the examples name, in the current folder."""
+    rng = np.random.default_rng(0)
+    x, y = rng.random((N, 1, 12, 12), np.float32), np.arange(N) % 4
+    x[np.arange(N) % 8 < 4, :, :3, :3] += 5  # half of each class is seen by its corner: something to find
+    for name in ("digits", "test"):
+        np.savez(f"{name}.npz", x=x, y=y)
+    np.save("digits.npy", x[:4])
+    np.save("labels.npy", y[:4])
+    images("photos", 70)
+    images("skin", 24)
+    shutil.copy("photos/0.png", "cat.jpg")
+    Image.fromarray((x[0, 0] * 255).astype(np.uint8)).save("digit.png")
+    Path("people.csv").write_text("age,hours,outcome\n30,40,0\n50,20,1\n41,35,0\n")
+    for name, layers in {"mynet": IMAGES.format(1), "skinnet": IMAGES.format(3), "people": "nn.Linear(2, 2)"}.items():
+        Path(f"{name}.py").write_text(NETWORK.format(layers=layers))
+    scope: dict[str, Any] = {}
+    exec(Path("mynet.py").read_text(), scope)  # noqa: S102
+    torch.save(scope["make"]().state_dict(), "w.pt")
+    torch.save(import_torchvision().models.resnet18(weights=None).state_dict(), "resnet18.pt")
+    mask = np.zeros((12, 12), np.uint8)
+    mask[:3, :3] = 255
+    for folder in ("rulers", "found"):
+        Path(folder).mkdir()
+    for name in ("ruler", "corner", *(f"rulers/{i}" for i in range(6))):
+        Image.fromarray(mask).resize((24, 24) if "rulers" in name else (12, 12), Image.Resampling.NEAREST).save(
+            f"{name}.png"
+        )
+    np.save("found/mask-1.npy", mask / np.float32(255))
+
+
+def results() -> None:
+    """What the verbs write that others read."""
+    data = "--data digits.npz --model mynet:make --quiet"
+    for run in ("run", "run-lrp", "run-vargrad"):
+        assert leave(f"xaikit explain {data} --out {run}") == 0
+    assert leave(f"xaikit evaluate {data} --explainer gradient") == 0
+    assert leave(f"xaikit recommend {data} --explainer gradient --out recommended.json") == 0
+    assert leave("xaikit tune digits.npy --model mynet:make --explainer vargrad --no-figure --quiet") == 0
+    assert leave(f"xaikit mitigate {data} --mask corner.png") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", sorted(set(JOBS) - {"demo"}))  # the demo has a test of its own
+def test_the_examples_of_a_verb_run(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mynet", "skinnet", "people"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    named()
+    if verb in ("report", "shortcuts"):
+        results()
+        shutil.rmtree("found")
+    lines = examples(verb)
+    assert lines
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # random weights are said to be so
+        for line in lines:
+            assert leave(line) == 0, line

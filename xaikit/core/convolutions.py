@@ -1,0 +1,183 @@
+"""Convolutions of an explained pass: derivatives for which torch takes a slow way, by kernels that are fast.
+
+T(x, w, g) = sum(g * conv(x, w)) is linear in each of the three tensors. The input gradient dT/dx is a function of
+(g, w), the weight gradient dT/dw one of (g, x), and the derivatives of one are made of the other and of conv. On a CPU
+torch computes
+
+* an input gradient of few channels by a oneDNN kernel that works in blocks of 16: 2 to 10 times the time of torch's
+  plain kernel, and more than all the rest of a small net;
+* the derivative of an input gradient by the weight as a convolution of transposed copies, group after group, although
+  it is a weight gradient: with few channels 2 to 4 times the time, for depthwise convolutions 5 to 20 times;
+* the weight gradient of large weights on few positions, the end of a deep net, in 2 to 5 times the time of a matrix
+  product.
+
+`python -m benchmarks.convolutions` measures all three.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FEW_CHANNELS = 8
+LARGE_WEIGHT, FEW_POSITIONS = 2**20, 256
+KINDS = (nn.Conv1d, nn.Conv2d)
+DTYPES = (torch.float32, torch.float64)
+
+
+class Form(NamedTuple):
+    """What makes a convolution beside its tensors."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
+class OfParameters(torch.autograd.Function):
+    """y = conv(x, w) + b, which is at hand, as a function of w and b.
+
+    Of x it is one by a node of its own, since a node of ours cannot know which of its derivatives are asked for.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, b: Tensor | None, form: Form, x: list[Tensor], y: list[Tensor]) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(*x, w)
+        ctx.form, ctx.bias = form, None if b is None else list(b.shape)
+        return y[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
+        (g,), (x, w), (by_w, by_b, *_) = grads, ctx.saved_tensors, ctx.needs_input_grad
+        return *parameter_gradients(g, x, w, ctx.form, by_w, ctx.bias if by_b else None), None, None, None
+
+
+class OfInput(torch.autograd.Function):
+    """The same y as a function of x."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, form: Form, w: list[Tensor]) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(x, *w)
+        ctx.form = form
+        return y.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
+        (g,), (x, w) = grads, ctx.saved_tensors
+        return g, InputGradient.apply(g, w, x.detach(), ctx.form), None, None
+
+
+class InputGradient(torch.autograd.Function):
+    """dT/dx at (g, w), for an x that gives its shape."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, w: Tensor, x: Tensor, form: Form) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(g, w)
+        ctx.form = form
+        return input_gradient(g, w, x, form)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
+        (v,), (g, w), form, (by_g, by_w, *_) = grads, ctx.saved_tensors, ctx.form, ctx.needs_input_grad
+        conv = F.conv1d if v.ndim == 3 else F.conv2d
+        dg = conv(v, w, None, *form) if by_g else None
+        return dg, parameter_gradients(g, v, w, form, by_w, None)[0], None, None
+
+
+def input_gradient(g: Tensor, w: Tensor, x: Tensor, form: Form) -> Tensor:
+    """dT/dx at (g, w)."""
+    if not _few(w, form.groups) or max(form.dilation) > 1:
+        return _torch_backward(g, x, w, form, None, [True, False, False])[0]
+    if g.ndim == 3:  # a sequence is an image of height 1
+        flat = Form((1, *form.stride), (0, *form.padding), (1, 1), 1)
+        return input_gradient(g.unsqueeze(2), w.unsqueeze(2), x.unsqueeze(2), flat).squeeze(2)
+    kernel = torch.ops.aten._slow_conv2d_backward.output_mask
+    dx: Tensor = kernel(g, x, w, w.shape[2:], form.stride, form.padding, [True, False, False])[0]
+    return dx
+
+
+def parameter_gradients(
+    g: Tensor, x: Tensor, w: Tensor, form: Form, by_w: bool, bias: list[int] | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """dT/dw at (g, x), and the sum of g for each channel of a bias; None where it is not asked for."""
+    if by_w and _crowded(g, w, form.groups):
+        columns = F.unfold(x, w.shape[2:], form.dilation, form.padding, form.stride)
+        dw = g.transpose(0, 1).flatten(1) @ columns.transpose(1, 2).flatten(0, 1)
+        return dw.view(w.shape), None if bias is None else g.sum((0, 2, 3))
+    if not by_w and bias is None:
+        return None, None
+    _, dw, db = _torch_backward(g, x, w, form, bias, [False, by_w, bias is not None])
+    return dw, db
+
+
+def _torch_backward(g: Tensor, x: Tensor, w: Tensor, form: Form, bias: list[int] | None, which: list[bool]) -> Any:
+    stride, padding, dilation, groups = form
+    nothing = [0] * len(stride)
+    return torch.ops.aten.convolution_backward(g, x, w, bias, stride, padding, dilation, False, nothing, groups, which)
+
+
+@contextlib.contextmanager
+def fast_convolutions(modules: Iterable[nn.Module], *, twice: bool) -> Iterator[None]:
+    """While active, the slow ones among the modules are differentiated by the fast kernels.
+
+    A convolution that is called as a function, or by a class of the user's, stays as it is.
+
+    Args:
+        modules: those of the model.
+        twice: whether the gradient will be differentiated, too.
+    """
+    thread = threading.get_ident()
+
+    def rewire(module: Any, args: Any, y: Any) -> Any:
+        x = args[0] if args else None
+        if threading.get_ident() != thread or not _is_torchs(module, x, y):
+            return None
+        w, groups = module.weight, module.groups
+        if not (_few(w, groups) or (twice and (groups > 1 or _crowded(y, w, groups)))):
+            return None
+        padding = module._reversed_padding_repeated_twice[::2][::-1]  # in numbers, also where it has a name
+        form = Form(module.stride, tuple(padding), module.dilation, groups)
+        y = OfParameters.apply(w, module.bias, form, [x], [y.detach()])
+        return OfInput.apply(y, x, form, [w])
+
+    # First of all hooks, since another may change the output.
+    handles = [m.register_forward_hook(rewire, prepend=True) for m in modules if type(m) in KINDS]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _few(w: Tensor, groups: int) -> bool:
+    return groups == 1 and w.shape[1] <= FEW_CHANNELS
+
+
+def _crowded(g: Tensor, w: Tensor, groups: int) -> bool:
+    """Whether a weight is large and its output g has few positions."""
+    image = w.ndim == 4 and groups == 1 and w[0, 0].numel() > 1
+    return image and w.numel() >= LARGE_WEIGHT and g.numel() <= FEW_POSITIONS * g.shape[1]
+
+
+def _is_torchs(module: Any, x: Any, y: Any) -> bool:
+    """Whether y is what torch's convolution made of a batch x on a CPU, in the precision of both, with a graph."""
+    edges = module._reversed_padding_repeated_twice  # padding="same" may be uneven
+    return (
+        type(x) is Tensor
+        and type(y) is Tensor
+        and x.requires_grad
+        and x.device.type == "cpu"
+        and x.ndim == module.weight.ndim
+        and x.dtype == y.dtype == module.weight.dtype
+        and x.dtype in DTYPES
+        and module.padding_mode == "zeros"
+        and edges[::2] == edges[1::2]
+        and y.grad_fn is not None
+        and y.grad_fn.name() == "ConvolutionBackward0"
+    )
