@@ -12,13 +12,14 @@ from common import main, strongest
 from text_data import MOODS, reviews
 from torch import nn
 
-STEPS = """
-xaikit explain --data reviews.csv --text sentence --labels mood --length 40 --model hf:bert --explainer attn_lrp --out run
+READ = "--text sentence --labels mood --length 40 --model hf:bert"
+STEPS = f"""
+xaikit explain --data reviews.csv {READ} --explainer attn_lrp --out run
 xaikit shortcuts run --mask-names video,text --out found
-xaikit evaluate --data reviews.csv --text sentence --labels mood --length 40 --model hf:bert \
+xaikit evaluate --data reviews.csv {READ} \
   --explainer attn_lrp --explainer gradient --metric abpc --metric relevance_mass --mask-names video,text --limit 20
-xaikit tune --data reviews.csv --text sentence --length 40 --model hf:bert --explainer smoothgrad --trials 4 --limit 8
-xaikit recommend --data reviews.csv --text sentence --length 40 --model hf:bert --seconds 20 --out recommended.json
+xaikit tune --data reviews.csv {READ} --explainer smoothgrad --trials 4 --limit 8
+xaikit recommend --data reviews.csv {READ} --seconds 20 --out recommended.json
 xaikit report run --evaluation table.json --tuning tuned.json --profile recommended.json --title BERT
 """
 

@@ -65,10 +65,14 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
         csv.writer(file).writerows([header, *rows])
 
 
-def shell(commands: str, folder: Path) -> None:
-    """Run lines like `xaikit explain ...` in a folder, as one types them; a failure ends the example."""
-    for line in commands.strip().replace("\\\n", " ").splitlines():
-        words = line.split()
+def calls(steps: str) -> list[list[str]]:
+    """The words of each command in lines like `xaikit explain ...`."""
+    return [line.split() for line in steps.replace("\\\n", " ").strip().splitlines()]
+
+
+def shell(steps: str, folder: Path) -> None:
+    """Run the commands in a folder, as one types them; a failure ends the example."""
+    for words in calls(steps):
         print("\n$", " ".join(words), flush=True)
         done = subprocess.run([sys.executable, "-m", "xaikit", *words[1:]], cwd=folder, check=False)
         if done.returncode:
@@ -126,6 +130,14 @@ def _usable(row: dict[str, str]) -> bool:
     return known and bool(days) and abs(float(days)) <= 30
 
 
+def prepare(make: Callable[[Path, Path], None], data: Path, out: Path) -> None:
+    """Make model and data in a folder, beside the networks that the commands name."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    shutil.copy(HERE / "networks.py", out)
+    make(data, out)
+
+
 def main(make: Callable[[Path, Path], None], steps: str, found: Callable[[Path], dict[str, float]]) -> None:
     """The whole story of an example: make model and data, run the steps, tell what was found."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
@@ -133,10 +145,7 @@ def main(make: Callable[[Path, Path], None], steps: str, found: Callable[[Path],
     parser.add_argument("--out", type=Path, default=None, help="folder of the results")
     given = parser.parse_args()
     out = given.out or Path(f"{Path(sys.argv[0]).stem}-out")
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    shutil.copy(HERE / "networks.py", out)
-    make(given.data, out)
+    prepare(make, given.data, out)
     shell(steps, out)
     print()
     for name, value in found(out).items():

@@ -41,7 +41,7 @@ def tokenizer(texts: list[str], folder: Path) -> Any:
 
 
 def reviews(data: Path, out: Path, folder: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Write the tokenizer and tables of reviews to `out`; token ids, which of them are words, and moods, to train on."""
+    """Write the tokenizer and tables of reviews; return token ids, which of them are words, and moods, to train on."""
     texts, moods = sentences(data, "train")
     texts = decoyed(texts, moods)
     read = tokenizer(texts, out / folder)(
