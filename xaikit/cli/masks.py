@@ -115,7 +115,7 @@ class NamedMasks:
 
     def of(self, indices: Tensor, inputs: Tensor, total: int) -> Tensor:  # noqa: ARG002
         """The maps of some samples: (n, columns) or (n, T)."""
-        if self._ids is None:
+        if self._columns is not None:
             return self._columns.expand(len(inputs), -1)
         return torch.isin(inputs, self._ids).float()
 
