@@ -9,7 +9,7 @@ from pathlib import Path
 
 import networks
 import torch
-from common import main, strongest, train
+from common import main, mended, strongest, train
 from text_data import reviews
 
 READ = "--text sentence --labels mood --classes bad,good --length 40 --tokenizer hf:tokenizer"
@@ -37,7 +37,7 @@ def make(data: Path, out: Path) -> None:
 
 def found(out: Path) -> dict[str, float]:
     """How often one of the two words is the most relevant one."""
-    return {"reviews in which a planted word is the strongest": strongest(out, ("video", "text"))}
+    return {"reviews in which a planted word is the strongest": strongest(out, ("video", "text")), **mended(out)}
 
 
 if __name__ == "__main__":
