@@ -204,11 +204,10 @@ def texts(  # noqa: PLR0913
 
     def ids(wanted: Sequence[str]) -> Sequence[int]:
         found = {word: tokenizer.convert_tokens_to_ids(word) for word in wanted}
-        strangers = [
-            w for w, i in found.items() if i is None or (i == tokenizer.unk_token_id and w != tokenizer.unk_token)
-        ]
-        if strangers:
-            raise UnknownNameError(f"the tokenizer knows no token {strangers[0]!r}")
+        unknown = (None, tokenizer.unk_token_id)
+        stranger = next((word for word, i in found.items() if i in unknown and word != tokenizer.unk_token), None)
+        if stranger is not None:
+            raise UnknownNameError(f"the tokenizer knows no token {stranger!r}")
         return list(found.values())
 
     labels, called = _labels(path, header, rows, label_column, classes)

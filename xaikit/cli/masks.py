@@ -100,8 +100,8 @@ class NamedMasks:
     number = 0  # never one for each sample of a data set: it is made where the samples are
 
     def __init__(self, names: Sequence[str], data: Any) -> None:
-        self._ids: Tensor | None = None
-        self._columns = torch.empty(0)
+        self._ids: Tensor = torch.empty(0)
+        self._columns: Tensor | None = None
         if getattr(data, "ids", None) is not None:
             self._ids = torch.tensor(data.ids(names))
         elif getattr(data, "features", ()):
@@ -115,12 +115,15 @@ class NamedMasks:
 
     def of(self, indices: Tensor, inputs: Tensor, total: int) -> Tensor:  # noqa: ARG002
         """The maps of some samples: (n, columns) or (n, T)."""
-        if self._ids is None:
+        if self._columns is not None:
             return self._columns.expand(len(inputs), -1)
         return torch.isin(inputs, self._ids).float()
 
 
-def read_masks(path: Path | None, names: Sequence[str] = (), data: Any = None) -> Masks | NamedMasks | None:
+AnyMasks = Masks | NamedMasks
+
+
+def read_masks(path: Path | None, names: Sequence[str] = (), data: Any = None) -> AnyMasks | None:
     """The masks of --mask, or those of --mask-names in some data; None for neither.
 
     Raises:
