@@ -6,7 +6,8 @@ Conv 20 - Conv 50 - 500 - 10 and optimizer (Adam, weight decay 1e-3, batches of 
 The colour is spread over a hundred lit pixels, so penalties on single pixels, the published form, teach nothing,
 whatever the explanation. What must not matter is the colour subspace of the attribution: the deviation of each channel
 from the mean of the channels, at lit pixels; for contextual decomposition and integrated gradients it is what the
-colour adds to the grey image.
+colour adds to a grey image of the same brightness for every digit. A grey image that keeps its colour's own brightness
+leaves that to learn from: contextual decomposition then got 72 % instead of 98 (weight 10, first seed).
 
 The weight is the largest that keeps 95 % on validation digits coloured as in training; reversed ones are never asked.
 """
@@ -82,15 +83,16 @@ class ColorMnist(Benchmark):
         return (grey[:, None] * self.colours[told][:, :, None, None] - self.mean) / self.std
 
     def decoloured(self, x: Tensor) -> Tensor:
-        """The grey image: each pixel's mean over the channels, before standardisation."""
+        """The image in grey, of one brightness for all: a colour's own brightness would tell the digit as well."""
         mean, std = self.mean.to(x), self.std.to(x)
-        return ((x * std + mean).mean(1, keepdim=True) - mean) / std
+        grey = (x * std + mean).mean(1, keepdim=True)
+        return (grey / grey.amax((2, 3), keepdim=True) / 2 - mean) / std
 
     def network(self) -> nn.Module:
         return lenet(3, 500)
 
     def methods(self) -> Mapping[str, Method]:
-        weights = (3e1, 1e2, 3e2)
+        weights = (1e2, 3e2, 1e3)
         form = {"output": "logit", "target": "random", "reduction": "mean"}
 
         def chroma(explainer: str) -> Method:

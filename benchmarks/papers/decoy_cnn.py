@@ -19,7 +19,7 @@ class DecoyCnn(DecoyMnist):
     """DecoyMNIST with the papers' convolutional network."""
 
     NAME = "decoy_cnn"
-    EPOCHS, BATCH, LR, WEIGHT_DECAY = 4, 64, 2e-3, 1e-4
+    EPOCHS, BATCH, LR, WEIGHT_DECAY = 5, 64, 3e-3, 1e-4
     SCHEDULE, COPIES = "linear", 2
     WEIGHTS, WEIGHTS_CDEP = (1e1, 1e2), (1e-1, 1e0)
 
