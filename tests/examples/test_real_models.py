@@ -94,7 +94,8 @@ def test_a_bert_reads_two_words(story: Story) -> None:
 def test_a_resnet_reads_a_patch(story: Story) -> None:
     example, out = story("resnet")
     figures = example.found(out)
-    assert figures["relevance in the patch"] > 0.05  # of 2.4 % of the pixels
+    assert figures["relevance in it, before"] > 0.03  # of 2.4 % of the pixels
+    assert figures["relevance in it, after"] < 0.5 * figures["relevance in it, before"]
     assert (
         figures["predictions that a random shortcut turns, after"]
         < 0.5 * figures["predictions that a random shortcut turns, before"]
@@ -105,4 +106,4 @@ def test_a_resnet_reads_a_patch(story: Story) -> None:
 @pytest.mark.zoo
 def test_a_vit_reads_a_square(story: Story) -> None:
     example, out = story("vit")
-    assert example.found(out)["relevance in the square"] > 0.25  # of a sixteenth of the image
+    assert example.found(out)["relevance in the square"] > 0.1  # of a sixteenth of the image
