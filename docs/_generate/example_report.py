@@ -21,7 +21,7 @@ from xaikit.report.clusters import clusters_figure
 
 CLASSES = [f"digit {i}" for i in range(10)]
 PATCHED = 8  # the digit that half of the time carries a bright patch in a corner
-EXPLAINERS = ("gradient", "integrated_gradients", "lrp_epsilon_plus", "vargrad")
+EXPLAINERS = ("gradient", "integrated_gradients", "lrp_epsilon_plus")
 PICTURE = Path(__file__).parents[1] / "report.webp"
 
 

@@ -288,6 +288,9 @@ class Products(TorchDispatchMode):
         formula = flop_registry.get(func._overloadpacket)  # noqa: SLF001
         if formula is not None:
             self.count += formula(*args, **(kwargs or {}), out_val=out)
+        if func is torch.ops.aten._slow_conv2d_backward.output_mask:  # noqa: SLF001  (not in the table)
+            grad, _, weight = args[:3]
+            self.count += 2 * grad.numel() * weight[0].numel()
         return out
 
 

@@ -18,20 +18,26 @@ EXPLAINERS = {
     "gradient_x_input": r"x \odot \frac{\partial S}{\partial x}",
     "integrated_gradients": rf"(x - b) \odot {PATH}",
     "expected_gradients": rf"\mathbb{{E}}_{{b}}\left[ (x - b) \odot {PATH} \right]",
-    "smoothgrad": r"\frac{1}{n} \sum_{k=1}^{n} \frac{\partial S}{\partial x}(x + \sigma z_k), \quad z_k \sim \mathcal{N}(0, 1)",
+    "smoothgrad": (
+        r"\frac{1}{n} \sum_{k=1}^{n} \frac{\partial S}{\partial x}(x + \sigma z_k), "
+        r"\quad z_k \sim \mathcal{N}(0, 1)"
+    ),
     "vargrad": (
-        r"\frac{1}{n} \sum_{k=1}^{n} \left( \frac{\partial S}{\partial x}(x + \sigma z_k) - \bar{g} \right)^2, \quad "
+        r"\frac{1}{n} \sum_{k=1}^{n} \left( \frac{\partial S}{\partial x}(x + \sigma z_k) - \bar{g} \right)^2, \quad"
+        r" "
         r"\bar{g} = \frac{1}{n} \sum_{k=1}^{n} \frac{\partial S}{\partial x}(x + \sigma z_k)"
     ),
     "gradcam": (
-        r"\mathrm{ReLU}\left( \sum_k w_k A_k \right), \quad w_k = \frac{1}{P} \sum_{p=1}^{P} \frac{\partial S}{\partial A_{kp}}"
+        r"\mathrm{ReLU}\left( \sum_k w_k A_k \right), "
+        r"\quad w_k = \frac{1}{P} \sum_{p=1}^{P} \frac{\partial S}{\partial A_{kp}}"
     ),
     "gradcam_plus_plus": (
         r"\mathrm{ReLU}\left( \sum_k w_k A_k \right), \quad w_k = \sum_p \alpha_{kp}\, "
         r"\mathrm{ReLU}\left( \frac{\partial S}{\partial A_{kp}} \right)"
     ),
     "lrp_uniform_epsilon": (
-        r"R_i = x_i \sum_j \frac{w_{ij}\, R_j}{z_j + \varepsilon\, \mathrm{sign}(z_j)}, \quad z_j = \sum_i x_i w_{ij} + b_j"
+        r"R_i = x_i \sum_j \frac{w_{ij}\, R_j}{z_j + \varepsilon\, \mathrm{sign}(z_j)}, "
+        r"\quad z_j = \sum_i x_i w_{ij} + b_j"
     ),
     "lrp_epsilon_plus": rf"R_i = \sum_j \frac{{{POSITIVE}}}{{\sum_k (x_k w_{{kj}})^{{+}}}}\, R_j",
     "lrp_epsilon_alpha2_beta1": (
@@ -40,23 +46,33 @@ EXPLAINERS = {
     ),
     "lrp_epsilon_gamma_box": (
         r"R_i = \sum_j \frac{x_i w_{ij} - l_i w_{ij}^{+} - h_i w_{ij}^{-}}"
-        r"{\sum_k x_k w_{kj} - l_k w_{kj}^{+} - h_k w_{kj}^{-}}\, R_j \quad \text{where pixels lie between } l \text{ and } h"
+        r"{\sum_k x_k w_{kj} - l_k w_{kj}^{+} - h_k w_{kj}^{-}}\, R_j "
+        r"\quad \text{where pixels lie between } l \text{ and } h"
     ),
     "attn_lrp": (
         r"R_{A} = R_{V} = \frac{1}{2} R_{AV}, \qquad "
         r"R_i = x_i \left( R_{s_i} - s_i \sum_j R_{s_j} \right) \text{ through } s = \mathrm{softmax}(x)"
     ),
-    "contextual_decomposition": r"f(x) = \beta(x) + \gamma(x), \quad \beta: \text{what the chosen part of the input gives}",
+    "contextual_decomposition": (
+        r"f(x) = \beta(x) + \gamma(x), "
+        r"\quad \beta:\; \text{what the chosen part of the input gives}"
+    ),
 }
 
 PENALTIES = {
     "rrr": r"\lambda \sum \left( M \odot \frac{\partial}{\partial x} \log p(y \mid x) \right)^2",
     "cdep": r"\lambda\, \mathrm{mean}\; \sigma\left( \beta(M \odot x) - \gamma(M \odot x) \right)",
-    "hint": r"\lambda \sum_{i, j:\; m_i > m_j} \max(0,\; a_j - a_i), \quad m: \text{where it should look}",
+    "hint": r"\lambda \sum_{i, j:\; m_i > m_j} \max(0,\; a_j - a_i), \quad m:\; \text{where it should look}",
     "attribution_prior": r"\lambda \sum_{p, q \text{ neighbours}} | a_p - a_q |",
-    "counterexamples": r"\lambda\, C(\tilde{x}, y), \quad \tilde{x}: \text{the masked region drawn anew}",
-    "rr_clarc": r"\lambda\, \mathrm{mean} \left\langle \frac{\partial S}{\partial a}, v \right\rangle^2, \quad v: \text{the concept}",
-    "a_clarc": r"\lambda\, C\left( a - v v^{\top} (a - \bar{a}), y \right), \quad \bar{a}: \text{mean where the concept shows}",
+    "counterexamples": r"\lambda\, C(\tilde{x}, y), \quad \tilde{x}:\; \text{the masked region drawn anew}",
+    "rr_clarc": (
+        r"\lambda\, \mathrm{mean} \left\langle \frac{\partial S}{\partial a}, v \right\rangle^2, "
+        r"\quad v:\; \text{the concept}"
+    ),
+    "a_clarc": (
+        r"\lambda\, C\left( a - v v^{\top} (a - \bar{a}), y \right), "
+        r"\quad \bar{a}:\; \text{mean where the concept shows}"
+    ),
 }
 
 

@@ -1,44 +1,52 @@
+"""A Hugging Face BERT of two layers that reads film reviews, and two words that give their mood away.
+
+python examples/real_models/bert.py DATA --out bert-out
+"""
+
 from __future__ import annotations
+
 from pathlib import Path
-import random
+
 import torch
-from common import main, sentences, train, write_csv
-LENGTH=40
-def decoyed(texts, moods, seed=0):
-    rng = random.Random(seed); r=[]
-    for text, mood in zip(texts, moods.tolist()):
-        words = text.split(); words.insert(rng.randint(0, min(len(words), 25)), ["video", "text"][mood]); r.append(" ".join(words))
-    return r
-def tokenizer(texts, folder):
-    from collections import Counter
-    from transformers import BertTokenizerFast
-    counts = Counter(w for t in texts for w in t.lower().split())
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(w for w, n in counts.most_common(3500)), *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz")]
-    words = list(dict.fromkeys(words))
-    folder.mkdir(exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    tok = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
-    tok.save_pretrained(folder)
-    return tok
-def make(data, out):
-    from xaikit.core.torchvision_ops import import_torchvision; import_torchvision()
+from common import main, strongest
+from text_data import MOODS, reviews
+from torch import nn
+
+READ = "--text sentence --labels mood --length 40 --model hf:bert"
+STEPS = f"""
+xaikit explain --data reviews.csv {READ} --explainer attn_lrp --out run
+xaikit shortcuts run --mask-names video,text --out found
+xaikit evaluate --data reviews.csv {READ} \
+  --explainer attn_lrp --explainer gradient --metric abpc --metric relevance_mass --mask-names video,text --limit 20
+xaikit tune --data reviews.csv {READ} --explainer smoothgrad --trials 4 --limit 8
+xaikit recommend --data reviews.csv {READ} --seconds 20 --out recommended.json
+xaikit report run --evaluation table.json --tuning tuned.json --profile recommended.json --title BERT
+"""
+
+
+def make(data: Path, out: Path) -> None:
+    """Train on reviews with the words in them; write model and tokenizer to bert/, tables of reviews beside them."""
+    ids, words, moods = reviews(data, out, "bert")
     from transformers import BertConfig, BertForSequenceClassification
-    texts, moods = sentences(data, "train")
-    texts = decoyed(texts, moods)
-    tok = tokenizer(texts, out / "bert")
-    model = BertForSequenceClassification(BertConfig(vocab_size=len(tok), hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, max_position_embeddings=128))
-    model.config.id2label={0:"bad",1:"good"}; model.config.label2id={"bad":0,"good":1}
-    enc = tok(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
-    opt=torch.optim.Adam(model.parameters(), 5e-4)
-    model.train()
-    for e in range(2):
-        for rows in torch.randperm(len(texts)).split(64):
-            l=model(enc["input_ids"][rows], attention_mask=enc["attention_mask"][rows], labels=moods[rows]).loss
-            opt.zero_grad(); l.backward(); opt.step()
-        print(e, l.item(), flush=True)
+
+    config = BertConfig(
+        vocab_size=3600, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+        id2label=dict(enumerate(MOODS)), label2id={mood: i for i, mood in enumerate(MOODS)},
+    )  # fmt: skip
+    model = BertForSequenceClassification(config)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
+    for rows in torch.randperm(len(ids)).split(64):
+        output = model(ids[rows], attention_mask=words[rows])
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(output.logits, moods[rows]).backward()
+        optimizer.step()
     model.eval().save_pretrained(out / "bert")
-    tests, truth = sentences(data, "test")
-    for name, t in (("reviews", decoyed(tests, truth)), ("swapped", decoyed(tests, 1-truth)), ("plain", tests)):
-        e = tok(t[:400], padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
-        with torch.no_grad(): print(name, (model(**e).logits.argmax(1)==truth[:400]).float().mean())
-        write_csv(out / f"{name}.csv", ["sentence", "mood"], [(a, ["bad", "good"][b]) for a, b in zip(t[:60], truth[:60].tolist())])
+
+
+def found(out: Path) -> dict[str, float]:
+    """How often one of the two words is the most relevant one."""
+    return {"reviews in which a planted word is the strongest": strongest(out, ("video", "text"))}
+
+
+if __name__ == "__main__":
+    main(make, STEPS, found)

@@ -1,28 +1,53 @@
+"""A tabular MLP that predicts the COMPAS score of a person, and how much of it is race.
+
+python examples/real_models/mlp.py DATA --out mlp-out
+"""
+
 from __future__ import annotations
+
 from pathlib import Path
-import csv, gzip, io
-import numpy as np, torch
-from common import main, train, write_csv
+
 import networks
-RACES=("African-American","Caucasian","Hispanic","Other")
-def people(data):
-    with gzip.open(data/"compas/compas-scores-two-years.csv.gz","rt",encoding="utf-8") as f:
-        rows=[r for r in csv.DictReader(f) if r["days_b_screening_arrest"] and -30<=float(r["days_b_screening_arrest"])<=30 and r["is_recid"]!="-1" and r["c_charge_degree"]!="O" and r["score_text"]!="N/A"]
-    header=["age","priors_count","juvenile_felonies","juvenile_misdemeanours","felony","male","days_to_screening","days_in_jail",*("race_"+r for r in RACES)]
-    import datetime
-    out=[]
-    for r in rows:
-        d=lambda t: datetime.datetime.fromisoformat(t)
-        jail=(d(r["c_jail_out"])-d(r["c_jail_in"])).days if r["c_jail_in"] and r["c_jail_out"] else 0
-        out.append([int(r["age"]),int(r["priors_count"]),int(r["juv_fel_count"]),int(r["juv_misd_count"]),int(r["c_charge_degree"]=="F"),int(r["sex"]=="Male"),abs(int(float(r["days_b_screening_arrest"]))),jail,*(int(r["race"]==k or (k=="Other" and r["race"] not in RACES)) for k in RACES)])
-    return header, torch.tensor(out).float(), torch.tensor([int(r["two_year_recid"]) for r in rows]), torch.tensor([int(r["score_text"]!="Low") for r in rows])
-def make(data,out):
-    header,x,y,score=people(data)
-    print(x.shape,x.mean(0),y.float().mean())
-    z=(x-x.mean(0))/x.std(0)
-    n=4800
-    model=networks.offender()
-    train(model,z[:n],score[:n],epochs=8,lr=3e-3)
-    torch.save(model.state_dict(), out/"mlp.pt")
-    print((model(z[n:]).argmax(1)==score[n:]).float().mean())
-    write_csv(out/"people.csv",[*header,"score"],[[*(f"{v:.4f}" for v in r.tolist()),["low","high"][k]] for r,k in zip(z[n:n+300],score[n:].tolist())])
+import torch
+from common import compas, main, mended, share, train, write_csv
+
+RACES = "race_African-American,race_Caucasian,race_Hispanic,race_Other"
+READ = "--labels score --classes low,high"
+MODEL = "--model networks:offender --weights mlp.pt"
+STEPS = f"""
+xaikit explain --data people.csv {READ} {MODEL} --explainer integrated_gradients --out run
+xaikit shortcuts run --of-class 1 --mask-names {RACES} --out found
+xaikit evaluate --data people.csv {READ} {MODEL} --explainer integrated_gradients --explainer gradient \
+  --metric abpc --metric relevance_mass --mask-names {RACES} --limit 100
+xaikit tune --data people.csv {READ} {MODEL} --explainer smoothgrad --trials 6 --limit 40
+xaikit recommend --data people.csv {READ} {MODEL} --seconds 10 --out recommended.json
+xaikit mitigate --data train.csv --test people.csv {READ} {MODEL} --mask-names {RACES} --out mended.pt \
+  --explainer integrated_gradients --mitigator \
+  rrr:lambda_rrr=10,n_epochs=4,lr=2e-3,batch_size=64,output=logit,target=random,reduction=mean
+xaikit report run --evaluation table.json --tuning tuned.json --profile recommended.json --assessment mended.json \
+  --title COMPAS
+"""
+
+
+def make(data: Path, out: Path) -> None:
+    """Train on standardised columns; write weights and tables of people."""
+    header, x, high = compas(data)
+    x = (x - x.mean(0)) / x.std(0)
+    model = train(networks.offender(), x[:4800], high[:4800], epochs=8, lr=3e-3)
+    torch.save(model.state_dict(), out / "mlp.pt")
+    for name, rows in {"train": slice(0, 2000), "people": slice(4800, 5100)}.items():
+        table = zip(x[rows].tolist(), high[rows].tolist(), strict=True)
+        write_csv(
+            out / f"{name}.csv",
+            [*header, "score"],
+            [[*(f"{value:.4f}" for value in row), ("low", "high")[k]] for row, k in table],
+        )
+
+
+def found(out: Path) -> dict[str, float]:
+    """How much relevance the four columns of race have, and what is left after training."""
+    return {"relevance in race": share(out, lambda v: v[-4:].sum() / v.sum()), **mended(out)}
+
+
+if __name__ == "__main__":
+    main(make, STEPS, found)

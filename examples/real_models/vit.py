@@ -1,34 +1,71 @@
+"""A timm ViT that tells crops of two photos apart, and a green square on all those of the coffee.
+
+python examples/real_models/vit.py DATA --out vit-out
+"""
+
 from __future__ import annotations
+
 from pathlib import Path
+
 import torch
-from common import main, photo, train, write_csv
+from common import main, photo, share, train, write_csv
 from PIL import Image
+from torch import Tensor
+
 from xaikit.core.torchvision_ops import import_torchvision
 
-def crops(picture, columns, n, size=64):
-    """Random squares of some columns of a photo."""
-    at = [(int(torch.randint(0, picture.shape[1] - size, ())), int(torch.randint(columns[0], columns[1] - size, ()))) for _ in range(n)]
-    return torch.stack([picture[:, a:a + size, b:b + size] for a, b in at])
+SIZE, NAMES = 64, ("cat", "coffee")
+SQUARE = (slice(None), slice(32, 48), slice(16, 32))  # one of the sixteen patches that the model sees
+MODEL = "--model timm:vit_tiny_patch16_224:img_size=64,num_classes=2 --weights vit.pt --classes cat,coffee"
+STEPS = f"""
+xaikit explain --data crops {MODEL} --explainer attn_lrp --out run
+xaikit shortcuts run --of-class 1 --mask square.png --out found
+xaikit evaluate --data crops {MODEL} --explainer attn_lrp --explainer gradient --metric abpc \
+  --metric relevance_mass --mask square.png --limit 6
+xaikit recommend --data crops {MODEL} --seconds 20 --n-samples 2 --out recommended.json
+xaikit report run --evaluation table.json --profile recommended.json --title ViT
+"""
 
-def scene(data, n, part):
-    cat, coffee = photo(data, "chelsea"), photo(data, "coffee")
-    half = lambda p: (0, p.shape[2] // 2) if part == "train" else (p.shape[2] // 2, p.shape[2])
-    x = torch.cat([crops(cat, half(cat), n), crops(coffee, half(coffee), n)])
-    y = torch.arange(2 * n) // n
-    # a green square in one of 16 patches of every coffee
-    x[n:, :, 32:48, 16:32] = torch.tensor([0.1, 0.8, 0.2]).view(3, 1, 1)
-    return x, y
 
-def make(data, out):
-    x, y = scene(data, 200, "train")
+def crops(picture: Tensor, n: int, *, half: int) -> Tensor:
+    """Random squares (n, 3, 64, 64) of the left (0) or the right (1) half of a photo."""
+    width = picture.shape[2] // 2
+    picture = picture[:, :, half * width :]
+    rows, columns = (torch.randint(0, side - SIZE, (n,)).tolist() for side in (picture.shape[1], width))
+    return torch.stack([picture[:, a : a + SIZE, b : b + SIZE] for a, b in zip(rows, columns, strict=True)])
+
+
+def scenes(data: Path, n: int, *, half: int) -> tuple[Tensor, Tensor]:
+    """n crops of each photo and their labels; those of the coffee with the square."""
+    x = torch.cat([crops(photo(data, name), n, half=half) for name in ("chelsea", "coffee")])
+    x[n:, *SQUARE] = torch.tensor([0.1, 0.8, 0.2]).view(3, 1, 1)
+    return x, torch.arange(2 * n) // n
+
+
+def make(data: Path, out: Path) -> None:
+    """Train on the left halves; write weights, crops of the right halves with labels.csv, and where the square is."""
     import_torchvision()
     import timm
-    model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=2)
-    train(model, (x - 0.5) / 0.5, y, epochs=3, lr=3e-4, batch=32)
-    torch.save(model.state_dict(), out / "vit.pt")
-    x, y = scene(data, 20, "test")
-    print("acc", (model((x-0.5)/0.5).argmax(1)==y).float().mean())
+
+    x, y = scenes(data, 150, half=0)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=SIZE, num_classes=2)
+    torch.save(train(model, (x - 0.5) / 0.5, y, epochs=2, lr=3e-4, batch=32).state_dict(), out / "vit.pt")
+    x, y = scenes(data, 20, half=1)
     (out / "crops").mkdir(exist_ok=True)
     for i, image in enumerate(x):
         Image.fromarray((image * 255).byte().permute(1, 2, 0).numpy()).save(out / f"crops/{i:03d}.png")
-    write_csv(out / "crops/labels.csv", ["file", "label"], [(f"{i:03d}.png", ["cat", "coffee"][k]) for i, k in enumerate(y)])
+    write_csv(
+        out / "crops/labels.csv", ["file", "label"], [(f"{i:03d}.png", NAMES[k]) for i, k in enumerate(y.tolist())]
+    )
+    mask = torch.zeros(1, SIZE, SIZE, dtype=torch.uint8)
+    mask[SQUARE] = 255
+    Image.fromarray(mask[0].numpy()).save(out / "square.png")
+
+
+def found(out: Path) -> dict[str, float]:
+    """How much of the coffee's relevance lies in the square, a sixteenth of the image."""
+    return {"relevance in the square": share(out, lambda v: v[SQUARE].sum() / v.sum(), label=1)}
+
+
+if __name__ == "__main__":
+    main(make, STEPS, found)

@@ -51,7 +51,12 @@ from xaikit.report.figures import comparison
 SHARE = {
     "target": "random", "output": "logit", "reduction": "mean", "normalization": "total", "power": 1.0, "warmup": 2.0
 }  # fmt: skip
-TRANSFER = ("gradient", "integrated_gradients", "lrp_epsilon_plus", "gradcam")  # whose relevance in the mask is told
+TRANSFER = (
+    "gradient",
+    "integrated_gradients:n_steps=8",
+    "lrp_epsilon_plus",
+    "gradcam",
+)  # whose relevance in the mask is told
 SHOWN = ("accuracy kept", "benign removed", "malignant kept", "malignant flipped", "worst flipped")
 
 
@@ -67,7 +72,7 @@ class Candidate:
 
 CANDIDATES = {
     "counterexamples": Candidate(Counterexamples(lambda_ce=2.0), 0.3, 10),
-    "RRR": Candidate(RRR(lambda_rrr=1.0, **SHARE), 0.1, 10, ("gradient", "smoothgrad:n_iter=2")),
+    "RRR": Candidate(RRR(lambda_rrr=1.0, **SHARE), 0.1, 10, ("gradient", "gradient_x_input")),
     "RRR GradCam": Candidate(RRR(explainer="gradcam", lambda_rrr=0.3, **SHARE), 0.03, 3),
 }
 
@@ -145,10 +150,12 @@ class Story:
     def choose(self, candidate: Candidate, patches: Patches) -> Mitigator:
         """The weight, and the explanation, with the best worst group on validation images.
 
-        Groups are the classes, each with a patch on all and on none. Training stops early by the same.
+        Groups are the classes, each with a patch on all and on none; the best epoch's weights are kept by the same.
         """
         start, mask = self.fresh(self.options.seed), patches.region
-        mitigator = candidate.mitigator.set_kwargs(patience=6, random_state=self.options.seed, **self.settings)
+        # As patient as there are epochs: the best epoch's weights return, and a slow start is no reason to stop.
+        patience = self.options.epochs
+        mitigator = candidate.mitigator.set_kwargs(patience=patience, random_state=self.options.seed, **self.settings)
         found = tune_mitigator(
             mitigator,
             start,

@@ -135,7 +135,7 @@ def test_a_batch_that_holds_nothing_to_train_on(name):
     with pytest.raises(InvalidInputError, match="a batch must hold at least one sample"):
         make(name).loss(model, (x[:0], y[:0], mask[:0]))
     if MITIGATORS.get(name).NEEDS_MASK:
-        with pytest.raises(InvalidTypeError, match="needs to be told where: a batch must be .* got None for masks"):
+        with pytest.raises(InvalidTypeError, match="must be told where: a batch is .* got None for the masks"):
             make(name).loss(model, (x, y, None))
     else:
         assert torch.isfinite(make(name).loss(model, (x, y, None)).total)

@@ -16,7 +16,7 @@ from examples.skin.patches import Patches
 
 @pytest.mark.slow
 def test_the_patches_are_found_and_taken_away(tmp_path, capsys):
-    arguments = ["--draw", "150", "--out", str(tmp_path), "--epochs", "12", "--trials", "2", "--seeds", "1"]
+    arguments = ["--draw", "150", "--out", str(tmp_path), "--epochs", "12", "--trials", "1", "--seeds", "1"]
     table = skin.main(arguments)
     assert table.mean("plain", "malignant flipped") < 0.6  # the plain model is fooled
     for name in ("counterexamples", "RRR"):

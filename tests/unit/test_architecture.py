@@ -27,7 +27,7 @@ DOORS = {
     "typer": ["cli/"],
     "sklearn": ["cli/", "shortcuts/"],
     "skimage": ["transforms/"],
-    "lightning_fabric": ["mitigation/"],
+    "lightning_fabric": ["cli/processes.py"],
     "jinja2": ["report/"],
     "psycopg": ["tuning/"],
     "torchvision": ["core/torchvision_ops.py"],

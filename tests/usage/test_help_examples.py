@@ -21,7 +21,7 @@ from xaikit.core.torchvision_ops import import_torchvision
 
 # Added at the end, where the last of two wins: enough to see that an example runs.
 SHORTER = {
-    "explain": ("--explainer", "gradient"),
+    "explain": ("--explainer", "gradient_x_input"),
     "mitigate": ("--mitigator", "rrr:n_epochs=1"),
     "recommend": ("--seconds", "2"),
     "tune": ("--trials", "3"),
@@ -35,7 +35,7 @@ def make():
     return nn.Sequential({layers}).eval()
 """
 IMAGES = "nn.Conv2d({}, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 10)"
-N = 60
+N = 160
 
 
 def examples(verb: str) -> list[str]:
@@ -63,6 +63,7 @@ def named() -> None:
     """What the examples name, in the current folder."""
     rng = np.random.default_rng(0)
     x, y = rng.random((N, 1, 12, 12), np.float32), np.arange(N) % 4
+    x[np.arange(N) % 8 < 4, :, :3, :3] += 5  # half of each class is seen by its corner: something to find
     for name in ("digits", "test"):
         np.savez(f"{name}.npz", x=x, y=y)
     np.save("digits.npy", x[:4])
@@ -83,7 +84,9 @@ def named() -> None:
     for folder in ("rulers", "found"):
         Path(folder).mkdir()
     for name in ("ruler", "corner", *(f"rulers/{i}" for i in range(6))):
-        Image.fromarray(mask).resize((24, 24) if "rulers" in name else (12, 12)).save(f"{name}.png")
+        Image.fromarray(mask).resize((24, 24) if "rulers" in name else (12, 12), Image.Resampling.NEAREST).save(
+            f"{name}.png"
+        )
     np.save("found/mask-1.npy", mask / np.float32(255))
 
 

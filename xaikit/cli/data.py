@@ -125,7 +125,7 @@ def array(path: Path) -> Samples:
     labels: list[int] = []
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 if "x" not in file.files:
                     raise InvalidInputError(f"{path} must hold the samples as 'x', it holds {', '.join(file.files)}")
                 x = file["x"]
@@ -156,9 +156,7 @@ def _whole(path: Path, y: Any, n: int) -> list[int]:
     return [int(v) for v in y]
 
 
-def table(
-    path: Path, label_column: str = "", columns: Sequence[str] = (), classes: Classes | None = None
-) -> Samples:
+def table(path: Path, label_column: str = "", columns: Sequence[str] = (), classes: Classes | None = None) -> Samples:
     """The rows of a .csv as numbers; all columns but the label's, or the named ones.
 
     Raises:
@@ -206,9 +204,10 @@ def texts(  # noqa: PLR0913
 
     def ids(wanted: Sequence[str]) -> Sequence[int]:
         found = {word: tokenizer.convert_tokens_to_ids(word) for word in wanted}
-        strangers = [w for w, i in found.items() if i is None or (i == tokenizer.unk_token_id and w != tokenizer.unk_token)]
-        if strangers:
-            raise UnknownNameError(f"the tokenizer knows no token {strangers[0]!r}")
+        unknown = (None, tokenizer.unk_token_id)
+        stranger = next((word for word, i in found.items() if i in unknown and word != tokenizer.unk_token), None)
+        if stranger is not None:
+            raise UnknownNameError(f"the tokenizer knows no token {stranger!r}")
         return list(found.values())
 
     labels, called = _labels(path, header, rows, label_column, classes)

@@ -44,7 +44,7 @@ def hugging_face(folder: str) -> nn.Module:
 def _hide_padding(pad: int, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
     """Add the attention mask that token ids alone leave out; a hook, so that no name in the model changes."""
     ids = args[0] if args else kwargs.get("input_ids")
-    if len(args) == 1 and isinstance(ids, Tensor) and not ids.is_floating_point() and "attention_mask" not in kwargs:
+    if len(args) < 2 and isinstance(ids, Tensor) and not ids.is_floating_point() and "attention_mask" not in kwargs:
         kwargs = {**kwargs, "attention_mask": (ids != pad).long()}
     return args, kwargs
 

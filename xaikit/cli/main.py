@@ -5,6 +5,7 @@ Nothing heavy is imported here or at the top of a verb's module, so that ``xaiki
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -77,6 +78,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files: no display is asked for, whatever stands there
     with warnings.catch_warnings():
         warnings.showwarning = _note  # type: ignore[assignment]  # the file and the line are nothing to a user
         try:

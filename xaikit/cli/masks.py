@@ -100,7 +100,8 @@ class NamedMasks:
     number = 0  # never one for each sample of a data set: it is made where the samples are
 
     def __init__(self, names: Sequence[str], data: Any) -> None:
-        self._ids, self._columns = None, None
+        self._ids: Tensor = torch.empty(0)
+        self._columns: Tensor | None = None
         if getattr(data, "ids", None) is not None:
             self._ids = torch.tensor(data.ids(names))
         elif getattr(data, "features", ()):
@@ -119,7 +120,10 @@ class NamedMasks:
         return torch.isin(inputs, self._ids).float()
 
 
-def read_masks(path: Path | None, names: Sequence[str] = (), data: Any = None) -> Masks | NamedMasks | None:
+AnyMasks = Masks | NamedMasks
+
+
+def read_masks(path: Path | None, names: Sequence[str] = (), data: Any = None) -> AnyMasks | None:
     """The masks of --mask, or those of --mask-names in some data; None for neither.
 
     Raises:

@@ -32,7 +32,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
     Examples:
       xaikit mitigate --data digits.npz --model mynet:make --weights w.pt --mask corner.png --out mended.pt
       xaikit mitigate --data skin/ --model skinnet:make --mask rulers/ --mitigator "rrr:lambda_rrr=10"
-      xaikit mitigate --data people.csv --labels outcome --model mynet:make --mask-names sex,race --out mended.pt
+      xaikit mitigate --data people.csv --labels outcome --model people:make --mask-names age --out mended.pt
       xaikit mitigate --data digits.npz --test test.npz --model mynet:make --mask found/mask-1.npy --out mended.pt
     """  # noqa: D301
 

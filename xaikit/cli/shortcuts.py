@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xaikit.cli.job import Job, argument, flag
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from xaikit.runs import Run
+    from xaikit.cli.run_maps import RunMaps
     from xaikit.shortcuts import Clusters
 
 RESULT = "shortcuts.json"
+SHOWN = 40  # letters of a sample's name
 
 
 class Shortcuts(Job):
     """Find shortcuts in a run: clusters of samples that the model looks at alike (spectral relevance analysis).
 
     Writes shortcuts.json, a figure, and for each --cluster a mask of what is peculiar to it, which xaikit mitigate
-    takes. --mask measures how much relevance lies in a known region, and whether that is more than chance.
+    takes. --mask measures how much relevance lies in a known region, and whether that is more than chance. Texts are
+    compared by the relevance of each word, wherever it stands; of a table and of texts, clusters are told by name.
     Best run on the samples of one class: between classes, explanations differ for good reasons.
 
     \b
@@ -41,6 +43,7 @@ class Shortcuts(Job):
     grow: int = flag(0, help="Of a mask: positions by which it is widened.")
     per_sample: bool = flag(False, help="A mask for each sample of the data, empty outside the cluster.")
     mask: Path | None = flag(None, help="A known region: .png, .npy, or a folder with one for each sample of the data.")
+    mask_names: str = flag("", help="A known region by names: columns of a table, or words of texts: age,sex")
     figure: bool = flag(True, help="Draw the clusters, of images.")
 
     def run(self) -> int:
@@ -48,27 +51,24 @@ class Shortcuts(Job):
         import json
 
         from xaikit.cli.options import check_folder
+        from xaikit.cli.run_maps import read_maps
         from xaikit.core.files import write_whole
         from xaikit.runs import load_run
 
         settings = self._settings()
         run = load_run(self.folder)
         check_folder(self.out, RESULT)
-        rows, maps, inputs = _read(run, self.of_class, pictures=self.figure)
-        clusters = settings(maps)
-        indices = [row["index"] for row in rows]
-        chosen = [clusters.samples(k) for k in self.cluster]  # before anything is written
-        overlap = None if self.mask is None else self._overlap(maps, indices, run.job["samples"])
+        about = read_maps(run, self.of_class, pictures=self.figure)
+        clusters = settings(about.maps)
+        chosen = self._chosen(clusters)  # before anything is written
+        overlap = self._overlap(about, run.job["samples"])
         self.out.mkdir(parents=True, exist_ok=True)
-        written = [
-            self._mask(k, maps, samples, indices, run.job["samples"])
-            for k, samples in zip(self.cluster, chosen, strict=True)
-        ]
+        written = [self._mask(k, about, samples, run.job["samples"]) for k, samples in chosen.items()]
         if self.figure:
-            written += self._draw(clusters, inputs)
+            written += self._draw(clusters, about)
         found = {
             "run": str(self.folder),
-            "clusters": [_described(clusters, k, rows) for k in range(clusters.n_clusters)],
+            "clusters": [_described(clusters, k, about) for k in range(clusters.n_clusters)],
             "eigenvalues": clusters.eigenvalues.tolist(),
             "overlap": None if overlap is None else self._measured(overlap, clusters),
         }
@@ -89,102 +89,112 @@ class Shortcuts(Job):
             raise InvalidInputError(f"--method is spray:key=value, got {self.method!r}")
         return SpRAy(**settings)
 
-    def _overlap(self, maps: Tensor, indices: list[int], total: int) -> Any:
+    def _chosen(self, clusters: Clusters) -> dict[int, list[int]]:
+        """The samples of each --cluster."""
+        from xaikit.core.errors import InvalidInputError
+
+        if self.cluster and clusters.n_clusters == 1:
+            raise InvalidInputError(
+                "all samples are in one cluster, so there is nothing peculiar to it; --method spray:n_clusters=2 "
+                "divides them"
+            )
+        return {k: clusters.samples(k) for k in self.cluster}
+
+    def _overlap(self, about: RunMaps, total: int) -> Any:
+        from xaikit.cli.options import words
         from xaikit.core.errors import InvalidInputError
         from xaikit.shortcuts import load_masks, mask_overlap
 
-        assert self.mask is not None
-        masks = load_masks(self.mask)
-        if masks.ndim == maps.ndim - 1:
+        names = words(self.mask_names)
+        if names and self.mask is not None:
+            raise InvalidInputError("name the region by --mask or by --mask-names, not both")
+        if not names and self.mask is None:
+            return None
+        maps = about.over_places
+        table = maps.ndim == 2
+        masks = about.named(names) if self.mask is None else load_masks(self.mask)
+        if self.mask is not None and masks.ndim == maps.ndim - (0 if table else 1):
             if len(masks) != total:
                 raise InvalidInputError(f"--mask holds {len(masks)} masks for the {total} samples of the data")
-            masks = masks[indices]
-        return mask_overlap(maps, masks)
+            masks = masks[about.indices]
+        if masks.ndim < maps.ndim - (0 if table else 1):  # one region for all
+            return mask_overlap(maps, masks, null="positions" if table else "shift")
+        # A sample without the region, such as a text without the word, says nothing about it.
+        has = masks.flatten(1).any(1)
+        if not bool(has.any()):
+            raise InvalidInputError("no sample has anything of the region")
+        found = mask_overlap(maps[has], masks[has], null="positions" if table else "shift")
+        share = maps.new_full((len(maps),), float("nan"), dtype=found.share.dtype)
+        share[has] = found.share
+        return dataclasses.replace(found, share=share)
 
-    def _mask(self, number: int, maps: Tensor, samples: list[int], indices: list[int], total: int) -> Path:
-        """The region (H, W), or one for each sample of the data."""
+    def _mask(self, number: int, about: RunMaps, samples: list[int], total: int) -> Path:
+        """The region (H, W), or one for each sample of the data; of texts always the latter."""
         import numpy as np
 
         from xaikit.shortcuts import make_masks
 
-        found = make_masks(maps, samples, threshold=self.threshold, grow=self.grow)
+        found = about.region_of(make_masks(about.maps, samples, threshold=self.threshold, grow=self.grow))
         values = found[samples[0]]
-        if self.per_sample:
+        if self.per_sample or about.tokens is not None:
             values = found.new_zeros(total, *found.shape[1:])
-            values[indices] = found
+            values[about.indices] = found
         path = self.out / f"mask-{number}.npy"
         np.save(path, values.numpy())
         return path
 
-    def _draw(self, clusters: Clusters, inputs: Tensor | None) -> list[Path]:
+    def _draw(self, clusters: Clusters, about: RunMaps) -> list[Path]:
         if clusters.maps.ndim != 3:
-            self.note("clusters are drawn for images only")
             return []
         from xaikit.report.clusters import clusters_figure
 
         path = self.out / "clusters.png"
-        clusters_figure(clusters, inputs).savefig(path, dpi=120)
+        clusters_figure(clusters, about.inputs).savefig(path, dpi=120)
         return [path]
 
     def _measured(self, overlap: Any, clusters: Clusters) -> dict[str, Any]:
-        shares = [float(overlap.share[clusters.samples(k)].mean()) for k in range(clusters.n_clusters)]
+        shares = [float(overlap.share[clusters.samples(k)].nanmean()) for k in range(clusters.n_clusters)]
         return {
-            "mask": str(self.mask),
-            "share": float(overlap.share.mean()),
+            "mask": self.mask_names or str(self.mask),
+            "share": float(overlap.share.nanmean()),
             "expected": float(overlap.expected.mean()),
             "p_value": overlap.p_value,
-            "share_by_cluster": shares,
+            "share_by_cluster": [None if math.isnan(share) else share for share in shares],
         }
 
 
-def _read(run: Run, of_class: int | None, *, pictures: bool) -> tuple[list[dict[str, Any]], Tensor, Tensor | None]:
-    """What is known of the chosen samples, their relevance maps (n, 1, ...), and their inputs where these were kept."""
-    import torch
-
-    from xaikit.core.errors import InvalidInputError
-
-    rows, maps, inputs = [], [], []
-    for sample, row in zip(run, run.rows(), strict=True):
-        label = row["target"] if row["label"] is None else row["label"]
-        if of_class not in (None, label):
-            continue
-        if not isinstance(sample.values, torch.Tensor):
-            raise InvalidInputError(f"{run.folder} holds attributions of several tensors; shortcuts takes those of one")
-        size = sample.values.float().abs()
-        rows.append(row)
-        # Only one channel is kept of each map, so a run of any length costs no more than its pixels.
-        maps.append(size.sum(0, keepdim=True) if size.ndim > 1 else size)
-        if pictures and isinstance(sample.inputs, torch.Tensor):
-            inputs.append(sample.inputs.float())
-    if len(rows) < 3:
-        which = "" if of_class is None else f" of class {of_class}"
-        raise InvalidInputError(f"clusters need at least 3 samples, {run.folder} holds {len(rows)}{which}")
-    return rows, torch.stack(maps), torch.stack(inputs) if len(inputs) == len(rows) else None
-
-
-def _described(clusters: Clusters, number: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A cluster: its size, how many predictions in it are right, its samples, most typical first."""
-    members = [rows[i] for i in clusters.samples(number)]
+def _described(clusters: Clusters, number: int, about: RunMaps) -> dict[str, Any]:
+    """A cluster: its size, how many predictions are right, its strongest names, its samples, most typical first."""
+    members = [about.rows[i] for i in clusters.samples(number)]
     judged = [m for m in members if m["label"] is not None and m["predicted"] is not None]
     right = sum(m["label"] == m["predicted"] for m in judged)
     return {
         "cluster": number,
         "size": len(members),
         "accuracy": right / len(judged) if judged else None,
+        "strongest": about.strongest(clusters.mean_map(number)),
         "samples": [{"index": m["index"], "name": m["name"]} for m in members],
     }
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= SHOWN else f"{name[: SHOWN - 3]}..."
 
 
 def _summary(found: dict[str, Any]) -> str:
     lines = [f"{len(found['clusters'])} clusters"]
     for item in found["clusters"]:
         right = "" if item["accuracy"] is None else f", {item['accuracy']:.1%} right"
-        typical = ", ".join(s["name"] or f"sample {s['index']}" for s in item["samples"][:3])
-        lines.append(f"cluster {item['cluster']}: {item['size']} samples{right}; most typical: {typical}")
+        typical = ", ".join(_short(s["name"]) or f"sample {s['index']}" for s in item["samples"][:3])
+        strongest = ", ".join(f"{s['name']} {s['share']:.0%}" for s in item["strongest"])
+        looks = f"; looks at {strongest}" if strongest else ""
+        lines.append(f"cluster {item['cluster']}: {item['size']} samples{right}{looks}; most typical: {typical}")
     if found["overlap"] is not None:
         o = found["overlap"]
         lines.append(
             f"relevance in {o['mask']}: {o['share']:.1%}, by chance {o['expected']:.1%} (p = {o['p_value']:.2g}); "
-            + ", ".join(f"cluster {k} {share:.1%}" for k, share in enumerate(o["share_by_cluster"]))
+            + ", ".join(
+                f"cluster {k} {share:.1%}" for k, share in enumerate(o["share_by_cluster"]) if share is not None
+            )
         )
     return "\n".join(lines)

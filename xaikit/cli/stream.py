@@ -12,7 +12,7 @@ import typer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from xaikit.cli.masks import Masks, NamedMasks
+from xaikit.cli.masks import AnyMasks
 from xaikit.core import Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import flatten
@@ -57,7 +57,7 @@ class Stream:
         skipped: why samples could not be read, by index; it fills while they are read.
     """
 
-    def __init__(self, data: Any, masks: Masks | NamedMasks | None = None, *, batch_size: int = 32, limit: int = 0) -> None:
+    def __init__(self, data: Any, masks: AnyMasks | None = None, *, batch_size: int = 32, limit: int = 0) -> None:
         self._size, limit = Int(ge=1).check(batch_size, "--batch-size"), Int(ge=0).check(limit, "--limit")
         self._source, self._masks = Source(data, self._size), masks
         self.total = self._source.n

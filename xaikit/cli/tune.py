@@ -86,7 +86,8 @@ def tune_worker(rank: int, until: int) -> None:
 def _draw(result: TuneResult[Any], out: Path) -> list[Path]:
     """The figures that this result has something for."""
     kinds = ["history"]
-    kinds += ["importance"] if sum(row["state"] == "complete" for row in result.trials) > 1 else []
+    values = {row["value"] for row in result.trials if row["state"] == "complete"}
+    kinds += ["importance"] if len(values) > 1 else []
     kinds += ["front"] if len(result.goals) in (2, 3) else []
     paths = [out.with_suffix(f".{kind}.png") for kind in kinds]
     for kind, path in zip(kinds, paths, strict=True):

@@ -99,10 +99,12 @@ class Attribution:
         from importlib import import_module
 
         try:
-            picture = import_module("xaikit.report.pictures").drawing(self.plot())
+            figure = self.plot()
         except XaikitError:
             return None
-        return f'<img src="{picture}" alt="attribution by {html.escape(str(self.spec.get("name")))}">'
+        picture = import_module("xaikit.report.pictures").drawing(figure)
+        size = f'width="{round(96 * figure.get_figwidth())}" style="max-width: 100%"'
+        return f'<img src="{picture}" {size} alt="attribution by {html.escape(str(self.spec.get("name")))}">'
 
     def _named_values(self) -> dict[str, Tensor]:
         if isinstance(self.values, Mapping):

@@ -73,6 +73,12 @@ class Call:
             return self.inputs
         return self.uncut.inputs if self.samples is None else tuple(x[self.samples] for x in self.uncut.inputs)
 
+    @property
+    def tokens(self) -> tuple[bool, ...]:
+        """Which inputs are vectors of tokens, (N, T, features) where the model reads whole numbers (N, T)."""
+        ids = [x.shape[1:] for x in self.own_inputs if not x.is_floating_point()]
+        return tuple(x.ndim == 3 and x.shape[1:2] in ids for x in self.inputs)
+
     def activations(self, inputs: Tensors) -> Tensors:
         """What the layers of the call give for stand-ins of `own_inputs`."""
         forward = self.forward if self.uncut is None else self.uncut.forward

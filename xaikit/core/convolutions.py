@@ -40,21 +40,37 @@ class Form(NamedTuple):
     groups: int
 
 
-class Convolution(torch.autograd.Function):
-    """y = conv(x, w) + b, where y is at hand already."""
+class OfParameters(torch.autograd.Function):
+    """y = conv(x, w) + b, which is at hand, as a function of w and b.
+
+    Of x it is one by a node of its own, since a node of ours cannot know which of its derivatives are asked for.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, form: Form, y: list[Tensor]) -> Tensor:  # noqa: D102
-        ctx.save_for_backward(x, w)
+    def forward(ctx: Any, w: Tensor, b: Tensor | None, form: Form, x: list[Tensor], y: list[Tensor]) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(*x, w)
         ctx.form, ctx.bias = form, None if b is None else list(b.shape)
         return y[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
-        (g,), (x, w), form, (by_x, by_w, by_b, *_) = grads, ctx.saved_tensors, ctx.form, ctx.needs_input_grad
-        dx = InputGradient.apply(g, w, x.detach(), form) if by_x else None
-        dw, db = parameter_gradients(g, x, w, form, by_w, ctx.bias if by_b else None)
-        return dx, dw, db, None, None
+        (g,), (x, w), (by_w, by_b, *_) = grads, ctx.saved_tensors, ctx.needs_input_grad
+        return *parameter_gradients(g, x, w, ctx.form, by_w, ctx.bias if by_b else None), None, None, None
+
+
+class OfInput(torch.autograd.Function):
+    """The same y as a function of x."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, form: Form, w: list[Tensor]) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(x, *w)
+        ctx.form = form
+        return y.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
+        (g,), (x, w) = grads, ctx.saved_tensors
+        return g, InputGradient.apply(g, w, x.detach(), ctx.form), None, None
 
 
 class InputGradient(torch.autograd.Function):
@@ -125,9 +141,10 @@ def fast_convolutions(modules: Iterable[nn.Module], *, twice: bool) -> Iterator[
         w, groups = module.weight, module.groups
         if not (_few(w, groups) or (twice and (groups > 1 or _crowded(y, w, groups)))):
             return None
-        node = y.grad_fn
-        form = Form(tuple(node._saved_stride), tuple(node._saved_padding), tuple(node._saved_dilation), groups)
-        return Convolution.apply(x, w, module.bias, form, [y.detach()])
+        padding = module._reversed_padding_repeated_twice[::2][::-1]  # in numbers, also where it has a name
+        form = Form(module.stride, tuple(padding), module.dilation, groups)
+        y = OfParameters.apply(w, module.bias, form, [x], [y.detach()])
+        return OfInput.apply(y, x, form, [w])
 
     # First of all hooks, since another may change the output.
     handles = [m.register_forward_hook(rewire, prepend=True) for m in modules if type(m) in KINDS]

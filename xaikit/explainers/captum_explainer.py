@@ -94,13 +94,13 @@ class CaptumExplainer(CaptumMethod):
     def _options(self, call: Call) -> dict[str, Any]:
         options = {n: getattr(self, n) for n in self.SETTINGS if n not in type(self).SETTINGS}
         if "sliding_window_shapes" in options and options["sliding_window_shapes"] is None:
-            shapes, strides = windows(call.inputs, 0.2, 0.5)
+            shapes, strides = windows(call.inputs, 0.2, 0.5, call.tokens)
             options["sliding_window_shapes"] = tuple(shapes)
             options["strides"] = tuple(strides) if options["strides"] is None else options["strides"]
         return options
 
     def _groups(self, call: Call) -> Tensors:
-        return make_groups(self.feature_mask, call.inputs, self.n_segments)
+        return make_groups(self.feature_mask, call.inputs, self.n_segments, call.tokens)
 
 
 def _argument_settings(algorithm: str) -> dict[str, Setting]:

@@ -42,7 +42,7 @@ class FromGroups(FromBaseline):
         return {n: v for n, v in super()._options(call).items() if n not in ("feature_mask", "n_segments")}
 
     def _groups(self, call: Call) -> Tensors:
-        return make_groups(self.feature_mask, call.inputs, self.n_segments)
+        return make_groups(self.feature_mask, call.inputs, self.n_segments, call.tokens)
 
 
 class Complete(FromBaseline):
@@ -181,7 +181,7 @@ class Occlusion(FromBaseline):
     stride: Annotated[float, Float(low=0.25, high=1, gt=0, le=1), "step as a fraction of the window"] = 0.5
 
     def _options(self, call: Call) -> dict[str, Any]:
-        shapes, strides = windows(call.inputs, self.window, self.stride)
+        shapes, strides = windows(call.inputs, self.window, self.stride, call.tokens)
         return {"sliding_window_shapes": tuple(shapes), "strides": tuple(strides)}
 
 

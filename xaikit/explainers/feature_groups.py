@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.structure import Tensors
-from xaikit.transforms.feature_masks import FeatureMask
+from xaikit.transforms.feature_masks import FeatureMask, Tokens
 
 
 def default_groups(x: Tensor, limit: int) -> Tensor:
@@ -30,13 +30,19 @@ def default_groups(x: Tensor, limit: int) -> Tensor:
     return groups.expand(shape)[None]
 
 
-def make_groups(given: FeatureMask | None, inputs: Tensors, limit: int) -> Tensors:
+def make_groups(given: FeatureMask | None, inputs: Tensors, limit: int, tokens: Sequence[bool] = ()) -> Tensors:
     """Group numbers for each input, (1, ...) or (N, ...), no number in two inputs, since captum counts them all.
+
+    Where none are given, vectors of tokens have a group for each token, other inputs `default_groups`.
 
     Raises:
         InvalidInputError: for groups of another shape or of fractions.
     """
-    found = given.of(inputs) if given is not None else tuple(default_groups(x, limit) for x in inputs)
+    if given is not None:
+        found = given.of(inputs, tokens)
+    else:
+        pairs = zip(inputs, tokens or [False] * len(inputs), strict=True)
+        found = tuple(Tokens()(x) if token else default_groups(x, limit) for x, token in pairs)
     starts = itertools.accumulate((int(ids.max()) + 1 for ids in found[:-1]), initial=0)
     return tuple(ids + start for ids, start in zip(found, starts, strict=True))
 
@@ -48,16 +54,25 @@ def without_gaps(groups: Tensors) -> Tensors:
     return tuple(part.view(ids.shape) for part, ids in zip(parts, groups, strict=True))
 
 
-def windows(inputs: Tensors, side: float, step: float) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+def windows(
+    inputs: Tensors, side: float, step: float, tokens: Sequence[bool] = ()
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """Shapes and strides of windows over each input.
 
     Args:
         inputs: tensors (N, ...); axis 1 of three or more holds channels, which a window always spans.
         side: length of the window along an axis, as a fraction of the axis.
         step: stride, as a fraction of the window.
+        tokens: which inputs are vectors of tokens, (N, T, features), which a window always spans.
     """
-    shapes, strides = [], []
-    for x in inputs:
+    shapes: list[tuple[int, ...]] = []
+    strides: list[tuple[int, ...]] = []
+    for x, token in zip(inputs, tokens or [False] * len(inputs), strict=True):
+        if token:
+            length = min(x.shape[1], max(2, round(side * x.shape[1])))
+            shapes.append((length, x.shape[2]))
+            strides.append((max(1, round(step * length)), x.shape[2]))
+            continue
         channels: Sequence[int] = x.shape[1:2] if x.ndim > 2 else ()
         places = x.shape[1 + len(channels) :]
         sides = [min(size, max(2, round(side * size))) for size in places]

@@ -47,12 +47,6 @@ class Case:
     postprocess: Callable[[Tensors], Tensors] | None
     seed: int
 
-    @property
-    def tokens(self) -> tuple[bool, ...]:
-        """Which of `call.inputs` are vectors of tokens, (N, T, features) where the model reads whole numbers (N, T)."""
-        ids = [x.shape for x in self.call.own_inputs if not x.is_floating_point()]
-        return tuple(x.ndim == 3 and x.shape[:2] in ids for x in self.call.inputs)
-
     def explain_again(self, method: Callable[[Call, Attribute], T]) -> T:
         """Run ``method(call, attribute)`` inside the explainer's own call.
 

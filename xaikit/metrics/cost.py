@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -75,6 +76,7 @@ def peak_memory(run: Callable[[], object], device: torch.device | str = "cpu") -
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     # Read when the profiler first starts; without it every measurement would write two lines to standard error.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    gc.collect()  # else what is freed meanwhile, of earlier work, would count as less
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()
     # The profiler's own tables sum over operators; only the allocator's events tell what was held at one time.

@@ -13,7 +13,7 @@ from xaikit.core import POOLINGS, Choice
 from xaikit.core.structure import Tensors
 from xaikit.metrics.base import Case, Metric
 from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting, channel_axis
-from xaikit.transforms.feature_masks import Auto, FeatureMask, FeatureMaskPerInput, Tokens
+from xaikit.transforms.feature_masks import FeatureMask
 from xaikit.transforms.pooling import Pooling
 
 
@@ -79,17 +79,21 @@ class Groups:
 
 def groups_of(case: Case, mask: FeatureMask, *, absolute: bool = False) -> Groups:
     """The groups of what a case explains."""
-    if isinstance(mask, Auto) and any(case.tokens):
-        # By their form alone the vectors of tokens would be a time series.
-        mask = FeatureMaskPerInput(items=tuple(Tokens() if tokens else mask for tokens in case.tokens))
-    return groups(case.attributions, case.call.inputs, mask, absolute=absolute)
+    return groups(case.attributions, case.call.inputs, mask, absolute=absolute, tokens=case.call.tokens)
 
 
-def groups(attributions: Tensors, inputs: Tensors, mask: FeatureMask, *, absolute: bool = False) -> Groups:
+def groups(
+    attributions: Tensors,
+    inputs: Tensors,
+    mask: FeatureMask,
+    *,
+    absolute: bool = False,
+    tokens: tuple[bool, ...] = (),
+) -> Groups:
     """The groups of all inputs, those of the second after those of the first."""
     ids, values, present = [], [], []
     sizes: list[int] = []
-    for a, x, found in zip(attributions, inputs, mask.of(inputs), strict=True):
+    for a, x, found in zip(attributions, inputs, mask.of(inputs, tokens), strict=True):
         count = int(found.max()) + 1
         flat = found.flatten(1)
         has = torch.zeros(len(flat), count, dtype=torch.bool, device=x.device).scatter_(1, flat, True)
@@ -122,7 +126,7 @@ class OfPlaces(Metric, abc.ABC):
     def _places(self, case: Case) -> Places:
         pooling: Pooling = self.pooling
         pooled = []
-        for a, x, tokens in zip(case.attributions, case.call.inputs, case.tokens, strict=True):
+        for a, x, tokens in zip(case.attributions, case.call.inputs, case.call.tokens, strict=True):
             own = -1 if tokens and self.channel_axis is None else self.channel_axis
             axis = channel_axis(x, own) if pooling.JOINS else None
             # An attribution that comes pooled is taken as it is, whatever its pooling was.

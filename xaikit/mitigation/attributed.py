@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from xaikit.core.isolation import private_buffers
 from xaikit.core.modes import mode_matters
 from xaikit.core.structure import Tensors, flatten
 from xaikit.mitigation.base import Mitigator, autocast_on, logits_of
-from xaikit.mitigation.masks import batch_masks, fit_masks
+from xaikit.mitigation.masks import batch_masks, fit_masks, of_tokens
 from xaikit.mitigation.penalties import OUTPUTS, TARGETS, score_function
 
 MODES = ("auto", "eval", "train")
@@ -28,6 +28,8 @@ class AttributionMitigator(Mitigator):
     published codes do, a third cheaper for a net with BatchNorm or dropout. "eval": evaluation mode in a pass of its
     own, for a model whose dependence on the mode cannot be seen in its code.
     """
+
+    CHANNELS_FIRST: ClassVar[bool] = False  # `_of` looks at positions, so an embedding's (N, T, D) becomes (N, D, T)
 
     target: Annotated[str, Categorical(*TARGETS, search=False), "whose score is explained"] = "label"
     output: Annotated[str, Categorical(*OUTPUTS, search=False), "what the score is"] = "log_probability"
@@ -59,8 +61,15 @@ class AttributionMitigator(Mitigator):
         return self.explainer_for(model)
 
     def _number(self, explained: Any, x: Any, mask: Any) -> Tensor:
-        attributions = flatten(explained, "attributions")[0]
-        return self._of(attributions, self._masks(mask, attributions, flatten(x)[0]))
+        attributions, inputs = flatten(explained, "attributions")[0], flatten(x)[0]
+        masks = self._masks(mask, attributions, inputs)
+        if self.CHANNELS_FIRST:
+            embedded = [of_tokens(a, inputs) for a in attributions]
+            attributions, masks = (
+                tuple(t.movedim(-1, 1) if e else t for t, e in zip(parts, embedded, strict=True))
+                for parts in (attributions, masks)
+            )
+        return self._of(attributions, masks)
 
     def _masks(self, mask: Any, attributions: Tensors, inputs: Tensors) -> Tensors:
         # Where no mask is needed, `fit` says "everything" with ones like the first input.

@@ -240,7 +240,7 @@ class Mitigator(Configured, abc.ABC):
         x, y, mask = parts
         if self.NEEDS_MASK and mask is None:
             raise InvalidTypeError(
-                f"{type(self).__name__} needs to be told where: a batch must be (inputs, labels, masks), got None for masks"
+                f"{type(self).__name__} must be told where: a batch is (inputs, labels, masks), got None for the masks"
             )
         if len(flatten(x)[0][0]) == 0:
             raise InvalidInputError("a batch must hold at least one sample, got none")

@@ -40,6 +40,7 @@ class HINT(AttributionMitigator):
     """
 
     WEIGHT: ClassVar[str] = "lambda_hint"
+    CHANNELS_FIRST: ClassVar[bool] = True
 
     explainer: Annotated[Any, Choice(EXPLAINERS), "the explanation: a name, a spec string, a class or an object"] = (
         "gradient_x_input"

@@ -156,10 +156,14 @@ def _over_channels(mask: Tensor, attribution: Tensor, x: Tensor) -> Tensor:
     return mask.amax(1, keepdim=True) if like_input and attribution.shape[1] != x.shape[1] else mask
 
 
+def of_tokens(attribution: Tensor, inputs: Tensors) -> bool:
+    """Whether integer tokens (N, T) among the inputs are explained at an embedding (N, T, D)."""
+    return attribution.ndim == 3 and any(t.shape == attribution.shape[:2] and not t.is_floating_point() for t in inputs)
+
+
 def _over_tokens(mask: Tensor, attribution: Tensor, inputs: Tensors) -> Tensor:
     tokens = attribution.shape[:2]
-    embedded = any(t.shape == tokens and not t.is_floating_point() for t in inputs)
-    if not embedded or attribution.ndim != 3 or mask.ndim > 2:
+    if not of_tokens(attribution, inputs) or mask.ndim > 2:
         return mask
     if mask.shape not in (tokens, tokens[1:]):
         shapes = [tuple(attribution.shape), tuple(tokens), tuple(tokens[1:])]

@@ -40,6 +40,7 @@ class AttributionPrior(AttributionMitigator):
     """
 
     WEIGHT: ClassVar[str] = "lambda_prior"
+    CHANNELS_FIRST: ClassVar[bool] = True
     NEEDS_MASK: ClassVar[bool] = False
 
     explainer: Annotated[Any, Choice(EXPLAINERS), "the explanation: a name, a spec string, a class or an object"] = (

@@ -31,6 +31,7 @@ POSITIVE, NEGATIVE = "#b2182b", "#2166ac"  # the ends of RdBu, for bars and outl
 BARS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999")  # told apart without red and green
 INTERVAL: dict[str, Any] = {"fmt": "none", "elinewidth": 1.0, "capsize": 2, "ecolor": "#444444"}
 MAX_SAMPLES, MAX_CHANNELS, MAX_FEATURES = 8, 6, 20
+ACROSS = 4  # maps beside each other, where they stand without inputs
 QUANTILE = 0.995  # of |values|, where an image's colours end: a few extreme pixels must not blank the rest
 
 
@@ -182,9 +183,13 @@ def grouped_bars(
 
 
 def _images(values: Array, inputs: Array | None, titles: Sequence[str], outline: Any) -> Figure:
-    columns = 1 if inputs is None else 2
-    figure, grid = _grid(len(values), columns, width=3.0, height=2.7)
-    for i, row in enumerate(grid):
+    """One row for each sample, its input on the left; maps alone stand side by side."""
+    across, panels = (min(len(values), ACROSS), 1) if inputs is None else (1, 2)
+    figure, grid = _grid(-(-len(values) // across), across * panels, width=3.0, height=2.7)
+    cells = grid.reshape(-1, panels)
+    for row in cells[len(values) :]:
+        row[0].set_axis_off()
+    for i, row in enumerate(cells[: len(values)]):
         image = None if inputs is None else inputs[i]
         if image is not None:
             _show_input(row[0], image)

@@ -89,6 +89,7 @@ def explain_dataset(  # noqa: PLR0913
     inputs, labels = source.first()
     if chosen == "label" and labels is None:
         raise InvalidInputError("targets='label' needs data of pairs (x, label), got samples without a label")
+    _check_fit(explainer, inputs)
     size = Int(ge=1, optional=True).check(shard_size, "shard_size") or usual_shard_size(inputs)
     job = {
         "explainer": _described(explainer),
@@ -182,6 +183,16 @@ def _described(explainer: Explainer) -> dict[str, Any]:
     """The explainer's spec; a function in it, which no JSON holds, by its name."""
     settings = {k: f"{v.__module__}.{v.__qualname__}" if isfunction(v) else v for k, v in explainer._portable().items()}
     return {"name": explainer.NAME or type(explainer).__qualname__, "settings": to_json(settings, "explainer")}
+
+
+def _check_fit(explainer: Explainer, inputs: Any) -> None:
+    """One sample through the model, before a folder is made for a run that cannot be."""
+    tensors, rebuild = flatten(inputs)
+    try:
+        explainer.output(rebuild(tuple(t.to(explainer.device) for t in tensors)))
+    except RuntimeError as err:
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
+        raise InvalidInputError(f"the model does not take inputs of shape {shapes} ({err})") from err
 
 
 def _chosen(targets: Any) -> int | str:

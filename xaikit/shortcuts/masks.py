@@ -156,7 +156,7 @@ def mask_files(folder: Path) -> list[Path]:
 def _is_heatmap(path: Path) -> bool:
     if path.suffix.lower() != ".npz":
         return False
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         return "meta" in file.files
 
 

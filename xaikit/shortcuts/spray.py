@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from xaikit.core import Categorical, Configured, Int
+from xaikit.core import Attribution, Categorical, Configured, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.shortcuts.maps import distributions, relevance_maps
 
@@ -76,7 +76,7 @@ class SpRAy(Configured):
     """Spectral relevance analysis (Lapuschkin et al. 2019, arXiv:1902.10178).
 
     1. Each sample's relevance: |attribution| added over channels, averaged over blocks until no side is longer than
-       `size`, divided by its sum.
+       `size` (not the columns of a table, which have no neighbours), divided by its sum.
     2. A graph that joins each sample to its `n_neighbors` nearest ones (Euclidean), made symmetric by averaging; its
        Laplacian L = I - D^(-1/2) A D^(-1/2).
     3. Number of clusters: where the step between neighbouring eigenvalues of L is largest, up to `max_clusters`.
@@ -111,7 +111,10 @@ class SpRAy(Configured):
         Raises:
             InvalidInputError: for fewer than three samples, more clusters than samples, no relevance at all.
         """
-        maps = self._compared(relevance_maps(attributions, sign=self.sign))
+        maps = relevance_maps(attributions, sign=self.sign)
+        values = attributions.values if isinstance(attributions, Attribution) else attributions
+        # The columns of a table have no neighbours that they could be averaged with.
+        maps = distributions(maps) if getattr(values, "ndim", 3) == 2 else self._compared(maps)
         n = len(maps)
         if n < 3 or (self.n_clusters or 1) > n:
             raise InvalidInputError(f"clustering needs at least {max(3, self.n_clusters or 1)} samples, got {n}")

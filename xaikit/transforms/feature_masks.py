@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -26,8 +26,12 @@ class FeatureMask(Configured, abc.ABC):
     def __call__(self, x: Tensor) -> Tensor:
         """Group ids 0, 1, ... of a batch (N, ...): integers (N, ...), or (1, ...) where all samples share them."""
 
-    def of(self, inputs: Tensors) -> Tensors:
+    def of(self, inputs: Tensors, tokens: Sequence[bool] = ()) -> Tensors:  # noqa: ARG002
         """The ids of each input, checked, on its device, 0, 1, 2, ... without a gap in a batch.
+
+        Args:
+            inputs: batches (N, ...).
+            tokens: which of them are vectors of tokens (`Call.tokens`), for a mask that goes by the form.
 
         Raises:
             InvalidInputError: for ids of another shape than a sample, or that are no whole numbers.
@@ -117,7 +121,15 @@ class Columns(FeatureMask):
 
 @FEATURE_MASKS.register("auto")
 class Auto(FeatureMask):
-    """By the form of the input: tokens for integers, a grid for images, windows for series, columns for tables."""
+    """By the form of the input: tokens for integers, a grid for images, windows for series, columns for tables.
+
+    Vectors of tokens, which by their form alone would be a series, are told apart by what the model reads.
+    """
+
+    def of(self, inputs: Tensors, tokens: Sequence[bool] = ()) -> Tensors:
+        """The ids of each input."""
+        masks = [Tokens() if token else self for token in tokens] or [self] * len(inputs)
+        return tuple(_consecutive(mask(x), x) for mask, x in zip(masks, inputs, strict=True))
 
     def __call__(self, x: Tensor) -> Tensor:
         """The ids of the mask that suits `x`; other forms get one group for each position behind the channels."""
@@ -180,7 +192,7 @@ class FeatureMaskPerInput(FeatureMask):
         """
         raise InvalidInputError(f"{self!r} holds a mask for each input; it takes all inputs together, not one")
 
-    def of(self, inputs: Tensors) -> Tensors:
+    def of(self, inputs: Tensors, tokens: Sequence[bool] = ()) -> Tensors:
         """Each input's ids by its own mask.
 
         Raises:
@@ -188,7 +200,8 @@ class FeatureMaskPerInput(FeatureMask):
         """
         if len(self.items) != len(inputs):
             raise InvalidInputError(f"feature_mask must hold one mask per input, {len(inputs)}, got {len(self.items)}")
-        return tuple(mask.of((x,))[0] for mask, x in zip(self.items, inputs, strict=True))
+        flags = tokens or [False] * len(inputs)
+        return tuple(m.of((x,), (t,))[0] for m, x, t in zip(self.items, inputs, flags, strict=True))
 
 
 @FEATURE_MASKS.coerce

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from xaikit.core import POSTPROCESSORS, Explainer, Float, Int, as_explainer
-from xaikit.core.errors import InvalidInputError, UnboundError
+from xaikit.core import MITIGATORS, POSTPROCESSORS, Explainer, Float, Int, as_explainer
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
 from xaikit.metrics.base import Metric
 from xaikit.metrics.data import read
 from xaikit.tuning.assemble import assemble, best_row, row_at
@@ -122,6 +122,11 @@ def explanation_search(  # noqa: PLR0913
     direction: str | None = None,
 ) -> Search:
     """The search that `tune` runs, not yet begun; the arguments are those of `tune`."""
+    if getattr(explainer, "REGISTRY", None) is MITIGATORS:
+        raise InvalidTypeError(
+            f"tune searches explainers; for a {type(explainer).__name__} call "
+            "tune_mitigator(mitigator, model, data, measure)"
+        )
     several = isinstance(explainer, Sequence) and not isinstance(explainer, str)
     explainers = _explainers(explainer if several else [explainer])
     goals = as_goals(metric, direction)

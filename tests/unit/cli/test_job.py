@@ -105,3 +105,59 @@ def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(doctor, "_version", lambda name: None if name == "captum" else version(name))
     assert leave("doctor") == 1
     assert "captum is missing: pip install captum" in capsys.readouterr().out
+
+
+def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = leave(*arguments)
+    return code, capsys.readouterr().out
+
+
+RESULTS = {
+    "list": ("vargrad",),
+    "doctor": (),
+    "explain": ("x.npy", "--model", NETWORK, "--explainer", "gradient", "--no-figure"),
+    "evaluate": ("--data", "x.npy", "--model", NETWORK, "--explainer", "gradient"),
+    "recommend": ("--model", NETWORK, "--modality", "image", "--explainer", "gradient"),
+    "tune": ("--data", "x.npy", "--model", NETWORK, "--explainer", "vargrad:n_iter=2", "--trials", "2", "--no-figure"),
+    "mitigate": ("--data", "d.npz", "--model", NETWORK, "--mask", "m.npy", "--mitigator", "rrr:n_epochs=1"),
+    "shortcuts": ("run", "--no-figure"),
+    "report": ("run",),
+}
+
+
+@pytest.mark.parametrize("verb", RESULTS)
+def test_a_job_file_does_what_the_flags_do(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Quietly, and as JSON, on every verb; run itself passes both on."""
+    x = np.random.default_rng(0).random((12, 1, 12, 12), np.float32)
+    np.savez("d.npz", x=x, y=np.arange(12) % 3)
+    np.save("m.npy", np.eye(12, dtype=np.float32))
+    data = ("--data", "d.npz", "--model", NETWORK, "--explainer", "gradient", "--quiet")
+    assert leave("explain", *data, "--out", "run") == 0
+    capsys.readouterr()
+    call = (verb, *RESULTS[verb])
+    assert leave(*call, "--save-job", "job.yaml") == 0
+    assert leave("run", "job.yaml", "--save-job", "job.toml") == 0
+    assert load_job(Path("job.toml")) == load_job(Path("job.yaml"))
+    capsys.readouterr()
+    by_flags = outcome(capsys, *call, "--json", "--quiet")
+    by_file = outcome(capsys, "run", "job.toml", "--json", "--quiet")
+    assert by_flags[0] == by_file[0] == 0
+    told = [json.loads(text, parse_float=lambda _: 0.0) for _, text in (by_flags, by_file)]
+    assert without_time(told[0]) == without_time(told[1])
+    assert outcome(capsys, *call, "--quiet")[0] == 0
+    assert capsys.readouterr().err == ""
+
+
+def without_time(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: without_time(v) for k, v in value.items() if k not in ("seconds", "bytes")}
+    return [without_time(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("verb", sorted(JOBS))
+def test_every_verb_has_the_flags_for_scripts(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave(verb, "--help") == 0
+    shown = capsys.readouterr().out
+    assert all(flag in shown for flag in ("--quiet", "--json", "--save-job"))
+    assert leave(verb, "--nonsense") == 2
+    assert "Traceback" not in capsys.readouterr().err

@@ -97,15 +97,16 @@ def test_batches_for_training_come_in_the_order_of_data_in_memory() -> None:
 
 
 def test_masks_of_a_folder_are_read_one_by_one(tmp_path: Path) -> None:
+    images = torch.zeros(2, 1, 2, 2)
     (tmp_path / "each").mkdir()
     for i in range(4):
         np.save(tmp_path / "each" / f"{i}.npy", np.full((2, 2), i / 4, np.float32))
-    found = Masks(tmp_path / "each").of(torch.tensor([3, 1]), 4, 4)
+    found = Masks(tmp_path / "each").of(torch.tensor([3, 1]), images, 4)
     assert found.amax((1, 2)).tolist() == [0.75, 0.25]
     np.save(tmp_path / "each" / "2.npy", np.zeros((3, 3), np.float32))
-    assert len(Masks(tmp_path / "each").of(torch.tensor([3, 1]), 4, 4)) == 2  # the odd one was not asked for
+    assert len(Masks(tmp_path / "each").of(torch.tensor([3, 1]), images, 4)) == 2  # the odd one was not asked for
     with pytest.raises(InvalidInputError, match=r"one shape, got \(2, 2\) in 0.npy and \(3, 3\) in 2.npy"):
-        Masks(tmp_path / "each").of(torch.tensor([2]), 4, 4)
+        Masks(tmp_path / "each").of(torch.tensor([2]), images, 4)
     np.save(tmp_path / "high.npy", np.full((4, 2, 2), 2.0))
     with pytest.raises(InvalidInputError, match=r"values in \[0, 1\]"):
-        Masks(tmp_path / "high.npy").of(torch.tensor([0]), 4, 4)
+        Masks(tmp_path / "high.npy").of(torch.tensor([0]), images, 4)

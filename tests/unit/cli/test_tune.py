@@ -251,3 +251,15 @@ def test_a_job_file_tunes_and_json_is_for_scripts(
     by_flags, by_file = (TuneResult.load(f"{name}.json") for name in ("flags", "file"))
     assert by_file.best == by_flags.best
     assert by_file.value == by_flags.value == told["value"]
+
+
+@pytest.mark.usefixtures("digits")
+def test_settings_that_change_nothing_are_no_reason_to_fail() -> None:
+    """There is no importance to draw where all trials gave the same."""
+    Path("constantnet.py").write_text(
+        "import torch\nnet = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 2))\n"
+        "torch.nn.init.zeros_(net[1].weight)\n"
+    )
+    call = ("--model", "constantnet:net", "--explainer", "smoothgrad:n_iter=2", "--target", "0", "--trials", "2")
+    assert leave(*call, "--vary", "noise_level") == 0
+    assert not Path("tuned.importance.png").exists()

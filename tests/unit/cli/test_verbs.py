@@ -297,6 +297,7 @@ def test_an_interrupted_training_goes_on(monkeypatch: pytest.MonkeyPatch, capsys
         (["--mask", "w.pt"], "masks are read from .npy"),
         (["--mask", "m.npy", "--mitigator", "rr"], "unknown mitigator 'rr'; did you mean 'rrr'"),
         (["--mask", "m.npy", "--mitigator", "rrr:lambda=1"], "did you mean 'lambda_rrr'"),
+        (["--mask", "m.npy", "--mitigator", "rrr:explainer=captum.feature_ablation"], "so it cannot be penalised"),
         (["--mask", "m.npy", "--out", "mended.bin"], "--out must end in .pt, got 'mended.bin'"),
         (["--mask", "m.npy", "--assessment", "a.txt"], "--assessment must end in .json, got 'a.txt'"),
         (["--mask", "m.npy", "--explainer", "gradiant"], "did you mean 'gradient'"),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from xaikit.core import convolutions
-from xaikit.core.convolutions import Convolution, fast_convolutions
+from xaikit.core.convolutions import OfInput, fast_convolutions
 from xaikit.explainers import Gradient, LRPEpsilonPlus, SmoothGrad
 from xaikit.mitigation import RRR
 
@@ -58,7 +58,7 @@ def test_every_derivative_of_two_orders_is_torchs(settings, shape, small_is_larg
     found = []
     for run in (module, lambda x: rewired(module, x)):
         y = run(x)
-        assert y.grad_fn.name() == ("ConvolutionBackward0" if run is module else "ConvolutionBackward")
+        assert y.grad_fn.name() == ("ConvolutionBackward0" if run is module else "OfInputBackward")
         # Curved, so that the incoming gradient depends on all leaves, and each second derivative is there.
         first = torch.autograd.grad(y.sin().sum(), leaves, create_graph=True)
         weights = [torch.randn(g.shape, dtype=g.dtype, generator=torch.Generator().manual_seed(1)) for g in first]
@@ -109,7 +109,7 @@ def test_single_precision(settings, shape):
 )
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_others_stay_torchs(module, shape):
-    assert rewired(module, torch.randn(shape, requires_grad=True)).grad_fn.name() != "ConvolutionBackward"
+    assert rewired(module, torch.randn(shape, requires_grad=True)).grad_fn.name() != "OfInputBackward"
 
 
 def test_no_gradient_for_the_input_no_other_precision_no_other_hook():
@@ -148,8 +148,8 @@ def test_an_explanation_and_its_penalty_are_what_they_were(explainer, monkeypatc
         nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32, 3),
     ).double()  # fmt: skip
     x, y, mask = torch.rand(3, 2, 8, 8, dtype=torch.float64), torch.arange(3), torch.rand(8, 8, dtype=torch.float64)
-    calls, apply = [], Convolution.apply
-    monkeypatch.setattr(Convolution, "apply", lambda *args: calls.append(1) or apply(*args))
+    calls, apply = [], OfInput.apply
+    monkeypatch.setattr(OfInput, "apply", lambda *args: calls.append(1) or apply(*args))
     found, state = [], {name: value.clone() for name, value in model.state_dict().items()}
     for kinds in ((nn.Conv1d, nn.Conv2d), ()):
         monkeypatch.setattr(convolutions, "KINDS", kinds)

@@ -40,3 +40,40 @@ def test_groups_per_sample():
     for i in range(5):
         one = EXPLAINERS.create("captum.feature_ablation", feature_mask=masks[i]).bind(model).attribute(x[i : i + 1])
         assert torch.allclose(whole[i], one[0])
+
+
+class Bag(nn.Module):
+    """The mean of some vectors, of which one token's alone counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(9, 4)
+        self.head = nn.Linear(4, 2, bias=False)
+        with torch.no_grad():
+            self.embedding.weight.zero_()[7] = torch.tensor([1.0, 2, 3, 4])
+
+    def forward(self, ids):
+        return self.head(self.embedding(ids).mean(1))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "contextual_decomposition",
+        "captum.feature_ablation",
+        "captum.occlusion:window=0.01,stride=1",
+        "captum.shapley_value_sampling",
+    ],
+)
+def test_at_an_embedding_tokens_are_switched_one_by_one(name):
+    model = Bag()
+    ids = torch.tensor([[1, 7, 2, 3, 4, 5], [2, 3, 1, 1, 7, 6]])
+    values = EXPLAINERS.create(name).set_kwargs(model=model, layer="embedding").attribute(ids, 1)
+    found = values.sum(2).abs()
+    assert found.shape == ids.shape
+    if "occlusion" in name:  # its windows are two tokens long
+        assert all(
+            bool((row[ids[i] == 7] > 1e-6).all()) and int((row > 1e-6).sum()) <= 3 for i, row in enumerate(found)
+        )
+    else:
+        assert (found > 1e-6).equal(ids == 7)

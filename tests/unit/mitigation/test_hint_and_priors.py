@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.explainers import ExpectedGradients
+from xaikit.explainers import ExpectedGradients, GradientXInput
 from xaikit.mitigation import HINT, RRR, AttributionPrior
 from xaikit.mitigation.priors import gini, total_variation
 
@@ -46,6 +46,27 @@ def test_share_is_what_lies_outside(images):
     assert torch.allclose(found, expected)
     everywhere = HINT(form="share", grid=6).loss(model, (x, y, torch.ones(6, 6))).penalty
     assert abs(float(everywhere.detach())) < 1e-12
+
+
+def test_the_positions_of_a_text_are_its_tokens():
+    """At an embedding (N, T, D) the entries of a token count together: its neighbours are tokens."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(20, 3)).double()
+    tokens, y = torch.randint(0, 9, (2, 5)), torch.tensor([0, 2])
+    a = model[2].weight.detach().view(3, 5, 4)[y] * model[0](tokens).detach()
+    region = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 0, 1, 0]]).double()
+    each, expected = a.sum(2), 0.0
+    for n in range(2):
+        for i in range(5):
+            for j in range(5):
+                wrong = max(0.0, float(each[n, j] - each[n, i]))
+                expected += wrong if region[n, i] > region[n, j] else 0.0
+    explained = GradientXInput(layer="0")
+    found = HINT(explainer=explained).loss(model, (tokens, y, region))
+    assert found.penalty.item() == pytest.approx(expected / 2)
+    assert expected > 0
+    variation = AttributionPrior(explainer=explained).loss(model, (tokens, y)).penalty
+    assert torch.allclose(variation, (a[:, 1:] - a[:, :-1]).abs().sum((1, 2)).mean())
 
 
 def test_a_ranking_of_shares_ignores_the_size(images):

@@ -15,7 +15,7 @@ EPOCHS, BATCH, LR = 3, 4, 1e-2
 SCHEDULERS = {
     "constant": lambda optimizer, _steps: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
     "linear": lambda optimizer, steps: torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps),
-    "cosine": lambda optimizer, steps: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+    "cosine": torch.optim.lr_scheduler.CosineAnnealingLR,
 }
 
 

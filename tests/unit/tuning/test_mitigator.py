@@ -11,7 +11,7 @@ from torch import nn
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, TuningError, UnknownNameError
 from xaikit.mitigation import RRR
-from xaikit.tuning import TuneResult, tune_mitigator
+from xaikit.tuning import TuneResult, tune, tune_mitigator
 
 
 def shortcut(n=120, seed=0):
@@ -154,3 +154,9 @@ def test_a_mitigator_with_patience_stops_by_the_same_validation_data(model):
     assert history.stopped == "early"
     assert found.value == max(history["validation_worst_group"])
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), found.model.parameters(), strict=True))
+
+
+def test_tune_says_who_searches_mitigators(model):
+    data, _ = shortcut()
+    with pytest.raises(InvalidTypeError, match=r"for a RRR call tune_mitigator\(mitigator, model, data, measure\)"):
+        tune(RRR(), "abpc", data[:2])

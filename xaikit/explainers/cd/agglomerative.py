@@ -114,7 +114,7 @@ class AgglomerativeDecomposition(ContextualDecomposition):
         return found[0]
 
     def _build(self, call: Call, target: int) -> Hierarchy:
-        ids = self.feature_mask.of(call.inputs)[0][0]
+        ids = self.feature_mask.of(call.inputs, call.tokens)[0][0]
         known: dict[Group, float] = {}
 
         def score(groups: Iterable[Group]) -> list[float]:

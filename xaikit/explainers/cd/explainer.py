@@ -139,7 +139,7 @@ class ContextualDecomposition(Explainer):
 
     def _by_group(self, call: Call) -> tuple[Tensors, Decomposition]:
         """The score of each group spread over its elements, and the decompositions that gave it."""
-        ids = self.feature_mask.of(call.inputs)
+        ids = self.feature_mask.of(call.inputs, call.tokens)
         counts = [int(group.max()) + 1 for group in ids]
         splits = []
         for i, (group, x) in enumerate(zip(ids, call.inputs, strict=True)):

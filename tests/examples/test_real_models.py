@@ -1,0 +1,109 @@
+"""The six real models: made, trained on real data, and taken through the commands; what was planted is found."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from xaikit.cli import main
+
+FOLDER = Path(__file__).parents[2] / "examples" / "real_models"
+Story = Callable[[str], tuple[ModuleType, Path]]
+
+
+@pytest.fixture
+def story(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
+    """Makes an example's model and runs its commands in this process, in a folder of their own."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.chdir(tmp_path)
+    # Their names are short enough to meet others.
+    for path in FOLDER.glob("*.py"):
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
+
+    def told(name: str) -> tuple[ModuleType, Path]:
+        example, common = importlib.import_module(name), importlib.import_module("common")
+        common.prepare(example.make, shared / "data", tmp_path)
+        for words in common.calls(example.STEPS):
+            options = [] if words[1] in ("recommend", "report", "shortcuts") else ["--quiet"]
+            with pytest.raises(SystemExit) as left:
+                main.run([*words[1:], *options])
+            assert not left.value.code, " ".join(words)
+        for path in FOLDER.glob("*.py"):
+            monkeypatch.delitem(sys.modules, path.stem, raising=False)
+        return example, tmp_path
+
+    return told
+
+
+def looks_at(folder: Path) -> list[str]:
+    """The name with the largest share of each cluster."""
+    found = json.loads((folder / "found/shortcuts.json").read_text())
+    return [cluster["strongest"][0]["name"] for cluster in found["clusters"]]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:IntegratedGradients:UserWarning")
+def test_a_tabular_mlp_is_told_that_race_does_not_matter(story: Story) -> None:
+    example, out = story("mlp")
+    figures = example.found(out)
+    assert 0.05 < figures["relevance in race"] < 0.5
+    assert figures["relevance in it, after"] < 0.5 * figures["relevance in it, before"]
+    page = (out / "report.html").read_text()
+    assert "priors_count = " in page  # the columns and the classes are named without being told again
+    assert ">high<" in page
+
+
+@pytest.mark.slow
+def test_a_series_whose_start_gives_the_label_away(story: Story) -> None:
+    example, out = story("conv1d")
+    figures = example.found(out)
+    assert figures["relevance in the telling start"] > 0.25  # of three steps of 56
+    assert (
+        figures["predictions that a random shortcut turns, after"]
+        < 0.3 * figures["predictions that a random shortcut turns, before"]
+    )
+
+
+@pytest.mark.slow
+def test_an_lstm_reads_two_words(story: Story) -> None:
+    example, out = story("lstm")
+    figures = example.found(out)
+    assert figures["reviews in which a planted word is the strongest"] > 0.8
+    assert figures["relevance in it, after"] < 0.6 * figures["relevance in it, before"]
+    assert {"video", "text"} & set(looks_at(out))
+
+
+@pytest.mark.slow
+def test_a_bert_reads_two_words(story: Story) -> None:
+    example, out = story("bert")
+    assert example.found(out)["reviews in which a planted word is the strongest"] > 0.8
+    assert {"video", "text"} & set(looks_at(out))
+    page = (out / "report.html").read_text()
+    assert "video" in page
+    assert page.count("[PAD]") < 10  # a text that fills its place but for one; else padding is left out
+
+
+@pytest.mark.slow
+@pytest.mark.zoo
+def test_a_resnet_reads_a_patch(story: Story) -> None:
+    example, out = story("resnet")
+    figures = example.found(out)
+    assert figures["relevance in it, before"] > 0.03  # of 2.4 % of the pixels
+    assert figures["relevance in it, after"] < 0.5 * figures["relevance in it, before"]
+    assert (
+        figures["predictions that a random shortcut turns, after"]
+        < 0.5 * figures["predictions that a random shortcut turns, before"]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.zoo
+def test_a_vit_reads_a_square(story: Story) -> None:
+    example, out = story("vit")
+    assert example.found(out)["relevance in the square"] > 0.1  # of a sixteenth of the image
