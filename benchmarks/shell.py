@@ -1,5 +1,8 @@
 """What a user of the shell waits for: wall time of whole processes, warm, in interleaved rounds.
 
+Python keeps the compiled modules, as in any installation, also where PYTHONDONTWRITEBYTECODE is set: without them
+`xaikit list` takes half a second more.
+
 python -m benchmarks.shell            # five rounds
 python -m benchmarks.shell --rounds 9
 """
@@ -55,8 +58,10 @@ def seconds(arguments: tuple[str, ...], folder: str) -> tuple[float, float]:
 def main(rounds: int) -> None:
     """Each command once unmeasured, which warms the disk's cache, then in turns."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["PYTHONPYCACHEPREFIX"] = str(Path(folder) / "compiled")
         torch.save(import_torchvision().models.resnet18(weights=None).state_dict(), Path(folder) / "w.pt")
         Image.effect_noise((320, 240), 60).save(Path(folder) / "photo.png")
         for turn in range(rounds + 1):

@@ -145,7 +145,8 @@ def command(job: type[Job]) -> Callable[..., None]:
         if code:
             raise typer.Exit(code)
 
-    parameters = [_parameter(name, field, job) for name, field in job.model_fields.items()]
+    hints = typing.get_type_hints(job)
+    parameters = [_parameter(name, field, hints[name]) for name, field in job.model_fields.items()]
     # Those without a default come first, as a signature wants it; what every verb has, last.
     parameters.sort(key=lambda p: (p.default is not inspect.Parameter.empty, p.name in Job.model_fields))
     parameters.append(
@@ -166,15 +167,15 @@ def command(job: type[Job]) -> Callable[..., None]:
     return verb
 
 
-def _parameter(name: str, field: FieldInfo, job: type[Job]) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo, hint: Any) -> inspect.Parameter:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     spec: Any = typer.Option(*([str(extra["flag"])] if "flag" in extra else []), help=field.description)
     if "metavar" in extra:
         spec = typer.Argument(metavar=str(extra["metavar"]), help=field.description)
     default = inspect.Parameter.empty if field.default is PydanticUndefined else field.default
     default = list(default) if isinstance(default, tuple) else default
-    hint: Any = Annotated[_for_typer(typing.get_type_hints(job)[name]), spec]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+    annotation: Any = Annotated[_for_typer(hint), spec]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _for_typer(hint: Any) -> Any:
