@@ -89,6 +89,7 @@ def comparison(
     inputs: Any,
     *,
     labels: Sequence[str] | None = None,
+    captions: Mapping[str, Sequence[str]] | None = None,
     samples: int | Sequence[int] | None = None,
     outline: Any = None,
 ) -> Figure:
@@ -101,6 +102,7 @@ def comparison(
         attributions: by column title; attributions or plain tensors (N, C, H, W).
         inputs: images (N, C, H, W).
         labels: a word for each sample.
+        captions: by column title, a word below each map, such as what was predicted.
         samples: which samples; None draws the first eight.
         outline: a map (H, W), 1 inside, whose border is drawn on every image.
     """
@@ -118,8 +120,10 @@ def comparison(
     for row, i in zip(grid, chosen, strict=True):
         _show_input(row[0], images[i])
         row[0].set_ylabel(str(i) if labels is None else labels[i])
-        for axes, values in zip(row[1:], columns.values(), strict=True):
+        for axes, (name, values) in zip(row[1:], columns.items(), strict=True):
             _overlay(axes, values[i], images[i])
+            if captions is not None and name in captions:
+                axes.set_xlabel(captions[name][i], fontsize=8)
         for axes in row:
             _draw_outline(axes, outline, images[i].shape[-2:])
     for axes, name in zip(grid[0], ["input", *columns], strict=True):
@@ -157,7 +161,8 @@ def grouped_bars(
     for k, (name, row) in enumerate(table.items()):
         places = np.arange(len(groups)) + (k - (len(table) - 1) / 2) * width
         values = [row.get(g, np.nan) for g in groups]
-        axes.bar(places, values, width * 0.94, color=BARS[k % len(BARS)], label=name)
+        again = "///" if k >= len(BARS) else None  # a colour that was used before
+        axes.bar(places, values, width * 0.94, color=BARS[k % len(BARS)], hatch=again, edgecolor="white", label=name)
         upper = np.zeros(len(groups))
         if margins is not None:
             spread = np.array([margins[name].get(g, 0.0) for g in groups])

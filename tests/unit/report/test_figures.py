@@ -118,7 +118,14 @@ def test_tabular_bars_are_ordered_by_size() -> None:
 def test_comparison_has_a_row_per_sample_and_a_column_per_explainer() -> None:
     images = torch.rand(3, 1, 5, 5)
     signed, unsigned = torch.randn(3, 1, 5, 5), torch.rand(3, 1, 5, 5)
-    figure = comparison({"ig": made(signed), "vargrad": unsigned}, images, labels=["a", "b", "c"], samples=[2, 0])
+    figure = comparison(
+        {"ig": made(signed), "vargrad": unsigned},
+        images,
+        labels=["a", "b", "c"],
+        captions={"vargrad": ["cat", "dog", "owl"]},
+        samples=[2, 0],
+    )
+    assert [axes.get_xlabel() for axes in panels(figure)] == ["", "", "owl", "", "", "cat"]
     grid = np.array(panels(figure)).reshape(2, 3)
     assert [axes.get_title() for axes in grid[0]] == ["input", "ig", "vargrad"]
     assert [row[0].get_ylabel() for row in grid] == ["c", "a"]
