@@ -194,18 +194,10 @@ def test_a_notebook_shows_the_page_in_a_frame():
     assert shown.count("<") == 2
 
 
-def test_text_series_and_tables_make_pages(tmp_path):
-    class Text(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embedding, self.out = nn.Embedding(9, 4), nn.Linear(4, 2)
-
-        def forward(self, tokens):
-            return self.out(self.embedding(tokens).mean(1))
-
+def test_text_series_and_tables_make_pages(tmp_path, text_net):
     series = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(24, 2))
     cases = {
-        "text": (GradientXInput(Text(), layer="embedding"), torch.randint(9, (4, 6))),
+        "text": (GradientXInput(text_net, layer="embedding"), torch.randint(9, (4, 6))),
         "series": (GradientXInput(series), torch.rand(4, 2, 10)),
         "tabular": (GradientXInput(nn.Linear(5, 2)), torch.rand(4, 5)),
     }
