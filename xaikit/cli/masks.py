@@ -89,7 +89,7 @@ class Masks:
         """The labels, where there is a map for each of them."""
         if labels is None:
             raise InvalidInputError("where=class takes the map of each sample's label, and the data has no labels")
-        if len(self._shape) not in (2, axes - 1, axes) or int(labels.max()) >= self._shape[0]:
+        if len(self._shape) not in (max(2, axes - 1), axes) or int(labels.max()) >= self._shape[0]:
             raise InvalidInputError(
                 f"where=class needs a --mask with one map for each class; there is a label {int(labels.max())}, and "
                 f"the masks have the shape {self._shape}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaikit.core import EXPLAINERS, MITIGATORS, Call, Categorical, Choice, Explainer, Float
+from xaikit.core import MITIGATORS, Call, Categorical, Explainer, Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.isolation import isolated
 from xaikit.core.modes import mode_matters
@@ -17,6 +17,7 @@ from xaikit.core.targets import pick_head
 from xaikit.mitigation.base import Mitigator, autocast_on, check_labels, run_model
 from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.masks import batch_masks, check_mask, fit_masks
+from xaikit.mitigation.penalties import EXPLANATION
 
 FORMS = ("sigmoid", "log", "l1", "squared")
 PARTS = ("relevant", "irrelevant")
@@ -64,7 +65,7 @@ class CDEP(Mitigator):
 
     WEIGHT: ClassVar[str] = "lambda_cdep"
 
-    explainer: Annotated[Any, Choice(EXPLAINERS), "the explanation: a name, a spec string, a class or an object"] = (
+    explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = (
         "contextual_decomposition"
     )
     lambda_cdep: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 1.0

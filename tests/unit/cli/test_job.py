@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("ending", ["yaml", "yml", "toml", "json"])
 def test_a_saved_job_is_the_same_job(ending: str) -> None:
-    job = Explain(source=Path("x.npy"), model=NETWORK, explainer="vargrad:n_iter=3", seed=4, figure=False)
+    job = Explain(source="x.npy", model=NETWORK, explainer="vargrad:n_iter=3", seed=4, figure=False)
     assert load_job(job.save(Path(f"job.{ending}"))) == job
 
 
@@ -141,12 +141,12 @@ def test_a_job_file_does_what_the_flags_do(
     assert leave("run", "job.yaml", "--save-job", "job.toml") == 0
     assert load_job(Path("job.toml")) == load_job(Path("job.yaml"))
     capsys.readouterr()
-    by_flags = outcome(capsys, *call, "--json", "--quiet")
-    by_file = outcome(capsys, "run", "job.toml", "--json", "--quiet")
+    by_flags = outcome(leave, capsys, *call, "--json", "--quiet")
+    by_file = outcome(leave, capsys, "run", "job.toml", "--json", "--quiet")
     assert by_flags[0] == by_file[0] == 0
     told = [json.loads(text, parse_float=lambda _: 0.0) for _, text in (by_flags, by_file)]
     assert without_time(told[0]) == without_time(told[1])
-    assert outcome(capsys, *call, "--quiet")[0] == 0
+    assert outcome(leave, capsys, *call, "--quiet")[0] == 0
     assert capsys.readouterr().err == ""
 
 

@@ -158,7 +158,7 @@ def make_run(leave: Callable[..., int], monkeypatch: pytest.MonkeyPatch, name: s
 def test_shortcuts_finds_the_cluster_and_its_mask(
     leave: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bright = make_run(monkeypatch, "corner_one")
+    bright = make_run(leave, monkeypatch, "corner_one")
     known = np.zeros((8, 8), np.float32)
     known[:2, :2] = 1
     np.save("corner.npy", known)
@@ -185,7 +185,7 @@ def test_shortcuts_finds_the_cluster_and_its_mask(
 def test_shortcuts_of_one_class_and_from_a_job_file(
     leave: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_run(monkeypatch, "corner_two")
+    make_run(leave, monkeypatch, "corner_two")
     flags = ("shortcuts", "run", "--of-class", "1", "--method", "spray:n_clusters=2", "--no-figure", "--out", "found")
     assert leave(*flags, "--save-job", "job.json") == 0
     assert leave("run", "job.json") == 0
@@ -223,7 +223,7 @@ def test_a_wrong_call_of_shortcuts(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    make_run(monkeypatch, "corner_three")
+    make_run(leave, monkeypatch, "corner_three")
     if prepare is not None:
         prepare()
     assert leave("shortcuts", *arguments) == 2
@@ -268,6 +268,27 @@ def test_mitigate_holds_a_fifth_back_and_takes_masks_per_sample(
     assert (each["trained_on"], each["measured_on"]) == (16, 4)
     assert leave("mitigate", *flags, "--mask", "m.npy") == 0
     assert json.loads(capsys.readouterr().out)["after"] == each["after"]
+
+
+def test_mitigate_takes_the_mask_of_a_label(
+    leave: Callable[..., int], samples: tuple[torch.Tensor, torch.Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_class = np.random.default_rng(0).integers(0, 2, (10, 12, 12)).astype(np.float32)
+    np.save("classes.npy", by_class)
+    np.save("each.npy", by_class[samples[1].numpy()])
+    flags = ("mitigate", *DATA, "--quiet", "--mitigator")
+    assert leave(*flags, "rrr:n_epochs=1,where=class", "--mask", "classes.npy", "--out", "a.pt") == 0
+    assert leave(*flags, "rrr:n_epochs=1", "--mask", "each.npy", "--out", "b.pt") == 0
+    first, second = (torch.load(name, weights_only=True) for name in ("a.pt", "b.pt"))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    told = [json.loads(Path(name).read_text())["after"] for name in ("a.json", "b.json")]
+    assert told[0] == told[1]
+    capsys.readouterr()
+    np.save("few.npy", by_class[:2])
+    for mask, shape in (("m.npy", "(12, 12)"), ("few.npy", "(2, 12, 12)")):
+        assert leave(*flags, "rrr:where=class", "--mask", mask, "--out", "c.pt") == 2
+        said = f"one map for each class; there is a label 9, and the masks have the shape {shape}"
+        assert said in capsys.readouterr().err
 
 
 def test_an_interrupted_training_goes_on(
