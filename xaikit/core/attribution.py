@@ -87,8 +87,8 @@ class Attribution:
             values = values["0"]
         elif meta["structure"] == "tuple":
             values = tuple(values[str(i)] for i in range(len(values)))
-        named = {name: meta[name] for name in JSON}
-        return cls(values, **{k: arrays.get(k) for k in TENSORS}, **named)
+        named: dict[str, Any] = {**{name: meta[name] for name in JSON}, **{name: arrays.get(name) for name in TENSORS}}
+        return cls(values, **named)
 
     def plot(self, inputs: Any = None, **options: Any) -> Any:
         """A figure of the attribution beside (or over) the inputs; see `xaikit.report.figures.plot`."""

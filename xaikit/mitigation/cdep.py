@@ -43,7 +43,8 @@ class CDEP(Mitigator):
 
     What must not matter is mask * (x - keep(x)), or mask * x without `keep`: with ``keep`` the grey image, say, it is
     the colour. It is the relevant part as published; ``part="irrelevant"`` makes it the other one, which gets the
-    interactions as well under the published rules. The published sigmoid saturates within a few steps and is content
+    interactions as well under the published rules, ``explainer="contextual_decomposition:rules=cdep"``; the symmetric
+    ones give it half of them. The published sigmoid saturates within a few steps and is content
     with a shift of all classes; on colour, ``form="squared", centred=True, part="irrelevant"`` works where it fails.
 
     An explainer that cannot decompose an output gives the sums of its attribution inside and outside the mask instead.
