@@ -58,6 +58,8 @@ def read_given(job: Explain, source: str) -> Given:
         return _row(job, path, job.row, reader)
     if path.suffix in (".csv", ".npz") and path.is_file():
         raise InvalidInputError(f"{path} is a data set: name one of its rows, --row N, or explain all, --data {path}")
+    if source and path.is_dir():
+        raise InvalidInputError(f"{path} is a folder: explain its images with --data {path}")
     if path.exists() or path.suffix.lower() in (*IMAGES, *TABLES):
         inputs, picture = read_batch(path, job.preparation(job.model))
         return Given(inputs, picture, path.stem, tokenizer=reader)

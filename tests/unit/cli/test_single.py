@@ -110,6 +110,7 @@ def test_a_row_of_a_table(leave: Callable[..., int], capsys: pytest.CaptureFixtu
             "no such file: a fine film; a sentence needs a tokenizer: name the model as hf:FOLDER",
         ),
         (("nowhere", *READ), "no such file: nowhere\n"),
+        ((".", *READ), ". is a folder: explain its images with --data ."),
         (("film.npy", *READ, "--tokenizer", "hf:words"), "no such file: film.npy"),
         (("a film", *READ, "--tokenizer", "hf:words", "--row", "1"), "--row names a row of a .csv, .npy or .npz file"),
         (PEOPLE, "people.csv is a data set: name one of its rows, --row N, or explain all, --data people.csv"),
