@@ -108,9 +108,10 @@ class Explain(ProcessFields, DataFields, ModelJob):
             self.note(f"no figure for an attribution of shape {tuple(values.shape)}")
             return []
         tokens = attribution.tokens
-        names = given.features or None if tokens is None else given.words(tokens)
-        shown = given.picture if given.picture.ndim == values.ndim else None
-        attribution.plot(shown, names=names).savefig(path, dpi=120)
+        names = given.words(tokens) if tokens is not None else given.features if _fits(values, given) else None
+        # At a layer an image is still seen under the map; a series or a row has other parts there.
+        under = values.ndim == given.picture.ndim == 4 or _fits(values, given)
+        attribution.plot(given.picture if under else None, names=names or None).savefig(path, dpi=120)
         return [path]
 
     def _all(self) -> int:
@@ -186,7 +187,14 @@ def _strongest(attribution: Attribution, given: Given, i: int) -> list[str]:
     if tokens is not None:
         words = given.words(tokens[i : i + 1])
         names = Names(tokens=None if words is None else lambda _: words[0])
-        return [drawn("text", values[i].float().numpy(), tokens[i].numpy(), names)["words"]]
-    if given.features and values.ndim == 2:
-        return [drawn("tabular", values[i].numpy(), given.picture[i].numpy(), Names(features=given.features))["words"]]
+        return [drawn("text", values[i].float().cpu().numpy(), tokens[i].cpu().numpy(), names)["words"]]
+    if given.features and _fits(values, given):
+        return [
+            drawn("tabular", values[i].cpu().numpy(), given.picture[i].numpy(), Names(features=given.features))["words"]
+        ]
     return []
+
+
+def _fits(values: Any, given: Given) -> bool:
+    """Whether an attribution is of the inputs themselves, part by part."""
+    return bool(values.shape == given.picture.shape)

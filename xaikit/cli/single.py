@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,13 +55,14 @@ def read_given(job: Explain, source: str) -> Given:
         InvalidInputError, UnknownNameError: for what is none; the message says what it could be.
     """
     path, reader = Path(source), tokenizer_of(job.tokenizer or job.model)
+    there = os.path.exists(source)  # noqa: PTH110 (False for what is too long to be a path, such as a sentence)
     if job.row is not None:
         return _row(job, path, job.row, reader)
-    if path.suffix in (".csv", ".npz") and path.is_file():
+    if there and path.suffix in (".csv", ".npz"):
         raise InvalidInputError(f"{path} is a data set: name one of its rows, --row N, or explain all, --data {path}")
-    if source and path.is_dir():
+    if there and path.is_dir():
         raise InvalidInputError(f"{path} is a folder: explain its images with --data {path}")
-    if path.exists() or path.suffix.lower() in (*IMAGES, *TABLES):
+    if there or path.suffix.lower() in (*IMAGES, *TABLES):
         inputs, picture = read_batch(path, job.preparation(job.model))
         return Given(inputs, picture, path.stem, tokenizer=reader)
     if reader is None:

@@ -67,6 +67,13 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("reads")
+def test_a_sentence_longer_than_a_path_may_be(leave: Callable[..., int]) -> None:
+    text = "a fine film " * 500
+    assert leave("explain", text, *READ, "--tokenizer", "hf:words", "--no-figure") == 0
+    assert Attribution.load("text.gradient_x_input.npz").tokens.tolist() == [[1, 2, 3, 1, 2, 3]]
+
+
+@pytest.mark.usefixtures("reads")
 def test_a_sentence(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert leave("explain", "a fine film", *READ, "--tokenizer", "hf:words", "--target", "1") == 0
     shown = capsys.readouterr().out
@@ -100,6 +107,8 @@ def test_a_row_of_a_table(leave: Callable[..., int], capsys: pytest.CaptureFixtu
     assert leave("explain", *PEOPLE, *call, "--out", "a.npz", "--save-job", "job.toml") == 0
     assert leave("run", "job.toml") == 0
     assert torch.equal(Attribution.load("a.npz").values, expected)
+    assert leave("explain", *PEOPLE, *call, "--layer", "0", "--out", "hidden.npz") == 0  # 8 numbers, not 2 columns
+    assert Path("hidden.png").is_file()
 
 
 @pytest.mark.parametrize(
