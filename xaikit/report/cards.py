@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from xaikit.core.errors import InvalidInputError
 from xaikit.report import pictures
 from xaikit.report.figures import KINDS
+from xaikit.report.token_strip import unpadded
 
 Array = NDArray[Any]
 
@@ -87,18 +88,9 @@ def _text(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
     words = words or [f"token {i}" for i in range(len(weights))]
     if len(words) != len(weights):
         raise InvalidInputError(f"names.tokens must give {len(weights)} tokens for as many ids, got {len(words)}")
-    end = _unpadded(ids, weights)
+    end = unpadded(ids, weights)
     words, weights = words[:end], weights[:end]
     return {"tokens": _coloured(words, weights), **_strongest(words.__getitem__, weights)}
-
-
-def _unpadded(ids: list[int], weights: Array) -> int:
-    """Where a text ends: what follows is one token over and over, which the model does not look at."""
-    end = len(ids)
-    while end > 1 and ids[end - 1] == ids[-1] and weights[end - 1] == 0:
-        end -= 1
-    # A single last word without relevance is a word.
-    return end if len(ids) - end > 1 else len(weights)
 
 
 def _tabular(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:

@@ -52,9 +52,9 @@ def plot(
         inputs: what was explained, to be drawn beside and under the attribution.
         samples: which samples; None draws the first eight.
         kind: "image" (N, C, H, W), "series" (N, C, T), "tabular" (N, F) or "text" (N, T) or (N, T, D); None goes by
-            the number of axes, which never says text.
+            the number of axes, and is "text" where the attribution knows its tokens.
         part: which tensor, where inputs are a tuple or a dict.
-        names: of the features (tabular) or the channels (series); the T tokens of each sample (text).
+        names: of the features (tabular) or the channels (series); the T tokens of each sample (text), else their ids.
         outline: a map (H, W), 1 inside, whose border is drawn on images.
 
     Raises:
@@ -65,13 +65,15 @@ def plot(
     if not isinstance(attribution, Attribution):
         raise InvalidTypeError(f"plot takes the Attribution that explain() returns, got {type(attribution).__name__}")
     values = _array(_pick(attribution.values, part, "the attribution"))
+    ids = None if attribution.tokens is None else _array(attribution.tokens)
+    kind = kind or ("text" if ids is not None else KINDS.get(values.ndim))
     given = None if inputs is None else _array(_pick(inputs, part, "inputs"))
     if given is not None and kind != "text" and (len(given) != len(values) or given.ndim != values.ndim):
         raise InvalidInputError(f"inputs must fit the attribution {values.shape}, got {given.shape}")
     chosen = _choose(samples, len(values))
     titles = [_title(attribution, i) for i in chosen]
     picked = None if given is None else given[chosen]
-    match kind or KINDS.get(values.ndim):
+    match kind:
         case "image" if values.ndim in (3, 4):
             return _images(values[chosen], picked, titles, outline)
         case "series" if values.ndim in (2, 3):
@@ -79,7 +81,8 @@ def plot(
         case "tabular":
             return _bars(values[chosen], picked, titles, names)
         case "text" if values.ndim in (2, 3):
-            return token_strip(values[chosen], titles, None if names is None else [names[i] for i in chosen])
+            words = None if names is None else [names[i] for i in chosen]
+            return token_strip(values[chosen], titles, words, None if ids is None else ids[chosen])
     allowed = ", ".join(f"{name!r} ({axes} axes)" for axes, name in KINDS.items()) + ", 'text' (2 or 3 axes)"
     raise InvalidInputError(f"an attribution of shape {values.shape} is not drawn as {kind!r}; kinds are {allowed}")
 

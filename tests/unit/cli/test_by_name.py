@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from xaikit import SpRAy
-from xaikit.cli import hugging_face, main
+from xaikit.cli import hugging_face
 from xaikit.cli.data import Classes
 from xaikit.cli.hugging_face import classes_of, image_settings
 from xaikit.cli.inputs import IMAGENET
@@ -44,12 +45,6 @@ class Reader(nn.Module):
 PEOPLE = ("--data", "people.csv", "--labels", "risk", "--classes", "low,high", "--model", "namednets:table")
 
 
-def leave(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main.run(arguments)
-    return int(left.value.code or 0)
-
-
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A table whose second column is the label, and texts in which word 7 decides."""
@@ -68,7 +63,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_table_by_the_names_of_its_columns_and_classes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_by_the_names_of_its_columns_and_classes(
+    leave: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert leave("mitigate", *PEOPLE, "--mask-names", "age,priors", "--out", "m.pt", "--quiet", "--mitigator",
                  "rrr:n_epochs=30,lr=1e-2,batch_size=16,output=logit,lambda_rrr=1") == 0  # fmt: skip
     told = json.loads(Path("m.json").read_text())
@@ -90,7 +87,9 @@ def test_a_table_by_the_names_of_its_columns_and_classes(capsys: pytest.CaptureF
     assert json.loads(Path("table.json").read_text())["rows"][0]["mean"] > 0.6
 
 
-def test_token_ids_are_explained_at_the_embedding_and_compared_by_word(capsys: pytest.CaptureFixture[str]) -> None:
+def test_token_ids_are_explained_at_the_embedding_and_compared_by_word(
+    leave: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     call = ("--data", "texts.npz", "--model", "namednets:Reader", "--quiet")
     assert leave("explain", *call, "--explainer", "gradient_x_input", "--target", "0", "--out", "run") == 0
     run = load_run("run")
@@ -112,7 +111,9 @@ def test_token_ids_are_explained_at_the_embedding_and_compared_by_word(capsys: p
     assert found.of(torch.tensor([0]), ids, 12).equal((ids == 7).float())
 
 
-def test_a_job_that_fails_at_once_leaves_the_folder_to_another(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_that_fails_at_once_leaves_the_folder_to_another(
+    leave: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert leave("explain", *PEOPLE, "--layer", "9", "--out", "run", "--quiet") == 2
     assert leave("explain", *PEOPLE, "--explainer", "gradient", "--out", "run", "--quiet") == 0
     capsys.readouterr()
@@ -120,7 +121,7 @@ def test_a_job_that_fails_at_once_leaves_the_folder_to_another(capsys: pytest.Ca
     assert "holds another job" in capsys.readouterr().err
 
 
-def test_names_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_are_not_there(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     for change, said in {
         ("--mask-names", "stamps"): "no column 'stamps'; did you mean 'stamp'",
         ("--mask-names", "stamp", "--mask", "m.npy"): "not both",

@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 
 from xaikit.core import Attribution
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
-from xaikit.explainers import VarGrad
+from xaikit.explainers import ContextualDecomposition, Gradient, GradientXInput, VarGrad
 from xaikit.report.figures import QUANTILE, comparison, grouped_bars, plot
 
 
@@ -202,6 +202,24 @@ def test_tokens_stand_in_lines_and_never_overlap():
     assert max(b.x1 for b in boxes) <= figure.bbox.x1
     with pytest.raises(InvalidInputError, match="35 tokens for each of 2 samples"):
         attribution.plot(kind="text", names=[words[:3], words])
+
+
+def test_an_attribution_at_an_embedding_is_drawn_as_tokens(text_net, tmp_path):
+    ids = torch.tensor([[3, 1, 4, 1], [5, 0, 2, 6]])
+    explained = GradientXInput(text_net, layer="embedding").explain(ids, 1)
+    assert torch.equal(explained.tokens, ids)
+    assert torch.equal(Attribution.load(explained.save(tmp_path / "a.npz")).tokens, ids)
+
+    def shown(attribution, **options):
+        return [t.get_text() for t in attribution.plot(**options).axes[0].texts if t.get_bbox_patch() is not None]
+
+    assert shown(explained) == ["3", "1", "4", "1", "5", "0", "2", "6"]
+    assert shown(explained, names=[list("abcd")] * 2, samples=1) == list("abcd")
+    padded = torch.cat([torch.ones(2, 4, 4), torch.zeros(2, 3, 4)], 1)
+    padding = Attribution(padded, {"name": "x"}, tokens=torch.cat([ids, ids.new_zeros(2, 3)], 1))
+    assert shown(padding) == shown(explained)
+    assert Gradient(text_net.out).explain(torch.rand(2, 4), 1).tokens is None
+    assert shown(ContextualDecomposition(text_net, layer="embedding").explain(ids, 1)) == shown(explained)
 
 
 def test_a_notebook_shows_the_picture_by_itself():
