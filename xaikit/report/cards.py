@@ -110,7 +110,7 @@ def _ended(words: list[str], weights: Array, padding: str) -> tuple[list[str], A
     rest = weights[end:]
     if not rest.any():
         return words[:end], weights[:end]
-    return [*words[:end], f"{len(rest)} × {padding}"], np.append(weights[:end], rest.sum())
+    return [*words[:end], f"{len(rest)}\u00a0×\u00a0{padding}"], np.append(weights[:end], rest.sum())
 
 
 def _unpadded(ids: list[int], words: list[str], weights: Array) -> tuple[list[str], Array]:

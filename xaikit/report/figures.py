@@ -52,7 +52,7 @@ def plot(
         inputs: what was explained, to be drawn beside and under the attribution.
         samples: which samples; None draws the first eight.
         kind: "image" (N, C, H, W), "series" (N, C, T), "tabular" (N, F) or "text" (N, T) or (N, T, D); None goes by
-            the number of axes, which never says text.
+            the number of axes, and says text where the inputs are token ids or the names are those of each sample.
         part: which tensor, where inputs are a tuple or a dict.
         names: of the features (tabular) or the channels (series); the T tokens of each sample (text).
         outline: a map (H, W), 1 inside, whose border is drawn on images.
@@ -66,6 +66,7 @@ def plot(
         raise InvalidTypeError(f"plot takes the Attribution that explain() returns, got {type(attribution).__name__}")
     values = _array(_pick(attribution.values, part, "the attribution"))
     given = None if inputs is None else _array(_pick(inputs, part, "inputs"))
+    kind = kind or ("text" if _of_text(values, given, names) else None)
     if given is not None and kind != "text" and (len(given) != len(values) or given.ndim != values.ndim):
         raise InvalidInputError(f"inputs must fit the attribution {values.shape}, got {given.shape}")
     chosen = _choose(samples, len(values))
@@ -82,6 +83,12 @@ def plot(
             return token_strip(values[chosen], titles, None if names is None else [names[i] for i in chosen])
     allowed = ", ".join(f"{name!r} ({axes} axes)" for axes, name in KINDS.items()) + ", 'text' (2 or 3 axes)"
     raise InvalidInputError(f"an attribution of shape {values.shape} is not drawn as {kind!r}; kinds are {allowed}")
+
+
+def _of_text(values: Array, inputs: Array | None, names: Sequence[Any] | None) -> bool:
+    """Whether inputs are integers (N, T) of which an attribution (N, T) or (N, T, D) tells, or names one row each."""
+    ids = inputs is not None and inputs.dtype.kind in "iu" and inputs.ndim == 2 and inputs.shape == values.shape[:2]
+    return ids or (bool(names) and all(isinstance(row, (list, tuple)) for row in names or ()))
 
 
 def comparison(
@@ -205,6 +212,8 @@ def _series(values: Array, inputs: Array | None, titles: Sequence[str], names: S
     """The attribution as colour behind the curve; the channels with the most of it, where there are many."""
     values = values[:, None] if values.ndim == 2 else values
     inputs = inputs[:, None] if inputs is not None and inputs.ndim == 2 else inputs
+    if names and len(names) != values.shape[1]:
+        raise InvalidInputError(f"names must hold {values.shape[1]} channels, got {len(names)}")
     shown = min(values.shape[1], MAX_CHANNELS)
     figure, grid = _grid(len(values) * shown, 1, width=7.0, height=1.3 if shown > 1 else 1.8)
     for i, value in enumerate(values):
@@ -218,7 +227,7 @@ def _series(values: Array, inputs: Array | None, titles: Sequence[str], names: S
             frame = (-0.5, len(curve) - 0.5, low - margin, high + margin)
             drawn = axes.imshow(value[channel][None], colours, norm, aspect="auto", extent=frame, interpolation="none")
             axes.plot(np.arange(len(curve)), curve, color="black", linewidth=1)
-            word = f"channel {channel}" if names is None else str(names[channel])
+            word = str(names[channel]) if names else f"channel {channel}"
             axes.set_ylabel(textwrap.fill(word, 16), fontsize=8, rotation=0, ha="right", va="center")
             axes.tick_params(labelsize=8, labelbottom=channel == channels[-1])
         grid[i * shown, 0].set_title(titles[i], loc="left", fontsize=9)

@@ -180,6 +180,17 @@ def test_a_wrong_call_is_told(call: Any, error: type[Exception], words: str) -> 
         call()
 
 
+def test_tokens_say_that_it_is_a_text():
+    attribution = Attribution(torch.randn(2, 3, 4), {"name": "lrp"}, [1, 0], torch.tensor([1.0, 2.0]))
+    by_names = attribution.plot(names=[["a", "b", "c"], ["d", "e", "f"]])
+    by_ids = attribution.plot(torch.tensor([[5, 6, 7], [8, 9, 1]]))
+    for figure, first in ((by_names, "a"), (by_ids, "0")):
+        shown = [t.get_text() for t in figure.axes[0].texts if t.get_bbox_patch() is not None]
+        assert (len(shown), shown[0]) == (6, first)
+    with pytest.raises(InvalidInputError, match="names must hold 3 channels, got 2"):
+        attribution.plot(names=["left", "right"])
+
+
 def test_tokens_stand_in_lines_and_never_overlap():
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

@@ -142,7 +142,7 @@ def test_pieces_of_a_word_stand_together_and_padding_is_told_once():
 
     start = [("[CLS]", False, 1.0), ("move", False, 2.0), ("ment", True, -1.0), ("##", False, 0.5)]
     assert shown(np.array([1, 2, -1, 0.5, 0, 0])) == start
-    assert shown(np.array([1, 2, -1, 0.5, 0.25, 0.5])) == [*start, ("2 × [PAD]", False, 0.75)]
+    assert shown(np.array([1, 2, -1, 0.5, 0.25, 0.5])) == [*start, ("2\u00a0×\u00a0[PAD]", False, 0.75)]
     one = drawn("text", np.array([1.0, 0]), np.array([1, 5]), names)["tokens"]
     assert [t["word"] for t in one] == ["move"]  # also a single one
 
