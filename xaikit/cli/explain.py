@@ -24,7 +24,8 @@ class Explain(ProcessFields, DataFields, ModelJob):
 
     INPUT is one image, or a .npy with a few samples. A whole data set (--data) goes to a folder (--out), shard by
     shard: the same command goes on after an interruption, and several processes or machines share it (torchrun).
-    torchvision's and timm's models get 224 pixels and ImageNet's mean and std unless told otherwise.
+    torchvision's models get 224 pixels and ImageNet's mean and std, timm's what their makers gave them, unless told
+    otherwise; a --size takes the whole centre square.
 
     \b
     Examples:
@@ -88,8 +89,19 @@ class Explain(ProcessFields, DataFields, ModelJob):
         if values.ndim not in KINDS:
             self.note(f"no figure for an attribution of shape {tuple(values.shape)}")
             return []
-        attribution.plot(picture if picture.ndim == values.ndim else None).savefig(path, dpi=120)
+        names = None
+        if not picture.is_floating_point() and picture.shape == values.shape[:2]:
+            names = self._words(picture.tolist())
+        drawn = picture if names or picture.ndim == values.ndim else None
+        attribution.plot(drawn, names=names).savefig(path, dpi=120)
         return [path]
+
+    def _words(self, texts: list[list[int]]) -> list[list[str]]:
+        """The tokens of texts, by the tokenizer where there is one, else by their ids."""
+        from xaikit.cli.hugging_face import tokenizer_of
+
+        reader = tokenizer_of(self.tokenizer or self.model)
+        return [[str(i) for i in ids] if reader is None else reader.convert_ids_to_tokens(ids) for ids in texts]
 
     def _all(self) -> int:
         from xaikit.cli import processes

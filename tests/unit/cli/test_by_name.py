@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
@@ -136,6 +137,14 @@ def test_names_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
         assert said in capsys.readouterr().err
     assert leave("mitigate", "--data", "texts.npz", "--model", "namednets:Reader", "--mask-names", "b") == 2
     assert "takes columns of a .csv, or tokens" in capsys.readouterr().err
+
+
+def test_a_text_of_ids_is_drawn_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save("one.npy", np.array([[1, 7, 2]]))
+    shown: list[object] = []
+    monkeypatch.setattr("xaikit.report.figures.token_strip", lambda _v, _t, words: shown.append(words) or Figure())
+    assert leave("explain", "one.npy", "--model", "namednets:Reader", "--explainer", "gradient", "--quiet") == 0
+    assert shown == [[["1", "7", "2"]]]
 
 
 def test_classes_in_the_order_of_the_model() -> None:
