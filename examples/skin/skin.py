@@ -26,6 +26,7 @@ from examples.skin.data import Images, load
 from examples.skin.draw import CLASSES, draw
 from examples.skin.patches import Patches
 from xaikit import (
+    CDEP,
     EXPLAINERS,
     RRR,
     Assessment,
@@ -70,11 +71,24 @@ class Candidate:
     explainers: tuple[str, ...] = ()
 
 
+def rrr(*explainers: str, weight: float = 1.0) -> Candidate:
+    """RRR over the explanation that suits best."""
+    mitigator = RRR(explainer=explainers[0], lambda_rrr=weight, **SHARE)
+    return Candidate(mitigator, 0.1 * weight, 10 * weight, explainers if len(explainers) > 1 else ())
+
+
+# What must not matter is the irrelevant part of the decomposition, with all interactions.
+MENDED_CDEP = {"form": "squared", "part": "irrelevant", "centred": True}
 CANDIDATES = {
     "counterexamples": Candidate(Counterexamples(lambda_ce=2.0), 0.3, 10),
-    "RRR": Candidate(RRR(lambda_rrr=1.0, **SHARE), 0.1, 10, ("gradient", "gradient_x_input")),
-    "RRR GradCam": Candidate(RRR(explainer="gradcam", lambda_rrr=0.3, **SHARE), 0.03, 3),
+    "RRR": rrr("gradient", "gradient_x_input"),
+    "RRR GradCam": rrr("gradcam", weight=0.3),
+    "CDEP": Candidate(CDEP(explainer="contextual_decomposition:rules=cdep", **MENDED_CDEP), 0.1, 10),
+    "RRR integrated gradients": rrr("integrated_gradients:n_steps=4"),
+    "RRR SmoothGrad": rrr("smoothgrad:n_iter=4"),
+    "RRR LRP EpsilonPlus": rrr("lrp_epsilon_plus"),
 }
+SHORT = tuple(CANDIDATES)[:3]  # what is compared unless --methods says otherwise
 
 
 def network(size: int) -> nn.Module:
@@ -202,9 +216,9 @@ class Story:
         seeds = range(self.options.seed, self.options.seed + self.options.seeds)
         models = {"plain": [self.plain(seed) for seed in seeds]}
         patches = self.find(models["plain"][0])
-        for name, candidate in CANDIDATES.items():
+        for name in self.options.methods:
             print(f"{name}: {self.options.trials} trials", flush=True)
-            chosen = self.choose(candidate, patches)
+            chosen = self.choose(CANDIDATES[name], patches)
             models[name] = [self.mended(chosen, patches, seed) for seed in seeds]
         table = compare({name: [self.assess(m, patches) for m in made] for name, made in models.items()}, groups=True)
         self.draw(models, patches, table)
@@ -217,13 +231,12 @@ class Story:
         plot_comparison(table, measures=SHOWN, title="On test images").savefig(self.out / "before_after.png", dpi=120)
         plot_comparison(table, kind="mass").savefig(self.out / "mass.png", dpi=120)
         x = patches.put(self.test.x[self.test.y == 1][:5], torch.ones(5))
-        labels, maps = [""] * 5, {}
+        maps, told = {}, {}
         for name, (model, *_) in models.items():
             with torch.no_grad():
-                told = [CLASSES[k] for k in model.eval()(x).argmax(1).tolist()]
+                told[name] = [CLASSES[k] for k in model.eval()(x).argmax(1).tolist()]
             maps[name] = EXPLAINERS.create(self.options.explainer).bind(model).attribute(x, 0)
-            labels = [f"{label}\n{name}: {word[0].upper()}".strip() for label, word in zip(labels, told, strict=True)]
-        figure = comparison(maps, x, outline=patches.region, labels=labels)
+        figure = comparison(maps, x, outline=patches.region, captions=told)
         figure.savefig(self.out / "examples.png", dpi=120)
 
 
@@ -241,6 +254,7 @@ def main(arguments: list[str] | None = None) -> Comparison:
     add("--clusters", type=int, help="how many; else by the eigengap")
     add("--cluster", type=int, nargs="+", help="the clusters that look at the wrong thing")
     add("--mask", type=Path, help="a picture, white where the networks must not look, of --size pixels")
+    add("--methods", nargs="+", choices=CANDIDATES, default=SHORT, metavar="NAME", help=f"of {', '.join(CANDIDATES)}")
     add("--epochs", type=int, default=15)
     add("--trials", type=int, default=6, help="trainings to choose each weight")
     add("--seeds", type=int, default=3, help="trainings of each kind, for the intervals")

@@ -59,6 +59,18 @@ def images(folder: str, side: int) -> None:
     Path(f"{folder}/labels.csv").write_text("file,label\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(6)))
 
 
+def reader(folder: str) -> None:
+    """A Hugging Face model with its tokenizer."""
+    import_torchvision()
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "film"]
+    Path("vocabulary.txt").write_text("\n".join(words))
+    BertTokenizer(vocab="vocabulary.txt").save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertForSequenceClassification(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
+
+
 def named() -> None:
     """What the examples name, in the current folder."""
     rng = np.random.default_rng(0)
@@ -68,6 +80,7 @@ def named() -> None:
         np.savez(f"{name}.npz", x=x, y=y)
     np.save("digits.npy", x[:4])
     np.save("labels.npy", y[:4])
+    reader("bert")
     images("photos", 70)
     images("skin", 24)
     shutil.copy("photos/0.png", "cat.jpg")

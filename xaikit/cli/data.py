@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xaikit.cli.inputs import Preparation, read_batch
 from xaikit.cli.models import imported
+from xaikit.core import Int
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 from xaikit.runs import UnreadableSampleError
 
@@ -197,11 +198,6 @@ def texts(  # noqa: PLR0913
     header, rows = _read_csv(path)
     words = _column(path, header, rows, text_column)
 
-    def read(index: int) -> Tensor:
-        found = tokenizer(words[index], padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        ids: Tensor = found["input_ids"][0]
-        return ids
-
     def ids(wanted: Sequence[str]) -> Sequence[int]:
         found = {word: tokenizer.convert_tokens_to_ids(word) for word in wanted}
         unknown = (None, tokenizer.unk_token_id)
@@ -211,7 +207,16 @@ def texts(  # noqa: PLR0913
         return list(found.values())
 
     labels, called = _labels(path, header, rows, label_column, classes)
-    return Samples([text[:80] for text in words], read, labels, called, tokenizer=name, ids=ids)
+    names = [text[:80] for text in words]
+    return Samples(names, lambda i: text_ids(words[i], tokenizer, length), labels, called, tokenizer=name, ids=ids)
+
+
+def text_ids(text: str, tokenizer: Any, length: int) -> Tensor:
+    """The token ids (T,) of a text, padded or cut to `length`."""
+    Int(ge=1).check(length, "--length")
+    found = tokenizer(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    ids: Tensor = found["input_ids"][0]
+    return ids
 
 
 def _labels(
@@ -278,6 +283,10 @@ def open_data(  # noqa: PLR0913
         InvalidInputError, UnknownNameError, InvalidTypeError: for what cannot be read as such; the message says why.
     """
     path, known = Path(source), Classes(tuple(classes), tuple(usual_classes))
+    given = {"--text": text, "--labels": labels, "--columns": columns}
+    option = next((name for name, value in given.items() if value), "")
+    if option and path.suffix != ".csv":
+        raise InvalidInputError(f"{option} names columns of a .csv, and {source} is none")
     if path.is_dir():
         return image_folder(path, preparation, strict=strict, classes=known)
     if path.suffix in (".npy", ".npz") and path.is_file():

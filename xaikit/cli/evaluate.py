@@ -41,7 +41,7 @@ class Evaluate(MaskFields, ModelJob):
 
     def run(self) -> int:
         """Measure, print, save."""
-        from xaikit.cli.options import check_out, check_unique
+        from xaikit.cli.options import check_masked, check_out, check_unique
         from xaikit.cli.stream import Stream, tell_skipped
         from xaikit.core import EXPLAINERS, METRICS, POSTPROCESSORS
         from xaikit.metrics import evaluate
@@ -58,7 +58,9 @@ class Evaluate(MaskFields, ModelJob):
                 registry.create(name)
         after = POSTPROCESSORS.create(self.postprocess) if self.postprocess else None
         data = self.samples(self.model)
-        samples = Stream(data, self.masks(data), batch_size=self.batch_size, limit=self.limit)
+        masks = self.masks(data)
+        check_masked(self.metric, masks)
+        samples = Stream(data, masks, batch_size=self.batch_size, limit=self.limit)
         model = self.loaded()
         told = self.reading(model, samples.first)
         table = evaluate(

@@ -1,4 +1,4 @@
-"""`xaikit explain`: the attribution of one image, of the samples in an array, or of a whole data set."""
+"""`xaikit explain`: the attribution of an image, a sentence, a row, the samples in an array, or a whole data set."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from xaikit.cli.processes import ProcessFields
 from xaikit.cli.sources import DataFields, ModelJob
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from xaikit.cli.single import Given
     from xaikit.core import Attribution
 
 SHOWN = 10  # samples in the summary
@@ -22,7 +21,8 @@ SHOWN = 10  # samples in the summary
 class Explain(ProcessFields, DataFields, ModelJob):
     """Explain a model's decision: writes the attribution and a picture of it.
 
-    INPUT is one image, or a .npy with a few samples. A whole data set (--data) goes to a folder (--out), shard by
+    INPUT is one image, a .npy with a few samples, a sentence (for a model that reads texts), or with --row one row of
+    a file. A whole data set (--data) goes to a folder (--out), shard by
     shard: the same command goes on after an interruption, and several processes or machines share it (torchrun).
     torchvision's models get 224 pixels and ImageNet's mean and std, timm's what their makers gave them, unless told
     otherwise; a --size takes the whole centre square.
@@ -32,13 +32,16 @@ class Explain(ProcessFields, DataFields, ModelJob):
       xaikit explain cat.jpg --model torchvision:resnet18 --weights resnet18.pt
       xaikit explain cat.jpg --model torchvision:resnet18 --explainer vargrad:n_iter=50
       xaikit explain digit.png --model mynet:make --grey --size 28 --target 3
+      xaikit explain "a fine film" --model hf:bert
+      xaikit explain people.csv --row 3 --labels outcome --model people:make
       xaikit explain --data photos/ --model torchvision:resnet18 --weights resnet18.pt --out run/
       xaikit explain --data people.csv --labels outcome --model people:make --out run-people/
     """  # noqa: D301 (click reads the backspace: the lines below it stay lines)
 
     VERB = "explain"
 
-    source: Path | None = argument(None, metavar="INPUT", help="An image, or a .npy with samples (N, ...).")
+    source: str | None = argument(None, metavar="INPUT", help="An image, a .npy with samples (N, ...), a sentence.")
+    row: int | None = flag(None, help="Of INPUT .csv, .npy, .npz: this row, counted as its report does (.csv from 2).")
     explainer: str = flag("integrated_gradients", help="name:key=value,key=value; see xaikit list.")
     target: str = flag("", help="Class, one class per sample (3,1,2), or 'label'. Else the predicted.")
     out: Path | None = flag(None, help="Result: .npz or .safetensors (else INPUT.EXPLAINER.npz); of --data a folder.")
@@ -61,27 +64,43 @@ class Explain(ProcessFields, DataFields, ModelJob):
             raise InvalidInputError("--processes share a whole data set, --data; INPUT takes one")
         return self._one(self.source)
 
-    def _one(self, source: Path) -> int:
-        from xaikit.cli.inputs import read_batch
-        from xaikit.cli.options import numbers, targets_of
+    def _one(self, source: str) -> int:
+        from xaikit.cli.options import check_out, targets_of
+        from xaikit.cli.single import read_given
         from xaikit.core import EXPLAINERS
 
-        targets = numbers(self.target, int, "--target")
-        result = _result_path(self.out, source, EXPLAINERS.create(self.explainer).NAME)
-        inputs, picture = read_batch(source, self.preparation(self.model))
+        name = EXPLAINERS.create(self.explainer).NAME
+        if self.out is not None:
+            check_out(self.out, ".npz", ".safetensors")
+        given = read_given(self, source)
+        targets = self._targets(given)
+        result = self.out or Path(f"{given.name}.{name}.npz")
         model = self.loaded()
-        explainer = self.reading(model, inputs).bound(self.explainer, model)
-        inputs = inputs.to(explainer.device)
+        explainer = self.reading(model, given.inputs).bound(self.explainer, model)
+        inputs = given.inputs.to(explainer.device)
         attribution = explainer.explain(inputs, targets_of(targets, model, inputs, explainer.head), seed=self.seed)
         result.parent.mkdir(parents=True, exist_ok=True)
         written = [attribution.save(result)]
         if self.figure:
-            written += self._draw(attribution, picture, result.with_suffix(".png"))
-        words = f"{_summary(attribution)}\nwrote {', '.join(map(str, written))}"
+            written += self._draw(attribution, given, result.with_suffix(".png"))
+        words = f"{_summary(attribution, given)}\nwrote {', '.join(map(str, written))}"
         self.tell(words, **_plain(attribution), written=[str(path) for path in written])
         return 0
 
-    def _draw(self, attribution: Attribution, picture: Tensor, path: Path) -> list[Path]:
+    def _targets(self, given: Given) -> list[int]:
+        """The classes that are asked for."""
+        from xaikit.cli.options import numbers
+        from xaikit.core.errors import InvalidInputError
+
+        if self.target != "label":
+            return numbers(self.target, int, "--target")
+        if given.label is None:
+            raise InvalidInputError(
+                "--target label needs data with labels: --data, or --row of a .npz or with --labels"
+            )
+        return [given.label]
+
+    def _draw(self, attribution: Attribution, given: Given, path: Path) -> list[Path]:
         """The figure, where there is a way to draw such a shape."""
         from xaikit.report.figures import KINDS
 
@@ -89,19 +108,12 @@ class Explain(ProcessFields, DataFields, ModelJob):
         if values.ndim not in KINDS:
             self.note(f"no figure for an attribution of shape {tuple(values.shape)}")
             return []
-        names = None
-        if not picture.is_floating_point() and picture.shape == values.shape[:2]:
-            names = self._words(picture.tolist())
-        drawn = picture if names or picture.ndim == values.ndim else None
-        attribution.plot(drawn, names=names).savefig(path, dpi=120)
+        tokens = attribution.tokens
+        names = given.words(tokens) if tokens is not None else given.features if _fits(values, given) else None
+        # At a layer an image is still seen under the map; a series or a row has other parts there.
+        under = values.ndim == given.picture.ndim == 4 or _fits(values, given)
+        attribution.plot(given.picture if under else None, names=names or None).savefig(path, dpi=120)
         return [path]
-
-    def _words(self, texts: list[list[int]]) -> list[list[str]]:
-        """The tokens of texts, by the tokenizer where there is one, else by their ids."""
-        from xaikit.cli.hugging_face import tokenizer_of
-
-        reader = tokenizer_of(self.tokenizer or self.model)
-        return [[str(i) for i in ids] if reader is None else reader.convert_ids_to_tokens(ids) for ids in texts]
 
     def _all(self) -> int:
         from xaikit.cli import processes
@@ -140,15 +152,6 @@ class Explain(ProcessFields, DataFields, ModelJob):
         return 1 if run.skipped else 0
 
 
-def _result_path(out: Path | None, source: Path, explainer: str) -> Path:
-    from xaikit.core.errors import InvalidInputError
-
-    result = Path(f"{source.stem}.{explainer}.npz") if out is None else out
-    if result.suffix not in (".npz", ".safetensors"):
-        raise InvalidInputError(f"--out must end in .npz or .safetensors, got {result.name!r}")
-    return result
-
-
 def _plain(attribution: Attribution) -> dict[str, Any]:
     """What is known of an attribution, as JSON holds it."""
     scores, gaps = attribution.scores, attribution.gap
@@ -160,7 +163,7 @@ def _plain(attribution: Attribution) -> dict[str, Any]:
     }
 
 
-def _summary(attribution: Attribution) -> str:
+def _summary(attribution: Attribution, given: Given) -> str:
     targets = attribution.targets
     scores = [] if attribution.scores is None else attribution.scores.tolist()
     gaps = None if attribution.gap is None else attribution.gap.tolist()
@@ -172,4 +175,27 @@ def _summary(attribution: Attribution) -> str:
         words += [f"score {score:.4g}"]
         words += [] if gaps is None else [f"(the sum of the attribution misses it by {gaps[i]:.2g})"]
         lines.append(" ".join(words))
+        lines += _strongest(attribution, given, i)
     return "\n".join([*lines, *([f"and {len(scores) - SHOWN} more samples"] if len(scores) > SHOWN else [])])
+
+
+def _strongest(attribution: Attribution, given: Given, i: int) -> list[str]:
+    """The words of a text, or the columns of a named table, that count most in a sample."""
+    from xaikit.report.cards import Names, drawn
+
+    tokens = attribution.tokens
+    values = attribution.values
+    if tokens is not None:
+        words = given.words(tokens[i : i + 1])
+        names = Names(tokens=None if words is None else lambda _: words[0])
+        return [drawn("text", values[i].float().cpu().numpy(), tokens[i].cpu().numpy(), names)["words"]]
+    if given.features and _fits(values, given):
+        return [
+            drawn("tabular", values[i].cpu().numpy(), given.picture[i].numpy(), Names(features=given.features))["words"]
+        ]
+    return []
+
+
+def _fits(values: Any, given: Given) -> bool:
+    """Whether an attribution is of the inputs themselves, part by part."""
+    return bool(values.shape == given.picture.shape)

@@ -22,12 +22,14 @@ class Masks:
     Args:
         path: a .png or another picture; a .npy with one map or one for each sample, of which only what is wanted is
             read; a heatmap file; or a folder with a file for each sample, in the order of their names.
+        by_class: there is one map for each class, and a sample takes its label's.
 
     Raises:
         InvalidInputError: for what cannot be read as masks.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, by_class: bool = False) -> None:
+        self._by_class = by_class
         self._files: list[Path] = mask_files(path) if path.is_dir() else []
         self._values: Any = None
         if self._files:
@@ -44,8 +46,8 @@ class Masks:
 
     @property
     def number(self) -> int:
-        """The length of the first axis: how many maps there are, where there is one for each sample."""
-        return self._shape[0]
+        """How many maps there are, where there may be one for each sample; else 0."""
+        return 0 if self._by_class else self._shape[0]
 
     def each(self, axes: int, total: int) -> bool:
         """Whether there is one map for each of `total` samples; else one for all.
@@ -65,9 +67,11 @@ class Masks:
             f"--mask holds {self._shape}; it takes one map for all samples, or one for each of {total}"
         )
 
-    def of(self, indices: Tensor, inputs: Tensor, total: int) -> Tensor:
-        """The maps of some samples, by their indices in the data: (n, ...)."""
-        if not self.each(inputs.ndim, total):
+    def of(self, indices: Tensor, inputs: Tensor, total: int, labels: Tensor | None = None) -> Tensor:
+        """The maps of some samples, by their indices in the data or by their labels: (n, ...)."""
+        if self._by_class:
+            indices = self._classes(labels, inputs.ndim)
+        elif not self.each(inputs.ndim, total):
             one = self._rows(...)
             return one.expand(len(indices), *one.shape)
         if not self._files:
@@ -80,6 +84,17 @@ class Masks:
                     f"{tuple(mask.shape)} in {self._files[i].name}"
                 )
         return torch.stack(read)
+
+    def _classes(self, labels: Tensor | None, axes: int) -> Tensor:
+        """The labels, where there is a map for each of them."""
+        if labels is None:
+            raise InvalidInputError("where=class takes the map of each sample's label, and the data has no labels")
+        if len(self._shape) not in (max(2, axes - 1), axes) or int(labels.max()) >= self._shape[0]:
+            raise InvalidInputError(
+                f"where=class needs a --mask with one map for each class; there is a label {int(labels.max())}, and "
+                f"the masks have the shape {self._shape}"
+            )
+        return labels
 
     def _rows(self, rows: Any) -> Tensor:
         return check_mask(self._values[rows] if isinstance(self._values, Tensor) else np.array(self._values[rows]))
@@ -113,7 +128,7 @@ class NamedMasks:
         else:
             raise InvalidInputError("--mask-names takes columns of a .csv, or tokens of --text; else give --mask")
 
-    def of(self, indices: Tensor, inputs: Tensor, total: int) -> Tensor:  # noqa: ARG002
+    def of(self, indices: Tensor, inputs: Tensor, total: int, labels: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """The maps of some samples: (n, columns) or (n, T)."""
         if self._columns is not None:
             return self._columns.expand(len(inputs), -1)
@@ -123,14 +138,18 @@ class NamedMasks:
 AnyMasks = Masks | NamedMasks
 
 
-def read_masks(path: Path | None, names: Sequence[str] = (), data: Any = None) -> AnyMasks | None:
+def read_masks(
+    path: Path | None, names: Sequence[str] = (), data: Any = None, *, by_class: bool = False
+) -> AnyMasks | None:
     """The masks of --mask, or those of --mask-names in some data; None for neither.
 
     Raises:
-        InvalidInputError: for both.
+        InvalidInputError: for both, or for names where there must be a map for each class.
     """
     if names and path is not None:
         raise InvalidInputError("name the region by --mask or by --mask-names, not both")
+    if names and by_class:
+        raise InvalidInputError("where=class needs a --mask with one map for each class, not --mask-names")
     if names:
         return NamedMasks(names, data)
-    return None if path is None else Masks(path)
+    return None if path is None else Masks(path, by_class=by_class)

@@ -25,8 +25,8 @@ HELD_BACK = 0.2  # share of the data that is measured on instead of trained on, 
 class Mitigate(ProcessFields, MaskFields, ModelJob):
     """Train a model away from a shortcut: writes its weights, and what it relied on before and after.
 
-    --mask says where the shortcut is: one map for all samples, or one for each sample of --data; of a table or of
-    texts, --mask-names names columns or tokens. Before and after are
+    --mask says where the shortcut is: one map for all samples, one for each sample of --data, or (rrr:where=class) one
+    for each class; of a table or of texts, --mask-names names columns or tokens. Before and after are
     measured on --test, else on a fifth of --data that training never sees. Training goes on from its checkpoint when
     the same command is given again after an interruption. xaikit list mitigators tells the mitigators' settings.
 
@@ -73,7 +73,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         if self.starts_others:
             return self.shared()
         first = processes.rank() == 0  # the others train along, and leave measuring and telling to it
-        training, test, classes = self._data()
+        training, test, classes = self._data(by_class=mitigator.where == "class")
         model = self.loaded()
         view = self.reading(model, training.first).view()
         mitigator = self._seen(mitigator, view)
@@ -93,7 +93,8 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             path.parent.mkdir(parents=True, exist_ok=True)
         batches = training.training(mitigator.batch_size)
         fabric = processes.fabric(device_of(self.device), self.precision)
-        history = mitigator.fit(model, batches, checkpoint=checkpoint, fabric=fabric, progress=not self.quiet)
+        fitted = mitigator.set_kwargs(where="sample")  # of masks for classes, each sample has its own by now
+        history = fitted.fit(model, batches, checkpoint=checkpoint, fabric=fabric, progress=not self.quiet)
         if history.stopped == "interrupted":
             if first:
                 typer.echo(f"xaikit: interrupted; the same command goes on from {checkpoint}", err=True)
@@ -127,7 +128,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             changes["explainer"] = mitigator.explainer.set_kwargs(layer=view["layer"])
         return mitigator.set_kwargs(**changes)
 
-    def _data(self) -> tuple[Stream, Stream, Sequence[str]]:
+    def _data(self, *, by_class: bool) -> tuple[Stream, Stream, Sequence[str]]:
         """Samples to train on, and others to measure on, both with labels and masks; the names of the classes."""
         import torch
 
@@ -135,7 +136,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         from xaikit.core.errors import InvalidInputError
 
         data = self.samples(self.model)
-        masks, classes = self.masks(data), getattr(data, "classes", ())
+        masks, classes = self.masks(data, by_class=by_class), getattr(data, "classes", ())
         found = Stream(data, masks)
         # Read once from end to end, so that what is unreadable or unlabelled is known before training begins.
         readable = torch.cat([_labelled(batch, "--data") for batch in found])

@@ -83,6 +83,15 @@ def targets_of(given: list[int], net: nn.Module, inputs: Tensor, head: str | int
     return output.argmax(1) if output.ndim == 2 and output.shape[1] > 1 else None
 
 
+def check_masked(metrics: Sequence[str], masks: Any) -> None:
+    """Refuse a metric that compares with masks where none are named."""
+    from xaikit.core import METRICS
+
+    needing = next((name for name in metrics if METRICS.create(name).NEEDS_MASK), None)
+    if needing is not None and masks is None:
+        raise InvalidInputError(f"--metric {needing} compares with a region: name it by --mask or --mask-names")
+
+
 def check_out(path: Path, *endings: str) -> None:
     """Refuse a result whose name has another ending."""
     if path.suffix not in endings:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from xaikit.cli.inputs import read_batch
-from xaikit.cli.options import device_of, numbers, targets_of
+from xaikit.cli.options import check_masked, device_of, numbers, targets_of
 from xaikit.cli.stream import Batch, Stream, targets_for
 from xaikit.cli.tune import Tune
 from xaikit.core import EXPLAINERS, Int
@@ -55,7 +55,9 @@ def _samples(job: Tune) -> Stream:
         raise InvalidInputError("name either an INPUT or --data, a data set")
     data = job.samples(job.model) if job.source is None else read_batch(job.source, job.preparation(job.model))[0]
     size = {"batch_size": job.batch_size} if job.batch_size else {}
-    return Stream(data, job.masks(data), limit=job.limit if job.source is None else 0, **size)
+    masks = job.masks(data)
+    check_masked(job.metric, masks)
+    return Stream(data, masks, limit=job.limit if job.source is None else 0, **size)
 
 
 def _asked(job: Tune, part: Batch, given: list[int], model: nn.Module) -> tuple[Any, ...]:

@@ -93,6 +93,11 @@ class Shortcuts(Job):
         """The samples of each --cluster."""
         from xaikit.core.errors import InvalidInputError
 
+        about_masks = ("threshold", "grow", "per_sample")
+        idle = [n for n in about_masks if getattr(self, n) != type(self).model_fields[n].default]
+        if idle and not self.cluster:
+            option = f"--{idle[0].replace('_', '-')}"
+            raise InvalidInputError(f"{option} is about the mask of a cluster; name one, --cluster K")
         if self.cluster and clusters.n_clusters == 1:
             raise InvalidInputError(
                 "all samples are in one cluster, so there is nothing peculiar to it; --method spray:n_clusters=2 "

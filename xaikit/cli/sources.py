@@ -118,9 +118,9 @@ class MaskFields(DataFields):
     mask: Path | None = flag(None, help="Where relevance should lie: .png, .npy, or a folder with one for each sample.")
     mask_names: str = flag("", help="Instead of --mask: columns of a table, or tokens of texts: age,sex")
 
-    def masks(self, data: Any) -> Any:
-        """The masks for some data; None where none are named."""
+    def masks(self, data: Any, *, by_class: bool = False) -> Any:
+        """The masks for some data, one for each class where that is said; None where none are named."""
         from xaikit.cli.masks import read_masks
         from xaikit.cli.options import words
 
-        return read_masks(self.mask, words(self.mask_names), data)
+        return read_masks(self.mask, words(self.mask_names), data, by_class=by_class)

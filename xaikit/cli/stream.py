@@ -124,7 +124,7 @@ class Stream:
             shapes = " and ".join(", ".join(map(str, one)) for one in (self._shape, shape) if one)
             raise InvalidInputError(f"the samples have several shapes ({shapes}); bring them to one size")
         self._shape = shape
-        masks = None if self._masks is None else self._masks.of(part.indices, tensors[0], self.total)
+        masks = None if self._masks is None else self._masks.of(part.indices, tensors[0], self.total, part.labels)
         return Batch(part.inputs, part.labels, part.indices, masks)
 
 

@@ -18,6 +18,7 @@ from xaikit.core.errors import InvalidInputError, MissingDependencyError, Xaikit
 from xaikit.core.files import write_whole
 from xaikit.core.structure import flatten
 
+TENSORS = ("scores", "gap", "tokens")  # the fields that hold one, or None
 JSON = ("spec", "targets", "absorbed", "lost")  # the fields that hold no tensor
 
 
@@ -34,6 +35,7 @@ class Attribution:
         absorbed: the part of the promised sums that biases, constants and stabilizers hold by a method's rules, and at
             a layer what flows past it, for the batch; None for a method that keeps no such books (LRP does).
         lost: the part that other operations did not hand on, by operation; empty where all is conserved.
+        tokens: ids (N, T) of the tokens at whose embedding (N, T, D) the values stand; None for anything else.
     """
 
     values: Any
@@ -43,6 +45,7 @@ class Attribution:
     gap: Tensor | None = None
     absorbed: float | None = None
     lost: dict[str, float] | None = None
+    tokens: Tensor | None = None
 
     def save(self, path: str | Path) -> Path:
         """Write to ``.npz`` or ``.safetensors``; `load` reads either.
@@ -53,7 +56,7 @@ class Attribution:
         """
         path = Path(path)
         arrays = {f"values.{key}": t.detach().cpu() for key, t in self._named_values().items()}
-        arrays |= {k: t.detach().cpu() for k, t in (("scores", self.scores), ("gap", self.gap)) if t is not None}
+        arrays |= {k: t.detach().cpu() for k in TENSORS if (t := getattr(self, k)) is not None}
         named = {name: getattr(self, name) for name in JSON}
         meta = json.dumps({**named, "structure": self._structure()})
         if path.suffix == ".npz":
@@ -84,8 +87,8 @@ class Attribution:
             values = values["0"]
         elif meta["structure"] == "tuple":
             values = tuple(values[str(i)] for i in range(len(values)))
-        named = {name: meta[name] for name in JSON}
-        return cls(values, scores=arrays.get("scores"), gap=arrays.get("gap"), **named)
+        named: dict[str, Any] = {**{name: meta[name] for name in JSON}, **{name: arrays.get(name) for name in TENSORS}}
+        return cls(values, **named)
 
     def plot(self, inputs: Any = None, **options: Any) -> Any:
         """A figure of the attribution beside (or over) the inputs; see `xaikit.report.figures.plot`."""

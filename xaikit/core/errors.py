@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST = 60  # known names in a message
+
 
 class XaikitError(Exception):
     """Base of every error that xaikit raises on purpose."""
@@ -59,9 +61,10 @@ class MissingDependencyError(XaikitError, ImportError):
 
 
 def near_names(name: str, known: Iterable[str], *, count: int = 3) -> str:
-    """The end of an error sentence: ``; did you mean 'x'?`` or the list of all known names."""
+    """The end of an error sentence: ``; did you mean 'x'?`` or the known names, where there are many the first."""
     names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=count)
     if close:
         return f"; did you mean {' or '.join(repr(c) for c in close)}?"
-    return f"; known are {', '.join(repr(n) for n in names)}" if names else ""
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    return f"; known are {', '.join(repr(n) for n in names[:MOST])}{more}" if names else ""

@@ -218,6 +218,7 @@ class Explainer(Configured, abc.ABC):
             targets=None if targets is None or callable(targets) else torch.as_tensor(targets).tolist(),
             scores=extra["scores"],
             gap=gap,
+            tokens=self._token_ids(values, inputs),
         )
 
     @torch.inference_mode(mode=False)
@@ -360,6 +361,9 @@ class Explainer(Configured, abc.ABC):
             embedding = next((name for name, m in model.named_modules() if isinstance(m, nn.Embedding)), None)
             remedy = f"layer={embedding!r}, the model's embedding" if embedding else "a float tensor (inputs.float())"
             raise InvalidTypeError(f"inputs of {tensor.dtype} have no gradient; pass {remedy}")
+
+    def _token_ids(self, values: Any, inputs: Any) -> Tensor | None:
+        return structure.token_ids(values, structure.flatten(self._arguments(inputs)[0])[0])
 
     def _bound(self) -> nn.Module:
         if self.model is None:

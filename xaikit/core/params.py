@@ -174,14 +174,15 @@ class Choice(Spec):
     kind: Literal["choice"] = "choice"
     registry: Any
     search: bool = False
+    having: str = ""
 
     def __init__(self, registry: Registry, **fields: Any) -> None:
         super().__init__(**{"registry": registry, **fields})
 
     @property
     def names(self) -> Iterator[str]:
-        """Names that a search may choose among."""
-        return iter(self.registry)
+        """Names that a search may choose among: of classes whose attribute `having` is true, where one is named."""
+        return (name for name in self.registry if not self.having or getattr(self.registry.get(name), self.having))
 
     @property
     def tunable(self) -> bool:

@@ -42,6 +42,14 @@ def flatten(inputs: Any, what: str = "inputs") -> tuple[Tensors, Callable[[Tenso
     return leaves, rebuild
 
 
+def token_ids(attribution: Any, inputs: Tensors) -> Tensor | None:
+    """The integer tokens (N, T) among the inputs that an attribution at their embedding (N, T, D) is of, if any."""
+    if not isinstance(attribution, Tensor) or attribution.ndim != 3:
+        return None
+    of_it = (t for t in inputs if t.shape == attribution.shape[:2] and not t.is_floating_point())
+    return next(of_it, None)
+
+
 def check_batch(tensors: Tensors, what: str = "inputs") -> int:
     """The common batch size N of tensors shaped (N, ...).
 

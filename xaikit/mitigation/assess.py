@@ -16,7 +16,15 @@ from xaikit.core.frames import pandas
 from xaikit.core.structure import flatten
 from xaikit.mitigation.batches import to_device
 from xaikit.mitigation.decoys import KEPT, Decoy, decoys
-from xaikit.mitigation.evaluation import batches, by_group, check_all_used, evaluating, group_names, logits_on
+from xaikit.mitigation.evaluation import (
+    batches,
+    by_group,
+    check_all_used,
+    evaluating,
+    group_names,
+    logits_on,
+    number_of_batches,
+)
 from xaikit.mitigation.masks import fit_masks
 from xaikit.mitigation.tables import aligned, percent
 
@@ -143,7 +151,7 @@ def assess(  # noqa: PLR0913
     chosen = _named(explainers, model, head)
     tally = _Tally(groups)
     maker = None
-    with tqdm(disable=not progress, unit="batch", desc="assess") as bar:
+    with tqdm(total=number_of_batches(data), disable=not progress, unit="batch", desc="assess") as bar:
         for given in batches(data, masks):
             with evaluating(model) as device:
                 x, y, mask = to_device(given, device)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Choice, Configured, Explainer, Float, Int
+from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Configured, Explainer, Float, Int
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError
 from xaikit.core.isolation import buffers_kept_on_error
 from xaikit.core.structure import flatten
@@ -24,7 +24,7 @@ from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.history import History
 from xaikit.mitigation.masks import batch_masks
-from xaikit.mitigation.penalties import check_labels, gradient_ratio, task_loss
+from xaikit.mitigation.penalties import EXPLANATION, check_labels, gradient_ratio, task_loss
 from xaikit.mitigation.trainer import Options, prepared, train
 
 
@@ -58,9 +58,7 @@ class Mitigator(Configured, abc.ABC):
     NEEDS_MASK: ClassVar[bool] = True  # else no mask means everything
     OF_ZERO_MASK: ClassVar[str | None] = "nothing is penalised"  # what comes of a mask that is zero everywhere
 
-    explainer: Annotated[Any, Choice(EXPLAINERS), "the explanation: a name, a spec string, a class or an object"] = (
-        "gradient"
-    )
+    explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = "gradient"
     where: Annotated[
         str, Categorical("sample", "class", search=False), "whose masks they are: 'class' takes the label's"
     ] = "sample"

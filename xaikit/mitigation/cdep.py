@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaikit.core import EXPLAINERS, MITIGATORS, Call, Categorical, Choice, Explainer, Float
+from xaikit.core import MITIGATORS, Call, Categorical, Explainer, Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.isolation import isolated
 from xaikit.core.modes import mode_matters
@@ -17,6 +17,7 @@ from xaikit.core.targets import pick_head
 from xaikit.mitigation.base import Mitigator, autocast_on, check_labels, run_model
 from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.masks import batch_masks, check_mask, fit_masks
+from xaikit.mitigation.penalties import EXPLANATION
 
 FORMS = ("sigmoid", "log", "l1", "squared")
 PARTS = ("relevant", "irrelevant")
@@ -42,7 +43,8 @@ class CDEP(Mitigator):
 
     What must not matter is mask * (x - keep(x)), or mask * x without `keep`: with ``keep`` the grey image, say, it is
     the colour. It is the relevant part as published; ``part="irrelevant"`` makes it the other one, which gets the
-    interactions as well under the published rules. The published sigmoid saturates within a few steps and is content
+    interactions as well under the published rules, ``explainer="contextual_decomposition:rules=cdep"``; the symmetric
+    ones give it half of them. The published sigmoid saturates within a few steps and is content
     with a shift of all classes; on colour, ``form="squared", centred=True, part="irrelevant"`` works where it fails.
 
     An explainer that cannot decompose an output gives the sums of its attribution inside and outside the mask instead.
@@ -64,7 +66,7 @@ class CDEP(Mitigator):
 
     WEIGHT: ClassVar[str] = "lambda_cdep"
 
-    explainer: Annotated[Any, Choice(EXPLAINERS), "the explanation: a name, a spec string, a class or an object"] = (
+    explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = (
         "contextual_decomposition"
     )
     lambda_cdep: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 1.0

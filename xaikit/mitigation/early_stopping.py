@@ -15,7 +15,9 @@ class EarlyStopping:
     """Looks at validation data after each epoch.
 
     With a patience, training stops after so many epochs without a better worst group, and the weights of the best
-    epoch (the first of equals) return at the end. Without one it only looks.
+    epoch (the first of equals) return at the end. Without one it only looks. Epochs count from the first in which the
+    worst group is above what it was before training: a fooled model may need many epochs to get there, and to stop
+    it before would keep what it was to unlearn.
     """
 
     def __init__(self, data: Any, groups: Any, *, patience: int | None, head: str | int) -> None:
@@ -24,6 +26,7 @@ class EarlyStopping:
         if data is None and patience is not None:
             raise InvalidInputError("patience needs validation data: fit(..., validation=(x, y), groups=...)")
         self._data, self._groups, self._head, self._patience = data, groups, head, patience
+        self.start = -1.0  # the worst group before training
         self.best = -1.0
         self.waited = 0  # epochs since
         self.weights: dict[str, Tensor] = {}
@@ -45,13 +48,13 @@ class EarlyStopping:
         return {"validation_accuracy": overall, "validation_worst_group": min(found.values())}
 
     def check(self, model: nn.Module) -> None:
-        """Look once, so that wrong data are told before the first step."""
+        """Look once, so that wrong data are told before the first step, and where training begins is known."""
         if self.active:
-            self.look(model)
+            self.start = self.look(model)["validation_worst_group"]
 
     def judge(self, model: nn.Module, worst: float) -> None:
         """Remember the weights where they are the best so far."""
-        self.waited += 1
+        self.waited += self.best > self.start
         if worst > self.best:
             self.best, self.waited = worst, 0
             if self._patience is not None:
@@ -65,8 +68,9 @@ class EarlyStopping:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"best": self.best, "waited": self.waited, "weights": self.weights}
+        return {"start": self.start, "best": self.best, "waited": self.waited, "weights": self.weights}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave."""
-        self.best, self.waited, self.weights = state["best"], state["waited"], state["weights"]
+        self.start, self.best = state.get("start", self.start), state["best"]
+        self.waited, self.weights = state["waited"], state["weights"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -82,6 +83,14 @@ def logits_on(model: nn.Module, x: Any, head: str | int) -> Tensor:
     return logits
 
 
+def number_of_batches(data: Any) -> int | None:
+    """How many `batches` gives, where that is known."""
+    try:
+        return math.ceil(len(data[1]) / ROWS) if _in_memory(data) else len(data)
+    except TypeError:
+        return None
+
+
 def group_names(groups: Any, x: Any, y: Tensor, begin: int) -> list[Any]:
     """The group of each sample of a batch that begins at sample `begin`: the class where no groups are given.
 
@@ -140,7 +149,7 @@ def check_all_used(groups: Any, n: int) -> None:
 
 
 def _pieces(data: Any, rows: int) -> Iterator[tuple[Any, Any, Any]]:
-    if isinstance(data, (tuple, list)) and len(data) in (2, 3) and not isinstance(data[0], (tuple, list)):
+    if _in_memory(data):
         x, y, *rest = data
         tensors, rebuild = flatten(x)
         n, mask = check_batch(tensors), [check_mask(m) for m in rest]
@@ -160,6 +169,11 @@ def _pieces(data: Any, rows: int) -> Iterator[tuple[Any, Any, Any]]:
         if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
             raise InvalidTypeError("a batch must be (inputs, labels) or (inputs, labels, masks)")
         yield batch[0], batch[1], batch[2] if len(batch) == 3 else None
+
+
+def _in_memory(data: Any) -> bool:
+    """Whether the data are the samples themselves, and no batches of them."""
+    return isinstance(data, (tuple, list)) and len(data) in (2, 3) and not isinstance(data[0], (tuple, list))
 
 
 def _for_all(mask: Tensor, x: Tensor) -> bool:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Choice, Float, Int
+from xaikit.core import MITIGATORS, Categorical, Float, Int
 from xaikit.core.structure import Tensors
 from xaikit.mitigation.attributed import AttributionMitigator
-from xaikit.mitigation.penalties import OUTPUTS, at_least_float32
+from xaikit.mitigation.penalties import EXPLANATION, OUTPUTS, at_least_float32
 
 FORMS = ("ranking", "share")
 
@@ -42,7 +42,7 @@ class HINT(AttributionMitigator):
     WEIGHT: ClassVar[str] = "lambda_hint"
     CHANNELS_FIRST: ClassVar[bool] = True
 
-    explainer: Annotated[Any, Choice(EXPLAINERS), "the explanation: a name, a spec string, a class or an object"] = (
+    explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = (
         "gradient_x_input"
     )
     output: Annotated[str, Categorical(*OUTPUTS, search=False), "what the score is"] = "logit"

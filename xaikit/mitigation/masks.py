@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.core.structure import Tensors, flatten
+from xaikit.core.structure import Tensors, flatten, token_ids
 
 
 def check_mask(mask: Any) -> Tensor:
@@ -158,7 +158,7 @@ def _over_channels(mask: Tensor, attribution: Tensor, x: Tensor) -> Tensor:
 
 def of_tokens(attribution: Tensor, inputs: Tensors) -> bool:
     """Whether integer tokens (N, T) among the inputs are explained at an embedding (N, T, D)."""
-    return attribution.ndim == 3 and any(t.shape == attribution.shape[:2] and not t.is_floating_point() for t in inputs)
+    return token_ids(attribution, inputs) is not None
 
 
 def _over_tokens(mask: Tensor, attribution: Tensor, inputs: Tensors) -> Tensor:

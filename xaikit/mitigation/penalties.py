@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xaikit.core import EXPLAINERS, Choice
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import Tensors
 from xaikit.mitigation.masks import label_tensor
 from xaikit.mitigation.projections import Projection
 
+EXPLANATION = Choice(EXPLAINERS, having="DIFFERENTIABLE")
 OUTPUTS = ("log_probability", "logit", "probability")
 TARGETS = ("label", "all", "predicted", "random")
 NORMALIZATIONS = ("none", "mask", "total")

@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Choice, Float
+from xaikit.core import MITIGATORS, Categorical, Float
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import Tensors
 from xaikit.mitigation.attributed import AttributionMitigator
 from xaikit.mitigation.fabric import Share
-from xaikit.mitigation.penalties import OUTPUTS, at_least_float32
+from xaikit.mitigation.penalties import EXPLANATION, OUTPUTS, at_least_float32
 
 PRIORS = ("total_variation", "sparsity")
 
@@ -43,7 +43,7 @@ class AttributionPrior(AttributionMitigator):
     CHANNELS_FIRST: ClassVar[bool] = True
     NEEDS_MASK: ClassVar[bool] = False
 
-    explainer: Annotated[Any, Choice(EXPLAINERS), "the explanation: a name, a spec string, a class or an object"] = (
+    explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = (
         "expected_gradients:n_iter=1"
     )
     output: Annotated[str, Categorical(*OUTPUTS, search=False), "what the score is"] = "logit"

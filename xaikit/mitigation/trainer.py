@@ -102,6 +102,7 @@ class Loop:
         self.stand = Stand(seed=processes.broadcast(int(torch.randint(2**31, ()))) if drawn else mitigator.random_state)
         self._began: random_states.State = {}  # the random state when the present epoch began
         self._now: random_states.State | None = None  # the one to go on with, after resuming
+        options.stopping.start = processes.broadcast(options.stopping.start)  # their weights may differ until now
         if options.checkpoint is not None and (found := checkpoints.read(options.checkpoint, mitigator, model)):
             self._resume(*found)
         # What is in memory was looked at as a whole.

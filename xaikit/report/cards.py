@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from xaikit.core.errors import InvalidInputError
 from xaikit.report import pictures
 from xaikit.report.figures import KINDS
+from xaikit.report.token_strip import unpadded
 
 Array = NDArray[Any]
 
@@ -91,7 +92,11 @@ def _text(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
     words = words or [f"token {i}" for i in range(len(weights))]
     if len(words) != len(weights):
         raise InvalidInputError(f"names.tokens must give {len(weights)} tokens for as many ids, got {len(words)}")
-    words, weights = _ended(words, weights, names.padding) if names.padding else _unpadded(ids, words, weights)
+    if names.padding:
+        words, weights = _ended(words, weights, names.padding)
+    else:
+        end = unpadded(ids, weights)
+        words, weights = words[:end], weights[:end]
     tokens = [{**token, **_piece(token["word"])} for token in _coloured(words, weights)]
     return {"tokens": tokens, **_strongest(words.__getitem__, weights)}
 
@@ -111,16 +116,6 @@ def _ended(words: list[str], weights: Array, padding: str) -> tuple[list[str], A
     if not rest.any():
         return words[:end], weights[:end]
     return [*words[:end], f"{len(rest)}\u00a0×\u00a0{padding}"], np.append(weights[:end], rest.sum())
-
-
-def _unpadded(ids: list[int], words: list[str], weights: Array) -> tuple[list[str], Array]:
-    """A text up to where one token follows over and over, which the model does not look at."""
-    end = len(ids)
-    while end > 1 and ids[end - 1] == ids[-1] and weights[end - 1] == 0:
-        end -= 1
-    # A single last word without relevance is a word.
-    end = end if len(ids) - end > 1 else len(weights)
-    return words[:end], weights[:end]
 
 
 def _tabular(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:

@@ -52,9 +52,9 @@ def plot(
         inputs: what was explained, to be drawn beside and under the attribution.
         samples: which samples; None draws the first eight.
         kind: "image" (N, C, H, W), "series" (N, C, T), "tabular" (N, F) or "text" (N, T) or (N, T, D); None goes by
-            the number of axes, and says text where the inputs are token ids or the names are those of each sample.
+            the number of axes, and is "text" where the attribution knows its tokens.
         part: which tensor, where inputs are a tuple or a dict.
-        names: of the features (tabular) or the channels (series); the T tokens of each sample (text).
+        names: of the features (tabular) or the channels (series); the T tokens of each sample (text), else their ids.
         outline: a map (H, W), 1 inside, whose border is drawn on images.
 
     Raises:
@@ -65,14 +65,15 @@ def plot(
     if not isinstance(attribution, Attribution):
         raise InvalidTypeError(f"plot takes the Attribution that explain() returns, got {type(attribution).__name__}")
     values = _array(_pick(attribution.values, part, "the attribution"))
+    ids = None if attribution.tokens is None else _array(attribution.tokens)
+    kind = kind or ("text" if ids is not None else KINDS.get(values.ndim))
     given = None if inputs is None else _array(_pick(inputs, part, "inputs"))
-    kind = kind or ("text" if _of_text(values, given, names) else None)
     if given is not None and kind != "text" and (len(given) != len(values) or given.ndim != values.ndim):
         raise InvalidInputError(f"inputs must fit the attribution {values.shape}, got {given.shape}")
     chosen = _choose(samples, len(values))
     titles = [_title(attribution, i) for i in chosen]
     picked = None if given is None else given[chosen]
-    match kind or KINDS.get(values.ndim):
+    match kind:
         case "image" if values.ndim in (3, 4):
             return _images(values[chosen], picked, titles, outline)
         case "series" if values.ndim in (2, 3):
@@ -80,15 +81,10 @@ def plot(
         case "tabular":
             return _bars(values[chosen], picked, titles, names)
         case "text" if values.ndim in (2, 3):
-            return token_strip(values[chosen], titles, None if names is None else [names[i] for i in chosen])
+            words = None if names is None else [names[i] for i in chosen]
+            return token_strip(values[chosen], titles, words, None if ids is None else ids[chosen])
     allowed = ", ".join(f"{name!r} ({axes} axes)" for axes, name in KINDS.items()) + ", 'text' (2 or 3 axes)"
     raise InvalidInputError(f"an attribution of shape {values.shape} is not drawn as {kind!r}; kinds are {allowed}")
-
-
-def _of_text(values: Array, inputs: Array | None, names: Sequence[Any] | None) -> bool:
-    """Whether inputs are integers (N, T) of which an attribution (N, T) or (N, T, D) tells, or names one row each."""
-    ids = inputs is not None and inputs.dtype.kind in "iu" and inputs.ndim == 2 and inputs.shape == values.shape[:2]
-    return ids or (bool(names) and all(isinstance(row, (list, tuple)) for row in names or ()))
 
 
 def comparison(
@@ -96,6 +92,7 @@ def comparison(
     inputs: Any,
     *,
     labels: Sequence[str] | None = None,
+    captions: Mapping[str, Sequence[str]] | None = None,
     samples: int | Sequence[int] | None = None,
     outline: Any = None,
 ) -> Figure:
@@ -108,6 +105,7 @@ def comparison(
         attributions: by column title; attributions or plain tensors (N, C, H, W).
         inputs: images (N, C, H, W).
         labels: a word for each sample.
+        captions: by column title, a word below each map, such as what was predicted.
         samples: which samples; None draws the first eight.
         outline: a map (H, W), 1 inside, whose border is drawn on every image.
     """
@@ -125,8 +123,10 @@ def comparison(
     for row, i in zip(grid, chosen, strict=True):
         _show_input(row[0], images[i])
         row[0].set_ylabel(str(i) if labels is None else labels[i])
-        for axes, values in zip(row[1:], columns.values(), strict=True):
+        for axes, (name, values) in zip(row[1:], columns.items(), strict=True):
             _overlay(axes, values[i], images[i])
+            if captions is not None and name in captions:
+                axes.set_xlabel(captions[name][i], fontsize=8)
         for axes in row:
             _draw_outline(axes, outline, images[i].shape[-2:])
     for axes, name in zip(grid[0], ["input", *columns], strict=True):
@@ -164,7 +164,8 @@ def grouped_bars(
     for k, (name, row) in enumerate(table.items()):
         places = np.arange(len(groups)) + (k - (len(table) - 1) / 2) * width
         values = [row.get(g, np.nan) for g in groups]
-        axes.bar(places, values, width * 0.94, color=BARS[k % len(BARS)], label=name)
+        again = "///" if k >= len(BARS) else None  # a colour that was used before
+        axes.bar(places, values, width * 0.94, color=BARS[k % len(BARS)], hatch=again, edgecolor="white", label=name)
         upper = np.zeros(len(groups))
         if margins is not None:
             spread = np.array([margins[name].get(g, 0.0) for g in groups])

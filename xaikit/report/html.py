@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
+from xaikit.core.files import write_whole
 from xaikit.report import pictures
 from xaikit.report.cards import Names, drawn, kind_of
 from xaikit.runs import ExplainedSample, Run
@@ -91,13 +91,7 @@ class Report:
         path = Path(path)
         if path.suffix not in (".html", ".htm"):
             raise InvalidInputError(f"a report is saved as .html, got {path.name!r}")
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_text(self.html(), encoding="utf-8")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-        return path
+        return write_whole(path, self.html())
 
     def html(self) -> str:
         """The page."""

@@ -21,18 +21,25 @@ WIDTH, LINE, SIZE, GAP = 7.0, 0.32, 11, 0.12  # inches, inches, points, inches
 FONT = FontProperties(family="DejaVu Sans", size=SIZE)
 
 
-def token_strip(values: Array, titles: Sequence[str], tokens: Sequence[Sequence[str]] | None) -> Figure:
+def token_strip(
+    values: Array, titles: Sequence[str], tokens: Sequence[Sequence[str]] | None, ids: Array | None = None
+) -> Figure:
     """One block of lines for each sample: red tokens speak for the class, blue ones against it.
 
     Args:
         values: attribution of tokens (N, T), or of their embeddings (N, T, D), which is summed over D.
         titles: one for each sample.
-        tokens: T strings for each of the N samples; None numbers them.
+        tokens: T strings for each of the N samples; None shows their ids, or else their places.
+        ids: of the tokens (N, T); padding at the end of a text is then left out.
     """
     weights = values.reshape(*values.shape[:2], -1).sum(2)
-    words = [[str(i) for i in range(weights.shape[1])]] * len(weights) if tokens is None else tokens
+    places = np.tile(np.arange(weights.shape[1]), (len(weights), 1))
+    words = (places if ids is None else ids).astype(str).tolist() if tokens is None else tokens
     if len(words) != len(weights) or any(len(row) != weights.shape[1] for row in words):
         raise InvalidInputError(f"names must hold {weights.shape[1]} tokens for each of {len(weights)} samples")
+    if ids is not None:
+        ends = [unpadded(row, weight) for row, weight in zip(ids.tolist(), weights, strict=True)]
+        words, weights = ([row[:end] for row, end in zip(rows, ends, strict=True)] for rows in (words, weights))
     blocks = [_lines([str(w) for w in row]) for row in words]
     heights = [LINE * (lines + 1.2) for _, lines in blocks]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.1))
@@ -51,6 +58,15 @@ def token_strip(values: Array, titles: Sequence[str], tokens: Sequence[Sequence[
             axes.text(*place, _plain(str(word)), fontproperties=FONT, va="center", bbox=box, parse_math=False)
         top += height
     return figure
+
+
+def unpadded(ids: Sequence[int], weights: Array) -> int:
+    """Where a text ends: what follows is one token over and over, which the model does not look at."""
+    end = len(ids)
+    while end > 1 and ids[end - 1] == ids[-1] and weights[end - 1] == 0:
+        end -= 1
+    # A single last word without relevance is a word.
+    return end if len(ids) - end > 1 else len(weights)
 
 
 def _lines(words: Sequence[str]) -> tuple[list[tuple[float, int]], int]:

@@ -19,7 +19,7 @@ from xaikit.tuning.evaluation import fingerprint_of_model
 from xaikit.tuning.goals import Goal, check_direction
 from xaikit.tuning.result import TuneResult
 from xaikit.tuning.search import Measured, Report, Search, run_search
-from xaikit.tuning.wanted import Wanted, Wish, make_space, part_of_one
+from xaikit.tuning.wanted import ALL, Wanted, Wish, make_space, part_of_one
 
 if TYPE_CHECKING:
     from xaikit.mitigation import Mitigator
@@ -191,7 +191,7 @@ def _stopping(mitigator: Mitigator, validation: Any) -> dict[str, Any]:
 def _space(mitigator: Any, explainers: Sequence[Any] | None, space: Wish) -> Wish:
     """The weight, the choice of explanation and its settings, unless the user says otherwise."""
     if space is not None and explainers is not None:
-        if "explainer" in space:
+        if space == ALL or "explainer" in space:
             raise InvalidInputError("the explanations to choose from stand in explainers= and in space; leave one out")
         space = dict(space) if isinstance(space, dict) else dict.fromkeys(space)
         return {**space, "explainer": list(explainers)}

@@ -184,12 +184,8 @@ def _under(dim: Dimension, prefix: str) -> Dimension:
 
 def _label(value: Configured, searched: set[str]) -> str:
     """An object as a spec string: its name, and what it holds that is neither the default nor searched."""
-    plain = type(value).SETTINGS
-    kept = {
-        n: v
-        for n, v in value.settings().items()
-        if n not in searched and (plain[n].default is dataclasses.MISSING or v != plain[n].check(plain[n].default, n))
-    }
+    settings = value.SETTINGS.items()  # the object's own: an explainer of captum's has more of them than its class
+    kept = {n: v for n, s in settings if n not in searched and not s.is_default(v := getattr(value, n))}
     name = value.NAME or type(value).__name__
     return name + (f":{','.join(f'{n}={_words(v)}' for n, v in kept.items())}" if kept else "")
 

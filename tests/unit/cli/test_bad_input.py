@@ -6,13 +6,13 @@ import errno
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from xaikit.cli import main
 from xaikit.cli.demo_digits import make_network
 from xaikit.metrics import Evaluation
 from xaikit.runs import load_run
@@ -37,12 +37,6 @@ def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save("m.npy", np.eye(12, dtype=np.float32))
 
 
-def leave(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main.run(arguments)
-    return int(left.value.code or 0)
-
-
 def sentence(capsys: pytest.CaptureFixture[str]) -> str:
     error = capsys.readouterr().err
     assert error.startswith("xaikit: ")
@@ -51,7 +45,7 @@ def sentence(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_wrong_models_and_data(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_models_and_data(leave: Callable[..., int], verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     whole = Path("d.npz").read_bytes()
     Path("cut.npz").write_bytes(whole[: len(whole) // 2])
     assert zipfile.is_zipfile("d.npz")
@@ -78,7 +72,9 @@ def refuse(descriptor: int) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_disk_that_is_full(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_disk_that_is_full(
+    leave: Callable[..., int], verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What stood there stays, nothing half-written is left, what was found is told, the same command works later."""
     call = (verb, *DATA, *MODEL, "--quiet", *VERBS[verb])
     old = Path("run.json") if verb != "mitigate" else Path("run.pt")
@@ -98,7 +94,9 @@ def test_a_disk_that_is_full(verb: str, monkeypatch: pytest.MonkeyPatch, capsys:
     assert leave(*call) == 0
 
 
-def test_a_damaged_shard_or_manifest_is_named_and_repaired(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_shard_or_manifest_is_named_and_repaired(
+    leave: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     call = ("explain", *DATA, *MODEL, "--quiet", *VERBS["explain"])
     assert leave(*call) == 0
     whole = [sample.values.clone() for sample in load_run("run")]  # else they are read from the file to be damaged
@@ -127,7 +125,9 @@ def test_a_damaged_shard_or_manifest_is_named_and_repaired(capsys: pytest.Captur
         (("report", "--evaluation", "m.npy"), "m.npy is not JSON"),
     ],
 )
-def test_other_wrong_calls(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_wrong_calls(
+    leave: Callable[..., int], arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("mine")
     Path("bytes.yaml").write_bytes(b"\xff\xfe\x00verb")
@@ -137,7 +137,7 @@ def test_other_wrong_calls(arguments: tuple[str, ...], said: str, capsys: pytest
     assert [p.name for p in Path("mine").iterdir()] == ["thesis.txt"]
 
 
-def test_tune_takes_what_explain_takes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tune_takes_what_explain_takes(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     """The same search as on the same samples in an array."""
     with np.load("d.npz") as file:
         np.save("some.npy", file["x"][::3])
@@ -155,7 +155,7 @@ def test_tune_takes_what_explain_takes(capsys: pytest.CaptureFixture[str]) -> No
     assert json.loads(capsys.readouterr().out)["trials"] == 4
 
 
-def test_an_evaluation_in_batches_is_that_of_all_at_once() -> None:
+def test_an_evaluation_in_batches_is_that_of_all_at_once(leave: Callable[..., int]) -> None:
     call = ("evaluate", *DATA, *MODEL, "--quiet", "--explainer", "vargrad", "--metric", "lerf")
     for size in ("5", "12"):
         assert leave(*call, "--batch-size", size, "--out", f"{size}.json") == 0

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
 from xaikit import SpRAy
-from xaikit.cli import hugging_face, main
+from xaikit.cli import hugging_face
 from xaikit.cli.data import Classes
 from xaikit.cli.hugging_face import classes_of, image_settings
 from xaikit.cli.inputs import IMAGENET, read_batch
@@ -47,12 +47,6 @@ class Reader(nn.Module):
 PEOPLE = ("--data", "people.csv", "--labels", "risk", "--classes", "low,high", "--model", "namednets:table")
 
 
-def leave(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main.run(arguments)
-    return int(left.value.code or 0)
-
-
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A table whose second column is the label, and texts in which word 7 decides."""
@@ -71,7 +65,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_table_by_the_names_of_its_columns_and_classes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_by_the_names_of_its_columns_and_classes(
+    leave: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert leave("mitigate", *PEOPLE, "--mask-names", "age,priors", "--out", "m.pt", "--quiet", "--mitigator",
                  "rrr:n_epochs=30,lr=1e-2,batch_size=16,output=logit,lambda_rrr=1") == 0  # fmt: skip
     told = json.loads(Path("m.json").read_text())
@@ -96,7 +92,9 @@ def test_a_table_by_the_names_of_its_columns_and_classes(capsys: pytest.CaptureF
     assert json.loads(Path("table.json").read_text())["rows"][0]["mean"] > 0.6
 
 
-def test_token_ids_are_explained_at_the_embedding_and_compared_by_word(capsys: pytest.CaptureFixture[str]) -> None:
+def test_token_ids_are_explained_at_the_embedding_and_compared_by_word(
+    leave: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     call = ("--data", "texts.npz", "--model", "namednets:Reader", "--quiet")
     assert leave("explain", *call, "--explainer", "gradient_x_input", "--target", "0", "--out", "run") == 0
     run = load_run("run")
@@ -118,7 +116,9 @@ def test_token_ids_are_explained_at_the_embedding_and_compared_by_word(capsys: p
     assert found.of(torch.tensor([0]), ids, 12).equal((ids == 7).float())
 
 
-def test_a_job_that_fails_at_once_leaves_the_folder_to_another(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_that_fails_at_once_leaves_the_folder_to_another(
+    leave: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert leave("explain", *PEOPLE, "--layer", "9", "--out", "run", "--quiet") == 2
     assert leave("explain", *PEOPLE, "--explainer", "gradient", "--out", "run", "--quiet") == 0
     capsys.readouterr()
@@ -126,7 +126,7 @@ def test_a_job_that_fails_at_once_leaves_the_folder_to_another(capsys: pytest.Ca
     assert "holds another job" in capsys.readouterr().err
 
 
-def test_names_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_are_not_there(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     for change, said in {
         ("--mask-names", "stamps"): "no column 'stamps'; did you mean 'stamp'",
         ("--mask-names", "stamp", "--mask", "m.npy"): "not both",
@@ -137,14 +137,6 @@ def test_names_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
         assert said in capsys.readouterr().err
     assert leave("mitigate", "--data", "texts.npz", "--model", "namednets:Reader", "--mask-names", "b") == 2
     assert "takes columns of a .csv, or tokens" in capsys.readouterr().err
-
-
-def test_a_text_of_ids_is_drawn_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    np.save("one.npy", np.array([[1, 7, 2]]))
-    shown: list[object] = []
-    monkeypatch.setattr("xaikit.report.figures.token_strip", lambda _v, _t, words: shown.append(words) or Figure())
-    assert leave("explain", "one.npy", "--model", "namednets:Reader", "--explainer", "gradient", "--quiet") == 0
-    assert shown == [[["1", "7", "2"]]]
 
 
 def test_classes_in_the_order_of_the_model() -> None:

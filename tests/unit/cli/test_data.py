@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from xaikit.cli import main
 from xaikit.cli.data import array, image_folder, open_data, table
 from xaikit.cli.demo_digits import make_network
 from xaikit.cli.inputs import Preparation
@@ -21,12 +21,6 @@ from xaikit.explainers import Gradient
 from xaikit.runs import load_run
 
 NETWORK = "xaikit.cli.demo_digits:make_network"
-
-
-def leave(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main.run(arguments)
-    return int(left.value.code or 0)
 
 
 @pytest.fixture
@@ -45,7 +39,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 EXPLAIN = ["explain", "--data", "photos", "--model", NETWORK, "--grey", "--explainer", "gradient", "--out", "run"]
 
 
-def test_a_folder_of_images(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_images(leave: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert leave(*EXPLAIN, "--quiet") == 0
     assert "6 samples explained in run" in capsys.readouterr().out
     run = load_run("run")
@@ -61,7 +55,7 @@ def test_a_folder_of_images(photos: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "seed: 0 there, 1 here" in capsys.readouterr().err
 
 
-def test_labels_beside_the_images(photos: Path) -> None:
+def test_labels_beside_the_images(leave: Callable[..., int], photos: Path) -> None:
     names = [s for s in image_folder(photos, Preparation(grey=True)).names]
     (photos / "labels.csv").write_text(
         "file,label\n" + "".join(f"{n},{'dog' if i % 2 else 'cat'}\n" for i, n in enumerate(names))
@@ -76,7 +70,9 @@ def test_labels_beside_the_images(photos: Path) -> None:
         image_folder(photos, Preparation())
 
 
-def test_an_unreadable_image_is_named_and_left_out(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_image_is_named_and_left_out(
+    leave: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (photos / "c.bmp").write_bytes(b"nothing")
     assert leave(*EXPLAIN, "--quiet") == 1
     told = capsys.readouterr()
@@ -86,14 +82,16 @@ def test_an_unreadable_image_is_named_and_left_out(photos: Path, capsys: pytest.
     assert "c.bmp" in capsys.readouterr().err
 
 
-def test_images_of_mixed_sizes_need_a_size(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_of_mixed_sizes_need_a_size(
+    leave: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Image.new("L", (20, 10)).save(photos / "g.png")
     assert leave(*EXPLAIN, "--quiet") == 2
     assert "bring them to one size" in capsys.readouterr().err
     assert leave(*EXPLAIN, "--size", "12", "--quiet", "--out", "sized") == 0
 
 
-def test_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays(leave: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     x, y = np.random.default_rng(0).random((5, 1, 12, 12)), np.arange(5)
     np.save("x.npy", x)
@@ -119,7 +117,9 @@ TABLE = "age,sex,priors,outcome\n31,0,2,no\n52,1,0,yes\n40,1,1,no\n"
 MAKE = "from torch import nn\nimport torch\ntorch.manual_seed(0)\nnet = nn.Linear(3, 2)\n"
 
 
-def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table(
+    leave: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("people.csv").write_text(TABLE)
     Path("tablenet.py").write_text(MAKE)
@@ -152,7 +152,7 @@ def test_texts_need_a_tokenizer_and_a_model_of_a_folder(tmp_path: Path, monkeypa
 
 @pytest.mark.slow
 def test_a_hugging_face_folder_with_its_tokenizer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    leave: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     from xaikit.core.torchvision_ops import import_torchvision
@@ -184,7 +184,7 @@ def test_a_hugging_face_folder_with_its_tokenizer(
     assert leave("explain", "x.npy", "--model", "hf:nowhere") == 2
 
 
-def test_a_dataset_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_of_ones_own(leave: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("owndata.py").write_text("import torch\nrows = [(torch.rand(1, 12, 12), i % 3) for i in range(4)]\n")
     call = [
@@ -211,7 +211,7 @@ def test_a_dataset_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("photos")
-def test_wrong_calls(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_calls(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
     for change, said in {
         ("--data", "empty"): "holds no image",
@@ -228,7 +228,9 @@ def test_wrong_calls(capsys: pytest.CaptureFixture[str]) -> None:
     assert "holds no run" in capsys.readouterr().err
 
 
-def test_two_processes_share_the_command(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_share_the_command(
+    leave: Callable[..., int], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     del photos
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
     for rank in ("0", "1"):

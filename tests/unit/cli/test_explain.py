@@ -149,4 +149,4 @@ def test_each_example_of_the_help_stands_on_its_own_line(capsys: pytest.CaptureF
     shown = capsys.readouterr().out
     assert "\\b" not in shown
     assert "\b" not in shown
-    assert sum(line.strip().startswith("xaikit explain ") for line in shown.splitlines()) == 5
+    assert sum(line.strip().startswith("xaikit explain ") for line in shown.splitlines()) == 7

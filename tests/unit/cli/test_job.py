@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from xaikit.cli import main
 from xaikit.cli.demo_digits import make_network
 from xaikit.cli.explain import Explain
 from xaikit.cli.job import JOBS, load_job, make
@@ -17,12 +17,6 @@ from xaikit.core import Attribution
 from xaikit.core.errors import InvalidInputError, UnknownNameError
 
 NETWORK = "xaikit.cli.demo_digits:make_network"
-
-
-def leave(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main.run(arguments)
-    return int(left.value.code or 0)
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +28,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("ending", ["yaml", "yml", "toml", "json"])
 def test_a_saved_job_is_the_same_job(ending: str) -> None:
-    job = Explain(source=Path("x.npy"), model=NETWORK, explainer="vargrad:n_iter=3", seed=4, figure=False)
+    job = Explain(source="x.npy", model=NETWORK, explainer="vargrad:n_iter=3", seed=4, figure=False)
     assert load_job(job.save(Path(f"job.{ending}"))) == job
 
 
-def test_run_does_what_the_flags_do() -> None:
+def test_run_does_what_the_flags_do(leave: Callable[..., int]) -> None:
     flags = ["explain", "x.npy", "--model", NETWORK, "--explainer", "gradient", "--no-figure", "--target", "3,1"]
     assert leave(*flags, "--out", "flags.npz") == 0
     assert leave(*flags, "--out", "file.npz", "--save-job", "job.yaml") == 0
@@ -51,7 +45,7 @@ def test_run_does_what_the_flags_do() -> None:
     assert torch.allclose(file_made.values, torch.autograd.grad(scores.sum(), x)[0], atol=1e-6)
 
 
-def test_a_job_written_by_hand_is_checked() -> None:
+def test_a_job_written_by_hand_is_checked(leave: Callable[..., int]) -> None:
     for content, said in {
         "verb: explain\nmodell: a\n": "model is missing; explain has no 'modell'; did you mean 'model'",
         "verb: explain\nmodel: a\nseed: high\n": "seed: Input should be a valid integer",
@@ -70,7 +64,7 @@ def test_a_job_written_by_hand_is_checked() -> None:
 
 
 @pytest.mark.parametrize("name", ["job.txt", "nowhere.yaml"])
-def test_a_file_that_is_no_job(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_job(leave: Callable[..., int], name: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("job.txt").write_text("verb: explain")
     assert leave("run", name) == 2
     assert name in capsys.readouterr().err
@@ -82,14 +76,18 @@ def test_wrong_flags_are_named_as_flags() -> None:
 
 
 @pytest.mark.parametrize("verb", sorted(JOBS))
-def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_has_help_with_an_example(
+    leave: Callable[..., int], verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert leave(verb, "--help") == 0
     shown = capsys.readouterr().out
     assert f"xaikit {verb}" in shown.split("Example")[1]
     assert "--save-job" in shown
 
 
-def test_doctor_tells_versions_as_text_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_tells_versions_as_text_and_as_json(
+    leave: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert leave("doctor") == 0
     assert torch.__version__.partition("+")[0] in capsys.readouterr().out
     assert leave("doctor", "--json") == 0
@@ -98,7 +96,9 @@ def test_doctor_tells_versions_as_text_and_as_json(capsys: pytest.CaptureFixture
     assert told["problems"] == []
 
 
-def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_names_what_is_missing(
+    leave: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from xaikit.cli import doctor
 
     version = doctor._version
@@ -107,7 +107,7 @@ def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "captum is missing: pip install captum" in capsys.readouterr().out
 
 
-def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+def outcome(leave: Callable[..., int], capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     code = leave(*arguments)
     return code, capsys.readouterr().out
 
@@ -126,7 +126,9 @@ RESULTS = {
 
 
 @pytest.mark.parametrize("verb", RESULTS)
-def test_a_job_file_does_what_the_flags_do(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_file_does_what_the_flags_do(
+    leave: Callable[..., int], verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Quietly, and as JSON, on every verb; run itself passes both on."""
     x = np.random.default_rng(0).random((12, 1, 12, 12), np.float32)
     np.savez("d.npz", x=x, y=np.arange(12) % 3)
@@ -139,12 +141,12 @@ def test_a_job_file_does_what_the_flags_do(verb: str, capsys: pytest.CaptureFixt
     assert leave("run", "job.yaml", "--save-job", "job.toml") == 0
     assert load_job(Path("job.toml")) == load_job(Path("job.yaml"))
     capsys.readouterr()
-    by_flags = outcome(capsys, *call, "--json", "--quiet")
-    by_file = outcome(capsys, "run", "job.toml", "--json", "--quiet")
+    by_flags = outcome(leave, capsys, *call, "--json", "--quiet")
+    by_file = outcome(leave, capsys, "run", "job.toml", "--json", "--quiet")
     assert by_flags[0] == by_file[0] == 0
     told = [json.loads(text, parse_float=lambda _: 0.0) for _, text in (by_flags, by_file)]
     assert without_time(told[0]) == without_time(told[1])
-    assert outcome(capsys, *call, "--quiet")[0] == 0
+    assert outcome(leave, capsys, *call, "--quiet")[0] == 0
     assert capsys.readouterr().err == ""
 
 
@@ -155,7 +157,9 @@ def without_time(value: object) -> object:
 
 
 @pytest.mark.parametrize("verb", sorted(JOBS))
-def test_every_verb_has_the_flags_for_scripts(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_has_the_flags_for_scripts(
+    leave: Callable[..., int], verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert leave(verb, "--help") == 0
     shown = capsys.readouterr().out
     assert all(flag in shown for flag in ("--quiet", "--json", "--save-job"))

@@ -5,18 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
 import xaikit
 from xaikit.cli import main
 from xaikit.core.errors import InvalidInputError, TrainingError
-
-
-def leave(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main.run(arguments)
-    return int(left.value.code or 0)
 
 
 def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -39,13 +34,15 @@ def test_help_loads_nothing_heavy() -> None:
         assert f"\n  {verb} " in done.stdout
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert leave("--version") == 0
     assert capsys.readouterr().out.strip() == xaikit.__version__
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["explain"], ["list", "--nonsense"], ["list", "smothgrad"]])
-def test_a_wrong_call_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_call_exits_with_2(
+    leave: Callable[..., int], arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert leave(*arguments) == 2
     assert "Traceback" not in capsys.readouterr().err
 
@@ -60,6 +57,7 @@ def test_a_wrong_call_exits_with_2(arguments: list[str], capsys: pytest.CaptureF
     ],
 )
 def test_an_error_is_one_sentence(
+    leave: Callable[..., int],
     error: Exception,
     code: int,
     sentence: str,
@@ -73,7 +71,9 @@ def test_an_error_is_one_sentence(
     assert shown.count("\n") == 1
 
 
-def test_a_display_that_is_not_there_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_display_that_is_not_there_is_not_asked_for(
+    leave: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MPLBACKEND", "nonsense")
     assert leave("--version") == 0
     assert os.environ["MPLBACKEND"] == "agg"

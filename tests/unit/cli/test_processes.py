@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from xaikit.cli import main
 from xaikit.cli.demo_digits import make_network
 from xaikit.runs import load_run
 
@@ -41,15 +41,9 @@ def process(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-def leave(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main.run(arguments)
-    return int(left.value.code or 0)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["torchrun", "--processes"])
-def test_two_processes_explain_as_one_does(by: str) -> None:
+def test_two_processes_explain_as_one_does(leave: Callable[..., int], by: str) -> None:
     command = TORCHRUN if by == "torchrun" else (sys.executable, "-m", "xaikit")
     options = () if by == "torchrun" else ("--processes", "2")
     done = process(*command, *EXPLAIN, *options, "--out", "two", "--json")
@@ -64,7 +58,7 @@ def test_two_processes_explain_as_one_does(by: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_mend_as_one_does() -> None:
+def test_two_processes_mend_as_one_does(leave: Callable[..., int]) -> None:
     pytest.importorskip("lightning_fabric")
     data = ("--data", "few.npz", *DATA[2:])
     call = ("mitigate", *data, "--mask", "m.npy", "--mitigator", "rrr:n_epochs=2,lr=0.01", "--quiet", "--json")
@@ -90,7 +84,7 @@ def test_what_is_wrong_is_said_once() -> None:
     assert done.stderr == "xaikit: unknown explainer 'gradiant'; did you mean 'gradient' or 'gradcam'?\n"
 
 
-def test_processes_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
+def test_processes_that_cannot_be(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     np.save("x.npy", np.zeros((2, 1, 12, 12), np.float32))
     assert leave(*EXPLAIN, "--processes", "0", "--out", "o") == 2
     assert "--processes must be >= 1, got 0" in capsys.readouterr().err

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 import xaikit
-from xaikit.cli import main
 from xaikit.cli.demo_digits import make_network
 from xaikit.metrics import Evaluation
 from xaikit.mitigation import RRR, assess
@@ -43,17 +42,11 @@ def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tens
     return torch.from_numpy(x), torch.from_numpy(y)
 
 
-def leave(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main.run(arguments)
-    return int(left.value.code or 0)
-
-
 # ---------------------------------------------------------------------- evaluate
 
 
 def test_evaluate_gives_the_librarys_table(
-    samples: tuple[torch.Tensor, torch.Tensor], capsys: pytest.CaptureFixture[str]
+    leave: Callable[..., int], samples: tuple[torch.Tensor, torch.Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--explainer", "gradient", "--explainer", "vargrad:n_iter=3", "--metric", "abpc", "--target", "label")
     assert leave("evaluate", *DATA, *arguments, "--batch-size", "8", "--out", "new/t.json", "--quiet") == 0
@@ -67,7 +60,9 @@ def test_evaluate_gives_the_librarys_table(
     assert shown.endswith("wrote new/t.json\n")
 
 
-def test_evaluate_takes_the_predicted_class_masks_and_a_limit(samples: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_evaluate_takes_the_predicted_class_masks_and_a_limit(
+    leave: Callable[..., int], samples: tuple[torch.Tensor, torch.Tensor]
+) -> None:
     asked = ("--metric", "relevance_mass", "--mask", "m.npy", "--limit", "5", "--explainer", "gradient", "--quiet")
     assert leave("evaluate", *DATA, *asked, "--save-job", "job.yaml") == 0
     assert not Path("table.json").exists()
@@ -81,7 +76,7 @@ def test_evaluate_takes_the_predicted_class_masks_and_a_limit(samples: tuple[tor
 
 
 def test_an_explainer_that_fails_leaves_its_reason_and_exit_code_1(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    leave: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("it broke")
@@ -96,7 +91,7 @@ def test_an_explainer_that_fails_leaves_its_reason_and_exit_code_1(
 # ---------------------------------------------------------------------- recommend
 
 
-def test_recommend_ranks_as_the_library_does(capsys: pytest.CaptureFixture[str]) -> None:
+def test_recommend_ranks_as_the_library_does(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--model", NETWORK, "--weights", "w.pt", "--modality", "image", "--differentiable", "--out", "rec.json")
     assert leave("recommend", *flags) == 0
     expected = xaikit.recommend(make_network(), "image", differentiable=True)
@@ -104,7 +99,9 @@ def test_recommend_ranks_as_the_library_does(capsys: pytest.CaptureFixture[str])
     assert json.loads(Path("rec.json").read_text()) == json.loads(expected.to_json())
 
 
-def test_recommend_measures_where_there_are_samples(capsys: pytest.CaptureFixture[str]) -> None:
+def test_recommend_measures_where_there_are_samples(
+    leave: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = ("--explainer", "gradient", "--explainer", "gradient_x_input", "--n-samples", "4", "--json")
     assert leave("recommend", *DATA, *asked, "--save-job", "job.toml") == 0
     capsys.readouterr()
@@ -115,7 +112,7 @@ def test_recommend_measures_where_there_are_samples(capsys: pytest.CaptureFixtur
     assert all(item["value"] is not None for item in found["candidates"])
 
 
-def test_recommend_needs_a_modality_or_data(capsys: pytest.CaptureFixture[str]) -> None:
+def test_recommend_needs_a_modality_or_data(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert leave("recommend", "--model", NETWORK) == 2
     assert "needs a modality" in capsys.readouterr().err
     assert leave("recommend", "--model", NETWORK, "--modality", "imag") == 2
@@ -146,7 +143,7 @@ def make():
 """
 
 
-def make_run(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+def make_run(leave: Callable[..., int], monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
     """A run over 30 samples, of which the listed ones are seen by their corner."""
     Path(f"{name}.py").write_text(CORNER)
     x = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -159,9 +156,9 @@ def make_run(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
 
 
 def test_shortcuts_finds_the_cluster_and_its_mask(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    leave: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bright = make_run(monkeypatch, "corner_one")
+    bright = make_run(leave, monkeypatch, "corner_one")
     known = np.zeros((8, 8), np.float32)
     known[:2, :2] = 1
     np.save("corner.npy", known)
@@ -186,9 +183,9 @@ def test_shortcuts_finds_the_cluster_and_its_mask(
 
 
 def test_shortcuts_of_one_class_and_from_a_job_file(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    leave: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_run(monkeypatch, "corner_two")
+    make_run(leave, monkeypatch, "corner_two")
     flags = ("shortcuts", "run", "--of-class", "1", "--method", "spray:n_clusters=2", "--no-figure", "--out", "found")
     assert leave(*flags, "--save-job", "job.json") == 0
     assert leave("run", "job.json") == 0
@@ -213,19 +210,21 @@ def damage(folder: str) -> None:
         (["run", "--mask", "m.npy"], None, "masks must have shape (8, 8)"),
         (["run", "--mask", "none.png"], None, "there is no mask file none.png"),
         (["run", "--threshold", "2", "--cluster", "0", "--method", "spray:n_clusters=2"], None, "threshold must lie"),
+        (["run", "--per-sample"], None, "--per-sample is about the mask of a cluster; name one, --cluster K"),
         (["run"], lambda: damage("run"), "is damaged"),
         (["run", "--out", "mine"], lambda: (Path("mine").mkdir(), Path("mine/a").touch()), "mine is not empty"),
         (["run", "--out", "w.pt"], None, "--out w.pt is a file"),
     ],
 )
 def test_a_wrong_call_of_shortcuts(
+    leave: Callable[..., int],
     arguments: list[str],
     prepare: Callable[[], object] | None,
     words: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    make_run(monkeypatch, "corner_three")
+    make_run(leave, monkeypatch, "corner_three")
     if prepare is not None:
         prepare()
     assert leave("shortcuts", *arguments) == 2
@@ -235,7 +234,9 @@ def test_a_wrong_call_of_shortcuts(
 # ---------------------------------------------------------------------- mitigate
 
 
-def test_mitigate_trains_as_the_library_does(samples: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_mitigate_trains_as_the_library_does(
+    leave: Callable[..., int], samples: tuple[torch.Tensor, torch.Tensor]
+) -> None:
     x, y = samples
     np.savez("test.npz", x=x[:6].numpy(), y=y[:6].numpy())
     flags = (*DATA, "--mask", "m.npy", "--mitigator", "rrr:lambda_rrr=5,lr=0.01,n_epochs=2", "--test", "test.npz")
@@ -256,7 +257,9 @@ def test_mitigate_trains_as_the_library_does(samples: tuple[torch.Tensor, torch.
     assert leave("explain", *DATA[:4], *again) == 0
 
 
-def test_mitigate_holds_a_fifth_back_and_takes_masks_per_sample(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mitigate_holds_a_fifth_back_and_takes_masks_per_sample(
+    leave: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     np.save("each.npy", np.repeat(np.load("m.npy")[None], 20, 0))
     flags = (*DATA, "--mitigator", "rrr:n_epochs=1", "--json", "--quiet")
     assert leave("mitigate", *flags, "--mask", "each.npy", "--save-job", "job.yaml") == 0
@@ -268,7 +271,30 @@ def test_mitigate_holds_a_fifth_back_and_takes_masks_per_sample(capsys: pytest.C
     assert json.loads(capsys.readouterr().out)["after"] == each["after"]
 
 
-def test_an_interrupted_training_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mitigate_takes_the_mask_of_a_label(
+    leave: Callable[..., int], samples: tuple[torch.Tensor, torch.Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_class = np.random.default_rng(0).integers(0, 2, (10, 12, 12)).astype(np.float32)
+    np.save("classes.npy", by_class)
+    np.save("each.npy", by_class[samples[1].numpy()])
+    flags = ("mitigate", *DATA, "--quiet", "--mitigator")
+    assert leave(*flags, "rrr:n_epochs=1,where=class", "--mask", "classes.npy", "--out", "a.pt") == 0
+    assert leave(*flags, "rrr:n_epochs=1", "--mask", "each.npy", "--out", "b.pt") == 0
+    first, second = (torch.load(name, weights_only=True) for name in ("a.pt", "b.pt"))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    told = [json.loads(Path(name).read_text())["after"] for name in ("a.json", "b.json")]
+    assert told[0] == told[1]
+    capsys.readouterr()
+    np.save("few.npy", by_class[:2])
+    for mask, shape in (("m.npy", "(12, 12)"), ("few.npy", "(2, 12, 12)")):
+        assert leave(*flags, "rrr:where=class", "--mask", mask, "--out", "c.pt") == 2
+        said = f"one map for each class; there is a label 9, and the masks have the shape {shape}"
+        assert said in capsys.readouterr().err
+
+
+def test_an_interrupted_training_goes_on(
+    leave: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = ("mitigate", *DATA, "--mask", "m.npy", "--quiet", "--mitigator")
     assert leave(*flags, "rrr:n_epochs=3,lr=0.01", "--out", "whole.pt") == 0
     fit = RRR.fit
@@ -307,7 +333,9 @@ def test_an_interrupted_training_goes_on(monkeypatch: pytest.MonkeyPatch, capsys
         (["--mask", "m.npy", "--test", "none.npz"], "no such file or folder: none.npz"),
     ],
 )
-def test_a_wrong_call_of_mitigate(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_call_of_mitigate(
+    leave: Callable[..., int], arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     x = np.load("d.npz")["x"]
     np.save("x.npy", x)
     np.save("three.npy", np.ones((3, 12, 12), np.float32))
@@ -337,7 +365,7 @@ def test_a_wrong_call_of_mitigate(arguments: list[str], words: str, capsys: pyte
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(
-    verb: str, changes: dict[str, str], words: str, capsys: pytest.CaptureFixture[str]
+    leave: Callable[..., int], verb: str, changes: dict[str, str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("two.csv").write_text("outcom,a\n1,2\n")
     Path("mixed").mkdir()
@@ -355,7 +383,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_an_unreadable_image_is_skipped_named_and_told(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_image_is_skipped_named_and_told(
+    leave: Callable[..., int], verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("images").mkdir()
     pixels = np.random.default_rng(1).integers(0, 256, (6, 12, 12), np.uint8)
     for i, image in enumerate(pixels):
@@ -372,7 +402,7 @@ def test_an_unreadable_image_is_skipped_named_and_told(verb: str, capsys: pytest
     assert "3.png is not a readable image" in capsys.readouterr().err
 
 
-def test_data_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_is_asked_for(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("evaluate", "mitigate"):
         assert leave(verb, "--model", NETWORK, *VERBS[verb]) == 2
         assert "--data is missing" in capsys.readouterr().err
@@ -384,7 +414,7 @@ def test_data_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
         (["--explainer", "gradiant"], "unknown explainer 'gradiant'; did you mean 'gradient'"),
         (["--metric", "abcp"], "unknown metric 'abcp'; did you mean 'abpc'"),
         (["--metric", "abpc", "--metric", "abpc"], "--metric abpc is given twice"),
-        (["--metric", "relevance_mass"], "compares with masks, and the data has none"),
+        (["--metric", "relevance_mass"], "--metric relevance_mass compares with a region: name it by --mask"),
         (["--target", "cat"], "--target of a data set is one class or 'label', got 'cat'"),
         (["--target", "77"], "targets must lie in 0..9"),
         (["--out", "table.csv"], "--out must end in .json, got 'table.csv'"),
@@ -393,7 +423,9 @@ def test_data_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
         (["--confidence", "95"], "confidence must be > 0 and < 1"),
     ],
 )
-def test_a_wrong_call_of_evaluate(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_call_of_evaluate(
+    leave: Callable[..., int], arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     code = leave("evaluate", *DATA, "--quiet", *arguments)
     shown = capsys.readouterr()
     assert words in shown.err + shown.out

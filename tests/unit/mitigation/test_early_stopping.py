@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.mitigation import RRR
+from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.evaluation import accuracies
 
 MASK = torch.tensor([1.0, 0])
@@ -27,10 +28,10 @@ def data(n=48):
 
 
 def validation():
-    """Three groups, the last with labels turned round: who learns, loses there."""
+    """Two groups, one for each true class; a quarter of the labels is wrong, so nobody is right everywhere."""
     x, y = data(60)
-    groups = ["a", "b", "turned"] * 20
-    return x, torch.where(torch.arange(60) % 3 == 2, 1 - y, y), groups
+    groups = ["odd" if label else "even" for label in y]
+    return x, torch.where(torch.arange(60) % 4 == 0, 1 - y, y), groups
 
 
 def test_accuracy_of_each_group_by_hand():
@@ -54,6 +55,7 @@ def test_it_stops_after_patience_and_the_best_weights_return(patience):
 
     # The same training by hand, looking after each epoch.
     plain, (a, b) = net(), data()
+    begin = worst(plain)
     optimizer = torch.optim.Adam(plain.parameters(), lr=0.05, fused=True)
     weights = []
     for epoch in range(1, 13):
@@ -68,12 +70,27 @@ def test_it_stops_after_patience_and_the_best_weights_return(patience):
         if epoch - 1 - best >= patience:
             break
     assert len(worsts) < 12
+    assert worsts[0] > begin
     history = RRR(n_epochs=12, patience=patience, **SETTINGS).fit(
         model, a, b, MASK, validation=(x, y), groups=groups, progress=False
     )
     assert history.stopped == "early"
     assert history["validation_worst_group"] == pytest.approx(worsts)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), weights[best], strict=True))
+
+
+def test_patience_begins_where_the_worst_group_rises_above_its_beginning():
+    stopping = EarlyStopping((torch.eye(10), torch.zeros(10).long()), None, patience=2, head="logits")
+    stopping.check(nn.Identity())  # of class 0, one of ten is right
+    assert stopping.start == pytest.approx(0.1)
+    over, model = [], nn.Linear(1, 1)
+    for worst in (0.1, 0.0, 0.0, 0.1, 0.4, 0.3, 0.5, 0.5, 0.2):
+        stopping.judge(model, worst)
+        over.append(stopping.over)
+    assert over == [False] * 8 + [True]
+    again = EarlyStopping((torch.eye(10), torch.zeros(10).long()), None, patience=2, head="logits")
+    again.load_state(stopping.state())
+    assert (again.start, again.best, again.over) == (stopping.start, 0.5, True)
 
 
 def test_without_patience_it_only_looks():

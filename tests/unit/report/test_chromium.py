@@ -57,15 +57,6 @@ class Digits(Dataset):
         return self.x[i], int(self.y[i])
 
 
-class Text(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embedding, self.out = nn.Embedding(9, 4), nn.Linear(4, 2)
-
-    def forward(self, tokens):
-        return self.out(self.embedding(tokens).mean(1))
-
-
 def small():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 3))
@@ -285,11 +276,11 @@ def test_fits_a_phone_and_paper(page):
     assert page.pdf().startswith(b"%PDF")
 
 
-def other_kinds(folder):
+def other_kinds(folder, text_net):
     """Text, series and table, each a page with evil names of its parts."""
     series = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(1194, 2))
     cases = {
-        "text": (GradientXInput(Text(), layer="embedding"), torch.randint(9, (6, 40))),
+        "text": (GradientXInput(text_net, layer="embedding"), torch.randint(9, (6, 40))),
         "series": (GradientXInput(series), torch.rand(6, 2, 400)),
         "tabular": (GradientXInput(nn.Linear(2, 2)), torch.rand(6, 2)),
     }
@@ -299,8 +290,8 @@ def other_kinds(folder):
         yield kind, Report([run], names=names).save(folder / f"{kind}.html")
 
 
-def test_texts_series_and_tables(browser, tmp_path):
-    for kind, path in other_kinds(tmp_path):
+def test_texts_series_and_tables(browser, tmp_path, text_net):
+    for kind, path in other_kinds(tmp_path, text_net):
         page = opened(browser, path)
         assert page.locator(f"li.card.{kind}").count() == 6
         assert page.locator("script").count() == 1

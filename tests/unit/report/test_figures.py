@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 
 from xaikit.core import Attribution
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
-from xaikit.explainers import VarGrad
+from xaikit.explainers import ContextualDecomposition, Gradient, GradientXInput, VarGrad
 from xaikit.report.figures import QUANTILE, comparison, grouped_bars, plot
 
 
@@ -118,7 +118,14 @@ def test_tabular_bars_are_ordered_by_size() -> None:
 def test_comparison_has_a_row_per_sample_and_a_column_per_explainer() -> None:
     images = torch.rand(3, 1, 5, 5)
     signed, unsigned = torch.randn(3, 1, 5, 5), torch.rand(3, 1, 5, 5)
-    figure = comparison({"ig": made(signed), "vargrad": unsigned}, images, labels=["a", "b", "c"], samples=[2, 0])
+    figure = comparison(
+        {"ig": made(signed), "vargrad": unsigned},
+        images,
+        labels=["a", "b", "c"],
+        captions={"vargrad": ["cat", "dog", "owl"]},
+        samples=[2, 0],
+    )
+    assert [axes.get_xlabel() for axes in panels(figure)] == ["", "", "owl", "", "", "cat"]
     grid = np.array(panels(figure)).reshape(2, 3)
     assert [axes.get_title() for axes in grid[0]] == ["input", "ig", "vargrad"]
     assert [row[0].get_ylabel() for row in grid] == ["c", "a"]
@@ -180,13 +187,8 @@ def test_a_wrong_call_is_told(call: Any, error: type[Exception], words: str) -> 
         call()
 
 
-def test_tokens_say_that_it_is_a_text():
+def test_names_are_as_many_as_the_channels():
     attribution = Attribution(torch.randn(2, 3, 4), {"name": "lrp"}, [1, 0], torch.tensor([1.0, 2.0]))
-    by_names = attribution.plot(names=[["a", "b", "c"], ["d", "e", "f"]])
-    by_ids = attribution.plot(torch.tensor([[5, 6, 7], [8, 9, 1]]))
-    for figure, first in ((by_names, "a"), (by_ids, "0")):
-        shown = [t.get_text() for t in figure.axes[0].texts if t.get_bbox_patch() is not None]
-        assert (len(shown), shown[0]) == (6, first)
     with pytest.raises(InvalidInputError, match="names must hold 3 channels, got 2"):
         attribution.plot(names=["left", "right"])
 
@@ -206,6 +208,24 @@ def test_tokens_stand_in_lines_and_never_overlap():
     assert max(b.x1 for b in boxes) <= figure.bbox.x1
     with pytest.raises(InvalidInputError, match="35 tokens for each of 2 samples"):
         attribution.plot(kind="text", names=[words[:3], words])
+
+
+def test_an_attribution_at_an_embedding_is_drawn_as_tokens(text_net, tmp_path):
+    ids = torch.tensor([[3, 1, 4, 1], [5, 0, 2, 6]])
+    explained = GradientXInput(text_net, layer="embedding").explain(ids, 1)
+    assert torch.equal(explained.tokens, ids)
+    assert torch.equal(Attribution.load(explained.save(tmp_path / "a.npz")).tokens, ids)
+
+    def shown(attribution, **options):
+        return [t.get_text() for t in attribution.plot(**options).axes[0].texts if t.get_bbox_patch() is not None]
+
+    assert shown(explained) == ["3", "1", "4", "1", "5", "0", "2", "6"]
+    assert shown(explained, names=[list("abcd")] * 2, samples=1) == list("abcd")
+    padded = torch.cat([torch.ones(2, 4, 4), torch.zeros(2, 3, 4)], 1)
+    padding = Attribution(padded, {"name": "x"}, tokens=torch.cat([ids, ids.new_zeros(2, 3)], 1))
+    assert shown(padding) == shown(explained)
+    assert Gradient(text_net.out).explain(torch.rand(2, 4), 1).tokens is None
+    assert shown(ContextualDecomposition(text_net, layer="embedding").explain(ids, 1)) == shown(explained)
 
 
 def test_a_notebook_shows_the_picture_by_itself():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from xaikit.core import EXPLAINERS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, TuningError, UnknownNameError
 from xaikit.mitigation import RRR
 from xaikit.tuning import TuneResult, tune, tune_mitigator
@@ -160,3 +161,12 @@ def test_tune_says_who_searches_mitigators(model):
     data, _ = shortcut()
     with pytest.raises(InvalidTypeError, match=r"for a RRR call tune_mitigator\(mitigator, model, data, measure\)"):
         tune(RRR(), "abpc", data[:2])
+
+
+def test_the_choice_of_all_explanations_is_of_those_that_a_loss_can_take(model):
+    found = search(model, space=["lambda_rrr", "explainer"], n_trials=2, sampler="random")
+    named = {label.partition(":")[0] for label in found.to_dict()["space"]["explainer"]["choices"]}
+    assert {"gradient", "smoothgrad", "lrp_epsilon_plus"} <= named
+    assert all(EXPLAINERS.get(name).DIFFERENTIABLE for name in named)
+    with pytest.raises(InvalidInputError, match="stand in explainers= and in space"):
+        search(model, space="all", explainers=["gradient", "smoothgrad"])

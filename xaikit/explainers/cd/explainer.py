@@ -115,8 +115,14 @@ class ContextualDecomposition(Explainer):
 
         (values,) = self._apply(method, inputs, targets, create_graph=False, seed=seed)
         named = targets if isinstance(targets, int) else targets.tolist() if isinstance(targets, Tensor) else None
-        provenance = self._provenance()
-        return Attribution(values=values, spec=provenance, targets=named, scores=found["scores"], gap=found["gap"])
+        return Attribution(
+            values=values,
+            spec=self._provenance(),
+            targets=named,
+            scores=found["scores"],
+            gap=found["gap"],
+            tokens=self._token_ids(values, inputs),
+        )
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:
         """Operations of the model, on these inputs, that would have to be split in proportion, and where they run."""

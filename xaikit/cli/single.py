@@ -1,0 +1,85 @@
+"""INPUT of `xaikit explain`: an image, an array with a few samples, a sentence, or one row of a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from xaikit.cli.data import IMAGES, text_ids
+from xaikit.cli.hugging_face import tokenizer_of
+from xaikit.cli.inputs import read_batch
+from xaikit.core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from xaikit.cli.explain import Explain
+
+TABLES = (".csv", ".npy", ".npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What is to be explained.
+
+    Attributes:
+        inputs: as the model takes them, (N, ...).
+        picture: the same as a figure shows it.
+        name: what a file of results is called after.
+        features: names of the columns of a table.
+        tokenizer: of texts, where one is known.
+        label: the class of a row, where the data has labels.
+    """
+
+    inputs: Tensor
+    picture: Tensor
+    name: str
+    features: Sequence[str] = ()
+    tokenizer: Any = None
+    label: int | None = None
+
+    def words(self, ids: Tensor) -> list[list[str]] | None:
+        """The tokens (N, T) as words, where there is a tokenizer."""
+        if self.tokenizer is None:
+            return None
+        return [[str(word) for word in self.tokenizer.convert_ids_to_tokens(row)] for row in ids.tolist()]
+
+
+def read_given(job: Explain, source: str) -> Given:
+    """The INPUT of a call.
+
+    Raises:
+        InvalidInputError, UnknownNameError: for what is none; the message says what it could be.
+    """
+    path, reader = Path(source), tokenizer_of(job.tokenizer or job.model)
+    there = os.path.exists(source)  # noqa: PTH110 (False for what is too long to be a path, such as a sentence)
+    if job.row is not None:
+        return _row(job, path, job.row, reader)
+    if there and path.suffix in (".csv", ".npz"):
+        raise InvalidInputError(f"{path} is a data set: name one of its rows, --row N, or explain all, --data {path}")
+    if there and path.is_dir():
+        raise InvalidInputError(f"{path} is a folder: explain its images with --data {path}")
+    if there or path.suffix.lower() in (*IMAGES, *TABLES):
+        inputs, picture = read_batch(path, job.preparation(job.model))
+        return Given(inputs, picture, path.stem, tokenizer=reader)
+    if reader is None:
+        hint = "a sentence needs a tokenizer: name the model as hf:FOLDER, or --tokenizer hf:FOLDER"
+        raise InvalidInputError(f"no such file: {source}" + (f"; {hint}" if " " in source else ""))
+    ids = text_ids(source, reader, job.length)[None]
+    return Given(ids, ids, "text", tokenizer=reader)
+
+
+def _row(job: Explain, path: Path, row: int, reader: Any) -> Given:
+    """One sample of a file, counted as the file's report counts: the first of a .csv is 2, of an array 0."""
+    if path.suffix not in TABLES:
+        raise InvalidInputError(f"--row names a row of a {', '.join(TABLES[:-1])} or {TABLES[-1]} file, got {path}")
+    data = job.model_copy(update={"data": str(path)}).samples(job.model)
+    first = 2 if path.suffix == ".csv" else 0
+    if not 0 <= row - first < len(data):
+        raise InvalidInputError(f"{path} has the rows {first} to {first + len(data) - 1}, got --row {row}")
+    x = data.read(row - first)[None]
+    label = data.labels[row - first] if data.labels else None
+    return Given(x, x, f"{path.stem}-row-{row}", data.features, reader, label)
