@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from common import main, strongest
+from common import main, mended, strongest
 from text_data import MOODS, reviews
 from torch import nn
 
@@ -20,7 +20,10 @@ xaikit evaluate --data reviews.csv {READ} \
   --explainer attn_lrp --explainer gradient --metric abpc --metric relevance_mass --mask-names video,text --limit 20
 xaikit tune --data reviews.csv {READ} --explainer smoothgrad --trials 4 --limit 8
 xaikit recommend --data reviews.csv {READ} --seconds 20 --out recommended.json
-xaikit report run --evaluation table.json --tuning tuned.json --profile recommended.json --title BERT
+xaikit mitigate --data train.csv --test tests.csv {READ} --mask-names video,text \
+  --mitigator counterexamples:lambda_ce=10,n_epochs=2,lr=5e-4,batch_size=64 --explainer gradient_x_input --out mended.pt
+xaikit report run --evaluation table.json --tuning tuned.json --profile recommended.json --assessment mended.json \
+  --title BERT
 """
 
 
@@ -44,8 +47,8 @@ def make(data: Path, out: Path) -> None:
 
 
 def found(out: Path) -> dict[str, float]:
-    """How often one of the two words is the most relevant one."""
-    return {"reviews in which a planted word is the strongest": strongest(out, ("video", "text"))}
+    """How often one of the two words is the most relevant one, and what they do before and after training."""
+    return {"reviews in which a planted word is the strongest": strongest(out, ("video", "text")), **mended(out)}
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ def mended(out: Path) -> dict[str, float]:
     figures = {}
     for when in ("before", "after"):
         figures[f"predictions that a random shortcut turns, {when}"] = told[when]["changed"]["randomised"]
+        figures[f"accuracy with the shortcut of another class, {when}"] = told[when]["accuracy"]["flipped"]
         figures[f"relevance in it, {when}"] = next(iter(told[when]["mass"].values()))
     return figures
 

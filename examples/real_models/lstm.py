@@ -21,8 +21,8 @@ xaikit evaluate --data reviews.csv {READ} {MODEL} --explainer contextual_decompo
   --metric abpc --metric relevance_mass --mask-names video,text --limit 20
 xaikit tune --data reviews.csv {READ} {MODEL} --explainer smoothgrad --trials 4 --limit 8
 xaikit recommend --data reviews.csv {READ} {MODEL} --seconds 20 --out recommended.json
-xaikit mitigate --data train.csv --test swapped.csv {READ} {MODEL} --mask-names video,text \
-  --mitigator cdep:lambda_cdep=10,n_epochs=3,lr=2e-3,batch_size=32 --out mended.pt
+xaikit mitigate --data train.csv --test tests.csv {READ} {MODEL} --mask-names video,text \
+  --mitigator counterexamples:lambda_ce=10,n_epochs=3,lr=2e-3,batch_size=64 --explainer gradient_x_input --out mended.pt
 xaikit report run --evaluation table.json --tuning tuned.json --profile recommended.json --assessment mended.json \
   --title LSTM
 """
@@ -36,7 +36,7 @@ def make(data: Path, out: Path) -> None:
 
 
 def found(out: Path) -> dict[str, float]:
-    """How often one of the two words is the most relevant one."""
+    """How often one of the two words is the most relevant one, and what they do before and after training."""
     return {"reviews in which a planted word is the strongest": strongest(out, ("video", "text")), **mended(out)}
 
 

@@ -49,9 +49,9 @@ def reviews(data: Path, out: Path, folder: str) -> tuple[Tensor, Tensor, Tensor]
     )
     tests, truth = sentences(data, "test")
     tables = {
-        "train": (texts[:1500], moods[:1500]),
+        "train": (texts, moods),
         "reviews": (decoyed(tests, truth)[:60], truth[:60]),
-        "swapped": (decoyed(tests, 1 - truth)[:300], truth[:300]),
+        "tests": (decoyed(tests, truth)[60:360], truth[60:360]),
     }
     for name, (rows, labels) in tables.items():
         write_csv(

@@ -24,7 +24,8 @@ class Explain(ProcessFields, DataFields, ModelJob):
     INPUT is one image, a .npy with a few samples, a sentence (for a model that reads texts), or with --row one row of
     a file. A whole data set (--data) goes to a folder (--out), shard by
     shard: the same command goes on after an interruption, and several processes or machines share it (torchrun).
-    torchvision's and timm's models get 224 pixels and ImageNet's mean and std unless told otherwise.
+    torchvision's models get 224 pixels and ImageNet's mean and std, timm's what their makers gave them, unless told
+    otherwise; a --size takes the whole centre square.
 
     \b
     Examples:

@@ -74,7 +74,7 @@ def classes_of(name: str) -> Sequence[str]:
 
 
 def image_settings(name: str) -> dict[str, Any]:
-    """Size, mean and std that the image processor in the folder of ``hf:FOLDER`` asks for; those it names."""
+    """What the image processor in the folder of ``hf:FOLDER`` asks for, as `Preparation` has it; what it names."""
     path = Path(name.removeprefix(PREFIX)) / "preprocessor_config.json"
     if not name.startswith(PREFIX) or not path.is_file():
         return {}
@@ -86,8 +86,13 @@ def image_settings(name: str) -> dict[str, Any]:
         height, width = int(size["height"]), int(size["width"])
         # A crop keeps the proportions, else the image is stretched to the size.
         found["size"] = (height,) if told.get("do_center_crop") and height == width else (height, width)
+        edge = (told.get("size") or {}).get("shortest_edge") if len(found["size"]) == 1 else None
+        if edge:
+            found["crop"] = height / int(edge)
     elif "shortest_edge" in size:
         found["size"] = (int(size["shortest_edge"]),)
+    if "resample" in told:
+        found["resampling"] = int(told["resample"])
     if told.get("do_normalize", True):
         found |= {key: tuple(told[f"image_{key}"]) for key in ("mean", "std") if told.get(f"image_{key}")}
     return found

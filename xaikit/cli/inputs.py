@@ -21,12 +21,16 @@ class Preparation:
 
     Attributes:
         size: (height, width); one number takes the centre square; None keeps the image as it is.
+        crop: the share of the shorter side that the centre square has.
+        resampling: how pixels are brought to the size, as PIL.Image.Resampling counts.
         grey: one channel instead of three.
         mean: subtracted from each channel, which lies in [0, 1].
         std: divides each channel after that.
     """
 
     size: tuple[int, ...] | None = None
+    crop: float = 1.0
+    resampling: int = Image.Resampling.BILINEAR
     grey: bool = False
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -70,13 +74,13 @@ def _read_image(path: Path, preparation: Preparation) -> Tensor:
         raise InvalidInputError(f"{path} is not a readable image ({err})") from None
     size = preparation.size
     if size is not None and len(size) == 1:
-        # The usual evaluation transform: shorter side to the size, then the centre square.
-        scale = size[0] / min(image.size)
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
-        left, top = (image.width - size[0]) // 2, (image.height - size[0]) // 2
+        # The usual evaluation transform: shorter side to the size (or more than that), then the centre square.
+        scale = int(size[0] / preparation.crop) / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), preparation.resampling)
+        left, top = round((image.width - size[0]) / 2), round((image.height - size[0]) / 2)
         image = image.crop((left, top, left + size[0], top + size[0]))
     elif size is not None:
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        image = image.resize((size[1], size[0]), preparation.resampling)
     pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255)
     return (pixels[None] if preparation.grey else pixels.permute(2, 0, 1))[None].contiguous()
 

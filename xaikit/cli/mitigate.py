@@ -12,6 +12,8 @@ from xaikit.cli.processes import ProcessFields
 from xaikit.cli.sources import MaskFields, ModelJob
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor, nn
 
     from xaikit.cli.stream import Batch, Stream
@@ -71,7 +73,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         if self.starts_others:
             return self.shared()
         first = processes.rank() == 0  # the others train along, and leave measuring and telling to it
-        training, test = self._data(by_class=mitigator.where == "class")
+        training, test, classes = self._data(by_class=mitigator.where == "class")
         model = self.loaded()
         view = self.reading(model, training.first).view()
         mitigator = self._seen(mitigator, view)
@@ -80,6 +82,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         measured = test.map(triple)
         options: dict[str, Any] = {
             "explainers": [e if e.layer else e.set_kwargs(**view) for e in shown] or [mitigator.explainer],
+            "groups": _named(classes) if classes else None,
             "head": view["head"],
             "seed": self.seed,
             "progress": not self.quiet,
@@ -125,15 +128,15 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             changes["explainer"] = mitigator.explainer.set_kwargs(layer=view["layer"])
         return mitigator.set_kwargs(**changes)
 
-    def _data(self, *, by_class: bool) -> tuple[Stream, Stream]:
-        """Samples to train on, and others to measure on, both with labels and masks."""
+    def _data(self, *, by_class: bool) -> tuple[Stream, Stream, Sequence[str]]:
+        """Samples to train on, and others to measure on, both with labels and masks; the names of the classes."""
         import torch
 
         from xaikit.cli.stream import Stream
         from xaikit.core.errors import InvalidInputError
 
         data = self.samples(self.model)
-        masks = self.masks(data, by_class=by_class)
+        masks, classes = self.masks(data, by_class=by_class), getattr(data, "classes", ())
         found = Stream(data, masks)
         # Read once from end to end, so that what is unreadable or unlabelled is known before training begins.
         readable = torch.cat([_labelled(batch, "--data") for batch in found])
@@ -145,13 +148,18 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
                     "or give one map for all"
                 )
             tested = torch.cat([_labelled(batch, "--test") for batch in other])
-            return found.only(readable), other.only(tested)
+            return found.only(readable), other.only(tested), classes
         if len(readable) < 2:
             raise InvalidInputError(f"--data holds {len(readable)} sample; name --test, or data with two or more")
         order = torch.randperm(len(readable), generator=torch.Generator().manual_seed(self.seed))
         held = max(1, round(HELD_BACK * len(readable)))
         training, test = order[held:].sort().values, order[:held].sort().values
-        return found.only(readable[training]), found.only(readable[test])
+        return found.only(readable[training]), found.only(readable[test]), classes
+
+
+def _named(classes: Sequence[str]) -> Callable[[Any, Tensor], list[str]]:
+    """What tells the groups of `assess` by the names of the labels; by number, where one has none."""
+    return lambda _, y: [classes[k] if 0 <= k < len(classes) else str(k) for k in y.tolist()]
 
 
 def _labelled(batch: Batch, option: str) -> Tensor:

@@ -105,14 +105,21 @@ def _torchvision(name: str, settings: dict[str, Any]) -> nn.Module:
 
 
 def timm_settings(item: str) -> dict[str, Any]:
-    """The size, mean and std of ``NAME`` or ``NAME:img_size=64``, as timm's own transform has them."""
+    """How ``NAME`` or ``NAME:img_size=64`` has its images prepared, as timm's own transform does it."""
     timm = _timm_library()
     name, settings = parse_spec(item)
     told = timm.get_pretrained_cfg(name) if name in timm.list_models() else None
     if told is None:  # a model that is not there is told when it is loaded
         return {}
     size = settings.get("img_size", told.input_size[1])
-    return {"size": (size,) if isinstance(size, int) else tuple(size), "mean": told.mean, "std": told.std}
+    ways = {"bilinear": 2, "bicubic": 3}  # as PIL counts them
+    return {
+        "size": (size,) if isinstance(size, int) else tuple(size),
+        "crop": told.crop_pct if told.crop_mode == "center" else 1.0,
+        "resampling": ways.get(told.interpolation, ways["bicubic"]),
+        "mean": told.mean,
+        "std": told.std,
+    }
 
 
 def _timm_library() -> Any:

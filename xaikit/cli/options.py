@@ -39,11 +39,13 @@ def preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Prepa
     for text, option, imagenet in ((mean, "--mean", IMAGENET[0]), (std, "--std", IMAGENET[1])):
         given = imagenet if text == "imagenet" else tuple(numbers(text, float, option))
         scales.append(given or usual.get(option[2:]))
-    return Preparation(tuple(height_width) if height_width else None, grey, *scales)
+    # A size of the user's own is that of the whole centre square.
+    way = {key: usual[key] for key in ("crop", "resampling") if key in usual and (key != "crop" or not size)}
+    return Preparation(tuple(height_width) if height_width else None, grey=grey, mean=scales[0], std=scales[1], **way)
 
 
 def _usual(model: str) -> dict[str, Any]:
-    """Size, mean and std that a model's published weights were trained with."""
+    """How images are prepared for a model's published weights."""
     source, _, item = model.partition(":")
     if source == "torchvision":
         return {"size": (224,), "mean": IMAGENET[0], "std": IMAGENET[1]}

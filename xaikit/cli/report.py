@@ -52,7 +52,7 @@ class WriteReport(Job):
         report = Report(
             runs=runs,
             title=self.title,
-            names=Names(_words(self.classes), _words(self.features), self._tokens(runs)),
+            names=Names(_words(self.classes), _words(self.features), *self._tokens(runs)),
             kind=self.kind or None,
             sections=sections,
             limit=self.limit,
@@ -62,20 +62,20 @@ class WriteReport(Job):
         self.tell(f"wrote {path} ({size / 2**20:.1f} MiB)", written=[str(path)], bytes=size)
         return 0
 
-    def _tokens(self, runs: list[Any]) -> Any:
-        """What turns token ids into words: --tokenizer, else what the first run was made with, if it is still there."""
+    def _tokens(self, runs: list[Any]) -> tuple[Any, str]:
+        """What turns token ids into words, and its word for padding: --tokenizer's, else the first run's, if there."""
         from xaikit.cli.hugging_face import tokenizer_of
         from xaikit.core.errors import InvalidInputError
 
         told = runs[0].words.get("tokenizer", "") if runs else ""
         tokenizer = tokenizer_of(self.tokenizer or told)
         if tokenizer is not None:
-            return tokenizer.convert_ids_to_tokens
+            return tokenizer.convert_ids_to_tokens, tokenizer.pad_token or ""
         if self.tokenizer:
             raise InvalidInputError(f"--tokenizer {self.tokenizer} holds no tokenizer; name a folder as hf:FOLDER")
         if told:
             self.note(f"{told} holds no tokenizer any more, so token ids are shown; name it with --tokenizer")
-        return None
+        return None, ""
 
     def _sections(self) -> list[Any]:
         """The model first, then what was measured, searched and mended."""
@@ -87,7 +87,7 @@ class WriteReport(Job):
         readers: tuple[tuple[tuple[Path, ...], Callable[..., Any], str, str], ...] = (
             (self.evaluation, lambda c, **t: evaluation_sections(_evaluation(c), **t), "evaluate", "Metrics"),
             (self.tuning, lambda c, **t: tuning_sections(_tuned(c), **t), "tune", "Tuning"),
-            (self.assessment, lambda c, **t: mitigation_sections(_comparison(c), **t), "mitigate", "Mitigation"),
+            (self.assessment, lambda c, **t: mitigation_sections(*_mended(c), **t), "mitigate", "Mitigation"),
         )
         for paths, read, verb, title in readers:
             for path in paths:
@@ -108,10 +108,11 @@ def _tuned(content: Any) -> Any:
     return TuneResult.from_dict(content)
 
 
-def _comparison(content: Any) -> Any:
+def _mended(content: Any) -> tuple[Any, Any]:
     from xaikit.mitigation import Comparison
 
-    return Comparison.from_dict(content["comparison"])
+    groups = {when: content[when]["groups"] for when in ("before", "after") if when in content}
+    return Comparison.from_dict(content["comparison"]), groups
 
 
 def _read(path: Path, make: Callable[[Any], list[Any]], verb: str) -> list[Any]:

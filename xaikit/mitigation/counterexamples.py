@@ -12,7 +12,7 @@ from xaikit.core import MITIGATORS, Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import flatten
 from xaikit.mitigation.changed import ChangedMitigator
-from xaikit.mitigation.masks import fit_masks
+from xaikit.mitigation.masks import exchanged, fit_masks, is_text
 
 FILLS = ("permute", "uniform", "noise", "colour")
 
@@ -32,7 +32,8 @@ class Counterexamples(ChangedMitigator):
     From "Explanatory interactive machine learning" (Teso and Kersting 2019, AIES). It needs no explanation, costs one
     more pass, and is the baseline to beat wherever a region can be drawn anew. What stands in the region afterwards:
 
-    * ``fill="permute"``: what another sample of the batch, drawn at random, has there: also for tokens;
+    * ``fill="permute"``: what another sample of the batch, drawn at random, has there; of tokens, wherever they stand,
+      what another text has in its own mask;
     * ``fill="uniform"``: uniform noise over the batch's range in each channel;
     * ``fill="noise"``: normal noise with the batch's mean and standard deviation in each channel;
     * ``fill="colour"``: one value for each sample and channel, uniform over the batch's range;
@@ -79,8 +80,13 @@ class Counterexamples(ChangedMitigator):
         return x + mask * (made - x) if x.is_floating_point() else torch.where(mask > 0.5, made, x)
 
 
-def _permute(x: Tensor, _mask: Tensor, generator: torch.Generator) -> Tensor:
-    return x[torch.randperm(len(x), generator=generator).to(x.device)]
+def _permute(x: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+    if not is_text(x):
+        return x[torch.randperm(len(x), generator=generator).to(x.device)]
+    lenders = (mask > 0.5).any(1).nonzero()[:, 0]  # a text without a masked token has none to lend
+    other = torch.arange(len(x), device=x.device)
+    other[lenders] = lenders[torch.randperm(len(lenders), generator=generator).to(x.device)]
+    return exchanged(x, mask, x[other], mask[other])
 
 
 def _uniform(x: Tensor, _mask: Tensor, generator: torch.Generator) -> Tensor:

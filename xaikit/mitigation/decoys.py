@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import flatten
-from xaikit.mitigation.masks import fit_masks
+from xaikit.mitigation.masks import exchanged, fit_masks, is_text
 
 Decoy = Callable[[Any, Any], Any]
 KEPT, RANDOMISED, FLIPPED, REMOVED = "kept", "randomised", "flipped", "removed"
@@ -58,17 +58,20 @@ class Regions:
     def __init__(self, samples: Iterator[tuple[Any, Tensor, Any]], classes: int, seed: int) -> None:
         self._classes, self._generator = classes, torch.Generator().manual_seed(seed)
         most = max(1, LENDERS // classes)
-        lent: dict[int, list[Tensor]] = {}
+        lent: dict[int, list[tuple[Tensor, Tensor]]] = {}
         for x, y, mask in samples:
             if mask is None:
                 continue
             (tensor,) = _single(x)
+            inside = _inside(mask, tensor)
             for row, label in enumerate(y.tolist()):
-                if len(lent.setdefault(label, [])) < most:
-                    lent[label].append(tensor[row].detach().cpu().clone())
+                # A text without a masked token has none to lend.
+                able = not is_text(tensor) or bool((inside[row] > 0.5).any())
+                if able and len(lent.setdefault(label, [])) < most:
+                    lent[label].append((tensor[row].detach().cpu().clone(), inside[row].detach().cpu().clone()))
             if len(lent) == classes and all(len(rows) == most for rows in lent.values()):
                 break
-        self._lent = {label: torch.stack(rows) for label, rows in sorted(lent.items())}
+        self._lent = dict(sorted(lent.items()))
 
     def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str, Any]]:
         """Each with its name, the kept one first; only that where there is no mask."""
@@ -76,27 +79,29 @@ class Regions:
         if mask is None or len(self._lent) < 2:
             return
         (tensor,), rebuild = _single(x), flatten(x)[1]
-        (inside,) = fit_masks(mask, (tensor if tensor.is_floating_point() else tensor.float(),), (tensor,))
+        inside = _inside(mask, tensor)
         present = torch.tensor(list(self._lent))
         random = present[torch.randint(len(present), y.shape, generator=self._generator)]
         told = mirrored(y.cpu(), self._classes)
         for name, classes in ((RANDOMISED, random), (FLIPPED, told)):
-            yield name, rebuild((_mixed(tensor, self._lend(classes, present).to(tensor), inside),))
-        yield REMOVED, rebuild((_mixed(tensor, torch.zeros_like(tensor), inside),))
+            other, theirs = (part.to(tensor.device) for part in self._lend(classes, present))
+            yield name, rebuild((exchanged(tensor, inside, other, theirs),))
+        removed = tensor - inside * tensor if tensor.is_floating_point() else tensor.masked_fill(inside > 0.5, 0)
+        yield REMOVED, rebuild((removed,))
 
-    def _lend(self, classes: Tensor, present: Tensor) -> Tensor:
-        """A random sample of each class; of the nearest class that the data have."""
-        rows = []
+    def _lend(self, classes: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """A random sample of each class, and its mask; of the nearest class that the data have."""
+        found = []
         for label in classes.tolist():
             lent = self._lent[int(present[(present - label).abs().argmin()])]
-            rows.append(lent[int(torch.randint(len(lent), (), generator=self._generator))])
-        return torch.stack(rows)
+            found.append(lent[int(torch.randint(len(lent), (), generator=self._generator))])
+        rows, masks = zip(*found, strict=True)
+        return torch.stack(rows), torch.stack(masks)
 
 
-def _mixed(x: Tensor, other: Tensor, inside: Tensor) -> Tensor:
-    if not x.is_floating_point():
-        return torch.where(inside > 0.5, other, x)
-    return x + inside * (other - x)
+def _inside(mask: Any, tensor: Tensor) -> Tensor:
+    """The mask in the shape of the samples."""
+    return fit_masks(mask, (tensor if tensor.is_floating_point() else tensor.float(),), (tensor,))[0]
 
 
 def _single(x: Any) -> tuple[Tensor, ...]:

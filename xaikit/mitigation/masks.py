@@ -174,6 +174,34 @@ def _over_tokens(mask: Tensor, attribution: Tensor, inputs: Tensors) -> Tensor:
     return mask[..., None].expand(attribution.shape)
 
 
+def is_text(x: Tensor) -> bool:
+    """Whether these are integer tokens (N, T), whose masked ones stand anywhere."""
+    return x.ndim == 2 and not x.is_floating_point()
+
+
+def exchanged(x: Tensor, mask: Tensor, other: Tensor, theirs: Tensor) -> Tensor:
+    """Samples with their masked region taken from others.
+
+    Of tokens (N, T), the masked ones become those that the other text has in its own mask, in order, over and over
+    where these are fewer; where there are none, they stay.
+
+    Args:
+        x: (N, ...).
+        mask: of x, of its shape.
+        other: like x, the samples that lend.
+        theirs: the mask of these.
+    """
+    if x.is_floating_point():
+        return x + mask * (other - x)
+    if not is_text(x):
+        return torch.where(mask > 0.5, other, x)
+    inside, lent = mask > 0.5, theirs > 0.5
+    number = lent.sum(1, keepdim=True)
+    tokens = other.gather(1, lent.int().argsort(dim=1, descending=True, stable=True))  # the masked ones first
+    turn = (inside.cumsum(1) - 1).clamp_min(0) % number.clamp_min(1)
+    return torch.where(inside & (number > 0), tokens.gather(1, turn), x)
+
+
 def _map_shape(images: Tensor) -> tuple[int, ...]:
     return tuple(images.shape[2:]) if images.ndim > 2 else tuple(images.shape[1:])
 

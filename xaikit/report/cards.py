@@ -21,6 +21,7 @@ MOST_BARS = 12
 CURVE = (600, 120)  # width and height of a curve's own units
 MOST_POINTS = 400  # of a curve; a longer one is drawn by the extremes of its parts
 MOST_CHANNELS = 4
+GOES_ON = "##"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +32,14 @@ class Names:
         classes: of the classes, by index.
         features: of the columns of a table, or of the channels of a series.
         tokens: a function of a sample's token ids (T,) that gives T strings.
+        padding: what that calls the token that fills a text up; at the end of a text it is shown once, with its number
+            and its sum, and not at all where it has no relevance.
     """
 
     classes: Sequence[str] = ()
     features: Sequence[str] = ()
     tokens: Callable[[Sequence[int]], Sequence[str]] | None = None
+    padding: str = ""
 
     def of_class(self, index: int | None) -> str:
         """The name of a class, or its number."""
@@ -88,9 +92,30 @@ def _text(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
     words = words or [f"token {i}" for i in range(len(weights))]
     if len(words) != len(weights):
         raise InvalidInputError(f"names.tokens must give {len(weights)} tokens for as many ids, got {len(words)}")
-    end = unpadded(ids, weights)
-    words, weights = words[:end], weights[:end]
-    return {"tokens": _coloured(words, weights), **_strongest(words.__getitem__, weights)}
+    if names.padding:
+        words, weights = _ended(words, weights, names.padding)
+    else:
+        end = unpadded(ids, weights)
+        words, weights = words[:end], weights[:end]
+    tokens = [{**token, **_piece(token["word"])} for token in _coloured(words, weights)]
+    return {"tokens": tokens, **_strongest(words.__getitem__, weights)}
+
+
+def _piece(word: str) -> dict[str, Any]:
+    """How a token is shown: BERT's mark of a piece that goes on with a word ties it to the piece before."""
+    glued = word.startswith(GOES_ON) and len(word) > len(GOES_ON)
+    return {"word": word.removeprefix(GOES_ON) if glued else word, "glued": glued}
+
+
+def _ended(words: list[str], weights: Array, padding: str) -> tuple[list[str], Array]:
+    """A text with its padding, known by name, in one."""
+    end = len(words)
+    while end > 1 and words[end - 1] == padding:
+        end -= 1
+    rest = weights[end:]
+    if not rest.any():
+        return words[:end], weights[:end]
+    return [*words[:end], f"{len(rest)}\u00a0×\u00a0{padding}"], np.append(weights[:end], rest.sum())
 
 
 def _tabular(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:

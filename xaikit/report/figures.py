@@ -213,6 +213,8 @@ def _series(values: Array, inputs: Array | None, titles: Sequence[str], names: S
     """The attribution as colour behind the curve; the channels with the most of it, where there are many."""
     values = values[:, None] if values.ndim == 2 else values
     inputs = inputs[:, None] if inputs is not None and inputs.ndim == 2 else inputs
+    if names and len(names) != values.shape[1]:
+        raise InvalidInputError(f"names must hold {values.shape[1]} channels, got {len(names)}")
     shown = min(values.shape[1], MAX_CHANNELS)
     figure, grid = _grid(len(values) * shown, 1, width=7.0, height=1.3 if shown > 1 else 1.8)
     for i, value in enumerate(values):
@@ -226,7 +228,7 @@ def _series(values: Array, inputs: Array | None, titles: Sequence[str], names: S
             frame = (-0.5, len(curve) - 0.5, low - margin, high + margin)
             drawn = axes.imshow(value[channel][None], colours, norm, aspect="auto", extent=frame, interpolation="none")
             axes.plot(np.arange(len(curve)), curve, color="black", linewidth=1)
-            word = f"channel {channel}" if names is None else str(names[channel])
+            word = str(names[channel]) if names else f"channel {channel}"
             axes.set_ylabel(textwrap.fill(word, 16), fontsize=8, rotation=0, ha="right", va="center")
             axes.tick_params(labelsize=8, labelbottom=channel == channels[-1])
         grid[i * shown, 0].set_title(titles[i], loc="left", fontsize=9)

@@ -17,6 +17,7 @@ from xaikit.runs import ExplainedSample, Run
 
 PAGE = Path(__file__).parent / "page"
 MOST_SAMPLES = 500
+LONG = 40  # letters of a cell that are not squeezed beside others on a phone
 FRAME = 'style="width: 100%; height: 45rem; border: 0"'  # of a report in a notebook
 
 
@@ -28,11 +29,13 @@ class Table:
         title: its heading.
         rows: one dict for each row; the columns are their keys, in the order of the first appearance.
         note: what the numbers mean.
+        shares: whether the fractional numbers are shares, shown in per cent.
     """
 
     title: str
     rows: Sequence[Mapping[str, Any]]
     note: str = ""
+    shares: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -187,6 +190,7 @@ def _template() -> Any:
     # Everything that comes from data or file names is escaped; only our own style and script are not.
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number
+    environment.filters["share"] = lambda value: f"{value:.1%}" if isinstance(value, float) else _number(value)
     environment.filters["breakable"] = lambda name: Markup("_<wbr>").join(str(name).split("_"))
     return environment.get_template("report.html")
 
@@ -194,7 +198,8 @@ def _template() -> Any:
 def _number(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "" if value is None else str(value)
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+    # From ten thousand on digits want to be counted; a seed or a row below that is not cut in two.
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def _section(section: Table | Picture) -> dict[str, Any]:
@@ -204,7 +209,16 @@ def _section(section: Table | Picture) -> dict[str, Any]:
         return {"title": section.title, "picture": picture, "words": section.words, "width": width}
     columns = section.columns
     rows = [[row.get(column) for column in columns] for row in section.rows]
-    return {"title": section.title, "columns": columns, "rows": rows, "note": section.note}
+    long = [isinstance(cell, str) and len(cell) > LONG for row in rows for cell in row]
+    return {
+        "title": section.title,
+        "columns": columns,
+        "rows": rows,
+        "note": section.note,
+        "long": LONG,
+        "stacked": any(long) and len(columns) > 2,
+        "shares": section.shares,
+    }
 
 
 def _array(value: Any, what: str) -> Any:

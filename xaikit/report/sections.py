@@ -104,8 +104,20 @@ def _tuning_pictures(result: TuneResult[Any], title: str, best: str) -> Iterator
         )
 
 
-def mitigation_sections(comparison: Comparison, *, title: str = "Mitigation") -> list[Section]:
-    """Every measure before and after (or of each training), and a figure of the accuracies and the relevance."""
+def mitigation_sections(
+    comparison: Comparison,
+    groups: Mapping[str, Mapping[str, Mapping[Any, float]]] | None = None,
+    *,
+    title: str = "Mitigation",
+) -> list[Section]:
+    """Every measure before and after (or of each training), and a figure of the accuracies and the relevance.
+
+    Args:
+        comparison: of the measures.
+        groups: accuracies by training, what became of the shortcut, and group, as `Assessment.groups` has them; a
+            table of these follows.
+        title: of the first section, and before those of the others.
+    """
     from xaikit.report.comparisons import plot_comparison
 
     rows = []
@@ -118,17 +130,29 @@ def mitigation_sections(comparison: Comparison, *, title: str = "Mitigation") ->
                 line[f"{name} ±"] = margin
         rows.append(line)
     note = (
-        "Fractions. kept, randomised, flipped, removed: what became of the shortcut; worst: accuracy in the worst "
+        "kept, randomised, flipped, removed: what became of the shortcut; worst: accuracy in the worst "
         "group; changed: share of predictions that change; mass: share of the relevance that lies in the mask."
     )
-    sections: list[Section] = [Table(title, rows, note)]
+    sections: list[Section] = [Table(title, rows, note, shares=True)]
     for kind, words in WORDS.items():
         measures = [m for m in comparison.measures if m.startswith(f"{kind} ")]
         if measures:
             told = "; ".join(f"{m.removeprefix(f'{kind} ')}: {_shares(comparison, m)}" for m in measures)
             picture = plot_comparison(comparison, kind=kind)
             sections.append(Picture(f"{title}: {words}", picture, f"{words}, {told}"))
+    if groups:
+        sections.append(Table(f"{title}: accuracy in each group", _by_group(groups), shares=True))
     return sections
+
+
+def _by_group(groups: Mapping[str, Mapping[str, Mapping[Any, float]]]) -> list[dict[str, Any]]:
+    first = next(iter(groups.values()))
+    names = next(iter(first.values()), {})
+    return [
+        {"group": str(name)}
+        | {f"{became}, {training}": groups[training][became].get(name) for became in first for training in groups}
+        for name in names
+    ]
 
 
 def profile_sections(

@@ -9,18 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from xaikit import SpRAy
 from xaikit.cli import hugging_face
 from xaikit.cli.data import Classes
 from xaikit.cli.hugging_face import classes_of, image_settings
-from xaikit.cli.inputs import IMAGENET
+from xaikit.cli.inputs import IMAGENET, read_batch
 from xaikit.cli.masks import NamedMasks
 from xaikit.cli.models import load_model
 from xaikit.cli.options import preparation
 from xaikit.cli.run_maps import read_maps
 from xaikit.core.errors import InvalidInputError, UnknownNameError
+from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.runs import load_run
 
 NETS = """
@@ -70,6 +72,9 @@ def test_a_table_by_the_names_of_its_columns_and_classes(
                  "rrr:n_epochs=30,lr=1e-2,batch_size=16,output=logit,lambda_rrr=1") == 0  # fmt: skip
     told = json.loads(Path("m.json").read_text())
     assert told["after"]["mass"]["gradient"] < 0.5 * told["before"]["mass"]["gradient"]
+    assert set(told["before"]["groups"]["kept"]) == {"low", "high"}  # the worst group is told by its name
+    assert leave("report", "--assessment", "m.json", "--out", "mended.html") == 0
+    assert "<td>high</td>" in Path("mended.html").read_text()
     model = ("--weights", "m.pt")
     assert leave("explain", *PEOPLE, *model, "--explainer", "gradient_x_input", "--out", "run", "--quiet") == 0
     run = load_run("run")
@@ -161,7 +166,7 @@ def test_images_as_the_models_makers_prepare_them() -> None:
     assert (found.size, found.mean, found.std) == ((32, 48), (0.5,) * 3, (0.25,) * 3)
     told = {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}, "do_normalize": False}
     Path("vit/preprocessor_config.json").write_text(json.dumps({**told, "do_center_crop": True}))
-    assert image_settings("hf:vit") == {"size": (32,)}
+    assert image_settings("hf:vit") == {"size": (32,), "crop": 0.8}
     assert image_settings("hf:nowhere") == {}
 
 
@@ -170,6 +175,22 @@ def test_timm_images_as_timm_prepares_them() -> None:
     found = preparation("timm:vit_tiny_patch16_224:img_size=64,num_classes=2", "", False, "", "")
     assert (found.size, found.mean) == ((64,), (0.5, 0.5, 0.5))
     assert preparation("timm:resnet18", "", False, "", "").mean == IMAGENET[0]
+    assert preparation("timm:resnet18", "64", False, "", "").crop == 1  # the user's own size is that of the whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [(300, 300), (260, 391)])
+def test_an_image_is_cut_as_timm_cuts_it(side: tuple[int, int]) -> None:
+    import_torchvision()
+    timm = pytest.importorskip("timm")
+    told = timm.get_pretrained_cfg("resnet18").to_dict()
+    way = timm.data.create_transform(**timm.data.resolve_data_config({}, pretrained_cfg=told))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*side, 3), dtype=np.uint8))
+    picture.resize((side[1] // 8, side[0] // 8)).resize((side[1], side[0])).save("blobs.png")
+    found = read_batch(Path("blobs.png"), preparation("timm:resnet18", "", False, "", ""))[0][0]
+    assert found.shape == (3, 224, 224)
+    with Image.open("blobs.png") as picture:
+        assert float((found - way(picture)).abs().mean()) < 0.01  # of pixels with std 1; one pixel off is 0.1
 
 
 def test_padding_gets_no_attention_and_classes_have_names() -> None:

@@ -151,6 +151,27 @@ def test_tokens_lend_whole_tokens():
     assert (found.accuracy["kept"], found.accuracy["flipped"]) == (1, 0)
 
 
+def test_masked_tokens_are_exchanged_wherever_they_stand():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(10, 2)
+            self.embedding.weight.data.zero_()
+            self.embedding.weight.data[3, 0] = self.embedding.weight.data[7, 1] = 1
+
+        def forward(self, tokens):
+            return self.embedding(tokens).sum(1)
+
+    y = torch.arange(12) % 2
+    tokens = torch.ones(12, 5).long()
+    tokens[torch.arange(12), torch.randint(5, (12,), generator=torch.Generator().manual_seed(0))] = torch.tensor(
+        [3, 7]
+    )[y]
+    found = measure(Counts(), (tokens, y), masks=torch.isin(tokens, torch.tensor([3, 7])).float(), explainers=())
+    assert (found.accuracy["kept"], found.accuracy["flipped"], found.accuracy["removed"]) == (1, 0, 0.5)
+    assert 0 < found.accuracy["randomised"] < 1
+
+
 def test_what_it_looks_like():
     found = measure(Reads(1.0), data(), masks=corner())
     assert repr(found).splitlines()[:2] == [

@@ -102,3 +102,18 @@ def test_a_mask_that_covers_everything_is_told(case, make, words):
         RRR(n_epochs=1, what="chroma").fit(model, x, y, torch.ones_like(mask), progress=False)
     with pytest.warns(UserWarning, match=f"zero everywhere, so {make.OF_ZERO_MASK}"):
         make(n_epochs=1).fit(model, x, y, mask * 0, progress=False)
+
+
+def test_masked_tokens_get_masked_tokens_wherever_they_stand():
+    """Each text has one of two words somewhere; a counterexample has a word of these, in the same place."""
+    model = nn.Sequential(nn.Embedding(50, 4), nn.Flatten(), nn.Linear(20, 2))
+    tokens, y = torch.arange(30).reshape(6, 5) + 10, torch.arange(6) % 2
+    for row, place in enumerate((0, 3, 1, 4, 2)):
+        tokens[row, place] = 3 + row % 2
+    tokens[1, 1] = 5  # two words in one text; none in the last
+    mask = torch.isin(tokens, torch.tensor([3, 4, 5])).float()
+    found = seen(Counterexamples(), model, tokens, y, mask, seed=3)
+    assert torch.equal(found[mask == 0], tokens[mask == 0])
+    assert set(found[mask == 1].tolist()) <= {3, 4, 5}
+    assert not torch.equal(found, tokens)
+    assert torch.equal(found[5], tokens[5])

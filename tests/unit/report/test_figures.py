@@ -187,6 +187,12 @@ def test_a_wrong_call_is_told(call: Any, error: type[Exception], words: str) -> 
         call()
 
 
+def test_names_are_as_many_as_the_channels():
+    attribution = Attribution(torch.randn(2, 3, 4), {"name": "lrp"}, [1, 0], torch.tensor([1.0, 2.0]))
+    with pytest.raises(InvalidInputError, match="names must hold 3 channels, got 2"):
+        attribution.plot(names=["left", "right"])
+
+
 def test_tokens_stand_in_lines_and_never_overlap():
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

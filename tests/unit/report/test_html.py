@@ -122,6 +122,7 @@ def test_kinds_follow_the_form():
 def test_a_text_card_sums_the_embedding_and_names_the_strongest():
     values = np.array([[0.5, 0.5], [-2.0, 0.0], [0.0, 0.25]])
     card = drawn("text", values, np.array([7, 8, 9]), Names(tokens=lambda ids: [f"w{i}" for i in ids]))
+    assert not any(t["glued"] for t in card["tokens"])
     assert [(t["word"], t["value"], t["share"], t["sign"]) for t in card["tokens"]] == [
         ("w7", 1.0, 0.5, "for"),
         ("w8", -2.0, 1.0, "against"),
@@ -130,6 +131,29 @@ def test_a_text_card_sums_the_embedding_and_names_the_strongest():
     assert card["words"] == "strongest: w8 (-2), w7 (+1), w9 (+0.25)"
     with pytest.raises(InvalidInputError, match="must give 3 tokens"):
         drawn("text", values, np.array([7, 8, 9]), Names(tokens=lambda ids: ["one"]))
+
+
+def test_pieces_of_a_word_stand_together_and_padding_is_told_once():
+    words = ["[CLS]", "move", "##ment", "##", "[PAD]", "[PAD]"]
+    names = Names(tokens=lambda ids: [words[i] for i in ids], padding="[PAD]")
+
+    def shown(values):
+        return [(t["word"], t["glued"], t["value"]) for t in drawn("text", values, np.arange(6), names)["tokens"]]
+
+    start = [("[CLS]", False, 1.0), ("move", False, 2.0), ("ment", True, -1.0), ("##", False, 0.5)]
+    assert shown(np.array([1, 2, -1, 0.5, 0, 0])) == start
+    assert shown(np.array([1, 2, -1, 0.5, 0.25, 0.5])) == [*start, ("2\u00a0×\u00a0[PAD]", False, 0.75)]
+    one = drawn("text", np.array([1.0, 0]), np.array([1, 5]), names)["tokens"]
+    assert [t["word"] for t in one] == ["move"]  # also a single one
+
+
+def test_large_numbers_shares_and_long_cells_are_readable():
+    rows = [{"what": "parameters", "n": 1_234_567, "share": 0.5, "why": "a" * 50}, {"what": "a_b", "n": 12, "why": ""}]
+    page = Report(sections=[Table("numbers", rows, shares=True)]).html()
+    for cell in ("1,234,567</td>", ">12</td>", ">50.0%</td>", 'data-column="why" class="long"', "a_<wbr>b"):
+        assert cell in page
+    assert 'class="sortable stacked"' in page
+    assert 'class="sortable stacked"' not in Report(sections=[Table("numbers", [{"n": 1, "m": 2, "k": 3}])]).html()
 
 
 def test_a_table_card_orders_the_columns_by_size():

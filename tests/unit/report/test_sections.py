@@ -114,6 +114,9 @@ def test_a_mitigation_is_before_and_after(comparison):
     }
     assert [p.title for p in pictures] == ["Mitigation: accuracy", "Mitigation: relevance in the mask"]
     assert f"kept: before {comparison.mean('before', 'accuracy kept'):.1%}" in pictures[0].words
+    with_groups = mitigation_sections(comparison, {"before": {"kept": {"cat": 0.25}}, "after": {"kept": {"cat": 1.0}}})
+    assert with_groups[-1].rows == [{"group": "cat", "kept, before": 0.25, "kept, after": 1.0}]
+    assert ">25.0%</td>" in Report(sections=with_groups).html()
     several = mitigation_sections(Comparison({"rrr": [{"accuracy kept": 0.5}, {"accuracy kept": 0.7}]}))
     assert several[0].columns == ["measure", "rrr", "rrr ±"]
 

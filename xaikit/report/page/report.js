@@ -56,7 +56,7 @@
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
       const text = (row) => row.cells[column].textContent.trim();
       const rows = Array.from(table.tBodies[0].rows).sort((a, b) => {
-        const [x, y] = [parseFloat(text(a)), parseFloat(text(b))];
+        const [x, y] = [a, b].map((row) => parseFloat(text(row).replaceAll(",", "")));
         const order = isNaN(x) || isNaN(y) ? text(a).localeCompare(text(b)) : x - y;
         return up ? order : -order;
       });
