@@ -111,7 +111,7 @@ class ColorMnist(Benchmark):
             ),
             "CDEP, as published": Method(
                 lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w),
-                (5e2, 1e3),
+                (1e3,),
                 "pixels",
             ),
             "CDEP, irrelevant part": Method(
