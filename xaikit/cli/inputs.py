@@ -75,7 +75,7 @@ def _read_image(path: Path, preparation: Preparation) -> Tensor:
     size = preparation.size
     if size is not None and len(size) == 1:
         # The usual evaluation transform: shorter side to the size (or more than that), then the centre square.
-        scale = int(size[0] / preparation.crop) / min(image.size)
+        scale = int(size[0] / preparation.crop + 1e-6) / min(image.size)
         image = image.resize((round(image.width * scale), round(image.height * scale)), preparation.resampling)
         left, top = round((image.width - size[0]) / 2), round((image.height - size[0]) / 2)
         image = image.crop((left, top, left + size[0], top + size[0]))

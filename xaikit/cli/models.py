@@ -21,6 +21,7 @@ from xaikit.core.registry import parse_spec
 from xaikit.core.torchvision_ops import import_torchvision
 
 SHOWN = 4  # names in a message
+WAYS = {"bilinear": 2, "bicubic": 3}  # of resampling, as PIL counts them
 
 
 def load_model(name: str, weights: Path | None = None) -> nn.Module:
@@ -104,6 +105,22 @@ def _torchvision(name: str, settings: dict[str, Any]) -> nn.Module:
     return _seeded(functools.partial(models.get_model, name, weights=None), name, settings)
 
 
+def torchvision_settings(item: str) -> dict[str, Any]:
+    """How the newest published weights of ``NAME`` have their images prepared; nothing for what is no classifier."""
+    models = import_torchvision().models
+    name, _ = parse_spec(item)
+    if name not in models.list_models(models):
+        return {}
+    told = models.get_model_weights(name).DEFAULT.transforms()
+    return {
+        "size": tuple(told.crop_size),
+        "crop": told.crop_size[0] / told.resize_size[0],
+        "resampling": WAYS[told.interpolation.value],
+        "mean": tuple(told.mean),
+        "std": tuple(told.std),
+    }
+
+
 def timm_settings(item: str) -> dict[str, Any]:
     """How ``NAME`` or ``NAME:img_size=64`` has its images prepared, as timm's own transform does it."""
     timm = _timm_library()
@@ -112,11 +129,10 @@ def timm_settings(item: str) -> dict[str, Any]:
     if told is None:  # a model that is not there is told when it is loaded
         return {}
     size = settings.get("img_size", told.input_size[1])
-    ways = {"bilinear": 2, "bicubic": 3}  # as PIL counts them
     return {
         "size": (size,) if isinstance(size, int) else tuple(size),
         "crop": told.crop_pct if told.crop_mode == "center" else 1.0,
-        "resampling": ways.get(told.interpolation, ways["bicubic"]),
+        "resampling": WAYS.get(told.interpolation, WAYS["bicubic"]),
         "mean": told.mean,
         "std": told.std,
     }

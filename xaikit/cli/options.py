@@ -48,7 +48,9 @@ def _usual(model: str) -> dict[str, Any]:
     """How images are prepared for a model's published weights."""
     source, _, item = model.partition(":")
     if source == "torchvision":
-        return {"size": (224,), "mean": IMAGENET[0], "std": IMAGENET[1]}
+        from xaikit.cli.models import torchvision_settings
+
+        return {"size": (224,), "mean": IMAGENET[0], "std": IMAGENET[1], **torchvision_settings(item)}
     if source == "timm":
         from xaikit.cli.models import timm_settings
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from xaikit import SpRAy
 from xaikit.cli import hugging_face
@@ -27,7 +27,7 @@ from xaikit.runs import load_run
 
 NETS = """
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 def table(hidden=8):
     torch.manual_seed(0)
@@ -178,19 +178,41 @@ def test_timm_images_as_timm_prepares_them() -> None:
     assert preparation("timm:resnet18", "64", False, "", "").crop == 1  # the user's own size is that of the whole
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("side", [(300, 300), (260, 391)])
-def test_an_image_is_cut_as_timm_cuts_it(side: tuple[int, int]) -> None:
+def _timm_way() -> Callable[[Image.Image], Tensor]:
     import_torchvision()
     timm = pytest.importorskip("timm")
     told = timm.get_pretrained_cfg("resnet18").to_dict()
-    way = timm.data.create_transform(**timm.data.resolve_data_config({}, pretrained_cfg=told))
+    return timm.data.create_transform(**timm.data.resolve_data_config({}, pretrained_cfg=told))
+
+
+def _torchvision_way(name: str) -> Callable[[Image.Image], Tensor]:
+    return import_torchvision().models.get_model_weights(name).DEFAULT.transforms()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [(300, 300), (260, 391)])
+@pytest.mark.parametrize(
+    ("model", "way", "size"),
+    [
+        ("timm:resnet18", _timm_way, 224),
+        ("torchvision:resnet18", lambda: _torchvision_way("resnet18"), 224),
+        ("torchvision:resnet50:num_classes=3", lambda: _torchvision_way("resnet50"), 224),
+        ("torchvision:efficientnet_b1", lambda: _torchvision_way("efficientnet_b1"), 240),
+        ("torchvision:swin_v2_t", lambda: _torchvision_way("swin_v2_t"), 256),
+    ],
+)
+def test_an_image_is_cut_as_the_makers_cut_it(model, way, size, side: tuple[int, int]) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*side, 3), dtype=np.uint8))
     picture.resize((side[1] // 8, side[0] // 8)).resize((side[1], side[0])).save("blobs.png")
-    found = read_batch(Path("blobs.png"), preparation("timm:resnet18", "", False, "", ""))[0][0]
-    assert found.shape == (3, 224, 224)
+    found = read_batch(Path("blobs.png"), preparation(model, "", False, "", ""))[0][0]
+    assert found.shape == (3, size, size)
     with Image.open("blobs.png") as picture:
-        assert float((found - way(picture)).abs().mean()) < 0.01  # of pixels with std 1; one pixel off is 0.1
+        assert float((found - way()(picture)).abs().mean()) < 0.01  # of pixels with std 1; one pixel off is 0.1
+
+
+def test_a_model_of_torchvision_that_is_no_classifier() -> None:
+    assert preparation("torchvision:fcn_resnet50", "", False, "", "").size == (224,)
+    assert preparation("torchvision:nothing", "", False, "", "").size == (224,)  # told when it is loaded
 
 
 def test_padding_gets_no_attention_and_classes_have_names() -> None:
