@@ -22,10 +22,9 @@ class Explain(ProcessFields, DataFields, ModelJob):
     """Explain a model's decision: writes the attribution and a picture of it.
 
     INPUT is one image, a .npy with a few samples, a sentence (for a model that reads texts), or with --row one row of
-    a file. A whole data set (--data) goes to a folder (--out), shard by
-    shard: the same command goes on after an interruption, and several processes or machines share it (torchrun).
-    torchvision's models get 224 pixels and ImageNet's mean and std, timm's what their makers gave them, unless told
-    otherwise; a --size takes the whole centre square.
+    a file. A whole data set (--data) goes to a folder (--out), shard by shard: the same command goes on after an
+    interruption, and several processes or machines share it (torchrun). Images for the models of torchvision, timm and
+    Hugging Face are cut and scaled as their makers do it, unless told otherwise; a --size takes the whole centre square.
 
     \b
     Examples:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from xaikit.cli import main
+from xaikit.cli.demo_digits import make_network
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +23,17 @@ def leave() -> Callable[..., int]:
         return int(left.value.code or 0)
 
     return run
+
+
+@pytest.fixture
+def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples, weights and a mask in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).random((20, 1, 12, 12), np.float32)
+    y = np.arange(20) % 10
+    np.savez("d.npz", x=x, y=y)
+    mask = np.zeros((12, 12), np.float32)
+    mask[:3, :3] = 1
+    np.save("m.npy", mask)
+    torch.save(make_network().state_dict(), "w.pt")
+    return torch.from_numpy(x), torch.from_numpy(y)

@@ -1,4 +1,4 @@
-"""evaluate, recommend, shortcuts, mitigate: against the library called directly, from job files, and wrong calls."""
+"""evaluate, recommend, shortcuts: against the library called directly, from job files, and wrong calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from PIL import Image
 import xaikit
 from xaikit.cli.demo_digits import make_network
 from xaikit.metrics import Evaluation
-from xaikit.mitigation import RRR, assess
 from xaikit.runs import load_run
 from xaikit.shortcuts import SpRAy, make_masks, mask_overlap
 
@@ -28,18 +27,7 @@ VERBS: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Samples, weights and a mask in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    x = np.random.default_rng(0).random((20, 1, 12, 12), np.float32)
-    y = np.arange(20) % 10
-    np.savez("d.npz", x=x, y=y)
-    mask = np.zeros((12, 12), np.float32)
-    mask[:3, :3] = 1
-    np.save("m.npy", mask)
-    torch.save(make_network().state_dict(), "w.pt")
-    return torch.from_numpy(x), torch.from_numpy(y)
+pytestmark = pytest.mark.usefixtures("samples")
 
 
 # ---------------------------------------------------------------------- evaluate
@@ -229,121 +217,6 @@ def test_a_wrong_call_of_shortcuts(
         prepare()
     assert leave("shortcuts", *arguments) == 2
     assert words in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------------- mitigate
-
-
-def test_mitigate_trains_as_the_library_does(
-    leave: Callable[..., int], samples: tuple[torch.Tensor, torch.Tensor]
-) -> None:
-    x, y = samples
-    np.savez("test.npz", x=x[:6].numpy(), y=y[:6].numpy())
-    flags = (*DATA, "--mask", "m.npy", "--mitigator", "rrr:lambda_rrr=5,lr=0.01,n_epochs=2", "--test", "test.npz")
-    assert leave("mitigate", *flags, "--out", "new/mended.pt", "--seed", "3", "--quiet") == 0
-    mask = torch.from_numpy(np.load("m.npy"))
-    model = make_network()
-    before = assess(model, (x[:6], y[:6]), masks=mask, seed=3, progress=False)
-    RRR(lambda_rrr=5, lr=0.01, n_epochs=2, random_state=3).fit(model, x, y, mask, progress=False)
-    after = assess(model, (x[:6], y[:6]), masks=mask, seed=3, progress=False)
-    written = torch.load("new/mended.pt", weights_only=True)
-    assert all(torch.allclose(written[name], value, atol=1e-6) for name, value in model.state_dict().items())
-    told = json.loads(Path("new/mended.json").read_text())
-    assert told["before"]["accuracy"] == before.accuracy
-    assert told["after"]["mass"] == pytest.approx(after.mass)
-    assert told["comparison"]["after"]["mass gradient"]["values"] == pytest.approx([after.mass["gradient"]])
-    assert {p.name for p in Path("new").iterdir()} == {"mended.pt", "mended.json"}
-    again = ("--weights", "new/mended.pt", "--explainer", "gradient", "--out", "run", "--quiet")
-    assert leave("explain", *DATA[:4], *again) == 0
-
-
-def test_mitigate_holds_a_fifth_back_and_takes_masks_per_sample(
-    leave: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.save("each.npy", np.repeat(np.load("m.npy")[None], 20, 0))
-    flags = (*DATA, "--mitigator", "rrr:n_epochs=1", "--json", "--quiet")
-    assert leave("mitigate", *flags, "--mask", "each.npy", "--save-job", "job.yaml") == 0
-    capsys.readouterr()
-    assert leave("run", "job.yaml") == 0
-    each = json.loads(capsys.readouterr().out)
-    assert (each["trained_on"], each["measured_on"]) == (16, 4)
-    assert leave("mitigate", *flags, "--mask", "m.npy") == 0
-    assert json.loads(capsys.readouterr().out)["after"] == each["after"]
-
-
-def test_mitigate_takes_the_mask_of_a_label(
-    leave: Callable[..., int], samples: tuple[torch.Tensor, torch.Tensor], capsys: pytest.CaptureFixture[str]
-) -> None:
-    by_class = np.random.default_rng(0).integers(0, 2, (10, 12, 12)).astype(np.float32)
-    np.save("classes.npy", by_class)
-    np.save("each.npy", by_class[samples[1].numpy()])
-    flags = ("mitigate", *DATA, "--quiet", "--mitigator")
-    assert leave(*flags, "rrr:n_epochs=1,where=class", "--mask", "classes.npy", "--out", "a.pt") == 0
-    assert leave(*flags, "rrr:n_epochs=1", "--mask", "each.npy", "--out", "b.pt") == 0
-    first, second = (torch.load(name, weights_only=True) for name in ("a.pt", "b.pt"))
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
-    told = [json.loads(Path(name).read_text())["after"] for name in ("a.json", "b.json")]
-    assert told[0] == told[1]
-    capsys.readouterr()
-    np.save("few.npy", by_class[:2])
-    for mask, shape in (("m.npy", "(12, 12)"), ("few.npy", "(2, 12, 12)")):
-        assert leave(*flags, "rrr:where=class", "--mask", mask, "--out", "c.pt") == 2
-        said = f"one map for each class; there is a label 9, and the masks have the shape {shape}"
-        assert said in capsys.readouterr().err
-
-
-def test_an_interrupted_training_goes_on(
-    leave: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = ("mitigate", *DATA, "--mask", "m.npy", "--quiet", "--mitigator")
-    assert leave(*flags, "rrr:n_epochs=3,lr=0.01", "--out", "whole.pt") == 0
-    fit = RRR.fit
-
-    def stopped_after_one(self: RRR, *arguments: object, **options: object) -> object:
-        history = fit(self.set_kwargs(n_epochs=1), *arguments, **options)
-        return type(history)(history.epochs, "interrupted")
-
-    monkeypatch.setattr(RRR, "fit", stopped_after_one)
-    assert leave(*flags, "rrr:n_epochs=3,lr=0.01", "--out", "parts.pt") == 1
-    assert "the same command goes on from parts.checkpoint.pt" in capsys.readouterr().err
-    assert Path("parts.checkpoint.pt").exists()
-    assert not Path("parts.pt").exists()
-    monkeypatch.setattr(RRR, "fit", fit)
-    assert leave(*flags, "rrr:n_epochs=3,lr=0.01", "--out", "parts.pt") == 0
-    assert not Path("parts.checkpoint.pt").exists()
-    whole, parts = (torch.load(f"{name}.pt", weights_only=True) for name in ("whole", "parts"))
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--mask", "none.png"], "there is no mask file none.png"),
-        ([], "rrr needs --mask"),
-        (["--mask", "w.pt"], "masks are read from .npy"),
-        (["--mask", "m.npy", "--mitigator", "rr"], "unknown mitigator 'rr'; did you mean 'rrr'"),
-        (["--mask", "m.npy", "--mitigator", "rrr:lambda=1"], "did you mean 'lambda_rrr'"),
-        (["--mask", "m.npy", "--mitigator", "rrr:explainer=captum.feature_ablation"], "so it cannot be penalised"),
-        (["--mask", "m.npy", "--out", "mended.bin"], "--out must end in .pt, got 'mended.bin'"),
-        (["--mask", "m.npy", "--assessment", "a.txt"], "--assessment must end in .json, got 'a.txt'"),
-        (["--mask", "m.npy", "--explainer", "gradiant"], "did you mean 'gradient'"),
-        (["--mask", "three.npy"], "it takes one map for all samples, or one for each of 20"),
-        (["--mask", "each.npy", "--test", "test.npz"], "those of --test have none"),
-        (["--mask", "m.npy", "--test", "x.npy"], "--test has no labels"),
-        (["--mask", "m.npy", "--test", "none.npz"], "no such file or folder: none.npz"),
-    ],
-)
-def test_a_wrong_call_of_mitigate(
-    leave: Callable[..., int], arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    x = np.load("d.npz")["x"]
-    np.save("x.npy", x)
-    np.save("three.npy", np.ones((3, 12, 12), np.float32))
-    np.save("each.npy", np.ones((20, 12, 12), np.float32))
-    np.savez("test.npz", x=x[:4], y=np.arange(4))
-    assert leave("mitigate", *DATA, "--quiet", *arguments) == 2
-    assert words in capsys.readouterr().err
-    assert not Path("mended.pt").exists()
 
 
 # ---------------------------------------------------------------------- what every one of them refuses
