@@ -24,7 +24,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
     INPUT is one image, a .npy with a few samples, a sentence (for a model that reads texts), or with --row one row of
     a file. A whole data set (--data) goes to a folder (--out), shard by shard: the same command goes on after an
     interruption, and several processes or machines share it (torchrun). Images for the models of torchvision, timm and
-    Hugging Face are cut and scaled as their makers do it, unless told otherwise; a --size takes the whole centre square.
+    Hugging Face are cut and scaled as their makers do it, unless told otherwise; --size takes the whole centre square.
 
     \b
     Examples:
