@@ -19,7 +19,7 @@ import time
 import torch
 from torch import nn
 
-from xaikit.core import isolation
+from xaikit.core import model_state
 from xaikit.explainers.lrp import (
     LRP,
     AttnLRP,
@@ -88,9 +88,9 @@ def main():
         own.watch(owner, name)
     own.watch_context(trace.Trace, "_modules")
     own.watch_context(variants, "canonized")
-    shared.watch(isolation, "modules_of")
-    shared.watch_context(isolation, "isolated")
-    shared.watch_context(isolation, "frozen")
+    shared.watch(model_state, "modules_of")
+    shared.watch_context(model_state, "isolated")
+    shared.watch_context(model_state, "frozen")
     print("| LeNet on a CPU | ms per call | set-up of LRP | with every explainer's |\n|---|---|---|---|")
     model = lenet()
     for batch in (1, 32):

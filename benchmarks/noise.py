@@ -13,7 +13,7 @@ from captum.attr import NoiseTunnel, Saliency
 from torch import nn
 
 from benchmarks.measure import best_batch, gradient_pass, lenet, paired, peak_memory, resnet18, table
-from xaikit.core.isolation import frozen
+from xaikit.core.model_state import frozen
 from xaikit.explainers import SmoothGrad, VarGrad
 
 COPIES = 32

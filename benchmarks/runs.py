@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.measure import best_batch, gradient_pass, lenet, seconds, table
 from xaikit import Gradient, VarGrad, explain_dataset, load_run
-from xaikit.core.isolation import frozen
+from xaikit.core.model_state import frozen
 
 COPIES = 20
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.measure import lenet, seconds, table
 from xaikit.core import Call, Explainer, Float
 from xaikit.explainers import SmoothGrad
-from xaikit.metrics import AbPC, Case, Metric
+from xaikit.metrics import AbPC, EvaluationContext, Metric
 from xaikit.tuning import tune
 
 TRIALS = 100
@@ -36,7 +36,7 @@ class Nothing(Explainer):
 class Free(Metric):
     DIRECTION = "maximize"
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         return torch.full((case.call.n,), case.explainer.a - case.explainer.b)
 
 

@@ -82,7 +82,7 @@ def overview(up: str = "") -> str:
     rows = ["| explainer | made for | sum promised | in a loss | arithmetic | needs |", "|---|---|---|---|---|---|"]
     for name in sorted(EXPLAINERS, key=_captum):
         cls = EXPLAINERS.get(name)
-        if cls.FAMILY:
+        if cls.IS_GENERIC:
             continue
         made_for = " and ".join(cls.MADE_FOR) or "any"
         promised, exact = ("yes" if yes else "no" for yes in (promises(cls), cls.DIFFERENTIABLE))
@@ -223,9 +223,9 @@ def _costs(cls: type[Explainer], cost: float) -> Iterator[str]:
     named = [factor for factor in cls.PASSES if isinstance(factor, str)]
     if named:
         yield f"* It grows with {' and '.join(f'`{n}`' for n in named)}."
-    if cls.GIVES_OUTPUT:
+    if cls.SHARES_TASK_FORWARD:
         yield "* Inside a training loss one pass gives the explanation and the logits, where the model's mode allows."
-    if cls.ONE_GRADIENT:
+    if cls.SINGLE_BACKWARD:
         yield "* Any number of layers at once for the price of one."
     if _needs(cls) != "":
         yield f"* It needs {_needs(cls)}."

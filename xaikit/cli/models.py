@@ -17,7 +17,7 @@ from torch import nn
 
 from xaikit.cli.hugging_face import hugging_face
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError, UnknownNameError, near_names
-from xaikit.core.registry import parse_spec
+from xaikit.core.spec_strings import parse_spec
 from xaikit.core.torchvision_ops import import_torchvision
 
 SHOWN = 4  # names in a message

@@ -14,8 +14,8 @@ from xaikit.cli.tune import Tune
 from xaikit.core import EXPLAINERS, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.tuning.search import Search
+from xaikit.tuning.space_selection import ALL
 from xaikit.tuning.tune import explanation_search
-from xaikit.tuning.wanted import ALL
 
 
 def search_of(job: Tune) -> tuple[Search, Stream]:

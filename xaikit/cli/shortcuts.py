@@ -81,7 +81,7 @@ class Shortcuts(Job):
 
     def _settings(self) -> Any:
         from xaikit.core.errors import InvalidInputError
-        from xaikit.core.registry import parse_spec
+        from xaikit.core.spec_strings import parse_spec
         from xaikit.shortcuts import SpRAy
 
         name, settings = parse_spec(self.method)

@@ -27,7 +27,7 @@ class ModelJob(Job):
         """The model with its weights, where it is to run."""
         from xaikit.cli.models import load_model
         from xaikit.cli.options import device_of
-        from xaikit.core.isolation import find_layer
+        from xaikit.core.layers import find_layer
 
         where = device_of(self.device)
         model = load_model(self.model, self.weights).to(where)

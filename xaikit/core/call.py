@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from xaikit.core import targets as target_rules
 from xaikit.core.convolutions import fast_convolutions
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.isolation import Modules, cut_at, differentiable_kernels
+from xaikit.core.layers import cut_at
+from xaikit.core.model_state import Modules, differentiable_kernels
 from xaikit.core.rows import even_ranges, rows_per_pass
 from xaikit.core.structure import Tensors
 from xaikit.core.taps import Layers, Tap, tapped
@@ -34,12 +35,12 @@ class Call:
         seed: of every random number.
         forward: runs the model on stand-ins for `inputs` and on the samples that they stand for.
         modules: the model's modules with their names, walked once for all who need them.
-        read_at: the layers where `gradient` reads off what is explained; none where that are the inputs.
+        read_at: the layers where `grad_at_layers` reads off what is explained; none where that are the inputs.
         tap: how a layer's output (and the leaf where its gradient arrives) goes on into the model.
-        record: takes the output on `inputs` themselves, with its graph, when `grad` or `gradient` computes it.
-        surroundings: what holds while the model runs, for a pass that is repeated after the call.
-        recompute: whether `grad` drops its graph and builds it again in the loss's backward pass.
-        watched: whether the forward pass is watched operation by operation, so that all must be torch's own.
+        on_output: takes the output on `inputs`, with its graph, when `grad_of` or `grad_at_layers` computes it.
+        recompute_context: what holds while the model runs, for a pass that is repeated after the call.
+        recompute: whether `grad_of` drops its graph and builds it again in the loss's backward pass.
+        traced: whether the forward pass is watched operation by operation, so that all must be torch's own.
     """
 
     model: nn.Module
@@ -56,10 +57,10 @@ class Call:
     modules: Modules = dataclasses.field(default_factory=dict)
     read_at: Layers = ()
     tap: Callable[[Tensor, Tensor], Tensor] = Tap.apply
-    record: Callable[[Tensor], None] | None = None
-    surroundings: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    on_output: Callable[[Tensor], None] | None = None
+    recompute_context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     recompute: bool = False
-    watched: bool = False
+    traced: bool = False
 
     @property
     def n(self) -> int:
@@ -114,7 +115,7 @@ class Call:
         """The explained score of each row, shape (copies * N,)."""
         return self.score(self.run(inputs, copies), copies)
 
-    def grad(self, inputs: Tensors, copies: int = 1, at: Callable[[], Tensors] | None = None) -> Tensors:
+    def grad_of(self, inputs: Tensors, copies: int = 1, at: Callable[[], Tensors] | None = None) -> Tensors:
         """Return d score / d input of each row; the library's one first-order autograd call.
 
         With `create_graph` the result is differentiable with respect to the parameters, and to the inputs that
@@ -131,7 +132,7 @@ class Call:
         return self._grad(inputs, copies, at)
 
     def _repeatable_grad(self, copies: int, *inputs: Tensor) -> Tensors:
-        with self.surroundings():
+        with self.recompute_context():
             return self._grad(inputs, copies)
 
     @contextlib.contextmanager
@@ -140,7 +141,7 @@ class Call:
         with (
             torch.enable_grad(),
             differentiable_kernels(self.create_graph),
-            contextlib.nullcontext() if self.watched else fast_convolutions(self.modules, twice=self.create_graph),
+            contextlib.nullcontext() if self.traced else fast_convolutions(self.modules, twice=self.create_graph),
         ):
             yield
 
@@ -149,11 +150,11 @@ class Call:
             live = self.create_graph
             leaves = tuple(x if live and x.requires_grad else x.detach().requires_grad_() for x in inputs)
             output = self.run(leaves, copies)
-            if self.record is not None and inputs is self.inputs:
-                self.record(output)
+            if self.on_output is not None and inputs is self.inputs:
+                self.on_output(output)
             return self._differentiated(output, leaves if at is None else at(), copies, reached=at is not None)
 
-    def gradient(self, beside: Sequence[Tensor] = ()) -> tuple[Tensors, Tensors]:
+    def grad_at_layers(self, beside: Sequence[Tensor] = ()) -> tuple[Tensors, Tensors]:
         """What is explained and d score / d each of its tensors, by one forward and one backward pass.
 
         At layers both are read off during the pass, so that one layer may feed another; with `create_graph` a
@@ -163,13 +164,13 @@ class Call:
             beside: further tensors to which the backward pass must go, read once the forward pass is over.
         """
         if not self.read_at:
-            return self.inputs, self.grad(self.inputs)
+            return self.inputs, self.grad_of(self.inputs)
         with self._kernels():
             with tapped(self.read_at, self.tap) as readings:
                 output = self.run(self.inputs)
             values = readings.close(self.n)
-            if self.record is not None:
-                self.record(output)
+            if self.on_output is not None:
+                self.on_output(output)
             grads = self._differentiated(output, (*readings.leaves, *beside))
         return values if self.create_graph else tuple(v.detach() for v in values), grads[: len(values)]
 

@@ -24,7 +24,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
-from xaikit.core.params import Spec, from_text
+from xaikit.core.params import Spec
+from xaikit.core.spec_strings import from_text
 
 REQUIRED: Any = dataclasses.MISSING
 
@@ -124,10 +125,10 @@ class Configured:
             )
         return {
             "name": self.NAME,
-            "settings": {n: to_json(v, f"{self.NAME}.{n}") for n, v in self._portable().items()},
+            "settings": {n: to_json(v, f"{self.NAME}.{n}") for n, v in self._serialised_settings().items()},
         }
 
-    def _portable(self) -> dict[str, Any]:
+    def _serialised_settings(self) -> dict[str, Any]:
         """Settings as they go into a spec."""
         return self.settings()
 

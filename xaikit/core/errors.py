@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-MOST = 60  # known names in a message
+MAX_NAMES_SHOWN = 60  # known names in a message
 
 
 class XaikitError(Exception):
@@ -66,5 +66,5 @@ def near_names(name: str, known: Iterable[str], *, count: int = 3) -> str:
     close = difflib.get_close_matches(name, names, n=count)
     if close:
         return f"; did you mean {' or '.join(repr(c) for c in close)}?"
-    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-    return f"; known are {', '.join(repr(n) for n in names[:MOST])}{more}" if names else ""
+    more = f" and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
+    return f"; known are {', '.join(repr(n) for n in names[:MAX_NAMES_SHOWN])}{more}" if names else ""

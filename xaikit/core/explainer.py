@@ -15,7 +15,8 @@ from typing import Annotated, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import isolation, structure
+from xaikit.core import layers as model_layers
+from xaikit.core import model_state, structure
 from xaikit.core import targets as target_rules
 from xaikit.core.attribution import Attribution
 from xaikit.core.call import Call
@@ -52,12 +53,14 @@ class Explainer(Configured, abc.ABC):
     MADE_FOR: ClassVar[tuple[str, ...]] = ()  # kinds of layers: recommendation.profile.KINDS
     PASSES: ClassVar[tuple[str | int, ...]] = (1,)  # of the model, for one explanation: a product, also of settings
     REUSED_MODULES: ClassVar[bool] = True  # whether it copes with a module that runs several times
-    FAMILY: ClassVar[bool] = False  # a door to many methods, which a setting chooses
+    IS_GENERIC: ClassVar[bool] = False  # a door to many methods, which a setting chooses
     DIFFERENTIABLE: ClassVar[bool] = True
-    # One `Call.grad` on the inputs, through the model as it is: a loss can use the output of that very pass.
-    GIVES_OUTPUT: ClassVar[bool] = False
+    # One `Call.grad_of` on the inputs, through the model as it is: a loss can use the output of that very pass.
+    SHARES_TASK_FORWARD: ClassVar[bool] = False
     GAP_TOLERANCE: ClassVar[float | None] = None  # share of the promised total above which `explain` warns
-    ONE_GRADIENT: ClassVar[bool] = False  # made of one `call.gradient()`, which reads layers off as it passes them
+    SINGLE_BACKWARD: ClassVar[bool] = (
+        False  # made of one `call.grad_at_layers()`, which reads layers off as it passes them
+    )
 
     model: nn.Module | None = None
     layer: Annotated[
@@ -100,11 +103,13 @@ class Explainer(Configured, abc.ABC):
         tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
         return torch.device("cpu") if tensor is None else tensor.device
 
-    def _portable(self) -> dict[str, Any]:
+    def _serialised_settings(self) -> dict[str, Any]:
         settings = self.settings()
         if self.model is not None and self.layer is not None:
             several = isinstance(self.layer, tuple)
-            names = [isolation.find_layer(self.model, item)[0] for item in (self.layer if several else (self.layer,))]
+            names = [
+                model_layers.find_layer(self.model, item)[0] for item in (self.layer if several else (self.layer,))
+            ]
             settings["layer"] = names if several else names[0]
         return settings
 
@@ -175,9 +180,11 @@ class Explainer(Configured, abc.ABC):
         """
         outputs: list[Tensor] = []
         options: dict[str, Any] = {"create_graph": create_graph, "seed": seed, "keep_mode": keep_mode}
-        record = outputs.append if self.GIVES_OUTPUT else None
+        on_output = outputs.append if self.SHARES_TASK_FORWARD else None
         try:
-            (found,) = self._apply(lambda call: (self._attribute(call),), inputs, targets, **options, record=record)
+            (found,) = self._apply(
+                lambda call: (self._attribute(call),), inputs, targets, **options, on_output=on_output
+            )
         except NestedLayersError:
             # One feeds the other, and one pass holds one version of each: every layer by itself, as if named alone.
             each = (self.set_kwargs(layer=layer) for layer in self.layer)
@@ -228,7 +235,7 @@ class Explainer(Configured, abc.ABC):
         explained, extras = self._arguments(inputs)
         tensors, rebuild = structure.flatten(explained)
         n = structure.check_batch(tensors)
-        with isolation.isolated(model, tensors[0].device, 0), torch.no_grad():
+        with model_state.isolated(model, tensors[0].device, 0), torch.no_grad():
             raw = run_on(model, rebuild, extras, n, isinstance(explained, Mapping), tensors, None)
         return target_rules.pick_head(raw, self.head)
 
@@ -265,7 +272,7 @@ class Explainer(Configured, abc.ABC):
         seed: int,
         cut: bool = False,
         keep_mode: bool = False,
-        record: Callable[[Tensor], None] | None = None,
+        on_output: Callable[[Tensor], None] | None = None,
     ) -> tuple[Any, ...]:
         """Run `method` on a checked call, the model isolated; give each of its results the structure of the inputs.
 
@@ -295,30 +302,30 @@ class Explainer(Configured, abc.ABC):
             forward=forward,
             head=self.head,
             n_classes=self.n_classes,
-            modules=(modules := isolation.modules_of(model)),
-            record=record,
+            modules=(modules := model_state.modules_of(model)),
+            on_output=on_output,
         )
 
         @contextlib.contextmanager
-        def surroundings() -> Iterator[None]:
-            isolated = isolation.isolated(model, tensors[0].device, seed, modules=modules, keep_mode=keep_mode)
-            private = isolation.private_buffers if keep_mode and record is None else contextlib.nullcontext
+        def recompute_context() -> Iterator[None]:
+            isolated = model_state.isolated(model, tensors[0].device, seed, modules=modules, keep_mode=keep_mode)
+            private = model_state.private_buffers if keep_mode and on_output is None else contextlib.nullcontext
             with isolated, private(model):
                 yield
 
-        with surroundings(), torch.set_grad_enabled(create_graph):
+        with recompute_context(), torch.set_grad_enabled(create_graph):
             if self.layer is not None:
-                call, rebuild = self._at_layers(call, read=self.ONE_GRADIENT and not cut)
+                call, rebuild = self._at_layers(call, read=self.SINGLE_BACKWARD and not cut)
 
             bare = call  # without `again`: a call that held itself would keep its tensors until Python's next sweep
 
             @contextlib.contextmanager
             def again() -> Iterator[None]:
-                with surroundings(), self._model_context(bare):
+                with recompute_context(), self._model_context(bare):
                     yield
 
-            call = dataclasses.replace(bare, surroundings=again)
-            freeze = contextlib.nullcontext() if create_graph else isolation.frozen(model, modules=modules)
+            call = dataclasses.replace(bare, recompute_context=again)
+            freeze = contextlib.nullcontext() if create_graph else model_state.frozen(model, modules=modules)
             with freeze, self._model_context(call):
                 results = method(call)
         for result in results if not call.read_at else ():  # read off at layers, they have the shapes of gradients
@@ -333,16 +340,18 @@ class Explainer(Configured, abc.ABC):
         """The call at the layers: read off on the way, or cut there, so that their activations are its inputs."""
         several = isinstance(self.layer, tuple)
         named = self.layer if several else (self.layer,)
-        layers = tuple(isolation.find_layer(call.model, item) for item in named)
+        layers = tuple(model_layers.find_layer(call.model, item) for item in named)
         pick: Callable[[Tensors], Any] = tuple if several else (lambda out: out[0])
         if read:
             return dataclasses.replace(call, read_at=layers), pick
         original, forward = call.inputs, call.forward
-        activations = isolation.cut_at(call.model, layers, lambda: forward(original, None), call.n, call.create_graph)
+        activations = model_layers.cut_at(
+            call.model, layers, lambda: forward(original, None), call.n, call.create_graph
+        )
 
         def from_layer(inputs: Tensors, samples: Tensor | None) -> Any:
             rows = original if samples is None else tuple(t[samples] for t in original)
-            with isolation.substituted(layers, inputs):
+            with model_layers.substituted(layers, inputs):
                 return forward(rows, samples)
 
         cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=layers, uncut=call)

@@ -44,11 +44,11 @@ def run_on(
     try:
         return model(*first, *positional, **(given if by_name else {}), **keywords)
     except (RuntimeError, ValueError) as error:
-        _told_of_precision(model, inputs, error)
+        raise_on_dtype_mismatch(model, inputs, error)
         raise
 
 
-def _told_of_precision(model: nn.Module, inputs: Tensors, error: Exception) -> None:
+def raise_on_dtype_mismatch(model: nn.Module, inputs: Tensors, error: Exception) -> None:
     """Say so where a model failed since its parameters and its inputs differ in precision.
 
     Raises:

@@ -6,7 +6,6 @@ is legal although no search starts there. A spec without a search range is check
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,22 +14,10 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from torch import nn
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
+from xaikit.core.spec_strings import WORDS, from_text
 
 if TYPE_CHECKING:
     from xaikit.core.registry import Registry
-
-
-WORDS = {"None": None, "none": None, "True": True, "False": False}
-
-
-def from_text(text: str) -> Any:
-    """The value that a word in a spec string means: a JSON value, else the word itself."""
-    if text in WORDS:
-        return WORDS[text]
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 class Spec(BaseModel):
@@ -174,15 +161,19 @@ class Choice(Spec):
     kind: Literal["choice"] = "choice"
     registry: Any
     search: bool = False
-    having: str = ""
+    required_attribute: str = ""
 
     def __init__(self, registry: Registry, **fields: Any) -> None:
         super().__init__(**{"registry": registry, **fields})
 
     @property
     def names(self) -> Iterator[str]:
-        """Names that a search may choose among: of classes whose attribute `having` is true, where one is named."""
-        return (name for name in self.registry if not self.having or getattr(self.registry.get(name), self.having))
+        """Names that a search may choose among: where `required_attribute` is set, those of classes that have it true."""
+        return (
+            name
+            for name in self.registry
+            if not self.required_attribute or getattr(self.registry.get(name), self.required_attribute)
+        )
 
     @property
     def tunable(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from xaikit.core.configured import Configured, from_json
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
-from xaikit.core.params import from_text
+from xaikit.core.spec_strings import split_spec
 
 T = TypeVar("T", bound=Configured)
 
@@ -130,25 +130,3 @@ class Registry(Generic[T]):
             except (Exception, SystemExit) as err:
                 # Somebody else's broken package must not take ours down with it.
                 warnings.warn(f"{self.kind} plugin {entry.name!r} ({entry.value}) did not load: {err!r}", stacklevel=3)
-
-
-def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
-    """Split ``"name:key=value,key=[1,2]"`` into the name and the settings (JSON values, else strings)."""
-    name, words = split_spec(text)
-    return name, {key: from_text(word) for key, word in words.items()}
-
-
-def split_spec(text: str) -> tuple[str, dict[str, str]]:
-    """Split ``"name:key=value,key=[1,2]"`` into the name and the settings as they are written.
-
-    Raises:
-        InvalidInputError: for a text of another form.
-    """
-    name, _, rest = text.partition(":")
-    words: dict[str, str] = {}
-    for item in re.split(r",(?![^\[{(]*[\]})])", rest) if rest else ():
-        key, equals, word = item.partition("=")
-        if not equals or not key.strip():
-            raise InvalidInputError(f"a spec reads 'name:key=value,key=value', got {text!r} (at {item!r})")
-        words[key.strip()] = word.strip()
-    return name.strip(), words

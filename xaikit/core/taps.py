@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaikit.core.isolation import check_activation, first_tensor, hooked, with_first
+from xaikit.core.layers import check_activation, first_tensor, hooked, with_first
 from xaikit.core.structure import Tensors
 
 Layers = Sequence[tuple[str, nn.Module]]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Int, Layer
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.core.isolation import find_layer, hooked
+from xaikit.core.layers import find_layer, hooked
 from xaikit.core.structure import Tensors
 
 CONVOLUTION = nn.modules.conv._ConvNd  # noqa: SLF001
@@ -44,8 +44,8 @@ class GradCam(Explainer):
 
     SUPPORTED_MODULES = (CONVOLUTION,)
     MADE_FOR = ("convolution",)
-    GIVES_OUTPUT = True
-    ONE_GRADIENT = True
+    SHARES_TASK_FORWARD = True
+    SINGLE_BACKWARD = True
 
     target_layer: Annotated[Any, Layer(), "whose activations make the map; None: the last convolution that ran"] = None
     channel_axis: Annotated[
@@ -61,8 +61,8 @@ class GradCam(Explainer):
                 "layer at the input's size), not both"
             )
 
-    def _portable(self) -> dict[str, Any]:
-        settings = super()._portable()
+    def _serialised_settings(self) -> dict[str, Any]:
+        settings = super()._serialised_settings()
         if isinstance(self.target_layer, nn.Module) and self.model is not None:
             settings["target_layer"] = find_layer(self.model, self.target_layer)[0]
         return settings
@@ -71,7 +71,7 @@ class GradCam(Explainer):
         if self.layer is not None:
             several = self.layer if isinstance(self.layer, tuple) else (self.layer,)
             layers = [find_layer(call.model, item) for item in several]
-            found = zip(layers, *call.gradient(), strict=True)
+            found = zip(layers, *call.grad_at_layers(), strict=True)
             return tuple(self._at_layer(layer, a, g) for layer, a, g in found)
         if len(call.inputs) > 1:
             raise InvalidInputError(
@@ -85,7 +85,7 @@ class GradCam(Explainer):
                 f"got inputs of shape {tuple(x.shape)}"
             )
         with _recorded(call.model, self.target_layer) as seen:
-            (gradient,) = call.grad(call.inputs, at=lambda: (seen.latest(x),))
+            (gradient,) = call.grad_of(call.inputs, at=lambda: (seen.latest(x),))
         activation = seen.latest(x)
         axis = self._axis(seen.name, seen.module, activation, x.ndim)
         a, g = (t.movedim(axis, 1) for t in (activation, gradient))

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import Call, Explainer, Int, isolation
+from xaikit.core import Call, Explainer, Int
+from xaikit.core import layers as model_layers
 from xaikit.core import targets as target_rules
 from xaikit.core.errors import (
     InvalidInputError,
@@ -221,7 +222,7 @@ def _build(algorithm: Any, explained: _Explained, layer: Any, options: dict[str,
 def _captum_layer(model: nn.Module, layer: Any, algorithm: str) -> Any:
     if layer is None:
         raise InvalidInputError(f"captum's {algorithm} explains at a layer; pass layer=, a name or a module")
-    found = [isolation.find_layer(model, item)[1] for item in (layer if isinstance(layer, tuple) else (layer,))]
+    found = [model_layers.find_layer(model, item)[1] for item in (layer if isinstance(layer, tuple) else (layer,))]
     return found if isinstance(layer, tuple) else found[0]
 
 

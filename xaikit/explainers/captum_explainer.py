@@ -59,7 +59,7 @@ class CaptumExplainer(CaptumMethod):
     True
     """
 
-    FAMILY = True
+    IS_GENERIC = True
 
     algorithm: Annotated[str, "name of a class in captum.attr"] = "DeepLift"
     baseline: Annotated[

@@ -151,7 +151,7 @@ class NoiseTunnel(CaptumMethod):
     """Another captum method on noisy copies of the input (Smilkov et al. 2017, arXiv:1706.03825)."""
 
     ALGORITHM = "NoiseTunnel"
-    FAMILY = True
+    IS_GENERIC = True
     PASSES = ("nt_samples",)
     attribution_method: Annotated[str, "captum class that explains the noisy copies"] = "Saliency"
     nt_type: Annotated[

@@ -64,7 +64,7 @@ class ExpectedGradients(Explainer):
                     (b + parts[copies.start : copies.stop].to(d).view(-1, *[1] * (d.ndim - 1)) * d).flatten(0, 1)
                     for b, d in zip(starts, steps, strict=True)
                 )
-                grads = part.grad(line, len(copies))
+                grads = part.grad_of(line, len(copies))
                 totals = [t + (d * g.view(d.shape)).sum(0) for t, d, g in zip(totals, steps, grads, strict=True)]
             found.append([t / self.n_iter for t in totals])
         return tuple(torch.cat(pieces) for pieces in zip(*found, strict=True))

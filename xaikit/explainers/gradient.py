@@ -18,19 +18,19 @@ class Gradient(Explainer):
     True
     """
 
-    ONE_GRADIENT: ClassVar[bool] = True
-    GIVES_OUTPUT: ClassVar[bool] = True
+    SINGLE_BACKWARD: ClassVar[bool] = True
+    SHARES_TASK_FORWARD: ClassVar[bool] = True
 
     def _attribute(self, call: Call) -> Tensors:
-        return call.gradient()[1]
+        return call.grad_at_layers()[1]
 
 
 @EXPLAINERS.register("gradient_x_input")
 class GradientXInput(Explainer):
     """x * dS/dx (Shrikumar et al. 2016, arXiv:1605.01713)."""
 
-    ONE_GRADIENT: ClassVar[bool] = True
-    GIVES_OUTPUT: ClassVar[bool] = True
+    SINGLE_BACKWARD: ClassVar[bool] = True
+    SHARES_TASK_FORWARD: ClassVar[bool] = True
 
     def _attribute(self, call: Call) -> Tensors:
-        return tuple(x * g for x, g in zip(*call.gradient(), strict=True))
+        return tuple(x * g for x, g in zip(*call.grad_at_layers(), strict=True))

@@ -49,7 +49,7 @@ class IntegratedGradients(Explainer):
                 line = tuple(
                     (b + _column(points[chosen], d) * d).flatten(0, 1) for b, d in zip(starts, steps, strict=True)
                 )
-                grads = [g.unflatten(0, (len(copies), part.n)) for g in part.grad(line, len(copies))]
+                grads = [g.unflatten(0, (len(copies), part.n)) for g in part.grad_of(line, len(copies))]
                 totals = [t + (_column(weights[chosen], g[0]) * g).sum(0) for t, g in zip(totals, grads, strict=True)]
             parts.append([d * t for d, t in zip(steps, totals, strict=True)])
         return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))

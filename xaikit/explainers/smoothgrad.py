@@ -64,7 +64,7 @@ class SmoothGrad(Explainer):
                     torch.addcmul(x, s, z[:, None].to(x)).flatten(0, 1)
                     for x, s, z in zip(part.inputs, spreads, draws, strict=True)
                 )
-                for state, g in zip(running, part.grad(noisy, len(copies)), strict=True):
+                for state, g in zip(running, part.grad_of(noisy, len(copies)), strict=True):
                     state.add(g.unflatten(0, (len(copies), part.n)), variance=variance)
             parts.append(running)
         means = tuple(torch.cat([r[i].mean for r in parts]).to(x) for i, x in enumerate(call.inputs))

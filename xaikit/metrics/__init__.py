@@ -1,7 +1,7 @@
 """The metrics, one file per family. A new one is one class, one decorator, one line here."""
 
 from xaikit.metrics.axioms import CompletenessGap, InputInvariance, NonSensitivity
-from xaikit.metrics.base import Case, Metric
+from xaikit.metrics.base import EvaluationContext, Metric
 from xaikit.metrics.complexity import EffectiveComplexity, Entropy, Sparseness
 from xaikit.metrics.cost import PeakMemory, Seconds
 from xaikit.metrics.evaluate import evaluate
@@ -18,7 +18,7 @@ __all__ = [
     "ROAD",
     "AbPC",
     "AvgSensitivity",
-    "Case",
+    "EvaluationContext",
     "CompletenessGap",
     "Curves",
     "Deletion",

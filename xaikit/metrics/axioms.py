@@ -10,10 +10,10 @@ from torch import Tensor
 
 from xaikit.core import FEATURE_MASKS, METRICS, Call, Choice, Float, Int
 from xaikit.core.structure import Tensors
-from xaikit.metrics.base import Attribute, Case, Metric
-from xaikit.metrics.draws import uniform_draws
+from xaikit.metrics.base import Attribute, EvaluationContext, Metric
 from xaikit.metrics.perturbation import Removal, Watching
-from xaikit.metrics.places import groups_of
+from xaikit.metrics.pooled_features import groups_of
+from xaikit.metrics.random_subsets import uniform_draws
 from xaikit.metrics.robustness import norm
 
 
@@ -33,7 +33,7 @@ class CompletenessGap(Removal):
 
     output = "score"
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         baselines = self.baseline.of(case.call)
         start = self._watch(case.call, 1, lambda _call, samples, _some: tuple(b[samples] for b in baselines))[0]
         end = self._watch(case.call, 1, lambda call, _samples, _some: call.inputs)[0]
@@ -63,7 +63,7 @@ class NonSensitivity(Watching):
     feature_mask: Annotated[Any, Choice(FEATURE_MASKS), "which features are one group"] = "auto"
     output = "score"
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         parts = groups_of(case, self.feature_mask, absolute=True)
         count = parts.values.shape[1]
         draws = uniform_draws(case.call.inputs, self.n_iter, case.seed)
@@ -104,7 +104,7 @@ class InputInvariance(Metric):
 
     shift: Annotated[float, Float(), "what is added to every feature"] = 1.0
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         def shifted(call: Call, attribute: Attribute) -> Tensors:
             forward = call.forward
             return attribute(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xaikit.core import METRICS, Call, Configured, Explainer, structure
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnsupportedOperationError
-from xaikit.core.isolation import reseed
+from xaikit.core.model_state import reseed
 from xaikit.core.structure import Tensors
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ Postprocess = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
+class EvaluationContext:
     """One evaluation, as a metric's mathematics sees it.
 
     Attributes:
@@ -140,15 +140,15 @@ class Metric(Configured, abc.ABC):
         return self._measure(self._values, explainer, inputs, targets, attributions, **options)
 
     @abc.abstractmethod
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         """The metric's mathematics: one value per sample, shape (N,)."""
 
-    def _values(self, case: Case) -> Tensor:
+    def _values(self, case: EvaluationContext) -> Tensor:
         return self._evaluate(case).masked_fill(~case.finite, torch.nan)
 
     def _measure(  # noqa: PLR0913
         self,
-        what: Callable[[Case], T],
+        what: Callable[[EvaluationContext], T],
         explainer: Explainer,
         inputs: Any,
         targets: Any,
@@ -180,7 +180,9 @@ class Metric(Configured, abc.ABC):
 
         def measured(call: Call) -> tuple[Tensors, ...]:
             values, finite = _checked(given, call.inputs)
-            results.append(what(Case(call, values, finite, explainer, inputs, targets, masks, again, seed)))
+            results.append(
+                what(EvaluationContext(call, values, finite, explainer, inputs, targets, masks, again, seed))
+            )
             return ()
 
         view = {name: getattr(explainer, name) for name in Explainer.SETTINGS}

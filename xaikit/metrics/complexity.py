@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import METRICS, Float
-from xaikit.metrics.base import Case, Metric
+from xaikit.metrics.base import EvaluationContext, Metric
 
 
 @METRICS.register("sparseness")
@@ -26,7 +26,7 @@ class Sparseness(Metric):
 
     DIRECTION = "maximize"
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         ordered = _sizes(case).sort(1).values
         count = ordered.shape[1]
         weight = 2 * torch.arange(1, count + 1, device=ordered.device) - count - 1
@@ -47,7 +47,7 @@ class Entropy(Metric):
 
     DIRECTION = "minimize"
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         sizes = _sizes(case)
         return torch.special.entr(sizes / _total(sizes)[:, None]).sum(1)
 
@@ -69,12 +69,12 @@ class EffectiveComplexity(Metric):
 
     threshold: Annotated[float, Float(ge=0, lt=1), "share of the largest |a| above which a feature counts"] = 1e-5
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         sizes = _sizes(case)
         return (sizes > self.threshold * sizes.amax(1, keepdim=True)).sum(1).to(sizes)
 
 
-def _sizes(case: Case) -> Tensor:
+def _sizes(case: EvaluationContext) -> Tensor:
     """|a| of all inputs side by side, (N, P)."""
     return torch.cat([a.flatten(1) for a in case.attributions], 1).abs()
 

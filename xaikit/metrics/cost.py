@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import METRICS, Int
-from xaikit.metrics.base import Case, Metric
+from xaikit.metrics.base import EvaluationContext, Metric
 
 
 @METRICS.register("seconds")
@@ -31,7 +31,7 @@ class Seconds(Metric):
 
     n_iter: Annotated[int, Int(ge=1), "calls that are timed"] = 3
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         device = case.call.inputs[0].device
 
         def seconds() -> float:
@@ -59,7 +59,7 @@ class PeakMemory(Metric):
 
     DIRECTION = "minimize"
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         device = case.call.inputs[0].device
         mebibytes = peak_memory(lambda: case.explainer.attribute(case.inputs, case.targets, seed=case.seed), device)
         return torch.full((case.call.n,), mebibytes, device=device)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from xaikit.core import METRICS, Explainer, Int
-from xaikit.metrics.base import Case
+from xaikit.metrics.base import EvaluationContext
 from xaikit.metrics.perturbation import Removal
-from xaikit.metrics.places import OfPlaces
+from xaikit.metrics.pooled_features import PooledFeatureMetric
 
 Interval = tuple[int, int]  # of ranks, the end excluded
 
@@ -30,7 +30,7 @@ class Curves(NamedTuple):
     lerf: Tensor
 
 
-class PixelFlipping(Removal, OfPlaces, abc.ABC):
+class PixelFlipping(Removal, PooledFeatureMetric, abc.ABC):
     """What the flipping metrics share.
 
     In step k = 0..K the first round(k P / K) of the P positions, ranked by attribution, are replaced by the baseline.
@@ -48,18 +48,18 @@ class PixelFlipping(Removal, OfPlaces, abc.ABC):
     ) -> Curves:
         """The flipping curves of each sample; arguments as for `evaluate`."""
 
-        def both(case: Case) -> Curves:
+        def both(case: EvaluationContext) -> Curves:
             fraction, curves = self._curves(case, ("morf", "lerf"))
             return Curves(fraction, **{o: c.masked_fill(~case.finite[:, None], torch.nan) for o, c in curves.items()})
 
         return self._measure(both, explainer, inputs, targets, attributions, seed=seed)
 
-    def _areas(self, case: Case) -> dict[str, Tensor]:
+    def _areas(self, case: EvaluationContext) -> dict[str, Tensor]:
         """Area under each curve of `ORDERS`, by the trapezoidal rule over the replaced share, (N,)."""
         fraction, curves = self._curves(case, self.ORDERS)
         return {order: torch.trapezoid(curve, fraction, dim=1) for order, curve in curves.items()}
 
-    def _curves(self, case: Case, orders: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _curves(self, case: EvaluationContext, orders: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         places = self._places(case)
         ranked = ranks(places.values)
         total = ranked.shape[1]
@@ -106,7 +106,7 @@ class MoRF(PixelFlipping):
     DIRECTION = "minimize"
     ORDERS = ("morf",)
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         return self._areas(case)["morf"]
 
 
@@ -127,7 +127,7 @@ class LeRF(PixelFlipping):
     DIRECTION = "maximize"
     ORDERS = ("lerf",)
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         return self._areas(case)["lerf"]
 
 
@@ -146,7 +146,7 @@ class AbPC(PixelFlipping):
 
     DIRECTION = "maximize"
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         areas = self._areas(case)
         return areas["lerf"] - areas["morf"]
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from xaikit.core import FEATURE_MASKS, METRICS, Categorical, Choice, Float, Int
-from xaikit.metrics.base import Case
-from xaikit.metrics.draws import normal_draws, random_keys
+from xaikit.metrics.base import EvaluationContext
 from xaikit.metrics.perturbation import Removal
-from xaikit.metrics.places import Groups, OfPlaces, Parts, groups_of
+from xaikit.metrics.pooled_features import Groups, Parts, PooledFeatureMetric, groups_of
+from xaikit.metrics.random_subsets import normal_draws, random_keys
 from xaikit.metrics.similarity import ROWWISE
 
 
@@ -29,10 +29,10 @@ class SubsetFidelity(Removal, abc.ABC):
     output = "score"
 
     @abc.abstractmethod
-    def _parts(self, case: Case) -> Parts:
+    def _parts(self, case: EvaluationContext) -> Parts:
         """What is removed."""
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         parts = self._parts(case)
         subsets = random_subsets(parts, self.n_iter, self.share, case.seed)
         drop, promised = drops_and_sums(self, case, parts, subsets)
@@ -57,12 +57,12 @@ class MuFidelity(SubsetFidelity):
 
     feature_mask: Annotated[Any, Choice(FEATURE_MASKS), "which features are removed together"] = "auto"
 
-    def _parts(self, case: Case) -> Groups:
+    def _parts(self, case: EvaluationContext) -> Groups:
         return groups_of(case, self.feature_mask)
 
 
 @METRICS.register("faithfulness_correlation")
-class FaithfulnessCorrelation(SubsetFidelity, OfPlaces):
+class FaithfulnessCorrelation(SubsetFidelity, PooledFeatureMetric):
     """Correlation of attribution and drop in output over random sets of single features; higher is more faithful.
 
     Bhatt et al. 2020, arXiv:2005.00631, eq. 1: Pearson's correlation over subsets of one size.
@@ -78,7 +78,7 @@ class FaithfulnessCorrelation(SubsetFidelity, OfPlaces):
 
     correlation = "pearson"
 
-    def _parts(self, case: Case) -> Parts:
+    def _parts(self, case: EvaluationContext) -> Parts:
         return self._places(case)
 
 
@@ -111,7 +111,7 @@ class Infidelity(Removal):
     normalize: Annotated[bool, "scale the attribution by its best factor"] = False
     output = "score"
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         drop, promised = self._removals(case) if self.perturbation == "removal" else self._noise(case)
         if self.normalize:
             squares = promised.square().mean(0)
@@ -119,12 +119,12 @@ class Infidelity(Removal):
             promised = promised * (promised * drop).mean(0) / torch.where(squares > 0, squares, 1)
         return (promised - drop).square().mean(0)
 
-    def _removals(self, case: Case) -> tuple[Tensor, Tensor]:
+    def _removals(self, case: EvaluationContext) -> tuple[Tensor, Tensor]:
         parts = groups_of(case, self.feature_mask)
         keys = random_keys(parts.sizes, self.n_iter, case.seed).to(parts.values.device)
         return drops_and_sums(self, case, parts, (keys < 0.5)[:, None] & parts.present)
 
-    def _noise(self, case: Case) -> tuple[Tensor, Tensor]:
+    def _noise(self, case: EvaluationContext) -> tuple[Tensor, Tensor]:
         noise = [self.noise_level * z for z in normal_draws(case.call.inputs, self.n_iter, case.seed)]
         shifted = self._watch(
             case.call,
@@ -150,7 +150,7 @@ def random_subsets(parts: Parts, n_iter: int, share: float, seed: int) -> Tensor
     return place < count[:, None]
 
 
-def drops_and_sums(metric: Removal, case: Case, parts: Parts, subsets: Tensor) -> tuple[Tensor, Tensor]:
+def drops_and_sums(metric: Removal, case: EvaluationContext, parts: Parts, subsets: Tensor) -> tuple[Tensor, Tensor]:
     """What the output loses without each subset (n_iter, N or 1, P), and the sum of its attributions, (n_iter, N)."""
 
     def removed(samples: slice, some: range) -> Tensor:
@@ -163,5 +163,5 @@ def drops_and_sums(metric: Removal, case: Case, parts: Parts, subsets: Tensor) -
     return _unchanged(metric, case) - rest, sums
 
 
-def _unchanged(metric: Removal, case: Case) -> Tensor:
+def _unchanged(metric: Removal, case: EvaluationContext) -> Tensor:
     return metric._watch(case.call, 1, lambda call, _samples, _some: call.inputs)[0]

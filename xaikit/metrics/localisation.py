@@ -10,13 +10,13 @@ from torch import Tensor
 
 from xaikit.core import METRICS, Int, structure
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.metrics.base import Case
+from xaikit.metrics.base import EvaluationContext
 from xaikit.metrics.faithfulness import ranks
-from xaikit.metrics.places import OfPlaces
+from xaikit.metrics.pooled_features import PooledFeatureMetric
 from xaikit.metrics.similarity import mean_ranks
 
 
-class Localisation(OfPlaces, abc.ABC):
+class Localisation(PooledFeatureMetric, abc.ABC):
     """Compares the attributions a of the places with a mask M of where they should lie.
 
     A mask holds True or 1 inside; shapes: (N, C, ...), (N, 1, ...) or (N, ...) without channels, or (...) for all
@@ -25,7 +25,7 @@ class Localisation(OfPlaces, abc.ABC):
 
     NEEDS_MASK: ClassVar[bool] = True
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         places = self._places(case)
         inside = torch.cat([m.flatten(1) for m in self._masks(case, places.shapes)], 1)
         values = self._compare(places.values, inside)
@@ -35,7 +35,7 @@ class Localisation(OfPlaces, abc.ABC):
     def _compare(self, values: Tensor, inside: Tensor) -> Tensor:
         """The metric of attributions and flags (N, P), shape (N,)."""
 
-    def _masks(self, case: Case, shapes: tuple[torch.Size, ...]) -> list[Tensor]:
+    def _masks(self, case: EvaluationContext, shapes: tuple[torch.Size, ...]) -> list[Tensor]:
         try:
             masks = structure.flatten(case.masks, "masks")[0]
         except InvalidTypeError:

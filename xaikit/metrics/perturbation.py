@@ -13,8 +13,8 @@ from xaikit.core import BASELINES, Call, Categorical, Choice, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.rows import rows_per_pass
 from xaikit.core.structure import Tensors
-from xaikit.metrics.base import Case, Metric
-from xaikit.metrics.places import Parts
+from xaikit.metrics.base import EvaluationContext, Metric
+from xaikit.metrics.pooled_features import Parts
 
 Flags = Callable[[slice, range], Tensor]  # of which samples, in which copies
 
@@ -74,7 +74,7 @@ class Removal(Watching, abc.ABC):
         "zeros"
     )
 
-    def _removed(self, case: Case, parts: Parts, copies: int, removed: Flags) -> Tensor:
+    def _removed(self, case: EvaluationContext, parts: Parts, copies: int, removed: Flags) -> Tensor:
         """The watched output without the parts that ``removed(samples, copies)`` (k, n or 1, P) flags, (copies, N)."""
         baselines = self.baseline.of(case.call)
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from xaikit.core import METRICS, Call, Categorical, Int
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.isolation import reseed
+from xaikit.core.model_state import reseed
 from xaikit.core.rows import even_ranges
 from xaikit.core.structure import Tensors
-from xaikit.metrics.base import Case, Metric
+from xaikit.metrics.base import EvaluationContext, Metric
 from xaikit.metrics.similarity import ROWWISE, WINDOW, ssim
 
 
@@ -69,7 +69,7 @@ class ModelRandomisation(Comparing):
         int | None, Int(ge=1, optional=True), "stages over which the layers are spread evenly; None: one for each"
     ] = None
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         with kept(case.call.model) as restore:
             layers = layers_from_output(case.call)
             stages = even_ranges(len(layers), -(-len(layers) // (self.n_stages or len(layers))))
@@ -98,7 +98,7 @@ class RandomLogit(Comparing):
 
     DIRECTION = "minimize"
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         target = case.call.target
         one = case.call.at(slice(0, 1)) if isinstance(target, Tensor) else case.call
         output = one.run(one.inputs)

@@ -10,12 +10,12 @@ from torch import Tensor
 from xaikit.core import METRICS, Call, Float
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import Tensors
-from xaikit.metrics.base import Case
-from xaikit.metrics.draws import normal_draws
+from xaikit.metrics.base import EvaluationContext
 from xaikit.metrics.faithfulness import ranks
 from xaikit.metrics.imputation import impute
 from xaikit.metrics.perturbation import Watching
-from xaikit.metrics.places import OfPlaces
+from xaikit.metrics.pooled_features import PooledFeatureMetric
+from xaikit.metrics.random_subsets import normal_draws
 
 
 def _percentages(value: object, where: str) -> tuple[float, ...]:
@@ -24,7 +24,7 @@ def _percentages(value: object, where: str) -> tuple[float, ...]:
 
 
 @METRICS.register("road")
-class ROAD(Watching, OfPlaces):
+class ROAD(Watching, PooledFeatureMetric):
     """Mean output after the most relevant places were removed and debiased; lower is more faithful.
 
     For each percentage p the first int(P p / 100) of the P places, by attribution, are filled in by noisy linear
@@ -46,7 +46,7 @@ class ROAD(Watching, OfPlaces):
     )  # fmt: skip
     noise: Annotated[float, Float(ge=0), "standard deviation of the noise on what was filled in"] = 0.01
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         if any(x.ndim != 4 for x in case.call.inputs):
             shapes = ", ".join(str(tuple(x.shape)) for x in case.call.inputs)
             raise InvalidInputError(f"ROAD fills in images (N, C, H, W) from their neighbours, got {shapes}")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from xaikit.core import METRICS, Call, Float, Int
 from xaikit.core.structure import Tensors
-from xaikit.metrics.base import Attribute, Case, Metric
-from xaikit.metrics.draws import uniform_draws
+from xaikit.metrics.base import Attribute, EvaluationContext, Metric
+from xaikit.metrics.random_subsets import uniform_draws
 
 
 class Sensitivity(Metric, abc.ABC):
@@ -26,7 +26,7 @@ class Sensitivity(Metric, abc.ABC):
     radius: Annotated[float, Float(gt=0), "largest change of a feature"] = 0.02
     max_rows: Annotated[int | None, Int(ge=1, optional=True), "most points explained in one call; None chooses"] = None
 
-    def _changes(self, case: Case) -> tuple[Tensor, Tensor]:
+    def _changes(self, case: EvaluationContext) -> tuple[Tensor, Tensor]:
         """Return |Phi(x') - Phi(x)| and |x' - x|, each (n_iter, N)."""
         moves = [self.radius * (2 * u - 1) for u in uniform_draws(case.call.inputs, self.n_iter, case.seed)]
 
@@ -52,7 +52,7 @@ class Sensitivity(Metric, abc.ABC):
         changed = norm(tuple(a.unflatten(0, (k, -1)) - b for a, b in zip(after, before, strict=True)), dims=2)
         return changed, moved.view(k, -1)
 
-    def _relative(self, case: Case) -> Tensor:
+    def _relative(self, case: EvaluationContext) -> Tensor:
         size = norm(case.attributions)
         return self._changes(case)[0] / torch.where(size > 0, size, torch.nan)
 
@@ -70,7 +70,7 @@ class MaxSensitivity(Sensitivity):
 
     DIRECTION = "minimize"
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         return self._relative(case).amax(0)
 
 
@@ -87,7 +87,7 @@ class AvgSensitivity(Sensitivity):
 
     DIRECTION = "minimize"
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         return self._relative(case).mean(0)
 
 
@@ -104,7 +104,7 @@ class LocalLipschitz(Sensitivity):
 
     DIRECTION = "minimize"
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         changed, moved = self._changes(case)
         return (changed / moved).amax(0)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 from xaikit.core.files import write_whole
-from xaikit.core.frames import pandas
+from xaikit.core.pandas_import import import_pandas
 
 N_RESAMPLES = 2000
 BLOCK = 2**20  # resampled values held at a time
@@ -112,7 +112,7 @@ class Evaluation:
         Raises:
             MissingDependencyError: where pandas is absent.
         """
-        pd = pandas(".rows")
+        pd = import_pandas(".rows")
         names = [f.name for f in dataclasses.fields(Row) if f.name != "values"]
         return pd.DataFrame([{n: getattr(row, n) for n in names} for row in self.rows], columns=names)
 

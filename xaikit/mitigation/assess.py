@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from xaikit.core import EXPLAINERS, Explainer
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.frames import pandas
+from xaikit.core.pandas_import import import_pandas
 from xaikit.core.structure import flatten
 from xaikit.mitigation.batches import to_device
 from xaikit.mitigation.decoys import KEPT, Decoy, decoys
@@ -79,7 +79,7 @@ class Assessment:
         Raises:
             MissingDependencyError: where pandas is absent.
         """
-        pd = pandas()
+        pd = import_pandas()
         worst = self.worst
         rows = {
             name: {"accuracy": value, "worst": worst[name], "changed": self.changed.get(name, 0.0), **self.groups[name]}

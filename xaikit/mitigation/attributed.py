@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from torch import Tensor, nn
 
 from xaikit.core import Categorical, Explainer
-from xaikit.core.isolation import private_buffers
+from xaikit.core.model_state import private_buffers
 from xaikit.core.modes import mode_matters
 from xaikit.core.structure import Tensors, flatten
 from xaikit.mitigation.base import Mitigator, autocast_on, logits_of

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Configured, Explainer, Float, Int
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError
-from xaikit.core.isolation import buffers_kept_on_error
+from xaikit.core.model_state import buffers_kept_on_error
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 from xaikit.mitigation import batches, checkpoints
 from xaikit.mitigation import fabric as fabrics
-from xaikit.mitigation.checks import MaskWatch, batchnorm_told, check_data, check_model
+from xaikit.mitigation.checks import MaskWatch, check_data, check_model, explain_batchnorm_error
 from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.history import History
@@ -56,7 +56,7 @@ class Mitigator(Configured, abc.ABC):
     REGISTRY: ClassVar[Any] = MITIGATORS
     WEIGHT: ClassVar[str]  # name of the setting that weighs the penalty
     NEEDS_MASK: ClassVar[bool] = True  # else no mask means everything
-    OF_ZERO_MASK: ClassVar[str | None] = "nothing is penalised"  # what comes of a mask that is zero everywhere
+    EMPTY_MASK_WARNING: ClassVar[str | None] = "nothing is penalised"  # what comes of a mask that is zero everywhere
 
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = "gradient"
     where: Annotated[
@@ -139,7 +139,7 @@ class Mitigator(Configured, abc.ABC):
         """
         x, y, mask = self._parts(batch)
         weight = self.weight if weight is None else weight
-        with buffers_kept_on_error(model), batchnorm_told():
+        with buffers_kept_on_error(model), explain_batchnorm_error():
             if weight == 0:
                 # Bit for bit the plain step; the penalty is still measured.
                 logits = logits_of(model, x, self.head)

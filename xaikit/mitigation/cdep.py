@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from xaikit.core import MITIGATORS, Call, Categorical, Explainer, Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.core.isolation import isolated
+from xaikit.core.model_state import isolated
 from xaikit.core.modes import mode_matters
 from xaikit.core.structure import Tensors, flatten
 from xaikit.core.targets import pick_head

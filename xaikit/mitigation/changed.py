@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xaikit.core.isolation import isolated
+from xaikit.core.model_state import isolated
 from xaikit.mitigation.base import Mitigator, logits_of
 from xaikit.mitigation.fabric import Share
 from xaikit.mitigation.penalties import at_least_float32, task_loss

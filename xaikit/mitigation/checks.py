@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.core.isolation import isolated
+from xaikit.core.model_state import isolated
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 from xaikit.mitigation.batches import Batch, Source, Tensors, to_device
@@ -74,7 +74,7 @@ def _check_single(model: nn.Module, one: Batch) -> None:
     kept = [(b, b.detach().clone()) for b in model.buffers()]
     with training_mode(model), torch.random.fork_rng(), torch.no_grad():
         try:
-            with batchnorm_told():
+            with explain_batchnorm_error():
                 run_model(model, one[0])
         finally:
             for buffer, value in kept:
@@ -100,14 +100,14 @@ class MaskWatch:
 
     def tell(self, mitigator: Mitigator, *, stacklevel: int) -> None:
         """Warn of masks that are zero everywhere or cover everything, where that cannot be meant."""
-        if not self.inside and mitigator.OF_ZERO_MASK:
-            warnings.warn(f"the mask is zero everywhere, so {mitigator.OF_ZERO_MASK}", stacklevel=stacklevel)
+        if not self.inside and mitigator.EMPTY_MASK_WARNING:
+            warnings.warn(f"the mask is zero everywhere, so {mitigator.EMPTY_MASK_WARNING}", stacklevel=stacklevel)
         if not self.outside and (comes := mitigator._of_full_mask()):
             warnings.warn(f"the mask covers everything, so {comes}", stacklevel=stacklevel)
 
 
 @contextlib.contextmanager
-def batchnorm_told() -> Iterator[None]:
+def explain_batchnorm_error() -> Iterator[None]:
     """Say in words what torch says of a single sample.
 
     Raises:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from xaikit.core import MITIGATORS, Categorical, Explainer, Float
-from xaikit.core.isolation import find_layer
+from xaikit.core.layers import find_layer
 from xaikit.core.structure import Tensors
 from xaikit.mitigation.attributed import AttributionMitigator
 from xaikit.mitigation.changed import ChangedMitigator
@@ -79,7 +79,7 @@ class AClArC(ChangedMitigator):
 
     WEIGHT: ClassVar[str] = "lambda_a"
     NEEDS_MASK: ClassVar[bool] = False
-    OF_ZERO_MASK: ClassVar[str | None] = None
+    EMPTY_MASK_WARNING: ClassVar[str | None] = None
 
     concept: Annotated[Any, check_concept, "what must not matter, from Concept.fit"]
     lambda_a: Annotated[float, Float(low=1e-2, high=1e2, log=True, ge=0), "weight of the changed samples"] = 1.0

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
-from xaikit.core.frames import pandas
+from xaikit.core.pandas_import import import_pandas
 from xaikit.mitigation.assess import Assessment
 from xaikit.mitigation.tables import aligned, percent
 
@@ -90,7 +90,7 @@ class Comparison:
         Raises:
             MissingDependencyError: where pandas is absent.
         """
-        pd = pandas()
+        pd = import_pandas()
         rows = []
         for training in self.rows:
             for measure in self.measures:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.core.isolation import cut_at, find_layer, isolated
+from xaikit.core.layers import cut_at, find_layer
+from xaikit.core.model_state import isolated
 from xaikit.core.structure import check_batch, flatten
 from xaikit.mitigation.base import run_model
 from xaikit.mitigation.masks import label_tensor

@@ -47,7 +47,7 @@ class Counterexamples(ChangedMitigator):
     """
 
     WEIGHT: ClassVar[str] = "lambda_ce"
-    OF_ZERO_MASK: ClassVar[str | None] = "no sample is changed"
+    EMPTY_MASK_WARNING: ClassVar[str | None] = "no sample is changed"
 
     lambda_ce: Annotated[float, Float(low=1e-2, high=1e2, log=True, ge=0), "weight of the counterexamples"] = 1.0
     fill: Annotated[Any, _fill, "what stands in the region: 'permute', 'uniform', 'noise', 'colour', a function"] = (

@@ -14,7 +14,7 @@ from xaikit.mitigation.masks import exchanged, fit_masks, is_text
 
 Decoy = Callable[[Any, Any], Any]
 KEPT, RANDOMISED, FLIPPED, REMOVED = "kept", "randomised", "flipped", "removed"
-LENDERS = 512  # samples whose regions are lent, for all classes together
+DONOR_SAMPLES = 512  # samples whose regions are lent, for all classes together
 
 
 def mirrored(labels: Tensor, classes: int) -> Tensor:
@@ -57,7 +57,7 @@ class Regions:
 
     def __init__(self, samples: Iterator[tuple[Any, Tensor, Any]], classes: int, seed: int) -> None:
         self._classes, self._generator = classes, torch.Generator().manual_seed(seed)
-        most = max(1, LENDERS // classes)
+        most = max(1, DONOR_SAMPLES // classes)
         lent: dict[int, list[tuple[Tensor, Tensor]]] = {}
         for x, y, mask in samples:
             if mask is None:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError, TrainingError
-from xaikit.core.isolation import isolated
+from xaikit.core.model_state import isolated
 from xaikit.core.structure import flatten
 from xaikit.mitigation.batches import Batch, batch_size, take
 
-MOST_ASKED = 256  # samples that are tried one by one
+MAX_SAMPLES_BISECTED = 256  # samples that are tried one by one
 
 
 class Guard:
@@ -139,7 +139,7 @@ def suspects(mitigator: Any, model: nn.Module, batch: Batch, weight: float) -> l
     tensors = flatten(batch[0])[0]
     n = batch_size(batch)
     wrong = {row for t in tensors if t.is_floating_point() for row in _not_finite(t)}
-    if wrong or n > MOST_ASKED:
+    if wrong or n > MAX_SAMPLES_BISECTED:
         return sorted(wrong)
     parameters = [p for p in model.parameters() if p.requires_grad]
     with isolated(model, parameters[0].device, 0), torch.enable_grad():

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from xaikit.core.frames import pandas
+from xaikit.core.pandas_import import import_pandas
 
 Stopped = Literal["epochs", "early", "interrupted"]
 
@@ -46,5 +46,5 @@ class History:
         Raises:
             MissingDependencyError: where pandas is absent.
         """
-        pd = pandas(".epochs")
+        pd = import_pandas(".epochs")
         return pd.DataFrame(self.epochs)

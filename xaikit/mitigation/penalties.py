@@ -19,7 +19,7 @@ from xaikit.core.structure import Tensors
 from xaikit.mitigation.masks import label_tensor
 from xaikit.mitigation.projections import Projection
 
-EXPLANATION = Choice(EXPLAINERS, having="DIFFERENTIABLE")
+EXPLANATION = Choice(EXPLAINERS, required_attribute="DIFFERENTIABLE")
 OUTPUTS = ("log_probability", "logit", "probability")
 TARGETS = ("label", "all", "predicted", "random")
 NORMALIZATIONS = ("none", "mask", "total")

@@ -133,5 +133,5 @@ def said(err: BaseException) -> str:
 def names(wanted: Any) -> list[str]:
     """The registered methods to consider: those that are methods of their own."""
     if wanted is None:
-        return [name for name in EXPLAINERS if not EXPLAINERS.get(name).FAMILY]
+        return [name for name in EXPLAINERS if not EXPLAINERS.get(name).IS_GENERIC]
     return [wanted] if isinstance(wanted, str) else list(wanted)

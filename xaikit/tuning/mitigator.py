@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from xaikit.core import MITIGATORS, Float, Int, structure
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
-from xaikit.core.isolation import isolated
+from xaikit.core.model_state import isolated
 from xaikit.core.targets import pick_head
 from xaikit.tuning.assemble import assemble, best_row
 from xaikit.tuning.evaluation import fingerprint_of_model
 from xaikit.tuning.goals import Goal, check_direction
 from xaikit.tuning.result import TuneResult
 from xaikit.tuning.search import Measured, Report, Search, run_search
-from xaikit.tuning.wanted import ALL, Wanted, Wish, make_space, part_of_one
+from xaikit.tuning.space_selection import ALL, SpaceArgument, SpaceSelection, make_space, part_of_one
 
 if TYPE_CHECKING:
     from xaikit.mitigation import Mitigator
@@ -36,7 +36,7 @@ def tune_mitigator(  # noqa: PLR0913
     validation: Any = None,
     direction: str = "maximize",
     explainers: Sequence[Any] | None = None,
-    space: Wish = None,
+    space: SpaceArgument = None,
     n_trials: int = 20,
     sampler: str = "tpe",
     seed: int = 0,
@@ -90,7 +90,7 @@ def tune_mitigator(  # noqa: PLR0913
     timeout = None if timeout is None else Float(gt=0).check(timeout, "timeout")
     if made.random_state is None:
         made = made.set_kwargs(random_state=seed)
-    wanted = Wanted(_space(made, explainers, space))
+    wanted = SpaceSelection(_space(made, explainers, space))
     goal = Goal(measure if isinstance(measure, str) else _name(measure), check_direction(direction))
     training = Training(
         model,
@@ -188,7 +188,7 @@ def _stopping(mitigator: Mitigator, validation: Any) -> dict[str, Any]:
     return {"validation": (inputs, labels), "groups": groups[0] if groups else None}
 
 
-def _space(mitigator: Any, explainers: Sequence[Any] | None, space: Wish) -> Wish:
+def _space(mitigator: Any, explainers: Sequence[Any] | None, space: SpaceArgument) -> SpaceArgument:
     """The weight, the choice of explanation and its settings, unless the user says otherwise."""
     if space is not None and explainers is not None:
         if space == ALL or "explainer" in space:

@@ -14,7 +14,7 @@ from torch import nn
 from xaikit.core import MITIGATORS, POSTPROCESSORS, Configured, Explainer
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.files import write_whole
-from xaikit.core.frames import pandas
+from xaikit.core.pandas_import import import_pandas
 from xaikit.tuning.goals import Goal
 from xaikit.tuning.rows import Row
 from xaikit.tuning.search import Stopped
@@ -194,7 +194,7 @@ class TuneResult(Generic[T]):
         Raises:
             MissingDependencyError: where pandas is absent.
         """
-        pd = pandas(".trials")
+        pd = import_pandas(".trials")
         return pd.json_normalize(self.trials)
 
 

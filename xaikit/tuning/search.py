@@ -38,7 +38,7 @@ class Measured(NamedTuple):
     kept: Any = None
 
 
-class Seen(NamedTuple):
+class TrialOutcome(NamedTuple):
     """A point that was measured: the trial's number and what came out."""
 
     trial: int
@@ -69,7 +69,7 @@ class Search:
     sampler: str = "tpe"
     pruner: Any = None
     study: optuna.Study = dataclasses.field(init=False)
-    seen: dict[str, Seen] = dataclasses.field(default_factory=dict)
+    seen: dict[str, TrialOutcome] = dataclasses.field(default_factory=dict)
     kept: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the start and of the best so far, by point
     cause: Exception | None = None  # of the first trial that failed
 
@@ -196,25 +196,25 @@ class Search:
         self.space.walk(told)
         return given
 
-    def _outcome(self, trial: optuna.Trial, point: Point, key: str) -> Seen:
+    def _outcome(self, trial: optuna.Trial, point: Point, key: str) -> TrialOutcome:
         """What measuring gave, or why there is nothing: a trial may fail without ending the search."""
         import optuna
 
         try:
             values, kept = self.measure(self.space.make(point), self._report(trial, point))
         except optuna.TrialPruned:
-            return Seen(trial.number, None, None, pruned=True)
+            return TrialOutcome(trial.number, None, None, pruned=True)
         except Exception as err:
             wrong_call = isinstance(err, (InvalidInputError, InvalidTypeError)) and not isinstance(err, NonFiniteError)
             if wrong_call and not self.seen and not any(part.chosen for part in self.space.parts):
                 raise  # the default settings are refused: it is the data or the targets, and no trial would do better
             self.cause = self.cause or err
-            return Seen(trial.number, None, f"{type(err).__name__}: {err}")
+            return TrialOutcome(trial.number, None, f"{type(err).__name__}: {err}")
         if not all(map(math.isfinite, values)):
-            return Seen(trial.number, None, None)
+            return TrialOutcome(trial.number, None, None)
         if kept is not None:
             self._keep(key, values[0], kept)
-        return Seen(trial.number, values, None)
+        return TrialOutcome(trial.number, values, None)
 
     def _report(self, trial: optuna.Trial, point: Point) -> Report | None:
         """Tell an intermediate value, and end the trial where the pruner says so; the start always runs through."""
@@ -263,7 +263,7 @@ class Search:
 
     # ------------------------------------------------------------------ what is known
 
-    def _remember(self, key: str, point: Point, seen: Seen) -> None:
+    def _remember(self, key: str, point: Point, seen: TrialOutcome) -> None:
         if key not in self.seen:
             self.seen[key] = seen
             self._inside += self.space.contains(point)
@@ -277,7 +277,7 @@ class Search:
             row = row_of(trial, self.space, self.goals)
             if row is not None and row["state"] != "unfinished" and row["repeats"] is None:
                 values = trial.values if row["state"] == "complete" else None
-                seen = Seen(trial.number, values, row["error"], row["state"] == "pruned")
+                seen = TrialOutcome(trial.number, values, row["error"], row["state"] == "pruned")
                 self._remember(key_of(row["settings"]), row["settings"], seen)
 
     def _queue(self, trials: Sequence[optuna.trial.FrozenTrial], n_trials: int) -> None:

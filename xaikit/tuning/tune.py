@@ -15,7 +15,7 @@ from xaikit.tuning.evaluation import Evaluation, fingerprint_of_data, fingerprin
 from xaikit.tuning.goals import as_goals
 from xaikit.tuning.result import FrontPoint, TuneResult
 from xaikit.tuning.search import Search, Stopped, run_search
-from xaikit.tuning.wanted import Wanted, Wish, make_space, part_of_one, part_of_several
+from xaikit.tuning.space_selection import SpaceArgument, SpaceSelection, make_space, part_of_one, part_of_several
 
 ROUNDING = 1e-6  # of a value: what models in single precision leave
 
@@ -33,7 +33,7 @@ def tune(  # noqa: PLR0913
     storage: Any = None,
     study_name: str | None = None,
     resume: bool = False,
-    space: Wish = None,
+    space: SpaceArgument = None,
     postprocess: Any = None,
     direction: str | None = None,
     cautious: bool = True,
@@ -117,7 +117,7 @@ def explanation_search(  # noqa: PLR0913
     sampler: str = "tpe",
     pruner: Any = None,
     seed: int = 0,
-    space: Wish = None,
+    space: SpaceArgument = None,
     postprocess: Any = None,
     direction: str | None = None,
 ) -> Search:
@@ -131,7 +131,7 @@ def explanation_search(  # noqa: PLR0913
     explainers = _explainers(explainer if several else [explainer])
     goals = as_goals(metric, direction)
     seed = Int(ge=0).check(seed, "seed")
-    wanted = Wanted(space)
+    wanted = SpaceSelection(space)
     parts = [part_of_several(explainers, wanted, "explainer") if several else part_of_one(explainers[0], wanted)]
     after = None
     if postprocess is not None and postprocess is not False:

@@ -20,5 +20,5 @@ class MedianGrad(Explainer):
         # Drawn for one sample and used for all: a sample alone gets what it gets in a batch, in any precision.
         draws = [torch.randn(self.n_iter, 1, *x.shape[1:]).to(x) for x in call.inputs]
         noisy = tuple((x + self.noise_level * d).flatten(0, 1) for x, d in zip(call.inputs, draws, strict=True))
-        gradients = call.grad(noisy, copies=self.n_iter)
+        gradients = call.grad_of(noisy, copies=self.n_iter)
         return tuple(g.unflatten(0, (self.n_iter, call.n)).median(0).values for g in gradients)

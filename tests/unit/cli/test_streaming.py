@@ -73,7 +73,9 @@ CALLS = {
 
 @pytest.mark.parametrize("verb", CALLS)
 def test_memory_does_not_grow_with_the_data(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoys, "LENDERS", 10)  # samples that `assess` keeps to lend their regions: a fixed number
+    monkeypatch.setattr(
+        decoys, "DONOR_SAMPLES", 10
+    )  # samples that `assess` keeps to lend their regions: a fixed number
     one, more = (
         peak(verb, "--data", f"watched:{name}", "--mask", f"m{n}.npy", *CALLS[verb])
         for name, n in zip(("few", "many"), SIZES, strict=True)

@@ -25,7 +25,7 @@ from xaikit.core import (
     Registry,
 )
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, XaikitError
-from xaikit.core.registry import parse_spec
+from xaikit.core.spec_strings import parse_spec
 from xaikit.explainers import IntegratedGradients, SmoothGrad, VarGrad
 
 THINGS: Registry = Registry("thing", "xaikit.core")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from xaikit.core.isolation import isolated, private_buffers
+from xaikit.core.model_state import isolated, private_buffers
 from xaikit.core.modes import mode_matters
 
 

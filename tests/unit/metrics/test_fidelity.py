@@ -11,9 +11,9 @@ from torch import nn
 from xaikit.core.errors import InvalidInputError
 from xaikit.explainers import Gradient, GradientXInput
 from xaikit.metrics import FaithfulnessCorrelation, Infidelity, MuFidelity
-from xaikit.metrics.draws import normal_draws, random_keys
 from xaikit.metrics.fidelity import random_subsets
-from xaikit.metrics.places import Places, groups
+from xaikit.metrics.pooled_features import Places, groups
+from xaikit.metrics.random_subsets import normal_draws, random_keys
 
 
 def net(features=12):

@@ -11,7 +11,7 @@ from xaikit.core import EXPLAINERS, Explainer
 from xaikit.core.errors import InvalidInputError, UnsupportedOperationError
 from xaikit.explainers import Gradient, GradientXInput, IntegratedGradients, SmoothGrad
 from xaikit.metrics import AvgSensitivity, LocalLipschitz, MaxSensitivity
-from xaikit.metrics.draws import uniform_draws
+from xaikit.metrics.random_subsets import uniform_draws
 
 
 def net():
@@ -112,7 +112,7 @@ def test_an_explainer_keeps_its_random_numbers():
 
     class Noisy(Explainer):
         def _attribute(self, call):
-            return tuple(g + torch.randn(()) for g in call.grad(call.inputs))
+            return tuple(g + torch.randn(()) for g in call.grad_of(call.inputs))
 
     found = MaxSensitivity().evaluate(Noisy(nn.Linear(4, 1).double()), torch.randn(3, 4).double())
     assert torch.equal(found, torch.zeros(3).double())

@@ -100,7 +100,7 @@ def test_a_mask_that_covers_everything_is_told(case, make, words):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         RRR(n_epochs=1, what="chroma").fit(model, x, y, torch.ones_like(mask), progress=False)
-    with pytest.warns(UserWarning, match=f"zero everywhere, so {make.OF_ZERO_MASK}"):
+    with pytest.warns(UserWarning, match=f"zero everywhere, so {make.EMPTY_MASK_WARNING}"):
         make(n_epochs=1).fit(model, x, y, mask * 0, progress=False)
 
 

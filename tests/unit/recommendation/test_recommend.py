@@ -113,7 +113,7 @@ def test_every_registered_method_is_judged_by_what_its_class_says():
     found = recommend(Odd(), "tabular", torch.randn(6, 5), explainers=QUICK)
     assert {c.name for c in found.candidates} == set(QUICK)
     all_of_them = recommend(mlp(), "tabular")
-    assert {c.name for c in all_of_them.candidates} == {n for n in EXPLAINERS if not EXPLAINERS.get(n).FAMILY}
+    assert {c.name for c in all_of_them.candidates} == {n for n in EXPLAINERS if not EXPLAINERS.get(n).IS_GENERIC}
     guided = next(c for c in all_of_them.candidates if c.name == "captum.guided_backprop")
     assert guided.against == "needs one of the modules ReLU, which the model does not have"
 
@@ -125,7 +125,7 @@ def test_a_plugin_says_what_it_is_for():
         n_iter: int = 100
 
         def _attribute(self, call):
-            return call.grad(call.inputs)
+            return call.grad_of(call.inputs)
 
         def missing_rules(self, inputs):
             return ("Linear in 0",)

@@ -14,7 +14,7 @@ from torch import nn
 from xaikit.core import Call, Categorical, Explainer, Float, Int
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
 from xaikit.explainers import IntegratedGradients
-from xaikit.metrics import Case, Metric
+from xaikit.metrics import EvaluationContext, Metric
 from xaikit.report.tuning_figures import plot
 from xaikit.tuning import TuneResult, tune
 
@@ -33,14 +33,14 @@ class Knobs(Explainer):
 class Low(Metric):
     DIRECTION = "minimize"
 
-    def _evaluate(self, case: Case):
+    def _evaluate(self, case: EvaluationContext):
         return case.attributions[0].mean(1)
 
 
 class High(Low):
     DIRECTION = "maximize"
 
-    def _evaluate(self, case: Case):
+    def _evaluate(self, case: EvaluationContext):
         return -((case.attributions[0].mean(1) - 0.5) ** 2)
 
 

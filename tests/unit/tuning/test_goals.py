@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xaikit.core import Call, Categorical, Explainer, Float, Int
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, TuningError, UnknownNameError
 from xaikit.explainers import SmoothGrad
-from xaikit.metrics import AbPC, Case, LeRF, Metric, MoRF
+from xaikit.metrics import AbPC, EvaluationContext, LeRF, Metric, MoRF
 from xaikit.tuning import Goal, tune
 from xaikit.tuning.goals import as_goals
 
@@ -37,14 +37,14 @@ class Near(Metric):
     DIRECTION = "maximize"
     at: Annotated[float, Float(), ""] = 0.7
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         return 1 - (case.attributions[0] - case.call.inputs[0][:, :1] - self.at).abs().mean(1)
 
 
 class Far(Near):
     DIRECTION = "minimize"
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         return 1 - super()._evaluate(case)
 
 

@@ -16,7 +16,7 @@ from xaikit.core.registry import Registry
 from xaikit.explainers import Gradient, IntegratedGradients, SmoothGrad, VarGrad
 from xaikit.transforms import Constant, Postprocessor
 from xaikit.tuning import tune
-from xaikit.tuning.wanted import Wanted, make_space, part_of_one, part_of_several
+from xaikit.tuning.space_selection import SpaceSelection, make_space, part_of_one, part_of_several
 
 INNER: Registry = Registry("inner", "xaikit.core")
 KINDS: Registry = Registry("kind", "xaikit.core")
@@ -65,7 +65,7 @@ KINDS._items.pop("plain")
 
 
 def space_of(value, wish=None):
-    wanted = Wanted(wish)
+    wanted = SpaceSelection(wish)
     return make_space([part_of_one(value, wanted)], wanted)
 
 
@@ -188,7 +188,7 @@ def test_a_wish_that_cannot_be(wish, error, words):
 
 
 def several(*explainers, wish=None):
-    wanted = Wanted(wish)
+    wanted = SpaceSelection(wish)
     return make_space([part_of_several(explainers, wanted, "explainer")], wanted)
 
 

@@ -21,7 +21,7 @@ from xaikit.core.errors import (
     UnknownNameError,
 )
 from xaikit.explainers import Gradient, IntegratedGradients, SmoothGrad
-from xaikit.metrics import AbPC, Case, Metric
+from xaikit.metrics import AbPC, EvaluationContext, Metric
 from xaikit.tuning import TuneResult, tune
 
 optuna = pytest.importorskip("optuna")
@@ -47,7 +47,7 @@ class MeanOf(Metric):
     calls: ClassVar[list[Any]] = []
     raising: ClassVar[Any] = None
 
-    def _evaluate(self, case: Case) -> Tensor:
+    def _evaluate(self, case: EvaluationContext) -> Tensor:
         type(self).calls.append((dict(case.explainer.settings()), case.seed))
         if type(self).raising is not None:
             type(self).raising(case, len(self.calls))

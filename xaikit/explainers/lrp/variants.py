@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from xaikit.core import EXPLAINERS, Attribution, Call, Explainer, Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteError, UnknownNameError, near_names
-from xaikit.core.isolation import modules_of
+from xaikit.core.model_state import modules_of
 from xaikit.core.structure import Tensors, flatten
 from xaikit.core.targets import pick_head
 from xaikit.explainers.lrp.account import Ledger
@@ -86,7 +86,7 @@ class ZennitLRP(Explainer):
     softmax is explained by its logits.
     """
 
-    ONE_GRADIENT: ClassVar[bool] = True
+    SINGLE_BACKWARD: ClassVar[bool] = True
     ATTENTION: ClassVar[bool] = False  # whether relevance flows through attention weights
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
     PASSES: ClassVar[tuple[str | int, ...]] = (2,)
@@ -124,10 +124,10 @@ class ZennitLRP(Explainer):
                 ledger.scores = call.score(output).detach()
             return output
 
-        traced = dataclasses.replace(call, forward=forward, head="logits", tap=trace.tap, watched=True)
+        traced = dataclasses.replace(call, forward=forward, head="logits", tap=trace.tap, traced=True)
         with canonized(call.model, canonizers) if canonizers else nullcontext(), flow.relevance():
             # The books need every branch, also one that leads past the explained layers.
-            values, grads = traced.gradient(trace.sources if ledger is not None else ())
+            values, grads = traced.grad_at_layers(trace.sources if ledger is not None else ())
         return tuple(g * nonzero(x) for g, x in zip(grads, values, strict=True)), trace
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:
@@ -313,7 +313,7 @@ class LRPEpsilonAlpha2Beta1(ZennitLRP):
 class LRP(ZennitLRP):
     """LRP by any zennit composite, one's own or one of zennit's by name."""
 
-    FAMILY = True
+    IS_GENERIC = True
 
     composite: Annotated[Any, _composite, "a zennit Composite, or a name in zennit's COMPOSITES"] = "epsilon_plus"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xaikit.core import POOLINGS, Choice
 from xaikit.core.structure import Tensors
-from xaikit.metrics.base import Case, Metric
+from xaikit.metrics.base import EvaluationContext, Metric
 from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting, channel_axis
 from xaikit.transforms.feature_masks import FeatureMask
 from xaikit.transforms.pooling import Pooling
@@ -77,7 +77,7 @@ class Groups:
         return tuple(_look_up(flags, ids) for ids in self.ids)
 
 
-def groups_of(case: Case, mask: FeatureMask, *, absolute: bool = False) -> Groups:
+def groups_of(case: EvaluationContext, mask: FeatureMask, *, absolute: bool = False) -> Groups:
     """The groups of what a case explains."""
     return groups(case.attributions, case.call.inputs, mask, absolute=absolute, tokens=case.call.tokens)
 
@@ -113,7 +113,7 @@ def groups(
 Parts = Places | Groups
 
 
-class OfPlaces(Metric, abc.ABC):
+class PooledFeatureMetric(Metric, abc.ABC):
     """A metric of places: it joins the attributions of a place's channels, where nobody has pooled them yet."""
 
     pooling: Annotated[
@@ -123,7 +123,7 @@ class OfPlaces(Metric, abc.ABC):
     ] = "sum"
     channel_axis: Annotated[int | None, axis_setting, f"{CHANNEL_AXIS}, vectors of tokens have them last"] = None
 
-    def _places(self, case: Case) -> Places:
+    def _places(self, case: EvaluationContext) -> Places:
         pooling: Pooling = self.pooling
         pooled = []
         for a, x, tokens in zip(case.attributions, case.call.inputs, case.call.tokens, strict=True):

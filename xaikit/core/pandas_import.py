@@ -7,7 +7,7 @@ from typing import Any
 from xaikit.core.errors import MissingDependencyError
 
 
-def pandas(instead: str = "to_dict()") -> Any:
+def import_pandas(instead: str = "to_dict()") -> Any:
     """The pandas package.
 
     Raises:

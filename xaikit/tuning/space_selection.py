@@ -15,11 +15,11 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameE
 from xaikit.tuning.dimension import Dimension, Option
 from xaikit.tuning.space import Part, Space
 
-Wish = Mapping[str, Any] | Sequence[str] | str | None
+SpaceArgument = Mapping[str, Any] | Sequence[str] | str | None
 ALL = "all"
 
 
-class Wanted:
+class SpaceSelection:
     """What shall vary.
 
     Everything tunable (None); that and every choice among objects, such as baselines ("all"); or some settings by
@@ -27,7 +27,7 @@ class Wanted:
     beside it narrows what is below.
     """
 
-    def __init__(self, space: Wish) -> None:
+    def __init__(self, space: SpaceArgument) -> None:
         self.everything, self.choices_too = space is None or space == ALL, space == ALL
         given = () if self.everything else space
         if isinstance(given, str) or not isinstance(given, (Mapping, Sequence)):
@@ -45,7 +45,7 @@ class Wanted:
         return any(given.startswith(f"{name}.") for given in self.given)
 
 
-def make_space(parts: Sequence[Part], wanted: Wanted) -> Space:
+def make_space(parts: Sequence[Part], wanted: SpaceSelection) -> Space:
     """The space of some parts, built with the same wishes.
 
     Raises:
@@ -70,14 +70,14 @@ def make_space(parts: Sequence[Part], wanted: Wanted) -> Space:
     )
 
 
-def part_of_one(value: Configured, wanted: Wanted, name: str = "") -> Part:
+def part_of_one(value: Configured, wanted: SpaceSelection, name: str = "") -> Part:
     """An object whose settings vary; `name` stands before theirs."""
     inherit = wanted.whole(name) if name else wanted.everything
     prefix = f"{name}." if name else ""
     return Part(value, _dimensions(value, wanted, prefix, prefix, inherit))
 
 
-def part_of_several(values: Sequence[Configured], wanted: Wanted, name: str) -> Part:
+def part_of_several(values: Sequence[Configured], wanted: SpaceSelection, name: str) -> Part:
     """One of several objects, chosen under `name`, with its settings below that name.
 
     Raises:
@@ -92,7 +92,9 @@ def part_of_several(values: Sequence[Configured], wanted: Wanted, name: str) -> 
     return Part(values[0], (dim,), chosen=True)
 
 
-def _dimensions(value: Configured, wanted: Wanted, prefix: str, key: str, inherit: bool) -> tuple[Dimension, ...]:
+def _dimensions(
+    value: Configured, wanted: SpaceSelection, prefix: str, key: str, inherit: bool
+) -> tuple[Dimension, ...]:
     """The dimensions of one object; `inherit`: all its tunables vary, named or not."""
     dims = []
     tunables = value.get_tunables()
@@ -133,7 +135,7 @@ def _plain(own: Dimension, setting: Setting, wish: Any) -> Dimension:
     return dataclasses.replace(own, spec=searched)
 
 
-def _choice(own: Dimension, spec: Spec | None, wish: Any, wanted: Wanted) -> Dimension:
+def _choice(own: Dimension, spec: Spec | None, wish: Any, wanted: SpaceSelection) -> Dimension:
     """An object of a registry: all that can be made from a name alone, or those of the wish."""
     choice: Any = wish if isinstance(wish, Choice) else spec
     listed = list(wish.choices) if isinstance(wish, Categorical) else wish
@@ -162,7 +164,7 @@ def _some(items: Any, where: str) -> Sequence[Any]:
 
 
 def _options(
-    values: Sequence[Configured], wanted: Wanted, name: str, key: str, inherit: bool
+    values: Sequence[Configured], wanted: SpaceSelection, name: str, key: str, inherit: bool
 ) -> list[tuple[str, Option]]:
     """The objects under their labels, with what varies below each."""
     options = []
