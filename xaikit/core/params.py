@@ -168,7 +168,7 @@ class Choice(Spec):
 
     @property
     def names(self) -> Iterator[str]:
-        """Names that a search may choose among: where `required_attribute` is set, those of classes that have it true."""
+        """Names that a search may choose among: those whose class has `required_attribute`, if one is named."""
         return (
             name
             for name in self.registry
