@@ -118,6 +118,30 @@ class Attribution:
         return "tensor" if isinstance(self.values, Tensor) else "dict" if isinstance(self.values, Mapping) else "tuple"
 
 
+@dataclasses.dataclass(frozen=True)
+class Explained:
+    """What an explainer measures inside its call for `Explainer.explain`.
+
+    Attributes:
+        values: the attribution, one tensor per explained input.
+        scores: the explained score of each sample, (N,).
+        gap: how far the attribution's sum is from the promised total, (N,); None where nothing is promised.
+        promised: the promised total of each sample, (N,).
+    """
+
+    values: tuple[Tensor, ...]
+    scores: Tensor
+    gap: Tensor | None = None
+    promised: Tensor | None = None
+
+    @property
+    def missing_share(self) -> float | None:
+        """The largest gap as a share of the largest promised total of the batch."""
+        if self.gap is None or self.promised is None:
+            return None
+        return float(self.gap.max() / self.promised.abs().max().clamp_min(torch.finfo(self.gap.dtype).tiny))
+
+
 def _to_numpy(tensor: Tensor) -> Any:
     return tensor.float().numpy() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor.numpy()
 

@@ -110,7 +110,7 @@ class AgglomerativeDecomposition(ContextualDecomposition):
             found.append(self._build(call, target))
             return ()
 
-        self._apply(method, inputs, target, create_graph=False, seed=0)
+        self.run_call(method, inputs, target, create_graph=False, seed=0)
         return found[0]
 
     def _build(self, call: Call, target: int) -> Hierarchy:
