@@ -46,9 +46,7 @@ def test_contextual_decomposition_warns_of_a_large_gap(monkeypatch):
 def test_from_spec_gives_its_own_class_or_refuses():
     assert type(SmoothGrad.from_spec("smoothgrad:n_iter=3")) is SmoothGrad
     assert type(Explainer.from_spec("vargrad", net())) is VarGrad
-    with pytest.raises(
-        InvalidInputError, match="makes a SmoothGrad, and 'vargrad' describes a VarGrad"
-    ):
+    with pytest.raises(InvalidInputError, match="makes a SmoothGrad, and 'vargrad' describes a VarGrad"):
         SmoothGrad.from_spec("vargrad")
     with pytest.raises(InvalidInputError, match="VarGrad.from_spec makes a VarGrad"):
         VarGrad.from_spec(SmoothGrad())
