@@ -33,7 +33,7 @@ DOORS = {
     "torchvision": ["core/torchvision_ops.py"],
 }
 LONGEST = 400
-MODULE_FIELDS = {"_modules", "_buffers", "_parameters"}  # of nn.Module
+MODULE_FIELDS = {"_modules", "_buffers", "_parameters", "_base"}  # of nn.Module and Tensor
 
 
 def running(tree: ast.AST):
