@@ -190,6 +190,7 @@ class Explainer(ModelView, abc.ABC):
             scores=explained.scores.detach(),
             gap=None if explained.gap is None else explained.gap.detach(),
             tokens=self._token_ids(values, inputs),
+            seed=seed,
         )
 
     @torch.inference_mode(mode=False)
