@@ -46,7 +46,9 @@ class ClassNames:
         label_words = set(labels)
         unknown = next((label for label in labels if self.from_user and label not in self.from_user), None)
         if unknown is not None:
-            raise UnknownNameError(f"the label {unknown!r} is none of {self.source}{near_names(unknown, self.from_user)}")
+            raise UnknownNameError(
+                f"the label {unknown!r} is none of {self.source}{near_names(unknown, self.from_user)}"
+            )
         alphabetical = sorted(label_words)
         names = self.from_user or (self.from_model if label_words <= set(self.from_model) else alphabetical)
         index = {name: i for i, name in enumerate(names)}
@@ -89,12 +91,10 @@ def fit_labels(data: Any, model: nn.Module, head: str | int, *, needed: bool) ->
 def _problem(data: Samples, outputs: int) -> str:
     """Why the labels are not the classes of a model with so many outputs; empty where they may be."""
     n_classes = len(data.classes)
-    where = "folders of pictures" if data.labels_from == "folders" else "words in the labels"
+    where = "folders of pictures" if data.labels_from == "folders" else "class words"
     if n_classes and outputs > 1 and n_classes != outputs:
         shown = ", ".join(list(data.classes)[:4]) + (", ..." if n_classes > 4 else "")
-        if data.alphabetical:
-            return f"there are {n_classes} {where} ({shown}), and the model has {outputs} outputs; {REMEDY}"
-        return f"there are {n_classes} class names ({shown}), and the model has {outputs} outputs; {REMEDY}"
+        return f"there are {n_classes} {where} ({shown}), and the model has {outputs} outputs; {REMEDY}"
     largest = max(data.labels)
     limit = max(outputs, 2)  # one output decides between two classes
     if largest >= limit:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaikit.cli.inputs import IMAGENET, Preparation
+from xaikit.cli.inputs import IMAGENET
 from xaikit.core.errors import InvalidInputError, NonFiniteError
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
+from xaikit.files.pictures import Preparation
 
 
 def split_list(text: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""Files as people have them: pictures of any depth, arrays, tables, masks. What is read is right, or refused in one sentence."""
+"""Files as people have them: pictures of any depth, arrays, tables, masks; read rightly, or refused in one sentence."""

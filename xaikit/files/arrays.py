@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xaikit.core.errors import InvalidInputError
 
@@ -16,7 +17,7 @@ DAMAGE = (ValueError, OSError, EOFError, KeyError, TypeError, SyntaxError, Overf
           NotImplementedError, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
-def read_npy(path: Path, option: str = "") -> np.ndarray:
+def read_npy(path: Path, option: str = "") -> NDArray[Any]:
     """The array in a .npy file, read from the disk when its values are used.
 
     Args:
@@ -33,7 +34,7 @@ def read_npy(path: Path, option: str = "") -> np.ndarray:
         raise _damaged(path, option, err) from None
 
 
-def read_npz(path: Path, option: str = "") -> dict[str, np.ndarray]:
+def read_npz(path: Path, option: str = "") -> dict[str, NDArray[Any]]:
     """The arrays in a .npz file by name.
 
     Args:
@@ -70,7 +71,7 @@ def _check_file(path: Path) -> None:
         raise InvalidInputError(f"{path} is not a file")
 
 
-def _numbers(array: Any, path: Path, option: str) -> np.ndarray:
+def _numbers(array: Any, path: Path, option: str) -> NDArray[Any]:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
         raise InvalidInputError(f"{_named(path, option)} must hold numbers, got {getattr(array, 'dtype', type(array))}")
     return array

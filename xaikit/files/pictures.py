@@ -7,8 +7,10 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xaikit.core.errors import InvalidInputError
@@ -17,6 +19,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 # What pillow raises for a file that is damaged or no picture.
 DAMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError,
           OverflowError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
+MOST_CLASSES = 64  # grey values up to this are an index picture's classes, not the grey of a mask
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -71,15 +74,16 @@ def open_picture(path: Path, *, grey: bool = False) -> Image.Image:
         raise InvalidInputError(f"no such file: {path}")
     try:
         with Image.open(path) as file:
-            if getattr(file, "n_frames", 1) > 1:
-                warnings.warn(f"{path} has {file.n_frames} frames; the first one is read", stacklevel=2)
+            frames = getattr(file, "n_frames", 1)
+            if frames > 1:
+                warnings.warn(f"{path} has {frames} frames; the first one is read", stacklevel=2)
                 file.seek(0)
             image = _with_known_range(path, file) if _is_deep(file) else file.convert("L" if grey else "RGB")
             return ImageOps.exif_transpose(image) if image is not file else image.copy()
     except InvalidInputError:
         raise
     except DAMAGE as err:
-        raise InvalidInputError(f"{path} is not a readable picture ({' '.join(str(err).split())[:120]})") from None
+        raise InvalidInputError(f"{path} is not a readable image ({' '.join(str(err).split())[:120]})") from None
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -93,14 +97,52 @@ def picture_size(path: Path) -> tuple[int, int]:
             turned = file.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             return (file.width, file.height) if turned else (file.height, file.width)
     except DAMAGE as err:
-        raise InvalidInputError(f"{path} is not a readable picture ({' '.join(str(err).split())[:120]})") from None
+        raise InvalidInputError(f"{path} is not a readable image ({' '.join(str(err).split())[:120]})") from None
 
 
-def pixels_of(image: Image.Image, *, grey: bool) -> np.ndarray:
+def read_mask_picture(path: Path) -> NDArray[np.float32]:
+    """A mask (H, W) in [0, 1]: grey values, black 0 and white 1; or 0 and 1 themselves, as annotation tools write them.
+
+    Colours of a palette are not looked at: index 0 is outside, all others are inside, unless it is a palette of greys.
+
+    Raises:
+        InvalidInputError: for a file that is no picture, or small numbers that look like classes.
+    """
+    if not path.is_file():
+        raise InvalidInputError(f"no such file: {path}")
+    try:
+        with Image.open(path) as file:
+            deep, is_index = _is_deep(file), file.mode == "P" and not _is_grey_palette(file)
+            image = ImageOps.exif_transpose(file) if is_index else None
+    except DAMAGE as err:
+        raise InvalidInputError(f"{path} is not a readable image ({' '.join(str(err).split())[:120]})") from None
+    if image is not None:
+        # Whatever colours the palette has.
+        return (np.array(image) > 0).astype(np.float32)
+    values: NDArray[np.float32] = pixels_of(open_picture(path, grey=True), grey=True)[0]
+    step = 1 / (65535 if deep else 255)
+    largest = round(float(values.max()) / step) if values.size else 0
+    if largest == 1:
+        return (values > 0).astype(np.float32)
+    # A lossy file has some noise in its black.
+    if 1 < largest <= MOST_CLASSES and path.suffix.lower() not in (".jpg", ".jpeg", ".webp"):
+        raise InvalidInputError(
+            f"{path} has grey values from 0 to {largest}, which look like numbers of classes; save the region alone, "
+            "black outside and white inside"
+        )
+    return values
+
+
+def _is_grey_palette(image: Image.Image) -> bool:
+    colours = np.array(image.convert("RGB")).reshape(-1, 3)
+    return bool((colours == colours[:, :1]).all())
+
+
+def pixels_of(image: Image.Image, *, grey: bool) -> NDArray[np.float32]:
     """Values in [0, 1], float32: (1, H, W) for grey, else (3, H, W)."""
-    values = np.array(image, dtype=np.float32)
+    values: NDArray[np.float32] = np.array(image, dtype=np.float32)
     if image.mode != "F":
-        values = values / 255
+        values = values / np.float32(255)
     if values.ndim == 2:
         return np.repeat(values[None], 1 if grey else 3, axis=0)
     return np.ascontiguousarray(values.transpose(2, 0, 1))
@@ -112,7 +154,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 def _with_known_range(path: Path, image: Image.Image) -> Image.Image:
     """A picture of more than 8 bits as mode "F", its values divided by the largest that the file can hold."""
-    values = np.array(image).astype(np.float64)
+    values: NDArray[Any] = np.array(image).astype(np.float64)
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if image.mode == "F":
         if not (np.isfinite(values).all() and low >= 0 and high <= 1):
@@ -120,7 +162,7 @@ def _with_known_range(path: Path, image: Image.Image) -> Image.Image:
                 f"{path} is a picture of decimal numbers, which must lie in [0, 1], got {low:g} to {high:g}; divide "
                 "them by the largest value that they can have, or save them as .npy, which is read as it is"
             )
-    elif image.mode == "I" and not (image.format == "PNG" and 0 <= low and high <= 65535):  # pillow before 11
+    elif image.mode == "I" and not (image.format == "PNG" and low >= 0 and high <= 65535):  # pillow before 11
         raise InvalidInputError(
             f"{path} has 32-bit pixels from {low:g} to {high:g}, whose range is not known; save it with 8 or 16 bit"
         )

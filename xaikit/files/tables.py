@@ -69,7 +69,9 @@ class TextTable:
     def _number(self, text: str, line: int, name: str, decimal_comma: bool) -> float:
         where = f"{self.path}, row {line}, column {name!r}: {text!r}"
         if decimal_comma and "." in text and not DECIMAL_COMMA.fullmatch(text):
-            raise InvalidInputError(f"{where} has a decimal point where other rows have a decimal comma; use one of both")
+            raise InvalidInputError(
+                f"{where} has a decimal point where other rows have a decimal comma; use one of both"
+            )
         try:
             value = float(text.replace(".", "").replace(",", ".") if decimal_comma else text)
         except ValueError:
@@ -97,7 +99,9 @@ def read_table(path: Path) -> TextTable:
     declared = re.fullmatch(r"sep=(.)\r?", first)
     skipped = 1 if declared else 0
     tables = [_split(path, rest if declared else text, s) for s in ([declared[1]] if declared else SEPARATORS)]
-    fitting = [t for t in tables if len(t.rows) and all(len(row) == len(t.header) for row in t.rows)]
+    # One column is a table only where no separator stands between the names of the columns.
+    n_columns = min(2, max(len(t.header) for t in tables))
+    fitting = [t for t in tables if len(t.header) >= n_columns and t.rows and _is_even(t)]
     if not fitting:
         _refuse(path, max(tables, key=lambda t: len(t.header)), skipped)
     table = max(fitting, key=lambda t: len(t.header))
@@ -105,6 +109,10 @@ def read_table(path: Path) -> TextTable:
     if twice is not None:
         raise InvalidInputError(f"{path} has {table.header.count(twice)} columns called {twice!r}; rename them")
     return dataclasses.replace(table, lines=[line + skipped for line in table.lines])
+
+
+def _is_even(table: TextTable) -> bool:
+    return all(len(row) == len(table.header) for row in table.rows)
 
 
 def _split(path: Path, text: str, separator: str) -> TextTable:
