@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from xaikit.core import result_files
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.renames import renamed_attribute
 from xaikit.core.value_equality import same_value, value_hash
 
 # A number that may be NaN, which a file holds as null.
@@ -73,6 +74,7 @@ class Result:
     """
 
     FORMAT: ClassVar[int] = 1
+    RENAMED: ClassVar[Mapping[str, str]] = {}  # new names of fields, by their old ones
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,6 +95,7 @@ class Result:
         Raises:
             InvalidInputError: for another kind of result, one of a newer xaikit, or a field that is missing or wrong.
         """
+        state = cls._upgrade(state, {})
         cls._check(state)
         return cls._decode(result_files.decode(state))
 
@@ -138,7 +141,7 @@ class Result:
 
     @classmethod
     def _upgrade(cls, state: Any, arrays: Mapping[str, Tensor]) -> Any:  # noqa: ARG003
-        """The state in a file that an older xaikit wrote, as it is written now."""
+        """The state that an older xaikit wrote, as it is written now; `arrays` are the file's tensors."""
         return state
 
     def _state(self) -> dict[str, Any]:
@@ -187,6 +190,11 @@ class Result:
 
     def _compared(self) -> tuple[Any, ...]:
         return tuple(getattr(self, f.name) for f in dataclasses.fields(self) if f.compare)  # type: ignore[arg-type]
+
+    if not TYPE_CHECKING:  # a type checker would take any attribute to be there
+
+        def __getattr__(self, name: str) -> Any:
+            raise renamed_attribute(type(self).__name__, name, type(self).RENAMED)
 
     def __repr__(self) -> str:
         fields = [f for f in dataclasses.fields(self) if f.repr]  # type: ignore[arg-type]

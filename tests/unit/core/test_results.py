@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import xaikit.metrics
 from xaikit import AgglomerativeDecomposition, Attribution, ContextualDecomposition, Gradient
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.results import Interval, Real, Result, Stopped
@@ -226,3 +227,21 @@ def test_values_compare_without_raising(a, b, equal):
         assert same_value(a, b) is equal or equal is None
     if same_value(a, b):
         assert value_hash(a) == value_hash(b)
+
+
+def test_an_old_name_says_its_new_one():
+    @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+    class Renaming(Result):
+        RENAMED = {"dead": "inactive_settings"}
+        inactive_settings: tuple[str, ...] = ()
+
+    with pytest.raises(AttributeError, match="Renaming has no 'dead' any more; it is called 'inactive_settings' now"):
+        Renaming().dead  # noqa: B018
+    with pytest.raises(AttributeError, match="Renaming has no attribute 'other'"):
+        Renaming().other  # noqa: B018
+    with pytest.raises(
+        AttributeError, match=r"xaikit\.metrics has no 'Row' any more; it is called 'EvaluationRow' now"
+    ):
+        xaikit.metrics.Row  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'Entropi'; did you mean 'Entropy'"):
+        xaikit.metrics.Entropi  # noqa: B018
