@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from xaikit.core import result_files
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError, XaikitError
 from xaikit.core.renames import renamed_attribute
 from xaikit.core.value_equality import same_value, value_hash
 
@@ -95,9 +95,7 @@ class Result:
         Raises:
             InvalidInputError: for another kind of result, one of a newer xaikit, or a field that is missing or wrong.
         """
-        state = cls._upgrade(state, {})
-        cls._check(state)
-        return cls._decode(result_files.decode(state))
+        return cls._from_state(state, cls._decode)
 
     def save(self, path: str | Path) -> Path:
         """Write to a file, whole or not at all; `load` reads it.
@@ -130,14 +128,28 @@ class Result:
     @classmethod
     def _load(cls, path: str | Path, build: Callable[[dict[str, Any]], Self]) -> Self:
         """Read a file and hand its decoded state to `build`; every error names the file."""
-        state, arrays = result_files.read(path)
         try:
-            state = cls._upgrade(state, arrays)
-            cls._check(state)
-            return build(result_files.decode(state, arrays))
+            state, arrays = result_files.read(path)
+            return cls._from_state(state, build, arrays)
+        except (OSError, MissingDependencyError):
+            raise
         except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
-            reason = str(err) if isinstance(err, InvalidInputError) else _first_line(err)
-            raise InvalidInputError(f"{path} cannot be read: {reason}") from err
+            reason = str(err) if isinstance(err, XaikitError) else _first_line(err)
+            raise InvalidInputError(f"{path} holds no {cls.__name__} that can be read: {reason}") from err
+
+    @classmethod
+    def _from_state(
+        cls, state: Any, build: Callable[[dict[str, Any]], Self], arrays: Mapping[str, Tensor] | None = None
+    ) -> Self:
+        """Hand the decoded state to `build`, once it is known to be of this class and of the present format."""
+        state = cls._upgrade(state, arrays or {})
+        cls._check(state)
+        try:
+            return build(result_files.decode(state, arrays))
+        except (KeyError, IndexError) as err:
+            raise InvalidInputError(f"the content is no {cls.__name__}: {err} is missing") from err
+        except (AttributeError, TypeError) as err:
+            raise InvalidInputError(f"the content is no {cls.__name__}: {err}") from err
 
     @classmethod
     def _upgrade(cls, state: Any, arrays: Mapping[str, Tensor]) -> Any:  # noqa: ARG003

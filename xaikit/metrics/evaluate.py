@@ -135,7 +135,7 @@ def _measure(  # noqa: PLR0913
             cells[name].error = _reason(err)
         return
     done()
-    options = {"masks": batch.masks, "postprocess": postprocess, "seed": seed}
+    options = {"relevant_region": batch.masks, "postprocess": postprocess, "seed": seed}
     for name in live:
         try:
             values = metrics[name].evaluate(explainer, batch.inputs, batch.targets, attributions, **options)

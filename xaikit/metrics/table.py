@@ -71,7 +71,7 @@ class EvaluationRow(Result):
 
     @classmethod
     def _decode(cls, state: Mapping[str, Any]) -> Self:
-        return super()._decode({**state, "interval": {n: state.get(n) for n in ("low", "mean", "high", "level", "n")}})
+        return super()._decode({**state, "interval": state})
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -159,11 +159,9 @@ class Evaluation(Result):
 
     @classmethod
     def _decode(cls, state: Mapping[str, Any]) -> Self:
-        rows = state.get("rows")
-        level = state.get("confidence")
-        if isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows):
-            # Rows that xaikit 0.1 wrote have no level of their own.
-            rows = tuple(EvaluationRow._decode({"level": level, **row}) for row in rows)  # noqa: SLF001
+        # Rows that xaikit 0.1 wrote have no level of their own.
+        level = state["confidence"]
+        rows = tuple(EvaluationRow._decode({"level": level, **row}) for row in state["rows"])  # noqa: SLF001
         return super()._decode({**state, "rows": rows})
 
     def __repr__(self) -> str:

@@ -131,7 +131,7 @@ def test_what_no_file_can_hold_is_named(tmp_path):
 def test_a_wrong_file_names_itself_and_what_is_wrong(change, says, tmp_path):
     path = tmp_path / "wrong.json"
     path.write_text(json.dumps({**example().to_dict(), **change}))
-    with pytest.raises(InvalidInputError, match=f"wrong.json cannot be read: .*{says}") as caught:
+    with pytest.raises(InvalidInputError, match=f"wrong.json holds no Example that can be read: .*{says}") as caught:
         Example.load(path)
     assert "\n" not in str(caught.value)
 
@@ -182,7 +182,9 @@ def test_attributions_of_version_0_1_still_load(structure, tmp_path):
 def test_a_file_that_is_a_zip_of_something_else_names_itself(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
         file.writestr("readme.txt", "hello")
-    with pytest.raises(InvalidInputError, match=r"a\.npz is damaged, or xaikit did not write it"):
+    with pytest.raises(
+        InvalidInputError, match=r"a\.npz holds no Attribution that can be read: the file is damaged, or xaikit did not"
+    ):
         Attribution.load(tmp_path / "a.npz")
 
 

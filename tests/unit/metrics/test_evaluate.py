@@ -61,7 +61,7 @@ def test_values_are_those_of_the_metrics_one_by_one(model, batches):
     for explainer in (Gradient(model), GradientXInput(model)):
         for metric in metrics:
             row = table[explainer.NAME, metric.NAME]
-            values = torch.cat([metric.evaluate(explainer, x, y, masks=m, seed=3) for x, y, m in batches])
+            values = torch.cat([metric.evaluate(explainer, x, y, relevant_region=m, seed=3) for x, y, m in batches])
             assert row.values == tuple(values.tolist())
             assert row.mean == pytest.approx(values.mean().item())
             assert row.low < row.mean < row.high
