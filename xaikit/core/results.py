@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import core_schema
 from torch import Tensor, nn
 
 from xaikit.core import result_files
@@ -22,6 +23,16 @@ from xaikit.core.value_equality import same_value, value_hash
 
 # A number that may be NaN, which a file holds as null.
 Real = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+
+
+class AsIs:
+    """Annotates a field whose value is read by its class, such as an explainer from its spec, and not by pydantic."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:  # noqa: ARG002
+        """Whether the value is of the annotated class."""
+        return core_schema.is_instance_schema(source)
+
+
 NAME, FORMAT = "result", "format"  # keys of a saved result that say what it is
 
 

@@ -38,6 +38,11 @@ class FrontPoint(Result, Generic[T]):
     trial: int
     postprocess: Configured | None = None
 
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+        after = "" if self.postprocess is None else f", then {self.postprocess!r}"
+        return f"FrontPoint(trial {self.trial}: {values}; {_without_model(self.value)!r}{after})"
+
     def _compared(self) -> tuple[Any, ...]:
         return (_without_model(self.value), self.values, self.trial, self.postprocess)
 
