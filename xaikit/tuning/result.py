@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import nn
 
+from xaikit import upward
 from xaikit.core import MITIGATORS, POSTPROCESSORS, Configured, Explainer
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.files import write_whole
@@ -184,9 +185,7 @@ class TuneResult(Generic[T]):
     def plot(self, kind: str = "history") -> Any:
         """A figure: "history", "importance" or "front"; see `xaikit.report.tuning_figures`."""
         # Upwards, as Attribution.plot: figures need matplotlib, which nobody pays for before drawing.
-        from importlib import import_module
-
-        return import_module("xaikit.report.tuning_figures").plot(self, kind)
+        return upward.load("tuning_figures").plot(self, kind)
 
     def to_pandas(self) -> Any:
         """The trials as a DataFrame, one column per setting.
