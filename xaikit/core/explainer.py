@@ -226,6 +226,7 @@ class Explainer(Configured, abc.ABC):
             scores=extra["scores"],
             gap=gap,
             tokens=self._token_ids(values, inputs),
+            seed=seed,
         )
 
     @torch.inference_mode(mode=False)

@@ -122,6 +122,7 @@ class ContextualDecomposition(Explainer):
             scores=found["scores"],
             gap=found["gap"],
             tokens=self._token_ids(values, inputs),
+            seed=seed,
         )
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:
