@@ -304,6 +304,8 @@ class Explainer(Configured, abc.ABC):
             n_classes=self.n_classes,
             modules=(modules := model_state.modules_of(model)),
             on_output=on_output,
+            input_names=tuple(explained) if isinstance(explained, Mapping) else (),
+            extras=extras,
         )
 
         @contextlib.contextmanager

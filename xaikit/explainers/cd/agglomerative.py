@@ -15,6 +15,7 @@ from xaikit.core.errors import InvalidInputError, MissingDependencyError
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import decompose_call
 from xaikit.explainers.cd.explainer import ContextualDecomposition
+from xaikit.explainers.cd.padding import without_padding
 from xaikit.explainers.cd.splits import Split
 
 Group = frozenset[int]
@@ -124,7 +125,7 @@ class AgglomerativeDecomposition(ContextualDecomposition):
                 masks = torch.stack([torch.isin(ids, torch.tensor(sorted(group), device=ids.device)) for group in new])
                 found = decompose_call(
                     call,
-                    [Split.of_masks(masks.unsqueeze(1), call.inputs[0])],
+                    without_padding([Split.of_masks(masks.unsqueeze(1), call.inputs[0])], call),
                     self._context(),
                     max_rows=self.max_rows,
                     output=lambda part, output: part.score(output),
