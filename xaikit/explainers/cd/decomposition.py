@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xaikit.core.call import Call
 from xaikit.core.errors import InvalidTypeError
+from xaikit.core.results import Result
 from xaikit.core.rows import CPU_VALUES, LEAST_ROWS, even_ranges, rows_per_pass
 from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
 from xaikit.explainers.cd.rules.embedding import MaskedTokens
@@ -18,8 +19,8 @@ from xaikit.explainers.cd.splits import Split, common_count
 from xaikit.explainers.cd.storage import WrittenTensors
 
 
-@dataclasses.dataclass(frozen=True)
-class Decomposition:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Decomposition(Result):
     """What the relevant part of the input contributes to the output, and what the rest does.
 
     Attributes:
