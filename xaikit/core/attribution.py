@@ -7,6 +7,7 @@ import html
 from collections.abc import Mapping
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from xaikit.core.errors import XaikitError
@@ -93,6 +94,30 @@ class Attribution(Result):
         picture = import_module("xaikit.report.pictures").drawing(figure)
         size = f'width="{round(96 * figure.get_figwidth())}" style="max-width: 100%"'
         return f'<img src="{picture}" {size} alt="attribution by {html.escape(str(self.spec.get("name")))}">'
+
+
+@dataclasses.dataclass(frozen=True)
+class Explained:
+    """What an explainer measures inside its call for `Explainer.explain`.
+
+    Attributes:
+        values: the attribution, one tensor per explained input.
+        scores: the explained score of each sample, (N,).
+        gap: how far the attribution's sum is from the promised total, (N,); None where nothing is promised.
+        promised: the promised total of each sample, (N,).
+    """
+
+    values: tuple[Tensor, ...]
+    scores: Tensor
+    gap: Tensor | None = None
+    promised: Tensor | None = None
+
+    @property
+    def missing_share(self) -> float | None:
+        """The largest gap as a share of the largest promised total of the batch."""
+        if self.gap is None or self.promised is None:
+            return None
+        return float(self.gap.max() / self.promised.abs().max().clamp_min(torch.finfo(self.gap.dtype).tiny))
 
 
 def _shapes(values: Any) -> str:

@@ -16,6 +16,7 @@ from xaikit.core.results import Result
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import decompose_call
 from xaikit.explainers.cd.explainer import ContextualDecomposition
+from xaikit.explainers.cd.padding import without_padding
 from xaikit.explainers.cd.splits import Split
 
 Group = frozenset[int]
@@ -116,7 +117,7 @@ class AgglomerativeDecomposition(ContextualDecomposition):
             found.append(self._build(call, target))
             return ()
 
-        self._apply(method, inputs, target, create_graph=False, seed=0)
+        self.run_call(method, inputs, target, create_graph=False, seed=0)
         return found[0]
 
     def _build(self, call: Call, target: int) -> Hierarchy:
@@ -130,7 +131,7 @@ class AgglomerativeDecomposition(ContextualDecomposition):
                 masks = torch.stack([torch.isin(ids, torch.tensor(sorted(group), device=ids.device)) for group in new])
                 found = decompose_call(
                     call,
-                    [Split.of_masks(masks.unsqueeze(1), call.inputs[0])],
+                    without_padding([Split.of_masks(masks.unsqueeze(1), call.inputs[0])], call),
                     self._context(),
                     max_rows=self.max_rows,
                     output=lambda part, output: part.score(output),
