@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from xaikit.core import layers as model_layers
 from xaikit.core import model_state, structure
 from xaikit.core import targets as target_rules
+from xaikit.core.arrays import to_tensor
 from xaikit.core.attribution import Attribution
 from xaikit.core.call import Call
 from xaikit.core.configured import Configured
@@ -29,6 +30,7 @@ from xaikit.core.errors import (
     UnboundError,
 )
 from xaikit.core.forward import run_on
+from xaikit.core.inputs import read_inputs
 from xaikit.core.params import Int, Layer
 from xaikit.core.registries import EXPLAINERS
 from xaikit.core.structure import Tensors
@@ -146,7 +148,8 @@ class Explainer(Configured, abc.ABC):
         """The attribution of each sample's score to its input features.
 
         Args:
-            inputs: a floating-point tensor (N, ...), or a tuple or dict of them. Integer tokens need `layer`.
+            inputs: a floating-point tensor (N, ...), or a tuple or dict of them. Integer tokens need `layer`. Numpy
+                arrays, nested lists, pandas objects and Hugging Face batches become tensors of the model's precision.
             targets: a class, one class per sample (N,), a function ``output -> (N,)``, or None for a single output.
             create_graph: keep the result differentiable with respect to parameters and inputs, exactly.
             seed: of the method's random numbers; a sample gets the same ones alone and inside a batch.
@@ -222,7 +225,7 @@ class Explainer(Configured, abc.ABC):
         return Attribution(
             values=values,
             spec=self._provenance(),
-            targets=None if targets is None or callable(targets) else torch.as_tensor(targets).tolist(),
+            targets=None if targets is None or callable(targets) else to_tensor(targets, "targets").tolist(),
             scores=extra["scores"],
             gap=gap,
             tokens=self._token_ids(values, inputs),
@@ -359,8 +362,8 @@ class Explainer(Configured, abc.ABC):
 
     def _arguments(self, inputs: Any) -> tuple[Any, Any]:
         """The explained tensors and the further model arguments."""
-        explained = inputs if self.forward_arg_extractor is None else self.forward_arg_extractor(inputs)
-        extractor = self.additional_forward_arg_extractor
+        pick, extractor = self.forward_arg_extractor, self.additional_forward_arg_extractor
+        explained = read_inputs(inputs if pick is None else pick(inputs), self.model)
         return explained, None if extractor is None else extractor(inputs)
 
     def _check_floating(self, model: nn.Module, tensors: Tensors) -> None:
