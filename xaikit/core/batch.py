@@ -99,7 +99,7 @@ def read_batch(
         )
     inputs = read_inputs(item[0], model)
     tensors = flatten(inputs)[0]
-    n = check_batch(tensors) if check else _size(tensors)
+    n = check_batch(tensors) if check else _sample_count(tensors)
     labels = item[1]
     open_target = labels is None or isinstance(labels, int) or (callable(labels) and not isinstance(labels, Tensor))
     if not (targets and (open_target or (isinstance(labels, Tensor) and labels.ndim == 0))):
@@ -221,7 +221,7 @@ def _cut(batch: Batch, rows: int | None) -> Iterator[Batch]:
         yield batch.take(torch.arange(begin, min(begin + rows, n)))
 
 
-def _size(tensors: tuple[Tensor, ...]) -> int:
+def _sample_count(tensors: tuple[Tensor, ...]) -> int:
     if not tensors[0].ndim or not len(tensors[0]):
         raise InvalidInputError("a batch must hold at least one sample, got none")
     return len(tensors[0])

@@ -31,7 +31,7 @@ def boxes_to_masks(boxes: Any, size: Sequence[int]) -> Tensor:
     >>> boxes_to_masks([[1, 0, 3, 1], None], (2, 4)).tolist()
     [[[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]]
     """
-    height, width = _size(size)
+    height, width = _height_and_width(size)
     rows = list(boxes) if isinstance(boxes, (list, tuple)) else list(to_tensor(boxes, "boxes"))
     masks = torch.zeros(len(rows), height, width)
     for mask, row in zip(masks, rows, strict=True):
@@ -41,7 +41,7 @@ def boxes_to_masks(boxes: Any, size: Sequence[int]) -> Tensor:
     return masks
 
 
-def _size(size: Sequence[int]) -> tuple[int, int]:
+def _height_and_width(size: Sequence[int]) -> tuple[int, int]:
     try:
         height, width = (int(s) for s in size)
     except (TypeError, ValueError):
