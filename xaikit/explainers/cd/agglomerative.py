@@ -17,6 +17,7 @@ from xaikit.core.results import Result
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import decompose_call
 from xaikit.explainers.cd.explainer import ContextualDecomposition
+from xaikit.explainers.cd.padding import without_padding
 from xaikit.explainers.cd.splits import Split
 
 Group = frozenset[int]
@@ -129,7 +130,7 @@ class AgglomerativeDecomposition(ContextualDecomposition):
                 masks = torch.stack([torch.isin(ids, torch.tensor(sorted(group), device=ids.device)) for group in new])
                 found = decompose_call(
                     call,
-                    [Split.of_masks(masks.unsqueeze(1), call.inputs[0])],
+                    without_padding([Split.of_masks(masks.unsqueeze(1), call.inputs[0])], call),
                     self._context(),
                     max_rows=self.max_rows,
                     output=lambda part, output: part.score(output),
