@@ -39,6 +39,7 @@ PRIVATE_DOORS = {
     "core/lightning_private.py": "lightning",
     "explainers/captum_bridge.py": "captum",
 }
+NAMED_TUPLE = ("_fields", "_replace", "_asdict", "_make")  # documented, and public for that
 READERS = ("getattr", "hasattr", "setattr", "delattr", "attrgetter")
 LONGEST = 400
 
@@ -123,7 +124,7 @@ def test_registries_work_alone():
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__") and name not in ("_", "_fields")  # of a named tuple
+    return name.startswith("_") and not name.startswith("__") and name not in ("_", *NAMED_TUPLE)
 
 
 def private_accesses(tree: ast.Module):
