@@ -10,13 +10,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from xaikit.cli.searching import search_of
 from xaikit.cli.stream import tell_skipped
-from xaikit.cli.tune import Tune
 from xaikit.core import Float, Int
 from xaikit.core.errors import InvalidInputError, TuningError
 from xaikit.core.results import Stopped
@@ -24,6 +23,9 @@ from xaikit.tuning import TuneResult
 from xaikit.tuning.search import Search, run_search
 from xaikit.tuning.study import quiet
 from xaikit.tuning.tune import explanation_result
+
+if TYPE_CHECKING:
+    from xaikit.cli.tune import Tune
 
 LOOK_SECONDS, ASK_SECONDS = 0.2, 3.0  # between two looks at the workers, and at the study, which costs them time
 

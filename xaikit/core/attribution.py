@@ -7,8 +7,10 @@ import html
 from collections.abc import Mapping
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
+from xaikit import upward
 from xaikit.core.errors import XaikitError
 from xaikit.core.result_files import ARRAY
 from xaikit.core.results import Result
@@ -78,22 +80,41 @@ class Attribution(Result):
 
     def plot(self, inputs: Any = None, **options: Any) -> Any:
         """A figure of the attribution beside (or over) the inputs; see `xaikit.report.figures.plot`."""
-        # The one call upwards: figures need matplotlib, which nobody pays for before drawing.
-        from importlib import import_module
-
-        return import_module("xaikit.report.figures").plot(self, inputs, **options)
+        return upward.load("figures").plot(self, inputs, **options)
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows by itself: the picture, where there is a way to draw such a shape."""
-        from importlib import import_module
-
         try:
             figure = self.plot()
         except XaikitError:
             return None
-        picture = import_module("xaikit.report.pictures").drawing(figure)
+        picture = upward.load("pictures").drawing(figure)
         size = f'width="{round(96 * figure.get_figwidth())}" style="max-width: 100%"'
         return f'<img src="{picture}" {size} alt="attribution by {html.escape(str(self.spec.get("name")))}">'
+
+
+@dataclasses.dataclass(frozen=True)
+class Explained:
+    """What an explainer measures inside its call for `Explainer.explain`.
+
+    Attributes:
+        values: the attribution, one tensor per explained input.
+        scores: the explained score of each sample, (N,).
+        gap: how far the attribution's sum is from the promised total, (N,); None where nothing is promised.
+        promised: the promised total of each sample, (N,).
+    """
+
+    values: tuple[Tensor, ...]
+    scores: Tensor
+    gap: Tensor | None = None
+    promised: Tensor | None = None
+
+    @property
+    def missing_share(self) -> float | None:
+        """The largest gap as a share of the largest promised total of the batch."""
+        if self.gap is None or self.promised is None:
+            return None
+        return float(self.gap.max() / self.promised.abs().max().clamp_min(torch.finfo(self.gap.dtype).tiny))
 
 
 def _shapes(values: Any) -> str:

@@ -13,21 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from xaikit.core import Call, Explainer
+from xaikit.core import Call, Explainer, torch_private
 from xaikit.core.results import Result
 from xaikit.core.structure import Tensors
 
 KINDS: dict[str, tuple[type[nn.Module], ...]] = {
-    "convolution": (nn.modules.conv._ConvNd,),  # noqa: SLF001
+    "convolution": (torch_private.Convolution,),
     "linear": (nn.Linear, nn.Bilinear),
     "recurrent": (nn.RNNBase, nn.RNNCellBase),
     "attention": (nn.MultiheadAttention,),
     "embedding": (nn.Embedding, nn.EmbeddingBag),
-    "normalization": (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm),  # noqa: SLF001
+    "normalization": (torch_private.RunningNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm),
 }
 # Libraries write their own of these; the end of the class's name tells them.
 ENDINGS = {"conv1d": "linear", "attention": "attention", "norm": "normalization"}
-HARMLESS = (nn.Dropout, nn.modules.dropout._DropoutNd, nn.Identity, nn.Flatten)  # noqa: SLF001
+HARMLESS = (nn.Dropout, torch_private.Dropout, nn.Identity, nn.Flatten)
 ATTENTION_FUNCTION = "scaled_dot_product_attention"
 SILENT = frozenset({"__get__", "__set__", "__getitem__", "detach", "clone", "contiguous", "to", "type", "float"})
 
@@ -109,7 +109,7 @@ def profile_model(model: nn.Module, inputs: Any = None, **view: Any) -> ModelPro
         passes.append(_watched(call))
         return ()
 
-    _Watch(model=model, **view)._apply(method, inputs, None, create_graph=False, seed=0)
+    _Watch(model=model, **view).run_call(method, inputs, None, create_graph=False, seed=0)
     ran = passes[0]
     kinds = Counter(profile.kinds)
     kinds["attention"] = max(kinds["attention"], ran.functions.get(ATTENTION_FUNCTION, 0))
@@ -154,7 +154,7 @@ def one_pass(model: nn.Module, inputs: Any, **view: Any) -> tuple[Tensor, float]
         timed.append((output, time.perf_counter() - start))
         return ()
 
-    _Watch(model=model, **view)._apply(method, inputs, None, create_graph=False, seed=0)
+    _Watch(model=model, **view).run_call(method, inputs, None, create_graph=False, seed=0)
     return timed[0]
 
 

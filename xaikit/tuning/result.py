@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from torch import nn
 
+from xaikit import upward
 from xaikit.core import MITIGATORS, POSTPROCESSORS, Configured, Explainer
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.results import Interval, Result, Stopped
@@ -167,9 +168,7 @@ class TuneResult(Result, Generic[T]):
             A matplotlib figure.
         """
         # Upwards, as Attribution.plot: figures need matplotlib, which nobody pays for before drawing.
-        from importlib import import_module
-
-        return import_module("xaikit.report.tuning_figures").plot(self, kind)
+        return upward.load("tuning_figures").plot(self, kind)
 
     def to_pandas(self) -> Any:
         """The trials as a DataFrame, one column per setting.

@@ -18,8 +18,8 @@ from xaikit.transforms import Constant, Postprocessor
 from xaikit.tuning import tune
 from xaikit.tuning.space_selection import SpaceSelection, make_space, part_of_one, part_of_several
 
-INNER: Registry = Registry("inner", "xaikit.core")
-KINDS: Registry = Registry("kind", "xaikit.core")
+INNER: Registry = Registry("inner")
+KINDS: Registry = Registry("kind")
 
 
 @INNER.register("plain")
