@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from xaikit.core import layers as model_layers
 from xaikit.core import model_state, structure
 from xaikit.core import targets as target_rules
+from xaikit.core.arrays import to_tensor
 from xaikit.core.attribution import Attribution, Explained
 from xaikit.core.call import Call
 from xaikit.core.errors import (
@@ -106,7 +107,8 @@ class Explainer(ModelView, abc.ABC):
         """The attribution of each sample's score to its input features.
 
         Args:
-            inputs: a floating-point tensor (N, ...), or a tuple or dict of them. Integer tokens need `layer`.
+            inputs: a floating-point tensor (N, ...), or a tuple or dict of them. Integer tokens need `layer`. Numpy
+                arrays, nested lists, pandas objects and Hugging Face batches become tensors of the model's precision.
             targets: a class, one class per sample (N,), a function ``output -> (N,)``, or None for a single output.
             create_graph: keep the result differentiable with respect to parameters and inputs, exactly.
             seed: of the method's random numbers; a sample gets the same ones alone and inside a batch.
@@ -186,7 +188,7 @@ class Explainer(ModelView, abc.ABC):
         return Attribution(
             values=values,
             spec=self.describe(),
-            targets=None if targets is None or callable(targets) else torch.as_tensor(targets).tolist(),
+            targets=None if targets is None or callable(targets) else to_tensor(targets, "targets").tolist(),
             scores=explained.scores.detach(),
             gap=None if explained.gap is None else explained.gap.detach(),
             tokens=self._token_ids(values, inputs),
@@ -307,6 +309,8 @@ class Explainer(ModelView, abc.ABC):
             n_classes=self.n_classes,
             modules=(modules := model_state.modules_of(model)),
             on_output=on_output,
+            input_names=tuple(explained) if isinstance(explained, Mapping) else (),
+            extras=extras,
         )
 
         @contextlib.contextmanager

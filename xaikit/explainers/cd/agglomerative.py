@@ -10,12 +10,14 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from xaikit import upward
 from xaikit.core import Call, Float
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
 from xaikit.core.results import Result
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import decompose_call
 from xaikit.explainers.cd.explainer import ContextualDecomposition
+from xaikit.explainers.cd.padding import without_padding
 from xaikit.explainers.cd.splits import Split
 
 Group = frozenset[int]
@@ -67,10 +69,8 @@ class Hierarchy(Result):
         Raises:
             MissingDependencyError: where matplotlib is absent.
         """
-        from importlib import import_module
-
         try:
-            report = import_module("xaikit.report.hierarchies")
+            report = upward.load("hierarchies")
         except ImportError as err:
             raise MissingDependencyError(f"figures need matplotlib: pip install 'xaikit[report]' ({err})") from err
         return report.plot_hierarchy(self, inputs, **options)
@@ -130,7 +130,7 @@ class AgglomerativeDecomposition(ContextualDecomposition):
                 masks = torch.stack([torch.isin(ids, torch.tensor(sorted(group), device=ids.device)) for group in new])
                 found = decompose_call(
                     call,
-                    [Split.of_masks(masks.unsqueeze(1), call.inputs[0])],
+                    without_padding([Split.of_masks(masks.unsqueeze(1), call.inputs[0])], call),
                     self._context(),
                     max_rows=self.max_rows,
                     output=lambda part, output: part.score(output),

@@ -15,6 +15,7 @@ from xaikit.core.errors import InvalidInputError, UnsupportedOperationError
 from xaikit.core.registries import FEATURE_MASKS
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import Decomposition, decompose_call
+from xaikit.explainers.cd.padding import without_padding
 from xaikit.explainers.cd.ruleset import RULE_SETS, Context, OnMissing
 from xaikit.explainers.cd.splits import Split, common_count
 from xaikit.explainers.cd.unwrapping import unwrapped
@@ -97,6 +98,7 @@ class ContextualDecomposition(Explainer):
 
         def method(call: Call) -> tuple[Tensors, ...]:
             splits = _splits(named, call.inputs, masks, relevant)
+            splits = without_padding(splits, call)
             context = dataclasses.replace(self._context(), step_masks=_step_masks(step_masks, splits, call.n))
             found.append(decompose_call(call, splits, context, max_rows=self.max_rows))
             return ()
@@ -138,7 +140,11 @@ class ContextualDecomposition(Explainer):
             number = torch.arange(sum(counts), device=x.device).view(-1, *[1] * x.ndim) - sum(counts[:i])
             splits.append(Split.of_masks(group.unsqueeze(0) == number, x))
         decomposition = decompose_call(
-            call, splits, self._context(), max_rows=self.max_rows, output=lambda part, output: part.score(output)
+            call,
+            without_padding(splits, call),
+            self._context(),
+            max_rows=self.max_rows,
+            output=lambda part, output: part.score(output),
         )
         scores = decomposition.relevant.split(counts)
         values = tuple(_spread(s, group, x) for s, group, x in zip(scores, ids, call.inputs, strict=True))
