@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from xaikit.cli.samples import Samples
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from xaikit.cli.data import Samples
 
 REMEDY = "name them with --classes, one for each output of the model and in the order of the outputs"
 
@@ -75,8 +74,6 @@ def fit_labels(data: Any, model: nn.Module, head: str | int, *, needed: bool) ->
     Raises:
         InvalidInputError: for labels that cannot be the model's classes; the message names --classes.
     """
-    from xaikit.cli.data import Samples
-
     if not isinstance(data, Samples) or not len(data.labels):
         return data
     outputs = _n_outputs(data, model, head)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,62 +16,15 @@ from torch import Tensor
 from xaikit.cli.class_names import ClassNames, folder_labels
 from xaikit.cli.inputs import read_batch
 from xaikit.cli.models import imported
+from xaikit.cli.samples import PictureFiles, Samples
 from xaikit.core import Int
 from xaikit.core.errors import InvalidInputError, UnknownNameError
 from xaikit.files.arrays import read_npy, read_npz
-from xaikit.files.pictures import PICTURES, Preparation, picture_size
+from xaikit.files.pictures import PICTURES, Preparation
 from xaikit.files.tables import TextTable, read_table
 from xaikit.runs import UnreadableSampleError
 
 LABELS = "labels.csv"
-
-
-@dataclasses.dataclass(frozen=True)
-class PictureFiles:
-    """Where the pictures of a data set lie, and how they become the model's input."""
-
-    files: Sequence[Path]
-    preparation: Preparation
-
-    def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of a picture before it is prepared."""
-        return picture_size(self.files[index])
-
-
-@dataclasses.dataclass(frozen=True)
-class Samples:
-    """A data set by index: (x, label), or x where there are no labels.
-
-    Attributes:
-        names: of the samples, such as file names.
-        read: the input of a sample, without the batch axis.
-        labels: class of each sample; empty where there are none.
-        classes: names of the classes, where labels are words.
-        features: names of the columns of a table.
-        tokenizer: ``hf:FOLDER`` that reads the token ids of texts.
-        ids: token ids of some words, for texts.
-        labels_from: where the labels come from: a column, labels.csv, "folders" (their names); empty for none.
-        pictures: the files and their way to the model's input, for pictures.
-        fingerprint: of a sample's file or row, which stays the same however it is prepared.
-    """
-
-    names: Sequence[str]
-    read: Callable[[int], Any]
-    labels: Sequence[int] = ()
-    classes: Sequence[str] = ()
-    features: Sequence[str] = ()
-    tokenizer: str = ""
-    ids: Callable[[Sequence[str]], Sequence[int]] | None = None
-    labels_from: str = ""
-    pictures: PictureFiles | None = None
-    fingerprint: Callable[[int], str] | None = None
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Any:
-        x = self.read(index)
-        return (x, self.labels[index]) if self.labels else x
 
 
 def image_folder(

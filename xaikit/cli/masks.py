@@ -19,7 +19,7 @@ from xaikit.shortcuts import load_masks
 from xaikit.shortcuts.masks import mask_files
 
 if TYPE_CHECKING:
-    from xaikit.cli.data import PictureFiles
+    from xaikit.cli.samples import PictureFiles
     from xaikit.files.pictures import Preparation
 
 NEAREST, BOX = Image.Resampling.NEAREST, Image.Resampling.BOX

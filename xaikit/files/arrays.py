@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xaikit.core.errors import InvalidInputError
-
-DAMAGE = (ValueError, OSError, EOFError, KeyError, TypeError, SyntaxError, OverflowError, MemoryError, RuntimeError,
-          NotImplementedError, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 def read_npy(path: Path, option: str = "") -> NDArray[Any]:
@@ -30,7 +26,7 @@ def read_npy(path: Path, option: str = "") -> NDArray[Any]:
     _check_file(path)
     try:
         return _numbers(np.load(path, allow_pickle=False, mmap_mode="r"), path, option)
-    except DAMAGE as err:
+    except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
         raise _damaged(path, option, err) from None
 
 
@@ -46,13 +42,10 @@ def read_npz(path: Path, option: str = "") -> dict[str, NDArray[Any]]:
     """
     _check_file(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(item.file_size for item in archive.infolist())
-        if size > memory():
-            raise InvalidInputError(f"{path} unpacks to {size / 2**30:.0f} GiB, more than this machine's memory")
+        _check_size(path)
         with np.load(path, allow_pickle=False) as file:
             return {name: _numbers(file[name], path, option) for name in file.files}
-    except DAMAGE as err:
+    except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
         raise _damaged(path, option, err) from None
 
 
@@ -69,6 +62,13 @@ def _check_file(path: Path) -> None:
         raise InvalidInputError(f"no such file: {path}")
     if not path.is_file():
         raise InvalidInputError(f"{path} is not a file")
+
+
+def _check_size(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        size = sum(item.file_size for item in archive.infolist())
+    if size > memory():
+        raise InvalidInputError(f"{path} unpacks to {size / 2**30:.0f} GiB, more than this machine's memory")
 
 
 def _numbers(array: Any, path: Path, option: str) -> NDArray[Any]:
