@@ -81,8 +81,8 @@ def main():
     torch.set_num_threads(1)
     own, shared = Clock(), Clock()
     for owner, name in (
-        (live.Rules, "of_module"),
-        (live.Rules, "of_operation"),
+        (zennit_rules.Rules, "of_module"),
+        (zennit_rules.Rules, "of_operation"),
         *((kind, "_make_composite") for kind in KINDS),
     ):
         own.watch(owner, name)
