@@ -27,9 +27,9 @@ from xaikit.explainers.lrp import (
     LRPEpsilonGammaBox,
     LRPEpsilonPlus,
     LRPUniformEpsilon,
-    live,
+    engine,
     trace,
-    variants,
+    zennit_rules,
 )
 
 KINDS = (LRPUniformEpsilon, LRPEpsilonPlus, LRPEpsilonGammaBox, LRPEpsilonAlpha2Beta1, LRP, AttnLRP)
@@ -87,7 +87,7 @@ def main():
     ):
         own.watch(owner, name)
     own.watch_context(trace.Trace, "_modules")
-    own.watch_context(variants, "canonized")
+    own.watch_context(engine, "canonized")
     shared.watch(model_state, "modules_of")
     shared.watch_context(model_state, "isolated")
     shared.watch_context(model_state, "frozen")
