@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Float, Int
+from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Float, Int, torch_private
 from xaikit.core.structure import Tensors
 from xaikit.explainers.noise import NoiseStream
 
@@ -32,7 +32,7 @@ class SmoothGrad(Explainer):
     True
     """
 
-    SUPPORTED_MODULES = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)  # noqa: SLF001
+    SUPPORTED_MODULES = (nn.Linear, torch_private.Convolution, nn.RNNBase, nn.MultiheadAttention)
     PASSES = ("n_iter",)
 
     noise_level: Annotated[
@@ -49,7 +49,7 @@ class SmoothGrad(Explainer):
 
     def moments(self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0) -> Moments:
         """Mean (SmoothGrad) and variance (VarGrad) of the same copies, at the cost of one of them; see `attribute`."""
-        return Moments(*self._apply(self._moments, inputs, targets, create_graph=create_graph, seed=seed))
+        return Moments(*self.run_call(self._moments, inputs, targets, create_graph=create_graph, seed=seed))
 
     def _moments(self, call: Call, *, variance: bool = True) -> tuple[Tensors, Tensors]:
         stream = NoiseStream(self.noise, [x.shape[1:] for x in call.inputs], call.seed)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from xaikit.core import torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.lightning_private import lightning_inner
 from xaikit.core.model_state import isolated
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
@@ -29,7 +31,7 @@ def check_model(model: Any) -> None:
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"fit takes a torch.nn.Module first, got {type(model).__name__}")
-    if hasattr(model, "_forward_module") or isinstance(model, nn.parallel.DistributedDataParallel):
+    if lightning_inner(model) is not None or isinstance(model, nn.parallel.DistributedDataParallel):
         raise InvalidInputError(
             f"fit takes the bare model and wraps it with the loss; of this {type(model).__name__} pass .module"
         )
@@ -46,7 +48,7 @@ def check_data(mitigator: Mitigator, model: nn.Module, source: Source) -> None:
     device = next(model.parameters()).device
     if isinstance(source, Tensors):
         _check_first(mitigator, model, to_device(source.first(), device), source.labels)
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()) and (one := source.single):
+    if any(isinstance(m, torch_private.BatchNorm) for m in model.modules()) and (one := source.single):
         _check_single(model, to_device(one, device))
 
 

@@ -188,7 +188,7 @@ def _described(explainer: Explainer) -> dict[str, Any]:
     """The explainer's spec; a function in it, which no JSON holds, by its name."""
     settings = {
         k: f"{v.__module__}.{v.__qualname__}" if isfunction(v) else v
-        for k, v in explainer._serialised_settings().items()
+        for k, v in explainer.serialised_settings().items()
     }
     return {"name": explainer.NAME or type(explainer).__qualname__, "settings": to_json(settings, "explainer")}
 

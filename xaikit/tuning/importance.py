@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from xaikit.core import Categorical, Float, Int, Spec
 from xaikit.tuning.dimension import Dimension
 from xaikit.tuning.result import TuneResult
-from xaikit.tuning.rows import Row
+from xaikit.tuning.rows import TrialRow
 from xaikit.tuning.study import quiet
 
 if TYPE_CHECKING:
@@ -29,10 +29,12 @@ def importances(result: TuneResult[Any]) -> dict[str, float]:
         for row in result.trials:
             if row["state"] == "complete" and row["repeats"] is None:
                 study.add_trial(_trial(row, dims))
-        return dict(optuna.importance.get_param_importances(study))
+        # The default of Optuna 5; that of Optuna 4 draws at random, and differs from call to call.
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
-def _trial(row: Row, dims: dict[str, tuple[Dimension, dict[str, Any]]]) -> optuna.trial.FrozenTrial:
+def _trial(row: TrialRow, dims: dict[str, tuple[Dimension, dict[str, Any]]]) -> optuna.trial.FrozenTrial:
     import optuna
 
     settings = row["settings"]

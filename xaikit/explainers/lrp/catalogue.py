@@ -7,7 +7,7 @@ import inspect
 from typing import Annotated, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xaikit.core import EXPLAINERS, Call, Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
@@ -96,8 +96,7 @@ class LRPEpsilonGammaBox(ZennitLRP):
     gamma: Annotated[float, GAMMA, "weight of the contributions of the output's own sign"] = 0.25
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
 
-    def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
-        super().__init__(model, **settings)  # type: ignore[call-arg]
+    def _check_settings(self) -> None:
         low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
         try:
             torch.broadcast_shapes(low.shape, high.shape)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Annotated, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from xaikit.core import Attribution, Call, Explainer
+from xaikit.core import Call, Explainer
+from xaikit.core.attribution import Explained
 from xaikit.core.errors import InvalidTypeError, NonFiniteError
 from xaikit.core.model_state import modules_of
-from xaikit.core.structure import Tensors, flatten
+from xaikit.core.structure import Tensors
 from xaikit.core.targets import pick_head
 from xaikit.explainers.lrp.flow import Flow, relevance_of
 from xaikit.explainers.lrp.ledger import Ledger
@@ -41,7 +42,6 @@ class ZennitLRP(Explainer):
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
     PASSES: ClassVar[tuple[str | int, ...]] = (2,)
 
-    _ledger = None  # the books, set on the copy of this object that `explain` runs
     zennit_canonizers: Annotated[Any, _canonizers, "zennit canonizers; BatchNorm and residual adds need none"] = None
 
     def _make_composite(self) -> Any:
@@ -49,7 +49,10 @@ class ZennitLRP(Explainer):
         raise NotImplementedError
 
     def _attribute(self, call: Call) -> Tensors:
-        relevance = self._relevance(call, self._ledger)
+        return self._finite_relevance(call, None)
+
+    def _finite_relevance(self, call: Call, ledger: Ledger | None) -> Tensors:
+        relevance = self._relevance(call, ledger)
         if not all(bool(r.detach().sum().isfinite()) for r in relevance):
             self._raise_nonfinite(call)
         return relevance
@@ -93,7 +96,7 @@ class ZennitLRP(Explainer):
                 unknown.update(self._traced(summed, None)[1].unknown)
             return ()
 
-        self._apply(method, inputs, None, create_graph=False, seed=0)
+        self.run_call(method, inputs, None, create_graph=False, seed=0)
         return tuple(f"{op} in {where}" if where else op for op, where in unknown.items())
 
     def _raise_nonfinite(self, call: Call) -> None:
@@ -112,8 +115,8 @@ class ZennitLRP(Explainer):
             "a larger epsilon or stabilizer, or the model in a higher precision, may help"
         )
 
-    def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
-        """The relevance with its provenance, and what became of the part that did not reach the input.
+    def _explained(self, call: Call) -> Explained:
+        """The relevance, and what became of the part of the score that did not reach the input.
 
         Of several layers of which one feeds another each has the whole relevance: `gap` is then the largest of theirs,
         and `absorbed` is what did not reach the earliest of them.
@@ -121,31 +124,21 @@ class ZennitLRP(Explainer):
         Warns:
             UserWarning: when operations lose more than 1 % of the relevance, naming them.
         """
-        ledger, recording = Ledger(), copy.copy(self)
-        object.__setattr__(recording, "_ledger", ledger)
-        plain = super(ZennitLRP, recording).explain(inputs, targets, seed=seed)
-        if plain.gap is None or plain.scores is None:
-            return plain
-        values, scores = flatten(plain.values)[0], plain.scores.double()
-        total, size = float(scores.sum()), float(scores.abs().sum())
-        reached = sum(float(v.double().sum()) for v in values) if ledger.reached is None else ledger.reached
+        ledger = Ledger()
+        values = self._finite_relevance(call, ledger)
+        scores = ledger.scores  # of the logits, where the model ends in a softmax
+        sums = torch.stack([v.flatten(1).double().sum(1) for v in values])
+        gap = (sums - scores).abs().amax(0) if ledger.nested else (sums.sum(0) - scores).abs()
+        total, size = float(scores.double().sum()), float(scores.double().abs().sum())
+        reached = float(sums.sum()) if ledger.reached is None else ledger.reached
         lost = ledger.lost(size, attn=self.ATTENTION) if size else {}
         if abs(sum(lost.values())) > 0.01 * size:
-            named = ", ".join(f"{op} ({value:.2g} of {size:.2g})" for op, value in lost.items())
-            warnings.warn(f"{self!r}: relevance is lost in {named}", stacklevel=2)
-        return dataclasses.replace(plain, absorbed=total - reached - sum(lost.values()), lost=lost)
+            operations = ", ".join(f"{op} ({value:.2g} of {size:.2g})" for op, value in lost.items())
+            warnings.warn(f"{self!r}: relevance is lost in {operations}", stacklevel=2)
+        absorbed = total - reached - sum(lost.values())
+        return Explained(values, scores, gap.to(scores.dtype), scores, absorbed, lost)
 
-    def _explained_scores(self, call: Call) -> Tensor:
-        """Of the logits, where the model ends in a softmax."""
-        ledger = self._ledger
-        return super()._explained_scores(call) if ledger is None or ledger.scores is None else ledger.scores
-
-    def _promised_total(self, call: Call) -> Tensor | None:  # noqa: ARG002
+    @classmethod
+    def promises_total(cls) -> bool:
         """The explained score, of which biases and stabilizers absorb a part."""
-        return None if self._ledger is None else self._ledger.scores
-
-    def _gap(self, sums: Tensor, promised: Tensor) -> Tensor:
-        """Of layers of which one feeds another each has the whole relevance: the largest gap of one of them."""
-        if self._ledger is None or not self._ledger.nested:
-            return super()._gap(sums, promised)
-        return (sums - promised).abs().amax(0)
+        return True

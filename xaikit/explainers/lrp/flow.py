@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xaikit.core import torch_private
 from xaikit.explainers.lrp.batched import Step
 
 # What an activation of exactly 0 counts as: a rule may still give it relevance (ZBox on a black pixel). Added to any
@@ -172,7 +173,7 @@ class Pass(Step):
         if not ctx.flow.active:
             return None, g, None
         x, y = ctx.x.tensor, ctx.y
-        with torch._C.DisableTorchFunction():
+        with torch_private.DisableTorchFunction():
             if x.is_complex() or y.is_complex():
                 return per_unit(relevance_of(g, y), x), None, None
             return g * nonzero(y) / nonzero(x), None, None
@@ -197,7 +198,7 @@ class Output(Step):
         (g,) = grads
         if not ctx.flow.active:
             return g, None, None
-        with torch._C.DisableTorchFunction():
+        with torch_private.DisableTorchFunction():
             return ctx.damp(g, ctx.y), None, None
 
 
@@ -228,7 +229,7 @@ class Ruled(Step):
         no_gradients = (None,) * (len(ctx.needs_input_grad) - 2)
         if not ctx.flow.active:
             return None, g, *no_gradients
-        with torch._C.DisableTorchFunction():
+        with torch_private.DisableTorchFunction():
             relevance = relevance_of(g, ctx.y)
             return ctx.rule(ctx.x.tensor, ctx.y, relevance, *ctx.saved_tensors), None, *no_gradients
 
@@ -253,7 +254,7 @@ class UserRuled(Step):
         if not ctx.flow.active:
             return g, None, None, *(None for _ in ctx.operands)
         operands = [saved.tensor for saved in ctx.operands]
-        with torch._C.DisableTorchFunction():
+        with torch_private.DisableTorchFunction():
             shares = ctx.rule(relevance_of(g, ctx.y), ctx.y, *operands)
             units = (None if r is None else per_unit(r, x) for r, x in zip(shares, operands, strict=True))
         return None, None, None, *units

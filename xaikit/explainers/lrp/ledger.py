@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from xaikit.core import torch_private
 from xaikit.explainers.lrp.flow import Flow, relevance_of
 from xaikit.explainers.lrp.operations import apply_rule
 from xaikit.explainers.lrp.registry import HANDLERS, USER_RULES
@@ -35,7 +36,7 @@ class Ledger:
         self.largest = 0.0
         self.first_bad: str | None = None  # where relevance stops being a number
         self.first_nan: str | None = None  # where the model's own values do
-        self.scores: Tensor | None = None
+        self.scores: Tensor = torch.zeros(0)  # the explained scores
         self.reached: float | None = None  # relevance at the explained layers that no other explained layer feeds
         self.nested = False  # whether one explained layer feeds another
 
@@ -59,7 +60,7 @@ class Ledger:
 
     def target(self, output: Tensor, flow: Flow) -> Tensor:
         """The model's output, with a record of the relevance with which a target function lets the output start."""
-        self.record(TARGET, float(self.scores.sum()) if self.scores is not None else 0.0, 1)
+        self.record(TARGET, float(self.scores.sum()), 1)
         traced: Tensor = Probe.apply(output, TARGET, -1, self, flow)
         return traced
 
@@ -85,7 +86,7 @@ class Probe(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         x, entry, sign, ledger, flow = ctx.entry
         if flow.active:
-            with torch._C.DisableTorchFunction():
+            with torch_private.DisableTorchFunction():
                 ledger.record(entry, float(relevance_of(grads[0], x).sum()), sign)
         return grads[0], None, None, None, None
 
@@ -109,7 +110,7 @@ def audited(trace: Trace, ledger: Ledger, function: Any, args: tuple[Any, ...], 
         return value
 
     inside = tuple(probe(a, -1) for a in args)
-    before = inside[0]._version if inside and isinstance(inside[0], Tensor) else None
+    before = torch_private.version_of(inside[0]) if inside and isinstance(inside[0], Tensor) else None
     output = apply_rule(trace, function, inside, {k: probe(v, -1) for k, v in kwargs.items()})
     if not isinstance(output, Tensor):
         return probe(output, 1)
@@ -120,7 +121,7 @@ def audited(trace: Trace, ledger: Ledger, function: Any, args: tuple[Any, ...], 
     if trace.marks[output].logits is inside[0]:
         trace.mark(output, dataclasses.replace(trace.marks[output], logits=args[0]))  # not the probe's copy of them
     result = probe(output, 1)
-    if output is not inside[0] or output._version == before:
+    if output is not inside[0] or torch_private.version_of(output) == before:
         return result
     trace.flow.before_write(args[0])  # in place: the original takes the result
     args[0].copy_(result)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from xaikit.core.torch_private import version_of, view_base
 from xaikit.torch_ops import base_of
 
 
@@ -57,25 +58,26 @@ class Marks:
         if x in self._marks:
             return True
         # A view that was taken before something was written into its base, or into another view of that.
-        return x._base is not None and x.requires_grad and x._base in self._marks
+        base = view_base(x)
+        return base is not None and x.requires_grad and base in self._marks
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self._marks)
 
     def is_current(self, x: Tensor) -> bool:
         """Whether the values of x are those for which it was marked."""
-        return x in self._marks and self._marks[x][1] == x._version
+        return x in self._marks and self._marks[x][1] == version_of(x)
 
     def __getitem__(self, x: Tensor) -> Mark:
         """What is known about x; `PLAIN` where nothing is."""
         mark, version = self._marks.get(x, (PLAIN, -1))
-        return mark if version == x._version else PLAIN
+        return mark if version == version_of(x) else PLAIN
 
     def set(self, output: Any, mark: Mark = PLAIN) -> Any:
         """Note that a result, or each tensor of it, depends on the explained input; what has no gradient does not."""
         if isinstance(output, Tensor):
             if output.requires_grad:
-                self._marks[output] = (mark, output._version)
+                self._marks[output] = (mark, version_of(output))
         elif isinstance(output, (tuple, list)):
             for item in output:
                 self.set(item, mark)

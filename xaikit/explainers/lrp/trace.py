@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.taps import Tap
 from xaikit.explainers.lrp import rules as _rules  # noqa: F401  (fills the table of rules)
@@ -31,7 +32,7 @@ from xaikit.explainers.lrp.zennit_rules import AFFINE_MODULES, Rule, Rules, refu
 from xaikit.torch_ops import described, kind_of, plain_name, writes
 from xaikit.torch_ops.kinds import Kind
 
-NORM_MODULES = (nn.modules.batchnorm._NormBase,)  # with running statistics affine, too
+NORM_MODULES = (torch_private.RunningNorm,)  # with running statistics affine, too
 SCRIPTED = torch.jit.ScriptModule
 
 
@@ -139,7 +140,7 @@ class Trace(TorchFunctionMode):
             for module, name in names.items():
                 if isinstance(module, SCRIPTED):
                     continue  # TorchScript takes no hooks
-                before, after = module._forward_pre_hooks, module._forward_hooks
+                before, after = torch_private.forward_pre_hooks_of(module), torch_private.forward_hooks_of(module)
                 if before:
                     refuse_registered(name, module)
                 hooked.append((before, after))
