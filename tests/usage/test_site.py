@@ -19,7 +19,7 @@ from xaikit import EXPLAINERS, MODALITIES, Explainer, recommend
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
-GENERATED = ("explainers/", "api/", "benchmarks.md", "papers.md", "changelog.md", "report-example.html")
+GENERATED = ("explainers/", "api/", "benchmarks.md", "papers.md", "changelog.md", "contributing.md", "report-example.html")
 
 
 @pytest.mark.nightly
