@@ -46,7 +46,7 @@ def _report(folder: Path) -> Report:
     goals = ["abpc", "sparseness"]
     found = xaikit.tune(SmoothGrad(plain), goals, held_out, n_trials=12, seed=0, progress=False)
     rows = {
-        name: [assess(m, (x[1000:], y[1000:]), masks=corner, explainers="gradient", progress=False).row()]
+        name: [assess(m, (x[1000:], y[1000:]), shortcut_masks=corner, explainers="gradient", progress=False).row()]
         for name, m in (("before", plain), ("after RRR", mended))
     }
     eights = x[y == PATCHED]

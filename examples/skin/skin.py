@@ -205,7 +205,7 @@ class Story:
             model,
             (self.test.x, self.test.y),
             groups=lambda _, y: [CLASSES[k] for k in y.tolist()],
-            masks=patches.region,
+            shortcut_masks=patches.region,
             decoy=patches.decoys(),
             explainers=TRANSFER,
             progress=False,

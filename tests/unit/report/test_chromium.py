@@ -79,7 +79,7 @@ def sections():
     heat = GradientXInput(model).explain(x, y)
     mask = torch.zeros(8, 8)
     mask[:2] = 1
-    rows = [assess(m, (x, y), masks=mask, progress=False).row() for m in (model, small())]
+    rows = [assess(m, (x, y), shortcut_masks=mask, progress=False).row() for m in (model, small())]
     clusters = clusters_figure(SpRAy(n_clusters=2, n_neighbors=4)(heat), x, attributions=heat.values)
     patches = AgglomerativeDecomposition(model, feature_mask="grid:n_patches=2")
     table = evaluate(

@@ -57,7 +57,7 @@ def tuned(model, data):
 @pytest.fixture(scope="module")
 def comparison(model, data):
     mask = torch.tensor([1.0, 0, 0, 0])
-    rows = [assess(m, data, masks=mask, progress=False).row() for m in (model, nn.Linear(4, 2))]
+    rows = [assess(m, data, shortcut_masks=mask, progress=False).row() for m in (model, nn.Linear(4, 2))]
     return Comparison({"before": rows[:1], "after": rows[1:]})
 
 
