@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from xaikit.upward import MODULES as _MODULES
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -50,6 +52,17 @@ _HOMES = {
     "xaikit.shortcuts": ("Clusters", "Overlap", "SpRAy", "load_masks", "make_masks", "mask_overlap"),
     "xaikit.tuning": ("Goal", "TuneResult", "tune", "tune_mitigator"),
 }  # fmt: skip
+_MODULES |= {
+    "explainers": "xaikit.explainers",
+    "metrics": "xaikit.metrics",
+    "mitigation": "xaikit.mitigation",
+    "modality": "xaikit.modality",
+    "transforms": "xaikit.transforms",
+    "figures": "xaikit.report.figures",
+    "hierarchies": "xaikit.report.hierarchies",
+    "pictures": "xaikit.report.pictures",
+    "tuning_figures": "xaikit.report.tuning_figures",
+}
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604

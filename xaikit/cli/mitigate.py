@@ -28,7 +28,8 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
     --mask says where the shortcut is: one map for all samples, one for each sample of --data, or
     (rrr:mask_scope=class) one for each class; of a table or of texts, --mask-names names columns or tokens. Before and
     after are measured on --test, else on a fifth of --data that training never sees. Training goes on from its
-    checkpoint when the same command is given again after an interruption. xaikit list mitigators tells the mitigators' settings.
+    checkpoint when the same command is given again after an interruption. xaikit list mitigators tells the
+    mitigators' settings.
 
     \b
     Examples:

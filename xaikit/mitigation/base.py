@@ -153,7 +153,7 @@ class Mitigator(Configured, abc.ABC):
             scale = gradient_ratio(task, penalty, model.parameters()) if self.balance else 1.0
             return Loss(task, penalty, task + weight * scale * penalty, logits.detach())
 
-    @renamed_arguments(masks="shortcut_masks (of HINT and AttributionPrior relevant_region)")
+    @renamed_arguments(masks="shortcut_masks")
     def fit(  # noqa: PLR0913
         self,
         model: nn.Module,

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaikit.core import MITIGATORS, Call, Categorical, Explainer, Float
+from xaikit.core import MITIGATORS, Call, Categorical, Explainer, Float, torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.lightning_private import lightning_inner
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.masks import is_several, leaves_of, read_masks
 from xaikit.core.model_state import isolated
@@ -219,7 +220,7 @@ def stacked_masks(mask: Any, explained: Tensor, x: Tensor) -> Tensor:
 def _wrapped(model: nn.Module) -> bool:
     """Whether the forward is more than that of the model inside it: it may prepare an exchange of gradients."""
     distributed = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
-    return distributed or any(hasattr(model, name) for name in ("_orig_mod", "_forward_module"))
+    return distributed or torch_private.compiled_inner(model) is not None or lightning_inner(model) is not None
 
 
 def _tensor(x: Any) -> Tensor:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from xaikit.core import torch_private
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.lightning_private import lightning_inner
 from xaikit.core.masks import leaves_of, marked
 from xaikit.core.model_state import isolated
 from xaikit.core.structure import flatten
@@ -33,7 +35,7 @@ def check_model(model: Any) -> None:
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"fit takes a torch.nn.Module first, got {type(model).__name__}")
-    if hasattr(model, "_forward_module") or isinstance(model, nn.parallel.DistributedDataParallel):
+    if lightning_inner(model) is not None or isinstance(model, nn.parallel.DistributedDataParallel):
         raise InvalidInputError(
             f"fit takes the bare model and wraps it with the loss; of this {type(model).__name__} pass .module"
         )
@@ -50,7 +52,7 @@ def check_data(mitigator: Mitigator, model: nn.Module, source: Source) -> None:
     device = next(model.parameters()).device
     if isinstance(source, InMemorySource):
         _check_first(mitigator, model, source.first().to(device), source.samples.labels)
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()) and (one := source.single):
+    if any(isinstance(m, torch_private.BatchNorm) for m in model.modules()) and (one := source.single):
         _check_single(model, one.to(device))
 
 

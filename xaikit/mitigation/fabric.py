@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from xaikit.core import torch_private
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
 from xaikit.core.masks import is_several, leaves_of
@@ -116,7 +117,7 @@ class OneProcess:
         if norm is not None:
             return bool(torch.isfinite(nn.utils.clip_grad_norm_(self._parameters, norm)))
         grads = [p.grad for p in self._parameters if p.grad is not None]
-        return bool(torch.isfinite(torch.stack(torch._foreach_norm(grads)).norm())) if grads else True
+        return bool(torch.isfinite(torch.stack(torch_private.foreach_norm(grads)).norm())) if grads else True
 
     def step(self) -> None:
         """The optimizer's step."""

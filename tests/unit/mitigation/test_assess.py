@@ -202,7 +202,11 @@ def test_what_it_looks_like():
             r"masks must have shape \(3, 3\) for all samples, \(40, 3, 3\) .*; got \(39, 3, 3\)",
         ),
         ({"shortcut_masks": torch.ones(41, 3, 3)}, InvalidInputError, r"masks must have shape .* got \(41, 3, 3\)"),
-        ({"masks": torch.ones(3, 3)}, InvalidTypeError, "assess takes no masks= any more; pass shortcut_masks="),
+        (
+            {"masks": torch.ones(3, 3)},
+            InvalidTypeError,
+            "assess.. has no argument 'masks' any more; it is called 'shortcut_masks' now",
+        ),
         ({"shortcut_masks": torch.ones(2, 2, 2, 2, 2)}, InvalidInputError, "masks must have shape"),
         ({"groups": [0] * 39}, InvalidInputError, "groups must name one for each of the 40 samples"),
         ({"groups": [0] * 41}, InvalidInputError, "groups must name one for each of the 40 samples, got 41"),
