@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from xaikit import Evaluation, Explainer, Postprocessor, evaluate
+from xaikit import Explainer, evaluate
 from xaikit.core import METRICS
 from xaikit.core.errors import (
     InvalidInputError,
@@ -23,8 +23,9 @@ from xaikit.core.errors import (
     UnknownNameError,
 )
 from xaikit.explainers import Gradient, GradientXInput
-from xaikit.metrics import AbPC, Entropy, MaxSensitivity, Metric, RelevanceMass
+from xaikit.metrics import AbPC, Entropy, Evaluation, MaxSensitivity, Metric, RelevanceMass
 from xaikit.metrics.table import interval
+from xaikit.transforms import Postprocessor
 
 
 @pytest.fixture
