@@ -51,8 +51,9 @@ class Attribution(Result):
 
     @classmethod
     def _decode(cls, state: Mapping[str, Any]) -> Self:
-        values = state.get("values")
-        return super()._decode({**state, "values": tuple(values) if isinstance(values, list) else values})
+        values = tuple(state["values"]) if isinstance(state["values"], list) else state["values"]
+        flatten(values, "values")
+        return super()._decode({**state, "values": values})
 
     @classmethod
     def _upgrade(cls, state: Any, arrays: Mapping[str, Tensor]) -> Any:

@@ -252,7 +252,7 @@ def test_a_choice_of_baselines_with_the_users_own_tensor():
         sampler="grid",
         progress=False,
     )
-    assert found.stopped == "space"
+    assert found.stopped == "exhausted"
     labels = {row["settings"]["baseline"] for row in found.trials}
     assert {"zeros", "constant:value=0.5"} < labels
     assert len(labels) == 4
