@@ -13,26 +13,18 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import Dataset
 
-from xaikit import (
-    AgglomerativeDecomposition,
-    GradientXInput,
+from xaikit import GradientXInput, Report, SmoothGrad, SpRAy, VarGrad, evaluate, explain_dataset, recommend, tune
+from xaikit.explainers import AgglomerativeDecomposition
+from xaikit.mitigation import Comparison, assess
+from xaikit.report import (
     Names,
     Picture,
-    Report,
-    SmoothGrad,
-    SpRAy,
     Table,
-    VarGrad,
-    evaluate,
     evaluation_sections,
-    explain_dataset,
     mitigation_sections,
     profile_sections,
-    recommend,
-    tune,
     tuning_sections,
 )
-from xaikit.mitigation import Comparison, assess
 from xaikit.report.clusters import clusters_figure
 
 pytestmark = pytest.mark.slow

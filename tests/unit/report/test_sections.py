@@ -10,23 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit import (
-    Gradient,
-    Picture,
-    Report,
-    SmoothGrad,
-    Table,
-    VarGrad,
-    evaluate,
-    evaluation_sections,
-    mitigation_sections,
-    profile_sections,
-    recommend,
-    tune,
-    tuning_sections,
-)
+from xaikit import Gradient, Report, SmoothGrad, VarGrad, evaluate, recommend, tune
 from xaikit.cli import main
 from xaikit.mitigation import Comparison, assess
+from xaikit.report import Picture, Table, evaluation_sections, mitigation_sections, profile_sections, tuning_sections
 from xaikit.tuning import TuneResult
 
 EVIL = "<script>alert(1)</script>"
