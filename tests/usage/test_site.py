@@ -14,7 +14,8 @@ import pytest
 from torch import nn
 
 import xaikit
-from xaikit import EXPLAINERS, MODALITIES, Explainer, recommend
+from xaikit import EXPLAINERS, Explainer, recommend
+from xaikit.core import MODALITIES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

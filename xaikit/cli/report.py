@@ -124,6 +124,8 @@ def _read(path: Path, make: Callable[[Any], list[Any]], verb: str) -> list[Any]:
     content = _json(path)
     try:
         return make(content)
+    except InvalidInputError as err:
+        raise InvalidInputError(f"{path} is not what xaikit {verb} wrote ({err})") from None
     except (KeyError, TypeError, AttributeError, IndexError) as err:
         reason = f"{type(err).__name__} {err}"
         raise InvalidInputError(f"{path} is not what xaikit {verb} wrote ({reason})") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -10,12 +10,14 @@ from torch import nn
 from xaikit.cli.inputs import read_batch
 from xaikit.cli.options import check_masked, device_of, numbers, targets_of
 from xaikit.cli.stream import Batch, Stream, targets_for
-from xaikit.cli.tune import Tune
 from xaikit.core import EXPLAINERS, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.tuning.search import Search
 from xaikit.tuning.space_selection import ALL
 from xaikit.tuning.tune import explanation_search
+
+if TYPE_CHECKING:
+    from xaikit.cli.tune import Tune
 
 
 def search_of(job: Tune) -> tuple[Search, Stream]:

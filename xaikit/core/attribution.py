@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from xaikit import upward
 from xaikit.core.errors import XaikitError
 from xaikit.core.result_files import ARRAY
 from xaikit.core.results import Result
@@ -50,8 +51,9 @@ class Attribution(Result):
 
     @classmethod
     def _decode(cls, state: Mapping[str, Any]) -> Self:
-        values = state.get("values")
-        return super()._decode({**state, "values": tuple(values) if isinstance(values, list) else values})
+        values = tuple(state["values"]) if isinstance(state["values"], list) else state["values"]
+        flatten(values, "values")
+        return super()._decode({**state, "values": values})
 
     @classmethod
     def _upgrade(cls, state: Any, arrays: Mapping[str, Tensor]) -> Any:
@@ -78,20 +80,15 @@ class Attribution(Result):
 
     def plot(self, inputs: Any = None, **options: Any) -> Any:
         """A figure of the attribution beside (or over) the inputs; see `xaikit.report.figures.plot`."""
-        # The one call upwards: figures need matplotlib, which nobody pays for before drawing.
-        from importlib import import_module
-
-        return import_module("xaikit.report.figures").plot(self, inputs, **options)
+        return upward.load("figures").plot(self, inputs, **options)
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows by itself: the picture, where there is a way to draw such a shape."""
-        from importlib import import_module
-
         try:
             figure = self.plot()
         except XaikitError:
             return None
-        picture = import_module("xaikit.report.pictures").drawing(figure)
+        picture = upward.load("pictures").drawing(figure)
         size = f'width="{round(96 * figure.get_figwidth())}" style="max-width: 100%"'
         return f'<img src="{picture}" {size} alt="attribution by {html.escape(str(self.spec.get("name")))}">'
 

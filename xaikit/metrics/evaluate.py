@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 from tqdm import tqdm
 
 from xaikit.core import EXPLAINERS, METRICS, Explainer, Float, Int, Registry
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
+from xaikit.core.results import Stopped
 from xaikit.metrics.base import Metric, Postprocess
 from xaikit.metrics.data import Batch, number_of_batches, read, stream
 from xaikit.metrics.table import Evaluation, make_row
@@ -68,7 +69,7 @@ def evaluate(  # noqa: PLR0913
     cells = {(e, m): Cell() for e in named_explainers for m in named_metrics}
     count = number_of_batches(data)
     total = None if count is None else count * len(named_explainers) * (len(named_metrics) + 1)
-    stopped: Literal["done", "interrupted"] = "done"
+    stopped = Stopped.DONE
     with tqdm(total=total, desc="evaluate", unit="step", disable=not progress) as bar:
         try:
             for batch in batches:
@@ -80,10 +81,10 @@ def evaluate(  # noqa: PLR0913
         except KeyboardInterrupt:
             if not any(cell.values for cell in cells.values()):
                 raise
-            stopped = "interrupted"
+            stopped = Stopped.INTERRUPTED
     rows = []
     for (e, m), cell in cells.items():
-        error = cell.error or (NOT_REACHED if not cell.values and stopped == "interrupted" else None)
+        error = cell.error or (NOT_REACHED if not cell.values and stopped == Stopped.INTERRUPTED else None)
         direction = named_metrics[m].DIRECTION
         rows.append(make_row(e, m, direction, cell.values, confidence=confidence, seed=seed, error=error))
     return Evaluation(
@@ -134,7 +135,7 @@ def _measure(  # noqa: PLR0913
             cells[name].error = _reason(err)
         return
     done()
-    options = {"masks": batch.masks, "postprocess": postprocess, "seed": seed}
+    options = {"relevant_region": batch.masks, "postprocess": postprocess, "seed": seed}
     for name in live:
         try:
             values = metrics[name].evaluate(explainer, batch.inputs, batch.targets, attributions, **options)

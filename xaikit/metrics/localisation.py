@@ -11,9 +11,8 @@ from torch import Tensor
 from xaikit.core import METRICS, Int, structure
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.metrics.base import EvaluationContext
-from xaikit.metrics.faithfulness import ranks
 from xaikit.metrics.pooled_features import PooledFeatureMetric
-from xaikit.metrics.similarity import mean_ranks
+from xaikit.metrics.similarity import mean_ranks, tie_bounds
 
 
 class Localisation(PooledFeatureMetric, abc.ABC):
@@ -25,9 +24,9 @@ class Localisation(PooledFeatureMetric, abc.ABC):
 
     NEEDS_MASK: ClassVar[bool] = True
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        places = self._places(case)
-        inside = torch.cat([m.flatten(1) for m in self._masks(case, places.shapes)], 1)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        places = self._places(context)
+        inside = torch.cat([m.flatten(1) for m in self._masks(context, places.shapes)], 1)
         values = self._compare(places.values, inside)
         return values.masked_fill(~inside.any(1), torch.nan)
 
@@ -35,14 +34,14 @@ class Localisation(PooledFeatureMetric, abc.ABC):
     def _compare(self, values: Tensor, inside: Tensor) -> Tensor:
         """The metric of attributions and flags (N, P), shape (N,)."""
 
-    def _masks(self, case: EvaluationContext, shapes: tuple[torch.Size, ...]) -> list[Tensor]:
+    def _masks(self, context: EvaluationContext, shapes: tuple[torch.Size, ...]) -> list[Tensor]:
         try:
-            masks = structure.flatten(case.masks, "masks")[0]
+            masks = structure.flatten(context.relevant_region, "masks")[0]
         except InvalidTypeError:
-            masks = (torch.as_tensor(case.masks),)
+            masks = (torch.as_tensor(context.relevant_region),)
         if len(masks) != len(shapes):
             raise InvalidInputError(f"masks must be one tensor per explained input, {len(shapes)}, got {len(masks)}")
-        inputs = case.call.inputs
+        inputs = context.call.inputs
         return [self._fit(m.to(x.device), x, s) for m, x, s in zip(masks, inputs, shapes, strict=True)]
 
     def _fit(self, mask: Tensor, x: Tensor, places: torch.Size) -> Tensor:
@@ -85,16 +84,19 @@ class Localisation(PooledFeatureMetric, abc.ABC):
 class PointingGame(Localisation):
     """1 where the place of the highest attribution lies inside the mask, else 0 (Zhang et al. 2018, arXiv:1608.00507).
 
+    Several places may share the highest attribution, such as those of one superpixel: then the share of them inside.
+
     >>> from xaikit.explainers import Gradient
     >>> a, mask = torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([[0, 1, 0]])
-    >>> PointingGame().evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3), None, a, masks=mask).tolist()
+    >>> explainer, x = Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3)
+    >>> PointingGame().evaluate(explainer, x, None, a, relevant_region=mask).tolist()
     [1.0]
     """
 
     DIRECTION = "maximize"
 
     def _compare(self, values: Tensor, inside: Tensor) -> Tensor:
-        return inside.gather(1, values.argmax(1, keepdim=True))[:, 0].to(values)
+        return share_of_top(values, inside, torch.ones_like(inside[:, 0], dtype=torch.long))
 
 
 @METRICS.register("relevance_mass")
@@ -105,7 +107,8 @@ class RelevanceMass(Localisation):
 
     >>> from xaikit.explainers import Gradient
     >>> a, mask = torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([[0, 1, 0]])
-    >>> RelevanceMass().evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3), None, a, masks=mask).tolist()
+    >>> explainer, x = Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3)
+    >>> RelevanceMass().evaluate(explainer, x, None, a, relevant_region=mask).tolist()
     [0.75]
     """
 
@@ -121,17 +124,19 @@ class RelevanceMass(Localisation):
 class RelevanceRank(Localisation):
     """Share of the |M| places of the highest attributions that lie inside the mask M (Arras et al. 2022).
 
+    Of equal attributions at the border of the |M| highest, each counts in part.
+
     >>> from xaikit.explainers import Gradient
     >>> a, mask = torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([[1, 1, 0]])
-    >>> RelevanceRank().evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3), None, a, masks=mask).tolist()
+    >>> explainer, x = Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3)
+    >>> RelevanceRank().evaluate(explainer, x, None, a, relevant_region=mask).tolist()
     [0.5]
     """
 
     DIRECTION = "maximize"
 
     def _compare(self, values: Tensor, inside: Tensor) -> Tensor:
-        size = inside.sum(1)
-        return ((ranks(values) < size[:, None]) & inside).sum(1).to(values) / size
+        return share_of_top(values, inside, inside.sum(1))
 
 
 @METRICS.register("auc")
@@ -143,7 +148,8 @@ class AUC(Localisation):
 
     >>> from xaikit.explainers import Gradient
     >>> a, mask = torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([[0, 1, 0]])
-    >>> AUC().evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3), None, a, masks=mask).tolist()
+    >>> explainer, x = Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3)
+    >>> AUC().evaluate(explainer, x, None, a, relevant_region=mask).tolist()
     [1.0]
     """
 
@@ -160,10 +166,12 @@ class AUC(Localisation):
 class TopKIntersection(Localisation):
     """Share of the k highest attributions that lie inside the mask (Theiner et al. 2021, arXiv:2104.14995).
 
+    Of equal attributions at the border of the k highest, each counts in part.
+
     >>> from xaikit.explainers import Gradient
     >>> a, mask = torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([[0, 1, 0]])
     >>> metric = TopKIntersection(k=2)
-    >>> metric.evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3), None, a, masks=mask).tolist()
+    >>> metric.evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3), None, a, relevant_region=mask).tolist()
     [0.5]
     """
 
@@ -173,4 +181,20 @@ class TopKIntersection(Localisation):
 
     def _compare(self, values: Tensor, inside: Tensor) -> Tensor:
         k = min(self.k, values.shape[1])
-        return ((ranks(values) < k) & inside).sum(1).to(values) / k
+        return share_of_top(values, inside, torch.full_like(inside[:, 0], k, dtype=torch.long))
+
+
+def share_of_top(values: Tensor, inside: Tensor, k: Tensor) -> Tensor:
+    """Share of the k highest values that lie inside, (N,); equal values at the border count alike, each in part.
+
+    This is the expected share when the order of equal values is random, so it does not hang on their place in memory.
+
+    Args:
+        values: (N, P).
+        inside: flags (N, P).
+        k: how many values count in each row, (N,).
+    """
+    below, upto = tie_bounds(values)
+    above, tied = values.shape[1] - upto, upto - below
+    weight = ((k[:, None] - above) / tied).clamp(0, 1)
+    return ((weight * inside).sum(1) / k).to(values)

@@ -45,7 +45,7 @@ class Goal:
         In a sum a metric that is better when lower counts negatively, so that a higher sum is better.
         """
         inputs, targets, masks = batch
-        options = {"masks": masks, "postprocess": postprocess, "seed": seed}
+        options = {"relevant_region": masks, "postprocess": postprocess, "seed": seed}
         values = [
             metric.evaluate(explainer, inputs, targets, attributions, **options).detach().cpu().double()
             for metric, _ in self.terms
@@ -81,8 +81,8 @@ class Goal:
                     f"give (inputs, targets, masks)"
                 )
 
-    def about(self) -> str:
-        """What is measured, in words that tell two goals apart."""
+    def fingerprint(self) -> str:
+        """What is measured, as a text that differs where two goals do."""
         if len(self.terms) == 1 and self.direction == self.terms[0][0].DIRECTION:
             return repr(self.terms[0][0])
         return f"{self.direction} {' + '.join(f'{w:g} {m!r}' for m, w in self.terms) or self.name}"

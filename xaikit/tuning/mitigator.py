@@ -18,7 +18,7 @@ from xaikit.tuning.assemble import assemble, best_row
 from xaikit.tuning.evaluation import fingerprint_of_model
 from xaikit.tuning.goals import Goal, check_direction
 from xaikit.tuning.result import TuneResult
-from xaikit.tuning.search import Measured, Report, Search, run_search
+from xaikit.tuning.search import IntermediateReport, Measurement, Search, run_search
 from xaikit.tuning.space_selection import ALL, SpaceArgument, SpaceSelection, make_space, part_of_one
 
 if TYPE_CHECKING:
@@ -83,27 +83,29 @@ def tune_mitigator(  # noqa: PLR0913
     >>> found.best.lambda_rrr > 0, found.model is not model
     (True, True)
     """
-    made = MITIGATORS.create(mitigator)
+    start = MITIGATORS.create(mitigator)
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"tune_mitigator takes a torch.nn.Module second, got {type(model).__name__}")
     seed, n_trials = Int(ge=0).check(seed, "seed"), Int(ge=1).check(n_trials, "n_trials")
     timeout = None if timeout is None else Float(gt=0).check(timeout, "timeout")
-    if made.random_state is None:
-        made = made.set_kwargs(random_state=seed)
-    wanted = SpaceSelection(_space(made, explainers, space))
+    if start.random_state is None:
+        start = start.set_kwargs(random_state=seed)
+    selection = SpaceSelection(_space(start, explainers, space))
     goal = Goal(measure if isinstance(measure, str) else _name(measure), check_direction(direction))
     training = Training(
         model,
         data if isinstance(data, tuple) else (data,),
-        _measure(measure, validation, made.head),
-        _stopping(made, validation),
+        _measure(measure, validation, start.head),
+        _stopping(start, validation),
     )
-    about = {
-        "mitigator": repr(made),
-        "measure": goal.about(),
+    fingerprint = {
+        "mitigator": repr(start),
+        "measure": goal.fingerprint(),
         "model": fingerprint_of_model(model),
     }
-    search = Search(make_space([part_of_one(made, wanted)], wanted), (goal,), training, about, seed, sampler)
+    search = Search(
+        make_space([part_of_one(start, selection)], selection), (goal,), training, fingerprint, seed, sampler
+    )
     stopped = run_search(
         search,
         n_trials=n_trials,
@@ -114,7 +116,7 @@ def tune_mitigator(  # noqa: PLR0913
         progress=progress,
     )
     result = assemble(search, stopped)
-    return dataclasses.replace(result, model=search.kept_at(best_row(result.trials, goal)["settings"]))
+    return dataclasses.replace(result, model=search.artifact_at(best_row(result.trials, goal)["settings"]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +135,10 @@ class Training:
     measure: Measure
     stopping: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, made: tuple[Any, ...], report: Report | None = None) -> Measured:  # noqa: ARG002
+    def __call__(self, candidate: tuple[Any, ...], report: IntermediateReport | None = None) -> Measurement:  # noqa: ARG002
         """The measure of the trained copy, and the copy."""
         trained = copy.deepcopy(self.model)
-        made[0].fit(trained, *self.data, **self.stopping, progress=False)
+        candidate[0].fit(trained, *self.data, **self.stopping, progress=False)
         device = next(trained.parameters()).device
         with isolated(trained, device, 0), torch.no_grad():
             value = self.measure(trained)
@@ -144,14 +146,14 @@ class Training:
             number = float(value)
         except (TypeError, ValueError):
             raise InvalidTypeError(f"the measure must give a number, got {value!r}") from None
-        return Measured([number], trained)
+        return Measurement([number], trained)
 
 
 def accuracy(model: nn.Module, inputs: Any, labels: Tensor, groups: Tensor | None, head: str | int) -> float:
     """Share of samples whose label is the highest output; the lowest over the groups, where there are some."""
     tensors, _ = structure.flatten(inputs)
-    given = tuple(t.to(next(model.parameters()).device) for t in tensors)
-    output = pick_head(model(**inputs) if isinstance(inputs, dict) else model(*given), head)
+    arguments = tuple(t.to(next(model.parameters()).device) for t in tensors)
+    output = pick_head(model(**inputs) if isinstance(inputs, dict) else model(*arguments), head)
     right = (output.argmax(1).cpu() == labels).double()
     if groups is None:
         return float(right.mean())
@@ -169,11 +171,11 @@ def _measure(measure: Any, validation: Any, head: str | int) -> Measure:
     if measure not in MEASURES:
         raise UnknownNameError(f"unknown measure {measure!r}{near_names(measure, MEASURES)}")
     by_group = measure == "worst_group_accuracy"
-    words = "(inputs, labels, groups)" if by_group else "(inputs, labels)"
+    form = "(inputs, labels, groups)" if by_group else "(inputs, labels)"
     if not isinstance(validation, (tuple, list)) or len(validation) < 2 + by_group:
-        raise InvalidInputError(f"measure={measure!r} needs validation={words}")
-    inputs, labels, *rest = validation
-    labels, groups = torch.as_tensor(labels).cpu(), torch.as_tensor(rest[0]).cpu() if by_group else None
+        raise InvalidInputError(f"measure={measure!r} needs validation={form}")
+    inputs, labels, *groups_given = validation
+    labels, groups = torch.as_tensor(labels).cpu(), torch.as_tensor(groups_given[0]).cpu() if by_group else None
     if groups is not None and groups.shape != labels.shape:
         raise InvalidInputError(
             f"groups must have the shape of the labels {tuple(labels.shape)}, got {tuple(groups.shape)}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from xaikit.core import torch_private
 from xaikit.explainers.lrp.flow import Flow, nonzero
 from xaikit.explainers.lrp.marks import PLAIN
 from xaikit.explainers.lrp.names import names
@@ -82,7 +83,7 @@ class Probe(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         x, entry, sign, ledger, flow = ctx.book
         if flow.active:
-            with torch._C.DisableTorchFunction():
+            with torch_private.DisableTorchFunction():
                 ledger.book(entry, float((grads[0] * nonzero(x)).sum()), sign)
         return grads[0], None, None, None, None
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xaikit.core import torch_private
+
 # What an activation of exactly 0 counts as: a rule may still give it relevance (ZBox on a black pixel). Added to any
 # other activation it is lost in rounding.
 TINY = {torch.float64: 1e-30, torch.float16: 1e-7}
@@ -117,7 +119,7 @@ class Pass(torch.autograd.Function):
         if not ctx.flow.active:
             return None, g, None
         x, y = ctx.saved_tensors
-        with torch._C.DisableTorchFunction():
+        with torch_private.DisableTorchFunction():
             return g * nonzero(y) / nonzero(x), None, None
 
 
@@ -139,7 +141,7 @@ class Output(torch.autograd.Function):
         if not ctx.flow.active:
             return g, None, None
         (y,) = ctx.saved_tensors
-        with torch._C.DisableTorchFunction():
+        with torch_private.DisableTorchFunction():
             return ctx.damp(g, y), None, None
 
 
@@ -161,5 +163,5 @@ class Ruled(torch.autograd.Function):
         if not ctx.flow.active:
             return None, g, *rest
         x, y, *parameters = ctx.saved_tensors
-        with torch._C.DisableTorchFunction():
+        with torch_private.DisableTorchFunction():
             return ctx.rule(x, y, g * nonzero(y), *parameters), None, *rest

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xaikit.core import torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers.lrp import flow, layers
@@ -172,7 +173,7 @@ def refuse_registered(name: str, module: nn.Module) -> None:
     Raises:
         InvalidInputError: naming the module and its hook.
     """
-    for hook in module._forward_pre_hooks.values():
+    for hook in torch_private.forward_pre_hooks_of(module).values():
         owner = getattr(hook, "__self__", None)
         if isinstance(owner, zennit().core.Hook):
             raise InvalidInputError(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.taps import Tap
 from xaikit.explainers.lrp import affine, attention, norms, recurrent  # noqa: F401  (they fill the table of rules)
@@ -29,8 +30,8 @@ from xaikit.explainers.lrp.live import Rule, Rules, refuse_registered, whole_mod
 from xaikit.explainers.lrp.marks import PLAIN, Mark
 from xaikit.explainers.lrp.operations import apply_rule
 
-AFFINE_MODULES = (nn.Linear, nn.modules.conv._ConvNd)
-NORM_MODULES = (nn.modules.batchnorm._NormBase,)  # with running statistics affine, too
+AFFINE_MODULES = (nn.Linear, torch_private.Convolution)
+NORM_MODULES = (torch_private.RunningNorm,)  # with running statistics affine, too
 SCRIPTED = torch.jit.ScriptModule
 EMBEDDINGS = ("embedding", "embedding_bag")
 
@@ -136,7 +137,7 @@ class Trace(TorchFunctionMode):
             for module, name in names.items():
                 if isinstance(module, SCRIPTED):
                     continue  # TorchScript takes no hooks
-                before, after = module._forward_pre_hooks, module._forward_hooks
+                before, after = torch_private.forward_pre_hooks_of(module), torch_private.forward_hooks_of(module)
                 if before:
                     refuse_registered(name, module)
                 hooked.append((before, after))
