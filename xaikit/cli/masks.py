@@ -14,9 +14,8 @@ from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 from xaikit.files.arrays import read_npy
-from xaikit.mitigation.masks import check_mask
 from xaikit.shortcuts import load_masks
-from xaikit.shortcuts.masks import mask_files
+from xaikit.shortcuts.masks import array_mask, mask_files
 
 if TYPE_CHECKING:
     from xaikit.cli.samples import PictureFiles
@@ -99,7 +98,7 @@ class Masks:
         if self._files and row is not None:
             return load_masks(self._files[row])
         values = self._values[...] if row is None else self._values[row]
-        return check_mask(values if isinstance(values, Tensor) else np.array(values))
+        return values if isinstance(values, Tensor) else array_mask(np.array(values), f"--mask {self._path}")
 
     def _fitted(self, mask: Tensor, sample: int, inputs: Tensor) -> Tensor:
         """A map of a picture in the form of the model's input."""
@@ -128,11 +127,11 @@ class Masks:
     def _classes(self, labels: Tensor | None, axes: int) -> Tensor:
         """The labels, where there is a map for each of them."""
         if labels is None:
-            raise InvalidInputError("where=class takes the map of each sample's label, and the data has no labels")
+            raise InvalidInputError("mask_scope=class takes the map of each sample's label, and the data has no labels")
         if len(self._shape) not in (max(2, axes - 1), axes) or int(labels.max()) >= self._shape[0]:
             raise InvalidInputError(
-                f"where=class needs a --mask with one map for each class; there is a label {int(labels.max())}, and "
-                f"the masks have the shape {self._shape}"
+                f"mask_scope=class needs a --mask with one map for each class; there is a label {int(labels.max())}, "
+                f"and the masks have the shape {self._shape}"
             )
         return labels
 
@@ -252,7 +251,7 @@ def read_masks(
     if names and path is not None:
         raise InvalidInputError("name the region by --mask or by --mask-names, not both")
     if names and by_class:
-        raise InvalidInputError("where=class needs a --mask with one map for each class, not --mask-names")
+        raise InvalidInputError("mask_scope=class needs a --mask with one map for each class, not --mask-names")
     if names:
         return NamedMasks(names, data)
     return None if path is None else Masks(path, data, by_class=by_class)

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from xaikit.core import Attribution
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.masks import read_mask_values
 from xaikit.files.arrays import read_npy, read_npz
 from xaikit.files.pictures import read_mask_picture
-from xaikit.mitigation.masks import check_mask
 from xaikit.shortcuts.maps import distributions, relevance_maps
 
 PICTURES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -134,10 +134,10 @@ def load_masks(path: str | Path, *, key: str | None = None, threshold: float = 0
         raise InvalidInputError(f"masks are read from {', '.join(ENDINGS)}, got {path.name!r}")
     try:
         if ending in PICTURES:
-            return check_mask(_picture(path))
+            return read_mask_values(_picture(path))
         if ending == ".safetensors" or _is_heatmap(path):
             return make_masks(Attribution.load(path), threshold=threshold)
-        return check_mask(_array(path, key))
+        return array_mask(_array(path, key), path.name)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as err:
         raise InvalidInputError(f"{path.name} cannot be read as masks: {err}") from err
 
@@ -161,15 +161,25 @@ def _is_heatmap(path: Path) -> bool:
         return "meta.npy" in archive.namelist()
 
 
-def _array(path: Path, key: str | None) -> Tensor:
+def array_mask(array: Any, what: str = "masks") -> Tensor:
+    """An array as a mask: booleans, numbers in [0, 1], or the bytes 0 and 255 of a picture.
+
+    Raises:
+        InvalidInputError: for other numbers.
+    """
+    is_picture = array.dtype == np.uint8 and array.size and array.max() == 255 and set(np.unique(array)) <= {0, 255}
+    return read_mask_values(array > 0 if is_picture else array, what=what)
+
+
+def _array(path: Path, key: str | None) -> Any:
     if path.suffix.lower() == ".npy":
-        return torch.from_numpy(np.array(read_npy(path)))
+        return np.array(read_npy(path))
     arrays = read_npz(path)
     if key is None and len(arrays) != 1:
         raise InvalidInputError(f"it holds the arrays {', '.join(arrays)}; name one with key=")
     if key is not None and key not in arrays:
         raise InvalidInputError(f"it holds no array {key!r}, only {', '.join(arrays)}")
-    return torch.from_numpy(arrays[key or next(iter(arrays))])
+    return arrays[key or next(iter(arrays))]
 
 
 def _picture(path: Path) -> Tensor:
