@@ -44,6 +44,7 @@ def recommendation():
 
 
 EXAMPLES = {
+    "Concept": lambda: xaikit.Concept("0", torch.tensor([0.6, 0.8]), torch.zeros(2), torch.ones(2), -1),
     "Attribution": lambda: xaikit.Gradient(NET).explain(X, Y),
     "Candidate": lambda: recommendation().candidates[0],
     "Decomposition": lambda: xaikit.ContextualDecomposition(NET).decompose(X, SHORTCUT[None]),
