@@ -220,8 +220,8 @@ def test_one_model_against_another(model, batches):
         ([], "abpc", "pair", InvalidInputError, "at least one explainer"),
         ("gradient", [], "pair", InvalidInputError, "at least one metric"),
         ("gradient", "abpc", [], InvalidInputError, "no batch"),
-        ("gradient", "abpc", "tensor", InvalidTypeError, r"\(inputs, targets\) or \(inputs, targets, masks\)"),
-        ("gradient", "abpc", "dataset", InvalidTypeError, "DataLoader"),
+        ("gradient", "abpc", "tensor", InvalidTypeError, r"\(inputs, labels\) or \(inputs, labels, masks\)"),
+        ("gradient", "abpc", "dataset", InvalidTypeError, "a data set must give samples"),
         (3, "abpc", "pair", InvalidTypeError, "expected explainer"),
     ],
 )  # fmt: skip
