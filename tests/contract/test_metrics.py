@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit import Postprocessor
 from xaikit.core import METRICS, Explainer
 from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.explainers import Gradient, GradientXInput
 from xaikit.testing import state_of
+from xaikit.transforms import Postprocessor
 
 N = 6
 # The clock and the allocator measure a batch on a machine: no truth to beat, nothing to repeat to the last bit.

@@ -50,7 +50,7 @@ EXAMPLES = {
     "Evaluation": evaluation,
     "EvaluationRow": lambda: evaluation().rows[0],
     "FrontPoint": lambda: tuned().front[0],
-    "Hierarchy": lambda: xaikit.AgglomerativeDecomposition(NET).hierarchy(X[:1], 1),
+    "Hierarchy": lambda: xaikit.explainers.AgglomerativeDecomposition(NET).hierarchy(X[:1], 1),
     "Interval": lambda: Interval(0.25, 0.5, 0.75, 0.95, 8),
     "ModelProfile": lambda: recommendation().profile,
     "Recommendation": recommendation,
@@ -127,8 +127,8 @@ def test_plain_values_give_back_an_equal_result(result):
 def test_a_copy_is_equal(result):
     assert copy.copy(result) == result
     # A study of optuna's and a trained model are copied with it, and take no part.
-    assert copy.deepcopy(dataclasses.replace(result)) == result or isinstance(result, xaikit.TuneResult)
-    if not isinstance(result, xaikit.TuneResult):
+    assert copy.deepcopy(dataclasses.replace(result)) == result or isinstance(result, xaikit.tuning.TuneResult)
+    if not isinstance(result, xaikit.tuning.TuneResult):
         assert pickle.loads(pickle.dumps(result)) == result
 
 

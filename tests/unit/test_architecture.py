@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -190,8 +191,48 @@ def test_an_import_loads_nothing_heavy():
 def test_public_names_exist():
     import xaikit
 
+    assert len(xaikit.__all__) <= 60
     for name in xaikit.__all__:
         assert getattr(xaikit, name) is not None
     assert set(xaikit.__all__) == set(dir(xaikit))
+    assert issubclass(xaikit.core.errors.InvalidInputError, xaikit.XaikitError)
     with pytest.raises(AttributeError, match="has no attribute 'VarGard'"):
         xaikit.VarGard  # noqa: B018
+
+
+def test_type_checkers_see_the_same_names():
+    import xaikit
+
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    typed = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    names = {alias.asname: node.module for node in typed.body for alias in node.names}
+    # mypy takes a function that is called as its module for the module, unless it is imported from there.
+    assert {name: home.removesuffix(f".{name}") for name, home in names.items()} == xaikit._HOME_OF
+
+
+def test_a_name_that_moved_says_where_it_is():
+    import xaikit
+
+    for name, home in xaikit._NEW_HOME_OF.items():
+        assert name in importlib.import_module(home).__all__
+        with pytest.raises(AttributeError, match=rf"xaikit.{name} is in {home} now: from {home} import {name}"):
+            getattr(xaikit, name)
+        assert not hasattr(xaikit, name)
+
+
+def test_rooms_are_at_hand():
+    script = "import xaikit\nprint(xaikit.metrics.PointingGame.__name__, xaikit.core.errors.XaikitError.__name__)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "PointingGame XaikitError"
+
+
+@pytest.mark.parametrize(
+    "library", ["PIL", "pandas", "matplotlib.pyplot", "torch.nn", "torch.nn.functional", "numpy", "builtins"]
+)
+def test_a_star_import_hides_nothing(library):
+    import xaikit
+
+    theirs = {name for name in dir(importlib.import_module(library)) if not name.startswith("_")}
+    assert not theirs & set(xaikit.__all__)
+    if library == "PIL":
+        assert "Image" not in xaikit.__all__

@@ -14,12 +14,21 @@ import pytest
 from torch import nn
 
 import xaikit
-from xaikit import EXPLAINERS, MODALITIES, Explainer, recommend
+from xaikit import EXPLAINERS, Explainer, recommend
+from xaikit.core import MODALITIES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
-GENERATED = ("explainers/", "api/", "benchmarks.md", "papers.md", "changelog.md", "report-example.html")
+GENERATED = (
+    "explainers/",
+    "api/",
+    "benchmarks.md",
+    "papers.md",
+    "changelog.md",
+    "contributing.md",
+    "report-example.html",
+)
 
 
 @pytest.mark.nightly

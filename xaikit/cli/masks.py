@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
-from xaikit.mitigation.masks import check_mask
+from xaikit.core.masks import read_mask_values
 from xaikit.shortcuts import load_masks
 from xaikit.shortcuts.masks import mask_files
 
@@ -88,16 +88,18 @@ class Masks:
     def _classes(self, labels: Tensor | None, axes: int) -> Tensor:
         """The labels, where there is a map for each of them."""
         if labels is None:
-            raise InvalidInputError("where=class takes the map of each sample's label, and the data has no labels")
+            raise InvalidInputError("mask_scope=class takes the map of each sample's label, and the data has no labels")
         if len(self._shape) not in (max(2, axes - 1), axes) or int(labels.max()) >= self._shape[0]:
             raise InvalidInputError(
-                f"where=class needs a --mask with one map for each class; there is a label {int(labels.max())}, and "
-                f"the masks have the shape {self._shape}"
+                f"mask_scope=class needs a --mask with one map for each class; there is a label {int(labels.max())}, "
+                f"and the masks have the shape {self._shape}"
             )
         return labels
 
     def _rows(self, rows: Any) -> Tensor:
-        return check_mask(self._values[rows] if isinstance(self._values, Tensor) else np.array(self._values[rows]))
+        return read_mask_values(
+            self._values[rows] if isinstance(self._values, Tensor) else np.array(self._values[rows])
+        )
 
 
 class NamedMasks:
@@ -149,7 +151,7 @@ def read_masks(
     if names and path is not None:
         raise InvalidInputError("name the region by --mask or by --mask-names, not both")
     if names and by_class:
-        raise InvalidInputError("where=class needs a --mask with one map for each class, not --mask-names")
+        raise InvalidInputError("mask_scope=class needs a --mask with one map for each class, not --mask-names")
     if names:
         return NamedMasks(names, data)
     return None if path is None else Masks(path, by_class=by_class)

@@ -25,10 +25,11 @@ HELD_BACK = 0.2  # share of the data that is measured on instead of trained on, 
 class Mitigate(ProcessFields, MaskFields, ModelJob):
     """Train a model away from a shortcut: writes its weights, and what it relied on before and after.
 
-    --mask says where the shortcut is: one map for all samples, one for each sample of --data, or (rrr:where=class) one
-    for each class; of a table or of texts, --mask-names names columns or tokens. Before and after are
-    measured on --test, else on a fifth of --data that training never sees. Training goes on from its checkpoint when
-    the same command is given again after an interruption. xaikit list mitigators tells the mitigators' settings.
+    --mask says where the shortcut is: one map for all samples, one for each sample of --data, or
+    (rrr:mask_scope=class) one for each class; of a table or of texts, --mask-names names columns or tokens. Before and
+    after are measured on --test, else on a fifth of --data that training never sees. Training goes on from its
+    checkpoint when the same command is given again after an interruption. xaikit list mitigators tells the
+    mitigators' settings.
 
     \b
     Examples:
@@ -73,7 +74,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         if self.starts_others:
             return self.shared()
         first = processes.rank() == 0  # the others train along, and leave measuring and telling to it
-        training, test, classes = self._data(by_class=mitigator.where == "class")
+        training, test, classes = self._data(by_class=mitigator.mask_scope == "class")
         model = self.loaded()
         view = self.with_embedding_layer(model, training.first).view()
         mitigator = self._seen(mitigator, view)
@@ -93,7 +94,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             path.parent.mkdir(parents=True, exist_ok=True)
         batches = training.training(mitigator.batch_size)
         fabric = processes.fabric(device_of(self.device), self.precision)
-        fitted = mitigator.set_kwargs(where="sample")  # of masks for classes, each sample has its own by now
+        fitted = mitigator.set_kwargs(mask_scope="sample")  # of masks for classes, each sample has its own by now
         history = fitted.fit(model, batches, checkpoint=checkpoint, fabric=fabric, progress=not self.quiet)
         if history.stopped == "interrupted":
             if first:

@@ -16,7 +16,7 @@ from xaikit.cli.masks import AnyMasks
 from xaikit.core import Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import flatten
-from xaikit.mitigation.batches import in_batches
+from xaikit.mitigation.sources import in_batches
 from xaikit.runs.shards import concatenated
 from xaikit.runs.source import Part, Source
 

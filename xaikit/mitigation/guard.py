@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core import torch_private
+from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, TrainingError
 from xaikit.core.model_state import isolated
 from xaikit.core.structure import flatten
-from xaikit.mitigation.batches import Batch, batch_size, take
 
 MAX_SAMPLES_BISECTED = 256  # samples that are tried one by one
 
@@ -137,8 +137,8 @@ def suspects(mitigator: Any, model: nn.Module, batch: Batch, weight: float) -> l
 
     Empty where only the batch as a whole fails, or where it is too large to try each.
     """
-    tensors = flatten(batch[0])[0]
-    n = batch_size(batch)
+    tensors = flatten(batch.inputs)[0]
+    n = batch.size
     wrong = {row for t in tensors if t.is_floating_point() for row in _not_finite(t)}
     if wrong or n > MAX_SAMPLES_BISECTED:
         return sorted(wrong)
@@ -146,7 +146,7 @@ def suspects(mitigator: Any, model: nn.Module, batch: Batch, weight: float) -> l
     with isolated(model, parameters[0].device, 0), torch.enable_grad():
         for row in range(n):
             try:
-                total = mitigator.loss(model, take(batch, [row]), seed=0, weight=weight).total
+                total = mitigator.loss(model, batch.take([row]), seed=0, weight=weight).total
                 found = torch.autograd.grad(total, parameters, allow_unused=True)
             except InvalidInputError:
                 wrong.add(row)

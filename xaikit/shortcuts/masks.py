@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from xaikit.core import Attribution
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
-from xaikit.mitigation.masks import check_mask
+from xaikit.core.masks import read_mask_values
 from xaikit.shortcuts.maps import distributions, relevance_maps
 
 PICTURES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -133,10 +133,10 @@ def load_masks(path: str | Path, *, key: str | None = None, threshold: float = 0
         raise InvalidInputError(f"masks are read from {', '.join(ENDINGS)}, got {path.name!r}")
     try:
         if ending in PICTURES:
-            return check_mask(_picture(path))
+            return read_mask_values(_picture(path))
         if ending == ".safetensors" or _is_heatmap(path):
             return make_masks(Attribution.load(path), threshold=threshold)
-        return check_mask(_array(path, key))
+        return read_mask_values(_array(path, key))
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as err:
         raise InvalidInputError(f"{path.name} cannot be read as masks: {err}") from err
 

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from xaikit.cli import main, stream
 from xaikit.cli.masks import Masks
+from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError
 from xaikit.mitigation import decoys
-from xaikit.mitigation.batches import Part, Tensors
+from xaikit.mitigation.sources import InMemorySource, ProcessRank
 
 NETWORK = "xaikit.cli.demo_digits:make_network"
 SIDE, PIXELS = 12, 144
@@ -89,13 +90,13 @@ def test_batches_for_training_come_in_the_order_of_data_in_memory() -> None:
     x, y = torch.rand(11, 3), torch.arange(11)
     ours = stream.Stream((x, y)).only(torch.tensor([1, 2, 3, 4, 6, 7, 8, 9, 10])).training(4)
     rows = torch.tensor([1, 2, 3, 4, 6, 7, 8, 9, 10])
-    theirs = Tensors(x[rows], y[rows], torch.ones(3), 4)
+    theirs = InMemorySource(Batch(x[rows], y[rows], None), 4)
     for seed in (0, 1):
         torch.manual_seed(seed)
         found = [batch[1].tolist() for batch in ours]
         after = torch.rand(())
         torch.manual_seed(seed)
-        assert [step.batch[1].tolist() for step in theirs.epoch(1, 0, Part())] == found
+        assert [step.batch[1].tolist() for step in theirs.epoch(1, 0, ProcessRank())] == found
         assert torch.rand(()) == after  # the loader draws nothing else
     assert len(ours) == theirs.steps
 

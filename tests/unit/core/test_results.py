@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 import xaikit.metrics
-from xaikit import AgglomerativeDecomposition, Attribution, ContextualDecomposition, Gradient
+from xaikit import Attribution, ContextualDecomposition, Gradient
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.results import Interval, Real, Result, Stopped
 from xaikit.core.value_equality import same_value, value_hash
+from xaikit.explainers import AgglomerativeDecomposition
 
 NET = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
 X = torch.rand(2, 4, generator=torch.Generator().manual_seed(0))

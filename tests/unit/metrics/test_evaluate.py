@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from xaikit import Evaluation, Explainer, Postprocessor, evaluate
+from xaikit import Explainer, evaluate
 from xaikit.core import METRICS
 from xaikit.core.errors import (
     InvalidInputError,
@@ -24,8 +24,9 @@ from xaikit.core.errors import (
 )
 from xaikit.core.results import Interval
 from xaikit.explainers import Gradient, GradientXInput
-from xaikit.metrics import AbPC, Entropy, MaxSensitivity, Metric, RelevanceMass
+from xaikit.metrics import AbPC, Entropy, Evaluation, MaxSensitivity, Metric, RelevanceMass
 from xaikit.metrics.table import bootstrap_interval
+from xaikit.transforms import Postprocessor
 
 
 def ends(values, confidence, seed):

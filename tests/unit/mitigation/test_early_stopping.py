@@ -124,9 +124,9 @@ def test_what_it_waits_for_is_in_the_checkpoint(tmp_path):
     [
         ({"groups": [0]}, InvalidInputError, "groups are those of the validation data"),
         ({}, InvalidInputError, "patience needs validation data"),
-        ({"validation": torch.rand(3, 2)}, InvalidTypeError, "the data must be tensors \\(x, y\\) or an iterable"),
+        ({"validation": torch.rand(3, 2)}, InvalidTypeError, "data must be \\(inputs, labels\\) or"),
         ({"validation": [torch.rand(3, 2)]}, InvalidTypeError, "a batch must be"),
-        ({"validation": []}, InvalidInputError, "the data gave no batch"),
+        ({"validation": []}, InvalidInputError, "data holds no batch"),
         (
             {"validation": data(6), "groups": [0, 1]},
             InvalidInputError,
