@@ -20,7 +20,15 @@ from xaikit.core import MODALITIES
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
-GENERATED = ("explainers/", "api/", "benchmarks.md", "papers.md", "changelog.md", "report-example.html")
+GENERATED = (
+    "explainers/",
+    "api/",
+    "benchmarks.md",
+    "papers.md",
+    "changelog.md",
+    "contributing.md",
+    "report-example.html",
+)
 
 
 @pytest.mark.nightly
