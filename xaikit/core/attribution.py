@@ -102,12 +102,16 @@ class Explained:
         scores: the explained score of each sample, (N,).
         gap: how far the attribution's sum is from the promised total, (N,); None where nothing is promised.
         promised: the promised total of each sample, (N,).
+        absorbed: relevance that the method's rules keep back (biases, stabilizers), for `Attribution.absorbed`.
+        lost: relevance that operations lose against their rules, for `Attribution.lost`.
     """
 
     values: tuple[Tensor, ...]
     scores: Tensor
     gap: Tensor | None = None
     promised: Tensor | None = None
+    absorbed: float | None = None
+    lost: dict[str, float] | None = None
 
     @property
     def missing_share(self) -> float | None:

@@ -94,6 +94,17 @@ def view_base(x: Tensor) -> Tensor | None:
     return x._base
 
 
+def version_of(x: Tensor) -> int:
+    """How often the memory of a tensor was written to; views and their base count together.
+
+    Without it, LRP would take a tensor that was written over for the one that an operation returned.
+
+    Args:
+        x: any tensor.
+    """
+    return x._version
+
+
 def schema_of(function: Any) -> Any:
     """The schema of an operator such as ``torch.ops.aten.add.Tensor``; None for a function that has none.
 

@@ -114,6 +114,9 @@ def test_views_schemas_and_nodes():
     base = torch.zeros(4)
     assert torch_private.view_base(base[1:]) is base
     assert torch_private.view_base(base) is None
+    before = torch_private.version_of(base)
+    base[1:].zero_()
+    assert torch_private.version_of(base) == torch_private.version_of(base[:1]) == before + 1
     schema = torch_private.schema_of(torch.ops.aten.add.Tensor)
     assert (schema.name, schema.overload_name) == ("aten::add", "Tensor")
     assert torch_private.schema_of(torch.add) is None

@@ -152,7 +152,7 @@ def test_a_mitigator_with_patience_stops_by_the_same_validation_data(model):
     )
     again, (x, y, groups) = copy.deepcopy(model), validation
     history = found.best.fit(again, *data, validation=(x, y), groups=groups, progress=False)
-    assert history.stopped == "early"
+    assert history.stopped == "early_stopping"
     assert found.value == max(history["validation_worst_group"])
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), found.model.parameters(), strict=True))
 
