@@ -73,17 +73,27 @@ def fit_mask(mask: Tensor, explained: Tensor, x: Tensor | None = None) -> Tensor
 
 
 def same_proportions(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether two maps have the same proportions within a pixel: one is the other scaled and rounded.
+    """Whether two maps have the same proportions: one is the other scaled and rounded to whole pixels.
+
+    A side may differ by less than a pixel from what the first side says, and the ratio by less than a tenth, which
+    a pixel is on small maps. A line has no proportions: it fits only itself.
+
+    Args:
+        size: of a mask, without samples and channels.
+        other: of what it is over.
 
     >>> same_proportions((24, 32), (12, 16)), same_proportions((15, 11), (64, 48)), same_proportions((5, 9), (12, 12))
     (True, True, False)
     """
-    if len(size) != len(other):
-        return False
-    pairs = [(size[0], other[0], s, o) for s, o in zip(size[1:], other[1:], strict=True)]
-    return size == other or (
-        len(size) > 1 and all(abs(s - h * o / g) < 1 or abs(h - s * g / o) < 1 for h, g, s, o in pairs)
-    )
+    if len(size) != len(other) or len(size) < 2:
+        return size == other
+    height, other_height = size[0], other[0]
+    for width, other_width in zip(size[1:], other[1:], strict=True):
+        ratio = (width / height) / (other_width / other_height)
+        pixels = min(abs(width - width / ratio), abs(height - height * ratio))
+        if pixels >= 1 or abs(ratio - 1) >= 0.1:
+            return False
+    return True
 
 
 def _origin(explained: Tensor, x: Tensor, inputs: Tensors) -> Tensor:

@@ -208,8 +208,10 @@ def test_proportions_within_a_pixel():
     assert same_proportions((224, 224), (7, 7))
     assert same_proportions((33, 50), (66, 99))
     assert same_proportions((2, 3, 4), (4, 6, 8))
-    for wrong in ((3, 4), (12, 11), (13, 12), (24, 12), (12,)):
+    for wrong in ((3, 4), (5, 6), (13, 11), (24, 12), (12,)):
         assert not same_proportions(wrong, (12, 12))
+    assert not same_proportions((5, 5), (6, 5))
+    assert not same_proportions((6,), (12,))
 
 
 def test_boxes_to_masks():
