@@ -43,7 +43,18 @@ def recommendation():
     return xaikit.recommend(NET, None, (X, Y), explainers=["gradient", "lrp_epsilon_plus", "gradcam"])
 
 
+def assessment():
+    by_name = {"groups": ["a", "b", "c"] * 3, "shortcut_masks": SHORTCUT}
+    return xaikit.assess(NET, (X, Y), explainers=["gradient", "gradient_x_input"], **by_name, **QUIET)
+
+
 EXAMPLES = {
+    "Concept": lambda: xaikit.Concept("0", torch.tensor([0.6, 0.8]), torch.zeros(2), torch.ones(2), -1),
+    "Assessment": assessment,
+    "Assessment by class": lambda: xaikit.assess(NET, (X, Y), shortcut_masks=SHORTCUT, **QUIET),
+    "Comparison": lambda: xaikit.compare({"a": [assessment()] * 3, "b": assessment()}, confidence=0.5),
+    "History": lambda: xaikit.RRR(n_epochs=2).fit(nn.Linear(4, 3), X, Y, SHORTCUT, validation=(X, Y), **QUIET),
+    "History of a regression": lambda: xaikit.RRR(n_epochs=1).fit(nn.Linear(4, 1), X, X[:, 0], SHORTCUT, **QUIET),
     "Attribution": lambda: xaikit.Gradient(NET).explain(X, Y),
     "Candidate": lambda: recommendation().candidates[0],
     "Decomposition": lambda: xaikit.ContextualDecomposition(NET).decompose(X, SHORTCUT[None]),

@@ -17,7 +17,7 @@ MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__
 
 # Imports flow downwards only: a room may import from its own floor and from those above it in this list.
 FLOORS = [
-    {"upward"}, {"core"}, {"torch_ops"}, {"modality", "transforms"}, {"explainers"}, {"metrics"},
+    {"upward"}, {"core"}, {"torch_ops"}, {"files", "modality", "transforms"}, {"explainers"}, {"metrics"},
     {"tuning", "mitigation", "shortcuts", "recommendation", "runs"}, {"report"}, {"cli"}, {"testing"}, {"__main__"},
 ]  # fmt: skip
 # A heavy library has one door each; whoever wants it goes through that room.
@@ -114,7 +114,6 @@ def test_the_search_for_circles_finds_one():
 def test_imports_make_no_circle():
     """What must call upwards goes through `xaikit.upward`."""
     found = [sorted(circle) for circle in circles(module_graph())]
-    found = [circle for circle in found if not all(name.startswith("xaikit.mitigation.") for name in circle)]
     assert not found, found
 
 

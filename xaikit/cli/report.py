@@ -111,9 +111,9 @@ def _tuned(content: Any) -> Any:
 
 
 def _mended(content: Any) -> tuple[Any, Any]:
-    from xaikit.mitigation import Comparison
+    from xaikit.mitigation import Assessment, Comparison
 
-    groups = {when: content[when]["groups"] for when in ("before", "after") if when in content}
+    groups = {when: Assessment.from_dict(content[when]).groups for when in ("before", "after") if when in content}
     return Comparison.from_dict(content["comparison"]), groups
 
 

@@ -17,6 +17,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.renames import renamed_arguments
+from xaikit.core.results import Real, Result
 from xaikit.core.structure import flatten
 from xaikit.mitigation.decoys import KEPT, Decoy, decoys
 from xaikit.mitigation.evaluation import (
@@ -30,8 +31,8 @@ from xaikit.mitigation.penalties import check_labels
 from xaikit.mitigation.tables import aligned, percent
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Assessment:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Assessment(Result):
     """What `assess` measured; all values are fractions.
 
     Attributes:
@@ -39,15 +40,16 @@ class Assessment:
         groups: likewise, in each group.
         changed: the share of samples whose predicted class is another than with the shortcut kept.
         mass: by explainer, the share of sum |attribution| that lies in the mask, mean over the samples that have one.
-        area: the share of the features that lie in the mask, over the same samples: what blind relevance would have.
+        area: the share of the features that lie in the mask, over the same samples: the mass of relevance that is
+            spread evenly.
         samples: how many there were.
     """
 
-    accuracy: dict[str, float]
-    groups: dict[str, dict[Any, float]]
-    changed: dict[str, float]
-    mass: dict[str, float]
-    area: float | None
+    accuracy: dict[str, Real]
+    groups: dict[str, dict[Any, Real]]
+    changed: dict[str, Real]
+    mass: dict[str, Real]
+    area: Real | None
     samples: int
 
     @property
@@ -56,23 +58,19 @@ class Assessment:
         return {name: min(groups.values()) for name, groups in self.groups.items()}
 
     def row(self, *, groups: bool = False) -> dict[str, float]:
-        """All in one line: accuracy, worst group, changed and mass, by names such as ``worst flipped``.
+        """All measures in one line: accuracy, worst group, changed and mass, by names such as ``worst flipped``.
 
-        With `groups` also the accuracy in each, by names such as ``benign flipped``.
+        Args:
+            groups: also the accuracy in each group, by names such as ``benign flipped``.
         """
-        each = {f"{g} {name}": v for name, found in self.groups.items() for g, v in found.items()} if groups else {}
+        by_group = {f"{g} {name}": v for name, values in self.groups.items() for g, v in values.items()}
         return {
-            **each,
+            **(by_group if groups else {}),
             **{f"accuracy {name}": value for name, value in self.accuracy.items()},
             **{f"worst {name}": value for name, value in self.worst.items()},
             **{f"changed {name}": value for name, value in self.changed.items()},
             **{f"mass {name}": value for name, value in self.mass.items()},
         }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; groups are named by text."""
-        groups = {name: {str(g): v for g, v in found.items()} for name, found in self.groups.items()}
-        return {**dataclasses.asdict(self), "groups": groups, "worst": self.worst}
 
     def to_pandas(self) -> Any:
         """One row for each thing that became of the shortcut: accuracy, worst, changed, and each group.
@@ -95,11 +93,11 @@ class Assessment:
             worst = min(groups, key=lambda group: groups[group])
             changed = percent(self.changed[name]) if name in self.changed else ""
             lines.append([name, percent(value), f"{percent(groups[worst])} ({worst})", changed])
-        words = [f"Assessment of {self.samples} samples", *aligned(lines)]
+        text = [f"Assessment of {self.samples} samples", *aligned(lines)]
         if self.mass:
             shares = ", ".join(f"{name} {percent(value)}" for name, value in self.mass.items())
-            words.append(f"relevance in the mask, {percent(self.area or 0.0)} of the features: {shares}")
-        return "\n".join(words)
+            text.append(f"relevance in the mask, {percent(self.area or 0.0)} of the features: {shares}")
+        return "\n".join(text)
 
 
 @renamed_arguments(masks="shortcut_masks")

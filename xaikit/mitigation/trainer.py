@@ -15,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, NonFiniteError, TrainingError
+from xaikit.core.results import Stopped
 from xaikit.core.structure import flatten
 from xaikit.mitigation import checkpoints, random_states
 from xaikit.mitigation.checks import MaskWatch
@@ -22,7 +23,7 @@ from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.fabric import OneProcess
 from xaikit.mitigation.forward import training_mode
 from xaikit.mitigation.guard import Guard, suspects
-from xaikit.mitigation.history import History, Stopped
+from xaikit.mitigation.history import History
 from xaikit.mitigation.sources import InMemorySource, Source, Step
 
 if TYPE_CHECKING:
@@ -122,16 +123,16 @@ class Loop:
         try:
             while len(self.progress.epochs) < last:
                 if stopping.over:
-                    return "early"
+                    return Stopped.EARLY_STOPPING
                 if not self._epoch(pressed):
                     self._write()
-                    return "interrupted"
+                    return Stopped.INTERRUPTED
                 self._close_epoch(is_last=len(self.progress.epochs) + 1 == last)
                 self._write()
         except TrainingError:
             self._write()  # the last good state
             raise
-        return "early" if stopping.over else "epochs"
+        return Stopped.EARLY_STOPPING if stopping.over else Stopped.DONE
 
     # ------------------------------------------------------------------ one epoch
 

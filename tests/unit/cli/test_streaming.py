@@ -110,7 +110,8 @@ def test_masks_of_a_folder_are_read_one_by_one(tmp_path: Path) -> None:
     assert found.amax((1, 2)).tolist() == [0.75, 0.25]
     np.save(tmp_path / "each" / "2.npy", np.zeros((3, 3), np.float32))
     assert len(Masks(tmp_path / "each").of(torch.tensor([3, 1]), images, 4)) == 2  # the odd one was not asked for
-    with pytest.raises(InvalidInputError, match=r"one shape, got \(2, 2\) in 0.npy and \(3, 3\) in 2.npy"):
+    np.save(tmp_path / "each" / "2.npy", np.zeros((3, 4), np.float32))
+    with pytest.raises(InvalidInputError, match=r"has 3x4 \(height x width\), the model's input 2x2; a mask must have"):
         Masks(tmp_path / "each").of(torch.tensor([2]), images, 4)
     np.save(tmp_path / "high.npy", np.full((4, 2, 2), 2.0))
     with pytest.raises(InvalidInputError, match=r"values in \[0, 1\]"):

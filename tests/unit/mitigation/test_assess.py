@@ -184,9 +184,10 @@ def test_what_it_looks_like():
         "Assessment of 40 samples",
         "shortcut    accuracy  worst group  changed",
     ]
-    told = json.loads(json.dumps(found.to_dict()))
-    assert told["groups"]["removed"] == {"0": 1.0, "1": 0.0, "2": 0.0, "3": 0.0}
-    assert told["worst"]["removed"] == 0
+    again = Assessment.from_dict(json.loads(json.dumps(found.to_dict())))
+    assert again == found
+    assert again.groups["removed"] == {0: 1.0, 1: 0.0, 2: 0.0, 3: 0.0}
+    assert again.worst["removed"] == 0
     frame = found.to_pandas()
     assert list(frame.index) == ["kept", "randomised", "flipped", "removed"]
     assert frame.loc["removed", 0] == 1
@@ -243,16 +244,17 @@ def test_intervals_against_scipy():
     )
     frame = found.to_pandas()
     assert len(frame) == 12
-    assert json.loads(json.dumps(found.to_dict()))["rrr"]["mass vargrad"] == {
-        "mean": 0.5,
-        "margin": None,
-        "values": [0.5],
-    }
+    again = json.loads(json.dumps(found.to_dict()))
+    assert again["confidence"] == 0.9
+    assert again["rows"]["rrr"] == found.rows["rrr"]
+    of_version_0_1 = {"rrr": {"mass vargrad": {"mean": 0.5, "margin": None, "values": [0.5]}}}
+    assert compare({"rrr": of(0.9, 0.9)}).from_dict(of_version_0_1).rows == {"rrr": [{"mass vargrad": 0.5}]}
     assert "0 flipped" not in found.measures
     by_group = compare({"vanilla": [of(0.9, v) for v in values]}, groups=True)
     assert by_group.mean("vanilla", "0 flipped") == found.mean("vanilla", "worst flipped")
     paired = compare({"a": [of(0.9, v) for v in values], "b": [of(0.9, v + 0.1) for v in values]})
-    assert paired.difference("accuracy flipped", "b", "a") == (pytest.approx(0.1), pytest.approx(0, abs=1e-12))
+    gain = paired.difference("accuracy flipped", "b", "a")
+    assert (gain.mean, gain.margin, gain.n) == (pytest.approx(0.1), pytest.approx(0, abs=1e-12), 3)
 
 
 def test_wrong_comparisons():
