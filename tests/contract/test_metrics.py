@@ -209,8 +209,8 @@ def test_a_mask_that_is_missing_or_cannot_be_right(name):
     metric, explainer = METRICS.create(name), GradientXInput(model)
     with pytest.raises(InvalidInputError, match="give relevant_region="):
         metric.evaluate(explainer, x, y)
-    for wrong in (masks[:4], torch.ones(N, 5, 5), torch.ones(3), torch.ones(N, 3, 8, 8), (masks, masks)):
-        with pytest.raises(InvalidInputError, match="masks"):
+    for wrong in (masks[:4], torch.ones(N, 5, 7), torch.ones(3), torch.ones(N, 3, 8, 8), (masks, masks)):
+        with pytest.raises(InvalidInputError, match=r"masks|relevant_region"):
             metric.evaluate(explainer, x, y, relevant_region=wrong)
     with pytest.raises(InvalidInputError, match="booleans or 0 and 1"):
         metric.evaluate(explainer, x, y, relevant_region=0.5 * masks)

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from xaikit.core import METRICS, Call, Configured, Explainer, structure
+from xaikit.core import METRICS, Attribution, Call, Configured, Explainer, structure
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnsupportedOperationError
+from xaikit.core.inputs import read_inputs
 from xaikit.core.model_state import reseed
 from xaikit.core.renames import renamed_arguments
 from xaikit.core.structure import Tensors
@@ -123,10 +124,10 @@ class Metric(Configured, abc.ABC):
             explainer: a bound explainer; its model is measured, at its layer and head.
             inputs: as for `Explainer.attribute`.
             targets: as for `Explainer.attribute`.
-            attributions: what to measure, shaped like what is explained or with size 1 along pooled axes; None lets
-                the explainer make them.
-            relevant_region: where the relevance should lie, for metrics that ask so: booleans or 0 and 1, shaped like
-                what is explained, with or without its channels.
+            attributions: what to measure, shaped like what is explained or with size 1 along pooled axes: tensors,
+                arrays, or what `Explainer.explain` returned; None lets the explainer make them.
+            relevant_region: where the relevance should lie, for metrics that compare with it: booleans or 0 and 1, in
+                a form of `xaikit.core.masks`, such as (H, W) for all images, (N, H, W) or (N, C, H, W).
             postprocess: a function of an attribution, applied to all that the explainer makes here: a
                 `Postprocessor`, a modality's `postprocess`. Given attributions count as postprocessed.
             seed: of the explainer's and the metric's random numbers.
@@ -176,12 +177,15 @@ class Metric(Configured, abc.ABC):
         if attributions is None:
             attributions = explainer.attribute(inputs, targets, seed=seed)
             attributions = attributions if postprocess is None else postprocess(attributions)
-        given, rebuild = structure.flatten(attributions, "attributions")
+        if isinstance(attributions, Attribution):
+            attributions = attributions.values
+        attributions = read_inputs(attributions, explainer.model, what="attributions")
+        measured_values, rebuild = structure.flatten(attributions, "attributions")
         again = None if postprocess is None else lambda v: structure.flatten(postprocess(rebuild(v)))[0]
         results: list[T] = []
 
         def measured(call: Call) -> tuple[Tensors, ...]:
-            values, finite = _checked(given, call.inputs)
+            values, finite = _checked(measured_values, call.inputs)
             results.append(
                 what(EvaluationContext(call, values, finite, explainer, inputs, targets, relevant_region, again, seed))
             )

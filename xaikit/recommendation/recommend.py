@@ -12,9 +12,14 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from xaikit.core import EXPLAINERS, METRICS, MODALITIES, Explainer, Float, Int, structure
+from xaikit.core.arrays import is_array
+from xaikit.core.batch import dataset_loader, is_batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.inputs import read_inputs
+from xaikit.core.labels import read_labels
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.results import Result
 from xaikit.metrics import Metric
@@ -161,7 +166,9 @@ def recommend(  # noqa: PLR0913
         model: the model.
         modality: "image", "text", "time_series", "tabular", a `Modality`, or a tuple of them for several inputs; None
             takes what the form of the data suggests.
-        data: samples: a pair (inputs, targets), or inputs alone, for which the predicted class is explained.
+        data: samples: a pair (inputs, targets); inputs alone, for which the predicted class is explained; a loader or a
+            data set, of which the first samples are taken. Tensors, numpy arrays, lists and pandas objects are read
+            alike.
         differentiable: True wants methods whose attribution a loss can hold.
         explainers: names of those to consider; None takes all that are registered.
         metric: what measures them; the mean over the samples decides.
@@ -191,8 +198,7 @@ def recommend(  # noqa: PLR0913
     for name in view:
         if name not in Explainer.SETTINGS:
             raise InvalidTypeError(f"recommend has no argument {name!r}")
-    where = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
-    inputs, targets = _samples(data, n_samples, where)
+    inputs, targets = _samples(data, n_samples, model)
     kind = _modality(modality, inputs)
     chosen = {name: EXPLAINERS.get(name) for name in explainer_names(explainers)}
     whole = {n: v for n, v in view.items() if n != "layer"}
@@ -218,28 +224,30 @@ def recommend(  # noqa: PLR0913
     return Recommendation(profile, kind, tuple(candidates), measure.NAME, seed)
 
 
-def _samples(data: Any, n: int, device: torch.device) -> tuple[Any, Any]:
+def _samples(data: Any, n: int, model: nn.Module) -> tuple[Any, Any]:
     """The first samples of the data on the model's device, and their targets."""
     if data is None:
         return None, None
-    if isinstance(data, Iterable) and not isinstance(data, (Tensor, tuple, list, Mapping, str)):
-        data = next(iter(data), ())  # a loader: its first batch
-    pair = isinstance(data, (tuple, list)) and len(data) == 2 and not _both_inputs(data)
-    inputs, targets = data if pair else (data, None)
-    tensors, rebuild = structure.flatten(inputs, "data")
-    structure.check_batch(tensors, "data")
-    if isinstance(targets, (list, Tensor)):
-        targets = torch.as_tensor(targets)
-        if targets.ndim and len(targets) != len(tensors[0]):
-            raise InvalidInputError(f"data holds {len(tensors[0])} samples and {len(targets)} targets")
-        targets = targets[:n] if targets.ndim else targets
+    if isinstance(data, Dataset):
+        data = dataset_loader(data, n)
+    if isinstance(data, Iterable) and not isinstance(data, (tuple, list, Mapping, str)) and not is_array(data):
+        first = next(iter(data), ())  # a loader: its first batch
+        inputs, targets = first[:2] if isinstance(first, (tuple, list)) and len(first) in (2, 3) else (first, None)
+    else:
+        pair = isinstance(data, (tuple, list)) and len(data) == 2 and is_batch(data) and not _both_inputs(data)
+        inputs, targets = data if pair else (data, None)
+    tensors, rebuild = structure.flatten(read_inputs(inputs, model, what="data"), "data")
+    count = structure.check_batch(tensors, "data")
+    if targets is not None and not callable(targets) and not isinstance(targets, int):
+        targets = read_labels(targets, count, what="targets")[:n]
+    device = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
     return rebuild(tuple(t[:n].to(device) for t in tensors)), targets
 
 
 def _both_inputs(data: Any) -> bool:
     """Whether a pair is two inputs rather than inputs and targets: then the second holds features as well."""
     first, second = data
-    return isinstance(first, Tensor) and isinstance(second, Tensor) and second.ndim > 1 and second.shape[1] > 1
+    return is_array(first) and is_array(second) and second.ndim > 1 and second.shape[1] > 1
 
 
 def _modality(modality: Any, inputs: Any) -> Modality:

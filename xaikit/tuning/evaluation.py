@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core import structure
+from xaikit.core.batch import Batch
+from xaikit.core.masks import leaves_of
 from xaikit.core.results import Interval
-from xaikit.metrics.data import Batch
 from xaikit.tuning.goals import Goal
 from xaikit.tuning.search import IntermediateReport, Measurement
 
@@ -55,7 +56,7 @@ class ExplanationMeasure:
         attributions = None
         if sum(len(goal.terms) for goal in self.goals) > 1:
             # Explained once for all metrics.
-            attributions = explainer.attribute(batch.inputs, batch.targets, seed=self.seed)
+            attributions = explainer.attribute(batch.inputs, batch.labels, seed=self.seed)
             attributions = attributions if postprocess is None else postprocess(attributions)
         options: dict[str, Any] = {"postprocess": postprocess, "seed": self.seed}
         return torch.stack([goal.evaluate(explainer, batch, attributions, **options) for goal in self.goals])
@@ -83,10 +84,9 @@ def fingerprint_of_data(data: list[Batch]) -> str:
     """The samples in a few words, by which a study knows them again."""
     digest, count = hashlib.blake2b(digest_size=6), 0
     for batch in data:
-        targets = batch.targets
-        tensors = structure.flatten(batch.inputs)[0]
-        tensors += () if batch.masks is None else structure.flatten(batch.masks, "masks")[0]
-        count += batch.n
+        targets = batch.labels
+        tensors = structure.flatten(batch.inputs)[0] + leaves_of(batch.masks)
+        count += batch.size
         extra = targets if isinstance(targets, Tensor) else torch.as_tensor(targets) if _is_numbers(targets) else None
         for tensor in (*tensors, *(() if extra is None else (extra,))):
             _update(digest, tensor)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from xaikit.core import METRICS, Explainer, Float
+from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
 from xaikit.metrics.base import Metric
-from xaikit.metrics.data import Batch
 
 Direction = Literal["maximize", "minimize"]
 DIRECTIONS = ("maximize", "minimize")
@@ -77,8 +77,8 @@ class Goal:
         for metric, _ in self.terms:
             if metric.NEEDS_MASK and any(batch.masks is None for batch in data):
                 raise InvalidInputError(
-                    f"the metric {_name(metric)!r} compares with masks, and the data has none: "
-                    f"give (inputs, targets, masks)"
+                    f"the metric {_name(metric)!r} compares with masks, and the data has none: give "
+                    f"relevant_region=, where the relevance should lie, or (inputs, targets, relevant_region)"
                 )
 
     def fingerprint(self) -> str:

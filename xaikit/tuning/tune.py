@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from xaikit.core import MITIGATORS, POSTPROCESSORS, Explainer, Float, Int, as_explainer
+from xaikit.core.batch import read_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
 from xaikit.core.results import Stopped
 from xaikit.metrics.base import Metric
-from xaikit.metrics.data import read
 from xaikit.tuning.assemble import assemble, best_row, row_at
 from xaikit.tuning.evaluation import ExplanationMeasure, fingerprint_of_data, fingerprint_of_model, gain_interval
 from xaikit.tuning.goals import as_goals
@@ -26,6 +26,7 @@ def tune(  # noqa: PLR0913
     metric: Metric | str | dict[Any, float] | Sequence[Any],
     data: Any,
     *,
+    relevant_region: Any = None,
     n_trials: int = 50,
     sampler: str = "tpe",
     pruner: Any = None,
@@ -53,8 +54,11 @@ def tune(  # noqa: PLR0913
         metric: a metric, or its name or spec; its DIRECTION says which way is better. A dict from metrics to positive
             weights is their weighted sum, in which metrics that are better when lower count negatively. A list is
             several objectives: see `TuneResult.front`.
-        data: (inputs, targets), or (inputs, targets, masks) for metrics that compare with masks, or a loader or list of
-            such batches; read once.
+        data: (inputs, targets), or (inputs, targets, relevant_region) for metrics that compare with a region; a loader
+            or list of such batches; or a data set of such samples. Read once. Tensors, numpy arrays, lists and pandas
+            objects are read alike.
+        relevant_region: where the relevance should lie, for metrics that compare with it: a mask for each sample of
+            the data or one for all, in place of those in the data; see `Metric.evaluate`.
         n_trials: trials to make, repeats included; in a storage, those of other processes count too.
         sampler: "tpe" (tree-structured Parzen estimator), "random", or "grid" (ten points of a range without a step).
         pruner: "median", "hyperband", or an Optuna pruner: ends a trial after a batch that shows it to be bad.
@@ -73,6 +77,9 @@ def tune(  # noqa: PLR0913
             is beyond noise: the best of many trials on few samples is often the luckiest one. For one objective.
         progress: show a progress bar.
 
+    Returns:
+        The best explainer with its value, all trials, and what was learnt about the settings.
+
     Raises:
         InvalidInputError, InvalidTypeError, UnknownNameError: for arguments that cannot be right.
         UnboundError: for an explainer without a model.
@@ -89,6 +96,7 @@ def tune(  # noqa: PLR0913
         explainer,
         metric,
         data,
+        relevant_region=relevant_region,
         sampler=sampler,
         pruner=pruner,
         seed=seed,
@@ -115,6 +123,7 @@ def explanation_search(  # noqa: PLR0913
     metric: Any,
     data: Any,
     *,
+    relevant_region: Any = None,
     sampler: str = "tpe",
     pruner: Any = None,
     seed: int = 0,
@@ -138,7 +147,8 @@ def explanation_search(  # noqa: PLR0913
     if postprocess is not None and postprocess is not False:
         after = POSTPROCESSORS.create("postprocessor" if postprocess is True else postprocess)
         parts.append(part_of_one(after, selection, "postprocess"))
-    batches = [batch.to(explainers[0].device) for batch in read(data)]
+    options: dict[str, Any] = {"model": explainers[0].model, "rows": None, "targets": True}
+    batches = [batch.to(explainers[0].device) for batch in read_batches(data, relevant_region, **options)]
     for goal in goals:
         goal.check_masks(batches)
     if pruner is not None and len(batches) == 1:

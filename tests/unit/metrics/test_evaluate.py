@@ -221,8 +221,8 @@ def test_one_model_against_another(model, batches):
         ([], "abpc", "pair", InvalidInputError, "at least one explainer"),
         ("gradient", [], "pair", InvalidInputError, "at least one metric"),
         ("gradient", "abpc", [], InvalidInputError, "no batch"),
-        ("gradient", "abpc", "tensor", InvalidTypeError, r"\(inputs, targets\) or \(inputs, targets, masks\)"),
-        ("gradient", "abpc", "dataset", InvalidTypeError, "DataLoader"),
+        ("gradient", "abpc", "tensor", InvalidTypeError, r"\(inputs, labels\) or \(inputs, labels, masks\)"),
+        ("gradient", "abpc", "dataset", InvalidTypeError, "a data set must give samples"),
         (3, "abpc", "pair", InvalidTypeError, "expected explainer"),
     ],
 )  # fmt: skip
@@ -251,3 +251,30 @@ def test_a_metric_of_ones_own(model, batches):
     expected = torch.cat([Gradient(model).attribute(x, y).flatten(1).amax(1) for x, y, _ in batches])
     assert table["gradient", "largest"].values == tuple(expected.tolist())
     json.dumps(table.to_dict())
+
+
+def test_arrays_lists_and_regions_by_keyword_are_read_like_tensors(model):
+    x, y, region = torch.rand(5, 2, 4, 4), torch.arange(5) % 3, torch.rand(5, 4, 4) > 0.5
+    single, metrics = model.float(), ["abpc:n_steps=4", "relevance_mass"]
+    truth = run("gradient", metrics, (x, y, region), model=single)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=5)
+    forms = [
+        ((x.numpy(), y.numpy(), region.numpy()), None),
+        ((x.tolist(), y.tolist(), region.numpy().astype("uint8")), None),
+        ((x.double().numpy(), y.numpy().astype("int16")), region.float().tolist()),
+        ((x, y), list(region)),
+        (loader, region),
+        (torch.utils.data.TensorDataset(x, y), region.numpy()),
+    ]
+    for data, relevant_region in forms:
+        table = run("gradient", metrics, data, model=single, relevant_region=relevant_region)
+        for metric in metrics:
+            assert table["gradient", metric].values == pytest.approx(truth["gradient", metric].values, nan_ok=True)
+
+
+def test_samples_without_a_region_say_nothing(model):
+    x, region = torch.rand(4, 2, 4, 4).double(), torch.ones(4, 4)
+    region[0] = 0
+    for listed, n in (([region, None, region, None], 2), ([None] * 4, 0), ([region] * 4, 4)):
+        row = run(Gradient(model), "relevance_mass", (x, 0, listed)).rows[0]
+        assert (row.n, row.n_nan) == (n, 4 - n)

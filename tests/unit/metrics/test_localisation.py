@@ -94,9 +94,14 @@ def test_a_mask_of_tokens_at_their_embedding():
 
 def test_masks_for_other_samples(case):
     model, x, a, masks = case
-    with pytest.raises(InvalidInputError, match=r"masks for 8 samples of shape \(1, 5, 6\).*got \(7, 1, 5, 6\)"):
+    with pytest.raises(
+        InvalidInputError, match=r"masks must have shape \(5, 6\) for all samples, .*got \(7, 1, 5, 6\)"
+    ):
         AUC().evaluate(Gradient(model), x, 0, a, relevant_region=masks[:7])
-    with pytest.raises(InvalidInputError, match="one tensor per explained input, 1, got 2"):
+    with pytest.raises(
+        InvalidInputError,
+        match="one for each input of the model, and there is one|one mask per explained input, 1, got 2",
+    ):
         AUC().evaluate(Gradient(model), x, 0, a, relevant_region=(masks, masks))
 
 

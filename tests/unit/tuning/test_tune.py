@@ -366,11 +366,11 @@ def test_optunas_log_level_stays(knobs):
         ({"space": "gain"}, InvalidTypeError, "space must hold names"),
         ({"space": {"gain": Float(ge=0)}}, InvalidTypeError, "a spec with a search range"),
         ({"space": []}, InvalidInputError, "the space is empty"),
-        ({"data": torch.rand(2, 3)}, InvalidTypeError, r"data must be \(inputs, targets\)"),
+        ({"data": torch.rand(2, 3)}, InvalidTypeError, r"data must be \(inputs, labels\)"),
         ({"data": []}, InvalidInputError, "data holds no batch"),
-        ({"data": [torch.rand(2, 3)]}, InvalidTypeError, r"data must be \(inputs, targets\)"),
+        ({"data": [torch.rand(2, 3)]}, InvalidTypeError, r"a batch must be \(inputs, labels\)"),
         ({"data": (torch.zeros(0, 3), None)}, InvalidInputError, "empty batch"),
-        ({"data": torch.utils.data.TensorDataset(torch.rand(2, 3))}, InvalidTypeError, "DataLoader"),
+        ({"data": torch.utils.data.TensorDataset(torch.rand(2, 3))}, InvalidTypeError, "a data set must give samples"),
     ],
 )
 def test_bad_input_ends_in_a_sentence(knobs, change, error, message):
