@@ -103,7 +103,7 @@ def test_tables_attributions_and_samples_without_relevance():
             torch.eye(5),
             {},
             InvalidInputError,
-            r"\(6, 5\) for all samples, .* got maps of \(5, 5\)",
+            r"a map of \(5, 5\) is no scaled one of \(6, 5\)",
         ),
         (torch.rand(4, 1, 6, 5), torch.rand(3, 6, 5), {}, InvalidInputError, "masks must have shape"),
         (torch.rand(4, 1, 6, 5), corner() * 2, {}, InvalidInputError, r"\[0, 1\]"),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.core.masks import read_mask_values
+from xaikit.core.masks import REMEDY, read_mask_values, refuse_boxes
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.rules.embedding import MaskedTokens
 from xaikit.explainers.cd.ruleset import Context
@@ -39,7 +39,9 @@ class Split:
             InvalidTypeError: for anything but numbers or booleans.
             InvalidInputError: for another shape, or values outside [0, 1].
         """
-        values = read_mask_values(masks, what=what)
+        raw = to_tensor(masks, what, remedy=REMEDY)
+        refuse_boxes(raw, x, what)
+        values = read_mask_values(raw, what=what)
         values = values.to(x.device, x.dtype if x.is_floating_point() else torch.get_default_dtype())
         return cls(_behind_batch(values, x, what))
 
