@@ -64,6 +64,7 @@ class Configured:
     NAME: ClassVar[str] = ""
     REGISTRY: ClassVar[Any] = None
     SETTINGS: ClassVar[Mapping[str, Setting]] = MappingProxyType({})
+    RENAMED_SETTINGS: ClassVar[Mapping[str, str]] = {}  # the new names by the old ones
     TUNABLES: ClassVar[Mapping[str, Spec]] = MappingProxyType({})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -94,6 +95,8 @@ class Configured:
         owner = type(self).__name__
         for name in settings:
             if name not in self.SETTINGS:
+                if new_name := self.RENAMED_SETTINGS.get(name):
+                    raise InvalidTypeError(f"the setting {name!r} of {owner} is called {new_name!r} now")
                 raise InvalidTypeError(f"{owner} has no setting {name!r}{near_names(name, self.SETTINGS)}")
         for name, setting in self.SETTINGS.items():
             value = settings.get(name, setting.default)

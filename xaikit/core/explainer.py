@@ -191,6 +191,8 @@ class Explainer(ModelView, abc.ABC):
             targets=None if targets is None or callable(targets) else to_tensor(targets, "targets").tolist(),
             scores=explained.scores.detach(),
             gap=None if explained.gap is None else explained.gap.detach(),
+            absorbed=explained.absorbed,
+            lost=explained.lost,
             tokens=self._token_ids(values, inputs),
             seed=seed,
         )

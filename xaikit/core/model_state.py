@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from xaikit.core import torch_private
+
 Modules = dict[nn.Module, str]
-BATCH_NORM = nn.modules.batchnorm._BatchNorm
+BATCH_NORM = torch_private.BatchNorm
 
 
 def modules_of(model: nn.Module) -> Modules:
@@ -23,7 +24,7 @@ def modules_of(model: nn.Module) -> Modules:
         if module in found:
             return
         found[module] = name
-        for key, child in module._modules.items():
+        for key, child in torch_private.children_of(module).items():
             if child is not None:
                 visit(child, f"{name}.{key}" if name else key)
 
@@ -65,10 +66,7 @@ def isolated(
 
 def eager(modules: Sequence[nn.Module]) -> contextlib.AbstractContextManager[Any]:
     """Run what torch.compile has wrapped as it was written: compiled, it has no second derivative and no rules."""
-    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # not imported: nothing is compiled
-    wrapped = dynamo is not None and any(
-        isinstance(m, dynamo.OptimizedModule) or m._compiled_call_impl is not None for m in modules
-    )
+    wrapped = any(torch_private.is_compiled(m) for m in modules)
     return torch.compiler.set_stance("force_eager") if wrapped else contextlib.nullcontext()
 
 
@@ -119,14 +117,14 @@ def sound_batchnorm(norms: Sequence[nn.Module]) -> Iterator[None]:
 @contextlib.contextmanager
 def private_buffers(model: nn.Module) -> Iterator[None]:
     """Let the model work on copies of its buffers: what a pass in training mode adds to them is dropped."""
-    held = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    held = [(m, name, b) for m in model.modules() for name, b in torch_private.buffers_of(m).items() if b is not None]
     try:
         for module, name, buffer in held:
-            module._buffers[name] = buffer.detach().clone()
+            torch_private.buffers_of(module)[name] = buffer.detach().clone()
         yield
     finally:
         for module, name, buffer in held:
-            module._buffers[name] = buffer
+            torch_private.buffers_of(module)[name] = buffer
 
 
 @contextlib.contextmanager
@@ -145,7 +143,7 @@ def buffers_kept_on_error(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def frozen(model: nn.Module, *, modules: Modules | None = None) -> Iterator[None]:
     """No parameter requires a gradient inside: an input-only backward keeps fewer activations and runs faster."""
-    own = [p for module in modules or modules_of(model) for p in module._parameters.values()]
+    own = [p for module in modules or modules_of(model) for p in torch_private.parameters_of(module).values()]
     parameters = [p for p in own if p is not None and p.requires_grad and p.is_leaf]
     try:
         for parameter in parameters:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from xaikit.transforms.pooling import Pooling
     from xaikit.transforms.postprocess import Postprocessor
 
-EXPLAINERS: Registry[Explainer] = Registry("explainer", "xaikit.explainers")
-METRICS: Registry[Metric] = Registry("metric", "xaikit.metrics")
-MITIGATORS: Registry[Mitigator] = Registry("mitigator", "xaikit.mitigation")
-BASELINES: Registry[Baseline] = Registry("baseline", "xaikit.transforms")
-FEATURE_MASKS: Registry[FeatureMask] = Registry("feature mask", "xaikit.transforms")
-POOLINGS: Registry[Pooling] = Registry("pooling", "xaikit.transforms")
-NORMALIZATIONS: Registry[Normalization] = Registry("normalization", "xaikit.transforms")
-POSTPROCESSORS: Registry[Postprocessor] = Registry("postprocessor", "xaikit.transforms")
-MODALITIES: Registry[Modality] = Registry("modality", "xaikit.modality")
-PROJECTIONS: Registry[Projection] = Registry("projection", "xaikit.mitigation")
+EXPLAINERS: Registry[Explainer] = Registry("explainer", "explainers")
+METRICS: Registry[Metric] = Registry("metric", "metrics")
+MITIGATORS: Registry[Mitigator] = Registry("mitigator", "mitigation")
+BASELINES: Registry[Baseline] = Registry("baseline", "transforms")
+FEATURE_MASKS: Registry[FeatureMask] = Registry("feature mask", "transforms")
+POOLINGS: Registry[Pooling] = Registry("pooling", "transforms")
+NORMALIZATIONS: Registry[Normalization] = Registry("normalization", "transforms")
+POSTPROCESSORS: Registry[Postprocessor] = Registry("postprocessor", "transforms")
+MODALITIES: Registry[Modality] = Registry("modality", "modality")
+PROJECTIONS: Registry[Projection] = Registry("projection", "mitigation")

@@ -159,7 +159,7 @@ def read(path: str | Path) -> tuple[Any, dict[str, Tensor]]:
     except MissingDependencyError:
         raise
     except Exception as err:  # damaged bytes make numpy, zipfile and json raise whatever they meet first
-        raise InvalidInputError(f"{path} is damaged, or xaikit did not write it ({_first_line(err)})") from err
+        raise InvalidInputError(f"the file is damaged, or xaikit did not write it ({_first_line(err)})") from err
 
 
 def _name_of(dtype: torch.dtype) -> str:

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Int, Layer
+from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Int, Layer, torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.layers import find_layer, hooked
 from xaikit.core.structure import Tensors
 
-CONVOLUTION = nn.modules.conv._ConvNd  # noqa: SLF001
+CONVOLUTION = torch_private.Convolution
 MAX_PREFIX = 16  # class, distillation and register tokens that may stand before the patches of a vision transformer
 
 
