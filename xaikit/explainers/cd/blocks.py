@@ -103,6 +103,12 @@ class AddedConstant:
         for u, c, low, g in zip(undecided(cut, share, parts), *operands, strict=False):
             yield functools.partial(_share_constant, u, c, low, g)
 
+    def totals(self, cut: Cut) -> Iterator[Callable[[Tensor], Tensor]]:
+        """What the step makes of the total, a function for each block."""
+        scales = itertools.repeat(None) if self.scale is None else cut.operand(self.scale)
+        for c, g in zip(cut.operand(self.constant), scales, strict=False):
+            yield functools.partial(torch.add, c) if g is None else functools.partial(torch.addcmul, c, g)
+
 
 def _share_constant(  # noqa: PLR0913, PLR0917
     u: Tensor | float, c: Tensor, low: Tensor, scale: Tensor | None, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor
@@ -145,6 +151,10 @@ class SplitFunction:
         """A function for each block."""
         return itertools.repeat(self._both_orders if self.symmetric else self._relevant_first, len(cut.sizes))
 
+    def totals(self, cut: Cut) -> Iterator[Callable[[Tensor], Tensor]]:
+        """What the step makes of the total, a function for each block."""
+        return itertools.repeat(self.function, len(cut.sizes))
+
     def _both_orders(self, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor) -> None:
         lead = self.function(r).sub_(self.function(s))
         whole = self.function(r + s)
@@ -184,4 +194,24 @@ def run_steps(
         first(r, s, new_r, new_s)
         for kernel in others:
             kernel(new_r, new_s, new_r, new_s)
+    return out
+
+
+def run_on_total(total: Tensor, steps: Sequence[AddedConstant | SplitFunction]) -> Tensor:
+    """The total (N, C, *places) after some steps, whose operands are the same at all places of a channel."""
+    value = total[None, None]
+    rows = Rows.of(value, value.new_zeros(1), *(operand for step in steps for operand in step.operands))
+    if rows is None:
+        cut = Cut(total.shape, torch.device("meta"))  # as one block
+        for step in steps:
+            total = next(step.totals(cut))(total)
+        return total
+    out = torch.empty_like(total)
+    sources, targets = rows.parts(value)[0], rows.parts(out[None, None])[0]
+    cut = Cut(sources.shape, total.device)
+    each = zip(*(step.with_operands(rows.operand).totals(cut) for step in steps), strict=True)
+    for block, into, functions in zip(cut.rows(sources), cut.rows(targets), each, strict=True):
+        for function in functions:
+            block = function(block)  # noqa: PLW2901
+        into.copy_(block)
     return out

@@ -13,17 +13,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from xaikit.explainers.cd.blocks import AddedConstant, SplitFunction, run_steps
+from xaikit.explainers.cd.blocks import AddedConstant, SplitFunction, run_on_total, run_steps
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.derivatives import ShareConstant, SplitSymmetric
 
 
 class AddConstant(AddedConstant):
     """Compute scale * x + constant, the constant shared between the parts (`constants`)."""
-
-    def on_total(self, total: Tensor) -> Tensor:
-        """What the step makes of the total."""
-        return (total if self.scale is None else total * self.scale) + self.constant
 
     def on_parts(self, parts: Tensor, share: Tensor) -> Tensor:
         """The parts, differentiable."""
@@ -33,10 +29,6 @@ class AddConstant(AddedConstant):
 
 class Split(SplitFunction):
     """Split an elementwise f with f(0) = 0 (`rules.activations`)."""
-
-    def on_total(self, total: Tensor) -> Tensor:
-        """What the step makes of the total."""
-        return self.function(total)
 
     def on_parts(self, parts: Tensor, share: Tensor) -> Tensor:  # noqa: ARG002
         """The parts, differentiable."""
@@ -103,11 +95,9 @@ class Deferred:
         return Deferred(self.value.like(pick(self.value.parts)), self.steps).pending()
 
     def total(self) -> Tensor:
-        """The total after the steps."""
-        total = self.value.total
-        for step in self.steps:
-            total = step.on_total(total)
-        return total
+        """The total after the steps, without a graph: it tells which places a max-pool picks."""
+        with torch.no_grad():
+            return run_on_total(self.value.total, self.steps) if self.steps else self.value.total
 
     def pending(self) -> Decomposed:
         """The value that looks as if all steps were done."""
