@@ -76,8 +76,8 @@ def _ends_are_entries(path: Path) -> bool:
     with path.open("rb") as file:
         first = file.readline()
         file.seek(max(0, size - LAST_BYTES))
-        *_, last, rest = [b"", *file.read().split(b"\n")]
-    return not rest and _is_entry(first) and _is_entry(last)
+        *_, last, unfinished = [b"", *file.read().split(b"\n")]
+    return not unfinished and _is_entry(first) and _is_entry(last)
 
 
 def _mend(path: Path) -> None:

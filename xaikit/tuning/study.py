@@ -35,7 +35,7 @@ def open_study(
     if resume and (storage is None or name is None):
         raise InvalidInputError("resume=True needs a storage and a study_name to go on with")
     opened: Any = None
-    taken = False
+    exists = False
     try:
         opened = open_storage(storage)
         study = optuna.create_study(
@@ -45,7 +45,7 @@ def open_study(
             load_if_exists=resume,
         )
     except optuna.exceptions.DuplicatedStudyError:
-        study, taken = optuna.load_study(study_name=name, storage=opened), True
+        study, exists = optuna.load_study(study_name=name, storage=opened), True
     except (InvalidInputError, InvalidTypeError, MissingDependencyError):
         raise
     except Exception as err:
@@ -55,7 +55,7 @@ def open_study(
             f"the storage {without_password(storage)} does not answer ({type(err).__name__}); {_remedy(storage, err)}"
         ) from err
     try:
-        _claim(study, name, fingerprint, taken=taken)
+        _claim(study, name, fingerprint, exists=exists)
     except InvalidInputError:
         disconnect(opened)
         raise
@@ -135,7 +135,7 @@ def _remedy(storage: Any, err: Exception) -> str:
     url = str(storage)
     if journal is not None:
         return f"the folder {journal.absolute().parent} must exist and be writable"
-    if url.startswith("sqlite") and any(words in str(err) for words in ("malformed", "not a database")):
+    if url.startswith("sqlite") and any(sign in str(err) for sign in ("malformed", "not a database")):
         return "its file is damaged or no SQLite database: move it away, or name another file"
     if url.startswith("sqlite"):
         return "the file's folder must exist and be writable; sqlite:///study.db lies in the current folder"
@@ -144,12 +144,12 @@ def _remedy(storage: Any, err: Exception) -> str:
     return "is it running?"
 
 
-def _claim(study: optuna.Study, name: str | None, fingerprint: dict[str, Any], *, taken: bool) -> None:
+def _claim(study: optuna.Study, name: str | None, fingerprint: dict[str, Any], *, exists: bool) -> None:
     """Write into a new study what it searches; of one that is there, say how it differs or that it is there."""
     before = study.user_attrs.get(FINGERPRINT)
     if before is not None:
         _same_search(before, name, fingerprint)
-    if taken:
+    if exists:
         raise InvalidInputError(
             f"the storage already holds a study {name!r}; pass resume=True (--resume) to go on with it, "
             f"or another study_name (--study)"
