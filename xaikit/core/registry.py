@@ -13,8 +13,9 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
 from xaikit import upward
-from xaikit.core.configured import Configured, from_json
+from xaikit.core.configured import Configured
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.setting_json import from_json
 from xaikit.core.spec_strings import split_spec
 
 T = TypeVar("T", bound=Configured)

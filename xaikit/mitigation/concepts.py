@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import REMEDY, read_classes
 from xaikit.core.layers import cut_at, find_layer
 from xaikit.core.model_state import isolated
+from xaikit.core.results import Result
 from xaikit.core.structure import check_batch, flatten
 from xaikit.mitigation.forward import run_model
 
@@ -22,8 +24,8 @@ BATCH = 64  # samples in a pass
 METHODS = ("pattern", "ridge", "svm")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Concept:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Concept(Result):
     """A direction among the channels of a layer.
 
     Attributes:
@@ -39,6 +41,10 @@ class Concept:
     absent: Tensor
     present: Tensor
     channel_axis: int = 1
+
+    def spec(self) -> dict[str, Any]:
+        """The concept as plain JSON values, for the spec of a mitigator that holds it."""
+        return self.to_dict()
 
     @classmethod
     def fit(
@@ -98,11 +104,13 @@ class Concept:
 
 
 def check_concept(value: Any, where: str) -> Concept:
-    """The value, when it is a concept.
+    """The value, when it is a concept, or what `Concept.to_dict` made of one.
 
     Raises:
-        InvalidTypeError: else.
+        InvalidTypeError: for anything else.
     """
+    if isinstance(value, Mapping):  # as a mitigator's spec holds it
+        return Concept.from_dict(value)
     if not isinstance(value, Concept):
         raise InvalidTypeError(
             f"{where} must be a Concept, made by Concept.fit(model, x, labels, layer=...), got {value!r}"

@@ -12,8 +12,8 @@ import torch
 from tqdm import tqdm
 
 from xaikit.core import Explainer, Int
-from xaikit.core.configured import to_json
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteError, UnboundError
+from xaikit.core.setting_json import to_json
 from xaikit.core.structure import flatten
 from xaikit.runs import manifest, shards
 from xaikit.runs.run import Run, load_run

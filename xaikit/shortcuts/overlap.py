@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.masks import read_mask_values
+from xaikit.core.mask_shapes import fit_masks
+from xaikit.core.masks import marked, read_masks
 from xaikit.shortcuts.maps import distributions, relevance_maps
 
 
@@ -104,14 +105,11 @@ def mask_overlap(
 
 def _fit(masks: Any, maps: Tensor) -> Tensor:
     """Masks (N or 1, ...) of the maps' shape."""
-    mask = read_mask_values(masks).double().cpu()
-    shape = tuple(mask.shape)
-    if mask.ndim == maps.ndim + 1 and mask.shape[1] == 1:
-        mask = mask[:, 0]
-    if mask.shape == maps.shape[1:]:
-        mask = mask[None]
-    if mask.ndim != maps.ndim or mask.shape[1:] != maps.shape[1:] or len(mask) not in (1, len(maps)):
-        raise InvalidInputError(f"masks must have shape {tuple(maps.shape[1:])} or {tuple(maps.shape)}, got {shape}")
+    samples = maps.unsqueeze(1) if maps.ndim > 2 else maps
+    aligned = read_masks(masks, samples)
+    (fitted,) = fit_masks(aligned, (samples,))
+    mask = fitted[:, 0] if maps.ndim > 2 else fitted
+    mask = mask[:1] if marked(aligned) is not aligned else mask
     covered = mask.flatten(1).mean(1)
     for bad, problem in ((covered == 0, "is zero everywhere"), (covered == 1, "covers everything")):
         if bool(bad.any()):
