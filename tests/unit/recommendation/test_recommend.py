@@ -303,7 +303,28 @@ def test_bad_inputs():
         recommend(mlp(), "tabular", x * float("nan"))
     with pytest.raises(InvalidInputError, match="data holds no tensor"):
         recommend(mlp(), "tabular", iter([]))
-    with pytest.raises(InvalidTypeError, match="data must be a tensor"):
+    with pytest.raises(InvalidInputError, match="data must have a batch dimension first, got a scalar"):
         recommend(mlp(), "tabular", 3)
+    with pytest.raises(InvalidTypeError, match="data must hold tensors or arrays of numbers, got str"):
+        recommend(mlp(), "tabular", "all")
     with pytest.raises(InvalidInputError, match=r"pass data=\(inputs, targets\) with a function"):
         recommend(nn.Conv2d(1, 2, 3), "image", torch.randn(2, 1, 5, 5))
+
+
+def test_arrays_lists_and_data_sets_are_read_like_tensors():
+    model, x, y = mlp(), torch.randn(6, 5), torch.tensor([0, 1] * 3)
+    truth = recommend(model, None, (x, y), explainers=["gradient"]).candidates[0].value
+    for data in ((x.numpy(), y.numpy()), (x.double().numpy(), y.tolist()), torch.utils.data.TensorDataset(x, y)):
+        assert recommend(model, None, data, explainers=["gradient"]).candidates[0].value == pytest.approx(truth)
+    alone = recommend(model, None, x, explainers=["gradient"]).candidates[0].value
+    assert recommend(model, None, x.numpy(), explainers=["gradient"]).candidates[0].value == pytest.approx(alone)
+
+
+def test_a_saved_recommendation_is_ready_to_use_again(tmp_path):
+    model = mlp()
+    found = recommend(model, "tabular", torch.randn(4, 5), explainers=["gradient", "smoothgrad"], seed=3)
+    again = type(found).load(found.save(tmp_path / "found.json"), model)
+    assert (again, again.seed, again.best) == (found, 3, found.best)
+    assert again.best.model is model
+    frame = again.to_pandas()
+    assert list(frame["name"]) == [c.name for c in found.candidates]
