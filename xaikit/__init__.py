@@ -108,6 +108,20 @@ _NEW_HOME_OF = {name: module for module, names in _MOVED.items() for name in nam
 __all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604
 
 if TYPE_CHECKING:  # the same names, for type checkers; a test compares
+    from xaikit import cli as cli
+    from xaikit import core as core
+    from xaikit import explainers as explainers
+    from xaikit import metrics as metrics
+    from xaikit import mitigation as mitigation
+    from xaikit import modality as modality
+    from xaikit import recommendation as recommendation
+    from xaikit import report as report
+    from xaikit import runs as runs
+    from xaikit import shortcuts as shortcuts
+    from xaikit import testing as testing
+    from xaikit import torch_ops as torch_ops
+    from xaikit import transforms as transforms
+    from xaikit import tuning as tuning
     from xaikit.core import EXPLAINERS as EXPLAINERS
     from xaikit.core import METRICS as METRICS
     from xaikit.core import MITIGATORS as MITIGATORS
@@ -164,7 +178,8 @@ if TYPE_CHECKING:  # the same names, for type checkers; a test compares
     from xaikit.tuning.tune import tune as tune
 
 
-def __getattr__(name: str) -> Any:
+def _load(name: str) -> Any:
+    """The room or the public name, imported now."""
     if name in _ROOMS:
         return importlib.import_module(f"xaikit.{name}")
     if name in _NEW_HOME_OF:
@@ -175,6 +190,10 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
+
+
+if not TYPE_CHECKING:  # or type checkers would believe that every name is there
+    __getattr__ = _load
 
 
 def __dir__() -> list[str]:

@@ -205,6 +205,8 @@ def test_type_checkers_see_the_same_names():
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     typed = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
     names = {alias.asname: node.module for node in typed.body for alias in node.names}
+    assert {name for name, home in names.items() if home == "xaikit"} == set(xaikit._ROOMS)
+    names = {name: home for name, home in names.items() if home != "xaikit"}
     # mypy takes a function that is called as its module for the module, unless it is imported from there.
     assert {name: home.removesuffix(f".{name}") for name, home in names.items()} == xaikit._HOME_OF
 

@@ -20,7 +20,12 @@ from xaikit.tuning.rows import TrialRow
 if TYPE_CHECKING:
     import optuna
 
-T = TypeVar("T", bound=Configured)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    T = TypeVarWithDefault("T", bound=Configured, default=Any)  # where nothing says what was searched, such as `load`
+else:
+    T = TypeVar("T", bound=Configured)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
