@@ -11,12 +11,14 @@ from torch import Tensor
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.masks import marked, read_masks
+from xaikit.core.pandas_import import import_pandas
+from xaikit.core.results import Result
 from xaikit.shortcuts.maps import distributions, relevance_maps
 
 
-@dataclasses.dataclass(frozen=True)
-class Overlap:
-    """What `mask_overlap` returns.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Overlap(Result):
+    """How much relevance lies in a region, as `mask_overlap` measures it.
 
     Attributes:
         share: of each sample's relevance that lies in the mask, (N,), from 0 to 1.
@@ -29,6 +31,15 @@ class Overlap:
     expected: Tensor
     p_values: Tensor
     p_value: float
+
+    def to_pandas(self) -> Any:
+        """A table with one row for each sample: share, expected, p_value.
+
+        Raises:
+            MissingDependencyError: without pandas.
+        """
+        columns = {"share": self.share, "expected": self.expected, "p_value": self.p_values}
+        return import_pandas("to_pandas").DataFrame({name: values.tolist() for name, values in columns.items()})
 
     def __repr__(self) -> str:
         return (
