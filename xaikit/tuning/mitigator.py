@@ -198,10 +198,10 @@ def _validation(validation: Any) -> tuple[Any, Any]:
     """The validation data, and the group of each of its samples; None: the groups are the classes."""
     if not isinstance(validation, (tuple, list)):
         return validation, None
-    inputs, labels, *rest = validation
-    if not rest:
+    inputs, labels, *further = validation
+    if not further:
         return (inputs, labels), None
-    groups = rest[0].tolist() if hasattr(rest[0], "tolist") else list(rest[0])
+    groups = further[0].tolist() if hasattr(further[0], "tolist") else list(further[0])
     if len(groups) != len(labels):
         raise InvalidInputError(f"groups must name one for each of the {len(labels)} samples, got {len(groups)}")
     return (inputs, labels), groups

@@ -12,7 +12,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.explainers import Gradient, GradientXInput
 from xaikit.metrics import FaithfulnessCorrelation, Infidelity, MuFidelity
 from xaikit.metrics.fidelity import random_subsets
-from xaikit.metrics.pooled_features import Places, groups
+from xaikit.metrics.pooled_features import PooledFeatures, groups
 from xaikit.metrics.random_subsets import normal_draws, random_keys
 
 
@@ -21,7 +21,7 @@ def net(features=12):
 
 
 def flat(values):
-    return Places(values, (values.shape[1:],))
+    return PooledFeatures(values, (values.shape[1:],))
 
 
 @pytest.mark.parametrize(("share", "size"), [(0.2, 2), (0.5, 6), (0.01, 1)])
