@@ -260,9 +260,10 @@ def exported_functions(room_name: str):
         if inspect.isfunction(member):
             yield name, member
         elif inspect.isclass(member) and member.__module__.startswith("xaikit"):
+            fields = getattr(member, "__dataclass_fields__", {})
             for key, value in vars(member).items():
                 function = getattr(value, "__func__", value)
-                if not key.startswith("_") and inspect.isfunction(function):
+                if not key.startswith("_") and key not in fields and inspect.isfunction(function):
                     yield f"{name}.{key}", function
 
 
