@@ -178,13 +178,26 @@ if TYPE_CHECKING:  # the same names, for type checkers; a test compares
     from xaikit.tuning.tune import tune as tune
 
 
+def _asked_by_import() -> bool:
+    """Whether the caller of `_load` is at a ``from xaikit import name``."""
+    import dis
+    import inspect
+
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals is globals():
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_code[frame.f_lasti] == dis.opmap["IMPORT_FROM"]
+
+
 def _load(name: str) -> Any:
     """The room or the public name, imported now."""
     if name in _ROOMS:
         return importlib.import_module(f"xaikit.{name}")
     if name in _NEW_HOME_OF:
         home = _NEW_HOME_OF[name]
-        raise AttributeError(f"xaikit.{name} is in {home} now: from {home} import {name}")
+        # An import statement replaces an AttributeError by a sentence of its own, which does not say where the name is.
+        kind = ImportError if _asked_by_import() else AttributeError
+        raise kind(f"xaikit.{name} is in {home} now: from {home} import {name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'xaikit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)

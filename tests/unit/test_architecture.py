@@ -219,6 +219,10 @@ def test_a_name_that_moved_says_where_it_is():
         with pytest.raises(AttributeError, match=rf"xaikit.{name} is in {home} now: from {home} import {name}"):
             getattr(xaikit, name)
         assert not hasattr(xaikit, name)
+        with pytest.raises(ImportError, match=rf"^xaikit.{name} is in {home} now"):
+            exec(f"from xaikit import {name}")  # noqa: S102
+    with pytest.raises(ImportError, match="cannot import name 'VarGard'"):
+        from xaikit import VarGard  # noqa: F401
 
 
 def test_rooms_are_at_hand():

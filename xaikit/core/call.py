@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,18 @@ from xaikit.core.convolutions import fast_convolutions
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.layers import cut_at
 from xaikit.core.model_state import Modules, differentiable_kernels
+from xaikit.core.renames import renamed_attribute
 from xaikit.core.rows import even_ranges, rows_per_pass
 from xaikit.core.structure import Tensors
 from xaikit.core.taps import Layers, Tap, tapped
+
+RENAMED = {
+    "grad": "grad_of",
+    "gradient": "grad_at_layers",
+    "record": "on_output",
+    "surroundings": "recompute_context",
+    "watched": "traced",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +74,11 @@ class Call:
     recompute_context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     recompute: bool = False
     traced: bool = False
+
+    if not TYPE_CHECKING:  # a type checker would take any name to be there
+
+        def __getattr__(self, name: str) -> Any:
+            raise renamed_attribute("Call", name, RENAMED)
 
     @property
     def n(self) -> int:

@@ -23,7 +23,8 @@ from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import full_precision, logits_of
 from xaikit.mitigation.history import History
 from xaikit.mitigation.penalties import EXPLANATION, check_labels, gradient_ratio, task_loss
-from xaikit.mitigation.sources import InMemorySource, Reader, missing_masks, training_source
+from xaikit.mitigation.reader import Reader, missing_masks
+from xaikit.mitigation.sources import InMemorySource, training_source
 from xaikit.mitigation.trainer import Options, train
 
 

@@ -317,20 +317,6 @@ def test_a_rule_of_ones_own(x):
         del RULES[torch.special.bessel_j1]
 
 
-def test_packed_sequences_are_refused():
-    class Packed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = nn.LSTM(5, 4, batch_first=True)
-
-        def forward(self, x):
-            packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([3, 2]), batch_first=True)
-            return self.net(packed)[1][0][-1]
-
-    with pytest.raises(UnsupportedOperationError, match="padded batch"):
-        ContextualDecomposition(Packed()).decompose(torch.randn(2, 3, 5), torch.ones(1, 3, 5))
-
-
 def test_what_the_model_sees_looks_like_a_tensor(x):
     seen = {}
 
