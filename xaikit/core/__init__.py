@@ -28,6 +28,7 @@ from xaikit.core.registries import (
 )
 from xaikit.core.registry import Registry
 from xaikit.core.renames import renamed_attribute
+from xaikit.core.results import Interval, Result, Stopped
 
 __all__ = [
     "BASELINES",
@@ -49,9 +50,12 @@ __all__ = [
     "Explainer",
     "Float",
     "Int",
+    "Interval",
     "Layer",
     "Registry",
+    "Result",
     "Spec",
+    "Stopped",
     "XaikitError",
     "as_explainer",
     "boxes_to_masks",
