@@ -2,61 +2,184 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextvars
+import dataclasses
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from xaikit.core.errors import InvalidTypeError
+from xaikit.core import targets as target_rules
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.replica import original_of
+from xaikit.core.rows import RowRule
 from xaikit.core.structure import Tensors
 
+# The models whose forward pass runs in this context.
+_RUNNING: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar("running", default=frozenset())
 
-def run_on(
-    model: nn.Module,
-    rebuild: Callable[[Tensors], Any],
-    extras: Any,
-    n: int,
-    by_name: bool,
-    inputs: Tensors,
-    samples: Tensor | None,
-) -> Any:
-    """Run the model on `inputs`, with the further arguments of the samples that they stand for.
 
-    A tensor of length `n` holds something for each sample; any other (an attention mask, a scalar) is for all.
-    """
-    # Clones, since the model may work in place on what it is given.
-    given = rebuild(tuple(x.clone() for x in inputs))
-
-    def rows(value: Any) -> Any:
-        each = samples is not None and isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
-        return value[samples] if each else value
-
-    keywords = {k: rows(v) for k, v in extras.items()} if isinstance(extras, Mapping) else {}
-    items: Sequence[Any] = (
-        ()
-        if extras is None or isinstance(extras, Mapping)
-        else extras
-        if isinstance(extras, (tuple, list))
-        else (extras,)
-    )
-    positional = [rows(v) for v in items]
-    first = () if by_name else given if isinstance(given, (tuple, list)) else (given,)
+@contextmanager
+def running(model: nn.Module) -> Iterator[None]:
+    """While active, an explanation of that model, or of a part of it, is refused."""
+    token = _RUNNING.set(_RUNNING.get() | {id(original_of(m)) for m in model.modules()})
     try:
-        return model(*first, *positional, **(given if by_name else {}), **keywords)
-    except (RuntimeError, ValueError) as error:
-        raise_on_dtype_mismatch(model, inputs, error)
-        raise
+        yield
+    finally:
+        _RUNNING.reset(token)
 
 
-def raise_on_dtype_mismatch(model: nn.Module, inputs: Tensors, error: Exception) -> None:
-    """Say so where a model failed since its parameters and its inputs differ in precision.
+def refuse_inside(model: nn.Module) -> None:
+    """Refuse to explain a model from inside its own forward pass, which would never end.
 
     Raises:
-        InvalidTypeError: with both types and the remedy.
+        InvalidInputError: when the model's explained forward pass is running.
     """
-    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    given = next((x.dtype for x in inputs if x.is_floating_point()), None)
-    if own is not None and given is not None and own != given and "type" in str(error):
+    if id(original_of(model)) in _RUNNING.get():
+        raise InvalidInputError(
+            f"this {type(model).__name__} is being explained, and its forward pass calls an explainer on it again; "
+            "compute the explanation outside the model's forward"
+        )
+
+
+@dataclasses.dataclass
+class Forward:
+    """The model as a function of stand-ins for its inputs, and of the samples that they stand for.
+
+    Attributes:
+        model: what runs.
+        rebuild: puts tensors in the place of the user's.
+        extras: the further arguments: a value, a sequence, or a mapping of keywords.
+        n: the number of samples.
+        by_name: whether the inputs are a dict, whose entries are passed by name, or as one argument.
+        head: which output is explained.
+        rule: how rows may be stacked.
+        as_one: whether the whole dict or list is the model's one argument.
+    """
+
+    model: nn.Module
+    rebuild: Callable[[Tensors], Any]
+    extras: Any
+    n: int
+    by_name: bool
+    head: str | int | None
+    rule: RowRule = RowRule()
+    as_one: bool = False
+
+    def __call__(self, inputs: Tensors, samples: Tensor | None) -> Any:
+        """Run the model on `inputs`, with the further arguments of the samples that they stand for."""
+        return self.run(inputs, samples, self.rule)
+
+    def run(self, inputs: Tensors, samples: Tensor | None, rule: RowRule) -> Any:
+        """The same under another row rule."""
+        # Clones, since the model may work in place on what it is given.
+        stand_ins = self.rebuild(tuple(x.clone() for x in inputs))
+        extras = self.extras if samples is None else self._of_samples(samples, rule)
+        keywords = dict(extras) if isinstance(extras, Mapping) else {}
+        positional: Sequence[Any] = (
+            ()
+            if extras is None or isinstance(extras, Mapping)
+            else extras
+            if isinstance(extras, (tuple, list))
+            else (extras,)
+        )
+        if self.as_one:
+            return self.model(stand_ins, *positional, **keywords)
+        first = () if self.by_name else stand_ins if isinstance(stand_ins, (tuple, list)) else (stand_ins,)
+        return self.model(*first, *positional, **(stand_ins if self.by_name else {}), **keywords)
+
+    def output(self, inputs: Tensors, samples: Tensor | None, rule: RowRule) -> Tensor:
+        """The explained head of what the model returns."""
+        return with_rows(target_rules.pick_head(self.run(inputs, samples, rule), self.head), len(inputs[0]))
+
+    def ambiguous(self) -> int:
+        """Number of further arguments whose length is N: one value for each sample, or one of that length for all."""
+        return sum(1 for _ in self._of_length_n(self.extras))
+
+    def _of_length_n(self, extras: Any) -> Iterator[Tensor]:
+        if isinstance(extras, Tensor):
+            if extras.ndim > 0 and len(extras) == self.n:
+                yield extras
+        elif isinstance(extras, Mapping):
+            for value in extras.values():
+                yield from self._of_length_n(value)
+        elif isinstance(extras, (tuple, list)):
+            for value in extras:
+                yield from self._of_length_n(value)
+
+    def _of_samples(self, samples: Tensor, rule: RowRule) -> Any:
+        position = -1
+
+        def rows(value: Any) -> Any:
+            nonlocal position
+            if isinstance(value, Tensor):
+                if value.ndim == 0 or len(value) != self.n:
+                    return value
+                position += 1
+                return value if position in rule.shared else value[samples.to(value.device)]
+            if isinstance(value, Mapping):
+                return {k: rows(v) for k, v in value.items()}
+            if isinstance(value, (tuple, list)):
+                items = [rows(v) for v in value]
+                return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+            return value
+
+        return rows(self.extras)
+
+    def form(self, inputs: Tensors) -> Hashable:
+        """What a row rule holds for: shapes, types and the further arguments' shapes."""
+        extras = tuple((tuple(e.shape), e.dtype) for e in _tensors(self.extras))
+        modes = self.model.training
+        return tuple((tuple(x.shape), x.dtype) for x in inputs), extras, self.head, modes, self.by_name, self.as_one
+
+
+def with_rows(output: Tensor, n: int) -> Tensor:
+    """An output with its rows first: a model that squeezes returns no axis for a batch of one."""
+    return output[None] if n == 1 and output.ndim == 0 else output
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None:
+    """Say in one sentence why a model failed on its inputs, where their form or precision tells.
+
+    Raises:
+        InvalidTypeError: when parameters and inputs differ in precision.
+        InvalidInputError: when the shape of an image cannot be right for the model's convolutions.
+    """
+    weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    dtype = next((x.dtype for x in inputs if x.is_floating_point()), None)
+    if weights is not None and dtype is not None and weights != dtype and "type" in str(error):
         raise InvalidTypeError(
-            f"the model holds {own} parameters and fails on {given} inputs; pass inputs.to({own})"
+            f"the model holds {weights} parameters and fails on {dtype} inputs; pass inputs.to({weights})"
         ) from error
+    shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
+    convolution = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
+    if convolution is None or not inputs[0].is_floating_point():
+        return
+    channels, axes = convolution.in_channels, convolution.weight.ndim
+    form = f"(N, {channels}, {', '.join(['length', 'height, width', 'depth, height, width'][axes - 3].split(', '))})"
+    x = inputs[0]
+    if x.ndim == axes - 1:
+        hint = f"an input of shape {shapes} has no batch axis; pass inputs[None] for one sample"
+    elif x.ndim == axes and x.shape[1] != channels and x.shape[-1] == channels:
+        hint = f"an input of shape {shapes} has its channels last; pass inputs.movedim(-1, 1)"
+    elif x.ndim == axes and x.shape[1] == channels:
+        hint = f"inputs of shape {shapes} do not fit the model in size"
+    else:
+        hint = f"got inputs of shape {shapes}"
+    raise InvalidInputError(f"the model's first convolution takes {form}, and {hint}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
