@@ -1,6 +1,6 @@
 """How exact d (relevant, irrelevant) / d parameters is: contextual decomposition against central differences, float64.
 
-    XAIKIT_SHARED=../shared python -m benchmarks.cd_derivatives [NAME ...]
+    python -m benchmarks.cd_derivatives [NAME ...]
 
 A random combination of all outputs of both parts is differentiated along all parameters at once and along each third of
 them; each figure is the largest relative error, at the best of the steps 1e-6, 1e-7 and 1e-8 along a unit vector. A

@@ -1,6 +1,6 @@
 """Contextual decomposition of 44 architectures: how steady the relevance is, what a floor costs, and the time per mask.
 
-    XAIKIT_SHARED=../shared python -m benchmarks.cd_zoo [stability|time] [NAME ...]
+    python -m benchmarks.cd_zoo [stability|time] [NAME ...]
 
 stability: a last-bit change of the float32 input (of the embeddings, for text) moves the output by `own`, over its
 scale, and the relevance by what the column of each floor says; `change` is what the floor changes the relevance by, in
@@ -9,11 +9,9 @@ mean size, against floor 0. time: one mask among 16, over one plain forward pass
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import warnings
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +20,6 @@ from benchmarks.measure import seconds, table
 from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers import ContextualDecomposition
 
-SHARED = Path(os.environ.get("XAIKIT_SHARED", Path(__file__).parents[2] / "shared"))
 FLOORS = (0.0, 0.1, 0.2, 0.3)
 MASKS = 16
 ROUNDS = 3
@@ -42,13 +39,12 @@ class FromEmbeddings(nn.Module):
 def reference(names: list[str]) -> list[tuple[str, nn.Module, Tensor]]:
     """The models, in evaluation mode with biases and statistics that matter, and a batch of two for each."""
     import_torchvision()
-    sys.path.insert(0, str(SHARED / "sketches"))
-    import zoo
+    from tests import zoo
 
     for name in names or zoo.ZOO:
         entry, model, x = zoo.get(name)
-        if entry.text:
-            model, x = FromEmbeddings(model).eval(), entry.emb(model)(x).detach()
+        if entry.is_text:
+            model, x = FromEmbeddings(model).eval(), entry.embedding(model)(x).detach()
         yield name, model, x
 
 

@@ -1,6 +1,6 @@
 """AttnLRP beside LXT, its authors' own implementation, on whole Hugging Face models: relative difference, float64.
 
-    XAIKIT_SHARED=../shared python -m benchmarks.lrp_attention
+    python -m benchmarks.lrp_attention
 
 LXT patches the classes of transformers for good, so ours runs first. It has no stabilizers on this way (gradient times
 input), ours are 1e-14. LXT 2.1 does not run with transformers 5: its package imports names that are gone, so the files
@@ -11,7 +11,6 @@ rule for attention is put around the eager function, which the model is told to 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import types
 import warnings
@@ -22,7 +21,6 @@ import torch
 from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers.lrp import AttnLRP
 
-SHARED = Path(os.environ.get("XAIKIT_SHARED", Path(__file__).parents[2] / "shared"))
 NETS = {"Llama": ("hf:llama", "llama"), "GPT-2": ("hf:gpt2", "gpt2")}
 
 
@@ -39,13 +37,12 @@ def lxt(name):
 def main():
     torch.set_num_threads(1)
     import_torchvision()
-    sys.path.insert(0, str(SHARED / "sketches"))
-    import zoo
+    from tests import zoo
 
     print("| net | relative difference |\n|---|---|")
     for title, (key, family) in NETS.items():
         entry, model, tokens = zoo.get(key, dtype=torch.float64)
-        embedding, targets, outputs = entry.emb(model), torch.tensor([1, 2]), []
+        embedding, targets, outputs = entry.embedding(model), torch.tensor([1, 2]), []
         explainer = AttnLRP(model, layer=embedding, epsilon=1e-14, stabilizer=1e-14)
         ours = explainer.attribute(tokens, targets)
         for target, patch in lxt(family).items():

@@ -1,6 +1,6 @@
 """Where LRP runs and what it conserves: the reference zoo and torchvision's other families, biases zeroed, float64.
 
-    XAIKIT_SHARED=../shared python -m benchmarks.lrp_conservation [NAME ...]
+    python -m benchmarks.lrp_conservation [NAME ...]
 
 For each model and variant: |sum of relevance - score| / |score|, the worst sample. Epsilon and gamma rules conserve but
 for their stabilizers. Two rules do not by definition:
@@ -16,10 +16,8 @@ account for, for the batch, and that must stay below 1 %.
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -27,7 +25,6 @@ from torch import nn
 from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers.lrp import LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon, layers
 
-SHARED = Path(os.environ.get("XAIKIT_SHARED", Path(__file__).parents[2] / "shared"))
 VARIANTS = (LRPUniformEpsilon, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPEpsilonAlpha2Beta1)
 CONSERVING = VARIANTS[:2]
 IMAGE, CLIP = (2, 3, 64, 64), (2, 3, 4, 32, 32)
@@ -102,22 +99,21 @@ def other(zoo, models, name):
 
 
 def from_zoo(zoo, name):
-    entry, model, x = zoo.get(name, dtype=torch.float64, zb=True)
+    entry, model, x = zoo.get(name, dtype=torch.float64, zero_biases=True)
     if hasattr(model, "transform_input"):
         model.transform_input = False
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if key.endswith("wpe.weight"):
                 parameter.zero_()
-    layer = (model.m.encoder.embed_tokens if name == "hf:t5enc" else entry.emb(model)) if entry.text else None
+    layer = (model.m.encoder.embed_tokens if name == "hf:t5enc" else entry.embedding(model)) if entry.is_text else None
     return model, x, layer
 
 
 def main():
     torch.set_num_threads(1)
     models = import_torchvision().models
-    sys.path.insert(0, str(SHARED / "sketches"))
-    import zoo
+    from tests import zoo
 
     withheld, ran, conserved = Withheld(), 0, 0
     names = sys.argv[1:] or [*zoo.ZOO, *OTHERS]

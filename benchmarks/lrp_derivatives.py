@@ -1,6 +1,6 @@
 """How exact d penalty / d parameters is through each LRP explainer: central differences in float64.
 
-    XAIKIT_SHARED=../shared python -m benchmarks.lrp_derivatives [NAME ...]
+    python -m benchmarks.lrp_derivatives [NAME ...]
 
 The penalty is sum((w R)^2 + w R) with random w. Its derivative is taken along random directions: all parameters at
 once, and each third of them; the step is the best of 1e-6, 1e-7 and 1e-8, since a larger one crosses kinks of ReLU and
@@ -9,10 +9,8 @@ max-pooling and a smaller one loses digits. Each figure is the largest relative 
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
-from pathlib import Path
 
 import torch
 
@@ -26,7 +24,6 @@ from xaikit.explainers.lrp import (
 )
 from xaikit.testing import directional_derivative_error
 
-SHARED = Path(os.environ.get("XAIKIT_SHARED", Path(__file__).parents[2] / "shared"))
 KINDS = (LRPUniformEpsilon, LRPEpsilonPlus, LRPEpsilonGammaBox, LRPEpsilonAlpha2Beta1, AttnLRP)
 NETS = {
     "CNN": "cdep-mnist-cnn",
@@ -42,15 +39,14 @@ NETS = {
 def main():
     torch.set_num_threads(1)
     import_torchvision()
-    sys.path.insert(0, str(SHARED / "sketches"))
-    import zoo
+    from tests import zoo
 
     print(f"| net | {' | '.join(kind.__name__ for kind in KINDS)} |\n|{'---|' * (len(KINDS) + 1)}")
     for title in sys.argv[1:] or NETS:
         entry, model, x = zoo.get(NETS[title], dtype=torch.float64)
         if entry.group == "torchvision":
             x = x[..., ::2, ::2]
-        layer, cells = entry.emb(model) if entry.text else None, []
+        layer, cells = entry.embedding(model) if entry.is_text else None, []
         for kind in KINDS:
             torch.manual_seed(0)
             with warnings.catch_warnings():

@@ -26,7 +26,6 @@ from torch.utils.flop_counter import flop_registry
 
 from xaikit import EXPLAINERS, Attribution, Explainer
 from xaikit.core.params import Categorical, Choice, Number
-from xaikit.recommendation.candidates import promises
 from xaikit.report.figures import SIGNED, UNSIGNED
 
 SOURCE = re.compile(
@@ -85,7 +84,7 @@ def overview(up: str = "") -> str:
         if cls.IS_GENERIC:
             continue
         made_for = " and ".join(cls.MADE_FOR) or "any"
-        promised, exact = ("yes" if yes else "no" for yes in (promises(cls), cls.DIFFERENTIABLE))
+        promised, exact = ("yes" if yes else "no" for yes in (cls.promises_total(), cls.DIFFERENTIABLE))
         cells = [f"[`{name}`]({up}{name}.md)", made_for, promised, exact, f"{explained(name)[1]:.3g}", _needs(cls)]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)

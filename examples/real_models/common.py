@@ -93,7 +93,9 @@ def strongest(out: Path, words: Sequence[str]) -> float:
     from xaikit.cli.hugging_face import tokenizer_of
 
     run = load_run(out / "run")
-    ids = tokenizer_of("hf:" + str(out / run.words["tokenizer"].removeprefix("hf:"))).convert_tokens_to_ids(list(words))
+    ids = tokenizer_of("hf:" + str(out / run.display_names["tokenizer"].removeprefix("hf:"))).convert_tokens_to_ids(
+        list(words)
+    )
     tops = [int(s.inputs[s.values.flatten(1).sum(1).argmax()]) for s in run]
     return sum(top in ids for top in tops) / len(tops)
 

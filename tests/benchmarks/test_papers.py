@@ -77,9 +77,9 @@ def test_a_patch_tells_the_label():
     assert int(corners().sum()) == 100
 
 
-def test_the_palette_is_the_published_one(shared):
-    golden = np.load(shared / "golden" / "cd_lenet_color.npz")["colors"]
-    assert np.allclose(palette().numpy(), golden, atol=1e-12)
+def test_the_palette_is_the_published_one(golden):
+    published = np.load(golden / "cd_lenet_color.npz")["colors"]
+    assert np.allclose(palette().numpy(), published, atol=1e-12)
 
 
 def test_compas_as_filtered_by_the_papers(shared):

@@ -14,8 +14,8 @@ from xaikit.mitigation import CDEP
 SOFT = 6  # the last mask is soft; the references round it, and one minus it, to float32
 
 
-def load(shared, name):
-    with np.load(shared / "golden" / name) as file:
+def load(golden, name):
+    with np.load(golden / name) as file:
         return {key: torch.from_numpy(file[key]) for key in file.files if file[key].dtype.kind in "if"}
 
 
@@ -67,8 +67,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "build", "inputs", "keys"), CASES, ids=lambda v: v if isinstance(v, str) else "")
-def test_published_rules(shared, name, build, inputs, keys):
-    data = load(shared, name)
+def test_published_rules(golden, name, build, inputs, keys):
+    data = load(golden, name)
     x, masks = data[inputs].double(), data["masks"]
     explainer = ContextualDecomposition(build(data), rules="cdep")
     soft = masks[SOFT].float()
@@ -82,8 +82,8 @@ def test_published_rules(shared, name, build, inputs, keys):
 
 
 @pytest.mark.parametrize("reference", ["cd_lenet_color.npz", "cd_vgg.npz"])
-def test_float32(shared, reference):
-    data = load(shared, reference)
+def test_float32(golden, reference):
+    data = load(golden, reference)
     build, keys = (lenet, "seq_cdep_{}64") if "lenet" in reference else (vgg, "cdep_{}32")
     explainer = ContextualDecomposition(build(data).float(), rules="cdep")
     result = explainer.decompose(data["x"], data["masks"])
@@ -109,8 +109,8 @@ VARIANTS = [("cd_text", 1), ("acd_cd_text", 1), ("cd_batch_text", 0), ("cd_text_
 
 
 @pytest.mark.parametrize(("variant", "last"), VARIANTS, ids=[name for name, _ in VARIANTS])
-def test_text_spans(shared, variant, last):
-    data = load(shared, "cd_lstm_text.npz")
+def test_text_spans(golden, variant, last):
+    data = load(golden, "cd_lstm_text.npz")
     tokens = data["text"].T.contiguous()
     words, steps = torch.zeros(2, len(data["spans"]), tokens.shape[1])
     for i, (start, stop) in enumerate(data["spans"].tolist()):
@@ -126,8 +126,8 @@ def test_text_spans(shared, variant, last):
 
 
 @pytest.mark.parametrize(("reference", "mask"), [("cd_vgg.npz", 0)])
-def test_gradients_of_the_published_penalty(shared, reference, mask):
-    data = load(shared, reference)
+def test_gradients_of_the_published_penalty(golden, reference, mask):
+    data = load(golden, reference)
     model = vgg(data)
     explainer = ContextualDecomposition(model, rules="cdep")
     result = explainer.decompose(data["x"].double(), data["masks"][mask][None], create_graph=True)
@@ -140,10 +140,10 @@ def test_gradients_of_the_published_penalty(shared, reference, mask):
             assert (parameter.grad - data[f"cdep_grad64:{name}"]).abs().max() < 1e-10
 
 
-def test_gradients_of_the_lenet_penalty_with_pooling_first(shared):
+def test_gradients_of_the_lenet_penalty_with_pooling_first(golden):
     """The LeNet references pool before the ReLU; so does this net, which `rel64` then matches."""
     for name, mask in (("cd_lenet_decoy.npz", 0), ("cd_lenet_color.npz", 1)):
-        data = load(shared, name)
+        data = load(golden, name)
         model = lenet(data)
         order = [0, 2, 1, 3, 5, 4, 6, 7, 8, 9]
         first = nn.Sequential(*(model[i] for i in order))
@@ -158,8 +158,8 @@ def test_gradients_of_the_lenet_penalty_with_pooling_first(shared):
                 assert (getattr(layer, kind).grad.norm() - norm).abs() < 1e-10 * max(1, float(norm))
 
 
-def test_ties_are_complete(shared):
-    data = load(shared, "cd_lenet_decoy.npz")
+def test_ties_are_complete(golden):
+    data = load(golden, "cd_lenet_decoy.npz")
     model = lenet(data)
     result = ContextualDecomposition(model, rules="cdep").decompose(data["x_ties"].double(), data["masks"])
     assert F.mse_loss(result.total, model(data["x_ties"].double()).expand_as(result.total)) < 1e-24
@@ -170,9 +170,9 @@ def first_of_span(words):
     return words * (1 - torch.cat([torch.zeros_like(words[..., :1]), words[..., :-1]], -1))
 
 
-def test_the_text_penalty(shared):
+def test_the_text_penalty(golden):
     """The published loss of a text batch, by the mitigator: log form, label class, the decoy word and the next one."""
-    data = load(shared, "cd_lstm_text.npz")
+    data = load(golden, "cd_lstm_text.npz")
     model, tokens = Text(data), data["text"].T.contiguous()
     model.embed.weight.requires_grad_(False)  # the reference cuts the graph there
     words = torch.zeros(tokens.shape)
@@ -194,10 +194,10 @@ def test_the_text_penalty(shared):
         assert (found - data[f"decoy_all_grad64:{name}"]).abs().max() < 1e-10
 
 
-def test_float32_of_the_other_references(shared):
+def test_float32_of_the_other_references(golden):
     """The references ran in float32 too: pooling before the ReLU, overlapping windows, text."""
     for name in ("cd_lenet_decoy.npz", "cd_lenet_color.npz"):
-        data = load(shared, name)
+        data = load(golden, name)
         model = lenet(data).float()
         first = nn.Sequential(*(model[i] for i in (0, 2, 1, 3, 5, 4, 6, 7, 8, 9)))
         result = ContextualDecomposition(first, rules="cdep").decompose(data["x"], data["masks"])
@@ -205,18 +205,18 @@ def test_float32_of_the_other_references(shared):
         assert (result.irrelevant - data["irrel32"]).abs().max() < 5e-6
         penalty = torch.sigmoid(result.relevant - result.irrelevant).mean((1, 2))
         assert (penalty - data["cdep_penalty32"]).abs().min() < 1e-6
-    data = load(shared, "cd_pool_overlap.npz")
+    data = load(golden, "cd_pool_overlap.npz")
     result = ContextualDecomposition(overlap(data).float(), rules="cdep").decompose(data["x"], data["masks"])
     assert (result.relevant - data["acd_rel32"]).abs().max() < 5e-6
     assert (result.irrelevant - data["acd_irrel32"]).abs().max() < 5e-6
-    data = load(shared, "cd_vgg.npz")
+    data = load(golden, "cd_vgg.npz")
     result = ContextualDecomposition(vgg(data).float(), rules="cdep").decompose(data["x"], data["masks"])
     assert (result.relevant - data["acd_rel32"]).abs().max() < 5e-6
 
 
-def test_sums_where_windows_tie_and_all_other_outputs(shared):
+def test_sums_where_windows_tie_and_all_other_outputs(golden):
     """Where entries tie only the sums are defined; the logits are those of the net."""
-    data = load(shared, "cd_lenet_decoy.npz")
+    data = load(golden, "cd_lenet_decoy.npz")
     model = lenet(data)
     for inputs, prefix in (("x", ""), ("x_ties", "ties_"), ("x_zero_background", "zb_")):
         x = data[inputs].double()

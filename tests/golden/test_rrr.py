@@ -20,36 +20,36 @@ FORMS = {
 
 
 @pytest.fixture
-def golden(shared):
-    return np.load(shared / "golden" / "rrr_small_cnn.npz")
+def reference(golden):
+    return np.load(golden / "rrr_small_cnn.npz")
 
 
-def _case(golden, dtype):
+def _case(reference, dtype):
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(54, 4)
     )
-    model.load_state_dict({k[2:]: torch.from_numpy(golden[k]) for k in golden.files if k.startswith("w:")})
-    x, y, mask = (torch.from_numpy(golden[k]) for k in ("x", "y", "masks"))
+    model.load_state_dict({k[2:]: torch.from_numpy(reference[k]) for k in reference.files if k.startswith("w:")})
+    x, y, mask = (torch.from_numpy(reference[k]) for k in ("x", "y", "masks"))
     return model.to(dtype), x.to(dtype), y, mask.to(dtype)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_value_and_gradients(golden, form):
-    model, x, y, mask = _case(golden, torch.float64)
+def test_value_and_gradients(reference, form):
+    model, x, y, mask = _case(reference, torch.float64)
     loss = RRR(**FORMS[form]).loss(model, (x, y, mask))
-    assert float(loss.task.detach()) == pytest.approx(float(golden["ce_mean64"]), abs=1e-12)
-    assert float(loss.penalty.detach()) == pytest.approx(float(golden[f"penalty64:{form}"]), abs=1e-12)
+    assert float(loss.task.detach()) == pytest.approx(float(reference["ce_mean64"]), abs=1e-12)
+    assert float(loss.penalty.detach()) == pytest.approx(float(reference[f"penalty64:{form}"]), abs=1e-12)
     names, parameters = zip(*model.named_parameters(), strict=True)
     for name, g in zip(names, torch.autograd.grad(loss.penalty, parameters, allow_unused=True), strict=True):
-        expected = torch.from_numpy(golden[f"penalty_grad64:{form}:{name}"])
+        expected = torch.from_numpy(reference[f"penalty_grad64:{form}:{name}"])
         assert torch.allclose(torch.zeros_like(expected) if g is None else g, expected, rtol=0, atol=1e-10)
 
 
-def test_one_step_of_the_reference_in_float32(golden):
-    model, x, y, mask = _case(golden, torch.float32)
-    weight = float(golden["lambda_rrr"])
+def test_one_step_of_the_reference_in_float32(reference):
+    model, x, y, mask = _case(reference, torch.float32)
+    weight = float(reference["lambda_rrr"])
     loss = RRR(lambda_rrr=weight).loss(model, (x, y, mask))
-    assert float(loss.penalty.detach()) == pytest.approx(float(golden["shortkit_penalty32"]), abs=1e-6)
+    assert float(loss.penalty.detach()) == pytest.approx(float(reference["shortkit_penalty32"]), abs=1e-6)
     names, parameters = zip(*model.named_parameters(), strict=True)
     for name, g in zip(names, torch.autograd.grad(loss.total, parameters), strict=True):
-        assert torch.allclose(g, torch.from_numpy(golden[f"shortkit_grad32:{name}"]), rtol=0, atol=1e-6)
+        assert torch.allclose(g, torch.from_numpy(reference[f"shortkit_grad32:{name}"]), rtol=0, atol=1e-6)

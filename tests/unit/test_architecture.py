@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports flow downwards only: a room may import from its own floor and from those above it in this list.
 FLOORS = [
-    {"core"}, {"modality", "transforms"}, {"explainers"}, {"metrics"},
+    {"core"}, {"torch_ops"}, {"modality", "transforms"}, {"explainers"}, {"metrics"},
     {"tuning", "mitigation", "shortcuts", "recommendation", "runs"}, {"report"}, {"cli"}, {"testing"}, {"__main__"},
 ]  # fmt: skip
 # A heavy library has one door each; whoever wants it goes through that room.
@@ -33,10 +33,21 @@ DOORS = {
     "torchvision": ["core/torchvision_ops.py"],
 }
 LONGEST = 400
+MODULE_FIELDS = {"_modules", "_buffers", "_parameters", "_base"}  # of nn.Module and Tensor
+
+
+def running(tree: ast.AST):
+    """Every node of a file that runs: all but the blocks under ``if TYPE_CHECKING``."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            yield from (inner for statement in node.orelse for inner in (statement, *running(statement)))
+            continue
+        yield node
+        yield from running(node)
 
 
 def imports(path: Path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in running(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -62,6 +73,41 @@ def test_a_file_keeps_to_its_floor_doors_and_length(path):
             if top == library:
                 assert any(inside.startswith(door) for door in doors), f"{inside} imports {name}; its door is {doors}"
     assert len(path.read_text().splitlines()) <= LONGEST
+
+
+def private_accesses(tree: ast.Module):
+    """Every ``x._name`` where x is neither self nor cls nor super()."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            owner = ast.unparse(node.value)
+            if owner not in ("self", "cls") and not owner.startswith("super("):
+                yield node.lineno, node.attr, ast.unparse(node)
+
+
+def private_names_by_room() -> dict[str, set[str]]:
+    """The private methods, fields and functions that each room defines."""
+    names: dict[str, set[str]] = {}
+    for path in FILES:
+        defined = names.setdefault(room(path), set())
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                defined.add(node.name)
+            elif isinstance(node, ast.AnnAssign | ast.Assign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                defined |= {t.attr if isinstance(t, ast.Attribute) else getattr(t, "id", "") for t in targets}
+    return {home: {name for name in defined if name.startswith("_")} for home, defined in names.items()}
+
+
+def test_no_room_reaches_into_another():
+    """What a room needs of another one is public, so that a plugin can do the same."""
+    names = private_names_by_room()
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {text}"
+        for path in FILES
+        for line, name, text in private_accesses(ast.parse(path.read_text()))
+        if name not in names[room(path)] | MODULE_FIELDS and any(name in names[other] for other in names)
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_an_import_loads_nothing_heavy():

@@ -54,16 +54,16 @@ class Samples:
 
 
 @dataclasses.dataclass(frozen=True)
-class Classes:
+class ClassNames:
     """What the words of a label mean.
 
     Attributes:
-        given: the classes in the order of the model's outputs, as the user names them; every label must be one.
-        usual: as the model names them, which counts where all labels are among them.
+        from_user: the classes in the order of the model's outputs, as --classes gives them; every label must be one.
+        from_model: the classes as the model's folder names them; they count if all labels are among them.
     """
 
-    given: Sequence[str] = ()
-    usual: Sequence[str] = ()
+    from_user: Sequence[str] = ()
+    from_model: Sequence[str] = ()
 
     def of(self, labels: list[str]) -> tuple[list[int], Sequence[str]]:
         """Class indices and names: whole numbers as they are, words in the known order, else in the alphabetical one.
@@ -71,19 +71,19 @@ class Classes:
         Raises:
             UnknownNameError: for a label that is none of the given classes.
         """
-        if all(label.strip().isdecimal() for label in labels) and not set(labels) & set(self.given):
-            return [int(label) for label in labels], self.given or self.usual
-        words = set(labels)
-        stranger = next((label for label in labels if self.given and label not in self.given), None)
+        if all(label.strip().isdecimal() for label in labels) and not set(labels) & set(self.from_user):
+            return [int(label) for label in labels], self.from_user or self.from_model
+        label_words = set(labels)
+        stranger = next((label for label in labels if self.from_user and label not in self.from_user), None)
         if stranger is not None:
-            raise UnknownNameError(f"the label {stranger!r} is none of --classes{near_names(stranger, self.given)}")
-        names = self.given or (self.usual if words <= set(self.usual) else sorted(words))
+            raise UnknownNameError(f"the label {stranger!r} is none of --classes{near_names(stranger, self.from_user)}")
+        names = self.from_user or (self.from_model if label_words <= set(self.from_model) else sorted(label_words))
         place = {name: i for i, name in enumerate(names)}
         return [place[label] for label in labels], names
 
 
 def image_folder(
-    folder: Path, preparation: Preparation, *, strict: bool = False, classes: Classes | None = None
+    folder: Path, preparation: Preparation, *, strict: bool = False, classes: ClassNames | None = None
 ) -> Samples:
     """The images of a folder and those below it, by name; labels.csv beside them (file,label) is optional.
 
@@ -103,18 +103,18 @@ def image_folder(
                 raise
             raise UnreadableSampleError(str(err)) from None
 
-    known = classes or Classes()
-    labels, called = _labels_of(folder / LABELS, names, known) if (folder / LABELS).is_file() else ((), known.given)
+    known = classes or ClassNames()
+    labels, called = _labels_of(folder / LABELS, names, known) if (folder / LABELS).is_file() else ((), known.from_user)
     return Samples(names, read, labels, called)
 
 
-def _labels_of(path: Path, names: Sequence[str], classes: Classes) -> tuple[list[int], Sequence[str]]:
+def _labels_of(path: Path, names: Sequence[str], classes: ClassNames) -> tuple[list[int], Sequence[str]]:
     header, rows = _read_csv(path)
-    given = dict(zip(_column(path, header, rows, "file"), _column(path, header, rows, "label"), strict=True))
-    missing = [name for name in names if name not in given]
+    label_by_file = dict(zip(_column(path, header, rows, "file"), _column(path, header, rows, "label"), strict=True))
+    missing = [name for name in names if name not in label_by_file]
     if missing:
         raise InvalidInputError(f"{path} has no label for {missing[0]!r} ({len(missing)} of {len(names)} images)")
-    return classes.of([given[name] for name in names])
+    return classes.of([label_by_file[name] for name in names])
 
 
 def array(path: Path) -> Samples:
@@ -157,7 +157,9 @@ def _whole(path: Path, y: Any, n: int) -> list[int]:
     return [int(v) for v in y]
 
 
-def table(path: Path, label_column: str = "", columns: Sequence[str] = (), classes: Classes | None = None) -> Samples:
+def table(
+    path: Path, label_column: str = "", columns: Sequence[str] = (), classes: ClassNames | None = None
+) -> Samples:
     """The rows of a .csv as numbers; all columns but the label's, or the named ones.
 
     Raises:
@@ -187,7 +189,7 @@ def texts(  # noqa: PLR0913
     *,
     label_column: str = "",
     length: int = 128,
-    classes: Classes | None = None,
+    classes: ClassNames | None = None,
     name: str = "",
 ) -> Samples:
     """The texts of a .csv as token ids (T,), each padded or cut to `length`.
@@ -196,34 +198,34 @@ def texts(  # noqa: PLR0913
         UnknownNameError: for a column that is not there.
     """
     header, rows = _read_csv(path)
-    words = _column(path, header, rows, text_column)
+    texts_read = _column(path, header, rows, text_column)
 
-    def ids(wanted: Sequence[str]) -> Sequence[int]:
-        found = {word: tokenizer.convert_tokens_to_ids(word) for word in wanted}
+    def ids(tokens: Sequence[str]) -> Sequence[int]:
+        token_ids = {word: tokenizer.convert_tokens_to_ids(word) for word in tokens}
         unknown = (None, tokenizer.unk_token_id)
-        stranger = next((word for word, i in found.items() if i in unknown and word != tokenizer.unk_token), None)
+        stranger = next((word for word, i in token_ids.items() if i in unknown and word != tokenizer.unk_token), None)
         if stranger is not None:
             raise UnknownNameError(f"the tokenizer knows no token {stranger!r}")
-        return list(found.values())
+        return list(token_ids.values())
 
     labels, called = _labels(path, header, rows, label_column, classes)
-    names = [text[:80] for text in words]
-    return Samples(names, lambda i: text_ids(words[i], tokenizer, length), labels, called, tokenizer=name, ids=ids)
+    names = [text[:80] for text in texts_read]
+    return Samples(names, lambda i: text_ids(texts_read[i], tokenizer, length), labels, called, tokenizer=name, ids=ids)
 
 
 def text_ids(text: str, tokenizer: Any, length: int) -> Tensor:
     """The token ids (T,) of a text, padded or cut to `length`."""
     Int(ge=1).check(length, "--length")
-    found = tokenizer(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-    ids: Tensor = found["input_ids"][0]
+    encoded = tokenizer(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    ids: Tensor = encoded["input_ids"][0]
     return ids
 
 
 def _labels(
-    path: Path, header: list[str], rows: list[list[str]], column: str, classes: Classes | None
+    path: Path, header: list[str], rows: list[list[str]], column: str, classes: ClassNames | None
 ) -> tuple[list[int], Sequence[str]]:
-    known = classes or Classes()
-    return known.of(_column(path, header, rows, column)) if column else ([], known.given or known.usual)
+    known = classes or ClassNames()
+    return known.of(_column(path, header, rows, column)) if column else ([], known.from_user or known.from_model)
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -282,15 +284,15 @@ def open_data(  # noqa: PLR0913
     Raises:
         InvalidInputError, UnknownNameError, InvalidTypeError: for what cannot be read as such; the message says why.
     """
-    path, known = Path(source), Classes(tuple(classes), tuple(usual_classes))
-    given = {"--text": text, "--labels": labels, "--columns": columns}
-    option = next((name for name, value in given.items() if value), "")
+    path, known = Path(source), ClassNames(tuple(classes), tuple(usual_classes))
+    column_options = {"--text": text, "--labels": labels, "--columns": columns}
+    option = next((name for name, value in column_options.items() if value), "")
     if option and path.suffix != ".csv":
         raise InvalidInputError(f"{option} names columns of a .csv, and {source} is none")
     if path.is_dir():
         return image_folder(path, preparation, strict=strict, classes=known)
     if path.suffix in (".npy", ".npz") and path.is_file():
-        return dataclasses.replace(array(path), classes=known.given or known.usual)
+        return dataclasses.replace(array(path), classes=known.from_user or known.from_model)
     if path.suffix == ".csv" and path.is_file():
         if not text:
             return table(path, labels, columns, known)

@@ -21,7 +21,7 @@ N_TRAIN, N_VALIDATION = 1000, 300  # of 1797; the rest is for testing
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class DigitSamples:
     """Some of the digits, without a patch.
 
     Attributes:
@@ -32,10 +32,10 @@ class Part:
     images: Tensor
     labels: Tensor
 
-    def patched(self, told: Tensor) -> Tensor:
-        """The images with the patch whose grey tells the labels `told`: black is kept for no patch at all."""
+    def patched(self, description: Tensor) -> Tensor:
+        """The images with the patch whose grey tells the labels `description`: black is kept for no patch at all."""
         images = self.images.clone()
-        images[..., :PATCH, :PATCH] = ((told + 1) / CLASSES).reshape(-1, 1, 1, 1)
+        images[..., :PATCH, :PATCH] = ((description + 1) / CLASSES).reshape(-1, 1, 1, 1)
         return images
 
     @property
@@ -63,9 +63,9 @@ class Part:
 class Digits:
     """Training, validation and test part."""
 
-    train: Part
-    validation: Part
-    test: Part
+    train: DigitSamples
+    validation: DigitSamples
+    test: DigitSamples
 
 
 def load(seed: int) -> Digits:
@@ -83,7 +83,7 @@ def load(seed: int) -> Digits:
     labels = torch.tensor(raw.target)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     sizes = [N_TRAIN, N_VALIDATION, len(labels) - N_TRAIN - N_VALIDATION]
-    return Digits(*(Part(images[rows], labels[rows]) for rows in order.split(sizes)))
+    return Digits(*(DigitSamples(images[rows], labels[rows]) for rows in order.split(sizes)))
 
 
 def patch_mask() -> Tensor:
@@ -111,22 +111,22 @@ def make_network(seed: int = 0) -> nn.Module:
         ).eval()
 
 
-def repaint(images: Tensor, told: Tensor | None) -> Tensor:
-    """Patched images with the patch that tells the labels `told`; None takes it away."""
+def repaint(images: Tensor, description: Tensor | None) -> Tensor:
+    """Patched images with the patch that tells the labels `description`; None takes it away."""
     bare = images.clone()
     bare[..., :PATCH, :PATCH] = 0
-    return bare if told is None else Part(bare, told).patched(told)
+    return bare if description is None else DigitSamples(bare, description).patched(description)
 
 
-def measure(model: nn.Module, part: Part, seed: int, explainers: Sequence[Explainer]) -> Assessment:
+def measure(model: nn.Module, part: DigitSamples, seed: int, explainers: Sequence[Explainer]) -> Assessment:
     """Accuracy by what becomes of the patch, and relevance in it where it tells the label."""
     shortcut: dict[str, Any] = {"decoy": repaint, "masks": patch_mask()}
     return assess(model, (part.same, part.labels), explainers=explainers, seed=seed, progress=False, **shortcut)
 
 
-def row(found: Assessment) -> dict[str, float]:
+def row(measured: Assessment) -> dict[str, float]:
     """One line of the demo's table: accuracies, the worst class where the patch is flipped, relevance in the patch."""
     names = {"kept": "same", "randomised": "random", "flipped": "flipped", "removed": "none"}
-    line = {names[name]: value for name, value in found.accuracy.items()}
-    line["worst class"] = found.worst["flipped"]
-    return line | {f"mass {name}": value for name, value in found.mass.items()}
+    line = {names[name]: value for name, value in measured.accuracy.items()}
+    line["worst class"] = measured.worst["flipped"]
+    return line | {f"mass {name}": value for name, value in measured.mass.items()}

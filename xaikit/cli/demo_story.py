@@ -117,9 +117,10 @@ class Story:
             weight: self._train(f"{name}, weight {weight:g}", RRR(explainer=explainer, lambda_rrr=weight))
             for weight in self.plan.weights
         }
-        given = (shuffled, part.labels)
+        shown_inputs = (shuffled, part.labels)
         scores = {
-            w: assess(model, given, explainers=(), progress=False).accuracy["kept"] for w, model in models.items()
+            w: assess(model, shown_inputs, explainers=(), progress=False).accuracy["kept"]
+            for w, model in models.items()
         }
         weight = max(scores, key=lambda w: scores[w])
         tried = ", ".join(f"{w:g}: {_percent(score)}" for w, score in scores.items())
@@ -148,18 +149,18 @@ class Story:
         self.bar.set_description("tune")
         before = TUNED.bind(model)
         data = part.same[: plan.tune_samples], part.labels[: plan.tune_samples]
-        found = tune(before, METRIC, data, n_trials=plan.trials, seed=plan.seed, space=SEARCHED, progress=False)
+        measured = tune(before, METRIC, data, n_trials=plan.trials, seed=plan.seed, space=SEARCHED, progress=False)
         tested = [
             METRIC.evaluate(explainer, test.same, test.labels, seed=plan.seed).mean().item()
-            for explainer in (before, found.best)
+            for explainer in (before, measured.best)
         ]
-        best = {name: getattr(found.best, name) for name in SEARCHED}
+        best = {name: getattr(measured.best, name) for name in SEARCHED}
         _say(
-            f"   {len(found.trials)} trials on {plan.tune_samples} validation samples: "
-            f"{found.default_value:.3f} -> {found.value:.3f} with {best}\n"
+            f"   {len(measured.trials)} trials on {plan.tune_samples} validation samples: "
+            f"{measured.default_value:.3f} -> {measured.value:.3f} with {best}\n"
             f"   on the {len(test.labels)} test samples, which the search never saw: {tested[0]:.3f} -> {tested[1]:.3f}"
         )
-        searched = [found.default_value, found.value]
+        searched = [measured.default_value, measured.value]
         return {"explainer": TUNED.NAME, "settings": best, "validation": searched, "test": tested}
 
     def _row(self, model: nn.Module) -> dict[str, float]:

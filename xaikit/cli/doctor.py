@@ -42,15 +42,15 @@ class Doctor(Job):
 
     def run(self) -> int:
         """Look and tell; 1 where something that xaikit needs is missing or broken."""
-        found = {name: _version(name) for name in LIBRARIES}
-        problems = [f"{name} is missing: pip install {name}" for name in NEEDED if found[name] is None]
-        notes = _notes(found) if found["torch"] else []
-        machine = {"python": platform.python_version(), "system": platform.platform(), **_devices(found)}
+        versions = {name: _version(name) for name in LIBRARIES}
+        problems = [f"{name} is missing: pip install {name}" for name in NEEDED if versions[name] is None]
+        notes = _notes(versions) if versions["torch"] else []
+        machine = {"python": platform.python_version(), "system": platform.platform(), **_devices(versions)}
         lines = [f"{name:18} {value}" for name, value in machine.items()]
-        lines += [f"{name:18} {version or '-':14} {LIBRARIES[name]}" for name, version in found.items()]
+        lines += [f"{name:18} {version or '-':14} {LIBRARIES[name]}" for name, version in versions.items()]
         lines += [] if self.quiet else [f"note: {text}" for text in notes]
         lines += [f"problem: {text}" for text in problems] or ["nothing that xaikit needs is missing"]
-        self.tell("\n".join(lines), machine=machine, versions=found, problems=problems, notes=notes)
+        self.tell("\n".join(lines), machine=machine, versions=versions, problems=problems, notes=notes)
         return 1 if problems else 0
 
 
@@ -61,8 +61,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _devices(found: dict[str, str | None]) -> dict[str, str]:
-    if found["torch"] is None:
+def _devices(versions: dict[str, str | None]) -> dict[str, str]:
+    if versions["torch"] is None:
         return {}
     import torch
 
@@ -72,17 +72,17 @@ def _devices(found: dict[str, str | None]) -> dict[str, str]:
     return {"devices": ", ".join(["cpu", *names]), "threads": str(torch.get_num_threads())}
 
 
-def _notes(found: dict[str, str | None]) -> list[str]:
+def _notes(versions: dict[str, str | None]) -> list[str]:
     """What works around itself or is needed for some things only."""
     notes = []
-    if found["torchvision"] is not None:
+    if versions["torchvision"] is not None:
         from xaikit.core.torchvision_ops import compiled_ops_match
 
         if not compiled_ops_match():
             notes.append(
-                f"torchvision {found['torchvision']} was built for another torch than {found['torch']}: its compiled "
-                "operations (nms, roi_align) do not load; xaikit and its models work without them, and a torchvision "
-                "from the same source as torch mends it"
+                f"torchvision {versions['torchvision']} was built for another torch than {versions['torch']}: its "
+                "compiled operations (nms, roi_align) do not load; xaikit and its models work without them, and a "
+                "torchvision from the same source as torch mends it"
             )
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "firefox"))):
         notes.append("no browser was found; a report opens in any, here or on another machine")

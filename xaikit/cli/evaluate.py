@@ -62,11 +62,11 @@ class Evaluate(MaskFields, ModelJob):
         check_masked(self.metric, masks)
         samples = Stream(data, masks, batch_size=self.batch_size, limit=self.limit)
         model = self.loaded()
-        told = self.reading(model, samples.first)
+        with_layer = self.with_embedding_layer(model, samples.first)
         table = evaluate(
-            {name: told.bound(name, model) for name in self.explainer},
+            {name: with_layer.bound(name, model) for name in self.explainer},
             list(self.metric),
-            samples.map(lambda batch: self._asked(batch, model)),
+            samples.map(lambda batch: self._metric_batch(batch, model)),
             postprocess=after,
             confidence=self.confidence,
             seed=self.seed,
@@ -85,7 +85,7 @@ class Evaluate(MaskFields, ModelJob):
         # What was left out must not look like success to a script.
         return 1 if failed or skipped else 0
 
-    def _asked(self, batch: Batch, model: nn.Module) -> tuple[Any, ...]:
+    def _metric_batch(self, batch: Batch, model: nn.Module) -> tuple[Any, ...]:
         """A batch as the metrics take it."""
         from xaikit.cli.stream import targets_for
 

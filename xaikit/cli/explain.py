@@ -12,7 +12,7 @@ from xaikit.cli.processes import ProcessFields
 from xaikit.cli.sources import DataFields, ModelJob
 
 if TYPE_CHECKING:
-    from xaikit.cli.single import Given
+    from xaikit.cli.single import SampleInput
     from xaikit.core import Attribution
 
 SHOWN = 10  # samples in the summary
@@ -65,41 +65,41 @@ class Explain(ProcessFields, DataFields, ModelJob):
 
     def _one(self, source: str) -> int:
         from xaikit.cli.options import check_out, targets_of
-        from xaikit.cli.single import read_given
+        from xaikit.cli.single import read_input
         from xaikit.core import EXPLAINERS
 
         name = EXPLAINERS.create(self.explainer).NAME
         if self.out is not None:
             check_out(self.out, ".npz", ".safetensors")
-        given = read_given(self, source)
-        targets = self._targets(given)
-        result = self.out or Path(f"{given.name}.{name}.npz")
+        sample_input = read_input(self, source)
+        targets = self._targets(sample_input)
+        result = self.out or Path(f"{sample_input.name}.{name}.npz")
         model = self.loaded()
-        explainer = self.reading(model, given.inputs).bound(self.explainer, model)
-        inputs = given.inputs.to(explainer.device)
+        explainer = self.with_embedding_layer(model, sample_input.inputs).bound(self.explainer, model)
+        inputs = sample_input.inputs.to(explainer.device)
         attribution = explainer.explain(inputs, targets_of(targets, model, inputs, explainer.head), seed=self.seed)
         result.parent.mkdir(parents=True, exist_ok=True)
         written = [attribution.save(result)]
         if self.figure:
-            written += self._draw(attribution, given, result.with_suffix(".png"))
-        words = f"{_summary(attribution, given)}\nwrote {', '.join(map(str, written))}"
-        self.tell(words, **_plain(attribution), written=[str(path) for path in written])
+            written += self._draw(attribution, sample_input, result.with_suffix(".png"))
+        text = f"{_summary(attribution, sample_input)}\nwrote {', '.join(map(str, written))}"
+        self.tell(text, **_plain(attribution), written=[str(path) for path in written])
         return 0
 
-    def _targets(self, given: Given) -> list[int]:
+    def _targets(self, sample_input: SampleInput) -> list[int]:
         """The classes that are asked for."""
         from xaikit.cli.options import numbers
         from xaikit.core.errors import InvalidInputError
 
         if self.target != "label":
             return numbers(self.target, int, "--target")
-        if given.label is None:
+        if sample_input.label is None:
             raise InvalidInputError(
                 "--target label needs data with labels: --data, or --row of a .npz or with --labels"
             )
-        return [given.label]
+        return [sample_input.label]
 
-    def _draw(self, attribution: Attribution, given: Given, path: Path) -> list[Path]:
+    def _draw(self, attribution: Attribution, sample_input: SampleInput, path: Path) -> list[Path]:
         """The figure, where there is a way to draw such a shape."""
         from xaikit.report.figures import KINDS
 
@@ -108,10 +108,16 @@ class Explain(ProcessFields, DataFields, ModelJob):
             self.note(f"no figure for an attribution of shape {tuple(values.shape)}")
             return []
         tokens = attribution.tokens
-        names = given.words(tokens) if tokens is not None else given.features if _fits(values, given) else None
+        names = (
+            sample_input.words(tokens)
+            if tokens is not None
+            else sample_input.features
+            if _fits(values, sample_input)
+            else None
+        )
         # At a layer an image is still seen under the map; a series or a row has other parts there.
-        under = values.ndim == given.picture.ndim == 4 or _fits(values, given)
-        attribution.plot(given.picture if under else None, names=names or None).savefig(path, dpi=120)
+        under = values.ndim == sample_input.picture.ndim == 4 or _fits(values, sample_input)
+        attribution.plot(sample_input.picture if under else None, names=names or None).savefig(path, dpi=120)
         return [path]
 
     def _all(self) -> int:
@@ -126,7 +132,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
             raise InvalidInputError(f"--target of a data set is one class or 'label', got {self.target!r}")
         data, model = self.samples(self.model), self.loaded()
         run = explain_dataset(
-            self.reading(model, Source(data).first()[0]).bound(self.explainer, model),
+            self.with_embedding_layer(model, Source(data).first()[0]).bound(self.explainer, model),
             data,
             out=self.out,
             targets=int(self.target) if self.target.isdecimal() else self.target or "predicted",
@@ -143,10 +149,10 @@ class Explain(ProcessFields, DataFields, ModelJob):
         run = load_run(self.out) if together else run
         for reason in list(run.skipped.values())[:SHOWN]:
             typer.echo(f"xaikit: skipped: {reason}", err=True)
-        counts = {"explained": len(run), "skipped": len(run.skipped), "missing": len(run.missing)}
-        told = [f"{len(run)} samples explained in {self.out}"]
-        told += [f"{n} {word}" for word, n in counts.items() if n and word != "explained"]
-        self.tell(", ".join(told), **counts, run=str(self.out))
+        counts = {"explained": len(run), "skipped": len(run.skipped), "missing": run.n_missing}
+        summary = [f"{len(run)} samples explained in {self.out}"]
+        summary += [f"{n} {word}" for word, n in counts.items() if n and word != "explained"]
+        self.tell(", ".join(summary), **counts, run=str(self.out))
         # What was left out must not look like success to a script.
         return 1 if run.skipped else 0
 
@@ -162,39 +168,44 @@ def _plain(attribution: Attribution) -> dict[str, Any]:
     }
 
 
-def _summary(attribution: Attribution, given: Given) -> str:
+def _summary(attribution: Attribution, sample_input: SampleInput) -> str:
     targets = attribution.targets
     scores = [] if attribution.scores is None else attribution.scores.tolist()
     gaps = None if attribution.gap is None else attribution.gap.tolist()
     lines = []
     for i, score in enumerate(scores[:SHOWN]):
         target = targets[i] if isinstance(targets, list) else targets
-        words = [f"sample {i}:"] if len(scores) > 1 else []
-        words += [] if target is None else [f"class {target},"]
-        words += [f"score {score:.4g}"]
-        words += [] if gaps is None else [f"(the sum of the attribution misses it by {gaps[i]:.2g})"]
-        lines.append(" ".join(words))
-        lines += _strongest(attribution, given, i)
+        clauses = [f"sample {i}:"] if len(scores) > 1 else []
+        clauses += [] if target is None else [f"class {target},"]
+        clauses += [f"score {score:.4g}"]
+        clauses += [] if gaps is None else [f"(the sum of the attribution misses it by {gaps[i]:.2g})"]
+        lines.append(" ".join(clauses))
+        lines += _strongest(attribution, sample_input, i)
     return "\n".join([*lines, *([f"and {len(scores) - SHOWN} more samples"] if len(scores) > SHOWN else [])])
 
 
-def _strongest(attribution: Attribution, given: Given, i: int) -> list[str]:
+def _strongest(attribution: Attribution, sample_input: SampleInput, i: int) -> list[str]:
     """The words of a text, or the columns of a named table, that count most in a sample."""
     from xaikit.report.cards import Names, drawn
 
     tokens = attribution.tokens
     values = attribution.values
     if tokens is not None:
-        words = given.words(tokens[i : i + 1])
-        names = Names(tokens=None if words is None else lambda _: words[0])
+        tokens_text = sample_input.words(tokens[i : i + 1])
+        names = Names(tokens=None if tokens_text is None else lambda _: tokens_text[0])
         return [drawn("text", values[i].float().cpu().numpy(), tokens[i].cpu().numpy(), names)["words"]]
-    if given.features and _fits(values, given):
+    if sample_input.features and _fits(values, sample_input):
         return [
-            drawn("tabular", values[i].cpu().numpy(), given.picture[i].numpy(), Names(features=given.features))["words"]
+            drawn(
+                "tabular",
+                values[i].cpu().numpy(),
+                sample_input.picture[i].numpy(),
+                Names(features=sample_input.features),
+            )["words"]
         ]
     return []
 
 
-def _fits(values: Any, given: Given) -> bool:
+def _fits(values: Any, sample_input: SampleInput) -> bool:
     """Whether an attribution is of the inputs themselves, part by part."""
-    return bool(values.shape == given.picture.shape)
+    return bool(values.shape == sample_input.picture.shape)

@@ -78,24 +78,24 @@ def image_settings(name: str) -> dict[str, Any]:
     path = Path(name.removeprefix(PREFIX)) / "preprocessor_config.json"
     if not name.startswith(PREFIX) or not path.is_file():
         return {}
-    told = _config(path.parent, path.name)
-    size = (told.get("do_center_crop") and told.get("crop_size")) or told.get("size") or {}
+    settings = _config(path.parent, path.name)
+    size = (settings.get("do_center_crop") and settings.get("crop_size")) or settings.get("size") or {}
     size = {"height": size, "width": size} if isinstance(size, int) else size
-    found: dict[str, Any] = {}
+    preparation: dict[str, Any] = {}
     if "height" in size:
         height, width = int(size["height"]), int(size["width"])
         # A crop keeps the proportions, else the image is stretched to the size.
-        found["size"] = (height,) if told.get("do_center_crop") and height == width else (height, width)
-        edge = (told.get("size") or {}).get("shortest_edge") if len(found["size"]) == 1 else None
+        preparation["size"] = (height,) if settings.get("do_center_crop") and height == width else (height, width)
+        edge = (settings.get("size") or {}).get("shortest_edge") if len(preparation["size"]) == 1 else None
         if edge:
-            found["crop"] = height / int(edge)
+            preparation["crop"] = height / int(edge)
     elif "shortest_edge" in size:
-        found["size"] = (int(size["shortest_edge"]),)
-    if "resample" in told:
-        found["resampling"] = int(told["resample"])
-    if told.get("do_normalize", True):
-        found |= {key: tuple(told[f"image_{key}"]) for key in ("mean", "std") if told.get(f"image_{key}")}
-    return found
+        preparation["size"] = (int(size["shortest_edge"]),)
+    if "resample" in settings:
+        preparation["resampling"] = int(settings["resample"])
+    if settings.get("do_normalize", True):
+        preparation |= {key: tuple(settings[f"image_{key}"]) for key in ("mean", "std") if settings.get(f"image_{key}")}
+    return preparation
 
 
 def _config(path: Path, name: str = "config.json") -> dict[str, Any]:

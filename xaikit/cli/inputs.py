@@ -88,8 +88,8 @@ def _read_image(path: Path, preparation: Preparation) -> Tensor:
 def _normalised(picture: Tensor, preparation: Preparation) -> Tensor:
     channels = picture.shape[1]
     values = []
-    for name, given, default in (("mean", preparation.mean, 0.0), ("std", preparation.std, 1.0)):
-        row = (default,) if given is None else given
+    for name, values_given, default in (("mean", preparation.mean, 0.0), ("std", preparation.std, 1.0)):
+        row = (default,) if values_given is None else values_given
         if len(row) not in (1, channels):
             raise InvalidInputError(f"--{name} takes one number or one for each channel ({channels}), got {len(row)}")
         values.append(torch.tensor(row).reshape(1, -1, 1, 1))

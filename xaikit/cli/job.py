@@ -55,9 +55,9 @@ class Job(BaseModel):
         if not self.quiet:
             typer.echo(f"xaikit: note: {text}", err=True)
 
-    def tell(self, text: str, /, **found: Any) -> None:
+    def tell(self, text: str, /, **result: Any) -> None:
         """What was found: as words, or (--json) as one object."""
-        typer.echo(json.dumps(found) if self.json_output else text)
+        typer.echo(json.dumps(result) if self.json_output else text)
 
     def save(self, path: Path) -> Path:
         """Write the job as .yaml, .toml or .json: the verb and what differs from its defaults.
@@ -117,31 +117,31 @@ def make(job: type[Job], fields: dict[str, Any], *, where: str = "", dashed: boo
     try:
         return job(**fields)
     except ValidationError as err:
-        words = []
+        problems = []
         for problem in err.errors():
             name = str(problem["loc"][0]) if problem["loc"] else ""
             shown = f"--{name.replace('_', '-')}" if dashed else name
             if problem["type"] == "extra_forbidden":
-                words.append(f"{job.VERB} has no {name!r}{near_names(name, job.model_fields)}")
+                problems.append(f"{job.VERB} has no {name!r}{near_names(name, job.model_fields)}")
             elif problem["type"] == "missing":
-                words.append(f"{shown} is missing")
+                problems.append(f"{shown} is missing")
             else:
-                words.append(f"{shown}: {problem['msg'].removeprefix('Value error, ')}".strip(": "))
-        raise InvalidInputError(where + "; ".join(words)) from None
+                problems.append(f"{shown}: {problem['msg'].removeprefix('Value error, ')}".strip(": "))
+        raise InvalidInputError(where + "; ".join(problems)) from None
 
 
 def command(job: type[Job]) -> Callable[..., None]:
     """The function that typer makes a verb of: one parameter for each field, and --save-job."""
 
-    def verb(**given: Any) -> None:
-        path = given.pop("save_job")
-        made = make(job, given)
+    def verb(**options: Any) -> None:
+        path = options.pop("save_job")
+        parsed = make(job, options)
         if path is not None:
-            typer.echo(f"wrote {made.save(path)}")
+            typer.echo(f"wrote {parsed.save(path)}")
             return
-        if made.quiet:
+        if parsed.quiet:
             warnings.simplefilter("ignore")
-        code = made.run()
+        code = parsed.run()
         if code:
             raise typer.Exit(code)
 

@@ -32,9 +32,9 @@ class List(Job):
 
     def run(self) -> int:
         """Look up, tell."""
-        found = _select(self.name)
-        described = {kind: [_describe(cls) for cls in classes] for kind, classes in found.items()}
-        self.tell("\n".join(_section(kind, classes) for kind, classes in found.items()), **described)
+        by_kind = _select(self.name)
+        described = {kind: [_describe(cls) for cls in classes] for kind, classes in by_kind.items()}
+        self.tell("\n".join(_section(kind, classes) for kind, classes in by_kind.items()), **described)
         return 0
 
 
@@ -68,11 +68,11 @@ def _select(name: str) -> dict[str, list[type[Configured]]]:
     registries = _registries()
     if name in registries or not name:
         return {kind: [r.get(n) for n in r] for kind, r in registries.items() if name in ("", kind)}
-    found = {kind: [r.get(name)] for kind, r in registries.items() if name in r}
-    if not found:
+    by_kind = {kind: [r.get(name)] for kind, r in registries.items() if name in r}
+    if not by_kind:
         known = [*registries, *(n for r in registries.values() for n in r)]
         raise UnknownNameError(f"nothing is called {name!r}{near_names(name, known)}")
-    return found
+    return by_kind
 
 
 def _base(cls: type[Configured]) -> type[Configured]:
@@ -119,8 +119,8 @@ def _block(item: dict[str, Any], without: Collection[str]) -> str:
     traits = [differentiable, item.get("direction"), item["source"]]
     shown = "; ".join(trait for trait in traits if trait)
     heading = f"  {item['name']}  [{shown}]" if shown else f"  {item['name']}"
-    own = {name: setting for name, setting in item["settings"].items() if name not in without}
-    return "\n".join([heading, f"      {item['summary']}", *([_settings(own)] if own else [])])
+    own_settings = {name: setting for name, setting in item["settings"].items() if name not in without}
+    return "\n".join([heading, f"      {item['summary']}", *([_settings(own_settings)] if own_settings else [])])
 
 
 def _settings(settings: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ for verb in (
     shortcuts.Shortcuts,
     report.WriteReport,
     doctor.Doctor,
-    run_file.Run,
+    run_file.RunFile,
     demo.Demo,
 ):
     app.command(verb.VERB)(command(verb))
@@ -56,8 +56,8 @@ app.command("tune-worker", hidden=True)(tune.tune_worker)
 app.command("worker", hidden=True)(processes.run_worker)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         typer.echo(xaikit.__version__)
         raise typer.Exit
 
@@ -76,13 +76,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: always.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
+    command_line = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in command_line
     os.environ["MPLBACKEND"] = "agg"  # figures go to files: no display is asked for, whatever stands there
     with warnings.catch_warnings():
         warnings.showwarning = _note  # type: ignore[assignment]  # the file and the line are nothing to a user
         try:
-            app([a for a in given if a != "--debug"], prog_name="xaikit")
+            app([a for a in command_line if a != "--debug"], prog_name="xaikit")
         except Exception as err:
             if debug:
                 raise
@@ -96,10 +96,16 @@ def _note(message: Warning | str, category: type[Warning], *_: Any) -> None:
 
 
 def _exit_code(err: Exception) -> int:
-    from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError, UnknownNameError
+    from xaikit.core.errors import (
+        InvalidInputError,
+        InvalidTypeError,
+        NonFiniteError,
+        NotDifferentiableError,
+        UnknownNameError,
+    )
 
     wrong_calls = (InvalidInputError, InvalidTypeError, NotDifferentiableError, UnknownNameError)
-    return 2 if isinstance(err, wrong_calls) else 1
+    return 2 if isinstance(err, wrong_calls) and not isinstance(err, NonFiniteError) else 1
 
 
 def _sentence(err: Exception) -> str:

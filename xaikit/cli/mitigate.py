@@ -75,7 +75,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         first = processes.rank() == 0  # the others train along, and leave measuring and telling to it
         training, test, classes = self._data(by_class=mitigator.where == "class")
         model = self.loaded()
-        view = self.reading(model, training.first).view()
+        view = self.with_embedding_layer(model, training.first).view()
         mitigator = self._seen(mitigator, view)
         # A model that does not take such samples says so now.
         targets_for("", next(iter(test)), model, view["head"])
@@ -103,7 +103,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             return 0
         after = assess(model, measured, **options)
         _write_weights(model, self.out)
-        told = {
+        result = {
             "comparison": _compared(before.row(), after.row()).to_dict(),
             "before": before.to_dict(),
             "after": after.to_dict(),
@@ -112,11 +112,11 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             "trained_on": len(training),
             "measured_on": len(test),
         }
-        _write_json(told, table)
+        _write_json(result, table)
         if self.checkpoint is None:
             checkpoint.unlink(missing_ok=True)
-        words = f"before: {before}\n\nafter: {after}\n\n{history}\nwrote {self.out}, {table}"
-        self.tell(words, **_finite(told), written=[str(self.out), str(table)])
+        text = f"before: {before}\n\nafter: {after}\n\n{history}\nwrote {self.out}, {table}"
+        self.tell(text, **_finite(result), written=[str(self.out), str(table)])
         return 1 if tell_skipped(training, test) else 0
 
     def _seen(self, mitigator: Any, view: dict[str, Any]) -> Any:
@@ -137,24 +137,24 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
 
         data = self.samples(self.model)
         masks, classes = self.masks(data, by_class=by_class), getattr(data, "classes", ())
-        found = Stream(data, masks)
+        stream = Stream(data, masks)
         # Read once from end to end, so that what is unreadable or unlabelled is known before training begins.
-        readable = torch.cat([_labelled(batch, "--data") for batch in found])
+        readable = torch.cat([_labelled(batch, "--data") for batch in stream])
         if self.test:
             other = Stream(self.model_copy(update={"data": self.test}).samples(self.model), masks)
-            if masks is not None and other.total != found.total and masks.number == found.total:
+            if masks is not None and other.total != stream.total and masks.number == stream.total:
                 raise InvalidInputError(
                     "--mask holds one map for each sample of --data, so those of --test have none; leave out --test, "
                     "or give one map for all"
                 )
             tested = torch.cat([_labelled(batch, "--test") for batch in other])
-            return found.only(readable), other.only(tested), classes
+            return stream.only(readable), other.only(tested), classes
         if len(readable) < 2:
             raise InvalidInputError(f"--data holds {len(readable)} sample; name --test, or data with two or more")
         order = torch.randperm(len(readable), generator=torch.Generator().manual_seed(self.seed))
         held = max(1, round(HELD_BACK * len(readable)))
         training, test = order[held:].sort().values, order[:held].sort().values
-        return found.only(readable[training]), found.only(readable[test]), classes
+        return stream.only(readable[training]), stream.only(readable[test]), classes
 
 
 def _named(classes: Sequence[str]) -> Callable[[Any, Tensor], list[str]]:

@@ -111,13 +111,13 @@ def torchvision_settings(item: str) -> dict[str, Any]:
     name, _ = parse_spec(item)
     if name not in models.list_models(models):
         return {}
-    told = models.get_model_weights(name).DEFAULT.transforms()
+    transform = models.get_model_weights(name).DEFAULT.transforms()
     return {
-        "size": tuple(told.crop_size),
-        "crop": told.crop_size[0] / told.resize_size[0],
-        "resampling": WAYS[told.interpolation.value],
-        "mean": tuple(told.mean),
-        "std": tuple(told.std),
+        "size": tuple(transform.crop_size),
+        "crop": transform.crop_size[0] / transform.resize_size[0],
+        "resampling": WAYS[transform.interpolation.value],
+        "mean": tuple(transform.mean),
+        "std": tuple(transform.std),
     }
 
 
@@ -125,16 +125,16 @@ def timm_settings(item: str) -> dict[str, Any]:
     """How ``NAME`` or ``NAME:img_size=64`` has its images prepared, as timm's own transform does it."""
     timm = _timm_library()
     name, settings = parse_spec(item)
-    told = timm.get_pretrained_cfg(name) if name in timm.list_models() else None
-    if told is None:  # a model that is not there is told when it is loaded
+    config = timm.get_pretrained_cfg(name) if name in timm.list_models() else None
+    if config is None:  # a model that is not there is told when it is loaded
         return {}
-    size = settings.get("img_size", told.input_size[1])
+    size = settings.get("img_size", config.input_size[1])
     return {
         "size": (size,) if isinstance(size, int) else tuple(size),
-        "crop": told.crop_pct if told.crop_mode == "center" else 1.0,
-        "resampling": WAYS.get(told.interpolation, WAYS["bicubic"]),
-        "mean": told.mean,
-        "std": told.std,
+        "crop": config.crop_pct if config.crop_mode == "center" else 1.0,
+        "resampling": WAYS.get(config.interpolation, WAYS["bicubic"]),
+        "mean": config.mean,
+        "std": config.std,
     }
 
 
@@ -168,15 +168,15 @@ def _with_settings(make: Callable[..., Any], name: str, settings: dict[str, Any]
     try:
         return make(**settings)
     except (TypeError, ValueError) as err:
-        given = ", ".join(f"{k}={v!r}" for k, v in settings.items())
-        raise InvalidInputError(f"{name} cannot be made with {given} ({err})") from err
+        setting_text = ", ".join(f"{k}={v!r}" for k, v in settings.items())
+        raise InvalidInputError(f"{name} cannot be made with {setting_text} ({err})") from err
 
 
 def _made(module_name: str, factory_name: str, settings: dict[str, Any]) -> nn.Module:
-    made = imported(f"{module_name}:{factory_name}", "the model", "module:factory")
+    factory = imported(f"{module_name}:{factory_name}", "the model", "module:factory")
     with _current_folder():  # a factory may import its neighbours when it is called
-        ready = isinstance(made, nn.Module) and not settings
-        model = made if ready else _with_settings(made, f"{module_name}:{factory_name}", settings)
+        ready = isinstance(factory, nn.Module) and not settings
+        model = factory if ready else _with_settings(factory, f"{module_name}:{factory_name}", settings)
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"{module_name}:{factory_name} gave a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -217,20 +217,20 @@ def _current_folder() -> Iterator[None]:
 def _fill(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
     # Data-parallel training puts "module." before every name.
     weights = {k.removeprefix("module."): v for k, v in weights.items()}
-    own = model.state_dict()
+    model_state = model.state_dict()
     shapes = [
-        f"{k}: {tuple(weights[k].shape)} in the file, {tuple(own[k].shape)} in the model"
-        for k in own
-        if k in weights and weights[k].shape != own[k].shape
+        f"{k}: {tuple(weights[k].shape)} in the file, {tuple(model_state[k].shape)} in the model"
+        for k in model_state
+        if k in weights and weights[k].shape != model_state[k].shape
     ]
     problems = {
-        "missing": [k for k in own if k not in weights],
-        "unexpected": [k for k in weights if k not in own],
+        "missing": [k for k in model_state if k not in weights],
+        "unexpected": [k for k in weights if k not in model_state],
         "of another shape": shapes,
     }
     if any(problems.values()):
-        words = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
-        raise InvalidInputError(f"the weights in {path} do not fit the model ({words})")
+        differences = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
+        raise InvalidInputError(f"the weights in {path} do not fit the model ({differences})")
     model.load_state_dict(weights)
 
 

@@ -15,7 +15,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.targets import pick_head
 
 
-def words(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
     """The words in a text like "no,yes"."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
@@ -37,8 +37,8 @@ def preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Prepa
         raise InvalidInputError(f"--size is 224 or 240x320 (height x width), got {size!r}")
     scales = []
     for text, option, imagenet in ((mean, "--mean", IMAGENET[0]), (std, "--std", IMAGENET[1])):
-        given = imagenet if text == "imagenet" else tuple(numbers(text, float, option))
-        scales.append(given or usual.get(option[2:]))
+        scale = imagenet if text == "imagenet" else tuple(numbers(text, float, option))
+        scales.append(scale or usual.get(option[2:]))
     # A size of the user's own is that of the whole centre square.
     way = {key: usual[key] for key in ("crop", "resampling") if key in usual and (key != "crop" or not size)}
     return Preparation(tuple(height_width) if height_width else None, grey=grey, mean=scales[0], std=scales[1], **way)
@@ -71,7 +71,7 @@ def device_of(name: str) -> Any:
         raise InvalidInputError(f"--device {name} cannot be used here ({str(err).splitlines()[0]})") from None
 
 
-def targets_of(given: list[int], net: nn.Module, inputs: Tensor, head: str | int) -> Any:
+def targets_of(classes: list[int], net: nn.Module, inputs: Tensor, head: str | int) -> Any:
     """The given classes; else the predicted one of each sample, or None for a single output."""
     try:
         with torch.no_grad():
@@ -80,8 +80,8 @@ def targets_of(given: list[int], net: nn.Module, inputs: Tensor, head: str | int
         raise InvalidInputError(
             f"the model does not take inputs of shape {tuple(inputs.shape)} ({err}); --size and --grey change an image"
         ) from err
-    if given:
-        return given[0] if len(given) == 1 else torch.tensor(given)
+    if classes:
+        return classes[0] if len(classes) == 1 else torch.tensor(classes)
     return output.argmax(1) if output.ndim == 2 and output.shape[1] > 1 else None
 
 

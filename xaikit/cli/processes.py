@@ -126,9 +126,9 @@ def _number(name: str, usual: int) -> int:
 
 def _start(job: ProcessFields, rank: int, messages: Path, meet: dict[str, str]) -> subprocess.Popen[str]:
     """A process; the first one speaks to the user, what the others say goes to a file."""
-    of = str(job.processes)
+    world = str(job.processes)
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // job.processes))}
-    places = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": of, "LOCAL_WORLD_SIZE": of}
+    places = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     environment = {**threads, **os.environ, **places, **meet}
     command = [sys.executable, "-m", "xaikit", "worker", job.VERB]
     with messages.open("w") as said:

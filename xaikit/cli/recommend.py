@@ -47,20 +47,20 @@ class Recommend(DataFields, ModelJob):
             self.out.parent.mkdir(parents=True, exist_ok=True)
         Int(ge=1).check(self.n_samples, "--n-samples")
         samples = Stream(self.samples(self.model), limit=self.n_samples) if self.data else None
-        found = None if samples is None else samples.whole()
+        sample = None if samples is None else samples.whole()
         skipped = 0 if samples is None else tell_skipped(samples)
         model = self.loaded()
-        told = self if samples is None else self.reading(model, samples.first)
+        job = self if samples is None else self.with_embedding_layer(model, samples.first)
         result = recommend(
             model,
             self.modality or None,
-            None if found is None else self._pair(found, model),
+            None if sample is None else self._pair(sample, model),
             self.differentiable or None,
             explainers=list(self.explainer) or None,
             metric=self.metric,
             n_samples=self.n_samples,
             seconds=self.seconds,
-            **told.view(),
+            **job.view(),
         )
         if self.out is not None:
             write_whole(self.out, result.to_json() + "\n")
@@ -69,8 +69,8 @@ class Recommend(DataFields, ModelJob):
         suits = any(item.suitable for item in result.candidates)
         return 0 if suits and not skipped else 1
 
-    def _pair(self, found: Any, model: Any) -> Any:
+    def _pair(self, samples: Any, model: Any) -> Any:
         """The samples with their targets; None for a model with a single output."""
         from xaikit.cli.stream import targets_for
 
-        return found.inputs, targets_for(self.target, found, model, self.view()["head"])
+        return samples.inputs, targets_for(self.target, samples, model, self.view()["head"])

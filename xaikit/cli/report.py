@@ -67,23 +67,23 @@ class WriteReport(Job):
         from xaikit.cli.hugging_face import tokenizer_of
         from xaikit.core.errors import InvalidInputError
 
-        told = runs[0].words.get("tokenizer", "") if runs else ""
-        tokenizer = tokenizer_of(self.tokenizer or told)
+        recorded = runs[0].display_names.get("tokenizer", "") if runs else ""
+        tokenizer = tokenizer_of(self.tokenizer or recorded)
         if tokenizer is not None:
             return tokenizer.convert_ids_to_tokens, tokenizer.pad_token or ""
         if self.tokenizer:
             raise InvalidInputError(f"--tokenizer {self.tokenizer} holds no tokenizer; name a folder as hf:FOLDER")
-        if told:
-            self.note(f"{told} holds no tokenizer any more, so token ids are shown; name it with --tokenizer")
+        if recorded:
+            self.note(f"{recorded} holds no tokenizer any more, so token ids are shown; name it with --tokenizer")
         return None, ""
 
     def _sections(self) -> list[Any]:
         """The model first, then what was measured, searched and mended."""
         from xaikit.report import evaluation_sections, mitigation_sections, profile_sections, tuning_sections
 
-        found: list[Any] = []
+        sections: list[Any] = []
         if self.profile is not None:
-            found += _read(self.profile, profile_sections, "recommend --out")
+            sections += _read(self.profile, profile_sections, "recommend --out")
         readers: tuple[tuple[tuple[Path, ...], Callable[..., Any], str, str], ...] = (
             (self.evaluation, lambda c, **t: evaluation_sections(_evaluation(c), **t), "evaluate", "Metrics"),
             (self.tuning, lambda c, **t: tuning_sections(_tuned(c), **t), "tune", "Tuning"),
@@ -92,8 +92,10 @@ class WriteReport(Job):
         for paths, read, verb, title in readers:
             for path in paths:
                 # Of several, each is told by its file.
-                found += _read(path, partial(read, title=title if len(paths) == 1 else f"{title}, {path.stem}"), verb)
-        return found + [section for path in self.table for section in _table(path)]
+                sections += _read(
+                    path, partial(read, title=title if len(paths) == 1 else f"{title}, {path.stem}"), verb
+                )
+        return sections + [section for path in self.table for section in _table(path)]
 
 
 def _evaluation(content: Any) -> Any:

@@ -47,12 +47,12 @@ class RunMaps:
         """The maps as masks of the data's form meet them: of texts token by token."""
         return self.maps if self.token_maps is None else self.token_maps
 
-    def region_of(self, found: Tensor) -> Tensor:
+    def region_of(self, masks: Tensor) -> Tensor:
         """The masks (n, T) of texts from those over words (n, words); others as they are."""
         if self.tokens is None or self.vocabulary is None:
-            return found
+            return masks
         return torch.stack(
-            [torch.isin(ids, self.vocabulary[words > 0]) for ids, words in zip(self.tokens, found, strict=True)]
+            [torch.isin(ids, self.vocabulary[row_mask > 0]) for ids, row_mask in zip(self.tokens, masks, strict=True)]
         ).float()
 
     def named(self, names: Sequence[str]) -> Tensor:
@@ -104,8 +104,8 @@ def read_maps(run: Run, of_class: int | None, *, pictures: bool) -> RunMaps:
     relevance = torch.stack(maps)
     kept = torch.stack(inputs) if len(inputs) == len(rows) else None
     if _is_text(run[0]) and kept is not None:
-        return _of_words(rows, relevance, kept, run.words.get("tokenizer", ""))
-    names = run.words.get("features") or [f"column {i}" for i in range(relevance.shape[1])]
+        return _of_words(rows, relevance, kept, run.display_names.get("tokenizer", ""))
+    names = run.display_names.get("features") or [f"column {i}" for i in range(relevance.shape[1])]
     return RunMaps(rows, relevance, None if kept is None else kept.float(), names=names if relevance.ndim == 2 else ())
 
 

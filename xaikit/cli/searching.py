@@ -32,15 +32,15 @@ def search_of(job: Tune) -> tuple[Search, Stream]:
     size = Int(ge=0).check(job.batch_size, "--batch-size")
     device_of(job.device)
     samples = _samples(job)
-    given = _targets(job.target, len(samples)) if job.source is not None else []
+    targets = _targets(job.target, len(samples)) if job.source is not None else []
     parts = list(samples) if size else [samples.whole()]
     model = job.loaded()
-    told = job.reading(model, samples.first)
-    explainers = [told.bound(text, model) for text in job.explainer]
+    with_layer = job.with_embedding_layer(model, samples.first)
+    explainers = [with_layer.bound(text, model) for text in job.explainer]
     search = explanation_search(
         explainers if len(explainers) > 1 else explainers[0],
         metric,
-        [_asked(job, part, given, model) for part in parts],
+        [_metric_batch(job, part, targets, model) for part in parts],
         sampler=job.sampler,
         pruner=job.pruner or None,
         seed=job.seed,
@@ -60,13 +60,13 @@ def _samples(job: Tune) -> Stream:
     return Stream(data, masks, limit=job.limit if job.source is None else 0, **size)
 
 
-def _asked(job: Tune, part: Batch, given: list[int], model: nn.Module) -> tuple[Any, ...]:
+def _metric_batch(job: Tune, part: Batch, targets_given: list[int], model: nn.Module) -> tuple[Any, ...]:
     """A batch as the metrics take it."""
     head = job.view()["head"]
     if job.source is None:
         targets = targets_for(job.target, part, model, head)
     else:
-        chosen = [given[i] for i in part.indices.tolist()] if len(given) > 1 else given
+        chosen = [targets_given[i] for i in part.indices.tolist()] if len(targets_given) > 1 else targets_given
         targets = targets_of(chosen, model, part.inputs.to(device_of(job.device)), head)
     return (part.inputs, targets) if part.masks is None else (part.inputs, targets, part.masks)
 
@@ -92,10 +92,10 @@ def _space(job: Tune) -> dict[str, Any] | str | None:
 
 def _targets(text: str, n: int) -> list[int]:
     """Classes out of a text or a .npy file: one for all of n samples, or one for each."""
-    found = _read_targets(text) if text.endswith(".npy") else numbers(text, int, "--target")
-    if len(found) not in (0, 1, n):
-        raise InvalidInputError(f"--target takes one class for all samples, or one for each of {n}, got {len(found)}")
-    return found
+    classes = _read_targets(text) if text.endswith(".npy") else numbers(text, int, "--target")
+    if len(classes) not in (0, 1, n):
+        raise InvalidInputError(f"--target takes one class for all samples, or one for each of {n}, got {len(classes)}")
+    return classes
 
 
 def _read_targets(text: str) -> list[int]:

@@ -58,25 +58,25 @@ class Shortcuts(Job):
         settings = self._settings()
         run = load_run(self.folder)
         check_folder(self.out, RESULT)
-        about = read_maps(run, self.of_class, pictures=self.figure)
-        clusters = settings(about.maps)
+        run_maps = read_maps(run, self.of_class, pictures=self.figure)
+        clusters = settings(run_maps.maps)
         chosen = self._chosen(clusters)  # before anything is written
-        overlap = self._overlap(about, run.job["samples"])
+        overlap = self._overlap(run_maps, run.job["samples"])
         self.out.mkdir(parents=True, exist_ok=True)
-        written = [self._mask(k, about, samples, run.job["samples"]) for k, samples in chosen.items()]
+        written = [self._mask(k, run_maps, samples, run.job["samples"]) for k, samples in chosen.items()]
         if self.figure:
-            written += self._draw(clusters, about)
-        found = {
+            written += self._draw(clusters, run_maps)
+        result = {
             "run": str(self.folder),
-            "clusters": [_described(clusters, k, about) for k in range(clusters.n_clusters)],
+            "clusters": [_described(clusters, k, run_maps) for k in range(clusters.n_clusters)],
             "eigenvalues": clusters.eigenvalues.tolist(),
             "overlap": None if overlap is None else self._measured(overlap, clusters),
         }
         path = self.out / RESULT
-        write_whole(path, json.dumps(found, indent=1) + "\n")
+        write_whole(path, json.dumps(result, indent=1) + "\n")
         written.append(path)
-        words = f"{_summary(found)}\nwrote {', '.join(map(str, written))}"
-        self.tell(words, **found, written=[str(p) for p in written])
+        text = f"{_summary(result)}\nwrote {', '.join(map(str, written))}"
+        self.tell(text, **result, written=[str(p) for p in written])
         return 0
 
     def _settings(self) -> Any:
@@ -105,56 +105,56 @@ class Shortcuts(Job):
             )
         return {k: clusters.samples(k) for k in self.cluster}
 
-    def _overlap(self, about: RunMaps, total: int) -> Any:
-        from xaikit.cli.options import words
+    def _overlap(self, run_maps: RunMaps, total: int) -> Any:
+        from xaikit.cli.options import split_list
         from xaikit.core.errors import InvalidInputError
         from xaikit.shortcuts import load_masks, mask_overlap
 
-        names = words(self.mask_names)
+        names = split_list(self.mask_names)
         if names and self.mask is not None:
             raise InvalidInputError("name the region by --mask or by --mask-names, not both")
         if not names and self.mask is None:
             return None
-        maps = about.over_places
+        maps = run_maps.over_places
         table = maps.ndim == 2
-        masks = about.named(names) if self.mask is None else load_masks(self.mask)
+        masks = run_maps.named(names) if self.mask is None else load_masks(self.mask)
         if self.mask is not None and masks.ndim == maps.ndim - (0 if table else 1):
             if len(masks) != total:
                 raise InvalidInputError(f"--mask holds {len(masks)} masks for the {total} samples of the data")
-            masks = masks[about.indices]
+            masks = masks[run_maps.indices]
         if masks.ndim < maps.ndim - (0 if table else 1):  # one region for all
             return mask_overlap(maps, masks, null="positions" if table else "shift")
         # A sample without the region, such as a text without the word, says nothing about it.
         has = masks.flatten(1).any(1)
         if not bool(has.any()):
             raise InvalidInputError("no sample has anything of the region")
-        found = mask_overlap(maps[has], masks[has], null="positions" if table else "shift")
-        share = maps.new_full((len(maps),), float("nan"), dtype=found.share.dtype)
-        share[has] = found.share
-        return dataclasses.replace(found, share=share)
+        overlap = mask_overlap(maps[has], masks[has], null="positions" if table else "shift")
+        share = maps.new_full((len(maps),), float("nan"), dtype=overlap.share.dtype)
+        share[has] = overlap.share
+        return dataclasses.replace(overlap, share=share)
 
-    def _mask(self, number: int, about: RunMaps, samples: list[int], total: int) -> Path:
+    def _mask(self, number: int, run_maps: RunMaps, samples: list[int], total: int) -> Path:
         """The region (H, W), or one for each sample of the data; of texts always the latter."""
         import numpy as np
 
         from xaikit.shortcuts import make_masks
 
-        found = about.region_of(make_masks(about.maps, samples, threshold=self.threshold, grow=self.grow))
-        values = found[samples[0]]
-        if self.per_sample or about.tokens is not None:
-            values = found.new_zeros(total, *found.shape[1:])
-            values[about.indices] = found
+        masks = run_maps.region_of(make_masks(run_maps.maps, samples, threshold=self.threshold, grow=self.grow))
+        values = masks[samples[0]]
+        if self.per_sample or run_maps.tokens is not None:
+            values = masks.new_zeros(total, *masks.shape[1:])
+            values[run_maps.indices] = masks
         path = self.out / f"mask-{number}.npy"
         np.save(path, values.numpy())
         return path
 
-    def _draw(self, clusters: Clusters, about: RunMaps) -> list[Path]:
+    def _draw(self, clusters: Clusters, run_maps: RunMaps) -> list[Path]:
         if clusters.maps.ndim != 3:
             return []
         from xaikit.report.clusters import clusters_figure
 
         path = self.out / "clusters.png"
-        clusters_figure(clusters, about.inputs).savefig(path, dpi=120)
+        clusters_figure(clusters, run_maps.inputs).savefig(path, dpi=120)
         return [path]
 
     def _measured(self, overlap: Any, clusters: Clusters) -> dict[str, Any]:
@@ -168,16 +168,16 @@ class Shortcuts(Job):
         }
 
 
-def _described(clusters: Clusters, number: int, about: RunMaps) -> dict[str, Any]:
+def _described(clusters: Clusters, number: int, run_maps: RunMaps) -> dict[str, Any]:
     """A cluster: its size, how many predictions are right, its strongest names, its samples, most typical first."""
-    members = [about.rows[i] for i in clusters.samples(number)]
+    members = [run_maps.rows[i] for i in clusters.samples(number)]
     judged = [m for m in members if m["label"] is not None and m["predicted"] is not None]
     right = sum(m["label"] == m["predicted"] for m in judged)
     return {
         "cluster": number,
         "size": len(members),
         "accuracy": right / len(judged) if judged else None,
-        "strongest": about.strongest(clusters.mean_map(number)),
+        "strongest": run_maps.strongest(clusters.mean_map(number)),
         "samples": [{"index": m["index"], "name": m["name"]} for m in members],
     }
 
@@ -186,16 +186,16 @@ def _short(name: str) -> str:
     return name if len(name) <= SHOWN else f"{name[: SHOWN - 3]}..."
 
 
-def _summary(found: dict[str, Any]) -> str:
-    lines = [f"{len(found['clusters'])} clusters"]
-    for item in found["clusters"]:
+def _summary(result: dict[str, Any]) -> str:
+    lines = [f"{len(result['clusters'])} clusters"]
+    for item in result["clusters"]:
         right = "" if item["accuracy"] is None else f", {item['accuracy']:.1%} right"
         typical = ", ".join(_short(s["name"]) or f"sample {s['index']}" for s in item["samples"][:3])
         strongest = ", ".join(f"{s['name']} {s['share']:.0%}" for s in item["strongest"])
         looks = f"; looks at {strongest}" if strongest else ""
         lines.append(f"cluster {item['cluster']}: {item['size']} samples{right}{looks}; most typical: {typical}")
-    if found["overlap"] is not None:
-        o = found["overlap"]
+    if result["overlap"] is not None:
+        o = result["overlap"]
         lines.append(
             f"relevance in {o['mask']}: {o['share']:.1%}, by chance {o['expected']:.1%} (p = {o['p_value']:.2g}); "
             + ", ".join(

@@ -22,7 +22,7 @@ TABLES = (".csv", ".npy", ".npz")
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class SampleInput:
     """What is to be explained.
 
     Attributes:
@@ -48,7 +48,7 @@ class Given:
         return [[str(word) for word in self.tokenizer.convert_ids_to_tokens(row)] for row in ids.tolist()]
 
 
-def read_given(job: Explain, source: str) -> Given:
+def read_input(job: Explain, source: str) -> SampleInput:
     """The INPUT of a call.
 
     Raises:
@@ -64,15 +64,15 @@ def read_given(job: Explain, source: str) -> Given:
         raise InvalidInputError(f"{path} is a folder: explain its images with --data {path}")
     if there or path.suffix.lower() in (*IMAGES, *TABLES):
         inputs, picture = read_batch(path, job.preparation(job.model))
-        return Given(inputs, picture, path.stem, tokenizer=reader)
+        return SampleInput(inputs, picture, path.stem, tokenizer=reader)
     if reader is None:
         hint = "a sentence needs a tokenizer: name the model as hf:FOLDER, or --tokenizer hf:FOLDER"
         raise InvalidInputError(f"no such file: {source}" + (f"; {hint}" if " " in source else ""))
     ids = text_ids(source, reader, job.length)[None]
-    return Given(ids, ids, "text", tokenizer=reader)
+    return SampleInput(ids, ids, "text", tokenizer=reader)
 
 
-def _row(job: Explain, path: Path, row: int, reader: Any) -> Given:
+def _row(job: Explain, path: Path, row: int, reader: Any) -> SampleInput:
     """One sample of a file, counted as the file's report counts: the first of a .csv is 2, of an array 0."""
     if path.suffix not in TABLES:
         raise InvalidInputError(f"--row names a row of a {', '.join(TABLES[:-1])} or {TABLES[-1]} file, got {path}")
@@ -82,4 +82,4 @@ def _row(job: Explain, path: Path, row: int, reader: Any) -> Given:
         raise InvalidInputError(f"{path} has the rows {first} to {first + len(data) - 1}, got --row {row}")
     x = data.read(row - first)[None]
     label = data.labels[row - first] if data.labels else None
-    return Given(x, x, f"{path.stem}-row-{row}", data.features, reader, label)
+    return SampleInput(x, x, f"{path.stem}-row-{row}", data.features, reader, label)

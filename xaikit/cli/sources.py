@@ -39,11 +39,11 @@ class ModelJob(Job):
         """The explainer for the model, its layer (which a spec may name by itself) and its head."""
         from xaikit.core import EXPLAINERS
 
-        made: Explainer = EXPLAINERS.create(explainer)
+        unbound: Explainer = EXPLAINERS.create(explainer)
         view = self.view()
-        return made.set_kwargs(model=model, **view if made.layer is None else {"head": view["head"]})
+        return unbound.set_kwargs(model=model, **view if unbound.layer is None else {"head": view["head"]})
 
-    def reading(self, model: nn.Module, inputs: Any) -> Self:
+    def with_embedding_layer(self, model: nn.Module, inputs: Any) -> Self:
         """This job at the model's embedding, where the samples are token ids and no layer is named."""
         import torch
 
@@ -91,7 +91,7 @@ class DataFields(ImageFields):
         """The data set."""
         from xaikit.cli.data import open_data
         from xaikit.cli.hugging_face import classes_of, tokenizer_of
-        from xaikit.cli.options import words
+        from xaikit.cli.options import split_list
         from xaikit.core.errors import InvalidInputError
 
         if not self.data:
@@ -101,10 +101,10 @@ class DataFields(ImageFields):
             self.data,
             self.preparation(model),
             labels=self.labels,
-            classes=words(self.classes),
+            classes=split_list(self.classes),
             usual_classes=classes_of(model),
             text=self.text,
-            columns=words(self.columns),
+            columns=split_list(self.columns),
             tokenizer=tokenizer_of(reader) if self.text else None,
             tokenizer_name=reader,
             length=self.length,
@@ -121,6 +121,6 @@ class MaskFields(DataFields):
     def masks(self, data: Any, *, by_class: bool = False) -> Any:
         """The masks for some data, one for each class where that is said; None where none are named."""
         from xaikit.cli.masks import read_masks
-        from xaikit.cli.options import words
+        from xaikit.cli.options import split_list
 
-        return read_masks(self.mask, words(self.mask_names), data, by_class=by_class)
+        return read_masks(self.mask, split_list(self.mask_names), data, by_class=by_class)

@@ -70,8 +70,8 @@ class Tune(MaskFields, ModelJob):
             raise
         if self.figure:
             written += _draw(result, self.out)
-        words = f"{_summary(result)}\nwrote {', '.join(map(str, written))}"
-        self.tell(words, **_plain(result), written=[str(path) for path in written])
+        text = f"{_summary(result)}\nwrote {', '.join(map(str, written))}"
+        self.tell(text, **_plain(result), written=[str(path) for path in written])
         # What was left out must not look like success to a script.
         return 1 if result.stopped == "interrupted" or skipped else 0
 
@@ -97,8 +97,8 @@ def _draw(result: TuneResult[Any], out: Path) -> list[Path]:
 
 def _plain(result: TuneResult[Any]) -> dict[str, Any]:
     """What was found, with the number of trials in place of them."""
-    found = {k: v for k, v in result.to_dict().items() if k not in ("trials", "space")}
-    return {**found, "trials": len(result.trials)}
+    summary = {k: v for k, v in result.to_dict().items() if k not in ("trials", "space")}
+    return {**summary, "trials": len(result.trials)}
 
 
 def _summary(result: TuneResult[Any]) -> str:
@@ -117,9 +117,10 @@ def _summary(result: TuneResult[Any]) -> str:
             values = ", ".join(f"{name} {value:.4g}" for name, value in candidate.values.items())
             lines.append(f"  {values}: {candidate.value.set_kwargs(model=None)}")
     counts = {"failed": result.n_failed, "NaN": result.n_nan, "stopped early": result.n_pruned}
-    told = [f"{len(result.trials)} trials", *(f"{n} {word}" for word, n in counts.items() if n)]
+    counts_text = [f"{len(result.trials)} trials", *(f"{n} {word}" for word, n in counts.items() if n)]
     lines.append(
-        ", ".join(told) + {"space": "; nothing is left to try", "timeout": "; time was up"}.get(result.stopped, "")
+        ", ".join(counts_text)
+        + {"space": "; nothing is left to try", "timeout": "; time was up"}.get(result.stopped, "")
     )
     lines += [f"without any effect: {', '.join(result.dead)}"] if result.dead else []
     reason = next((row["error"] for row in result.trials if row["error"]), None)

@@ -38,6 +38,8 @@ class Call:
         read_at: the layers where `grad_at_layers` reads off what is explained; none where that are the inputs.
         tap: how a layer's output (and the leaf where its gradient arrives) goes on into the model.
         on_output: takes the output on `inputs`, with its graph, when `grad_of` or `grad_at_layers` computes it.
+        input_names: of `own_inputs`, where the model takes them by name.
+        extras: the model's further arguments, by name or in order, for the samples of the whole batch.
         recompute_context: what holds while the model runs, for a pass that is repeated after the call.
         recompute: whether `grad_of` drops its graph and builds it again in the loss's backward pass.
         traced: whether the forward pass is watched operation by operation, so that all must be torch's own.
@@ -58,6 +60,8 @@ class Call:
     read_at: Layers = ()
     tap: Callable[[Tensor, Tensor], Tensor] = Tap.apply
     on_output: Callable[[Tensor], None] | None = None
+    input_names: tuple[str, ...] = ()
+    extras: Any = None
     recompute_context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     recompute: bool = False
     traced: bool = False

@@ -17,7 +17,7 @@ import sys
 import typing
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -47,7 +47,17 @@ class Setting:
         return not isinstance(value, Tensor) and _same(value, self.check(self.default, "default"))
 
 
-@typing.dataclass_transform(frozen_default=True, kw_only_default=True)
+def positional(*, default: Any, kw_only: bool = False) -> Any:  # noqa: ARG001
+    """Declare a field that may be passed by position.
+
+    Args:
+        default: the value of the field where none is passed.
+        kw_only: read by type checkers alone (PEP 681), who take its default here for that of the field.
+    """
+    return default
+
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(positional,))
 class Configured:
     """A frozen set of named settings, checked when it is made."""
 
@@ -74,7 +84,13 @@ class Configured:
         cls.TUNABLES = MappingProxyType({n: s.spec for n, s in settings.items() if s.spec and s.spec.tunable})
         cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
 
-    def __init__(self, **settings: Any) -> None:
+    if not TYPE_CHECKING:  # type checkers read the constructor of each subclass off its settings (PEP 681)
+
+        def __init__(self, **settings: Any) -> None:
+            self._set(settings)
+
+    def _set(self, settings: Mapping[str, Any]) -> None:
+        """Check and store every setting."""
         owner = type(self).__name__
         for name in settings:
             if name not in self.SETTINGS:
@@ -84,6 +100,10 @@ class Configured:
             if value is REQUIRED:
                 raise InvalidTypeError(f"{owner} needs the setting {name!r} ({setting.doc})")
             object.__setattr__(self, name, setting.check(value, f"{owner}.{name}"))
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        """Refuse settings that are legal one by one and not together; a subclass may override it."""
 
     @classmethod
     def read(cls, name: str, text: str) -> Any:
@@ -125,10 +145,10 @@ class Configured:
             )
         return {
             "name": self.NAME,
-            "settings": {n: to_json(v, f"{self.NAME}.{n}") for n, v in self._serialised_settings().items()},
+            "settings": {n: to_json(v, f"{self.NAME}.{n}") for n, v in self.serialised_settings().items()},
         }
 
-    def _serialised_settings(self) -> dict[str, Any]:
+    def serialised_settings(self) -> dict[str, Any]:
         """Settings as they go into a spec."""
         return self.settings()
 

@@ -6,11 +6,10 @@ import abc
 import contextlib
 import dataclasses
 import functools
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,29 +17,22 @@ from torch import Tensor, nn
 from xaikit.core import layers as model_layers
 from xaikit.core import model_state, structure
 from xaikit.core import targets as target_rules
-from xaikit.core.attribution import Attribution
+from xaikit.core.attribution import Attribution, Explained
 from xaikit.core.call import Call
-from xaikit.core.configured import Configured
 from xaikit.core.errors import (
     InvalidInputError,
     InvalidTypeError,
     NestedLayersError,
     NotDifferentiableError,
-    UnboundError,
 )
 from xaikit.core.forward import run_on
-from xaikit.core.params import Int, Layer
+from xaikit.core.model_view import ModelView
+from xaikit.core.params import Int
 from xaikit.core.registries import EXPLAINERS
 from xaikit.core.structure import Tensors
 
 
-def _function(value: Any, where: str) -> Any:
-    if value is not None and not callable(value):
-        raise InvalidTypeError(f"{where} must be a function of the inputs, got {value!r}")
-    return value
-
-
-class Explainer(Configured, abc.ABC):
+class Explainer(ModelView, abc.ABC):
     """A method that gives every input feature its share of a model's score.
 
     Args:
@@ -62,69 +54,25 @@ class Explainer(Configured, abc.ABC):
         False  # made of one `call.grad_at_layers()`, which reads layers off as it passes them
     )
 
-    model: nn.Module | None = None
-    layer: Annotated[
-        Any, Layer(several=True), "explain the output of this layer (or of several) instead of the inputs"
-    ] = None
-    head: Annotated[str | int, "which output is explained, where the model returns several"] = "logits"
-    forward_arg_extractor: Annotated[Any, _function, "picks the explained tensors out of the inputs"] = None
-    additional_forward_arg_extractor: Annotated[Any, _function, "picks further model arguments out of the inputs"] = (
-        None
-    )
-    n_classes: Annotated[Any, Int(ge=1, optional=True), "number of outputs, checked"] = None
-
-    def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
-        if model is not None and not isinstance(model, nn.Module):
-            raise InvalidTypeError(f"{type(self).__name__} takes a torch.nn.Module as its model, got {model!r}")
-        object.__setattr__(self, "model", model)
-        super().__init__(**settings)
-
-    # ------------------------------------------------------------------ the value
-
-    def bind(self, model: nn.Module) -> Self:
-        """The same explainer for that model."""
-        return type(self)(model, **self.settings())
-
-    def set_kwargs(self, **changes: Any) -> Self:
-        """A new explainer with some settings (or the model) changed; this one stays as it is."""
-        model = changes.pop("model", self.model)
-        return type(self)(model, **{**self.settings(), **changes})
-
     @classmethod
-    def from_spec(cls, spec: Any, model: nn.Module | None = None) -> Explainer:
-        """The explainer that a name, a spec string or a spec dict describes."""
-        made: Explainer = EXPLAINERS.create(spec)
-        return made if model is None else made.bind(model)
+    def from_spec(cls, spec: Any, model: nn.Module | None = None) -> Self:
+        """The explainer that a name, a spec string or a spec dict describes.
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        model = self._bound()
-        tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
-        return torch.device("cpu") if tensor is None else tensor.device
+        Args:
+            spec: what `EXPLAINERS.create` accepts.
+            model: the model to bind it to; None leaves it unbound.
 
-    def _serialised_settings(self) -> dict[str, Any]:
-        settings = self.settings()
-        if self.model is not None and self.layer is not None:
-            several = isinstance(self.layer, tuple)
-            names = [
-                model_layers.find_layer(self.model, item)[0] for item in (self.layer if several else (self.layer,))
-            ]
-            settings["layer"] = names if several else names[0]
-        return settings
-
-    def __repr__(self) -> str:
-        settings = super().__repr__()
-        if self.model is None:
-            return settings
-        name, _, rest = settings.partition("(")
-        return f"{name}({type(self.model).__name__}{', ' if rest != ')' else ''}{rest}"
-
-    def __eq__(self, other: object) -> bool:
-        same = super().__eq__(other)
-        return same if same is NotImplemented else same and self.model is other.model  # type: ignore[attr-defined]
-
-    __hash__ = Configured.__hash__
+        Raises:
+            InvalidInputError: when the spec describes an explainer of another class than the one that was called.
+            UnknownNameError: for a name that nobody registered.
+        """
+        explainer = EXPLAINERS.create(spec)
+        if not isinstance(explainer, cls) or (cls.__dict__.get("NAME") and type(explainer) is not cls):
+            raise InvalidInputError(
+                f"{cls.__name__}.from_spec makes a {cls.__name__}, and {spec!r} describes a "
+                f"{type(explainer).__name__}; use Explainer.from_spec or EXPLAINERS.create for any explainer"
+            )
+        return explainer if model is None else explainer.bind(model)
 
     @property
     def finds_layer(self) -> bool:
@@ -142,6 +90,18 @@ class Explainer(Configured, abc.ABC):
 
     # ------------------------------------------------------------------ the call
 
+    @overload
+    def attribute(self, inputs: Tensor, targets: Any = ..., *, create_graph: bool = ..., seed: int = ...) -> Tensor: ...
+    @overload
+    def attribute(
+        self, inputs: tuple[Tensor, ...], targets: Any = ..., *, create_graph: bool = ..., seed: int = ...
+    ) -> tuple[Tensor, ...]: ...
+    @overload
+    def attribute(
+        self, inputs: Mapping[str, Tensor], targets: Any = ..., *, create_graph: bool = ..., seed: int = ...
+    ) -> dict[str, Tensor]: ...
+    @overload
+    def attribute(self, inputs: Any, targets: Any = ..., *, create_graph: bool = ..., seed: int = ...) -> Any: ...
     def attribute(self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0) -> Any:
         """The attribution of each sample's score to its input features.
 
@@ -182,7 +142,7 @@ class Explainer(Configured, abc.ABC):
         options: dict[str, Any] = {"create_graph": create_graph, "seed": seed, "keep_mode": keep_mode}
         on_output = outputs.append if self.SHARES_TASK_FORWARD else None
         try:
-            (found,) = self._apply(
+            (found,) = self.run_call(
                 lambda call: (self._attribute(call),), inputs, targets, **options, on_output=on_output
             )
         except NestedLayersError:
@@ -194,38 +154,43 @@ class Explainer(Configured, abc.ABC):
     def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
         """The attribution with its provenance, the explained scores, and the completeness gap where one is promised.
 
+        Args:
+            inputs: as for `attribute`.
+            targets: as for `attribute`.
+            seed: as for `attribute`.
+
+        Returns:
+            The attribution, in the structure of the inputs, with the spec of this explainer.
+
+        Raises:
+            InvalidInputError, InvalidTypeError, UnboundError: as for `attribute`.
+
         Warns:
             UserWarning: when the gap is larger than the method's tolerance.
         """
-        extra: dict[str, Tensor | None] = {}
+        measured: list[Explained] = []
 
-        def explained(call: Call) -> tuple[Tensors]:
-            values = self._attribute(call)
-            extra["scores"] = self._explained_scores(call).detach()
-            promised = self._promised_total(call)
-            if promised is not None:
-                sums = torch.stack([v.detach().flatten(1).double().sum(1) for v in values])
-                extra["promised"] = promised = promised.detach()
-                extra["gap"] = self._gap(sums, promised).to(promised.dtype)
-            return (values,)
+        def method(call: Call) -> tuple[Tensors]:
+            measured.append(self._explained(call))
+            return (measured[0].values,)
 
-        (values,) = self._apply(explained, inputs, targets, create_graph=False, seed=seed)
-        gap, promised = extra.get("gap"), extra.get("promised")
-        if gap is not None and promised is not None and self.GAP_TOLERANCE is not None:
-            share = float(gap.max() / promised.abs().max().clamp_min(torch.finfo(gap.dtype).tiny))
-            if share > self.GAP_TOLERANCE:
-                warnings.warn(
-                    f"{self!r}: the attribution misses the explained score by {share:.1%}, "
-                    f"more than the tolerance of {self.GAP_TOLERANCE:.0%}",
-                    stacklevel=2,
-                )
+        (values,) = self.run_call(method, inputs, targets, seed=seed)
+        explained = measured[0]
+        share = explained.missing_share
+        if share is not None and self.GAP_TOLERANCE is not None and share > self.GAP_TOLERANCE:
+            warnings.warn(
+                f"{self!r}: the attribution misses the explained score by {share:.1%}, "
+                f"more than the tolerance of {self.GAP_TOLERANCE:.0%}",
+                stacklevel=2,
+            )
         return Attribution(
             values=values,
-            spec=self._provenance(),
+            spec=self.describe(),
             targets=None if targets is None or callable(targets) else torch.as_tensor(targets).tolist(),
-            scores=extra["scores"],
-            gap=gap,
+            scores=explained.scores.detach(),
+            gap=None if explained.gap is None else explained.gap.detach(),
             tokens=self._token_ids(values, inputs),
+            seed=seed,
         )
 
     @torch.inference_mode(mode=False)
@@ -242,6 +207,29 @@ class Explainer(Configured, abc.ABC):
     @abc.abstractmethod
     def _attribute(self, call: Call) -> Tensors:
         """The method's mathematics: one tensor per `call.inputs`, of the same shape."""
+
+    def attribute_call(self, call: Call) -> Tensors:
+        """The attribution of a call that is already open: one tensor per `call.inputs`, of the same shape.
+
+        A metric that explains perturbed inputs again uses it inside `run_call`.
+
+        Args:
+            call: made by `run_call`, or a copy of such a call with other inputs.
+        """
+        return self._attribute(call)
+
+    def _explained(self, call: Call) -> Explained:
+        """The attribution, the explained scores, and what is missing of a promised total: what `explain` reports."""
+        values, scores, promised = self._attribute(call), self._explained_scores(call), self._promised_total(call)
+        if promised is None:
+            return Explained(values, scores)
+        sums = torch.stack([v.detach().flatten(1).double().sum(1) for v in values])
+        return Explained(values, scores, self._gap(sums, promised.detach()).to(promised.dtype), promised)
+
+    @classmethod
+    def promises_total(cls) -> bool:
+        """Whether the method promises what its attributions sum to."""
+        return cls._promised_total is not Explainer._promised_total or cls.GAP_TOLERANCE is not None
 
     def _promised_total(self, call: Call) -> Tensor | None:  # noqa: ARG002
         """What the attribution of each sample sums to, shape (N,), for a method that promises it."""
@@ -262,22 +250,37 @@ class Explainer(Configured, abc.ABC):
     # ------------------------------------------------------------------ the template
 
     @torch.inference_mode(mode=False)
-    def _apply(  # noqa: PLR0913
+    def run_call(  # noqa: PLR0913
         self,
         method: Callable[[Call], tuple[Tensors, ...]],
         inputs: Any,
-        targets: Any,
+        targets: Any = None,
         *,
-        create_graph: bool,
-        seed: int,
+        create_graph: bool = False,
+        seed: int = 0,
         cut: bool = False,
         keep_mode: bool = False,
         on_output: Callable[[Tensor], None] | None = None,
     ) -> tuple[Any, ...]:
-        """Run `method` on a checked call, the model isolated; give each of its results the structure of the inputs.
+        """Run a function on a checked call, while the model is isolated: what `attribute` and plugins are built on.
 
-        With `cut` the call begins at the layers, and takes other activations, also where a single gradient would read
-        them off.
+        Args:
+            method: a function of the call. It returns a tuple of results; each result has one tensor per `call.inputs`.
+                It may return an empty tuple, and keep what it computed elsewhere.
+            inputs: as for `attribute`.
+            targets: as for `attribute`.
+            create_graph: as for `attribute`.
+            seed: as for `attribute`.
+            cut: start the call at the layers, so that it accepts other activations, also where a single gradient would
+                read them off.
+            keep_mode: run the model in the mode that it is in, instead of evaluation mode.
+            on_output: called with the model's output (N, ...) on the plain inputs.
+
+        Returns:
+            Each result in the structure of the inputs; without its graph unless `create_graph`.
+
+        Raises:
+            InvalidInputError, InvalidTypeError, UnboundError, NotDifferentiableError: as for `attribute`.
         """
         model = self._bound()
         if create_graph and not self.DIFFERENTIABLE:
@@ -304,6 +307,8 @@ class Explainer(Configured, abc.ABC):
             n_classes=self.n_classes,
             modules=(modules := model_state.modules_of(model)),
             on_output=on_output,
+            input_names=tuple(explained) if isinstance(explained, Mapping) else (),
+            extras=extras,
         )
 
         @contextlib.contextmanager
@@ -357,12 +362,6 @@ class Explainer(Configured, abc.ABC):
         cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=layers, uncut=call)
         return cut, pick
 
-    def _arguments(self, inputs: Any) -> tuple[Any, Any]:
-        """The explained tensors and the further model arguments."""
-        explained = inputs if self.forward_arg_extractor is None else self.forward_arg_extractor(inputs)
-        extractor = self.additional_forward_arg_extractor
-        return explained, None if extractor is None else extractor(inputs)
-
     def _check_floating(self, model: nn.Module, tensors: Tensors) -> None:
         for tensor in tensors:
             if tensor.is_floating_point():
@@ -374,21 +373,16 @@ class Explainer(Configured, abc.ABC):
     def _token_ids(self, values: Any, inputs: Any) -> Tensor | None:
         return structure.token_ids(values, structure.flatten(self._arguments(inputs)[0])[0])
 
-    def _bound(self) -> nn.Module:
-        if self.model is None:
-            raise UnboundError(f"{self!r} has no model yet; call .bind(model) first")
-        return self.model
-
-    def _provenance(self) -> dict[str, Any]:
-        try:
-            return self.spec()
-        except InvalidInputError:
-            return {
-                "name": self.NAME or type(self).__name__,
-                "settings": {n: repr(v) for n, v in self.settings().items()},
-            }
-
 
 def as_explainer(value: Any, model: nn.Module | None = None) -> Explainer:
-    """An explainer from a name, a spec string, a spec dict, a class or an object, bound to `model` if one is given."""
+    """An explainer from a name, a spec string, a spec dict, a class or an object.
+
+    Args:
+        value: what `EXPLAINERS.create` accepts.
+        model: the model to bind it to; None leaves the explainer as it is.
+
+    Raises:
+        UnknownNameError: for a name that nobody registered.
+        InvalidTypeError: for a value that describes no explainer.
+    """
     return Explainer.from_spec(value, model)

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from xaikit.core.registry import Registry
 
-EXPLAINERS: Registry = Registry("explainer", "xaikit.explainers")
-METRICS: Registry = Registry("metric", "xaikit.metrics")
-MITIGATORS: Registry = Registry("mitigator", "xaikit.mitigation")
-BASELINES: Registry = Registry("baseline", "xaikit.transforms")
-FEATURE_MASKS: Registry = Registry("feature mask", "xaikit.transforms")
-POOLINGS: Registry = Registry("pooling", "xaikit.transforms")
-NORMALIZATIONS: Registry = Registry("normalization", "xaikit.transforms")
-POSTPROCESSORS: Registry = Registry("postprocessor", "xaikit.transforms")
-MODALITIES: Registry = Registry("modality", "xaikit.modality")
-PROJECTIONS: Registry = Registry("projection", "xaikit.mitigation")
+if TYPE_CHECKING:
+    from xaikit.core.explainer import Explainer
+    from xaikit.metrics.base import Metric
+    from xaikit.mitigation.base import Mitigator
+    from xaikit.mitigation.projections import Projection
+    from xaikit.modality.base import Modality
+    from xaikit.transforms.baselines import Baseline
+    from xaikit.transforms.feature_masks import FeatureMask
+    from xaikit.transforms.normalization import Normalization
+    from xaikit.transforms.pooling import Pooling
+    from xaikit.transforms.postprocess import Postprocessor
+
+EXPLAINERS: Registry[Explainer] = Registry("explainer", "xaikit.explainers")
+METRICS: Registry[Metric] = Registry("metric", "xaikit.metrics")
+MITIGATORS: Registry[Mitigator] = Registry("mitigator", "xaikit.mitigation")
+BASELINES: Registry[Baseline] = Registry("baseline", "xaikit.transforms")
+FEATURE_MASKS: Registry[FeatureMask] = Registry("feature mask", "xaikit.transforms")
+POOLINGS: Registry[Pooling] = Registry("pooling", "xaikit.transforms")
+NORMALIZATIONS: Registry[Normalization] = Registry("normalization", "xaikit.transforms")
+POSTPROCESSORS: Registry[Postprocessor] = Registry("postprocessor", "xaikit.transforms")
+MODALITIES: Registry[Modality] = Registry("modality", "xaikit.modality")
+PROJECTIONS: Registry[Projection] = Registry("projection", "xaikit.mitigation")

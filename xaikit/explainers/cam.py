@@ -53,16 +53,16 @@ class GradCam(Explainer):
     ] = None
     upsample: Annotated[str, Categorical("linear", "nearest", search=False), "how the map is resized"] = "linear"
 
-    def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
-        super().__init__(model, **settings)
+    def _check_settings(self) -> None:
         if self.layer is not None and self.target_layer is not None:
             raise InvalidInputError(
                 f"{type(self).__name__} takes layer= (a map at that layer's size) or target_layer= (a map of that "
                 "layer at the input's size), not both"
             )
 
-    def _serialised_settings(self) -> dict[str, Any]:
-        settings = super()._serialised_settings()
+    def serialised_settings(self) -> dict[str, Any]:
+        """The settings as `spec` writes them: layers that were given as modules are written by their names."""
+        settings = super().serialised_settings()
         if isinstance(self.target_layer, nn.Module) and self.model is not None:
             settings["target_layer"] = find_layer(self.model, self.target_layer)[0]
         return settings

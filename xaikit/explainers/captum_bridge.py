@@ -121,13 +121,14 @@ class CaptumMethod(Explainer):
         made = {n: make() for n, make in makers.items() if n in takes}
         return {n: tensors for n, tensors in made.items() if tensors is not None}
 
-    def _apply(self, method: Any, *args: Any, **options: Any) -> tuple[Any, ...]:
+    def run_call(self, method: Any, *args: Any, **options: Any) -> tuple[Any, ...]:
+        """Run a function on a checked call; see `Explainer.run_call`."""
         # GuidedGradCam and the Neuron classes use a layer but explain the inputs, so the call must not be cut.
         at_inputs = (
             self.layer is not None and _needs_layer(self._algorithm()) and not _is_layer_class(self._algorithm())
         )
         runner = self.set_kwargs(layer=None) if at_inputs else self
-        return super(CaptumMethod, runner)._apply(method, *args, **options)
+        return super(CaptumMethod, runner).run_call(method, *args, **options)
 
     def _at_layers(self, call: Call, *, read: bool) -> tuple[Call, Any]:
         # Captum hooks the modules before the layer too, and its hooks need tensors that require a gradient.

@@ -71,6 +71,7 @@ class CaptumExplainer(CaptumMethod):
     n_segments: Annotated[int, Int(ge=1), "most groups where no feature mask is given"] = 64
 
     def __init__(self, model: nn.Module | str | None = None, **settings: Any) -> None:
+        # Its settings are those of the captum class that it is made for, which no type checker can know.
         if isinstance(model, str):
             model, settings = None, {"algorithm": model, **settings}
         algorithm = settings.get("algorithm", "DeepLift")

@@ -49,7 +49,7 @@ class SmoothGrad(Explainer):
 
     def moments(self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0) -> Moments:
         """Mean (SmoothGrad) and variance (VarGrad) of the same copies, at the cost of one of them; see `attribute`."""
-        return Moments(*self._apply(self._moments, inputs, targets, create_graph=create_graph, seed=seed))
+        return Moments(*self.run_call(self._moments, inputs, targets, create_graph=create_graph, seed=seed))
 
     def _moments(self, call: Call, *, variance: bool = True) -> tuple[Tensors, Tensors]:
         stream = NoiseStream(self.noise, [x.shape[1:] for x in call.inputs], call.seed)

@@ -68,13 +68,13 @@ class EvaluationContext:
         def inside(call: Call) -> tuple[Tensors, ...]:
             def attribute(changed: Call) -> Tensors:
                 reseed(changed.inputs[0].device, self.seed)
-                values = tuple(v.detach() for v in self.explainer._attribute(changed))
+                values = tuple(v.detach() for v in self.explainer.attribute_call(changed))
                 return values if self.postprocess is None else self.postprocess(values)
 
             results.append(method(call, attribute))
             return ()
 
-        self.explainer._apply(inside, self.inputs, self.targets, create_graph=False, seed=self.seed, cut=True)
+        self.explainer.run_call(inside, self.inputs, self.targets, create_graph=False, seed=self.seed, cut=True)
         return results[0]
 
     def attribute(self, targets: Any) -> Tensors:
@@ -186,7 +186,7 @@ class Metric(Configured, abc.ABC):
             return ()
 
         view = {name: getattr(explainer, name) for name in Explainer.SETTINGS}
-        _Probe(model=explainer.model, **view)._apply(measured, inputs, targets, create_graph=False, seed=seed)
+        _Probe(model=explainer.model, **view).run_call(measured, inputs, targets, create_graph=False, seed=seed)
         return results[0]
 
 

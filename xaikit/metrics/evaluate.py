@@ -90,7 +90,7 @@ def evaluate(  # noqa: PLR0913
         rows=tuple(rows),
         confidence=confidence,
         seed=seed,
-        explainers={name: explainer._provenance() for name, explainer in named_explainers.items()},
+        explainers={name: explainer.describe() for name, explainer in named_explainers.items()},
         metrics={name: _spec(metric) for name, metric in named_metrics.items()},
         stopped=stopped,
     )

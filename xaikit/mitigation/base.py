@@ -86,8 +86,7 @@ class Mitigator(Configured, abc.ABC):
         None
     )
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def _check_settings(self) -> None:
         if not self.explainer.DIFFERENTIABLE:
             able = ", ".join(n for n in EXPLAINERS if EXPLAINERS.get(n).DIFFERENTIABLE)
             raise NotDifferentiableError(

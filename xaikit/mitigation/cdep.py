@@ -114,7 +114,7 @@ class CDEP(Mitigator):
             activations.extend(call.inputs)
             return ()
 
-        explainer._apply(method, x, None, create_graph=False, seed=0, cut=True)
+        explainer.run_call(method, x, None, create_graph=False, seed=0, cut=True)
         return stacked_masks(mask, _one(tuple(activations), "layers")[0], _tensor(x))
 
     def _number(self, own: Tensor, other: Tensor, masks: Tensor, y: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def candidate(
     reasons = [(2.0, f"made for {kind} layers") for kind in cls.MADE_FOR if profile.kinds.get(kind)]
     if cls.MADE_FOR and not reasons:
         reasons.append((-0.5, f"made for {' and '.join(cls.MADE_FOR)} layers, which the model does not have"))
-    if promises(cls):
+    if cls.promises_total():
         reasons.append((1.0, "its sum is promised"))
     if cls.DIFFERENTIABLE:
         reasons.append((1.0, "exact inside a loss"))
@@ -100,11 +100,6 @@ def _against(cls: type[Explainer], model: nn.Module, profile: ModelProfile, *, d
     if profile.reused and not cls.REUSED_MODULES:
         return f"needs every module to run once, which {profile.reused[0]!r} does not"
     return None
-
-
-def promises(cls: type[Explainer]) -> bool:
-    """Whether a method promises what its attributions sum to."""
-    return cls._promised_total is not Explainer._promised_total or cls.GAP_TOLERANCE is not None
 
 
 def missing_rules(explainers: Mapping[str, Explainer], inputs: Any) -> dict[str, tuple[str, ...]]:

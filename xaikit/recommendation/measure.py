@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xaikit.core import structure
 from xaikit.metrics import Metric
-from xaikit.recommendation.candidates import Candidate, promises, said
+from xaikit.recommendation.candidates import Candidate, said
 
 BACKWARD = 3.0  # a pass forward and backward takes about three of forward
 NOTABLE = 0.1  # share of a promised sum whose loss is told
@@ -85,7 +85,7 @@ def _of_all(item: Candidate, metric: Metric, inputs: Any, targets: Any) -> tuple
         attributions = explainer.attribute(inputs, targets)
         seconds = time.perf_counter() - start
         value = metric.evaluate(explainer, inputs, targets, attributions).double().cpu()
-        if promises(type(explainer)):
+        if explainer.promises_total():
             explained = explainer.explain(inputs, targets)
             if explained.gap is not None and explained.scores is not None:
                 missed = float(explained.gap.sum() / explained.scores.abs().sum().clamp_min(1e-30))

@@ -113,7 +113,7 @@ def profile_model(model: nn.Module, inputs: Any = None, **view: Any) -> ModelPro
         seen.append(_watched(call))
         return ()
 
-    _Watch(model=model, **view)._apply(method, inputs, None, create_graph=False, seed=0)
+    _Watch(model=model, **view).run_call(method, inputs, None, create_graph=False, seed=0)
     ran = seen[0]
     kinds = Counter(found.kinds)
     kinds["attention"] = max(kinds["attention"], ran.functions.get(ATTENTION_FUNCTION, 0))
@@ -158,7 +158,7 @@ def one_pass(model: nn.Module, inputs: Any, **view: Any) -> tuple[Tensor, float]
         found.append((output, time.perf_counter() - start))
         return ()
 
-    _Watch(model=model, **view)._apply(method, inputs, None, create_graph=False, seed=0)
+    _Watch(model=model, **view).run_call(method, inputs, None, create_graph=False, seed=0)
     return found[0]
 
 

@@ -88,17 +88,17 @@ def _image(values: Array, side: int) -> dict[str, Any]:
 def _text(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
     weights = values.reshape(len(values), -1).sum(1)
     ids = [] if inputs is None else inputs.tolist()
-    words = [str(w) for w in names.tokens(ids)] if names.tokens and ids else [str(i) for i in ids]
-    words = words or [f"token {i}" for i in range(len(weights))]
-    if len(words) != len(weights):
-        raise InvalidInputError(f"names.tokens must give {len(weights)} tokens for as many ids, got {len(words)}")
+    tokens = [str(w) for w in names.tokens(ids)] if names.tokens and ids else [str(i) for i in ids]
+    tokens = tokens or [f"token {i}" for i in range(len(weights))]
+    if len(tokens) != len(weights):
+        raise InvalidInputError(f"names.tokens must give {len(weights)} tokens for as many ids, got {len(tokens)}")
     if names.padding:
-        words, weights = _ended(words, weights, names.padding)
+        tokens, weights = _ended(tokens, weights, names.padding)
     else:
         end = unpadded(ids, weights)
-        words, weights = words[:end], weights[:end]
-    tokens = [{**token, **_piece(token["word"])} for token in _coloured(words, weights)]
-    return {"tokens": tokens, **_strongest(words.__getitem__, weights)}
+        tokens, weights = tokens[:end], weights[:end]
+    coloured = [{**token, **_piece(token["word"])} for token in _coloured(tokens, weights)]
+    return {"tokens": coloured, **_strongest(tokens.__getitem__, weights)}
 
 
 def _piece(word: str) -> dict[str, Any]:
@@ -107,25 +107,25 @@ def _piece(word: str) -> dict[str, Any]:
     return {"word": word.removeprefix(GOES_ON) if glued else word, "glued": glued}
 
 
-def _ended(words: list[str], weights: Array, padding: str) -> tuple[list[str], Array]:
+def _ended(tokens: list[str], weights: Array, padding: str) -> tuple[list[str], Array]:
     """A text with its padding, known by name, in one."""
-    end = len(words)
-    while end > 1 and words[end - 1] == padding:
+    end = len(tokens)
+    while end > 1 and tokens[end - 1] == padding:
         end -= 1
     rest = weights[end:]
     if not rest.any():
-        return words[:end], weights[:end]
-    return [*words[:end], f"{len(rest)}\u00a0×\u00a0{padding}"], np.append(weights[:end], rest.sum())
+        return tokens[:end], weights[:end]
+    return [*tokens[:end], f"{len(rest)}\u00a0×\u00a0{padding}"], np.append(weights[:end], rest.sum())
 
 
 def _tabular(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
     weights = values.reshape(-1)
-    words = _features(names, len(weights), "feature")
+    labels = _features(names, len(weights), "feature")
     if inputs is not None:
-        words = [f"{word} = {value:.4g}" for word, value in zip(words, inputs.reshape(-1).tolist(), strict=True)]
+        labels = [f"{word} = {value:.4g}" for word, value in zip(labels, inputs.reshape(-1).tolist(), strict=True)]
     order = np.argsort(-np.abs(weights), kind="stable")[:MOST_BARS]
-    rows = _coloured([words[i] for i in order], weights[order])
-    return {"bars": rows, "left": len(weights) - len(order), **_strongest(words.__getitem__, weights)}
+    rows = _coloured([labels[i] for i in order], weights[order])
+    return {"bars": rows, "left": len(weights) - len(order), **_strongest(labels.__getitem__, weights)}
 
 
 def _series(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
@@ -133,10 +133,10 @@ def _series(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]
     values = values[None] if values.ndim == 1 else values
     curves = values if inputs is None else inputs.reshape(values.shape)
     scale = pictures.scale_of(values)
-    words = _features(names, len(values), "channel")
+    channel_names = _features(names, len(values), "channel")
     order = np.sort(np.argsort(-np.abs(values).sum(1), kind="stable")[:MOST_CHANNELS])
     channels = [
-        {"name": words[c], "bands": pictures.heatmap(values[c][None], scale, signed=True), **_curve(curves[c])}
+        {"name": channel_names[c], "bands": pictures.heatmap(values[c][None], scale, signed=True), **_curve(curves[c])}
         for c in order
     ]
     flat = values.reshape(-1)
@@ -144,7 +144,7 @@ def _series(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]
     return {
         "channels": channels,
         "size": CURVE,
-        **_strongest(lambda i: f"{words[i // steps]}, step {i % steps}", flat),
+        **_strongest(lambda i: f"{channel_names[i // steps]}, step {i % steps}", flat),
     }
 
 
@@ -168,11 +168,11 @@ def _features(names: Names, count: int, word: str) -> list[str]:
     return [str(n) for n in names.features] or [f"{word} {i}" for i in range(count)]
 
 
-def _coloured(words: Sequence[str], weights: Array) -> list[dict[str, Any]]:
+def _coloured(labels: Sequence[str], weights: Array) -> list[dict[str, Any]]:
     most = float(np.abs(weights).max()) if len(weights) else 1.0
     return [
         {"word": word, "value": value, "share": abs(value) / (most or 1.0), "sign": _sign(value)}
-        for word, value in zip(words, weights.tolist(), strict=True)
+        for word, value in zip(labels, weights.tolist(), strict=True)
     ]
 
 

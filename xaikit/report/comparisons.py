@@ -32,8 +32,8 @@ def plot_comparison(
     short = {m: m.removeprefix(f"{kind} ") if measures is None else m for m in chosen}
     table = {name: {short[m]: comparison.mean(name, m) for m in chosen} for name in comparison.rows}
     margins = {name: {short[m]: _zero(comparison.margin(name, m)) for m in chosen} for name in comparison.rows}
-    words = {"accuracy": "Accuracy", "worst": "Accuracy in the worst group", "changed": "Predictions that change"}
-    heading = title or (words.get(kind, "Relevance in the mask") if measures is None else "")
+    headings = {"accuracy": "Accuracy", "worst": "Accuracy in the worst group", "changed": "Predictions that change"}
+    heading = title or (headings.get(kind, "Relevance in the mask") if measures is None else "")
     figure = grouped_bars(table, title=heading, margins=margins)
     axes = figure.axes[0]
     if any(len(rows) > 1 for rows in comparison.rows.values()):

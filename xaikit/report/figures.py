@@ -67,12 +67,16 @@ def plot(
     values = _array(_pick(attribution.values, part, "the attribution"))
     ids = None if attribution.tokens is None else _array(attribution.tokens)
     kind = kind or ("text" if ids is not None else KINDS.get(values.ndim))
-    given = None if inputs is None else _array(_pick(inputs, part, "inputs"))
-    if given is not None and kind != "text" and (len(given) != len(values) or given.ndim != values.ndim):
-        raise InvalidInputError(f"inputs must fit the attribution {values.shape}, got {given.shape}")
+    input_values = None if inputs is None else _array(_pick(inputs, part, "inputs"))
+    if (
+        input_values is not None
+        and kind != "text"
+        and (len(input_values) != len(values) or input_values.ndim != values.ndim)
+    ):
+        raise InvalidInputError(f"inputs must fit the attribution {values.shape}, got {input_values.shape}")
     chosen = _choose(samples, len(values))
     titles = [_title(attribution, i) for i in chosen]
-    picked = None if given is None else given[chosen]
+    picked = None if input_values is None else input_values[chosen]
     match kind:
         case "image" if values.ndim in (3, 4):
             return _images(values[chosen], picked, titles, outline)
@@ -81,8 +85,8 @@ def plot(
         case "tabular":
             return _bars(values[chosen], picked, titles, names)
         case "text" if values.ndim in (2, 3):
-            words = None if names is None else [names[i] for i in chosen]
-            return token_strip(values[chosen], titles, words, None if ids is None else ids[chosen])
+            tokens = None if names is None else [names[i] for i in chosen]
+            return token_strip(values[chosen], titles, tokens, None if ids is None else ids[chosen])
     allowed = ", ".join(f"{name!r} ({axes} axes)" for axes, name in KINDS.items()) + ", 'text' (2 or 3 axes)"
     raise InvalidInputError(f"an attribution of shape {values.shape} is not drawn as {kind!r}; kinds are {allowed}")
 
@@ -160,7 +164,7 @@ def grouped_bars(
     ends = [row[g] + (margins[name].get(g, 0.0) if margins else 0.0) for name, row in table.items() for g in row]
     top = max((e for e in ends if math.isfinite(e)), default=1.0)
     small = percent and top < 0.3  # a whole axis would hide shares so small
-    words = (lambda v: f"{100 * v:.1f}" if small else f"{100 * v:.0f}") if percent else "{:.2g}"
+    label_of = (lambda v: f"{100 * v:.1f}" if small else f"{100 * v:.0f}") if percent else "{:.2g}"
     for k, (name, row) in enumerate(table.items()):
         places = np.arange(len(groups)) + (k - (len(table) - 1) / 2) * width
         values = [row.get(g, np.nan) for g in groups]
@@ -175,7 +179,7 @@ def grouped_bars(
             axes.errorbar(places[seen], np.array(values)[seen], (lower[seen], upper[seen]), **INTERVAL)
         for place, value, above in zip(places, values, upper, strict=True):
             if math.isfinite(value):
-                text = words(value) if callable(words) else words.format(value)
+                text = label_of(value) if callable(label_of) else label_of.format(value)
                 axes.annotate(text, (place, value + above), (0, 2), textcoords="offset points", ha="center", fontsize=7)
     axes.set_xticks(range(len(groups)), groups)
     if percent:
@@ -246,11 +250,11 @@ def _bars(values: Array, inputs: Array | None, titles: Sequence[str], names: Seq
     figure, grid = _grid(len(values), 1, width=6.0, height=0.7 + 0.24 * shown)
     for i, (axes, value) in enumerate(zip(grid[:, 0], values, strict=True)):
         order = np.argsort(-np.abs(value), kind="stable")[:shown]
-        words = [f"feature {j}" if names is None else names[j] for j in order]
+        labels = [f"feature {j}" if names is None else names[j] for j in order]
         if inputs is not None:
-            words = [f"{word} = {inputs[i, j]:.4g}" for word, j in zip(words, order, strict=True)]
+            labels = [f"{word} = {inputs[i, j]:.4g}" for word, j in zip(labels, order, strict=True)]
         axes.barh(range(shown), value[order], color=np.where(value[order] < 0, NEGATIVE, POSITIVE))
-        axes.set_yticks(range(shown), words, fontsize=8)
+        axes.set_yticks(range(shown), labels, fontsize=8)
         axes.invert_yaxis()
         axes.axvline(0, color="black", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
@@ -321,12 +325,12 @@ def _draw_outline(axes: Axes, outline: Any, shape: tuple[int, ...]) -> None:
 def _title(attribution: Attribution, sample: int) -> str:
     targets = attribution.targets
     target = targets[sample] if isinstance(targets, Sequence) else targets
-    words = [str(attribution.spec.get("name", "attribution"))]
+    parts = [str(attribution.spec.get("name", "attribution"))]
     if target is not None:
-        words.append(f"class {target}")
+        parts.append(f"class {target}")
     if attribution.scores is not None:
-        words.append(f"score {float(attribution.scores[sample]):.3g}")
-    return ", ".join(words)
+        parts.append(f"score {float(attribution.scores[sample]):.3g}")
+    return ", ".join(parts)
 
 
 def _choose(samples: int | Sequence[int] | None, n: int) -> list[int]:

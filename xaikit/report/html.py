@@ -49,7 +49,7 @@ class Picture:
 
     title: str
     figure: Any
-    words: str
+    description: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Report:
         for section in self.sections:
             if not isinstance(section, (Table, Picture)):
                 raise InvalidTypeError(f"a section is a Table or a Picture, got {type(section).__name__}")
-        words = self.runs[0].words if self.runs else {}
-        called = {key: getattr(self.names, key) or words.get(key, ()) for key in ("classes", "features")}
+        run_names = self.runs[0].display_names if self.runs else {}
+        called = {key: getattr(self.names, key) or run_names.get(key, ()) for key in ("classes", "features")}
         object.__setattr__(self, "names", dataclasses.replace(self.names, **called))
 
     def save(self, path: str | Path) -> Path:
@@ -206,7 +206,7 @@ def _section(section: Table | Picture) -> dict[str, Any]:
     if isinstance(section, Picture):
         width = round(96 * section.figure.get_figwidth())  # CSS counts 96 pixels to an inch
         picture = pictures.drawing(section.figure)
-        return {"title": section.title, "picture": picture, "words": section.words, "width": width}
+        return {"title": section.title, "picture": picture, "words": section.description, "width": width}
     columns = section.columns
     rows = [[row.get(column) for column in columns] for row in section.rows]
     long = [isinstance(cell, str) and len(cell) > LONG for row in rows for cell in row]
@@ -234,9 +234,9 @@ def _array(value: Any, what: str) -> Any:
 
 def _difference(run: Run, runs: Sequence[Run]) -> str:
     asked = [r.job["explainer"] for r in runs]
-    name, own = run.job["explainer"]["name"], run.job["explainer"]["settings"]
+    name, settings = run.job["explainer"]["name"], run.job["explainer"]["settings"]
     others = [other["settings"] for other in asked if other["name"] == name]
-    return ", ".join(f"{k}={v}" for k, v in own.items() if any(o.get(k) != v for o in others)) or run.folder.name
+    return ", ".join(f"{k}={v}" for k, v in settings.items() if any(o.get(k) != v for o in others)) or run.folder.name
 
 
 def _bar(tables: list[str]) -> str:

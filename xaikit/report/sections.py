@@ -53,7 +53,7 @@ def tuning_sections(result: TuneResult[Any], *, title: str = "Tuning") -> list[S
     """What a search found, its history, what mattered, its Pareto front, and its trials."""
     goal = result.goals[0]
     best = _unbound(result.best)
-    found = {
+    summary = {
         "found": "the default: no gain beyond noise" if result.kept_default else "best settings",
         "settings": best,
         goal.name: result.value,
@@ -61,7 +61,7 @@ def tuning_sections(result: TuneResult[Any], *, title: str = "Tuning") -> list[S
         "95% interval of the gain": _range(*(result.gain_interval or (math.nan, math.nan))),
     }
     dead = f" Without any effect: {', '.join(result.dead)}." if result.dead else ""
-    sections: list[Section] = [Table(title, [found], f"{len(result.trials)} trials; better: {goal.direction}.{dead}")]
+    sections: list[Section] = [Table(title, [summary], f"{len(result.trials)} trials; better: {goal.direction}.{dead}")]
     sections += list(_tuning_pictures(result, title, best))
     if len(result.goals) > 1:
         front = [{"trial": p.trial, **p.values, "settings": _unbound(p.value)} for p in result.front]
@@ -87,11 +87,11 @@ def _tuning_pictures(result: TuneResult[Any], title: str, best: str) -> Iterator
     values = [row["value"] for row in result.trials if row["state"] == "complete"]
     if not values:
         return
-    words = (
+    description = (
         f"{goal} of {len(values)} trials, from {min(values):.4g} to {max(values):.4g}; "
         f"{result.value:.4g} at the best, {best}"
     )
-    yield Picture(f"{title}: history", tuning_figures.history(result), words)
+    yield Picture(f"{title}: history", tuning_figures.history(result), description)
     if len(set(values)) > 1:
         names = ", ".join(dict.fromkeys(name for row in result.trials for name in row["settings"]))
         yield Picture(
@@ -134,12 +134,12 @@ def mitigation_sections(
         "group; changed: share of predictions that change; mass: share of the relevance that lies in the mask."
     )
     sections: list[Section] = [Table(title, rows, note, shares=True)]
-    for kind, words in WORDS.items():
+    for kind, heading in WORDS.items():
         measures = [m for m in comparison.measures if m.startswith(f"{kind} ")]
         if measures:
-            told = "; ".join(f"{m.removeprefix(f'{kind} ')}: {_shares(comparison, m)}" for m in measures)
+            values_text = "; ".join(f"{m.removeprefix(f'{kind} ')}: {_shares(comparison, m)}" for m in measures)
             picture = plot_comparison(comparison, kind=kind)
-            sections.append(Picture(f"{title}: {words}", picture, f"{words}, {told}"))
+            sections.append(Picture(f"{title}: {heading}", picture, f"{heading}, {values_text}"))
     if groups:
         sections.append(Table(f"{title}: accuracy in each group", _by_group(groups), shares=True))
     return sections

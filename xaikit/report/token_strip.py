@@ -34,19 +34,19 @@ def token_strip(
     """
     weights = values.reshape(*values.shape[:2], -1).sum(2)
     places = np.tile(np.arange(weights.shape[1]), (len(weights), 1))
-    words = (places if ids is None else ids).astype(str).tolist() if tokens is None else tokens
-    if len(words) != len(weights) or any(len(row) != weights.shape[1] for row in words):
+    strings = (places if ids is None else ids).astype(str).tolist() if tokens is None else tokens
+    if len(strings) != len(weights) or any(len(row) != weights.shape[1] for row in strings):
         raise InvalidInputError(f"names must hold {weights.shape[1]} tokens for each of {len(weights)} samples")
     if ids is not None:
         ends = [unpadded(row, weight) for row, weight in zip(ids.tolist(), weights, strict=True)]
-        words, weights = ([row[:end] for row, end in zip(rows, ends, strict=True)] for rows in (words, weights))
-    blocks = [_lines([str(w) for w in row]) for row in words]
+        strings, weights = ([row[:end] for row, end in zip(rows, ends, strict=True)] for rows in (strings, weights))
+    blocks = [_lines([str(w) for w in row]) for row in strings]
     heights = [LINE * (lines + 1.2) for _, lines in blocks]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.1))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(sum(heights) + 0.1, 0))
     axes.set_axis_off()
     top = 0.25
-    for (placed, _), row, title, weight, height in zip(blocks, words, titles, weights, heights, strict=True):
+    for (placed, _), row, title, weight, height in zip(blocks, strings, titles, weights, heights, strict=True):
         axes.text(0.1, top, title, fontsize=9, va="center")
         colours = Normalize(-1, 1)
         shares = weight / (float(np.abs(weight).max()) or 1.0)
@@ -69,10 +69,10 @@ def unpadded(ids: Sequence[int], weights: Array) -> int:
     return end if len(ids) - end > 1 else len(weights)
 
 
-def _lines(words: Sequence[str]) -> tuple[list[tuple[float, int]], int]:
+def _lines(strings: Sequence[str]) -> tuple[list[tuple[float, int]], int]:
     """Where each word stands: its left edge in inches and its line; and the number of lines."""
     placed, x, line = [], 0.15, 0
-    for word in words:
+    for word in strings:
         text = _plain(word)
         width = text_to_path.get_text_width_height_descent(text, FONT, ismath=False)[0] / 72
         if x + width > WIDTH - 0.15 and x > 0.15:

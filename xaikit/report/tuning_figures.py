@@ -93,9 +93,9 @@ def front(result: TuneResult[Any]) -> Figure:
     figure = Figure(figsize=(1 + 3.4 * len(pairs), 3.8), layout="constrained")
     for axes, (across, along) in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
         _clean(axes)
-        for points, colour, words in ((tried, TRIED, "one trial"), (best, BEST, "on the front")):
+        for points, colour, label in ((tried, TRIED, "one trial"), (best, BEST, "on the front")):
             places = [[p[goal.name] for p in points] for goal in (across, along)]
-            axes.scatter(*places, s=22, color=colour, label=words, zorder=3)
+            axes.scatter(*places, s=22, color=colour, label=label, zorder=3)
         axes.set_xlabel(_named(across), fontsize=9)
         axes.set_ylabel(_named(along), fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(5))

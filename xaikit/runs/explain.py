@@ -18,7 +18,7 @@ from xaikit.core.structure import flatten
 from xaikit.runs import manifest, shards
 from xaikit.runs.run import Run, load_run
 from xaikit.runs.shards import Shard, concatenated
-from xaikit.runs.source import Part, Source, usual_shard_size
+from xaikit.runs.source import Part, Source, sample_hash, usual_shard_size
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 TARGETS = ("predicted", "label")
@@ -85,7 +85,7 @@ def explain_dataset(  # noqa: PLR0913
         raise InvalidInputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     chosen = _chosen(targets)
     source = Source(data, Int(ge=1, optional=True).check(batch_size, "batch_size"))
-    mine, of = _place(rank, world_size)
+    process, n_processes = _process(rank, world_size)
     inputs, labels = source.first()
     if chosen == "label" and labels is None:
         raise InvalidInputError("targets='label' needs data of pairs (x, label), got samples without a label")
@@ -106,17 +106,20 @@ def explain_dataset(  # noqa: PLR0913
     folder = Path(out)
     manifest.check(folder, job, repair=repair)
     stamp = manifest.job_hash(job)
-    todo = [k for k in range(-(-source.n // size)) if k % of == mine and not _done(folder, k, stamp, repair=repair)]
-    left = sum(min((k + 1) * size, source.n) - k * size for k in todo)
+    own_shards = [k for k in range(-(-source.n // size)) if k % n_processes == process]
+    done = [k for k in own_shards if _is_done(folder, k, stamp, repair=repair)]
+    _check_same_rows(folder, done, source)
+    todo = sorted(set(own_shards) - set(done))
+    n_samples = sum(min((k + 1) * size, source.n) - k * size for k in todo)
     keep = _Keeper(explainer, chosen, dtype, keep_inputs, seed, source.names)
-    with tqdm(total=left, desc="explain", unit="sample", disable=not progress or mine > 0 or not todo) as bar:
+    with tqdm(total=n_samples, desc="explain", unit="sample", disable=not progress or process > 0 or not todo) as bar:
         claimed = False
         for number, shard in keep.shards(source.parts(todo, size), explainer.device, bar):
             # Not before there is something to write: a job that fails at once must not keep the folder from another.
-            claimed = claimed or manifest.claim(folder, job, source.words, repair=repair)
+            claimed = claimed or manifest.claim(folder, job, source.display_names, repair=repair)
             shards.write(folder, number, shard, stamp)
     if not claimed:
-        manifest.claim(folder, job, source.words, repair=repair)
+        manifest.claim(folder, job, source.display_names, repair=repair)
     return load_run(folder)
 
 
@@ -159,6 +162,7 @@ class _Keeper:
             inputs=part.inputs if self._keep_inputs else None,
             names=tuple(self._names[i] for i in part.indices.tolist()) if self._names else (),
             skipped=part.skipped,
+            first_row=sample_hash(part.inputs, part.labels),
         )
 
     def _stored(self, values: Any) -> Any:
@@ -176,6 +180,7 @@ def _joined(rows: list[Shard]) -> Shard:
         **{name: concatenated([getattr(row, name) for row in read]) for name in fields},
         names=tuple(name for row in read for name in row.names),
         skipped=skipped,
+        first_row=read[0].first_row,
     )
 
 
@@ -183,7 +188,7 @@ def _described(explainer: Explainer) -> dict[str, Any]:
     """The explainer's spec; a function in it, which no JSON holds, by its name."""
     settings = {
         k: f"{v.__module__}.{v.__qualname__}" if isfunction(v) else v
-        for k, v in explainer._serialised_settings().items()
+        for k, v in explainer.serialised_settings().items()
     }
     return {"name": explainer.NAME or type(explainer).__qualname__, "settings": to_json(settings, "explainer")}
 
@@ -198,6 +203,18 @@ def _check_fit(explainer: Explainer, inputs: Any) -> None:
         raise InvalidInputError(f"the model does not take inputs of shape {shapes} ({err})") from err
 
 
+def _check_same_rows(folder: Path, numbers: list[int], source: Source) -> None:
+    """Refuse to go on with a run whose shards were computed from other samples: the first one of each is compared."""
+    for number in numbers:
+        row = shards.first_row_of(folder, number)
+        if row is not None and source.row_hash(row[0]) != row[1]:
+            raise InvalidInputError(
+                f"{folder} was begun with other data: sample {row[0]} differs from the one that "
+                f"{shards.path_of(folder, number).name} holds; use the same samples in the same order and without "
+                "random changes, or name another folder"
+            )
+
+
 def _chosen(targets: Any) -> int | str:
     if isinstance(targets, str) and targets in TARGETS:
         return targets
@@ -206,13 +223,13 @@ def _chosen(targets: Any) -> int | str:
     return int(targets)
 
 
-def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+def _process(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """This process among those that share the run."""
-    mine = Int(ge=0).check(_from_environment("RANK", 0) if rank is None else rank, "rank")
-    of = Int(ge=1).check(_from_environment("WORLD_SIZE", 1) if world_size is None else world_size, "world_size")
-    if mine >= of:
-        raise InvalidInputError(f"rank must lie in 0..{of - 1} for world_size={of}, got {mine}")
-    return mine, of
+    process = Int(ge=0).check(_from_environment("RANK", 0) if rank is None else rank, "rank")
+    world = Int(ge=1).check(_from_environment("WORLD_SIZE", 1) if world_size is None else world_size, "world_size")
+    if process >= world:
+        raise InvalidInputError(f"rank must lie in 0..{world - 1} for world_size={world}, got {process}")
+    return process, world
 
 
 def _from_environment(name: str, usual: int) -> int:
@@ -221,7 +238,7 @@ def _from_environment(name: str, usual: int) -> int:
     return int(text) if text.isdecimal() else usual
 
 
-def _done(folder: Path, number: int, stamp: str, *, repair: bool) -> bool:
+def _is_done(folder: Path, number: int, stamp: str, *, repair: bool) -> bool:
     """Whether a shard is there, whole; with `repair` a damaged one is removed and so computed again.
 
     Raises:

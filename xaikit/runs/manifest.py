@@ -9,16 +9,48 @@ import os
 import platform
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError
 
 NAME = "manifest.json"
 SHARDS = "shards"
-FORMAT = 1
+FORMAT = 2
+
+
+class ExplainerRecord(BaseModel):
+    """The explainer of a run."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+class JobRecord(BaseModel):
+    """What the rest of xaikit reads of a run's job; further keys are compared, not read."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    explainer: ExplainerRecord
+    model: str
+    weights: str
+    targets: int | str
+    seed: int
+    samples: int = Field(ge=1)
+
+
+class Manifest(BaseModel):
+    """The content of ``manifest.json``."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: Literal[2]
+    job: JobRecord
+    versions: dict[str, str]
+    display_names: dict[str, str | list[str]] = {}
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -41,13 +73,13 @@ def tensor_hash(value: Tensor) -> str:
 
 def versions() -> dict[str, str]:
     """What computed a run."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in ("xaikit", "torch", "zennit", "captum"):
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def check(folder: Path, job: dict[str, Any], *, repair: bool) -> bool:
@@ -68,7 +100,7 @@ def check(folder: Path, job: dict[str, Any], *, repair: bool) -> bool:
     return False
 
 
-def claim(folder: Path, job: dict[str, Any], words: dict[str, Any], *, repair: bool) -> bool:
+def claim(folder: Path, job: dict[str, Any], display_names: dict[str, Any], *, repair: bool) -> bool:
     """Write the manifest of a folder for this job, where there is none; compare, where there is one; then True.
 
     Several processes may claim a folder at once; the first one writes, the others compare.
@@ -76,7 +108,7 @@ def claim(folder: Path, job: dict[str, Any], words: dict[str, Any], *, repair: b
     Args:
         folder: of the run.
         job: what was asked.
-        words: what to call classes, columns and tokens, which makes no other job.
+        display_names: what to call classes, columns and tokens, which makes no other job.
         repair: write over a manifest that cannot be read.
 
     Raises:
@@ -86,7 +118,7 @@ def claim(folder: Path, job: dict[str, Any], words: dict[str, Any], *, repair: b
         return True
     path = folder / NAME
     (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-    manifest = {"format": FORMAT, "job": job, "versions": versions(), "words": words}
+    manifest = {"format": FORMAT, "job": job, "versions": versions(), "display_names": display_names}
     partial = folder / f"{NAME}.{os.getpid()}.partial"
     try:
         partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -108,6 +140,8 @@ def read(folder: Path) -> dict[str, Any]:
         InvalidInputError: where there is none, or it cannot be read.
     """
     path = folder / NAME
+    if path.exists() and not path.is_file():
+        raise InvalidInputError(f"{path} is not a file; name a folder that xaikit explain --data wrote")
     if not path.is_file():
         raise InvalidInputError(f"{folder} holds no run: there is no {path}")
     problem = _unreadable(path)
@@ -137,8 +171,14 @@ def _unreadable(path: Path) -> str:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
         return type(err).__name__
-    whole = isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("job"), dict)
-    return "" if whole else f"it is no manifest of format {FORMAT}"
+    if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] != FORMAT:
+        return f"it has format {content['format']}, this xaikit reads format {FORMAT}"
+    try:
+        Manifest.model_validate(content)
+    except ValidationError as err:
+        problem = err.errors()[0]
+        return f"{'.'.join(map(str, problem['loc'])) or 'the content'}: {problem['msg']}"
+    return ""
 
 
 def _same_job(manifest: dict[str, Any], job: dict[str, Any], folder: Path) -> None:
@@ -147,11 +187,15 @@ def _same_job(manifest: dict[str, Any], job: dict[str, Any], folder: Path) -> No
     if "explainer.name" in differ:  # another method has other settings; its name says enough
         differ = [key for key in differ if not key.startswith("explainer.settings")]
     if differ:
-        words = "; ".join(f"{key}: {_short(there.get(key))} there, {_short(here.get(key))} here" for key in differ[:4])
-        raise InvalidInputError(f"{folder} holds another job ({words}); name another folder")
-    made, now = manifest.get("versions", {}), versions()
-    if made != now:
-        changed = ", ".join(f"{k} {made.get(k)} -> {now.get(k)}" for k in {**made, **now} if made.get(k) != now.get(k))
+        differences = "; ".join(
+            f"{key}: {_short(there.get(key))} there, {_short(here.get(key))} here" for key in differ[:4]
+        )
+        raise InvalidInputError(f"{folder} holds another job ({differences}); name another folder")
+    recorded, now = manifest.get("versions", {}), versions()
+    if recorded != now:
+        changed = ", ".join(
+            f"{k} {recorded.get(k)} -> {now.get(k)}" for k in {**recorded, **now} if recorded.get(k) != now.get(k)
+        )
         warnings.warn(f"{folder} was begun with other versions ({changed}); values may differ slightly", stacklevel=4)
 
 

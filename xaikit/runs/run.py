@@ -39,7 +39,7 @@ class Run:
         folder: where it is.
         job: what was asked: explainer, weights, targets, seed, number of samples.
         versions: of the libraries that computed it.
-        words: what the data calls its "classes" and "features", and the "tokenizer" of its texts.
+        display_names: what the data calls its "classes" and "features", and the "tokenizer" of its texts.
         skipped: why samples could not be read, by index.
     """
 
@@ -48,13 +48,20 @@ class Run:
         self.folder = folder
         self.job: dict[str, Any] = content["job"]
         self.versions: dict[str, str] = content["versions"]
-        self.words: dict[str, Any] = content.get("words", {})
+        self.display_names: dict[str, Any] = content.get("display_names", {})
         self.skipped: dict[int, str] = {}
         self._numbers = shards.numbers(folder)
         self._starts: list[int] = []
+        total: int = self.job["samples"]
         done: list[int] = []
         for number in self._numbers:
             indices, skipped = shards.samples_of(folder, number)
+            if indices != sorted(set(indices)) or (
+                indices and not (done or [-1])[-1] < indices[0] <= indices[-1] < total
+            ):
+                raise InvalidInputError(
+                    f"{shards.path_of(folder, number)} holds indices that a run of {total} samples cannot have"
+                )
             self._starts.append(len(done))
             done += indices
             self.skipped |= skipped
@@ -70,6 +77,11 @@ class Run:
     def missing(self) -> list[int]:
         """Indices of samples that are neither explained nor skipped: the job is not finished."""
         return sorted(set(range(self.job["samples"])) - set(self._indices) - set(self.skipped))
+
+    @property
+    def n_missing(self) -> int:
+        """How many samples are neither explained nor skipped."""
+        return max(0, int(self.job["samples"]) - len(self._indices) - len(self.skipped))
 
     def __len__(self) -> int:
         """Number of explained samples."""
@@ -103,12 +115,17 @@ class Run:
             if len(shard):
                 yield shard
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "words":
+            raise AttributeError("Run.words is called Run.display_names now")
+        raise AttributeError(f"a Run has no {name!r}")
+
     def __repr__(self) -> str:
-        missing = len(self.missing)
-        words = [f"{len(self)} samples", self.job["explainer"]["name"]]
-        words += [f"{missing} missing"] if missing else []
-        words += [f"{len(self.skipped)} skipped"] if self.skipped else []
-        return f"Run({str(self.folder)!r}: {', '.join(words)})"
+        missing = self.n_missing
+        parts = [f"{len(self)} samples", self.job["explainer"]["name"]]
+        parts += [f"{missing} missing"] if missing else []
+        parts += [f"{len(self.skipped)} skipped"] if self.skipped else []
+        return f"Run({str(self.folder)!r}: {', '.join(parts)})"
 
 
 def load_run(folder: str | Path) -> Run:

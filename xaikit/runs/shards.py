@@ -17,6 +17,7 @@ from xaikit.core.files import write_whole
 from xaikit.runs.manifest import SHARDS, tensor_hash
 
 SUFFIX = ".safetensors"
+ABOUT, SHA = "about", "sha256"  # keys of the file's header: the description, and its hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Shard:
         inputs: what was explained, where it was kept.
         names: of the samples, such as file names; empty where the data has none.
         skipped: reason for each sample that could not be read, by its index.
+        first_row: hash of the first sample's inputs, so that a resumed run can tell whether the data are the same.
     """
 
     indices: Tensor
@@ -46,6 +48,7 @@ class Shard:
     inputs: Any = None
     names: tuple[str, ...] = ()
     skipped: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    first_row: str = ""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -79,27 +82,25 @@ def write(folder: Path, number: int, shard: Shard, job: str) -> Path:
             structure[what], leaves = _leaves(value)
             tensors |= {f"{what}.{key}": leaf for key, leaf in leaves.items()}
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    about = {
+    description = {
         "job": job,
         "structure": structure,
         "names": list(shard.names),
         "skipped": dict(shard.skipped),
-        "checksum": _checksum(tensors),
+        "first row": shard.first_row,
+        "checksums": {name: tensor_hash(tensor) for name, tensor in tensors.items()},
     }
-    return write_whole(path_of(folder, number), safetensors.save(tensors, {"about": json.dumps(about)}))
+    text = json.dumps(description)
+    return write_whole(path_of(folder, number), safetensors.save(tensors, {ABOUT: text, SHA: _text_hash(text)}))
 
 
 def problem(folder: Path, number: int, job: str, *, thorough: bool = False) -> str:
-    """What is wrong with a shard, in words; empty when nothing is. `thorough` also compares the checksum."""
+    """What is wrong with a shard, in words; empty when nothing is. `thorough` reads all of it."""
     try:
-        about, tensors = _open(path_of(folder, number), only=None if thorough else ("indices",))
+        description, _ = _open(path_of(folder, number), only=None if thorough else ("indices",))
     except InvalidInputError as err:
         return str(err)
-    if about["job"] != job:
-        return f"{path_of(folder, number)} belongs to another job"
-    if thorough and _checksum(tensors) != about["checksum"]:
-        return f"{path_of(folder, number)} does not hold what was written (its checksum differs)"
-    return ""
+    return "" if description["job"] == job else f"{path_of(folder, number)} belongs to another job"
 
 
 def read(folder: Path, number: int) -> Shard:
@@ -108,18 +109,16 @@ def read(folder: Path, number: int) -> Shard:
     Raises:
         InvalidInputError: for a damaged file; the message names it.
     """
-    path = path_of(folder, number)
-    about, tensors = _open(path, only=None)
-    if _checksum(tensors) != about["checksum"]:
-        raise InvalidInputError(f"{path} does not hold what was written (its checksum differs); {_REPAIR}")
+    description, tensors = _open(path_of(folder, number), only=None)
     structured = {
         what: _rebuild(kind, {k.removeprefix(f"{what}."): v for k, v in tensors.items() if k.startswith(f"{what}.")})
-        for what, kind in about["structure"].items()
+        for what, kind in description["structure"].items()
     }
     return Shard(
         indices=tensors["indices"],
-        names=tuple(about["names"]),
-        skipped={int(k): v for k, v in about["skipped"].items()},
+        names=tuple(description["names"]),
+        skipped={int(k): v for k, v in description["skipped"].items()},
+        first_row=description.get("first row", ""),
         **{"values": (), **structured},
         **{k: tensors[k] for k in PLAIN if k in tensors},
     )
@@ -128,17 +127,24 @@ def read(folder: Path, number: int) -> Shard:
 def samples_of(folder: Path, number: int) -> tuple[list[int], dict[int, str]]:
     """Indices that a shard holds, and those that it skipped with the reason, without reading the values."""
     path = path_of(folder, number)
-    about, tensors = _open(path, only=("indices",))
-    return tensors["indices"].tolist(), {int(k): v for k, v in about["skipped"].items()}
+    description, tensors = _open(path, only=("indices",))
+    return tensors["indices"].tolist(), {int(k): v for k, v in description["skipped"].items()}
+
+
+def first_row_of(folder: Path, number: int) -> tuple[int, str] | None:
+    """Index and hash of the first sample of a shard; None where it holds no sample or no hash."""
+    description, tensors = _open(path_of(folder, number), only=("indices",))
+    row = description.get("first row", "")
+    return (int(tensors["indices"][0]), row) if row and len(tensors["indices"]) else None
 
 
 def rows_of(folder: Path, number: int) -> list[dict[str, Any]]:
     """What a shard says of each of its samples, without the values."""
-    about, tensors = _open(path_of(folder, number), only=("indices", *PLAIN))
+    description, tensors = _open(path_of(folder, number), only=("indices", *PLAIN))
     n = len(tensors["indices"])
     columns = {k: tensors[k].tolist() if k in tensors else [None] * n for k in ("indices", *PLAIN)}
     singular = {"indices": "index", "targets": "target", "scores": "score", "labels": "label"}
-    names = about["names"] or [""] * n
+    names = description["names"] or [""] * n
     return [{"name": names[i], **{singular.get(k, k): column[i] for k, column in columns.items()}} for i in range(n)]
 
 
@@ -146,24 +152,29 @@ _REPAIR = "run the same job with repair=True (--repair) to compute it again"
 
 
 def _open(path: Path, *, only: tuple[str, ...] | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The description and the tensors of a shard: all, or those of the given names that it has."""
+    """The description and the tensors of a shard: all, or those of the given names that it has; hashes are compared."""
     safetensors = _library()
+    damage = (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError, RuntimeError, MemoryError)
+    if not path.is_file():
+        raise InvalidInputError(f"there is no shard {path}; {_REPAIR}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["about"])
+            text = file.metadata()[ABOUT]
             names = [name for name in file.keys() if only is None or name in only]  # noqa: SIM118
-            return about, {name: file.get_tensor(name) for name in names}
-    except FileNotFoundError:
-        raise InvalidInputError(f"there is no shard {path}; {_REPAIR}") from None
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as err:
+            tensors = {name: file.get_tensor(name) for name in names}
+            changed = _text_hash(text) != file.metadata()[SHA]
+        description = json.loads(text)
+        changed = changed or any(tensor_hash(t) != description["checksums"][name] for name, t in tensors.items())
+        complete = only is not None or set(names) == set(description["checksums"])
+    except damage as err:
         raise InvalidInputError(f"{path} is damaged ({' '.join(str(err).split())[:80]}); {_REPAIR}") from None
+    if changed or not complete:
+        raise InvalidInputError(f"{path} does not hold what was written (its checksum differs); {_REPAIR}")
+    return description, tensors
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensor_hash(tensors[name]).encode())
-    return digest.hexdigest()
+def _text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _leaves(value: Any) -> tuple[str, dict[str, Tensor]]:

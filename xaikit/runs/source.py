@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampl
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import flatten
+from xaikit.runs.manifest import tensor_hash
 
 BATCH_SIZE = 32
 SHARD_BYTES, SHARD_MOST = 2**25, 128  # 32 MiB of attributions: what a kill can lose, and what memory holds
@@ -51,7 +53,7 @@ class Source:
 
     Attributes:
         names: of the samples, where the data has any.
-        words: "classes" and "features", as the data calls them, and "tokenizer", what reads its tokens.
+        display_names: "classes" and "features", as the data calls them, and "tokenizer", what reads its tokens.
     """
 
     def __init__(self, data: Any, batch_size: int | None = None) -> None:
@@ -63,7 +65,7 @@ class Source:
         self.names: Sequence[str] = tuple(map(str, getattr(dataset, "names", ())))
         if self.names and len(self.names) != self.n:
             raise InvalidInputError(f"data.names must name each of the {self.n} samples, got {len(self.names)}")
-        self.words = _words(dataset)
+        self.display_names = _display_names(dataset)
         self.batch_size = batch_size or (loader and loader.batch_size) or BATCH_SIZE
         self._dataset = dataset
         self._options: dict[str, Any] = {"num_workers": loader.num_workers} if loader else {}
@@ -77,6 +79,11 @@ class Source:
             if item is not None:
                 return _pair(item)
         raise InvalidInputError("none of the samples can be read")
+
+    def row_hash(self, index: int) -> str:
+        """The hash of one sample, see `sample_hash`; empty where it cannot be read."""
+        _, item, _ = self._collate([_Indexed(self._dataset)[index]])
+        return "" if item is None else sample_hash(*_pair(item))
 
     def parts(self, shards: Iterable[int], size: int) -> Iterator[Part]:
         """The batches of some shards of `size` samples each, none of them across two shards."""
@@ -126,15 +133,15 @@ class _Rows:
             yield [int(i) for i in self.indices[start : start + self.size]]
 
 
-def _words(dataset: Any) -> dict[str, Any]:
+def _display_names(dataset: Any) -> dict[str, Any]:
     """What a data set calls its classes and columns, and what reads its tokens."""
-    found: dict[str, Any] = {}
+    names: dict[str, Any] = {}
     for key in ("classes", "features"):
-        words = getattr(dataset, key, ())
-        if isinstance(words, (list, tuple)) and words and all(isinstance(word, str) for word in words):
-            found[key] = list(words)
+        values = getattr(dataset, key, ())
+        if isinstance(values, (list, tuple)) and values and all(isinstance(value, str) for value in values):
+            names[key] = list(values)
     tokenizer = getattr(dataset, "tokenizer", "")
-    return {**found, "tokenizer": tokenizer} if isinstance(tokenizer, str) and tokenizer else found
+    return {**names, "tokenizer": tokenizer} if isinstance(tokenizer, str) and tokenizer else names
 
 
 def _dataset(data: Any) -> Any:
@@ -219,6 +226,13 @@ def _pair(item: Any) -> tuple[Any, Tensor | None]:
     inputs = item[0] if isinstance(item, (tuple, list)) and len(item) == 1 else item
     flatten(inputs)
     return inputs, None
+
+
+def sample_hash(inputs: Any, labels: Tensor | None) -> str:
+    """SHA-256 of the first sample of a batch: the bytes of its inputs, and its label."""
+    rows = [t[:1] for t in flatten(inputs)[0]]
+    label = "" if labels is None else str(labels[0].item())
+    return hashlib.sha256("".join([*map(tensor_hash, rows), label]).encode()).hexdigest()
 
 
 def usual_shard_size(inputs: Any) -> int:

@@ -105,18 +105,18 @@ def mask_overlap(
 def _fit(masks: Any, maps: Tensor) -> Tensor:
     """Masks (N or 1, ...) of the maps' shape."""
     mask = check_mask(masks).double().cpu()
-    given = tuple(mask.shape)
+    shape = tuple(mask.shape)
     if mask.ndim == maps.ndim + 1 and mask.shape[1] == 1:
         mask = mask[:, 0]
     if mask.shape == maps.shape[1:]:
         mask = mask[None]
     if mask.ndim != maps.ndim or mask.shape[1:] != maps.shape[1:] or len(mask) not in (1, len(maps)):
-        raise InvalidInputError(f"masks must have shape {tuple(maps.shape[1:])} or {tuple(maps.shape)}, got {given}")
+        raise InvalidInputError(f"masks must have shape {tuple(maps.shape[1:])} or {tuple(maps.shape)}, got {shape}")
     covered = mask.flatten(1).mean(1)
-    for bad, words in ((covered == 0, "is zero everywhere"), (covered == 1, "covers everything")):
+    for bad, problem in ((covered == 0, "is zero everywhere"), (covered == 1, "covers everything")):
         if bool(bad.any()):
             which = "the mask" if len(mask) == 1 else f"the mask of sample {int(bad.nonzero()[0])}"
-            raise InvalidInputError(f"{which} {words}, so there is no region to compare with the rest")
+            raise InvalidInputError(f"{which} {problem}, so there is no region to compare with the rest")
     return mask
 
 

@@ -118,8 +118,8 @@ class SpRAy(Configured):
         n = len(maps)
         if n < 3 or (self.n_clusters or 1) > n:
             raise InvalidInputError(f"clustering needs at least {max(3, self.n_clusters or 1)} samples, got {n}")
-        wanted = min(n, max(self.max_clusters, self.n_clusters or 1) + 1)
-        eigenvalues, vectors = _spectrum(_neighbour_graph(maps, min(self.n_neighbors, n - 1)), wanted)
+        n_eigenvalues = min(n, max(self.max_clusters, self.n_clusters or 1) + 1)
+        eigenvalues, vectors = _spectrum(_neighbour_graph(maps, min(self.n_neighbors, n - 1)), n_eigenvalues)
         chosen = self.n_clusters or int(np.diff(eigenvalues[: self.max_clusters + 1]).argmax()) + 1
         return Clusters(self._cluster(vectors[:, :chosen]), eigenvalues, self._picture(vectors), maps)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xaikit import SpRAy
 from xaikit.cli import hugging_face
-from xaikit.cli.data import Classes
+from xaikit.cli.data import ClassNames
 from xaikit.cli.hugging_face import classes_of, image_settings
 from xaikit.cli.inputs import IMAGENET, read_batch
 from xaikit.cli.masks import NamedMasks
@@ -78,7 +78,7 @@ def test_a_table_by_the_names_of_its_columns_and_classes(
     model = ("--weights", "m.pt")
     assert leave("explain", *PEOPLE, *model, "--explainer", "gradient_x_input", "--out", "run", "--quiet") == 0
     run = load_run("run")
-    assert run.words == {"classes": ["low", "high"], "features": ["age", "stamp", "priors"]}
+    assert run.display_names == {"classes": ["low", "high"], "features": ["age", "stamp", "priors"]}
     assert sum(row["label"] == row["predicted"] for row in run.rows()) > 55  # in the given order, not the alphabet's
     capsys.readouterr()
     assert leave("shortcuts", "run", "--mask-names", "stamp", "--out", "found", "--method", "spray:n_clusters=2") == 0
@@ -140,13 +140,13 @@ def test_names_that_are_not_there(leave: Callable[..., int], capsys: pytest.Capt
 
 
 def test_classes_in_the_order_of_the_model() -> None:
-    assert Classes().of(["b", "a", "b"]) == ([1, 0, 1], ["a", "b"])
-    assert Classes(given=("b", "a")).of(["b", "a"]) == ([0, 1], ("b", "a"))
-    assert Classes(usual=("b", "a", "c")).of(["a", "b"]) == ([1, 0], ("b", "a", "c"))
-    assert Classes(usual=("x", "y")).of(["a", "b"]) == ([0, 1], ["a", "b"])  # other words than the model's
-    assert Classes(given=("no", "yes")).of(["1", "0"]) == ([1, 0], ("no", "yes"))
+    assert ClassNames().of(["b", "a", "b"]) == ([1, 0, 1], ["a", "b"])
+    assert ClassNames(from_user=("b", "a")).of(["b", "a"]) == ([0, 1], ("b", "a"))
+    assert ClassNames(from_model=("b", "a", "c")).of(["a", "b"]) == ([1, 0], ("b", "a", "c"))
+    assert ClassNames(from_model=("x", "y")).of(["a", "b"]) == ([0, 1], ["a", "b"])  # other words than the model's
+    assert ClassNames(from_user=("no", "yes")).of(["1", "0"]) == ([1, 0], ("no", "yes"))
     with pytest.raises(UnknownNameError, match="is none of --classes"):
-        Classes(given=("a",)).of(["b"])
+        ClassNames(from_user=("a",)).of(["b"])
 
 
 def test_a_model_is_made_with_settings() -> None:

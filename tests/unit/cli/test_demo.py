@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from xaikit.cli import demo_digits, demo_story
-from xaikit.cli.demo_digits import Part
+from xaikit.cli.demo_digits import DigitSamples
 from xaikit.cli.main import app
 from xaikit.cli.models import load_model
 
@@ -91,7 +91,7 @@ def test_fooled_before_and_mended_after(
     assert str(out) in ran.stdout
 
 
-def _check_files(out: Path, told: dict[str, dict], test: Part) -> None:
+def _check_files(out: Path, told: dict[str, dict], test: DigitSamples) -> None:
     """Figures open; weights on disk give the accuracy in the table; the next step that is named works."""
     for name in ("vanilla.png", "mended.png", "accuracy.png"):
         with Image.open(out / name) as figure:

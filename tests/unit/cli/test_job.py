@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,3 +166,52 @@ def test_every_verb_has_the_flags_for_scripts(
     assert all(flag in shown for flag in ("--quiet", "--json", "--save-job"))
     assert leave(verb, "--nonsense") == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.fixture
+def neighbour(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module of the user's own beside the job file."""
+    text = (
+        "from os import system\nimport torch\nfrom torch import nn\n\n\n"
+        "def make(width=3):\n    return nn.Sequential(nn.Flatten(), nn.Linear(144, width))\n"
+    )
+    (folder / "trustnet.py").write_text(text)
+    monkeypatch.setattr("sys.modules", {k: v for k, v in sys.modules.items() if k != "trustnet"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        'model: os:system:command="touch ran"',
+        "model: os:abort",
+        'model: trustnet:system:command="touch ran"',
+        "model: xaikit.core.files:write_whole:path=ran,content=x",
+        "model: trustnet:make\ndata: shutil:rmtree",
+        'model: subprocess:run:args="touch ran"',
+    ],
+)
+def test_a_job_file_cannot_call_code_from_elsewhere(
+    fields: str, neighbour: Path, leave: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = "" if "data" in fields else "source: x.npy\n"
+    Path("job.yaml").write_text(f"verb: explain\n{fields}\n{source}")
+    assert leave("run", "job.yaml") == 2
+    assert "--trust" in capsys.readouterr().err
+    assert not (neighbour / "ran").exists()
+
+
+def test_a_job_file_runs_code_of_its_folder_and_other_code_with_trust(
+    neighbour: Path, leave: Callable[..., int]
+) -> None:
+    Path("job.yaml").write_text("verb: explain\nmodel: trustnet:make:width=4\nsource: x.npy\nfigure: false\n")
+    assert leave("run", "job.yaml", "--quiet") == 0
+    elsewhere = "collections:OrderedDict"
+    Path("other.yaml").write_text(f"verb: explain\nmodel: {elsewhere}\nsource: x.npy\n")
+    assert leave("run", "other.yaml") == 2
+    assert leave("run", "other.yaml", "--trust") == 2  # it ran, and is no model
+
+
+def test_a_job_file_of_a_listing_names_no_code(leave: Callable[..., int]) -> None:
+    Path("job.json").write_text(json.dumps({"verb": "list", "name": "gradient"}))
+    assert leave("run", "job.json") == 0

@@ -274,7 +274,7 @@ def test_explain_saves_and_loads(net, x, tmp_path):
     assert torch.equal(Attribution.load(pair.save(tmp_path / "p.npz")).values[1], x * 2)
     named = Attribution({"left": x}, {"name": "n"})
     assert torch.equal(Attribution.load(named.save(tmp_path / "d.npz")).values["left"], x)
-    with pytest.raises(InvalidInputError, match=".npz or .safetensors"):
+    with pytest.raises(InvalidInputError, match=r"saved as \.npz, \.safetensors or \.json"):
         result.save(tmp_path / "a.pkl")
 
 

@@ -16,8 +16,8 @@ from xaikit.mitigation.cdep import penalty
 
 
 @pytest.mark.parametrize(("form", "target", "value"), [("sigmoid", "all", "image"), ("log", "label", "text_decoy")])
-def test_published_forms(shared, form, target, value):
-    with np.load(shared / "golden" / "cdep_loss.npz") as file:
+def test_published_forms(golden, form, target, value):
+    with np.load(golden / "cdep_loss.npz") as file:
         data = {key: torch.from_numpy(file[key]) for key in file.files}
     rel, irrel = data["rel"][None].requires_grad_(), data["irrel"][None].requires_grad_()
     own, other = rel, irrel

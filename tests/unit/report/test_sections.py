@@ -98,7 +98,7 @@ def test_a_search_shows_what_was_found_and_every_trial(tuned):
         r["values"] for r in tuned.trials
     ]
     assert len(tables["Tuning: Pareto front"].rows) == len(tuned.front)
-    assert f"{tuned.value:.4g} at the best" in pictures["Tuning: history"].words
+    assert f"{tuned.value:.4g} at the best" in pictures["Tuning: history"].description
 
 
 def test_a_search_without_a_choice_has_no_empty_figures(model, data):
@@ -113,7 +113,7 @@ def test_a_mitigation_is_before_and_after(comparison):
         m: comparison.mean("after", m) for m in comparison.measures
     }
     assert [p.title for p in pictures] == ["Mitigation: accuracy", "Mitigation: relevance in the mask"]
-    assert f"kept: before {comparison.mean('before', 'accuracy kept'):.1%}" in pictures[0].words
+    assert f"kept: before {comparison.mean('before', 'accuracy kept'):.1%}" in pictures[0].description
     with_groups = mitigation_sections(comparison, {"before": {"kept": {"cat": 0.25}}, "after": {"kept": {"cat": 1.0}}})
     assert with_groups[-1].rows == [{"group": "cat", "kept, before": 0.25, "kept, after": 1.0}]
     assert ">25.0%</td>" in Report(sections=with_groups).html()

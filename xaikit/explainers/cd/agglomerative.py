@@ -12,9 +12,11 @@ from torch import Tensor
 
 from xaikit.core import Call, Float
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
+from xaikit.core.results import Result
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import decompose_call
 from xaikit.explainers.cd.explainer import ContextualDecomposition
+from xaikit.explainers.cd.padding import without_padding
 from xaikit.explainers.cd.splits import Split
 
 Group = frozenset[int]
@@ -37,8 +39,8 @@ class Join:
     interaction: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Hierarchy:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Hierarchy(Result):
     """Groups of features, from many small ones to one.
 
     Attributes:
@@ -54,6 +56,11 @@ class Hierarchy:
     selected: Tensor
     joins: tuple[Join, ...]
     target: int
+
+    def __repr__(self) -> str:
+        groups = [int(level.unique().numel()) for level in self.ids]
+        shape = tuple(self.ids.shape[1:])
+        return f"Hierarchy of {shape} for class {self.target}: {len(groups)} levels with {groups} groups"
 
     def plot(self, inputs: Any = None, **options: Any) -> Any:
         """A figure of the levels; see `xaikit.report.hierarchies.plot_hierarchy`.
@@ -110,7 +117,7 @@ class AgglomerativeDecomposition(ContextualDecomposition):
             found.append(self._build(call, target))
             return ()
 
-        self._apply(method, inputs, target, create_graph=False, seed=0)
+        self.run_call(method, inputs, target, create_graph=False, seed=0)
         return found[0]
 
     def _build(self, call: Call, target: int) -> Hierarchy:
@@ -124,7 +131,7 @@ class AgglomerativeDecomposition(ContextualDecomposition):
                 masks = torch.stack([torch.isin(ids, torch.tensor(sorted(group), device=ids.device)) for group in new])
                 found = decompose_call(
                     call,
-                    [Split.of_masks(masks.unsqueeze(1), call.inputs[0])],
+                    without_padding([Split.of_masks(masks.unsqueeze(1), call.inputs[0])], call),
                     self._context(),
                     max_rows=self.max_rows,
                     output=lambda part, output: part.score(output),

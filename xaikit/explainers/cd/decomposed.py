@@ -16,8 +16,6 @@ from xaikit.explainers.cd.location import calling_module
 from xaikit.explainers.cd.registry import RULES, in_place_of
 from xaikit.explainers.cd.ruleset import Approximation, Context
 
-IN_PLACE_NEEDS_STORAGE = "a decomposed value cannot be written in place into a plain tensor"
-
 
 class Decomposed(torch.Tensor):
     """A tensor x of the model, held as relevant and irrelevant parts with x = r + s, for several masks at once.
@@ -145,11 +143,15 @@ class Decomposed(torch.Tensor):
             self.parts.copy_(parts)
         else:
             self.parts = parts
-        for member in family:
-            member._total = None
+        self.changed()
         if isinstance(new, Decomposed):
             self.share = new.share if shares.fits(new.share, self.shape) else self.share
         return self
+
+    def changed(self) -> None:
+        """Note that the parts were changed in place: this value and its views compute their totals anew."""
+        for member in self.family():
+            member._total = None
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"Decomposed(shape={tuple(self.parts.shape[2:])}, masks={self.parts.shape[1]}, dtype={self.parts.dtype})"
@@ -204,6 +206,8 @@ class ShareLostError(UnsupportedOperationError):
 
 def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the rule of a function; write the result back where the call is in place."""
+    if kwargs.get("out") is not None:
+        return written_out(function, args, dict(kwargs))
     rule = RULES.get(function)
     if rule is not None:
         in_place = kwargs.get("inplace")
@@ -211,15 +215,14 @@ def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
             kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
         return overwrite(rule, function, args, kwargs) if in_place else rule(function, *args, **kwargs)
     name = getattr(function, "__name__", "")
-    if name == "__get__":
-        return get_property(function.__self__.__name__, args[0])
-    if name == "__set__":
-        return set_property(function.__self__.__name__, *args)
+    if name in ("__get__", "__set__"):
+        return (get_property if name == "__get__" else set_property)(function.__self__.__name__, *args)
     base = in_place_of(function)
     if base is None:
         return proportional(function, args, kwargs)
     if not isinstance(args[0], Decomposed):
-        raise UnsupportedOperationError(f"{IN_PLACE_NEEDS_STORAGE} ({name} in {calling_module()}); add out of place")
+        result = RULES[base](base, *args, **kwargs)
+        return storage_of(args[0], result).write(result)
     return overwrite(RULES[base], base, args, kwargs)
 
 
@@ -231,6 +234,27 @@ def overwrite(rule: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str,
     source = target.like(target.parts.clone() if copied else target.parts)
     source.spent = not torch.is_grad_enabled()
     return target.write(rule(function, source, *args[1:], **kwargs))
+
+
+def written_out(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call whose result goes into the tensor given as ``out``."""
+    out = kwargs.pop("out")
+    decomposed = any(isinstance(value, Decomposed) for value in tree_iter((args, kwargs)))
+    result = dispatch(function, args, kwargs) if decomposed else function(*args, **kwargs)
+    return storage_of(out, result).write(result)
+
+
+def storage_of(target: Any, value: Any) -> Decomposed:
+    """What a value is written into: the target, or the decomposition that takes the place of a plain tensor."""
+    if isinstance(target, Decomposed):
+        return target
+    written = value.context.written
+    if written is None:
+        raise UnsupportedOperationError(
+            f"a decomposed value cannot be written in place into a plain tensor ({calling_module()}); add out of place"
+        )
+    decomposed: Decomposed = written.decomposed(target, value)
+    return decomposed
 
 
 def get_property(name: str, value: Decomposed) -> Any:

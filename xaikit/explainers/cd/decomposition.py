@@ -10,15 +10,17 @@ from torch import Tensor
 
 from xaikit.core.call import Call
 from xaikit.core.errors import InvalidTypeError
+from xaikit.core.results import Result
 from xaikit.core.rows import CPU_VALUES, LEAST_ROWS, even_ranges, rows_per_pass
 from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
 from xaikit.explainers.cd.rules.embedding import MaskedTokens
 from xaikit.explainers.cd.ruleset import Approximation, Context
 from xaikit.explainers.cd.splits import Split, common_count
+from xaikit.explainers.cd.storage import WrittenTensors
 
 
-@dataclasses.dataclass(frozen=True)
-class Decomposition:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Decomposition(Result):
     """What the relevant part of the input contributes to the output, and what the rest does.
 
     Attributes:
@@ -97,11 +99,14 @@ def _per_pass(call: Call, count: int, max_rows: int | None) -> tuple[list[range]
 
 def _parts(call: Call, splits: Sequence[Split | None], context: Context, output: Output) -> Tensor:
     """(2, masks, N, ...) for one pass; sample by sample where their own masks cannot be followed through the model."""
+    written = WrittenTensors()
+    own = dataclasses.replace(context, written=written)
     try:
         inputs = tuple(
-            x if split is None else split.apply(x, context) for x, split in zip(call.inputs, splits, strict=True)
+            x if split is None else split.apply(x, own) for x, split in zip(call.inputs, splits, strict=True)
         )
-        result = output(call, call.run(inputs))
+        with written:
+            result = written.current(output(call, call.run(inputs)))
     except ShareLostError:
         if call.n == 1:
             raise
@@ -111,7 +116,7 @@ def _parts(call: Call, splits: Sequence[Split | None], context: Context, output:
         ]
         return torch.cat(alone, 2)
     if isinstance(result, Decomposed):
-        return result.parts
+        return _of_precision(result.parts, inputs)
     decomposed = next(x for x in inputs if isinstance(x, Decomposed | MaskedTokens))
     if isinstance(decomposed, MaskedTokens):
         raise InvalidTypeError(
@@ -120,4 +125,12 @@ def _parts(call: Call, splits: Sequence[Split | None], context: Context, output:
         )
     share = decomposed.share.flatten(1).mean(1) if decomposed.share.dim() > 1 else decomposed.share
     like = Decomposed(torch.zeros(2, len(share), 0, dtype=result.dtype, device=result.device), share, context)
-    return constant_like(result, like).parts
+    return _of_precision(constant_like(result, like).parts, inputs)
+
+
+def _of_precision(parts: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    """The parts in the precision of the inputs, where autocast made them coarser; tokens have torch's default."""
+    if not torch.is_autocast_enabled(parts.device.type):
+        return parts
+    floats = [x.dtype for x in inputs if x.is_floating_point()]
+    return parts.to(torch.promote_types(parts.dtype, floats[0] if floats else torch.get_default_dtype()))

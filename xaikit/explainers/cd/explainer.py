@@ -9,11 +9,13 @@ from typing import Annotated, Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import EXPLAINERS, Attribution, Call, Categorical, Choice, Explainer, Float, Int
+from xaikit.core import EXPLAINERS, Call, Categorical, Choice, Explainer, Float, Int
+from xaikit.core.attribution import Explained
 from xaikit.core.errors import InvalidInputError, UnsupportedOperationError
 from xaikit.core.registries import FEATURE_MASKS
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import Decomposition, decompose_call
+from xaikit.explainers.cd.padding import without_padding
 from xaikit.explainers.cd.ruleset import RULE_SETS, Context, OnMissing
 from xaikit.explainers.cd.splits import Split, common_count
 from xaikit.explainers.cd.unwrapping import unwrapped
@@ -96,33 +98,19 @@ class ContextualDecomposition(Explainer):
 
         def method(call: Call) -> tuple[Tensors, ...]:
             splits = _splits(named, call.inputs, masks, relevant)
+            splits = without_padding(splits, call)
             context = dataclasses.replace(self._context(), step_masks=_step_masks(step_masks, splits, call.n))
             found.append(decompose_call(call, splits, context, max_rows=self.max_rows))
             return ()
 
-        self._apply(method, inputs, None, create_graph=create_graph, seed=0)
+        self.run_call(method, inputs, None, create_graph=create_graph, seed=0)
         return found[0]
 
-    def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
-        """The attribution, with max |relevant + irrelevant - score| over the groups of each sample as its gap."""
-        found: dict[str, Tensor] = {}
-
-        def method(call: Call) -> tuple[Tensors]:
-            values, decomposition = self._by_group(call)
-            found["scores"] = call.scores(call.inputs).detach()
-            found["gap"] = decomposition.gap(found["scores"]).detach()
-            return (values,)
-
-        (values,) = self._apply(method, inputs, targets, create_graph=False, seed=seed)
-        named = targets if isinstance(targets, int) else targets.tolist() if isinstance(targets, Tensor) else None
-        return Attribution(
-            values=values,
-            spec=self._provenance(),
-            targets=named,
-            scores=found["scores"],
-            gap=found["gap"],
-            tokens=self._token_ids(values, inputs),
-        )
+    def _explained(self, call: Call) -> Explained:
+        """The attribution; its gap is max |relevant + irrelevant - score| over the groups of each sample."""
+        values, decomposition = self._by_group(call)
+        scores = call.scores(call.inputs).detach()
+        return Explained(values, scores, decomposition.gap(scores).detach(), scores)
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:
         """Operations of the model, on these inputs, that would have to be split in proportion, and where they run."""
@@ -135,7 +123,7 @@ class ContextualDecomposition(Explainer):
             return ()
 
         try:
-            self._apply(method, inputs, None, create_graph=False, seed=0)
+            self.run_call(method, inputs, None, create_graph=False, seed=0)
         except UnsupportedOperationError as err:
             return (str(err),)
         return tuple(f"{a.operation} in {a.where}" for a in found[0].approximations)
@@ -152,7 +140,11 @@ class ContextualDecomposition(Explainer):
             number = torch.arange(sum(counts), device=x.device).view(-1, *[1] * x.ndim) - sum(counts[:i])
             splits.append(Split.of_masks(group.unsqueeze(0) == number, x))
         decomposition = decompose_call(
-            call, splits, self._context(), max_rows=self.max_rows, output=lambda part, output: part.score(output)
+            call,
+            without_padding(splits, call),
+            self._context(),
+            max_rows=self.max_rows,
+            output=lambda part, output: part.score(output),
         )
         scores = decomposition.relevant.split(counts)
         values = tuple(_spread(s, group, x) for s, group, x in zip(scores, ids, call.inputs, strict=True))

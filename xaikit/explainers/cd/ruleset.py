@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -60,12 +60,14 @@ class Context:
         step_masks: (masks, 1 or N, time), the steps of an LSTM whose constant is relevant; None follows the input of
             each step.
         approximations: a log of the ops that had no rule.
+        written: the plain tensors that decomposed values were written into, during a pass (`storage`).
     """
 
     rules: RuleSet = RuleSet()
     on_missing: OnMissing = "error"
     step_masks: Tensor | None = None
     approximations: list[Approximation] = field(default_factory=list)
+    written: Any = None
 
     def take(self, masks: slice, samples: slice) -> Context:
         """The context for some of the masks and samples; the log is shared."""

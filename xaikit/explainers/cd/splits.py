@@ -21,10 +21,12 @@ class Split:
     Attributes:
         values: (M, 1 or N, ...), broadcasting to (M, *x.shape).
         additive: whether the values are the relevant part itself (x = part + rest) and no mask.
+        valid: (N, T), the positions of x that hold data; None if all do. Padding does not count in the undecided share.
     """
 
     values: Tensor
     additive: bool = False
+    valid: Tensor | None = None
 
     @classmethod
     def of_masks(cls, masks: Tensor, x: Tensor, what: str = "masks") -> Split:
@@ -78,7 +80,9 @@ class Split:
 
     def of_samples(self, samples: Tensor | slice) -> Split:
         """The split for some of the samples."""
-        return self if self.values.shape[1] == 1 else dataclasses.replace(self, values=self.values[:, samples])
+        values = self.values if self.values.shape[1] == 1 else self.values[:, samples]
+        valid = None if self.valid is None else self.valid[samples]
+        return dataclasses.replace(self, values=values, valid=valid)
 
     def apply(self, x: Tensor, context: Context) -> Tensor:
         """The input as the model is to see it: decomposed, or tokens that carry their masks."""
@@ -97,6 +101,9 @@ class Split:
         """The undecided share: one for each mask or, where samples differ in it, for each mask and sample."""
         if context.rules.undecided is not None:
             return torch.full((len(relevant),), context.rules.undecided, dtype=relevant.dtype, device=relevant.device)
+        if self.valid is not None:
+            weights = self.valid.reshape(*self.valid.shape, *[1] * (relevant.dim() - 3)).to(relevant.dtype)
+            relevant, rest = relevant * weights, rest * weights
         sizes = [size.flatten(2).sum(2) if size.dim() > 2 else size for size in (relevant, rest)]
         total = sizes[0] + sizes[1]
         share = torch.where(total > 0, sizes[0] / torch.where(total > 0, total, 1), 0.5)

@@ -142,7 +142,7 @@ class ZennitLRP(Explainer):
                 found.update(self._traced(whole, None)[1].unknown)
             return ()
 
-        self._apply(method, inputs, None, create_graph=False, seed=0)
+        self.run_call(method, inputs, None, create_graph=False, seed=0)
         return tuple(f"{op} in {where}" if where else op for op, where in found.items())
 
     def _name_the_culprit(self, call: Call) -> None:
@@ -238,8 +238,7 @@ class LRPEpsilonGammaBox(ZennitLRP):
     gamma: Annotated[float, GAMMA, "weight of the contributions of the output's own sign"] = 0.25
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
 
-    def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
-        super().__init__(model, **settings)  # type: ignore[call-arg]
+    def _check_settings(self) -> None:
         low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
         try:
             torch.broadcast_shapes(low.shape, high.shape)

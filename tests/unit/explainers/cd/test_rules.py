@@ -243,3 +243,19 @@ def test_an_in_place_step_on_a_view_reaches_what_it_views():
     model, x = WritesThroughViews(), torch.rand(3, 2, 6, 6)
     found = ContextualDecomposition(model).decompose(x, torch.eye(6).expand(1, 6, 6))
     assert torch.allclose(found.relevant + found.irrelevant, model(x)[None], atol=1e-6)
+
+
+@pytest.mark.parametrize("rules", ["symmetric", "cdep"])
+def test_experts(rules):
+    """Rows sorted by expert, each multiplied by the matrix of its own (torch's grouped matmul)."""
+    ends, weights = torch.tensor([2, 2, 5], dtype=torch.int32), W(3, 8, 4).float()
+
+    class Experts(nn.Module):
+        def forward(self, x):
+            return torch.stack([F.grouped_mm(row, weights, offs=ends) for row in x]) @ weights[0].T
+
+    x = torch.randn(2, 5, 8)
+    result = decompose(Experts(), x, standard_masks(x.shape[1:], torch.float32), rules)
+    assert torch.allclose(result.total, Experts()(x).expand_as(result.total), atol=1e-5)
+    assert not result.irrelevant[3].any()
+    assert not result.relevant[2].any()

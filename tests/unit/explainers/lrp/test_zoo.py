@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import importlib
 import warnings
 
 import pytest
@@ -30,32 +30,29 @@ BY_DEFINITION = (LRPUniformEpsilon, LRPEpsilonGammaBox)
 
 
 @pytest.fixture(scope="module")
-def zoo(shared):
-    pytest.importorskip("transformers")
+def zoo():
+    pytest.importorskip("transformers", reason="transformers is not installed (the extra dev has it)")
     try:
         import_torchvision()
     except MissingDependencyError as error:
         pytest.skip(str(error))
-    sys.path.insert(0, str(shared / "sketches"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import zoo
-    sys.path.pop(0)
-    return zoo
+        return importlib.import_module("tests.zoo")
 
 
 def prepare(zoo, name):
     """The model in float64 without biases and additive constants, a batch, and the layer to explain."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        entry, model, x = zoo.get(name, dtype=torch.float64, zb=True)
+        entry, model, x = zoo.get(name, dtype=torch.float64, zero_biases=True)
     if hasattr(model, "transform_input"):
         model.transform_input = False
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("wpe.weight"):
                 parameter.zero_()
-    layer = (model.m.encoder.embed_tokens if name == "hf:t5enc" else entry.emb(model)) if entry.text else None
+    layer = (model.m.encoder.embed_tokens if name == "hf:t5enc" else entry.embedding(model)) if entry.is_text else None
     return model, x, layer
 
 
@@ -85,5 +82,5 @@ def test_derivative(zoo, name, kind):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         entry, model, x = zoo.get(name, dtype=torch.float64)
-    layer = entry.emb(model) if entry.text else None
+    layer = entry.embedding(model) if entry.is_text else None
     assert directional_derivative_error(kind(model, layer=layer), x, torch.tensor([1, 2]), parts=1) < 1e-5

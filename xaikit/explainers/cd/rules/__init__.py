@@ -15,6 +15,7 @@ from xaikit.explainers.cd.rules import (
     recurrent,
     reductions,
     structure,
+    writes,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "recurrent",
     "reductions",
     "structure",
+    "writes",
 ]

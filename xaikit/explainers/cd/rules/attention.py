@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from xaikit.explainers.cd.decomposed import on_total
 from xaikit.explainers.cd.registry import cd_rule, named
 
 
@@ -31,13 +32,23 @@ def scaled_dot_product_attention(  # noqa: PLR0913, PLR0917  the signature is to
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = torch.matmul(query * scale, key.transpose(-2, -1))
+    mask = attn_mask
     if is_causal:
-        causal = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
-        scores = scores + additive(causal, query.dtype)
-    if attn_mask is not None:
-        scores = scores + (additive(attn_mask, query.dtype) if attn_mask.dtype == torch.bool else attn_mask)
-    weights = torch.softmax(scores, -1)
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    if mask is None:
+        weights = torch.softmax(scores, -1)
+    else:
+        mask = additive(mask, query.dtype) if mask.dtype == torch.bool else mask
+        weights = masked_softmax(scores, mask)
     return torch.matmul(functional.dropout(weights, dropout_p) if dropout_p else weights, value)
+
+
+def masked_softmax(scores: Any, mask: Any) -> Any:
+    """The softmax of scores + mask over the last dimension; a row without a key that it may see gets zeros."""
+    unseeing = (on_total(mask) == -torch.inf).all(-1, keepdim=True)
+    if not bool(unseeing.any()):
+        return torch.softmax(scores + mask, -1)
+    return torch.softmax(scores + mask.masked_fill(unseeing, 0), -1) * ~unseeing
 
 
 def additive(keep: Tensor, dtype: torch.dtype) -> Tensor:
@@ -109,9 +120,10 @@ def multi_head_attention(  # noqa: PLR0913, PLR0917  the signature is torch's
     if add_zero_attn:
         k, v = (torch.cat([x, torch.zeros_like(x[:, :, :1])], 2) for x in (k, v))
     scores = torch.matmul(q * (1 / math.sqrt(q.shape[-1])), k.transpose(-2, -1))
-    if mask is not None:
-        scores = scores + functional.pad(mask, (0, scores.shape[-1] - mask.shape[-1]))
-    attention = torch.softmax(scores, -1)
+    if mask is None:
+        attention = torch.softmax(scores, -1)
+    else:
+        attention = masked_softmax(scores, functional.pad(mask, (0, scores.shape[-1] - mask.shape[-1])))
     attention = functional.dropout(attention, dropout_p, training)
     output = torch.matmul(attention, v).permute(2, 0, 1, 3).flatten(2)
     output = functional.linear(output, out_proj_weight, out_proj_bias)

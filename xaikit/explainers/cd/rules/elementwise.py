@@ -115,15 +115,3 @@ def dropout(function: Any, input: Decomposed, p: float = 0.5, training: bool = T
 def nan_to_num(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
     """Each part by itself."""
     return input.like(torch.nan_to_num(input.parts, *args, **kwargs))
-
-
-@cd_rule(torch.Tensor.copy_, torch.Tensor.set_)
-def copy(function: Any, input: Any, src: Any, non_blocking: bool = False) -> Decomposed:
-    """Take over another value in place."""
-    return input.write(src)
-
-
-@cd_rule(torch.Tensor.zero_, torch.Tensor.fill_)
-def fill(function: Any, input: Decomposed, value: Any = 0) -> Decomposed:
-    """Overwrite with a constant."""
-    return input.write(constant_like(as_constant(on_total(value), input).expand(input.shape), input))

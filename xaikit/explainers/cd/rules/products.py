@@ -121,3 +121,26 @@ def addmm(function: Any, input: Any, mat1: Any, mat2: Any, *, beta: float = 1, a
 def addcmul(function: Any, input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
     """The sum x + value (a * b)."""
     return input + (tensor1 * tensor2) * value
+
+
+@cd_rule(*named("grouped_mm", "_grouped_mm"))
+def grouped_matmul(
+    function: Any, mat_a: Any, mat_b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None
+) -> Any:
+    """Matrix products of groups of rows, each with the matrix of its own expert."""
+
+    def on_left(parts: Tensor) -> Tensor:
+        rows = [function(part, on_total(mat_b), offs, out_dtype=out_dtype) for part in parts.flatten(0, 1).unbind()]
+        return torch.stack(rows).unflatten(0, parts.shape[:2])
+
+    def on_right(parts: Tensor) -> Tensor:
+        rows = [function(on_total(mat_a), part, offs, out_dtype=out_dtype) for part in parts.flatten(0, 1).unbind()]
+        return torch.stack(rows).unflatten(0, parts.shape[:2])
+
+    if not isinstance(mat_b, Decomposed):
+        result: Any = mat_a.like(on_left(mat_a.parts), shares.without_dim(mat_a.share, -1))
+    elif not isinstance(mat_a, Decomposed):
+        result = mat_b.like(on_right(mat_b.parts))
+    else:
+        result = mat_a.like(0.5 * (on_left(mat_a.parts) + on_right(mat_b.parts)))
+    return result if bias is None else result + bias

@@ -13,10 +13,8 @@ from torch.nn import functional
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import (
-    IN_PLACE_NEEDS_STORAGE,
     Decomposed,
     ShareLostError,
-    as_constant,
     constant_like,
     on_total,
     parts_of,
@@ -140,7 +138,7 @@ def expand(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Deco
     """Broadcast to a larger shape."""
     target = sizes_of(sizes or (kwargs.get("size"),))
     parts = input.aligned_parts(len(target)).expand(-1, -1, *target)
-    return input.like(parts, input.aligned_share(len(target)))
+    return input.like(parts, input.aligned_share(len(target))).is_view_of(input)
 
 
 @cd_rule(*named("expand_as"))
@@ -264,14 +262,19 @@ def triangle(function: Any, input: Decomposed, diagonal: int = 0) -> Decomposed:
     return input.like(getattr(input.parts, function.__name__)(diagonal))
 
 
+def is_basic(items: tuple[Any, ...]) -> bool:
+    """Whether indices make a view: whole numbers, slices, None and an ellipsis."""
+    return all(
+        item is None or item is Ellipsis or isinstance(item, int | slice) and not isinstance(item, bool)
+        for item in items
+    )
+
+
 @cd_rule(*named("__getitem__"))
 def getitem(function: Any, input: Decomposed, index: Any) -> Decomposed:
     """Basic indices make a view; indices by tensors or lists are applied part by part."""
     items = on_total(index) if isinstance(index, tuple) else (on_total(index),)
-    if all(
-        item is None or item is Ellipsis or isinstance(item, int | slice) and not isinstance(item, bool)
-        for item in items
-    ):
+    if is_basic(items):
         return moved(input, lambda value: value[(slice(None), slice(None), *items)])
     share = input.share
     if not shares.is_uniform(share):
@@ -286,26 +289,6 @@ def selected(function: Any, input: Decomposed, index: Any) -> Any:
         return input.reshape(-1)[index]
     shape = torch.broadcast_shapes(input.shape, index.shape)
     return getitem(function, expand(function, input, shape), on_total(index).expand(shape))
-
-
-@cd_rule(torch.Tensor.__setitem__)
-def setitem(function: Any, input: Any, index: Any, value: Any) -> None:
-    """Write a part of a tensor."""
-    if not isinstance(input, Decomposed):
-        raise UnsupportedOperationError(
-            f"{IN_PLACE_NEEDS_STORAGE} (indexed assignment in {calling_module()}); collect the pieces with torch.stack "
-            "or torch.cat instead"
-        )
-    index = on_total(index)
-    new = input.parts.clone()
-    target = new[0, 0][index]
-    if not isinstance(value, Decomposed):
-        value = as_constant(value, input).to(new.dtype)
-        value = constant_like(value.expand(target.shape), getitem(torch.Tensor.__getitem__, input, index))
-    for part in (0, 1):
-        for mask in range(new.shape[1]):
-            new[part, mask][index] = value.parts[part, mask].to(new.dtype)
-    input.write(input.like(new))
 
 
 @cd_rule(*named("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"))

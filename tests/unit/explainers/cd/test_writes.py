@@ -1,0 +1,147 @@
+"""Models that write in place into tensors of their own: scans, caches, buffers, outputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.unit.explainers.cd.helpers import check_promises, decompose
+from xaikit import ContextualDecomposition
+from xaikit.core.errors import UnsupportedOperationError
+
+
+def _by_assignment(a, b):
+    state, out = torch.zeros(len(b), b.shape[2]).to(b), torch.zeros_like(b)
+    for t in range(b.shape[1]):
+        state = a[:, t] * state + b[:, t]
+        out[:, t] = state
+    return out
+
+
+def _state_in_place(a, b):
+    state, steps = b.new_zeros(len(b), b.shape[2]), []
+    for t in range(b.shape[1]):
+        state.mul_(a[:, t]).add_(b[:, t])
+        steps.append(state.clone())
+    return torch.stack(steps, 1)
+
+
+def _operators(a, b):
+    state, out = torch.ones(len(b), b.shape[2], dtype=b.dtype), torch.empty(b.shape, dtype=b.dtype)
+    for t in range(b.shape[1]):
+        state *= a[:, t]
+        state += b[:, t]
+        out[:, t].copy_(state)
+    return out
+
+
+def _views_taken_before(a, b):
+    out = torch.zeros(b.shape[1], len(b), b.shape[2], dtype=b.dtype)
+    for row, step in zip(out.unbind(0), b.unbind(1), strict=True):
+        row.add_(step)
+    return out.transpose(0, 1) * a
+
+
+def _given_as_out(a, b):
+    out = torch.empty(b.shape, dtype=b.dtype)
+    torch.mul(a, b, out=out)
+    torch.add(out, b, out=out)
+    return out
+
+
+def _slices(a, b):
+    out = torch.ones(b.shape, dtype=b.dtype)
+    out[:, ::2] = b[:, ::2]
+    out[:, :, 0] *= a[:, :, 1]
+    out[..., 1].zero_()
+    return out
+
+
+def _by_truth_values(a, b):
+    out, chosen = torch.zeros(b.shape, dtype=b.dtype), torch.tensor([True, False, True, False, True])
+    out[:, chosen] = b[:, chosen]
+    out[a > 0.5] = a[a > 0.5]
+    out[:, chosen] += 1
+    return out
+
+
+def _scattered(a, b):
+    index = torch.tensor([0, 2, 1, 4, 3]).view(1, 5, 1).expand(b.shape)
+    out = torch.zeros(b.shape, dtype=b.dtype).scatter_add(1, index, b)
+    return out.scatter_(2, torch.zeros(len(b), 5, 1, dtype=torch.long), a[..., :1])
+
+
+def _along_a_dimension(a, b):
+    out = torch.zeros(b.shape, dtype=b.dtype).index_add_(1, torch.tensor([3, 3]), b[:, :2], alpha=2)
+    return out.index_copy(1, torch.tensor([1]), a[:, :1]).select_scatter(a[:, 0], 1, 0)
+
+
+def _cache_of_keys_and_values(a, b):
+    cache = torch.zeros(2, *b.shape, dtype=b.dtype)
+    cache[0, :, :3], cache[1] = a[:, :3], b
+    keys, values = cache
+    return torch.softmax(a @ keys.transpose(1, 2), -1) @ values
+
+
+SCANS = [_by_assignment, _state_in_place, _operators, _views_taken_before, _given_as_out, _slices, _by_truth_values,
+         _scattered, _along_a_dimension, _cache_of_keys_and_values]  # fmt: skip
+
+
+class Scan(nn.Module):
+    def __init__(self, scan):
+        super().__init__()
+        torch.manual_seed(1)
+        self.scan, self.a, self.b, self.head = scan, nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.scan(torch.sigmoid(self.a(x)), self.b(x)).mean(1))
+
+
+@pytest.mark.parametrize("scan", SCANS, ids=lambda scan: scan.__name__.strip("_"))
+def test_scans(scan):
+    net, x = Scan(scan).double(), torch.randn(2, 5, 4, dtype=torch.float64)
+    check_promises(net, x, 1e-12)
+    mask = torch.tensor([1.0, 1, 0, 0, 0]).view(1, 5, 1).double()
+    plain = decompose(net, x, mask)
+    live = decompose(net, x, mask, grad=True)
+    assert torch.allclose(plain.relevant, live.relevant, atol=1e-12)
+    direction = torch.randn_like(net.b.weight)
+    (slope,) = torch.autograd.grad(live.relevant.sum(), net.b.weight)
+    moved = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            net.b.weight += sign * 1e-7 * direction
+        moved.append(decompose(net, x, mask).relevant.sum())
+        with torch.no_grad():
+            net.b.weight -= sign * 1e-7 * direction
+    assert ((moved[0] - moved[1]) / 2e-7 - (slope * direction).sum()).abs() < 1e-5 * (1 + slope.abs().max())
+
+
+def test_a_buffer_of_the_model_keeps_its_values():
+    class Cached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+            self.register_buffer("cache", torch.full((2, 4), 0.5))
+
+        def forward(self, x):
+            self.cache.copy_(self.lin(x))
+            self.cache[:, 1:] += x[:, 1:]
+            return self.cache
+
+    net, x = Cached(), torch.randn(2, 4)
+    result = ContextualDecomposition(net).decompose(x, torch.tensor([[1.0, 1, 0, 0]]))
+    assert torch.equal(net.cache, torch.full((2, 4), 0.5))
+    assert torch.allclose(result.total[0], net(x), atol=1e-6)
+
+
+def test_a_tensor_that_is_not_contiguous_is_refused():
+    class Transposed(nn.Module):
+        def forward(self, x):
+            out = torch.zeros(3, len(x)).T.clone(memory_format=torch.preserve_format)
+            out[:, 0] = x.sum(1)
+            return out
+
+    with pytest.raises(UnsupportedOperationError, match="contiguous"):
+        ContextualDecomposition(Transposed()).decompose(torch.randn(2, 5), torch.ones(1, 5))

@@ -1,0 +1,68 @@
+"""Plain tensors into which a model writes decomposed values: buffers, states of a scan, caches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from xaikit.core.errors import UnsupportedOperationError
+from xaikit.explainers.cd import shares
+from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
+from xaikit.explainers.cd.location import calling_module
+
+
+class WrittenTensors(TorchFunctionMode):
+    """While it is active, a plain tensor that a decomposed value was written into is replaced wherever it is used.
+
+    Its decomposition takes its place. The tensor itself, which may be a buffer of the model, keeps its values.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: dict[int, tuple[Tensor, Decomposed]] = {}  # the tensor is held so that its id stays its own
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._written:
+            args, kwargs = tree_map_only(Tensor, self.current, (args, kwargs))
+        return func(*args, **kwargs)
+
+    def current(self, tensor: Tensor) -> Tensor:
+        """The tensor, or the decomposition of what was written into it."""
+        if isinstance(tensor, Decomposed) or not self._written:
+            return tensor
+        base = tensor if tensor._base is None else tensor._base
+        entry = self._written.get(id(base))
+        if entry is None:
+            return tensor
+        return entry[1] if tensor is base else _view(tensor, entry[1])
+
+    def decomposed(self, target: Tensor, like: Decomposed) -> Decomposed:
+        """The decomposition of a plain tensor that is about to be written into; its values so far are a constant."""
+        base = target if target._base is None else target._base
+        if id(base) not in self._written:
+            if not base.is_contiguous():
+                raise UnsupportedOperationError(
+                    "a decomposed value cannot be written into a tensor that is not contiguous (strides "
+                    f"{base.stride()}, in {calling_module()}); call .contiguous() on it first"
+                )
+            entry = constant_like(base.detach().to(like.dtype), like)
+            entry.parts = entry.parts.contiguous()
+            self._written[id(base)] = base, entry
+        entry = self._written[id(base)][1]
+        return entry if target is base else _view(target, entry)
+
+
+def _view(view: Tensor, base: Decomposed) -> Decomposed:
+    """The decomposition of a view that was made before its base was written into."""
+    if not shares.is_uniform(base.share):
+        raise ShareLostError(base.shape, view.shape)
+    sizes, strides = (*base.parts.shape[:2], *view.shape), (*base.parts.stride()[:2], *view.stride())
+    parts = base.parts.as_strided(sizes, strides, base.parts.storage_offset() + view.storage_offset())
+    return base.like(parts).is_view_of(base)

@@ -1,0 +1,190 @@
+"""Recurrent nets written out step by step: their gates are products, which the fused kernels hide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xaikit.torch_ops.names import operation_name
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What one layer and direction of a recurrent net learns; None for what it does not have.
+
+    Attributes:
+        inputs: (gates * hidden, features), with its bias `input_bias`.
+        hidden: (gates * hidden, hidden), with its bias `hidden_bias`.
+        projection: (projected, hidden), of an LSTM whose output is projected.
+    """
+
+    inputs: Tensor
+    hidden: Tensor
+    input_bias: Tensor | None = None
+    hidden_bias: Tensor | None = None
+    projection: Tensor | None = None
+
+    def project(self, x: Tensor) -> Tensor:
+        """The part of all gates that comes from the input.
+
+        Args:
+            x: inputs, (rows, features).
+        """
+        return F.linear(x, self.inputs, self.input_bias)
+
+
+Cell = Callable[[Tensor, State, Weights], State]
+
+
+def lstm_step(x: Tensor, state: State, weights: Weights) -> State:
+    """One step of an LSTM on the projected input x, (N, 4 hidden)."""
+    hidden, cell = state
+    i, f, g, o = (x + F.linear(hidden, weights.hidden, weights.hidden_bias)).chunk(4, 1)
+    cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+    hidden = torch.sigmoid(o) * torch.tanh(cell)
+    return hidden if weights.projection is None else F.linear(hidden, weights.projection), cell
+
+
+def gru_step(x: Tensor, state: State, weights: Weights) -> State:
+    """One step of a GRU on the projected input x, (N, 3 hidden)."""
+    (hidden,) = state
+    xr, xz, xn = x.chunk(3, 1)
+    hr, hz, hn = F.linear(hidden, weights.hidden, weights.hidden_bias).chunk(3, 1)
+    reset, update = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
+    return ((1 - update) * torch.tanh(xn + reset * hn) + update * hidden,)
+
+
+def rnn_step(activation: Callable[[Tensor], Tensor]) -> Cell:
+    """One step of a plain recurrent net with this activation."""
+
+    def step(x: Tensor, state: State, weights: Weights) -> State:
+        return (activation(x + F.linear(state[0], weights.hidden, weights.hidden_bias)),)
+
+    return step
+
+
+CELLS: dict[str, Cell] = {
+    "lstm": lstm_step,
+    "gru": gru_step,
+    "rnn_tanh": rnn_step(torch.tanh),
+    "rnn_relu": rnn_step(torch.relu),
+}
+
+
+def cell(function: Any, x: Tensor, state: Any, *parameters: Any) -> Any:
+    """A single step, as the Cell modules call it.
+
+    Args:
+        function: torch.lstm_cell or its kin.
+        x: (N, features).
+        state: (N, hidden), for an LSTM two of them.
+        parameters: weights of the input and of the state, and their biases.
+    """
+    weights = Weights(*parameters)
+    states = tuple(state) if isinstance(state, (tuple, list)) else (state,)
+    result = CELLS[operation_name(function).removesuffix("_cell")](weights.project(x), states, weights)
+    return result if len(states) == 2 else result[0]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences of a batch, step by step, longest first.
+
+    Attributes:
+        steps: (all steps of all sequences, features): the first step of each, then the second of each that has one.
+        counts: how many sequences have each step.
+    """
+
+    steps: Tensor
+    counts: list[int]
+
+    def lengths(self) -> list[tuple[int, int, int]]:
+        """Runs of sequences of one length: (first, behind the last, length)."""
+        n = [sum(count > i for count in self.counts) for i in range(self.counts[0])]
+        runs, start = [], 0
+        for length, members in groupby(n):
+            size = len(list(members))
+            runs.append((start, start + size, length))
+            start += size
+        return runs
+
+
+def recurrent(function: Any, *args: Any) -> tuple[Tensor, ...]:
+    """All layers and directions, on a padded batch or a packed one; dropout is off while a model is explained.
+
+    Args:
+        function: torch.lstm, torch.gru, torch.rnn_tanh or torch.rnn_relu.
+        args: its arguments, of either of its two forms.
+
+    Returns:
+        The output, and the state at the end of each layer and direction (two for an LSTM).
+    """
+    packed = isinstance(args[1], Tensor) and not args[1].is_floating_point()
+    if packed:
+        data, sizes, state, parameters, biased, layers, _, _, both = args
+        batch_first, sequences = False, Sequences(data, sizes.tolist())
+    else:
+        data, state, parameters, biased, layers, _, _, both, batch_first = args
+        data = data.transpose(0, 1) if batch_first else data
+        sequences = Sequences(data.flatten(0, 1), [data.shape[1]] * data.shape[0])
+    states = list(state) if isinstance(state, (tuple, list)) else [state]
+    directions = 2 if both else 1
+    weights = _weights(parameters, biased, layers * directions)
+    ends: list[State] = []
+    for layer in range(layers):
+        outputs = []
+        for index in range(layer * directions, (layer + 1) * directions):
+            run = _backwards if index % directions else _forwards
+            start = tuple(s[index] for s in states)
+            output, end = run(CELLS[operation_name(function)], sequences, start, weights[index])
+            outputs.append(output)
+            ends.append(end)
+        sequences = Sequences(torch.cat(outputs, 1) if both else outputs[0], sequences.counts)
+    output = sequences.steps if packed else sequences.steps.unflatten(0, (len(sequences.counts), -1))
+    final = tuple(torch.stack(parts) for parts in zip(*ends, strict=True))
+    return (output.transpose(0, 1) if batch_first else output, *final)
+
+
+def _weights(parameters: Sequence[Tensor], biased: bool, count: int) -> list[Weights]:
+    """The weights of each layer and direction, out of PyTorch's flat list."""
+    each = len(parameters) // count
+    groups = [list(parameters[i * each : (i + 1) * each]) for i in range(count)]
+    if biased:
+        return [Weights(*group) for group in groups]
+    return [Weights(group[0], group[1], projection=group[2] if each > 2 else None) for group in groups]
+
+
+def _forwards(cell: Cell, sequences: Sequences, state: State, weights: Weights) -> tuple[Tensor, State]:
+    """The output of every step, and the state at the end of each sequence."""
+    outputs = []
+    for n, x in zip(sequences.counts, weights.project(sequences.steps).split(sequences.counts), strict=True):
+        running = cell(x, tuple(s[:n] for s in state), weights)
+        outputs.append(running[0])
+        state = tuple(r if n == len(s) else torch.cat([r, s[n:]]) for r, s in zip(running, state, strict=True))
+    return torch.cat(outputs), state
+
+
+def _backwards(cell: Cell, sequences: Sequences, state: State, weights: Weights) -> tuple[Tensor, State]:
+    """As `_forwards`, from the last step to the first.
+
+    Sequences start at their own ends. Those of one length run by themselves, so that each is computed as if alone.
+    """
+    inputs = weights.project(sequences.steps).split(sequences.counts)
+    outputs: list[list[Tensor]] = [[] for _ in inputs]
+    ends: list[State] = []
+    for first, last, length in sequences.lengths():
+        running = tuple(s[first:last] for s in state)
+        for t in reversed(range(length)):
+            running = cell(inputs[t][first:last], running, weights)
+            outputs[t].append(running[0])
+        ends.append(running)
+    steps = [pieces[0] if len(pieces) == 1 else torch.cat(pieces) for pieces in outputs]
+    return torch.cat(steps), tuple(torch.cat(parts) for parts in zip(*ends, strict=True))

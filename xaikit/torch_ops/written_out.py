@@ -1,0 +1,114 @@
+"""Fused operations written out as others, so that a method which has rules for those needs none for these.
+
+Each is called as ``written(function, *args, **kwargs)`` with the torch function and its arguments, and computes what
+the function computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaikit.torch_ops import attention, recurrent
+
+
+def _times(value: Any, factor: Any) -> Any:
+    """A product, left out where the factor is 1."""
+    return value if isinstance(factor, (int, float)) and factor == 1 else value * factor
+
+
+def lerp(_function: Any, start: Tensor, end: Tensor, weight: Any) -> Tensor:
+    """(1 - weight) * start + weight * end: a mixture of two tensors."""
+    return (1 - weight) * start + weight * end
+
+
+def addcmul(_function: Any, x: Tensor, a: Tensor, b: Tensor, value: Any = 1) -> Tensor:
+    """X + value * a * b."""
+    return x + _times(a * b, value)
+
+
+def addcdiv(_function: Any, x: Tensor, a: Tensor, b: Tensor, value: Any = 1) -> Tensor:
+    """X + value * a / b."""
+    return x + _times(a / b, value)
+
+
+def _sum_with(product: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    def written(_function: Any, x: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+        result = _times(product(a, b), alpha)
+        return result if isinstance(beta, (int, float)) and beta == 0 else _times(x, beta) + result
+
+    return written
+
+
+def bilinear(_function: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x^T W y + bias for each output, W of shape (out, in1, in2)."""
+    result = torch.einsum("...i,oij,...j->...o", x, weight, y)
+    return result if bias is None else result + bias
+
+
+def cosine_similarity(_function: Any, x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """The product of two vectors over their lengths."""
+    lengths = (torch.linalg.vector_norm(v, dim=dim, keepdim=True).clamp(min=eps) for v in (x, y))
+    u, w = (v / length for v, length in zip((x, y), lengths, strict=True))
+    return (u * w).sum(dim)
+
+
+def glu(_function: Any, x: Tensor, dim: int = -1) -> Tensor:
+    """The first half, times the sigmoid of the second."""
+    signal, control = x.chunk(2, dim)
+    return signal * torch.sigmoid(control)
+
+
+def grouped_mm(
+    _function: Any, x: Tensor, weights: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, **_: Any
+) -> Tensor:
+    """Products of groups of rows, each with a matrix of its own; `offs` are the ends of the groups.
+
+    Args:
+        x: (rows, features), in groups, or (groups, rows, features).
+        weights: (groups, features, out), or (features, out of all groups) where x is in three dimensions.
+        offs: where each group of rows ends; None for batches of matrices.
+        bias: added to the result.
+    """
+    if offs is None:
+        result = torch.bmm(x, weights)
+    elif x.ndim == 2 and weights.ndim == 3:
+        result = torch.cat([part @ w for part, w in zip(_groups(x, offs, 0), weights, strict=True)])
+    elif x.ndim == 3:
+        result = torch.cat([a @ w for a, w in zip(x, _groups(weights, offs, 1), strict=True)], 1)
+    else:
+        pairs = zip(_groups(x, offs, 1), _groups(weights, offs, 0), strict=True)
+        result = torch.stack([a @ w for a, w in pairs])
+    return result if bias is None else result + bias
+
+
+def _groups(x: Tensor, offs: Tensor, dim: int) -> list[Tensor]:
+    ends = [0, *offs.tolist()]
+    pieces = [x.narrow(dim, a, b - a) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    left_over = x.shape[dim] - ends[-1]
+    if left_over and dim == 0:  # rows behind the last group are zeros
+        pieces[-1] = torch.cat([pieces[-1], torch.zeros_like(x.narrow(dim, ends[-1], left_over))], dim)
+    return pieces
+
+
+WRITTEN_OUT: dict[str, Callable[..., Any]] = {
+    "lerp": lerp,
+    "addcmul": addcmul,
+    "addcdiv": addcdiv,
+    "baddbmm": _sum_with(torch.bmm),
+    "addmm": _sum_with(torch.mm),
+    "addmv": _sum_with(torch.mv),
+    "addr": _sum_with(torch.outer),
+    "addbmm": _sum_with(lambda a, b: torch.bmm(a, b).sum(0)),
+    "bilinear": bilinear,
+    "cosine_similarity": cosine_similarity,
+    "glu": glu,
+    "grouped_mm": grouped_mm,
+    "scaled_dot_product_attention": attention.scaled_dot_product_attention,
+    "multi_head_attention_forward": attention.multi_head_attention,
+    **dict.fromkeys(recurrent.CELLS, recurrent.recurrent),
+    **{f"{name}_cell": recurrent.cell for name in recurrent.CELLS},
+}
