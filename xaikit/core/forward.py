@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
+import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from xaikit.core import targets as target_rules
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
 from xaikit.core.replica import original_of
 from xaikit.core.rows import RowRule
 from xaikit.core.structure import Tensors
 
-# The models whose forward pass runs in this context.
-_RUNNING: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar("running", default=frozenset())
+SHAPE_WORDS = re.compile(r"shape|size|dimension|channel|multiplied|unflatten|must match", re.IGNORECASE)
+
+# The forward passes of explained models that run in this context.
+_RUNNING: contextvars.ContextVar[tuple[nn.Module, ...]] = contextvars.ContextVar("running", default=())
 
 
-@contextmanager
-def running(model: nn.Module) -> Iterator[None]:
-    """While active, an explanation of that model, or of a part of it, is refused."""
-    token = _RUNNING.set(_RUNNING.get() | {id(original_of(m)) for m in model.modules()})
-    try:
-        yield
-    finally:
-        _RUNNING.reset(token)
+def is_running() -> bool:
+    """Whether the forward pass of an explained model runs in this context."""
+    return bool(_RUNNING.get())
 
 
 def refuse_inside(model: nn.Module) -> None:
@@ -36,7 +33,8 @@ def refuse_inside(model: nn.Module) -> None:
     Raises:
         InvalidInputError: when the model's explained forward pass is running.
     """
-    if id(original_of(model)) in _RUNNING.get():
+    asked = original_of(model)
+    if any(original_of(m) is asked for running in _RUNNING.get() for m in running.modules()):
         raise InvalidInputError(
             f"this {type(model).__name__} is being explained, and its forward pass calls an explainer on it again; "
             "compute the explanation outside the model's forward"
@@ -52,7 +50,8 @@ class Forward:
         rebuild: puts tensors in the place of the user's.
         extras: the further arguments: a value, a sequence, or a mapping of keywords.
         n: the number of samples.
-        by_name: whether the inputs are a dict, whose entries are passed by name, or as one argument.
+        explained: the inputs as the user gave them: the entries of a dict are passed by name, those of a tuple or a
+            list in order.
         head: which output is explained.
         rule: how rows may be stacked.
         as_one: whether the whole dict or list is the model's one argument.
@@ -62,7 +61,7 @@ class Forward:
     rebuild: Callable[[Tensors], Any]
     extras: Any
     n: int
-    by_name: bool
+    explained: Any
     head: str | int | None
     rule: RowRule = RowRule()
     as_one: bool = False
@@ -70,6 +69,10 @@ class Forward:
     def __call__(self, inputs: Tensors, samples: Tensor | None) -> Any:
         """Run the model on `inputs`, with the further arguments of the samples that they stand for."""
         return self.run(inputs, samples, self.rule)
+
+    def takes_one_argument(self) -> bool:
+        """Whether the inputs are a dict or a list that the model might take as its one argument."""
+        return isinstance(self.explained, (Mapping, list)) and not self.as_one
 
     def run(self, inputs: Tensors, samples: Tensor | None, rule: RowRule) -> Any:
         """The same under another row rule."""
@@ -84,10 +87,17 @@ class Forward:
             if isinstance(extras, (tuple, list))
             else (extras,)
         )
-        if self.as_one:
-            return self.model(stand_ins, *positional, **keywords)
-        first = () if self.by_name else stand_ins if isinstance(stand_ins, (tuple, list)) else (stand_ins,)
-        return self.model(*first, *positional, **(stand_ins if self.by_name else {}), **keywords)
+        by_name = isinstance(self.explained, Mapping) and not self.as_one
+        in_order = isinstance(stand_ins, (tuple, list)) and not self.as_one
+        first = () if by_name else stand_ins if in_order else (stand_ins,)
+        token = _RUNNING.set((*_RUNNING.get(), self.model))
+        try:
+            return self.model(*first, *positional, **(stand_ins if by_name else {}), **keywords)
+        except (RuntimeError, ValueError, IndexError) as error:
+            explain_failure(self.model, inputs, error)
+            raise
+        finally:
+            _RUNNING.reset(token)
 
     def output(self, inputs: Tensors, samples: Tensor | None, rule: RowRule) -> Tensor:
         """The explained head of what the model returns."""
@@ -131,7 +141,7 @@ class Forward:
         """What a row rule holds for: shapes, types and the further arguments' shapes."""
         extras = tuple((tuple(e.shape), e.dtype) for e in _tensors(self.extras))
         modes = self.model.training
-        return tuple((tuple(x.shape), x.dtype) for x in inputs), extras, self.head, modes, self.by_name, self.as_one
+        return tuple((tuple(x.shape), x.dtype) for x in inputs), extras, self.head, modes, self.as_one
 
 
 def with_rows(output: Tensor, n: int) -> Tensor:
@@ -163,6 +173,8 @@ def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None
         raise InvalidTypeError(
             f"the model holds {weights} parameters and fails on {dtype} inputs; pass inputs.to({weights})"
         ) from error
+    if isinstance(error, XaikitError) or not SHAPE_WORDS.search(str(error)):
+        return
     shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
     convolution = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
     if convolution is None or not inputs[0].is_floating_point():

@@ -80,7 +80,7 @@ def cut_at(
     activations = [
         check_activation(model, point.name, outputs, n) for point, outputs in zip(points, readings, strict=True)
     ]
-    _check_parallel([point.name for point in points], activations)
+    check_parallel([point.name for point in points], activations)
     return tuple(a if create_graph else a.detach() for a in activations)
 
 
@@ -134,7 +134,7 @@ def _leaf_names(model: nn.Module) -> set[str]:
     return {name for name, module in model.named_modules() if name and not module._modules}
 
 
-def _check_parallel(names: list[str], activations: list[Tensor]) -> None:
+def check_parallel(names: list[str], activations: list[Tensor]) -> None:
     """Several layers are explained together only when none feeds another: substitution would cut the path."""
     for i, later in enumerate(activations):
         others = [(n, a) for j, (n, a) in enumerate(zip(names, activations, strict=True)) if j != i and a.requires_grad]

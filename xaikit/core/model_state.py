@@ -42,7 +42,7 @@ def modules_of(model: nn.Module) -> Modules:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelView:
+class RunningModel:
     """A model as one call runs it.
 
     Attributes:
@@ -58,16 +58,17 @@ class ModelView:
     write_back: Callable[[], None]
 
 
-def view_of(  # noqa: PLR0913
+def running_model(  # noqa: PLR0913
     model: nn.Module,
     device: torch.device,
     seed: int,
     *,
     random: bool = True,
+    in_place: bool = False,
     freeze: bool = False,
     keep_mode: bool = False,
     keep_writes: bool = False,
-) -> ModelView:
+) -> RunningModel:
     """The model as a call runs it: in evaluation mode, with random numbers from the seed.
 
     Args:
@@ -75,6 +76,7 @@ def view_of(  # noqa: PLR0913
         device: where it is.
         seed: of torch's random numbers.
         random: whether the method draws from torch's global random numbers.
+        in_place: whether to run the user's model itself.
         freeze: whether no parameter requires a gradient, which makes a backward pass to the input faster.
         keep_mode: whether the modules stay in the mode that they are in.
         keep_writes: whether buffers and attributes keep what the model writes into them.
@@ -82,15 +84,11 @@ def view_of(  # noqa: PLR0913
     modules = modules_of(model)
     facts = facts_of(model)
     seeded_call = random or keep_mode or facts.draws is not False
-    if facts.replicable is not False:
-        try:
-            with EXCLUSIVE if in_place_calls else contextlib.nullcontext():
-                replica = Replica(
-                    modules, training=None if keep_mode else False, freeze=freeze, share_state=keep_writes
-                )
-        except NotReplicableError:
-            facts.replicable = False
-        else:
+    if facts.replicable is not False and not in_place:
+        replica = None
+        with contextlib.suppress(NotReplicableError), EXCLUSIVE if in_place_calls else contextlib.nullcontext():
+            replica = Replica(modules, training=None if keep_mode else False, freeze=freeze, share_state=keep_writes)
+        if replica is not None:
             names = {replica.copies[module]: name for module, name in modules.items()}
             mend_norms(names)
             alone = facts.replicable is None or seeded_call
@@ -104,10 +102,10 @@ def view_of(  # noqa: PLR0913
                 ):
                     yield
 
-            return ModelView(replica.model, names, opened, replica.write_back if keep_writes else lambda: None)
+            return RunningModel(replica.model, names, opened, replica.write_back if keep_writes else lambda: None)
 
     @contextlib.contextmanager
-    def in_place() -> Iterator[None]:
+    def own_model() -> Iterator[None]:
         kept = contextlib.nullcontext if keep_writes else own_state_kept
         with (
             isolated(model, device, seed, modules=modules, keep_mode=keep_mode),
@@ -116,7 +114,7 @@ def view_of(  # noqa: PLR0913
         ):
             yield
 
-    return ModelView(model, modules, in_place, lambda: None)
+    return RunningModel(model, modules, own_model, lambda: None)
 
 
 in_place_calls: list[int] = []  # threads that run a user's own model at this moment

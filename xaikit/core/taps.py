@@ -57,6 +57,11 @@ class Readings:
         self.leaves = tuple(leaf for leaves in self._leaves for leaf in leaves)
         return activations
 
+    @property
+    def runs(self) -> list[int]:
+        """How often each layer ran."""
+        return [len(leaves) for leaves in self._leaves]
+
     def gathered(self, gradients: Tensors) -> Tensors:
         """The derivatives by the layers of those by the leaves: the runs of a layer side by side, as in `close`."""
         gathered, start = [], 0

@@ -46,6 +46,7 @@ class GradCam(Explainer):
     MADE_FOR = ("convolution",)
     SHARES_TASK_FORWARD = True
     SINGLE_BACKWARD = True
+    USES_GLOBAL_RANDOM = False
 
     target_layer: Annotated[Any, Layer(), "whose activations make the map; None: the last convolution that ran"] = None
     channel_axis: Annotated[
