@@ -3,20 +3,39 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+FAST := not slow and not zoo and not nightly
+OLD := -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::FutureWarning
 
-.PHONY: demo test test-fast test-all lint check bench docs clean
+.PHONY: demo test test-fast test-all test-oldest test-newest coverage lint check bench docs clean
 
 demo: $(READY)
 	$(BIN)/xaikit demo --out xaikit-demo
 
+# CONTRIBUTING.md says which tests each of these runs, and when to run which.
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 -m "not zoo"
+	$(BIN)/python -m pytest -q -n 2 -m "not zoo and not nightly"
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not zoo"
+	$(BIN)/python -m pytest -q -n 2 -m "$(FAST)"
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -q -n 2
+
+# An environment each: the declared lower bounds, and the newest releases that pip finds. Old releases warn about new
+# neighbours, so deprecations are shown there and fail nothing.
+test-oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[test]'
+	$(VENV)-oldest/bin/python -m pytest -q -n 2 -m "$(FAST)" $(OLD)
+
+test-newest:
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[test]'
+	$(VENV)-newest/bin/python -m pytest -q -n 2 -m "$(FAST)" $(OLD)
+
+# Line coverage of xaikit/ under all tests, worker processes and commands in processes of their own included.
+coverage: $(READY)
+	$(BIN)/python -m pytest -q -n 2 --cov --cov-report=term-missing:skip-covered
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -33,7 +52,7 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) xaikit-demo build dist site
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest xaikit-demo build dist site
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "xaikit needs Python 3.11 or newer; name one: make PYTHON=python3.11")'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import tempfile
@@ -20,15 +19,6 @@ torch.set_num_threads(1)
 def golden() -> Path:
     """The folder of reference outputs of published code; its README says how they were made."""
     return Path(__file__).parent / "data" / "golden"
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of reference outputs and real data that lies beside a developer's checkout; a user has none."""
-    folder = Path(os.environ.get("XAIKIT_SHARED", Path(__file__).parents[2] / "shared"))
-    if not (folder / "data").is_dir():
-        pytest.skip(f"needs the reference data: no folder {folder} (set XAIKIT_SHARED)")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ _HOMES = {
     "xaikit.core": (
         "BASELINES", "EXPLAINERS", "FEATURE_MASKS", "METRICS", "MITIGATORS", "MODALITIES", "NORMALIZATIONS", "POOLINGS",
         "Attribution", "Categorical", "Choice", "Explainer", "Float", "Int", "as_explainer",
+        "boxes_to_masks",
     ),
     "xaikit.transforms": ("Postprocessor",),
     "xaikit.modality": ("Image", "Modality", "Tabular", "Text", "TimeSeries", "as_modality"),

@@ -14,6 +14,7 @@ over the five initialisations, for slow explanations those of the first.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,6 +35,7 @@ CHARGES = {
 RACES = 6
 BLACK, WHITE = 0, 2  # columns
 LARGEST_RATIO = 1.7
+N_PEOPLE = 6172  # of the published table, after the papers' filter
 
 
 def load(path: Path) -> tuple[Tensor, Tensor]:
@@ -46,6 +48,8 @@ def load(path: Path) -> tuple[Tensor, Tensor]:
         & (table["c_charge_degree"] != "O")
         & (table["score_text"] != "N/A")
     ]
+    if len(kept) != N_PEOPLE:
+        sys.exit(f"COMPAS must have {N_PEOPLE} usable rows, as published, but {len(kept)} were found")
     columns = [
         pd.get_dummies(kept["race"]),
         kept["c_charge_degree"] == "M",

@@ -29,6 +29,7 @@ from xaikit import CDEP, RRR
 
 Sentence = tuple[list[str], int]
 PAD, UNKNOWN = 0, 1
+N_SENTENCES = {"train": 6920, "dev": 872, "test": 1821}  # of the published treebank, without the neutral ones
 LONGEST = 40  # words; of longer sentences (1 %) the end is kept, where the verdict tends to be
 
 
@@ -41,7 +42,10 @@ def phrases(path: Path, part: str, *, whole: bool) -> list[Sentence]:
     with zipfile.ZipFile(archive) as file, file.open(f"trees/{part}.txt") as lines:
         for line in lines:
             found += _of_tree(line.decode("utf-8"), whole=whole)
-    return [(words, int(label > 2)) for words, label in found if label != 2]
+    binary = [(words, int(label > 2)) for words, label in found if label != 2]
+    if whole and len(binary) != N_SENTENCES[part]:
+        sys.exit(f"{part}.txt must have {N_SENTENCES[part]} sentences, as published, but has {len(binary)} ({archive})")
+    return binary
 
 
 def _of_tree(tree: str, *, whole: bool) -> list[Sentence]:

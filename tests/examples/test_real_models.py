@@ -1,9 +1,10 @@
-"""The six real models: made, trained on real data, and taken through the commands; what was planted is found."""
+"""The six real models: made, trained on data like the real, taken through the commands; what was planted is found."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +12,26 @@ from types import ModuleType
 
 import pytest
 
+from tests.examples import stand_ins
 from xaikit.cli import main
+
+pytestmark = pytest.mark.nightly
 
 FOLDER = Path(__file__).parents[2] / "examples" / "real_models"
 Story = Callable[[str], tuple[ModuleType, Path]]
 
 
+@pytest.fixture(scope="module")
+def public_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The public data sets where XAIKIT_SHARED names a folder that has them, else stand-ins."""
+    if "XAIKIT_SHARED" in os.environ:
+        return Path(os.environ["XAIKIT_SHARED"]) / "data"
+    pytest.importorskip("skimage", reason="the photos are scikit-image's (the extra images has it)")
+    return stand_ins.write(tmp_path_factory.mktemp("data"))
+
+
 @pytest.fixture
-def story(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
+def story(tmp_path: Path, public_data: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
     """Makes an example's model and runs its commands in this process, in a folder of their own."""
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.chdir(tmp_path)
@@ -28,7 +41,7 @@ def story(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Stor
 
     def told(name: str) -> tuple[ModuleType, Path]:
         example, common = importlib.import_module(name), importlib.import_module("common")
-        common.prepare(example.make, shared / "data", tmp_path)
+        common.prepare(example.make, public_data, tmp_path)
         for words in common.calls(example.STEPS):
             options = [] if words[1] in ("recommend", "report", "shortcuts") else ["--quiet"]
             with pytest.raises(SystemExit) as left:
@@ -55,7 +68,6 @@ def is_mended(figures: dict[str, float]) -> None:
     assert figures["relevance in it, after"] < figures["relevance in it, before"]
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:IntegratedGradients:UserWarning")
 def test_a_tabular_mlp_is_told_that_race_does_not_matter(story: Story) -> None:
     example, out = story("mlp")
@@ -67,7 +79,6 @@ def test_a_tabular_mlp_is_told_that_race_does_not_matter(story: Story) -> None:
     assert ">high<" in page
 
 
-@pytest.mark.slow
 def test_a_series_whose_start_gives_the_label_away(story: Story) -> None:
     example, out = story("conv1d")
     figures = example.found(out)
@@ -78,7 +89,6 @@ def test_a_series_whose_start_gives_the_label_away(story: Story) -> None:
     )
 
 
-@pytest.mark.slow
 def test_an_lstm_reads_two_words(story: Story) -> None:
     example, out = story("lstm")
     figures = example.found(out)
@@ -87,7 +97,6 @@ def test_an_lstm_reads_two_words(story: Story) -> None:
     is_mended(figures)
 
 
-@pytest.mark.slow
 def test_a_bert_reads_two_words(story: Story) -> None:
     example, out = story("bert")
     figures = example.found(out)
@@ -100,8 +109,6 @@ def test_a_bert_reads_two_words(story: Story) -> None:
     assert "<td>good</td>" in page  # accuracies by the names of the classes
 
 
-@pytest.mark.slow
-@pytest.mark.zoo
 def test_a_resnet_reads_a_patch(story: Story) -> None:
     example, out = story("resnet")
     figures = example.found(out)
@@ -113,8 +120,6 @@ def test_a_resnet_reads_a_patch(story: Story) -> None:
     )
 
 
-@pytest.mark.slow
-@pytest.mark.zoo
 def test_a_vit_reads_a_square(story: Story) -> None:
     example, out = story("vit")
     figures = example.found(out)

@@ -14,7 +14,7 @@ from examples.skin.draw import draw
 from examples.skin.patches import Patches
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_patches_are_found_and_taken_away(tmp_path, capsys):
     arguments = ["--draw", "150", "--out", str(tmp_path), "--epochs", "12", "--trials", "1", "--seeds", "1"]
     table = skin.main(arguments)

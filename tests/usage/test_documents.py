@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import os
 import pkgutil
 import re
 import shlex
-import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 import xaikit
+from xaikit.cli import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -33,8 +33,18 @@ def forget_new_names():
         getattr(xaikit, name)._items = items
 
 
+@pytest.fixture
+def forget_new_modules(tmp_path):
+    """Take out of sys.modules what a page writes as a file and a command imports."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith((str(tmp_path), f"{name}.py")):
+            del sys.modules[name]
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("forget_new_names")
+@pytest.mark.usefixtures("forget_new_names", "forget_new_modules")
 @pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda p: p.name)
 def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -53,17 +63,14 @@ def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
 
 
 def run_command(line: str) -> None:
+    """Run a command in this process; that the installed command starts is tested in test_install.py."""
     command, *arguments = shlex.split(line)
     assert command == "xaikit", f"a document shows {line!r}, which no test runs"
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}."}
-    done = subprocess.run(
-        [sys.executable, "-m", "xaikit", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # the command prints notes, as for a user
+        with pytest.raises(SystemExit) as exited:
+            main.run(arguments)
+    assert not exited.value.code, line
 
 
 def test_the_readme_has_blocks():

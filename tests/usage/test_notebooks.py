@@ -26,7 +26,7 @@ def test_no_outputs_are_kept():
         assert not any(cell.get("outputs") for cell in notebook.cells), path.name
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path):
     pytest.importorskip("nbclient", reason="nbclient is not installed (the extra dev has it)")

@@ -22,7 +22,7 @@ def run(*command: object, cwd: Path, **variables: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_example_plugin_installs_and_keeps_the_contract(tmp_path):
     site = tmp_path / "site"
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")

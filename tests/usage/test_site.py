@@ -22,7 +22,7 @@ LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
 GENERATED = ("explainers/", "api/", "benchmarks.md", "papers.md", "changelog.md", "report-example.html")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(
     importlib.util.find_spec("mkdocs") is None, reason="MkDocs is not installed (the extra docs has it)"
 )

@@ -1,9 +1,15 @@
 """The core: settings, registries, the attribution call, and what keeps the model as it was found."""
 
 from xaikit.core.attribution import Attribution
+from xaikit.core.batch import Batch, read_batch, read_batches
+from xaikit.core.boxes import boxes_to_masks
 from xaikit.core.call import Call
 from xaikit.core.configured import Configured
 from xaikit.core.explainer import Explainer, as_explainer
+from xaikit.core.inputs import read_inputs
+from xaikit.core.labels import read_classes, read_labels
+from xaikit.core.mask_shapes import fit_masks
+from xaikit.core.masks import read_masks
 from xaikit.core.params import Categorical, Choice, Float, Int, Layer, Spec
 from xaikit.core.registries import (
     BASELINES,
@@ -31,6 +37,7 @@ __all__ = [
     "POSTPROCESSORS",
     "PROJECTIONS",
     "Attribution",
+    "Batch",
     "Call",
     "Categorical",
     "Choice",
@@ -42,4 +49,12 @@ __all__ = [
     "Registry",
     "Spec",
     "as_explainer",
+    "boxes_to_masks",
+    "fit_masks",
+    "read_batch",
+    "read_batches",
+    "read_classes",
+    "read_inputs",
+    "read_labels",
+    "read_masks",
 ]

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core import structure
+from xaikit.core.arrays import to_tensor
 from xaikit.core.attribution import Attribution, Explained
 from xaikit.core.call import Call
 from xaikit.core.errors import (
     InvalidInputError,
-    InvalidTypeError,
     NestedLayersError,
     NotDifferentiableError,
 )
@@ -103,7 +103,8 @@ class Explainer(ModelView, abc.ABC):
         """The attribution of each sample's score to its input features.
 
         Args:
-            inputs: a floating-point tensor (N, ...), or a tuple or dict of them. Integer tokens need `layer`.
+            inputs: a floating-point tensor (N, ...), or a tuple or dict of them. Integer tokens need `layer`. Numpy
+                arrays, nested lists, pandas objects and Hugging Face batches become tensors of the model's precision.
             targets: a class, one class per sample (N,), a function ``output -> (N,)``, or None for a single output.
             create_graph: keep the result differentiable with respect to parameters and inputs, exactly.
             seed: of the method's random numbers; a sample gets the same ones alone and inside a batch.
@@ -188,7 +189,7 @@ class Explainer(ModelView, abc.ABC):
         return Attribution(
             values=values,
             spec=self.describe(),
-            targets=None if targets is None or callable(targets) else torch.as_tensor(targets).tolist(),
+            targets=None if targets is None or callable(targets) else to_tensor(targets, "targets").tolist(),
             scores=explained.scores.detach(),
             gap=None if explained.gap is None else explained.gap.detach(),
             tokens=self._token_ids(values, inputs),

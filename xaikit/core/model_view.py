@@ -11,6 +11,7 @@ from torch import nn
 
 from xaikit.core.configured import Configured, positional, to_json
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
+from xaikit.core.inputs import read_inputs
 from xaikit.core.layers import find_layer
 from xaikit.core.params import Int, Layer
 
@@ -109,8 +110,8 @@ class ModelView(Configured):
 
     def _arguments(self, inputs: Any) -> tuple[Any, Any]:
         """The explained tensors and the further model arguments."""
-        explained = inputs if self.forward_arg_extractor is None else self.forward_arg_extractor(inputs)
-        extractor = self.additional_forward_arg_extractor
+        pick, extractor = self.forward_arg_extractor, self.additional_forward_arg_extractor
+        explained = read_inputs(inputs if pick is None else pick(inputs), self.model)
         return explained, None if extractor is None else extractor(inputs)
 
     def _bound(self) -> nn.Module:

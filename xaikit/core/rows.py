@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor

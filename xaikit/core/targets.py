@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+from xaikit.core.labels import REMEDY, read_classes
 
 Target = Tensor | Callable[[Tensor], Tensor] | None
 
@@ -59,25 +61,10 @@ def normalise(targets: Any, n: int, device: torch.device) -> Target:
     """
     if targets is None or (callable(targets) and not isinstance(targets, Tensor)):
         return targets
-    try:
-        index = torch.as_tensor(targets, device=device)
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidTypeError(f"targets must be class indices or a function of the output, got {targets!r}") from None
-    if index.ndim == 2 and index.shape[0] == n and index.shape[1] > 1:
-        raise InvalidInputError(
-            f"targets must be one class index per sample, got shape {tuple(index.shape)}; "
-            f"if these are one-hot rows pass targets.argmax(1)"
-        )
-    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise InvalidTypeError(
-            f"targets must be whole class indices, got {index.dtype}; pass targets.long(), "
-            f"or None for a model with a single output"
-        )
-    if index.ndim == 0:
-        index = index.expand(n)
-    if index.shape != (n,):
-        raise InvalidInputError(f"targets must hold one class index per sample, shape ({n},), got {tuple(index.shape)}")
-    return index.long()
+    raw = to_tensor(targets, "targets", remedy=REMEDY)
+    if raw.ndim == 0:
+        raw = raw.expand(n)
+    return read_classes(raw, n, what="targets").to(device)
 
 
 def score(output: Tensor, target: Target, n_classes: int | None = None) -> Tensor:

@@ -29,7 +29,9 @@ def importances(result: TuneResult[Any]) -> dict[str, float]:
         for row in result.trials:
             if row["state"] == "complete" and row["repeats"] is None:
                 study.add_trial(_trial(row, dims))
-        return dict(optuna.importance.get_param_importances(study))
+        # The default of Optuna 5; that of Optuna 4 draws at random, and differs from call to call.
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
 def _trial(row: Row, dims: dict[str, tuple[Dimension, dict[str, Any]]]) -> optuna.trial.FrozenTrial:

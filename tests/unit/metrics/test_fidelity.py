@@ -118,7 +118,8 @@ def test_infidelity_of_removal_equals_captums_for_contributions():
         keep = ~removed.repeat(len(inputs) // 20, 1)
         return inputs * keep
 
-    wrapped = captum_metrics.infidelity_perturb_func_decorator(multiply_by_inputs=True)(perturb)
+    # Its only parameter, multiply_by_inputs, has another name in old versions.
+    wrapped = captum_metrics.infidelity_perturb_func_decorator(True)(perturb)
     theirs = captum_metrics.infidelity(model, wrapped, x, a, target=1, n_perturb_samples=20)
     assert torch.allclose(Infidelity(n_iter=20).evaluate(Gradient(model), x, 1, a), theirs)
 

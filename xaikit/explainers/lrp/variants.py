@@ -87,6 +87,7 @@ class ZennitLRP(Explainer):
     """
 
     SINGLE_BACKWARD: ClassVar[bool] = True
+    USES_GLOBAL_RANDOM: ClassVar[bool] = False
     ATTENTION: ClassVar[bool] = False  # whether relevance flows through attention weights
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
     PASSES: ClassVar[tuple[str | int, ...]] = (2,)

@@ -1,0 +1,140 @@
+"""One batch, and one way to the batches of whatever users hold."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from xaikit.core.batch import Batch, count_batches, read_batch, read_batches
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+
+X, Y = torch.arange(70.0).view(10, 7), torch.arange(10) % 3
+MASKS = (torch.arange(70).view(10, 7) % 2).float()
+COLUMNS = MASKS[0]
+
+
+class Samples(Dataset):
+    """With a mask for every third sample."""
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, i):
+        if i >= 10:
+            raise IndexError(i)
+        return X[i].numpy(), int(Y[i]), MASKS[i] if i % 3 == 0 else None
+
+
+class Streamed(IterableDataset):
+    def __iter__(self):
+        return ((X[i], Y[i]) for i in range(10))
+
+
+def joined(data, masks=None, **options):
+    """The samples of all batches as one."""
+    batches = list(read_batches(data, masks, **options))
+    assert count_batches(data, options.get("rows", 256)) in (len(batches), None)
+    parts = [b.masks for b in batches]
+    return Batch(
+        torch.cat([b.inputs for b in batches]),
+        torch.cat([b.labels for b in batches]),
+        None if any(p is None for p in parts) else torch.cat(parts),
+    )
+
+
+FORMS = {
+    "tensors": (X, Y),
+    "arrays": (X.double().numpy(), Y.numpy().astype(np.int16)),
+    "lists": (X.tolist(), Y.tolist()),
+    "a batch": Batch(X, Y),
+    "a list of a batch's parts": [X, Y],
+    "a list of batches": [(X[:4], Y[:4]), (X[4:], Y[4:])],
+    "a tuple of batches": ((X[:4], Y[:4]), (X[4:].numpy(), Y[4:].numpy())),
+    "a list of batches of lists": [(X[:4].tolist(), Y[:4].tolist()), (X[4:].tolist(), Y[4:].tolist())],
+    "a loader": DataLoader(TensorDataset(X, Y), batch_size=4),
+    "a data set": TensorDataset(X, Y),
+    "a stream": Streamed(),
+    "a generator": lambda: (b for b in [(X[:4], Y[:4]), (X[4:], Y[4:])]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rows", [3, 256])
+def test_every_form_of_data_gives_the_samples_in_order(form, rows):
+    def data():
+        return FORMS[form]() if form == "a generator" else FORMS[form]
+
+    got = joined(data(), rows=rows)
+    assert torch.equal(got.inputs, X)
+    assert torch.equal(got.labels, Y)
+    assert got.masks is None
+    for masks in (MASKS, MASKS.numpy() > 0, MASKS.tolist(), list(MASKS)):
+        assert torch.equal(joined(data(), masks, rows=rows).masks, MASKS)
+    assert torch.equal(joined(data(), COLUMNS.tolist(), rows=rows).masks, COLUMNS.expand(10, 7))
+    some = [m if i % 4 == 0 else None for i, m in enumerate(MASKS)]
+    wanted = MASKS * (torch.arange(10) % 4 == 0)[:, None]
+    assert torch.equal(joined(data(), some, rows=rows).masks, wanted)
+
+
+def test_masks_in_the_data():
+    assert torch.equal(joined((X, Y, MASKS), rows=4).masks, MASKS)
+    wanted = MASKS * (torch.arange(10) % 3 == 0)[:, None]
+    assert torch.equal(joined(Samples(), rows=4).masks, wanted)
+    assert torch.equal(joined(Samples(), COLUMNS, rows=4).masks, COLUMNS.expand(10, 7))  # in place of the data's
+
+
+def test_arrays_take_the_precision_of_the_model():
+    (batch,) = read_batches((X.numpy(), Y), model=nn.Linear(7, 2).double())
+    assert batch.inputs.dtype == torch.float64
+
+
+def test_targets_may_be_a_class_a_function_or_none():
+    for target in (1, None, len, torch.tensor(1)):
+        assert read_batch((X, target), targets=True).labels is target
+    with pytest.raises(InvalidTypeError, match="labels must hold numbers, got NoneType"):
+        read_batch((X, None))
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (X, InvalidTypeError, r"data must be \(inputs, labels\) or .* got Tensor"),
+        (X.numpy(), InvalidTypeError, "got ndarray"),
+        ({"x": X}, InvalidTypeError, "got dict"),
+        (5, InvalidTypeError, "got int"),
+        ([], InvalidInputError, "data holds no batch"),
+        ([X, X, X, X], InvalidTypeError, "a batch must be .* got Tensor"),
+        ((X, Y[:4]), InvalidInputError, r"labels must have shape \(10,\), one for each sample, got \(4,\)"),
+        ((X, Y, MASKS[:4]), InvalidInputError, r"masks must have shape \(7,\) for all samples or .* got \(4, 7\)"),
+        ((X[:0], Y[:0]), InvalidInputError, "empty batch"),
+        ([(X, Y), (X, Y[:3])], InvalidInputError, "labels must have shape"),
+        (TensorDataset(X), InvalidTypeError, r"samples \(x, label\) or \(x, label, mask\)"),
+    ],
+)
+def test_wrong_data(data, error, words):
+    with pytest.raises(error, match=words):
+        list(read_batches(data))
+
+
+def test_masks_of_another_number_and_of_a_shuffling_loader():
+    loader = DataLoader(TensorDataset(X, Y), batch_size=4)
+    for masks, words in ((MASKS[:9], "got 9, and there are more"), (torch.cat([MASKS] * 2), "10 samples.*got 20")):
+        with pytest.raises(InvalidInputError, match=words):
+            list(read_batches(loader, masks))
+    shuffled = DataLoader(TensorDataset(X, Y), batch_size=4, shuffle=True)
+    with pytest.raises(InvalidInputError, match="the loader shuffles them; put the masks into the data set"):
+        list(read_batches(shuffled, MASKS))
+    assert sum(b.size for b in read_batches(shuffled, COLUMNS)) == 10
+
+
+def test_rows_and_devices_of_a_batch():
+    batch = read_batch(({"a": X, "b": X.long()}, Y, (COLUMNS, MASKS.long())))
+    some = batch.take([7, 0])
+    assert some.size == 2
+    assert torch.equal(some.inputs["b"], X.long()[[7, 0]])
+    assert torch.equal(some.labels, Y[[7, 0]])
+    assert torch.equal(some.masks[0], COLUMNS.expand(2, 7))
+    assert torch.equal(some.masks[1], MASKS[[7, 0]])
+    moved = batch.to("meta")
+    assert {t.device.type for t in (*moved.inputs.values(), moved.labels, *moved.masks)} == {"meta"}

@@ -1,0 +1,119 @@
+"""Numbers as users hold them (tensors, numpy arrays, lists, pandas) as one tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+
+NUMBERS = "biuf"  # numpy's kinds: boolean, integer, unsigned, floating point
+
+
+def to_tensor(value: Any, what: str, *, remedy: str = "") -> Tensor:
+    """The numbers as a tensor; a tensor is returned as it is.
+
+    Integers become int64, since torch computes little with the other widths that numpy has; booleans stay booleans,
+    floating-point numbers keep their precision. A DataFrame becomes floating-point, whatever its columns hold.
+
+    Args:
+        value: a tensor, a numpy array of numbers or booleans, a number, a nested list of numbers, arrays or tensors of
+            one shape, a pandas DataFrame or Series, or anything else that numpy reads as an array of numbers.
+        what: name of the value in messages, such as "labels".
+        remedy: what a user can do about strings, the end of the sentence.
+
+    Raises:
+        InvalidTypeError: for strings, dates, objects, complex numbers.
+        InvalidInputError: for a ragged list.
+    """
+    if isinstance(value, Tensor):
+        if value.is_complex():
+            raise InvalidTypeError(f"{what} must hold real numbers, got {value.dtype}; pass their real part or modulus")
+        return value
+    if isinstance(value, (list, tuple)) and any(is_array(item) for item in value):
+        parts = [to_tensor(item, what, remedy=remedy) for item in value]
+        if len({p.shape for p in parts}) > 1:
+            shapes = ", ".join(str(s) for s in sorted({tuple(p.shape) for p in parts})[:3])
+            raise InvalidInputError(f"{what} must hold arrays of one shape, got shapes {shapes}")
+        return torch.stack(parts)
+    array = _pandas_array(value, what) if _is_pandas(value) else _plain_array(value, what)
+    return _as_tensor(array, value, what, remedy)
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value holds several numbers by itself: a tensor, an array, a DataFrame or a Series, but no list."""
+    if isinstance(value, Tensor):
+        return value.ndim > 0
+    return not isinstance(value, (np.generic, str)) and (hasattr(value, "__array__") or hasattr(value, "to_numpy"))
+
+
+def model_float_type(model: Any) -> tuple[torch.dtype, torch.device]:
+    """The precision and the device of a model: those of its first floating-point parameter or buffer."""
+    tensors = () if model is None else (*model.parameters(), *model.buffers())
+    first = next((t for t in tensors if t.is_floating_point()), None)
+    device = first.device if first is not None else next((t.device for t in tensors), torch.device("cpu"))
+    return (torch.get_default_dtype() if first is None else first.dtype), device
+
+
+def _is_pandas(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "to_numpy")
+
+
+def _pandas_array(value: Any, what: str) -> Any:
+    """The numbers of a DataFrame or a Series; missing ones become NaN, which the caller refuses by its own rule."""
+    if hasattr(value, "columns"):
+        odd = next((name for name, dtype in value.dtypes.items() if getattr(dtype, "kind", "O") not in NUMBERS), None)
+        if odd is not None:
+            raise InvalidTypeError(
+                f"{what} must hold numbers, and the column {str(odd)!r} holds {value.dtypes[odd]}; leave it out, or "
+                "encode it, as pandas.get_dummies does"
+            )
+        return value.to_numpy(dtype="float64", na_value=np.nan)
+    array = value.to_numpy()
+    if array.dtype.kind == "O" and getattr(value.dtype, "kind", "O") in NUMBERS:
+        return value.to_numpy(dtype="float64", na_value=np.nan)
+    return array
+
+
+def _plain_array(value: Any, what: str) -> Any:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as err:
+        if isinstance(value, (list, tuple)):
+            raise InvalidInputError(f"{what} must hold rows of one length, got a ragged list") from err
+        raise InvalidTypeError(f"{what} must hold numbers, got {type(value).__name__}") from err
+
+
+def _as_tensor(array: Any, value: Any, what: str, remedy: str) -> Tensor:
+    kind = array.dtype.kind
+    if kind not in NUMBERS:
+        raise InvalidTypeError(f"{what} must hold numbers, got {_description(array, value)}{remedy}")
+    if kind in "iu":
+        if kind == "u" and array.dtype.itemsize == 8 and array.size and int(array.max()) > np.iinfo(np.int64).max:
+            raise InvalidInputError(f"{what} must hold integers below 2**63, got {int(array.max())}")
+        array = array.astype(np.int64)
+    elif kind == "f":
+        # torch has neither other byte orders nor wider types than float64.
+        array = array.astype(array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 else np.float64, copy=False)
+    array = np.ascontiguousarray(array) if array.ndim else array
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _description(array: Any, value: Any) -> str:
+    """What came instead of numbers, for a message."""
+    kind = array.dtype.kind
+    first = array.flat[0] if array.size else None
+    strings = kind in "US" or (kind == "O" and isinstance(first, str))
+    if strings:
+        return f"strings such as {str(first)!r}"
+    if kind == "c":
+        return f"{array.dtype} numbers"
+    if kind in "Mm":
+        return f"{array.dtype} values, which are dates or times"
+    if array.ndim == 0:
+        return type(value).__name__
+    stranger = next((item for item in array.flat if not isinstance(item, (int, float, np.number, np.bool_))), first)
+    return f"an array of objects such as {type(stranger).__name__}"

@@ -1,0 +1,227 @@
+"""Batches of samples: what one is, and how they come out of what users have (tensors, loaders, lists, data sets)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from xaikit.core.arrays import is_array
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.inputs import read_inputs
+from xaikit.core.labels import read_labels
+from xaikit.core.mask_supply import MaskSupply
+from xaikit.core.masks import WHAT, map_leaves, read_masks, take_masks
+from xaikit.core.structure import check_batch, flatten
+
+ROWS = 256  # samples in a pass, for data in memory
+FORMS = (
+    "data must be (inputs, labels) or (inputs, labels, masks), a loader or a list of such batches, or a data set of "
+    "such samples"
+)
+
+
+class Batch(NamedTuple):
+    """Some samples.
+
+    Attributes:
+        inputs: a tensor (N, ...), or a tuple, list or dict of them.
+        labels: (N,); or, where an explainer's targets are meant, also a class for all, a function, or None.
+        masks: as `read_masks` gives them; None where there are none.
+    """
+
+    inputs: Any
+    labels: Any
+    masks: Any = None
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return len(flatten(self.inputs)[0][0])
+
+    def take(self, rows: Sequence[int] | Tensor) -> Batch:
+        """Some of the samples.
+
+        Args:
+            rows: their indices.
+        """
+        tensors, rebuild = flatten(self.inputs)
+        chosen = torch.as_tensor(rows, dtype=torch.long)
+        per_sample = isinstance(self.labels, Tensor) and self.labels.ndim > 0
+        labels = self.labels[chosen.to(self.labels.device)] if per_sample else self.labels
+        inputs = rebuild(tuple(t[chosen.to(t.device)] for t in tensors))
+        return Batch(inputs, labels, take_masks(self.masks, self.inputs, chosen))
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with its tensors on a device.
+
+        Args:
+            device: such as "cuda".
+        """
+        tensors, rebuild = flatten(self.inputs)
+        labels = self.labels.to(device) if isinstance(self.labels, Tensor) else self.labels
+        masks = map_leaves(self.masks, lambda mask: mask.to(device))
+        return Batch(rebuild(tuple(t.to(device) for t in tensors)), labels, masks)
+
+
+def read_batch(
+    item: Any,
+    model: nn.Module | None = None,
+    *,
+    masks: str = WHAT,
+    by_class: bool = False,
+    targets: bool = False,
+    check: bool = True,
+) -> Batch:
+    """One batch, its inputs, labels and masks read.
+
+    Args:
+        item: (inputs, labels) or (inputs, labels, masks), each in any form that `read_inputs`, `read_labels` and
+            `read_masks` take.
+        model: whose precision and device arrays get.
+        masks: name of the masks in messages.
+        by_class: there is one mask for each class instead of one for each sample.
+        targets: the second item is an explainer's target: it may also be a class for all, a function or None.
+        check: whether the inputs must be finite.
+
+    Raises:
+        InvalidTypeError: for anything else, and as the readers raise.
+        InvalidInputError: for an empty batch, and as the readers raise.
+    """
+    if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
+        size = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
+        raise InvalidTypeError(
+            f"a batch must be (inputs, labels) or (inputs, labels, masks), got {type(item).__name__}{size}"
+        )
+    inputs = read_inputs(item[0], model)
+    tensors = flatten(inputs)[0]
+    n = check_batch(tensors) if check else _sample_count(tensors)
+    labels = item[1]
+    open_target = labels is None or isinstance(labels, int) or (callable(labels) and not isinstance(labels, Tensor))
+    if not (targets and (open_target or (isinstance(labels, Tensor) and labels.ndim == 0))):
+        labels = read_labels(labels, n)
+    own = item[2] if len(item) == 3 else None
+    return Batch(inputs, labels, read_masks(own, inputs, what=masks, labels=labels if by_class else None))
+
+
+def read_batches(
+    data: Any,
+    masks: Any = None,
+    *,
+    model: nn.Module | None = None,
+    rows: int | None = ROWS,
+    what: str = WHAT,
+    targets: bool = False,
+) -> Iterator[Batch]:
+    """The batches of data, one after the other; nothing is kept.
+
+    Args:
+        data: (inputs, labels) or (inputs, labels, masks); a loader, a list or another iterable of such batches; or a
+            data set of samples (x, label) or (x, label, mask), whose mask may be None.
+        masks: for all of the data, one for each sample or one for all, in place of those in the data.
+        model: whose precision and device arrays get.
+        rows: samples in a batch, for data in memory and for data sets; None leaves data in memory whole.
+        what: name of `masks` in messages.
+        targets: as for `read_batch`.
+
+    Raises:
+        InvalidTypeError: for data of other forms.
+        InvalidInputError: where there is no batch, or one cannot be right; for one mask for each sample beside a
+            loader that shuffles.
+    """
+    if isinstance(data, Dataset):
+        data = dataset_loader(data, rows or ROWS)
+    if is_batch(data):
+        whole = read_batch(data if masks is None else (data[0], data[1], masks), model, masks=what, targets=targets)
+        yield from _cut(whole, rows)
+        return
+    if not isinstance(data, Iterable) or isinstance(data, (Tensor, str, Mapping)) or is_array(data):
+        size = f" of {len(data)}" if isinstance(data, (tuple, list)) else ""
+        raise InvalidTypeError(f"{FORMS}, got {type(data).__name__}{size}")
+    supply = MaskSupply(masks, data, what)
+    count = 0
+    for item in data:
+        batch = read_batch(item, model, masks=what, targets=targets)
+        yield batch if masks is None else batch._replace(masks=supply.next(batch.inputs))
+        count += 1
+    if not count:
+        raise InvalidInputError("data holds no batch")
+    supply.finish()
+
+
+def count_batches(data: Any, rows: int | None = ROWS) -> int | None:
+    """How many batches `read_batches` gives, where that is known.
+
+    Args:
+        data: as for `read_batches`.
+        rows: likewise.
+    """
+    try:
+        if is_batch(data):
+            tensors = flatten(read_inputs(data[0]))[0]
+            return 1 if rows is None else max(1, math.ceil(len(tensors[0]) / rows))
+        length = len(data)
+        return math.ceil(length / (rows or ROWS)) if isinstance(data, Dataset) else length
+    except (TypeError, ValueError):  # no length, or wrong data: reading it says so
+        return None
+
+
+def is_batch(data: Any) -> bool:
+    """Whether a tuple or list is a batch itself, rather than holding some.
+
+    Its second item tells: labels hold numbers, and a batch holds an array or a tensor.
+    """
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+        return False
+    second = data[1]
+    if isinstance(second, (tuple, list)) and any(is_array(item) or isinstance(item, Mapping) for item in second):
+        return False
+    nested = isinstance(second, (tuple, list)) and len(second) in (2, 3) and isinstance(second[0], (tuple, list))
+    return not (nested and isinstance(data, list))
+
+
+def dataset_loader(dataset: Any, batch_size: int, *, shuffle: bool = False, **options: Any) -> DataLoader[Any]:
+    """A loader over a data set whose samples are (x, label) or (x, label, mask); masks may be None.
+
+    Args:
+        dataset: with samples by index, or an `IterableDataset`.
+        batch_size: samples in a batch.
+        shuffle: whether each pass has an order of its own.
+        options: further ones of the loader.
+    """
+    order: Any = None if isinstance(dataset, IterableDataset) else shuffle
+    return DataLoader(dataset, batch_size=batch_size, shuffle=order, collate_fn=collate, **options)
+
+
+def collate(samples: list[Any]) -> Any:
+    """A batch of samples (x, label) or (x, label, mask); masks become a list, since some may be None.
+
+    Args:
+        samples: of a data set.
+    """
+    if any(not isinstance(s, (tuple, list)) or len(s) not in (2, 3) for s in samples):
+        raise InvalidTypeError(
+            f"a data set must give samples (x, label) or (x, label, mask), got {type(samples[0]).__name__}"
+        )
+    inputs, labels = default_collate([s[0] for s in samples]), default_collate([s[1] for s in samples])
+    masks = [s[2] if len(s) == 3 else None for s in samples]
+    return (inputs, labels, masks) if any(len(s) == 3 for s in samples) else (inputs, labels)
+
+
+def _cut(batch: Batch, rows: int | None) -> Iterator[Batch]:
+    n = batch.size
+    if rows is None or n <= rows:
+        yield batch
+        return
+    for begin in range(0, n, rows):
+        yield batch.take(torch.arange(begin, min(begin + rows, n)))
+
+
+def _sample_count(tensors: tuple[Tensor, ...]) -> int:
+    if not tensors[0].ndim or not len(tensors[0]):
+        raise InvalidInputError("a batch must hold at least one sample, got none")
+    return len(tensors[0])

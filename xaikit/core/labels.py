@@ -1,0 +1,85 @@
+"""The one reader of labels and targets: one class, or for a regression one number, for each sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core.arrays import to_tensor
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+
+REMEDY = "; number the classes from 0 on, as pandas.factorize does"
+
+
+def read_labels(labels: Any, n: int, *, what: str = "labels") -> Tensor:
+    """One label for each sample: class indices (N,) of int64, or floating-point numbers (N,) for a regression.
+
+    Args:
+        labels: class indices (N,) of any integer type, as a tensor, an array, a list or a pandas Series. For a
+            regression floating-point numbers, (N,) or (N, 1).
+        n: number of samples, N.
+        what: name of the labels in messages.
+
+    Raises:
+        InvalidTypeError: for strings, objects, booleans.
+        InvalidInputError: for one-hot rows, a column (N, 1) of classes, another number of labels, NaN.
+    """
+    tensor = to_tensor(labels, what, remedy=REMEDY)
+    if tensor.dtype == torch.bool:
+        raise InvalidTypeError(
+            f"{what} must be whole class indices, got booleans; if these are the classes 0 and 1 pass "
+            f"{what}.long(), of an array {what}.astype(int)"
+        )
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        rows = (~torch.isfinite(tensor)).reshape(len(tensor) if tensor.ndim else 1, -1).any(1).nonzero().flatten()
+        raise InvalidInputError(f"{what} must be finite, got NaN or inf in sample {int(rows[0])}")
+    if tensor.is_floating_point() and tensor.shape == (n, 1):
+        tensor = tensor[:, 0]
+    if tensor.shape != (n,):
+        raise InvalidInputError(
+            f"{what} must have shape ({n},), one for each sample, got {tuple(tensor.shape)}"
+            f"{_shape_remedy(tensor, n, what)}"
+        )
+    return tensor if tensor.is_floating_point() else tensor.long()
+
+
+def read_classes(labels: Any, n: int, *, what: str = "labels", n_classes: int | None = None) -> Tensor:
+    """Class indices (N,) of int64, as `read_labels` reads them.
+
+    Args:
+        labels: as for `read_labels`, without numbers for a regression.
+        n: number of samples, N.
+        what: name of the labels in messages.
+        n_classes: number of the model's outputs, where it is known.
+
+    Raises:
+        InvalidTypeError: as `read_labels`; for floating-point numbers, also whole ones.
+        InvalidInputError: as `read_labels`; for an index outside 0..n_classes - 1.
+    """
+    indices = read_labels(labels, n, what=what)
+    if indices.is_floating_point():
+        whole = bool((indices == indices.round()).all())
+        shown = "with whole values" if whole else f"such as {float(indices[indices != indices.round()][0]):g}"
+        raise InvalidTypeError(
+            f"{what} must be whole class indices of an integer type, got {indices.dtype} numbers {shown}; pass "
+            f"{what}.long(), of an array {what}.astype(int), if they are classes"
+        )
+    if n_classes is not None and len(indices):
+        low, high = int(indices.min()), int(indices.max())
+        if low < 0 or high >= n_classes:
+            raise InvalidInputError(
+                f"{what} must lie in 0..{n_classes - 1} for a model with {n_classes} outputs, "
+                f"got {low if low < 0 else high}"
+            )
+    return indices
+
+
+def _shape_remedy(tensor: Tensor, n: int, what: str) -> str:
+    if tensor.ndim != 2 or len(tensor) != n:
+        return ""
+    if tensor.shape[1] == 1:
+        return f"; of a column pass {what}[:, 0]"
+    one_hot = bool(((tensor == 0) | (tensor == 1)).all()) and bool((tensor.sum(1) <= 1).all())
+    return f"; these are one-hot rows: pass {what}.argmax(1)" if one_hot else f"; of scores pass {what}.argmax(1)"

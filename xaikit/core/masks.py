@@ -1,0 +1,267 @@
+"""The one reader of masks: values, and the axis of the samples. `mask_shapes` then fits them to what is explained.
+
+A mask marks features: 1 inside, 0 outside, in between in part. What its axes mean follows from the number of axes of
+the inputs, and never from their sizes:
+
+=====================  =======================  ==========================  ================================
+inputs                 one mask for all         one for each sample         with channels
+=====================  =======================  ==========================  ================================
+images (N, C, H, W)    (H, W) or (1, H, W)      (N, H, W)                   (N, C, H, W) or (1, C, H, W)
+volumes (N, C, ...)    (...) or (1, ...)        (N, ...)                    (N, C, ...) or (1, C, ...)
+series (N, T, D)       (T,) names steps         (N, T)                      (N, T, D), (1, T, D), (N, T, 1)
+signals (N, C, L)      (L,)                     (N, L)                      (N, C, L), (1, C, L), (N, 1, L)
+table (N, F)           (F,) names columns       (N, F)                      -
+token ids (N, T)       (T,)                     (N, T)                      (N, T, D), over the embedding
+=====================  =======================  ==========================  ================================
+
+So (N, H, W) is always one mask for each image, also where N equals H. A *list* holds one mask, or None, for each
+sample; a *tuple* or a *dict* holds one for each input of a model with several.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core.arrays import is_array, to_tensor
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.structure import flatten
+
+WHAT = "masks"
+REMEDY = "; pass 1 inside and 0 outside"
+
+
+def read_masks(masks: Any, inputs: Any, *, what: str = WHAT, labels: Any = None) -> Any:
+    """Masks with one for each sample, as floating-point tensors with values in [0, 1].
+
+    The forms that a mask may have stand at the top of this file. One mask for all samples is expanded to N without
+    taking memory.
+
+    Args:
+        masks: a mask, or a list with one or None for each sample (None marks nothing); a tuple or a dict of these, one
+            for each input. None stays None.
+        inputs: the samples: a tensor (N, ...), or a tuple or dict of them.
+        what: name of the masks in messages.
+        labels: class indices (N,), where there is one mask for each class instead, (classes, ...): each sample gets
+            that of its label.
+
+    Returns:
+        A tensor (N, ...), with or without an axis for the channels; of several masks for each sample, (M, N, ...); or
+        a tuple or dict of them.
+
+    Raises:
+        InvalidTypeError: for strings, objects.
+        InvalidInputError: for NaN, values outside [0, 1], boxes, another number of samples or of axes.
+    """
+    if masks is None:
+        return None
+    tensors = flatten(inputs)[0]
+    if isinstance(masks, Mapping):
+        strangers = [k for k in masks if not isinstance(inputs, Mapping) or k not in inputs]
+        if strangers:
+            known = f"the inputs are {list(inputs)}" if isinstance(inputs, Mapping) else "the inputs have no names"
+            raise InvalidInputError(f"a dict of {what} holds one for each input by its name, got {strangers}; {known}")
+        return {key: _read(masks[key], x, what, labels) for key, x in inputs.items() if key in masks}
+    if isinstance(masks, tuple) and any(is_array(m) or isinstance(m, list) for m in masks):
+        if len(masks) != len(tensors) and len(tensors) == 1:
+            raise InvalidInputError(
+                f"a tuple of {what} holds one for each input of the model, and there is one input, got {len(masks)}; "
+                "of masks for the samples pass a list"
+            )
+        origins = tensors if len(tensors) == len(masks) else (tensors[0],) * len(masks)
+        return tuple(_read(mask, x, what, labels) for mask, x in zip(masks, origins, strict=True))
+    return _read(masks, tensors[0], what, labels)
+
+
+def read_mask_values(mask: Any, *, what: str = WHAT) -> Tensor:
+    """The mask as a floating-point tensor with values in [0, 1], its axes as they came.
+
+    Args:
+        mask: booleans, 0 and 1, or numbers in [0, 1], as a tensor, an array, a nested list, a picture of PIL.
+        what: name of the masks in messages.
+
+    Raises:
+        InvalidTypeError: for strings, objects.
+        InvalidInputError: for NaN or values outside [0, 1].
+    """
+    tensor = to_tensor(mask, what, remedy=REMEDY)
+    tensor = tensor if tensor.is_floating_point() else tensor.float()
+    if not tensor.numel():
+        return tensor
+    # NaN makes both ends NaN: one look, and one wait on a GPU.
+    low, high = torch.stack(torch.aminmax(marked(tensor))).tolist()
+    if math.isnan(low):
+        raise InvalidInputError(f"{what} must hold values in [0, 1], got NaN")
+    if low < 0 or high > 1:
+        pixels = low >= 0 and 1 < high <= 255 and bool((tensor == tensor.round()).all())
+        of_picture = ", as in a picture with 8 bits: pass masks > 127" if high > 127 else ": pass masks > 0"
+        remedy = of_picture if pixels else "; scale them, or compare them with a threshold"
+        raise InvalidInputError(f"{what} must hold values in [0, 1], got {low:g} to {high:g}{remedy}")
+    return tensor
+
+
+def marked(mask: Tensor) -> Tensor:
+    """The part of a mask that holds all its values: one sample of it, where one mask was expanded for all."""
+    return mask[:1] if mask.ndim and len(mask) > 1 and mask.stride(0) == 0 else mask
+
+
+def is_several(mask: Tensor, x: Tensor) -> bool:
+    """Whether these are several masks for each sample, (M, N, ...): one axis more than the samples have.
+
+    Over token ids (N, T), a mask (N, T, D) is one over their embedding instead.
+    """
+    if mask.ndim != x.ndim + 1 or mask.shape[1] != len(x):
+        return False
+    return x.is_floating_point() or mask.shape[:2] != x.shape
+
+
+def map_leaves(masks: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Masks as `read_masks` gives them with each tensor changed."""
+    if masks is None or isinstance(masks, Tensor):
+        return None if masks is None else change(masks)
+    if isinstance(masks, Mapping):
+        return {key: change(mask) for key, mask in masks.items()}
+    return tuple(change(mask) for mask in masks)
+
+
+def leaves_of(masks: Any) -> tuple[Tensor, ...]:
+    """The tensors of masks as `read_masks` gives them; none for None."""
+    if masks is None:
+        return ()
+    if isinstance(masks, Tensor):
+        return (masks,)
+    return tuple(masks.values() if isinstance(masks, Mapping) else masks)
+
+
+def take_masks(masks: Any, inputs: Any, rows: Tensor) -> Any:
+    """The masks of some samples, of masks as `read_masks` gives them.
+
+    Args:
+        masks: what `read_masks` returned.
+        inputs: the samples that it was given.
+        rows: indices of the samples, (n,).
+    """
+    x = flatten(inputs)[0][0]
+
+    def rows_of(mask: Tensor) -> Tensor:
+        chosen = rows.to(mask.device)
+        if is_several(mask, x):
+            return mask[:, chosen]
+        return mask[:1].expand(len(rows), *mask.shape[1:]) if marked(mask) is not mask else mask[chosen]
+
+    return map_leaves(masks, rows_of)
+
+
+def _read(masks: Any, x: Tensor, what: str, labels: Any) -> Tensor:
+    """One leaf: a mask, or a list with one for each sample or class."""
+    if masks is None:
+        return torch.zeros((), device=x.device).expand(x.shape)
+    if labels is not None:
+        return _of_labels(masks, x, what, labels)
+    if isinstance(masks, list) and any(item is None or is_array(item) for item in masks):
+        return _of_samples(masks, x, what, len(x), "samples")
+    raw = to_tensor(masks, what, remedy=REMEDY)
+    _refuse_boxes(raw, x, what)
+    mask = read_mask_values(raw, what=what)
+    return align(mask, x, what=what)
+
+
+def align(mask: Tensor, x: Tensor, *, what: str = WHAT) -> Tensor:
+    """A mask with the axis of the samples first, N long; its values are not looked at.
+
+    Args:
+        mask: of the forms at the top of this file.
+        x: the samples (N, ...).
+        what: name of the masks in messages.
+
+    Raises:
+        InvalidInputError: for another number of samples or of axes.
+    """
+    return mask if is_several(mask, x) else _with_samples(mask, x, what)
+
+
+def _with_samples(mask: Tensor, x: Tensor, what: str) -> Tensor:
+    """The mask with the axis of the samples first, N long."""
+    n, axes = len(x), mask.ndim
+    tokens = not x.is_floating_point() and x.ndim == 2
+    per_sample = (2, 3) if tokens else (x.ndim,) if x.ndim <= 2 else (x.ndim - 1, x.ndim)
+    if axes in per_sample and len(mask) in (1, n):
+        return mask.expand(n, *mask.shape[1:])
+    if axes == max(1, x.ndim - 2):
+        return mask.expand(n, *mask.shape)
+    raise InvalidInputError(f"{what} must have shape {allowed_shapes(x)}; got {tuple(mask.shape)}")
+
+
+def _of_samples(masks: list[Any], x: Tensor, what: str, count: int, units: str) -> Tensor:
+    """The masks of a list as one tensor; zeros for None."""
+    if len(masks) != count:
+        raise InvalidInputError(
+            f"a list of {what} must hold one (or None) for each of {count} {units}, got {len(masks)}"
+        )
+    raws = [None if m is None else to_tensor(m, what, remedy=REMEDY) for m in masks]
+    present = [m for m in raws if m is not None]
+    if not present:
+        return torch.zeros((), device=x.device).expand(count, *x.shape[1:])
+    for raw in present:
+        if x.ndim > 3 and raw.ndim in (1, 2) and raw.shape[-1] == 4 and (raw.ndim == 1 or x.shape[-1] != 4):
+            raise _boxes_error(raw, what)
+        if raw.ndim not in _axes_of_a_sample(x):
+            raise InvalidInputError(f"{what} must have shape {allowed_shapes(x)}; got {tuple(raw.shape)} for a sample")
+    shapes = {tuple(m.shape) for m in present}
+    if len(shapes) > 1:
+        raise InvalidInputError(f"the {what} of the samples must have one shape, got {sorted(shapes)}")
+    empty = torch.zeros_like(present[0])
+    return read_mask_values(torch.stack([empty if m is None else m.to(empty.device) for m in raws]), what=what)
+
+
+def _axes_of_a_sample(x: Tensor) -> tuple[int, ...]:
+    if x.ndim <= 2:
+        return (1,) if x.is_floating_point() else (1, 2)
+    return (x.ndim - 2, x.ndim - 1)
+
+
+def _of_labels(masks: Any, x: Tensor, what: str, labels: Any) -> Tensor:
+    """The mask of each sample's label."""
+    indices = torch.as_tensor(labels)
+    highest = int(indices.max()) if len(indices) else 0
+    if isinstance(masks, list) and any(item is None or is_array(item) for item in masks):
+        table = _of_samples(masks, x, what, len(masks), "classes")
+    else:
+        table = read_mask_values(masks, what=what)
+    if table.ndim == 0 or len(table) <= highest:
+        number = len(table) if table.ndim else 1
+        raise InvalidInputError(
+            f"mask_scope='class' needs a mask for each class, (classes, ...): there is a label {highest}, and "
+            f"{number} masks"
+        )
+    return _with_samples(table[indices.to(table.device)], x, what)
+
+
+def allowed_shapes(x: Tensor) -> str:
+    """The shapes that masks of some samples may have, for a message."""
+    n, rest = len(x), tuple(x.shape[1:])
+    if x.ndim <= 2:
+        return f"{rest} for all samples or {(n, *rest)}, N = {n}"
+    if x.ndim == 3:
+        steps, last = rest
+        shared = f"({steps},) or ({last},)" if steps != last else f"(1, {steps}, 1) or (1, 1, {last})"
+        return f"{shared} for all samples, the same with N = {n} in front, or {(n, *rest)}"
+    return f"{rest[1:]} for all samples, {(n, *rest[1:])} or {(n, *rest)}, N = {n}"
+
+
+def _refuse_boxes(mask: Tensor, x: Tensor, what: str) -> None:
+    """Rows of four numbers beside images are boxes, unless all are 0 and 1: those may be a map of 4 columns."""
+    rows = x.ndim > 3 and mask.ndim in (2, 3) and mask.shape[-1] == 4 and x.shape[-1] != 4 and len(mask) == len(x)
+    if rows and not bool(((mask == 0) | (mask == 1)).all()):
+        raise _boxes_error(mask, what)
+
+
+def _boxes_error(boxes: Tensor, what: str) -> InvalidTypeError:
+    return InvalidTypeError(
+        f"{what} must mark pixels, and numbers of shape {tuple(boxes.shape)} look like boxes (x0, y0, x1, y1); pass "
+        "xaikit.boxes_to_masks(boxes, (height, width))"
+    )
