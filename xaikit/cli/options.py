@@ -71,7 +71,7 @@ def device_of(name: str) -> Any:
         raise InvalidInputError(f"--device {name} cannot be used here ({str(err).splitlines()[0]})") from None
 
 
-def targets_of(classes: list[int], net: nn.Module, inputs: Tensor, head: str | int) -> Any:
+def targets_of(classes: list[int], net: nn.Module, inputs: Tensor, head: str | int | None) -> Any:
     """The given classes; else the predicted one of each sample, or None for a single output."""
     try:
         with torch.no_grad():

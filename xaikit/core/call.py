@@ -13,15 +13,15 @@ from torch.utils.checkpoint import checkpoint
 
 from xaikit.core import targets as target_rules
 from xaikit.core.convolutions import fast_convolutions
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, UnreachableError
 from xaikit.core.forward import with_rows
 from xaikit.core.kernels import refuse_missing_derivative, sound_kernels
 from xaikit.core.layers import LayerPoint, cut_at
 from xaikit.core.model_facts import ModelFacts
 from xaikit.core.model_state import Modules
 from xaikit.core.rows import RowRule, even_ranges, rows_per_pass, run_by_batches
-from xaikit.core.structure import Tensors
-from xaikit.core.taps import Tap, tapped
+from xaikit.core.structure import Tensors, split_rows
+from xaikit.core.taps import Readings, Tap, tapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Call:
         input_names: of `own_inputs`, where the model takes them by name.
         extras: the model's further arguments, by name or in order, for the samples of the whole batch.
         recompute_context: what holds while the model runs, for a pass that is repeated after the call.
+        passes_kept: passes on the plain inputs that serve several targets; None keeps none.
         recompute: whether `grad_of` drops its graph and builds it again in the loss's backward pass.
         traced: whether the forward pass is watched operation by operation, so that all must be torch's own.
     """
@@ -72,6 +73,7 @@ class Call:
     input_names: tuple[str, ...] = ()
     extras: Any = None
     recompute_context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    passes_kept: dict[Any, Any] | None = None
     recompute: bool = False
     traced: bool = False
 
@@ -128,15 +130,16 @@ class Call:
         """The explained score of each row of an output, shape (copies * N,)."""
         if callable(self.target):
             # A target function may hold values per sample, so it always gets the batch as it is.
-            return torch.cat([target_rules.score(part, self.target) for part in output.split(self.n)])
+            parts = split_rows(output, self.n) if copies > 1 else [output]
+            return torch.cat([target_rules.score(part, self.target, n=self.n) for part in parts])
         target = self.target if self.target is None or copies == 1 else self.target.repeat(copies)
-        return target_rules.score(output, target, self.n_classes)
+        return target_rules.score(output, target, self.n_classes, n=copies * self.n)
 
     def scores(self, inputs: Tensors, copies: int = 1) -> Tensor:
         """The explained score of each row, shape (copies * N,)."""
         return self.score(self.run(inputs, copies), copies)
 
-    def grad_of(self, inputs: Tensors, copies: int = 1, at: Callable[[], Tensors] | None = None) -> Tensors:
+    def grad_of(self, inputs: Tensors, copies: int = 1, at: Callable[[Tensors], Tensors] | None = None) -> Tensors:
         """Return d score / d input of each row; the library's one first-order autograd call.
 
         With `create_graph` the result is differentiable with respect to the parameters, and to the inputs that
@@ -145,7 +148,8 @@ class Call:
         Args:
             inputs: stand-ins for the call's inputs.
             copies: versions of the batch stacked in them.
-            at: called after the forward pass, gives the tensors of that pass to differentiate by instead.
+            at: called with the leaves after the forward pass, gives the tensors of that pass to differentiate by
+                instead.
         """
         if self.recompute and at is None:
             found: Tensors = checkpoint(self._repeatable_grad, copies, *inputs, use_reentrant=False)
@@ -166,14 +170,33 @@ class Call:
         ):
             yield
 
-    def _grad(self, inputs: Tensors, copies: int, at: Callable[[], Tensors] | None = None) -> Tensors:
+    def _grad(self, inputs: Tensors, copies: int, at: Callable[[Tensors], Tensors] | None = None) -> Tensors:
         with self._kernels():
-            live = self.create_graph
-            leaves = tuple(x if live and x.requires_grad else x.detach().requires_grad_() for x in inputs)
-            output = self.run(leaves, copies)
+            plain = inputs is self.inputs and at is None
+            leaves, output = self._kept("inputs", plain, lambda: self._pass(inputs, copies))
             if self.on_output is not None and inputs is self.inputs:
                 self.on_output(output)
-            return self._differentiated(output, leaves if at is None else at(), copies)
+            if at is None:
+                return self._differentiated(output, leaves, copies)
+            try:
+                return self._differentiated(output, at(leaves), copies)
+            except UnreachableError:
+                raise UnreachableError("the explained score does not depend on the chosen layer's output") from None
+
+    def _pass(self, inputs: Tensors, copies: int) -> tuple[Tensors, Any]:
+        """Leaves with the inputs' values, and the model's output on them."""
+        live = self.create_graph
+        leaves = tuple(x if live and x.requires_grad else x.detach().requires_grad_() for x in inputs)
+        return leaves, self.run(leaves, copies)
+
+    def _kept(self, kind: str, plain: bool, run: Callable[[], Any]) -> Any:
+        """A pass on the plain inputs, run once for several targets."""
+        if self.passes_kept is None or not plain:
+            return run()
+        key = kind, id(self.forward), id(self.tap)
+        if key not in self.passes_kept:
+            self.passes_kept[key] = run(), self.forward, self.tap  # held, so that no other object gets their ids
+        return self.passes_kept[key][0]
 
     def grad_at_layers(self, beside: Sequence[Tensor] = ()) -> tuple[Tensors, Tensors]:
         """What is explained and d score / d each of its tensors, by one forward and one backward pass.
@@ -187,14 +210,17 @@ class Call:
         if not self.read_at:
             return self.inputs, self.grad_of(self.inputs)
         with self._kernels():
-            with tapped(self.read_at, self.tap) as readings:
-                output = self.run(self.inputs)
+            readings, output = self._kept("layers", True, self._read_pass)
             values = readings.close(self.model, self.n)
             if self.on_output is not None:
                 self.on_output(output)
             grads = self._differentiated(output, (*readings.leaves, *beside), runs=readings.runs)
             gathered = readings.gathered(grads)
         return values if self.create_graph else tuple(v.detach() for v in values), gathered
+
+    def _read_pass(self) -> tuple[Readings, Any]:
+        with tapped(self.read_at, self.tap) as readings:
+            return readings, self.run(self.inputs)
 
     def _differentiated(
         self, output: Tensor, points: Tensors, copies: int = 1, *, runs: Sequence[int] | None = None
@@ -209,7 +235,7 @@ class Call:
                 are not what is explained. None means that every point is.
 
         Raises:
-            InvalidInputError: when the score depends on nothing that is explained, or not on one of the layers.
+            UnreachableError: when the score depends on nothing that is explained, or not on one of the layers.
             NotDifferentiableError: when torch cannot differentiate the gradient, and it must.
         """
         scores = self.score(output, copies)
@@ -224,7 +250,14 @@ class Call:
             seeds = seeds if seeds.requires_grad else seeds.detach().requires_grad_()
         if not any(x.requires_grad for x in points):
             raise self._unreachable(())
-        grads = torch.autograd.grad(start, points, seeds, create_graph=self.create_graph, allow_unused=True)
+        grads = torch.autograd.grad(
+            start,
+            points,
+            seeds,
+            create_graph=self.create_graph,
+            retain_graph=self.create_graph or self.passes_kept is not None,
+            allow_unused=True,
+        )
         missing = _missing(grads, runs)
         if all(missing) or ((self.read_at or self.layers) and any(missing)):
             raise self._unreachable(missing)
@@ -232,15 +265,15 @@ class Call:
             self._check_twice(grads)
         return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
 
-    def _unreachable(self, missing: Sequence[bool]) -> InvalidInputError:
+    def _unreachable(self, missing: Sequence[bool]) -> UnreachableError:
         """The error for a score that does not depend on what is explained."""
         points = self.layers or self.read_at
         unreached = [p.name for p, m in zip(points, missing, strict=False) if m] or [p.name for p in points]
         if unreached:
             named = ", ".join(repr(name) for name in unreached)
-            return InvalidInputError(f"the explained score does not depend on layer {named} through autograd")
-        return InvalidInputError(
-            "the explained score does not depend on the input through autograd; is the input detached, rounded, or "
+            return UnreachableError(f"the explained score does not depend on layer {named} through autograd")
+        return UnreachableError(
+            "the explained score does not depend on its input through autograd; is the input detached, rounded, or "
             "used under no_grad inside the model?"
         )
 
@@ -257,7 +290,11 @@ class Call:
     def at(self, samples: slice) -> Call:
         """The same call on some of the samples."""
         index = torch.arange(self.n, device=self.inputs[0].device) if self.samples is None else self.samples
-        target = self.target[samples] if isinstance(self.target, Tensor) else self.target
+        target = self.target
+        if isinstance(target, target_rules.RowTarget):
+            target = target.of(samples)
+        elif isinstance(target, Tensor):
+            target = target[samples]
         return dataclasses.replace(
             self, inputs=tuple(x[samples] for x in self.inputs), target=target, samples=index[samples]
         )
@@ -266,11 +303,11 @@ class Call:
         """A call on `copies` stacked versions of the batch, tensors (copies * N, ...), each row a sample of its own."""
         index = torch.arange(self.n, device=inputs[0].device) if self.samples is None else self.samples
         target = self.target
-        if isinstance(target, Tensor):
+        if isinstance(target, (Tensor, target_rules.RowTarget)):
             target = target.repeat(copies)
         elif target is not None and copies > 1:
             function = target
-            target = lambda output: torch.cat([function(part) for part in output.split(self.n)])  # noqa: E731
+            target = lambda output: torch.cat([function(part) for part in split_rows(output, self.n)])  # noqa: E731
         uncut = self.uncut and self.uncut.stacked(
             tuple(x.repeat(copies, *[1] * (x.ndim - 1)) for x in self.uncut.inputs), copies
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core import structure
-from xaikit.core.arrays import to_tensor
+from xaikit.core import targets as target_rules
 from xaikit.core.attribution import Attribution, Explained
 from xaikit.core.call import Call
 from xaikit.core.errors import (
@@ -105,7 +106,9 @@ class Explainer(ModelView, abc.ABC):
         Args:
             inputs: a floating-point tensor (N, ...), or a tuple or dict of them. Integer tokens need `layer`. Numpy
                 arrays, nested lists, pandas objects and Hugging Face batches become tensors of the model's precision.
-            targets: a class, one class per sample (N,), a function ``output -> (N,)``, or None for a single output.
+            targets: what is explained: a class, one class per sample (N,), a pair (position, index) for an output
+                (N, T, V), a target such as ``Position(-1, 5)`` or its spec string, a function ``output -> (N,)``, or
+                None for a single output. A list of targets gives each its attribution, along a new first axis.
             create_graph: keep the result differentiable with respect to parameters and inputs, exactly.
             seed: of the method's random numbers; a sample gets the same ones alone and inside a batch.
 
@@ -117,7 +120,25 @@ class Explainer(ModelView, abc.ABC):
             UnboundError: for an explainer without a model.
             NotDifferentiableError: for `create_graph` on a method that has no exact derivative.
         """
-        return self._attributed(inputs, targets, create_graph=create_graph, seed=seed)[0]
+        options: dict[str, Any] = {"create_graph": create_graph, "seed": seed}
+        if target_rules.is_several(targets):
+            return self._for_each(inputs, targets, **options)
+        return self._attributed(inputs, targets, **options)[0]
+
+    def _for_each(self, inputs: Any, targets: list[Any], **options: Any) -> Any:
+        """The attributions of several targets, stacked along a new first axis."""
+
+        def method(call: Call) -> tuple[Tensors, ...]:
+            device = call.inputs[0].device
+            several = [target_rules.normalise(target, len(call.batch[0]), device) for target in targets]
+            if not all(target_rules.shares_head(target) for target in several):
+                raise InvalidInputError("several targets at once must look at the same head; explain Heads by itself")
+            passes: dict[Any, Any] = {}  # of the model on the plain inputs, which serve every target
+            return tuple(self._attribute(dataclasses.replace(call, target=t, passes_kept=passes)) for t in several)
+
+        results = self.run_call(method, inputs, **options)
+        parts, rebuild = zip(*(structure.flatten(result, "attributions") for result in results), strict=True)
+        return rebuild[0](tuple(torch.stack(tensors) for tensors in zip(*parts, strict=True)))
 
     def attribute_with_output(
         self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0, keep_mode: bool = False
@@ -171,6 +192,8 @@ class Explainer(ModelView, abc.ABC):
         Warns:
             UserWarning: when the gap is larger than the method's tolerance.
         """
+        if target_rules.is_several(targets):
+            raise InvalidInputError("explain takes one target; call it for each, or use attribute, which takes several")
         measured: list[Explained] = []
 
         def method(call: Call) -> tuple[Tensors]:
@@ -189,7 +212,7 @@ class Explainer(ModelView, abc.ABC):
         return Attribution(
             values=values,
             spec=self.describe(),
-            targets=None if targets is None or callable(targets) else to_tensor(targets, "targets").tolist(),
+            targets=target_rules.described(targets),
             scores=explained.scores.detach(),
             gap=None if explained.gap is None else explained.gap.detach(),
             tokens=self._token_ids(values, inputs),
@@ -222,7 +245,7 @@ class Explainer(ModelView, abc.ABC):
         values, scores, promised = self._attribute(call), self._explained_scores(call), self._promised_total(call)
         if promised is None:
             return Explained(values, scores)
-        sums = torch.stack([v.detach().flatten(1).double().sum(1) for v in values])
+        sums = torch.stack([v.detach().reshape(len(v), -1).double().sum(1) for v in values])
         return Explained(values, scores, self._gap(sums, promised.detach()).to(promised.dtype), promised)
 
     @classmethod
@@ -296,10 +319,12 @@ class Explainer(ModelView, abc.ABC):
             gradient=self.NEEDS_GRADIENT,
             several_rows=cut or not self.SINGLE_BACKWARD,
             global_random=cut or self.USES_GLOBAL_RANDOM,
+            max_rows=getattr(self, "max_rows", None),
         )
-        with opened(self, asked, needs) as (call, rebuild):
+        with opened(self, asked, needs) as (at_inputs, as_inputs):
+            call, rebuild = at_inputs, as_inputs
             if self.layer is not None:
-                call, rebuild = self._at_layers(call, read=self.SINGLE_BACKWARD and not cut)
+                call, rebuild = self._at_layers(at_inputs, read=self.SINGLE_BACKWARD and not cut)
             call = with_recompute_context(call, self._model_context)
             with self._model_context(call):
                 results = method(call)

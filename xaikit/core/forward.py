@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from xaikit.core import targets as target_rules
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
 from xaikit.core.replica import original_of
 from xaikit.core.rows import RowRule
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, map_tensors
+from xaikit.core.target_rows import pick_head
 
 SHAPE_WORDS = re.compile(r"shape|size|dimension|channel|multiplied|unflatten|must match", re.IGNORECASE)
 
@@ -100,8 +101,15 @@ class Forward:
             _RUNNING.reset(token)
 
     def output(self, inputs: Tensors, samples: Tensor | None, rule: RowRule) -> Tensor:
-        """The explained head of what the model returns."""
-        return with_rows(target_rules.pick_head(self.run(inputs, samples, rule), self.head), len(inputs[0]))
+        """The explained head of what the model returns; where all heads are looked at, all of them side by side."""
+        n = len(inputs[0])
+        output = with_rows(pick_head(self.run(inputs, samples, rule), self.head), n)
+        if isinstance(output, Tensor):
+            return output
+        parts: list[Tensor] = []
+        map_tensors(output, lambda t: parts.append(t.reshape(n, -1)) if t.ndim and len(t) == n else None)
+        dtype = next((t.dtype for t in parts if t.is_floating_point()), torch.float32)
+        return torch.cat([t.to(dtype) for t in parts], 1)
 
     def ambiguous(self) -> int:
         """Number of further arguments whose length is N: one value for each sample, or one of that length for all."""
@@ -144,9 +152,9 @@ class Forward:
         return tuple((tuple(x.shape), x.dtype) for x in inputs), extras, self.head, modes, self.as_one
 
 
-def with_rows(output: Tensor, n: int) -> Tensor:
+def with_rows(output: Any, n: int) -> Any:
     """An output with its rows first: a model that squeezes returns no axis for a batch of one."""
-    return output[None] if n == 1 and output.ndim == 0 else output
+    return output[None] if n == 1 and isinstance(output, Tensor) and output.ndim == 0 else output
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -71,7 +71,7 @@ def _distance(difference: Tensor, p: float) -> Tensor:
     return torch.where(zero, torch.zeros_like(zero, dtype=difference.dtype), torch.linalg.vector_norm(safe, p, dim=-1))
 
 
-def _normed(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _normed(function: Any) -> Callable[..., Tensor]:
     def norm(*args: Any, **kwargs: Any) -> Tensor:
         output = function(*args, **kwargs)
         _mend(output)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NestedLayersError, UnknownNameError, near_names
+from xaikit.core.graphs import depends_on
 from xaikit.core.replica import original_of
 from xaikit.core.structure import Tensors
 
@@ -63,7 +64,11 @@ def _has(model: nn.Module, name: str) -> bool:
 
 
 def cut_at(
-    model: nn.Module, layers: Sequence[tuple[str, nn.Module]], forward: Callable[[], Any], n: int, create_graph: bool
+    model: nn.Module,
+    layers: Sequence[LayerPoint | tuple[str, nn.Module]],
+    forward: Callable[[], Any],
+    n: int,
+    create_graph: bool,
 ) -> Tensors:
     """The outputs of some layers during one forward pass, each shaped (N, ...).
 
@@ -88,11 +93,15 @@ def read(points: Sequence[LayerPoint], forward: Callable[[], Any]) -> list[list[
     """What passes at each point during one forward pass, run by run, as it is at that moment."""
     readings: list[list[Any]] = [[] for _ in points]
 
-    def reader(index: int) -> Callable[[Any], None]:
-        def note(value: Any) -> None:
+    def reader(index: int) -> Callable[[Any], Any]:
+        def note(value: Any) -> Any:
             first = first_tensor(value)
-            # What follows may work in place and would change what is kept here.
-            readings[index].append(first.clone() if isinstance(first, Tensor) else first)
+            if isinstance(first, Tensor) and first.is_floating_point() and torch.is_grad_enabled():
+                # Parameters may be frozen; what follows must still be known to depend on this.
+                first = first if first.requires_grad else first.detach().clone().requires_grad_()
+            readings[index].append(first)
+            # What follows may work in place, and would change what is kept here.
+            return with_first(value, first.clone()) if isinstance(first, Tensor) else None
 
         return note
 
@@ -124,7 +133,7 @@ def check_activation(model: nn.Module, name: str, outputs: Sequence[Any], n: int
     if len({first.shape for first in outputs}) > 1:
         shapes = ", ".join(str(tuple(first.shape)) for first in outputs)
         raise InvalidInputError(
-            f"layer {name!r} runs {len(outputs)} times in a forward pass and returns other shapes each time ({shapes}); "
+            f"layer {name!r} runs {len(outputs)} times in a forward pass, and its outputs differ in shape ({shapes}); "
             "name a layer that runs once"
         )
     return outputs[0] if len(outputs) == 1 else torch.stack(list(outputs), 1)
@@ -134,7 +143,7 @@ def _leaf_names(model: nn.Module) -> set[str]:
     return {name for name, module in model.named_modules() if name and not module._modules}
 
 
-def check_parallel(names: list[str], activations: list[Tensor]) -> None:
+def check_parallel(names: Sequence[str], activations: Sequence[Tensor]) -> None:
     """Several layers are explained together only when none feeds another: substitution would cut the path."""
     for i, later in enumerate(activations):
         others = [(n, a) for j, (n, a) in enumerate(zip(names, activations, strict=True)) if j != i and a.requires_grad]
@@ -147,11 +156,28 @@ def check_parallel(names: list[str], activations: list[Tensor]) -> None:
                 raise NestedLayersError(f"layer {name!r} feeds layer {names[i]!r}: explain them in separate calls")
 
 
+def check_runs(points: Sequence[LayerPoint], readings: Sequence[Sequence[Any]]) -> None:
+    """Refuse a layer of which one run feeds another: replacing the later one would cut the path from the earlier.
+
+    Raises:
+        InvalidInputError: naming the layer.
+    """
+    for point, outputs in zip(points, readings, strict=True):
+        for later in outputs:
+            others = [o for o in outputs if o is not later and isinstance(o, Tensor) and o.requires_grad]
+            if isinstance(later, Tensor) and others and depends_on(later, others):
+                raise InvalidInputError(
+                    f"layer {point.name!r} runs {len(outputs)} times in a forward pass, and one run feeds another; "
+                    "this method replaces all of them at once. Name a layer that runs once, or use a method of a "
+                    "single gradient, such as gradient, gradient_x_input or LRP"
+                )
+
+
 # ---------------------------------------------------------------------- replacing
 
 
 def substituted(
-    layers: Sequence[tuple[str, nn.Module]], activations: Tensors, runs: Sequence[int]
+    layers: Sequence[LayerPoint], activations: Tensors, runs: Sequence[int]
 ) -> contextlib.AbstractContextManager[None]:
     """While active, each layer returns the given activation in place of what it computed.
 
@@ -172,12 +198,7 @@ def substituted(
 
         return replace
 
-    return hooked(
-        [
-            (LayerPoint(*layer), put(a, count))
-            for layer, a, count in zip(layers, activations, runs, strict=True)
-        ]
-    )
+    return hooked([(layer, put(a, count)) for layer, a, count in zip(layers, activations, runs, strict=True)])
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """The state of a model: where an attribution call runs it, and how all of it is as it was afterwards.
 
-A call runs a private copy of the model's modules (`core/replica.py`), so threads do not disturb each other. A model that
-cannot be copied so runs itself, one call at a time in the whole process, and is put back afterwards. One call at a time
-also holds where torch's global random numbers are used, since there is only one generator.
+A call runs a private copy of the model's modules (`core/replica.py`), so threads do not disturb each other. A model
+that cannot be copied so runs itself, one call at a time in the whole process, and is put back afterwards. One call at a
+time also holds where torch's global random numbers are used, since there is only one generator.
 """
 
 from __future__ import annotations

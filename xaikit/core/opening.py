@@ -18,11 +18,11 @@ from xaikit.core.call import Call
 from xaikit.core.errors import InvalidTypeError, XaikitError
 from xaikit.core.forward import Forward
 from xaikit.core.kernels import Watching
-from xaikit.core.layers import check_activation, check_parallel, find_point, read, substituted
+from xaikit.core.layers import check_activation, check_parallel, check_runs, find_point, read, substituted
 from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.model_view import ModelView
 from xaikit.core.replica import original_of
-from xaikit.core.rows import RowRule, find_row_rule, warn_of_dependent_rows
+from xaikit.core.rows import RowRule, find_row_rule, rows_per_pass, warn_of_dependent_rows
 from xaikit.core.structure import Tensors
 
 Rebuild = Callable[[Tensors], Any]
@@ -48,12 +48,14 @@ class Needs:
     Attributes:
         gradient: the gradient of the score by what is explained.
         several_rows: passes on several versions of the batch, or on a part of it.
+        max_rows: most rows in one pass; None lets the size of a sample decide.
         global_random: torch's or numpy's global random numbers.
     """
 
     gradient: bool
     several_rows: bool
     global_random: bool
+    max_rows: int | None = None
 
 
 class _OriginalRanError(XaikitError, RuntimeError):
@@ -76,7 +78,7 @@ def opened(view: ModelView, asked: Request, needs: Needs) -> Iterator[tuple[Call
     if needs.gradient:
         check_differentiable(model, tensors, at_layer=view.layer is not None)
     tensors = tuple(t.clone() if t.is_inference() else t for t in tensors)
-    target = target_rules.normalise(asked.targets, n, tensors[0].device)
+    head = None if target_rules.looks_at_all_heads(asked.targets) else view.head
     checkpointing.install(forward.is_running)
     device = tensors[0].device
     options = {"freeze": not asked.create_graph, "keep_mode": asked.keep_mode, "keep_writes": asked.keep_writes}
@@ -84,13 +86,19 @@ def opened(view: ModelView, asked: Request, needs: Needs) -> Iterator[tuple[Call
         running = model_state.running_model(
             model, device, asked.seed, random=needs.global_random, in_place=in_place, **options
         )
-        run = Forward(running.model, rebuild, extras, n, explained, view.head)
+        run = Forward(running.model, rebuild, extras, n, explained, head)
         try:
             with running.open(), torch.set_grad_enabled(asked.create_graph):
                 find_out(run, tensors, facts, needs, asked.seed)
             break
         except _OriginalRanError:
             continue
+
+    def output_axes() -> int:
+        with running.open(), torch.no_grad():
+            return run.output(tensors, None, RowRule()).ndim
+
+    target = target_rules.normalise(asked.targets, n, device, output_axes=output_axes)
     call = Call(
         model=running.model,
         inputs=tensors,
@@ -98,7 +106,7 @@ def opened(view: ModelView, asked: Request, needs: Needs) -> Iterator[tuple[Call
         create_graph=asked.create_graph,
         seed=asked.seed,
         forward=run,
-        head=view.head,
+        head=run.head,
         n_classes=view.n_classes,
         rule=run.rule,
         batch=tensors,
@@ -112,11 +120,11 @@ def opened(view: ModelView, asked: Request, needs: Needs) -> Iterator[tuple[Call
     with running.open(), torch.set_grad_enabled(asked.create_graph):
         yield call, rebuild
     running.write_back()
+    if not run.rule.independent and not asked.keep_mode:  # in training mode BatchNorm's rows always see each other
+        warn_of_dependent_rows(type(model).__name__)
 
 
-def with_recompute_context(
-    call: Call, model_context: Callable[[Call], contextlib.AbstractContextManager[Any]]
-) -> Call:
+def with_recompute_context(call: Call, model_context: Callable[[Call], contextlib.AbstractContextManager[Any]]) -> Call:
     """The call, whose passes that are repeated after it run as they do inside it."""
     bare = call  # without `again`: a call that held itself would keep its tensors until Python's next sweep
 
@@ -137,8 +145,9 @@ def find_out(run: Forward, inputs: Tensors, facts: ModelFacts, needs: Needs, see
     Raises:
         _OriginalRanError: when a private copy ran a module of the user's own model.
     """
+    limit = rows_per_pass(inputs, needs.max_rows)
     if facts.replicable is None or facts.draws is None:
-        _first_pass(run, inputs, facts)
+        _first_pass(run, inputs, facts, limit if needs.several_rows else len(inputs[0]))
     if not needs.several_rows:
         return
     form = run.form(inputs)
@@ -151,13 +160,11 @@ def find_out(run: Forward, inputs: Tensors, facts: ModelFacts, needs: Needs, see
                     model_state.reseed(device, seed)
                 return run.output(rows, samples, rule)
 
-            facts.remember_rows(form, find_row_rule(outputs, inputs, run.ambiguous()))
+            facts.remember_rows(form, find_row_rule(outputs, inputs, run.ambiguous(), limit))
     run.rule = facts.rows[form]
-    if not run.rule.independent:
-        warn_of_dependent_rows(type(original_of(run.model)).__name__)
 
 
-def _first_pass(run: Forward, inputs: Tensors, facts: ModelFacts) -> None:
+def _first_pass(run: Forward, inputs: Tensors, facts: ModelFacts, limit: int) -> None:
     """Run the model once, and note what it calls, whether it draws random numbers, and whether the copy is whole."""
     copied = original_of(run.model) is not run.model
     originals = {original_of(m) for m in run.model.modules()} if copied else set()
@@ -171,7 +178,7 @@ def _first_pass(run: Forward, inputs: Tensors, facts: ModelFacts) -> None:
     before = torch.default_generator.get_state()
     try:
         with torch.no_grad(), Watching(facts.operations):
-            _run_in_some_form(run, inputs)
+            _run_in_some_form(run, inputs, limit)
     except Exception:
         if copied:
             raise _OriginalRanError from None  # the copy may be to blame: the model itself will tell
@@ -185,8 +192,13 @@ def _first_pass(run: Forward, inputs: Tensors, facts: ModelFacts) -> None:
     facts.replicable = copied
 
 
-def _run_in_some_form(run: Forward, inputs: Tensors) -> None:
-    """Run the model on a dict or a list item by item, and as one argument where that fails."""
+def _run_in_some_form(run: Forward, inputs: Tensors, limit: int) -> None:
+    """Run the model on a dict or a list item by item, and as one argument where that fails; on few rows if they do."""
+    if len(inputs[0]) > limit:
+        few = torch.arange(limit, device=inputs[0].device)
+        with contextlib.suppress(Exception):  # the model may need the whole batch
+            run(tuple(x[:limit] for x in inputs), few)
+            return
     try:
         run(inputs, None)
     except Exception:
@@ -245,6 +257,10 @@ def at_layers(call: Call, layers: tuple[Any, ...], *, read_off: bool, must_reach
     original, run = call.inputs, call.forward
     with torch.set_grad_enabled(call.create_graph or len(points) > 1):
         readings = read(points, lambda: run(original, None))
+    if any(len(outputs) > 1 for outputs in readings):
+        with torch.enable_grad():
+            readings = read(points, lambda: run(original, None))
+        check_runs(points, readings)
     activations = tuple(
         check_activation(call.model, p.name, outputs, call.n) for p, outputs in zip(points, readings, strict=True)
     )
@@ -258,7 +274,8 @@ def at_layers(call: Call, layers: tuple[Any, ...], *, read_off: bool, must_reach
         with substituted(points, inputs, runs):
             return run(rows, samples)
 
-    cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=points, uncut=call, batch=activations)
+    cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=points, uncut=call)
+    cut = dataclasses.replace(cut, batch=activations)
     if must_reach:
         _check_reached(cut)
     return cut

@@ -8,6 +8,7 @@ from xaikit.core.registry import Registry
 
 if TYPE_CHECKING:
     from xaikit.core.explainer import Explainer
+    from xaikit.core.target_values import Target
     from xaikit.metrics.base import Metric
     from xaikit.mitigation.base import Mitigator
     from xaikit.mitigation.projections import Projection
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 EXPLAINERS: Registry[Explainer] = Registry("explainer", "xaikit.explainers")
 METRICS: Registry[Metric] = Registry("metric", "xaikit.metrics")
 MITIGATORS: Registry[Mitigator] = Registry("mitigator", "xaikit.mitigation")
+TARGETS: Registry[Target] = Registry("target", "xaikit.core.target_values")
 BASELINES: Registry[Baseline] = Registry("baseline", "xaikit.transforms")
 FEATURE_MASKS: Registry[FeatureMask] = Registry("feature mask", "xaikit.transforms")
 POOLINGS: Registry[Pooling] = Registry("pooling", "xaikit.transforms")

@@ -110,14 +110,14 @@ class Replica:
     def _tensor(self, tensor: Any) -> Any:
         if tensor is None or self._share_state or not isinstance(tensor, Tensor):
             return tensor
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if isinstance(tensor, nn.parameter.UninitializedBuffer):
             return tensor
         if id(tensor) not in self._tensors:
             keeps_graph = tensor.requires_grad and not self._freeze
             self._tensors[id(tensor)] = tensor.clone() if keeps_graph else tensor.detach().clone()
         return self._tensors[id(tensor)]
 
-    def _private(self, value: Any) -> Any:
+    def _private(self, value: Any) -> Any:  # noqa: PLR0911
         """What stands for an attribute's value in the copy."""
         kind = type(value)
         if kind in PLAIN_TYPES:
@@ -194,7 +194,7 @@ class Replica:
                         state[name] = replaced
 
 
-def _references(value: Any) -> list[Any]:
+def _references(value: Any) -> list[Any]:  # noqa: PLR0911
     """What a function, a method, a partial, a weak reference, a container or an object holds."""
     if isinstance(value, types.FunctionType):
         cells = [c.cell_contents for c in value.__closure__ or () if _is_filled(c)]

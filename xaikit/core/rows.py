@@ -6,12 +6,13 @@ import dataclasses
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, join_rows
 
 # Measured with benchmarks/noise.py on one CPU thread: a resnet18 on 64 x 64 images is within 7 % of its best speed
 # from 16 rows on, a LeNet fastest at 32; larger passes leave the cache and cost memory. A GPU wants more rows.
@@ -61,32 +62,37 @@ class RowRule:
 Outputs = Callable[[Tensors, Tensor | None, RowRule], Tensor]
 
 
-def find_row_rule(outputs: Outputs, inputs: Tensors, ambiguous: int) -> RowRule:
+def find_row_rule(outputs: Outputs, inputs: Tensors, ambiguous: int, limit: int) -> RowRule:
     """How rows may be stacked: two different versions of the batch in one pass must give what each gives alone.
 
-    One row alone must also give what it gives inside the batch.
+    One row alone must also give what it gives inside the batch. That comes last: indices of a graph that point at rows
+    which are not there would end a process on a GPU, and a graph's rows already fail the first question.
 
     Args:
         outputs: runs the model.
         inputs: the batch, tensors (N, ...).
         ambiguous: number of further arguments whose length is N, so that each may hold a value for every sample, or be
             shared by all.
+        limit: most rows in a pass. A larger batch is asked about with its first rows.
     """
     n = len(inputs[0])
-    other = tuple(_changed(x) for x in inputs)
-    plain = outputs(inputs, None, RowRule())
-    alone = _attempt(lambda: outputs(other, None, RowRule()))
-    if alone is None:
-        return RowRule(independent=False)
-    first = torch.arange(n, device=inputs[0].device)
+    count = n if n <= limit else max(1, limit // 2)
+    first = torch.arange(count, device=inputs[0].device)
+    batch = tuple(x[:count] for x in inputs)
+    other = tuple(_changed(x) for x in batch)
+    both = tuple(torch.cat([x, y]) for x, y in zip(batch, other, strict=True))
     for shared in _readings(ambiguous):
         rule = RowRule(shared=shared)
-        one = _attempt(lambda rule=rule: outputs(tuple(x[:1] for x in inputs), first[:1], rule))  # type: ignore[misc]
-        if not _agree(one, plain[:1]):
+        samples = None if count == n else first
+        plain, alone, stacked = (
+            _attempt(outputs, rows, order, rule)
+            for rows, order in ((batch, samples), (other, samples), (both, first.repeat(2)))
+        )
+        if plain is None or alone is None:
             continue
-        both = tuple(torch.cat([x, y]) for x, y in zip(inputs, other, strict=True))
-        stacked = _attempt(lambda rule=rule, both=both: outputs(both, first.repeat(2), rule))  # type: ignore[misc]
-        if _agree(stacked, torch.cat([plain, alone])):
+        if _agree(stacked, torch.cat([plain, alone])) and _agree(
+            _attempt(outputs, tuple(x[:1] for x in inputs), first[:1], rule), plain[:1]
+        ):
             return rule
     return RowRule(independent=False)
 
@@ -94,8 +100,8 @@ def find_row_rule(outputs: Outputs, inputs: Tensors, ambiguous: int) -> RowRule:
 def warn_of_dependent_rows(model: str) -> None:
     """Say that versions of the batch run one at a time."""
     warnings.warn(
-        f"the rows of this {model} are not independent (a row's output changes with the other rows of the pass, or with "
-        "their number), so methods that evaluate several versions of the batch run them one at a time, which is slower",
+        f"the rows of this {model} are not independent: a row's output changes with the other rows of a pass, or with "
+        "their number. Methods that evaluate several versions of the batch run them one at a time, which is slower",
         stacklevel=2,
     )
 
@@ -119,10 +125,10 @@ def _changed(x: Tensor) -> Tensor:
     return x.flip(1) if x.ndim > 1 else x
 
 
-def _attempt(run: Callable[[], Tensor]) -> Tensor | None:
-    """The output, or None where the model does not take this number of rows."""
+def _attempt(outputs: Outputs, rows: Tensors, samples: Tensor | None, rule: RowRule) -> Tensor | None:
+    """The output, or None where the model does not take these rows."""
     try:
-        return run()
+        return outputs(rows, samples, rule)
     except Exception:  # noqa: BLE001  (whatever a model raises on rows that it was not written for)
         return None
 
@@ -144,11 +150,11 @@ def _agree(found: Tensor | None, true: Tensor) -> bool:
 
 
 def run_by_batches(  # noqa: PLR0913
-    run: Callable[[Tensors, Tensor | None], Tensor],
+    run: Callable[[Tensors, Tensor | None], Any],
     inputs: Tensors,
     samples: Tensor,
     batch: Tensors,
-) -> Tensor:
+) -> Any:
     """The outputs of rows of a model whose rows are not independent: each row runs inside a whole batch.
 
     Rows take their sample's place in the first version of the batch where that place is free; a place that stays empty
@@ -177,4 +183,4 @@ def run_by_batches(  # noqa: PLR0913
         else:
             stand_ins = tuple(b.index_copy(0, samples[chosen], x[chosen]) for b, x in zip(batch, inputs, strict=True))
         outputs.append(run(stand_ins, None))
-    return torch.cat(outputs)[version * n + samples]
+    return join_rows(outputs, lambda t: t[version * n + samples])

@@ -154,6 +154,8 @@ class _Explained(nn.Module):
         output = call.output_of(rows, origin)
         if isinstance(call.target, Tensor):
             return target_rules.score(output, call.target[samples], call.n_classes)
+        if isinstance(call.target, target_rules.RowTarget):
+            return target_rules.score(output, call.target.of(samples))
         if call.target is None:
             return target_rules.score(output, None)
         return _score_by_function(output, call, samples)

@@ -98,7 +98,7 @@ class Trace(TorchFunctionMode):
 
     def explained(self, output: Tensor) -> Tensor:
         """The tensor to start from: the logits where the output is their softmax."""
-        mark = self.marks.get(output)
+        mark = self.marks.get(output) if isinstance(output, Tensor) else None
         if mark is not None and mark.logits is not None:
             warnings.warn("the model ends in a softmax: LRP explains the logits before it", stacklevel=2)
             return mark.logits
