@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from xaikit.core.torchvision_ops import import_torchvision
-from xaikit.explainers.lrp import LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon, layers
+from xaikit.explainers.lrp import LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon, formulas
 
 VARIANTS = (LRPUniformEpsilon, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPEpsilonAlpha2Beta1)
 CONSERVING = VARIANTS[:2]
@@ -46,7 +46,7 @@ class Withheld:
 
     def __init__(self):
         self.total = 0.0
-        layers.zplus, layers.two_signs = self.counting(layers.zplus), self.counting(layers.two_signs)
+        formulas.zplus, formulas.two_signs = self.counting(formulas.zplus), self.counting(formulas.two_signs)
 
     def counting(self, make):
         def build(hook, operation):

@@ -27,9 +27,9 @@ from xaikit.explainers.lrp import (
     LRPEpsilonGammaBox,
     LRPEpsilonPlus,
     LRPUniformEpsilon,
-    live,
+    engine,
     trace,
-    variants,
+    zennit_rules,
 )
 
 KINDS = (LRPUniformEpsilon, LRPEpsilonPlus, LRPEpsilonGammaBox, LRPEpsilonAlpha2Beta1, LRP, AttnLRP)
@@ -81,13 +81,13 @@ def main():
     torch.set_num_threads(1)
     own, shared = Clock(), Clock()
     for owner, name in (
-        (live.Rules, "of_module"),
-        (live.Rules, "of_operation"),
+        (zennit_rules.Rules, "of_module"),
+        (zennit_rules.Rules, "of_operation"),
         *((kind, "_make_composite") for kind in KINDS),
     ):
         own.watch(owner, name)
     own.watch_context(trace.Trace, "_modules")
-    own.watch_context(variants, "canonized")
+    own.watch_context(engine, "canonized")
     shared.watch(model_state, "modules_of")
     shared.watch_context(model_state, "isolated")
     shared.watch_context(model_state, "frozen")

@@ -24,7 +24,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.measure import seconds, table
-from xaikit import EXPLAINERS, Names, Report, Run, explain_dataset
+from xaikit import EXPLAINERS, Report, explain_dataset
+from xaikit.report import Names
+from xaikit.runs import Run
 
 PHOTOS = Path(os.environ.get("XAIKIT_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "photos"
 CLASSES = ("astronaut", "chelsea", "coffee")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import table
 from xaikit.core import EXPLAINERS
+from xaikit.core.results import Interval
 from xaikit.metrics import AbPC
 from xaikit.tuning import tune
 from xaikit.tuning.evaluation import gain_interval
@@ -87,8 +88,8 @@ def gains(name: str, model: nn.Module, x: Tensor, y: Tensor) -> list[list[object
     return rows
 
 
-def _words(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+def _words(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"
 
 
 def main() -> None:

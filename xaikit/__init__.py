@@ -1,6 +1,7 @@
 """xaikit: find out why a PyTorch model decides as it does, and train it to be right for the right reasons.
 
-Every name below is imported when it is first used; `import xaikit` alone loads neither torch nor anything heavy.
+Here stand the names that users type most; the others are in the subpackages, such as `xaikit.metrics.PointingGame`.
+Every name is imported when it is first used; `import xaikit` alone loads neither torch nor anything heavy.
 """
 
 from __future__ import annotations
@@ -8,67 +9,178 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from xaikit.upward import MODULES as _MODULES
+
 __version__ = "0.1.0"
 
 _HOMES = {
     "xaikit.core": (
-        "BASELINES", "EXPLAINERS", "FEATURE_MASKS", "METRICS", "MITIGATORS", "MODALITIES", "NORMALIZATIONS", "POOLINGS",
-        "Attribution", "Categorical", "Choice", "Explainer", "Float", "Int", "as_explainer",
-        "boxes_to_masks",
+        "EXPLAINERS", "METRICS", "MITIGATORS", "as_explainer", "Attribution", "boxes_to_masks", "Explainer",
+        "Float", "Int", "XaikitError",
     ),
-    "xaikit.transforms": ("Postprocessor",),
-    "xaikit.modality": ("Image", "Modality", "Tabular", "Text", "TimeSeries", "as_modality"),
+    "xaikit.core.target_values": (
+        "Class", "Contrast", "Heads", "LogProbability", "Position", "Probability", "Region",
+    ),
     "xaikit.explainers": (
-        "LRP", "AgglomerativeDecomposition", "AttnLRP", "CaptumExplainer", "ContextualDecomposition",
-        "ExpectedGradients", "GradCam", "GradCamPlusPlus", "Gradient", "GradientXInput", "IntegratedGradients",
-        "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
+        "LRP", "AttnLRP", "CaptumExplainer", "ContextualDecomposition", "ExpectedGradients", "GradCam",
+        "GradCamPlusPlus", "Gradient", "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1",
+        "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
     ),
     "xaikit.metrics": (
-        "AUC", "ROAD", "AbPC", "AvgSensitivity", "CompletenessGap", "Deletion", "EffectiveComplexity", "Entropy",
-        "Evaluation", "FaithfulnessCorrelation", "Infidelity", "InputInvariance", "Insertion", "LeRF",
-        "LocalLipschitz", "MaxSensitivity", "Metric", "ModelRandomisation", "MoRF", "MuFidelity", "NonSensitivity",
-        "PeakMemory", "PointingGame", "RandomLogit", "RelevanceMass", "RelevanceRank", "Seconds", "Sparseness",
-        "TopKIntersection", "evaluate",
+        "AbPC", "AvgSensitivity", "EffectiveComplexity", "Entropy", "evaluate", "LeRF", "MaxSensitivity", "Metric",
+        "MoRF", "MuFidelity",
     ),
     "xaikit.mitigation": (
-        "CDEP", "HINT", "RRR", "AClArC", "Assessment", "AttributionPrior", "ChannelSubspace", "ChannelSum", "Chroma",
-        "Comparison", "Concept", "Counterexamples", "Direction", "History", "Mitigator", "PClArC", "Projection",
-        "RRClArC", "assess", "compare",
+        "CDEP", "HINT", "RRR", "assess", "compare", "Concept", "Counterexamples", "Mitigator",
     ),
-    "xaikit.recommendation": ("Recommendation", "recommend"),
+    "xaikit.recommendation": (
+        "recommend",
+    ),
     "xaikit.report": (
-        "Names",
-        "Picture",
         "Report",
-        "Table",
-        "evaluation_sections",
-        "mitigation_sections",
-        "profile_sections",
+    ),
+    "xaikit.runs": (
+        "explain_dataset", "load_run",
+    ),
+    "xaikit.shortcuts": (
+        "load_masks", "make_masks", "mask_overlap", "SpRAy",
+    ),
+    "xaikit.tuning": (
+        "tune", "tune_mitigator",
+    ),
+}  # fmt: skip
+# Names that stood here once, and where they are now.
+_MOVED = {
+    "xaikit.core": (
+        "BASELINES", "FEATURE_MASKS", "MODALITIES", "NORMALIZATIONS", "POOLINGS", "Categorical", "Choice",
+    ),
+    "xaikit.transforms": (
+        "Postprocessor",
+    ),
+    "xaikit.modality": (
+        "as_modality", "Image", "Modality", "Tabular", "Text", "TimeSeries",
+    ),
+    "xaikit.explainers": (
+        "AgglomerativeDecomposition",
+    ),
+    "xaikit.metrics": (
+        "AUC", "ROAD", "CompletenessGap", "Deletion", "Evaluation", "FaithfulnessCorrelation", "Infidelity",
+        "InputInvariance", "Insertion", "LocalLipschitz", "ModelRandomisation", "NonSensitivity", "PeakMemory",
+        "PointingGame", "RandomLogit", "RelevanceMass", "RelevanceRank", "Seconds", "Sparseness", "TopKIntersection",
+    ),
+    "xaikit.mitigation": (
+        "AClArC", "Assessment", "AttributionPrior", "ChannelSubspace", "ChannelSum", "Chroma", "Comparison",
+        "Direction", "History", "PClArC", "Projection", "RRClArC",
+    ),
+    "xaikit.recommendation": (
+        "Recommendation",
+    ),
+    "xaikit.report": (
+        "evaluation_sections", "mitigation_sections", "Names", "Picture", "profile_sections", "Table",
         "tuning_sections",
     ),
-    "xaikit.runs": ("Run", "explain_dataset", "load_run"),
-    "xaikit.shortcuts": ("Clusters", "Overlap", "SpRAy", "load_masks", "make_masks", "mask_overlap"),
-    "xaikit.tuning": ("Goal", "TuneResult", "tune", "tune_mitigator"),
+    "xaikit.runs": (
+        "Run",
+    ),
+    "xaikit.shortcuts": (
+        "Clusters", "Overlap",
+    ),
+    "xaikit.tuning": (
+        "Goal", "TuneResult",
+    ),
 }  # fmt: skip
+_ROOMS = (
+    "cli", "core", "explainers", "metrics", "mitigation", "modality", "recommendation", "report", "runs", "shortcuts",
+    "testing", "torch_ops", "transforms", "tuning",
+)  # fmt: skip
+# What lower rooms may load of higher ones, see `xaikit.upward`.
+_MODULES |= {
+    "explainers": "xaikit.explainers",
+    "metrics": "xaikit.metrics",
+    "mitigation": "xaikit.mitigation",
+    "modality": "xaikit.modality",
+    "transforms": "xaikit.transforms",
+    "targets": "xaikit.core.target_values",
+    "figures": "xaikit.report.figures",
+    "hierarchies": "xaikit.report.hierarchies",
+    "pictures": "xaikit.report.pictures",
+    "tuning_figures": "xaikit.report.tuning_figures",
+}
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_NEW_HOME_OF = {name: module for module, names in _MOVED.items() for name in names}
 
 __all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604
 
-if TYPE_CHECKING:
-    from xaikit.core import *  # noqa: F403
-    from xaikit.explainers import *  # noqa: F403
-    from xaikit.metrics import *  # noqa: F403
-    from xaikit.mitigation import *  # noqa: F403
-    from xaikit.modality import *  # noqa: F403
-    from xaikit.recommendation import *  # noqa: F403
-    from xaikit.report import *  # noqa: F403
-    from xaikit.runs import *  # noqa: F403
-    from xaikit.shortcuts import *  # noqa: F403
-    from xaikit.transforms import *  # noqa: F403
-    from xaikit.tuning import *  # noqa: F403
+if TYPE_CHECKING:  # the same names, for type checkers; a test compares
+    from xaikit.core import EXPLAINERS as EXPLAINERS
+    from xaikit.core import METRICS as METRICS
+    from xaikit.core import MITIGATORS as MITIGATORS
+    from xaikit.core import Attribution as Attribution
+    from xaikit.core import Explainer as Explainer
+    from xaikit.core import Float as Float
+    from xaikit.core import Int as Int
+    from xaikit.core import XaikitError as XaikitError
+    from xaikit.core import as_explainer as as_explainer
+    from xaikit.core import boxes_to_masks as boxes_to_masks
+    from xaikit.core.target_values import Class as Class
+    from xaikit.core.target_values import Contrast as Contrast
+    from xaikit.core.target_values import Heads as Heads
+    from xaikit.core.target_values import LogProbability as LogProbability
+    from xaikit.core.target_values import Position as Position
+    from xaikit.core.target_values import Probability as Probability
+    from xaikit.core.target_values import Region as Region
+    from xaikit.explainers import LRP as LRP
+    from xaikit.explainers import AttnLRP as AttnLRP
+    from xaikit.explainers import CaptumExplainer as CaptumExplainer
+    from xaikit.explainers import ContextualDecomposition as ContextualDecomposition
+    from xaikit.explainers import ExpectedGradients as ExpectedGradients
+    from xaikit.explainers import GradCam as GradCam
+    from xaikit.explainers import GradCamPlusPlus as GradCamPlusPlus
+    from xaikit.explainers import Gradient as Gradient
+    from xaikit.explainers import GradientXInput as GradientXInput
+    from xaikit.explainers import IntegratedGradients as IntegratedGradients
+    from xaikit.explainers import LRPEpsilonAlpha2Beta1 as LRPEpsilonAlpha2Beta1
+    from xaikit.explainers import LRPEpsilonGammaBox as LRPEpsilonGammaBox
+    from xaikit.explainers import LRPEpsilonPlus as LRPEpsilonPlus
+    from xaikit.explainers import LRPUniformEpsilon as LRPUniformEpsilon
+    from xaikit.explainers import SmoothGrad as SmoothGrad
+    from xaikit.explainers import VarGrad as VarGrad
+    from xaikit.metrics import AbPC as AbPC
+    from xaikit.metrics import AvgSensitivity as AvgSensitivity
+    from xaikit.metrics import EffectiveComplexity as EffectiveComplexity
+    from xaikit.metrics import Entropy as Entropy
+    from xaikit.metrics import LeRF as LeRF
+    from xaikit.metrics import MaxSensitivity as MaxSensitivity
+    from xaikit.metrics import Metric as Metric
+    from xaikit.metrics import MoRF as MoRF
+    from xaikit.metrics import MuFidelity as MuFidelity
+    from xaikit.metrics.evaluate import evaluate as evaluate
+    from xaikit.mitigation import CDEP as CDEP
+    from xaikit.mitigation import HINT as HINT
+    from xaikit.mitigation import RRR as RRR
+    from xaikit.mitigation import Concept as Concept
+    from xaikit.mitigation import Counterexamples as Counterexamples
+    from xaikit.mitigation import Mitigator as Mitigator
+    from xaikit.mitigation.assess import assess as assess
+    from xaikit.mitigation.compare import compare as compare
+    from xaikit.recommendation.recommend import recommend as recommend
+    from xaikit.report import Report as Report
+    from xaikit.runs import explain_dataset as explain_dataset
+    from xaikit.runs import load_run as load_run
+    from xaikit.shortcuts import SpRAy as SpRAy
+    from xaikit.shortcuts import load_masks as load_masks
+    from xaikit.shortcuts import make_masks as make_masks
+    from xaikit.shortcuts import mask_overlap as mask_overlap
+    from xaikit.tuning import tune_mitigator as tune_mitigator
+    from xaikit.tuning.tune import tune as tune
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"xaikit.{name}")
+    if name in _NEW_HOME_OF:
+        home = _NEW_HOME_OF[name]
+        raise AttributeError(f"xaikit.{name} is in {home} now: from {home} import {name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'xaikit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)

@@ -15,7 +15,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import xaikit
-from xaikit import RRR, AgglomerativeDecomposition, Explainer, LRPEpsilonPlus, Names, Picture, Report, SmoothGrad, SpRAy
+from xaikit import RRR, Explainer, LRPEpsilonPlus, Report, SmoothGrad, SpRAy
+from xaikit.explainers import AgglomerativeDecomposition
+from xaikit.report import Names, Picture
 from xaikit.mitigation import Comparison, assess
 from xaikit.report.clusters import clusters_figure
 
@@ -46,7 +48,7 @@ def _report(folder: Path) -> Report:
     goals = ["abpc", "sparseness"]
     found = xaikit.tune(SmoothGrad(plain), goals, held_out, n_trials=12, seed=0, progress=False)
     rows = {
-        name: [assess(m, (x[1000:], y[1000:]), masks=corner, explainers="gradient", progress=False).row()]
+        name: [assess(m, (x[1000:], y[1000:]), shortcut_masks=corner, explainers="gradient", progress=False).row()]
         for name, m in (("before", plain), ("after RRR", mended))
     }
     eights = x[y == PATCHED]
@@ -56,15 +58,15 @@ def _report(folder: Path) -> Report:
         held_out[0][:1], int(held_out[1][0])
     )
     sections = [
-        *xaikit.profile_sections(xaikit.recommend(plain, "image")),
-        *xaikit.evaluation_sections(table),
-        *xaikit.tuning_sections(found),
+        *xaikit.report.profile_sections(xaikit.recommend(plain, "image")),
+        *xaikit.report.evaluation_sections(table),
+        *xaikit.report.tuning_sections(found),
         Picture(
             f"Shortcuts: how the {PATCHED}s are explained",
             clusters,
             f"{len(eights)} explanations of the digit {PATCHED} in clusters: one looks at the corner, one at the digit",
         ),
-        *xaikit.mitigation_sections(Comparison(rows)),
+        *xaikit.report.mitigation_sections(Comparison(rows)),
         Picture("Parts that belong together", parts.plot(held_out[0][:1]), "from single patches to the whole digit"),
     ]
     return Report(runs, title="Digits with a patch", names=Names(classes=CLASSES), sections=sections)

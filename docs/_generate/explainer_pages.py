@@ -157,10 +157,10 @@ def _publication(words: str, where: str) -> str:
 
 
 def _reference(cls: type[Explainer]) -> str:
-    import xaikit
+    from xaikit import explainers
 
-    public = getattr(xaikit, cls.__name__, None) is cls
-    return f", [`xaikit.{cls.__name__}`][xaikit.explainers.{cls.__name__}]" if public else ""
+    public = getattr(explainers, cls.__name__, None) is cls
+    return f", [`xaikit.explainers.{cls.__name__}`][xaikit.explainers.{cls.__name__}]" if public else ""
 
 
 def _settings(own: dict[str, Any]) -> Iterator[str]:

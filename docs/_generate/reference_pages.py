@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import xaikit
+import importlib
+import inspect
 
 ROOMS = {
     "xaikit.core": "Core",
@@ -17,7 +18,7 @@ ROOMS = {
     "xaikit.runs": "Runs",
     "xaikit.report": "Report and figures",
 }
-# Public, but not offered by `xaikit` itself.
+# Public, but not offered by a room itself, or under a longer name.
 FURTHER = {
     "xaikit.core": ("xaikit.core.call.Call", "xaikit.core.configured.Configured", "xaikit.core.registry.Registry"),
     "xaikit.transforms": ("xaikit.transforms.Baseline", "xaikit.transforms.FeatureMask"),
@@ -26,8 +27,8 @@ FURTHER = {
 
 
 def navigation() -> list[str | dict[str, str]]:
-    """The rooms in the order of the table above, then any new one."""
-    return ["api/index.md", *({title: f"api/{_file(room)}"} for room, title in _rooms().items())]
+    """The rooms in the order of the table above."""
+    return ["api/index.md", *({title: f"api/{_file(room)}"} for room, title in ROOMS.items())]
 
 
 def pages() -> dict[str, str]:
@@ -35,22 +36,25 @@ def pages() -> dict[str, str]:
     index = [
         "# Reference",
         "",
-        "Every public name; `from xaikit import ...` gives those that are not further down a room.",
+        "Every public name by its subpackage. The names that are used most can also be imported from `xaikit` itself.",
         "",
     ]
     made = {}
-    for room, title in _rooms().items():
-        names = [f"{room}.{name}" for name in sorted(xaikit._HOMES[room], key=str.lower)]  # noqa: SLF001
-        names += FURTHER.get(room, ())
+    for room, title in ROOMS.items():
+        names = _names(room)
         made[f"api/{_file(room)}"] = "\n".join([f"# {title}", "", *(f"::: {name}\n" for name in names)])
         links = ", ".join(f"[`{name.rpartition('.')[2]}`][{name}]" for name in names)
         index += [f"**[{title}]({_file(room)})**: {links}", ""]
     return {"api/index.md": "\n".join(index), **made}
 
 
-def _rooms() -> dict[str, str]:
-    homes = xaikit._HOMES  # noqa: SLF001
-    return {**{r: t for r, t in ROOMS.items() if r in homes}, **{r: r for r in homes if r not in ROOMS}}
+def _names(room: str) -> list[str]:
+    """The full names of what a room offers; `FURTHER` has those that the site knows by another one."""
+    further = FURTHER.get(room, ())
+    elsewhere = {name.rpartition(".")[2] for name in further}
+    module = importlib.import_module(room)
+    public = [n for n in module.__all__ if n not in elsewhere and not inspect.ismodule(getattr(module, n))]
+    return [*(f"{room}.{name}" for name in sorted(public, key=str.lower)), *further]
 
 
 def _file(room: str) -> str:

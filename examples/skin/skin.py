@@ -29,8 +29,6 @@ from xaikit import (
     CDEP,
     EXPLAINERS,
     RRR,
-    Assessment,
-    Comparison,
     Counterexamples,
     Float,
     Mitigator,
@@ -42,6 +40,7 @@ from xaikit import (
     mask_overlap,
     tune_mitigator,
 )
+from xaikit.mitigation import Assessment, Comparison
 from xaikit.report.clusters import clusters_figure
 from xaikit.report.comparisons import plot_comparison
 from xaikit.report.figures import comparison
@@ -205,7 +204,7 @@ class Story:
             model,
             (self.test.x, self.test.y),
             groups=lambda _, y: [CLASSES[k] for k in y.tolist()],
-            masks=patches.region,
+            shortcut_masks=patches.region,
             decoy=patches.decoys(),
             explainers=TRANSFER,
             progress=False,

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit import Postprocessor
 from xaikit.core import METRICS, Explainer
 from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.explainers import Gradient, GradientXInput
 from xaikit.testing import state_of
+from xaikit.transforms import Postprocessor
 
 N = 6
 # The clock and the allocator measure a batch on a machine: no truth to beat, nothing to repeat to the last bit.
@@ -49,16 +49,16 @@ def test_a_number_per_sample_whatever_the_batch(name):
     model, x, y, masks = quadrants()
     explainer, metric = GradientXInput(model), METRICS.create(name)
     assert metric.DIRECTION in ("maximize", "minimize")
-    found = metric.evaluate(explainer, x, y, masks=masks)
+    found = metric.evaluate(explainer, x, y, relevant_region=masks)
     assert found.shape == (N,)
     assert not found.requires_grad
     assert bool(torch.isfinite(found).all())
     if name in COST:
         assert bool((found > 0).all())
         return
-    assert torch.equal(found, metric.evaluate(explainer, x, y, masks=masks))
-    assert torch.equal(found, metric.evaluate(explainer, x, y, explainer.attribute(x, y), masks=masks))
-    alone = [metric.evaluate(explainer, x[i : i + 1], y[i], masks=masks[i : i + 1]) for i in range(N)]
+    assert torch.equal(found, metric.evaluate(explainer, x, y, relevant_region=masks))
+    assert torch.equal(found, metric.evaluate(explainer, x, y, explainer.attribute(x, y), relevant_region=masks))
+    alone = [metric.evaluate(explainer, x[i : i + 1], y[i], relevant_region=masks[i : i + 1]) for i in range(N)]
     assert torch.allclose(found, torch.cat(alone), atol=1e-9)
 
 
@@ -66,8 +66,8 @@ def test_a_number_per_sample_whatever_the_batch(name):
 def test_the_truth_beats_chance(name):
     model, x, y, masks = quadrants()
     metric = METRICS.create(name, **SETTINGS.get(name, {}))
-    truth = metric.evaluate(ORACLES.get(name, GradientXInput)(model), x, y, masks=masks).mean()
-    chance = metric.evaluate(Chance(model), x, y, masks=masks).mean()
+    truth = metric.evaluate(ORACLES.get(name, GradientXInput)(model), x, y, relevant_region=masks).mean()
+    chance = metric.evaluate(Chance(model), x, y, relevant_region=masks).mean()
     assert (truth > chance) == (metric.DIRECTION == "maximize")
     assert abs(truth - chance) > 1e-3
 
@@ -85,7 +85,7 @@ def test_the_model_stays_as_it_was_also_after_an_exception(name):
     masks[:, 0] = 0
     explainer, metric = Gradient(model), METRICS.create(name)
     attributions, state, random = explainer.attribute(x, y), state_of(model), torch.random.get_rng_state()
-    metric.evaluate(explainer, x, y, attributions, masks=masks)
+    metric.evaluate(explainer, x, y, attributions, relevant_region=masks)
     assert state_of(model) == state
     assert torch.equal(random, torch.random.get_rng_state())
     passes = []
@@ -97,7 +97,7 @@ def test_the_model_stays_as_it_was_also_after_an_exception(name):
 
     handle = model[4].register_forward_hook(fail)
     try:
-        metric.evaluate(explainer, x, y, attributions, masks=masks)
+        metric.evaluate(explainer, x, y, attributions, relevant_region=masks)
     except RuntimeError as err:
         assert "third pass" in str(err)  # noqa: PT017
     handle.remove()
@@ -108,13 +108,13 @@ def test_the_model_stays_as_it_was_also_after_an_exception(name):
 def test_pooled_attributions(name):
     model, x, y, masks = quadrants()
     explainer, metric, pool = GradientXInput(model), METRICS.create(name), Postprocessor()
-    found = metric.evaluate(explainer, x, y, masks=masks, postprocess=pool)
-    given = metric.evaluate(explainer, x, y, pool(explainer.attribute(x, y)), masks=masks, postprocess=pool)
+    found = metric.evaluate(explainer, x, y, relevant_region=masks, postprocess=pool)
+    given = metric.evaluate(explainer, x, y, pool(explainer.attribute(x, y)), relevant_region=masks, postprocess=pool)
     assert found.shape == (N,)
     assert bool(torch.isfinite(found).all())
     assert torch.equal(found, given)
     try:
-        alone = metric.evaluate(explainer, x, y, pool(explainer.attribute(x, y)), masks=masks)
+        alone = metric.evaluate(explainer, x, y, pool(explainer.attribute(x, y)), relevant_region=masks)
     except InvalidInputError as err:
         assert "give postprocess=" in str(err)  # noqa: PT017
     else:
@@ -127,8 +127,8 @@ def test_a_sample_without_a_finite_attribution_is_nan_and_the_others_are_not(nam
     explainer, metric = GradientXInput(model), METRICS.create(name)
     attributions = explainer.attribute(x, y)
     attributions[2, 0, 3, 3] = torch.nan
-    found = metric.evaluate(explainer, x, y, attributions, masks=masks)
-    whole = metric.evaluate(explainer, x, y, masks=masks)
+    found = metric.evaluate(explainer, x, y, attributions, relevant_region=masks)
+    whole = metric.evaluate(explainer, x, y, relevant_region=masks)
     assert found.isnan().tolist() == [i == 2 for i in range(N)]
     assert torch.allclose(found[[0, 1, 3, 4, 5]], whole[[0, 1, 3, 4, 5]], atol=1e-9)
 
@@ -137,7 +137,7 @@ def test_a_sample_without_a_finite_attribution_is_nan_and_the_others_are_not(nam
 def test_a_model_of_low_precision(name):
     model, x, y, masks = quadrants()
     explainer, metric = Gradient(model.bfloat16()), METRICS.create(name)
-    found = metric.evaluate(explainer, x.bfloat16(), y, masks=masks)
+    found = metric.evaluate(explainer, x.bfloat16(), y, relevant_region=masks)
     assert found.shape == (N,)
     assert found.dtype in (torch.float32, torch.float64)
     assert bool(torch.isfinite(found).all())
@@ -157,9 +157,9 @@ def test_several_inputs(name):
     inputs = torch.rand(N, 2, 4, 4), torch.rand(N, 1, 4, 4)
     masks = (torch.rand(N, 4, 4) > 0.5), (torch.rand(N, 1, 4, 4) > 0.5)
     explainer, metric = GradientXInput(TwoImages()), METRICS.create(name)
-    found = metric.evaluate(explainer, inputs, 1, masks=masks)
+    found = metric.evaluate(explainer, inputs, 1, relevant_region=masks)
     assert found.shape == (N,)
-    named = metric.evaluate(explainer, dict(zip(("image", "other"), inputs, strict=True)), 1, masks=masks)
+    named = metric.evaluate(explainer, dict(zip(("image", "other"), inputs, strict=True)), 1, relevant_region=masks)
     assert name in COST or torch.equal(found, named)
 
 
@@ -173,9 +173,9 @@ def test_a_single_output(name):
     metric, explainer = METRICS.create(name), GradientXInput(model)
     if name in FOR_CLASSES:
         with pytest.raises(InvalidInputError, match="several outputs"):
-            metric.evaluate(explainer, x, masks=masks)
+            metric.evaluate(explainer, x, relevant_region=masks)
         return
-    assert bool(torch.isfinite(metric.evaluate(explainer, x, masks=masks)).all())
+    assert bool(torch.isfinite(metric.evaluate(explainer, x, relevant_region=masks)).all())
 
 
 @pytest.mark.parametrize("name", list(METRICS))
@@ -183,9 +183,9 @@ def test_a_hidden_layer(name):
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(108, 3))
     x, y, masks = torch.rand(N, 2, 8, 8), torch.arange(N) % 3, torch.eye(6).repeat(N, 1, 1)
     explainer, metric = GradientXInput(model, layer="1"), METRICS.create(name)
-    found = metric.evaluate(explainer, x, y, masks=masks)
+    found = metric.evaluate(explainer, x, y, relevant_region=masks)
     assert found.shape == (N,)
-    alone = [metric.evaluate(explainer, x[i : i + 1], y[i], masks=masks[i : i + 1]) for i in range(N)]
+    alone = [metric.evaluate(explainer, x[i : i + 1], y[i], relevant_region=masks[i : i + 1]) for i in range(N)]
     assert name in COST or torch.allclose(found, torch.cat(alone), atol=1e-4, equal_nan=True)
 
 
@@ -200,25 +200,25 @@ def test_tokens_at_their_embedding(name):
         with pytest.raises(XaikitError, match=r"images \(N, C, H, W\)"):
             metric.evaluate(explainer, tokens, 1)
         return
-    assert metric.evaluate(explainer, tokens, 1, masks=masks).shape == (N,)
+    assert metric.evaluate(explainer, tokens, 1, relevant_region=masks).shape == (N,)
 
 
 @pytest.mark.parametrize("name", [n for n in METRICS if METRICS.get(n).NEEDS_MASK])
 def test_a_mask_that_is_missing_or_cannot_be_right(name):
     model, x, y, masks = quadrants()
     metric, explainer = METRICS.create(name), GradientXInput(model)
-    with pytest.raises(InvalidInputError, match="give masks="):
+    with pytest.raises(InvalidInputError, match="give relevant_region="):
         metric.evaluate(explainer, x, y)
-    for wrong in (masks[:4], torch.ones(N, 5, 5), torch.ones(3), torch.ones(N, 3, 8, 8), (masks, masks)):
-        with pytest.raises(InvalidInputError, match="masks"):
-            metric.evaluate(explainer, x, y, masks=wrong)
+    for wrong in (masks[:4], torch.ones(N, 5, 7), torch.ones(3), torch.ones(N, 3, 8, 8), (masks, masks)):
+        with pytest.raises(InvalidInputError, match=r"masks|relevant_region"):
+            metric.evaluate(explainer, x, y, relevant_region=wrong)
     with pytest.raises(InvalidInputError, match="booleans or 0 and 1"):
-        metric.evaluate(explainer, x, y, masks=0.5 * masks)
+        metric.evaluate(explainer, x, y, relevant_region=0.5 * masks)
     forms = [masks, masks[:, None], masks.bool(), masks[:, None].expand(N, 2, 8, 8), masks.numpy()]
-    found = [metric.evaluate(explainer, x, y, masks=form) for form in forms]
+    found = [metric.evaluate(explainer, x, y, relevant_region=form) for form in forms]
     assert all(torch.equal(found[0], other) for other in found[1:])
-    same = metric.evaluate(explainer, x, y, masks=masks[0])
-    assert torch.equal(same, metric.evaluate(explainer, x, y, masks=masks[:1].expand(N, 8, 8)))
+    same = metric.evaluate(explainer, x, y, relevant_region=masks[0])
+    assert torch.equal(same, metric.evaluate(explainer, x, y, relevant_region=masks[:1].expand(N, 8, 8)))
     empty = masks.clone()
     empty[1] = 0
-    assert metric.evaluate(explainer, x, y, masks=empty).isnan().tolist() == [i == 1 for i in range(N)]
+    assert metric.evaluate(explainer, x, y, relevant_region=empty).isnan().tolist() == [i == 1 for i in range(N)]

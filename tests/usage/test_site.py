@@ -14,12 +14,21 @@ import pytest
 from torch import nn
 
 import xaikit
-from xaikit import EXPLAINERS, MODALITIES, Explainer, recommend
+from xaikit import EXPLAINERS, METRICS, Explainer, recommend
+from xaikit.core import MODALITIES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
-GENERATED = ("explainers/", "api/", "benchmarks.md", "papers.md", "changelog.md", "report-example.html")
+GENERATED = (
+    "explainers/",
+    "api/",
+    "benchmarks.md",
+    "papers.md",
+    "changelog.md",
+    "contributing.md",
+    "report-example.html",
+)
 
 
 @pytest.mark.nightly
@@ -72,8 +81,9 @@ def test_whoever_comes_from_elsewhere_finds_the_names(code):
         return
     for node in ast.walk(ast.parse(code.replace("=...", "=None"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value != "embedding":
-            assert node.value in EXPLAINERS or node.value in MODALITIES
-        if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id == "EXPLAINERS"):
+            assert node.value in EXPLAINERS or node.value in METRICS or node.value in MODALITIES
+        registry = isinstance(getattr(node, "value", None), ast.Name) and node.value.id in ("EXPLAINERS", "METRICS")
+        if isinstance(node, ast.Attribute) and not registry:
             assert hasattr(Explainer, node.attr)
         if isinstance(node, ast.Name) and node.id not in (
             "model",

@@ -2,97 +2,45 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import zipfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from xaikit.cli.inputs import Preparation, read_batch
+from xaikit.cli.class_names import ClassNames, folder_labels
+from xaikit.cli.inputs import read_batch
 from xaikit.cli.models import imported
+from xaikit.cli.samples import PictureFiles, Samples
 from xaikit.core import Int
-from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
+from xaikit.core.errors import InvalidInputError, UnknownNameError
+from xaikit.files.arrays import read_npy, read_npz
+from xaikit.files.pictures import PICTURES, Preparation
+from xaikit.files.tables import TextTable, read_table
 from xaikit.runs import UnreadableSampleError
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 LABELS = "labels.csv"
-
-
-@dataclasses.dataclass(frozen=True)
-class Samples:
-    """A data set by index: (x, label), or x where there are no labels.
-
-    Attributes:
-        names: of the samples, such as file names.
-        read: the input of a sample, without the batch axis.
-        labels: class of each sample; empty where there are none.
-        classes: names of the classes, where labels are words.
-        features: names of the columns of a table.
-        tokenizer: ``hf:FOLDER`` that reads the token ids of texts.
-        ids: token ids of some words, for texts.
-    """
-
-    names: Sequence[str]
-    read: Callable[[int], Any]
-    labels: Sequence[int] = ()
-    classes: Sequence[str] = ()
-    features: Sequence[str] = ()
-    tokenizer: str = ""
-    ids: Callable[[Sequence[str]], Sequence[int]] | None = None
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Any:
-        x = self.read(index)
-        return (x, self.labels[index]) if self.labels else x
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassNames:
-    """What the words of a label mean.
-
-    Attributes:
-        from_user: the classes in the order of the model's outputs, as --classes gives them; every label must be one.
-        from_model: the classes as the model's folder names them; they count if all labels are among them.
-    """
-
-    from_user: Sequence[str] = ()
-    from_model: Sequence[str] = ()
-
-    def of(self, labels: list[str]) -> tuple[list[int], Sequence[str]]:
-        """Class indices and names: whole numbers as they are, words in the known order, else in the alphabetical one.
-
-        Raises:
-            UnknownNameError: for a label that is none of the given classes.
-        """
-        if all(label.strip().isdecimal() for label in labels) and not set(labels) & set(self.from_user):
-            return [int(label) for label in labels], self.from_user or self.from_model
-        label_words = set(labels)
-        stranger = next((label for label in labels if self.from_user and label not in self.from_user), None)
-        if stranger is not None:
-            raise UnknownNameError(f"the label {stranger!r} is none of --classes{near_names(stranger, self.from_user)}")
-        names = self.from_user or (self.from_model if label_words <= set(self.from_model) else sorted(label_words))
-        place = {name: i for i, name in enumerate(names)}
-        return [place[label] for label in labels], names
 
 
 def image_folder(
     folder: Path, preparation: Preparation, *, strict: bool = False, classes: ClassNames | None = None
 ) -> Samples:
-    """The images of a folder and those below it, by name; labels.csv beside them (file,label) is optional.
+    """The pictures of a folder and those below it, by name.
+
+    Labels come from labels.csv (columns file and label) in the folder; without it, from the first folder of each
+    picture's path, where every picture lies in one of several.
 
     Raises:
-        InvalidInputError: for a folder without images, or labels that do not fit them.
+        InvalidInputError: for a folder without pictures, or labels that do not fit them.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
     if not files:
-        raise InvalidInputError(f"{folder} holds no image ({', '.join(IMAGES)})")
+        raise InvalidInputError(f"{folder} holds no image ({', '.join(PICTURES)})")
     names = [p.relative_to(folder).as_posix() for p in files]
 
     def read(index: int) -> Tensor:
@@ -103,18 +51,35 @@ def image_folder(
                 raise
             raise UnreadableSampleError(str(err)) from None
 
-    known = classes or ClassNames()
-    labels, called = _labels_of(folder / LABELS, names, known) if (folder / LABELS).is_file() else ((), known.from_user)
-    return Samples(names, read, labels, called)
+    class_names, path = classes or ClassNames(), folder / LABELS
+    words = _labels_of(path, names) if path.is_file() else folder_labels(names)
+    labels, called = class_names.of(words) if words else ((), class_names.from_user)
+    return Samples(
+        names,
+        read,
+        labels,
+        called,
+        labels_from=("" if not words else LABELS if path.is_file() else "folders"),
+        pictures=PictureFiles(files, preparation),
+        fingerprint=lambda i: hashlib.sha256(files[i].read_bytes()).hexdigest()[:16],
+    )
 
 
-def _labels_of(path: Path, names: Sequence[str], classes: ClassNames) -> tuple[list[int], Sequence[str]]:
-    header, rows = _read_csv(path)
-    label_by_file = dict(zip(_column(path, header, rows, "file"), _column(path, header, rows, "label"), strict=True))
-    missing = [name for name in names if name not in label_by_file]
+def _labels_of(path: Path, names: Sequence[str]) -> list[str]:
+    """The label of each picture, as labels.csv has it."""
+    table = read_table(path)
+    labels: dict[str, str] = {}
+    for file, label in zip(table.column("file"), table.column("label"), strict=True):
+        name = PurePosixPath(file.strip().replace("\\", "/")).as_posix()
+        if labels.setdefault(name, label) != label:
+            raise InvalidInputError(f"{path} gives {name!r} two labels, {labels[name]!r} and {label!r}")
+    missing = [name for name in names if name not in labels]
     if missing:
         raise InvalidInputError(f"{path} has no label for {missing[0]!r} ({len(missing)} of {len(names)} images)")
-    return classes.of([label_by_file[name] for name in names])
+    absent = sorted(set(labels) - set(names))
+    if absent:
+        warnings.warn(f"{path} names {absent[0]!r}, which is not in the folder ({len(absent)} such)", stacklevel=2)
+    return [labels[name] for name in names]
 
 
 def array(path: Path) -> Samples:
@@ -124,20 +89,15 @@ def array(path: Path) -> Samples:
         InvalidInputError: for anything but an array of numbers.
     """
     labels: list[int] = []
-    try:
-        if path.suffix == ".npz":
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                if "x" not in file.files:
-                    raise InvalidInputError(f"{path} must hold the samples as 'x', it holds {', '.join(file.files)}")
-                x = file["x"]
-                labels = _whole(path, file["y"], len(x)) if "y" in file.files else []
-        else:
-            x = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as err:
-        if isinstance(err, InvalidInputError):
-            raise
-        raise InvalidInputError(f"{path} is not an array of numbers ({err})") from None
-    if x.dtype.kind not in "fiub" or x.ndim < 2:
+    if path.suffix == ".npz":
+        arrays = read_npz(path)
+        if "x" not in arrays:
+            raise InvalidInputError(f"{path} must hold the samples as 'x', it holds {', '.join(arrays) or 'nothing'}")
+        x = arrays["x"]
+        labels = _whole(path, arrays["y"], len(x)) if "y" in arrays and x.ndim else []
+    else:
+        x = read_npy(path)
+    if x.ndim < 2:
         raise InvalidInputError(
             f"{path} must hold numbers, samples first: shape (N, ...); got {x.dtype} of shape {x.shape}"
         )
@@ -146,7 +106,7 @@ def array(path: Path) -> Samples:
         row = np.array(x[index])
         return torch.from_numpy(row.astype(np.float32) if row.dtype.kind == "f" else row)
 
-    return Samples([f"row {i}" for i in range(len(x))], read, labels)
+    return Samples([f"row {i}" for i in range(len(x))], read, labels, labels_from="y" if labels else "")
 
 
 def _whole(path: Path, y: Any, n: int) -> list[int]:
@@ -163,23 +123,18 @@ def table(
     """The rows of a .csv as numbers; all columns but the label's, or the named ones.
 
     Raises:
-        InvalidInputError: for a value that is no number; the message names its row and column.
+        InvalidInputError: for a value that is missing or no number; the message names its row and column.
         UnknownNameError: for a column that is not there.
     """
-    header, rows = _read_csv(path)
-    labels, called = _labels(path, header, rows, label_column, classes)
-    chosen = list(columns) or [name for name in header if name != label_column]
-    by_column = [_column(path, header, rows, name) for name in chosen]
-    x = torch.empty(len(rows), len(chosen))
-    for j, values in enumerate(by_column):
-        for i, text in enumerate(values):
-            try:
-                x[i, j] = float(text)
-            except ValueError:
-                raise InvalidInputError(
-                    f"{path}, row {i + 2}, column {chosen[j]!r}: {text!r} is no number; name the columns with --columns"
-                ) from None
-    return Samples([f"row {i + 2}" for i in range(len(rows))], lambda i: x[i], labels, called, chosen)
+    texts_table = read_table(path)
+    labels, called = _labels(texts_table, label_column, classes)
+    chosen = list(columns) or [name for name in texts_table.header if name != label_column]
+    twice = next((name for name in chosen if chosen.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInputError(f"--columns names {twice!r} more than once")
+    x = torch.tensor([texts_table.numbers(name) for name in chosen]).T.contiguous()
+    names = [f"row {line}" for line in texts_table.lines]
+    return Samples(names, lambda i: x[i], labels, called, chosen, labels_from=label_column)
 
 
 def texts(  # noqa: PLR0913
@@ -197,20 +152,28 @@ def texts(  # noqa: PLR0913
     Raises:
         UnknownNameError: for a column that is not there.
     """
-    header, rows = _read_csv(path)
-    texts_read = _column(path, header, rows, text_column)
+    texts_table = read_table(path)
+    texts_read = texts_table.column(text_column)
 
     def ids(tokens: Sequence[str]) -> Sequence[int]:
-        token_ids = {word: tokenizer.convert_tokens_to_ids(word) for word in tokens}
+        token_ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tokens}
         unknown = (None, tokenizer.unk_token_id)
-        stranger = next((word for word, i in token_ids.items() if i in unknown and word != tokenizer.unk_token), None)
+        stranger = next((t for t, i in token_ids.items() if i in unknown and t != tokenizer.unk_token), None)
         if stranger is not None:
             raise UnknownNameError(f"the tokenizer knows no token {stranger!r}")
         return list(token_ids.values())
 
-    labels, called = _labels(path, header, rows, label_column, classes)
-    names = [text[:80] for text in texts_read]
-    return Samples(names, lambda i: text_ids(texts_read[i], tokenizer, length), labels, called, tokenizer=name, ids=ids)
+    labels, called = _labels(texts_table, label_column, classes)
+    return Samples(
+        [text[:80] for text in texts_read],
+        lambda i: text_ids(texts_read[i], tokenizer, length),
+        labels,
+        called,
+        tokenizer=name,
+        ids=ids,
+        labels_from=label_column,
+        fingerprint=lambda i: hashlib.sha256(texts_read[i].encode()).hexdigest()[:16],
+    )
 
 
 def text_ids(text: str, tokenizer: Any, length: int) -> Tensor:
@@ -221,35 +184,15 @@ def text_ids(text: str, tokenizer: Any, length: int) -> Tensor:
     return ids
 
 
-def _labels(
-    path: Path, header: list[str], rows: list[list[str]], column: str, classes: ClassNames | None
-) -> tuple[list[int], Sequence[str]]:
-    known = classes or ClassNames()
-    return known.of(_column(path, header, rows, column)) if column else ([], known.from_user or known.from_model)
-
-
-def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    if not path.is_file():
-        raise InvalidInputError(f"no such file: {path}")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-    except (UnicodeDecodeError, csv.Error) as err:
-        raise InvalidInputError(f"{path} is no CSV of text ({err})") from None
-    rows = [row for row in rows if row]
-    if not header or not rows:
-        raise InvalidInputError(f"{path} needs a line of column names and at least one row")
-    for i, row in enumerate(rows):
-        if len(row) != len(header):
-            raise InvalidInputError(f"{path}, row {i + 2}: {len(row)} values for {len(header)} columns")
-    return header, rows
-
-
-def _column(path: Path, header: list[str], rows: list[list[str]], name: str) -> list[str]:
-    if name not in header:
-        raise UnknownNameError(f"{path} has no column {name!r}{near_names(name, header)}")
-    at = header.index(name)
-    return [row[at] for row in rows]
+def _labels(table: TextTable, column: str, classes: ClassNames | None) -> tuple[list[int], Sequence[str]]:
+    class_names = classes or ClassNames()
+    if not column:
+        return [], class_names.from_user or class_names.from_model
+    texts_read = table.column(column)
+    empty = next((line for text, line in zip(texts_read, table.lines, strict=True) if not text.strip()), None)
+    if empty is not None:
+        raise InvalidInputError(f"{table.path}, row {empty}: the label in column {column!r} is missing")
+    return class_names.of(texts_read)
 
 
 def open_data(  # noqa: PLR0913
@@ -257,8 +200,7 @@ def open_data(  # noqa: PLR0913
     preparation: Preparation,
     *,
     labels: str = "",
-    classes: Sequence[str] = (),
-    usual_classes: Sequence[str] = (),
+    classes: ClassNames | None = None,
     text: str = "",
     columns: Sequence[str] = (),
     tokenizer: Any = None,
@@ -272,8 +214,7 @@ def open_data(  # noqa: PLR0913
         source: a folder of images, a .npy, .npz or .csv file, or ``module:dataset``.
         preparation: of images.
         labels: the column of a .csv that holds the class.
-        classes: the words of a label, in the order of the model's outputs.
-        usual_classes: the same, as the model names them; it counts where they are the labels' words.
+        classes: the words that labels may use.
         text: the column of a .csv that holds the text; without it the .csv is a table of numbers.
         columns: of a table; all by default.
         tokenizer: of the model, for texts.
@@ -284,21 +225,21 @@ def open_data(  # noqa: PLR0913
     Raises:
         InvalidInputError, UnknownNameError, InvalidTypeError: for what cannot be read as such; the message says why.
     """
-    path, known = Path(source), ClassNames(tuple(classes), tuple(usual_classes))
+    path, class_names = Path(source), classes or ClassNames()
     column_options = {"--text": text, "--labels": labels, "--columns": columns}
     option = next((name for name, value in column_options.items() if value), "")
     if option and path.suffix != ".csv":
         raise InvalidInputError(f"{option} names columns of a .csv, and {source} is none")
     if path.is_dir():
-        return image_folder(path, preparation, strict=strict, classes=known)
+        return image_folder(path, preparation, strict=strict, classes=class_names)
     if path.suffix in (".npy", ".npz") and path.is_file():
-        return dataclasses.replace(array(path), classes=known.from_user or known.from_model)
+        return dataclasses.replace(array(path), classes=class_names.from_user or class_names.from_model)
     if path.suffix == ".csv" and path.is_file():
         if not text:
-            return table(path, labels, columns, known)
+            return table(path, labels, columns, class_names)
         if tokenizer is None:
             raise InvalidInputError("texts need a tokenizer: name the model as hf:FOLDER, or --tokenizer hf:FOLDER")
-        options: dict[str, Any] = {"length": length, "classes": known, "name": tokenizer_name}
+        options: dict[str, Any] = {"length": length, "classes": class_names, "name": tokenizer_name}
         return texts(path, text, tokenizer, label_column=labels, **options)
     if ":" in source and not path.suffix:
         return imported(source, "a data set", "module:dataset")

@@ -60,8 +60,9 @@ class Evaluate(MaskFields, ModelJob):
         data = self.samples(self.model)
         masks = self.masks(data)
         check_masked(self.metric, masks)
-        samples = Stream(data, masks, batch_size=self.batch_size, limit=self.limit)
         model = self.loaded()
+        data = self.fit_labels(data, model, needed=self.target == "label")
+        samples = Stream(data, masks, batch_size=self.batch_size, limit=self.limit)
         with_layer = self.with_embedding_layer(model, samples.first)
         table = evaluate(
             {name: with_layer.bound(name, model) for name in self.explainer},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +132,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
         if self.target and self.target != "label" and not self.target.isdecimal():
             raise InvalidInputError(f"--target of a data set is one class or 'label', got {self.target!r}")
         data, model = self.samples(self.model), self.loaded()
+        data = self.fit_labels(data, model, needed=self.target == "label")
         run = explain_dataset(
             self.with_embedding_layer(model, Source(data).first()[0]).bound(self.explainer, model),
             data,
@@ -153,8 +155,11 @@ class Explain(ProcessFields, DataFields, ModelJob):
         summary = [f"{len(run)} samples explained in {self.out}"]
         summary += [f"{n} {word}" for word, n in counts.items() if n and word != "explained"]
         self.tell(", ".join(summary), **counts, run=str(self.out))
+        n_bad = sum(not math.isfinite(row["score"]) for row in run.rows() if row["score"] is not None)
+        if n_bad:
+            typer.echo(f"xaikit: the model gives NaN or infinite scores for {n_bad} of {len(run)} samples", err=True)
         # What was left out must not look like success to a script.
-        return 1 if run.skipped else 0
+        return 1 if run.skipped or n_bad else 0
 
 
 def _plain(attribution: Attribution) -> dict[str, Any]:

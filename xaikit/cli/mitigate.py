@@ -25,10 +25,11 @@ HELD_BACK = 0.2  # share of the data that is measured on instead of trained on, 
 class Mitigate(ProcessFields, MaskFields, ModelJob):
     """Train a model away from a shortcut: writes its weights, and what it relied on before and after.
 
-    --mask says where the shortcut is: one map for all samples, one for each sample of --data, or (rrr:where=class) one
-    for each class; of a table or of texts, --mask-names names columns or tokens. Before and after are
-    measured on --test, else on a fifth of --data that training never sees. Training goes on from its checkpoint when
-    the same command is given again after an interruption. xaikit list mitigators tells the mitigators' settings.
+    --mask says where the shortcut is: one map for all samples, one for each sample of --data, or
+    (rrr:mask_scope=class) one for each class; of a table or of texts, --mask-names names columns or tokens. Before and
+    after are measured on --test, else on a fifth of --data that training never sees. Training goes on from its
+    checkpoint when the same command is given again after an interruption. xaikit list mitigators tells the
+    mitigators' settings.
 
     \b
     Examples:
@@ -73,8 +74,8 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         if self.starts_others:
             return self.shared()
         first = processes.rank() == 0  # the others train along, and leave measuring and telling to it
-        training, test, classes = self._data(by_class=mitigator.where == "class")
         model = self.loaded()
+        training, test, classes = self._data(model, by_class=mitigator.mask_scope == "class")
         view = self.with_embedding_layer(model, training.first).view()
         mitigator = self._seen(mitigator, view)
         # A model that does not take such samples says so now.
@@ -93,7 +94,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             path.parent.mkdir(parents=True, exist_ok=True)
         batches = training.training(mitigator.batch_size)
         fabric = processes.fabric(device_of(self.device), self.precision)
-        fitted = mitigator.set_kwargs(where="sample")  # of masks for classes, each sample has its own by now
+        fitted = mitigator.set_kwargs(mask_scope="sample")  # of masks for classes, each sample has its own by now
         history = fitted.fit(model, batches, checkpoint=checkpoint, fabric=fabric, progress=not self.quiet)
         if history.stopped == "interrupted":
             if first:
@@ -128,24 +129,31 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             changes["explainer"] = mitigator.explainer.set_kwargs(layer=view["layer"])
         return mitigator.set_kwargs(**changes)
 
-    def _data(self, *, by_class: bool) -> tuple[Stream, Stream, Sequence[str]]:
+    def _data(self, model: nn.Module, *, by_class: bool) -> tuple[Stream, Stream, Sequence[str]]:
         """Samples to train on, and others to measure on, both with labels and masks; the names of the classes."""
         import torch
 
+        from xaikit.cli.class_names import ClassNames
         from xaikit.cli.stream import Stream
         from xaikit.core.errors import InvalidInputError
 
-        data = self.samples(self.model)
+        data = self.fit_labels(self.samples(self.model), model, needed=True)
         masks, classes = self.masks(data, by_class=by_class), getattr(data, "classes", ())
         stream = Stream(data, masks)
         # Read once from end to end, so that what is unreadable or unlabelled is known before training begins.
         readable = torch.cat([_labelled(batch, "--data") for batch in stream])
         if self.test:
-            other = Stream(self.model_copy(update={"data": self.test}).samples(self.model), masks)
-            if masks is not None and other.total != stream.total and masks.number == stream.total:
+            # A word means the same class in both.
+            names = ClassNames(classes, source="the classes of --data") if classes else None
+            job = self.model_copy(update={"data": self.test})
+            test_data = self.fit_labels(job.samples(self.model, names), model, needed=True)
+            is_file = self.mask is not None and not self.mask.is_dir()
+            test_masks = masks if is_file else self.masks(test_data, by_class=by_class)
+            other = Stream(test_data, test_masks)
+            if masks is not None and is_file and other.total != stream.total and masks.number == stream.total:
                 raise InvalidInputError(
                     "--mask holds one map for each sample of --data, so those of --test have none; leave out --test, "
-                    "or give one map for all"
+                    "or give one map for all, or a folder of masks with the names of all pictures"
                 )
             tested = torch.cat([_labelled(batch, "--test") for batch in other])
             return stream.only(readable), other.only(tested), classes

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaikit.cli.inputs import IMAGENET, Preparation
-from xaikit.core.errors import InvalidInputError
+from xaikit.cli.inputs import IMAGENET
+from xaikit.core.errors import InvalidInputError, NonFiniteError
+from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
+from xaikit.files.pictures import Preparation
 
 
 def split_list(text: str) -> list[str]:
@@ -71,15 +73,35 @@ def device_of(name: str) -> Any:
         raise InvalidInputError(f"--device {name} cannot be used here ({str(err).splitlines()[0]})") from None
 
 
-def targets_of(classes: list[int], net: nn.Module, inputs: Tensor, head: str | int | None) -> Any:
-    """The given classes; else the predicted one of each sample, or None for a single output."""
+def run_model(model: nn.Module, inputs: Any, head: str | int | None) -> Tensor:
+    """The model's output for some samples, moved to where the model is.
+
+    Raises:
+        InvalidInputError: where the model does not take such inputs.
+        NonFiniteError: for a model that gives NaN or infinite numbers.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    tensors, rebuild = flatten(inputs)
     try:
         with torch.no_grad():
-            output = pick_head(net(inputs), head)
+            output = pick_head(model(rebuild(tuple(t.to(device) for t in tensors))), head)
     except RuntimeError as err:
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
         raise InvalidInputError(
-            f"the model does not take inputs of shape {tuple(inputs.shape)} ({err}); --size and --grey change an image"
+            f"the model does not take inputs of shape {shapes} ({err}); --size and --grey change an image"
         ) from err
+    n_bad = int((~torch.isfinite(output.flatten(1) if output.ndim > 1 else output[:, None]).all(1)).sum())
+    if n_bad == len(output) and n_bad:
+        raise NonFiniteError(
+            "the model gives NaN or infinite numbers, so there is nothing to explain; look at --weights (a training "
+            "that diverged?) and at the values of the samples"
+        )
+    return output
+
+
+def targets_of(classes: list[int], net: nn.Module, inputs: Tensor, head: str | int | None) -> Any:
+    """The given classes; else the predicted one of each sample, or None for a single output."""
+    output = run_model(net, inputs, head)
     if classes:
         return classes[0] if len(classes) == 1 else torch.tensor(classes)
     return output.argmax(1) if output.ndim == 2 and output.shape[1] > 1 else None

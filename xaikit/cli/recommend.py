@@ -46,10 +46,12 @@ class Recommend(DataFields, ModelJob):
             check_out(self.out, ".json")
             self.out.parent.mkdir(parents=True, exist_ok=True)
         Int(ge=1).check(self.n_samples, "--n-samples")
-        samples = Stream(self.samples(self.model), limit=self.n_samples) if self.data else None
+        data = self.samples(self.model) if self.data else None
+        model = self.loaded()
+        data = self.fit_labels(data, model, needed=self.target == "label")
+        samples = None if data is None else Stream(data, limit=self.n_samples)
         sample = None if samples is None else samples.whole()
         skipped = 0 if samples is None else tell_skipped(samples)
-        model = self.loaded()
         job = self if samples is None else self.with_embedding_layer(model, samples.first)
         result = recommend(
             model,

@@ -111,9 +111,9 @@ def _tuned(content: Any) -> Any:
 
 
 def _mended(content: Any) -> tuple[Any, Any]:
-    from xaikit.mitigation import Comparison
+    from xaikit.mitigation import Assessment, Comparison
 
-    groups = {when: content[when]["groups"] for when in ("before", "after") if when in content}
+    groups = {when: Assessment.from_dict(content[when]).groups for when in ("before", "after") if when in content}
     return Comparison.from_dict(content["comparison"]), groups
 
 
@@ -124,6 +124,8 @@ def _read(path: Path, make: Callable[[Any], list[Any]], verb: str) -> list[Any]:
     content = _json(path)
     try:
         return make(content)
+    except InvalidInputError as err:
+        raise InvalidInputError(f"{path} is not what xaikit {verb} wrote ({err})") from None
     except (KeyError, TypeError, AttributeError, IndexError) as err:
         reason = f"{type(err).__name__} {err}"
         raise InvalidInputError(f"{path} is not what xaikit {verb} wrote ({reason})") from None

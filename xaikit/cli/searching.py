@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -10,12 +10,14 @@ from torch import nn
 from xaikit.cli.inputs import read_batch
 from xaikit.cli.options import check_masked, device_of, numbers, targets_of
 from xaikit.cli.stream import Batch, Stream, targets_for
-from xaikit.cli.tune import Tune
 from xaikit.core import EXPLAINERS, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.tuning.search import Search
 from xaikit.tuning.space_selection import ALL
 from xaikit.tuning.tune import explanation_search
+
+if TYPE_CHECKING:
+    from xaikit.cli.tune import Tune
 
 
 def search_of(job: Tune) -> tuple[Search, Stream]:
@@ -31,10 +33,10 @@ def search_of(job: Tune) -> tuple[Search, Stream]:
     metric, space = _metric(job), _space(job)
     size = Int(ge=0).check(job.batch_size, "--batch-size")
     device_of(job.device)
-    samples = _samples(job)
+    model = job.loaded()
+    samples = _samples(job, model)
     targets = _targets(job.target, len(samples)) if job.source is not None else []
     parts = list(samples) if size else [samples.whole()]
-    model = job.loaded()
     with_layer = job.with_embedding_layer(model, samples.first)
     explainers = [with_layer.bound(text, model) for text in job.explainer]
     search = explanation_search(
@@ -50,13 +52,14 @@ def search_of(job: Tune) -> tuple[Search, Stream]:
     return search, samples
 
 
-def _samples(job: Tune) -> Stream:
+def _samples(job: Tune, model: nn.Module) -> Stream:
     if bool(job.data) == (job.source is not None):
         raise InvalidInputError("name either an INPUT or --data, a data set")
     data = job.samples(job.model) if job.source is None else read_batch(job.source, job.preparation(job.model))[0]
     size = {"batch_size": job.batch_size} if job.batch_size else {}
     masks = job.masks(data)
     check_masked(job.metric, masks)
+    data = job.fit_labels(data, model, needed=job.target == "label")
     return Stream(data, masks, limit=job.limit if job.source is None else 0, **size)
 
 

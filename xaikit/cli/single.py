@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from xaikit.cli.data import IMAGES, text_ids
+from xaikit.cli.data import text_ids
 from xaikit.cli.hugging_face import tokenizer_of
 from xaikit.cli.inputs import read_batch
 from xaikit.core.errors import InvalidInputError
+from xaikit.files.pictures import PICTURES
 
 if TYPE_CHECKING:
     from xaikit.cli.explain import Explain
@@ -62,7 +63,7 @@ def read_input(job: Explain, source: str) -> SampleInput:
         raise InvalidInputError(f"{path} is a data set: name one of its rows, --row N, or explain all, --data {path}")
     if there and path.is_dir():
         raise InvalidInputError(f"{path} is a folder: explain its images with --data {path}")
-    if there or path.suffix.lower() in (*IMAGES, *TABLES):
+    if there or path.suffix.lower() in (*PICTURES, *TABLES):
         inputs, picture = read_batch(path, job.preparation(job.model))
         return SampleInput(inputs, picture, path.stem, tokenizer=reader)
     if reader is None:

@@ -10,8 +10,9 @@ from xaikit.cli.job import Job, flag
 if TYPE_CHECKING:
     from torch import nn
 
-    from xaikit.cli.inputs import Preparation
+    from xaikit.cli.class_names import ClassNames
     from xaikit.core import Explainer
+    from xaikit.files.pictures import Preparation
 
 
 class ModelJob(Job):
@@ -59,6 +60,12 @@ class ModelJob(Job):
         head = int(self.head) if self.head.isdecimal() else self.head
         return {"head": head, **({"layer": self.layer} if self.layer else {})}
 
+    def fit_labels(self, data: Any, model: nn.Module, *, needed: bool) -> Any:
+        """The data with labels that fit the model's outputs, see `xaikit.cli.class_names.fit_labels`."""
+        from xaikit.cli.class_names import fit_labels
+
+        return fit_labels(data, model, self.view()["head"], needed=needed)
+
 
 class ImageFields(Job):
     """How images are read."""
@@ -87,8 +94,9 @@ class DataFields(ImageFields):
     length: int = flag(128, help="Tokens of a text.")
     strict: bool = flag(False, help="Stop at an unreadable image instead of leaving it out.")
 
-    def samples(self, model: str) -> Any:
-        """The data set."""
+    def samples(self, model: str, known: ClassNames | None = None) -> Any:
+        """The data set; its labels may use the known class names, else those of --classes or of the model."""
+        from xaikit.cli.class_names import ClassNames
         from xaikit.cli.data import open_data
         from xaikit.cli.hugging_face import classes_of, tokenizer_of
         from xaikit.cli.options import split_list
@@ -101,8 +109,7 @@ class DataFields(ImageFields):
             self.data,
             self.preparation(model),
             labels=self.labels,
-            classes=split_list(self.classes),
-            usual_classes=classes_of(model),
+            classes=ClassNames(split_list(self.classes), classes_of(model)) if known is None else known,
             text=self.text,
             columns=split_list(self.columns),
             tokenizer=tokenizer_of(reader) if self.text else None,

@@ -16,7 +16,7 @@ from xaikit.cli.masks import AnyMasks
 from xaikit.core import Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import flatten
-from xaikit.mitigation.batches import in_batches
+from xaikit.mitigation.sources import in_batches
 from xaikit.runs.shards import concatenated
 from xaikit.runs.source import Part, Source
 
@@ -185,7 +185,4 @@ def targets_for(target: str, batch: Batch, model: nn.Module, head: str | int) ->
         return batch.labels
     if target and not target.isdecimal():
         raise InvalidInputError(f"--target of a data set is one class or 'label', got {target!r}")
-    where = next((p.device for p in model.parameters()), torch.device("cpu"))
-    tensors, rebuild = flatten(batch.inputs)
-    inputs = rebuild(tuple(t.to(where) for t in tensors))
-    return targets_of([int(target)] if target else [], model, inputs, head)
+    return targets_of([int(target)] if target else [], model, batch.inputs, head)

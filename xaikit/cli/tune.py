@@ -108,7 +108,9 @@ def _summary(result: TuneResult[Any]) -> str:
     lines += [] if result.postprocess is None else [f"then: {result.postprocess}"]
     interval = result.gain_interval
     spread = (
-        "" if interval is None else f" (gain of the best trial: 95 % interval {interval[0]:.3g} to {interval[1]:.3g})"
+        ""
+        if interval is None
+        else f" (gain of the best trial: 95 % interval {interval.low:.3g} to {interval.high:.3g})"
     )
     lines += [f"{goal.name}: {result.value:.4g}, before {result.default_value:.4g}{spread}"]
     if len(result.goals) > 1:
@@ -120,9 +122,9 @@ def _summary(result: TuneResult[Any]) -> str:
     counts_text = [f"{len(result.trials)} trials", *(f"{n} {word}" for word, n in counts.items() if n)]
     lines.append(
         ", ".join(counts_text)
-        + {"space": "; nothing is left to try", "timeout": "; time was up"}.get(result.stopped, "")
+        + {"exhausted": "; nothing is left to try", "out_of_time": "; time was up"}.get(result.stopped, "")
     )
-    lines += [f"without any effect: {', '.join(result.dead)}"] if result.dead else []
+    lines += [f"without any effect: {', '.join(result.inactive_settings)}"] if result.inactive_settings else []
     reason = next((row["error"] for row in result.trials if row["error"]), None)
     lines += [f"first failure: {reason}"] if reason else []
     return "\n".join(lines)

@@ -10,19 +10,22 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from xaikit.cli.searching import search_of
 from xaikit.cli.stream import tell_skipped
-from xaikit.cli.tune import Tune
 from xaikit.core import Float, Int
 from xaikit.core.errors import InvalidInputError, TuningError
+from xaikit.core.results import Stopped
 from xaikit.tuning import TuneResult
-from xaikit.tuning.search import Search, Stopped, run_search
+from xaikit.tuning.search import Search, run_search
 from xaikit.tuning.study import quiet
 from xaikit.tuning.tune import explanation_result
+
+if TYPE_CHECKING:
+    from xaikit.cli.tune import Tune
 
 LOOK_SECONDS, ASK_SECONDS = 0.2, 3.0  # between two looks at the workers, and at the study, which costs them time
 
@@ -93,11 +96,11 @@ def _watch(job: Tune, search: Search) -> Stopped:
                     alive.remove(rank)
                     _tell(rank, *workers[rank], others=bool(alive), bar=bar)
         except KeyboardInterrupt:
-            return "interrupted"
+            return Stopped.INTERRUPTED
         if search.n_finished >= until:
-            return "trials"
+            return Stopped.DONE
         if any(process.returncode == 0 for process, _ in workers):
-            return "timeout" if job.timeout else "space"
+            return Stopped.OUT_OF_TIME if job.timeout else Stopped.EXHAUSTED
         raise TuningError(
             f"every worker ended before the {job.trials} trials were made ({search.n_finished - before} are in the "
             f"storage; --resume goes on): {_last_line(workers[0][1])}"

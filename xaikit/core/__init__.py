@@ -5,6 +5,7 @@ from xaikit.core.batch import Batch, read_batch, read_batches
 from xaikit.core.boxes import boxes_to_masks
 from xaikit.core.call import Call
 from xaikit.core.configured import Configured
+from xaikit.core.errors import XaikitError
 from xaikit.core.explainer import Explainer, as_explainer
 from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import read_classes, read_labels
@@ -22,6 +23,7 @@ from xaikit.core.registries import (
     POOLINGS,
     POSTPROCESSORS,
     PROJECTIONS,
+    TARGETS,
 )
 from xaikit.core.registry import Registry
 
@@ -36,6 +38,7 @@ __all__ = [
     "POOLINGS",
     "POSTPROCESSORS",
     "PROJECTIONS",
+    "TARGETS",
     "Attribution",
     "Batch",
     "Call",
@@ -48,6 +51,7 @@ __all__ = [
     "Layer",
     "Registry",
     "Spec",
+    "XaikitError",
     "as_explainer",
     "boxes_to_masks",
     "fit_masks",

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from xaikit import upward
 from xaikit.core.errors import XaikitError
 from xaikit.core.result_files import ARRAY
 from xaikit.core.results import Result
@@ -50,8 +51,9 @@ class Attribution(Result):
 
     @classmethod
     def _decode(cls, state: Mapping[str, Any]) -> Self:
-        values = state.get("values")
-        return super()._decode({**state, "values": tuple(values) if isinstance(values, list) else values})
+        values = tuple(state["values"]) if isinstance(state["values"], list) else state["values"]
+        flatten(values, "values")
+        return super()._decode({**state, "values": values})
 
     @classmethod
     def _upgrade(cls, state: Any, arrays: Mapping[str, Tensor]) -> Any:
@@ -78,20 +80,15 @@ class Attribution(Result):
 
     def plot(self, inputs: Any = None, **options: Any) -> Any:
         """A figure of the attribution beside (or over) the inputs; see `xaikit.report.figures.plot`."""
-        # The one call upwards: figures need matplotlib, which nobody pays for before drawing.
-        from importlib import import_module
-
-        return import_module("xaikit.report.figures").plot(self, inputs, **options)
+        return upward.load("figures").plot(self, inputs, **options)
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows by itself: the picture, where there is a way to draw such a shape."""
-        from importlib import import_module
-
         try:
             figure = self.plot()
         except XaikitError:
             return None
-        picture = import_module("xaikit.report.pictures").drawing(figure)
+        picture = upward.load("pictures").drawing(figure)
         size = f'width="{round(96 * figure.get_figwidth())}" style="max-width: 100%"'
         return f'<img src="{picture}" {size} alt="attribution by {html.escape(str(self.spec.get("name")))}">'
 
@@ -105,12 +102,16 @@ class Explained:
         scores: the explained score of each sample, (N,).
         gap: how far the attribution's sum is from the promised total, (N,); None where nothing is promised.
         promised: the promised total of each sample, (N,).
+        absorbed: relevance that the method's rules keep back (biases, stabilizers), for `Attribution.absorbed`.
+        lost: relevance that operations lose against their rules, for `Attribution.lost`.
     """
 
     values: tuple[Tensor, ...]
     scores: Tensor
     gap: Tensor | None = None
     promised: Tensor | None = None
+    absorbed: float | None = None
+    lost: dict[str, float] | None = None
 
     @property
     def missing_share(self) -> float | None:

@@ -68,7 +68,7 @@ class Batch(NamedTuple):
         return Batch(rebuild(tuple(t.to(device) for t in tensors)), labels, masks)
 
 
-def read_batch(
+def read_batch(  # noqa: PLR0913
     item: Any,
     model: nn.Module | None = None,
     *,
@@ -76,6 +76,7 @@ def read_batch(
     by_class: bool = False,
     targets: bool = False,
     check: bool = True,
+    move: bool = False,
 ) -> Batch:
     """One batch, its inputs, labels and masks read.
 
@@ -87,6 +88,7 @@ def read_batch(
         by_class: there is one mask for each class instead of one for each sample.
         targets: the second item is an explainer's target: it may also be a class for all, a function or None.
         check: whether the inputs must be finite.
+        move: put arrays on the model's device; else they stay on the CPU.
 
     Raises:
         InvalidTypeError: for anything else, and as the readers raise.
@@ -97,7 +99,7 @@ def read_batch(
         raise InvalidTypeError(
             f"a batch must be (inputs, labels) or (inputs, labels, masks), got {type(item).__name__}{size}"
         )
-    inputs = read_inputs(item[0], model)
+    inputs = read_inputs(item[0], model, move=move)
     tensors = flatten(inputs)[0]
     n = check_batch(tensors) if check else _sample_count(tensors)
     labels = item[1]

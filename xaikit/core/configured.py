@@ -10,6 +10,7 @@ It is a frozen dataclass by inheritance. `set_kwargs` returns a new object: noth
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -19,13 +20,14 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
 from xaikit.core.params import Spec
+from xaikit.core.setting_json import to_json, tuples_for_lists
 from xaikit.core.spec_strings import from_text
+from xaikit.core.value_equality import same_value, value_hash
 
 REQUIRED: Any = dataclasses.MISSING
 
@@ -42,9 +44,9 @@ class Setting:
 
     def is_default(self, value: Any) -> bool:
         """Whether a checked value is what the default becomes when it is checked: the object for its name, too."""
-        if self.default is REQUIRED or _same(value, self.default):
+        if self.default is REQUIRED or same_value(value, self.default):
             return self.default is not REQUIRED
-        return not isinstance(value, Tensor) and _same(value, self.check(self.default, "default"))
+        return not isinstance(value, Tensor) and same_value(value, self.check(self.default, "default"))
 
 
 def positional(*, default: Any, kw_only: bool = False) -> Any:  # noqa: ARG001
@@ -64,6 +66,7 @@ class Configured:
     NAME: ClassVar[str] = ""
     REGISTRY: ClassVar[Any] = None
     SETTINGS: ClassVar[Mapping[str, Setting]] = MappingProxyType({})
+    RENAMED_SETTINGS: ClassVar[Mapping[str, str]] = {}  # the new names by the old ones
     TUNABLES: ClassVar[Mapping[str, Spec]] = MappingProxyType({})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -94,6 +97,8 @@ class Configured:
         owner = type(self).__name__
         for name in settings:
             if name not in self.SETTINGS:
+                if new_name := self.RENAMED_SETTINGS.get(name):
+                    raise InvalidTypeError(f"the setting {name!r} of {owner} is called {new_name!r} now")
                 raise InvalidTypeError(f"{owner} has no setting {name!r}{near_names(name, self.SETTINGS)}")
         for name, setting in self.SETTINGS.items():
             value = settings.get(name, setting.default)
@@ -160,10 +165,10 @@ class Configured:
         if type(other) is not type(self):
             return NotImplemented
         theirs = other.settings()
-        return all(_same(v, theirs[n]) for n, v in self.settings().items())
+        return all(same_value(v, theirs[n]) for n, v in self.settings().items())
 
     def __hash__(self) -> int:
-        return hash((type(self), repr(self)))
+        return hash((type(self), value_hash(self.settings())))
 
 
 def _own_hints(cls: type) -> dict[str, Any]:
@@ -196,12 +201,13 @@ def _by_hint(hint: Any) -> Callable[[Any, str], Any]:
         return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
 
     def check(value: Any, where: str) -> Any:
-        value = tuple(value) if isinstance(value, list) and typing.get_origin(hint) is tuple else value
-        try:
-            return adapter().validate_python(value, strict=True)
-        except ValidationError:
-            shown = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
-            raise InvalidTypeError(f"{where} must be {shown}, got {value!r} of type {type(value).__name__}") from None
+        if hint is Any:
+            return tuples_for_lists(value)
+        for candidate in (value, tuples_for_lists(value)):  # JSON has no tuples
+            with contextlib.suppress(ValidationError):
+                return adapter().validate_python(candidate, strict=True)
+        shown = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
+        raise InvalidTypeError(f"{where} must be {shown}, got {value!r} of type {type(value).__name__}")
 
     return check
 
@@ -220,40 +226,6 @@ def _signature(cls: type[Configured]) -> inspect.Signature:
         )
         parameters.insert(0, model)
     return inspect.Signature(parameters)
-
-
-def to_json(value: Any, where: str) -> Any:
-    """A setting as plain JSON values.
-
-    Raises:
-        InvalidInputError: for a function, a module, or whatever else no JSON can hold.
-    """
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Configured):
-        return value.spec()
-    if isinstance(value, (tuple, list)):
-        return [to_json(v, where) for v in value]
-    if isinstance(value, Mapping):
-        return {str(k): to_json(v, where) for k, v in value.items()}
-    if isinstance(value, Tensor):
-        return {"tensor": value.detach().cpu().double().tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
-    raise InvalidInputError(
-        f"{where} is a {type(value).__name__}, which a spec cannot hold; leave it out and set it again with set_kwargs"
-    )
-
-
-def from_json(value: Any) -> Any:
-    """Undo what a spec did to tensors."""
-    if isinstance(value, Mapping) and set(value) == {"tensor", "dtype"}:
-        return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
-    return value
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a, b)
-    return a is b or (type(a) is type(b) and bool(a == b))
 
 
 def _short(value: Any) -> str:

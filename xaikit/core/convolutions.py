@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xaikit.core import torch_private
+
 FEW_CHANNELS = 8
 LARGE_WEIGHT, FEW_POSITIONS = 2**20, 256
 KINDS = (nn.Conv1d, nn.Conv2d)
@@ -97,7 +99,7 @@ def input_gradient(g: Tensor, w: Tensor, x: Tensor, form: Form) -> Tensor:
     if g.ndim == 3:  # a sequence is an image of height 1
         flat = Form((1, *form.stride), (0, *form.padding), (1, 1), 1)
         return input_gradient(g.unsqueeze(2), w.unsqueeze(2), x.unsqueeze(2), flat).squeeze(2)
-    kernel = torch.ops.aten._slow_conv2d_backward.output_mask
+    kernel = torch_private.slow_conv2d_backward
     dx: Tensor = kernel(g, x, w, w.shape[2:], form.stride, form.padding, [True, False, False])[0]
     return dx
 
@@ -141,7 +143,7 @@ def fast_convolutions(modules: Iterable[nn.Module], *, twice: bool) -> Iterator[
         w, groups = module.weight, module.groups
         if not (_few(w, groups) or (twice and (groups > 1 or _crowded(y, w, groups)))):
             return None
-        padding = module._reversed_padding_repeated_twice[::2][::-1]  # in numbers, also where it has a name
+        padding = torch_private.twice_reversed_padding_of(module)[::2][::-1]  # in numbers, also where it has a name
         form = Form(module.stride, tuple(padding), module.dilation, groups)
         y = OfParameters.apply(w, module.bias, form, [x], [y.detach()])
         return OfInput.apply(y, x, form, [w])
@@ -167,7 +169,7 @@ def _crowded(g: Tensor, w: Tensor, groups: int) -> bool:
 
 def _is_torchs(module: Any, x: Any, y: Any) -> bool:
     """Whether y is what torch's convolution made of a batch x on a CPU, in the precision of both, with a graph."""
-    edges = module._reversed_padding_repeated_twice  # padding="same" may be uneven
+    edges = torch_private.twice_reversed_padding_of(module)  # padding="same" may be uneven
     return (
         type(x) is Tensor
         and type(y) is Tensor

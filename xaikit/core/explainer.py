@@ -215,6 +215,8 @@ class Explainer(ModelView, abc.ABC):
             targets=target_rules.described(targets),
             scores=explained.scores.detach(),
             gap=None if explained.gap is None else explained.gap.detach(),
+            absorbed=explained.absorbed,
+            lost=explained.lost,
             tokens=self._token_ids(values, inputs),
             seed=seed,
         )

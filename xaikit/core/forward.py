@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xaikit.core import torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
 from xaikit.core.replica import original_of
 from xaikit.core.rows import RowRule
@@ -173,7 +174,7 @@ def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None
 
     Raises:
         InvalidTypeError: when parameters and inputs differ in precision.
-        InvalidInputError: when the shape of an image cannot be right for the model's convolutions.
+        InvalidInputError: when the error is about shapes; it says what a convolution of the model takes.
     """
     weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     dtype = next((x.dtype for x in inputs if x.is_floating_point()), None)
@@ -184,21 +185,21 @@ def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None
     if isinstance(error, XaikitError) or not SHAPE_WORDS.search(str(error)):
         return
     shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
-    convolution = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
-    if convolution is None or not inputs[0].is_floating_point():
-        return
+    convolution = next((m for m in model.modules() if isinstance(m, torch_private.Convolution)), None)
+    hint = "" if convolution is None else _order_hint(convolution, inputs[0])
+    raise InvalidInputError(f"the model fails on inputs of shape {shapes}{hint}: {_first_line(error)}") from error
+
+
+def _order_hint(convolution: Any, x: Tensor) -> str:
+    """What is wrong with the axes of an image for the model's first convolution, if that can be told."""
     channels, axes = convolution.in_channels, convolution.weight.ndim
-    form = f"(N, {channels}, {', '.join(['length', 'height, width', 'depth, height, width'][axes - 3].split(', '))})"
-    x = inputs[0]
-    if x.ndim == axes - 1:
-        hint = f"an input of shape {shapes} has no batch axis; pass inputs[None] for one sample"
-    elif x.ndim == axes and x.shape[1] != channels and x.shape[-1] == channels:
-        hint = f"an input of shape {shapes} has its channels last; pass inputs.movedim(-1, 1)"
-    elif x.ndim == axes and x.shape[1] == channels:
-        hint = f"inputs of shape {shapes} do not fit the model in size"
-    else:
-        hint = f"got inputs of shape {shapes}"
-    raise InvalidInputError(f"the model's first convolution takes {form}, and {hint}: {_first_line(error)}") from error
+    places = {3: "length", 4: "height, width", 5: "depth, height, width"}[axes]
+    form = f"; its first convolution takes (N, {channels}, {places})"
+    if x.ndim == axes - 1 and channels in (x.shape[0], 1):
+        return f"{form}, so the batch axis is missing: pass inputs[None] for one sample"
+    if x.ndim == axes and x.shape[1] != channels and x.shape[-1] == channels:
+        return f"{form}, so the channels are last: pass inputs.movedim(-1, 1)"
+    return form if x.ndim == axes and x.shape[1] != channels else ""
 
 
 def _first_line(error: Exception) -> str:

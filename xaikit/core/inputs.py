@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from xaikit.core.arrays import is_array, model_float_type, to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 
 
-def read_inputs(inputs: Any, model: nn.Module | None = None, *, what: str = "inputs") -> Any:
+def read_inputs(inputs: Any, model: nn.Module | None = None, *, move: bool = True, what: str = "inputs") -> Any:
     """Inputs as a tensor, a tuple or list of tensors, or a dict of tensors.
 
     Tensors stay as they are: their precision and their device are the user's choice. Numpy arrays, lists and pandas
@@ -24,6 +25,7 @@ def read_inputs(inputs: Any, model: nn.Module | None = None, *, what: str = "inp
             one model as a tuple, a list of arrays, or a mapping such as a dict or Hugging Face's `BatchEncoding`.
             Nested lists of plain numbers are one input, lists of arrays or tensors are several.
         model: whose precision and device are used; None takes torch's default precision and the CPU.
+        move: put arrays on the model's device; else they stay on the CPU.
         what: name of the inputs in messages.
 
     Returns:
@@ -38,6 +40,7 @@ def read_inputs(inputs: Any, model: nn.Module | None = None, *, what: str = "inp
     if isinstance(inputs, Tensor) or _holds_tensors_only(inputs):
         return inputs
     dtype, device = model_float_type(model)
+    device = device if move else torch.device("cpu")
 
     def read(value: Any, name: str) -> Tensor:
         if isinstance(value, Tensor):

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from xaikit.core import torch_private
 from xaikit.core.errors import NotDifferentiableError
 
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+NORMS = (torch_private.BatchNorm, torch_private.InstanceNorm)
 NORM_FUNCTIONS = frozenset({F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm})
 
 # Nodes of autograd that raise when they are differentiated.

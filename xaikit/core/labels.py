@@ -67,11 +67,11 @@ def read_classes(labels: Any, n: int, *, what: str = "labels", n_classes: int | 
             f"{what}.long(), of an array {what}.astype(int), if they are classes"
         )
     if n_classes is not None and len(indices):
-        low, high = int(indices.min()), int(indices.max())
-        if low < 0 or high >= n_classes:
+        outside = (indices < 0) | (indices >= n_classes)
+        if bool(outside.any()):
             raise InvalidInputError(
                 f"{what} must lie in 0..{n_classes - 1} for a model with {n_classes} outputs, "
-                f"got {low if low < 0 else high}"
+                f"got {int(indices[outside][0])}"
             )
     return indices
 

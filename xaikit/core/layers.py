@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from xaikit.core import torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NestedLayersError, UnknownNameError, near_names
 from xaikit.core.graphs import depends_on
 from xaikit.core.replica import original_of
@@ -140,7 +141,7 @@ def check_activation(model: nn.Module, name: str, outputs: Sequence[Any], n: int
 
 
 def _leaf_names(model: nn.Module) -> set[str]:
-    return {name for name, module in model.named_modules() if name and not module._modules}
+    return {name for name, module in model.named_modules() if name and not torch_private.children_of(module)}
 
 
 def check_parallel(names: Sequence[str], activations: Sequence[Tensor]) -> None:

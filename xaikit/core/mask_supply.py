@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import RandomSampler
@@ -53,7 +53,7 @@ class MaskSupply:
             raise InvalidInputError(
                 f"{self._what} must hold one for each sample of the data, got {self._count}, and there are more samples"
             )
-        return read_masks(_slice(self._masks, begin, self._used), inputs, what=self._what)
+        return read_masks(select_masks(self._masks, range(begin, self._used)), inputs, what=self._what)
 
     def finish(self) -> None:
         """Call after the last batch.
@@ -93,9 +93,17 @@ def _list_shape(value: Any) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _slice(masks: Any, begin: int, end: int) -> Any:
+def select_masks(masks: Any, rows: Sequence[int]) -> Any:
+    """The masks of some samples, in the form in which they came.
+
+    Args:
+        masks: one for each sample, in any form that `read_masks` takes.
+        rows: indices of the samples.
+    """
     if isinstance(masks, Mapping):
-        return {key: _slice(mask, begin, end) for key, mask in masks.items()}
+        return {key: select_masks(mask, rows) for key, mask in masks.items()}
     if isinstance(masks, tuple) and any(is_array(m) for m in masks):
-        return tuple(_slice(mask, begin, end) for mask in masks)
-    return masks.iloc[begin:end] if hasattr(masks, "iloc") else masks[begin:end]
+        return tuple(select_masks(mask, rows) for mask in masks)
+    if isinstance(masks, (list, tuple)):
+        return [masks[row] for row in rows]
+    return masks.iloc[list(rows)] if hasattr(masks, "iloc") else masks[list(rows)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xaikit.core import torch_private
 from xaikit.core.kernels import mend_norms
 from xaikit.core.model_facts import facts_of
 from xaikit.core.replica import NotReplicableError, Replica
@@ -33,7 +33,7 @@ def modules_of(model: nn.Module) -> Modules:
         if module in found:
             return
         found[module] = name
-        for key, child in module._modules.items():
+        for key, child in torch_private.children_of(module).items():
             if child is not None:
                 visit(child, f"{name}.{key}" if name else key)
 
@@ -174,10 +174,7 @@ def runnable(modules: Sequence[nn.Module], device: torch.device) -> Iterator[Non
 
 def eager(modules: Sequence[nn.Module]) -> contextlib.AbstractContextManager[Any]:
     """Run what torch.compile has wrapped as it was written."""
-    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # not imported: nothing is compiled
-    wrapped = dynamo is not None and any(
-        isinstance(m, dynamo.OptimizedModule) or m._compiled_call_impl is not None for m in modules
-    )
+    wrapped = any(torch_private.is_compiled(m) for m in modules)
     return torch.compiler.set_stance("force_eager") if wrapped else contextlib.nullcontext()
 
 
@@ -215,7 +212,12 @@ def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
         for value in state.values()
         if type(value) in (list, dict, set)
     }
-    owned = [(m._buffers, name, b) for m in modules for name, b in m._buffers.items() if b is not None]
+    owned = [
+        (torch_private.buffers_of(m), name, b)
+        for m in modules
+        for name, b in torch_private.buffers_of(m).items()
+        if b is not None
+    ]
     copies = [buffer.detach().clone() for _, _, buffer in owned]
     tensors = [(v, v.detach().clone()) for _, s in attributes for v in s.values() if type(v) is Tensor]
     try:
@@ -244,14 +246,14 @@ def _restore(tensor: Tensor, value: Tensor) -> None:
 @contextlib.contextmanager
 def private_buffers(model: nn.Module) -> Iterator[None]:
     """Let the model work on copies of its buffers: what a pass in training mode adds to them is dropped."""
-    owned = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    owned = [(m, name, b) for m in model.modules() for name, b in torch_private.buffers_of(m).items() if b is not None]
     try:
         for module, name, buffer in owned:
-            module._buffers[name] = buffer.detach().clone()
+            torch_private.buffers_of(module)[name] = buffer.detach().clone()
         yield
     finally:
         for module, name, buffer in owned:
-            module._buffers[name] = buffer
+            torch_private.buffers_of(module)[name] = buffer
 
 
 @contextlib.contextmanager
@@ -270,7 +272,7 @@ def buffers_kept_on_error(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def frozen(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
     """No parameter requires a gradient inside: an input-only backward keeps fewer activations and runs faster."""
-    owned = [p for module in modules for p in module._parameters.values()]
+    owned = [p for module in modules for p in torch_private.parameters_of(module).values()]
     parameters = [p for p in owned if p is not None and p.requires_grad and p.is_leaf]
     try:
         for parameter in parameters:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import torch
 from torch import nn
 
-from xaikit.core.configured import Configured, positional, to_json
+from xaikit.core.configured import Configured, positional
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.layers import find_layer
 from xaikit.core.params import Int, Layer
+from xaikit.core.setting_json import to_json
 
 
 def _function(value: Any, where: str) -> Any:

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
+
+from xaikit.core import torch_private
 
 # torch's own modules whose answer lies in a setting, not in their source.
 _BY_SETTING: tuple[tuple[type[nn.Module], Callable[[Any], bool]], ...] = (
-    (_DropoutNd, lambda m: m.p > 0),
-    (nn.modules.instancenorm._InstanceNorm, lambda m: m.track_running_stats),
+    (torch_private.Dropout, lambda m: m.p > 0),
+    (torch_private.InstanceNorm, lambda m: m.track_running_stats),
     # Without running statistics evaluation mode uses those of the batch, too.
-    (_NormBase, lambda m: m.running_mean is not None),
+    (torch_private.RunningNorm, lambda m: m.running_mean is not None),
     (nn.RNNBase, lambda m: m.dropout > 0),
     (nn.MultiheadAttention, lambda m: m.dropout > 0),
     # In evaluation mode without a graph they take a fused path, which computes the same up to rounding.
@@ -36,7 +36,7 @@ def mode_matters(model: nn.Module) -> bool:
 
 
 def _matters(module: nn.Module) -> bool:
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    hooks = [*torch_private.forward_hooks_of(module).values(), *torch_private.forward_pre_hooks_of(module).values()]
     if any(_names_training(hook) for hook in hooks):
         return True
     for kind, by_setting in _BY_SETTING:

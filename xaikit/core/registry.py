@@ -6,15 +6,16 @@ names a module or a class; importing it runs its ``@EXPLAINERS.register("name")`
 
 from __future__ import annotations
 
-import importlib
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from xaikit.core.configured import Configured, from_json
+from xaikit import upward
+from xaikit.core.configured import Configured
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.setting_json import from_json
 from xaikit.core.spec_strings import split_spec
 
 T = TypeVar("T", bound=Configured)
@@ -25,13 +26,14 @@ class Registry(Generic[T]):
 
     Args:
         kind: singular noun for messages; the plural names the entry-point group.
-        builtin: package whose import registers our own items; it is imported at the first look-up.
+        home: name in `xaikit.upward` of the package whose import registers our own items. It is imported at the first
+            look-up. None for a registry that only holds what is registered by hand or by plugins.
     """
 
-    def __init__(self, kind: str, builtin: str) -> None:
+    def __init__(self, kind: str, home: str | None = None) -> None:
         self.kind = kind
         self.group = f"xaikit.{kind.replace(' ', '_')}s"
-        self._builtin = builtin
+        self._home = home
         self._coerce: Callable[[Any], T | None] | None = None
         self._items: dict[str, type[T]] = {}
         self._loaded = False
@@ -123,7 +125,8 @@ class Registry(Generic[T]):
         if self._loaded:
             return
         self._loaded = True
-        importlib.import_module(self._builtin)
+        if self._home is not None:
+            upward.load(self._home)
         for entry in entry_points(group=self.group):
             try:
                 entry.load()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core.errors import XaikitError
+from xaikit.core.torch_private import buffers_of, children_of, parameters_of
 
 ORIGINAL = "_xaikit_original"  # the attribute of a copy that holds the module it was copied from
 HOOKS = tuple(
@@ -83,12 +84,12 @@ class Replica:
         if "_compiled_call_impl" in state:
             state["_compiled_call_impl"] = None  # it is bound to the original; a compiled model runs as written
         state["_modules"] = _same_kind(
-            module._modules, {k: m if m is None else self.copies[m] for k, m in module._modules.items()}
+            children_of(module), {k: m if m is None else self.copies[m] for k, m in children_of(module).items()}
         )
         state["_parameters"] = _same_kind(
-            module._parameters, {k: self._parameter(p) for k, p in module._parameters.items()}
+            parameters_of(module), {k: self._parameter(p) for k, p in parameters_of(module).items()}
         )
-        state["_buffers"] = _same_kind(module._buffers, {k: self._tensor(b) for k, b in module._buffers.items()})
+        state["_buffers"] = _same_kind(buffers_of(module), {k: self._tensor(b) for k, b in buffers_of(module).items()})
         for name in HOOKS:
             hooks = state[name] = state[name].copy()
             for key, hook in hooks.items():
@@ -183,9 +184,10 @@ class Replica:
         """Hand the attributes and buffers that a pass assigned anew to the user's modules."""
         originals = {copy: module for module, copy in self.copies.items()}
         for module, copy in self.copies.items():
-            for name, buffer in copy._buffers.items():
-                if module._buffers.get(name) is not buffer:
-                    module._buffers[name] = buffer
+            buffers = buffers_of(module)
+            for name, buffer in buffers_of(copy).items():
+                if buffers.get(name) is not buffer:
+                    buffers[name] = buffer
             state = vars(module)
             for name, value in vars(copy).items():
                 if name not in MODULE_STATE and type(value) is not types.MethodType and state.get(name) is not value:

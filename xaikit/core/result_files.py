@@ -21,8 +21,9 @@ from torch import Tensor
 from xaikit.core.configured import Configured
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
 from xaikit.core.files import write_whole
+from xaikit.core.setting_json import TENSOR, tensor_from_json, tensor_to_json
 
-TENSOR, ARRAY, ITEMS = "$tensor", "$array", "$items"  # keys of a dict that stands for what JSON cannot hold
+ARRAY, ITEMS = "$array", "$items"  # keys of a dict that stands for what JSON cannot hold
 ARRAY_SUFFIXES = (".npz", ".safetensors")
 PLAIN_NUMPY = {torch.bfloat16: torch.float32}  # types that numpy does not know, and one that holds their values exactly
 
@@ -76,7 +77,7 @@ def decode(value: Any, arrays: Mapping[str, Any] | None = None) -> Any:
         if ITEMS in value:
             return {key: decode(item, arrays) for key, item in value[ITEMS]}
         if TENSOR in value or ARRAY in value:
-            tensor = arrays[value[ARRAY]] if ARRAY in value and arrays is not None else _tensor_of(value)
+            tensor = arrays[value[ARRAY]] if ARRAY in value and arrays is not None else tensor_from_json(value)
             tensor = tensor.to(getattr(torch, value["dtype"]))
             return tensor.numpy() if value.get("numpy") else tensor
         return {key: decode(item, arrays) for key, item in value.items()}
@@ -85,21 +86,7 @@ def decode(value: Any, arrays: Mapping[str, Any] | None = None) -> Any:
 
 def inline(_name: str, tensor: Tensor) -> dict[str, Any]:
     """A tensor as a list of its numbers, with shape and type."""
-    is_complex = tensor.is_complex()
-    numbers = (torch.view_as_real(tensor) if is_complex else tensor).flatten().tolist()
-    if tensor.is_floating_point() or is_complex:
-        numbers = [v if math.isfinite(v) else str(v) for v in numbers]
-    return {TENSOR: numbers, "shape": list(tensor.shape), "dtype": _name_of(tensor.dtype)}
-
-
-def _tensor_of(value: Mapping[str, Any]) -> Tensor:
-    dtype, shape = getattr(torch, value["dtype"]), value["shape"]
-    if dtype.is_complex:
-        pairs = torch.tensor([float(v) for v in value[TENSOR]], dtype=torch.float64).view(*shape, 2)
-        return torch.view_as_complex(pairs)
-    if dtype.is_floating_point:
-        return torch.tensor([float(v) for v in value[TENSOR]], dtype=torch.float64).view(shape)
-    return torch.tensor(value[TENSOR], dtype=dtype).view(shape)
+    return tensor_to_json(tensor)
 
 
 def write(path: str | Path, encode_state: Callable[[SaveTensor], dict[str, Any]]) -> Path:
@@ -159,7 +146,7 @@ def read(path: str | Path) -> tuple[Any, dict[str, Tensor]]:
     except MissingDependencyError:
         raise
     except Exception as err:  # damaged bytes make numpy, zipfile and json raise whatever they meet first
-        raise InvalidInputError(f"{path} is damaged, or xaikit did not write it ({_first_line(err)})") from err
+        raise InvalidInputError(f"the file is damaged, or xaikit did not write it ({_first_line(err)})") from err
 
 
 def _name_of(dtype: torch.dtype) -> str:

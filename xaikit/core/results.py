@@ -9,18 +9,30 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import core_schema
 from torch import Tensor, nn
 
 from xaikit.core import result_files
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError, XaikitError
+from xaikit.core.renames import renamed_attribute
 from xaikit.core.value_equality import same_value, value_hash
 
 # A number that may be NaN, which a file holds as null.
 Real = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+
+
+class AsIs:
+    """Annotates a field whose value is read by its class, such as an explainer from its spec, and not by pydantic."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:  # noqa: ARG002
+        """Whether the value is of the annotated class."""
+        return core_schema.is_instance_schema(source)
+
+
 NAME, FORMAT = "result", "format"  # keys of a saved result that say what it is
 
 
@@ -73,6 +85,7 @@ class Result:
     """
 
     FORMAT: ClassVar[int] = 1
+    RENAMED: ClassVar[Mapping[str, str]] = {}  # new names of fields, by their old ones
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,8 +106,7 @@ class Result:
         Raises:
             InvalidInputError: for another kind of result, one of a newer xaikit, or a field that is missing or wrong.
         """
-        cls._check(state)
-        return cls._decode(result_files.decode(state))
+        return cls._from_state(state, cls._decode)
 
     def save(self, path: str | Path) -> Path:
         """Write to a file, whole or not at all; `load` reads it.
@@ -127,18 +139,32 @@ class Result:
     @classmethod
     def _load(cls, path: str | Path, build: Callable[[dict[str, Any]], Self]) -> Self:
         """Read a file and hand its decoded state to `build`; every error names the file."""
-        state, arrays = result_files.read(path)
         try:
-            state = cls._upgrade(state, arrays)
-            cls._check(state)
-            return build(result_files.decode(state, arrays))
+            state, arrays = result_files.read(path)
+            return cls._from_state(state, build, arrays)
+        except (OSError, MissingDependencyError):
+            raise
         except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
-            reason = str(err) if isinstance(err, InvalidInputError) else _first_line(err)
-            raise InvalidInputError(f"{path} cannot be read: {reason}") from err
+            reason = str(err) if isinstance(err, XaikitError) else _first_line(err)
+            raise InvalidInputError(f"{path} holds no {cls.__name__} that can be read: {reason}") from err
+
+    @classmethod
+    def _from_state(
+        cls, state: Any, build: Callable[[dict[str, Any]], Self], arrays: Mapping[str, Tensor] | None = None
+    ) -> Self:
+        """Hand the decoded state to `build`, once it is known to be of this class and of the present format."""
+        state = cls._upgrade(state, arrays or {})
+        cls._check(state)
+        try:
+            return build(result_files.decode(state, arrays))
+        except (KeyError, IndexError) as err:
+            raise InvalidInputError(f"the content is no {cls.__name__}: {err} is missing") from err
+        except (AttributeError, TypeError) as err:
+            raise InvalidInputError(f"the content is no {cls.__name__}: {err}") from err
 
     @classmethod
     def _upgrade(cls, state: Any, arrays: Mapping[str, Tensor]) -> Any:  # noqa: ARG003
-        """The state in a file that an older xaikit wrote, as it is written now."""
+        """The state that an older xaikit wrote, as it is written now; `arrays` are the file's tensors."""
         return state
 
     def _state(self) -> dict[str, Any]:
@@ -187,6 +213,11 @@ class Result:
 
     def _compared(self) -> tuple[Any, ...]:
         return tuple(getattr(self, f.name) for f in dataclasses.fields(self) if f.compare)  # type: ignore[arg-type]
+
+    if not TYPE_CHECKING:  # a type checker would take any attribute to be there
+
+        def __getattr__(self, name: str) -> Any:
+            raise renamed_attribute(type(self).__name__, name, type(self).RENAMED)
 
     def __repr__(self) -> str:
         fields = [f for f in dataclasses.fields(self) if f.repr]  # type: ignore[arg-type]

@@ -10,19 +10,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from xaikit.core import torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.graphs import depends_on
 from xaikit.core.layers import find_layer, hooked
 from xaikit.core.structure import Tensors
 
-CONVOLUTION = nn.modules.conv._ConvNd  # noqa: SLF001
+CONVOLUTION = torch_private.Convolution
 CHANNELS_FIRST = (
-    CONVOLUTION,
-    nn.modules.batchnorm._NormBase,  # noqa: SLF001
-    nn.GroupNorm,
-    nn.modules.pooling._MaxPoolNd,  # noqa: SLF001
-    nn.modules.pooling._AvgPoolNd,  # noqa: SLF001
-    nn.modules.dropout._DropoutNd,  # noqa: SLF001
+    *(CONVOLUTION, torch_private.RunningNorm, nn.GroupNorm),
+    *(torch_private.MaxPool, torch_private.AvgPool, torch_private.Dropout),
 )
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
 MAX_PREFIX = 16  # class, distillation and register tokens that may stand before the patches of a vision transformer

@@ -14,6 +14,7 @@ from torch import nn
 from xaikit.core import BASELINES, EXPLAINERS, FEATURE_MASKS, Call, Categorical, Choice, Float, Int, Spec
 from xaikit.core.configured import REQUIRED, Setting
 from xaikit.core.errors import InvalidTypeError, near_names
+from xaikit.core.setting_json import tuples_for_lists
 from xaikit.core.structure import Tensors
 from xaikit.explainers.captum_bridge import CaptumMethod, captum_class
 from xaikit.explainers.feature_groups import make_groups, windows
@@ -117,7 +118,7 @@ def _argument_setting(parameter: inspect.Parameter, algorithm: str) -> Setting:
     name = parameter.name
     default = DEFAULTS.get(name, REQUIRED if parameter.default is parameter.empty else parameter.default)
     spec = RANGES.get(name) or _range_around(default)
-    check = spec.check if spec else lambda value, where: value  # noqa: ARG005
+    check = spec.check if spec else lambda value, where: tuples_for_lists(value)  # noqa: ARG005
     return Setting(Any, spec, check, f"see captum.attr.{algorithm}", default)
 
 

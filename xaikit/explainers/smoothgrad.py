@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Float, Int
+from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Float, Int, torch_private
 from xaikit.core.structure import Tensors
 from xaikit.explainers.noise import NoiseStream
 
@@ -32,7 +32,7 @@ class SmoothGrad(Explainer):
     True
     """
 
-    SUPPORTED_MODULES = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)  # noqa: SLF001
+    SUPPORTED_MODULES = (nn.Linear, torch_private.Convolution, nn.RNNBase, nn.MultiheadAttention)
     PASSES = ("n_iter",)
     USES_GLOBAL_RANDOM = False
 

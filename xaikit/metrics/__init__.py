@@ -1,5 +1,8 @@
 """The metrics, one file per family. A new one is one class, one decorator, one line here."""
 
+from typing import TYPE_CHECKING, Any
+
+from xaikit.core.renames import renamed_attribute
 from xaikit.metrics.axioms import CompletenessGap, InputInvariance, NonSensitivity
 from xaikit.metrics.base import EvaluationContext, Metric
 from xaikit.metrics.complexity import EffectiveComplexity, Entropy, Sparseness
@@ -11,7 +14,7 @@ from xaikit.metrics.localisation import AUC, PointingGame, RelevanceMass, Releva
 from xaikit.metrics.randomisation import ModelRandomisation, RandomLogit
 from xaikit.metrics.road import ROAD
 from xaikit.metrics.robustness import AvgSensitivity, LocalLipschitz, MaxSensitivity
-from xaikit.metrics.table import Evaluation, Row
+from xaikit.metrics.table import Evaluation, EvaluationRow
 
 __all__ = [
     "AUC",
@@ -25,6 +28,7 @@ __all__ = [
     "EffectiveComplexity",
     "Entropy",
     "Evaluation",
+    "EvaluationRow",
     "FaithfulnessCorrelation",
     "Infidelity",
     "InputInvariance",
@@ -42,9 +46,13 @@ __all__ = [
     "RandomLogit",
     "RelevanceMass",
     "RelevanceRank",
-    "Row",
     "Seconds",
     "Sparseness",
     "TopKIntersection",
     "evaluate",
 ]
+
+if not TYPE_CHECKING:  # a type checker would take any name to be there
+
+    def __getattr__(name: str) -> Any:
+        raise renamed_attribute(__name__, name, {"Row": "EvaluationRow", "Case": "EvaluationContext"}, __all__)

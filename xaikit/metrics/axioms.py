@@ -33,11 +33,11 @@ class CompletenessGap(Removal):
 
     output = "score"
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        baselines = self.baseline.of(case.call)
-        start = self._watch(case.call, 1, lambda _call, samples, _some: tuple(b[samples] for b in baselines))[0]
-        end = self._watch(case.call, 1, lambda call, _samples, _some: call.inputs)[0]
-        total = torch.stack([a.flatten(1).sum(1) for a in case.attributions]).sum(0)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        baselines = self.baseline.of(context.call)
+        start = self._watch(context.call, 1, lambda _call, samples, _some: tuple(b[samples] for b in baselines))[0]
+        end = self._watch(context.call, 1, lambda call, _samples, _some: call.inputs)[0]
+        total = torch.stack([a.flatten(1).sum(1) for a in context.attributions]).sum(0)
         return (total - (end - start)).abs()
 
 
@@ -63,13 +63,13 @@ class NonSensitivity(Watching):
     feature_mask: Annotated[Any, Choice(FEATURE_MASKS), "which features are one group"] = "auto"
     output = "score"
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        parts = groups_of(case, self.feature_mask, absolute=True)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        parts = groups_of(context, self.feature_mask, absolute=True)
         count = parts.values.shape[1]
-        draws = uniform_draws(case.call.inputs, self.n_iter, case.seed)
+        draws = uniform_draws(context.call.inputs, self.n_iter, context.seed)
 
         def redrawn(call: Call, samples: slice, some: range) -> Tensors:
-            own = parts if call.n == case.call.n else parts.at(samples)
+            own = parts if call.n == context.call.n else parts.at(samples)
             copies = torch.tensor(some, device=parts.values.device)
             flags = own.spread((copies[:, None] // self.n_iter == torch.arange(count, device=copies.device))[:, None])
             return tuple(
@@ -77,8 +77,8 @@ class NonSensitivity(Watching):
                 for f, x, u in zip(flags, call.inputs, draws, strict=True)
             )
 
-        before = self._watch(case.call, 1, lambda call, _samples, _some: call.inputs)[0]
-        after = self._watch(case.call, count * self.n_iter, redrawn)
+        before = self._watch(context.call, 1, lambda call, _samples, _some: call.inputs)[0]
+        after = self._watch(context.call, count * self.n_iter, redrawn)
         reaction = (after - before).abs().unflatten(0, (count, self.n_iter)).amax(1).T
         differ = self._is_zero(parts.values) ^ self._is_zero(reaction)
         return (differ & parts.present).sum(1).to(reaction)
@@ -104,7 +104,7 @@ class InputInvariance(Metric):
 
     shift: Annotated[float, Float(), "what is added to every feature"] = 1.0
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
         def shifted(call: Call, attribute: Attribute) -> Tensors:
             forward = call.forward
             return attribute(
@@ -115,9 +115,9 @@ class InputInvariance(Metric):
                 )
             )
 
-        after = case.explain_again(shifted)
-        size = norm(case.attributions)
-        change = norm(tuple(b - a for a, b in zip(case.attributions, after, strict=True)))
+        after = context.explain_again(shifted)
+        size = norm(context.attributions)
+        change = norm(tuple(b - a for a, b in zip(context.attributions, after, strict=True)))
         return change / torch.where(size > 0, size, torch.nan)
 
 

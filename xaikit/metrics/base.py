@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from xaikit.core import METRICS, Call, Configured, Explainer, structure
+from xaikit.core import METRICS, Attribution, Call, Configured, Explainer, structure
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnsupportedOperationError
+from xaikit.core.inputs import read_inputs
 from xaikit.core.model_state import reseed
+from xaikit.core.renames import renamed_arguments
 from xaikit.core.structure import Tensors
 
 T = TypeVar("T")
@@ -32,7 +34,7 @@ class EvaluationContext:
         explainer: what made them, for metrics that explain again.
         inputs: as the user gave them.
         targets: as the user gave them.
-        masks: as the user gave them.
+        relevant_region: where the relevance should lie, as the user gave it.
         postprocess: what was done to the explainer's attributions, on the tuple of them; None: nothing.
         seed: of every random number.
     """
@@ -43,7 +45,7 @@ class EvaluationContext:
     explainer: Explainer
     inputs: Any
     targets: Any
-    masks: Any
+    relevant_region: Any
     postprocess: Callable[[Tensors], Tensors] | None
     seed: int
 
@@ -104,6 +106,7 @@ class Metric(Configured, abc.ABC):
     NEEDS_MASK: ClassVar[bool] = False
     REPEATABLE: ClassVar[bool] = True  # the same number when measured again; seconds are not
 
+    @renamed_arguments(masks="relevant_region")
     def evaluate(  # noqa: PLR0913
         self,
         explainer: Explainer,
@@ -111,7 +114,7 @@ class Metric(Configured, abc.ABC):
         targets: Any = None,
         attributions: Any = None,
         *,
-        masks: Any = None,
+        relevant_region: Any = None,
         postprocess: Postprocess | None = None,
         seed: int = 0,
     ) -> Tensor:
@@ -121,10 +124,10 @@ class Metric(Configured, abc.ABC):
             explainer: a bound explainer; its model is measured, at its layer and head.
             inputs: as for `Explainer.attribute`.
             targets: as for `Explainer.attribute`.
-            attributions: what to measure, shaped like what is explained or with size 1 along pooled axes; None lets
-                the explainer make them.
-            masks: where the relevance should lie, for metrics that ask so: booleans or 0 and 1, shaped like what is
-                explained, with or without its channels.
+            attributions: what to measure, shaped like what is explained or with size 1 along pooled axes: tensors,
+                arrays, or what `Explainer.explain` returned; None lets the explainer make them.
+            relevant_region: where the relevance should lie, for metrics that compare with it: booleans or 0 and 1, in
+                a form of `xaikit.core.masks`, such as (H, W) for all images, (N, H, W) or (N, C, H, W).
             postprocess: a function of an attribution, applied to all that the explainer makes here: a
                 `Postprocessor`, a modality's `postprocess`. Given attributions count as postprocessed.
             seed: of the explainer's and the metric's random numbers.
@@ -136,15 +139,15 @@ class Metric(Configured, abc.ABC):
             InvalidTypeError: for an explainer that is none, or attributions that are no tensors.
             InvalidInputError: for attributions or masks of the wrong shape, or a missing mask.
         """
-        options: dict[str, Any] = {"masks": masks, "postprocess": postprocess, "seed": seed}
+        options: dict[str, Any] = {"relevant_region": relevant_region, "postprocess": postprocess, "seed": seed}
         return self._measure(self._values, explainer, inputs, targets, attributions, **options)
 
     @abc.abstractmethod
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
         """The metric's mathematics: one value per sample, shape (N,)."""
 
-    def _values(self, case: EvaluationContext) -> Tensor:
-        return self._evaluate(case).masked_fill(~case.finite, torch.nan)
+    def _values(self, context: EvaluationContext) -> Tensor:
+        return self._evaluate(context).masked_fill(~context.finite, torch.nan)
 
     def _measure(  # noqa: PLR0913
         self,
@@ -154,34 +157,37 @@ class Metric(Configured, abc.ABC):
         targets: Any,
         attributions: Any,
         *,
-        masks: Any = None,
+        relevant_region: Any = None,
         postprocess: Any = None,
         seed: int,
     ) -> T:
-        """Run `what` on a checked case, the model isolated."""
+        """Run `what` on a checked context, the model isolated."""
         if not isinstance(explainer, Explainer):
             raise InvalidTypeError(
                 f"{type(self).__name__} measures an Explainer, got {explainer!r} of type "
                 f"{type(explainer).__name__}; as_explainer(name, model) makes one"
             )
-        if self.NEEDS_MASK and masks is None:
+        if self.NEEDS_MASK and relevant_region is None:
             raise InvalidInputError(
-                f"{type(self).__name__} compares an attribution with a mask of where it should lie: give masks=, "
-                f"one per sample"
+                f"{type(self).__name__} compares an attribution with where it should lie: give relevant_region=, a "
+                f"mask for each sample or one for all"
             )
         if postprocess is not None and not callable(postprocess):
             raise InvalidTypeError(f"postprocess must be a function of an attribution, got {postprocess!r}")
         if attributions is None:
             attributions = explainer.attribute(inputs, targets, seed=seed)
             attributions = attributions if postprocess is None else postprocess(attributions)
-        given, rebuild = structure.flatten(attributions, "attributions")
+        if isinstance(attributions, Attribution):
+            attributions = attributions.values
+        attributions = read_inputs(attributions, explainer.model, what="attributions")
+        measured_values, rebuild = structure.flatten(attributions, "attributions")
         again = None if postprocess is None else lambda v: structure.flatten(postprocess(rebuild(v)))[0]
         results: list[T] = []
 
         def measured(call: Call) -> tuple[Tensors, ...]:
-            values, finite = _checked(given, call.inputs)
+            values, finite = _checked(measured_values, call.inputs)
             results.append(
-                what(EvaluationContext(call, values, finite, explainer, inputs, targets, masks, again, seed))
+                what(EvaluationContext(call, values, finite, explainer, inputs, targets, relevant_region, again, seed))
             )
             return ()
 

@@ -26,8 +26,8 @@ class Sparseness(Metric):
 
     DIRECTION = "maximize"
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        ordered = _sizes(case).sort(1).values
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        ordered = _sizes(context).sort(1).values
         count = ordered.shape[1]
         weight = 2 * torch.arange(1, count + 1, device=ordered.device) - count - 1
         return (weight * ordered).sum(1) / (count * _total(ordered))
@@ -47,8 +47,8 @@ class Entropy(Metric):
 
     DIRECTION = "minimize"
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        sizes = _sizes(case)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        sizes = _sizes(context)
         return torch.special.entr(sizes / _total(sizes)[:, None]).sum(1)
 
 
@@ -69,14 +69,14 @@ class EffectiveComplexity(Metric):
 
     threshold: Annotated[float, Float(ge=0, lt=1), "share of the largest |a| above which a feature counts"] = 1e-5
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        sizes = _sizes(case)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        sizes = _sizes(context)
         return (sizes > self.threshold * sizes.amax(1, keepdim=True)).sum(1).to(sizes)
 
 
-def _sizes(case: EvaluationContext) -> Tensor:
+def _sizes(context: EvaluationContext) -> Tensor:
     """|a| of all inputs side by side, (N, P)."""
-    return torch.cat([a.flatten(1) for a in case.attributions], 1).abs()
+    return torch.cat([a.flatten(1) for a in context.attributions], 1).abs()
 
 
 def _total(sizes: Tensor) -> Tensor:

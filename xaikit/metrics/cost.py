@@ -31,18 +31,18 @@ class Seconds(Metric):
 
     n_iter: Annotated[int, Int(ge=1), "calls that are timed"] = 3
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        device = case.call.inputs[0].device
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        device = context.call.inputs[0].device
 
         def seconds() -> float:
             _wait(device)
             start = time.perf_counter()
-            case.explainer.attribute(case.inputs, case.targets, seed=case.seed)
+            context.explainer.attribute(context.inputs, context.targets, seed=context.seed)
             _wait(device)
             return time.perf_counter() - start
 
         least = min(seconds() for _ in range(self.n_iter))
-        return torch.full((case.call.n,), least / case.call.n, device=device)
+        return torch.full((context.call.n,), least / context.call.n, device=device)
 
 
 @METRICS.register("peak_memory")
@@ -59,10 +59,12 @@ class PeakMemory(Metric):
 
     DIRECTION = "minimize"
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        device = case.call.inputs[0].device
-        mebibytes = peak_memory(lambda: case.explainer.attribute(case.inputs, case.targets, seed=case.seed), device)
-        return torch.full((case.call.n,), mebibytes, device=device)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        device = context.call.inputs[0].device
+        mebibytes = peak_memory(
+            lambda: context.explainer.attribute(context.inputs, context.targets, seed=context.seed), device
+        )
+        return torch.full((context.call.n,), mebibytes, device=device)
 
 
 def peak_memory(run: Callable[[], object], device: torch.device | str = "cpu") -> float:

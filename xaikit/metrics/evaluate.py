@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 from tqdm import tqdm
 
 from xaikit.core import EXPLAINERS, METRICS, Explainer, Float, Int, Registry
+from xaikit.core.batch import Batch, count_batches, read_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
+from xaikit.core.results import Stopped
 from xaikit.metrics.base import Metric, Postprocess
-from xaikit.metrics.data import Batch, number_of_batches, read, stream
 from xaikit.metrics.table import Evaluation, make_row
 
 NOT_REACHED = "not reached before Ctrl-C"
@@ -23,6 +24,7 @@ def evaluate(  # noqa: PLR0913
     metrics: Any,
     data: Any,
     *,
+    relevant_region: Any = None,
     model: nn.Module | None = None,
     postprocess: Postprocess | None = None,
     confidence: float = 0.95,
@@ -38,17 +40,23 @@ def evaluate(  # noqa: PLR0913
     Args:
         explainers: an explainer (its name, a spec, an object), several in a list, or a dict that labels them.
         metrics: a metric (its name, a spec, an object), several in a list, or a dict that labels them.
-        data: ``(inputs, targets)`` or ``(inputs, targets, masks)``, or a loader or list of such batches, read
-            once, batch by batch.
+        data: ``(inputs, targets)`` or ``(inputs, targets, relevant_region)``; a loader or list of such batches, read
+            once, batch by batch; or a data set of such samples. Tensors, numpy arrays, lists and pandas objects are
+            read alike.
+        relevant_region: where the relevance should lie, for metrics that compare with it: a mask for each sample of
+            the data or one for all, in place of those in the data; see `Metric.evaluate`.
         model: for explainers that have none yet.
         postprocess: a function of each attribution, such as a `Postprocessor`.
         confidence: of the intervals.
         seed: of every random number.
         progress: show a progress bar.
 
+    Returns:
+        One row for each explainer and metric, with the mean, its interval and the value of each sample.
+
     Raises:
         InvalidInputError, InvalidTypeError, UnknownNameError: for arguments that cannot be right, such as a metric
-            that needs a mask on data without any.
+            that compares with a region on data without any.
         UnboundError: for an explainer without a model.
 
     >>> import torch
@@ -62,28 +70,31 @@ def evaluate(  # noqa: PLR0913
     named_explainers = _bound(_labelled(explainers, EXPLAINERS, Explainer), model)
     named_metrics: dict[str, Metric] = _labelled(metrics, METRICS, Metric)
     # What is in memory already is looked through before anything is measured.
-    batches = read(data) if isinstance(data, (tuple, list)) else stream(data)
+    first = next(iter(named_explainers.values())).model
+    options: dict[str, Any] = {"model": first, "rows": None, "what": "relevant_region", "targets": True}
+    batches: Any = read_batches(data, relevant_region, **options)
+    batches = list(batches) if isinstance(data, (tuple, list)) else batches
     for batch in batches if isinstance(batches, list) else ():
         _check_masks(named_metrics, batch)
     cells = {(e, m): Cell() for e in named_explainers for m in named_metrics}
-    count = number_of_batches(data)
+    count = count_batches(data, rows=None)
     total = None if count is None else count * len(named_explainers) * (len(named_metrics) + 1)
-    stopped: Literal["done", "interrupted"] = "done"
+    stopped = Stopped.DONE
     with tqdm(total=total, desc="evaluate", unit="step", disable=not progress) as bar:
         try:
             for batch in batches:
                 _check_masks(named_metrics, batch)
                 for label, explainer in named_explainers.items():
-                    own = {name: cells[label, name] for name in named_metrics}
+                    of_explainer = {name: cells[label, name] for name in named_metrics}
                     bar.set_postfix_str(label)
-                    _measure(explainer, named_metrics, own, batch, postprocess, seed, bar.update)
+                    _measure(explainer, named_metrics, of_explainer, batch, postprocess, seed, bar.update)
         except KeyboardInterrupt:
             if not any(cell.values for cell in cells.values()):
                 raise
-            stopped = "interrupted"
+            stopped = Stopped.INTERRUPTED
     rows = []
     for (e, m), cell in cells.items():
-        error = cell.error or (NOT_REACHED if not cell.values and stopped == "interrupted" else None)
+        error = cell.error or (NOT_REACHED if not cell.values and stopped == Stopped.INTERRUPTED else None)
         direction = named_metrics[m].DIRECTION
         rows.append(make_row(e, m, direction, cell.values, confidence=confidence, seed=seed, error=error))
     return Evaluation(
@@ -100,7 +111,8 @@ def _check_masks(metrics: Mapping[str, Metric], batch: Batch) -> None:
     for name, metric in metrics.items():
         if metric.NEEDS_MASK and batch.masks is None:
             raise InvalidInputError(
-                f"the metric {name!r} compares with masks, and the data has none: give (inputs, targets, masks)"
+                f"the metric {name!r} compares with masks, and the data has none: give relevant_region=, where the "
+                f"relevance should lie, or (inputs, targets, relevant_region)"
             )
 
 
@@ -123,43 +135,44 @@ def _measure(  # noqa: PLR0913
 ) -> None:
     """One batch: explained once, measured by every metric that has not failed yet."""
     batch = batch.to(explainer.device)
-    live = [name for name in metrics if cells[name].error is None]
-    if not live:
+    working = [name for name in metrics if cells[name].error is None]
+    if not working:
         return
     try:
-        attributions = explainer.attribute(batch.inputs, batch.targets, seed=seed)
+        attributions = explainer.attribute(batch.inputs, batch.labels, seed=seed)
         attributions = attributions if postprocess is None else postprocess(attributions)
     except Exception as err:  # whatever a method or a model may raise is a finding about it
-        for name in live:
+        for name in working:
             cells[name].error = _reason(err)
         return
     done()
-    options = {"masks": batch.masks, "postprocess": postprocess, "seed": seed}
-    for name in live:
+    options = {"relevant_region": batch.masks, "postprocess": postprocess, "seed": seed}
+    for name in working:
         try:
-            values = metrics[name].evaluate(explainer, batch.inputs, batch.targets, attributions, **options)
+            values = metrics[name].evaluate(explainer, batch.inputs, batch.labels, attributions, **options)
             cells[name].values += values.double().tolist()
         except Exception as err:
             cells[name].error = _reason(err)
         done()
 
 
-def _labelled(given: Any, registry: Registry, kind: type) -> dict[str, Any]:
+def _labelled(values: Any, registry: Registry, kind: type) -> dict[str, Any]:
     """Objects by label: names stay as they were given, objects go by their registered name, or all they say."""
-    if isinstance(given, Mapping) and "name" not in given:
-        items = list(given.items())
+    if isinstance(values, Mapping) and "name" not in values:
+        items = list(values.items())
     else:
-        several = isinstance(given, (list, tuple))
-        items = [(value if isinstance(value, str) else None, value) for value in (given if several else [given])]
+        several = isinstance(values, (list, tuple))
+        items = [(value if isinstance(value, str) else None, value) for value in (values if several else [values])]
     if not items:
-        raise InvalidInputError(f"evaluate needs at least one {registry.kind}, got {given!r}")
-    made = [(label, registry.create(value)) for label, value in items]
-    for _, item in made:
+        raise InvalidInputError(f"evaluate needs at least one {registry.kind}, got {values!r}")
+    labelled = [(label, registry.create(value)) for label, value in items]
+    for _, item in labelled:
         if not isinstance(item, kind):
             raise InvalidTypeError(f"evaluate needs {registry.kind}s, got {item!r}")
-    names = [label or item.NAME or type(item).__name__ for label, item in made]
+    names = [label or item.NAME or type(item).__name__ for label, item in labelled]
     labels = [
-        name if label or names.count(name) == 1 else repr(item) for name, (label, item) in zip(names, made, strict=True)
+        name if label or names.count(name) == 1 else repr(item)
+        for name, (label, item) in zip(names, labelled, strict=True)
     ]
     twice = {label for label in labels if labels.count(label) > 1}
     if twice:
@@ -167,7 +180,7 @@ def _labelled(given: Any, registry: Registry, kind: type) -> dict[str, Any]:
             f"two {registry.kind}s go by the same label, {', '.join(sorted(map(repr, twice)))}; give a dict that "
             f"labels them"
         )
-    return dict(zip(labels, (item for _, item in made), strict=True))
+    return dict(zip(labels, (item for _, item in labelled), strict=True))
 
 
 def _bound(explainers: dict[str, Explainer], model: nn.Module | None) -> dict[str, Explainer]:

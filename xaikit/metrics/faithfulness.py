@@ -48,19 +48,21 @@ class PixelFlipping(Removal, PooledFeatureMetric, abc.ABC):
     ) -> Curves:
         """The flipping curves of each sample; arguments as for `evaluate`."""
 
-        def both(case: EvaluationContext) -> Curves:
-            fraction, curves = self._curves(case, ("morf", "lerf"))
-            return Curves(fraction, **{o: c.masked_fill(~case.finite[:, None], torch.nan) for o, c in curves.items()})
+        def both(context: EvaluationContext) -> Curves:
+            fraction, curves = self._curves(context, ("morf", "lerf"))
+            return Curves(
+                fraction, **{o: c.masked_fill(~context.finite[:, None], torch.nan) for o, c in curves.items()}
+            )
 
         return self._measure(both, explainer, inputs, targets, attributions, seed=seed)
 
-    def _areas(self, case: EvaluationContext) -> dict[str, Tensor]:
+    def _areas(self, context: EvaluationContext) -> dict[str, Tensor]:
         """Area under each curve of `ORDERS`, by the trapezoidal rule over the replaced share, (N,)."""
-        fraction, curves = self._curves(case, self.ORDERS)
+        fraction, curves = self._curves(context, self.ORDERS)
         return {order: torch.trapezoid(curve, fraction, dim=1) for order, curve in curves.items()}
 
-    def _curves(self, case: EvaluationContext, orders: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        places = self._places(case)
+    def _curves(self, context: EvaluationContext, orders: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        places = self._places(context)
         ranked = ranks(places.values)
         total = ranked.shape[1]
         steps = min(self.n_steps, total)
@@ -77,7 +79,7 @@ class PixelFlipping(Removal, PooledFeatureMetric, abc.ABC):
             low, high = bounds[:, some.start : some.stop]
             return (ranked[samples] >= low) & (ranked[samples] < high)
 
-        outputs = self._removed(case, places, len(distinct), flipped)
+        outputs = self._removed(context, places, len(distinct), flipped)
         curves = {order: outputs[[distinct.index(i) for i in replaced[order]]].T for order in orders}
         return torch.tensor(counts, device=outputs.device, dtype=outputs.dtype) / total, curves
 
@@ -106,8 +108,8 @@ class MoRF(PixelFlipping):
     DIRECTION = "minimize"
     ORDERS = ("morf",)
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        return self._areas(case)["morf"]
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        return self._areas(context)["morf"]
 
 
 @METRICS.register("lerf")
@@ -127,8 +129,8 @@ class LeRF(PixelFlipping):
     DIRECTION = "maximize"
     ORDERS = ("lerf",)
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        return self._areas(case)["lerf"]
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        return self._areas(context)["lerf"]
 
 
 @METRICS.register("abpc")
@@ -146,8 +148,8 @@ class AbPC(PixelFlipping):
 
     DIRECTION = "maximize"
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        areas = self._areas(case)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        areas = self._areas(context)
         return areas["lerf"] - areas["morf"]
 
 

@@ -29,13 +29,13 @@ class SubsetFidelity(Removal, abc.ABC):
     output = "score"
 
     @abc.abstractmethod
-    def _parts(self, case: EvaluationContext) -> Parts:
+    def _parts(self, context: EvaluationContext) -> Parts:
         """What is removed."""
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        parts = self._parts(case)
-        subsets = random_subsets(parts, self.n_iter, self.share, case.seed)
-        drop, promised = drops_and_sums(self, case, parts, subsets)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        parts = self._parts(context)
+        subsets = random_subsets(parts, self.n_iter, self.share, context.seed)
+        drop, promised = drops_and_sums(self, context, parts, subsets)
         return ROWWISE[self.correlation](promised.T, drop.T)
 
 
@@ -57,8 +57,8 @@ class MuFidelity(SubsetFidelity):
 
     feature_mask: Annotated[Any, Choice(FEATURE_MASKS), "which features are removed together"] = "auto"
 
-    def _parts(self, case: EvaluationContext) -> Groups:
-        return groups_of(case, self.feature_mask)
+    def _parts(self, context: EvaluationContext) -> Groups:
+        return groups_of(context, self.feature_mask)
 
 
 @METRICS.register("faithfulness_correlation")
@@ -78,8 +78,8 @@ class FaithfulnessCorrelation(SubsetFidelity, PooledFeatureMetric):
 
     correlation = "pearson"
 
-    def _parts(self, case: EvaluationContext) -> Parts:
-        return self._places(case)
+    def _parts(self, context: EvaluationContext) -> Parts:
+        return self._places(context)
 
 
 @METRICS.register("infidelity")
@@ -111,31 +111,31 @@ class Infidelity(Removal):
     normalize: Annotated[bool, "scale the attribution by its best factor"] = False
     output = "score"
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        drop, promised = self._removals(case) if self.perturbation == "removal" else self._noise(case)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        drop, promised = self._removals(context) if self.perturbation == "removal" else self._noise(context)
         if self.normalize:
             squares = promised.square().mean(0)
             # An attribution of zero promises nothing at any scale.
             promised = promised * (promised * drop).mean(0) / torch.where(squares > 0, squares, 1)
         return (promised - drop).square().mean(0)
 
-    def _removals(self, case: EvaluationContext) -> tuple[Tensor, Tensor]:
-        parts = groups_of(case, self.feature_mask)
-        keys = random_keys(parts.sizes, self.n_iter, case.seed).to(parts.values.device)
-        return drops_and_sums(self, case, parts, (keys < 0.5)[:, None] & parts.present)
+    def _removals(self, context: EvaluationContext) -> tuple[Tensor, Tensor]:
+        parts = groups_of(context, self.feature_mask)
+        keys = random_keys(parts.sizes, self.n_iter, context.seed).to(parts.values.device)
+        return drops_and_sums(self, context, parts, (keys < 0.5)[:, None] & parts.present)
 
-    def _noise(self, case: EvaluationContext) -> tuple[Tensor, Tensor]:
-        noise = [self.noise_level * z for z in normal_draws(case.call.inputs, self.n_iter, case.seed)]
+    def _noise(self, context: EvaluationContext) -> tuple[Tensor, Tensor]:
+        noise = [self.noise_level * z for z in normal_draws(context.call.inputs, self.n_iter, context.seed)]
         shifted = self._watch(
-            case.call,
+            context.call,
             self.n_iter,
             lambda call, _samples, some: tuple(
                 x - z[some.start : some.stop, None] for x, z in zip(call.inputs, noise, strict=True)
             ),
         )
-        full = [a.expand_as(x) for a, x in zip(case.attributions, case.call.inputs, strict=True)]
+        full = [a.expand_as(x) for a, x in zip(context.attributions, context.call.inputs, strict=True)]
         promised = sum(z.flatten(1).to(a) @ a.flatten(1).T for z, a in zip(noise, full, strict=True))
-        return _unchanged(self, case) - shifted, promised  # type: ignore[return-value]
+        return _unchanged(self, context) - shifted, promised  # type: ignore[return-value]
 
 
 def random_subsets(parts: Parts, n_iter: int, share: float, seed: int) -> Tensor:
@@ -150,18 +150,18 @@ def random_subsets(parts: Parts, n_iter: int, share: float, seed: int) -> Tensor
     return place < count[:, None]
 
 
-def drops_and_sums(metric: Removal, case: EvaluationContext, parts: Parts, subsets: Tensor) -> tuple[Tensor, Tensor]:
+def drops_and_sums(metric: Removal, context: EvaluationContext, parts: Parts, subsets: Tensor) -> tuple[Tensor, Tensor]:
     """What the output loses without each subset (n_iter, N or 1, P), and the sum of its attributions, (n_iter, N)."""
 
     def removed(samples: slice, some: range) -> Tensor:
         flags = subsets[some.start : some.stop]
         return flags if flags.shape[1] == 1 else flags[:, samples]
 
-    rest = metric._removed(case, parts, len(subsets), removed)
+    rest = metric._removed(context, parts, len(subsets), removed)
     flags = subsets.to(parts.values)
     sums = flags[:, 0] @ parts.values.T if flags.shape[1] == 1 else (flags * parts.values).sum(2)
-    return _unchanged(metric, case) - rest, sums
+    return _unchanged(metric, context) - rest, sums
 
 
-def _unchanged(metric: Removal, case: EvaluationContext) -> Tensor:
-    return metric._watch(case.call, 1, lambda call, _samples, _some: call.inputs)[0]
+def _unchanged(metric: Removal, context: EvaluationContext) -> Tensor:
+    return metric._watch(context.call, 1, lambda call, _samples, _some: call.inputs)[0]

@@ -8,26 +8,30 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from xaikit.core import METRICS, Int, structure
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core import METRICS, Int
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.mask_shapes import fit_masks
+from xaikit.core.masks import leaves_of, marked, read_masks
 from xaikit.metrics.base import EvaluationContext
-from xaikit.metrics.faithfulness import ranks
 from xaikit.metrics.pooled_features import PooledFeatureMetric
-from xaikit.metrics.similarity import mean_ranks
+from xaikit.metrics.similarity import mean_ranks, tie_bounds
+
+REGION = "relevant_region"
 
 
 class Localisation(PooledFeatureMetric, abc.ABC):
-    """Compares the attributions a of the places with a mask M of where they should lie.
+    """Compares the attributions a of the places with the region M where they should lie.
 
-    A mask holds True or 1 inside; shapes: (N, C, ...), (N, 1, ...) or (N, ...) without channels, or (...) for all
-    samples. NaN for a sample whose mask is empty, which says nothing.
+    The relevant region is a mask that holds True or 1 inside, in one of the forms of `xaikit.core.masks`, such as
+    (H, W) for all images, (N, H, W) or (N, C, H, W). At a layer with a smaller map, a place is inside where the region
+    covers at least half of it. NaN for a sample whose region is empty, which says nothing.
     """
 
     NEEDS_MASK: ClassVar[bool] = True
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        places = self._places(case)
-        inside = torch.cat([m.flatten(1) for m in self._masks(case, places.shapes)], 1)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        places = self._places(context)
+        inside = torch.cat([m.flatten(1) for m in self._regions(context, places.shapes)], 1)
         values = self._compare(places.values, inside)
         return values.masked_fill(~inside.any(1), torch.nan)
 
@@ -35,66 +39,68 @@ class Localisation(PooledFeatureMetric, abc.ABC):
     def _compare(self, values: Tensor, inside: Tensor) -> Tensor:
         """The metric of attributions and flags (N, P), shape (N,)."""
 
-    def _masks(self, case: EvaluationContext, shapes: tuple[torch.Size, ...]) -> list[Tensor]:
-        try:
-            masks = structure.flatten(case.masks, "masks")[0]
-        except InvalidTypeError:
-            masks = (torch.as_tensor(case.masks),)
+    def _regions(self, context: EvaluationContext, shapes: tuple[torch.Size, ...]) -> list[Tensor]:
+        """The relevant region as flags (N, *places), one tensor for each explained input."""
+        call = context.call
+        explained, inputs = call.inputs, (call.uncut or call).inputs
+        structure = dict(zip(call.input_names, inputs, strict=True)) if call.input_names else inputs
+        masks = leaves_of(read_masks(context.relevant_region, structure, what=REGION))
+        if len(masks) == len(inputs) == 1:
+            masks *= len(explained)  # one region of the input for all explained layers
         if len(masks) != len(shapes):
-            raise InvalidInputError(f"masks must be one tensor per explained input, {len(shapes)}, got {len(masks)}")
-        inputs = case.call.inputs
-        return [self._fit(m.to(x.device), x, s) for m, x, s in zip(masks, inputs, shapes, strict=True)]
+            raise InvalidInputError(f"{REGION} must be one mask per explained input, {len(shapes)}, got {len(masks)}")
+        for mask in masks:
+            _check_binary(mask)
+        forms = zip(masks, explained, shapes, call.tokens, strict=True)
+        masks = tuple(self._with_channels(mask, x, places, tokens) for mask, x, places, tokens in forms)
+        fitted = fit_masks(masks, explained, inputs if explained is not inputs else ())
+        return [_pooled(m >= 0.5, shape) for m, shape in zip(fitted, shapes, strict=True)]
 
-    def _fit(self, mask: Tensor, x: Tensor, places: torch.Size) -> Tensor:
-        """The mask as flags (N, *places)."""
-        if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
-            raise InvalidInputError(
-                f"masks must hold booleans or 0 and 1, got values from {float(mask.min()):g} to {float(mask.max()):g}; "
-                f"compare with a threshold first"
-            )
-        for candidate in self._candidates(mask.bool(), x, places):
-            if all(m in (1, s) for m, s in zip(candidate.shape[1:], x.shape[1:], strict=True)):
-                full = candidate.expand(len(x), *x.shape[1:]) if len(candidate) in (1, len(x)) else candidate
-                for axis, size in enumerate(places, 1):
-                    full = full.any(axis, keepdim=True) if size == 1 else full
-                if len(full) == len(x):
-                    return full
-        n, rest = len(x), tuple(x.shape[1:])
+    def _with_channels(self, mask: Tensor, x: Tensor, places: torch.Size, tokens: bool) -> Tensor:
+        """A mask without channels with an axis for them, where the metric or a pooled attribution tells which it is."""
+        pooled = [d for d, (p, s) in enumerate(zip(places, x.shape[1:], strict=True), 1) if p == 1 != s]
+        if mask.ndim != x.ndim - 1 or x.ndim < 3:
+            return mask
+        if self.channel_axis is not None:
+            return mask.unsqueeze(self.channel_axis % x.ndim)
+        if tokens:
+            return mask[..., None]
+        return mask.unsqueeze(pooled[0]) if len(pooled) == 1 else mask
+
+
+def _check_binary(mask: Tensor) -> None:
+    values = marked(mask)
+    if not bool(((values == 0) | (values == 1)).all()):
         raise InvalidInputError(
-            f"masks for {n} samples of shape {rest} must have shape {(n, *rest)}, with or without the channels, or be "
-            f"one map for all samples; got {tuple(mask.shape)}"
+            f"{REGION} must hold booleans or 0 and 1, got values from {float(values.min()):g} to "
+            f"{float(values.max()):g}; compare it with a threshold first"
         )
 
-    def _candidates(self, mask: Tensor, x: Tensor, places: torch.Size) -> list[Tensor]:
-        """The mask with the axes that it leaves out: the channels', the samples', or both."""
-        if mask.ndim == x.ndim:
-            return [mask] if len(mask) == len(x) else []
-        pooled = [d for d, (p, s) in enumerate(zip(places, x.shape[1:], strict=True), 1) if p != s]
-        axes = [*([] if self.channel_axis is None else [self.channel_axis % x.ndim]), *pooled, 1]
-        found = []
-        if mask.ndim == x.ndim - 1 and len(mask) == len(x) and x.ndim > 2:
-            found = [mask.unsqueeze(axis) for axis in axes]
-        if x.ndim == 2 and mask.ndim == 1:
-            found = [mask[None]]
-        if x.ndim > 2 and mask.ndim == x.ndim - 2:
-            found = [mask[None].unsqueeze(axis) for axis in axes]
-        return found
+
+def _pooled(flags: Tensor, places: torch.Size) -> Tensor:
+    """Flags of the explained tensor joined along the axes that the places do not have."""
+    for axis, size in enumerate(places, 1):
+        flags = flags.any(axis, keepdim=True) if size == 1 else flags
+    return flags
 
 
 @METRICS.register("pointing_game")
 class PointingGame(Localisation):
     """1 where the place of the highest attribution lies inside the mask, else 0 (Zhang et al. 2018, arXiv:1608.00507).
 
+    Several places may share the highest attribution, such as those of one superpixel: then the share of them inside.
+
     >>> from xaikit.explainers import Gradient
     >>> a, mask = torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([[0, 1, 0]])
-    >>> PointingGame().evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3), None, a, masks=mask).tolist()
+    >>> explainer, x = Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3)
+    >>> PointingGame().evaluate(explainer, x, None, a, relevant_region=mask).tolist()
     [1.0]
     """
 
     DIRECTION = "maximize"
 
     def _compare(self, values: Tensor, inside: Tensor) -> Tensor:
-        return inside.gather(1, values.argmax(1, keepdim=True))[:, 0].to(values)
+        return share_of_top(values, inside, torch.ones_like(inside[:, 0], dtype=torch.long))
 
 
 @METRICS.register("relevance_mass")
@@ -105,7 +111,8 @@ class RelevanceMass(Localisation):
 
     >>> from xaikit.explainers import Gradient
     >>> a, mask = torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([[0, 1, 0]])
-    >>> RelevanceMass().evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3), None, a, masks=mask).tolist()
+    >>> explainer, x = Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3)
+    >>> RelevanceMass().evaluate(explainer, x, None, a, relevant_region=mask).tolist()
     [0.75]
     """
 
@@ -121,17 +128,19 @@ class RelevanceMass(Localisation):
 class RelevanceRank(Localisation):
     """Share of the |M| places of the highest attributions that lie inside the mask M (Arras et al. 2022).
 
+    Of equal attributions at the border of the |M| highest, each counts in part.
+
     >>> from xaikit.explainers import Gradient
     >>> a, mask = torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([[1, 1, 0]])
-    >>> RelevanceRank().evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3), None, a, masks=mask).tolist()
+    >>> explainer, x = Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3)
+    >>> RelevanceRank().evaluate(explainer, x, None, a, relevant_region=mask).tolist()
     [0.5]
     """
 
     DIRECTION = "maximize"
 
     def _compare(self, values: Tensor, inside: Tensor) -> Tensor:
-        size = inside.sum(1)
-        return ((ranks(values) < size[:, None]) & inside).sum(1).to(values) / size
+        return share_of_top(values, inside, inside.sum(1))
 
 
 @METRICS.register("auc")
@@ -143,7 +152,8 @@ class AUC(Localisation):
 
     >>> from xaikit.explainers import Gradient
     >>> a, mask = torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([[0, 1, 0]])
-    >>> AUC().evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3), None, a, masks=mask).tolist()
+    >>> explainer, x = Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3)
+    >>> AUC().evaluate(explainer, x, None, a, relevant_region=mask).tolist()
     [1.0]
     """
 
@@ -160,10 +170,12 @@ class AUC(Localisation):
 class TopKIntersection(Localisation):
     """Share of the k highest attributions that lie inside the mask (Theiner et al. 2021, arXiv:2104.14995).
 
+    Of equal attributions at the border of the k highest, each counts in part.
+
     >>> from xaikit.explainers import Gradient
     >>> a, mask = torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([[0, 1, 0]])
     >>> metric = TopKIntersection(k=2)
-    >>> metric.evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3), None, a, masks=mask).tolist()
+    >>> metric.evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3), None, a, relevant_region=mask).tolist()
     [0.5]
     """
 
@@ -173,4 +185,20 @@ class TopKIntersection(Localisation):
 
     def _compare(self, values: Tensor, inside: Tensor) -> Tensor:
         k = min(self.k, values.shape[1])
-        return ((ranks(values) < k) & inside).sum(1).to(values) / k
+        return share_of_top(values, inside, torch.full_like(inside[:, 0], k, dtype=torch.long))
+
+
+def share_of_top(values: Tensor, inside: Tensor, k: Tensor) -> Tensor:
+    """Share of the k highest values that lie inside, (N,); equal values at the border count alike, each in part.
+
+    This is the expected share when the order of equal values is random, so it does not hang on their place in memory.
+
+    Args:
+        values: (N, P).
+        inside: flags (N, P).
+        k: how many values count in each row, (N,).
+    """
+    below, upto = tie_bounds(values)
+    above, tied = values.shape[1] - upto, upto - below
+    weight = ((k[:, None] - above) / tied).clamp(0, 1)
+    return ((weight * inside).sum(1) / k).to(values)

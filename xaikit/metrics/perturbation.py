@@ -74,14 +74,14 @@ class Removal(Watching, abc.ABC):
         "zeros"
     )
 
-    def _removed(self, case: EvaluationContext, parts: Parts, copies: int, removed: Flags) -> Tensor:
+    def _removed(self, context: EvaluationContext, parts: Parts, copies: int, removed: Flags) -> Tensor:
         """The watched output without the parts that ``removed(samples, copies)`` (k, n or 1, P) flags, (copies, N)."""
-        baselines = self.baseline.of(case.call)
+        baselines = self.baseline.of(context.call)
 
         def change(call: Call, samples: slice, some: range) -> Tensors:
-            own = parts if call.n == case.call.n else parts.at(samples)
+            own = parts if call.n == context.call.n else parts.at(samples)
             flags = own.spread(removed(samples, some))
             stand_ins = (b[samples] for b in baselines)
             return tuple(torch.where(f, b, x) for f, b, x in zip(flags, stand_ins, call.inputs, strict=True))
 
-        return self._watch(case.call, copies, change)
+        return self._watch(context.call, copies, change)

@@ -77,9 +77,9 @@ class Groups:
         return tuple(_look_up(flags, ids) for ids in self.ids)
 
 
-def groups_of(case: EvaluationContext, mask: FeatureMask, *, absolute: bool = False) -> Groups:
-    """The groups of what a case explains."""
-    return groups(case.attributions, case.call.inputs, mask, absolute=absolute, tokens=case.call.tokens)
+def groups_of(context: EvaluationContext, mask: FeatureMask, *, absolute: bool = False) -> Groups:
+    """The groups of what an evaluation explains."""
+    return groups(context.attributions, context.call.inputs, mask, absolute=absolute, tokens=context.call.tokens)
 
 
 def groups(
@@ -123,10 +123,10 @@ class PooledFeatureMetric(Metric, abc.ABC):
     ] = "sum"
     channel_axis: Annotated[int | None, axis_setting, f"{CHANNEL_AXIS}, vectors of tokens have them last"] = None
 
-    def _places(self, case: EvaluationContext) -> Places:
+    def _places(self, context: EvaluationContext) -> Places:
         pooling: Pooling = self.pooling
         pooled = []
-        for a, x, tokens in zip(case.attributions, case.call.inputs, case.call.tokens, strict=True):
+        for a, x, tokens in zip(context.attributions, context.call.inputs, context.call.tokens, strict=True):
             own = -1 if tokens and self.channel_axis is None else self.channel_axis
             axis = channel_axis(x, own) if pooling.JOINS else None
             # An attribution that comes pooled is taken as it is, whatever its pooling was.

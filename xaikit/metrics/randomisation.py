@@ -52,7 +52,7 @@ class ModelRandomisation(Comparing):
     From the output to the input, the parameters of one layer after the other are drawn anew (Adebayo et al. 2018,
     arXiv:1810.03292, cascading), or of each layer alone (independent). A layer draws by its own `reset_parameters`;
     one that has none shuffles its values. An explanation that stays alike does not depend on what was learnt. The
-    model is restored bit for bit in any case. Stages whose explanation is constant are left out.
+    model is restored bit for bit in any context. Stages whose explanation is constant are left out.
 
     >>> from xaikit.explainers import Gradient
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
@@ -69,19 +69,19 @@ class ModelRandomisation(Comparing):
         int | None, Int(ge=1, optional=True), "stages over which the layers are spread evenly; None: one for each"
     ] = None
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        with kept(case.call.model) as restore:
-            layers = layers_from_output(case.call)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        with kept(context.call.model) as restore:
+            layers = layers_from_output(context.call)
             stages = even_ranges(len(layers), -(-len(layers) // (self.n_stages or len(layers))))
             found = []
             for stage in stages:
                 if self.order == "independent":
                     restore()
                 for i in stage:
-                    reseed(case.call.inputs[0].device, case.seed + i)
+                    reseed(context.call.inputs[0].device, context.seed + i)
                     for module in layers[i]:
                         randomise(module)
-                found.append(self._similarity(case.attributions, case.attribute(case.targets)))
+                found.append(self._similarity(context.attributions, context.attribute(context.targets)))
         return torch.stack(found).nanmean(0)
 
 
@@ -98,9 +98,9 @@ class RandomLogit(Comparing):
 
     DIRECTION = "minimize"
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        target = case.call.target
-        one = case.call.at(slice(0, 1)) if isinstance(target, Tensor) else case.call
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        target = context.call.target
+        one = context.call.at(slice(0, 1)) if isinstance(target, Tensor) else context.call
         output = one.run(one.inputs)
         classes = output.shape[1] if output.ndim == 2 else 1
         if not isinstance(target, Tensor) or classes < 2:
@@ -109,9 +109,9 @@ class RandomLogit(Comparing):
                 f"several outputs, got targets {'of classes' if isinstance(target, Tensor) else repr(target)} and "
                 f"{classes} output{'s' if classes > 1 else ''}"
             )
-        generator = torch.Generator().manual_seed(case.seed)
+        generator = torch.Generator().manual_seed(context.seed)
         k = int(torch.randint(1, classes, (), generator=generator))
-        return self._similarity(case.attributions, case.attribute((target + k) % classes))
+        return self._similarity(context.attributions, context.attribute((target + k) % classes))
 
 
 @contextlib.contextmanager

@@ -46,16 +46,16 @@ class ROAD(Watching, PooledFeatureMetric):
     )  # fmt: skip
     noise: Annotated[float, Float(ge=0), "standard deviation of the noise on what was filled in"] = 0.01
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        if any(x.ndim != 4 for x in case.call.inputs):
-            shapes = ", ".join(str(tuple(x.shape)) for x in case.call.inputs)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        if any(x.ndim != 4 for x in context.call.inputs):
+            shapes = ", ".join(str(tuple(x.shape)) for x in context.call.inputs)
             raise InvalidInputError(f"ROAD fills in images (N, C, H, W) from their neighbours, got {shapes}")
         if self.channel_axis not in (None, 1):
             raise InvalidInputError(f"ROAD fills in images (N, C, H, W), got channel_axis={self.channel_axis}")
-        ranked = self._places(case)
+        ranked = self._places(context)
         rank = ranks(ranked.values)
         counts = torch.tensor([int(rank.shape[1] * p / 100) for p in self.percentages], device=rank.device)
-        noise = [self.noise * z for z in normal_draws(case.call.inputs, len(counts), case.seed)]
+        noise = [self.noise * z for z in normal_draws(context.call.inputs, len(counts), context.seed)]
 
         def removed(call: Call, samples: slice, some: range) -> Tensors:
             flags = ranked.spread(rank[samples] < counts[some.start : some.stop, None, None])
@@ -64,7 +64,7 @@ class ROAD(Watching, PooledFeatureMetric):
                 for x, missing, z in zip(call.inputs, flags, noise, strict=True)
             )
 
-        return self._watch(case.call, len(counts), removed).mean(0)
+        return self._watch(context.call, len(counts), removed).mean(0)
 
 
 def _filled(x: Tensor, missing: Tensor, noise: Tensor) -> Tensor:

@@ -26,21 +26,21 @@ class Sensitivity(Metric, abc.ABC):
     radius: Annotated[float, Float(gt=0), "largest change of a feature"] = 0.02
     max_rows: Annotated[int | None, Int(ge=1, optional=True), "most points explained in one call; None chooses"] = None
 
-    def _changes(self, case: EvaluationContext) -> tuple[Tensor, Tensor]:
+    def _changes(self, context: EvaluationContext) -> tuple[Tensor, Tensor]:
         """Return |Phi(x') - Phi(x)| and |x' - x|, each (n_iter, N)."""
-        moves = [self.radius * (2 * u - 1) for u in uniform_draws(case.call.inputs, self.n_iter, case.seed)]
+        moves = [self.radius * (2 * u - 1) for u in uniform_draws(context.call.inputs, self.n_iter, context.seed)]
 
         def measured(call: Call, attribute: Attribute) -> tuple[Tensor, Tensor]:
             parts, start = [], 0
             for part, passes in call.passes(self.n_iter, self.max_rows):
-                before = tuple(a[start : start + part.n] for a in case.attributions)
+                before = tuple(a[start : start + part.n] for a in context.attributions)
                 start += part.n
                 parts.append([self._pass(part, attribute, before, moves, some) for some in passes])
             both = zip(*(map(torch.cat, zip(*rows, strict=True)) for rows in parts), strict=True)
             changed, moved = (torch.cat(columns, 1) for columns in both)
             return changed, moved
 
-        return case.explain_again(measured)
+        return context.explain_again(measured)
 
     def _pass(
         self, call: Call, attribute: Attribute, before: Tensors, moves: list[Tensor], some: range
@@ -52,9 +52,9 @@ class Sensitivity(Metric, abc.ABC):
         changed = norm(tuple(a.unflatten(0, (k, -1)) - b for a, b in zip(after, before, strict=True)), dims=2)
         return changed, moved.view(k, -1)
 
-    def _relative(self, case: EvaluationContext) -> Tensor:
-        size = norm(case.attributions)
-        return self._changes(case)[0] / torch.where(size > 0, size, torch.nan)
+    def _relative(self, context: EvaluationContext) -> Tensor:
+        size = norm(context.attributions)
+        return self._changes(context)[0] / torch.where(size > 0, size, torch.nan)
 
 
 @METRICS.register("max_sensitivity")
@@ -70,8 +70,8 @@ class MaxSensitivity(Sensitivity):
 
     DIRECTION = "minimize"
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        return self._relative(case).amax(0)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        return self._relative(context).amax(0)
 
 
 @METRICS.register("avg_sensitivity")
@@ -87,8 +87,8 @@ class AvgSensitivity(Sensitivity):
 
     DIRECTION = "minimize"
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        return self._relative(case).mean(0)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        return self._relative(context).mean(0)
 
 
 @METRICS.register("local_lipschitz")
@@ -104,8 +104,8 @@ class LocalLipschitz(Sensitivity):
 
     DIRECTION = "minimize"
 
-    def _evaluate(self, case: EvaluationContext) -> Tensor:
-        changed, moved = self._changes(case)
+    def _evaluate(self, context: EvaluationContext) -> Tensor:
+        changed, moved = self._changes(context)
         return (changed / moved).amax(0)
 
 

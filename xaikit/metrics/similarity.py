@@ -33,11 +33,15 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 def mean_ranks(a: Tensor) -> Tensor:
     """Ranks within each row of (N, P), from 0, equal values sharing their mean rank; float64."""
+    below, upto = tie_bounds(a)
+    return (below + upto - 1).double() / 2
+
+
+def tie_bounds(a: Tensor) -> tuple[Tensor, Tensor]:
+    """For each value of (N, P): how many values of its row are smaller, and how many are smaller or equal."""
     a = a.contiguous()
     ordered = a.sort(1).values
-    below = torch.searchsorted(ordered, a, side="left")
-    upto = torch.searchsorted(ordered, a, side="right")
-    return (below + upto - 1).double() / 2
+    return torch.searchsorted(ordered, a, side="left"), torch.searchsorted(ordered, a, side="right")
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:

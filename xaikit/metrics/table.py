@@ -3,53 +3,79 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
-from xaikit.core.files import write_whole
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.results import Interval, Real, Result, Stopped
+
+OptimizationDirection = Literal["maximize", "minimize"]  # which way a number is better
 
 N_RESAMPLES = 2000
 BLOCK = 2**20  # resampled values held at a time
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class EvaluationRow(Result):
     """One metric of one explainer.
 
     Attributes:
         explainer: its label.
         metric: its label.
-        direction: "maximize" or "minimize".
-        mean: over the samples with a finite value; NaN where there is none.
-        low, high: ends of the confidence interval of the mean; NaN for fewer than two such samples.
-        n: samples with a finite value.
-        n_nan: samples without one.
+        direction: "maximize" or "minimize": which way the metric is better.
+        interval: mean over the samples with a finite value, and its confidence interval.
+        n_nan: samples without a finite value.
         values: of each sample, in the order of the data.
         error: why the explainer or the metric failed, or None.
     """
 
     explainer: str
     metric: str
-    direction: Literal["maximize", "minimize"]
-    mean: float
-    low: float
-    high: float
-    n: int
+    direction: OptimizationDirection
+    interval: Interval
     n_nan: int
-    values: tuple[float, ...] = dataclasses.field(repr=False)
+    values: tuple[Real, ...] = dataclasses.field(repr=False)
     error: str | None = None
 
+    @property
+    def mean(self) -> float:
+        """The mean over the samples with a finite value; NaN where there is none."""
+        return self.interval.mean
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Evaluation:
+    @property
+    def low(self) -> float:
+        """Lower end of the mean's confidence interval; NaN for fewer than two finite values."""
+        return self.interval.low
+
+    @property
+    def high(self) -> float:
+        """Upper end of the mean's confidence interval; NaN for fewer than two finite values."""
+        return self.interval.high
+
+    @property
+    def n(self) -> int:
+        """Number of samples with a finite value."""
+        return self.interval.n
+
+    def _state(self) -> dict[str, Any]:
+        """The interval's numbers stand in the row itself, which is how a table is read best."""
+        numbers = {"mean": self.mean, "low": self.low, "high": self.high, "level": self.interval.level, "n": self.n}
+        state = super()._state()
+        del state["interval"]
+        return {**state, **numbers}
+
+    @classmethod
+    def _decode(cls, state: Mapping[str, Any]) -> Self:
+        return super()._decode({**state, "interval": state})
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Evaluation(Result):
     """What `evaluate` measured: one row for each explainer and metric.
 
     Intervals are percentile bootstrap intervals of the mean over the samples (Efron and Tibshirani 1993): 2,000
@@ -64,14 +90,14 @@ class Evaluation:
         stopped: "done", or "interrupted" by Ctrl-C: then the rows hold what was measured until then.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[EvaluationRow, ...]
     confidence: float
     seed: int
     explainers: dict[str, Any]
     metrics: dict[str, Any]
-    stopped: Literal["done", "interrupted"] = "done"
+    stopped: Stopped = Stopped.DONE
 
-    def __getitem__(self, key: tuple[str, str]) -> Row:
+    def __getitem__(self, key: tuple[str, str]) -> EvaluationRow:
         """The row of an explainer and a metric, by their labels."""
         for row in self.rows:
             if (row.explainer, row.metric) == key:
@@ -79,7 +105,7 @@ class Evaluation:
         name, known = (key[1], self.metrics) if key[0] in self.explainers else (key[0], self.explainers)
         raise UnknownNameError(f"the table has no {name!r}{near_names(str(name), known)}")
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[EvaluationRow]:
         return iter(self.rows)
 
     def __len__(self) -> int:
@@ -88,7 +114,11 @@ class Evaluation:
     def best(self, metric: str) -> str:
         """Label of the explainer with the best mean of a metric.
 
+        Args:
+            metric: its label.
+
         Raises:
+            UnknownNameError: for a metric that the table does not have.
             InvalidInputError: when no explainer has a value.
         """
         rows = [self[name, metric] for name in self.explainers]
@@ -98,13 +128,21 @@ class Evaluation:
         sign = 1 if rows[0].direction == "maximize" else -1
         return max(rows, key=lambda row: sign * row.mean).explainer
 
-    def difference(self, metric: str, first: str, second: str) -> tuple[float, float, float]:
-        """Mean of first - second over the samples that both have, and the ends of its confidence interval.
+    def difference(self, metric: str, first: str, second: str) -> Interval:
+        """The mean of first - second over the samples that both have, with its confidence interval.
 
-        The samples are paired, so this interval says more than two that overlap.
+        The samples are paired, so this interval says more than whether the intervals of the two overlap.
+
+        Args:
+            metric: label of the metric.
+            first: label of the explainer whose values count positively.
+            second: label of the explainer whose values are subtracted.
+
+        Raises:
+            UnknownNameError: for a label that the table does not have.
         """
         pairs = zip(self[first, metric].values, self[second, metric].values, strict=False)
-        return interval([a - b for a, b in pairs], self.confidence, self.seed)
+        return bootstrap_interval([a - b for a, b in pairs], self.confidence, self.seed)
 
     def to_pandas(self) -> Any:
         """The rows as a DataFrame, without the values of the samples.
@@ -113,32 +151,18 @@ class Evaluation:
             MissingDependencyError: where pandas is absent.
         """
         pd = import_pandas(".rows")
-        names = [f.name for f in dataclasses.fields(Row) if f.name != "values"]
+        names = ["explainer", "metric", "direction", "mean", "low", "high", "n", "n_nan", "error"]
         return pd.DataFrame([{n: getattr(row, n) for n in names} for row in self.rows], columns=names)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON values, NaN as None; `from_dict` reads it back."""
-        state = dataclasses.asdict(self)
-        state["rows"] = [{k: _json(v) for k, v in row.items()} for row in state["rows"]]
-        return state
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "rows": [row._state() for row in self.rows]}  # noqa: SLF001 - its own rows
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> Evaluation:
-        """The evaluation that `to_dict` wrote."""
-        rows = []
-        for item in state["rows"]:
-            numbers = {k: _number(item[k]) for k in ("mean", "low", "high")}
-            rows.append(Row(**{**item, **numbers, "values": tuple(_number(v) for v in item["values"])}))
-        return cls(**{**state, "rows": tuple(rows)})
-
-    def save(self, path: str | Path) -> Path:
-        """Write as JSON; `load` reads it."""
-        return write_whole(path, json.dumps(self.to_dict(), allow_nan=False))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Evaluation:
-        """Read what `save` wrote."""
-        return cls.from_dict(json.loads(Path(path).read_text()))
+    def _decode(cls, state: Mapping[str, Any]) -> Self:
+        # Rows that xaikit 0.1 wrote have no level of their own.
+        level = state["confidence"]
+        rows = tuple(EvaluationRow._decode({"level": level, **row}) for row in state["rows"])  # noqa: SLF001
+        return super()._decode({**state, "rows": rows})
 
     def __repr__(self) -> str:
         """The table: mean [low, high], the best of each metric marked with a star."""
@@ -150,13 +174,13 @@ class Evaluation:
         notes = [f"mean [{self.confidence:.0%} bootstrap interval over samples]; * best, ↑ higher is better"]
         notes += [f"{row.explainer}, {row.metric}: {row.error}" for row in self.rows if row.error]
         notes += [f"{row.explainer}, {row.metric}: {row.n_nan} samples NaN" for row in self.rows if row.n_nan]
-        notes += ["stopped by Ctrl-C"] if self.stopped == "interrupted" else []
+        notes += ["stopped by Ctrl-C"] if self.stopped == Stopped.INTERRUPTED else []
         return "\n".join([*text, *notes])
 
     def _direction(self, metric: str) -> str:
         return next(row.direction for row in self.rows if row.metric == metric)
 
-    def _cell(self, row: Row, best: str | None) -> str:
+    def _cell(self, row: EvaluationRow, best: str | None) -> str:
         if not row.n:
             return "failed" if row.error else "NaN"
         mark = "*" if row.explainer == best and len(self.explainers) > 1 else ""
@@ -165,21 +189,34 @@ class Evaluation:
 
 
 def make_row(  # noqa: PLR0913
-    explainer: str, metric: str, direction: Any, values: list[float], *, confidence: float, seed: int, error: str | None
-) -> Row:
+    explainer: str,
+    metric: str,
+    direction: OptimizationDirection,
+    values: list[float],
+    *,
+    confidence: float,
+    seed: int,
+    error: str | None,
+) -> EvaluationRow:
     """The row of some values, with its interval."""
-    finite = [v for v in values if math.isfinite(v)]
-    mean, low, high = interval(values, confidence, seed)
-    n, n_nan = len(finite), len(values) - len(finite)
-    return Row(explainer, metric, direction, mean, low, high, n, n_nan, tuple(values), error)
+    n_nan = sum(not math.isfinite(v) for v in values)
+    interval = bootstrap_interval(values, confidence, seed)
+    return EvaluationRow(explainer, metric, direction, interval, n_nan, tuple(values), error)
 
 
-def interval(values: list[float], confidence: float, seed: int) -> tuple[float, float, float]:
-    """Mean of the finite values and the ends of its percentile bootstrap interval."""
+def bootstrap_interval(values: list[float], confidence: float, seed: int) -> Interval:
+    """Mean of the finite values with its percentile bootstrap interval.
+
+    Args:
+        values: of the samples; those that are not finite are left out.
+        confidence: of the interval.
+        seed: of the resamples.
+    """
     sample = torch.tensor([v for v in values if math.isfinite(v)], dtype=torch.float64)
     n = len(sample)
+    mean = float(sample.mean()) if n else math.nan
     if n < 2:
-        return float(sample.mean()) if n else math.nan, math.nan, math.nan
+        return Interval(math.nan, mean, math.nan, confidence, n)
     generator = torch.Generator().manual_seed(seed)
     means: list[Tensor] = []
     rows = max(1, BLOCK // n)
@@ -188,14 +225,4 @@ def interval(values: list[float], confidence: float, seed: int) -> tuple[float, 
         means.append(sample[drawn].mean(1))
     tail = (1 - confidence) / 2
     low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return float(sample.mean()), low, high
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return [_json(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+    return Interval(low, mean, high, confidence, n)

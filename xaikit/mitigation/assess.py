@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,26 +12,27 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from xaikit.core import EXPLAINERS, Explainer
+from xaikit.core.batch import count_batches
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.renames import renamed_arguments
+from xaikit.core.results import Real, Result
 from xaikit.core.structure import flatten
-from xaikit.mitigation.batches import to_device
 from xaikit.mitigation.decoys import KEPT, Decoy, decoys
 from xaikit.mitigation.evaluation import (
-    batches,
     by_group,
     check_all_used,
-    evaluating,
+    class_batches,
     group_names,
-    logits_on,
-    number_of_batches,
 )
-from xaikit.mitigation.masks import fit_masks
+from xaikit.mitigation.forward import class_logits, evaluating
+from xaikit.mitigation.penalties import check_labels
 from xaikit.mitigation.tables import aligned, percent
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Assessment:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Assessment(Result):
     """What `assess` measured; all values are fractions.
 
     Attributes:
@@ -38,15 +40,16 @@ class Assessment:
         groups: likewise, in each group.
         changed: the share of samples whose predicted class is another than with the shortcut kept.
         mass: by explainer, the share of sum |attribution| that lies in the mask, mean over the samples that have one.
-        area: the share of the features that lie in the mask, over the same samples: what blind relevance would have.
+        area: the share of the features that lie in the mask, over the same samples: the mass of relevance that is
+            spread evenly.
         samples: how many there were.
     """
 
-    accuracy: dict[str, float]
-    groups: dict[str, dict[Any, float]]
-    changed: dict[str, float]
-    mass: dict[str, float]
-    area: float | None
+    accuracy: dict[str, Real]
+    groups: dict[str, dict[Any, Real]]
+    changed: dict[str, Real]
+    mass: dict[str, Real]
+    area: Real | None
     samples: int
 
     @property
@@ -55,23 +58,19 @@ class Assessment:
         return {name: min(groups.values()) for name, groups in self.groups.items()}
 
     def row(self, *, groups: bool = False) -> dict[str, float]:
-        """All in one line: accuracy, worst group, changed and mass, by names such as ``worst flipped``.
+        """All measures in one line: accuracy, worst group, changed and mass, by names such as ``worst flipped``.
 
-        With `groups` also the accuracy in each, by names such as ``benign flipped``.
+        Args:
+            groups: also the accuracy in each group, by names such as ``benign flipped``.
         """
-        each = {f"{g} {name}": v for name, found in self.groups.items() for g, v in found.items()} if groups else {}
+        by_group = {f"{g} {name}": v for name, values in self.groups.items() for g, v in values.items()}
         return {
-            **each,
+            **(by_group if groups else {}),
             **{f"accuracy {name}": value for name, value in self.accuracy.items()},
             **{f"worst {name}": value for name, value in self.worst.items()},
             **{f"changed {name}": value for name, value in self.changed.items()},
             **{f"mass {name}": value for name, value in self.mass.items()},
         }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; groups are named by text."""
-        groups = {name: {str(g): v for g, v in found.items()} for name, found in self.groups.items()}
-        return {**dataclasses.asdict(self), "groups": groups, "worst": self.worst}
 
     def to_pandas(self) -> Any:
         """One row for each thing that became of the shortcut: accuracy, worst, changed, and each group.
@@ -94,19 +93,20 @@ class Assessment:
             worst = min(groups, key=lambda group: groups[group])
             changed = percent(self.changed[name]) if name in self.changed else ""
             lines.append([name, percent(value), f"{percent(groups[worst])} ({worst})", changed])
-        words = [f"Assessment of {self.samples} samples", *aligned(lines)]
+        text = [f"Assessment of {self.samples} samples", *aligned(lines)]
         if self.mass:
             shares = ", ".join(f"{name} {percent(value)}" for name, value in self.mass.items())
-            words.append(f"relevance in the mask, {percent(self.area or 0.0)} of the features: {shares}")
-        return "\n".join(words)
+            text.append(f"relevance in the mask, {percent(self.area or 0.0)} of the features: {shares}")
+        return "\n".join(text)
 
 
+@renamed_arguments(masks="shortcut_masks")
 def assess(  # noqa: PLR0913
     model: nn.Module,
     data: Any,
     *,
     groups: Any = None,
-    masks: Any = None,
+    shortcut_masks: Any = None,
     decoy: Decoy | Mapping[str, Decoy] | None = None,
     explainers: Sequence[Any] | Mapping[str, Any] = ("gradient",),
     head: str | int = "logits",
@@ -122,9 +122,11 @@ def assess(  # noqa: PLR0913
 
     Args:
         model: returns logits (N, C), or holds them under `head`.
-        data: test samples: tensors (x, y) or (x, y, masks), or an iterable of such batches, in an order that stays.
+        data: test samples: (x, y) or (x, y, masks) as tensors, arrays or lists, a loader or another iterable of such
+            batches, or a data set, in an order that stays.
         groups: (N,) names or numbers, or a function (x, y) -> (N,); None takes the classes.
-        masks: where the shortcut lies, one for each sample or one for all; in place of those in the data.
+        shortcut_masks: where the shortcut lies, one for each sample or one for all, in the forms that `Mitigator.fit`
+            takes; in place of those in the data.
         decoy: a function (x, told) that gives x with the shortcut telling the classes `told` (N,), or without a
             shortcut where `told` is None; or functions (x, y) by the name of what they make of the shortcut.
         explainers: whose relevance in the mask is measured, the penalised one and others: names, spec strings or
@@ -139,7 +141,7 @@ def assess(  # noqa: PLR0913
     >>> model = nn.Linear(2, 2)
     >>> _ = model.load_state_dict({"weight": torch.tensor([[2.0, 1.0], [-2.0, -1.0]]), "bias": torch.zeros(2)})
     >>> x, y = torch.tensor([[1.0, 0.5], [1.0, -0.5], [-1.0, 0.5], [-1.0, -0.5]]), torch.tensor([0, 0, 1, 1])
-    >>> assess(model, (x, y), masks=torch.tensor([1.0, 0.0]), progress=False)
+    >>> assess(model, (x, y), shortcut_masks=torch.tensor([1.0, 0.0]), progress=False)
     Assessment of 4 samples
     shortcut    accuracy  worst group  changed
     kept         100.0 %  100.0 % (0)
@@ -151,16 +153,18 @@ def assess(  # noqa: PLR0913
     chosen = _named(explainers, model, head)
     tally = _Tally(groups)
     maker = None
-    with tqdm(total=number_of_batches(data), disable=not progress, unit="batch", desc="assess") as bar:
-        for given in batches(data, masks):
+    with tqdm(total=count_batches(data), disable=not progress, unit="batch", desc="assess") as bar:
+        for batch in class_batches(model, data, shortcut_masks):
             with evaluating(model) as device:
-                x, y, mask = to_device(given, device)
+                x, y, mask = batch.to(device)
                 if maker is None:
-                    classes = logits_on(model, x, head).shape[1]
-                    maker = decoys(decoy, classes, seed, lambda: batches(data, masks))
+                    logits = class_logits(model, x, head)
+                    check_labels(y, logits)
+                    samples = partial(class_batches, model, data, shortcut_masks)
+                    maker = decoys(decoy, logits.shape[1], seed, samples)
                 tally.begin(x, y)
                 for name, changed in maker.variants(x, y, mask):
-                    tally.count(name, logits_on(model, changed, head).argmax(1), y)
+                    tally.count(name, class_logits(model, changed, head).argmax(1), y)
             if mask is not None:
                 tally.weigh(chosen, x, y, mask, seed)
             bar.update()

@@ -9,11 +9,12 @@ from typing import Annotated, Any, ClassVar
 from torch import Tensor, nn
 
 from xaikit.core import Categorical, Explainer
+from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.model_state import private_buffers
 from xaikit.core.modes import mode_matters
-from xaikit.core.structure import Tensors, flatten
-from xaikit.mitigation.base import Mitigator, autocast_on, logits_of
-from xaikit.mitigation.masks import batch_masks, fit_masks, of_tokens
+from xaikit.core.structure import Tensors, flatten, token_ids
+from xaikit.mitigation.base import Mitigator
+from xaikit.mitigation.forward import autocast_on, logits_of
 from xaikit.mitigation.penalties import OUTPUTS, TARGETS, score_function
 
 MODES = ("auto", "eval", "train")
@@ -29,53 +30,53 @@ class AttributionMitigator(Mitigator):
     own, for a model whose dependence on the mode cannot be seen in its code.
     """
 
-    CHANNELS_FIRST: ClassVar[bool] = False  # `_of` looks at positions, so an embedding's (N, T, D) becomes (N, D, T)
+    CHANNELS_FIRST: ClassVar[bool] = (
+        False  # `_attribution_penalty` looks at positions, so an embedding's (N, T, D) becomes (N, D, T)
+    )
 
     target: Annotated[str, Categorical(*TARGETS, search=False), "whose score is explained"] = "label"
     output: Annotated[str, Categorical(*OUTPUTS, search=False), "what the score is"] = "log_probability"
     mode: Annotated[str, Categorical(*MODES, search=False), "in which the model is explained"] = "auto"
 
-    def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, mask: Any, seed: int) -> tuple[Tensor, Tensor]:
-        own = self.mode == "train"
-        if autocast_on(x) or self.mode == "eval" or (not own and mode_matters(model)):
-            return super()._logits_and_penalty(model, x, y, mask, seed)
+    def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, masks: Any, seed: int) -> tuple[Tensor, Tensor]:
+        in_own_mode = self.mode == "train"
+        if autocast_on(x) or self.mode == "eval" or (not in_own_mode and mode_matters(model)):
+            return super()._logits_and_penalty(model, x, y, masks, seed)
         score = score_function(self.target, self.output, y, seed)
         explained, logits = self._explainer(model).attribute_with_output(
-            x, score, create_graph=True, seed=seed, keep_mode=own
+            x, score, create_graph=True, seed=seed, keep_mode=in_own_mode
         )
         if logits is None:
             logits = logits_of(model, x, self.head)
-        return logits, self._number(explained, x, batch_masks(mask, y, self.where))
+        return logits, self._number(explained, x, masks)
 
-    def _penalty(self, model: nn.Module, x: Any, y: Tensor, mask: Any, *, seed: int, create_graph: bool) -> Tensor:
+    def _penalty(self, model: nn.Module, x: Any, y: Tensor, masks: Any, *, seed: int, create_graph: bool) -> Tensor:
         score = score_function(self.target, self.output, y, seed)
-        own = self.mode == "train" and create_graph
+        in_own_mode = self.mode == "train" and create_graph
         # BatchNorm's running statistics take in the pass of the task, not this one.
-        with private_buffers(model) if own else contextlib.nullcontext():
+        with private_buffers(model) if in_own_mode else contextlib.nullcontext():
             explained, _ = self._explainer(model).attribute_with_output(
-                x, score, create_graph=create_graph, seed=seed, keep_mode=own
+                x, score, create_graph=create_graph, seed=seed, keep_mode=in_own_mode
             )
-        return self._number(explained, x, mask)
+        return self._number(explained, x, masks)
 
     def _explainer(self, model: nn.Module) -> Explainer:
         return self.explainer_for(model)
 
-    def _number(self, explained: Any, x: Any, mask: Any) -> Tensor:
+    def _number(self, explained: Any, x: Any, masks: Any) -> Tensor:
         attributions, inputs = flatten(explained, "attributions")[0], flatten(x)[0]
-        masks = self._masks(mask, attributions, inputs)
+        fitted = self._masks(masks, attributions, inputs)
         if self.CHANNELS_FIRST:
-            embedded = [of_tokens(a, inputs) for a in attributions]
-            attributions, masks = (
+            embedded = [token_ids(a, inputs) is not None for a in attributions]
+            attributions, fitted = (
                 tuple(t.movedim(-1, 1) if e else t for t, e in zip(parts, embedded, strict=True))
-                for parts in (attributions, masks)
+                for parts in (attributions, fitted)
             )
-        return self._of(attributions, masks)
+        return self._attribution_penalty(attributions, fitted)
 
-    def _masks(self, mask: Any, attributions: Tensors, inputs: Tensors) -> Tensors:
-        # Where no mask is needed, `fit` says "everything" with ones like the first input.
-        everything = not self.NEEDS_MASK and isinstance(mask, Tensor) and bool((mask == 1).all())
-        return fit_masks(None if everything else mask, attributions, inputs)
+    def _masks(self, masks: Any, attributions: Tensors, inputs: Tensors) -> Tensors:
+        return fit_masks(masks, attributions, inputs)
 
     @abc.abstractmethod
-    def _of(self, attributions: Tensors, masks: Tensors) -> Tensor:
+    def _attribution_penalty(self, attributions: Tensors, masks: Tensors) -> Tensor:
         """The penalty of attributions (N, ...) and masks of the same shapes, a scalar."""

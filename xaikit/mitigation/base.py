@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import math
-from collections.abc import Iterator
-from functools import partial
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Configured, Explainer, Float, Int
+from xaikit.core.batch import Batch, read_batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError
 from xaikit.core.model_state import buffers_kept_on_error
-from xaikit.core.structure import flatten
-from xaikit.core.targets import pick_head
-from xaikit.mitigation import batches, checkpoints
+from xaikit.core.renames import renamed_arguments
+from xaikit.mitigation import checkpoints
 from xaikit.mitigation import fabric as fabrics
 from xaikit.mitigation.checks import MaskWatch, check_data, check_model, explain_batchnorm_error
 from xaikit.mitigation.early_stopping import EarlyStopping
-from xaikit.mitigation.fabric import Share
+from xaikit.mitigation.fabric import BatchFraction
+from xaikit.mitigation.forward import full_precision, logits_of
 from xaikit.mitigation.history import History
-from xaikit.mitigation.masks import batch_masks
 from xaikit.mitigation.penalties import EXPLANATION, check_labels, gradient_ratio, task_loss
-from xaikit.mitigation.trainer import Options, prepared, train
+from xaikit.mitigation.sources import InMemorySource, Reader, missing_masks, training_source
+from xaikit.mitigation.trainer import Options, train
 
 
 class Loss(NamedTuple):
@@ -56,11 +54,13 @@ class Mitigator(Configured, abc.ABC):
     REGISTRY: ClassVar[Any] = MITIGATORS
     WEIGHT: ClassVar[str]  # name of the setting that weighs the penalty
     NEEDS_MASK: ClassVar[bool] = True  # else no mask means everything
+    MASK_NAME: ClassVar[str] = "shortcut_masks"  # the keyword of `fit`: what a mask means to this mitigator
+    RENAMED_SETTINGS: ClassVar[dict[str, str]] = {"where": "mask_scope"}
     EMPTY_MASK_WARNING: ClassVar[str | None] = "nothing is penalised"  # what comes of a mask that is zero everywhere
 
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = "gradient"
-    where: Annotated[
-        str, Categorical("sample", "class", search=False), "whose masks they are: 'class' takes the label's"
+    mask_scope: Annotated[
+        str, Categorical("sample", "class", search=False), "one mask for each sample, or for each class: the label's"
     ] = "sample"
     warmup: Annotated[float, Float(ge=0), "epochs over which the weight rises from 0, in a straight line"] = 0.0
     balance: Annotated[
@@ -123,9 +123,9 @@ class Mitigator(Configured, abc.ABC):
 
         Args:
             model: returns logits (N, C), or holds them under `head`; a single output (N, 1) or (N,) is a regression.
-            batch: (x, y, mask): inputs, class indices (N,) (numbers for a regression), and the mask of what must not
-                matter: a tensor as for `fit`, or a list with a mask or None for each sample. Where no mask is needed,
-                (x, y) will do.
+            batch: (inputs, labels, masks): the inputs (N, ...), class indices (N,) (numbers for a regression), and
+                masks as for `fit`, also a list with a mask or None for each sample. Where no mask is needed,
+                (inputs, labels) will do. Arrays and lists are read like tensors.
             seed: of the explainer's noise; None draws one from torch's global random state.
             weight: in place of the setting, as in a warm-up; 0 is the plain step, bit for bit.
 
@@ -134,9 +134,9 @@ class Mitigator(Configured, abc.ABC):
             logits, detached.
 
         Raises:
-            InvalidInputError, InvalidTypeError: for labels or masks that cannot be right.
+            InvalidInputError, InvalidTypeError: for inputs, labels or masks that cannot be right.
         """
-        x, y, mask = self._parts(batch)
+        x, y, masks = self._read(model, batch)
         weight = self.weight if weight is None else weight
         with buffers_kept_on_error(model), explain_batchnorm_error():
             if weight == 0:
@@ -145,38 +145,47 @@ class Mitigator(Configured, abc.ABC):
                 y = check_labels(y, logits)
                 task = task_loss(logits, y)
                 with torch.no_grad():
-                    penalty = self._penalty(model, x, y, batch_masks(mask, y, self.where), seed=0, create_graph=False)
+                    penalty = self._penalty(model, x, y, masks, seed=0, create_graph=False)
                 return Loss(task, penalty, task, logits.detach())
             seed = int(torch.randint(2**31, ())) if seed is None else seed
-            logits, penalty = self._logits_and_penalty(model, x, y, mask, seed)
+            logits, penalty = self._logits_and_penalty(model, x, y, masks, seed)
             task = task_loss(logits, check_labels(y, logits))
             scale = gradient_ratio(task, penalty, model.parameters()) if self.balance else 1.0
             return Loss(task, penalty, task + weight * scale * penalty, logits.detach())
 
+    @renamed_arguments(masks="shortcut_masks")
     def fit(  # noqa: PLR0913
         self,
         model: nn.Module,
         data: Any,
         labels: Any = None,
-        masks: Any = None,
-        *,
+        *masks: Any,
+        shortcut_masks: Any = None,
+        relevant_region: Any = None,
         validation: Any = None,
         groups: Any = None,
         checkpoint: Any = None,
         fabric: Any = None,
         progress: bool = True,
     ) -> History:
-        """Train the model in place.
+        """Train the model in place: ``fit(model, images, labels, masks)`` or ``fit(model, loader)``.
 
         Ctrl-C ends the training after the present step, with a checkpoint where one was asked for; twice, at once.
 
         Args:
             model: as for `loss`; its mode is left as found.
-            data: inputs (N, ...), with `labels` (N,) and `masks`; or an iterable of batches (x, y, mask).
+            data: inputs (N, ...) beside `labels`; a batch (inputs, labels) or (inputs, labels, masks); a loader or
+                another iterable of such batches; or a data set of samples (x, label) or (x, label, mask), which is
+                shuffled in every epoch. Tensors, numpy arrays, lists and pandas objects are read alike.
             labels: class indices (N,), or numbers for a model with a single output.
-            masks: (N, C, H, W), (N, H, W), or (H, W) for all; 1 = penalise. Resized when needed. A list may hold None
-                for samples without; with ``where="class"`` there is one for each class.
-            validation: (x, y) or an iterable of batches (x, y), looked at after each epoch; with the setting `patience`
+            masks: the fourth argument by position: the masks that this mitigator takes, whatever their keyword is.
+            shortcut_masks: 1 where the explanation must not look, 0 elsewhere: (H, W) for all images, (N, H, W) or
+                (N, C, H, W), steps (T,) or (N, T) of a series, columns (F,) of a table; a list may hold None for
+                samples without. Resized to the same proportions only. With ``mask_scope="class"`` there is one for each
+                class. Beside a loader or a data set: for all of its samples, in the order of the data set.
+            relevant_region: for `HINT` and `AttributionPrior` in place of `shortcut_masks`: 1 where the explanation
+                should lie, in the same forms.
+            validation: (x, y), or a loader or a data set, looked at after each epoch; with the setting `patience`
                 training stops early, and the weights of the epoch with the best worst group return.
             groups: of the validation samples: (N,) names or numbers, or a function (x, y) -> (N,); None takes classes.
             checkpoint: a ``.pt`` file, written after each epoch (and every `checkpoint_every` steps) and, where it
@@ -194,21 +203,19 @@ class Mitigator(Configured, abc.ABC):
             CheckpointError: when a checkpoint cannot be written; the one before it stays.
         """
         check_model(model)
+        region = self._region(masks, shortcut_masks=shortcut_masks, relevant_region=relevant_region)
         processes = fabrics.processes(fabric)
         path = checkpoints.check_path(checkpoint)
         stopping = EarlyStopping(validation, groups, patience=self.patience, head=self.head)
         stopping.check(model)
-        if labels is not None:
-            if masks is None and not self.NEEDS_MASK:
-                x = flatten(data)[0][0]
-                masks = torch.ones(x.shape[2:] if x.ndim > 2 else x.shape[1:])
-            masks = batch_masks(masks, labels, self.where)
-        source = batches.source(data, labels, masks, self.batch_size, partial(prepared, self))
+        if labels is not None and region is None and self.NEEDS_MASK:
+            raise InvalidInputError("fit needs labels and masks beside the inputs: fit(model, images, labels, masks)")
+        source = training_source(data, labels, self.batch_size, self._reader(model, region))
         check_data(self, model, source)
-        if labels is not None:
+        if isinstance(source, InMemorySource):
             watch = MaskWatch()
-            watch.look(masks)
-            watch.tell(self, stacklevel=3)
+            watch.look(source.samples.masks)
+            watch.warn(self, stacklevel=4)
         history: History = processes.launch(train, self, model, source, Options(path, stopping, progress))
         return history
 
@@ -216,70 +223,62 @@ class Mitigator(Configured, abc.ABC):
         """What comes of a mask that covers everything, where that cannot be meant."""
         return None
 
-    def penalty_share(self, share: Share) -> float:
-        """What a part of a batch weighs in the penalty of the whole: penalty = sum of penalty_share * penalty of part.
+    def penalty_share(self, fraction: BatchFraction) -> float:
+        """What a part of a batch weighs in the penalty of the whole.
 
-        A sum over samples adds up as it is; a mean is over the samples that have a mask.
+        The penalty of a batch is the sum over its parts of penalty_share * penalty of the part. A sum over samples adds
+        up as it is; a mean is over the samples that have a mask.
+
+        Args:
+            fraction: how much of the batch the part is.
         """
-        return 1.0 if getattr(self, "reduction", "mean") == "sum" else share.explained
+        return 1.0 if getattr(self, "reduction", "mean") == "sum" else fraction.explained
 
     def explainer_for(self, model: nn.Module) -> Explainer:
-        """The penalised explainer, bound to the model and its head."""
+        """The penalised explainer, bound to the model and its head.
+
+        Args:
+            model: as for `loss`.
+        """
         explainer: Explainer = self.explainer.set_kwargs(model=model, head=self.head)
         return explainer
 
-    def _parts(self, batch: Any) -> tuple[Any, Any, Any]:
-        parts = tuple(batch) if isinstance(batch, (tuple, list)) else ()
-        if len(parts) == 2 and not self.NEEDS_MASK:
-            parts = *parts, None
-        if len(parts) != 3:
-            raise InvalidTypeError("a batch must be (inputs, labels, masks)")
-        x, y, mask = parts
-        if self.NEEDS_MASK and mask is None:
-            raise InvalidTypeError(
-                f"{type(self).__name__} must be told where: a batch is (inputs, labels, masks), got None for the masks"
-            )
-        if len(flatten(x)[0][0]) == 0:
-            raise InvalidInputError("a batch must hold at least one sample, got none")
-        return x, y, mask
+    def _reader(self, model: nn.Module, masks: Any = None) -> Reader:
+        """How the batches of a training are read."""
+        name = type(self).__name__ if self.NEEDS_MASK else ""
+        return Reader(model, needs_mask=name, by_class=self.mask_scope == "class", masks=masks)
 
-    def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, mask: Any, seed: int) -> tuple[Tensor, Tensor]:
-        """Both from the inputs, with their graphs; labels and masks are as the user gave them."""
+    def _read(self, model: nn.Module, batch: Any) -> Batch:
+        """A batch as the user gave it, read."""
+        read = read_batch(batch, model, by_class=self.mask_scope == "class", check=False, move=True)
+        if self.NEEDS_MASK and read.masks is None:
+            raise missing_masks(type(self).__name__)
+        return read
+
+    def _region(self, positional: tuple[Any, ...], **by_name: Any) -> Any:
+        """The masks of `fit`, by position or by the one keyword that says what they mean to this mitigator."""
+        wrong = next((name for name, value in by_name.items() if name != self.MASK_NAME and value is not None), None)
+        if wrong is not None:
+            meaning = "must not matter" if self.MASK_NAME == "shortcut_masks" else "should matter"
+            raise InvalidTypeError(
+                f"{type(self).__name__} takes {self.MASK_NAME}=, 1 where the explanation {meaning}, and no {wrong}="
+            )
+        regions = [m for m in (*positional, by_name[self.MASK_NAME]) if m is not None]
+        if len(positional) > 1 or len(regions) > 1:
+            raise InvalidTypeError(
+                f"fit takes model, inputs, labels and masks by position, got {3 + len(positional)} arguments"
+                if len(positional) > 1
+                else f"fit takes masks once, got them by position and as {self.MASK_NAME}="
+            )
+        return regions[0] if regions else None
+
+    def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, masks: Any, seed: int) -> tuple[Tensor, Tensor]:
+        """Both from the inputs, with their graphs; labels are not yet compared with the logits."""
         logits = logits_of(model, x, self.head)
         y = check_labels(y, logits)
-        masks = batch_masks(mask, y, self.where)
         with full_precision(x) as exact:
             return logits, self._penalty(model, exact, y, masks, seed=seed, create_graph=True)
 
     @abc.abstractmethod
-    def _penalty(self, model: nn.Module, x: Any, y: Tensor, mask: Any, *, seed: int, create_graph: bool) -> Tensor:
+    def _penalty(self, model: nn.Module, x: Any, y: Tensor, masks: Any, *, seed: int, create_graph: bool) -> Tensor:
         """The unweighted penalty of one batch, a scalar."""
-
-
-def logits_of(model: nn.Module, x: Any, head: str | int) -> Tensor:
-    """The model's logits, in its own mode."""
-    return pick_head(run_model(model, x), head)
-
-
-def run_model(model: nn.Module, x: Any) -> Any:
-    """The model on inputs as a tensor, a tuple or a dict."""
-    if isinstance(x, dict):
-        return model(**x)
-    return model(*x) if isinstance(x, (tuple, list)) else model(x)
-
-
-def autocast_on(x: Any) -> bool:
-    """Whether autocast is active where the inputs are."""
-    return torch.is_autocast_enabled(flatten(x)[0][0].device.type)
-
-
-@contextlib.contextmanager
-def full_precision(x: Any) -> Iterator[Any]:
-    """Autocast off inside; gives the inputs, in float32 where autocast was to lower them."""
-    if not autocast_on(x):
-        yield x
-        return
-    tensors, rebuild = flatten(x)
-    low = (torch.float16, torch.bfloat16)
-    with torch.autocast(tensors[0].device.type, enabled=False):
-        yield rebuild(tuple(t.float() if t.dtype in low else t for t in tensors))

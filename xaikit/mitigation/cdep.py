@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaikit.core import MITIGATORS, Call, Categorical, Explainer, Float
+from xaikit.core import MITIGATORS, Call, Categorical, Explainer, Float, torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.lightning_private import lightning_inner
+from xaikit.core.mask_shapes import fit_masks
+from xaikit.core.masks import is_several, leaves_of, read_masks
 from xaikit.core.model_state import isolated
 from xaikit.core.modes import mode_matters
 from xaikit.core.structure import Tensors, flatten
-from xaikit.core.targets import pick_head
-from xaikit.mitigation.base import Mitigator, autocast_on, check_labels, run_model
-from xaikit.mitigation.fabric import Share
-from xaikit.mitigation.masks import batch_masks, check_mask, fit_masks
-from xaikit.mitigation.penalties import EXPLANATION
+from xaikit.mitigation.base import Mitigator
+from xaikit.mitigation.fabric import BatchFraction
+from xaikit.mitigation.forward import autocast_on, logits_of
+from xaikit.mitigation.penalties import EXPLANATION, check_labels
 
 FORMS = ("sigmoid", "log", "l1", "squared")
 PARTS = ("relevant", "irrelevant")
@@ -84,15 +86,15 @@ class CDEP(Mitigator):
         whole = self.keep is None
         return "the whole output is penalised: mask what must not matter, or say what may with keep=" if whole else None
 
-    def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, mask: Any, seed: int) -> tuple[Tensor, Tensor]:
+    def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, masks: Any, seed: int) -> tuple[Tensor, Tensor]:
         explainer = self.explainer_for(model)
         apart = self.mode == "eval" or _wrapped(model) or autocast_on(x) or mode_matters(model)
         if apart or not hasattr(explainer, "decompose"):
-            return super()._logits_and_penalty(model, x, y, mask, seed)
-        masks = self._masks(explainer, x, batch_masks(mask, y, self.where))
-        own, other = self._decomposed(explainer, x, masks, create_graph=True)
-        logits = own[0] + other[0]
-        return logits, self._number(own, other, masks, check_labels(y, logits))
+            return super()._logits_and_penalty(model, x, y, masks, seed)
+        stacked = self._masks(explainer, x, masks)
+        penalised, other = self._decomposed(explainer, x, stacked, create_graph=True)
+        logits = penalised[0] + other[0]
+        return logits, self._number(penalised, other, stacked, check_labels(y, logits))
 
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, mask: Any, *, seed: int, create_graph: bool) -> Tensor:
         explainer = self.explainer_for(model)
@@ -114,7 +116,7 @@ class CDEP(Mitigator):
             activations.extend(call.inputs)
             return ()
 
-        explainer.run_call(method, x, None, create_graph=False, seed=0, cut=True)
+        explainer.run_call(method, x, cut=True)
         return stacked_masks(mask, _one(tuple(activations), "layers")[0], _tensor(x))
 
     def _number(self, own: Tensor, other: Tensor, masks: Tensor, y: Tensor) -> Tensor:
@@ -127,9 +129,9 @@ class CDEP(Mitigator):
         present = (masks != 0).flatten(2).any(2)
         return penalty(own, other, self.form, goal=self.goal, present=present)
 
-    def penalty_share(self, share: Share) -> float:
+    def penalty_share(self, fraction: BatchFraction) -> float:
         """The mean is over the samples that have anything masked."""
-        return share.explained
+        return fraction.explained
 
     def _decomposed(self, explainer: Any, x: Any, masks: Tensor, *, create_graph: bool) -> tuple[Tensor, Tensor]:
         """Both scores of each mask, sample and class, from a decomposition of the logits."""
@@ -157,7 +159,7 @@ class CDEP(Mitigator):
         if self.target == "label" and not self.centred:
             return [y]
         with torch.no_grad(), isolated(model, y.device, 0):
-            return list(range(pick_head(run_model(model, x), self.head).shape[1]))
+            return list(range(logits_of(model, x, self.head).shape[1]))
 
     def _summed(
         self, explainer: Explainer, x: Any, mask: Any, targets: list[Any], *, seed: int, create_graph: bool
@@ -209,18 +211,16 @@ def stacked_masks(mask: Any, explained: Tensor, x: Tensor) -> Tensor:
         explained: the input, or a layer's output.
         x: the input.
     """
-    tokens = not x.is_floating_point()
     form = explained if explained.is_floating_point() else torch.zeros(explained.shape, device=explained.device)
-    (tensor,) = _one(flatten(mask, "masks")[0], "masks")
-    checked = check_mask(tensor)
-    several = checked if checked.ndim == (x if tokens else form).ndim + 1 else checked[None]
+    (leaf,) = _one(leaves_of(read_masks(mask, x)), "masks")
+    several = leaf if is_several(leaf, x) else leaf[None]
     return torch.stack([fit_masks(one, (form,), (x,))[0] for one in several])
 
 
 def _wrapped(model: nn.Module) -> bool:
     """Whether the forward is more than that of the model inside it: it may prepare an exchange of gradients."""
     distributed = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
-    return distributed or any(hasattr(model, name) for name in ("_orig_mod", "_forward_module"))
+    return distributed or torch_private.compiled_inner(model) is not None or lightning_inner(model) is not None
 
 
 def _tensor(x: Any) -> Tensor:

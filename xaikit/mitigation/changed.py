@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from xaikit.core.model_state import isolated
-from xaikit.mitigation.base import Mitigator, logits_of
-from xaikit.mitigation.fabric import Share
+from xaikit.mitigation.base import Mitigator
+from xaikit.mitigation.fabric import BatchFraction
+from xaikit.mitigation.forward import logits_of
 from xaikit.mitigation.penalties import at_least_float32, task_loss
 
 
@@ -20,18 +21,18 @@ class ChangedMitigator(Mitigator):
     No explanation takes part, so ``explainer`` has no effect.
     """
 
-    def _penalty(self, model: nn.Module, x: Any, y: Tensor, mask: Any, *, seed: int, create_graph: bool) -> Tensor:
+    def _penalty(self, model: nn.Module, x: Any, y: Tensor, masks: Any, *, seed: int, create_graph: bool) -> Tensor:
         # Only measured, the pass must leave no trace in the model.
         apart = contextlib.nullcontext() if create_graph else isolated(model, y.device, seed)
         with apart:
-            return task_loss(at_least_float32(self._changed_logits(model, x, mask, seed)), y)
+            return task_loss(at_least_float32(self._changed_logits(model, x, masks, seed)), y)
 
-    def penalty_share(self, share: Share) -> float:
+    def penalty_share(self, fraction: BatchFraction) -> float:
         """The mean is over all samples."""
-        return share.samples
+        return fraction.samples
 
     @abc.abstractmethod
-    def _changed_logits(self, model: nn.Module, x: Any, mask: Any, seed: int) -> Tensor:
+    def _changed_logits(self, model: nn.Module, x: Any, masks: Any, seed: int) -> Tensor:
         """The logits of the changed samples."""
 
     def _logits(self, model: nn.Module, x: Any) -> Tensor:

@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from xaikit.core import torch_private
+from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.lightning_private import lightning_inner
+from xaikit.core.masks import leaves_of, marked
 from xaikit.core.model_state import isolated
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
-from xaikit.mitigation.batches import Batch, Source, Tensors, to_device
+from xaikit.mitigation.forward import run_model, training_mode
+from xaikit.mitigation.penalties import check_labels
+from xaikit.mitigation.sources import InMemorySource, Source
 
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Mitigator
@@ -29,7 +35,7 @@ def check_model(model: Any) -> None:
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"fit takes a torch.nn.Module first, got {type(model).__name__}")
-    if hasattr(model, "_forward_module") or isinstance(model, nn.parallel.DistributedDataParallel):
+    if lightning_inner(model) is not None or isinstance(model, nn.parallel.DistributedDataParallel):
         raise InvalidInputError(
             f"fit takes the bare model and wraps it with the loss; of this {type(model).__name__} pass .module"
         )
@@ -44,16 +50,13 @@ def check_data(mitigator: Mitigator, model: nn.Module, source: Source) -> None:
         InvalidInputError, InvalidTypeError: for data that do not fit the model, or a step of one sample for BatchNorm.
     """
     device = next(model.parameters()).device
-    if isinstance(source, Tensors):
-        _check_first(mitigator, model, to_device(source.first(), device), source.labels)
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()) and (one := source.single):
-        _check_single(model, to_device(one, device))
+    if isinstance(source, InMemorySource):
+        _check_first(mitigator, model, source.first().to(device), source.samples.labels)
+    if any(isinstance(m, torch_private.BatchNorm) for m in model.modules()) and (one := source.single):
+        _check_single(model, one.to(device))
 
 
 def _check_first(mitigator: Mitigator, model: nn.Module, first: Batch, labels: Tensor) -> None:
-    from xaikit.mitigation.base import run_model
-    from xaikit.mitigation.penalties import check_labels
-
     x, y, mask = first
     tensors = flatten(x)[0]
     with isolated(model, tensors[0].device, 0), torch.no_grad():
@@ -69,13 +72,11 @@ def _check_first(mitigator: Mitigator, model: nn.Module, first: Batch, labels: T
 
 def _check_single(model: nn.Module, one: Batch) -> None:
     """BatchNorm over a map can train on one sample, over a vector it cannot."""
-    from xaikit.mitigation.base import run_model
-
     kept = [(b, b.detach().clone()) for b in model.buffers()]
     with training_mode(model), torch.random.fork_rng(), torch.no_grad():
         try:
             with explain_batchnorm_error():
-                run_model(model, one[0])
+                run_model(model, one.inputs)
         finally:
             for buffer, value in kept:
                 buffer.copy_(value)
@@ -93,12 +94,12 @@ class MaskWatch:
             self.inside = self.outside = True
         if self.inside and self.outside:
             return  # nothing more to learn
-        for leaf in flatten(mask, "masks")[0]:
-            values = torch.as_tensor(leaf)
+        for leaf in leaves_of(mask):
+            values = marked(leaf)
             self.inside = self.inside or bool((values != 0).any())
             self.outside = self.outside or bool((values != 1).any())
 
-    def tell(self, mitigator: Mitigator, *, stacklevel: int) -> None:
+    def warn(self, mitigator: Mitigator, *, stacklevel: int) -> None:
         """Warn of masks that are zero everywhere or cover everything, where that cannot be meant."""
         if not self.inside and mitigator.EMPTY_MASK_WARNING:
             warnings.warn(f"the mask is zero everywhere, so {mitigator.EMPTY_MASK_WARNING}", stacklevel=stacklevel)
@@ -122,19 +123,3 @@ def explain_batchnorm_error() -> Iterator[None]:
             "BatchNorm in training mode cannot take a batch of one sample: use batch_size >= 2 (drop_last=True in a "
             "DataLoader whose last batch has one), or put the model's BatchNorm layers in evaluation mode"
         ) from err
-
-
-@contextlib.contextmanager
-def training_mode(model: nn.Module) -> Iterator[None]:
-    """Training mode inside, every module's flag as found after.
-
-    A model that is in training mode already keeps its flags: parts that its owner froze stay frozen.
-    """
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        if not model.training:
-            model.train()
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training

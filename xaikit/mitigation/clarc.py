@@ -9,11 +9,11 @@ from torch.utils.hooks import RemovableHandle
 
 from xaikit.core import MITIGATORS, Categorical, Explainer, Float
 from xaikit.core.layers import find_layer
+from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.structure import Tensors
 from xaikit.mitigation.attributed import AttributionMitigator
 from xaikit.mitigation.changed import ChangedMitigator
 from xaikit.mitigation.concepts import Concept, check_concept
-from xaikit.mitigation.masks import fit_masks
 from xaikit.mitigation.penalties import OUTPUTS, TARGETS, masked_power
 from xaikit.mitigation.projections import Direction
 
@@ -47,15 +47,15 @@ class RRClArC(AttributionMitigator):
     def _explainer(self, model: nn.Module) -> Explainer:
         return self.explainer_for(model).set_kwargs(layer=self.concept.layer)
 
-    def _masks(self, mask: Any, attributions: Tensors, inputs: Tensors) -> Tensors:
+    def _masks(self, masks: Any, attributions: Tensors, inputs: Tensors) -> Tensors:
         (attribution,) = attributions
-        if mask is not None and attribution.ndim == 2:
+        if masks is not None and attribution.ndim == 2:
             # The layer has no positions that a mask could be about, only samples.
-            (at_input,) = fit_masks(mask, inputs[:1])
+            (at_input,) = fit_masks(masks, inputs[:1])
             return (at_input.flatten(1).amax(1, keepdim=True).expand_as(attribution),)
-        return super()._masks(mask, attributions, inputs)
+        return super()._masks(masks, attributions, inputs)
 
-    def _of(self, attributions: Tensors, masks: Tensors) -> Tensor:
+    def _attribution_penalty(self, attributions: Tensors, masks: Tensors) -> Tensor:
         what = Direction(vector=self.concept.direction, channel_axis=self.concept.channel_axis)
         return masked_power(attributions, masks, what=what, power=2, normalization="none", reduction="mean")
 
@@ -84,7 +84,7 @@ class AClArC(ChangedMitigator):
     concept: Annotated[Any, check_concept, "what must not matter, from Concept.fit"]
     lambda_a: Annotated[float, Float(low=1e-2, high=1e2, log=True, ge=0), "weight of the changed samples"] = 1.0
 
-    def _changed_logits(self, model: nn.Module, x: Any, mask: Any, seed: int) -> Tensor:  # noqa: ARG002
+    def _changed_logits(self, model: nn.Module, x: Any, masks: Any, seed: int) -> Tensor:  # noqa: ARG002
         with _moved(model, self.concept, self.concept.present):
             return self._logits(model, x)
 

@@ -6,16 +6,19 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
+
+from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.results import NAME, Interval, Real, Result
 from xaikit.mitigation.assess import Assessment
 from xaikit.mitigation.tables import aligned, percent
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Comparison:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Result):
     """Several trainings side by side.
 
     Attributes:
@@ -23,66 +26,94 @@ class Comparison:
         confidence: of the intervals, which are mean +- t * s / sqrt(n) with Student's t for n - 1 degrees of freedom.
     """
 
-    rows: dict[str, list[dict[str, float]]]
+    rows: dict[str, list[dict[str, Real]]]
     confidence: float = 0.95
 
     @property
     def measures(self) -> tuple[str, ...]:
         """What every training has, in order."""
-        first, *rest = (row for rows in self.rows.values() for row in rows)
-        return tuple(name for name in first if all(name in row for row in rest))
+        first, *others = (row for rows in self.rows.values() for row in rows)
+        return tuple(name for name in first if all(name in row for row in others))
 
-    def mean(self, training: str, measure: str) -> float:
-        """The mean over the seeds.
+    def interval(self, training: str, measure: str) -> Interval:
+        """The mean over the seeds with its interval; low and high are NaN for a single seed.
+
+        Args:
+            training: one of `rows`.
+            measure: one of `measures`.
 
         Raises:
             UnknownNameError: for a training or a measure that is not there.
         """
-        return statistics.fmean(self._values(training, measure))
+        return self._interval(self._values(training, measure))
+
+    def mean(self, training: str, measure: str) -> float:
+        """The mean over the seeds.
+
+        Args:
+            training: one of `rows`.
+            measure: one of `measures`.
+
+        Raises:
+            UnknownNameError: for a training or a measure that is not there.
+        """
+        return self.interval(training, measure).mean
 
     def margin(self, training: str, measure: str) -> float:
-        """Half the width of the interval around the mean; NaN for a single seed."""
-        return self._margin(self._values(training, measure))
+        """Half the width of the interval around the mean; NaN for a single seed.
 
-    def difference(self, measure: str, after: str, before: str) -> tuple[float, float]:
-        """Mean and margin of after - before, seed by seed.
+        Args:
+            training: one of `rows`.
+            measure: one of `measures`.
+
+        Raises:
+            UnknownNameError: for a training or a measure that is not there.
+        """
+        return self.interval(training, measure).margin
+
+    def difference(self, measure: str, after: str, before: str) -> Interval:
+        """The mean of after - before, seed by seed, with its interval.
+
+        Args:
+            measure: one of `measures`.
+            after: one of `rows`.
+            before: one of `rows`.
 
         Raises:
             InvalidInputError: where the two have not as many seeds.
+            UnknownNameError: for a training or a measure that is not there.
         """
         a, b = self._values(after, measure), self._values(before, measure)
         if len(a) != len(b):
             raise InvalidInputError(f"{after!r} has {len(a)} seeds and {before!r} {len(b)}, so they make no pairs")
-        gains = [x - y for x, y in zip(a, b, strict=True)]
-        return statistics.fmean(gains), self._margin(gains)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: mean, margin (None for one seed) and the values themselves."""
-        return {
-            training: {
-                measure: {
-                    "mean": self.mean(training, measure),
-                    "margin": None if math.isnan(m := self.margin(training, measure)) else m,
-                    "values": self._values(training, measure),
-                }
-                for measure in self.measures
-            }
-            for training in self.rows
-        }
+        return self._interval([x - y for x, y in zip(a, b, strict=True)])
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, Any], confidence: float = 0.95) -> Comparison:
-        """The comparison that `to_dict` wrote.
+    def from_dict(cls, state: Mapping[str, Any]) -> Self:
+        """The comparison that `to_dict` wrote, also that of xaikit 0.1.
 
-        >>> made = Comparison({"before": [{"accuracy kept": 0.5}], "after": [{"accuracy kept": 0.75}]})
-        >>> Comparison.from_dict(made.to_dict()) == made
+        Args:
+            state: what `to_dict` returned.
+
+        Raises:
+            InvalidInputError: for another kind of result, one of a newer xaikit, or a field that is missing or wrong.
+
+        >>> before_and_after = Comparison({"before": [{"accuracy kept": 0.5}], "after": [{"accuracy kept": 0.75}]})
+        >>> Comparison.from_dict(before_and_after.to_dict()) == before_and_after
         True
         """
+        return super().from_dict(cls._upgrade(state, {}))
+
+    @classmethod
+    def _upgrade(cls, state: Any, arrays: Mapping[str, Tensor]) -> Any:  # noqa: ARG003
+        """Version 0.1 wrote mean, margin and values of each measure of each training, and nothing else."""
+        if not isinstance(state, Mapping) or NAME in state or "rows" in state:
+            return state
         rows = {}
         for training, measures in state.items():
-            seeds = max((len(found["values"]) for found in measures.values()), default=0)
-            rows[training] = [{name: found["values"][k] for name, found in measures.items()} for k in range(seeds)]
-        return cls(rows, confidence)
+            seeds = max((len(saved["values"]) for saved in measures.values()), default=0)
+            rows[training] = [{name: saved["values"][k] for name, saved in measures.items()} for k in range(seeds)]
+        return {"rows": rows}
 
     def to_pandas(self) -> Any:
         """One row for each training and measure: mean, margin, low, high, seeds.
@@ -91,22 +122,22 @@ class Comparison:
             MissingDependencyError: where pandas is absent.
         """
         pd = import_pandas()
-        rows = []
+        lines = []
         for training in self.rows:
             for measure in self.measures:
-                mean, margin = self.mean(training, measure), self.margin(training, measure)
-                ends = {"low": mean - margin, "high": mean + margin, "seeds": len(self.rows[training])}
-                rows.append({"training": training, "measure": measure, "mean": mean, "margin": margin, **ends})
-        return pd.DataFrame(rows)
+                i = self.interval(training, measure)
+                numbers = {"mean": i.mean, "margin": i.margin, "low": i.low, "high": i.high, "seeds": i.n}
+                lines.append({"training": training, "measure": measure, **numbers})
+        return pd.DataFrame(lines)
 
     def __repr__(self) -> str:
         lines = [["", *self.rows]]
         for measure in self.measures:
             cells = []
             for training in self.rows:
-                margin = self.margin(training, measure)
-                spread = "" if math.isnan(margin) else f" +- {100 * margin:.1f}"
-                cells.append(percent(self.mean(training, measure)).replace(" %", f"{spread} %"))
+                interval = self.interval(training, measure)
+                spread = "" if math.isnan(interval.margin) else f" +- {100 * interval.margin:.1f}"
+                cells.append(percent(interval.mean).replace(" %", f"{spread} %"))
             lines.append([measure, *cells])
         seeds = ", ".join(f"{name} {len(rows)}" for name, rows in self.rows.items())
         return "\n".join([*aligned(lines), f"seeds: {seeds}; {100 * self.confidence:g} % intervals"])
@@ -118,13 +149,13 @@ class Comparison:
             raise UnknownNameError(f"there is no measure {measure!r}{near_names(measure, self.measures)}")
         return [row[measure] for row in self.rows[training]]
 
-    def _margin(self, values: Sequence[float]) -> float:
-        n = len(values)
-        if n < 2:
-            return math.nan
-        from scipy.stats import t
+    def _interval(self, values: Sequence[float]) -> Interval:
+        n, mean, margin = len(values), statistics.fmean(values), math.nan
+        if n > 1:
+            from scipy.stats import t
 
-        return float(t.ppf((1 + self.confidence) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
+            margin = float(t.ppf((1 + self.confidence) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
+        return Interval(mean - margin, mean, mean + margin, self.confidence, n)
 
 
 def compare(
@@ -142,11 +173,12 @@ def compare(
         InvalidTypeError: for what is no assessment.
 
     >>> from xaikit.mitigation import Assessment
-    >>> def of(kept, flipped):
+    >>> def assessment(kept, flipped):
     ...     accuracy = {"kept": kept, "flipped": flipped}
     ...     return Assessment(accuracy, {n: {0: v} for n, v in accuracy.items()}, {}, {}, None, 100)
-    >>> vanilla = [of(0.99, 0.21), of(0.98, 0.25), of(0.99, 0.23)]
-    >>> compared = compare({"vanilla": vanilla, "rrr": [of(0.97, 0.93), of(0.96, 0.92), of(0.97, 0.94)]})
+    >>> vanilla = [assessment(0.99, 0.21), assessment(0.98, 0.25), assessment(0.99, 0.23)]
+    >>> rrr = [assessment(0.97, 0.93), assessment(0.96, 0.92), assessment(0.97, 0.94)]
+    >>> compared = compare({"vanilla": vanilla, "rrr": rrr})
     >>> compared
                             vanilla            rrr
     accuracy kept     98.7 +- 1.4 %  96.7 +- 1.4 %
@@ -154,21 +186,20 @@ def compare(
     worst kept        98.7 +- 1.4 %  96.7 +- 1.4 %
     worst flipped     23.0 +- 5.0 %  93.0 +- 2.5 %
     seeds: vanilla 3, rrr 3; 95 % intervals
-    >>> mean, margin = compared.difference("accuracy flipped", "rrr", "vanilla")
-    >>> f"{mean:.3f} +- {margin:.3f}"
-    '0.700 +- 0.066'
+    >>> compared.difference("accuracy flipped", "rrr", "vanilla")
+    0.7 [0.634, 0.766] (95 % interval, n = 3)
     """
     if not trainings:
         raise InvalidInputError("compare needs at least one training with its assessments")
     if not 0 < confidence < 1:
         raise InvalidInputError(f"confidence must lie between 0 and 1, got {confidence}")
     rows = {}
-    for name, given in trainings.items():
-        found = [given] if isinstance(given, Assessment) else list(given)
-        if not found:
+    for name, value in trainings.items():
+        assessments = [value] if isinstance(value, Assessment) else list(value)
+        if not assessments:
             raise InvalidInputError(f"there is no assessment of {name!r}")
-        wrong = next((a for a in found if not isinstance(a, Assessment)), None)
+        wrong = next((a for a in assessments if not isinstance(a, Assessment)), None)
         if wrong is not None:
             raise InvalidTypeError(f"compare takes what assess() returns, got a {type(wrong).__name__} for {name!r}")
-        rows[name] = [a.row(groups=groups) for a in found]
+        rows[name] = [a.row(groups=groups) for a in assessments]
     return Comparison(rows, confidence)

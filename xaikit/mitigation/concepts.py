@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.inputs import read_inputs
+from xaikit.core.labels import REMEDY, read_classes
 from xaikit.core.layers import cut_at, find_layer
 from xaikit.core.model_state import isolated
+from xaikit.core.results import Result
 from xaikit.core.structure import check_batch, flatten
-from xaikit.mitigation.base import run_model
-from xaikit.mitigation.masks import label_tensor
+from xaikit.mitigation.forward import run_model
 
 BATCH = 64  # samples in a pass
 METHODS = ("pattern", "ridge", "svm")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Concept:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Concept(Result):
     """A direction among the channels of a layer.
 
     Attributes:
@@ -37,6 +41,10 @@ class Concept:
     absent: Tensor
     present: Tensor
     channel_axis: int = 1
+
+    def spec(self) -> dict[str, Any]:
+        """The concept as plain JSON values, for the spec of a mitigator that holds it."""
+        return self.to_dict()
 
     @classmethod
     def fit(
@@ -54,8 +62,8 @@ class Concept:
 
         Args:
             model: the model, run in evaluation mode.
-            inputs: samples (N, ...).
-            labels: (N,), true where a sample shows the concept.
+            inputs: samples (N, ...), in any form that an explainer takes.
+            labels: (N,), true or 1 where a sample shows the concept, false or 0 elsewhere.
             layer: whose output, (N, channels, ...), holds the concept.
             method: "pattern": the covariance of activation and label over the label's variance, which is the difference
                 of the two means; not drawn aside by noise that the classes share (Pahde et al. 2022,
@@ -69,14 +77,9 @@ class Concept:
         """
         if method not in METHODS:
             raise InvalidInputError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
-        tensors, rebuild = flatten(inputs)
+        tensors, rebuild = flatten(read_inputs(inputs, model))
         n = check_batch(tensors)
-        shown = label_tensor(labels).to("cpu").bool()
-        if shown.shape != (n,) or bool(shown.all()) or not bool(shown.any()):
-            raise InvalidInputError(
-                f"labels must say of each of {n} samples whether it shows the concept, and there must be both; "
-                f"got shape {tuple(shown.shape)} with {int(shown.sum())} true"
-            )
+        shows = _read_flags(labels, n)
         name, module = find_layer(model, layer)
         parts = []
         with torch.no_grad(), isolated(model, tensors[0].device, 0):
@@ -85,10 +88,10 @@ class Concept:
                 (a,) = cut_at(model, [(name, module)], lambda b=batch: run_model(model, b), len(rows), False)  # type: ignore[misc]
                 parts.append(_channels(a, channel_axis).double().cpu())
         a = torch.cat(parts)
-        absent, present = a[~shown].mean(0), a[shown].mean(0)
+        absent, present = a[~shows].mean(0), a[shows].mean(0)
         if float((present - absent).norm()) <= 1e-12 * float(present.norm() + absent.norm()):
             raise InvalidInputError(f"layer {name!r} has the same activations with and without the concept")
-        direction = present - absent if method == "pattern" else _classifier(a, shown, method, regularization)
+        direction = present - absent if method == "pattern" else _classifier(a, shows, method, regularization)
         dtype = next((p.dtype for p in model.parameters()), torch.float32)
         unit = direction / direction.norm()
         return cls(name, unit.to(dtype), absent.to(dtype), present.to(dtype), channel_axis)
@@ -101,11 +104,13 @@ class Concept:
 
 
 def check_concept(value: Any, where: str) -> Concept:
-    """The value, when it is a concept.
+    """The value, when it is a concept, or what `Concept.to_dict` made of one.
 
     Raises:
-        InvalidTypeError: else.
+        InvalidTypeError: for anything else.
     """
+    if isinstance(value, Mapping):  # as a mitigator's spec holds it
+        return Concept.from_dict(value)
     if not isinstance(value, Concept):
         raise InvalidTypeError(
             f"{where} must be a Concept, made by Concept.fit(model, x, labels, layer=...), got {value!r}"
@@ -113,16 +118,28 @@ def check_concept(value: Any, where: str) -> Concept:
     return value
 
 
+def _read_flags(labels: Any, n: int) -> Tensor:
+    """Which samples show the concept, (N,) booleans."""
+    flags = to_tensor(labels, "labels", remedy=REMEDY).cpu()
+    shows = read_classes(flags.long() if flags.dtype == torch.bool else flags, n, n_classes=2).bool()
+    if bool(shows.all()) or not bool(shows.any()):
+        raise InvalidInputError(
+            f"labels must say of each of {n} samples whether it shows the concept, and there must be both; "
+            f"got {int(shows.sum())} true"
+        )
+    return shows
+
+
 def _channels(activation: Tensor, axis: int) -> Tensor:
     """Activations averaged over positions, (N, channels)."""
     return activation.movedim(axis, 1).flatten(2).mean(2) if activation.ndim > 2 else activation
 
 
-def _classifier(a: Tensor, shown: Tensor, method: str, regularization: float) -> Tensor:
+def _classifier(a: Tensor, shows: Tensor, method: str, regularization: float) -> Tensor:
     """The weights of a linear classifier, for activations as they are, fitted to standardised ones."""
     scale = a.std(0, correction=0)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    z, t = (a - a.mean(0)) / scale, torch.where(shown, 1.0, -1.0).double()
+    z, t = (a - a.mean(0)) / scale, torch.where(shows, 1.0, -1.0).double()
     if method == "ridge":
         gram = z.T @ z + regularization * torch.eye(z.shape[1], dtype=z.dtype)
         return torch.linalg.solve(gram, z.T @ (t - t.mean())) / scale

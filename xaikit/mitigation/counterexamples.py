@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from xaikit.core import MITIGATORS, Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.mask_shapes import fit_masks
+from xaikit.core.masks import leaves_of
 from xaikit.core.structure import flatten
 from xaikit.mitigation.changed import ChangedMitigator
-from xaikit.mitigation.masks import exchanged, fit_masks, is_text
+from xaikit.mitigation.exchange import exchanged, is_text
 
 FILLS = ("permute", "uniform", "noise", "colour")
 
@@ -57,15 +59,17 @@ class Counterexamples(ChangedMitigator):
     def _of_full_mask(self) -> str | None:
         return "the counterexamples hold nothing of the samples: mask what must not matter"
 
-    def _changed_logits(self, model: nn.Module, x: Any, mask: Any, seed: int) -> Tensor:
+    def _changed_logits(self, model: nn.Module, x: Any, masks: Any, seed: int) -> Tensor:
         tensors, rebuild = flatten(x)
+        # One mask beside several inputs, such as a text's ids, attention mask and types, is over the first of them.
+        count = 1 if len(leaves_of(masks)) == 1 else len(tensors)
         # Masks are of floating-point tensors; tokens have positions like them.
-        forms = tuple(t if t.is_floating_point() else t.float() for t in tensors)
-        masks = fit_masks(mask, forms)
+        forms = tuple(t if t.is_floating_point() else t.float() for t in tensors[:count])
         generator = torch.Generator().manual_seed(seed)
-        return self._logits(
-            model, rebuild(tuple(self._changed(t, m, generator) for t, m in zip(tensors, masks, strict=True)))
-        )
+        changed = [
+            self._changed(t, m, generator) for t, m in zip(tensors[:count], fit_masks(masks, forms), strict=True)
+        ]
+        return self._logits(model, rebuild((*changed, *tensors[count:])))
 
     def _changed(self, x: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
         if not x.is_floating_point() and self.fill != "permute" and not callable(self.fill):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.structure import flatten
-from xaikit.mitigation.masks import exchanged, fit_masks, is_text
+from xaikit.mitigation.exchange import exchanged, is_text
 
 Decoy = Callable[[Any, Any], Any]
 KEPT, RANDOMISED, FLIPPED, REMOVED = "kept", "randomised", "flipped", "removed"

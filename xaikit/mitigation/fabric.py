@@ -24,16 +24,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from xaikit.core import torch_private
+from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
+from xaikit.core.masks import is_several, leaves_of
 from xaikit.core.structure import flatten
-from xaikit.mitigation.batches import Batch, Part, Step, batch_size
-from xaikit.mitigation.masks import check_mask, per_sample
+from xaikit.mitigation.sources import ProcessRank, Step
 
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Loss, Mitigator
 
 
-class Share(NamedTuple):
+class BatchFraction(NamedTuple):
     """How much of a whole batch a part of it is: each a fraction.
 
     Attributes:
@@ -58,12 +60,12 @@ class StepModule(nn.Module):
         super().__init__()
         self.mitigator, self.model = mitigator, model
 
-    def forward(self, batch: Batch, weight: float, share: Share | None = None, world: int = 1) -> Loss:
+    def forward(self, batch: Batch, weight: float, share: BatchFraction | None = None, world: int = 1) -> Loss:
         """The loss of this process's part of a batch, scaled so that the average over processes is the whole's."""
         loss = self.mitigator.loss(self.model, batch, weight=weight)
         if share is None:
             return loss
-        part = self.mitigator.penalty_share(share) if share.samples else 0.0  # 0: the sample is borrowed
+        part = self.mitigator.penalty_share(share) if share.samples else 0.0  # 0: the sample is padding
         total = share.samples * loss.task
         if loss.total is not loss.task:
             # The weighted penalty is read off the loss, since a mitigator may do more than weigh it.
@@ -74,7 +76,7 @@ class StepModule(nn.Module):
 class OneProcess:
     """This process, plain PyTorch."""
 
-    part = Part()
+    part = ProcessRank()
 
     def launch(self, work: Callable[..., Any], *args: Any) -> Any:
         """What `work(processes, *args)` returns."""
@@ -92,7 +94,7 @@ class OneProcess:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimizer: Any = optimizer
 
-    def shares(self, step: Step | None) -> Share | None:
+    def shares(self, step: Step | None) -> BatchFraction | None:
         """The share of this process in the present step; None for all of it.
 
         Raises:
@@ -102,9 +104,9 @@ class OneProcess:
             raise StopIteration
         return None
 
-    def loss(self, batch: Batch, weight: float, share: Share | None) -> Loss:
+    def loss(self, batch: Batch, weight: float, share: BatchFraction | None) -> Loss:
         """The loss of a batch on the model's device."""
-        return self._step(batch, weight, share, self.part.world)
+        return self._step(batch, weight, share, self.part.world_size)
 
     def backward(self, loss: Tensor) -> None:
         """The gradients of the whole batch."""
@@ -115,7 +117,7 @@ class OneProcess:
         if norm is not None:
             return bool(torch.isfinite(nn.utils.clip_grad_norm_(self._parameters, norm)))
         grads = [p.grad for p in self._parameters if p.grad is not None]
-        return bool(torch.isfinite(torch.stack(torch._foreach_norm(grads)).norm())) if grads else True
+        return bool(torch.isfinite(torch.stack(torch_private.foreach_norm(grads)).norm())) if grads else True
 
     def step(self) -> None:
         """The optimizer's step."""
@@ -150,9 +152,9 @@ class FabricProcesses(OneProcess):
         self.fabric = fabric
 
     @property
-    def part(self) -> Part:  # type: ignore[override]
+    def part(self) -> ProcessRank:  # type: ignore[override]
         """Which part of every batch is this process's."""
-        return Part(self.fabric.global_rank, self.fabric.world_size)
+        return ProcessRank(self.fabric.global_rank, self.fabric.world_size)
 
     def launch(self, work: Callable[..., Any], *args: Any) -> Any:
         """What `work(processes, *args)` returns in the first process; started here unless they run already."""
@@ -177,19 +179,19 @@ class FabricProcesses(OneProcess):
         super().setup(mitigator, model, optimizer)
         self._step, self._optimizer = self.fabric.setup(self._step, optimizer)
 
-    def shares(self, step: Step | None) -> Share | None:
+    def shares(self, step: Step | None) -> BatchFraction | None:
         """As for one process; what the part weighs, where there are several."""
-        if self.part.world == 1:
+        if self.part.world_size == 1:
             return super().shares(step)
         own = [0.0] * 3
-        if step is not None and not step.borrowed:
+        if step is not None and not step.is_padding:
             # A batch that cannot be counted raises in the loss too, and then all processes learn of it.
             with contextlib.suppress(XaikitError, TypeError, ValueError):
                 own = _counts(step.batch)
         waiting, *whole = self.sum([float(step is None), *own])
         if waiting:
             raise StopIteration
-        return Share(*(a / b if b else 0.0 for a, b in zip(own, whole, strict=True)))
+        return BatchFraction(*(a / b if b else 0.0 for a, b in zip(own, whole, strict=True)))
 
     def backward(self, loss: Tensor) -> None:
         """With the Fabric's precision, averaged over its processes."""
@@ -204,7 +206,7 @@ class FabricProcesses(OneProcess):
 
     def sum(self, values: list[float]) -> list[float]:
         """Each value summed over the processes."""
-        if self.part.world == 1:
+        if self.part.world_size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
         summed: list[float] = self.fabric.all_reduce(tensor, reduce_op="sum").tolist()
@@ -212,7 +214,7 @@ class FabricProcesses(OneProcess):
 
     def broadcast(self, value: Any) -> Any:
         """The first process's value."""
-        return value if self.part.world == 1 else self.fabric.broadcast(value)
+        return value if self.part.world_size == 1 else self.fabric.broadcast(value)
 
     def barrier(self) -> None:
         """Wait for the others."""
@@ -269,17 +271,12 @@ def _model_in(args: tuple[Any, ...]) -> nn.Module:
 
 def _counts(batch: Batch) -> list[float]:
     """Samples, sum of the masks, samples with anything masked."""
-    x, _, mask = batch
-    tensors, n = flatten(x)[0], batch_size(batch)
-    if mask is None:  # everything
+    n, x = batch.size, flatten(batch.inputs)[0][0]
+    if batch.masks is None:  # everything
         return [float(n)] * 3
     masked, explained = 0.0, torch.zeros(n, dtype=torch.bool)
-    for leaf in flatten(mask, "masks")[0]:
-        m = check_mask(leaf).cpu()
-        try:
-            each = per_sample(m, tensors[0])
-        except InvalidInputError:  # several masks for each sample, (masks, N, ...)
-            m, each = (m.transpose(0, 1), True) if m.ndim > 1 and m.shape[1] == n else (m, False)
-        masked += float(m.double().sum()) * (1 if each else n)
-        explained |= (m != 0).reshape(n, -1).any(1) if each else bool(m.any())
+    for leaf in leaves_of(batch.masks):
+        mask = (leaf.transpose(0, 1) if is_several(leaf, x) else leaf).cpu()
+        masked += float(mask.double().sum())
+        explained |= (mask != 0).reshape(n, -1).any(1)
     return [float(n), masked, float(explained.sum())]

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xaikit.core import torch_private
+from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, TrainingError
 from xaikit.core.model_state import isolated
 from xaikit.core.structure import flatten
-from xaikit.mitigation.batches import Batch, batch_size, take
 
 MAX_SAMPLES_BISECTED = 256  # samples that are tried one by one
 
@@ -43,14 +44,14 @@ class Guard:
     @torch.no_grad()
     def passed(self) -> None:
         """Call after a finite loss and gradient, before the optimizer's step."""
-        torch._foreach_copy_(self._kept[: len(self._parameters)], self._parameters)
+        torch_private.foreach_copy_(self._kept[: len(self._parameters)], self._parameters)
         if self._buffers:
-            torch._foreach_copy_(self._kept_buffers, self._present)
+            torch_private.foreach_copy_(self._kept_buffers, self._present)
         live = self._live_moments()
         if len(live) != len(self._moments):
             self._moments = [t.detach().clone() for t in live]
         elif live:
-            torch._foreach_copy_(self._moments, live)
+            torch_private.foreach_copy_(self._moments, live)
         self.streak = 0
         self.recovery = max(0, self.recovery - 1)
 
@@ -102,9 +103,9 @@ class Guard:
     @torch.no_grad()
     def restore(self) -> None:
         """Put the last good state in place."""
-        torch._foreach_copy_([*self._parameters, *self._buffers], self._kept)
+        torch_private.foreach_copy_([*self._parameters, *self._buffers], self._kept)
         if self._moments:
-            torch._foreach_copy_(self._live_moments(), self._moments)
+            torch_private.foreach_copy_(self._live_moments(), self._moments)
         else:
             self._optimizer.state.clear()
         self.streak = 0
@@ -118,7 +119,7 @@ class Guard:
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave; call when model and optimizer are loaded."""
         self.factor, self.streak, self.recovery = state["factor"], state["streak"], state["recovery"]
-        torch._foreach_copy_(self._kept, state.get("kept", [*self._parameters, *self._buffers]))
+        torch_private.foreach_copy_(self._kept, state.get("kept", [*self._parameters, *self._buffers]))
         moments = state.get("moments", self._live_moments())
         self._moments = [m.detach().clone() for m in moments]
 
@@ -128,7 +129,7 @@ class Guard:
     @torch.no_grad()
     def _undo_buffers(self) -> None:
         if self._buffers:
-            torch._foreach_copy_(self._buffers, self._present)
+            torch_private.foreach_copy_(self._buffers, self._present)
 
 
 def suspects(mitigator: Any, model: nn.Module, batch: Batch, weight: float) -> list[int]:
@@ -136,8 +137,8 @@ def suspects(mitigator: Any, model: nn.Module, batch: Batch, weight: float) -> l
 
     Empty where only the batch as a whole fails, or where it is too large to try each.
     """
-    tensors = flatten(batch[0])[0]
-    n = batch_size(batch)
+    tensors = flatten(batch.inputs)[0]
+    n = batch.size
     wrong = {row for t in tensors if t.is_floating_point() for row in _not_finite(t)}
     if wrong or n > MAX_SAMPLES_BISECTED:
         return sorted(wrong)
@@ -145,7 +146,7 @@ def suspects(mitigator: Any, model: nn.Module, batch: Batch, weight: float) -> l
     with isolated(model, parameters[0].device, 0), torch.enable_grad():
         for row in range(n):
             try:
-                total = mitigator.loss(model, take(batch, [row]), seed=0, weight=weight).total
+                total = mitigator.loss(model, batch.take([row]), seed=0, weight=weight).total
                 found = torch.autograd.grad(total, parameters, allow_unused=True)
             except InvalidInputError:
                 wrong.add(row)

@@ -41,6 +41,7 @@ class HINT(AttributionMitigator):
 
     WEIGHT: ClassVar[str] = "lambda_hint"
     CHANNELS_FIRST: ClassVar[bool] = True
+    MASK_NAME: ClassVar[str] = "relevant_region"
 
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = (
         "gradient_x_input"
@@ -54,7 +55,7 @@ class HINT(AttributionMitigator):
     def _of_full_mask(self) -> str | None:
         return "no explanation lies outside it: mask the region where the explanation should lie"
 
-    def _of(self, attributions: Tensors, masks: Tensors) -> Tensor:
+    def _attribution_penalty(self, attributions: Tensors, masks: Tensors) -> Tensor:
         cells = [self._cells(a, m) for a, m in zip(attributions, masks, strict=True)]
         a, m = (torch.cat(parts, 1) for parts in zip(*cells, strict=True))
         total = a.abs().sum(1).clamp_min(torch.finfo(a.dtype).tiny)

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.results import Real, Result, Stopped
 
-Stopped = Literal["epochs", "early", "interrupted"]
+ENDS = {Stopped.EARLY_STOPPING: ", stopped early", Stopped.INTERRUPTED: ", interrupted"}
 
 
-@dataclasses.dataclass(frozen=True)
-class History:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class History(Result):
     """What happened in training.
 
     Attributes:
         epochs: one dict for each whole epoch: epoch, task, penalty, total (means over its steps), accuracy (of the
             samples as they were trained on), samples, weight (of the penalty, at the last step), skipped (steps whose
             loss or gradient was not finite); with validation data also validation_accuracy and validation_worst_group.
-        stopped: why it ended: all epochs done, no improvement on the validation data, or Ctrl-C.
+        stopped: why it ended: "done" (all epochs), "early_stopping" (no improvement on the validation data), or
+            "interrupted" (by Ctrl-C).
     """
 
-    epochs: list[dict[str, float]]
-    stopped: Stopped = "epochs"
+    epochs: list[dict[str, int | Real]]
+    stopped: Stopped = Stopped.DONE
 
     def __getitem__(self, name: str) -> list[float]:
         """One column, such as ``history["penalty"]``."""
         return [epoch[name] for epoch in self.epochs]
 
     def __repr__(self) -> str:
-        end = {"epochs": "", "early": ", stopped early", "interrupted": ", interrupted"}[self.stopped]
+        end = ENDS.get(self.stopped, "")
         if not self.epochs:
             return f"History(no epoch yet{end})"
         last = self.epochs[-1]

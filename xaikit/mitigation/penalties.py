@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from xaikit.core import EXPLAINERS, Choice
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.labels import read_classes, read_labels
 from xaikit.core.structure import Tensors
-from xaikit.mitigation.masks import label_tensor
 from xaikit.mitigation.projections import Projection
 
 EXPLANATION = Choice(EXPLAINERS, required_attribute="DIFFERENTIABLE")
@@ -68,39 +68,20 @@ def check_labels(labels: Any, logits: Tensor) -> Tensor:
         InvalidTypeError: for labels that are no whole numbers where there are classes.
         InvalidInputError: for a wrong shape, a label outside 0..C-1, or numbers that are not finite.
     """
-    labels = label_tensor(labels).to(logits.device)
-    if logits.numel() == len(logits) and labels.is_floating_point():
-        return _numbers(labels, logits)
+    n = len(logits)
+    values = read_labels(labels, n).to(logits.device)
+    if logits.numel() == n and values.is_floating_point():
+        return values.to(logits.dtype)
     if logits.ndim != 2:
         raise InvalidInputError(
             f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="
         )
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise InvalidTypeError(
-            f"labels must be whole class indices, got {labels.dtype} for a model with {logits.shape[1]} outputs"
-        )
     if logits.shape[1] == 1:
         raise InvalidTypeError(
-            f"a model with a single output is trained on numbers, got labels of {labels.dtype}; pass labels.float(), "
-            "or give the model one output for each class"
+            f"a model with a single output is trained on numbers, a regression, and got labels of {values.dtype}; "
+            "pass labels.float(), or give the model one output for each class"
         )
-    if labels.shape != logits.shape[:1]:
-        raise InvalidInputError(f"labels must have shape ({len(logits)},), got {tuple(labels.shape)}")
-    bad = (labels < 0) | (labels >= logits.shape[1])
-    if bool(bad.any()):
-        raise InvalidInputError(
-            f"labels must lie in 0..{logits.shape[1] - 1} for a model with {logits.shape[1]} outputs, "
-            f"got {int(labels[bad][0])}"
-        )
-    return labels.long()
-
-
-def _numbers(labels: Tensor, outputs: Tensor) -> Tensor:
-    if labels.numel() != len(outputs) or labels.ndim > 2:
-        raise InvalidInputError(f"labels must have shape ({len(outputs)},), got {tuple(labels.shape)}")
-    if not bool(torch.isfinite(labels).all()):
-        raise InvalidInputError("labels must be finite, got NaN or inf")
-    return labels.reshape(len(outputs)).to(outputs.dtype)
+    return read_classes(values, n, n_classes=logits.shape[1])
 
 
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from xaikit.core import MITIGATORS, Categorical, Float
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import Tensors
 from xaikit.mitigation.attributed import AttributionMitigator
-from xaikit.mitigation.fabric import Share
+from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.penalties import EXPLANATION, OUTPUTS, at_least_float32
 
 PRIORS = ("total_variation", "sparsity")
@@ -41,6 +41,7 @@ class AttributionPrior(AttributionMitigator):
 
     WEIGHT: ClassVar[str] = "lambda_prior"
     CHANNELS_FIRST: ClassVar[bool] = True
+    MASK_NAME: ClassVar[str] = "relevant_region"
     NEEDS_MASK: ClassVar[bool] = False
 
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = (
@@ -51,11 +52,11 @@ class AttributionPrior(AttributionMitigator):
     prior: Annotated[str, Categorical(*PRIORS, search=False), "what is expected"] = "total_variation"
     normalization: Annotated[str, Categorical("none", "total", search=False), "of each attribution"] = "none"
 
-    def penalty_share(self, share: Share) -> float:
+    def penalty_share(self, fraction: BatchFraction) -> float:
         """The mean is over all samples; of sparsity, which is that of the batch's mean, each process takes its own."""
-        return share.samples
+        return fraction.samples
 
-    def _of(self, attributions: Tensors, masks: Tensors) -> Tensor:
+    def _attribution_penalty(self, attributions: Tensors, masks: Tensors) -> Tensor:
         weighed = [at_least_float32(a) * m for a, m in zip(attributions, masks, strict=True)]
         if self.normalization == "total":
             total = torch.stack([a.abs().flatten(1).sum(1) for a in weighed]).sum(0)

@@ -9,7 +9,7 @@ from torch import Tensor
 from xaikit.core import MITIGATORS, PROJECTIONS, Categorical, Choice, Float
 from xaikit.core.structure import Tensors
 from xaikit.mitigation.attributed import AttributionMitigator
-from xaikit.mitigation.fabric import Share
+from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.penalties import NORMALIZATIONS, masked_power
 from xaikit.mitigation.projections import All
 
@@ -57,7 +57,7 @@ class RRR(AttributionMitigator):
             else None
         )
 
-    def _of(self, attributions: Tensors, masks: Tensors) -> Tensor:
+    def _attribution_penalty(self, attributions: Tensors, masks: Tensors) -> Tensor:
         if self.score_reduction == "mean":
             attributions = tuple(a / len(a) for a in attributions)
         return masked_power(
@@ -69,8 +69,8 @@ class RRR(AttributionMitigator):
             reduction=self.reduction,
         )
 
-    def penalty_share(self, share: Share) -> float:
+    def penalty_share(self, fraction: BatchFraction) -> float:
         """As for any mitigator; a division by masked entries or by samples goes by those of the part."""
-        divided = share.masked if self.normalization == "mask" else 1.0
-        scaled = share.samples**self.power if self.score_reduction == "mean" else 1.0
-        return super().penalty_share(share) * divided * scaled
+        divided = fraction.masked if self.normalization == "mask" else 1.0
+        scaled = fraction.samples**self.power if self.score_reduction == "mean" else 1.0
+        return super().penalty_share(fraction) * divided * scaled

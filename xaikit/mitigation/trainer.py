@@ -15,15 +15,16 @@ from torch import nn
 from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, NonFiniteError, TrainingError
+from xaikit.core.results import Stopped
 from xaikit.core.structure import flatten
 from xaikit.mitigation import checkpoints, random_states
-from xaikit.mitigation.batches import Batch, Source, Step, Tensors, to_device
-from xaikit.mitigation.checks import MaskWatch, training_mode
+from xaikit.mitigation.checks import MaskWatch
 from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.fabric import OneProcess
+from xaikit.mitigation.forward import training_mode
 from xaikit.mitigation.guard import Guard, suspects
-from xaikit.mitigation.history import History, Stopped
-from xaikit.mitigation.masks import batch_masks
+from xaikit.mitigation.history import History
+from xaikit.mitigation.sources import InMemorySource, Source, Step
 
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Loss, Mitigator
@@ -33,7 +34,7 @@ NO_STEP = {"task": 0.0, "penalty": 0.0, "total": 0.0, "right": 0.0, "samples": 0
 
 
 @dataclasses.dataclass
-class Stand:
+class TrainingProgress:
     """How far a training has come; a checkpoint holds it as text.
 
     Attributes:
@@ -68,7 +69,7 @@ def train(processes: OneProcess, mitigator: Mitigator, model: nn.Module, source:
     settings = {"lr": mitigator.lr, "weight_decay": mitigator.weight_decay, "fused": fused}
     optimizer = makers[mitigator.optimizer](parameters, **settings)
     processes.setup(by_sample(mitigator), model, optimizer)
-    own_seed = mitigator.random_state is not None or processes.part.world > 1
+    own_seed = mitigator.random_state is not None or processes.part.world_size > 1
     keep = torch.random.fork_rng() if own_seed else contextlib.nullcontext()
     with training_mode(model), keep, _interruptible() as pressed:
         loop = Loop(processes, mitigator, model, source, options, device, optimizer)
@@ -76,7 +77,7 @@ def train(processes: OneProcess, mitigator: Mitigator, model: nn.Module, source:
             stopped = loop.run(pressed)
     options.stopping.finish(model)
     processes.barrier()
-    return History(loop.stand.epochs, stopped)
+    return History(loop.progress.epochs, stopped)
 
 
 class Loop:
@@ -98,19 +99,21 @@ class Loop:
         self._first = processes.part.rank == 0
         self._guard = Guard(model, optimizer, mitigator.max_skips)
         # In several processes all must draw the same order.
-        drawn = processes.part.world > 1 and mitigator.random_state is None
-        self.stand = Stand(seed=processes.broadcast(int(torch.randint(2**31, ()))) if drawn else mitigator.random_state)
+        drawn = processes.part.world_size > 1 and mitigator.random_state is None
+        self.progress = TrainingProgress(
+            seed=processes.broadcast(int(torch.randint(2**31, ()))) if drawn else mitigator.random_state
+        )
         self._began: random_states.State = {}  # the random state when the present epoch began
         self._now: random_states.State | None = None  # the one to go on with, after resuming
         options.stopping.start = processes.broadcast(options.stopping.start)  # their weights may differ until now
         if options.checkpoint is not None and (found := checkpoints.read(options.checkpoint, mitigator, model)):
             self._resume(*found)
         # What is in memory was looked at as a whole.
-        fresh = not isinstance(source, Tensors) and not self.stand.epochs and self.stand.step == 0
+        fresh = not isinstance(source, InMemorySource) and not self.progress.epochs and self.progress.step == 0
         self._watch = MaskWatch() if fresh else None
         left = None
         if source.steps is not None:
-            left = source.steps * max(0, mitigator.n_epochs - len(self.stand.epochs)) - self.stand.step
+            left = source.steps * max(0, mitigator.n_epochs - len(self.progress.epochs)) - self.progress.step
         self.bar = tqdm(total=left, disable=not (options.progress and self._first), unit="batch")
 
     def run(self, pressed: threading.Event) -> Stopped:
@@ -118,24 +121,24 @@ class Loop:
         last = self._mitigator.n_epochs
         stopping = self._options.stopping
         try:
-            while len(self.stand.epochs) < last:
+            while len(self.progress.epochs) < last:
                 if stopping.over:
-                    return "early"
+                    return Stopped.EARLY_STOPPING
                 if not self._epoch(pressed):
                     self._write()
-                    return "interrupted"
-                self._close_epoch(is_last=len(self.stand.epochs) + 1 == last)
+                    return Stopped.INTERRUPTED
+                self._close_epoch(is_last=len(self.progress.epochs) + 1 == last)
                 self._write()
         except TrainingError:
             self._write()  # the last good state
             raise
-        return "early" if stopping.over else "epochs"
+        return Stopped.EARLY_STOPPING if stopping.over else Stopped.DONE
 
     # ------------------------------------------------------------------ one epoch
 
     def _epoch(self, pressed: threading.Event) -> bool:
         """The steps that are left of an epoch; False after Ctrl-C."""
-        number, part, stand = len(self.stand.epochs) + 1, self._processes.part, self.stand
+        number, part, stand = len(self.progress.epochs) + 1, self._processes.part, self.progress
         if self._now is None:
             self._began = random_states.capture(self._source.generators)
         else:
@@ -166,19 +169,19 @@ class Loop:
 
     def _step(self, step: Step, share: Any, pressed: threading.Event) -> bool:
         """One step; whether Ctrl-C came in any process."""
-        batch = to_device(step.batch, self._device)
+        batch = step.batch.to(self._device)
         weight = self.weight
         self._guard.before()
         loss, problem, error = self._try(batch, weight, share)
-        counted = loss is not None and not step.borrowed
+        counted = loss is not None and not step.is_padding
         finite = loss is not None and bool(torch.isfinite(loss.total))
         own = [0.0] * 5
         if counted:
             assert loss is not None
-            labels = torch.as_tensor(batch[1], device=loss.logits.device)
+            labels = batch.labels.to(loss.logits.device)
             regression = labels.is_floating_point()
             right = labels.new_tensor(torch.nan) if regression else (loss.logits.argmax(-1) == labels).sum()
-            values = [loss.task, loss.penalty, loss.total / self._processes.part.world, right]
+            values = [loss.task, loss.penalty, loss.total / self._processes.part.world_size, right]
             own = [*torch.stack([v.detach().double() for v in values]).tolist(), float(len(labels))]
         failed, bad, interrupted, *sums = self._processes.sum(
             [float(error is not None), float(not finite), float(pressed.is_set()), *own]
@@ -200,7 +203,7 @@ class Loop:
                 return interrupted > 0
         if passed:
             if self._watch is not None:
-                self._watch.look(batch[2])
+                self._watch.look(batch.masks)
             self._guard.passed()
             self._processes.step()
         else:
@@ -215,17 +218,17 @@ class Loop:
         except NonFiniteError as err:
             return None, str(err), None
         except InvalidInputError as err:
-            finite = all(bool(torch.isfinite(t).all()) for t in flatten(batch[0])[0] if t.is_floating_point())
+            finite = all(bool(torch.isfinite(t).all()) for t in flatten(batch.inputs)[0] if t.is_floating_point())
             return None, str(err), err if finite else None
         except Exception as err:
-            if self._processes.part.world == 1:
+            if self._processes.part.world_size == 1:
                 raise
             return None, "", err
 
     @property
     def _epochs_done(self) -> float:
         """Whole epochs, and of the present one a fraction where its length is known."""
-        return len(self.stand.epochs) + (self.stand.step / self._source.steps if self._source.steps else 0.0)
+        return len(self.progress.epochs) + (self.progress.step / self._source.steps if self._source.steps else 0.0)
 
     @property
     def weight(self) -> float:
@@ -233,7 +236,7 @@ class Loop:
         return self._mitigator.weight_at(self._epochs_done) * self._guard.factor
 
     def _skip(self, step: Step, batch: Any, loss: Loss | None, problem: str) -> None:
-        where = f"in epoch {len(self.stand.epochs) + 1}, batch {self.stand.step + 1}"
+        where = f"in epoch {len(self.progress.epochs) + 1}, batch {self.progress.step + 1}"
         value = f"task {loss.task.item():g}, penalty {loss.penalty.item():g}" if loss is not None else problem
         words = f"the loss or its gradient is not finite {where} ({value})"
         rows = suspects(self._trained, self._model, batch, self.weight)
@@ -244,7 +247,7 @@ class Loop:
         self._guard.skip(words, self._remedy())
 
     def _count(self, sums: list[float], passed: bool) -> None:
-        own = self.stand.sums
+        own = self.progress.sums
         if not passed:
             own["skipped"] += 1
             return
@@ -256,7 +259,7 @@ class Loop:
             self.bar.set_postfix(means, refresh=False)
 
     def _close_epoch(self, *, is_last: bool) -> None:
-        own, number, model = self.stand.sums, len(self.stand.epochs) + 1, self._model
+        own, number, model = self.progress.sums, len(self.progress.epochs) + 1, self._model
         if own["steps"] + own["skipped"] == 0:
             raise InvalidInputError(
                 f"the data gave no batch in epoch {number}; pass something that can be iterated once per epoch"
@@ -280,7 +283,7 @@ class Loop:
             found = self._processes.broadcast(stopping.look(model) if self._first else None)
             stopping.judge(model, found["validation_worst_group"])
             row |= found
-        self.stand = Stand([*self.stand.epochs, row], seed=self.stand.seed)
+        self.progress = TrainingProgress([*self.progress.epochs, row], seed=self.progress.seed)
 
     def _tell_of_masks(self) -> None:
         """After the first epoch, where nothing was known of the masks before."""
@@ -290,7 +293,7 @@ class Loop:
         inside, outside = self._processes.sum([float(watch.inside), float(watch.outside)])
         watch.inside, watch.outside = inside > 0, outside > 0
         if self._first:
-            watch.tell(self._mitigator, stacklevel=7)
+            watch.warn(self._mitigator, stacklevel=8)
 
     def _remedy(self) -> str:
         mitigator = self._mitigator
@@ -311,32 +314,26 @@ class Loop:
             "optimizer": self._optimizer.state_dict(),
             "guard": self._guard.state(),
             "stopping": self._options.stopping.state(),
-            "random": {"began": self._began if self.stand.step else now, "now": now},
+            "random": {"began": self._began if self.progress.step else now, "now": now},
         }
-        checkpoints.write(path, self._mitigator, parts, dataclasses.asdict(self.stand))
+        checkpoints.write(path, self._mitigator, parts, dataclasses.asdict(self.progress))
 
     def _resume(self, parts: dict[str, Any], stand: dict[str, Any]) -> None:
         self._model.load_state_dict(parts["model"])
         self._optimizer.load_state_dict(parts["optimizer"])
         self._guard.load_state(parts["guard"])
         self._options.stopping.load_state(parts["stopping"])
-        self.stand = Stand(**stand)
+        self.progress = TrainingProgress(**stand)
         self._began = parts["random"]["began"]
-        if self.stand.step:
+        if self.progress.step:
             self._now = parts["random"]["now"]
         else:
             random_states.restore(self._began, self._source.generators)
 
 
 def by_sample(mitigator: Mitigator) -> Mitigator:
-    """The mitigator for batches whose masks are `prepared`."""
-    return mitigator.set_kwargs(where="sample")
-
-
-def prepared(mitigator: Mitigator, batch: Any) -> Batch:
-    """A batch with its masks as tensors, one for each sample or one for all, so that it can be cut."""
-    x, y, mask = mitigator._parts(batch)
-    return x, y, batch_masks(mask, y, mitigator.where)
+    """The mitigator for batches whose masks are read: each sample has its own."""
+    return mitigator.set_kwargs(mask_scope="sample")
 
 
 @contextlib.contextmanager

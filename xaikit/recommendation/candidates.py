@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Self
 
 from torch import nn
 
 from xaikit.core import EXPLAINERS, Explainer
+from xaikit.core.results import AsIs, Result
 from xaikit.recommendation.profile import ModelProfile, some
 
 
-@dataclasses.dataclass(frozen=True)
-class Candidate:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Candidate(Result):
     """One explainer, and what speaks for and against it.
 
     Attributes:
@@ -31,7 +32,7 @@ class Candidate:
     """
 
     name: str
-    explainer: Explainer
+    explainer: Annotated[Explainer, AsIs()]
     points: float
     reasons: tuple[str, ...]
     passes: int
@@ -46,10 +47,29 @@ class Candidate:
         """Whether nothing stands against it."""
         return self.against is None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; the explainer as its spec."""
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {**plain, "explainer": self.explainer.spec(), "reasons": list(self.reasons)}
+    def _state(self) -> dict[str, Any]:
+        """The error of a mean over one sample is infinite, which readers of JSON do not know."""
+        return {
+            **super()._state(),
+            "error": self.error if self.error is not None and math.isfinite(self.error) else None,
+        }
+
+    @classmethod
+    def _decode(cls, state: Mapping[str, Any], model: nn.Module | None = None) -> Self:
+        error = math.inf if state["error"] is None and state["value"] is not None else state["error"]
+        explainer = Explainer.from_spec(state["explainer"], model)
+        return super()._decode({**state, "explainer": explainer, "error": error})
+
+    def __repr__(self) -> str:
+        measured = (
+            [] if self.value is None else [f"{self.value:.3g} ± {self.error:.2g}", f"{self.seconds:.2g} s/sample"]
+        )
+        verdict = [*self.reasons, *([] if self.against is None else [f"not suitable: {self.against}"])]
+        return f"Candidate {self.name}: {', '.join([f'{self.points:.1f} points', *measured])}; {'; '.join(verdict)}"
+
+    def _compared(self) -> tuple[Any, ...]:
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return tuple({**fields, "explainer": self.explainer.set_kwargs(model=None)}.values())
 
 
 def candidate(
@@ -103,30 +123,30 @@ def _against(cls: type[Explainer], model: nn.Module, profile: ModelProfile, *, d
 
 
 def missing_rules(explainers: Mapping[str, Explainer], inputs: Any) -> dict[str, tuple[str, ...]]:
-    """The operations without a rule, by explainer; methods that share their rules are asked once."""
-    found: dict[str, tuple[str, ...]] = {}
-    asked: dict[Callable[..., Any], tuple[str, ...]] = {}
+    """The operations without a rule, by explainer; of methods that share their rules only one is run."""
+    missing: dict[str, tuple[str, ...]] = {}
+    by_rules: dict[Callable[..., Any], tuple[str, ...]] = {}
     for name, explainer in explainers.items():
         rules = type(explainer).missing_rules
         if rules is Explainer.missing_rules:
             continue
-        if rules not in asked:
+        if rules not in by_rules:
             try:
-                asked[rules] = explainer.missing_rules(inputs)
+                by_rules[rules] = explainer.missing_rules(inputs)
             except Exception as err:  # noqa: BLE001
-                asked[rules] = (said(err),)  # the model or the method fails on it; the reader sees how
-        found[name] = asked[rules]
-    return {name: missing for name, missing in found.items() if missing}
+                by_rules[rules] = (error_as_reason(err),)  # the model or the method fails on it; the reader sees how
+        missing[name] = by_rules[rules]
+    return {name: operations for name, operations in missing.items() if operations}
 
 
-def said(err: BaseException) -> str:
+def error_as_reason(err: BaseException) -> str:
     """An error as a reason: its first line, with its type where that line is not a sentence of ours."""
     first = (str(err).strip().splitlines() or [""])[0]
     return f"{type(err).__name__}: {first}" if first else type(err).__name__
 
 
-def names(wanted: Any) -> list[str]:
+def explainer_names(explainers: Any) -> list[str]:
     """The registered methods to consider: those that are methods of their own."""
-    if wanted is None:
+    if explainers is None:
         return [name for name in EXPLAINERS if not EXPLAINERS.get(name).IS_GENERIC]
-    return [wanted] if isinstance(wanted, str) else list(wanted)
+    return [explainers] if isinstance(explainers, str) else list(explainers)

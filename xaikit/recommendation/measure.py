@@ -12,14 +12,21 @@ from torch import Tensor
 
 from xaikit.core import structure
 from xaikit.metrics import Metric
-from xaikit.recommendation.candidates import Candidate, said
+from xaikit.recommendation.candidates import Candidate, error_as_reason
 
 BACKWARD = 3.0  # a pass forward and backward takes about three of forward
 NOTABLE = 0.1  # share of a promised sum whose loss is told
 
 
-def measured(
-    candidates: list[Candidate], metric: Metric, inputs: Any, targets: Any, *, seconds: float, forward: float
+def measured(  # noqa: PLR0913
+    candidates: list[Candidate],
+    metric: Metric,
+    inputs: Any,
+    targets: Any,
+    *,
+    seconds: float,
+    forward: float,
+    seed: int = 0,
 ) -> list[Candidate]:
     """The candidates with what was measured, the cheap ones first; an error becomes what speaks against one.
 
@@ -30,31 +37,32 @@ def measured(
         targets: their targets.
         seconds: when to stop; a method that would end later is left out, with its expected time as a reason.
         forward: seconds of one forward pass on the samples.
+        seed: of the explainers and the metric.
     """
     end = time.perf_counter() + seconds
     values: dict[str, Tensor] = {}
-    done = {}
+    results = {}
     for item in sorted(candidates, key=lambda c: c.passes):
-        done[item.name] = item
+        results[item.name] = item
         if not item.suitable:
             continue
         try:
             expected = BACKWARD * item.passes * forward
             if expected <= end - time.perf_counter():
                 expected = _of_one(item, inputs, targets) * len(structure.flatten(inputs)[0][0])
-            left = end - time.perf_counter()
-            if expected > left:
-                late = f"not measured: it takes about {expected:.2g} s, {max(left, 0):.2g} s are left"
-                done[item.name] = _with(item, late)
+            remaining = end - time.perf_counter()
+            if expected > remaining:
+                late = f"not measured: it takes about {expected:.2g} s, {max(remaining, 0):.2g} s are left"
+                results[item.name] = _with(item, late)
                 continue
-            done[item.name], found = _of_all(item, metric, inputs, targets)
+            results[item.name], of_samples = _of_all(item, metric, inputs, targets, seed)
         except Exception as err:  # noqa: BLE001
             # Whatever a method or the model says stands against it; the others are measured all the same.
-            done[item.name] = dataclasses.replace(item, against=said(err))
+            results[item.name] = dataclasses.replace(item, against=error_as_reason(err))
             continue
-        if found is not None:
-            values[item.name] = found
-    return [_tied(done[c.name], values, metric) for c in candidates]
+        if of_samples is not None:
+            values[item.name] = of_samples
+    return [_tied(results[c.name], values, metric) for c in candidates]
 
 
 def _of_one(item: Candidate, inputs: Any, targets: Any) -> float:
@@ -64,34 +72,34 @@ def _of_one(item: Candidate, inputs: Any, targets: Any) -> float:
     tensors, rebuild = structure.flatten(inputs)
     first = rebuild(tuple(t[:1] for t in tensors))
     target = targets[:1] if isinstance(targets, Tensor) and targets.ndim else targets
-    taken = []
+    durations: list[float] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # heard again, and kept, when all samples are explained
+        warnings.simplefilter("ignore")  # the warnings come again, and are kept, when all samples are explained
         for _ in range(2):
             start = time.perf_counter()
             item.explainer.attribute(first, target)
-            taken.append(time.perf_counter() - start)
-            if taken[0] > 1:
+            durations.append(time.perf_counter() - start)
+            if durations[0] > 1:
                 break
-    return min(taken)
+    return min(durations)
 
 
-def _of_all(item: Candidate, metric: Metric, inputs: Any, targets: Any) -> tuple[Candidate, Tensor | None]:
+def _of_all(item: Candidate, metric: Metric, inputs: Any, targets: Any, seed: int) -> tuple[Candidate, Tensor | None]:
     """The candidate with its value, time and what was noticed; and the metric of each sample."""
     explainer, missed = item.explainer, 0.0
-    with warnings.catch_warnings(record=True) as heard:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         start = time.perf_counter()
-        attributions = explainer.attribute(inputs, targets)
+        attributions = explainer.attribute(inputs, targets, seed=seed)
         seconds = time.perf_counter() - start
-        value = metric.evaluate(explainer, inputs, targets, attributions).double().cpu()
+        value = metric.evaluate(explainer, inputs, targets, attributions, seed=seed).double().cpu()
         if explainer.promises_total():
-            explained = explainer.explain(inputs, targets)
+            explained = explainer.explain(inputs, targets, seed=seed)
             if explained.gap is not None and explained.scores is not None:
                 missed = float(explained.gap.sum() / explained.scores.abs().sum().clamp_min(1e-30))
     if missed > NOTABLE:
         item = _with(item, f"misses its promised sum by {missed:.0%} of the score")
-    for text in dict.fromkeys(str(w.message) for w in heard):
+    for text in dict.fromkeys(str(w.message) for w in caught):
         item = _with(item, f"warns: {text}")
     bad = int((~torch.isfinite(value)).sum())
     if bad:

@@ -13,26 +13,27 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from xaikit.core import Call, Explainer
+from xaikit.core import Call, Explainer, torch_private
+from xaikit.core.results import Result
 from xaikit.core.structure import Tensors
 
 KINDS: dict[str, tuple[type[nn.Module], ...]] = {
-    "convolution": (nn.modules.conv._ConvNd,),  # noqa: SLF001
+    "convolution": (torch_private.Convolution,),
     "linear": (nn.Linear, nn.Bilinear),
     "recurrent": (nn.RNNBase, nn.RNNCellBase),
     "attention": (nn.MultiheadAttention,),
     "embedding": (nn.Embedding, nn.EmbeddingBag),
-    "normalization": (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm),  # noqa: SLF001
+    "normalization": (torch_private.RunningNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm),
 }
 # Libraries write their own of these; the end of the class's name tells them.
 ENDINGS = {"conv1d": "linear", "attention": "attention", "norm": "normalization"}
-HARMLESS = (nn.Dropout, nn.modules.dropout._DropoutNd, nn.Identity, nn.Flatten)  # noqa: SLF001
+HARMLESS = (nn.Dropout, torch_private.Dropout, nn.Identity, nn.Flatten)
 ATTENTION_FUNCTION = "scaled_dot_product_attention"
 SILENT = frozenset({"__get__", "__set__", "__getitem__", "detach", "clone", "contiguous", "to", "type", "float"})
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelProfile:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ModelProfile(Result):
     """What a model is made of.
 
     Attributes:
@@ -59,13 +60,6 @@ class ModelProfile:
     without_rule: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     embedding: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            n: dict(v) if isinstance(v, Mapping) else list(v) if isinstance(v, tuple) else v
-            for n, v in vars(self).items()
-        }
-
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items()) or "no layers of a known kind"
         lines = [f"{self.model}: {self.parameters:,} parameters; {kinds}"]
@@ -73,18 +67,18 @@ class ModelProfile:
             lines.append(f"runs more than once: {some(self.reused)}")
         if self.functions:
             lines.append(f"between its modules: {some(list(self.functions))}")
-        for found in dict.fromkeys(self.without_rule.values()):
-            methods = [name for name, missing in self.without_rule.items() if missing == found]
-            lines.append(f"no rule for {some(found)}: {some(methods, 8)}")
+        for operations in dict.fromkeys(self.without_rule.values()):
+            methods = [name for name, missing in self.without_rule.items() if missing == operations]
+            lines.append(f"no rule for {some(operations)}: {some(methods, 8)}")
         if self.gradient is False:
             lines.append("no gradient reaches its input: only methods that perturb can explain it")
         return "\n".join(lines)
 
 
-def some(words: Sequence[str], most: int = 4) -> str:
-    """A few of many words."""
-    more = len(words) - most
-    return ", ".join(words[:most]) + (f" and {more} more" if more > 0 else "")
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first few of many names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def profile_model(model: nn.Module, inputs: Any = None, **view: Any) -> ModelProfile:
@@ -96,35 +90,37 @@ def profile_model(model: nn.Module, inputs: Any = None, **view: Any) -> ModelPro
         view: settings of `Explainer`, such as its head and the extractors of its arguments.
     """
     leaves = [m for m in model.modules() if not any(True for _ in m.children())]
-    named = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
-    found = ModelProfile(
+    occurrences = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
+    profile = ModelProfile(
         model=type(model).__name__,
         parameters=sum(p.numel() for p in model.parameters()),
         kinds=_kinds(model),
         modules=dict(Counter(type(m).__name__ for m in leaves).most_common()),
-        reused=tuple(n for n, m in model.named_modules() if n and named[id(m)] > 1 and not isinstance(m, HARMLESS)),
+        reused=tuple(
+            n for n, m in model.named_modules() if n and occurrences[id(m)] > 1 and not isinstance(m, HARMLESS)
+        ),
         embedding=next((n for n, m in model.named_modules() if isinstance(m, KINDS["embedding"])), None),
     )
     if inputs is None:
-        return found
-    seen: list[_Seen] = []
+        return profile
+    passes: list[_ForwardPass] = []
 
     def method(call: Call) -> tuple[Tensors, ...]:
-        seen.append(_watched(call))
+        passes.append(_watched(call))
         return ()
 
     _Watch(model=model, **view).run_call(method, inputs, None, create_graph=False, seed=0)
-    ran = seen[0]
-    kinds = Counter(found.kinds)
+    ran = passes[0]
+    kinds = Counter(profile.kinds)
     kinds["attention"] = max(kinds["attention"], ran.functions.get(ATTENTION_FUNCTION, 0))
     return dataclasses.replace(
-        found,
+        profile,
         kinds={kind: kinds[kind] for kind in KINDS if kinds[kind]},
-        reused=tuple(dict.fromkeys((*found.reused, *ran.reused))),
+        reused=tuple(dict.fromkeys((*profile.reused, *ran.reused))),
         functions=dict(ran.functions.most_common()),
         outputs=ran.outputs,
         gradient=ran.gradient,
-        embedding=ran.embedding or found.embedding,
+        embedding=ran.embedding or profile.embedding,
     )
 
 
@@ -149,17 +145,17 @@ def _kind(module: nn.Module) -> str | None:
 
 def one_pass(model: nn.Module, inputs: Any, **view: Any) -> tuple[Tensor, float]:
     """The model's output on some inputs, and how many seconds it took."""
-    found: list[tuple[Tensor, float]] = []
+    timed: list[tuple[Tensor, float]] = []
 
     def method(call: Call) -> tuple[Tensors, ...]:
         call.run(call.inputs)  # the first pass allocates
         start = time.perf_counter()
         output = call.run(call.inputs)
-        found.append((output, time.perf_counter() - start))
+        timed.append((output, time.perf_counter() - start))
         return ()
 
     _Watch(model=model, **view).run_call(method, inputs, None, create_graph=False, seed=0)
-    return found[0]
+    return timed[0]
 
 
 class _Watch(Explainer):
@@ -173,7 +169,7 @@ class _Watch(Explainer):
 
 
 @dataclasses.dataclass
-class _Seen:
+class _ForwardPass:
     functions: Counter[str]
     reused: list[str]
     embedding: str | None
@@ -198,17 +194,17 @@ class _Functions(TorchFunctionMode):
         return result
 
 
-def _watched(call: Call) -> _Seen:
+def _watched(call: Call) -> _ForwardPass:
     """One forward pass, watched."""
     functions, runs = _Functions(), Counter[str]()
     embeddings: list[str] = []
     leaves = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in call.inputs)
     with _hooks(call, functions, runs, embeddings), torch.enable_grad(), functions:
         output = call.run(leaves)
-    known = dict(call.model.named_modules())
-    return _Seen(
+    modules = dict(call.model.named_modules())
+    return _ForwardPass(
         functions=functions.counts,
-        reused=[n for n, count in runs.items() if count > 1 and not isinstance(known[n], HARMLESS)],
+        reused=[n for n, count in runs.items() if count > 1 and not isinstance(modules[n], HARMLESS)],
         embedding=next(iter(embeddings), None),
         outputs=output[0].numel(),
         # Parameters are frozen during a call, so what requires a gradient depends on the inputs.

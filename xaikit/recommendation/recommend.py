@@ -7,16 +7,24 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from xaikit.core import EXPLAINERS, METRICS, Explainer, Float, Int, structure
+from xaikit.core import EXPLAINERS, METRICS, MODALITIES, Explainer, Float, Int, structure
+from xaikit.core.arrays import is_array
+from xaikit.core.batch import dataset_loader, is_batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.inputs import read_inputs
+from xaikit.core.labels import read_labels
+from xaikit.core.pandas_import import import_pandas
+from xaikit.core.results import Result
 from xaikit.metrics import Metric
 from xaikit.modality import Modality, as_modality
-from xaikit.recommendation.candidates import Candidate, candidate, missing_rules, names
+from xaikit.recommendation.candidates import Candidate, candidate, explainer_names, missing_rules
 from xaikit.recommendation.measure import measured
 from xaikit.recommendation.profile import ModelProfile, one_pass, profile_model, some
 
@@ -24,8 +32,8 @@ SHOWN = 10  # candidates in a printed recommendation
 WIDTH = 120  # letters of their reasons
 
 
-@dataclasses.dataclass(frozen=True)
-class Recommendation:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Recommendation(Result):
     """Explainers for a model, the best first.
 
     Attributes:
@@ -33,12 +41,14 @@ class Recommendation:
         modality: of its inputs.
         candidates: every method that was considered: those measured, then those that suit, then those that do not.
         metric: the metric that they were measured by, None where no data was given.
+        seed: of the explainers and the metric.
     """
 
     profile: ModelProfile
     modality: Modality
     candidates: tuple[Candidate, ...]
     metric: str | None = None
+    seed: int = 0
 
     @property
     def best(self) -> Explainer:
@@ -51,18 +61,60 @@ class Recommendation:
             raise InvalidInputError("no explainer suits this model; print the recommendation for the reasons")
         return self.candidates[0].explainer
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "profile": self.profile.to_dict(),
-            "modality": self.modality.spec(),
-            "metric": self.metric,
-            "candidates": [item.to_dict() for item in self.candidates],
-        }
-
     def to_json(self) -> str:
-        """The same as text; what is not finite becomes null."""
-        return json.dumps(_finite(self.to_dict()), indent=2)
+        """What `to_dict` gives, as text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def to_pandas(self) -> Any:
+        """The candidates as a DataFrame, a row each, without their explainers.
+
+        Raises:
+            MissingDependencyError: where pandas is absent.
+        """
+        pd = import_pandas(".candidates")
+        names = [f.name for f in dataclasses.fields(Candidate) if f.name != "explainer"]
+        return pd.DataFrame([{n: getattr(item, n) for n in names} for item in self.candidates], columns=names)
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any], model: nn.Module | None = None) -> Self:
+        """The recommendation that `to_dict` wrote.
+
+        Args:
+            state: what `to_dict` returned.
+            model: what the explainers are bound to; None leaves them without one.
+
+        Raises:
+            InvalidInputError: for another kind of result, one of a newer xaikit, or a field that is missing or wrong.
+            UnknownNameError: for an explainer that is not registered here, such as one of a plugin.
+        """
+        return cls._from_state(state, lambda decoded: cls._decode(decoded, model))
+
+    @classmethod
+    def load(cls, path: str | Path, model: nn.Module | None = None) -> Self:
+        """The recommendation that `save` wrote.
+
+        Args:
+            path: the file.
+            model: what the explainers are bound to; None leaves them without one.
+
+        Raises:
+            InvalidInputError: for a damaged file, another kind of result, or one that a newer xaikit wrote.
+            OSError: where there is no such file.
+        """
+        return cls._load(path, lambda state: cls._decode(state, model))
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "candidates": [item._state() for item in self.candidates]}  # noqa: SLF001
+
+    @classmethod
+    def _decode(cls, state: Mapping[str, Any], model: nn.Module | None = None) -> Self:
+        return cls(
+            ModelProfile._decode(state["profile"]),  # noqa: SLF001
+            MODALITIES.create(state["modality"]),
+            tuple(Candidate._decode(item, model) for item in state["candidates"]),  # noqa: SLF001
+            state["metric"],
+            state.get("seed", 0),
+        )
 
     def __repr__(self) -> str:
         suited = [item for item in self.candidates if item.suitable]
@@ -102,6 +154,7 @@ def recommend(  # noqa: PLR0913
     metric: Any = "abpc",
     n_samples: int = 8,
     seconds: float = 60.0,
+    seed: int = 0,
     **view: Any,
 ) -> Recommendation:
     """Explainers that suit a model, ranked, with reasons.
@@ -113,12 +166,15 @@ def recommend(  # noqa: PLR0913
         model: the model.
         modality: "image", "text", "time_series", "tabular", a `Modality`, or a tuple of them for several inputs; None
             takes what the form of the data suggests.
-        data: samples: a pair (inputs, targets), or inputs alone, for which the predicted class is explained.
+        data: samples: a pair (inputs, targets); inputs alone, for which the predicted class is explained; a loader or a
+            data set, of which the first samples are taken. Tensors, numpy arrays, lists and pandas objects are read
+            alike.
         differentiable: True wants methods whose attribution a loss can hold.
         explainers: names of those to consider; None takes all that are registered.
         metric: what measures them; the mean over the samples decides.
         n_samples: how many samples are used, from the first on.
         seconds: how long measuring may take; a method that would end later is left out, and says so.
+        seed: of the explainers and the metric.
         view: settings of every explainer: head, layer, forward_arg_extractor, additional_forward_arg_extractor.
 
     Returns:
@@ -138,13 +194,13 @@ def recommend(  # noqa: PLR0913
         raise InvalidTypeError(f"differentiable must be True, False or None, got {differentiable!r}")
     Int(ge=1).check(n_samples, "n_samples")
     Float(gt=0).check(seconds, "seconds")
+    seed = Int(ge=0).check(seed, "seed")
     for name in view:
         if name not in Explainer.SETTINGS:
             raise InvalidTypeError(f"recommend has no argument {name!r}")
-    where = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
-    inputs, targets = _samples(data, n_samples, where)
+    inputs, targets = _samples(data, n_samples, model)
     kind = _modality(modality, inputs)
-    chosen = {name: EXPLAINERS.get(name) for name in names(explainers)}
+    chosen = {name: EXPLAINERS.get(name) for name in explainer_names(explainers)}
     whole = {n: v for n, v in view.items() if n != "layer"}
     profile = profile_model(model, inputs, **whole)
     if "layer" not in view and _embeds(kind, inputs) and profile.embedding is not None:
@@ -152,44 +208,46 @@ def recommend(  # noqa: PLR0913
     ready = {name: kind.prepare(cls).set_kwargs(model=model, **view) for name, cls in chosen.items()}
     missing = {} if inputs is None else missing_rules(ready, inputs)
     profile = dataclasses.replace(profile, without_rule=missing)
-    found = [
+    candidates = [
         candidate(explainer, model, profile, missing.get(name, ()), differentiable=bool(differentiable))
         for name, explainer in ready.items()
     ]
-    found.sort(key=lambda c: (not c.suitable, -c.points, c.name))
+    candidates.sort(key=lambda c: (not c.suitable, -c.points, c.name))
     if inputs is None:
-        return Recommendation(profile, kind, tuple(found))
+        return Recommendation(profile, kind, tuple(candidates), seed=seed)
     measure: Metric = kind.prepare(METRICS.create(metric))
     output, forward = one_pass(model, inputs, **whole)
     targets = _targets(output, targets)
-    found = measured(found, measure, inputs, targets, seconds=seconds, forward=forward)
+    candidates = measured(candidates, measure, inputs, targets, seconds=seconds, forward=forward, seed=seed)
     sign = -1 if measure.DIRECTION == "maximize" else 1
-    found.sort(key=lambda c: (not c.suitable, math.inf if c.value is None else sign * c.value))
-    return Recommendation(profile, kind, tuple(found), measure.NAME)
+    candidates.sort(key=lambda c: (not c.suitable, math.inf if c.value is None else sign * c.value))
+    return Recommendation(profile, kind, tuple(candidates), measure.NAME, seed)
 
 
-def _samples(data: Any, n: int, device: torch.device) -> tuple[Any, Any]:
+def _samples(data: Any, n: int, model: nn.Module) -> tuple[Any, Any]:
     """The first samples of the data on the model's device, and their targets."""
     if data is None:
         return None, None
-    if isinstance(data, Iterable) and not isinstance(data, (Tensor, tuple, list, Mapping, str)):
-        data = next(iter(data), ())  # a loader: its first batch
-    pair = isinstance(data, (tuple, list)) and len(data) == 2 and not _both_inputs(data)
-    inputs, targets = data if pair else (data, None)
-    tensors, rebuild = structure.flatten(inputs, "data")
-    structure.check_batch(tensors, "data")
-    if isinstance(targets, (list, Tensor)):
-        targets = torch.as_tensor(targets)
-        if targets.ndim and len(targets) != len(tensors[0]):
-            raise InvalidInputError(f"data holds {len(tensors[0])} samples and {len(targets)} targets")
-        targets = targets[:n] if targets.ndim else targets
+    if isinstance(data, Dataset):
+        data = dataset_loader(data, n)
+    if isinstance(data, Iterable) and not isinstance(data, (tuple, list, Mapping, str)) and not is_array(data):
+        first = next(iter(data), ())  # a loader: its first batch
+        inputs, targets = first[:2] if isinstance(first, (tuple, list)) and len(first) in (2, 3) else (first, None)
+    else:
+        pair = isinstance(data, (tuple, list)) and len(data) == 2 and is_batch(data) and not _both_inputs(data)
+        inputs, targets = data if pair else (data, None)
+    tensors, rebuild = structure.flatten(read_inputs(inputs, model, what="data"), "data")
+    count = structure.check_batch(tensors, "data")
+    if targets is not None and not callable(targets) and not isinstance(targets, int):
+        targets = read_labels(targets, count, what="targets")[:n]
+    device = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
     return rebuild(tuple(t[:n].to(device) for t in tensors)), targets
 
 
 def _both_inputs(data: Any) -> bool:
     """Whether a pair is two inputs rather than inputs and targets: then the second holds features as well."""
     first, second = data
-    return isinstance(first, Tensor) and isinstance(second, Tensor) and second.ndim > 1 and second.shape[1] > 1
+    return is_array(first) and is_array(second) and second.ndim > 1 and second.shape[1] > 1
 
 
 def _modality(modality: Any, inputs: Any) -> Modality:
@@ -216,11 +274,3 @@ def _targets(output: Tensor, targets: Any) -> Any:
             f"the model returns {tuple(output.shape)}; pass data=(inputs, targets) with a function of the output"
         )
     return output.argmax(1)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

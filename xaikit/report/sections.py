@@ -52,16 +52,18 @@ def evaluation_sections(evaluation: Evaluation, *, title: str = "Metrics") -> li
 def tuning_sections(result: TuneResult[Any], *, title: str = "Tuning") -> list[Section]:
     """What a search found, its history, what mattered, its Pareto front, and its trials."""
     goal = result.goals[0]
-    best = _unbound(result.best)
+    best, gain = _unbound(result.best), result.gain_interval
     summary = {
         "found": "the default: no gain beyond noise" if result.kept_default else "best settings",
         "settings": best,
         goal.name: result.value,
         f"{goal.name} before": _cell(result.default_value),
-        "95% interval of the gain": _range(*(result.gain_interval or (math.nan, math.nan))),
+        "95% interval of the gain": _range(gain.low, gain.high) if gain else _range(math.nan, math.nan),
     }
-    dead = f" Without any effect: {', '.join(result.dead)}." if result.dead else ""
-    sections: list[Section] = [Table(title, [summary], f"{len(result.trials)} trials; better: {goal.direction}.{dead}")]
+    inactive = f" Without any effect: {', '.join(result.inactive_settings)}." if result.inactive_settings else ""
+    sections: list[Section] = [
+        Table(title, [summary], f"{len(result.trials)} trials; better: {goal.direction}.{inactive}")
+    ]
     sections += list(_tuning_pictures(result, title, best))
     if len(result.goals) > 1:
         front = [{"trial": p.trial, **p.values, "settings": _unbound(p.value)} for p in result.front]

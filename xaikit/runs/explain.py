@@ -12,8 +12,8 @@ import torch
 from tqdm import tqdm
 
 from xaikit.core import Explainer, Int
-from xaikit.core.configured import to_json
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteError, UnboundError
+from xaikit.core.setting_json import to_json
 from xaikit.core.structure import flatten
 from xaikit.runs import manifest, shards
 from xaikit.runs.run import Run, load_run
@@ -197,10 +197,15 @@ def _check_fit(explainer: Explainer, inputs: Any) -> None:
     """One sample through the model, before a folder is made for a run that cannot be."""
     tensors, rebuild = flatten(inputs)
     try:
-        explainer.output(rebuild(tuple(t.to(explainer.device) for t in tensors)))
+        output = explainer.output(rebuild(tuple(t.to(explainer.device) for t in tensors)))
     except RuntimeError as err:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
         raise InvalidInputError(f"the model does not take inputs of shape {shapes} ({err})") from err
+    if not bool(torch.isfinite(output).any()):
+        raise NonFiniteError(
+            "the model gives NaN or infinite numbers for the first sample, so there is nothing to explain; look at its "
+            "weights (a training that diverged?) and at the values of the samples"
+        )
 
 
 def _check_same_rows(folder: Path, numbers: list[int], source: Source) -> None:

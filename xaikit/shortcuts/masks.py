@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xaikit.core import Attribution
-from xaikit.core.errors import InvalidInputError, MissingDependencyError
-from xaikit.mitigation.masks import check_mask
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.masks import read_mask_values
+from xaikit.files.arrays import read_npy, read_npz
+from xaikit.files.pictures import read_mask_picture
 from xaikit.shortcuts.maps import distributions, relevance_maps
 
 PICTURES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -105,7 +107,7 @@ def load_masks(path: str | Path, *, key: str | None = None, threshold: float = 0
     """Masks from a file, or from a folder of them in the order of their names.
 
     * ``.npy``; ``.npz`` with one array, or with its name in `key`;
-    * pictures (``.png`` and others): grey values, black = 0, white = 1; transparency is ignored;
+    * pictures (``.png`` and others): grey values, black = 0, white = 1, or an index picture of 0 and 1; turned upright;
     * heatmap files, which `Attribution.save` wrote (``.npz``, ``.safetensors``): each sample's relevance of at least
       `threshold` times its largest one, see `make_masks`.
 
@@ -115,7 +117,6 @@ def load_masks(path: str | Path, *, key: str | None = None, threshold: float = 0
     Raises:
         InvalidInputError: for a file that is not there or cannot be read, values outside [0, 1], pictures of different
             sizes.
-        MissingDependencyError: for a picture where pillow is absent.
     """
     path = Path(path)
     if path.is_dir():
@@ -133,21 +134,21 @@ def load_masks(path: str | Path, *, key: str | None = None, threshold: float = 0
         raise InvalidInputError(f"masks are read from {', '.join(ENDINGS)}, got {path.name!r}")
     try:
         if ending in PICTURES:
-            return check_mask(_picture(path))
+            return read_mask_values(_picture(path))
         if ending == ".safetensors" or _is_heatmap(path):
             return make_masks(Attribution.load(path), threshold=threshold)
-        return check_mask(_array(path, key))
+        return array_mask(_array(path, key), path.name)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as err:
         raise InvalidInputError(f"{path.name} cannot be read as masks: {err}") from err
 
 
-def mask_files(folder: Path) -> list[Path]:
-    """The masks in a folder, in the order of their names.
+def mask_files(folder: Path, *, below: bool = False) -> list[Path]:
+    """The masks in a folder, in the order of their names; also those in the folders below it.
 
     Raises:
         InvalidInputError: where there is none.
     """
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS)
+    files = sorted(p for p in (folder.rglob("*") if below else folder.iterdir()) if p.suffix.lower() in ENDINGS)
     if not files:
         raise InvalidInputError(f"the folder {folder} holds no mask; endings are {', '.join(ENDINGS)}")
     return files
@@ -156,26 +157,30 @@ def mask_files(folder: Path) -> list[Path]:
 def _is_heatmap(path: Path) -> bool:
     if path.suffix.lower() != ".npz":
         return False
-    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-        return "meta" in file.files
+    with zipfile.ZipFile(path) as archive:
+        return "meta.npy" in archive.namelist()
 
 
-def _array(path: Path, key: str | None) -> Tensor:
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return torch.from_numpy(loaded)
-    with loaded as file:
-        if key is None and len(file.files) != 1:
-            raise InvalidInputError(f"it holds the arrays {', '.join(file.files)}; name one with key=")
-        if key is not None and key not in file.files:
-            raise InvalidInputError(f"it holds no array {key!r}, only {', '.join(file.files)}")
-        return torch.from_numpy(file[key or file.files[0]])
+def array_mask(array: Any, what: str = "masks") -> Tensor:
+    """An array as a mask: booleans, numbers in [0, 1], or the bytes 0 and 255 of a picture.
+
+    Raises:
+        InvalidInputError: for other numbers.
+    """
+    is_picture = array.dtype == np.uint8 and array.size and array.max() == 255 and set(np.unique(array)) <= {0, 255}
+    return read_mask_values(array > 0 if is_picture else array, what=what)
+
+
+def _array(path: Path, key: str | None) -> Any:
+    if path.suffix.lower() == ".npy":
+        return np.array(read_npy(path))
+    arrays = read_npz(path)
+    if key is None and len(arrays) != 1:
+        raise InvalidInputError(f"it holds the arrays {', '.join(arrays)}; name one with key=")
+    if key is not None and key not in arrays:
+        raise InvalidInputError(f"it holds no array {key!r}, only {', '.join(arrays)}")
+    return arrays[key or next(iter(arrays))]
 
 
 def _picture(path: Path) -> Tensor:
-    try:
-        from PIL import Image
-    except ImportError as err:
-        raise MissingDependencyError("reading pictures needs pillow: pip install 'xaikit[images]'") from err
-    with Image.open(path) as image:
-        return torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32) / 255)
+    return torch.from_numpy(read_mask_picture(path))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.mitigation.masks import check_mask
+from xaikit.core.masks import read_mask_values
 from xaikit.shortcuts.maps import distributions, relevance_maps
 
 
@@ -104,7 +104,7 @@ def mask_overlap(
 
 def _fit(masks: Any, maps: Tensor) -> Tensor:
     """Masks (N or 1, ...) of the maps' shape."""
-    mask = check_mask(masks).double().cpu()
+    mask = read_mask_values(masks).double().cpu()
     shape = tuple(mask.shape)
     if mask.ndim == maps.ndim + 1 and mask.shape[1] == 1:
         mask = mask[:, 0]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import Explainer
+from xaikit.core import Explainer, torch_private
 
 N, CHANNELS, SIZE, CLASSES = 3, 2, 6, 3
 
@@ -54,9 +54,9 @@ def fail(*_: Any) -> None:
 
 def state_of(model: nn.Module) -> Any:
     """All that a call could disturb, comparable."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    hooks = (torch_private.forward_hooks_of, torch_private.forward_pre_hooks_of, torch_private.backward_hooks_of)
     modules = [
-        (name, m.training, [len(getattr(m, h)) for h in hooks], sorted(m.__dict__)) for name, m in model.named_modules()
+        (name, m.training, [len(of(m)) for of in hooks], sorted(m.__dict__)) for name, m in model.named_modules()
     ]
     parameters = [(n, id(p), p.requires_grad, p.grad is None, p.tolist()) for n, p in model.named_parameters()]
     return modules, parameters, [(n, b.tolist()) for n, b in model.named_buffers()]

@@ -1,8 +1,8 @@
 """Arguments bound to positions or names, whatever the form of the call: `torch.mul(x, other=y)` is `torch.mul(x, y)`.
 
 Torch's functions written in C have no signature that Python can read. Their operator schemas tell it
-(`torch._C._jit_get_schemas_for_operator`): a private name, of which this file alone makes use. Should it move, keyword
-arguments stay keywords, and `tests/unit/torch_ops/test_arguments.py` fails.
+(`torch_private.schemas_named`). Without them keyword arguments stay keywords, and a test in
+`tests/unit/torch_ops/test_arguments.py` fails.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import torch
-
+from xaikit.core import torch_private
 from xaikit.torch_ops.names import canonical, is_in_place_name, plain_name
 
 # Torch also takes NumPy's names, and calls the first operand "input" where its schemas call it "self".
@@ -53,14 +52,14 @@ def signatures(function: Any) -> tuple[Signature, ...]:
     Args:
         function: what a `__torch_function__` receives.
     """
-    schema = getattr(function, "_schema", None)
+    schema = torch_private.schema_of(function)
     if schema is not None:
         return (_of_schema(schema),)
     if inspect.isfunction(function):
         return (_of_python(function),)
     name = plain_name(function)
     names = dict.fromkeys((name.strip("_") if is_in_place_name(name) else name, canonical(name)))
-    schemas = [s for n in names for s in torch._C._jit_get_schemas_for_operator(f"aten::{n}")]
+    schemas = [s for n in names for s in torch_private.schemas_named(n)]
     with_tensor = [s for s in schemas if "Tensor" in str(s).partition("->")[0] and not s.overload_name.endswith("out")]
     return tuple(_of_schema(s) for s in with_tensor)
 

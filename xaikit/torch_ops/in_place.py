@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xaikit.core import torch_private
 from xaikit.torch_ops.names import NAMESPACES, is_in_place_name, plain_name
 
 
@@ -24,9 +25,9 @@ def out_of_place(function: Any) -> Any | None:
     name = plain_name(function)
     if not is_in_place_name(name):
         return None
-    if hasattr(function, "_schema"):  # torch.ops.aten.relu_.default
+    if (schema := torch_private.schema_of(function)) is not None:  # torch.ops.aten.relu_.default
         packet = getattr(torch.ops.aten, name[:-1], None)
-        return getattr(packet, function._schema.overload_name or "default", None)
+        return getattr(packet, schema.overload_name or "default", None)
     plain = f"__{name[3:]}" if name.startswith("__") else name[:-1]
     return next((getattr(space, plain) for space in (torch.Tensor, *NAMESPACES) if hasattr(space, plain)), None)
 
@@ -80,5 +81,5 @@ def base_of(x: Tensor) -> Tensor:
     Args:
         x: any tensor.
     """
-    base = x._base
+    base = torch_private.view_base(x)
     return x if base is None else base

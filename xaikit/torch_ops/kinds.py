@@ -101,7 +101,7 @@ KINDS: dict[str, Kind] = _table(
         Kind.GATE: "sigmoid hardsigmoid erfc ndtr",
         Kind.HOMOGENEOUS: """
         relu leaky_relu prelu rrelu abs lp_pool1d lp_pool2d lp_pool3d norm vector_norm linalg_matrix_norm
-        nuclear_norm native_norm norm_except_dim std hypot pairwise_distance cdist pdist dist linalg_svdvals
+        nuclear_norm norm_except_dim std hypot pairwise_distance cdist pdist dist linalg_svdvals
         linalg_eigvalsh linalg_eigvals
     """,
         Kind.SELECTION: """
@@ -190,7 +190,7 @@ WHY_NONE: dict[str, str] = _table(
         miopen_depthwise_convolution miopen_rnn batch_norm_backward_elemt batch_norm_backward_reduce
         batch_norm_elemt batch_norm_gather_stats batch_norm_gather_stats_with_counts batch_norm_stats
         batch_norm_update_stats _sym_acos _sym_asin _sym_atan _sym_cos _sym_cosh _sym_sin _sym_sinh _sym_sqrt
-        _sym_tan _sym_tanh saddmm sspaddmm scaled_mm scaled_grouped_mm
+        _sym_tan _sym_tanh saddmm sspaddmm scaled_mm scaled_grouped_mm native_norm
     """,
         UNDECIDED: """
         atan2 corrcoef matrix_exp logdet slogdet linalg_cond linalg_eig linalg_eigh linalg_ldl_factor

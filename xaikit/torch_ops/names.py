@@ -10,7 +10,18 @@ from typing import Any
 
 import torch
 
-NAMESPACES = (torch, torch.Tensor, torch.nn.functional, torch._C._nn, torch.special, torch.linalg, torch.fft)
+from xaikit.core import torch_private
+from xaikit.core.torch_private import NN_FUNCTIONS
+
+NAMESPACES = (
+    torch,
+    torch.Tensor,
+    torch.nn.functional,
+    NN_FUNCTIONS,
+    torch.special,
+    torch.linalg,
+    torch.fft,
+)
 
 # Older or alternative names of torch for the same operation, each followed by the name that is used here.
 _ALIASES = """
@@ -48,7 +59,7 @@ def plain_name(function: Any) -> str:
     Args:
         function: what a `__torch_function__` receives: a function, a method, or an `OpOverload`.
     """
-    schema = getattr(function, "_schema", None)  # torch.ops.aten.add.Tensor
+    schema = torch_private.schema_of(function)  # torch.ops.aten.add.Tensor
     if schema is not None:
         return str(schema.name.rpartition("::")[2])
     return getattr(function, "__name__", str(function))

@@ -63,7 +63,13 @@ def glu(_function: Any, x: Tensor, dim: int = -1) -> Tensor:
 
 
 def grouped_mm(
-    _function: Any, x: Tensor, weights: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, **_: Any
+    _function: Any,
+    x: Tensor,
+    weights: Tensor,
+    offs: Tensor | None = None,
+    bias: Tensor | None = None,
+    *_: Any,
+    **__: Any,
 ) -> Tensor:
     """Products of groups of rows, each with a matrix of its own; `offs` are the ends of the groups.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -151,8 +152,8 @@ def from_value(value: Any) -> Baseline | None:
     """The baseline meant by a number, a tensor or a tuple of baselines; None for anything else."""
     if isinstance(value, (tuple, list)) and value:
         return BaselinePerInput(items=tuple(value))
-    if isinstance(value, Tensor):
-        return Given(tensor=value)
+    if isinstance(value, (Tensor, np.ndarray)):
+        return Given(tensor=torch.as_tensor(value))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return Constant(value=value)
     return None

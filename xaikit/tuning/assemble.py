@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from xaikit.core.errors import TuningError
+from xaikit.core.results import Stopped
 from xaikit.tuning.goals import Goal
 from xaikit.tuning.result import FrontPoint, TuneResult
-from xaikit.tuning.rows import Row, dead_settings
-from xaikit.tuning.search import Search, Stopped
+from xaikit.tuning.rows import TrialRow, inactive_settings_of
+from xaikit.tuning.search import Search
 from xaikit.tuning.space import Point
 
 
@@ -26,31 +27,32 @@ def assemble(search: Search, stopped: Stopped) -> TuneResult[Any]:
     if not any(row["state"] == "complete" for row in rows):
         raise TuningError(_nothing(rows)) from search.cause
     best = best_row(rows, search.goals[0])
-    made = search.space.make(best["settings"])
+    tuned, *after = search.space.make(best["settings"])
     start = row_at(rows, search.space.start)
     return TuneResult(
-        best=made[0],
-        postprocess=made[1] if len(made) > 1 else None,
+        best=tuned,
+        postprocess=after[0] if after else None,
         value=best["value"],
         default_value=math.nan if start is None else start["value"],
         goals=search.goals,
         trials=rows,
-        dead=dead_settings(rows, search.goals),
+        inactive_settings=inactive_settings_of(rows, search.goals),
         stopped=stopped,
         front=tuple(_candidate(search, row) for row in _front(rows, best, undominated)),
         space=search.space.describe(),
+        seed=search.seed,
         study=search.study,
     )
 
 
-def row_at(rows: Sequence[Row], point: Point) -> Row | None:
+def row_at(rows: Sequence[TrialRow], point: Point) -> TrialRow | None:
     """The first complete trial with those settings."""
     return next((row for row in rows if row["settings"] == point and row["state"] == "complete"), None)
 
 
-def best_row(rows: Sequence[Row], goal: Goal) -> Row:
+def best_row(rows: Sequence[TrialRow], goal: Goal) -> TrialRow:
     """The first of the best complete trials."""
-    best: Row | None = None
+    best: TrialRow | None = None
     for row in rows:
         if row["state"] == "complete" and (best is None or goal.better(row["value"], best["value"])):
             best = row
@@ -59,20 +61,20 @@ def best_row(rows: Sequence[Row], goal: Goal) -> Row:
     return best
 
 
-def _front(rows: Sequence[Row], best: Row, undominated: set[int] | None) -> list[Row]:
+def _front(rows: Sequence[TrialRow], best: TrialRow, undominated: set[int] | None) -> list[TrialRow]:
     """Trials that no other beats in every objective, each once."""
     if undominated is None:
         return [best]
     return [row for row in rows if row["trial"] in undominated and row["repeats"] is None]
 
 
-def _candidate(search: Search, row: Row) -> FrontPoint[Any]:
-    made = search.space.make(row["settings"])
+def _candidate(search: Search, row: TrialRow) -> FrontPoint[Any]:
+    tuned, *after = search.space.make(row["settings"])
     values = row["values"] if len(search.goals) > 1 else {search.goals[0].name: row["value"]}
-    return FrontPoint(made[0], values, row["trial"], made[1] if len(made) > 1 else None)
+    return FrontPoint(tuned, values, row["trial"], after[0] if after else None)
 
 
-def _nothing(rows: Sequence[Row]) -> str:
+def _nothing(rows: Sequence[TrialRow]) -> str:
     errors = [row for row in rows if row["state"] == "failed"]
     nans = [row for row in rows if row["state"] == "nan"]
     counts = f"{len(errors)} failed and {len(nans)} gave NaN"

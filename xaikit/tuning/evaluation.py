@@ -11,13 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core import structure
-from xaikit.metrics.data import Batch
+from xaikit.core.batch import Batch
+from xaikit.core.masks import leaves_of
+from xaikit.core.results import Interval
 from xaikit.tuning.goals import Goal
-from xaikit.tuning.search import Measured, Report
+from xaikit.tuning.search import IntermediateReport, Measurement
+
+LEVEL = 0.95  # confidence of the interval of a gain
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class ExplanationMeasure:
     """Measures (explainer,) or (explainer, postprocessor).
 
     Attributes:
@@ -30,36 +34,36 @@ class Evaluation:
     data: list[Batch]
     seed: int
 
-    def __call__(self, made: tuple[Any, ...], report: Report | None = None) -> Measured:
+    def __call__(self, candidate: tuple[Any, ...], report: IntermediateReport | None = None) -> Measurement:
         """Means over the samples, NaN where not finite; after each batch the mean so far is reported.
 
         A candidate that is not finite in one batch is not run on the others: its mean is settled.
         """
-        found: list[Tensor] = []
+        values: list[Tensor] = []
         for i, batch in enumerate(self.data):
-            found.append(self.samples(made, batch))
-            means = torch.cat(found, 1).mean(1).tolist()
+            values.append(self.samples(candidate, batch))
+            means = torch.cat(values, 1).mean(1).tolist()
             if not all(map(math.isfinite, means)):
-                return Measured([m if math.isfinite(m) else math.nan for m in means])
+                return Measurement([m if math.isfinite(m) else math.nan for m in means])
             if report is not None and i + 1 < len(self.data):
                 report(means[0])
-        return Measured(means, torch.cat(found, 1))
+        return Measurement(means, torch.cat(values, 1))
 
-    def samples(self, made: tuple[Any, ...], batch: Batch) -> Tensor:
+    def samples(self, candidate: tuple[Any, ...], batch: Batch) -> Tensor:
         """Each goal of each sample, (goals, N)."""
-        explainer, *after = made
+        explainer, *after = candidate
         postprocess = after[0] if after else None
         attributions = None
         if sum(len(goal.terms) for goal in self.goals) > 1:
             # Explained once for all metrics.
-            attributions = explainer.attribute(batch.inputs, batch.targets, seed=self.seed)
+            attributions = explainer.attribute(batch.inputs, batch.labels, seed=self.seed)
             attributions = attributions if postprocess is None else postprocess(attributions)
         options: dict[str, Any] = {"postprocess": postprocess, "seed": self.seed}
         return torch.stack([goal.evaluate(explainer, batch, attributions, **options) for goal in self.goals])
 
 
-def gain_interval(goal: Goal, best: Tensor, default: Tensor) -> tuple[float, float] | None:
-    """The 95 % interval of the mean gain per sample, by Student's t; None for a single sample.
+def gain_interval(goal: Goal, best: Tensor, default: Tensor) -> Interval | None:
+    """The mean gain per sample with its 95 % interval, by Student's t; None for a single sample.
 
     Args:
         goal: says which way is better.
@@ -71,18 +75,18 @@ def gain_interval(goal: Goal, best: Tensor, default: Tensor) -> tuple[float, flo
     gain = (best - default) if goal.direction == "maximize" else (default - best)
     if len(gain) < 2:
         return None
-    margin = float(t.ppf(0.975, len(gain) - 1)) * float(gain.std()) / math.sqrt(len(gain))
-    return float(gain.mean()) - margin, float(gain.mean()) + margin
+    n, mean = len(gain), float(gain.mean())
+    margin = float(t.ppf((1 + LEVEL) / 2, n - 1)) * float(gain.std()) / math.sqrt(n)
+    return Interval(mean - margin, mean, mean + margin, LEVEL, n)
 
 
 def fingerprint_of_data(data: list[Batch]) -> str:
     """The samples in a few words, by which a study knows them again."""
     digest, count = hashlib.blake2b(digest_size=6), 0
     for batch in data:
-        targets = batch.targets
-        tensors = structure.flatten(batch.inputs)[0]
-        tensors += () if batch.masks is None else structure.flatten(batch.masks, "masks")[0]
-        count += batch.n
+        targets = batch.labels
+        tensors = structure.flatten(batch.inputs)[0] + leaves_of(batch.masks)
+        count += batch.size
         extra = targets if isinstance(targets, Tensor) else torch.as_tensor(targets) if _is_numbers(targets) else None
         for tensor in (*tensors, *(() if extra is None else (extra,))):
             _update(digest, tensor)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from xaikit.core import METRICS, Explainer, Float
+from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
 from xaikit.metrics.base import Metric
-from xaikit.metrics.data import Batch
 
 Direction = Literal["maximize", "minimize"]
 DIRECTIONS = ("maximize", "minimize")
@@ -45,7 +45,7 @@ class Goal:
         In a sum a metric that is better when lower counts negatively, so that a higher sum is better.
         """
         inputs, targets, masks = batch
-        options = {"masks": masks, "postprocess": postprocess, "seed": seed}
+        options = {"relevant_region": masks, "postprocess": postprocess, "seed": seed}
         values = [
             metric.evaluate(explainer, inputs, targets, attributions, **options).detach().cpu().double()
             for metric, _ in self.terms
@@ -77,12 +77,12 @@ class Goal:
         for metric, _ in self.terms:
             if metric.NEEDS_MASK and any(batch.masks is None for batch in data):
                 raise InvalidInputError(
-                    f"the metric {_name(metric)!r} compares with masks, and the data has none: "
-                    f"give (inputs, targets, masks)"
+                    f"the metric {_name(metric)!r} compares with masks, and the data has none: give "
+                    f"relevant_region=, where the relevance should lie, or (inputs, targets, relevant_region)"
                 )
 
-    def about(self) -> str:
-        """What is measured, in words that tell two goals apart."""
+    def fingerprint(self) -> str:
+        """What is measured, as a text that differs where two goals do."""
         if len(self.terms) == 1 and self.direction == self.terms[0][0].DIRECTION:
             return repr(self.terms[0][0])
         return f"{self.direction} {' + '.join(f'{w:g} {m!r}' for m, w in self.terms) or self.name}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from xaikit.core import Categorical, Float, Int, Spec
 from xaikit.tuning.dimension import Dimension
 from xaikit.tuning.result import TuneResult
-from xaikit.tuning.rows import Row
+from xaikit.tuning.rows import TrialRow
 from xaikit.tuning.study import quiet
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def importances(result: TuneResult[Any]) -> dict[str, float]:
         return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
-def _trial(row: Row, dims: dict[str, tuple[Dimension, dict[str, Any]]]) -> optuna.trial.FrozenTrial:
+def _trial(row: TrialRow, dims: dict[str, tuple[Dimension, dict[str, Any]]]) -> optuna.trial.FrozenTrial:
     import optuna
 
     settings = row["settings"]

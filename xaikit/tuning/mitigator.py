@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.data import Dataset
 
-from xaikit.core import MITIGATORS, Float, Int, structure
+from xaikit.core import MITIGATORS, Float, Int
+from xaikit.core.arrays import is_array
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
 from xaikit.core.model_state import isolated
-from xaikit.core.targets import pick_head
+from xaikit.mitigation.evaluation import accuracies
 from xaikit.tuning.assemble import assemble, best_row
 from xaikit.tuning.evaluation import fingerprint_of_model
 from xaikit.tuning.goals import Goal, check_direction
 from xaikit.tuning.result import TuneResult
-from xaikit.tuning.search import Measured, Report, Search, run_search
+from xaikit.tuning.search import IntermediateReport, Measurement, Search, run_search
 from xaikit.tuning.space_selection import ALL, SpaceArgument, SpaceSelection, make_space, part_of_one
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ def tune_mitigator(  # noqa: PLR0913
     *,
     validation: Any = None,
     direction: str = "maximize",
+    shortcut_masks: Any = None,
+    relevant_region: Any = None,
     explainers: Sequence[Any] | None = None,
     space: SpaceArgument = None,
     n_trials: int = 20,
@@ -53,12 +57,16 @@ def tune_mitigator(  # noqa: PLR0913
     Args:
         mitigator: trial 0; where its random_state is None it becomes `seed`, so that trials can be compared.
         model: what every trial starts from.
-        data: what `Mitigator.fit` takes: a tuple (inputs, labels, masks), or a loader of such batches.
+        data: (inputs, labels) or (inputs, labels, masks), as tensors, numpy arrays, lists or pandas objects; a loader
+            of such batches; or a data set of such samples.
         measure: a function of the trained model, in evaluation mode, to a number; or "accuracy" or
             "worst_group_accuracy" on `validation`. Choose it on data that is not trained on, nor tested on in the end.
-        validation: (inputs, labels); with groups (N,) as a third the worst group is the value of `groups` whose
-            samples have the lowest accuracy. A mitigator with `patience` stops early on them, too.
-        direction: which way the measure is better.
+        validation: (inputs, labels), or a loader of such batches; with groups (N,) as a third the worst group is the
+            value of `groups` whose samples have the lowest accuracy; of a loader it is the worst class. A mitigator
+            with `patience` stops early on them, too.
+        direction: which way the measure is better, "maximize" or "minimize".
+        shortcut_masks: as for `Mitigator.fit`: where the explanation must not look, for data without masks.
+        relevant_region: as for `Mitigator.fit` of `HINT` and `AttributionPrior`, in place of `shortcut_masks`.
         explainers: explanations to choose from, by name, spec, class or object; None: the mitigator's own.
         space: what to vary, as for `tune`; None: the weight, the choice of `explainers`, and their settings.
         n_trials: trials to make, each a training.
@@ -69,6 +77,9 @@ def tune_mitigator(  # noqa: PLR0913
         study_name: as for `tune`.
         resume: as for `tune`.
         progress: show a progress bar.
+
+    Returns:
+        The best mitigator with its value, the model that it trained, and all trials.
 
     Raises:
         InvalidInputError, InvalidTypeError, UnknownNameError: for arguments that cannot be right.
@@ -83,27 +94,29 @@ def tune_mitigator(  # noqa: PLR0913
     >>> found.best.lambda_rrr > 0, found.model is not model
     (True, True)
     """
-    made = MITIGATORS.create(mitigator)
+    start = MITIGATORS.create(mitigator)
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"tune_mitigator takes a torch.nn.Module second, got {type(model).__name__}")
     seed, n_trials = Int(ge=0).check(seed, "seed"), Int(ge=1).check(n_trials, "n_trials")
     timeout = None if timeout is None else Float(gt=0).check(timeout, "timeout")
-    if made.random_state is None:
-        made = made.set_kwargs(random_state=seed)
-    wanted = SpaceSelection(_space(made, explainers, space))
+    if start.random_state is None:
+        start = start.set_kwargs(random_state=seed)
+    selection = SpaceSelection(_space(start, explainers, space))
     goal = Goal(measure if isinstance(measure, str) else _name(measure), check_direction(direction))
     training = Training(
         model,
-        data if isinstance(data, tuple) else (data,),
-        _measure(measure, validation, made.head),
-        _stopping(made, validation),
+        data,
+        _measure(measure, validation, start.head),
+        {"shortcut_masks": shortcut_masks, "relevant_region": relevant_region, **_stopping(start, validation)},
     )
-    about = {
-        "mitigator": repr(made),
-        "measure": goal.about(),
+    fingerprint = {
+        "mitigator": repr(start),
+        "measure": goal.fingerprint(),
         "model": fingerprint_of_model(model),
     }
-    search = Search(make_space([part_of_one(made, wanted)], wanted), (goal,), training, about, seed, sampler)
+    search = Search(
+        make_space([part_of_one(start, selection)], selection), (goal,), training, fingerprint, seed, sampler
+    )
     stopped = run_search(
         search,
         n_trials=n_trials,
@@ -114,7 +127,7 @@ def tune_mitigator(  # noqa: PLR0913
         progress=progress,
     )
     result = assemble(search, stopped)
-    return dataclasses.replace(result, model=search.kept_at(best_row(result.trials, goal)["settings"]))
+    return dataclasses.replace(result, model=search.artifact_at(best_row(result.trials, goal)["settings"]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,20 +136,20 @@ class Training:
 
     Attributes:
         model: what every trial starts from.
-        data: the arguments of `Mitigator.fit` after the model.
+        data: what it is trained on.
         measure: of a trained model.
-        stopping: its `validation` and `groups`, where it stops early.
+        options: further arguments of `Mitigator.fit`: masks; `validation` and `groups` where it stops early.
     """
 
     model: nn.Module
-    data: tuple[Any, ...]
+    data: Any
     measure: Measure
-    stopping: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, made: tuple[Any, ...], report: Report | None = None) -> Measured:  # noqa: ARG002
+    def __call__(self, candidate: tuple[Any, ...], report: IntermediateReport | None = None) -> Measurement:  # noqa: ARG002
         """The measure of the trained copy, and the copy."""
         trained = copy.deepcopy(self.model)
-        made[0].fit(trained, *self.data, **self.stopping, progress=False)
+        candidate[0].fit(trained, self.data, **self.options, progress=False)
         device = next(trained.parameters()).device
         with isolated(trained, device, 0), torch.no_grad():
             value = self.measure(trained)
@@ -144,48 +157,57 @@ class Training:
             number = float(value)
         except (TypeError, ValueError):
             raise InvalidTypeError(f"the measure must give a number, got {value!r}") from None
-        return Measured([number], trained)
-
-
-def accuracy(model: nn.Module, inputs: Any, labels: Tensor, groups: Tensor | None, head: str | int) -> float:
-    """Share of samples whose label is the highest output; the lowest over the groups, where there are some."""
-    tensors, _ = structure.flatten(inputs)
-    given = tuple(t.to(next(model.parameters()).device) for t in tensors)
-    output = pick_head(model(**inputs) if isinstance(inputs, dict) else model(*given), head)
-    right = (output.argmax(1).cpu() == labels).double()
-    if groups is None:
-        return float(right.mean())
-    return min(float(right[groups == group].mean()) for group in groups.unique())
+        return Measurement([number], trained)
 
 
 MEASURES = ("accuracy", "worst_group_accuracy")
 
 
 def _measure(measure: Any, validation: Any, head: str | int) -> Measure:
+    """The user's function, or the accuracy on the validation data: over all samples, or in the worst group."""
     if callable(measure):
         return measure
     if not isinstance(measure, str):
         raise InvalidTypeError(f"measure must be a function of the model or one of {', '.join(MEASURES)}")
     if measure not in MEASURES:
         raise UnknownNameError(f"unknown measure {measure!r}{near_names(measure, MEASURES)}")
-    by_group = measure == "worst_group_accuracy"
-    words = "(inputs, labels, groups)" if by_group else "(inputs, labels)"
-    if not isinstance(validation, (tuple, list)) or len(validation) < 2 + by_group:
-        raise InvalidInputError(f"measure={measure!r} needs validation={words}")
+    of_worst_group = measure == "worst_group_accuracy"
+    form = "(inputs, labels, groups)" if of_worst_group else "(inputs, labels)"
+    in_memory = isinstance(validation, (tuple, list))
+    if (in_memory and len(validation) < 2 + of_worst_group) or not (in_memory or _is_loader(validation)):
+        raise InvalidInputError(f"measure={measure!r} needs validation={form}, or a loader of batches (inputs, labels)")
+    data, groups = _validation(validation)
+
+    def accuracy(model: nn.Module) -> float:
+        by_group = accuracies(model, data, groups, head)
+        return min(value for name, value in by_group.items() if name is not None) if of_worst_group else by_group[None]
+
+    return accuracy
+
+
+def _is_loader(value: Any) -> bool:
+    return isinstance(value, (Iterable, Dataset)) and not isinstance(value, (str, Mapping)) and not is_array(value)
+
+
+def _validation(validation: Any) -> tuple[Any, Any]:
+    """The validation data, and the group of each of its samples; None: the groups are the classes."""
+    if not isinstance(validation, (tuple, list)):
+        return validation, None
     inputs, labels, *rest = validation
-    labels, groups = torch.as_tensor(labels).cpu(), torch.as_tensor(rest[0]).cpu() if by_group else None
-    if groups is not None and groups.shape != labels.shape:
-        raise InvalidInputError(
-            f"groups must have the shape of the labels {tuple(labels.shape)}, got {tuple(groups.shape)}"
-        )
-    return lambda model: accuracy(model, inputs, labels, groups, head)
+    if not rest:
+        return (inputs, labels), None
+    groups = rest[0].tolist() if hasattr(rest[0], "tolist") else list(rest[0])
+    if len(groups) != len(labels):
+        raise InvalidInputError(f"groups must name one for each of the {len(labels)} samples, got {len(groups)}")
+    return (inputs, labels), groups
 
 
 def _stopping(mitigator: Mitigator, validation: Any) -> dict[str, Any]:
+    """The arguments of `Mitigator.fit` for early stopping, where the mitigator stops early."""
     if mitigator.patience is None or validation is None:
         return {}
-    inputs, labels, *groups = validation
-    return {"validation": (inputs, labels), "groups": groups[0] if groups else None}
+    data, groups = _validation(validation)
+    return {"validation": data, "groups": groups}
 
 
 def _space(mitigator: Any, explainers: Sequence[Any] | None, space: SpaceArgument) -> SpaceArgument:

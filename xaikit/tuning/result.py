@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from torch import nn
 
+from xaikit import upward
 from xaikit.core import MITIGATORS, POSTPROCESSORS, Configured, Explainer
-from xaikit.core.errors import InvalidInputError
-from xaikit.core.files import write_whole
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.results import Interval, Result, Stopped
 from xaikit.tuning.goals import Goal
-from xaikit.tuning.rows import Row
-from xaikit.tuning.search import Stopped
+from xaikit.tuning.rows import TrialRow
 
 if TYPE_CHECKING:
     import optuna
@@ -25,8 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=Configured)
 
 
-@dataclasses.dataclass(frozen=True)
-class FrontPoint(Generic[T]):
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FrontPoint(Result, Generic[T]):
     """One point of a Pareto front.
 
     Attributes:
@@ -41,10 +39,29 @@ class FrontPoint(Generic[T]):
     trial: int
     postprocess: Configured | None = None
 
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+        after = "" if self.postprocess is None else f", then {self.postprocess!r}"
+        return f"FrontPoint(trial {self.trial}: {values}; {_without_model(self.value)!r}{after})"
 
-@dataclasses.dataclass(frozen=True)
-class TuneResult(Generic[T]):
+    def _compared(self) -> tuple[Any, ...]:
+        return (_without_model(self.value), self.values, self.trial, self.postprocess)
+
+    @classmethod
+    def _decode(cls, state: Mapping[str, Any], kind: str = "explainer", model: nn.Module | None = None) -> Self:
+        return cls(
+            _created(kind, state["value"], model),  # type: ignore[arg-type]
+            state["values"],
+            state["trial"],
+            _postprocess(state["postprocess"]),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class TuneResult(Result, Generic[T]):
     """What `tune` found. With several objectives the first decides what is `best`; `front` holds the others' answers.
+
+    Two results are equal if all but the models, to which their explainers are bound, and the studies is.
 
     Attributes:
         best: the explainer (or mitigator) with the best settings.
@@ -54,32 +71,37 @@ class TuneResult(Generic[T]):
         trials: one dict per trial: trial, state ("complete", "nan", "pruned", "failed", "unfinished"), value, settings,
             seconds, repeats (the earlier trial with the same settings, which was not run again), error (why it
             failed); with several objectives also values.
-        dead: settings whose change alone never changed the metric in this search.
-        stopped: why it ended: all trials done, the whole space tried, time up, or Ctrl-C.
+        inactive_settings: settings whose change alone never changed the metric in this search.
+        stopped: why it ended: "done" (all trials), "exhausted" (the whole space was tried), "out_of_time", or
+            "interrupted" (by Ctrl-C).
         front: what no other trial beats in every objective; with one objective the best alone.
-        gain_interval: the 95 % interval of the best trial's mean gain per sample over the default, on the samples of
+        gain_interval: the best trial's mean gain per sample over the default with its 95 % interval, on the samples of
             the search; None for a single sample or a mitigator.
         kept_default: whether that interval reaches down to 0, so that `best` is the default after all.
         space: what was searched, as plain values by Optuna's names.
         postprocess: the best postprocessor, where that was searched.
-        model: of a mitigator: the model that it trained.
+        seed: of the sampler and of every trial.
+        model: of a mitigator: the model that it trained. Not saved.
         study: Optuna's own record; None in a result that was read back.
     """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {"dead": "inactive_settings"}
 
     best: T
     value: float
     default_value: float
     goals: tuple[Goal, ...]
-    trials: list[Row] = dataclasses.field(repr=False)
-    dead: tuple[str, ...]
+    trials: list[TrialRow]
+    inactive_settings: tuple[str, ...]
     stopped: Stopped
-    front: tuple[FrontPoint[T], ...] = dataclasses.field(default=(), repr=False)
-    gain_interval: tuple[float, float] | None = None
+    front: tuple[FrontPoint[T], ...] = ()
+    gain_interval: Interval | None = None
     kept_default: bool = False
-    space: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    space: dict[str, Any] = dataclasses.field(default_factory=dict)
     postprocess: Configured | None = None
-    model: nn.Module | None = dataclasses.field(default=None, repr=False, compare=False)
-    study: optuna.Study | None = dataclasses.field(default=None, repr=False, compare=False)
+    seed: int | None = None
+    model: nn.Module | None = dataclasses.field(default=None, compare=False)
+    study: optuna.Study | None = dataclasses.field(default=None, compare=False)
 
     @property
     def metric(self) -> Any:
@@ -108,85 +130,45 @@ class TuneResult(Generic[T]):
         """Trials that were stopped early."""
         return sum(row["state"] == "pruned" for row in self.trials)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the model and the study, as plain JSON values; `from_dict` reads it back.
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any], model: nn.Module | None = None) -> Self:
+        """The result that `to_dict` wrote.
+
+        Args:
+            state: what `to_dict` returned.
+            model: what its explainers are bound to; None leaves them without one.
 
         Raises:
-            InvalidInputError: when the explainer has a setting that no JSON can hold.
+            InvalidInputError: for another kind of result, one of a newer xaikit, or a field that is missing or wrong.
+            UnknownNameError: for an explainer or a metric that is not registered here, such as one of a plugin.
         """
-        return {
-            "kind": self.best.REGISTRY.kind,
-            "best": self.best.spec(),
-            "postprocess": None if self.postprocess is None else self.postprocess.spec(),
-            "value": self.value,
-            "default_value": _or_none(self.default_value),
-            "gain_interval": self.gain_interval and list(self.gain_interval),
-            "kept_default": self.kept_default,
-            "goals": [goal.to_dict() for goal in self.goals],
-            "front": [
-                {
-                    "value": c.value.spec(),
-                    "postprocess": None if c.postprocess is None else c.postprocess.spec(),
-                    "values": c.values,
-                    "trial": c.trial,
-                }
-                for c in self.front
-            ],
-            "trials": self.trials,
-            "dead": list(self.dead),
-            "stopped": self.stopped,
-            "space": self.space,
-        }
+        return cls._from_state(state, lambda decoded: cls._decode(decoded, model))
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, Any], model: nn.Module | None = None) -> TuneResult:
-        """The result that `to_dict` wrote, its explainers bound to `model` if one is given."""
-        default, interval = state["default_value"], state["gain_interval"]
-
-        def made(spec: Any) -> Any:
-            return _made(state["kind"], spec, model)
-
-        return cls(
-            best=made(state["best"]),
-            postprocess=_postprocess(state["postprocess"]),
-            value=state["value"],
-            default_value=math.nan if default is None else default,
-            gain_interval=interval and tuple(interval),
-            kept_default=state["kept_default"],
-            goals=tuple(Goal.from_dict(goal) for goal in state["goals"]),
-            front=tuple(
-                FrontPoint(made(c["value"]), c["values"], c["trial"], _postprocess(c["postprocess"]))
-                for c in state["front"]
-            ),
-            trials=list(state["trials"]),
-            dead=tuple(state["dead"]),
-            stopped=state["stopped"],
-            space=dict(state["space"]),
-        )
-
-    def save(self, path: str | Path) -> Path:
-        """Write `to_dict` as a JSON file."""
-        return write_whole(path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
-
-    @classmethod
-    def load(cls, path: str | Path, model: nn.Module | None = None) -> TuneResult:
+    def load(cls, path: str | Path, model: nn.Module | None = None) -> Self:
         """The result that `save` wrote.
 
+        Args:
+            path: the file.
+            model: what its explainers are bound to; None leaves them without one.
+
         Raises:
-            InvalidInputError: for a file that is none.
+            InvalidInputError: for a damaged file, another kind of result, or one that a newer xaikit wrote.
+            OSError: where there is no such file.
         """
-        try:
-            state = json.loads(Path(path).read_text())
-            return cls.from_dict(state, model)
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as err:
-            raise InvalidInputError(f"{path} holds no result of a search ({err})") from None
+        return cls._load(path, lambda state: cls._decode(state, model))
 
     def plot(self, kind: str = "history") -> Any:
-        """A figure: "history", "importance" or "front"; see `xaikit.report.tuning_figures`."""
-        # Upwards, as Attribution.plot: figures need matplotlib, which nobody pays for before drawing.
-        from importlib import import_module
+        """A figure of the search.
 
-        return import_module("xaikit.report.tuning_figures").plot(self, kind)
+        Args:
+            kind: "history", "importance" or "front"; see `xaikit.report.tuning_figures`.
+
+        Returns:
+            A matplotlib figure.
+        """
+        # Upwards, as Attribution.plot: figures need matplotlib, which nobody pays for before drawing.
+        return upward.load("tuning_figures").plot(self, kind)
 
     def to_pandas(self) -> Any:
         """The trials as a DataFrame, one column per setting.
@@ -197,14 +179,69 @@ class TuneResult(Generic[T]):
         pd = import_pandas(".trials")
         return pd.json_normalize(self.trials)
 
+    def __repr__(self) -> str:
+        goal = self.goals[0]
+        kept = " (the default: no gain beyond noise)" if self.kept_default else ""
+        lines = [f"best: {_without_model(self.best)!r}{kept}"]
+        lines += [] if self.postprocess is None else [f"then: {self.postprocess!r}"]
+        gain = "" if self.gain_interval is None else f"; gain of the best trial per sample {self.gain_interval!r}"
+        lines.append(f"{goal.name} ({goal.direction}): {self.value:.4g}, before {self.default_value:.4g}{gain}")
+        counts = {"failed": self.n_failed, "NaN": self.n_nan, "stopped early": self.n_pruned}
+        trials = [f"{len(self.trials)} trials", *(f"{n} {state}" for state, n in counts.items() if n)]
+        lines.append(f"{', '.join(trials)}; stopped: {self.stopped}")
+        if len(self.front) > 1:
+            lines.append(f"front: {len(self.front)} trials that no other beats in every objective")
+        if self.inactive_settings:
+            lines.append(f"without any effect: {', '.join(self.inactive_settings)}")
+        return "\n".join(["TuneResult", *lines])
 
-def _made(kind: str, spec: Any, model: nn.Module | None) -> Any:
+    def _compared(self) -> tuple[Any, ...]:
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
+        return tuple({**fields, "best": _without_model(self.best)}.values())
+
+    def _state(self) -> dict[str, Any]:
+        goals = [goal.to_dict() for goal in self.goals]
+        return {"kind": self.best.REGISTRY.kind, **super()._state(), "goals": goals}
+
+    @classmethod
+    def _upgrade(cls, state: Any, arrays: Mapping[str, Any]) -> Any:  # noqa: ARG003
+        """Version 0.1 had other names, and an interval without its mean."""
+        if not isinstance(state, Mapping) or "dead" not in state:
+            return state
+        new = {"inactive_settings" if key == "dead" else key: value for key, value in state.items()}
+        if isinstance(ends := state.get("gain_interval"), list):
+            # Student's intervals are symmetric.
+            low, high = ends
+            new["gain_interval"] = {"low": low, "mean": (low + high) / 2, "high": high, "level": 0.95, "n": 0}
+        return new
+
+    @classmethod
+    def _decode(cls, state: Mapping[str, Any], model: nn.Module | None = None) -> Self:
+        kind, default, gain = state["kind"], state["default_value"], state["gain_interval"]
+        return cls(
+            best=_created(kind, state["best"], model),  # type: ignore[arg-type]
+            postprocess=_postprocess(state["postprocess"]),
+            value=state["value"],
+            default_value=math.nan if default is None else default,
+            gain_interval=None if gain is None else Interval.from_dict(gain),
+            kept_default=state["kept_default"],
+            goals=tuple(Goal.from_dict(goal) for goal in state["goals"]),
+            front=tuple(FrontPoint._decode(point, kind, model) for point in state["front"]),  # noqa: SLF001
+            trials=list(state["trials"]),
+            inactive_settings=tuple(state["inactive_settings"]),
+            stopped=Stopped(state["stopped"]),
+            space=dict(state["space"]),
+            seed=state.get("seed"),
+        )
+
+
+def _without_model(value: Any) -> Any:
+    return value.set_kwargs(model=None) if isinstance(value, Explainer) else value
+
+
+def _created(kind: str, spec: Any, model: nn.Module | None) -> Any:
     return Explainer.from_spec(spec, model) if kind == "explainer" else MITIGATORS.create(spec)
 
 
 def _postprocess(spec: Any) -> Configured | None:
     return None if spec is None else POSTPROCESSORS.create(spec)
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import optuna
 
 SETTINGS = "settings"  # user attribute of a trial that we chose ourselves
-Row = dict[str, Any]
+TrialRow = dict[str, Any]
 
 
 def key_of(point: Point) -> str:
@@ -21,24 +21,24 @@ def key_of(point: Point) -> str:
     return json.dumps(point, sort_keys=True)
 
 
-def table(trials: Sequence[optuna.trial.FrozenTrial], space: Space, goals: Sequence[Goal]) -> list[Row]:
+def table(trials: Sequence[optuna.trial.FrozenTrial], space: Space, goals: Sequence[Goal]) -> list[TrialRow]:
     """A row for each trial that has begun and chosen its settings."""
     rows = (row_of(trial, space, goals) for trial in trials if trial.datetime_start)
     return [row for row in rows if row is not None]
 
 
-def row_of(trial: optuna.trial.FrozenTrial, space: Space, goals: Sequence[Goal]) -> Row | None:
+def row_of(trial: optuna.trial.FrozenTrial, space: Space, goals: Sequence[Goal]) -> TrialRow | None:
     """What is known of a trial; None if it had not chosen its settings yet."""
     point = point_of(trial, space)
     if point is None:
         return None
     attrs = trial.user_attrs
-    done = trial.state.name == "COMPLETE"
-    if done or trial.state.name == "PRUNED":
-        state = "complete" if done else "pruned"
+    complete = trial.state.name == "COMPLETE"
+    if complete or trial.state.name == "PRUNED":
+        state = "complete" if complete else "pruned"
     else:
         state = "failed" if "error" in attrs else "nan" if attrs.get("nan") else "unfinished"
-    values = trial.values if done else None
+    values = trial.values if complete else None
     row = {
         "trial": trial.number,
         "state": state,
@@ -64,7 +64,7 @@ def point_of(trial: optuna.trial.FrozenTrial, space: Space) -> Point | None:
         return None
 
 
-def dead_settings(rows: Sequence[Row], goals: Sequence[Goal]) -> tuple[str, ...]:
+def inactive_settings_of(rows: Sequence[TrialRow], goals: Sequence[Goal]) -> tuple[str, ...]:
     """Settings for which trials that differ in nothing else were compared, and all gave the same value.
 
     What hangs below a choice comes and goes with it, so it is no difference of its own when the choice is judged. An
@@ -73,21 +73,21 @@ def dead_settings(rows: Sequence[Row], goals: Sequence[Goal]) -> tuple[str, ...]
     judges = [goal.name for goal in goals if goal.repeatable]
     if not judges:
         return ()
-    done = [row for row in rows if row["state"] == "complete"]
-    names = dict.fromkeys(name for row in done for name in row["settings"])
-    dead = []
+    complete = [row for row in rows if row["state"] == "complete"]
+    names = dict.fromkeys(name for row in complete for name in row["settings"])
+    inactive = []
     for name in names:
-        groups: dict[str, list[Row]] = {}
-        for row in done:
+        groups: dict[str, list[TrialRow]] = {}
+        for row in complete:
             if name in row["settings"]:
                 others = {n: v for n, v in row["settings"].items() if n != name and not n.startswith(f"{name}.")}
                 groups.setdefault(key_of(others), []).append(row)
         compared = [group for group in groups.values() if len({json.dumps(row["settings"][name]) for row in group}) > 1]
         if compared and all(len({_results(row, judges) for row in group}) == 1 for group in compared):
-            dead.append(name)
-    return tuple(dead)
+            inactive.append(name)
+    return tuple(inactive)
 
 
-def _results(row: Row, names: Sequence[str]) -> tuple[float, ...]:
+def _results(row: TrialRow, names: Sequence[str]) -> tuple[float, ...]:
     values = row.get("values")
     return tuple(values[name] for name in names) if values else (row["value"],)

@@ -12,14 +12,15 @@ import socket
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteError, TuningError
+from xaikit.core.results import Stopped
 from xaikit.tuning.dimension import Dimension
 from xaikit.tuning.goals import Goal
-from xaikit.tuning.rows import SETTINGS, Row, key_of, point_of, row_of, table
+from xaikit.tuning.rows import SETTINGS, TrialRow, key_of, point_of, row_of, table
 from xaikit.tuning.samplers import make_pruner, make_sampler
 from xaikit.tuning.space import Point, Space
 from xaikit.tuning.study import disconnect, open_study, quiet
@@ -27,15 +28,14 @@ from xaikit.tuning.study import disconnect, open_study, quiet
 if TYPE_CHECKING:
     import optuna
 
-Stopped = Literal["trials", "space", "timeout", "interrupted"]
-Report = Callable[[float], None]
+IntermediateReport = Callable[[float], None]
 
 
-class Measured(NamedTuple):
-    """What measuring a candidate gave: a number per goal, and whatever is worth keeping of the best."""
+class Measurement(NamedTuple):
+    """What measuring a candidate gave: a number per goal, and what is kept for the best candidate only."""
 
     values: list[float]
-    kept: Any = None
+    artifact: Any = None
 
 
 class TrialOutcome(NamedTuple):
@@ -55,7 +55,7 @@ class Search:
         space: what varies.
         goals: what is sought.
         measure: from the objects at a point, and a function to report intermediate values to, to their numbers.
-        about: what makes two searches the same, as plain JSON values.
+        fingerprint: what makes two searches the same, as plain JSON values.
         seed: of the sampler.
         sampler: Optuna's, by name.
         pruner: Optuna's, by name or as an object; None: no trial is stopped early.
@@ -63,14 +63,14 @@ class Search:
 
     space: Space
     goals: tuple[Goal, ...]
-    measure: Callable[[tuple[Any, ...], Report | None], Measured]
-    about: dict[str, Any]
+    measure: Callable[[tuple[Any, ...], IntermediateReport | None], Measurement]
+    fingerprint: dict[str, Any]
     seed: int = 0
     sampler: str = "tpe"
     pruner: Any = None
     study: optuna.Study = dataclasses.field(init=False)
-    seen: dict[str, TrialOutcome] = dataclasses.field(default_factory=dict)
-    kept: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the start and of the best so far, by point
+    outcomes: dict[str, TrialOutcome] = dataclasses.field(default_factory=dict)  # by point
+    artifacts: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the start and of the best so far, by point
     cause: Exception | None = None  # of the first trial that failed
 
     def open(self, storage: Any, name: str | None, *, resume: bool, n_trials: int, rank: int | None = None) -> None:
@@ -83,19 +83,21 @@ class Search:
             n_trials: how many are to come.
             rank: of a process that joins others; it queues nothing.
         """
-        self.about["space"] = self.space.describe()
-        about = json.loads(json.dumps(self.about))
+        self.fingerprint["space"] = self.space.describe()
+        fingerprint = json.loads(json.dumps(self.fingerprint))
         sampler_of = make_sampler(self.sampler, shared=storage is not None)
         pruner = make_pruner(self.pruner, len(self.goals))
-        self.study, self._storage = open_study(storage, name, resume, [goal.direction for goal in self.goals], about)
+        self.study, self._storage = open_study(
+            storage, name, resume, [goal.direction for goal in self.goals], fingerprint
+        )
         trials = self.study.get_trials(deepcopy=False)
         self.shared, self._known, self._inside = storage is not None, set[int](), 0
         self._best: tuple[float, str] | None = None
         self._recall(trials)
         running = any(trial.state.name == "RUNNING" for trial in trials)
         joins = f"{socket.gethostname()} {os.getpid()}" if rank is None and running else rank
-        own = 0 if joins is None else zlib.crc32(str(joins).encode())
-        self.study.sampler = sampler_of((self.seed + len(trials) + own) % 2**32)
+        offset = 0 if joins is None else zlib.crc32(str(joins).encode())
+        self.study.sampler = sampler_of((self.seed + len(trials) + offset) % 2**32)
         self.study.pruner = pruner
         if rank is None:
             self._queue(trials, n_trials)
@@ -113,27 +115,27 @@ class Search:
         self._until = self._before + n_trials if until is None else until
         self._ended: Stopped | None = None
         if self._until <= self._before:
-            return "trials"
+            return Stopped.DONE
         if self._is_used_up():
-            return "space"
+            return Stopped.EXHAUSTED
         with tqdm(total=self._until - self._before, desc="tune", unit="trial", disable=not progress) as self._bar:
             try:
                 self.study.optimize(
                     self._objective, n_trials=self._until - self._before, timeout=timeout, catch=(TuningError,)
                 )
             except KeyboardInterrupt:
-                if not any(seen.values for seen in self.seen.values()):
+                if not any(outcome.values for outcome in self.outcomes.values()):
                     raise
-                return "interrupted"
+                return Stopped.INTERRUPTED
         late = timeout is not None and time.monotonic() - begun >= timeout
-        return self._ended or ("timeout" if late and len(self._known) < self._until else "trials")
+        return self._ended or (Stopped.OUT_OF_TIME if late and len(self._known) < self._until else Stopped.DONE)
 
     def close(self) -> None:
         """Let go of the storage's connections; what is asked later opens them again."""
         disconnect(self._storage)
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TrialRow]:
         """The table of all trials."""
         return table(self.study.get_trials(deepcopy=False), self.space, self.goals)
 
@@ -142,12 +144,12 @@ class Search:
         """Numbers of the trials on the Pareto front; None with one objective."""
         return {trial.number for trial in self.study.best_trials} if len(self.goals) > 1 else None
 
-    def kept_at(self, point: Point) -> Any:
-        """What was kept when that point was measured; measured again where it was another process that did."""
+    def artifact_at(self, point: Point) -> Any:
+        """The artifact of the measurement at that point; measured again where another process did it."""
         key = key_of(point)
-        if key not in self.kept:
-            self.kept[key] = self.measure(self.space.make(point), None).kept
-        return self.kept[key]
+        if key not in self.artifacts:
+            self.artifacts[key] = self.measure(self.space.make(point), None).artifact
+        return self.artifacts[key]
 
     @property
     def n_finished(self) -> int:
@@ -163,61 +165,61 @@ class Search:
 
         point = self._choose(trial)
         key = key_of(point)
-        seen = self.seen.get(key)
-        if seen is None:
-            seen = self._outcome(trial, point, key)
-            self._remember(key, point, seen)
+        outcome = self.outcomes.get(key)
+        if outcome is None:
+            outcome = self._outcome(trial, point, key)
+            self._remember(key, point, outcome)
         else:
-            trial.set_user_attr("repeats", seen.trial)
+            trial.set_user_attr("repeats", outcome.trial)
         self._known.add(trial.number)
         self._after()
-        if seen.error is not None:
-            trial.set_user_attr("error", seen.error)
-            raise TuningError(seen.error)
-        if seen.pruned:
+        if outcome.error is not None:
+            trial.set_user_attr("error", outcome.error)
+            raise TuningError(outcome.error)
+        if outcome.pruned:
             raise optuna.TrialPruned
-        if seen.values is None:
+        if outcome.values is None:
             trial.set_user_attr("nan", True)
             return math.nan
-        return seen.values
+        return outcome.values
 
     def _choose(self, trial: optuna.Trial) -> Point:
-        given = trial.user_attrs.get(SETTINGS)
-        if given is None:
+        queued = trial.user_attrs.get(SETTINGS)
+        if queued is None:
             return self.space.walk(lambda dim: dim.suggest(trial))
 
-        def told(dim: Dimension) -> Any:
+        def suggest_queued(dim: Dimension) -> Any:
             # The sampler learns from a queued trial what lies inside its space.
-            label = given[dim.name]
+            label = queued[dim.name]
             if dim.contains(label):
                 dim.suggest(trial)
             return label
 
-        self.space.walk(told)
-        return given
+        self.space.walk(suggest_queued)
+        return queued
 
     def _outcome(self, trial: optuna.Trial, point: Point, key: str) -> TrialOutcome:
         """What measuring gave, or why there is nothing: a trial may fail without ending the search."""
         import optuna
 
         try:
-            values, kept = self.measure(self.space.make(point), self._report(trial, point))
+            values, artifact = self.measure(self.space.make(point), self._report(trial, point))
         except optuna.TrialPruned:
             return TrialOutcome(trial.number, None, None, pruned=True)
         except Exception as err:
             wrong_call = isinstance(err, (InvalidInputError, InvalidTypeError)) and not isinstance(err, NonFiniteError)
-            if wrong_call and not self.seen and not any(part.chosen for part in self.space.parts):
+            if wrong_call and not self.outcomes and not any(part.chosen for part in self.space.parts):
                 raise  # the default settings are refused: it is the data or the targets, and no trial would do better
             self.cause = self.cause or err
             return TrialOutcome(trial.number, None, f"{type(err).__name__}: {err}")
         if not all(map(math.isfinite, values)):
             return TrialOutcome(trial.number, None, None)
-        if kept is not None:
-            self._keep(key, values[0], kept)
+        if artifact is not None:
+            self._keep(key, values[0], artifact)
         return TrialOutcome(trial.number, values, None)
 
-    def _report(self, trial: optuna.Trial, point: Point) -> Report | None:
-        """Tell an intermediate value, and end the trial where the pruner says so; the start always runs through."""
+    def _report(self, trial: optuna.Trial, point: Point) -> IntermediateReport | None:
+        """Takes an intermediate value and ends the trial where the pruner says so; the first one always runs on."""
         import optuna
 
         if self.pruner is None:
@@ -231,15 +233,15 @@ class Search:
 
         return report
 
-    def _keep(self, key: str, value: float, kept: Any) -> None:
-        """Keep what belongs to the start and to the best so far, and nothing else."""
+    def _keep(self, key: str, value: float, artifact: Any) -> None:
+        """Keep the artifacts of the start and of the best so far, and no other."""
         if self._best is None or self.goals[0].better(value, self._best[0]):
             if self._best is not None and self._best[1] != key_of(self.space.start):
-                del self.kept[self._best[1]]
+                del self.artifacts[self._best[1]]
             self._best = (value, key)
-            self.kept[key] = kept
+            self.artifacts[key] = artifact
         elif key == key_of(self.space.start):
-            self.kept[key] = kept
+            self.artifacts[key] = artifact
 
     def _after(self) -> None:
         """Show progress; stop where enough trials are done or nothing is left to try."""
@@ -253,7 +255,7 @@ class Search:
         if len(self._known) >= self._until:
             self.study.stop()
         elif self._is_used_up():
-            self._ended = "space"
+            self._ended = Stopped.EXHAUSTED
             self.study.stop()
 
     def _is_used_up(self) -> bool:
@@ -261,11 +263,11 @@ class Search:
             return not self.study.get_trials(deepcopy=False, states=_waiting())
         return self._inside >= self.space.size
 
-    # ------------------------------------------------------------------ what is known
+    # ------------------------------------------------------------------ earlier outcomes
 
-    def _remember(self, key: str, point: Point, seen: TrialOutcome) -> None:
-        if key not in self.seen:
-            self.seen[key] = seen
+    def _remember(self, key: str, point: Point, outcome: TrialOutcome) -> None:
+        if key not in self.outcomes:
+            self.outcomes[key] = outcome
             self._inside += self.space.contains(point)
 
     def _recall(self, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
@@ -277,22 +279,22 @@ class Search:
             row = row_of(trial, self.space, self.goals)
             if row is not None and row["state"] != "unfinished" and row["repeats"] is None:
                 values = trial.values if row["state"] == "complete" else None
-                seen = TrialOutcome(trial.number, values, row["error"], row["state"] == "pruned")
-                self._remember(key_of(row["settings"]), row["settings"], seen)
+                outcome = TrialOutcome(trial.number, values, row["error"], row["state"] == "pruned")
+                self._remember(key_of(row["settings"]), row["settings"], outcome)
 
     def _queue(self, trials: Sequence[optuna.trial.FrozenTrial], n_trials: int) -> None:
-        """The start, then each object to choose from, then one setting at a time moved: that shows dead settings."""
-        start, each, moved = self.space.start, self.space.each(), self.space.moved()
-        points = [start, *each]
-        if not self.seen and self.sampler != "grid" and len(moved) > 1 and n_trials >= 4 * (len(moved) + 1):
+        """The start, each object to choose from, then one setting at a time moved: that shows inactive settings."""
+        start, moved = self.space.start, self.space.moved()
+        points = [start, *self.space.each()]
+        if not self.outcomes and self.sampler != "grid" and len(moved) > 1 and n_trials >= 4 * (len(moved) + 1):
             points += moved
         if self.sampler == "grid":
-            rest = list(self.space.grid())
-            random.Random(self.seed).shuffle(rest)
-            points += rest
+            grid = list(self.space.grid())
+            random.Random(self.seed).shuffle(grid)
+            points += grid
         waiting = [trial for trial in trials if trial.state.name == "WAITING"]
-        known = {*self.seen, *(key_of(point_of(trial, self.space) or {}) for trial in waiting)}
-        fresh = {key_of(point): point for point in points if key_of(point) not in known}
+        keys = {*self.outcomes, *(key_of(point_of(trial, self.space) or {}) for trial in waiting)}
+        fresh = {key_of(point): point for point in points if key_of(point) not in keys}
         for point in list(fresh.values())[: max(0, n_trials - len(waiting))]:
             inside: Point = {}
 

@@ -19,7 +19,7 @@ Point = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class SearchedObject:
     """One thing that the search puts together: an object whose settings vary, or one of several objects.
 
     Attributes:
@@ -36,15 +36,15 @@ class Part:
         """The object at a point of the space."""
         if self.chosen:
             (dim,) = self.dims
-            return _made(dim.options[point.get(dim.name, dim.start)], point)
-        return _made(Option(self.value, self.dims), point)
+            return _create(dim.options[point.get(dim.name, dim.start)], point)
+        return _create(Option(self.value, self.dims), point)
 
 
-def _made(option: Option, point: Point) -> Configured:
+def _create(option: Option, point: Point) -> Configured:
     changes = {}
     for dim in option.below:
         label = point.get(dim.name, dim.start)
-        changes[dim.setting] = _made(dim.options[label], point) if label in dim.options else label
+        changes[dim.setting] = _create(dim.options[label], point) if label in dim.options else label
     return option.value.set_kwargs(**changes) if changes else option.value
 
 
@@ -52,7 +52,7 @@ def _made(option: Option, point: Point) -> Configured:
 class Space:
     """All that a search varies, in one or several parts."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[SearchedObject, ...]
 
     @property
     def dims(self) -> tuple[Dimension, ...]:

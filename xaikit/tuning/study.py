@@ -14,13 +14,13 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDepen
 if TYPE_CHECKING:
     import optuna
 
-ABOUT = "xaikit"  # user attribute of a study that says what it searches
+FINGERPRINT = "xaikit"  # user attribute of a study that says what it searches
 CONNECT_SECONDS = 10
 JOURNAL_SUFFIXES = (".journal", ".log")
 
 
 def open_study(
-    storage: Any, name: str | None, resume: bool, directions: Sequence[str], about: dict[str, Any]
+    storage: Any, name: str | None, resume: bool, directions: Sequence[str], fingerprint: dict[str, Any]
 ) -> tuple[optuna.Study, Any]:
     """A new study, or with `resume` the one of that name; and its storage, for `disconnect`.
 
@@ -54,7 +54,7 @@ def open_study(
             f"the storage {without_password(storage)} does not answer ({type(err).__name__}); {_remedy(storage)}"
         ) from err
     try:
-        _claim(study, name, about, taken=taken)
+        _claim(study, name, fingerprint, taken=taken)
     except InvalidInputError:
         disconnect(opened)
         raise
@@ -161,23 +161,23 @@ def _remedy(storage: Any) -> str:
     return "is it running?"
 
 
-def _claim(study: optuna.Study, name: str | None, about: dict[str, Any], *, taken: bool) -> None:
+def _claim(study: optuna.Study, name: str | None, fingerprint: dict[str, Any], *, taken: bool) -> None:
     """Write into a new study what it searches; of one that is there, say how it differs or that it is there."""
-    before = study.user_attrs.get(ABOUT)
+    before = study.user_attrs.get(FINGERPRINT)
     if before is not None:
-        _same_search(before, name, about)
+        _same_search(before, name, fingerprint)
     if taken:
         raise InvalidInputError(
             f"the storage already holds a study {name!r}; pass resume=True (--resume) to go on with it, "
             f"or another study_name (--study)"
         )
     if before is None:
-        study.set_user_attr(ABOUT, about)
+        study.set_user_attr(FINGERPRINT, fingerprint)
 
 
-def _same_search(before: dict[str, Any], name: str | None, about: dict[str, Any]) -> None:
-    """The study in the storage is about the same search; else a sentence says where the two differ."""
-    for key, now in about.items():
+def _same_search(before: dict[str, Any], name: str | None, fingerprint: dict[str, Any]) -> None:
+    """The study in the storage searches the same; else a sentence says where the two differ."""
+    for key, now in fingerprint.items():
         was = before.get(key)
         if was == now:
             continue

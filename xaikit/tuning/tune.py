@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from xaikit.core import MITIGATORS, POSTPROCESSORS, Explainer, Float, Int, as_explainer
+from xaikit.core.batch import read_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
+from xaikit.core.results import Stopped
 from xaikit.metrics.base import Metric
-from xaikit.metrics.data import read
 from xaikit.tuning.assemble import assemble, best_row, row_at
-from xaikit.tuning.evaluation import Evaluation, fingerprint_of_data, fingerprint_of_model, gain_interval
+from xaikit.tuning.evaluation import ExplanationMeasure, fingerprint_of_data, fingerprint_of_model, gain_interval
 from xaikit.tuning.goals import as_goals
 from xaikit.tuning.result import FrontPoint, TuneResult
-from xaikit.tuning.search import Search, Stopped, run_search
+from xaikit.tuning.search import Search, run_search
 from xaikit.tuning.space_selection import SpaceArgument, SpaceSelection, make_space, part_of_one, part_of_several
 
 ROUNDING = 1e-6  # of a value: what models in single precision leave
@@ -25,6 +26,7 @@ def tune(  # noqa: PLR0913
     metric: Metric | str | dict[Any, float] | Sequence[Any],
     data: Any,
     *,
+    relevant_region: Any = None,
     n_trials: int = 50,
     sampler: str = "tpe",
     pruner: Any = None,
@@ -52,8 +54,11 @@ def tune(  # noqa: PLR0913
         metric: a metric, or its name or spec; its DIRECTION says which way is better. A dict from metrics to positive
             weights is their weighted sum, in which metrics that are better when lower count negatively. A list is
             several objectives: see `TuneResult.front`.
-        data: (inputs, targets), or (inputs, targets, masks) for metrics that compare with masks, or a loader or list of
-            such batches; read once.
+        data: (inputs, targets), or (inputs, targets, relevant_region) for metrics that compare with a region; a loader
+            or list of such batches; or a data set of such samples. Read once. Tensors, numpy arrays, lists and pandas
+            objects are read alike.
+        relevant_region: where the relevance should lie, for metrics that compare with it: a mask for each sample of
+            the data or one for all, in place of those in the data; see `Metric.evaluate`.
         n_trials: trials to make, repeats included; in a storage, those of other processes count too.
         sampler: "tpe" (tree-structured Parzen estimator), "random", or "grid" (ten points of a range without a step).
         pruner: "median", "hyperband", or an Optuna pruner: ends a trial after a batch that shows it to be bad.
@@ -62,7 +67,7 @@ def tune(  # noqa: PLR0913
         storage: where Optuna keeps the study: an URL such as "sqlite:///study.db" or "postgresql://user@host/name", a
             journal file such as "study.journal", or an Optuna storage; None: memory.
         study_name: of the study in the storage.
-        resume: go on with a study of that name, which must be about the same search.
+        resume: go on with a study of that name, which must search the same.
         space: what to vary, by dotted names such as "baseline.sigma": a list of names, or a dict from names to specs or
             to lists of choices. A name stands for the setting and all below it. None: every tunable setting; "all":
             also every choice among objects, such as the baseline and the feature mask, and what hangs below.
@@ -71,6 +76,9 @@ def tune(  # noqa: PLR0913
         cautious: keep the default settings (of the best explainer, where there are several) unless the gain per sample
             is beyond noise: the best of many trials on few samples is often the luckiest one. For one objective.
         progress: show a progress bar.
+
+    Returns:
+        The best explainer with its value, all trials, and what was learnt about the settings.
 
     Raises:
         InvalidInputError, InvalidTypeError, UnknownNameError: for arguments that cannot be right.
@@ -88,6 +96,7 @@ def tune(  # noqa: PLR0913
         explainer,
         metric,
         data,
+        relevant_region=relevant_region,
         sampler=sampler,
         pruner=pruner,
         seed=seed,
@@ -114,6 +123,7 @@ def explanation_search(  # noqa: PLR0913
     metric: Any,
     data: Any,
     *,
+    relevant_region: Any = None,
     sampler: str = "tpe",
     pruner: Any = None,
     seed: int = 0,
@@ -131,29 +141,38 @@ def explanation_search(  # noqa: PLR0913
     explainers = _explainers(explainer if several else [explainer])
     goals = as_goals(metric, direction)
     seed = Int(ge=0).check(seed, "seed")
-    wanted = SpaceSelection(space)
-    parts = [part_of_several(explainers, wanted, "explainer") if several else part_of_one(explainers[0], wanted)]
+    selection = SpaceSelection(space)
+    parts = [part_of_several(explainers, selection, "explainer") if several else part_of_one(explainers[0], selection)]
     after = None
     if postprocess is not None and postprocess is not False:
         after = POSTPROCESSORS.create("postprocessor" if postprocess is True else postprocess)
-        parts.append(part_of_one(after, wanted, "postprocess"))
-    found = [batch.to(explainers[0].device) for batch in read(data)]
+        parts.append(part_of_one(after, selection, "postprocess"))
+    options: dict[str, Any] = {"model": explainers[0].model, "rows": None, "what": "relevant_region", "targets": True}
+    batches = [batch.to(explainers[0].device) for batch in read_batches(data, relevant_region, **options)]
     for goal in goals:
-        goal.check_masks(found)
-    if pruner is not None and len(found) == 1:
+        goal.check_masks(batches)
+    if pruner is not None and len(batches) == 1:
         raise InvalidInputError(
             f"pruner={pruner!r} ends a trial between batches, and the data is a single one; pass a loader or a list"
         )
     unbound = [repr(e.set_kwargs(model=None)) for e in explainers]
-    about = {
+    fingerprint = {
         "explainer": unbound if several else unbound[0],
         **({} if after is None else {"postprocess": repr(after)}),
-        "metric": [goal.about() for goal in goals] if len(goals) > 1 else goals[0].about(),
+        "metric": [goal.fingerprint() for goal in goals] if len(goals) > 1 else goals[0].fingerprint(),
         "seed": seed,
-        "data": fingerprint_of_data(found),
+        "data": fingerprint_of_data(batches),
         "model": fingerprint_of_model(explainers[0].model),  # type: ignore[arg-type]
     }
-    return Search(make_space(parts, wanted), goals, Evaluation(goals, found, seed), about, seed, sampler, pruner)
+    return Search(
+        make_space(parts, selection),
+        goals,
+        ExplanationMeasure(goals, batches, seed),
+        fingerprint,
+        seed,
+        sampler,
+        pruner,
+    )
 
 
 def explanation_result(search: Search, stopped: Stopped, *, cautious: bool = True) -> TuneResult[Explainer]:
@@ -172,18 +191,18 @@ def explanation_result(search: Search, stopped: Stopped, *, cautious: bool = Tru
     before = row_at(result.trials, default)
     if before is None:
         return result
-    interval = gain_interval(goal, search.kept_at(best)[0], search.kept_at(default)[0])
+    interval = gain_interval(goal, search.artifact_at(best)[0], search.artifact_at(default)[0])
     result = dataclasses.replace(result, gain_interval=interval)
     if not cautious or len(search.goals) > 1 or interval is None or best == default:
         return result
-    if interval[0] > ROUNDING * abs(before["value"]):
+    if interval.low > ROUNDING * abs(before["value"]):
         return result
-    made = search.space.make(default)
-    front = (FrontPoint(made[0], {goal.name: before["value"]}, before["trial"], *made[1:]),)
+    tuned, *after = search.space.make(default)
+    front = (FrontPoint(tuned, {goal.name: before["value"]}, before["trial"], *after),)
     return dataclasses.replace(
         result,
-        best=made[0],
-        postprocess=made[1] if len(made) > 1 else None,
+        best=tuned,
+        postprocess=after[0] if after else None,
         value=before["value"],
         front=front,
         kept_default=True,
@@ -194,11 +213,11 @@ def _explainers(values: Sequence[Any]) -> list[Explainer]:
     """The explainers, all bound: names take the model of the first that has one."""
     if not values:
         raise InvalidInputError("tune needs an explainer, got an empty list")
-    made = [value if isinstance(value, Explainer) else as_explainer(value) for value in values]
-    model = next((e.model for e in made if e.model is not None), None)
+    explainers = [value if isinstance(value, Explainer) else as_explainer(value) for value in values]
+    model = next((e.model for e in explainers if e.model is not None), None)
     if model is None:
-        raise UnboundError(f"{made[0]!r} has no model yet; call .bind(model) first")
-    bound = [e if e.model is not None else e.bind(model) for e in made]
+        raise UnboundError(f"{explainers[0]!r} has no model yet; call .bind(model) first")
+    bound = [e if e.model is not None else e.bind(model) for e in explainers]
     if any(e.model is not model for e in bound):
         raise InvalidInputError("the explainers to choose from must explain the same model")
     return bound

@@ -63,8 +63,10 @@ def test_labels_beside_the_images(leave: Callable[..., int], photos: Path) -> No
     samples = image_folder(photos, Preparation(grey=True))
     assert samples.classes == ["cat", "dog"]
     assert [samples[i][1] for i in range(6)] == [0, 1, 0, 1, 0, 1]
-    assert leave(*EXPLAIN, "--target", "label", "--quiet") == 0
-    assert [s.target for s in load_run("run")] == [0, 1, 0, 1, 0, 1]
+    assert leave(*EXPLAIN, "--target", "label", "--quiet") == 2  # two words for ten outputs
+    classes = "a,b,dog,d,e,f,g,cat,i,j"
+    assert leave(*EXPLAIN, "--target", "label", "--quiet", "--classes", classes) == 0
+    assert [s.target for s in load_run("run")] == [7, 2, 7, 2, 7, 2]
     (photos / "labels.csv").write_text("file,label\na.png,cat\n")
     with pytest.raises(InvalidInputError, match=r"no label for 'b\.png' \(5 of 6 images\)"):
         image_folder(photos, Preparation())

@@ -27,15 +27,15 @@ def test_mitigate_trains_as_the_library_does(
     assert leave("mitigate", *flags, "--out", "new/mended.pt", "--seed", "3", "--quiet") == 0
     mask = torch.from_numpy(np.load("m.npy"))
     model = make_network()
-    before = assess(model, (x[:6], y[:6]), masks=mask, seed=3, progress=False)
+    before = assess(model, (x[:6], y[:6]), shortcut_masks=mask, seed=3, progress=False)
     RRR(lambda_rrr=5, lr=0.01, n_epochs=2, random_state=3).fit(model, x, y, mask, progress=False)
-    after = assess(model, (x[:6], y[:6]), masks=mask, seed=3, progress=False)
+    after = assess(model, (x[:6], y[:6]), shortcut_masks=mask, seed=3, progress=False)
     written = torch.load("new/mended.pt", weights_only=True)
     assert all(torch.allclose(written[name], value, atol=1e-6) for name, value in model.state_dict().items())
     told = json.loads(Path("new/mended.json").read_text())
     assert told["before"]["accuracy"] == before.accuracy
     assert told["after"]["mass"] == pytest.approx(after.mass)
-    assert told["comparison"]["after"]["mass gradient"]["values"] == pytest.approx([after.mass["gradient"]])
+    assert told["comparison"]["rows"]["after"][0]["mass gradient"] == pytest.approx(after.mass["gradient"])
     assert {p.name for p in Path("new").iterdir()} == {"mended.pt", "mended.json"}
     again = ("--weights", "new/mended.pt", "--explainer", "gradient", "--out", "run", "--quiet")
     assert leave("explain", *DATA[:4], *again) == 0
@@ -62,7 +62,7 @@ def test_mitigate_takes_the_mask_of_a_label(
     np.save("classes.npy", by_class)
     np.save("each.npy", by_class[samples[1].numpy()])
     flags = ("mitigate", *DATA, "--quiet", "--mitigator")
-    assert leave(*flags, "rrr:n_epochs=1,where=class", "--mask", "classes.npy", "--out", "a.pt") == 0
+    assert leave(*flags, "rrr:n_epochs=1,mask_scope=class", "--mask", "classes.npy", "--out", "a.pt") == 0
     assert leave(*flags, "rrr:n_epochs=1", "--mask", "each.npy", "--out", "b.pt") == 0
     first, second = (torch.load(name, weights_only=True) for name in ("a.pt", "b.pt"))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
@@ -71,7 +71,7 @@ def test_mitigate_takes_the_mask_of_a_label(
     capsys.readouterr()
     np.save("few.npy", by_class[:2])
     for mask, shape in (("m.npy", "(12, 12)"), ("few.npy", "(2, 12, 12)")):
-        assert leave(*flags, "rrr:where=class", "--mask", mask, "--out", "c.pt") == 2
+        assert leave(*flags, "rrr:mask_scope=class", "--mask", mask, "--out", "c.pt") == 2
         said = f"one map for each class; there is a label 9, and the masks have the shape {shape}"
         assert said in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Tokenizer:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("singlenets.py").write_text(NETS)
+    monkeypatch.delitem(sys.modules, "singlenets", raising=False)  # that of another test's folder
     Path("people.csv").write_text("age,hours,risk\n30,40,low\n50,20,high\n41,35,low\n")
     Path("films.csv").write_text("film,mood\na fine film,1\na film,0\n")
     np.savez("people.npz", x=np.array([[30, 40], [50, 20.0]]), y=np.array([0, 1]))

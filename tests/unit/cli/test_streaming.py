@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from xaikit.cli import main, stream
 from xaikit.cli.masks import Masks
+from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError
 from xaikit.mitigation import decoys
-from xaikit.mitigation.batches import Part, Tensors
+from xaikit.mitigation.sources import InMemorySource, ProcessRank
 
 NETWORK = "xaikit.cli.demo_digits:make_network"
 SIDE, PIXELS = 12, 144
@@ -89,13 +90,13 @@ def test_batches_for_training_come_in_the_order_of_data_in_memory() -> None:
     x, y = torch.rand(11, 3), torch.arange(11)
     ours = stream.Stream((x, y)).only(torch.tensor([1, 2, 3, 4, 6, 7, 8, 9, 10])).training(4)
     rows = torch.tensor([1, 2, 3, 4, 6, 7, 8, 9, 10])
-    theirs = Tensors(x[rows], y[rows], torch.ones(3), 4)
+    theirs = InMemorySource(Batch(x[rows], y[rows], None), 4)
     for seed in (0, 1):
         torch.manual_seed(seed)
         found = [batch[1].tolist() for batch in ours]
         after = torch.rand(())
         torch.manual_seed(seed)
-        assert [step.batch[1].tolist() for step in theirs.epoch(1, 0, Part())] == found
+        assert [step.batch[1].tolist() for step in theirs.epoch(1, 0, ProcessRank())] == found
         assert torch.rand(()) == after  # the loader draws nothing else
     assert len(ours) == theirs.steps
 
@@ -109,7 +110,8 @@ def test_masks_of_a_folder_are_read_one_by_one(tmp_path: Path) -> None:
     assert found.amax((1, 2)).tolist() == [0.75, 0.25]
     np.save(tmp_path / "each" / "2.npy", np.zeros((3, 3), np.float32))
     assert len(Masks(tmp_path / "each").of(torch.tensor([3, 1]), images, 4)) == 2  # the odd one was not asked for
-    with pytest.raises(InvalidInputError, match=r"one shape, got \(2, 2\) in 0.npy and \(3, 3\) in 2.npy"):
+    np.save(tmp_path / "each" / "2.npy", np.zeros((3, 4), np.float32))
+    with pytest.raises(InvalidInputError, match=r"has 3x4 \(height x width\), the model's input 2x2; a mask must have"):
         Masks(tmp_path / "each").of(torch.tensor([2]), images, 4)
     np.save(tmp_path / "high.npy", np.full((4, 2, 2), 2.0))
     with pytest.raises(InvalidInputError, match=r"values in \[0, 1\]"):

@@ -195,7 +195,7 @@ def test_two_workers_on_postgresql_one_of_them_killed(
     done = [row for row in found.trials if row["state"] == "complete"]
     assert 16 <= len(done) <= 17
     assert sum(row["state"] == "unfinished" for row in found.trials) <= 1
-    assert found.stopped == "trials"
+    assert found.stopped == "done"
 
 
 @pytest.mark.slow

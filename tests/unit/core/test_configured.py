@@ -28,7 +28,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameE
 from xaikit.core.spec_strings import parse_spec
 from xaikit.explainers import IntegratedGradients, SmoothGrad, VarGrad
 
-THINGS: Registry = Registry("thing", "xaikit.core")
+THINGS: Registry = Registry("thing")
 
 
 @THINGS.register("thing")
@@ -199,7 +199,7 @@ def test_a_broken_plugin_warns_and_the_rest_works(monkeypatch):
     monkeypatch.setattr(
         "xaikit.core.registry.entry_points", lambda group: [Broken()] if group == "xaikit.gadgets" else []
     )
-    gadgets: Registry = Registry("gadget", "xaikit.core")
+    gadgets: Registry = Registry("gadget")
     gadgets.register("fine")(type("Fine", (Configured,), {"__doc__": "Fine."}))
     with pytest.warns(UserWarning, match="gadget plugin 'broken' \\(nowhere:Nothing\\) did not load"):
         assert list(gadgets) == ["fine"]
@@ -219,7 +219,7 @@ def test_a_plugin_that_exits_warns_too(monkeypatch):
 
     monkeypatch.setattr("xaikit.core.registry.entry_points", lambda group: [Exits()])
     with pytest.warns(UserWarning, match="'exits' \\(script:main\\) did not load"):
-        assert list(Registry("tool", "xaikit.core")) == []
+        assert list(Registry("tool")) == []
 
 
 def test_messages_say_each_thing_once():

@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit import AgglomerativeDecomposition, Attribution, ContextualDecomposition, Gradient
+import xaikit.metrics
+from xaikit import Attribution, ContextualDecomposition, Gradient
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.results import Interval, Real, Result, Stopped
 from xaikit.core.value_equality import same_value, value_hash
+from xaikit.explainers import AgglomerativeDecomposition
 
 NET = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
 X = torch.rand(2, 4, generator=torch.Generator().manual_seed(0))
@@ -130,7 +132,7 @@ def test_what_no_file_can_hold_is_named(tmp_path):
 def test_a_wrong_file_names_itself_and_what_is_wrong(change, says, tmp_path):
     path = tmp_path / "wrong.json"
     path.write_text(json.dumps({**example().to_dict(), **change}))
-    with pytest.raises(InvalidInputError, match=f"wrong.json cannot be read: .*{says}") as caught:
+    with pytest.raises(InvalidInputError, match=f"wrong.json holds no Example that can be read: .*{says}") as caught:
         Example.load(path)
     assert "\n" not in str(caught.value)
 
@@ -181,7 +183,9 @@ def test_attributions_of_version_0_1_still_load(structure, tmp_path):
 def test_a_file_that_is_a_zip_of_something_else_names_itself(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
         file.writestr("readme.txt", "hello")
-    with pytest.raises(InvalidInputError, match=r"a\.npz is damaged, or xaikit did not write it"):
+    with pytest.raises(
+        InvalidInputError, match=r"a\.npz holds no Attribution that can be read: the file is damaged, or xaikit did not"
+    ):
         Attribution.load(tmp_path / "a.npz")
 
 
@@ -226,3 +230,21 @@ def test_values_compare_without_raising(a, b, equal):
         assert same_value(a, b) is equal or equal is None
     if same_value(a, b):
         assert value_hash(a) == value_hash(b)
+
+
+def test_an_old_name_says_its_new_one():
+    @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+    class Renaming(Result):
+        RENAMED = {"dead": "inactive_settings"}
+        inactive_settings: tuple[str, ...] = ()
+
+    with pytest.raises(AttributeError, match="Renaming has no 'dead' any more; it is called 'inactive_settings' now"):
+        Renaming().dead  # noqa: B018
+    with pytest.raises(AttributeError, match="Renaming has no attribute 'other'"):
+        Renaming().other  # noqa: B018
+    with pytest.raises(
+        AttributeError, match=r"xaikit\.metrics has no 'Row' any more; it is called 'EvaluationRow' now"
+    ):
+        xaikit.metrics.Row  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'Entropi'; did you mean 'Entropy'"):
+        xaikit.metrics.Entropi  # noqa: B018

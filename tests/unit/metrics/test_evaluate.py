@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from xaikit import Evaluation, Explainer, Postprocessor, evaluate
+from xaikit import Explainer, evaluate
 from xaikit.core import METRICS
 from xaikit.core.errors import (
     InvalidInputError,
@@ -22,9 +22,17 @@ from xaikit.core.errors import (
     UnboundError,
     UnknownNameError,
 )
+from xaikit.core.results import Interval
 from xaikit.explainers import Gradient, GradientXInput
-from xaikit.metrics import AbPC, Entropy, MaxSensitivity, Metric, RelevanceMass
-from xaikit.metrics.table import interval
+from xaikit.metrics import AbPC, Entropy, Evaluation, MaxSensitivity, Metric, RelevanceMass
+from xaikit.metrics.table import bootstrap_interval
+from xaikit.transforms import Postprocessor
+
+
+def ends(values, confidence, seed):
+    """Mean, low and high of the bootstrap interval."""
+    interval = bootstrap_interval(values, confidence, seed)
+    return interval.mean, interval.low, interval.high
 
 
 @pytest.fixture
@@ -55,7 +63,7 @@ def test_values_are_those_of_the_metrics_one_by_one(model, batches):
     for explainer in (Gradient(model), GradientXInput(model)):
         for metric in metrics:
             row = table[explainer.NAME, metric.NAME]
-            values = torch.cat([metric.evaluate(explainer, x, y, masks=m, seed=3) for x, y, m in batches])
+            values = torch.cat([metric.evaluate(explainer, x, y, relevant_region=m, seed=3) for x, y, m in batches])
             assert row.values == tuple(values.tolist())
             assert row.mean == pytest.approx(values.mean().item())
             assert row.low < row.mean < row.high
@@ -117,7 +125,7 @@ def test_nan_is_counted_and_left_out_of_the_mean(model):
 def test_the_interval_is_the_bootstraps():
     """Against scipy's percentile bootstrap, and by its coverage of a known mean."""
     values = np.random.default_rng(0).exponential(size=60)
-    mean, low, high = interval(values.tolist(), 0.9, 0)
+    mean, low, high = ends(values.tolist(), 0.9, 0)
     generator = "rng" if "rng" in inspect.signature(stats.bootstrap).parameters else "random_state"  # before scipy 1.15
     settings = {"confidence_level": 0.9, "n_resamples": 20_000, "method": "percentile"}
     theirs = stats.bootstrap(
@@ -127,23 +135,24 @@ def test_the_interval_is_the_bootstraps():
     width = theirs.high - theirs.low
     assert [low, high] == pytest.approx([theirs.low, theirs.high], abs=0.05 * width)
     draws = np.random.default_rng(2).normal(size=(150, 40))
-    hits = [low <= 0 <= high for _, low, high in (interval(row.tolist(), 0.9, 0) for row in draws)]
+    hits = [low <= 0 <= high for low, high in (ends(row.tolist(), 0.9, 0)[1:] for row in draws)]
     assert 0.8 < np.mean(hits) < 0.97
 
 
 def test_the_interval_of_few_values():
-    assert interval([], 0.95, 0) == pytest.approx((math.nan,) * 3, nan_ok=True)
-    assert interval([2.0, math.nan], 0.95, 0) == pytest.approx((2, math.nan, math.nan), nan_ok=True)
-    assert interval([2.0, 2.0], 0.95, 0) == (2, 2, 2)
+    assert ends([], 0.95, 0) == pytest.approx((math.nan,) * 3, nan_ok=True)
+    assert ends([2.0, math.nan], 0.95, 0) == pytest.approx((2, math.nan, math.nan), nan_ok=True)
+    assert ends([2.0, 2.0], 0.95, 0) == (2, 2, 2)
 
 
 def test_a_difference_is_paired(model, batches):
     table = run([Gradient(model), GradientXInput(model)], "abpc", batches)
     a, b = (table[name, "abpc"].values for name in ("gradient", "gradient_x_input"))
-    mean, low, high = table.difference("abpc", "gradient", "gradient_x_input")
-    assert mean == pytest.approx(np.mean(np.array(a) - np.array(b)))
-    assert low < mean < high
-    assert table.difference("abpc", "gradient", "gradient") == (0, 0, 0)
+    difference = table.difference("abpc", "gradient", "gradient_x_input")
+    assert difference.mean == pytest.approx(np.mean(np.array(a) - np.array(b)))
+    assert difference.low < difference.mean < difference.high
+    assert (difference.level, difference.n) == (table.confidence, len(a))
+    assert table.difference("abpc", "gradient", "gradient") == Interval(0.0, 0.0, 0.0, 0.95, len(a))
 
 
 def test_ctrl_c_keeps_what_is_done(model, batches):
@@ -164,6 +173,7 @@ def test_json_and_back(model, batches, tmp_path):
     table = run({"a": Gradient(model), "b": Failing(model)}, ["abpc", "auc"], batches)
     state = json.loads(json.dumps(table.to_dict(), allow_nan=False))
     again = Evaluation.from_dict(state)
+    assert again == table
     assert again.to_dict() == table.to_dict()
     assert repr(again) == repr(table)
     assert METRICS.create(again.metrics["abpc"]) == AbPC()
@@ -211,8 +221,8 @@ def test_one_model_against_another(model, batches):
         ([], "abpc", "pair", InvalidInputError, "at least one explainer"),
         ("gradient", [], "pair", InvalidInputError, "at least one metric"),
         ("gradient", "abpc", [], InvalidInputError, "no batch"),
-        ("gradient", "abpc", "tensor", InvalidTypeError, r"\(inputs, targets\) or \(inputs, targets, masks\)"),
-        ("gradient", "abpc", "dataset", InvalidTypeError, "DataLoader"),
+        ("gradient", "abpc", "tensor", InvalidTypeError, r"\(inputs, labels\) or \(inputs, labels, masks\)"),
+        ("gradient", "abpc", "dataset", InvalidTypeError, "a data set must give samples"),
         (3, "abpc", "pair", InvalidTypeError, "expected explainer"),
     ],
 )  # fmt: skip
@@ -241,3 +251,30 @@ def test_a_metric_of_ones_own(model, batches):
     expected = torch.cat([Gradient(model).attribute(x, y).flatten(1).amax(1) for x, y, _ in batches])
     assert table["gradient", "largest"].values == tuple(expected.tolist())
     json.dumps(table.to_dict())
+
+
+def test_arrays_lists_and_regions_by_keyword_are_read_like_tensors(model):
+    x, y, region = torch.rand(5, 2, 4, 4), torch.arange(5) % 3, torch.rand(5, 4, 4) > 0.5
+    single, metrics = model.float(), ["abpc:n_steps=4", "relevance_mass"]
+    truth = run("gradient", metrics, (x, y, region), model=single)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=5)
+    forms = [
+        ((x.numpy(), y.numpy(), region.numpy()), None),
+        ((x.tolist(), y.tolist(), region.numpy().astype("uint8")), None),
+        ((x.double().numpy(), y.numpy().astype("int16")), region.float().tolist()),
+        ((x, y), list(region)),
+        (loader, region),
+        (torch.utils.data.TensorDataset(x, y), region.numpy()),
+    ]
+    for data, relevant_region in forms:
+        table = run("gradient", metrics, data, model=single, relevant_region=relevant_region)
+        for metric in metrics:
+            assert table["gradient", metric].values == pytest.approx(truth["gradient", metric].values, nan_ok=True)
+
+
+def test_samples_without_a_region_say_nothing(model):
+    x, region = torch.rand(4, 2, 4, 4).double(), torch.ones(4, 4)
+    region[0] = 0
+    for listed, n in (([region, None, region, None], 2), ([None] * 4, 0), ([region] * 4, 4)):
+        row = run(Gradient(model), "relevance_mass", (x, 0, listed)).rows[0]
+        assert (row.n, row.n_nan) == (n, 4 - n)

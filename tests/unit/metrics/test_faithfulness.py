@@ -289,8 +289,8 @@ def test_bad_input_ends_in_a_sentence():
         AbPC().evaluate(Gradient(model), x, 0, torch.randn(2, 3, 6, 5))
     with pytest.raises(InvalidInputError, match="one tensor per explained input, 1, got 2"):
         AbPC().evaluate(Gradient(model), x, 0, (x, x))
-    with pytest.raises(InvalidTypeError, match="attributions must be a tensor"):
-        AbPC().evaluate(Gradient(model), x, 0, x.numpy())
+    with pytest.raises(InvalidTypeError, match="attributions must hold tensors or arrays of numbers, got str"):
+        AbPC().evaluate(Gradient(model), x, 0, "all of it")
     with pytest.raises(InvalidTypeError, match="measures an Explainer"):
         AbPC().evaluate(model, x, 0)
     with pytest.raises(UnboundError):

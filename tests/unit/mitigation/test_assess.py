@@ -58,9 +58,9 @@ def test_a_model_that_reads_only_the_shortcut(how):
     x, y = data()
     given = {
         "decoy": ((x, y), {"decoy": put}),
-        "masks": ((x, y), {"masks": corner()}),
+        "masks": ((x, y), {"shortcut_masks": corner()}),
         "masks in the data": ((x, y, corner().expand(40, 3, 3)), {}),
-        "loader": (DataLoader(TensorDataset(x, y), batch_size=7), {"masks": corner().expand(40, 3, 3)}),
+        "loader": (DataLoader(TensorDataset(x, y), batch_size=7), {"shortcut_masks": corner().expand(40, 3, 3)}),
     }
     samples, settings = given[how]
     fooled = measure(Reads(1.0), samples, **settings)
@@ -108,16 +108,18 @@ def test_mass_counts_the_samples_that_have_a_mask_and_any_explainer():
     x, y = torch.rand(8, 1, 3, 3).double(), torch.arange(8) % 3
     masks = (torch.rand(8, 3, 3) > 0.5).double()
     masks[3] = 0
-    found = measure(model, (x, y), masks=masks, explainers=["gradient", "gradient_x_input", "vargrad:n_iter=2"])
+    found = measure(
+        model, (x, y), shortcut_masks=masks, explainers=["gradient", "gradient_x_input", "vargrad:n_iter=2"]
+    )
     weight = model[1].weight.detach()[y].reshape(8, 3, 3)
     some = [i for i in range(8) if i != 3]
     for name, values in {"gradient": weight, "gradient_x_input": weight * x[:, 0]}.items():
         share = (values.abs() * masks).sum((1, 2)) / values.abs().sum((1, 2))
         assert found.mass[name] == pytest.approx(share[some].mean().item())
     assert found.area == pytest.approx(masks[some].mean().item())
-    twice = measure(model, (x, y), masks=masks, explainers=["vargrad", "vargrad:n_iter=2"])
+    twice = measure(model, (x, y), shortcut_masks=masks, explainers=["vargrad", "vargrad:n_iter=2"])
     assert [name.partition("(")[0] for name in twice.mass] == ["vargrad", "VarGrad"]
-    named = measure(model, (x, y), masks=masks, explainers={"penalised": "gradient"})
+    named = measure(model, (x, y), shortcut_masks=masks, explainers={"penalised": "gradient"})
     assert list(named.mass) == ["penalised"]
 
 
@@ -125,11 +127,13 @@ def test_the_model_and_the_random_state_are_as_found():
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(9, 4))
     model[1].eval()
     before = torch.random.get_rng_state()
-    first, second = (measure(model, data(), masks=corner(), explainers=["smoothgrad:n_iter=2"]) for _ in range(2))
+    first, second = (
+        measure(model, data(), shortcut_masks=corner(), explainers=["smoothgrad:n_iter=2"]) for _ in range(2)
+    )
     assert first == second
     assert torch.equal(before, torch.random.get_rng_state())
     assert [m.training for m in model.modules()] == [True, True, False, True]
-    assert measure(model, data(), masks=corner(), seed=1) != first
+    assert measure(model, data(), shortcut_masks=corner(), seed=1) != first
 
 
 def test_tokens_lend_whole_tokens():
@@ -147,7 +151,7 @@ def test_tokens_lend_whole_tokens():
     tokens = torch.zeros(12, 5).long()
     tokens[:, 0] = torch.tensor([3, 7])[y]
     mask = torch.tensor([1.0, 0, 0, 0, 0])
-    found = measure(Words(), (tokens, y), masks=mask, explainers=())
+    found = measure(Words(), (tokens, y), shortcut_masks=mask, explainers=())
     assert (found.accuracy["kept"], found.accuracy["flipped"]) == (1, 0)
 
 
@@ -167,20 +171,23 @@ def test_masked_tokens_are_exchanged_wherever_they_stand():
     tokens[torch.arange(12), torch.randint(5, (12,), generator=torch.Generator().manual_seed(0))] = torch.tensor(
         [3, 7]
     )[y]
-    found = measure(Counts(), (tokens, y), masks=torch.isin(tokens, torch.tensor([3, 7])).float(), explainers=())
+    found = measure(
+        Counts(), (tokens, y), shortcut_masks=torch.isin(tokens, torch.tensor([3, 7])).float(), explainers=()
+    )
     assert (found.accuracy["kept"], found.accuracy["flipped"], found.accuracy["removed"]) == (1, 0, 0.5)
     assert 0 < found.accuracy["randomised"] < 1
 
 
 def test_what_it_looks_like():
-    found = measure(Reads(1.0), data(), masks=corner())
+    found = measure(Reads(1.0), data(), shortcut_masks=corner())
     assert repr(found).splitlines()[:2] == [
         "Assessment of 40 samples",
         "shortcut    accuracy  worst group  changed",
     ]
-    told = json.loads(json.dumps(found.to_dict()))
-    assert told["groups"]["removed"] == {"0": 1.0, "1": 0.0, "2": 0.0, "3": 0.0}
-    assert told["worst"]["removed"] == 0
+    again = Assessment.from_dict(json.loads(json.dumps(found.to_dict())))
+    assert again == found
+    assert again.groups["removed"] == {0: 1.0, 1: 0.0, 2: 0.0, 3: 0.0}
+    assert again.worst["removed"] == 0
     frame = found.to_pandas()
     assert list(frame.index) == ["kept", "randomised", "flipped", "removed"]
     assert frame.loc["removed", 0] == 1
@@ -191,12 +198,17 @@ def test_what_it_looks_like():
     ("given", "error", "words"),
     [
         (
-            {"masks": torch.ones(39, 3, 3)},
+            {"shortcut_masks": torch.ones(39, 3, 3)},
             InvalidInputError,
-            "masks must be for as many samples as the data have, got 39",
+            r"masks must have shape \(3, 3\) for all samples, \(40, 3, 3\) .*; got \(39, 3, 3\)",
         ),
-        ({"masks": torch.ones(41, 3, 3)}, InvalidInputError, "masks must be for the 40 samples of the data, got 41"),
-        ({"masks": torch.ones(2, 2, 2, 2, 2)}, InvalidInputError, "masks must be for"),
+        ({"shortcut_masks": torch.ones(41, 3, 3)}, InvalidInputError, r"masks must have shape .* got \(41, 3, 3\)"),
+        (
+            {"masks": torch.ones(3, 3)},
+            InvalidTypeError,
+            "assess.. has no argument 'masks' any more; it is called 'shortcut_masks' now",
+        ),
+        ({"shortcut_masks": torch.ones(2, 2, 2, 2, 2)}, InvalidInputError, "masks must have shape"),
         ({"groups": [0] * 39}, InvalidInputError, "groups must name one for each of the 40 samples"),
         ({"groups": [0] * 41}, InvalidInputError, "groups must name one for each of the 40 samples, got 41"),
         ({"decoy": 3}, InvalidTypeError, "decoy must be a function"),
@@ -232,16 +244,17 @@ def test_intervals_against_scipy():
     )
     frame = found.to_pandas()
     assert len(frame) == 12
-    assert json.loads(json.dumps(found.to_dict()))["rrr"]["mass vargrad"] == {
-        "mean": 0.5,
-        "margin": None,
-        "values": [0.5],
-    }
+    again = json.loads(json.dumps(found.to_dict()))
+    assert again["confidence"] == 0.9
+    assert again["rows"]["rrr"] == found.rows["rrr"]
+    of_version_0_1 = {"rrr": {"mass vargrad": {"mean": 0.5, "margin": None, "values": [0.5]}}}
+    assert compare({"rrr": of(0.9, 0.9)}).from_dict(of_version_0_1).rows == {"rrr": [{"mass vargrad": 0.5}]}
     assert "0 flipped" not in found.measures
     by_group = compare({"vanilla": [of(0.9, v) for v in values]}, groups=True)
     assert by_group.mean("vanilla", "0 flipped") == found.mean("vanilla", "worst flipped")
     paired = compare({"a": [of(0.9, v) for v in values], "b": [of(0.9, v + 0.1) for v in values]})
-    assert paired.difference("accuracy flipped", "b", "a") == (pytest.approx(0.1), pytest.approx(0, abs=1e-12))
+    gain = paired.difference("accuracy flipped", "b", "a")
+    assert (gain.mean, gain.margin, gain.n) == (pytest.approx(0.1), pytest.approx(0, abs=1e-12), 3)
 
 
 def test_wrong_comparisons():

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.mask_shapes import fit_masks
 from xaikit.explainers import Gradient
 from xaikit.mitigation import RRR
-from xaikit.mitigation.masks import fit_masks
 
 
 class Text(nn.Module):
@@ -51,8 +51,8 @@ def test_a_bad_batch_leaves_the_running_statistics(bad):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"masks": torch.ones(6, 3, 6, 6)}, InvalidInputError, "must have one of the shapes"),
-        ({"labels": "abc"}, InvalidTypeError, "labels must be class indices"),
+        ({"shortcut_masks": torch.ones(6, 3, 6, 6)}, InvalidInputError, "masks must have shape"),
+        ({"labels": "abc"}, InvalidTypeError, "labels must hold numbers, got strings such as 'abc'"),
         ({"data": torch.ones(6, 1, 6, 6).long()}, InvalidInputError, "does not take inputs of shape"),
         ({"checkpoint": 3}, InvalidTypeError, "checkpoint must be the path of a file"),
         ({"checkpoint": "no/such/folder/a.pt"}, InvalidInputError, "no folder"),
@@ -60,7 +60,7 @@ def test_a_bad_batch_leaves_the_running_statistics(bad):
 )
 def test_told_before_the_first_step(change, error, words):
     model, (x, y) = conv_net(), data()
-    before, given = state(model), {"data": x, "labels": y, "masks": torch.ones(6, 6), **change}
+    before, given = state(model), {"data": x, "labels": y, "shortcut_masks": torch.ones(6, 6), **change}
     with pytest.raises(error, match=words):
         RRR().fit(model, **given, progress=False)
     assert same(model, before)
@@ -82,5 +82,5 @@ def test_a_mask_over_tokens_masks_whole_embeddings(shape):
 
 def test_a_mask_over_tokens_is_never_resized():
     attribution, tokens = torch.rand(6, 5, 8), torch.zeros(6, 5).long()
-    with pytest.raises(InvalidInputError, match=r"\(6, 5\), \(5,\), got \(7,\)"):
+    with pytest.raises(InvalidInputError, match=r"shape \(5,\) for all samples or \(6, 5\), N = 6; got \(6, 7\)"):
         fit_masks(torch.ones(7), (attribution,), (tokens,))

@@ -80,9 +80,9 @@ class Last(nn.Module):
 
 def test_refusals(case):
     model, x, shown = case
-    with pytest.raises(InvalidInputError, match="there must be both; got shape .60,. with 60 true"):
+    with pytest.raises(InvalidInputError, match="there must be both; got 60 true"):
         Concept.fit(model, x, shown | True, layer="1")
-    with pytest.raises(InvalidInputError, match="of each of 60 samples"):
+    with pytest.raises(InvalidInputError, match=r"labels must have shape \(60,\)"):
         Concept.fit(model, x, shown[:5], layer="1")
     with pytest.raises(UnknownNameError, match="no layer 'conv'"):
         Concept.fit(model, x, shown, layer="conv")

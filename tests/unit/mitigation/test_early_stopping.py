@@ -74,7 +74,7 @@ def test_it_stops_after_patience_and_the_best_weights_return(patience):
     history = RRR(n_epochs=12, patience=patience, **SETTINGS).fit(
         model, a, b, MASK, validation=(x, y), groups=groups, progress=False
     )
-    assert history.stopped == "early"
+    assert history.stopped == "early_stopping"
     assert history["validation_worst_group"] == pytest.approx(worsts)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), weights[best], strict=True))
 
@@ -99,7 +99,7 @@ def test_without_patience_it_only_looks():
     loader = DataLoader(TensorDataset(x, y), batch_size=7)
     history = RRR(n_epochs=3, **SETTINGS).fit(looked, *data(), MASK, validation=loader, groups=groups, progress=False)
     RRR(n_epochs=3, **SETTINGS).fit(plain, *data(), MASK, progress=False)
-    assert history.stopped == "epochs"
+    assert history.stopped == "done"
     assert len(history["validation_accuracy"]) == 3
     assert all(torch.equal(p, q) for p, q in zip(looked.parameters(), plain.parameters(), strict=True))
     assert set(history.to_pandas().columns) >= {"epoch", "task", "weight", "validation_worst_group"}
@@ -115,7 +115,7 @@ def test_what_it_waits_for_is_in_the_checkpoint(tmp_path):
         resumed = net()
         history = RRR(n_epochs=12, patience=3, **SETTINGS).fit(resumed, *data(), MASK, checkpoint=file, **given)
         assert history.epochs == expected.epochs
-        assert history.stopped == "early"
+        assert history.stopped == "early_stopping"
         assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
@@ -124,9 +124,9 @@ def test_what_it_waits_for_is_in_the_checkpoint(tmp_path):
     [
         ({"groups": [0]}, InvalidInputError, "groups are those of the validation data"),
         ({}, InvalidInputError, "patience needs validation data"),
-        ({"validation": torch.rand(3, 2)}, InvalidTypeError, "the data must be tensors \\(x, y\\) or an iterable"),
+        ({"validation": torch.rand(3, 2)}, InvalidTypeError, "data must be \\(inputs, labels\\) or"),
         ({"validation": [torch.rand(3, 2)]}, InvalidTypeError, "a batch must be"),
-        ({"validation": []}, InvalidInputError, "the data gave no batch"),
+        ({"validation": []}, InvalidInputError, "data holds no batch"),
         (
             {"validation": data(6), "groups": [0, 1]},
             InvalidInputError,

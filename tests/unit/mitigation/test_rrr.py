@@ -16,9 +16,9 @@ from xaikit.core.errors import (
     NotDifferentiableError,
     UnknownNameError,
 )
+from xaikit.core.mask_shapes import fit_masks
 from xaikit.explainers import Gradient, SmoothGrad, VarGrad
 from xaikit.mitigation import RRR
-from xaikit.mitigation.masks import check_mask, fit_mask
 from xaikit.testing import ContractNet
 
 
@@ -178,13 +178,21 @@ def test_same_seed_same_weights():
     ("change", "error", "words"),
     [
         ({"y": torch.arange(12)}, InvalidInputError, "labels must lie in 0..2 for a model with 3 outputs, got 3"),
-        ({"y": torch.zeros(5).long()}, InvalidInputError, "labels must have shape (12,)"),
-        ({"y": torch.zeros(12)}, InvalidTypeError, "whole class indices, got torch.float32"),
-        ({"mask": torch.zeros(3, 3, 3)}, InvalidInputError, "masks must have shape (N, ...) with N = 12"),
-        ({"mask": torch.zeros(11, 6, 6)}, InvalidInputError, "with N = 12, or one map of shape (6, 6)"),
+        (
+            {"y": torch.zeros(5).long()},
+            InvalidInputError,
+            "must have shape (12,), one for each sample, got (5,)",
+        ),
+        ({"y": torch.zeros(12)}, InvalidTypeError, "whole class indices of an integer type, got torch.float32"),
+        ({"mask": torch.zeros(3, 3, 3)}, InvalidInputError, "N = 12; got (3, 3, 3)"),
+        (
+            {"mask": torch.zeros(11, 6, 6)},
+            InvalidInputError,
+            "(6, 6) for all samples, (12, 6, 6) or (12, 1, 6, 6), N = 12; got (11,",
+        ),
         ({"mask": torch.full((6, 6), 2.0)}, InvalidInputError, "values in [0, 1], got 2 to 2"),
         ({"mask": torch.full((6, 6), math.nan)}, InvalidInputError, "got NaN"),
-        ({"mask": "corner"}, InvalidTypeError, "a mask must be a tensor"),
+        ({"mask": "corner"}, InvalidTypeError, "masks must hold numbers, got strings"),
         ({"mask": None}, InvalidInputError, "fit needs labels and masks"),
         ({"x": torch.full((12, 1, 6, 6), math.inf)}, InvalidInputError, "must be finite"),
     ],
@@ -202,10 +210,10 @@ def test_wrong_data(change, error, words):
 
 def test_other_wrong_calls():
     model, (x, y, mask) = net(), data()
-    with pytest.raises(InvalidTypeError, match="a batch must be \\(inputs, labels, masks\\)"):
+    with pytest.raises(InvalidTypeError, match=r"RRR must be told where: a batch is \(inputs, labels, masks\)"):
         RRR().loss(model, (x, y))
     with pytest.raises(
-        InvalidTypeError, match="fit takes inputs, labels and masks, or an iterable of batches, got int"
+        InvalidTypeError, match="fit takes inputs, labels and masks, or .* a loader or a list of such batches, .* got 3"
     ):
         fit(RRR(), model, 3)
     with pytest.raises(InvalidTypeError, match="fit takes a torch.nn.Module first"):
@@ -223,18 +231,13 @@ def test_other_wrong_calls():
 def test_masks_are_brought_to_the_attribution():
     a = torch.zeros(2, 3, 8, 8)
     for shape in ((8, 8), (2, 8, 8), (2, 3, 8, 8), (2, 1, 8, 8)):
-        assert fit_mask(torch.ones(shape), a).shape == a.shape
+        assert fit_masks(torch.ones(shape), (a,))[0].shape == a.shape
     quarter = torch.zeros(4, 4)
     quarter[0, 0] = 1
-    assert float(fit_mask(quarter, a)[0, 0].sum()) == 4  # one cell of 4 x 4 covers four of 8 x 8
-    assert float(fit_mask(torch.ones(16, 16), a).mean()) == 1
-    assert fit_mask(torch.ones(5), torch.zeros(2, 5)).shape == (2, 5)
-    assert fit_mask(torch.ones(2, 7), torch.zeros(2, 3, 7)).shape == (2, 3, 7)
-    with pytest.raises(
-        InvalidInputError, match=r"one of the shapes \(2, 3, 8, 8\), \(2, 8, 8\), \(8, 8\), got \(5, 8, 8\)"
-    ):
-        fit_mask(torch.ones(5, 8, 8), a)
-    assert check_mask(torch.ones(2, 2, dtype=torch.bool)).dtype == torch.float32
+    assert float(fit_masks(quarter, (a,))[0][0, 0].sum()) == 4  # one cell of 4 x 4 covers four of 8 x 8
+    assert float(fit_masks(torch.ones(16, 16), (a,))[0].mean()) == 1
+    with pytest.raises(InvalidInputError, match=r"\(8, 8\) for all samples, \(2, 8, 8\) or .* got \(5, 8, 8\)"):
+        fit_masks(torch.ones(5, 8, 8), (a,))
 
 
 def test_a_batch_of_one_left_over_joins_the_one_before():

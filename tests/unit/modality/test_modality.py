@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xaikit import Image, Modality, Tabular, Text, TimeSeries, as_modality
 from xaikit.core import MODALITIES
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.explainers import ContextualDecomposition, Gradient, IntegratedGradients
 from xaikit.metrics import AbPC, MuFidelity, Sparseness
+from xaikit.modality import Image, Modality, Tabular, Text, TimeSeries, as_modality
 from xaikit.transforms import BaselinePerInput
 
 ONE = {

@@ -291,7 +291,7 @@ def test_bad_inputs():
         recommend(mlp(), "tabular", explainers="gradien")
     with pytest.raises(InvalidInputError, match="2 modalities .* for 1 input"):
         recommend(mlp(), ("image", "tabular"), x)
-    with pytest.raises(InvalidInputError, match="4 samples and 3 targets"):
+    with pytest.raises(InvalidInputError, match=r"targets must have shape \(4,\), one for each sample, got \(3,\)"):
         recommend(mlp(), "tabular", (x, [0, 1, 0]))
     with pytest.raises(InvalidTypeError, match="differentiable must be True, False or None, got 'yes'"):
         recommend(mlp(), "tabular", differentiable="yes")

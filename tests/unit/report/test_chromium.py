@@ -13,26 +13,18 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import Dataset
 
-from xaikit import (
-    AgglomerativeDecomposition,
-    GradientXInput,
+from xaikit import GradientXInput, Report, SmoothGrad, SpRAy, VarGrad, evaluate, explain_dataset, recommend, tune
+from xaikit.explainers import AgglomerativeDecomposition
+from xaikit.mitigation import Comparison, assess
+from xaikit.report import (
     Names,
     Picture,
-    Report,
-    SmoothGrad,
-    SpRAy,
     Table,
-    VarGrad,
-    evaluate,
     evaluation_sections,
-    explain_dataset,
     mitigation_sections,
     profile_sections,
-    recommend,
-    tune,
     tuning_sections,
 )
-from xaikit.mitigation import Comparison, assess
 from xaikit.report.clusters import clusters_figure
 
 pytestmark = pytest.mark.slow
@@ -79,7 +71,7 @@ def sections():
     heat = GradientXInput(model).explain(x, y)
     mask = torch.zeros(8, 8)
     mask[:2] = 1
-    rows = [assess(m, (x, y), masks=mask, progress=False).row() for m in (model, small())]
+    rows = [assess(m, (x, y), shortcut_masks=mask, progress=False).row() for m in (model, small())]
     clusters = clusters_figure(SpRAy(n_clusters=2, n_neighbors=4)(heat), x, attributions=heat.values)
     patches = AgglomerativeDecomposition(model, feature_mask="grid:n_patches=2")
     table = evaluate(

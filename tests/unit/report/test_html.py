@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
-from xaikit import GradientXInput, IntegratedGradients, Names, Picture, Report, Table, VarGrad, explain_dataset
+from xaikit import GradientXInput, IntegratedGradients, Report, VarGrad, explain_dataset
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.report import pictures
+from xaikit.report import Names, Picture, Table, pictures
 from xaikit.report.cards import drawn, kind_of
 
 EVIL = "<script>alert(1)</script>"

@@ -10,23 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit import (
-    Gradient,
-    Picture,
-    Report,
-    SmoothGrad,
-    Table,
-    VarGrad,
-    evaluate,
-    evaluation_sections,
-    mitigation_sections,
-    profile_sections,
-    recommend,
-    tune,
-    tuning_sections,
-)
+from xaikit import Gradient, Report, SmoothGrad, VarGrad, evaluate, recommend, tune
 from xaikit.cli import main
 from xaikit.mitigation import Comparison, assess
+from xaikit.report import Picture, Table, evaluation_sections, mitigation_sections, profile_sections, tuning_sections
 from xaikit.tuning import TuneResult
 
 EVIL = "<script>alert(1)</script>"
@@ -57,7 +44,7 @@ def tuned(model, data):
 @pytest.fixture(scope="module")
 def comparison(model, data):
     mask = torch.tensor([1.0, 0, 0, 0])
-    rows = [assess(m, data, masks=mask, progress=False).row() for m in (model, nn.Linear(4, 2))]
+    rows = [assess(m, data, shortcut_masks=mask, progress=False).row() for m in (model, nn.Linear(4, 2))]
     return Comparison({"before": rows[:1], "after": rows[1:]})
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from xaikit import Gradient, Run, explain_dataset, load_run
+from xaikit import Gradient, explain_dataset, load_run
 from xaikit.core.errors import InvalidInputError
+from xaikit.runs import Run
 
 N = 24
 

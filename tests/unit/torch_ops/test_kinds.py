@@ -90,7 +90,6 @@ def test_homogeneous_functions_are_homogeneous(name):
         "vector_norm": torch.linalg.vector_norm,
         "linalg_matrix_norm": lambda v: torch.linalg.matrix_norm(v[0]),
         "nuclear_norm": lambda v: torch.norm(a(v), "nuc"),
-        "native_norm": lambda v: torch.native_norm(a(v).float(), 2),
         "norm_except_dim": lambda v: torch.norm_except_dim(a(v), 2, 0),
         "hypot": lambda v: torch.hypot(v, v.flip(-1)),
         "pairwise_distance": lambda v: F.pairwise_distance(a(v), b(v), eps=0),

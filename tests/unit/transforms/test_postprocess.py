@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 from torch import nn
 
-from xaikit import AbPC, Postprocessor
+from xaikit import AbPC
 from xaikit.core import NORMALIZATIONS, POOLINGS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
 from xaikit.explainers import Gradient
+from xaikit.transforms import Postprocessor
 
 CLOSED = {
     "none": lambda a: a,

@@ -114,14 +114,14 @@ def test_a_metric_that_compares_with_masks():
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
     x, masks = torch.rand(10, 4), torch.arange(4).expand(10, 4) < 2
     found = search("relevance_mass", (x, 0, masks), SmoothGrad(model), n_trials=4)
-    again = found.metric.evaluate(found.best, x, 0, masks=masks).double().mean().item()
+    again = found.metric.evaluate(found.best, x, 0, relevant_region=masks).double().mean().item()
     assert found.value == again
     with pytest.raises(InvalidInputError, match="'relevance_mass' compares with masks, and the data has none"):
         search("relevance_mass", (x, 0), SmoothGrad(model))
 
 
-def test_dead_settings_are_those_that_move_no_objective():
-    assert search([Near(at=0.2), Near(at=0.8)], n_trials=20).dead == ("word",)
+def test_inactive_settings_are_those_that_move_no_objective():
+    assert search([Near(at=0.2), Near(at=0.8)], n_trials=20).inactive_settings == ("word",)
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband", optuna.pruners.MedianPruner(n_startup_trials=3)])
@@ -150,7 +150,7 @@ def test_a_pruned_trial_is_not_run_again():
     found = search(Near(), BATCHES, explainer, pruner=optuna.pruners.MedianPruner(n_startup_trials=2), space=space)
     rows = [row for row in found.trials if row["state"] == "pruned" and row["repeats"] is not None]
     assert all(found.trials[row["repeats"]]["state"] == "pruned" for row in rows)
-    assert found.stopped == "space"
+    assert found.stopped == "exhausted"
 
 
 def test_a_candidate_that_is_not_finite_stops_at_once():
@@ -181,12 +181,12 @@ def test_the_default_stays_where_the_gain_is_noise():
     assert found.best == Dial(MODEL)
     assert found.value == found.default_value
     assert found.gain == 0
-    assert found.gain_interval[0] <= 0 < found.gain_interval[1]
+    assert found.gain_interval.low <= 0 < found.gain_interval.high
     bold = search(Noisy(), (torch.rand(20, 3), None), n_trials=10, cautious=False)
     assert bold.value == max(row["value"] for row in bold.trials) > found.value
     sure = search(Near(), (torch.rand(20, 3), None), n_trials=10)
     assert not sure.kept_default
-    assert sure.gain_interval[0] > 0
+    assert sure.gain_interval.low > 0
 
 
 def test_the_interval_is_students():
@@ -200,7 +200,7 @@ def test_the_interval_is_students():
     found = search(Weighted(), data, n_trials=6)
     best, default = (Weighted().evaluate(e, data[0]).double().numpy() for e in (found.best, Dial(MODEL)))
     expected = ttest_rel(best, default).confidence_interval(0.95)
-    assert found.gain_interval == pytest.approx((expected.low, expected.high), rel=1e-6)
+    assert (found.gain_interval.low, found.gain_interval.high) == pytest.approx((expected.low, expected.high), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,11 @@ def test_it_goes_on_in_its_storage(model, tmp_path):
             InvalidInputError,
             r"needs validation=\(inputs, labels\)",
         ),
-        ({"validation": (torch.rand(4, 4), [0, 1, 0, 1], [0, 1])}, InvalidInputError, "groups must have the shape"),
+        (
+            {"validation": (torch.rand(4, 4), [0, 1, 0, 1], [0, 1])},
+            InvalidInputError,
+            "groups must name one for each of the 4 samples, got 2",
+        ),
         ({"direction": "up"}, InvalidInputError, "direction must be 'maximize' or 'minimize'"),
         ({"space": ["lamda_rrr"]}, UnknownNameError, "RRR cannot tune 'lamda_rrr'; did you mean 'lambda_rrr'"),
         ({"explainers": ["gradient"], "space": ["explainer"]}, InvalidInputError, "leave one out"),
@@ -152,7 +156,7 @@ def test_a_mitigator_with_patience_stops_by_the_same_validation_data(model):
     )
     again, (x, y, groups) = copy.deepcopy(model), validation
     history = found.best.fit(again, *data, validation=(x, y), groups=groups, progress=False)
-    assert history.stopped == "early"
+    assert history.stopped == "early_stopping"
     assert found.value == max(history["validation_worst_group"])
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), found.model.parameters(), strict=True))
 
@@ -170,3 +174,28 @@ def test_the_choice_of_all_explanations_is_of_those_that_a_loss_can_take(model):
     assert all(EXPLAINERS.get(name).DIFFERENTIABLE for name in named)
     with pytest.raises(InvalidInputError, match="stand in explainers= and in space"):
         search(model, space="all", explainers=["gradient", "smoothgrad"])
+
+
+def test_arrays_lists_and_masks_by_keyword_are_read_as_in_fit(model):
+    (x, y, mask), (held_out, labels, groups) = shortcut()
+    options = {"n_trials": 2, "n_epochs": 2, "measure": "accuracy"}
+    truth = search(model, **options, validation=(held_out, labels))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(held_out, labels), batch_size=32)
+    for data, masks in (
+        ((x.numpy(), y.numpy()), mask.numpy() > 0.5),
+        ((x.tolist(), y.tolist()), mask.tolist()),
+        ((x, y), mask.bool()),
+    ):
+        for validation in ((held_out.numpy(), labels.numpy(), groups.numpy()), (held_out, labels.tolist()), loader):
+            mitigator = RRR(n_epochs=2, lr=0.05, batch_size=40, lambda_rrr=0.01)
+            found = tune_mitigator(
+                mitigator,
+                model,
+                data,
+                "accuracy",
+                validation=validation,
+                shortcut_masks=masks,
+                n_trials=2,
+                progress=False,
+            )
+            assert (found.value, found.best) == (truth.value, truth.best)

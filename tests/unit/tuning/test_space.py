@@ -18,8 +18,8 @@ from xaikit.transforms import Constant, Postprocessor
 from xaikit.tuning import tune
 from xaikit.tuning.space_selection import SpaceSelection, make_space, part_of_one, part_of_several
 
-INNER: Registry = Registry("inner", "xaikit.core")
-KINDS: Registry = Registry("kind", "xaikit.core")
+INNER: Registry = Registry("inner")
+KINDS: Registry = Registry("kind")
 
 
 @INNER.register("plain")
@@ -252,7 +252,7 @@ def test_a_choice_of_baselines_with_the_users_own_tensor():
         sampler="grid",
         progress=False,
     )
-    assert found.stopped == "space"
+    assert found.stopped == "exhausted"
     labels = {row["settings"]["baseline"] for row in found.trials}
     assert {"zeros", "constant:value=0.5"} < labels
     assert len(labels) == 4

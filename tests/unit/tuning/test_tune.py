@@ -86,7 +86,7 @@ def test_default_is_trial_0_and_the_best_is_no_worse(knobs, sampler):
     assert found.gain >= 0
     assert found.best.model is knobs.model
     assert len(found.trials) == 40
-    assert found.stopped == "trials"
+    assert found.stopped == "done"
     assert found.n_nan == found.n_failed == 0
 
 
@@ -137,14 +137,14 @@ def test_twenty_settings_twenty_values():
     found = search(SmoothGrad(model), Input(), (torch.rand(4, 5), 0), space=spec, n_trials=20)
     assert len({row["settings"]["noise_level"] for row in found.trials}) == 20
     assert len({row["value"] for row in found.trials}) == 20
-    assert found.dead == ()
+    assert found.inactive_settings == ()
 
 
-def test_dead_settings_are_named(knobs):
-    assert search(knobs, n_trials=24).dead == ("idle",)
-    assert search(knobs, n_trials=24, sampler="random").dead == ("idle",)
-    assert search(knobs, space=["idle"]).dead == ("idle",)
-    assert search(knobs, space=["gain"]).dead == ()
+def test_inactive_settings_are_named(knobs):
+    assert search(knobs, n_trials=24).inactive_settings == ("idle",)
+    assert search(knobs, n_trials=24, sampler="random").inactive_settings == ("idle",)
+    assert search(knobs, space=["idle"]).inactive_settings == ("idle",)
+    assert search(knobs, space=["gain"]).inactive_settings == ()
 
 
 def test_same_settings_are_not_run_twice(knobs):
@@ -158,14 +158,14 @@ def test_same_settings_are_not_run_twice(knobs):
 
 def test_a_space_that_is_used_up_ends_the_search(knobs):
     found = search(knobs, space=["word"], n_trials=50)
-    assert found.stopped == "space"
+    assert found.stopped == "exhausted"
     assert len(found.trials) < 50
     assert {row["settings"]["word"] for row in found.trials} == {"plus", "minus"}
 
 
 def test_grid_covers_its_points_and_no_more(knobs):
     found = search(knobs, space=["word", "steps"], sampler="grid", n_trials=100)
-    assert found.stopped == "space"
+    assert found.stopped == "exhausted"
     assert len(MeanOf.calls) == 10
     assert found.best.steps == 9
     partial = search(knobs, space=["word", "steps"], sampler="grid", n_trials=4)
@@ -236,7 +236,7 @@ def test_ctrl_c_keeps_what_was_found(knobs, monkeypatch):
 
 def test_timeout_ends_the_search(knobs):
     found = search(knobs, n_trials=100_000, timeout=0.3)
-    assert found.stopped == "timeout"
+    assert found.stopped == "out_of_time"
     assert len(found.trials) < 100_000
 
 
@@ -245,7 +245,7 @@ def test_default_outside_the_search_range_is_still_trial_0(knobs):
     found = search(start, n_trials=24)
     assert found.trials[0]["settings"] == {"gain": 7.0, "steps": 2, "idle": 50.0, "word": "plus"}
     assert found.default_value == pytest.approx(-((7 - 0.8) ** 2) + 0.02, rel=1e-5)
-    assert found.dead == ("idle",)
+    assert found.inactive_settings == ("idle",)
 
 
 def test_choice_of_a_registry(knobs):
@@ -292,10 +292,10 @@ def test_result_survives_json():
     assert back.best == found.best
     assert back.metric == found.metric
     assert back.trials == found.trials
-    assert (back.value, back.default_value, back.dead, back.stopped) == (
+    assert (back.value, back.default_value, back.inactive_settings, back.stopped) == (
         found.value,
         found.default_value,
-        found.dead,
+        found.inactive_settings,
         found.stopped,
     )
     assert back.metric.evaluate(back.best, *data).double().mean().item() == found.value
@@ -366,11 +366,11 @@ def test_optunas_log_level_stays(knobs):
         ({"space": "gain"}, InvalidTypeError, "space must hold names"),
         ({"space": {"gain": Float(ge=0)}}, InvalidTypeError, "a spec with a search range"),
         ({"space": []}, InvalidInputError, "the space is empty"),
-        ({"data": torch.rand(2, 3)}, InvalidTypeError, r"data must be \(inputs, targets\)"),
+        ({"data": torch.rand(2, 3)}, InvalidTypeError, r"data must be \(inputs, labels\)"),
         ({"data": []}, InvalidInputError, "data holds no batch"),
-        ({"data": [torch.rand(2, 3)]}, InvalidTypeError, r"data must be \(inputs, targets\)"),
+        ({"data": [torch.rand(2, 3)]}, InvalidTypeError, r"a batch must be \(inputs, labels\)"),
         ({"data": (torch.zeros(0, 3), None)}, InvalidInputError, "empty batch"),
-        ({"data": torch.utils.data.TensorDataset(torch.rand(2, 3))}, InvalidTypeError, "DataLoader"),
+        ({"data": torch.utils.data.TensorDataset(torch.rand(2, 3))}, InvalidTypeError, "a data set must give samples"),
     ],
 )
 def test_bad_input_ends_in_a_sentence(knobs, change, error, message):
@@ -392,5 +392,5 @@ def test_wrong_targets_end_the_search_at_once():
 def test_a_file_that_holds_no_result(tmp_path, text):
     path = tmp_path / "result.json"
     path.write_text(text)
-    with pytest.raises(InvalidInputError, match=r"result\.json holds no result of a search"):
+    with pytest.raises(InvalidInputError, match=r"result\.json holds no TuneResult that can be read"):
         TuneResult.load(path)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from xaikit import upward
 from xaikit.core import Call, Float
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
 from xaikit.core.results import Result
@@ -68,10 +69,8 @@ class Hierarchy(Result):
         Raises:
             MissingDependencyError: where matplotlib is absent.
         """
-        from importlib import import_module
-
         try:
-            report = import_module("xaikit.report.hierarchies")
+            report = upward.load("hierarchies")
         except ImportError as err:
             raise MissingDependencyError(f"figures need matplotlib: pip install 'xaikit[report]' ({err})") from err
         return report.plot_hierarchy(self, inputs, **options)

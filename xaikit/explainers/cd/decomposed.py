@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_iter, tree_map_only
 
+from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
+from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.location import calling_module
 from xaikit.explainers.cd.registry import RULES, in_place_of
@@ -38,7 +39,7 @@ class Decomposed(torch.Tensor):
     @staticmethod
     def __new__(cls: type[Decomposed], parts: Tensor, share: Tensor, context: Context) -> Decomposed:
         """A wrapper of the form of the tensor that the model sees, without storage of its own."""
-        return torch.Tensor._make_wrapper_subclass(cls, parts.shape[2:], dtype=parts.dtype, device=parts.device)
+        return torch_private.make_wrapper_subclass(cls, parts.shape[2:], dtype=parts.dtype, device=parts.device)
 
     def __init__(self, parts: Tensor, share: Tensor, context: Context) -> None:
         self._parts, self.share, self.context = parts, share, context
@@ -273,7 +274,7 @@ def get_property(name: str, value: Decomposed) -> Any:
     }.get(name)
     if read is not None:
         return read()
-    with torch._C.DisableTorchFunctionSubclass():
+    with torch_private.DisableTorchFunctionSubclass():
         return getattr(value, name)
 
 

@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 import torch
 from torch.nn import functional
 
+from xaikit.core.torch_private import NN_FUNCTIONS
+
 Rule = Callable[..., Any]
 R = TypeVar("R", bound=Rule)
 
-NAMESPACES = (torch, torch.Tensor, functional, torch._C._nn, torch.special, torch.linalg, torch.fft)
+NAMESPACES = (torch, torch.Tensor, functional, NN_FUNCTIONS, torch.special, torch.linalg, torch.fft)
 RULES: dict[Any, Rule] = {}
 
 

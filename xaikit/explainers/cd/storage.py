@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
 from xaikit.core.errors import UnsupportedOperationError
+from xaikit.core.torch_private import tree_map_only
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
 from xaikit.explainers.cd.location import calling_module
+from xaikit.torch_ops.in_place import base_of
 
 
 class WrittenTensors(TorchFunctionMode):
@@ -37,7 +38,7 @@ class WrittenTensors(TorchFunctionMode):
         """The tensor, or the decomposition of what was written into it."""
         if isinstance(tensor, Decomposed) or not self._written:
             return tensor
-        base = tensor if tensor._base is None else tensor._base
+        base = base_of(tensor)
         entry = self._written.get(id(base))
         if entry is None:
             return tensor
@@ -45,7 +46,7 @@ class WrittenTensors(TorchFunctionMode):
 
     def decomposed(self, target: Tensor, like: Decomposed) -> Decomposed:
         """The decomposition of a plain tensor that is about to be written into; its values so far are a constant."""
-        base = target if target._base is None else target._base
+        base = base_of(target)
         if id(base) not in self._written:
             if not base.is_contiguous():
                 raise UnsupportedOperationError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
+from xaikit.core.lightning_private import lightning_inner
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -15,7 +17,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         UnsupportedOperationError: for a model of torch.jit, whose code is no longer Python.
     """
     while True:
-        inner = getattr(model, "_orig_mod", None) or getattr(model, "_forward_module", None)
+        inner = torch_private.compiled_inner(model) or lightning_inner(model)
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
         elif isinstance(inner, nn.Module):

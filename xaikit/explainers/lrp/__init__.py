@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xaikit.explainers.lrp.variants import (
+from xaikit.explainers.lrp.catalogue import (
     LRP,
     AttnLRP,
     LRPEpsilonAlpha2Beta1,
@@ -10,5 +10,14 @@ from xaikit.explainers.lrp.variants import (
     LRPEpsilonPlus,
     LRPUniformEpsilon,
 )
+from xaikit.explainers.lrp.registry import lrp_rule
 
-__all__ = ["LRP", "AttnLRP", "LRPEpsilonAlpha2Beta1", "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon"]
+__all__ = [
+    "LRP",
+    "AttnLRP",
+    "LRPEpsilonAlpha2Beta1",
+    "LRPEpsilonGammaBox",
+    "LRPEpsilonPlus",
+    "LRPUniformEpsilon",
+    "lrp_rule",
+]

@@ -2,20 +2,26 @@
 
 What flows backwards is g = R / x, relevance per unit of activation. In this form LRP-0 is the gradient itself, so that
 sums, reshapes, poolings and every other linear operation need no rule: R_in = x * (dy/dx)^T (R_out / y).
+Of complex values, g and R are such that R = Re(conj(g) x), as torch's gradients of complex values are.
 """
 
 from __future__ import annotations
 
 import contextlib
+import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from xaikit.core import torch_private
+from xaikit.explainers.lrp.batched import Step
+
 # What an activation of exactly 0 counts as: a rule may still give it relevance (ZBox on a black pixel). Added to any
 # other activation it is lost in rounding.
-TINY = {torch.float64: 1e-30, torch.float16: 1e-7}
+TINY = {torch.float64: 1e-30, torch.complex128: 1e-30, torch.float16: 1e-7}
 
 
 def nonzero(x: Tensor) -> Tensor:
@@ -23,22 +29,40 @@ def nonzero(x: Tensor) -> Tensor:
     return x + TINY.get(x.dtype, 1e-18)
 
 
+def relevance_of(g: Tensor, x: Tensor) -> Tensor:
+    """R of g = R / x, a real number for each entry."""
+    return (g.conj() * nonzero(x)).real if x.is_complex() else g * nonzero(x)
+
+
+def per_unit(relevance: Tensor, x: Tensor) -> Tensor:
+    """The g = R / x of a relevance."""
+    return relevance / nonzero(x).conj()
+
+
 def damped(g: Tensor, y: Tensor, epsilon: float) -> Tensor:
     """The stand-in for g = R / y with a stabilizer: R / (y + epsilon * sign(y)) = g * |y| / (|y| + epsilon)."""
     size = y.abs()
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or y.is_complex():
         return g * (nonzero(size) / (size + epsilon))
     return (size + epsilon).reciprocal_().mul_(size.add_(TINY.get(y.dtype, 1e-18))).mul_(g)
 
 
+class Saved:
+    """A tensor that a backward pass needs as it is now, also where the model goes on to write into its memory."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
 class Flow:
-    """Whether the backward pass that runs now carries relevance.
+    """Whether the backward pass that runs now carries relevance, and the tensors that it needs.
 
     One object per attribution call: a second derivative runs through the same graph later, with `active` off.
     """
 
     def __init__(self) -> None:
         self.active = False
+        self._saved: dict[int, list[weakref.ref[Saved]]] = defaultdict(list)
 
     @contextlib.contextmanager
     def relevance(self) -> Iterator[None]:
@@ -49,117 +73,188 @@ class Flow:
         finally:
             self.active = False
 
+    def save(self, x: Tensor) -> Saved:
+        """Keep a tensor for the backward pass. It is copied only if `before_write` tells that it is about to change."""
+        saved = Saved(x)
+        self._saved[_memory(x)].append(weakref.ref(saved))
+        return saved
 
-class Stop(torch.autograd.Function):
+    def before_write(self, x: Tensor) -> None:
+        """Copy what was saved of the memory of x, which the model is about to write into."""
+        for reference in self._saved.pop(_memory(x), ()):
+            saved = reference()
+            if saved is not None:
+                saved.tensor = saved.tensor.clone()
+
+
+def _memory(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
+
+
+class Stop(Step):
     """x for the forward pass; no relevance reaches it (a frozen scale, an attention weight)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, flow: Flow) -> Tensor:  # noqa: D102
-        ctx.flow = flow
+    def forward(x: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
         return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
+        _, ctx.flow = inputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         return (None if ctx.flow.active else grads[0]), None
 
 
-class Share(torch.autograd.Function):
+class Share(Step):
     """x for the forward pass; the given fraction of the relevance reaches it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, fraction: float, flow: Flow) -> Tensor:  # noqa: D102
-        ctx.flow, ctx.fraction = flow, fraction
+    def forward(x: Tensor, fraction: float | Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
         return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
+        _, ctx.fraction, ctx.flow = inputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         return (grads[0] * ctx.fraction if ctx.flow.active else grads[0]), None, None
 
 
-class Side(torch.autograd.Function):
+class ReadRelevance(Step):
     """y for the forward pass and for true gradients; relevance goes to a leaf, where it is read off."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, leaf: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        ctx.flow = flow
+    def forward(y: Tensor, leaf: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
         return y.view_as(y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
+        ctx.flow = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         return (None, grads[0], None) if ctx.flow.active else (grads[0], None, None)
 
 
-class Beside(torch.autograd.Function):
-    """y for the forward pass and for true gradients; its relevance goes the way of y and of a side, each in full."""
+class BranchRelevance(Step):
+    """y for the forward pass and for true gradients; its relevance goes the way of y and of a branch, each in full."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, side: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        ctx.flow = flow
+    def forward(y: Tensor, branch: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
         return y.clone()  # what follows may work in place
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
+        ctx.flow = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         return grads[0], (grads[0] if ctx.flow.active else None), None
 
 
-class Pass(torch.autograd.Function):
-    """y = f(x), elementwise: x gets the relevance of y, R_in = R_out."""
+class Pass(Step):
+    """y = f(x), entry by entry: x gets the relevance of y, R_in = R_out."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, flow: Flow) -> Tensor:  # noqa: D102
-        ctx.flow = flow
-        ctx.save_for_backward(x, y)
+    def forward(x: Tensor, y: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
         return y.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
+        x, y, ctx.flow = inputs
+        ctx.x, ctx.y = ctx.flow.save(x), y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         (g,) = grads
         if not ctx.flow.active:
             return None, g, None
-        x, y = ctx.saved_tensors
-        with torch._C.DisableTorchFunction():
+        x, y = ctx.x.tensor, ctx.y
+        with torch_private.DisableTorchFunction():
+            if x.is_complex() or y.is_complex():
+                return per_unit(relevance_of(g, y), x), None, None
             return g * nonzero(y) / nonzero(x), None, None
 
 
-class Output(torch.autograd.Function):
+class Output(Step):
     """y of an operation that is linear in its input; `damp(g, y)` stands for R / y = g in its backward pass.
 
     This is zennit's Epsilon and Norm: R_in = x * (dy/dx)^T (R_out / (y + epsilon * sign(y))).
     """
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, damp: Callable[[Tensor, Tensor], Tensor], flow: Flow) -> Tensor:  # noqa: D102
-        ctx.flow, ctx.damp = flow, damp
-        ctx.save_for_backward(y)
+    def forward(y: Tensor, damp: Callable[[Tensor, Tensor], Tensor], flow: Flow) -> Tensor:  # noqa: ARG004, D102
         return y.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
+        ctx.y, ctx.damp, ctx.flow = inputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         (g,) = grads
         if not ctx.flow.active:
             return g, None, None
-        (y,) = ctx.saved_tensors
-        with torch._C.DisableTorchFunction():
-            return ctx.damp(g, y), None, None
+        with torch_private.DisableTorchFunction():
+            return ctx.damp(g, ctx.y), None, None
 
 
-class Ruled(torch.autograd.Function):
+class Ruled(Step):
     """y of a layer whose input gets its relevance by `rule(x, y, R, *parameters) -> R_in / x`."""
+
+    ELEMENTWISE = False
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any, x: Tensor, y: Tensor, rule: Callable[..., Tensor], flow: Flow, *parameters: Tensor | None
+        x: Tensor,  # noqa: ARG004
+        y: Tensor,
+        rule: Callable[..., Tensor],  # noqa: ARG004
+        flow: Flow,  # noqa: ARG004
+        *parameters: Tensor | None,  # noqa: ARG004
     ) -> Tensor:
-        ctx.flow, ctx.rule = flow, rule
-        ctx.save_for_backward(x, y, *parameters)
         return y.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
+        x, ctx.y, ctx.rule, ctx.flow, *parameters = inputs
+        ctx.x = ctx.flow.save(x)
+        ctx.save_for_backward(*parameters)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         (g,) = grads
-        rest = (None,) * (len(ctx.needs_input_grad) - 2)
+        no_gradients = (None,) * (len(ctx.needs_input_grad) - 2)
         if not ctx.flow.active:
-            return None, g, *rest
-        x, y, *parameters = ctx.saved_tensors
-        with torch._C.DisableTorchFunction():
-            return ctx.rule(x, y, g * nonzero(y), *parameters), None, *rest
+            return None, g, *no_gradients
+        with torch_private.DisableTorchFunction():
+            relevance = relevance_of(g, ctx.y)
+            return ctx.rule(ctx.x.tensor, ctx.y, relevance, *ctx.saved_tensors), None, *no_gradients
+
+
+class UserRuled(Step):
+    """y of an operation whose operands get their relevance by `rule(R, y, *operands) -> R_in of each`."""
+
+    ELEMENTWISE = False
+
+    @staticmethod
+    def forward(y: Tensor, rule: Callable[..., Any], flow: Flow, *operands: Tensor) -> Tensor:  # noqa: ARG004, D102
+        return y.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
+        ctx.y, ctx.rule, ctx.flow, *operands = inputs
+        ctx.operands = [ctx.flow.save(x) for x in operands]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
+        (g,) = grads
+        if not ctx.flow.active:
+            return g, None, None, *(None for _ in ctx.operands)
+        operands = [saved.tensor for saved in ctx.operands]
+        with torch_private.DisableTorchFunction():
+            shares = ctx.rule(relevance_of(g, ctx.y), ctx.y, *operands)
+            units = (None if r is None else per_unit(r, x) for r, x in zip(shares, operands, strict=True))
+        return None, None, None, *units

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from xaikit.core import torch_private
+
 BackwardCFunction = torch.autograd.function.BackwardCFunction
 
 
 def depends(output: Tensor, inputs: Iterable[Tensor]) -> bool:
     """Whether autograd leads from a result back to one of some tensors, other than through a frozen scale."""
-    with torch._C.DisableTorchFunction():
+    with torch_private.DisableTorchFunction():
         goals = {get_gradient_edge(x).node for x in inputs}
     seen, waiting = set(), [output.grad_fn]
     while waiting:
@@ -43,7 +45,7 @@ def operations_before(output: Tensor, known: Iterable[Tensor]) -> str:
 
 
 def _ours(node: Any) -> bool:
-    kind = getattr(node, "_forward_cls", None)
+    kind = torch_private.autograd_class(node)
     return kind is not None and kind.__module__.startswith("xaikit.")
 
 

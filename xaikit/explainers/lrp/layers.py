@@ -1,9 +1,4 @@
-"""Affine operations as functions of their parameters, and zennit's rules evaluated on them.
-
-zennit's own hooks evaluate a rule on ``Parameter(modifier(parameter.data))``, which cuts the path to the weights. Here
-the same modifiers act on the live tensors, so that the relevance can be differentiated with respect to every parameter.
-Known rules use what the forward pass has computed already; any other BasicHook goes the general way.
-"""
+"""Affine operations as functions of their parameters, and BatchNorm folded into them."""
 
 from __future__ import annotations
 
@@ -11,10 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
-
-from xaikit.explainers.lrp.flow import nonzero
 
 Forward = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Transpose = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -62,106 +54,60 @@ class Affine:
     side: Affine | None = None
 
 
-def parameter(hook: Any, index: int, tensor: Tensor | None, name: str) -> Any:
-    """The parameter as the hook's modifier number `index` wants it, still connected to the model's own."""
-    modifier = hook.param_modifiers[index]
-    if tensor is None:
-        return None
-    zeroed = getattr(modifier, "zero_params", None) or ()
-    if name == zeroed or (not isinstance(zeroed, str) and name in zeroed):
-        return torch.zeros_like(tensor)
-    keys = getattr(modifier, "param_keys", None)
-    if keys is not None and name not in keys:
-        return tensor
-    return getattr(modifier, "modifier", modifier)(tensor, name)
+@dataclasses.dataclass(frozen=True)
+class StandaloneBatchNorm:
+    """A BatchNorm that no affine operation precedes: y = scale * x + shift, per channel (dimension 1).
 
-
-def general(hook: Any, forward: Callable[[Tensor, int], Tensor], x: Tensor, relevance: Tensor) -> Tensor:
-    """R_in / x of any BasicHook: one forward and one backward pass for each of its modifiers.
-
-    `forward(input, index)` is the layer with its parameters modified by modifier number `index`.
-    """
-    inputs, outputs = [], []
-    with torch.enable_grad():
-        for index, (modify, finish) in enumerate(zip(hook.input_modifiers, hook.output_modifiers, strict=True)):
-            value = modify(x)
-            # A view of its own for each modifier: several may return x itself.
-            value = value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
-            inputs.append(value)
-            outputs.append(finish(forward(value, index)))
-    gradients = torch.autograd.grad(
-        outputs, inputs, hook.gradient_mapper(relevance, outputs), create_graph=torch.is_grad_enabled()
-    )
-    return hook.reducer(inputs, gradients) / nonzero(x)
-
-
-def any_hook(hook: Any, operation: Operation) -> Callable[..., Tensor]:
-    """The rule of any BasicHook on an affine operation."""
-
-    def rule(x: Tensor, _y: Tensor, relevance: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        def forward(value: Tensor, index: int) -> Tensor:
-            w, b = parameter(hook, index, weight, "weight"), parameter(hook, index, bias, "bias")
-            return operation.forward(value, w, b)
-
-        return general(hook, forward, x, relevance)
-
-    return rule
-
-
-def _signed(
-    operation: Operation, hook: Any, x: Tensor, weight: Tensor, bias: Tensor | None, first: int
-) -> tuple[Tensor, bool]:
-    """Output of the hook's modifiers `first` (x >= 0) and `first + 1` (x < 0) together, and whether x has negatives.
-
-    The negative part costs a pass of its own only where there is one: after a ReLU there is none.
-    """
-    negative = bool((x < 0).any())
-    out = operation.forward(
-        x.clamp(min=0) if negative else x,
-        parameter(hook, first, weight, "weight"),
-        parameter(hook, first, bias, "bias"),
-    )
-    if negative:
-        out = out + operation.forward(x.clamp(max=0), parameter(hook, first + 1, weight, "weight"), None)
-    return out, negative
-
-
-def _transposed(
-    operation: Operation, hook: Any, x: Tensor, weight: Tensor, g: Tensor, first: int, negative: bool
-) -> Tensor:
-    """The way back of `_signed`: W'^T g where x >= 0, W''^T g where x < 0."""
-    back = operation.transpose(g, parameter(hook, first, weight, "weight"), x)
-    if not negative:
-        return back
-    return torch.where(x < 0, operation.transpose(g, parameter(hook, first + 1, weight, "weight"), x), back)
-
-
-def zplus(hook: Any, operation: Operation) -> Callable[..., Tensor]:
-    """z+ rule: R_in = x * (W'^T (R / z')), z' the sum of all positive contributions. One pass beside the gradient's."""
-
-    def rule(x: Tensor, _y: Tensor, relevance: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        z, negative = _signed(operation, hook, x, weight, bias, 0)
-        g = hook.gradient_mapper(relevance, [z])[0]
-        return _transposed(operation, hook, x, weight, g, 0, negative)
-
-    return rule
-
-
-def two_signs(hook: Any, operation: Operation) -> Callable[..., Tensor]:
-    """Gamma and alpha-beta rules: the contributions of each sign have a denominator of their own.
-
-    Both are x * (W'^T g' + W''^T g''), where the hook's mapper makes g' and g'' of R and of the two sums z' and z''.
+    `y` has no rule of its own, for the affine operation behind, of which the BatchNorm then becomes part.
     """
 
-    def rule(x: Tensor, y: Tensor, relevance: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        first, negative = _signed(operation, hook, x, weight, bias, 0)
-        second, _ = _signed(operation, hook, x, weight, bias, 2)
-        zero = torch.zeros((), dtype=x.dtype, device=x.device)
-        outputs = [first, zero, second, zero, y]
-        g = hook.gradient_mapper(relevance, outputs[: len(hook.input_modifiers)])
-        back = [_transposed(operation, hook, x, weight, g[i], i, negative) for i in (0, 2)]
-        # The reducer is linear in x * gradient, so that x = 1 leaves R_in / x.
-        one, zero = torch.ones_like(x), torch.zeros_like(x)
-        return hook.reducer([one, zero, one, zero], [back[0], zero, back[1], zero])
+    x: Tensor
+    y: Tensor
+    scale: Tensor
+    shift: Tensor
 
-    return rule
+
+def _channels(value: Tensor, x: Tensor) -> Tensor:
+    return value.view(-1, *(1,) * (x.ndim - 2))
+
+
+# A product and a sum, not torch's own: its gradient is wrong for a batch of one whose gradient comes transposed (2.13).
+DIAGONAL = Operation(
+    lambda x, w, b: x * _channels(w, x) if b is None else (x * _channels(w, x)).add_(_channels(b, x)),
+    lambda g, w, _x: g * _channels(w, g),
+)
+
+
+def scaled(w: Tensor, scale: Tensor, operation: Operation, *, inputs: bool = False) -> Tensor:
+    """W times one number for each output channel, or for each input channel."""
+    ones = (1,) * (w.ndim - 2)
+    if (operation.out_dim == 0) != inputs:  # the channels are in dimension 0, which holds those of all groups
+        return w * scale.view(-1, 1, *ones)
+    blocks = w.reshape(operation.groups, -1, *w.shape[1:])
+    return (blocks * scale.view(operation.groups, 1, -1, *ones)).reshape(w.shape)
+
+
+def folded_after(layer: Affine, scale: Tensor, shift: Tensor) -> Affine:
+    """One layer in place of an affine one and the BatchNorm behind it: W' = scale * W, b' = scale * b + shift."""
+    y = DIAGONAL.forward(layer.y, scale, shift)
+    weight, ones = scaled(layer.weight, scale, layer.operation), (1,) * (layer.weight.ndim - 2)
+    if layer.bias is None:
+        bias = shift
+    elif layer.bias.ndim > 1:
+        bias = layer.bias * scale.view(-1, *ones) + shift.view(-1, *ones)
+    else:
+        bias = layer.bias * scale + shift
+    side = None if layer.side is None else folded_after(layer.side, scale, shift)
+    return dataclasses.replace(layer, y=y, weight=weight, bias=bias, side=side)
+
+
+def folded_before(layer: Affine, norm: StandaloneBatchNorm) -> Affine:
+    """One affine layer in place of a BatchNorm and the affine layer behind it: W (scale * x + shift) + b.
+
+    A padded convolution sees no shift beyond the border, so that the new bias is a map over the positions.
+    """
+    x, w = norm.x, layer.weight
+    weight = scaled(w, norm.scale, layer.operation, inputs=True)
+    constant = norm.shift.view(1, -1, *(1,) * (x.ndim - 2)).expand(1, *x.shape[1:])
+    bias = layer.operation.forward(constant, w, layer.bias)
+    return dataclasses.replace(layer, x=x, weight=weight, bias=bias[0] if bias.ndim == 2 else bias)

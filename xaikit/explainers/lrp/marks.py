@@ -1,11 +1,17 @@
-"""What a trace knows about a tensor."""
+"""What a trace knows about the tensors that depend on the explained input."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from xaikit.core.torch_private import version_of, view_base
+from xaikit.torch_ops import base_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -17,7 +23,7 @@ class Mark:
             the other factor through and takes no relevance itself.
         odd: tanh or erf, of which 1 + y is a gate.
         layer: the `Affine` operation whose output it is, for a BatchNorm that follows.
-        norm: the `Standing` BatchNorm whose output it is, for an affine operation that follows.
+        norm: the `StandaloneBatchNorm` whose output it is, for an affine operation that follows.
         logits: what the softmax was taken of whose output it is.
         tap: the same tensor, where it is a layer's output that is explained, with relevance to the place where it is
             read off and no further: for rules that pass by this tensor, since a BatchNorm is folded in or out.
@@ -33,3 +39,74 @@ class Mark:
 
 PLAIN = Mark()
 GATE = Mark(gate=True)
+
+
+class Marks:
+    """The marks of the tensors of one forward pass.
+
+    A mark tells about the values that a tensor had when it was marked. Once they are written over, by this tensor or by
+    another one that shares the memory, only the dependence on the explained input is left of it.
+    """
+
+    def __init__(self) -> None:
+        self._marks: Any = WeakIdKeyDictionary()  # tensor -> its mark, and its version then
+
+    def __contains__(self, x: Any) -> bool:
+        """Whether x is a tensor that depends on the explained input."""
+        if not isinstance(x, Tensor):
+            return False
+        if x in self._marks:
+            return True
+        # A view that was taken before something was written into its base, or into another view of that.
+        base = view_base(x)
+        return base is not None and x.requires_grad and base in self._marks
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._marks)
+
+    def is_current(self, x: Tensor) -> bool:
+        """Whether the values of x are those for which it was marked."""
+        return x in self._marks and self._marks[x][1] == version_of(x)
+
+    def __getitem__(self, x: Tensor) -> Mark:
+        """What is known about x; `PLAIN` where nothing is."""
+        mark, version = self._marks.get(x, (PLAIN, -1))
+        return mark if version == version_of(x) else PLAIN
+
+    def set(self, output: Any, mark: Mark = PLAIN) -> Any:
+        """Note that a result, or each tensor of it, depends on the explained input; what has no gradient does not."""
+        if isinstance(output, Tensor):
+            if output.requires_grad:
+                self._marks[output] = (mark, version_of(output))
+        elif isinstance(output, (tuple, list)):
+            for item in output:
+                self.set(item, mark)
+        return output
+
+    def set_written(self, x: Tensor, mark: Mark = PLAIN) -> Tensor:
+        """Note that a value which depends on the explained input was written into x, and so into the base of x."""
+        base = base_of(x)
+        if base is not x:
+            self.set(base)
+        self.set(x, mark)
+        return x
+
+    def among(self, *places: Any) -> list[Tensor]:
+        """The tensors in arguments, lists and dictionaries that depend on the explained input."""
+        tensors: list[Tensor] = []
+        for place in places:
+            if isinstance(place, Tensor):
+                if place in self:
+                    tensors.append(place)
+            elif isinstance(place, (tuple, list)):
+                tensors += self.among(*place)
+            elif isinstance(place, dict):
+                tensors += self.among(*place.values())
+        return tensors
+
+
+def same_values(x: Tensor, y: Any) -> bool:
+    """Whether a tensor holds the values of another in the same form, as a copy or a cast that changes nothing does."""
+    if y is x:
+        return True
+    return isinstance(y, Tensor) and y.shape == x.shape and y.dtype == x.dtype and torch.is_floating_point(x)

@@ -1,98 +1,138 @@
-"""The table of relevance rules for operations, by the name of the torch function, and how one of them is applied.
+"""How one operation runs under a trace: with its rule, or with the gradient as its rule.
 
-In the form R = g * x most operations need no rule: sums, reshapes, poolings and all else that is linear in its input,
-and every homogeneous function (Euler: x * f'(x) = f(x) for ReLU, a norm, a maximum). `names` lists them.
+In the form R = g * x most kinds of operations need no rule: sums, reshapes, poolings and all else that is linear in its
+input, and every homogeneous function (Euler: x * f'(x) = f(x) for ReLU, a norm, a maximum).
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from xaikit.explainers.lrp.marks import GATE, PLAIN
-from xaikit.explainers.lrp.names import AS_GRADIENT, KEEPS_GATES, NO_RELEVANCE
+from xaikit.explainers.lrp.flow import Pass, UserRuled
+from xaikit.explainers.lrp.marks import GATE, PLAIN, same_values
+from xaikit.explainers.lrp.registry import HANDLERS, HANDLERS_BY_KIND, USER_RULES, checked_shares
+from xaikit.torch_ops import KINDS, WHY_NONE, WRITTEN_OUT, Kind, computed, operation_name, plain_name, positional
+from xaikit.torch_ops.kinds import BACKEND, TRANSPORT, UNDECIDED
 
 if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
 
-Handler = Callable[..., Any]
-HANDLERS: dict[str, Handler] = {}
-SAVES_NOTHING = ("add", "__add__")  # the backward pass needs no input
-TENSOR_PROPERTIES = ("T", "mT", "H", "mH", "real")
+AS_GRADIENT = {Kind.STRUCTURE, Kind.LINEAR, Kind.HOMOGENEOUS, Kind.SELECTION, Kind.EMBEDDING}
+WITHOUT_RULE = {UNDECIDED, TRANSPORT, BACKEND, None}
+KEEPS_GATES = ("dropout", "mean", "rsub", "interpolate")
+# Their result holds the values of their operand, wherever it has its form.
+COPIES = {
+    "clone", "contiguous", "to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda", "dropout",
+    "requires_grad", "view",
+}  # fmt: skip
+SAVES_NOTHING = ("add",)  # the backward pass needs no input
+TENSOR_PROPERTIES = ("T", "mT", "H", "mH", "real", "imag")
 
 
-def rule(*names: str) -> Callable[[Handler], Handler]:
-    """Make a function the handler ``(trace, func, *args, **kwargs)`` of these operations."""
-
-    def register(handler: Handler) -> Handler:
-        HANDLERS.update(dict.fromkeys(names, handler))
-        return handler
-
-    return register
-
-
-def apply_rule(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def apply_rule(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run one operation on the explained input, with its rule."""
-    name = getattr(func, "__name__", str(func))
-    if name in ("__get__", "__set__"):
-        output = func(*args, **kwargs)
-        return trace.mark(output, trace.marks[args[0]]) if func.__self__.__name__ in TENSOR_PROPERTIES else output
-    if name in NO_RELEVANCE:
-        return func(*args, **kwargs)
-    base = out_of_place(name)
-    if handler := HANDLERS.get(base):
-        return _handled(trace, handler, func, base, args, kwargs)
-    live = trace.live(args, kwargs)
-    gates = base in KEEPS_GATES and all(trace.gate(t) for t in live)
-    output = trace.mark(func(*args, **kwargs), GATE if gates else PLAIN)
-    if base not in AS_GRADIENT and trace.live(output if isinstance(output, (tuple, list)) else (output,)):
-        trace.unknown.setdefault(name, trace.where)
-    if base == "__setitem__":
-        trace.mark(args[0])
+    name = operation_name(function)
+    if name == "__get__":
+        output = function(*args, **kwargs)
+        return trace.mark(output, trace.marks[args[0]]) if function.__self__.__name__ in TENSOR_PROPERTIES else output
+    kind = KINDS.get(name)
+    if kind is None and name not in USER_RULES and WHY_NONE.get(name) not in WITHOUT_RULE:
+        return function(*args, **kwargs)
+    plain, args_, kwargs_, in_place = computed(function, args, kwargs)
+    args_, kwargs_ = positional(plain, args_, kwargs_)
+    if in_place:
+        trace.flow.before_write(args_[0])
+    handler = _handler(trace, name, kind)
+    if handler is None:
+        return _as_gradient(trace, function, kind, args, kwargs)
+    if not in_place:
+        return handler(trace, plain, *args_, **kwargs_)
+    # A rule needs the input as it was: compute beside it, then put the result in its place.
+    target = before = args_[0]
+    if name not in SAVES_NOTHING:
+        before = target.clone()
+        if target in trace.marks:
+            trace.mark(before, trace.marks[target])
+    output = handler(trace, plain, before, *args_[1:], **kwargs_)
+    with torch.no_grad() if not output.requires_grad else torch.enable_grad():
+        target.copy_(output)
+    return trace.marks.set_written(target, trace.marks[output])
+
+
+def _handler(trace: Trace, name: str, kind: Kind | None) -> Any:
+    if name in USER_RULES:
+        return _user_ruled
+    if name == "relu":
+        return _passing_relu if trace.rules.rectifiers_pass else None
+    if name in HANDLERS:
+        return HANDLERS[name]
+    if name in WRITTEN_OUT:
+        return written_out
+    return None if kind is None else HANDLERS_BY_KIND.get(kind)
+
+
+def _as_gradient(trace: Trace, function: Any, kind: Kind | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An operation whose rule is the gradient, or which has no rule and is named in a warning."""
+    name = operation_name(function)
+    operands = trace.marks.among(args, kwargs)
+    marks = [trace.marks[x] for x in operands]
+    output = function(*args, **kwargs)
+    if name == "__setitem__":
+        trace.marks.set_written(args[0])
+        return output
+    mark = PLAIN
+    if name in COPIES and len(operands) == 1 and same_values(operands[0], output) and not _drops(name, args, kwargs):
+        mark = marks[0]
+    elif (kind is Kind.STRUCTURE or name in KEEPS_GATES) and all(m.gate for m in marks):
+        constants = [a for a in args if isinstance(a, Tensor) and a.is_floating_point() and a not in trace.marks]
+        mark = PLAIN if constants else GATE
+    if isinstance(output, Tensor) and args and output is args[0]:
+        trace.marks.set_written(output, mark)
+    else:
+        trace.mark(output, mark)
+    if kind not in AS_GRADIENT and trace.marks.among(output if isinstance(output, (tuple, list)) else (output,)):
+        trace.unknown.setdefault(plain_name(function), trace.where)
     return output
 
 
-def out_of_place(name: str) -> str:
-    """The name without the mark of working in place: add_ -> add, __iadd__ -> add."""
-    if name in ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__", "__imatmul__"):
-        return f"__{name[3:]}"
-    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+def _drops(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a dropout is on."""
+    return name == "dropout" and bool(kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else True)))
 
 
-def _handled(
-    trace: Trace, handler: Handler, func: Any, base: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    name, place = func.__name__, _inplace_position(func)
-    inplace = kwargs.get("inplace", place is not None and len(args) > place and args[place])
-    if place is not None and inplace:
-        kwargs = {k: v for k, v in kwargs.items() if k != "inplace"}
-        args = tuple(False if i == place else a for i, a in enumerate(args))
-    if base == name and not inplace:
-        return handler(trace, func, *args, **kwargs)
-    # A rule needs the input as it was: compute beside it, then put the result in its place.
-    target = before = args[0]
-    if base not in SAVES_NOTHING:
-        before = trace.mark(target.clone(), trace.marks[target]) if trace.is_live(target) else target.clone()
-    plain = func if base == name else getattr(torch.Tensor, base)
-    output = handler(trace, plain, before, *args[1:], **kwargs)
-    with torch.no_grad() if not output.requires_grad else torch.enable_grad():
-        target.copy_(output)
-    return trace.mark(target, trace.marks.get(output, PLAIN))
+def _passing_relu(trace: Trace, function: Any, x: Tensor, **kwargs: Any) -> Tensor:
+    """A ReLU that hands on all relevance, R_in = R_out, also at its zeros."""
+    return trace.mark(Pass.apply(x, function(x, **kwargs), trace.flow))
 
 
-@functools.cache
-def _inplace_position(func: Any) -> int | None:
-    """Where a Python function takes `inplace`, if it does."""
-    if not inspect.isfunction(func) or not inspect.isfunction(inspect.unwrap(func)):
-        return None
-    parameters = list(inspect.signature(func).parameters)
-    return parameters.index("inplace") if "inplace" in parameters else None
+def written_out(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """A fused operation as plain ones, each of which finds its rule."""
+    with trace:
+        return WRITTEN_OUT[operation_name(function)](function, *args, **kwargs)
 
 
-def arguments(signature: str, args: tuple[Any, ...], kwargs: dict[str, Any], **defaults: Any) -> dict[str, Any]:
-    """Arguments by name, for torch functions that have no Python signature."""
-    return {**defaults, **dict(zip(signature.split(), args, strict=False)), **kwargs}
+def _user_ruled(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """An operation with a user's rule."""
+    user_rule, output = USER_RULES[operation_name(function)], function(*args, **kwargs)
+    operands = trace.marks.among(args, kwargs)
+
+    def shares(relevance: Tensor, y: Tensor, *saved: Tensor) -> tuple[Any, ...]:
+        values = iter(saved)
+        inside = _replaced(trace, (args, kwargs), values)
+        return checked_shares(function, user_rule, user_rule(relevance, y, *inside[0], **inside[1]), operands)
+
+    return trace.mark(UserRuled.apply(output, shares, trace.flow, *operands))
+
+
+def _replaced(trace: Trace, value: Any, values: Any) -> Any:
+    """Arguments with the saved tensors in the places of those that depend on the explained input."""
+    if isinstance(value, Tensor):
+        return next(values) if value in trace.marks else value
+    if isinstance(value, (tuple, list)):
+        return type(value)(_replaced(trace, v, values) for v in value)
+    if isinstance(value, dict):
+        return {k: _replaced(trace, v, values) for k, v in value.items()}
+    return value

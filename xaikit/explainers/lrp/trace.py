@@ -19,20 +19,21 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.taps import Tap
-from xaikit.explainers.lrp import affine, attention, norms, recurrent  # noqa: F401  (they fill the table of rules)
-from xaikit.explainers.lrp.account import Ledger, audited
-from xaikit.explainers.lrp.flow import Flow, Output, Ruled, Side
+from xaikit.explainers.lrp import rules as _rules  # noqa: F401  (fills the table of rules)
+from xaikit.explainers.lrp.flow import Flow, Output, ReadRelevance, Ruled
 from xaikit.explainers.lrp.graph import depends, operations_before
-from xaikit.explainers.lrp.live import Rule, Rules, refuse_registered, whole_module
-from xaikit.explainers.lrp.marks import PLAIN, Mark
+from xaikit.explainers.lrp.ledger import Ledger, audited
+from xaikit.explainers.lrp.marks import PLAIN, Mark, Marks
 from xaikit.explainers.lrp.operations import apply_rule
+from xaikit.explainers.lrp.zennit_rules import AFFINE_MODULES, Rule, Rules, refuse_registered, whole_module
+from xaikit.torch_ops import described, kind_of, plain_name, writes
+from xaikit.torch_ops.kinds import Kind
 
-AFFINE_MODULES = (nn.Linear, nn.modules.conv._ConvNd)
-NORM_MODULES = (nn.modules.batchnorm._NormBase,)  # with running statistics affine, too
+NORM_MODULES = (torch_private.RunningNorm,)  # with running statistics affine, too
 SCRIPTED = torch.jit.ScriptModule
-EMBEDDINGS = ("embedding", "embedding_bag")
 
 
 class Trace(TorchFunctionMode):
@@ -49,7 +50,7 @@ class Trace(TorchFunctionMode):
         super().__init__()
         self.ledger = ledger
         self.rules, self.flow, self.attn = rules, flow, attn
-        self.marks: Any = WeakIdKeyDictionary()
+        self.marks = Marks()
         self.running: list[tuple[nn.Module, Rule | None]] = []
         self.names: dict[nn.Module, str] = {}
         self.unknown: dict[str, str] = {}
@@ -63,29 +64,32 @@ class Trace(TorchFunctionMode):
         """A model's `forward(inputs, samples)`, with rules; `names` are those of its modules."""
 
         def run(inputs: Sequence[Tensor], samples: Tensor | None) -> Any:
-            given = self._given(inputs)
+            traced = self._traced_inputs(inputs)
             self.names = names
             with self._modules(names), self:
-                output = forward(given, samples)
+                output = forward(traced, samples)
             self._find_hidden(output)
             self._report()
             return output
 
         return run
 
-    def _given(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def _traced_inputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The model's inputs, from where on the trace follows what depends on them.
 
         Beside tokens, which are explained at a layer, vectors are what a mask is: constants.
         """
-        given = list(inputs)
-        tokens = [x for x in inputs if not x.is_floating_point()]
+        tokens = [x for x in inputs if not _has_gradient(x)]
         if tokens:
             self.tokens.update((x, True) for x in tokens)
-        else:
-            given = [x if x.requires_grad else x.detach().requires_grad_() for x in inputs]
-            self.sources.extend(self.mark(given))
-        return given
+            return list(inputs)
+        return [self._source(x if x.requires_grad else x.detach().requires_grad_()) for x in inputs]
+
+    def _source(self, x: Tensor) -> Tensor:
+        """A tensor where relevance ends, as the model gets it: it may write into it."""
+        self.sources.append(x)
+        self.mark(x)
+        return self.mark(x.clone())
 
     def tap(self, y: Tensor, leaf: Tensor) -> Tensor:
         """The output of an explained layer, whose relevance also arrives at a leaf."""
@@ -93,16 +97,16 @@ class Trace(TorchFunctionMode):
             fed = bool(self.leaves) and y.requires_grad and depends(y, self.leaves)
             self.ledger.layer(y, leaf, fed=fed)
         self.leaves.append(leaf)
-        tap = Side.apply(y, leaf, self.flow)
-        return self.mark(Tap.apply(y, leaf), dataclasses.replace(self.marks.get(y, PLAIN), tap=tap))
+        tap = ReadRelevance.apply(y, leaf, self.flow)
+        return self.mark(Tap.apply(y, leaf), dataclasses.replace(self.marks[y], tap=tap))
 
     def explained(self, output: Tensor) -> Tensor:
         """The tensor to start from: the logits where the output is their softmax."""
-        mark = self.marks.get(output) if isinstance(output, Tensor) else None
-        if mark is not None and mark.logits is not None:
-            warnings.warn("the model ends in a softmax: LRP explains the logits before it", stacklevel=2)
-            return mark.logits
-        return output
+        logits = self.marks[output].logits if isinstance(output, Tensor) else None
+        if logits is None or not self.marks.is_current(logits):
+            return output
+        warnings.warn("the model ends in a softmax: LRP explains the logits before it", stacklevel=2)
+        return logits
 
     def _report(self) -> None:
         if self.unknown:
@@ -136,7 +140,7 @@ class Trace(TorchFunctionMode):
             for module, name in names.items():
                 if isinstance(module, SCRIPTED):
                     continue  # TorchScript takes no hooks
-                before, after = module._forward_pre_hooks, module._forward_hooks
+                before, after = torch_private.forward_pre_hooks_of(module), torch_private.forward_hooks_of(module)
                 if before:
                     refuse_registered(name, module)
                 hooked.append((before, after))
@@ -153,25 +157,22 @@ class Trace(TorchFunctionMode):
     def _find_hidden(self, values: Any) -> None:
         """Find what depends on the explained input by operations that cannot be seen, and name where it turns up."""
         for value in values if isinstance(values, (tuple, list)) else (values,):
-            if (
-                not isinstance(value, Tensor)
-                or value.is_leaf
-                or value in self.marks
-                or not depends(value, [*self.sources, *self.leaves])
-            ):
+            if not isinstance(value, Tensor) or value.is_leaf or value in self.marks:
                 continue
-            hidden = operations_before(value, [x for x in self.marks if not x.is_leaf])
-            self.unknown.setdefault(f"{hidden}, out of sight (TorchScript, autograd.Function)", self.where)
-            self.mark(value)
+            if depends(value, [*self.sources, *self.leaves]):
+                hidden = operations_before(value, [x for x in self.marks if not x.is_leaf])
+                self.unknown.setdefault(f"{hidden}, out of sight (TorchScript, autograd.Function)", self.where)
+                self.mark(value)
+
+    def no_rule(self, function: Any) -> None:
+        """Note an operation where relevance follows the plain gradient for want of a rule."""
+        self.unknown.setdefault(plain_name(function), self.where)
 
     @property
     def where(self) -> str:
         """The module that runs now, its class and its name in the model, for messages."""
         module = self.running[-1][0] if self.running else next(iter(self.names), None)
-        if module is None:
-            return ""
-        kind, name = getattr(module, "original_name", type(module).__name__), self.names.get(module)
-        return f"{kind} {name!r}" if name else str(kind)
+        return "" if module is None else described(module, self.names.get(module))
 
     def layer_rule(self, proxy: type[nn.Module]) -> Rule | None:
         """The rule of an affine operation: its module's, or the one that its kind of module would get."""
@@ -185,14 +186,14 @@ class Trace(TorchFunctionMode):
 
     def _ruled_module(self, module: nn.Module, rule: Rule | None, args: Any, output: Any) -> Any:
         """A rule for a module as a whole, where it is no affine operation."""
-        if rule is None or not self.is_live(output):
+        if rule is None or output not in self.marks:
             return None
         if isinstance(module, AFFINE_MODULES) and (rule.damp is not None or rule.make is not None):
             return None
         if rule.damp is not None:
             return self.mark(Output.apply(output, rule.damp, self.flow), self.marks[output])
         x = args[0] if args else None
-        if not self.is_live(x):
+        if x not in self.marks:
             kinds = type(rule.hook).__name__, type(module).__name__
             raise UnsupportedOperationError(
                 f"the rule {kinds[0]} needs a module that takes a tensor first; {kinds[1]} does not"
@@ -204,8 +205,11 @@ class Trace(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation; where it touches the explained input, with its rule."""
         kwargs = kwargs or {}
-        if not self.live(args, kwargs):
-            return self._of_tokens(func(*args, **kwargs), func, args) if self.tokens else func(*args, **kwargs)
+        if args and writes(func) and isinstance(args[0], Tensor):
+            self.flow.before_write(args[0])
+        if not self.marks.among(args, kwargs):
+            output = func(*args, **kwargs)
+            return self._of_tokens(output, func, args) if self.tokens else output
         if self.ledger is not None:
             return audited(self, self.ledger, func, args, kwargs)
         return apply_rule(self, func, args, kwargs)
@@ -214,40 +218,16 @@ class Trace(TorchFunctionMode):
         """Follow whole numbers to where they become vectors, which is where relevance ends in a model of tokens."""
         if not isinstance(output, Tensor) or not any(isinstance(a, Tensor) and a in self.tokens for a in args):
             return output
-        if not output.is_floating_point():
+        if not _has_gradient(output):
             self.tokens[output] = True
-        elif func.__name__ in EMBEDDINGS:
-            self.sources.append(output if output.requires_grad else output.requires_grad_())
-            self.mark(output)
+        elif kind_of(func) is Kind.EMBEDDING:
+            return self._source(output if output.requires_grad else output.requires_grad_())
         return output
-
-    def live(self, *where: Any) -> list[Tensor]:
-        """The tensors among some arguments that depend on the explained input."""
-        found: list[Tensor] = []
-        for item in where:
-            if isinstance(item, Tensor):
-                if item in self.marks:
-                    found.append(item)
-            elif isinstance(item, (tuple, list)):
-                found += self.live(*item)
-            elif isinstance(item, dict):
-                found += self.live(*item.values())
-        return found
-
-    def is_live(self, x: Any) -> bool:
-        """Whether x is a tensor that depends on the explained input."""
-        return isinstance(x, Tensor) and x in self.marks
-
-    def gate(self, x: Any) -> bool:
-        """Whether x is known to be a gate."""
-        return self.is_live(x) and self.marks[x].gate
 
     def mark(self, output: Any, mark: Mark = PLAIN) -> Any:
-        """Remember that a result depends on the explained input; what has no gradient does not."""
-        if isinstance(output, Tensor):
-            if output.requires_grad:
-                self.marks[output] = mark
-        elif isinstance(output, (tuple, list)):
-            for item in output:
-                self.mark(item, mark)
-        return output
+        """Note that a result depends on the explained input."""
+        return self.marks.set(output, mark)
+
+
+def _has_gradient(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit.explainers.lrp import LRP, LRPUniformEpsilon, live
+from xaikit.explainers.lrp import LRP, LRPUniformEpsilon, zennit_rules
 from xaikit.testing import directional_derivative_error
 
 
@@ -109,7 +109,7 @@ def test_it_does_not_count_as_the_first_layer():
 
 @pytest.mark.parametrize("rule", ["Epsilon", "ZPlus"])
 def test_a_rule_that_the_composite_gives_it_is_zennits(rule):
-    z = live.zennit()
+    z = zennit_rules.zennit()
     model, x = lonely(), torch.randn(3, 2, 6, 6, dtype=torch.float64)
     hook = getattr(z.rules, rule)(1e-2)
     base = [(kind, given) for kind, given in z.composites.layer_map_base() if kind is not z.types.BatchNorm]

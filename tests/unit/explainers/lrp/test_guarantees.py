@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from xaikit.explainers.lrp import LRP, AttnLRP, LRPEpsilonPlus, LRPUniformEpsilon, layers, live
+from xaikit.explainers.lrp import LRP, AttnLRP, LRPEpsilonPlus, LRPUniformEpsilon, formulas, zennit_rules
 
 
 def state_of(model):
@@ -54,7 +54,7 @@ def test_as_found_after_an_error_in_any_rule(residual, rule, layer, monkeypatch)
     model, x = residual
     kept = []
     model.conv2.register_forward_hook(lambda _m, _i, out: kept.append(weakref.ref(out)))
-    before, z = state_of(model), live.zennit()
+    before, z = state_of(model), zennit_rules.zennit()
 
     def broken(*_args, **_kwargs):
         raise ZeroDivisionError
@@ -66,13 +66,17 @@ def test_as_found_after_an_error_in_any_rule(residual, rule, layer, monkeypatch)
         "any_hook": z.composites.EpsilonPlusFlat(),
         "whole_module": z.composites.LayerMapComposite([(nn.ReLU, z.rules.ZPlus()), (nn.Linear, z.rules.Epsilon())]),
     }
-    places = {"damp": (live.flow, "damped"), "whole_module": (layers, "general"), "any_hook": (layers, "general")}
-    owner, name = places.get(rule, (layers, rule))
-    live.read.cache_clear()
+    places = {
+        "damp": (zennit_rules.flow, "damped"),
+        "whole_module": (formulas, "general"),
+        "any_hook": (formulas, "general"),
+    }
+    owner, name = places.get(rule, (formulas, rule))
+    zennit_rules.read.cache_clear()
     monkeypatch.setattr(owner, name, broken if rule in places else lambda *_: broken)
     with pytest.raises(ZeroDivisionError):
         LRP(model, composite=composites[rule], layer=layer).attribute(x, 0)
-    live.read.cache_clear()
+    zennit_rules.read.cache_clear()
     monkeypatch.undo()
     assert state_of(model) == before
     gc.collect()
@@ -129,7 +133,7 @@ def test_batch_norm_out_of_the_order_of_definition(variant):
 
 @pytest.mark.parametrize("rule", ["ZBox", "WSquare", "Flat"])
 def test_first_layer_rules_act_on_the_layer_that_runs_first(rule):
-    z = live.zennit()
+    z = zennit_rules.zennit()
     first = z.rules.ZBox(-3.0, 3.0) if rule == "ZBox" else getattr(z.rules, rule)()
     composite = z.composites.SpecialFirstLayerMapComposite(
         layer_map=[*z.composites.layer_map_base(), (z.types.Linear, z.rules.Epsilon())],

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.explainers.lrp import AttnLRP, LRPEpsilonPlus, LRPUniformEpsilon, live
+from xaikit.explainers.lrp import AttnLRP, LRPEpsilonPlus, LRPUniformEpsilon, zennit_rules
 from xaikit.testing import directional_derivative_error
 
 LAYERS = {
@@ -67,7 +67,7 @@ def test_equals_the_rest_of_the_model_explained_by_itself(kind, at):
 
 
 def test_equals_the_relevance_that_zennit_hands_through(variant):
-    live.zennit()
+    zennit_rules.zennit()
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 3)
     ).double()  # fmt: skip

@@ -15,7 +15,7 @@ from torch import nn
 
 from xaikit.core import EXPLAINERS, Attribution
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.explainers.lrp import LRP, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon, live
+from xaikit.explainers.lrp import LRP, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon, zennit_rules
 from xaikit.testing import directional_derivative_error
 
 
@@ -74,7 +74,7 @@ def test_the_model_as_found(net, variant):
 
 @pytest.mark.parametrize("part", ["mapper", "modifier"])
 def test_the_model_as_found_after_an_exception_in_a_rule(residual, part):
-    z = live.zennit()
+    z = zennit_rules.zennit()
 
     def broken(*_):
         raise ZeroDivisionError("in the rule")
@@ -95,7 +95,7 @@ def test_the_model_as_found_after_an_exception_in_a_rule(residual, part):
 
 def test_a_composite_that_is_registered_elsewhere(residual):
     model, x = residual
-    composite = live.zennit().composites.EpsilonPlus()
+    composite = zennit_rules.zennit().composites.EpsilonPlus()
     expected = LRP(model, composite=composite).attribute(x, 0)
     with composite.context(copy.deepcopy(model)):
         assert torch.equal(LRP(model, composite=composite).attribute(x, 0), expected)
@@ -187,7 +187,7 @@ def test_a_rule_on_a_whole_module():
         def forward(self, x):
             return x * self.weight + self.bias
 
-    z = live.zennit()
+    z = zennit_rules.zennit()
     model = nn.Sequential(nn.Linear(4, 6), Scale(), nn.Tanh(), nn.Linear(6, 3)).double()
     composite = z.composites.LayerMapComposite(
         [(Scale, z.rules.AlphaBeta(stabilizer=1e-3)), (nn.Linear, z.rules.Epsilon(1e-2)), (nn.Tanh, z.rules.Pass())]
@@ -228,7 +228,7 @@ def test_looked_up_rules_do_not_become_stale(residual):
 
 
 def test_looked_up_rules_let_types_go():
-    live.zennit()
+    zennit_rules.zennit()
 
     class Odd(nn.Linear):
         pass
@@ -242,7 +242,7 @@ def test_looked_up_rules_let_types_go():
 
 def test_a_composite_that_is_registered_on_the_model(residual):
     model, x = residual
-    composite = live.zennit().composites.EpsilonPlus()
+    composite = zennit_rules.zennit().composites.EpsilonPlus()
     with composite.context(model), pytest.raises(InvalidInputError, match=r"'conv1' \(Conv2d\) carries zennit's ZPlus"):
         LRPEpsilonPlus(model).attribute(x, 0)
     assert LRPEpsilonPlus(model).attribute(x, 0).isfinite().all()

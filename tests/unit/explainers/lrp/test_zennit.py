@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from xaikit.core.errors import InvalidTypeError, MissingDependencyError, UnknownNameError
-from xaikit.explainers.lrp import LRP, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon, live
+from xaikit.explainers.lrp import LRP, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon, zennit_rules
 
 
 @pytest.fixture(scope="module")
 def z():
-    return live.zennit()
+    return zennit_rules.zennit()
 
 
 def zennit_relevance(model, composite, x, targets):
@@ -84,7 +84,7 @@ def _composites(z):
     }
 
 
-@pytest.mark.parametrize("kind", _composites(live.zennit()))
+@pytest.mark.parametrize("kind", _composites(zennit_rules.zennit()))
 def test_any_composite(kind, z):
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 3)
@@ -123,12 +123,12 @@ def test_zennit_not_importable(monkeypatch, residual):
     import sys
 
     model, x = residual
-    live.zennit.cache_clear()
+    zennit_rules.zennit.cache_clear()
     monkeypatch.setitem(sys.modules, "zennit.rules", None)
     with pytest.raises(MissingDependencyError, match="zennit") as caught:
         LRPUniformEpsilon(model, epsilon=0.123).attribute(x, 0)  # settings whose composite nobody has built yet
     assert isinstance(caught.value.__cause__, ImportError)
-    live.zennit.cache_clear()
+    zennit_rules.zennit.cache_clear()
 
 
 def test_wrong_settings():

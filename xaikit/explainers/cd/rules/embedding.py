@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._pytree import tree_map_only
 
+from xaikit.core import torch_private
 from xaikit.core.errors import InvalidTypeError, UnsupportedOperationError
+from xaikit.core.torch_private import tree_map_only
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.location import calling_module
@@ -36,7 +37,7 @@ class MaskedTokens(torch.Tensor):
     @staticmethod
     def __new__(cls: type[MaskedTokens], ids: Tensor, masks: Tensor, share: Tensor, context: Context) -> MaskedTokens:
         """The ids under another type."""
-        return torch.Tensor._make_subclass(cls, ids)
+        return torch_private.make_subclass(cls, ids)
 
     def __init__(self, ids: Tensor, masks: Tensor, share: Tensor, context: Context) -> None:
         self.ids, self.masks, self.share, self.context = ids, masks, share, context

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map_only
 
+from xaikit.core import torch_private
+from xaikit.core.torch_private import tree_map_only
 from xaikit.explainers.cd.decomposed import Decomposed, on_total
 from xaikit.explainers.cd.registry import cd_rule, named
 
@@ -19,7 +20,7 @@ from xaikit.explainers.cd.registry import cd_rule, named
 ))  # fmt: skip
 def form(function: Any, *args: Any, **kwargs: Any) -> Any:
     """The wrapper has the form of the tensor it stands for."""
-    with torch._C.DisableTorchFunctionSubclass():
+    with torch_private.DisableTorchFunctionSubclass():
         return function(*args, **kwargs)
 
 

@@ -1,4 +1,10 @@
-"""zennit, and what its composites mean here; the only module that imports it."""
+"""zennit, and what its composites mean here; the only module that imports it.
+
+Beyond zennit's documented interface this file reads the attributes of its hooks (`param_modifiers`, `gradient_mapper`
+and its stabilizer, `copy`, `forward`, `pre_backward`, `backward`) and the entries of its composites (`layer_map`,
+`first_map`), as they are in zennit 0.5. Should they move, `tests/unit/explainers/lrp/test_zennit.py`, which compares
+with zennit's own results for every composite, fails.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xaikit.core import torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.core.torchvision_ops import import_torchvision
-from xaikit.explainers.lrp import flow, layers
+from xaikit.explainers.lrp import flow, formulas, layers
 
 
 @functools.lru_cache(maxsize=1)
@@ -43,6 +50,9 @@ def zennit() -> types.ModuleType:
     return zennit
 
 
+AFFINE_MODULES = (nn.Linear, torch_private.Convolution)
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """What a composite's hook means for one operation or module.
@@ -51,11 +61,13 @@ class Rule:
         hook: the hook.
         damp: (g, y) -> the stand-in for g = R / y, for hooks that change neither input nor parameters (Epsilon, Norm).
         make: for hooks on affine operations: the hook and an `Operation` -> the rule for `flow.Ruled`.
+        for_layers: whether it means something for affine modules alone (Pass: other modules pass relevance on anyway).
     """
 
     hook: Any
     damp: Callable[[Tensor, Tensor], Tensor] | None = None
     make: Callable[[Any, layers.Operation], Callable[..., Tensor]] | None = None
+    for_layers: bool = False
 
     @property
     def relevance(self) -> bool:
@@ -85,18 +97,19 @@ class Rules:
 
     def __init__(self, composite: Any) -> None:
         self.composite = composite
-        self.known = BY_TYPE.get(composite)
-        self.given = False  # whether anything got a rule for relevance, not only a change of the gradient
+        self.by_type = BY_TYPE.get(composite)
+        self.any = False  # whether anything got a rule for relevance, not only a change of the gradient
+        self.rectifiers_pass = gives_to_zeros(composite)
         self._enter({})
 
     def _enter(self, context: dict[Any, Any]) -> None:
         self.context = context
         self.table: Table | None = None
-        if self.known is not None:
+        if self.by_type is not None:
             key = tuple(context.items())
-            self.table = self.known.get(key)
+            self.table = self.by_type.get(key)
             if self.table is None:
-                self.table = self.known[key] = weakref.WeakKeyDictionary()
+                self.table = self.by_type[key] = weakref.WeakKeyDictionary()
 
     def of_module(self, name: str, module: nn.Module) -> Rule | None:
         """The rule of a module that starts to run."""
@@ -110,7 +123,9 @@ class Rules:
         rule, following = entry
         if following is not None:
             self._enter(following)
-        self.given |= rule is not None and rule.relevance
+        if rule is not None and rule.for_layers and not isinstance(module, AFFINE_MODULES):
+            return None
+        self.any |= rule is not None and rule.relevance
         return rule
 
     def of_operation(self, proxy: type[nn.Module]) -> Rule | None:
@@ -119,17 +134,38 @@ class Rules:
 
     def of_norm(self) -> Rule | None:
         """The rule of a BatchNorm with no affine operation beside it: a linear layer's, but never a first layer's."""
-        kept, table = self.context, self.table
+        context, table = self.context, self.table
         try:
             self.of_operation(nn.Linear)  # it would be the first
             return self.of_operation(nn.Linear)
         finally:
-            self.context, self.table = kept, table
+            self.context, self.table = context, table
 
     def of_sum(self) -> Rule | None:
         """The rule of a sum of two signals, as far as it only stabilises its denominator."""
-        found = self.of_module("", _sum())
-        return None if found is None or found.damp is None else found
+        sum_rule = self.of_module("", _sum())
+        return None if sum_rule is None or sum_rule.damp is None else sum_rule
+
+
+def gives_to_zeros(composite: Any) -> bool:
+    """Whether ReLUs must hand on relevance at their zeros: some layer's rule gives it there, and ReLUs have Pass.
+
+    Epsilon, z+, gamma and alpha-beta give relevance in proportion to the activation, so that a zero gets none.
+    """
+    z = zennit()
+    entries = list(getattr(composite, "layer_map", ()))
+    in_proportion = (z.rules.Epsilon, z.rules.Norm, z.rules.ZPlus, z.rules.Gamma, z.rules.AlphaBeta)
+    layers_give = any(
+        type(hook) not in in_proportion and isinstance(hook, z.core.Hook) and _meets(kinds, AFFINE_MODULES)
+        for kinds, hook in entries
+    )
+    hooks = [hook for kinds, hook in entries if _meets(kinds, (nn.ReLU,))]
+    return layers_give and bool(hooks) and type(hooks[0]) is z.rules.Pass
+
+
+def _meets(kinds: Any, others: tuple[type, ...]) -> bool:
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    return any(issubclass(k, kinds) or any(issubclass(kind, k) for kind in kinds) for k in others)
 
 
 @functools.lru_cache(maxsize=16)
@@ -145,17 +181,19 @@ def _sum() -> nn.Module:
 
 @functools.lru_cache(maxsize=256)
 def read(hook: Any) -> Rule | None:
-    """The rule that a hook stands for; None where it passes relevance on as it is, which needs none."""
+    """The rule that a hook stands for; None for no hook."""
     z = zennit()
-    if hook is None or type(hook) is z.rules.Pass:
+    if hook is None:
         return None
+    if type(hook) is z.rules.Pass:
+        return Rule(hook, make=formulas.passed_on, for_layers=True)
     if not isinstance(hook, z.core.BasicHook):
         return Rule(hook)
     plain = not any(getattr(m, "zero_params", None) for m in hook.param_modifiers)
     if type(hook) in (z.rules.Epsilon, z.rules.Norm) and plain:
         return Rule(hook, damp=_damping(hook))
-    known = {z.rules.ZPlus: layers.zplus, z.rules.Gamma: layers.two_signs, z.rules.AlphaBeta: layers.two_signs}
-    return Rule(hook, make=known.get(type(hook), layers.any_hook))
+    known = {z.rules.ZPlus: formulas.zplus, z.rules.Gamma: formulas.two_signs, z.rules.AlphaBeta: formulas.two_signs}
+    return Rule(hook, make=known.get(type(hook), formulas.any_hook))
 
 
 def _damping(hook: Any) -> Callable[[Tensor, Tensor], Tensor]:
@@ -172,7 +210,7 @@ def refuse_registered(name: str, module: nn.Module) -> None:
     Raises:
         InvalidInputError: naming the module and its hook.
     """
-    for hook in module._forward_pre_hooks.values():
+    for hook in torch_private.forward_pre_hooks_of(module).values():
         owner = getattr(hook, "__self__", None)
         if isinstance(owner, zennit().core.Hook):
             raise InvalidInputError(
@@ -188,11 +226,11 @@ def whole_module(hook: Any, module: nn.Module) -> Callable[..., Tensor]:
 
     def rule(x: Tensor, _y: Tensor, relevance: Tensor) -> Tensor:
         def forward(value: Tensor, index: int) -> Tensor:
-            own = {n: layers.parameter(hook, index, p, n) for n, p in module.named_parameters(recurse=False)}
-            with _shadowed(module, own):
+            modified = {n: formulas.parameter(hook, index, p, n) for n, p in module.named_parameters(recurse=False)}
+            with _shadowed(module, modified):
                 return module.forward(value)
 
-        return layers.general(hook, forward, x, relevance)
+        return formulas.general(hook, forward, x, relevance)
 
     return rule
 
@@ -213,14 +251,14 @@ def _foreign(hook: Any, module: nn.Module, x: Tensor, relevance: Tensor) -> Tens
 @contextlib.contextmanager
 def _shadowed(module: nn.Module, tensors: dict[str, Tensor | None]) -> Iterator[None]:
     """While active, the module sees other tensors under its parameters' names; the parameters stay where they are."""
-    kept = {name: module.__dict__[name] for name in tensors if name in module.__dict__}
+    shadowed = {name: module.__dict__[name] for name in tensors if name in module.__dict__}
     try:
         module.__dict__.update(tensors)
         yield
     finally:
         for name in tensors:
             module.__dict__.pop(name, None)
-        module.__dict__.update(kept)
+        module.__dict__.update(shadowed)
 
 
 @contextlib.contextmanager

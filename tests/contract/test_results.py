@@ -1,0 +1,211 @@
+"""The contract of every result class: compared, hashed, shown, saved, read back; a wrong file says what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import json
+import pickle
+import pkgutil
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import xaikit
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.results import Interval, Result
+
+GENERATOR = torch.Generator().manual_seed(0)
+NET = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+X, Y = torch.rand(9, 4, generator=GENERATOR), torch.arange(9) % 3
+SHORTCUT = torch.tensor([1.0, 0, 0, 0])
+QUIET = {"progress": False}
+
+
+def evaluation():
+    return xaikit.evaluate(["gradient", "smoothgrad"], ["abpc", "auc"], (X, Y, X > 0.5), model=NET, **QUIET)
+
+
+def tuned(**options):
+    return xaikit.tune(xaikit.SmoothGrad(NET), "abpc", (X, Y), n_trials=3, **options, **QUIET)
+
+
+def tuned_mitigator():
+    data = {"validation": (X, Y), "n_trials": 2, **QUIET}
+    return xaikit.tune_mitigator(xaikit.RRR(n_epochs=1), NET, (X, Y, SHORTCUT), "accuracy", **data)
+
+
+def recommendation():
+    return xaikit.recommend(NET, None, (X, Y), explainers=["gradient", "lrp_epsilon_plus", "gradcam"])
+
+
+def assessment():
+    by_name = {"groups": ["a", "b", "c"] * 3, "shortcut_masks": SHORTCUT}
+    return xaikit.assess(NET, (X, Y), explainers=["gradient", "gradient_x_input"], **by_name, **QUIET)
+
+
+EXAMPLES = {
+    "Concept": lambda: xaikit.Concept("0", torch.tensor([0.6, 0.8]), torch.zeros(2), torch.ones(2), -1),
+    "Assessment": assessment,
+    "Assessment by class": lambda: xaikit.assess(NET, (X, Y), shortcut_masks=SHORTCUT, **QUIET),
+    "Comparison": lambda: xaikit.compare({"a": [assessment()] * 3, "b": assessment()}, confidence=0.5),
+    "History": lambda: xaikit.RRR(n_epochs=2).fit(nn.Linear(4, 3), X, Y, SHORTCUT, validation=(X, Y), **QUIET),
+    "History of a regression": lambda: xaikit.RRR(n_epochs=1).fit(nn.Linear(4, 1), X, X[:, 0], SHORTCUT, **QUIET),
+    "Attribution": lambda: xaikit.Gradient(NET).explain(X, Y),
+    "Candidate": lambda: recommendation().candidates[0],
+    "Decomposition": lambda: xaikit.ContextualDecomposition(NET).decompose(X, SHORTCUT[None]),
+    "Evaluation": evaluation,
+    "EvaluationRow": lambda: evaluation().rows[0],
+    "FrontPoint": lambda: tuned().front[0],
+    "Hierarchy": lambda: xaikit.explainers.AgglomerativeDecomposition(NET).hierarchy(X[:1], 1),
+    "Interval": lambda: Interval(0.25, 0.5, 0.75, 0.95, 8),
+    "ModelProfile": lambda: recommendation().profile,
+    "Recommendation": recommendation,
+    "TuneResult": tuned,
+    "TuneResult of several": lambda: xaikit.tune(
+        ["gradient", xaikit.SmoothGrad(NET)], ["abpc", "entropy"], (X, Y), n_trials=4, postprocess=True, **QUIET
+    ),
+    "TuneResult of a mitigator": tuned_mitigator,
+    "Recommendation without data": lambda: xaikit.recommend(NET, "tabular"),
+    "Recommendation of one sample": lambda: xaikit.recommend(NET, "tabular", (X[:1], Y[:1]), explainers=["gradient"]),
+}
+
+
+def result_classes() -> set[type[Result]]:
+    """Every result class of the package."""
+    for module in pkgutil.walk_packages(xaikit.__path__, "xaikit."):
+        if module.name != "xaikit.__main__":
+            importlib.import_module(module.name)
+    classes, todo = set(), [Result]
+    while todo:
+        todo += (subclasses := todo.pop().__subclasses__())
+        classes |= {cls for cls in subclasses if cls.__module__.startswith("xaikit.")}
+    return classes
+
+
+@pytest.fixture(scope="module")
+def results():
+    made: dict[str, Result] = {}
+
+    def of(name: str) -> Result:
+        if name not in made:
+            torch.manual_seed(0)
+            made[name] = EXAMPLES[name]()
+        return made[name]
+
+    return of
+
+
+@pytest.fixture(params=sorted(EXAMPLES))
+def result(request, results):
+    return results(request.param)
+
+
+def test_every_result_class_has_an_example_here():
+    assert {cls.__name__ for cls in result_classes()} == {name.split(" ")[0] for name in EXAMPLES}
+
+
+def test_every_result_class_compares_and_shows_as_the_base_does():
+    for cls in result_classes():
+        assert dataclasses.is_dataclass(cls), cls
+        assert cls.__eq__ is Result.__eq__, f"{cls.__name__}: dataclass(eq=False) is missing"
+        assert cls.__hash__ is Result.__hash__, f"{cls.__name__}: dataclass(eq=False) is missing"
+        assert "__dataclass_params__" in vars(cls)
+        assert not cls.__dataclass_params__.repr, f"{cls.__name__}: dataclass(repr=False) is missing"
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz", ".safetensors"])
+def test_a_file_gives_back_an_equal_result(result, suffix, tmp_path):
+    path = result.save(tmp_path / f"result{suffix}")
+    again = type(result).load(path)
+    assert again == result
+    assert not again != result  # noqa: SIM202 - what is tested
+    assert repr(again) == repr(result)
+    assert hash(again) == hash(result)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_plain_values_give_back_an_equal_result(result):
+    plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert type(result).from_dict(plain) == result
+    assert plain["result"] == type(result).__name__
+
+
+def test_a_copy_is_equal(result):
+    assert copy.copy(result) == result
+    # A study of optuna's and a trained model are copied with it, and take no part.
+    assert copy.deepcopy(dataclasses.replace(result)) == result or isinstance(result, xaikit.tuning.TuneResult)
+    if not isinstance(result, xaikit.tuning.TuneResult):
+        assert pickle.loads(pickle.dumps(result)) == result
+
+
+def test_comparing_with_anything_else_is_false(result, results):
+    for other in (None, 1, "x", [], X, results("Interval"), results("Evaluation")):
+        if type(other) is not type(result):
+            assert (result == other) is False
+            assert (result != other) is True
+
+
+def test_a_short_repr(result):
+    text = repr(result)
+    assert len(text) < 3000
+    assert "tensor([" not in text
+    assert "object at 0x" not in text
+
+
+def test_another_kind_of_file_is_refused_by_name(result, results, tmp_path):
+    other = results("Interval" if type(result) is not Interval else "Evaluation")
+    path = other.save(tmp_path / "other.json")
+    kind = type(other).__name__
+    with pytest.raises(InvalidInputError, match=rf"other\.json holds no .*of the kind {kind}.*{kind}\.load reads it"):
+        type(result).load(path)
+
+
+def test_a_newer_file_is_refused(result, tmp_path):
+    path = tmp_path / "newer.json"
+    path.write_text(json.dumps({**result.to_dict(), "format": 99}))
+    with pytest.raises(InvalidInputError, match=r"newer\.json holds no .*format 99.*a newer xaikit wrote it"):
+        type(result).load(path)
+
+
+def test_a_file_that_lacks_a_field_or_holds_nonsense_is_refused_in_one_sentence(result, tmp_path):
+    state, path = result.to_dict(), tmp_path / "short.json"
+    defaults = {f.name for f in dataclasses.fields(result) if f.default is not dataclasses.MISSING}
+    defaults |= {f.name for f in dataclasses.fields(result) if f.default_factory is not dataclasses.MISSING}
+    for name in state.keys() - defaults - {"result", "format"}:
+        path.write_text(json.dumps({k: v for k, v in state.items() if k != name}))
+        refused_in_one_sentence(type(result), path, required=True)
+    for name in state.keys() - {"result", "format"}:
+        for nonsense in ({"x": []}, [[None]], "?"):
+            path.write_text(json.dumps({**state, name: nonsense}))
+            refused_in_one_sentence(type(result), path)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz", ".safetensors"])
+def test_a_damaged_file_is_refused_in_one_sentence(result, suffix, tmp_path):
+    sound, path = result.save(tmp_path / f"sound{suffix}").read_bytes(), tmp_path / f"hurt{suffix}"
+    draw = random.Random(0)
+    for _ in range(12):
+        hurt = bytearray(sound[: draw.randrange(len(sound)) + 1])
+        for _ in range(6):
+            hurt[draw.randrange(len(hurt))] = draw.randrange(256)
+        path.write_bytes(bytes(hurt))
+        refused_in_one_sentence(type(result), path)
+    for content in (b"", b"null", b"[]", np.random.default_rng(0).bytes(300)):
+        path.write_bytes(content)
+        refused_in_one_sentence(type(result), path, required=True)
+
+
+def refused_in_one_sentence(cls, path, *, required=False) -> None:
+    """Loading is refused with the file's name; without `required` it may also be read, where nothing is wrong in it."""
+    try:
+        loaded = cls.load(path)
+    except InvalidInputError as err:
+        assert path.name in str(err)  # noqa: PT017
+        assert "\n" not in str(err)  # noqa: PT017
+    else:
+        assert not required, f"{cls.__name__} read {path.read_bytes()[:200]!r} as {loaded!r}"

@@ -1,0 +1,168 @@
+"""Every private name of PyTorch that xaikit uses, under a public one.
+
+No other file of the package reaches into torch; a test holds this. Another test, ``tests/unit/core/
+test_torch_private.py``, checks that each name still means what is said here, so a new release of torch that moves one
+fails there first. The comment at a name says what breaks without it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree, checkpoint
+
+# ---------------------------------------------------------------------- base classes of torch's layers
+
+# Without it, only torch's own convolutions by name would count as convolutions: CAM, recommendations, LRP.
+Convolution: type[nn.Module] = nn.modules.conv._ConvNd
+# Without these, a batch norm of a subclass would be taken for an unknown module: modes, LRP's folding, recommendations.
+BatchNorm: type[nn.Module] = nn.modules.batchnorm._BatchNorm
+RunningNorm: type[nn.Module] = nn.modules.batchnorm._NormBase
+InstanceNorm: type[nn.Module] = nn.modules.instancenorm._InstanceNorm
+Dropout: type[nn.Module] = nn.modules.dropout._DropoutNd
+# Without these, CAM would ask where the channels of a pooling's output are.
+MaxPool: type[nn.Module] = nn.modules.pooling._MaxPoolNd
+AvgPool: type[nn.Module] = nn.modules.pooling._AvgPoolNd
+
+# ---------------------------------------------------------------------- what a module holds
+
+# The dicts behind `named_children`, `named_buffers`, `named_parameters` and the hooks. The public methods skip what is
+# None or shared, and cannot write; isolation and taps need the entries themselves.
+children_of: Callable[[nn.Module], dict[str, nn.Module | None]] = attrgetter("_modules")
+buffers_of: Callable[[nn.Module], dict[str, Tensor | None]] = attrgetter("_buffers")
+parameters_of: Callable[[nn.Module], dict[str, nn.Parameter | None]] = attrgetter("_parameters")
+forward_hooks_of: Callable[[nn.Module], dict[int, Any]] = attrgetter("_forward_hooks")
+forward_pre_hooks_of: Callable[[nn.Module], dict[int, Any]] = attrgetter("_forward_pre_hooks")
+backward_hooks_of: Callable[[nn.Module], dict[int, Any]] = attrgetter("_backward_hooks")
+# Padding of a convolution as numbers, also where it has a name ("same"); without it ours would guess.
+twice_reversed_padding_of: Callable[[nn.Module], list[int]] = attrgetter("_reversed_padding_repeated_twice")
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether `torch.compile` wraps the module, as a new object or in place.
+
+    Without it, compiled models would be explained as they are: no second derivative, no rules.
+
+    Args:
+        module: any module.
+    """
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # not imported: nothing is compiled
+    return dynamo is not None and (isinstance(module, dynamo.OptimizedModule) or module._compiled_call_impl is not None)
+
+
+def compiled_inner(module: nn.Module) -> nn.Module | None:
+    """The module inside the object that `torch.compile` returned; None for any other module.
+
+    Args:
+        module: any module.
+    """
+    return getattr(module, "_orig_mod", None)
+
+
+# ---------------------------------------------------------------------- tensors and operations
+
+# Context managers that turn `__torch_function__` off: for subclasses and modes, and for subclasses alone. Without them
+# the modes of LRP and the pairs of CD would see their own bookkeeping.
+DisableTorchFunction: Any = torch._C.DisableTorchFunction
+DisableTorchFunctionSubclass: Any = torch._C.DisableTorchFunctionSubclass
+# The namespace of functions that `torch.nn.functional` re-exports; without it some would have no name here.
+NN_FUNCTIONS: Any = torch._C._nn
+# Tensors of another class: around another tensor's storage, and with a shape but no storage. CD's pairs are such.
+make_subclass: Callable[..., Any] = torch.Tensor._make_subclass  # type: ignore[assignment]
+make_wrapper_subclass: Callable[..., Any] = torch.Tensor._make_wrapper_subclass
+# Map over the tensors in nested containers.
+tree_iter: Callable[[Any], Iterable[Any]] = _pytree.tree_iter
+tree_map_only: Callable[..., Any] = _pytree.tree_map_only
+# Copies and norms of many tensors in one call; one by one they take several times as long on a model of many weights.
+foreach_copy_: Callable[..., Any] = torch._foreach_copy_
+foreach_norm: Callable[..., Any] = torch._foreach_norm
+# The kernel that torch itself uses where no faster one applies. Without it convolutions of few channels have slow
+# derivatives on a CPU.
+slow_conv2d_backward: Any = torch.ops.aten._slow_conv2d_backward.output_mask
+
+
+def view_base(x: Tensor) -> Tensor | None:
+    """The tensor whose storage a view shares; None for a tensor that is no view.
+
+    Without it, what is written into a view would not be seen in its base.
+
+    Args:
+        x: any tensor.
+    """
+    return x._base
+
+
+def version_of(x: Tensor) -> int:
+    """How often the memory of a tensor was written to; views and their base count together.
+
+    Without it, LRP would take a tensor that was written over for the one that an operation returned.
+
+    Args:
+        x: any tensor.
+    """
+    return x._version
+
+
+def schema_of(function: Any) -> Any:
+    """The schema of an operator such as ``torch.ops.aten.add.Tensor``; None for a function that has none.
+
+    Args:
+        function: what a `__torch_function__` receives.
+    """
+    return getattr(function, "_schema", None)
+
+
+def schemas_named(name: str) -> list[Any]:
+    """The schemas of all overloads of an ATen operator.
+
+    Without it, keyword arguments of torch's functions could not be told from their positions.
+
+    Args:
+        name: without a namespace, such as "add".
+    """
+    return list(torch._C._jit_get_schemas_for_operator(f"aten::{name}"))
+
+
+def autograd_class(node: Any) -> type | None:
+    """The `torch.autograd.Function` behind a node of the graph; None for a node of torch's own.
+
+    Args:
+        node: a `grad_fn`.
+    """
+    return getattr(node, "_forward_cls", None)
+
+
+def wrap_checkpoint(explained: Callable[[], bool]) -> None:
+    """Let torch's activation checkpoint run the plain function where `explained()` is true; once in a process.
+
+    Both names are looked up whenever a checkpoint is entered, so models that imported `checkpoint` by name are reached.
+    Without it, parts of an explained model would run again in the backward pass, unseen by the hooks of a call.
+
+    Args:
+        explained: whether an explained pass runs in this context.
+    """
+    if getattr(checkpoint.CheckpointFunction, "explained", None) is not None:
+        return
+    original, generator = checkpoint.CheckpointFunction, checkpoint._checkpoint_without_reentrant_generator
+
+    class Reentrant:
+        """Stands for torch's reentrant checkpoint; outside explained passes it is torch's."""
+
+        @staticmethod
+        def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+            return function(*args) if explained() else original.apply(function, preserve, *args)
+
+    def not_reentrant(*args: Any, **kwargs: Any) -> Iterator[None]:
+        if explained():
+            yield
+        else:
+            yield from generator(*args, **kwargs)
+
+    Reentrant.explained = explained  # type: ignore[attr-defined]
+    checkpoint._checkpoint_without_reentrant_generator = not_reentrant  # type: ignore[assignment]
+    checkpoint.CheckpointFunction = Reentrant  # type: ignore[misc,assignment]

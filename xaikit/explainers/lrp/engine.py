@@ -1,0 +1,145 @@
+"""The LRP engine: one attribution call by the rules of a zennit composite, and the books of `explain`."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core import Call, Explainer
+from xaikit.core.attribution import Explained
+from xaikit.core.errors import InvalidTypeError, NonFiniteError
+from xaikit.core.model_state import modules_of
+from xaikit.core.structure import Tensors
+from xaikit.core.targets import pick_head
+from xaikit.explainers.lrp.flow import Flow, relevance_of
+from xaikit.explainers.lrp.ledger import Ledger
+from xaikit.explainers.lrp.trace import Trace
+from xaikit.explainers.lrp.zennit_rules import Rules, canonized
+
+
+def _canonizers(value: Any, where: str) -> Any:
+    if value is None or (isinstance(value, Sequence) and not isinstance(value, str)):
+        return value if value is None else tuple(value)
+    raise InvalidTypeError(f"{where} must be a sequence of zennit canonizers or None, got {value!r}")
+
+
+class ZennitLRP(Explainer):
+    """Relevance by the rules of a zennit composite, on live parameters, for modules and for what runs between them.
+
+    The relevance of the explained score S is handed back layer by layer; a rule says how each operation shares its
+    output's relevance among its inputs. BatchNorm is folded into the affine operation beside it. A model that ends in a
+    softmax is explained by its logits.
+    """
+
+    SINGLE_BACKWARD: ClassVar[bool] = True
+    USES_GLOBAL_RANDOM: ClassVar[bool] = False
+    ATTENTION: ClassVar[bool] = False  # whether relevance flows through attention weights
+    SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
+    PASSES: ClassVar[tuple[str | int, ...]] = (2,)
+
+    zennit_canonizers: Annotated[Any, _canonizers, "zennit canonizers; BatchNorm and residual adds need none"] = None
+
+    def _make_composite(self) -> Any:
+        """The zennit composite of the current settings."""
+        raise NotImplementedError
+
+    def _attribute(self, call: Call) -> Tensors:
+        return self._finite_relevance(call, None)
+
+    def _finite_relevance(self, call: Call, ledger: Ledger | None) -> Tensors:
+        relevance = self._relevance(call, ledger)
+        if not all(bool(r.detach().sum().isfinite()) for r in relevance):
+            self._raise_nonfinite(call)
+        return relevance
+
+    def _check_rules(self, rules: Rules) -> None:
+        """Refuse a composite by what it had for the model that has just run."""
+
+    def _relevance(self, call: Call, ledger: Ledger | None) -> Tensors:
+        return self._traced(call, ledger)[0]
+
+    def _traced(self, call: Call, ledger: Ledger | None) -> tuple[Tensors, Trace]:
+        """The relevance, and the trace of the pass that gave it."""
+        flow = Flow()
+        trace = Trace(Rules(self._make_composite()), flow, attn=self.ATTENTION, ledger=ledger)
+        canonizers = (*trace.rules.composite.canonizers, *(self.zennit_canonizers or ()))
+
+        def forward(inputs: Tensors, samples: Tensor | None) -> Any:
+            names = modules_of(call.model) if canonizers else call.modules  # canonizers may have put modules in
+            output = trace.explained(pick_head(trace.watched(names, call.forward)(inputs, samples), call.head))
+            self._check_rules(trace.rules)
+            if ledger is not None:
+                ledger.scores = call.score(output).detach()
+                output = ledger.target(output, flow)
+            return output
+
+        traced = dataclasses.replace(call, forward=forward, head="logits", tap=trace.tap, traced=True)
+        with canonized(call.model, canonizers) if canonizers else nullcontext(), flow.relevance():
+            # The books need every branch, also one that leads past the explained layers.
+            values, grads = traced.grad_at_layers(trace.sources if ledger is not None else ())
+        return tuple(relevance_of(g, x) for g, x in zip(grads, values, strict=True)), trace
+
+    def missing_rules(self, inputs: Any) -> tuple[str, ...]:
+        """Operations of the model, on these inputs, where relevance would follow the plain gradient."""
+        unknown: dict[str, str] = {}
+
+        def method(call: Call) -> tuple[Tensors, ...]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what it would warn of is what is asked
+                # Any score will do, so that a model with several outputs needs no target.
+                summed = dataclasses.replace(call, target=lambda output: output.flatten(1).sum(1))
+                unknown.update(self._traced(summed, None)[1].unknown)
+            return ()
+
+        self.run_call(method, inputs, None, create_graph=False, seed=0)
+        return tuple(f"{op} in {where}" if where else op for op, where in unknown.items())
+
+    def _raise_nonfinite(self, call: Call) -> None:
+        """Say where relevance stops being a number."""
+        ledger = Ledger()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._relevance(dataclasses.replace(call, create_graph=False), ledger)
+        if ledger.first_nan is not None:
+            raise NonFiniteError(
+                f"the model itself computes NaN in {ledger.first_nan}, so there is no relevance to share; look at its "
+                "weights and at what it is given"
+            )
+        raise NonFiniteError(
+            f"the relevance becomes NaN or infinite in {ledger.first_bad or 'the last step'}; "
+            "a larger epsilon or stabilizer, or the model in a higher precision, may help"
+        )
+
+    def _explained(self, call: Call) -> Explained:
+        """The relevance, and what became of the part of the score that did not reach the input.
+
+        Of several layers of which one feeds another each has the whole relevance: `gap` is then the largest of theirs,
+        and `absorbed` is what did not reach the earliest of them.
+
+        Warns:
+            UserWarning: when operations lose more than 1 % of the relevance, naming them.
+        """
+        ledger = Ledger()
+        values = self._finite_relevance(call, ledger)
+        scores = ledger.scores  # of the logits, where the model ends in a softmax
+        sums = torch.stack([v.flatten(1).double().sum(1) for v in values])
+        gap = (sums - scores).abs().amax(0) if ledger.nested else (sums.sum(0) - scores).abs()
+        total, size = float(scores.double().sum()), float(scores.double().abs().sum())
+        reached = float(sums.sum()) if ledger.reached is None else ledger.reached
+        lost = ledger.lost(size, attn=self.ATTENTION) if size else {}
+        if abs(sum(lost.values())) > 0.01 * size:
+            operations = ", ".join(f"{op} ({value:.2g} of {size:.2g})" for op, value in lost.items())
+            warnings.warn(f"{self!r}: relevance is lost in {operations}", stacklevel=2)
+        absorbed = total - reached - sum(lost.values())
+        return Explained(values, scores, gap.to(scores.dtype), scores, absorbed, lost)
+
+    @classmethod
+    def promises_total(cls) -> bool:
+        """The explained score, of which biases and stabilizers absorb a part."""
+        return True

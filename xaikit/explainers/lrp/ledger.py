@@ -1,0 +1,128 @@
+"""Where relevance goes: what each operation takes in and hands on during one backward pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core import torch_private
+from xaikit.explainers.lrp.flow import Flow, relevance_of
+from xaikit.explainers.lrp.operations import apply_rule
+from xaikit.explainers.lrp.registry import HANDLERS, USER_RULES
+from xaikit.torch_ops import WRITTEN_OUT, canonical, kind_of, names_of, operation_name, plain_name
+from xaikit.torch_ops.kinds import Kind
+
+if TYPE_CHECKING:
+    from xaikit.explainers.lrp.trace import Trace
+
+# Operations with a bias, a constant or a stabilizer, which may absorb relevance by their rule.
+ABSORBING = names_of(Kind.AFFINE, Kind.NORMALISATION, Kind.SUM, Kind.STRUCTURE) | {"sub", "rsub"}
+
+
+TARGET = "the target function"  # where it is not linear, the output does not start with the whole score
+
+
+class Ledger:
+    """Relevance that came out of the operations minus what went in, by operation."""
+
+    def __init__(self) -> None:
+        self.balance: dict[str, float] = defaultdict(float)
+        self.largest = 0.0
+        self.first_bad: str | None = None  # where relevance stops being a number
+        self.first_nan: str | None = None  # where the model's own values do
+        self.scores: Tensor = torch.zeros(0)  # the explained scores
+        self.reached: float | None = None  # relevance at the explained layers that no other explained layer feeds
+        self.nested = False  # whether one explained layer feeds another
+
+    def layer(self, y: Tensor, leaf: Tensor, *, fed: bool) -> None:
+        """Note an explained layer's output, and whether another explained layer feeds it."""
+        self.reached = self.reached or 0.0
+        if fed:
+            self.nested = True
+        else:
+            leaf.register_hook(functools.partial(self._arrive, y.detach()))
+
+    def _arrive(self, y: Tensor, g: Tensor) -> None:
+        self.reached = (self.reached or 0.0) + float(relevance_of(g, y).sum())
+
+    def record(self, entry: str, relevance: float, sign: int) -> None:
+        """Add what an operation received (sign +1) or handed on (-1)."""
+        if not math.isfinite(relevance) and self.first_bad is None and entry != TARGET:
+            self.first_bad = entry
+        self.balance[entry] += sign * relevance
+        self.largest = max(self.largest, abs(relevance))
+
+    def target(self, output: Tensor, flow: Flow) -> Tensor:
+        """The model's output, with a record of the relevance with which a target function lets the output start."""
+        self.record(TARGET, float(self.scores.sum()), 1)
+        traced: Tensor = Probe.apply(output, TARGET, -1, self, flow)
+        return traced
+
+    def lost(self, total: float, *, attn: bool) -> dict[str, float]:
+        """Operations that must conserve relevance and did not, beyond rounding; AttnLRP's softmax need not."""
+        excused = ABSORBING | {"softmax"} if attn else ABSORBING
+        must = {k: v for k, v in self.balance.items() if canonical(k.partition(" ")[0]) not in excused}
+        rounding = 1e-6 * self.largest
+        return {k: v for k, v in must.items() if abs(v) > max(1e-4 * total, rounding)}
+
+
+class Probe(torch.autograd.Function):
+    """Identity that records the relevance which passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, entry: str, sign: int, ledger: Ledger, flow: Flow) -> Tensor:  # noqa: D102
+        # A copy: the model may go on in place. Scores of -inf are what attention may not see: they get no relevance.
+        values = x.clone() if x.is_complex() else x.masked_fill(x == -math.inf, 0)
+        ctx.entry = (values, entry, sign, ledger, flow)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
+        x, entry, sign, ledger, flow = ctx.entry
+        if flow.active:
+            with torch_private.DisableTorchFunction():
+                ledger.record(entry, float(relevance_of(grads[0], x).sum()), sign)
+        return grads[0], None, None, None, None
+
+
+def audited(trace: Trace, ledger: Ledger, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run one operation with its rule, and record the relevance on both of its sides."""
+    name = operation_name(function)
+    is_counted_inside = name in WRITTEN_OUT and name not in HANDLERS and name not in USER_RULES
+    # What moves entries loses nothing, and gives views, into which the model may write.
+    if is_counted_inside or kind_of(function) is Kind.STRUCTURE or name in ("__get__", "__set__"):
+        return apply_rule(trace, function, args, kwargs)
+    name = plain_name(function)
+    entry = f"{name} ({trace.where})" if trace.where else name
+
+    def probe(value: Any, sign: int) -> Any:
+        if value in trace.marks:
+            return trace.mark(Probe.apply(value, entry, sign, ledger, trace.flow), trace.marks[value])
+        if isinstance(value, (tuple, list)):
+            items = [probe(v, sign) for v in value]
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return value
+
+    inside = tuple(probe(a, -1) for a in args)
+    before = torch_private.version_of(inside[0]) if inside and isinstance(inside[0], Tensor) else None
+    output = apply_rule(trace, function, inside, {k: probe(v, -1) for k, v in kwargs.items()})
+    if not isinstance(output, Tensor):
+        return probe(output, 1)
+    if ledger.first_nan is None and bool(output.isnan().any()):
+        ledger.first_nan = entry
+    if not inside:
+        return probe(output, 1)
+    if trace.marks[output].logits is inside[0]:
+        trace.mark(output, dataclasses.replace(trace.marks[output], logits=args[0]))  # not the probe's copy of them
+    result = probe(output, 1)
+    if output is not inside[0] or torch_private.version_of(output) == before:
+        return result
+    trace.flow.before_write(args[0])  # in place: the original takes the result
+    args[0].copy_(result)
+    return trace.marks.set_written(args[0], trace.marks[result])

@@ -1,0 +1,140 @@
+"""Linear and convolutional operations, wherever they are called, with the rule that the composite gives to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xaikit.explainers.lrp.flow import BranchRelevance, Output, Ruled
+from xaikit.explainers.lrp.layers import Affine, Operation, folded_before
+from xaikit.explainers.lrp.marks import Mark
+from xaikit.explainers.lrp.operations import written_out
+from xaikit.explainers.lrp.registry import rule
+from xaikit.explainers.lrp.rules.products import shared
+from xaikit.torch_ops import by_name, operation_name
+
+if TYPE_CHECKING:
+    from xaikit.explainers.lrp.trace import Trace
+    from xaikit.explainers.lrp.zennit_rules import Rule
+
+
+def ruled(trace: Trace, layer: Affine, layer_rule: Rule | None) -> Tensor:
+    """The layer's output with its rule, marked as such."""
+    return trace.mark(with_rule(trace, layer, layer_rule), Mark(layer=dataclasses.replace(layer, rule=layer_rule)))
+
+
+def with_rule(trace: Trace, layer: Affine, layer_rule: Rule | None) -> Tensor:
+    """The layer's output with its rule; without one relevance follows the gradient, which is LRP-0."""
+    y = layer.y
+    if layer_rule is not None and layer_rule.damp is not None:
+        y = Output.apply(layer.y, layer_rule.damp, trace.flow)
+    elif layer_rule is not None and layer_rule.make is not None:
+        formula = layer_rule.make(layer_rule.hook, layer.operation)
+        y = Ruled.apply(layer.x, layer.y, formula, trace.flow, layer.weight, layer.bias)
+    return y if layer.side is None else BranchRelevance.apply(y, with_rule(trace, layer.side, layer_rule), trace.flow)
+
+
+def _layer(
+    trace: Trace, x: Tensor, weight: Tensor, bias: Tensor | None, operation: Operation, proxy: type[nn.Module]
+) -> Tensor:
+    """The output of an affine operation; a BatchNorm in front of it becomes part of it."""
+    layer_rule, mark = trace.layer_rule(proxy), trace.marks[x]
+    norm = mark.norm if operation.channel_dim % x.ndim == 1 else None
+
+    def on(value: Tensor) -> Affine:
+        return Affine(value, operation.forward(value, weight, bias), weight, bias, operation)
+
+    if norm is None:
+        return ruled(trace, on(x), layer_rule)
+    layer = on(norm.y)
+    if layer_rule is not None and layer_rule.make is not None:
+        layer = folded_before(layer, norm)
+    side = None if mark.tap is None else on(mark.tap)
+    return ruled(trace, dataclasses.replace(layer, side=side), layer_rule)
+
+
+LINEAR = Operation(F.linear, lambda g, w, _x: g @ w, channel_dim=-1)
+MATRIX = Operation(
+    lambda x, w, b: x @ w if b is None else torch.addmm(b, x, w), lambda g, w, _x: g @ w.t(), out_dim=1, channel_dim=-1
+)
+
+
+@rule("linear")
+def linear(trace: Trace, function: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear layer, y = x W^T + b."""
+    if _computed(trace, x, weight, bias):
+        (x, weight), _ = shared(trace, [x, weight])
+        return trace.mark(function(x, weight, bias))
+    return _layer(trace, x, weight, bias, LINEAR, nn.Linear)
+
+
+@rule("addmm")
+def addmm(trace: Trace, function: Any, bias: Tensor, x: Tensor, weight: Tensor, **factors: Any) -> Tensor:
+    """A linear layer as GPT-2 writes it, y = x W + b."""
+    if _computed(trace, x, weight, bias) or any(factor != 1 for factor in factors.values()) or bias.ndim > 1:
+        return written_out(trace, function, bias, x, weight, **factors)
+    return _layer(trace, x, weight, bias, MATRIX, nn.Linear)
+
+
+@rule("matmul", "rmatmul", "mm")
+def matmul(trace: Trace, function: Any, x: Any, y: Any) -> Tensor:
+    """A linear layer where one factor is a constant matrix, a product otherwise."""
+    reflected = operation_name(function) == "rmatmul"
+    value, weight = (y, x) if reflected else (x, y)
+    if value in trace.marks and weight not in trace.marks and weight.ndim == 2 and value.ndim >= 2:
+        return _layer(trace, value, weight, None, MATRIX, nn.Linear)
+    (x, y), mark = shared(trace, [x, y])
+    return trace.mark(function(x, y), mark)
+
+
+def _computed(trace: Trace, x: Any, *parameters: Any) -> bool:
+    """Whether a layer's parameters, and not only its input, were computed from the explained input."""
+    return x not in trace.marks or any(p in trace.marks for p in parameters)
+
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+
+@rule("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
+def convolution(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """A convolution, plain or transposed."""
+    a = by_name(function, args, kwargs)
+    x, weight, bias = a.pop("input"), a.pop("weight"), a.pop("bias")
+    # The operator of exported programs says in an argument which of the two it is, and takes all by position.
+    general = operation_name(function) == "convolution"
+    transposed = a["transposed"] if general else "transpose" in operation_name(function)
+
+    def run(v: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        return function(v, w, b, *a.values()) if general else function(v, w, b, **a)
+
+    if _computed(trace, x, weight, bias):
+        (x, weight), _ = shared(trace, [x, weight])
+        return trace.mark(run(x, weight, bias))
+    n = weight.ndim - 2
+
+    def forward(v: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        # A bias with positions is what a BatchNorm before a padded convolution leaves.
+        return run(v, w, b) if b is None or b.ndim == 1 else run(v, w, None) + b
+
+    def transpose(g: Tensor, w: Tensor, v: Tensor) -> Tensor:
+        if isinstance(a["padding"], str) or v.ndim != n + 2:
+            with torch.enable_grad():
+                v = v.detach().requires_grad_()
+                return torch.autograd.grad(run(v, w, None), v, g, create_graph=torch.is_grad_enabled())[0]
+        sizes = [_tuple(a[k], n) for k in ("stride", "padding", "dilation")]
+        extra = _tuple(a.get("output_padding", 0), n)
+        only_input = (True, False, False)
+        return torch.ops.aten.convolution_backward(g, v, w, None, *sizes, transposed, extra, a["groups"], only_input)[0]
+
+    operation = Operation(forward, transpose, int(transposed), x.ndim - n - 1, a["groups"])
+    return _layer(trace, x, weight, bias, operation, (TRANSPOSED if transposed else CONVOLUTIONS)[n])
+
+
+def _tuple(value: Any, n: int) -> list[int]:
+    values = list(value) if isinstance(value, (tuple, list)) else [value]
+    return values * n if len(values) == 1 else values

@@ -1,0 +1,65 @@
+"""BatchNorm: an affine map with the running statistics, part of the affine operation before or after it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from xaikit.explainers.lrp.flow import BranchRelevance
+from xaikit.explainers.lrp.layers import DIAGONAL, Affine, StandaloneBatchNorm, folded_after
+from xaikit.explainers.lrp.marks import Mark
+from xaikit.explainers.lrp.registry import rule
+from xaikit.explainers.lrp.rules.affine import ruled, with_rule
+from xaikit.explainers.lrp.rules.normalisation import affine_map, normalised
+from xaikit.torch_ops import by_name, operation_name
+
+if TYPE_CHECKING:
+    from xaikit.explainers.lrp.trace import Trace
+
+RETURN_STATISTICS = ("_native_batch_norm_legit_no_training", "native_batch_norm", "_native_batch_norm_legit")
+
+
+@rule("batch_norm", *RETURN_STATISTICS)
+def batch_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """An affine map, scale * x + shift with the running statistics: part of the affine operation before or after it.
+
+    Where neither is there, or the composite has a rule for it, it is a layer of its own (`_alone`).
+    """
+    a = by_name(function, args, kwargs)
+    y = of_statistics(trace, a)
+    if operation_name(function) not in RETURN_STATISTICS:
+        return y
+    return y, *(y.new_empty(0) for _ in range(2))
+
+
+def of_statistics(trace: Trace, a: dict[str, Any]) -> Tensor:
+    """BatchNorm with its arguments by name."""
+    x, mean, var, weight, bias = (a[n] for n in ("input", "running_mean", "running_var", "weight", "bias"))
+    if a.get("training", False) or mean is None or var is None:  # the batch's own: the scale is frozen
+        dims = [0, *range(2, x.ndim)]
+        return trace.mark(affine_map(normalised(trace, x, dims, a["eps"]), weight, bias, channels=True))
+    scale = (var + a["eps"]).rsqrt() if weight is None else weight * (var + a["eps"]).rsqrt()
+    shift = -mean * scale if bias is None else bias - mean * scale
+    if trace.norm_has_rule():  # and gets it as a module
+        return trace.mark(DIAGONAL.forward(x, scale, shift))
+    mark, norm_rule = trace.marks[x], trace.rules.of_norm()
+    if mark.layer is not None and mark.layer.operation.channel_dim % x.ndim == 1:
+        layer = folded_after(mark.layer, scale, shift)
+        y = ruled(trace, layer, layer.rule)
+        if mark.tap is None:
+            return y
+        side = with_rule(trace, _alone(mark.tap, scale, shift), norm_rule)
+        return trace.mark(BranchRelevance.apply(y, side, trace.flow), trace.marks[y])
+    layer = _alone(x, scale, shift)
+    return trace.mark(with_rule(trace, layer, norm_rule), Mark(norm=StandaloneBatchNorm(x, layer.y, scale, shift)))
+
+
+def _alone(x: Tensor, scale: Tensor, shift: Tensor) -> Affine:
+    """A BatchNorm with no affine operation beside it: a linear layer with a diagonal matrix, and with its rule.
+
+    The epsilon rule makes that R_in = scale * x * R / (y + epsilon * sign(y)). A convolution's rule would not do: each
+    output has one contribution, so z+ would withhold the relevance of every negative output, alpha-beta double that of
+    every positive one.
+    """
+    return Affine(x, DIAGONAL.forward(x, scale, shift), scale, shift, DIAGONAL)

@@ -1,0 +1,113 @@
+"""Rules of activations: y = f(x) entry by entry, x gets the relevance of y (identity rule, arXiv:2402.05602)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from xaikit.explainers.lrp.flow import Pass, Share, Stop
+from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
+from xaikit.explainers.lrp.registry import rule
+from xaikit.torch_ops import Kind, operation_name
+from xaikit.torch_ops.kinds import DEGREES
+
+if TYPE_CHECKING:
+    from xaikit.explainers.lrp.trace import Trace
+
+
+def passed(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], mark: Mark = PLAIN) -> Any:
+    """R_in = R_out, for the one operand that depends on the explained input."""
+    operands, output = trace.marks.among(args, kwargs), function(*args, **kwargs)
+    if len({id(x) for x in operands}) > 1 or operands[0].shape != output.shape:
+        trace.no_rule(function)
+        return trace.mark(output)
+    return trace.mark(Pass.apply(operands[0], output, trace.flow), mark)
+
+
+@rule(Kind.ELEMENTWISE, "normalize", "local_response_norm", "renorm")
+def activation(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """R_in = R_out. Normalisations by a norm stand here too: y / x is their frozen scale."""
+    return passed(trace, function, args, kwargs)
+
+
+@rule(Kind.GATE)
+def gate(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """R_in = R_out; the output lies in [0, 1]."""
+    return passed(trace, function, args, kwargs, GATE)
+
+
+@rule("tanh", "erf")
+def odd(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """R_in = R_out; 1 + y is a gate, as GELU is written by hand."""
+    return passed(trace, function, args, kwargs, Mark(odd=True))
+
+
+@rule("softmax", "log_softmax", "softmin")
+def softmax(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Attention weights are a gate, and R_in = R_out.
+
+    For AttnLRP they are a signal, and hand on R_in = x_i * (R_i - s_i * sum_j R_j), which is the gradient.
+    """
+    y = function(x, *args, **kwargs)
+    if not trace.attn:
+        y = Pass.apply(x, y, trace.flow)
+    return trace.mark(y, Mark(gate=not trace.attn, logits=x))
+
+
+@rule("pow", "float_power")
+def power(trace: Trace, function: Any, x: Any, exponent: Any, *args: Any, **kwargs: Any) -> Any:
+    """R_in = R_out for a positive constant power; a negative one is a frozen scale."""
+    if not isinstance(exponent, Tensor) and not isinstance(exponent, complex) and exponent < 0:
+        return function(Stop.apply(x, trace.flow), exponent, *args, **kwargs)
+    return passed(trace, function, (x, exponent, *args), kwargs)
+
+
+@rule(Kind.SCALE)
+def scale(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """1 / x is frozen: a constant for what follows."""
+    return function(Stop.apply(x, trace.flow), *args, **kwargs)
+
+
+@rule(Kind.POWER)
+def homogeneous(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """R_in = x * f'(x) * R_out / (n f(x)), for a function of degree n: x * f'(x) = n * f(x) (Euler)."""
+    degree = _degree(operation_name(function), x, args, kwargs)
+    if degree is None:
+        trace.no_rule(function)
+        return trace.mark(function(x, *args, **kwargs))
+    return trace.mark(function(Share.apply(x, 1 / degree, trace.flow), *args, **kwargs))
+
+
+def _degree(name: str, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
+    """How often a factor of the input occurs in each value of the function."""
+    if name in DEGREES:
+        return DEGREES[name]
+    if name == "det":
+        return x.shape[-1]
+    if name == "matrix_power":
+        n = args[0] if args else kwargs["n"]
+        return n if n > 0 else None
+    if name == "prod":
+        dim = args[0] if args else kwargs.get("dim")
+        return x.numel() if dim is None else x.shape[dim]
+    return None
+
+
+@rule("var_mean", "std_mean")
+def moments(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """A scale, which is frozen, and a mean, which is linear."""
+    spread, _ = function(Stop.apply(x, trace.flow), *args, **kwargs)
+    _, mean = function(x, *args, **kwargs)
+    return spread, trace.mark(mean)
+
+
+@rule(Kind.LINEAR_IN_FIRST)
+def linear_in_first(trace: Trace, function: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """All relevance to the first operand; where and how it is read is frozen."""
+
+    def frozen(value: Any) -> Any:
+        return Stop.apply(value, trace.flow) if value in trace.marks else value
+
+    output = function(x, *map(frozen, args), **{k: frozen(v) for k, v in kwargs.items()})
+    return trace.mark(output) if x in trace.marks else output

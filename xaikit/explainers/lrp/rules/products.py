@@ -1,0 +1,80 @@
+"""Rules of products and quotients.
+
+* product of two signals: half each; a gate (sigmoid, softmax) times a signal: all to the signal (Arras et al. 2017,
+  arXiv:1706.07206);
+* quotient: the denominator is a frozen scale.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from xaikit.explainers.lrp.flow import Share, Stop
+from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
+from xaikit.explainers.lrp.registry import rule
+from xaikit.torch_ops import Kind, operation_name
+
+if TYPE_CHECKING:
+    from xaikit.explainers.lrp.trace import Trace
+
+
+def shared(trace: Trace, factors: list[Any]) -> tuple[list[Any], Mark]:
+    """The factors of a product, each set to take its share of the relevance, and the mark of the product."""
+    tracked = [t for t in factors if t in trace.marks]
+    signals = [t for t in tracked if not trace.marks[t].gate]
+    mark = PLAIN if signals else GATE
+    if len(tracked) < 2:
+        return factors, mark
+    takers = signals or tracked
+
+    def share(t: Any) -> Any:
+        if t not in trace.marks:
+            return t
+        if not any(t is taker for taker in takers):
+            return Stop.apply(t, trace.flow)
+        return t if len(takers) == 1 else Share.apply(t, 1 / len(takers), trace.flow)
+
+    return [share(t) for t in factors], mark
+
+
+@rule(Kind.PRODUCT)
+def product(trace: Trace, function: Any, *operands: Any, **kwargs: Any) -> Tensor:
+    """Relevance to the signals in equal shares, to gates only among themselves."""
+    flat, nested = _flat(operands)
+    factors, mark = shared(trace, flat)
+    if nested:
+        front = [a for a in operands[: len(operands) - 1] if isinstance(a, str)]
+        return trace.mark(function(*front, factors, **kwargs), mark)
+    tensors = iter(factors)
+    return trace.mark(function(*(next(tensors) if isinstance(a, Tensor) else a for a in operands), **kwargs), mark)
+
+
+def _flat(operands: tuple[Any, ...]) -> tuple[list[Any], bool]:
+    """The tensors among the operands, which may stand in a list (einsum, chain_matmul)."""
+    last = operands[-1]
+    if isinstance(last, (tuple, list)) and last and all(isinstance(t, Tensor) for t in last):
+        return list(last), True
+    return [a for a in operands if isinstance(a, Tensor)], False
+
+
+NUMERATORS = {
+    "div": 0,
+    "triangular_solve": 0,
+    "cholesky_solve": 0,
+    "lu_solve": 0,
+    "linalg_lu_solve": 2,
+    "linalg_ldl_solve": 2,
+}
+
+
+@rule(Kind.QUOTIENT)
+def quotient(trace: Trace, function: Any, *operands: Any, **kwargs: Any) -> Any:
+    """R_in = R_out for what is divided; what it is divided by is a frozen scale."""
+    index = NUMERATORS.get(operation_name(function), 1)
+    frozen = (Stop.apply(x, trace.flow) if i != index and x in trace.marks else x for i, x in enumerate(operands))
+    numerator, output = operands[index], function(*frozen, **kwargs)
+    if numerator not in trace.marks:
+        return output
+    return trace.mark(output, GATE if trace.marks[numerator].gate else PLAIN)

@@ -1,0 +1,1 @@
+"""Files as people have them: pictures of any depth, arrays, tables, masks; read rightly, or refused in one sentence."""

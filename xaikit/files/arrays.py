@@ -1,0 +1,87 @@
+"""Arrays in .npy and .npz files: numbers only, and never more memory than the file holds."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xaikit.core.errors import InvalidInputError
+
+
+def read_npy(path: Path, option: str = "") -> NDArray[Any]:
+    """The array in a .npy file, read from the disk when its values are used.
+
+    Args:
+        path: of the file.
+        option: the flag that named it, for the message.
+
+    Raises:
+        InvalidInputError: for a file that holds no array of numbers, or is shorter than its header says.
+    """
+    _check_file(path)
+    try:
+        return _numbers(np.load(path, allow_pickle=False, mmap_mode="r"), path, option)
+    except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
+        raise _damaged(path, option, err) from None
+
+
+def read_npz(path: Path, option: str = "") -> dict[str, NDArray[Any]]:
+    """The arrays in a .npz file by name.
+
+    Args:
+        path: of the file.
+        option: the flag that named it, for the message.
+
+    Raises:
+        InvalidInputError: for a file that holds anything but arrays of numbers, or more than the memory can hold.
+    """
+    _check_file(path)
+    try:
+        _check_size(path)
+        with np.load(path, allow_pickle=False) as file:
+            return {name: _numbers(file[name], path, option) for name in file.files}
+    except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
+        raise _damaged(path, option, err) from None
+
+
+def memory() -> int:
+    """Bytes of memory of this machine; a large number where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**40
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise InvalidInputError(f"no such file: {path}")
+    if not path.is_file():
+        raise InvalidInputError(f"{path} is not a file")
+
+
+def _check_size(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        size = sum(item.file_size for item in archive.infolist())
+    if size > memory():
+        raise InvalidInputError(f"{path} unpacks to {size / 2**30:.0f} GiB, more than this machine's memory")
+
+
+def _numbers(array: Any, path: Path, option: str) -> NDArray[Any]:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        raise InvalidInputError(f"{_named(path, option)} must hold numbers, got {getattr(array, 'dtype', type(array))}")
+    return array
+
+
+def _damaged(path: Path, option: str, err: BaseException) -> InvalidInputError:
+    if isinstance(err, InvalidInputError):
+        return err
+    return InvalidInputError(f"{_named(path, option)} is not an array of numbers ({' '.join(str(err).split())[:120]})")
+
+
+def _named(path: Path, option: str) -> str:
+    return f"{option} {path}" if option else str(path)

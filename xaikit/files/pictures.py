@@ -1,0 +1,169 @@
+"""Picture files: any depth and mode as one picture with values in [0, 1], and the way from it to the model's input."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from xaikit.core.errors import InvalidInputError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+MOST_CLASSES = 64  # grey values up to this are an index picture's classes, not the grey of a mask
+SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """How a picture becomes a model's input.
+
+    Attributes:
+        size: (height, width); one number takes the centre square; None keeps the picture's size.
+        crop: the side of the centre square as a share of the shorter side.
+        resampling: how pixels are brought to the size, a value of PIL.Image.Resampling.
+        grey: one channel instead of three.
+        mean: subtracted from each channel, whose values lie in [0, 1].
+        std: divides each channel after that.
+    """
+
+    size: tuple[int, ...] | None = None
+    crop: float = 1.0
+    resampling: int = Image.Resampling.BILINEAR
+    grey: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def placed(self, image: Image.Image, resampling: int | None = None) -> Image.Image:
+        """The picture, or a mask of the same proportions, scaled and cut to the model's input."""
+        way = Image.Resampling(self.resampling if resampling is None else resampling)
+        if self.size is None:
+            return image
+        if len(self.size) == 2:
+            return image.resize((self.size[1], self.size[0]), way)
+        # The usual evaluation transform: shorter side to the size (or more than that), then the centre square.
+        side = self.size[0]
+        scale = int(side / self.crop + 1e-6) / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), way)
+        left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+        return image.crop((left, top, left + side, top + side))
+
+
+def open_picture(path: Path, *, grey: bool = False) -> Image.Image:
+    """A picture, turned upright: 8-bit pixels of mode "L" or "RGB", or mode "F" with values in [0, 1] for deeper ones.
+
+    Of an animated picture the first frame is read, and a warning says so. Transparency is ignored.
+
+    Args:
+        path: a picture file that pillow reads.
+        grey: one channel; else three, but mode "F" always has one.
+
+    Raises:
+        InvalidInputError: for a file that is no picture or damaged, or whose values have no known range.
+    """
+    if not path.is_file():
+        raise InvalidInputError(f"no such file: {path}")
+    try:
+        with Image.open(path) as file:
+            frames = getattr(file, "n_frames", 1)
+            if frames > 1:
+                warnings.warn(f"{path} has {frames} frames; the first one is read", stacklevel=2)
+                file.seek(0)
+            image = _with_known_range(path, file) if _is_deep(file) else file.convert("L" if grey else "RGB")
+            return ImageOps.exif_transpose(image) if image is not file else image.copy()
+    except InvalidInputError:
+        raise
+    except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
+        raise InvalidInputError(f"{path} is not a readable image ({' '.join(str(err).split())[:120]})") from None
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a picture as it is seen upright, from its header.
+
+    Raises:
+        InvalidInputError: for a file that is no picture.
+    """
+    try:
+        with Image.open(path) as file:
+            turned = file.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return (file.width, file.height) if turned else (file.height, file.width)
+    except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
+        raise InvalidInputError(f"{path} is not a readable image ({' '.join(str(err).split())[:120]})") from None
+
+
+def read_mask_picture(path: Path) -> NDArray[np.float32]:
+    """A mask (H, W) in [0, 1]: grey values, black 0 and white 1; or 0 and 1 themselves, as annotation tools write them.
+
+    Colours of a palette are not looked at: index 0 is outside, all others are inside, unless it is a palette of greys.
+
+    Raises:
+        InvalidInputError: for a file that is no picture, or small numbers that look like classes.
+    """
+    if not path.is_file():
+        raise InvalidInputError(f"no such file: {path}")
+    try:
+        with Image.open(path) as file:
+            deep, is_index = _is_deep(file), file.mode == "P" and not _is_grey_palette(file)
+            image = ImageOps.exif_transpose(file) if is_index else None
+    except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
+        raise InvalidInputError(f"{path} is not a readable image ({' '.join(str(err).split())[:120]})") from None
+    if image is not None:
+        # Whatever colours the palette has.
+        return (np.array(image) > 0).astype(np.float32)
+    values: NDArray[np.float32] = pixels_of(open_picture(path, grey=True), grey=True)[0]
+    step = 1 / (65535 if deep else 255)
+    largest = round(float(values.max()) / step) if values.size else 0
+    if largest == 1:
+        return (values > 0).astype(np.float32)
+    # A lossy file has some noise in its black.
+    if 1 < largest <= MOST_CLASSES and path.suffix.lower() not in (".jpg", ".jpeg", ".webp"):
+        raise InvalidInputError(
+            f"{path} has grey values from 0 to {largest}, which look like numbers of classes; save the region alone, "
+            "black outside and white inside"
+        )
+    return values
+
+
+def _is_grey_palette(image: Image.Image) -> bool:
+    colours = np.array(image.convert("RGB")).reshape(-1, 3)
+    return bool((colours == colours[:, :1]).all())
+
+
+def pixels_of(image: Image.Image, *, grey: bool) -> NDArray[np.float32]:
+    """Values in [0, 1], float32: (1, H, W) for grey, else (3, H, W)."""
+    values: NDArray[np.float32] = np.array(image, dtype=np.float32)
+    if image.mode != "F":
+        values = values / np.float32(255)
+    if values.ndim == 2:
+        return np.repeat(values[None], 1 if grey else 3, axis=0)
+    return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode in (*SIXTEEN_BIT, "I", "F")
+
+
+def _with_known_range(path: Path, image: Image.Image) -> Image.Image:
+    """A picture of more than 8 bits as mode "F", its values divided by the largest that the file can hold."""
+    values: NDArray[Any] = np.array(image).astype(np.float64)
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if image.mode == "F":
+        if not (np.isfinite(values).all() and low >= 0 and high <= 1):
+            raise InvalidInputError(
+                f"{path} is a picture of decimal numbers, which must lie in [0, 1], got {low:g} to {high:g}; divide "
+                "them by the largest value that they can have, or save them as .npy, which is read as it is"
+            )
+    elif image.mode == "I" and not (image.format == "PNG" and low >= 0 and high <= 65535):  # pillow before 11
+        raise InvalidInputError(
+            f"{path} has 32-bit pixels from {low:g} to {high:g}, whose range is not known; save it with 8 or 16 bit"
+        )
+    else:
+        values = values / 65535
+    deep = Image.fromarray(values.astype(np.float32), "F" if image.mode != "F" else None)
+    if 0x0112 in image.getexif():
+        deep.getexif()[0x0112] = image.getexif()[0x0112]
+    return deep

@@ -1,0 +1,154 @@
+"""Tables in text files: commas, semicolons or tabs, decimal points or commas, as spreadsheets write them."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import dataclasses
+import io
+import math
+import re
+import warnings
+from pathlib import Path
+
+from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "missing"}
+DECIMAL_COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d*),\d+([eE][+-]?\d+)?")
+SHOWN = 3  # rows or columns that a message names
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTable:
+    """A table of texts.
+
+    Attributes:
+        path: the file.
+        header: names of the columns.
+        rows: one list of texts for each row, as long as the header.
+        separator: what stands between the values.
+        lines: number of each row's line in the file, which messages name.
+    """
+
+    path: Path
+    header: list[str]
+    rows: list[list[str]]
+    separator: str
+    lines: list[int]
+
+    def column(self, name: str) -> list[str]:
+        """The texts of one column.
+
+        Raises:
+            UnknownNameError: for a column that is not there.
+        """
+        if name not in self.header:
+            raise UnknownNameError(f"{self.path} has no column {name!r}{near_names(name, self.header)}")
+        at = self.header.index(name)
+        return [row[at] for row in self.rows]
+
+    def numbers(self, name: str) -> list[float]:
+        """The numbers of one column; decimal commas count where the columns are not separated by commas.
+
+        Raises:
+            InvalidInputError: for a missing value, or one that is no finite number; row and column are named.
+            UnknownNameError: for a column that is not there.
+        """
+        texts = [text.strip() for text in self.column(name)]
+        missing = [line for text, line in zip(texts, self.lines, strict=True) if text.lower() in MISSING]
+        if missing:
+            lines = ", ".join(map(str, missing[:SHOWN])) + (", ..." if len(missing) > SHOWN else "")
+            raise InvalidInputError(
+                f"{self.path}, column {name!r}: {len(missing)} of {len(texts)} values are missing (row {lines}); fill "
+                "them in, or leave the column out with --columns"
+            )
+        decimal_comma = self.separator != "," and any(DECIMAL_COMMA.fullmatch(text) for text in texts)
+        return [self._number(text, line, name, decimal_comma) for text, line in zip(texts, self.lines, strict=True)]
+
+    def _number(self, text: str, line: int, name: str, decimal_comma: bool) -> float:
+        where = f"{self.path}, row {line}, column {name!r}: {text!r}"
+        if decimal_comma and "." in text and not DECIMAL_COMMA.fullmatch(text):
+            raise InvalidInputError(
+                f"{where} has a decimal point where other rows have a decimal comma; use one of both"
+            )
+        try:
+            value = float(text.replace(".", "").replace(",", ".") if decimal_comma else text)
+        except ValueError:
+            raise InvalidInputError(f"{where} is no number; name the columns of numbers with --columns") from None
+        if not math.isfinite(value) or "_" in text:
+            raise InvalidInputError(f"{where} is no finite number")
+        return value
+
+
+def read_table(path: Path) -> TextTable:
+    """The table in a file; the separator is the one with which every row has as many values as the header.
+
+    Args:
+        path: a .csv or .tsv file, in UTF-8, UTF-16 (with its byte order mark) or Windows-1252.
+
+    Raises:
+        InvalidInputError: for a file that is no table, rows of different lengths, or two columns of one name.
+    """
+    if not path.exists():
+        raise InvalidInputError(f"no such file: {path}")
+    if not path.is_file():
+        raise InvalidInputError(f"{path} is not a file")
+    text = _decoded(path)
+    first, _, rest = text.partition("\n")
+    declared = re.fullmatch(r"sep=(.)\r?", first)
+    skipped = 1 if declared else 0
+    tables = [_split(path, rest if declared else text, s) for s in ([declared[1]] if declared else SEPARATORS)]
+    # One column is a table only where no separator stands between the names of the columns.
+    n_columns = min(2, max(len(t.header) for t in tables))
+    fitting = [t for t in tables if len(t.header) >= n_columns and t.rows and _is_even(t)]
+    if not fitting:
+        _refuse(path, max(tables, key=lambda t: len(t.header)), skipped)
+    table = max(fitting, key=lambda t: len(t.header))
+    twice = next((name for name in table.header if table.header.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInputError(f"{path} has {table.header.count(twice)} columns called {twice!r}; rename them")
+    return dataclasses.replace(table, lines=[line + skipped for line in table.lines])
+
+
+def _is_even(table: TextTable) -> bool:
+    return all(len(row) == len(table.header) for row in table.rows)
+
+
+def _split(path: Path, text: str, separator: str) -> TextTable:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        # Rows are counted as spreadsheets count them: one for each row, whatever line breaks a value holds.
+        rows = [(row, i) for i, row in enumerate(reader, 1) if any(value.strip() for value in row)]
+    except csv.Error as err:
+        raise InvalidInputError(f"{path} is no table of text ({err})") from None
+    header = [name.strip() for name in rows[0][0]] if rows else []
+    return TextTable(path, header, [row for row, _ in rows[1:]], separator, [i for _, i in rows[1:]])
+
+
+def _refuse(path: Path, table: TextTable, skipped: int) -> None:
+    if not table.rows:
+        raise InvalidInputError(f"{path} needs a line of column names and at least one row")
+    row, line = next((r, i) for r, i in zip(table.rows, table.lines, strict=True) if len(r) != len(table.header))
+    comma = "; a number with a decimal comma needs another separator, such as a semicolon" if len(row) > 1 else ""
+    raise InvalidInputError(
+        f"{path}, row {line + skipped}: {len(row)} values for {len(table.header)} columns (separated by "
+        f"{SEPARATORS.get(table.separator, repr(table.separator))}){comma if table.separator == ',' else ''}"
+    )
+
+
+def _decoded(path: Path) -> str:
+    content = path.read_bytes()
+    if b"\0" in content and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InvalidInputError(f"{path} is no table of text (it holds zero bytes)")
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        pass
+    try:
+        text = content.decode("cp1252")
+    except UnicodeDecodeError as err:
+        raise InvalidInputError(f"{path} is no table of text ({err}); save it as UTF-8") from None
+    warnings.warn(f"{path} is not in UTF-8; it is read as Windows-1252", stacklevel=2)
+    return text

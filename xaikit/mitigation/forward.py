@@ -1,0 +1,126 @@
+"""Running the user's model in training and in evaluation: its output, its logits, its mode and its precision."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.forward import explain_failure
+from xaikit.core.structure import flatten
+from xaikit.core.targets import pick_head
+
+
+def run_model(model: nn.Module, inputs: Any) -> Any:
+    """What the model returns, in its own mode and with its graph.
+
+    Args:
+        model: of the user.
+        inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
+
+    Raises:
+        InvalidTypeError: where the model fails since its precision is another than that of the inputs.
+    """
+    try:
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+    except (RuntimeError, ValueError) as error:
+        explain_failure(model, flatten(inputs)[0], error)
+        raise
+
+
+def logits_of(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
+    """The model's logits, in its own mode and with their graph.
+
+    Args:
+        model: of the user.
+        inputs: as for `run_model`.
+        head: which output holds the logits, where the model returns several.
+    """
+    return pick_head(run_model(model, inputs), head)
+
+
+def class_logits(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
+    """The model's logits (N, classes).
+
+    Args:
+        model: of the user.
+        inputs: as for `run_model`.
+        head: which output holds the logits, where the model returns several.
+
+    Raises:
+        InvalidInputError: for an output of another shape.
+    """
+    logits = logits_of(model, inputs, head)
+    if logits.ndim != 2:
+        raise InvalidInputError(
+            f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="
+        )
+    return logits
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """Evaluation mode without gradients inside; every module's own flag after. Gives the model's device.
+
+    Args:
+        model: of the user.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        with torch.no_grad():
+            yield next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+@contextlib.contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Training mode inside, every module's flag as found after.
+
+    A model that is in training mode already keeps its flags: parts that its owner froze stay frozen.
+
+    Args:
+        model: of the user.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        if not model.training:
+            model.train()
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def autocast_on(inputs: Any) -> bool:
+    """Whether autocast is active on the device of the inputs.
+
+    Args:
+        inputs: as for `run_model`.
+    """
+    return torch.is_autocast_enabled(flatten(inputs)[0][0].device.type)
+
+
+@contextlib.contextmanager
+def full_precision(inputs: Any) -> Iterator[Any]:
+    """Autocast off inside; gives the inputs, those of half precision in float32 where autocast was on.
+
+    Args:
+        inputs: as for `run_model`.
+    """
+    if not autocast_on(inputs):
+        yield inputs
+        return
+    tensors, rebuild = flatten(inputs)
+    low = (torch.float16, torch.bfloat16)
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        yield rebuild(tuple(t.float() if t.dtype in low else t for t in tensors))
