@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -81,11 +82,12 @@ def opened(view: ModelView, asked: Request, needs: Needs) -> Iterator[tuple[Call
     head = None if target_rules.looks_at_all_heads(asked.targets) else view.head
     checkpointing.install(forward.is_running)
     device = tensors[0].device
-    options = {"freeze": not asked.create_graph, "keep_mode": asked.keep_mode, "keep_writes": asked.keep_writes}
+    options = {"freeze": not asked.create_graph, "keep_mode": asked.keep_mode}
+    make = functools.partial(
+        model_state.running_model, model, device, asked.seed, random=needs.global_random, **options
+    )
     for in_place in (False, True):  # the second where the first finds that a copy does not behave as the model does
-        running = model_state.running_model(
-            model, device, asked.seed, random=needs.global_random, in_place=in_place, **options
-        )
+        running = make(in_place=in_place)
         run = Forward(running.model, rebuild, extras, n, explained, head)
         try:
             with running.open(), torch.set_grad_enabled(asked.create_graph):
@@ -93,6 +95,9 @@ def opened(view: ModelView, asked: Request, needs: Needs) -> Iterator[tuple[Call
             break
         except _OriginalRanError:
             continue
+    if asked.keep_writes:  # not before: what is found out must leave no trace
+        running = make(in_place=in_place, keep_writes=True)
+        run.model = running.model
 
     def output_axes() -> int:
         with running.open(), torch.no_grad():
@@ -285,6 +290,7 @@ def _check_reached(call: Call) -> None:
     """Refuse layers that the score does not depend on; asked once for a form of input."""
     key = ("reached", tuple(p.name for p in call.layers), tuple((tuple(x.shape), x.dtype) for x in call.inputs))
     if key not in call.facts.twice:
-        plain = dataclasses.replace(call, create_graph=False, on_output=None)
+        target = (lambda output: output.reshape(call.n, -1).sum(1)) if call.target is None else call.target
+        plain = dataclasses.replace(call, create_graph=False, on_output=None, target=target)
         plain.grad_of(tuple(x.detach() for x in call.inputs))
         call.facts.twice.add(key)
