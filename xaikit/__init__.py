@@ -112,6 +112,20 @@ _NEW_HOME_OF = {name: module for module, names in _MOVED.items() for name in nam
 __all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604
 
 if TYPE_CHECKING:  # the same names, for type checkers; a test compares
+    from xaikit import cli as cli
+    from xaikit import core as core
+    from xaikit import explainers as explainers
+    from xaikit import metrics as metrics
+    from xaikit import mitigation as mitigation
+    from xaikit import modality as modality
+    from xaikit import recommendation as recommendation
+    from xaikit import report as report
+    from xaikit import runs as runs
+    from xaikit import shortcuts as shortcuts
+    from xaikit import testing as testing
+    from xaikit import torch_ops as torch_ops
+    from xaikit import transforms as transforms
+    from xaikit import tuning as tuning
     from xaikit.core import EXPLAINERS as EXPLAINERS
     from xaikit.core import METRICS as METRICS
     from xaikit.core import MITIGATORS as MITIGATORS
@@ -175,17 +189,35 @@ if TYPE_CHECKING:  # the same names, for type checkers; a test compares
     from xaikit.tuning.tune import tune as tune
 
 
-def __getattr__(name: str) -> Any:
+def _asked_by_import() -> bool:
+    """Whether the caller of `_load` is at a ``from xaikit import name``."""
+    import dis
+    import inspect
+
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals is globals():
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_code[frame.f_lasti] == dis.opmap["IMPORT_FROM"]
+
+
+def _load(name: str) -> Any:
+    """The room or the public name, imported now."""
     if name in _ROOMS:
         return importlib.import_module(f"xaikit.{name}")
     if name in _NEW_HOME_OF:
         home = _NEW_HOME_OF[name]
-        raise AttributeError(f"xaikit.{name} is in {home} now: from {home} import {name}")
+        # An import statement replaces an AttributeError by a sentence of its own, which does not say where the name is.
+        kind = ImportError if _asked_by_import() else AttributeError
+        raise kind(f"xaikit.{name} is in {home} now: from {home} import {name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'xaikit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
+
+
+if not TYPE_CHECKING:  # or type checkers would believe that every name is there
+    __getattr__ = _load
 
 
 def __dir__() -> list[str]:

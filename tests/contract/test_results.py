@@ -9,6 +9,7 @@ import json
 import pickle
 import pkgutil
 import random
+import tempfile
 
 import numpy as np
 import pytest
@@ -48,6 +49,11 @@ def assessment():
     return xaikit.assess(NET, (X, Y), explainers=["gradient", "gradient_x_input"], **by_name, **QUIET)
 
 
+def run():
+    folder = tempfile.mkdtemp()
+    return xaikit.explain_dataset(xaikit.Gradient(NET), (X, Y), out=folder + "/run", keep_inputs=True, **QUIET)
+
+
 EXAMPLES = {
     "Concept": lambda: xaikit.Concept("0", torch.tensor([0.6, 0.8]), torch.zeros(2), torch.ones(2), -1),
     "Assessment": assessment,
@@ -56,6 +62,10 @@ EXAMPLES = {
     "History": lambda: xaikit.RRR(n_epochs=2).fit(nn.Linear(4, 3), X, Y, SHORTCUT, validation=(X, Y), **QUIET),
     "History of a regression": lambda: xaikit.RRR(n_epochs=1).fit(nn.Linear(4, 1), X, X[:, 0], SHORTCUT, **QUIET),
     "Attribution": lambda: xaikit.Gradient(NET).explain(X, Y),
+    "Clusters": lambda: xaikit.SpRAy()(torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0))),
+    "ExplainedSample": lambda: run()[2],
+    "Overlap": lambda: xaikit.mask_overlap(torch.rand(9, 4), SHORTCUT, null="positions"),
+    "Shard": lambda: next(run().shards()),
     "Candidate": lambda: recommendation().candidates[0],
     "Decomposition": lambda: xaikit.ContextualDecomposition(NET).decompose(X, SHORTCUT[None]),
     "Evaluation": evaluation,

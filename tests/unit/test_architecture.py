@@ -205,6 +205,8 @@ def test_type_checkers_see_the_same_names():
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     typed = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
     names = {alias.asname: node.module for node in typed.body for alias in node.names}
+    assert {name for name, home in names.items() if home == "xaikit"} == set(xaikit._ROOMS)
+    names = {name: home for name, home in names.items() if home != "xaikit"}
     # mypy takes a function that is called as its module for the module, unless it is imported from there.
     assert {name: home.removesuffix(f".{name}") for name, home in names.items()} == xaikit._HOME_OF
 
@@ -217,6 +219,10 @@ def test_a_name_that_moved_says_where_it_is():
         with pytest.raises(AttributeError, match=rf"xaikit.{name} is in {home} now: from {home} import {name}"):
             getattr(xaikit, name)
         assert not hasattr(xaikit, name)
+        with pytest.raises(ImportError, match=rf"^xaikit.{name} is in {home} now"):
+            exec(f"from xaikit import {name}")  # noqa: S102
+    with pytest.raises(ImportError, match="cannot import name 'VarGard'"):
+        from xaikit import VarGard  # noqa: F401
 
 
 def test_rooms_are_at_hand():

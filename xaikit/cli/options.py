@@ -101,7 +101,19 @@ def run_model(model: nn.Module, inputs: Any, head: str | int | None) -> Tensor:
 
 def targets_of(classes: list[int], net: nn.Module, inputs: Tensor, head: str | int | None) -> Any:
     """The given classes; else the predicted one of each sample, or None for a single output."""
-    output = run_model(net, inputs, head)
+    return chosen_targets(classes, run_model(net, inputs, head))
+
+
+def chosen_targets(classes: list[int], output: Tensor) -> Any:
+    """The given classes; else the predicted one of each sample, or None for a single output.
+
+    Raises:
+        InvalidInputError: for another number of classes than of samples.
+    """
+    if len(classes) not in (0, 1, len(output)):
+        raise InvalidInputError(
+            f"--target takes one class for all samples, or one for each of {len(output)}, got {len(classes)}"
+        )
     if classes:
         return classes[0] if len(classes) == 1 else torch.tensor(classes)
     return output.argmax(1) if output.ndim == 2 and output.shape[1] > 1 else None

@@ -1,5 +1,7 @@
 """The core: settings, registries, the attribution call, and what keeps the model as it was found."""
 
+from typing import TYPE_CHECKING, Any
+
 from xaikit.core.attribution import Attribution
 from xaikit.core.batch import Batch, read_batch, read_batches
 from xaikit.core.boxes import boxes_to_masks
@@ -26,6 +28,7 @@ from xaikit.core.registries import (
     TARGETS,
 )
 from xaikit.core.registry import Registry
+from xaikit.core.renames import renamed_attribute
 
 __all__ = [
     "BASELINES",
@@ -62,3 +65,8 @@ __all__ = [
     "read_labels",
     "read_masks",
 ]
+
+if not TYPE_CHECKING:  # a type checker would take any name to be there
+
+    def __getattr__(name: str) -> Any:
+        raise renamed_attribute(__name__, name, {"isolation": "model_state, and what is about layers, layers"}, __all__)

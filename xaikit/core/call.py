@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,18 @@ from xaikit.core.kernels import refuse_missing_derivative, sound_kernels
 from xaikit.core.layers import LayerPoint, cut_at
 from xaikit.core.model_facts import ModelFacts
 from xaikit.core.model_state import Modules
+from xaikit.core.renames import renamed_attribute
 from xaikit.core.rows import RowRule, even_ranges, rows_per_pass, run_by_batches
 from xaikit.core.structure import Tensors, split_rows
 from xaikit.core.taps import Readings, Tap, tapped
+
+RENAMED = {
+    "grad": "grad_of",
+    "gradient": "grad_at_layers",
+    "record": "on_output",
+    "surroundings": "recompute_context",
+    "watched": "traced",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +85,11 @@ class Call:
     passes_kept: dict[Any, Any] | None = None
     recompute: bool = False
     traced: bool = False
+
+    if not TYPE_CHECKING:  # a type checker would take any name to be there
+
+        def __getattr__(self, name: str) -> Any:
+            raise renamed_attribute("Call", name, RENAMED)
 
     @property
     def n(self) -> int:

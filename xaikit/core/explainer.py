@@ -166,14 +166,14 @@ class Explainer(ModelView, abc.ABC):
         on_output = outputs.append if self.SHARES_TASK_FORWARD else None
         options["keep_writes"] = options.get("keep_writes", False) and on_output is not None
         try:
-            (found,) = self.run_call(
+            (attribution,) = self.run_call(
                 lambda call: (self._attribute(call),), inputs, targets, **options, on_output=on_output
             )
         except NestedLayersError:
             # One feeds the other, and one pass holds one version of each: every layer by itself, as if named alone.
             each = (self.set_kwargs(layer=layer) for layer in self.layer)
-            found = tuple(e._attributed(inputs, targets, **options)[0] for e in each)
-        return found, outputs[0] if outputs else None
+            attribution = tuple(e._attributed(inputs, targets, **options)[0] for e in each)
+        return attribution, outputs[0] if outputs else None
 
     def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
         """The attribution with its provenance, the explained scores, and the completeness gap where one is promised.

@@ -73,17 +73,27 @@ def fit_mask(mask: Tensor, explained: Tensor, x: Tensor | None = None) -> Tensor
 
 
 def same_proportions(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether two maps have the same proportions within a pixel: one is the other scaled and rounded.
+    """Whether two maps have the same proportions: one is the other scaled and rounded to whole pixels.
+
+    A side may differ by less than a pixel from what the first side says, and the ratio by less than a tenth, which
+    a pixel is on small maps. A line has no proportions: it fits only itself.
+
+    Args:
+        size: of a mask, without samples and channels.
+        other: of what it is over.
 
     >>> same_proportions((24, 32), (12, 16)), same_proportions((15, 11), (64, 48)), same_proportions((5, 9), (12, 12))
     (True, True, False)
     """
-    if len(size) != len(other):
-        return False
-    pairs = [(size[0], other[0], s, o) for s, o in zip(size[1:], other[1:], strict=True)]
-    return size == other or (
-        len(size) > 1 and all(abs(s - h * o / g) < 1 or abs(h - s * g / o) < 1 for h, g, s, o in pairs)
-    )
+    if len(size) != len(other) or len(size) < 2 or 0 in (*size, *other):
+        return size == other
+    height, other_height = size[0], other[0]
+    for width, other_width in zip(size[1:], other[1:], strict=True):
+        ratio = (width / height) / (other_width / other_height)
+        pixels = min(abs(width - width / ratio), abs(height - height * ratio))
+        if pixels >= 1 or abs(ratio - 1) >= 0.1:
+            return False
+    return True
 
 
 def _origin(explained: Tensor, x: Tensor, inputs: Tensors) -> Tensor:
@@ -126,7 +136,7 @@ def _on_steps(mask: Tensor, explained: Tensor, x: Tensor) -> Tensor:
 def _without_channels(mask: Tensor, explained: Tensor, x: Tensor) -> Tensor:
     """A map (N, ...) with an axis for the channels: the second, or the last where only that fits exactly."""
     fits_first = mask.shape[1:] == explained.shape[2:]
-    if not fits_first and explained.ndim > 3 and mask.shape[1:] == explained.shape[1:-1] and x is explained:
+    if not fits_first and explained.ndim > 3 and mask.shape[1:] == explained.shape[1:-1] and x.shape == explained.shape:
         return mask[..., None]
     return mask[:, None]
 
@@ -136,17 +146,19 @@ def _resized(mask: Tensor, explained: Tensor, x: Tensor) -> Tensor:
     places, size = tuple(explained.shape[2:]), tuple(mask.shape[2:])
     if all(m in (1, p) for m, p in zip(size, places, strict=True)):
         return mask
-    over_input = x is not explained and x.ndim == explained.ndim
+    over_input = x.ndim == explained.ndim
     # (N, T, D) and (N, C, L) look alike: whether a layer changed the features or the positions cannot be seen.
-    unclear = explained.ndim == 3 and mask.shape[1] != 1
-    if unclear or explained.ndim > 5 or not same_proportions(size, tuple(x.shape[2:]) if over_input else places):
-        raise _error(mask, explained, x, f"maps of {size}")
+    if (explained.ndim == 3 and mask.shape[1] != 1) or explained.ndim > 5:
+        raise _error(mask, explained, x)
+    if not same_proportions(size, tuple(x.shape[2:]) if over_input else places):
+        positions = tuple(x.shape[2:]) if over_input else places
+        raise InvalidInputError(
+            f"masks are resized only to the same proportions, and a map of {size} is no scaled one of {positions}; "
+            f"pass masks of shape {positions}"
+        )
     return F.interpolate(mask, places, mode="area")
 
 
-def _error(mask: Tensor, explained: Tensor, x: Tensor, got: str = "") -> InvalidInputError:
-    at_layer = f" for a layer whose output is {tuple(explained.shape)}" if x is not explained else ""
-    resized = "" if x.ndim < 4 else ", or the same proportions in another size"
-    return InvalidInputError(
-        f"masks must have shape {allowed_shapes(x)}{resized}; got {got or tuple(mask.shape)}{at_layer}"
-    )
+def _error(mask: Tensor, explained: Tensor, x: Tensor) -> InvalidInputError:
+    at_layer = f" for a layer whose output is {tuple(explained.shape)}" if x.shape != explained.shape else ""
+    return InvalidInputError(f"masks must have shape {allowed_shapes(x)}; got {tuple(mask.shape)}{at_layer}")

@@ -98,7 +98,7 @@ def read_mask_values(mask: Any, *, what: str = WHAT) -> Tensor:
         raise InvalidInputError(f"{what} must hold values in [0, 1], got NaN")
     if low < 0 or high > 1:
         pixels = low >= 0 and 1 < high <= 255 and bool((tensor == tensor.round()).all())
-        of_picture = ", as in a picture with 8 bits: pass masks > 127" if high > 127 else ": pass masks > 0"
+        of_picture = f", as in a picture with 8 bits: pass {what} > 127" if high > 127 else f": pass {what} > 0"
         remedy = of_picture if pixels else "; scale them, or compare them with a threshold"
         raise InvalidInputError(f"{what} must hold values in [0, 1], got {low:g} to {high:g}{remedy}")
     return tensor
@@ -165,7 +165,7 @@ def _read(masks: Any, x: Tensor, what: str, labels: Any) -> Tensor:
     if isinstance(masks, list) and any(item is None or is_array(item) for item in masks):
         return _of_samples(masks, x, what, len(x), "samples")
     raw = to_tensor(masks, what, remedy=REMEDY)
-    _refuse_boxes(raw, x, what)
+    refuse_boxes(raw, x, what)
     mask = read_mask_values(raw, what=what)
     return align(mask, x, what=what)
 
@@ -253,8 +253,19 @@ def allowed_shapes(x: Tensor) -> str:
     return f"{rest[1:]} for all samples, {(n, *rest[1:])} or {(n, *rest)}, N = {n}"
 
 
-def _refuse_boxes(mask: Tensor, x: Tensor, what: str) -> None:
-    """Rows of four numbers beside images are boxes, unless all are 0 and 1: those may be a map of 4 columns."""
+def refuse_boxes(mask: Tensor, x: Tensor, what: str = WHAT) -> None:
+    """Raise for rows of four numbers beside images, which are boxes.
+
+    Rows of 0 and 1 pass: they may be a map of 4 columns.
+
+    Args:
+        mask: as it came.
+        x: the samples.
+        what: name of the masks in messages.
+
+    Raises:
+        InvalidTypeError: for boxes.
+    """
     rows = x.ndim > 3 and mask.ndim in (2, 3) and mask.shape[-1] == 4 and x.shape[-1] != 4 and len(mask) == len(x)
     if rows and not bool(((mask == 0) | (mask == 1)).all()):
         raise _boxes_error(mask, what)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -36,6 +37,16 @@ class ModelView(Configured):
     Args:
         model: the model to explain. Without one the object is a specification; `bind` gives it a model.
     """
+
+    RENAMED_MEMBERS: ClassVar[Mapping[str, str]] = {
+        "FAMILY": "IS_GENERIC",
+        "GIVES_OUTPUT": "SHARES_TASK_FORWARD",
+        "ONE_GRADIENT": "SINGLE_BACKWARD",
+        "_apply": "run_call",
+        "_provenance": "describe",
+        "_portable": "serialised_settings",
+        "_serialised_settings": "serialised_settings",
+    }
 
     model: nn.Module | None = positional(default=None, kw_only=False)
     layer: Annotated[

@@ -108,6 +108,28 @@ def version_of(x: Tensor) -> int:
     return x._version
 
 
+def is_batched(x: Tensor) -> bool:
+    """Whether a tensor is what a function under `torch.vmap` sees as one example.
+
+    Args:
+        x: any tensor.
+    """
+    return torch._C._functorch.is_batchedtensor(x)
+
+
+def batch_of(x: Tensor) -> Tensor:
+    """The batch of all examples behind what a function under `torch.vmap` sees as one; x itself where it is none.
+
+    Without it, LRP would not see what a model computes under vmap.
+
+    Args:
+        x: any tensor.
+    """
+    while torch._C._functorch.is_batchedtensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
 def schema_of(function: Any) -> Any:
     """The schema of an operator such as ``torch.ops.aten.add.Tensor``; None for a function that has none.
 
@@ -115,6 +137,18 @@ def schema_of(function: Any) -> Any:
         function: what a `__torch_function__` receives.
     """
     return getattr(function, "_schema", None)
+
+
+def operator_name(function: Any) -> str | None:
+    """The qualified name of an operator of `torch.ops`, such as "aten::add"; None for a function that is none.
+
+    Without it, operations of exported programs and of other libraries would have no name.
+
+    Args:
+        function: what a `__torch_function__` receives: an operator or one of its overloads.
+    """
+    schema = getattr(function, "_schema", None)
+    return getattr(function, "_qualified_op_name", None) if schema is None else schema.name
 
 
 def schemas_named(name: str) -> list[Any]:

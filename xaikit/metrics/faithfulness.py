@@ -62,7 +62,7 @@ class PixelFlipping(Removal, PooledFeatureMetric, abc.ABC):
         return {order: torch.trapezoid(curve, fraction, dim=1) for order, curve in curves.items()}
 
     def _curves(self, context: EvaluationContext, orders: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        places = self._places(context)
+        places = self._pooled_features(context)
         ranked = ranks(places.values)
         total = ranked.shape[1]
         steps = min(self.n_steps, total)

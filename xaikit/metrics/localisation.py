@@ -30,7 +30,7 @@ class Localisation(PooledFeatureMetric, abc.ABC):
     NEEDS_MASK: ClassVar[bool] = True
 
     def _evaluate(self, context: EvaluationContext) -> Tensor:
-        places = self._places(context)
+        places = self._pooled_features(context)
         inside = torch.cat([m.flatten(1) for m in self._regions(context, places.shapes)], 1)
         values = self._compare(places.values, inside)
         return values.masked_fill(~inside.any(1), torch.nan)
@@ -44,7 +44,7 @@ class Localisation(PooledFeatureMetric, abc.ABC):
         call = context.call
         explained, inputs = call.inputs, (call.uncut or call).inputs
         structure = dict(zip(call.input_names, inputs, strict=True)) if call.input_names else inputs
-        masks = leaves_of(read_masks(context.relevant_region, structure, what=REGION))
+        masks = leaves_of(read_masks(context.relevant_region, structure))
         if len(masks) == len(inputs) == 1:
             masks *= len(explained)  # one region of the input for all explained layers
         if len(masks) != len(shapes):

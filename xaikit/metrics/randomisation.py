@@ -74,7 +74,7 @@ class ModelRandomisation(Comparing):
         with kept(original_of(context.call.model)) as restore:
             layers = layers_from_output(context.call)
             stages = even_ranges(len(layers), -(-len(layers) // (self.n_stages or len(layers))))
-            found = []
+            similarities = []
             for stage in stages:
                 if self.order == "independent":
                     restore()
@@ -82,8 +82,8 @@ class ModelRandomisation(Comparing):
                     reseed(context.call.inputs[0].device, context.seed + i)
                     for module in layers[i]:
                         randomise(module)
-                found.append(self._similarity(context.attributions, context.attribute(context.targets)))
-        return torch.stack(found).nanmean(0)
+                similarities.append(self._similarity(context.attributions, context.attribute(context.targets)))
+        return torch.stack(similarities).nanmean(0)
 
 
 @METRICS.register("random_logit")
@@ -161,7 +161,7 @@ def layers_from_output(call: Call) -> list[list[nn.Module]]:
 
 @torch.no_grad()
 def randomise(module: nn.Module) -> None:
-    """Draw the module's own parameters anew."""
+    """Draw new values for the parameters of the module itself, not of its submodules."""
     reset = getattr(module, "reset_parameters", None)
     if callable(reset):
         reset()

@@ -235,10 +235,10 @@ def _named(explainers: Any, model: nn.Module, head: str | int) -> dict[str, Expl
     """Explainers bound to the model, by a name each."""
     if isinstance(explainers, Mapping):
         return {name: EXPLAINERS.create(e).set_kwargs(model=model, head=head) for name, e in explainers.items()}
-    named: dict[str, Explainer] = {}
-    for given in (explainers,) if isinstance(explainers, (str, Explainer)) else explainers:
-        explainer = EXPLAINERS.create(given)
+    by_name: dict[str, Explainer] = {}
+    for item in (explainers,) if isinstance(explainers, (str, Explainer)) else explainers:
+        explainer = EXPLAINERS.create(item)
         short = explainer.NAME or type(explainer).__name__
-        name = short if short not in named else repr(explainer.set_kwargs(model=None))
-        named[name] = explainer.set_kwargs(model=model, head=head)
-    return named
+        name = short if short not in by_name else repr(explainer.set_kwargs(model=None))
+        by_name[name] = explainer.set_kwargs(model=model, head=head)
+    return by_name

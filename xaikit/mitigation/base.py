@@ -99,7 +99,10 @@ class Mitigator(Configured, abc.ABC):
         return float(getattr(self, self.WEIGHT))
 
     def weight_at(self, epoch: float) -> float:
-        """The weight when `epoch` epochs are done, fractions included.
+        """The weight of the penalty at some time of the training.
+
+        Args:
+            epoch: epochs that are done, fractions included.
 
         >>> from xaikit import RRR
         >>> [RRR(lambda_rrr=8.0, warmup=2.0).weight_at(epoch) for epoch in (0, 0.5, 2, 9)]
@@ -108,7 +111,10 @@ class Mitigator(Configured, abc.ABC):
         return self.weight * (min(1.0, epoch / self.warmup) if self.warmup else 1.0)
 
     def lr_at(self, epoch: float) -> float:
-        """The learning rate when `epoch` epochs are done, fractions included.
+        """The learning rate at some time of the training.
+
+        Args:
+            epoch: epochs that are done, fractions included.
 
         >>> from xaikit import RRR
         >>> [RRR(lr=0.1, n_epochs=4, lr_schedule="cosine").lr_at(epoch) for epoch in (0, 2, 4)]

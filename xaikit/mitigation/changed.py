@@ -28,7 +28,11 @@ class ChangedMitigator(Mitigator):
             return task_loss(at_least_float32(self._changed_logits(model, x, masks, seed)), y)
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """The mean is over all samples."""
+        """The mean is over all samples.
+
+        Args:
+            fraction: how much of the batch the part is.
+        """
         return fraction.samples
 
     @abc.abstractmethod

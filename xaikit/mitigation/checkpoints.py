@@ -38,14 +38,14 @@ def check_path(path: Any) -> Path | None:
     return path
 
 
-def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], stand: dict[str, Any]) -> None:
+def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], progress: dict[str, Any]) -> None:
     """Replace the file in one step; where writing fails the old file stays.
 
     Args:
         path: of the file.
         mitigator: whose settings go along, to be compared on resuming.
         parts: state dicts: tensors and plain values.
-        stand: plain values, kept as text.
+        progress: plain values, kept as text.
 
     Raises:
         CheckpointError: where it cannot be written.
@@ -53,7 +53,7 @@ def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], stand: dict[s
     content = {
         "format": FORMAT,
         "settings": json.dumps(_settings(mitigator)),
-        "stand": json.dumps(stand),
+        "stand": json.dumps(progress),
         **parts,
     }
     partial = path.with_name(path.name + ".partial")
@@ -75,7 +75,7 @@ def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], stand: dict[s
 
 
 def read(path: Path, mitigator: Mitigator, model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """What `write` was given, parts and stand; None where there is no file.
+    """The parts and the progress that `write` was given; None where there is no file.
 
     Raises:
         InvalidInputError: for a file that is no checkpoint, or one of another model or of other settings.
@@ -84,8 +84,8 @@ def read(path: Path, mitigator: Mitigator, model: nn.Module) -> tuple[dict[str, 
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        saved, stand = json.loads(content.pop("settings")), json.loads(content.pop("stand"))
-        theirs = content["model"]
+        saved, progress = json.loads(content.pop("settings")), json.loads(content.pop("stand"))
+        saved_weights = content["model"]
     except Exception as err:
         reason = f"{type(err).__name__} on reading it"
         raise InvalidInputError(f"{path} is no checkpoint of xaikit ({reason}); name another file") from err
@@ -94,11 +94,12 @@ def read(path: Path, mitigator: Mitigator, model: nn.Module) -> tuple[dict[str, 
     if differ:
         changes = ", ".join(f"{k}: {saved.get(k)!r} there, {now[k]!r} here" for k in differ)
         raise InvalidInputError(f"{path} was written with other settings ({changes}); name another file or use those")
-    ours = model.state_dict()
-    odd = [k for k in {**ours, **theirs} if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape]
+    weights = model.state_dict()
+    shapes = [{name: value.shape for name, value in state.items()} for state in (weights, saved_weights)]
+    odd = [name for name in {**weights, **saved_weights} if shapes[0].get(name) != shapes[1].get(name)]
     if odd:
         raise InvalidInputError(f"{path} is of another model: {', '.join(sorted(odd)[:5])} differ")
-    return content, stand
+    return content, progress
 
 
 def _settings(mitigator: Mitigator) -> dict[str, Any]:

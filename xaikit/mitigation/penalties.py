@@ -64,6 +64,10 @@ def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Call
 def check_labels(labels: Any, logits: Tensor) -> Tensor:
     """Labels as class indices (N,), or as numbers (N,) for a model with a single output, on the logits' device.
 
+    Args:
+        labels: in any form that `read_labels` takes.
+        logits: of the model, (N, classes), or (N, 1) or (N,) for a regression.
+
     Raises:
         InvalidTypeError: for labels that are no whole numbers where there are classes.
         InvalidInputError: for a wrong shape, a label outside 0..C-1, or numbers that are not finite.
@@ -85,7 +89,12 @@ def check_labels(labels: Any, logits: Tensor) -> Tensor:
 
 
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy; mean squared error where the labels, as `check_labels` gave them, are numbers."""
+    """Mean cross-entropy; mean squared error where the labels are numbers.
+
+    Args:
+        logits: of the model, (N, classes), or (N, 1) or (N,) for a regression.
+        labels: as `check_labels` gives them.
+    """
     if labels.is_floating_point():
         return F.mse_loss(logits.reshape(labels.shape), labels)
     return F.cross_entropy(logits, labels)
@@ -108,11 +117,11 @@ def masked_power(
     """
     inside, total, count, masked = [], [], [], []
     for attribution, mask in zip(attributions, masks, strict=True):
-        whole = at_least_float32(attribution)
-        a, m = _fitted(what(whole), mask.to(whole))
+        full = at_least_float32(attribution)
+        a, m = _fitted(what(full), mask.to(full))
         inside.append((m * _power(a, power)).flatten(1).sum(1))
         if normalization == "total":
-            total.append(_power(whole, power).flatten(1).sum(1))
+            total.append(_power(full, power).flatten(1).sum(1))
         count.append(m.sum())
         masked.append((m != 0).flatten(1).any(1))
     penalty = torch.stack(inside).sum(0)
@@ -131,12 +140,12 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 def gradient_ratio(task: Tensor, penalty: Tensor, parameters: Iterable[Tensor]) -> Tensor:
     """|d task / d theta| / |d penalty / d theta|, a constant; 0 where the penalty has no gradient."""
-    wanted = [p for p in parameters if p.requires_grad]
-    if not wanted or not penalty.requires_grad or not task.requires_grad:
+    trainable = [p for p in parameters if p.requires_grad]
+    if not trainable or not penalty.requires_grad or not task.requires_grad:
         return torch.zeros_like(penalty.detach())
     norms = []
     for value in (task, penalty):
-        grads = torch.autograd.grad(value, wanted, retain_graph=True, allow_unused=True)
+        grads = torch.autograd.grad(value, trainable, retain_graph=True, allow_unused=True)
         norms.append(torch.stack([g.detach().norm().to(penalty) for g in grads if g is not None]).norm())
     return torch.where(norms[1] > 0, norms[0] / norms[1], torch.zeros_like(norms[1]))
 

@@ -111,7 +111,7 @@ def explain_dataset(  # noqa: PLR0913
     _check_same_rows(folder, done, source)
     todo = sorted(set(own_shards) - set(done))
     n_samples = sum(min((k + 1) * size, source.n) - k * size for k in todo)
-    keep = _Keeper(explainer, chosen, dtype, keep_inputs, seed, source.names)
+    keep = _Keeper(explainer, chosen, dtype, keep_inputs, seed, source)
     with tqdm(total=n_samples, desc="explain", unit="sample", disable=not progress or process > 0 or not todo) as bar:
         claimed = False
         for number, shard in keep.shards(source.parts(todo, size), explainer.device, bar):
@@ -127,9 +127,10 @@ class _Keeper:
     """Explains batches and gathers them into shards."""
 
     def __init__(
-        self, explainer: Explainer, targets: int | str, dtype: str | None, keep_inputs: bool, seed: int, names: Any
+        self, explainer: Explainer, targets: int | str, dtype: str | None, keep_inputs: bool, seed: int, source: Source
     ) -> None:
-        self._explainer, self._targets, self._seed, self._names = explainer, targets, seed, names
+        self._explainer, self._targets, self._seed = explainer, targets, seed
+        self._names, self._fingerprint = source.names, source.fingerprint
         self._dtype = None if dtype is None else getattr(torch, dtype)
         self._keep_inputs = keep_inputs
 
@@ -162,8 +163,12 @@ class _Keeper:
             inputs=part.inputs if self._keep_inputs else None,
             names=tuple(self._names[i] for i in part.indices.tolist()) if self._names else (),
             skipped=part.skipped,
+            fingerprints=self._fingerprints(part.indices.tolist()),
             first_row=sample_hash(part.inputs, part.labels),
         )
+
+    def _fingerprints(self, indices: list[int]) -> tuple[str, ...]:
+        return () if self._fingerprint is None else tuple(str(self._fingerprint(i)) for i in indices)
 
     def _stored(self, values: Any) -> Any:
         tensors, rebuild = flatten(values)
@@ -179,6 +184,7 @@ def _joined(rows: list[Shard]) -> Shard:
     return Shard(
         **{name: concatenated([getattr(row, name) for row in read]) for name in fields},
         names=tuple(name for row in read for name in row.names),
+        fingerprints=tuple(mark for row in read for mark in row.fingerprints),
         skipped=skipped,
         first_row=read[0].first_row,
     )

@@ -53,6 +53,7 @@ class Source:
 
     Attributes:
         names: of the samples, where the data has any.
+        fingerprint: hash of a sample's file or row by its index, where the data has such a function.
         display_names: "classes" and "features", as the data calls them, and "tokenizer", what reads its tokens.
     """
 
@@ -65,6 +66,7 @@ class Source:
         self.names: Sequence[str] = tuple(map(str, getattr(dataset, "names", ())))
         if self.names and len(self.names) != self.n:
             raise InvalidInputError(f"data.names must name each of the {self.n} samples, got {len(self.names)}")
+        self.fingerprint: Callable[[int], Any] | None = getattr(dataset, "fingerprint", None)
         self.display_names = _display_names(dataset)
         self.batch_size = batch_size or (loader and loader.batch_size) or BATCH_SIZE
         self._dataset = dataset

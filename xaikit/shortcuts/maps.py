@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from xaikit.core import Attribution
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.arrays import to_tensor
+from xaikit.core.errors import InvalidInputError
 
 
 def relevance_maps(attributions: Any, *, sign: str = "absolute") -> Tensor:
@@ -25,12 +26,7 @@ def relevance_maps(attributions: Any, *, sign: str = "absolute") -> Tensor:
     values = attributions.values if isinstance(attributions, Attribution) else attributions
     if isinstance(values, (tuple, list, dict)) and len(values) == 1:
         (values,) = values.values() if isinstance(values, dict) else values
-    try:
-        values = torch.as_tensor(values).detach().cpu()
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidTypeError(
-            f"attributions must be one tensor (N, ...) or the Attribution of one, got {type(values).__name__}"
-        ) from None
+    values = to_tensor(values, "attributions").detach().cpu()
     if values.ndim < 2 or len(values) == 0:
         raise InvalidInputError(f"attributions must have shape (N, ...) with N > 0, got {tuple(values.shape)}")
     values = values.double()

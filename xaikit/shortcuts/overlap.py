@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.masks import read_mask_values
+from xaikit.core.mask_shapes import fit_masks
+from xaikit.core.masks import marked, read_masks
+from xaikit.core.pandas_import import import_pandas
+from xaikit.core.results import Result
 from xaikit.shortcuts.maps import distributions, relevance_maps
 
 
-@dataclasses.dataclass(frozen=True)
-class Overlap:
-    """What `mask_overlap` returns.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Overlap(Result):
+    """How much relevance lies in a region, as `mask_overlap` measures it.
 
     Attributes:
         share: of each sample's relevance that lies in the mask, (N,), from 0 to 1.
@@ -28,6 +31,15 @@ class Overlap:
     expected: Tensor
     p_values: Tensor
     p_value: float
+
+    def to_pandas(self) -> Any:
+        """A table with one row for each sample: share, expected, p_value.
+
+        Raises:
+            MissingDependencyError: without pandas.
+        """
+        columns = {"share": self.share, "expected": self.expected, "p_value": self.p_values}
+        return import_pandas("to_pandas").DataFrame({name: values.tolist() for name, values in columns.items()})
 
     def __repr__(self) -> str:
         return (
@@ -104,14 +116,11 @@ def mask_overlap(
 
 def _fit(masks: Any, maps: Tensor) -> Tensor:
     """Masks (N or 1, ...) of the maps' shape."""
-    mask = read_mask_values(masks).double().cpu()
-    shape = tuple(mask.shape)
-    if mask.ndim == maps.ndim + 1 and mask.shape[1] == 1:
-        mask = mask[:, 0]
-    if mask.shape == maps.shape[1:]:
-        mask = mask[None]
-    if mask.ndim != maps.ndim or mask.shape[1:] != maps.shape[1:] or len(mask) not in (1, len(maps)):
-        raise InvalidInputError(f"masks must have shape {tuple(maps.shape[1:])} or {tuple(maps.shape)}, got {shape}")
+    samples = maps.unsqueeze(1) if maps.ndim > 2 else maps
+    aligned = read_masks(masks, samples)
+    (fitted,) = fit_masks(aligned, (samples,))
+    mask = fitted[:, 0] if maps.ndim > 2 else fitted
+    mask = mask[:1] if marked(aligned) is not aligned else mask
     covered = mask.flatten(1).mean(1)
     for bad, problem in ((covered == 0, "is zero everywhere"), (covered == 1, "covers everything")):
         if bool(bad.any()):

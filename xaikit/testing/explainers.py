@@ -104,11 +104,11 @@ def check_tunables_alive(explainer: Any) -> None:
     e = make(explainer, model)
     for name, spec in e.get_tunables().items():
         values = list(spec.names) if isinstance(spec, Choice) else _two_values(spec)
-        found = []
+        attributions = []
         for value in values:
             with contextlib.suppress(*([XaikitError] if isinstance(spec, Choice) else [])):  # for other kinds of input
-                found.append(e.set_kwargs(**{name: value}).attribute(x, y))
-        alike = all(torch.equal(a, found[0]) for a in found)
+                attributions.append(e.set_kwargs(**{name: value}).attribute(x, y))
+        alike = all(torch.equal(a, attributions[0]) for a in attributions)
         assert not alike, f"{name}={values[0]!r} and {name}={values[-1]!r} give the same attribution"
         for wrong in ("no such value", float("nan"), object()):
             try:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xaikit.core.torch_private import batch_of
 from xaikit.torch_ops.arguments import by_name
 
 
@@ -29,14 +30,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
         return torch.matmul(weights, v), weights
     hidden = mask == -math.inf if mask.is_floating_point() else ~mask
     sees_nothing = hidden.all(-1, keepdim=True)
-    if mask.is_floating_point() and bool((mask.masked_fill(hidden, 0) != 0).any()):
+    if mask.is_floating_point() and _any(mask.masked_fill(hidden, 0) != 0):
         scores = scores + mask.masked_fill(hidden, 0)
-    if bool(hidden.any()):
+    if _any(hidden):
         scores = scores.masked_fill(hidden & ~sees_nothing, -math.inf)
     weights = torch.softmax(scores, -1)
-    if bool(sees_nothing.any()):
+    if _any(sees_nothing):
         weights = weights.masked_fill(sees_nothing, 0)
     return torch.matmul(weights, v), weights
+
+
+def _any(condition: Tensor) -> bool:
+    return bool(batch_of(condition).any())  # of all examples, where the model runs under torch.vmap
 
 
 def scaled_dot_product_attention(function: Any, *args: Any, **kwargs: Any) -> Tensor:

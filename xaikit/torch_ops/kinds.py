@@ -134,8 +134,8 @@ KINDS: dict[str, Kind] = _table(
     }
 )
 
-# How often the operation's input occurs in it as a factor; None where that depends on the call.
-DEGREES: dict[str, float | None] = {"var": 2, "cov": 2, "cholesky": 0.5, "linalg_cholesky_ex": 0.5}
+# How often the operation's input occurs in it as a factor, where that does not depend on the call.
+DEGREES: dict[str, float] = {"var": 2, "cov": 2, "cholesky": 0.5, "linalg_cholesky_ex": 0.5}
 
 NO_GRADIENT = "its result does not depend smoothly on its operands: questions, whole numbers, indices, steps"
 CREATES = "it makes a new tensor, of the form of another or at random"

@@ -36,7 +36,8 @@ _ALIASES = """
     linalg_norm:norm linalg_qr:qr linalg_svd:svd frobenius_norm:norm linalg_vector_norm:vector_norm
     grid_sampler:grid_sample grid_sampler_2d:grid_sample grid_sampler_3d:grid_sample log_sigmoid:logsigmoid
     _softmax:softmax _safe_softmax:softmax _log_softmax:log_softmax affine_grid_generator:affine_grid
-    _grouped_mm:grouped_mm _to_copy:to _unsafe_view:view lift_fresh:clone alias:view_as rdiv:rtruediv
+    _grouped_mm:grouped_mm transformers::grouped_mm_fallback:grouped_mm
+    _to_copy:to _unsafe_view:view lift_fresh:clone alias:view_as rdiv:rtruediv
     native_channel_shuffle:channel_shuffle native_dropout:dropout _reshape_alias:reshape _index_put_impl:index_put
     _adaptive_avg_pool2d:adaptive_avg_pool2d _adaptive_avg_pool3d:adaptive_avg_pool3d slice:narrow
     _threshold:threshold _fused_rms_norm:rms_norm
@@ -48,21 +49,19 @@ _OPERATORS = """
     iadd isub imul itruediv idiv ipow imatmul imod ifloordiv iand ior ixor ilshift irshift
     radd rsub rmul rtruediv rdiv rpow rmatmul rmod rfloordiv rand ror rxor rlshift rrshift eq ne lt le gt ge
 """
-ALIASES = dict(pair.split(":") for pair in _ALIASES.split())
+ALIASES = dict(pair.rsplit(":", 1) for pair in _ALIASES.split())
 OPERATORS = frozenset(_OPERATORS.split())
 REFLECTED = {"radd": "add", "rmul": "mul"}  # the order of their operands makes no difference
 
 
 def plain_name(function: Any) -> str:
-    """The name by which torch, or an operator of an exported program, calls a function.
+    """The name by which torch calls a function; operators of other libraries are named with their namespace.
 
     Args:
-        function: what a `__torch_function__` receives: a function, a method, or an `OpOverload`.
+        function: what a `__torch_function__` receives: a function, a method, or an operator of `torch.ops`.
     """
-    schema = torch_private.schema_of(function)  # torch.ops.aten.add.Tensor
-    if schema is not None:
-        return str(schema.name.rpartition("::")[2])
-    return getattr(function, "__name__", str(function))
+    name = torch_private.operator_name(function)  # torch.ops.aten.add, torch.ops.aten.add.Tensor
+    return getattr(function, "__name__", str(function)) if name is None else name.removeprefix("aten::")
 
 
 @lru_cache(maxsize=4096)

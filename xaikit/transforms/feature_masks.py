@@ -47,8 +47,8 @@ def _consecutive(ids: Tensor, x: Tensor) -> Tensor:
             f"feature_mask must hold whole group numbers in the shape of a sample {tuple(x.shape[1:])}, "
             f"got {ids.dtype} {tuple(ids.shape)}"
         )
-    _, found = torch.unique(full, return_inverse=True)
-    return found.expand(len(full), *x.shape[1:])
+    _, consecutive = torch.unique(full, return_inverse=True)
+    return consecutive.expand(len(full), *x.shape[1:])
 
 
 def _along(x: Tensor, dim: int, ids: Tensor) -> Tensor:

@@ -128,14 +128,14 @@ class Space:
 
     def describe(self) -> dict[str, Any]:
         """Every dimension by Optuna's name of it: its dotted name, its range or choices, and when it exists."""
-        found: dict[str, Any] = {}
+        described: dict[str, Any] = {}
 
         def note(dims: tuple[Dimension, ...], when: Point) -> None:
             for dim in dims:
                 if not dim.fixed:
-                    found[dim.key] = {"name": dim.name, "when": when, **dim.describe()}
+                    described[dim.key] = {"name": dim.name, "when": when, **dim.describe()}
                 for label, option in dim.options.items():
                     note(option.below, when if dim.fixed else {**when, dim.name: label})
 
         note(self.dims, {})
-        return found
+        return described

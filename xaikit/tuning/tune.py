@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xaikit.core import MITIGATORS, POSTPROCESSORS, Explainer, Float, Int, as_explainer
 from xaikit.core.batch import read_batches
@@ -18,11 +18,17 @@ from xaikit.tuning.result import FrontPoint, TuneResult
 from xaikit.tuning.search import Search, run_search
 from xaikit.tuning.space_selection import SpaceArgument, SpaceSelection, make_space, part_of_one, part_of_several
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # The explainer's own class; a search among several, or by a name, gives some Explainer.
+    E = TypeVar("E", bound=Explainer, default=Explainer)
+
 ROUNDING = 1e-6  # of a value: what models in single precision leave
 
 
 def tune(  # noqa: PLR0913
-    explainer: Explainer | str | Sequence[Any],
+    explainer: E | str | Sequence[Any],
     metric: Metric | str | dict[Any, float] | Sequence[Any],
     data: Any,
     *,
@@ -40,7 +46,7 @@ def tune(  # noqa: PLR0913
     direction: str | None = None,
     cautious: bool = True,
     progress: bool = True,
-) -> TuneResult[Explainer]:
+) -> TuneResult[E]:
     """Search an explainer's tunable settings, or among several explainers, for the best mean of a metric over samples.
 
     Trial 0 is the explainer as it is. The next ones move one setting at a time, where the number of trials allows, so
@@ -147,7 +153,7 @@ def explanation_search(  # noqa: PLR0913
     if postprocess is not None and postprocess is not False:
         after = POSTPROCESSORS.create("postprocessor" if postprocess is True else postprocess)
         parts.append(part_of_one(after, selection, "postprocess"))
-    options: dict[str, Any] = {"model": explainers[0].model, "rows": None, "what": "relevant_region", "targets": True}
+    options: dict[str, Any] = {"model": explainers[0].model, "rows": None, "targets": True}
     batches = [batch.to(explainers[0].device) for batch in read_batches(data, relevant_region, **options)]
     for goal in goals:
         goal.check_masks(batches)
@@ -175,7 +181,7 @@ def explanation_search(  # noqa: PLR0913
     )
 
 
-def explanation_result(search: Search, stopped: Stopped, *, cautious: bool = True) -> TuneResult[Explainer]:
+def explanation_result(search: Search, stopped: Stopped, *, cautious: bool = True) -> TuneResult[Any]:
     """The result of a search over explainers; `cautious` as for `tune`.
 
     Raises:

@@ -21,7 +21,8 @@ from xaikit.cli.demo_digits import make_network
 from xaikit.explainers import SmoothGrad, VarGrad
 from xaikit.metrics import AbPC
 from xaikit.tuning import TuneResult, tune
-from xaikit.tuning.study import disconnect, open_storage
+from xaikit.tuning.optuna_private import disconnect
+from xaikit.tuning.study import open_storage
 
 NETWORK = "xaikit.cli.demo_digits:make_network"
 ROOT = Path(__file__).parents[3]

@@ -139,13 +139,13 @@ WRONG = {
     "other length": (EACH[:2], InvalidInputError, r"shape \(6, 8\) for all samples, .*N = 3.*; got \(2, 6, 8\)"),
     "a list of another length": ([MAP, None], InvalidInputError, r"one \(or None\) for each of 3 samples, got 2"),
     "too many axes": (torch.zeros(1, 1, 1, 1, H, W), InvalidInputError, r"masks must have shape"),
-    "column": (torch.ones(N, 1), InvalidInputError, r"masks must have shape .*; got maps of \(3, 1\)"),
+    "column": (torch.ones(N, 1), InvalidInputError, r"a map of \(3, 1\) is no scaled"),
     "other proportions": (
         torch.ones(5, 9),
         InvalidInputError,
-        r"same proportions in another size; got maps of \(5, 9\)",
+        r"same proportions, and a map of \(5, 9\) is no scaled one of \(6, 8\)",
     ),
-    "transposed": (MAP.T, InvalidInputError, r"got maps of \(8, 6\)"),
+    "transposed": (MAP.T, InvalidInputError, r"a map of \(8, 6\) is no scaled"),
     "boxes": (np.array([[0, 0, 3, 3]] * N), InvalidTypeError, r"boxes \(x0, y0, x1, y1\); pass xaikit.boxes_to_masks"),
     "boxes in [0, 1]": (torch.rand(N, 4), InvalidTypeError, "look like boxes"),
     "a list of boxes": ([[0, 0, 3, 3]] * N, InvalidTypeError, "look like boxes"),
@@ -208,8 +208,10 @@ def test_proportions_within_a_pixel():
     assert same_proportions((224, 224), (7, 7))
     assert same_proportions((33, 50), (66, 99))
     assert same_proportions((2, 3, 4), (4, 6, 8))
-    for wrong in ((3, 4), (12, 11), (13, 12), (24, 12), (12,)):
+    for wrong in ((3, 4), (5, 6), (13, 11), (24, 12), (12,)):
         assert not same_proportions(wrong, (12, 12))
+    assert not same_proportions((5, 5), (6, 5))
+    assert not same_proportions((6,), (12,))
 
 
 def test_boxes_to_masks():

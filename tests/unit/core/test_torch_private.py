@@ -139,3 +139,23 @@ def test_lightning_wraps_under_that_name():
     model = nn.Linear(2, 2)
     assert lightning_inner(fabric.setup(model)) is model
     assert lightning_inner(model) is None
+
+
+def test_the_batch_behind_an_example_of_vmap():
+    x, behind = torch.randn(2, 3), []
+
+    def example(row):
+        assert torch_private.is_batched(row)
+        behind.append(torch_private.batch_of(row))
+        return row * 2
+
+    torch.vmap(example)(x)
+    assert behind[0] is x
+    assert torch_private.batch_of(x) is x
+    assert not torch_private.is_batched(x)
+
+
+def test_operators_have_a_qualified_name():
+    assert torch_private.operator_name(torch.ops.aten.add) == "aten::add"
+    assert torch_private.operator_name(torch.ops.aten.add.Tensor) == "aten::add"
+    assert torch_private.operator_name(torch.add) is None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from xaikit.core import EXPLAINERS, Call, Categorical, Choice, Explainer, Float, Int
 from xaikit.core.attribution import Explained
 from xaikit.core.errors import InvalidInputError, UnsupportedOperationError
+from xaikit.core.inputs import is_several
 from xaikit.core.registries import FEATURE_MASKS
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import Decomposition, decompose_call
@@ -71,9 +72,10 @@ class ContextualDecomposition(Explainer):
         """The output as the contribution of the relevant part of the inputs and that of the rest.
 
         Args:
-            inputs: a tensor (N, ...) of numbers or of token ids, or a tuple or dict of them.
-            masks: in [0, 1], 1 for what is relevant: (M, ...) broadcasting over the batch, or (M, N, ...) with one for
-                each sample. For several inputs a tuple, with None for an input that is to count as a constant.
+            inputs: a tensor (N, ...) of numbers or of token ids, or a tuple or dict of them; arrays and lists likewise.
+            masks: booleans or numbers in [0, 1], 1 for what is relevant: (M, ...) broadcasting over the batch, or
+                (M, N, ...) with one for each sample. For several inputs a tuple, with None for an input that is to
+                count as a constant.
             relevant: instead of masks, the relevant part itself, of x = relevant + rest, as (N, ...) or (M, N, ...).
             step_masks: (M, T) or (M, N, T), the steps of an LSTM whose constant is relevant, by default those with
                 relevant inputs.
@@ -163,17 +165,18 @@ class ContextualDecomposition(Explainer):
 
 def _splits(named: Any, inputs: Tensors, masks: Any, relevant: Any) -> list[Split | None]:
     """One split for each input, by its name where the inputs are `named`."""
-    given = masks if relevant is None else relevant
-    if isinstance(given, Mapping):
-        if not isinstance(named, Mapping) or given.keys() != named.keys():
+    parts = masks if relevant is None else relevant
+    if isinstance(parts, Mapping):
+        if not isinstance(named, Mapping) or parts.keys() != named.keys():
             names = sorted(named) if isinstance(named, Mapping) else "no names"
-            raise InvalidInputError(f"masks must have the names of the inputs, {names}, got {sorted(given)}")
-        given = tuple(given[name] for name in named)
-    given = given if isinstance(given, (tuple, list)) else (given,)
-    if len(given) != len(inputs) or all(value is None for value in given):
-        raise InvalidInputError(f"{len(inputs)} inputs need a mask each (None for a constant), got {len(given)}")
+            raise InvalidInputError(f"masks must have the names of the inputs, {names}, got {sorted(parts)}")
+        parts = tuple(parts[name] for name in named)
+    elif not isinstance(parts, (tuple, list)) or not (is_several(parts) or None in parts):
+        parts = (parts,)  # nested lists of numbers are one mask; a tuple or a list of arrays holds one for each input
+    if len(parts) != len(inputs) or all(value is None for value in parts):
+        raise InvalidInputError(f"{len(inputs)} inputs need a mask each (None for a constant), got {len(parts)}")
     make = Split.of_masks if relevant is None else Split.of_part
-    return [None if value is None else make(value, x) for value, x in zip(given, inputs, strict=True)]
+    return [None if value is None else make(value, x) for value, x in zip(parts, inputs, strict=True)]
 
 
 def _step_masks(steps: Any, splits: list[Split | None], n: int) -> Tensor | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.masks import REMEDY, read_mask_values, refuse_boxes
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.rules.embedding import MaskedTokens
 from xaikit.explainers.cd.ruleset import Context
@@ -29,37 +32,32 @@ class Split:
     valid: Tensor | None = None
 
     @classmethod
-    def of_masks(cls, masks: Tensor, x: Tensor, what: str = "masks") -> Split:
+    def of_masks(cls, masks: Any, x: Tensor, what: str = "masks") -> Split:
         """Check masks (M, ...) that broadcast over the batch, or (M, N, ...) with one for each sample.
 
         Raises:
-            InvalidTypeError: for anything but a tensor of numbers or truth values.
+            InvalidTypeError: for anything but numbers or booleans.
             InvalidInputError: for another shape, or values outside [0, 1].
         """
-        if not isinstance(masks, Tensor):
-            raise InvalidTypeError(f"{what} must be a tensor, got {type(masks).__name__}")
-        values = masks.to(x.device, x.dtype if x.is_floating_point() else torch.get_default_dtype())
-        values = _behind_batch(values, x, what)
-        low, high = (float(v) for v in torch.aminmax(values.detach())) if values.numel() else (0.0, 0.0)
-        if not (low >= 0 and high <= 1):
-            raise InvalidInputError(
-                f"{what} must lie in [0, 1], where 1 is relevant; they range from {low:g} to {high:g}"
-            )
-        return cls(values)
+        raw = to_tensor(masks, what, remedy=REMEDY)
+        refuse_boxes(raw, x, what)
+        values = read_mask_values(raw, what=what)
+        values = values.to(x.device, x.dtype if x.is_floating_point() else torch.get_default_dtype())
+        return cls(_behind_batch(values, x, what))
 
     @classmethod
-    def of_part(cls, part: Tensor, x: Tensor) -> Split:
+    def of_part(cls, part: Any, x: Tensor) -> Split:
         """Check an additive relevant part, shaped as x or (M, *x.shape).
 
         Raises:
             InvalidTypeError: for a part of token ids.
             InvalidInputError: for another shape.
         """
-        if not isinstance(part, Tensor) or not x.is_floating_point():
+        if not x.is_floating_point():
             raise InvalidTypeError(
-                f"an additive relevant part is a tensor beside a float input, got {type(part).__name__} beside "
-                f"{x.dtype}; tokens take masks"
+                f"a relevant part is one of numbers, and the inputs are {x.dtype}; tokens take masks"
             )
+        part = to_tensor(part, "the relevant part")
         values = part.to(x.device, x.dtype)
         values = values.unsqueeze(0) if values.dim() == x.dim() else values
         if values.shape[1:] != x.shape or len(values) == 0:

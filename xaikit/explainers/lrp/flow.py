@@ -88,7 +88,7 @@ class Flow:
 
 
 def _memory(x: Tensor) -> int:
-    return x.untyped_storage().data_ptr()
+    return torch_private.batch_of(x).untyped_storage().data_ptr()
 
 
 class Stop(Step):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import torch_private
+from xaikit.explainers.lrp.batched import Step
 from xaikit.explainers.lrp.flow import Flow, relevance_of
 from xaikit.explainers.lrp.operations import apply_rule
 from xaikit.explainers.lrp.registry import HANDLERS, USER_RULES
@@ -72,22 +73,25 @@ class Ledger:
         return {k: v for k, v in must.items() if abs(v) > max(1e-4 * total, rounding)}
 
 
-class Probe(torch.autograd.Function):
+class Probe(Step):
     """Identity that records the relevance which passes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, entry: str, sign: int, ledger: Ledger, flow: Flow) -> Tensor:  # noqa: D102
-        # A copy: the model may go on in place. Scores of -inf are what attention may not see: they get no relevance.
-        values = x.clone() if x.is_complex() else x.masked_fill(x == -math.inf, 0)
-        ctx.entry = (values, entry, sign, ledger, flow)
+    def forward(x: Tensor, entry: str, sign: int, ledger: Ledger, flow: Flow) -> Tensor:  # noqa: ARG004, D102
         return x.clone()
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
+        x, *ctx.entry = inputs
+        # A copy: the model may go on in place. Scores of -inf are what attention may not see: they get no relevance.
+        ctx.x = x.clone() if x.is_complex() else x.masked_fill(x == -math.inf, 0)
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
-        x, entry, sign, ledger, flow = ctx.entry
+        entry, sign, ledger, flow = ctx.entry
         if flow.active:
             with torch_private.DisableTorchFunction():
-                ledger.record(entry, float(relevance_of(grads[0], x).sum()), sign)
+                ledger.record(entry, float(relevance_of(grads[0], ctx.x).sum()), sign)
         return grads[0], None, None, None, None
 
 
@@ -114,12 +118,14 @@ def audited(trace: Trace, ledger: Ledger, function: Any, args: tuple[Any, ...], 
     output = apply_rule(trace, function, inside, {k: probe(v, -1) for k, v in kwargs.items()})
     if not isinstance(output, Tensor):
         return probe(output, 1)
-    if ledger.first_nan is None and bool(output.isnan().any()):
+    if ledger.first_nan is None and bool(torch_private.batch_of(output).isnan().any()):
         ledger.first_nan = entry
     if not inside:
         return probe(output, 1)
-    if trace.marks[output].logits is inside[0]:
-        trace.mark(output, dataclasses.replace(trace.marks[output], logits=args[0]))  # not the probe's copy of them
+    logits = trace.marks[output].logits
+    if logits is not None and logits[0] is inside[0]:  # not the probe's copy of them
+        original = (args[0], torch_private.version_of(torch_private.batch_of(args[0])))
+        trace.mark(output, dataclasses.replace(trace.marks[output], logits=original))
     result = probe(output, 1)
     if output is not inside[0] or torch_private.version_of(output) == before:
         return result

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from xaikit.core.torch_private import version_of, view_base
+from xaikit.core.torch_private import batch_of, is_batched, version_of, view_base
 from xaikit.torch_ops import base_of
 
 
@@ -24,7 +24,7 @@ class Mark:
         odd: tanh or erf, of which 1 + y is a gate.
         layer: the `Affine` operation whose output it is, for a BatchNorm that follows.
         norm: the `StandaloneBatchNorm` whose output it is, for an affine operation that follows.
-        logits: what the softmax was taken of whose output it is.
+        logits: what the softmax was taken of whose output it is, with the version that it had then.
         tap: the same tensor, where it is a layer's output that is explained, with relevance to the place where it is
             read off and no further: for rules that pass by this tensor, since a BatchNorm is folded in or out.
     """
@@ -33,7 +33,7 @@ class Mark:
     odd: bool = False
     layer: Any = None
     norm: Any = None
-    logits: Tensor | None = None
+    logits: tuple[Tensor, int] | None = None
     tap: Tensor | None = None
 
 
@@ -45,16 +45,18 @@ class Marks:
     """The marks of the tensors of one forward pass.
 
     A mark tells about the values that a tensor had when it was marked. Once they are written over, by this tensor or by
-    another one that shares the memory, only the dependence on the explained input is left of it.
+    another one that shares the memory, only the dependence on the explained input is left of it. What a model sees as
+    one example under torch.vmap is marked at the batch behind it.
     """
 
     def __init__(self) -> None:
-        self._marks: Any = WeakIdKeyDictionary()  # tensor -> its mark, and its version then
+        self._marks: Any = WeakIdKeyDictionary()  # tensor -> its mark, its version then, whether it was an example
 
     def __contains__(self, x: Any) -> bool:
         """Whether x is a tensor that depends on the explained input."""
         if not isinstance(x, Tensor):
             return False
+        x = batch_of(x)
         if x in self._marks:
             return True
         # A view that was taken before something was written into its base, or into another view of that.
@@ -64,20 +66,20 @@ class Marks:
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self._marks)
 
-    def is_current(self, x: Tensor) -> bool:
-        """Whether the values of x are those for which it was marked."""
-        return x in self._marks and self._marks[x][1] == version_of(x)
-
     def __getitem__(self, x: Tensor) -> Mark:
         """What is known about x; `PLAIN` where nothing is."""
-        mark, version = self._marks.get(x, (PLAIN, -1))
-        return mark if version == version_of(x) else PLAIN
+        batch = batch_of(x)
+        mark, version, example = self._marks.get(batch, (PLAIN, -1, False))
+        if version != version_of(batch):
+            return PLAIN
+        return mark if example == is_batched(x) else Mark(gate=mark.gate, odd=mark.odd)
 
     def set(self, output: Any, mark: Mark = PLAIN) -> Any:
         """Note that a result, or each tensor of it, depends on the explained input; what has no gradient does not."""
         if isinstance(output, Tensor):
-            if output.requires_grad:
-                self._marks[output] = (mark, version_of(output))
+            batch = batch_of(output)
+            if batch.requires_grad:
+                self._marks[batch] = (mark, version_of(batch), is_batched(output))
         elif isinstance(output, (tuple, list)):
             for item in output:
                 self.set(item, mark)
@@ -85,7 +87,7 @@ class Marks:
 
     def set_written(self, x: Tensor, mark: Mark = PLAIN) -> Tensor:
         """Note that a value which depends on the explained input was written into x, and so into the base of x."""
-        base = base_of(x)
+        base = base_of(batch_of(x))
         if base is not x:
             self.set(base)
         self.set(x, mark)

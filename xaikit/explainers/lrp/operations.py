@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from xaikit.core.torch_private import batch_of
 from xaikit.explainers.lrp.flow import Pass, UserRuled
 from xaikit.explainers.lrp.marks import GATE, PLAIN, same_values
 from xaikit.explainers.lrp.registry import HANDLERS, HANDLERS_BY_KIND, USER_RULES, checked_shares
@@ -84,11 +85,17 @@ def _as_gradient(trace: Trace, function: Any, kind: Kind | None, args: tuple[Any
         trace.marks.set_written(args[0])
         return output
     mark = PLAIN
-    if name in COPIES and len(operands) == 1 and same_values(operands[0], output) and not _drops(name, args, kwargs):
+    if (
+        name in COPIES
+        and args
+        and operands[0] is args[0]
+        and same_values(operands[0], output)
+        and not _drops(name, args, kwargs)
+    ):
         mark = marks[0]
     elif (kind is Kind.STRUCTURE or name in KEEPS_GATES) and all(m.gate for m in marks):
-        constants = [a for a in args if isinstance(a, Tensor) and a.is_floating_point() and a not in trace.marks]
-        mark = PLAIN if constants else GATE
+        constants = [batch_of(a) for a in args if _is_constant(trace, a)]
+        mark = GATE if all(bool(((a >= 0) & (a <= 1)).all()) for a in constants) else PLAIN
     if isinstance(output, Tensor) and args and output is args[0]:
         trace.marks.set_written(output, mark)
     else:
@@ -96,6 +103,10 @@ def _as_gradient(trace: Trace, function: Any, kind: Kind | None, args: tuple[Any
     if kind not in AS_GRADIENT and trace.marks.among(output if isinstance(output, (tuple, list)) else (output,)):
         trace.unknown.setdefault(plain_name(function), trace.where)
     return output
+
+
+def _is_constant(trace: Trace, value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value not in trace.marks
 
 
 def _drops(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

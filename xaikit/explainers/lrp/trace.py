@@ -102,8 +102,10 @@ class Trace(TorchFunctionMode):
 
     def explained(self, output: Tensor) -> Tensor:
         """The tensor to start from: the logits where the output is their softmax."""
-        logits = self.marks[output].logits if isinstance(output, Tensor) else None
-        if logits is None or not self.marks.is_current(logits):
+        if not isinstance(output, Tensor):
+            return output
+        logits, version = self.marks[output].logits or (output, None)
+        if version != torch_private.version_of(logits):  # no softmax, or its logits were written over
             return output
         warnings.warn("the model ends in a softmax: LRP explains the logits before it", stacklevel=2)
         return logits

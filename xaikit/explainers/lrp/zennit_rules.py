@@ -100,6 +100,7 @@ class Rules:
         self.by_type = BY_TYPE.get(composite)
         self.any = False  # whether anything got a rule for relevance, not only a change of the gradient
         self.rectifiers_pass = gives_to_zeros(composite)
+        _proxies()
         self._enter({})
 
     def _enter(self, context: dict[Any, Any]) -> None:
@@ -130,7 +131,7 @@ class Rules:
 
     def of_operation(self, proxy: type[nn.Module]) -> Rule | None:
         """The rule of an affine operation outside such a module: the one that a nameless module of its kind gets."""
-        return self.of_module("", _proxy(proxy))  # type: ignore[arg-type]
+        return self.of_module("", _proxies()[proxy])
 
     def of_norm(self) -> Rule | None:
         """The rule of a BatchNorm with no affine operation beside it: a linear layer's, but never a first layer's."""
@@ -168,10 +169,12 @@ def _meets(kinds: Any, others: tuple[type, ...]) -> bool:
     return any(issubclass(k, kinds) or any(issubclass(kind, k) for kind in kinds) for k in others)
 
 
-@functools.lru_cache(maxsize=16)
-def _proxy(kind: type[nn.Module]) -> nn.Module:
-    sizes = (1, 1) if kind is nn.Linear else (1, 1, 1)
-    return kind(*sizes, device="meta")
+@functools.lru_cache(maxsize=1)
+def _proxies() -> dict[type[nn.Module], nn.Module]:
+    """A nameless module of each kind of affine operation; made ahead, since a model under vmap allows no new one."""
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    proxies: dict[type[nn.Module], nn.Module] = {kind: kind(1, 1, 1, device="meta") for kind in convolutions}
+    return {nn.Linear: nn.Linear(1, 1, device="meta"), **proxies}
 
 
 @functools.lru_cache(maxsize=1)

@@ -188,8 +188,8 @@ def test_scripted_models_are_refused():
     [
         (torch.ones(1, 4), r"must have shape \(M, \.\.\.\) broadcasting to \(5,\), or \(M, 4, \.\.\.\)"),
         (torch.ones(1, 3, 5), "with one for each sample"),
-        (torch.full((1, 5), 1.5), r"must lie in \[0, 1\]"),
-        (torch.full((1, 5), torch.nan), r"must lie in \[0, 1\]"),
+        (torch.full((1, 5), 1.5), r"masks must hold values in \[0, 1\]"),
+        (torch.full((1, 5), torch.nan), r"masks must hold values in \[0, 1\]"),
         (torch.ones(0, 5), "must have shape"),
     ],
 )
@@ -250,14 +250,24 @@ def test_step_masks(net, x):
         ContextualDecomposition(net).decompose(x, MASK, step_masks=torch.ones(1, 5))
 
 
+def test_arrays_and_lists_are_read_like_tensors(net, x):
+    explainer, mask = ContextualDecomposition(net), torch.tensor([[1.0, 0, 0, 1, 0]])
+    truth = explainer.decompose(x, mask)
+    for inputs in (x, x.numpy(), x.tolist()):
+        for masks in (mask, mask.bool(), mask.numpy(), mask.bool().numpy(), mask.int().tolist(), (mask.numpy(),)):
+            assert torch.equal(explainer.decompose(inputs, masks).relevant, truth.relevant)
+    part = explainer.decompose(x, relevant=(mask * x).tolist())
+    assert torch.allclose(part.relevant, explainer.decompose(x, relevant=mask * x).relevant)
+
+
 def test_bad_inputs(net, x):
     explainer = ContextualDecomposition(net)
     with pytest.raises(InvalidInputError, match="empty batch"):
         explainer.decompose(x[:0], MASK)
     with pytest.raises(InvalidInputError, match="exactly one"):
         explainer.decompose(x)
-    with pytest.raises(InvalidTypeError, match="must be a tensor"):
-        explainer.decompose(x, [[1, 0, 0, 1, 0]])
+    with pytest.raises(InvalidTypeError, match="masks must hold numbers, got strings"):
+        explainer.decompose(x, [["a", "b", "c", "d", "e"]])
     with pytest.raises(InvalidInputError, match="shape of the input"):
         explainer.decompose(x, relevant=x[:, :3])
     with pytest.raises(InvalidInputError, match="need a mask each"):
@@ -305,20 +315,6 @@ def test_a_rule_of_ones_own(x):
         assert not found.irrelevant.any()
     finally:
         del RULES[torch.special.bessel_j1]
-
-
-def test_packed_sequences_are_refused():
-    class Packed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = nn.LSTM(5, 4, batch_first=True)
-
-        def forward(self, x):
-            packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([3, 2]), batch_first=True)
-            return self.net(packed)[1][0][-1]
-
-    with pytest.raises(UnsupportedOperationError, match="padded batch"):
-        ContextualDecomposition(Packed()).decompose(torch.randn(2, 3, 5), torch.ones(1, 3, 5))
 
 
 def test_what_the_model_sees_looks_like_a_tensor(x):

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xaikit.explainers.cd.blocks import split_symmetric
 from xaikit.explainers.cd.constants import add_constant
 from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed, fractions, on_total
-from xaikit.explainers.cd.derivatives import SplitSymmetric
 from xaikit.explainers.cd.registry import cd_rule, named
 from xaikit.explainers.cd.rules.elementwise import choose
 from xaikit.explainers.cd.ruleset import RuleSet
+from xaikit.explainers.cd.steps import Split, after
 
 Function = Callable[[Tensor], Tensor]
 
@@ -38,14 +37,11 @@ def activation(x: Decomposed, function: Function, at_zero: Tensor | None = None,
 
     Without `at_zero` f is asked for f(0). One that is not `fixed` has parameters of its own, for autograd to see.
     """
-    zero = function(torch.zeros(8, dtype=x.dtype, device=x.parts.device))[0] if at_zero is None else at_zero
+    zero = function(torch.zeros(8, dtype=x.dtype, device=x.share.device))[0] if at_zero is None else at_zero
     symmetric = x.context.rules.activation == "symmetric"
     if float(zero) == 0:
-        if symmetric and fixed:
-            tracked = torch.is_grad_enabled() and x.parts.requires_grad
-            if tracked:
-                return x.like(SplitSymmetric.apply(x.parts, function))
-            return x.like(split_symmetric(x.parts, function, x.parts if x.spent else None))
+        if fixed:
+            return after(x, Split(function, symmetric))
         of_s = function(x.irrelevant) if symmetric else x.irrelevant
         return x.like(split_gain(x.context.rules, function(x.relevant), of_s, function(x.sums), None))
     of_r, of_s, of_t = function(x.relevant), function(x.irrelevant), function(x.sums)

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xaikit.explainers.cd.constants import add_constant
+from xaikit.explainers.cd.constants import add_constant, constant_step
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.registry import cd_rule, named
 
 
 def scaled(x: Decomposed, scale: Tensor, bias: Tensor | None) -> Decomposed:
     """Compute scale * x + bias for a fresh x."""
-    return x.like(x.parts * scale) if bias is None else add_constant(x, bias, scale, in_place=True)
+    return x.like(x.parts * scale) if bias is None else add_constant(x, bias, scale, may_overwrite=True)
 
 
 def per_channel(values: Tensor | None, ndim: int) -> Any:
@@ -106,8 +106,11 @@ def batch_norm(  # noqa: PLR0913, PLR0917  the signature is torch's
     scale = torch.rsqrt(variance + eps)
     scale = scale if weight is None else scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
-    ndim = max(input.dim(), 2)
-    return add_constant(input, shift.reshape(-1, *[1] * (ndim - 2)), scale.reshape(-1, *[1] * (ndim - 2)))
+    trailing = [1] * (max(input.dim(), 2) - 2)
+    shift, scale = shift.reshape(-1, *trailing), scale.reshape(-1, *trailing)
+    if input.deferred is not None:
+        return input.deferred.then(constant_step(input, shift, scale))
+    return add_constant(input, shift, scale)
 
 
 @cd_rule(*named("local_response_norm"))

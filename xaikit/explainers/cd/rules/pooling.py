@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.decomposed import Decomposed, Deferred
+from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.layout import channels_behind
 from xaikit.explainers.cd.registry import cd_rule, named
 from xaikit.explainers.cd.rules.affine import folded
@@ -43,12 +43,13 @@ def maximum(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     asked = kwargs.pop("return_indices", False) or function.__name__.endswith("_with_indices")
     name = function.__name__.removesuffix("_with_indices")
     dims = MAXIMA[function.__name__]
-    later = input.deferred  # the same constant for all places of a channel: it does not move the maximum
-    source = input if later is None else later.value
-    _, indices = getattr(functional, name)(source.total, *args, **kwargs, return_indices=True)
-    taken = source.like(select(source.parts, indices, dims))
-    if later is not None:
-        taken = Deferred(taken, later.constant, later.add).pending()
+    later = input.deferred
+    total = input.total if later is None else later.total()
+    _, indices = getattr(functional, name)(total, *args, **kwargs, return_indices=True)
+    if later is None:
+        taken = input.like(select(input.parts, indices, dims))
+    else:  # the steps are the same at all places of a channel
+        taken = later.picked(lambda parts: select(parts, indices, dims))
     return (taken, indices) if asked else taken
 
 

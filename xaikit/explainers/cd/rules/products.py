@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed, fractions, on_total
+from xaikit.explainers.cd.linear import completed, goes_by_total
 from xaikit.explainers.cd.registry import cd_rule, named
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
@@ -22,8 +23,13 @@ def product(bilinear: Bilinear, x: Any, y: Any, share: Tensor | None = None) -> 
     """
     ndim = max(x.dim(), y.dim())
     if isinstance(x, Decomposed) and isinstance(y, Decomposed):
-        parts = 0.5 * (bilinear(x.aligned_parts(ndim), y.total) + bilinear(x.total, y.aligned_parts(ndim)))
         both = shares.merged(x.aligned_share(ndim), y.aligned_share(ndim), ndim) if share is None else share
+        if goes_by_total(x, y):
+            relevant = bilinear(x.aligned_parts(ndim)[0], y.total).add_(bilinear(x.total, y.aligned_parts(ndim)[0]))
+            parts = torch.empty((2, *relevant.shape), dtype=relevant.dtype, device=relevant.device)
+            torch.mul(relevant, 0.5, out=parts[0])
+            return completed(x, parts, bilinear(x.total, y.total), [x, y], both)
+        parts = 0.5 * (bilinear(x.aligned_parts(ndim), y.total) + bilinear(x.total, y.aligned_parts(ndim)))
         return x.like(parts, both)
     if isinstance(x, Decomposed):
         return x.like(bilinear(x.aligned_parts(ndim), y), x.aligned_share(ndim) if share is None else share)

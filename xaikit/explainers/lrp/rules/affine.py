@@ -59,7 +59,7 @@ def _layer(
 
 LINEAR = Operation(F.linear, lambda g, w, _x: g @ w, channel_dim=-1)
 MATRIX = Operation(
-    lambda x, w, b: x @ w if b is None else torch.addmm(b, x, w), lambda g, w, _x: g @ w.t(), out_dim=1, channel_dim=-1
+    lambda x, w, b: x @ w if b is None else torch.addmm(b, x, w), lambda g, w, _x: g @ w.mT, out_dim=1, channel_dim=-1
 )
 
 
@@ -80,12 +80,12 @@ def addmm(trace: Trace, function: Any, bias: Tensor, x: Tensor, weight: Tensor, 
     return _layer(trace, x, weight, bias, MATRIX, nn.Linear)
 
 
-@rule("matmul", "rmatmul", "mm")
+@rule("matmul", "rmatmul", "mm", "bmm")
 def matmul(trace: Trace, function: Any, x: Any, y: Any) -> Tensor:
-    """A linear layer where one factor is a constant matrix, a product otherwise."""
+    """A linear layer where the second factor is a constant matrix, or one for each of a batch; a product otherwise."""
     reflected = operation_name(function) == "rmatmul"
     value, weight = (y, x) if reflected else (x, y)
-    if value in trace.marks and weight not in trace.marks and weight.ndim == 2 and value.ndim >= 2:
+    if value in trace.marks and weight not in trace.marks and 2 <= weight.ndim <= value.ndim:
         return _layer(trace, value, weight, None, MATRIX, nn.Linear)
     (x, y), mark = shared(trace, [x, y])
     return trace.mark(function(x, y), mark)

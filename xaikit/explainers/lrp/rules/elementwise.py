@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from xaikit.core.torch_private import batch_of, version_of
 from xaikit.explainers.lrp.flow import Pass, Share, Stop
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.registry import rule
@@ -52,7 +54,7 @@ def softmax(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -
     y = function(x, *args, **kwargs)
     if not trace.attn:
         y = Pass.apply(x, y, trace.flow)
-    return trace.mark(y, Mark(gate=not trace.attn, logits=x))
+    return trace.mark(y, Mark(gate=not trace.attn, logits=(x, version_of(batch_of(x)))))
 
 
 @rule("pow", "float_power")
@@ -72,25 +74,29 @@ def scale(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -> 
 @rule(Kind.POWER)
 def homogeneous(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """R_in = x * f'(x) * R_out / (n f(x)), for a function of degree n: x * f'(x) = n * f(x) (Euler)."""
+    y = function(x, *args, **kwargs)
     degree = _degree(operation_name(function), x, args, kwargs)
     if degree is None:
         trace.no_rule(function)
-        return trace.mark(function(x, *args, **kwargs))
-    return trace.mark(function(Share.apply(x, 1 / degree, trace.flow), *args, **kwargs))
+        return trace.mark(y)
+    return trace.mark(Share.apply(y, 1 / degree, trace.flow).clone())
 
 
-def _degree(name: str, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
+def _degree(name: str, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | Tensor | None:
     """How often a factor of the input occurs in each value of the function."""
     if name in DEGREES:
         return DEGREES[name]
     if name == "det":
         return x.shape[-1]
     if name == "matrix_power":
-        n = args[0] if args else kwargs["n"]
+        n: int = args[0] if args else kwargs["n"]
         return n if n > 0 else None
+    dim: int | None = args[0] if args else kwargs.get("dim")
     if name == "prod":
-        dim = args[0] if args else kwargs.get("dim")
         return x.numel() if dim is None else x.shape[dim]
+    if name == "cumprod" and dim is not None:
+        count = torch.arange(1, x.shape[dim] + 1, dtype=x.dtype, device=x.device)
+        return count.view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
     return None
 
 
