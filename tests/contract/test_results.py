@@ -66,6 +66,7 @@ EXAMPLES = {
     "ExplainedSample": lambda: run()[2],
     "Overlap": lambda: xaikit.mask_overlap(torch.rand(9, 4), SHORTCUT, null="positions"),
     "Shard": lambda: next(run().shards()),
+    "Curves": lambda: xaikit.AbPC(n_steps=3).curves(xaikit.Gradient(NET), X, Y),
     "Candidate": lambda: recommendation().candidates[0],
     "Decomposition": lambda: xaikit.ContextualDecomposition(NET).decompose(X, SHORTCUT[None]),
     "Evaluation": evaluation,
@@ -113,6 +114,18 @@ def results():
 @pytest.fixture(params=sorted(EXAMPLES))
 def result(request, results):
     return results(request.param)
+
+
+def test_losses_compare_without_raising():
+    loss = xaikit.RRR().loss(NET, (X, Y, SHORTCUT), seed=0)
+    again, other = xaikit.RRR().loss(NET, (X, Y, SHORTCUT), seed=0), xaikit.RRR().loss(NET, (X, Y.flip(0), SHORTCUT))
+    assert loss == again
+    assert hash(loss) == hash(again)
+    assert loss != other
+    assert loss != tuple(loss)
+    assert loss is not None
+    task, penalty, total, logits = loss
+    assert (task, penalty, total, logits) == tuple(loss)
 
 
 def test_every_result_class_has_an_example_here():

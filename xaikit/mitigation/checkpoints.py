@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,11 +75,19 @@ def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], progress: dic
         partial.unlink(missing_ok=True)
 
 
-def read(path: Path, mitigator: Mitigator, model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]] | None:
+def read(
+    path: Path, mitigator: Mitigator, model: nn.Module, data: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The parts and the progress that `write` was given; None where there is no file.
 
+    Args:
+        path: of the file.
+        mitigator: whose settings must be those in the file.
+        model: which must have the weights in the file.
+        data: fingerprint of the training data, which must be that in the file where it holds one.
+
     Raises:
-        InvalidInputError: for a file that is no checkpoint, or one of another model or of other settings.
+        InvalidInputError: for a file that is no checkpoint, or one of another model, of other settings or other data.
     """
     if not path.exists():
         return None
@@ -89,6 +98,7 @@ def read(path: Path, mitigator: Mitigator, model: nn.Module) -> tuple[dict[str, 
     except Exception as err:
         reason = f"{type(err).__name__} on reading it"
         raise InvalidInputError(f"{path} is no checkpoint of xaikit ({reason}); name another file") from err
+    saved = {mitigator.RENAMED_SETTINGS.get(name, name): value for name, value in saved.items()}
     now = _settings(mitigator)
     differ = [k for k in now if now[k] != saved.get(k)]
     if differ:
@@ -99,6 +109,12 @@ def read(path: Path, mitigator: Mitigator, model: nn.Module) -> tuple[dict[str, 
     odd = [name for name in {**weights, **saved_weights} if shapes[0].get(name) != shapes[1].get(name)]
     if odd:
         raise InvalidInputError(f"{path} is of another model: {', '.join(sorted(odd)[:5])} differ")
+    saved_data = content.get("data", {})
+    other = [name for name in data if name in saved_data and data[name] != saved_data[name]]
+    if other:
+        raise InvalidInputError(
+            f"{path} is of a training on other data ({', '.join(other)} differ); name another file, or pass those data"
+        )
     return content, progress
 
 

@@ -106,8 +106,11 @@ class Loop:
         self._began: random_states.State = {}  # the random state when the present epoch began
         self._now: random_states.State | None = None  # the one to go on with, after resuming
         options.stopping.start = processes.broadcast(options.stopping.start)  # their weights may differ until now
-        if options.checkpoint is not None and (saved := checkpoints.read(options.checkpoint, mitigator, model)):
-            self._resume(*saved)
+        self._data = source.fingerprint() if options.checkpoint is not None else {}
+        if options.checkpoint is not None:
+            saved = checkpoints.read(options.checkpoint, mitigator, model, self._data)
+            if saved is not None:
+                self._resume(*saved)
         # What is in memory was looked at as a whole.
         fresh = not isinstance(source, InMemorySource) and not self.progress.epochs and self.progress.step == 0
         self._watch = MaskWatch() if fresh else None
@@ -314,6 +317,7 @@ class Loop:
             "optimizer": self._optimizer.state_dict(),
             "guard": self._guard.state(),
             "stopping": self._options.stopping.state(),
+            "data": self._data,
             "random": {"began": self._began if self.progress.step else now, "now": now},
         }
         checkpoints.write(path, self._mitigator, parts, dataclasses.asdict(self.progress))

@@ -98,7 +98,18 @@ class Report:
         object.__setattr__(self, "names", dataclasses.replace(self.names, **called))
 
     def save(self, path: str | Path) -> Path:
-        """Write the page, whole or not at all."""
+        """Write the page, whole or not at all.
+
+        Args:
+            path: ends in ``.html``.
+
+        Returns:
+            The path.
+
+        Raises:
+            InvalidInputError: for another ending.
+            OSError: when the disk refuses.
+        """
         path = Path(path)
         if path.suffix not in (".html", ".htm"):
             raise InvalidInputError(f"a report is saved as .html, got {path.name!r}")

@@ -111,6 +111,11 @@ def load_masks(path: str | Path, *, key: str | None = None, threshold: float = 0
     * heatmap files, which `Attribution.save` wrote (``.npz``, ``.safetensors``): each sample's relevance of at least
       `threshold` times its largest one, see `make_masks`.
 
+    Args:
+        path: the file or the folder.
+        key: name of the array in an ``.npz`` file that holds several.
+        threshold: of heatmap files, as a share of each sample's largest relevance.
+
     Returns:
         Values in [0, 1]: the array's own shape, (H, W) of a picture, (N, H, W) of a folder.
 

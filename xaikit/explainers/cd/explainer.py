@@ -117,7 +117,11 @@ class ContextualDecomposition(Explainer):
         return Explained(values, scores, decomposition.gap(scores).detach(), scores)
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:
-        """Operations of the model, on these inputs, that would have to be split in proportion, and where they run."""
+        """Operations of the model, on these inputs, that would have to be split in proportion, and where they run.
+
+        Args:
+            inputs: as for `attribute`.
+        """
         found: list[Decomposition] = []
 
         def method(call: Call) -> tuple[Tensors, ...]:
