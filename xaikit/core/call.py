@@ -110,13 +110,28 @@ class Call:
         return tuple(x.ndim == 3 and x.shape[1:2] in ids for x in self.inputs)
 
     def activations(self, inputs: Tensors) -> Tensors:
-        """What the layers of the call give for stand-ins of `own_inputs`."""
+        """What the layers of the call give for stand-ins of `own_inputs`.
+
+        Args:
+            inputs: tensors (N, ...) in the form of `own_inputs`.
+        """
         forward = self.forward if self.uncut is None else self.uncut.forward
         run = lambda: forward(inputs, self.samples)  # noqa: E731
         return cut_at(self.model, self.layers, run, len(inputs[0]), self.create_graph)
 
     def run(self, inputs: Tensors, copies: int = 1) -> Tensor:
-        """The model's output on `copies` stacked versions of the batch: tensors (copies * N, ...), copy by copy."""
+        """The model's output on stacked versions of the batch.
+
+        Args:
+            inputs: tensors (copies * N, ...), copy by copy.
+            copies: number of versions.
+
+        Returns:
+            The explained head, (copies * N, ...).
+
+        Raises:
+            InvalidInputError: when the model does not return one row per sample.
+        """
         samples = self.samples
         if copies > 1:
             one = torch.arange(self.n, device=inputs[0].device) if samples is None else samples
@@ -135,13 +150,22 @@ class Call:
         """The explained output of rows that stand for some samples; None means the samples of the batch in order.
 
         Where the model's rows are not independent, each row runs inside a whole batch.
+
+        Args:
+            inputs: rows (R, ...).
+            samples: the sample that each row stands for, (R,), or None.
         """
         if samples is None or self.rule.independent:
             return with_rows(target_rules.pick_head(self.forward(inputs, samples), self.head), len(inputs[0]))
         return run_by_batches(self.output_of, inputs, samples, self.batch)
 
     def score(self, output: Tensor, copies: int = 1) -> Tensor:
-        """The explained score of each row of an output, shape (copies * N,)."""
+        """The explained score of each row of an output, shape (copies * N,).
+
+        Args:
+            output: the explained head, (copies * N, ...).
+            copies: versions of the batch in it.
+        """
         if callable(self.target):
             # A target function may hold values per sample, so it always gets the batch as it is.
             parts = split_rows(output, self.n) if copies > 1 else [output]
@@ -150,7 +174,12 @@ class Call:
         return target_rules.score(output, target, self.n_classes, n=copies * self.n)
 
     def scores(self, inputs: Tensors, copies: int = 1) -> Tensor:
-        """The explained score of each row, shape (copies * N,)."""
+        """The explained score of each row, shape (copies * N,).
+
+        Args:
+            inputs: tensors (copies * N, ...), copy by copy.
+            copies: versions of the batch in them.
+        """
         return self.score(self.run(inputs, copies), copies)
 
     def grad_of(self, inputs: Tensors, copies: int = 1, at: Callable[[Tensors], Tensors] | None = None) -> Tensors:
@@ -302,7 +331,11 @@ class Call:
         self.facts.twice.add(form)
 
     def at(self, samples: slice) -> Call:
-        """The same call on some of the samples."""
+        """The same call on some of the samples.
+
+        Args:
+            samples: a slice of the samples.
+        """
         index = torch.arange(self.n, device=self.inputs[0].device) if self.samples is None else self.samples
         target = self.target
         if isinstance(target, target_rules.RowTarget):
@@ -314,7 +347,12 @@ class Call:
         )
 
     def stacked(self, inputs: Tensors, copies: int) -> Call:
-        """A call on `copies` stacked versions of the batch, tensors (copies * N, ...), each row a sample of its own."""
+        """A call on stacked versions of the batch, each row a sample of its own.
+
+        Args:
+            inputs: tensors (copies * N, ...), copy by copy.
+            copies: number of versions.
+        """
         index = torch.arange(self.n, device=inputs[0].device) if self.samples is None else self.samples
         target = self.target
         if isinstance(target, (Tensor, target_rules.RowTarget)):

@@ -83,7 +83,11 @@ class Explainer(ModelView, abc.ABC):
         return math.prod(getattr(self, factor) if isinstance(factor, str) else factor for factor in self.PASSES)
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:  # noqa: ARG002
-        """Operations of the model, on these inputs, that a method of rules has none for; none for other methods."""
+        """Operations of the model, on these inputs, that a method of rules has none for; none for other methods.
+
+        Args:
+            inputs: as for `attribute`.
+        """
         return ()
 
     # ------------------------------------------------------------------ the call
@@ -223,7 +227,11 @@ class Explainer(ModelView, abc.ABC):
 
     @torch.inference_mode(mode=False)
     def output(self, inputs: Any) -> Tensor:
-        """The output that is explained, (N, ...), for the same inputs: in evaluation mode, without a graph."""
+        """The output that is explained, (N, ...), for the same inputs: in evaluation mode, without a graph.
+
+        Args:
+            inputs: as for `attribute`.
+        """
         needs = Needs(gradient=False, several_rows=False, global_random=False)
         with opened(self, Request(inputs), needs) as (call, _):
             return call.run(call.inputs)
