@@ -25,6 +25,7 @@ from xaikit.core.registries import (
     POOLINGS,
     POSTPROCESSORS,
     PROJECTIONS,
+    TARGETS,
 )
 from xaikit.core.registry import Registry
 from xaikit.core.renames import renamed_attribute
@@ -41,6 +42,7 @@ __all__ = [
     "POOLINGS",
     "POSTPROCESSORS",
     "PROJECTIONS",
+    "TARGETS",
     "Attribution",
     "Batch",
     "Call",
