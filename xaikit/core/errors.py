@@ -24,6 +24,10 @@ class NonFiniteError(InvalidInputError):
     """A result that is NaN or infinite although its input was not."""
 
 
+class UnreachableError(InvalidInputError):
+    """The explained score does not depend on what is explained."""
+
+
 class NestedLayersError(InvalidInputError):
     """Several layers of which one feeds another: they cannot be explained together, only one by one."""
 
