@@ -15,6 +15,7 @@ from xaikit.core.batch import Batch, read_batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError
 from xaikit.core.model_state import buffers_kept_on_error
 from xaikit.core.renames import renamed_arguments
+from xaikit.core.value_equality import same_value, value_hash
 from xaikit.mitigation import checkpoints
 from xaikit.mitigation import fabric as fabrics
 from xaikit.mitigation.checks import MaskWatch, check_data, check_model, explain_batchnorm_error
@@ -35,6 +36,16 @@ class Loss(NamedTuple):
     penalty: Tensor
     total: Tensor
     logits: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        # A tuple would ask torch whether two tensors are equal, which has no single answer.
+        return isinstance(other, Loss) and same_value(tuple(self), tuple(other))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other  # noqa: SIM201 - a tuple has a __ne__ of its own
+
+    def __hash__(self) -> int:
+        return value_hash(tuple(self))
 
 
 def _device(value: Any, where: str) -> Any:

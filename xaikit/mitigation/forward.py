@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.forward import raise_on_dtype_mismatch
+from xaikit.core.forward import explain_failure
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 
@@ -30,7 +30,7 @@ def run_model(model: nn.Module, inputs: Any) -> Any:
             return model(**inputs)
         return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
     except (RuntimeError, ValueError) as error:
-        raise_on_dtype_mismatch(model, flatten(inputs)[0], error)
+        explain_failure(model, flatten(inputs)[0], error)
         raise
 
 

@@ -77,7 +77,7 @@ def train(processes: OneProcess, mitigator: Mitigator, model: nn.Module, source:
             stopped = loop.run(pressed)
     options.stopping.finish(model)
     processes.barrier()
-    return History(loop.progress.epochs, stopped)
+    return History(loop.progress.epochs, stopped, mitigator.random_state)
 
 
 class Loop:

@@ -42,12 +42,15 @@ def cd_rule(*functions: Callable[..., Any]) -> Callable[[R], R]:
     return register
 
 
-def named(*names: str) -> list[Callable[..., Any]]:
-    """Every function of torch that goes by one of the names: torch.relu, Tensor.relu, functional.relu."""
-    found = [getattr(namespace, name) for name in names for namespace in NAMESPACES if hasattr(namespace, name)]
-    if not found:
+def named(*names: str, optional: bool = False) -> list[Callable[..., Any]]:
+    """Every function of torch that goes by one of the names: torch.relu, Tensor.relu, functional.relu.
+
+    `optional`: the oldest torch that xaikit supports has no such function; then the list is empty there.
+    """
+    functions = [getattr(namespace, name) for name in names for namespace in NAMESPACES if hasattr(namespace, name)]
+    if not functions and not optional:
         raise LookupError(f"torch has no function named {', '.join(names)}")
-    return found
+    return functions
 
 
 @cache

@@ -129,7 +129,7 @@ def addcmul(function: Any, input: Any, tensor1: Any, tensor2: Any, *, value: flo
     return input + (tensor1 * tensor2) * value
 
 
-@cd_rule(*named("grouped_mm", "_grouped_mm"))
+@cd_rule(*named("grouped_mm", "_grouped_mm", optional=True))
 def grouped_matmul(
     function: Any, mat_a: Any, mat_b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None
 ) -> Any:
