@@ -18,6 +18,9 @@ _HOMES = {
         "EXPLAINERS", "METRICS", "MITIGATORS", "as_explainer", "Attribution", "boxes_to_masks", "Explainer",
         "Float", "Int", "XaikitError",
     ),
+    "xaikit.core.target_values": (
+        "Class", "Contrast", "Heads", "LogProbability", "Position", "Probability", "Region",
+    ),
     "xaikit.explainers": (
         "LRP", "AttnLRP", "CaptumExplainer", "ContextualDecomposition", "ExpectedGradients", "GradCam",
         "GradCamPlusPlus", "Gradient", "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1",
@@ -97,6 +100,7 @@ _MODULES |= {
     "mitigation": "xaikit.mitigation",
     "modality": "xaikit.modality",
     "transforms": "xaikit.transforms",
+    "targets": "xaikit.core.target_values",
     "figures": "xaikit.report.figures",
     "hierarchies": "xaikit.report.hierarchies",
     "pictures": "xaikit.report.pictures",
@@ -132,6 +136,13 @@ if TYPE_CHECKING:  # the same names, for type checkers; a test compares
     from xaikit.core import XaikitError as XaikitError
     from xaikit.core import as_explainer as as_explainer
     from xaikit.core import boxes_to_masks as boxes_to_masks
+    from xaikit.core.target_values import Class as Class
+    from xaikit.core.target_values import Contrast as Contrast
+    from xaikit.core.target_values import Heads as Heads
+    from xaikit.core.target_values import LogProbability as LogProbability
+    from xaikit.core.target_values import Position as Position
+    from xaikit.core.target_values import Probability as Probability
+    from xaikit.core.target_values import Region as Region
     from xaikit.explainers import LRP as LRP
     from xaikit.explainers import AttnLRP as AttnLRP
     from xaikit.explainers import CaptumExplainer as CaptumExplainer

@@ -122,7 +122,9 @@ class Stream:
         shape = tuple(tuple(t.shape[1:]) for t in tensors)
         if self._shape not in (None, shape):
             shapes = " and ".join(", ".join(map(str, one)) for one in (self._shape, shape) if one)
-            raise InvalidInputError(f"the samples have several shapes ({shapes}); bring them to one size")
+            raise InvalidInputError(
+                f"the samples have several shapes ({shapes}); bring them to one size, images with --size"
+            )
         self._shape = shape
         masks = None if self._masks is None else self._masks.of(part.indices, tensors[0], self.total, part.labels)
         return MaskedBatch(part.inputs, part.labels, part.indices, masks)

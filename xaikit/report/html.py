@@ -101,7 +101,7 @@ class Report:
         """Write the page, whole or not at all.
 
         Args:
-            path: ends in ``.html``.
+            path: a name that ends in .html.
 
         Returns:
             The path.
@@ -116,7 +116,12 @@ class Report:
         return write_whole(path, self.html())
 
     def html(self) -> str:
-        """The page."""
+        """The page as text.
+
+        Raises:
+            InvalidInputError: for samples of several tensors, or ones that differ between the runs.
+            MissingDependencyError: without jinja2.
+        """
         cards = list(self._cards())
         colouring = pictures.colouring()
         return _template().render(

@@ -112,9 +112,9 @@ def load_masks(path: str | Path, *, key: str | None = None, threshold: float = 0
       `threshold` times its largest one, see `make_masks`.
 
     Args:
-        path: the file or the folder.
-        key: name of the array in an ``.npz`` file that holds several.
-        threshold: of heatmap files, as a share of each sample's largest relevance.
+        path: a file, or a folder of files with masks of one shape.
+        key: name of the array in a ``.npz`` with several.
+        threshold: of heatmaps, above 0 and at most 1.
 
     Returns:
         Values in [0, 1]: the array's own shape, (H, W) of a picture, (N, H, W) of a folder.
