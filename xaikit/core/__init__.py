@@ -1,4 +1,4 @@
-"""The core: settings, registries, the attribution call, and what keeps the model as it was found."""
+"""The core: settings, registries, the attribution call, and the isolation that leaves a model unchanged."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,11 @@ from xaikit.core.registries import (
     POOLINGS,
     POSTPROCESSORS,
     PROJECTIONS,
+    TARGETS,
 )
 from xaikit.core.registry import Registry
 from xaikit.core.renames import renamed_attribute
+from xaikit.core.results import Interval, Result, Stopped
 
 __all__ = [
     "BASELINES",
@@ -40,6 +42,7 @@ __all__ = [
     "POOLINGS",
     "POSTPROCESSORS",
     "PROJECTIONS",
+    "TARGETS",
     "Attribution",
     "Batch",
     "Call",
@@ -49,9 +52,12 @@ __all__ = [
     "Explainer",
     "Float",
     "Int",
+    "Interval",
     "Layer",
     "Registry",
+    "Result",
     "Spec",
+    "Stopped",
     "XaikitError",
     "as_explainer",
     "boxes_to_masks",

@@ -52,7 +52,10 @@ class ModelView(Configured):
     layer: Annotated[
         Any, Layer(several=True), "explain the output of this layer (or of several) instead of the inputs"
     ] = None
-    head: Annotated[str | int, "which output is explained, where the model returns several"] = "logits"
+    head: Annotated[
+        str | int | None,
+        "which output is explained, where the model returns several; None hands all to a target function",
+    ] = "logits"
     forward_arg_extractor: Annotated[Any, _function, "picks the explained tensors out of the inputs"] = None
     additional_forward_arg_extractor: Annotated[Any, _function, "picks further model arguments out of the inputs"] = (
         None

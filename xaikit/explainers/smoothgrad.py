@@ -34,6 +34,7 @@ class SmoothGrad(Explainer):
 
     SUPPORTED_MODULES = (nn.Linear, torch_private.Convolution, nn.RNNBase, nn.MultiheadAttention)
     PASSES = ("n_iter",)
+    USES_GLOBAL_RANDOM = False
 
     noise_level: Annotated[
         float, Float(low=0.05, high=0.95, step=0.05, ge=0), "noise std as a fraction of each sample's range"
