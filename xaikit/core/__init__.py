@@ -1,4 +1,4 @@
-"""The core: settings, registries, the attribution call, and what keeps the model as it was found."""
+"""The core: settings, registries, the attribution call, and the isolation that leaves a model unchanged."""
 
 from typing import TYPE_CHECKING, Any
 
