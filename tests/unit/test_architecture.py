@@ -249,7 +249,7 @@ ROOM_NAMES = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__
 
 def exported_functions(room_name: str):
     """The functions of a room's ``__all__`` and the methods of its classes that have parameters, by name."""
-    module = importlib.import_module(f"xaikit.{room_name}")
+    module = importlib.import_module(f"xaikit.{room_name}".removesuffix("."))
     for name in getattr(module, "__all__", ()):
         member = getattr(module, name)
         if inspect.isfunction(member):
@@ -262,7 +262,7 @@ def exported_functions(room_name: str):
                     yield f"{name}.{key}", function
 
 
-@pytest.mark.parametrize("room_name", ROOM_NAMES)
+@pytest.mark.parametrize("room_name", ["", *ROOM_NAMES])
 def test_exported_functions_describe_their_arguments(room_name):
     missing = set()
     for name, function in exported_functions(room_name):
