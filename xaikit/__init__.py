@@ -18,6 +18,9 @@ _HOMES = {
         "EXPLAINERS", "METRICS", "MITIGATORS", "as_explainer", "Attribution", "boxes_to_masks", "Explainer",
         "Float", "Int", "XaikitError",
     ),
+    "xaikit.core.target_values": (
+        "Class", "Contrast", "Heads", "LogProbability", "Position", "Probability", "Region",
+    ),
     "xaikit.explainers": (
         "LRP", "AttnLRP", "CaptumExplainer", "ContextualDecomposition", "ExpectedGradients", "GradCam",
         "GradCamPlusPlus", "Gradient", "GradientXInput", "IntegratedGradients", "LRPEpsilonAlpha2Beta1",
@@ -97,6 +100,7 @@ _MODULES |= {
     "mitigation": "xaikit.mitigation",
     "modality": "xaikit.modality",
     "transforms": "xaikit.transforms",
+    "targets": "xaikit.core.target_values",
     "figures": "xaikit.report.figures",
     "hierarchies": "xaikit.report.hierarchies",
     "pictures": "xaikit.report.pictures",
@@ -132,6 +136,13 @@ if TYPE_CHECKING:  # the same names, for type checkers; a test compares
     from xaikit.core import XaikitError as XaikitError
     from xaikit.core import as_explainer as as_explainer
     from xaikit.core import boxes_to_masks as boxes_to_masks
+    from xaikit.core.target_values import Class as Class
+    from xaikit.core.target_values import Contrast as Contrast
+    from xaikit.core.target_values import Heads as Heads
+    from xaikit.core.target_values import LogProbability as LogProbability
+    from xaikit.core.target_values import Position as Position
+    from xaikit.core.target_values import Probability as Probability
+    from xaikit.core.target_values import Region as Region
     from xaikit.explainers import LRP as LRP
     from xaikit.explainers import AttnLRP as AttnLRP
     from xaikit.explainers import CaptumExplainer as CaptumExplainer
@@ -178,13 +189,26 @@ if TYPE_CHECKING:  # the same names, for type checkers; a test compares
     from xaikit.tuning.tune import tune as tune
 
 
+def _asked_by_import() -> bool:
+    """Whether the caller of `_load` is at a ``from xaikit import name``."""
+    import dis
+    import inspect
+
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals is globals():
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_code[frame.f_lasti] == dis.opmap["IMPORT_FROM"]
+
+
 def _load(name: str) -> Any:
     """The room or the public name, imported now."""
     if name in _ROOMS:
         return importlib.import_module(f"xaikit.{name}")
     if name in _NEW_HOME_OF:
         home = _NEW_HOME_OF[name]
-        raise AttributeError(f"xaikit.{name} is in {home} now: from {home} import {name}")
+        # An import statement replaces an AttributeError by a sentence of its own, which does not say where the name is.
+        kind = ImportError if _asked_by_import() else AttributeError
+        raise kind(f"xaikit.{name} is in {home} now: from {home} import {name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'xaikit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)

@@ -52,14 +52,14 @@ def image_folder(
             raise UnreadableSampleError(str(err)) from None
 
     class_names, path = classes or ClassNames(), folder / LABELS
-    words = _labels_of(path, names) if path.is_file() else folder_labels(names)
-    labels, called = class_names.of(words) if words else ((), class_names.from_user)
+    label_words = _labels_of(path, names) if path.is_file() else folder_labels(names)
+    labels, called = class_names.of(label_words) if label_words else ((), class_names.from_user)
     return Samples(
         names,
         read,
         labels,
         called,
-        labels_from=("" if not words else LABELS if path.is_file() else "folders"),
+        labels_from=("" if not label_words else LABELS if path.is_file() else "folders"),
         pictures=PictureFiles(files, preparation),
         fingerprint=lambda i: _hash(files[i].read_bytes()),
     )

@@ -11,7 +11,7 @@ from xaikit.cli.sources import MaskFields, ModelJob
 if TYPE_CHECKING:
     from torch import nn
 
-    from xaikit.cli.stream import Batch
+    from xaikit.cli.stream import MaskedBatch
 
 
 class Evaluate(MaskFields, ModelJob):
@@ -86,7 +86,7 @@ class Evaluate(MaskFields, ModelJob):
         # What was left out must not look like success to a script.
         return 1 if failed or skipped else 0
 
-    def _metric_batch(self, batch: Batch, model: nn.Module) -> tuple[Any, ...]:
+    def _metric_batch(self, batch: MaskedBatch, model: nn.Module) -> tuple[Any, ...]:
         """A batch as the metrics take it."""
         from xaikit.cli.stream import targets_for
 

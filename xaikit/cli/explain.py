@@ -134,7 +134,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
         from xaikit.cli import processes
         from xaikit.core.errors import InvalidInputError
         from xaikit.runs import explain_dataset, load_run
-        from xaikit.runs.source import Source
+        from xaikit.runs.source import SampleSource
 
         if self.out is None:
             raise InvalidInputError("--data needs --out, the folder of the run")
@@ -143,7 +143,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
         data, model = self.samples(self.model), self.loaded()
         data = self.fit_labels(data, model, needed=self.target == "label")
         run = explain_dataset(
-            self.with_embedding_layer(model, Source(data).first()[0]).bound(self.explainer, model),
+            self.with_embedding_layer(model, SampleSource(data).first()[0]).bound(self.explainer, model),
             data,
             out=self.out,
             targets=int(self.target) if self.target.isdecimal() else self.target or "predicted",

@@ -28,6 +28,7 @@ from xaikit.cli import (
     shortcuts,
     tune,
 )
+from xaikit.cli.flags import in_flags
 from xaikit.cli.job import command
 
 app = typer.Typer(
@@ -118,4 +119,4 @@ def _sentence(err: Exception) -> str:
         return err.strerror
     # str() of a LookupError can be the repr of its message.
     text = " ".join((str(err.args[0]) if len(err.args) == 1 else str(err)).split())
-    return text if isinstance(err, XaikitError) else f"{type(err).__name__}: {text} (--debug shows where)"
+    return in_flags(text) if isinstance(err, XaikitError) else f"{type(err).__name__}: {text} (--debug shows where)"

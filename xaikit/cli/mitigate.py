@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from xaikit.cli.stream import Batch, Stream
+    from xaikit.cli.stream import MaskedBatch, Stream
     from xaikit.mitigation import Comparison
 
 HELD_BACK = 0.2  # share of the data that is measured on instead of trained on, where no test data is named
@@ -170,7 +170,7 @@ def _named(classes: Sequence[str]) -> Callable[[Any, Tensor], list[str]]:
     return lambda _, y: [classes[k] if 0 <= k < len(classes) else str(k) for k in y.tolist()]
 
 
-def _labelled(batch: Batch, option: str) -> Tensor:
+def _labelled(batch: MaskedBatch, option: str) -> Tensor:
     """The indices of samples, which must have labels."""
     from xaikit.core.errors import InvalidInputError
 

@@ -73,7 +73,7 @@ def device_of(name: str) -> Any:
         raise InvalidInputError(f"--device {name} cannot be used here ({str(err).splitlines()[0]})") from None
 
 
-def run_model(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
+def run_model(model: nn.Module, inputs: Any, head: str | int | None) -> Tensor:
     """The model's output for some samples, moved to where the model is.
 
     Raises:
@@ -99,7 +99,7 @@ def run_model(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
     return output
 
 
-def targets_of(classes: list[int], net: nn.Module, inputs: Tensor, head: str | int) -> Any:
+def targets_of(classes: list[int], net: nn.Module, inputs: Tensor, head: str | int | None) -> Any:
     """The given classes; else the predicted one of each sample, or None for a single output."""
     return chosen_targets(classes, run_model(net, inputs, head))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ModelJob(Job):
     """A verb that needs a model."""
 
-    model: str = flag(help="module:factory, torchvision:NAME, timm:NAME, or hf:FOLDER.")
+    model: str = flag(help="module:factory (its code is run), torchvision:NAME, timm:NAME, or hf:FOLDER.")
     weights: Path | None = flag(None, help="The model's weights: .safetensors or .pt.")
     layer: str = flag("", help="Explain this layer's output instead of the input.")
     head: str = flag("logits", help="Which output, where the model returns several.")

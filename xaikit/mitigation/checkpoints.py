@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,11 +76,19 @@ def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], progress: dic
         partial.unlink(missing_ok=True)
 
 
-def read(path: Path, mitigator: Mitigator, model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]] | None:
+def read(
+    path: Path, mitigator: Mitigator, model: nn.Module, data: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The parts and the progress that `write` was given; None where there is no file.
 
+    Args:
+        path: of the file.
+        mitigator: whose settings must be those in the file.
+        model: which must have the weights in the file.
+        data: fingerprint of the training data, which must be that in the file where it holds one.
+
     Raises:
-        InvalidInputError: for a file that is no checkpoint, or one of another model or of other settings.
+        InvalidInputError: for a file that is no checkpoint, or one of another model, of other settings or other data.
     """
     if not path.exists():
         return None
@@ -89,8 +99,9 @@ def read(path: Path, mitigator: Mitigator, model: nn.Module) -> tuple[dict[str, 
     except Exception as err:
         reason = f"{type(err).__name__} on reading it"
         raise InvalidInputError(f"{path} is no checkpoint of xaikit ({reason}); name another file") from err
+    saved = {mitigator.RENAMED_SETTINGS.get(name, name): value for name, value in saved.items()}
     now = _settings(mitigator)
-    differ = [k for k in now if now[k] != saved.get(k)]
+    differ = [k for k in now if now[k] != saved.get(k, _default(mitigator, k))]
     if differ:
         changes = ", ".join(f"{k}: {saved.get(k)!r} there, {now[k]!r} here" for k in differ)
         raise InvalidInputError(f"{path} was written with other settings ({changes}); name another file or use those")
@@ -99,9 +110,25 @@ def read(path: Path, mitigator: Mitigator, model: nn.Module) -> tuple[dict[str, 
     odd = [name for name in {**weights, **saved_weights} if shapes[0].get(name) != shapes[1].get(name)]
     if odd:
         raise InvalidInputError(f"{path} is of another model: {', '.join(sorted(odd)[:5])} differ")
+    saved_data = content.get("data", {})
+    other = [name for name in data if name in saved_data and data[name] != saved_data[name]]
+    if other:
+        raise InvalidInputError(
+            f"{path} is of a training on other data ({', '.join(other)} differ); name another file, or pass those data"
+        )
     return content, progress
 
 
 def _settings(mitigator: Mitigator) -> dict[str, Any]:
-    settings = {name: repr(value) for name, value in mitigator.settings().items() if name not in FREE}
+    settings = {name: _described(value) for name, value in mitigator.settings().items() if name not in FREE}
     return {"mitigator": type(mitigator).__name__, **settings}
+
+
+def _described(value: Any) -> str:
+    """A setting as text that is the same in the next process: functions by their name, not their address."""
+    return f"{value.__module__}.{value.__qualname__}" if inspect.isroutine(value) else repr(value)
+
+
+def _default(mitigator: Mitigator, name: str) -> Any:
+    """What a setting was in a file of a version that did not have it yet."""
+    return _described(mitigator.SETTINGS[name].default) if name in mitigator.SETTINGS else None

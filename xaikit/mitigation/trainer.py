@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, NonFiniteError, TrainingError
@@ -77,7 +77,7 @@ def train(processes: OneProcess, mitigator: Mitigator, model: nn.Module, source:
             stopped = loop.run(pressed)
     options.stopping.finish(model)
     processes.barrier()
-    return History(loop.progress.epochs, stopped)
+    return History(loop.progress.epochs, stopped, mitigator.random_state)
 
 
 class Loop:
@@ -106,8 +106,11 @@ class Loop:
         self._began: random_states.State = {}  # the random state when the present epoch began
         self._now: random_states.State | None = None  # the one to go on with, after resuming
         options.stopping.start = processes.broadcast(options.stopping.start)  # their weights may differ until now
-        if options.checkpoint is not None and (saved := checkpoints.read(options.checkpoint, mitigator, model)):
-            self._resume(*saved)
+        self._data = source.fingerprint() if options.checkpoint is not None else {}
+        if options.checkpoint is not None:
+            saved = checkpoints.read(options.checkpoint, mitigator, model, self._data)
+            if saved is not None:
+                self._resume(*saved)
         # What is in memory was looked at as a whole.
         fresh = not isinstance(source, InMemorySource) and not self.progress.epochs and self.progress.step == 0
         self._watch = MaskWatch() if fresh else None
@@ -179,8 +182,7 @@ class Loop:
         if counted:
             assert loss is not None
             labels = batch.labels.to(loss.logits.device)
-            regression = labels.is_floating_point()
-            right = labels.new_tensor(torch.nan) if regression else (loss.logits.argmax(-1) == labels).sum()
+            right = _count_right(loss.logits, labels)
             values = [loss.task, loss.penalty, loss.total / self._processes.part.world_size, right]
             contribution = [*torch.stack([v.detach().double() for v in values]).tolist(), float(len(labels))]
         failed, bad, interrupted, *sums = self._processes.sum(
@@ -314,6 +316,7 @@ class Loop:
             "optimizer": self._optimizer.state_dict(),
             "guard": self._guard.state(),
             "stopping": self._options.stopping.state(),
+            "data": self._data,
             "random": {"began": self._began if self.progress.step else now, "now": now},
         }
         checkpoints.write(path, self._mitigator, parts, dataclasses.asdict(self.progress))
@@ -334,6 +337,14 @@ class Loop:
 def by_sample(mitigator: Mitigator) -> Mitigator:
     """The mitigator for batches whose masks are read: each sample has its own."""
     return mitigator.set_kwargs(mask_scope="sample")
+
+
+def _count_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many predicted classes are right; NaN for labels that are no classes."""
+    if labels.is_floating_point() or labels.shape != logits.shape[:1] or logits.ndim > 2:
+        return torch.tensor(torch.nan, device=logits.device)
+    predicted = (logits.reshape(-1) > 0).long() if logits.numel() == len(logits) else logits.argmax(-1)
+    return (predicted == labels).sum()
 
 
 @contextlib.contextmanager

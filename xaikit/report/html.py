@@ -98,14 +98,30 @@ class Report:
         object.__setattr__(self, "names", dataclasses.replace(self.names, **called))
 
     def save(self, path: str | Path) -> Path:
-        """Write the page, whole or not at all."""
+        """Write the page, whole or not at all.
+
+        Args:
+            path: a name that ends in .html.
+
+        Returns:
+            The path.
+
+        Raises:
+            InvalidInputError: for another ending.
+            OSError: when the disk refuses.
+        """
         path = Path(path)
         if path.suffix not in (".html", ".htm"):
             raise InvalidInputError(f"a report is saved as .html, got {path.name!r}")
         return write_whole(path, self.html())
 
     def html(self) -> str:
-        """The page."""
+        """The page as text.
+
+        Raises:
+            InvalidInputError: for samples of several tensors, or ones that differ between the runs.
+            MissingDependencyError: without jinja2.
+        """
         cards = list(self._cards())
         colouring = pictures.colouring()
         return _template().render(

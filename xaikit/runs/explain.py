@@ -18,7 +18,7 @@ from xaikit.core.structure import flatten
 from xaikit.runs import manifest, shards
 from xaikit.runs.run import Run, load_run
 from xaikit.runs.shards import Shard, concatenated
-from xaikit.runs.source import Part, Source, sample_hash, usual_shard_size
+from xaikit.runs.source import SampleBatch, SampleSource, sample_hash, usual_shard_size
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 TARGETS = ("predicted", "label")
@@ -49,9 +49,10 @@ def explain_dataset(  # noqa: PLR0913
 
     Args:
         explainer: a bound explainer.
-        data: a map-style Dataset of x or (x, label), a DataLoader over one without shuffling, or tensors (x, labels).
-            A data set may carry `names` of its samples, `classes` and `features`, which a report shows, and raise
-            `UnreadableSampleError` for a sample, which is then noted.
+        data: inputs (N, ...) or (inputs, labels) as tensors, arrays, lists, a DataFrame or a mapping of these; a
+            map-style Dataset of x or (x, label); or a DataLoader over one without shuffling. A data set may have
+            `names` of its samples, `classes` and `features`, which a report shows, and a method `fingerprint(index)`;
+            it may raise `UnreadableSampleError` for a sample, which is then left out and noted.
         out: folder of the run; a new one, or that of the same job.
         targets: a class, "predicted", or "label". A model with a single output has no classes.
         batch_size: samples in a pass; None takes the loader's, else 32.
@@ -84,7 +85,7 @@ def explain_dataset(  # noqa: PLR0913
     if dtype not in (None, *DTYPES):
         raise InvalidInputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     chosen = _chosen(targets)
-    source = Source(data, Int(ge=1, optional=True).check(batch_size, "batch_size"))
+    source = SampleSource(data, Int(ge=1, optional=True).check(batch_size, "batch_size"), model)
     process, n_processes = _process(rank, world_size)
     inputs, labels = source.first()
     if chosen == "label" and labels is None:
@@ -111,7 +112,7 @@ def explain_dataset(  # noqa: PLR0913
     _check_same_rows(folder, done, source)
     todo = sorted(set(own_shards) - set(done))
     n_samples = sum(min((k + 1) * size, source.n) - k * size for k in todo)
-    keep = _Keeper(explainer, chosen, dtype, keep_inputs, seed, source)
+    keep = _Keeper(explainer, source, targets=chosen, dtype=dtype, keep_inputs=keep_inputs, seed=seed)
     with tqdm(total=n_samples, desc="explain", unit="sample", disable=not progress or process > 0 or not todo) as bar:
         claimed = False
         for number, shard in keep.shards(source.parts(todo, size), explainer.device, bar):
@@ -127,14 +128,21 @@ class _Keeper:
     """Explains batches and gathers them into shards."""
 
     def __init__(
-        self, explainer: Explainer, targets: int | str, dtype: str | None, keep_inputs: bool, seed: int, source: Source
+        self,
+        explainer: Explainer,
+        source: SampleSource,
+        *,
+        targets: int | str,
+        dtype: str | None,
+        keep_inputs: bool,
+        seed: int,
     ) -> None:
         self._explainer, self._targets, self._seed = explainer, targets, seed
         self._names, self._fingerprint = source.names, source.fingerprint
         self._dtype = None if dtype is None else getattr(torch, dtype)
         self._keep_inputs = keep_inputs
 
-    def shards(self, parts: Iterator[Part], device: torch.device, bar: Any) -> Iterator[tuple[int, Shard]]:
+    def shards(self, parts: Iterator[SampleBatch], device: torch.device, bar: Any) -> Iterator[tuple[int, Shard]]:
         rows: list[Shard] = []
         for part in parts:
             rows.append(self._explained(part, device))
@@ -143,7 +151,7 @@ class _Keeper:
                 yield part.shard, _joined(rows)
                 rows = []
 
-    def _explained(self, part: Part, device: torch.device) -> Shard:
+    def _explained(self, part: SampleBatch, device: torch.device) -> Shard:
         if part.inputs is None:
             return Shard(part.indices, None, skipped=part.skipped)
         tensors, rebuild = flatten(part.inputs)
@@ -214,7 +222,7 @@ def _check_fit(explainer: Explainer, inputs: Any) -> None:
         )
 
 
-def _check_same_rows(folder: Path, numbers: list[int], source: Source) -> None:
+def _check_same_rows(folder: Path, numbers: list[int], source: SampleSource) -> None:
     """Refuse to go on with a run whose shards were computed from other samples: the first one of each is compared."""
     for number in numbers:
         row = shards.first_row_of(folder, number)

@@ -1,4 +1,4 @@
-"""What a search is after: a metric, a weighted sum of metrics, a measure of the user's own; which way is better."""
+"""Goal: what a search optimises: a metric, a weighted sum of metrics, or a measure of the user's own."""
 
 from __future__ import annotations
 
@@ -78,6 +78,11 @@ class Goal:
     def repeatable(self) -> bool:
         """Whether measuring again gives the same number: seconds do not."""
         return all(metric.REPEATABLE for metric, _ in self.terms)
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether a metric compares with where the relevance should lie."""
+        return any(metric.NEEDS_MASK for metric, _ in self.terms)
 
     def check_masks(self, data: list[Batch]) -> None:
         """Check that the data has masks where a metric compares with them.

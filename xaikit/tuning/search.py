@@ -56,7 +56,7 @@ class Search:
         space: what varies.
         goals: what is sought.
         measure: from the objects at a point, and a function to report intermediate values to, to their numbers.
-        fingerprint: what makes two searches the same, as plain JSON values.
+        fingerprint: what must be equal for two searches to share a study, as plain JSON values.
         seed: of the sampler.
         sampler: Optuna's, by name.
         pruner: Optuna's, by name or as an object; None: no trial is stopped early.
