@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map_only
 
-from xaikit.core.torch_private import DisableTorchFunctionSubclass
+from xaikit.core.torch_private import DisableTorchFunctionSubclass, tree_map_only
 from xaikit.explainers.cd.decomposed import Decomposed, on_total
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.torch_ops import Kind
