@@ -71,6 +71,16 @@ EXAMPLES = {
     "Candidate": lambda: recommendation().candidates[0],
     "Decomposition": lambda: xaikit.ContextualDecomposition(NET).decompose(X, SHORTCUT[None]),
     "Evaluation": evaluation,
+    "Evaluation with tensors in its specs": lambda: xaikit.evaluate(
+        [xaikit.explainers.ExpectedGradients(NET, references=X[:5]), "integrated_gradients:n_steps=3"],
+        ["abpc"],
+        (X, Y),
+        model=NET,
+        **QUIET,
+    ),
+    "TuneResult with tensors in its specs": lambda: xaikit.tune(
+        xaikit.explainers.ExpectedGradients(NET, references=X[:5]), "abpc", (X, Y), n_trials=2, **QUIET
+    ),
     "EvaluationRow": lambda: evaluation().rows[0],
     "FrontPoint": lambda: tuned().front[0],
     "Hierarchy": lambda: xaikit.explainers.AgglomerativeDecomposition(NET).hierarchy(X[:1], 1),

@@ -248,4 +248,6 @@ def _signature(cls: type[Configured]) -> inspect.Signature:
 def _short(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"tensor{tuple(value.shape)}"
+    if isinstance(value, (tuple, list)) and any(isinstance(item, Tensor) for item in value):
+        return f"({', '.join(map(_short, value))})"
     return type(value).__name__ if isinstance(value, nn.Module) else repr(value)

@@ -52,7 +52,7 @@ def test_what_is_no_loss_is_refused():
     with pytest.raises(InvalidTypeError, match="got 'mse'"):
         RRR(task_loss="mse")
     each = RRR(task_loss=nn.CrossEntropyLoss(reduction="none"))
-    with pytest.raises(InvalidInputError, match=r"one number, a tensor of shape \(\), got shape \(8,\); use .mean\(\)"):
+    with pytest.raises(InvalidInputError, match=r"one number, a tensor of shape \(\), got shape \(8,\); take its mean"):
         each.loss(net(), (X, torch.arange(8) % 3, MASK))
     with pytest.raises(InvalidInputError, match=r"a row for each of 8 samples, got shape \(5,\)"):
         each.loss(net(), (X, torch.arange(5), MASK))
