@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from xaikit.torch_ops import KINDS, WHY_NONE, WRITTEN_OUT, Kind, canonical, coverage, kind_of, operation_name, why_none
 from xaikit.torch_ops.listing import public_operations
 
-
 # Named tensors: the oldest torch that xaikit supports still has them.
 OF_OLD_TORCH = {"_update_names", "align_as", "align_to", "has_names", "refine_names", "rename"}
 
