@@ -82,6 +82,17 @@ class First(nn.Module):
         return self.body(*[x] * self.times)[0]
 
 
+class Square(nn.Module):
+    """A bilinear layer of x with itself."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.bilinear = nn.Bilinear(c, c, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bilinear(x, x)
+
+
 class Counting(nn.Module):
     """Writes into a buffer and an attribute."""
 
@@ -94,6 +105,12 @@ class Counting(nn.Module):
         self.count += len(x)
         self.last = x * 1.5
         return self.last
+
+
+def _write_half(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, ::2] = x[:, ::2] * 0.5
+    return y
 
 
 SMOOTH: dict[str, Callable[[], nn.Module]] = {
@@ -112,23 +129,19 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mul_": lambda x: x.clone().mul_(0.7), "chunk-cat": lambda x: torch.cat(x.chunk(2, 1)[::-1], 1),
     "roll": lambda x: x.roll(1, 1), "flip": lambda x: x.flip(1), "softmax": lambda x: x.softmax(1) * x.shape[1],
     "maximum": lambda x: torch.maximum(x, 0.1 * x), "where": lambda x: torch.where(x > 0, x, 0.2 * x),
-    "setitem": lambda x: _write_half(x), "F.hardsigmoid": F.hardsigmoid, "F.layer_norm": lambda x: F.layer_norm(x, x.shape[1:]),
+    "setitem": _write_half, "F.hardsigmoid": F.hardsigmoid,
+    "F.layer_norm": lambda x: F.layer_norm(x, x.shape[1:]),
     "einsum": lambda x: torch.einsum("n...,n...->n...", x, x * 0.5), "F.normalize": lambda x: 2 * F.normalize(x, dim=1),
 }  # fmt: skip
-
-
-def _write_half(x: Tensor) -> Tensor:
-    y = x.clone()
-    y[:, ::2] = x[:, ::2] * 0.5
-    return y
 
 
 def _layers_of(axes: int, c: int) -> dict[str, Callable[[], nn.Module]]:
     """Layers that keep (N, c, ...) of that many axes behind the batch."""
     if axes == 1:
         return {
-            "Linear": lambda: nn.Linear(c, c), "BatchNorm1d": lambda: nn.BatchNorm1d(c), "LayerNorm": lambda: nn.LayerNorm(c),
-            "RMSNorm": lambda: nn.RMSNorm(c), "Bilinear": lambda: Apply("square", nn.Bilinear(c, c, c).double() and (lambda x: x)),
+            "Linear": lambda: nn.Linear(c, c), "BatchNorm1d": lambda: nn.BatchNorm1d(c), 
+            "LayerNorm": lambda: nn.LayerNorm(c),
+            "RMSNorm": lambda: nn.RMSNorm(c), "Bilinear": lambda: Square(c),
         }  # fmt: skip
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 2]
     batch = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[axes - 2]
@@ -139,13 +152,16 @@ def _layers_of(axes: int, c: int) -> dict[str, Callable[[], nn.Module]]:
     layers: dict[str, Callable[[], nn.Module]] = {
         "Conv": lambda: conv(c, c, 3, padding=1), "Conv same": lambda: conv(c, c, 2, padding="same"),
         "Conv circular": lambda: conv(c, c, 3, padding=1, padding_mode="circular"),
-        "Conv depthwise": lambda: conv(c, c, 3, padding=1, groups=c), "Conv dilated": lambda: conv(c, c, 3, padding=2, dilation=2),
+        "Conv depthwise": lambda: conv(c, c, 3, padding=1, groups=c),
+        "Conv dilated": lambda: conv(c, c, 3, padding=2, dilation=2),
         "ConvTranspose": lambda: transposed(c, c, 3, padding=1), "BatchNorm": lambda: batch(c),
         "InstanceNorm": lambda: instance(c, affine=True), "GroupNorm": lambda: nn.GroupNorm(2, c),
         "AvgPool": lambda: average(3, 1, 1), "MaxPool": lambda: largest(3, 1, 1),
     }  # fmt: skip
     if axes == 2:
-        turned = lambda body: nn.Sequential(Apply("transpose", lambda x: x.transpose(1, 2)), body, Apply("back", lambda x: x.transpose(1, 2)))  # noqa: E731,E501
+        turned = lambda body: nn.Sequential(
+            Apply("transpose", lambda x: x.transpose(1, 2)), body, Apply("back", lambda x: x.transpose(1, 2))
+        )  # noqa: E731,E501
         layers |= {
             "LSTM": lambda: turned(First(nn.LSTM(c, c, batch_first=True))),
             "GRU": lambda: turned(First(nn.GRU(c, c, batch_first=True))),
@@ -235,15 +251,20 @@ def violations(seed: int) -> Iterator[str]:
             continue
         except Exception as error:  # noqa: BLE001
             at = traceback.extract_tb(error.__traceback__)[-1]
-            yield f"{spec} raw {type(error).__name__}: {str(error)[:90]} at {at.filename.rsplit('/', 1)[-1]}:{at.lineno}"
+            place = f"{at.filename.rsplit('/', 1)[-1]}:{at.lineno}"
+            yield f"{spec} raw {type(error).__name__}: {str(error)[:90]} at {place}"
             continue
         yield from (f"{spec} {what}" for what in _of_values(spec, explainer, inputs, y, values))
-        if any(not torch.equal(state[k], v) for k, v in net.state_dict().items()) or flags != [m.training for m in net.modules()]:
+        if any(not torch.equal(state[k], v) for k, v in net.state_dict().items()) or flags != [
+            m.training for m in net.modules()
+        ]:
             yield f"{spec} leaves the model changed"
             net.load_state_dict(state)
 
 
-def _of_values(spec: str, explainer: object, inputs: tuple[Tensor, ...], y: Tensor, values: tuple[Tensor, ...]) -> Iterator[str]:
+def _of_values(
+    spec: str, explainer: object, inputs: tuple[Tensor, ...], y: Tensor, values: tuple[Tensor, ...]
+) -> Iterator[str]:
     if [v.shape for v in values] != [x.shape for x in inputs]:
         yield "gives another shape"
         return
