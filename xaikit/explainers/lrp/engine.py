@@ -65,7 +65,7 @@ class ZennitLRP(Explainer):
 
     def _traced(self, call: Call, ledger: Ledger | None) -> tuple[Tensors, Trace]:
         """The relevance, and the trace of the pass that gave it."""
-        flow = Flow()
+        flow = Flow(differentiable=call.create_graph)
         trace = Trace(Rules(self._make_composite()), flow, attn=self.ATTENTION, ledger=ledger)
         canonizers = (*trace.rules.composite.canonizers, *(self.zennit_canonizers or ()))
 

@@ -31,7 +31,9 @@ def nonzero(x: Tensor) -> Tensor:
 
 def relevance_of(g: Tensor, x: Tensor) -> Tensor:
     """R of g = R / x, a real number for each entry."""
-    return (g.conj() * nonzero(x)).real if x.is_complex() else g * nonzero(x)
+    if x.is_complex():
+        return (g.conj() * nonzero(x)).real
+    return g * nonzero(x) if torch.is_grad_enabled() else nonzero(x).mul_(g)
 
 
 def per_unit(relevance: Tensor, x: Tensor) -> Tensor:
@@ -58,10 +60,15 @@ class Flow:
     """Whether the backward pass that runs now carries relevance, and the tensors that it needs.
 
     One object per attribution call: a second derivative runs through the same graph later, with `active` off.
+
+    Args:
+        differentiable: whether there is a second derivative. Without one each step of the backward pass runs once, and
+            a true gradient never.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, differentiable: bool = True) -> None:
         self.active = False
+        self.differentiable = differentiable
         self._saved: dict[int, list[weakref.ref[Saved]]] = defaultdict(list)
 
     @contextlib.contextmanager
@@ -85,6 +92,24 @@ class Flow:
             saved = reference()
             if saved is not None:
                 saved.tensor = saved.tensor.clone()
+
+    def result(self, y: Tensor) -> Tensor:
+        """The values of y as the result of a step.
+
+        Where nothing but relevance flows back, it may share the memory of y: of what is saved of that `before_write`
+        takes care.
+        """
+        return y.clone() if self.differentiable else y.detach()
+
+    def values_only(self) -> contextlib.AbstractContextManager[Any]:
+        """Where an output is computed to which no gradient flows back, since a step takes its place."""
+        return contextlib.nullcontext() if self.differentiable else torch.no_grad()
+
+    def release(self, *places: Saved) -> None:
+        """Let go of what a step of the backward pass needed, if it does not run again."""
+        if not self.differentiable:
+            for saved in places:
+                del saved.tensor
 
 
 def _memory(x: Tensor) -> int:
@@ -160,19 +185,20 @@ class Pass(Step):
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        return y.clone()
+        return flow.result(y)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
         x, y, ctx.flow = inputs
-        ctx.x, ctx.y = ctx.flow.save(x), y
+        ctx.x, ctx.y = ctx.flow.save(x), ctx.flow.save(y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         (g,) = grads
         if not ctx.flow.active:
             return None, g, None
-        x, y = ctx.x.tensor, ctx.y
+        x, y = ctx.x.tensor, ctx.y.tensor
+        ctx.flow.release(ctx.x, ctx.y)
         with torch_private.DisableTorchFunction():
             if x.is_complex() or y.is_complex():
                 return per_unit(relevance_of(g, y), x), None, None
@@ -187,19 +213,22 @@ class Output(Step):
 
     @staticmethod
     def forward(y: Tensor, damp: Callable[[Tensor, Tensor], Tensor], flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        return y.clone()
+        return flow.result(y)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        ctx.y, ctx.damp, ctx.flow = inputs
+        y, ctx.damp, ctx.flow = inputs
+        ctx.y = ctx.flow.save(y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         (g,) = grads
         if not ctx.flow.active:
             return g, None, None
+        y = ctx.y.tensor
+        ctx.flow.release(ctx.y)
         with torch_private.DisableTorchFunction():
-            return ctx.damp(g, ctx.y), None, None
+            return ctx.damp(g, y), None, None
 
 
 class Ruled(Step):
@@ -212,15 +241,15 @@ class Ruled(Step):
         x: Tensor,  # noqa: ARG004
         y: Tensor,
         rule: Callable[..., Tensor],  # noqa: ARG004
-        flow: Flow,  # noqa: ARG004
+        flow: Flow,
         *parameters: Tensor | None,  # noqa: ARG004
     ) -> Tensor:
-        return y.clone()
+        return flow.result(y)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        x, ctx.y, ctx.rule, ctx.flow, *parameters = inputs
-        ctx.x = ctx.flow.save(x)
+        x, y, ctx.rule, ctx.flow, *parameters = inputs
+        ctx.x, ctx.y = ctx.flow.save(x), ctx.flow.save(y)
         ctx.save_for_backward(*parameters)
 
     @staticmethod
@@ -229,9 +258,10 @@ class Ruled(Step):
         no_gradients = (None,) * (len(ctx.needs_input_grad) - 2)
         if not ctx.flow.active:
             return None, g, *no_gradients
+        x, y = ctx.x.tensor, ctx.y.tensor
+        ctx.flow.release(ctx.x, ctx.y)
         with torch_private.DisableTorchFunction():
-            relevance = relevance_of(g, ctx.y)
-            return ctx.rule(ctx.x.tensor, ctx.y, relevance, *ctx.saved_tensors), None, *no_gradients
+            return ctx.rule(x, y, relevance_of(g, y), *ctx.saved_tensors), None, *no_gradients
 
 
 class UserRuled(Step):
@@ -241,20 +271,20 @@ class UserRuled(Step):
 
     @staticmethod
     def forward(y: Tensor, rule: Callable[..., Any], flow: Flow, *operands: Tensor) -> Tensor:  # noqa: ARG004, D102
-        return y.clone()
+        return flow.result(y)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        ctx.y, ctx.rule, ctx.flow, *operands = inputs
-        ctx.operands = [ctx.flow.save(x) for x in operands]
+        y, ctx.rule, ctx.flow, *operands = inputs
+        ctx.y, ctx.operands = ctx.flow.save(y), [ctx.flow.save(x) for x in operands]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         (g,) = grads
         if not ctx.flow.active:
             return g, None, None, *(None for _ in ctx.operands)
-        operands = [saved.tensor for saved in ctx.operands]
+        operands, y = [saved.tensor for saved in ctx.operands], ctx.y.tensor
         with torch_private.DisableTorchFunction():
-            shares = ctx.rule(relevance_of(g, ctx.y), ctx.y, *operands)
+            shares = ctx.rule(relevance_of(g, y), y, *operands)
             units = (None if r is None else per_unit(r, x) for r, x in zip(shares, operands, strict=True))
         return None, None, None, *units

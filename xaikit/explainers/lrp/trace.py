@@ -11,11 +11,12 @@ import dataclasses
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -164,9 +165,10 @@ class Trace(TorchFunctionMode):
                 self.unknown.setdefault(f"{hidden}, out of sight (TorchScript, autograd.Function)", self.where)
                 self.mark(value)
 
-    def no_rule(self, function: Any) -> None:
-        """Note an operation where relevance follows the plain gradient for want of a rule."""
+    def without_rule(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation where relevance follows the plain gradient for want of a rule, and name it."""
         self.unknown.setdefault(plain_name(function), self.where)
+        return self.mark(function(*args, **kwargs))
 
     @property
     def where(self) -> str:
@@ -210,9 +212,11 @@ class Trace(TorchFunctionMode):
         if not self.marks.among(args, kwargs):
             output = func(*args, **kwargs)
             return self._of_tokens(output, func, args) if self.tokens else output
-        if self.ledger is not None:
-            return audited(self, self.ledger, func, args, kwargs)
-        return apply_rule(self, func, args, kwargs)
+        # A checkpoint would compute what is saved again, without rules.
+        with saved_tensors_hooks(_as_is, _as_is) if torch_private.saved_tensors_are_hooked() else nullcontext():
+            if self.ledger is not None:
+                return audited(self, self.ledger, func, args, kwargs)
+            return apply_rule(self, func, args, kwargs)
 
     def _of_tokens(self, output: Any, func: Any, args: tuple[Any, ...]) -> Any:
         """Follow whole numbers to where they become vectors, which is where relevance ends in a model of tokens."""
@@ -227,6 +231,10 @@ class Trace(TorchFunctionMode):
     def mark(self, output: Any, mark: Mark = PLAIN) -> Any:
         """Note that a result depends on the explained input."""
         return self.marks.set(output, mark)
+
+
+def _as_is(x: Tensor) -> Tensor:
+    return x
 
 
 def _has_gradient(x: Tensor) -> bool:

@@ -46,7 +46,7 @@ def test_a_hook_of_the_users_own_that_changes_the_output(variant):
 
 
 @pytest.mark.parametrize("layer", [None, ["conv1", "conv2"]])
-@pytest.mark.parametrize("rule", ["damp", "zplus", "two_signs", "any_hook", "whole_module"])
+@pytest.mark.parametrize("rule", ["damp", "zplus", "alpha_beta", "any_hook", "whole_module"])
 def test_as_found_after_an_error_in_any_rule(residual, rule, layer, monkeypatch):
     """Hooks, flags and parameters are as they were, and no activation stays in memory."""
     if rule == "any_hook" and layer is not None:
@@ -62,7 +62,7 @@ def test_as_found_after_an_error_in_any_rule(residual, rule, layer, monkeypatch)
     composites = {
         "damp": LRPUniformEpsilon(model, epsilon=0.5)._make_composite(),
         "zplus": z.composites.EpsilonPlus(),
-        "two_signs": z.composites.EpsilonAlpha2Beta1(),
+        "alpha_beta": z.composites.EpsilonAlpha2Beta1(),
         "any_hook": z.composites.EpsilonPlusFlat(),
         "whole_module": z.composites.LayerMapComposite([(nn.ReLU, z.rules.ZPlus()), (nn.Linear, z.rules.Epsilon())]),
     }
@@ -73,7 +73,7 @@ def test_as_found_after_an_error_in_any_rule(residual, rule, layer, monkeypatch)
     }
     owner, name = places.get(rule, (formulas, rule))
     zennit_rules.read.cache_clear()
-    monkeypatch.setattr(owner, name, broken if rule in places else lambda *_: broken)
+    monkeypatch.setattr(owner, name, broken if rule in places else lambda *_, **__: broken)
     with pytest.raises(ZeroDivisionError):
         LRP(model, composite=composites[rule], layer=layer).attribute(x, 0)
     zennit_rules.read.cache_clear()

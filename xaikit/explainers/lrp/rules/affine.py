@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +35,7 @@ def with_rule(trace: Trace, layer: Affine, layer_rule: Rule | None) -> Tensor:
         y = Output.apply(layer.y, layer_rule.damp, trace.flow)
     elif layer_rule is not None and layer_rule.make is not None:
         formula = layer_rule.make(layer_rule.hook, layer.operation)
-        y = Ruled.apply(layer.x, layer.y, formula, trace.flow, layer.weight, layer.bias)
+        y = Ruled.apply(layer.x, layer.y, formula, trace.flow, layer.weight, layer.scale, layer.bias)
     return y if layer.side is None else BranchRelevance.apply(y, with_rule(trace, layer.side, layer_rule), trace.flow)
 
 
@@ -46,7 +47,9 @@ def _layer(
     norm = mark.norm if operation.channel_dim % x.ndim == 1 else None
 
     def on(value: Tensor) -> Affine:
-        return Affine(value, operation.forward(value, weight, bias), weight, bias, operation)
+        needs_no_gradient = layer_rule is not None and layer_rule.make is not None
+        with trace.flow.values_only() if needs_no_gradient else nullcontext():
+            return Affine(value, operation.forward(value, weight, bias), weight, bias, operation)
 
     if norm is None:
         return ruled(trace, on(x), layer_rule)
