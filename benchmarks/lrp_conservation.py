@@ -59,7 +59,8 @@ class Withheld:
         def build(hook, operation, **settings):
             rule, signs = make(hook, operation, **settings), self.SIGNS.get(type(hook).__name__, {})
 
-            def counted(x, y, relevance, weight, scale, bias):
+            def counted(x, y, g, weight, scale, bias):
+                relevance = g * y
                 folded = weight if scale is None else layers.scaled(weight, scale, operation)
                 handed_on = 0.0
                 for sign, share in signs.items():
@@ -69,7 +70,7 @@ class Withheld:
                     held = operation.forward(torch.zeros_like(x), same, constant)
                     handed_on = handed_on + share * z / (z + held + sign * self.STABILIZER)
                 self.total += float((relevance * (1 - handed_on)).sum()) if signs else 0.0
-                return rule(x, y, relevance, weight, scale, bias)
+                return rule(x, y, g, weight, scale, bias)
 
             return counted
 

@@ -41,6 +41,34 @@ def per_unit(relevance: Tensor, x: Tensor) -> Tensor:
     return relevance / nonzero(x).conj()
 
 
+class Ratio(torch.autograd.Function):
+    """R / d for R = g * y: a function of its own, which keeps no more than its three operands."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, y: Tensor, d: Tensor) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(g, y, d)
+        return nonzero(y).mul_(g).div_(d)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
+        g, y, d = ctx.saved_tensors
+        v = grads[0] / d
+        by_g, by_y, by_d = ctx.needs_input_grad
+        return (
+            v * nonzero(y) if by_g else None,
+            v * g if by_y else None,
+            -(v * g) * (nonzero(y) / d) if by_d else None,
+        )
+
+
+def ratio(g: Tensor, y: Tensor, d: Tensor) -> Tensor:
+    """R / d for the relevance R = g * y of an output y, and a denominator d of the same shape."""
+    if torch.is_grad_enabled():
+        result: Tensor = Ratio.apply(g, y, d)
+        return result
+    return nonzero(y).mul_(g).div_(d)
+
+
 def damped(g: Tensor, y: Tensor, epsilon: float) -> Tensor:
     """The stand-in for g = R / y with a stabilizer: R / (y + epsilon * sign(y)) = g * |y| / (|y| + epsilon)."""
     size = y.abs()
@@ -81,7 +109,10 @@ class Flow:
             self.active = False
 
     def save(self, x: Tensor) -> Saved:
-        """Keep a tensor for the backward pass. It is copied only if `before_write` tells that it is about to change."""
+        """Keep a tensor for the backward pass. It is copied only if `before_write` tells that it is about to change.
+
+        So the result of a step may share the memory of what the step saves, unless torch saves it, too: a clone then.
+        """
         saved = Saved(x)
         self._saved[_memory(x)].append(weakref.ref(saved))
         return saved
@@ -92,14 +123,6 @@ class Flow:
             saved = reference()
             if saved is not None:
                 saved.tensor = saved.tensor.clone()
-
-    def result(self, y: Tensor) -> Tensor:
-        """The values of y as the result of a step.
-
-        Where nothing but relevance flows back, it may share the memory of y: of what is saved of that `before_write`
-        takes care.
-        """
-        return y.clone() if self.differentiable else y.detach()
 
     def values_only(self) -> contextlib.AbstractContextManager[Any]:
         """Where an output is computed to which no gradient flows back, since a step takes its place."""
@@ -185,7 +208,7 @@ class Pass(Step):
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        return flow.result(y)
+        return y.clone() if flow.differentiable else y.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
@@ -213,7 +236,7 @@ class Output(Step):
 
     @staticmethod
     def forward(y: Tensor, damp: Callable[[Tensor, Tensor], Tensor], flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        return flow.result(y)
+        return y.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
@@ -232,7 +255,7 @@ class Output(Step):
 
 
 class Ruled(Step):
-    """y of a layer whose input gets its relevance by `rule(x, y, R, *parameters) -> R_in / x`."""
+    """y of a layer whose input gets its relevance by `rule(x, y, R / y, *parameters) -> R_in / x`."""
 
     ELEMENTWISE = False
 
@@ -241,10 +264,10 @@ class Ruled(Step):
         x: Tensor,  # noqa: ARG004
         y: Tensor,
         rule: Callable[..., Tensor],  # noqa: ARG004
-        flow: Flow,
+        flow: Flow,  # noqa: ARG004
         *parameters: Tensor | None,  # noqa: ARG004
     ) -> Tensor:
-        return flow.result(y)
+        return y.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
@@ -261,7 +284,7 @@ class Ruled(Step):
         x, y = ctx.x.tensor, ctx.y.tensor
         ctx.flow.release(ctx.x, ctx.y)
         with torch_private.DisableTorchFunction():
-            return ctx.rule(x, y, relevance_of(g, y), *ctx.saved_tensors), None, *no_gradients
+            return ctx.rule(x, y, g, *ctx.saved_tensors), None, *no_gradients
 
 
 class UserRuled(Step):
@@ -271,7 +294,7 @@ class UserRuled(Step):
 
     @staticmethod
     def forward(y: Tensor, rule: Callable[..., Any], flow: Flow, *operands: Tensor) -> Tensor:  # noqa: ARG004, D102
-        return flow.result(y)
+        return y.clone() if flow.differentiable else y.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.explainers.lrp.flow import nonzero
+from xaikit.explainers.lrp.flow import nonzero, per_unit, ratio, relevance_of
 from xaikit.explainers.lrp.layers import Operation, scaled
 
-Formula = Callable[..., Tensor]  # (x, y, R, W, factors of its output channels, b) -> R_in / x
+Formula = Callable[..., Tensor]  # (x, y, R / y, W, factors of its output channels, b) -> R_in / x
 
 
 def parameter(hook: Any, index: int, tensor: Tensor | None, name: str) -> Any:
@@ -56,16 +56,14 @@ def general(hook: Any, forward: Callable[[Tensor, int], Tensor], x: Tensor, rele
 def any_hook(hook: Any, operation: Operation) -> Formula:
     """The rule of any BasicHook on an affine operation."""
 
-    def rule(
-        x: Tensor, _y: Tensor, relevance: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None
-    ) -> Tensor:
+    def rule(x: Tensor, y: Tensor, g: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
         folded = weight if scale is None else scaled(weight, scale, operation)
 
         def forward(value: Tensor, index: int) -> Tensor:
             w, b = parameter(hook, index, folded, "weight"), parameter(hook, index, bias, "bias")
             return operation.forward(value, w, b)
 
-        return general(hook, forward, x, relevance)
+        return general(hook, forward, x, relevance_of(g, y))
 
     return rule
 
@@ -73,13 +71,13 @@ def any_hook(hook: Any, operation: Operation) -> Formula:
 def passed_on(hook: Any, operation: Operation) -> Formula:  # noqa: ARG001
     """The Pass of zennit: R_in = R_out, for a layer whose input and output have one shape."""
 
-    def rule(x: Tensor, _y: Tensor, relevance: Tensor, *_parameters: Tensor | None) -> Tensor:
-        if relevance.shape != x.shape:
+    def rule(x: Tensor, y: Tensor, g: Tensor, *_parameters: Tensor | None) -> Tensor:
+        if y.shape != x.shape:
             raise InvalidInputError(
                 f"zennit's Pass hands relevance on as it is, so it fits no layer from {tuple(x.shape)} to "
-                f"{tuple(relevance.shape)}; give such layers another rule"
+                f"{tuple(y.shape)}; give such layers another rule"
             )
-        return relevance / nonzero(x)
+        return per_unit(relevance_of(g, y), x)
 
     return rule
 
@@ -119,23 +117,21 @@ class SignedInputs:
         return torch.where(self.x < 0, self.operation.transpose(g, self._weight(index + 1), self.x), back)
 
 
-def quotient(relevance: Tensor, z: Tensor, epsilon: float, sign: Tensor | None = None) -> Tensor:
-    """R / (z + epsilon * sign(z)), over the memory of R where no graph needs it; a sign of its own may be given."""
-    number = torch.full((), epsilon, dtype=z.dtype, device=z.device)
-    stabilizer = torch.copysign(number, z if sign is None else sign)
-    if torch.is_grad_enabled():
-        return relevance / (z + stabilizer)
-    return relevance.div_(stabilizer.add_(z))
+def stabilised(z: Tensor, epsilon: float, sign: Tensor) -> Tensor:
+    """Z + epsilon * sign, +1 for the sign of 0."""
+    stabilizer = torch.copysign(torch.full((), epsilon, dtype=z.dtype, device=z.device), sign)
+    return z + stabilizer if torch.is_grad_enabled() else stabilizer.add_(z)
 
 
 def zplus(hook: Any, operation: Operation, *, epsilon: float | None) -> Formula:
     """z+ rule: R_in = x * (W+^T (R / z+)), z+ the sum of all positive contributions. One pass beside the gradient's."""
 
-    def rule(x: Tensor, _y: Tensor, relevance: Tensor, *parameters: Any) -> Tensor:
+    def rule(x: Tensor, y: Tensor, g: Tensor, *parameters: Any) -> Tensor:
         inputs = SignedInputs(hook, operation, x, *parameters)
         z = inputs.forward(0)
-        g = hook.gradient_mapper(relevance, [z])[0] if epsilon is None else quotient(relevance, z, epsilon)
-        return inputs.backward(g, 0)
+        if epsilon is None:
+            return inputs.backward(hook.gradient_mapper(relevance_of(g, y), [z])[0], 0)
+        return inputs.backward(ratio(g, y, z + epsilon), 0)
 
     return rule
 
@@ -144,14 +140,15 @@ def alpha_beta(hook: Any, operation: Operation, *, epsilon: float | None) -> For
     """Alpha-beta rule: R_in = x * (a W+^T (R / z+) - b W-^T (R / z-)), contributions of each sign by themselves."""
     a, minus_b = (hook.reducer(unit, unit) for unit in ([1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]))
 
-    def rule(x: Tensor, _y: Tensor, relevance: Tensor, *parameters: Any) -> Tensor:
+    def rule(x: Tensor, y: Tensor, g: Tensor, *parameters: Any) -> Tensor:
         inputs = SignedInputs(hook, operation, x, *parameters)
         positive, negative = inputs.forward(0), inputs.forward(2)
         if epsilon is None:
-            g, _, h, _ = hook.gradient_mapper(relevance, [positive, 0, negative, 0])
-            return a * inputs.backward(g, 0) + minus_b * inputs.backward(h, 2)
-        g, h = quotient(a * relevance, positive, epsilon), quotient(minus_b * relevance, negative, epsilon)
-        return inputs.backward(g, 0) + inputs.backward(h, 2)
+            up, _, down, _ = hook.gradient_mapper(relevance_of(g, y), [positive, 0, negative, 0])
+        else:
+            up = ratio(g, y, stabilised(positive, epsilon, positive))
+            down = ratio(g, y, stabilised(negative, epsilon, negative))
+        return a * inputs.backward(up, 0) + minus_b * inputs.backward(down, 2)
 
     return rule
 
@@ -163,11 +160,10 @@ def gamma(hook: Any, operation: Operation, *, epsilon: float, weight: float) -> 
     Since y = z+ + z-, one pass gives both denominators: z'' = (2 + gamma) y - z'.
     """
 
-    def rule(x: Tensor, y: Tensor, relevance: Tensor, *parameters: Any) -> Tensor:
+    def rule(x: Tensor, y: Tensor, g: Tensor, *parameters: Any) -> Tensor:
         inputs = SignedInputs(hook, operation, x, *parameters)
-        z = inputs.forward(0)
-        positive, negative = y > 0, y < 0
-        g = quotient(relevance, torch.where(positive, z, (2 + weight) * y - z), epsilon, sign=y)
-        return inputs.backward(g * positive, 0) + inputs.backward(g * negative, 2)
+        z, positive, negative = inputs.forward(0), y > 0, y < 0
+        shares = ratio(g, y, stabilised(torch.where(positive, z, (2 + weight) * y - z), epsilon, y))
+        return inputs.backward(shares * positive, 0) + inputs.backward(shares * negative, 2)
 
     return rule

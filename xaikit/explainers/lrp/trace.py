@@ -45,11 +45,20 @@ class Trace(TorchFunctionMode):
         flow: the switch between relevance and true gradient.
         attn: AttnLRP's rules for attention: half of the relevance to the attention weights, and through their softmax.
         ledger: where to book the relevance of every operation.
+        variables: inputs by which the relevance will be differentiated.
     """
 
-    def __init__(self, rules: Rules, flow: Flow, *, attn: bool = False, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        flow: Flow,
+        *,
+        attn: bool = False,
+        ledger: Ledger | None = None,
+        variables: Sequence[Tensor] = (),
+    ) -> None:
         super().__init__()
-        self.ledger = ledger
+        self.ledger, self.variables = ledger, variables
         self.rules, self.flow, self.attn = rules, flow, attn
         self.marks = Marks()
         self.running: list[tuple[nn.Module, Rule | None]] = []
@@ -90,7 +99,7 @@ class Trace(TorchFunctionMode):
         """A tensor where relevance ends, as the model gets it: it may write into it."""
         self.sources.append(x)
         self.mark(x)
-        return self.mark(x.clone())
+        return self.mark(x.clone(), Mark(fixed=x.is_leaf and not any(x is y for y in self.variables)))
 
     def tap(self, y: Tensor, leaf: Tensor) -> Tensor:
         """The output of an explained layer, whose relevance also arrives at a leaf."""
@@ -193,14 +202,14 @@ class Trace(TorchFunctionMode):
         if isinstance(module, AFFINE_MODULES) and (rule.damp is not None or rule.make is not None):
             return None
         if rule.damp is not None:
-            return self.mark(Output.apply(output, rule.damp, self.flow), self.marks[output])
+            return self.mark(Output.apply(output.clone(), rule.damp, self.flow), self.marks[output])
         x = args[0] if args else None
         if x not in self.marks:
             kinds = type(rule.hook).__name__, type(module).__name__
             raise UnsupportedOperationError(
                 f"the rule {kinds[0]} needs a module that takes a tensor first; {kinds[1]} does not"
             )
-        return self.mark(Ruled.apply(x, output, whole_module(rule.hook, module), self.flow))
+        return self.mark(Ruled.apply(x, output.clone(), whole_module(rule.hook, module), self.flow))
 
     # ------------------------------------------------------------------ operations
 

@@ -247,15 +247,15 @@ def refuse_registered(name: str, module: nn.Module) -> None:
 def whole_module(hook: Any, module: nn.Module) -> Callable[..., Tensor]:
     """The rule of any hook on a module as a whole, whatever it runs inside."""
     if not isinstance(hook, zennit().core.BasicHook):
-        return lambda x, y, relevance: _foreign(hook, module, x, relevance) / flow.nonzero(x)
+        return lambda x, y, g: _foreign(hook, module, x, flow.relevance_of(g, y)) / flow.nonzero(x)
 
-    def rule(x: Tensor, _y: Tensor, relevance: Tensor) -> Tensor:
+    def rule(x: Tensor, y: Tensor, g: Tensor) -> Tensor:
         def forward(value: Tensor, index: int) -> Tensor:
             modified = {n: formulas.parameter(hook, index, p, n) for n, p in module.named_parameters(recurse=False)}
             with _shadowed(module, modified):
                 return module.forward(value)
 
-        return formulas.general(hook, forward, x, relevance)
+        return formulas.general(hook, forward, x, flow.relevance_of(g, y))
 
     return rule
 
