@@ -1,7 +1,7 @@
 """Contextual decomposition: time over the model's own forward passes, and what the floor buys and costs.
 
 python -m benchmarks.cd                 # all tables
-python -m benchmarks.cd one             # one of: one, many, train, text, floor
+python -m benchmarks.cd one             # one of: one, many, train, steps, sentence, floor
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from xaikit.mitigation import CDEP
 MASKS = 16
 
 
-def lenet() -> nn.Module:
-    """The net of the published experiments: pooling before the ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(),
-        nn.Linear(800, 256), nn.ReLU(), nn.Linear(256, 10),
-    ).eval()  # fmt: skip
+def lenet(order: str = "usual", *, norm: bool = False) -> nn.Module:
+    """A LeNet: convolution, BatchNorm if wanted, ReLU, pooling; "published" pools before it."""
+
+    def block(enter: int, leave: int) -> list[nn.Module]:
+        steps = [nn.ReLU(), nn.MaxPool2d(2)]
+        norms = [nn.BatchNorm2d(leave)] if norm else []
+        return [nn.Conv2d(enter, leave, 5), *norms, *(steps if order == "usual" else steps[::-1])]
+
+    net = nn.Sequential(*block(1, 20), *block(20, 50), nn.Flatten(), nn.Linear(800, 256), nn.ReLU(), nn.Linear(256, 10))
+    return unsettle(net, torch.randn(64, 1, 28, 28)).eval() if norm else net.eval()
 
 
 def vgg() -> nn.Module:
@@ -51,6 +55,8 @@ def band(x: Tensor) -> Tensor:
 def one() -> None:
     cases = [
         ("LeNet", lenet(), torch.randn(64, 1, 28, 28)),
+        ("LeNet, pooling first", lenet("published"), torch.randn(64, 1, 28, 28)),
+        ("LeNet with BatchNorm", lenet(norm=True), torch.randn(64, 1, 28, 28)),
         ("VGG-like, 32 px", vgg(), torch.randn(64, 3, 32, 32)),
         ("resnet18, 64 px", of_torchvision("resnet18"), torch.randn(8, 3, 64, 64)),
         ("ViT-B/16, 64 px", of_torchvision("vit_b_16", image_size=64), torch.randn(8, 3, 64, 64)),
@@ -66,14 +72,17 @@ def one() -> None:
 
 
 def many() -> None:
-    model, masks = lenet(), (torch.rand(MASKS, 28, 28) < 0.3).float()
-    explainer, rows = ContextualDecomposition(model), []
-    for batch in (8, 16, 64):
-        x = torch.randn(batch, 1, 28, 28)
-        with torch.no_grad():
-            ratio = paired({"ours": lambda x=x: explainer.decompose(x, masks)}, lambda x=x: model(x), scale=MASKS + 1)
-        rows.append([batch, ratio["ours"]])
-    table(f"{MASKS} masks over {MASKS + 1} plain forwards, LeNet", ["batch", "ratio"], rows)
+    masks, rows = (torch.rand(MASKS, 28, 28) < 0.3).float(), []
+    nets = {"usual order": lenet(), "pooling first": lenet("published"), "with BatchNorm": lenet(norm=True)}
+    for name, model in nets.items():
+        explainer = ContextualDecomposition(model)
+        for batch in (8, 64):
+            x = torch.randn(batch, 1, 28, 28)
+            with torch.no_grad():
+                run = {"ours": lambda e=explainer, x=x: e.decompose(x, masks)}
+                ratio = paired(run, lambda m=model, x=x: m(x), scale=MASKS + 1)
+            rows.append([name, batch, ratio["ours"]])
+    table(f"{MASKS} masks over {MASKS + 1} plain forwards, LeNet", ["net", "batch", "ratio"], rows)
 
 
 def train() -> None:
@@ -95,22 +104,51 @@ def train() -> None:
 
 
 class Recurrent(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, kind: type[nn.Module]) -> None:
         super().__init__()
-        self.net = nn.LSTM(32, 64, batch_first=True)
+        self.net = kind(32, 64, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)[0][:, -1]
 
 
-def text() -> None:
-    model, x, mask = Recurrent().eval(), torch.randn(16, 64, 32), torch.zeros(1, 64, 1)
-    mask[:, :20] = 1
-    explainer = ContextualDecomposition(model)
+def steps() -> None:
+    rows = []
+    for kind in (nn.LSTM, nn.GRU, nn.RNN):
+        model, x, mask = Recurrent(kind).eval(), torch.randn(16, 64, 32), torch.zeros(1, 64, 1)
+        mask[:, :20] = 1
+        explainer = ContextualDecomposition(model)
+        with torch.no_grad():
+            ratio = paired({"ours": lambda e=explainer, x=x, m=mask: e.decompose(x, m)}, lambda m=model, x=x: m(x))
+            plain = statistics.median(seconds(lambda m=model, x=x: m(x)) for _ in range(9))
+        rows.append([kind.__name__, ratio["ours"], 1e3 * plain])
+    table("64 steps, batch 16, one mask over one forward", ["net", "ratio", "forward, ms"], rows)
+
+
+def sentence() -> None:
+    """Every token of a sentence through a BERT of MiniLM's size, over as many plain passes in the best batch."""
+    import_torchvision()
+    import transformers
+
+    config = transformers.BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=2
+    )
+    model, tokens = transformers.BertForSequenceClassification(config).eval(), 64
+    ids = torch.randint(5, 30000, (1, tokens))
+    layer = "bert.embeddings.word_embeddings"
+    explainer = ContextualDecomposition(model, layer=layer)
     with torch.no_grad():
-        ratio = paired({"ours": lambda: explainer.decompose(x, mask)}, lambda: model(x))
-        plain = statistics.median(seconds(lambda: model(x)) for _ in range(9))
-    table("An LSTM of 64 steps, one mask over one forward", ["ratio", "forward, ms"], [[ratio["ours"], 1e3 * plain]])
+
+        def per_row(size: int) -> float:
+            rows = torch.randint(5, 30000, (size, tokens))
+            return min(seconds(lambda: model(rows)) for _ in range(3)) / size
+
+        best = min((per_row(size), size) for size in (1, 4, 8, 16))[1]
+        batch = torch.randint(5, 30000, (best, tokens))
+        run = {"ours": lambda: explainer.attribute(ids, 1)}
+        ratio = paired(run, lambda: model(batch), rounds=3, scale=(tokens + 1) / best)
+        took = seconds(lambda: explainer.attribute(ids, 1))
+    table("A sentence of 64 tokens, every token", ["best batch", "ratio", "s"], [[best, ratio["ours"], took]])
 
 
 def unsettle(model: nn.Module, x: Tensor) -> nn.Module:
@@ -150,7 +188,7 @@ def floor() -> None:
 
 
 if __name__ == "__main__":
-    tables = {"one": one, "many": many, "train": train, "text": text, "floor": floor}
+    tables = {"one": one, "many": many, "train": train, "steps": steps, "sentence": sentence, "floor": floor}
     for chosen in sys.argv[1:] or tables:
         torch.manual_seed(0)
         tables[chosen]()

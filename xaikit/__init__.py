@@ -15,8 +15,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "xaikit.core": (
-        "EXPLAINERS", "METRICS", "MITIGATORS", "as_explainer", "Attribution", "boxes_to_masks", "Explainer",
+        "EXPLAINERS", "METRICS", "MITIGATORS", "Attribution", "boxes_to_masks", "Explainer",
         "Float", "Int", "XaikitError",
+    ),
+    "xaikit.core.target_values": (
+        "Class", "Contrast", "Heads", "LogProbability", "Position", "Probability", "Region",
     ),
     "xaikit.explainers": (
         "LRP", "AttnLRP", "CaptumExplainer", "ContextualDecomposition", "ExpectedGradients", "GradCam",
@@ -24,7 +27,7 @@ _HOMES = {
         "LRPEpsilonGammaBox", "LRPEpsilonPlus", "LRPUniformEpsilon", "SmoothGrad", "VarGrad",
     ),
     "xaikit.metrics": (
-        "AbPC", "AvgSensitivity", "EffectiveComplexity", "Entropy", "evaluate", "LeRF", "MaxSensitivity", "Metric",
+        "AbPC", "Entropy", "evaluate", "LeRF", "MaxSensitivity", "Metric",
         "MoRF", "MuFidelity",
     ),
     "xaikit.mitigation": (
@@ -49,6 +52,7 @@ _HOMES = {
 # Names that stood here once, and where they are now.
 _MOVED = {
     "xaikit.core": (
+        "as_explainer",
         "BASELINES", "FEATURE_MASKS", "MODALITIES", "NORMALIZATIONS", "POOLINGS", "Categorical", "Choice",
     ),
     "xaikit.transforms": (
@@ -61,6 +65,8 @@ _MOVED = {
         "AgglomerativeDecomposition",
     ),
     "xaikit.metrics": (
+        "EffectiveComplexity",
+        "AvgSensitivity",
         "AUC", "ROAD", "CompletenessGap", "Deletion", "Evaluation", "FaithfulnessCorrelation", "Infidelity",
         "InputInvariance", "Insertion", "LocalLipschitz", "ModelRandomisation", "NonSensitivity", "PeakMemory",
         "PointingGame", "RandomLogit", "RelevanceMass", "RelevanceRank", "Seconds", "Sparseness", "TopKIntersection",
@@ -97,6 +103,7 @@ _MODULES |= {
     "mitigation": "xaikit.mitigation",
     "modality": "xaikit.modality",
     "transforms": "xaikit.transforms",
+    "targets": "xaikit.core.target_values",
     "figures": "xaikit.report.figures",
     "hierarchies": "xaikit.report.hierarchies",
     "pictures": "xaikit.report.pictures",
@@ -108,6 +115,20 @@ _NEW_HOME_OF = {name: module for module, names in _MOVED.items() for name in nam
 __all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604
 
 if TYPE_CHECKING:  # the same names, for type checkers; a test compares
+    from xaikit import cli as cli
+    from xaikit import core as core
+    from xaikit import explainers as explainers
+    from xaikit import metrics as metrics
+    from xaikit import mitigation as mitigation
+    from xaikit import modality as modality
+    from xaikit import recommendation as recommendation
+    from xaikit import report as report
+    from xaikit import runs as runs
+    from xaikit import shortcuts as shortcuts
+    from xaikit import testing as testing
+    from xaikit import torch_ops as torch_ops
+    from xaikit import transforms as transforms
+    from xaikit import tuning as tuning
     from xaikit.core import EXPLAINERS as EXPLAINERS
     from xaikit.core import METRICS as METRICS
     from xaikit.core import MITIGATORS as MITIGATORS
@@ -116,8 +137,14 @@ if TYPE_CHECKING:  # the same names, for type checkers; a test compares
     from xaikit.core import Float as Float
     from xaikit.core import Int as Int
     from xaikit.core import XaikitError as XaikitError
-    from xaikit.core import as_explainer as as_explainer
     from xaikit.core import boxes_to_masks as boxes_to_masks
+    from xaikit.core.target_values import Class as Class
+    from xaikit.core.target_values import Contrast as Contrast
+    from xaikit.core.target_values import Heads as Heads
+    from xaikit.core.target_values import LogProbability as LogProbability
+    from xaikit.core.target_values import Position as Position
+    from xaikit.core.target_values import Probability as Probability
+    from xaikit.core.target_values import Region as Region
     from xaikit.explainers import LRP as LRP
     from xaikit.explainers import AttnLRP as AttnLRP
     from xaikit.explainers import CaptumExplainer as CaptumExplainer
@@ -135,8 +162,6 @@ if TYPE_CHECKING:  # the same names, for type checkers; a test compares
     from xaikit.explainers import SmoothGrad as SmoothGrad
     from xaikit.explainers import VarGrad as VarGrad
     from xaikit.metrics import AbPC as AbPC
-    from xaikit.metrics import AvgSensitivity as AvgSensitivity
-    from xaikit.metrics import EffectiveComplexity as EffectiveComplexity
     from xaikit.metrics import Entropy as Entropy
     from xaikit.metrics import LeRF as LeRF
     from xaikit.metrics import MaxSensitivity as MaxSensitivity
@@ -164,17 +189,35 @@ if TYPE_CHECKING:  # the same names, for type checkers; a test compares
     from xaikit.tuning.tune import tune as tune
 
 
-def __getattr__(name: str) -> Any:
+def _asked_by_import() -> bool:
+    """Whether the caller of `_load` is at a ``from xaikit import name``."""
+    import dis
+    import inspect
+
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals is globals():
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_code[frame.f_lasti] == dis.opmap["IMPORT_FROM"]
+
+
+def _load(name: str) -> Any:
+    """The room or the public name, imported now."""
     if name in _ROOMS:
         return importlib.import_module(f"xaikit.{name}")
     if name in _NEW_HOME_OF:
         home = _NEW_HOME_OF[name]
-        raise AttributeError(f"xaikit.{name} is in {home} now: from {home} import {name}")
+        # An import statement replaces an AttributeError by a sentence of its own, which does not say where the name is.
+        kind = ImportError if _asked_by_import() else AttributeError
+        raise kind(f"xaikit.{name} is in {home} now: from {home} import {name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'xaikit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
+
+
+if not TYPE_CHECKING:  # or type checkers would believe that every name is there
+    __getattr__ = _load
 
 
 def __dir__() -> list[str]:

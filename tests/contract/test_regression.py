@@ -50,7 +50,9 @@ def test_explainers(name, flat):
 def test_metrics(name, flat):
     alone, several, x = explainers("gradient_x_input", flat)
     metric = METRICS.create(name)
-    options = {"masks": torch.ones(len(x), *x.shape[2:]).triu()} if getattr(metric, "NEEDS_MASK", False) else {}
+    options = (
+        {"relevant_region": torch.ones(len(x), *x.shape[2:]).triu()} if getattr(metric, "NEEDS_MASK", False) else {}
+    )
     if name in FOR_CLASSES:
         with pytest.raises(InvalidInputError, match="class"):
             metric.evaluate(alone, x, **options)
@@ -72,5 +74,5 @@ def test_tune():
 
 def test_values_are_no_targets():
     alone, _, x = explainers("gradient", False)
-    with pytest.raises(InvalidTypeError, match="or None for a model with a single output"):
+    with pytest.raises(InvalidTypeError, match="targets must be whole class indices"):
         alone.attribute(x, torch.rand(len(x)))

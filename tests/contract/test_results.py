@@ -9,6 +9,7 @@ import json
 import pickle
 import pkgutil
 import random
+import tempfile
 
 import numpy as np
 import pytest
@@ -48,17 +49,38 @@ def assessment():
     return xaikit.assess(NET, (X, Y), explainers=["gradient", "gradient_x_input"], **by_name, **QUIET)
 
 
+def run():
+    folder = tempfile.mkdtemp()
+    return xaikit.explain_dataset(xaikit.Gradient(NET), (X, Y), out=folder + "/run", keep_inputs=True, **QUIET)
+
+
 EXAMPLES = {
     "Concept": lambda: xaikit.Concept("0", torch.tensor([0.6, 0.8]), torch.zeros(2), torch.ones(2), -1),
     "Assessment": assessment,
     "Assessment by class": lambda: xaikit.assess(NET, (X, Y), shortcut_masks=SHORTCUT, **QUIET),
+    "Assessment without masks": lambda: xaikit.assess(NET, (X, Y), decoy=lambda x, told: x, explainers=[], **QUIET),
     "Comparison": lambda: xaikit.compare({"a": [assessment()] * 3, "b": assessment()}, confidence=0.5),
     "History": lambda: xaikit.RRR(n_epochs=2).fit(nn.Linear(4, 3), X, Y, SHORTCUT, validation=(X, Y), **QUIET),
     "History of a regression": lambda: xaikit.RRR(n_epochs=1).fit(nn.Linear(4, 1), X, X[:, 0], SHORTCUT, **QUIET),
     "Attribution": lambda: xaikit.Gradient(NET).explain(X, Y),
+    "Clusters": lambda: xaikit.SpRAy()(torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0))),
+    "ExplainedSample": lambda: run()[2],
+    "Overlap": lambda: xaikit.mask_overlap(torch.rand(9, 4), SHORTCUT, null="positions"),
+    "Shard": lambda: next(run().shards()),
+    "Curves": lambda: xaikit.AbPC(n_steps=3).curves(xaikit.Gradient(NET), X, Y),
     "Candidate": lambda: recommendation().candidates[0],
     "Decomposition": lambda: xaikit.ContextualDecomposition(NET).decompose(X, SHORTCUT[None]),
     "Evaluation": evaluation,
+    "Evaluation with tensors in its specs": lambda: xaikit.evaluate(
+        [xaikit.explainers.ExpectedGradients(NET, references=X[:5]), "integrated_gradients:n_steps=3"],
+        ["abpc"],
+        (X, Y),
+        model=NET,
+        **QUIET,
+    ),
+    "TuneResult with tensors in its specs": lambda: xaikit.tune(
+        xaikit.explainers.ExpectedGradients(NET, references=X[:5]), "abpc", (X, Y), n_trials=2, **QUIET
+    ),
     "EvaluationRow": lambda: evaluation().rows[0],
     "FrontPoint": lambda: tuned().front[0],
     "Hierarchy": lambda: xaikit.explainers.AgglomerativeDecomposition(NET).hierarchy(X[:1], 1),
@@ -103,6 +125,18 @@ def results():
 @pytest.fixture(params=sorted(EXAMPLES))
 def result(request, results):
     return results(request.param)
+
+
+def test_losses_compare_without_raising():
+    loss = xaikit.RRR().loss(NET, (X, Y, SHORTCUT), seed=0)
+    again, other = xaikit.RRR().loss(NET, (X, Y, SHORTCUT), seed=0), xaikit.RRR().loss(NET, (X, Y.flip(0), SHORTCUT))
+    assert loss == again
+    assert hash(loss) == hash(again)
+    assert loss != other
+    assert loss != tuple(loss)
+    assert loss is not None
+    task, penalty, total, logits = loss
+    assert (task, penalty, total, logits) == tuple(loss)
 
 
 def test_every_result_class_has_an_example_here():
@@ -209,3 +243,43 @@ def refused_in_one_sentence(cls, path, *, required=False) -> None:
         assert "\n" not in str(err)  # noqa: PT017
     else:
         assert not required, f"{cls.__name__} read {path.read_bytes()[:200]!r} as {loaded!r}"
+
+
+def test_an_evaluation_of_version_0_1_still_loads(results, tmp_path):
+    evaluation, path = results("Evaluation"), tmp_path / "old.json"
+    old = evaluation.to_dict()
+    del old["result"], old["format"]
+    for row in old["rows"]:
+        del row["level"]
+    path.write_text(json.dumps(old))
+    assert xaikit.metrics.Evaluation.load(path) == evaluation
+
+
+def test_a_search_of_version_0_1_still_loads(results, tmp_path):
+    tuned, path = results("TuneResult"), tmp_path / "old.json"
+    old = tuned.to_dict()
+    gain = old["gain_interval"]
+    for name in ("result", "format", "seed"):
+        del old[name]
+    old |= {
+        "dead": old.pop("inactive_settings"),
+        "gain_interval": gain and [gain["low"], gain["high"]],
+        "stopped": "trials",
+    }
+    path.write_text(json.dumps(old))
+    loaded = xaikit.tuning.TuneResult.load(path, NET)
+    assert loaded.best == tuned.best
+    assert loaded.best.model is NET
+    assert loaded.trials == tuned.trials
+    assert (loaded.stopped, loaded.inactive_settings, loaded.seed) == ("done", tuned.inactive_settings, None)
+    assert loaded.gain_interval.mean == pytest.approx(tuned.gain_interval.mean, abs=1e-9)
+    assert (loaded.gain_interval.low, loaded.gain_interval.high) == (gain["low"], gain["high"])
+
+
+def test_a_recommendation_of_version_0_1_still_loads(results, tmp_path):
+    recommendation, path = results("Recommendation"), tmp_path / "old.json"
+    old = recommendation.to_dict()
+    for name in ("result", "format", "seed"):
+        del old[name]
+    path.write_text(json.dumps(old))
+    assert xaikit.recommendation.Recommendation.load(path) == recommendation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -205,6 +206,8 @@ def test_type_checkers_see_the_same_names():
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     typed = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
     names = {alias.asname: node.module for node in typed.body for alias in node.names}
+    assert {name for name, home in names.items() if home == "xaikit"} == set(xaikit._ROOMS)
+    names = {name: home for name, home in names.items() if home != "xaikit"}
     # mypy takes a function that is called as its module for the module, unless it is imported from there.
     assert {name: home.removesuffix(f".{name}") for name, home in names.items()} == xaikit._HOME_OF
 
@@ -217,6 +220,10 @@ def test_a_name_that_moved_says_where_it_is():
         with pytest.raises(AttributeError, match=rf"xaikit.{name} is in {home} now: from {home} import {name}"):
             getattr(xaikit, name)
         assert not hasattr(xaikit, name)
+        with pytest.raises(ImportError, match=rf"^xaikit.{name} is in {home} now"):
+            exec(f"from xaikit import {name}")  # noqa: S102
+    with pytest.raises(ImportError, match="cannot import name 'VarGard'"):
+        from xaikit import VarGard  # noqa: F401
 
 
 def test_rooms_are_at_hand():
@@ -235,3 +242,31 @@ def test_a_star_import_hides_nothing(library):
     assert not theirs & set(xaikit.__all__)
     if library == "PIL":
         assert "Image" not in xaikit.__all__
+
+
+ROOM_NAMES = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())
+
+
+def exported_functions(room_name: str):
+    """The functions of a room's ``__all__`` and the methods of its classes that have parameters, by name."""
+    module = importlib.import_module(f"xaikit.{room_name}".removesuffix("."))
+    for name in getattr(module, "__all__", ()):
+        member = getattr(module, name)
+        if inspect.isfunction(member):
+            yield name, member
+        elif inspect.isclass(member) and member.__module__.startswith("xaikit"):
+            fields = getattr(member, "__dataclass_fields__", {})
+            for key, value in vars(member).items():
+                function = getattr(value, "__func__", value)
+                if not key.startswith("_") and key not in fields and inspect.isfunction(function):
+                    yield f"{name}.{key}", function
+
+
+@pytest.mark.parametrize("room_name", ["", *ROOM_NAMES])
+def test_exported_functions_describe_their_arguments(room_name):
+    missing = set()
+    for name, function in exported_functions(room_name):
+        parameters = set(inspect.signature(function).parameters) - {"self", "cls"}
+        if parameters and "Args:" not in (function.__doc__ or ""):
+            missing.add(name)
+    assert not missing, f"no Args section: {sorted(missing)}"

@@ -103,8 +103,8 @@ def _problem(data: Samples, outputs: int) -> str:
 def _n_outputs(data: Samples, model: nn.Module, head: str | int) -> int | None:
     """The number of outputs of the model for one sample; None where it is no row of scores."""
     from xaikit.cli.options import run_model
-    from xaikit.runs.source import Source
+    from xaikit.runs.source import SampleSource
 
-    inputs, _ = Source(data).first()
+    inputs, _ = SampleSource(data).first()
     output = run_model(model, inputs, head)
     return int(output.shape[1]) if output.ndim == 2 else 1 if output.ndim == 1 else None

@@ -52,16 +52,16 @@ def image_folder(
             raise UnreadableSampleError(str(err)) from None
 
     class_names, path = classes or ClassNames(), folder / LABELS
-    words = _labels_of(path, names) if path.is_file() else folder_labels(names)
-    labels, called = class_names.of(words) if words else ((), class_names.from_user)
+    label_words = _labels_of(path, names) if path.is_file() else folder_labels(names)
+    labels, called = class_names.of(label_words) if label_words else ((), class_names.from_user)
     return Samples(
         names,
         read,
         labels,
         called,
-        labels_from=("" if not words else LABELS if path.is_file() else "folders"),
+        labels_from=("" if not label_words else LABELS if path.is_file() else "folders"),
         pictures=PictureFiles(files, preparation),
-        fingerprint=lambda i: hashlib.sha256(files[i].read_bytes()).hexdigest()[:16],
+        fingerprint=lambda i: _hash(files[i].read_bytes()),
     )
 
 
@@ -106,7 +106,8 @@ def array(path: Path) -> Samples:
         row = np.array(x[index])
         return torch.from_numpy(row.astype(np.float32) if row.dtype.kind == "f" else row)
 
-    return Samples([f"row {i}" for i in range(len(x))], read, labels, labels_from="y" if labels else "")
+    names = [f"row {i}" for i in range(len(x))]
+    return Samples(names, read, labels, labels_from="y" if labels else "", fingerprint=lambda i: _hash(x[i].tobytes()))
 
 
 def _whole(path: Path, y: Any, n: int) -> list[int]:
@@ -134,7 +135,16 @@ def table(
         raise InvalidInputError(f"--columns names {twice!r} more than once")
     x = torch.tensor([texts_table.numbers(name) for name in chosen]).T.contiguous()
     names = [f"row {line}" for line in texts_table.lines]
-    return Samples(names, lambda i: x[i], labels, called, chosen, labels_from=label_column)
+    rows = texts_table.rows
+    return Samples(
+        names,
+        lambda i: x[i],
+        labels,
+        called,
+        chosen,
+        labels_from=label_column,
+        fingerprint=lambda i: _hash("\0".join(rows[i]).encode()),
+    )
 
 
 def texts(  # noqa: PLR0913
@@ -172,8 +182,12 @@ def texts(  # noqa: PLR0913
         tokenizer=name,
         ids=ids,
         labels_from=label_column,
-        fingerprint=lambda i: hashlib.sha256(texts_read[i].encode()).hexdigest()[:16],
+        fingerprint=lambda i: _hash(texts_read[i].encode()),
     )
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def text_ids(text: str, tokenizer: Any, length: int) -> Tensor:

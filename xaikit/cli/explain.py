@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,6 +13,8 @@ from xaikit.cli.processes import ProcessFields
 from xaikit.cli.sources import DataFields, ModelJob
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from xaikit.cli.single import SampleInput
     from xaikit.core import Attribution
 
@@ -22,10 +24,11 @@ SHOWN = 10  # samples in the summary
 class Explain(ProcessFields, DataFields, ModelJob):
     """Explain a model's decision: writes the attribution and a picture of it.
 
-    INPUT is one image, a .npy with a few samples, a sentence (for a model that reads texts), or with --row one row of
-    a file. A whole data set (--data) goes to a folder (--out), shard by shard: the same command goes on after an
-    interruption, and several processes or machines share it (torchrun). Images for the models of torchvision, timm and
-    Hugging Face are cut and scaled as their makers do it, unless told otherwise; --size takes the whole centre square.
+    INPUT is one image, a .npy with a few samples, a sentence (for a model of texts), or one row of a file (--row). With
+    --data, every sample of a data set is explained and written to a folder (--out), shard by shard. After an
+    interruption the same command goes on, and several processes or machines can share the work (torchrun). Images for
+    models of torchvision, timm and Hugging Face are cropped and scaled as these models expect; --size, --mean and --std
+    change that.
 
     \b
     Examples:
@@ -40,17 +43,19 @@ class Explain(ProcessFields, DataFields, ModelJob):
 
     VERB = "explain"
 
-    source: str | None = argument(None, metavar="INPUT", help="An image, a .npy with samples (N, ...), a sentence.")
-    row: int | None = flag(None, help="Of INPUT .csv, .npy, .npz: this row, counted as its report does (.csv from 2).")
-    explainer: str = flag("integrated_gradients", help="name:key=value,key=value; see xaikit list.")
-    target: str = flag("", help="Class, one class per sample (3,1,2), or 'label'. Else the predicted.")
-    out: Path | None = flag(None, help="Result: .npz or .safetensors (else INPUT.EXPLAINER.npz); of --data a folder.")
-    figure: bool = flag(True, help="Draw a .png beside the result.")
-    batch_size: int = flag(32, help="Samples in a pass, with --data.")
-    dtype: str = flag("", help="Of the stored attributions, with --data: float16, bfloat16, float32.")
-    keep_inputs: bool = flag(True, help="Store the samples beside their attributions, with --data, for a report.")
+    source: str | None = argument(None, metavar="INPUT", help="An image, a .npy with samples (N, ...), or a sentence.")
+    row: int | None = flag(None, help="Row of INPUT to explain. In a .csv the first row is 2, in a .npy or .npz 0.")
+    explainer: str = flag("integrated_gradients", help="An explainer, name:key=value,key=value; see xaikit list.")
+    target: str = flag("", help="Class, one class per sample (3,1,2), or 'label'. Default: the predicted class.")
+    out: Path | None = flag(
+        None, help="Result: .npz (default: INPUT.EXPLAINER.npz) or .safetensors; with --data a folder."
+    )
+    figure: bool = flag(True, help="Draw a figure (.png) beside the result.")
+    batch_size: int = flag(32, help="With --data: samples in one pass through the model.")
+    dtype: str = flag("", help="With --data: type of the stored attributions: float16, bfloat16, float32.")
+    keep_inputs: bool = flag(True, help="With --data: store the samples too; a report shows them.")
     repair: bool = flag(False, help="Check every shard in the folder and compute damaged ones again.")
-    seed: int = flag(0, help="Of the explainer's random numbers.")
+    seed: int = flag(0, help="Seed of the explainer's random numbers.")
 
     def run(self) -> int:
         """Explain, write, summarise."""
@@ -65,8 +70,10 @@ class Explain(ProcessFields, DataFields, ModelJob):
         return self._one(self.source)
 
     def _one(self, source: str) -> int:
-        from xaikit.cli.options import check_out, targets_of
+        from xaikit.cli.hugging_face import classes_of
+        from xaikit.cli.options import check_out, chosen_targets, run_model, split_list
         from xaikit.cli.single import read_input
+        from xaikit.cli.summary import as_json, check_classes, summary
         from xaikit.core import EXPLAINERS
 
         name = EXPLAINERS.create(self.explainer).NAME
@@ -78,13 +85,16 @@ class Explain(ProcessFields, DataFields, ModelJob):
         model = self.loaded()
         explainer = self.with_embedding_layer(model, sample_input.inputs).bound(self.explainer, model)
         inputs = sample_input.inputs.to(explainer.device)
-        attribution = explainer.explain(inputs, targets_of(targets, model, inputs, explainer.head), seed=self.seed)
+        output = run_model(model, inputs, explainer.head)
+        classes = split_list(self.classes) or classes_of(self.model)
+        check_classes(classes, output)
+        attribution = explainer.explain(inputs, chosen_targets(targets, output), seed=self.seed)
         result.parent.mkdir(parents=True, exist_ok=True)
         written = [attribution.save(result)]
         if self.figure:
-            written += self._draw(attribution, sample_input, result.with_suffix(".png"))
-        text = f"{_summary(attribution, sample_input)}\nwrote {', '.join(map(str, written))}"
-        self.tell(text, **_plain(attribution), written=[str(path) for path in written])
+            written += self._draw(attribution, sample_input, classes, result.with_suffix(".png"))
+        text = f"{summary(attribution, sample_input, output, classes)}\nwrote {', '.join(map(str, written))}"
+        self.tell(text, **as_json(attribution, output, classes), written=[str(path) for path in written])
         return 0
 
     def _targets(self, sample_input: SampleInput) -> list[int]:
@@ -100,32 +110,34 @@ class Explain(ProcessFields, DataFields, ModelJob):
             )
         return [sample_input.label]
 
-    def _draw(self, attribution: Attribution, sample_input: SampleInput, path: Path) -> list[Path]:
+    def _draw(
+        self, attribution: Attribution, sample_input: SampleInput, classes: Sequence[str], path: Path
+    ) -> list[Path]:
         """The figure, where there is a way to draw such a shape."""
+        from xaikit.cli.summary import fits
+        from xaikit.report import Names
         from xaikit.report.figures import KINDS
 
         values = attribution.values
         if values.ndim not in KINDS:
             self.note(f"no figure for an attribution of shape {tuple(values.shape)}")
             return []
-        tokens = attribution.tokens
-        names = (
-            sample_input.words(tokens)
-            if tokens is not None
-            else sample_input.features
-            if _fits(values, sample_input)
-            else None
+        tokenizer, same_form = sample_input.tokenizer, fits(values, sample_input)
+        names = Names(
+            classes=classes,
+            features=sample_input.features if same_form else (),
+            tokens=None if tokenizer is None else tokenizer.convert_ids_to_tokens,
         )
         # At a layer an image is still seen under the map; a series or a row has other parts there.
-        under = values.ndim == sample_input.picture.ndim == 4 or _fits(values, sample_input)
-        attribution.plot(sample_input.picture if under else None, names=names or None).savefig(path, dpi=120)
+        under = values.ndim == sample_input.picture.ndim == 4 or same_form
+        attribution.plot(sample_input.picture if under else None, names=names).savefig(path, dpi=120)
         return [path]
 
     def _all(self) -> int:
         from xaikit.cli import processes
         from xaikit.core.errors import InvalidInputError
         from xaikit.runs import explain_dataset, load_run
-        from xaikit.runs.source import Source
+        from xaikit.runs.source import SampleSource
 
         if self.out is None:
             raise InvalidInputError("--data needs --out, the folder of the run")
@@ -134,7 +146,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
         data, model = self.samples(self.model), self.loaded()
         data = self.fit_labels(data, model, needed=self.target == "label")
         run = explain_dataset(
-            self.with_embedding_layer(model, Source(data).first()[0]).bound(self.explainer, model),
+            self.with_embedding_layer(model, SampleSource(data).first()[0]).bound(self.explainer, model),
             data,
             out=self.out,
             targets=int(self.target) if self.target.isdecimal() else self.target or "predicted",
@@ -152,65 +164,11 @@ class Explain(ProcessFields, DataFields, ModelJob):
         for reason in list(run.skipped.values())[:SHOWN]:
             typer.echo(f"xaikit: skipped: {reason}", err=True)
         counts = {"explained": len(run), "skipped": len(run.skipped), "missing": run.n_missing}
-        summary = [f"{len(run)} samples explained in {self.out}"]
-        summary += [f"{n} {word}" for word, n in counts.items() if n and word != "explained"]
-        self.tell(", ".join(summary), **counts, run=str(self.out))
+        lines = [f"{len(run)} samples explained in {self.out}"]
+        lines += [f"{n} {word}" for word, n in counts.items() if n and word != "explained"]
+        self.tell(", ".join(lines), **counts, run=str(self.out))
         n_bad = sum(not math.isfinite(row["score"]) for row in run.rows() if row["score"] is not None)
         if n_bad:
             typer.echo(f"xaikit: the model gives NaN or infinite scores for {n_bad} of {len(run)} samples", err=True)
         # What was left out must not look like success to a script.
         return 1 if run.skipped or n_bad else 0
-
-
-def _plain(attribution: Attribution) -> dict[str, Any]:
-    """What is known of an attribution, as JSON holds it."""
-    scores, gaps = attribution.scores, attribution.gap
-    return {
-        "spec": attribution.spec,
-        "targets": attribution.targets,
-        "scores": None if scores is None else scores.tolist(),
-        "gap": None if gaps is None else gaps.tolist(),
-    }
-
-
-def _summary(attribution: Attribution, sample_input: SampleInput) -> str:
-    targets = attribution.targets
-    scores = [] if attribution.scores is None else attribution.scores.tolist()
-    gaps = None if attribution.gap is None else attribution.gap.tolist()
-    lines = []
-    for i, score in enumerate(scores[:SHOWN]):
-        target = targets[i] if isinstance(targets, list) else targets
-        clauses = [f"sample {i}:"] if len(scores) > 1 else []
-        clauses += [] if target is None else [f"class {target},"]
-        clauses += [f"score {score:.4g}"]
-        clauses += [] if gaps is None else [f"(the sum of the attribution misses it by {gaps[i]:.2g})"]
-        lines.append(" ".join(clauses))
-        lines += _strongest(attribution, sample_input, i)
-    return "\n".join([*lines, *([f"and {len(scores) - SHOWN} more samples"] if len(scores) > SHOWN else [])])
-
-
-def _strongest(attribution: Attribution, sample_input: SampleInput, i: int) -> list[str]:
-    """The words of a text, or the columns of a named table, that count most in a sample."""
-    from xaikit.report.cards import Names, drawn
-
-    tokens = attribution.tokens
-    values = attribution.values
-    if tokens is not None:
-        tokens_text = sample_input.words(tokens[i : i + 1])
-        names = Names(tokens=None if tokens_text is None else lambda _: tokens_text[0])
-        return [drawn("text", values[i].float().cpu().numpy(), tokens[i].cpu().numpy(), names)["words"]]
-    if sample_input.features and _fits(values, sample_input):
-        return [
-            drawn(
-                "tabular",
-                values[i].cpu().numpy(),
-                sample_input.picture[i].numpy(),
-                Names(features=sample_input.features),
-            )["words"]
-        ]
-    return []
-
-
-def _fits(values: Any, sample_input: SampleInput) -> bool:
-    """Whether an attribution is of the inputs themselves, part by part."""
-    return bool(values.shape == sample_input.picture.shape)

@@ -27,18 +27,41 @@ def hugging_face(folder: str) -> nn.Module:
     """
     transformers = _transformers()
     path = _model_folder(folder)
-    kind = (_config(path).get("architectures") or [""])[0]
-    cls = getattr(transformers, kind, None)
-    if cls is None:
-        raise InvalidInputError(f"{path}/config.json names no model class that transformers knows, got {kind!r}")
+    cls = _model_class(transformers, path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # safetensors only: a pickled .bin could run any code.
-        model: nn.Module = cls.from_pretrained(path, local_files_only=True, use_safetensors=True)
+        model: nn.Module = cls.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
     pad = getattr(tokenizer_of(PREFIX + folder), "pad_token_id", None)
     if pad is not None and "attention_mask" in inspect.signature(model.forward).parameters:
         model.register_forward_pre_hook(functools.partial(_hide_padding, pad), with_kwargs=True)
     return model
+
+
+def _model_class(transformers: Any, path: Path) -> Any:
+    """The class of transformers that config.json names; code in the folder is never run.
+
+    Raises:
+        InvalidInputError: where it names none, or attention code from elsewhere.
+    """
+    config = _config(path)
+    names = config.get("architectures") or [""]
+    name = names[0] if isinstance(names, list) and isinstance(names[0], str) else ""
+    cls = getattr(transformers, name, None)
+    if not (inspect.isclass(cls) and issubclass(cls, transformers.PreTrainedModel)):
+        remedy = (
+            "; the folder brings its own code, which xaikit does not run: name a function of yours that makes the "
+            "model, --model module:factory"
+            if config.get("auto_map")
+            else ""
+        )
+        raise InvalidInputError(f"{path}/config.json names no model class that transformers has, got {name!r}{remedy}")
+    attention = [config.get(key) for key in ("attn_implementation", "_attn_implementation")]
+    if any(isinstance(value, str) and "/" in value for value in attention):
+        raise InvalidInputError(f"{path}/config.json names attention code from elsewhere ({attention}); remove it")
+    return cls
 
 
 def _hide_padding(pad: int, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
@@ -58,8 +81,8 @@ def tokenizer_of(name: str) -> Any:
     if not any((path / file).is_file() for file in ("tokenizer_config.json", "tokenizer.json", "vocab.txt")):
         return None
     try:
-        return _transformers().AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError):
+        return _transformers().AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
 
 

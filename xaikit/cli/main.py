@@ -28,6 +28,7 @@ from xaikit.cli import (
     shortcuts,
     tune,
 )
+from xaikit.cli.flags import in_flags
 from xaikit.cli.job import command
 
 app = typer.Typer(
@@ -64,7 +65,7 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Find out why a PyTorch model decides as it does, and train it to be right for the right reasons."""
@@ -118,4 +119,4 @@ def _sentence(err: Exception) -> str:
         return err.strerror
     # str() of a LookupError can be the repr of its message.
     text = " ".join((str(err.args[0]) if len(err.args) == 1 else str(err)).split())
-    return text if isinstance(err, XaikitError) else f"{type(err).__name__}: {text} (--debug shows where)"
+    return in_flags(text) if isinstance(err, XaikitError) else f"{type(err).__name__}: {text} (--debug shows where)"

@@ -20,6 +20,8 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDepen
 from xaikit.core.spec_strings import parse_spec
 from xaikit.core.torchvision_ops import import_torchvision
 
+# Settings by which timm would fetch or unpickle a file.
+TIMM_FILES = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 SHOWN = 4  # names in a message
 WAYS = {"bilinear": 2, "bicubic": 3}  # of resampling, as PIL counts them
 
@@ -151,6 +153,9 @@ def _timm(name: str, settings: dict[str, Any]) -> nn.Module:
     timm = _timm_library()
     if name not in timm.list_models():
         raise UnknownNameError(f"timm has no model {name!r}{near_names(name, timm.list_models())}")
+    files = sorted(set(settings) & TIMM_FILES)
+    if files:
+        raise InvalidInputError(f"timm:{name} takes no {files[0]} here; name a file of weights with --weights")
     return _seeded(functools.partial(timm.create_model, name, pretrained=False), name, settings)
 
 

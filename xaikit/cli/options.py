@@ -1,4 +1,4 @@
-"""What the verbs that explain share: options as text, turned into values."""
+"""Options as text, turned into values and checked."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def device_of(name: str) -> Any:
         raise InvalidInputError(f"--device {name} cannot be used here ({str(err).splitlines()[0]})") from None
 
 
-def run_model(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
+def run_model(model: nn.Module, inputs: Any, head: str | int | None) -> Tensor:
     """The model's output for some samples, moved to where the model is.
 
     Raises:
@@ -99,9 +99,21 @@ def run_model(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
     return output
 
 
-def targets_of(classes: list[int], net: nn.Module, inputs: Tensor, head: str | int) -> Any:
+def targets_of(classes: list[int], net: nn.Module, inputs: Tensor, head: str | int | None) -> Any:
     """The given classes; else the predicted one of each sample, or None for a single output."""
-    output = run_model(net, inputs, head)
+    return chosen_targets(classes, run_model(net, inputs, head))
+
+
+def chosen_targets(classes: list[int], output: Tensor) -> Any:
+    """The given classes; else the predicted one of each sample, or None for a single output.
+
+    Raises:
+        InvalidInputError: for another number of classes than of samples.
+    """
+    if len(classes) not in (0, 1, len(output)):
+        raise InvalidInputError(
+            f"--target takes one class for all samples, or one for each of {len(output)}, got {len(classes)}"
+        )
     if classes:
         return classes[0] if len(classes) == 1 else torch.tensor(classes)
     return output.argmax(1) if output.ndim == 2 and output.shape[1] > 1 else None
@@ -131,7 +143,7 @@ def check_folder(folder: Path, result: str) -> None:
 
 
 def check_unique(names: Sequence[str], option: str) -> None:
-    """Refuse an option that is missing or says the same twice."""
+    """Refuse an option that is missing, or a value that is given twice."""
     if not names:
         raise InvalidInputError(f"name at least one {option}")
     twice = next((name for name in names if names.count(name) > 1), None)

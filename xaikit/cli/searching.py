@@ -9,7 +9,7 @@ from torch import nn
 
 from xaikit.cli.inputs import read_batch
 from xaikit.cli.options import check_masked, device_of, numbers, targets_of
-from xaikit.cli.stream import Batch, Stream, targets_for
+from xaikit.cli.stream import MaskedBatch, Stream, targets_for
 from xaikit.core import EXPLAINERS, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.tuning.search import Search
@@ -63,7 +63,7 @@ def _samples(job: Tune, model: nn.Module) -> Stream:
     return Stream(data, masks, limit=job.limit if job.source is None else 0, **size)
 
 
-def _metric_batch(job: Tune, part: Batch, targets_given: list[int], model: nn.Module) -> tuple[Any, ...]:
+def _metric_batch(job: Tune, part: MaskedBatch, targets_given: list[int], model: nn.Module) -> tuple[Any, ...]:
     """A batch as the metrics take it."""
     head = job.view()["head"]
     if job.source is None:

@@ -1,4 +1,4 @@
-"""The samples of a data set as a stream: batch by batch, what cannot be read left out and told, masks beside them."""
+"""The samples of a data set, batch by batch, with their masks; samples that cannot be read are left out and counted."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import flatten
 from xaikit.mitigation.sources import in_batches
 from xaikit.runs.shards import concatenated
-from xaikit.runs.source import Part, Source
+from xaikit.runs.source import SampleBatch, SampleSource
 
 SHOWN = 10  # unreadable samples that are named
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
+class MaskedBatch:
     """Some samples.
 
     Attributes:
@@ -44,7 +44,7 @@ class Batch:
 
 
 class Stream:
-    """Samples of a data set, read when their turn comes and forgotten after it.
+    """Samples of a data set, one batch in memory at a time.
 
     Args:
         data: as `explain_dataset` takes it.
@@ -59,7 +59,7 @@ class Stream:
 
     def __init__(self, data: Any, masks: AnyMasks | None = None, *, batch_size: int = 32, limit: int = 0) -> None:
         self._size, limit = Int(ge=1).check(batch_size, "--batch-size"), Int(ge=0).check(limit, "--limit")
-        self._source, self._masks = Source(data, self._size), masks
+        self._source, self._masks = SampleSource(data, self._size), masks
         self.total = self._source.n
         few = limit and limit < self.total
         self._chosen: Sequence[int] = [i * self.total // limit for i in range(limit)] if few else range(self.total)
@@ -74,7 +74,7 @@ class Stream:
         """The inputs of the first sample that can be read, as a batch of one."""
         return self._source.first()[0]
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[MaskedBatch]:
         empty = True
         for part in self._source.batches(self._chosen):
             self.skipped |= part.skipped
@@ -84,16 +84,16 @@ class Stream:
         if empty:
             raise InvalidInputError(f"none of the {len(self)} samples can be read: {next(iter(self.skipped.values()))}")
 
-    def map(self, function: Callable[[Batch], Any]) -> Mapped:
-        """What a function makes of each batch."""
+    def map(self, function: Callable[[MaskedBatch], Any]) -> Mapped:
+        """An iterable of what a function returns for each batch."""
         return Mapped(self, function)
 
-    def whole(self) -> Batch:
-        """All samples at once, for those who need them so."""
+    def whole(self) -> MaskedBatch:
+        """All samples in one batch."""
         parts = list(self)
         labels = None if parts[0].labels is None else [p.labels for p in parts]
         masks = None if parts[0].masks is None else [p.masks for p in parts]
-        return Batch(
+        return MaskedBatch(
             concatenated([p.inputs for p in parts]),
             concatenated(labels) if labels else None,
             torch.cat([p.indices for p in parts]),
@@ -112,28 +112,30 @@ class Stream:
         # A generator of its own: the loader must not draw from the one that gives the order and the noise.
         return self._source.loader(_Shuffled(self._chosen, size), self._triple, generator=torch.Generator())
 
-    def _triple(self, part: Part) -> tuple[Any, ...]:
+    def _triple(self, part: SampleBatch) -> tuple[Any, ...]:
         if part.skipped:  # it could be read a moment ago
             raise InvalidInputError(next(iter(part.skipped.values())))
         return triple(self._finished(part))
 
-    def _finished(self, part: Part) -> Batch:
+    def _finished(self, part: SampleBatch) -> MaskedBatch:
         tensors = flatten(part.inputs)[0]
         shape = tuple(tuple(t.shape[1:]) for t in tensors)
         if self._shape not in (None, shape):
             shapes = " and ".join(", ".join(map(str, one)) for one in (self._shape, shape) if one)
-            raise InvalidInputError(f"the samples have several shapes ({shapes}); bring them to one size")
+            raise InvalidInputError(
+                f"the samples have several shapes ({shapes}); bring them to one size, images with --size"
+            )
         self._shape = shape
         masks = None if self._masks is None else self._masks.of(part.indices, tensors[0], self.total, part.labels)
-        return Batch(part.inputs, part.labels, part.indices, masks)
+        return MaskedBatch(part.inputs, part.labels, part.indices, masks)
 
 
 @dataclasses.dataclass(frozen=True)
 class Mapped:
-    """The batches of a stream, each made into something; again at every iteration."""
+    """What a function returns for each batch of a stream; it can be iterated several times."""
 
     stream: Stream
-    function: Callable[[Batch], Any]
+    function: Callable[[MaskedBatch], Any]
 
     def __len__(self) -> int:
         return math.ceil(len(self.stream) / self.stream._size)
@@ -156,7 +158,7 @@ class _Shuffled:
         return iter([self._indices[rows].tolist() for rows in order])
 
 
-def triple(batch: Batch) -> tuple[Any, Any, Any]:
+def triple(batch: MaskedBatch) -> tuple[Any, Any, Any]:
     """A batch as the mitigators take it."""
     return batch.inputs, batch.labels, batch.masks
 
@@ -171,7 +173,7 @@ def tell_skipped(*streams: Stream) -> int:
     return len(skipped)
 
 
-def targets_for(target: str, batch: Batch, model: nn.Module, head: str | int) -> Any:
+def targets_for(target: str, batch: MaskedBatch, model: nn.Module, head: str | int) -> Any:
     """What is explained in some samples: the label, one class, or (no word) the predicted class.
 
     Raises:

@@ -1,4 +1,6 @@
-"""The core: settings, registries, the attribution call, and what keeps the model as it was found."""
+"""The core: settings, registries, the attribution call, and the isolation that leaves a model unchanged."""
+
+from typing import TYPE_CHECKING, Any
 
 from xaikit.core.attribution import Attribution
 from xaikit.core.batch import Batch, read_batch, read_batches
@@ -23,8 +25,11 @@ from xaikit.core.registries import (
     POOLINGS,
     POSTPROCESSORS,
     PROJECTIONS,
+    TARGETS,
 )
 from xaikit.core.registry import Registry
+from xaikit.core.renames import renamed_attribute
+from xaikit.core.results import Interval, Result, Stopped
 
 __all__ = [
     "BASELINES",
@@ -37,6 +42,7 @@ __all__ = [
     "POOLINGS",
     "POSTPROCESSORS",
     "PROJECTIONS",
+    "TARGETS",
     "Attribution",
     "Batch",
     "Call",
@@ -46,9 +52,12 @@ __all__ = [
     "Explainer",
     "Float",
     "Int",
+    "Interval",
     "Layer",
     "Registry",
+    "Result",
     "Spec",
+    "Stopped",
     "XaikitError",
     "as_explainer",
     "boxes_to_masks",
@@ -60,3 +69,8 @@ __all__ = [
     "read_labels",
     "read_masks",
 ]
+
+if not TYPE_CHECKING:  # a type checker would take any name to be there
+
+    def __getattr__(name: str) -> Any:
+        raise renamed_attribute(__name__, name, {"isolation": "model_state, and what is about layers, layers"}, __all__)

@@ -79,7 +79,15 @@ class Attribution(Result):
         return ", ".join(parts)
 
     def plot(self, inputs: Any = None, **options: Any) -> Any:
-        """A figure of the attribution beside (or over) the inputs; see `xaikit.report.figures.plot`."""
+        """A figure of the attribution beside (or over) the inputs.
+
+        Args:
+            inputs: the explained inputs, drawn below or beside the attribution; None draws the attribution alone.
+            options: of `xaikit.report.figures.plot`.
+
+        Returns:
+            A figure of matplotlib.
+        """
         return upward.load("figures").plot(self, inputs, **options)
 
     def _repr_html_(self) -> str | None:

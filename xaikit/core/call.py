@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,24 @@ from torch.utils.checkpoint import checkpoint
 
 from xaikit.core import targets as target_rules
 from xaikit.core.convolutions import fast_convolutions
-from xaikit.core.errors import InvalidInputError
-from xaikit.core.layers import cut_at
-from xaikit.core.model_state import Modules, differentiable_kernels
-from xaikit.core.rows import even_ranges, rows_per_pass
-from xaikit.core.structure import Tensors
-from xaikit.core.taps import Layers, Tap, tapped
+from xaikit.core.errors import InvalidInputError, UnreachableError
+from xaikit.core.forward import with_rows
+from xaikit.core.kernels import refuse_missing_derivative, sound_kernels
+from xaikit.core.layers import LayerPoint, cut_at
+from xaikit.core.model_facts import ModelFacts
+from xaikit.core.model_state import Modules
+from xaikit.core.renames import renamed_attribute
+from xaikit.core.rows import RowRule, even_ranges, rows_per_pass, run_by_batches
+from xaikit.core.structure import Tensors, split_rows
+from xaikit.core.taps import Readings, Tap, tapped
+
+RENAMED = {
+    "grad": "grad_of",
+    "gradient": "grad_at_layers",
+    "record": "on_output",
+    "surroundings": "recompute_context",
+    "watched": "traced",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +38,17 @@ class Call:
     """One attribution call on N samples.
 
     Attributes:
-        model: the model, in evaluation mode.
+        model: the model, in evaluation mode; a private copy of the user's.
         inputs: what is explained, each tensor shaped (N, ...): the inputs, or a layer's activations.
-        layers: names and modules of the layers at which the call is cut, none where it explains the model's inputs.
+        layers: the points of the model at which the call is cut, none where it explains the model's inputs.
         uncut: the whole call at the model's own inputs, where this one is cut at layers.
         target: class indices (N,), a function of the output, or None.
         create_graph: whether the attribution must stay differentiable.
         seed: of every random number.
         forward: runs the model on stand-ins for `inputs` and on the samples that they stand for.
+        rule: how rows may be stacked in one pass.
+        batch: the tensors (N, ...) of the whole batch, among which a row runs where rows are not independent.
+        facts: what earlier calls found out about the model.
         modules: the model's modules with their names, walked once for all who need them.
         read_at: the layers where `grad_at_layers` reads off what is explained; none where that are the inputs.
         tap: how a layer's output (and the leaf where its gradient arrives) goes on into the model.
@@ -41,6 +56,7 @@ class Call:
         input_names: of `own_inputs`, where the model takes them by name.
         extras: the model's further arguments, by name or in order, for the samples of the whole batch.
         recompute_context: what holds while the model runs, for a pass that is repeated after the call.
+        passes_kept: passes on the plain inputs that serve several targets; None keeps none.
         recompute: whether `grad_of` drops its graph and builds it again in the loss's backward pass.
         traced: whether the forward pass is watched operation by operation, so that all must be torch's own.
     """
@@ -51,20 +67,29 @@ class Call:
     create_graph: bool
     seed: int
     forward: Callable[[Tensors, Tensor | None], Any]
-    layers: tuple[tuple[str, nn.Module], ...] = ()
+    layers: tuple[LayerPoint, ...] = ()
     uncut: Call | None = None
-    head: str | int = "logits"
+    head: str | int | None = "logits"
     n_classes: int | None = None
     samples: Tensor | None = None
+    rule: RowRule = RowRule()
+    batch: Tensors = ()
+    facts: ModelFacts = dataclasses.field(default_factory=ModelFacts)
     modules: Modules = dataclasses.field(default_factory=dict)
-    read_at: Layers = ()
+    read_at: tuple[LayerPoint, ...] = ()
     tap: Callable[[Tensor, Tensor], Tensor] = Tap.apply
     on_output: Callable[[Tensor], None] | None = None
     input_names: tuple[str, ...] = ()
     extras: Any = None
     recompute_context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    passes_kept: dict[Any, Any] | None = None
     recompute: bool = False
     traced: bool = False
+
+    if not TYPE_CHECKING:  # a type checker would take any name to be there
+
+        def __getattr__(self, name: str) -> Any:
+            raise renamed_attribute("Call", name, RENAMED)
 
     @property
     def n(self) -> int:
@@ -85,41 +110,79 @@ class Call:
         return tuple(x.ndim == 3 and x.shape[1:2] in ids for x in self.inputs)
 
     def activations(self, inputs: Tensors) -> Tensors:
-        """What the layers of the call give for stand-ins of `own_inputs`."""
+        """What the layers of the call give for stand-ins of `own_inputs`.
+
+        Args:
+            inputs: tensors (N, ...) in the form of `own_inputs`.
+        """
         forward = self.forward if self.uncut is None else self.uncut.forward
         run = lambda: forward(inputs, self.samples)  # noqa: E731
         return cut_at(self.model, self.layers, run, len(inputs[0]), self.create_graph)
 
     def run(self, inputs: Tensors, copies: int = 1) -> Tensor:
-        """The model's output on `copies` stacked versions of the batch: tensors (copies * N, ...), copy by copy."""
+        """The model's output on stacked versions of the batch.
+
+        Args:
+            inputs: tensors (copies * N, ...), copy by copy.
+            copies: number of versions.
+
+        Returns:
+            The explained head, (copies * N, ...).
+
+        Raises:
+            InvalidInputError: when the model does not return one row per sample.
+        """
         samples = self.samples
         if copies > 1:
             one = torch.arange(self.n, device=inputs[0].device) if samples is None else samples
             samples = one.repeat(copies)
-        return self._checked(self.forward(inputs, samples), copies)
-
-    def _checked(self, returned: Any, copies: int) -> Tensor:
-        """The output with one row per sample, picked out of what the model returned."""
-        output = target_rules.pick_head(returned, self.head)
-        if output.ndim == 0 or len(output) != copies * self.n:
+        output = self.output_of(inputs, samples)
+        rows = len(inputs[0])
+        if isinstance(output, Tensor) and (output.ndim == 0 or len(output) != rows):
+            shapes = " and ".join(str(tuple(x.shape)) for x in self.own_inputs)
             raise InvalidInputError(
-                f"the model must return one row per sample, got {tuple(output.shape)} for a batch of {copies * self.n}"
+                f"the model must return one row per sample, got {tuple(output.shape)} for a batch of {rows} "
+                f"(inputs of shape {shapes}); the first axis of inputs and output counts the samples"
             )
         return output
 
+    def output_of(self, inputs: Tensors, samples: Tensor | None) -> Tensor:
+        """The explained output of rows that stand for some samples; None means the samples of the batch in order.
+
+        Where the model's rows are not independent, each row runs inside a whole batch.
+
+        Args:
+            inputs: rows (R, ...).
+            samples: the sample that each row stands for, (R,), or None.
+        """
+        if samples is None or self.rule.independent:
+            return with_rows(target_rules.pick_head(self.forward(inputs, samples), self.head), len(inputs[0]))
+        return run_by_batches(self.output_of, inputs, samples, self.batch)
+
     def score(self, output: Tensor, copies: int = 1) -> Tensor:
-        """The explained score of each row of an output, shape (copies * N,)."""
+        """The explained score of each row of an output, shape (copies * N,).
+
+        Args:
+            output: the explained head, (copies * N, ...).
+            copies: versions of the batch in it.
+        """
         if callable(self.target):
             # A target function may hold values per sample, so it always gets the batch as it is.
-            return torch.cat([target_rules.score(part, self.target) for part in output.split(self.n)])
+            parts = split_rows(output, self.n) if copies > 1 else [output]
+            return torch.cat([target_rules.score(part, self.target, n=self.n) for part in parts])
         target = self.target if self.target is None or copies == 1 else self.target.repeat(copies)
-        return target_rules.score(output, target, self.n_classes)
+        return target_rules.score(output, target, self.n_classes, n=copies * self.n)
 
     def scores(self, inputs: Tensors, copies: int = 1) -> Tensor:
-        """The explained score of each row, shape (copies * N,)."""
+        """The explained score of each row, shape (copies * N,).
+
+        Args:
+            inputs: tensors (copies * N, ...), copy by copy.
+            copies: versions of the batch in them.
+        """
         return self.score(self.run(inputs, copies), copies)
 
-    def grad_of(self, inputs: Tensors, copies: int = 1, at: Callable[[], Tensors] | None = None) -> Tensors:
+    def grad_of(self, inputs: Tensors, copies: int = 1, at: Callable[[Tensors], Tensors] | None = None) -> Tensors:
         """Return d score / d input of each row; the library's one first-order autograd call.
 
         With `create_graph` the result is differentiable with respect to the parameters, and to the inputs that
@@ -128,7 +191,8 @@ class Call:
         Args:
             inputs: stand-ins for the call's inputs.
             copies: versions of the batch stacked in them.
-            at: called after the forward pass, gives the tensors of that pass to differentiate by instead.
+            at: called with the leaves after the forward pass, gives the tensors of that pass to differentiate by
+                instead.
         """
         if self.recompute and at is None:
             found: Tensors = checkpoint(self._repeatable_grad, copies, *inputs, use_reentrant=False)
@@ -144,19 +208,38 @@ class Call:
         """Where a gradient is computed: what has no second derivative, or a slow one, gives way to what has."""
         with (
             torch.enable_grad(),
-            differentiable_kernels(self.create_graph),
+            sound_kernels(self.facts.operations, create_graph=self.create_graph),
             contextlib.nullcontext() if self.traced else fast_convolutions(self.modules, twice=self.create_graph),
         ):
             yield
 
-    def _grad(self, inputs: Tensors, copies: int, at: Callable[[], Tensors] | None = None) -> Tensors:
+    def _grad(self, inputs: Tensors, copies: int, at: Callable[[Tensors], Tensors] | None = None) -> Tensors:
         with self._kernels():
-            live = self.create_graph
-            leaves = tuple(x if live and x.requires_grad else x.detach().requires_grad_() for x in inputs)
-            output = self.run(leaves, copies)
+            plain = inputs is self.inputs and at is None
+            leaves, output = self._kept("inputs", plain, lambda: self._pass(inputs, copies))
             if self.on_output is not None and inputs is self.inputs:
                 self.on_output(output)
-            return self._differentiated(output, leaves if at is None else at(), copies, reached=at is not None)
+            if at is None:
+                return self._differentiated(output, leaves, copies)
+            try:
+                return self._differentiated(output, at(leaves), copies)
+            except UnreachableError:
+                raise UnreachableError("the explained score does not depend on the chosen layer's output") from None
+
+    def _pass(self, inputs: Tensors, copies: int) -> tuple[Tensors, Any]:
+        """Leaves with the inputs' values, and the model's output on them."""
+        live = self.create_graph
+        leaves = tuple(x if live and x.requires_grad else x.detach().requires_grad_() for x in inputs)
+        return leaves, self.run(leaves, copies)
+
+    def _kept(self, kind: str, plain: bool, run: Callable[[], Any]) -> Any:
+        """A pass on the plain inputs, run once for several targets."""
+        if self.passes_kept is None or not plain:
+            return run()
+        key = kind, id(self.forward), id(self.tap)
+        if key not in self.passes_kept:
+            self.passes_kept[key] = run(), self.forward, self.tap  # held, so that no other object gets their ids
+        return self.passes_kept[key][0]
 
     def grad_at_layers(self, beside: Sequence[Tensor] = ()) -> tuple[Tensors, Tensors]:
         """What is explained and d score / d each of its tensors, by one forward and one backward pass.
@@ -170,49 +253,113 @@ class Call:
         if not self.read_at:
             return self.inputs, self.grad_of(self.inputs)
         with self._kernels():
-            with tapped(self.read_at, self.tap) as readings:
-                output = self.run(self.inputs)
-            values = readings.close(self.n)
+            readings, output = self._kept("layers", True, self._read_pass)
+            values = readings.close(self.model, self.n)
             if self.on_output is not None:
                 self.on_output(output)
-            grads = self._differentiated(output, (*readings.leaves, *beside))
-        return values if self.create_graph else tuple(v.detach() for v in values), grads[: len(values)]
+            grads = self._differentiated(output, (*readings.leaves, *beside), runs=readings.runs)
+            gathered = readings.gathered(grads)
+        return values if self.create_graph else tuple(v.detach() for v in values), gathered
 
-    def _differentiated(self, output: Tensor, points: Tensors, copies: int = 1, *, reached: bool = False) -> Tensors:
-        """Return d score / d point of an output; an error where a point must be `reached` and is not."""
+    def _read_pass(self) -> tuple[Readings, Any]:
+        with tapped(self.read_at, self.tap) as readings:
+            return readings, self.run(self.inputs)
+
+    def _differentiated(
+        self, output: Tensor, points: Tensors, copies: int = 1, *, runs: Sequence[int] | None = None
+    ) -> Tensors:
+        """Return d score / d point of an output.
+
+        Args:
+            output: the model's output, with its graph.
+            points: the tensors to differentiate by.
+            copies: versions of the batch in the output.
+            runs: for each explained layer, how many of the points, from the first on, are its runs; further points
+                are not what is explained. None means that every point is.
+
+        Raises:
+            UnreachableError: when the score depends on nothing that is explained, or not on one of the layers.
+            NotDifferentiableError: when torch cannot differentiate the gradient, and it must.
+        """
         scores = self.score(output, copies)
         if not scores.requires_grad:
-            raise InvalidInputError(
-                "the model's output does not depend on its input through autograd; "
-                "is it detached, or computed under no_grad?"
-            )
+            raise self._unreachable(())
         start, seeds = scores, torch.ones_like(scores)
         if self.create_graph and not self.recompute:  # one derivative, since each has the pass computed again
-            (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)
+            if isinstance(output, Tensor):  # not where a target looks at all that the model returns
+                (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)
+                start = output
             # Backward hooks (zennit's rules) build a graph only for a gradient that requires one.
-            start, seeds = output, seeds if seeds.requires_grad else seeds.detach().requires_grad_()
-        grads = torch.autograd.grad(start, points, seeds, create_graph=self.create_graph, allow_unused=True)
-        if reached and any(g is None for g in grads):
-            raise InvalidInputError("the explained score does not depend on the chosen layer's output")
+            seeds = seeds if seeds.requires_grad else seeds.detach().requires_grad_()
+        if not any(x.requires_grad for x in points):
+            raise self._unreachable(())
+        grads = torch.autograd.grad(
+            start,
+            points,
+            seeds,
+            create_graph=self.create_graph,
+            retain_graph=self.create_graph or self.passes_kept is not None,
+            allow_unused=True,
+        )
+        missing = _missing(grads, runs)
+        if all(missing) or ((self.read_at or self.layers) and any(missing)):
+            raise self._unreachable(missing)
+        if self.create_graph and not self.traced:
+            self._check_twice(grads)
         return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
 
+    def _unreachable(self, missing: Sequence[bool]) -> UnreachableError:
+        """The error for a score that does not depend on what is explained."""
+        points = self.layers or self.read_at
+        unreached = [p.name for p, m in zip(points, missing, strict=False) if m] or [p.name for p in points]
+        if unreached:
+            named = ", ".join(repr(name) for name in unreached)
+            return UnreachableError(f"the explained score does not depend on layer {named} through autograd")
+        return UnreachableError(
+            "the explained score does not depend on its input through autograd; is the input detached, rounded, or "
+            "used under no_grad inside the model?"
+        )
+
+    def _check_twice(self, grads: Sequence[Tensor | None]) -> None:
+        """Refuse an operation without a second derivative; asked once for a form of input."""
+        form = tuple((tuple(x.shape), x.dtype) for x in self.inputs), tuple(p.name for p in self.layers)
+        if form in self.facts.twice:
+            return
+        for g in grads:
+            if g is not None:
+                refuse_missing_derivative(g, self.facts.operations)
+        self.facts.twice.add(form)
+
     def at(self, samples: slice) -> Call:
-        """The same call on some of the samples."""
+        """The same call on some of the samples.
+
+        Args:
+            samples: a slice of the samples.
+        """
         index = torch.arange(self.n, device=self.inputs[0].device) if self.samples is None else self.samples
-        target = self.target[samples] if isinstance(self.target, Tensor) else self.target
+        target = self.target
+        if isinstance(target, target_rules.RowTarget):
+            target = target.of(samples)
+        elif isinstance(target, Tensor):
+            target = target[samples]
         return dataclasses.replace(
             self, inputs=tuple(x[samples] for x in self.inputs), target=target, samples=index[samples]
         )
 
     def stacked(self, inputs: Tensors, copies: int) -> Call:
-        """A call on `copies` stacked versions of the batch, tensors (copies * N, ...), each row a sample of its own."""
+        """A call on stacked versions of the batch, each row a sample of its own.
+
+        Args:
+            inputs: tensors (copies * N, ...), copy by copy.
+            copies: number of versions.
+        """
         index = torch.arange(self.n, device=inputs[0].device) if self.samples is None else self.samples
         target = self.target
-        if isinstance(target, Tensor):
+        if isinstance(target, (Tensor, target_rules.RowTarget)):
             target = target.repeat(copies)
         elif target is not None and copies > 1:
             function = target
-            target = lambda output: torch.cat([function(part) for part in output.split(self.n)])  # noqa: E731
+            target = lambda output: torch.cat([function(part) for part in split_rows(output, self.n)])  # noqa: E731
         uncut = self.uncut and self.uncut.stacked(
             tuple(x.repeat(copies, *[1] * (x.ndim - 1)) for x in self.uncut.inputs), copies
         )
@@ -230,6 +377,8 @@ class Call:
             function needs the whole batch, so then the samples stay together.
         """
         limit = rows_per_pass(self.inputs, max_rows)
+        if not self.rule.independent:
+            limit = self.n
         whole = callable(self.target) or self.n <= limit
         for samples in [range(self.n)] if whole else even_ranges(self.n, limit):
             part = self if whole else self.at(slice(samples.start, samples.stop))
@@ -238,3 +387,12 @@ class Call:
                 # Else the graphs of all passes would be alive at once, and memory would grow with the copies.
                 part = dataclasses.replace(part, recompute=True)
             yield part, ranges
+
+
+def _missing(grads: Sequence[Tensor | None], runs: Sequence[int] | None) -> list[bool]:
+    """For each explained tensor, or each layer with its runs, whether it has no gradient at all."""
+    missing, start = [], 0
+    for count in [1] * len(grads) if runs is None else runs:
+        missing.append(all(g is None for g in grads[start : start + count]))
+        start += count
+    return missing

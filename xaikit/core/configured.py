@@ -1,11 +1,12 @@
-"""Configured: an immutable value made of validated settings; explainers, metrics and mitigators are such values.
+"""Configured: the base of explainers, metrics, mitigators and transforms, which are frozen sets of checked settings.
 
-A subclass lists its settings as annotated class attributes, one line each (type, spec, words, default)::
+A subclass lists its settings as annotated class attributes, one line each (type, spec, description, default)::
 
     class Blur(Configured):
         sigma: Annotated[float, Float(low=1, high=10, gt=0), "std in pixels"] = 3.0
 
-It is a frozen dataclass by inheritance. `set_kwargs` returns a new object: nothing derived from old settings survives.
+Every subclass becomes a frozen dataclass. `set_kwargs` returns a new object, so nothing that was computed from old
+settings remains.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ REQUIRED: Any = dataclasses.MISSING
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One setting of a class: what it may be, what it means, what it is by default."""
+    """One setting of a class: its type, its allowed values, its description and its default."""
 
     hint: Any
     spec: Spec | None
@@ -43,7 +44,11 @@ class Setting:
     default: Any
 
     def is_default(self, value: Any) -> bool:
-        """Whether a checked value is what the default becomes when it is checked: the object for its name, too."""
+        """Whether a checked value equals the checked default; `Zeros()` equals the default "zeros", which names it.
+
+        Args:
+            value: the checked value of this setting.
+        """
         if self.default is REQUIRED or same_value(value, self.default):
             return self.default is not REQUIRED
         return not isinstance(value, Tensor) and same_value(value, self.check(self.default, "default"))
@@ -67,18 +72,22 @@ class Configured:
     REGISTRY: ClassVar[Any] = None
     SETTINGS: ClassVar[Mapping[str, Setting]] = MappingProxyType({})
     RENAMED_SETTINGS: ClassVar[Mapping[str, str]] = {}  # the new names by the old ones
+    RENAMED_MEMBERS: ClassVar[Mapping[str, str]] = {}  # what a subclass may not define any more, and its new name
     TUNABLES: ClassVar[Mapping[str, Spec]] = MappingProxyType({})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)(cls)
-        own = _own_hints(cls)
+        for old, new in cls.RENAMED_MEMBERS.items():
+            if old in vars(cls):
+                raise InvalidTypeError(f"{cls.__name__} defines {old}, which is called {new} now")
+        hints = _hints_of(cls)
         settings: dict[str, Setting] = {}
         for base in reversed(cls.__mro__[1:]):
             settings |= base.__dict__.get("SETTINGS", {})
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-            if field.name in own:
-                settings[field.name] = _setting(own[field.name], field.default)
+            if field.name in hints:
+                settings[field.name] = _setting(hints[field.name], field.default)
             elif field.name in cls.__dict__ and field.name in settings:
                 # `n_iter = 50` in a subclass, without a new annotation: only the default changes.
                 settings[field.name] = dataclasses.replace(settings[field.name], default=cls.__dict__[field.name])
@@ -112,7 +121,12 @@ class Configured:
 
     @classmethod
     def read(cls, name: str, text: str) -> Any:
-        """What a word in a spec string means as the setting `name`."""
+        """What a text in a spec string means as the setting `name`.
+
+        Args:
+            name: of the setting.
+            text: what stands behind ``name=``.
+        """
         spec = cls.SETTINGS[name].spec if name in cls.SETTINGS else None
         return from_text(text) if spec is None else spec.read(text)
 
@@ -122,6 +136,9 @@ class Configured:
 
     def set_kwargs(self, **changes: Any) -> Self:
         """A new object with some settings changed; this one stays as it is.
+
+        Args:
+            changes: settings by name.
 
         Raises:
             InvalidTypeError: for an unknown setting (the nearest name is given) or a wrong type.
@@ -171,7 +188,7 @@ class Configured:
         return hash((type(self), value_hash(self.settings())))
 
 
-def _own_hints(cls: type) -> dict[str, Any]:
+def _hints_of(cls: type) -> dict[str, Any]:
     """The annotations written in this class body; strings are evaluated where they were written."""
     hints = inspect.get_annotations(cls)
     if not any(isinstance(hint, str) for hint in hints.values()):
@@ -231,4 +248,6 @@ def _signature(cls: type[Configured]) -> inspect.Signature:
 def _short(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"tensor{tuple(value.shape)}"
+    if isinstance(value, (tuple, list)) and any(isinstance(item, Tensor) for item in value):
+        return f"({', '.join(map(_short, value))})"
     return type(value).__name__ if isinstance(value, nn.Module) else repr(value)

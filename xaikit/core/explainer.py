@@ -5,29 +5,25 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import layers as model_layers
-from xaikit.core import model_state, structure
+from xaikit.core import structure
 from xaikit.core import targets as target_rules
-from xaikit.core.arrays import to_tensor
 from xaikit.core.attribution import Attribution, Explained
 from xaikit.core.call import Call
 from xaikit.core.errors import (
     InvalidInputError,
-    InvalidTypeError,
     NestedLayersError,
     NotDifferentiableError,
 )
-from xaikit.core.forward import run_on
 from xaikit.core.model_view import ModelView
+from xaikit.core.opening import Needs, Request, at_layers, opened, with_recompute_context
 from xaikit.core.params import Int
 from xaikit.core.registries import EXPLAINERS
 from xaikit.core.structure import Tensors
@@ -51,9 +47,10 @@ class Explainer(ModelView, abc.ABC):
     # One `Call.grad_of` on the inputs, through the model as it is: a loss can use the output of that very pass.
     SHARES_TASK_FORWARD: ClassVar[bool] = False
     GAP_TOLERANCE: ClassVar[float | None] = None  # share of the promised total above which `explain` warns
-    SINGLE_BACKWARD: ClassVar[bool] = (
-        False  # made of one `call.grad_at_layers()`, which reads layers off as it passes them
-    )
+    # Made of one `call.grad_at_layers()`, which reads layers off as it passes them.
+    SINGLE_BACKWARD: ClassVar[bool] = False
+    NEEDS_GRADIENT: ClassVar[bool] = True  # of the score by what is explained, so that whole numbers are refused
+    USES_GLOBAL_RANDOM: ClassVar[bool] = True  # whether the method draws from torch's or numpy's global generator
 
     @classmethod
     def from_spec(cls, spec: Any, model: nn.Module | None = None) -> Self:
@@ -86,7 +83,11 @@ class Explainer(ModelView, abc.ABC):
         return math.prod(getattr(self, factor) if isinstance(factor, str) else factor for factor in self.PASSES)
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:  # noqa: ARG002
-        """Operations of the model, on these inputs, that a method of rules has none for; none for other methods."""
+        """Operations of the model, on these inputs, that a method of rules has none for; none for other methods.
+
+        Args:
+            inputs: as for `attribute`.
+        """
         return ()
 
     # ------------------------------------------------------------------ the call
@@ -109,7 +110,9 @@ class Explainer(ModelView, abc.ABC):
         Args:
             inputs: a floating-point tensor (N, ...), or a tuple or dict of them. Integer tokens need `layer`. Numpy
                 arrays, nested lists, pandas objects and Hugging Face batches become tensors of the model's precision.
-            targets: a class, one class per sample (N,), a function ``output -> (N,)``, or None for a single output.
+            targets: what is explained: a class, one class per sample (N,), a pair (position, index) for an output
+                (N, T, V), a target such as ``Position(-1, 5)`` or its spec string, a function ``output -> (N,)``, or
+                None for a single output. A list of targets gives each its attribution, along a new first axis.
             create_graph: keep the result differentiable with respect to parameters and inputs, exactly.
             seed: of the method's random numbers; a sample gets the same ones alone and inside a batch.
 
@@ -121,7 +124,25 @@ class Explainer(ModelView, abc.ABC):
             UnboundError: for an explainer without a model.
             NotDifferentiableError: for `create_graph` on a method that has no exact derivative.
         """
-        return self.attribute_with_output(inputs, targets, create_graph=create_graph, seed=seed)[0]
+        options: dict[str, Any] = {"create_graph": create_graph, "seed": seed}
+        if target_rules.is_several(targets):
+            return self._for_each(inputs, targets, **options)
+        return self._attributed(inputs, targets, **options)[0]
+
+    def _for_each(self, inputs: Any, targets: list[Any], **options: Any) -> Any:
+        """The attributions of several targets, stacked along a new first axis."""
+
+        def method(call: Call) -> tuple[Tensors, ...]:
+            device = call.inputs[0].device
+            several = [target_rules.normalise(target, len(call.batch[0]), device) for target in targets]
+            if not all(target_rules.shares_head(target) for target in several):
+                raise InvalidInputError("several targets at once must look at the same head; explain Heads by itself")
+            passes: dict[Any, Any] = {}  # of the model on the plain inputs, which serve every target
+            return tuple(self._attribute(dataclasses.replace(call, target=t, passes_kept=passes)) for t in several)
+
+        results = self.run_call(method, inputs, **options)
+        parts, rebuild = zip(*(structure.flatten(result, "attributions") for result in results), strict=True)
+        return rebuild[0](tuple(torch.stack(tensors) for tensors in zip(*parts, strict=True)))
 
     def attribute_with_output(
         self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0, keep_mode: bool = False
@@ -133,25 +154,30 @@ class Explainer(ModelView, abc.ABC):
             targets: likewise.
             create_graph: likewise.
             seed: likewise.
-            keep_mode: run the model in the mode that it is in. BatchNorm's running statistics then take part once,
-                where the output is returned, and stay as they are where it is not.
+            keep_mode: run the model in the mode that it is in.
 
         Returns:
             The attribution; and the output (N, ...), with its graph under `create_graph`, or None where the method
-            runs the model on something else, or not as it is.
+            runs the model on something else, or not as it is. Where the output is returned, buffers and attributes
+            (BatchNorm's running statistics, counters) are as after ``model(inputs)``; else they are as before.
         """
+        return self._attributed(
+            inputs, targets, create_graph=create_graph, seed=seed, keep_mode=keep_mode, keep_writes=True
+        )
+
+    def _attributed(self, inputs: Any, targets: Any, **options: Any) -> tuple[Any, Tensor | None]:
         outputs: list[Tensor] = []
-        options: dict[str, Any] = {"create_graph": create_graph, "seed": seed, "keep_mode": keep_mode}
         on_output = outputs.append if self.SHARES_TASK_FORWARD else None
+        options["keep_writes"] = options.get("keep_writes", False) and on_output is not None
         try:
-            (found,) = self.run_call(
+            (attribution,) = self.run_call(
                 lambda call: (self._attribute(call),), inputs, targets, **options, on_output=on_output
             )
         except NestedLayersError:
             # One feeds the other, and one pass holds one version of each: every layer by itself, as if named alone.
             each = (self.set_kwargs(layer=layer) for layer in self.layer)
-            found = tuple(e.attribute_with_output(inputs, targets, **options)[0] for e in each)
-        return found, outputs[0] if outputs else None
+            attribution = tuple(e._attributed(inputs, targets, **options)[0] for e in each)
+        return attribution, outputs[0] if outputs else None
 
     def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
         """The attribution with its provenance, the explained scores, and the completeness gap where one is promised.
@@ -170,6 +196,8 @@ class Explainer(ModelView, abc.ABC):
         Warns:
             UserWarning: when the gap is larger than the method's tolerance.
         """
+        if target_rules.is_several(targets):
+            raise InvalidInputError("explain takes one target; call it for each, or use attribute, which takes several")
         measured: list[Explained] = []
 
         def method(call: Call) -> tuple[Tensors]:
@@ -188,7 +216,7 @@ class Explainer(ModelView, abc.ABC):
         return Attribution(
             values=values,
             spec=self.describe(),
-            targets=None if targets is None or callable(targets) else to_tensor(targets, "targets").tolist(),
+            targets=target_rules.described(targets),
             scores=explained.scores.detach(),
             gap=None if explained.gap is None else explained.gap.detach(),
             absorbed=explained.absorbed,
@@ -199,14 +227,14 @@ class Explainer(ModelView, abc.ABC):
 
     @torch.inference_mode(mode=False)
     def output(self, inputs: Any) -> Tensor:
-        """The output that is explained, (N, ...), for the same inputs: in evaluation mode, without a graph."""
-        model = self._bound()
-        explained, extras = self._arguments(inputs)
-        tensors, rebuild = structure.flatten(explained)
-        n = structure.check_batch(tensors)
-        with model_state.isolated(model, tensors[0].device, 0), torch.no_grad():
-            raw = run_on(model, rebuild, extras, n, isinstance(explained, Mapping), tensors, None)
-        return target_rules.pick_head(raw, self.head)
+        """The output that is explained, (N, ...), for the same inputs: in evaluation mode, without a graph.
+
+        Args:
+            inputs: as for `attribute`.
+        """
+        needs = Needs(gradient=False, several_rows=False, global_random=False)
+        with opened(self, Request(inputs), needs) as (call, _):
+            return call.run(call.inputs)
 
     @abc.abstractmethod
     def _attribute(self, call: Call) -> Tensors:
@@ -227,7 +255,7 @@ class Explainer(ModelView, abc.ABC):
         values, scores, promised = self._attribute(call), self._explained_scores(call), self._promised_total(call)
         if promised is None:
             return Explained(values, scores)
-        sums = torch.stack([v.detach().flatten(1).double().sum(1) for v in values])
+        sums = torch.stack([v.detach().reshape(len(v), -1).double().sum(1) for v in values])
         return Explained(values, scores, self._gap(sums, promised.detach()).to(promised.dtype), promised)
 
     @classmethod
@@ -264,6 +292,7 @@ class Explainer(ModelView, abc.ABC):
         seed: int = 0,
         cut: bool = False,
         keep_mode: bool = False,
+        keep_writes: bool = False,
         on_output: Callable[[Tensor], None] | None = None,
     ) -> tuple[Any, ...]:
         """Run a function on a checked call, while the model is isolated: what `attribute` and plugins are built on.
@@ -278,6 +307,7 @@ class Explainer(ModelView, abc.ABC):
             cut: start the call at the layers, so that it accepts other activations, also where a single gradient would
                 read them off.
             keep_mode: run the model in the mode that it is in, instead of evaluation mode.
+            keep_writes: let buffers and attributes keep what the model writes into them, as after ``model(x)``.
             on_output: called with the model's output (N, ...) on the plain inputs.
 
         Returns:
@@ -286,56 +316,27 @@ class Explainer(ModelView, abc.ABC):
         Raises:
             InvalidInputError, InvalidTypeError, UnboundError, NotDifferentiableError: as for `attribute`.
         """
-        model = self._bound()
         if create_graph and not self.DIFFERENTIABLE:
             able = ", ".join(n for n in EXPLAINERS if EXPLAINERS.get(n).DIFFERENTIABLE)
             raise NotDifferentiableError(
                 f"{type(self).__name__} has no exact derivative, so it cannot stand in a loss; these can: {able}"
             )
-        seed = Int(ge=0).check(seed, "seed")
-        explained, extras = self._arguments(inputs)
-        tensors, rebuild = structure.flatten(explained)
-        n = structure.check_batch(tensors)
-        if self.layer is None:
-            self._check_floating(model, tensors)
-        tensors = tuple(t.clone() if t.is_inference() else t for t in tensors)
-        forward = functools.partial(run_on, model, rebuild, extras, n, isinstance(explained, Mapping))
-        call = Call(
-            model=model,
-            inputs=tensors,
-            target=target_rules.normalise(targets, n, tensors[0].device),
-            create_graph=create_graph,
-            seed=seed,
-            forward=forward,
-            head=self.head,
-            n_classes=self.n_classes,
-            modules=(modules := model_state.modules_of(model)),
-            on_output=on_output,
-            input_names=tuple(explained) if isinstance(explained, Mapping) else (),
-            extras=extras,
+        asked = Request(
+            inputs, targets, create_graph=create_graph, seed=Int(ge=0).check(seed, "seed"), keep_mode=keep_mode,
+            keep_writes=keep_writes, on_output=on_output,
+        )  # fmt: skip
+        needs = Needs(
+            gradient=self.NEEDS_GRADIENT,
+            several_rows=cut or not self.SINGLE_BACKWARD,
+            global_random=cut or self.USES_GLOBAL_RANDOM,
+            max_rows=getattr(self, "max_rows", None),
         )
-
-        @contextlib.contextmanager
-        def recompute_context() -> Iterator[None]:
-            isolated = model_state.isolated(model, tensors[0].device, seed, modules=modules, keep_mode=keep_mode)
-            private = model_state.private_buffers if keep_mode and on_output is None else contextlib.nullcontext
-            with isolated, private(model):
-                yield
-
-        with recompute_context(), torch.set_grad_enabled(create_graph):
+        with opened(self, asked, needs) as (at_inputs, as_inputs):
+            call, rebuild = at_inputs, as_inputs
             if self.layer is not None:
-                call, rebuild = self._at_layers(call, read=self.SINGLE_BACKWARD and not cut)
-
-            bare = call  # without `again`: a call that held itself would keep its tensors until Python's next sweep
-
-            @contextlib.contextmanager
-            def again() -> Iterator[None]:
-                with recompute_context(), self._model_context(bare):
-                    yield
-
-            call = dataclasses.replace(bare, recompute_context=again)
-            freeze = contextlib.nullcontext() if create_graph else model_state.frozen(model, modules=modules)
-            with freeze, self._model_context(call):
+                call, rebuild = self._at_layers(at_inputs, read=self.SINGLE_BACKWARD and not cut)
+            call = with_recompute_context(call, self._model_context)
+            with self._model_context(call):
                 results = method(call)
         for result in results if not call.read_at else ():  # read off at layers, they have the shapes of gradients
             for value, x in zip(result, call.inputs, strict=True):
@@ -348,31 +349,9 @@ class Explainer(ModelView, abc.ABC):
     def _at_layers(self, call: Call, *, read: bool) -> tuple[Call, Callable[[Tensors], Any]]:
         """The call at the layers: read off on the way, or cut there, so that their activations are its inputs."""
         several = isinstance(self.layer, tuple)
-        named = self.layer if several else (self.layer,)
-        layers = tuple(model_layers.find_layer(call.model, item) for item in named)
         pick: Callable[[Tensors], Any] = tuple if several else (lambda out: out[0])
-        if read:
-            return dataclasses.replace(call, read_at=layers), pick
-        original, forward = call.inputs, call.forward
-        activations = model_layers.cut_at(
-            call.model, layers, lambda: forward(original, None), call.n, call.create_graph
-        )
-
-        def from_layer(inputs: Tensors, samples: Tensor | None) -> Any:
-            rows = original if samples is None else tuple(t[samples] for t in original)
-            with model_layers.substituted(layers, inputs):
-                return forward(rows, samples)
-
-        cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=layers, uncut=call)
-        return cut, pick
-
-    def _check_floating(self, model: nn.Module, tensors: Tensors) -> None:
-        for tensor in tensors:
-            if tensor.is_floating_point():
-                continue
-            embedding = next((name for name, m in model.named_modules() if isinstance(m, nn.Embedding)), None)
-            remedy = f"layer={embedding!r}, the model's embedding" if embedding else "a float tensor (inputs.float())"
-            raise InvalidTypeError(f"inputs of {tensor.dtype} have no gradient; pass {remedy}")
+        layers = self.layer if several else (self.layer,)
+        return at_layers(call, layers, read_off=read, must_reach=self.DIFFERENTIABLE), pick
 
     def _token_ids(self, values: Any, inputs: Any) -> Tensor | None:
         return structure.token_ids(values, structure.flatten(self._arguments(inputs)[0])[0])

@@ -2,61 +2,205 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextvars
+import dataclasses
+import re
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from xaikit.core.errors import InvalidTypeError
-from xaikit.core.structure import Tensors
+from xaikit.core import torch_private
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
+from xaikit.core.replica import original_of
+from xaikit.core.rows import RowRule
+from xaikit.core.structure import Tensors, map_tensors
+from xaikit.core.target_rows import pick_head
+
+SHAPE_WORDS = re.compile(r"shape|size|dimension|channel|multiplied|unflatten|must match", re.IGNORECASE)
+
+# The forward passes of explained models that run in this context.
+_RUNNING: contextvars.ContextVar[tuple[nn.Module, ...]] = contextvars.ContextVar("running", default=())
 
 
-def run_on(
-    model: nn.Module,
-    rebuild: Callable[[Tensors], Any],
-    extras: Any,
-    n: int,
-    by_name: bool,
-    inputs: Tensors,
-    samples: Tensor | None,
-) -> Any:
-    """Run the model on `inputs`, with the further arguments of the samples that they stand for.
-
-    A tensor of length `n` holds something for each sample; any other (an attention mask, a scalar) is for all.
-    """
-    # Clones, since the model may work in place on what it is given.
-    given = rebuild(tuple(x.clone() for x in inputs))
-
-    def rows(value: Any) -> Any:
-        each = samples is not None and isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
-        return value[samples] if each else value
-
-    keywords = {k: rows(v) for k, v in extras.items()} if isinstance(extras, Mapping) else {}
-    items: Sequence[Any] = (
-        ()
-        if extras is None or isinstance(extras, Mapping)
-        else extras
-        if isinstance(extras, (tuple, list))
-        else (extras,)
-    )
-    positional = [rows(v) for v in items]
-    first = () if by_name else given if isinstance(given, (tuple, list)) else (given,)
-    try:
-        return model(*first, *positional, **(given if by_name else {}), **keywords)
-    except (RuntimeError, ValueError) as error:
-        raise_on_dtype_mismatch(model, inputs, error)
-        raise
+def is_running() -> bool:
+    """Whether the forward pass of an explained model runs in this context."""
+    return bool(_RUNNING.get())
 
 
-def raise_on_dtype_mismatch(model: nn.Module, inputs: Tensors, error: Exception) -> None:
-    """Say so where a model failed since its parameters and its inputs differ in precision.
+def refuse_inside(model: nn.Module) -> None:
+    """Refuse to explain a model from inside its own forward pass, which would never end.
 
     Raises:
-        InvalidTypeError: with both types and the remedy.
+        InvalidInputError: when the model's explained forward pass is running.
     """
-    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    given = next((x.dtype for x in inputs if x.is_floating_point()), None)
-    if own is not None and given is not None and own != given and "type" in str(error):
+    asked = original_of(model)
+    if any(original_of(m) is asked for running in _RUNNING.get() for m in running.modules()):
+        raise InvalidInputError(
+            f"this {type(model).__name__} is being explained, and its forward pass calls an explainer on it again; "
+            "compute the explanation outside the model's forward"
+        )
+
+
+@dataclasses.dataclass
+class Forward:
+    """The model as a function of stand-ins for its inputs, and of the samples that they stand for.
+
+    Attributes:
+        model: what runs.
+        rebuild: puts tensors in the place of the user's.
+        extras: the further arguments: a value, a sequence, or a mapping of keywords.
+        n: the number of samples.
+        explained: the inputs as the user gave them: the entries of a dict are passed by name, those of a tuple or a
+            list in order.
+        head: which output is explained.
+        rule: how rows may be stacked.
+        as_one: whether the whole dict or list is the model's one argument.
+    """
+
+    model: nn.Module
+    rebuild: Callable[[Tensors], Any]
+    extras: Any
+    n: int
+    explained: Any
+    head: str | int | None
+    rule: RowRule = RowRule()
+    as_one: bool = False
+
+    def __call__(self, inputs: Tensors, samples: Tensor | None) -> Any:
+        """Run the model on `inputs`, with the further arguments of the samples that they stand for."""
+        return self.run(inputs, samples, self.rule)
+
+    def takes_one_argument(self) -> bool:
+        """Whether the inputs are a dict or a list that the model might take as its one argument."""
+        return isinstance(self.explained, (Mapping, list)) and not self.as_one
+
+    def run(self, inputs: Tensors, samples: Tensor | None, rule: RowRule) -> Any:
+        """The same under another row rule."""
+        # Clones, since the model may work in place on what it is given.
+        stand_ins = self.rebuild(tuple(x.clone() for x in inputs))
+        extras = self.extras if samples is None else self._of_samples(samples, rule)
+        keywords = dict(extras) if isinstance(extras, Mapping) else {}
+        positional: Sequence[Any] = (
+            ()
+            if extras is None or isinstance(extras, Mapping)
+            else extras
+            if isinstance(extras, (tuple, list))
+            else (extras,)
+        )
+        by_name = isinstance(self.explained, Mapping) and not self.as_one
+        in_order = isinstance(stand_ins, (tuple, list)) and not self.as_one
+        first = () if by_name else stand_ins if in_order else (stand_ins,)
+        token = _RUNNING.set((*_RUNNING.get(), self.model))
+        try:
+            return self.model(*first, *positional, **(stand_ins if by_name else {}), **keywords)
+        except (RuntimeError, ValueError, IndexError) as error:
+            explain_failure(self.model, inputs, error)
+            raise
+        finally:
+            _RUNNING.reset(token)
+
+    def output(self, inputs: Tensors, samples: Tensor | None, rule: RowRule) -> Tensor:
+        """The explained head of what the model returns; where all heads are looked at, all of them side by side."""
+        n = len(inputs[0])
+        output = with_rows(pick_head(self.run(inputs, samples, rule), self.head), n)
+        if isinstance(output, Tensor):
+            return output
+        parts: list[Tensor] = []
+        map_tensors(output, lambda t: parts.append(t.reshape(n, -1)) if t.ndim and len(t) == n else None)
+        dtype = next((t.dtype for t in parts if t.is_floating_point()), torch.float32)
+        return torch.cat([t.to(dtype) for t in parts], 1)
+
+    def ambiguous(self) -> int:
+        """Number of further arguments whose length is N: one value for each sample, or one of that length for all."""
+        return sum(1 for _ in self._of_length_n(self.extras))
+
+    def _of_length_n(self, extras: Any) -> Iterator[Tensor]:
+        if isinstance(extras, Tensor):
+            if extras.ndim > 0 and len(extras) == self.n:
+                yield extras
+        elif isinstance(extras, Mapping):
+            for value in extras.values():
+                yield from self._of_length_n(value)
+        elif isinstance(extras, (tuple, list)):
+            for value in extras:
+                yield from self._of_length_n(value)
+
+    def _of_samples(self, samples: Tensor, rule: RowRule) -> Any:
+        position = -1
+
+        def rows(value: Any) -> Any:
+            nonlocal position
+            if isinstance(value, Tensor):
+                if value.ndim == 0 or len(value) != self.n:
+                    return value
+                position += 1
+                return value if position in rule.shared else value[samples.to(value.device)]
+            if isinstance(value, Mapping):
+                return {k: rows(v) for k, v in value.items()}
+            if isinstance(value, (tuple, list)):
+                items = [rows(v) for v in value]
+                return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+            return value
+
+        return rows(self.extras)
+
+    def form(self, inputs: Tensors) -> Hashable:
+        """What a row rule holds for: shapes, types and the further arguments' shapes."""
+        extras = tuple((tuple(e.shape), e.dtype) for e in _tensors(self.extras))
+        modes = self.model.training
+        return tuple((tuple(x.shape), x.dtype) for x in inputs), extras, self.head, modes, self.as_one
+
+
+def with_rows(output: Any, n: int) -> Any:
+    """An output with its rows first: a model that squeezes returns no axis for a batch of one."""
+    return output[None] if n == 1 and isinstance(output, Tensor) and output.ndim == 0 else output
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None:
+    """Say in one sentence why a model failed on its inputs, where their form or precision tells.
+
+    Raises:
+        InvalidTypeError: when parameters and inputs differ in precision.
+        InvalidInputError: when the error is about shapes; it says what a convolution of the model takes.
+    """
+    weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    dtype = next((x.dtype for x in inputs if x.is_floating_point()), None)
+    if weights is not None and dtype is not None and weights != dtype and "type" in str(error):
         raise InvalidTypeError(
-            f"the model holds {own} parameters and fails on {given} inputs; pass inputs.to({own})"
+            f"the model holds {weights} parameters and fails on {dtype} inputs; pass inputs.to({weights})"
         ) from error
+    if isinstance(error, XaikitError) or not SHAPE_WORDS.search(str(error)):
+        return
+    shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
+    convolution = next((m for m in model.modules() if isinstance(m, torch_private.Convolution)), None)
+    hint = "" if convolution is None else _order_hint(convolution, inputs[0])
+    raise InvalidInputError(f"the model fails on inputs of shape {shapes}{hint}: {_first_line(error)}") from error
+
+
+def _order_hint(convolution: Any, x: Tensor) -> str:
+    """What is wrong with the axes of an image for the model's first convolution, if that can be told."""
+    channels, axes = convolution.in_channels, convolution.weight.ndim
+    places = {3: "length", 4: "height, width", 5: "depth, height, width"}[axes]
+    form = f"; its first convolution takes (N, {channels}, {places})"
+    if x.ndim == axes - 1 and channels in (x.shape[0], 1):
+        return f"{form}, so the batch axis is missing: pass inputs[None] for one sample"
+    if x.ndim == axes and x.shape[1] != channels and x.shape[-1] == channels:
+        return f"{form}, so the channels are last: pass inputs.movedim(-1, 1)"
+    return form if x.ndim == axes and x.shape[1] != channels else ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

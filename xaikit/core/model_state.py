@@ -1,19 +1,28 @@
-"""The state of a model: what an attribution call changes for its duration, and how all of it is put back."""
+"""The state of a model: where an attribution call runs it, and how all of it is as it was afterwards.
+
+A call runs a private copy of the model's modules (`core/replica.py`), so threads do not disturb each other. A model
+that cannot be copied so runs itself, one call at a time in the whole process, and is put back afterwards. One call at a
+time also holds where torch's global random numbers are used, since there is only one generator.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xaikit.core import torch_private
+from xaikit.core.kernels import mend_norms
+from xaikit.core.model_facts import facts_of
+from xaikit.core.replica import NotReplicableError, Replica
 
 Modules = dict[nn.Module, str]
-BATCH_NORM = torch_private.BatchNorm
+EXCLUSIVE = threading.RLock()  # held while a call changes the user's own model, or uses the global random numbers
 
 
 def modules_of(model: nn.Module) -> Modules:
@@ -32,40 +41,139 @@ def modules_of(model: nn.Module) -> Modules:
     return found
 
 
+@dataclasses.dataclass(frozen=True)
+class RunningModel:
+    """A model as one call runs it.
+
+    Attributes:
+        model: a private copy, or the user's model where none can be made.
+        modules: its modules with their names.
+        open: enters the state that the call runs in; again where a pass is repeated after the call.
+        write_back: hands what the model wrote into itself to the user's model.
+    """
+
+    model: nn.Module
+    modules: Modules
+    open: Callable[[], contextlib.AbstractContextManager[Any]]
+    write_back: Callable[[], None]
+
+
+def running_model(  # noqa: PLR0913
+    model: nn.Module,
+    device: torch.device,
+    seed: int,
+    *,
+    random: bool = True,
+    in_place: bool = False,
+    freeze: bool = False,
+    keep_mode: bool = False,
+    keep_writes: bool = False,
+) -> RunningModel:
+    """The model as a call runs it: in evaluation mode, with random numbers from the seed.
+
+    Args:
+        model: the user's model.
+        device: where it is.
+        seed: of torch's random numbers.
+        random: whether the method draws from torch's global random numbers.
+        in_place: whether to run the user's model itself.
+        freeze: whether no parameter requires a gradient, which makes a backward pass to the input faster.
+        keep_mode: whether the modules stay in the mode that they are in.
+        keep_writes: whether buffers and attributes keep what the model writes into them.
+    """
+    modules = modules_of(model)
+    facts = facts_of(model)
+    seeded_call = random or keep_mode or facts.draws is not False
+    if facts.replicable is not False and not in_place:
+        replica = None
+        with contextlib.suppress(NotReplicableError), EXCLUSIVE if in_place_calls else contextlib.nullcontext():
+            replica = Replica(modules, training=None if keep_mode else False, freeze=freeze, share_state=keep_writes)
+        if replica is not None:
+            names = {replica.copies[module]: name for module, name in modules.items()}
+            mend_norms(names)
+            alone = facts.replicable is None or seeded_call
+
+            @contextlib.contextmanager
+            def opened() -> Iterator[None]:
+                with (
+                    EXCLUSIVE if alone else contextlib.nullcontext(),
+                    seeded(device, seed) if seeded_call else contextlib.nullcontext(),
+                    runnable(list(names), device),
+                ):
+                    yield
+
+            return RunningModel(replica.model, names, opened, replica.write_back if keep_writes else lambda: None)
+
+    @contextlib.contextmanager
+    def own_model() -> Iterator[None]:
+        kept = contextlib.nullcontext if keep_writes else own_state_kept
+        with (
+            isolated(model, device, seed, modules=modules, keep_mode=keep_mode),
+            kept(modules),
+            frozen(modules) if freeze else contextlib.nullcontext(),
+        ):
+            yield
+
+    return RunningModel(model, modules, own_model, lambda: None)
+
+
+in_place_calls: list[int] = []  # threads that run a user's own model at this moment
+
+
 @contextlib.contextmanager
 def isolated(
     model: nn.Module, device: torch.device, seed: int, *, modules: Modules | None = None, keep_mode: bool = False
 ) -> Iterator[None]:
     """Evaluation mode and a seeded random state inside; every module's own flag and the global random state after.
 
-    With `keep_mode` the modules stay in the mode that they are in. The flags are set one by one: `model.eval()` may be
-    overridden and is no exact inverse of itself. `modules` are the model's, where the caller has them. What
-    torch.compile has wrapped runs as it was written.
+    Only one thread at a time. The flags are set one by one: `model.eval()` may be overridden and is no exact inverse of
+    itself.
+
+    Args:
+        model: the model.
+        device: where it is.
+        seed: of torch's random numbers.
+        modules: the model's modules, where the caller has them.
+        keep_mode: whether the modules stay in the mode that they are in.
     """
-    flags = [(module, module.training) for module in modules or modules_of(model)]
-    norms = [module for module, _ in flags if isinstance(module, BATCH_NORM)]
-    # cuDNN differentiates a recurrent net in training mode only, and never twice.
-    recurrent = device.type == "cuda" and any(isinstance(m, nn.RNNBase) for m, _ in flags)
-    try:
-        for module, training in flags:
-            # Setting an attribute of a module is slow, and most are in evaluation mode already.
-            if training and not keep_mode:
-                module.training = False
-        with (
-            seeded(device, seed),
-            eager([module for module, _ in flags]),
-            sound_batchnorm(norms) if norms else contextlib.nullcontext(),
-            torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext(),
-        ):
-            yield
-    finally:
-        for module, training in flags:
-            if module.training is not training:  # the model may have changed it on its own, too
-                module.training = training
+    with EXCLUSIVE:
+        flags = [(module, module.training) for module in modules or modules_of(model)]
+        in_place_calls.append(threading.get_ident())
+        handles = []
+        try:
+            for module, training in flags:
+                # Setting an attribute of a module is slow, and most are in evaluation mode already.
+                if training and not keep_mode:
+                    module.training = False
+            handles = mend_norms([module for module, _ in flags])
+            with seeded(device, seed), runnable([module for module, _ in flags], device):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for module, training in flags:
+                if module.training is not training:  # the model may have changed it on its own, too
+                    module.training = training
+            in_place_calls.pop()
+
+
+@contextlib.contextmanager
+def runnable(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """Run what torch.compile has wrapped as it was written, and recurrent nets on a GPU without cuDNN.
+
+    Compiled code has no second derivative and hides its operations from rules. cuDNN differentiates a recurrent net in
+    training mode only, and never twice.
+    """
+    recurrent = device.type == "cuda" and any(isinstance(m, nn.RNNBase) for m in modules)
+    with (
+        eager(modules),
+        torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext(),
+    ):
+        yield
 
 
 def eager(modules: Sequence[nn.Module]) -> contextlib.AbstractContextManager[Any]:
-    """Run what torch.compile has wrapped as it was written: compiled, it has no second derivative and no rules."""
+    """Run what torch.compile has wrapped as it was written."""
     wrapped = any(torch_private.is_compiled(m) for m in modules)
     return torch.compiler.set_stance("force_eager") if wrapped else contextlib.nullcontext()
 
@@ -95,56 +203,77 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sound_batchnorm(norms: Sequence[nn.Module]) -> Iterator[None]:
-    """Give BatchNorm's backward a contiguous gradient for a batch of one.
-
-    torch 2.13 on a CPU gets it wrong, in evaluation mode, for one sample whose incoming gradient is strided like
-    channels last (a convolution, BatchNorm, then flatten and transpose): off by more than its own size.
-    """
-
-    def mend(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        if type(output) is Tensor and output.requires_grad and len(output) == 1:
-            output.register_hook(Tensor.contiguous)
-
-    handles = [module.register_forward_hook(mend) for module in norms]
+def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
+    """Put back the attributes and buffers that a model writes into itself, in place or by assignment."""
+    attributes = [(vars(module), dict(vars(module))) for module in modules]
+    containers = {
+        id(value): (value, value.copy())
+        for _, state in attributes
+        for value in state.values()
+        if type(value) in (list, dict, set)
+    }
+    owned = [
+        (torch_private.buffers_of(m), name, b)
+        for m in modules
+        for name, b in torch_private.buffers_of(m).items()
+        if b is not None
+    ]
+    copies = [buffer.detach().clone() for _, _, buffer in owned]
+    tensors = [(v, v.detach().clone()) for _, s in attributes for v in s.values() if type(v) is Tensor]
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for (buffers, name, buffer), value in zip(owned, copies, strict=True):
+            buffers[name] = buffer
+            _restore(buffer, value)
+        for tensor, value in tensors:
+            _restore(tensor, value)
+        for state, before in attributes:
+            for name in state.keys() - before.keys():
+                del state[name]
+            state.update(before)
+        for value, content in containers.values():
+            value.clear()
+            (value.extend if isinstance(value, list) else value.update)(content)
+
+
+def _restore(tensor: Tensor, value: Tensor) -> None:
+    if not torch.equal(tensor, value):
+        with torch.no_grad():
+            tensor.copy_(value)
 
 
 @contextlib.contextmanager
 def private_buffers(model: nn.Module) -> Iterator[None]:
     """Let the model work on copies of its buffers: what a pass in training mode adds to them is dropped."""
-    held = [(m, name, b) for m in model.modules() for name, b in torch_private.buffers_of(m).items() if b is not None]
+    owned = [(m, name, b) for m in model.modules() for name, b in torch_private.buffers_of(m).items() if b is not None]
     try:
-        for module, name, buffer in held:
+        for module, name, buffer in owned:
             torch_private.buffers_of(module)[name] = buffer.detach().clone()
         yield
     finally:
-        for module, name, buffer in held:
+        for module, name, buffer in owned:
             torch_private.buffers_of(module)[name] = buffer
 
 
 @contextlib.contextmanager
 def buffers_kept_on_error(model: nn.Module) -> Iterator[None]:
     """Put every buffer back after an exception: a training pass has already moved BatchNorm's running statistics."""
-    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    copies = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         yield
     except BaseException:
         with torch.no_grad():
-            for buffer, value in kept:
+            for buffer, value in copies:
                 buffer.copy_(value)
         raise
 
 
 @contextlib.contextmanager
-def frozen(model: nn.Module, *, modules: Modules | None = None) -> Iterator[None]:
+def frozen(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
     """No parameter requires a gradient inside: an input-only backward keeps fewer activations and runs faster."""
-    own = [p for module in modules or modules_of(model) for p in torch_private.parameters_of(module).values()]
-    parameters = [p for p in own if p is not None and p.requires_grad and p.is_leaf]
+    owned = [p for module in modules for p in torch_private.parameters_of(module).values()]
+    parameters = [p for p in owned if p is not None and p.requires_grad and p.is_leaf]
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -152,8 +281,3 @@ def frozen(model: nn.Module, *, modules: Modules | None = None) -> Iterator[None
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def differentiable_kernels(active: bool) -> contextlib.AbstractContextManager[Any]:
-    """Fused attention has no second derivative; use the plain kernel where one is needed."""
-    return sdpa_kernel(SDPBackend.MATH) if active else contextlib.nullcontext()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -37,11 +38,24 @@ class ModelView(Configured):
         model: the model to explain. Without one the object is a specification; `bind` gives it a model.
     """
 
+    RENAMED_MEMBERS: ClassVar[Mapping[str, str]] = {
+        "FAMILY": "IS_GENERIC",
+        "GIVES_OUTPUT": "SHARES_TASK_FORWARD",
+        "ONE_GRADIENT": "SINGLE_BACKWARD",
+        "_apply": "run_call",
+        "_provenance": "describe",
+        "_portable": "serialised_settings",
+        "_serialised_settings": "serialised_settings",
+    }
+
     model: nn.Module | None = positional(default=None, kw_only=False)
     layer: Annotated[
         Any, Layer(several=True), "explain the output of this layer (or of several) instead of the inputs"
     ] = None
-    head: Annotated[str | int, "which output is explained, where the model returns several"] = "logits"
+    head: Annotated[
+        str | int | None,
+        "which output is explained, where the model returns several; None hands all to a target function",
+    ] = "logits"
     forward_arg_extractor: Annotated[Any, _function, "picks the explained tensors out of the inputs"] = None
     additional_forward_arg_extractor: Annotated[Any, _function, "picks further model arguments out of the inputs"] = (
         None

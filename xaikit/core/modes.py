@@ -48,8 +48,8 @@ def _matters(module: nn.Module) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _class_matters(cls: type) -> bool:
-    own = [c for c in cls.__mro__ if c not in (object, nn.Module)]
-    functions = [f for c in own for f in _functions(c)]
+    user_classes = [c for c in cls.__mro__ if c not in (object, nn.Module)]
+    functions = [f for c in user_classes for f in _functions(c)]
     return not functions or any(_names_training(f) for f in functions)
 
 

@@ -1,4 +1,4 @@
-"""What a setting may be and where a search looks for it: one declaration, written beside the field.
+"""The specs of settings: which values are allowed, and which of them a search tries.
 
 The legal range (``ge``, ``gt``, ``le``, ``lt``) and the search range (``low``, ``high``) are two things: ``n_iter=1``
 is legal although no search starts there. A spec without a search range is checked but never tuned.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Spec(BaseModel):
-    """Base of the specs: legality in `check`, searchability in `tunable`."""
+    """Base of the specs: `check` says which values are allowed, `tunable` whether a search may vary the setting."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
     kind: str = ""
@@ -37,11 +37,24 @@ class Spec(BaseModel):
         return ((n, v) for n, v in self if n != "kind" and v != fields[n].default)
 
     def check(self, value: Any, where: str) -> Any:
-        """Return the value in its normal form, or raise with `where` naming the setting."""
+        """The value in its normal form.
+
+        Args:
+            value: what a user gave for the setting.
+            where: the name of the setting, for messages.
+
+        Raises:
+            InvalidTypeError: for a value of the wrong type.
+            InvalidInputError: for a value of the right type that is not allowed.
+        """
         raise NotImplementedError
 
     def read(self, text: str) -> Any:
-        """The value that a word in a spec string means, not yet checked."""
+        """The value that a text in a spec string means, not yet checked.
+
+        Args:
+            text: what stands behind ``key=``.
+        """
         return from_text(text)
 
 
@@ -86,7 +99,7 @@ class Number(Spec):
         return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
 
     def check(self, value: Any, where: str) -> Any:
-        """A number of the right kind inside the legal range."""
+        """A number of the right kind inside the legal range; see `Spec.check`."""
         if value is None and self.optional:
             return None
         number = self._convert(value)
@@ -103,7 +116,19 @@ class Number(Spec):
 
 
 class Float(Number):
-    """A real number."""
+    """A real number.
+
+    Args:
+        low: start of the range that a search looks at; without a range no search varies the setting.
+        high: end of that range.
+        step: distance of the points of that range.
+        log: whether a search looks at the range on a log scale.
+        ge: the value must be at least this.
+        gt: the value must be larger than this.
+        le: the value must be at most this.
+        lt: the value must be smaller than this.
+        optional: None is allowed, too.
+    """
 
     WORD: ClassVar[str] = "a number"
     kind: Literal["float"] = "float"
@@ -118,7 +143,7 @@ class Float(Number):
 
 
 class Int(Number):
-    """A whole number."""
+    """A whole number; the arguments are those of `Float`."""
 
     WORD: ClassVar[str] = "a whole number"
     kind: Literal["int"] = "int"
@@ -130,7 +155,12 @@ class Int(Number):
 
 
 class Categorical(Spec):
-    """One of a few named choices."""
+    """One of a few choices.
+
+    Args:
+        choices: text, numbers, booleans or None.
+        search: whether a search may vary the setting.
+    """
 
     kind: Literal["categorical"] = "categorical"
     choices: tuple[str | int | float | bool | None, ...]
@@ -145,7 +175,15 @@ class Categorical(Spec):
         return self.search and len(self.choices) > 1
 
     def check(self, value: Any, where: str) -> Any:
-        """One of the choices, of the same type."""
+        """The choice that equals the value and has its type.
+
+        Args:
+            value: what a user gave for the setting.
+            where: the name of the setting, for messages.
+
+        Raises:
+            InvalidInputError: for anything but one of the choices.
+        """
         for choice in self.choices:
             if type(choice) is type(value) and choice == value:
                 return choice
@@ -156,7 +194,14 @@ class Categorical(Spec):
 
 
 class Choice(Spec):
-    """An item of a registry: given by name, spec string, class or object; kept as an object."""
+    """An item of a registry. Users give a name, a spec string, a class or an object; the setting holds the object.
+
+    Args:
+        registry: where names are looked up.
+        search: whether a search may choose among the names.
+        optional: None is allowed, too.
+        required_attribute: a search chooses only among classes whose attribute of this name is true.
+    """
 
     kind: Literal["choice"] = "choice"
     registry: Any
@@ -181,7 +226,15 @@ class Choice(Spec):
         return self.search
 
     def check(self, value: Any, where: str) -> Any:
-        """An object of the registry's kind, made from whatever names it."""
+        """An object of the registry's kind.
+
+        Args:
+            value: what `Registry.create` accepts, or None where the setting is optional.
+            where: the name of the setting, for messages.
+
+        Raises:
+            InvalidTypeError, InvalidInputError: where the registry refuses the value.
+        """
         if value is None and self.optional:
             return None
         try:
@@ -197,16 +250,28 @@ class Layer(Spec):
     several: bool = False
 
     def check(self, value: Any, where: str) -> Any:
-        """The layer, or a tuple of layers."""
+        """The layer, or a tuple of layers.
+
+        Args:
+            value: a name, a module, or with `several` a sequence of them; None for no layer.
+            where: the name of the setting, for messages.
+
+        Raises:
+            InvalidTypeError: for anything else.
+        """
         sequence = self.several and isinstance(value, (tuple, list))
         items = value if sequence else (value,)
         if value is not None and (not items or not all(isinstance(item, (str, nn.Module)) for item in items)):
-            words = "a layer's name, a module, or a sequence of them" if self.several else "a layer's name or a module"
-            raise InvalidTypeError(f"{where} must be {words}, got {value!r}")
+            kinds = "a layer's name, a module, or a sequence of them" if self.several else "a layer's name or a module"
+            raise InvalidTypeError(f"{where} must be {kinds}, got {value!r}")
         return tuple(value) if sequence else value
 
     def read(self, text: str) -> Any:
-        """A name, though it may look like a number: the layers of a Sequential are called 0, 1, 2."""
+        """A name, also where it looks like a number: the layers of a Sequential are called 0, 1, 2.
+
+        Args:
+            text: what stands behind ``layer=``; a list in brackets for several layers.
+        """
         if text.startswith("[") and text.endswith("]"):
             return [part.strip(" '\"") for part in text[1:-1].split(",")]
         return None if WORDS.get(text, text) is None else text.strip("'\"")

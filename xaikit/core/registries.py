@@ -1,4 +1,4 @@
-"""The registries. What stands in them is imported at the first look-up, not before."""
+"""The registries. Their items are imported when a registry is first asked for one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from xaikit.core.registry import Registry
 
 if TYPE_CHECKING:
     from xaikit.core.explainer import Explainer
+    from xaikit.core.target_values import Target
     from xaikit.metrics.base import Metric
     from xaikit.mitigation.base import Mitigator
     from xaikit.mitigation.projections import Projection
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 EXPLAINERS: Registry[Explainer] = Registry("explainer", "explainers")
 METRICS: Registry[Metric] = Registry("metric", "metrics")
 MITIGATORS: Registry[Mitigator] = Registry("mitigator", "mitigation")
+TARGETS: Registry[Target] = Registry("target", "targets")
 BASELINES: Registry[Baseline] = Registry("baseline", "transforms")
 FEATURE_MASKS: Registry[FeatureMask] = Registry("feature mask", "transforms")
 POOLINGS: Registry[Pooling] = Registry("pooling", "transforms")

@@ -1,4 +1,4 @@
-"""Registry: the named explainers, metrics, mitigators and transforms, ours and those of plugins.
+"""Registry: the explainers, metrics, mitigators and transforms by name, those of xaikit and those of plugins.
 
 A plugin is a package with an entry point in the group ``xaikit.explainers`` (or ``.metrics``, ``.mitigators``) that
 names a module or a class; importing it runs its ``@EXPLAINERS.register("name")`` decorators.
@@ -41,6 +41,10 @@ class Registry(Generic[T]):
     def register(self, name: str, *, override: bool = False) -> Callable[[type[T]], type[T]]:
         """Class decorator that gives a class its name.
 
+        Args:
+            name: lower case, with underscores and dots.
+            override: whether another class of that name may be replaced.
+
         Raises:
             InvalidInputError: when the name is malformed or already taken (``override=True`` replaces it).
         """
@@ -60,12 +64,19 @@ class Registry(Generic[T]):
         return add
 
     def coerce(self, make: Callable[[Any], T | None]) -> Callable[[Any], T | None]:
-        """Decorator for the function that makes an object of other values (a number for a baseline), or None."""
+        """Decorator for the function with which `create` reads other values, such as a number for a baseline.
+
+        Args:
+            make: from a value to an object, or to None for a value that means nothing here.
+        """
         self._coerce = make
         return make
 
     def get(self, name: str) -> type[T]:
         """The class of that name.
+
+        Args:
+            name: a registered name.
 
         Raises:
             UnknownNameError: naming the nearest known names.
@@ -78,15 +89,19 @@ class Registry(Generic[T]):
     def create(self, value: Any, **overrides: Any) -> T:
         """An object from a name, a spec string ``"name:key=value,key=value"``, a spec dict, a class or an object.
 
+        Args:
+            value: what describes the object.
+            overrides: settings that replace those of the description.
+
         Raises:
             UnknownNameError: for a name that nobody registered.
             InvalidTypeError: for anything else.
         """
         self._load()
         if isinstance(value, str):
-            name, words = split_spec(value)
+            name, texts = split_spec(value)
             cls = self.get(name)
-            return cls(**{**{key: cls.read(key, word) for key, word in words.items()}, **overrides})
+            return cls(**{**{key: cls.read(key, text) for key, text in texts.items()}, **overrides})
         if isinstance(value, Mapping) and "name" in value:
             settings = {k: from_json(v) for k, v in value.get("settings", {}).items()}
             return self.get(value["name"])(**{**settings, **overrides})
@@ -94,13 +109,13 @@ class Registry(Generic[T]):
             return value(**overrides)  # type: ignore[return-value]
         if isinstance(value, Configured) and self._belongs(type(value)):
             return value.set_kwargs(**overrides) if overrides else value  # type: ignore[return-value]
-        made = self._coerce(value) if self._coerce else None
-        if made is None:
+        coerced = self._coerce(value) if self._coerce else None
+        if coerced is None:
             raise InvalidTypeError(
                 f"expected {self.kind} as a name, a spec string, a class or an object, "
                 f"got {value!r} of type {type(value).__name__}"
             )
-        return made
+        return coerced
 
     def _belongs(self, cls: type[Configured]) -> bool:
         """Whether a class is of this registry's kind: registered here, or derived from one of its bases."""
@@ -131,5 +146,5 @@ class Registry(Generic[T]):
             try:
                 entry.load()
             except (Exception, SystemExit) as err:
-                # Somebody else's broken package must not take ours down with it.
+                # A plugin that cannot be imported must not make xaikit unusable.
                 warnings.warn(f"{self.kind} plugin {entry.name!r} ({entry.value}) did not load: {err!r}", stacklevel=3)

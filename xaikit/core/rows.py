@@ -1,19 +1,31 @@
-"""How many rows to stack into one forward pass: enough to run fast, few enough to bound memory."""
+"""How many rows one forward pass takes, and whether rows of a model may be stacked at all."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.structure import Tensors, join_rows
 
 # Measured with benchmarks/noise.py on one CPU thread: a resnet18 on 64 x 64 images is within 7 % of its best speed
 # from 16 rows on, a LeNet fastest at 32; larger passes leave the cache and cost memory. A GPU wants more rows.
 CPU_VALUES, CPU_ROWS = 2**18, 32
 GPU_VALUES, GPU_ROWS = 2**24, 512
 LEAST_ROWS = 4
+# Other kernels run for another number of rows, so results agree up to rounding (on a GPU with TF32, less).
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+GPU_TOLERANCE = 1e-2
+MAX_AMBIGUOUS = 4  # further arguments of length N for which both readings are tried
 
 
-def rows_per_pass(inputs: tuple[Tensor, ...], max_rows: int | None = None) -> int:
+def rows_per_pass(inputs: Tensors, max_rows: int | None = None) -> int:
     """Most rows in a pass for inputs shaped (N, ...)."""
     if max_rows is not None:
         if max_rows < 1:
@@ -30,3 +42,145 @@ def even_ranges(total: int, limit: int) -> list[range]:
     count = -(-total // limit)
     edges = [total * i // count for i in range(count + 1)]
     return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+@dataclasses.dataclass(frozen=True)
+class RowRule:
+    """How the rows of a model may be stacked, for one form of input.
+
+    Attributes:
+        independent: whether a row's output depends on that row alone. Where it does not, every version of the batch
+            runs by itself.
+        shared: positions of the further arguments that all rows share although their length is N.
+    """
+
+    independent: bool = True
+    shared: frozenset[int] = frozenset()
+
+
+# A model's output (rows, ...) on stand-ins for the inputs, on the samples that they stand for, under a row rule.
+Outputs = Callable[[Tensors, Tensor | None, RowRule], Tensor]
+
+
+def find_row_rule(outputs: Outputs, inputs: Tensors, ambiguous: int, limit: int) -> RowRule:
+    """How rows may be stacked: two different versions of the batch in one pass must give what each gives alone.
+
+    One row alone must also give what it gives inside the batch. That comes last: indices of a graph that point at rows
+    which are not there would end a process on a GPU, and a graph's rows already fail the first question.
+
+    Args:
+        outputs: runs the model.
+        inputs: the batch, tensors (N, ...).
+        ambiguous: number of further arguments whose length is N, so that each may hold a value for every sample, or be
+            shared by all.
+        limit: most rows in a pass. A larger batch is asked about with its first rows.
+    """
+    n = len(inputs[0])
+    count = n if n <= limit else max(1, limit // 2)
+    first = torch.arange(count, device=inputs[0].device)
+    batch = tuple(x[:count] for x in inputs)
+    other = tuple(_changed(x) for x in batch)
+    both = tuple(torch.cat([x, y]) for x, y in zip(batch, other, strict=True))
+    for shared in _readings(ambiguous):
+        rule = RowRule(shared=shared)
+        samples = None if count == n else first
+        plain, alone, stacked = (
+            _attempt(outputs, rows, order, rule)
+            for rows, order in ((batch, samples), (other, samples), (both, first.repeat(2)))
+        )
+        if plain is None or alone is None:
+            continue
+        if _agree(stacked, torch.cat([plain, alone])) and _agree(
+            _attempt(outputs, tuple(x[:1] for x in inputs), first[:1], rule), plain[:1]
+        ):
+            return rule
+    return RowRule(independent=False)
+
+
+def warn_of_dependent_rows(model: str) -> None:
+    """Say that versions of the batch run one at a time."""
+    warnings.warn(
+        f"the rows of this {model} are not independent: a row's output changes with the other rows of a pass, or with "
+        "their number. Methods that evaluate several versions of the batch run them one at a time, which is slower",
+        stacklevel=2,
+    )
+
+
+def _readings(ambiguous: int) -> Iterator[frozenset[int]]:
+    """Which of the ambiguous arguments are shared: none, all, then every other choice."""
+    everything = range(min(ambiguous, MAX_AMBIGUOUS))
+    yield frozenset()
+    for count in range(ambiguous, 0, -1) if ambiguous <= MAX_AMBIGUOUS else [ambiguous]:
+        members = everything if ambiguous <= MAX_AMBIGUOUS else range(ambiguous)
+        for choice in itertools.combinations(members, count):
+            yield frozenset(choice)
+
+
+def _changed(x: Tensor) -> Tensor:
+    """Another valid batch: every row blended with its neighbour; whole numbers change places."""
+    if x.is_floating_point() or x.is_complex():
+        return (x + x.roll(1, 0)) / 2 if len(x) > 1 else x * 0.5
+    if len(x) > 1:
+        return x.roll(1, 0)
+    return x.flip(1) if x.ndim > 1 else x
+
+
+def _attempt(outputs: Outputs, rows: Tensors, samples: Tensor | None, rule: RowRule) -> Tensor | None:
+    """The output, or None where the model does not take these rows."""
+    try:
+        return outputs(rows, samples, rule)
+    except Exception:  # noqa: BLE001  (whatever a model raises on rows that it was not written for)
+        return None
+
+
+def _agree(found: Tensor | None, true: Tensor) -> bool:
+    if found is None or found.shape != true.shape or found.dtype != true.dtype:
+        return False
+    if not found.is_floating_point():
+        return bool((found == true).all())
+    tolerance = TOLERANCE.get(true.dtype, 1e-2)
+    if true.device.type != "cpu":
+        tolerance = max(tolerance, GPU_TOLERANCE)
+    finite = true.isfinite()
+    if not bool((found.isfinite() == finite).all()):
+        return False
+    error = (found - true)[finite].abs()
+    scale = true[finite].abs()
+    return error.numel() == 0 or bool(error.max() <= tolerance * scale.max().clamp_min(torch.finfo(true.dtype).tiny))
+
+
+def run_by_batches(  # noqa: PLR0913
+    run: Callable[[Tensors, Tensor | None], Any],
+    inputs: Tensors,
+    samples: Tensor,
+    batch: Tensors,
+) -> Any:
+    """The outputs of rows of a model whose rows are not independent: each row runs inside a whole batch.
+
+    Rows take their sample's place in the first version of the batch where that place is free; a place that stays empty
+    holds the sample as it is.
+
+    Args:
+        run: gives the output (N, ...) of one version of the batch.
+        inputs: rows (R, ...).
+        samples: the sample that each row stands for, (R,).
+        batch: the batch as it is, (N, ...).
+    """
+    n = len(batch[0])
+    # How many rows before this one stand for the same sample.
+    order = torch.argsort(samples, stable=True)
+    ranks = torch.arange(len(samples), device=samples.device)
+    ordered = samples[order]
+    starts = torch.searchsorted(ordered, ordered)
+    version = torch.empty_like(samples)
+    version[order] = ranks - starts
+    outputs = []
+    count = int(version.max()) + 1
+    for k in range(count):
+        chosen = (version == k).nonzero()[:, 0]
+        if len(chosen) == n and bool((samples[chosen] == torch.arange(n, device=samples.device)).all()):
+            stand_ins = tuple(x[chosen] for x in inputs)
+        else:
+            stand_ins = tuple(b.index_copy(0, samples[chosen], x[chosen]) for b, x in zip(batch, inputs, strict=True))
+        outputs.append(run(stand_ins, None))
+    return join_rows(outputs, lambda t: t[version * n + samples])

@@ -12,7 +12,11 @@ WORDS = {"None": None, "none": None, "True": True, "False": False}
 
 
 def from_text(text: str) -> Any:
-    """The value that a word in a spec string means: a JSON value, else the word itself."""
+    """The value that a text in a spec string means: a JSON value, else the text itself.
+
+    Args:
+        text: what stands behind ``key=``.
+    """
     if text in WORDS:
         return WORDS[text]
     try:
@@ -22,22 +26,32 @@ def from_text(text: str) -> Any:
 
 
 def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
-    """Split ``"name:key=value,key=[1,2]"`` into the name and the settings (JSON values, else strings)."""
-    name, words = split_spec(text)
-    return name, {key: from_text(word) for key, word in words.items()}
+    """Split ``"name:key=value,key=[1,2]"`` into the name and the settings (JSON values, else strings).
+
+    Args:
+        text: a spec string.
+
+    Raises:
+        InvalidInputError: for a text of another form.
+    """
+    name, texts = split_spec(text)
+    return name, {key: from_text(value) for key, value in texts.items()}
 
 
 def split_spec(text: str) -> tuple[str, dict[str, str]]:
     """Split ``"name:key=value,key=[1,2]"`` into the name and the settings as they are written.
 
+    Args:
+        text: a spec string.
+
     Raises:
         InvalidInputError: for a text of another form.
     """
     name, _, rest = text.partition(":")
-    words: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for item in re.split(r",(?![^\[{(]*[\]})])", rest) if rest else ():
-        key, equals, word = item.partition("=")
+        key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise InvalidInputError(f"a spec reads 'name:key=value,key=value', got {text!r} (at {item!r})")
-        words[key.strip()] = word.strip()
-    return name.strip(), words
+        texts[key.strip()] = value.strip()
+    return name.strip(), texts

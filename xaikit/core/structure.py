@@ -1,8 +1,9 @@
-"""Inputs as users hold them (a tensor, a tuple, a dict) and as the methods see them (a tuple of tensors)."""
+"""Conversion between the inputs of users (a tensor, a tuple or a dict) and those of methods (a tuple of tensors)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -71,3 +72,39 @@ def check_batch(tensors: Tensors, what: str = "inputs") -> int:
             where = f"{what}[{i}]" if len(tensors) > 1 else what
             raise InvalidInputError(f"{where} must be finite, got NaN or inf in sample {', '.join(map(str, bad[:5]))}")
     return sizes[0]
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """A nested output with every tensor changed: of tuples, lists, dicts, and objects that hold tensors."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {k: map_tensors(v, change) for k, v in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(v, change) for v in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_tensors(v, change) for v in value)
+    if hasattr(value, "__dict__"):
+        return SimpleNamespace(**{k: map_tensors(v, change) for k, v in vars(value).items()})
+    return value
+
+
+def split_rows(output: Any, n: int) -> list[Any]:
+    """An output of stacked versions of a batch of N, cut into one output for each version."""
+    if isinstance(output, Tensor):
+        return list(output.split(n))
+    rows: list[int] = []
+    map_tensors(output, lambda t: rows.append(len(t)) if t.ndim else None)
+    total = max(rows, default=n)
+    take = lambda start: lambda t: t[start : start + n] if t.ndim and len(t) == total else t  # noqa: E731
+    return [map_tensors(output, take(start)) for start in range(0, total, n)]
+
+
+def join_rows(outputs: Sequence[Any], select: Callable[[Tensor], Tensor]) -> Any:
+    """Outputs of the same structure joined along their rows, then rows selected."""
+    tensors: list[list[Tensor]] = []
+    for output in outputs:
+        tensors.append([])
+        map_tensors(output, tensors[-1].append)
+    joined = iter([select(torch.cat(parts)) if parts[0].ndim else parts[0] for parts in zip(*tensors, strict=True)])
+    return map_tensors(outputs[0], lambda _: next(joined))

@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaikit.core.layers import check_activation, first_tensor, hooked, with_first
+from xaikit.core.layers import LayerPoint, check_activation, first_tensor, hooked, with_first
 from xaikit.core.structure import Tensors
-
-Layers = Sequence[tuple[str, nn.Module]]
 
 
 class Tap(torch.autograd.Function):
@@ -31,8 +29,8 @@ class Tap(torch.autograd.Function):
 class Readings:
     """What some layers returned during one forward pass, and the leaves at which a derivative by each arrives."""
 
-    def __init__(self, layers: Layers) -> None:
-        self.names = [name for name, _ in layers]
+    def __init__(self, layers: Sequence[LayerPoint]) -> None:
+        self.names = [layer.name for layer in layers]
         self.outputs: list[list[Any]] = [[] for _ in layers]
         self.leaves: Tensors = ()
         self._leaves: list[list[Tensor]] = [[] for _ in layers]
@@ -47,22 +45,36 @@ class Readings:
         self._leaves[index].append(leaf)
         return with_first(output, tap(first, leaf))
 
-    def close(self, n: int) -> Tensors:
-        """The layers' activations, each shaped (N, ...).
+    def close(self, model: nn.Module, n: int) -> Tensors:
+        """The layers' activations, each shaped (N, ...), or (N, runs, ...) for a layer that runs several times.
 
         Raises:
-            InvalidInputError, InvalidTypeError: when a layer did not run once, or returned no such tensor.
+            InvalidInputError, InvalidTypeError: when a layer did not run, or returned no such tensor.
         """
-        found = tuple(
-            check_activation(name, outputs, n) for name, outputs in zip(self.names, self.outputs, strict=True)
+        activations = tuple(
+            check_activation(model, name, outputs, n) for name, outputs in zip(self.names, self.outputs, strict=True)
         )
-        self.leaves = tuple(leaf for (leaf,) in self._leaves)
-        return found
+        self.leaves = tuple(leaf for leaves in self._leaves for leaf in leaves)
+        return activations
+
+    @property
+    def runs(self) -> list[int]:
+        """How often each layer ran."""
+        return [len(leaves) for leaves in self._leaves]
+
+    def gathered(self, gradients: Tensors) -> Tensors:
+        """The derivatives by the layers of those by the leaves: the runs of a layer side by side, as in `close`."""
+        gathered, start = [], 0
+        for leaves in self._leaves:
+            runs = gradients[start : start + len(leaves)]
+            start += len(leaves)
+            gathered.append(runs[0] if len(runs) == 1 else torch.stack(runs, 1))
+        return tuple(gathered)
 
 
 @contextlib.contextmanager
-def tapped(layers: Layers, tap: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Readings]:
+def tapped(layers: Sequence[LayerPoint], tap: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Readings]:
     """While active, each layer's output is read off as it passes."""
     readings = Readings(layers)
-    with hooked([(m, functools.partial(readings.read, index=i, tap=tap)) for i, (_, m) in enumerate(layers)]):
+    with hooked([(point, functools.partial(readings.read, index=i, tap=tap)) for i, point in enumerate(layers)]):
         yield readings

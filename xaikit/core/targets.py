@@ -1,11 +1,12 @@
 """What is explained: one number per sample, picked out of the model's output.
 
-A target is a class index for all samples, one index per sample, a function ``output -> (N,)``, or None for a model
-with a single output.
+A target is a class index for all samples, one index per sample, a pair (position, index) or one per sample, a target
+object or its spec string, a function ``output -> (N,)``, or None for a model with a single output.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,74 +14,149 @@ import torch
 from torch import Tensor
 
 from xaikit.core.arrays import to_tensor
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+from xaikit.core.errors import InvalidInputError
 from xaikit.core.labels import REMEDY, read_classes
+from xaikit.core.registries import TARGETS
+from xaikit.core.target_rows import Rows, pick_head
 
-Target = Tensor | Callable[[Tensor], Tensor] | None
+__all__ = ["RowTarget", "Target", "is_several", "normalise", "pick_head", "score"]
 
 
-def pick_head(output: Any, head: str | int) -> Tensor:
-    """The output tensor of a model that returns a tensor, or a dict, object or tuple that holds one.
+@dataclasses.dataclass(frozen=True)
+class RowTarget:
+    """A target object for certain rows: it may hold something for each sample, and rows may come in any order.
 
-    Raises:
-        UnknownNameError: when a dict or an object lacks the head; the message names what it has.
-        InvalidTypeError: when what stands there is no tensor.
+    Attributes:
+        target: the target.
+        rows: the sample that each row stands for.
     """
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
-        known = [str(k) for k in output]
-        if head not in output:
-            raise UnknownNameError(
-                f"the model returns a dict without {head!r}; name its output with head=, one of {known}"
-            )
-        picked = output[head]
-    elif isinstance(head, str) and hasattr(output, head):
-        picked = getattr(output, head)
-    elif isinstance(output, (tuple, list)) and isinstance(head, int) and -len(output) <= head < len(output):
-        picked = output[head]
-    elif isinstance(output, (tuple, list)):
-        raise UnknownNameError(
-            f"the model returns a tuple of {len(output)}; name its output with head=, a position from 0 on"
-        )
-    else:
-        raise UnknownNameError(
-            f"the model returns a {type(output).__name__} without {head!r}; name its output with head="
-        )
-    if not isinstance(picked, Tensor):
-        raise InvalidTypeError(f"head {head!r} of the model's output is a {type(picked).__name__}, not a tensor")
-    return picked
+
+    target: Any
+    rows: Rows
+
+    def of(self, index: Tensor | slice) -> RowTarget:
+        """The target of some of the rows."""
+        return dataclasses.replace(self, rows=dataclasses.replace(self.rows, samples=self.rows.samples[index]))
+
+    def repeat(self, copies: int) -> RowTarget:
+        """The target of so many versions of the rows."""
+        return dataclasses.replace(self, rows=dataclasses.replace(self.rows, samples=self.rows.samples.repeat(copies)))
+
+    def scores(self, output: Any) -> Tensor:
+        """One score for each row, (R,)."""
+        scores: Tensor = self.target.scores(output, self.rows)
+        return scores
+
+    def __repr__(self) -> str:
+        return repr(self.target)
 
 
-def normalise(targets: Any, n: int, device: torch.device) -> Target:
-    """A target in its normal form: a LongTensor (N,), a function, or None.
+Target = Tensor | RowTarget | Callable[[Any], Tensor] | None
+
+
+def is_several(targets: Any) -> bool:
+    """Whether targets are a list of targets, each for all samples, and not one class for each sample."""
+    return isinstance(targets, list) and bool(targets) and all(_is_one(item) for item in targets)
+
+
+def _is_one(item: Any) -> bool:
+    if isinstance(item, Tensor):
+        return False
+    return isinstance(item, str) or callable(item) or hasattr(item, "looks_at_all_heads")
+
+
+def normalise(targets: Any, n: int, device: torch.device, *, output_axes: Callable[[], int] = lambda: 2) -> Target:
+    """A target in its normal form: a LongTensor (N,), a `RowTarget`, a function, or None.
+
+    Args:
+        targets: as for `Explainer.attribute`.
+        n: number of samples, N.
+        device: where the scores are computed.
+        output_axes: gives the number of axes of the model's output; asked where two whole numbers for two samples may
+            be one class for each, or a position and an index.
 
     Raises:
         InvalidTypeError: for floating-point or boolean targets.
         InvalidInputError: for a wrong shape; one-hot rows are named as such.
     """
+    if isinstance(targets, (str, Mapping)) or hasattr(targets, "looks_at_all_heads"):
+        return _of_object(TARGETS.create(targets), n, device)
     if targets is None or (callable(targets) and not isinstance(targets, Tensor)):
         return targets
+    if _is_pair(targets) and (n != 2 or output_axes() == 3):
+        return _of_object(TARGETS.create(targets), n, device)
+    if isinstance(targets, (list, tuple)) and targets and all(_is_pair(t) for t in targets):
+        positions, indices = zip(*targets, strict=True)
+        settings = {"position": torch.tensor(positions), "index": torch.tensor(indices)}
+        pairs = TARGETS.get("position")(**settings)
+        return _of_object(pairs, n, device)
+    return _classes(targets, n, device)
+
+
+def shares_head(target: Target) -> bool:
+    """Whether a target looks at the one head that the explainer names."""
+    return not (isinstance(target, RowTarget) and target.target.looks_at_all_heads)
+
+
+def looks_at_all_heads(targets: Any) -> bool:
+    """Whether targets, as the user passes them, look at all that the model returns."""
+    target = TARGETS.create(targets) if isinstance(targets, (str, Mapping)) else targets
+    return bool(getattr(target, "looks_at_all_heads", False))
+
+
+def described(targets: Any) -> Any:
+    """What an `Attribution` keeps of its targets: numbers, or the spec of a target; None of a function."""
+    if hasattr(targets, "looks_at_all_heads"):
+        return targets.spec()
+    if targets is None or callable(targets) or isinstance(targets, (str, Mapping)):
+        return None if callable(targets) else targets
+    return to_tensor(targets, "targets").tolist()
+
+
+def _is_pair(targets: Any) -> bool:
+    return isinstance(targets, tuple) and len(targets) == 2 and all(type(t) is int for t in targets)
+
+
+def _of_object(target: Any, n: int, device: torch.device) -> Target:
+    if target.NAME == "class":
+        return _classes(target.index, n, device)
+    return RowTarget(target, Rows(torch.arange(n, device=device), n))
+
+
+def _classes(targets: Any, n: int, device: torch.device) -> Tensor:
     raw = to_tensor(targets, "targets", remedy=REMEDY)
     if raw.ndim == 0:
         raw = raw.expand(n)
     return read_classes(raw, n, what="targets").to(device)
 
 
-def score(output: Tensor, target: Target, n_classes: int | None = None) -> Tensor:
+def score(output: Any, target: Target, n_classes: int | None = None, *, n: int | None = None) -> Tensor:
     """One score per sample, shape (N,), of an output (N, C).
+
+    Args:
+        output: the picked head (N, ...), or whatever the model returned where a function or a target looks at all.
+        target: in its normal form.
+        n_classes: number of classes that the output must have; None leaves it open.
+        n: number of rows; None reads it off the output.
 
     Raises:
         InvalidInputError: when the target is missing, out of range, or a function returns another shape.
     """
-    n = len(output)
-    shape = f"(N, {', '.join(map(str, output.shape[1:]))})"  # a pass may hold several copies of the batch
+    n = len(output) if n is None else n
+    if isinstance(target, RowTarget):
+        return target.scores(output)
+    if not isinstance(output, Tensor) and not callable(target):
+        raise InvalidInputError(
+            f"the model returns a {type(output).__name__}; name one of its outputs with head=, or pass a function of "
+            "all that it returns as the target"
+        )
     if callable(target):
         picked = target(output)
         if not isinstance(picked, Tensor) or picked.shape != (n,):
             got = tuple(picked.shape) if isinstance(picked, Tensor) else type(picked).__name__
             raise InvalidInputError(f"a target function must return one score per sample, shape ({n},), got {got}")
         return picked
+    shape = Rows.form(output)  # a pass may hold several copies of the batch
     if n_classes is not None and (output.ndim != 2 or output.shape[1] != n_classes):
         raise InvalidInputError(f"n_classes={n_classes} but the model returns {shape}")
     if target is None:
@@ -95,7 +171,8 @@ def score(output: Tensor, target: Target, n_classes: int | None = None) -> Tenso
     if output.ndim != 2:
         raise InvalidInputError(
             f"class targets need an output of shape (N, classes), got {shape}; "
-            f"pass a function of the output that returns (N,) scores"
+            f"pass a target such as Position(position, index) or Region(class_, mask), or a function of the output "
+            f"that returns (N,) scores"
         )
     low, high = int(target.min()), int(target.max())
     if low < 0 or high >= output.shape[1]:

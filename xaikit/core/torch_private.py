@@ -8,13 +8,13 @@ fails there first. The comment at a name says what breaks without it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree
+from torch.utils import _pytree, checkpoint
 
 # ---------------------------------------------------------------------- base classes of torch's layers
 
@@ -25,6 +25,9 @@ BatchNorm: type[nn.Module] = nn.modules.batchnorm._BatchNorm
 RunningNorm: type[nn.Module] = nn.modules.batchnorm._NormBase
 InstanceNorm: type[nn.Module] = nn.modules.instancenorm._InstanceNorm
 Dropout: type[nn.Module] = nn.modules.dropout._DropoutNd
+# Without these, CAM would ask where the channels of a pooling's output are.
+MaxPool: type[nn.Module] = nn.modules.pooling._MaxPoolNd
+AvgPool: type[nn.Module] = nn.modules.pooling._AvgPoolNd
 
 # ---------------------------------------------------------------------- what a module holds
 
@@ -174,3 +177,34 @@ def autograd_class(node: Any) -> type | None:
         node: a `grad_fn`.
     """
     return getattr(node, "_forward_cls", None)
+
+
+def wrap_checkpoint(explained: Callable[[], bool]) -> None:
+    """Let torch's activation checkpoint run the plain function where `explained()` is true; once in a process.
+
+    Both names are looked up whenever a checkpoint is entered, so models that imported `checkpoint` by name are reached.
+    Without it, parts of an explained model would run again in the backward pass, unseen by the hooks of a call.
+
+    Args:
+        explained: whether an explained pass runs in this context.
+    """
+    if getattr(checkpoint.CheckpointFunction, "explained", None) is not None:
+        return
+    original, generator = checkpoint.CheckpointFunction, checkpoint._checkpoint_without_reentrant_generator
+
+    class Reentrant:
+        """Stands for torch's reentrant checkpoint; outside explained passes it is torch's."""
+
+        @staticmethod
+        def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+            return function(*args) if explained() else original.apply(function, preserve, *args)
+
+    def not_reentrant(*args: Any, **kwargs: Any) -> Iterator[None]:
+        if explained():
+            yield
+        else:
+            yield from generator(*args, **kwargs)
+
+    Reentrant.explained = explained  # type: ignore[attr-defined]
+    checkpoint._checkpoint_without_reentrant_generator = not_reentrant  # type: ignore[assignment]
+    checkpoint.CheckpointFunction = Reentrant  # type: ignore[misc,assignment]

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import math
-from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Int, Layer, torch_private
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.core.layers import find_layer, hooked
+from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Int, Layer
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.layers import find_layer
 from xaikit.core.structure import Tensors
-
-CONVOLUTION = torch_private.Convolution
-MAX_PREFIX = 16  # class, distillation and register tokens that may stand before the patches of a vision transformer
+from xaikit.explainers.cam_layers import CONVOLUTION, channel_axis, patches, recorded
 
 
 @EXPLAINERS.register("gradcam")
@@ -31,7 +26,9 @@ class GradCam(Explainer):
     at its own size, in each of its channels.
 
     The layer's output may be patch tokens (N, T, D), as in a vision transformer: those before the last T' that form a
-    grid of the image's proportions (class token, registers) are left out.
+    grid of the image's proportions (class token, registers) are left out. It may have its channels last, (N, H, W, C),
+    as in Swin and ConvNeXt. Of several target layers the map is the mean of theirs. Where a layer runs on several
+    inputs (a siamese net), the run on the explained input counts.
 
     >>> import torch
     >>> from torch import nn
@@ -46,10 +43,15 @@ class GradCam(Explainer):
     MADE_FOR = ("convolution",)
     SHARES_TASK_FORWARD = True
     SINGLE_BACKWARD = True
+    USES_GLOBAL_RANDOM = False
 
-    target_layer: Annotated[Any, Layer(), "whose activations make the map; None: the last convolution that ran"] = None
+    target_layer: Annotated[
+        Any,
+        Layer(several=True),
+        "whose activations make the map, one or several; None: the last convolution that ran on the input",
+    ] = None
     channel_axis: Annotated[
-        int | None, Int(optional=True), "of the activations; None: 1, or the last of patch tokens (N, T, D)"
+        int | None, Int(optional=True), "of the activations; None: by the layer's kind and the image's proportions"
     ] = None
     upsample: Annotated[str, Categorical("linear", "nearest", search=False), "how the map is resized"] = "linear"
 
@@ -63,16 +65,19 @@ class GradCam(Explainer):
     def serialised_settings(self) -> dict[str, Any]:
         """The settings as `spec` writes them: layers that were given as modules are written by their names."""
         settings = super().serialised_settings()
-        if isinstance(self.target_layer, nn.Module) and self.model is not None:
-            settings["target_layer"] = find_layer(self.model, self.target_layer)[0]
+        if self.target_layer is not None and self.model is not None:
+            several = isinstance(self.target_layer, tuple)
+            items = self.target_layer if several else (self.target_layer,)
+            names = [item if isinstance(item, str) else find_layer(self.model, item)[0] for item in items]
+            settings["target_layer"] = names if several else names[0]
         return settings
 
     def _attribute(self, call: Call) -> Tensors:
         if self.layer is not None:
             several = self.layer if isinstance(self.layer, tuple) else (self.layer,)
             layers = [find_layer(call.model, item) for item in several]
-            found = zip(layers, *call.grad_at_layers(), strict=True)
-            return tuple(self._at_layer(layer, a, g) for layer, a, g in found)
+            pairs = zip(layers, *call.grad_at_layers(), strict=True)
+            return tuple(self._at_layer(layer, a, g, call.own_inputs[0]) for layer, a, g in pairs)
         if len(call.inputs) > 1:
             raise InvalidInputError(
                 f"{type(self).__name__} makes a map over one input, got {len(call.inputs)}; pick one with "
@@ -84,20 +89,35 @@ class GradCam(Explainer):
                 f"{type(self).__name__} makes a map over positions (N, channels, ...), "
                 f"got inputs of shape {tuple(x.shape)}"
             )
-        with _recorded(call.model, self.target_layer) as seen:
-            (gradient,) = call.grad_of(call.inputs, at=lambda: (seen.latest(x),))
-        activation = seen.latest(x)
-        axis = self._axis(seen.name, seen.module, activation, x.ndim)
+        chosen: list[tuple[str, nn.Module, Tensor]] = []
+
+        def activations(leaves: Tensors) -> Tensors:
+            chosen.extend(recorder.chosen(leaves))
+            return tuple(output for _, _, output in chosen)
+
+        with recorded(call.model, self.target_layer) as recorder:
+            gradients = call.grad_of(call.inputs, at=activations)
+        maps = [self._over_input(name, m, a, g, x) for (name, m, a), g in zip(chosen, gradients, strict=True)]
+        return ((maps[0] if len(maps) == 1 else torch.stack(maps).mean(0)).expand_as(x).contiguous(),)
+
+    def _over_input(self, name: str, module: nn.Module, activation: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
+        """The map of one layer at the size of the input, (N, 1, ...)."""
+        axis = self._axis(name, module, activation, x)
+        if activation.ndim != x.ndim and not (activation.ndim == 3 and x.ndim == 4):
+            raise InvalidInputError(
+                f"a map of layer {name!r}, which returns {tuple(activation.shape)}, cannot be laid over inputs of "
+                f"{x.ndim} axes"
+            )
         a, g = (t.movedim(axis, 1) for t in (activation, gradient))
         if a.ndim < x.ndim:
-            a, g = (_patches(t, x, seen.name) for t in (a, g))
+            a, g = (patches(t, x, name) for t in (a, g))
         mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[x.ndim - 2] if self.upsample == "linear" else "nearest"
-        return (F.interpolate(self._map(a, g), x.shape[2:], mode=mode).expand_as(x).contiguous(),)
+        return F.interpolate(self._map(a, g), x.shape[2:], mode=mode)
 
-    def _at_layer(self, layer: tuple[str, nn.Module], activation: Tensor, gradient: Tensor) -> Tensor:
-        axis = self._axis(*layer, activation)
-        found = self._map(activation.movedim(axis, 1), gradient.movedim(axis, 1))
-        return found.movedim(1, axis).expand_as(activation).contiguous()
+    def _at_layer(self, layer: tuple[str, nn.Module], activation: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
+        axis = self._axis(*layer, activation, x if x.ndim == activation.ndim else None)
+        heat = self._map(activation.movedim(axis, 1), gradient.movedim(axis, 1))
+        return heat.movedim(1, axis).expand_as(activation).contiguous()
 
     def _map(self, a: Tensor, g: Tensor) -> Tensor:
         """The map (N, 1, ...) of activations and gradients (N, K, ...)."""
@@ -107,33 +127,21 @@ class GradCam(Explainer):
         """The weight of each channel, (N, K, 1, ...)."""
         return g.mean(tuple(range(2, g.ndim)), keepdim=True)
 
-    def _axis(self, name: str, module: nn.Module, a: Tensor, input_axes: int | None = None) -> int:
+    def _axis(self, name: str, module: nn.Module, a: Tensor, image: Tensor | None) -> int:
         """Where the activations have their channels."""
-        shape = tuple(a.shape)
         if a.ndim < 3:
             raise InvalidInputError(
-                f"layer {name!r} returns {shape}, which has no positions; "
+                f"layer {name!r} returns {tuple(a.shape)}, which has no positions; "
                 f"{type(self).__name__} needs (N, channels, ...) or tokens (N, T, D)"
             )
-        if input_axes is not None and a.ndim != input_axes and not (a.ndim == 3 and input_axes == 4):
+        if self.channel_axis is None:
+            return channel_axis(name, module, a, image)
+        axis = self.channel_axis % a.ndim if -a.ndim <= self.channel_axis < a.ndim else 0
+        if axis == 0:
             raise InvalidInputError(
-                f"a map of layer {name!r}, which returns {shape}, cannot be laid over inputs of {input_axes} axes"
+                f"channel_axis must name an axis of {tuple(a.shape)} after the first, got {self.channel_axis}"
             )
-        if self.channel_axis is not None:
-            axis = self.channel_axis % a.ndim if -a.ndim <= self.channel_axis < a.ndim else 0
-            if axis == 0:
-                raise InvalidInputError(
-                    f"channel_axis must name an axis of {shape} after the first, got {self.channel_axis}"
-                )
-            return axis
-        if a.ndim == 3 and not isinstance(module, CONVOLUTION):
-            if input_axes == 4:
-                return 2
-            raise InvalidInputError(
-                f"layer {name!r} returns {shape}: say where its channels are, with channel_axis=1 for (N, channels, "
-                "length) or channel_axis=2 for (N, tokens, channels)"
-            )
-        return 1
+        return axis
 
 
 @EXPLAINERS.register("gradcam_plus_plus")
@@ -149,68 +157,3 @@ class GradCamPlusPlus(GradCam):
         positions = tuple(range(2, g.ndim))
         rising = g.relu()
         return (rising / (2 + rising * a.relu().sum(positions, keepdim=True))).sum(positions, keepdim=True)
-
-
-class _Recorder:
-    """The latest output of the hooked layers."""
-
-    def __init__(self, asked: str | None) -> None:
-        self.asked, self.runs = asked, 0
-        self.name, self.module = asked or "", nn.Module()
-        self.output: Tensor | None = None
-
-    def keep(self, output: Any, *, name: str, module: nn.Module) -> Any:
-        """Keep the output of that layer, when it is one that can make a map."""
-        if not isinstance(output, Tensor):
-            if self.asked is None:
-                return None
-            raise InvalidTypeError(
-                f"layer {name!r} must return a tensor to make a map of, it returns a {type(output).__name__}"
-            )
-        if self.asked is None and math.prod(output.shape[2:]) == 1:
-            return None  # a convolution of one position (squeeze and excite, a head after pooling) has no map
-        self.name, self.module, self.output = name, module, output
-        self.runs += 1
-        return output.clone()  # what follows may work in place, and would change what is kept here
-
-    def latest(self, x: Tensor) -> Tensor:
-        """The output, checked."""
-        if self.output is None:
-            what = "the model ran no convolution" if self.asked is None else f"layer {self.asked!r} did not run"
-            remedy = "name the layer whose activations make the map with target_layer="
-            raise InvalidInputError(f"{what} on inputs of shape {tuple(x.shape)}; {remedy}")
-        if self.asked is not None and self.runs > 1:
-            raise InvalidInputError(f"layer {self.name!r} must run once in a forward pass, it ran {self.runs} times")
-        if len(self.output) != len(x):
-            raise InvalidInputError(
-                f"layer {self.name!r} must keep the batch of {len(x)} first, it returns {tuple(self.output.shape)}"
-            )
-        return self.output
-
-
-@contextlib.contextmanager
-def _recorded(model: nn.Module, target_layer: Any) -> Iterator[_Recorder]:
-    """Keep the output of the target layer, or of the convolution that runs last."""
-    layers: Sequence[tuple[str, nn.Module]]
-    if target_layer is None:
-        layers = [(name, m) for name, m in model.named_modules() if isinstance(m, CONVOLUTION)]
-        seen = _Recorder(None)
-    else:
-        layers = [find_layer(model, target_layer)]
-        seen = _Recorder(layers[0][0])
-    with hooked([(module, functools.partial(seen.keep, name=name, module=module)) for name, module in layers]):
-        yield seen
-
-
-def _patches(tokens: Tensor, x: Tensor, name: str) -> Tensor:
-    """The patch tokens of (N, D, T) as a grid (N, D, h, w) with the proportions of the images (N, C, H, W)."""
-    height, width = x.shape[2:]
-    count = tokens.shape[2]
-    for prefix in range(min(MAX_PREFIX + 1, count)):
-        rows = math.isqrt(round((count - prefix) * height / width))
-        if rows and (count - prefix) % rows == 0 and rows * width == (count - prefix) // rows * height:
-            return tokens[:, :, prefix:].unflatten(2, (rows, -1))
-    raise InvalidInputError(
-        f"the {count} tokens of layer {name!r} form no grid over images of {height} x {width} pixels; "
-        "explain the layer itself with layer="
-    )

@@ -151,9 +151,11 @@ class _Explained(nn.Module):
         # Captum's noise is float32, which a model of lower precision refuses.
         rows = tuple(x.to(like.dtype) for x, like in zip(inputs, call.inputs, strict=True))
         origin = samples if call.samples is None else call.samples[samples]
-        output = target_rules.pick_head(call.forward(rows, origin), call.head)
+        output = call.output_of(rows, origin)
         if isinstance(call.target, Tensor):
             return target_rules.score(output, call.target[samples], call.n_classes)
+        if isinstance(call.target, target_rules.RowTarget):
+            return target_rules.score(output, call.target.of(samples))
         if call.target is None:
             return target_rules.score(output, None)
         return _score_by_function(output, call, samples)

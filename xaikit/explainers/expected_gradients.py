@@ -39,6 +39,7 @@ class ExpectedGradients(Explainer):
     """
 
     PASSES = ("n_iter",)
+    USES_GLOBAL_RANDOM = False
 
     references: Annotated[Any, _references, "samples to compare with, (K, ...); a tuple of them for several inputs"] = (
         None

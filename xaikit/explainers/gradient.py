@@ -19,6 +19,7 @@ class Gradient(Explainer):
     """
 
     SINGLE_BACKWARD: ClassVar[bool] = True
+    USES_GLOBAL_RANDOM: ClassVar[bool] = False
     SHARES_TASK_FORWARD: ClassVar[bool] = True
 
     def _attribute(self, call: Call) -> Tensors:
@@ -30,6 +31,7 @@ class GradientXInput(Explainer):
     """x * dS/dx (Shrikumar et al. 2016, arXiv:1605.01713)."""
 
     SINGLE_BACKWARD: ClassVar[bool] = True
+    USES_GLOBAL_RANDOM: ClassVar[bool] = False
     SHARES_TASK_FORWARD: ClassVar[bool] = True
 
     def _attribute(self, call: Call) -> Tensors:

@@ -27,6 +27,7 @@ class IntegratedGradients(Explainer):
 
     GAP_TOLERANCE = 0.05
     PASSES = ("n_steps",)
+    USES_GLOBAL_RANDOM = False
 
     n_steps: Annotated[int, Int(low=10, high=100, step=10, ge=1), "points on the line"] = 20
     baseline: Annotated[Any, Choice(BASELINES), "where the line starts: a name, a number, a tensor or a Baseline"] = (

@@ -34,6 +34,7 @@ class SmoothGrad(Explainer):
 
     SUPPORTED_MODULES = (nn.Linear, torch_private.Convolution, nn.RNNBase, nn.MultiheadAttention)
     PASSES = ("n_iter",)
+    USES_GLOBAL_RANDOM = False
 
     noise_level: Annotated[
         float, Float(low=0.05, high=0.95, step=0.05, ge=0), "noise std as a fraction of each sample's range"
@@ -48,7 +49,20 @@ class SmoothGrad(Explainer):
         return self._moments(call, variance=False)[0]
 
     def moments(self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0) -> Moments:
-        """Mean (SmoothGrad) and variance (VarGrad) of the same copies, at the cost of one of them; see `attribute`."""
+        """Mean (SmoothGrad) and variance (VarGrad) over the same copies, at the cost of one of the two methods.
+
+        Args:
+            inputs: as for `attribute`.
+            targets: as for `attribute`.
+            create_graph: as for `attribute`.
+            seed: as for `attribute`.
+
+        Returns:
+            Both attributions, each in the structure of the inputs.
+
+        Raises:
+            InvalidInputError, InvalidTypeError, UnboundError: as for `attribute`.
+        """
         return Moments(*self.run_call(self._moments, inputs, targets, create_graph=create_graph, seed=seed))
 
     def _moments(self, call: Call, *, variance: bool = True) -> tuple[Tensors, Tensors]:

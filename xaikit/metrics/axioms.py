@@ -69,9 +69,11 @@ class NonSensitivity(Watching):
         draws = uniform_draws(context.call.inputs, self.n_iter, context.seed)
 
         def redrawn(call: Call, samples: slice, some: range) -> Tensors:
-            own = parts if call.n == context.call.n else parts.at(samples)
+            groups = parts if call.n == context.call.n else parts.at(samples)
             copies = torch.tensor(some, device=parts.values.device)
-            flags = own.spread((copies[:, None] // self.n_iter == torch.arange(count, device=copies.device))[:, None])
+            flags = groups.spread(
+                (copies[:, None] // self.n_iter == torch.arange(count, device=copies.device))[:, None]
+            )
             return tuple(
                 torch.where(f, _within(x, u[copies % self.n_iter, None]), x)
                 for f, x, u in zip(flags, call.inputs, draws, strict=True)

@@ -18,24 +18,26 @@ from xaikit.core.renames import renamed_arguments
 from xaikit.core.structure import Tensors
 
 T = TypeVar("T")
+OptimizationDirection = Literal["maximize", "minimize"]  # which way a number is better
 Attribute = Callable[[Call], Tensors]
 Postprocess = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationContext:
-    """One evaluation, as a metric's mathematics sees it.
+    """One evaluation: what `Metric._evaluate` computes with.
 
     Attributes:
-        call: runs the model at the point that is explained; its inputs are the features (N, ...).
+        call: runs the model from the inputs, or from the layer that is explained; `call.inputs` are the explained
+            features (N, ...).
         attributions: one tensor per `call.inputs`, of its shape or with size 1 along pooled axes; zero throughout a
             sample that is not finite.
         finite: which samples have finite attributions, (N,).
-        explainer: what made them, for metrics that explain again.
+        explainer: the explainer that computed them, for metrics that explain changed inputs.
         inputs: as the user gave them.
         targets: as the user gave them.
         relevant_region: where the relevance should lie, as the user gave it.
-        postprocess: what was done to the explainer's attributions, on the tuple of them; None: nothing.
+        postprocess: the function that was applied to the explainer's attributions, on their tuple; None: none was.
         seed: of every random number.
     """
 
@@ -52,12 +54,13 @@ class EvaluationContext:
     def explain_again(self, method: Callable[[Call, Attribute], T]) -> T:
         """Run ``method(call, attribute)`` inside the explainer's own call.
 
-        `attribute` explains a call made from `call`, as often as wanted, always with the same random numbers; its
-        result has the form of `attributions`.
+        Args:
+            method: a function of the open call and of `attribute`, which explains a call that was made from it, with
+                the same random numbers each time. What `attribute` returns has the form of `attributions`.
 
         Raises:
-            InvalidInputError: when the given attributions were pooled by nobody knows what.
-            UnsupportedOperationError: for an explainer that finds its layer by itself, whatever it is handed.
+            InvalidInputError: when the attributions came pooled, without the `postprocess` that pooled them.
+            UnsupportedOperationError: for an explainer that computes the activations of its layer by itself.
         """
         self._check_comparable()
         if self.explainer.finds_layer:
@@ -80,10 +83,13 @@ class EvaluationContext:
         return results[0]
 
     def attribute(self, targets: Any) -> Tensors:
-        """The explainer's attributions of the inputs for those targets, now; in the form of `attributions`.
+        """The explainer's attributions of the inputs for other targets, in the form of `attributions`.
+
+        Args:
+            targets: as for `Explainer.attribute`.
 
         Raises:
-            InvalidInputError: when the given attributions were pooled by nobody knows what.
+            InvalidInputError: when the attributions came pooled, without the `postprocess` that pooled them.
         """
         self._check_comparable()
         values, _ = structure.flatten(self.explainer.attribute(self.inputs, targets, seed=self.seed))
@@ -99,10 +105,10 @@ class EvaluationContext:
 
 
 class Metric(Configured, abc.ABC):
-    """A measure of an explanation, one number per sample; never summed over the batch."""
+    """A measure of an explanation: one number per sample. `DIRECTION` says whether higher or lower is better."""
 
     REGISTRY: ClassVar[Any] = METRICS
-    DIRECTION: ClassVar[Literal["maximize", "minimize"]]
+    DIRECTION: ClassVar[OptimizationDirection]
     NEEDS_MASK: ClassVar[bool] = False
     REPEATABLE: ClassVar[bool] = True  # the same number when measured again; seconds are not
 
@@ -161,7 +167,7 @@ class Metric(Configured, abc.ABC):
         postprocess: Any = None,
         seed: int,
     ) -> T:
-        """Run `what` on a checked context, the model isolated."""
+        """Run `what` on an evaluation whose arguments were checked; the model is left as it was found."""
         if not isinstance(explainer, Explainer):
             raise InvalidTypeError(
                 f"{type(self).__name__} measures an Explainer, got {explainer!r} of type "
@@ -181,13 +187,13 @@ class Metric(Configured, abc.ABC):
             attributions = attributions.values
         attributions = read_inputs(attributions, explainer.model, what="attributions")
         measured_values, rebuild = structure.flatten(attributions, "attributions")
-        again = None if postprocess is None else lambda v: structure.flatten(postprocess(rebuild(v)))[0]
+        pool = None if postprocess is None else lambda v: structure.flatten(postprocess(rebuild(v)))[0]
         results: list[T] = []
 
         def measured(call: Call) -> tuple[Tensors, ...]:
             values, finite = _checked(measured_values, call.inputs)
             results.append(
-                what(EvaluationContext(call, values, finite, explainer, inputs, targets, relevant_region, again, seed))
+                what(EvaluationContext(call, values, finite, explainer, inputs, targets, relevant_region, pool, seed))
             )
             return ()
 

@@ -69,7 +69,7 @@ def evaluate(  # noqa: PLR0913
     confidence, seed = Float(gt=0, lt=1).check(confidence, "confidence"), Int(ge=0).check(seed, "seed")
     named_explainers = _bound(_labelled(explainers, EXPLAINERS, Explainer), model)
     named_metrics: dict[str, Metric] = _labelled(metrics, METRICS, Metric)
-    # What is in memory already is looked through before anything is measured.
+    # Data in memory is checked before anything is measured.
     first = next(iter(named_explainers.values())).model
     options: dict[str, Any] = {"model": first, "rows": None, "targets": True}
     batches: Any = read_batches(data, relevant_region, **options)
@@ -118,7 +118,7 @@ def _check_masks(metrics: Mapping[str, Metric], batch: Batch) -> None:
 
 @dataclasses.dataclass
 class Cell:
-    """What one metric of one explainer gave so far."""
+    """The values of one metric of one explainer so far, or why it failed."""
 
     values: list[float] = dataclasses.field(default_factory=list)
     error: str | None = None
@@ -131,7 +131,7 @@ def _measure(  # noqa: PLR0913
     batch: Batch,
     postprocess: Postprocess | None,
     seed: int,
-    done: Callable[[], object],
+    step_done: Callable[[], object],
 ) -> None:
     """One batch: explained once, measured by every metric that has not failed yet."""
     batch = batch.to(explainer.device)
@@ -141,11 +141,11 @@ def _measure(  # noqa: PLR0913
     try:
         attributions = explainer.attribute(batch.inputs, batch.labels, seed=seed)
         attributions = attributions if postprocess is None else postprocess(attributions)
-    except Exception as err:  # whatever a method or a model may raise is a finding about it
+    except Exception as err:  # an error of a method or a model is a result: it stands in the table
         for name in working:
             cells[name].error = _reason(err)
         return
-    done()
+    step_done()
     options = {"relevant_region": batch.masks, "postprocess": postprocess, "seed": seed}
     for name in working:
         try:
@@ -153,11 +153,11 @@ def _measure(  # noqa: PLR0913
             cells[name].values += values.double().tolist()
         except Exception as err:
             cells[name].error = _reason(err)
-        done()
+        step_done()
 
 
 def _labelled(values: Any, registry: Registry, kind: type) -> dict[str, Any]:
-    """Objects by label: names stay as they were given, objects go by their registered name, or all they say."""
+    """Objects by label: a name as it was given; else the registered name, or the repr where two share that name."""
     if isinstance(values, Mapping) and "name" not in values:
         items = list(values.items())
     else:

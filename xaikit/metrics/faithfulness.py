@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import abc
-from typing import Annotated, Any, ClassVar, NamedTuple
+import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from xaikit.core import METRICS, Explainer, Int
+from xaikit.core.results import Result
 from xaikit.metrics.base import EvaluationContext
 from xaikit.metrics.perturbation import Removal
 from xaikit.metrics.pooled_features import PooledFeatureMetric
@@ -16,8 +19,9 @@ from xaikit.metrics.pooled_features import PooledFeatureMetric
 Interval = tuple[int, int]  # of ranks, the end excluded
 
 
-class Curves(NamedTuple):
-    """Model outputs while features are replaced.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Curves(Result):
+    """Model outputs while features are replaced; ``fraction, morf, lerf = curves`` takes it apart.
 
     Attributes:
         fraction: share of the positions that are replaced, (K + 1,), from 0 to 1.
@@ -28,6 +32,9 @@ class Curves(NamedTuple):
     fraction: Tensor
     morf: Tensor
     lerf: Tensor
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.fraction, self.morf, self.lerf))
 
 
 class PixelFlipping(Removal, PooledFeatureMetric, abc.ABC):
@@ -62,7 +69,7 @@ class PixelFlipping(Removal, PooledFeatureMetric, abc.ABC):
         return {order: torch.trapezoid(curve, fraction, dim=1) for order, curve in curves.items()}
 
     def _curves(self, context: EvaluationContext, orders: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        places = self._places(context)
+        places = self._pooled_features(context)
         ranked = ranks(places.values)
         total = ranked.shape[1]
         steps = min(self.n_steps, total)

@@ -11,7 +11,7 @@ from torch import Tensor
 from xaikit.core import FEATURE_MASKS, METRICS, Categorical, Choice, Float, Int
 from xaikit.metrics.base import EvaluationContext
 from xaikit.metrics.perturbation import Removal
-from xaikit.metrics.pooled_features import Groups, Parts, PooledFeatureMetric, groups_of
+from xaikit.metrics.pooled_features import FeatureGroups, FeatureSet, PooledFeatureMetric, groups_of
 from xaikit.metrics.random_subsets import normal_draws, random_keys
 from xaikit.metrics.similarity import ROWWISE
 
@@ -29,7 +29,7 @@ class SubsetFidelity(Removal, abc.ABC):
     output = "score"
 
     @abc.abstractmethod
-    def _parts(self, context: EvaluationContext) -> Parts:
+    def _parts(self, context: EvaluationContext) -> FeatureSet:
         """What is removed."""
 
     def _evaluate(self, context: EvaluationContext) -> Tensor:
@@ -57,7 +57,7 @@ class MuFidelity(SubsetFidelity):
 
     feature_mask: Annotated[Any, Choice(FEATURE_MASKS), "which features are removed together"] = "auto"
 
-    def _parts(self, context: EvaluationContext) -> Groups:
+    def _parts(self, context: EvaluationContext) -> FeatureGroups:
         return groups_of(context, self.feature_mask)
 
 
@@ -78,8 +78,8 @@ class FaithfulnessCorrelation(SubsetFidelity, PooledFeatureMetric):
 
     correlation = "pearson"
 
-    def _parts(self, context: EvaluationContext) -> Parts:
-        return self._places(context)
+    def _parts(self, context: EvaluationContext) -> FeatureSet:
+        return self._pooled_features(context)
 
 
 @METRICS.register("infidelity")
@@ -138,7 +138,7 @@ class Infidelity(Removal):
         return _unchanged(self, context) - shifted, promised  # type: ignore[return-value]
 
 
-def random_subsets(parts: Parts, n_iter: int, share: float, seed: int) -> Tensor:
+def random_subsets(parts: FeatureSet, n_iter: int, share: float, seed: int) -> Tensor:
     """Random sets of max(1, round(share * P)) of each sample's P parts, as flags (n_iter, N or 1, P)."""
     keys = random_keys(parts.sizes, n_iter, seed).to(parts.values.device)
     keys = keys[:, None].where(parts.present, 2.0)
@@ -150,7 +150,9 @@ def random_subsets(parts: Parts, n_iter: int, share: float, seed: int) -> Tensor
     return place < count[:, None]
 
 
-def drops_and_sums(metric: Removal, context: EvaluationContext, parts: Parts, subsets: Tensor) -> tuple[Tensor, Tensor]:
+def drops_and_sums(
+    metric: Removal, context: EvaluationContext, parts: FeatureSet, subsets: Tensor
+) -> tuple[Tensor, Tensor]:
     """What the output loses without each subset (n_iter, N or 1, P), and the sum of its attributions, (n_iter, N)."""
 
     def removed(samples: slice, some: range) -> Tensor:

@@ -30,7 +30,7 @@ class Localisation(PooledFeatureMetric, abc.ABC):
     NEEDS_MASK: ClassVar[bool] = True
 
     def _evaluate(self, context: EvaluationContext) -> Tensor:
-        places = self._places(context)
+        places = self._pooled_features(context)
         inside = torch.cat([m.flatten(1) for m in self._regions(context, places.shapes)], 1)
         values = self._compare(places.values, inside)
         return values.masked_fill(~inside.any(1), torch.nan)

@@ -1,4 +1,4 @@
-"""What the metrics share that take features away and watch the model's output."""
+"""What the metrics share that remove features and watch the model's output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.rows import rows_per_pass
 from xaikit.core.structure import Tensors
 from xaikit.metrics.base import EvaluationContext, Metric
-from xaikit.metrics.pooled_features import Parts
+from xaikit.metrics.pooled_features import FeatureSet
 
 Flags = Callable[[slice, range], Tensor]  # of which samples, in which copies
 
@@ -74,13 +74,13 @@ class Removal(Watching, abc.ABC):
         "zeros"
     )
 
-    def _removed(self, context: EvaluationContext, parts: Parts, copies: int, removed: Flags) -> Tensor:
+    def _removed(self, context: EvaluationContext, parts: FeatureSet, copies: int, removed: Flags) -> Tensor:
         """The watched output without the parts that ``removed(samples, copies)`` (k, n or 1, P) flags, (copies, N)."""
         baselines = self.baseline.of(context.call)
 
         def change(call: Call, samples: slice, some: range) -> Tensors:
-            own = parts if call.n == context.call.n else parts.at(samples)
-            flags = own.spread(removed(samples, some))
+            features = parts if call.n == context.call.n else parts.at(samples)
+            flags = features.spread(removed(samples, some))
             stand_ins = (b[samples] for b in baselines)
             return tuple(torch.where(f, b, x) for f, b, x in zip(flags, stand_ins, call.inputs, strict=True))
 

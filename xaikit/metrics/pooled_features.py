@@ -1,4 +1,4 @@
-"""What a perturbation moves as one: a place with all its channels, or a group of a feature mask."""
+"""What a perturbation changes together: a position with all its channels, or a group of a feature mask."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from xaikit.transforms.pooling import Pooling
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
-    """Every place by itself; its channels are pooled.
+class PooledFeatures:
+    """The attributions of all positions, pooled over their channels: a pixel, a token or a column is one feature.
 
     Attributes:
         values: the pooled attributions of all inputs side by side, (N, P).
@@ -31,26 +31,26 @@ class Places:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Places of each input."""
+        """Number of positions of each input."""
         return tuple(shape.numel() for shape in self.shapes)
 
     @property
     def present(self) -> Tensor:
-        """Every sample has every place."""
+        """Flags (1, P): every sample has every position."""
         return self.values.new_ones(1, self.values.shape[1], dtype=torch.bool)
 
-    def at(self, samples: slice) -> Places:
-        """The same of some samples."""
-        return Places(self.values[samples], self.shapes)
+    def at(self, samples: slice) -> PooledFeatures:
+        """The features of some of the samples."""
+        return PooledFeatures(self.values[samples], self.shapes)
 
     def spread(self, flags: Tensor) -> Tensors:
-        """Each place's flag over its channels."""
+        """The flag of each position for all of its channels: flags (K, N or 1, P) become one tensor for each input."""
         parts = flags.split(self.sizes, -1)
         return tuple(p.reshape(*p.shape[:-1], *s) for p, s in zip(parts, self.shapes, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
-class Groups:
+class FeatureGroups:
     """The groups of a feature mask; a group's attribution is the sum over its features.
 
     Attributes:
@@ -65,10 +65,10 @@ class Groups:
     sizes: tuple[int, ...]
     ids: Tensors
 
-    def at(self, samples: slice) -> Groups:
-        """The same of some samples."""
+    def at(self, samples: slice) -> FeatureGroups:
+        """The features of some of the samples."""
         ids = tuple(i if len(i) == 1 else i[samples] for i in self.ids)
-        return Groups(
+        return FeatureGroups(
             self.values[samples], self.present if len(self.present) == 1 else self.present[samples], self.sizes, ids
         )
 
@@ -77,7 +77,7 @@ class Groups:
         return tuple(_look_up(flags, ids) for ids in self.ids)
 
 
-def groups_of(context: EvaluationContext, mask: FeatureMask, *, absolute: bool = False) -> Groups:
+def groups_of(context: EvaluationContext, mask: FeatureMask, *, absolute: bool = False) -> FeatureGroups:
     """The groups of what an evaluation explains."""
     return groups(context.attributions, context.call.inputs, mask, absolute=absolute, tokens=context.call.tokens)
 
@@ -89,49 +89,49 @@ def groups(
     *,
     absolute: bool = False,
     tokens: tuple[bool, ...] = (),
-) -> Groups:
-    """The groups of all inputs, those of the second after those of the first."""
+) -> FeatureGroups:
+    """The groups of all inputs side by side: those of the second input follow those of the first."""
     ids, values, present = [], [], []
     sizes: list[int] = []
-    for a, x, found in zip(attributions, inputs, mask.of(inputs, tokens), strict=True):
-        count = int(found.max()) + 1
-        flat = found.flatten(1)
+    for a, x, group_ids in zip(attributions, inputs, mask.of(inputs, tokens), strict=True):
+        count = int(group_ids.max()) + 1
+        flat = group_ids.flatten(1)
         has = torch.zeros(len(flat), count, dtype=torch.bool, device=x.device).scatter_(1, flat, True)
         # Each sample's groups are numbered without a gap, so that their numbers do not depend on the other samples.
         numbers = has.cumsum(1) - 1
-        own = numbers.gather(1, flat)
-        each = (a.abs() if absolute else a).expand_as(x).flatten(1)
-        values.append(each.new_zeros(len(x), count).scatter_add_(1, own.expand(len(x), -1), each))
+        renumbered = numbers.gather(1, flat)
+        of_features = (a.abs() if absolute else a).expand_as(x).flatten(1)
+        values.append(of_features.new_zeros(len(x), count).scatter_add_(1, renumbered.expand(len(x), -1), of_features))
         present.append(torch.arange(count, device=x.device) <= numbers[:, -1:])
-        ids.append((own + sum(sizes)).view(found.shape))
+        ids.append((renumbered + sum(sizes)).view(group_ids.shape))
         sizes.append(count)
     most = max(map(len, present))
     together = torch.cat([p.expand(most, -1) for p in present], 1)
-    return Groups(torch.cat(values, 1), together, tuple(sizes), tuple(ids))
+    return FeatureGroups(torch.cat(values, 1), together, tuple(sizes), tuple(ids))
 
 
-Parts = Places | Groups
+FeatureSet = PooledFeatures | FeatureGroups
 
 
 class PooledFeatureMetric(Metric, abc.ABC):
-    """A metric of places: it joins the attributions of a place's channels, where nobody has pooled them yet."""
+    """A metric that first pools the attributions of each position over its channels, unless they come pooled."""
 
     pooling: Annotated[
         Any,
         Choice(POOLINGS),
-        "how the attributions of a place's channels are joined; none, abs and positive keep every element by itself",
+        "how the attributions of a position are pooled over its channels; none, abs and positive keep every element",
     ] = "sum"
     channel_axis: Annotated[int | None, axis_setting, f"{CHANNEL_AXIS}, vectors of tokens have them last"] = None
 
-    def _places(self, context: EvaluationContext) -> Places:
+    def _pooled_features(self, context: EvaluationContext) -> PooledFeatures:
         pooling: Pooling = self.pooling
         pooled = []
         for a, x, tokens in zip(context.attributions, context.call.inputs, context.call.tokens, strict=True):
-            own = -1 if tokens and self.channel_axis is None else self.channel_axis
-            axis = channel_axis(x, own) if pooling.JOINS else None
+            setting = -1 if tokens and self.channel_axis is None else self.channel_axis
+            axis = channel_axis(x, setting) if pooling.JOINS else None
             # An attribution that comes pooled is taken as it is, whatever its pooling was.
             pooled.append(pooling(a, axis) if a.shape == x.shape else a)
-        return Places(torch.cat([p.flatten(1) for p in pooled], 1), tuple(p.shape[1:] for p in pooled))
+        return PooledFeatures(torch.cat([p.flatten(1) for p in pooled], 1), tuple(p.shape[1:] for p in pooled))
 
 
 def _look_up(flags: Tensor, ids: Tensor) -> Tensor:

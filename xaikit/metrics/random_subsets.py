@@ -21,11 +21,11 @@ def uniform_draws(inputs: Tensors, count: int, seed: int) -> list[Tensor]:
 
 
 def random_keys(sizes: tuple[int, ...], n_iter: int, seed: int) -> Tensor:
-    """Uniform numbers (n_iter, P) that depend on the place of a part in its input, not on how many follow it."""
+    """Uniform numbers (n_iter, P) that depend on a feature's position in its input, not on the number of features."""
     columns = []
     for index, size in enumerate(sizes):
         generator = torch.Generator().manual_seed(seed + index)
-        # One part at a time: samples of another batch may have more parts, and a draw's stream depends on its size.
+        # One feature at a time: another batch may have more features, and the numbers of one draw depend on its size.
         columns += [torch.rand(n_iter, generator=generator) for _ in range(size)]
     return torch.stack(columns, 1)
 

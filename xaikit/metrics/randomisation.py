@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from xaikit.core import METRICS, Call, Categorical, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.model_state import reseed
+from xaikit.core.replica import original_of
 from xaikit.core.rows import even_ranges
 from xaikit.core.structure import Tensors
 from xaikit.metrics.base import EvaluationContext, Metric
@@ -70,10 +71,10 @@ class ModelRandomisation(Comparing):
     ] = None
 
     def _evaluate(self, context: EvaluationContext) -> Tensor:
-        with kept(context.call.model) as restore:
+        with kept(original_of(context.call.model)) as restore:
             layers = layers_from_output(context.call)
             stages = even_ranges(len(layers), -(-len(layers) // (self.n_stages or len(layers))))
-            found = []
+            similarities = []
             for stage in stages:
                 if self.order == "independent":
                     restore()
@@ -81,8 +82,8 @@ class ModelRandomisation(Comparing):
                     reseed(context.call.inputs[0].device, context.seed + i)
                     for module in layers[i]:
                         randomise(module)
-                found.append(self._similarity(context.attributions, context.attribute(context.targets)))
-        return torch.stack(found).nanmean(0)
+                similarities.append(self._similarity(context.attributions, context.attribute(context.targets)))
+        return torch.stack(similarities).nanmean(0)
 
 
 @METRICS.register("random_logit")
@@ -153,14 +154,14 @@ def layers_from_output(call: Call) -> list[list[nn.Module]]:
         runner = name
         while runner and runner not in started:
             runner = runner.rpartition(".")[0]
-        units.setdefault(runner, []).append(module)
+        units.setdefault(runner, []).append(original_of(module))
     # A model whose part alone is run (a layer's rest) never starts; it counts as the first.
     return [units[name] for name in sorted(units, key=lambda n: started.get(n, -1), reverse=True)]
 
 
 @torch.no_grad()
 def randomise(module: nn.Module) -> None:
-    """Draw the module's own parameters anew."""
+    """Draw new values for the parameters of the module itself, not of its submodules."""
     reset = getattr(module, "reset_parameters", None)
     if callable(reset):
         reset()

@@ -52,7 +52,7 @@ class ROAD(Watching, PooledFeatureMetric):
             raise InvalidInputError(f"ROAD fills in images (N, C, H, W) from their neighbours, got {shapes}")
         if self.channel_axis not in (None, 1):
             raise InvalidInputError(f"ROAD fills in images (N, C, H, W), got channel_axis={self.channel_axis}")
-        ranked = self._places(context)
+        ranked = self._pooled_features(context)
         rank = ranks(ranked.values)
         counts = torch.tensor([int(rank.shape[1] * p / 100) for p in self.percentages], device=rank.device)
         noise = [self.noise * z for z in normal_draws(context.call.inputs, len(counts), context.seed)]

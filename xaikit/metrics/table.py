@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from torch import Tensor
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.results import Interval, Real, Result, Stopped
-
-OptimizationDirection = Literal["maximize", "minimize"]  # which way a number is better
+from xaikit.metrics.base import OptimizationDirection
 
 N_RESAMPLES = 2000
 BLOCK = 2**20  # resampled values held at a time
@@ -102,8 +101,8 @@ class Evaluation(Result):
         for row in self.rows:
             if (row.explainer, row.metric) == key:
                 return row
-        name, known = (key[1], self.metrics) if key[0] in self.explainers else (key[0], self.explainers)
-        raise UnknownNameError(f"the table has no {name!r}{near_names(str(name), known)}")
+        name, labels = (key[1], self.metrics) if key[0] in self.explainers else (key[0], self.explainers)
+        raise UnknownNameError(f"the table has no {name!r}{near_names(str(name), labels)}")
 
     def __iter__(self) -> Iterator[EvaluationRow]:
         return iter(self.rows)

@@ -1,14 +1,21 @@
 """Training a model to be right for the right reasons."""
 
+from xaikit.core.boxes import boxes_to_masks
+from xaikit.core.mask_shapes import fit_masks
 from xaikit.mitigation.assess import Assessment, assess
+from xaikit.mitigation.attributed import AttributionMitigator
 from xaikit.mitigation.base import Loss, Mitigator
 from xaikit.mitigation.cdep import CDEP
+from xaikit.mitigation.changed import ChangedMitigator
 from xaikit.mitigation.clarc import AClArC, PClArC, RRClArC
 from xaikit.mitigation.compare import Comparison, compare
 from xaikit.mitigation.concepts import Concept
 from xaikit.mitigation.counterexamples import Counterexamples
+from xaikit.mitigation.fabric import BatchFraction
+from xaikit.mitigation.forward import full_precision, logits_of, run_model
 from xaikit.mitigation.hint import HINT
 from xaikit.mitigation.history import History
+from xaikit.mitigation.penalties import check_labels, masked_power, score_function, task_loss
 from xaikit.mitigation.priors import AttributionPrior
 from xaikit.mitigation.projections import ChannelSubspace, ChannelSum, Chroma, Direction, Projection
 from xaikit.mitigation.rrr import RRR
@@ -16,8 +23,11 @@ from xaikit.mitigation.rrr import RRR
 __all__ = [
     "AClArC",
     "Assessment",
+    "AttributionMitigator",
     "AttributionPrior",
+    "BatchFraction",
     "CDEP",
+    "ChangedMitigator",
     "ChannelSubspace",
     "ChannelSum",
     "Chroma",
@@ -34,5 +44,14 @@ __all__ = [
     "RRClArC",
     "RRR",
     "assess",
+    "boxes_to_masks",
+    "check_labels",
     "compare",
+    "fit_masks",
+    "full_precision",
+    "logits_of",
+    "masked_power",
+    "run_model",
+    "score_function",
+    "task_loss",
 ]

@@ -43,6 +43,7 @@ class Assessment(Result):
         area: the share of the features that lie in the mask, over the same samples: the mass of relevance that is
             spread evenly.
         samples: how many there were.
+        seed: of what was random: the donors and the explainers.
     """
 
     accuracy: dict[str, Real]
@@ -51,6 +52,7 @@ class Assessment(Result):
     mass: dict[str, Real]
     area: Real | None
     samples: int
+    seed: int | None = None
 
     @property
     def worst(self) -> dict[str, float]:
@@ -168,7 +170,7 @@ def assess(  # noqa: PLR0913
             if mask is not None:
                 tally.weigh(chosen, x, y, mask, seed)
             bar.update()
-    return tally.result()
+    return dataclasses.replace(tally.result(), seed=seed)
 
 
 class _Tally:
@@ -235,10 +237,10 @@ def _named(explainers: Any, model: nn.Module, head: str | int) -> dict[str, Expl
     """Explainers bound to the model, by a name each."""
     if isinstance(explainers, Mapping):
         return {name: EXPLAINERS.create(e).set_kwargs(model=model, head=head) for name, e in explainers.items()}
-    named: dict[str, Explainer] = {}
-    for given in (explainers,) if isinstance(explainers, (str, Explainer)) else explainers:
-        explainer = EXPLAINERS.create(given)
+    by_name: dict[str, Explainer] = {}
+    for item in (explainers,) if isinstance(explainers, (str, Explainer)) else explainers:
+        explainer = EXPLAINERS.create(item)
         short = explainer.NAME or type(explainer).__name__
-        name = short if short not in named else repr(explainer.set_kwargs(model=None))
-        named[name] = explainer.set_kwargs(model=model, head=head)
-    return named
+        name = short if short not in by_name else repr(explainer.set_kwargs(model=None))
+        by_name[name] = explainer.set_kwargs(model=model, head=head)
+    return by_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
@@ -30,9 +31,9 @@ class AttributionMitigator(Mitigator):
     own, for a model whose dependence on the mode cannot be seen in its code.
     """
 
-    CHANNELS_FIRST: ClassVar[bool] = (
-        False  # `_attribution_penalty` looks at positions, so an embedding's (N, T, D) becomes (N, D, T)
-    )
+    RENAMED_MEMBERS: ClassVar[Mapping[str, str]] = {"_of": "_attribution_penalty"}
+    # `_attribution_penalty` looks at positions, so an embedding's (N, T, D) becomes (N, D, T).
+    CHANNELS_FIRST: ClassVar[bool] = False
 
     target: Annotated[str, Categorical(*TARGETS, search=False), "whose score is explained"] = "label"
     output: Annotated[str, Categorical(*OUTPUTS, search=False), "what the score is"] = "log_probability"

@@ -19,7 +19,7 @@ from xaikit.core.structure import Tensors, flatten
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import autocast_on, logits_of
-from xaikit.mitigation.penalties import EXPLANATION, check_labels
+from xaikit.mitigation.penalties import EXPLANATION
 
 FORMS = ("sigmoid", "log", "l1", "squared")
 PARTS = ("relevant", "irrelevant")
@@ -36,12 +36,12 @@ def _function(value: Any, where: str) -> Any:
 class CDEP(Mitigator):
     """Mean cross-entropy + lambda_cdep * penalty of the masked part's score (Rieger et al. 2020, arXiv:1909.13584).
 
-    A split of the input gives each class two scores: `own`, that of what must not matter, and `other`, that of the
-    rest. The penalty is the mean over samples and classes (all, or the label's) of
+    A split of the input gives each class two scores: `penalised`, that of what must not matter, and `other`, that
+    of the rest. The penalty is the mean over samples and classes (all, or the label's) of
 
-    * ``form="sigmoid"``: sigmoid(own - other), as published for images;
-    * ``form="log"``: log(1 + exp(own - other)), as published for text, with ``target="label"``;
-    * ``form="l1"``, ``"squared"``: |own - goal| or its square; with ``centred`` the class mean is taken off first.
+    * ``form="sigmoid"``: sigmoid(penalised - other), as published for images;
+    * ``form="log"``: log(1 + exp(penalised - other)), as published for text, with ``target="label"``;
+    * ``form="l1"``, ``"squared"``: |penalised - goal| or its square; with ``centred`` less the mean over the classes.
 
     What must not matter is mask * (x - keep(x)), or mask * x without `keep`: with ``keep`` the grey image, say, it is
     the colour. It is the relevant part as published; ``part="irrelevant"`` makes it the other one, which gets the
@@ -94,22 +94,23 @@ class CDEP(Mitigator):
         stacked = self._masks(explainer, x, masks)
         penalised, other = self._decomposed(explainer, x, stacked, create_graph=True)
         logits = penalised[0] + other[0]
-        return logits, self._number(penalised, other, stacked, check_labels(y, logits))
+        return logits, self._number(penalised, other, stacked, self.task_labels(y, logits))
 
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, mask: Any, *, seed: int, create_graph: bool) -> Tensor:
         explainer = self.explainer_for(model)
         if hasattr(explainer, "decompose"):
             masks = self._masks(explainer, x, mask)
-            own, other = self._decomposed(explainer, x, masks, create_graph=create_graph)
+            penalised, other = self._decomposed(explainer, x, masks, create_graph=create_graph)
         else:
             targets = self._targets(model, x, y)
-            own, other, masks = self._summed(explainer, x, mask, targets, seed=seed, create_graph=create_graph)
-        return self._number(own, other, masks, y)
+            penalised, other, masks = self._summed(explainer, x, mask, targets, seed=seed, create_graph=create_graph)
+        return self._number(penalised, other, masks, y)
 
     def _masks(self, explainer: Explainer, x: Any, mask: Any) -> Tensor:
         """The masks (M, N, ...) of what is decomposed: of the input, or of a layer's activations."""
         if explainer.layer is None:
-            return stacked_masks(mask, _tensor(x), _tensor(x))
+            (tensor,) = _one(flatten(x)[0], "inputs")
+            return stacked_masks(mask, tensor, tensor)
         activations: list[Tensor] = []
 
         def method(call: Call) -> tuple[Tensors, ...]:
@@ -117,49 +118,52 @@ class CDEP(Mitigator):
             return ()
 
         explainer.run_call(method, x, cut=True)
-        return stacked_masks(mask, _one(tuple(activations), "layers")[0], _tensor(x))
+        return stacked_masks(mask, _one(tuple(activations), "layers")[0], flatten(x)[0][0])
 
-    def _number(self, own: Tensor, other: Tensor, masks: Tensor, y: Tensor) -> Tensor:
+    def _number(self, penalised: Tensor, other: Tensor, masks: Tensor, y: Tensor) -> Tensor:
         """The penalty of both scores (M, N, classes), or of the label's alone (M, N, 1)."""
         if self.centred:
-            own = own - own.mean(-1, keepdim=True)
-        if self.target == "label" and own.shape[-1] > 1:
-            chosen = y.view(1, -1, 1).expand(len(own), -1, 1)
-            own, other = own.gather(-1, chosen), other.gather(-1, chosen)
+            penalised = penalised - penalised.mean(-1, keepdim=True)
+        if self.target == "label" and penalised.shape[-1] > 1:
+            chosen = y.view(1, -1, 1).expand(len(penalised), -1, 1)
+            penalised, other = penalised.gather(-1, chosen), other.gather(-1, chosen)
         present = (masks != 0).flatten(2).any(2)
-        return penalty(own, other, self.form, goal=self.goal, present=present)
+        return penalty(penalised, other, self.form, goal=self.goal, present=present)
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """The mean is over the samples that have anything masked."""
+        """The mean is over the samples that have anything masked.
+
+        Args:
+            fraction: how much of the batch the part is.
+        """
         return fraction.explained
 
     def _decomposed(self, explainer: Any, x: Any, masks: Tensor, *, create_graph: bool) -> tuple[Tensor, Tensor]:
         """Both scores of each mask, sample and class, from a decomposition of the logits."""
-        (tensor,), rebuild = flatten(x, "inputs")
         options: dict[str, Any] = {"create_graph": create_graph}
         if self.keep is None:
             options["masks"] = masks if self.part == "relevant" else 1 - masks
         elif explainer.layer is not None:
             raise InvalidInputError(f"keep= splits the input, and {explainer!r} decomposes the output of a layer")
         else:
+            (tensor,), rebuild = flatten(x)
             excess = masks * (tensor - self.keep(tensor))
             options["relevant"] = rebuild((excess if self.part == "relevant" else tensor - excess,))
         if self.steps is not None:
             steps = self.steps(masks)
             options["step_masks"] = steps if self.part == "relevant" else 1 - steps
-        found = explainer.decompose(x, **options)
+        decomposition = explainer.decompose(x, **options)
         # A single output (N,) is one class.
-        scores = tuple(s if s.ndim > 2 else s[..., None] for s in (found.relevant, found.irrelevant))
+        scores = tuple(s if s.ndim > 2 else s[..., None] for s in (decomposition.relevant, decomposition.irrelevant))
         return scores if self.part == "relevant" else scores[::-1]
 
     def _targets(self, model: nn.Module, x: Any, y: Tensor) -> list[Any]:
         """The label, or every class, as an explainer takes them."""
-        if y.is_floating_point():
-            return [None]
-        if self.target == "label" and not self.centred:
-            return [y]
         with torch.no_grad(), isolated(model, y.device, 0):
-            return list(range(logits_of(model, x, self.head).shape[1]))
+            logits = logits_of(model, x, self.head)
+        if logits.numel() == len(logits):
+            return [None]
+        return [y] if self.target == "label" and not self.centred else list(range(logits.shape[1]))
 
     def _summed(
         self, explainer: Explainer, x: Any, mask: Any, targets: list[Any], *, seed: int, create_graph: bool
@@ -171,36 +175,36 @@ class CDEP(Mitigator):
                 "attributes it to elements, so use a mask with part='relevant'"
             )
         inside, outside = [], []
-        for wanted in targets:
-            values = explainer.attribute(x, wanted, create_graph=create_graph, seed=seed)
+        for target in targets:
+            values = explainer.attribute(x, target, create_graph=create_graph, seed=seed)
             (attribution,) = _one(flatten(values, "attributions")[0], "explained tensors")
-            masks = stacked_masks(mask, attribution, _tensor(x))
+            masks = stacked_masks(mask, attribution, flatten(x)[0][0])
             inside.append((masks * attribution).flatten(2).sum(2))
             outside.append(((1 - masks) * attribution).flatten(2).sum(2))
         return torch.stack(inside, -1), torch.stack(outside, -1), masks
 
 
-def penalty(own: Tensor, other: Tensor, form: str, *, goal: float = 0.0, present: Tensor | None = None) -> Tensor:
+def penalty(penalised: Tensor, other: Tensor, form: str, *, goal: float = 0.0, present: Tensor | None = None) -> Tensor:
     """The penalty of scores (masks, N, classes): mean over samples and classes, summed over masks.
 
     Args:
-        own: score of what must not matter.
+        penalised: score of what must not matter.
         other: score of the rest.
         form: one of `FORMS`.
         goal: what the score is drawn to, for "l1" and "squared".
         present: (masks, N), the samples that have something to penalise; others do not count.
     """
     forms: dict[str, tuple[Tensor, Any]] = {
-        "sigmoid": (own - other, torch.sigmoid),
-        "log": (own - other, F.softplus),
-        "l1": (own - goal, torch.abs),
-        "squared": (own - goal, torch.square),
+        "sigmoid": (penalised - other, torch.sigmoid),
+        "log": (penalised - other, F.softplus),
+        "l1": (penalised - goal, torch.abs),
+        "squared": (penalised - goal, torch.square),
     }
-    value, of = forms[form]
-    each = of(value).mean(-1)
+    value, function = forms[form]
+    per_sample = function(value).mean(-1)
     if present is None:
-        return each.mean(1).sum()
-    return ((each * present).sum(1) / present.sum(1).clamp_min(1)).sum()
+        return per_sample.mean(1).sum()
+    return ((per_sample * present).sum(1) / present.sum(1).clamp_min(1)).sum()
 
 
 def stacked_masks(mask: Any, explained: Tensor, x: Tensor) -> Tensor:
@@ -209,7 +213,7 @@ def stacked_masks(mask: Any, explained: Tensor, x: Tensor) -> Tensor:
     Args:
         mask: over the input or the explained tensor; over the tokens, where the input holds some.
         explained: the input, or a layer's output.
-        x: the input.
+        x: the input; the first one, where a model has several.
     """
     form = explained if explained.is_floating_point() else torch.zeros(explained.shape, device=explained.device)
     (leaf,) = _one(leaves_of(read_masks(mask, x)), "masks")
@@ -221,10 +225,6 @@ def _wrapped(model: nn.Module) -> bool:
     """Whether the forward is more than that of the model inside it: it may prepare an exchange of gradients."""
     distributed = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
     return distributed or torch_private.compiled_inner(model) is not None or lightning_inner(model) is not None
-
-
-def _tensor(x: Any) -> Tensor:
-    return _one(flatten(x, "inputs")[0], "inputs")[0]
 
 
 def _one(tensors: tuple[Tensor, ...], what: str) -> tuple[Tensor, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +40,14 @@ def check_path(path: Any) -> Path | None:
     return path
 
 
-def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], stand: dict[str, Any]) -> None:
+def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], progress: dict[str, Any]) -> None:
     """Replace the file in one step; where writing fails the old file stays.
 
     Args:
         path: of the file.
         mitigator: whose settings go along, to be compared on resuming.
         parts: state dicts: tensors and plain values.
-        stand: plain values, kept as text.
+        progress: plain values, kept as text.
 
     Raises:
         CheckpointError: where it cannot be written.
@@ -53,7 +55,7 @@ def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], stand: dict[s
     content = {
         "format": FORMAT,
         "settings": json.dumps(_settings(mitigator)),
-        "stand": json.dumps(stand),
+        "stand": json.dumps(progress),
         **parts,
     }
     partial = path.with_name(path.name + ".partial")
@@ -74,33 +76,59 @@ def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], stand: dict[s
         partial.unlink(missing_ok=True)
 
 
-def read(path: Path, mitigator: Mitigator, model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """What `write` was given, parts and stand; None where there is no file.
+def read(
+    path: Path, mitigator: Mitigator, model: nn.Module, data: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The parts and the progress that `write` was given; None where there is no file.
+
+    Args:
+        path: of the file.
+        mitigator: whose settings must be those in the file.
+        model: which must have the weights in the file.
+        data: fingerprint of the training data, which must be that in the file where it holds one.
 
     Raises:
-        InvalidInputError: for a file that is no checkpoint, or one of another model or of other settings.
+        InvalidInputError: for a file that is no checkpoint, or one of another model, of other settings or other data.
     """
     if not path.exists():
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        saved, stand = json.loads(content.pop("settings")), json.loads(content.pop("stand"))
-        theirs = content["model"]
+        saved, progress = json.loads(content.pop("settings")), json.loads(content.pop("stand"))
+        saved_weights = content["model"]
     except Exception as err:
         reason = f"{type(err).__name__} on reading it"
         raise InvalidInputError(f"{path} is no checkpoint of xaikit ({reason}); name another file") from err
+    saved = {mitigator.RENAMED_SETTINGS.get(name, name): value for name, value in saved.items()}
     now = _settings(mitigator)
-    differ = [k for k in now if now[k] != saved.get(k)]
+    differ = [k for k in now if now[k] != saved.get(k, _default(mitigator, k))]
     if differ:
         changes = ", ".join(f"{k}: {saved.get(k)!r} there, {now[k]!r} here" for k in differ)
         raise InvalidInputError(f"{path} was written with other settings ({changes}); name another file or use those")
-    ours = model.state_dict()
-    odd = [k for k in {**ours, **theirs} if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape]
+    weights = model.state_dict()
+    shapes = [{name: value.shape for name, value in state.items()} for state in (weights, saved_weights)]
+    odd = [name for name in {**weights, **saved_weights} if shapes[0].get(name) != shapes[1].get(name)]
     if odd:
         raise InvalidInputError(f"{path} is of another model: {', '.join(sorted(odd)[:5])} differ")
-    return content, stand
+    saved_data = content.get("data", {})
+    other = [name for name in data if name in saved_data and data[name] != saved_data[name]]
+    if other:
+        raise InvalidInputError(
+            f"{path} is of a training on other data ({', '.join(other)} differ); name another file, or pass those data"
+        )
+    return content, progress
 
 
 def _settings(mitigator: Mitigator) -> dict[str, Any]:
-    settings = {name: repr(value) for name, value in mitigator.settings().items() if name not in FREE}
+    settings = {name: _described(value) for name, value in mitigator.settings().items() if name not in FREE}
     return {"mitigator": type(mitigator).__name__, **settings}
+
+
+def _described(value: Any) -> str:
+    """A setting as text that is the same in the next process: functions by their name, not their address."""
+    return f"{value.__module__}.{value.__qualname__}" if inspect.isroutine(value) else repr(value)
+
+
+def _default(mitigator: Mitigator, name: str) -> Any:
+    """What a setting was in a file of a version that did not have it yet."""
+    return _described(mitigator.SETTINGS[name].default) if name in mitigator.SETTINGS else None

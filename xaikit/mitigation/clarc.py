@@ -108,7 +108,11 @@ class PClArC:
         self.concept = check_concept(concept, "PClArC.concept")
 
     def apply(self, model: nn.Module) -> RemovableHandle:
-        """Change the model's activations from now on, until the handle is removed or its `with` block ends."""
+        """Change the model's activations from now on, until the handle is removed or its `with` block ends.
+
+        Args:
+            model: the one that the concept was fitted on, or one with the same layer.
+        """
         return _moved(model, self.concept, self.concept.absent)
 
     def __repr__(self) -> str:

@@ -97,7 +97,12 @@ class Concept(Result):
         return cls(name, unit.to(dtype), absent.to(dtype), present.to(dtype), channel_axis)
 
     def moved(self, activation: Tensor, to: Tensor) -> Tensor:
-        """A - v vᵀ (a - to): activations whose part along the direction is that of `to`, (channels,)."""
+        """A - v vᵀ (a - to): activations whose part along the direction v is that of `to`.
+
+        Args:
+            activation: of the layer, (N, channels, ...) or as `channel_axis` says.
+            to: an activation, (channels,).
+        """
         v, z = self.direction.to(activation), to.to(activation)
         last = activation.movedim(self.channel_axis, -1)
         return (last - ((last - z) @ v)[..., None] * v).movedim(-1, self.channel_axis)

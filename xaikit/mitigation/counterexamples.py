@@ -77,19 +77,19 @@ class Counterexamples(ChangedMitigator):
                 f"fill={self.fill!r} makes no tokens of {x.dtype}; use fill='permute' or a function"
             )
         fill = self.fill if callable(self.fill) else _MAKERS[self.fill]
-        made = fill(x, mask, generator)
-        if not isinstance(made, Tensor) or made.shape != x.shape:
-            got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        filled = fill(x, mask, generator)
+        if not isinstance(filled, Tensor) or filled.shape != x.shape:
+            got = tuple(filled.shape) if isinstance(filled, Tensor) else type(filled).__name__
             raise InvalidInputError(f"a fill function must return a tensor of shape {tuple(x.shape)}, got {got}")
-        return x + mask * (made - x) if x.is_floating_point() else torch.where(mask > 0.5, made, x)
+        return x + mask * (filled - x) if x.is_floating_point() else torch.where(mask > 0.5, filled, x)
 
 
 def _permute(x: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
     if not is_text(x):
         return x[torch.randperm(len(x), generator=generator).to(x.device)]
-    lenders = (mask > 0.5).any(1).nonzero()[:, 0]  # a text without a masked token has none to lend
+    donors = (mask > 0.5).any(1).nonzero()[:, 0]  # a text without a masked token has none to lend
     other = torch.arange(len(x), device=x.device)
-    other[lenders] = lenders[torch.randperm(len(lenders), generator=generator).to(x.device)]
+    other[donors] = donors[torch.randperm(len(donors), generator=generator).to(x.device)]
     return exchanged(x, mask, x[other], mask[other])
 
 

@@ -59,7 +59,7 @@ class Regions:
     def __init__(self, samples: Iterator[tuple[Any, Tensor, Any]], classes: int, seed: int) -> None:
         self._classes, self._generator = classes, torch.Generator().manual_seed(seed)
         most = max(1, DONOR_SAMPLES // classes)
-        lent: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        donors: dict[int, list[tuple[Tensor, Tensor]]] = {}
         for x, y, mask in samples:
             if mask is None:
                 continue
@@ -68,35 +68,35 @@ class Regions:
             for row, label in enumerate(y.tolist()):
                 # A text without a masked token has none to lend.
                 able = not is_text(tensor) or bool((inside[row] > 0.5).any())
-                if able and len(lent.setdefault(label, [])) < most:
-                    lent[label].append((tensor[row].detach().cpu().clone(), inside[row].detach().cpu().clone()))
-            if len(lent) == classes and all(len(rows) == most for rows in lent.values()):
+                if able and len(donors.setdefault(label, [])) < most:
+                    donors[label].append((tensor[row].detach().cpu().clone(), inside[row].detach().cpu().clone()))
+            if len(donors) == classes and all(len(rows) == most for rows in donors.values()):
                 break
-        self._lent = dict(sorted(lent.items()))
+        self._donors = dict(sorted(donors.items()))
 
     def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str, Any]]:
         """Each with its name, the kept one first; only that where there is no mask."""
         yield KEPT, x
-        if mask is None or len(self._lent) < 2:
+        if mask is None or len(self._donors) < 2:
             return
         (tensor,), rebuild = _single(x), flatten(x)[1]
         inside = _inside(mask, tensor)
-        present = torch.tensor(list(self._lent))
+        present = torch.tensor(list(self._donors))
         random = present[torch.randint(len(present), y.shape, generator=self._generator)]
-        told = mirrored(y.cpu(), self._classes)
-        for name, classes in ((RANDOMISED, random), (FLIPPED, told)):
-            other, theirs = (part.to(tensor.device) for part in self._lend(classes, present))
-            yield name, rebuild((exchanged(tensor, inside, other, theirs),))
+        flipped = mirrored(y.cpu(), self._classes)
+        for name, classes in ((RANDOMISED, random), (FLIPPED, flipped)):
+            other, donor_masks = (part.to(tensor.device) for part in self._choose_donors(classes, present))
+            yield name, rebuild((exchanged(tensor, inside, other, donor_masks),))
         removed = tensor - inside * tensor if tensor.is_floating_point() else tensor.masked_fill(inside > 0.5, 0)
         yield REMOVED, rebuild((removed,))
 
-    def _lend(self, classes: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def _choose_donors(self, classes: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """A random sample of each class, and its mask; of the nearest class that the data have."""
-        found = []
+        chosen = []
         for label in classes.tolist():
-            lent = self._lent[int(present[(present - label).abs().argmin()])]
-            found.append(lent[int(torch.randint(len(lent), (), generator=self._generator))])
-        rows, masks = zip(*found, strict=True)
+            donors = self._donors[int(present[(present - label).abs().argmin()])]
+            chosen.append(donors[int(torch.randint(len(donors), (), generator=self._generator))])
+        rows, masks = zip(*chosen, strict=True)
         return torch.stack(rows), torch.stack(masks)
 
 

@@ -43,9 +43,9 @@ class EarlyStopping:
 
     def look(self, model: nn.Module) -> dict[str, float]:
         """Accuracy over all validation samples and in the worst group."""
-        found = accuracies(model, self._data, self._groups, self._head)
-        overall = found.pop(None)
-        return {"validation_accuracy": overall, "validation_worst_group": min(found.values())}
+        by_group = accuracies(model, self._data, self._groups, self._head)
+        overall = by_group.pop(None)
+        return {"validation_accuracy": overall, "validation_worst_group": min(by_group.values())}
 
     def check(self, model: nn.Module) -> None:
         """Look once, so that wrong data are told before the first step, and where training begins is known."""

@@ -44,11 +44,11 @@ def group_names(groups: Any, x: Any, y: Tensor, begin: int) -> list[Any]:
     """
     if groups is None:
         return y.tolist()
-    found = groups(x, y) if callable(groups) else groups[begin : begin + len(y)]
-    found = found.tolist() if hasattr(found, "tolist") else list(found)
-    if len(found) != len(y):
+    names = groups(x, y) if callable(groups) else groups[begin : begin + len(y)]
+    names = names.tolist() if hasattr(names, "tolist") else list(names)
+    if len(names) != len(y):
         raise InvalidInputError(f"groups must name one for each of the {begin + len(y)} samples or more, fewer came")
-    return found
+    return names
 
 
 def by_group(right: Tensor, groups: list[Any]) -> dict[Any, float]:

@@ -70,7 +70,7 @@ class StepModule(nn.Module):
         if loss.total is not loss.task:
             # The weighted penalty is read off the loss, since a mitigator may do more than weigh it.
             total = total + part * (loss.total - loss.task)
-        return type(loss)(share.samples * loss.task, part * loss.penalty, world * total, loss.logits)
+        return type(loss)(share.samples * loss.task, part * loss.penalty, world * total, loss.logits.detach())
 
 
 class OneProcess:
@@ -82,10 +82,10 @@ class OneProcess:
         """What `work(processes, *args)` returns."""
         return work(self, *args)
 
-    def device(self, model: nn.Module, wanted: torch.device | None) -> torch.device:
+    def device(self, model: nn.Module, setting: torch.device | None) -> torch.device:
         """The device to train on, with the model on it."""
-        if wanted is not None:
-            model.to(wanted)
+        if setting is not None:
+            model.to(setting)
         return next(model.parameters()).device
 
     def setup(self, mitigator: Mitigator, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -167,10 +167,10 @@ class FabricProcesses(OneProcess):
             _model_in(args).load_state_dict(state)
         return result
 
-    def device(self, model: nn.Module, wanted: torch.device | None) -> torch.device:
+    def device(self, model: nn.Module, setting: torch.device | None) -> torch.device:
         """The Fabric's."""
-        if wanted is not None:
-            raise InvalidInputError(f"device={str(wanted)!r} and fabric= contradict each other; leave device out")
+        if setting is not None:
+            raise InvalidInputError(f"device={str(setting)!r} and fabric= contradict each other; leave device out")
         model.to(self.fabric.device)
         return self.fabric.device
 
@@ -183,15 +183,15 @@ class FabricProcesses(OneProcess):
         """As for one process; what the part weighs, where there are several."""
         if self.part.world_size == 1:
             return super().shares(step)
-        own = [0.0] * 3
+        counts = [0.0] * 3
         if step is not None and not step.is_padding:
             # A batch that cannot be counted raises in the loss too, and then all processes learn of it.
             with contextlib.suppress(XaikitError, TypeError, ValueError):
-                own = _counts(step.batch)
-        waiting, *whole = self.sum([float(step is None), *own])
+                counts = _counts(step.batch)
+        waiting, *totals = self.sum([float(step is None), *counts])
         if waiting:
             raise StopIteration
-        return BatchFraction(*(a / b if b else 0.0 for a, b in zip(own, whole, strict=True)))
+        return BatchFraction(*(a / b if b else 0.0 for a, b in zip(counts, totals, strict=True)))
 
     def backward(self, loss: Tensor) -> None:
         """With the Fabric's precision, averaged over its processes."""
@@ -199,10 +199,10 @@ class FabricProcesses(OneProcess):
 
     def clip(self, norm: float | None) -> bool:
         """As for one process, on the gradient without the scale of mixed precision."""
-        found = self.fabric.clip_gradients(
+        gradient_norm = self.fabric.clip_gradients(
             self._step, self._optimizer, max_norm=norm or math.inf, error_if_nonfinite=False
         )
-        return bool(torch.isfinite(found))
+        return bool(torch.isfinite(gradient_norm))
 
     def sum(self, values: list[float]) -> list[float]:
         """Each value summed over the processes."""

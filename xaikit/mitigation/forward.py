@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.forward import raise_on_dtype_mismatch
+from xaikit.core.forward import explain_failure
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 
@@ -30,7 +30,7 @@ def run_model(model: nn.Module, inputs: Any) -> Any:
             return model(**inputs)
         return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
     except (RuntimeError, ValueError) as error:
-        raise_on_dtype_mismatch(model, flatten(inputs)[0], error)
+        explain_failure(model, flatten(inputs)[0], error)
         raise
 
 
@@ -57,6 +57,11 @@ def class_logits(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
         InvalidInputError: for an output of another shape.
     """
     logits = logits_of(model, inputs, head)
+    if logits.ndim == 2 and logits.shape[1] == 1:
+        raise InvalidInputError(
+            "accuracy counts predicted classes, and the model has a single output; give it one output for each class, "
+            "such as torch.cat([0 * z, z], 1)"
+        )
     if logits.ndim != 2:
         raise InvalidInputError(
             f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="

@@ -32,8 +32,8 @@ class Guard:
         self._optimizer = optimizer
         self._parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self._buffers = list(model.buffers())
-        self._kept = [t.detach().clone() for t in (*self._parameters, *self._buffers)]
-        self._kept_buffers = self._kept[len(self._parameters) :]
+        self._saved = [t.detach().clone() for t in (*self._parameters, *self._buffers)]
+        self._saved_buffers = self._saved[len(self._parameters) :]
         self._moments: list[Tensor] = []
 
     def before(self) -> None:
@@ -44,19 +44,19 @@ class Guard:
     @torch.no_grad()
     def passed(self) -> None:
         """Call after a finite loss and gradient, before the optimizer's step."""
-        torch_private.foreach_copy_(self._kept[: len(self._parameters)], self._parameters)
+        torch_private.foreach_copy_(self._saved[: len(self._parameters)], self._parameters)
         if self._buffers:
-            torch_private.foreach_copy_(self._kept_buffers, self._present)
-        live = self._live_moments()
-        if len(live) != len(self._moments):
-            self._moments = [t.detach().clone() for t in live]
-        elif live:
-            torch_private.foreach_copy_(self._moments, live)
+            torch_private.foreach_copy_(self._saved_buffers, self._present)
+        current = self._current_moments()
+        if len(current) != len(self._moments):
+            self._moments = [t.detach().clone() for t in current]
+        elif current:
+            torch_private.foreach_copy_(self._moments, current)
         self.streak = 0
         self.recovery = max(0, self.recovery - 1)
 
-    def skip(self, words: str, remedy: str) -> None:
-        """Leave a step out; `words` say which and why.
+    def skip(self, problem: str, remedy: str) -> None:
+        """Leave a step out; `problem` says which and why.
 
         Raises:
             TrainingError: when this was one too many; the model holds the last good state.
@@ -64,11 +64,11 @@ class Guard:
         self._undo_buffers()
         self.streak += 1
         if self.streak < self.limit:
-            warnings.warn(f"step skipped: {words} ({self.streak} of {self.limit} in a row)", stacklevel=2)
+            warnings.warn(f"step skipped: {problem} ({self.streak} of {self.limit} in a row)", stacklevel=2)
         else:
-            self.go_back(f"{words}, after {self.limit} such steps in a row", remedy)
+            self.go_back(f"{problem}, after {self.limit} such steps in a row", remedy)
 
-    def go_back(self, words: str, remedy: str) -> None:
+    def go_back(self, problem: str, remedy: str) -> None:
         """Return to the last good state with half the weight.
 
         Raises:
@@ -76,11 +76,13 @@ class Guard:
         """
         self.restore()
         if self.recovery:
-            raise TrainingError(f"{words}, also with the weight halved; the model holds the last good state: {remedy}")
+            raise TrainingError(
+                f"{problem}, also with the weight halved; the model holds the last good state: {remedy}"
+            )
         self.factor /= 2
         self.recovery = self.limit
         warnings.warn(
-            f"{words}; the last good state is back and the weight of the penalty is halved (now {self.factor:g} of "
+            f"{problem}; the last good state is back and the weight of the penalty is halved (now {self.factor:g} of "
             "what was set)",
             stacklevel=3,
         )
@@ -94,36 +96,38 @@ class Guard:
         if not self.streak:
             return
         recovering = self.recovery
-        words = f"the last {self.streak} steps had a loss or a gradient that is not finite"
+        problem = f"the last {self.streak} steps had a loss or a gradient that is not finite"
         self.restore()
         if recovering:
-            raise TrainingError(f"{words}, also with the weight halved; the model holds the last good state: {remedy}")
-        warnings.warn(f"{words}; the model holds the state before them", stacklevel=3)
+            raise TrainingError(
+                f"{problem}, also with the weight halved; the model holds the last good state: {remedy}"
+            )
+        warnings.warn(f"{problem}; the model holds the state before them", stacklevel=3)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the last good state in place."""
-        torch_private.foreach_copy_([*self._parameters, *self._buffers], self._kept)
+        torch_private.foreach_copy_([*self._parameters, *self._buffers], self._saved)
         if self._moments:
-            torch_private.foreach_copy_(self._live_moments(), self._moments)
+            torch_private.foreach_copy_(self._current_moments(), self._moments)
         else:
             self._optimizer.state.clear()
         self.streak = 0
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; the last good state only where it is not the present one."""
-        good = {"kept": self._kept, "moments": self._moments} if self.streak else {}
+        good = {"kept": self._saved, "moments": self._moments} if self.streak else {}
         return {"factor": self.factor, "streak": self.streak, "recovery": self.recovery, **good}
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave; call when model and optimizer are loaded."""
         self.factor, self.streak, self.recovery = state["factor"], state["streak"], state["recovery"]
-        torch_private.foreach_copy_(self._kept, state.get("kept", [*self._parameters, *self._buffers]))
-        moments = state.get("moments", self._live_moments())
+        torch_private.foreach_copy_(self._saved, state.get("kept", [*self._parameters, *self._buffers]))
+        moments = state.get("moments", self._current_moments())
         self._moments = [m.detach().clone() for m in moments]
 
-    def _live_moments(self) -> list[Tensor]:
+    def _current_moments(self) -> list[Tensor]:
         return [v for state in self._optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
 
     @torch.no_grad()
@@ -147,11 +151,11 @@ def suspects(mitigator: Any, model: nn.Module, batch: Batch, weight: float) -> l
         for row in range(n):
             try:
                 total = mitigator.loss(model, batch.take([row]), seed=0, weight=weight).total
-                found = torch.autograd.grad(total, parameters, allow_unused=True)
+                gradients = torch.autograd.grad(total, parameters, allow_unused=True)
             except InvalidInputError:
                 wrong.add(row)
                 continue
-            if not all(bool(torch.isfinite(t).all()) for t in (total, *found) if t is not None):
+            if not all(bool(torch.isfinite(t).all()) for t in (total, *gradients) if t is not None):
                 wrong.add(row)
     return sorted(wrong)
 

@@ -53,7 +53,11 @@ class AttributionPrior(AttributionMitigator):
     normalization: Annotated[str, Categorical("none", "total", search=False), "of each attribution"] = "none"
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """The mean is over all samples; of sparsity, which is that of the batch's mean, each process takes its own."""
+        """The mean is over all samples. Sparsity is that of the batch's mean attribution: each process takes its own.
+
+        Args:
+            fraction: how much of the batch the part is.
+        """
         return fraction.samples
 
     def _attribution_penalty(self, attributions: Tensors, masks: Tensors) -> Tensor:

@@ -158,14 +158,14 @@ class Function(Projection):
 
     def __call__(self, attribution: Tensor) -> Tensor:
         """What the function makes of it."""
-        found = self.function(attribution)
-        if not isinstance(found, Tensor) or found.ndim != attribution.ndim or len(found) != len(attribution):
-            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        part = self.function(attribution)
+        if not isinstance(part, Tensor) or part.ndim != attribution.ndim or len(part) != len(attribution):
+            got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
             raise InvalidInputError(
                 "a what= function must return a tensor of the attribution's shape, or with size 1 along some axes "
                 f"after the first, got {got} for {tuple(attribution.shape)}"
             )
-        return found
+        return part
 
 
 @PROJECTIONS.coerce

@@ -70,7 +70,11 @@ class RRR(AttributionMitigator):
         )
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """As for any mitigator; a division by masked entries or by samples goes by those of the part."""
+        """What a part of a batch weighs: a division by masked entries or by samples goes by those of the part.
+
+        Args:
+            fraction: how much of the batch the part is.
+        """
         divided = fraction.masked if self.normalization == "mask" else 1.0
         scaled = fraction.samples**self.power if self.score_reduction == "mean" else 1.0
         return super().penalty_share(fraction) * divided * scaled

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from xaikit.core.arrays import is_array
-from xaikit.core.batch import FORMS, Batch, dataset_loader, is_batch, read_batch
+from xaikit.core.batch import FORMS, Batch, dataset_loader, is_batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.core.mask_supply import MaskSupply, mask_count, select_masks
-from xaikit.core.masks import read_masks
+from xaikit.core.mask_supply import MaskSupply
+from xaikit.core.masks import leaves_of, marked
+from xaikit.core.structure import flatten
+from xaikit.mitigation.reader import IndexedMasks, Reader
 
 
 class Step(NamedTuple):
@@ -52,54 +55,6 @@ class ProcessRank(NamedTuple):
         return (list(rows[begin:end]), False) if end > begin else (list(rows[:1]), True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Reader:
-    """How a batch of the data is read.
-
-    Attributes:
-        model: whose precision arrays get.
-        needs_mask: whether a batch without masks is refused.
-        by_class: whether there is one mask for each class instead of one for each sample.
-        masks: for all of the data, in place of those in the data; or None.
-        check: whether the inputs must be finite.
-    """
-
-    model: nn.Module
-    needs_mask: str = ""  # name of the mitigator that does, for the message
-    by_class: bool = False
-    masks: Any = None
-    check: bool = False  # training skips batches that are not finite, and says which
-
-    def __call__(self, item: Any) -> Batch:
-        """The batch that an item of the data holds; masks that go by the sample are given to it elsewhere.
-
-        Args:
-            item: (inputs, labels) or (inputs, labels, masks).
-        """
-        if self.masks is not None and self.by_class and isinstance(item, (tuple, list)):
-            item = (*item[:2], self.masks)
-        batch = read_batch(item, self.model, by_class=self.by_class, check=self.check)
-        if self.needs_mask and batch.masks is None and self.masks is None:
-            raise missing_masks(self.needs_mask)
-        return batch
-
-    @property
-    def sample_masks(self) -> Any:
-        """The masks for all of the data, where they go by the sample."""
-        return None if self.by_class else self.masks
-
-
-def missing_masks(mitigator: str) -> InvalidTypeError:
-    """The error of a batch without masks.
-
-    Args:
-        mitigator: name of the one that needs them.
-    """
-    return InvalidTypeError(
-        f"{mitigator} must be told where: a batch is (inputs, labels, masks), got None for the masks"
-    )
-
-
 class Source(Protocol):
     """Where the steps of a training come from.
 
@@ -117,6 +72,9 @@ class Source(Protocol):
     @property
     def single(self) -> Batch | None:
         """One sample, where a step holds no more than one."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """What tells these data from others, by what it is of; empty where nothing can be known without reading."""
 
 
 class InMemorySource:
@@ -146,6 +104,12 @@ class InMemorySource:
         """One sample, where a step holds no more than one."""
         return self.first() if min(self._n, self._size) == 1 else None
 
+    def fingerprint(self) -> dict[str, str]:
+        """Hashes of the inputs, the labels and the masks, and the number of samples."""
+        leaves = tuple(marked(mask) for mask in leaves_of(self.samples.masks))
+        parts = {"inputs": flatten(self.samples.inputs)[0], "labels": (self.samples.labels,), "masks": leaves}
+        return {"samples": str(self._n), **{name: _hash(tensors) for name, tensors in parts.items()}}
+
     def _step(self, rows: Tensor, process: ProcessRank) -> Step:
         if process.world_size == 1:
             return Step(self.samples.take(rows), rows.tolist())
@@ -170,7 +134,7 @@ class LoaderSource:
             settings["prefetch_factor"] = loader.prefetch_factor
         self._original = loader
         self._loader = DataLoader(loader.dataset, batch_sampler=self._indices, **settings)
-        self._masks = _IndexedMasks(reader, loader.dataset)
+        self._masks = IndexedMasks(reader, loader.dataset)
         self.steps: int | None = _length(loader)
         holders = (loader, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
         generators = {id(g): g for h in holders if (g := getattr(h, "generator", None)) is not None}
@@ -203,6 +167,10 @@ class LoaderSource:
             return None
         with torch.random.fork_rng():
             return self._masks.put(self._reader(loader.collate_fn([loader.dataset[0]])), [0])
+
+    def fingerprint(self) -> dict[str, str]:
+        """The number of samples; to read them would draw random numbers."""
+        return {"samples": str(len(self._original.dataset))} if isinstance(self._original.dataset, Sized) else {}
 
 
 class IterableSource:
@@ -237,6 +205,10 @@ class IterableSource:
             yield self._step(batch if supply is None else batch._replace(masks=supply.next(batch.inputs)), process)
         if supply is not None:
             supply.finish()
+
+    def fingerprint(self) -> dict[str, str]:
+        """Empty: an iterable is not read in advance."""
+        return {}
 
     def _step(self, batch: Batch, process: ProcessRank) -> Step:
         if process.world_size == 1 or self._distributed:
@@ -280,29 +252,6 @@ def _in_memory(item: Any, size: int, reader: Reader) -> InMemorySource:
     if reader.masks is not None:
         item = (item[0], item[1], reader.masks)
     return InMemorySource(dataclasses.replace(reader, masks=None, check=True)(item), size)
-
-
-class _IndexedMasks:
-    """Masks for all of a data set, given to its samples by their indices; so the order of the samples may be any."""
-
-    def __init__(self, reader: Reader, dataset: Any) -> None:
-        self._masks = reader.sample_masks
-        self._dataset = dataset
-        self._count: int | None = None
-        self._counted = False
-
-    def put(self, batch: Batch, rows: Sequence[Any]) -> Batch:
-        """The batch with the masks of its samples."""
-        if self._masks is None:
-            return batch
-        if not self._counted:
-            self._counted, self._count = True, mask_count(self._masks, batch.inputs)
-            if self._count not in (None, len(self._dataset)):
-                raise InvalidInputError(
-                    f"masks must hold one for each of the {len(self._dataset)} samples of the data, got {self._count}"
-                )
-        chosen = self._masks if self._count is None else select_masks(self._masks, [int(row) for row in rows])
-        return batch._replace(masks=read_masks(chosen, batch.inputs))
 
 
 class _Indices:
@@ -353,6 +302,15 @@ def in_batches(order: Tensor, size: int) -> list[Tensor]:
 
 def _drop(iterator: Iterator[Any], count: int) -> None:
     collections.deque(itertools.islice(iterator, count), maxlen=0)
+
+
+def _hash(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)  # bytes, since numpy knows no bfloat16
+    return digest.hexdigest()[:16]
 
 
 def _length(data: Any) -> int | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, NonFiniteError, TrainingError
@@ -77,7 +77,7 @@ def train(processes: OneProcess, mitigator: Mitigator, model: nn.Module, source:
             stopped = loop.run(pressed)
     options.stopping.finish(model)
     processes.barrier()
-    return History(loop.progress.epochs, stopped)
+    return History(loop.progress.epochs, stopped, mitigator.random_state)
 
 
 class Loop:
@@ -106,15 +106,18 @@ class Loop:
         self._began: random_states.State = {}  # the random state when the present epoch began
         self._now: random_states.State | None = None  # the one to go on with, after resuming
         options.stopping.start = processes.broadcast(options.stopping.start)  # their weights may differ until now
-        if options.checkpoint is not None and (found := checkpoints.read(options.checkpoint, mitigator, model)):
-            self._resume(*found)
+        self._data = source.fingerprint() if options.checkpoint is not None else {}
+        if options.checkpoint is not None:
+            saved = checkpoints.read(options.checkpoint, mitigator, model, self._data)
+            if saved is not None:
+                self._resume(*saved)
         # What is in memory was looked at as a whole.
         fresh = not isinstance(source, InMemorySource) and not self.progress.epochs and self.progress.step == 0
         self._watch = MaskWatch() if fresh else None
-        left = None
+        remaining = None
         if source.steps is not None:
-            left = source.steps * max(0, mitigator.n_epochs - len(self.progress.epochs)) - self.progress.step
-        self.bar = tqdm(total=left, disable=not (options.progress and self._first), unit="batch")
+            remaining = source.steps * max(0, mitigator.n_epochs - len(self.progress.epochs)) - self.progress.step
+        self.bar = tqdm(total=remaining, disable=not (options.progress and self._first), unit="batch")
 
     def run(self, pressed: threading.Event) -> Stopped:
         """All epochs that are left; why it ended."""
@@ -138,15 +141,15 @@ class Loop:
 
     def _epoch(self, pressed: threading.Event) -> bool:
         """The steps that are left of an epoch; False after Ctrl-C."""
-        number, part, stand = len(self.progress.epochs) + 1, self._processes.part, self.progress
+        number, part, progress = len(self.progress.epochs) + 1, self._processes.part, self.progress
         if self._now is None:
             self._began = random_states.capture(self._source.generators)
         else:
             random_states.restore(self._began, self._source.generators)
-        if stand.seed is not None:
+        if progress.seed is not None:
             # Each epoch has a seed of its own, so a resumed run draws what the unbroken one would.
-            torch.manual_seed(stand.seed * 1_000_003 + number)
-        steps = self._source.epoch(number, stand.step, part)
+            torch.manual_seed(progress.seed * 1_000_003 + number)
+        steps = self._source.epoch(number, progress.step, part)
         if self._now is not None:
             random_states.restore(self._now)
             self._now = None
@@ -159,12 +162,12 @@ class Loop:
                 return True
             assert step is not None
             interrupted = self._step(step, share, pressed)
-            stand.step += 1
+            progress.step += 1
             self.bar.update()
             if interrupted:
                 return False
             every = self._mitigator.checkpoint_every
-            if every is not None and stand.step % every == 0:
+            if every is not None and progress.step % every == 0:
                 self._write()
 
     def _step(self, step: Step, share: Any, pressed: threading.Event) -> bool:
@@ -175,16 +178,15 @@ class Loop:
         loss, problem, error = self._try(batch, weight, share)
         counted = loss is not None and not step.is_padding
         finite = loss is not None and bool(torch.isfinite(loss.total))
-        own = [0.0] * 5
+        contribution = [0.0] * 5
         if counted:
             assert loss is not None
             labels = batch.labels.to(loss.logits.device)
-            regression = labels.is_floating_point()
-            right = labels.new_tensor(torch.nan) if regression else (loss.logits.argmax(-1) == labels).sum()
+            right = _count_right(loss.logits, labels)
             values = [loss.task, loss.penalty, loss.total / self._processes.part.world_size, right]
-            own = [*torch.stack([v.detach().double() for v in values]).tolist(), float(len(labels))]
+            contribution = [*torch.stack([v.detach().double() for v in values]).tolist(), float(len(labels))]
         failed, bad, interrupted, *sums = self._processes.sum(
-            [float(error is not None), float(not finite), float(pressed.is_set()), *own]
+            [float(error is not None), float(not finite), float(pressed.is_set()), *contribution]
         )
         if error is not None:
             raise error
@@ -238,54 +240,54 @@ class Loop:
     def _skip(self, step: Step, batch: Any, loss: Loss | None, problem: str) -> None:
         where = f"in epoch {len(self.progress.epochs) + 1}, batch {self.progress.step + 1}"
         value = f"task {loss.task.item():g}, penalty {loss.penalty.item():g}" if loss is not None else problem
-        words = f"the loss or its gradient is not finite {where} ({value})"
+        sentence = f"the loss or its gradient is not finite {where} ({value})"
         rows = suspects(self._trained, self._model, batch, self.weight)
         if rows:
-            named = [f"row {r} of the batch" if step.samples is None else str(step.samples[r]) for r in rows]
-            shown = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
-            words += f", for sample {shown}"
-        self._guard.skip(words, self._remedy())
+            names = [f"row {r} of the batch" if step.samples is None else str(step.samples[r]) for r in rows]
+            listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+            sentence += f", for sample {listed}"
+        self._guard.skip(sentence, self._remedy())
 
     def _count(self, sums: list[float], passed: bool) -> None:
-        own = self.progress.sums
+        totals = self.progress.sums
         if not passed:
-            own["skipped"] += 1
+            totals["skipped"] += 1
             return
         for name, value in zip(("task", "penalty", "total", "right", "samples"), sums, strict=True):
-            own[name] += value
-        own["steps"] += 1
+            totals[name] += value
+        totals["steps"] += 1
         if not self.bar.disable:
-            means = {name: f"{own[name] / own['steps']:.3g}" for name in ("task", "penalty")}
+            means = {name: f"{totals[name] / totals['steps']:.3g}" for name in ("task", "penalty")}
             self.bar.set_postfix(means, refresh=False)
 
     def _close_epoch(self, *, is_last: bool) -> None:
-        own, number, model = self.progress.sums, len(self.progress.epochs) + 1, self._model
-        if own["steps"] + own["skipped"] == 0:
+        totals, number, model = self.progress.sums, len(self.progress.epochs) + 1, self._model
+        if totals["steps"] + totals["skipped"] == 0:
             raise InvalidInputError(
                 f"the data gave no batch in epoch {number}; pass something that can be iterated once per epoch"
             )
-        self._tell_of_masks()
+        self._warn_of_masks()
         weight = self.weight
         if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
-            words = f"the weights are not finite after epoch {number}"
+            sentence = f"the weights are not finite after epoch {number}"
             if is_last:
                 self._guard.restore()
-                raise TrainingError(f"{words}; {self._remedy()}")
-            self._guard.go_back(words, self._remedy())
+                raise TrainingError(f"{sentence}; {self._remedy()}")
+            self._guard.go_back(sentence, self._remedy())
         if is_last:
             self._guard.end(self._remedy())
-        means = {name: own[name] / own["steps"] if own["steps"] else float("nan") for name in MEANS}
-        accuracy = own["right"] / own["samples"] if own["samples"] else float("nan")
-        row = {"epoch": number, **means, "accuracy": accuracy, "samples": int(own["samples"]), "weight": weight}
-        row["skipped"] = int(own["skipped"])
+        means = {name: totals[name] / totals["steps"] if totals["steps"] else float("nan") for name in MEANS}
+        accuracy = totals["right"] / totals["samples"] if totals["samples"] else float("nan")
+        row = {"epoch": number, **means, "accuracy": accuracy, "samples": int(totals["samples"]), "weight": weight}
+        row["skipped"] = int(totals["skipped"])
         stopping = self._options.stopping
         if stopping.active:
-            found = self._processes.broadcast(stopping.look(model) if self._first else None)
-            stopping.judge(model, found["validation_worst_group"])
-            row |= found
+            validation = self._processes.broadcast(stopping.look(model) if self._first else None)
+            stopping.judge(model, validation["validation_worst_group"])
+            row |= validation
         self.progress = TrainingProgress([*self.progress.epochs, row], seed=self.progress.seed)
 
-    def _tell_of_masks(self) -> None:
+    def _warn_of_masks(self) -> None:
         """After the first epoch, where nothing was known of the masks before."""
         watch, self._watch = self._watch, None
         if watch is None:
@@ -314,16 +316,17 @@ class Loop:
             "optimizer": self._optimizer.state_dict(),
             "guard": self._guard.state(),
             "stopping": self._options.stopping.state(),
+            "data": self._data,
             "random": {"began": self._began if self.progress.step else now, "now": now},
         }
         checkpoints.write(path, self._mitigator, parts, dataclasses.asdict(self.progress))
 
-    def _resume(self, parts: dict[str, Any], stand: dict[str, Any]) -> None:
+    def _resume(self, parts: dict[str, Any], progress: dict[str, Any]) -> None:
         self._model.load_state_dict(parts["model"])
         self._optimizer.load_state_dict(parts["optimizer"])
         self._guard.load_state(parts["guard"])
         self._options.stopping.load_state(parts["stopping"])
-        self.progress = TrainingProgress(**stand)
+        self.progress = TrainingProgress(**progress)
         self._began = parts["random"]["began"]
         if self.progress.step:
             self._now = parts["random"]["now"]
@@ -334,6 +337,14 @@ class Loop:
 def by_sample(mitigator: Mitigator) -> Mitigator:
     """The mitigator for batches whose masks are read: each sample has its own."""
     return mitigator.set_kwargs(mask_scope="sample")
+
+
+def _count_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many predicted classes are right; NaN for labels that are no classes."""
+    if labels.is_floating_point() or labels.shape != logits.shape[:1] or logits.ndim > 2:
+        return torch.tensor(torch.nan, device=logits.device)
+    predicted = (logits.reshape(-1) > 0).long() if logits.numel() == len(logits) else logits.argmax(-1)
+    return (predicted == labels).sum()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Modality: what kind of data an input is, and so where its channels, its absence and its groups lie."""
+"""Modality: the kind of data of an input. It gives the channel axis, the baseline and the groups of features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting
 
 
 class Modality(Configured, abc.ABC):
-    """What explainers, metrics and figures must know about the inputs of a model.
+    """The facts about the inputs of a model that explainers, metrics and figures need.
 
     Every modality offers `baseline`, `feature_mask` and `postprocess`, whether it describes one input or several.
     """
@@ -36,22 +36,28 @@ class Modality(Configured, abc.ABC):
     def prepare(self, method: Any) -> Any:
         """The explainer or metric with this modality's baseline and feature mask, where it has such settings.
 
-        A metric also gets the channel axis, where all inputs share one. What these settings were before is replaced;
-        set them again on the result to have them otherwise.
+        A metric also gets the channel axis, where all inputs share one. Earlier values of these settings are replaced;
+        to use others, set them on the result.
 
         Args:
             method: an explainer or a metric, its class, its name or a spec.
         """
         measures = _names_metric(method)
-        made: Configured = (METRICS if measures else EXPLAINERS).create(method)
-        wanted = self.transforms()
+        prepared: Configured = (METRICS if measures else EXPLAINERS).create(method)
+        settings = self.transforms()
         axes = {part.channel_axis for part in self.parts} - {None}
         if measures and len(axes) == 1:
-            wanted["channel_axis"] = axes.pop()
-        return made.set_kwargs(**{n: v for n, v in wanted.items() if n in made.SETTINGS})
+            settings["channel_axis"] = axes.pop()
+        return prepared.set_kwargs(**{n: v for n, v in settings.items() if n in prepared.SETTINGS})
 
     def postprocess(self, attribution: Any) -> Any:
         """The attribution with the channels of each place joined, scaled as the postprocessor says.
+
+        Args:
+            attribution: a tensor (N, ...), or a tuple or dict of them for several inputs.
+
+        Returns:
+            The same structure; channels have size 1.
 
         Raises:
             InvalidInputError: for a number of tensors that is not that of the modalities.
@@ -62,6 +68,9 @@ class Modality(Configured, abc.ABC):
 
     def each(self, n_inputs: int) -> tuple[OneInput, ...]:
         """One modality for each of `n_inputs` inputs.
+
+        Args:
+            n_inputs: how many inputs the model takes.
 
         Raises:
             InvalidInputError: when there are several modalities, but not that many.
@@ -79,6 +88,9 @@ class Modality(Configured, abc.ABC):
 
         Whole numbers (N, T) are text, floating-point numbers (N, features) a table, (N, channels, T) a time series,
         (N, channels, H, W) an image; so are whole numbers of that shape. Several inputs have a modality each.
+
+        Args:
+            inputs: a tensor (N, ...), or a tuple or dict of them.
 
         Raises:
             InvalidInputError: for any other form; name the modality instead.
@@ -126,9 +138,9 @@ def as_modality(value: Any, n_inputs: int = 1) -> Modality:
         InvalidInputError: when there are several modalities, but not one for each input.
         InvalidTypeError: for anything else.
     """
-    made: Modality = MODALITIES.create(value)
-    made.each(n_inputs)
-    return made
+    modality: Modality = MODALITIES.create(value)
+    modality.each(n_inputs)
+    return modality
 
 
 def _names_metric(method: Any) -> bool:

@@ -113,8 +113,8 @@ def candidate(
 def _against(cls: type[Explainer], model: nn.Module, profile: ModelProfile, *, differentiable: bool) -> str | None:
     supported = cls.SUPPORTED_MODULES
     if not any(isinstance(module, supported) for module in model.modules()):
-        known = some([kind.__name__.strip("_") for kind in supported])
-        return f"needs one of the modules {known}, which the model does not have"
+        modules = some([kind.__name__.strip("_") for kind in supported])
+        return f"needs one of the modules {modules}, which the model does not have"
     if differentiable and not cls.DIFFERENTIABLE:
         return "has no exact derivative, so no loss can hold it"
     if profile.reused and not cls.REUSED_MODULES:

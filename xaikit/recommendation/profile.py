@@ -161,11 +161,11 @@ def one_pass(model: nn.Module, inputs: Any, **view: Any) -> tuple[Tensor, float]
 class _Watch(Explainer):
     """Opens a call on a model without asking anything of its inputs."""
 
+    SINGLE_BACKWARD = True
+    NEEDS_GRADIENT = False
+
     def _attribute(self, call: Call) -> Tensors:
         return call.inputs
-
-    def _check_floating(self, model: nn.Module, tensors: Tensors) -> None:
-        """Token ids are welcome."""
 
 
 @dataclasses.dataclass

@@ -201,8 +201,8 @@ def recommend(  # noqa: PLR0913
     inputs, targets = _samples(data, n_samples, model)
     kind = _modality(modality, inputs)
     chosen = {name: EXPLAINERS.get(name) for name in explainer_names(explainers)}
-    whole = {n: v for n, v in view.items() if n != "layer"}
-    profile = profile_model(model, inputs, **whole)
+    without_layer = {n: v for n, v in view.items() if n != "layer"}
+    profile = profile_model(model, inputs, **without_layer)
     if "layer" not in view and _embeds(kind, inputs) and profile.embedding is not None:
         view = {**view, "layer": profile.embedding}
     ready = {name: kind.prepare(cls).set_kwargs(model=model, **view) for name, cls in chosen.items()}
@@ -216,7 +216,7 @@ def recommend(  # noqa: PLR0913
     if inputs is None:
         return Recommendation(profile, kind, tuple(candidates), seed=seed)
     measure: Metric = kind.prepare(METRICS.create(metric))
-    output, forward = one_pass(model, inputs, **whole)
+    output, forward = one_pass(model, inputs, **without_layer)
     targets = _targets(output, targets)
     candidates = measured(candidates, measure, inputs, targets, seconds=seconds, forward=forward, seed=seed)
     sign = -1 if measure.DIRECTION == "maximize" else 1

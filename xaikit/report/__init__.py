@@ -1,7 +1,7 @@
 """Figures, and the report as one HTML page."""
 
-from xaikit.report.cards import Names
 from xaikit.report.html import Picture, Report, Table
+from xaikit.report.names import Names
 from xaikit.report.sections import evaluation_sections, mitigation_sections, profile_sections, tuning_sections
 
 __all__ = [

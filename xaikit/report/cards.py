@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from xaikit.core.errors import InvalidInputError
 from xaikit.report import pictures
 from xaikit.report.figures import KINDS
+from xaikit.report.names import Names
 from xaikit.report.token_strip import unpadded
 
 Array = NDArray[Any]
@@ -22,30 +22,6 @@ CURVE = (600, 120)  # width and height of a curve's own units
 MOST_POINTS = 400  # of a curve; a longer one is drawn by the extremes of its parts
 MOST_CHANNELS = 4
 GOES_ON = "##"
-
-
-@dataclasses.dataclass(frozen=True)
-class Names:
-    """What to call things; each may be left out.
-
-    Attributes:
-        classes: of the classes, by index.
-        features: of the columns of a table, or of the channels of a series.
-        tokens: a function of a sample's token ids (T,) that gives T strings.
-        padding: what that calls the token that fills a text up; at the end of a text it is shown once, with its number
-            and its sum, and not at all where it has no relevance.
-    """
-
-    classes: Sequence[str] = ()
-    features: Sequence[str] = ()
-    tokens: Callable[[Sequence[int]], Sequence[str]] | None = None
-    padding: str = ""
-
-    def of_class(self, index: int | None) -> str:
-        """The name of a class, or its number."""
-        if index is None:
-            return ""
-        return str(self.classes[index]) if 0 <= index < len(self.classes) else str(index)
 
 
 def kind_of(values: Array, inputs: Array | None) -> str:

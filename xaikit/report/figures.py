@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from xaikit.core import Attribution
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+from xaikit.report.names import Names
 from xaikit.report.token_strip import token_strip
 
 Array = NDArray[Any]
@@ -42,7 +43,7 @@ def plot(
     samples: int | Sequence[int] | None = None,
     kind: str | None = None,
     part: int | str | None = None,
-    names: Sequence[Any] | None = None,
+    names: Sequence[Any] | Names | None = None,
     outline: Any = None,
 ) -> Figure:
     """One row (image), one block (series, text) or one panel of bars (tabular) for each sample.
@@ -55,6 +56,7 @@ def plot(
             the number of axes, and is "text" where the attribution knows its tokens.
         part: which tensor, where inputs are a tuple or a dict.
         names: of the features (tabular) or the channels (series); the T tokens of each sample (text), else their ids.
+            `xaikit.report.Names` holds these and the names of the classes, for the titles.
         outline: a map (H, W), 1 inside, whose border is drawn on images.
 
     Raises:
@@ -75,7 +77,9 @@ def plot(
     ):
         raise InvalidInputError(f"inputs must fit the attribution {values.shape}, got {input_values.shape}")
     chosen = _choose(samples, len(values))
-    titles = [_title(attribution, i) for i in chosen]
+    classes = names if isinstance(names, Names) else Names()
+    names = _names_of_parts(names, ids) if isinstance(names, Names) else names
+    titles = [_title(attribution, i, classes) for i in chosen]
     picked = None if input_values is None else input_values[chosen]
     match kind:
         case "image" if values.ndim in (3, 4):
@@ -322,12 +326,19 @@ def _draw_outline(axes: Axes, outline: Any, shape: tuple[int, ...]) -> None:
     axes.hlines(along[:, 0] - 0.5, along[:, 1] - 1.5, along[:, 1] - 0.5, **style)
 
 
-def _title(attribution: Attribution, sample: int) -> str:
+def _names_of_parts(names: Names, ids: Array | None) -> Sequence[Any] | None:
+    """The tokens of each sample of texts, else the features."""
+    if ids is not None:
+        return None if names.tokens is None else [names.tokens(row) for row in ids.tolist()]
+    return names.features or None
+
+
+def _title(attribution: Attribution, sample: int, names: Names) -> str:
     targets = attribution.targets
     target = targets[sample] if isinstance(targets, Sequence) else targets
     parts = [str(attribution.spec.get("name", "attribution"))]
     if target is not None:
-        parts.append(f"class {target}")
+        parts.append(f"class {names.of_class(target) if isinstance(target, int) else target}")
     if attribution.scores is not None:
         parts.append(f"score {float(attribution.scores[sample]):.3g}")
     return ", ".join(parts)

@@ -12,7 +12,17 @@ from typing import Any
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.core.files import write_whole
 from xaikit.report import pictures
-from xaikit.report.cards import Names, drawn, kind_of
+from xaikit.report.cards import drawn, kind_of
+from xaikit.report.names import Names
+from xaikit.report.side_by_side import (
+    accuracy,
+    check_same_inputs,
+    check_same_samples,
+    model_rows,
+    models,
+    run_labels,
+    verdicts,
+)
 from xaikit.runs import ExplainedSample, Run
 
 PAGE = Path(__file__).parent / "page"
@@ -82,19 +92,36 @@ class Report:
         for section in self.sections:
             if not isinstance(section, (Table, Picture)):
                 raise InvalidTypeError(f"a section is a Table or a Picture, got {type(section).__name__}")
+        check_same_samples(self.runs)
         run_names = self.runs[0].display_names if self.runs else {}
         called = {key: getattr(self.names, key) or run_names.get(key, ()) for key in ("classes", "features")}
         object.__setattr__(self, "names", dataclasses.replace(self.names, **called))
 
     def save(self, path: str | Path) -> Path:
-        """Write the page, whole or not at all."""
+        """Write the page, whole or not at all.
+
+        Args:
+            path: a name that ends in .html.
+
+        Returns:
+            The path.
+
+        Raises:
+            InvalidInputError: for another ending.
+            OSError: when the disk refuses.
+        """
         path = Path(path)
         if path.suffix not in (".html", ".htm"):
             raise InvalidInputError(f"a report is saved as .html, got {path.name!r}")
         return write_whole(path, self.html())
 
     def html(self) -> str:
-        """The page."""
+        """The page as text.
+
+        Raises:
+            InvalidInputError: for samples of several tensors, or ones that differ between the runs.
+            MissingDependencyError: without jinja2.
+        """
         cards = list(self._cards())
         colouring = pictures.colouring()
         return _template().render(
@@ -103,35 +130,34 @@ class Report:
             script=(PAGE / "report.js").read_text(encoding="utf-8"),
             made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             facts=self._facts(len(cards)),
-            sections=[_section(s) for s in self.sections],
-            explainers=self._explainers(),
+            sections=[_section(s) for s in (*self._models(), *self.sections)],
+            explainers=run_labels(self.runs),
             cards=cards,
             classes=sorted({c["label"] or c["predicted"] for c in cards} - {""}),
             colouring=colouring,
             bars={name: _bar(colouring[name]) for name in ("signed", "unsigned")},
         )
 
-    def _explainers(self) -> list[str]:
-        names = [run.job["explainer"]["name"] for run in self.runs]
-        # Two settings of one explainer are told apart by what differs.
-        return [
-            name if names.count(name) == 1 else f"{name} ({_difference(run, self.runs)})"
-            for name, run in zip(names, self.runs, strict=True)
-        ]
+    def _models(self) -> list[Table]:
+        """The models side by side, where the runs are of several."""
+        if len(models(self.runs)) < 2:
+            return []
+        note = "Each model's accuracy is its own, over the samples that have a label."
+        return [Table("Models", model_rows(self.runs), note)]
 
     def _facts(self, shown: int) -> dict[str, str]:
         if not self.runs:
             return {}
         first = self.runs[0]
+        weights = ", ".join(hashed[:12] for hashed in models(self.runs))
         facts = {
-            "model": f"{first.job['model']}, weights {first.job['weights'][:12]}",
-            "explained": ", ".join(self._explainers()),
+            "model": f"{first.job['model']}, weights {weights}",
+            "explained": ", ".join(run_labels(self.runs)),
             "samples": f"{len(first)} of {first.job['samples']}, {shown} shown",
         }
-        judged = [s for s in first.rows() if s["label"] is not None and s["predicted"] is not None]
-        if judged:
-            right = sum(s["label"] == s["predicted"] for s in judged)
-            facts["accuracy"] = f"{right / len(judged):.1%} of {len(judged)} samples with a label"
+        share = accuracy(first)
+        if share is not None and len(models(self.runs)) == 1:
+            facts["accuracy"] = f"{share[0]:.1%} of {share[1]} samples with a label"
         if first.skipped:
             reasons = "; ".join(list(first.skipped.values())[:3])
             facts["unreadable"] = f"{len(first.skipped)} ({reasons}{', ...' if len(first.skipped) > 3 else ''})"
@@ -157,21 +183,22 @@ class Report:
         inputs = None if inputs is None else _array(inputs, "inputs")
         values = [_array(s.values, "values") for s in samples]
         kind = self.kind or kind_of(values[0], inputs)
-        label, predicted = self.names.of_class(first.label), self.names.of_class(first.predicted)
-        known = first.label is not None and first.predicted is not None
+        check_same_inputs(samples)
+        per_model = verdicts(self.runs, samples, self.names)
         return {
             "index": first.index,
             "name": first.name or f"sample {first.index}",
             "kind": kind,
-            "label": label,
-            "predicted": predicted,
+            "label": per_model[0]["label"],
+            "predicted": per_model[0]["predicted"],
+            "verdicts": per_model,
             "target": self.names.of_class(first.target),
             "score": first.score,
-            "right": ("right" if first.label == first.predicted else "wrong") if known else "",
+            "right": per_model[0]["right"],
             "input": pictures.photograph(inputs, side) if kind == "image" and inputs is not None else "",
             "maps": [
                 {"explainer": name, "gap": sample.gap, **drawn(kind, value, inputs, self.names, side=side)}
-                for name, sample, value in zip(self._explainers(), samples, values, strict=True)
+                for name, sample, value in zip(run_labels(self.runs), samples, values, strict=True)
             ],
         }
 
@@ -230,13 +257,6 @@ def _array(value: Any, what: str) -> Any:
             raise InvalidInputError(f"a report shows samples of one tensor; the {what} hold {len(value)}")
         value = value[0]
     return value.float().numpy() if value.is_floating_point() else value.numpy()
-
-
-def _difference(run: Run, runs: Sequence[Run]) -> str:
-    asked = [r.job["explainer"] for r in runs]
-    name, settings = run.job["explainer"]["name"], run.job["explainer"]["settings"]
-    others = [other["settings"] for other in asked if other["name"] == name]
-    return ", ".join(f"{k}={v}" for k, v in settings.items() if any(o.get(k) != v for o in others)) or run.folder.name
 
 
 def _bar(tables: list[str]) -> str:

@@ -24,6 +24,13 @@ MOST_EXPLAINERS = 10
 def evaluation_sections(evaluation: Evaluation, *, title: str = "Metrics") -> list[Section]:
     """One row for each explainer: every metric's mean, and its interval.
 
+    Args:
+        evaluation: what `evaluate` returned.
+        title: of the table.
+
+    Returns:
+        One table.
+
     >>> from xaikit.metrics.table import Evaluation, make_row
     >>> row = make_row("vargrad", "abpc", "maximize", [0.1, 0.3], confidence=0.95, seed=0, error=None)
     >>> table, = evaluation_sections(Evaluation((row,), 0.95, 0, {"vargrad": {}}, {"abpc": {}}))
@@ -50,7 +57,15 @@ def evaluation_sections(evaluation: Evaluation, *, title: str = "Metrics") -> li
 
 
 def tuning_sections(result: TuneResult[Any], *, title: str = "Tuning") -> list[Section]:
-    """What a search found, its history, what mattered, its Pareto front, and its trials."""
+    """Tables and figures of a search: the best settings, history, importance, Pareto front, trials.
+
+    Args:
+        result: what `tune` or `tune_mitigator` returned.
+        title: of the first section, and before those of the others.
+
+    Returns:
+        Tables and figures; those that this result has something for.
+    """
     goal = result.goals[0]
     best, gain = _unbound(result.best), result.gain_interval
     summary = {
@@ -160,7 +175,15 @@ def _by_group(groups: Mapping[str, Mapping[str, Mapping[Any, float]]]) -> list[d
 def profile_sections(
     recommendation: Recommendation | Mapping[str, Any], *, title: str = "Model profile"
 ) -> list[Section]:
-    """What a model is made of, and the explainers that suit it; also from what `Recommendation.to_json` wrote."""
+    """What a model is made of, and the explainers that suit it.
+
+    Args:
+        recommendation: what `recommend` returned, or the values that its `to_dict` gives.
+        title: of the first table.
+
+    Returns:
+        Two tables.
+    """
     content = recommendation if isinstance(recommendation, Mapping) else recommendation.to_dict()
     profile, metric = content["profile"], content["metric"]
     facts: dict[str, Any] = {"class": profile["model"], "parameters": profile["parameters"]}

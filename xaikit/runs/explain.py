@@ -18,7 +18,7 @@ from xaikit.core.structure import flatten
 from xaikit.runs import manifest, shards
 from xaikit.runs.run import Run, load_run
 from xaikit.runs.shards import Shard, concatenated
-from xaikit.runs.source import Part, Source, sample_hash, usual_shard_size
+from xaikit.runs.source import SampleBatch, SampleSource, sample_hash, usual_shard_size
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 TARGETS = ("predicted", "label")
@@ -40,18 +40,19 @@ def explain_dataset(  # noqa: PLR0913
     world_size: int | None = None,
     progress: bool = True,
 ) -> Run:
-    """Explain every sample and write the result, shard by shard.
+    """Explain every sample and write the attributions to a folder, shard by shard.
 
-    A shard is written whole or not at all, so the same call after Ctrl-C, a crash or kill -9 goes on where it stopped:
-    nothing is lost but the shard in hand, nothing is there twice. Memory holds one shard, whatever the data's size.
+    A shard is written completely or not at all. So the same call, after Ctrl-C, a crash or kill -9, goes on where it
+    stopped: only the unfinished shard is computed again. One shard is in memory at a time, whatever the data's size.
     Processes that share `out` (started by torchrun, by Lightning Fabric, or with `rank` and `world_size` on several
-    machines) take every world_size-th shard each; the result is that of one process.
+    machines) take every world_size-th shard each; the result is the same as that of one process.
 
     Args:
         explainer: a bound explainer.
-        data: a map-style Dataset of x or (x, label), a DataLoader over one without shuffling, or tensors (x, labels).
-            A data set may carry `names` of its samples, `classes` and `features`, which a report shows, and raise
-            `UnreadableSampleError` for a sample, which is then noted.
+        data: inputs (N, ...) or (inputs, labels) as tensors, arrays, lists, a DataFrame or a mapping of these; a
+            map-style Dataset of x or (x, label); or a DataLoader over one without shuffling. A data set may have
+            `names` of its samples, `classes` and `features`, which a report shows, and a method `fingerprint(index)`;
+            it may raise `UnreadableSampleError` for a sample, which is then left out and noted.
         out: folder of the run; a new one, or that of the same job.
         targets: a class, "predicted", or "label". A model with a single output has no classes.
         batch_size: samples in a pass; None takes the loader's, else 32.
@@ -84,7 +85,7 @@ def explain_dataset(  # noqa: PLR0913
     if dtype not in (None, *DTYPES):
         raise InvalidInputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     chosen = _chosen(targets)
-    source = Source(data, Int(ge=1, optional=True).check(batch_size, "batch_size"))
+    source = SampleSource(data, Int(ge=1, optional=True).check(batch_size, "batch_size"), model)
     process, n_processes = _process(rank, world_size)
     inputs, labels = source.first()
     if chosen == "label" and labels is None:
@@ -111,7 +112,7 @@ def explain_dataset(  # noqa: PLR0913
     _check_same_rows(folder, done, source)
     todo = sorted(set(own_shards) - set(done))
     n_samples = sum(min((k + 1) * size, source.n) - k * size for k in todo)
-    keep = _Keeper(explainer, chosen, dtype, keep_inputs, seed, source.names)
+    keep = _Keeper(explainer, source, targets=chosen, dtype=dtype, keep_inputs=keep_inputs, seed=seed)
     with tqdm(total=n_samples, desc="explain", unit="sample", disable=not progress or process > 0 or not todo) as bar:
         claimed = False
         for number, shard in keep.shards(source.parts(todo, size), explainer.device, bar):
@@ -124,16 +125,24 @@ def explain_dataset(  # noqa: PLR0913
 
 
 class _Keeper:
-    """Explains batches and gathers them into shards."""
+    """Explains batches and joins them to shards."""
 
     def __init__(
-        self, explainer: Explainer, targets: int | str, dtype: str | None, keep_inputs: bool, seed: int, names: Any
+        self,
+        explainer: Explainer,
+        source: SampleSource,
+        *,
+        targets: int | str,
+        dtype: str | None,
+        keep_inputs: bool,
+        seed: int,
     ) -> None:
-        self._explainer, self._targets, self._seed, self._names = explainer, targets, seed, names
+        self._explainer, self._targets, self._seed = explainer, targets, seed
+        self._names, self._fingerprint = source.names, source.fingerprint
         self._dtype = None if dtype is None else getattr(torch, dtype)
         self._keep_inputs = keep_inputs
 
-    def shards(self, parts: Iterator[Part], device: torch.device, bar: Any) -> Iterator[tuple[int, Shard]]:
+    def shards(self, parts: Iterator[SampleBatch], device: torch.device, bar: Any) -> Iterator[tuple[int, Shard]]:
         rows: list[Shard] = []
         for part in parts:
             rows.append(self._explained(part, device))
@@ -142,7 +151,7 @@ class _Keeper:
                 yield part.shard, _joined(rows)
                 rows = []
 
-    def _explained(self, part: Part, device: torch.device) -> Shard:
+    def _explained(self, part: SampleBatch, device: torch.device) -> Shard:
         if part.inputs is None:
             return Shard(part.indices, None, skipped=part.skipped)
         tensors, rebuild = flatten(part.inputs)
@@ -162,8 +171,12 @@ class _Keeper:
             inputs=part.inputs if self._keep_inputs else None,
             names=tuple(self._names[i] for i in part.indices.tolist()) if self._names else (),
             skipped=part.skipped,
+            fingerprints=self._fingerprints(part.indices.tolist()),
             first_row=sample_hash(part.inputs, part.labels),
         )
+
+    def _fingerprints(self, indices: list[int]) -> tuple[str, ...]:
+        return () if self._fingerprint is None else tuple(str(self._fingerprint(i)) for i in indices)
 
     def _stored(self, values: Any) -> Any:
         tensors, rebuild = flatten(values)
@@ -179,6 +192,7 @@ def _joined(rows: list[Shard]) -> Shard:
     return Shard(
         **{name: concatenated([getattr(row, name) for row in read]) for name in fields},
         names=tuple(name for row in read for name in row.names),
+        fingerprints=tuple(mark for row in read for mark in row.fingerprints),
         skipped=skipped,
         first_row=read[0].first_row,
     )
@@ -208,7 +222,7 @@ def _check_fit(explainer: Explainer, inputs: Any) -> None:
         )
 
 
-def _check_same_rows(folder: Path, numbers: list[int], source: Source) -> None:
+def _check_same_rows(folder: Path, numbers: list[int], source: SampleSource) -> None:
     """Refuse to go on with a run whose shards were computed from other samples: the first one of each is compared."""
     for number in numbers:
         row = shards.first_row_of(folder, number)

@@ -1,9 +1,10 @@
-"""Run: the explanations in a folder, read when they are asked for."""
+"""Run: the explanations in a folder, read from the disk when they are used."""
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,33 +12,52 @@ from typing import Any
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.pandas_import import import_pandas
+from xaikit.core.renames import renamed_attribute
+from xaikit.core.results import Real, Result
 from xaikit.runs import manifest, shards
 from xaikit.runs.shards import Shard
 
 __all__ = ["Run", "ExplainedSample", "Shard", "load_run"]
 
 
-@dataclasses.dataclass(frozen=True)
-class ExplainedSample:
-    """One explained sample; attributes as in `Shard`, without the batch axis."""
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ExplainedSample(Result):
+    """One explained sample.
+
+    Attributes:
+        index: of the sample in the data.
+        values: the attribution, of the shape of one input.
+        target: the explained class; None for a model with a single output.
+        score: the explained score.
+        predicted: the predicted class; None for a model with a single output.
+        label: the data's own class; None where it has none.
+        gap: what the attribution's sum misses of what the method promises; None where it promises nothing.
+        inputs: what was explained, where it was kept.
+        name: such as a file name; empty where the data has none.
+        fingerprint: of the sample's file or row, see `Shard`.
+    """
 
     index: int
     values: Any
     target: int | None
-    score: float
+    score: Real
     predicted: int | None
     label: int | None
-    gap: float | None
+    gap: Real | None
     inputs: Any
     name: str
+    fingerprint: str = ""
 
 
 class Run:
-    """A folder that `explain_dataset` wrote.
+    """The explanations in a folder that `explain_dataset` wrote.
+
+    Two runs are equal if they hold the same job and the same values, wherever their folders are.
 
     Attributes:
         folder: where it is.
-        job: what was asked: explainer, weights, targets, seed, number of samples.
+        job: explainer, weights, targets, seed, number of samples.
         versions: of the libraries that computed it.
         display_names: what the data calls its "classes" and "features", and the "tokenizer" of its texts.
         skipped: why samples could not be read, by index.
@@ -52,10 +72,12 @@ class Run:
         self.skipped: dict[int, str] = {}
         self._numbers = shards.numbers(folder)
         self._starts: list[int] = []
+        self._content: list[str] = []  # a hash of each shard
         total: int = self.job["samples"]
         done: list[int] = []
         for number in self._numbers:
-            indices, skipped = shards.samples_of(folder, number)
+            indices, skipped, digest = shards.samples_of(folder, number)
+            self._content.append(digest)
             if indices != sorted(set(indices)) or (
                 indices and not (done or [-1])[-1] < indices[0] <= indices[-1] < total
             ):
@@ -116,9 +138,79 @@ class Run:
                 yield shard
 
     def __getattr__(self, name: str) -> Any:
-        if name == "words":
-            raise AttributeError("Run.words is called Run.display_names now")
-        raise AttributeError(f"a Run has no {name!r}")
+        raise renamed_attribute("Run", name, {"words": "display_names"})
+
+    def __eq__(self, other: object) -> bool:
+        return self._compared() == other._compared() if isinstance(other, Run) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._compared())
+
+    def _compared(self) -> tuple[str, ...]:
+        return (manifest.job_hash(self.job), *self._content)
+
+    def to_pandas(self) -> Any:
+        """A table with one row for each explained sample: index, name, target, score, predicted, label, gap.
+
+        Raises:
+            MissingDependencyError: without pandas.
+        """
+        return import_pandas("to_pandas").DataFrame(list(self.rows()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is known of the run without its values, as plain JSON values; `from_dict` opens it again."""
+        fields = ("job", "versions", "display_names")
+        skipped = {str(index): reason for index, reason in self.skipped.items()}
+        content = {"content": list(self._content), "skipped": skipped}
+        return {"result": "Run", "folder": str(self.folder), **{f: getattr(self, f) for f in fields}, **content}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Run:
+        """Open the run that `to_dict` described.
+
+        Args:
+            state: what `to_dict` returned.
+
+        Raises:
+            InvalidInputError: where its folder is gone or holds other values, or for anything but a run.
+        """
+        if not isinstance(state, Mapping) or state.get("result") != "Run" or not isinstance(state.get("folder"), str):
+            raise InvalidInputError("the content is no Run: 'folder' is missing")
+        run = cls(Path(state["folder"]))
+        if run.to_dict() | {"versions": state.get("versions")} != dict(state):
+            raise InvalidInputError(f"{run.folder} has changed since it was described; open it with load_run")
+        return run
+
+    def save(self, folder: str | Path) -> Path:
+        """Copy the run into another folder.
+
+        Args:
+            folder: a new one, or an empty one.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InvalidInputError: for a folder that holds anything.
+            OSError: when the disk refuses.
+        """
+        target = Path(folder)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InvalidInputError(f"{target} is not empty; name a new folder")
+        shutil.copytree(self.folder, target, dirs_exist_ok=True)
+        return target
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Run:
+        """The same as `load_run`.
+
+        Args:
+            folder: that `explain_dataset` or `save` wrote.
+
+        Raises:
+            InvalidInputError: for a folder that holds no run, or a damaged file in it.
+        """
+        return load_run(folder)
 
     def __repr__(self) -> str:
         missing = self.n_missing
@@ -129,7 +221,10 @@ class Run:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Open the folder that `explain_dataset` wrote; values are read when they are asked for.
+    """The run in a folder; its values are read from the disk when they are used.
+
+    Args:
+        folder: that `explain_dataset` or `xaikit explain --data` wrote.
 
     Raises:
         InvalidInputError: for a folder that holds no run, or a damaged file in it.
@@ -154,6 +249,7 @@ def _sample(shard: Shard, row: int) -> ExplainedSample:
         gap=number(shard.gap),
         inputs=_row(shard.inputs, row),
         name=shard.names[row] if shard.names else "",
+        fingerprint=shard.fingerprints[row] if shard.fingerprints else "",
     )
 
 

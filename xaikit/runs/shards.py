@@ -14,14 +14,15 @@ from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
 from xaikit.core.files import write_whole
+from xaikit.core.results import Result
 from xaikit.runs.manifest import SHARDS, tensor_hash
 
 SUFFIX = ".safetensors"
 ABOUT, SHA = "about", "sha256"  # keys of the file's header: the description, and its hash
 
 
-@dataclasses.dataclass(frozen=True)
-class Shard:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Shard(Result):
     """Consecutive samples of a run.
 
     Attributes:
@@ -35,6 +36,7 @@ class Shard:
         inputs: what was explained, where it was kept.
         names: of the samples, such as file names; empty where the data has none.
         skipped: reason for each sample that could not be read, by its index.
+        fingerprints: hash of each sample's file or row, where the data tells it: the same however it is prepared.
         first_row: hash of the first sample's inputs, so that a resumed run can tell whether the data are the same.
     """
 
@@ -49,6 +51,7 @@ class Shard:
     names: tuple[str, ...] = ()
     skipped: Mapping[int, str] = dataclasses.field(default_factory=dict)
     first_row: str = ""
+    fingerprints: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -88,6 +91,7 @@ def write(folder: Path, number: int, shard: Shard, job: str) -> Path:
         "names": list(shard.names),
         "skipped": dict(shard.skipped),
         "first row": shard.first_row,
+        "fingerprints": list(shard.fingerprints),
         "checksums": {name: tensor_hash(tensor) for name, tensor in tensors.items()},
     }
     text = json.dumps(description)
@@ -118,23 +122,24 @@ def read(folder: Path, number: int) -> Shard:
         indices=tensors["indices"],
         names=tuple(description["names"]),
         skipped={int(k): v for k, v in description["skipped"].items()},
-        first_row=description.get("first row", ""),
+        first_row=description["first row"],
+        fingerprints=tuple(description["fingerprints"]),
         **{"values": (), **structured},
         **{k: tensors[k] for k in PLAIN if k in tensors},
     )
 
 
-def samples_of(folder: Path, number: int) -> tuple[list[int], dict[int, str]]:
-    """Indices that a shard holds, and those that it skipped with the reason, without reading the values."""
-    path = path_of(folder, number)
-    description, tensors = _open(path, only=("indices",))
-    return tensors["indices"].tolist(), {int(k): v for k, v in description["skipped"].items()}
+def samples_of(folder: Path, number: int) -> tuple[list[int], dict[int, str], str]:
+    """Indices that a shard holds, those that it skipped with the reason, and a hash of all that it holds."""
+    description, tensors = _open(path_of(folder, number), only=("indices",))
+    content = _text_hash(json.dumps(description, sort_keys=True))
+    return tensors["indices"].tolist(), {int(k): v for k, v in description["skipped"].items()}, content
 
 
 def first_row_of(folder: Path, number: int) -> tuple[int, str] | None:
     """Index and hash of the first sample of a shard; None where it holds no sample or no hash."""
     description, tensors = _open(path_of(folder, number), only=("indices",))
-    row = description.get("first row", "")
+    row = description["first row"]
     return (int(tensors["indices"][0]), row) if row and len(tensors["indices"]) else None
 
 
@@ -144,8 +149,11 @@ def rows_of(folder: Path, number: int) -> list[dict[str, Any]]:
     n = len(tensors["indices"])
     columns = {k: tensors[k].tolist() if k in tensors else [None] * n for k in ("indices", *PLAIN)}
     singular = {"indices": "index", "targets": "target", "scores": "score", "labels": "label"}
-    names = description["names"] or [""] * n
-    return [{"name": names[i], **{singular.get(k, k): column[i] for k, column in columns.items()}} for i in range(n)]
+    names, prints = description["names"] or [""] * n, description["fingerprints"] or [""] * n
+    return [
+        {"name": names[i], "fingerprint": prints[i], **{singular.get(k, k): column[i] for k, column in columns.items()}}
+        for i in range(n)
+    ]
 
 
 _REPAIR = "run the same job with repair=True (--repair) to compute it again"

@@ -1,17 +1,22 @@
-"""The samples of a data set in their order, cut into shards, with those that are there already left out."""
+"""The samples of a data set by index, in batches and shards; those that cannot be read are left out."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset, default_collate
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler, default_collate
 
+from xaikit.core.arrays import is_array, model_float_type, to_tensor
+from xaikit.core.batch import is_batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.inputs import read_inputs
+from xaikit.core.labels import read_labels
 from xaikit.core.structure import flatten
 from xaikit.runs.manifest import tensor_hash
 
@@ -24,7 +29,7 @@ class UnreadableSampleError(InvalidInputError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class SampleBatch:
     """One batch.
 
     Attributes:
@@ -44,30 +49,34 @@ class Part:
     last: bool = True
 
 
-class Source:
-    """Samples by index, from a dataset, a loader in order, or a pair of tensors.
+class SampleSource:
+    """The samples of a data set by index: read batch by batch, in order, with those that cannot be read left out.
 
     Args:
-        data: a map-style `Dataset` of x or (x, label), a `DataLoader` over one without shuffling, or (x, labels).
+        data: a map-style `Dataset` of x or (x, label), a `DataLoader` over one without shuffling, inputs, or
+            (inputs, labels).
         batch_size: samples in a pass; None takes the loader's, else 32.
+        model: whose precision numpy arrays get; None takes torch's default.
 
     Attributes:
         names: of the samples, where the data has any.
+        fingerprint: hash of a sample's file or row by its index, where the data has such a function.
         display_names: "classes" and "features", as the data calls them, and "tokenizer", what reads its tokens.
     """
 
-    def __init__(self, data: Any, batch_size: int | None = None) -> None:
+    def __init__(self, data: Any, batch_size: int | None = None, model: nn.Module | None = None) -> None:
         loader = data if isinstance(data, DataLoader) else None
-        dataset = _dataset(data)
+        dataset = _dataset(data, model)
         self.n = len(dataset)
         if self.n == 0:
             raise InvalidInputError("data holds no sample")
         self.names: Sequence[str] = tuple(map(str, getattr(dataset, "names", ())))
         if self.names and len(self.names) != self.n:
             raise InvalidInputError(f"data.names must name each of the {self.n} samples, got {len(self.names)}")
+        self.fingerprint: Callable[[int], Any] | None = getattr(dataset, "fingerprint", None)
         self.display_names = _display_names(dataset)
         self.batch_size = batch_size or (loader and loader.batch_size) or BATCH_SIZE
-        self._dataset = dataset
+        self._indexed = _Indexed(dataset, model_float_type(model)[0])
         self._options: dict[str, Any] = {"num_workers": loader.num_workers} if loader else {}
         collate = default_collate if loader is None else loader.collate_fn
         self._collate = _Collate(collate)
@@ -75,32 +84,32 @@ class Source:
     def first(self) -> tuple[Any, Tensor | None]:
         """The first sample that can be read, as a batch of one: (inputs, labels)."""
         for i in range(self.n):
-            _, item, _ = self._collate([_Indexed(self._dataset)[i]])
+            _, item, _ = self._collate([self._indexed[i]])
             if item is not None:
                 return _pair(item)
         raise InvalidInputError("none of the samples can be read")
 
     def row_hash(self, index: int) -> str:
         """The hash of one sample, see `sample_hash`; empty where it cannot be read."""
-        _, item, _ = self._collate([_Indexed(self._dataset)[index]])
+        _, item, _ = self._collate([self._indexed[index]])
         return "" if item is None else sample_hash(*_pair(item))
 
-    def parts(self, shards: Iterable[int], size: int) -> Iterator[Part]:
+    def parts(self, shards: Iterable[int], size: int) -> Iterator[SampleBatch]:
         """The batches of some shards of `size` samples each, none of them across two shards."""
         plan = _Plan(list(shards), size, self.n, self.batch_size)
         for rows, part in zip(plan, self.loader(plan), strict=True):
             last = (rows[-1] + 1) % size == 0 or rows[-1] + 1 == self.n
             yield dataclasses.replace(part, shard=rows[0] // size, last=last)
 
-    def batches(self, indices: Sequence[int]) -> Iterator[Part]:
+    def batches(self, indices: Sequence[int]) -> Iterator[SampleBatch]:
         """Some samples, in the order of their indices as given."""
         return iter(self.loader(_Rows(indices, self.batch_size)))
 
     def loader(
-        self, plan: Iterable[list[int]], finish: Callable[[Part], Any] | None = None, **options: Any
+        self, plan: Iterable[list[int]], finish: Callable[[SampleBatch], Any] | None = None, **options: Any
     ) -> DataLoader[Any]:
         """A loader of the batches that a plan lists: of parts, or of what `finish` makes of each."""
-        dataset: Any = _Indexed(self._dataset)
+        dataset: Any = self._indexed
         options = {**self._options, **options}
         return DataLoader(dataset, batch_sampler=plan, collate_fn=_Parts(self._collate, finish), **options)  # type: ignore[arg-type]
 
@@ -144,45 +153,97 @@ def _display_names(dataset: Any) -> dict[str, Any]:
     return {**names, "tokenizer": tokenizer} if isinstance(tokenizer, str) and tokenizer else names
 
 
-def _dataset(data: Any) -> Any:
+def _dataset(data: Any, model: nn.Module | None) -> Any:
+    """Samples by index: a data set as it is, a loader's data set, or what is in memory."""
     if isinstance(data, DataLoader):
-        if isinstance(data.sampler, RandomSampler) or not isinstance(data.sampler, SequentialSampler):
+        if not isinstance(data.sampler, SequentialSampler):
             raise InvalidInputError(
                 "a run needs the samples in the same order each time; pass a loader without shuffle"
             )
         data = data.dataset
-    elif isinstance(data, Tensor):
-        return TensorDataset(data)
-    elif isinstance(data, (tuple, list)) and data and all(isinstance(t, Tensor) for t in data):
-        if len(data) > 2 or len({len(t) for t in data}) > 1:
-            shapes = ", ".join(str(tuple(t.shape)) for t in data)
-            raise InvalidInputError(f"data as tensors is (inputs, labels) of one length, got {shapes}")
-        return TensorDataset(*data)
-    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        if not hasattr(data, "__len__") or isinstance(data, torch.utils.data.IterableDataset):
-            raise InvalidTypeError(
-                "a run resumes by index, so data must be a map-style Dataset with a length; an IterableDataset has none"
-            )
+    if isinstance(data, IterableDataset):
+        raise InvalidTypeError(
+            "a run resumes by index, so data must be a map-style Dataset with a length; an IterableDataset has none"
+        )
+    if isinstance(data, Dataset):
+        if not hasattr(data, "__len__"):
+            raise InvalidTypeError(f"data must have a length, and {type(data).__name__} has no __len__")
+        return data
+    if _is_inputs(data):
+        return InMemorySamples(data, None, model)
+    if isinstance(data, (tuple, list)) and len(data) == 2 and is_batch(data):
+        return InMemorySamples(data[0], data[1], model)
+    if isinstance(data, (tuple, list)) and len(data) == 1 and _is_inputs(data[0]):
+        return InMemorySamples(data[0], None, model)
+    if isinstance(data, (tuple, list)) and len(data) > 2 and all(map(is_array, data)):
+        raise InvalidInputError(f"data in memory is (inputs, labels), got {len(data)} arrays")
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str):
         return data
     raise InvalidTypeError(
-        f"data must be a Dataset, a DataLoader, or tensors (inputs, labels), got {type(data).__name__}"
+        f"data must be a Dataset, a DataLoader, inputs, or (inputs, labels), got {type(data).__name__}"
     )
+
+
+def _is_inputs(data: Any) -> bool:
+    """Whether data are inputs alone: an array, a mapping of arrays, or a nested list of numbers."""
+    if is_array(data) or isinstance(data, Mapping):
+        return True
+    first = data[0] if isinstance(data, list) and data else None
+    while isinstance(first, list) and first:
+        first = first[0]
+    return isinstance(first, (int, float))
+
+
+class InMemorySamples:
+    """Inputs and labels in memory, by index.
+
+    Args:
+        inputs: as `read_inputs` takes them.
+        labels: as `read_labels` takes them; None for none.
+        model: whose precision arrays get.
+    """
+
+    def __init__(self, inputs: Any, labels: Any, model: nn.Module | None) -> None:
+        self._tensors, self._rebuild = flatten(read_inputs(inputs, model))
+        self._n = len(self._tensors[0]) if self._tensors[0].ndim else 0
+        lengths = {len(t) if t.ndim else 0 for t in self._tensors}
+        if len(lengths) > 1:
+            raise InvalidInputError(f"the inputs must be of one length, got {sorted(lengths)} samples")
+        self._labels = None if labels is None else read_labels(labels, self._n)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: int) -> Any:
+        inputs = self._rebuild(tuple(t[index] for t in self._tensors))
+        return inputs if self._labels is None else (inputs, self._labels[index])
 
 
 class _Indexed:
     """Samples with their index; an unreadable one as its reason."""
 
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: Any, dtype: torch.dtype) -> None:
+        self._dataset, self._dtype = dataset, dtype
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> tuple[int, Any, str]:
         try:
-            return index, self._dataset[index], ""
+            return index, self._tensors_of(self._dataset[index]), ""
         except UnreadableSampleError as err:
             return index, None, str(err)
+
+    def _tensors_of(self, item: Any) -> Any:
+        """A sample with its numpy arrays as tensors in the precision of the model."""
+        if isinstance(item, np.ndarray):
+            tensor = to_tensor(item, "inputs")
+            return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+        if isinstance(item, Mapping):
+            return {key: self._tensors_of(value) for key, value in item.items()}
+        if type(item) in (tuple, list):
+            return type(item)(self._tensors_of(value) for value in item)
+        return item
 
 
 class _Collate:
@@ -209,13 +270,13 @@ class _Collate:
 class _Parts:
     """Makes parts of what was collated; a class for the same reason."""
 
-    def __init__(self, collate: _Collate, finish: Callable[[Part], Any] | None) -> None:
+    def __init__(self, collate: _Collate, finish: Callable[[SampleBatch], Any] | None) -> None:
         self._collate, self._finish = collate, finish
 
     def __call__(self, rows: list[tuple[int, Any, str]]) -> Any:
         indices, item, skipped = self._collate(rows)
         inputs, labels = (None, None) if item is None else _pair(item)
-        part = Part(torch.tensor(indices, dtype=torch.long), inputs, labels, skipped)
+        part = SampleBatch(torch.tensor(indices, dtype=torch.long), inputs, labels, skipped)
         return part if self._finish is None else self._finish(part)
 
 

@@ -111,6 +111,11 @@ def load_masks(path: str | Path, *, key: str | None = None, threshold: float = 0
     * heatmap files, which `Attribution.save` wrote (``.npz``, ``.safetensors``): each sample's relevance of at least
       `threshold` times its largest one, see `make_masks`.
 
+    Args:
+        path: a file, or a folder of files with masks of one shape.
+        key: name of the array in a ``.npz`` with several.
+        threshold: of heatmaps, above 0 and at most 1.
+
     Returns:
         Values in [0, 1]: the array's own shape, (H, W) of a picture, (N, H, W) of a folder.
 

@@ -11,24 +11,37 @@ from torch import Tensor
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.masks import marked, read_masks
+from xaikit.core.pandas_import import import_pandas
+from xaikit.core.results import Result
 from xaikit.shortcuts.maps import distributions, relevance_maps
 
 
-@dataclasses.dataclass(frozen=True)
-class Overlap:
-    """What `mask_overlap` returns.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Overlap(Result):
+    """How much relevance lies in a region, as `mask_overlap` measures it.
 
     Attributes:
         share: of each sample's relevance that lies in the mask, (N,), from 0 to 1.
         expected: the same averaged over all placements of the mask, (N,).
         p_values: of each sample, (N,).
         p_value: of the mean share over the samples.
+        seed: of the permutations; None where all shifts were tried, which draws nothing.
     """
 
     share: Tensor
     expected: Tensor
     p_values: Tensor
     p_value: float
+    seed: int | None = None
+
+    def to_pandas(self) -> Any:
+        """A table with one row for each sample: share, expected, p_value.
+
+        Raises:
+            MissingDependencyError: without pandas.
+        """
+        columns = {"share": self.share, "expected": self.expected, "p_value": self.p_values}
+        return import_pandas().DataFrame({name: values.tolist() for name, values in columns.items()})
 
     def __repr__(self) -> str:
         return (
@@ -100,6 +113,7 @@ def mask_overlap(
         expected=placed.mean(1),
         p_values=(placed >= share[:, None] - slack).double().mean(1),
         p_value=float((mean >= mean[0] - slack).double().mean()),
+        seed=seed if null == "positions" else None,
     )
 
 

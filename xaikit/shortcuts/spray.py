@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +12,22 @@ from torch.nn import functional as F
 
 from xaikit.core import Attribution, Categorical, Configured, Int
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.pandas_import import import_pandas
+from xaikit.core.results import Result
 from xaikit.shortcuts.maps import distributions, relevance_maps
 
 Array = NDArray[Any]
+if TYPE_CHECKING:
+    AnyArray: TypeAlias = NDArray[Any]
+else:
+    AnyArray = np.ndarray  # pydantic checks the class alone
 
 DENSE = 2000  # samples up to which all of the graph's matrix is held
 
 
-@dataclasses.dataclass(frozen=True)
-class Clusters:
-    """What `SpRAy` finds. Clusters are numbered from the largest to the smallest.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Clusters(Result):
+    """The clusters that `SpRAy` finds, numbered from the largest to the smallest.
 
     Attributes:
         labels: cluster of each sample, (N,).
@@ -29,12 +35,23 @@ class Clusters:
             near 0; then comes the eigengap.
         embedding: (N, 2), a picture of who is near whom.
         maps: each sample's relevance as it was compared, (N, ...), sum 1.
+        seed: of the clustering and the picture.
     """
 
-    labels: Array
-    eigenvalues: Array
-    embedding: Array
+    labels: AnyArray
+    eigenvalues: AnyArray
+    embedding: AnyArray
     maps: Tensor
+    seed: int | None = None
+
+    def to_pandas(self) -> Any:
+        """A table with one row for each sample: its cluster and its place in the plane (x, y).
+
+        Raises:
+            MissingDependencyError: without pandas.
+        """
+        x, y = self.embedding.T
+        return import_pandas().DataFrame({"cluster": self.labels, "x": x, "y": y})
 
     @property
     def n_clusters(self) -> int:
@@ -48,6 +65,12 @@ class Clusters:
 
     def samples(self, cluster: int) -> list[int]:
         """Samples of a cluster, the most typical (nearest to the mean map) first.
+
+        Args:
+            cluster: its number, from 0 on.
+
+        Returns:
+            Indices of the samples.
 
         Raises:
             InvalidInputError: for a cluster that there is not.
@@ -64,7 +87,14 @@ class Clusters:
         return [int(rows[i]) for i in distance.argsort(stable=True)]
 
     def mean_map(self, cluster: int) -> Tensor:
-        """The cluster's mean relevance."""
+        """The cluster's mean relevance, of the shape of one map.
+
+        Args:
+            cluster: its number, from 0 on.
+
+        Raises:
+            InvalidInputError: for a cluster that there is not.
+        """
         return self.maps[self.samples(cluster)].mean(0)
 
     def __repr__(self) -> str:
@@ -121,7 +151,8 @@ class SpRAy(Configured):
         n_eigenvalues = min(n, max(self.max_clusters, self.n_clusters or 1) + 1)
         eigenvalues, vectors = _spectrum(_neighbour_graph(maps, min(self.n_neighbors, n - 1)), n_eigenvalues)
         chosen = self.n_clusters or int(np.diff(eigenvalues[: self.max_clusters + 1]).argmax()) + 1
-        return Clusters(self._cluster(vectors[:, :chosen]), eigenvalues, self._picture(vectors), maps)
+        labels, picture = self._cluster(vectors[:, :chosen]), self._picture(vectors)
+        return Clusters(labels, eigenvalues, picture, maps, self.random_state)
 
     def _compared(self, maps: Tensor) -> Tensor:
         sides = maps.shape[1:]

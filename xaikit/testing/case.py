@@ -1,4 +1,4 @@
-"""The net that every check runs on, and what a model is like before and after."""
+"""The net that every check runs on, and the state of a model, to compare before and after a call."""
 
 from __future__ import annotations
 
@@ -26,13 +26,28 @@ class ContractNet(nn.Module):
         self.head = nn.Linear(16, CLASSES)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (N, CLASSES) of images (N, CHANNELS, SIZE, SIZE)."""
+        """The logits of images.
+
+        Args:
+            image: (N, CHANNELS, SIZE, SIZE).
+
+        Returns:
+            (N, CLASSES).
+        """
         hidden = self.relu2(self.second(self.relu1(self.first(image))))
         return self.head(self.drop(self.flatten(hidden)))
 
 
 def contract_case(dtype: torch.dtype = torch.float64) -> tuple[ContractNet, Tensor, Tensor]:
-    """The net (in training mode, so that isolation shows), a batch and its targets."""
+    """A net with a batch and its targets, always the same.
+
+    Args:
+        dtype: of the net and the batch.
+
+    Returns:
+        The net in training mode, so that a call that does not restore the mode is noticed; inputs
+        (N, CHANNELS, SIZE, SIZE); a class for each, (N,).
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -42,9 +57,9 @@ def contract_case(dtype: torch.dtype = torch.float64) -> tuple[ContractNet, Tens
 
 
 def make(explainer: Any, model: nn.Module | None = None) -> Explainer:
-    """The explainer for a model, from a class or an object."""
-    made: Explainer = explainer() if isinstance(explainer, type) else explainer
-    return made if model is None else made.bind(model)
+    """An explainer from a class or an object, bound to a model where one is given."""
+    instance: Explainer = explainer() if isinstance(explainer, type) else explainer
+    return instance if model is None else instance.bind(model)
 
 
 def fail(*_: Any) -> None:
@@ -53,10 +68,18 @@ def fail(*_: Any) -> None:
 
 
 def state_of(model: nn.Module) -> Any:
-    """All that a call could disturb, comparable."""
-    hooks = (torch_private.forward_hooks_of, torch_private.forward_pre_hooks_of, torch_private.backward_hooks_of)
+    """All that a call could disturb: modes, hooks, attributes, parameters, gradients and buffers.
+
+    Args:
+        model: any module.
+
+    Returns:
+        Plain values; two states are equal when nothing has changed in between.
+    """
+    readers = (torch_private.forward_hooks_of, torch_private.forward_pre_hooks_of, torch_private.backward_hooks_of)
     modules = [
-        (name, m.training, [len(of(m)) for of in hooks], sorted(m.__dict__)) for name, m in model.named_modules()
+        (name, m.training, [len(hooks_of(m)) for hooks_of in readers], sorted(m.__dict__))
+        for name, m in model.named_modules()
     ]
     parameters = [(n, id(p), p.requires_grad, p.grad is None, p.tolist()) for n, p in model.named_parameters()]
     return modules, parameters, [(n, b.tolist()) for n, b in model.named_buffers()]

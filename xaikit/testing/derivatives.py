@@ -14,7 +14,16 @@ from xaikit.core.structure import flatten
 def derivative_error(explainer: Explainer, x: Any, y: Any, *, step: float = 1e-6) -> float:
     """Largest relative error of d penalty / d parameter along random directions, one for each parameter.
 
-    The penalty is sum((w * attribution)**2) with fixed random w; the model should be float64.
+    The penalty is sum((w * attribution)**2) with fixed random w.
+
+    Args:
+        explainer: bound to a model, which should be float64.
+        x: inputs as for `Explainer.attribute`.
+        y: targets as for `Explainer.attribute`.
+        step: length of the finite difference along a direction.
+
+    Returns:
+        The largest error, as a share of the finite difference.
     """
     model = explainer.model
     if model is None:
@@ -32,21 +41,21 @@ def derivative_error(explainer: Explainer, x: Any, y: Any, *, step: float = 1e-6
     parameters = [p for p in model.parameters() if p.requires_grad]
     value = penalty()
     grads = torch.autograd.grad(value, parameters, allow_unused=True)
-    exact, found = [], []
+    exact, numeric = [], []
     for p, g in zip(parameters, grads, strict=True):
         direction = torch.randn(p.shape, generator=generator, dtype=p.dtype)
         exact.append(0.0 if g is None else float((g * direction).sum()))
-        kept = p.detach().clone()
+        before = p.detach().clone()
         ends = []
         for sign in (1, -1):
             with torch.no_grad():
-                p.copy_(kept + sign * step * direction)
+                p.copy_(before + sign * step * direction)
             ends.append(float(penalty().detach()))
         with torch.no_grad():
-            p.copy_(kept)
-        found.append((ends[0] - ends[1]) / (2 * step))
-    scale = max([abs(f) for f in found] + [1e-12])
-    return max(abs(a - b) / max(abs(b), 1e-3 * scale) for a, b in zip(exact, found, strict=True))
+            p.copy_(before)
+        numeric.append((ends[0] - ends[1]) / (2 * step))
+    scale = max([abs(f) for f in numeric] + [1e-12])
+    return max(abs(a - b) / max(abs(b), 1e-3 * scale) for a, b in zip(exact, numeric, strict=True))
 
 
 def directional_derivative_error(
@@ -56,7 +65,17 @@ def directional_derivative_error(
 
     The penalty is sum((w a)^2 + w a) of the attribution a with fixed random w. The directions move all parameters at
     once, then every third of them (with `parts=3`). The best of the steps counts: a larger one crosses kinks of ReLU
-    and max-pooling, a smaller one loses digits. The model should be float64.
+    and max-pooling, a smaller one loses digits.
+
+    Args:
+        explainer: bound to a model, which should be float64.
+        x: inputs as for `Explainer.attribute`.
+        y: targets as for `Explainer.attribute`.
+        parts: number of groups of parameters that are moved by themselves.
+        steps: lengths of the finite differences.
+
+    Returns:
+        The largest error, as a share of the finite difference.
     """
     model = explainer.model
     if model is None:
@@ -64,8 +83,8 @@ def directional_derivative_error(
     parameters = list(model.parameters())
 
     def penalty(create_graph: bool = False) -> Tensor:
-        found = explainer.attribute(x, y, create_graph=create_graph)
-        flat = torch.cat([part.flatten(1) for part in flatten(found)[0]], 1)
+        attribution = explainer.attribute(x, y, create_graph=create_graph)
+        flat = torch.cat([part.flatten(1) for part in flatten(attribution)[0]], 1)
         generator = torch.Generator().manual_seed(5)
         weighted = flat * torch.randn(flat.shape, dtype=flat.dtype, generator=generator)
         return (weighted.square() + weighted).sum()

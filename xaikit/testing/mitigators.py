@@ -1,4 +1,4 @@
-"""What every mitigator owes its users."""
+"""The contract of mitigators: checks that every one must pass, also those of plugins."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from xaikit.testing.case import SIZE, N, contract_case
 
 def check_plain_step(mitigator: Any) -> None:
     """With weight 0 the loss, its gradient and the random state are those of the plain step, bit for bit."""
-    model, batch, made = _step(mitigator)
+    model, batch, instance = _step(mitigator)
     torch.manual_seed(5)
     nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
     plain, after = [p.grad for p in model.parameters()], torch.random.get_rng_state()
-    for settings, options in (({made.WEIGHT: 0.0}, {}), ({}, {"weight": 0.0})):
+    for settings, options in (({instance.WEIGHT: 0.0}, {}), ({}, {"weight": 0.0})):
         model.zero_grad(set_to_none=True)
         torch.manual_seed(5)
-        loss = made.set_kwargs(**settings).loss(model, batch, **options)
+        loss = instance.set_kwargs(**settings).loss(model, batch, **options)
         loss.total.backward()
         assert torch.equal(after, torch.random.get_rng_state())
         assert torch.equal(loss.total, loss.task)
@@ -33,18 +33,25 @@ def check_plain_step(mitigator: Any) -> None:
 
 def check_total(mitigator: Any) -> None:
     """Total = task + weight * penalty, with the task's loss that of the model alone; one seed, one penalty."""
-    model, batch, made = _step(mitigator)
+    model, batch, instance = _step(mitigator)
     model.eval()
-    loss = made.loss(model, batch, seed=3, weight=2.5)
+    loss = instance.loss(model, batch, seed=3, weight=2.5)
     assert torch.allclose(loss.total, loss.task + 2.5 * loss.penalty)
     assert torch.allclose(loss.task, nn.functional.cross_entropy(model(batch[0]), batch[1]))
-    assert torch.equal(loss.penalty, made.loss(model, batch, seed=3).penalty)
+    assert torch.equal(loss.penalty, instance.loss(model, batch, seed=3).penalty)
 
 
 def check_penalty_derivative(mitigator: Any) -> None:
-    """The penalty's gradient is that of finite differences along directions of all parameters, to 1e-5."""
-    model, batch, made = _step(mitigator)
-    error = penalty_derivative_error(made, model.eval(), batch)
+    """The penalty's gradient agrees with finite differences along a direction of all parameters to 1e-5.
+
+    Args:
+        mitigator: a mitigator or its class.
+
+    Raises:
+        AssertionError: where it does not.
+    """
+    model, batch, instance = _step(mitigator)
+    error = penalty_derivative_error(instance, model.eval(), batch)
     assert error < 1e-5, f"the penalty's derivative is off by {error:.1e}"
 
 
@@ -54,8 +61,17 @@ def penalty_derivative_error(
     """Largest relative error of d penalty / d parameters along random directions of all parameters.
 
     A derivative along a direction that is small beside the gradient's length is compared with a thousandth of that
-    length. The best of the steps counts: a larger one crosses kinks of ReLU and hinges, a smaller one loses digits. The
-    model should be float64, and in evaluation mode.
+    length. The best of the steps counts: a larger one crosses kinks of ReLU and hinges, a smaller one loses digits.
+
+    Args:
+        mitigator: the object to check.
+        model: float64, in evaluation mode.
+        batch: (inputs, labels, masks), as for `Mitigator.loss`.
+        directions: number of random directions.
+        steps: lengths of the finite differences.
+
+    Returns:
+        The largest error, as a share of the finite difference.
     """
     parameters, generator = list(model.parameters()), torch.Generator().manual_seed(1)
     penalty = mitigator.loss(model, batch, seed=0).penalty
@@ -65,8 +81,8 @@ def penalty_derivative_error(
     for _ in range(directions):
         along = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
         exact = sum(float((g * d).sum()) for g, d in zip(grads, along, strict=True))
-        found = [_difference(mitigator, model, batch, along, step) for step in steps]
-        errors.append(min(abs(exact - f) / max(abs(f), 1e-3 * length, 1e-300) for f in found))
+        numeric = [_difference(mitigator, model, batch, along, step) for step in steps]
+        errors.append(min(abs(exact - f) / max(abs(f), 1e-3 * length, 1e-300) for f in numeric))
     return max(errors)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -117,12 +118,17 @@ class Sequences:
         return runs
 
 
-def recurrent(function: Any, *args: Any) -> tuple[Tensor, ...]:
+Layer = Callable[[Sequences, State, Weights, bool], tuple[Tensor, State]]
+"""Runs one layer, backwards if told so: the output of every step, and the state at the end of each sequence."""
+
+
+def recurrent(function: Any, *args: Any, run: Layer | None = None) -> tuple[Tensor, ...]:
     """All layers and directions, on a padded batch or a packed one; dropout is off while a model is explained.
 
     Args:
         function: torch.lstm, torch.gru, torch.rnn_tanh or torch.rnn_relu.
         args: its arguments, of either of its two forms.
+        run: runs one layer in one direction, for a method that has a way of its own; None computes it step by step.
 
     Returns:
         The output, and the state at the end of each layer and direction (two for an LSTM).
@@ -137,14 +143,14 @@ def recurrent(function: Any, *args: Any) -> tuple[Tensor, ...]:
         sequences = Sequences(data.flatten(0, 1), [data.shape[1]] * data.shape[0])
     states = list(state) if isinstance(state, (tuple, list)) else [state]
     directions = 2 if both else 1
+    layer_run = run or partial(_layer, CELLS[operation_name(function)])
     weights = _weights(parameters, biased, layers * directions)
     ends: list[State] = []
     for layer in range(layers):
         outputs = []
         for index in range(layer * directions, (layer + 1) * directions):
-            run = _backwards if index % directions else _forwards
             start = tuple(s[index] for s in states)
-            output, end = run(CELLS[operation_name(function)], sequences, start, weights[index])
+            output, end = layer_run(sequences, start, weights[index], bool(index % directions))
             outputs.append(output)
             ends.append(end)
         sequences = Sequences(torch.cat(outputs, 1) if both else outputs[0], sequences.counts)
@@ -160,6 +166,11 @@ def _weights(parameters: Sequence[Tensor], biased: bool, count: int) -> list[Wei
     if biased:
         return [Weights(*group) for group in groups]
     return [Weights(group[0], group[1], projection=group[2] if each > 2 else None) for group in groups]
+
+
+def _layer(cell: Cell, sequences: Sequences, state: State, weights: Weights, reverse: bool) -> tuple[Tensor, State]:
+    """One layer in one direction."""
+    return (_backwards if reverse else _forwards)(cell, sequences, state, weights)
 
 
 def _forwards(cell: Cell, sequences: Sequences, state: State, weights: Weights) -> tuple[Tensor, State]:

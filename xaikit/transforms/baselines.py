@@ -36,11 +36,23 @@ class Baseline(Configured, abc.ABC):
         """The stand-in of a batch (N, ...), of the same shape, dtype and device."""
 
     def of(self, call: Call) -> Tensors:
-        """The stand-in of each tensor that a call explains."""
+        """The stand-in of each tensor that a call explains.
+
+        Args:
+            call: the open call; `call.inputs` are what is replaced.
+
+        Returns:
+            One tensor for each of `call.inputs`, of its shape.
+        """
         return tuple(self.of_input(call, i) for i in range(len(call.inputs)))
 
     def of_input(self, call: Call, index: int) -> Tensor:
-        """The stand-in of one of the tensors that a call explains."""
+        """The stand-in of one of the tensors that a call explains.
+
+        Args:
+            call: the open call.
+            index: which of `call.inputs`.
+        """
         return self(call.inputs[index])
 
 
@@ -138,6 +150,9 @@ class BaselinePerInput(Baseline):
 
     def of(self, call: Call) -> Tensors:
         """Each input's stand-in by its own baseline.
+
+        Args:
+            call: the open call.
 
         Raises:
             InvalidInputError: for another number of inputs.

@@ -47,8 +47,8 @@ def _consecutive(ids: Tensor, x: Tensor) -> Tensor:
             f"feature_mask must hold whole group numbers in the shape of a sample {tuple(x.shape[1:])}, "
             f"got {ids.dtype} {tuple(ids.shape)}"
         )
-    _, found = torch.unique(full, return_inverse=True)
-    return found.expand(len(full), *x.shape[1:])
+    _, consecutive = torch.unique(full, return_inverse=True)
+    return consecutive.expand(len(full), *x.shape[1:])
 
 
 def _along(x: Tensor, dim: int, ids: Tensor) -> Tensor:
@@ -127,7 +127,12 @@ class Auto(FeatureMask):
     """
 
     def of(self, inputs: Tensors, tokens: Sequence[bool] = ()) -> Tensors:
-        """The ids of each input."""
+        """The ids of each input.
+
+        Args:
+            inputs: batches (N, ...).
+            tokens: which of them are vectors of tokens (`Call.tokens`).
+        """
         masks = [Tokens() if token else self for token in tokens] or [self] * len(inputs)
         return tuple(_consecutive(mask(x), x) for mask, x in zip(masks, inputs, strict=True))
 
@@ -194,6 +199,10 @@ class FeatureMaskPerInput(FeatureMask):
 
     def of(self, inputs: Tensors, tokens: Sequence[bool] = ()) -> Tensors:
         """Each input's ids by its own mask.
+
+        Args:
+            inputs: batches (N, ...), one for each mask.
+            tokens: which of them are vectors of tokens (`Call.tokens`).
 
         Raises:
             InvalidInputError: for another number of inputs, or ids that do not fit.

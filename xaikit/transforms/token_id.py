@@ -54,6 +54,10 @@ class TokenId(Baseline):
     def of_input(self, call: Call, index: int) -> Tensor:
         """The stand-in of an input; of a layer, its activations for the stand-ins of the model's own inputs.
 
+        Args:
+            call: the open call.
+            index: which of `call.inputs`.
+
         Raises:
             InvalidInputError: for a token that no embedding of the model has.
             InvalidTypeError: for inputs that are no token ids.

@@ -1,4 +1,4 @@
-"""One setting that a search varies, and what hangs below it."""
+"""One setting that a search varies, and the settings that exist only under some of its values."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Dimension:
 
     @property
     def fixed(self) -> bool:
-        """Whether there is nothing to choose, only something below."""
+        """Whether it has a single value: the object stays, and only its own settings vary."""
         return self.choices == [self.start]
 
     def below(self, label: Any) -> tuple[Dimension, ...]:

@@ -1,10 +1,11 @@
-"""What a candidate explanation is worth: the goals over the samples of a search."""
+"""How an explainer is measured in a search: the mean of each goal over the samples; fingerprints of data and model."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from xaikit.core import structure
 from xaikit.core.batch import Batch
+from xaikit.core.errors import InvalidInputError
 from xaikit.core.masks import leaves_of
 from xaikit.core.results import Interval
 from xaikit.tuning.goals import Goal
@@ -22,7 +24,7 @@ LEVEL = 0.95  # confidence of the interval of a gain
 
 @dataclasses.dataclass(frozen=True)
 class ExplanationMeasure:
-    """Measures (explainer,) or (explainer, postprocessor).
+    """Measures a candidate: (explainer,) or (explainer, postprocessor).
 
     Attributes:
         goals: what is measured.
@@ -37,7 +39,7 @@ class ExplanationMeasure:
     def __call__(self, candidate: tuple[Any, ...], report: IntermediateReport | None = None) -> Measurement:
         """Means over the samples, NaN where not finite; after each batch the mean so far is reported.
 
-        A candidate that is not finite in one batch is not run on the others: its mean is settled.
+        A candidate that is not finite in one batch is not run on the others, since its mean is NaN in any case.
         """
         values: list[Tensor] = []
         for i, batch in enumerate(self.data):
@@ -80,8 +82,36 @@ def gain_interval(goal: Goal, best: Tensor, default: Tensor) -> Interval | None:
     return Interval(mean - margin, mean, mean + margin, LEVEL, n)
 
 
+def samples_with_region(batches: list[Batch]) -> list[Batch]:
+    """The samples that have a relevant region: of the others a metric that compares with it says nothing.
+
+    Raises:
+        InvalidInputError: when no sample has one.
+
+    Warns:
+        UserWarning: when samples are left out.
+    """
+    chosen = []
+    for batch in batches:
+        if callable(batch.labels) and not isinstance(batch.labels, Tensor):
+            chosen.append(batch)  # a function of the output may hold a value for each sample
+            continue
+        has_region = torch.stack([(mask != 0).flatten(1).any(1).cpu() for mask in leaves_of(batch.masks)]).any(0)
+        rows = has_region.nonzero().flatten()
+        if len(rows):
+            chosen.append(batch if len(rows) == batch.size else batch.take(rows))
+    n, total = sum(batch.size for batch in chosen), sum(batch.size for batch in batches)
+    if not n:
+        raise InvalidInputError("relevant_region is empty for every sample, so the metric says nothing of any of them")
+    if n < total:
+        warnings.warn(
+            f"{total - n} of {total} samples have no relevant region and are left out of the search", stacklevel=4
+        )
+    return chosen
+
+
 def fingerprint_of_data(data: list[Batch]) -> str:
-    """The samples in a few words, by which a study knows them again."""
+    """Number and hash of the samples: a study that is continued must have the same."""
     digest, count = hashlib.blake2b(digest_size=6), 0
     for batch in data:
         targets = batch.labels
@@ -96,7 +126,7 @@ def fingerprint_of_data(data: list[Batch]) -> str:
 
 
 def fingerprint_of_model(model: nn.Module) -> str:
-    """The model in a few words: another training gives another one."""
+    """Class and hash of a model: it differs after another training."""
     digest = hashlib.blake2b(digest_size=6)
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

@@ -1,11 +1,11 @@
-"""What a search is after: a metric, a weighted sum of metrics, a measure of the user's own; which way is better."""
+"""Goal: what a search optimises: a metric, a weighted sum of metrics, or a measure of the user's own."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +13,8 @@ from torch import Tensor
 from xaikit.core import METRICS, Explainer, Float
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
-from xaikit.metrics.base import Metric
+from xaikit.metrics.base import Metric, OptimizationDirection
 
-Direction = Literal["maximize", "minimize"]
 DIRECTIONS = ("maximize", "minimize")
 
 
@@ -30,11 +29,16 @@ class Goal:
     """
 
     name: str
-    direction: Direction
+    direction: OptimizationDirection
     terms: tuple[tuple[Metric, float], ...] = ()
 
     def better(self, a: float, b: float) -> bool:
-        """Whether `a` is better than `b`; any number is better than NaN."""
+        """Whether `a` is better than `b`; any number is better than NaN.
+
+        Args:
+            a: a value of this objective.
+            b: another one.
+        """
         return not math.isnan(a) and (math.isnan(b) or (a > b if self.direction == "maximize" else a < b))
 
     def evaluate(
@@ -43,6 +47,13 @@ class Goal:
         """The objective of each sample (N,) in double precision: the metric, or the sum of weight * metric.
 
         In a sum a metric that is better when lower counts negatively, so that a higher sum is better.
+
+        Args:
+            explainer: a bound explainer.
+            batch: the samples.
+            attributions: of the samples, where they have been computed already; see `Metric.evaluate`.
+            postprocess: what is done to every attribution; see `Metric.evaluate`.
+            seed: of every random number.
         """
         inputs, targets, masks = batch
         options = {"relevant_region": masks, "postprocess": postprocess, "seed": seed}
@@ -68,8 +79,16 @@ class Goal:
         """Whether measuring again gives the same number: seconds do not."""
         return all(metric.REPEATABLE for metric, _ in self.terms)
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether a metric compares with where the relevance should lie."""
+        return any(metric.NEEDS_MASK for metric, _ in self.terms)
+
     def check_masks(self, data: list[Batch]) -> None:
-        """Where a metric compares with masks, the data has them.
+        """Check that the data has masks where a metric compares with them.
+
+        Args:
+            data: the batches.
 
         Raises:
             InvalidInputError: when it has none.
@@ -89,7 +108,14 @@ class Goal:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Goal:
-        """The goal that `to_dict` wrote."""
+        """The goal that `to_dict` wrote.
+
+        Args:
+            state: what `to_dict` returned.
+
+        Raises:
+            UnknownNameError: for a metric that is not registered here, such as one of a plugin.
+        """
         terms = tuple((METRICS.create(term["metric"]), term["weight"]) for term in state["terms"])
         return cls(state["name"], state["direction"], terms)
 
@@ -121,7 +147,7 @@ def as_goals(metric: Any, direction: str | None = None) -> tuple[Goal, ...]:
     return goals
 
 
-def check_direction(direction: Any) -> Direction:
+def check_direction(direction: Any) -> OptimizationDirection:
     """One of the two directions."""
     if direction not in DIRECTIONS:
         raise InvalidInputError(
@@ -159,7 +185,7 @@ def _distinct(goals: list[Goal]) -> tuple[Goal, ...]:
     """Goals whose names differ, since tables and figures go by name."""
     names = [goal.name for goal in goals]
     twice = {n for n in names if names.count(n) > 1}
-    named = [dataclasses.replace(g, name=repr(g.terms[0][0])) if g.name in twice else g for g in goals]
-    if len({g.name for g in named}) < len(named):
+    distinct = [dataclasses.replace(g, name=repr(g.terms[0][0])) if g.name in twice else g for g in goals]
+    if len({g.name for g in distinct}) < len(distinct):
         raise InvalidInputError(f"the same metric stands twice among the objectives: {', '.join(names)}")
-    return tuple(named)
+    return tuple(distinct)

@@ -24,13 +24,18 @@ from xaikit.tuning.search import IntermediateReport, Measurement, Search, run_se
 from xaikit.tuning.space_selection import ALL, SpaceArgument, SpaceSelection, make_space, part_of_one
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from xaikit.mitigation import Mitigator
+
+    # The mitigator's own class; a name gives some Mitigator.
+    M = TypeVar("M", bound=Mitigator, default=Mitigator)
 
 Measure = Callable[[nn.Module], float]
 
 
 def tune_mitigator(  # noqa: PLR0913
-    mitigator: Mitigator | str,
+    mitigator: M | str,
     model: nn.Module,
     data: Any,
     measure: Measure | str,
@@ -49,7 +54,7 @@ def tune_mitigator(  # noqa: PLR0913
     study_name: str | None = None,
     resume: bool = False,
     progress: bool = True,
-) -> TuneResult[Mitigator]:
+) -> TuneResult[M]:
     """Search a mitigator's weight, its explanation and the explanation's settings, all at once.
 
     Every trial trains a fresh copy of the model; `TuneResult.model` is the best one. The given model stays as it is.
@@ -193,10 +198,10 @@ def _validation(validation: Any) -> tuple[Any, Any]:
     """The validation data, and the group of each of its samples; None: the groups are the classes."""
     if not isinstance(validation, (tuple, list)):
         return validation, None
-    inputs, labels, *rest = validation
-    if not rest:
+    inputs, labels, *further = validation
+    if not further:
         return (inputs, labels), None
-    groups = rest[0].tolist() if hasattr(rest[0], "tolist") else list(rest[0])
+    groups = further[0].tolist() if hasattr(further[0], "tolist") else list(further[0])
     if len(groups) != len(labels):
         raise InvalidInputError(f"groups must name one for each of the {len(labels)} samples, got {len(groups)}")
     return (inputs, labels), groups

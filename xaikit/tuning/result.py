@@ -20,7 +20,12 @@ from xaikit.tuning.rows import TrialRow
 if TYPE_CHECKING:
     import optuna
 
-T = TypeVar("T", bound=Configured)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    T = TypeVarWithDefault("T", bound=Configured, default=Any)  # where nothing says what was searched, such as `load`
+else:
+    T = TypeVar("T", bound=Configured)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -181,8 +186,8 @@ class TuneResult(Result, Generic[T]):
 
     def __repr__(self) -> str:
         goal = self.goals[0]
-        kept = " (the default: no gain beyond noise)" if self.kept_default else ""
-        lines = [f"best: {_without_model(self.best)!r}{kept}"]
+        note = " (the default: no gain beyond noise)" if self.kept_default else ""
+        lines = [f"best: {_without_model(self.best)!r}{note}"]
         lines += [] if self.postprocess is None else [f"then: {self.postprocess!r}"]
         gain = "" if self.gain_interval is None else f"; gain of the best trial per sample {self.gain_interval!r}"
         lines.append(f"{goal.name} ({goal.direction}): {self.value:.4g}, before {self.default_value:.4g}{gain}")

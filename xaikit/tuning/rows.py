@@ -67,8 +67,8 @@ def point_of(trial: optuna.trial.FrozenTrial, space: Space) -> Point | None:
 def inactive_settings_of(rows: Sequence[TrialRow], goals: Sequence[Goal]) -> tuple[str, ...]:
     """Settings for which trials that differ in nothing else were compared, and all gave the same value.
 
-    What hangs below a choice comes and goes with it, so it is no difference of its own when the choice is judged. An
-    objective that is never twice the same, such as seconds, has no say.
+    The settings of an object exist only where that object is chosen, so they count as one difference with the choice.
+    An objective that differs from run to run, such as seconds, is left out.
     """
     judges = [goal.name for goal in goals if goal.repeatable]
     if not judges:

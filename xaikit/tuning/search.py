@@ -20,10 +20,11 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteErr
 from xaikit.core.results import Stopped
 from xaikit.tuning.dimension import Dimension
 from xaikit.tuning.goals import Goal
+from xaikit.tuning.optuna_private import disconnect
 from xaikit.tuning.rows import SETTINGS, TrialRow, key_of, point_of, row_of, table
 from xaikit.tuning.samplers import make_pruner, make_sampler
 from xaikit.tuning.space import Point, Space
-from xaikit.tuning.study import disconnect, open_study, quiet
+from xaikit.tuning.study import open_study, quiet
 
 if TYPE_CHECKING:
     import optuna
@@ -55,7 +56,7 @@ class Search:
         space: what varies.
         goals: what is sought.
         measure: from the objects at a point, and a function to report intermediate values to, to their numbers.
-        fingerprint: what makes two searches the same, as plain JSON values.
+        fingerprint: what must be equal for two searches to share a study, as plain JSON values.
         seed: of the sampler.
         sampler: Optuna's, by name.
         pruner: Optuna's, by name or as an object; None: no trial is stopped early.

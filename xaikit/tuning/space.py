@@ -64,7 +64,7 @@ class Space:
         return tuple(part.make(point) for part in self.parts)
 
     def walk(self, pick: Callable[[Dimension], Any]) -> Point:
-        """The point that `pick` chooses, asked for each dimension that exists under the choices so far."""
+        """The point that `pick` chooses: it is called for each dimension that exists under the choices made so far."""
         point: Point = {}
 
         def descend(dims: tuple[Dimension, ...]) -> None:
@@ -83,7 +83,7 @@ class Space:
         return self.walk(lambda dim: dim.start)
 
     def contains(self, point: Point) -> bool:
-        """Whether a point lies in the search space: the start need not."""
+        """Whether a point lies in the search space; the start may lie outside."""
         inside: list[bool] = []
 
         def check(dim: Dimension) -> Any:
@@ -99,13 +99,13 @@ class Space:
         return math.prod(d.size for d in self.dims)
 
     def moved(self) -> list[Point]:
-        """The start with one setting at a time moved far away."""
+        """Points that differ from the start in one setting, which has the value farthest from the start's."""
         active: list[Dimension] = []
         self.walk(lambda dim: active.append(dim) or dim.start)  # type: ignore[func-returns-value]
         return [self.walk(lambda dim, moved=moved: dim.farthest if dim is moved else dim.start) for moved in active]  # type: ignore[misc]
 
     def each(self) -> list[Point]:
-        """Where one of several objects is chosen: each of them as it was given."""
+        """Where one of several objects is chosen: a point for each of them, with the settings that it came with."""
         roots = [part.dims[0] for part in self.parts if part.chosen]
         return [self.walk(lambda dim, r=r, c=c: c if dim is r else dim.start) for r in roots for c in r.choices]  # type: ignore[misc]
 
@@ -128,14 +128,14 @@ class Space:
 
     def describe(self) -> dict[str, Any]:
         """Every dimension by Optuna's name of it: its dotted name, its range or choices, and when it exists."""
-        found: dict[str, Any] = {}
+        described: dict[str, Any] = {}
 
         def note(dims: tuple[Dimension, ...], when: Point) -> None:
             for dim in dims:
                 if not dim.fixed:
-                    found[dim.key] = {"name": dim.name, "when": when, **dim.describe()}
+                    described[dim.key] = {"name": dim.name, "when": when, **dim.describe()}
                 for label, option in dim.options.items():
                     note(option.below, when if dim.fixed else {**when, dim.name: label})
 
         note(self.dims, {})
-        return found
+        return described

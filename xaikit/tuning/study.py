@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
+from xaikit.tuning.journal import open_journal
+from xaikit.tuning.optuna_private import disconnect
 
 if TYPE_CHECKING:
     import optuna
@@ -34,7 +35,7 @@ def open_study(
     if resume and (storage is None or name is None):
         raise InvalidInputError("resume=True needs a storage and a study_name to go on with")
     opened: Any = None
-    taken = False
+    exists = False
     try:
         opened = open_storage(storage)
         study = optuna.create_study(
@@ -44,29 +45,21 @@ def open_study(
             load_if_exists=resume,
         )
     except optuna.exceptions.DuplicatedStudyError:
-        study, taken = optuna.load_study(study_name=name, storage=opened), True
+        study, exists = optuna.load_study(study_name=name, storage=opened), True
     except (InvalidInputError, InvalidTypeError, MissingDependencyError):
         raise
     except Exception as err:
         if storage is None:
             raise
         raise InvalidInputError(
-            f"the storage {without_password(storage)} does not answer ({type(err).__name__}); {_remedy(storage)}"
+            f"the storage {without_password(storage)} does not answer ({type(err).__name__}); {_remedy(storage, err)}"
         ) from err
     try:
-        _claim(study, name, fingerprint, taken=taken)
+        _claim(study, name, fingerprint, exists=exists)
     except InvalidInputError:
         disconnect(opened)
         raise
     return study, opened
-
-
-def disconnect(storage: Any) -> None:
-    """Close the connections to a database; the study stays usable and opens them again where it needs them."""
-    engine = getattr(storage, "engine", None)
-    if engine is not None:
-        storage.remove_session()
-        engine.dispose()
 
 
 def open_storage(storage: Any) -> Any:
@@ -77,7 +70,6 @@ def open_storage(storage: Any) -> Any:
     """
     import optuna
     import sqlalchemy.exc
-    from optuna.storages.journal import JournalFileBackend
 
     if storage is None or isinstance(storage, optuna.storages.BaseStorage):
         return storage
@@ -85,9 +77,7 @@ def open_storage(storage: Any) -> Any:
         raise InvalidTypeError(f"storage must be an URL, a path or an Optuna storage, got {storage!r}")
     journal = _journal_path(storage)
     if journal is not None:
-        backend = JournalFileBackend(str(journal))
-        with _no_experimental_warning():
-            return optuna.storages.JournalStorage(backend)
+        return open_journal(journal)
     url = _with_driver(str(storage))
     if "://" not in url:
         raise InvalidInputError(
@@ -128,15 +118,6 @@ def without_password(storage: Any) -> str:
     return re.sub(r"(?i)(password=)[^&]*", r"\1***", text)
 
 
-@contextlib.contextmanager
-def _no_experimental_warning() -> Iterator[None]:
-    import optuna
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
-
-
 def _journal_path(storage: str | Path) -> Path | None:
     text = str(storage)
     if text.startswith("journal://"):
@@ -149,11 +130,13 @@ def _with_driver(url: str) -> str:
     return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
 
-def _remedy(storage: Any) -> str:
+def _remedy(storage: Any, err: Exception) -> str:
     journal = _journal_path(storage) if isinstance(storage, (str, Path)) else None
     url = str(storage)
     if journal is not None:
         return f"the folder {journal.absolute().parent} must exist and be writable"
+    if url.startswith("sqlite") and any(sign in str(err) for sign in ("malformed", "not a database")):
+        return "its file is damaged or no SQLite database: move it away, or name another file"
     if url.startswith("sqlite"):
         return "the file's folder must exist and be writable; sqlite:///study.db lies in the current folder"
     if url.startswith("postgres"):
@@ -161,12 +144,12 @@ def _remedy(storage: Any) -> str:
     return "is it running?"
 
 
-def _claim(study: optuna.Study, name: str | None, fingerprint: dict[str, Any], *, taken: bool) -> None:
+def _claim(study: optuna.Study, name: str | None, fingerprint: dict[str, Any], *, exists: bool) -> None:
     """Write into a new study what it searches; of one that is there, say how it differs or that it is there."""
     before = study.user_attrs.get(FINGERPRINT)
     if before is not None:
         _same_search(before, name, fingerprint)
-    if taken:
+    if exists:
         raise InvalidInputError(
             f"the storage already holds a study {name!r}; pass resume=True (--resume) to go on with it, "
             f"or another study_name (--study)"

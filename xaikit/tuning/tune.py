@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xaikit.core import MITIGATORS, POSTPROCESSORS, Explainer, Float, Int, as_explainer
 from xaikit.core.batch import read_batches
@@ -12,17 +12,29 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
 from xaikit.core.results import Stopped
 from xaikit.metrics.base import Metric
 from xaikit.tuning.assemble import assemble, best_row, row_at
-from xaikit.tuning.evaluation import ExplanationMeasure, fingerprint_of_data, fingerprint_of_model, gain_interval
+from xaikit.tuning.evaluation import (
+    ExplanationMeasure,
+    fingerprint_of_data,
+    fingerprint_of_model,
+    gain_interval,
+    samples_with_region,
+)
 from xaikit.tuning.goals import as_goals
 from xaikit.tuning.result import FrontPoint, TuneResult
 from xaikit.tuning.search import Search, run_search
 from xaikit.tuning.space_selection import SpaceArgument, SpaceSelection, make_space, part_of_one, part_of_several
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # The explainer's own class; a search among several, or by a name, gives some Explainer.
+    E = TypeVar("E", bound=Explainer, default=Explainer)
+
 ROUNDING = 1e-6  # of a value: what models in single precision leave
 
 
 def tune(  # noqa: PLR0913
-    explainer: Explainer | str | Sequence[Any],
+    explainer: E | str | Sequence[Any],
     metric: Metric | str | dict[Any, float] | Sequence[Any],
     data: Any,
     *,
@@ -40,17 +52,17 @@ def tune(  # noqa: PLR0913
     direction: str | None = None,
     cautious: bool = True,
     progress: bool = True,
-) -> TuneResult[Explainer]:
-    """Search an explainer's tunable settings, or among several explainers, for the best mean of a metric over samples.
+) -> TuneResult[E]:
+    """Search for the explainer, or the settings of an explainer, with the best mean of a metric over some samples.
 
-    Trial 0 is the explainer as it is. The next ones move one setting at a time, where the number of trials allows, so
-    that settings without an effect are found; then the sampler decides. Every trial explains with the same seed, and
-    settings that come again are not run again. Ctrl-C ends the search and keeps what was found. Processes on one
-    machine or on several work together when they name the same storage and study.
+    Trial 0 is the explainer as it is. Where there are enough trials, the next ones change one setting each, so that
+    settings without an effect are found. Then the sampler proposes settings. Every trial explains with the same seed.
+    Settings that are proposed again are not measured again. Ctrl-C ends the search and keeps its trials. Processes on
+    one machine or on several work together when they name the same storage and study.
 
     Args:
-        explainer: a bound explainer; or a list, of which the search finds the best, and how set. Names in a list take
-            the model of its first bound explainer.
+        explainer: a bound explainer; or a list of explainers, of which the search chooses one and its settings. Names
+            in a list are bound to the model of its first bound explainer.
         metric: a metric, or its name or spec; its DIRECTION says which way is better. A dict from metrics to positive
             weights is their weighted sum, in which metrics that are better when lower count negatively. A list is
             several objectives: see `TuneResult.front`.
@@ -58,19 +70,22 @@ def tune(  # noqa: PLR0913
             or list of such batches; or a data set of such samples. Read once. Tensors, numpy arrays, lists and pandas
             objects are read alike.
         relevant_region: where the relevance should lie, for metrics that compare with it: a mask for each sample of
-            the data or one for all, in place of those in the data; see `Metric.evaluate`.
+            the data or one for all, in place of those in the data; see `Metric.evaluate`. Samples without a region are
+            left out of such a search.
         n_trials: trials to make, repeats included; in a storage, those of other processes count too.
         sampler: "tpe" (tree-structured Parzen estimator), "random", or "grid" (ten points of a range without a step).
-        pruner: "median", "hyperband", or an Optuna pruner: ends a trial after a batch that shows it to be bad.
+        pruner: "median", "hyperband", or an Optuna pruner. It ends a trial after a batch where the mean so far is worse
+            than in other trials.
         seed: of the sampler and of every trial's random numbers.
         timeout: seconds after which no new trial starts.
         storage: where Optuna keeps the study: an URL such as "sqlite:///study.db" or "postgresql://user@host/name", a
             journal file such as "study.journal", or an Optuna storage; None: memory.
         study_name: of the study in the storage.
-        resume: go on with a study of that name, which must search the same.
-        space: what to vary, by dotted names such as "baseline.sigma": a list of names, or a dict from names to specs or
-            to lists of choices. A name stands for the setting and all below it. None: every tunable setting; "all":
-            also every choice among objects, such as the baseline and the feature mask, and what hangs below.
+        resume: continue the study of that name. It must have the same model, samples, metric and space.
+        space: the settings to vary, by dotted names such as "baseline.sigma": a list of names, or a dict from names to
+            specs or to lists of choices. The name of a setting that is an object also stands for that object's
+            settings. None: every tunable setting. "all": also every setting that is an object, such as the baseline
+            and the feature mask, with the settings of these objects.
         postprocess: a postprocessor (True for the usual one) whose pooling and normalization are searched too.
         direction: checked against the metric's own, where given.
         cautious: keep the default settings (of the best explainer, where there are several) unless the gain per sample
@@ -78,7 +93,7 @@ def tune(  # noqa: PLR0913
         progress: show a progress bar.
 
     Returns:
-        The best explainer with its value, all trials, and what was learnt about the settings.
+        The best explainer with its value, all trials, and the settings that had no effect.
 
     Raises:
         InvalidInputError, InvalidTypeError, UnknownNameError: for arguments that cannot be right.
@@ -151,6 +166,8 @@ def explanation_search(  # noqa: PLR0913
     batches = [batch.to(explainers[0].device) for batch in read_batches(data, relevant_region, **options)]
     for goal in goals:
         goal.check_masks(batches)
+    if any(goal.needs_masks for goal in goals):
+        batches = samples_with_region(batches)
     if pruner is not None and len(batches) == 1:
         raise InvalidInputError(
             f"pruner={pruner!r} ends a trial between batches, and the data is a single one; pass a loader or a list"
@@ -175,7 +192,7 @@ def explanation_search(  # noqa: PLR0913
     )
 
 
-def explanation_result(search: Search, stopped: Stopped, *, cautious: bool = True) -> TuneResult[Explainer]:
+def explanation_result(search: Search, stopped: Stopped, *, cautious: bool = True) -> TuneResult[Any]:
     """The result of a search over explainers; `cautious` as for `tune`.
 
     Raises:

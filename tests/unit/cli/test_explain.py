@@ -150,3 +150,26 @@ def test_each_example_of_the_help_stands_on_its_own_line(capsys: pytest.CaptureF
     assert "\\b" not in shown
     assert "\b" not in shown
     assert sum(line.strip().startswith("xaikit explain ") for line in shown.splitlines()) == 7
+
+
+def test_classes_name_what_is_printed_and_drawn(digit: torch.Tensor, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"kind{k}" for k in range(10)]
+    call = ["digit.png", "--grey", "--model", NETWORK, "--target", "3", "--explainer", "gradient"]
+    assert leave(*call, "--classes", ",".join(names)) == 0
+    shares = make_network().eval()(digit)[0].softmax(0).sort(descending=True)
+    first, second = (f"{k} kind{k} ({100 * v:.1f} %)" for v, k in zip(*(t[:2].tolist() for t in shares), strict=True))
+    out = capsys.readouterr().out
+    assert f"predicted {first}, then {second}; class 3 kind3, score" in out
+    assert leave(*call, "--classes", "a,b") == 2
+    assert "--classes names 2 classes, and the model has 10 outputs" in capsys.readouterr().err
+    assert leave(*call[:5], "3,1,2") == 2
+    assert "--target takes one class for all samples, or one for each of 1, got 3" in capsys.readouterr().err
+
+
+def test_a_model_that_computes_nan_is_told(digit: torch.Tensor, capsys: pytest.CaptureFixture[str]) -> None:
+    state = make_network().state_dict()
+    next(iter(state.values())).view(-1)[0] = float("nan")
+    torch.save(state, "w.pt")
+    assert leave("digit.png", "--grey", "--model", NETWORK, "--weights", "w.pt") == 1
+    assert "the model gives NaN or infinite numbers" in capsys.readouterr().err
+    assert not list(Path().glob("*.npz"))

@@ -129,3 +129,47 @@ def test_a_tensor_is_no_state_dict(folder: Path) -> None:
     torch.save([torch.zeros(2)], path)
     with pytest.raises(InvalidInputError, match="holds no state dict"):
         load_model(f"{folder.name}:make", path)
+
+
+PAYLOAD = """
+import pathlib
+pathlib.Path("ran").write_text("")
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizer
+class Config(PretrainedConfig): model_type = "own"
+class Model(PreTrainedModel): pass
+class Tokenizer(PreTrainedTokenizer): pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["Model", "AutoModel", "AutoModelForCausalLM", "pipeline", "Trainer", 3, None])
+def test_a_hugging_face_folder_never_runs_its_own_code(
+    architecture: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    from xaikit.cli.hugging_face import tokenizer_of
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    own = tmp_path / "own"
+    auto = {name: f"code.{name.removeprefix('Auto')}" for name in ("AutoConfig", "AutoModel", "AutoTokenizer")}
+    auto["AutoTokenizer"] = ["code.Tokenizer", None]
+    content = {"auto_map": auto, "model_type": "own", "tokenizer_class": "Tokenizer"}
+    (own / "config.json").write_text(json.dumps({**content, "architectures": [architecture]}))
+    (own / "tokenizer_config.json").write_text(json.dumps(content))
+    (own / "code.py").write_text(PAYLOAD)
+    save_file({"a": torch.zeros(1)}, own / "model.safetensors")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whatever is typed at a prompt
+    tokenizer_of.cache_clear()
+    assert tokenizer_of("hf:own") is None
+    with pytest.raises(InvalidInputError, match=r"config\.json names no model class .* does not run"):
+        load_model("hf:own")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_timm_reads_no_file_by_a_setting() -> None:
+    pytest.importorskip("timm")
+    for setting in ("checkpoint_path=evil.pth", "pretrained=true", "cache_dir=x"):
+        with pytest.raises(InvalidInputError, match="--weights"):
+            load_model(f"timm:resnet18:{setting}")

@@ -21,7 +21,8 @@ from xaikit.cli.demo_digits import make_network
 from xaikit.explainers import SmoothGrad, VarGrad
 from xaikit.metrics import AbPC
 from xaikit.tuning import TuneResult, tune
-from xaikit.tuning.study import disconnect, open_storage
+from xaikit.tuning.optuna_private import disconnect
+from xaikit.tuning.study import open_storage
 
 NETWORK = "xaikit.cli.demo_digits:make_network"
 ROOT = Path(__file__).parents[3]
@@ -101,7 +102,7 @@ def test_a_study_goes_on(digits: tuple[torch.Tensor, torch.Tensor], capsys: pyte
     storage = ("--storage", "study.journal", "--trials", "2", "--no-figure")
     assert leave(*CALL, *storage) == 0
     assert leave(*CALL, *storage) == 2
-    assert "already holds a study 'xaikit'; pass resume=True" in capsys.readouterr().err
+    assert "already holds a study 'xaikit'; pass --resume" in capsys.readouterr().err
     assert leave(*CALL, *storage, "--resume") == 0
     assert len(TuneResult.load("tuned.json").trials) == 4
     assert leave(*CALL, *storage, "--resume", "--seed", "1") == 2

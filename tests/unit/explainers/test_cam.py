@@ -170,7 +170,7 @@ def test_spec_names_the_layer(case):
     ("settings", "error", "words"),
     [
         ({"target_layer": "44"}, UnknownNameError, "no layer '44'"),
-        ({"target_layer": 4}, InvalidTypeError, "layer's name or a module"),
+        ({"target_layer": 4}, InvalidTypeError, "layer's name, a module, or a sequence"),
         ({"target_layer": "7"}, InvalidInputError, "no positions"),
         ({"layer": "7"}, InvalidInputError, "no positions"),
         ({"layer": "4", "target_layer": "4"}, InvalidInputError, "not both"),

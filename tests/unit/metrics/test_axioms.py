@@ -31,14 +31,14 @@ def test_the_gap_of_given_attributions():
     assert torch.allclose(found, (a.sum(1) - drop).abs())
 
 
-def test_the_gap_is_zero_where_quantus_calls_it_complete(by_quantus):
+def test_the_gap_is_zero_where_quantus_calls_it_complete(quantus):
     model, x, y = net().float(), torch.randn(4, 1, 2, 4), torch.tensor([0, 1, 2, 0])
     a = IntegratedGradients(model, n_steps=80).attribute(x, y)
     a[1] += 0.1
     gap = CompletenessGap().evaluate(Gradient(model), x, y, a)
     # Quantus asks for equal numbers: the output is rounded as the sum of its attributions is.
-    options = {"output_func": lambda v: v, "perturb_baseline": 0.0, "return_aggregate": False}
-    theirs = by_quantus("Completeness", model, x, y, a, **options)
+    options = {"output_func": lambda v: v, "perturb_baseline": 0.0}
+    theirs = quantus.metric("Completeness", model, x, y, a, **options)
     assert gap[1].item() == pytest.approx(0.8, abs=1e-5)
     assert [g < 1e-5 for g in gap.tolist()] == [i != 1 for i in range(4)]
     assert not theirs[1]
@@ -62,13 +62,13 @@ def test_non_sensitivity_counts_what_disagrees():
     assert NonSensitivity().evaluate(Gradient(model), x, 0).tolist() == [0, 0, 0]
 
 
-def test_non_sensitivity_equals_quantus(by_quantus):
+def test_non_sensitivity_equals_quantus(quantus):
     """Quantus counts an attribution below its threshold as none, so positive ones."""
     model, x = Partly(), torch.randn(5, 1, 2, 4).double()
     a = (torch.randn(5, 1, 2, 4).double()).clamp_min(0)
-    theirs = by_quantus(
+    theirs = quantus.metric(
         "NonSensitivity", model, x, torch.zeros(5, dtype=torch.long), a,
-        eps=1e-8, features_in_step=1, perturb_baseline="uniform", return_aggregate=False,
+        eps=1e-8, features_in_step=1, perturb_baseline="uniform",
     )  # fmt: skip
     each = torch.arange(8).view(1, 2, 4)
     ours = NonSensitivity(feature_mask=each, threshold=1e-8).evaluate(Gradient(model), x, 0, a)

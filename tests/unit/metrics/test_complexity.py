@@ -24,10 +24,10 @@ def attributions():
     return torch.randn(6, 1, 5, 4).double()
 
 
-def test_equal_to_quantus(by_quantus, attributions):
+def test_equal_to_quantus(quantus, attributions):
     model = nn.Sequential(nn.Flatten(), nn.Linear(20, 2)).double()
     x, y = torch.randn(6, 1, 5, 4).double(), torch.zeros(6, dtype=torch.long)
-    run = lambda name, a: by_quantus(name, model, x, y, a, return_aggregate=False)
+    run = lambda name, a: quantus.metric(name, model, x, y, a)
     explainer = Gradient(model)
     # Quantus adds 1e-7 to each attribution.
     assert np.allclose(
@@ -37,7 +37,7 @@ def test_equal_to_quantus(by_quantus, attributions):
     assert np.allclose(entropy, run("Complexity", attributions.abs()), atol=1e-5)
     # Quantus' threshold is absolute: the attributions are scaled to a largest |a| of 1 first.
     scaled = attributions / attributions.abs().amax((1, 2, 3), keepdim=True)
-    theirs = by_quantus("EffectiveComplexity", model, x, y, scaled.abs(), eps=0.3, return_aggregate=False)
+    theirs = quantus.metric("EffectiveComplexity", model, x, y, scaled.abs(), eps=0.3)
     ours = EffectiveComplexity(threshold=0.3).evaluate(explainer, x, y, attributions)
     assert ours.tolist() == list(theirs)
 

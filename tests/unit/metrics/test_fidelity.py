@@ -12,7 +12,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.explainers import Gradient, GradientXInput
 from xaikit.metrics import FaithfulnessCorrelation, Infidelity, MuFidelity
 from xaikit.metrics.fidelity import random_subsets
-from xaikit.metrics.pooled_features import Places, groups
+from xaikit.metrics.pooled_features import PooledFeatures, groups
 from xaikit.metrics.random_subsets import normal_draws, random_keys
 
 
@@ -21,7 +21,7 @@ def net(features=12):
 
 
 def flat(values):
-    return Places(values, (values.shape[1:],))
+    return PooledFeatures(values, (values.shape[1:],))
 
 
 @pytest.mark.parametrize(("share", "size"), [(0.2, 2), (0.5, 6), (0.01, 1)])
@@ -41,14 +41,14 @@ def test_correlation_equals_a_plain_loop(share, size):
         assert np.isclose(found[i].item(), stats.pearsonr(sums, drops)[0])
 
 
-def test_correlation_equals_quantus_on_the_same_subsets(by_quantus, monkeypatch):
+def test_correlation_equals_quantus_on_the_same_subsets(quantus, monkeypatch):
     model, x, a = net().float(), torch.randn(3, 1, 3, 4), torch.randn(3, 1, 3, 4)
     subsets = random_subsets(flat(a.flatten(1)), 25, 1 / 3, 0)[:, 0]
     draws = iter([np.flatnonzero(s.numpy()) for s in subsets for _ in range(3)])
     monkeypatch.setattr(np.random, "choice", lambda *_args, **_kwargs: next(draws))
     y = torch.tensor([0, 2, 1])
-    options = {"nr_runs": 25, "subset_size": 4, "perturb_baseline": 0.0, "return_aggregate": False}
-    theirs = by_quantus("FaithfulnessCorrelation", model, x, y, a, **options)
+    options = {"nr_runs": 25, "subset_size": 4, "perturb_baseline": 0.0}
+    theirs = quantus.metric("FaithfulnessCorrelation", model, x, y, a, **options)
     ours = FaithfulnessCorrelation(n_iter=25, share=1 / 3, baseline=0.0).evaluate(Gradient(model), x, y, a)
     assert np.allclose(ours, theirs, atol=1e-5)
 

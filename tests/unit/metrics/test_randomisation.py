@@ -138,7 +138,7 @@ def test_layers_come_in_the_order_in_which_they_run():
     assert torch.equal(model.scale, before)
 
 
-def test_random_logit_of_two_classes_equals_quantus(quantus, by_quantus):
+def test_random_logit_of_two_classes_equals_quantus(quantus):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.Tanh(), nn.Linear(6, 2)).double()
     x, y = torch.randn(5, 1, 8, 8).double(), torch.tensor([0, 1, 1, 0, 1])
 
@@ -146,9 +146,9 @@ def test_random_logit_of_two_classes_equals_quantus(quantus, by_quantus):
         return GradientXInput(model).attribute(torch.as_tensor(inputs), torch.as_tensor(targets)).numpy()
 
     a = GradientXInput(model).attribute(x, y)
-    theirs = by_quantus(
+    theirs = quantus.metric(
         "RandomLogit", model, x, y, a,
-        num_classes=2, similarity_func=quantus.correlation_spearman, return_aggregate=False,
+        num_classes=2, functions={"similarity_func": "correlation_spearman"},
         call={"explain_func": explain},
     )  # fmt: skip
     assert np.allclose(RandomLogit().evaluate(GradientXInput(model), x, y), theirs)

@@ -50,17 +50,17 @@ def test_max_sensitivity_equals_captum_on_the_same_points(explainer):
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
-def test_equal_to_quantus_on_the_same_points(quantus, by_quantus, ours, theirs, options):
+def test_equal_to_quantus_on_the_same_points(quantus, ours, theirs, options):
     made, x, y = GradientXInput(net()), torch.randn(4, 2, 5, 5).double(), torch.tensor([0, 1, 2, 1])
     draws = iter(moves(x, 5, 0.05))
 
     def explain(model, inputs, targets, **_):
         return made.attribute(torch.from_numpy(inputs), torch.as_tensor(targets)).numpy()
 
-    expected = by_quantus(
+    expected = quantus.metric(
         theirs, made.model, x, y, made.attribute(x, y),
-        nr_samples=5, return_aggregate=False, perturb_func=lambda arr, **_: arr + next(draws).flatten().numpy(),
-        **{k: getattr(quantus, v) for k, v in options.items()}, call={"explain_func": explain},
+        nr_samples=5, functions=options, perturb_func=lambda arr, **_: arr + next(draws).flatten().numpy(),
+        call={"explain_func": explain},
     )  # fmt: skip
     assert np.allclose(ours(n_iter=5, radius=0.05).evaluate(made, x, y), expected, rtol=1e-6)
 

@@ -220,6 +220,7 @@ def test_weight_zero_is_the_plain_step():
 def test_one_pass_gives_logits_and_penalty():
     model, data = net(), batch()
     calls = []
+    CDEP().explainer_for(model).attribute(data[0], data[1])  # the first call gets to know a model
     model.register_forward_pre_hook(lambda *_: calls.append(1))
     found = []
     for mode in ("auto", "eval"):

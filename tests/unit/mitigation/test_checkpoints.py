@@ -170,7 +170,7 @@ def test_more_epochs_go_on_from_a_finished_run(tmp_path):
     whole, part, file = net(), net(), tmp_path / "rrr.pt"
     fit(RRR(n_epochs=4, random_state=0, **SETTINGS), whole, *data())
     fit(RRR(n_epochs=2, random_state=0, **SETTINGS), part, *data(), checkpoint=file)
-    keys = {"format", "settings", "stand", "model", "optimizer", "guard", "stopping", "random"}
+    keys = {"format", "settings", "stand", "model", "optimizer", "guard", "stopping", "data", "random"}
     assert set(torch.load(file, weights_only=True)) == keys
     resumed = net()
     history = fit(RRR(n_epochs=4, random_state=0, **SETTINGS), resumed, *data(), checkpoint=file)
@@ -312,3 +312,22 @@ def test_a_shuffled_loader_trains_as_a_plain_loop_over_it_does():
         nn.functional.cross_entropy(plain(a), b).backward()
         optimizer.step()
     assert same(ours, plain)
+
+
+def test_other_data_are_refused_and_named(tmp_path):
+    file, (x, y, mask) = tmp_path / "rrr.pt", data()
+    mitigator = RRR(n_epochs=1, random_state=0, **SETTINGS)
+    fit(mitigator, net(), x, y, mask, checkpoint=file)
+    further = mitigator.set_kwargs(n_epochs=2)
+    for changed, names in (
+        ((x + 1, y, mask), "inputs"),
+        ((x, (y + 1) % 3, mask), "labels"),
+        ((x, y, 1 - mask), "masks"),
+        ((x[:12], y[:12], mask), "samples, inputs, labels"),
+    ):
+        with pytest.raises(InvalidInputError, match=rf"other data \({names} differ\); name another file"):
+            fit(further, net(), *changed, checkpoint=file)
+    assert len(fit(further, net(), x.numpy(), y.tolist(), mask.numpy(), checkpoint=file).epochs) == 2
+    shorter = DataLoader(TensorDataset(x[:12], y[:12], mask.expand(12, 6, 6)), batch_size=4)
+    with pytest.raises(InvalidInputError, match=r"other data \(samples differ\)"):
+        fit(further, net(), shorter, checkpoint=file)

@@ -82,7 +82,7 @@ def test_only_samples_that_every_run_has_are_shown(tmp_path):
     runs = image_runs(tmp_path, n=5)
     other = explain_dataset(
         VarGrad(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), n_iter=2),
-        torch.rand(3, 1, 8, 8),
+        torch.stack([sample.inputs for sample in runs[0]])[:3],
         out=tmp_path / "c",
         progress=False,
     )

@@ -73,6 +73,39 @@ def test_every_form_of_data_gives_the_same(form, model, data, tmp_path):
     assert torch.allclose(stacked(run), Gradient(model).attribute(data[0], model(data[0]).argmax(1)), atol=1e-6)
 
 
+class NumpyRows(torch.utils.data.Dataset):
+    def __init__(self, x, y):
+        self.x, self.y = x.double().numpy(), y.numpy()
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i], int(self.y[i])
+
+
+def test_arrays_lists_frames_and_mappings_are_read(data, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    x, y = data[0].flatten(1), data[1]
+    net = nn.Linear(12, 3)
+    expected = Gradient(net).attribute(x, y)
+    forms = {
+        "numpy": (x.double().numpy(), y.numpy().astype("int16")),
+        "lists": (x.tolist(), y.tolist()),
+        "frame": (pandas.DataFrame(x.numpy()), pandas.Series(y.numpy())),
+        "dataset": NumpyRows(x, y),
+        "loader": DataLoader(NumpyRows(x, y), batch_size=4),
+    }
+    for name, form in forms.items():
+        run = explain(Gradient(net), form, tmp_path / name, targets="label")
+        assert torch.allclose(stacked(run), expected, atol=1e-6), name
+        assert [sample.label for sample in run] == y.tolist()
+    for name, form in {"array": x.numpy(), "list": x.tolist(), "frame alone": pandas.DataFrame(x.numpy())}.items():
+        assert torch.allclose(
+            stacked(explain(Gradient(net), form, tmp_path / name, targets=1)), net.weight[1].expand(N, 12)
+        )
+
+
 def test_targets_dtype_and_inputs(model, data, tmp_path):
     x, y = data
     run = explain(Gradient(model), data, tmp_path / "a", targets="label", dtype="bfloat16", keep_inputs=True)
@@ -376,7 +409,7 @@ def test_what_cannot_be_right_is_refused(model, data, tmp_path):
         (InvalidInputError, "without shuffle", lambda: explain(e, DataLoader(TensorDataset(x), shuffle=True), out)),
         (InvalidTypeError, "map-style", lambda: explain(e, Endless(), out)),
         (InvalidTypeError, "data must be a Dataset", lambda: explain(e, 3, out)),
-        (InvalidInputError, "one length", lambda: explain(e, (x, y[:3]), out)),
+        (InvalidInputError, r"labels must have shape \(23,\)", lambda: explain(e, (x, y[:3]), out)),
         (InvalidInputError, "no sample", lambda: explain(e, x[:0], out)),
         (InvalidInputError, "bring them to one size", lambda: explain(e, TensorList(mixed), out)),
         (InvalidInputError, "shard_size must be >= 1", lambda: explain(e, data, out, shard_size=0)),

@@ -243,3 +243,16 @@ def test_bad_objectives(options, error, words):
 def test_the_metrics_own_direction_may_be_given():
     assert as_goals(AbPC(), "maximize")[0].direction == "maximize"
     assert Int(ge=1).check(search(Near(), direction="maximize", n_trials=2).trials[0]["trial"] + 1, "trial") == 1
+
+
+def test_samples_without_a_region_are_left_out_of_the_search():
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), torch.rand(4, 1, 4, 4)
+    region = torch.zeros(4, 4)
+    region[:2] = 1
+    explainer, options = SmoothGrad(model), {"n_trials": 3, "progress": False}
+    truth = tune(explainer, "relevance_mass", (x[[0, 2]], 0, region), **options)
+    with pytest.warns(UserWarning, match="2 of 4 samples have no relevant region and are left out of the search"):
+        found = tune(explainer, "relevance_mass", (x, 0, [region, None, region, None]), **options)
+    assert (found.value, found.best) == (truth.value, truth.best)
+    with pytest.raises(InvalidInputError, match="relevant_region is empty for every sample"):
+        tune(explainer, "relevance_mass", (x, 0), relevant_region=[None] * 4, **options)

@@ -18,7 +18,8 @@ from xaikit.core import Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.explainers import SmoothGrad
 from xaikit.tuning import tune
-from xaikit.tuning.study import disconnect, open_storage, without_password
+from xaikit.tuning.optuna_private import disconnect
+from xaikit.tuning.study import open_storage, without_password
 
 optuna = pytest.importorskip("optuna")
 

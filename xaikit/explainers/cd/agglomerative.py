@@ -102,7 +102,11 @@ class AgglomerativeDecomposition(ContextualDecomposition):
     percentile: Annotated[float, Float(ge=0, lt=100), "a level takes the features at or above it, at least one"] = 90.0
 
     def hierarchy(self, inputs: Tensor, target: int) -> Hierarchy:
-        """The hierarchy for one sample (1, ...), an image or token ids.
+        """The hierarchy for one sample.
+
+        Args:
+            inputs: an image or token ids, (1, ...).
+            target: the class that is explained.
 
         Raises:
             InvalidInputError: for several samples or several inputs.

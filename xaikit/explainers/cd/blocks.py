@@ -7,14 +7,18 @@ three. Without a graph only: autograd wants whole tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.layout import Rows, channels_behind
+from xaikit.explainers.cd.layout import Rows
 
 BLOCK = 1 << 17
 """Elements of a part in a block: eight temporaries of this size fit a cache of 4 MiB."""
@@ -65,39 +69,102 @@ class Cut:
         return (value,) * len(self.sizes) if len(value) == 1 else value.split(self.step) * self.outer
 
 
-def share_constant(
-    parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, threshold: Tensor, out: Tensor | None = None
-) -> Tensor:
-    """The formula of `constants` for scale * parts, as a new pair or in `out`, which may be the old one."""
-    rows = Rows.of(parts, share, constant, scale)
-    if rows is not None:
-        out = torch.empty_like(parts) if out is None else out  # no view: autograd would not let it be changed in place
-        c, g, low = (rows.operand(value) for value in (constant, scale, threshold))
-        share_constant(rows.parts(parts), c, rows.share(share), g, low, rows.parts(out))
-        return out
-    if not parts.is_contiguous():
-        parts = out = parts.contiguous()
-    out = torch.empty_like(parts) if out is None else out
-    cut = Cut(parts.shape[1:], parts.device)
-    pairs = zip(cut.rows(parts[0]), cut.rows(parts[1]), cut.rows(out[0]), cut.rows(out[1]), strict=True)
-    operands = [cut.operand(value) for value in (constant, threshold, *([] if scale is None else [scale]))]
-    for (r, s, new_r, new_s), u, c, low, *g in zip(pairs, undecided(cut, share, parts), *operands, strict=True):
-        if g:
-            r, s = r * g[0], s * g[0]  # noqa: PLW2901
-        a, b = r.abs(), s.abs()
-        n = a + b
-        d = torch.maximum(n, low)
-        q = c / d
-        e = d.sub_(n)
-        if isinstance(u, float):
-            a.add_(e, alpha=u)
-            b.add_(e, alpha=1 - u)
-        else:
-            a.add_(e * u)
-            b.add_(e * (1 - u))
-        torch.addcmul(r, a, q, out=new_r)
-        torch.addcmul(s, b, q, out=new_s)
-    return out
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+"""What a step does with a block: r and s, and where the new parts go, which may be the same memory."""
+
+
+@dataclass(frozen=True)
+class AddedConstant:
+    """Compute scale * x + constant by the formula of `constants`.
+
+    Attributes:
+        constant: broadcasting to x.
+        scale: likewise; None for 1.
+        threshold: the size of the parts below which the undecided share counts, like the constant.
+    """
+
+    constant: Tensor
+    scale: Tensor | None
+    threshold: Tensor
+
+    @property
+    def operands(self) -> tuple[Tensor | None, ...]:
+        """The tensors that broadcast to x."""
+        return self.constant, self.scale, self.threshold
+
+    def with_operands(self, change: Callable[[Any], Any]) -> AddedConstant:
+        """The step for parts in another layout."""
+        return AddedConstant(change(self.constant), change(self.scale), change(self.threshold))
+
+    def kernels(self, cut: Cut, share: Tensor, parts: Tensor) -> Iterator[Kernel]:
+        """A function for each block."""
+        scales = itertools.repeat(None) if self.scale is None else cut.operand(self.scale)
+        operands = cut.operand(self.constant), cut.operand(self.threshold), scales
+        for u, c, low, g in zip(undecided(cut, share, parts), *operands, strict=False):
+            yield functools.partial(_share_constant, u, c, low, g)
+
+    def totals(self, cut: Cut) -> Iterator[Callable[[Tensor], Tensor]]:
+        """What the step makes of the total, a function for each block."""
+        scales = itertools.repeat(None) if self.scale is None else cut.operand(self.scale)
+        for c, g in zip(cut.operand(self.constant), scales, strict=False):
+            yield functools.partial(torch.add, c) if g is None else functools.partial(torch.addcmul, c, g)
+
+
+def _share_constant(  # noqa: PLR0913, PLR0917
+    u: Tensor | float, c: Tensor, low: Tensor, scale: Tensor | None, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor
+) -> None:
+    if scale is not None:
+        r, s = r * scale, s * scale
+    a, b = r.abs(), s.abs()
+    n = a + b
+    d = torch.maximum(n, low)
+    q = c / d
+    e = d.sub_(n)
+    if isinstance(u, float):
+        a.add_(e, alpha=u)
+        b.add_(e, alpha=1 - u)
+    else:
+        a.add_(e * u)
+        b.add_(e * (1 - u))
+    torch.addcmul(r, a, q, out=new_r)
+    torch.addcmul(s, b, q, out=new_s)
+
+
+@dataclass(frozen=True)
+class SplitFunction:
+    """Split an elementwise f with f(0) = 0.
+
+    Attributes:
+        function: f.
+        symmetric: (f(r + s) + f(r) - f(s)) / 2, and with r and s swapped; else f(r) and f(r + s) - f(r).
+    """
+
+    function: Callable[[Tensor], Tensor]
+    symmetric: bool = True
+    operands: tuple[Tensor | None, ...] = ()
+
+    def with_operands(self, change: Callable[[Any], Any]) -> SplitFunction:  # noqa: ARG002
+        """The step for parts in another layout."""
+        return self
+
+    def kernels(self, cut: Cut, share: Tensor, parts: Tensor) -> Iterator[Kernel]:  # noqa: ARG002
+        """A function for each block."""
+        return itertools.repeat(self._both_orders if self.symmetric else self._relevant_first, len(cut.sizes))
+
+    def totals(self, cut: Cut) -> Iterator[Callable[[Tensor], Tensor]]:
+        """What the step makes of the total, a function for each block."""
+        return itertools.repeat(self.function, len(cut.sizes))
+
+    def _both_orders(self, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor) -> None:
+        lead = self.function(r).sub_(self.function(s))
+        whole = self.function(r + s)
+        torch.lerp(lead, whole, 0.5, out=new_r)
+        torch.sub(whole, new_r, out=new_s)  # f(r + s) - 0, or f(r) - f(r): a part that is exactly 0 stays so
+
+    def _relevant_first(self, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor) -> None:
+        first, whole = self.function(r), self.function(r + s)
+        torch.sub(whole, first, out=new_s)
+        new_r.copy_(first)
 
 
 def undecided(cut: Cut, share: Tensor, parts: Tensor) -> Sequence[Tensor | float]:
@@ -107,101 +174,44 @@ def undecided(cut: Cut, share: Tensor, parts: Tensor) -> Sequence[Tensor | float
     return [number for number in share.tolist() for _ in range(len(cut.sizes) // len(share))]
 
 
-def split_symmetric(parts: Tensor, function: Callable[[Tensor], Tensor], out: Tensor | None = None) -> Tensor:
-    """The symmetric split of an elementwise f with f(0) = 0: (f(r + s) + f(r) - f(s)) / 2, and with r and s swapped."""
-    if channels_behind(parts):
-        out = torch.empty_like(parts) if out is None else out
-        split_symmetric(parts.movedim(3, -1), function, out.movedim(3, -1))
+def run_steps(
+    parts: Tensor, share: Tensor, steps: Sequence[AddedConstant | SplitFunction], out: Tensor | None = None
+) -> Tensor:
+    """The parts after some steps, each block through all of them: a new pair, or `out`, which may be the old one."""
+    rows = Rows.of(parts, share, *(value for step in steps for value in step.operands))
+    if rows is not None:
+        out = torch.empty_like(parts) if out is None else out  # no view: autograd would not let it be changed in place
+        in_rows = [step.with_operands(rows.operand) for step in steps]
+        run_steps(rows.parts(parts), rows.share(share), in_rows, rows.parts(out))
         return out
     if not parts.is_contiguous():
         parts = out = parts.contiguous()
     out = torch.empty_like(parts) if out is None else out
     cut = Cut(parts.shape[1:], parts.device)
-    for r, s, new_r, new_s in zip(*(cut.rows(value) for value in (*parts, *out)), strict=True):
-        lead = function(r).sub_(function(s))
-        whole = function(r + s)
-        torch.lerp(lead, whole, 0.5, out=new_r)
-        torch.sub(whole, new_r, out=new_s)  # f(r + s) - 0, or f(r) - f(r): a part that is exactly 0 stays so
+    pairs = zip(cut.rows(parts[0]), cut.rows(parts[1]), cut.rows(out[0]), cut.rows(out[1]), strict=True)
+    each = zip(*(step.kernels(cut, share, parts) for step in steps), strict=True)
+    for (r, s, new_r, new_s), (first, *others) in zip(pairs, each, strict=True):
+        first(r, s, new_r, new_s)
+        for kernel in others:
+            kernel(new_r, new_s, new_r, new_s)
     return out
 
 
-def share_constant_gradients(
-    grad: Tensor, parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, threshold: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of `share_constant` with respect to parts, constant and scale; see `derivatives.ShareConstant`."""
-    rows = Rows.of(parts, share, constant, scale)
-    if rows is not None:
-        c, g, low = (rows.operand(value) for value in (constant, scale, threshold))
-        found = share_constant_gradients(rows.parts(grad), rows.parts(parts), c, rows.share(share), g, low)
-        d_parts, d_constant, d_scale = found
-        back = None if scale is None or d_scale is None else rows.operand_back(d_scale, scale)
-        return rows.back(d_parts), rows.operand_back(d_constant, constant), back
-    parts, grad = parts.contiguous(), grad.contiguous()
-    cut = Cut(parts.shape[1:], parts.device)
-    out, d_constant = torch.empty_like(parts), torch.zeros_like(constant)
-    d_scale = None if scale is None else torch.zeros_like(scale)
-    blocks = zip(*(cut.rows(value) for pair in (parts, grad, out) for value in pair), strict=True)
-    own = zip(
-        undecided(cut, share, parts),
-        cut.operand(constant),
-        cut.operand(threshold),
-        cut.operand(d_constant),
-        strict=True,
-    )
-    scales: list[tuple[Tensor, ...]] = [()] * len(cut.sizes)
-    if scale is not None and d_scale is not None:
-        scales = list(zip(cut.operand(scale), cut.operand(d_scale), strict=True))
-    for (r0, s0, gr, gs, out_r, out_s), (share_of, c, low, into), g in zip(blocks, own, scales, strict=True):
-        r, s = (r0 * g[0], s0 * g[0]) if g else (r0, s0)
-        a = r.abs()
-        n = s.abs().add_(a)
-        d = torch.maximum(n, low)
-        relevant = torch.where(n < low, share_of, a.div_(d))
-        gap = gr - gs
-        into.add_(summed(torch.addcmul(gs, relevant, gap), into))
-        to_r = gap.mul_(c).div_(d)
-        to_s = relevant.mul_(to_r)
-        to_r.sub_(to_s)
-        torch.addcmul(gr, r.sign(), to_r, out=out_r)
-        torch.addcmul(gs, s.sign(), to_s, value=-1, out=out_s)
-        if g:
-            g[1].add_(summed(torch.addcmul(out_r * r0, out_s, s0), g[1]))
-            out_r *= g[0]  # noqa: PLW2901
-            out_s *= g[0]  # noqa: PLW2901
-    return out, d_constant, d_scale
-
-
-def summed(gradient: Tensor, like: Tensor) -> Tensor:
-    """The gradient with respect to an operand that was broadcast."""
-    return gradient.sum_to_size(like.shape) if like.dim() else gradient.sum()
-
-
-def accumulates(parts: Tensor, share: Tensor, *operands: Tensor | None) -> bool:
-    """Whether the blocks of broadcast operands are views of them, so that sums over blocks can be written there."""
-    if Rows.of(parts, share, *operands) is not None:
-        return True
-    cut = Cut(parts.shape[1:], parts.device)
-    return all(value is None or cut.views(value) for value in operands)
-
-
-def split_symmetric_gradient(grad: Tensor, parts: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """Gradient of `split_symmetric`: with g+ = (gr + gs) / 2 and g- = (gr - gs) / 2, dr = f'(r + s) g+ + f'(r) g-."""
-    if channels_behind(parts):
-        grad, parts = grad.movedim(3, -1), parts.movedim(3, -1)
-        return split_symmetric_gradient(grad, parts, function).movedim(-1, 3)
-    parts, grad = parts.contiguous(), grad.contiguous()
-    out = torch.empty_like(parts)
-    cut = Cut(parts.shape[1:], parts.device)
-
-    def pulled(value: Tensor, gradient: Tensor) -> Tensor:
-        value = value.detach().requires_grad_()
-        with torch.enable_grad():
-            (result,) = torch.autograd.grad(function(value), value, gradient)
-        return result
-
-    for r, s, gr, gs, out_r, out_s in zip(*(cut.rows(v) for pair in (parts, grad, out) for v in pair), strict=True):
-        lead = (gr - gs).mul_(0.5)
-        whole = pulled(r + s, (gr + gs).mul_(0.5))
-        torch.add(whole, pulled(r, lead), out=out_r)
-        torch.sub(whole, pulled(s, lead), out=out_s)
+def run_on_total(total: Tensor, steps: Sequence[AddedConstant | SplitFunction]) -> Tensor:
+    """The total (N, C, *places) after some steps, whose operands are the same at all places of a channel."""
+    value = total[None, None]
+    rows = Rows.of(value, value.new_zeros(1), *(operand for step in steps for operand in step.operands))
+    if rows is None:
+        cut = Cut(total.shape, torch.device("meta"))  # as one block
+        for step in steps:
+            total = next(step.totals(cut))(total)
+        return total
+    out = torch.empty_like(total)
+    sources, targets = rows.parts(value)[0], rows.parts(out[None, None])[0]
+    cut = Cut(sources.shape, total.device)
+    each = zip(*(step.with_operands(rows.operand).totals(cut) for step in steps), strict=True)
+    for block, into, functions in zip(cut.rows(sources), cut.rows(targets), each, strict=True):
+        for function in functions:
+            block = function(block)  # noqa: PLW2901
+        into.copy_(block)
     return out

@@ -14,29 +14,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xaikit.explainers.cd import blocks
 from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed
-from xaikit.explainers.cd.derivatives import ShareConstant
+from xaikit.explainers.cd.steps import AddConstant, run
 
 
-def add_constant(x: Decomposed, constant: Tensor, scale: Tensor | None = None, *, in_place: bool = False) -> Decomposed:
+def add_constant(
+    x: Decomposed, constant: Tensor, scale: Tensor | None = None, *, may_overwrite: bool = False
+) -> Decomposed:
     """Compute scale * x + constant, the constant shared between the parts; both broadcast against x.
 
-    With `in_place` the parts of x, which nobody else may hold, are overwritten where no graph needs them.
+    With `may_overwrite` the parts of x, which nobody else may hold, are overwritten where no graph needs them.
     """
     ndim = max(x.dim(), constant.dim())
     shape = torch.broadcast_shapes(x.shape, constant.shape)
     parts = x.aligned_parts(ndim)
-    constant = constant.to(parts.dtype)
     if parts.shape[2:] != shape:
-        parts, in_place = parts.expand(*parts.shape[:2], *shape), False
-    share = x.aligned_share(ndim)
-    floor = lowest_share(x)
-    tracked = (parts, constant, share, *([] if scale is None else [scale]))
-    if torch.is_grad_enabled() and any(value.requires_grad for value in tracked):
-        return x.like(ShareConstant.apply(parts, constant, share, scale, _threshold(constant, floor)), share)
-    threshold = _threshold(constant, floor)
-    return x.like(blocks.share_constant(parts, constant, share, scale, threshold, parts if in_place else None), share)
+        parts, may_overwrite = parts.expand(*parts.shape[:2], *shape), False
+    aligned = x if parts is x.parts else x.like(parts, x.aligned_share(ndim))
+    return run(aligned, [constant_step(x, constant, scale)], may_overwrite=may_overwrite)
+
+
+def constant_step(x: Decomposed, constant: Tensor, scale: Tensor | None = None) -> AddConstant:
+    """The step that computes scale * x + constant."""
+    constant = constant.to(x.dtype)
+    threshold = (constant.detach().abs() * lowest_share(x)).clamp_min(torch.finfo(constant.dtype).tiny ** 0.5)
+    return AddConstant(constant, scale, threshold)
 
 
 def add_graph_constant(x: Decomposed, constant: Tensor) -> Decomposed:
@@ -51,7 +53,3 @@ def add_graph_constant(x: Decomposed, constant: Tensor) -> Decomposed:
 def lowest_share(x: Decomposed) -> float:
     """The floor of the rules, and never so low that rounding would decide."""
     return max(x.context.rules.floor, 4 * torch.finfo(x.dtype).eps)
-
-
-def _threshold(constant: Tensor, floor: float) -> Tensor:
-    return (constant.detach().abs() * floor).clamp_min(torch.finfo(constant.dtype).tiny ** 0.5)

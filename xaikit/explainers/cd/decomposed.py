@@ -13,9 +13,9 @@ from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.location import calling_module
-from xaikit.explainers.cd.registry import RULES, in_place_of
+from xaikit.explainers.cd.registry import rule_for, rule_in_place
 from xaikit.explainers.cd.ruleset import Approximation, Context
+from xaikit.torch_ops import calling_module, computed, plain_name, positional
 
 
 class Decomposed(torch.Tensor):
@@ -29,12 +29,12 @@ class Decomposed(torch.Tensor):
         parts: (2, masks, *shape), the relevant part r and the irrelevant part s, stacked.
         share: the share of r in a constant where both parts are 0, (masks,) or one for each sample (`shares`).
         context: the rules followed.
-        spent: whether a rule may write its result over the parts, as in the in-place call of a function.
+        may_overwrite: whether a rule may write its result over the parts, as in the in-place call of a function.
     """
 
     share: Tensor
     context: Context
-    spent: bool
+    may_overwrite: bool
 
     @staticmethod
     def __new__(cls: type[Decomposed], parts: Tensor, share: Tensor, context: Context) -> Decomposed:
@@ -43,8 +43,8 @@ class Decomposed(torch.Tensor):
 
     def __init__(self, parts: Tensor, share: Tensor, context: Context) -> None:
         self._parts, self.share, self.context = parts, share, context
-        self._later: Deferred | None = None
-        self.spent = False
+        self._later: Any = None
+        self.may_overwrite = False
         self._total: Tensor | None = None
         self._family: list[weakref.ref[Decomposed]] | None = None
 
@@ -61,9 +61,13 @@ class Decomposed(torch.Tensor):
         self._parts, self._later = parts, None
 
     @property
-    def deferred(self) -> Deferred | None:
-        """A constant that is still to be added, in case a rule would rather add it later."""
+    def deferred(self) -> Any:
+        """The steps that are put off (`steps.Deferred`), in case a rule would rather add one to them; None without."""
         return self._later
+
+    def defer(self, later: Any) -> None:
+        """Let the parts be what some steps make of others, once somebody looks at them."""
+        self._later = later
 
     @property
     def relevant(self) -> Tensor:
@@ -86,6 +90,15 @@ class Decomposed(torch.Tensor):
         if self._total is None:
             self._total = self.parts[0, 0] + self.parts[1, 0]
         return self._total
+
+    def remember_total(self, total: Tensor) -> None:
+        """Note the value x, known already, so that it need not be summed up."""
+        self._total = total
+
+    @property
+    def count(self) -> int:
+        """The number of masks."""
+        return len(self.share)
 
     def like(self, parts: Tensor, share: Tensor | None = None) -> Decomposed:
         """A decomposed tensor of the same context with other parts, and this share unless another is given."""
@@ -149,6 +162,11 @@ class Decomposed(torch.Tensor):
             self.share = new.share if shares.fits(new.share, self.shape) else self.share
         return self
 
+    def take_over(self, other: Decomposed) -> Decomposed:
+        """Become another value whose steps are put off, in place; nobody has looked at the parts of this one yet."""
+        self._later, self.share, self._total = other.deferred.for_holder(self), other.share, None
+        return self
+
     def changed(self) -> None:
         """Note that the parts were changed in place: this value and its views compute their totals anew."""
         for member in self.family():
@@ -170,31 +188,6 @@ class Decomposed(torch.Tensor):
         raise missing_rule(func)
 
 
-class Deferred:
-    """A constant to be added to a decomposed value that nobody else holds, at the first look at its parts.
-
-    Args:
-        value: without the constant.
-        constant: one value for each channel.
-        add: the rule that adds it.
-    """
-
-    def __init__(self, value: Decomposed, constant: Tensor, add: Callable[[Decomposed, Tensor], Decomposed]) -> None:
-        self.value, self.constant, self.add = value, constant, add
-        self._grad = torch.is_grad_enabled()
-
-    def finished(self) -> Tensor:
-        """The parts with the constant, differentiable as they were when it was put off."""
-        with torch.set_grad_enabled(self._grad):
-            return self.add(self.value, self.constant).parts
-
-    def pending(self) -> Decomposed:
-        """The value that looks as if the constant had been added."""
-        result = self.value.like(self.value.parts)
-        result._later = self
-        return result
-
-
 class ShareLostError(UnsupportedOperationError):
     """The share of each sample could not be followed through an op; masks that all samples share need no following."""
 
@@ -207,37 +200,37 @@ class ShareLostError(UnsupportedOperationError):
 
 def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the rule of a function; write the result back where the call is in place."""
-    if kwargs.get("out") is not None:
-        return written_out(function, args, dict(kwargs))
-    rule = RULES.get(function)
-    if rule is not None:
-        in_place = kwargs.get("inplace")
-        if in_place is not None:
-            kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
-        return overwrite(rule, function, args, kwargs) if in_place else rule(function, *args, **kwargs)
-    name = getattr(function, "__name__", "")
+    name = plain_name(function)
     if name in ("__get__", "__set__"):
         return (get_property if name == "__get__" else set_property)(function.__self__.__name__, *args)
-    base = in_place_of(function)
-    if base is None:
+    rule = rule_in_place(function)
+    if kwargs.get("out") is not None or rule is not None:
+        return given_out(function, args, dict(kwargs)) if rule is None else rule(function, *args, **kwargs)
+    plain, args, kwargs, in_place = computed(function, args, kwargs)
+    rule = rule_for(plain)
+    if rule is None:
         return proportional(function, args, kwargs)
-    if not isinstance(args[0], Decomposed):
-        result = RULES[base](base, *args, **kwargs)
-        return storage_of(args[0], result).write(result)
-    return overwrite(RULES[base], base, args, kwargs)
+    args, kwargs = positional(plain, args, kwargs)
+    if in_place and isinstance(args[0], Decomposed):
+        return overwrite(rule, plain, args, kwargs)
+    result = rule(plain, *args, **kwargs)
+    return storage_of(args[0], result).write(result) if in_place else result
 
 
 def overwrite(rule: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Decomposed:
     """An in-place call: the rule's result written into the first operand."""
     target = args[0]
+    if target.deferred is not None:
+        result = rule(function, *args, **kwargs)
+        return target.write(result) if result.deferred is None else target.take_over(result)
     # where views share the memory, autograd must not be left with a saved operand that the write changes
     copied = len(target.family()) > 1 and torch.is_grad_enabled()
     source = target.like(target.parts.clone() if copied else target.parts)
-    source.spent = not torch.is_grad_enabled()
+    source.may_overwrite = not torch.is_grad_enabled()
     return target.write(rule(function, source, *args[1:], **kwargs))
 
 
-def written_out(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def given_out(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A call whose result goes into the tensor given as ``out``."""
     out = kwargs.pop("out")
     decomposed = any(isinstance(value, Decomposed) for value in tree_iter((args, kwargs)))
@@ -286,7 +279,7 @@ def set_property(name: str, value: Decomposed, new: Any) -> None:
 
 def missing_rule(function: Any) -> UnsupportedOperationError:
     """The error for an op without a rule: what it is, where it ran, and the two ways out."""
-    name = getattr(function, "__name__", str(function))
+    name = plain_name(function)
     if isinstance(function, torch.ScriptMethod | torch.ScriptFunction):
         return UnsupportedOperationError(
             f"contextual decomposition cannot look inside a scripted function (`{name}` in {calling_module()}); pass "
@@ -304,7 +297,7 @@ def proportional(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     if not operands or operands[0].context.on_missing == "error" or isinstance(function, torch.ScriptMethod):
         raise missing_rule(function)
     result = function(*on_total(args), **on_total(kwargs))
-    name = getattr(function, "__name__", str(function))
+    name = plain_name(function)
     operands[0].context.approximations.append(Approximation(name, calling_module()))
 
     def split(value: Tensor) -> Any:

@@ -93,7 +93,8 @@ def _per_pass(call: Call, count: int, max_rows: int | None) -> tuple[list[range]
         rows = max_rows or 4 * rows_per_pass(call.inputs)
         limit = rows // count
     limit = max(1, limit)
-    samples = call.n if callable(call.target) else min(call.n, limit)
+    whole = callable(call.target) or not call.rule.independent
+    samples = call.n if whole else min(call.n, limit)
     return even_ranges(call.n, samples), even_ranges(count, max(1, rows // samples))
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xaikit.explainers.cd import blocks, shares
+from xaikit.explainers.cd import shares
+from xaikit.explainers.cd.blocks import AddedConstant, Cut, SplitFunction, run_steps, undecided
+from xaikit.explainers.cd.layout import Rows, channels_behind
 
 
 class ShareConstant(torch.autograd.Function):
@@ -24,17 +26,17 @@ class ShareConstant(torch.autograd.Function):
     ) -> Tensor:
         """The new parts."""
         ctx.save_for_backward(parts, constant, share, scale, threshold)
-        return blocks.share_constant(parts, constant, share, scale, threshold)
+        return run_steps(parts, share, [AddedConstant(constant, scale, threshold)])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """By blocks, or as differentiable ops where a second derivative or that of the share is asked for."""
         operands = ctx.saved_tensors
         parts, constant, share, scale, _ = operands
-        by_blocks = not ctx.needs_input_grad[2] and blocks.accumulates(parts, share, constant, scale)
+        by_blocks = not ctx.needs_input_grad[2] and accumulates(parts, share, constant, scale)
         if torch.is_grad_enabled() or not by_blocks:
             return _share_gradients(grad, *operands)
-        d_parts, d_constant, d_scale = blocks.share_constant_gradients(grad, *operands)
+        d_parts, d_constant, d_scale = share_constant_gradients(grad, *operands)
         return d_parts, d_constant, None, d_scale, None
 
 
@@ -50,9 +52,9 @@ def _share_gradients(
     w = gap * constant / (d * d)
     to_r, to_s = torch.where(below, (1 - u) * d, b), torch.where(below, u * d, a)
     inner = torch.stack([grad[0] + r.sign() * to_r * w, grad[1] - s.sign() * to_s * w])
-    d_constant = blocks.summed(grad[1] + torch.where(below, u.expand_as(d), a / d) * gap, constant)
+    d_constant = summed(grad[1] + torch.where(below, u.expand_as(d), a / d) * gap, constant)
     d_share = ((d - n) * (constant / d) * gap).sum_to_size(u.shape).reshape(share.shape)
-    d_scale = None if scale is None else blocks.summed(inner * parts, scale)
+    d_scale = None if scale is None else summed(inner * parts, scale)
     return inner if scale is None else inner * scale, d_constant, d_share, d_scale, None
 
 
@@ -64,15 +66,97 @@ class SplitSymmetric(torch.autograd.Function):
         """The new parts."""
         ctx.save_for_backward(parts)
         ctx.function = function
-        return blocks.split_symmetric(parts, function)
+        return run_steps(parts, parts.new_zeros(1), [SplitFunction(function)])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         """By blocks, or as differentiable ops where a second derivative is asked for."""
         (parts,) = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return blocks.split_symmetric_gradient(grad, parts, ctx.function), None
+            return split_symmetric_gradient(grad, parts, ctx.function), None
         value = parts if parts.requires_grad else parts.detach().requires_grad_()
         lead, whole = ctx.function(value[0]) - ctx.function(value[1]), ctx.function(value[0] + value[1])
         split = 0.5 * torch.stack([whole + lead, whole - lead])
         return torch.autograd.grad(split, value, grad, create_graph=True)[0], None
+
+
+def share_constant_gradients(
+    grad: Tensor, parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, threshold: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of `share_constant` with respect to parts, constant and scale; see `derivatives.ShareConstant`."""
+    rows = Rows.of(parts, share, constant, scale)
+    if rows is not None:
+        c, g, low = (rows.operand(value) for value in (constant, scale, threshold))
+        found = share_constant_gradients(rows.parts(grad), rows.parts(parts), c, rows.share(share), g, low)
+        d_parts, d_constant, d_scale = found
+        back = None if scale is None or d_scale is None else rows.operand_back(d_scale, scale)
+        return rows.back(d_parts), rows.operand_back(d_constant, constant), back
+    parts, grad = parts.contiguous(), grad.contiguous()
+    cut = Cut(parts.shape[1:], parts.device)
+    out, d_constant = torch.empty_like(parts), torch.zeros_like(constant)
+    d_scale = None if scale is None else torch.zeros_like(scale)
+    blocks = zip(*(cut.rows(value) for pair in (parts, grad, out) for value in pair), strict=True)
+    own = zip(
+        undecided(cut, share, parts),
+        cut.operand(constant),
+        cut.operand(threshold),
+        cut.operand(d_constant),
+        strict=True,
+    )
+    scales: list[tuple[Tensor, ...]] = [()] * len(cut.sizes)
+    if scale is not None and d_scale is not None:
+        scales = list(zip(cut.operand(scale), cut.operand(d_scale), strict=True))
+    for (r0, s0, gr, gs, out_r, out_s), (share_of, c, low, into), g in zip(blocks, own, scales, strict=True):
+        r, s = (r0 * g[0], s0 * g[0]) if g else (r0, s0)
+        a = r.abs()
+        n = s.abs().add_(a)
+        d = torch.maximum(n, low)
+        relevant = torch.where(n < low, share_of, a.div_(d))
+        gap = gr - gs
+        into.add_(summed(torch.addcmul(gs, relevant, gap), into))
+        to_r = gap.mul_(c).div_(d)
+        to_s = relevant.mul_(to_r)
+        to_r.sub_(to_s)
+        torch.addcmul(gr, r.sign(), to_r, out=out_r)
+        torch.addcmul(gs, s.sign(), to_s, value=-1, out=out_s)
+        if g:
+            g[1].add_(summed(torch.addcmul(out_r * r0, out_s, s0), g[1]))
+            out_r *= g[0]  # noqa: PLW2901
+            out_s *= g[0]  # noqa: PLW2901
+    return out, d_constant, d_scale
+
+
+def summed(gradient: Tensor, like: Tensor) -> Tensor:
+    """The gradient with respect to an operand that was broadcast."""
+    return gradient.sum_to_size(like.shape) if like.dim() else gradient.sum()
+
+
+def accumulates(parts: Tensor, share: Tensor, *operands: Tensor | None) -> bool:
+    """Whether the blocks of broadcast operands are views of them, so that sums over blocks can be written there."""
+    if Rows.of(parts, share, *operands) is not None:
+        return True
+    cut = Cut(parts.shape[1:], parts.device)
+    return all(value is None or cut.views(value) for value in operands)
+
+
+def split_symmetric_gradient(grad: Tensor, parts: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Gradient of `split_symmetric`: with g+ = (gr + gs) / 2 and g- = (gr - gs) / 2, dr = f'(r + s) g+ + f'(r) g-."""
+    if channels_behind(parts):
+        grad, parts = grad.movedim(3, -1), parts.movedim(3, -1)
+        return split_symmetric_gradient(grad, parts, function).movedim(-1, 3)
+    parts, grad = parts.contiguous(), grad.contiguous()
+    out = torch.empty_like(parts)
+    cut = Cut(parts.shape[1:], parts.device)
+
+    def pulled(value: Tensor, gradient: Tensor) -> Tensor:
+        value = value.detach().requires_grad_()
+        with torch.enable_grad():
+            (result,) = torch.autograd.grad(function(value), value, gradient)
+        return result
+
+    for r, s, gr, gs, out_r, out_s in zip(*(cut.rows(v) for pair in (parts, grad, out) for v in pair), strict=True):
+        lead = (gr - gs).mul_(0.5)
+        whole = pulled(r + s, (gr + gs).mul_(0.5))
+        torch.add(whole, pulled(r, lead), out=out_r)
+        torch.sub(whole, pulled(s, lead), out=out_s)
+    return out

@@ -44,6 +44,8 @@ class ContextualDecomposition(Explainer):
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
     GAP_TOLERANCE: ClassVar[float | None] = 0.01
     MADE_FOR: ClassVar[tuple[str, ...]] = ("recurrent",)
+    NEEDS_GRADIENT: ClassVar[bool] = False  # token ids are welcome: the embedding they meet is decomposed
+    USES_GLOBAL_RANDOM: ClassVar[bool] = False
     PASSES: ClassVar[tuple[str | int, ...]] = (64,)  # one for each group, twice, many of them together
 
     rules: Annotated[str, Categorical("symmetric", "cdep"), "how interactions and constants are shared"] = "symmetric"
@@ -115,7 +117,11 @@ class ContextualDecomposition(Explainer):
         return Explained(values, scores, decomposition.gap(scores).detach(), scores)
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:
-        """Operations of the model, on these inputs, that would have to be split in proportion, and where they run."""
+        """Operations of the model, on these inputs, that would have to be split in proportion, and where they run.
+
+        Args:
+            inputs: as for `attribute`.
+        """
         found: list[Decomposition] = []
 
         def method(call: Call) -> tuple[Tensors, ...]:
@@ -159,9 +165,6 @@ class ContextualDecomposition(Explainer):
 
     def _bound(self) -> nn.Module:
         return unwrapped(super()._bound())
-
-    def _check_floating(self, model: nn.Module, tensors: Tensors) -> None:
-        """Token ids are welcome: the embedding they meet is decomposed."""
 
 
 def _splits(named: Any, inputs: Tensors, masks: Any, relevant: Any) -> list[Split | None]:

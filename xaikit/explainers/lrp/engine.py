@@ -38,6 +38,7 @@ class ZennitLRP(Explainer):
     """
 
     SINGLE_BACKWARD: ClassVar[bool] = True
+    USES_GLOBAL_RANDOM: ClassVar[bool] = False
     ATTENTION: ClassVar[bool] = False  # whether relevance flows through attention weights
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
     PASSES: ClassVar[tuple[str | int, ...]] = (2,)
@@ -128,7 +129,7 @@ class ZennitLRP(Explainer):
         ledger = Ledger()
         values = self._finite_relevance(call, ledger)
         scores = ledger.scores  # of the logits, where the model ends in a softmax
-        sums = torch.stack([v.flatten(1).double().sum(1) for v in values])
+        sums = torch.stack([v.reshape(len(v), -1).double().sum(1) for v in values])
         gap = (sums - scores).abs().amax(0) if ledger.nested else (sums.sum(0) - scores).abs()
         total, size = float(scores.double().sum()), float(scores.double().abs().sum())
         reached = float(sums.sum()) if ledger.reached is None else ledger.reached

@@ -9,23 +9,34 @@ from torch import Tensor
 from torch.nn import functional
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.constants import add_constant
-from xaikit.explainers.cd.decomposed import Decomposed, Deferred, missing_rule
+from xaikit.explainers.cd.constants import add_constant, constant_step
+from xaikit.explainers.cd.decomposed import Decomposed, missing_rule
 from xaikit.explainers.cd.layout import for_convolution
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.linear import completed, goes_by_total, mapped
+from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.products import product
+from xaikit.explainers.cd.steps import Deferred
 
 
-@cd_rule(*named("linear"))
+@cd_rule("linear")
 def linear(function: Any, input: Any, weight: Any, bias: Tensor | None = None) -> Any:
     """W x + b: W r and W s, then b by |W r| : |W s|."""
     if isinstance(weight, Decomposed):
         result = product(torch.matmul, input, weight.transpose(-2, -1) if weight.dim() > 1 else weight)
     else:
-        # as one matrix: torch would multiply matrix by matrix where the rows are not stored in order
-        rows = functional.linear(input.parts.reshape(-1, input.parts.shape[-1]), weight)
-        result = input.like(rows.view(*input.parts.shape[:-1], -1), shares.without_dim(input.share, -1))
+        result = weighted(input, weight)
     return with_bias(result, bias, ())
+
+
+def weighted(x: Decomposed, weight: Tensor) -> Decomposed:
+    """The map W x; the rows as one matrix, since torch would multiply matrix by matrix where they are not in order."""
+    share = shares.without_dim(x.share, -1)
+    if goes_by_total(x) and weight.dim() == 2 and weight.dtype == x.dtype:
+        parts = torch.empty(*x.parts.shape[:-1], len(weight), dtype=x.dtype, device=weight.device)
+        torch.mm(x.relevant.reshape(-1, x.shape[-1]), weight.T, out=parts[0].view(-1, len(weight)))
+        return completed(x, parts, functional.linear(x.total, weight), [x], share)
+    rows = functional.linear(x.parts.reshape(-1, x.shape[-1]), weight)
+    return x.like(rows.view(*x.parts.shape[:-1], *weight.shape[:-1]), share)
 
 
 def with_bias(x: Decomposed, bias: Any, trailing: tuple[int, ...]) -> Any:
@@ -34,18 +45,13 @@ def with_bias(x: Decomposed, bias: Any, trailing: tuple[int, ...]) -> Any:
         return x
     if isinstance(bias, Decomposed):
         return x + bias.reshape(-1, *trailing)
-    return add_to_fresh(x, bias.reshape(-1, *trailing))
-
-
-def add_to_fresh(x: Decomposed, constant: Tensor) -> Decomposed:
-    """Add a constant to a value whose parts nobody else holds."""
-    return add_constant(x, constant, in_place=True)
+    return add_constant(x, bias.reshape(-1, *trailing), may_overwrite=True)
 
 
 SPATIAL_DIMS = {f"conv{transposed}{n}d": n for n in (1, 2, 3) for transposed in ("", "_transpose")}
 
 
-@cd_rule(*named(*SPATIAL_DIMS))
+@cd_rule(*SPATIAL_DIMS)
 def convolution(function: Any, input: Any, weight: Any, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
     """One call for all parts of all masks, without the bias, which is then shared."""
     if isinstance(weight, Decomposed) or not isinstance(input, Decomposed):
@@ -56,21 +62,17 @@ def convolution(function: Any, input: Any, weight: Any, bias: Tensor | None = No
         return function(for_convolution(rows, weight) if dims == 3 else rows, weight, None, *args, **kwargs)
 
     result = folded(input, dims, convolved)
-    if bias is None or isinstance(bias, Decomposed):
+    if isinstance(bias, Decomposed):
         return with_bias(result, bias, (1,) * (dims - 1))
-    # a max-pool behind the convolution leaves fewer entries to share the bias of
-    return Deferred(result, bias.reshape(-1, *(1,) * (dims - 1)), add_to_fresh).pending()
+    steps = () if bias is None else (constant_step(result, bias.reshape(-1, *(1,) * (dims - 1))),)
+    return Deferred(result, steps).pending()
 
 
 def folded(x: Decomposed, dims: int, function: Any) -> Decomposed:
     """Apply a map that takes (rows, *dims) to all parts, masks and samples in one call."""
-    rows = x.parts.reshape(-1, *x.parts.shape[-dims:])
-    result = function(rows)
-    return x.like(result.reshape(*x.parts.shape[:-dims], *result.shape[1:]))
 
+    def rows_mapped(value: Tensor) -> Tensor:
+        result = function(value.reshape(-1, *value.shape[-dims:]))
+        return result.reshape(*value.shape[:-dims], *result.shape[1:])  # type: ignore[no-any-return]
 
-@cd_rule(*named("bilinear"))
-def bilinear(function: Any, input1: Any, input2: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
-    """The form x' W y: a product of the two inputs."""
-    result = product(lambda left, right: torch.einsum("...i,kij,...j->...k", left, weight, right), input1, input2)
-    return with_bias(result, bias, ())
+    return mapped(x, rows_mapped)

@@ -12,8 +12,6 @@ output gate is not split.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,73 +19,80 @@ from torch.nn import functional
 from xaikit.core.errors import InvalidInputError
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed
-from xaikit.explainers.cd.location import calling_module
-from xaikit.explainers.cd.ruleset import RuleSet
+from xaikit.explainers.cd.rules.gated import factors
+from xaikit.torch_ops import calling_module
+from xaikit.torch_ops.recurrent import Weights
 
 
-def lstm_steps(
-    x: Decomposed, state: tuple[Decomposed, ...], weights: tuple[Any, ...], reverse: bool
-) -> tuple[Decomposed, Decomposed, Decomposed]:
-    """Outputs (time, batch, hidden), last hidden and last cell state of one layer in one direction."""
-    w_ih, w_hh, b_ih, b_hh, projection = weights
-    rules = x.context.rules
-    bias = torch.zeros(w_ih.shape[0], dtype=w_ih.dtype, device=w_ih.device) if b_ih is None else b_ih + b_hh
-    gates = functional.linear(x.parts, w_ih).unbind(2)
-    constants = constant_shares(x).unbind(1)
-    hidden, cell = (value.parts for value in state)
-    of_bias = _gates(bias)
-    outputs = []
-    for t in range(len(gates) - 1, -1, -1) if reverse else range(len(gates)):
-        parts = gates[t] + functional.linear(hidden, w_hh)
-        hidden, cell = _step(parts, cell, bias, of_bias, constants[t], rules)
-        hidden = hidden if projection is None else functional.linear(hidden, projection)
-        outputs.append(hidden)
-    share = x.share if shares.is_uniform(x.share) else shares.without_dim(x.share, -1)
-    last = share if shares.is_uniform(share) else share.mean(1)
-    stacked = torch.stack(outputs[::-1] if reverse else outputs, 2)
-    return x.like(stacked, share), x.like(hidden, last), x.like(cell, last)
+class LSTMStep:
+    """One step of an LSTM, on r + b, s + b and r + s + b at once.
 
+    Args:
+        x: the inputs of all steps, (time, N, features).
+        weights: of the layer in this direction.
+    """
 
-def _gates(pre_activation: Tensor) -> tuple[Tensor, Tensor]:
-    """Input, forget and output gate in one tensor, and the cell gate, of pre-activations in the order i, f, g, o."""
-    size = pre_activation.shape[-1] // 4
-    inner, cell, outer = pre_activation.split([2 * size, size, size], -1)
-    return torch.sigmoid(torch.cat([inner, outer], -1)), torch.tanh(cell)
+    def __init__(self, x: Decomposed, weights: Weights) -> None:
+        self.size = size = weights.hidden.shape[0] // 4
+        # tanh(x) is 2 sigmoid(2 x) - 1: one function for all gates
+        scale = torch.ones(4, size, dtype=x.dtype, device=x.share.device)
+        scale[2] = 2
+        scale = scale.flatten()
+        bias = torch.zeros_like(weights.inputs[:, 0]) if weights.input_bias is None else weights.input_bias
+        bias = scale * (bias if weights.hidden_bias is None else bias + weights.hidden_bias)
+        three = torch.cat([x.parts, (x.relevant + x.irrelevant).unsqueeze(0)]).movedim(2, 0)
+        self.inputs = functional.linear(three, weights.inputs * scale[:, None], bias).flatten(1, 3).unbind(0)
+        self.hidden, self.projection = (weights.hidden * scale[:, None]).T, weights.projection
+        self.symmetric = x.context.rules.activation == "symmetric"
+        self.of_bias = scale * bias.sigmoid() - (scale - 1)
+        self.half_scale, self.half_shift = 0.5 * scale, -0.5 * (scale - 1) - 0.5 * self.of_bias
+        self.half_signs, self.signs = factors(x.parts, 0.5, -0.5) * scale, factors(x.parts, 1, -1, 0)
+        self.halves = factors(x.parts, 0.5, 0.5, 1)
+        constants = constant_shares(x)
+        both = torch.stack([constants, 1 - constants])
+        self.constant_counts = both != 0
+        kept = self.of_bias[:size] * self.of_bias[2 * size : 3 * size]
+        self.kept = (both.expand(-1, -1, -1, x.shape[1], -1) * kept).movedim(2, 0).unbind(0)
 
+    @staticmethod
+    def start(hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The state before the first step: hidden parts and their sum, cell parts, their sum."""
+        return torch.cat([hidden, (hidden[0] + hidden[1]).unsqueeze(0)]), cell, cell[0] + cell[1]
 
-def _step(
-    parts: Tensor, cell: Tensor, bias: Tensor, of_bias: tuple[Tensor, Tensor], constant: Tensor, rules: RuleSet
-) -> tuple[Tensor, Tensor]:
-    """One step on the pre-activations of the gates, (2, masks, batch, 4 hidden), and the parts of the cell state."""
-    size = cell.shape[-1]
-    biased = parts + bias
-    sigmoids, tanhs = _gates(torch.cat([biased, (biased[0] + parts[1]).unsqueeze(0)]))
-    keep = parts != 0  # f(b) of a vector kernel and of its scalar tail differ in the last bit
-    three = _three_way(sigmoids[..., : 2 * size], of_bias[0][: 2 * size]) * keep[..., : 2 * size]
-    i, f = three.split(size, -1)
-    g = _three_way(tanhs, of_bias[1]) * keep[..., 2 * size : 3 * size]
-    i_b, f_b, g_b = of_bias[0][:size], of_bias[0][size : 2 * size], of_bias[1]
-    kept = i_b * g_b
-    if rules.activation == "symmetric":
-        added = i * (0.5 * (g[0] + g[1]) + g_b) + g * (0.5 * (i[0] + i[1]) + i_b)
-        carried = cell * (0.5 * (f[0] + f[1]) + f_b) + f * (0.5 * (cell[0] + cell[1]))
-    else:
+    def __call__(
+        self, t: int, alive: Tensor | None, hidden: Tensor, cell: Tensor, cell_sum: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The state after step t; what is not alive is exactly 0."""
+        before = torch.addmm(self.inputs[t], hidden.flatten(0, 2), self.hidden)
+        of_r, of_s, of_all = before.sigmoid().unflatten(0, hidden.shape[:3]).unbind(0)
+        half = torch.addcmul(self.half_shift, of_all, self.half_scale)  # half of F_r + F_s
+        terms = torch.addcmul(half, self.half_signs, of_r - of_s)
+        cell = self._new_cell(t, terms, half, cell, cell_sum)
+        cell = cell if alive is None else cell * alive[:2]
+        cell_sum = cell[0] + cell[1]
+        of_r, of_s, of_sum = torch.cat([cell, cell_sum.unsqueeze(0)]).tanh().unbind(0)
+        hidden = torch.addcmul(of_sum, self.signs, of_r - of_s) * (of_all[..., 3 * self.size :] * self.halves)
+        hidden = hidden if alive is None else hidden * alive
+        hidden = hidden if self.projection is None else functional.linear(hidden, self.projection)
+        return hidden, cell, cell_sum
+
+    def _new_cell(self, t: int, terms: Tensor, half: Tensor, cell: Tensor, cell_sum: Tensor) -> Tensor:
+        """The parts i g + f c + constant, given the terms F_r and F_s of each gate and half of F_r + F_s."""
+        i, f, g, _ = terms.unflatten(-1, (4, -1)).unbind(-2)
+        if self.symmetric:
+            mean_i, mean_f, mean_g, _ = (half + self.of_bias).unflatten(-1, (4, -1)).unbind(-2)
+            new = torch.addcmul(self.kept[t], cell, mean_f)
+            new = torch.addcmul(new, i, mean_g)
+            new = torch.addcmul(new, g, mean_i)
+            return torch.addcmul(new, f, cell_sum, value=0.5)
+        i_b, f_b, g_b, _ = self.of_bias.split(self.size)
         added = torch.stack([i[0] * (g[0] + g_b) + i_b * g[0], i[1] * (g[0] + g[1] + g_b) + (i[0] + i_b) * g[1]])
         carried = torch.stack([(f[0] + f_b) * cell[0], (f[0] + f[1] + f_b) * cell[1] + f[1] * cell[0]])
-    cell = added + carried + kept * torch.stack([constant, 1 - constant])
-    of_parts, of_sum = torch.tanh(cell), torch.tanh(cell[0] + cell[1])
-    two = 0.5 * (of_sum + of_parts - of_parts.flip(0)) * (cell != 0)
-    return sigmoids[2, ..., 2 * size :] * two, cell
-
-
-def _three_way(values: Tensor, of_bias: Tensor) -> Tensor:
-    """The relevant and the irrelevant term of f, from f(r + b), f(s + b) and f(r + s + b)."""
-    either, both = values[:2], values[2]
-    return 0.5 * ((either - of_bias) + (both - either.flip(0)))
+        return added + carried + self.kept[t]
 
 
 def constant_shares(x: Decomposed) -> Tensor:
-    """How far each step lies inside the relevant span: |r| / (|r| + |s|) of its input, (masks, time, batch or 1, 1)."""
+    """How far each step lies inside the relevant span: |r| / (|r| + |s|) of its input, (masks, time, N or 1, 1)."""
     steps = x.context.step_masks
     if steps is not None:
         if steps.shape[2] != len(x):
@@ -96,4 +101,6 @@ def constant_shares(x: Decomposed) -> Tensor:
     size = x.parts.abs().sum(-1, keepdim=True)
     total = size.sum(0)
     tiny = torch.finfo(size.dtype).tiny
-    return torch.where(total > 0, size[0] / total.clamp_min(tiny), shares.aligned(x.share, x.dim()))
+    return torch.where(
+        total > 0, size[0] / total.clamp_min(tiny), shares.aligned(shares.without_dim(x.share, -1), x.dim())
+    )

@@ -1,0 +1,74 @@
+"""`py.typed` does not lie: mypy --strict over users' code that is right, wrong, and shown in the documents."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.usage.test_documents import BLOCK, PAGES, ROOT
+
+TYPED = Path(__file__).parent / "typed"
+WRONG = re.compile(r"#.* wrong: (.*)$")
+# torch leaves its own functions unannotated (`Tensor.backward`), and scikit-learn has no stubs.
+OPTIONS = ("--strict", "--untyped-calls-exclude=torch", "--ignore-missing-imports", "--hide-error-context")
+
+
+def python_of(page: Path) -> str:
+    """The Python blocks of a page, each at its own line."""
+    text = page.read_text()
+    lines = [""] * (text.count("\n") + 1)
+    for block in BLOCK.finditer(text):
+        if block.group(1) == "python":
+            start = text.count("\n", 0, block.start(2))
+            lines[start : start + block.group(2).count("\n")] = block.group(2).splitlines()
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory) -> dict[str, dict[int, str]]:
+    """What mypy says of each file, by line; one run for all, since most of its time goes to reading torch."""
+    pytest.importorskip("mypy")
+    folder = tmp_path_factory.mktemp("typed")
+    for page in PAGES:
+        if (code := python_of(page)).strip():
+            (folder / f"{page.stem.replace('-', '_').lower()}.py").write_text(code)
+    for path in TYPED.glob("*.py"):
+        (folder / path.name).write_text(path.read_text())
+    names = sorted(path.name for path in folder.glob("*.py"))
+    command = [sys.executable, "-m", "mypy", *OPTIONS, "--cache-dir", str(ROOT / ".mypy_cache" / "users"), *names]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=folder, env={**os.environ, "MYPYPATH": str(ROOT)}
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    by_file: dict[str, dict[int, str]] = {name: {} for name in names}
+    for name, line, text in re.findall(r"^([\w.]+):(\d+): error: (.*)$", done.stdout, re.MULTILINE):
+        by_file[name][int(line)] = by_file[name].get(int(line), "") + text + "\n"
+    return by_file
+
+
+@pytest.mark.slow
+def test_right_code_is_right(errors):
+    code = [line for line in (TYPED / "right.py").read_text().splitlines() if line.strip() and line[0] != "#"]
+    assert len(code) >= 100
+    assert errors["right.py"] == {}
+
+
+@pytest.mark.slow
+def test_each_wrong_line_is_found_and_no_other(errors):
+    lines = (TYPED / "wrong.py").read_text().splitlines()
+    marked = {i: found.group(1) for i, line in enumerate(lines, 1) if (found := WRONG.search(line))}
+    assert len(marked) >= 20
+    assert errors["wrong.py"].keys() == marked.keys()
+    for line, word in marked.items():
+        assert word in errors["wrong.py"][line], f"line {line}: {errors['wrong.py'][line]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if python_of(p).strip()], ids=lambda p: p.name)
+def test_the_documents_code_is_right(errors, page):
+    assert errors[f"{page.stem.replace('-', '_').lower()}.py"] == {}

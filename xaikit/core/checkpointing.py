@@ -1,0 +1,24 @@
+"""Activation checkpoints inside a model that is explained: switched off, since they run parts of it again unseen.
+
+`torch.utils.checkpoint` drops activations in the forward pass and runs the part again in the backward pass, outside the
+hooks that read layers and rules. Memory for one explained pass is worth less than a right result.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from xaikit.core.torch_private import wrap_checkpoint
+
+_INSTALLING = threading.Lock()
+
+
+def install(explained: Callable[[], bool]) -> None:
+    """Let torch's checkpoint ask `explained` before it drops activations; elsewhere it works as always.
+
+    Args:
+        explained: whether an explained pass runs in this context.
+    """
+    with _INSTALLING:
+        wrap_checkpoint(explained)

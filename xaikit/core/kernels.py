@@ -1,0 +1,162 @@
+"""Derivatives that torch computes wrongly, or not at all, made right: batches of one, second derivatives."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from xaikit.core import torch_private
+from xaikit.core.errors import NotDifferentiableError
+
+NORMS = (torch_private.BatchNorm, torch_private.InstanceNorm)
+NORM_FUNCTIONS = frozenset({F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm})
+
+# Nodes of autograd that raise when they are differentiated.
+NOT_TWICE = ("NotImplemented", "DelayedError", "Error", "CdistBackwardBackward0", "PdistBackwardBackward0")
+
+
+def _contiguous(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.contiguous()
+
+
+def _mend(output: Any) -> None:
+    if type(output) is Tensor and output.requires_grad and output.ndim and len(output) == 1:
+        output.register_hook(_contiguous)
+
+
+def mend_norms(modules: Iterable[nn.Module]) -> list[Any]:
+    """Give BatchNorm's and InstanceNorm's backward pass a contiguous gradient for a batch of one.
+
+    torch 2.13 on a CPU gets it wrong, in evaluation mode, for one sample whose incoming gradient is strided like
+    channels last (a convolution, the norm, then flatten and transpose): off by more than its own size.
+
+    Returns:
+        The handles that take the hooks off again.
+    """
+    return [m.register_forward_hook(_mend_module) for m in modules if isinstance(m, NORMS)]
+
+
+def _mend_module(_module: nn.Module, _inputs: Any, output: Any) -> None:
+    _mend(output)
+
+
+# ---------------------------------------------------------------------- functions written out in plain operations
+
+
+def _hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:
+    y = F.relu6(x + 3) / 6
+    return x.copy_(y) if inplace else y
+
+
+def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:  # noqa: ARG001
+    return _distance(x1.unsqueeze(-2) - x2.unsqueeze(-3), p)
+
+
+def _pdist(x: Tensor, p: float = 2.0) -> Tensor:
+    i, j = torch.triu_indices(len(x), len(x), 1, device=x.device)
+    return _distance(x[i] - x[j], p)
+
+
+def _distance(difference: Tensor, p: float) -> Tensor:
+    """The p-norm of the last axis; its derivative at a difference of 0 is 0, as torch's own is."""
+    zero = (difference == 0).all(-1)
+    safe = torch.where(zero.unsqueeze(-1), torch.ones_like(difference), difference)
+    return torch.where(zero, torch.zeros_like(zero, dtype=difference.dtype), torch.linalg.vector_norm(safe, p, dim=-1))
+
+
+def _normed(function: Any) -> Callable[..., Tensor]:
+    def norm(*args: Any, **kwargs: Any) -> Tensor:
+        output = function(*args, **kwargs)
+        _mend(output)
+        return output
+
+    return norm
+
+
+FIRST: Mapping[Any, Callable[..., Tensor]] = MappingProxyType({f: _normed(f) for f in NORM_FUNCTIONS})
+TWICE: Mapping[Any, Callable[..., Tensor]] = MappingProxyType(
+    {F.hardsigmoid: _hardsigmoid, torch.cdist: _cdist, F.pdist: _pdist, torch.pdist: _pdist}
+)
+
+
+class _Replacing(TorchFunctionMode):
+    """Runs other functions in the place of torch's."""
+
+    def __init__(self, table: Mapping[Any, Callable[..., Tensor]]) -> None:
+        super().__init__()
+        self.table = table
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        return self.table.get(func, func)(*args, **(kwargs or {}))
+
+
+class Watching(TorchFunctionMode):
+    """Notes which torch functions a forward pass calls."""
+
+    def __init__(self, called: set[Any]) -> None:
+        super().__init__()
+        self.called = called
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        self.called.add(func)
+        return func(*args, **(kwargs or {}))
+
+
+def sound_kernels(called: set[Any], *, create_graph: bool) -> contextlib.AbstractContextManager[Any]:
+    """Run right functions in the place of those that a model calls and that torch differentiates wrongly.
+
+    Args:
+        called: the torch functions that the model calls.
+        create_graph: whether the gradient will be differentiated, too.
+    """
+    table = {f: FIRST[f] for f in FIRST.keys() & called}
+    if create_graph:
+        table |= {f: TWICE[f] for f in TWICE.keys() & called}
+    stack = contextlib.ExitStack()
+    if create_graph:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
+    if table:
+        stack.enter_context(_Replacing(table))
+    return stack
+
+
+def refuse_missing_derivative(output: Tensor, called: set[Any]) -> None:
+    """Refuse a gradient whose graph holds an operation that torch cannot differentiate again.
+
+    Args:
+        output: a gradient, computed with `create_graph`.
+        called: the torch functions that the model calls, to name in the message.
+
+    Raises:
+        NotDifferentiableError: with the operation's name.
+    """
+    pending, visited = [output.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in visited:
+            continue
+        visited.add(node)
+        if node.name().rpartition("::")[2] in NOT_TWICE:
+            named = ", ".join(sorted(filter(None, (resolve_name(f) for f in called))))
+            raise NotDifferentiableError(
+                f"torch has no second derivative for an operation of this model, so its explanation cannot stand in a "
+                f"loss; {_reason(node)} (functions that ran: {named[:400]}). Replace that operation by plain ones, or "
+                "use a penalty without a gradient, such as a mitigator with contextual decomposition"
+            )
+        pending.extend(n for n, _ in node.next_functions)
+
+
+def _reason(node: Any) -> str:
+    try:
+        node(torch.zeros(()))
+    except RuntimeError as err:
+        return str(err).splitlines()[0]
+    return "torch does not say which"

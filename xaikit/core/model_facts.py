@@ -1,0 +1,48 @@
+"""What the first calls on a model found out about it, so that later calls need not ask again."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Hashable
+from typing import Any
+
+from torch import nn
+
+MAX_FORMS = 64  # forms of input for which a model's row rule is remembered
+
+
+@dataclasses.dataclass
+class ModelFacts:
+    """Facts about one model.
+
+    Attributes:
+        replicable: whether a private copy of its modules behaves as the model does; None while nobody has asked.
+        draws: whether its forward pass draws from torch's global random numbers, in evaluation mode; None likewise.
+        operations: torch functions that its forward passes called, as far as they have been watched.
+        rows: for each form of input, how rows may be stacked.
+        twice: for each form of input and score, whether a second derivative has been checked.
+    """
+
+    replicable: bool | None = None
+    draws: bool | None = None
+    operations: set[Any] = dataclasses.field(default_factory=set)
+    rows: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
+    twice: set[Hashable] = dataclasses.field(default_factory=set)
+
+    def remember_rows(self, form: Hashable, rule: Any) -> None:
+        """Keep the row rule of a form of input; the oldest goes where there are many."""
+        while len(self.rows) >= MAX_FORMS:
+            self.rows.pop(next(iter(self.rows)))
+        self.rows[form] = rule
+
+
+_FACTS: weakref.WeakKeyDictionary[nn.Module, ModelFacts] = weakref.WeakKeyDictionary()
+
+
+def facts_of(model: nn.Module) -> ModelFacts:
+    """The facts about a model, empty at first."""
+    facts = _FACTS.get(model)
+    if facts is None:
+        facts = _FACTS.setdefault(model, ModelFacts())
+    return facts

@@ -1,0 +1,296 @@
+"""Opening a call: inputs are checked, the model is made private, and what is not known about it yet is found out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from xaikit.core import checkpointing, forward, model_state, structure
+from xaikit.core import targets as target_rules
+from xaikit.core.call import Call
+from xaikit.core.errors import InvalidTypeError, XaikitError
+from xaikit.core.forward import Forward
+from xaikit.core.kernels import Watching
+from xaikit.core.layers import check_activation, check_parallel, check_runs, find_point, read, substituted
+from xaikit.core.model_facts import ModelFacts, facts_of
+from xaikit.core.model_view import ModelView
+from xaikit.core.replica import original_of
+from xaikit.core.rows import RowRule, find_row_rule, rows_per_pass, warn_of_dependent_rows
+from xaikit.core.structure import Tensors
+
+Rebuild = Callable[[Tensors], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the user asks of one call; see `Explainer.run_call`."""
+
+    inputs: Any
+    targets: Any = None
+    create_graph: bool = False
+    seed: int = 0
+    keep_mode: bool = False
+    keep_writes: bool = False
+    on_output: Callable[[Tensor], None] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What a method needs of the model.
+
+    Attributes:
+        gradient: the gradient of the score by what is explained.
+        several_rows: passes on several versions of the batch, or on a part of it.
+        max_rows: most rows in one pass; None lets the size of a sample decide.
+        global_random: torch's or numpy's global random numbers.
+    """
+
+    gradient: bool
+    several_rows: bool
+    global_random: bool
+    max_rows: int | None = None
+
+
+class _OriginalRanError(XaikitError, RuntimeError):
+    """A private copy ran a module of the user's own model."""
+
+
+@contextlib.contextmanager
+def opened(view: ModelView, asked: Request, needs: Needs) -> Iterator[tuple[Call, Rebuild]]:
+    """The call on checked inputs, while the model runs as it should; and what rebuilds the structure of the inputs.
+
+    Raises:
+        InvalidInputError, InvalidTypeError, UnboundError: as for `Explainer.attribute`.
+    """
+    model = view._bound()
+    forward.refuse_inside(model)
+    explained, extras = view._arguments(asked.inputs)
+    tensors, rebuild = structure.flatten(explained)
+    n = structure.check_batch(tensors)
+    facts = facts_of(model)
+    if needs.gradient:
+        check_differentiable(model, tensors, at_layer=view.layer is not None)
+    tensors = tuple(t.clone() if t.is_inference() else t for t in tensors)
+    head = None if target_rules.looks_at_all_heads(asked.targets) else view.head
+    checkpointing.install(forward.is_running)
+    device = tensors[0].device
+    options = {"freeze": not asked.create_graph, "keep_mode": asked.keep_mode}
+    make = functools.partial(
+        model_state.running_model, model, device, asked.seed, random=needs.global_random, **options
+    )
+    for in_place in (False, True):  # the second where the first finds that a copy does not behave as the model does
+        running = make(in_place=in_place)
+        run = Forward(running.model, rebuild, extras, n, explained, head)
+        try:
+            with running.open(), torch.set_grad_enabled(asked.create_graph):
+                find_out(run, tensors, facts, needs, asked.seed)
+            break
+        except _OriginalRanError:
+            continue
+    if asked.keep_writes:  # not before: what is found out must leave no trace
+        running = make(in_place=in_place, keep_writes=True)
+        run.model = running.model
+
+    def output_axes() -> int:
+        with running.open(), torch.no_grad():
+            return run.output(tensors, None, RowRule()).ndim
+
+    target = target_rules.normalise(asked.targets, n, device, output_axes=output_axes)
+    call = Call(
+        model=running.model,
+        inputs=tensors,
+        target=target,
+        create_graph=asked.create_graph,
+        seed=asked.seed,
+        forward=run,
+        head=run.head,
+        n_classes=view.n_classes,
+        rule=run.rule,
+        batch=tensors,
+        facts=facts,
+        modules=running.modules,
+        on_output=asked.on_output,
+        input_names=tuple(explained) if isinstance(explained, Mapping) else (),
+        extras=extras,
+        recompute_context=running.open,
+    )
+    with running.open(), torch.set_grad_enabled(asked.create_graph):
+        yield call, rebuild
+    running.write_back()
+    if not run.rule.independent and not asked.keep_mode:  # in training mode BatchNorm's rows always see each other
+        warn_of_dependent_rows(type(model).__name__)
+
+
+def with_recompute_context(call: Call, model_context: Callable[[Call], contextlib.AbstractContextManager[Any]]) -> Call:
+    """The call, whose passes that are repeated after it run as they do inside it."""
+    bare = call  # without `again`: a call that held itself would keep its tensors until Python's next sweep
+
+    @contextlib.contextmanager
+    def again() -> Iterator[None]:
+        with bare.recompute_context(), model_context(bare):
+            yield
+
+    return dataclasses.replace(bare, recompute_context=again)
+
+
+# ---------------------------------------------------------------------- what is not known yet
+
+
+def find_out(run: Forward, inputs: Tensors, facts: ModelFacts, needs: Needs, seed: int) -> None:
+    """Learn about a model what the first calls have to: one plain pass, and a few more for methods that stack rows.
+
+    Raises:
+        _OriginalRanError: when a private copy ran a module of the user's own model.
+    """
+    limit = rows_per_pass(inputs, needs.max_rows)
+    if facts.replicable is None or facts.draws is None:
+        _first_pass(run, inputs, facts, limit if needs.several_rows else len(inputs[0]))
+    if not needs.several_rows:
+        return
+    form = run.form(inputs)
+    if form not in facts.rows:
+        with torch.no_grad():
+            device = inputs[0].device
+
+            def outputs(rows: Tensors, samples: Tensor | None, rule: RowRule) -> Tensor:
+                if facts.draws or run.model.training:
+                    model_state.reseed(device, seed)
+                return run.output(rows, samples, rule)
+
+            facts.remember_rows(form, find_row_rule(outputs, inputs, run.ambiguous(), limit))
+    run.rule = facts.rows[form]
+
+
+def _first_pass(run: Forward, inputs: Tensors, facts: ModelFacts, limit: int) -> None:
+    """Run the model once, and note what it calls, whether it draws random numbers, and whether the copy is whole."""
+    copied = original_of(run.model) is not run.model
+    originals = {original_of(m) for m in run.model.modules()} if copied else set()
+    thread, strays = threading.get_ident(), []
+
+    def note(module: nn.Module, _args: Any) -> None:
+        if threading.get_ident() == thread and module in originals:
+            strays.append(module)
+
+    handle = register_module_forward_pre_hook(note) if copied else None
+    before = torch.default_generator.get_state()
+    try:
+        with torch.no_grad(), Watching(facts.operations):
+            _run_in_some_form(run, inputs, limit)
+    except Exception:
+        if copied:
+            raise _OriginalRanError from None  # the copy may be to blame: the model itself will tell
+        raise
+    finally:
+        if handle is not None:
+            handle.remove()
+    facts.draws = not torch.equal(before, torch.default_generator.get_state())
+    if strays:
+        raise _OriginalRanError
+    facts.replicable = copied
+
+
+def _run_in_some_form(run: Forward, inputs: Tensors, limit: int) -> None:
+    """Run the model on a dict or a list item by item, and as one argument where that fails; on few rows if they do."""
+    if len(inputs[0]) > limit:
+        few = torch.arange(limit, device=inputs[0].device)
+        with contextlib.suppress(Exception):  # the model may need the whole batch
+            run(tuple(x[:limit] for x in inputs), few)
+            return
+    try:
+        run(inputs, None)
+    except Exception:
+        if not run.takes_one_argument():
+            raise
+        run.as_one = True
+        run(inputs, None)
+
+
+def check_differentiable(model: nn.Module, tensors: Tensors, *, at_layer: bool) -> None:
+    """Refuse inputs and models that have no gradient.
+
+    Raises:
+        InvalidTypeError: for whole numbers, unless a layer is explained; for complex numbers; for quantised models.
+    """
+    quantised = next((m for m in model.modules() if ".quantized" in type(m).__module__), None)
+    if quantised is not None:
+        raise InvalidTypeError(
+            f"a quantised model ({type(quantised).__module__}.{type(quantised).__name__}) has no gradient; explain the "
+            "floating-point model before quantisation, or use a method that needs none, such as captum.feature_ablation"
+        )
+    for tensor in tensors:
+        if tensor.is_complex():
+            raise InvalidTypeError(
+                f"inputs of {tensor.dtype} are complex; pass torch.view_as_real(inputs) to a model that takes real and "
+                "imaginary parts in the last axis"
+            )
+        if tensor.is_floating_point() or at_layer:
+            continue
+        embedding = next((name for name, m in model.named_modules() if isinstance(m, nn.Embedding)), None)
+        remedy = f"layer={embedding!r}, the model's embedding" if embedding else "a float tensor (inputs.float())"
+        raise InvalidTypeError(
+            f"inputs of {tensor.dtype} have no gradient; pass {remedy}, or use a method that needs none, such as "
+            "captum.feature_ablation"
+        )
+
+
+# ---------------------------------------------------------------------- layers
+
+
+def at_layers(call: Call, layers: tuple[Any, ...], *, read_off: bool, must_reach: bool) -> Call:
+    """The call at layers: read off on the way, or cut there, so that their activations are its inputs.
+
+    Args:
+        call: at the model's inputs.
+        layers: names or modules.
+        read_off: whether a single gradient reads them off.
+        must_reach: whether the score must depend on every layer.
+
+    Raises:
+        InvalidInputError: when a layer does not run, does not keep the batch, or does not reach the score.
+    """
+    points = tuple(find_point(call.model, layer) for layer in layers)
+    if read_off:
+        return dataclasses.replace(call, read_at=points)
+    original, run = call.inputs, call.forward
+    with torch.set_grad_enabled(call.create_graph or len(points) > 1):
+        readings = read(points, lambda: run(original, None))
+    if any(len(outputs) > 1 for outputs in readings):
+        with torch.enable_grad():
+            readings = read(points, lambda: run(original, None))
+        check_runs(points, readings)
+    activations = tuple(
+        check_activation(call.model, p.name, outputs, call.n) for p, outputs in zip(points, readings, strict=True)
+    )
+    check_parallel([p.name for p in points], activations)
+    if not call.create_graph:
+        activations = tuple(a.detach() for a in activations)
+    runs = [len(outputs) for outputs in readings]
+
+    def from_layer(inputs: Tensors, samples: Tensor | None) -> Any:
+        rows = original if samples is None else tuple(t[samples] for t in original)
+        with substituted(points, inputs, runs):
+            return run(rows, samples)
+
+    cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=points, uncut=call)
+    cut = dataclasses.replace(cut, batch=activations)
+    if must_reach:
+        _check_reached(cut)
+    return cut
+
+
+def _check_reached(call: Call) -> None:
+    """Refuse layers that the score does not depend on; asked once for a form of input."""
+    key = ("reached", tuple(p.name for p in call.layers), tuple((tuple(x.shape), x.dtype) for x in call.inputs))
+    if key not in call.facts.twice:
+        target = (lambda output: output.reshape(call.n, -1).sum(1)) if call.target is None else call.target
+        plain = dataclasses.replace(call, create_graph=False, on_output=None, target=target)
+        plain.grad_of(tuple(x.detach() for x in call.inputs))
+        call.facts.twice.add(key)

@@ -1,0 +1,239 @@
+"""A private copy of a model's modules that shares the weights.
+
+An explanation runs the copy. So it may switch to evaluation mode, freeze parameters and register hooks, and the model
+may write into its buffers and attributes, while the user's own model stays as it is, also for other threads.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import types
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core.errors import XaikitError
+from xaikit.core.torch_private import buffers_of, children_of, parameters_of
+
+ORIGINAL = "_xaikit_original"  # the attribute of a copy that holds the module it was copied from
+HOOKS = tuple(
+    name
+    for name, value in vars(nn.Module()).items()
+    if isinstance(value, dict) and ("_forward_" in name or "_backward_" in name)
+)
+MODULE_STATE = frozenset(vars(nn.Module())) | {"_compiled_call_impl", ORIGINAL}
+PLAIN_TYPES = frozenset(
+    {bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size, torch.layout}
+    | {types.BuiltinFunctionType, types.ModuleType, torch.memory_format, range, slice}
+)
+CONTAINERS = (list, dict, set, collections.deque)
+LARGE_CONTAINER = 1000  # beyond so many items it is data, such as a vocabulary, and is not searched for modules
+SEARCH_DEPTH = 3
+
+
+class NotReplicableError(XaikitError, RuntimeError):
+    """A model whose code keeps references to its own modules that a copy cannot redirect."""
+
+
+def original_of(module: nn.Module) -> nn.Module:
+    """The user's module that a private copy stands for; the module itself where it is no copy."""
+    original: nn.Module = vars(module).get(ORIGINAL, module)
+    return original
+
+
+class Replica:
+    """Copies of all modules of a model.
+
+    Args:
+        modules: all modules of the model, the model first.
+        training: the mode of the copies; None keeps each module's own.
+        freeze: whether the copies' parameters are detached, so that a backward pass skips their gradients.
+        share_state: whether buffers and attributes are the user's own, not copies. `write_back` then hands on what was
+            assigned anew.
+
+    Raises:
+        NotReplicableError: when a function or an object holds on to a module of the model.
+    """
+
+    def __init__(
+        self, modules: Iterable[nn.Module], *, training: bool | None, freeze: bool, share_state: bool = False
+    ) -> None:
+        originals = list(modules)
+        self._share_state = share_state
+        self._freeze = freeze
+        self._tensors: dict[int, Tensor] = {}
+        self._containers: dict[int, Any] = {}
+        self._holders: list[Any] = []  # functions and objects that may refer to a module
+        self.copies: dict[nn.Module, nn.Module] = {module: _empty_copy(module) for module in originals}
+        self.model = self.copies[originals[0]]
+        for module, copy in self.copies.items():
+            self._fill(module, vars(copy), training)
+        for holder in self._holders:
+            if self._refers(holder, SEARCH_DEPTH, set()):
+                raise NotReplicableError(f"{type(holder).__name__} {holder!r} refers to a module of the model")
+
+    def _fill(self, module: nn.Module, state: dict[str, Any], training: bool | None) -> None:
+        state.update(vars(module))
+        state[ORIGINAL] = module
+        if training is not None:
+            state["training"] = training
+        if "_compiled_call_impl" in state:
+            state["_compiled_call_impl"] = None  # it is bound to the original; a compiled model runs as written
+        state["_modules"] = _same_kind(
+            children_of(module), {k: m if m is None else self.copies[m] for k, m in children_of(module).items()}
+        )
+        state["_parameters"] = _same_kind(
+            parameters_of(module), {k: self._parameter(p) for k, p in parameters_of(module).items()}
+        )
+        state["_buffers"] = _same_kind(buffers_of(module), {k: self._tensor(b) for k, b in buffers_of(module).items()})
+        for name in HOOKS:
+            hooks = state[name] = state[name].copy()
+            for key, hook in hooks.items():
+                hooks[key] = self._private(hook)
+        for name in state.keys() - MODULE_STATE:
+            value = state[name]
+            if type(value) not in PLAIN_TYPES:
+                state[name] = self._private(value)
+
+    def _parameter(self, parameter: Any) -> Any:
+        if parameter is None or not self._freeze or not parameter.requires_grad or not parameter.is_leaf:
+            return parameter
+        if id(parameter) not in self._tensors:
+            frozen = parameter.detach()
+            plain = type(parameter) is nn.Parameter
+            self._tensors[id(parameter)] = nn.Parameter(frozen, requires_grad=False) if plain else frozen
+        return self._tensors[id(parameter)]
+
+    def _tensor(self, tensor: Any) -> Any:
+        if tensor is None or self._share_state or not isinstance(tensor, Tensor):
+            return tensor
+        if isinstance(tensor, nn.parameter.UninitializedBuffer):
+            return tensor
+        if id(tensor) not in self._tensors:
+            keeps_graph = tensor.requires_grad and not self._freeze
+            self._tensors[id(tensor)] = tensor.clone() if keeps_graph else tensor.detach().clone()
+        return self._tensors[id(tensor)]
+
+    def _private(self, value: Any) -> Any:  # noqa: PLR0911
+        """What stands for an attribute's value in the copy."""
+        kind = type(value)
+        if kind in PLAIN_TYPES:
+            return value
+        if isinstance(value, nn.Module):
+            return self.copies.get(value, value)
+        if isinstance(value, nn.Parameter):
+            return self._parameter(value)
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        if kind in CONTAINERS or isinstance(value, (collections.OrderedDict, collections.defaultdict)):
+            return self._container(value)
+        if isinstance(value, tuple):
+            if PLAIN_TYPES.issuperset(map(type, value)):
+                return value
+            items = [self._private(item) for item in value]
+            if all(a is b for a, b in zip(items, value, strict=True)):
+                return value
+            return kind(*items) if hasattr(value, "_fields") else kind(items)
+        if kind is types.MethodType and isinstance(value.__self__, nn.Module):
+            return types.MethodType(value.__func__, self.copies.get(value.__self__, value.__self__))
+        if kind is functools.partial:
+            return functools.partial(
+                self._private(value.func),
+                *(self._private(a) for a in value.args),
+                **{k: self._private(v) for k, v in value.keywords.items()},
+            )
+        self._holders.append(value)
+        return value
+
+    def _container(self, value: Any) -> Any:
+        if id(value) in self._containers:
+            return self._containers[id(value)]
+        copy = value.copy()
+        self._containers[id(value)] = copy
+        if len(value) > LARGE_CONTAINER or isinstance(value, set):
+            return value if self._share_state else copy
+        pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+        changed = False
+        for key, item in pairs:
+            if type(item) not in PLAIN_TYPES:
+                copy[key] = self._private(item)
+                changed |= copy[key] is not item
+        if self._share_state and not changed:
+            self._containers[id(value)] = value
+            return value
+        return copy
+
+    def _refers(self, value: Any, depth: int, visited: set[int]) -> bool:
+        """Whether a value leads to a module of the model, or to a container that has been copied."""
+        if type(value) in PLAIN_TYPES or depth < 0 or id(value) in visited:
+            return False
+        visited.add(id(value))
+        if isinstance(value, nn.Module):
+            return value in self.copies
+        if isinstance(value, (Tensor, type)):
+            return False
+        if id(value) in self._containers and self._containers[id(value)] is not value:
+            return True
+        return any(self._refers(item, depth - 1, visited) for item in _references(value))
+
+    def write_back(self) -> None:
+        """Hand the attributes and buffers that a pass assigned anew to the user's modules."""
+        originals = {copy: module for module, copy in self.copies.items()}
+        for module, copy in self.copies.items():
+            buffers = buffers_of(module)
+            for name, buffer in buffers_of(copy).items():
+                if buffers.get(name) is not buffer:
+                    buffers[name] = buffer
+            state = vars(module)
+            for name, value in vars(copy).items():
+                if name not in MODULE_STATE and type(value) is not types.MethodType and state.get(name) is not value:
+                    replaced = originals.get(value, value) if isinstance(value, nn.Module) else value
+                    if id(state.get(name)) not in self._containers:
+                        state[name] = replaced
+
+
+def _references(value: Any) -> list[Any]:  # noqa: PLR0911
+    """What a function, a method, a partial, a weak reference, a container or an object holds."""
+    if isinstance(value, types.FunctionType):
+        cells = [c.cell_contents for c in value.__closure__ or () if _is_filled(c)]
+        used = [value.__globals__[n] for n in value.__code__.co_names if n in value.__globals__]
+        modules = [v for v in used if isinstance(v, nn.Module)]
+        return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *modules]
+    if isinstance(value, types.MethodType):
+        return [value.__self__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, weakref.ReferenceType):
+        return [value()]
+    if isinstance(value, dict):
+        return list(value.values()) if len(value) <= LARGE_CONTAINER else []
+    if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        return list(value) if len(value) <= LARGE_CONTAINER else []
+    return list(vars(value).values()) if hasattr(value, "__dict__") and not isinstance(value, type) else []
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+def _same_kind(like: Any, content: dict[str, Any]) -> Any:
+    return content if type(like) is dict else type(like)(content)
+
+
+def _empty_copy(module: nn.Module) -> nn.Module:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise NotReplicableError("a scripted module cannot be copied")
+    make: Callable[[type], Any] = object.__new__
+    try:
+        copy: nn.Module = make(type(module))
+    except TypeError as err:
+        raise NotReplicableError(f"a {type(module).__name__} cannot be copied: {err}") from err
+    return copy

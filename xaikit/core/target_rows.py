@@ -1,0 +1,82 @@
+"""What a target needs of the rows that it scores, and the head that it is picked from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+
+
+def pick_head(output: Any, head: str | int | None) -> Any:
+    """The output tensor of a model that returns a tensor, or a dict, object or tuple that holds one.
+
+    Args:
+        output: what the model returned.
+        head: name or position of the output; None leaves everything as it was returned.
+
+    Raises:
+        UnknownNameError: when a dict or an object lacks the head; the message names what it has.
+        InvalidTypeError: when what stands there is no tensor.
+    """
+    if isinstance(output, Tensor) or head is None:
+        return output
+    if isinstance(output, Mapping):
+        known = [str(k) for k in output]
+        if head not in output:
+            raise UnknownNameError(
+                f"the model returns a dict without {head!r}; name its output with head=, one of {known}"
+            )
+        picked = output[head]
+    elif isinstance(head, str) and hasattr(output, head):
+        picked = getattr(output, head)
+    elif isinstance(output, (tuple, list)) and isinstance(head, int) and -len(output) <= head < len(output):
+        picked = output[head]
+    elif isinstance(output, (tuple, list)):
+        raise UnknownNameError(
+            f"the model returns a tuple of {len(output)}; name its output with head=, a position from 0 on"
+        )
+    else:
+        raise UnknownNameError(
+            f"the model returns a {type(output).__name__} without {head!r}; name its output with head="
+        )
+    if not isinstance(picked, Tensor):
+        raise InvalidTypeError(f"head {head!r} of the model's output is a {type(picked).__name__}, not a tensor")
+    return picked
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Rows of a pass and the samples that they stand for.
+
+    Attributes:
+        samples: the sample of each row, (R,).
+        n: the number of samples, N.
+    """
+
+    samples: Tensor
+    n: int
+
+    def values(self, value: Any, what: str) -> Tensor:
+        """A setting as a tensor (R,): a number for all, or one for each sample.
+
+        Raises:
+            InvalidInputError: for another number of values than samples.
+        """
+        if not isinstance(value, Tensor):
+            return torch.full_like(self.samples, int(value))
+        if value.shape != (self.n,):
+            raise InvalidInputError(
+                f"target {what} must be one whole number or one for each of the {self.n} samples, got shape "
+                f"{tuple(value.shape)}"
+            )
+        return value.to(self.samples.device)[self.samples]
+
+    @staticmethod
+    def form(output: Tensor) -> str:
+        """The shape of an output, whose first axis may count several versions of the batch."""
+        return f"(N, {', '.join(map(str, output.shape[1:]))})"

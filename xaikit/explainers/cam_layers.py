@@ -1,0 +1,179 @@
+"""The activations that a class activation map is made of: which run of which layer, and where its channels are."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from xaikit.core import torch_private
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.graphs import depends_on
+from xaikit.core.layers import find_layer, hooked
+from xaikit.core.structure import Tensors
+
+CONVOLUTION = torch_private.Convolution
+CHANNELS_FIRST = (
+    *(CONVOLUTION, torch_private.RunningNorm, nn.GroupNorm),
+    *(torch_private.MaxPool, torch_private.AvgPool, torch_private.Dropout),
+)
+CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
+MAX_PREFIX = 16  # class, distillation and register tokens that may stand before the patches of a vision transformer
+
+
+class Recorder:
+    """What the hooked layers returned, run by run.
+
+    Args:
+        layers: names and modules.
+        named: whether the user named them; else they are all convolutions, of which the last that counts is taken.
+    """
+
+    def __init__(self, layers: Sequence[tuple[str, nn.Module]], *, named: bool) -> None:
+        self.layers, self.named = layers, named
+        self.runs: list[list[Tensor]] = [[] for _ in layers]
+        self.order: list[tuple[int, Tensor]] = []
+
+    def keep(self, output: Any, *, index: int) -> Any:
+        """Keep an output, when it is one that can make a map."""
+        name, _ = self.layers[index]
+        if not isinstance(output, Tensor):
+            if not self.named:
+                return None
+            raise InvalidTypeError(
+                f"layer {name!r} must return a tensor to make a map of, it returns a {type(output).__name__}"
+            )
+        if not self.named and math.prod(output.shape[2:]) == 1:
+            return None  # a convolution of one position (squeeze and excite, a head after pooling) has no map
+        self.runs[index].append(output)
+        self.order.append((index, output))
+        return output.clone()  # what follows may work in place, and would change what is kept here
+
+    def chosen(self, inputs: Tensors) -> list[tuple[str, nn.Module, Tensor]]:
+        """Name, module and output of each layer: of the run that depends on the inputs.
+
+        Raises:
+            InvalidInputError: when a layer did not run, ran several times on the inputs, or dropped the batch.
+        """
+        if self.named:
+            picked = [(i, self._only_run(i, inputs)) for i in range(len(self.layers))]
+        else:
+            last = next((p for p in reversed(self.order) if depends_on(p[1], inputs)), None)
+            if last is None:
+                raise InvalidInputError(
+                    f"the model ran no convolution on inputs of shape {tuple(inputs[0].shape)}; name the layer whose "
+                    "activations make the map with target_layer="
+                )
+            picked = [last]
+        for index, output in picked:
+            if len(output) != len(inputs[0]):
+                raise InvalidInputError(
+                    f"layer {self.layers[index][0]!r} must keep the batch of {len(inputs[0])} first, it returns "
+                    f"{tuple(output.shape)}"
+                )
+        return [(*self.layers[index], output) for index, output in picked]
+
+    def _only_run(self, index: int, inputs: Tensors) -> Tensor:
+        name, runs = self.layers[index][0], self.runs[index]
+        if not runs:
+            raise InvalidInputError(
+                f"layer {name!r} did not run on inputs of shape {tuple(inputs[0].shape)}; name the layer whose "
+                "activations make the map with target_layer="
+            )
+        reached = [output for output in runs if depends_on(output, inputs)]
+        if len(reached) > 1:
+            raise InvalidInputError(
+                f"layer {name!r} must run once on the explained input, it ran {len(reached)} times; name one that does"
+            )
+        if not reached:
+            raise InvalidInputError(f"layer {name!r} does not depend on the explained input")
+        return reached[0]
+
+
+@contextlib.contextmanager
+def recorded(model: nn.Module, target_layer: Any) -> Iterator[Recorder]:
+    """Keep the outputs of the target layer or layers, or of every convolution where none is named."""
+    layers: list[tuple[str, nn.Module]]
+    if target_layer is None:
+        layers = [(name, m) for name, m in model.named_modules() if isinstance(m, CONVOLUTION)]
+    else:
+        several = target_layer if isinstance(target_layer, tuple) else (target_layer,)
+        layers = [find_layer(model, layer) for layer in several]
+    recorder = Recorder(layers, named=target_layer is not None)
+    with hooked([(m, functools.partial(recorder.keep, index=i)) for i, (_, m) in enumerate(layers)]):
+        yield recorder
+
+
+def channel_axis(name: str, module: nn.Module, a: Tensor, image: Tensor | None) -> int:
+    """Where the activations of a layer have their channels: as its kind says, else as the image's proportions say.
+
+    Args:
+        name: of the layer.
+        module: the layer.
+        a: its activations (N, ...).
+        image: the input (N, channels, ...) over which the map is laid, if there is one.
+
+    Raises:
+        InvalidInputError: where neither tells.
+    """
+    if isinstance(module, CONVOLUTION):
+        return 1
+    if a.ndim == 3 and image is not None and image.ndim == 4:
+        return 2  # patch tokens
+    kind = _axis_by_kind(module, a)
+    if kind is not None and a.ndim > 3:
+        return kind
+    if a.ndim > 3 and image is not None and image.ndim == a.ndim:
+        first, last = (_distortion(places, image.shape[2:]) for places in (a.shape[2:], a.shape[1:-1]))
+        if not math.isclose(first, last, rel_tol=1e-6):
+            return 1 if first < last else a.ndim - 1
+    elif a.ndim > 3:
+        return 1
+    if a.ndim > 3 and _holds(module, CONVOLUTION) and not _holds(module, CHANNELS_LAST):
+        return 1
+    length = "length" if a.ndim == 3 else ", ".join(["depth", "height", "width"][5 - a.ndim :])
+    last_form = "(N, tokens, channels)" if a.ndim == 3 else f"(N, {length}, channels)"
+    raise InvalidInputError(
+        f"layer {name!r} returns {tuple(a.shape)}: say where its channels are, with channel_axis=1 for (N, channels, "
+        f"{length}) or channel_axis={a.ndim - 1} for {last_form}"
+    )
+
+
+def _axis_by_kind(module: nn.Module, a: Tensor) -> int | None:
+    while isinstance(module, nn.Sequential) and len(module):
+        module = module[-1]
+    if isinstance(module, CHANNELS_FIRST):
+        return 1
+    return a.ndim - 1 if isinstance(module, CHANNELS_LAST) else None
+
+
+def _holds(module: nn.Module, kinds: Any) -> bool:
+    return any(isinstance(m, kinds) for m in module.modules())
+
+
+def _distortion(places: Sequence[int], image: Sequence[int]) -> float:
+    """How unequally the axes of a map are scaled to those of an image; 1 for the same proportions."""
+    scales = [side / place for side, place in zip(image, places, strict=True)]
+    return max(scales) / min(scales)
+
+
+def patches(tokens: Tensor, x: Tensor, name: str) -> Tensor:
+    """The patch tokens of (N, D, T) as a grid (N, D, h, w) with the proportions of the images (N, C, H, W).
+
+    Raises:
+        InvalidInputError: when the tokens form no such grid.
+    """
+    height, width = x.shape[2:]
+    count = tokens.shape[2]
+    for prefix in range(min(MAX_PREFIX + 1, count)):
+        rows = math.isqrt(round((count - prefix) * height / width))
+        if rows and (count - prefix) % rows == 0 and rows * width == (count - prefix) // rows * height:
+            return tokens[:, :, prefix:].unflatten(2, (rows, -1))
+    raise InvalidInputError(
+        f"the {count} tokens of layer {name!r} form no grid over images of {height} x {width} pixels; "
+        "explain the layer itself with layer="
+    )

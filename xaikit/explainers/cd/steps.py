@@ -1,0 +1,116 @@
+"""Elementwise steps, and putting them off until the parts are looked at.
+
+A rule takes about ten elementwise steps where the model takes one, so they are worth saving. Behind a convolution a
+bias, a BatchNorm and an activation are not computed at once. A max-pool that follows picks its entries first, which
+leaves a quarter of them. In the end each block of the parts goes through all steps while it is in the cache.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from xaikit.explainers.cd.blocks import AddedConstant, SplitFunction, run_on_total, run_steps
+from xaikit.explainers.cd.decomposed import Decomposed
+from xaikit.explainers.cd.derivatives import ShareConstant, SplitSymmetric
+
+
+class AddConstant(AddedConstant):
+    """Compute scale * x + constant, the constant shared between the parts (`constants`)."""
+
+    def on_parts(self, parts: Tensor, share: Tensor) -> Tensor:
+        """The parts, differentiable."""
+        result: Tensor = ShareConstant.apply(parts, self.constant, share, self.scale, self.threshold)
+        return result
+
+
+class Split(SplitFunction):
+    """Split an elementwise f with f(0) = 0 (`rules.activations`)."""
+
+    def on_parts(self, parts: Tensor, share: Tensor) -> Tensor:  # noqa: ARG002
+        """The parts, differentiable."""
+        if self.symmetric:
+            result: Tensor = SplitSymmetric.apply(parts, self.function)
+            return result
+        first = self.function(parts[0])
+        return torch.stack([first, self.function(parts[0] + parts[1]) - first])
+
+
+Step = AddConstant | Split
+
+
+def run(x: Decomposed, steps: Sequence[Step], *, may_overwrite: bool = False) -> Decomposed:
+    """The value after some steps, whose operands have no more dimensions than it has.
+
+    Args:
+        x: the value.
+        steps: in their order.
+        may_overwrite: whether the result may take the place of the parts of x.
+    """
+    parts, share = x.parts, x.share
+    operands = [value for step in steps for value in step.operands if value is not None]
+    if torch.is_grad_enabled() and any(value.requires_grad for value in (parts, share, *operands)):
+        for step in steps:
+            parts = step.on_parts(parts, share)
+        return x.like(parts)
+    return x.like(run_steps(parts, share, steps, parts if may_overwrite else None))
+
+
+class Deferred:
+    """Steps that are put off, on the fresh result of a convolution or on what a max-pool picked of it.
+
+    Args:
+        value: without the steps.
+        steps: what is still to be done, with operands that are the same at all places of a channel.
+        holders: those who hold the value, if others do.
+    """
+
+    def __init__(
+        self, value: Decomposed, steps: tuple[Step, ...] = (), holders: list[weakref.ref[Decomposed]] | None = None
+    ) -> None:
+        self.value, self.steps = value, steps
+        self._holders = [] if holders is None else holders
+        self._grad = torch.is_grad_enabled()
+
+    def finished(self) -> Tensor:
+        """The parts after the steps, differentiable as they were when these were put off."""
+        if not self.steps:
+            return self.value.parts
+        others = (holder() for holder in self._holders)
+        alone = not any(
+            other is not None and other.deferred is not None and other.deferred.value is self.value for other in others
+        )
+        with torch.set_grad_enabled(self._grad):
+            return run(self.value, self.steps, may_overwrite=alone).parts
+
+    def then(self, step: Step) -> Decomposed:
+        """The value after a further step."""
+        return Deferred(self.value, (*self.steps, step), self._holders).pending()
+
+    def picked(self, pick: Callable[[Tensor], Tensor]) -> Decomposed:
+        """The value of which some places are picked; the steps are still to be done."""
+        return Deferred(self.value.like(pick(self.value.parts)), self.steps).pending()
+
+    def total(self) -> Tensor:
+        """The total after the steps, without a graph: it tells which places a max-pool picks."""
+        with torch.no_grad():
+            return run_on_total(self.value.total, self.steps) if self.steps else self.value.total
+
+    def pending(self) -> Decomposed:
+        """The value that looks as if all steps were done."""
+        result = self.value.like(self.value.parts)
+        result.defer(self.for_holder(result))
+        return result
+
+    def for_holder(self, holder: Decomposed) -> Deferred:
+        """The same, for a further holder of the value."""
+        self._holders.append(weakref.ref(holder))
+        return self
+
+
+def after(x: Decomposed, step: Step) -> Decomposed:
+    """The value after a step, which is put off if others are."""
+    return run(x, [step], may_overwrite=x.may_overwrite) if x.deferred is None else x.deferred.then(step)

@@ -1,0 +1,87 @@
+"""How the batches of a training are read, with the masks for all of the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from xaikit.core.batch import Batch, read_batch
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.mask_supply import mask_count, select_masks
+from xaikit.core.masks import read_masks
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """How a batch of the data is read.
+
+    Attributes:
+        model: whose precision arrays get.
+        needs_mask: whether a batch without masks is refused.
+        by_class: whether there is one mask for each class instead of one for each sample.
+        masks: for all of the data, in place of those in the data; or None.
+        free_labels: whether the labels are for a loss of the user's: any numbers, (N, ...).
+        check: whether the inputs must be finite.
+    """
+
+    model: nn.Module
+    needs_mask: str = ""  # name of the mitigator that does, for the message
+    by_class: bool = False
+    masks: Any = None
+    free_labels: bool = False
+    check: bool = False  # training skips batches that are not finite, and says which
+
+    def __call__(self, item: Any) -> Batch:
+        """The batch that an item of the data holds; masks that go by the sample are given to it elsewhere.
+
+        Args:
+            item: (inputs, labels) or (inputs, labels, masks).
+        """
+        if self.masks is not None and self.by_class and isinstance(item, (tuple, list)):
+            item = (*item[:2], self.masks)
+        batch = read_batch(item, self.model, by_class=self.by_class, check=self.check, free_labels=self.free_labels)
+        if self.needs_mask and batch.masks is None and self.masks is None:
+            raise missing_masks(self.needs_mask)
+        return batch
+
+    @property
+    def sample_masks(self) -> Any:
+        """The masks for all of the data, where they go by the sample."""
+        return None if self.by_class else self.masks
+
+
+def missing_masks(mitigator: str) -> InvalidTypeError:
+    """The error of a batch without masks.
+
+    Args:
+        mitigator: name of the one that needs them.
+    """
+    return InvalidTypeError(
+        f"{mitigator} must be told where: a batch is (inputs, labels, masks), got None for the masks"
+    )
+
+
+class IndexedMasks:
+    """Masks for all of a data set, given to its samples by their indices; so the order of the samples may be any."""
+
+    def __init__(self, reader: Reader, dataset: Any) -> None:
+        self._masks = reader.sample_masks
+        self._dataset = dataset
+        self._count: int | None = None
+        self._counted = False
+
+    def put(self, batch: Batch, rows: Sequence[Any]) -> Batch:
+        """The batch with the masks of its samples."""
+        if self._masks is None:
+            return batch
+        if not self._counted:
+            self._counted, self._count = True, mask_count(self._masks, batch.inputs)
+            if self._count not in (None, len(self._dataset)):
+                raise InvalidInputError(
+                    f"masks must hold one for each of the {len(self._dataset)} samples of the data, got {self._count}"
+                )
+        chosen = self._masks if self._count is None else select_masks(self._masks, [int(row) for row in rows])
+        return batch._replace(masks=read_masks(chosen, batch.inputs))
