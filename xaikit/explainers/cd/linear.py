@@ -51,7 +51,7 @@ def completed(
         sources: what the value was computed from, by a map that is linear in each.
         share: the undecided share of the value, that of `like` by default.
     """
-    torch.sub(total, parts[0], out=parts[1])
+    torch.sub(total.detach(), parts[0], out=parts[1])  # torch 2.6 refuses a total that requires a gradient
     zero = torch.stack([_without_irrelevant_part(source) for source in sources]).all(0)
     if bool(zero.any()):
         each = zero if zero.shape[1] in (1, parts.shape[2]) else zero.all(1, keepdim=True)
