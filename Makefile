@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PYTEST := -q -n 2 --dist worksteal
 FAST := not slow and not zoo and not nightly
 OLD := -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::FutureWarning
 
@@ -13,29 +14,29 @@ demo: $(READY)
 
 # CONTRIBUTING.md says which tests each of these runs, and when to run which.
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 -m "not zoo and not nightly"
+	$(BIN)/python -m pytest $(PYTEST) -m "not zoo and not nightly"
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -q -n 2 -m "$(FAST)"
+	$(BIN)/python -m pytest $(PYTEST) -m "$(FAST)"
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest $(PYTEST)
 
 # An environment each: the declared lower bounds, and the newest releases that pip finds. Old releases warn about new
 # neighbours, so deprecations are shown there and fail nothing.
 test-oldest:
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[test]'
-	$(VENV)-oldest/bin/python -m pytest -q -n 2 -m "$(FAST)" $(OLD)
+	$(VENV)-oldest/bin/python -m pytest $(PYTEST) -m "$(FAST)" $(OLD)
 
 test-newest:
 	$(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[test]'
-	$(VENV)-newest/bin/python -m pytest -q -n 2 -m "$(FAST)" $(OLD)
+	$(VENV)-newest/bin/python -m pytest $(PYTEST) -m "$(FAST)" $(OLD)
 
 # Line coverage of xaikit/ under all tests, worker processes and commands in processes of their own included.
 coverage: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest $(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 lint: $(READY)
 	$(BIN)/ruff check .

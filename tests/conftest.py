@@ -15,6 +15,11 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests run first, so that no process is left alone with them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("nightly") is None)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of reference outputs of published code; its README says how they were made."""

@@ -58,6 +58,7 @@ EXAMPLES = {
     "Concept": lambda: xaikit.Concept("0", torch.tensor([0.6, 0.8]), torch.zeros(2), torch.ones(2), -1),
     "Assessment": assessment,
     "Assessment by class": lambda: xaikit.assess(NET, (X, Y), shortcut_masks=SHORTCUT, **QUIET),
+    "Assessment without masks": lambda: xaikit.assess(NET, (X, Y), decoy=lambda x, told: x, explainers=[], **QUIET),
     "Comparison": lambda: xaikit.compare({"a": [assessment()] * 3, "b": assessment()}, confidence=0.5),
     "History": lambda: xaikit.RRR(n_epochs=2).fit(nn.Linear(4, 3), X, Y, SHORTCUT, validation=(X, Y), **QUIET),
     "History of a regression": lambda: xaikit.RRR(n_epochs=1).fit(nn.Linear(4, 1), X, X[:, 0], SHORTCUT, **QUIET),
@@ -70,6 +71,16 @@ EXAMPLES = {
     "Candidate": lambda: recommendation().candidates[0],
     "Decomposition": lambda: xaikit.ContextualDecomposition(NET).decompose(X, SHORTCUT[None]),
     "Evaluation": evaluation,
+    "Evaluation with tensors in its specs": lambda: xaikit.evaluate(
+        [xaikit.explainers.ExpectedGradients(NET, references=X[:5]), "integrated_gradients:n_steps=3"],
+        ["abpc"],
+        (X, Y),
+        model=NET,
+        **QUIET,
+    ),
+    "TuneResult with tensors in its specs": lambda: xaikit.tune(
+        xaikit.explainers.ExpectedGradients(NET, references=X[:5]), "abpc", (X, Y), n_trials=2, **QUIET
+    ),
     "EvaluationRow": lambda: evaluation().rows[0],
     "FrontPoint": lambda: tuned().front[0],
     "Hierarchy": lambda: xaikit.explainers.AgglomerativeDecomposition(NET).hierarchy(X[:1], 1),
@@ -232,3 +243,43 @@ def refused_in_one_sentence(cls, path, *, required=False) -> None:
         assert "\n" not in str(err)  # noqa: PT017
     else:
         assert not required, f"{cls.__name__} read {path.read_bytes()[:200]!r} as {loaded!r}"
+
+
+def test_an_evaluation_of_version_0_1_still_loads(results, tmp_path):
+    evaluation, path = results("Evaluation"), tmp_path / "old.json"
+    old = evaluation.to_dict()
+    del old["result"], old["format"]
+    for row in old["rows"]:
+        del row["level"]
+    path.write_text(json.dumps(old))
+    assert xaikit.metrics.Evaluation.load(path) == evaluation
+
+
+def test_a_search_of_version_0_1_still_loads(results, tmp_path):
+    tuned, path = results("TuneResult"), tmp_path / "old.json"
+    old = tuned.to_dict()
+    gain = old["gain_interval"]
+    for name in ("result", "format", "seed"):
+        del old[name]
+    old |= {
+        "dead": old.pop("inactive_settings"),
+        "gain_interval": gain and [gain["low"], gain["high"]],
+        "stopped": "trials",
+    }
+    path.write_text(json.dumps(old))
+    loaded = xaikit.tuning.TuneResult.load(path, NET)
+    assert loaded.best == tuned.best
+    assert loaded.best.model is NET
+    assert loaded.trials == tuned.trials
+    assert (loaded.stopped, loaded.inactive_settings, loaded.seed) == ("done", tuned.inactive_settings, None)
+    assert loaded.gain_interval.mean == pytest.approx(tuned.gain_interval.mean, abs=1e-9)
+    assert (loaded.gain_interval.low, loaded.gain_interval.high) == (gain["low"], gain["high"])
+
+
+def test_a_recommendation_of_version_0_1_still_loads(results, tmp_path):
+    recommendation, path = results("Recommendation"), tmp_path / "old.json"
+    old = recommendation.to_dict()
+    for name in ("result", "format", "seed"):
+        del old[name]
+    path.write_text(json.dumps(old))
+    assert xaikit.recommendation.Recommendation.load(path) == recommendation

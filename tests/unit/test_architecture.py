@@ -191,7 +191,7 @@ def test_an_import_loads_nothing_heavy():
 def test_public_names_exist():
     import xaikit
 
-    assert len(xaikit.__all__) <= 64
+    assert len(xaikit.__all__) <= 60
     for name in xaikit.__all__:
         assert getattr(xaikit, name) is not None
     assert set(xaikit.__all__) == set(dir(xaikit))
@@ -245,16 +245,11 @@ def test_a_star_import_hides_nothing(library):
 
 
 ROOM_NAMES = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())
-# Methods that are being written anew; what is listed here may lack a description of its arguments.
-NOT_YET_DESCRIBED = {
-    "Call.activations", "Call.run", "Call.score", "Call.scores", "Call.at", "Call.stacked", "Explainer.missing_rules",
-    "Explainer.output",
-}  # fmt: skip
 
 
 def exported_functions(room_name: str):
     """The functions of a room's ``__all__`` and the methods of its classes that have parameters, by name."""
-    module = importlib.import_module(f"xaikit.{room_name}")
+    module = importlib.import_module(f"xaikit.{room_name}".removesuffix("."))
     for name in getattr(module, "__all__", ()):
         member = getattr(module, name)
         if inspect.isfunction(member):
@@ -267,11 +262,11 @@ def exported_functions(room_name: str):
                     yield f"{name}.{key}", function
 
 
-@pytest.mark.parametrize("room_name", ROOM_NAMES)
+@pytest.mark.parametrize("room_name", ["", *ROOM_NAMES])
 def test_exported_functions_describe_their_arguments(room_name):
     missing = set()
     for name, function in exported_functions(room_name):
         parameters = set(inspect.signature(function).parameters) - {"self", "cls"}
         if parameters and "Args:" not in (function.__doc__ or ""):
             missing.add(name)
-    assert not missing - NOT_YET_DESCRIBED, f"no Args section: {sorted(missing)}"
+    assert not missing, f"no Args section: {sorted(missing)}"

@@ -21,8 +21,8 @@ class Demo(Job):
     VERB = "demo"
 
     out: Path = flag(Path("xaikit-demo"), help="Folder for figures, results and weights.")
-    quick: bool = flag(False, help="Fewer epochs and trials: rougher, in half the time.")
-    seed: int = flag(0, help="Of split, weights, order and noise.")
+    quick: bool = flag(False, help="Use fewer epochs and trials: less precise, half the time.")
+    seed: int = flag(0, help="Seed of the data split, the weights, the order and the noise.")
 
     def run(self) -> int:
         """Tell the story, write its figures and numbers."""

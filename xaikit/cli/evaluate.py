@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Evaluate(MaskFields, ModelJob):
     """Measure explainers by metrics on a data set: prints a table with intervals and saves it as JSON.
 
-    xaikit report --evaluation shows the saved table. An explainer or a metric that fails leaves its reason there, and
-    the others go on; the exit code is then 1.
+    xaikit report --evaluation shows the saved table. If an explainer or a metric fails, the table holds the reason, the
+    others are measured all the same, and the exit code is 1.
 
     \b
     Examples:
@@ -29,15 +29,15 @@ class Evaluate(MaskFields, ModelJob):
 
     VERB = "evaluate"
 
-    explainer: tuple[str, ...] = flag(("integrated_gradients",), help="name:key=value,key=value; repeat it.")
-    metric: tuple[str, ...] = flag(("abpc",), help="name:key=value,key=value; repeat it.")
-    target: str = flag("", help="One class, or 'label'. Else the predicted class.")
-    postprocess: str = flag("", help="Of each attribution: postprocessor:key=value.")
-    out: Path = flag(Path("table.json"), help="Result: .json.")
-    batch_size: int = flag(32, help="Samples in a pass.")
-    limit: int = flag(0, help="Most samples used, evenly spread over the data; 0: all.")
-    confidence: float = flag(0.95, help="Of the intervals.")
-    seed: int = flag(0, help="Of every random number.")
+    explainer: tuple[str, ...] = flag(("integrated_gradients",), help="An explainer, name:key=value; may be repeated.")
+    metric: tuple[str, ...] = flag(("abpc",), help="A metric, name:key=value; may be repeated.")
+    target: str = flag("", help="Class to explain: a number, or 'label'. Default: the predicted class.")
+    postprocess: str = flag("", help="Postprocessor of each attribution: name:key=value.")
+    out: Path = flag(Path("table.json"), help="Where the table is saved: .json.")
+    batch_size: int = flag(32, help="Samples in one pass through the model.")
+    limit: int = flag(0, help="Use at most so many samples, evenly spread over the data; 0: all.")
+    confidence: float = flag(0.95, help="Confidence of the intervals.")
+    seed: int = flag(0, help="Seed of all random numbers.")
 
     def run(self) -> int:
         """Measure, print, save."""

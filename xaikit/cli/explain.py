@@ -24,10 +24,11 @@ SHOWN = 10  # samples in the summary
 class Explain(ProcessFields, DataFields, ModelJob):
     """Explain a model's decision: writes the attribution and a picture of it.
 
-    INPUT is one image, a .npy with a few samples, a sentence (for a model that reads texts), or with --row one row of
-    a file. A whole data set (--data) goes to a folder (--out), shard by shard: the same command goes on after an
-    interruption, and several processes or machines share it (torchrun). Images for the models of torchvision, timm and
-    Hugging Face are cut and scaled as their makers do it, unless told otherwise; --size takes the whole centre square.
+    INPUT is one image, a .npy with a few samples, a sentence (for a model of texts), or one row of a file (--row). With
+    --data, every sample of a data set is explained and written to a folder (--out), shard by shard. After an
+    interruption the same command goes on, and several processes or machines can share the work (torchrun). Images for
+    models of torchvision, timm and Hugging Face are cropped and scaled as these models expect; --size, --mean and --std
+    change that.
 
     \b
     Examples:
@@ -42,17 +43,19 @@ class Explain(ProcessFields, DataFields, ModelJob):
 
     VERB = "explain"
 
-    source: str | None = argument(None, metavar="INPUT", help="An image, a .npy with samples (N, ...), a sentence.")
-    row: int | None = flag(None, help="Of INPUT .csv, .npy, .npz: this row, counted as its report does (.csv from 2).")
-    explainer: str = flag("integrated_gradients", help="name:key=value,key=value; see xaikit list.")
-    target: str = flag("", help="Class, one class per sample (3,1,2), or 'label'. Else the predicted.")
-    out: Path | None = flag(None, help="Result: .npz or .safetensors (else INPUT.EXPLAINER.npz); of --data a folder.")
-    figure: bool = flag(True, help="Draw a .png beside the result.")
-    batch_size: int = flag(32, help="Samples in a pass, with --data.")
-    dtype: str = flag("", help="Of the stored attributions, with --data: float16, bfloat16, float32.")
-    keep_inputs: bool = flag(True, help="Store the samples beside their attributions, with --data, for a report.")
+    source: str | None = argument(None, metavar="INPUT", help="An image, a .npy with samples (N, ...), or a sentence.")
+    row: int | None = flag(None, help="Row of INPUT to explain. In a .csv the first row is 2, in a .npy or .npz 0.")
+    explainer: str = flag("integrated_gradients", help="An explainer, name:key=value,key=value; see xaikit list.")
+    target: str = flag("", help="Class, one class per sample (3,1,2), or 'label'. Default: the predicted class.")
+    out: Path | None = flag(
+        None, help="Result: .npz (default: INPUT.EXPLAINER.npz) or .safetensors; with --data a folder."
+    )
+    figure: bool = flag(True, help="Draw a figure (.png) beside the result.")
+    batch_size: int = flag(32, help="With --data: samples in one pass through the model.")
+    dtype: str = flag("", help="With --data: type of the stored attributions: float16, bfloat16, float32.")
+    keep_inputs: bool = flag(True, help="With --data: store the samples too; a report shows them.")
     repair: bool = flag(False, help="Check every shard in the folder and compute damaged ones again.")
-    seed: int = flag(0, help="Of the explainer's random numbers.")
+    seed: int = flag(0, help="Seed of the explainer's random numbers.")
 
     def run(self) -> int:
         """Explain, write, summarise."""

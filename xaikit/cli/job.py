@@ -1,4 +1,4 @@
-"""Job: what a verb is asked. One pydantic class stands behind its flags, its YAML and its TOML.
+"""Job: the options of a verb. One pydantic class defines its flags, its YAML and its TOML.
 
 A verb is a class: its fields are the flags, its docstring the help, its `run` the work.
 """
@@ -23,17 +23,17 @@ JOBS: dict[str, type[Job]] = {}
 
 
 def argument(default: Any = ..., *, metavar: str, help: str) -> Any:  # noqa: A002 (typer's word)
-    """A field that is given by its place, not by a flag."""
+    """A field that is a positional argument, not a flag."""
     return Field(default, description=help, json_schema_extra={"metavar": metavar})
 
 
 def flag(default: Any = ..., *, help: str, name: str = "") -> Any:  # noqa: A002
-    """A field that is a flag, called like the field unless it has a name of its own."""
+    """A field that is a flag; its name is the field's unless `name` gives another."""
     return Field(default, description=help, json_schema_extra={"flag": name} if name else None)
 
 
 class Job(BaseModel):
-    """What a verb is asked; frozen, checked, and the same from flags and from a file."""
+    """The options of a verb: frozen, validated, and the same from flags and from a file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     VERB: ClassVar[str] = ""
@@ -47,16 +47,20 @@ class Job(BaseModel):
             JOBS[cls.VERB] = cls
 
     def run(self) -> int:
-        """Do the work; the exit code."""
+        """Do the work.
+
+        Returns:
+            The exit code.
+        """
         raise NotImplementedError
 
     def note(self, text: str) -> None:
-        """Something that a user should know and a script need not."""
+        """Print a note for a person on standard error, unless --quiet."""
         if not self.quiet:
             typer.echo(f"xaikit: note: {text}", err=True)
 
     def tell(self, text: str, /, **result: Any) -> None:
-        """What was found: as words, or (--json) as one object."""
+        """Print the result on standard output: as text, or with --json as one JSON object."""
         typer.echo(json.dumps(result) if self.json_output else text)
 
     def save(self, path: Path) -> Path:
@@ -155,7 +159,8 @@ def command(job: type[Job]) -> Callable[..., None]:
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                Path | None, typer.Option(help="Write this call as .yaml, .toml or .json instead; xaikit run does it.")
+                Path | None,
+                typer.Option(help="Save this call as .yaml, .toml or .json, for xaikit run; do not run it."),
             ],
         )
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class List(Job):
     """List explainers, metrics, mitigators, transforms and modalities: settings, whether a loss can hold them, source.
 
-    A star marks the settings that a search varies, and where it looks.
+    A star marks the settings that xaikit tune searches, with the range.
 
     \b
     Examples:

@@ -23,7 +23,7 @@ HELD_BACK = 0.2  # share of the data that is measured on instead of trained on, 
 
 
 class Mitigate(ProcessFields, MaskFields, ModelJob):
-    """Train a model away from a shortcut: writes its weights, and what it relied on before and after.
+    """Train a model so that it does not rely on a shortcut: writes its weights, and measures before and after.
 
     --mask says where the shortcut is: one map for all samples, one for each sample of --data, or
     (rrr:mask_scope=class) one for each class; of a table or of texts, --mask-names names columns or tokens. Before and
@@ -42,14 +42,14 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
     VERB = "mitigate"
 
     mask: Path | None = flag(None, help="Where the shortcut is: .png, .npy, or a folder with one for each sample.")
-    mitigator: str = flag("rrr", help="name:key=value,key=value; see xaikit list mitigators.")
-    test: str = flag("", help="Samples for before and after, as --data; else a fifth of --data is held back.")
-    explainer: tuple[str, ...] = flag((), help="Whose relevance in the mask is measured; else the penalised one's.")
-    out: Path = flag(Path("mended.pt"), help="The trained weights, a state dict: .pt.")
-    assessment: Path | None = flag(None, help="Before and after: .json; else the name of --out with that ending.")
-    checkpoint: Path | None = flag(None, help="Where training goes on; else OUT.checkpoint.pt, removed at the end.")
-    precision: str = flag("", help="Of training, as Lightning Fabric names it: bf16-mixed, 16-mixed, 64-true, ...")
-    seed: int = flag(0, help="Of the samples held back and, unless --mitigator says otherwise, of the training.")
+    mitigator: str = flag("rrr", help="A mitigator, name:key=value,key=value; see xaikit list mitigators.")
+    test: str = flag("", help="Test samples, in any form of --data. Default: a fifth of --data.")
+    explainer: tuple[str, ...] = flag((), help="Explainer that measures relevance in the mask; may be repeated.")
+    out: Path = flag(Path("mended.pt"), help="Where the trained weights are saved: .pt (a state dict).")
+    assessment: Path | None = flag(None, help="Measures before and after: .json. Default: the name of --out.")
+    checkpoint: Path | None = flag(None, help="Checkpoint. Default: OUT.checkpoint.pt, removed at the end.")
+    precision: str = flag("", help="Precision of the training, in Lightning Fabric's words: bf16-mixed, 64-true, ...")
+    seed: int = flag(0, help="Seed of the held-out samples, and of the training unless --mitigator has one.")
 
     def run(self) -> int:
         """Measure, train, measure, write."""

@@ -1,4 +1,4 @@
-"""What the verbs that explain share: options as text, turned into values."""
+"""Options as text, turned into values and checked."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def check_folder(folder: Path, result: str) -> None:
 
 
 def check_unique(names: Sequence[str], option: str) -> None:
-    """Refuse an option that is missing or says the same twice."""
+    """Refuse an option that is missing, or a value that is given twice."""
     if not names:
         raise InvalidInputError(f"name at least one {option}")
     twice = next((name for name in names if names.count(name) > 1), None)

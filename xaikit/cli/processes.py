@@ -28,7 +28,7 @@ PATIENCE = datetime.timedelta(days=7)  # a process may be done long before the o
 class ProcessFields(Job):
     """How many processes share the work."""
 
-    processes: int = flag(1, help="Processes on this machine that share the work, each on a GPU with --device cuda.")
+    processes: int = flag(1, help="Share the work among so many processes; with --device cuda each has its own GPU.")
 
     @property
     def starts_others(self) -> bool:

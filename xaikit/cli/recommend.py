@@ -12,7 +12,7 @@ from xaikit.cli.sources import DataFields, ModelJob
 class Recommend(DataFields, ModelJob):
     """Say what a model is made of and which explainers suit it, ranked, with reasons.
 
-    With --data a few samples go through the model and every method that suits is measured on them.
+    With --data, every suitable method is also measured on a few samples.
 
     \b
     Examples:
@@ -23,14 +23,14 @@ class Recommend(DataFields, ModelJob):
 
     VERB = "recommend"
 
-    modality: str = flag("", help="image, text, time_series or tabular; else by the form of the data.")
-    differentiable: bool = flag(False, help="Only methods that a training loss can hold.")
-    explainer: tuple[str, ...] = flag((), help="Consider only these; repeat it.")
-    metric: str = flag("abpc", help="What measures them, with --data.")
-    n_samples: int = flag(8, help="Samples that are used, with --data.")
-    seconds: float = flag(60.0, help="How long measuring may take, with --data.")
-    target: str = flag("", help="One class, or 'label'. Else the predicted class.")
-    out: Path | None = flag(None, help="Result: .json, for xaikit report --profile.")
+    modality: str = flag("", help="image, text, time_series or tabular. Default: by the form of the data.")
+    differentiable: bool = flag(False, help="Only methods with exact derivatives, which a training loss can use.")
+    explainer: tuple[str, ...] = flag((), help="Consider only this explainer; may be repeated.")
+    metric: str = flag("abpc", help="With --data: the metric that measures them.")
+    n_samples: int = flag(8, help="With --data: number of samples to measure on.")
+    seconds: float = flag(60.0, help="With --data: time limit of the measuring.")
+    target: str = flag("", help="Class to explain: a number, or 'label'. Default: the predicted class.")
+    out: Path | None = flag(None, help="Where the result is saved: .json, for xaikit report --profile.")
 
     def run(self) -> int:
         """Look, rank, tell; 1 where no explainer suits."""

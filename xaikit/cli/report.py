@@ -14,7 +14,8 @@ from xaikit.cli.job import Job, argument, flag
 class WriteReport(Job):
     """Write one self-contained HTML page about a run, or about several runs over the same data, side by side.
 
-    What was measured, tuned, mended and recommended stands above the samples, or alone where no run is named.
+    Results of the other verbs (--evaluation, --tuning, --assessment, --profile) stand above the samples; the runs may
+    be left out.
 
     \b
     Examples:
@@ -26,18 +27,18 @@ class WriteReport(Job):
     VERB = "report"
 
     runs: tuple[Path, ...] = argument((), metavar="[RUN]...", help="Folders that xaikit explain --data wrote.")
-    out: Path = flag(Path("report.html"), help="The page.")
-    title: str = flag("Explanations", help="Of the page.")
-    classes: str = flag("", help="Names of the classes: cat,dog; or a file of lines; else the run's.")
-    features: str = flag("", help="Names of a table's columns, or of a series' channels: likewise.")
-    tokenizer: str = flag("", help="hf:FOLDER whose tokenizer turns ids into words; else the run's.")
-    kind: str = flag("", help="image, series, tabular or text; else by the form of the samples.")
-    limit: int = flag(500, help="Most samples shown.")
+    out: Path = flag(Path("report.html"), help="Where the page is saved: .html.")
+    title: str = flag("Explanations", help="Title of the page.")
+    classes: str = flag("", help="Class names: cat,dog; or a file with one on each line. Default: the run's.")
+    features: str = flag("", help="Names of a table's columns or a series' channels, as for --classes.")
+    tokenizer: str = flag("", help="hf:FOLDER with the tokenizer of the texts. Default: the run's.")
+    kind: str = flag("", help="image, series, tabular or text. Default: by the form of the samples.")
+    limit: int = flag(500, help="Show at most so many samples.")
     profile: Path | None = flag(None, help="What xaikit recommend --out wrote.")
-    evaluation: tuple[Path, ...] = flag((), help="A table that xaikit evaluate wrote; repeat it.")
-    tuning: tuple[Path, ...] = flag((), help="What xaikit tune wrote; repeat it.")
-    assessment: tuple[Path, ...] = flag((), help="Before and after, as xaikit mitigate wrote it; repeat it.")
-    table: tuple[Path, ...] = flag((), help="Any other .json with rows, shown as a table; repeat it.")
+    evaluation: tuple[Path, ...] = flag((), help="A table that xaikit evaluate wrote; may be repeated.")
+    tuning: tuple[Path, ...] = flag((), help="What xaikit tune wrote; may be repeated.")
+    assessment: tuple[Path, ...] = flag((), help="What xaikit mitigate --assessment wrote; may be repeated.")
+    table: tuple[Path, ...] = flag((), help="Any other .json with rows, shown as a table; may be repeated.")
 
     def run(self) -> int:
         """Read the runs, write the page."""

@@ -18,12 +18,12 @@ SHOWN = 40  # letters of a sample's name
 
 
 class Shortcuts(Job):
-    """Find shortcuts in a run: clusters of samples that the model looks at alike (spectral relevance analysis).
+    """Find shortcuts in a run: clusters of samples with similar explanations (spectral relevance analysis).
 
-    Writes shortcuts.json, a figure, and for each --cluster a mask of what is peculiar to it, which xaikit mitigate
-    takes. --mask measures how much relevance lies in a known region, and whether that is more than chance. Texts are
-    compared by the relevance of each word, wherever it stands; of a table and of texts, clusters are told by name.
-    Best run on the samples of one class: between classes, explanations differ for good reasons.
+    Writes shortcuts.json, a figure, and for each --cluster a mask of the region that only this cluster has relevance
+    in; xaikit mitigate takes such a mask. --mask measures how much relevance lies in a known region, and whether that
+    is more than chance. Texts are compared by the relevance of each word, wherever it stands. Use it on one class at a
+    time (--of-class): explanations of different classes differ anyway.
 
     \b
     Examples:
@@ -36,15 +36,17 @@ class Shortcuts(Job):
 
     folder: Path = argument(metavar="RUN", help="Folder that xaikit explain --data wrote.")
     out: Path = flag(Path("shortcuts"), help="Folder for the results.")
-    of_class: int | None = flag(None, help="Only samples of this class: their label, else the explained class.")
+    of_class: int | None = flag(
+        None, help="Only samples of this class: their label, without labels the explained class."
+    )
     method: str = flag("spray", help="spray:n_clusters=4,n_neighbors=10,size=32; all settings are optional.")
-    cluster: tuple[int, ...] = flag((), help="Write the mask of this cluster, mask-K.npy; repeat it.")
-    threshold: float = flag(0.5, help="Of a mask: share of the largest excess relevance, in (0, 1].")
-    grow: int = flag(0, help="Of a mask: positions by which it is widened.")
-    per_sample: bool = flag(False, help="A mask for each sample of the data, empty outside the cluster.")
+    cluster: tuple[int, ...] = flag((), help="Write a mask of this cluster, mask-K.npy; may be repeated.")
+    threshold: float = flag(0.5, help="With --cluster: inside is at least this share of the largest excess, in (0, 1].")
+    grow: int = flag(0, help="With --cluster: widen the mask by so many positions.")
+    per_sample: bool = flag(False, help="With --cluster: one mask for each sample, empty outside of the cluster.")
     mask: Path | None = flag(None, help="A known region: .png, .npy, or a folder with one for each sample of the data.")
     mask_names: str = flag("", help="A known region by names: columns of a table, or words of texts: age,sex")
-    figure: bool = flag(True, help="Draw the clusters, of images.")
+    figure: bool = flag(True, help="Draw the clusters of images (clusters.png).")
 
     def run(self) -> int:
         """Cluster, draw, mask, measure."""

@@ -1,4 +1,4 @@
-"""What most verbs are told: which model, which data, where to run. Each field is a flag."""
+"""Fields that most verbs share: the model, the data, the masks, the device. Each field is a flag."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class ModelJob(Job):
     """A verb that needs a model."""
 
     model: str = flag(help="module:factory (its code is run), torchvision:NAME, timm:NAME, or hf:FOLDER.")
-    weights: Path | None = flag(None, help="The model's weights: .safetensors or .pt.")
+    weights: Path | None = flag(None, help="File with the model's weights: .safetensors or .pt.")
     layer: str = flag("", help="Explain this layer's output instead of the input.")
-    head: str = flag("logits", help="Which output, where the model returns several.")
+    head: str = flag("logits", help="Name or position of the output, if the model returns several.")
     device: str = flag("cpu", help="Where to run: cpu, cuda, ...")
 
     def loaded(self) -> nn.Module:
-        """The model with its weights, where it is to run."""
+        """The model with its weights, on its device."""
         from xaikit.cli.models import load_model
         from xaikit.cli.options import device_of
         from xaikit.core.layers import find_layer
@@ -45,7 +45,7 @@ class ModelJob(Job):
         return unbound.set_kwargs(model=model, **view if unbound.layer is None else {"head": view["head"]})
 
     def with_embedding_layer(self, model: nn.Module, inputs: Any) -> Self:
-        """This job at the model's embedding, where the samples are token ids and no layer is named."""
+        """The job with the model's embedding as its layer, if the samples are token ids and no layer is named."""
         import torch
 
         from xaikit.core.structure import flatten
@@ -56,7 +56,7 @@ class ModelJob(Job):
         return self.model_copy(update={"layer": embedding})
 
     def view(self) -> dict[str, Any]:
-        """How an explainer looks at the model: settings head and, where it is named, layer."""
+        """The explainer's settings `head` and, if it is named, `layer`."""
         head = int(self.head) if self.head.isdecimal() else self.head
         return {"head": head, **({"layer": self.layer} if self.layer else {})}
 
@@ -70,10 +70,10 @@ class ModelJob(Job):
 class ImageFields(Job):
     """How images are read."""
 
-    size: str = flag("", help="Of an image: 224 (centre square) or 240x320 (height x width).")
-    grey: bool = flag(False, help="Read an image as one grey channel.")
-    mean: str = flag("", help="Subtracted from pixels in 0..1: one number per channel, or 'imagenet'.")
-    std: str = flag("", help="Divides the pixels after that: likewise.")
+    size: str = flag("", help="Size of images: 224 (centre square) or 240x320 (height x width).")
+    grey: bool = flag(False, help="Read images as one grey channel.")
+    mean: str = flag("", help="Mean subtracted from pixels in [0, 1]: one number per channel, or 'imagenet'.")
+    std: str = flag("", help="Standard deviation that then divides the pixels, as for --mean.")
 
     def preparation(self, model: str) -> Preparation:
         """How images are prepared; torchvision's and timm's models have their usual way."""
@@ -85,13 +85,13 @@ class ImageFields(Job):
 class DataFields(ImageFields):
     """Which samples."""
 
-    data: str = flag("", help="Folder of images, .npy, .npz, .csv, or module:dataset.")
-    labels: str = flag("", help="Column of a .csv that holds the class.")
-    classes: str = flag("", help="Words of a label, in the order of the model's outputs: no,yes. Else alphabetical.")
-    text: str = flag("", help="Column of a .csv that holds the text; the model reads its token ids.")
-    tokenizer: str = flag("", help="hf:FOLDER whose tokenizer reads the texts; else that of --model hf:FOLDER.")
-    columns: str = flag("", help="Columns of a .csv that the model sees: age,sex. Else all but the labels'.")
-    length: int = flag(128, help="Tokens of a text.")
+    data: str = flag("", help="Folder of images (labels.csv or class folders), .npy, .npz, .csv, module:dataset.")
+    labels: str = flag("", help="Column of a .csv with the labels; images have labels.csv (columns file, label).")
+    classes: str = flag("", help="Class names in the order of the model's outputs: no,yes. Default: alphabetical.")
+    text: str = flag("", help="Column of a .csv with the texts; the model gets their token ids.")
+    tokenizer: str = flag("", help="hf:FOLDER with the tokenizer. Default: that of --model hf:FOLDER.")
+    columns: str = flag("", help="Columns of a .csv that the model gets: age,sex. Default: all but the labels.")
+    length: int = flag(128, help="Number of tokens of each text; longer ones are cut, shorter ones padded.")
     strict: bool = flag(False, help="Stop at an unreadable image instead of leaving it out.")
 
     def samples(self, model: str, known: ClassNames | None = None) -> Any:
@@ -122,7 +122,7 @@ class DataFields(ImageFields):
 class MaskFields(DataFields):
     """A region of the samples: a file, or names."""
 
-    mask: Path | None = flag(None, help="Where relevance should lie: .png, .npy, or a folder with one for each sample.")
+    mask: Path | None = flag(None, help="Where relevance should lie: .png, .npy, or a folder named like the images.")
     mask_names: str = flag("", help="Instead of --mask: columns of a table, or tokens of texts: age,sex")
 
     def masks(self, data: Any, *, by_class: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""The samples of a data set as a stream: batch by batch, what cannot be read left out and told, masks beside them."""
+"""The samples of a data set, batch by batch, with their masks; samples that cannot be read are left out and counted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class MaskedBatch:
 
 
 class Stream:
-    """Samples of a data set, read when their turn comes and forgotten after it.
+    """Samples of a data set, one batch in memory at a time.
 
     Args:
         data: as `explain_dataset` takes it.
@@ -85,11 +85,11 @@ class Stream:
             raise InvalidInputError(f"none of the {len(self)} samples can be read: {next(iter(self.skipped.values()))}")
 
     def map(self, function: Callable[[MaskedBatch], Any]) -> Mapped:
-        """What a function makes of each batch."""
+        """An iterable of what a function returns for each batch."""
         return Mapped(self, function)
 
     def whole(self) -> MaskedBatch:
-        """All samples at once, for those who need them so."""
+        """All samples in one batch."""
         parts = list(self)
         labels = None if parts[0].labels is None else [p.labels for p in parts]
         masks = None if parts[0].masks is None else [p.masks for p in parts]
@@ -132,7 +132,7 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True)
 class Mapped:
-    """The batches of a stream, each made into something; again at every iteration."""
+    """What a function returns for each batch of a stream; it can be iterated several times."""
 
     stream: Stream
     function: Callable[[MaskedBatch], Any]

@@ -18,9 +18,8 @@ SHOWN = 5  # lines of a table in the summary
 class Tune(MaskFields, ModelJob):
     """Search the settings of an explainer, or the best of several explainers: writes a result as JSON, and figures.
 
-    The samples are those of INPUT, an image or a .npy, or some of a data set (--data);
-    every trial explains all of them.
-    Several machines work on one study: run the same command on each, with the same storage and --resume.
+    The samples are those of INPUT (an image or a .npy) or some of a data set (--data); every trial explains all.
+    To work on one study with several machines, run the same command on each, with the same --storage and --resume.
 
     \b
     Examples:
@@ -34,26 +33,26 @@ class Tune(MaskFields, ModelJob):
 
     source: Path | None = argument(None, metavar="INPUT", help="An image, or a .npy with samples (N, ...).")
     explainer: tuple[str, ...] = flag(
-        ("integrated_gradients",), help="name:key=value; give it again to search among several."
+        ("integrated_gradients",), help="An explainer, name:key=value; repeat it to search among several."
     )
-    metric: tuple[str, ...] = flag(("abpc",), help="name:key=value; give it again for several objectives.")
-    weigh: str = flag("", help="Join the metrics into a sum with these weights: 1,0.5")
-    vary: tuple[str, ...] = flag((), help="What to search: NAME, NAME=a,b,c, or all (baselines too); repeat it.")
-    postprocess: bool = flag(False, help="Search pooling and normalisation too.")
-    target: str = flag("", help="As for explain; of INPUT also a .npy with a class for each sample.")
-    limit: int = flag(100, help="Most samples of --data, evenly spread over it; 0: all.")
-    trials: int = flag(50, help="Trials to make, by all workers together.")
-    workers: int = flag(1, help="Processes on this machine.")
+    metric: tuple[str, ...] = flag(("abpc",), help="A metric, name:key=value; repeat it for several objectives.")
+    weigh: str = flag("", help="Weights that add the metrics up to one objective: 1,0.5")
+    vary: tuple[str, ...] = flag((), help="A setting to search: NAME, NAME=a,b,c, or all; may be repeated.")
+    postprocess: bool = flag(False, help="Search pooling and normalisation as well.")
+    target: str = flag("", help="As for explain; for INPUT also a .npy with one class for each sample.")
+    limit: int = flag(100, help="Use at most so many samples of --data, evenly spread; 0: all.")
+    trials: int = flag(50, help="Number of trials of all workers together.")
+    workers: int = flag(1, help="Number of processes on this machine.")
     storage: str = flag("", help="sqlite:///FILE, postgresql://..., or a .journal file.")
     study: str = flag("xaikit", help="Name of the study in the storage.")
-    resume: bool = flag(False, help="Go on with the study, or join it.")
+    resume: bool = flag(False, help="Continue the study in the storage, or join it.")
     sampler: str = flag("tpe", help="tpe, random or grid.")
-    pruner: str = flag("", help="median or hyperband: ends bad trials after a batch.")
-    batch_size: int = flag(0, help="Samples in a batch; 0: all in one.")
-    timeout: float = flag(0, help="Seconds after which no trial starts; 0: none.")
-    out: Path = flag(Path("tuned.json"), help="Result: .json.")
-    figure: bool = flag(True, help="Draw .png files beside the result.")
-    seed: int = flag(0, help="Of the search and of every trial's random numbers.")
+    pruner: str = flag("", help="median or hyperband: stops bad trials after some batches.")
+    batch_size: int = flag(0, help="Samples in a batch; 0: all in one batch.")
+    timeout: float = flag(0, help="Seconds after which no new trial starts; 0: no limit.")
+    out: Path = flag(Path("tuned.json"), help="Where the result is saved: .json.")
+    figure: bool = flag(True, help="Draw figures (.png) beside the result.")
+    seed: int = flag(0, help="Seed of the search and of all trials.")
 
     def run(self) -> int:
         """Search, write, draw, tell."""

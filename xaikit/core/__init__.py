@@ -1,4 +1,4 @@
-"""The core: settings, registries, the attribution call, and what keeps the model as it was found."""
+"""The core: settings, registries, the attribution call, and the isolation that leaves a model unchanged."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from xaikit.core.registries import (
 )
 from xaikit.core.registry import Registry
 from xaikit.core.renames import renamed_attribute
+from xaikit.core.results import Interval, Result, Stopped
 
 __all__ = [
     "BASELINES",
@@ -51,9 +52,12 @@ __all__ = [
     "Explainer",
     "Float",
     "Int",
+    "Interval",
     "Layer",
     "Registry",
+    "Result",
     "Spec",
+    "Stopped",
     "XaikitError",
     "as_explainer",
     "boxes_to_masks",

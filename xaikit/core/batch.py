@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from xaikit.core.arrays import is_array
+from xaikit.core.arrays import is_array, to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
-from xaikit.core.labels import read_labels
+from xaikit.core.labels import REMEDY, read_labels
 from xaikit.core.mask_supply import MaskSupply
 from xaikit.core.masks import WHAT, map_leaves, read_masks, take_masks
 from xaikit.core.structure import check_batch, flatten
@@ -77,6 +77,7 @@ def read_batch(  # noqa: PLR0913
     targets: bool = False,
     check: bool = True,
     move: bool = False,
+    free_labels: bool = False,
 ) -> Batch:
     """One batch, its inputs, labels and masks read.
 
@@ -89,6 +90,7 @@ def read_batch(  # noqa: PLR0913
         targets: the second item is an explainer's target: it may also be a class for all, a function or None.
         check: whether the inputs must be finite.
         move: put arrays on the model's device; else they stay on the CPU.
+        free_labels: the labels are for a loss of the user's: any numbers, (N, ...).
 
     Raises:
         InvalidTypeError: for anything else, and as the readers raise.
@@ -104,7 +106,9 @@ def read_batch(  # noqa: PLR0913
     n = check_batch(tensors) if check else _sample_count(tensors)
     labels = item[1]
     open_target = labels is None or isinstance(labels, int) or (callable(labels) and not isinstance(labels, Tensor))
-    if not (targets and (open_target or (isinstance(labels, Tensor) and labels.ndim == 0))):
+    if free_labels:
+        labels = _rows_of_labels(labels, n)
+    elif not (targets and (open_target or (isinstance(labels, Tensor) and labels.ndim == 0))):
         labels = read_labels(labels, n)
     own = item[2] if len(item) == 3 else None
     return Batch(inputs, labels, read_masks(own, inputs, what=masks, labels=labels if by_class else None))
@@ -212,6 +216,13 @@ def collate(samples: list[Any]) -> Any:
     inputs, labels = default_collate([s[0] for s in samples]), default_collate([s[1] for s in samples])
     masks = [s[2] if len(s) == 3 else None for s in samples]
     return (inputs, labels, masks) if any(len(s) == 3 for s in samples) else (inputs, labels)
+
+
+def _rows_of_labels(labels: Any, n: int) -> Tensor:
+    tensor = to_tensor(labels, "labels", remedy=REMEDY)
+    if not tensor.ndim or len(tensor) != n:
+        raise InvalidInputError(f"labels must have a row for each of {n} samples, got shape {tuple(tensor.shape)}")
+    return tensor
 
 
 def _cut(batch: Batch, rows: int | None) -> Iterator[Batch]:

@@ -1,11 +1,12 @@
-"""Configured: an immutable value made of validated settings; explainers, metrics and mitigators are such values.
+"""Configured: the base of explainers, metrics, mitigators and transforms, which are frozen sets of checked settings.
 
-A subclass lists its settings as annotated class attributes, one line each (type, spec, words, default)::
+A subclass lists its settings as annotated class attributes, one line each (type, spec, description, default)::
 
     class Blur(Configured):
         sigma: Annotated[float, Float(low=1, high=10, gt=0), "std in pixels"] = 3.0
 
-It is a frozen dataclass by inheritance. `set_kwargs` returns a new object: nothing derived from old settings survives.
+Every subclass becomes a frozen dataclass. `set_kwargs` returns a new object, so nothing that was computed from old
+settings remains.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ REQUIRED: Any = dataclasses.MISSING
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One setting of a class: what it may be, what it means, what it is by default."""
+    """One setting of a class: its type, its allowed values, its description and its default."""
 
     hint: Any
     spec: Spec | None
@@ -43,7 +44,11 @@ class Setting:
     default: Any
 
     def is_default(self, value: Any) -> bool:
-        """Whether a checked value is what the default becomes when it is checked: the object for its name, too."""
+        """Whether a checked value equals the checked default; `Zeros()` equals the default "zeros", which names it.
+
+        Args:
+            value: the checked value of this setting.
+        """
         if self.default is REQUIRED or same_value(value, self.default):
             return self.default is not REQUIRED
         return not isinstance(value, Tensor) and same_value(value, self.check(self.default, "default"))
@@ -243,4 +248,6 @@ def _signature(cls: type[Configured]) -> inspect.Signature:
 def _short(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"tensor{tuple(value.shape)}"
+    if isinstance(value, (tuple, list)) and any(isinstance(item, Tensor) for item in value):
+        return f"({', '.join(map(_short, value))})"
     return type(value).__name__ if isinstance(value, nn.Module) else repr(value)

@@ -13,7 +13,7 @@ class XaikitError(Exception):
 
 
 class InvalidInputError(XaikitError, ValueError):
-    """A value that cannot be right: wrong shape, out of range, NaN."""
+    """A value of the right type that cannot be used: a wrong shape, a number out of range, NaN."""
 
 
 class InvalidTypeError(XaikitError, TypeError):
@@ -33,7 +33,7 @@ class NestedLayersError(InvalidInputError):
 
 
 class UnknownNameError(XaikitError, LookupError):
-    """A name that no registry, model or output knows."""
+    """A name that is not in the registry, the model or the output where it was looked up."""
 
 
 class NotDifferentiableError(XaikitError, RuntimeError):
@@ -41,7 +41,7 @@ class NotDifferentiableError(XaikitError, RuntimeError):
 
 
 class UnboundError(XaikitError, RuntimeError):
-    """An explainer that has no model yet."""
+    """A call on an explainer that has no model yet."""
 
 
 class UnsupportedOperationError(XaikitError, RuntimeError):
@@ -49,7 +49,7 @@ class UnsupportedOperationError(XaikitError, RuntimeError):
 
 
 class TrainingError(XaikitError, RuntimeError):
-    """Training had to stop; the message says where and what to try."""
+    """Training had to stop; the message says at which step, and what to try."""
 
 
 class CheckpointError(XaikitError, OSError):
@@ -57,7 +57,7 @@ class CheckpointError(XaikitError, OSError):
 
 
 class TuningError(XaikitError, RuntimeError):
-    """A search that found nothing to choose from; the message gives the first reason."""
+    """A search in which no trial gave a number; the message gives the reason of the first one."""
 
 
 class MissingDependencyError(XaikitError, ImportError):

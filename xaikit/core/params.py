@@ -1,4 +1,4 @@
-"""What a setting may be and where a search looks for it: one declaration, written beside the field.
+"""The specs of settings: which values are allowed, and which of them a search tries.
 
 The legal range (``ge``, ``gt``, ``le``, ``lt``) and the search range (``low``, ``high``) are two things: ``n_iter=1``
 is legal although no search starts there. A spec without a search range is checked but never tuned.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Spec(BaseModel):
-    """Base of the specs: legality in `check`, searchability in `tunable`."""
+    """Base of the specs: `check` says which values are allowed, `tunable` whether a search may vary the setting."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
     kind: str = ""

@@ -1,4 +1,4 @@
-"""The registries. What stands in them is imported at the first look-up, not before."""
+"""The registries. Their items are imported when a registry is first asked for one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Registry: the named explainers, metrics, mitigators and transforms, ours and those of plugins.
+"""Registry: the explainers, metrics, mitigators and transforms by name, those of xaikit and those of plugins.
 
 A plugin is a package with an entry point in the group ``xaikit.explainers`` (or ``.metrics``, ``.mitigators``) that
 names a module or a class; importing it runs its ``@EXPLAINERS.register("name")`` decorators.
@@ -146,5 +146,5 @@ class Registry(Generic[T]):
             try:
                 entry.load()
             except (Exception, SystemExit) as err:
-                # Somebody else's broken package must not take ours down with it.
+                # A plugin that cannot be imported must not make xaikit unusable.
                 warnings.warn(f"{self.kind} plugin {entry.name!r} ({entry.value}) did not load: {err!r}", stacklevel=3)

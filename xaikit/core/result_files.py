@@ -62,8 +62,9 @@ def encode(value: Any, where: str, save_tensor: SaveTensor) -> Any:  # noqa: PLR
             if f.compare
         }
     if isinstance(value, Mapping):
-        items = [(key, encode(item, f"{where}.{key}", save_tensor)) for key, item in value.items()]
-        return dict(items) if all(isinstance(key, str) for key, _ in items) else {ITEMS: [list(i) for i in items]}
+        items = [[key, encode(item, f"{where}.{key}", save_tensor)] for key, item in value.items()]
+        plain = all(isinstance(key, str) and key not in (TENSOR, ARRAY, ITEMS) for key, _ in items)
+        return dict(items) if plain else {ITEMS: items}
     if isinstance(value, (list, tuple)):
         return [encode(item, f"{where}.{i}", save_tensor) for i, item in enumerate(value)]
     if isinstance(value, (set, frozenset)):

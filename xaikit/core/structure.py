@@ -1,4 +1,4 @@
-"""Inputs as users hold them (a tensor, a tuple, a dict) and as the methods see them (a tuple of tensors)."""
+"""Conversion between the inputs of users (a tensor, a tuple or a dict) and those of methods (a tuple of tensors)."""
 
 from __future__ import annotations
 

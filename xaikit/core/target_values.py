@@ -95,7 +95,12 @@ class Class(Target):
     index: Annotated[Any, whole, "the class, or one for each sample"] = positional(default=0, kw_only=False)
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
-        """Output[r, index] of each row r; see `Target.scores`."""
+        """Output[r, index] of each row r.
+
+        Args:
+            output: as for `Target.scores`.
+            rows: as for `Target.scores`.
+        """
         if output.ndim == 1:
             output = output[:, None]
         if output.ndim != 2:
@@ -123,7 +128,12 @@ class Position(Target):
     )
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
-        """Output[r, position, index] of each row r; see `Target.scores`."""
+        """Output[r, position, index] of each row r.
+
+        Args:
+            output: as for `Target.scores`.
+            rows: as for `Target.scores`.
+        """
         axes = 2 if self.index is None else 3
         if output.ndim != axes:
             wanted = "(N, T)" if self.index is None else "(N, T, V)"
@@ -144,7 +154,12 @@ class Contrast(Target):
     against: Annotated[Any, Choice(TARGETS), "what speaks against"] = positional(default=1, kw_only=False)
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
-        """The difference of both scores; see `Target.scores`."""
+        """The difference of both scores.
+
+        Args:
+            output: as for `Target.scores`.
+            rows: as for `Target.scores`.
+        """
         return self.for_.scores(output, rows) - self.against.scores(output, rows)
 
     @property
@@ -164,7 +179,12 @@ class LogProbability(Target):
     of: Annotated[Any, Choice(TARGETS), "whose probability"] = positional(default=1, kw_only=False)
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
-        """The target's score in the log-probabilities; see `Target.scores`."""
+        """The target's score in the log-probabilities.
+
+        Args:
+            output: as for `Target.scores`.
+            rows: as for `Target.scores`.
+        """
         return self.of.scores(_log_probabilities(output, self.of), rows)
 
 
@@ -175,7 +195,12 @@ class Probability(Target):
     of: Annotated[Any, Choice(TARGETS), "whose probability"] = positional(default=1, kw_only=False)
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
-        """The target's score in the probabilities; see `Target.scores`."""
+        """The target's score in the probabilities.
+
+        Args:
+            output: as for `Target.scores`.
+            rows: as for `Target.scores`.
+        """
         return self.of.scores(_log_probabilities(output, self.of).exp(), rows)
 
 
@@ -201,7 +226,12 @@ class Region(Target):
     )
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
-        """The sum of the class's output over the mask; see `Target.scores`."""
+        """The sum of the class's output over the mask.
+
+        Args:
+            output: as for `Target.scores`.
+            rows: as for `Target.scores`.
+        """
         if output.ndim < 3:
             raise InvalidInputError(
                 f"target {self!r} needs an output of shape (N, classes, height, width), got {rows.form(output)}"
@@ -237,7 +267,12 @@ class Heads(Target):
     of: Annotated[Any, _heads, "head -> target"]
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
-        """The sum of each head's score; see `Target.scores`."""
+        """The sum of each head's score.
+
+        Args:
+            output: as for `Target.scores`.
+            rows: as for `Target.scores`.
+        """
         parts = [target.scores(pick_head(output, head), rows) for head, target in self.of.items()]
         return torch.stack(parts).sum(0)
 

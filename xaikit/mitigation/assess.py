@@ -43,6 +43,7 @@ class Assessment(Result):
         area: the share of the features that lie in the mask, over the same samples: the mass of relevance that is
             spread evenly.
         samples: how many there were.
+        seed: of what was random: the donors and the explainers.
     """
 
     accuracy: dict[str, Real]
@@ -51,6 +52,7 @@ class Assessment(Result):
     mass: dict[str, Real]
     area: Real | None
     samples: int
+    seed: int | None = None
 
     @property
     def worst(self) -> dict[str, float]:
@@ -168,7 +170,7 @@ def assess(  # noqa: PLR0913
             if mask is not None:
                 tally.weigh(chosen, x, y, mask, seed)
             bar.update()
-    return tally.result()
+    return dataclasses.replace(tally.result(), seed=seed)
 
 
 class _Tally:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Configured, Explainer, Float, Int
+from xaikit.core.arrays import to_tensor
 from xaikit.core.batch import Batch, read_batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError
 from xaikit.core.model_state import buffers_kept_on_error
@@ -56,6 +57,14 @@ def _device(value: Any, where: str) -> Any:
         raise InvalidInputError(f"{where} must name a torch device such as 'cpu' or 'cuda', got {value!r}") from None
 
 
+def _task_loss(value: Any, where: str) -> Any:
+    if value is not None and value != "regression" and (not callable(value) or isinstance(value, type)):
+        raise InvalidTypeError(
+            f"{where} must be a function (logits, labels) -> loss, 'regression' or None, got {value!r}"
+        )
+    return value
+
+
 class Mitigator(Configured, abc.ABC):
     """Trains a model while its explanation is held to something.
 
@@ -74,6 +83,9 @@ class Mitigator(Configured, abc.ABC):
     mask_scope: Annotated[
         str, Categorical("sample", "class", search=False), "one mask for each sample, or for each class: the label's"
     ] = "sample"
+    task_loss: Annotated[
+        Any, _task_loss, "of the task: a function (logits, labels) or 'regression'; None chooses by the labels"
+    ] = None
     warmup: Annotated[float, Float(ge=0), "epochs over which the weight rises from 0, in a straight line"] = 0.0
     balance: Annotated[
         bool, "scale the penalty to a gradient as long as the task's, in every step; then the weight"
@@ -140,7 +152,8 @@ class Mitigator(Configured, abc.ABC):
         """The loss of one batch.
 
         Args:
-            model: returns logits (N, C), or holds them under `head`; a single output (N, 1) or (N,) is a regression.
+            model: returns logits (N, C), or holds them under `head`. A single output (N, 1) or (N,) is a binary
+                classifier where the labels are the integers 0 and 1, and a regression where they are numbers.
             batch: (inputs, labels, masks): the inputs (N, ...), class indices (N,) (numbers for a regression), and
                 masks as for `fit`, also a list with a mask or None for each sample. Where no mask is needed,
                 (inputs, labels) will do. Arrays and lists are read like tensors.
@@ -148,8 +161,8 @@ class Mitigator(Configured, abc.ABC):
             weight: in place of the setting, as in a warm-up; 0 is the plain step, bit for bit.
 
         Returns:
-            task (mean cross-entropy; mean squared error for a regression), penalty (unweighted), total; and the
-            logits, detached.
+            task (mean cross-entropy; mean squared error for a regression; or what `task_loss` gives), penalty
+            (unweighted), total; and the logits, with their graph.
 
         Raises:
             InvalidInputError, InvalidTypeError: for inputs, labels or masks that cannot be right.
@@ -160,16 +173,16 @@ class Mitigator(Configured, abc.ABC):
             if weight == 0:
                 # Bit for bit the plain step; the penalty is still measured.
                 logits = logits_of(model, x, self.head)
-                y = check_labels(y, logits)
-                task = task_loss(logits, y)
+                y = self.task_labels(y, logits)
+                task = self.task_of(logits, y)
                 with torch.no_grad():
                     penalty = self._penalty(model, x, y, masks, seed=0, create_graph=False)
-                return Loss(task, penalty, task, logits.detach())
+                return Loss(task, penalty, task, logits)
             seed = int(torch.randint(2**31, ())) if seed is None else seed
             logits, penalty = self._logits_and_penalty(model, x, y, masks, seed)
-            task = task_loss(logits, check_labels(y, logits))
+            task = self.task_of(logits, self.task_labels(y, logits))
             scale = gradient_ratio(task, penalty, model.parameters()) if self.balance else 1.0
-            return Loss(task, penalty, task + weight * scale * penalty, logits.detach())
+            return Loss(task, penalty, task + weight * scale * penalty, logits)
 
     @renamed_arguments(masks="shortcut_masks")
     def fit(  # noqa: PLR0913
@@ -252,6 +265,45 @@ class Mitigator(Configured, abc.ABC):
         """
         return 1.0 if getattr(self, "reduction", "mean") == "sum" else fraction.explained
 
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether the task's loss is a function of the user's, which takes labels of any form."""
+        return callable(self.task_loss)
+
+    def task_labels(self, labels: Any, logits: Tensor) -> Tensor:
+        """The labels as the task's loss takes them, on the logits' device.
+
+        Args:
+            labels: of the batch.
+            logits: of the model.
+
+        Raises:
+            InvalidInputError, InvalidTypeError: as `check_labels`, where the loss is no function of the user's.
+        """
+        if self.has_own_loss:
+            return to_tensor(labels, "labels").to(logits.device)
+        return check_labels(labels, logits, regression=self.task_loss == "regression")
+
+    def task_of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The task's loss, a scalar.
+
+        Args:
+            logits: of the model.
+            labels: as `task_labels` gives them.
+
+        Raises:
+            InvalidInputError: where a function of the user's returns no scalar.
+        """
+        if not self.has_own_loss:
+            return task_loss(logits, labels)
+        value = self.task_loss(logits, labels)
+        if not isinstance(value, Tensor) or value.ndim:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise InvalidInputError(
+                f"a task_loss must return one number, a tensor of shape (), got {got}; take its mean"
+            )
+        return value
+
     def explainer_for(self, model: nn.Module) -> Explainer:
         """The penalised explainer, bound to the model and its head.
 
@@ -264,11 +316,14 @@ class Mitigator(Configured, abc.ABC):
     def _reader(self, model: nn.Module, masks: Any = None) -> Reader:
         """How the batches of a training are read."""
         name = type(self).__name__ if self.NEEDS_MASK else ""
-        return Reader(model, needs_mask=name, by_class=self.mask_scope == "class", masks=masks)
+        return Reader(
+            model, needs_mask=name, by_class=self.mask_scope == "class", masks=masks, free_labels=self.has_own_loss
+        )
 
     def _read(self, model: nn.Module, batch: Any) -> Batch:
         """A batch as the user gave it, read."""
-        read = read_batch(batch, model, by_class=self.mask_scope == "class", check=False, move=True)
+        options: dict[str, Any] = {"check": False, "move": True, "free_labels": self.has_own_loss}
+        read = read_batch(batch, model, by_class=self.mask_scope == "class", **options)
         if self.NEEDS_MASK and read.masks is None:
             raise missing_masks(type(self).__name__)
         return read
@@ -293,7 +348,7 @@ class Mitigator(Configured, abc.ABC):
     def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, masks: Any, seed: int) -> tuple[Tensor, Tensor]:
         """Both from the inputs, with their graphs; labels are not yet compared with the logits."""
         logits = logits_of(model, x, self.head)
-        y = check_labels(y, logits)
+        y = self.task_labels(y, logits)
         with full_precision(x) as exact:
             return logits, self._penalty(model, exact, y, masks, seed=seed, create_graph=True)
 

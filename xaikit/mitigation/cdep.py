@@ -19,7 +19,7 @@ from xaikit.core.structure import Tensors, flatten
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import autocast_on, logits_of
-from xaikit.mitigation.penalties import EXPLANATION, check_labels
+from xaikit.mitigation.penalties import EXPLANATION
 
 FORMS = ("sigmoid", "log", "l1", "squared")
 PARTS = ("relevant", "irrelevant")
@@ -94,7 +94,7 @@ class CDEP(Mitigator):
         stacked = self._masks(explainer, x, masks)
         penalised, other = self._decomposed(explainer, x, stacked, create_graph=True)
         logits = penalised[0] + other[0]
-        return logits, self._number(penalised, other, stacked, check_labels(y, logits))
+        return logits, self._number(penalised, other, stacked, self.task_labels(y, logits))
 
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, mask: Any, *, seed: int, create_graph: bool) -> Tensor:
         explainer = self.explainer_for(model)
@@ -159,12 +159,11 @@ class CDEP(Mitigator):
 
     def _targets(self, model: nn.Module, x: Any, y: Tensor) -> list[Any]:
         """The label, or every class, as an explainer takes them."""
-        if y.is_floating_point():
-            return [None]
-        if self.target == "label" and not self.centred:
-            return [y]
         with torch.no_grad(), isolated(model, y.device, 0):
-            return list(range(logits_of(model, x, self.head).shape[1]))
+            logits = logits_of(model, x, self.head)
+        if logits.numel() == len(logits):
+            return [None]
+        return [y] if self.target == "label" and not self.centred else list(range(logits.shape[1]))
 
     def _summed(
         self, explainer: Explainer, x: Any, mask: Any, targets: list[Any], *, seed: int, create_graph: bool

@@ -12,7 +12,7 @@ from xaikit.core.model_state import isolated
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import logits_of
-from xaikit.mitigation.penalties import at_least_float32, task_loss
+from xaikit.mitigation.penalties import at_least_float32
 
 
 class ChangedMitigator(Mitigator):
@@ -25,7 +25,7 @@ class ChangedMitigator(Mitigator):
         # Only measured, the pass must leave no trace in the model.
         apart = contextlib.nullcontext() if create_graph else isolated(model, y.device, seed)
         with apart:
-            return task_loss(at_least_float32(self._changed_logits(model, x, masks, seed)), y)
+            return self.task_of(at_least_float32(self._changed_logits(model, x, masks, seed)), y)
 
     def penalty_share(self, fraction: BatchFraction) -> float:
         """The mean is over all samples.

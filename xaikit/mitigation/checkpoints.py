@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -100,7 +101,7 @@ def read(
         raise InvalidInputError(f"{path} is no checkpoint of xaikit ({reason}); name another file") from err
     saved = {mitigator.RENAMED_SETTINGS.get(name, name): value for name, value in saved.items()}
     now = _settings(mitigator)
-    differ = [k for k in now if now[k] != saved.get(k)]
+    differ = [k for k in now if now[k] != saved.get(k, _default(mitigator, k))]
     if differ:
         changes = ", ".join(f"{k}: {saved.get(k)!r} there, {now[k]!r} here" for k in differ)
         raise InvalidInputError(f"{path} was written with other settings ({changes}); name another file or use those")
@@ -119,5 +120,15 @@ def read(
 
 
 def _settings(mitigator: Mitigator) -> dict[str, Any]:
-    settings = {name: repr(value) for name, value in mitigator.settings().items() if name not in FREE}
+    settings = {name: _described(value) for name, value in mitigator.settings().items() if name not in FREE}
     return {"mitigator": type(mitigator).__name__, **settings}
+
+
+def _described(value: Any) -> str:
+    """A setting as text that is the same in the next process: functions by their name, not their address."""
+    return f"{value.__module__}.{value.__qualname__}" if inspect.isroutine(value) else repr(value)
+
+
+def _default(mitigator: Mitigator, name: str) -> Any:
+    """What a setting was in a file of a version that did not have it yet."""
+    return _described(mitigator.SETTINGS[name].default) if name in mitigator.SETTINGS else None

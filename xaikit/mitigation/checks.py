@@ -19,7 +19,6 @@ from xaikit.core.model_state import isolated
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 from xaikit.mitigation.forward import run_model, training_mode
-from xaikit.mitigation.penalties import check_labels
 from xaikit.mitigation.sources import InMemorySource, Source
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def _check_first(mitigator: Mitigator, model: nn.Module, first: Batch, labels: T
             shapes = ", ".join(f"{tuple(t.shape)} of {t.dtype}" for t in tensors)
             raise InvalidInputError(f"the model does not take inputs of shape {shapes}: {err}") from err
     logits = pick_head(output, mitigator.head)
-    check_labels(labels, logits.expand(len(labels), *logits.shape[1:]))
+    mitigator.task_labels(labels, logits.expand(len(labels), *logits.shape[1:]))
     mitigator._penalty(model, x, y, mask, seed=0, create_graph=False)
 
 

@@ -70,7 +70,7 @@ class StepModule(nn.Module):
         if loss.total is not loss.task:
             # The weighted penalty is read off the loss, since a mitigator may do more than weigh it.
             total = total + part * (loss.total - loss.task)
-        return type(loss)(share.samples * loss.task, part * loss.penalty, world * total, loss.logits)
+        return type(loss)(share.samples * loss.task, part * loss.penalty, world * total, loss.logits.detach())
 
 
 class OneProcess:

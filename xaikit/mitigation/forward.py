@@ -57,6 +57,11 @@ def class_logits(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
         InvalidInputError: for an output of another shape.
     """
     logits = logits_of(model, inputs, head)
+    if logits.ndim == 2 and logits.shape[1] == 1:
+        raise InvalidInputError(
+            "accuracy counts predicted classes, and the model has a single output; give it one output for each class, "
+            "such as torch.cat([0 * z, z], 1)"
+        )
     if logits.ndim != 2:
         raise InvalidInputError(
             f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="

@@ -22,10 +22,12 @@ class History(Result):
             loss or gradient was not finite); with validation data also validation_accuracy and validation_worst_group.
         stopped: why it ended: "done" (all epochs), "early_stopping" (no improvement on the validation data), or
             "interrupted" (by Ctrl-C).
+        seed: the mitigator's `random_state`.
     """
 
     epochs: list[dict[str, int | Real]]
     stopped: Stopped = Stopped.DONE
+    seed: int | None = None
 
     def __getitem__(self, name: str) -> list[float]:
         """One column, such as ``history["penalty"]``."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xaikit.core import EXPLAINERS, Choice
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.errors import InvalidInputError
 from xaikit.core.labels import read_classes, read_labels
 from xaikit.core.structure import Tensors
 from xaikit.mitigation.projections import Projection
@@ -42,9 +42,10 @@ def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Call
     """
 
     def score(logits: Tensor) -> Tensor:
-        indices = check_labels(labels, logits)
-        if indices.is_floating_point():
-            return logits.reshape(indices.shape)
+        if logits.numel() == len(logits):
+            return logits.reshape(len(logits))
+        if logits.ndim != 2:
+            raise _not_logits(logits)
         values = {"log_probability": logits.log_softmax, "logit": lambda _: logits, "probability": logits.softmax}[
             output
         ](-1)
@@ -55,48 +56,73 @@ def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Call
             # The dtype is named, since a Fabric's precision may change the default, and with it the draw.
             normal = torch.randn(logits.shape, generator=generator, dtype=torch.float32).to(values)
             return (values * (normal - normal.mean(-1, keepdim=True))).sum(-1)
-        chosen = indices if target == "label" else logits.argmax(-1)
+        chosen = check_labels(labels, logits) if target == "label" else logits.argmax(-1)
         return values.gather(1, chosen[:, None])[:, 0]
 
     return score
 
 
-def check_labels(labels: Any, logits: Tensor) -> Tensor:
-    """Labels as class indices (N,), or as numbers (N,) for a model with a single output, on the logits' device.
+def check_labels(labels: Any, logits: Tensor, *, regression: bool = False) -> Tensor:
+    """Labels as the task's loss takes them, on the logits' device: class indices or, for a regression, numbers (N,).
+
+    A model with a single output is a binary classifier where the labels are the integers 0 and 1, and a regression
+    where they are floating-point numbers. Floating-point labels that are all 0 and 1 could mean either.
 
     Args:
         labels: in any form that `read_labels` takes.
-        logits: of the model, (N, classes), or (N, 1) or (N,) for a regression.
+        logits: of the model, (N, classes), (N, 1) or (N,).
+        regression: labels of a single output are numbers, whatever they are.
 
     Raises:
         InvalidTypeError: for labels that are no whole numbers where there are classes.
-        InvalidInputError: for a wrong shape, a label outside 0..C-1, or numbers that are not finite.
+        InvalidInputError: for a wrong shape, a label outside 0..C-1, numbers that are not finite, or labels of a single
+            output that could mean either.
     """
     n = len(logits)
     values = read_labels(labels, n).to(logits.device)
-    if logits.numel() == n and values.is_floating_point():
-        return values.to(logits.dtype)
+    if logits.numel() == n:
+        return _labels_of_single_output(values, logits, regression)
     if logits.ndim != 2:
-        raise InvalidInputError(
-            f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="
-        )
-    if logits.shape[1] == 1:
-        raise InvalidTypeError(
-            f"a model with a single output is trained on numbers, a regression, and got labels of {values.dtype}; "
-            "pass labels.float(), or give the model one output for each class"
-        )
+        raise _not_logits(logits)
     return read_classes(values, n, n_classes=logits.shape[1])
 
 
+def _labels_of_single_output(values: Tensor, logits: Tensor, regression: bool) -> Tensor:
+    if regression:
+        return values.to(logits.dtype)
+    binary = bool(((values == 0) | (values == 1)).all())
+    if not values.is_floating_point() and binary:
+        return values
+    if not values.is_floating_point():
+        raise InvalidInputError(
+            f"labels of a model with a single output must be the classes 0 and 1, or floating-point numbers for a "
+            f"regression, got {values.dtype} up to {int(values.max())}; pass labels.float() for a regression"
+        )
+    if binary:
+        raise InvalidInputError(
+            f"labels of {values.dtype} that are all 0 and 1, for a model with a single output, could be classes or "
+            "numbers; pass labels.long() for a binary classifier, or task_loss='regression'"
+        )
+    return values.to(logits.dtype)
+
+
+def _not_logits(logits: Tensor) -> InvalidInputError:
+    return InvalidInputError(
+        f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="
+    )
+
+
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy; mean squared error where the labels are numbers.
+    """Mean cross-entropy, of a single output that of its sigmoid; mean squared error where the labels are numbers.
 
     Args:
-        logits: of the model, (N, classes), or (N, 1) or (N,) for a regression.
+        logits: of the model, (N, classes), (N, 1) or (N,).
         labels: as `check_labels` gives them.
     """
     if labels.is_floating_point():
         return F.mse_loss(logits.reshape(labels.shape), labels)
+    if logits.numel() == len(logits):
+        return F.binary_cross_entropy_with_logits(logits.reshape(labels.shape), labels.to(logits.dtype))
     return F.cross_entropy(logits, labels)
 
 

@@ -23,6 +23,7 @@ class Reader:
         needs_mask: whether a batch without masks is refused.
         by_class: whether there is one mask for each class instead of one for each sample.
         masks: for all of the data, in place of those in the data; or None.
+        free_labels: whether the labels are for a loss of the user's: any numbers, (N, ...).
         check: whether the inputs must be finite.
     """
 
@@ -30,6 +31,7 @@ class Reader:
     needs_mask: str = ""  # name of the mitigator that does, for the message
     by_class: bool = False
     masks: Any = None
+    free_labels: bool = False
     check: bool = False  # training skips batches that are not finite, and says which
 
     def __call__(self, item: Any) -> Batch:
@@ -40,7 +42,7 @@ class Reader:
         """
         if self.masks is not None and self.by_class and isinstance(item, (tuple, list)):
             item = (*item[:2], self.masks)
-        batch = read_batch(item, self.model, by_class=self.by_class, check=self.check)
+        batch = read_batch(item, self.model, by_class=self.by_class, check=self.check, free_labels=self.free_labels)
         if self.needs_mask and batch.masks is None and self.masks is None:
             raise missing_masks(self.needs_mask)
         return batch

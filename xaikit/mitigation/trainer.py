@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, NonFiniteError, TrainingError
@@ -77,7 +77,7 @@ def train(processes: OneProcess, mitigator: Mitigator, model: nn.Module, source:
             stopped = loop.run(pressed)
     options.stopping.finish(model)
     processes.barrier()
-    return History(loop.progress.epochs, stopped)
+    return History(loop.progress.epochs, stopped, mitigator.random_state)
 
 
 class Loop:
@@ -182,8 +182,7 @@ class Loop:
         if counted:
             assert loss is not None
             labels = batch.labels.to(loss.logits.device)
-            regression = labels.is_floating_point()
-            right = labels.new_tensor(torch.nan) if regression else (loss.logits.argmax(-1) == labels).sum()
+            right = _count_right(loss.logits, labels)
             values = [loss.task, loss.penalty, loss.total / self._processes.part.world_size, right]
             contribution = [*torch.stack([v.detach().double() for v in values]).tolist(), float(len(labels))]
         failed, bad, interrupted, *sums = self._processes.sum(
@@ -338,6 +337,14 @@ class Loop:
 def by_sample(mitigator: Mitigator) -> Mitigator:
     """The mitigator for batches whose masks are read: each sample has its own."""
     return mitigator.set_kwargs(mask_scope="sample")
+
+
+def _count_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many predicted classes are right; NaN for labels that are no classes."""
+    if labels.is_floating_point() or labels.shape != logits.shape[:1] or logits.ndim > 2:
+        return torch.tensor(torch.nan, device=logits.device)
+    predicted = (logits.reshape(-1) > 0).long() if logits.numel() == len(logits) else logits.argmax(-1)
+    return (predicted == labels).sum()
 
 
 @contextlib.contextmanager

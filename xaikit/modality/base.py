@@ -1,4 +1,4 @@
-"""Modality: what kind of data an input is, and so where its channels, its absence and its groups lie."""
+"""Modality: the kind of data of an input. It gives the channel axis, the baseline and the groups of features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting
 
 
 class Modality(Configured, abc.ABC):
-    """What explainers, metrics and figures must know about the inputs of a model.
+    """The facts about the inputs of a model that explainers, metrics and figures need.
 
     Every modality offers `baseline`, `feature_mask` and `postprocess`, whether it describes one input or several.
     """
@@ -36,8 +36,8 @@ class Modality(Configured, abc.ABC):
     def prepare(self, method: Any) -> Any:
         """The explainer or metric with this modality's baseline and feature mask, where it has such settings.
 
-        A metric also gets the channel axis, where all inputs share one. What these settings were before is replaced;
-        set them again on the result to have them otherwise.
+        A metric also gets the channel axis, where all inputs share one. Earlier values of these settings are replaced;
+        to use others, set them on the result.
 
         Args:
             method: an explainer or a metric, its class, its name or a spec.

@@ -40,12 +40,12 @@ def explain_dataset(  # noqa: PLR0913
     world_size: int | None = None,
     progress: bool = True,
 ) -> Run:
-    """Explain every sample and write the result, shard by shard.
+    """Explain every sample and write the attributions to a folder, shard by shard.
 
-    A shard is written whole or not at all, so the same call after Ctrl-C, a crash or kill -9 goes on where it stopped:
-    nothing is lost but the shard in hand, nothing is there twice. Memory holds one shard, whatever the data's size.
+    A shard is written completely or not at all. So the same call, after Ctrl-C, a crash or kill -9, goes on where it
+    stopped: only the unfinished shard is computed again. One shard is in memory at a time, whatever the data's size.
     Processes that share `out` (started by torchrun, by Lightning Fabric, or with `rank` and `world_size` on several
-    machines) take every world_size-th shard each; the result is that of one process.
+    machines) take every world_size-th shard each; the result is the same as that of one process.
 
     Args:
         explainer: a bound explainer.
@@ -125,7 +125,7 @@ def explain_dataset(  # noqa: PLR0913
 
 
 class _Keeper:
-    """Explains batches and gathers them into shards."""
+    """Explains batches and joins them to shards."""
 
     def __init__(
         self,

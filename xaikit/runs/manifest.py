@@ -1,4 +1,4 @@
-"""The manifest of a run: what was asked, of which weights, on which data, so that no other job mixes in."""
+"""The manifest of a run: its job (explainer, weights, data). Another job in the same folder is refused."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def tensor_hash(value: Tensor) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What computed a run."""
+    """The versions of Python and of the libraries that compute a run."""
     installed = {"python": platform.python_version()}
     for package in ("xaikit", "torch", "zennit", "captum"):
         try:
@@ -107,7 +107,7 @@ def claim(folder: Path, job: dict[str, Any], display_names: dict[str, Any], *, r
 
     Args:
         folder: of the run.
-        job: what was asked.
+        job: the explainer, the weights, the targets, the data.
         display_names: what to call classes, columns and tokens, which makes no other job.
         repair: write over a manifest that cannot be read.
 

@@ -1,4 +1,4 @@
-"""Run: the explanations in a folder, read when they are asked for."""
+"""Run: the explanations in a folder, read from the disk when they are used."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Run:
 
     Attributes:
         folder: where it is.
-        job: what was asked: explainer, weights, targets, seed, number of samples.
+        job: explainer, weights, targets, seed, number of samples.
         versions: of the libraries that computed it.
         display_names: what the data calls its "classes" and "features", and the "tokenizer" of its texts.
         skipped: why samples could not be read, by index.

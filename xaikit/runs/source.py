@@ -1,4 +1,4 @@
-"""The samples of a data set in their order, cut into shards, with those that are there already left out."""
+"""The samples of a data set by index, in batches and shards; those that cannot be read are left out."""
 
 from __future__ import annotations
 

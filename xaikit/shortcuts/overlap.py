@@ -25,12 +25,14 @@ class Overlap(Result):
         expected: the same averaged over all placements of the mask, (N,).
         p_values: of each sample, (N,).
         p_value: of the mean share over the samples.
+        seed: of the permutations; None where all shifts were tried, which draws nothing.
     """
 
     share: Tensor
     expected: Tensor
     p_values: Tensor
     p_value: float
+    seed: int | None = None
 
     def to_pandas(self) -> Any:
         """A table with one row for each sample: share, expected, p_value.
@@ -39,7 +41,7 @@ class Overlap(Result):
             MissingDependencyError: without pandas.
         """
         columns = {"share": self.share, "expected": self.expected, "p_value": self.p_values}
-        return import_pandas("to_pandas").DataFrame({name: values.tolist() for name, values in columns.items()})
+        return import_pandas().DataFrame({name: values.tolist() for name, values in columns.items()})
 
     def __repr__(self) -> str:
         return (
@@ -111,6 +113,7 @@ def mask_overlap(
         expected=placed.mean(1),
         p_values=(placed >= share[:, None] - slack).double().mean(1),
         p_value=float((mean >= mean[0] - slack).double().mean()),
+        seed=seed if null == "positions" else None,
     )
 
 

@@ -35,12 +35,14 @@ class Clusters(Result):
             near 0; then comes the eigengap.
         embedding: (N, 2), a picture of who is near whom.
         maps: each sample's relevance as it was compared, (N, ...), sum 1.
+        seed: of the clustering and the picture.
     """
 
     labels: AnyArray
     eigenvalues: AnyArray
     embedding: AnyArray
     maps: Tensor
+    seed: int | None = None
 
     def to_pandas(self) -> Any:
         """A table with one row for each sample: its cluster and its place in the plane (x, y).
@@ -49,7 +51,7 @@ class Clusters(Result):
             MissingDependencyError: without pandas.
         """
         x, y = self.embedding.T
-        return import_pandas("to_pandas").DataFrame({"cluster": self.labels, "x": x, "y": y})
+        return import_pandas().DataFrame({"cluster": self.labels, "x": x, "y": y})
 
     @property
     def n_clusters(self) -> int:
@@ -149,7 +151,8 @@ class SpRAy(Configured):
         n_eigenvalues = min(n, max(self.max_clusters, self.n_clusters or 1) + 1)
         eigenvalues, vectors = _spectrum(_neighbour_graph(maps, min(self.n_neighbors, n - 1)), n_eigenvalues)
         chosen = self.n_clusters or int(np.diff(eigenvalues[: self.max_clusters + 1]).argmax()) + 1
-        return Clusters(self._cluster(vectors[:, :chosen]), eigenvalues, self._picture(vectors), maps)
+        labels, picture = self._cluster(vectors[:, :chosen]), self._picture(vectors)
+        return Clusters(labels, eigenvalues, picture, maps, self.random_state)
 
     def _compared(self, maps: Tensor) -> Tensor:
         sides = maps.shape[1:]

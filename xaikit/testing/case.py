@@ -1,4 +1,4 @@
-"""The net that every check runs on, and what a model is like before and after."""
+"""The net that every check runs on, and the state of a model, to compare before and after a call."""
 
 from __future__ import annotations
 

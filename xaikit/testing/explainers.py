@@ -1,4 +1,4 @@
-"""What every explainer owes its users."""
+"""The contract of explainers: checks that every one must pass, also those of plugins."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check_sample_alone(explainer: Any) -> None:
 
 
 def check_untouched(explainer: Any) -> None:
-    """Inputs and model are as found, also after an exception inside the call."""
+    """A call leaves inputs and model unchanged, also when it raises an exception."""
     model, x, y = contract_case()
     model.second.eval()
     for p in model.first.parameters():
@@ -85,7 +85,7 @@ def check_untouched(explainer: Any) -> None:
 
 
 def check_set_kwargs(explainer: Any) -> None:
-    """`set_kwargs` gives what a fresh object would, and leaves the old one alone."""
+    """`set_kwargs` gives the same as a new object with these settings, and does not change the old one."""
     model, x, y = contract_case()
     e = make(explainer, model)
     old = e.attribute(x, y)
@@ -99,7 +99,7 @@ def check_set_kwargs(explainer: Any) -> None:
 
 
 def check_tunables_alive(explainer: Any) -> None:
-    """Each tunable changes the attribution between the ends of its range, and refuses what it cannot be."""
+    """Each tunable setting changes the attribution within its range, and refuses values of another kind."""
     model, x, y = contract_case()
     e = make(explainer, model)
     for name, spec in e.get_tunables().items():
@@ -164,7 +164,7 @@ def check_memory_formats_and_dtypes(explainer: Any) -> None:
 
 
 def check_derivative(explainer: Any) -> None:
-    """The derivative of a penalty on the attribution is exact for every parameter, or refused.
+    """The derivative of a penalty on the attribution is exact for every parameter, or the explainer refuses.
 
     Against central finite differences along a random direction of each parameter, in float64: relative error < 1e-5.
     """
@@ -182,7 +182,7 @@ def check_derivative(explainer: Any) -> None:
 
 
 def check_completeness(explainer: Any) -> None:
-    """Where a sum is promised, `explain` reports how far the attribution is from it."""
+    """If the method promises a sum, `explain` reports how far the attribution is from it."""
     model, x, y = contract_case()
     e = make(explainer, model)
     with warnings.catch_warnings():

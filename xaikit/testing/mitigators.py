@@ -1,4 +1,4 @@
-"""What every mitigator owes its users."""
+"""The contract of mitigators: checks that every one must pass, also those of plugins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which axis of an input holds its channels, and which its places."""
+"""Which axis of an input holds its channels, and which hold its positions."""
 
 from __future__ import annotations
 

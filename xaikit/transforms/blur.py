@@ -1,4 +1,4 @@
-"""The blurred input as a baseline: what is left when detail is absent."""
+"""The blurred input as a baseline: the input without its details."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Blur(Baseline):
 
 
 def _weights(length: int, sigma: float) -> Tensor:
-    """What each place (column) gives to each blurred place (row), (length, length), float64."""
+    """The weight of each position (column) in each blurred position (row), (length, length), float64."""
     radius = max(1, round(REACH * sigma))
     offsets = torch.arange(-radius, radius + 1)
     kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)

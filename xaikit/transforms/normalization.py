@@ -1,4 +1,4 @@
-"""Normalizations: each sample's attribution on a scale that another sample, method or reader can compare."""
+"""Normalizations: they scale the attribution of each sample, so that samples and methods can be compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xaikit.core.registries import NORMALIZATIONS
 
 
 class Normalization(Configured, abc.ABC):
-    """Scales each sample by itself; what was larger before is never smaller afterwards."""
+    """Scales each sample by itself and keeps the order of its values."""
 
     REGISTRY: ClassVar[Any] = NORMALIZATIONS
 
@@ -47,7 +47,7 @@ class MinMax(Normalization):
 
 @NORMALIZATIONS.register("maxabs")
 class MaxAbs(Normalization):
-    """To [-1, 1], where zero and the signs stay: a / max |a|; 0 for a sample that is zero."""
+    """To [-1, 1] with zero and the signs unchanged: a / max |a|; 0 for a sample that is zero."""
 
     def _rows(self, a: Tensor) -> Tensor:
         return a / _one_where_zero(a.abs().amax(1, keepdim=True))

@@ -38,7 +38,7 @@ class Pooling(Configured, abc.ABC):
 
 @POOLINGS.register("none")
 class Separate(Pooling):
-    """Every channel by itself: a."""
+    """Every channel unchanged: a."""
 
     JOINS = False
 
@@ -48,7 +48,7 @@ class Separate(Pooling):
 
 @POOLINGS.register("abs")
 class Abs(Pooling):
-    """Every channel by itself, without its sign: |a|."""
+    """The absolute value of every channel: |a|."""
 
     JOINS = False
 
@@ -58,7 +58,7 @@ class Abs(Pooling):
 
 @POOLINGS.register("positive")
 class Positive(Pooling):
-    """The positive part of every channel by itself: max(a, 0)."""
+    """The positive part of every channel: max(a, 0)."""
 
     JOINS = False
 
@@ -68,7 +68,7 @@ class Positive(Pooling):
 
 @POOLINGS.register("sum")
 class Sum(Pooling):
-    """Sum of a: what the place contributes, where attributions add up."""
+    """Sum of a: the contribution of the position, for attributions that add up to the score."""
 
     def _pool(self, a: Tensor, axis: int) -> Tensor:
         return a.sum(axis, keepdim=True)
@@ -108,7 +108,7 @@ class SumPos(Pooling):
 
 @POOLINGS.register("sumabs")
 class SumAbs(Pooling):
-    """The size of the sum: |sum of a|."""
+    """The absolute value of the sum: |sum of a|."""
 
     def _pool(self, a: Tensor, axis: int) -> Tensor:
         return a.sum(axis, keepdim=True).abs()

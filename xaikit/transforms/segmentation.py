@@ -146,7 +146,7 @@ class Watershed(Segmentation):
 
 
 def _skimage() -> tuple[Any, Any]:
-    """Scikit-image's modules for segmentation and filters."""
+    """The modules of scikit-image for segmentation and filters."""
     try:
         from skimage import filters, segmentation
     except ImportError as err:

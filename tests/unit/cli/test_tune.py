@@ -102,7 +102,7 @@ def test_a_study_goes_on(digits: tuple[torch.Tensor, torch.Tensor], capsys: pyte
     storage = ("--storage", "study.journal", "--trials", "2", "--no-figure")
     assert leave(*CALL, *storage) == 0
     assert leave(*CALL, *storage) == 2
-    assert "already holds a study 'xaikit'; pass resume=True" in capsys.readouterr().err
+    assert "already holds a study 'xaikit'; pass --resume" in capsys.readouterr().err
     assert leave(*CALL, *storage, "--resume") == 0
     assert len(TuneResult.load("tuned.json").trials) == 4
     assert leave(*CALL, *storage, "--resume", "--seed", "1") == 2

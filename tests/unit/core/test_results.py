@@ -248,3 +248,10 @@ def test_an_old_name_says_its_new_one():
         xaikit.metrics.Row  # noqa: B018
     with pytest.raises(AttributeError, match="has no attribute 'Entropi'; did you mean 'Entropy'"):
         xaikit.metrics.Entropi  # noqa: B018
+
+
+def test_a_dict_that_looks_like_our_own_marks_comes_back_as_it_is(tmp_path):
+    marks = {"$values": [1.0], "$array": "x", "$items": [], "$tensor": [1.0], "dtype": "float32"}
+    result = Attribution(X, {"name": "gradient", "settings": marks})
+    for suffix in (".json", ".npz"):
+        assert Attribution.load(result.save(tmp_path / f"a{suffix}")).spec["settings"] == marks

@@ -174,7 +174,7 @@ def test_a_bad_label_in_the_shared_pass_is_told():
 )  # fmt: skip
 def test_passes_computed_again_in_the_backward_change_nothing(explainer, layer):
     """Cut into passes, the graph of each is dropped and built again: same gradient, and finite differences agree."""
-    from xaikit import as_explainer
+    from xaikit.core import as_explainer
 
     model, (x, y, mask) = net(), batch()
     whole, cut = (as_explainer(explainer.format(rows)).set_kwargs(layer=layer) for rows in (1000, 3))

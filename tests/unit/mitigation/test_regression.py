@@ -82,8 +82,10 @@ def test_cdep_gives_the_same_for_both_forms_of_a_single_output(explainer):
 
 def test_wrong_labels():
     model, (x, y, mask) = net(), batch()
-    with pytest.raises(InvalidTypeError, match=r"single output is trained on numbers, a regression, and got .*int64"):
-        RRR().loss(model, (x, torch.zeros(6, dtype=torch.long), mask))
+    with pytest.raises(InvalidInputError, match=r"must be the classes 0 and 1, or floating-point numbers .* up to 5"):
+        RRR().loss(model, (x, torch.arange(6), mask))
+    with pytest.raises(InvalidInputError, match=r"could be classes or numbers; pass labels.long\(\) .* task_loss="):
+        RRR().loss(model, (x, (y > 0).double(), mask))
     with pytest.raises(InvalidInputError, match="labels must be finite"):
         RRR().loss(model, (x, y * torch.nan, mask))
     with pytest.raises(InvalidInputError, match=r"labels must have shape \(6,\), one for each sample, got \(5,\)"):
@@ -93,3 +95,15 @@ def test_wrong_labels():
         RRR().loss(several, (x, y, mask))
     with pytest.raises(InvalidTypeError, match="labels must be whole class indices"):
         RRR(n_epochs=1).fit(model, x, y, mask, validation=(x, y), progress=False)
+
+
+def test_one_logit_with_classes_is_a_binary_classifier():
+    model, (x, y, mask) = net(), batch()
+    labels = (y > y.median()).long()
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(model(x).reshape(-1), labels.double())
+    for given in (labels, labels.tolist(), labels.numpy().astype("int8")):
+        assert torch.allclose(RRR().loss(model, (x, given, mask)).task, wanted)
+    numbers = RRR(task_loss="regression").loss(model, (x, labels.double(), mask)).task
+    assert torch.allclose(numbers, torch.nn.functional.mse_loss(model(x).reshape(-1), labels.double()))
+    history = RRR(n_epochs=30, lr=0.05, random_state=0, lambda_rrr=0.0).fit(model, x, labels, mask, progress=False)
+    assert history["accuracy"][-1] > 0.9

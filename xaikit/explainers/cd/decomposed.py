@@ -13,9 +13,9 @@ from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.location import calling_module
-from xaikit.explainers.cd.registry import RULES, in_place_of
+from xaikit.explainers.cd.registry import rule_for, rule_in_place
 from xaikit.explainers.cd.ruleset import Approximation, Context
+from xaikit.torch_ops import calling_module, computed, plain_name, positional
 
 
 class Decomposed(torch.Tensor):
@@ -200,24 +200,21 @@ class ShareLostError(UnsupportedOperationError):
 
 def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the rule of a function; write the result back where the call is in place."""
-    if kwargs.get("out") is not None:
-        return written_out(function, args, dict(kwargs))
-    rule = RULES.get(function)
-    if rule is not None:
-        in_place = kwargs.get("inplace")
-        if in_place is not None:
-            kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
-        return overwrite(rule, function, args, kwargs) if in_place else rule(function, *args, **kwargs)
-    name = getattr(function, "__name__", "")
+    name = plain_name(function)
     if name in ("__get__", "__set__"):
         return (get_property if name == "__get__" else set_property)(function.__self__.__name__, *args)
-    base = in_place_of(function)
-    if base is None:
+    rule = rule_in_place(function)
+    if kwargs.get("out") is not None or rule is not None:
+        return given_out(function, args, dict(kwargs)) if rule is None else rule(function, *args, **kwargs)
+    plain, args, kwargs, in_place = computed(function, args, kwargs)
+    rule = rule_for(plain)
+    if rule is None:
         return proportional(function, args, kwargs)
-    if not isinstance(args[0], Decomposed):
-        result = RULES[base](base, *args, **kwargs)
-        return storage_of(args[0], result).write(result)
-    return overwrite(RULES[base], base, args, kwargs)
+    args, kwargs = positional(plain, args, kwargs)
+    if in_place and isinstance(args[0], Decomposed):
+        return overwrite(rule, plain, args, kwargs)
+    result = rule(plain, *args, **kwargs)
+    return storage_of(args[0], result).write(result) if in_place else result
 
 
 def overwrite(rule: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Decomposed:
@@ -233,7 +230,7 @@ def overwrite(rule: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str,
     return target.write(rule(function, source, *args[1:], **kwargs))
 
 
-def written_out(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def given_out(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A call whose result goes into the tensor given as ``out``."""
     out = kwargs.pop("out")
     decomposed = any(isinstance(value, Decomposed) for value in tree_iter((args, kwargs)))
@@ -282,7 +279,7 @@ def set_property(name: str, value: Decomposed, new: Any) -> None:
 
 def missing_rule(function: Any) -> UnsupportedOperationError:
     """The error for an op without a rule: what it is, where it ran, and the two ways out."""
-    name = getattr(function, "__name__", str(function))
+    name = plain_name(function)
     if isinstance(function, torch.ScriptMethod | torch.ScriptFunction):
         return UnsupportedOperationError(
             f"contextual decomposition cannot look inside a scripted function (`{name}` in {calling_module()}); pass "
@@ -300,7 +297,7 @@ def proportional(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     if not operands or operands[0].context.on_missing == "error" or isinstance(function, torch.ScriptMethod):
         raise missing_rule(function)
     result = function(*on_total(args), **on_total(kwargs))
-    name = getattr(function, "__name__", str(function))
+    name = plain_name(function)
     operands[0].context.approximations.append(Approximation(name, calling_module()))
 
     def split(value: Tensor) -> Any:

@@ -22,7 +22,7 @@ MANY_MASKS = 8
 def goes_by_total(*values: Decomposed) -> bool:
     """Whether the irrelevant part of a linear map of these values may be computed as what the total leaves."""
     many = all(value.count >= MANY_MASKS and value.context.rules.floor > 0 for value in values)
-    return many and not (torch.is_grad_enabled() and any(value.parts.requires_grad for value in values))
+    return many and not torch.is_grad_enabled()  # weights may need a gradient too, and `out=` writes none
 
 
 def mapped(x: Decomposed, function: Callable[[Tensor], Tensor], share: Tensor | None = None) -> Decomposed:
@@ -51,7 +51,7 @@ def completed(
         sources: what the value was computed from, by a map that is linear in each.
         share: the undecided share of the value, that of `like` by default.
     """
-    torch.sub(total, parts[0], out=parts[1])
+    torch.sub(total.detach(), parts[0], out=parts[1])  # torch 2.6 refuses a total that requires a gradient
     zero = torch.stack([_without_irrelevant_part(source) for source in sources]).all(0)
     if bool(zero.any()):
         each = zero if zero.shape[1] in (1, parts.shape[2]) else zero.all(1, keepdim=True)

@@ -1,29 +1,33 @@
-"""The rules of contextual decomposition, keyed by the torch function they are for."""
+"""The rules of contextual decomposition: one for an operation, or one for all operations of a kind."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from functools import cache
 from typing import Any, TypeVar
 
-import torch
-from torch.nn import functional
-
-from xaikit.core.torch_private import NN_FUNCTIONS
+from xaikit.torch_ops import WRITTEN_OUT, Kind, canonical, kind_of, operation_name, plain_name
 
 Rule = Callable[..., Any]
 R = TypeVar("R", bound=Rule)
 
-NAMESPACES = (torch, torch.Tensor, functional, NN_FUNCTIONS, torch.special, torch.linalg, torch.fft)
 RULES: dict[Any, Rule] = {}
+"""By the one name of an operation (`torch_ops.operation_name`), by kind, or by a function that is not torch's."""
 
 
-def cd_rule(*functions: Callable[..., Any]) -> Callable[[R], R]:
-    """Register a rule for torch functions, in place of any earlier one.
+def cd_rule(*functions: Callable[..., Any] | str | Kind) -> Callable[[R], R]:
+    """Register a rule for operations, in place of any earlier one.
 
-    The rule is called as ``rule(function, *args, **kwargs)``, with a `Decomposed` where the model has a tensor, and
-    returns a `Decomposed` (or what the function returns, if that does not depend on the split). The in-place form of a
-    function (``relu_``) follows the rule of the function.
+    The rule is called as ``rule(function, *args, **kwargs)`` with a `Decomposed` where the model has a tensor, keyword
+    operands in their positions, and returns a `Decomposed` (or what the function returns, if that does not depend on
+    the split). All forms of an operation follow it: ``torch.relu``, ``Tensor.relu``, ``F.relu``, ``relu_``.
+
+    Args:
+        functions: functions of torch, or any function that hands its call on by ``__torch_function__``; the name of an
+            operation; or a `torch_ops.Kind`, for all operations of that kind that have no rule of their own.
+
+    Returns:
+        A decorator that registers a function and returns it.
 
     Example:
         >>> import torch
@@ -34,37 +38,30 @@ def cd_rule(*functions: Callable[..., Any]) -> Callable[[R], R]:
     """
 
     def register(rule: R) -> R:
-        for function in functions:
-            RULES[function] = rule
-        in_place_of.cache_clear()
+        RULES.update(dict.fromkeys(map(key_of, functions), rule))
         return rule
 
     return register
 
 
-def named(*names: str, optional: bool = False) -> list[Callable[..., Any]]:
-    """Every function of torch that goes by one of the names: torch.relu, Tensor.relu, functional.relu.
+def key_of(function: Any) -> Any:
+    """The key of a function in `RULES`."""
+    if isinstance(function, Kind):
+        return function
+    if isinstance(function, str):  # with its underscore: an operation that only works in place, such as copy_
+        return function if function.endswith("_") and not function.endswith("__") else canonical(function)
+    foreign = inspect.isfunction(function) and not function.__module__.startswith("torch")
+    return function if foreign else operation_name(function)
 
-    `optional`: the oldest torch that xaikit supports has no such function; then the list is empty there.
-    """
-    functions = [getattr(namespace, name) for name in names for namespace in NAMESPACES if hasattr(namespace, name)]
-    if not functions and not optional:
-        raise LookupError(f"torch has no function named {', '.join(names)}")
-    return functions
+
+def rule_for(function: Any) -> Rule | None:
+    """The rule of a function that computes (`torch_ops.computed`), None if it has none."""
+    name = operation_name(function)
+    rule = RULES.get(name) or RULES.get(function) or WRITTEN_OUT.get(name)
+    return rule or RULES.get(kind_of(function))
 
 
-@cache
-def in_place_of(function: Any) -> Any | None:
-    """The function whose result an in-place function writes into its first operand; None for any other function."""
-    name = getattr(function, "__name__", "")
-    if name.startswith("__i") and name.endswith("__"):
-        base = f"__{name[3:]}"
-    elif name.endswith("_") and not name.endswith("__"):
-        base = name[:-1]
-    else:
-        return None
-    for namespace in NAMESPACES:
-        candidate = getattr(namespace, base, None)
-        if candidate is not None and candidate in RULES:
-            return candidate
-    return None
+def rule_in_place(function: Any) -> Rule | None:
+    """The rule of an operation that only works in place, such as copy_."""
+    name = plain_name(function)
+    return RULES.get(name) if name.endswith("_") and not name.endswith("__") else None

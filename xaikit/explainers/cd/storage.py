@@ -12,7 +12,7 @@ from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.torch_private import tree_map_only
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
-from xaikit.explainers.cd.location import calling_module
+from xaikit.torch_ops import calling_module
 from xaikit.torch_ops.in_place import base_of
 
 

@@ -207,7 +207,7 @@ def test_masks_of_another_kind_of_model(x):
     for masks in (torch.ones(1, 5, 6), torch.ones(1, 2, 5, 6)):
         with pytest.raises(InvalidInputError, match="looks like a mask of embeddings"):
             ContextualDecomposition(tokens).decompose(ids, masks)
-    with pytest.raises(InvalidTypeError, match=r"reached `linear` in `1` .* inputs\.float\(\)"):
+    with pytest.raises(InvalidTypeError, match=r"reached `linear` in Linear '1' .* inputs\.float\(\)"):
         ContextualDecomposition(numbers).decompose(torch.ones(2, 4, 3, dtype=torch.int64), torch.ones(1, 4, 3))
     with pytest.raises(InvalidTypeError, match="takes whole token ids"):
         ContextualDecomposition(tokens).decompose(ids.float(), torch.ones(1, 5))
@@ -287,26 +287,26 @@ class _Float(nn.Module):
 
 class Odd(nn.Module):
     def forward(self, x):
-        return torch.special.bessel_j1(x)
+        return torch.logcumsumexp(x, 1)
 
 
 def test_an_op_without_a_rule_names_itself_its_place_and_the_ways_out(x):
     model = nn.Sequential(nn.Linear(5, 5), nn.Sequential(nn.ReLU(), Odd())).double()
-    with pytest.raises(UnsupportedOperationError, match=r"special_bessel_j1.*`1\.1` \(Odd\).*cd_rule.*on_missing"):
+    with pytest.raises(UnsupportedOperationError, match=r"logcumsumexp.*Odd '1\.1'.*cd_rule.*on_missing"):
         ContextualDecomposition(model).decompose(x, MASK)
     found = ContextualDecomposition(model, on_missing="proportional").decompose(x, MASK)
     assert torch.allclose(found.total[0], model(x))
     (approximation,) = found.approximations
-    assert approximation.operation == "special_bessel_j1"
-    assert approximation.where == "`1.1` (Odd)"
+    assert approximation.operation == "logcumsumexp"
+    assert approximation.where == "Odd '1.1'"
 
 
 def test_a_rule_of_ones_own(x):
     model = nn.Sequential(nn.Linear(5, 5), Odd()).double()
 
-    @cd_rule(torch.special.bessel_j1)
-    def bessel(function, value):
-        total = function(value.sums)
+    @cd_rule(torch.logcumsumexp)
+    def running(function, value, dim):
+        total = function(value.sums, dim + 1)
         return value.like(torch.stack([total, torch.zeros_like(total)]))
 
     try:
@@ -314,7 +314,7 @@ def test_a_rule_of_ones_own(x):
         assert torch.allclose(found.relevant[0], model(x))
         assert not found.irrelevant.any()
     finally:
-        del RULES[torch.special.bessel_j1]
+        del RULES["logcumsumexp"]
 
 
 def test_what_the_model_sees_looks_like_a_tensor(x):
@@ -322,9 +322,9 @@ def test_what_the_model_sees_looks_like_a_tensor(x):
 
     class Curious(nn.Module):
         def forward(self, x):
-            seen.update(shape=tuple(x.shape), dtype=x.dtype, length=len(x), size=x.size(1), device=x.device)
             assert isinstance(x, torch.Tensor)
-            assert isinstance(x, Decomposed)
+            if isinstance(x, Decomposed):  # and not a look at the plain model
+                seen.update(shape=tuple(x.shape), dtype=x.dtype, length=len(x), size=x.size(1), device=x.device)
             return x * (1 if bool((x > 100).any()) else 2)
 
     ContextualDecomposition(Curious()).decompose(x, MASK)

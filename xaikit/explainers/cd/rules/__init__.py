@@ -3,7 +3,6 @@
 from xaikit.explainers.cd.rules import (
     activations,
     affine,
-    attention,
     casts,
     einsum,
     elementwise,
@@ -21,7 +20,6 @@ from xaikit.explainers.cd.rules import (
 __all__ = [
     "activations",
     "affine",
-    "attention",
     "casts",
     "einsum",
     "elementwise",

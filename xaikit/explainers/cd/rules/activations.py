@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from xaikit.explainers.cd.constants import add_constant
-from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed, fractions, on_total
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed, fractions, missing_rule, on_total
+from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.elementwise import choose
 from xaikit.explainers.cd.ruleset import RuleSet
 from xaikit.explainers.cd.steps import Split, after
+from xaikit.torch_ops import Kind
 
 Function = Callable[[Tensor], Tensor]
 
@@ -50,23 +51,34 @@ def activation(x: Decomposed, function: Function, at_zero: Tensor | None = None,
     return add_constant(x.like(torch.where(x.parts == 0, 0, parts)), zero)
 
 
-ELEMENTWISE = (
-    "relu", "gelu", "silu", "tanh", "hardswish", "relu6", "leaky_relu", "elu", "selu", "celu", "mish", "abs",
-    "absolute", "__abs__", "softsign", "hardshrink", "softshrink", "tanhshrink", "rrelu", "erf", "sin", "atan",
-    "arctan", "asinh",
-    "sinh", "tan", "expm1", "log1p", "arcsinh", "sigmoid", "hardsigmoid", "logsigmoid", "softplus", "exp", "exp2",
-    "cos", "cosh", "threshold", "hardtanh", "expit", "erfc",
-)  # fmt: skip
+LIMITED = ("acos", "asin", "acosh", "atanh", "erfinv", "logit", "log", "log2", "log10", "sqrt", "reciprocal", "lgamma",
+           "digamma", "ndtri", "polygamma")  # fmt: skip
+"""Functions that are not defined at 0 or on the parts of what they are defined on."""
 
 
-@cd_rule(*named(*ELEMENTWISE))
-def elementwise(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
+@cd_rule(Kind.ELEMENTWISE, Kind.GATE, "relu", "leaky_relu", "rrelu", "abs")
+def elementwise(function: Any, input: Any, *args: Any, **kwargs: Any) -> Decomposed:
     """Elementwise functions of one tensor."""
-    kwargs.pop("training", None)  # rrelu draws slopes in training; a decomposition uses the mean slope
+    if not isinstance(input, Decomposed) or any(isinstance(value, Decomposed) for value in (*args, *kwargs.values())):
+        raise missing_rule(function)
+    if function.__name__ == "rrelu":  # it draws slopes in training; a decomposition uses the mean slope
+        args, kwargs = args[:2], {name: value for name, value in kwargs.items() if name != "training"}
     return activation(input, lambda value: function(value, *args, **kwargs))
 
 
-@cd_rule(*named("clamp", "clip", "clamp_min", "clamp_max"))
+@cd_rule(*LIMITED)
+def by_proportion(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
+    """Functions that are not defined on the parts: f(r + s), shared as |r| : |s|."""
+    return input.like(fractions(input) * function(input.sums, *args, **kwargs))
+
+
+@cd_rule("square")
+def square(function: Any, input: Decomposed) -> Any:
+    """A square: the product of x with itself."""
+    return input * input
+
+
+@cd_rule("clamp", "clamp_min", "clamp_max")
 def clamp(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     """With numbers as limits an activation; with tensors a choice between the value and the limit."""
     limits = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
@@ -76,7 +88,7 @@ def clamp(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     return choose(result == on_total(input), input, result)
 
 
-@cd_rule(*named("prelu"))
+@cd_rule("prelu")
 def prelu(function: Any, input: Decomposed, weight: Tensor) -> Decomposed:
     """PReLU with one slope, or one for each channel."""
     slope = weight if weight.numel() == 1 or input.dim() < 2 else weight.view(-1, *[1] * (input.dim() - 2))
@@ -84,20 +96,7 @@ def prelu(function: Any, input: Decomposed, weight: Tensor) -> Decomposed:
     return activation(input, lambda value: torch.where(value > 0, value, value * slope), zero, fixed=False)
 
 
-@cd_rule(*named("glu"))
-def glu(function: Any, input: Decomposed, dim: int = -1) -> Any:
-    """The product a * sigmoid(b) of the two halves of x."""
-    signal, gate = input.chunk(2, dim)
-    return signal * torch.sigmoid(gate)
-
-
-@cd_rule(*named("log", "log2", "log10", "sqrt", "reciprocal", "acos", "asin", "atanh", "lgamma", "digamma", "logit"))
-def by_proportion(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
-    """Functions that are not defined on the parts: f(r + s), shared as |r| : |s|."""
-    return input.like(fractions(input) * function(input.sums, *args, **kwargs))
-
-
-@cd_rule(*named("pow", "__pow__", "float_power"))
+@cd_rule("pow", "float_power")
 def power(function: Any, input: Any, exponent: Any) -> Any:
     """Whole powers are activations; roots and inverse powers scale a signal and are frozen at the total."""
     if isinstance(exponent, int | float) and exponent > 0 and exponent == int(exponent):
@@ -105,13 +104,13 @@ def power(function: Any, input: Any, exponent: Any) -> Any:
     return function(on_total(input), on_total(exponent))
 
 
-@cd_rule(torch.Tensor.__rpow__)
+@cd_rule("rpow")
 def exponential(function: Any, input: Decomposed, base: Any) -> Decomposed:
     """A power with the value as its exponent."""
     return activation(input, lambda value: torch.pow(base, value))
 
 
-@cd_rule(*named("softmax", "softmin"))
+@cd_rule("softmax", "softmin")
 def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any, **kwargs: Any) -> Any:
     """The gain over the softmax of zeros is split, that of zeros is shared; masked positions are masked in each.
 
@@ -119,7 +118,7 @@ def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any
     """
     x: Any = input if function.__name__ == "softmax" else -input
     axis = (dim if dim is not None else _default_dim(x.dim())) % x.dim()
-    dtype = kwargs.get("dtype")
+    dtype = _dtype(args, kwargs)
     of_r, of_s, of_t = (torch.softmax(value, axis + 1, dtype=dtype) for value in (x.relevant, x.irrelevant, x.sums))
     masked = x.total <= -0.5 * ATTENTION_MASK
     if bool(masked.any()):
@@ -131,19 +130,23 @@ def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any
     return add_constant(x.like(split_gain(x.context.rules, of_r, of_s, of_t - of_zero, of_zero)), of_zero)
 
 
+def _dtype(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.dtype | None:
+    return next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)), None)
+
+
 def _default_dim(ndim: int) -> int:
     return 0 if ndim in (0, 1, 3) else 1
 
 
-@cd_rule(*named("log_softmax"))
+@cd_rule("log_softmax")
 def log_softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any, **kwargs: Any) -> Any:
     """The log softmax of the total, shared as the parts of the softmax are."""
     pair = softmax(functional.softmax, input, dim, *args, **kwargs)
     axis = dim if dim is not None else _default_dim(input.dim())
-    return pair.like(fractions(pair) * torch.log_softmax(input.total, axis, dtype=kwargs.get("dtype")))
+    return pair.like(fractions(pair) * torch.log_softmax(input.total, axis, dtype=_dtype(args, kwargs)))
 
 
-@cd_rule(*named("normalize"))
+@cd_rule("normalize")
 def normalize(
     function: Any, input: Decomposed, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None
 ) -> Decomposed:
@@ -151,14 +154,7 @@ def normalize(
     return input.like(input.parts / input.total.norm(p, dim, keepdim=True).clamp_min(eps))
 
 
-@cd_rule(*named("cosine_similarity"))
-def cosine_similarity(function: Any, x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
-    """The inner product over the norms, which are frozen at the totals."""
-    scales = [on_total(value).norm(dim=dim).clamp_min(eps) for value in (x1, x2)]
-    return (x1 * x2).sum(dim) / (scales[0] * scales[1])
-
-
-@cd_rule(*named("logsumexp"))
+@cd_rule("logsumexp")
 def logsumexp(function: Any, input: Decomposed, dim: Any, keepdim: bool = False) -> Any:
     """A soft maximum: the softmax weights the parts, and what it adds to their mean is shared as a constant."""
     weights = torch.softmax(input.total, dim)

@@ -13,12 +13,12 @@ from xaikit.explainers.cd.constants import add_constant, constant_step
 from xaikit.explainers.cd.decomposed import Decomposed, missing_rule
 from xaikit.explainers.cd.layout import for_convolution
 from xaikit.explainers.cd.linear import completed, goes_by_total, mapped
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.products import product
 from xaikit.explainers.cd.steps import Deferred
 
 
-@cd_rule(*named("linear"))
+@cd_rule("linear")
 def linear(function: Any, input: Any, weight: Any, bias: Tensor | None = None) -> Any:
     """W x + b: W r and W s, then b by |W r| : |W s|."""
     if isinstance(weight, Decomposed):
@@ -51,7 +51,7 @@ def with_bias(x: Decomposed, bias: Any, trailing: tuple[int, ...]) -> Any:
 SPATIAL_DIMS = {f"conv{transposed}{n}d": n for n in (1, 2, 3) for transposed in ("", "_transpose")}
 
 
-@cd_rule(*named(*SPATIAL_DIMS))
+@cd_rule(*SPATIAL_DIMS)
 def convolution(function: Any, input: Any, weight: Any, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
     """One call for all parts of all masks, without the bias, which is then shared."""
     if isinstance(weight, Decomposed) or not isinstance(input, Decomposed):
@@ -76,10 +76,3 @@ def folded(x: Decomposed, dims: int, function: Any) -> Decomposed:
         return result.reshape(*value.shape[:-dims], *result.shape[1:])  # type: ignore[no-any-return]
 
     return mapped(x, rows_mapped)
-
-
-@cd_rule(*named("bilinear"))
-def bilinear(function: Any, input1: Any, input2: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
-    """The form x' W y: a product of the two inputs."""
-    result = product(lambda left, right: torch.einsum("...i,kij,...j->...k", left, weight, right), input1, input2)
-    return with_bias(result, bias, ())

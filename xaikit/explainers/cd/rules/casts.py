@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from xaikit.core.torch_private import tree_map_only
 from xaikit.explainers.cd.decomposed import Decomposed
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.registry import cd_rule
 
 CASTS = ("to", "float", "double", "half", "bfloat16", "type", "type_as", "cpu", "cuda")
 
 
-@cd_rule(*named(*CASTS))
+@cd_rule(*CASTS)
 def cast(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Another dtype or device; what is no longer a floating-point tensor is no longer decomposed."""
     args, kwargs = _stand_ins(args), _stand_ins(kwargs)
@@ -35,13 +34,13 @@ def _stand_ins(values: Any) -> Any:
     return tree_map_only(Decomposed, lambda value: value.parts.detach()[0, 0], values)
 
 
-@cd_rule(*named("int", "long", "short", "bool", "char", "byte"))
+@cd_rule("int", "long", "short", "bool", "char", "byte")
 def to_integers(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Tensor:
     """Whole numbers and truth values carry no decomposition."""
     return function(input.total, *args, **kwargs)
 
 
-@cd_rule(*named("clone", "contiguous", "alias", "detach"))
+@cd_rule("clone", "contiguous", "detach")
 def same_entries(function: Any, input: Decomposed, **kwargs: Any) -> Decomposed:
     """The same entries, copied, laid out in order, or cut off from the graph."""
     name = function.__name__
@@ -51,7 +50,7 @@ def same_entries(function: Any, input: Decomposed, **kwargs: Any) -> Decomposed:
     return input.like(parts).is_view_of(input)
 
 
-@cd_rule(torch.Tensor.__deepcopy__)
+@cd_rule("__deepcopy__")
 def deepcopy(function: Any, input: Decomposed, memo: Any) -> Decomposed:
     """A copy."""
     return input.like(input.parts.clone())

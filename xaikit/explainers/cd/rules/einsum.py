@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.decomposed import Decomposed, missing_rule
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.decomposed import Decomposed, missing_rule, on_total
+from xaikit.explainers.cd.registry import cd_rule
 
 
-@cd_rule(*named("einsum"))
+@cd_rule("einsum")
 def einsum(function: Any, equation: str, *operands: Any) -> Decomposed:
-    """A sum of products of one or two operands; with two decomposed ones a cross term goes in halves to the parts."""
+    """A sum of products; with two decomposed operands a cross term goes in halves to the parts."""
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
         operands = tuple(operands[0])
-    if len(operands) > 2:
+    if sum(isinstance(value, Decomposed) for value in operands) > 2:
         raise missing_rule(function)
     names, target = _explicit(equation, operands)
     spare = [
@@ -33,9 +33,9 @@ def einsum(function: Any, equation: str, *operands: Any) -> Decomposed:
     pairs = [(value, own) for value, own in zip(operands, names, strict=True) if isinstance(value, Decomposed)]
     found = [_share(value.share, own, target) for value, own in pairs]
     if len(pairs) == 2:
-        x, y = operands
-        parts = 0.5 * (term(x.parts, y.total) + term(x.total, y.parts))
-        return x.like(parts, shares.merged(found[0], found[1], len(target)))
+        places = [i for i, value in enumerate(operands) if isinstance(value, Decomposed)]
+        terms = [term(*(v.parts if i == at else on_total(v) for i, v in enumerate(operands))) for at in places]
+        return pairs[0][0].like(0.5 * (terms[0] + terms[1]), shares.merged(found[0], found[1], len(target)))
     parts = term(*(value.parts if isinstance(value, Decomposed) else value for value in operands))
     return pairs[0][0].like(parts, found[0])
 

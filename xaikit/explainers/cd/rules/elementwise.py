@@ -11,7 +11,7 @@ from torch.nn import functional
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.constants import add_graph_constant
 from xaikit.explainers.cd.decomposed import Decomposed, as_constant, constant_like, on_total
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.registry import cd_rule
 
 
 def add_scaled(input: Any, other: Any, factor: float) -> Decomposed:
@@ -27,34 +27,28 @@ def add_scaled(input: Any, other: Any, factor: float) -> Decomposed:
     return add_scaled(scaled, input, 1)
 
 
-@cd_rule(*named("add", "__add__", "__radd__"))
+@cd_rule("add")
 def add(function: Any, input: Any, other: Any, *, alpha: float = 1) -> Decomposed:
     """A sum."""
     return add_scaled(input, other, alpha)
 
 
-@cd_rule(*named("sub", "subtract", "__sub__"))
+@cd_rule("sub")
 def sub(function: Any, input: Any, other: Any, *, alpha: float = 1) -> Decomposed:
     """A difference."""
     return add_scaled(input, other, -alpha)
 
 
-@cd_rule(*named("rsub", "__rsub__"))
+@cd_rule("rsub")
 def reversed_sub(function: Any, input: Any, other: Any, *, alpha: float = 1) -> Decomposed:
     """A difference, with the operands in reverse."""
     return add_scaled(other, input, -alpha)
 
 
-@cd_rule(*named("neg", "negative", "__neg__", "positive", "__pos__"))
+@cd_rule("neg", "positive")
 def signed(function: Any, input: Decomposed) -> Decomposed:
     """-x and +x."""
     return input.like(function(input.parts))
-
-
-@cd_rule(*named("lerp"))
-def lerp(function: Any, input: Any, end: Any, weight: Any) -> Any:
-    """The mean x + w (y - x)."""
-    return input + (end - input) * weight
 
 
 def choose(condition: Tensor, input: Any, other: Any) -> Decomposed:
@@ -71,7 +65,7 @@ def choose(condition: Tensor, input: Any, other: Any) -> Decomposed:
     return like.like(torch.where(condition, left, right), shares.merged(left_share, right_share, len(shape)))
 
 
-@cd_rule(*named("where"))
+@cd_rule("where")
 def where(function: Any, condition: Any, input: Any = None, other: Any = None, self: Any = None) -> Any:
     """A choice by a condition, which goes by the total."""
     if isinstance(function, type(torch.Tensor.where)):  # the method: x.where(condition, y)
@@ -83,7 +77,7 @@ def where(function: Any, condition: Any, input: Any = None, other: Any = None, s
     return choose(on_total(condition), input, other)
 
 
-@cd_rule(*named("maximum", "minimum", "fmax", "fmin"))
+@cd_rule("maximum", "minimum", "fmax", "fmin")
 def larger(function: Any, input: Any, other: Any) -> Decomposed:
     """The larger or the smaller of two, with both its parts."""
     up = function.__name__ in ("maximum", "fmax")
@@ -91,17 +85,13 @@ def larger(function: Any, input: Any, other: Any) -> Decomposed:
     return choose(left >= right if up else left <= right, input, other)
 
 
-@cd_rule(*named("masked_fill"))
+@cd_rule("masked_fill")
 def masked_fill(function: Any, input: Any, mask: Tensor, value: Any) -> Any:
     """A fill with a constant, which is shared as the undecided share says."""
     return choose(on_total(mask), value, input)
 
 
-@cd_rule(
-    *named(
-        "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"
-    )
-)
+@cd_rule("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
 def dropout(function: Any, input: Decomposed, p: float = 0.5, training: bool = True, train: bool = True) -> Decomposed:
     """One random scale for both parts, as the model draws it; nothing at all in evaluation mode."""
     if not (training and train) or p == 0:
@@ -111,7 +101,7 @@ def dropout(function: Any, input: Decomposed, p: float = 0.5, training: bool = T
     return input.like(input.parts * function(torch.ones_like(input.parts[0, 0]), p, True))
 
 
-@cd_rule(*named("nan_to_num"))
+@cd_rule("nan_to_num")
 def nan_to_num(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
     """Each part by itself."""
     return input.like(torch.nan_to_num(input.parts, *args, **kwargs))

@@ -14,9 +14,9 @@ from xaikit.core.errors import InvalidTypeError, UnsupportedOperationError
 from xaikit.core.torch_private import tree_map_only
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed
-from xaikit.explainers.cd.location import calling_module
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.ruleset import Context
+from xaikit.torch_ops import calling_module
 
 
 class MaskedTokens(torch.Tensor):
@@ -70,7 +70,7 @@ def _ids(tokens: MaskedTokens) -> Tensor:
     return tokens.ids
 
 
-@cd_rule(*named("embedding", "embedding_bag"))
+@cd_rule("embedding", "embedding_bag")
 def numbers(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     """An embedding takes token ids."""
     raise InvalidTypeError(

@@ -6,34 +6,18 @@ from typing import Any
 
 import torch
 
-from xaikit.core import torch_private
-from xaikit.core.torch_private import tree_map_only
+from xaikit.core.torch_private import DisableTorchFunctionSubclass, tree_map_only
 from xaikit.explainers.cd.decomposed import Decomposed, on_total
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.registry import cd_rule
+from xaikit.torch_ops import Kind
+from xaikit.torch_ops.kinds import CREATES, NO_GRADIENT, WHY_NONE
 
 
-@cd_rule(*named(
-    "size", "dim", "ndimension", "numel", "nelement", "is_floating_point", "is_complex", "stride", "__len__",
-    "is_contiguous", "get_device", "element_size", "storage_offset", "is_nested", "is_same_size", "result_type",
-    "can_cast", "is_tensor",
-    "is_signed", "is_inference", "is_neg", "is_conj",
-))  # fmt: skip
-def form(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """The wrapper has the form of the tensor it stands for."""
-    with torch_private.DisableTorchFunctionSubclass():
-        return function(*args, **kwargs)
+def _without_kind(reason: str) -> list[str]:
+    return [name for name, why in WHY_NONE.items() if why == reason]
 
 
-@cd_rule(torch.Tensor.__hash__)
-def identity(function: Any, value: Decomposed) -> int:
-    """Tensors hash by identity."""
-    return id(value)
-
-
-@cd_rule(*named(
-    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros",
-    "new_ones", "new_full", "new_empty", "new_tensor",
-))  # fmt: skip
+@cd_rule(*_without_kind(CREATES))
 def new_constant(function: Any, *args: Any, **kwargs: Any) -> Any:
     """A new tensor of the form of a given one is a constant."""
 
@@ -43,25 +27,35 @@ def new_constant(function: Any, *args: Any, **kwargs: Any) -> Any:
     return function(*tree_map_only(Decomposed, stand_in, args), **tree_map_only(Decomposed, stand_in, kwargs))
 
 
-@cd_rule(*named(
-    "__bool__", "__float__", "__int__", "__index__", "item", "tolist", "__contains__", "_assert", "equal", "allclose",
-    "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__", "gt", "lt", "ge", "le", "eq", "ne", "greater", "less",
-    "isnan", "isinf", "isfinite", "isclose", "logical_not", "logical_and", "logical_or", "any", "all", "nonzero",
-    "argmax", "argmin", "argsort", "count_nonzero", "unique", "bucketize", "searchsorted",
-    "sign", "sgn", "floor", "ceil", "round", "trunc", "heaviside", "bernoulli", "multinomial", "signbit",
-))  # fmt: skip
+@cd_rule(*_without_kind(NO_GRADIENT))
 def question(function: Any, *args: Any, **kwargs: Any) -> Any:
     """Comparisons, branches, indices and step functions go by the total; they carry no decomposition."""
     return function(*on_total(args), **on_total(kwargs))
 
 
-@cd_rule(*named("var", "std", "var_mean", "std_mean", "norm", "vector_norm", "cdist", "rsqrt"))
+@cd_rule(Kind.SCALE, "var", "std", "var_mean", "std_mean", "norm", "vector_norm", "linalg_matrix_norm", "cdist",
+         "pairwise_distance", "dist", "pdist")  # fmt: skip
 def frozen_scale(function: Any, *args: Any, **kwargs: Any) -> Any:
     """Deviations, norms and their inverses scale a signal; as in layer_norm they are frozen at the total."""
     return function(*on_total(args), **on_total(kwargs))
 
 
-@cd_rule(*named("requires_grad_", "register_hook", "retain_grad"))
+@cd_rule("size", "dim", "ndimension", "numel", "nelement", "is_floating_point", "is_complex", "stride", "__len__",
+         "is_contiguous", "get_device", "element_size", "storage_offset", "is_nested", "is_same_size", "result_type",
+         "can_cast", "is_tensor", "is_signed", "is_inference", "is_neg", "is_conj")  # fmt: skip
+def form(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """The wrapper has the form of the tensor it stands for."""
+    with DisableTorchFunctionSubclass():
+        return function(*args, **kwargs)
+
+
+@cd_rule("__hash__")
+def identity(function: Any, value: Decomposed) -> int:
+    """Tensors hash by identity."""
+    return id(value)
+
+
+@cd_rule("requires_grad_", "register_hook", "retain_grad")
 def no_effect(function: Any, value: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
     """What a model asks of autograd on the way does not touch the decomposition."""
     return value

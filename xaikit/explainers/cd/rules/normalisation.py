@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from xaikit.explainers.cd.constants import add_constant, constant_step
 from xaikit.explainers.cd.decomposed import Decomposed
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.registry import cd_rule
 
 
 def scaled(x: Decomposed, scale: Tensor, bias: Tensor | None) -> Decomposed:
@@ -23,9 +23,15 @@ def per_channel(values: Tensor | None, ndim: int) -> Any:
     return None if values is None else values.reshape(-1, *[1] * (ndim - 2))
 
 
-@cd_rule(*named("layer_norm"))
+@cd_rule("layer_norm")
 def layer_norm(
-    function: Any, input: Decomposed, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+    function: Any,
+    input: Decomposed,
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *backend: Any,
 ) -> Decomposed:
     """(v - mean v) * w / std t for each part v, then the bias."""
     dims = tuple(range(-len(normalized_shape), 0))
@@ -34,7 +40,7 @@ def layer_norm(
     return scaled(centred, scale if weight is None else scale * weight, bias)
 
 
-@cd_rule(*named("rms_norm"))
+@cd_rule("rms_norm")
 def rms_norm(
     function: Any, input: Decomposed, normalized_shape: Any, weight: Any = None, eps: float | None = None
 ) -> Decomposed:
@@ -45,7 +51,7 @@ def rms_norm(
     return scaled(input, scale if weight is None else scale * weight, None)
 
 
-@cd_rule(*named("group_norm"))
+@cd_rule("group_norm")
 def group_norm(
     function: Any,
     input: Decomposed,
@@ -66,7 +72,7 @@ def group_norm(
     return scaled(input.like((parts - mean).flatten(3, 4)), scale, per_channel(bias, input.dim()))
 
 
-@cd_rule(*named("instance_norm"))
+@cd_rule("instance_norm")
 def instance_norm(  # noqa: PLR0913, PLR0917  the signature is torch's
     function: Any,
     input: Decomposed,
@@ -80,12 +86,14 @@ def instance_norm(  # noqa: PLR0913, PLR0917  the signature is torch's
     *backend: Any,
 ) -> Decomposed:
     """One group per channel; with running statistics it is a batch norm in evaluation mode."""
+    if function is torch.instance_norm:  # it takes weight and bias first
+        running_mean, running_var, weight, bias = weight, bias, running_mean, running_var
     if not use_input_stats:
-        return batch_norm(function, input, running_mean, running_var, weight, bias, eps=eps)
+        return batch_norm(functional.batch_norm, input, running_mean, running_var, weight, bias, eps=eps)
     return group_norm(function, input, input.shape[1], weight, bias, eps)
 
 
-@cd_rule(*named("batch_norm"))
+@cd_rule("batch_norm")
 def batch_norm(  # noqa: PLR0913, PLR0917  the signature is torch's
     function: Any,
     input: Decomposed,
@@ -99,6 +107,8 @@ def batch_norm(  # noqa: PLR0913, PLR0917  the signature is torch's
     *backend: Any,
 ) -> Decomposed:
     """Affine: scale g = w / std and constant b - mean g. Without running statistics those of the total."""
+    if function is torch.batch_norm:  # it takes weight and bias first
+        running_mean, running_var, weight, bias = weight, bias, running_mean, running_var
     mean, variance = running_mean, running_var
     if training or mean is None or variance is None:
         dims = [dim for dim in range(input.dim()) if dim != 1]
@@ -113,7 +123,7 @@ def batch_norm(  # noqa: PLR0913, PLR0917  the signature is torch's
     return add_constant(input, shift, scale)
 
 
-@cd_rule(*named("local_response_norm"))
+@cd_rule("local_response_norm")
 def local_response_norm(function: Any, input: Decomposed, size: int, *args: Any, **kwargs: Any) -> Decomposed:
     """The input over a scale that its neighbours set, frozen at the total."""
     ones = torch.ones_like(input.total)

@@ -11,7 +11,7 @@ from torch.nn import functional
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.layout import channels_behind
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.affine import folded
 from xaikit.explainers.cd.rules.elementwise import larger
 
@@ -22,14 +22,14 @@ MAXIMA = {
 }
 
 
-@cd_rule(*named(*AVERAGES))
+@cd_rule(*AVERAGES)
 def average(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
     """Average pooling of each part."""
     return folded(input, AVERAGES[function.__name__] + 1, lambda rows: function(rows, *args, **kwargs))
 
 
-@cd_rule(*named("interpolate", "upsample", "grid_sample", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
-                "native_channel_shuffle", "fold"))  # fmt: skip
+@cd_rule("interpolate", "upsample", "grid_sample", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+                "native_channel_shuffle", "fold")  # fmt: skip
 def resampling(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
     """Linear maps over (batch, channels, ...)."""
     if function.__name__ == "grid_sample":
@@ -37,15 +37,16 @@ def resampling(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> D
     return folded(input, input.dim() - 1, lambda rows: function(rows, *args, **kwargs))
 
 
-@cd_rule(*named(*MAXIMA))
+@cd_rule(*MAXIMA)
 def maximum(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     """Max pooling: both parts are gathered at the maxima of the total."""
-    asked = kwargs.pop("return_indices", False) or function.__name__.endswith("_with_indices")
-    name = function.__name__.removesuffix("_with_indices")
-    dims = MAXIMA[function.__name__]
+    names = function.__name__.removesuffix("_with_indices"), function.__name__
+    place = 1 if "adaptive" in names[0] else 5
+    asked = kwargs.pop("return_indices", args[place] if len(args) > place else names[0] != names[1])
+    dims = MAXIMA[names[0]]
     later = input.deferred
     total = input.total if later is None else later.total()
-    _, indices = getattr(functional, name)(total, *args, **kwargs, return_indices=True)
+    _, indices = getattr(functional, f"{names[0]}_with_indices")(total, *args[:place], **kwargs)
     if later is None:
         taken = input.like(select(input.parts, indices, dims))
     else:  # the steps are the same at all places of a channel
@@ -65,7 +66,7 @@ def select(parts: Tensor, indices: Tensor, dims: int) -> Tensor:
     return source.gather(-1, flat.expand(*lead, *flat.shape)).view(*lead, *where.shape).movedim(-1, 3)
 
 
-@cd_rule(*named("max", "min"))
+@cd_rule("max", "min")
 def extremum(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     """The largest entry of all, along a dimension, or of two tensors."""
     up = function.__name__ == "max"
@@ -78,7 +79,7 @@ def extremum(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     return pick(function, input, *args, **kwargs)
 
 
-@cd_rule(*named("median", "kthvalue", "mode", "nanmedian"))
+@cd_rule("median", "kthvalue", "mode", "nanmedian")
 def pick(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     """One entry along a dimension, chosen by the total."""
     chosen = function(input.total, *args, **kwargs)
@@ -89,7 +90,7 @@ def pick(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     return type(chosen)((value if keepdim else value.squeeze(dim), chosen.indices))
 
 
-@cd_rule(*named("topk", "sort"))
+@cd_rule("topk", "sort")
 def order(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     """Several entries along a dimension, ordered by the total."""
     chosen = function(input.total, *args, **kwargs)
@@ -98,7 +99,7 @@ def order(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     return type(chosen)((input.gather(dim, chosen.indices), chosen.indices))
 
 
-@cd_rule(*named("amax", "amin"))
+@cd_rule("amax", "amin")
 def amax(function: Any, input: Decomposed, dim: Any = (), keepdim: bool = False) -> Decomposed:
     """The mean of the entries at which the total has its maximum."""
     best = input.total == function(input.total, dim, keepdim=True)
@@ -107,7 +108,7 @@ def amax(function: Any, input: Decomposed, dim: Any = (), keepdim: bool = False)
     return (input * weights.to(input.dtype)).sum(dims, keepdim=keepdim)
 
 
-@cd_rule(*named("gather", "take_along_dim", "index_select"))
+@cd_rule("gather", "take_along_dim", "index_select")
 def gather(function: Any, input: Decomposed, dim: Any, index: Any = None, **kwargs: Any) -> Decomposed:
     """Entries at given indices, along one dimension."""
     if function.__name__ == "take_along_dim":

@@ -11,7 +11,7 @@ from torch import Tensor
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed, fractions, on_total
 from xaikit.explainers.cd.linear import completed, goes_by_total
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.registry import cd_rule
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,7 +36,7 @@ def product(bilinear: Bilinear, x: Any, y: Any, share: Tensor | None = None) -> 
     return y.like(bilinear(x, y.aligned_parts(ndim)), y.aligned_share(ndim) if share is None else share)
 
 
-@cd_rule(*named("mul", "multiply", "__mul__", "__rmul__"))
+@cd_rule("mul")
 def mul(function: Any, input: Any, other: Any, **kwargs: Any) -> Decomposed:
     """A product."""
     if not isinstance(input, Tensor) or not isinstance(other, Tensor):
@@ -45,13 +45,7 @@ def mul(function: Any, input: Any, other: Any, **kwargs: Any) -> Decomposed:
     return product(torch.mul, input, other)
 
 
-@cd_rule(*named("square"))
-def square(function: Any, input: Decomposed) -> Decomposed:
-    """A square: the product of x with itself."""
-    return product(torch.mul, input, input)
-
-
-@cd_rule(*named("div", "divide", "true_divide", "__truediv__", "__div__"))
+@cd_rule("div")
 def div(function: Any, input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     """Dividing by y scales each part of x by the total of y; a constant over y is shared as the parts of y are."""
     if rounding_mode is not None:
@@ -66,13 +60,13 @@ def div(function: Any, input: Any, other: Any, *, rounding_mode: str | None = No
     return product(torch.div, input, on_total(other))
 
 
-@cd_rule(torch.Tensor.__rtruediv__, torch.Tensor.__rdiv__)
+@cd_rule("rtruediv")
 def reversed_div(function: Any, input: Decomposed, other: Any) -> Any:
     """A quotient, with the operands in reverse."""
     return div(torch.div, other, input)
 
 
-@cd_rule(*named("matmul", "bmm", "mm", "mv", "__matmul__"))
+@cd_rule("matmul", "bmm", "mm", "mv")
 def matmul(function: Any, input: Any, other: Any, **kwargs: Any) -> Any:
     """Matrix products; a vector on either side is a matrix with one row or column."""
     if other.dim() == 1:
@@ -93,60 +87,21 @@ def _matmul_share(x: Any, y: Any) -> Tensor | None:
     return found[0] if len(found) == 1 or found[0] is found[1] else shares.merged(found[0], found[1], ndim)
 
 
-@cd_rule(torch.Tensor.__rmatmul__)
+@cd_rule("rmatmul")
 def reversed_matmul(function: Any, input: Decomposed, other: Any) -> Any:
     """A matrix product, with the operands in reverse."""
     return matmul(torch.matmul, other, input)
 
 
-@cd_rule(*named("outer", "ger"))
+@cd_rule("outer")
 def outer(function: Any, input: Any, vec2: Any) -> Any:
     """The outer product of two vectors."""
     return mul(torch.mul, input.unsqueeze(-1), vec2)
 
 
-@cd_rule(*named("dot", "vdot", "inner"))
+@cd_rule("dot", "vdot", "inner")
 def inner(function: Any, input: Any, other: Any) -> Any:
     """The inner product over the last dimension."""
     if input.dim() == 1 or other.dim() == 1:
         return mul(torch.mul, input, other).sum(-1)
     return matmul(torch.matmul, input, other.transpose(-2, -1))
-
-
-@cd_rule(*named("addmm", "baddbmm", "addbmm", "addmv"))
-def addmm(function: Any, input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    """The sum beta c + alpha (a b)."""
-    result = torch.matmul(mat1, mat2)
-    if function.__name__ == "addbmm":
-        result = result.sum(0)
-    result = result if alpha == 1 else result * alpha
-    return result + (input if beta == 1 else input * beta)
-
-
-@cd_rule(*named("addcmul"))
-def addcmul(function: Any, input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
-    """The sum x + value (a * b)."""
-    return input + (tensor1 * tensor2) * value
-
-
-@cd_rule(*named("grouped_mm", "_grouped_mm", optional=True))
-def grouped_matmul(
-    function: Any, mat_a: Any, mat_b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None
-) -> Any:
-    """Matrix products of groups of rows, each with the matrix of its own expert."""
-
-    def on_left(parts: Tensor) -> Tensor:
-        rows = [function(part, on_total(mat_b), offs, out_dtype=out_dtype) for part in parts.flatten(0, 1).unbind()]
-        return torch.stack(rows).unflatten(0, parts.shape[:2])
-
-    def on_right(parts: Tensor) -> Tensor:
-        rows = [function(on_total(mat_a), part, offs, out_dtype=out_dtype) for part in parts.flatten(0, 1).unbind()]
-        return torch.stack(rows).unflatten(0, parts.shape[:2])
-
-    if not isinstance(mat_b, Decomposed):
-        result: Any = mat_a.like(on_left(mat_a.parts), shares.without_dim(mat_a.share, -1))
-    elif not isinstance(mat_a, Decomposed):
-        result = mat_b.like(on_right(mat_b.parts))
-    else:
-        result = mat_a.like(0.5 * (on_left(mat_a.parts) + on_right(mat_b.parts)))
-    return result if bias is None else result + bias

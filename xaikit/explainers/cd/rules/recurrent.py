@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed, constant_like
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.gated import GRUStep, RNNStep
 from xaikit.explainers.cd.rules.lstm import LSTMStep
 from xaikit.torch_ops import operation_name
@@ -28,7 +28,7 @@ STEPS: dict[str, Callable[..., Any]] = {
 }
 
 
-@cd_rule(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+@cd_rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent_net(function: Any, *args: Any) -> Any:
     """All layers and directions of a recurrent net, on a padded batch or a packed one."""
     name = operation_name(function)
@@ -39,7 +39,7 @@ def recurrent_net(function: Any, *args: Any) -> Any:
     return recurrent(function, *args, run=run)
 
 
-@cd_rule(torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
+@cd_rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 def cell(function: Any, input: Any, hx: Any, *parameters: Any) -> Any:
     """One step, as the Cell modules take it."""
     states = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
@@ -104,7 +104,7 @@ def _alive(parts: Tensor, states: list[Tensor], constant_counts: Tensor, *, reve
     return None if bool(alive.all()) else torch.cat([alive, torch.ones_like(alive[:, :1])], 1).unbind(0)
 
 
-@cd_rule(*named("_pack_padded_sequence"))
+@cd_rule("_pack_padded_sequence")
 def pack(function: Any, input: Decomposed, lengths: Tensor, batch_first: bool) -> tuple[Any, Tensor]:
     """The steps of all sequences in one dimension: the first of each, then the second of each that has one."""
     padded: Any = input.transpose(0, 1) if batch_first else input
@@ -113,7 +113,7 @@ def pack(function: Any, input: Decomposed, lengths: Tensor, batch_first: bool) -
     return padded.flatten(0, 1).index_select(0, torch.tensor(rows, device=input.share.device)), counts
 
 
-@cd_rule(*named("_pad_packed_sequence"))
+@cd_rule("_pad_packed_sequence")
 def unpack(
     function: Any, data: Decomposed, batch_sizes: Tensor, batch_first: bool, padding_value: float, total_length: int
 ) -> tuple[Any, Tensor]:

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.decomposed import Decomposed
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.decomposed import Decomposed, missing_rule
+from xaikit.explainers.cd.registry import cd_rule
+from xaikit.torch_ops import Kind
 
 
-@cd_rule(*named("sum", "mean", "nanmean", "nansum"))
+@cd_rule("sum", "mean", "nanmean", "nansum")
 def reduction(function: Any, input: Decomposed, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Decomposed:
     """The sum or mean over some dimensions, or over all."""
     if dim is None or dim in ((), []):
@@ -27,26 +28,32 @@ def reduction(function: Any, input: Decomposed, dim: Any = None, keepdim: bool =
     return input.like(reduce(input.parts, [d + 2 for d in dims], keepdim=keepdim, **kwargs), share)
 
 
-@cd_rule(*named("cumsum"))
+@cd_rule("cumsum")
 def cumulative(function: Any, input: Decomposed, dim: int, **kwargs: Any) -> Decomposed:
     """Running sums."""
     return input.like(torch.cumsum(input.parts, dim + 2 if dim >= 0 else dim, **kwargs))
 
 
-@cd_rule(*named("diff", "trapezoid"))
-def differences(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
-    """Linear maps along one dimension, by default the last."""
-    share = input.share if shares.is_uniform(input.share) else None
-    return input.map_parts(lambda part: function(part, *args, **kwargs), share)
+PADS = [f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3)]
 
 
-@cd_rule(*named("fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "hfft", "ihfft"))
-def fourier(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
-    """Fourier transforms are linear."""
+@cd_rule(Kind.LINEAR, "diag", "diag_embed", "diagflat", "rot90", "view_as_real", "view_as_complex", "conj",
+         "conj_physical", "resolve_conj", "resolve_neg", "fft_fftshift", "fft_ifftshift", "atleast_1d", "atleast_2d",
+         "atleast_3d", *PADS)  # fmt: skip
+def linear(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Other linear maps of one tensor, such as Fourier transforms and differences: each part by itself."""
+    if not isinstance(input, Decomposed) or any(isinstance(v, Decomposed) for v in (*args, *kwargs.values())):
+        raise missing_rule(function)
     return input.map_parts(lambda part: function(part, *args, **kwargs))
 
 
-@cd_rule(*named("prod"))
+@cd_rule("scatter_reduce", "index_reduce", "segment_reduce")
+def reduced_by_index(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """These are linear for sums alone, which have operations of their own (`scatter_add`, `index_add`)."""
+    raise missing_rule(function)
+
+
+@cd_rule("prod")
 def prod(function: Any, input: Decomposed, dim: int | None = None, keepdim: bool = False) -> Any:
     """A product along a dimension, factor by factor."""
     factors = input.reshape(-1).unbind(0) if dim is None else input.unbind(dim)

@@ -20,8 +20,8 @@ from xaikit.explainers.cd.decomposed import (
     parts_of,
 )
 from xaikit.explainers.cd.layout import channels_behind
-from xaikit.explainers.cd.location import calling_module
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.registry import cd_rule
+from xaikit.torch_ops import calling_module, operation_name
 
 
 def behind(dim: int) -> int:
@@ -47,7 +47,7 @@ def sizes_of(shape: Sequence[Any]) -> list[int]:
     return [int(size) for size in (shape[0] if nested else shape)]
 
 
-@cd_rule(*named("reshape", "view"))
+@cd_rule("reshape", "view")
 def reshape(function: Any, input: Decomposed, *shape: Any, **kwargs: Any) -> Any:
     """Another shape with the same entries."""
     shape = shape or tuple(kwargs.values())
@@ -67,13 +67,13 @@ def reshape(function: Any, input: Decomposed, *shape: Any, **kwargs: Any) -> Any
     return input.like(parts, shares.reshaped(input.share, input.shape, sizes)).is_view_of(input)
 
 
-@cd_rule(*named("view_as", "reshape_as"))
+@cd_rule("view_as", "reshape_as")
 def reshape_as(function: Any, input: Decomposed, other: Any) -> Decomposed:
     """The shape of another tensor."""
     return reshape(function, input, other.shape)
 
 
-@cd_rule(*named("flatten", "ravel"))
+@cd_rule("flatten", "ravel")
 def flatten(function: Any, input: Decomposed, start_dim: int = 0, end_dim: int = -1) -> Decomposed:
     """Several dimensions as one."""
     start, end = start_dim % max(input.dim(), 1), end_dim % max(input.dim(), 1)
@@ -81,7 +81,7 @@ def flatten(function: Any, input: Decomposed, start_dim: int = 0, end_dim: int =
                    *input.shape[end + 1 :])  # fmt: skip
 
 
-@cd_rule(*named("unflatten"))
+@cd_rule("unflatten")
 def unflatten(function: Any, input: Decomposed, dim: int, sizes: Sequence[int]) -> Decomposed:
     """One dimension as several."""
     dim = dim % input.dim()
@@ -91,26 +91,26 @@ def unflatten(function: Any, input: Decomposed, dim: int, sizes: Sequence[int]) 
     return reshape(function, input, *input.shape[:dim], *sizes, *input.shape[dim + 1 :])
 
 
-@cd_rule(*named("permute"))
+@cd_rule("permute")
 def permute(function: Any, input: Decomposed, *dims: Any, **kwargs: Any) -> Decomposed:
     """Dimensions in another order."""
     order = [d % input.dim() + 2 for d in sizes_of(dims or tuple(kwargs.values()))]
     return moved(input, lambda value: value.permute(0, 1, *order))
 
 
-@cd_rule(*named("t", "adjoint"))
+@cd_rule("t", "adjoint")
 def matrix_transpose(function: Any, input: Decomposed) -> Decomposed:
     """Rows and columns swapped."""
     return input if input.dim() < 2 else moved(input, lambda value: value.transpose(-2, -1))
 
 
-@cd_rule(*named("transpose", "swapaxes", "swapdims"))
+@cd_rule("transpose")
 def transpose(function: Any, input: Decomposed, dim0: int, dim1: int) -> Decomposed:
     """Two dimensions swapped."""
     return moved(input, lambda value: value.transpose(behind(dim0), behind(dim1)))
 
 
-@cd_rule(*named("movedim", "moveaxis"))
+@cd_rule("movedim")
 def movedim(function: Any, input: Decomposed, source: Any, destination: Any) -> Decomposed:
     """Dimensions moved elsewhere."""
     source, destination = (
@@ -119,7 +119,7 @@ def movedim(function: Any, input: Decomposed, source: Any, destination: Any) -> 
     return moved(input, lambda value: value.movedim(source, destination))
 
 
-@cd_rule(*named("squeeze"))
+@cd_rule("squeeze")
 def squeeze(function: Any, input: Decomposed, dim: Any = None) -> Any:
     """Dimensions of size 1 dropped."""
     dims = range(input.dim()) if dim is None else (dim,) if isinstance(dim, int) else dim
@@ -127,13 +127,13 @@ def squeeze(function: Any, input: Decomposed, dim: Any = None) -> Any:
     return reshape(function, input, [size for d, size in enumerate(input.shape) if d not in dims or size != 1])
 
 
-@cd_rule(*named("unsqueeze"))
+@cd_rule("unsqueeze")
 def unsqueeze(function: Any, input: Decomposed, dim: int) -> Decomposed:
     """A dimension of size 1 put in."""
     return moved(input, lambda value: value.unsqueeze(behind(dim)))
 
 
-@cd_rule(*named("expand", "broadcast_to"))
+@cd_rule("expand", "broadcast_to")
 def expand(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Decomposed:
     """Broadcast to a larger shape."""
     target = sizes_of(sizes or (kwargs.get("size"),))
@@ -141,13 +141,13 @@ def expand(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Deco
     return input.like(parts, input.aligned_share(len(target))).is_view_of(input)
 
 
-@cd_rule(*named("expand_as"))
+@cd_rule("expand_as")
 def expand_as(function: Any, input: Decomposed, other: Any) -> Decomposed:
     """Broadcast to the shape of another tensor."""
     return expand(function, input, other.shape)
 
 
-@cd_rule(*named("repeat", "tile"))
+@cd_rule("repeat", "tile")
 def repeat(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Decomposed:
     """Copies side by side."""
     counts = sizes_of(sizes or tuple(kwargs.values()))
@@ -158,7 +158,7 @@ def repeat(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Deco
     return input.like(input.aligned_parts(len(counts)).repeat(1, 1, *counts), aligned)
 
 
-@cd_rule(*named("repeat_interleave"))
+@cd_rule("repeat_interleave")
 def repeat_interleave(function: Any, input: Any, repeats: Any, dim: int | None = None, **kwargs: Any) -> Any:
     """Each entry several times."""
     if dim is None:
@@ -170,69 +170,70 @@ def repeat_interleave(function: Any, input: Any, repeats: Any, dim: int | None =
     return input.like(input.parts.repeat_interleave(repeats, dim + 2, **kwargs), share)
 
 
-SPLITS = ("chunk", "unsafe_chunk", "split", "unsafe_split", "split_with_sizes", "tensor_split")
-
-
-@cd_rule(*named(*SPLITS))
+@cd_rule("chunk", "split", "split_with_sizes", "tensor_split")
 def split(function: Any, input: Decomposed, size: Any = None, dim: int = 0, **kwargs: Any) -> Any:
     """Pieces along one dimension."""
     size = size if size is not None else next(iter(kwargs.values()))
-    name = function.__name__.removeprefix("unsafe_").removesuffix("_with_sizes")
+    name = operation_name(function).removesuffix("_with_sizes")
     return moved(input, lambda value: getattr(value, name)(size, behind(dim)))
 
 
-@cd_rule(*named("hsplit", "vsplit", "dsplit"))
+@cd_rule("hsplit", "vsplit", "dsplit")
 def split_along(function: Any, input: Decomposed, size: Any) -> Any:
     """Pieces along the second, first or third dimension."""
     dim = {"h": 0 if input.dim() == 1 else 1, "v": 0, "d": 2}[function.__name__[0]]
     return split(torch.tensor_split, input, size, dim)
 
 
-@cd_rule(*named("unbind"))
+@cd_rule("unbind")
 def unbind(function: Any, input: Decomposed, dim: int = 0) -> Any:
     """Slices along one dimension."""
     return moved(input, lambda value: value.unbind(behind(dim)))
 
 
-@cd_rule(torch.Tensor.__iter__)
+@cd_rule("__iter__")
 def iterate(function: Any, input: Decomposed) -> Any:
     """Slices along the first dimension."""
     return iter(unbind(function, input, 0))
 
 
-@cd_rule(*named("narrow"))
+@cd_rule("narrow")
 def narrow(function: Any, input: Decomposed, dim: int, start: Any, length: int) -> Decomposed:
     """A stretch of one dimension."""
     return moved(input, lambda value: value.narrow(behind(dim), int(start), length))
 
 
-@cd_rule(*named("select"))
+@cd_rule("select")
 def select(function: Any, input: Decomposed, dim: int, index: Any) -> Decomposed:
     """One slice."""
     return moved(input, lambda value: value.select(behind(dim), int(index)))
 
 
-@cd_rule(*named("diagonal"))
+@cd_rule("diagonal")
 def diagonal(function: Any, input: Decomposed, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Decomposed:
     """The diagonal of two dimensions."""
     return moved(input, lambda value: value.diagonal(offset, behind(dim1), behind(dim2)))
 
 
-@cd_rule(torch.Tensor.unfold)
-def sliding(function: Any, input: Decomposed, dimension: int, size: int, step: int) -> Decomposed:
+@cd_rule("unfold")
+def unfold(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
+    """Sliding windows along one dimension (the method), or patches of an image as columns (the function)."""
+    return (sliding if function is torch.Tensor.unfold else patches)(input, *args, **kwargs)
+
+
+def sliding(input: Decomposed, dimension: int, size: int, step: int) -> Decomposed:
     """Sliding windows along one dimension."""
     return moved(input, lambda value: value.unfold(behind(dimension), size, step))
 
 
-@cd_rule(functional.unfold)
-def patches(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
+def patches(input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
     """Patches of an image as columns."""
     result = functional.unfold(input.parts.flatten(0, 2), *args, **kwargs)
     share = input.share if shares.is_uniform(input.share) else input.share.flatten(2, -2)
     return input.like(result.unflatten(0, input.parts.shape[:3]), share)
 
 
-@cd_rule(*named("flip", "fliplr", "flipud", "roll"))
+@cd_rule("flip", "fliplr", "flipud", "roll")
 def shifted(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     """Entries in reverse order, or shifted around."""
     name = function.__name__
@@ -256,7 +257,7 @@ def _same_shape(x: Decomposed, move: Callable[[Tensor], Tensor]) -> Decomposed:
     return x.like(move(x.parts), share)
 
 
-@cd_rule(*named("triu", "tril"))
+@cd_rule("triu", "tril")
 def triangle(function: Any, input: Decomposed, diagonal: int = 0) -> Decomposed:
     """One triangle of each matrix."""
     return input.like(getattr(input.parts, function.__name__)(diagonal))
@@ -270,7 +271,7 @@ def is_basic(items: tuple[Any, ...]) -> bool:
     )
 
 
-@cd_rule(*named("__getitem__"))
+@cd_rule("__getitem__")
 def getitem(function: Any, input: Decomposed, index: Any) -> Decomposed:
     """Basic indices make a view; indices by tensors or lists are applied part by part."""
     items = on_total(index) if isinstance(index, tuple) else (on_total(index),)
@@ -282,7 +283,7 @@ def getitem(function: Any, input: Decomposed, index: Any) -> Decomposed:
     return input.map_parts(lambda part: part[items], share)
 
 
-@cd_rule(*named("masked_select", "take"))
+@cd_rule("masked_select", "take")
 def selected(function: Any, input: Decomposed, index: Any) -> Any:
     """Entries by a mask or by flat indices."""
     if function.__name__ == "take":
@@ -291,12 +292,12 @@ def selected(function: Any, input: Decomposed, index: Any) -> Any:
     return getitem(function, expand(function, input, shape), on_total(index).expand(shape))
 
 
-@cd_rule(*named("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"))
+@cd_rule("cat", "stack", "hstack", "vstack", "dstack")
 def join(function: Any, tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
     """Tensors side by side; a constant among them is split by the undecided share."""
     dim = kwargs.get("axis", dim)
     pairs = [value for value in tensors if isinstance(value, Decomposed)]
-    name = function.__name__
+    name = operation_name(function)
     if name in ("hstack", "vstack", "dstack"):
         least = {"hstack": 1, "vstack": 2, "dstack": 3}[name]
         tensors = [value.reshape(*[1] * (least - value.dim()), *value.shape) for value in tensors]
@@ -328,7 +329,7 @@ def _joint_share(joint: Any, tensors: Any, pairs: list[Decomposed], dim: int) ->
     )
 
 
-@cd_rule(*named("pad", "constant_pad_nd"))
+@cd_rule("pad", "constant_pad_nd")
 def pad(function: Any, input: Decomposed, pad: Sequence[int], mode: Any = "constant", value: Any = None) -> Any:
     """Padding of each part; a constant other than 0 is split by the undecided share."""
     if function.__name__ == "constant_pad_nd":

@@ -19,17 +19,17 @@ from xaikit.explainers.cd.decomposed import (
     parts_of,
     storage_of,
 )
-from xaikit.explainers.cd.registry import cd_rule, named
+from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.structure import getitem, is_basic
 
 
-@cd_rule(torch.Tensor.copy_, torch.Tensor.set_)
+@cd_rule("copy_", "set_")
 def copy(function: Any, input: Any, src: Any, non_blocking: bool = False) -> Decomposed:
     """Take over another value in place."""
     return storage_of(input, src).write(src)
 
 
-@cd_rule(torch.Tensor.zero_, torch.Tensor.fill_)
+@cd_rule("zero_", "fill_")
 def fill(function: Any, input: Any, value: Any = 0) -> Any:
     """Overwrite with a constant."""
     if not isinstance(input, Decomposed):
@@ -37,7 +37,7 @@ def fill(function: Any, input: Any, value: Any = 0) -> Any:
     return input.write(constant_like(as_constant(on_total(value), input).expand(input.shape), input))
 
 
-@cd_rule(torch.Tensor.__setitem__)
+@cd_rule("__setitem__")
 def setitem(function: Any, input: Any, index: Any, value: Any) -> None:
     """Write a part of a tensor; without a graph the parts are changed in place, as the model changes its tensor."""
     index = on_total(index)
@@ -65,8 +65,8 @@ def setitem(function: Any, input: Any, index: Any, value: Any) -> None:
         input.changed()
 
 
-@cd_rule(*named("scatter", "scatter_add", "index_add", "index_copy", "index_put", "select_scatter", "slice_scatter",
-                "diagonal_scatter", "masked_scatter"))  # fmt: skip
+@cd_rule("scatter", "scatter_add", "index_add", "index_copy", "index_put", "select_scatter", "slice_scatter",
+                "diagonal_scatter", "masked_scatter")  # fmt: skip
 def insert(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Values put into, or added to, places of a tensor that the indices name: linear in both together."""
     if kwargs.get("reduce") is not None or (function.__name__ == "scatter" and len(args) > 3):
