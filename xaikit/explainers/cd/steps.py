@@ -113,6 +113,10 @@ class Deferred:
         """The value of which some places are picked; the steps are still to be done."""
         return Deferred(self.value.like(pick(self.value.parts)), self.steps).pending()
 
+    def known_total(self) -> Tensor | None:
+        """The total after the steps where it need not be computed."""
+        return self.value.total if all(isinstance(step, FillRest) for step in self.steps) else None
+
     def total(self) -> Tensor:
         """The total after the steps, without a graph: it tells which places a max-pool picks."""
         with torch.no_grad():

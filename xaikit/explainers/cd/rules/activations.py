@@ -128,7 +128,11 @@ def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any
     of_zero = torch.softmax(zeros, axis, dtype=dtype)
     if axis == x.dim() - 1 and dtype in (None, x.dtype) and x.context.rules.activation == "symmetric":
         split = Split(lambda value: torch.softmax(value, -1), at_zero=of_zero)
-        return run(x, [split, constant_step(x, of_zero)])
+        return (
+            after(after(x, split), constant_step(x, of_zero))
+            if x.deferred
+            else run(x, [split, constant_step(x, of_zero)])
+        )
     of_r, of_s, of_t = (torch.softmax(value, axis + 1, dtype=dtype) for value in (x.relevant, x.irrelevant, x.sums))
     return add_constant(x.like(split_gain(x.context.rules, of_r, of_s, of_t - of_zero, of_zero)), of_zero)
 
