@@ -195,7 +195,11 @@ def damage(folder: str) -> None:
         (["run", "--method", "spray:clusters=2"], None, "did you mean"),
         (["run", "--cluster", "9", "--method", "spray:n_clusters=2"], None, "in 0..1, got 9"),
         (["run", "--of-class", "7"], None, "clusters need at least 3 samples, run holds 0 of class 7"),
-        (["run", "--mask", "m.npy"], None, "masks must have shape (8, 8)"),
+        (
+            ["run", "--mask", "wide.npy"],
+            lambda: np.save("wide.npy", np.eye(8, 12)),
+            "a map of (8, 12) is no scaled one of (8, 8)",
+        ),
         (["run", "--mask", "none.png"], None, "there is no mask file none.png"),
         (["run", "--threshold", "2", "--cluster", "0", "--method", "spray:n_clusters=2"], None, "threshold must lie"),
         (["run", "--per-sample"], None, "--per-sample is about the mask of a cluster; name one, --cluster K"),
