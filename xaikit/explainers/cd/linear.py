@@ -59,6 +59,7 @@ def completed(  # noqa: PLR0913
         share: the undecided share of the value, that of `like` by default.
         now: whether to fill it in at once, or together with the steps that follow.
     """
+    total = total.detach()  # torch 2.6 refuses a total that requires a gradient
     zero = torch.stack([_without_irrelevant_part(source) for source in sources]).all(0)
     if not now and not bool(zero.any()):
         value = like.like(parts, share)
