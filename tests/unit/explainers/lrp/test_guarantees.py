@@ -46,7 +46,7 @@ def test_a_hook_of_the_users_own_that_changes_the_output(variant):
 
 
 RULES = [
-    (rule, layer) for rule in ("damp", "zplus", "two_signs", "whole_module") for layer in (None, ["conv1", "conv2"])
+    (rule, layer) for rule in ("damp", "zplus", "alpha_beta", "whole_module") for layer in (None, ["conv1", "conv2"])
 ]
 
 
@@ -65,7 +65,7 @@ def test_as_found_after_an_error_in_any_rule(residual, rule, layer, monkeypatch)
     composites = {
         "damp": LRPUniformEpsilon(model, epsilon=0.5)._make_composite(),
         "zplus": z.composites.EpsilonPlus(),
-        "two_signs": z.composites.EpsilonAlpha2Beta1(),
+        "alpha_beta": z.composites.EpsilonAlpha2Beta1(),
         "any_hook": z.composites.EpsilonPlusFlat(),
         "whole_module": z.composites.LayerMapComposite([(nn.ReLU, z.rules.ZPlus()), (nn.Linear, z.rules.Epsilon())]),
     }
@@ -76,7 +76,7 @@ def test_as_found_after_an_error_in_any_rule(residual, rule, layer, monkeypatch)
     }
     owner, name = places.get(rule, (formulas, rule))
     zennit_rules.read.cache_clear()
-    monkeypatch.setattr(owner, name, broken if rule in places else lambda *_: broken)
+    monkeypatch.setattr(owner, name, broken if rule in places else lambda *_, **__: broken)
     with pytest.raises(ZeroDivisionError):
         LRP(model, composite=composites[rule], layer=layer).attribute(x, 0)
     zennit_rules.read.cache_clear()

@@ -65,7 +65,9 @@ STEPS = {
     "in-place activation": lambda h: F.hardswish(h * 1, inplace=True),
     "cosine similarity": lambda h: F.cosine_similarity(h, h.flip(1)).unsqueeze(1),
     "bilinear": lambda h: F.bilinear(h, h.flip(1), torch.arange(72).view(2, 6, 6).to(h) / 72),
-    "grid_sample": lambda h: F.grid_sample(h.view(-1, 1, 2, 3), torch.zeros(len(h), 2, 2, 2).to(h)),
+    "grid_sample": lambda h: F.grid_sample(
+        h.view(-1, 1, 2, 3), torch.zeros(len(h), 2, 2, 2).to(h), align_corners=False
+    ),
     "a grid that depends on the input": lambda h: F.grid_sample(
         h.view(-1, 1, 2, 3), 0.1 * h[:, :4].reshape(-1, 2, 1, 2), align_corners=False
     ),
