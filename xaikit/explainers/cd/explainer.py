@@ -199,7 +199,7 @@ def _step_masks(steps: Any, splits: list[Split | None], n: int) -> Tensor | None
 
 def _spread(scores: Tensor, ids: Tensor, x: Tensor) -> Tensor:
     """Scores (groups, N) of groups divided by their sizes, at the elements of the groups."""
-    flat = ids.flatten(1).expand(len(x), -1)
+    flat = ids.reshape(len(ids), -1).expand(len(x), -1)
     sizes = torch.zeros(len(x), len(scores), dtype=scores.dtype, device=x.device)
     sizes = sizes.scatter_add(1, flat, torch.ones_like(flat, dtype=scores.dtype))
     return (scores.T / sizes.clamp_min(1)).gather(1, flat).view(x.shape)
