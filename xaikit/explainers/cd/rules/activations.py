@@ -15,7 +15,7 @@ from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.elementwise import choose
 from xaikit.explainers.cd.ruleset import RuleSet
 from xaikit.explainers.cd.steps import Split, after, run
-from xaikit.torch_ops import Kind
+from xaikit.torch_ops import Kind, operation_name
 
 Function = Callable[[Tensor], Tensor]
 
@@ -61,7 +61,7 @@ def elementwise(function: Any, input: Any, *args: Any, **kwargs: Any) -> Decompo
     """Elementwise functions of one tensor."""
     if not isinstance(input, Decomposed) or any(isinstance(value, Decomposed) for value in (*args, *kwargs.values())):
         raise missing_rule(function)
-    if function.__name__ == "rrelu":  # it draws slopes in training; a decomposition uses the mean slope
+    if operation_name(function) == "rrelu":  # it draws slopes in training; a decomposition uses the mean slope
         args, kwargs = args[:2], {name: value for name, value in kwargs.items() if name != "training"}
     return activation(input, lambda value: function(value, *args, **kwargs))
 
@@ -116,7 +116,7 @@ def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any
 
     An attention mask stands in both parts by halves, so that each part by itself is masked too.
     """
-    x: Any = input if function.__name__ == "softmax" else -input
+    x: Any = -input if operation_name(function) == "softmin" else input
     axis = (dim if dim is not None else _default_dim(x.dim())) % x.dim()
     dtype = _dtype(args, kwargs)
     masked = x.total <= -0.5 * ATTENTION_MASK
