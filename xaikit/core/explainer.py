@@ -78,6 +78,11 @@ class Explainer(ModelView, abc.ABC):
         return False
 
     @property
+    def needs_gradient(self) -> bool:
+        """Whether it needs the gradient of the score by what is explained, so that whole numbers are refused."""
+        return self.NEEDS_GRADIENT
+
+    @property
     def passes(self) -> int:
         """About how many passes of the model the explanation of a sample takes."""
         return math.prod(getattr(self, factor) if isinstance(factor, str) else factor for factor in self.PASSES)
@@ -326,7 +331,7 @@ class Explainer(ModelView, abc.ABC):
             keep_writes=keep_writes, on_output=on_output,
         )  # fmt: skip
         needs = Needs(
-            gradient=self.NEEDS_GRADIENT,
+            gradient=self.needs_gradient,
             several_rows=cut or not self.SINGLE_BACKWARD,
             global_random=cut or self.USES_GLOBAL_RANDOM,
             max_rows=getattr(self, "max_rows", None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from torch import Tensor, nn
@@ -47,6 +48,8 @@ class FromGroups(FromBaseline):
 
 class Complete(FromBaseline):
     """A method whose attributions sum to S(x) - S(baseline)."""
+
+    GAP_TOLERANCE = 0.05
 
     def _promised_total(self, call: Call) -> Tensor | None:
         baselines = self._baselines(call)
@@ -154,6 +157,7 @@ class NoiseTunnel(CaptumMethod):
     IS_GENERIC = True
     PASSES = ("nt_samples",)
     attribution_method: Annotated[str, "captum class that explains the noisy copies"] = "Saliency"
+    attribution_settings: Annotated[Mapping[str, Any] | None, "that class's own arguments by name"] = None
     nt_type: Annotated[
         str, Categorical("smoothgrad", "smoothgrad_sq", "vargrad"), "mean, mean square or variance over the copies"
     ] = "smoothgrad"

@@ -66,6 +66,10 @@ class Hierarchy(Result):
     def plot(self, inputs: Any = None, **options: Any) -> Any:
         """A figure of the levels; see `xaikit.report.hierarchies.plot_hierarchy`.
 
+        Args:
+            inputs: the sample (1, ...), to be shown beside the levels.
+            options: as `plot_hierarchy` takes them.
+
         Raises:
             MissingDependencyError: where matplotlib is absent.
         """
@@ -114,33 +118,33 @@ class AgglomerativeDecomposition(ContextualDecomposition):
         if not isinstance(inputs, Tensor) or len(inputs) != 1:
             shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
             raise InvalidInputError(f"a hierarchy explains one sample, a tensor (1, ...), got {shape}")
-        found: list[Hierarchy] = []
+        hierarchies: list[Hierarchy] = []
 
         def method(call: Call) -> tuple[Tensors, ...]:
-            found.append(self._build(call, target))
+            hierarchies.append(self._build(call, target))
             return ()
 
         self.run_call(method, inputs, target, create_graph=False, seed=0)
-        return found[0]
+        return hierarchies[0]
 
     def _build(self, call: Call, target: int) -> Hierarchy:
         ids = self.feature_mask.of(call.inputs, call.tokens)[0][0]
         known: dict[Group, float] = {}
 
         def score(groups: Iterable[Group]) -> list[float]:
-            wanted = list(groups)
-            new = [group for group in dict.fromkeys(wanted) if group not in known]
+            asked_groups = list(groups)
+            new = [group for group in dict.fromkeys(asked_groups) if group not in known]
             if new:
                 masks = torch.stack([torch.isin(ids, torch.tensor(sorted(group), device=ids.device)) for group in new])
-                found = decompose_call(
+                decomposition = decompose_call(
                     call,
                     without_padding([Split.of_masks(masks.unsqueeze(1), call.inputs[0])], call),
                     self._context(),
                     max_rows=self.max_rows,
                     output=lambda part, output: part.score(output),
                 )
-                known.update(zip(new, found.relevant[:, 0].tolist(), strict=True))
-            return [known[group] for group in wanted]
+                known.update(zip(new, decomposition.relevant[:, 0].tolist(), strict=True))
+            return [known[group] for group in asked_groups]
 
         features = ids.unique().tolist()
         touching = adjacent(ids)
@@ -218,13 +222,13 @@ def connected(features: list[int], taken: set[int], touching: set[tuple[int, int
 
 def adjacent(ids: Tensor) -> set[tuple[int, int]]:
     """Pairs of groups with neighbouring elements along some dimension."""
-    found: set[tuple[int, int]] = set()
+    touching: set[tuple[int, int]] = set()
     for dim in range(ids.dim()):
         first, second = ids.narrow(dim, 0, ids.shape[dim] - 1), ids.narrow(dim, 1, ids.shape[dim] - 1)
         different = first != second
         pairs = torch.stack([first[different], second[different]], 1).unique(dim=0).tolist()
-        found |= {(min(a, b), max(a, b)) for a, b in pairs}
-    return found
+        touching |= {(min(a, b), max(a, b)) for a, b in pairs}
+    return touching
 
 
 def _maps(ids: Tensor, groups: list[Group], scores: list[float], taken: set[int]) -> tuple[Tensor, Tensor, Tensor]:

@@ -87,8 +87,8 @@ def share_constant_gradients(
     rows = Rows.of(parts, share, constant, scale)
     if rows is not None:
         c, g, low = (rows.operand(value) for value in (constant, scale, threshold))
-        found = share_constant_gradients(rows.parts(grad), rows.parts(parts), c, rows.share(share), g, low)
-        d_parts, d_constant, d_scale = found
+        gradients = share_constant_gradients(rows.parts(grad), rows.parts(parts), c, rows.share(share), g, low)
+        d_parts, d_constant, d_scale = gradients
         back = None if scale is None or d_scale is None else rows.operand_back(d_scale, scale)
         return rows.back(d_parts), rows.operand_back(d_constant, constant), back
     parts, grad = parts.contiguous(), grad.contiguous()
@@ -96,7 +96,7 @@ def share_constant_gradients(
     out, d_constant = torch.empty_like(parts), torch.zeros_like(constant)
     d_scale = None if scale is None else torch.zeros_like(scale)
     blocks = zip(*(cut.rows(value) for pair in (parts, grad, out) for value in pair), strict=True)
-    own = zip(
+    operands = zip(
         undecided(cut, share, parts),
         cut.operand(constant),
         cut.operand(threshold),
@@ -106,7 +106,7 @@ def share_constant_gradients(
     scales: list[tuple[Tensor, ...]] = [()] * len(cut.sizes)
     if scale is not None and d_scale is not None:
         scales = list(zip(cut.operand(scale), cut.operand(d_scale), strict=True))
-    for (r0, s0, gr, gs, out_r, out_s), (share_of, c, low, into), g in zip(blocks, own, scales, strict=True):
+    for (r0, s0, gr, gs, out_r, out_s), (share_of, c, low, into), g in zip(blocks, operands, scales, strict=True):
         r, s = (r0 * g[0], s0 * g[0]) if g else (r0, s0)
         a = r.abs()
         n = s.abs().add_(a)

@@ -98,17 +98,17 @@ class ContextualDecomposition(Explainer):
                 f"step_masks are for the steps of an LSTM, and this {type(model).__name__} has none"
             )
         named, _ = self._arguments(inputs)
-        found: list[Decomposition] = []
+        results: list[Decomposition] = []
 
         def method(call: Call) -> tuple[Tensors, ...]:
             splits = _splits(named, call.inputs, masks, relevant)
             splits = without_padding(splits, call)
             context = dataclasses.replace(self._context(), step_masks=_step_masks(step_masks, splits, call.n))
-            found.append(decompose_call(call, splits, context, max_rows=self.max_rows))
+            results.append(decompose_call(call, splits, context, max_rows=self.max_rows))
             return ()
 
         self.run_call(method, inputs, None, create_graph=create_graph, seed=0)
-        return found[0]
+        return results[0]
 
     def _explained(self, call: Call) -> Explained:
         """The attribution; its gap is max |relevant + irrelevant - score| over the groups of each sample."""
@@ -122,19 +122,19 @@ class ContextualDecomposition(Explainer):
         Args:
             inputs: as for `attribute`.
         """
-        found: list[Decomposition] = []
+        results: list[Decomposition] = []
 
         def method(call: Call) -> tuple[Tensors, ...]:
             everything = [Split.of_masks(torch.ones(1, 1, *x.shape[1:], device=x.device), x) for x in call.inputs]
             context = dataclasses.replace(self._context(), on_missing="proportional")
-            found.append(decompose_call(call, everything, context))
+            results.append(decompose_call(call, everything, context))
             return ()
 
         try:
             self.run_call(method, inputs, None, create_graph=False, seed=0)
         except UnsupportedOperationError as err:
             return (str(err),)
-        return tuple(f"{a.operation} in {a.where}" for a in found[0].approximations)
+        return tuple(f"{a.operation} in {a.where}" for a in results[0].approximations)
 
     def _attribute(self, call: Call) -> Tensors:
         return self._by_group(call)[0]
@@ -199,7 +199,7 @@ def _step_masks(steps: Any, splits: list[Split | None], n: int) -> Tensor | None
 
 def _spread(scores: Tensor, ids: Tensor, x: Tensor) -> Tensor:
     """Scores (groups, N) of groups divided by their sizes, at the elements of the groups."""
-    flat = ids.flatten(1).expand(len(x), -1)
+    flat = ids.reshape(len(ids), -1).expand(len(x), -1)
     sizes = torch.zeros(len(x), len(scores), dtype=scores.dtype, device=x.device)
     sizes = sizes.scatter_add(1, flat, torch.ones_like(flat, dtype=scores.dtype))
     return (scores.T / sizes.clamp_min(1)).gather(1, flat).view(x.shape)

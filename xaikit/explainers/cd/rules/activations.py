@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xaikit.explainers.cd.constants import add_constant
+from xaikit.explainers.cd.constants import add_constant, constant_step
 from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed, fractions, missing_rule, on_total
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.elementwise import choose
 from xaikit.explainers.cd.ruleset import RuleSet
-from xaikit.explainers.cd.steps import Split, after
-from xaikit.torch_ops import Kind
+from xaikit.explainers.cd.steps import Split, after, run
+from xaikit.torch_ops import Kind, operation_name
 
 Function = Callable[[Tensor], Tensor]
 
@@ -65,7 +65,7 @@ def elementwise(function: Any, input: Any, *args: Any, **kwargs: Any) -> Decompo
     """Elementwise functions of one tensor."""
     if not isinstance(input, Decomposed) or any(isinstance(value, Decomposed) for value in (*args, *kwargs.values())):
         raise missing_rule(function)
-    if function.__name__ == "rrelu":  # it draws slopes in training; a decomposition uses the mean slope
+    if operation_name(function) == "rrelu":  # it draws slopes in training; a decomposition uses the mean slope
         args, kwargs = args[:2], {name: value for name, value in kwargs.items() if name != "training"}
     return activation(input, lambda value: function(value, *args, **kwargs))
 
@@ -120,10 +120,9 @@ def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any
 
     An attention mask stands in both parts by halves, so that each part by itself is masked too.
     """
-    x: Any = input if function.__name__ == "softmax" else -input
+    x: Any = -input if operation_name(function) == "softmin" else input
     axis = (dim if dim is not None else _default_dim(x.dim())) % x.dim()
     dtype = _dtype(args, kwargs)
-    of_r, of_s, of_t = (torch.softmax(value, axis + 1, dtype=dtype) for value in (x.relevant, x.irrelevant, x.sums))
     masked = x.total <= -0.5 * ATTENTION_MASK
     if bool(masked.any()):
         zeros = torch.where(masked, x.total, 0)
@@ -131,6 +130,14 @@ def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any
         row = [size if dim == axis or axis < x.dim() - 1 else 1 for dim, size in enumerate(x.shape)]
         zeros = torch.zeros(row, dtype=x.dtype, device=x.parts.device)
     of_zero = torch.softmax(zeros, axis, dtype=dtype)
+    if axis == x.dim() - 1 and dtype in (None, x.dtype) and x.context.rules.activation == "symmetric":
+        split = Split(lambda value: torch.softmax(value, -1), at_zero=of_zero)
+        return (
+            after(after(x, split), constant_step(x, of_zero))
+            if x.deferred
+            else run(x, [split, constant_step(x, of_zero)])
+        )
+    of_r, of_s, of_t = (torch.softmax(value, axis + 1, dtype=dtype) for value in (x.relevant, x.irrelevant, x.sums))
     return add_constant(x.like(split_gain(x.context.rules, of_r, of_s, of_t - of_zero, of_zero)), of_zero)
 
 
