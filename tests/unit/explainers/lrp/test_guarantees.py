@@ -22,6 +22,7 @@ def state_of(model):
 @pytest.mark.parametrize("method", ["attribute", "explain"])
 def test_hooks_of_the_users_own_fire_once(residual, variant, layer, method):
     model, x = residual
+    getattr(variant(model).set_kwargs(layer=layer), method)(x, 0)  # the first call gets to know the model
     fired = []
     for name, module in model.named_modules():
         if name != "relu":  # runs twice
@@ -55,6 +56,7 @@ RULES = [
 def test_as_found_after_an_error_in_any_rule(residual, rule, layer, monkeypatch):
     """Hooks, flags and parameters are as they were, and no activation stays in memory."""
     model, x = residual
+    LRPEpsilonPlus(model, layer=layer).attribute(x, 0)  # the first call gets to know the model
     kept = []
     model.conv2.register_forward_hook(lambda _m, _i, out: kept.append(weakref.ref(out)))
     before, z = state_of(model), zennit_rules.zennit()
