@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.random_nets.checks import check
 from tests.random_nets.kinds import KINDS
 from tests.random_nets.nets import build
 
@@ -22,3 +23,17 @@ def test_a_seed_always_gives_the_same_net():
 def test_the_nets_are_made_of_many_kinds():
     names = " ".join(", ".join(build(seed).kinds) for seed in range(150))
     assert sum(name in names for name in KINDS) > 150
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_ten_random_nets(seed):
+    outcome = check(seed)
+    assert not outcome.violations, f"{outcome.case}: {outcome.violations}"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("start", range(10, 110, 10))
+def test_a_hundred_random_nets(start):
+    outcomes = [check(seed) for seed in range(start, start + 10)]
+    assert not {o.case.seed: o.violations for o in outcomes if o.violations}
