@@ -35,8 +35,8 @@ def refuse_inside(model: nn.Module) -> None:
     Raises:
         InvalidInputError: when the model's explained forward pass is running.
     """
-    asked = original_of(model)
-    if any(original_of(m) is asked for running in _RUNNING.get() for m in running.modules()):
+    original = original_of(model)
+    if any(original_of(m) is original for running in _RUNNING.get() for m in running.modules()):
         raise InvalidInputError(
             f"this {type(model).__name__} is being explained, and its forward pass calls an explainer on it again; "
             "compute the explanation outside the model's forward"

@@ -60,10 +60,10 @@ def read_classes(labels: Any, n: int, *, what: str = "labels", n_classes: int | 
     """
     indices = read_labels(labels, n, what=what)
     if indices.is_floating_point():
-        whole = bool((indices == indices.round()).all())
-        shown = "with whole values" if whole else f"such as {float(indices[indices != indices.round()][0]):g}"
+        integral = bool((indices == indices.round()).all())
+        example = "with whole values" if integral else f"such as {float(indices[indices != indices.round()][0]):g}"
         raise InvalidTypeError(
-            f"{what} must be whole class indices of an integer type, got {indices.dtype} numbers {shown}; pass "
+            f"{what} must be whole class indices of an integer type, got {indices.dtype} numbers {example}; pass "
             f"{what}.long(), of an array {what}.astype(int), if they are classes"
         )
     if n_classes is not None and len(indices):

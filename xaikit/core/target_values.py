@@ -76,8 +76,8 @@ def _picked(values: Tensor, index: Tensor, what: str) -> Tensor:
     if bool(((index < -size) | (index >= size)).any()):
         wrong = index[(index < -size) | (index >= size)][0]
         raise InvalidInputError(f"target {what} must lie in 0..{size - 1} of an output with {size}, got {int(wrong)}")
-    rest = [1] * (values.ndim - 2)
-    chosen = (index % size).view(-1, 1, *rest).expand(-1, 1, *values.shape[2:])
+    ones = [1] * (values.ndim - 2)
+    chosen = (index % size).view(-1, 1, *ones).expand(-1, 1, *values.shape[2:])
     return values.gather(1, chosen)[:, 0]
 
 
@@ -136,10 +136,10 @@ class Position(Target):
         """
         axes = 2 if self.index is None else 3
         if output.ndim != axes:
-            wanted = "(N, T)" if self.index is None else "(N, T, V)"
-            raise InvalidInputError(f"target {self!r} needs an output of shape {wanted}, got {rows.form(output)}")
-        there = _picked(output, rows.values(self.position, "position"), "position")
-        return there if self.index is None else _picked(there, rows.values(self.index, "index"), "index")
+            shape = "(N, T)" if self.index is None else "(N, T, V)"
+            raise InvalidInputError(f"target {self!r} needs an output of shape {shape}, got {rows.form(output)}")
+        picked = _picked(output, rows.values(self.position, "position"), "position")
+        return picked if self.index is None else _picked(picked, rows.values(self.index, "index"), "index")
 
 
 @TARGETS.register("contrast")
@@ -204,13 +204,15 @@ class Probability(Target):
         return self.of.scores(_log_probabilities(output, self.of).exp(), rows)
 
 
-def _log_probabilities(output: Any, of: Target) -> Tensor:
-    if of.looks_at_all_heads or not isinstance(output, Tensor):
-        raise InvalidInputError(f"a probability is one of a single head, got {of!r}; put the probability inside Heads")
+def _log_probabilities(output: Any, target: Target) -> Tensor:
+    if target.looks_at_all_heads or not isinstance(output, Tensor):
+        raise InvalidInputError(
+            f"a probability is one of a single head, got {target!r}; put the probability inside Heads"
+        )
     if output.ndim == 1 or (output.ndim == 2 and output.shape[1] == 1):
         z = output.reshape(-1)
         return torch.stack([F.logsigmoid(-z), F.logsigmoid(z)], 1)
-    return F.log_softmax(output, of.CLASS_AXIS)
+    return F.log_softmax(output, target.CLASS_AXIS)
 
 
 @TARGETS.register("region")
@@ -236,11 +238,11 @@ class Region(Target):
             raise InvalidInputError(
                 f"target {self!r} needs an output of shape (N, classes, height, width), got {rows.form(output)}"
             )
-        there = _picked(output, rows.values(self.class_, "class"), "class")
+        picked = _picked(output, rows.values(self.class_, "class"), "class")
         if self.mask is None:
-            return there.flatten(1).sum(1)
-        mask = self.mask.to(there.device)
-        places = tuple(there.shape[1:])
+            return picked.flatten(1).sum(1)
+        mask = self.mask.to(picked.device)
+        places = tuple(picked.shape[1:])
         if mask.shape == (rows.n, *places):
             mask = mask[rows.samples]
         elif tuple(mask.shape) != places:
@@ -248,7 +250,7 @@ class Region(Target):
                 f"the mask of target {self!r} must have the shape {places} of the output's places, or "
                 f"{(rows.n, *places)}, got {tuple(self.mask.shape)}"
             )
-        return (there * mask.to(there.dtype)).flatten(1).sum(1)
+        return (picked * mask.to(picked.dtype)).flatten(1).sum(1)
 
 
 def _heads(value: Any, where: str) -> Any:
@@ -292,4 +294,4 @@ def from_value(value: Any) -> Target | None:
     return None
 
 
-Function = Callable[[Any], Tensor]
+TargetFunction = Callable[[Any], Tensor]

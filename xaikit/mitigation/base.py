@@ -144,8 +144,8 @@ class Mitigator(Configured, abc.ABC):
         >>> [RRR(lr=0.1, n_epochs=4, lr_schedule="cosine").lr_at(epoch) for epoch in (0, 2, 4)]
         [0.1, 0.05, 0.0]
         """
-        done = min(1.0, epoch / self.n_epochs)
-        shares = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+        progress = min(1.0, epoch / self.n_epochs)
+        shares = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
         return self.lr * shares[self.lr_schedule]
 
     def loss(self, model: nn.Module, batch: Any, *, seed: int | None = None, weight: float | None = None) -> Loss:

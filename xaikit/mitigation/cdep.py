@@ -83,8 +83,12 @@ class CDEP(Mitigator):
     steps: Annotated[Any, _function, "a function of token masks (M, N, T): the steps whose constant counts"] = None
 
     def _of_full_mask(self) -> str | None:
-        whole = self.keep is None
-        return "the whole output is penalised: mask what must not matter, or say what may with keep=" if whole else None
+        full_penalty = self.keep is None
+        return (
+            "the whole output is penalised: mask what must not matter, or say what may with keep="
+            if full_penalty
+            else None
+        )
 
     def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, masks: Any, seed: int) -> tuple[Tensor, Tensor]:
         explainer = self.explainer_for(model)

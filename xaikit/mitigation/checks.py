@@ -71,13 +71,13 @@ def _check_first(mitigator: Mitigator, model: nn.Module, first: Batch, labels: T
 
 def _check_single(model: nn.Module, one: Batch) -> None:
     """BatchNorm over a map can train on one sample, over a vector it cannot."""
-    kept = [(b, b.detach().clone()) for b in model.buffers()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
     with training_mode(model), torch.random.fork_rng(), torch.no_grad():
         try:
             with explain_batchnorm_error():
                 run_model(model, one.inputs)
         finally:
-            for buffer, value in kept:
+            for buffer, value in buffers:
                 buffer.copy_(value)
 
 

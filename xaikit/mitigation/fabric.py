@@ -29,7 +29,7 @@ from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
 from xaikit.core.masks import is_several, leaves_of
 from xaikit.core.structure import flatten
-from xaikit.mitigation.sources import ProcessRank, Step
+from xaikit.mitigation.sources import ProcessRank, TrainingStep
 
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Loss, Mitigator
@@ -94,7 +94,7 @@ class OneProcess:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimizer: Any = optimizer
 
-    def shares(self, step: Step | None) -> BatchFraction | None:
+    def shares(self, step: TrainingStep | None) -> BatchFraction | None:
         """The share of this process in the present step; None for all of it.
 
         Raises:
@@ -179,7 +179,7 @@ class FabricProcesses(OneProcess):
         super().setup(mitigator, model, optimizer)
         self._step, self._optimizer = self.fabric.setup(self._step, optimizer)
 
-    def shares(self, step: Step | None) -> BatchFraction | None:
+    def shares(self, step: TrainingStep | None) -> BatchFraction | None:
         """As for one process; what the part weighs, where there are several."""
         if self.part.world_size == 1:
             return super().shares(step)

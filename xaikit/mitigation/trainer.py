@@ -24,7 +24,7 @@ from xaikit.mitigation.fabric import OneProcess
 from xaikit.mitigation.forward import training_mode
 from xaikit.mitigation.guard import Guard, suspects
 from xaikit.mitigation.history import History
-from xaikit.mitigation.sources import InMemorySource, Source, Step
+from xaikit.mitigation.sources import InMemorySource, Source, TrainingStep
 
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Loss, Mitigator
@@ -103,8 +103,8 @@ class Loop:
         self.progress = TrainingProgress(
             seed=processes.broadcast(int(torch.randint(2**31, ()))) if drawn else mitigator.random_state
         )
-        self._began: random_states.State = {}  # the random state when the present epoch began
-        self._now: random_states.State | None = None  # the one to go on with, after resuming
+        self._began: random_states.RandomState = {}  # the random state when the present epoch began
+        self._now: random_states.RandomState | None = None  # the one to go on with, after resuming
         options.stopping.start = processes.broadcast(options.stopping.start)  # their weights may differ until now
         self._data = source.fingerprint() if options.checkpoint is not None else {}
         if options.checkpoint is not None:
@@ -170,7 +170,7 @@ class Loop:
             if every is not None and progress.step % every == 0:
                 self._write()
 
-    def _step(self, step: Step, share: Any, pressed: threading.Event) -> bool:
+    def _step(self, step: TrainingStep, share: Any, pressed: threading.Event) -> bool:
         """One step; whether Ctrl-C came in any process."""
         batch = step.batch.to(self._device)
         weight = self.weight
@@ -237,7 +237,7 @@ class Loop:
         """Of the penalty: what the schedule says, halved where the guard had to."""
         return self._mitigator.weight_at(self._epochs_done) * self._guard.factor
 
-    def _skip(self, step: Step, batch: Any, loss: Loss | None, problem: str) -> None:
+    def _skip(self, step: TrainingStep, batch: Any, loss: Loss | None, problem: str) -> None:
         where = f"in epoch {len(self.progress.epochs) + 1}, batch {self.progress.step + 1}"
         value = f"task {loss.task.item():g}, penalty {loss.penalty.item():g}" if loss is not None else problem
         sentence = f"the loss or its gradient is not finite {where} ({value})"

@@ -48,7 +48,7 @@ class Decomposition(Result):
 # two samples; buffers beyond 32 MiB are handed back to the system after each step, which costs more than the step.
 MOST_ROWS = 128
 
-Output = Callable[[Call, Tensor], Tensor]
+OutputFunction = Callable[[Call, Tensor], Tensor]
 
 
 def decompose_call(
@@ -57,7 +57,7 @@ def decompose_call(
     context: Context,
     *,
     max_rows: int | None = None,
-    output: Output = lambda _call, value: value,
+    output: OutputFunction = lambda _call, value: value,
 ) -> Decomposition:
     """Decompose the output of a call.
 
@@ -69,17 +69,17 @@ def decompose_call(
         output: what to decompose: the model's output, or some function of it, such as a score for each sample.
     """
     samples, masks = _per_pass(call, common_count(splits), max_rows)
-    done = []
+    results = []
     for part in samples:
         one = slice(part.start, part.stop)
         own_call = call if len(part) == call.n else call.at(one)
-        own = [s and s.of_samples(one) for s in splits]
+        sample_splits = [s and s.of_samples(one) for s in splits]
         pieces = [
-            _parts(own_call, [s and s.take(some) for s in own], context.take(some, one), output)
+            _parts(own_call, [s and s.take(some) for s in sample_splits], context.take(some, one), output)
             for some in (slice(r.start, r.stop) for r in masks)
         ]
-        done.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1))
-    parts = done[0] if len(done) == 1 else torch.cat(done, 2)
+        results.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1))
+    parts = results[0] if len(results) == 1 else torch.cat(results, 2)
     return Decomposition(parts[0], parts[1], tuple(dict.fromkeys(context.approximations)))
 
 
@@ -93,18 +93,18 @@ def _per_pass(call: Call, count: int, max_rows: int | None) -> tuple[list[range]
         rows = max_rows or 4 * rows_per_pass(call.inputs)
         limit = rows // count
     limit = max(1, limit)
-    whole = callable(call.target) or not call.rule.independent
-    samples = call.n if whole else min(call.n, limit)
+    all_samples = callable(call.target) or not call.rule.independent
+    samples = call.n if all_samples else min(call.n, limit)
     return even_ranges(call.n, samples), even_ranges(count, max(1, rows // samples))
 
 
-def _parts(call: Call, splits: Sequence[Split | None], context: Context, output: Output) -> Tensor:
+def _parts(call: Call, splits: Sequence[Split | None], context: Context, output: OutputFunction) -> Tensor:
     """(2, masks, N, ...) for one pass; sample by sample where their own masks cannot be followed through the model."""
     written = WrittenTensors()
-    own = dataclasses.replace(context, written=written)
+    pass_context = dataclasses.replace(context, written=written)
     try:
         inputs = tuple(
-            x if split is None else split.apply(x, own) for x, split in zip(call.inputs, splits, strict=True)
+            x if split is None else split.apply(x, pass_context) for x, split in zip(call.inputs, splits, strict=True)
         )
         with written:
             result = written.current(output(call, call.run(inputs)))

@@ -75,8 +75,8 @@ class SplitSymmetric(torch.autograd.Function):
         if not torch.is_grad_enabled():
             return split_symmetric_gradient(grad, parts, ctx.function), None
         value = parts if parts.requires_grad else parts.detach().requires_grad_()
-        lead, whole = ctx.function(value[0]) - ctx.function(value[1]), ctx.function(value[0] + value[1])
-        split = 0.5 * torch.stack([whole + lead, whole - lead])
+        lead, total = ctx.function(value[0]) - ctx.function(value[1]), ctx.function(value[0] + value[1])
+        split = 0.5 * torch.stack([total + lead, total - lead])
         return torch.autograd.grad(split, value, grad, create_graph=True)[0], None
 
 
@@ -87,8 +87,8 @@ def share_constant_gradients(
     rows = Rows.of(parts, share, constant, scale)
     if rows is not None:
         c, g, low = (rows.operand(value) for value in (constant, scale, threshold))
-        found = share_constant_gradients(rows.parts(grad), rows.parts(parts), c, rows.share(share), g, low)
-        d_parts, d_constant, d_scale = found
+        gradients = share_constant_gradients(rows.parts(grad), rows.parts(parts), c, rows.share(share), g, low)
+        d_parts, d_constant, d_scale = gradients
         back = None if scale is None or d_scale is None else rows.operand_back(d_scale, scale)
         return rows.back(d_parts), rows.operand_back(d_constant, constant), back
     parts, grad = parts.contiguous(), grad.contiguous()
@@ -96,7 +96,7 @@ def share_constant_gradients(
     out, d_constant = torch.empty_like(parts), torch.zeros_like(constant)
     d_scale = None if scale is None else torch.zeros_like(scale)
     blocks = zip(*(cut.rows(value) for pair in (parts, grad, out) for value in pair), strict=True)
-    own = zip(
+    operands = zip(
         undecided(cut, share, parts),
         cut.operand(constant),
         cut.operand(threshold),
@@ -106,7 +106,7 @@ def share_constant_gradients(
     scales: list[tuple[Tensor, ...]] = [()] * len(cut.sizes)
     if scale is not None and d_scale is not None:
         scales = list(zip(cut.operand(scale), cut.operand(d_scale), strict=True))
-    for (r0, s0, gr, gs, out_r, out_s), (share_of, c, low, into), g in zip(blocks, own, scales, strict=True):
+    for (r0, s0, gr, gs, out_r, out_s), (share_of, c, low, into), g in zip(blocks, operands, scales, strict=True):
         r, s = (r0 * g[0], s0 * g[0]) if g else (r0, s0)
         a = r.abs()
         n = s.abs().add_(a)
@@ -156,7 +156,7 @@ def split_symmetric_gradient(grad: Tensor, parts: Tensor, function: Callable[[Te
 
     for r, s, gr, gs, out_r, out_s in zip(*(cut.rows(v) for pair in (parts, grad, out) for v in pair), strict=True):
         lead = (gr - gs).mul_(0.5)
-        whole = pulled(r + s, (gr + gs).mul_(0.5))
-        torch.add(whole, pulled(r, lead), out=out_r)
-        torch.sub(whole, pulled(s, lead), out=out_s)
+        of_total = pulled(r + s, (gr + gs).mul_(0.5))
+        torch.add(of_total, pulled(r, lead), out=out_r)
+        torch.sub(of_total, pulled(s, lead), out=out_s)
     return out

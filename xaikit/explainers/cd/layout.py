@@ -47,8 +47,8 @@ class Rows:
         """The rows of parts, if they are stored so and each operand has one value for each channel or for all."""
         if not channels_behind(parts) or prod(share.shape[3:]) > 1:
             return None
-        each = [parts.shape[3], *[1] * (parts.dim() - 4)]
-        fits = all(value is None or value.numel() == 1 or [*value.shape] == each for value in operands)
+        per_channel = [parts.shape[3], *[1] * (parts.dim() - 4)]
+        fits = all(value is None or value.numel() == 1 or [*value.shape] == per_channel for value in operands)
         return cls(parts.shape) if fits else None
 
     def parts(self, parts: Tensor) -> Tensor:

@@ -54,8 +54,8 @@ def completed(
     torch.sub(total, parts[0], out=parts[1])
     zero = torch.stack([_without_irrelevant_part(source) for source in sources]).all(0)
     if bool(zero.any()):
-        each = zero if zero.shape[1] in (1, parts.shape[2]) else zero.all(1, keepdim=True)
-        parts[1].masked_fill_(each.view(*each.shape, *[1] * (parts.dim() - 3)), 0)
+        per_channel = zero if zero.shape[1] in (1, parts.shape[2]) else zero.all(1, keepdim=True)
+        parts[1].masked_fill_(per_channel.view(*per_channel.shape, *[1] * (parts.dim() - 3)), 0)
     result = like.like(parts, share)
     result.remember_total(total)
     return result

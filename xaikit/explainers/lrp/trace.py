@@ -112,9 +112,10 @@ class Trace(TorchFunctionMode):
 
     def _report(self) -> None:
         if self.unknown:
-            named = ", ".join(f"{op}{f' (in {where})' if where else ''}" for op, where in self.unknown.items())
+            operations = ", ".join(f"{op}{f' (in {where})' if where else ''}" for op, where in self.unknown.items())
             warnings.warn(
-                f"LRP has no rule for: {named}; relevance follows the plain gradient there and may not be conserved",
+                f"LRP has no rule for: {operations}; relevance follows the plain gradient there and may not be "
+                "conserved",
                 stacklevel=2,
             )
 

@@ -195,8 +195,12 @@ def read(hook: Any) -> Rule | None:
     plain = not any(getattr(m, "zero_params", None) for m in hook.param_modifiers)
     if type(hook) in (z.rules.Epsilon, z.rules.Norm) and plain:
         return Rule(hook, damp=_damping(hook))
-    known = {z.rules.ZPlus: formulas.zplus, z.rules.Gamma: formulas.two_signs, z.rules.AlphaBeta: formulas.two_signs}
-    return Rule(hook, make=known.get(type(hook), formulas.any_hook))
+    formula_of = {
+        z.rules.ZPlus: formulas.zplus,
+        z.rules.Gamma: formulas.two_signs,
+        z.rules.AlphaBeta: formulas.two_signs,
+    }
+    return Rule(hook, make=formula_of.get(type(hook), formulas.any_hook))
 
 
 def _damping(hook: Any) -> Callable[[Tensor, Tensor], Tensor]:

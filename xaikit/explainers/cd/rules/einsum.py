@@ -27,17 +27,19 @@ def einsum(function: Any, equation: str, *operands: Any) -> Decomposed:
     lead = "".join(spare[:2])
 
     def term(*values: Tensor) -> Tensor:
-        terms = [lead * (value.dim() > len(own)) + own for value, own in zip(values, names, strict=True)]
+        terms = [lead * (value.dim() > len(letters)) + letters for value, letters in zip(values, names, strict=True)]
         return torch.einsum(f"{','.join(terms)}->{lead}{target}", *values)
 
-    pairs = [(value, own) for value, own in zip(operands, names, strict=True) if isinstance(value, Decomposed)]
-    found = [_share(value.share, own, target) for value, own in pairs]
+    pairs = [(value, letters) for value, letters in zip(operands, names, strict=True) if isinstance(value, Decomposed)]
+    operand_shares = [_share(value.share, letters, target) for value, letters in pairs]
     if len(pairs) == 2:
         places = [i for i, value in enumerate(operands) if isinstance(value, Decomposed)]
         terms = [term(*(v.parts if i == at else on_total(v) for i, v in enumerate(operands))) for at in places]
-        return pairs[0][0].like(0.5 * (terms[0] + terms[1]), shares.merged(found[0], found[1], len(target)))
+        return pairs[0][0].like(
+            0.5 * (terms[0] + terms[1]), shares.merged(operand_shares[0], operand_shares[1], len(target))
+        )
     parts = term(*(value.parts if isinstance(value, Decomposed) else value for value in operands))
-    return pairs[0][0].like(parts, found[0])
+    return pairs[0][0].like(parts, operand_shares[0])
 
 
 def _explicit(equation: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
@@ -45,27 +47,27 @@ def _explicit(equation: str, operands: tuple[Any, ...]) -> tuple[list[str], str]
     inputs, arrow, target = equation.replace(" ", "").partition("->")
     names = inputs.split(",")
     hidden = [
-        value.dim() - len(own.replace("...", "")) if "..." in own else 0
-        for value, own in zip(operands, names, strict=True)
+        value.dim() - len(letters.replace("...", "")) if "..." in letters else 0
+        for value, letters in zip(operands, names, strict=True)
     ]
     free = [letter for letter in string.ascii_letters if letter not in equation]
     ellipsis = "".join(free[: max(hidden)])
     if not arrow:
         letters = "".join(names).replace("...", "")
         target = "..." * ("..." in inputs) + "".join(sorted(x for x in set(letters) if letters.count(x) == 1))
-    names = [own.replace("...", ellipsis[len(ellipsis) - n :]) for own, n in zip(names, hidden, strict=True)]
+    names = [letters.replace("...", ellipsis[len(ellipsis) - n :]) for letters, n in zip(names, hidden, strict=True)]
     return names, target.replace("...", ellipsis)
 
 
-def _share(share: Tensor, own: str, target: str) -> Tensor:
+def _share(share: Tensor, letters: str, target: str) -> Tensor:
     """The share with the dimensions of the output, of size 1 where the operand does not have them."""
     if shares.is_uniform(share):
         return share
-    for letter in dict.fromkeys(own):
+    for letter in dict.fromkeys(letters):
         if letter not in target:
-            share, own = share.mean(1 + own.index(letter)), own.replace(letter, "", 1)
-    kept = [letter for letter in target if letter in own]
-    share = share.permute(0, *(1 + own.index(letter) for letter in kept))
+            share, letters = share.mean(1 + letters.index(letter)), letters.replace(letter, "", 1)
+    common = [letter for letter in target if letter in letters]
+    share = share.permute(0, *(1 + letters.index(letter) for letter in common))
     for position, letter in enumerate(target):
-        share = share if letter in own else share.unsqueeze(1 + position)
+        share = share if letter in letters else share.unsqueeze(1 + position)
     return share

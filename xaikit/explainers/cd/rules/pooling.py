@@ -42,16 +42,16 @@ def maximum(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     """Max pooling: both parts are gathered at the maxima of the total."""
     names = function.__name__.removesuffix("_with_indices"), function.__name__
     place = 1 if "adaptive" in names[0] else 5
-    asked = kwargs.pop("return_indices", args[place] if len(args) > place else names[0] != names[1])
+    with_indices = kwargs.pop("return_indices", args[place] if len(args) > place else names[0] != names[1])
     dims = MAXIMA[names[0]]
     later = input.deferred
     total = input.total if later is None else later.total()
     _, indices = getattr(functional, f"{names[0]}_with_indices")(total, *args[:place], **kwargs)
     if later is None:
-        taken = input.like(select(input.parts, indices, dims))
+        pooled = input.like(select(input.parts, indices, dims))
     else:  # the steps are the same at all places of a channel
-        taken = later.picked(lambda parts: select(parts, indices, dims))
-    return (taken, indices) if asked else taken
+        pooled = later.picked(lambda parts: select(parts, indices, dims))
+    return (pooled, indices) if with_indices else pooled
 
 
 def select(parts: Tensor, indices: Tensor, dims: int) -> Tensor:
