@@ -72,7 +72,7 @@ def evaluate(  # noqa: PLR0913
     # Data in memory is checked before anything is measured.
     first = next(iter(named_explainers.values())).model
     options: dict[str, Any] = {"model": first, "rows": None, "targets": True}
-    batches: Any = read_batches(data, relevant_region, **options)
+    batches: Any = read_batches(data, relevant_region, what="relevant_region", **options)
     batches = list(batches) if isinstance(data, (tuple, list)) else batches
     for batch in batches if isinstance(batches, list) else ():
         _check_masks(named_metrics, batch)

@@ -198,7 +198,7 @@ class _Tally:
         """The share of each sample's relevance that lies in its mask."""
         for name, explainer in explainers.items():
             attributions = flatten(explainer.attribute(x, y, seed=seed), "attributions")[0]
-            inside = fit_masks(mask, attributions, flatten(x)[0])
+            inside = fit_masks(mask, attributions, flatten(x)[0], what="shortcut_masks")
             parts = [(m * a.abs()).flatten(1).sum(1).cpu() for a, m in zip(attributions, inside, strict=True)]
             sums = [a.abs().flatten(1).sum(1).cpu() for a in attributions]
             part, total = torch.stack(parts).sum(0).double(), torch.stack(sums).sum(0).double()

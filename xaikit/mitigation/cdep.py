@@ -220,9 +220,10 @@ def stacked_masks(mask: Any, explained: Tensor, x: Tensor) -> Tensor:
         x: the input; the first one, where a model has several.
     """
     form = explained if explained.is_floating_point() else torch.zeros(explained.shape, device=explained.device)
-    (leaf,) = _one(leaves_of(read_masks(mask, x)), "masks")
+    what = CDEP.MASK_NAME
+    (leaf,) = _one(leaves_of(read_masks(mask, x, what=what)), what)
     several = leaf if is_several(leaf, x) else leaf[None]
-    return torch.stack([fit_masks(one, (form,), (x,))[0] for one in several])
+    return torch.stack([fit_masks(one, (form,), (x,), what=what)[0] for one in several])
 
 
 def _wrapped(model: nn.Module) -> bool:

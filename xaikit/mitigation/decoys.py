@@ -102,7 +102,8 @@ class Regions:
 
 def _inside(mask: Any, tensor: Tensor) -> Tensor:
     """The mask in the shape of the samples."""
-    return fit_masks(mask, (tensor if tensor.is_floating_point() else tensor.float(),), (tensor,))[0]
+    form = tensor if tensor.is_floating_point() else tensor.float()
+    return fit_masks(mask, (form,), (tensor,), what="shortcut_masks")[0]
 
 
 def _single(x: Any) -> tuple[Tensor, ...]:

@@ -90,9 +90,14 @@ class OneProcess:
 
     def setup(self, mitigator: Mitigator, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Call once before the first step."""
-        self._step: Any = StepModule(mitigator, model)
+        self._module = StepModule(mitigator, model)
+        self._step: Any = self._module
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimizer: Any = optimizer
+
+    def change_mitigator(self, mitigator: Mitigator) -> None:
+        """Compute the next losses with this mitigator."""
+        self._module.mitigator = mitigator
 
     def shares(self, step: TrainingStep | None) -> BatchFraction | None:
         """The share of this process in the present step; None for all of it.

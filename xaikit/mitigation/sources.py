@@ -194,7 +194,7 @@ class IterableSource:
         if isinstance(sampler, DistributedSampler):
             sampler.set_epoch(number)
         masks = self._reader.sample_masks
-        supply = None if masks is None else MaskSupply(masks, self._data)
+        supply = None if masks is None else MaskSupply(masks, self._data, self._reader.what)
         steps = self._steps(iter(self._data), supply, process)
         _drop(steps, skip)  # now, since what is read may draw random numbers
         return steps

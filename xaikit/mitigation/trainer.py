@@ -24,6 +24,7 @@ from xaikit.mitigation.fabric import OneProcess
 from xaikit.mitigation.forward import training_mode
 from xaikit.mitigation.guard import Guard, suspects
 from xaikit.mitigation.history import History
+from xaikit.mitigation.penalties import REGRESSION
 from xaikit.mitigation.sources import InMemorySource, Source, TrainingStep
 
 if TYPE_CHECKING:
@@ -42,12 +43,14 @@ class TrainingProgress:
         step: steps behind us in the present epoch, skipped ones too.
         sums: over the steps of the present epoch.
         seed: of the order, where there is one.
+        regression: whether the first batch showed that the labels are numbers; then those of all batches are.
     """
 
     epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)
     step: int = 0
     sums: dict[str, float] = dataclasses.field(default_factory=NO_STEP.copy)
     seed: int | None = None
+    regression: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +179,8 @@ class Loop:
         weight = self.weight
         self._guard.before()
         loss, problem, error = self._try(batch, weight, share)
+        if loss is not None and batch.labels.is_floating_point() and self._mitigator.task_loss is None:
+            self._train_regression()
         counted = loss is not None and not step.is_padding
         finite = loss is not None and bool(torch.isfinite(loss.total))
         contribution = [0.0] * 5
@@ -212,6 +217,13 @@ class Loop:
             self._skip(step, batch, loss, problem)
         self._count(sums, passed)
         return interrupted > 0
+
+    def _train_regression(self) -> None:
+        """Read the labels as numbers from now on, also those of a batch that holds only 0 and 1 by chance."""
+        if not self.progress.regression or self._trained.task_loss is None:
+            self.progress.regression = True
+            self._trained = self._trained.set_kwargs(task_loss=REGRESSION)
+            self._processes.change_mitigator(self._trained)
 
     def _try(self, batch: Any, weight: float, share: Any) -> tuple[Loss | None, str, Exception | None]:
         """The loss; or what was not finite in it; or an error that must wait until the other processes know."""
@@ -327,6 +339,8 @@ class Loop:
         self._guard.load_state(parts["guard"])
         self._options.stopping.load_state(parts["stopping"])
         self.progress = TrainingProgress(**progress)
+        if self.progress.regression:
+            self._train_regression()
         self._began = parts["random"]["began"]
         if self.progress.step:
             self._now = parts["random"]["now"]
