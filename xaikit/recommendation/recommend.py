@@ -21,7 +21,7 @@ from xaikit.core.arrays import is_array
 from xaikit.core.batch import dataset_loader, is_batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
-from xaikit.core.labels import read_labels
+from xaikit.core.labels import read_classes, read_labels
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.results import Result
 from xaikit.metrics import Metric
@@ -287,6 +287,8 @@ def _embeds(kind: Modality, inputs: Any) -> bool:
 
 def _targets(output: Tensor, targets: Any) -> Any:
     """The targets; the predicted classes where none are given for several outputs."""
+    if isinstance(targets, Tensor) and output.ndim == 2 and output.shape[1] > 1:
+        return read_classes(targets, len(targets), what="targets", n_classes=output.shape[1])
     if targets is not None or output[0].numel() == 1:
         return targets
     if output.ndim != 2:
