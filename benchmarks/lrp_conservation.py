@@ -23,7 +23,14 @@ import torch
 from torch import nn
 
 from xaikit.core.torchvision_ops import import_torchvision
-from xaikit.explainers.lrp import LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon, formulas
+from xaikit.explainers.lrp import (
+    LRPEpsilonAlpha2Beta1,
+    LRPEpsilonGammaBox,
+    LRPEpsilonPlus,
+    LRPUniformEpsilon,
+    formulas,
+    layers,
+)
 
 VARIANTS = (LRPUniformEpsilon, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPEpsilonAlpha2Beta1)
 CONSERVING = VARIANTS[:2]
@@ -46,22 +53,24 @@ class Withheld:
 
     def __init__(self):
         self.total = 0.0
-        formulas.zplus, formulas.two_signs = self.counting(formulas.zplus), self.counting(formulas.two_signs)
+        formulas.zplus, formulas.alpha_beta = self.counting(formulas.zplus), self.counting(formulas.alpha_beta)
 
     def counting(self, make):
-        def build(hook, operation):
-            rule, signs = make(hook, operation), self.SIGNS.get(type(hook).__name__, {})
+        def build(hook, operation, **settings):
+            rule, signs = make(hook, operation, **settings), self.SIGNS.get(type(hook).__name__, {})
 
-            def counted(x, y, relevance, weight, bias):
+            def counted(x, y, g, weight, scale, bias):
+                relevance = g * y
+                folded = weight if scale is None else layers.scaled(weight, scale, operation)
                 handed_on = 0.0
                 for sign, share in signs.items():
-                    own, other = (weight * sign).clamp(min=0) * sign, (weight * sign).clamp(max=0) * sign
-                    z = operation.forward(x.clamp(min=0), own, None) + operation.forward(x.clamp(max=0), other, None)
+                    same, other = (folded * sign).clamp(min=0) * sign, (folded * sign).clamp(max=0) * sign
+                    z = operation.forward(x.clamp(min=0), same, None) + operation.forward(x.clamp(max=0), other, None)
                     constant = None if bias is None else (bias * sign).clamp(min=0) * sign
-                    held = operation.forward(torch.zeros_like(x), own, constant)
+                    held = operation.forward(torch.zeros_like(x), same, constant)
                     handed_on = handed_on + share * z / (z + held + sign * self.STABILIZER)
                 self.total += float((relevance * (1 - handed_on)).sum()) if signs else 0.0
-                return rule(x, y, relevance, weight, bias)
+                return rule(x, y, g, weight, scale, bias)
 
             return counted
 

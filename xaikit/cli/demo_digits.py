@@ -120,7 +120,7 @@ def repaint(images: Tensor, description: Tensor | None) -> Tensor:
 
 def measure(model: nn.Module, part: DigitSamples, seed: int, explainers: Sequence[Explainer]) -> Assessment:
     """Accuracy by what becomes of the patch, and relevance in it where it tells the label."""
-    shortcut: dict[str, Any] = {"decoy": repaint, "masks": patch_mask()}
+    shortcut: dict[str, Any] = {"decoy": repaint, "shortcut_masks": patch_mask()}
     return assess(model, (part.same, part.labels), explainers=explainers, seed=seed, progress=False, **shortcut)
 
 

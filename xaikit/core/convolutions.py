@@ -94,7 +94,7 @@ class InputGradient(torch.autograd.Function):
 
 def input_gradient(g: Tensor, w: Tensor, x: Tensor, form: Form) -> Tensor:
     """dT/dx at (g, w)."""
-    if not _few(w, form.groups) or max(form.dilation) > 1:
+    if not few_channels(w, form.groups) or max(form.dilation) > 1:
         return _torch_backward(g, x, w, form, None, [True, False, False])[0]
     if g.ndim == 3:  # a sequence is an image of height 1
         flat = Form((1, *form.stride), (0, *form.padding), (1, 1), 1)
@@ -141,7 +141,7 @@ def fast_convolutions(modules: Iterable[nn.Module], *, twice: bool) -> Iterator[
         if threading.get_ident() != thread or not _is_torchs(module, x, y):
             return None
         w, groups = module.weight, module.groups
-        if not (_few(w, groups) or (twice and (groups > 1 or _crowded(y, w, groups)))):
+        if not (few_channels(w, groups) or (twice and (groups > 1 or _crowded(y, w, groups)))):
             return None
         padding = torch_private.twice_reversed_padding_of(module)[::2][::-1]  # in numbers, also where it has a name
         form = Form(module.stride, tuple(padding), module.dilation, groups)
@@ -157,7 +157,13 @@ def fast_convolutions(modules: Iterable[nn.Module], *, twice: bool) -> Iterator[
             handle.remove()
 
 
-def _few(w: Tensor, groups: int) -> bool:
+def few_channels(w: Tensor, groups: int) -> bool:
+    """Whether a convolution has so few input channels that torch's kernel for the input gradient is slow.
+
+    Args:
+        w: its weight.
+        groups: its groups.
+    """
     return groups == 1 and w.shape[1] <= FEW_CHANNELS
 
 

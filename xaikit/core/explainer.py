@@ -78,6 +78,11 @@ class Explainer(ModelView, abc.ABC):
         return False
 
     @property
+    def needs_gradient(self) -> bool:
+        """Whether it needs the gradient of the score by what is explained, so that whole numbers are refused."""
+        return self.NEEDS_GRADIENT
+
+    @property
     def passes(self) -> int:
         """About how many passes of the model the explanation of a sample takes."""
         return math.prod(getattr(self, factor) if isinstance(factor, str) else factor for factor in self.PASSES)
@@ -175,8 +180,8 @@ class Explainer(ModelView, abc.ABC):
             )
         except NestedLayersError:
             # One feeds the other, and one pass holds one version of each: every layer by itself, as if named alone.
-            each = (self.set_kwargs(layer=layer) for layer in self.layer)
-            attribution = tuple(e._attributed(inputs, targets, **options)[0] for e in each)
+            one_layer_each = (self.set_kwargs(layer=layer) for layer in self.layer)
+            attribution = tuple(e._attributed(inputs, targets, **options)[0] for e in one_layer_each)
         return attribution, outputs[0] if outputs else None
 
     def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
@@ -321,17 +326,17 @@ class Explainer(ModelView, abc.ABC):
             raise NotDifferentiableError(
                 f"{type(self).__name__} has no exact derivative, so it cannot stand in a loss; these can: {able}"
             )
-        asked = Request(
+        request = Request(
             inputs, targets, create_graph=create_graph, seed=Int(ge=0).check(seed, "seed"), keep_mode=keep_mode,
             keep_writes=keep_writes, on_output=on_output,
         )  # fmt: skip
         needs = Needs(
-            gradient=self.NEEDS_GRADIENT,
+            gradient=self.needs_gradient,
             several_rows=cut or not self.SINGLE_BACKWARD,
             global_random=cut or self.USES_GLOBAL_RANDOM,
             max_rows=getattr(self, "max_rows", None),
         )
-        with opened(self, asked, needs) as (at_inputs, as_inputs):
+        with opened(self, request, needs) as (at_inputs, as_inputs):
             call, rebuild = at_inputs, as_inputs
             if self.layer is not None:
                 call, rebuild = self._at_layers(at_inputs, read=self.SINGLE_BACKWARD and not cut)

@@ -3,7 +3,7 @@
 from xaikit.explainers import captum_methods
 from xaikit.explainers.cam import GradCam, GradCamPlusPlus
 from xaikit.explainers.captum_explainer import CaptumExplainer
-from xaikit.explainers.cd import AgglomerativeDecomposition, ContextualDecomposition
+from xaikit.explainers.cd import AgglomerativeDecomposition, ContextualDecomposition, cd_rule
 from xaikit.explainers.expected_gradients import ExpectedGradients
 from xaikit.explainers.gradient import Gradient, GradientXInput
 from xaikit.explainers.integrated_gradients import IntegratedGradients
@@ -14,6 +14,7 @@ from xaikit.explainers.lrp import (
     LRPEpsilonGammaBox,
     LRPEpsilonPlus,
     LRPUniformEpsilon,
+    lrp_rule,
 )
 from xaikit.explainers.smoothgrad import SmoothGrad, VarGrad
 
@@ -36,4 +37,6 @@ __all__ = [
     "SmoothGrad",
     "VarGrad",
     "captum_methods",
+    "cd_rule",
+    "lrp_rule",
 ]

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,20 +18,29 @@ from xaikit.core.errors import (
     InvalidInputError,
     MissingDependencyError,
     UnknownNameError,
-    UnsupportedOperationError,
-    XaikitError,
     near_names,
 )
-from xaikit.core.rows import even_ranges, rows_per_pass
+from xaikit.core.rows import rows_per_pass
 from xaikit.core.structure import Tensors
-from xaikit.explainers.feature_groups import without_gaps
-
-# Captum draws the noise of these for a whole batch at once; one sample at a time meets the same noise in any batch.
-ONE_BY_ONE = ("GradientShap", "KernelShap", "Lime", "LimeBase", "NoiseTunnel")
-# So do these with orders of features, which a batch shares where its samples have the same groups.
-ONE_BY_ONE_WITH_OWN_GROUPS = ("ShapleyValueSampling", "ShapleyValues")
-# These take a feature's stand-in from the other samples, so the batch must stay whole.
-WHOLE_BATCH = ("FeaturePermutation",)
+from xaikit.explainers.captum_passes import (
+    ONE_BY_ONE_WITH_OWN_GROUPS,
+    ONE_INPUT_AT_A_TIME,
+    ONE_VALUE_FOR_A_GROUP,
+    WITHOUT_GRADIENT,
+    as_found,
+    blocks,
+    check_exact,
+    clear,
+    last_convolution,
+    leaf,
+    like,
+    randomness,
+    rows_per_sample,
+    score_by_function,
+    tensor_layer,
+)
+from xaikit.explainers.feature_groups import JoinedInputs, share_groups, without_gaps
+from xaikit.explainers.functional_relu import FUNCTIONAL_RELU, replaced_relu
 
 
 def _rows(value: Any, where: str) -> Any:
@@ -76,39 +83,82 @@ class CaptumMethod(Explainer):
         """Whether the class is one of captum's for layers."""
         return self.layer is not None and _is_layer_class(self._algorithm())
 
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the class differentiates the score, so that it refuses whole numbers."""
+        return self._algorithm() not in WITHOUT_GRADIENT
+
     def _attribute(self, call: Call) -> Tensors:
         name = self._algorithm()
+        if name in ONE_INPUT_AT_A_TIME and len(call.inputs) > 1 and share_groups(groups := self._groups(call)):
+            return self._of_one_tensor(call, groups or ())
+        values = self._by_blocks(name, call)
+        if name not in ONE_VALUE_FOR_A_GROUP:
+            return values
+        # A token has one value; captum gives it to each number of the token's vector.
+        return tuple(v / v.shape[2] if token else v for v, token in zip(values, call.tokens, strict=True))
+
+    def _of_one_tensor(self, call: Call, groups: Tensors) -> Tensors:
+        """The attribution of several inputs that share groups, side by side, so that these are switched together."""
+        joined = JoinedInputs(call.inputs)
+        baselines = self._baselines(call)
+        inner = dataclasses.replace(
+            call,
+            inputs=(joined.join(call.inputs),),
+            batch=(joined.join(call.batch),),
+            forward=lambda inputs, samples: call.forward(joined.split(inputs[0]), samples),
+        )
+        side_by_side: dict[str, Tensors] = {"feature_mask": (joined.join(groups),)}
+        if baselines is not None:
+            side_by_side["baselines"] = (joined.join(baselines),)
+        return joined.split(self._by_blocks(self._algorithm(), inner, side_by_side)[0], keep_type=True)
+
+    def _by_blocks(self, name: str, call: Call, of_samples: dict[str, Tensors] | None = None) -> Tensors:
         # Layer classes find the layer themselves.
         uncut = call.uncut if call.uncut is not None and _needs_layer(name) else call
         options = {n: v for n, v in self._options(call).items() if v is not None}
         algorithm = captum_class(name)
-        instance = _build(algorithm, _Explained(uncut), self.layer, options)
-        takes = set(inspect.signature(algorithm.attribute).parameters)
-        own = self._of_samples(takes - set(options), call, uncut)
-        limit, rows = rows_per_pass(uncut.inputs, self.max_rows), _rows_per_sample(name, options)
+        layer = self.layer
+        if layer is None and name == "GuidedGradCam":
+            layer = last_convolution(uncut)
+        if layer is not None and not isinstance(layer, tuple) and not options.get("attribute_to_layer_input"):
+            layer = tensor_layer(uncut, layer)
+        instance = _build(algorithm, _Explained(uncut, FUNCTIONAL_RELU.get(_innermost(name, options))), layer, options)
+        takes = _arguments_of(algorithm, options)
+        of_samples = self._of_samples(takes - set(options), call, uncut) if of_samples is None else of_samples
+        check_exact(name, of_samples.get("feature_mask", ()))
+        limit, rows = rows_per_pass(uncut.inputs, self.max_rows), rows_per_sample(name, options)
         parts = []
-        alone = name in ONE_BY_ONE_WITH_OWN_GROUPS and any(len(ids) > 1 for ids in own.get("feature_mask", ()))
-        for block in _blocks(name, uncut.n, 1 if alone else limit // rows, options):
+        alone = name in ONE_BY_ONE_WITH_OWN_GROUPS and any(len(ids) > 1 for ids in of_samples.get("feature_mask", ()))
+        for block in blocks(name, uncut.n, 1 if alone else limit // rows, options):
             chosen = slice(block.start, block.stop)
             arguments = {
                 "perturbations_per_eval": max(1, limit // len(block)),
                 "internal_batch_size": max(limit, rows * len(block)),
                 "nt_samples_batch_size": max(1, limit // len(block)),
                 # A tensor of one row serves every sample.
-                **{n: tuple(t[chosen] if len(t) == uncut.n else t for t in v) for n, v in own.items()},
+                **{n: tuple(t[chosen] if len(t) == uncut.n else t for t in v) for n, v in of_samples.items()},
                 **options,
+                **(options.get("attribution_settings") or {}),
             }
-            arguments |= {n: without_gaps(arguments[n]) for n in ("feature_mask", "layer_mask") if n in own}
-            if name.endswith("DeepLiftShap") and "baselines" in own:
+            arguments |= {n: without_gaps(arguments[n]) for n in ("feature_mask", "layer_mask") if n in of_samples}
+            if name.endswith("DeepLiftShap") and "baselines" in of_samples:
                 # Captum wants at least two background samples.
                 arguments["baselines"] = tuple(torch.cat([b, b]) for b in arguments["baselines"])
-            inputs = tuple(x[chosen].detach().requires_grad_() for x in uncut.inputs)
+            inputs = tuple(leaf(x[chosen]) for x in uncut.inputs)
             arguments = {n: v for n, v in arguments.items() if n in takes}
             arguments["additional_forward_args"] = (torch.arange(block.start, block.stop, device=inputs[0].device),)
-            with _as_found(uncut.model), _randomness(call), _clear(name):
-                found = instance.attribute(inputs, **arguments)
-            parts.append(found if isinstance(found, (tuple, list)) else (found,))
-        return tuple(torch.cat(pieces).to(x) for pieces, x in zip(zip(*parts, strict=True), call.inputs, strict=True))
+            with as_found(uncut.model), randomness(call), clear(name):
+                values = instance.attribute(inputs, **arguments)
+            parts.append(values if isinstance(values, (tuple, list)) else (values,))
+            if any(v.numel() == 0 for v in parts[-1]):
+                raise InvalidInputError(
+                    f"captum's {name} lays the layer's map over the input, so its layer must return positions as the "
+                    "input has them, (N, channels, ...); name such a layer, like a convolution"
+                )
+        return tuple(
+            like(torch.cat(pieces), x) for pieces, x in zip(zip(*parts, strict=True), call.inputs, strict=True)
+        )
 
     def _of_samples(self, takes: set[str], call: Call, uncut: Call) -> dict[str, Tensors]:
         """The arguments that hold a row for each sample, or one for all."""
@@ -118,8 +168,8 @@ class CaptumMethod(Explainer):
             "feature_mask": lambda: self._groups(uncut),
             "layer_mask": lambda: self._groups(call),
         }
-        made = {n: make() for n, make in makers.items() if n in takes}
-        return {n: tensors for n, tensors in made.items() if tensors is not None}
+        options = {n: make() for n, make in makers.items() if n in takes}
+        return {n: tensors for n, tensors in options.items() if tensors is not None}
 
     def run_call(self, method: Any, *args: Any, **options: Any) -> tuple[Any, ...]:
         """Run a function on a checked call; see `Explainer.run_call`."""
@@ -137,10 +187,16 @@ class CaptumMethod(Explainer):
 
 
 class _Explained(nn.Module):
-    """The model as captum sees it: rows, and the samples that they stand for, to explained scores."""
+    """The model as captum sees it: rows, and the samples that they stand for, to explained scores.
 
-    def __init__(self, call: Call) -> None:
+    Args:
+        call: the call whose score captum explains.
+        relu: what runs in the place of functional ReLUs, which captum does not see; None leaves them.
+    """
+
+    def __init__(self, call: Call, relu: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
+        self._relu = relu
         self.model = call.model
         self.training = False
         self._call = call
@@ -151,26 +207,15 @@ class _Explained(nn.Module):
         # Captum's noise is float32, which a model of lower precision refuses.
         rows = tuple(x.to(like.dtype) for x, like in zip(inputs, call.inputs, strict=True))
         origin = samples if call.samples is None else call.samples[samples]
-        output = call.output_of(rows, origin)
+        with contextlib.nullcontext() if self._relu is None else replaced_relu(self._relu):
+            output = call.output_of(rows, origin)
         if isinstance(call.target, Tensor):
             return target_rules.score(output, call.target[samples], call.n_classes)
         if isinstance(call.target, target_rules.RowTarget):
             return target_rules.score(output, call.target.of(samples))
         if call.target is None:
             return target_rules.score(output, None)
-        return _score_by_function(output, call, samples)
-
-
-def _score_by_function(output: Tensor, call: Call, samples: Tensor) -> Tensor:
-    """The scores of rows in any order by a target function, which may hold values per sample: it gets whole batches.
-
-    Each row goes to its sample's place in the first batch where that is free; what stays empty repeats a row.
-    """
-    earlier = (samples[:, None] == samples[None]).tril(-1).sum(1)
-    place = earlier * call.n + samples
-    batches = output[:1].detach().expand((int(earlier.max()) + 1) * call.n, *output.shape[1:])
-    filled = batches.clone().index_copy(0, place, output)
-    return torch.cat([target_rules.score(part, call.target) for part in filled.split(call.n)])[place]
+        return score_by_function(output, call, samples)
 
 
 # ---------------------------------------------------------------------- captum's classes
@@ -192,14 +237,14 @@ def captum_class(name: str) -> Any:
         MissingDependencyError: where captum is absent.
     """
     attr = _captum()
-    known = {
+    names = {
         n: c
         for n, c in vars(attr).items()
         if inspect.isclass(c) and hasattr(c, "attribute") and "inputs" in inspect.signature(c.attribute).parameters
     }
-    if name not in known:
-        raise UnknownNameError(f"captum has no attribution class {name!r}{near_names(str(name), known)}")
-    return known[name]
+    if name not in names:
+        raise UnknownNameError(f"captum has no attribution class {name!r}{near_names(str(name), names)}")
+    return names[name]
 
 
 def _needs_layer(algorithm: str) -> bool:
@@ -210,13 +255,26 @@ def _is_layer_class(algorithm: str) -> bool:
     return any(base.__name__ == "LayerAttribution" for base in captum_class(algorithm).__mro__)
 
 
+def _innermost(name: str, options: dict[str, Any]) -> str:
+    """The class that differentiates: that inside a NoiseTunnel, else the class itself."""
+    return str(options.get("attribution_method", name))
+
+
+def _arguments_of(algorithm: Any, options: dict[str, Any]) -> set[str]:
+    """Names that a class takes when it attributes; a NoiseTunnel hands on those of the class inside."""
+    classes = [algorithm]
+    if "attribution_method" in options:
+        classes.append(captum_class(options["attribution_method"]))
+    return {name for cls in classes for name in inspect.signature(cls.attribute).parameters}
+
+
 def _build(algorithm: Any, explained: _Explained, layer: Any, options: dict[str, Any]) -> Any:
     """An object of a captum class; of the options it takes those that its constructor knows."""
     names = list(inspect.signature(algorithm).parameters)
     chosen = {n: v for n, v in options.items() if n in names}
     if "attribution_method" in names:
         inner = captum_class(options["attribution_method"])
-        return algorithm(_build(inner, explained, layer, {}))
+        return algorithm(_build(inner, explained, layer, dict(options.get("attribution_settings") or {})))
     if "layer" in names:
         chosen["layer"] = _captum_layer(explained.model, layer, algorithm.__name__)
     return algorithm(explained, **chosen)
@@ -225,8 +283,11 @@ def _build(algorithm: Any, explained: _Explained, layer: Any, options: dict[str,
 def _captum_layer(model: nn.Module, layer: Any, algorithm: str) -> Any:
     if layer is None:
         raise InvalidInputError(f"captum's {algorithm} explains at a layer; pass layer=, a name or a module")
-    found = [model_layers.find_layer(model, item)[1] for item in (layer if isinstance(layer, tuple) else (layer,))]
-    return found if isinstance(layer, tuple) else found[0]
+    if isinstance(layer, nn.Identity) and layer not in set(model.modules()):
+        return layer  # made by `tensor_layer`
+    items = layer if isinstance(layer, tuple) else (layer,)
+    modules = [model_layers.find_layer(model, item)[1] for item in items]
+    return modules if isinstance(layer, tuple) else modules[0]
 
 
 def lasso(alpha: float) -> Any:
@@ -235,70 +296,3 @@ def lasso(alpha: float) -> Any:
     from captum._utils.models.linear_model import SkLearnLasso
 
     return SkLearnLasso(alpha=alpha)
-
-
-# ---------------------------------------------------------------------- the passes
-
-
-def _rows_per_sample(name: str, options: dict[str, Any]) -> int:
-    """How many rows captum makes of a sample at the least."""
-    if not name.endswith(("DeepLift", "DeepLiftShap", "Conductance")):
-        return 1
-    # DeepLift runs a sample beside each baseline; conductance compares neighbouring steps.
-    background = options.get("baselines")
-    first = background[0] if isinstance(background, tuple) else background
-    return 2 * (1 if first is None else len(first))
-
-
-def _blocks(name: str, n: int, most: int, options: dict[str, Any]) -> list[range]:
-    """The samples that captum gets at a time."""
-    if name.endswith(WHOLE_BATCH):
-        return [range(n)]
-    one_by_one = name.endswith(ONE_BY_ONE) or (name.endswith("DeepLiftShap") and "baselines" not in options)
-    return even_ranges(n, 1 if one_by_one else max(1, most))
-
-
-@contextlib.contextmanager
-def _randomness(call: Call) -> Iterator[None]:
-    """The same random numbers for every block; captum draws from numpy's global state too, which is put back."""
-    device, state = call.inputs[0].device, np.random.get_state()
-    torch.default_generator.manual_seed(call.seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(call.seed)
-    np.random.seed(call.seed % 2**32)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
-
-
-@contextlib.contextmanager
-def _as_found(model: nn.Module) -> Iterator[None]:
-    """Captum leaves attributes on modules that its backward pass does not reach; they are taken off."""
-    before = [(module, set(vars(module))) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, names in before:
-            for name in set(vars(module)) - names:
-                delattr(module, name)
-
-
-@contextlib.contextmanager
-def _clear(name: str) -> Iterator[None]:
-    """Captum's announcements of hooks that it removes again say nothing; its failures become one sentence."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Setting (forward, )?backward hooks", category=UserWarning)
-        try:
-            yield
-        except XaikitError:
-            raise
-        except (AssertionError, TypeError) as err:
-            raise UnsupportedOperationError(f"captum's {name} refuses this model or these arguments: {err}") from err
-        except RuntimeError as err:
-            if "DeepLift" not in str(err):
-                raise
-            raise UnsupportedOperationError(
-                f"captum's {name} needs every activation to be a module that runs once; this model reuses one"
-            ) from err

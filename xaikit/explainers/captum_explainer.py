@@ -41,6 +41,7 @@ RANGES: Mapping[str, Spec] = MappingProxyType(
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
         "attribution_method": "Saliency",
+        "attribution_settings": None,
         "attr_dim_summation": False,
         "baselines": None,
         "sliding_window_shapes": None,
@@ -111,7 +112,11 @@ def _argument_settings(algorithm: str) -> dict[str, Setting]:
     parameters = {**inspect.signature(cls).parameters, **inspect.signature(cls.attribute).parameters}
     # A single baseline is xaikit's own setting; the Shap classes take a set of them.
     hidden = FILLED_IN if algorithm.endswith("Shap") and algorithm != "KernelShap" else FILLED_IN | {"baselines"}
-    return {n: _argument_setting(p, algorithm) for n, p in parameters.items() if n not in hidden}
+    settings = {n: _argument_setting(p, algorithm) for n, p in parameters.items() if n not in hidden}
+    if "attribution_method" in settings:
+        check = lambda value, where: value  # noqa: ARG005, E731
+        settings["attribution_settings"] = Setting(Any, None, check, "arguments of the class inside, by name", None)
+    return settings
 
 
 def _argument_setting(parameter: inspect.Parameter, algorithm: str) -> Setting:

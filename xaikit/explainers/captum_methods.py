@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from torch import Tensor, nn
@@ -48,6 +49,8 @@ class FromGroups(FromBaseline):
 class Complete(FromBaseline):
     """A method whose attributions sum to S(x) - S(baseline)."""
 
+    GAP_TOLERANCE = 0.05
+
     def _promised_total(self, call: Call) -> Tensor | None:
         baselines = self._baselines(call)
         if getattr(self, "baselines", None) is not None or baselines is None:
@@ -71,7 +74,7 @@ class InputXGradient(CaptumMethod):
 
 
 @EXPLAINERS.register("captum.integrated_gradients")
-class IntegratedGradients(Complete):
+class CaptumIntegratedGradients(Complete):
     """Gradients along the line from the baseline (Sundararajan et al. 2017, arXiv:1703.01365)."""
 
     ALGORITHM = "IntegratedGradients"
@@ -154,6 +157,7 @@ class NoiseTunnel(CaptumMethod):
     IS_GENERIC = True
     PASSES = ("nt_samples",)
     attribution_method: Annotated[str, "captum class that explains the noisy copies"] = "Saliency"
+    attribution_settings: Annotated[Mapping[str, Any] | None, "that class's own arguments by name"] = None
     nt_type: Annotated[
         str, Categorical("smoothgrad", "smoothgrad_sq", "vargrad"), "mean, mean square or variance over the copies"
     ] = "smoothgrad"

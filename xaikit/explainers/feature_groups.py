@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.structure import Tensors
-from xaikit.transforms.feature_masks import FeatureMask, Tokens
+from xaikit.transforms.feature_masks import FeatureMask, FeatureMaskPerInput, GivenGroups, Tokens
 
 
 def default_groups(x: Tensor, limit: int) -> Tensor:
@@ -30,27 +30,83 @@ def default_groups(x: Tensor, limit: int) -> Tensor:
     return groups.expand(shape)[None]
 
 
-def make_groups(given: FeatureMask | None, inputs: Tensors, limit: int, tokens: Sequence[bool] = ()) -> Tensors:
-    """Group numbers for each input, (1, ...) or (N, ...), no number in two inputs, since captum counts them all.
+def make_groups(feature_mask: FeatureMask | None, inputs: Tensors, limit: int, tokens: Sequence[bool] = ()) -> Tensors:
+    """Group numbers for each input, (1, ...) or (N, ...).
 
-    Where none are given, vectors of tokens have a group for each token, other inputs `default_groups`.
+    A number stands in two inputs only where the user's own numbers do: such a group is switched in both together. Where
+    no groups are given, vectors of tokens have a group for each token, other inputs `default_groups`.
+
+    Args:
+        feature_mask: the user's groups, or None.
+        inputs: tensors (N, ...).
+        limit: most groups of an input where none are given.
+        tokens: which inputs are vectors of tokens.
 
     Raises:
         InvalidInputError: for groups of another shape or of fractions.
     """
-    if given is not None:
-        found = given.of(inputs, tokens)
+    if feature_mask is not None:
+        groups = feature_mask.of(inputs, tokens)
+        shared = _numbered_by_hand(feature_mask, groups)
+        if shared is not None:
+            return shared
     else:
         pairs = zip(inputs, tokens or [False] * len(inputs), strict=True)
-        found = tuple(Tokens()(x) if token else default_groups(x, limit) for x, token in pairs)
-    starts = itertools.accumulate((int(ids.max()) + 1 for ids in found[:-1]), initial=0)
-    return tuple(ids + start for ids, start in zip(found, starts, strict=True))
+        groups = tuple(Tokens()(x) if token else default_groups(x, limit) for x, token in pairs)
+    starts = itertools.accumulate((int(ids.max()) + 1 for ids in groups[:-1]), initial=0)
+    return tuple(ids + start for ids, start in zip(groups, starts, strict=True))
+
+
+def _numbered_by_hand(feature_mask: FeatureMask, groups: Tensors) -> Tensors | None:
+    """The user's own numbers for several inputs, 0, 1, 2, ... over all inputs together; None for other groups."""
+    items = feature_mask.items if isinstance(feature_mask, FeatureMaskPerInput) else ()
+    if len(items) < 2 or not all(isinstance(item, GivenGroups) for item in items):
+        return None
+    raw = [item.ids.to(ids.device) for item, ids in zip(items, groups, strict=True)]
+    return without_gaps(tuple(r.expand_as(ids) for r, ids in zip(raw, groups, strict=True)))
+
+
+def share_groups(groups: Tensors | None) -> bool:
+    """Whether some group stands in several inputs."""
+    members = [set(ids.unique().tolist()) for ids in groups or ()]
+    return len(set().union(*members)) < sum(map(len, members))
+
+
+class JoinedInputs:
+    """Several inputs laid side by side in one tensor (N, elements).
+
+    Args:
+        inputs: tensors (N, ...).
+    """
+
+    def __init__(self, inputs: Tensors) -> None:
+        self._inputs = inputs
+        self._sizes = [x[0].numel() for x in inputs]
+        exact = torch.float64 if any(not x.is_floating_point() for x in inputs) else inputs[0].dtype
+        self._dtype = exact
+
+    def join(self, tensors: Tensors) -> Tensor:
+        """Tensors (N, ...) or (1, ...) in the form of the inputs, side by side; whole numbers stay whole."""
+        rows = max(len(t) for t in tensors)
+        token_embeddings = all(not t.is_floating_point() for t in tensors) and tensors is not self._inputs
+        dtype = torch.long if token_embeddings else self._dtype
+        return torch.cat([t.expand(rows, *t.shape[1:]).reshape(rows, -1).to(dtype) for t in tensors], 1)
+
+    def split(self, joined: Tensor, *, keep_type: bool = False) -> Tensors:
+        """The inputs of which a tensor (N, elements) is made, in their types unless `keep_type`."""
+        parts = joined.split(self._sizes, 1)
+        shaped = [p.reshape(len(p), *x.shape[1:]) for p, x in zip(parts, self._inputs, strict=True)]
+        if keep_type:
+            return tuple(
+                p.to(x.dtype) if x.is_floating_point() else p for p, x in zip(shaped, self._inputs, strict=True)
+            )
+        return tuple(p.to(x.dtype) for p, x in zip(shaped, self._inputs, strict=True))
 
 
 def without_gaps(groups: Tensors) -> Tensors:
     """The numbers that some samples have in all their inputs together, as 0, 1, 2, ..., which is what captum wants."""
-    _, found = torch.unique(torch.cat([ids.flatten() for ids in groups]), return_inverse=True)
-    parts = found.split([ids.numel() for ids in groups])
+    _, numbers = torch.unique(torch.cat([ids.flatten() for ids in groups]), return_inverse=True)
+    parts = numbers.split([ids.numel() for ids in groups])
     return tuple(part.view(ids.shape) for part, ids in zip(parts, groups, strict=True))
 
 

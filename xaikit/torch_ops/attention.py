@@ -24,7 +24,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
             nothing gets zeros, as from torch's kernels.
         scale: factor of the products.
     """
-    scores = torch.matmul(q, k.transpose(-2, -1)) * scale
+    scores = torch.matmul(q * scale, k.transpose(-2, -1))
     if mask is None:
         weights = torch.softmax(scores, -1)
         return torch.matmul(weights, v), weights

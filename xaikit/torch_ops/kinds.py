@@ -38,8 +38,8 @@ class Kind(StrEnum):
     LOSS = "compares a prediction with a target"
 
 
-def _table(names_of_kinds: dict[Any, str]) -> dict[str, Any]:
-    return {name: value for value, text in names_of_kinds.items() for name in text.split()}
+def _table(names_of_value: dict[Any, str]) -> dict[str, Any]:
+    return {name: value for value, names in names_of_value.items() for name in names.split()}
 
 
 KINDS: dict[str, Kind] = _table(

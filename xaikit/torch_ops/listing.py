@@ -45,5 +45,5 @@ def coverage() -> tuple[float, list[str]]:
     """
     names = public_operations()
     without = [name for name in names if name not in KINDS and WHY_NONE.get(name, UNDECIDED) == UNDECIDED]
-    n_known = sum(name in KINDS for name in names)
-    return n_known / (n_known + len(without)), without
+    with_kind = sum(name in KINDS for name in names)
+    return with_kind / (with_kind + len(without)), without

@@ -118,11 +118,11 @@ class Sequences:
         return runs
 
 
-LayerFunction = Callable[[Sequences, HiddenState, Weights, bool], tuple[Tensor, HiddenState]]
+RunLayer = Callable[[Sequences, HiddenState, Weights, bool], tuple[Tensor, HiddenState]]
 """Runs one layer, backwards if told so: the output of every step, and the state at the end of each sequence."""
 
 
-def recurrent(function: Any, *args: Any, run: LayerFunction | None = None) -> tuple[Tensor, ...]:
+def recurrent(function: Any, *args: Any, run: RunLayer | None = None) -> tuple[Tensor, ...]:
     """All layers and directions, on a padded batch or a packed one; dropout is off while a model is explained.
 
     Args:

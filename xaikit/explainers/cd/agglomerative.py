@@ -66,6 +66,10 @@ class Hierarchy(Result):
     def plot(self, inputs: Any = None, **options: Any) -> Any:
         """A figure of the levels; see `xaikit.report.hierarchies.plot_hierarchy`.
 
+        Args:
+            inputs: the sample (1, ...), to be shown beside the levels.
+            options: as `plot_hierarchy` takes them.
+
         Raises:
             MissingDependencyError: where matplotlib is absent.
         """
@@ -146,27 +150,27 @@ class AgglomerativeDecomposition(ContextualDecomposition):
         touching = adjacent(ids)
         groups: list[Group] = [frozenset([feature]) for feature in features]
         priority = dict(zip(features, map(abs, score(groups)), strict=True))
-        selected: set[int] = set()
+        selected_features: set[int] = set()
         joins: list[Join] = []
-        levels = [_maps(ids, groups, score(groups), selected)]
+        levels = [_maps(ids, groups, score(groups), selected_features)]
         while len(groups) > 1:
             if priority:
                 chosen = _at_or_above(priority, self.percentile)
-                selected |= chosen
+                selected_features |= chosen
                 priority = {feature: value for feature, value in priority.items() if feature not in chosen}
             else:
                 a, b = _closest(groups, score)
                 touching |= {(min(a), min(b))}
-            before, groups = groups, connected(features, selected, touching)
+            before, groups = groups, connected(features, selected_features, touching)
             for group in groups:
                 members = tuple(old for old in before if old < group)
                 if members:
                     joint = score([group])[0]
                     joins.append(Join(len(levels), members, joint, joint - sum(score(members))))
-            levels.append(_maps(ids, groups, score(groups), selected))
-            priority |= _gains(groups, priority, selected, touching, score)
-        ids_of, scores, is_selected = (torch.stack(values) for values in zip(*levels, strict=True))
-        return Hierarchy(ids_of, scores, is_selected, tuple(joins), target)
+            levels.append(_maps(ids, groups, score(groups), selected_features))
+            priority |= _gains(groups, priority, selected_features, touching, score)
+        ids_of, scores, selected = (torch.stack(values) for values in zip(*levels, strict=True))
+        return Hierarchy(ids_of, scores, selected, tuple(joins), target)
 
 
 Score = Callable[[Iterable[Group]], list[float]]
@@ -218,13 +222,13 @@ def connected(features: list[int], selected: set[int], touching: set[tuple[int, 
 
 def adjacent(ids: Tensor) -> set[tuple[int, int]]:
     """Pairs of groups with neighbouring elements along some dimension."""
-    neighbours: set[tuple[int, int]] = set()
+    touching: set[tuple[int, int]] = set()
     for dim in range(ids.dim()):
         first, second = ids.narrow(dim, 0, ids.shape[dim] - 1), ids.narrow(dim, 1, ids.shape[dim] - 1)
         different = first != second
         pairs = torch.stack([first[different], second[different]], 1).unique(dim=0).tolist()
-        neighbours |= {(min(a, b), max(a, b)) for a, b in pairs}
-    return neighbours
+        touching |= {(min(a, b), max(a, b)) for a, b in pairs}
+    return touching
 
 
 def _maps(ids: Tensor, groups: list[Group], scores: list[float], selected: set[int]) -> tuple[Tensor, Tensor, Tensor]:

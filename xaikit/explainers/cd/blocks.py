@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.layout import Rows
+from xaikit.explainers.cd.layout import ChannelRows
 
 BLOCK = 1 << 17
 """Elements of a part in a block: eight temporaries of this size fit a cache of 4 MiB."""
@@ -62,6 +62,10 @@ class Cut:
             return (value,)
         value = value.reshape(*[1] * (len(self.shape) - value.dim()), *value.shape)
         lead = value.shape[: self.dim]
+        if value.shape[0] == 1 and value.shape[1 : self.dim] == self.shape[1 : self.dim]:
+            rows = value.flatten(0, self.dim)
+            if len(rows) > 1:  # the same for each mask
+                return rows.split(self.sizes[: len(self.sizes) // self.shape[0]]) * self.shape[0]
         if any(size > 1 for size in lead):
             full = value.expand(*self.shape[: self.dim + 1], *value.shape[self.dim + 1 :])
             return full.flatten(0, self.dim).split(self.sizes)
@@ -131,17 +135,54 @@ def _share_constant(  # noqa: PLR0913, PLR0917
 
 
 @dataclass(frozen=True)
+class RestOfTotal:
+    """Let s be t - r, for the total t of all masks.
+
+    Attributes:
+        total: t.
+    """
+
+    total: Tensor
+
+    @property
+    def operands(self) -> tuple[Tensor | None, ...]:
+        """The tensors that broadcast to the value."""
+        return (self.total,)
+
+    def with_operands(self, change: Callable[[Any], Any]) -> RestOfTotal:
+        """The step for parts in another layout."""
+        return RestOfTotal(change(self.total))
+
+    def kernels(self, cut: Cut, share: Tensor, parts: Tensor) -> Iterator[Kernel]:  # noqa: ARG002
+        """A function for each block."""
+        for total in cut.operand(self.total):
+            yield functools.partial(self._filled, total)
+
+    @staticmethod
+    def _filled(total: Tensor, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor) -> None:  # noqa: ARG004
+        torch.sub(total, r, out=new_s)
+        if new_r.data_ptr() != r.data_ptr():
+            new_r.copy_(r)
+
+
+@dataclass(frozen=True)
 class SplitFunction:
-    """Split an elementwise f with f(0) = 0.
+    """Split a function f of each entry, or of each row of entries, with f(0) = 0 or less f(0).
 
     Attributes:
         function: f.
         symmetric: (f(r + s) + f(r) - f(s)) / 2, and with r and s swapped; else f(r) and f(r + s) - f(r).
+        at_zero: f(0), which is taken off f(r + s); None for 0. For symmetric splits.
     """
 
     function: Callable[[Tensor], Tensor]
     symmetric: bool = True
-    operands: tuple[Tensor | None, ...] = ()
+    at_zero: Tensor | None = None
+
+    @property
+    def operands(self) -> tuple[Tensor | None, ...]:
+        """The tensors that broadcast to the value."""
+        return (self.at_zero,)
 
     def with_operands(self, change: Callable[[Any], Any]) -> SplitFunction:  # noqa: ARG002
         """The step for parts in another layout."""
@@ -149,15 +190,20 @@ class SplitFunction:
 
     def kernels(self, cut: Cut, share: Tensor, parts: Tensor) -> Iterator[Kernel]:  # noqa: ARG002
         """A function for each block."""
+        if self.at_zero is not None:
+            return (functools.partial(self._both_orders, at_zero=value) for value in cut.operand(self.at_zero))
         return itertools.repeat(self._both_orders if self.symmetric else self._relevant_first, len(cut.sizes))
 
     def totals(self, cut: Cut) -> Iterator[Callable[[Tensor], Tensor]]:
         """What the step makes of the total, a function for each block."""
         return itertools.repeat(self.function, len(cut.sizes))
 
-    def _both_orders(self, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor) -> None:
+    def _both_orders(
+        self, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor, *, at_zero: Tensor | None = None
+    ) -> None:
         lead = self.function(r).sub_(self.function(s))
         total = self.function(r + s)
+        total = total if at_zero is None else total.sub_(at_zero)
         torch.lerp(lead, total, 0.5, out=new_r)
         torch.sub(total, new_r, out=new_s)  # f(r + s) - 0, or f(r) - f(r): a part that is exactly 0 stays so
 
@@ -174,11 +220,12 @@ def undecided(cut: Cut, share: Tensor, parts: Tensor) -> Sequence[Tensor | float
     return [number for number in share.tolist() for _ in range(len(cut.sizes) // len(share))]
 
 
-def run_steps(
-    parts: Tensor, share: Tensor, steps: Sequence[AddedConstant | SplitFunction], out: Tensor | None = None
-) -> Tensor:
+BlockStep = AddedConstant | SplitFunction | RestOfTotal
+
+
+def run_steps(parts: Tensor, share: Tensor, steps: Sequence[BlockStep], out: Tensor | None = None) -> Tensor:
     """The parts after some steps, each block through all of them: a new pair, or `out`, which may be the old one."""
-    rows = Rows.of(parts, share, *(value for step in steps for value in step.operands))
+    rows = ChannelRows.of(parts, share, *(value for step in steps for value in step.operands))
     if rows is not None:
         out = torch.empty_like(parts) if out is None else out  # no view: autograd would not let it be changed in place
         in_rows = [step.with_operands(rows.operand) for step in steps]
@@ -200,7 +247,7 @@ def run_steps(
 def run_on_total(total: Tensor, steps: Sequence[AddedConstant | SplitFunction]) -> Tensor:
     """The total (N, C, *places) after some steps, whose operands are the same at all places of a channel."""
     value = total[None, None]
-    rows = Rows.of(value, value.new_zeros(1), *(operand for step in steps for operand in step.operands))
+    rows = ChannelRows.of(value, value.new_zeros(1), *(operand for step in steps for operand in step.operands))
     if rows is None:
         cut = Cut(total.shape, torch.device("meta"))  # as one block
         for step in steps:

@@ -66,7 +66,11 @@ class Decomposed(torch.Tensor):
         return self._later
 
     def defer(self, later: Any) -> None:
-        """Let the parts be what some steps make of others, once somebody looks at them."""
+        """Let the parts be what some steps make of others, once somebody looks at them.
+
+        Args:
+            later: the steps, a `steps.Deferred`.
+        """
         self._later = later
 
     @property
@@ -87,12 +91,18 @@ class Decomposed(torch.Tensor):
     @property
     def total(self) -> Tensor:
         """The value x itself, as the first mask sums it up: what selections, gates, norms and branches go by."""
+        if self._total is None and self._later is not None:
+            self._total = self._later.known_total()
         if self._total is None:
             self._total = self.parts[0, 0] + self.parts[1, 0]
         return self._total
 
     def remember_total(self, total: Tensor) -> None:
-        """Note the value x, known already, so that it need not be summed up."""
+        """Note the value x, known already, so that it need not be summed up.
+
+        Args:
+            total: x, (*shape).
+        """
         self._total = total
 
     @property
@@ -101,7 +111,15 @@ class Decomposed(torch.Tensor):
         return len(self.share)
 
     def like(self, parts: Tensor, share: Tensor | None = None) -> Decomposed:
-        """A decomposed tensor of the same context with other parts, and this share unless another is given."""
+        """A decomposed tensor of the same context with other parts.
+
+        Args:
+            parts: (2, masks, *shape).
+            share: the undecided share; None takes that of this value.
+
+        Raises:
+            ShareLostError: for a share of each sample that does not fit the shape.
+        """
         share = self.share if share is None else share
         if not shares.fits(share, parts.shape[2:]):
             raise ShareLostError(self.shape, parts.shape[2:])
@@ -110,7 +128,10 @@ class Decomposed(torch.Tensor):
     def map_parts(self, function: Callable[[Tensor], Any], share: Tensor | None = None) -> Any:
         """Apply a linear map to each part of each mask: the rule for any op without a constant.
 
-        The map sees tensors of the shape that the model sees. It may return a tensor or a tuple or list of tensors.
+        Args:
+            function: the map. It sees tensors of the shape that the model sees, and may return a tensor or a tuple or
+                list of tensors.
+            share: the undecided share of the result; None takes that of this value.
         """
         flat = [function(part) for part in self.parts.flatten(0, 1).unbind()]
         lead = self.parts.shape[:2]
@@ -123,16 +144,28 @@ class Decomposed(torch.Tensor):
         return stacked(flat)
 
     def aligned_parts(self, ndim: int) -> Tensor:
-        """The parts with dimensions of size 1 put in front of the shape, so that they broadcast as x would."""
+        """The parts with dimensions of size 1 put in front of the shape, so that they broadcast as x would.
+
+        Args:
+            ndim: the number of dimensions that x is to have.
+        """
         missing = ndim - self.dim()
         return self.parts if missing <= 0 else self.parts.reshape(*self.parts.shape[:2], *[1] * missing, *self.shape)
 
     def aligned_share(self, ndim: int) -> Tensor:
-        """The share that goes with `aligned_parts`."""
+        """The share that goes with `aligned_parts`.
+
+        Args:
+            ndim: the number of dimensions that x is to have.
+        """
         return self.share if shares.is_uniform(self.share) else shares.aligned(self.share, ndim)
 
     def is_view_of(self, source: Decomposed) -> Decomposed:
-        """Note that this value shares memory with another, so that in-place ops on either reach both."""
+        """Note that this value shares memory with another, so that in-place ops on either reach both.
+
+        Args:
+            source: the other value; nothing is noted if the memory is not the same.
+        """
         if self.parts.untyped_storage().data_ptr() == source.parts.untyped_storage().data_ptr():
             if source._family is None:
                 source._family = [weakref.ref(source)]
@@ -150,7 +183,11 @@ class Decomposed(torch.Tensor):
         return [self] if self._family is None else [member for ref in self._family if (member := ref()) is not None]
 
     def write(self, new: Any) -> Decomposed:
-        """Take over another value in place, in every view of this one as well."""
+        """Take over another value in place, in every view of this one as well.
+
+        Args:
+            new: a decomposed value, or a constant, which broadcasts to the shape.
+        """
         parts = parts_of(new, self).to(self.parts.dtype).expand_as(self.parts)
         family = self.family()
         if len(family) > 1:
@@ -163,7 +200,11 @@ class Decomposed(torch.Tensor):
         return self
 
     def take_over(self, other: Decomposed) -> Decomposed:
-        """Become another value whose steps are put off, in place; nobody has looked at the parts of this one yet."""
+        """Become another value in place, where the steps of both are still put off.
+
+        Args:
+            other: the value, of the same shape.
+        """
         self._later, self.share, self._total = other.deferred.for_holder(self), other.share, None
         return self
 

@@ -39,7 +39,11 @@ class Decomposition(Result):
         return self.relevant + self.irrelevant
 
     def gap(self, output: Tensor) -> Tensor:
-        """Largest |relevant + irrelevant - output| over masks and outputs, (N,)."""
+        """Largest |relevant + irrelevant - output| over masks and outputs, (N,).
+
+        Args:
+            output: of the model, (N, ...).
+        """
         miss = (self.total - output).abs().amax(0)
         return miss.flatten(1).amax(1) if miss.dim() > 1 else miss
 
@@ -69,17 +73,17 @@ def decompose_call(
         output: what to decompose: the model's output, or some function of it, such as a score for each sample.
     """
     samples, masks = _per_pass(call, common_count(splits), max_rows)
-    results = []
+    of_samples = []
     for part in samples:
         one = slice(part.start, part.stop)
-        own_call = call if len(part) == call.n else call.at(one)
-        sample_splits = [s and s.of_samples(one) for s in splits]
+        part_call = call if len(part) == call.n else call.at(one)
+        part_splits = [s and s.of_samples(one) for s in splits]
         pieces = [
-            _parts(own_call, [s and s.take(some) for s in sample_splits], context.take(some, one), output)
+            _parts(part_call, [s and s.take(some) for s in part_splits], context.take(some, one), output)
             for some in (slice(r.start, r.stop) for r in masks)
         ]
-        results.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1))
-    parts = results[0] if len(results) == 1 else torch.cat(results, 2)
+        of_samples.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1))
+    parts = of_samples[0] if len(of_samples) == 1 else torch.cat(of_samples, 2)
     return Decomposition(parts[0], parts[1], tuple(dict.fromkeys(context.approximations)))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.blocks import AddedConstant, Cut, SplitFunction, run_steps, undecided
-from xaikit.explainers.cd.layout import Rows, channels_behind
+from xaikit.explainers.cd.layout import ChannelRows, channels_behind
 
 
 class ShareConstant(torch.autograd.Function):
@@ -84,7 +84,7 @@ def share_constant_gradients(
     grad: Tensor, parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, threshold: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of `share_constant` with respect to parts, constant and scale; see `derivatives.ShareConstant`."""
-    rows = Rows.of(parts, share, constant, scale)
+    rows = ChannelRows.of(parts, share, constant, scale)
     if rows is not None:
         c, g, low = (rows.operand(value) for value in (constant, scale, threshold))
         gradients = share_constant_gradients(rows.parts(grad), rows.parts(parts), c, rows.share(share), g, low)
@@ -133,7 +133,7 @@ def summed(gradient: Tensor, like: Tensor) -> Tensor:
 
 def accumulates(parts: Tensor, share: Tensor, *operands: Tensor | None) -> bool:
     """Whether the blocks of broadcast operands are views of them, so that sums over blocks can be written there."""
-    if Rows.of(parts, share, *operands) is not None:
+    if ChannelRows.of(parts, share, *operands) is not None:
         return True
     cut = Cut(parts.shape[1:], parts.device)
     return all(value is None or cut.views(value) for value in operands)

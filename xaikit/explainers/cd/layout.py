@@ -34,7 +34,7 @@ def channels_behind(parts: Tensor) -> bool:
     return parts.dim() > 4 and not parts.is_contiguous() and parts.movedim(3, -1).is_contiguous()
 
 
-class Rows:
+class ChannelRows:
     """Parts that are stored with their channels behind, seen as rows of k C entries, and what they meet."""
 
     def __init__(self, shape: torch.Size) -> None:
@@ -43,7 +43,7 @@ class Rows:
         self.repeats = next(k for k in range(max(1, RUN // self.channels), 0, -1) if places % k == 0)
 
     @classmethod
-    def of(cls, parts: Tensor, share: Tensor, *operands: Tensor | None) -> Rows | None:
+    def of(cls, parts: Tensor, share: Tensor, *operands: Tensor | None) -> ChannelRows | None:
         """The rows of parts, if they are stored so and each operand has one value for each channel or for all."""
         if not channels_behind(parts) or prod(share.shape[3:]) > 1:
             return None

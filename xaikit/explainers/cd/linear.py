@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xaikit.explainers.cd.decomposed import Decomposed
+from xaikit.explainers.cd.steps import Deferred, FillRest
 
 MANY_MASKS = 8
 """From so many masks on, the total is mapped once for all."""
@@ -39,8 +40,14 @@ def mapped(x: Decomposed, function: Callable[[Tensor], Tensor], share: Tensor | 
     return completed(x, parts, function(x.total), [x], share)
 
 
-def completed(
-    like: Decomposed, parts: Tensor, total: Tensor, sources: list[Decomposed], share: Tensor | None = None
+def completed(  # noqa: PLR0913
+    like: Decomposed,
+    parts: Tensor,
+    total: Tensor,
+    sources: list[Decomposed],
+    share: Tensor | None = None,
+    *,
+    now: bool = True,
 ) -> Decomposed:
     """The value whose relevant part stands in `parts`, the rest being what the total leaves.
 
@@ -50,9 +57,15 @@ def completed(
         total: (*shape).
         sources: what the value was computed from, by a map that is linear in each.
         share: the undecided share of the value, that of `like` by default.
+        now: whether to fill it in at once, or together with the steps that follow.
     """
-    torch.sub(total, parts[0], out=parts[1])
+    total = total.detach()  # torch 2.6 refuses a total that requires a gradient
     zero = torch.stack([_without_irrelevant_part(source) for source in sources]).all(0)
+    if not now and not bool(zero.any()):
+        value = like.like(parts, share)
+        value.remember_total(total)
+        return Deferred(value, (FillRest(total),), per_channel=False).pending()
+    torch.sub(total, parts[0], out=parts[1])
     if bool(zero.any()):
         per_channel = zero if zero.shape[1] in (1, parts.shape[2]) else zero.all(1, keepdim=True)
         parts[1].masked_fill_(per_channel.view(*per_channel.shape, *[1] * (parts.dim() - 3)), 0)

@@ -70,7 +70,12 @@ class Context:
     written: Any = None
 
     def take(self, masks: slice, samples: slice) -> Context:
-        """The context for some of the masks and samples; the log is shared."""
+        """The context for some of the masks and samples; the log is shared.
+
+        Args:
+            masks: which masks.
+            samples: which samples.
+        """
         if self.step_masks is None:
             return self
         steps = self.step_masks[masks]

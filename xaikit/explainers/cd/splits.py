@@ -33,7 +33,12 @@ class Split:
 
     @classmethod
     def of_masks(cls, masks: Any, x: Tensor, what: str = "masks") -> Split:
-        """Check masks (M, ...) that broadcast over the batch, or (M, N, ...) with one for each sample.
+        """A checked split by masks.
+
+        Args:
+            masks: in [0, 1], 1 for what is relevant: (M, ...) broadcasting over the batch, or (M, N, ...).
+            x: the input (N, ...).
+            what: what messages call the masks.
 
         Raises:
             InvalidTypeError: for anything but numbers or booleans.
@@ -47,7 +52,11 @@ class Split:
 
     @classmethod
     def of_part(cls, part: Any, x: Tensor) -> Split:
-        """Check an additive relevant part, shaped as x or (M, *x.shape).
+        """A checked split by an additive relevant part.
+
+        Args:
+            part: shaped as x or (M, *x.shape).
+            x: the input (N, ...), of floats.
 
         Raises:
             InvalidTypeError: for a part of token ids.
@@ -73,17 +82,30 @@ class Split:
         return len(self.values)
 
     def take(self, masks: slice) -> Split:
-        """The split for some of the masks."""
+        """The split for some of the masks.
+
+        Args:
+            masks: which ones.
+        """
         return dataclasses.replace(self, values=self.values[masks])
 
     def of_samples(self, samples: Tensor | slice) -> Split:
-        """The split for some of the samples."""
+        """The split for some of the samples.
+
+        Args:
+            samples: which ones.
+        """
         values = self.values if self.values.shape[1] == 1 else self.values[:, samples]
         valid = None if self.valid is None else self.valid[samples]
         return dataclasses.replace(self, values=values, valid=valid)
 
     def apply(self, x: Tensor, context: Context) -> Tensor:
-        """The input as the model is to see it: decomposed, or tokens that carry their masks."""
+        """The input as the model is to see it: decomposed, or tokens that carry their masks.
+
+        Args:
+            x: the input (N, ...).
+            context: the rules.
+        """
         if not x.is_floating_point():
             masks = self.values.expand(-1, *x.shape)
             return MaskedTokens(x, masks, self._share(self.values, 1 - self.values, x.dim(), context), context)
@@ -112,11 +134,11 @@ class Split:
 
 def _behind_batch(values: Tensor, x: Tensor, what: str) -> Tensor:
     """Masks with a batch axis of size 1 or N behind the mask axis, and all dimensions of x behind that."""
-    n_dims = values.dim() - 1
+    rank = values.dim() - 1
     # Of images (N, C, H, W) a mask holds two axes at least: one of (H, W) would pass for H masks of their columns.
-    fits = (1 if x.dim() < 4 else 2) <= n_dims <= x.dim() and len(values) > 0
+    fits = (1 if x.dim() < 4 else 2) <= rank <= x.dim() and len(values) > 0
     if fits:
-        full = values.reshape(len(values), *[1] * (x.dim() - n_dims), *values.shape[1:])
+        full = values.reshape(len(values), *[1] * (x.dim() - rank), *values.shape[1:])
         fits = all(size in (1, extent) for size, extent in zip(full.shape[1:], x.shape, strict=True))
     if not fits:
         takes = f"(M, ...) broadcasting to {(*x.shape[1:],)}, or (M, {len(x)}, ...) with one for each sample"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from xaikit.explainers.cd.blocks import AddedConstant, SplitFunction, run_on_total, run_steps
+from xaikit.explainers.cd.blocks import AddedConstant, RestOfTotal, SplitFunction, run_on_total, run_steps
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.derivatives import ShareConstant, SplitSymmetric
 
@@ -27,22 +27,34 @@ class AddConstant(AddedConstant):
         return result
 
 
-class Split(SplitFunction):
+class SplitStep(SplitFunction):
     """Split an elementwise f with f(0) = 0 (`rules.activations`)."""
 
     def on_parts(self, parts: Tensor, share: Tensor) -> Tensor:  # noqa: ARG002
         """The parts, differentiable."""
-        if self.symmetric:
+        if self.symmetric and self.at_zero is None:
             result: Tensor = SplitSymmetric.apply(parts, self.function)
             return result
-        first = self.function(parts[0])
-        return torch.stack([first, self.function(parts[0] + parts[1]) - first])
+        of_r, of_total = self.function(parts[0]), self.function(parts[0] + parts[1])
+        if not self.symmetric:
+            return torch.stack([of_r, of_total - of_r])
+        lead = of_r - self.function(parts[1])
+        gain = of_total if self.at_zero is None else of_total - self.at_zero
+        return 0.5 * torch.stack([gain + lead, gain - lead])
 
 
-Step = AddConstant | Split
+class FillRest(RestOfTotal):
+    """Let s be what the total leaves (`linear`)."""
+
+    def on_parts(self, parts: Tensor, share: Tensor) -> Tensor:  # noqa: ARG002
+        """The parts, differentiable."""
+        return torch.stack([parts[0], self.total - parts[0]])
 
 
-def run(x: Decomposed, steps: Sequence[Step], *, may_overwrite: bool = False) -> Decomposed:
+PartsStep = AddConstant | SplitStep | FillRest
+
+
+def run(x: Decomposed, steps: Sequence[PartsStep], *, may_overwrite: bool = False) -> Decomposed:
     """The value after some steps, whose operands have no more dimensions than it has.
 
     Args:
@@ -60,18 +72,25 @@ def run(x: Decomposed, steps: Sequence[Step], *, may_overwrite: bool = False) ->
 
 
 class Deferred:
-    """Steps that are put off, on the fresh result of a convolution or on what a max-pool picked of it.
+    """Steps that are put off, on the fresh result of a linear map or on what a max-pool picked of a convolution's.
 
     Args:
         value: without the steps.
-        steps: what is still to be done, with operands that are the same at all places of a channel.
+        steps: what is still to be done.
         holders: those who hold the value, if others do.
+        per_channel: whether the operands of all steps are the same at all places of a channel, so that places may be
+            picked first.
     """
 
     def __init__(
-        self, value: Decomposed, steps: tuple[Step, ...] = (), holders: list[weakref.ref[Decomposed]] | None = None
+        self,
+        value: Decomposed,
+        steps: tuple[PartsStep, ...] = (),
+        holders: list[weakref.ref[Decomposed]] | None = None,
+        *,
+        per_channel: bool = True,
     ) -> None:
-        self.value, self.steps = value, steps
+        self.value, self.steps, self.per_channel = value, steps, per_channel
         self._holders = [] if holders is None else holders
         self._grad = torch.is_grad_enabled()
 
@@ -86,18 +105,23 @@ class Deferred:
         with torch.set_grad_enabled(self._grad):
             return run(self.value, self.steps, may_overwrite=alone).parts
 
-    def then(self, step: Step) -> Decomposed:
+    def then(self, step: PartsStep) -> Decomposed:
         """The value after a further step."""
-        return Deferred(self.value, (*self.steps, step), self._holders).pending()
+        return Deferred(self.value, (*self.steps, step), self._holders, per_channel=self.per_channel).pending()
 
     def picked(self, pick: Callable[[Tensor], Tensor]) -> Decomposed:
         """The value of which some places are picked; the steps are still to be done."""
         return Deferred(self.value.like(pick(self.value.parts)), self.steps).pending()
 
+    def known_total(self) -> Tensor | None:
+        """The total after the steps where it need not be computed."""
+        return self.value.total if all(isinstance(step, FillRest) for step in self.steps) else None
+
     def total(self) -> Tensor:
         """The total after the steps, without a graph: it tells which places a max-pool picks."""
         with torch.no_grad():
-            return run_on_total(self.value.total, self.steps) if self.steps else self.value.total
+            steps = [step for step in self.steps if not isinstance(step, FillRest)]
+            return run_on_total(self.value.total, steps) if steps else self.value.total
 
     def pending(self) -> Decomposed:
         """The value that looks as if all steps were done."""
@@ -111,6 +135,6 @@ class Deferred:
         return self
 
 
-def after(x: Decomposed, step: Step) -> Decomposed:
+def after(x: Decomposed, step: PartsStep) -> Decomposed:
     """The value after a step, which is put off if others are."""
     return run(x, [step], may_overwrite=x.may_overwrite) if x.deferred is None else x.deferred.then(step)

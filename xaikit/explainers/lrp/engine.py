@@ -66,8 +66,9 @@ class ZennitLRP(Explainer):
 
     def _traced(self, call: Call, ledger: Ledger | None) -> tuple[Tensors, Trace]:
         """The relevance, and the trace of the pass that gave it."""
-        flow = Flow()
-        trace = Trace(Rules(self._make_composite()), flow, attn=self.ATTENTION, ledger=ledger)
+        flow = Flow(differentiable=call.create_graph)
+        variables = [x for x in call.inputs if x.requires_grad]
+        trace = Trace(Rules(self._make_composite()), flow, attn=self.ATTENTION, ledger=ledger, variables=variables)
         canonizers = (*trace.rules.composite.canonizers, *(self.zennit_canonizers or ()))
 
         def forward(inputs: Tensors, samples: Tensor | None) -> Any:

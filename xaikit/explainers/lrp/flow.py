@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import torch_private
-from xaikit.explainers.lrp.batched import Step
+from xaikit.explainers.lrp.batched import RelevanceStep
 
 # What an activation of exactly 0 counts as: a rule may still give it relevance (ZBox on a black pixel). Added to any
 # other activation it is lost in rounding.
@@ -31,12 +31,42 @@ def nonzero(x: Tensor) -> Tensor:
 
 def relevance_of(g: Tensor, x: Tensor) -> Tensor:
     """R of g = R / x, a real number for each entry."""
-    return (g.conj() * nonzero(x)).real if x.is_complex() else g * nonzero(x)
+    if x.is_complex():
+        return (g.conj() * nonzero(x)).real
+    return g * nonzero(x) if torch.is_grad_enabled() else nonzero(x).mul_(g)
 
 
 def per_unit(relevance: Tensor, x: Tensor) -> Tensor:
     """The g = R / x of a relevance."""
     return relevance / nonzero(x).conj()
+
+
+class Ratio(torch.autograd.Function):
+    """R / d for R = g * y: a function of its own, which keeps no more than its three operands."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, y: Tensor, d: Tensor) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(g, y, d)
+        return nonzero(y).mul_(g).div_(d)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
+        g, y, d = ctx.saved_tensors
+        v = grads[0] / d
+        by_g, by_y, by_d = ctx.needs_input_grad
+        return (
+            v * nonzero(y) if by_g else None,
+            v * g if by_y else None,
+            -(v * g) * (nonzero(y) / d) if by_d else None,
+        )
+
+
+def ratio(g: Tensor, y: Tensor, d: Tensor) -> Tensor:
+    """R / d for the relevance R = g * y of an output y, and a denominator d of the same shape."""
+    if torch.is_grad_enabled():
+        result: Tensor = Ratio.apply(g, y, d)
+        return result
+    return nonzero(y).mul_(g).div_(d)
 
 
 def damped(g: Tensor, y: Tensor, epsilon: float) -> Tensor:
@@ -58,10 +88,15 @@ class Flow:
     """Whether the backward pass that runs now carries relevance, and the tensors that it needs.
 
     One object per attribution call: a second derivative runs through the same graph later, with `active` off.
+
+    Args:
+        differentiable: whether there is a second derivative. Without one each step of the backward pass runs once, and
+            a true gradient never.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, differentiable: bool = True) -> None:
         self.active = False
+        self.differentiable = differentiable
         self._saved: dict[int, list[weakref.ref[Saved]]] = defaultdict(list)
 
     @contextlib.contextmanager
@@ -74,7 +109,10 @@ class Flow:
             self.active = False
 
     def save(self, x: Tensor) -> Saved:
-        """Keep a tensor for the backward pass. It is copied only if `before_write` tells that it is about to change."""
+        """Keep a tensor for the backward pass. It is copied only if `before_write` tells that it is about to change.
+
+        So the result of a step may share the memory of what the step saves, unless torch saves it, too: a clone then.
+        """
         saved = Saved(x)
         self._saved[_memory(x)].append(weakref.ref(saved))
         return saved
@@ -86,12 +124,22 @@ class Flow:
             if saved is not None:
                 saved.tensor = saved.tensor.clone()
 
+    def values_only(self) -> contextlib.AbstractContextManager[Any]:
+        """Where an output is computed to which no gradient flows back, since a step takes its place."""
+        return contextlib.nullcontext() if self.differentiable else torch.no_grad()
+
+    def release(self, *places: Saved) -> None:
+        """Let go of what a step of the backward pass needed, if it does not run again."""
+        if not self.differentiable:
+            for saved in places:
+                del saved.tensor
+
 
 def _memory(x: Tensor) -> int:
     return torch_private.batch_of(x).untyped_storage().data_ptr()
 
 
-class Stop(Step):
+class Stop(RelevanceStep):
     """x for the forward pass; no relevance reaches it (a frozen scale, an attention weight)."""
 
     @staticmethod
@@ -107,7 +155,7 @@ class Stop(Step):
         return (None if ctx.flow.active else grads[0]), None
 
 
-class Share(Step):
+class Share(RelevanceStep):
     """x for the forward pass; the given fraction of the relevance reaches it."""
 
     @staticmethod
@@ -123,7 +171,7 @@ class Share(Step):
         return (grads[0] * ctx.fraction if ctx.flow.active else grads[0]), None, None
 
 
-class ReadRelevance(Step):
+class ReadRelevance(RelevanceStep):
     """y for the forward pass and for true gradients; relevance goes to a leaf, where it is read off."""
 
     @staticmethod
@@ -139,7 +187,7 @@ class ReadRelevance(Step):
         return (None, grads[0], None) if ctx.flow.active else (grads[0], None, None)
 
 
-class BranchRelevance(Step):
+class BranchRelevance(RelevanceStep):
     """y for the forward pass and for true gradients; its relevance goes the way of y and of a branch, each in full."""
 
     @staticmethod
@@ -155,31 +203,32 @@ class BranchRelevance(Step):
         return grads[0], (grads[0] if ctx.flow.active else None), None
 
 
-class Pass(Step):
+class Pass(RelevanceStep):
     """y = f(x), entry by entry: x gets the relevance of y, R_in = R_out."""
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        return y.clone()
+        return y.clone() if flow.differentiable else y.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
         x, y, ctx.flow = inputs
-        ctx.x, ctx.y = ctx.flow.save(x), y
+        ctx.x, ctx.y = ctx.flow.save(x), ctx.flow.save(y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         (g,) = grads
         if not ctx.flow.active:
             return None, g, None
-        x, y = ctx.x.tensor, ctx.y
+        x, y = ctx.x.tensor, ctx.y.tensor
+        ctx.flow.release(ctx.x, ctx.y)
         with torch_private.DisableTorchFunction():
             if x.is_complex() or y.is_complex():
                 return per_unit(relevance_of(g, y), x), None, None
             return g * nonzero(y) / nonzero(x), None, None
 
 
-class Output(Step):
+class Output(RelevanceStep):
     """y of an operation that is linear in its input; `damp(g, y)` stands for R / y = g in its backward pass.
 
     This is zennit's Epsilon and Norm: R_in = x * (dy/dx)^T (R_out / (y + epsilon * sign(y))).
@@ -187,23 +236,26 @@ class Output(Step):
 
     @staticmethod
     def forward(y: Tensor, damp: Callable[[Tensor, Tensor], Tensor], flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        return y.clone()
+        return y.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        ctx.y, ctx.damp, ctx.flow = inputs
+        y, ctx.damp, ctx.flow = inputs
+        ctx.y = ctx.flow.save(y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         (g,) = grads
         if not ctx.flow.active:
             return g, None, None
+        y = ctx.y.tensor
+        ctx.flow.release(ctx.y)
         with torch_private.DisableTorchFunction():
-            return ctx.damp(g, ctx.y), None, None
+            return ctx.damp(g, y), None, None
 
 
-class Ruled(Step):
-    """y of a layer whose input gets its relevance by `rule(x, y, R, *parameters) -> R_in / x`."""
+class Ruled(RelevanceStep):
+    """y of a layer whose input gets its relevance by `rule(x, y, R / y, *parameters) -> R_in / x`."""
 
     ELEMENTWISE = False
 
@@ -215,12 +267,12 @@ class Ruled(Step):
         flow: Flow,  # noqa: ARG004
         *parameters: Tensor | None,  # noqa: ARG004
     ) -> Tensor:
-        return y.clone()
+        return y.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        x, ctx.y, ctx.rule, ctx.flow, *parameters = inputs
-        ctx.x = ctx.flow.save(x)
+        x, y, ctx.rule, ctx.flow, *parameters = inputs
+        ctx.x, ctx.y = ctx.flow.save(x), ctx.flow.save(y)
         ctx.save_for_backward(*parameters)
 
     @staticmethod
@@ -229,32 +281,33 @@ class Ruled(Step):
         no_gradients = (None,) * (len(ctx.needs_input_grad) - 2)
         if not ctx.flow.active:
             return None, g, *no_gradients
+        x, y = ctx.x.tensor, ctx.y.tensor
+        ctx.flow.release(ctx.x, ctx.y)
         with torch_private.DisableTorchFunction():
-            relevance = relevance_of(g, ctx.y)
-            return ctx.rule(ctx.x.tensor, ctx.y, relevance, *ctx.saved_tensors), None, *no_gradients
+            return ctx.rule(x, y, g, *ctx.saved_tensors), None, *no_gradients
 
 
-class UserRuled(Step):
+class UserRuled(RelevanceStep):
     """y of an operation whose operands get their relevance by `rule(R, y, *operands) -> R_in of each`."""
 
     ELEMENTWISE = False
 
     @staticmethod
     def forward(y: Tensor, rule: Callable[..., Any], flow: Flow, *operands: Tensor) -> Tensor:  # noqa: ARG004, D102
-        return y.clone()
+        return y.clone() if flow.differentiable else y.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        ctx.y, ctx.rule, ctx.flow, *operands = inputs
-        ctx.operands = [ctx.flow.save(x) for x in operands]
+        y, ctx.rule, ctx.flow, *operands = inputs
+        ctx.y, ctx.operands = ctx.flow.save(y), [ctx.flow.save(x) for x in operands]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         (g,) = grads
         if not ctx.flow.active:
             return g, None, None, *(None for _ in ctx.operands)
-        operands = [saved.tensor for saved in ctx.operands]
+        operands, y = [saved.tensor for saved in ctx.operands], ctx.y.tensor
         with torch_private.DisableTorchFunction():
-            shares = ctx.rule(relevance_of(g, ctx.y), ctx.y, *operands)
+            shares = ctx.rule(relevance_of(g, y), y, *operands)
             units = (None if r is None else per_unit(r, x) for r, x in zip(shares, operands, strict=True))
         return None, None, None, *units

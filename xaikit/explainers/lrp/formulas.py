@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.explainers.lrp.flow import nonzero
-from xaikit.explainers.lrp.layers import Operation
+from xaikit.explainers.lrp.flow import nonzero, per_unit, ratio, relevance_of
+from xaikit.explainers.lrp.layers import Operation, scaled
+
+Formula = Callable[..., Tensor]  # (x, y, R / y, W, factors of its output channels, b) -> R_in / x
 
 
 def parameter(hook: Any, index: int, tensor: Tensor | None, name: str) -> Any:
@@ -51,87 +53,117 @@ def general(hook: Any, forward: Callable[[Tensor, int], Tensor], x: Tensor, rele
     return hook.reducer(inputs, gradients) / nonzero(x)
 
 
-def any_hook(hook: Any, operation: Operation) -> Callable[..., Tensor]:
+def any_hook(hook: Any, operation: Operation) -> Formula:
     """The rule of any BasicHook on an affine operation."""
 
-    def rule(x: Tensor, _y: Tensor, relevance: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def rule(x: Tensor, y: Tensor, g: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+        folded = weight if scale is None else scaled(weight, scale, operation)
+
         def forward(value: Tensor, index: int) -> Tensor:
-            w, b = parameter(hook, index, weight, "weight"), parameter(hook, index, bias, "bias")
+            w, b = parameter(hook, index, folded, "weight"), parameter(hook, index, bias, "bias")
             return operation.forward(value, w, b)
 
-        return general(hook, forward, x, relevance)
+        return general(hook, forward, x, relevance_of(g, y))
 
     return rule
 
 
-def passed_on(hook: Any, operation: Operation) -> Callable[..., Tensor]:  # noqa: ARG001
+def passed_on(hook: Any, operation: Operation) -> Formula:  # noqa: ARG001
     """The Pass of zennit: R_in = R_out, for a layer whose input and output have one shape."""
 
-    def rule(x: Tensor, _y: Tensor, relevance: Tensor, *_parameters: Tensor | None) -> Tensor:
-        if relevance.shape != x.shape:
+    def rule(x: Tensor, y: Tensor, g: Tensor, *_parameters: Tensor | None) -> Tensor:
+        if y.shape != x.shape:
             raise InvalidInputError(
                 f"zennit's Pass hands relevance on as it is, so it fits no layer from {tuple(x.shape)} to "
-                f"{tuple(relevance.shape)}; give such layers another rule"
+                f"{tuple(y.shape)}; give such layers another rule"
             )
-        return relevance / nonzero(x)
+        return per_unit(relevance_of(g, y), x)
 
     return rule
 
 
-def _signed(
-    operation: Operation, hook: Any, x: Tensor, weight: Tensor, bias: Tensor | None, first: int
-) -> tuple[Tensor, bool]:
-    """Output of the hook's modifiers `first` (x >= 0) and `first + 1` (x < 0) together, and whether x has negatives.
+class SignedInputs:
+    """An affine operation with a weight for positive inputs and another for negative ones.
 
-    The negative part costs a pass of its own only where there is one: after a ReLU there is none.
+    Negative inputs cost a pass of their own only where there are any: after a ReLU there are none.
     """
-    negative = bool((x < 0).any())
-    out = operation.forward(
-        x.clamp(min=0) if negative else x,
-        parameter(hook, first, weight, "weight"),
-        parameter(hook, first, bias, "bias"),
-    )
-    if negative:
-        out = out + operation.forward(x.clamp(max=0), parameter(hook, first + 1, weight, "weight"), None)
-    return out, negative
+
+    def __init__(
+        self, hook: Any, operation: Operation, x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None
+    ) -> None:
+        self.hook, self.operation, self.x, self.bias = hook, operation, x, bias
+        self.weight = weight if scale is None else scaled(weight, scale, operation)
+        self.negative = x.numel() > 0 and bool(x.detach().amin() < 0)
+        self.weights: dict[int, Tensor] = {}
+
+    def _weight(self, index: int) -> Tensor:
+        if index not in self.weights:
+            self.weights[index] = parameter(self.hook, index, self.weight, "weight")
+        return self.weights[index]
+
+    def forward(self, index: int) -> Tensor:
+        """The output of the hook's modifiers `index` (for x >= 0) and `index + 1` (for x < 0) together."""
+        bias = parameter(self.hook, index, self.bias, "bias")
+        if not self.negative:
+            return self.operation.forward(self.x, self._weight(index), bias)
+        positive = self.operation.forward(self.x.clamp(min=0), self._weight(index), bias)
+        return positive + self.operation.forward(self.x.clamp(max=0), self._weight(index + 1), None)
+
+    def backward(self, g: Tensor, index: int) -> Tensor:
+        """The way back: W'^T g where x >= 0, W''^T g where x < 0."""
+        back = self.operation.transpose(g, self._weight(index), self.x)
+        if not self.negative:
+            return back
+        return torch.where(self.x < 0, self.operation.transpose(g, self._weight(index + 1), self.x), back)
 
 
-def _transposed(
-    operation: Operation, hook: Any, x: Tensor, weight: Tensor, g: Tensor, first: int, negative: bool
-) -> Tensor:
-    """The way back of `_signed`: W'^T g where x >= 0, W''^T g where x < 0."""
-    back = operation.transpose(g, parameter(hook, first, weight, "weight"), x)
-    if not negative:
-        return back
-    return torch.where(x < 0, operation.transpose(g, parameter(hook, first + 1, weight, "weight"), x), back)
+def stabilised(z: Tensor, epsilon: float, sign: Tensor) -> Tensor:
+    """Z + epsilon * sign, +1 for the sign of 0."""
+    stabilizer = torch.copysign(torch.full((), epsilon, dtype=z.dtype, device=z.device), sign)
+    return z + stabilizer if torch.is_grad_enabled() else stabilizer.add_(z)
 
 
-def zplus(hook: Any, operation: Operation) -> Callable[..., Tensor]:
-    """z+ rule: R_in = x * (W'^T (R / z')), z' the sum of all positive contributions. One pass beside the gradient's."""
+def zplus(hook: Any, operation: Operation, *, epsilon: float | None) -> Formula:
+    """z+ rule: R_in = x * (W+^T (R / z+)), z+ the sum of all positive contributions. One pass beside the gradient's."""
 
-    def rule(x: Tensor, _y: Tensor, relevance: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        z, negative = _signed(operation, hook, x, weight, bias, 0)
-        g = hook.gradient_mapper(relevance, [z])[0]
-        return _transposed(operation, hook, x, weight, g, 0, negative)
+    def rule(x: Tensor, y: Tensor, g: Tensor, *parameters: Any) -> Tensor:
+        inputs = SignedInputs(hook, operation, x, *parameters)
+        z = inputs.forward(0)
+        if epsilon is None:
+            return inputs.backward(hook.gradient_mapper(relevance_of(g, y), [z])[0], 0)
+        return inputs.backward(ratio(g, y, z + epsilon), 0)
 
     return rule
 
 
-def two_signs(hook: Any, operation: Operation) -> Callable[..., Tensor]:
-    """Gamma and alpha-beta rules: the contributions of each sign have a denominator of their own.
+def alpha_beta(hook: Any, operation: Operation, *, epsilon: float | None) -> Formula:
+    """Alpha-beta rule: R_in = x * (a W+^T (R / z+) - b W-^T (R / z-)), contributions of each sign by themselves."""
+    a, minus_b = (hook.reducer(unit, unit) for unit in ([1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]))
 
-    Both are x * (W'^T g' + W''^T g''), where the hook's mapper makes g' and g'' of R and of the two sums z' and z''.
+    def rule(x: Tensor, y: Tensor, g: Tensor, *parameters: Any) -> Tensor:
+        inputs = SignedInputs(hook, operation, x, *parameters)
+        positive, negative = inputs.forward(0), inputs.forward(2)
+        if epsilon is None:
+            up, _, down, _ = hook.gradient_mapper(relevance_of(g, y), [positive, 0, negative, 0])
+        else:
+            up = ratio(g, y, stabilised(positive, epsilon, positive))
+            down = ratio(g, y, stabilised(negative, epsilon, negative))
+        return a * inputs.backward(up, 0) + minus_b * inputs.backward(down, 2)
+
+    return rule
+
+
+def gamma(hook: Any, operation: Operation, *, epsilon: float, weight: float) -> Formula:
+    """Gamma rule: contributions of the output's own sign weigh 1 + gamma, z' = y + gamma z+ where y > 0, else gamma z-.
+
+    R_in = x * (W'^T (R / z' where y > 0) + W''^T (R / z'' where y < 0)), W' = W + gamma W+ and W'' = W + gamma W-.
+    Since y = z+ + z-, one pass gives both denominators: z'' = (2 + gamma) y - z'.
     """
 
-    def rule(x: Tensor, y: Tensor, relevance: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        first, negative = _signed(operation, hook, x, weight, bias, 0)
-        second, _ = _signed(operation, hook, x, weight, bias, 2)
-        zero = torch.zeros((), dtype=x.dtype, device=x.device)
-        outputs = [first, zero, second, zero, y]
-        g = hook.gradient_mapper(relevance, outputs[: len(hook.input_modifiers)])
-        back = [_transposed(operation, hook, x, weight, g[i], i, negative) for i in (0, 2)]
-        # The reducer is linear in x * gradient, so that x = 1 leaves R_in / x.
-        one, zero = torch.ones_like(x), torch.zeros_like(x)
-        return hook.reducer([one, zero, one, zero], [back[0], zero, back[1], zero])
+    def rule(x: Tensor, y: Tensor, g: Tensor, *parameters: Any) -> Tensor:
+        inputs = SignedInputs(hook, operation, x, *parameters)
+        z, positive, negative = inputs.forward(0), y > 0, y < 0
+        shares = ratio(g, y, stabilised(torch.where(positive, z, (2 + weight) * y - z), epsilon, y))
+        return inputs.backward(shares * positive, 0) + inputs.backward(shares * negative, 2)
 
     return rule

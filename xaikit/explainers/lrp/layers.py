@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
-Forward = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+LayerFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Transpose = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -24,7 +25,7 @@ class Operation:
         groups: of a convolution; dimension 1 of W holds the channels of one group.
     """
 
-    forward: Forward
+    forward: LayerFunction
     transpose: Transpose
     out_dim: int = 0
     channel_dim: int = 1
@@ -38,11 +39,12 @@ class Affine:
     Attributes:
         x: the input.
         y: the output, with its true gradient.
-        weight: W as it came: a parameter, a reparametrised weight, a weight with BatchNorm folded in.
+        weight: W as it came: a parameter, a reparametrised weight.
         bias: b.
         operation: what was called.
         rule: the rule that the layer has.
         side: the same layer on an input that is explained itself, where x stands before the BatchNorm that made it.
+        scale: factor of each output channel's weights, by the BatchNorm behind. Only a rule that needs W multiplies it.
     """
 
     x: Tensor
@@ -52,6 +54,7 @@ class Affine:
     operation: Operation
     rule: Any = None
     side: Affine | None = None
+    scale: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +76,7 @@ def _channels(value: Tensor, x: Tensor) -> Tensor:
 
 # A product and a sum, not torch's own: its gradient is wrong for a batch of one whose gradient comes transposed (2.13).
 DIAGONAL = Operation(
-    lambda x, w, b: x * _channels(w, x) if b is None else (x * _channels(w, x)).add_(_channels(b, x)),
+    lambda x, w, b: x * _channels(w, x) if b is None else torch.addcmul(_channels(b, x), x, _channels(w, x)),
     lambda g, w, _x: g * _channels(w, g),
 )
 
@@ -90,7 +93,7 @@ def scaled(w: Tensor, scale: Tensor, operation: Operation, *, inputs: bool = Fal
 def folded_after(layer: Affine, scale: Tensor, shift: Tensor) -> Affine:
     """One layer in place of an affine one and the BatchNorm behind it: W' = scale * W, b' = scale * b + shift."""
     y = DIAGONAL.forward(layer.y, scale, shift)
-    weight, ones = scaled(layer.weight, scale, layer.operation), (1,) * (layer.weight.ndim - 2)
+    ones = (1,) * (layer.weight.ndim - 2)
     if layer.bias is None:
         bias = shift
     elif layer.bias.ndim > 1:
@@ -98,7 +101,8 @@ def folded_after(layer: Affine, scale: Tensor, shift: Tensor) -> Affine:
     else:
         bias = layer.bias * scale + shift
     side = None if layer.side is None else folded_after(layer.side, scale, shift)
-    return dataclasses.replace(layer, y=y, weight=weight, bias=bias, side=side)
+    product = scale if layer.scale is None else layer.scale * scale
+    return dataclasses.replace(layer, y=y, bias=bias, side=side, scale=product)
 
 
 def folded_before(layer: Affine, norm: StandaloneBatchNorm) -> Affine:

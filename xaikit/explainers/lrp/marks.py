@@ -27,6 +27,7 @@ class Mark:
         logits: what the softmax was taken of whose output it is, with the version that it had then.
         tap: the same tensor, where it is a layer's output that is explained, with relevance to the place where it is
             read off and no further: for rules that pass by this tensor, since a BatchNorm is folded in or out.
+        fixed: an input of the model by which nothing will be differentiated.
     """
 
     gate: bool = False
@@ -35,6 +36,7 @@ class Mark:
     norm: Any = None
     logits: tuple[Tensor, int] | None = None
     tap: Tensor | None = None
+    fixed: bool = False
 
 
 PLAIN = Mark()

@@ -116,7 +116,9 @@ def _drops(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 def _passing_relu(trace: Trace, function: Any, x: Tensor, **kwargs: Any) -> Tensor:
     """A ReLU that hands on all relevance, R_in = R_out, also at its zeros."""
-    return trace.mark(Pass.apply(x, function(x, **kwargs), trace.flow))
+    with trace.flow.values_only():
+        y = function(x, **kwargs)
+    return trace.mark(Pass.apply(x, y, trace.flow))
 
 
 def written_out(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -127,8 +129,9 @@ def written_out(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _user_ruled(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     """An operation with a user's rule."""
-    user_rule, output = USER_RULES[operation_name(function)], function(*args, **kwargs)
-    operands = trace.marks.among(args, kwargs)
+    user_rule, operands = USER_RULES[operation_name(function)], trace.marks.among(args, kwargs)
+    with trace.flow.values_only():
+        output = function(*args, **kwargs)
 
     def shares(relevance: Tensor, y: Tensor, *saved: Tensor) -> tuple[Any, ...]:
         values = iter(saved)

@@ -11,11 +11,12 @@ import dataclasses
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -44,11 +45,20 @@ class Trace(TorchFunctionMode):
         flow: the switch between relevance and true gradient.
         attn: AttnLRP's rules for attention: half of the relevance to the attention weights, and through their softmax.
         ledger: where to book the relevance of every operation.
+        variables: inputs by which the relevance will be differentiated.
     """
 
-    def __init__(self, rules: Rules, flow: Flow, *, attn: bool = False, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        flow: Flow,
+        *,
+        attn: bool = False,
+        ledger: Ledger | None = None,
+        variables: Sequence[Tensor] = (),
+    ) -> None:
         super().__init__()
-        self.ledger = ledger
+        self.ledger, self.variables = ledger, variables
         self.rules, self.flow, self.attn = rules, flow, attn
         self.marks = Marks()
         self.running: list[tuple[nn.Module, Rule | None]] = []
@@ -89,7 +99,7 @@ class Trace(TorchFunctionMode):
         """A tensor where relevance ends, as the model gets it: it may write into it."""
         self.sources.append(x)
         self.mark(x)
-        return self.mark(x.clone())
+        return self.mark(x.clone(), Mark(fixed=x.is_leaf and not any(x is y for y in self.variables)))
 
     def tap(self, y: Tensor, leaf: Tensor) -> Tensor:
         """The output of an explained layer, whose relevance also arrives at a leaf."""
@@ -167,9 +177,10 @@ class Trace(TorchFunctionMode):
                 self.unknown.setdefault(f"{hidden}, out of sight (TorchScript, autograd.Function)", self.where)
                 self.mark(value)
 
-    def no_rule(self, function: Any) -> None:
-        """Note an operation where relevance follows the plain gradient for want of a rule."""
+    def without_rule(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation where relevance follows the plain gradient for want of a rule, and name it."""
         self.unknown.setdefault(plain_name(function), self.where)
+        return self.mark(function(*args, **kwargs))
 
     @property
     def where(self) -> str:
@@ -194,14 +205,14 @@ class Trace(TorchFunctionMode):
         if isinstance(module, AFFINE_MODULES) and (rule.damp is not None or rule.make is not None):
             return None
         if rule.damp is not None:
-            return self.mark(Output.apply(output, rule.damp, self.flow), self.marks[output])
+            return self.mark(Output.apply(output.clone(), rule.damp, self.flow), self.marks[output])
         x = args[0] if args else None
         if x not in self.marks:
             kinds = type(rule.hook).__name__, type(module).__name__
             raise UnsupportedOperationError(
                 f"the rule {kinds[0]} needs a module that takes a tensor first; {kinds[1]} does not"
             )
-        return self.mark(Ruled.apply(x, output, whole_module(rule.hook, module), self.flow))
+        return self.mark(Ruled.apply(x, output.clone(), whole_module(rule.hook, module), self.flow))
 
     # ------------------------------------------------------------------ operations
 
@@ -213,9 +224,11 @@ class Trace(TorchFunctionMode):
         if not self.marks.among(args, kwargs):
             output = func(*args, **kwargs)
             return self._of_tokens(output, func, args) if self.tokens else output
-        if self.ledger is not None:
-            return audited(self, self.ledger, func, args, kwargs)
-        return apply_rule(self, func, args, kwargs)
+        # A checkpoint would compute what is saved again, without rules.
+        with saved_tensors_hooks(_as_is, _as_is) if torch_private.saved_tensors_are_hooked() else nullcontext():
+            if self.ledger is not None:
+                return audited(self, self.ledger, func, args, kwargs)
+            return apply_rule(self, func, args, kwargs)
 
     def _of_tokens(self, output: Any, func: Any, args: tuple[Any, ...]) -> Any:
         """Follow whole numbers to where they become vectors, which is where relevance ends in a model of tokens."""
@@ -230,6 +243,10 @@ class Trace(TorchFunctionMode):
     def mark(self, output: Any, mark: Mark = PLAIN) -> Any:
         """Note that a result depends on the explained input."""
         return self.marks.set(output, mark)
+
+
+def _as_is(x: Tensor) -> Tensor:
+    return x
 
 
 def _has_gradient(x: Tensor) -> bool:

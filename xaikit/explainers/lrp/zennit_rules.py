@@ -75,11 +75,11 @@ class Rule:
         return self.damp is not None or self.make is not None
 
 
-Table = weakref.WeakKeyDictionary[type, tuple["Rule | None", dict[Any, Any] | None]]
+RuleTable = weakref.WeakKeyDictionary[type, tuple["Rule | None", dict[Any, Any] | None]]
 # What was looked up, for composites whose rules go by the type of a module and by what ran before alone: a rule for it
 # in each context, and the context that follows where it is another. Other settings are another composite, and a changed
 # model shows other types: nothing in here can become stale.
-BY_TYPE: weakref.WeakKeyDictionary[Any, dict[Any, Table]] = weakref.WeakKeyDictionary()
+BY_TYPE: weakref.WeakKeyDictionary[Any, dict[Any, RuleTable]] = weakref.WeakKeyDictionary()
 
 
 def by_type(composite: Any) -> Any:
@@ -105,7 +105,7 @@ class Rules:
 
     def _enter(self, context: dict[Any, Any]) -> None:
         self.context = context
-        self.table: Table | None = None
+        self.table: RuleTable | None = None
         if self.by_type is not None:
             key = tuple(context.items())
             self.table = self.by_type.get(key)
@@ -195,19 +195,37 @@ def read(hook: Any) -> Rule | None:
     plain = not any(getattr(m, "zero_params", None) for m in hook.param_modifiers)
     if type(hook) in (z.rules.Epsilon, z.rules.Norm) and plain:
         return Rule(hook, damp=_damping(hook))
-    formula_of = {
-        z.rules.ZPlus: formulas.zplus,
-        z.rules.Gamma: formulas.two_signs,
-        z.rules.AlphaBeta: formulas.two_signs,
-    }
-    return Rule(hook, make=formula_of.get(type(hook), formulas.any_hook))
+    epsilon = _epsilon(hook)
+    if type(hook) is z.rules.ZPlus:
+        make: Any = functools.partial(formulas.zplus, epsilon=epsilon)
+    elif type(hook) is z.rules.AlphaBeta:
+        make = functools.partial(formulas.alpha_beta, epsilon=epsilon)
+    elif type(hook) is z.rules.Gamma and epsilon is not None:
+        make = functools.partial(
+            formulas.gamma, epsilon=epsilon, weight=_closure(hook.param_modifiers[0].modifier)["gamma"]
+        )
+    else:
+        make = formulas.any_hook
+    return Rule(hook, make=make)
+
+
+def _closure(function: Any) -> dict[str, Any]:
+    return dict(inspect.getclosurevars(function).nonlocals)
+
+
+def _epsilon(hook: Any) -> float | None:
+    """The number that a hook adds to its denominators; None where its stabilizer does something else."""
+    stabilizer = _closure(hook.gradient_mapper).get("stabilizer_fn")
+    if not isinstance(stabilizer, zennit().core.Stabilizer) or stabilizer.clip or stabilizer.norm_scale:
+        return None
+    return float(stabilizer.epsilon)
 
 
 def _damping(hook: Any) -> Callable[[Tensor, Tensor], Tensor]:
     """How a hook that only divides by a stabilised output changes g = R / y: quickly where the stabilizer is known."""
-    stabilizer = inspect.getclosurevars(hook.gradient_mapper).nonlocals.get("stabilizer_fn")
-    if isinstance(stabilizer, zennit().core.Stabilizer) and not (stabilizer.clip or stabilizer.norm_scale):
-        return functools.partial(flow.damped, epsilon=stabilizer.epsilon)
+    epsilon = _epsilon(hook)
+    if epsilon is not None:
+        return functools.partial(flow.damped, epsilon=epsilon)
     return lambda g, y: hook.gradient_mapper(g * flow.nonzero(y), [y])
 
 
@@ -229,15 +247,15 @@ def refuse_registered(name: str, module: nn.Module) -> None:
 def whole_module(hook: Any, module: nn.Module) -> Callable[..., Tensor]:
     """The rule of any hook on a module as a whole, whatever it runs inside."""
     if not isinstance(hook, zennit().core.BasicHook):
-        return lambda x, y, relevance: _foreign(hook, module, x, relevance) / flow.nonzero(x)
+        return lambda x, y, g: _foreign(hook, module, x, flow.relevance_of(g, y)) / flow.nonzero(x)
 
-    def rule(x: Tensor, _y: Tensor, relevance: Tensor) -> Tensor:
+    def rule(x: Tensor, y: Tensor, g: Tensor) -> Tensor:
         def forward(value: Tensor, index: int) -> Tensor:
             modified = {n: formulas.parameter(hook, index, p, n) for n, p in module.named_parameters(recurse=False)}
             with _shadowed(module, modified):
                 return module.forward(value)
 
-        return formulas.general(hook, forward, x, relevance)
+        return formulas.general(hook, forward, x, flow.relevance_of(g, y))
 
     return rule
 

@@ -118,6 +118,7 @@ def test_scans(scan):
     assert ((moved[0] - moved[1]) / 2e-7 - (slope * direction).sum()).abs() < 1e-5 * (1 + slope.abs().max())
 
 
+@pytest.mark.filterwarnings("ignore:the rows of this")  # the buffer holds two rows, however many come
 def test_a_buffer_of_the_model_keeps_its_values():
     class Cached(nn.Module):
         def __init__(self):

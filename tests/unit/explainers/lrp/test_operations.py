@@ -12,6 +12,7 @@ from torch import nn
 from xaikit.core.errors import NonFiniteError
 from xaikit.explainers.lrp import AttnLRP, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
 from xaikit.testing import directional_derivative_error
+from xaikit.torch_ops import KINDS, Kind
 
 VARIANTS = (LRPUniformEpsilon, LRPEpsilonPlus, LRPEpsilonGammaBox, LRPEpsilonAlpha2Beta1, AttnLRP)
 
@@ -65,7 +66,9 @@ STEPS = {
     "in-place activation": lambda h: F.hardswish(h * 1, inplace=True),
     "cosine similarity": lambda h: F.cosine_similarity(h, h.flip(1)).unsqueeze(1),
     "bilinear": lambda h: F.bilinear(h, h.flip(1), torch.arange(72).view(2, 6, 6).to(h) / 72),
-    "grid_sample": lambda h: F.grid_sample(h.view(-1, 1, 2, 3), torch.zeros(len(h), 2, 2, 2).to(h)),
+    "grid_sample": lambda h: F.grid_sample(
+        h.view(-1, 1, 2, 3), torch.zeros(len(h), 2, 2, 2).to(h), align_corners=False
+    ),
     "a grid that depends on the input": lambda h: F.grid_sample(
         h.view(-1, 1, 2, 3), 0.1 * h[:, :4].reshape(-1, 2, 1, 2), align_corners=False
     ),
@@ -404,3 +407,44 @@ def test_rows_that_see_nothing_get_nothing():
         relevance = explainer.explain((x, keep), 1).values
         assert not relevance[0, :2].any()
         torch.testing.assert_close(relevance[:1, 2:], explainer.attribute((x[:1, 2:], keep[:1, 2:]), 1))
+
+
+OUT_OF_DOMAIN = {"acosh", "zeta", "gumbel_softmax"}  # no finite or no repeatable values for numbers in [0, 1]
+ZERO_THERE = {"softshrink", "hardshrink", "angle", "xlogy"}
+BY_ENTRY = sorted(
+    name
+    for name, kind in KINDS.items()
+    if kind in (Kind.ELEMENTWISE, Kind.GATE, Kind.SOFTMAX, Kind.SELECTION) and name not in OUT_OF_DOMAIN | ZERO_THERE
+)
+
+
+def function_named(name):
+    spaces = (torch, F, torch.special, torch.linalg)
+    return next((getattr(space, name) for space in spaces if hasattr(space, name)), None)
+
+
+def one_row(function, h):
+    """The function's values as one tensor of as many entries, whatever it returns."""
+    try:
+        y = function(h)
+    except TypeError:
+        y = function(h, 1)
+    y = y[0] if isinstance(y, (tuple, list)) else y
+    return y if y.shape == h.shape else y.reshape(len(h) if y.ndim > 1 else 1, -1)[:, :1].expand(h.shape)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_all_of_torchs_functions_of_one_tensor_conserve():
+    x, tried, wrong = torch.randn(3, 4, dtype=torch.float64), 0, {}
+    for name in BY_ENTRY:
+        function = function_named(name)
+        try:
+            net = Net(lambda h, function=function: one_row(function, torch.sigmoid(h) * 0.8), width=6)
+            score = net(x)[:, 1].detach()
+        except Exception:  # noqa: BLE001, S112  (it takes other arguments than one tensor)
+            continue
+        tried += 1
+        relevance = LRPUniformEpsilon(net, epsilon=1e-12).attribute(x, 1)
+        wrong[name] = float((relevance.sum() - score.sum()).abs() / score.abs().max())
+    assert tried > 90
+    assert {name: gap for name, gap in wrong.items() if not gap < 1e-3} == {}

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xaikit.explainers.cd.constants import add_constant
+from xaikit.explainers.cd.constants import add_constant, constant_step
 from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed, fractions, missing_rule, on_total
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.elementwise import choose
 from xaikit.explainers.cd.ruleset import RuleSet
-from xaikit.explainers.cd.steps import Split, after
+from xaikit.explainers.cd.steps import SplitStep, after, run
 from xaikit.torch_ops import Kind
 
-Function = Callable[[Tensor], Tensor]
+EntryFunction = Callable[[Tensor], Tensor]
 
 
 def split_gain(rules: RuleSet, of_r: Tensor, of_s: Tensor, gain: Tensor, at_zero: Tensor | None) -> Tensor:
@@ -33,7 +33,9 @@ def split_gain(rules: RuleSet, of_r: Tensor, of_s: Tensor, gain: Tensor, at_zero
     return torch.stack([first, gain - first])
 
 
-def activation(x: Decomposed, function: Function, at_zero: Tensor | None = None, *, fixed: bool = True) -> Decomposed:
+def activation(
+    x: Decomposed, function: EntryFunction, at_zero: Tensor | None = None, *, fixed: bool = True
+) -> Decomposed:
     """The rule for an elementwise f: its gain over f(0) is split by `split_gain`, f(0) shared as a constant.
 
     Without `at_zero` f is asked for f(0). One that is not `fixed` has parameters of its own, for autograd to see.
@@ -42,7 +44,7 @@ def activation(x: Decomposed, function: Function, at_zero: Tensor | None = None,
     symmetric = x.context.rules.activation == "symmetric"
     if float(zero) == 0:
         if fixed:
-            return after(x, Split(function, symmetric))
+            return after(x, SplitStep(function, symmetric))
         of_s = function(x.irrelevant) if symmetric else x.irrelevant
         return x.like(split_gain(x.context.rules, function(x.relevant), of_s, function(x.sums), None))
     of_r, of_s, of_t = function(x.relevant), function(x.irrelevant), function(x.sums)
@@ -119,7 +121,6 @@ def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any
     x: Any = input if function.__name__ == "softmax" else -input
     axis = (dim if dim is not None else _default_dim(x.dim())) % x.dim()
     dtype = _dtype(args, kwargs)
-    of_r, of_s, of_t = (torch.softmax(value, axis + 1, dtype=dtype) for value in (x.relevant, x.irrelevant, x.sums))
     masked = x.total <= -0.5 * ATTENTION_MASK
     if bool(masked.any()):
         zeros = torch.where(masked, x.total, 0)
@@ -127,6 +128,14 @@ def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any
         row = [size if dim == axis or axis < x.dim() - 1 else 1 for dim, size in enumerate(x.shape)]
         zeros = torch.zeros(row, dtype=x.dtype, device=x.parts.device)
     of_zero = torch.softmax(zeros, axis, dtype=dtype)
+    if axis == x.dim() - 1 and dtype in (None, x.dtype) and x.context.rules.activation == "symmetric":
+        split = SplitStep(lambda value: torch.softmax(value, -1), at_zero=of_zero)
+        return (
+            after(after(x, split), constant_step(x, of_zero))
+            if x.deferred
+            else run(x, [split, constant_step(x, of_zero)])
+        )
+    of_r, of_s, of_t = (torch.softmax(value, axis + 1, dtype=dtype) for value in (x.relevant, x.irrelevant, x.sums))
     return add_constant(x.like(split_gain(x.context.rules, of_r, of_s, of_t - of_zero, of_zero)), of_zero)
 
 

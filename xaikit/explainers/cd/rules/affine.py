@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.constants import add_constant, constant_step
+from xaikit.explainers.cd.constants import constant_step
 from xaikit.explainers.cd.decomposed import Decomposed, missing_rule
 from xaikit.explainers.cd.layout import for_convolution
 from xaikit.explainers.cd.linear import completed, goes_by_total, mapped
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.products import product
-from xaikit.explainers.cd.steps import Deferred
+from xaikit.explainers.cd.steps import Deferred, after
 
 
 @cd_rule("linear")
@@ -34,9 +34,9 @@ def weighted(x: Decomposed, weight: Tensor) -> Decomposed:
     if goes_by_total(x) and weight.dim() == 2 and weight.dtype == x.dtype:
         parts = torch.empty(*x.parts.shape[:-1], len(weight), dtype=x.dtype, device=weight.device)
         torch.mm(x.relevant.reshape(-1, x.shape[-1]), weight.T, out=parts[0].view(-1, len(weight)))
-        return completed(x, parts, functional.linear(x.total, weight), [x], share)
+        return completed(x, parts, functional.linear(x.total, weight), [x], share, now=False)
     rows = functional.linear(x.parts.reshape(-1, x.shape[-1]), weight)
-    return x.like(rows.view(*x.parts.shape[:-1], *weight.shape[:-1]), share)
+    return Deferred(x.like(rows.view(*x.parts.shape[:-1], *weight.shape[:-1]), share), per_channel=False).pending()
 
 
 def with_bias(x: Decomposed, bias: Any, trailing: tuple[int, ...]) -> Any:
@@ -45,7 +45,7 @@ def with_bias(x: Decomposed, bias: Any, trailing: tuple[int, ...]) -> Any:
         return x
     if isinstance(bias, Decomposed):
         return x + bias.reshape(-1, *trailing)
-    return add_constant(x, bias.reshape(-1, *trailing), may_overwrite=True)
+    return after(x, constant_step(x, bias.reshape(-1, *trailing)))
 
 
 SPATIAL_DIMS = {f"conv{transposed}{n}d": n for n in (1, 2, 3) for transposed in ("", "_transpose")}

@@ -31,19 +31,17 @@ def einsum(function: Any, equation: str, *operands: Any) -> Decomposed:
         return torch.einsum(f"{','.join(terms)}->{lead}{target}", *values)
 
     pairs = [(value, letters) for value, letters in zip(operands, names, strict=True) if isinstance(value, Decomposed)]
-    operand_shares = [_share(value.share, letters, target) for value, letters in pairs]
+    each_share = [_share(value.share, letters, target) for value, letters in pairs]
     if len(pairs) == 2:
         places = [i for i, value in enumerate(operands) if isinstance(value, Decomposed)]
         terms = [term(*(v.parts if i == at else on_total(v) for i, v in enumerate(operands))) for at in places]
-        return pairs[0][0].like(
-            0.5 * (terms[0] + terms[1]), shares.merged(operand_shares[0], operand_shares[1], len(target))
-        )
+        return pairs[0][0].like(0.5 * (terms[0] + terms[1]), shares.merged(each_share[0], each_share[1], len(target)))
     parts = term(*(value.parts if isinstance(value, Decomposed) else value for value in operands))
-    return pairs[0][0].like(parts, operand_shares[0])
+    return pairs[0][0].like(parts, each_share[0])
 
 
 def _explicit(equation: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
-    """The subscripts of each operand and of the output, with letters in place of an ellipsis or an implied output."""
+    """The letters of each operand and of the output, with letters in place of an ellipsis or an implied output."""
     inputs, arrow, target = equation.replace(" ", "").partition("->")
     names = inputs.split(",")
     hidden = [
@@ -53,8 +51,8 @@ def _explicit(equation: str, operands: tuple[Any, ...]) -> tuple[list[str], str]
     free = [letter for letter in string.ascii_letters if letter not in equation]
     ellipsis = "".join(free[: max(hidden)])
     if not arrow:
-        letters = "".join(names).replace("...", "")
-        target = "..." * ("..." in inputs) + "".join(sorted(x for x in set(letters) if letters.count(x) == 1))
+        used = "".join(names).replace("...", "")
+        target = "..." * ("..." in inputs) + "".join(sorted(x for x in set(used) if used.count(x) == 1))
     names = [letters.replace("...", ellipsis[len(ellipsis) - n :]) for letters, n in zip(names, hidden, strict=True)]
     return names, target.replace("...", ellipsis)
 

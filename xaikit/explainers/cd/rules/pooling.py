@@ -44,7 +44,7 @@ def maximum(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     place = 1 if "adaptive" in names[0] else 5
     with_indices = kwargs.pop("return_indices", args[place] if len(args) > place else names[0] != names[1])
     dims = MAXIMA[names[0]]
-    later = input.deferred
+    later = input.deferred if input.deferred is not None and input.deferred.per_channel else None
     total = input.total if later is None else later.total()
     _, indices = getattr(functional, f"{names[0]}_with_indices")(total, *args[:place], **kwargs)
     if later is None:

@@ -24,12 +24,13 @@ def product(bilinear: Bilinear, x: Any, y: Any, share: Tensor | None = None) -> 
     ndim = max(x.dim(), y.dim())
     if isinstance(x, Decomposed) and isinstance(y, Decomposed):
         both = shares.merged(x.aligned_share(ndim), y.aligned_share(ndim), ndim) if share is None else share
+        half_x, half_y = 0.5 * x.total, 0.5 * y.total
         if goes_by_total(x, y):
-            relevant = bilinear(x.aligned_parts(ndim)[0], y.total).add_(bilinear(x.total, y.aligned_parts(ndim)[0]))
-            parts = torch.empty((2, *relevant.shape), dtype=relevant.dtype, device=relevant.device)
-            torch.mul(relevant, 0.5, out=parts[0])
-            return completed(x, parts, bilinear(x.total, y.total), [x, y], both)
-        parts = 0.5 * (bilinear(x.aligned_parts(ndim), y.total) + bilinear(x.total, y.aligned_parts(ndim)))
+            of_x, of_y = bilinear(x.aligned_parts(ndim)[0], half_y), bilinear(half_x, y.aligned_parts(ndim)[0])
+            parts = torch.empty((2, *of_x.shape), dtype=of_x.dtype, device=of_x.device)
+            torch.add(of_x, of_y, out=parts[0])
+            return completed(x, parts, bilinear(x.total, y.total), [x, y], both, now=False)
+        parts = bilinear(x.aligned_parts(ndim), half_y) + bilinear(half_x, y.aligned_parts(ndim))
         return x.like(parts, both)
     if isinstance(x, Decomposed):
         return x.like(bilinear(x.aligned_parts(ndim), y), x.aligned_share(ndim) if share is None else share)
@@ -79,12 +80,12 @@ def matmul(function: Any, input: Any, other: Any, **kwargs: Any) -> Any:
 def _matmul_share(x: Any, y: Any) -> Tensor | None:
     """The share of x y: rows as in x, columns as in y."""
     ndim = max(x.dim(), y.dim())
-    found = [
+    values = [
         shares.without_dim(value.aligned_share(ndim), dim)
         for value, dim in ((x, -1), (y, -2))
         if isinstance(value, Decomposed)
     ]
-    return found[0] if len(found) == 1 or found[0] is found[1] else shares.merged(found[0], found[1], ndim)
+    return values[0] if len(values) == 1 or values[0] is values[1] else shares.merged(values[0], values[1], ndim)
 
 
 @cd_rule("rmatmul")

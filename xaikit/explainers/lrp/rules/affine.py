@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xaikit.core.convolutions import DTYPES, Form, InputGradient, few_channels
 from xaikit.explainers.lrp.flow import BranchRelevance, Output, Ruled
+from xaikit.explainers.lrp.formulas import Formula
 from xaikit.explainers.lrp.layers import Affine, Operation, folded_before
 from xaikit.explainers.lrp.marks import Mark
 from xaikit.explainers.lrp.operations import written_out
@@ -34,8 +36,14 @@ def with_rule(trace: Trace, layer: Affine, layer_rule: Rule | None) -> Tensor:
         y = Output.apply(layer.y, layer_rule.damp, trace.flow)
     elif layer_rule is not None and layer_rule.make is not None:
         formula = layer_rule.make(layer_rule.hook, layer.operation)
-        y = Ruled.apply(layer.x, layer.y, formula, trace.flow, layer.weight, layer.bias)
+        if trace.marks[layer.x].fixed:  # no derivative by x is needed, only by the weights
+            formula = _of_fixed_input(formula)
+        y = Ruled.apply(layer.x, layer.y, formula, trace.flow, layer.weight, layer.scale, layer.bias)
     return y if layer.side is None else BranchRelevance.apply(y, with_rule(trace, layer.side, layer_rule), trace.flow)
+
+
+def _of_fixed_input(formula: Formula) -> Formula:
+    return lambda x, *others: formula(x.detach(), *others)
 
 
 def _layer(
@@ -46,7 +54,11 @@ def _layer(
     norm = mark.norm if operation.channel_dim % x.ndim == 1 else None
 
     def on(value: Tensor) -> Affine:
-        return Affine(value, operation.forward(value, weight, bias), weight, bias, operation)
+        if layer_rule is None or layer_rule.make is None:
+            return Affine(value, operation.forward(value, weight, bias), weight, bias, operation)
+        with trace.flow.values_only():  # relevance takes the way of the rule
+            y = operation.forward(value.detach() if trace.marks[value].fixed else value, weight, bias)
+        return Affine(value, y, weight, bias, operation)
 
     if norm is None:
         return ruled(trace, on(x), layer_rule)
@@ -127,6 +139,8 @@ def convolution(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Tenso
                 v = v.detach().requires_grad_()
                 return torch.autograd.grad(run(v, w, None), v, g, create_graph=torch.is_grad_enabled())[0]
         sizes = [_tuple(a[k], n) for k in ("stride", "padding", "dilation")]
+        if not transposed and n < 3 and g.dtype in DTYPES and g.device.type == "cpu" and few_channels(w, a["groups"]):
+            return InputGradient.apply(g, w, v, Form(tuple(sizes[0]), tuple(sizes[1]), tuple(sizes[2]), a["groups"]))
         extra = _tuple(a.get("output_padding", 0), n)
         only_input = (True, False, False)
         return torch.ops.aten.convolution_backward(g, v, w, None, *sizes, transposed, extra, a["groups"], only_input)[0]

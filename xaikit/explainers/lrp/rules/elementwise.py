@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 def passed(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], mark: Mark = PLAIN) -> Any:
     """R_in = R_out, for the one operand that depends on the explained input."""
-    operands, output = trace.marks.among(args, kwargs), function(*args, **kwargs)
-    if len({id(x) for x in operands}) > 1 or operands[0].shape != output.shape:
-        trace.no_rule(function)
-        return trace.mark(output)
+    operands = trace.marks.among(args, kwargs)
+    if len({id(x) for x in operands}) > 1:
+        return trace.without_rule(function, args, kwargs)
+    with trace.flow.values_only():
+        output = function(*args, **kwargs)
+    if output.shape != operands[0].shape:
+        return trace.without_rule(function, args, kwargs)
     return trace.mark(Pass.apply(operands[0], output, trace.flow), mark)
 
 
@@ -51,10 +54,10 @@ def softmax(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -
 
     For AttnLRP they are a signal, and hand on R_in = x_i * (R_i - s_i * sum_j R_j), which is the gradient.
     """
-    y = function(x, *args, **kwargs)
-    if not trace.attn:
-        y = Pass.apply(x, y, trace.flow)
-    return trace.mark(y, Mark(gate=not trace.attn, logits=(x, version_of(batch_of(x)))))
+    mark = Mark(gate=not trace.attn, logits=(x, version_of(batch_of(x))))
+    if trace.attn:
+        return trace.mark(function(x, *args, **kwargs), mark)
+    return passed(trace, function, (x, *args), kwargs, mark)
 
 
 @rule("pow", "float_power")
@@ -74,12 +77,10 @@ def scale(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -> 
 @rule(Kind.POWER)
 def homogeneous(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """R_in = x * f'(x) * R_out / (n f(x)), for a function of degree n: x * f'(x) = n * f(x) (Euler)."""
-    y = function(x, *args, **kwargs)
     degree = _degree(operation_name(function), x, args, kwargs)
     if degree is None:
-        trace.no_rule(function)
-        return trace.mark(y)
-    return trace.mark(Share.apply(y, 1 / degree, trace.flow).clone())
+        return trace.without_rule(function, (x, *args), kwargs)
+    return trace.mark(Share.apply(function(x, *args, **kwargs), 1 / degree, trace.flow).clone())
 
 
 def _degree(name: str, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | Tensor | None:
