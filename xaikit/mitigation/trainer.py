@@ -43,7 +43,7 @@ class TrainingProgress:
         step: steps behind us in the present epoch, skipped ones too.
         sums: over the steps of the present epoch.
         seed: of the order, where there is one.
-        regression: whether the first batch showed that the labels are numbers; then those of all batches are.
+        regression: whether the labels are numbers; the first batch decides it for the whole training.
     """
 
     epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)
@@ -109,6 +109,8 @@ class Loop:
         self._began: random_states.RandomState = {}  # the random state when the present epoch began
         self._now: random_states.RandomState | None = None  # the one to go on with, after resuming
         options.stopping.start = processes.broadcast(options.stopping.start)  # their weights may differ until now
+        if isinstance(source, InMemorySource):
+            self._note_task(source.samples.labels)
         self._data = source.fingerprint() if options.checkpoint is not None else {}
         if options.checkpoint is not None:
             saved = checkpoints.read(options.checkpoint, mitigator, model, self._data)
@@ -179,8 +181,8 @@ class Loop:
         weight = self.weight
         self._guard.before()
         loss, problem, error = self._try(batch, weight, share)
-        if loss is not None and batch.labels.is_floating_point() and self._mitigator.task_loss is None:
-            self._train_regression()
+        if loss is not None:
+            self._note_task(batch.labels)
         counted = loss is not None and not step.is_padding
         finite = loss is not None and bool(torch.isfinite(loss.total))
         contribution = [0.0] * 5
@@ -218,9 +220,9 @@ class Loop:
         self._count(sums, passed)
         return interrupted > 0
 
-    def _train_regression(self) -> None:
-        """Read the labels as numbers from now on, also those of a batch that holds only 0 and 1 by chance."""
-        if not self.progress.regression or self._trained.task_loss is None:
+    def _note_task(self, labels: Tensor) -> None:
+        """Once labels were numbers, those of every batch are, also where a batch holds only 0 and 1 by chance."""
+        if self._trained.task_loss is None and (self.progress.regression or labels.is_floating_point()):
             self.progress.regression = True
             self._trained = self._trained.set_kwargs(task_loss=REGRESSION)
             self._processes.change_mitigator(self._trained)
@@ -340,7 +342,7 @@ class Loop:
         self._options.stopping.load_state(parts["stopping"])
         self.progress = TrainingProgress(**progress)
         if self.progress.regression:
-            self._train_regression()
+            self._note_task(torch.empty(0))
         self._began = parts["random"]["began"]
         if self.progress.step:
             self._now = parts["random"]["now"]
