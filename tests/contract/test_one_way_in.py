@@ -165,9 +165,9 @@ WRONG_MASKS = {
     ),
     "other proportions": (
         torch.ones(5, 9),
-        "{masks} must have the proportions of (12, 12), and a map of (5, 9) has others",
+        "{masks} can be resized only to the same proportions, and a map of (5, 9) is no",
     ),
-    "a column": (torch.ones(N, 1), "{masks} must have the proportions of (12, 12), and a map of (6, 1) has others"),
+    "a column": (torch.ones(N, 1), "{masks} can be resized only to the same proportions, and a map of (6, 1) is no"),
     "boxes": (np.array([[0, 0, 3, 3]] * N), "{masks} must mark pixels, and numbers of shape (6, 4) look like boxes"),
     "lists of boxes": ([[0, 0, 3, 3], None] * 3, "{masks} must mark pixels, and numbers of shape (4,) look like boxes"),
 }

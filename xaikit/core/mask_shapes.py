@@ -155,8 +155,8 @@ def _resized(mask: Tensor, explained: Tensor, x: Tensor, what: str) -> Tensor:
     if not same_proportions(size, tuple(x.shape[2:]) if over_input else places):
         positions = tuple(x.shape[2:]) if over_input else places
         raise InvalidInputError(
-            f"{what} must have the proportions of {positions}, and a map of {size} has others; pass {what} of shape "
-            f"{positions}"
+            f"{what} can be resized only to the same proportions, and a map of {size} is no scaled one of {positions}; "
+            f"pass {what} of shape {positions}"
         )
     return F.interpolate(mask, places, mode="area")
 
