@@ -68,7 +68,7 @@ def check_batch(tensors: Tensors, what: str = "inputs") -> int:
         )
     for i, tensor in enumerate(tensors):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = (~torch.isfinite(tensor.detach())).flatten(1).any(1).nonzero().flatten().tolist()
+            bad = (~torch.isfinite(tensor.detach())).reshape(len(tensor), -1).any(1).nonzero().flatten().tolist()
             where = f"{what}[{i}]" if len(tensors) > 1 else what
             raise InvalidInputError(f"{where} must be finite, got NaN or inf in sample {', '.join(map(str, bad[:5]))}")
     return sizes[0]
