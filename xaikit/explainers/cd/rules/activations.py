@@ -38,13 +38,17 @@ def activation(x: Decomposed, function: Function, at_zero: Tensor | None = None,
 
     Without `at_zero` f is asked for f(0). One that is not `fixed` has parameters of its own, for autograd to see.
     """
-    zero = function(torch.zeros(8, dtype=x.dtype, device=x.share.device))[0] if at_zero is None else at_zero
+    at = lambda device: function(torch.zeros(8, dtype=x.dtype, device=device))[0]  # noqa: E731
+    device = x.share.device
+    # A function without parameters is asked on the CPU whether f(0) is 0, so that no device is waited for.
+    zero = (at("cpu") if fixed else at(device)) if at_zero is None else at_zero
     symmetric = x.context.rules.activation == "symmetric"
     if float(zero) == 0:
         if fixed:
             return after(x, Split(function, symmetric))
         of_s = function(x.irrelevant) if symmetric else x.irrelevant
         return x.like(split_gain(x.context.rules, function(x.relevant), of_s, function(x.sums), None))
+    zero = zero if zero.device == device else at(device)
     of_r, of_s, of_t = function(x.relevant), function(x.irrelevant), function(x.sums)
     parts = split_gain(x.context.rules, of_r, of_s, of_t - zero, zero)
     # f(0) of a vector kernel and of its scalar tail differ in the last bit, so exact zeros are put there by hand
