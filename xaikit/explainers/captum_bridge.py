@@ -34,6 +34,7 @@ from xaikit.explainers.captum_passes import (
     last_convolution,
     leaf,
     like,
+    normalizes_over_rows,
     randomness,
     rows_per_sample,
     score_by_function,
@@ -130,6 +131,7 @@ class CaptumMethod(Explainer):
         limit, rows = rows_per_pass(uncut.inputs, self.max_rows), rows_per_sample(name, options)
         parts = []
         alone = name in ONE_BY_ONE_WITH_OWN_GROUPS and any(len(ids) > 1 for ids in per_sample.get("feature_mask", ()))
+        alone = alone or normalizes_over_rows(name, uncut.model)
         for block in blocks(name, uncut.n, 1 if alone else limit // rows, options):
             chosen = slice(block.start, block.stop)
             arguments = {
