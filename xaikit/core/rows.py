@@ -133,18 +133,18 @@ def _attempt(outputs: Outputs, rows: Tensors, samples: Tensor | None, rule: RowR
         return None
 
 
-def _agree(stacked: Tensor | None, true: Tensor) -> bool:
-    if stacked is None or stacked.shape != true.shape or stacked.dtype != true.dtype:
+def _agree(values: Tensor | None, true: Tensor) -> bool:
+    if values is None or values.shape != true.shape or values.dtype != true.dtype:
         return False
-    if not stacked.is_floating_point():
-        return bool((stacked == true).all())
+    if not values.is_floating_point():
+        return bool((values == true).all())
     tolerance = TOLERANCE.get(true.dtype, 1e-2)
     if true.device.type != "cpu":
         tolerance = max(tolerance, GPU_TOLERANCE)
     finite = true.isfinite()
-    if not bool((stacked.isfinite() == finite).all()):
+    if not bool((values.isfinite() == finite).all()):
         return False
-    error = (stacked - true)[finite].abs()
+    error = (values - true)[finite].abs()
     scale = true[finite].abs()
     return error.numel() == 0 or bool(error.max() <= tolerance * scale.max().clamp_min(torch.finfo(true.dtype).tiny))
 

@@ -76,8 +76,8 @@ def _picked(values: Tensor, index: Tensor, what: str) -> Tensor:
     if bool(((index < -size) | (index >= size)).any()):
         wrong = index[(index < -size) | (index >= size)][0]
         raise InvalidInputError(f"target {what} must lie in 0..{size - 1} of an output with {size}, got {int(wrong)}")
-    ones = [1] * (values.ndim - 2)
-    chosen = (index % size).view(-1, 1, *ones).expand(-1, 1, *values.shape[2:])
+    rest = [1] * (values.ndim - 2)
+    chosen = (index % size).view(-1, 1, *rest).expand(-1, 1, *values.shape[2:])
     return values.gather(1, chosen)[:, 0]
 
 
@@ -136,8 +136,8 @@ class Position(Target):
         """
         axes = 2 if self.index is None else 3
         if output.ndim != axes:
-            shape = "(N, T)" if self.index is None else "(N, T, V)"
-            raise InvalidInputError(f"target {self!r} needs an output of shape {shape}, got {rows.form(output)}")
+            form = "(N, T)" if self.index is None else "(N, T, V)"
+            raise InvalidInputError(f"target {self!r} needs an output of shape {form}, got {rows.form(output)}")
         picked = _picked(output, rows.values(self.position, "position"), "position")
         return picked if self.index is None else _picked(picked, rows.values(self.index, "index"), "index")
 
@@ -204,18 +204,14 @@ class Probability(Target):
         return self.of.scores(_classwise(output, self.of, F.softmax, torch.sigmoid), rows)
 
 
-def _classwise(
-    output: Any, target: Target, softmax: Callable[..., Tensor], sigmoid: Callable[[Tensor], Tensor]
-) -> Tensor:
+def _classwise(output: Any, of: Target, softmax: Callable[..., Tensor], sigmoid: Callable[[Tensor], Tensor]) -> Tensor:
     """A softmax over the classes of a head; for a single output the sigmoid of class 0 beside that of class 1."""
-    if target.looks_at_all_heads or not isinstance(output, Tensor):
-        raise InvalidInputError(
-            f"a probability is one of a single head, got {target!r}; put the probability inside Heads"
-        )
+    if of.looks_at_all_heads or not isinstance(output, Tensor):
+        raise InvalidInputError(f"a probability is one of a single head, got {of!r}; put the probability inside Heads")
     if output.ndim == 1 or (output.ndim == 2 and output.shape[1] == 1):
         z = output.reshape(-1)
         return torch.stack([sigmoid(-z), sigmoid(z)], 1)
-    return softmax(output, target.CLASS_AXIS)
+    return softmax(output, of.CLASS_AXIS)
 
 
 @TARGETS.register("region")
