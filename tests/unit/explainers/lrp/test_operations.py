@@ -11,6 +11,7 @@ from torch import nn
 
 from xaikit.core.errors import NonFiniteError
 from xaikit.explainers.lrp import AttnLRP, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
+from xaikit.explainers.lrp.trace import saved_tensors_are_hooked
 from xaikit.testing import directional_derivative_error
 from xaikit.torch_ops import KINDS, Kind
 
@@ -269,6 +270,20 @@ def test_subclasses_of_tensors(method):
         result = getattr(LRPEpsilonPlus(net), method)(value, 0)
         values = result.values if method == "explain" else result
         torch.testing.assert_close(values.as_subclass(torch.Tensor), truth)
+
+
+def test_hooks_on_saved_tensors_are_seen():
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
+    assert not saved_tensors_are_hooked()
+    with hooks:
+        assert saved_tensors_are_hooked()
+        assert (torch.ones(2, requires_grad=True) ** 2).sum().requires_grad  # the hooks go on
+    with torch.autograd.graph.disable_saved_tensors_hooks("not here"):
+        assert not saved_tensors_are_hooked()
+        with pytest.raises(RuntimeError, match="not here"), hooks:
+            pass
+    with hooks:  # allowed again
+        assert saved_tensors_are_hooked()
 
 
 def convolutional():
