@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -97,11 +97,13 @@ class Explain(ProcessFields, DataFields, ModelJob):
         self.tell(text, **as_json(attribution, output, classes), written=[str(path) for path in written])
         return 0
 
-    def _targets(self, sample_input: SampleInput) -> list[int]:
-        """The classes that are asked for."""
-        from xaikit.cli.options import numbers
+    def _targets(self, sample_input: SampleInput) -> Any:
+        """The classes or the target that is asked for."""
+        from xaikit.cli.options import named_target, numbers
         from xaikit.core.errors import InvalidInputError
 
+        if (named := named_target(self.target)) is not None:
+            return named
         if self.target != "label":
             return numbers(self.target, int, "--target")
         if sample_input.label is None:

@@ -104,12 +104,25 @@ def targets_of(classes: list[int], net: nn.Module, inputs: Tensor, head: str | i
     return chosen_targets(classes, run_model(net, inputs, head))
 
 
-def chosen_targets(classes: list[int], output: Tensor) -> Any:
-    """The given classes; else the predicted one of each sample, or None for a single output.
+def named_target(text: str) -> Any:
+    """The target that a spec string such as "position:position=-1,index=5" describes; None for any other text.
+
+    Raises:
+        InvalidInputError: for a registered target whose settings cannot be right.
+    """
+    from xaikit.core import TARGETS
+
+    return TARGETS.create(text) if text.partition(":")[0] in TARGETS else None
+
+
+def chosen_targets(classes: Any, output: Tensor) -> Any:
+    """The given target, or the given classes; else the predicted one of each sample, or None for a single output.
 
     Raises:
         InvalidInputError: for another number of classes than of samples.
     """
+    if not isinstance(classes, list):
+        return classes
     if len(classes) not in (0, 1, len(output)):
         raise InvalidInputError(
             f"--target takes one class for all samples, or one for each of {len(output)}, got {len(classes)}"

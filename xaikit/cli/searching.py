@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from xaikit.cli.inputs import read_batch
-from xaikit.cli.options import check_masked, device_of, numbers, targets_of
+from xaikit.cli.options import check_masked, device_of, named_target, numbers, targets_of
 from xaikit.cli.stream import MaskedBatch, Stream, targets_for
 from xaikit.core import EXPLAINERS, Int
 from xaikit.core.errors import InvalidInputError
@@ -35,7 +35,8 @@ def search_of(job: Tune) -> tuple[Search, Stream]:
     device_of(job.device)
     model = job.loaded()
     samples = _samples(job, model)
-    targets = _targets(job.target, len(samples)) if job.source is not None else []
+    by_class = job.source is not None and named_target(job.target) is None
+    targets = _targets(job.target, len(samples)) if by_class else []
     parts = list(samples) if size else [samples.whole()]
     with_layer = job.with_embedding_layer(model, samples.first)
     explainers = [with_layer.bound(text, model) for text in job.explainer]
@@ -66,7 +67,7 @@ def _samples(job: Tune, model: nn.Module) -> Stream:
 def _metric_batch(job: Tune, part: MaskedBatch, targets_given: list[int], model: nn.Module) -> tuple[Any, ...]:
     """A batch as the metrics take it."""
     head = job.view()["head"]
-    if job.source is None:
+    if job.source is None or named_target(job.target) is not None:
         targets = targets_for(job.target, part, model, head)
     else:
         chosen = [targets_given[i] for i in part.indices.tolist()] if len(targets_given) > 1 else targets_given

@@ -174,17 +174,22 @@ def tell_skipped(*streams: Stream) -> int:
 
 
 def targets_for(target: str, batch: MaskedBatch, model: nn.Module, head: str | int) -> Any:
-    """What is explained in some samples: the label, one class, or (no word) the predicted class.
+    """What is explained in some samples: the label, one class, a target's spec, or (no word) the predicted class.
 
     Raises:
         InvalidInputError: for a target that is none of these, or labels that are not there.
     """
-    from xaikit.cli.options import targets_of
+    from xaikit.cli.options import named_target, targets_of
 
+    if (named := named_target(target)) is not None:
+        return named
     if target == "label":
         if batch.labels is None:
             raise InvalidInputError("--target label needs data with labels")
         return batch.labels
     if target and not target.isdecimal():
-        raise InvalidInputError(f"--target of a data set is one class or 'label', got {target!r}")
+        raise InvalidInputError(
+            f"--target of a data set is one class, 'label', or a target such as position:position=-1,index=5, "
+            f"got {target!r}"
+        )
     return targets_of([int(target)] if target else [], model, batch.inputs, head)

@@ -15,8 +15,8 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import REMEDY, read_labels
 from xaikit.core.mask_supply import MaskSupply
-from xaikit.core.masks import WHAT, map_leaves, read_masks, take_masks
-from xaikit.core.structure import check_batch, flatten
+from xaikit.core.masks import WHAT, leaves_of, map_leaves, read_masks, take_masks
+from xaikit.core.structure import Tensors, check_batch, flatten
 
 ROWS = 256  # samples in a pass, for data in memory
 FORMS = (
@@ -42,6 +42,12 @@ class Batch(NamedTuple):
     def size(self) -> int:
         """Number of samples."""
         return len(flatten(self.inputs)[0][0])
+
+    @property
+    def tensors(self) -> Tensors:
+        """Inputs, labels and masks, those that are tensors."""
+        labels = (self.labels,) if isinstance(self.labels, Tensor) else ()
+        return (*flatten(self.inputs)[0], *labels, *leaves_of(self.masks))
 
     def take(self, rows: Sequence[int] | Tensor) -> Batch:
         """Some of the samples.

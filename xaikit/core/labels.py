@@ -9,6 +9,7 @@ from torch import Tensor
 
 from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.value_ranges import range_of
 
 REMEDY = "; number the classes from 0 on, as pandas.factorize does"
 
@@ -32,7 +33,7 @@ def read_labels(labels: Any, n: int, *, what: str = "labels") -> Tensor:
             f"{what} must be whole class indices, got booleans; if these are the classes 0 and 1 pass "
             f"{what}.long(), of an array {what}.astype(int)"
         )
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    if tensor.is_floating_point() and not range_of(tensor).finite:
         rows = (~torch.isfinite(tensor)).reshape(len(tensor) if tensor.ndim else 1, -1).any(1).nonzero().flatten()
         raise InvalidInputError(f"{what} must be finite, got NaN or inf in sample {int(rows[0])}")
     if tensor.is_floating_point() and tensor.shape == (n, 1):
@@ -67,8 +68,9 @@ def read_classes(labels: Any, n: int, *, what: str = "labels", n_classes: int | 
             f"{_float_remedy(what, whole)}"
         )
     if n_classes is not None and len(indices):
-        outside = (indices < 0) | (indices >= n_classes)
-        if bool(outside.any()):
+        low, high = range_of(indices)
+        if low < 0 or high >= n_classes:
+            outside = (indices < 0) | (indices >= n_classes)
             raise InvalidInputError(
                 f"{what} must lie in 0..{n_classes - 1} for a model with {n_classes} outputs, "
                 f"got {int(indices[outside][0])}"

@@ -30,6 +30,7 @@ from torch import Tensor
 from xaikit.core.arrays import is_array, to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import flatten
+from xaikit.core.value_ranges import range_of
 
 WHAT = "masks"
 REMEDY = "; pass 1 inside and 0 outside"
@@ -88,12 +89,11 @@ def read_mask_values(mask: Any, *, what: str = WHAT) -> Tensor:
         InvalidTypeError: for strings, objects.
         InvalidInputError: for NaN or values outside [0, 1].
     """
-    tensor = to_tensor(mask, what, remedy=REMEDY)
-    tensor = tensor if tensor.is_floating_point() else tensor.float()
-    if not tensor.numel():
+    raw = to_tensor(mask, what, remedy=REMEDY)
+    tensor = raw if raw.is_floating_point() else raw.float()
+    if raw.dtype == torch.bool:
         return tensor
-    # NaN makes both ends NaN: one look, and one wait on a GPU.
-    low, high = torch.stack(torch.aminmax(marked(tensor))).tolist()
+    low, high = range_of(raw)
     if math.isnan(low):
         raise InvalidInputError(f"{what} must hold values in [0, 1], got NaN")
     if low < 0 or high > 1:
@@ -227,7 +227,7 @@ def _axes_of_a_sample(x: Tensor) -> tuple[int, ...]:
 def _of_labels(masks: Any, x: Tensor, what: str, labels: Any) -> Tensor:
     """The mask of each sample's label."""
     indices = torch.as_tensor(labels)
-    highest = int(indices.max()) if len(indices) else 0
+    highest = int(range_of(indices).high)
     if isinstance(masks, list) and any(item is None or is_array(item) for item in masks):
         table = _of_samples(masks, x, what, len(masks), "classes")
     else:

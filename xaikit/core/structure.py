@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.value_ranges import ranges_of
 
 Tensors = tuple[Tensor, ...]
 
@@ -66,9 +67,10 @@ def check_batch(tensors: Tensors, what: str = "inputs") -> int:
         raise InvalidInputError(
             f"{what} are an empty batch of shape {tuple(tensors[0].shape)}; pass at least one sample"
         )
-    for i, tensor in enumerate(tensors):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = (~torch.isfinite(tensor.detach())).flatten(1).any(1).nonzero().flatten().tolist()
+    numbers = [i for i, tensor in enumerate(tensors) if tensor.is_floating_point()]
+    for i, ends in zip(numbers, ranges_of([tensors[i] for i in numbers]), strict=True):
+        if not ends.finite:
+            bad = (~torch.isfinite(tensors[i].detach())).flatten(1).any(1).nonzero().flatten().tolist()
             where = f"{what}[{i}]" if len(tensors) > 1 else what
             raise InvalidInputError(f"{where} must be finite, got NaN or inf in sample {', '.join(map(str, bad[:5]))}")
     return sizes[0]

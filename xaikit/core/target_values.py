@@ -185,7 +185,7 @@ class LogProbability(Target):
             output: as for `Target.scores`.
             rows: as for `Target.scores`.
         """
-        return self.of.scores(_log_probabilities(output, self.of), rows)
+        return self.of.scores(_classwise(output, self.of, F.log_softmax, F.logsigmoid), rows)
 
 
 @TARGETS.register("probability")
@@ -201,16 +201,17 @@ class Probability(Target):
             output: as for `Target.scores`.
             rows: as for `Target.scores`.
         """
-        return self.of.scores(_log_probabilities(output, self.of).exp(), rows)
+        return self.of.scores(_classwise(output, self.of, F.softmax, torch.sigmoid), rows)
 
 
-def _log_probabilities(output: Any, of: Target) -> Tensor:
+def _classwise(output: Any, of: Target, softmax: Callable[..., Tensor], sigmoid: Callable[[Tensor], Tensor]) -> Tensor:
+    """A softmax over the classes of a head; for a single output the sigmoid of class 0 beside that of class 1."""
     if of.looks_at_all_heads or not isinstance(output, Tensor):
         raise InvalidInputError(f"a probability is one of a single head, got {of!r}; put the probability inside Heads")
     if output.ndim == 1 or (output.ndim == 2 and output.shape[1] == 1):
         z = output.reshape(-1)
-        return torch.stack([F.logsigmoid(-z), F.logsigmoid(z)], 1)
-    return F.log_softmax(output, of.CLASS_AXIS)
+        return torch.stack([sigmoid(-z), sigmoid(z)], 1)
+    return softmax(output, of.CLASS_AXIS)
 
 
 @TARGETS.register("region")
@@ -290,6 +291,3 @@ def from_value(value: Any) -> Target | None:
     if isinstance(value, (int, Tensor, Sequence)) and not isinstance(value, (str, bool)):
         return Class(value)
     return None
-
-
-Function = Callable[[Any], Tensor]

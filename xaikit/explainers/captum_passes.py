@@ -20,7 +20,7 @@ from xaikit.core import targets as target_rules
 from xaikit.core.errors import InvalidInputError, UnsupportedOperationError, XaikitError
 from xaikit.core.replica import original_of
 from xaikit.core.rows import even_ranges
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, map_tensors, split_rows
 
 # Captum draws the noise of these for a whole batch at once; one sample at a time meets the same noise in any batch.
 ONE_BY_ONE = ("GradientShap", "KernelShap", "Lime", "LimeBase", "NoiseTunnel")
@@ -150,16 +150,22 @@ def _failure(name: str, error: Exception) -> str:
     return f"refuses this model or these arguments: {text.splitlines()[0] if text else type(error).__name__}{instead}"
 
 
-def score_by_function(output: Tensor, call: Call, samples: Tensor) -> Tensor:
+def score_by_function(output: Any, call: Call, samples: Tensor) -> Tensor:
     """The scores of rows in any order by a target function, which may hold values per sample: it gets whole batches.
 
     Each row goes to its sample's place in the first batch where that is free; what stays empty repeats a row.
     """
     earlier = (samples[:, None] == samples[None]).tril(-1).sum(1)
     place = earlier * call.n + samples
-    batches = output[:1].detach().expand((int(earlier.max()) + 1) * call.n, *output.shape[1:])
-    filled = batches.clone().index_copy(0, place, output)
-    return torch.cat([target_rules.score(part, call.target) for part in filled.split(call.n)])[place]
+    total = (int(earlier.max()) + 1) * call.n
+
+    def filled(rows: Tensor) -> Tensor:
+        if not rows.ndim or len(rows) != len(samples):
+            return rows
+        return rows[:1].detach().expand(total, *rows.shape[1:]).clone().index_copy(0, place, rows)
+
+    batches = split_rows(map_tensors(output, filled), call.n)
+    return torch.cat([target_rules.score(part, call.target, n=call.n) for part in batches])[place]
 
 
 def tensor_layer(call: Call, layer: Any) -> Any:

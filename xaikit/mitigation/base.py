@@ -16,6 +16,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferent
 from xaikit.core.model_state import buffers_kept_on_error
 from xaikit.core.renames import renamed_arguments
 from xaikit.core.value_equality import same_value, value_hash
+from xaikit.core.value_ranges import off_cpu, ranges_known
 from xaikit.mitigation import checkpoints
 from xaikit.mitigation import fabric as fabrics
 from xaikit.mitigation.checks import MaskWatch, check_data, check_model, explain_batchnorm_error
@@ -167,7 +168,11 @@ class Mitigator(Configured, abc.ABC):
         Raises:
             InvalidInputError, InvalidTypeError: for inputs, labels or masks that cannot be right.
         """
-        x, y, masks = self._read(model, batch)
+        with ranges_known(off_cpu(batch)):
+            return self._loss(model, self._read(model, batch), seed, weight)
+
+    def _loss(self, model: nn.Module, batch: Batch, seed: int | None, weight: float | None) -> Loss:
+        x, y, masks = batch
         weight = self.weight if weight is None else weight
         with buffers_kept_on_error(model), explain_batchnorm_error():
             if weight == 0:

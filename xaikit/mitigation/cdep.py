@@ -16,6 +16,7 @@ from xaikit.core.masks import is_several, leaves_of, read_masks
 from xaikit.core.model_state import isolated
 from xaikit.core.modes import mode_matters
 from xaikit.core.structure import Tensors, flatten
+from xaikit.core.value_ranges import ValueRange, ranges_known
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import autocast_on, logits_of
@@ -152,7 +153,8 @@ class CDEP(Mitigator):
         if self.steps is not None:
             steps = self.steps(masks)
             options["step_masks"] = steps if self.part == "relevant" else 1 - steps
-        decomposition = explainer.decompose(x, **options)
+        with ranges_known([masks, options.get("masks", masks)], [ValueRange(0.0, 1.0)] * 2):
+            decomposition = explainer.decompose(x, **options)
         # A single output (N,) is one class.
         scores = tuple(s if s.ndim > 2 else s[..., None] for s in (decomposition.relevant, decomposition.irrelevant))
         return scores if self.part == "relevant" else scores[::-1]

@@ -18,6 +18,7 @@ from xaikit.core.masks import leaves_of, marked
 from xaikit.core.model_state import isolated
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
+from xaikit.core.value_ranges import range_of
 from xaikit.mitigation.forward import run_model, training_mode
 from xaikit.mitigation.sources import InMemorySource, Source
 
@@ -95,8 +96,9 @@ class MaskWatch:
             return  # nothing more to learn
         for leaf in leaves_of(mask):
             values = marked(leaf)
-            self.inside = self.inside or bool((values != 0).any())
-            self.outside = self.outside or bool((values != 1).any())
+            low, high = range_of(values)
+            self.inside = self.inside or high > 0
+            self.outside = self.outside or low < 1
 
     def warn(self, mitigator: Mitigator, *, stacklevel: int) -> None:
         """Warn of masks that are zero everywhere or cover everything, where that cannot be meant."""

@@ -17,6 +17,7 @@ from xaikit.core import EXPLAINERS, Choice
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.labels import read_classes, read_labels
 from xaikit.core.structure import Tensors
+from xaikit.core.value_ranges import range_of
 from xaikit.mitigation.projections import Projection
 
 EXPLANATION = Choice(EXPLAINERS, required_attribute="DIFFERENTIABLE")
@@ -90,7 +91,10 @@ def check_labels(labels: Any, logits: Tensor, *, regression: bool = False) -> Te
 def _labels_of_single_output(values: Tensor, logits: Tensor, regression: bool) -> Tensor:
     if regression:
         return values.to(logits.dtype)
-    binary = bool(((values == 0) | (values == 1)).all())
+    low, high = range_of(values)
+    binary = low >= 0 and high <= 1
+    if binary and values.is_floating_point():
+        binary = bool(((values == 0) | (values == 1)).all())
     if not values.is_floating_point() and binary:
         return values
     if not values.is_floating_point():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from xaikit.core.errors import InvalidInputError, NonFiniteError, TrainingError
 from xaikit.core.results import Stopped
 from xaikit.core.structure import flatten
+from xaikit.core.value_ranges import ranges_known, read_ranges
 from xaikit.mitigation import checkpoints, random_states
 from xaikit.mitigation.checks import MaskWatch
 from xaikit.mitigation.early_stopping import EarlyStopping
@@ -111,7 +113,8 @@ class Loop:
             saved = checkpoints.read(options.checkpoint, mitigator, model, self._data)
             if saved is not None:
                 self._resume(*saved)
-        # What is in memory was looked at as a whole.
+        # What is in memory was looked at as a whole; what is loaded is looked at before it goes to the device.
+        self._ranges = read_ranges(source.samples.tensors) if isinstance(source, InMemorySource) else None
         fresh = not isinstance(source, InMemorySource) and not self.progress.epochs and self.progress.step == 0
         self._watch = MaskWatch() if fresh else None
         remaining = None
@@ -175,16 +178,13 @@ class Loop:
         batch = step.batch.to(self._device)
         weight = self.weight
         self._guard.before()
-        loss, problem, error = self._try(batch, weight, share)
-        counted = loss is not None and not step.is_padding
-        finite = loss is not None and bool(torch.isfinite(loss.total))
-        contribution = [0.0] * 5
-        if counted:
-            assert loss is not None
-            labels = batch.labels.to(loss.logits.device)
-            right = _count_right(loss.logits, labels)
-            values = [loss.task, loss.penalty, loss.total / self._processes.part.world_size, right]
-            contribution = [*torch.stack([v.detach().double() for v in values]).tolist(), float(len(labels))]
+        ranges = self._ranges or read_ranges(step.batch.tensors)
+        with ranges_known(batch.tensors, ranges):
+            loss, problem, error = self._try(batch, weight, share)
+        contribution, finite = [0.0] * 5, False
+        if loss is not None:
+            values, finite = self._values(loss, batch)
+            contribution = contribution if step.is_padding else values
         failed, bad, interrupted, *sums = self._processes.sum(
             [float(error is not None), float(not finite), float(pressed.is_set()), *contribution]
         )
@@ -212,6 +212,15 @@ class Loop:
             self._skip(step, batch, loss, problem)
         self._count(sums, passed)
         return interrupted > 0
+
+    def _values(self, loss: Loss, batch: Any) -> tuple[list[float], bool]:
+        """What `_count` sums, and whether the loss is finite; in one wait for the device."""
+        labels = batch.labels.to(loss.logits.device)
+        right = _count_right(loss.logits, labels)
+        values = torch.stack([v.detach().double() for v in (loss.task, loss.penalty, loss.total, right)]).tolist()
+        finite = math.isfinite(values[2])
+        values[2] /= self._processes.part.world_size
+        return [*values, float(len(labels))], finite
 
     def _try(self, batch: Any, weight: float, share: Any) -> tuple[Loss | None, str, Exception | None]:
         """The loss; or what was not finite in it; or an error that must wait until the other processes know."""
@@ -268,7 +277,7 @@ class Loop:
             )
         self._warn_of_masks()
         weight = self.weight
-        if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        if not all(ends.finite for ends in read_ranges(list(model.parameters()))):
             sentence = f"the weights are not finite after epoch {number}"
             if is_last:
                 self._guard.restore()

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from xaikit.core import TARGETS as TARGET_VALUES
 from xaikit.core import Explainer, Int
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteError, UnboundError
 from xaikit.core.setting_json import to_json
@@ -54,7 +56,8 @@ def explain_dataset(  # noqa: PLR0913
             `names` of its samples, `classes` and `features`, which a report shows, and a method `fingerprint(index)`;
             it may raise `UnreadableSampleError` for a sample, which is then left out and noted.
         out: folder of the run; a new one, or that of the same job.
-        targets: a class, "predicted", or "label". A model with a single output has no classes.
+        targets: a class, "predicted", "label", or a target as a spec string, "position:position=-1,index=5". A
+            model with a single output has no classes.
         batch_size: samples in a pass; None takes the loader's, else 32.
         shard_size: samples in a file; None chooses at most 128, and fewer where they are large.
         dtype: of the stored attributions: "float16", "bfloat16", "float32", "float64"; None keeps the explainer's.
@@ -163,7 +166,9 @@ class _Keeper:
         return Shard(
             indices=part.indices,
             values=self._stored(attribution.values),
-            targets=None if target is None else torch.as_tensor(target).expand(len(part.indices)),
+            targets=None
+            if target is None or isinstance(target, str)
+            else torch.as_tensor(target).expand(len(part.indices)),
             scores=attribution.scores,
             predicted=predicted,
             labels=part.labels,
@@ -234,11 +239,18 @@ def _check_same_rows(folder: Path, numbers: list[int], source: SampleSource) -> 
             )
 
 
+def _classes(target: Any, n: int) -> Tensor | None:
+    """The explained class of each sample, where classes are explained."""
+    return None if target is None or isinstance(target, str) else torch.as_tensor(target).expand(n)
+
+
 def _chosen(targets: Any) -> int | str:
-    if isinstance(targets, str) and targets in TARGETS:
+    if isinstance(targets, str) and (targets in TARGETS or targets.partition(":")[0] in TARGET_VALUES):
         return targets
     if isinstance(targets, bool) or not hasattr(targets, "__index__"):
-        raise InvalidInputError(f"targets must be a class, 'predicted' or 'label', got {targets!r}")
+        raise InvalidInputError(
+            f"targets must be a class, 'predicted', 'label' or a target's spec string, got {targets!r}"
+        )
     return int(targets)
 
 

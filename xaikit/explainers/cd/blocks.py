@@ -215,7 +215,8 @@ class SplitFunction:
 
 def undecided(cut: Cut, share: Tensor, parts: Tensor) -> Sequence[Tensor | float]:
     """The undecided share of each block, a number where it can be."""
-    if not shares.is_uniform(share) or (cut.dim == 0 and len(share) > 1):
+    # A number read from another device than the CPU would mean to wait for it.
+    if share.device.type != "cpu" or not shares.is_uniform(share) or (cut.dim == 0 and len(share) > 1):
         return cut.operand(shares.aligned(share, parts.dim() - 2).to(parts.dtype))
     return [number for number in share.tolist() for _ in range(len(cut.sizes) // len(share))]
 

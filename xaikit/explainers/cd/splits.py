@@ -127,7 +127,8 @@ class Split:
         sizes = [size.flatten(2).sum(2) if size.dim() > 2 else size for size in (relevant, rest)]
         total = sizes[0] + sizes[1]
         share = torch.where(total > 0, sizes[0] / torch.where(total > 0, total, 1), 0.5)
-        if share.shape[1] == 1 or bool((share == share[:, :1]).all()):
+        # The short form is for the speed of a CPU. On another device, to find out would mean to wait for it.
+        if share.shape[1] == 1 or (share.device.type == "cpu" and bool((share == share[:, :1]).all())):
             return share[:, 0]
         return share.reshape(*share.shape, *[1] * (ndim - 1))
 

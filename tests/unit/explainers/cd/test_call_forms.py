@@ -142,3 +142,37 @@ def test_linear_operations(name):
     assert torch.allclose(result.total, Net(STRUCTURES[name])(x).expand_as(result.total), atol=1e-12)
     assert not result.relevant[2].any()
     assert not result.irrelevant[3].any()
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+
+    def forward(self, ids):
+        return self.head(self.layer(self.embed(ids)).mean(1))
+
+
+def exported():
+    image, row = torch.randn(2, 1, 8, 8).double(), torch.randn(2, 6).double()
+    cnn = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Linear(16, 3),
+    )  # fmt: skip
+    mlp = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3), nn.Softmax(-1))
+    return {"cnn": (cnn, image), "mlp": (mlp, row), "tokens": (Tokens(), torch.randint(0, 20, (2, 5)))}
+
+
+@pytest.mark.parametrize("name", ["cnn", "mlp", "tokens"])
+@pytest.mark.filterwarnings("ignore")
+def test_exported_programs(name):
+    """They call torch.ops.aten's operators, which are the same operations under other names."""
+    torch.manual_seed(0)
+    model, x = exported()[name]
+    model = model.double().eval()
+    program = torch.export.export(model, (x,)).module()
+    mask = (torch.rand(1, *x.shape[1:], generator=torch.Generator().manual_seed(1)) < 0.5).double()
+    ours, theirs = (ContextualDecomposition(net).decompose(x, mask) for net in (program, model))
+    assert torch.allclose(ours.relevant, theirs.relevant, atol=1e-12)
+    assert torch.allclose(ours.irrelevant, theirs.irrelevant, atol=1e-12)

@@ -15,7 +15,7 @@ from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.elementwise import choose
 from xaikit.explainers.cd.ruleset import RuleSet
 from xaikit.explainers.cd.steps import Split, after, run
-from xaikit.torch_ops import Kind
+from xaikit.torch_ops import Kind, operation_name
 
 Function = Callable[[Tensor], Tensor]
 
@@ -38,13 +38,17 @@ def activation(x: Decomposed, function: Function, at_zero: Tensor | None = None,
 
     Without `at_zero` f is asked for f(0). One that is not `fixed` has parameters of its own, for autograd to see.
     """
-    zero = function(torch.zeros(8, dtype=x.dtype, device=x.share.device))[0] if at_zero is None else at_zero
+    at = lambda device: function(torch.zeros(8, dtype=x.dtype, device=device))[0]  # noqa: E731
+    device = x.share.device
+    # A function without parameters is asked on the CPU whether f(0) is 0, so that no device is waited for.
+    zero = (at("cpu") if fixed else at(device)) if at_zero is None else at_zero
     symmetric = x.context.rules.activation == "symmetric"
     if float(zero) == 0:
         if fixed:
             return after(x, Split(function, symmetric))
         of_s = function(x.irrelevant) if symmetric else x.irrelevant
         return x.like(split_gain(x.context.rules, function(x.relevant), of_s, function(x.sums), None))
+    zero = zero if zero.device == device else at(device)
     of_r, of_s, of_t = function(x.relevant), function(x.irrelevant), function(x.sums)
     parts = split_gain(x.context.rules, of_r, of_s, of_t - zero, zero)
     # f(0) of a vector kernel and of its scalar tail differ in the last bit, so exact zeros are put there by hand
@@ -61,7 +65,7 @@ def elementwise(function: Any, input: Any, *args: Any, **kwargs: Any) -> Decompo
     """Elementwise functions of one tensor."""
     if not isinstance(input, Decomposed) or any(isinstance(value, Decomposed) for value in (*args, *kwargs.values())):
         raise missing_rule(function)
-    if function.__name__ == "rrelu":  # it draws slopes in training; a decomposition uses the mean slope
+    if operation_name(function) == "rrelu":  # it draws slopes in training; a decomposition uses the mean slope
         args, kwargs = args[:2], {name: value for name, value in kwargs.items() if name != "training"}
     return activation(input, lambda value: function(value, *args, **kwargs))
 
@@ -116,7 +120,7 @@ def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any
 
     An attention mask stands in both parts by halves, so that each part by itself is masked too.
     """
-    x: Any = input if function.__name__ == "softmax" else -input
+    x: Any = -input if operation_name(function) == "softmin" else input
     axis = (dim if dim is not None else _default_dim(x.dim())) % x.dim()
     dtype = _dtype(args, kwargs)
     masked = x.total <= -0.5 * ATTENTION_MASK

@@ -16,6 +16,7 @@ from xaikit.explainers.cd.linear import completed, goes_by_total, mapped
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.products import product
 from xaikit.explainers.cd.steps import Deferred, after
+from xaikit.torch_ops import operation_name
 
 
 @cd_rule("linear")
@@ -56,7 +57,7 @@ def convolution(function: Any, input: Any, weight: Any, bias: Tensor | None = No
     """One call for all parts of all masks, without the bias, which is then shared."""
     if isinstance(weight, Decomposed) or not isinstance(input, Decomposed):
         raise missing_rule(function)
-    dims = SPATIAL_DIMS[function.__name__] + 1
+    dims = SPATIAL_DIMS[operation_name(function)] + 1
 
     def convolved(rows: Tensor) -> Tensor:
         return function(for_convolution(rows, weight) if dims == 3 else rows, weight, None, *args, **kwargs)

@@ -9,6 +9,7 @@ from torch import Tensor
 from xaikit.core.torch_private import tree_map_only
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.registry import cd_rule
+from xaikit.torch_ops import operation_name
 
 CASTS = ("to", "float", "double", "half", "bfloat16", "type", "type_as", "cpu", "cuda")
 
@@ -43,7 +44,7 @@ def to_integers(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> 
 @cd_rule("clone", "contiguous", "detach")
 def same_entries(function: Any, input: Decomposed, **kwargs: Any) -> Decomposed:
     """The same entries, copied, laid out in order, or cut off from the graph."""
-    name = function.__name__
+    name = operation_name(function)
     if name == "contiguous":
         return input
     parts = input.parts.clone() if name == "clone" else input.parts.detach() if name == "detach" else input.parts

@@ -12,6 +12,7 @@ from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.constants import add_graph_constant
 from xaikit.explainers.cd.decomposed import Decomposed, as_constant, constant_like, on_total
 from xaikit.explainers.cd.registry import cd_rule
+from xaikit.torch_ops import operation_name
 
 
 def add_scaled(input: Any, other: Any, factor: float) -> Decomposed:
@@ -80,7 +81,7 @@ def where(function: Any, condition: Any, input: Any = None, other: Any = None, s
 @cd_rule("maximum", "minimum", "fmax", "fmin")
 def larger(function: Any, input: Any, other: Any) -> Decomposed:
     """The larger or the smaller of two, with both its parts."""
-    up = function.__name__ in ("maximum", "fmax")
+    up = operation_name(function) in ("maximum", "fmax")
     left, right = on_total(input), on_total(other)
     return choose(left >= right if up else left <= right, input, other)
 
@@ -96,7 +97,7 @@ def dropout(function: Any, input: Decomposed, p: float = 0.5, training: bool = T
     """One random scale for both parts, as the model draws it; nothing at all in evaluation mode."""
     if not (training and train) or p == 0:
         return input
-    if "alpha" in function.__name__:
+    if "alpha" in operation_name(function):
         return dropout(functional.dropout, input, p)
     return input.like(input.parts * function(torch.ones_like(input.parts[0, 0]), p, True))
 

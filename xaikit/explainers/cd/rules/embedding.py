@@ -16,7 +16,7 @@ from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.ruleset import Context
-from xaikit.torch_ops import calling_module
+from xaikit.torch_ops import calling_module, operation_name, plain_name
 
 
 class MaskedTokens(torch.Tensor):
@@ -52,6 +52,8 @@ class MaskedTokens(torch.Tensor):
         kwargs = kwargs or {}
         if func is functional.embedding:
             return embedding(*args, **kwargs)
+        if operation_name(func) == "embedding" and len(args) > 1 and isinstance(args[1], MaskedTokens):
+            return embedding(args[1], args[0])  # torch.embedding takes the weight first
         if func is functional.embedding_bag:
             return embedding_bag(*args, **kwargs)
         try:
@@ -87,7 +89,7 @@ _INDEXED = {"__getitem__", "transpose", "permute", "t", "narrow", "select"}
 
 def _carried(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
     """Masks follow their tokens through copies, views and slices; whatever else is computed from ids is a constant."""
-    tokens, name = args[0], getattr(function, "__name__", "")
+    tokens, name = args[0], plain_name(function)
     if name == "__get__" and function.__self__.__name__ in ("T", "mT") and tokens.ids.dim() == 2:
         return tokens.transpose(0, 1)
     if name in _SAME and isinstance(result, Tensor) and not result.is_floating_point():

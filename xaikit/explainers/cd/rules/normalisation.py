@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ def instance_norm(  # noqa: PLR0913, PLR0917  the signature is torch's
     *backend: Any,
 ) -> Decomposed:
     """One group per channel; with running statistics it is a batch norm in evaluation mode."""
-    if function is torch.instance_norm:  # it takes weight and bias first
+    if not inspect.isfunction(function):  # torch.instance_norm takes weight and bias first
         running_mean, running_var, weight, bias = weight, bias, running_mean, running_var
     if not use_input_stats:
         return batch_norm(functional.batch_norm, input, running_mean, running_var, weight, bias, eps=eps)
@@ -107,7 +108,7 @@ def batch_norm(  # noqa: PLR0913, PLR0917  the signature is torch's
     *backend: Any,
 ) -> Decomposed:
     """Affine: scale g = w / std and constant b - mean g. Without running statistics those of the total."""
-    if function is torch.batch_norm:  # it takes weight and bias first
+    if not inspect.isfunction(function):  # torch.batch_norm takes weight and bias first
         running_mean, running_var, weight, bias = weight, bias, running_mean, running_var
     mean, variance = running_mean, running_var
     if training or mean is None or variance is None:

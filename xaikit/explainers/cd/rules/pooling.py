@@ -14,6 +14,7 @@ from xaikit.explainers.cd.layout import channels_behind
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.affine import folded
 from xaikit.explainers.cd.rules.elementwise import larger
+from xaikit.torch_ops import operation_name, plain_name
 
 AVERAGES = {f"{kind}avg_pool{n}d": n for kind in ("", "adaptive_", "_adaptive_") for n in (1, 2, 3)}
 AVERAGES = {name: n for name, n in AVERAGES.items() if name != "_adaptive_avg_pool1d"}
@@ -25,14 +26,14 @@ MAXIMA = {
 @cd_rule(*AVERAGES)
 def average(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
     """Average pooling of each part."""
-    return folded(input, AVERAGES[function.__name__] + 1, lambda rows: function(rows, *args, **kwargs))
+    return folded(input, AVERAGES[operation_name(function)] + 1, lambda rows: function(rows, *args, **kwargs))
 
 
 @cd_rule("interpolate", "upsample", "grid_sample", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
                 "native_channel_shuffle", "fold")  # fmt: skip
 def resampling(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
     """Linear maps over (batch, channels, ...)."""
-    if function.__name__ == "grid_sample":
+    if operation_name(function) == "grid_sample":
         return input.map_parts(lambda part: function(part, *args, **kwargs))
     return folded(input, input.dim() - 1, lambda rows: function(rows, *args, **kwargs))
 
@@ -40,13 +41,12 @@ def resampling(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> D
 @cd_rule(*MAXIMA)
 def maximum(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     """Max pooling: both parts are gathered at the maxima of the total."""
-    names = function.__name__.removesuffix("_with_indices"), function.__name__
-    place = 1 if "adaptive" in names[0] else 5
-    asked = kwargs.pop("return_indices", args[place] if len(args) > place else names[0] != names[1])
-    dims = MAXIMA[names[0]]
+    name = operation_name(function)
+    place, dims = 1 if "adaptive" in name else 5, MAXIMA[name]
+    asked = kwargs.pop("return_indices", args[place] if len(args) > place else "_with_indices" in plain_name(function))
     later = input.deferred if input.deferred is not None and input.deferred.per_channel else None
     total = input.total if later is None else later.total()
-    _, indices = getattr(functional, f"{names[0]}_with_indices")(total, *args[:place], **kwargs)
+    _, indices = getattr(functional, f"{name}_with_indices")(total, *args[:place], **kwargs)
     if later is None:
         taken = input.like(select(input.parts, indices, dims))
     else:  # the steps are the same at all places of a channel
@@ -69,7 +69,7 @@ def select(parts: Tensor, indices: Tensor, dims: int) -> Tensor:
 @cd_rule("max", "min")
 def extremum(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     """The largest entry of all, along a dimension, or of two tensors."""
-    up = function.__name__ == "max"
+    up = operation_name(function) == "max"
     other = args[0] if args else kwargs.get("other")
     if isinstance(other, torch.Tensor):
         return larger(torch.maximum if up else torch.minimum, input, other)
@@ -83,7 +83,7 @@ def extremum(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
 def pick(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     """One entry along a dimension, chosen by the total."""
     chosen = function(input.total, *args, **kwargs)
-    position = 1 if function.__name__ == "kthvalue" else 0
+    position = 1 if operation_name(function) == "kthvalue" else 0
     dim = kwargs.get("dim", args[position] if len(args) > position else -1)
     keepdim = chosen.indices.dim() == input.dim()
     value = input.gather(dim, chosen.indices if keepdim else chosen.indices.unsqueeze(dim))
@@ -94,7 +94,7 @@ def pick(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
 def order(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     """Several entries along a dimension, ordered by the total."""
     chosen = function(input.total, *args, **kwargs)
-    position = 1 if function.__name__ == "topk" else 0
+    position = 1 if operation_name(function) == "topk" else 0
     dim = kwargs.get("dim", args[position] if len(args) > position else -1)
     return type(chosen)((input.gather(dim, chosen.indices), chosen.indices))
 
@@ -111,21 +111,21 @@ def amax(function: Any, input: Decomposed, dim: Any = (), keepdim: bool = False)
 @cd_rule("gather", "take_along_dim", "index_select")
 def gather(function: Any, input: Decomposed, dim: Any, index: Any = None, **kwargs: Any) -> Decomposed:
     """Entries at given indices, along one dimension."""
-    if function.__name__ == "take_along_dim":
+    if operation_name(function) == "take_along_dim":
         dim, index = (index if index is not None else kwargs.get("dim"), dim)
     dim = dim % input.dim()
     share = input.share
     if not shares.is_uniform(share):
-        if share.shape[1 + dim] > 1 and function.__name__ == "index_select":
+        if share.shape[1 + dim] > 1 and operation_name(function) == "index_select":
             share = share.index_select(1 + dim, index)
         elif share.shape[1 + dim] > 1:
             share = share.expand(share.shape[0], *input.shape).gather(
                 1 + dim, index.expand(share.shape[0], *index.shape)
             )
-    if function.__name__ == "index_select":
+    if operation_name(function) == "index_select":
         return input.like(input.parts.index_select(dim + 2, index), share)
     lead = input.parts.shape[:2]
-    if function.__name__ == "take_along_dim":
+    if operation_name(function) == "take_along_dim":
         sizes = [index.shape[d] if d == dim else input.shape[d] for d in range(input.dim())]
         index = index.expand(sizes)
     parts = input.parts

@@ -9,7 +9,7 @@ import torch
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed, missing_rule
 from xaikit.explainers.cd.registry import cd_rule
-from xaikit.torch_ops import Kind
+from xaikit.torch_ops import Kind, operation_name
 
 
 @cd_rule("sum", "mean", "nanmean", "nansum")
@@ -24,7 +24,7 @@ def reduction(function: Any, input: Decomposed, dim: Any = None, keepdim: bool =
     share = input.share
     if not shares.is_uniform(share):
         share = share.mean([d + 1 for d in dims], keepdim=keepdim)
-    reduce = getattr(torch, function.__name__)
+    reduce = getattr(torch, operation_name(function))
     return input.like(reduce(input.parts, [d + 2 for d in dims], keepdim=keepdim, **kwargs), share)
 
 

@@ -181,7 +181,7 @@ def split(function: Any, input: Decomposed, size: Any = None, dim: int = 0, **kw
 @cd_rule("hsplit", "vsplit", "dsplit")
 def split_along(function: Any, input: Decomposed, size: Any) -> Any:
     """Pieces along the second, first or third dimension."""
-    dim = {"h": 0 if input.dim() == 1 else 1, "v": 0, "d": 2}[function.__name__[0]]
+    dim = {"h": 0 if input.dim() == 1 else 1, "v": 0, "d": 2}[operation_name(function)[0]]
     return split(torch.tensor_split, input, size, dim)
 
 
@@ -236,7 +236,7 @@ def patches(input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
 @cd_rule("flip", "fliplr", "flipud", "roll")
 def shifted(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     """Entries in reverse order, or shifted around."""
-    name = function.__name__
+    name = operation_name(function)
     if name == "roll":
         steps = args[0] if args else kwargs["shifts"]
         dims = args[1] if len(args) > 1 else kwargs.get("dims", ())
@@ -260,7 +260,7 @@ def _same_shape(x: Decomposed, move: Callable[[Tensor], Tensor]) -> Decomposed:
 @cd_rule("triu", "tril")
 def triangle(function: Any, input: Decomposed, diagonal: int = 0) -> Decomposed:
     """One triangle of each matrix."""
-    return input.like(getattr(input.parts, function.__name__)(diagonal))
+    return input.like(getattr(input.parts, operation_name(function))(diagonal))
 
 
 def is_basic(items: tuple[Any, ...]) -> bool:
@@ -286,7 +286,7 @@ def getitem(function: Any, input: Decomposed, index: Any) -> Decomposed:
 @cd_rule("masked_select", "take")
 def selected(function: Any, input: Decomposed, index: Any) -> Any:
     """Entries by a mask or by flat indices."""
-    if function.__name__ == "take":
+    if operation_name(function) == "take":
         return input.reshape(-1)[index]
     shape = torch.broadcast_shapes(input.shape, index.shape)
     return getitem(function, expand(function, input, shape), on_total(index).expand(shape))
@@ -332,7 +332,7 @@ def _joint_share(joint: Any, tensors: Any, pairs: list[Decomposed], dim: int) ->
 @cd_rule("pad", "constant_pad_nd")
 def pad(function: Any, input: Decomposed, pad: Sequence[int], mode: Any = "constant", value: Any = None) -> Any:
     """Padding of each part; a constant other than 0 is split by the undecided share."""
-    if function.__name__ == "constant_pad_nd":
+    if operation_name(function) == "constant_pad_nd":
         mode, value = "constant", mode if value is None and not isinstance(mode, str) else value
     if mode != "constant":
         return input.map_parts(lambda part: functional.pad(part, pad, mode))

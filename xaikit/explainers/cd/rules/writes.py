@@ -21,6 +21,7 @@ from xaikit.explainers.cd.decomposed import (
 )
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.structure import getitem, is_basic
+from xaikit.torch_ops import operation_name
 
 
 @cd_rule("copy_", "set_")
@@ -69,7 +70,7 @@ def setitem(function: Any, input: Any, index: Any, value: Any) -> None:
                 "diagonal_scatter", "masked_scatter")  # fmt: skip
 def insert(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Values put into, or added to, places of a tensor that the indices name: linear in both together."""
-    if kwargs.get("reduce") is not None or (function.__name__ == "scatter" and len(args) > 3):
+    if kwargs.get("reduce") is not None or (operation_name(function) == "scatter" and len(args) > 3):
         raise missing_rule(function)
     arguments = [on_total(value) if _is_index(value) else value for value in args]
     options = {name: on_total(value) if _is_index(value) else value for name, value in kwargs.items()}

@@ -1,0 +1,59 @@
+"""A pretended accelerator: the device "fake" keeps its tensors in host memory and computes on the CPU.
+
+It refuses what a GPU would refuse (tensors of two devices in one operation), and counts what a GPU must wait for
+(`counts.items()`: a value read by Python, such as `.item()`, `bool(tensor)`, `float(tensor)`). Importing it compiles
+device.cpp once (a C++ compiler and the package ninja; about a minute) and registers the device.
+
+    PYTHONPATH=tests python - <<'E'
+    import pretend_gpu, torch
+    x = torch.randn(3, 4).to("fake"); print(x.device, (x @ x.T).sum().item(), pretend_gpu.counts.items())
+    E
+
+Not covered: nn.LSTM/GRU/RNN modules (their fused kernels), random numbers of the device's own (they come from the CPU),
+streams, fused attention. End a script with os._exit(0): the autograd thread of the device does not end by itself.
+"""
+
+import os
+import sys
+import tempfile
+import types
+
+import torch
+from torch.utils.cpp_extension import load
+
+_here = os.path.dirname(os.path.abspath(__file__))
+_build = os.path.join(tempfile.gettempdir(), f"pretend_gpu_{torch.__version__}_{os.getuid()}")
+os.makedirs(_build, exist_ok=True)
+counts = load("pretend_gpu_device", [os.path.join(_here, "device.cpp")], build_directory=_build)
+torch.utils.rename_privateuse1_backend("fake")
+counts.setup()
+
+
+class _Device:
+    def __init__(self, device: object) -> None: ...
+    def __enter__(self) -> "_Device":
+        return self
+
+    def __exit__(self, *error: object) -> bool:
+        return False
+
+
+_module = types.ModuleType("torch.fake")
+for _name, _value in {
+    "is_available": lambda: True,
+    "device_count": lambda: 1,
+    "current_device": lambda: 0,
+    "is_initialized": lambda: True,
+    "_is_in_bad_fork": lambda: False,
+    "_lazy_init": lambda: None,
+    "manual_seed": lambda seed: None,
+    "manual_seed_all": lambda seed: None,
+    "get_rng_state": lambda device=None: torch.get_rng_state(),
+    "set_rng_state": lambda state, device=None: None,
+    "get_amp_supported_dtype": lambda: [torch.float16, torch.bfloat16],
+    "device": _Device,
+}.items():
+    setattr(_module, _name, _value)
+sys.modules["torch.fake"] = _module
+torch._register_device_module("fake", _module)
+torch.utils.generate_methods_for_privateuse1_backend()

@@ -1,0 +1,119 @@
+"""Targets as values: each against a function that means the same, through every kind of method."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from xaikit import Class, Contrast, Gradient, Heads, LogProbability, Position, Probability, Region
+from xaikit.core import EXPLAINERS, TARGETS
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+
+METHODS = ("gradient", "smoothgrad:n_iter=3", "integrated_gradients:n_steps=3", "lrp_epsilon_plus",
+           "contextual_decomposition", "captum.feature_ablation", "captum.deep_lift")  # fmt: skip
+
+
+class Model(nn.Module):
+    """Outputs of a form by name."""
+
+    def __init__(self, form):
+        super().__init__()
+        torch.manual_seed(0)
+        self.form, self.a, self.act, self.b = form, nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5)
+
+    def forward(self, x):
+        h = self.b(self.act(self.a(x)))  # (N, 3, 5)
+        if self.form == "classes":
+            return h.sum(1)
+        if self.form == "segments":
+            return h.transpose(1, 2)[..., None].expand(-1, -1, -1, 2)
+        return {"start": h.sum(1), "end": h.sum(2)} if self.form == "heads" else h
+
+
+ROWS = torch.arange(4)
+CASES = {
+    "class": ("classes", Class([0, 2, 1, 4]), lambda o: o[ROWS, [0, 2, 1, 4]]),
+    "contrast": ("classes", Contrast(3, Class(1)), lambda o: o[:, 3] - o[:, 1]),
+    "log_probability": ("classes", LogProbability(2), lambda o: o.log_softmax(1)[:, 2]),
+    "probability": ("classes", "probability:of=2", lambda o: o.softmax(1)[:, 2]),
+    "position": ("tokens", Position(-1, 4), lambda o: o[:, -1, 4]),
+    "pair": ("tokens", (1, 4), lambda o: o[:, 1, 4]),
+    "pairs": ("tokens", [(0, 1), (-1, 2), (1, 0), (2, 4)], lambda o: o[ROWS, [0, -1, 1, 2], [1, 2, 0, 4]]),
+    "token probability": ("tokens", Probability(Position(0, 3)), lambda o: o[:, 0].softmax(1)[:, 3]),
+    "region": ("segments", Region(2, torch.tensor([[1.0, 0], [0, 1], [1, 1]])),
+               lambda o: (o[:, 2] * torch.tensor([[1.0, 0], [0, 1], [1, 1]]).double()).sum((1, 2))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", METHODS)
+@pytest.mark.parametrize("name", CASES)
+def test_a_target_is_what_a_function_says(spec, name):
+    form, target, function = CASES[name]
+    explainer = EXPLAINERS.create(spec).bind(Model(form).double())
+    x = torch.randn(4, 3, 4, generator=torch.Generator().manual_seed(1)).double()
+    expected = explainer.attribute(x, function)
+    assert expected.any()
+    assert torch.allclose(explainer.attribute(x, target), expected, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("spec", ["gradient", "integrated_gradients:n_steps=3", "captum.feature_ablation"])
+def test_heads_add_up(spec):
+    explainer, x = EXPLAINERS.create(spec).bind(Model("heads").double()), torch.randn(4, 3, 4).double()
+    total = explainer.attribute(x, Heads({"start": 1, "end": Class([0, 1, 2, 0])}))
+    parts = (
+        explainer.set_kwargs(head="start").attribute(x, 1),
+        explainer.set_kwargs(head="end").attribute(x, [0, 1, 2, 0]),
+    )
+    assert torch.allclose(total, sum(parts), rtol=1e-9)
+    alike = explainer.set_kwargs(head=None).attribute(x, lambda o: o["start"][:, 1] + o["end"][ROWS, [0, 1, 2, 0]])
+    assert torch.allclose(total, alike, rtol=1e-9)
+
+
+@pytest.mark.parametrize("spec", METHODS)
+def test_several_targets_have_a_leading_axis(spec):
+    model, x = Model("classes").double(), torch.randn(2, 3, 4).double()
+    explainer, targets = EXPLAINERS.create(spec).bind(model), [Class(0), "contrast:for_=1,against=2", lambda o: o[:, 4]]
+    together = explainer.attribute(x, targets)
+    assert together.shape == (3, *x.shape)
+    for values, target in zip(together, targets, strict=True):
+        assert torch.allclose(values, explainer.attribute(x, target), rtol=1e-9, atol=1e-14)
+
+
+def test_several_targets_share_one_pass():
+    model, x = Model("classes"), torch.rand(2, 3, 4)
+    Gradient(model).attribute(x, 0)
+    passes = []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    Gradient(model).attribute(x, [Class(i) for i in range(5)])
+    assert len(passes) == 1
+
+
+def test_two_numbers_for_two_samples_mean_what_the_output_allows():
+    tokens, classes, x = Gradient(Model("tokens")), Gradient(Model("classes")), torch.rand(2, 3, 4)
+    assert torch.equal(tokens.attribute(x, (1, 4)), tokens.attribute(x, Position(1, 4)))
+    assert torch.equal(classes.attribute(x, (1, 4)), classes.attribute(x, Class([1, 4])))
+
+
+def test_specs_come_back():
+    for target in (Class(2), Position(-1, 5), Contrast(1, Position(0, 2)), Heads({"a": 1}), LogProbability(3)):
+        assert TARGETS.create(target.spec()) == target
+    assert Gradient(Model("tokens")).explain(torch.rand(3, 3, 4), Position(-1, 2)).targets["name"] == "position"
+
+
+@pytest.mark.parametrize(
+    ("form", "target", "error", "words"),
+    [
+        ("tokens", Position(3, 0), InvalidInputError, "position must lie in 0..2"),
+        ("tokens", Position(0, 5), InvalidInputError, "index must lie in 0..4"),
+        ("classes", Position(0, 1), InvalidInputError, r"needs an output of shape \(N, T, V\), got \(N, 5\)"),
+        ("tokens", 1, InvalidInputError, "pass a target such as Position"),
+        ("classes", Region(1), InvalidInputError, "needs an output of shape"),
+        ("segments", Region(1, torch.ones(2, 2)), InvalidInputError, r"must have the shape \(3, 2\)"),
+        ("tokens", Position([0, 1, 2], 1), InvalidInputError, "one for each of the 4 samples"),
+        ("classes", "class:index=a", InvalidTypeError, "index"),
+    ],
+)
+def test_targets_that_the_output_does_not_allow(form, target, error, words):
+    with pytest.raises(error, match=words):
+        Gradient(Model(form)).attribute(torch.rand(4, 3, 4), target)
