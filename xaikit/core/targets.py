@@ -56,7 +56,10 @@ Target = Tensor | RowTarget | Callable[[Any], Tensor] | None
 
 def is_several(targets: Any) -> bool:
     """Whether targets are a list of targets, each for all samples, and not one class for each sample."""
-    return isinstance(targets, list) and bool(targets) and all(_is_one(item) for item in targets)
+    if not (isinstance(targets, list) and targets and all(_is_one(item) for item in targets)):
+        return False
+    # Text that names no target at all is a label for each sample, which the reader of labels refuses.
+    return not all(isinstance(item, str) and item.partition(":")[0] not in TARGETS for item in targets)
 
 
 def _is_one(item: Any) -> bool:

@@ -458,8 +458,13 @@ def test_all_of_torchs_functions_of_one_tensor_conserve():
             score = net(x)[:, 1].detach()
         except Exception:  # noqa: BLE001, S112  (it takes other arguments than one tensor)
             continue
+        try:
+            relevance = LRPUniformEpsilon(net, epsilon=1e-12).attribute(x, 1)
+        except RuntimeError as err:
+            if "derivative for" in str(err) and "is not implemented" in str(err):  # as torch 2.6 says of aminmax
+                continue
+            raise
         tried += 1
-        relevance = LRPUniformEpsilon(net, epsilon=1e-12).attribute(x, 1)
         wrong[name] = float((relevance.sum() - score.sum()).abs() / score.abs().max())
     assert tried > 90
     assert {name: gap for name, gap in wrong.items() if not gap < 1e-3} == {}
