@@ -68,7 +68,11 @@ class Reference:
         return self._each(of_row)
 
     def ablation(self, masks: Points) -> Points:
-        """The fall of the score when a group is set to zero, at each element of the group."""
+        """The fall of the score when a group is set to zero, at each element of the group.
+
+        At an embedding the numbers of a token's vector share it, so that a token gets it once.
+        """
+        shared = 1 if self.case.layer is None else masks[0].shape[-1]
 
         def of_row(row: int) -> Points:
             ends = self.points(row)
@@ -78,7 +82,7 @@ class Reference:
                 for group in sorted({int(g) for mask in masks for g in mask.unique()}):
                     inside = [mask.expand_as(x) == group for mask, x in zip(masks, ends, strict=True)]
                     without = tuple(x.masked_fill(i, 0) for x, i in zip(ends, inside, strict=True))
-                    fall = full - self.score(without, row)
+                    fall = (full - self.score(without, row)) / shared
                     results = [r + fall * i for r, i in zip(results, inside, strict=True)]
             return tuple(results)
 

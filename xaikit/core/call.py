@@ -195,8 +195,8 @@ class Call:
                 instead.
         """
         if self.recompute and at is None:
-            found: Tensors = checkpoint(self._repeatable_grad, copies, *inputs, use_reentrant=False)
-            return found
+            gradients: Tensors = checkpoint(self._repeatable_grad, copies, *inputs, use_reentrant=False)
+            return gradients
         return self._grad(inputs, copies, at)
 
     def _repeatable_grad(self, copies: int, *inputs: Tensor) -> Tensors:

@@ -136,8 +136,8 @@ class Position(Target):
         """
         axes = 2 if self.index is None else 3
         if output.ndim != axes:
-            wanted = "(N, T)" if self.index is None else "(N, T, V)"
-            raise InvalidInputError(f"target {self!r} needs an output of shape {wanted}, got {rows.form(output)}")
+            form = "(N, T)" if self.index is None else "(N, T, V)"
+            raise InvalidInputError(f"target {self!r} needs an output of shape {form}, got {rows.form(output)}")
         there = _picked(output, rows.values(self.position, "position"), "position")
         return there if self.index is None else _picked(there, rows.values(self.index, "index"), "index")
 

@@ -177,7 +177,7 @@ def score(output: Any, target: Target, n_classes: int | None = None, *, n: int |
             f"pass a target such as Position(position, index) or Region(class_, mask), or a function of the output "
             f"that returns (N,) scores"
         )
-    low, high = int(target.min()), int(target.max())
+    low, high = torch.stack(torch.aminmax(target)).tolist()  # one value to wait for on a GPU, not two
     if low < 0 or high >= output.shape[1]:
         raise InvalidInputError(
             f"targets must lie in 0..{output.shape[1] - 1} for a model with {output.shape[1]} outputs, "

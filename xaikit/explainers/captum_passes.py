@@ -87,6 +87,12 @@ def blocks(name: str, n: int, most: int, options: dict[str, Any]) -> list[range]
     return even_ranges(n, 1 if one_by_one else max(1, most))
 
 
+def normalizes_over_rows(name: str, model: nn.Module) -> bool:
+    """Whether captum's method mixes the samples of a batch: DeepLift's rule for softmax subtracts one mean for all."""
+    deep_lift = name.endswith(("DeepLift", "DeepLiftShap"))
+    return deep_lift and any(isinstance(module, nn.Softmax) for module in model.modules())
+
+
 @contextlib.contextmanager
 def randomness(call: Call) -> Iterator[None]:
     """The same random numbers for every block; captum draws from numpy's global state too, which is put back."""

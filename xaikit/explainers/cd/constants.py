@@ -14,7 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed
+from xaikit.explainers.cd.decomposed import Decomposed
+from xaikit.explainers.cd.shares import is_attention_mask, is_uniform
 from xaikit.explainers.cd.steps import AddConstant, run
 
 
@@ -31,7 +32,17 @@ def add_constant(
     if parts.shape[2:] != shape:
         parts, may_overwrite = parts.expand(*parts.shape[:2], *shape), False
     aligned = x if parts is x.parts else x.like(parts, x.aligned_share(ndim))
+    if x.dtype.is_complex:
+        return _add_by_components(aligned if scale is None else aligned * scale, constant.to(x.dtype).expand(shape))
     return run(aligned, [constant_step(x, constant, scale)], may_overwrite=may_overwrite)
+
+
+def _add_by_components(x: Decomposed, constant: Tensor) -> Decomposed:
+    """Compute x + constant for complex numbers: the real and the imaginary part are shared by themselves."""
+    share = x.share if is_uniform(x.share) else x.share.unsqueeze(-1)
+    components = x.like(torch.view_as_real(x.parts.resolve_conj()), share)
+    summed = add_constant(components, torch.view_as_real(constant.resolve_conj()))
+    return x.like(torch.view_as_complex(summed.parts.contiguous()))
 
 
 def constant_step(x: Decomposed, constant: Tensor, scale: Tensor | None = None) -> AddConstant:
@@ -43,7 +54,7 @@ def constant_step(x: Decomposed, constant: Tensor, scale: Tensor | None = None) 
 
 def add_graph_constant(x: Decomposed, constant: Tensor) -> Decomposed:
     """Compute x + constant for a constant met in the graph; an attention mask in it goes in halves to the parts."""
-    masks = constant <= -ATTENTION_MASK
+    masks = is_attention_mask(constant)
     if constant.numel() == 0 or not bool(masks.any()):
         return add_constant(x, constant)
     shared = add_constant(x, constant.masked_fill(masks, 0))

@@ -370,10 +370,6 @@ def parts_of(value: Any, like: Decomposed) -> Tensor:
     return value.parts if isinstance(value, Decomposed) else constant_like(value, like).parts
 
 
-ATTENTION_MASK = 1e4
-"""Constants at or below minus this are attention masks: they take no share, both parts get half."""
-
-
 def constant_like(value: Any, like: Decomposed) -> Decomposed:
     """A constant in the context of a decomposed tensor: `share` of it is relevant."""
     constant = as_constant(value, like)
@@ -385,7 +381,7 @@ def constant_like(value: Any, like: Decomposed) -> Decomposed:
         except RuntimeError as clash:
             raise ShareLostError(like.shape, constant.shape) from clash
     weights = shares.as_pair(share, constant.dim()).to(constant.dtype)
-    masks = constant <= -ATTENTION_MASK
+    masks = shares.is_attention_mask(constant)
     if bool(masks.any()):
         parts = torch.where(masks, 0.5 * constant, torch.where(masks, 0, constant) * weights)
     else:
@@ -396,5 +392,5 @@ def constant_like(value: Any, like: Decomposed) -> Decomposed:
 def as_constant(value: Any, like: Decomposed) -> Tensor:
     """A number or plain tensor as a floating-point tensor; a number takes the dtype of the tensor that it meets."""
     if isinstance(value, Tensor):
-        return value if value.is_floating_point() else value.to(like.parts.dtype)
+        return value if value.is_floating_point() or value.is_complex() else value.to(like.parts.dtype)
     return torch.as_tensor(value, dtype=like.parts.dtype, device=like.parts.device)

@@ -13,6 +13,14 @@ from math import prod
 import torch
 from torch import Tensor
 
+ATTENTION_MASK = 1e4
+"""Constants at or below minus this are attention masks: they take no share, both parts get half."""
+
+
+def is_attention_mask(constant: Tensor) -> Tensor:
+    """Where a constant is an attention mask; a complex one never is."""
+    return torch.zeros_like(constant, dtype=torch.bool) if constant.is_complex() else constant <= -ATTENTION_MASK
+
 
 def is_uniform(share: Tensor) -> bool:
     """Whether the share is the same for all samples."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -71,6 +72,19 @@ def run(x: Decomposed, steps: Sequence[Step], *, may_overwrite: bool = False) ->
     return x.like(run_steps(parts, share, steps, parts if may_overwrite else None))
 
 
+@dataclass(eq=False)
+class Holders:
+    """Who may see the parts of a value behind which steps are put off.
+
+    Attributes:
+        holders: the results that have not been looked at yet.
+        exposed: whether somebody got the parts themselves, who may hold them, or views of them, as long as they like.
+    """
+
+    holders: list[weakref.ref[Decomposed]] = field(default_factory=list)
+    exposed: bool = False
+
+
 class Deferred:
     """Steps that are put off, on the fresh result of a linear map or on what a max-pool picked of a convolution's.
 
@@ -86,20 +100,21 @@ class Deferred:
         self,
         value: Decomposed,
         steps: tuple[Step, ...] = (),
-        holders: list[weakref.ref[Decomposed]] | None = None,
+        holders: Holders | None = None,
         *,
         per_channel: bool = True,
     ) -> None:
         self.value, self.steps, self.per_channel = value, steps, per_channel
-        self._holders = [] if holders is None else holders
+        self._holders = Holders() if holders is None else holders
         self._grad = torch.is_grad_enabled()
 
     def finished(self) -> Tensor:
         """The parts after the steps, differentiable as they were when these were put off."""
         if not self.steps:
+            self._holders.exposed = True
             return self.value.parts
-        others = (holder() for holder in self._holders)
-        alone = not any(
+        others = (holder() for holder in self._holders.holders)
+        alone = not self._holders.exposed and not any(
             other is not None and other.deferred is not None and other.deferred.value is self.value for other in others
         )
         with torch.set_grad_enabled(self._grad):
@@ -131,7 +146,7 @@ class Deferred:
 
     def for_holder(self, holder: Decomposed) -> Deferred:
         """The same, for a further holder of the value."""
-        self._holders.append(weakref.ref(holder))
+        self._holders.holders.append(weakref.ref(holder))
         return self
 
 

@@ -126,6 +126,20 @@ def _in_place(x):
     return y
 
 
+def _spectral(x):
+    coefficients = torch.fft.rfft(x) * torch.polar(W(7).abs(), W(7)) + torch.complex(W(7), W(7).flip(0))
+    return torch.fft.irfft(coefficients, n=12) + torch.fft.rfft(x).abs().sum(-1, keepdim=True)
+
+
+def _kept_after_an_activation(x):
+    first = F.linear(x, W(5, 12))  # without a bias: nothing is put off, so the activation must not write over it
+    view = F.linear(x, W(4, 12))
+    part, view = view[:, :2], view.sigmoid()
+    return torch.cat([first + first.tanh(), first - first.sin(), part + view[:, 2:]], -1)
+
+
+ROW_OPS |= {"complex numbers": _spectral, "kept after an activation": _kept_after_an_activation}
+IMAGE_OPS |= {"local_response_norm of zeros": lambda x: F.local_response_norm(x.relu(), 3)}
 IMAGE_OPS |= {"assignment": _assigned, "in place": _in_place}
 OPS = [(n, IMAGE, f) for n, f in IMAGE_OPS.items()] + [(n, ROW, f) for n, f in ROW_OPS.items()]
 OPS += [(n, SEQUENCE, f) for n, f in SEQUENCE_OPS.items()]

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from xaikit.explainers.cd.constants import add_constant, constant_step
-from xaikit.explainers.cd.decomposed import ATTENTION_MASK, Decomposed, fractions, missing_rule, on_total
+from xaikit.explainers.cd.decomposed import Decomposed, fractions, missing_rule, on_total
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.elementwise import choose
 from xaikit.explainers.cd.ruleset import RuleSet
+from xaikit.explainers.cd.shares import ATTENTION_MASK
 from xaikit.explainers.cd.steps import Split, after, run
 from xaikit.torch_ops import Kind, operation_name
 
@@ -43,8 +44,8 @@ def activation(x: Decomposed, function: Function, at_zero: Tensor | None = None,
     # A function without parameters is asked on the CPU whether f(0) is 0, so that no device is waited for.
     zero = (at("cpu") if fixed else at(device)) if at_zero is None else at_zero
     symmetric = x.context.rules.activation == "symmetric"
-    if float(zero) == 0:
-        if fixed:
+    if complex(zero) == 0:
+        if fixed and not x.dtype.is_complex:  # a fused step writes into tensors of x's own type; |x| is real
             return after(x, Split(function, symmetric))
         of_s = function(x.irrelevant) if symmetric else x.irrelevant
         return x.like(split_gain(x.context.rules, function(x.relevant), of_s, function(x.sums), None))

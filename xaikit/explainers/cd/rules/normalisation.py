@@ -125,8 +125,10 @@ def batch_norm(  # noqa: PLR0913, PLR0917  the signature is torch's
 
 
 @cd_rule("local_response_norm")
-def local_response_norm(function: Any, input: Decomposed, size: int, *args: Any, **kwargs: Any) -> Decomposed:
-    """The input over a scale that its neighbours set, frozen at the total."""
-    ones = torch.ones_like(input.total)
-    frozen = functional.local_response_norm(input.total, size, *args, **kwargs)
-    return input.like(input.parts * torch.where(input.total == 0, ones, frozen / input.total))
+def local_response_norm(  # noqa: PLR0913, PLR0917
+    function: Any, input: Decomposed, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Decomposed:
+    """The input over (k + alpha * mean of the squares of `size` neighbouring channels)^beta, frozen at the total."""
+    squares = functional.pad(input.total.square().movedim(1, -1), (size // 2, (size - 1) // 2))
+    mean = squares.unfold(-1, size, 1).mean(-1).movedim(-1, 1)
+    return input.like(input.parts * (k + alpha * mean) ** -beta)
