@@ -56,10 +56,10 @@ CallTarget = Tensor | RowTarget | Callable[[Any], Tensor] | None
 
 def is_several(targets: Any) -> bool:
     """Whether targets are a list of targets, each for all samples, and not one class for each sample."""
-    if not isinstance(targets, list) or not all(_is_one(item) for item in targets):
+    if not (isinstance(targets, list) and targets and all(_is_one(item) for item in targets)):
         return False
-    # Names of classes, of which none is a target's, are labels that nobody has numbered.
-    return any(not isinstance(item, str) or item.partition(":")[0] in TARGETS for item in targets)
+    # Text that names no target at all is a label for each sample, which the reader of labels refuses.
+    return not all(isinstance(item, str) and item.partition(":")[0] not in TARGETS for item in targets)
 
 
 def _is_one(item: Any) -> bool:
