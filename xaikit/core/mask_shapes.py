@@ -149,7 +149,7 @@ def _resized(mask: Tensor, explained: Tensor, x: Tensor, what: str) -> Tensor:
     if all(m in (1, p) for m, p in zip(size, places, strict=True)):
         return mask
     over_input = x.ndim == explained.ndim
-    # (N, T, D) and (N, C, L) look alike: whether a layer changed the features or the positions cannot be seen.
+    # (N, T, D) and (N, C, L) look alike, so it is unknown whether a layer changed the features or the positions.
     if (explained.ndim == 3 and mask.shape[1] != 1) or explained.ndim > 5:
         raise _error(mask, explained, x, what)
     if not same_proportions(size, tuple(x.shape[2:]) if over_input else places):

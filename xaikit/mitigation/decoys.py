@@ -25,7 +25,7 @@ def mirrored(labels: Tensor, classes: int) -> Tensor:
 
 
 class Decoys:
-    """A function (x, told) puts the shortcut that tells the classes `told` into the samples; None takes it out."""
+    """Puts into samples x the shortcut that belongs to the classes `told`; with None it takes the shortcut out."""
 
     def __init__(self, decoy: Decoy, classes: int, seed: int) -> None:
         self._decoy, self._classes = decoy, classes
