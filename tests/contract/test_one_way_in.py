@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import xaikit
 from xaikit import MITIGATORS, RRR, ContextualDecomposition, Gradient, SmoothGrad
+from xaikit.cli import main
 from xaikit.mitigation import Concept
 
 N = 6
@@ -88,6 +89,13 @@ WITHOUT_MASKS = {"attribute", "explain", "Concept.fit", "recommend"}
 WITH_MASKS = [name for name in ENTRIES if name not in WITHOUT_MASKS]
 
 
+def keyword_of(name):
+    """The keyword that takes an entry's masks."""
+    if name in ("evaluate", "metric", "tune", "fit a region", "loss of hint", "loss of attribution_prior"):
+        return "relevant_region"
+    return "masks" if name == "mask_overlap" else "shortcut_masks"
+
+
 def same(got, wanted):
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6, check_dtype=False)
 
@@ -134,8 +142,8 @@ WRONG_LABELS = {
 def test_wrong_labels_have_the_same_sentence_everywhere(form):
     labels, sentence = WRONG_LABELS[form]
     for name, entry in ENTRIES.items():
-        if (name == "recommend" and form in ("one-hot", "floats")) or (name == "Concept.fit" and form == "booleans"):
-            continue  # a pair of inputs; a regression; which samples show the concept
+        if name == "Concept.fit" and form == "booleans":
+            continue  # which samples show the concept
         with pytest.raises((ValueError, TypeError), match=re.escape(sentence)) as caught:
             entry(X, labels, MASK)
         assert re.search(r"\b(labels|targets) must", str(caught.value)), name
@@ -143,19 +151,25 @@ def test_wrong_labels_have_the_same_sentence_everywhere(form):
 
 
 WRONG_MASKS = {
-    "strings": ([["a"] * 12] * 12, "masks must hold numbers, got strings such as 'a'; pass 1 inside and 0 outside"),
-    "NaN": (MASK * torch.nan, "masks must hold values in [0, 1], got NaN"),
-    "negative": (MASK - 0.5, "masks must hold values in [0, 1], got -0.5 to 0.5; scale them"),
+    "strings": ([["a"] * 12] * 12, "{masks} must hold numbers, got strings such as 'a'; pass 1 inside and 0 outside"),
+    "NaN": (MASK * torch.nan, "{masks} must hold values in [0, 1], got NaN"),
+    "negative": (MASK - 0.5, "{masks} must hold values in [0, 1], got -0.5 to 0.5; scale them"),
     "0/255": (
         (MASK * 255).byte().numpy(),
-        "masks must hold values in [0, 1], got 0 to 255, as in a picture with",
+        "{masks} must hold values in [0, 1], got 0 to 255, as in a picture with",
     ),
-    "other length": (MASK.expand(4, 12, 12), "masks must have shape (12, 12) for all samples, (6, 12, 12)"),
-    "a list of another length": ([MASK, None], "a list of masks must hold one (or None) for each of 6 samples, got 2"),
-    "other proportions": (torch.ones(5, 9), "masks are resized only to the same proportions, and a map of (5, 9)"),
-    "a column": (torch.ones(N, 1), "masks are resized only to the same proportions, and a map of (6, 1)"),
-    "boxes": (np.array([[0, 0, 3, 3]] * N), "masks must mark pixels, and numbers of shape (6, 4) look like boxes"),
-    "lists of boxes": ([[0, 0, 3, 3], None] * 3, "masks must mark pixels, and numbers of shape (4,) look like boxes"),
+    "other length": (MASK.expand(4, 12, 12), "{masks} must have shape (12, 12) for all samples, (6, 12, 12)"),
+    "a list of another length": (
+        [MASK, None],
+        "a list of {masks} must hold one (or None) for each of 6 samples, got 2",
+    ),
+    "other proportions": (
+        torch.ones(5, 9),
+        "{masks} can be resized only to the same proportions, and a map of (5, 9) is no",
+    ),
+    "a column": (torch.ones(N, 1), "{masks} can be resized only to the same proportions, and a map of (6, 1) is no"),
+    "boxes": (np.array([[0, 0, 3, 3]] * N), "{masks} must mark pixels, and numbers of shape (6, 4) look like boxes"),
+    "lists of boxes": ([[0, 0, 3, 3], None] * 3, "{masks} must mark pixels, and numbers of shape (4,) look like boxes"),
 }
 
 
@@ -163,9 +177,98 @@ WRONG_MASKS = {
 def test_wrong_masks_have_the_same_sentence_everywhere(form):
     mask, sentence = WRONG_MASKS[form]
     for name in WITH_MASKS:
-        with pytest.raises((ValueError, TypeError), match=re.escape(sentence)) as caught:
+        with pytest.raises((ValueError, TypeError), match=re.escape(sentence.format(masks=keyword_of(name)))) as caught:
             ENTRIES[name](X, Y, mask)
         assert "\n" not in str(caught.value)
+
+
+def explained_labels(x, y, folder):
+    run = xaikit.explain_dataset(Gradient(net()), (x, y), out=folder, targets="label", **QUIET)
+    return torch.stack([run[i].values for i in range(len(run))])
+
+
+def test_explain_dataset_reads_inputs_and_labels(tmp_path):
+    truth = explained_labels(X, Y, tmp_path / "truth")
+    same(truth, Gradient(net()).attribute(X, Y))
+    forms = [(X.double().numpy(), Y), (X.tolist(), Y), (X, Y.numpy().astype(np.int16)), (X, Y.tolist())]
+    for i, (x, y) in enumerate([*forms, (X, pd.Series(Y.numpy()))]):
+        same(explained_labels(x, y, tmp_path / str(i)), truth)
+    for form, (labels, sentence) in WRONG_LABELS.items():
+        with pytest.raises((ValueError, TypeError), match=re.escape(sentence)):
+            explained_labels(X, labels, tmp_path / form)
+        assert not (tmp_path / form).exists()
+
+
+MAPS = torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(5))
+OF_MAPS = {
+    "SpRAy": lambda maps: xaikit.SpRAy(n_clusters=2, picture="spectral")(maps).eigenvalues,
+    "make_masks": xaikit.make_masks,
+    "make_masks of a cluster": lambda maps: xaikit.make_masks(maps, [0, 1]),
+}
+
+
+@pytest.mark.parametrize("name", OF_MAPS)
+def test_entries_that_take_explanations_read_them_alike(name):
+    truth = torch.as_tensor(OF_MAPS[name](MAPS))
+    for maps in (MAPS.double(), MAPS.numpy(), MAPS.double().numpy(), np.asfortranarray(MAPS.numpy()), MAPS.tolist()):
+        same(torch.as_tensor(OF_MAPS[name](maps)), truth)
+    for maps, sentence in (
+        (MAPS * torch.nan, "attributions must be finite, got NaN or inf"),
+        ([["a"] * 6] * 6, "attributions must hold numbers, got strings such as 'a'"),
+        (MAPS[:0], "attributions must have shape (N, ...) with N > 0, got (0, 1, 6, 6)"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=re.escape(sentence)):
+            OF_MAPS[name](maps)
+
+
+def shell(folder, *words):
+    """The exit code of the command line; what it wrote to standard error stays for capsys."""
+    model = ("--model", "xaikit.cli.demo_digits:make_network", "--data", str(folder / "d.npz"), "--quiet")
+    with pytest.raises(SystemExit) as end:
+        main.run([words[0], *model, *words[1:]])
+    return int(end.value.code or 0)
+
+
+SHELL = {
+    "mitigate": ("--mitigator", "rrr:n_epochs=1", "--mask", "m.npy", "--out", "mended.pt"),
+    "evaluate": ("--explainer", "gradient", "--metric", "relevance_mass", "--mask", "m.npy", "--out", "e.json"),
+    "tune": ("--explainer", "vargrad:n_iter=2", "--metric", "relevance_mass", "--trials", "1", "--mask", "m.npy")
+    + ("--no-figure", "--out", "t.json"),
+}
+
+
+@pytest.mark.parametrize("verb", SHELL)
+def test_the_command_line_reads_the_same_forms(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    labels = {"int16": Y.numpy().astype(np.int16), "uint8": Y.numpy().astype(np.uint8), "int64": Y.numpy()}
+    masks = [MASK.numpy(), MASK.numpy() > 0, MASK.double().numpy(), MASK.expand(N, 12, 12).numpy().astype(np.uint8)]
+    masks.append(MASK.repeat_interleave(2, 0).repeat_interleave(2, 1).numpy())
+    for y, m in [*((y, MASK.numpy()) for y in labels.values()), *((labels["int64"], m) for m in masks)]:
+        np.savez("d.npz", x=X.double().numpy(), y=y)
+        np.save("m.npy", m)
+        assert shell(tmp_path, verb, *SHELL[verb]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    np.save("m.npy", MASK.numpy())
+    for form in ("strings", "one-hot", "a column", "NaN", "other length"):
+        np.savez("d.npz", x=X.numpy(), y=np.asarray(WRONG_LABELS[form][0]))
+        assert shell(tmp_path, verb, *SHELL[verb]) == 2, form
+        error = capsys.readouterr().err
+        assert re.match(r"xaikit: .*d.npz.* (labels|numbers|sizes|one)", error), (form, error)
+        assert error.count("\n") == 1
+    np.savez("d.npz", x=X.numpy(), y=Y.numpy())
+    for form in ("NaN", "negative", "other length", "other proportions", "boxes", "strings"):
+        np.save("m.npy", np.asarray(WRONG_MASKS[form][0]))
+        assert shell(tmp_path, verb, *SHELL[verb]) == 2, form
+        error = capsys.readouterr().err
+        assert re.match(r"xaikit: .*(m\.npy|mask)", error), (form, error)
+        assert error.count("\n") == 1
+
+
+def test_compare_takes_assessments_only():
+    assessment = xaikit.assess(net(), (X, Y), shortcut_masks=MASK, **QUIET)
+    assert len(xaikit.compare({"plain": [assessment]}).rows["plain"]) == 1
+    with pytest.raises(TypeError, match="compare takes what assess\\(\\) returns, got a dict"):
+        xaikit.compare({"plain": [assessment.row()]})
 
 
 def test_decompose_has_a_leading_axis_for_its_masks():
@@ -174,7 +277,7 @@ def test_decompose_has_a_leading_axis_for_its_masks():
         same(ContextualDecomposition(net()).decompose(X.numpy(), mask).relevant, truth)
     for form in ("strings", "NaN", "negative", "0/255", "boxes"):
         mask, sentence = WRONG_MASKS[form]
-        with pytest.raises((ValueError, TypeError), match=re.escape(sentence)):
+        with pytest.raises((ValueError, TypeError), match=re.escape(sentence.format(masks="masks"))):
             ContextualDecomposition(net()).decompose(X, mask)
 
 

@@ -74,5 +74,5 @@ def test_tune():
 
 def test_values_are_no_targets():
     alone, _, x = explainers("gradient", False)
-    with pytest.raises(InvalidTypeError, match="targets must be whole class indices"):
+    with pytest.raises(InvalidTypeError, match="targets must be whole class indices .* a regression, pass None"):
         alone.attribute(x, torch.rand(len(x)))

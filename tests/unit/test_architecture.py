@@ -270,3 +270,48 @@ def test_exported_functions_describe_their_arguments(room_name):
         if parameters and "Args:" not in (function.__doc__ or ""):
             missing.add(name)
     assert not missing, f"no Args section: {sorted(missing)}"
+
+
+# Names that say nothing of what they hold.
+EMPTY_NAMES = {
+    "about", "again", "asked", "bare", "beside", "dead", "done", "each", "found", "given", "heard", "held", "here",
+    "kept", "known", "left", "lent", "live", "made", "mine", "named", "of", "own", "rest", "said", "seen", "shown",
+    "spent", "taken", "theirs", "there", "told", "wanted", "whole", "wish", "words",
+}  # fmt: skip
+MOST_EMPTY_NAMES = 40
+
+
+def empty_names(path: Path):
+    """Line and name of each variable and parameter of a file whose name says nothing."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        name = node.id if stored else node.arg if isinstance(node, ast.arg) else None
+        if name in EMPTY_NAMES:
+            yield node.lineno, name
+
+
+def test_names_say_what_they_hold():
+    lines = [f"{path.relative_to(ROOT)}:{line}: {name}" for path in FILES for line, name in empty_names(path)]
+    assert len(lines) <= MOST_EMPTY_NAMES, "\n".join(lines)
+
+
+def homes_of_types() -> dict[str, dict[str, str]]:
+    """The value of each type alias, and the place of each class, by the name and then by the file."""
+    homes: dict[str, dict[str, str]] = {}
+    for path in FILES:
+        tree, file = ast.parse(path.read_text()), str(path.relative_to(ROOT))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, {})[file] = f"class in {file}"
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+                name = node.targets[0].id
+                if name[0].isupper() and not name.isupper():
+                    homes.setdefault(name, {})[file] = ast.unparse(node.value)
+    return homes
+
+
+def test_the_name_of_a_type_has_one_meaning():
+    """A class has one home; an alias may stand in several files, where it is the same."""
+    several = {name: sorted(files) for name, files in homes_of_types().items() if len(set(files.values())) > 1}
+    assert not several, several

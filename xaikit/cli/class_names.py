@@ -90,8 +90,8 @@ def _problem(data: Samples, outputs: int) -> str:
     n_classes = len(data.classes)
     where = "folders of pictures" if data.labels_from == "folders" else "class words"
     if n_classes and outputs > 1 and n_classes != outputs:
-        shown = ", ".join(list(data.classes)[:4]) + (", ..." if n_classes > 4 else "")
-        return f"there are {n_classes} {where} ({shown}), and the model has {outputs} outputs; {REMEDY}"
+        class_list = ", ".join(list(data.classes)[:4]) + (", ..." if n_classes > 4 else "")
+        return f"there are {n_classes} {where} ({class_list}), and the model has {outputs} outputs; {REMEDY}"
     largest = max(data.labels)
     limit = max(outputs, 2)  # one output decides between two classes
     if largest >= limit:

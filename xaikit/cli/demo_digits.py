@@ -113,9 +113,9 @@ def make_network(seed: int = 0) -> nn.Module:
 
 def repaint(images: Tensor, description: Tensor | None) -> Tensor:
     """Patched images with the patch that tells the labels `description`; None takes it away."""
-    bare = images.clone()
-    bare[..., :PATCH, :PATCH] = 0
-    return bare if description is None else DigitSamples(bare, description).patched(description)
+    blank = images.clone()
+    blank[..., :PATCH, :PATCH] = 0
+    return blank if description is None else DigitSamples(blank, description).patched(description)
 
 
 def measure(model: nn.Module, part: DigitSamples, seed: int, explainers: Sequence[Explainer]) -> Assessment:

@@ -169,8 +169,8 @@ class Story:
     def _write(self, models: dict[str, nn.Module], table: dict[str, dict[str, float]]) -> None:
         """The accuracies as a figure, the weights, and one test image with a patch that lies about its label."""
         columns = self.digits.test.variants(self.plan.seed)
-        shown = {name: {c: line[c] for c in columns} for name, line in table.items()}
-        figure = grouped_bars(shown, title="Accuracy on test digits, by what the patch tells")
+        figures = {name: {c: line[c] for c in columns} for name, line in table.items()}
+        figure = grouped_bars(figures, title="Accuracy on test digits, by what the patch tells")
         figure.savefig(self.out / "accuracy.png", dpi=110)
         for name, model in models.items():
             torch.save(model.state_dict(), self.out / _file(name))

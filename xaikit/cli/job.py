@@ -124,13 +124,13 @@ def make(job: type[Job], fields: dict[str, Any], *, where: str = "", dashed: boo
         problems = []
         for problem in err.errors():
             name = str(problem["loc"][0]) if problem["loc"] else ""
-            shown = f"--{name.replace('_', '-')}" if dashed else name
+            flag = f"--{name.replace('_', '-')}" if dashed else name
             if problem["type"] == "extra_forbidden":
                 problems.append(f"{job.VERB} has no {name!r}{near_names(name, job.model_fields)}")
             elif problem["type"] == "missing":
-                problems.append(f"{shown} is missing")
+                problems.append(f"{flag} is missing")
             else:
-                problems.append(f"{shown}: {problem['msg'].removeprefix('Value error, ')}".strip(": "))
+                problems.append(f"{flag}: {problem['msg'].removeprefix('Value error, ')}".strip(": "))
         raise InvalidInputError(where + "; ".join(problems)) from None
 
 

@@ -70,8 +70,8 @@ def _select(name: str) -> dict[str, list[type[Configured]]]:
         return {kind: [r.get(n) for n in r] for kind, r in registries.items() if name in ("", kind)}
     by_kind = {kind: [r.get(name)] for kind, r in registries.items() if name in r}
     if not by_kind:
-        known = [*registries, *(n for r in registries.values() for n in r)]
-        raise UnknownNameError(f"nothing is called {name!r}{near_names(name, known)}")
+        choices = [*registries, *(n for r in registries.values() for n in r)]
+        raise UnknownNameError(f"nothing is called {name!r}{near_names(name, choices)}")
     return by_kind
 
 
@@ -117,8 +117,8 @@ def _setting(setting: Setting) -> dict[str, Any]:
 def _block(item: dict[str, Any], without: Collection[str]) -> str:
     differentiable = {None: None, True: "differentiable", False: "not differentiable"}[item.get("differentiable")]
     traits = [differentiable, item.get("direction"), item["source"]]
-    shown = "; ".join(trait for trait in traits if trait)
-    heading = f"  {item['name']}  [{shown}]" if shown else f"  {item['name']}"
+    trait_list = "; ".join(trait for trait in traits if trait)
+    heading = f"  {item['name']}  [{trait_list}]" if trait_list else f"  {item['name']}"
     own_settings = {name: setting for name, setting in item["settings"].items() if name not in without}
     return "\n".join([heading, f"      {item['summary']}", *([_settings(own_settings)] if own_settings else [])])
 

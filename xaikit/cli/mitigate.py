@@ -70,7 +70,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             raise InvalidInputError(
                 f"the mitigator {mitigator.NAME} needs --mask or --mask-names, which say where the shortcut is"
             )
-        shown = [EXPLAINERS.create(text) for text in self.explainer]
+        panels = [EXPLAINERS.create(text) for text in self.explainer]
         if self.starts_others:
             return self.shared()
         first = processes.rank() == 0  # the others train along, and leave measuring and telling to it
@@ -82,7 +82,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         targets_for("", next(iter(test)), model, view["head"])
         measured = test.map(triple)
         options: dict[str, Any] = {
-            "explainers": [e if e.layer else e.set_kwargs(**view) for e in shown] or [mitigator.explainer],
+            "explainers": [e if e.layer else e.set_kwargs(**view) for e in panels] or [mitigator.explainer],
             "groups": _named(classes) if classes else None,
             "head": view["head"],
             "seed": self.seed,
@@ -160,8 +160,8 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         if len(readable) < 2:
             raise InvalidInputError(f"--data holds {len(readable)} sample; name --test, or data with two or more")
         order = torch.randperm(len(readable), generator=torch.Generator().manual_seed(self.seed))
-        held = max(1, round(HELD_BACK * len(readable)))
-        training, test = order[held:].sort().values, order[:held].sort().values
+        n_validation = max(1, round(HELD_BACK * len(readable)))
+        training, test = order[n_validation:].sort().values, order[:n_validation].sort().values
         return stream.only(readable[training]), stream.only(readable[test]), classes
 
 

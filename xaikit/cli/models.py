@@ -204,8 +204,8 @@ def imported(name: str, what: str, form: str) -> Any:
             where = f"looked in {Path.cwd()} and the installed packages"
             raise UnknownNameError(f"cannot import {module_name!r} for {what}: {err} ({where})") from None
     if not hasattr(module, item):
-        known = [n for n in vars(module) if callable(vars(module)[n]) and not n.startswith("_")]
-        raise UnknownNameError(f"module {module_name!r} has no {item!r}{near_names(item, known)}")
+        callables = [n for n in vars(module) if callable(vars(module)[n]) and not n.startswith("_")]
+        raise UnknownNameError(f"module {module_name!r} has no {item!r}{near_names(item, callables)}")
     return getattr(module, item)
 
 

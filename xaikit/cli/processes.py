@@ -105,13 +105,13 @@ def fabric(device: torch.device, precision: str) -> Any:
             "--processes and --precision need Lightning Fabric: pip install 'xaikit[train]'"
         ) from None
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it tells how its processes meet
-    here = _number("LOCAL_WORLD_SIZE", world_size())
+    n_local = _number("LOCAL_WORLD_SIZE", world_size())
     chosen: Any = precision or "32-true"
     try:
         return Fabric(
             accelerator=device.type,
-            devices=here,
-            num_nodes=max(1, world_size() // here),
+            devices=n_local,
+            num_nodes=max(1, world_size() // n_local),
             strategy="ddp" if world_size() > 1 else "auto",
             precision=chosen,
         )
@@ -131,8 +131,8 @@ def _start(job: ProcessFields, rank: int, messages: Path, meet: dict[str, str]) 
     places = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     environment = {**threads, **os.environ, **places, **meet}
     command = [sys.executable, "-m", "xaikit", "worker", job.VERB]
-    with messages.open("w") as said:
-        outputs = {} if rank == 0 else {"stdout": said, "stderr": said}
+    with messages.open("w") as log:
+        outputs = {} if rank == 0 else {"stdout": log, "stderr": log}
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment, **outputs)  # type: ignore[call-overload]  # noqa: S603
     worker.stdin.write(job.model_dump_json())
     worker.stdin.close()

@@ -102,11 +102,13 @@ def read_maps(run: Run, of_class: int | None, *, pictures: bool) -> RunMaps:
         which = "" if of_class is None else f" of class {of_class}"
         raise InvalidInputError(f"clusters need at least 3 samples, {run.folder} holds {len(rows)}{which}")
     relevance = torch.stack(maps)
-    kept = torch.stack(inputs) if len(inputs) == len(rows) else None
-    if _is_text(run[0]) and kept is not None:
-        return _of_words(rows, relevance, kept, run.display_names.get("tokenizer", ""))
+    stacked = torch.stack(inputs) if len(inputs) == len(rows) else None
+    if _is_text(run[0]) and stacked is not None:
+        return _of_words(rows, relevance, stacked, run.display_names.get("tokenizer", ""))
     names = run.display_names.get("features") or [f"column {i}" for i in range(relevance.shape[1])]
-    return RunMaps(rows, relevance, None if kept is None else kept.float(), names=names if relevance.ndim == 2 else ())
+    return RunMaps(
+        rows, relevance, None if stacked is None else stacked.float(), names=names if relevance.ndim == 2 else ()
+    )
 
 
 def _map(sample: ExplainedSample) -> Tensor:
@@ -118,8 +120,8 @@ def _map(sample: ExplainedSample) -> Tensor:
 
 def _is_text(sample: ExplainedSample) -> bool:
     ids, values = sample.inputs, sample.values
-    whole = isinstance(ids, Tensor) and ids.ndim == 1 and not ids.is_floating_point()
-    return whole and isinstance(values, Tensor) and values.shape[:1] == ids.shape
+    integer_rows = isinstance(ids, Tensor) and ids.ndim == 1 and not ids.is_floating_point()
+    return integer_rows and isinstance(values, Tensor) and values.shape[:1] == ids.shape
 
 
 def _of_words(rows: list[dict[str, Any]], relevance: Tensor, tokens: Tensor, tokenizer: str) -> RunMaps:

@@ -56,14 +56,14 @@ def read_input(job: Explain, source: str) -> SampleInput:
         InvalidInputError, UnknownNameError: for what is none; the message says what it could be.
     """
     path, reader = Path(source), tokenizer_of(job.tokenizer or job.model)
-    there = os.path.exists(source)  # noqa: PTH110 (False for what is too long to be a path, such as a sentence)
+    exists = os.path.exists(source)  # noqa: PTH110 (False for what is too long to be a path, such as a sentence)
     if job.row is not None:
         return _row(job, path, job.row, reader)
-    if there and path.suffix in (".csv", ".npz"):
+    if exists and path.suffix in (".csv", ".npz"):
         raise InvalidInputError(f"{path} is a data set: name one of its rows, --row N, or explain all, --data {path}")
-    if there and path.is_dir():
+    if exists and path.is_dir():
         raise InvalidInputError(f"{path} is a folder: explain its images with --data {path}")
-    if there or path.suffix.lower() in (*PICTURES, *TABLES):
+    if exists or path.suffix.lower() in (*PICTURES, *TABLES):
         inputs, picture = read_batch(path, job.preparation(job.model))
         return SampleInput(inputs, picture, path.stem, tokenizer=reader)
     if reader is None:

@@ -94,7 +94,7 @@ class DataFields(ImageFields):
     length: int = flag(128, help="Number of tokens of each text; longer ones are cut, shorter ones padded.")
     strict: bool = flag(False, help="Stop at an unreadable image instead of leaving it out.")
 
-    def samples(self, model: str, known: ClassNames | None = None) -> Any:
+    def samples(self, model: str, class_names: ClassNames | None = None) -> Any:
         """The data set; its labels may use the known class names, else those of --classes or of the model."""
         from xaikit.cli.class_names import ClassNames
         from xaikit.cli.data import open_data
@@ -109,7 +109,7 @@ class DataFields(ImageFields):
             self.data,
             self.preparation(model),
             labels=self.labels,
-            classes=ClassNames(split_list(self.classes), classes_of(model)) if known is None else known,
+            classes=ClassNames(split_list(self.classes), classes_of(model)) if class_names is None else class_names,
             text=self.text,
             columns=split_list(self.columns),
             tokenizer=tokenizer_of(reader) if self.text else None,

@@ -102,8 +102,8 @@ def _plain(result: TuneResult[Any]) -> dict[str, Any]:
 
 def _summary(result: TuneResult[Any]) -> str:
     goal = result.goals[0]
-    kept = " (the default: no gain beyond noise)" if result.kept_default else ""
-    lines = [f"best: {result.best.set_kwargs(model=None)}{kept}"]
+    note = " (the default: no gain beyond noise)" if result.kept_default else ""
+    lines = [f"best: {result.best.set_kwargs(model=None)}{note}"]
     lines += [] if result.postprocess is None else [f"then: {result.postprocess}"]
     interval = result.gain_interval
     spread = (

@@ -85,12 +85,12 @@ def _watch(job: Tune, search: Search) -> Stopped:
         _started(job, until) as workers,
         tqdm(total=job.trials, desc=f"tune, {job.workers} workers", unit="trial", disable=job.quiet) as bar,
     ):
-        alive, asked = set(range(len(workers))), time.monotonic()
+        alive, last_poll = set(range(len(workers))), time.monotonic()
         try:
             while alive:
                 time.sleep(LOOK_SECONDS)
-                if not job.quiet and time.monotonic() - asked > ASK_SECONDS:
-                    bar.n, asked = min(search.n_finished - before, job.trials), time.monotonic()
+                if not job.quiet and time.monotonic() - last_poll > ASK_SECONDS:
+                    bar.n, last_poll = min(search.n_finished - before, job.trials), time.monotonic()
                     bar.update(0)
                 for rank in [r for r in alive if workers[r][0].poll() is not None]:
                     alive.remove(rank)

@@ -116,8 +116,8 @@ def read_batch(  # noqa: PLR0913
         labels = _rows_of_labels(labels, n)
     elif not (targets and (open_target or (isinstance(labels, Tensor) and labels.ndim == 0))):
         labels = read_labels(labels, n)
-    own = item[2] if len(item) == 3 else None
-    return Batch(inputs, labels, read_masks(own, inputs, what=masks, labels=labels if by_class else None))
+    batch_masks = item[2] if len(item) == 3 else None
+    return Batch(inputs, labels, read_masks(batch_masks, inputs, what=masks, labels=labels if by_class else None))
 
 
 def read_batches(
@@ -148,8 +148,8 @@ def read_batches(
     if isinstance(data, Dataset):
         data = dataset_loader(data, rows or ROWS)
     if is_batch(data):
-        whole = read_batch(data if masks is None else (data[0], data[1], masks), model, masks=what, targets=targets)
-        yield from _cut(whole, rows)
+        batch = read_batch(data if masks is None else (data[0], data[1], masks), model, masks=what, targets=targets)
+        yield from _cut(batch, rows)
         return
     if not isinstance(data, Iterable) or isinstance(data, (Tensor, str, Mapping)) or is_array(data):
         size = f" of {len(data)}" if isinstance(data, (tuple, list)) else ""

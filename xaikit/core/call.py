@@ -63,7 +63,7 @@ class Call:
 
     model: nn.Module
     inputs: Tensors
-    target: target_rules.Target
+    target: target_rules.CallTarget
     create_graph: bool
     seed: int
     forward: Callable[[Tensors, Tensor | None], Any]
@@ -195,8 +195,8 @@ class Call:
                 instead.
         """
         if self.recompute and at is None:
-            found: Tensors = checkpoint(self._repeatable_grad, copies, *inputs, use_reentrant=False)
-            return found
+            gradients: Tensors = checkpoint(self._repeatable_grad, copies, *inputs, use_reentrant=False)
+            return gradients
         return self._grad(inputs, copies, at)
 
     def _repeatable_grad(self, copies: int, *inputs: Tensor) -> Tensors:
@@ -228,8 +228,8 @@ class Call:
 
     def _pass(self, inputs: Tensors, copies: int) -> tuple[Tensors, Any]:
         """Leaves with the inputs' values, and the model's output on them."""
-        live = self.create_graph
-        leaves = tuple(x if live and x.requires_grad else x.detach().requires_grad_() for x in inputs)
+        keep_graph = self.create_graph
+        leaves = tuple(x if keep_graph and x.requires_grad else x.detach().requires_grad_() for x in inputs)
         return leaves, self.run(leaves, copies)
 
     def _kept(self, kind: str, plain: bool, run: Callable[[], Any]) -> Any:
@@ -241,14 +241,14 @@ class Call:
             self.passes_kept[key] = run(), self.forward, self.tap  # held, so that no other object gets their ids
         return self.passes_kept[key][0]
 
-    def grad_at_layers(self, beside: Sequence[Tensor] = ()) -> tuple[Tensors, Tensors]:
+    def grad_at_layers(self, points: Sequence[Tensor] = ()) -> tuple[Tensors, Tensors]:
         """What is explained and d score / d each of its tensors, by one forward and one backward pass.
 
         At layers both are read off during the pass, so that one layer may feed another; with `create_graph` a
         derivative then reaches the parameters before a layer, too.
 
         Args:
-            beside: further tensors to which the backward pass must go, read once the forward pass is over.
+            points: further tensors to which the backward pass must go, read once the forward pass is over.
         """
         if not self.read_at:
             return self.inputs, self.grad_of(self.inputs)
@@ -257,7 +257,7 @@ class Call:
             values = readings.close(self.model, self.n)
             if self.on_output is not None:
                 self.on_output(output)
-            grads = self._differentiated(output, (*readings.leaves, *beside), runs=readings.runs)
+            grads = self._differentiated(output, (*readings.leaves, *points), runs=readings.runs)
             gathered = readings.gathered(grads)
         return values if self.create_graph else tuple(v.detach() for v in values), gathered
 
@@ -313,8 +313,8 @@ class Call:
         points = self.layers or self.read_at
         unreached = [p.name for p, m in zip(points, missing, strict=False) if m] or [p.name for p in points]
         if unreached:
-            named = ", ".join(repr(name) for name in unreached)
-            return UnreachableError(f"the explained score does not depend on layer {named} through autograd")
+            input_names = ", ".join(repr(name) for name in unreached)
+            return UnreachableError(f"the explained score does not depend on layer {input_names} through autograd")
         return UnreachableError(
             "the explained score does not depend on its input through autograd; is the input detached, rounded, or "
             "used under no_grad inside the model?"
@@ -379,11 +379,11 @@ class Call:
         limit = rows_per_pass(self.inputs, max_rows)
         if not self.rule.independent:
             limit = self.n
-        whole = callable(self.target) or self.n <= limit
-        for samples in [range(self.n)] if whole else even_ranges(self.n, limit):
-            part = self if whole else self.at(slice(samples.start, samples.stop))
+        in_one_pass = callable(self.target) or self.n <= limit
+        for samples in [range(self.n)] if in_one_pass else even_ranges(self.n, limit):
+            part = self if in_one_pass else self.at(slice(samples.start, samples.stop))
             ranges = even_ranges(copies, max(1, limit // part.n))
-            if self.create_graph and (not whole or len(ranges) > 1):
+            if self.create_graph and (not in_one_pass or len(ranges) > 1):
                 # Else the graphs of all passes would be alive at once, and memory would grow with the copies.
                 part = dataclasses.replace(part, recompute=True)
             yield part, ranges

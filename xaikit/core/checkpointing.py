@@ -1,4 +1,4 @@
-"""Activation checkpoints inside a model that is explained: switched off, since they run parts of it again unseen.
+"""Switches activation checkpoints off inside a model that is explained: they run parts of it a second time.
 
 `torch.utils.checkpoint` drops activations in the forward pass and runs the part again in the backward pass, outside the
 hooks that read layers and rules. Memory for one explained pass is worth less than a right result.

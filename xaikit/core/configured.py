@@ -175,14 +175,16 @@ class Configured:
         return self.settings()
 
     def __repr__(self) -> str:
-        shown = {n: v for n, v in self.settings().items() if n in self.TUNABLES or not self.SETTINGS[n].is_default(v)}
-        return f"{type(self).__name__}({', '.join(f'{n}={_short(v)}' for n, v in shown.items())})"
+        settings = {
+            n: v for n, v in self.settings().items() if n in self.TUNABLES or not self.SETTINGS[n].is_default(v)
+        }
+        return f"{type(self).__name__}({', '.join(f'{n}={_short(v)}' for n, v in settings.items())})"
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        theirs = other.settings()
-        return all(same_value(v, theirs[n]) for n, v in self.settings().items())
+        other_settings = other.settings()
+        return all(same_value(v, other_settings[n]) for n, v in self.settings().items())
 
     def __hash__(self) -> int:
         return hash((type(self), value_hash(self.settings())))
@@ -223,8 +225,8 @@ def _by_hint(hint: Any) -> Callable[[Any, str], Any]:
         for candidate in (value, tuples_for_lists(value)):  # JSON has no tuples
             with contextlib.suppress(ValidationError):
                 return adapter().validate_python(candidate, strict=True)
-        shown = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
-        raise InvalidTypeError(f"{where} must be {shown}, got {value!r} of type {type(value).__name__}")
+        type_name = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
+        raise InvalidTypeError(f"{where} must be {type_name}, got {value!r} of type {type(value).__name__}")
 
     return check
 

@@ -64,9 +64,9 @@ class MissingDependencyError(XaikitError, ImportError):
     """A library that this feature needs is absent or does not import."""
 
 
-def near_names(name: str, known: Iterable[str], *, count: int = 3) -> str:
+def near_names(name: str, choices: Iterable[str], *, count: int = 3) -> str:
     """The end of an error sentence: ``; did you mean 'x'?`` or the known names, where there are many the first."""
-    names = sorted(set(known))
+    names = sorted(set(choices))
     close = difflib.get_close_matches(name, names, n=count)
     if close:
         return f"; did you mean {' or '.join(repr(c) for c in close)}?"

@@ -180,8 +180,8 @@ class Explainer(ModelView, abc.ABC):
             )
         except NestedLayersError:
             # One feeds the other, and one pass holds one version of each: every layer by itself, as if named alone.
-            each = (self.set_kwargs(layer=layer) for layer in self.layer)
-            attribution = tuple(e._attributed(inputs, targets, **options)[0] for e in each)
+            one_layer_each = (self.set_kwargs(layer=layer) for layer in self.layer)
+            attribution = tuple(e._attributed(inputs, targets, **options)[0] for e in one_layer_each)
         return attribution, outputs[0] if outputs else None
 
     def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
@@ -326,7 +326,7 @@ class Explainer(ModelView, abc.ABC):
             raise NotDifferentiableError(
                 f"{type(self).__name__} has no exact derivative, so it cannot stand in a loss; these can: {able}"
             )
-        asked = Request(
+        request = Request(
             inputs, targets, create_graph=create_graph, seed=Int(ge=0).check(seed, "seed"), keep_mode=keep_mode,
             keep_writes=keep_writes, on_output=on_output,
         )  # fmt: skip
@@ -336,7 +336,7 @@ class Explainer(ModelView, abc.ABC):
             global_random=cut or self.USES_GLOBAL_RANDOM,
             max_rows=getattr(self, "max_rows", None),
         )
-        with opened(self, asked, needs) as (at_inputs, as_inputs):
+        with opened(self, request, needs) as (at_inputs, as_inputs):
             call, rebuild = at_inputs, as_inputs
             if self.layer is not None:
                 call, rebuild = self._at_layers(at_inputs, read=self.SINGLE_BACKWARD and not cut)

@@ -35,8 +35,8 @@ def refuse_inside(model: nn.Module) -> None:
     Raises:
         InvalidInputError: when the model's explained forward pass is running.
     """
-    asked = original_of(model)
-    if any(original_of(m) is asked for running in _RUNNING.get() for m in running.modules()):
+    original = original_of(model)
+    if any(original_of(m) is original for running in _RUNNING.get() for m in running.modules()):
         raise InvalidInputError(
             f"this {type(model).__name__} is being explained, and its forward pass calls an explainer on it again; "
             "compute the explanation outside the model's forward"
@@ -191,7 +191,7 @@ def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None
 
 
 def _order_hint(convolution: Any, x: Tensor) -> str:
-    """What is wrong with the axes of an image for the model's first convolution, if that can be told."""
+    """How the axes of an image differ from what the first convolution takes; empty where they do not."""
     channels, axes = convolution.in_channels, convolution.weight.ndim
     places = {3: "length", 4: "height, width", 5: "depth, height, width"}[axes]
     form = f"; its first convolution takes (N, {channels}, {places})"

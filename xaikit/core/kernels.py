@@ -98,7 +98,7 @@ class _Replacing(TorchFunctionMode):
         return self.table.get(func, func)(*args, **(kwargs or {}))
 
 
-class Watching(TorchFunctionMode):
+class FunctionLog(TorchFunctionMode):
     """Notes which torch functions a forward pass calls."""
 
     def __init__(self, called: set[Any]) -> None:
@@ -145,11 +145,11 @@ def refuse_missing_derivative(output: Tensor, called: set[Any]) -> None:
             continue
         visited.add(node)
         if node.name().rpartition("::")[2] in NOT_TWICE:
-            named = ", ".join(sorted(filter(None, (resolve_name(f) for f in called))))
+            op_names = ", ".join(sorted(filter(None, (resolve_name(f) for f in called))))
             raise NotDifferentiableError(
                 f"torch has no second derivative for an operation of this model, so its explanation cannot stand in a "
-                f"loss; {_reason(node)} (functions that ran: {named[:400]}). Replace that operation by plain ones, or "
-                "use a penalty without a gradient, such as a mitigator with contextual decomposition"
+                f"loss; {_reason(node)} (functions that ran: {op_names[:400]}). Replace that operation by plain ones, "
+                "or use a penalty without a gradient, such as a mitigator with contextual decomposition"
             )
         pending.extend(n for n, _ in node.next_functions)
 

@@ -61,11 +61,11 @@ def read_classes(labels: Any, n: int, *, what: str = "labels", n_classes: int | 
     """
     indices = read_labels(labels, n, what=what)
     if indices.is_floating_point():
-        whole = bool((indices == indices.round()).all())
-        shown = "with whole values" if whole else f"such as {float(indices[indices != indices.round()][0]):g}"
+        integral = bool((indices == indices.round()).all())
+        example = "with whole values" if integral else f"such as {float(indices[indices != indices.round()][0]):g}"
         raise InvalidTypeError(
-            f"{what} must be whole class indices of an integer type, got {indices.dtype} numbers {shown}; pass "
-            f"{what}.long(), of an array {what}.astype(int), if they are classes"
+            f"{what} must be whole class indices of an integer type, got {indices.dtype} numbers {example}"
+            f"{_float_remedy(what, integral)}"
         )
     if n_classes is not None and len(indices):
         low, high = range_of(indices)
@@ -76,6 +76,14 @@ def read_classes(labels: Any, n: int, *, what: str = "labels", n_classes: int | 
                 f"got {int(indices[outside][0])}"
             )
     return indices
+
+
+def _float_remedy(what: str, whole: bool) -> str:
+    """What to pass instead of floating-point numbers: integers only where these are whole."""
+    integers = f"; if they are classes, pass {what}.long(), of an array {what}.astype(int)" if whole else ""
+    if what == "targets":
+        return f"{integers}; for a model with a single output, such as a regression, pass None"
+    return integers or "; numbers are labels of a regression, of a model with a single output"
 
 
 def _shape_remedy(tensor: Tensor, n: int, what: str) -> str:

@@ -58,7 +58,7 @@ def find_point(model: nn.Module, layer: str | nn.Module) -> LayerPoint:
 
 
 def _has(model: nn.Module, name: str) -> bool:
-    return any(name == known for known, _ in model.named_modules())
+    return any(name == module_name for module_name, _ in model.named_modules())
 
 
 # ---------------------------------------------------------------------- reading
@@ -254,6 +254,6 @@ def with_first(output: Any, value: Tensor) -> Any:
         changed[key] = with_first(output[key], value)
         return changed
     if isinstance(output, tuple) and output:
-        rest = (with_first(output[0], value), *output[1:])
-        return type(output)(*rest) if hasattr(output, "_fields") else rest
+        others = (with_first(output[0], value), *output[1:])
+        return type(output)(*others) if hasattr(output, "_fields") else others
     return [with_first(output[0], value), *output[1:]] if isinstance(output, list) and output else value

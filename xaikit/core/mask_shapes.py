@@ -13,17 +13,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.masks import align, allowed_shapes, leaves_of, read_masks
+from xaikit.core.masks import WHAT, align, allowed_shapes, leaves_of, read_masks
 from xaikit.core.structure import Tensors, token_ids
 
 
-def fit_masks(masks: Any, explained: Tensors, inputs: Tensors = ()) -> Tensors:
+def fit_masks(masks: Any, explained: Tensors, inputs: Tensors = (), *, what: str = WHAT) -> Tensors:
     """One mask for each explained tensor, of its shape (N, ...) and its precision.
 
     Args:
         masks: as `read_masks` takes or gives them; None marks everything.
         explained: the tensors that were explained: inputs, or a layer's outputs; at least one.
         inputs: the model's inputs, where a layer was explained.
+        what: name of the masks in messages: the keyword that takes them.
 
     Raises:
         InvalidInputError: for masks of other proportions, another number of samples, or another number of masks than
@@ -34,23 +35,24 @@ def fit_masks(masks: Any, explained: Tensors, inputs: Tensors = ()) -> Tensors:
     samples = inputs or explained
     leaves = leaves_of(masks)
     if not leaves or not all(isinstance(m, Tensor) for m in leaves):
-        leaves = leaves_of(read_masks(masks, samples))
+        leaves = leaves_of(read_masks(masks, samples, what=what))
     if len(leaves) != len(explained):
-        raise InvalidInputError(f"masks must match the {len(explained)} explained tensors, got {len(leaves)}")
+        raise InvalidInputError(f"{what} must match the {len(explained)} explained tensors, got {len(leaves)}")
     origins = samples if len(samples) == len(explained) else explained
     return tuple(
-        fit_mask(align(mask, _origin(e, x, inputs)), e, _origin(e, x, inputs))
+        fit_mask(align(mask, _origin(e, x, inputs), what=what), e, _origin(e, x, inputs), what=what)
         for mask, e, x in zip(leaves, explained, origins, strict=True)
     )
 
 
-def fit_mask(mask: Tensor, explained: Tensor, x: Tensor | None = None) -> Tensor:
+def fit_mask(mask: Tensor, explained: Tensor, x: Tensor | None = None, *, what: str = WHAT) -> Tensor:
     """A mask (N, ...) brought to the shape of what is explained.
 
     Args:
         mask: with or without an axis for the channels; one axis 1 stands for all of its places.
         explained: (N, F), (N, T, D), (N, C, ...).
         x: the input that the mask is over, where that is another than the explained tensor.
+        what: name of the masks in messages.
 
     Raises:
         InvalidInputError: for any other shape; the message names those that fit.
@@ -58,18 +60,18 @@ def fit_mask(mask: Tensor, explained: Tensor, x: Tensor | None = None) -> Tensor
     x = explained if x is None else x
     mask = mask.to(explained)
     if len(mask) not in (1, len(explained)):
-        raise _error(mask, explained, x)
+        raise _error(mask, explained, x, what)
     if _is_spread(mask, explained):
         return mask.expand_as(explained)
     if explained.ndim == 3 and mask.ndim == 2:
-        mask = _on_steps(mask, explained, x)
+        mask = _on_steps(mask, explained, x, what)
     elif mask.ndim == explained.ndim - 1:
         mask = _without_channels(mask, explained, x)
     elif mask.ndim == x.ndim == explained.ndim > 2 and mask.shape[1] == x.shape[1] != explained.shape[1]:
         mask = mask.amax(1, keepdim=True)  # the layer has other channels: a position counts where any channel does
     if mask.ndim != explained.ndim or explained.ndim < 3 or mask.shape[1] not in (1, explained.shape[1]):
-        raise _error(mask, explained, x)
-    return _resized(mask, explained, x).expand_as(explained)
+        raise _error(mask, explained, x, what)
+    return _resized(mask, explained, x, what).expand_as(explained)
 
 
 def same_proportions(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
@@ -113,7 +115,7 @@ def _is_spread(mask: Tensor, explained: Tensor) -> bool:
     return all(m == e for m, e in sizes) if explained.ndim <= 2 else all(m in (1, e) for m, e in sizes)
 
 
-def _on_steps(mask: Tensor, explained: Tensor, x: Tensor) -> Tensor:
+def _on_steps(mask: Tensor, explained: Tensor, x: Tensor, what: str) -> Tensor:
     """A mask (N, S) of (N, T, D) or (N, C, L), on the axis that its length names."""
     length = mask.shape[1]
     if not x.is_floating_point() and x.ndim == 2:
@@ -123,14 +125,14 @@ def _on_steps(mask: Tensor, explained: Tensor, x: Tensor) -> Tensor:
         first, last = length == form.shape[1], length == form.shape[2]
     if first and last:
         raise InvalidInputError(
-            f"masks of length {length} could name either axis of {tuple(x.shape)}; pass (N, {length}, 1) for steps of "
+            f"{what} of length {length} could name either axis of {tuple(x.shape)}; pass (N, {length}, 1) for steps of "
             f"(N, T, D), or (N, 1, {length}) for positions of (N, C, L)"
         )
     if first and explained.shape[1] == length:
         return mask[..., None]
     if last:
         return mask[:, None]
-    raise _error(mask, explained, x)
+    raise _error(mask, explained, x, what)
 
 
 def _without_channels(mask: Tensor, explained: Tensor, x: Tensor) -> Tensor:
@@ -141,24 +143,24 @@ def _without_channels(mask: Tensor, explained: Tensor, x: Tensor) -> Tensor:
     return mask[:, None]
 
 
-def _resized(mask: Tensor, explained: Tensor, x: Tensor) -> Tensor:
+def _resized(mask: Tensor, explained: Tensor, x: Tensor, what: str) -> Tensor:
     """The mask at the positions of the explained tensor."""
     places, size = tuple(explained.shape[2:]), tuple(mask.shape[2:])
     if all(m in (1, p) for m, p in zip(size, places, strict=True)):
         return mask
     over_input = x.ndim == explained.ndim
-    # (N, T, D) and (N, C, L) look alike: whether a layer changed the features or the positions cannot be seen.
+    # (N, T, D) and (N, C, L) look alike, so it is unknown whether a layer changed the features or the positions.
     if (explained.ndim == 3 and mask.shape[1] != 1) or explained.ndim > 5:
-        raise _error(mask, explained, x)
+        raise _error(mask, explained, x, what)
     if not same_proportions(size, tuple(x.shape[2:]) if over_input else places):
         positions = tuple(x.shape[2:]) if over_input else places
         raise InvalidInputError(
-            f"masks are resized only to the same proportions, and a map of {size} is no scaled one of {positions}; "
-            f"pass masks of shape {positions}"
+            f"{what} can be resized only to the same proportions, and a map of {size} is no scaled one of {positions}; "
+            f"pass {what} of shape {positions}"
         )
     return F.interpolate(mask, places, mode="area")
 
 
-def _error(mask: Tensor, explained: Tensor, x: Tensor) -> InvalidInputError:
+def _error(mask: Tensor, explained: Tensor, x: Tensor, what: str) -> InvalidInputError:
     at_layer = f" for a layer whose output is {tuple(explained.shape)}" if x.shape != explained.shape else ""
-    return InvalidInputError(f"masks must have shape {allowed_shapes(x)}; got {tuple(mask.shape)}{at_layer}")
+    return InvalidInputError(f"{what} must have shape {allowed_shapes(x)}; got {tuple(mask.shape)}{at_layer}")

@@ -64,8 +64,10 @@ def read_masks(masks: Any, inputs: Any, *, what: str = WHAT, labels: Any = None)
     if isinstance(masks, Mapping):
         strangers = [k for k in masks if not isinstance(inputs, Mapping) or k not in inputs]
         if strangers:
-            known = f"the inputs are {list(inputs)}" if isinstance(inputs, Mapping) else "the inputs have no names"
-            raise InvalidInputError(f"a dict of {what} holds one for each input by its name, got {strangers}; {known}")
+            name_list = f"the inputs are {list(inputs)}" if isinstance(inputs, Mapping) else "the inputs have no names"
+            raise InvalidInputError(
+                f"a dict of {what} holds one for each input by its name, got {strangers}; {name_list}"
+            )
         return {key: _read(masks[key], x, what, labels) for key, x in inputs.items() if key in masks}
     if isinstance(masks, tuple) and any(is_array(m) or isinstance(m, list) for m in masks):
         if len(masks) != len(tensors) and len(tensors) == 1:
@@ -243,14 +245,14 @@ def _of_labels(masks: Any, x: Tensor, what: str, labels: Any) -> Tensor:
 
 def allowed_shapes(x: Tensor) -> str:
     """The shapes that masks of some samples may have, for a message."""
-    n, rest = len(x), tuple(x.shape[1:])
+    n, per_sample = len(x), tuple(x.shape[1:])
     if x.ndim <= 2:
-        return f"{rest} for all samples or {(n, *rest)}, N = {n}"
+        return f"{per_sample} for all samples or {(n, *per_sample)}, N = {n}"
     if x.ndim == 3:
-        steps, last = rest
+        steps, last = per_sample
         shared = f"({steps},) or ({last},)" if steps != last else f"(1, {steps}, 1) or (1, 1, {last})"
-        return f"{shared} for all samples, the same with N = {n} in front, or {(n, *rest)}"
-    return f"{rest[1:]} for all samples, {(n, *rest[1:])} or {(n, *rest)}, N = {n}"
+        return f"{shared} for all samples, the same with N = {n} in front, or {(n, *per_sample)}"
+    return f"{per_sample[1:]} for all samples, {(n, *per_sample[1:])} or {(n, *per_sample)}, N = {n}"
 
 
 def refuse_boxes(mask: Tensor, x: Tensor, what: str = WHAT) -> None:

@@ -27,18 +27,18 @@ EXCLUSIVE = threading.RLock()  # held while a call changes the user's own model,
 
 def modules_of(model: nn.Module) -> Modules:
     """Every module once, with its name: what `named_modules` yields, in half the time, which is felt on small nets."""
-    found: dict[nn.Module, str] = {}
+    names: dict[nn.Module, str] = {}
 
     def visit(module: nn.Module, name: str) -> None:
-        if module in found:
+        if module in names:
             return
-        found[module] = name
+        names[module] = name
         for key, child in torch_private.children_of(module).items():
             if child is not None:
                 visit(child, f"{name}.{key}" if name else key)
 
     visit(model, "")
-    return found
+    return names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +106,10 @@ def running_model(  # noqa: PLR0913
 
     @contextlib.contextmanager
     def own_model() -> Iterator[None]:
-        kept = contextlib.nullcontext if keep_writes else own_state_kept
+        guard = contextlib.nullcontext if keep_writes else own_state_kept
         with (
             isolated(model, device, seed, modules=modules, keep_mode=keep_mode),
-            kept(modules),
+            guard(modules),
             frozen(modules) if freeze else contextlib.nullcontext(),
         ):
             yield

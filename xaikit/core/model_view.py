@@ -114,8 +114,8 @@ class ModelView(Configured):
         settings = super().__repr__()
         if self.model is None:
             return settings
-        name, _, rest = settings.partition("(")
-        return f"{name}({type(self.model).__name__}{', ' if rest != ')' else ''}{rest}"
+        name, _, arguments = settings.partition("(")
+        return f"{name}({type(self.model).__name__}{', ' if arguments != ')' else ''}{arguments}"
 
     def __eq__(self, other: object) -> bool:
         same = super().__eq__(other)

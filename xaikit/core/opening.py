@@ -18,7 +18,7 @@ from xaikit.core import targets as target_rules
 from xaikit.core.call import Call
 from xaikit.core.errors import InvalidTypeError, XaikitError
 from xaikit.core.forward import Forward
-from xaikit.core.kernels import Watching
+from xaikit.core.kernels import FunctionLog
 from xaikit.core.layers import check_activation, check_parallel, check_runs, find_point, read, substituted
 from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.model_view import ModelView
@@ -64,7 +64,7 @@ class _OriginalRanError(XaikitError, RuntimeError):
 
 
 @contextlib.contextmanager
-def opened(view: ModelView, asked: Request, needs: Needs) -> Iterator[tuple[Call, Rebuild]]:
+def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Call, Rebuild]]:
     """The call on checked inputs, while the model runs as it should; and what rebuilds the structure of the inputs.
 
     Raises:
@@ -72,30 +72,30 @@ def opened(view: ModelView, asked: Request, needs: Needs) -> Iterator[tuple[Call
     """
     model = view._bound()
     forward.refuse_inside(model)
-    explained, extras = view._arguments(asked.inputs)
+    explained, extras = view._arguments(request.inputs)
     tensors, rebuild = structure.flatten(explained)
     n = structure.check_batch(tensors)
     facts = facts_of(model)
     if needs.gradient:
         check_differentiable(model, tensors, at_layer=view.layer is not None)
     tensors = tuple(t.clone() if t.is_inference() else t for t in tensors)
-    head = None if target_rules.looks_at_all_heads(asked.targets) else view.head
+    head = None if target_rules.looks_at_all_heads(request.targets) else view.head
     checkpointing.install(forward.is_running)
     device = tensors[0].device
-    options = {"freeze": not asked.create_graph, "keep_mode": asked.keep_mode}
+    options = {"freeze": not request.create_graph, "keep_mode": request.keep_mode}
     make = functools.partial(
-        model_state.running_model, model, device, asked.seed, random=needs.global_random, **options
+        model_state.running_model, model, device, request.seed, random=needs.global_random, **options
     )
     for in_place in (False, True):  # the second where the first finds that a copy does not behave as the model does
         running = make(in_place=in_place)
         run = Forward(running.model, rebuild, extras, n, explained, head)
         try:
-            with running.open(), torch.set_grad_enabled(asked.create_graph):
-                find_out(run, tensors, facts, needs, asked.seed)
+            with running.open(), torch.set_grad_enabled(request.create_graph):
+                find_out(run, tensors, facts, needs, request.seed)
             break
         except _OriginalRanError:
             continue
-    if asked.keep_writes:  # not before: what is found out must leave no trace
+    if request.keep_writes:  # not before: what is found out must leave no trace
         running = make(in_place=in_place, keep_writes=True)
         run.model = running.model
 
@@ -103,13 +103,13 @@ def opened(view: ModelView, asked: Request, needs: Needs) -> Iterator[tuple[Call
         with running.open(), torch.no_grad():
             return run.output(tensors, None, RowRule()).ndim
 
-    target = target_rules.normalise(asked.targets, n, device, output_axes=output_axes)
+    target = target_rules.normalise(request.targets, n, device, output_axes=output_axes)
     call = Call(
         model=running.model,
         inputs=tensors,
         target=target,
-        create_graph=asked.create_graph,
-        seed=asked.seed,
+        create_graph=request.create_graph,
+        seed=request.seed,
         forward=run,
         head=run.head,
         n_classes=view.n_classes,
@@ -117,28 +117,28 @@ def opened(view: ModelView, asked: Request, needs: Needs) -> Iterator[tuple[Call
         batch=tensors,
         facts=facts,
         modules=running.modules,
-        on_output=asked.on_output,
+        on_output=request.on_output,
         input_names=tuple(explained) if isinstance(explained, Mapping) else (),
         extras=extras,
         recompute_context=running.open,
     )
-    with running.open(), torch.set_grad_enabled(asked.create_graph):
+    with running.open(), torch.set_grad_enabled(request.create_graph):
         yield call, rebuild
     running.write_back()
-    if not run.rule.independent and not asked.keep_mode:  # in training mode BatchNorm's rows always see each other
+    if not run.rule.independent and not request.keep_mode:  # in training mode BatchNorm's rows always see each other
         warn_of_dependent_rows(type(model).__name__)
 
 
 def with_recompute_context(call: Call, model_context: Callable[[Call], contextlib.AbstractContextManager[Any]]) -> Call:
     """The call, whose passes that are repeated after it run as they do inside it."""
-    bare = call  # without `again`: a call that held itself would keep its tensors until Python's next sweep
+    plain_call = call  # without `again`: a call that held itself would keep its tensors until Python's next sweep
 
     @contextlib.contextmanager
     def again() -> Iterator[None]:
-        with bare.recompute_context(), model_context(bare):
+        with plain_call.recompute_context(), model_context(plain_call):
             yield
 
-    return dataclasses.replace(bare, recompute_context=again)
+    return dataclasses.replace(plain_call, recompute_context=again)
 
 
 # ---------------------------------------------------------------------- what is not known yet
@@ -182,7 +182,7 @@ def _first_pass(run: Forward, inputs: Tensors, facts: ModelFacts, limit: int) ->
     handle = register_module_forward_pre_hook(note) if copied else None
     before = torch.default_generator.get_state()
     try:
-        with torch.no_grad(), Watching(facts.operations):
+        with torch.no_grad(), FunctionLog(facts.operations):
             _run_in_some_form(run, inputs, limit)
     except Exception:
         if copied:

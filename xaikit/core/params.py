@@ -188,9 +188,9 @@ class Categorical(Spec):
             if type(choice) is type(value) and choice == value:
                 return choice
         names = [c for c in self.choices if isinstance(c, str)]
-        shown = near_names(value, names) if isinstance(value, str) else ""
-        shown = shown if "did you mean" in shown else ""  # the choices stand in the sentence already
-        raise InvalidInputError(f"{where} must be one of {', '.join(map(repr, self.choices))}, got {value!r}{shown}")
+        near = near_names(value, names) if isinstance(value, str) else ""
+        near = near if "did you mean" in near else ""  # the choices stand in the sentence already
+        raise InvalidInputError(f"{where} must be one of {', '.join(map(repr, self.choices))}, got {value!r}{near}")
 
 
 class Choice(Spec):

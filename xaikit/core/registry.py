@@ -52,10 +52,10 @@ class Registry(Generic[T]):
             raise InvalidInputError(f"a registered name is lower case with underscores and dots, got {name!r}")
 
         def add(cls: type[T]) -> type[T]:
-            taken = self._items.get(name)
-            if taken is not None and not override and taken.__qualname__ != cls.__qualname__:
+            registered = self._items.get(name)
+            if registered is not None and not override and registered.__qualname__ != cls.__qualname__:
                 raise InvalidInputError(
-                    f"{self.kind} {name!r} is already {taken.__qualname__}; pass override=True to replace it"
+                    f"{self.kind} {name!r} is already {registered.__qualname__}; pass override=True to replace it"
                 )
             cls.NAME, cls.REGISTRY = name, self
             self._items[name] = cls

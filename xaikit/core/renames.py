@@ -39,15 +39,15 @@ def renamed_arguments(**new_names: str) -> Callable[[Callable[P, T]], Callable[P
     return decorate
 
 
-def renamed_attribute(owner: str, name: str, new_names: Mapping[str, str], known: Any = ()) -> AttributeError:
+def renamed_attribute(owner: str, name: str, new_names: Mapping[str, str], attributes: Any = ()) -> AttributeError:
     """The error for an attribute that `owner` does not have; for an old name it says the new one.
 
     Args:
         owner: a module's or a class's name.
         name: what was asked for.
         new_names: the new name by the old one.
-        known: names that the owner has, of which near ones are suggested.
+        attributes: names that the owner has, of which near ones are suggested.
     """
     if name in new_names:
         return AttributeError(f"{owner} has no {name!r} any more; it is called {new_names[name]!r} now")
-    return AttributeError(f"{owner} has no attribute {name!r}{near_names(name, known) if known else ''}")
+    return AttributeError(f"{owner} has no attribute {name!r}{near_names(name, attributes) if attributes else ''}")

@@ -79,7 +79,8 @@ def decode(value: Any, arrays: Mapping[str, Any] | None = None) -> Any:
             return {key: decode(item, arrays) for key, item in value[ITEMS]}
         if TENSOR in value or ARRAY in value:
             tensor = arrays[value[ARRAY]] if ARRAY in value and arrays is not None else tensor_from_json(value)
-            tensor = tensor.to(getattr(torch, value["dtype"]))
+            dtype = getattr(torch, value["dtype"])
+            tensor = torch.view_as_complex(tensor) if dtype.is_complex and not tensor.is_complex() else tensor.to(dtype)
             return tensor.numpy() if value.get("numpy") else tensor
         return {key: decode(item, arrays) for key, item in value.items()}
     return [decode(item, arrays) for item in value] if isinstance(value, list) else value
@@ -122,7 +123,9 @@ def write(path: str | Path, encode_state: Callable[[SaveTensor], dict[str, Any]]
         plain = {k: t.to(PLAIN_NUMPY.get(t.dtype, t.dtype)).numpy() for k, t in arrays.items()}
         np.savez(buffer, meta=np.array(meta), **plain)  # type: ignore[arg-type]
         return write_whole(path, buffer.getvalue())
-    return write_whole(path, _safetensors().save({k: t.contiguous() for k, t in arrays.items()}, {"meta": meta}))
+    # safetensors before 0.7 knows no complex numbers: they are pairs (..., 2) in the file.
+    pairs = {k: torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for k, t in arrays.items()}
+    return write_whole(path, _safetensors().save({k: t.contiguous() for k, t in pairs.items()}, {"meta": meta}))
 
 
 def read(path: str | Path) -> tuple[Any, dict[str, Tensor]]:

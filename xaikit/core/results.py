@@ -25,7 +25,7 @@ from xaikit.core.value_equality import same_value, value_hash
 Real = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 
 
-class AsIs:
+class OpaqueField:
     """Annotates a field whose value is read by its class, such as an explainer from its spec, and not by pydantic."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:  # noqa: ARG002
@@ -178,10 +178,10 @@ class Result:
     @classmethod
     def _decode(cls, state: Mapping[str, Any]) -> Self:
         """The result of a decoded state; the fields are checked against their types."""
-        known = {f.name for f in dataclasses.fields(cls) if f.compare}  # type: ignore[arg-type]
+        field_names = {f.name for f in dataclasses.fields(cls) if f.compare}  # type: ignore[arg-type]
         try:
             result: Self = _adapter(cls).validate_python(  # type: ignore[arg-type]
-                {k: v for k, v in state.items() if k in known}
+                {k: v for k, v in state.items() if k in field_names}
             )
         except ValidationError as err:
             raise InvalidInputError(_sentence(cls.__name__, err)) from None

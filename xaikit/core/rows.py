@@ -133,18 +133,18 @@ def _attempt(outputs: Outputs, rows: Tensors, samples: Tensor | None, rule: RowR
         return None
 
 
-def _agree(found: Tensor | None, true: Tensor) -> bool:
-    if found is None or found.shape != true.shape or found.dtype != true.dtype:
+def _agree(values: Tensor | None, true: Tensor) -> bool:
+    if values is None or values.shape != true.shape or values.dtype != true.dtype:
         return False
-    if not found.is_floating_point():
-        return bool((found == true).all())
+    if not values.is_floating_point():
+        return bool((values == true).all())
     tolerance = TOLERANCE.get(true.dtype, 1e-2)
     if true.device.type != "cpu":
         tolerance = max(tolerance, GPU_TOLERANCE)
     finite = true.isfinite()
-    if not bool((found.isfinite() == finite).all()):
+    if not bool((values.isfinite() == finite).all()):
         return False
-    error = (found - true)[finite].abs()
+    error = (values - true)[finite].abs()
     scale = true[finite].abs()
     return error.numel() == 0 or bool(error.max() <= tolerance * scale.max().clamp_min(torch.finfo(true.dtype).tiny))
 

@@ -47,9 +47,9 @@ def split_spec(text: str) -> tuple[str, dict[str, str]]:
     Raises:
         InvalidInputError: for a text of another form.
     """
-    name, _, rest = text.partition(":")
+    name, _, arguments = text.partition(":")
     texts: dict[str, str] = {}
-    for item in re.split(r",(?![^\[{(]*[\]})])", rest) if rest else ():
+    for item in re.split(r",(?![^\[{(]*[\]})])", arguments) if arguments else ():
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise InvalidInputError(f"a spec reads 'name:key=value,key=value', got {text!r} (at {item!r})")

@@ -70,7 +70,9 @@ def check_batch(tensors: Tensors, what: str = "inputs") -> int:
     numbers = [i for i, tensor in enumerate(tensors) if tensor.is_floating_point()]
     for i, ends in zip(numbers, ranges_of([tensors[i] for i in numbers]), strict=True):
         if not ends.finite:
-            bad = (~torch.isfinite(tensors[i].detach())).flatten(1).any(1).nonzero().flatten().tolist()
+            bad = (
+                (~torch.isfinite(tensors[i].detach())).reshape(len(tensors[i]), -1).any(1).nonzero().flatten().tolist()
+            )
             where = f"{what}[{i}]" if len(tensors) > 1 else what
             raise InvalidInputError(f"{where} must be finite, got NaN or inf in sample {', '.join(map(str, bad[:5]))}")
     return sizes[0]

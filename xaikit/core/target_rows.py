@@ -26,10 +26,10 @@ def pick_head(output: Any, head: str | int | None) -> Any:
     if isinstance(output, Tensor) or head is None:
         return output
     if isinstance(output, Mapping):
-        known = [str(k) for k in output]
+        heads = [str(k) for k in output]
         if head not in output:
             raise UnknownNameError(
-                f"the model returns a dict without {head!r}; name its output with head=, one of {known}"
+                f"the model returns a dict without {head!r}; name its output with head=, one of {heads}"
             )
         picked = output[head]
     elif isinstance(head, str) and hasattr(output, head):

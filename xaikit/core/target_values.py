@@ -136,10 +136,10 @@ class Position(Target):
         """
         axes = 2 if self.index is None else 3
         if output.ndim != axes:
-            wanted = "(N, T)" if self.index is None else "(N, T, V)"
-            raise InvalidInputError(f"target {self!r} needs an output of shape {wanted}, got {rows.form(output)}")
-        there = _picked(output, rows.values(self.position, "position"), "position")
-        return there if self.index is None else _picked(there, rows.values(self.index, "index"), "index")
+            form = "(N, T)" if self.index is None else "(N, T, V)"
+            raise InvalidInputError(f"target {self!r} needs an output of shape {form}, got {rows.form(output)}")
+        picked = _picked(output, rows.values(self.position, "position"), "position")
+        return picked if self.index is None else _picked(picked, rows.values(self.index, "index"), "index")
 
 
 @TARGETS.register("contrast")
@@ -237,11 +237,11 @@ class Region(Target):
             raise InvalidInputError(
                 f"target {self!r} needs an output of shape (N, classes, height, width), got {rows.form(output)}"
             )
-        there = _picked(output, rows.values(self.class_, "class"), "class")
+        picked = _picked(output, rows.values(self.class_, "class"), "class")
         if self.mask is None:
-            return there.flatten(1).sum(1)
-        mask = self.mask.to(there.device)
-        places = tuple(there.shape[1:])
+            return picked.flatten(1).sum(1)
+        mask = self.mask.to(picked.device)
+        places = tuple(picked.shape[1:])
         if mask.shape == (rows.n, *places):
             mask = mask[rows.samples]
         elif tuple(mask.shape) != places:
@@ -249,7 +249,7 @@ class Region(Target):
                 f"the mask of target {self!r} must have the shape {places} of the output's places, or "
                 f"{(rows.n, *places)}, got {tuple(self.mask.shape)}"
             )
-        return (there * mask.to(there.dtype)).flatten(1).sum(1)
+        return (picked * mask.to(picked.dtype)).flatten(1).sum(1)
 
 
 def _heads(value: Any, where: str) -> Any:

@@ -19,7 +19,7 @@ from xaikit.core.labels import REMEDY, read_classes
 from xaikit.core.registries import TARGETS
 from xaikit.core.target_rows import Rows, pick_head
 
-__all__ = ["RowTarget", "Target", "is_several", "normalise", "pick_head", "score"]
+__all__ = ["CallTarget", "RowTarget", "is_several", "normalise", "pick_head", "score"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +51,15 @@ class RowTarget:
         return repr(self.target)
 
 
-Target = Tensor | RowTarget | Callable[[Any], Tensor] | None
+CallTarget = Tensor | RowTarget | Callable[[Any], Tensor] | None
 
 
 def is_several(targets: Any) -> bool:
     """Whether targets are a list of targets, each for all samples, and not one class for each sample."""
-    return isinstance(targets, list) and bool(targets) and all(_is_one(item) for item in targets)
+    if not (isinstance(targets, list) and targets and all(_is_one(item) for item in targets)):
+        return False
+    # Text that names no target at all is a label for each sample, which the reader of labels refuses.
+    return not all(isinstance(item, str) and item.partition(":")[0] not in TARGETS for item in targets)
 
 
 def _is_one(item: Any) -> bool:
@@ -65,7 +68,7 @@ def _is_one(item: Any) -> bool:
     return isinstance(item, str) or callable(item) or hasattr(item, "looks_at_all_heads")
 
 
-def normalise(targets: Any, n: int, device: torch.device, *, output_axes: Callable[[], int] = lambda: 2) -> Target:
+def normalise(targets: Any, n: int, device: torch.device, *, output_axes: Callable[[], int] = lambda: 2) -> CallTarget:
     """A target in its normal form: a LongTensor (N,), a `RowTarget`, a function, or None.
 
     Args:
@@ -93,7 +96,7 @@ def normalise(targets: Any, n: int, device: torch.device, *, output_axes: Callab
     return _classes(targets, n, device)
 
 
-def shares_head(target: Target) -> bool:
+def shares_head(target: CallTarget) -> bool:
     """Whether a target looks at the one head that the explainer names."""
     return not (isinstance(target, RowTarget) and target.target.looks_at_all_heads)
 
@@ -117,7 +120,7 @@ def _is_pair(targets: Any) -> bool:
     return isinstance(targets, tuple) and len(targets) == 2 and all(type(t) is int for t in targets)
 
 
-def _of_object(target: Any, n: int, device: torch.device) -> Target:
+def _of_object(target: Any, n: int, device: torch.device) -> CallTarget:
     if target.NAME == "class":
         return _classes(target.index, n, device)
     return RowTarget(target, Rows(torch.arange(n, device=device), n))
@@ -130,7 +133,7 @@ def _classes(targets: Any, n: int, device: torch.device) -> Tensor:
     return read_classes(raw, n, what="targets").to(device)
 
 
-def score(output: Any, target: Target, n_classes: int | None = None, *, n: int | None = None) -> Tensor:
+def score(output: Any, target: CallTarget, n_classes: int | None = None, *, n: int | None = None) -> Tensor:
     """One score per sample, shape (N,), of an output (N, C).
 
     Args:
@@ -174,7 +177,7 @@ def score(output: Any, target: Target, n_classes: int | None = None, *, n: int |
             f"pass a target such as Position(position, index) or Region(class_, mask), or a function of the output "
             f"that returns (N,) scores"
         )
-    low, high = int(target.min()), int(target.max())
+    low, high = torch.stack(torch.aminmax(target)).tolist()  # one value to wait for on a GPU, not two
     if low < 0 or high >= output.shape[1]:
         raise InvalidInputError(
             f"targets must lie in 0..{output.shape[1] - 1} for a model with {output.shape[1]} outputs, "

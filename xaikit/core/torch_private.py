@@ -151,14 +151,6 @@ def operator_name(function: Any) -> str | None:
     return getattr(function, "_qualified_op_name", None) if schema is None else schema.name
 
 
-def saved_tensors_are_hooked() -> bool:
-    """Whether something (`torch.utils.checkpoint`) takes the tensors that operations save for their backward pass.
-
-    Without it, LRP would compute with what a checkpoint saves of the model without rules.
-    """
-    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
-
-
 def schemas_named(name: str) -> list[Any]:
     """The schemas of all overloads of an ATen operator.
 

@@ -33,8 +33,8 @@ class Recorder:
         named: whether the user named them; else they are all convolutions, of which the last that counts is taken.
     """
 
-    def __init__(self, layers: Sequence[tuple[str, nn.Module]], *, named: bool) -> None:
-        self.layers, self.named = layers, named
+    def __init__(self, layers: Sequence[tuple[str, nn.Module]], *, by_name: bool) -> None:
+        self.layers, self.named = layers, by_name
         self.runs: list[list[Tensor]] = [[] for _ in layers]
         self.order: list[tuple[int, Tensor]] = []
 
@@ -103,7 +103,7 @@ def recorded(model: nn.Module, target_layer: Any) -> Iterator[Recorder]:
     else:
         several = target_layer if isinstance(target_layer, tuple) else (target_layer,)
         layers = [find_layer(model, layer) for layer in several]
-    recorder = Recorder(layers, named=target_layer is not None)
+    recorder = Recorder(layers, by_name=target_layer is not None)
     with hooked([(m, functools.partial(recorder.keep, index=i)) for i, (_, m) in enumerate(layers)]):
         yield recorder
 

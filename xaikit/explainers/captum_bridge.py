@@ -114,7 +114,7 @@ class CaptumMethod(Explainer):
             side_by_side["baselines"] = (joined.join(baselines),)
         return joined.split(self._by_blocks(self._algorithm(), inner, side_by_side)[0], keep_type=True)
 
-    def _by_blocks(self, name: str, call: Call, own: dict[str, Tensors] | None = None) -> Tensors:
+    def _by_blocks(self, name: str, call: Call, per_sample: dict[str, Tensors] | None = None) -> Tensors:
         # Layer classes find the layer themselves.
         uncut = call.uncut if call.uncut is not None and _needs_layer(name) else call
         options = {n: v for n, v in self._options(call).items() if v is not None}
@@ -126,11 +126,11 @@ class CaptumMethod(Explainer):
             layer = tensor_layer(uncut, layer)
         instance = _build(algorithm, _Explained(uncut, FUNCTIONAL_RELU.get(_innermost(name, options))), layer, options)
         takes = _arguments_of(algorithm, options)
-        own = self._of_samples(takes - set(options), call, uncut) if own is None else own
-        check_exact(name, own.get("feature_mask", ()))
+        per_sample = self._of_samples(takes - set(options), call, uncut) if per_sample is None else per_sample
+        check_exact(name, per_sample.get("feature_mask", ()))
         limit, rows = rows_per_pass(uncut.inputs, self.max_rows), rows_per_sample(name, options)
         parts = []
-        alone = name in ONE_BY_ONE_WITH_OWN_GROUPS and any(len(ids) > 1 for ids in own.get("feature_mask", ()))
+        alone = name in ONE_BY_ONE_WITH_OWN_GROUPS and any(len(ids) > 1 for ids in per_sample.get("feature_mask", ()))
         alone = alone or normalizes_over_rows(name, uncut.model)
         for block in blocks(name, uncut.n, 1 if alone else limit // rows, options):
             chosen = slice(block.start, block.stop)
@@ -139,12 +139,12 @@ class CaptumMethod(Explainer):
                 "internal_batch_size": max(limit, rows * len(block)),
                 "nt_samples_batch_size": max(1, limit // len(block)),
                 # A tensor of one row serves every sample.
-                **{n: tuple(t[chosen] if len(t) == uncut.n else t for t in v) for n, v in own.items()},
+                **{n: tuple(t[chosen] if len(t) == uncut.n else t for t in v) for n, v in per_sample.items()},
                 **options,
                 **(options.get("attribution_settings") or {}),
             }
-            arguments |= {n: without_gaps(arguments[n]) for n in ("feature_mask", "layer_mask") if n in own}
-            if name.endswith("DeepLiftShap") and "baselines" in own:
+            arguments |= {n: without_gaps(arguments[n]) for n in ("feature_mask", "layer_mask") if n in per_sample}
+            if name.endswith("DeepLiftShap") and "baselines" in per_sample:
                 # Captum wants at least two background samples.
                 arguments["baselines"] = tuple(torch.cat([b, b]) for b in arguments["baselines"])
             inputs = tuple(leaf(x[chosen]) for x in uncut.inputs)
@@ -170,8 +170,8 @@ class CaptumMethod(Explainer):
             "feature_mask": lambda: self._groups(uncut),
             "layer_mask": lambda: self._groups(call),
         }
-        made = {n: make() for n, make in makers.items() if n in takes}
-        return {n: tensors for n, tensors in made.items() if tensors is not None}
+        tensors_by_name = {n: make() for n, make in makers.items() if n in takes}
+        return {n: tensors for n, tensors in tensors_by_name.items() if tensors is not None}
 
     def run_call(self, method: Any, *args: Any, **options: Any) -> tuple[Any, ...]:
         """Run a function on a checked call; see `Explainer.run_call`."""

@@ -74,7 +74,7 @@ class InputXGradient(CaptumMethod):
 
 
 @EXPLAINERS.register("captum.integrated_gradients")
-class IntegratedGradients(Complete):
+class CaptumIntegratedGradients(Complete):
     """Gradients along the line from the baseline (Sundararajan et al. 2017, arXiv:1703.01365)."""
 
     ALGORITHM = "IntegratedGradients"

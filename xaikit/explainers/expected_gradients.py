@@ -33,8 +33,8 @@ class ExpectedGradients(Explainer):
     >>> import torch
     >>> model = torch.nn.Linear(3, 2)
     >>> x, references = torch.rand(1, 3), torch.rand(50, 3)
-    >>> found = ExpectedGradients(model, references=references, n_iter=2000).attribute(x, 0)
-    >>> found.allclose(model.weight[:1] * (x - references.mean(0)), atol=0.05)
+    >>> attribution = ExpectedGradients(model, references=references, n_iter=2000).attribute(x, 0)
+    >>> attribution.allclose(model.weight[:1] * (x - references.mean(0)), atol=0.05)
     True
     """
 
@@ -54,7 +54,7 @@ class ExpectedGradients(Explainer):
         # Every reference once before any comes again.
         order = torch.cat([torch.randperm(count, generator=generator) for _ in range(-(-self.n_iter // count))])
         parts = (torch.arange(self.n_iter) + torch.rand(self.n_iter, generator=generator)) / self.n_iter
-        found = []
+        blocks = []
         for part, passes in call.passes(self.n_iter, self.max_rows):
             totals = [torch.zeros_like(x) for x in part.inputs]
             for copies in passes:
@@ -67,16 +67,18 @@ class ExpectedGradients(Explainer):
                 )
                 grads = part.grad_of(line, len(copies))
                 totals = [t + (d * g.view(d.shape)).sum(0) for t, d, g in zip(totals, steps, grads, strict=True)]
-            found.append([t / self.n_iter for t in totals])
-        return tuple(torch.cat(pieces) for pieces in zip(*found, strict=True))
+            blocks.append([t / self.n_iter for t in totals])
+        return tuple(torch.cat(pieces) for pieces in zip(*blocks, strict=True))
 
     def _references(self, inputs: Tensors) -> Tensors:
-        given = tuple(torch.zeros_like(x[:1]) for x in inputs) if self.references is None else self.references
-        wanted, found = ([tuple(t.shape[1:]) for t in tensors] for tensors in (inputs, given))
-        if wanted != found or len({len(r) for r in given}) > 1:
-            shapes = " and ".join(f"(K, {', '.join(map(str, s))})" for s in wanted)
+        references = tuple(torch.zeros_like(x[:1]) for x in inputs) if self.references is None else self.references
+        needed_shapes, shapes_of_references = (
+            [tuple(t.shape[1:]) for t in tensors] for tensors in (inputs, references)
+        )
+        if needed_shapes != shapes_of_references or len({len(r) for r in references}) > 1:
+            shapes = " and ".join(f"(K, {', '.join(map(str, s))})" for s in needed_shapes)
             raise InvalidInputError(
                 f"references must be samples like those explained, {shapes}, "
-                f"got {' and '.join(str(tuple(r.shape)) for r in given)}"
+                f"got {' and '.join(str(tuple(r.shape)) for r in references)}"
             )
-        return given
+        return references

@@ -30,14 +30,14 @@ def default_groups(x: Tensor, limit: int) -> Tensor:
     return groups.expand(shape)[None]
 
 
-def make_groups(given: FeatureMask | None, inputs: Tensors, limit: int, tokens: Sequence[bool] = ()) -> Tensors:
+def make_groups(feature_mask: FeatureMask | None, inputs: Tensors, limit: int, tokens: Sequence[bool] = ()) -> Tensors:
     """Group numbers for each input, (1, ...) or (N, ...).
 
     A number stands in two inputs only where the user's own numbers do: such a group is switched in both together. Where
     no groups are given, vectors of tokens have a group for each token, other inputs `default_groups`.
 
     Args:
-        given: the user's groups, or None.
+        feature_mask: the user's groups, or None.
         inputs: tensors (N, ...).
         limit: most groups of an input where none are given.
         tokens: which inputs are vectors of tokens.
@@ -45,9 +45,9 @@ def make_groups(given: FeatureMask | None, inputs: Tensors, limit: int, tokens: 
     Raises:
         InvalidInputError: for groups of another shape or of fractions.
     """
-    if given is not None:
-        groups = given.of(inputs, tokens)
-        shared = _numbered_by_hand(given, groups)
+    if feature_mask is not None:
+        groups = feature_mask.of(inputs, tokens)
+        shared = _numbered_by_hand(feature_mask, groups)
         if shared is not None:
             return shared
     else:
@@ -57,9 +57,9 @@ def make_groups(given: FeatureMask | None, inputs: Tensors, limit: int, tokens: 
     return tuple(ids + start for ids, start in zip(groups, starts, strict=True))
 
 
-def _numbered_by_hand(given: FeatureMask, groups: Tensors) -> Tensors | None:
+def _numbered_by_hand(feature_mask: FeatureMask, groups: Tensors) -> Tensors | None:
     """The user's own numbers for several inputs, 0, 1, 2, ... over all inputs together; None for other groups."""
-    items = given.items if isinstance(given, FeatureMaskPerInput) else ()
+    items = feature_mask.items if isinstance(feature_mask, FeatureMaskPerInput) else ()
     if len(items) < 2 or not all(isinstance(item, GivenGroups) for item in items):
         return None
     raw = [item.ids.to(ids.device) for item, ids in zip(items, groups, strict=True)]
@@ -88,8 +88,8 @@ class JoinedInputs:
     def join(self, tensors: Tensors) -> Tensor:
         """Tensors (N, ...) or (1, ...) in the form of the inputs, side by side; whole numbers stay whole."""
         rows = max(len(t) for t in tensors)
-        whole = all(not t.is_floating_point() for t in tensors) and tensors is not self._inputs
-        dtype = torch.long if whole else self._dtype
+        token_embeddings = all(not t.is_floating_point() for t in tensors) and tensors is not self._inputs
+        dtype = torch.long if token_embeddings else self._dtype
         return torch.cat([t.expand(rows, *t.shape[1:]).reshape(rows, -1).to(dtype) for t in tensors], 1)
 
     def split(self, joined: Tensor, *, keep_type: bool = False) -> Tensors:
@@ -105,8 +105,8 @@ class JoinedInputs:
 
 def without_gaps(groups: Tensors) -> Tensors:
     """The numbers that some samples have in all their inputs together, as 0, 1, 2, ..., which is what captum wants."""
-    _, found = torch.unique(torch.cat([ids.flatten() for ids in groups]), return_inverse=True)
-    parts = found.split([ids.numel() for ids in groups])
+    _, numbers = torch.unique(torch.cat([ids.flatten() for ids in groups]), return_inverse=True)
+    parts = numbers.split([ids.numel() for ids in groups])
     return tuple(part.view(ids.shape) for part, ids in zip(parts, groups, strict=True))
 
 

@@ -39,10 +39,10 @@ class IntegratedGradients(Explainer):
     def _attribute(self, call: Call) -> Tensors:
         points, weights = quadrature(self.method, self.n_steps)
         ends = self.baseline.of(call)  # of the whole batch: a baseline may be given per sample
-        parts, done = [], 0
+        parts, n_done = [], 0
         for part, passes in call.passes(self.n_steps, self.max_rows):
-            starts = tuple(b[done : done + part.n] for b in ends)
-            done += part.n
+            starts = tuple(b[n_done : n_done + part.n] for b in ends)
+            n_done += part.n
             steps = tuple(x - b for x, b in zip(part.inputs, starts, strict=True))
             totals = [torch.zeros_like(x) for x in part.inputs]
             for copies in passes:

@@ -95,10 +95,10 @@ def read_table(path: Path) -> TextTable:
     if not path.is_file():
         raise InvalidInputError(f"{path} is not a file")
     text = _decoded(path)
-    first, _, rest = text.partition("\n")
+    first, _, body = text.partition("\n")
     declared = re.fullmatch(r"sep=(.)\r?", first)
     skipped = 1 if declared else 0
-    tables = [_split(path, rest if declared else text, s) for s in ([declared[1]] if declared else SEPARATORS)]
+    tables = [_split(path, body if declared else text, s) for s in ([declared[1]] if declared else SEPARATORS)]
     # One column is a table only where no separator stands between the names of the columns.
     n_columns = min(2, max(len(t.header) for t in tables))
     fitting = [t for t in tables if len(t.header) >= n_columns and t.rows and _is_even(t)]

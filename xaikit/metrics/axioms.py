@@ -11,7 +11,7 @@ from torch import Tensor
 from xaikit.core import FEATURE_MASKS, METRICS, Call, Choice, Float, Int
 from xaikit.core.structure import Tensors
 from xaikit.metrics.base import Attribute, EvaluationContext, Metric
-from xaikit.metrics.perturbation import Removal, Watching
+from xaikit.metrics.perturbation import PerturbationMetric, Removal
 from xaikit.metrics.pooled_features import groups_of
 from xaikit.metrics.random_subsets import uniform_draws
 from xaikit.metrics.robustness import norm
@@ -42,7 +42,7 @@ class CompletenessGap(Removal):
 
 
 @METRICS.register("non_sensitivity")
-class NonSensitivity(Watching):
+class NonSensitivity(PerturbationMetric):
     """Number of groups that are given no attribution although the output reacts to them, or the other way round.
 
     |A0 symmetric difference F0| (Nguyen and Martinez 2020, arXiv:2007.07584): A0 the groups whose attributions are all

@@ -72,11 +72,11 @@ def evaluate(  # noqa: PLR0913
     # Data in memory is checked before anything is measured.
     first = next(iter(named_explainers.values())).model
     options: dict[str, Any] = {"model": first, "rows": None, "targets": True}
-    batches: Any = read_batches(data, relevant_region, **options)
+    batches: Any = read_batches(data, relevant_region, what="relevant_region", **options)
     batches = list(batches) if isinstance(data, (tuple, list)) else batches
     for batch in batches if isinstance(batches, list) else ():
         _check_masks(named_metrics, batch)
-    cells = {(e, m): Cell() for e in named_explainers for m in named_metrics}
+    cells = {(e, m): TableCell() for e in named_explainers for m in named_metrics}
     count = count_batches(data, rows=None)
     total = None if count is None else count * len(named_explainers) * (len(named_metrics) + 1)
     stopped = Stopped.DONE
@@ -117,7 +117,7 @@ def _check_masks(metrics: Mapping[str, Metric], batch: Batch) -> None:
 
 
 @dataclasses.dataclass
-class Cell:
+class TableCell:
     """The values of one metric of one explainer so far, or why it failed."""
 
     values: list[float] = dataclasses.field(default_factory=list)
@@ -127,7 +127,7 @@ class Cell:
 def _measure(  # noqa: PLR0913
     explainer: Explainer,
     metrics: dict[str, Metric],
-    cells: dict[str, Cell],
+    cells: dict[str, TableCell],
     batch: Batch,
     postprocess: Postprocess | None,
     seed: int,

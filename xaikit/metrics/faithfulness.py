@@ -16,7 +16,7 @@ from xaikit.metrics.base import EvaluationContext
 from xaikit.metrics.perturbation import Removal
 from xaikit.metrics.pooled_features import PooledFeatureMetric
 
-Interval = tuple[int, int]  # of ranks, the end excluded
+RankRange = tuple[int, int]  # of ranks, the end excluded
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +74,7 @@ class PixelFlipping(Removal, PooledFeatureMetric, abc.ABC):
         total = ranked.shape[1]
         steps = min(self.n_steps, total)
         counts = [round(k * total / steps) for k in range(steps + 1)]
-        replaced: dict[str, list[Interval]] = {
+        replaced: dict[str, list[RankRange]] = {
             "morf": [(0, count) for count in counts],
             "lerf": [(total - count, total) if count else (0, 0) for count in counts],
         }

@@ -159,10 +159,10 @@ def drops_and_sums(
         flags = subsets[some.start : some.stop]
         return flags if flags.shape[1] == 1 else flags[:, samples]
 
-    rest = metric._removed(context, parts, len(subsets), removed)
+    removals = metric._removed(context, parts, len(subsets), removed)
     flags = subsets.to(parts.values)
     sums = flags[:, 0] @ parts.values.T if flags.shape[1] == 1 else (flags * parts.values).sum(2)
-    return _unchanged(metric, context) - rest, sums
+    return _unchanged(metric, context) - removals, sums
 
 
 def _unchanged(metric: Removal, context: EvaluationContext) -> Tensor:

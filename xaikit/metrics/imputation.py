@@ -21,12 +21,12 @@ def impute(images: Tensor, missing: Tensor, *, tolerance: float | None = None) -
     tolerance = (1e-13 if images.dtype == torch.float64 else 3e-6) if tolerance is None else tolerance
     work = images if images.dtype == torch.float64 else images.float()
     free = missing.expand_as(images).flatten(0, 1).to(work)
-    known = work.flatten(0, 1) * (1 - free)
-    right = _neighbours(_bordered(known)) * free
-    sums = _neighbours(_bordered(torch.ones_like(known[:1])))[0]
+    observed = work.flatten(0, 1) * (1 - free)
+    right = _neighbours(_bordered(observed)) * free
+    sums = _neighbours(_bordered(torch.ones_like(observed[:1])))[0]
     sums = torch.where(sums > 0, sums, 1)  # an image of one place has no neighbours
     solved = _conjugate_gradients(right, free, sums, tolerance)
-    return (known + solved).view(images.shape).to(images.dtype)
+    return (observed + solved).view(images.shape).to(images.dtype)
 
 
 def _conjugate_gradients(right: Tensor, free: Tensor, sums: Tensor, tolerance: float) -> Tensor:
@@ -51,10 +51,10 @@ def _conjugate_gradients(right: Tensor, free: Tensor, sums: Tensor, tolerance: f
         if step % CHECK_EVERY:
             continue
         going = (energy > enough).flatten()
-        left = int(going.sum())
-        if left == 0:
+        n_open = int(going.sum())
+        if n_open == 0:
             break
-        if left < 0.8 * len(going):  # taking maps out costs a copy of the others
+        if n_open < 0.8 * len(going):  # taking maps out costs a copy of the others
             solution[index[~going]] = u[~going]
             index, u, r, z, free = (t[going] for t in (index, u, r, z, free))
             direction, energy, enough = direction[going], energy[going], enough[going]

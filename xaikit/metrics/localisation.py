@@ -44,7 +44,7 @@ class Localisation(PooledFeatureMetric, abc.ABC):
         call = context.call
         explained, inputs = call.inputs, (call.uncut or call).inputs
         structure = dict(zip(call.input_names, inputs, strict=True)) if call.input_names else inputs
-        masks = leaves_of(read_masks(context.relevant_region, structure))
+        masks = leaves_of(read_masks(context.relevant_region, structure, what=REGION))
         if len(masks) == len(inputs) == 1:
             masks *= len(explained)  # one region of the input for all explained layers
         if len(masks) != len(shapes):
@@ -53,7 +53,7 @@ class Localisation(PooledFeatureMetric, abc.ABC):
             _check_binary(mask)
         forms = zip(masks, explained, shapes, call.tokens, strict=True)
         masks = tuple(self._with_channels(mask, x, places, tokens) for mask, x, places, tokens in forms)
-        fitted = fit_masks(masks, explained, inputs if explained is not inputs else ())
+        fitted = fit_masks(masks, explained, inputs if explained is not inputs else (), what=REGION)
         return [_pooled(m >= 0.5, shape) for m, shape in zip(fitted, shapes, strict=True)]
 
     def _with_channels(self, mask: Tensor, x: Tensor, places: torch.Size, tokens: bool) -> Tensor:

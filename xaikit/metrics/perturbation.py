@@ -19,7 +19,7 @@ from xaikit.metrics.pooled_features import FeatureSet
 Flags = Callable[[slice, range], Tensor]  # of which samples, in which copies
 
 
-class Watching(Metric, abc.ABC):
+class PerturbationMetric(Metric, abc.ABC):
     """Watches the model's output on changed copies of the inputs."""
 
     output: Annotated[
@@ -67,7 +67,7 @@ class Watching(Metric, abc.ABC):
         return call.score(output, copies)
 
 
-class Removal(Watching, abc.ABC):
+class Removal(PerturbationMetric, abc.ABC):
     """Replaces parts of the inputs by a baseline."""
 
     baseline: Annotated[Any, Choice(BASELINES), "what replaces a feature: a name, a number, a tensor or a Baseline"] = (

@@ -13,7 +13,7 @@ from xaikit.core.structure import Tensors
 from xaikit.metrics.base import EvaluationContext
 from xaikit.metrics.faithfulness import ranks
 from xaikit.metrics.imputation import impute
-from xaikit.metrics.perturbation import Watching
+from xaikit.metrics.perturbation import PerturbationMetric
 from xaikit.metrics.pooled_features import PooledFeatureMetric
 from xaikit.metrics.random_subsets import normal_draws
 
@@ -24,7 +24,7 @@ def _percentages(value: object, where: str) -> tuple[float, ...]:
 
 
 @METRICS.register("road")
-class ROAD(Watching, PooledFeatureMetric):
+class ROAD(PerturbationMetric, PooledFeatureMetric):
     """Mean output after the most relevant places were removed and debiased; lower is more faithful.
 
     For each percentage p the first int(P p / 100) of the P places, by attribution, are filled in by noisy linear

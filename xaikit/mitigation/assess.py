@@ -198,12 +198,12 @@ class _Tally:
         """The share of each sample's relevance that lies in its mask."""
         for name, explainer in explainers.items():
             attributions = flatten(explainer.attribute(x, y, seed=seed), "attributions")[0]
-            inside = fit_masks(mask, attributions, flatten(x)[0])
+            inside = fit_masks(mask, attributions, flatten(x)[0], what="shortcut_masks")
             parts = [(m * a.abs()).flatten(1).sum(1).cpu() for a, m in zip(attributions, inside, strict=True)]
             sums = [a.abs().flatten(1).sum(1).cpu() for a in attributions]
-            part, whole = torch.stack(parts).sum(0).double(), torch.stack(sums).sum(0).double()
+            part, total = torch.stack(parts).sum(0).double(), torch.stack(sums).sum(0).double()
             has_mask = torch.stack([(m != 0).flatten(1).any(1).cpu() for m in inside]).any(0)
-            self._mass.setdefault(name, []).append((part / whole.clamp_min(torch.finfo(whole.dtype).tiny))[has_mask])
+            self._mass.setdefault(name, []).append((part / total.clamp_min(torch.finfo(total.dtype).tiny))[has_mask])
             if name == next(iter(explainers)):
                 features = sum(m[0].numel() for m in inside)
                 area = torch.stack([m.flatten(1).sum(1).cpu().double() for m in inside]).sum(0) / features

@@ -76,7 +76,7 @@ class AttributionMitigator(Mitigator):
         return self._attribution_penalty(attributions, fitted)
 
     def _masks(self, masks: Any, attributions: Tensors, inputs: Tensors) -> Tensors:
-        return fit_masks(masks, attributions, inputs)
+        return fit_masks(masks, attributions, inputs, what=self.MASK_NAME)
 
     @abc.abstractmethod
     def _attribution_penalty(self, attributions: Tensors, masks: Tensors) -> Tensor:

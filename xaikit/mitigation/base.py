@@ -24,7 +24,7 @@ from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import full_precision, logits_of
 from xaikit.mitigation.history import History
-from xaikit.mitigation.penalties import EXPLANATION, check_labels, gradient_ratio, task_loss
+from xaikit.mitigation.penalties import EXPLANATION, REGRESSION, check_labels, gradient_ratio, task_loss
 from xaikit.mitigation.reader import Reader, missing_masks
 from xaikit.mitigation.sources import InMemorySource, training_source
 from xaikit.mitigation.trainer import Options, train
@@ -59,7 +59,7 @@ def _device(value: Any, where: str) -> Any:
 
 
 def _task_loss(value: Any, where: str) -> Any:
-    if value is not None and value != "regression" and (not callable(value) or isinstance(value, type)):
+    if value is not None and value != REGRESSION and (not callable(value) or isinstance(value, type)):
         raise InvalidTypeError(
             f"{where} must be a function (logits, labels) -> loss, 'regression' or None, got {value!r}"
         )
@@ -145,8 +145,8 @@ class Mitigator(Configured, abc.ABC):
         >>> [RRR(lr=0.1, n_epochs=4, lr_schedule="cosine").lr_at(epoch) for epoch in (0, 2, 4)]
         [0.1, 0.05, 0.0]
         """
-        done = min(1.0, epoch / self.n_epochs)
-        shares = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+        progress = min(1.0, epoch / self.n_epochs)
+        shares = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
         return self.lr * shares[self.lr_schedule]
 
     def loss(self, model: nn.Module, batch: Any, *, seed: int | None = None, weight: float | None = None) -> Loss:
@@ -287,7 +287,7 @@ class Mitigator(Configured, abc.ABC):
         """
         if self.has_own_loss:
             return to_tensor(labels, "labels").to(logits.device)
-        return check_labels(labels, logits, regression=self.task_loss == "regression")
+        return check_labels(labels, logits, regression=self.task_loss == REGRESSION)
 
     def task_of(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The task's loss, a scalar.
@@ -321,14 +321,14 @@ class Mitigator(Configured, abc.ABC):
     def _reader(self, model: nn.Module, masks: Any = None) -> Reader:
         """How the batches of a training are read."""
         name = type(self).__name__ if self.NEEDS_MASK else ""
-        return Reader(
-            model, needs_mask=name, by_class=self.mask_scope == "class", masks=masks, free_labels=self.has_own_loss
-        )
+        options: dict[str, Any] = {"by_class": self.mask_scope == "class", "free_labels": self.has_own_loss}
+        return Reader(model, needs_mask=name, masks=masks, what=self.MASK_NAME, **options)
 
     def _read(self, model: nn.Module, batch: Any) -> Batch:
         """A batch as the user gave it, read."""
         options: dict[str, Any] = {"check": False, "move": True, "free_labels": self.has_own_loss}
-        read = read_batch(batch, model, by_class=self.mask_scope == "class", **options)
+        by_class = self.mask_scope == "class"
+        read = read_batch(batch, model, by_class=by_class, masks=self.MASK_NAME, **options)
         if self.NEEDS_MASK and read.masks is None:
             raise missing_masks(type(self).__name__)
         return read

@@ -84,8 +84,12 @@ class CDEP(Mitigator):
     steps: Annotated[Any, _function, "a function of token masks (M, N, T): the steps whose constant counts"] = None
 
     def _of_full_mask(self) -> str | None:
-        whole = self.keep is None
-        return "the whole output is penalised: mask what must not matter, or say what may with keep=" if whole else None
+        full_penalty = self.keep is None
+        return (
+            "the whole output is penalised: mask what must not matter, or say what may with keep="
+            if full_penalty
+            else None
+        )
 
     def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, masks: Any, seed: int) -> tuple[Tensor, Tensor]:
         explainer = self.explainer_for(model)
@@ -218,9 +222,10 @@ def stacked_masks(mask: Any, explained: Tensor, x: Tensor) -> Tensor:
         x: the input; the first one, where a model has several.
     """
     form = explained if explained.is_floating_point() else torch.zeros(explained.shape, device=explained.device)
-    (leaf,) = _one(leaves_of(read_masks(mask, x)), "masks")
+    what = CDEP.MASK_NAME
+    (leaf,) = _one(leaves_of(read_masks(mask, x, what=what)), what)
     several = leaf if is_several(leaf, x) else leaf[None]
-    return torch.stack([fit_masks(one, (form,), (x,))[0] for one in several])
+    return torch.stack([fit_masks(one, (form,), (x,), what=what)[0] for one in several])
 
 
 def _wrapped(model: nn.Module) -> bool:

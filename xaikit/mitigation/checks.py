@@ -1,4 +1,4 @@
-"""What is told before the first step: models that cannot be trained, data that do not fit them."""
+"""Checks before the first training step: the model can be trained, and the data fit it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_model(model: Any) -> None:
 
 
 def check_data(mitigator: Mitigator, model: nn.Module, source: Source) -> None:
-    """One sample through the model and its explanation, so that wrong data are told before the first step.
+    """Run the model and its explanation on one sample, so that wrong data are refused before the first step.
 
     Raises:
         InvalidInputError, InvalidTypeError: for data that do not fit the model, or a step of one sample for BatchNorm.
@@ -72,13 +72,13 @@ def _check_first(mitigator: Mitigator, model: nn.Module, first: Batch, labels: T
 
 def _check_single(model: nn.Module, one: Batch) -> None:
     """BatchNorm over a map can train on one sample, over a vector it cannot."""
-    kept = [(b, b.detach().clone()) for b in model.buffers()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
     with training_mode(model), torch.random.fork_rng(), torch.no_grad():
         try:
             with explain_batchnorm_error():
                 run_model(model, one.inputs)
         finally:
-            for buffer, value in kept:
+            for buffer, value in buffers:
                 buffer.copy_(value)
 
 

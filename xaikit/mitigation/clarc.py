@@ -51,7 +51,7 @@ class RRClArC(AttributionMitigator):
         (attribution,) = attributions
         if masks is not None and attribution.ndim == 2:
             # The layer has no positions that a mask could be about, only samples.
-            (at_input,) = fit_masks(masks, inputs[:1])
+            (at_input,) = fit_masks(masks, inputs[:1], what=self.MASK_NAME)
             return (at_input.flatten(1).amax(1, keepdim=True).expand_as(attribution),)
         return super()._masks(masks, attributions, inputs)
 

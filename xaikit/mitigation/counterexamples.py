@@ -66,9 +66,8 @@ class Counterexamples(ChangedMitigator):
         # Masks are of floating-point tensors; tokens have positions like them.
         forms = tuple(t if t.is_floating_point() else t.float() for t in tensors[:count])
         generator = torch.Generator().manual_seed(seed)
-        changed = [
-            self._changed(t, m, generator) for t, m in zip(tensors[:count], fit_masks(masks, forms), strict=True)
-        ]
+        fitted = fit_masks(masks, forms, what=self.MASK_NAME)
+        changed = [self._changed(t, m, generator) for t, m in zip(tensors[:count], fitted, strict=True)]
         return self._logits(model, rebuild((*changed, *tensors[count:])))
 
     def _changed(self, x: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:

@@ -25,7 +25,7 @@ def mirrored(labels: Tensor, classes: int) -> Tensor:
 
 
 class Decoys:
-    """A function (x, told) puts the shortcut that tells the classes `told` into the samples; None takes it out."""
+    """Puts into samples x the shortcut that belongs to the classes `told`; with None it takes the shortcut out."""
 
     def __init__(self, decoy: Decoy, classes: int, seed: int) -> None:
         self._decoy, self._classes = decoy, classes
@@ -102,7 +102,8 @@ class Regions:
 
 def _inside(mask: Any, tensor: Tensor) -> Tensor:
     """The mask in the shape of the samples."""
-    return fit_masks(mask, (tensor if tensor.is_floating_point() else tensor.float(),), (tensor,))[0]
+    form = tensor if tensor.is_floating_point() else tensor.float()
+    return fit_masks(mask, (form,), (tensor,), what="shortcut_masks")[0]
 
 
 def _single(x: Any) -> tuple[Tensor, ...]:

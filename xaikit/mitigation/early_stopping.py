@@ -48,7 +48,7 @@ class EarlyStopping:
         return {"validation_accuracy": overall, "validation_worst_group": min(by_group.values())}
 
     def check(self, model: nn.Module) -> None:
-        """Look once, so that wrong data are told before the first step, and where training begins is known."""
+        """Measure the untrained model once: wrong data are refused early, and later epochs have a value to beat."""
         if self.active:
             self.start = self.look(model)["validation_worst_group"]
 

@@ -26,7 +26,7 @@ def class_batches(model: nn.Module, data: Any, masks: Any = None) -> Iterator[Ba
     Raises:
         InvalidTypeError, InvalidInputError: for data that cannot be right; labels that are no classes.
     """
-    for batch in read_batches(data, masks, model=model):
+    for batch in read_batches(data, masks, model=model, what="shortcut_masks"):
         yield batch._replace(labels=read_classes(batch.labels, batch.size))
 
 

@@ -29,7 +29,7 @@ from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
 from xaikit.core.masks import is_several, leaves_of
 from xaikit.core.structure import flatten
-from xaikit.mitigation.sources import ProcessRank, Step
+from xaikit.mitigation.sources import ProcessRank, TrainingStep
 
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Loss, Mitigator
@@ -90,11 +90,16 @@ class OneProcess:
 
     def setup(self, mitigator: Mitigator, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Call once before the first step."""
-        self._step: Any = StepModule(mitigator, model)
+        self._module = StepModule(mitigator, model)
+        self._step: Any = self._module
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimizer: Any = optimizer
 
-    def shares(self, step: Step | None) -> BatchFraction | None:
+    def change_mitigator(self, mitigator: Mitigator) -> None:
+        """Compute the next losses with this mitigator."""
+        self._module.mitigator = mitigator
+
+    def shares(self, step: TrainingStep | None) -> BatchFraction | None:
         """The share of this process in the present step; None for all of it.
 
         Raises:
@@ -179,7 +184,7 @@ class FabricProcesses(OneProcess):
         super().setup(mitigator, model, optimizer)
         self._step, self._optimizer = self.fabric.setup(self._step, optimizer)
 
-    def shares(self, step: Step | None) -> BatchFraction | None:
+    def shares(self, step: TrainingStep | None) -> BatchFraction | None:
         """As for one process; what the part weighs, where there are several."""
         if self.part.world_size == 1:
             return super().shares(step)

@@ -60,13 +60,13 @@ class HINT(AttributionMitigator):
         a, m = (torch.cat(parts, 1) for parts in zip(*cells, strict=True))
         total = a.abs().sum(1).clamp_min(torch.finfo(a.dtype).tiny)
         if self.form == "share":
-            each = 1 - (m * a.abs()).sum(1) / total
+            penalties = 1 - (m * a.abs()).sum(1) / total
         else:
             # gaps[n, i, j] = a_j - a_i
             gaps = (a[:, None, :] - a[:, :, None]).relu() * (m[:, :, None] > m[:, None, :])
-            each = gaps.sum((1, 2)) / (total if self.normalization == "total" else 1)
+            penalties = gaps.sum((1, 2)) / (total if self.normalization == "total" else 1)
         masked = (m != 0).any(1)
-        return (each * masked).sum() / masked.sum().clamp_min(1)
+        return (penalties * masked).sum() / masked.sum().clamp_min(1)
 
     def _cells(self, attribution: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The attribution and the mask of each cell, (N, cells)."""

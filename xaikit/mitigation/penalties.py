@@ -24,6 +24,7 @@ EXPLANATION = Choice(EXPLAINERS, required_attribute="DIFFERENTIABLE")
 OUTPUTS = ("log_probability", "logit", "probability")
 TARGETS = ("label", "all", "predicted", "random")
 NORMALIZATIONS = ("none", "mask", "total")
+REGRESSION = "regression"  # the task whose labels are numbers
 
 
 def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Callable[[Tensor], Tensor]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-State = dict[str, Any]  # tensors and plain values only: it goes into checkpoints
+RandomState = dict[str, Any]  # tensors and plain values only: it goes into checkpoints
 
 
-def capture(generators: Sequence[torch.Generator] = ()) -> State:
+def capture(generators: Sequence[torch.Generator] = ()) -> RandomState:
     """The states of torch (also on CUDA), of `random`, of numpy, and of generators of the user's."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
@@ -30,14 +30,14 @@ def capture(generators: Sequence[torch.Generator] = ()) -> State:
     }
 
 
-def restore(state: State, generators: Sequence[torch.Generator] = ()) -> None:
+def restore(state: RandomState, generators: Sequence[torch.Generator] = ()) -> None:
     """Put back what `capture` gave; generators of the user's only where as many are given."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_initialized() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
     random.setstate(state["python"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    name, keys, *others = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *others))
     if len(generators) == len(state["generators"]):
         for generator, value in zip(generators, state["generators"], strict=True):
             generator.set_state(value)

@@ -11,7 +11,7 @@ from torch import nn
 from xaikit.core.batch import Batch, read_batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.mask_supply import mask_count, select_masks
-from xaikit.core.masks import read_masks
+from xaikit.core.masks import WHAT, read_masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Reader:
         masks: for all of the data, in place of those in the data; or None.
         free_labels: whether the labels are for a loss of the user's: any numbers, (N, ...).
         check: whether the inputs must be finite.
+        what: name of the masks in messages: the mitigator's keyword.
     """
 
     model: nn.Module
@@ -33,6 +34,7 @@ class Reader:
     masks: Any = None
     free_labels: bool = False
     check: bool = False  # training skips batches that are not finite, and says which
+    what: str = WHAT
 
     def __call__(self, item: Any) -> Batch:
         """The batch that an item of the data holds; masks that go by the sample are given to it elsewhere.
@@ -42,7 +44,8 @@ class Reader:
         """
         if self.masks is not None and self.by_class and isinstance(item, (tuple, list)):
             item = (*item[:2], self.masks)
-        batch = read_batch(item, self.model, by_class=self.by_class, check=self.check, free_labels=self.free_labels)
+        options: dict[str, Any] = {"check": self.check, "free_labels": self.free_labels, "masks": self.what}
+        batch = read_batch(item, self.model, by_class=self.by_class, **options)
         if self.needs_mask and batch.masks is None and self.masks is None:
             raise missing_masks(self.needs_mask)
         return batch
@@ -68,7 +71,7 @@ class IndexedMasks:
     """Masks for all of a data set, given to its samples by their indices; so the order of the samples may be any."""
 
     def __init__(self, reader: Reader, dataset: Any) -> None:
-        self._masks = reader.sample_masks
+        self._masks, self._what = reader.sample_masks, reader.what
         self._dataset = dataset
         self._count: int | None = None
         self._counted = False
@@ -81,7 +84,8 @@ class IndexedMasks:
             self._counted, self._count = True, mask_count(self._masks, batch.inputs)
             if self._count not in (None, len(self._dataset)):
                 raise InvalidInputError(
-                    f"masks must hold one for each of the {len(self._dataset)} samples of the data, got {self._count}"
+                    f"{self._what} must hold one for each of the {len(self._dataset)} samples of the data, got "
+                    f"{self._count}"
                 )
         chosen = self._masks if self._count is None else select_masks(self._masks, [int(row) for row in rows])
-        return batch._replace(masks=read_masks(chosen, batch.inputs))
+        return batch._replace(masks=read_masks(chosen, batch.inputs, what=self._what))

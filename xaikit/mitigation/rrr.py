@@ -50,10 +50,10 @@ class RRR(AttributionMitigator):
     ] = "sum"
 
     def _of_full_mask(self) -> str | None:
-        whole = isinstance(self.what, All)
+        all_classes = isinstance(self.what, All)
         return (
             "the whole explanation is penalised: mask what must not matter, or say what= of it must not"
-            if whole
+            if all_classes
             else None
         )
 

@@ -25,7 +25,7 @@ from xaikit.core.structure import flatten
 from xaikit.mitigation.reader import IndexedMasks, Reader
 
 
-class Step(NamedTuple):
+class TrainingStep(NamedTuple):
     """What one process trains on in one step.
 
     Attributes:
@@ -66,7 +66,7 @@ class Source(Protocol):
     steps: int | None
     generators: list[torch.Generator]
 
-    def epoch(self, number: int, skip: int, process: ProcessRank) -> Iterator[Step]:
+    def epoch(self, number: int, skip: int, process: ProcessRank) -> Iterator[TrainingStep]:
         """The steps of one pass over the data, without the first `skip`."""
 
     @property
@@ -90,7 +90,7 @@ class InMemorySource:
         self.steps: int | None = len(in_batches(torch.arange(self._n), size))
         self.generators: list[torch.Generator] = []
 
-    def epoch(self, number: int, skip: int, process: ProcessRank) -> Iterator[Step]:  # noqa: ARG002
+    def epoch(self, number: int, skip: int, process: ProcessRank) -> Iterator[TrainingStep]:  # noqa: ARG002
         """The steps of one pass, in an order drawn now."""
         order = in_batches(torch.randperm(self._n), self._size)
         return (self._step(rows, process) for rows in order[skip:])
@@ -110,11 +110,11 @@ class InMemorySource:
         parts = {"inputs": flatten(self.samples.inputs)[0], "labels": (self.samples.labels,), "masks": leaves}
         return {"samples": str(self._n), **{name: _hash(tensors) for name, tensors in parts.items()}}
 
-    def _step(self, rows: Tensor, process: ProcessRank) -> Step:
+    def _step(self, rows: Tensor, process: ProcessRank) -> TrainingStep:
         if process.world_size == 1:
-            return Step(self.samples.take(rows), rows.tolist())
+            return TrainingStep(self.samples.take(rows), rows.tolist())
         part, is_padding = process.part_of(rows.tolist())
-        return Step(self.samples.take(part), part, is_padding)
+        return TrainingStep(self.samples.take(part), part, is_padding)
 
 
 class LoaderSource:
@@ -140,7 +140,7 @@ class LoaderSource:
         generators = {id(g): g for h in holders if (g := getattr(h, "generator", None)) is not None}
         self.generators = list(generators.values())
 
-    def epoch(self, number: int, skip: int, process: ProcessRank) -> Iterator[Step]:  # noqa: ARG002
+    def epoch(self, number: int, skip: int, process: ProcessRank) -> Iterator[TrainingStep]:  # noqa: ARG002
         """The steps of one pass; those to skip are not read, except by workers, whose random state depends on it."""
         self._indices.begin(process)
         iterator = iter(self._loader)
@@ -151,9 +151,9 @@ class LoaderSource:
             self._indices.skip(skip)
         return (self._step(item) for item in iterator)
 
-    def _step(self, item: Any) -> Step:
+    def _step(self, item: Any) -> TrainingStep:
         rows, is_padding = self._indices.pop()
-        return Step(self._masks.put(self._reader(item), rows), rows, is_padding)
+        return TrainingStep(self._masks.put(self._reader(item), rows), rows, is_padding)
 
     @property
     def single(self) -> Batch | None:
@@ -188,18 +188,18 @@ class IterableSource:
         self.generators: list[torch.Generator] = []
         self.single: Batch | None = None
 
-    def epoch(self, number: int, skip: int, process: ProcessRank) -> Iterator[Step]:
+    def epoch(self, number: int, skip: int, process: ProcessRank) -> Iterator[TrainingStep]:
         """The steps of one pass; those to skip are read and dropped."""
         sampler = getattr(self._data, "sampler", None)
         if isinstance(sampler, DistributedSampler):
             sampler.set_epoch(number)
         masks = self._reader.sample_masks
-        supply = None if masks is None else MaskSupply(masks, self._data)
+        supply = None if masks is None else MaskSupply(masks, self._data, self._reader.what)
         steps = self._steps(iter(self._data), supply, process)
         _drop(steps, skip)  # now, since what is read may draw random numbers
         return steps
 
-    def _steps(self, items: Iterator[Any], supply: MaskSupply | None, process: ProcessRank) -> Iterator[Step]:
+    def _steps(self, items: Iterator[Any], supply: MaskSupply | None, process: ProcessRank) -> Iterator[TrainingStep]:
         for item in items:
             batch = self._reader(item)
             yield self._step(batch if supply is None else batch._replace(masks=supply.next(batch.inputs)), process)
@@ -210,11 +210,11 @@ class IterableSource:
         """Empty: an iterable is not read in advance."""
         return {}
 
-    def _step(self, batch: Batch, process: ProcessRank) -> Step:
+    def _step(self, batch: Batch, process: ProcessRank) -> TrainingStep:
         if process.world_size == 1 or self._distributed:
-            return Step(batch)
+            return TrainingStep(batch)
         rows, is_padding = process.part_of(range(batch.size))
-        return Step(batch.take(rows), None, is_padding)
+        return TrainingStep(batch.take(rows), None, is_padding)
 
 
 def training_source(data: Any, labels: Any, size: int, reader: Reader) -> Source:

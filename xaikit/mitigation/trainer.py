@@ -26,7 +26,8 @@ from xaikit.mitigation.fabric import OneProcess
 from xaikit.mitigation.forward import training_mode
 from xaikit.mitigation.guard import Guard, suspects
 from xaikit.mitigation.history import History
-from xaikit.mitigation.sources import InMemorySource, Source, Step
+from xaikit.mitigation.penalties import REGRESSION
+from xaikit.mitigation.sources import InMemorySource, Source, TrainingStep
 
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Loss, Mitigator
@@ -44,12 +45,14 @@ class TrainingProgress:
         step: steps behind us in the present epoch, skipped ones too.
         sums: over the steps of the present epoch.
         seed: of the order, where there is one.
+        regression: whether the labels are numbers; the first batch decides it for the whole training.
     """
 
     epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)
     step: int = 0
     sums: dict[str, float] = dataclasses.field(default_factory=NO_STEP.copy)
     seed: int | None = None
+    regression: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +108,11 @@ class Loop:
         self.progress = TrainingProgress(
             seed=processes.broadcast(int(torch.randint(2**31, ()))) if drawn else mitigator.random_state
         )
-        self._began: random_states.State = {}  # the random state when the present epoch began
-        self._now: random_states.State | None = None  # the one to go on with, after resuming
+        self._began: random_states.RandomState = {}  # the random state when the present epoch began
+        self._now: random_states.RandomState | None = None  # the one to go on with, after resuming
         options.stopping.start = processes.broadcast(options.stopping.start)  # their weights may differ until now
+        if isinstance(source, InMemorySource):
+            self._note_task(source.samples.labels)
         self._data = source.fingerprint() if options.checkpoint is not None else {}
         if options.checkpoint is not None:
             saved = checkpoints.read(options.checkpoint, mitigator, model, self._data)
@@ -173,7 +178,7 @@ class Loop:
             if every is not None and progress.step % every == 0:
                 self._write()
 
-    def _step(self, step: Step, share: Any, pressed: threading.Event) -> bool:
+    def _step(self, step: TrainingStep, share: Any, pressed: threading.Event) -> bool:
         """One step; whether Ctrl-C came in any process."""
         batch = step.batch.to(self._device)
         weight = self.weight
@@ -183,6 +188,7 @@ class Loop:
             loss, problem, error = self._try(batch, weight, share)
         contribution, finite = [0.0] * 5, False
         if loss is not None:
+            self._note_task(batch.labels)
             values, finite = self._values(loss, batch)
             contribution = contribution if step.is_padding else values
         failed, bad, interrupted, *sums = self._processes.sum(
@@ -212,6 +218,13 @@ class Loop:
             self._skip(step, batch, loss, problem)
         self._count(sums, passed)
         return interrupted > 0
+
+    def _note_task(self, labels: Tensor) -> None:
+        """Once labels were numbers, those of every batch are, also where a batch holds only 0 and 1 by chance."""
+        if self._trained.task_loss is None and (self.progress.regression or labels.is_floating_point()):
+            self.progress.regression = True
+            self._trained = self._trained.set_kwargs(task_loss=REGRESSION)
+            self._processes.change_mitigator(self._trained)
 
     def _values(self, loss: Loss, batch: Any) -> tuple[list[float], bool]:
         """What `_count` sums, and whether the loss is finite; in one wait for the device."""
@@ -246,7 +259,7 @@ class Loop:
         """Of the penalty: what the schedule says, halved where the guard had to."""
         return self._mitigator.weight_at(self._epochs_done) * self._guard.factor
 
-    def _skip(self, step: Step, batch: Any, loss: Loss | None, problem: str) -> None:
+    def _skip(self, step: TrainingStep, batch: Any, loss: Loss | None, problem: str) -> None:
         where = f"in epoch {len(self.progress.epochs) + 1}, batch {self.progress.step + 1}"
         value = f"task {loss.task.item():g}, penalty {loss.penalty.item():g}" if loss is not None else problem
         sentence = f"the loss or its gradient is not finite {where} ({value})"
@@ -336,6 +349,8 @@ class Loop:
         self._guard.load_state(parts["guard"])
         self._options.stopping.load_state(parts["stopping"])
         self.progress = TrainingProgress(**progress)
+        if self.progress.regression:
+            self._note_task(torch.empty(0))
         self._began = parts["random"]["began"]
         if self.progress.step:
             self._now = parts["random"]["now"]

@@ -71,10 +71,10 @@ class Multimodal(Modality):
 
     def transforms(self) -> dict[str, Any]:
         """One baseline and one feature mask for each input."""
-        each = [part.transforms() for part in self.parts]
+        per_part = [part.transforms() for part in self.parts]
         return {
-            "baseline": BaselinePerInput(items=tuple(t["baseline"] for t in each)),
-            "feature_mask": FeatureMaskPerInput(items=tuple(t["feature_mask"] for t in each)),
+            "baseline": BaselinePerInput(items=tuple(t["baseline"] for t in per_part)),
+            "feature_mask": FeatureMaskPerInput(items=tuple(t["feature_mask"] for t in per_part)),
         }
 
 

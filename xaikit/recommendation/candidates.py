@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from torch import nn
 
 from xaikit.core import EXPLAINERS, Explainer
-from xaikit.core.results import AsIs, Result
+from xaikit.core.results import OpaqueField, Result
 from xaikit.recommendation.profile import ModelProfile, some
 
 
@@ -32,7 +32,7 @@ class Candidate(Result):
     """
 
     name: str
-    explainer: Annotated[Explainer, AsIs()]
+    explainer: Annotated[Explainer, OpaqueField()]
     points: float
     reasons: tuple[str, ...]
     passes: int

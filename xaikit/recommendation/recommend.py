@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import json
 import math
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -19,7 +21,7 @@ from xaikit.core.arrays import is_array
 from xaikit.core.batch import dataset_loader, is_batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
-from xaikit.core.labels import read_labels
+from xaikit.core.labels import read_classes, read_labels
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.results import Result
 from xaikit.metrics import Metric
@@ -234,7 +236,7 @@ def _samples(data: Any, n: int, model: nn.Module) -> tuple[Any, Any]:
         first = next(iter(data), ())  # a loader: its first batch
         inputs, targets = first[:2] if isinstance(first, (tuple, list)) and len(first) in (2, 3) else (first, None)
     else:
-        pair = isinstance(data, (tuple, list)) and len(data) == 2 and is_batch(data) and not _both_inputs(data)
+        pair = isinstance(data, (tuple, list)) and len(data) == 2 and is_batch(data) and not _both_inputs(data, model)
         inputs, targets = data if pair else (data, None)
     tensors, rebuild = structure.flatten(read_inputs(inputs, model, what="data"), "data")
     count = structure.check_batch(tensors, "data")
@@ -244,10 +246,28 @@ def _samples(data: Any, n: int, model: nn.Module) -> tuple[Any, Any]:
     return rebuild(tuple(t[:n].to(device) for t in tensors)), targets
 
 
-def _both_inputs(data: Any) -> bool:
-    """Whether a pair is two inputs rather than inputs and targets: then the second holds features as well."""
+def _both_inputs(data: Any, model: nn.Module) -> bool:
+    """Whether a pair is two inputs rather than inputs and targets.
+
+    Then the second holds features as well, and the model's forward takes two arguments. Rows that look one-hot are
+    features only where the model cannot run without them.
+    """
     first, second = data
-    return is_array(first) and is_array(second) and second.ndim > 1 and second.shape[1] > 1
+    if not (is_array(first) and is_array(second) and second.ndim > 1 and second.shape[1] > 1):
+        return False
+    required, possible = _argument_counts(model)
+    values = torch.as_tensor(second if isinstance(second, Tensor) else np.asarray(second))
+    one_hot = values.ndim == 2 and bool(((values == 0) | (values == 1)).all()) and bool((values.sum(1) == 1).all())
+    return possible > 1 and (required > 1 or not one_hot)
+
+
+def _argument_counts(model: nn.Module) -> tuple[int, float]:
+    """How many positional arguments the model's forward must get, and how many it may get."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return 1, math.inf
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return sum(p.default is p.empty for p in positional), len(positional)
 
 
 def _modality(modality: Any, inputs: Any) -> Modality:
@@ -267,6 +287,8 @@ def _embeds(kind: Modality, inputs: Any) -> bool:
 
 def _targets(output: Tensor, targets: Any) -> Any:
     """The targets; the predicted classes where none are given for several outputs."""
+    if isinstance(targets, Tensor) and output.ndim == 2 and output.shape[1] > 1:
+        return read_classes(targets, len(targets), what="targets", n_classes=output.shape[1])
     if targets is not None or output[0].numel() == 1:
         return targets
     if output.ndim != 2:

@@ -88,10 +88,10 @@ def _ended(tokens: list[str], weights: Array, padding: str) -> tuple[list[str], 
     end = len(tokens)
     while end > 1 and tokens[end - 1] == padding:
         end -= 1
-    rest = weights[end:]
-    if not rest.any():
+    after = weights[end:]
+    if not after.any():
         return tokens[:end], weights[:end]
-    return [*tokens[:end], f"{len(rest)}\u00a0×\u00a0{padding}"], np.append(weights[:end], rest.sum())
+    return [*tokens[:end], f"{len(after)}\u00a0×\u00a0{padding}"], np.append(weights[:end], after.sum())
 
 
 def _tabular(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def comparison(
             raise InvalidInputError(f"{name!r} has {len(values)} samples, the inputs have {len(images)}")
     chosen = _choose(samples, len(images))
     signs = [s for s in (True, False) if any(bool((v[chosen] < 0).any()) == s for v in columns.values())]
-    figure, grid = _grid(len(chosen), 1 + len(columns), width=1.7, height=1.75, beside=0.75 * len(signs))
+    figure, grid = _grid(len(chosen), 1 + len(columns), width=1.7, height=1.75, margin=0.75 * len(signs))
     for row, i in zip(grid, chosen, strict=True):
         _show_input(row[0], images[i])
         row[0].set_ylabel(str(i) if labels is None else labels[i])
@@ -172,15 +172,15 @@ def grouped_bars(
     for k, (name, row) in enumerate(table.items()):
         places = np.arange(len(groups)) + (k - (len(table) - 1) / 2) * width
         values = [row.get(g, np.nan) for g in groups]
-        again = "///" if k >= len(BARS) else None  # a colour that was used before
-        axes.bar(places, values, width * 0.94, color=BARS[k % len(BARS)], hatch=again, edgecolor="white", label=name)
+        hatch = "///" if k >= len(BARS) else None  # a colour that was used before
+        axes.bar(places, values, width * 0.94, color=BARS[k % len(BARS)], hatch=hatch, edgecolor="white", label=name)
         upper = np.zeros(len(groups))
         if margins is not None:
             spread = np.array([margins[name].get(g, 0.0) for g in groups])
             # A share lies between 0 and 1, and so does what is drawn of its interval.
             lower, upper = (np.minimum(spread, v) if percent else spread for v in (values, 1 - np.array(values)))
-            seen = spread > 0
-            axes.errorbar(places[seen], np.array(values)[seen], (lower[seen], upper[seen]), **INTERVAL)
+            visible = spread > 0
+            axes.errorbar(places[visible], np.array(values)[visible], (lower[visible], upper[visible]), **INTERVAL)
         for place, value, above in zip(places, values, upper, strict=True):
             if math.isfinite(value):
                 text = label_of(value) if callable(label_of) else label_of.format(value)
@@ -223,13 +223,13 @@ def _series(values: Array, inputs: Array | None, titles: Sequence[str], names: S
     inputs = inputs[:, None] if inputs is not None and inputs.ndim == 2 else inputs
     if names and len(names) != values.shape[1]:
         raise InvalidInputError(f"names must hold {values.shape[1]} channels, got {len(names)}")
-    shown = min(values.shape[1], MAX_CHANNELS)
-    figure, grid = _grid(len(values) * shown, 1, width=7.0, height=1.3 if shown > 1 else 1.8)
+    n_channels = min(values.shape[1], MAX_CHANNELS)
+    figure, grid = _grid(len(values) * n_channels, 1, width=7.0, height=1.3 if n_channels > 1 else 1.8)
     for i, value in enumerate(values):
-        channels = np.sort(np.argsort(-np.abs(value).sum(1), kind="stable")[:shown])
+        channels = np.sort(np.argsort(-np.abs(value).sum(1), kind="stable")[:n_channels])
         norm, colours = _scale(value, 1.0)
         colours = colours if colours == SIGNED else "Reds"  # a black curve must be seen on every colour
-        for axes, channel in zip(grid[i * shown : (i + 1) * shown, 0], channels, strict=True):
+        for axes, channel in zip(grid[i * n_channels : (i + 1) * n_channels, 0], channels, strict=True):
             curve = value[channel] if inputs is None else inputs[i, channel]
             low, high = float(curve.min()), float(curve.max())
             margin = 0.08 * (high - low) or 1.0
@@ -239,8 +239,8 @@ def _series(values: Array, inputs: Array | None, titles: Sequence[str], names: S
             word = str(names[channel]) if names else f"channel {channel}"
             axes.set_ylabel(textwrap.fill(word, 16), fontsize=8, rotation=0, ha="right", va="center")
             axes.tick_params(labelsize=8, labelbottom=channel == channels[-1])
-        grid[i * shown, 0].set_title(titles[i], loc="left", fontsize=9)
-        figure.colorbar(drawn, ax=list(grid[i * shown : (i + 1) * shown, 0]))
+        grid[i * n_channels, 0].set_title(titles[i], loc="left", fontsize=9)
+        figure.colorbar(drawn, ax=list(grid[i * n_channels : (i + 1) * n_channels, 0]))
     return figure
 
 
@@ -250,15 +250,15 @@ def _bars(values: Array, inputs: Array | None, titles: Sequence[str], names: Seq
     inputs = None if inputs is None else inputs.reshape(len(inputs), -1)
     if names is not None and len(names) != values.shape[1]:
         raise InvalidInputError(f"names must name {values.shape[1]} features, got {len(names)}")
-    shown = min(values.shape[1], MAX_FEATURES)
-    figure, grid = _grid(len(values), 1, width=6.0, height=0.7 + 0.24 * shown)
+    n_features = min(values.shape[1], MAX_FEATURES)
+    figure, grid = _grid(len(values), 1, width=6.0, height=0.7 + 0.24 * n_features)
     for i, (axes, value) in enumerate(zip(grid[:, 0], values, strict=True)):
-        order = np.argsort(-np.abs(value), kind="stable")[:shown]
+        order = np.argsort(-np.abs(value), kind="stable")[:n_features]
         labels = [f"feature {j}" if names is None else names[j] for j in order]
         if inputs is not None:
             labels = [f"{word} = {inputs[i, j]:.4g}" for word, j in zip(labels, order, strict=True)]
-        axes.barh(range(shown), value[order], color=np.where(value[order] < 0, NEGATIVE, POSITIVE))
-        axes.set_yticks(range(shown), labels, fontsize=8)
+        axes.barh(range(n_features), value[order], color=np.where(value[order] < 0, NEGATIVE, POSITIVE))
+        axes.set_yticks(range(n_features), labels, fontsize=8)
         axes.invert_yaxis()
         axes.axvline(0, color="black", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
@@ -269,9 +269,9 @@ def _bars(values: Array, inputs: Array | None, titles: Sequence[str], names: Seq
 # ---------------------------------------------------------------------- parts
 
 
-def _grid(rows: int, columns: int, *, width: float, height: float, beside: float = 0.6) -> tuple[Figure, Any]:
+def _grid(rows: int, columns: int, *, width: float, height: float, margin: float = 0.6) -> tuple[Figure, Any]:
     """Axes in a grid; `beside` inches are left for colour bars."""
-    figure = Figure(figsize=(columns * width + beside, rows * height + 0.3), layout="constrained")
+    figure = Figure(figsize=(columns * width + margin, rows * height + 0.3), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

@@ -28,9 +28,9 @@ def plot_hierarchy(hierarchy: Any, inputs: Any = None, *, tokens: Sequence[str] 
     """
     scores, ids = hierarchy.scores.cpu().numpy(), hierarchy.ids.cpu().numpy()
     limit = float(np.abs(scores).max()) or 1.0
-    shown = hierarchy.selected.cpu().numpy().copy()
-    shown[0] = True
-    scores = np.where(shown, scores, np.nan)
+    selected = hierarchy.selected.cpu().numpy().copy()
+    selected[0] = True
+    scores = np.where(selected, scores, np.nan)
     if scores.ndim == 2:
         return _sentence(scores, ids, limit, tokens)
     while scores.ndim > 3:  # the channels of an image share their groups

@@ -145,7 +145,7 @@ class Report:
         note = "Each model's accuracy is its own, over the samples that have a label."
         return [Table("Models", model_rows(self.runs), note)]
 
-    def _facts(self, shown: int) -> dict[str, str]:
+    def _facts(self, n_shown: int) -> dict[str, str]:
         if not self.runs:
             return {}
         first = self.runs[0]
@@ -153,7 +153,7 @@ class Report:
         facts = {
             "model": f"{first.job['model']}, weights {weights}",
             "explained": ", ".join(run_labels(self.runs)),
-            "samples": f"{len(first)} of {first.job['samples']}, {shown} shown",
+            "samples": f"{len(first)} of {first.job['samples']}, {n_shown} shown",
         }
         share = accuracy(first)
         if share is not None and len(models(self.runs)) == 1:

@@ -83,7 +83,7 @@ def tuning_sections(result: TuneResult[Any], *, title: str = "Tuning") -> list[S
     if len(result.goals) > 1:
         front = [{"trial": p.trial, **p.values, "settings": _unbound(p.value)} for p in result.front]
         sections.append(Table(f"{title}: Pareto front", front, "What no other trial beats in every objective."))
-    shown = [
+    columns = [
         {
             "trial": row["trial"],
             "state": row["state"],
@@ -94,7 +94,7 @@ def tuning_sections(result: TuneResult[Any], *, title: str = "Tuning") -> list[S
         for row in result.trials[:MOST_TRIALS]
     ]
     note = f"The first {MOST_TRIALS} of {len(result.trials)}." if len(result.trials) > MOST_TRIALS else ""
-    return [*sections, Table(f"{title}: trials", shown, note)]
+    return [*sections, Table(f"{title}: trials", columns, note)]
 
 
 def _tuning_pictures(result: TuneResult[Any], title: str, best: str) -> Iterator[Picture]:
@@ -206,8 +206,8 @@ def profile_sections(
         for place, item in enumerate(suited[:MOST_EXPLAINERS], 1)
     ]
     against = "; ".join(f"{item['name']}: {item['against']}" for item in content["candidates"] if item["against"])
-    rest = ", ".join(item["name"] for item in suited[MOST_EXPLAINERS:])
-    notes = [f"Further down: {rest}."] if rest else []
+    others = ", ".join(item["name"] for item in suited[MOST_EXPLAINERS:])
+    notes = [f"Further down: {others}."] if others else []
     notes += [f"Not suited: {against}."] if against else []
     return [table, Table("Explainers that suit it", rows, " ".join(notes))]
 

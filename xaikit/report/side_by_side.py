@@ -30,15 +30,15 @@ def check_same_samples(runs: Sequence[Run]) -> None:
     rows = {row["index"]: row for row in first.rows()}
     for other in runs[1:]:
         for row in other.rows():
-            known = rows.get(row["index"])
-            key = None if known is None else next((k for k in ("fingerprint", "name") if known[k] and row[k]), None)
-            if known is not None and key is not None and known[key] != row[key]:
+            earlier = rows.get(row["index"])
+            key = None if earlier is None else next((k for k in ("fingerprint", "name") if earlier[k] and row[k]), None)
+            if earlier is not None and key is not None and earlier[key] != row[key]:
                 raise InvalidInputError(
                     f"{first.folder} and {other.folder} explain different samples: number {row['index']} is "
-                    f"{_called(known)} there and {_called(row)} here{_same_name(known, row)}; one page shows runs over "
-                    "the same data"
+                    f"{_called(earlier)} there and {_called(row)} here{_same_name(earlier, row)}; one page shows runs "
+                    "over the same data"
                 )
-            if known is not None and key is None and first.job.get("first sample") != other.job.get("first sample"):
+            if earlier is not None and key is None and first.job.get("first sample") != other.job.get("first sample"):
                 raise InvalidInputError(
                     f"{first.folder} and {other.folder} began with different first samples, and these have no names "
                     "that would tell which belong together; one page shows runs over the same data"
@@ -112,10 +112,10 @@ def check_same_inputs(samples: Sequence[ExplainedSample]) -> None:
     Raises:
         InvalidInputError: for inputs of one shape and other values.
     """
-    bare = [s for s in samples if not (s.name or s.fingerprint) and isinstance(s.inputs, Tensor)]
-    for other in bare[1:]:
-        same_shape = other.inputs.shape == bare[0].inputs.shape
-        if same_shape and not bool((other.inputs == bare[0].inputs).logical_or(other.inputs.isnan()).all()):
+    unnamed = [s for s in samples if not (s.name or s.fingerprint) and isinstance(s.inputs, Tensor)]
+    for other in unnamed[1:]:
+        same_shape = other.inputs.shape == unnamed[0].inputs.shape
+        if same_shape and not bool((other.inputs == unnamed[0].inputs).logical_or(other.inputs.isnan()).all()):
             raise InvalidInputError(
                 f"sample {other.index} differs between the runs; one page shows runs over the same data"
             )

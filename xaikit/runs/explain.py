@@ -111,9 +111,9 @@ def explain_dataset(  # noqa: PLR0913
     manifest.check(folder, job, repair=repair)
     stamp = manifest.job_hash(job)
     own_shards = [k for k in range(-(-source.n // size)) if k % n_processes == process]
-    done = [k for k in own_shards if _is_done(folder, k, stamp, repair=repair)]
-    _check_same_rows(folder, done, source)
-    todo = sorted(set(own_shards) - set(done))
+    finished = [k for k in own_shards if _is_done(folder, k, stamp, repair=repair)]
+    _check_same_rows(folder, finished, source)
+    todo = sorted(set(own_shards) - set(finished))
     n_samples = sum(min((k + 1) * size, source.n) - k * size for k in todo)
     keep = _Keeper(explainer, source, targets=chosen, dtype=dtype, keep_inputs=keep_inputs, seed=seed)
     with tqdm(total=n_samples, desc="explain", unit="sample", disable=not progress or process > 0 or not todo) as bar:

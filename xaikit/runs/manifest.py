@@ -182,13 +182,13 @@ def _unreadable(path: Path) -> str:
 
 
 def _same_job(manifest: dict[str, Any], job: dict[str, Any], folder: Path) -> None:
-    there, here = _flat(manifest["job"]), _flat(job)
-    differ = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    stored, current = _flat(manifest["job"]), _flat(job)
+    differ = [key for key in {**stored, **current} if stored.get(key) != current.get(key)]
     if "explainer.name" in differ:  # another method has other settings; its name says enough
         differ = [key for key in differ if not key.startswith("explainer.settings")]
     if differ:
         differences = "; ".join(
-            f"{key}: {_short(there.get(key))} there, {_short(here.get(key))} here" for key in differ[:4]
+            f"{key}: {_short(stored.get(key))} there, {_short(current.get(key))} here" for key in differ[:4]
         )
         raise InvalidInputError(f"{folder} holds another job ({differences}); name another folder")
     recorded, now = manifest.get("versions", {}), versions()

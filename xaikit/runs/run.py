@@ -74,20 +74,20 @@ class Run:
         self._starts: list[int] = []
         self._content: list[str] = []  # a hash of each shard
         total: int = self.job["samples"]
-        done: list[int] = []
+        finished: list[int] = []
         for number in self._numbers:
             indices, skipped, digest = shards.samples_of(folder, number)
             self._content.append(digest)
             if indices != sorted(set(indices)) or (
-                indices and not (done or [-1])[-1] < indices[0] <= indices[-1] < total
+                indices and not (finished or [-1])[-1] < indices[0] <= indices[-1] < total
             ):
                 raise InvalidInputError(
                     f"{shards.path_of(folder, number)} holds indices that a run of {total} samples cannot have"
                 )
-            self._starts.append(len(done))
-            done += indices
+            self._starts.append(len(finished))
+            finished += indices
             self.skipped |= skipped
-        self._indices = done
+        self._indices = finished
         self._open: tuple[int, Shard] | None = None
 
     @property

@@ -129,8 +129,8 @@ def load_masks(path: str | Path, *, key: str | None = None, threshold: float = 0
         masks = [load_masks(file, key=key, threshold=threshold) for file in files]
         shapes = {tuple(m.shape): f.name for m, f in zip(masks, files, strict=True)}
         if len(shapes) > 1:
-            shown = ", ".join(f"{shape} in {name}" for shape, name in shapes.items())
-            raise InvalidInputError(f"the masks of a folder must have one shape, got {shown}")
+            shape_list = ", ".join(f"{shape} in {name}" for shape, name in shapes.items())
+            raise InvalidInputError(f"the masks of a folder must have one shape, got {shape_list}")
         return torch.stack(masks)
     if not path.is_file():
         raise InvalidInputError(f"there is no mask file {path}")

@@ -91,11 +91,11 @@ def directional_derivative_error(
 
     def moved(direction: list[Tensor], size: float) -> Tensor:
         with torch.no_grad():
-            kept = [p.clone() for p in parameters]
+            originals = [p.clone() for p in parameters]
             for p, d in zip(parameters, direction, strict=True):
                 p.add_(d, alpha=size)
             value = penalty()
-            for p, old in zip(parameters, kept, strict=True):
+            for p, old in zip(parameters, originals, strict=True):
                 p.copy_(old)
         return value
 

@@ -68,10 +68,10 @@ def check_untouched(explainer: Any) -> None:
     for p in model.first.parameters():
         p.requires_grad_(False)
     e = make(explainer, model)
-    before, kept = state_of(model), x.clone()
+    before, x_before = state_of(model), x.clone()
     e.attribute(x, y)
     assert state_of(model) == before
-    assert torch.equal(x, kept)
+    assert torch.equal(x, x_before)
     handle = model.relu2.register_forward_hook(fail)
     try:
         e.attribute(x, y)

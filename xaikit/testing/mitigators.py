@@ -88,14 +88,14 @@ def penalty_derivative_error(
 
 def _difference(mitigator: Any, model: nn.Module, batch: Any, along: list[Tensor], step: float) -> float:
     """The central difference of the penalty; the parameters are put back."""
-    kept, ends = [p.detach().clone() for p in model.parameters()], []
+    start, ends = [p.detach().clone() for p in model.parameters()], []
     for sign in (1, -1):
         with torch.no_grad():
-            for p, old, d in zip(model.parameters(), kept, along, strict=True):
+            for p, old, d in zip(model.parameters(), start, along, strict=True):
                 p.copy_(old + sign * step * d)
         ends.append(float(mitigator.loss(model, batch, seed=0).penalty.detach()))
     with torch.no_grad():
-        for p, old in zip(model.parameters(), kept, strict=True):
+        for p, old in zip(model.parameters(), start, strict=True):
             p.copy_(old)
     return (ends[0] - ends[1]) / (2 * step)
 

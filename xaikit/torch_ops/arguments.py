@@ -99,12 +99,12 @@ def positional(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     signature = _fitting(signatures(function), args, kwargs)
     if signature is None:
         return args, kwargs
-    named = {signature.own_name(k): (k, v) for k, v in kwargs.items()}
+    bound = {signature.own_name(k): (k, v) for k, v in kwargs.items()}
     moved, by_name = list(args), dict(kwargs)
     for name in signature.positional[len(args) :]:
-        if name not in named:
+        if name not in bound:
             break
-        keyword, value = named[name]
+        keyword, value = bound[name]
         moved.append(value)
         del by_name[keyword]
     return tuple(moved), by_name

@@ -60,7 +60,24 @@ def scaled_dot_product_attention(function: Any, *args: Any, **kwargs: Any) -> Te
     mask = a["attn_mask"]
     if a["is_causal"]:
         mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-    return attend(q, k, v, mask, q.shape[-1] ** -0.5 if a["scale"] is None else a["scale"])[0]
+    mixed = attend(q, k, v, mask, q.shape[-1] ** -0.5 if a["scale"] is None else a["scale"])[0]
+    return _laid_out_as(mixed, a["query"])
+
+
+def _laid_out_as(x: Tensor, query: Tensor) -> Tensor:
+    """X with the strides that torch's kernels give it: models go on with `view`, which needs them.
+
+    The fast kernels, which want values as wide as queries (F = E), return the strides of the query.
+
+    Args:
+        x: the output, (..., L, F).
+        query: (..., L, E).
+    """
+    order = sorted(range(query.ndim), key=query.stride, reverse=True)
+    if x.shape != query.shape or order == list(range(query.ndim)):
+        return x
+    back = [order.index(axis) for axis in range(query.ndim)]
+    return x.permute(order).contiguous().permute(back)
 
 
 def multi_head_attention(function: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:

@@ -80,11 +80,11 @@ def canonical(name: str) -> str:
     Args:
         name: any name of it, such as ``"add_"``, ``"__iadd__"``, ``"special_expm1"`` or ``"absolute"``.
     """
-    bare = name.strip("_")
+    stripped = name.strip("_")
     if name.startswith("__") and name.endswith("__"):
-        if bare not in OPERATORS:
+        if stripped not in OPERATORS:
             return name  # __getitem__, __setitem__, __len__
-        name = bare[1:] if is_in_place_name(name) else bare
+        name = stripped[1:] if is_in_place_name(name) else stripped
         name = REFLECTED.get(name, name)
     elif is_in_place_name(name):
         name = name[:-1]

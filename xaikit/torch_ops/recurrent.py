@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xaikit.torch_ops.names import operation_name
 
-State = tuple[Tensor, ...]
+HiddenState = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Weights:
         return F.linear(x, self.inputs, self.input_bias)
 
 
-Cell = Callable[[Tensor, State, Weights], State]
+CellFunction = Callable[[Tensor, HiddenState, Weights], HiddenState]
 
 
-def lstm_step(x: Tensor, state: State, weights: Weights) -> State:
+def lstm_step(x: Tensor, state: HiddenState, weights: Weights) -> HiddenState:
     """One step of an LSTM on the projected input x, (N, 4 hidden)."""
     hidden, cell = state
     i, f, g, o = (x + F.linear(hidden, weights.hidden, weights.hidden_bias)).chunk(4, 1)
@@ -54,7 +54,7 @@ def lstm_step(x: Tensor, state: State, weights: Weights) -> State:
     return hidden if weights.projection is None else F.linear(hidden, weights.projection), cell
 
 
-def gru_step(x: Tensor, state: State, weights: Weights) -> State:
+def gru_step(x: Tensor, state: HiddenState, weights: Weights) -> HiddenState:
     """One step of a GRU on the projected input x, (N, 3 hidden)."""
     (hidden,) = state
     xr, xz, xn = x.chunk(3, 1)
@@ -63,16 +63,16 @@ def gru_step(x: Tensor, state: State, weights: Weights) -> State:
     return ((1 - update) * torch.tanh(xn + reset * hn) + update * hidden,)
 
 
-def rnn_step(activation: Callable[[Tensor], Tensor]) -> Cell:
+def rnn_step(activation: Callable[[Tensor], Tensor]) -> CellFunction:
     """One step of a plain recurrent net with this activation."""
 
-    def step(x: Tensor, state: State, weights: Weights) -> State:
+    def step(x: Tensor, state: HiddenState, weights: Weights) -> HiddenState:
         return (activation(x + F.linear(state[0], weights.hidden, weights.hidden_bias)),)
 
     return step
 
 
-CELLS: dict[str, Cell] = {
+CELLS: dict[str, CellFunction] = {
     "lstm": lstm_step,
     "gru": gru_step,
     "rnn_tanh": rnn_step(torch.tanh),
@@ -118,11 +118,11 @@ class Sequences:
         return runs
 
 
-Layer = Callable[[Sequences, State, Weights, bool], tuple[Tensor, State]]
+RunLayer = Callable[[Sequences, HiddenState, Weights, bool], tuple[Tensor, HiddenState]]
 """Runs one layer, backwards if told so: the output of every step, and the state at the end of each sequence."""
 
 
-def recurrent(function: Any, *args: Any, run: Layer | None = None) -> tuple[Tensor, ...]:
+def recurrent(function: Any, *args: Any, run: RunLayer | None = None) -> tuple[Tensor, ...]:
     """All layers and directions, on a padded batch or a packed one; dropout is off while a model is explained.
 
     Args:
@@ -145,7 +145,7 @@ def recurrent(function: Any, *args: Any, run: Layer | None = None) -> tuple[Tens
     directions = 2 if both else 1
     layer_run = run or partial(_layer, CELLS[operation_name(function)])
     weights = _weights(parameters, biased, layers * directions)
-    ends: list[State] = []
+    ends: list[HiddenState] = []
     for layer in range(layers):
         outputs = []
         for index in range(layer * directions, (layer + 1) * directions):
@@ -161,19 +161,23 @@ def recurrent(function: Any, *args: Any, run: Layer | None = None) -> tuple[Tens
 
 def _weights(parameters: Sequence[Tensor], biased: bool, count: int) -> list[Weights]:
     """The weights of each layer and direction, out of PyTorch's flat list."""
-    each = len(parameters) // count
-    groups = [list(parameters[i * each : (i + 1) * each]) for i in range(count)]
+    n_weights = len(parameters) // count
+    groups = [list(parameters[i * n_weights : (i + 1) * n_weights]) for i in range(count)]
     if biased:
         return [Weights(*group) for group in groups]
-    return [Weights(group[0], group[1], projection=group[2] if each > 2 else None) for group in groups]
+    return [Weights(group[0], group[1], projection=group[2] if n_weights > 2 else None) for group in groups]
 
 
-def _layer(cell: Cell, sequences: Sequences, state: State, weights: Weights, reverse: bool) -> tuple[Tensor, State]:
+def _layer(
+    cell: CellFunction, sequences: Sequences, state: HiddenState, weights: Weights, reverse: bool
+) -> tuple[Tensor, HiddenState]:
     """One layer in one direction."""
     return (_backwards if reverse else _forwards)(cell, sequences, state, weights)
 
 
-def _forwards(cell: Cell, sequences: Sequences, state: State, weights: Weights) -> tuple[Tensor, State]:
+def _forwards(
+    cell: CellFunction, sequences: Sequences, state: HiddenState, weights: Weights
+) -> tuple[Tensor, HiddenState]:
     """The output of every step, and the state at the end of each sequence."""
     outputs = []
     for n, x in zip(sequences.counts, weights.project(sequences.steps).split(sequences.counts), strict=True):
@@ -183,14 +187,16 @@ def _forwards(cell: Cell, sequences: Sequences, state: State, weights: Weights) 
     return torch.cat(outputs), state
 
 
-def _backwards(cell: Cell, sequences: Sequences, state: State, weights: Weights) -> tuple[Tensor, State]:
+def _backwards(
+    cell: CellFunction, sequences: Sequences, state: HiddenState, weights: Weights
+) -> tuple[Tensor, HiddenState]:
     """As `_forwards`, from the last step to the first.
 
     Sequences start at their own ends. Those of one length run by themselves, so that each is computed as if alone.
     """
     inputs = weights.project(sequences.steps).split(sequences.counts)
     outputs: list[list[Tensor]] = [[] for _ in inputs]
-    ends: list[State] = []
+    ends: list[HiddenState] = []
     for first, last, length in sequences.lengths():
         running = tuple(s[first:last] for s in state)
         for t in reversed(range(length)):

@@ -52,7 +52,7 @@ class ExplanationMeasure:
         return Measurement(means, torch.cat(values, 1))
 
     def samples(self, candidate: tuple[Any, ...], batch: Batch) -> Tensor:
-        """Each goal of each sample, (goals, N)."""
+        """Each goal of each sample that counts, (goals, N)."""
         explainer, *after = candidate
         postprocess = after[0] if after else None
         attributions = None
@@ -61,7 +61,9 @@ class ExplanationMeasure:
             attributions = explainer.attribute(batch.inputs, batch.labels, seed=self.seed)
             attributions = attributions if postprocess is None else postprocess(attributions)
         options: dict[str, Any] = {"postprocess": postprocess, "seed": self.seed}
-        return torch.stack([goal.evaluate(explainer, batch, attributions, **options) for goal in self.goals])
+        values = torch.stack([goal.evaluate(explainer, batch, attributions, **options) for goal in self.goals])
+        # A batch whose targets are a function is explained whole, also its samples without a region.
+        return values[:, _has_region(batch)] if any(goal.needs_masks for goal in self.goals) else values
 
 
 def gain_interval(goal: Goal, best: Tensor, default: Tensor) -> Interval | None:
@@ -93,14 +95,17 @@ def samples_with_region(batches: list[Batch]) -> list[Batch]:
     """
     chosen = []
     for batch in batches:
-        if callable(batch.labels) and not isinstance(batch.labels, Tensor):
-            chosen.append(batch)  # a function of the output may hold a value for each sample
+        if batch.masks is None:
             continue
-        has_region = torch.stack([(mask != 0).flatten(1).any(1).cpu() for mask in leaves_of(batch.masks)]).any(0)
-        rows = has_region.nonzero().flatten()
+        if callable(batch.labels) and not isinstance(batch.labels, Tensor):
+            if bool(_has_region(batch).any()):
+                chosen.append(batch)  # whole: a function of the output may hold a value for each sample
+            continue
+        rows = _has_region(batch).nonzero().flatten()
         if len(rows):
             chosen.append(batch if len(rows) == batch.size else batch.take(rows))
-    n, total = sum(batch.size for batch in chosen), sum(batch.size for batch in batches)
+    n = sum(int(_has_region(batch).sum()) for batch in chosen)
+    total = sum(batch.size for batch in batches)
     if not n:
         raise InvalidInputError("relevant_region is empty for every sample, so the metric says nothing of any of them")
     if n < total:
@@ -108,6 +113,11 @@ def samples_with_region(batches: list[Batch]) -> list[Batch]:
             f"{total - n} of {total} samples have no relevant region and are left out of the search", stacklevel=4
         )
     return chosen
+
+
+def _has_region(batch: Batch) -> Tensor:
+    """Which samples have a relevant region, (N,)."""
+    return torch.stack([(mask != 0).flatten(1).any(1).cpu() for mask in leaves_of(batch.masks)]).any(0)
 
 
 def fingerprint_of_data(data: list[Batch]) -> str:

@@ -94,7 +94,7 @@ class Goal:
             InvalidInputError: when it has none.
         """
         for metric, _ in self.terms:
-            if metric.NEEDS_MASK and any(batch.masks is None for batch in data):
+            if metric.NEEDS_MASK and all(batch.masks is None for batch in data):
                 raise InvalidInputError(
                     f"the metric {_name(metric)!r} compares with masks, and the data has none: give "
                     f"relevant_region=, where the relevance should lie, or (inputs, targets, relevant_region)"

@@ -113,15 +113,15 @@ class Space:
         """Every point of the grid: ten values of a range without a step, all values of the rest."""
 
         def points(dims: tuple[Dimension, ...]) -> Iterator[Point]:
-            each = (
+            options = (
                 [
-                    {**({} if dim.fixed else {dim.name: label}), **rest}
+                    {**({} if dim.fixed else {dim.name: label}), **below}
                     for label in dim.grid()
-                    for rest in points(dim.below(label))
+                    for below in points(dim.below(label))
                 ]
                 for dim in dims
             )
-            for combination in itertools.product(*each):
+            for combination in itertools.product(*options):
                 yield {name: value for part in combination for name, value in part.items()}
 
         return points(self.dims)

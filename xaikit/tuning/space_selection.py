@@ -105,9 +105,9 @@ def _dimensions(
         spec, requested = value.SETTINGS[setting].spec, selection.ranges.get(name)
         if setting in tunables or isinstance(spec, Choice) or requested is not None:
             selection.tunable.add(name)
-        named = name in selection.ranges and name in selection.tunable
+        varies = name in selection.ranges and name in selection.tunable
         searched = setting in tunables or (selection.choices_too and isinstance(spec, Choice))
-        if named or (inherit and searched):
+        if varies or (inherit and searched):
             dimension = Dimension(name, key + setting, Spec(), now)
             definition = value.SETTINGS[setting]
             dims.append(
@@ -155,8 +155,8 @@ def _choice(dimension: Dimension, spec: Spec | None, requested: Any, selection: 
         options = _options(values, selection, dimension.name, dimension.key, inherit=True)
         return dataclasses.replace(dimension, spec=Categorical(*dict(options)), options=dict(options))
     # The present object stands for its kind where the two differ in nothing but what is searched.
-    (start, _), *rest = options = _options([now, *values], selection, dimension.name, dimension.key, inherit=True)
-    labels = [label for label, _ in rest]
+    (start, _), *others = options = _options([now, *values], selection, dimension.name, dimension.key, inherit=True)
+    labels = [label for label, _ in others]
     searched = [start, *labels] if all_of_them and start not in labels else labels
     return dataclasses.replace(
         dimension, spec=Categorical(*dict.fromkeys(searched)), start=start, options=dict(reversed(options))
@@ -193,9 +193,9 @@ def _under(dim: Dimension, prefix: str) -> Dimension:
 def _label(value: Configured, searched: set[str]) -> str:
     """An object as a spec string: its name, and what it holds that is neither the default nor searched."""
     settings = value.SETTINGS.items()  # the object's own: an explainer of captum's has more of them than its class
-    kept = {n: v for n, s in settings if n not in searched and not s.is_default(v := getattr(value, n))}
+    fixed = {n: v for n, s in settings if n not in searched and not s.is_default(v := getattr(value, n))}
     name = value.NAME or type(value).__name__
-    return name + (f":{','.join(f'{n}={_words(v)}' for n, v in kept.items())}" if kept else "")
+    return name + (f":{','.join(f'{n}={_words(v)}' for n, v in fixed.items())}" if fixed else "")
 
 
 def _words(value: Any) -> str:

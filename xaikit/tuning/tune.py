@@ -162,7 +162,7 @@ def explanation_search(  # noqa: PLR0913
     if postprocess is not None and postprocess is not False:
         after = POSTPROCESSORS.create("postprocessor" if postprocess is True else postprocess)
         parts.append(part_of_one(after, selection, "postprocess"))
-    options: dict[str, Any] = {"model": explainers[0].model, "rows": None, "targets": True}
+    options: dict[str, Any] = {"model": explainers[0].model, "rows": None, "targets": True, "what": "relevant_region"}
     batches = [batch.to(explainers[0].device) for batch in read_batches(data, relevant_region, **options)]
     for goal in goals:
         goal.check_masks(batches)

@@ -57,10 +57,22 @@ def test_each_wrong_form_has_its_sentence(form):
 
 
 def test_floats_are_no_classes_and_a_class_is_one_of_the_outputs():
-    with pytest.raises(InvalidTypeError, match=r"got torch.float64 numbers with whole values; pass labels.long\(\)"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"got torch.float64 numbers with whole values; if they are classes, pass labels.long\(\)",
+    ):
         read_classes(np.array([0.0, 1.0]), 2)
-    with pytest.raises(InvalidTypeError, match=r"numbers such as 0.5"):
+    with pytest.raises(
+        InvalidTypeError,
+        match="numbers such as 0.5; numbers are labels of a regression, of a model with a single output",
+    ):
         read_classes([0.5, 1.0], 2)
+    # Targets of a regression: its one output needs none, and integers would be no better.
+    with pytest.raises(InvalidTypeError, match="such as 0.5; for a model with a single output, .* pass None") as caught:
+        read_classes([0.5, 1.0], 2, what="targets")
+    assert "long()" not in str(caught.value)
+    with pytest.raises(InvalidTypeError, match=r"if they are classes, pass targets.long\(\), .* pass None$"):
+        read_classes([0.0, 1.0], 2, what="targets")
     for labels, got in (([0, 3], 3), ([-1, 0], -1)):
         with pytest.raises(InvalidInputError, match=f"labels must lie in 0..2 for a model with 3 outputs, got {got}"):
             read_classes(labels, 2, n_classes=3)

@@ -48,7 +48,13 @@ def test_a_call_says_its_new_names(old, new):
         Old(nn.Linear(2, 2)).attribute(torch.rand(1, 2), 0)
 
 
-def test_a_module_that_was_parted():
+def test_a_module_that_was_parted(monkeypatch):
+    for name, home in (("frozen", "model_state"), ("find_layer", "layers")):
+        with pytest.raises(ImportError, match=f"import {name} from xaikit.core.{home}$"):
+            exec(f"from xaikit.core.isolation import {name}")  # noqa: S102
+    with pytest.raises(ImportError, match="neither has 'nothing' any more"):
+        exec("from xaikit.core.isolation import nothing")  # noqa: S102
+    monkeypatch.delattr(xaikit.core, "isolation")  # which the imports set
     with pytest.raises(AttributeError, match="has no 'isolation' any more; it is called 'model_state"):
         xaikit.core.isolation  # noqa: B018
     with pytest.raises(AttributeError, match="has no attribute 'Registri'.*Registry"):

@@ -159,9 +159,3 @@ def test_operators_have_a_qualified_name():
     assert torch_private.operator_name(torch.ops.aten.add) == "aten::add"
     assert torch_private.operator_name(torch.ops.aten.add.Tensor) == "aten::add"
     assert torch_private.operator_name(torch.add) is None
-
-
-def test_hooks_on_saved_tensors_are_seen():
-    assert not torch_private.saved_tensors_are_hooked()
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
-        assert torch_private.saved_tensors_are_hooked()

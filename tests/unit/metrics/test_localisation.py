@@ -93,7 +93,7 @@ def test_a_mask_of_tokens_at_their_embedding():
 def test_masks_for_other_samples(case):
     model, x, a, masks = case
     with pytest.raises(
-        InvalidInputError, match=r"masks must have shape \(5, 6\) for all samples, .*got \(7, 1, 5, 6\)"
+        InvalidInputError, match=r"relevant_region must have shape \(5, 6\) for all samples, .*got \(7, 1, 5, 6\)"
     ):
         AUC().evaluate(Gradient(model), x, 0, a, relevant_region=masks[:7])
     with pytest.raises(

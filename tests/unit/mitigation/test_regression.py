@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from xaikit import CDEP, RRR
 from xaikit.core import MITIGATORS
@@ -95,6 +98,50 @@ def test_wrong_labels():
         RRR().loss(several, (x, y, mask))
     with pytest.raises(InvalidTypeError, match="labels must be whole class indices"):
         RRR(n_epochs=1).fit(model, x, y, mask, validation=(x, y), progress=False)
+
+
+def test_the_first_labels_decide_for_the_whole_training():
+    x, y = torch.randn(8, 4), torch.tensor([0.3, 1.7, 0.0, 1.0, 1.0, 0.0, 2.5, 0.1])
+    mask = torch.tensor([1.0, 0, 0, 0])
+
+    def trained(data, *labels, **settings):
+        torch.manual_seed(0)
+        model, mitigator = nn.Linear(4, 1), RRR(n_epochs=3, random_state=0, batch_size=2, **settings)
+        mitigator.fit(model, data, *labels, shortcut_masks=mask, progress=False)
+        return model.weight.detach()
+
+    loader = DataLoader(TensorDataset(x, y), batch_size=2)  # the second and the third batch hold 0.0 and 1.0 only
+    assert torch.equal(trained(loader), trained(loader, task_loss="regression"))
+    assert torch.equal(trained(x, y), trained(x, y, task_loss="regression"))
+    rolled = torch.tensor([0.0, 1.0, 1.0, 0.0, 2.5, 0.1, 0.3, 1.7])
+    assert torch.equal(trained(x, rolled), trained(x, rolled, task_loss="regression"))
+    with pytest.raises(InvalidInputError, match=r"could be classes or numbers; .* task_loss='regression'"):
+        trained(DataLoader(TensorDataset(x, rolled), batch_size=2))  # nothing has been trained yet
+
+
+def test_a_resumed_regression_remembers_that_it_is_one(tmp_path):
+    x, y = torch.randn(6, 4), torch.tensor([0.3, 1.7, 0.0, 1.0, 1.0, 0.0])
+    mask, path = torch.tensor([1.0, 0, 0, 0]), tmp_path / "half.pt"
+
+    class Loader:
+        def __init__(self, stops):
+            self.stops = stops
+
+        def __iter__(self):
+            for i in range(0, 6, 2):
+                if i and self.stops:
+                    signal.raise_signal(signal.SIGINT)
+                yield x[i : i + 2], y[i : i + 2], mask
+
+    def trained(*loaders, **options):
+        torch.manual_seed(0)
+        model = nn.Linear(4, 1)
+        for loader in loaders:
+            RRR(n_epochs=1, random_state=0).fit(model, loader, progress=False, **options)
+        return model.weight.detach()
+
+    whole = trained(Loader(False))
+    assert torch.equal(trained(Loader(True), Loader(False), checkpoint=path), whole)
 
 
 def test_one_logit_with_classes_is_a_binary_classifier():

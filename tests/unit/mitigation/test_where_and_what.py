@@ -180,7 +180,9 @@ def test_refusals(case):
         Direction(vector=[0.0, 0.0])
     with pytest.raises(InvalidTypeError, match="RRR.what: expected projection"):
         RRR(what=3)
-    with pytest.raises(InvalidInputError, match="a list of masks must hold one .* for each of 6 samples, got 2"):
+    with pytest.raises(
+        InvalidInputError, match="a list of shortcut_masks must hold one .* for each of 6 samples, got 2"
+    ):
         penalty(model, x, y, [mask[0], None])
     assert float(penalty(model, x, y, [None] * 6)) == 0
     assert RRR(what="chroma") == RRR(what=Chroma()) == RRR(what=Chroma)

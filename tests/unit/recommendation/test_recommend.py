@@ -320,6 +320,34 @@ def test_arrays_lists_and_data_sets_are_read_like_tensors():
     assert recommend(model, None, x.numpy(), explainers=["gradient"]).candidates[0].value == pytest.approx(alone)
 
 
+class TwoInputs(nn.Module):
+    """Takes a vector and, where `optional` is False, must have a second one."""
+
+    def __init__(self, *, optional):
+        super().__init__()
+        self.layer = nn.Linear(5, 2)
+        if optional:
+            self.forward = lambda x, kind=None: self.layer(x) if kind is None else self.layer(x) + kind
+        else:
+            self.forward = lambda x, kind: self.layer(x) + kind
+
+
+def test_rows_that_look_one_hot_are_labels_unless_the_model_needs_them():
+    x, y = torch.randn(6, 5), torch.tensor([0, 1] * 3)
+    rows, scores = torch.eye(2)[y], torch.rand(6, 2)
+    for labels in (rows, rows.long(), rows.numpy(), rows.tolist()):
+        for model in (mlp(), TwoInputs(optional=True)):
+            with pytest.raises(InvalidInputError, match="these are one-hot rows: pass targets.argmax"):
+                recommend(model, None, (x, labels), explainers=["gradient"])
+    with pytest.raises(InvalidInputError, match="of scores pass targets.argmax"):
+        recommend(mlp(), None, (x, scores), explainers=["gradient"])
+    with pytest.raises(InvalidTypeError, match="targets must be whole class indices of an integer type"):
+        recommend(mlp(), None, (x, y.double()), explainers=["gradient"])
+    for model, second in ((TwoInputs(optional=False), rows), (TwoInputs(optional=True), scores)):
+        found = recommend(model, ("tabular", "tabular"), (x, second), explainers=["gradient"])
+        assert found.candidates[0].value is not None
+
+
 def test_a_saved_recommendation_is_ready_to_use_again(tmp_path):
     model = mlp()
     found = recommend(model, "tabular", torch.randn(4, 5), explainers=["gradient", "smoothgrad"], seed=3)

@@ -74,6 +74,20 @@ def test_attention(settings):
     agrees("scaled_dot_product_attention", lambda *x: F.scaled_dot_product_attention(*x, **settings), q, k, v)
 
 
+@pytest.mark.parametrize("width", [5, 7])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3), (1, 2, 0, 3)])
+def test_attention_has_the_strides_of_torch_for_views(order, width):
+    """Exported programs view the output as torch's kernels lay it out."""
+    q = normal(2, 3, 4, 5).permute(order)
+    k, v = (normal(*q.shape[:2], 6, e) for e in (5, width))
+    truth = F.scaled_dot_product_attention(q, k, v)
+    with Rewritten() as mode:
+        output = F.scaled_dot_product_attention(q, k, v)
+    assert "scaled_dot_product_attention" in mode.seen
+    torch.testing.assert_close(output, truth)
+    assert output.stride() == truth.stride()
+
+
 def test_a_query_that_sees_nothing_gets_zeros_and_no_nan():
     q, k, v = normal(1, 2, 4), normal(1, 3, 4), normal(1, 3, 4)
     with Rewritten():

@@ -254,5 +254,11 @@ def test_samples_without_a_region_are_left_out_of_the_search():
     with pytest.warns(UserWarning, match="2 of 4 samples have no relevant region and are left out of the search"):
         found = tune(explainer, "relevance_mass", (x, 0, [region, None, region, None]), **options)
     assert (found.value, found.best) == (truth.value, truth.best)
+    batches = [(x[:2], 0, [region, None]), (x[2:3], 0, region), (x[3:], 0, None)]
+    with pytest.warns(UserWarning, match="2 of 4 samples have no relevant region"):
+        assert tune(explainer, "relevance_mass", batches, **options).value == pytest.approx(truth.value, rel=1e-4)
+    data = (x, lambda output: output[:, 0], [region, None, region, None])
+    with pytest.warns(UserWarning, match="2 of 4 samples have no relevant region"):
+        assert tune(explainer, "relevance_mass", data, **options).value == pytest.approx(truth.value, rel=1e-4)
     with pytest.raises(InvalidInputError, match="relevant_region is empty for every sample"):
         tune(explainer, "relevance_mass", (x, 0), relevant_region=[None] * 4, **options)

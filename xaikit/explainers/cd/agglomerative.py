@@ -129,11 +129,11 @@ class AgglomerativeDecomposition(ContextualDecomposition):
 
     def _build(self, call: Call, target: int) -> Hierarchy:
         ids = self.feature_mask.of(call.inputs, call.tokens)[0][0]
-        known: dict[Group, float] = {}
+        score_of: dict[Group, float] = {}
 
         def score(groups: Iterable[Group]) -> list[float]:
             asked_groups = list(groups)
-            new = [group for group in dict.fromkeys(asked_groups) if group not in known]
+            new = [group for group in dict.fromkeys(asked_groups) if group not in score_of]
             if new:
                 masks = torch.stack([torch.isin(ids, torch.tensor(sorted(group), device=ids.device)) for group in new])
                 decomposition = decompose_call(
@@ -143,32 +143,32 @@ class AgglomerativeDecomposition(ContextualDecomposition):
                     max_rows=self.max_rows,
                     output=lambda part, output: part.score(output),
                 )
-                known.update(zip(new, decomposition.relevant[:, 0].tolist(), strict=True))
-            return [known[group] for group in asked_groups]
+                score_of.update(zip(new, decomposition.relevant[:, 0].tolist(), strict=True))
+            return [score_of[group] for group in asked_groups]
 
         features = ids.unique().tolist()
         touching = adjacent(ids)
         groups: list[Group] = [frozenset([feature]) for feature in features]
         priority = dict(zip(features, map(abs, score(groups)), strict=True))
-        taken: set[int] = set()
+        selected_features: set[int] = set()
         joins: list[Join] = []
-        levels = [_maps(ids, groups, score(groups), taken)]
+        levels = [_maps(ids, groups, score(groups), selected_features)]
         while len(groups) > 1:
             if priority:
                 chosen = _at_or_above(priority, self.percentile)
-                taken |= chosen
+                selected_features |= chosen
                 priority = {feature: value for feature, value in priority.items() if feature not in chosen}
             else:
                 a, b = _closest(groups, score)
                 touching |= {(min(a), min(b))}
-            before, groups = groups, connected(features, taken, touching)
+            before, groups = groups, connected(features, selected_features, touching)
             for group in groups:
                 members = tuple(old for old in before if old < group)
                 if members:
-                    whole = score([group])[0]
-                    joins.append(Join(len(levels), members, whole, whole - sum(score(members))))
-            levels.append(_maps(ids, groups, score(groups), taken))
-            priority |= _gains(groups, priority, taken, touching, score)
+                    joint = score([group])[0]
+                    joins.append(Join(len(levels), members, joint, joint - sum(score(members))))
+            levels.append(_maps(ids, groups, score(groups), selected_features))
+            priority |= _gains(groups, priority, selected_features, touching, score)
         ids_of, scores, selected = (torch.stack(values) for values in zip(*levels, strict=True))
         return Hierarchy(ids_of, scores, selected, tuple(joins), target)
 
@@ -185,20 +185,20 @@ def _at_or_above(priority: dict[int, float], percentile: float) -> set[int]:
 
 
 def _gains(
-    groups: list[Group], left: Iterable[int], taken: set[int], touching: set[tuple[int, int]], score: Score
+    groups: list[Group], candidates: Iterable[int], selected: set[int], touching: set[tuple[int, int]], score: Score
 ) -> dict[int, float]:
     """For each feature left that touches a group: the largest |CD(group and feature) - CD(group)|."""
-    beside = touching | {(b, a) for a, b in touching}
+    neighbours = touching | {(b, a) for a, b in touching}
     pairs = [
         (feature, group)
         for group in groups
-        if group <= taken
-        for feature in sorted({b for a, b in beside if a in group} & set(left))
+        if group <= selected
+        for feature in sorted({b for a, b in neighbours if a in group} & set(candidates))
     ]
     joint, alone = score(group | {feature} for feature, group in pairs), score(group for _, group in pairs)
     gains: dict[int, float] = {}
-    for (feature, _), whole, part in zip(pairs, joint, alone, strict=True):
-        gains[feature] = max(gains.get(feature, 0.0), abs(whole - part))
+    for (feature, _), together, part in zip(pairs, joint, alone, strict=True):
+        gains[feature] = max(gains.get(feature, 0.0), abs(together - part))
     return gains
 
 
@@ -206,15 +206,15 @@ def _closest(groups: list[Group], score: Score) -> tuple[Group, Group]:
     """The pair of groups that gains most by being joined."""
     pairs = list(itertools.combinations(groups, 2))
     joint = score(a | b for a, b in pairs)
-    gains = [whole - max(score(pair)) for pair, whole in zip(pairs, joint, strict=True)]
+    gains = [together - max(score(pair)) for pair, together in zip(pairs, joint, strict=True)]
     return pairs[gains.index(max(gains))]
 
 
-def connected(features: list[int], taken: set[int], touching: set[tuple[int, int]]) -> list[Group]:
+def connected(features: list[int], selected: set[int], touching: set[tuple[int, int]]) -> list[Group]:
     """The groups of taken features that touch; any other feature is a group of its own."""
     home = {feature: frozenset([feature]) for feature in features}
     for a, b in sorted(touching):
-        if a in taken and b in taken and home[a] != home[b]:
+        if a in selected and b in selected and home[a] != home[b]:
             joint = home[a] | home[b]
             home |= dict.fromkeys(joint, joint)
     return list(dict.fromkeys(home.values()))
@@ -231,10 +231,10 @@ def adjacent(ids: Tensor) -> set[tuple[int, int]]:
     return touching
 
 
-def _maps(ids: Tensor, groups: list[Group], scores: list[float], taken: set[int]) -> tuple[Tensor, Tensor, Tensor]:
+def _maps(ids: Tensor, groups: list[Group], scores: list[float], selected: set[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Number and score of the group of each element, and whether it has been taken."""
     numbers, values = torch.empty_like(ids), torch.empty(ids.shape, device=ids.device)
     for i, (group, score) in enumerate(zip(groups, scores, strict=True)):
         inside = torch.isin(ids, torch.tensor(sorted(group), device=ids.device))
         numbers[inside], values[inside] = i, score
-    return numbers, values, torch.isin(ids, torch.tensor(sorted(taken), dtype=ids.dtype, device=ids.device))
+    return numbers, values, torch.isin(ids, torch.tensor(sorted(selected), dtype=ids.dtype, device=ids.device))

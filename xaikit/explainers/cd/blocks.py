@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.layout import Rows
+from xaikit.explainers.cd.layout import ChannelRows
 
 BLOCK = 1 << 17
 """Elements of a part in a block: eight temporaries of this size fit a cache of 4 MiB."""
@@ -35,13 +35,13 @@ class Cut:
 
     def __init__(self, shape: torch.Size, device: torch.device) -> None:
         self.shape = shape
-        whole = device.type != "cpu" or prod(shape) <= BLOCK or len(shape) == 1
-        inner, dim = (prod(shape), 0) if whole else (prod(shape[1:]), 1)  # a block lies within one mask
-        while not whole and dim < len(shape) - 1 and inner // shape[dim] >= BLOCK:
+        one_block = device.type != "cpu" or prod(shape) <= BLOCK or len(shape) == 1
+        inner, dim = (prod(shape), 0) if one_block else (prod(shape[1:]), 1)  # a block lies within one mask
+        while not one_block and dim < len(shape) - 1 and inner // shape[dim] >= BLOCK:
             inner //= shape[dim]
             dim += 1
         length = shape[dim]
-        self.dim, self.step = dim, length if whole else min(length, max(1, BLOCK * length // inner))
+        self.dim, self.step = dim, length if one_block else min(length, max(1, BLOCK * length // inner))
         self.outer = prod(shape[:dim])
         self.sizes = [min(self.step, length - start) for start in range(0, length, self.step)] * self.outer
 
@@ -202,14 +202,14 @@ class SplitFunction:
         self, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor, *, at_zero: Tensor | None = None
     ) -> None:
         lead = self.function(r).sub_(self.function(s))
-        whole = self.function(r + s)
-        whole = whole if at_zero is None else whole.sub_(at_zero)
-        torch.lerp(lead, whole, 0.5, out=new_r)
-        torch.sub(whole, new_r, out=new_s)  # f(r + s) - 0, or f(r) - f(r): a part that is exactly 0 stays so
+        total = self.function(r + s)
+        total = total if at_zero is None else total.sub_(at_zero)
+        torch.lerp(lead, total, 0.5, out=new_r)
+        torch.sub(total, new_r, out=new_s)  # f(r + s) - 0, or f(r) - f(r): a part that is exactly 0 stays so
 
     def _relevant_first(self, r: Tensor, s: Tensor, new_r: Tensor, new_s: Tensor) -> None:
-        first, whole = self.function(r), self.function(r + s)
-        torch.sub(whole, first, out=new_s)
+        first, total = self.function(r), self.function(r + s)
+        torch.sub(total, first, out=new_s)
         new_r.copy_(first)
 
 
@@ -226,7 +226,7 @@ BlockStep = AddedConstant | SplitFunction | RestOfTotal
 
 def run_steps(parts: Tensor, share: Tensor, steps: Sequence[BlockStep], out: Tensor | None = None) -> Tensor:
     """The parts after some steps, each block through all of them: a new pair, or `out`, which may be the old one."""
-    rows = Rows.of(parts, share, *(value for step in steps for value in step.operands))
+    rows = ChannelRows.of(parts, share, *(value for step in steps for value in step.operands))
     if rows is not None:
         out = torch.empty_like(parts) if out is None else out  # no view: autograd would not let it be changed in place
         in_rows = [step.with_operands(rows.operand) for step in steps]
@@ -237,8 +237,8 @@ def run_steps(parts: Tensor, share: Tensor, steps: Sequence[BlockStep], out: Ten
     out = torch.empty_like(parts) if out is None else out
     cut = Cut(parts.shape[1:], parts.device)
     pairs = zip(cut.rows(parts[0]), cut.rows(parts[1]), cut.rows(out[0]), cut.rows(out[1]), strict=True)
-    each = zip(*(step.kernels(cut, share, parts) for step in steps), strict=True)
-    for (r, s, new_r, new_s), (first, *others) in zip(pairs, each, strict=True):
+    kernels = zip(*(step.kernels(cut, share, parts) for step in steps), strict=True)
+    for (r, s, new_r, new_s), (first, *others) in zip(pairs, kernels, strict=True):
         first(r, s, new_r, new_s)
         for kernel in others:
             kernel(new_r, new_s, new_r, new_s)
@@ -248,7 +248,7 @@ def run_steps(parts: Tensor, share: Tensor, steps: Sequence[BlockStep], out: Ten
 def run_on_total(total: Tensor, steps: Sequence[AddedConstant | SplitFunction]) -> Tensor:
     """The total (N, C, *places) after some steps, whose operands are the same at all places of a channel."""
     value = total[None, None]
-    rows = Rows.of(value, value.new_zeros(1), *(operand for step in steps for operand in step.operands))
+    rows = ChannelRows.of(value, value.new_zeros(1), *(operand for step in steps for operand in step.operands))
     if rows is None:
         cut = Cut(total.shape, torch.device("meta"))  # as one block
         for step in steps:
@@ -257,8 +257,8 @@ def run_on_total(total: Tensor, steps: Sequence[AddedConstant | SplitFunction]) 
     out = torch.empty_like(total)
     sources, targets = rows.parts(value)[0], rows.parts(out[None, None])[0]
     cut = Cut(sources.shape, total.device)
-    each = zip(*(step.with_operands(rows.operand).totals(cut) for step in steps), strict=True)
-    for block, into, functions in zip(cut.rows(sources), cut.rows(targets), each, strict=True):
+    block_functions = zip(*(step.with_operands(rows.operand).totals(cut) for step in steps), strict=True)
+    for block, into, functions in zip(cut.rows(sources), cut.rows(targets), block_functions, strict=True):
         for function in functions:
             block = function(block)  # noqa: PLW2901
         into.copy_(block)

@@ -52,7 +52,7 @@ class Decomposition(Result):
 # two samples; buffers beyond 32 MiB are handed back to the system after each step, which costs more than the step.
 MOST_ROWS = 128
 
-Output = Callable[[Call, Tensor], Tensor]
+OutputFunction = Callable[[Call, Tensor], Tensor]
 
 
 def decompose_call(
@@ -61,7 +61,7 @@ def decompose_call(
     context: Context,
     *,
     max_rows: int | None = None,
-    output: Output = lambda _call, value: value,
+    output: OutputFunction = lambda _call, value: value,
 ) -> Decomposition:
     """Decompose the output of a call.
 
@@ -97,12 +97,12 @@ def _per_pass(call: Call, count: int, max_rows: int | None) -> tuple[list[range]
         rows = max_rows or 4 * rows_per_pass(call.inputs)
         limit = rows // count
     limit = max(1, limit)
-    whole = callable(call.target) or not call.rule.independent
-    samples = call.n if whole else min(call.n, limit)
+    all_samples = callable(call.target) or not call.rule.independent
+    samples = call.n if all_samples else min(call.n, limit)
     return even_ranges(call.n, samples), even_ranges(count, max(1, rows // samples))
 
 
-def _parts(call: Call, splits: Sequence[Split | None], context: Context, output: Output) -> Tensor:
+def _parts(call: Call, splits: Sequence[Split | None], context: Context, output: OutputFunction) -> Tensor:
     """(2, masks, N, ...) for one pass; sample by sample where their own masks cannot be followed through the model."""
     written = WrittenTensors()
     pass_context = dataclasses.replace(context, written=written)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.blocks import AddedConstant, Cut, SplitFunction, run_steps, undecided
-from xaikit.explainers.cd.layout import Rows, channels_behind
+from xaikit.explainers.cd.layout import ChannelRows, channels_behind
 
 
 class ShareConstant(torch.autograd.Function):
@@ -75,8 +75,8 @@ class SplitSymmetric(torch.autograd.Function):
         if not torch.is_grad_enabled():
             return split_symmetric_gradient(grad, parts, ctx.function), None
         value = parts if parts.requires_grad else parts.detach().requires_grad_()
-        lead, whole = ctx.function(value[0]) - ctx.function(value[1]), ctx.function(value[0] + value[1])
-        split = 0.5 * torch.stack([whole + lead, whole - lead])
+        lead, total = ctx.function(value[0]) - ctx.function(value[1]), ctx.function(value[0] + value[1])
+        split = 0.5 * torch.stack([total + lead, total - lead])
         return torch.autograd.grad(split, value, grad, create_graph=True)[0], None
 
 
@@ -84,7 +84,7 @@ def share_constant_gradients(
     grad: Tensor, parts: Tensor, constant: Tensor, share: Tensor, scale: Tensor | None, threshold: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of `share_constant` with respect to parts, constant and scale; see `derivatives.ShareConstant`."""
-    rows = Rows.of(parts, share, constant, scale)
+    rows = ChannelRows.of(parts, share, constant, scale)
     if rows is not None:
         c, g, low = (rows.operand(value) for value in (constant, scale, threshold))
         gradients = share_constant_gradients(rows.parts(grad), rows.parts(parts), c, rows.share(share), g, low)
@@ -133,7 +133,7 @@ def summed(gradient: Tensor, like: Tensor) -> Tensor:
 
 def accumulates(parts: Tensor, share: Tensor, *operands: Tensor | None) -> bool:
     """Whether the blocks of broadcast operands are views of them, so that sums over blocks can be written there."""
-    if Rows.of(parts, share, *operands) is not None:
+    if ChannelRows.of(parts, share, *operands) is not None:
         return True
     cut = Cut(parts.shape[1:], parts.device)
     return all(value is None or cut.views(value) for value in operands)
@@ -156,7 +156,7 @@ def split_symmetric_gradient(grad: Tensor, parts: Tensor, function: Callable[[Te
 
     for r, s, gr, gs, out_r, out_s in zip(*(cut.rows(v) for pair in (parts, grad, out) for v in pair), strict=True):
         lead = (gr - gs).mul_(0.5)
-        whole = pulled(r + s, (gr + gs).mul_(0.5))
-        torch.add(whole, pulled(r, lead), out=out_r)
-        torch.sub(whole, pulled(s, lead), out=out_s)
+        of_total = pulled(r + s, (gr + gs).mul_(0.5))
+        torch.add(of_total, pulled(r, lead), out=out_r)
+        torch.sub(of_total, pulled(s, lead), out=out_s)
     return out

@@ -97,11 +97,11 @@ class ContextualDecomposition(Explainer):
             raise InvalidInputError(
                 f"step_masks are for the steps of an LSTM, and this {type(model).__name__} has none"
             )
-        named, _ = self._arguments(inputs)
+        arguments, _ = self._arguments(inputs)
         results: list[Decomposition] = []
 
         def method(call: Call) -> tuple[Tensors, ...]:
-            splits = _splits(named, call.inputs, masks, relevant)
+            splits = _splits(arguments, call.inputs, masks, relevant)
             splits = without_padding(splits, call)
             context = dataclasses.replace(self._context(), step_masks=_step_masks(step_masks, splits, call.n))
             results.append(decompose_call(call, splits, context, max_rows=self.max_rows))
@@ -167,14 +167,14 @@ class ContextualDecomposition(Explainer):
         return unwrapped(super()._bound())
 
 
-def _splits(named: Any, inputs: Tensors, masks: Any, relevant: Any) -> list[Split | None]:
+def _splits(arguments: Any, inputs: Tensors, masks: Any, relevant: Any) -> list[Split | None]:
     """One split for each input, by its name where the inputs are `named`."""
     parts = masks if relevant is None else relevant
     if isinstance(parts, Mapping):
-        if not isinstance(named, Mapping) or parts.keys() != named.keys():
-            names = sorted(named) if isinstance(named, Mapping) else "no names"
+        if not isinstance(arguments, Mapping) or parts.keys() != arguments.keys():
+            names = sorted(arguments) if isinstance(arguments, Mapping) else "no names"
             raise InvalidInputError(f"masks must have the names of the inputs, {names}, got {sorted(parts)}")
-        parts = tuple(parts[name] for name in named)
+        parts = tuple(parts[name] for name in arguments)
     elif not isinstance(parts, (tuple, list)) or not (is_several(parts) or None in parts):
         parts = (parts,)  # nested lists of numbers are one mask; a tuple or a list of arrays holds one for each input
     if len(parts) != len(inputs) or all(value is None for value in parts):
@@ -188,13 +188,13 @@ def _step_masks(steps: Any, splits: list[Split | None], n: int) -> Tensor | None
     if steps is None:
         return None
     count = common_count(splits)
-    each = steps.unsqueeze(1) if isinstance(steps, Tensor) and steps.dim() == 2 else steps
-    if not isinstance(each, Tensor) or each.dim() != 3 or len(each) != count or each.shape[1] not in (1, n):
+    masks = steps.unsqueeze(1) if isinstance(steps, Tensor) and steps.dim() == 2 else steps
+    if not isinstance(masks, Tensor) or masks.dim() != 3 or len(masks) != count or masks.shape[1] not in (1, n):
         got = tuple(steps.shape) if isinstance(steps, Tensor) else type(steps).__name__
         raise InvalidInputError(
             f"step_masks must be a tensor ({count}, steps) or ({count}, {n}, steps), one for each mask, got {got}"
         )
-    return each
+    return masks
 
 
 def _spread(scores: Tensor, ids: Tensor, x: Tensor) -> Tensor:

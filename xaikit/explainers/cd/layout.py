@@ -34,7 +34,7 @@ def channels_behind(parts: Tensor) -> bool:
     return parts.dim() > 4 and not parts.is_contiguous() and parts.movedim(3, -1).is_contiguous()
 
 
-class Rows:
+class ChannelRows:
     """Parts that are stored with their channels behind, seen as rows of k C entries, and what they meet."""
 
     def __init__(self, shape: torch.Size) -> None:
@@ -43,12 +43,12 @@ class Rows:
         self.repeats = next(k for k in range(max(1, RUN // self.channels), 0, -1) if places % k == 0)
 
     @classmethod
-    def of(cls, parts: Tensor, share: Tensor, *operands: Tensor | None) -> Rows | None:
+    def of(cls, parts: Tensor, share: Tensor, *operands: Tensor | None) -> ChannelRows | None:
         """The rows of parts, if they are stored so and each operand has one value for each channel or for all."""
         if not channels_behind(parts) or prod(share.shape[3:]) > 1:
             return None
-        each = [parts.shape[3], *[1] * (parts.dim() - 4)]
-        fits = all(value is None or value.numel() == 1 or [*value.shape] == each for value in operands)
+        per_channel = [parts.shape[3], *[1] * (parts.dim() - 4)]
+        fits = all(value is None or value.numel() == 1 or [*value.shape] == per_channel for value in operands)
         return cls(parts.shape) if fits else None
 
     def parts(self, parts: Tensor) -> Tensor:

@@ -67,8 +67,8 @@ def completed(  # noqa: PLR0913
         return Deferred(value, (FillRest(total),), per_channel=False).pending()
     torch.sub(total, parts[0], out=parts[1])
     if bool(zero.any()):
-        each = zero if zero.shape[1] in (1, parts.shape[2]) else zero.all(1, keepdim=True)
-        parts[1].masked_fill_(each.view(*each.shape, *[1] * (parts.dim() - 3)), 0)
+        per_channel = zero if zero.shape[1] in (1, parts.shape[2]) else zero.all(1, keepdim=True)
+        parts[1].masked_fill_(per_channel.view(*per_channel.shape, *[1] * (parts.dim() - 3)), 0)
     result = like.like(parts, share)
     result.remember_total(total)
     return result

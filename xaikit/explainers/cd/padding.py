@@ -49,18 +49,18 @@ def _named_arguments(call: Call) -> dict[str, Any]:
             value if call.samples is None or not isinstance(value, Tensor) or not value.dim() else value[call.samples]
         )
 
-    named: dict[str, Any] = dict(zip(call.input_names, call.own_inputs, strict=False))
+    arguments: dict[str, Any] = dict(zip(call.input_names, call.own_inputs, strict=False))
     positional: list[Any] = [] if call.input_names else list(call.own_inputs)
     if isinstance(call.extras, Mapping):
-        named.update({name: rows(value) for name, value in call.extras.items()})
+        arguments.update({name: rows(value) for name, value in call.extras.items()})
     elif isinstance(call.extras, tuple | list):
         positional += map(rows, call.extras)
     elif call.extras is not None:
         positional.append(rows(call.extras))
     try:
-        return {**inspect.signature(call.model.forward).bind_partial(*positional).arguments, **named}
+        return {**inspect.signature(call.model.forward).bind_partial(*positional).arguments, **arguments}
     except TypeError:  # the model's own call says what does not fit
-        return named
+        return arguments
 
 
 def _positions(name: str, value: Any, x: Tensor) -> Tensor | None:

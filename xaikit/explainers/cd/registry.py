@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from xaikit.torch_ops import WRITTEN_OUT, Kind, canonical, kind_of, operation_name, plain_name
 
-Rule = Callable[..., Any]
-R = TypeVar("R", bound=Rule)
+RuleFunction = Callable[..., Any]
+R = TypeVar("R", bound=RuleFunction)
 
-RULES: dict[Any, Rule] = {}
+RULES: dict[Any, RuleFunction] = {}
 """By the one name of an operation (`torch_ops.operation_name`), by kind, or by a function that is not torch's."""
 
 
@@ -54,14 +54,14 @@ def key_of(function: Any) -> Any:
     return function if foreign else operation_name(function)
 
 
-def rule_for(function: Any) -> Rule | None:
+def rule_for(function: Any) -> RuleFunction | None:
     """The rule of a function that computes (`torch_ops.computed`), None if it has none."""
     name = operation_name(function)
     rule = RULES.get(name) or RULES.get(function) or WRITTEN_OUT.get(name)
     return rule or RULES.get(kind_of(function))
 
 
-def rule_in_place(function: Any) -> Rule | None:
+def rule_in_place(function: Any) -> RuleFunction | None:
     """The rule of an operation that only works in place, such as copy_."""
     name = plain_name(function)
     return RULES.get(name) if name.endswith("_") and not name.endswith("__") else None

@@ -110,21 +110,21 @@ class Split:
             masks = self.values.expand(-1, *x.shape)
             return MaskedTokens(x, masks, self._share(self.values, 1 - self.values, x.dim(), context), context)
         if self.additive:
-            relevant, rest = self.values, x - self.values
-            share = self._share(relevant.abs(), rest.abs(), x.dim(), context)
+            relevant, irrelevant = self.values, x - self.values
+            share = self._share(relevant.abs(), irrelevant.abs(), x.dim(), context)
         else:
-            relevant, rest = self.values * x, (1 - self.values) * x
+            relevant, irrelevant = self.values * x, (1 - self.values) * x
             share = self._share(self.values, 1 - self.values, x.dim(), context)
-        return Decomposed(torch.stack([relevant, rest]), share, context)
+        return Decomposed(torch.stack([relevant, irrelevant]), share, context)
 
-    def _share(self, relevant: Tensor, rest: Tensor, ndim: int, context: Context) -> Tensor:
+    def _share(self, relevant: Tensor, irrelevant: Tensor, ndim: int, context: Context) -> Tensor:
         """The undecided share: one for each mask or, where samples differ in it, for each mask and sample."""
         if context.rules.undecided is not None:
             return torch.full((len(relevant),), context.rules.undecided, dtype=relevant.dtype, device=relevant.device)
         if self.valid is not None:
             weights = self.valid.reshape(*self.valid.shape, *[1] * (relevant.dim() - 3)).to(relevant.dtype)
-            relevant, rest = relevant * weights, rest * weights
-        sizes = [size.flatten(2).sum(2) if size.dim() > 2 else size for size in (relevant, rest)]
+            relevant, irrelevant = relevant * weights, irrelevant * weights
+        sizes = [size.flatten(2).sum(2) if size.dim() > 2 else size for size in (relevant, irrelevant)]
         total = sizes[0] + sizes[1]
         share = torch.where(total > 0, sizes[0] / torch.where(total > 0, total, 1), 0.5)
         # The short form is for the speed of a CPU. On another device, to find out would mean to wait for it.
@@ -140,7 +140,7 @@ def _behind_batch(values: Tensor, x: Tensor, what: str) -> Tensor:
     fits = (1 if x.dim() < 4 else 2) <= rank <= x.dim() and len(values) > 0
     if fits:
         full = values.reshape(len(values), *[1] * (x.dim() - rank), *values.shape[1:])
-        fits = all(size in (1, whole) for size, whole in zip(full.shape[1:], x.shape, strict=True))
+        fits = all(size in (1, extent) for size, extent in zip(full.shape[1:], x.shape, strict=True))
     if not fits:
         takes = f"(M, ...) broadcasting to {(*x.shape[1:],)}, or (M, {len(x)}, ...) with one for each sample"
         raise InvalidInputError(f"{what} must have shape {takes}, got {tuple(values.shape)}{_mistaken(values, x)}")

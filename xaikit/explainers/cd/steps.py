@@ -28,7 +28,7 @@ class AddConstant(AddedConstant):
         return result
 
 
-class Split(SplitFunction):
+class SplitStep(SplitFunction):
     """Split an elementwise f with f(0) = 0 (`rules.activations`)."""
 
     def on_parts(self, parts: Tensor, share: Tensor) -> Tensor:  # noqa: ARG002
@@ -36,11 +36,11 @@ class Split(SplitFunction):
         if self.symmetric and self.at_zero is None:
             result: Tensor = SplitSymmetric.apply(parts, self.function)
             return result
-        of_r, whole = self.function(parts[0]), self.function(parts[0] + parts[1])
+        of_r, of_total = self.function(parts[0]), self.function(parts[0] + parts[1])
         if not self.symmetric:
-            return torch.stack([of_r, whole - of_r])
+            return torch.stack([of_r, of_total - of_r])
         lead = of_r - self.function(parts[1])
-        gain = whole if self.at_zero is None else whole - self.at_zero
+        gain = of_total if self.at_zero is None else of_total - self.at_zero
         return 0.5 * torch.stack([gain + lead, gain - lead])
 
 
@@ -52,10 +52,10 @@ class FillRest(RestOfTotal):
         return torch.stack([parts[0], self.total - parts[0]])
 
 
-Step = AddConstant | Split | FillRest
+PartsStep = AddConstant | SplitStep | FillRest
 
 
-def run(x: Decomposed, steps: Sequence[Step], *, may_overwrite: bool = False) -> Decomposed:
+def run(x: Decomposed, steps: Sequence[PartsStep], *, may_overwrite: bool = False) -> Decomposed:
     """The value after some steps, whose operands have no more dimensions than it has.
 
     Args:
@@ -99,7 +99,7 @@ class Deferred:
     def __init__(
         self,
         value: Decomposed,
-        steps: tuple[Step, ...] = (),
+        steps: tuple[PartsStep, ...] = (),
         holders: Holders | None = None,
         *,
         per_channel: bool = True,
@@ -120,7 +120,7 @@ class Deferred:
         with torch.set_grad_enabled(self._grad):
             return run(self.value, self.steps, may_overwrite=alone).parts
 
-    def then(self, step: Step) -> Decomposed:
+    def then(self, step: PartsStep) -> Decomposed:
         """The value after a further step."""
         return Deferred(self.value, (*self.steps, step), self._holders, per_channel=self.per_channel).pending()
 
@@ -150,6 +150,6 @@ class Deferred:
         return self
 
 
-def after(x: Decomposed, step: Step) -> Decomposed:
+def after(x: Decomposed, step: PartsStep) -> Decomposed:
     """The value after a step, which is put off if others are."""
     return run(x, [step], may_overwrite=x.may_overwrite) if x.deferred is None else x.deferred.then(step)

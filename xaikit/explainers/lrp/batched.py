@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Step(torch.autograd.Function):
+class RelevanceStep(torch.autograd.Function):
     """One step of the backward pass of relevance.
 
     Under torch.vmap a step sees one example of a batch that has a further dimension. Steps that act on each entry by

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import torch_private
-from xaikit.explainers.lrp.batched import Step
+from xaikit.explainers.lrp.batched import RelevanceStep
 
 # What an activation of exactly 0 counts as: a rule may still give it relevance (ZBox on a black pixel). Added to any
 # other activation it is lost in rounding.
@@ -139,7 +139,7 @@ def _memory(x: Tensor) -> int:
     return torch_private.batch_of(x).untyped_storage().data_ptr()
 
 
-class Stop(Step):
+class Stop(RelevanceStep):
     """x for the forward pass; no relevance reaches it (a frozen scale, an attention weight)."""
 
     @staticmethod
@@ -155,7 +155,7 @@ class Stop(Step):
         return (None if ctx.flow.active else grads[0]), None
 
 
-class Share(Step):
+class Share(RelevanceStep):
     """x for the forward pass; the given fraction of the relevance reaches it."""
 
     @staticmethod
@@ -171,7 +171,7 @@ class Share(Step):
         return (grads[0] * ctx.fraction if ctx.flow.active else grads[0]), None, None
 
 
-class ReadRelevance(Step):
+class ReadRelevance(RelevanceStep):
     """y for the forward pass and for true gradients; relevance goes to a leaf, where it is read off."""
 
     @staticmethod
@@ -187,7 +187,7 @@ class ReadRelevance(Step):
         return (None, grads[0], None) if ctx.flow.active else (grads[0], None, None)
 
 
-class BranchRelevance(Step):
+class BranchRelevance(RelevanceStep):
     """y for the forward pass and for true gradients; its relevance goes the way of y and of a branch, each in full."""
 
     @staticmethod
@@ -203,7 +203,7 @@ class BranchRelevance(Step):
         return grads[0], (grads[0] if ctx.flow.active else None), None
 
 
-class Pass(Step):
+class Pass(RelevanceStep):
     """y = f(x), entry by entry: x gets the relevance of y, R_in = R_out."""
 
     @staticmethod
@@ -228,7 +228,7 @@ class Pass(Step):
             return g * nonzero(y) / nonzero(x), None, None
 
 
-class Output(Step):
+class Output(RelevanceStep):
     """y of an operation that is linear in its input; `damp(g, y)` stands for R / y = g in its backward pass.
 
     This is zennit's Epsilon and Norm: R_in = x * (dy/dx)^T (R_out / (y + epsilon * sign(y))).
@@ -254,7 +254,7 @@ class Output(Step):
             return ctx.damp(g, y), None, None
 
 
-class Ruled(Step):
+class Ruled(RelevanceStep):
     """y of a layer whose input gets its relevance by `rule(x, y, R / y, *parameters) -> R_in / x`."""
 
     ELEMENTWISE = False
@@ -287,7 +287,7 @@ class Ruled(Step):
             return ctx.rule(x, y, g, *ctx.saved_tensors), None, *no_gradients
 
 
-class UserRuled(Step):
+class UserRuled(RelevanceStep):
     """y of an operation whose operands get their relevance by `rule(R, y, *operands) -> R_in of each`."""
 
     ELEMENTWISE = False

@@ -18,27 +18,27 @@ def depends(output: Tensor, inputs: Iterable[Tensor]) -> bool:
     """Whether autograd leads from a result back to one of some tensors, other than through a frozen scale."""
     with torch_private.DisableTorchFunction():
         goals = {get_gradient_edge(x).node for x in inputs}
-    seen, waiting = set(), [output.grad_fn]
+    visited, waiting = set(), [output.grad_fn]
     while waiting:
         node = waiting.pop()
         if node in goals:
             return True
-        if node is None or node in seen or node.name() == "StopBackward":
+        if node is None or node in visited or node.name() == "StopBackward":
             continue
-        seen.add(node)
+        visited.add(node)
         waiting += [following for following, _ in node.next_functions]
     return False
 
 
-def operations_before(output: Tensor, known: Iterable[Tensor]) -> str:
+def operations_before(output: Tensor, tensors: Iterable[Tensor]) -> str:
     """Names of the operations that lead from known tensors, or from rules, to a result."""
-    goals, names = {x.grad_fn for x in known}, dict[str, None]()
-    seen, waiting = set(), [output.grad_fn]
+    goals, names = {x.grad_fn for x in tensors}, dict[str, None]()
+    visited, waiting = set(), [output.grad_fn]
     while waiting:
         node: Any = waiting.pop()
-        if node is None or node in seen or node in goals or not node.next_functions or _ours(node):
+        if node is None or node in visited or node in goals or not node.next_functions or _ours(node):
             continue
-        seen.add(node)
+        visited.add(node)
         names[_operation(node)] = None
         waiting += [following for following, _ in node.next_functions]
     return ", ".join(reversed(names))

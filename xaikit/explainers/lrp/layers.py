@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Forward = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+LayerFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Transpose = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -25,7 +25,7 @@ class Operation:
         groups: of a convolution; dimension 1 of W holds the channels of one group.
     """
 
-    forward: Forward
+    forward: LayerFunction
     transpose: Transpose
     out_dim: int = 0
     channel_dim: int = 1

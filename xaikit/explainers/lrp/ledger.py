@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import torch_private
-from xaikit.explainers.lrp.batched import Step
+from xaikit.explainers.lrp.batched import RelevanceStep
 from xaikit.explainers.lrp.flow import Flow, relevance_of
 from xaikit.explainers.lrp.operations import apply_rule
 from xaikit.explainers.lrp.registry import HANDLERS, USER_RULES
@@ -73,7 +73,7 @@ class Ledger:
         return {k: v for k, v in must.items() if abs(v) > max(1e-4 * total, rounding)}
 
 
-class Probe(Step):
+class Probe(RelevanceStep):
     """Identity that records the relevance which passes."""
 
     @staticmethod

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.graph import disable_saved_tensors_hooks, saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -122,9 +122,10 @@ class Trace(TorchFunctionMode):
 
     def _report(self) -> None:
         if self.unknown:
-            named = ", ".join(f"{op}{f' (in {where})' if where else ''}" for op, where in self.unknown.items())
+            operations = ", ".join(f"{op}{f' (in {where})' if where else ''}" for op, where in self.unknown.items())
             warnings.warn(
-                f"LRP has no rule for: {named}; relevance follows the plain gradient there and may not be conserved",
+                f"LRP has no rule for: {operations}; relevance follows the plain gradient there and may not be "
+                "conserved",
                 stacklevel=2,
             )
 
@@ -224,7 +225,7 @@ class Trace(TorchFunctionMode):
             output = func(*args, **kwargs)
             return self._of_tokens(output, func, args) if self.tokens else output
         # A checkpoint would compute what is saved again, without rules.
-        with saved_tensors_hooks(_as_is, _as_is) if torch_private.saved_tensors_are_hooked() else nullcontext():
+        with saved_tensors_hooks(_as_is, _as_is) if saved_tensors_are_hooked() else nullcontext():
             if self.ledger is not None:
                 return audited(self, self.ledger, func, args, kwargs)
             return apply_rule(self, func, args, kwargs)
@@ -242,6 +243,16 @@ class Trace(TorchFunctionMode):
     def mark(self, output: Any, mark: Mark = PLAIN) -> Any:
         """Note that a result depends on the explained input."""
         return self.marks.set(output, mark)
+
+
+def saved_tensors_are_hooked() -> bool:
+    """Whether something (`torch.utils.checkpoint`) takes the tensors that operations save for their backward pass."""
+    try:
+        # torch refuses to disable hooks while some are set, and has no other public way to ask.
+        with disable_saved_tensors_hooks("saved tensors are hooked"):
+            return False
+    except RuntimeError:
+        return True
 
 
 def _as_is(x: Tensor) -> Tensor:

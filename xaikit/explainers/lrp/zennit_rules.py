@@ -75,11 +75,11 @@ class Rule:
         return self.damp is not None or self.make is not None
 
 
-Table = weakref.WeakKeyDictionary[type, tuple["Rule | None", dict[Any, Any] | None]]
+RuleTable = weakref.WeakKeyDictionary[type, tuple["Rule | None", dict[Any, Any] | None]]
 # What was looked up, for composites whose rules go by the type of a module and by what ran before alone: a rule for it
 # in each context, and the context that follows where it is another. Other settings are another composite, and a changed
 # model shows other types: nothing in here can become stale.
-BY_TYPE: weakref.WeakKeyDictionary[Any, dict[Any, Table]] = weakref.WeakKeyDictionary()
+BY_TYPE: weakref.WeakKeyDictionary[Any, dict[Any, RuleTable]] = weakref.WeakKeyDictionary()
 
 
 def by_type(composite: Any) -> Any:
@@ -105,7 +105,7 @@ class Rules:
 
     def _enter(self, context: dict[Any, Any]) -> None:
         self.context = context
-        self.table: Table | None = None
+        self.table: RuleTable | None = None
         if self.by_type is not None:
             key = tuple(context.items())
             self.table = self.by_type.get(key)

@@ -11,6 +11,7 @@ from torch import nn
 
 from xaikit.core.errors import NonFiniteError
 from xaikit.explainers.lrp import AttnLRP, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
+from xaikit.explainers.lrp.trace import saved_tensors_are_hooked
 from xaikit.testing import directional_derivative_error
 from xaikit.torch_ops import KINDS, Kind
 
@@ -271,6 +272,20 @@ def test_subclasses_of_tensors(method):
         torch.testing.assert_close(values.as_subclass(torch.Tensor), truth)
 
 
+def test_hooks_on_saved_tensors_are_seen():
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
+    assert not saved_tensors_are_hooked()
+    with hooks:
+        assert saved_tensors_are_hooked()
+        assert (torch.ones(2, requires_grad=True) ** 2).sum().requires_grad  # the hooks go on
+    with torch.autograd.graph.disable_saved_tensors_hooks("not here"):
+        assert not saved_tensors_are_hooked()
+        with pytest.raises(RuntimeError, match="not here"), hooks:
+            pass
+    with hooks:  # allowed again
+        assert saved_tensors_are_hooked()
+
+
 def convolutional():
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4), nn.GELU(),
@@ -443,8 +458,13 @@ def test_all_of_torchs_functions_of_one_tensor_conserve():
             score = net(x)[:, 1].detach()
         except Exception:  # noqa: BLE001, S112  (it takes other arguments than one tensor)
             continue
+        try:
+            relevance = LRPUniformEpsilon(net, epsilon=1e-12).attribute(x, 1)
+        except RuntimeError as err:
+            if "derivative for" in str(err) and "is not implemented" in str(err):  # as torch 2.6 says of aminmax
+                continue
+            raise
         tried += 1
-        relevance = LRPUniformEpsilon(net, epsilon=1e-12).attribute(x, 1)
         wrong[name] = float((relevance.sum() - score.sum()).abs() / score.abs().max())
     assert tried > 90
     assert {name: gap for name, gap in wrong.items() if not gap < 1e-3} == {}

@@ -15,10 +15,10 @@ from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.elementwise import choose
 from xaikit.explainers.cd.ruleset import RuleSet
 from xaikit.explainers.cd.shares import ATTENTION_MASK
-from xaikit.explainers.cd.steps import Split, after, run
+from xaikit.explainers.cd.steps import SplitStep, after, run
 from xaikit.torch_ops import Kind, operation_name
 
-Function = Callable[[Tensor], Tensor]
+EntryFunction = Callable[[Tensor], Tensor]
 
 
 def split_gain(rules: RuleSet, of_r: Tensor, of_s: Tensor, gain: Tensor, at_zero: Tensor | None) -> Tensor:
@@ -34,7 +34,9 @@ def split_gain(rules: RuleSet, of_r: Tensor, of_s: Tensor, gain: Tensor, at_zero
     return torch.stack([first, gain - first])
 
 
-def activation(x: Decomposed, function: Function, at_zero: Tensor | None = None, *, fixed: bool = True) -> Decomposed:
+def activation(
+    x: Decomposed, function: EntryFunction, at_zero: Tensor | None = None, *, fixed: bool = True
+) -> Decomposed:
     """The rule for an elementwise f: its gain over f(0) is split by `split_gain`, f(0) shared as a constant.
 
     Without `at_zero` f is asked for f(0). One that is not `fixed` has parameters of its own, for autograd to see.
@@ -46,7 +48,7 @@ def activation(x: Decomposed, function: Function, at_zero: Tensor | None = None,
     symmetric = x.context.rules.activation == "symmetric"
     if complex(zero) == 0:
         if fixed and not x.dtype.is_complex:  # a fused step writes into tensors of x's own type; |x| is real
-            return after(x, Split(function, symmetric))
+            return after(x, SplitStep(function, symmetric))
         of_s = function(x.irrelevant) if symmetric else x.irrelevant
         return x.like(split_gain(x.context.rules, function(x.relevant), of_s, function(x.sums), None))
     zero = zero if zero.device == device else at(device)
@@ -132,7 +134,7 @@ def softmax(function: Any, input: Decomposed, dim: int | None = None, *args: Any
         zeros = torch.zeros(row, dtype=x.dtype, device=x.parts.device)
     of_zero = torch.softmax(zeros, axis, dtype=dtype)
     if axis == x.dim() - 1 and dtype in (None, x.dtype) and x.context.rules.activation == "symmetric":
-        split = Split(lambda value: torch.softmax(value, -1), at_zero=of_zero)
+        split = SplitStep(lambda value: torch.softmax(value, -1), at_zero=of_zero)
         return (
             after(after(x, split), constant_step(x, of_zero))
             if x.deferred

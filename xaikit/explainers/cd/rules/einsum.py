@@ -64,8 +64,8 @@ def _share(share: Tensor, letters: str, target: str) -> Tensor:
     for letter in dict.fromkeys(letters):
         if letter not in target:
             share, letters = share.mean(1 + letters.index(letter)), letters.replace(letter, "", 1)
-    kept = [letter for letter in target if letter in letters]
-    share = share.permute(0, *(1 + letters.index(letter) for letter in kept))
+    common = [letter for letter in target if letter in letters]
+    share = share.permute(0, *(1 + letters.index(letter) for letter in common))
     for position, letter in enumerate(target):
         share = share if letter in letters else share.unsqueeze(1 + position)
     return share

@@ -51,8 +51,8 @@ class LSTMStep:
         constants = constant_shares(x)
         both = torch.stack([constants, 1 - constants])
         self.constant_counts = both != 0
-        kept = self.of_bias[:size] * self.of_bias[2 * size : 3 * size]
-        self.kept = (both.expand(-1, -1, -1, x.shape[1], -1) * kept).movedim(2, 0).unbind(0)
+        of_cell = self.of_bias[:size] * self.of_bias[2 * size : 3 * size]
+        self.kept = (both.expand(-1, -1, -1, x.shape[1], -1) * of_cell).movedim(2, 0).unbind(0)
 
     @staticmethod
     def start(hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -43,15 +43,17 @@ def maximum(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     """Max pooling: both parts are gathered at the maxima of the total."""
     name = operation_name(function)
     place, dims = 1 if "adaptive" in name else 5, MAXIMA[name]
-    asked = kwargs.pop("return_indices", args[place] if len(args) > place else "_with_indices" in plain_name(function))
+    with_indices = kwargs.pop(
+        "return_indices", args[place] if len(args) > place else "_with_indices" in plain_name(function)
+    )
     later = input.deferred if input.deferred is not None and input.deferred.per_channel else None
     total = input.total if later is None else later.total()
     _, indices = getattr(functional, f"{name}_with_indices")(total, *args[:place], **kwargs)
     if later is None:
-        taken = input.like(select(input.parts, indices, dims))
+        pooled = input.like(select(input.parts, indices, dims))
     else:  # the steps are the same at all places of a channel
-        taken = later.picked(lambda parts: select(parts, indices, dims))
-    return (taken, indices) if asked else taken
+        pooled = later.picked(lambda parts: select(parts, indices, dims))
+    return (pooled, indices) if with_indices else pooled
 
 
 def select(parts: Tensor, indices: Tensor, dims: int) -> Tensor:

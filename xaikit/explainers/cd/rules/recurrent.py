@@ -74,8 +74,8 @@ def _layer(name: str, sequences: Sequences, state: tuple[Any, ...], weights: Wei
 def _run(name: str, x: Any, state: tuple[Any, ...], weights: Weights, *, reverse: bool) -> Any:
     """Output (time, N, hidden) and final states (N, hidden) of one layer in one direction, on x (time, N, features)."""
     share = shares.without_dim(x.share, -1)
-    each = share if shares.is_uniform(share) else share.mean(1)  # (masks, N, 1): the same at each step
-    like = x.like(x.parts[:, :, 0], each)
+    step_share = share if shares.is_uniform(share) else share.mean(1)  # (masks, N, 1): the same at each step
+    like = x.like(x.parts[:, :, 0], step_share)
     states = [(s if isinstance(s, Decomposed) else constant_like(s, like)).parts for s in state]
     step = STEPS[name](x, weights)
     alive = _alive(x.parts, states, step.constant_counts, reverse=reverse)
@@ -86,7 +86,7 @@ def _run(name: str, x: Any, state: tuple[Any, ...], weights: Weights, *, reverse
             outputs.append(running[0][:2])
     output = torch.stack(outputs[::-1] if reverse else outputs, 2)
     finals = (running[0][:2].clone(), *(state.clone() for state in running[1 : len(states)]))
-    return x.like(output, share), tuple(like.like(final, each) for final in finals)
+    return x.like(output, share), tuple(like.like(final, step_share) for final in finals)
 
 
 def _alive(parts: Tensor, states: list[Tensor], constant_counts: Tensor, *, reverse: bool) -> Any:

@@ -57,8 +57,8 @@ def reshape(function: Any, input: Decomposed, *shape: Any, **kwargs: Any) -> Any
         )
     sizes = sizes_of(shape)
     if -1 in sizes:
-        known = prod(size for size in sizes if size != -1)
-        sizes[sizes.index(-1)] = input.numel() // known if known else 0
+        known_size = prod(size for size in sizes if size != -1)
+        sizes[sizes.index(-1)] = input.numel() // known_size if known_size else 0
     if input.has_no_views and channels_behind(input.parts):
         # The model's own tensor is in the usual order and shares its memory with its view, so an in-place op on either
         # reaches both; so must these.

@@ -92,11 +92,11 @@ def insert(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
 
     operands = [(value, rows(value)) for value in (input, *arguments)]
     keywords = {name: (value, rows(value)) for name, value in options.items()}
-    done = [
+    written = [
         function(*(of_part(*value, i) for value in operands), **{k: of_part(*v, i) for k, v in keywords.items()})
         for i in range(2 * like.parts.shape[1])
     ]
-    return like.like(torch.stack(done).unflatten(0, like.parts.shape[:2]))
+    return like.like(torch.stack(written).unflatten(0, like.parts.shape[:2]))
 
 
 def _is_index(value: Any) -> bool:
