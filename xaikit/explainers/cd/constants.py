@@ -11,6 +11,8 @@ obtained by a subtraction from c.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,8 @@ def add_constant(
         parts, may_overwrite = parts.expand(*parts.shape[:2], *shape), False
     aligned = x if parts is x.parts else x.like(parts, x.aligned_share(ndim))
     if x.dtype.is_complex:
-        return _add_by_components(aligned if scale is None else aligned * scale, constant.to(x.dtype).expand(shape))
+        scaled: Any = aligned if scale is None else aligned * scale
+        return _add_by_components(scaled, constant.to(x.dtype).expand(shape))
     return run(aligned, [constant_step(x, constant, scale)], may_overwrite=may_overwrite)
 
 
