@@ -8,6 +8,7 @@ import torch
 from tests.random_nets.checks import check
 from tests.random_nets.kinds import KINDS
 from tests.random_nets.nets import build
+from xaikit import Gradient
 
 
 def test_a_seed_always_gives_the_same_net():
@@ -37,3 +38,9 @@ def test_ten_random_nets(seed):
 def test_a_hundred_random_nets(start):
     outcomes = [check(seed) for seed in range(start, start + 10)]
     assert not {o.case.seed: o.violations for o in outcomes if o.violations}
+
+
+def test_a_wrong_gradient_is_found(monkeypatch):
+    true = Gradient._attribute
+    monkeypatch.setattr(Gradient, "_attribute", lambda self, call: tuple(2 * g for g in true(self, call)))
+    assert any(check(seed).violations for seed in range(3))
