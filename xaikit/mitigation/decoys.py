@@ -89,16 +89,16 @@ class Regions:
             if len(donors) == classes and all(len(rows) == most for rows in donors.values()):
                 break
         self._donors = dict(sorted(donors.items()))
-        self._lent = self._choose_lent()
+        self._lent = self._choose_lent(torch.Generator().manual_seed(seed))
 
-    def _choose_lent(self) -> list[tuple[int, int, Tensor, Tensor]]:
+    def _choose_lent(self, generator: torch.Generator) -> list[tuple[int, int, Tensor, Tensor]]:
         """Some donors of every class, whose region each sample gets."""
         labels = list(self._donors)
-        order = torch.randperm(len(labels), generator=self._generator).tolist()[:MAX_FLIPS]
+        order = torch.randperm(len(labels), generator=generator).tolist()[:MAX_FLIPS]
         each = max(1, min(FLIPS_OF_CLASS, MAX_FLIPS // max(1, len(order))))
         lent = []
         for label in sorted(labels[i] for i in order):
-            rows = torch.randperm(len(self._donors[label]), generator=self._generator).tolist()[:each]
+            rows = torch.randperm(len(self._donors[label]), generator=generator).tolist()[:each]
             lent += [(label, number, *self._donors[label][row]) for number, row in enumerate(rows)]
         return lent
 

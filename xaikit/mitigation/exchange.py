@@ -27,7 +27,7 @@ def transplanted(donors: Tensor, donor_masks: Tensor, mask: Tensor) -> Tensor:
         donor_masks: of the donors, of their shape.
         mask: where the regions go, of the same shape.
     """
-    if not 3 <= donors.ndim <= 5:
+    if not 3 <= donors.ndim <= 5 or torch.equal(donor_masks, mask):
         return donors
     moved = donors.clone()
     for row in range(len(donors)):
