@@ -19,7 +19,7 @@ from xaikit.core.pandas_import import import_pandas
 from xaikit.core.renames import renamed_arguments
 from xaikit.core.results import Real, Result
 from xaikit.core.structure import flatten
-from xaikit.mitigation.decoys import KEPT, Decoy, decoys
+from xaikit.mitigation.decoys import FLIPPED, KEPT, REMOVED, Decoy, Flip, decoys
 from xaikit.mitigation.evaluation import (
     by_group,
     check_all_used,
@@ -29,6 +29,8 @@ from xaikit.mitigation.evaluation import (
 from xaikit.mitigation.forward import class_logits, evaluating
 from xaikit.mitigation.penalties import check_labels
 from xaikit.mitigation.tables import aligned, percent
+
+RELIES = 0.1  # share of predictions that follow the shortcut, above which a model relies on it
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -58,6 +60,23 @@ class Assessment(Result):
     def worst(self) -> dict[str, float]:
         """Accuracy in the worst group, by what became of the shortcut."""
         return {name: min(groups.values()) for name, groups in self.groups.items()}
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: whether the model relies on the shortcut.
+
+        It does where more than a tenth of the predictions change when the shortcut is exchanged: "flipped", or without
+        that the change that moves most predictions.
+        """
+        exchanges = [name for name in self.changed if name not in (KEPT, REMOVED)] or list(self.changed)
+        if not exchanges:
+            return "whether it relies on the shortcut is unknown: nothing was exchanged"
+        name = FLIPPED if FLIPPED in exchanges else max(exchanges, key=lambda n: self.changed[n])
+        opening = "still relies on it" if self.changed[name] > RELIES else "does not rely on it"
+        return (
+            f"{opening}: {percent(self.changed[name])} of predictions change when it is exchanged; accuracy on "
+            f"exchanged data {percent(self.accuracy[name])}"
+        )
 
     def row(self, *, groups: bool = False) -> dict[str, float]:
         """All measures in one line: accuracy, worst group, changed and mass, by names such as ``worst flipped``.
@@ -95,7 +114,7 @@ class Assessment(Result):
             worst = min(groups, key=lambda group: groups[group])
             changed = percent(self.changed[name]) if name in self.changed else ""
             lines.append([name, percent(value), f"{percent(groups[worst])} ({worst})", changed])
-        text = [f"Assessment of {self.samples} samples", *aligned(lines)]
+        text = [f"Assessment of {self.samples} samples", self.verdict, *aligned(lines)]
         if self.mass:
             shares = ", ".join(f"{name} {percent(value)}" for name, value in self.mass.items())
             text.append(f"relevance in the mask, {percent(self.area or 0.0)} of the features: {shares}")
@@ -118,9 +137,11 @@ def assess(  # noqa: PLR0913
     """How right a model is, and how much of that hangs on a shortcut.
 
     What becomes of the shortcut is said by `decoy`. Where only masks are given, the masked region is the shortcut:
-    "randomised" takes the region from a random other sample, "flipped" from one of the class C - 1 - y (the next one,
-    where that is y itself), "removed" fills it with 0. The samples that lend their region, at most 512 (or one for each
-    class), are the first of each class in the data, which are read once more for it.
+    "randomised" takes the region from a random other sample, "removed" fills it with 0. For "flipped", all samples get
+    the region of one sample of another class. This is done with up to 4 samples of each class, 40 in all, and the one
+    with the lowest accuracy on the samples of other classes is shown; samples of its own class get the worst one of the
+    others. A region that lies elsewhere is moved to where the sample's own mask is. The samples that lend their region,
+    at most 512 (or one for each class), are the first of each class in the data, which are read once more for it.
 
     Args:
         model: returns logits (N, C), or holds them under `head`.
@@ -145,6 +166,7 @@ def assess(  # noqa: PLR0913
     >>> x, y = torch.tensor([[1.0, 0.5], [1.0, -0.5], [-1.0, 0.5], [-1.0, -0.5]]), torch.tensor([0, 0, 1, 1])
     >>> assess(model, (x, y), shortcut_masks=torch.tensor([1.0, 0.0]), progress=False)
     Assessment of 4 samples
+    still relies on it: 100.0 % of predictions change when it is exchanged; accuracy on exchanged data 0.0 %
     shortcut    accuracy  worst group  changed
     kept         100.0 %  100.0 % (0)
     randomised    50.0 %   50.0 % (0)   50.0 %
@@ -179,15 +201,17 @@ class _Tally:
     def __init__(self, groups: Any) -> None:
         self._groups = groups
         self._names: list[Any] = []
-        self._right: dict[str, list[Tensor]] = {}
-        self._changed: dict[str, list[Tensor]] = {}
+        self._labels: list[Tensor] = []
+        self._right: dict[str | Flip, list[Tensor]] = {}
+        self._changed: dict[str | Flip, list[Tensor]] = {}
         self._mass: dict[str, list[Tensor]] = {}
         self._area: list[Tensor] = []
 
     def begin(self, x: Any, y: Tensor) -> None:
+        self._labels.append(y.cpu())
         self._names += group_names(self._groups, x, y, len(self._names))
 
-    def count(self, name: str, predicted: Tensor, y: Tensor) -> None:
+    def count(self, name: str | Flip, predicted: Tensor, y: Tensor) -> None:
         if name == KEPT:
             self._kept = predicted
         else:
@@ -212,21 +236,47 @@ class _Tally:
     def result(self) -> Assessment:
         check_all_used(self._groups, len(self._names))
         right = {name: torch.cat(parts) for name, parts in self._right.items()}
-        uneven = [name for name, hits in right.items() if len(hits) != len(self._names)]
+        changed = {name: torch.cat(parts) for name, parts in self._changed.items()}
+        uneven = [
+            str(FLIPPED if isinstance(name, Flip) else name)
+            for name, hits in right.items()
+            if len(hits) != len(self._names)
+        ]
         if uneven:
             raise InvalidInputError(
                 f"some batches have a mask and others none, so that {', '.join(uneven)} is for a part"
             )
+        accurate, moved = _worst_flip(right, changed, torch.cat(self._labels))
         area = torch.cat(self._area) if self._area else torch.empty(0)
         masses = {name: torch.cat(parts) for name, parts in self._mass.items()}
         return Assessment(
-            accuracy={name: _mean(hits) for name, hits in right.items()},
-            groups={name: by_group(hits, self._names) for name, hits in right.items()},
-            changed={name: _mean(torch.cat(parts)) for name, parts in self._changed.items()},
+            accuracy={name: _mean(hits) for name, hits in accurate.items()},
+            groups={name: by_group(hits, self._names) for name, hits in accurate.items()},
+            changed={name: _mean(parts) for name, parts in moved.items()},
             mass={name: _mean(values) for name, values in masses.items() if len(values)},
             area=_mean(area) if len(area) else None,
             samples=len(self._names),
         )
+
+
+def _worst_flip(
+    right: dict[str | Flip, Tensor], changed: dict[str | Flip, Tensor], labels: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Both with the worst region in place of all that were tried, under "flipped": the rest is as it came."""
+    flips = [name for name in right if isinstance(name, Flip) and bool((labels != name.label).any())]
+    order = sorted(flips, key=lambda flip: _mean(right[flip][labels != flip.label]))
+    second = next((flip for flip in order if flip.label != order[0].label), None)
+
+    def shown(values: dict[str | Flip, Tensor]) -> dict[str, Tensor]:
+        result: dict[str, Tensor] = {}
+        for name, value in values.items():
+            if isinstance(name, str):
+                result[name] = value
+            elif second is not None:
+                result[FLIPPED] = torch.where(labels == order[0].label, values[second], values[order[0]])
+        return result
+
+    return shown(right), shown(changed)
 
 
 def _mean(values: Tensor) -> float:

@@ -39,6 +39,13 @@ class AttributionMitigator(Mitigator):
     output: Annotated[str, Categorical(*OUTPUTS, search=False), "what the score is"] = "log_probability"
     mode: Annotated[str, Categorical(*MODES, search=False), "in which the model is explained"] = "auto"
 
+    @property
+    def flat_when_sure(self) -> bool:
+        """Whether the score is a probability; the logarithms of several, added or in a random mixture, are not flat."""
+        return self.output == "probability" or (
+            self.output == "log_probability" and self.target in ("label", "predicted")
+        )
+
     def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, masks: Any, seed: int) -> tuple[Tensor, Tensor]:
         in_own_mode = self.mode == "train"
         if autocast_on(x) or self.mode == "eval" or (not in_own_mode and mode_matters(model)):

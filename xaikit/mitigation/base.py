@@ -255,6 +255,11 @@ class Mitigator(Configured, abc.ABC):
         history: History = processes.launch(train, self, model, source, Options(path, stopping, progress))
         return history
 
+    @property
+    def flat_when_sure(self) -> bool:
+        """Whether the penalised scores are flat where the model is sure, so that the penalty is inert."""
+        return False
+
     def _of_full_mask(self) -> str | None:
         """What comes of a mask that covers everything, where that cannot be meant."""
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -106,6 +107,60 @@ class MaskWatch:
             warnings.warn(f"the mask is zero everywhere, so {mitigator.EMPTY_MASK_WARNING}", stacklevel=stacklevel)
         if not self.outside and (comes := mitigator._of_full_mask()):
             warnings.warn(f"the mask covers everything, so {comes}", stacklevel=stacklevel)
+
+
+class DoubtWatch:
+    """Whether the scores that a penalty explains are flat, since the model is sure of its classes.
+
+    The derivative of log p by the logits is at most 1 - p, the doubt. It is watched over one epoch: the first in which
+    the penalty has its full weight. A model that is sure before the penalty acts will not learn from it.
+    """
+
+    FLAT = 0.05  # mean doubt below which a squared gradient of log p is less than a hundredth of the logit's
+
+    def __init__(self, mitigator: Mitigator) -> None:
+        self._mitigator, self._sum, self._steps = mitigator, 0.0, 0
+
+    def doubt(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean of 1 - p: of the label or, where labels are no classes, of the predicted class; NaN where unknown.
+
+        Args:
+            logits: of the batch.
+            labels: of the batch.
+        """
+        if logits.ndim != 2 or logits.shape[1] == 1:
+            return torch.tensor(torch.nan, device=logits.device)
+        chances = logits.detach().softmax(-1)
+        is_class = (
+            labels.shape == logits.shape[:1]
+            and not labels.is_floating_point()
+            and not callable(self._mitigator.task_loss)
+        )
+        return 1 - (chances.gather(1, labels[:, None]) if is_class else chances.amax(-1)).mean()
+
+    def add(self, doubt: float) -> None:
+        """Take the doubt of a step into account."""
+        self._sum, self._steps = self._sum + doubt, self._steps + 1
+
+    def close_epoch(self, begun: float, *, stacklevel: int) -> bool:
+        """Warn where the scores are flat; whether the epoch was the one to look at.
+
+        Args:
+            begun: epochs that were done when this one began.
+            stacklevel: of the warning.
+        """
+        mean = self._sum / self._steps if self._steps else math.nan
+        self._sum, self._steps = 0.0, 0
+        if begun < self._mitigator.warmup:
+            return False
+        if mean < self.FLAT and self._mitigator.weight > 0:
+            warnings.warn(
+                f"the model is sure of its classes (mean probability {100 * (1 - mean):.1f} %), so its "
+                "(log-)probabilities are flat, and the penalty on their explanation hardly acts; penalise the logit: "
+                "output='logit'",
+                stacklevel=stacklevel,
+            )
+        return True
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,22 @@ from xaikit.mitigation.exchange import exchanged, is_text
 Decoy = Callable[[Any, Any], Any]
 KEPT, RANDOMISED, FLIPPED, REMOVED = "kept", "randomised", "flipped", "removed"
 DONOR_SAMPLES = 512  # samples whose regions are lent, for all classes together
+
+
+MAX_FLIPS = 40  # regions that every sample gets in turn
+FLIPS_OF_CLASS = 4  # such regions of one class
+
+
+class Flip(NamedTuple):
+    """The name of a variant in which all samples have the region of one donor.
+
+    Attributes:
+        label: the donor's class.
+        number: which of the donors of its class.
+    """
+
+    label: int
+    number: int
 
 
 def mirrored(labels: Tensor, classes: int) -> Tensor:
@@ -31,7 +47,7 @@ class Decoys:
         self._decoy, self._classes = decoy, classes
         self._generator = torch.Generator().manual_seed(seed)
 
-    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str, Any]]:  # noqa: ARG002
+    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str | Flip, Any]]:  # noqa: ARG002
         """Each with its name, the kept one first."""
         random = torch.randint(self._classes, y.shape, generator=self._generator).to(y.device)
         yield KEPT, self._decoy(x, y)
@@ -46,7 +62,7 @@ class Named:
     def __init__(self, decoys: Mapping[str, Decoy]) -> None:
         self._decoys = decoys
 
-    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str, Any]]:  # noqa: ARG002
+    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str | Flip, Any]]:  # noqa: ARG002
         """Each with its name, the kept one first."""
         yield KEPT, x
         for name, decoy in self._decoys.items():
@@ -73,8 +89,20 @@ class Regions:
             if len(donors) == classes and all(len(rows) == most for rows in donors.values()):
                 break
         self._donors = dict(sorted(donors.items()))
+        self._lent = self._choose_lent(torch.Generator().manual_seed(seed))
 
-    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str, Any]]:
+    def _choose_lent(self, generator: torch.Generator) -> list[tuple[int, int, Tensor, Tensor]]:
+        """Some donors of every class, whose region each sample gets."""
+        labels = list(self._donors)
+        order = torch.randperm(len(labels), generator=generator).tolist()[:MAX_FLIPS]
+        each = max(1, min(FLIPS_OF_CLASS, MAX_FLIPS // max(1, len(order))))
+        lent = []
+        for label in sorted(labels[i] for i in order):
+            rows = torch.randperm(len(self._donors[label]), generator=generator).tolist()[:each]
+            lent += [(label, number, *self._donors[label][row]) for number, row in enumerate(rows)]
+        return lent
+
+    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str | Flip, Any]]:
         """Each with its name, the kept one first; only that where there is no mask."""
         yield KEPT, x
         if mask is None or len(self._donors) < 2:
@@ -83,10 +111,11 @@ class Regions:
         inside = _inside(mask, tensor)
         present = torch.tensor(list(self._donors))
         random = present[torch.randint(len(present), y.shape, generator=self._generator)]
-        flipped = mirrored(y.cpu(), self._classes)
-        for name, classes in ((RANDOMISED, random), (FLIPPED, flipped)):
-            other, donor_masks = (part.to(tensor.device) for part in self._choose_donors(classes, present))
-            yield name, rebuild((exchanged(tensor, inside, other, donor_masks),))
+        other, donor_masks = (part.to(tensor.device) for part in self._choose_donors(random, present))
+        yield RANDOMISED, rebuild((exchanged(tensor, inside, other, donor_masks),))
+        for label, number, row, row_mask in self._lent:
+            other, donor_masks = (part.to(tensor.device).expand_as(tensor) for part in (row, row_mask))
+            yield Flip(label, number), rebuild((exchanged(tensor, inside, other, donor_masks),))
         removed = tensor - inside * tensor if tensor.is_floating_point() else tensor.masked_fill(inside > 0.5, 0)
         yield REMOVED, rebuild((removed,))
 

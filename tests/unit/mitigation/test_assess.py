@@ -180,8 +180,9 @@ def test_masked_tokens_are_exchanged_wherever_they_stand():
 
 def test_what_it_looks_like():
     found = measure(Reads(1.0), data(), shortcut_masks=corner())
-    assert repr(found).splitlines()[:2] == [
+    assert repr(found).splitlines()[:3] == [
         "Assessment of 40 samples",
+        found.verdict,
         "shortcut    accuracy  worst group  changed",
     ]
     again = Assessment.from_dict(json.loads(json.dumps(found.to_dict())))
