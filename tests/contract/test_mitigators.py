@@ -122,9 +122,9 @@ def test_masks_that_cannot_be_meant_are_told(name, form):
 @pytest.mark.parametrize("name", list(MITIGATORS))
 def test_masks_for_another_number_of_samples(name):
     model, x, y, mask = case()
-    with pytest.raises(InvalidInputError, match=r"masks must have shape .*N = 4; got \(3, 6, 6\)"):
+    with pytest.raises(InvalidInputError, match=r"(masks|relevant_region) must have shape .*N = 4; got \(3, 6, 6\)"):
         make(name).fit(model, x, y, mask[:3], progress=False)
-    with pytest.raises(InvalidInputError, match=r"masks must have shape .*N = 4; got \(3, 6, 6\)"):
+    with pytest.raises(InvalidInputError, match=r"(masks|relevant_region) must have shape .*N = 4; got \(3, 6, 6\)"):
         make(name).loss(model, (x, y, mask[:3]))
 
 
