@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +24,7 @@ from xaikit.mitigation.fabric import OneProcess
 from xaikit.mitigation.forward import training_mode
 from xaikit.mitigation.guard import Guard, suspects
 from xaikit.mitigation.history import History
+from xaikit.mitigation.interruption import interruptible
 from xaikit.mitigation.penalties import REGRESSION
 from xaikit.mitigation.sources import InMemorySource, Source, TrainingStep
 
@@ -76,7 +75,7 @@ def train(processes: OneProcess, mitigator: Mitigator, model: nn.Module, source:
     processes.setup(by_sample(mitigator), model, optimizer)
     own_seed = mitigator.random_state is not None or processes.part.world_size > 1
     keep = torch.random.fork_rng() if own_seed else contextlib.nullcontext()
-    with training_mode(model), keep, _interruptible() as pressed:
+    with training_mode(model), keep, interruptible() as pressed:
         loop = Loop(processes, mitigator, model, source, options, device, optimizer)
         with loop.bar:
             stopped = loop.run(pressed)
@@ -377,25 +376,3 @@ def _count_right(logits: Tensor, labels: Tensor) -> Tensor:
         return torch.tensor(torch.nan, device=logits.device)
     predicted = (logits.reshape(-1) > 0).long() if logits.numel() == len(logits) else logits.argmax(-1)
     return (predicted == labels).sum()
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks to stop after the present step, with everything whole; the second stops at once."""
-    pressed = threading.Event()
-    default = signal.default_int_handler
-
-    def press(number: int, frame: Any) -> None:
-        if pressed.is_set():
-            default(number, frame)
-        pressed.set()
-
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not default:
-        yield pressed
-        return
-    signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, default)
