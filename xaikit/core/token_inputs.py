@@ -28,12 +28,12 @@ class Lookup(NamedTuple):
 
     Attributes:
         layer: the embedding's name.
-        index: of the input.
+        position: of the input.
         rows: of the embedding.
     """
 
     layer: str
-    index: int
+    position: int
     rows: int
 
 
@@ -51,8 +51,8 @@ def token_inputs(call: Call) -> set[int]:
     with torch.no_grad():
         lookups = find_lookups(call.model, inputs, candidates, lambda: uncut.forward(inputs, call.samples))
     points = call.layers or call.read_at
-    indices = {lookup.index for point in points for lookup in _of_tokens(lookups, point)} if points else set()
-    return indices or {lookup.index for lookup in _of_tokens(lookups)} or candidates
+    positions = {lookup.position for point in points for lookup in _of_tokens(lookups, point)} if points else set()
+    return positions or {lookup.position for lookup in _of_tokens(lookups)} or candidates
 
 
 def read_tokens(call: Call, values: Tensors) -> Tensor | None:
