@@ -215,8 +215,7 @@ def profile_sections(
 def _interval(candidate: Mapping[str, Any]) -> str:
     """The interval of a candidate's mean, as text; files of xaikit 0.1 have none."""
     interval = candidate.get("interval")
-    low, high = (interval["low"], interval["high"]) if interval else (None, None)
-    return "" if low is None else _range(low, high)
+    return "" if interval is None or interval["low"] is None else _range(interval["low"], interval["high"])
 
 
 def _objectives(row: Mapping[str, Any], result: TuneResult[Any]) -> dict[str, Any]:
