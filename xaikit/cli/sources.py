@@ -46,14 +46,14 @@ class ModelJob(Job):
 
     def with_embedding_layer(self, model: nn.Module, inputs: Any) -> Self:
         """The job with the model's embedding as its layer, if the samples are token ids and no layer is named."""
-        import torch
-
+        from xaikit.core.opening import embedding_layers
         from xaikit.core.structure import flatten
+        from xaikit.explainers import Gradient
 
-        embedding = next((name for name, m in model.named_modules() if isinstance(m, torch.nn.Embedding)), None)
-        if self.layer or embedding is None or any(t.is_floating_point() for t in flatten(inputs)[0]):
+        if self.layer or any(t.is_floating_point() for t in flatten(inputs)[0]):
             return self
-        return self.model_copy(update={"layer": embedding})
+        layers = embedding_layers(Gradient(model), inputs)
+        return self.model_copy(update={"layer": layers[0]}) if layers else self
 
     def view(self) -> dict[str, Any]:
         """The explainer's settings `head` and, if it is named, `layer`."""
