@@ -122,7 +122,11 @@ class DataFields(ImageFields):
 class MaskFields(DataFields):
     """A region of the samples: a file, or names."""
 
-    mask: Path | None = flag(None, help="Where relevance should lie: .png, .npy, or a folder named like the images.")
+    mask: Path | None = flag(
+        None,
+        help="Where relevance should lie: .png, .npy, a folder named like the images, COCO, LabelMe, CVAT or YOLO.",
+    )
+    mask_label: str = flag("", help="Only these labels of annotations, or numbers of an index picture: ruler,patch")
     mask_names: str = flag("", help="Instead of --mask: columns of a table, or tokens of texts: age,sex")
 
     def masks(self, data: Any, *, by_class: bool = False) -> Any:
@@ -130,4 +134,5 @@ class MaskFields(DataFields):
         from xaikit.cli.masks import read_masks
         from xaikit.cli.options import split_list
 
-        return read_masks(self.mask, split_list(self.mask_names), data, by_class=by_class)
+        labels = split_list(self.mask_label)
+        return read_masks(self.mask, split_list(self.mask_names), data, by_class=by_class, labels=labels)
