@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class List(Job):
-    """List explainers, metrics, mitigators, transforms and modalities: settings, whether a loss can hold them, source.
+    """List explainers, metrics, mitigators, factors, transforms and modalities: settings, whether a loss can hold them, source.
 
     A star marks the settings that xaikit tune searches, with the range.
 
@@ -54,6 +54,7 @@ def _registries() -> dict[str, Registry]:
         "explainers": core.EXPLAINERS,
         "metrics": core.METRICS,
         "mitigators": core.MITIGATORS,
+        "factors": core.FACTORS,
         "baselines": core.BASELINES,
         "feature_masks": core.FEATURE_MASKS,
         "poolings": core.POOLINGS,
