@@ -138,9 +138,7 @@ def test_maps_with_labels_of_another_kind_are_refused_with_the_remedy():
     with pytest.raises(InvalidInputError, match=r"labels must have shape \(8,\).* task_loss='cross_entropy'"):
         RRR().loss(Segmenter(False), (X, torch.zeros(8, 6, 6).long(), MASK))
     for labels, task in ((torch.arange(8) % 3, None), (torch.rand(8, 3, 6, 6), "binary_cross_entropy")):
-        with pytest.raises(
-            InvalidInputError, match=r"class for each, integers of shape \(8, 6, 6\), got .* 'random'"
-        ):
+        with pytest.raises(InvalidInputError, match=r"class for each, integers of shape \(8, 6, 6\), got .*='random'"):
             RRR(task_loss=task).loss(Segmenter(False), (X, labels, MASK))
     with pytest.raises(InvalidInputError, match="or say task_loss='cross_entropy' where it classifies each position"):
         RRR(target="all").loss(Segmenter(False), (X, torch.arange(8) % 3, MASK))
