@@ -123,7 +123,10 @@ def test_a_row_of_a_table(leave: Callable[..., int], capsys: pytest.CaptureFixtu
         (("nowhere", *READ), "no such file: nowhere\n"),
         ((".", *READ), ". is a folder: explain its images with --data ."),
         (("film.npy", *READ, "--tokenizer", "hf:words"), "no such file: film.npy"),
-        (("a film", *READ, "--tokenizer", "hf:words", "--row", "1"), "--row names a row of a .csv, .npy or .npz file"),
+        (
+            ("a film", *READ, "--tokenizer", "hf:words", "--row", "1"),
+            "--row names a row of a .csv, .tsv, .parquet, .jsonl, .npy or .npz file",
+        ),
         (PEOPLE, "people.csv is a data set: name one of its rows, --row N, or explain all, --data people.csv"),
         ((*PEOPLE, "--row", "1"), "people.csv has the rows 2 to 4, got --row 1"),
         (("people.npz", "--row", "2", *PEOPLE[5:]), "people.npz has the rows 0 to 1, got --row 2"),
