@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from xaikit.core import MITIGATORS, POSTPROCESSORS, Explainer, Float, Int, as_explainer
@@ -35,7 +35,7 @@ ROUNDING = 1e-6  # of a value: what models in single precision leave
 
 def tune(  # noqa: PLR0913
     explainer: E | str | Sequence[Any],
-    metric: Metric | str | dict[Any, float] | Sequence[Any],
+    metric: Metric | str | Mapping[Any, float] | Sequence[Any],
     data: Any,
     *,
     relevant_region: Any = None,
