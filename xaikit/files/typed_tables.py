@@ -8,10 +8,12 @@ from typing import Any
 
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
 
-Rows = tuple[list[str], list[list[str]], list[int]]  # header, rows of texts, and each row's number for messages
+HeaderAndRows = tuple[
+    list[str], list[list[str]], list[int]
+]  # header, rows of texts, and each row's number for messages
 
 
-def read_parquet(path: Path) -> Rows:
+def read_parquet(path: Path) -> HeaderAndRows:
     """The columns and rows of a Parquet file; missing values are empty texts.
 
     Raises:
@@ -33,7 +35,7 @@ def read_parquet(path: Path) -> Rows:
     return names, rows, list(range(1, len(rows) + 1))
 
 
-def read_json_lines(path: Path) -> Rows:
+def read_json_lines(path: Path) -> HeaderAndRows:
     """The fields of the objects in a file with one on each line, in the order in which they appear.
 
     Raises:
