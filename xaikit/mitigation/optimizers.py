@@ -65,7 +65,7 @@ def make_optimizer(
     else:
         return _by_function(setting, parameters)
     settings = {"lr": lr, "weight_decay": weight_decay} | settings
-    # In one pass over weights, gradients and moments, which takes an eighth of the time of torch's default on a CPU.
+    # A fused step passes once over weights, gradients and moments: an eighth of the time of torch's default on a CPU.
     if may_fuse and "fused" in inspect.signature(maker).parameters:
         settings["fused"] = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
     return maker(parameters, **settings)
