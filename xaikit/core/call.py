@@ -41,6 +41,7 @@ class Call:
         model: the model, in evaluation mode; a private copy of the user's.
         inputs: what is explained, each tensor shaped (N, ...): the inputs, or a layer's activations.
         layers: the points of the model at which the call is cut, none where it explains the model's inputs.
+        runs: how often each of them runs in a pass.
         uncut: the whole call at the model's own inputs, where this one is cut at layers.
         target: class indices (N,), a function of the output, or None.
         create_graph: whether the attribution must stay differentiable.
@@ -68,6 +69,7 @@ class Call:
     seed: int
     forward: Callable[[Tensors, Tensor | None], Any]
     layers: tuple[LayerPoint, ...] = ()
+    runs: tuple[int, ...] = ()
     uncut: Call | None = None
     head: str | int | None = "logits"
     n_classes: int | None = None

@@ -355,8 +355,7 @@ class Explainer(ModelView, abc.ABC):
         """The call at the layers: read off on the way, or cut there, so that their activations are its inputs."""
         several = isinstance(self.layer, tuple)
         pick: Callable[[Tensors], Any] = tuple if several else (lambda out: out[0])
-        layers = self.layer if several else (self.layer,)
-        return at_layers(call, layers, read_off=read, must_reach=self.DIFFERENTIABLE), pick
+        return at_layers(call, self.layers, read_off=read, must_reach=self.DIFFERENTIABLE), pick
 
     def _token_ids(self, values: Any, inputs: Any) -> Tensor | None:
         return structure.token_ids(values, structure.flatten(self._arguments(inputs)[0])[0])
