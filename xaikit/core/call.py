@@ -1,4 +1,4 @@
-"""Call: what an explainer's mathematics sees of one attribution call, with nothing left to check or unpack."""
+"""Call: one attribution call as `_attribute` sees it: the inputs are checked, and are a tuple of tensors."""
 
 from __future__ import annotations
 
@@ -50,16 +50,17 @@ class Call:
         rule: how rows may be stacked in one pass.
         batch: the tensors (N, ...) of the whole batch, among which a row runs where rows are not independent.
         facts: what earlier calls found out about the model.
-        modules: the model's modules with their names, walked once for all who need them.
-        read_at: the layers where `grad_at_layers` reads off what is explained; none where that are the inputs.
-        tap: how a layer's output (and the leaf where its gradient arrives) goes on into the model.
+        modules: the model's modules with their names, collected once.
+        read_at: the layers whose gradients `grad_at_layers` computes; none if the inputs are explained.
+        tap: from a layer's output and a leaf tensor to what the model continues with; the gradient of the output
+            also arrives at the leaf.
         on_output: takes the output on `inputs`, with its graph, when `grad_of` or `grad_at_layers` computes it.
         input_names: of `own_inputs`, where the model takes them by name.
         extras: the model's further arguments, by name or in order, for the samples of the whole batch.
-        recompute_context: what holds while the model runs, for a pass that is repeated after the call.
+        recompute_context: the context in which the model runs, for a pass that is repeated after the call.
         passes_kept: passes on the plain inputs that serve several targets; None keeps none.
         recompute: whether `grad_of` drops its graph and builds it again in the loss's backward pass.
-        traced: whether the forward pass is watched operation by operation, so that all must be torch's own.
+        traced: whether each operation of the forward pass is intercepted (LRP), so that none may be replaced by ours.
     """
 
     model: nn.Module
@@ -207,7 +208,7 @@ class Call:
 
     @contextlib.contextmanager
     def _kernels(self) -> Iterator[None]:
-        """Where a gradient is computed: what has no second derivative, or a slow one, gives way to what has."""
+        """The context of a gradient: operations without a second derivative, or with a slow one, are replaced."""
         with (
             torch.enable_grad(),
             sound_kernels(self.facts.operations, create_graph=self.create_graph),

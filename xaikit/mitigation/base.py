@@ -1,4 +1,4 @@
-"""Mitigator: a training loss with a penalty on the explanation, any registered explainer's."""
+"""Mitigator: a training loss with a penalty on the explanation of any registered explainer."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def _task_loss(value: Any, where: str) -> Any:
 
 
 class Mitigator(Configured, abc.ABC):
-    """Trains a model while its explanation is held to something.
+    """Trains a model with a penalty that makes it ignore a shortcut.
 
-    `loss` serves the user's own loop, `fit` is ours. The model's own mode, hooks and random state stay as they are.
-    Under autocast the penalty is computed in float32 all the same: its derivative is a second one.
+    `loss` is for the user's own training loop, `fit` is our loop. The model's mode, hooks and random state stay as they
+    are. Under autocast the penalty is still computed in float32, because its gradient is a second derivative.
     """
 
     REGISTRY: ClassVar[Any] = MITIGATORS
@@ -78,7 +78,7 @@ class Mitigator(Configured, abc.ABC):
     NEEDS_MASK: ClassVar[bool] = True  # else no mask means everything
     MASK_NAME: ClassVar[str] = "shortcut_masks"  # the keyword of `fit`: what a mask means to this mitigator
     RENAMED_SETTINGS: ClassVar[dict[str, str]] = {"where": "mask_scope"}
-    EMPTY_MASK_WARNING: ClassVar[str | None] = "nothing is penalised"  # what comes of a mask that is zero everywhere
+    EMPTY_MASK_WARNING: ClassVar[str | None] = "nothing is penalised"  # the effect of a mask that is zero everywhere
 
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = "gradient"
     mask_scope: Annotated[
@@ -159,7 +159,7 @@ class Mitigator(Configured, abc.ABC):
                 masks as for `fit`, also a list with a mask or None for each sample. Where no mask is needed,
                 (inputs, labels) will do. Arrays and lists are read like tensors.
             seed: of the explainer's noise; None draws one from torch's global random state.
-            weight: in place of the setting, as in a warm-up; 0 is the plain step, bit for bit.
+            weight: of the penalty, in place of the setting, as in a warm-up; 0 gives the plain step bit for bit.
 
         Returns:
             task (mean cross-entropy; mean squared error for a regression; or what `task_loss` gives), penalty
@@ -257,15 +257,15 @@ class Mitigator(Configured, abc.ABC):
 
     @property
     def flat_when_sure(self) -> bool:
-        """Whether the penalised scores are flat where the model is sure, so that the penalty is inert."""
+        """Whether the penalised scores have almost no gradient when the model is sure, so that the penalty has none."""
         return False
 
     def _of_full_mask(self) -> str | None:
-        """What comes of a mask that covers everything, where that cannot be meant."""
+        """The effect of a mask that covers everything, for a warning; None if such a mask may be meant."""
         return None
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """What a part of a batch weighs in the penalty of the whole.
+        """The weight of a part of a batch in the penalty of the whole batch.
 
         The penalty of a batch is the sum over its parts of penalty_share * penalty of the part. A sum over samples adds
         up as it is; a mean is over the samples that have a mask.
@@ -356,7 +356,7 @@ class Mitigator(Configured, abc.ABC):
         return regions[0] if regions else None
 
     def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, masks: Any, seed: int) -> tuple[Tensor, Tensor]:
-        """Both from the inputs, with their graphs; labels are not yet compared with the logits."""
+        """The logits and the penalty, with their graphs; the labels have not been compared with the logits yet."""
         logits = logits_of(model, x, self.head)
         y = self.task_labels(y, logits)
         with full_precision(x) as exact:

@@ -1,7 +1,7 @@
-"""What a penalty is made of: the score that is explained, and the number made of the masked attribution.
+"""Parts of penalties: the score that is explained, and the number that is computed from the masked attribution.
 
-Published penalties differ in target, reduction and normalisation, so that no weight carries over from one to the other;
-here each of these is named.
+Published penalties differ in target, reduction and normalisation, so their weights cannot be compared. Here each of
+these is a setting.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Call
     """The score of each sample as a function of the logits (N, C).
 
     "label": of the sample's own class; "predicted": of the class with the largest logit; "all": summed over classes;
-    "random": the inner product with a standard normal vector for each sample, less its mean over the classes. The
-    squared gradient of that last one has as its mean the squared gradients of all centred scores, summed over classes:
-    no class is left out, a shift that all classes share is free, and it costs what one class does (Hoffman et al. 2019,
-    arXiv:1908.02729, for the whole Jacobian). A model with a single output has that output as its score, always.
+    "random": the inner product with a standard normal vector for each sample, less the vector's mean over the classes.
+    The expected squared gradient of this score is the sum over classes of the squared gradients of the centred logits.
+    So it covers all classes at the cost of one, and a shift that all classes share is not penalised (Hoffman et al.
+    2019, arXiv:1908.02729, for the whole Jacobian). A model with a single output always has this output as its score.
 
     Args:
         target: one of `TARGETS`.
@@ -182,7 +182,7 @@ def gradient_ratio(task: Tensor, penalty: Tensor, parameters: Iterable[Tensor]) 
 
 
 def _power(values: Tensor, power: float) -> Tensor:
-    # |a|**2 by itself: the derivative of abs at 0 would cost a pass and change nothing.
+    # |a|**2 as a square: abs would cost a pass over the values and change nothing.
     return values.square() if power == 2 else values.abs().pow(power)
 
 

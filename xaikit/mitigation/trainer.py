@@ -41,7 +41,7 @@ class TrainingProgress:
 
     Attributes:
         epochs: the finished ones, as in `History`.
-        step: steps behind us in the present epoch, skipped ones too.
+        step: number of steps done in the present epoch, skipped ones included.
         sums: over the steps of the present epoch.
         seed: of the order, where there is one.
         regression: whether the labels are numbers; the first batch decides it for the whole training.
@@ -68,7 +68,7 @@ def train(processes: OneProcess, mitigator: Mitigator, model: nn.Module, source:
     device = processes.device(model, mitigator.device)
     makers = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
     parameters = [p for p in model.parameters() if p.requires_grad]
-    # In one pass over weights, gradients and moments, which takes an eighth of the time of torch's default on a CPU.
+    # A fused step passes once over weights, gradients and moments: an eighth of the time of torch's default on a CPU.
     fused = processes.may_fuse and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
     settings = {"lr": mitigator.lr, "weight_decay": mitigator.weight_decay, "fused": fused}
     optimizer = makers[mitigator.optimizer](parameters, **settings)
@@ -128,7 +128,7 @@ class Loop:
         self.bar = tqdm(total=remaining, disable=not (options.progress and self._first), unit="batch")
 
     def run(self, pressed: threading.Event) -> Stopped:
-        """All epochs that are left; why it ended."""
+        """Train all epochs that are left; return why the training ended."""
         last = self._mitigator.n_epochs
         stopping = self._options.stopping
         try:
@@ -148,7 +148,7 @@ class Loop:
     # ------------------------------------------------------------------ one epoch
 
     def _epoch(self, pressed: threading.Event) -> bool:
-        """The steps that are left of an epoch; False after Ctrl-C."""
+        """Train the steps that are left of an epoch; return False after Ctrl-C."""
         number, part, progress = len(self.progress.epochs) + 1, self._processes.part, self.progress
         if self._now is None:
             self._began = random_states.capture(self._source.generators)
@@ -179,7 +179,7 @@ class Loop:
                 self._write()
 
     def _step(self, step: TrainingStep, share: Any, pressed: threading.Event) -> bool:
-        """One step; whether Ctrl-C came in any process."""
+        """Train one step; return whether Ctrl-C came in any process."""
         batch = step.batch.to(self._device)
         weight = self.weight
         self._guard.before()
@@ -220,7 +220,7 @@ class Loop:
         return interrupted > 0
 
     def _note_task(self, labels: Tensor) -> None:
-        """Once labels were numbers, those of every batch are, also where a batch holds only 0 and 1 by chance."""
+        """Note whether labels are numbers: the first batch decides, since others may hold only 0 and 1 by chance."""
         if self._trained.task_loss is None and (self.progress.regression or labels.is_floating_point()):
             self.progress.regression = True
             self._trained = self._trained.set_kwargs(task_loss=REGRESSION)
@@ -256,12 +256,12 @@ class Loop:
 
     @property
     def _epochs_done(self) -> float:
-        """Whole epochs, and of the present one a fraction where its length is known."""
+        """The number of epochs done, with a fraction for the present one if its length is known."""
         return len(self.progress.epochs) + (self.progress.step / self._source.steps if self._source.steps else 0.0)
 
     @property
     def weight(self) -> float:
-        """Of the penalty: what the schedule says, halved where the guard had to."""
+        """The weight of the penalty: what the schedule says, times the factor of the guard."""
         return self._mitigator.weight_at(self._epochs_done) * self._guard.factor
 
     def _skip(self, step: TrainingStep, batch: Any, loss: Loss | None, problem: str) -> None:
@@ -317,7 +317,7 @@ class Loop:
         self.progress = TrainingProgress([*self.progress.epochs, row], seed=self.progress.seed)
 
     def _warn_of_masks(self) -> None:
-        """After the first epoch, where nothing was known of the masks before."""
+        """Warn of empty or full masks after the first epoch, if they were not known before."""
         watch, self._watch = self._watch, None
         if watch is None:
             return
