@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import hashlib
 import os
 import re
@@ -79,15 +78,14 @@ def read_input(job: Explain, source: str) -> SampleInput:
 
 
 def result_name(path: Path) -> str:
-    """What the results of a file are called: with its folders and its ending, where another file has its name."""
+    """What the results of a file are called: with its folders, and its ending where another file has the same name."""
     try:
         folders = path.resolve().relative_to(Path.cwd().resolve()).parent.parts
     except ValueError:  # a file elsewhere: its folder and a hash of the others
         parent = path.resolve().parent
         folders = (parent.name, hashlib.sha256(str(parent).encode()).hexdigest()[:6])
-    siblings = [
-        p for p in path.parent.glob(f"{glob.escape(path.stem)}.*") if p.suffix.lower() in (*PICTURES, *WITH_ROWS)
-    ]
+    alike = PICTURES if path.suffix.lower() in PICTURES else WITH_ROWS
+    siblings = [p for p in path.parent.iterdir() if p.stem == path.stem and p.suffix.lower() in alike]
     ending = f"-{path.suffix[1:]}" if len(siblings) > 1 else ""
     return "-".join((*folders, path.stem)) + ending
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from xaikit import metrics
 from xaikit.cli.explain import Explain
 from xaikit.cli.job import JOBS, Job
 from xaikit.cli.models import load_model
@@ -82,9 +84,14 @@ def test_ctrl_c_in_a_job_file_and_in_the_middle_of_a_measurement(
         keyboard.setattr("xaikit.runs.explain_dataset", press)
         assert leave("run", "job.yaml") == 130
     assert "the same command goes on with run" in capsys.readouterr().err
+    measure = metrics.evaluate
+
+    def stopped(*arguments: object, **options: object) -> Evaluation:
+        return dataclasses.replace(measure(*arguments, **options), stopped=Stopped.INTERRUPTED)
+
     with monkeypatch.context() as keyboard:
-        keyboard.setattr("xaikit.metrics.evaluate", lambda *_, **__: Evaluation([], stopped=Stopped.INTERRUPTED))
-        assert leave("evaluate", *DATA, "--explainer", "gradient") == 130
+        keyboard.setattr("xaikit.metrics.evaluate", stopped)
+        assert leave("evaluate", *DATA, "--explainer", "gradient", "--limit", "1") == 130
     assert "table.json holds what was measured until then" in capsys.readouterr().err
 
 
