@@ -16,21 +16,23 @@ from xaikit.factors.base import NUISANCE, Factor, Family
 from xaikit.factors.facts import TEXT, DataFacts
 from xaikit.factors.words import TokenFactor, Words, plain_word
 
-ARTICLES = frozenset(("a", "an", "the"))
-PRONOUNS = frozenset(
-    "i you he she it we they me him her us them my your his its our their mine yours hers ours theirs myself yourself "  # noqa: SIM905
-    "himself herself itself ourselves yourselves themselves this that these those who whom whose which what".split()
-)
-STOP_WORDS = (
-    ARTICLES
-    | PRONOUNS
-    | frozenset(
-        "and or but if as at by for from in into of off on onto out over to under up upon with about after before during "  # noqa: SIM905
-        "between through until while than then so such is am are was were be been being has have had having do does did "
-        "doing can could may might must shall should will would there here when where how all any both each few more most "
-        "other some own same".split()
-    )
-)
+
+def _set_of(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+ARTICLES = _set_of("a an the")
+PRONOUNS = _set_of("""
+    i you he she it we they me him her us them my your his its our their mine yours hers ours theirs myself yourself
+    himself herself itself ourselves yourselves themselves this that these those who whom whose which what
+""")
+STOP_WORDS = ARTICLES | PRONOUNS
+STOP_WORDS |= _set_of("""
+    and or but if as at by for from in into of off on onto out over to under up upon with about after before during
+    between through until while than then so such is am are was were be been being has have had having do does did
+    doing can could may might must shall should will would there here when where how all any both each few more most
+    other some own same
+""")
 KINDS: dict[str, Callable[[str], bool]] = {
     "stop_words": lambda word: word.lower() in STOP_WORDS,
     "articles": lambda word: word.lower() in ARTICLES,

@@ -1,4 +1,4 @@
-"""What becomes of a shortcut: kept, randomised, flipped, removed."""
+"""Variants of samples for `assess`, with the shortcut kept, randomised, flipped or removed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Flip(NamedTuple):
 
 
 def mirrored(labels: Tensor, classes: int) -> Tensor:
-    """The class C - 1 - y; the next one, where that is y itself."""
+    """The class C - 1 - y; if that is y itself, the next class."""
     other = classes - 1 - labels
     return torch.where(other == labels, (labels + 1) % classes, other)
 
@@ -56,7 +56,7 @@ class Decoys:
 
 
 class Named:
-    """Functions (x, y) by the name of what they make of the shortcut; the samples as they are keep it."""
+    """The user's functions (x, y) by the name of their variant; unchanged samples are the variant "kept"."""
 
     def __init__(self, decoys: Mapping[str, Decoy]) -> None:
         self._decoys = decoys
@@ -69,7 +69,7 @@ class Named:
 
 
 class Regions:
-    """The masked region is the shortcut; it is taken from other samples, by the class that these have."""
+    """The masked region is the shortcut; the variants take it from other samples, chosen by their class."""
 
     def __init__(self, samples: Iterator[tuple[Any, Tensor, Any]], classes: int, seed: int) -> None:
         self._classes, self._generator = classes, torch.Generator().manual_seed(seed)
@@ -102,7 +102,7 @@ class Regions:
         return lent
 
     def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str | Flip, Any]]:
-        """Each with its name, the kept one first; only that where there is no mask."""
+        """Each variant with its name, "kept" first; only "kept" if there is no mask."""
         yield KEPT, x
         if mask is None or len(self._donors) < 2:
             return
@@ -119,7 +119,7 @@ class Regions:
         yield REMOVED, rebuild((removed,))
 
     def _choose_donors(self, classes: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """A random sample of each class, and its mask; of the nearest class that the data have."""
+        """A random donor of each class, and its mask; if a class has no donor, the nearest class that has one."""
         chosen = []
         for label in classes.tolist():
             donors = self._donors[int(present[(present - label).abs().argmin()])]
@@ -141,7 +141,7 @@ def _single(x: Any) -> tuple[Tensor, ...]:
 def decoys(
     decoy: Any, classes: int, seed: int, samples: Callable[[], Iterator[tuple[Any, Tensor, Any]]]
 ) -> Decoys | Named | Regions:
-    """What makes the variants, from what `assess` was given.
+    """The maker of the variants, from the arguments of `assess`.
 
     Raises:
         InvalidTypeError: for a decoy that is neither a function nor functions by name.

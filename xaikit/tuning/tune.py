@@ -55,8 +55,8 @@ def tune(  # noqa: PLR0913
 ) -> TuneResult[E]:
     """Search for the explainer, or the settings of an explainer, with the best mean of a metric over some samples.
 
-    Trial 0 is the explainer as it is. Where there are enough trials, the next ones change one setting each, so that
-    settings without an effect are found. Then the sampler proposes settings. Every trial explains with the same seed.
+    Trial 0 is the explainer as it is. If there are enough trials, the next ones change one setting each, which shows
+    settings without an effect. Then the sampler proposes settings. Every trial explains with the same seed.
     Settings that are proposed again are not measured again. Ctrl-C ends the search and keeps its trials. Processes on
     one machine or on several work together when they name the same storage and study.
 
