@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -244,34 +244,6 @@ def test_a_star_import_hides_nothing(library):
         assert "Image" not in xaikit.__all__
 
 
-ROOM_NAMES = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())
-
-
-def exported_functions(room_name: str):
-    """The functions of a room's ``__all__`` and the methods of its classes that have parameters, by name."""
-    module = importlib.import_module(f"xaikit.{room_name}".removesuffix("."))
-    for name in getattr(module, "__all__", ()):
-        member = getattr(module, name)
-        if inspect.isfunction(member):
-            yield name, member
-        elif inspect.isclass(member) and member.__module__.startswith("xaikit"):
-            fields = getattr(member, "__dataclass_fields__", {})
-            for key, value in vars(member).items():
-                function = getattr(value, "__func__", value)
-                if not key.startswith("_") and key not in fields and inspect.isfunction(function):
-                    yield f"{name}.{key}", function
-
-
-@pytest.mark.parametrize("room_name", ["", *ROOM_NAMES])
-def test_exported_functions_describe_their_arguments(room_name):
-    missing = set()
-    for name, function in exported_functions(room_name):
-        parameters = set(inspect.signature(function).parameters) - {"self", "cls"}
-        if parameters and "Args:" not in (function.__doc__ or ""):
-            missing.add(name)
-    assert not missing, f"no Args section: {sorted(missing)}"
-
-
 # Names that say nothing of what they hold.
 EMPTY_NAMES = {
     "about", "again", "asked", "bare", "beside", "dead", "done", "each", "found", "given", "heard", "held", "here",
@@ -315,3 +287,11 @@ def test_the_name_of_a_type_has_one_meaning():
     """A class has one home; an alias may stand in several files, where it is the same."""
     several = {name: sorted(files) for name, files in homes_of_types().items() if len(set(files.values())) > 1}
     assert not several, several
+
+
+def test_the_page_of_the_architecture_names_each_file_of_the_core_once():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    section = page.partition("## The files of the core")[2].partition("\n## ")[0]
+    names = re.findall(r"`(\w+)\.py`", section)
+    files = [path.stem for path in (PACKAGE / "core").glob("*.py") if path.stem != "__init__"]
+    assert sorted(names) == sorted(files)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# The flag of an argument, where it is called otherwise.
+# Flags that have another name than the argument.
 FLAGS = {
     "targets": "--target",
     "space": "--vary",
@@ -20,7 +20,7 @@ FLAGS = {
     "storage": "--storage",
     "explainers": "--explainer",
 }
-# Whole phrases that have no argument's form.
+# Phrases that name no argument.
 PHRASES = {
     r"repair=True \(--repair\)": "--repair",
     r"resume=True \(--resume\)": "--resume",

@@ -167,7 +167,7 @@ def _seeded(make: Callable[..., nn.Module], name: str, settings: dict[str, Any])
 
 
 def _with_settings(make: Callable[..., Any], name: str, settings: dict[str, Any]) -> Any:
-    """What a factory makes; settings that it does not take are the caller's mistake, its own errors are not."""
+    """The model that a factory makes. Settings that it does not take are refused; its own errors are passed on."""
     if not settings:
         return make()
     try:

@@ -1,4 +1,4 @@
-"""What `xaikit shortcuts` compares of a run: maps over places, columns, or the words of a vocabulary."""
+"""The maps of a run that `xaikit shortcuts` compares: over positions, columns, or the words of a vocabulary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 from xaikit.runs import ExplainedSample, Run
 
-MOST = 40  # names that an error lists
+MOST = 40  # number of names that an error lists
 STRONGEST = 5  # words or columns that describe a cluster
 
 

@@ -109,7 +109,7 @@ class Stream:
 
     def training(self, size: int) -> DataLoader[Any]:
         """Batches (x, y, mask) in an order drawn for each epoch, as `Mitigator.fit` draws it for data in memory."""
-        # A generator of its own: the loader must not draw from the one that gives the order and the noise.
+        # A separate generator: the loader must not draw from the one for the order and the noise.
         return self._source.loader(_Shuffled(self._chosen, size), self._triple, generator=torch.Generator())
 
     def _triple(self, part: SampleBatch) -> tuple[Any, ...]:
@@ -164,7 +164,7 @@ def triple(batch: MaskedBatch) -> tuple[Any, Any, Any]:
 
 
 def tell_skipped(*streams: Stream) -> int:
-    """A line for each of the first samples that could not be read, and their number, which is also returned."""
+    """Print a line for each of the first samples that could not be read, and their number; return the number."""
     skipped = {(id(s.skipped), i): reason for s in streams for i, reason in s.skipped.items()}
     for reason in list(skipped.values())[:SHOWN]:
         typer.echo(f"xaikit: skipped: {reason}", err=True)

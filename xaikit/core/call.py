@@ -111,7 +111,7 @@ class Call:
         return tuple(x.ndim == 3 and x.shape[1:2] in ids for x in self.inputs)
 
     def activations(self, inputs: Tensors) -> Tensors:
-        """What the layers of the call give for stand-ins of `own_inputs`.
+        """The activations of the call's layers for stand-ins of `own_inputs`.
 
         Args:
             inputs: tensors (N, ...) in the form of `own_inputs`.
@@ -184,7 +184,7 @@ class Call:
         return self.score(self.run(inputs, copies), copies)
 
     def grad_of(self, inputs: Tensors, copies: int = 1, at: Callable[[Tensors], Tensors] | None = None) -> Tensors:
-        """Return d score / d input of each row; the library's one first-order autograd call.
+        """The derivative d score / d input of each row; the library's only first-order autograd call.
 
         With `create_graph` the result is differentiable with respect to the parameters, and to the inputs that
         require a gradient.
@@ -250,6 +250,9 @@ class Call:
 
         Args:
             points: further tensors to which the backward pass must go, read once the forward pass is over.
+
+        Returns:
+            The explained tensors (the inputs, or the layers' activations), and the derivative by each.
         """
         if not self.read_at:
             return self.inputs, self.grad_of(self.inputs)

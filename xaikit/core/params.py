@@ -50,7 +50,7 @@ class Spec(BaseModel):
         raise NotImplementedError
 
     def read(self, text: str) -> Any:
-        """The value that a text in a spec string means, not yet checked.
+        """The value for a text in a spec string, not yet checked.
 
         Args:
             text: what stands behind ``key=``.

@@ -125,7 +125,7 @@ class Result:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+        """The result that `save` wrote.
 
         Args:
             path: the file.

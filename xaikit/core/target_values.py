@@ -95,11 +95,14 @@ class Class(Target):
     index: Annotated[Any, whole, "the class, or one for each sample"] = positional(default=0, kw_only=False)
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
-        """Output[r, index] of each row r.
+        """The entry output[r, index] of each row r.
 
         Args:
             output: as for `Target.scores`.
             rows: as for `Target.scores`.
+
+        Raises:
+            InvalidInputError: for an output of another form than (N, C) or (N,), or a class that it does not have.
         """
         if output.ndim == 1:
             output = output[:, None]
@@ -128,11 +131,14 @@ class Position(Target):
     )
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
-        """Output[r, position, index] of each row r.
+        """The entry output[r, position, index] of each row r.
 
         Args:
             output: as for `Target.scores`.
             rows: as for `Target.scores`.
+
+        Raises:
+            InvalidInputError: for an output of another form than (N, T, V) or (N, T), or one without this position.
         """
         axes = 2 if self.index is None else 3
         if output.ndim != axes:
@@ -232,6 +238,10 @@ class Region(Target):
         Args:
             output: as for `Target.scores`.
             rows: as for `Target.scores`.
+
+        Raises:
+            InvalidInputError: for an output without positions, a class that it does not have, or a mask that does not
+                fit.
         """
         if output.ndim < 3:
             raise InvalidInputError(

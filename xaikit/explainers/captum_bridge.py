@@ -1,4 +1,4 @@
-"""Captum's attribution classes as explainers; the only file that imports captum, and not before one is used."""
+"""Captum's attribution classes as explainers. Only this file imports captum, when such an explainer first runs."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def _rows(value: Any, where: str) -> Any:
 
 
 class CaptumMethod(Explainer):
-    """What makes one of captum's classes an explainer.
+    """Base of the explainers that run a class of captum.
 
-    Captum is given a model that returns the explained score, so every form of target, head and further argument
-    works, and `layer` cuts the model as for any explainer. A pass is bounded by captum's own setting where it has one
-    (perturbations_per_eval, internal_batch_size), else by handing over some samples at a time.
+    Captum gets a model that returns the explained score, so every form of target, head and further argument works, and
+    `layer` cuts the model as for any explainer. The size of a pass is bounded by captum's own setting
+    (perturbations_per_eval, internal_batch_size), or else by giving captum only some samples at a time.
 
-    Not differentiable: captum's result has no graph, or one that reaches the input but no parameter (measured for every
-    registered class in tests/unit/explainers/test_captum_bridge.py).
+    It is not differentiable: captum's result has no graph, or one that reaches the input but no parameter. The tests in
+    tests/unit/explainers/test_captum_bridge.py measure this for every registered class.
     """
 
     DIFFERENTIABLE = False
@@ -68,7 +68,7 @@ class CaptumMethod(Explainer):
         return self.ALGORITHM
 
     def _options(self, call: Call) -> dict[str, Any]:  # noqa: ARG002
-        """Captum's arguments by name; what its class does not take is left out, None leaves captum's default."""
+        """Captum's arguments by name; arguments that its class does not take are left out, None is captum's default."""
         return {n: getattr(self, n) for n in self.SETTINGS if n not in CaptumMethod.SETTINGS}
 
     def _groups(self, call: Call) -> Tensors | None:  # noqa: ARG002
@@ -96,11 +96,11 @@ class CaptumMethod(Explainer):
         values = self._by_blocks(name, call)
         if name not in ONE_VALUE_FOR_A_GROUP:
             return values
-        # A token has one value; captum gives it to each number of the token's vector.
+        # A token has one value, which captum repeats for each number of the token's vector.
         return tuple(v / v.shape[2] if token else v for v, token in zip(values, call.tokens, strict=True))
 
     def _of_one_tensor(self, call: Call, groups: Tensors) -> Tensors:
-        """The attribution of several inputs that share groups, side by side, so that these are switched together."""
+        """The attribution of several inputs that share groups: they are joined, so that a group is switched at once."""
         joined = JoinedInputs(call.inputs)
         baselines = self._baselines(call)
         inner = dataclasses.replace(
@@ -163,7 +163,7 @@ class CaptumMethod(Explainer):
         )
 
     def _of_samples(self, takes: set[str], call: Call, uncut: Call) -> dict[str, Tensors]:
-        """The arguments that hold a row for each sample, or one for all."""
+        """The arguments that hold one row for each sample, or one row for all samples."""
         makers = {
             "baselines": lambda: self._baselines(uncut),
             "layer_baselines": lambda: self._baselines(call),
@@ -189,11 +189,11 @@ class CaptumMethod(Explainer):
 
 
 class _Explained(nn.Module):
-    """The model as captum sees it: rows, and the samples that they stand for, to explained scores.
+    """The model as captum sees it: a function from rows, and the sample of each row, to explained scores.
 
     Args:
         call: the call whose score captum explains.
-        relu: what runs in the place of functional ReLUs, which captum does not see; None leaves them.
+        relu: replaces ReLUs that are called as functions, which captum does not see; None leaves them.
     """
 
     def __init__(self, call: Call, relu: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -258,12 +258,12 @@ def _is_layer_class(algorithm: str) -> bool:
 
 
 def _innermost(name: str, options: dict[str, Any]) -> str:
-    """The class that differentiates: that inside a NoiseTunnel, else the class itself."""
+    """The name of the class that computes gradients: the one inside a NoiseTunnel, or the class itself."""
     return str(options.get("attribution_method", name))
 
 
 def _arguments_of(algorithm: Any, options: dict[str, Any]) -> set[str]:
-    """Names that a class takes when it attributes; a NoiseTunnel hands on those of the class inside."""
+    """Names of the arguments of a class's `attribute`; a NoiseTunnel also takes those of the class inside."""
     classes = [algorithm]
     if "attribution_method" in options:
         classes.append(captum_class(options["attribution_method"]))
@@ -271,7 +271,7 @@ def _arguments_of(algorithm: Any, options: dict[str, Any]) -> set[str]:
 
 
 def _build(algorithm: Any, explained: _Explained, layer: Any, options: dict[str, Any]) -> Any:
-    """An object of a captum class; of the options it takes those that its constructor knows."""
+    """An object of a captum class, made with those of the options that its constructor takes."""
     names = list(inspect.signature(algorithm).parameters)
     chosen = {n: v for n, v in options.items() if n in names}
     if "attribution_method" in names:

@@ -138,7 +138,7 @@ class CDEP(Mitigator):
         return penalty(penalised, other, self.form, goal=self.goal, present=present)
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """The mean is over the samples that have anything masked.
+        """The part's share of the samples that have anything masked, over which the penalty is a mean.
 
         Args:
             fraction: how much of the batch the part is.

@@ -168,6 +168,9 @@ def compare(
         groups: also compare the accuracy in each group.
         confidence: of the intervals.
 
+    Returns:
+        The table, with the mean over the seeds and its interval for each training and measure.
+
     Raises:
         InvalidInputError: for no training, one without an assessment, or a confidence outside (0, 1).
         InvalidTypeError: for what is no assessment.
