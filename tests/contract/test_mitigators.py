@@ -92,7 +92,7 @@ def test_refusals(name):
 
 
 def fit(mitigator, model, x, y, mask, form):
-    """From tensors, or from batches of two, each with its masks."""
+    """Fit from tensors, or from batches of two samples with their masks."""
     settings = {"n_epochs": 1, "batch_size": 2, "random_state": 0}
     each = mask.expand(len(x), *mask.shape[-2:])
     given = [(x[i : i + 2], y[i : i + 2], each[i : i + 2]) for i in range(0, len(x), 2)]
