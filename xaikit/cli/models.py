@@ -128,7 +128,7 @@ def timm_settings(item: str) -> dict[str, Any]:
     timm = _timm_library()
     name, settings = parse_spec(item)
     config = timm.get_pretrained_cfg(name) if name in timm.list_models() else None
-    if config is None:  # a model that is not there is told when it is loaded
+    if config is None:  # an unknown model is reported when it is loaded
         return {}
     size = settings.get("img_size", config.input_size[1])
     return {

@@ -92,7 +92,7 @@ class WriteReport(Job):
         )
         for paths, read, verb, title in readers:
             for path in paths:
-                # Of several, each is told by its file.
+                # If there are several, the title names the file.
                 sections += _read(
                     path, partial(read, title=title if len(paths) == 1 else f"{title}, {path.stem}"), verb
                 )

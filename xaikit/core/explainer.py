@@ -67,7 +67,7 @@ class Explainer(ModelView, abc.ABC):
 
         Raises:
             InvalidInputError: when the spec describes an explainer of another class than the one that was called.
-            UnknownNameError: for a name that nobody registered.
+            UnknownNameError: for a name that is not registered.
         """
         explainer = EXPLAINERS.create(spec)
         if not isinstance(explainer, cls) or (cls.__dict__.get("NAME") and type(explainer) is not cls):
@@ -377,7 +377,7 @@ def as_explainer(value: Any, model: nn.Module | None = None) -> Explainer:
         model: the model to bind it to; None leaves the explainer as it is.
 
     Raises:
-        UnknownNameError: for a name that nobody registered.
+        UnknownNameError: for a name that is not registered.
         InvalidTypeError: for a value that describes no explainer.
     """
     return Explainer.from_spec(value, model)

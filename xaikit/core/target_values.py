@@ -156,8 +156,12 @@ class Contrast(Target):
     True
     """
 
-    for_: Annotated[Any, Choice(TARGETS), "what speaks for"] = positional(default=0, kw_only=False)
-    against: Annotated[Any, Choice(TARGETS), "what speaks against"] = positional(default=1, kw_only=False)
+    for_: Annotated[Any, Choice(TARGETS), "the target whose score counts positively"] = positional(
+        default=0, kw_only=False
+    )
+    against: Annotated[Any, Choice(TARGETS), "the target whose score is subtracted"] = positional(
+        default=1, kw_only=False
+    )
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
         """The difference of both scores.

@@ -185,7 +185,7 @@ def recommend(  # noqa: PLR0913
 
     Raises:
         InvalidInputError, InvalidTypeError: for a model, data or a modality that cannot be right.
-        UnknownNameError: for a name that nobody registered.
+        UnknownNameError: for a name that is not registered.
 
     >>> from torch import nn
     >>> recommend(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), "tabular", differentiable=True).best.NAME

@@ -1,7 +1,7 @@
-"""What each operation of torch is: the table that a new release of torch may add a line to.
+"""The kind of each operation of torch, as one table; a new release of torch may need a new line here.
 
-A method that follows operations (LRP, contextual decomposition) needs one rule for each kind, and one of its own only
-for an operation that is special to it.
+A method that follows operations (LRP, contextual decomposition) needs one rule for each kind, and a separate rule only
+for an operation that it treats in a special way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The operations of torch's public API, listed from torch itself, to tell which of them this room does not know."""
+"""The operations of torch's public API, listed by torch itself, to find those that `kinds` does not know."""
 
 from __future__ import annotations
 

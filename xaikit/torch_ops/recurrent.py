@@ -119,7 +119,7 @@ class Sequences:
 
 
 RunLayer = Callable[[Sequences, HiddenState, Weights, bool], tuple[Tensor, HiddenState]]
-"""Runs one layer, backwards if told so: the output of every step, and the state at the end of each sequence."""
+"""Runs one layer, forwards or backwards: the output of every step, and the state at the end of each sequence."""
 
 
 def recurrent(function: Any, *args: Any, run: RunLayer | None = None) -> tuple[Tensor, ...]:
