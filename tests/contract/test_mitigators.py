@@ -104,7 +104,7 @@ def fit(mitigator, model, x, y, mask, form):
 def test_masks_that_cannot_be_meant_are_told(name, form):
     model, x, y, mask = case()
     cls = MITIGATORS.get(name)
-    for given, words in ((mask * 0, cls.EMPTY_MASK_WARNING), (mask * 0 + 1, make(name)._of_full_mask())):
+    for given, words in ((mask * 0, cls.EMPTY_MASK_WARNING), (mask * 0 + 1, make(name)._full_mask_warning())):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             fit(make(name), model, x, y, given, form)

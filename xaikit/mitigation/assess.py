@@ -177,7 +177,7 @@ def assess(  # noqa: PLR0913
     removed       50.0 %   50.0 % (0)   50.0 %
     relevance in the mask, 50.0 % of the features: gradient 66.7 %
     """
-    chosen = _named(explainers, model, head)
+    chosen = _by_name(explainers, model, head)
     tally = _Tally(groups)
     maker = None
     with tqdm(total=count_batches(data), disable=not progress, unit="batch", desc="assess") as bar:
@@ -270,7 +270,7 @@ def _worst_flip(
     order = sorted(flips, key=lambda flip: _mean(right[flip][labels != flip.label]))
     second = next((flip for flip in order if flip.label != order[0].label), None)
 
-    def shown(values: dict[str | Flip, Tensor]) -> dict[str, Tensor]:
+    def with_worst(values: dict[str | Flip, Tensor]) -> dict[str, Tensor]:
         result: dict[str, Tensor] = {}
         for name, value in values.items():
             if isinstance(name, str):
@@ -279,14 +279,14 @@ def _worst_flip(
                 result[FLIPPED] = torch.where(labels == order[0].label, values[second], values[order[0]])
         return result
 
-    return shown(right), shown(changed)
+    return with_worst(right), with_worst(changed)
 
 
 def _mean(values: Tensor) -> float:
     return values.double().mean().item()
 
 
-def _named(explainers: Any, model: nn.Module, head: str | int) -> dict[str, Explainer]:
+def _by_name(explainers: Any, model: nn.Module, head: str | int) -> dict[str, Explainer]:
     """Explainers bound to the model, by a name each."""
     if isinstance(explainers, Mapping):
         return {name: EXPLAINERS.create(e).set_kwargs(model=model, head=head) for name, e in explainers.items()}

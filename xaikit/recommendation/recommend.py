@@ -28,7 +28,7 @@ from xaikit.metrics import Metric
 from xaikit.modality import Modality, as_modality
 from xaikit.recommendation.candidates import Candidate, candidate, explainer_names, missing_rules
 from xaikit.recommendation.measure import measured
-from xaikit.recommendation.profile import ModelProfile, one_pass, profile_model, some
+from xaikit.recommendation.profile import ModelProfile, first_names, one_pass, profile_model
 
 SHOWN = 10  # candidates in a printed recommendation
 WIDTH = 120  # letters of their reasons
@@ -127,14 +127,14 @@ class Recommendation(Result):
         lines += str(self.profile).splitlines()
         lines += ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
         if len(suited) > SHOWN:
-            lines.append(f"... and {some([item.name for item in suited[SHOWN:]], 20)}")
+            lines.append(f"... and {first_names([item.name for item in suited[SHOWN:]], 20)}")
         if any(item.tied for item in suited):
             lines.append("~: the best one's lead is within noise")
         against: dict[str, list[str]] = {}
         for item in self.candidates:
             if item.against is not None:
                 against.setdefault(item.against, []).append(item.name)
-        return "\n".join([*lines, *(f"not {some(names, 8)}: {why}" for why, names in against.items())])
+        return "\n".join([*lines, *(f"not {first_names(names, 8)}: {why}" for why, names in against.items())])
 
     def _row(self, item: Candidate) -> tuple[str, str, str, str]:
         why = "; ".join(item.reasons)
