@@ -25,12 +25,9 @@ from xaikit.core.structure import Tensors, split_rows
 from xaikit.core.taps import Readings, Tap, tapped
 
 RENAMED = {
-    "grad": "grad_of",
-    "gradient": "grad_at_layers",
-    "record": "on_output",
-    "surroundings": "recompute_context",
+    "grad": "grad_of", "gradient": "grad_at_layers", "record": "on_output", "surroundings": "recompute_context",
     "watched": "traced",
-}
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +48,7 @@ class Call:
         facts: what earlier calls found out about the model.
         modules: the model's modules with their names, collected once.
         read_at: the layers whose gradients `grad_at_layers` computes; none if the inputs are explained.
-        tap: from a layer's output and a leaf tensor to what the model continues with; the gradient of the output
-            also arrives at the leaf.
+        tap: from a layer's output and a leaf to what the model goes on with; the gradient arrives at the leaf, too.
         on_output: takes the output on `inputs`, with its graph, when `grad_of` or `grad_at_layers` computes it.
         input_names: of `own_inputs`, where the model takes them by name.
         extras: the model's further arguments, by name or in order, for the samples of the whole batch.
@@ -243,7 +239,7 @@ class Call:
         return self.passes_kept[key][0]
 
     def grad_at_layers(self, points: Sequence[Tensor] = ()) -> tuple[Tensors, Tensors]:
-        """What is explained and d score / d each of its tensors, by one forward and one backward pass.
+        """The explained tensors and d score / d each of them, by one forward and one backward pass.
 
         At layers both are read off during the pass, so that one layer may feed another; with `create_graph` a
         derivative then reaches the parameters before a layer, too.

@@ -281,6 +281,10 @@ class Heads(Target):
 
     of: Annotated[Any, _heads, "head -> target"]
 
+    if TYPE_CHECKING:  # required and by position, which PEP 681 has no way to say
+
+        def __init__(self, of: Mapping[str | int, Any]) -> None: ...
+
     def scores(self, output: Any, rows: Rows) -> Tensor:
         """The sum of each head's score.
 
