@@ -365,8 +365,7 @@ class Explainer(ModelView, abc.ABC):
         """The call at the layers: they are read while the model runs, or their activations are the call's inputs."""
         several = isinstance(self.layer, tuple)
         pick: Callable[[Tensors], Any] = tuple if several else (lambda out: out[0])
-        layers = self.layer if several else (self.layer,)
-        return at_layers(call, layers, read_off=read, must_reach=self.DIFFERENTIABLE), pick
+        return at_layers(call, self.layers, read_off=read, must_reach=self.DIFFERENTIABLE), pick
 
 
 def as_explainer(value: Any, model: nn.Module | None = None) -> Explainer:

@@ -27,6 +27,10 @@ class LayerPoint(NamedTuple):
     module: nn.Module
     is_input: bool = False
 
+    def at_input(self) -> LayerPoint:
+        """What goes into the layer."""
+        return self if self.is_input else LayerPoint(self.name + INPUT, self.module, is_input=True)
+
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
     """Name and module of a layer given as either.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
@@ -24,9 +25,11 @@ from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import full_precision, logits_of
 from xaikit.mitigation.history import History
+from xaikit.mitigation.optimizers import check_optimizer
 from xaikit.mitigation.penalties import EXPLANATION, REGRESSION, check_labels, gradient_ratio, task_loss
 from xaikit.mitigation.reader import Reader, missing_masks
 from xaikit.mitigation.sources import InMemorySource, training_source
+from xaikit.mitigation.task_losses import check_task_loss, named_loss
 from xaikit.mitigation.trainer import Options, train
 
 
@@ -58,14 +61,6 @@ def _device(value: Any, where: str) -> Any:
         raise InvalidInputError(f"{where} must name a torch device such as 'cpu' or 'cuda', got {value!r}") from None
 
 
-def _task_loss(value: Any, where: str) -> Any:
-    if value is not None and value != REGRESSION and (not callable(value) or isinstance(value, type)):
-        raise InvalidTypeError(
-            f"{where} must be a function (logits, labels) -> loss, 'regression' or None, got {value!r}"
-        )
-    return value
-
-
 class Mitigator(Configured, abc.ABC):
     """Trains a model with a penalty that makes it ignore a shortcut.
 
@@ -85,7 +80,7 @@ class Mitigator(Configured, abc.ABC):
         str, Categorical("sample", "class", search=False), "one mask for each sample, or for each class: the label's"
     ] = "sample"
     task_loss: Annotated[
-        Any, _task_loss, "of the task: a function (logits, labels) or 'regression'; None chooses by the labels"
+        Any, check_task_loss, "of the task: a function (logits, labels) or a name; None chooses by the labels"
     ] = None
     warmup: Annotated[float, Float(ge=0), "epochs over which the weight rises from 0, in a straight line"] = 0.0
     balance: Annotated[
@@ -97,7 +92,11 @@ class Mitigator(Configured, abc.ABC):
     ] = "constant"
     n_epochs: Annotated[int, Int(ge=1), "passes over the data"] = 10
     batch_size: Annotated[int, Int(ge=1), "samples in a step, for data given as tensors"] = 8
-    optimizer: Annotated[str, Categorical("adam", "adamw", "sgd", search=False), "who takes the steps"] = "adam"
+    optimizer: Annotated[
+        Any,
+        check_optimizer,
+        "a name of torch.optim with its settings ('sgd:momentum=0.9'), or a function of parameters",
+    ] = "adam"
     weight_decay: Annotated[float, Float(ge=0), "of the optimizer"] = 0.0
     clip_grad_norm: Annotated[float | None, Float(gt=0, optional=True), "largest norm of a step's gradient"] = None
     head: Annotated[str | int, "which output holds the logits, where the model returns several"] = "logits"
@@ -145,9 +144,17 @@ class Mitigator(Configured, abc.ABC):
         >>> [RRR(lr=0.1, n_epochs=4, lr_schedule="cosine").lr_at(epoch) for epoch in (0, 2, 4)]
         [0.1, 0.05, 0.0]
         """
+        return self.lr * self.lr_share_at(epoch)
+
+    def lr_share_at(self, epoch: float) -> float:
+        """What share of its first learning rate every group of parameters has at some time of the training.
+
+        Args:
+            epoch: epochs that are done, fractions included.
+        """
         progress = min(1.0, epoch / self.n_epochs)
         shares = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
-        return self.lr * shares[self.lr_schedule]
+        return shares[self.lr_schedule]
 
     def loss(self, model: nn.Module, batch: Any, *, seed: int | None = None, weight: float | None = None) -> Loss:
         """The loss of one batch.
@@ -202,6 +209,7 @@ class Mitigator(Configured, abc.ABC):
         groups: Any = None,
         checkpoint: Any = None,
         fabric: Any = None,
+        on_epoch: Callable[[dict[str, float], nn.Module], Any] | None = None,
         progress: bool = True,
     ) -> History:
         """Train the model in place: ``fit(model, images, labels, masks)`` or ``fit(model, loader)``.
@@ -228,6 +236,7 @@ class Mitigator(Configured, abc.ABC):
                 exists, resumed from.
             fabric: a Lightning Fabric, which says on which devices, in how many processes and in which precision to
                 train; `batch_size`, or the batch of a loader, is then that of all processes together.
+            on_epoch: called after each epoch with its row, as `History` holds it, and the model: to log, or to save.
             progress: show a progress bar.
 
         Returns:
@@ -246,13 +255,15 @@ class Mitigator(Configured, abc.ABC):
         stopping.check(model)
         if labels is not None and region is None and self.NEEDS_MASK:
             raise InvalidInputError("fit needs labels and masks beside the inputs: fit(model, images, labels, masks)")
+        if on_epoch is not None and not callable(on_epoch):
+            raise InvalidTypeError(f"on_epoch must be a function (row, model), got {on_epoch!r}")
         source = training_source(data, labels, self.batch_size, self._reader(model, region))
         check_data(self, model, source)
         if isinstance(source, InMemorySource):
             watch = MaskWatch()
             watch.look(source.samples.masks)
             watch.warn(self, stacklevel=4)
-        history: History = processes.launch(train, self, model, source, Options(path, stopping, progress))
+        history: History = processes.launch(train, self, model, source, Options(path, stopping, progress, on_epoch))
         return history
 
     @property
@@ -276,9 +287,9 @@ class Mitigator(Configured, abc.ABC):
         return 1.0 if getattr(self, "reduction", "mean") == "sum" else fraction.explained
 
     @property
-    def has_own_loss(self) -> bool:
-        """Whether the task's loss is a function of the user's, which takes labels of any form."""
-        return callable(self.task_loss)
+    def takes_any_labels(self) -> bool:
+        """Whether the task's loss was named, or is a function of the user's: such a loss takes labels of any form."""
+        return self.task_loss is not None and self.task_loss != REGRESSION
 
     def task_labels(self, labels: Any, logits: Tensor) -> Tensor:
         """The labels as the task's loss takes them, on the logits' device.
@@ -290,7 +301,7 @@ class Mitigator(Configured, abc.ABC):
         Raises:
             InvalidInputError, InvalidTypeError: as `check_labels`, where the loss is no function of the user's.
         """
-        if self.has_own_loss:
+        if self.takes_any_labels:
             return to_tensor(labels, "labels").to(logits.device)
         return check_labels(labels, logits, regression=self.task_loss == REGRESSION)
 
@@ -304,9 +315,10 @@ class Mitigator(Configured, abc.ABC):
         Raises:
             InvalidInputError: where a function of the user's returns no scalar.
         """
-        if not self.has_own_loss:
+        if not self.takes_any_labels:
             return task_loss(logits, labels)
-        value = self.task_loss(logits, labels)
+        function = named_loss(self.task_loss) if isinstance(self.task_loss, str) else self.task_loss
+        value = function(logits, labels)
         if not isinstance(value, Tensor) or value.ndim:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InvalidInputError(
@@ -326,12 +338,12 @@ class Mitigator(Configured, abc.ABC):
     def _reader(self, model: nn.Module, masks: Any = None) -> Reader:
         """How the batches of a training are read."""
         name = type(self).__name__ if self.NEEDS_MASK else ""
-        options: dict[str, Any] = {"by_class": self.mask_scope == "class", "free_labels": self.has_own_loss}
+        options: dict[str, Any] = {"by_class": self.mask_scope == "class", "free_labels": self.takes_any_labels}
         return Reader(model, needs_mask=name, masks=masks, what=self.MASK_NAME, **options)
 
     def _read(self, model: nn.Module, batch: Any) -> Batch:
         """A batch as the user gave it, read."""
-        options: dict[str, Any] = {"check": False, "move": True, "free_labels": self.has_own_loss}
+        options: dict[str, Any] = {"check": False, "move": True, "free_labels": self.takes_any_labels}
         by_class = self.mask_scope == "class"
         read = read_batch(batch, model, by_class=by_class, masks=self.MASK_NAME, **options)
         if self.NEEDS_MASK and read.masks is None:

@@ -132,9 +132,7 @@ class DoubtWatch:
             return torch.tensor(torch.nan, device=logits.device)
         chances = logits.detach().softmax(-1)
         is_class = (
-            labels.shape == logits.shape[:1]
-            and not labels.is_floating_point()
-            and not callable(self._mitigator.task_loss)
+            labels.shape == logits.shape[:1] and not labels.is_floating_point() and not self._mitigator.takes_any_labels
         )
         return 1 - (chances.gather(1, labels[:, None]) if is_class else chances.amax(-1)).mean()
 

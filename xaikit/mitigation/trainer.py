@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from xaikit.mitigation.forward import training_mode
 from xaikit.mitigation.guard import Guard, suspects
 from xaikit.mitigation.history import History
 from xaikit.mitigation.interruption import interruptible
+from xaikit.mitigation.optimizers import make_optimizer
 from xaikit.mitigation.penalties import REGRESSION
 from xaikit.mitigation.sources import InMemorySource, Source, TrainingStep
 
@@ -61,17 +63,19 @@ class Options:
     checkpoint: Path | None
     stopping: EarlyStopping
     progress: bool
+    on_epoch: Callable[[dict[str, float], nn.Module], Any] | None = None
 
 
 def train(processes: OneProcess, mitigator: Mitigator, model: nn.Module, source: Source, options: Options) -> History:
     """Train the model in place; see `Mitigator.fit`."""
     device = processes.device(model, mitigator.device)
-    makers = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    # A fused step passes once over weights, gradients and moments: an eighth of the time of torch's default on a CPU.
-    fused = processes.may_fuse and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    settings = {"lr": mitigator.lr, "weight_decay": mitigator.weight_decay, "fused": fused}
-    optimizer = makers[mitigator.optimizer](parameters, **settings)
+    optimizer = make_optimizer(
+        mitigator.optimizer,
+        model,
+        lr=mitigator.lr,
+        weight_decay=mitigator.weight_decay,
+        may_fuse=processes.may_fuse,
+    )
     processes.setup(by_sample(mitigator), model, optimizer)
     own_seed = mitigator.random_state is not None or processes.part.world_size > 1
     keep = torch.random.fork_rng() if own_seed else contextlib.nullcontext()
@@ -100,6 +104,7 @@ class Loop:
         self._processes, self._mitigator, self._model, self._source = processes, mitigator, model, source
         self._trained = by_sample(mitigator)
         self._options, self._device, self._optimizer = options, device, optimizer
+        self._first_lrs = [group["lr"] for group in optimizer.param_groups]
         self._first = processes.part.rank == 0
         self._guard = Guard(model, optimizer, mitigator.max_skips)
         # In several processes all must draw the same order.
@@ -140,6 +145,8 @@ class Loop:
                     return Stopped.INTERRUPTED
                 self._close_epoch(is_last=len(self.progress.epochs) + 1 == last)
                 self._write()
+                if self._first and self._options.on_epoch is not None:
+                    self._options.on_epoch(dict(self.progress.epochs[-1]), self._model)
         except TrainingError:
             self._write()  # the last good state
             raise
@@ -199,8 +206,8 @@ class Loop:
         if failed:
             raise TrainingError("another process stopped with an error; it says which")
         self._optimizer.zero_grad(set_to_none=True)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._mitigator.lr_at(self._epochs_done)
+        for group, first in zip(self._optimizer.param_groups, self._first_lrs, strict=True):
+            group["lr"] = first * self._mitigator.lr_share_at(self._epochs_done)
         passed = not bad
         if passed:
             assert loss is not None
