@@ -1,4 +1,4 @@
-"""What `xaikit demo` does, step by step; every number that it prints is measured in that run."""
+"""The steps of `xaikit demo`; every number that it prints is measured in that run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Plan:
 
     @property
     def total_epochs(self) -> int:
-        """Of all trainings: plain, reference, and each penalty with each weight."""
+        """The number of epochs of all trainings: plain, reference, and each penalty with each weight."""
         return self.epochs * (2 + len(PENALISED) * len(self.weights))
 
 

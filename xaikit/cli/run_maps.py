@@ -40,7 +40,7 @@ class RunMaps:
 
     @property
     def indices(self) -> list[int]:
-        """Of the samples in the data."""
+        """The indices of the samples in the data."""
         return [row["index"] for row in self.rows]
 
     @property

@@ -132,7 +132,7 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True)
 class Mapped:
-    """What a function returns for each batch of a stream; it can be iterated several times."""
+    """An iterable of the results of a function for each batch of a stream; it can be iterated several times."""
 
     stream: Stream
     function: Callable[[MaskedBatch], Any]
@@ -174,7 +174,7 @@ def tell_skipped(*streams: Stream) -> int:
 
 
 def targets_for(target: str, batch: MaskedBatch, model: nn.Module, head: str | int) -> Any:
-    """What is explained in some samples: the label, one class, a target's spec, or (no word) the predicted class.
+    """The targets of some samples: the label, one class, a target's spec, or by default the predicted class.
 
     Raises:
         InvalidInputError: for a target that is none of these, or labels that are not there.

@@ -103,7 +103,7 @@ def fits(values: Any, sample_input: SampleInput) -> bool:
 
 
 def as_json(attribution: Attribution, output: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-    """What is known of an attribution, as plain JSON values."""
+    """The contents of an attribution as plain JSON values."""
     scores, gaps = attribution.scores, attribution.gap
     ranked = output.ndim == 2 and output.shape[1] > 1
     return {

@@ -59,7 +59,7 @@ class Spec(BaseModel):
 
 
 class Number(Spec):
-    """What `Float` and `Int` share: the legal range and the search range."""
+    """Base of `Float` and `Int`: the legal range and the search range."""
 
     WORD: ClassVar[str] = "number"
     low: int | float | None = None

@@ -26,7 +26,7 @@ MAX_PREFIX = 16  # class, distillation and register tokens that may stand before
 
 
 class Recorder:
-    """What the hooked layers returned, run by run.
+    """The outputs of the hooked layers, run by run.
 
     Args:
         layers: names and modules.

@@ -168,7 +168,7 @@ class NoiseTunnel(CaptumMethod):
 
 @EXPLAINERS.register("captum.feature_ablation")
 class FeatureAblation(FromGroups):
-    """What the score loses when a group of features is replaced by the baseline."""
+    """The drop of the score when a group of features is replaced by the baseline."""
 
     ALGORITHM = "FeatureAblation"
     PASSES = ("n_segments",)
@@ -176,7 +176,7 @@ class FeatureAblation(FromGroups):
 
 @EXPLAINERS.register("captum.occlusion")
 class Occlusion(FromBaseline):
-    """What the score loses under a sliding window (Zeiler and Fergus 2014, arXiv:1311.2901)."""
+    """The drop of the score under a sliding window (Zeiler and Fergus 2014, arXiv:1311.2901)."""
 
     ALGORITHM = "Occlusion"
     PASSES = (100,)  # windows whose side is a fifth of each axis, with a stride of half a window

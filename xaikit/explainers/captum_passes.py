@@ -88,7 +88,7 @@ def like(values: Tensor, x: Tensor) -> Tensor:
 
 
 def rows_per_sample(name: str, options: dict[str, Any]) -> int:
-    """How many rows captum makes of a sample at the least."""
+    """The smallest number of rows that captum makes of a sample."""
     if not name.endswith(("DeepLift", "DeepLiftShap", "Conductance")):
         return 1
     # DeepLift runs a sample beside each baseline; conductance compares neighbouring steps.

@@ -1,4 +1,4 @@
-"""What a model relies on: accuracy with the shortcut kept, randomised, flipped and removed, and where it looks."""
+"""assess: accuracy with the shortcut kept, randomised, flipped and removed, and the relevance in its mask."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RELIES = 0.1  # share of predictions that follow the shortcut, above which a mod
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Assessment(Result):
-    """What `assess` measured; all values are fractions.
+    """The result of `assess`; all values are fractions.
 
     Attributes:
         accuracy: over all samples, for each variant of the shortcut: "kept", "randomised", "flipped", "removed".

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def check_model(model: Any) -> None:
-    """What `fit` can train.
+    """Check that `fit` can train a model.
 
     Raises:
         InvalidTypeError: for anything but a module.

@@ -31,7 +31,7 @@ class Comparison(Result):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What every training has, in order."""
+        """Names of the measures that every training has, in order."""
         first, *others = (row for rows in self.rows.values() for row in rows)
         return tuple(name for name in first if all(name in row for row in others))
 

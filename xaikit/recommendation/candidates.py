@@ -1,4 +1,4 @@
-"""How well each registered explainer suits a model, by what its class says of itself."""
+"""Candidates: how well each registered explainer suits a model, by the attributes of its class."""
 
 from __future__ import annotations
 

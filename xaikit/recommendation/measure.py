@@ -123,7 +123,7 @@ def _with_tie(item: Candidate, values: dict[str, Tensor], metric: Metric) -> Can
 
 
 def _standard_error(value: Tensor) -> float:
-    """Of the mean over samples; infinite for a single one, which says nothing about others."""
+    """The standard error of the mean over samples; infinite for a single sample."""
     return float(value.std() / len(value) ** 0.5) if len(value) > 1 else float("inf")
 
 

@@ -34,7 +34,7 @@ SILENT = frozenset({"__get__", "__set__", "__getitem__", "detach", "clone", "con
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ModelProfile(Result):
-    """What a model is made of.
+    """The parts of a model and the facts about it that matter for explaining it.
 
     Attributes:
         model: its class.

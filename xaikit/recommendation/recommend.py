@@ -64,7 +64,7 @@ class Recommendation(Result):
         return self.candidates[0].explainer
 
     def to_json(self) -> str:
-        """What `to_dict` gives, as text."""
+        """The content of `to_dict` as text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_pandas(self) -> Any:

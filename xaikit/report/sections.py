@@ -181,7 +181,7 @@ def _by_group(groups: Mapping[str, Mapping[str, Mapping[Any, float]]]) -> list[d
 def profile_sections(
     recommendation: Recommendation | Mapping[str, Any], *, title: str = "Model profile"
 ) -> list[Section]:
-    """What a model is made of, and the explainers that suit it.
+    """The profile of a model, and the explainers that suit it.
 
     Args:
         recommendation: what `recommend` returned, or the values that its `to_dict` gives.

@@ -70,7 +70,7 @@ def unpadded(ids: Sequence[int], weights: Array) -> int:
 
 
 def _lines(strings: Sequence[str]) -> tuple[list[tuple[float, int]], int]:
-    """Where each word stands: its left edge in inches and its line; and the number of lines."""
+    """The position of each word, as its left edge in inches and its line; and the number of lines."""
     placed, x, line = [], 0.15, 0
     for word in strings:
         text = _one_line(word)

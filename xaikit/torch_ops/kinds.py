@@ -13,7 +13,7 @@ from xaikit.torch_ops.names import canonical, operation_name
 
 
 class Kind(StrEnum):
-    """What an operation does with the tensors that it gets, as far as a rule needs to know."""
+    """The effect of an operation on its tensors, as far as a rule needs to know it."""
 
     STRUCTURE = "moves, copies or picks entries by their position, and may put in constants"
     LINEAR = "linear in its operands, without a weight of its own: sums, means, differences, Fourier transforms"

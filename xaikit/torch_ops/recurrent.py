@@ -19,7 +19,7 @@ HiddenState = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Weights:
-    """What one layer and direction of a recurrent net learns; None for what it does not have.
+    """The parameters of one layer and direction of a recurrent net; None for those that it does not have.
 
     Attributes:
         inputs: (gates * hidden, features), with its bias `input_bias`.

@@ -55,7 +55,7 @@ class Cut:
         return value.is_contiguous() and (len(self.sizes) == 1 or all(size == 1 for size in lead))
 
     def operand(self, value: Tensor) -> Sequence[Tensor]:
-        """For each block what it meets of a broadcast operand."""
+        """For each block, its part of a broadcast operand."""
         if value.numel() == 1:
             return (value.reshape(()),) * len(self.sizes)
         if len(self.sizes) == 1:

@@ -1,4 +1,4 @@
-"""How relevance flows through autograd: steps that act on one backward pass and leave the true gradient to all others.
+"""Relevance in autograd's graph: steps that act on one backward pass and leave the true gradient to all others.
 
 What flows backwards is g = R / x, relevance per unit of activation. In this form LRP-0 is the gradient itself, so that
 sums, reshapes, poolings and every other linear operation need no rule: R_in = x * (dy/dx)^T (R_out / y).
