@@ -1,4 +1,4 @@
-"""Captum's attribution classes by name, the arguments that they take, and objects of them; only this file imports captum."""
+"""Captum's attribution classes by name, their arguments, and objects of them; only this file imports captum."""
 
 from __future__ import annotations
 
