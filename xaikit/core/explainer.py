@@ -131,7 +131,8 @@ class Explainer(ModelView, abc.ABC):
             seed: of the method's random numbers; a sample gets the same ones alone and inside a batch.
 
         Returns:
-            Tensors shaped like the inputs (or like the activations of `layer`), in the same structure.
+            Tensors shaped like the inputs, in the same structure. With `layer`, a tensor shaped like that layer's
+            output. With several layers, a tuple of such tensors: annotate the result so for a type checker.
 
         Raises:
             InvalidInputError, InvalidTypeError: for inputs or targets that cannot be right.

@@ -78,7 +78,7 @@ class CaptumMethod(Explainer):
 
     @property
     def innermost(self) -> str:
-        """The class that explains: that inside a NoiseTunnel, else the class itself."""
+        """The name of the class that explains: the one inside a NoiseTunnel, or the class itself."""
         return str(getattr(self, "attribution_method", None) or self._algorithm())
 
     @property
@@ -144,7 +144,7 @@ class CaptumMethod(Explainer):
         return options
 
     def _points(self, call: Call, options: dict[str, Any]) -> list[LayerPoint]:
-        """Where a class that takes a layer looks."""
+        """The points of the model that a class with a layer explains."""
         if not needs_layer(self.innermost):
             return []
         if self.layer is None and self.innermost == "GuidedGradCam":
@@ -164,7 +164,7 @@ class CaptumMethod(Explainer):
     def _of_blocks(
         self, instance: Any, call: Call, uncut: Call, options: dict[str, Any], per_sample: dict[str, Tensors] | None
     ) -> list[Tensors]:
-        """What captum gives for some samples at a time."""
+        """Captum's attributions, computed for some samples at a time."""
         name, inner = self._algorithm(), self.innermost
         takes = arguments_of(name, inner)
         per_sample = self._of_samples(takes - set(options), call, uncut) if per_sample is None else per_sample

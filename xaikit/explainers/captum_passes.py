@@ -22,9 +22,10 @@ from xaikit.core.layers import LayerPoint
 from xaikit.core.rows import even_ranges
 from xaikit.core.structure import Tensors, map_tensors, split_rows
 
-# Captum draws the noise of these for a whole batch at once; one sample at a time meets the same noise in any batch.
+# Captum draws the noise of these for a whole batch. They get one sample at a time, so that a sample's noise does not
+# depend on its batch.
 ONE_BY_ONE = ("GradientShap", "KernelShap", "Lime", "LimeBase")
-# So do these with orders of features, which a batch shares where its samples have the same groups.
+# Captum draws the orders of features of these for a whole batch; they get one sample at a time if the groups differ.
 ONE_BY_ONE_WITH_OWN_GROUPS = ("ShapleyValueSampling", "ShapleyValues")
 # These switch groups and need no gradient, so they take whole numbers.
 WITHOUT_GRADIENT = frozenset(
@@ -48,7 +49,7 @@ ONE_VALUE_FOR_A_GROUP = frozenset(
 BETWEEN_INPUTS = frozenset({"InternalInfluence", "LayerConductance", "LayerGradientShap", "LayerDeepLiftShap"}) | {
     "NoiseTunnel"
 }
-# What explains a layer by starting the model there, in the place of captum's class for layers.
+# Explainers that start the model at a layer, in place of captum's classes for layers.
 BY_CUT = MappingProxyType(
     {
         "InternalInfluence": "IntegratedGradients",
