@@ -25,7 +25,7 @@ GOES_ON = "##"
 
 
 def kind_of(values: Array, inputs: Array | None) -> str:
-    """What a sample is, by its form: "text", "image", "series" or "tabular".
+    """The kind of a sample by its shape and type: "text", "image", "series" or "tabular".
 
     Raises:
         InvalidInputError: for a form that none of these has.
@@ -46,7 +46,7 @@ def drawn(
     side: int = pictures.LARGEST,
     scale: float | None = None,
 ) -> dict[str, Any]:
-    """What the page's template needs to show one attribution; a picture has at most side x side pixels."""
+    """The values that the page's template needs to show one attribution; a picture has at most side x side pixels."""
     scale = scale_of(kind, values) if scale is None else scale
     if kind == "image":
         return _image(values, side, scale)
