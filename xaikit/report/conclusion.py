@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean, median
@@ -34,9 +34,8 @@ class Digest:
     def __init__(self, runs: Sequence[Run], explainers: Sequence[str]) -> None:
         self._runs, self._explainers = runs, explainers
         # What each model looks at, by its first run.
-        self._places: dict[int, Counter[str]] = {
-            number: Counter() for number, run in enumerate(runs) if any(run is m for m in models(runs).values())
-        }
+        firsts = [next(i for i, run in enumerate(runs) if run is first) for first in models(runs).values()]
+        self._places: dict[int, dict[str, float]] = {number: defaultdict(float) for number in firsts}
         self._kind = ""
         self._samples = 0
         self._gaps: dict[str, list[float]] = defaultdict(list)
@@ -82,13 +81,14 @@ class Digest:
         return [s for s in (self._right(), *map(self._looks, self._places), self._sums(), self._agree()) if s]
 
     def _right(self) -> str:
-        by_model = [(run, share) for run in models(self._runs).values() if (share := accuracy(run)) is not None]
+        judged = ((run, accuracy(run)) for run in models(self._runs).values())
+        by_model = [(run, *share) for run, share in judged if share is not None]
         if not by_model:
             return ""
         if len(by_model) == 1:
-            (_, (share, count)), *_ = by_model
+            _, share, count = by_model[0]
             return f"The model is right on {share:.1%} of {count} samples."
-        each = "; ".join(f"{run.folder.name}: {share:.1%} of {count}" for run, (share, count) in by_model)
+        each = "; ".join(f"{run.folder.name}: {share:.1%} of {count}" for run, share, count in by_model)
         return f"Right predictions: {each}. {_turned(by_model[0][0], by_model[-1][0])}"
 
     def _looks(self, number: int) -> str:
@@ -170,5 +170,6 @@ def _rank_correlation(a: Array, b: Array) -> float:
     """Spearman's, with equal values in the order they come; 0 where one of both is constant."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
-    ranks = [np.argsort(np.argsort(v, kind="stable"), kind="stable") for v in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    ranks = np.stack([np.argsort(np.argsort(v, kind="stable"), kind="stable") for v in (a, b)])
+    between = np.asarray(np.corrcoef(ranks))
+    return float(between[0, 1])
