@@ -163,3 +163,15 @@ def test_clusters_that_are_not_there():
     for wrong in (5, -1, True, "0"):
         with pytest.raises(InvalidInputError, match="cluster must be a whole number"):
             found.samples(wrong)
+
+
+def test_names_of_samples_go_along():
+    maps = torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    files = [f"eights/{i}.png" for i in range(12)]
+    clusters = SpRAy(n_clusters=2)(maps, names=files)
+    assert clusters.sample_names(1) == [files[i] for i in clusters.samples(1)]
+    assert clusters.to_pandas()["name"].tolist() == files
+    assert type(clusters).from_dict(clusters.to_dict()) == clusters
+    assert SpRAy(n_clusters=2)(maps).sample_names(0)[0].startswith("sample ")
+    with pytest.raises(InvalidInputError, match="one for each of 12 samples, got 3"):
+        SpRAy()(maps, names=files[:3])
