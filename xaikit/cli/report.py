@@ -38,6 +38,7 @@ class WriteReport(Job):
     evaluation: tuple[Path, ...] = flag((), help="A table that xaikit evaluate wrote; may be repeated.")
     tuning: tuple[Path, ...] = flag((), help="What xaikit tune wrote; may be repeated.")
     assessment: tuple[Path, ...] = flag((), help="What xaikit mitigate --assessment wrote; may be repeated.")
+    scan: tuple[Path, ...] = flag((), help="What xaikit scan wrote; may be repeated.")
     table: tuple[Path, ...] = flag((), help="Any other .json with rows, shown as a table; may be repeated.")
 
     def run(self) -> int:
@@ -88,6 +89,7 @@ class WriteReport(Job):
         readers: tuple[tuple[tuple[Path, ...], Callable[..., Any], str, str], ...] = (
             (self.evaluation, lambda c, **t: evaluation_sections(_evaluation(c), **t), "evaluate", "Metrics"),
             (self.tuning, lambda c, **t: tuning_sections(_tuned(c), **t), "tune", "Tuning"),
+            (self.scan, _scanned, "scan", "Scan"),
             (self.assessment, lambda c, **t: mitigation_sections(*_mended(c), **t), "mitigate", "Mitigation"),
         )
         for paths, read, verb, title in readers:
@@ -97,6 +99,13 @@ class WriteReport(Job):
                     path, partial(read, title=title if len(paths) == 1 else f"{title}, {path.stem}"), verb
                 )
         return sections + [section for path in self.table for section in _table(path)]
+
+
+def _scanned(content: Any, title: str) -> Any:
+    from xaikit.report.scans import scan_sections
+    from xaikit.shortcuts import Scan
+
+    return scan_sections(Scan.from_dict(content), title=title)
 
 
 def _evaluation(content: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The figure of a scan: how many predictions follow each factor, and exchanged samples."""
+"""A scan in figures and in a report: how many predictions follow each factor, and exchanged samples."""
 
 from __future__ import annotations
 
@@ -7,11 +7,38 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from xaikit.report.figures import _show_input
+from xaikit.report.html import Picture, Table
 from xaikit.shortcuts import Effect, Scan
 from xaikit.shortcuts.effects import SUSPECT
 
 MOST_BARS, MOST_ROWS, SAMPLES = 14, 5, 2
 COLOURS = {"suspect": "#b2182b", "content": "#4477aa", "nuisance": "#999999"}
+
+
+def scan_sections(scan: Scan, *, title: str = "Scan") -> list[Table | Picture]:
+    """The table of all factors with the conclusion, and the figure.
+
+    Args:
+        scan: what `scan` measured.
+        title: of both.
+    """
+    columns = {
+        "follows": "follow it",
+        "changed": "change",
+        "accuracy": "accuracy",
+        "worst accuracy": "in the worst class",
+    }
+    rows = []
+    for name, row in scan.to_pandas().to_dict("index").items():
+        nature = f"{row['nature']}, suspect" if row["suspect"] else row["nature"]
+        rows.append({"factor": name, "nature": nature, **{label: float(row[key]) for key, label in columns.items()}})
+    note = (
+        "Each factor is exchanged with samples of other classes. Follow it: predictions that become the donor's class, "
+        "less those that damage alone changes."
+    )
+    description = f"Share of predictions that follow each factor. {scan.verdict}"
+    table = Table(title, rows, note, shares=True, conclusion=scan.verdict)
+    return [table, Picture(title, scan_figure(scan), description)]
 
 
 def scan_figure(scan: Scan) -> Figure:

@@ -115,3 +115,12 @@ def test_wrong_calls(
     assert len(pictures) == 2
     assert leave("scan", *DATA, *flags, "--quiet") == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_page_of_a_scan(leave: Callable[..., int], pictures: tuple[np.ndarray, np.ndarray]) -> None:
+    assert len(pictures) == 2
+    assert leave("scan", *DATA, "--quiet", "--no-figure") == 0
+    assert leave("report", "--scan", "scan.json", "--out", "page.html", "--quiet") == 0
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "suspect: 100 % of predictions follow the top left corner" in page
+    assert "bottom right corner" in page
