@@ -126,6 +126,12 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
     def _checkpoint(self) -> Path:
         return self.checkpoint or self.out.with_suffix(".checkpoint.pt")
 
+    def written_alone(self) -> Path | None:
+        """The weights; of several processes that share a training the first one writes."""
+        from xaikit.cli import processes
+
+        return self.out if processes.rank() == 0 and not self.starts_others else None
+
     def how_to_go_on(self) -> str:
         """A training goes on from its checkpoint."""
         if self._checkpoint.exists():

@@ -82,6 +82,10 @@ class Shortcuts(Job):
         self.tell(text, **result, written=[str(p) for p in written])
         return 0
 
+    def written_alone(self) -> Path | None:
+        """The folder, whose files belong together."""
+        return self.out
+
     def _settings(self) -> Any:
         from xaikit.core.errors import InvalidInputError
         from xaikit.core.spec_strings import parse_spec
