@@ -27,6 +27,10 @@ class LayerPoint(NamedTuple):
     module: nn.Module
     is_input: bool = False
 
+    def at_input(self) -> LayerPoint:
+        """What goes into the layer."""
+        return self if self.is_input else LayerPoint(self.name + INPUT, self.module, is_input=True)
+
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
     """Name and module of a layer given as either.
@@ -91,7 +95,7 @@ def cut_at(
 
 
 def read(points: Sequence[LayerPoint], forward: Callable[[], Any]) -> list[list[Any]]:
-    """What passes at each point during one forward pass, run by run, as it is at that moment."""
+    """The values at each point during one forward pass, run by run, as they are at that moment."""
     readings: list[list[Any]] = [[] for _ in points]
 
     def reader(index: int) -> Callable[[Any], Any]:

@@ -32,7 +32,7 @@ Rebuild = Callable[[Tensors], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the user asks of one call; see `Explainer.run_call`."""
+    """The arguments of one call; see `Explainer.run_call`."""
 
     inputs: Any
     targets: Any = None
@@ -45,7 +45,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What a method needs of the model.
+    """The requirements of a method.
 
     Attributes:
         gradient: the gradient of the score by what is explained.
@@ -307,14 +307,14 @@ def at_layers(call: Call, layers: tuple[Any, ...], *, read_off: bool, must_reach
     check_parallel([p.name for p in points], activations)
     if not call.create_graph:
         activations = tuple(a.detach() for a in activations)
-    runs = [len(outputs) for outputs in readings]
+    runs = tuple(len(outputs) for outputs in readings)
 
     def from_layer(inputs: Tensors, samples: Tensor | None) -> Any:
         rows = original if samples is None else tuple(t[samples] for t in original)
         with substituted(points, inputs, runs):
             return run(rows, samples)
 
-    cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=points, uncut=call)
+    cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=points, runs=runs, uncut=call)
     cut = dataclasses.replace(cut, batch=activations)
     if must_reach:
         _check_reached(cut)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -21,6 +21,8 @@ class ChangedMitigator(Mitigator):
     It computes no explanation, so ``explainer`` has no effect.
     """
 
+    EXPLAINS_AS_DEPLOYED: ClassVar[bool] = False
+
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, masks: Any, *, seed: int, create_graph: bool) -> Tensor:
         # If the penalty is only measured, the pass must not change buffers of the model.
         apart = contextlib.nullcontext() if create_graph else isolated(model, y.device, seed)
@@ -28,7 +30,7 @@ class ChangedMitigator(Mitigator):
             return self.task_of(at_least_float32(self._changed_logits(model, x, masks, seed)), y)
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """The mean is over all samples.
+        """The part's share of all samples, over which the penalty is a mean.
 
         Args:
             fraction: how much of the batch the part is.
