@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from xaikit.cli.printing import printable
+
 JOBS: dict[str, type[Job]] = {}
 INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
 
@@ -67,11 +69,11 @@ class Job(BaseModel):
     def note(self, text: str) -> None:
         """Print a note on standard error, unless --quiet."""
         if not self.quiet:
-            typer.echo(f"xaikit: note: {text}", err=True)
+            typer.echo(f"xaikit: note: {printable(text)}", err=True)
 
     def tell(self, text: str, /, **result: Any) -> None:
         """Print the result on standard output: as text, or with --json as one JSON object."""
-        typer.echo(json.dumps(result) if self.json_output else text)
+        typer.echo(json.dumps(result) if self.json_output else printable(text, lines=True))
 
     def save(self, path: Path) -> Path:
         """Write the job as .yaml, .toml or .json: the verb and what differs from its defaults.

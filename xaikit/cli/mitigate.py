@@ -31,6 +31,10 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
     checkpoint when the same command is given again after an interruption. xaikit list mitigators tells the
     mitigators' settings.
 
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl: numbers, texts with --text, time series with --series) or module:dataset. --mask is a picture, an array, a
+    folder of these named like the images, or a file of COCO, LabelMe, CVAT or YOLO.
+
     \b
     Examples:
       xaikit mitigate --data digits.npz --model mynet:make --weights w.pt --mask corner.png --out mended.pt
