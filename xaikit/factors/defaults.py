@@ -30,7 +30,7 @@ def default_factors(x: Tensor, facts: DataFacts) -> tuple[Factor, ...]:
         x: samples.
         facts: what is known of them.
     """
-    own = tuple(FACTORS.create(spec) for spec in DEFAULTS[facts.kind])
+    defaults = tuple(FACTORS.create(spec) for spec in DEFAULTS[facts.kind])
     plugins = [FACTORS.get(name) for name in FACTORS if not FACTORS.get(name).__module__.startswith("xaikit.")]
     further = tuple(cls() for cls in plugins if facts.kind in cls.KINDS and not cls.needed_settings())
-    return tuple(factor for factor in (*own, *further) if factor.applies(x, facts))
+    return tuple(factor for factor in (*defaults, *further) if factor.applies(x, facts))

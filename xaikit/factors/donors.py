@@ -38,7 +38,7 @@ class DonorPool:
     """
 
     def __init__(self, batches: Iterable[tuple[Any, Tensor, Any]], classes: int, most: int = MOST_DONORS) -> None:
-        each = max(1, most // max(1, classes))
+        quota = max(1, most // max(1, classes))
         rows: list[tuple[Tensor, ...]] = []
         masks: list[Tensor | None] = []
         labels: list[int] = []
@@ -48,13 +48,13 @@ class DonorPool:
             tensors, self._rebuild = flatten(x)
             inside = None if mask is None else mask_like(mask, tensors[0])
             for row, label in enumerate(y.tolist()):
-                if labels.count(label) < each:
+                if labels.count(label) < quota:
                     rows.append(tuple(t[row].detach().cpu().clone() for t in tensors))
                     masks.append(None if inside is None else inside[row].detach().cpu().clone())
                     labels.append(label)
                     numbers.append(begin + row)
             begin += len(y)
-            if all(labels.count(label) == each for label in range(classes)):
+            if all(labels.count(label) == quota for label in range(classes)):
                 break
         self.tensors = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
         self.labels = torch.tensor(labels)
@@ -90,15 +90,15 @@ class DonorPool:
             numbers: of the samples in the data, (N,).
             generator: of the draws.
         """
-        wanted = [[label] if label in self.classes else self.classes for label in labels.tolist()]
-        rows = self._draw(wanted, generator)
-        again = self._draw(wanted, generator)
-        return torch.where(self.numbers[rows] == numbers, again, rows)
+        choices = [[label] if label in self.classes else self.classes for label in labels.tolist()]
+        rows = self._draw(choices, generator)
+        second = self._draw(choices, generator)
+        return torch.where(self.numbers[rows] == numbers, second, rows)
 
-    def _draw(self, wanted: list[list[int]], generator: torch.Generator) -> Tensor:
+    def _draw(self, choices: list[list[int]], generator: torch.Generator) -> Tensor:
         members = {label: (self.labels == label).nonzero()[:, 0] for label in self.classes}
         rows = []
-        for classes in wanted:
+        for classes in choices:
             label = classes[int(torch.randint(len(classes), (), generator=generator))]
             rows.append(members[label][int(torch.randint(len(members[label]), (), generator=generator))])
         return torch.stack(rows)

@@ -44,10 +44,10 @@ def _mean(x: Tensor) -> Tensor:
     return x.mean((1, 2, 3), keepdim=True)
 
 
-def _ratio(other: Tensor, own: Tensor) -> Tensor:
-    """Other / own, at most `LARGEST_RATIO`; 1 where there is nothing to scale."""
-    ratio = other / own.clamp_min(torch.finfo(own.dtype).tiny)
-    return torch.where(own > 0, ratio.clamp(max=LARGEST_RATIO), torch.ones_like(ratio))
+def _ratio(target: Tensor, value: Tensor) -> Tensor:
+    """Target / value, at most `LARGEST_RATIO`; 1 where there is nothing to scale."""
+    ratio = target / value.clamp_min(torch.finfo(value.dtype).tiny)
+    return torch.where(value > 0, ratio.clamp(max=LARGEST_RATIO), torch.ones_like(ratio))
 
 
 @FACTORS.register("brightness")
@@ -63,8 +63,8 @@ class ImageContrast(Light):
     """The standard deviation of an image about its mean: it is scaled, within the data's range."""
 
     def _lit(self, x: Tensor, donors: Tensor) -> Tensor:
-        own, other = (t.std((1, 2, 3), correction=0, keepdim=True) for t in (x, donors))
-        return _mean(x) + (x - _mean(x)) * _ratio(other, own)
+        value, target = (t.std((1, 2, 3), correction=0, keepdim=True) for t in (x, donors))
+        return _mean(x) + (x - _mean(x)) * _ratio(target, value)
 
 
 @FACTORS.register("sharpness")
@@ -73,8 +73,8 @@ class Sharpness(Light):
 
     def _lit(self, x: Tensor, donors: Tensor) -> Tensor:
         smooth = _blurred(x)
-        own, other = (_detail(t) for t in (x, donors))
-        return smooth + (x - smooth) * _ratio(other, own)
+        value, target = (_detail(t) for t in (x, donors))
+        return smooth + (x - smooth) * _ratio(target, value)
 
 
 def _blurred(x: Tensor) -> Tensor:

@@ -35,10 +35,12 @@ class Frequencies(Factor):
     def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:
         axes = tuple(d for d in range(1, x.ndim) if d != context.facts.channel_axis)
         sizes = [x.shape[d] for d in axes]
-        own, other = (torch.fft.rfftn(t.to(torch.promote_types(t.dtype, torch.float32)), dim=axes) for t in (x, donors))
+        spectrum, target = (
+            torch.fft.rfftn(t.to(torch.promote_types(t.dtype, torch.float32)), dim=axes) for t in (x, donors)
+        )
         inside = self._band(sizes, x.device)
         inside = inside.unsqueeze(context.facts.channel_axis - 1)
-        mixed = torch.where(inside, torch.polar(other.abs(), own.angle()), own)
+        mixed = torch.where(inside, torch.polar(target.abs(), spectrum.angle()), spectrum)
         return torch.fft.irfftn(mixed, s=sizes, dim=axes).to(x.dtype)
 
     def _band(self, sizes: list[int], device: torch.device) -> Tensor:

@@ -16,134 +16,23 @@ from xaikit.factors.base import NUISANCE, Factor, Family
 from xaikit.factors.facts import TEXT, DataFacts
 from xaikit.factors.words import TokenFactor, Words, plain_word
 
-ARTICLES = frozenset(("a", "an", "the"))
-PRONOUNS = frozenset(
-    [
-        "i",
-        "you",
-        "he",
-        "she",
-        "it",
-        "we",
-        "they",
-        "me",
-        "him",
-        "her",
-        "us",
-        "them",
-        "my",
-        "your",
-        "his",
-        "its",
-        "our",
-        "their",
-        "mine",
-        "yours",
-        "hers",
-        "ours",
-        "theirs",
-        "myself",
-        "yourself",
-        "himself",
-        "herself",
-        "itself",
-        "ourselves",
-        "yourselves",
-        "themselves",
-        "this",
-        "that",
-        "these",
-        "those",
-        "who",
-        "whom",
-        "whose",
-        "which",
-        "what",
-    ]
-)
-STOP_WORDS = frozenset(
-    ARTICLES
-    | PRONOUNS
-    | set(
-        [
-            "and",
-            "or",
-            "but",
-            "if",
-            "as",
-            "at",
-            "by",
-            "for",
-            "from",
-            "in",
-            "into",
-            "of",
-            "off",
-            "on",
-            "onto",
-            "out",
-            "over",
-            "to",
-            "under",
-            "up",
-            "upon",
-            "with",
-            "about",
-            "after",
-            "before",
-            "between",
-            "during",
-            "through",
-            "until",
-            "while",
-            "than",
-            "then",
-            "so",
-            "such",
-            "is",
-            "am",
-            "are",
-            "was",
-            "were",
-            "be",
-            "been",
-            "being",
-            "has",
-            "have",
-            "had",
-            "having",
-            "do",
-            "does",
-            "did",
-            "doing",
-            "can",
-            "could",
-            "may",
-            "might",
-            "must",
-            "shall",
-            "should",
-            "will",
-            "would",
-            "there",
-            "here",
-            "when",
-            "where",
-            "how",
-            "all",
-            "any",
-            "both",
-            "each",
-            "few",
-            "more",
-            "most",
-            "other",
-            "some",
-            "own",
-            "same",
-        ]
-    )
-)
+
+def _set_of(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+ARTICLES = _set_of("a an the")
+PRONOUNS = _set_of("""
+    i you he she it we they me him her us them my your his its our their mine yours hers ours theirs myself yourself
+    himself herself itself ourselves yourselves themselves this that these those who whom whose which what
+""")
+STOP_WORDS = ARTICLES | PRONOUNS
+STOP_WORDS |= _set_of("""
+    and or but if as at by for from in into of off on onto out over to under up upon with about after before during
+    between through until while than then so such is am are was were be been being has have had having do does did
+    doing can could may might must shall should will would there here when where how all any both each few more most
+    other some own same
+""")
 KINDS: dict[str, Callable[[str], bool]] = {
     "stop_words": lambda word: word.lower() in STOP_WORDS,
     "articles": lambda word: word.lower() in ARTICLES,
@@ -246,13 +135,13 @@ def telling_tokens(x: Tensor, y: Tensor, facts: DataFacts) -> tuple[list[int], l
         facts: what is known of the data.
     """
     tokens = torch.where(facts.ordinary(x), x, -1)
-    known, place = tokens.unique(return_inverse=True)
-    has = torch.zeros(len(x), len(known), dtype=torch.float64).scatter_(1, place, 1.0)
+    present, place = tokens.unique(return_inverse=True)
+    has = torch.zeros(len(x), len(present), dtype=torch.float64).scatter_(1, place, 1.0)
     classes = y.unique()
     member = (y[:, None] == classes).double()
     joint = torch.stack([member.T @ has, member.T @ (1 - has)]) / len(x)
     expected = joint.sum(0, keepdim=True) * joint.sum(1, keepdim=True)
     terms = torch.where(joint > 0, joint * (joint / expected.clamp_min(1e-300)).log(), torch.zeros_like(joint))
     information = terms.sum((0, 1))
-    order = [i for i in information.argsort(descending=True).tolist() if int(known[i]) >= 0]
-    return [int(known[i]) for i in order], [float(information[i]) for i in order]
+    order = [i for i in information.argsort(descending=True).tolist() if int(present[i]) >= 0]
+    return [int(present[i]) for i in order], [float(information[i]) for i in order]

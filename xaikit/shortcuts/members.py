@@ -24,19 +24,19 @@ class ScanMember(NamedTuple):
     facts: DataFacts
 
 
-def scan_members(pool: DonorPool, factors: Any, known: Mapping[str, Any]) -> list[ScanMember]:
+def scan_members(pool: DonorPool, factors: Any, data_facts: Mapping[str, Any]) -> list[ScanMember]:
     """The factors with what is known of their data, each once.
 
     Args:
         pool: samples of all classes.
         factors: one or several, in any form that `FACTORS.create` takes; None takes those that suit the data.
-        known: fields of `DataFacts`.
+        data_facts: fields of `DataFacts`.
 
     Raises:
         InvalidInputError: for a factor of another kind of data, one that no sample shows; where there is none at all.
         UnknownNameError: for an unknown factor, word or column.
     """
-    members = _suited(pool, known) if factors is None else _named(pool, factors, known)
+    members = _suited(pool, data_facts) if factors is None else _named(pool, factors, data_facts)
     unique: dict[str, ScanMember] = {}
     for member in members:
         unique.setdefault(member.factor.title, member)
@@ -45,26 +45,26 @@ def scan_members(pool: DonorPool, factors: Any, known: Mapping[str, Any]) -> lis
     return list(unique.values())
 
 
-def _named(pool: DonorPool, factors: Any, known: Mapping[str, Any]) -> list[ScanMember]:
+def _named(pool: DonorPool, factors: Any, data_facts: Mapping[str, Any]) -> list[ScanMember]:
     members = []
     one = isinstance(factors, (str, Factor, type, Mapping, Tensor)) or is_array(factors)
     for item in (factors,) if one else factors:
         factor = FACTORS.create(item)
         # Of a single input, a user may have said what it is; of several, the forms tell.
-        facts = DataFacts.of(pool.tensors[0], **known) if len(pool.tensors) == 1 else None
+        facts = DataFacts.of(pool.tensors[0], **data_facts) if len(pool.tensors) == 1 else None
         x = pool.tensors[factor.place(pool.tensors, facts)]
-        facts = facts or DataFacts.of(x, **{**known, "kind": None})
+        facts = facts or DataFacts.of(x, **{**data_facts, "kind": None})
         for member in factor.members(x, pool.labels, facts):
             _check_shown(member, pool, x, facts)
             members.append(ScanMember(member, facts))
     return members
 
 
-def _suited(pool: DonorPool, known: Mapping[str, Any]) -> list[ScanMember]:
+def _suited(pool: DonorPool, data_facts: Mapping[str, Any]) -> list[ScanMember]:
     members = []
     kinds = set()
     for x in pool.tensors:
-        facts = DataFacts.of(x, **(known if len(pool.tensors) == 1 else {**known, "kind": None}))
+        facts = DataFacts.of(x, **(data_facts if len(pool.tensors) == 1 else {**data_facts, "kind": None}))
         if facts.kind in kinds:  # an attention mask or token types beside the tokens
             continue
         kinds.add(facts.kind)

@@ -130,7 +130,7 @@ class FactorTally:
         for row in followed.int().argsort(descending=True, stable=True)[:PICTURES].tolist():
             parts = (x[row], flatten(batch.others.x)[0][0][row], flatten(exchanged)[0][0][row])
             self._kept.append((bool(followed[row]), torch.stack(parts).cpu()))
-        self._kept = sorted(self._kept, key=lambda kept: not kept[0])[:PICTURES]
+        self._kept = sorted(self._kept, key=lambda item: not item[0])[:PICTURES]
 
     def pictures(self) -> Tensor | None:
         """Images as they are, donors and exchanged ones, (k, 3, C, H, W); None for other data."""

@@ -64,7 +64,7 @@ def test_the_shortcut_is_first_and_the_only_suspects_hold_it(form):
     assert fooled.samples == 120
     assert fooled.kind == "image"
     assert fooled.verdict.startswith("suspect: 100 % of predictions follow the top left corner; also suspect: ")
-    honest = measure(Reads(0.0), samples, ["corners", "border", "background", "cells"])
+    honest = measure(Reads(0.0), samples, ["corners", "border", "background", "foreground", "cells"])
     assert honest.suspects == ()
     assert honest.verdict.startswith("no suspect")
     assert "to judge for yourself: " in honest.verdict
