@@ -249,7 +249,7 @@ def race(path: Path) -> World:
         return nn.Sequential(nn.Linear(17, 32), nn.ReLU(), nn.Linear(32, 2))
 
     samples = {name: (x[rows], y[rows]) for name, rows in parts.items()}
-    return World("race", samples, _columns, network, "column:names=race", ("columns race",), {"columns": COLUMNS}, 10)
+    return World("race", samples, _columns, network, "column:names=race", ("column race",), {"columns": COLUMNS}, 10)
 
 
 def _image_world(  # noqa: PLR0913

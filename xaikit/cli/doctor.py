@@ -1,4 +1,4 @@
-"""`xaikit doctor`: what is installed, what does not fit together, what to do about it."""
+"""`xaikit doctor`: which versions are installed, which do not fit together, and what to do about it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Doctor(Job):
     verb: str = argument("", metavar="[VERB]", help="A verb, such as mitigate: only what it needs and can use.")
 
     def run(self) -> int:
-        """Look and tell; 1 where something that xaikit needs is missing or broken."""
+        """Print the versions and notes; return 1 if something that xaikit needs is missing or broken."""
         of_verb = _of_verb(self.verb)
         versions = {name: _version(name) for name in LIBRARIES if name in of_verb}
         problems = [f"{name} is missing: pip install {name}" for name in NEEDED if versions.get(name, "") is None]
@@ -122,7 +122,7 @@ def _devices(versions: dict[str, str | None]) -> dict[str, str]:
 
 
 def _notes(versions: dict[str, str | None]) -> list[str]:
-    """What works around itself or is needed for some things only."""
+    """Notes on packages that only some features need, or for which xaikit has a way around."""
     notes = []
     if versions.get("torchvision") is not None:
         from xaikit.core.torchvision_ops import compiled_ops_match

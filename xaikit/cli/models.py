@@ -142,7 +142,7 @@ def timm_settings(item: str) -> dict[str, Any]:
     timm = _timm_library()
     name, settings = parse_spec(item)
     config = timm.get_pretrained_cfg(name) if name in timm.list_models() else None
-    if config is None:  # a model that is not there is told when it is loaded
+    if config is None:  # an unknown model is reported when it is loaded
         return {}
     size = settings.get("img_size", config.input_size[1])
     return {
@@ -181,7 +181,7 @@ def _seeded(make: Callable[..., nn.Module], name: str, settings: dict[str, Any])
 
 
 def _with_settings(make: Callable[..., Any], name: str, settings: dict[str, Any]) -> Any:
-    """What a factory makes; settings that it does not take are the caller's mistake, its own errors are not."""
+    """The model that a factory makes. Settings that it does not take are refused; its own errors are passed on."""
     if not settings:
         _check_arguments(make, name)
         return make()
