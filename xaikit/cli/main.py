@@ -25,6 +25,7 @@ from xaikit.cli import (
     recommend,
     report,
     run_file,
+    scan,
     shortcuts,
     tune,
 )
@@ -48,6 +49,7 @@ for verb in (
     recommend.Recommend,
     tune.Tune,
     mitigate.Mitigate,
+    scan.FactorScan,
     shortcuts.Shortcuts,
     report.WriteReport,
     doctor.Doctor,
