@@ -25,8 +25,8 @@ class FactorScan(MaskFields, ModelJob):
     \b
     Examples:
       xaikit scan --data test.npz --model mynet:make --weights w.pt
-      xaikit scan --data photos/ --model torchvision:resnet18 --weights w.pt --factor hue --factor border --limit 500
-      xaikit scan --data people.csv --labels outcome --model people:make --weights w.pt --fail-if-suspect
+      xaikit scan --data photos/ --model torchvision:resnet18 --weights resnet18.pt --factor hue --limit 500
+      xaikit scan --data people.csv --labels outcome --model people:make --fail-if-suspect
     """  # noqa: D301
 
     VERB = "scan"
