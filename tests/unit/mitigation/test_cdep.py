@@ -201,14 +201,14 @@ def test_training_removes_a_planted_shortcut():
             nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 16), nn.ReLU(), nn.Linear(16, 2)
         )
         mitigator = CDEP(
-            lambda_cdep=weight, form="squared", centred=True, lr=1e-2, n_epochs=12, batch_size=64, random_state=0
+            lambda_cdep=weight, form="squared", centred=True, lr=1e-2, n_epochs=24, batch_size=64, random_state=0
         )
         mitigator.fit(model, *train, mask, progress=False)
         model.eval()
         with torch.no_grad():
             accuracy[weight] = (model(test[0]).argmax(1) == test[1]).float().mean().item()
     assert accuracy[0.0] < 0.5
-    assert accuracy[1000.0] > 0.75  # .84 to .90 from one machine to the next; .97 with a random corner
+    assert accuracy[1000.0] > 0.75  # .86 to .93 over three seeds, in float32 and float64; after 12 epochs, as low as .70
 
 
 def test_weight_zero_is_the_plain_step():
