@@ -1,4 +1,4 @@
-"""Report: what was found about a model, as one HTML file that opens by double click and asks nothing of the network."""
+"""Report: results about a model as one HTML file, which a browser shows without a network connection."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.core.files import write_whole
+from xaikit.core.renames import renamed_arguments, renamed_attribute
 from xaikit.report import pictures
 from xaikit.report.cards import drawn, kind_of
 from xaikit.report.names import Names
@@ -27,7 +28,7 @@ from xaikit.runs import ExplainedSample, Run
 
 PAGE = Path(__file__).parent / "page"
 MOST_SAMPLES = 500
-LONG = 40  # letters of a cell that are not squeezed beside others on a phone
+LONG = 40  # letters; a table with longer cells is shown as cards on a phone
 FRAME = 'style="width: 100%; height: 45rem; border: 0"'  # of a report in a notebook
 
 
@@ -55,11 +56,25 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A matplotlib figure of a report, with words for whoever cannot see it."""
+    """A matplotlib figure of a report.
+
+    Attributes:
+        title: its heading.
+        figure: the matplotlib figure.
+        description: what it shows, for readers who cannot see it.
+    """
 
     title: str
     figure: Any
     description: str
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise renamed_attribute("Picture", name, {"words": "description"})
+
+
+Picture.__init__ = renamed_arguments(words="description")(Picture.__init__)  # type: ignore[method-assign]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +84,8 @@ class Report:
     Attributes:
         runs: runs over the same data, one for each explainer; they stand side by side.
         title: of the page.
-        names: of classes, features and tokens; classes and features else as the first run's data calls them.
-        kind: "image", "series", "tabular" or "text"; None goes by the form of the samples.
+        names: of classes, features and tokens. Names of classes and features that are left out come from the first run.
+        kind: "image", "series", "tabular" or "text"; None chooses it by the shape of the samples.
         sections: tables and figures between the summary and the samples.
         limit: most samples shown, evenly spread over the data.
 
@@ -225,7 +240,7 @@ def _template() -> Any:
 def _number(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "" if value is None else str(value)
-    # From ten thousand on digits want to be counted; a seed or a row below that is not cut in two.
+    # Commas help to read numbers from ten thousand on; smaller ones may be seeds or rows.
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else f"{value:.4g}"
 
 

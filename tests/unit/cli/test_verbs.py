@@ -102,7 +102,7 @@ def test_recommend_measures_where_there_are_samples(
 
 def test_recommend_needs_a_modality_or_data(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert leave("recommend", "--model", NETWORK) == 2
-    assert "needs a modality" in capsys.readouterr().err
+    assert "name --modality, one of" in capsys.readouterr().err
     assert leave("recommend", "--model", NETWORK, "--modality", "imag") == 2
     assert "did you mean 'image'" in capsys.readouterr().err
 
@@ -232,7 +232,7 @@ def test_a_wrong_call_of_shortcuts(
     [
         ({"--data": "nowhere"}, "no such file or folder: nowhere"),
         ({"--data": "two.csv", "--labels": "outcome"}, "two.csv has no column 'outcome'; did you mean 'outcom'"),
-        ({"--data": "w.pt"}, "data is a folder of images, a .npy, .npz or .csv file, or module:dataset"),
+        ({"--data": "w.pt"}, "data is a folder of images, a .npy or .npz, a table (.csv"),
         ({"--data": "mixed", "--grey": ""}, "bring them to one size"),
         ({"--weights": "code.pt"}, "loading that could run any code"),
         ({"--weights": "few.pt"}, "do not fit the model (missing: "),
@@ -293,7 +293,7 @@ def test_data_is_asked_for(leave: Callable[..., int], capsys: pytest.CaptureFixt
         (["--metric", "abpc", "--metric", "abpc"], "--metric abpc is given twice"),
         (["--metric", "relevance_mass"], "--metric relevance_mass compares with a region: name it by --mask"),
         (["--target", "cat"], "--target of a data set is one class, 'label', or a target such as"),
-        (["--target", "77"], "targets must lie in 0..9"),
+        (["--target", "77"], "--target must lie in 0..9"),
         (["--out", "table.csv"], "--out must end in .json, got 'table.csv'"),
         (["--batch-size", "0"], "--batch-size must be >= 1"),
         (["--limit", "-1"], "--limit must be >= 0"),
