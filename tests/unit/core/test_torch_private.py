@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
+from xaikit import Gradient
 from xaikit.core import torch_private
 from xaikit.core.lightning_private import lightning_inner
 
@@ -159,3 +161,23 @@ def test_operators_have_a_qualified_name():
     assert torch_private.operator_name(torch.ops.aten.add) == "aten::add"
     assert torch_private.operator_name(torch.ops.aten.add.Tensor) == "aten::add"
     assert torch_private.operator_name(torch.add) is None
+
+
+def test_a_checkpoint_of_an_explained_pass_runs_no_part_twice():
+    class Checkpointed(nn.Module):
+        def __init__(self, reentrant):
+            super().__init__()
+            self.reentrant, self.runs = reentrant, 0
+            self.body = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+            self.body.register_forward_pre_hook(self.count)
+
+        def count(self, *_):
+            self.runs += 1
+
+        def forward(self, x):
+            return self.body(x) if self.reentrant is None else checkpoint(self.body, x, use_reentrant=self.reentrant)
+
+    plain, *checkpointed = models = [Checkpointed(reentrant) for reentrant in (None, True, False)]
+    for model in models:
+        Gradient(model).attribute(torch.rand(2, 3), 0)
+    assert [model.runs for model in checkpointed] == [plain.runs] * 2
