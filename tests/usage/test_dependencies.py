@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -63,7 +64,7 @@ def test_every_import_is_declared() -> None:
 
 def test_the_oldest_versions_are_the_declared_lower_bounds() -> None:
     pins = requirements((ROOT / "constraints-oldest.txt").read_text().splitlines()[2:])
-    lists = [v for k, v in EXTRAS.items() if k not in ("dev", "docs", "postgresql")]
+    lists = [v for k, v in EXTRAS.items() if k not in ("dev", "docs")]
     declared = requirements(PROJECT["dependencies"], *lists)
     assert set(pins) == set(declared)
     for name, pin in pins.items():
@@ -80,3 +81,18 @@ def test_the_pinned_versions_are_allowed() -> None:
     for name in set(pins) & set(declared):
         (exact,) = (s.version for s in pins[name].specifier)
         assert declared[name].specifier.contains(exact), name
+
+
+def test_github_runs_each_set_of_versions() -> None:
+    """The file is YAML, each make target in it exists, and each Python is a string (3.10 would be the number 3.1)."""
+    jobs = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    pythons = ["3.11", "3.12", "3.13", "3.14"]
+    for name, expected in {"oldest": pythons[:2], "pinned": pythons, "newest": pythons}.items():
+        job = jobs[name]
+        assert job["strategy"]["matrix"]["python"] == expected
+        assert job["steps"][1]["with"]["python-version"] == "${{ matrix.python }}"
+        (command,) = (step["run"] for step in job["steps"] if step.get("run", "").startswith("make "))
+        goals = re.findall(r"(?<![\w-])test(?:-\w+)?", command)
+        assert goals
+        assert set(goals) <= set(targets)

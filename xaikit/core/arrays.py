@@ -74,7 +74,7 @@ def _pandas_array(value: Any, what: str) -> Any:
         return value.to_numpy(dtype="float64", na_value=np.nan)
     array = value.to_numpy()
     if array.dtype.kind == "O" and getattr(value.dtype, "kind", "O") in NUMBERS:
-        if not value.isna().any():  # pandas 2.0 makes objects of Int64 without missing values, too
+        if not value.isna().any():  # pandas before 2.2 makes objects of Int64 without missing values, too
             return value.to_numpy(dtype=value.dtype.numpy_dtype)
         return value.to_numpy(dtype="float64", na_value=np.nan)
     return array

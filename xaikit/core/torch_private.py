@@ -174,7 +174,7 @@ def autograd_class(node: Any) -> type | None:
 def wrap_checkpoint(explained: Callable[[], bool]) -> None:
     """Let torch's activation checkpoint run the plain function where `explained()` is true; once in a process.
 
-    Both names are looked up whenever a checkpoint is entered, so models that imported `checkpoint` by name are reached.
+    The names are looked up whenever a checkpoint is entered, so models that imported `checkpoint` by name are reached.
     Without it, parts of an explained model would run again in the backward pass, unseen by the hooks of a call.
 
     Args:
@@ -182,7 +182,7 @@ def wrap_checkpoint(explained: Callable[[], bool]) -> None:
     """
     if getattr(checkpoint.CheckpointFunction, "explained", None) is not None:
         return
-    original, generator = checkpoint.CheckpointFunction, checkpoint._checkpoint_without_reentrant_generator
+    original = checkpoint.CheckpointFunction
 
     class Reentrant:
         """Stands for torch's reentrant checkpoint; outside explained passes it is torch's."""
@@ -191,12 +191,17 @@ def wrap_checkpoint(explained: Callable[[], bool]) -> None:
         def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
             return function(*args) if explained() else original.apply(function, preserve, *args)
 
-    def not_reentrant(*args: Any, **kwargs: Any) -> Iterator[None]:
-        if explained():
-            yield
-        else:
-            yield from generator(*args, **kwargs)
+    def plain_where_explained(generator: Callable[..., Iterator[None]]) -> Callable[..., Iterator[None]]:
+        def not_reentrant(*args: Any, **kwargs: Any) -> Iterator[None]:
+            if explained():
+                yield
+            else:
+                yield from generator(*args, **kwargs)
 
+        return not_reentrant
+
+    for name in ("_checkpoint_without_reentrant_generator", "_checkpoint_without_reentrant_generator_impl"):
+        if hasattr(checkpoint, name):  # the second is what torch calls since 2.14
+            setattr(checkpoint, name, plain_where_explained(getattr(checkpoint, name)))
     Reentrant.explained = explained  # type: ignore[attr-defined]
-    checkpoint._checkpoint_without_reentrant_generator = not_reentrant  # type: ignore[assignment]
     checkpoint.CheckpointFunction = Reentrant  # type: ignore[misc,assignment]

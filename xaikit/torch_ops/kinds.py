@@ -206,7 +206,7 @@ WHY_NONE: dict[str, str] = _table(
         UNDECIDED: """
         atan2 corrcoef matrix_exp logdet slogdet linalg_cond linalg_eig linalg_eigh linalg_ldl_factor
         linalg_ldl_factor_ex linalg_lu linalg_lu_factor linalg_lu_factor_ex lu lu_unpack qr svd geqrf orgqr ormqr
-        lobpcg pca_lowrank svd_lowrank
+        lobpcg pca_lowrank svd_lowrank linalg_matrix_sqrth linalg_polar
     """,
     }
 )

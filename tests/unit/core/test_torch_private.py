@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
+from xaikit import Gradient
 from xaikit.core import torch_private
 from xaikit.core.lightning_private import lightning_inner
 
@@ -159,3 +161,20 @@ def test_operators_have_a_qualified_name():
     assert torch_private.operator_name(torch.ops.aten.add) == "aten::add"
     assert torch_private.operator_name(torch.ops.aten.add.Tensor) == "aten::add"
     assert torch_private.operator_name(torch.add) is None
+
+
+def test_a_checkpoint_of_an_explained_pass_runs_no_part_twice():
+    class Checkpointed(nn.Module):
+        def __init__(self, reentrant, runs):
+            super().__init__()
+            self.reentrant = reentrant
+            self.body = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+            self.body.register_forward_pre_hook(lambda *_: runs.append(reentrant))
+
+        def forward(self, x):
+            return self.body(x) if self.reentrant is None else checkpoint(self.body, x, use_reentrant=self.reentrant)
+
+    runs = []
+    for reentrant in (None, True, False):
+        Gradient(Checkpointed(reentrant, runs)).attribute(torch.rand(2, 3), 0)
+    assert runs.count(None) == runs.count(True) == runs.count(False) > 0
