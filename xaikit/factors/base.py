@@ -36,8 +36,8 @@ class ExchangeContext(NamedTuple):
 class Factor(Configured, abc.ABC):
     """Something that can be exchanged between samples.
 
-    A subclass says in `KINDS` for which kinds of data it is made and writes `_exchange`. The pairing of samples with
-    donors is not its business: sample i gets the factor of donor i, and nothing is random.
+    A subclass says in `KINDS` for which kinds of data it is made, and writes `_exchange`. It does not pair samples with
+    donors: sample i gets the factor of donor i, and nothing is random.
     """
 
     REGISTRY: ClassVar[Any] = FACTORS
@@ -50,7 +50,7 @@ class Factor(Configured, abc.ABC):
 
     @property
     def title(self) -> str:
-        """Its name for people."""
+        """The factor's name in tables and figures."""
         return self.NAME.replace("_", " ")
 
     @classmethod

@@ -64,7 +64,7 @@ def transplanted(donors: Tensor, donor_masks: Tensor, mask: Tensor) -> Tensor:
 
 
 def _box(mask: Tensor) -> tuple[slice, ...] | None:
-    """The smallest box around what a sample's mask (C, ...) marks; None where it marks nothing, or has no places."""
+    """The smallest box around the marked part of a mask (C, ...); None if nothing is marked, or it has no positions."""
     marks = mask != 0
     if not bool(marks.any()):
         return None

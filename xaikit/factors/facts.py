@@ -1,4 +1,4 @@
-"""What is known of some data: their kind, their value range, their padding, the words behind token ids, the columns."""
+"""Facts about data: the kind, the value range, the padding, the words of token ids, the names of columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS = (IMAGE, TEXT, SERIES, TABLE)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataFacts:
-    """What a factor may need to know of the data beside the samples.
+    """Facts about the data that a factor may need beside the samples.
 
     Attributes:
         kind: "image" (N, C, H, W), "text" (token ids (N, T)), "time_series" (N, C, T) or (N, T, D), "tabular" (N, F).

@@ -26,7 +26,7 @@ def _mask(value: Any, where: str) -> Any:
 
 @FACTORS.register("region")
 class MaskedRegion(Factor):
-    """What a mask marks.
+    """The region that a mask marks.
 
     Without a mask of its own it takes those of the data, one for each sample; a region that lies elsewhere in the donor
     is moved to the sample's mask.
@@ -53,7 +53,7 @@ class Place(Factor):
 
     @abc.abstractmethod
     def mask_of(self, height: int, width: int) -> Tensor:
-        """Where it lies, bool (H, W).
+        """The region as a mask, bool (H, W).
 
         Args:
             height: of the images, in pixels.
@@ -80,7 +80,7 @@ class Corner(Place):
         return f"{self.where.replace('-', ' ')} corner"
 
     def mask_of(self, height: int, width: int) -> Tensor:
-        """Where it lies, bool (H, W).
+        """The region as a mask, bool (H, W).
 
         Args:
             height: of the images, in pixels.
@@ -102,7 +102,7 @@ class Border(Place):
     width: Annotated[int | None, Int(ge=1, optional=True), "in pixels; None: an eighth of the shorter side"] = None
 
     def mask_of(self, height: int, width: int) -> Tensor:
-        """Where it lies, bool (H, W).
+        """The region as a mask, bool (H, W).
 
         Args:
             height: of the images, in pixels.
@@ -163,7 +163,7 @@ class Cell(Place):
         return f"cell {self.row + 1}, {self.column + 1} of {self.rows} x {self.columns}"
 
     def mask_of(self, height: int, width: int) -> Tensor:
-        """Where it lies, bool (H, W).
+        """The region as a mask, bool (H, W).
 
         Args:
             height: of the images, in pixels.

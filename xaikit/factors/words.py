@@ -43,7 +43,7 @@ class TokenFactor(Factor):
 
     @abc.abstractmethod
     def marked(self, tokens: Tensor, facts: DataFacts) -> Tensor:
-        """Which tokens are meant, bool (N, T).
+        """The tokens of this factor, bool (N, T).
 
         Args:
             tokens: ids (N, T).
@@ -96,7 +96,7 @@ class Words(TokenFactor):
         return f"{'word' if self.names else 'token'}{'s' if len(listed) > 1 else ''} {', '.join(listed)}"
 
     def marked(self, tokens: Tensor, facts: DataFacts) -> Tensor:
-        """Which tokens are meant, bool (N, T).
+        """The tokens of this factor, bool (N, T).
 
         Args:
             tokens: ids (N, T).
