@@ -15,7 +15,7 @@ from xaikit.core import targets as target_rules
 from xaikit.core.convolutions import fast_convolutions
 from xaikit.core.errors import InvalidInputError, UnreachableError
 from xaikit.core.forward import with_rows
-from xaikit.core.kernels import refuse_missing_derivative, sound_kernels
+from xaikit.core.kernels import check_second_derivative, sound_kernels
 from xaikit.core.layers import LayerPoint, cut_at
 from xaikit.core.model_facts import ModelFacts
 from xaikit.core.model_state import Modules
@@ -87,6 +87,7 @@ class Call:
     extras: Any = None
     recompute_context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     passes_kept: dict[Any, Any] | None = None
+    more_targets: tuple[target_rules.CallTarget, ...] = ()
     recompute: bool = False
     traced: bool = False
 
@@ -99,6 +100,15 @@ class Call:
     def n(self) -> int:
         """Number of samples N."""
         return len(self.inputs[0])
+
+    @property
+    def targets(self) -> tuple[target_rules.CallTarget, ...]:
+        """All that is explained at once."""
+        return self.target, *self.more_targets
+
+    def of_target(self, target: target_rules.CallTarget) -> Call:
+        """The call for one of its targets."""
+        return dataclasses.replace(self, target=target, more_targets=()) if self.more_targets else self
 
     @property
     def own_inputs(self) -> Tensors:
@@ -203,6 +213,20 @@ class Call:
             return gradients
         return self._grad(inputs, copies, at)
 
+    def grads_of(self, inputs: Tensors, copies: int = 1) -> list[Tensors]:
+        """As `grad_of`, for each of the targets: one forward pass, and a backward pass for each.
+
+        Args:
+            inputs: as for `grad_of`.
+            copies: likewise.
+        """
+        calls = [self.of_target(target) for target in self.targets]
+        if len(calls) == 1 or self.recompute:
+            return [call.grad_of(inputs, copies) for call in calls]
+        with self._kernels():
+            leaves, output = self._pass(inputs, copies)
+            return [call._differentiated(output, leaves, copies, retain=call is not calls[-1]) for call in calls]
+
     def _repeatable_grad(self, copies: int, *inputs: Tensor) -> Tensors:
         with self.recompute_context():
             return self._grad(inputs, copies)
@@ -270,7 +294,13 @@ class Call:
             return readings, self.run(self.inputs)
 
     def _differentiated(
-        self, output: Tensor, points: Tensors, copies: int = 1, *, runs: Sequence[int] | None = None
+        self,
+        output: Tensor,
+        points: Tensors,
+        copies: int = 1,
+        *,
+        runs: Sequence[int] | None = None,
+        retain: bool = False,
     ) -> Tensors:
         """Return d score / d point of an output.
 
@@ -280,6 +310,7 @@ class Call:
             copies: versions of the batch in the output.
             runs: for each explained layer, how many of the points, from the first on, are its runs; further points
                 are not what is explained. None means that every point is.
+            retain: keep the graph for a further backward pass.
 
         Raises:
             UnreachableError: when the score depends on nothing that is explained, or not on one of the layers.
@@ -302,25 +333,16 @@ class Call:
             points,
             seeds,
             create_graph=self.create_graph,
-            retain_graph=self.create_graph or self.passes_kept is not None,
+            retain_graph=self.create_graph or retain or self.passes_kept is not None,
             allow_unused=True,
         )
         missing = missing_gradients(grads, runs)
         if all(missing) or ((self.read_at or self.layers) and any(missing)):
             raise unreachable(self.layers or self.read_at, missing)
         if self.create_graph and not self.traced:
-            self._check_twice(grads)
+            form = tuple((tuple(x.shape), x.dtype) for x in self.inputs), tuple(p.name for p in self.layers)
+            check_second_derivative(grads, self.facts, form)
         return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
-
-    def _check_twice(self, grads: Sequence[Tensor | None]) -> None:
-        """Refuse an operation without a second derivative; asked once for a form of input."""
-        form = tuple((tuple(x.shape), x.dtype) for x in self.inputs), tuple(p.name for p in self.layers)
-        if form in self.facts.twice:
-            return
-        for g in grads:
-            if g is not None:
-                refuse_missing_derivative(g, self.facts.operations)
-        self.facts.twice.add(form)
 
     def at(self, samples: slice) -> Call:
         """The same call on some of the samples.
@@ -329,13 +351,12 @@ class Call:
             samples: a slice of the samples.
         """
         index = torch.arange(self.n, device=self.inputs[0].device) if self.samples is None else self.samples
-        target = self.target
-        if isinstance(target, target_rules.RowTarget):
-            target = target.of(samples)
-        elif isinstance(target, Tensor):
-            target = target[samples]
         return dataclasses.replace(
-            self, inputs=tuple(x[samples] for x in self.inputs), target=target, samples=index[samples]
+            self,
+            inputs=tuple(x[samples] for x in self.inputs),
+            target=target_rules.of_samples(self.target, samples),
+            more_targets=tuple(target_rules.of_samples(target, samples) for target in self.more_targets),
+            samples=index[samples],
         )
 
     def stacked(self, inputs: Tensors, copies: int) -> Call:
@@ -346,12 +367,7 @@ class Call:
             copies: number of versions.
         """
         index = torch.arange(self.n, device=inputs[0].device) if self.samples is None else self.samples
-        target = self.target
-        if isinstance(target, (Tensor, target_rules.RowTarget)):
-            target = target.repeat(copies)
-        elif target is not None and copies > 1:
-            function = target
-            target = lambda output: torch.cat([function(part) for part in split_rows(output, self.n)])  # noqa: E731
+        target = target_rules.of_copies(self.target, copies, self.n)
         uncut = self.uncut and self.uncut.stacked(
             tuple(x.repeat(copies, *[1] * (x.ndim - 1)) for x in self.uncut.inputs), copies
         )
@@ -371,7 +387,7 @@ class Call:
         limit = rows_per_pass(self.inputs, max_rows)
         if not self.rule.independent:
             limit = self.n
-        in_one_pass = callable(self.target) or self.n <= limit
+        in_one_pass = any(map(callable, self.targets)) or self.n <= limit
         for samples in [range(self.n)] if in_one_pass else even_ranges(self.n, limit):
             part = self if in_one_pass else self.at(slice(samples.start, samples.stop))
             ranges = even_ranges(copies, max(1, limit // part.n))
