@@ -91,7 +91,8 @@ def _problem(data: Samples, outputs: int) -> str:
     where = "folders of pictures" if data.labels_from == "folders" else "class words"
     if n_classes and outputs > 1 and n_classes != outputs:
         class_list = ", ".join(list(data.classes)[:4]) + (", ..." if n_classes > 4 else "")
-        return f"there are {n_classes} {where} ({class_list}), and the model has {outputs} outputs; {REMEDY}"
+        number = f"are {n_classes} {where}" if n_classes > 1 else f"is one of the {where}"
+        return f"there {number} ({class_list}), and the model has {outputs} outputs; {REMEDY}"
     largest = max(data.labels)
     limit = max(outputs, 2)  # one output decides between two classes
     if largest >= limit:

@@ -30,6 +30,7 @@ from xaikit.cli import (
 )
 from xaikit.cli.flags import in_flags
 from xaikit.cli.job import command
+from xaikit.cli.user_code import line_of_user
 
 app = typer.Typer(
     name="xaikit",
@@ -119,4 +120,7 @@ def _sentence(err: Exception) -> str:
         return err.strerror
     # str() of a LookupError can be the repr of its message.
     text = " ".join((str(err.args[0]) if len(err.args) == 1 else str(err)).split())
-    return in_flags(text) if isinstance(err, XaikitError) else f"{type(err).__name__}: {text} (--debug shows where)"
+    if isinstance(err, XaikitError):
+        return in_flags(text)
+    place = line_of_user(err)
+    return f"{f'your code ({place}) raised ' if place else ''}{type(err).__name__}: {text} (--debug shows where)"

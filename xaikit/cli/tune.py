@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xaikit.cli.job import argument, flag
+import typer
+
+from xaikit.cli.job import INTERRUPTED, argument, flag
 from xaikit.cli.sources import MaskFields, ModelJob
 
 if TYPE_CHECKING:
@@ -72,7 +74,16 @@ class Tune(MaskFields, ModelJob):
         text = f"{_summary(result)}\nwrote {', '.join(map(str, written))}"
         self.tell(text, **_plain(result), written=[str(path) for path in written])
         # What was left out must not look like success to a script.
-        return 1 if result.stopped == "interrupted" or skipped else 0
+        if result.stopped == "interrupted":
+            typer.echo(f"xaikit: interrupted; {self.how_to_go_on()}", err=True)
+            return INTERRUPTED
+        return 1 if skipped else 0
+
+    def how_to_go_on(self) -> str:
+        """A study in a storage stays."""
+        if self.storage:
+            return f"the trials are in {self.storage}; the same command with --resume goes on"
+        return "without --storage the trials are not kept, so a search starts again"
 
 
 def tune_worker(rank: int, until: int) -> None:

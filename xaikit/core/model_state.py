@@ -256,6 +256,35 @@ def private_buffers(model: nn.Module) -> Iterator[None]:
             torch_private.buffers_of(module)[name] = buffer
 
 
+class EarlierStatistics:
+    """The running statistics of a model's normalisation layers, as they were when this was made.
+
+    A pass in training mode moves them. A penalty on the model in evaluation mode has its exact derivative at the
+    statistics from before that pass: those after it depend on the weights.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._earlier = [
+            (module, name, buffer.detach().clone())
+            for module in model.modules()
+            if module.training
+            for name, buffer in torch_private.buffers_of(module).items()
+            if buffer is not None and name in ("running_mean", "running_var")
+        ]
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """The model has them inside, and its present ones after."""
+        present = [torch_private.buffers_of(module)[name] for module, name, _ in self._earlier]
+        try:
+            for module, name, earlier in self._earlier:
+                torch_private.buffers_of(module)[name] = earlier
+            yield
+        finally:
+            for (module, name, _), buffer in zip(self._earlier, present, strict=True):
+                torch_private.buffers_of(module)[name] = buffer
+
+
 @contextlib.contextmanager
 def buffers_kept_on_error(model: nn.Module) -> Iterator[None]:
     """Put every buffer back after an exception: a training pass has already moved BatchNorm's running statistics."""

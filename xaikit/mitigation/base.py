@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -14,7 +15,7 @@ from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Configured, Explain
 from xaikit.core.arrays import to_tensor
 from xaikit.core.batch import Batch, read_batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError
-from xaikit.core.model_state import buffers_kept_on_error
+from xaikit.core.model_state import EarlierStatistics, buffers_kept_on_error
 from xaikit.core.renames import renamed_arguments
 from xaikit.core.value_equality import same_value, value_hash
 from xaikit.core.value_ranges import off_cpu, ranges_known
@@ -73,6 +74,7 @@ class Mitigator(Configured, abc.ABC):
     NEEDS_MASK: ClassVar[bool] = True  # else no mask means everything
     MASK_NAME: ClassVar[str] = "shortcut_masks"  # the keyword of `fit`: what a mask means to this mitigator
     RENAMED_SETTINGS: ClassVar[dict[str, str]] = {"where": "mask_scope"}
+    EXPLAINS_AS_DEPLOYED: ClassVar[bool] = True  # the penalty's own pass is one in evaluation mode
     EMPTY_MASK_WARNING: ClassVar[str | None] = "nothing is penalised"  # the effect of a mask that is zero everywhere
 
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = "gradient"
@@ -184,10 +186,11 @@ class Mitigator(Configured, abc.ABC):
         with buffers_kept_on_error(model), explain_batchnorm_error():
             if weight == 0:
                 # Bit for bit the plain step; the penalty is still measured.
+                earlier = EarlierStatistics(model)
                 logits = logits_of(model, x, self.head)
                 y = self.task_labels(y, logits)
                 task = self.task_of(logits, y)
-                with torch.no_grad():
+                with torch.no_grad(), earlier.active():
                     penalty = self._penalty(model, x, y, masks, seed=0, create_graph=False)
                 return Loss(task, penalty, task, logits)
             seed = int(torch.randint(2**31, ())) if seed is None else seed
@@ -369,9 +372,10 @@ class Mitigator(Configured, abc.ABC):
 
     def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, masks: Any, seed: int) -> tuple[Tensor, Tensor]:
         """The logits and the penalty, with their graphs; the labels have not been compared with the logits yet."""
+        earlier = EarlierStatistics(model)
         logits = logits_of(model, x, self.head)
         y = self.task_labels(y, logits)
-        with full_precision(x) as exact:
+        with full_precision(x) as exact, earlier.active() if self.EXPLAINS_AS_DEPLOYED else contextlib.nullcontext():
             return logits, self._penalty(model, exact, y, masks, seed=seed, create_graph=True)
 
     @abc.abstractmethod

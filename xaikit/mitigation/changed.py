@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -20,6 +20,8 @@ class ChangedMitigator(Mitigator):
 
     It computes no explanation, so ``explainer`` has no effect.
     """
+
+    EXPLAINS_AS_DEPLOYED: ClassVar[bool] = False
 
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, masks: Any, *, seed: int, create_graph: bool) -> Tensor:
         # If the penalty is only measured, the pass must not change buffers of the model.

@@ -33,10 +33,9 @@ def question(function: Any, *args: Any, **kwargs: Any) -> Any:
     return function(*on_total(args), **on_total(kwargs))
 
 
-@cd_rule(Kind.SCALE, "var", "std", "var_mean", "std_mean", "norm", "vector_norm", "linalg_matrix_norm", "cdist",
-         "pairwise_distance", "dist", "pdist")  # fmt: skip
+@cd_rule(Kind.SCALE)
 def frozen_scale(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Deviations, norms and their inverses scale a signal; as in layer_norm they are frozen at the total."""
+    """The inverse of a size scales a signal; as in layer_norm it is frozen at the total."""
     return function(*on_total(args), **on_total(kwargs))
 
 
