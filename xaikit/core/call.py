@@ -60,6 +60,7 @@ class Call:
         extras: the model's further arguments, by name or in order, for the samples of the whole batch.
         recompute_context: the context in which the model runs, for a pass that is repeated after the call.
         passes_kept: passes on the plain inputs that serve several targets; None keeps none.
+        more_targets: what else is explained at the same time; see `targets`.
         recompute: whether `grad_of` drops its graph and builds it again in the loss's backward pass.
         traced: whether each operation of the forward pass is intercepted (LRP), so that none may be replaced by ours.
     """
@@ -107,7 +108,11 @@ class Call:
         return self.target, *self.more_targets
 
     def of_target(self, target: target_rules.CallTarget) -> Call:
-        """The call for one of its targets."""
+        """The call for one of its targets.
+
+        Args:
+            target: one of `targets`.
+        """
         return dataclasses.replace(self, target=target, more_targets=()) if self.more_targets else self
 
     @property
@@ -214,7 +219,7 @@ class Call:
         return self._grad(inputs, copies, at)
 
     def grads_of(self, inputs: Tensors, copies: int = 1) -> list[Tensors]:
-        """As `grad_of`, for each of the targets: one forward pass, and a backward pass for each.
+        """As `grad_of`, for each of `targets`: one forward pass, and a backward pass for each.
 
         Args:
             inputs: as for `grad_of`.
