@@ -16,6 +16,7 @@ from xaikit.core.convolutions import fast_convolutions
 from xaikit.core.errors import InvalidInputError, UnreachableError
 from xaikit.core.forward import with_rows
 from xaikit.core.kernels import check_second_derivative, sound_kernels
+from xaikit.core.layer_gradients import read_layers
 from xaikit.core.layers import LayerPoint, cut_at
 from xaikit.core.model_facts import ModelFacts
 from xaikit.core.model_state import Modules
@@ -23,7 +24,7 @@ from xaikit.core.reachability import missing_gradients, unreachable
 from xaikit.core.renames import renamed_attribute
 from xaikit.core.rows import RowRule, even_ranges, rows_per_pass, run_by_batches
 from xaikit.core.structure import Tensors, split_rows
-from xaikit.core.taps import Readings, Tap, tapped
+from xaikit.core.taps import Tap
 
 RENAMED = {
     "grad": "grad_of",
@@ -55,6 +56,7 @@ class Call:
         read_at: the layers whose gradients `grad_at_layers` computes; none if the inputs are explained.
         tap: from a layer's output and a leaf tensor to what the model continues with; the gradient of the output
             also arrives at the leaf.
+        sample_major: whether a layer in `read_at` with several rows for each sample has these together.
         on_output: takes the output on `inputs`, with its graph, when `grad_of` or `grad_at_layers` computes it.
         input_names: of `own_inputs`, where the model takes them by name.
         extras: the model's further arguments, by name or in order, for the samples of the whole batch.
@@ -83,6 +85,7 @@ class Call:
     modules: Modules = dataclasses.field(default_factory=dict)
     read_at: tuple[LayerPoint, ...] = ()
     tap: Callable[[Tensor, Tensor], Tensor] = Tap.apply
+    sample_major: Callable[[int], bool] = bool
     on_output: Callable[[Tensor], None] | None = None
     input_names: tuple[str, ...] = ()
     extras: Any = None
@@ -285,18 +288,8 @@ class Call:
         """
         if not self.read_at:
             return self.inputs, self.grad_of(self.inputs)
-        with self._kernels():
-            readings, output = self._kept("layers", True, self._read_pass)
-            values = readings.close(self.model, self.n)
-            if self.on_output is not None:
-                self.on_output(output)
-            grads = self._differentiated(output, (*readings.leaves, *points), runs=readings.runs)
-            gathered = readings.gathered(grads)
-        return values if self.create_graph else tuple(v.detach() for v in values), gathered
-
-    def _read_pass(self) -> tuple[Readings, Any]:
-        with tapped(self.read_at, self.tap) as readings:
-            return readings, self.run(self.inputs)
+        layers = read_layers(self, points)
+        return layers.gathered(layers.activations), layers.gathered(layers.gradients)
 
     def _differentiated(
         self,
