@@ -85,7 +85,7 @@ class Call:
     modules: Modules = dataclasses.field(default_factory=dict)
     read_at: tuple[LayerPoint, ...] = ()
     tap: Callable[[Tensor, Tensor], Tensor] = Tap.apply
-    sample_major: Callable[[int], bool] = bool
+    sample_major: Callable[..., bool] = bool
     on_output: Callable[[Tensor], None] | None = None
     input_names: tuple[str, ...] = ()
     extras: Any = None

@@ -13,6 +13,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.layers import by_sample
 from xaikit.core.structure import Tensors
 from xaikit.core.taps import Readings, Tap, tapped
+from xaikit.core.targets import CallTarget
 
 if TYPE_CHECKING:
     from xaikit.core.call import Call
@@ -70,11 +71,11 @@ def read_layers(call: Call, points: Sequence[Tensor] = ()) -> LayerGradients:
         grads = call._differentiated(output, (*readings.leaves, *points), runs=readings.runs)
     activations = [[a if call.create_graph else a.detach() for a in runs] for runs in readings.outputs]
     several_rows = [len(runs[0]) != call.n for runs in activations]
-    major = [several and call.sample_major(i) for i, several in enumerate(several_rows)]
+    major = [several and call.sample_major(i, call.target) for i, several in enumerate(several_rows)]
     return LayerGradients(activations, readings.split(grads), call.n, major)
 
 
-def row_order(call: Call) -> Callable[[int], bool]:
+def row_order(call: Call) -> Callable[[int, CallTarget], bool]:
     """A function that tells whether the rows of a sample stand together at a layer that is read off.
 
     They do where the model flattens choices (N, C, ...) to (N * C, ...). Towers that are joined along the batch keep
@@ -85,12 +86,12 @@ def row_order(call: Call) -> Callable[[int], bool]:
         call: at the model's inputs, with the layers in `read_at`.
     """
 
-    def sample_major(index: int) -> bool:
+    def sample_major(index: int, target: CallTarget) -> bool:
         if call.n == 1:
             return True  # either is the same
         point = call.read_at[index]
         with torch.enable_grad(), tapped((point,), Tap.apply) as readings:
-            scores = call.score(call.run(call.inputs)).unbind()
+            scores = dataclasses.replace(call, target=target).score(call.run(call.inputs)).unbind()
         leaves = readings.leaves
         for i, score in enumerate(scores):
             grads = torch.autograd.grad(score, leaves, retain_graph=True, allow_unused=True)

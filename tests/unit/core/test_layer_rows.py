@@ -87,7 +87,7 @@ def test_a_penalty_at_such_a_layer_reaches_the_weights_before_it():
     x = torch.randn(2, 3, 4).double()
     slopes = [
         torch.autograd.grad(
-            Gradient(model, layer="act").attribute(x, 1, create_graph=True).square().sum(), model.inner.weight
+            Gradient(model, layer="inner").attribute(x, 1, create_graph=True).square().sum(), model.inner.weight
         )[0]
         for model in (flat, whole)
     ]
