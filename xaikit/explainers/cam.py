@@ -79,11 +79,11 @@ class GradCam(Explainer):
             layers = [find_layer(call.model, item) for item in several]
             read, image = read_layers(call), call.own_inputs[0]
             # A map of each run by itself: an axis of runs would be taken for one of positions.
-            maps = [
+            by_run = [
                 [self._at_layer(layer, a, g, image) for a, g in zip(runs, gradients, strict=True)]
                 for layer, runs, gradients in zip(layers, read.activations, read.gradients, strict=True)
             ]
-            return read.gathered(maps)
+            return read.gathered(by_run)
         if len(call.inputs) > 1:
             raise InvalidInputError(
                 f"{type(self).__name__} makes a map over one input, got {len(call.inputs)}; pick one with "
