@@ -50,7 +50,7 @@ class Evaluate(MaskFields, ModelJob):
 
         check_out(self.out, ".json")
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        # Before a large model is loaded.
+        # Checked before a large model is loaded.
         for names, registry, option in (
             (self.explainer, EXPLAINERS, "--explainer"),
             (self.metric, METRICS, "--metric"),
@@ -78,7 +78,7 @@ class Evaluate(MaskFields, ModelJob):
         skipped = tell_skipped(samples)
         try:
             table.save(self.out)
-        except OSError:  # a full disk must not take the numbers along
+        except OSError:  # if the disk is full, the numbers are still printed
             self.tell(str(table), **table.to_dict())
             raise
         rows = [{k: v for k, v in row.items() if k != "values"} for row in table.to_dict()["rows"]]

@@ -60,7 +60,7 @@ class Job(BaseModel):
         return "nothing was written"
 
     def note(self, text: str) -> None:
-        """Print a note for a person on standard error, unless --quiet."""
+        """Print a note on standard error, unless --quiet."""
         if not self.quiet:
             typer.echo(f"xaikit: note: {text}", err=True)
 

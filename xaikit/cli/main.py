@@ -25,6 +25,7 @@ from xaikit.cli import (
     recommend,
     report,
     run_file,
+    scan,
     shortcuts,
     tune,
 )
@@ -47,6 +48,7 @@ for verb in (
     recommend.Recommend,
     tune.Tune,
     mitigate.Mitigate,
+    scan.FactorScan,
     shortcuts.Shortcuts,
     report.WriteReport,
     doctor.Doctor,
@@ -80,7 +82,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """
     command_line = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in command_line
-    os.environ["MPLBACKEND"] = "agg"  # figures go to files: no display is asked for, whatever stands there
+    os.environ["MPLBACKEND"] = "agg"  # figures are written to files, so no display is needed
     with warnings.catch_warnings():
         warnings.showwarning = _note  # type: ignore[assignment]  # the file and the line are nothing to a user
         try:
@@ -111,7 +113,7 @@ def _exit_code(err: Exception) -> int:
 
 
 def _sentence(err: Exception) -> str:
-    """What went wrong; for an error that nobody raised on purpose also its type and how to see more."""
+    """The message of an error; for an error that is no message for users also its type, and how to see more."""
     from xaikit.core.errors import XaikitError
 
     if isinstance(err, OSError) and err.strerror and err.filename:

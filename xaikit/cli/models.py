@@ -142,7 +142,7 @@ def timm_settings(item: str) -> dict[str, Any]:
     timm = _timm_library()
     name, settings = parse_spec(item)
     config = timm.get_pretrained_cfg(name) if name in timm.list_models() else None
-    if config is None:  # a model that is not there is told when it is loaded
+    if config is None:  # an unknown model is reported when it is loaded
         return {}
     size = settings.get("img_size", config.input_size[1])
     return {
@@ -181,7 +181,7 @@ def _seeded(make: Callable[..., nn.Module], name: str, settings: dict[str, Any])
 
 
 def _with_settings(make: Callable[..., Any], name: str, settings: dict[str, Any]) -> Any:
-    """What a factory makes; settings that it does not take are the caller's mistake, its own errors are not."""
+    """The model that a factory makes. Settings that it does not take are refused; its own errors are passed on."""
     if not settings:
         _check_arguments(make, name)
         return make()
@@ -196,7 +196,7 @@ def _check_arguments(factory: Callable[..., Any], name: str) -> None:
     """Refuse to call a factory without the arguments that it needs."""
     try:
         parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # a built-in one does not tell
+    except (TypeError, ValueError):  # a built-in function has no signature
         return
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in optional]

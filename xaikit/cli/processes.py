@@ -26,7 +26,7 @@ PATIENCE = datetime.timedelta(days=7)  # a process may be done long before the o
 
 
 class ProcessFields(Job):
-    """How many processes share the work."""
+    """The number of processes that share the work."""
 
     processes: int = flag(1, help="Share the work among so many processes; with --device cuda each has its own GPU.")
 
@@ -77,7 +77,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes share the work."""
+    """The number of processes that share the work."""
     return _number("WORLD_SIZE", 1)
 
 

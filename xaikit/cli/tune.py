@@ -66,7 +66,7 @@ class Tune(MaskFields, ModelJob):
         result, skipped = run_job(self)
         try:
             written = [result.save(self.out)]
-        except OSError:  # a full disk must not take what was found along
+        except OSError:  # if the disk is full, the result is still printed
             self.tell(_summary(result), **_plain(result))
             raise
         if self.figure:
@@ -94,7 +94,7 @@ def tune_worker(rank: int, until: int) -> None:
 
 
 def _draw(result: TuneResult[Any], out: Path) -> list[Path]:
-    """The figures that this result has something for."""
+    """Write the figures for which the result has data."""
     kinds = ["history"]
     values = {row["value"] for row in result.trials if row["state"] == "complete"}
     kinds += ["importance"] if len(values) > 1 else []
@@ -106,7 +106,7 @@ def _draw(result: TuneResult[Any], out: Path) -> list[Path]:
 
 
 def _plain(result: TuneResult[Any]) -> dict[str, Any]:
-    """What was found, with the number of trials in place of them."""
+    """The result as plain values, with the number of trials instead of the trials."""
     summary = {k: v for k, v in result.to_dict().items() if k not in ("trials", "space")}
     return {**summary, "trials": len(result.trials)}
 
