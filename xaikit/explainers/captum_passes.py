@@ -267,8 +267,8 @@ def check_groups(name: str, groups: Tensors, n_samples: int | None) -> None:
         n_samples: how many coalitions it draws; None for a class that draws none.
 
     Raises:
-        InvalidInputError: for exact Shapley values of so many groups that running all their orders would take years, and
-            for KernelShap of a single group.
+        InvalidInputError: for exact Shapley values of so many groups that running all their orders would take years,
+            and for KernelShap of a single group.
     """
     if not groups:
         return
