@@ -15,7 +15,8 @@ from xaikit.core import targets as target_rules
 from xaikit.core.convolutions import fast_convolutions
 from xaikit.core.errors import InvalidInputError, UnreachableError
 from xaikit.core.forward import with_rows
-from xaikit.core.kernels import refuse_missing_derivative, sound_kernels
+from xaikit.core.kernels import check_second_derivative, sound_kernels
+from xaikit.core.layer_gradients import read_layers
 from xaikit.core.layers import LayerPoint, cut_at
 from xaikit.core.model_facts import ModelFacts
 from xaikit.core.model_state import Modules
@@ -23,7 +24,7 @@ from xaikit.core.reachability import missing_gradients, unreachable
 from xaikit.core.renames import renamed_attribute
 from xaikit.core.rows import RowRule, even_ranges, rows_per_pass, run_by_batches
 from xaikit.core.structure import Tensors, split_rows
-from xaikit.core.taps import Readings, Tap, tapped
+from xaikit.core.taps import Tap
 
 RENAMED = {
     "grad": "grad_of", "gradient": "grad_at_layers", "record": "on_output", "surroundings": "recompute_context",
@@ -51,11 +52,13 @@ class Call:
         modules: the model's modules with their names, collected once.
         read_at: the layers whose gradients `grad_at_layers` computes; none if the inputs are explained.
         tap: from a layer's output and a leaf to what the model goes on with; the gradient arrives at the leaf, too.
+        sample_major: whether a layer in `read_at` with several rows for each sample has these together.
         on_output: takes the output on `inputs`, with its graph, when `grad_of` or `grad_at_layers` computes it.
         input_names: of `own_inputs`, where the model takes them by name.
         extras: the model's further arguments, by name or in order, for the samples of the whole batch.
         recompute_context: the context in which the model runs, for a pass that is repeated after the call.
         passes_kept: passes on the plain inputs that serve several targets; None keeps none.
+        more_targets: what else is explained at the same time; see `targets`.
         recompute: whether `grad_of` drops its graph and builds it again in the loss's backward pass.
         traced: whether each operation of the forward pass is intercepted (LRP), so that none may be replaced by ours.
     """
@@ -78,11 +81,13 @@ class Call:
     modules: Modules = dataclasses.field(default_factory=dict)
     read_at: tuple[LayerPoint, ...] = ()
     tap: Callable[[Tensor, Tensor], Tensor] = Tap.apply
+    sample_major: Callable[..., bool] = bool
     on_output: Callable[[Tensor], None] | None = None
     input_names: tuple[str, ...] = ()
     extras: Any = None
     recompute_context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     passes_kept: dict[Any, Any] | None = None
+    more_targets: tuple[target_rules.CallTarget, ...] = ()
     recompute: bool = False
     traced: bool = False
 
@@ -95,6 +100,19 @@ class Call:
     def n(self) -> int:
         """Number of samples N."""
         return len(self.inputs[0])
+
+    @property
+    def targets(self) -> tuple[target_rules.CallTarget, ...]:
+        """All that is explained at once."""
+        return self.target, *self.more_targets
+
+    def of_target(self, target: target_rules.CallTarget) -> Call:
+        """The call for one of its targets.
+
+        Args:
+            target: one of `targets`.
+        """
+        return dataclasses.replace(self, target=target, more_targets=()) if self.more_targets else self
 
     @property
     def own_inputs(self) -> Tensors:
@@ -199,6 +217,20 @@ class Call:
             return gradients
         return self._grad(inputs, copies, at)
 
+    def grads_of(self, inputs: Tensors, copies: int = 1) -> list[Tensors]:
+        """As `grad_of`, for each of `targets`: one forward pass, and a backward pass for each.
+
+        Args:
+            inputs: as for `grad_of`.
+            copies: likewise.
+        """
+        calls = [self.of_target(target) for target in self.targets]
+        if len(calls) == 1 or self.recompute:
+            return [call.grad_of(inputs, copies) for call in calls]
+        with self._kernels():
+            leaves, output = self._pass(inputs, copies)
+            return [call._differentiated(output, leaves, copies, retain=call is not calls[-1]) for call in calls]
+
     def _repeatable_grad(self, copies: int, *inputs: Tensor) -> Tensors:
         with self.recompute_context():
             return self._grad(inputs, copies)
@@ -255,21 +287,17 @@ class Call:
         """
         if not self.read_at:
             return self.inputs, self.grad_of(self.inputs)
-        with self._kernels():
-            readings, output = self._kept("layers", True, self._read_pass)
-            values = readings.close(self.model, self.n)
-            if self.on_output is not None:
-                self.on_output(output)
-            grads = self._differentiated(output, (*readings.leaves, *points), runs=readings.runs)
-            gathered = readings.gathered(grads)
-        return values if self.create_graph else tuple(v.detach() for v in values), gathered
-
-    def _read_pass(self) -> tuple[Readings, Any]:
-        with tapped(self.read_at, self.tap) as readings:
-            return readings, self.run(self.inputs)
+        layers = read_layers(self, points)
+        return layers.gathered(layers.activations), layers.gathered(layers.gradients)
 
     def _differentiated(
-        self, output: Tensor, points: Tensors, copies: int = 1, *, runs: Sequence[int] | None = None
+        self,
+        output: Tensor,
+        points: Tensors,
+        copies: int = 1,
+        *,
+        runs: Sequence[int] | None = None,
+        retain: bool = False,
     ) -> Tensors:
         """Return d score / d point of an output.
 
@@ -279,6 +307,7 @@ class Call:
             copies: versions of the batch in the output.
             runs: for each explained layer, how many of the points, from the first on, are its runs; further points
                 are not what is explained. None means that every point is.
+            retain: keep the graph for a further backward pass.
 
         Raises:
             UnreachableError: when the score depends on nothing that is explained, or not on one of the layers.
@@ -301,25 +330,16 @@ class Call:
             points,
             seeds,
             create_graph=self.create_graph,
-            retain_graph=self.create_graph or self.passes_kept is not None,
+            retain_graph=self.create_graph or retain or self.passes_kept is not None,
             allow_unused=True,
         )
         missing = missing_gradients(grads, runs)
         if all(missing) or ((self.read_at or self.layers) and any(missing)):
             raise unreachable(self.layers or self.read_at, missing)
         if self.create_graph and not self.traced:
-            self._check_twice(grads)
+            form = tuple((tuple(x.shape), x.dtype) for x in self.inputs), tuple(p.name for p in self.layers)
+            check_second_derivative(grads, self.facts, form)
         return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
-
-    def _check_twice(self, grads: Sequence[Tensor | None]) -> None:
-        """Refuse an operation without a second derivative; asked once for a form of input."""
-        form = tuple((tuple(x.shape), x.dtype) for x in self.inputs), tuple(p.name for p in self.layers)
-        if form in self.facts.twice:
-            return
-        for g in grads:
-            if g is not None:
-                refuse_missing_derivative(g, self.facts.operations)
-        self.facts.twice.add(form)
 
     def at(self, samples: slice) -> Call:
         """The same call on some of the samples.
@@ -328,13 +348,12 @@ class Call:
             samples: a slice of the samples.
         """
         index = torch.arange(self.n, device=self.inputs[0].device) if self.samples is None else self.samples
-        target = self.target
-        if isinstance(target, target_rules.RowTarget):
-            target = target.of(samples)
-        elif isinstance(target, Tensor):
-            target = target[samples]
         return dataclasses.replace(
-            self, inputs=tuple(x[samples] for x in self.inputs), target=target, samples=index[samples]
+            self,
+            inputs=tuple(x[samples] for x in self.inputs),
+            target=target_rules.of_samples(self.target, samples),
+            more_targets=tuple(target_rules.of_samples(target, samples) for target in self.more_targets),
+            samples=index[samples],
         )
 
     def stacked(self, inputs: Tensors, copies: int) -> Call:
@@ -345,12 +364,7 @@ class Call:
             copies: number of versions.
         """
         index = torch.arange(self.n, device=inputs[0].device) if self.samples is None else self.samples
-        target = self.target
-        if isinstance(target, (Tensor, target_rules.RowTarget)):
-            target = target.repeat(copies)
-        elif target is not None and copies > 1:
-            function = target
-            target = lambda output: torch.cat([function(part) for part in split_rows(output, self.n)])  # noqa: E731
+        target = target_rules.of_copies(self.target, copies, self.n)
         uncut = self.uncut and self.uncut.stacked(
             tuple(x.repeat(copies, *[1] * (x.ndim - 1)) for x in self.uncut.inputs), copies
         )
@@ -370,7 +384,7 @@ class Call:
         limit = rows_per_pass(self.inputs, max_rows)
         if not self.rule.independent:
             limit = self.n
-        in_one_pass = callable(self.target) or self.n <= limit
+        in_one_pass = any(map(callable, self.targets)) or self.n <= limit
         for samples in [range(self.n)] if in_one_pass else even_ranges(self.n, limit):
             part = self if in_one_pass else self.at(slice(samples.start, samples.stop))
             ranges = even_ranges(copies, max(1, limit // part.n))

@@ -152,8 +152,9 @@ class Explainer(ModelView, abc.ABC):
             several = [target_rules.normalise(target, len(call.batch[0]), device) for target in targets]
             if not all(target_rules.shares_head(target) for target in several):
                 raise InvalidInputError("several targets at once must look at the same head; explain Heads by itself")
-            passes: dict[Any, Any] = {}  # of the model on the plain inputs, which serve every target
-            return tuple(self._attribute(dataclasses.replace(call, target=t, passes_kept=passes)) for t in several)
+            first, *others = several
+            every = dataclasses.replace(call, target=first, more_targets=tuple(others))
+            return self._attribute_each(every) if self._shares_passes() else Explainer._attribute_each(self, every)
 
         results = self.run_call(method, inputs, **options)
         parts, rebuild = zip(*(structure.flatten(result, "attributions") for result in results), strict=True)
@@ -255,6 +256,18 @@ class Explainer(ModelView, abc.ABC):
     @abc.abstractmethod
     def _attribute(self, call: Call) -> Tensors:
         """The method's mathematics: one tensor per `call.inputs`, of the same shape."""
+
+    def _attribute_each(self, call: Call) -> tuple[Tensors, ...]:
+        """The attribution of each of the call's targets. A method of several passes overrides it to share them."""
+        passes: dict[Any, Any] = {}  # of the model on the plain inputs, which serve every target
+        calls = (dataclasses.replace(call.of_target(target), passes_kept=passes) for target in call.targets)
+        return tuple(self._attribute(each) for each in calls)
+
+    @classmethod
+    def _shares_passes(cls) -> bool:
+        """Whether `_attribute_each` belongs to the method: not where a subclass has another `_attribute`."""
+        homes = (vars(base) for base in cls.__mro__)
+        return "_attribute_each" in next(home for home in homes if {"_attribute", "_attribute_each"} & home.keys())
 
     def attribute_call(self, call: Call) -> Tensors:
         """The attribution of a call that is already open: one tensor per `call.inputs`, of the same shape.

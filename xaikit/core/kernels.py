@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from xaikit.core import torch_private
 from xaikit.core.errors import NotDifferentiableError
+from xaikit.core.model_facts import ModelFacts
 
 NORMS = (torch_private.BatchNorm, torch_private.InstanceNorm)
 NORM_FUNCTIONS = frozenset({F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm})
@@ -126,6 +127,25 @@ def sound_kernels(called: set[Any], *, create_graph: bool) -> contextlib.Abstrac
     if table:
         stack.enter_context(_Replacing(table))
     return stack
+
+
+def check_second_derivative(grads: Iterable[Tensor | None], facts: ModelFacts, form: Hashable) -> None:
+    """Refuse gradients whose graph holds an operation without a second derivative; asked once for a form of input.
+
+    Args:
+        grads: gradients, computed with `create_graph`.
+        facts: what is known of the model.
+        form: of the input and of the score.
+
+    Raises:
+        NotDifferentiableError: with the operation's name.
+    """
+    if form in facts.twice:
+        return
+    for g in grads:
+        if g is not None:
+            refuse_missing_derivative(g, facts.operations)
+    facts.twice.add(form)
 
 
 def refuse_missing_derivative(output: Tensor, called: set[Any]) -> None:

@@ -115,8 +115,15 @@ def read(points: Sequence[LayerPoint], forward: Callable[[], Any]) -> list[list[
     return readings
 
 
-def check_activation(model: nn.Module, name: str, outputs: Sequence[Any], n: int) -> Tensor:
-    """The activations of a layer for each sample: (N, ...), or (N, runs, ...) where it runs several times in a pass.
+def check_outputs(model: nn.Module, name: str, outputs: Sequence[Any], n: int, *, parts: bool = False) -> None:
+    """Refuse what a layer returned where it makes no activations of N samples.
+
+    Args:
+        model: the model.
+        name: of the layer.
+        outputs: what it returned, run by run.
+        n: the number of samples, N.
+        parts: whether it may return several rows for each sample.
 
     Raises:
         InvalidInputError: when the layer does not run or does not keep the batch.
@@ -130,10 +137,16 @@ def check_activation(model: nn.Module, name: str, outputs: Sequence[Any], n: int
             raise InvalidTypeError(
                 f"layer {name!r} must return a floating-point tensor (first), got {type(first).__name__}"
             )
-        if first.ndim == 0 or len(first) != n:
+        rows = len(first) if first.ndim else 0
+        if parts and rows and rows % n == 0:
+            continue
+        if rows != n:
+            several = rows and rows % n == 0
+            by_parts = "a method of a single gradient (gradient, gradient_x_input, LRP), which takes several rows for "
+            instead = f"use {by_parts}each sample" if several else "explain the inputs"
             raise InvalidInputError(
                 f"layer {name!r} must keep the batch of {n} first, it returns {tuple(first.shape)}; name a layer "
-                "after which the batch is whole, or explain the inputs"
+                f"after which the batch is whole, or {instead}"
             )
     if len({first.shape for first in outputs}) > 1:
         shapes = ", ".join(str(tuple(first.shape)) for first in outputs)
@@ -141,6 +154,20 @@ def check_activation(model: nn.Module, name: str, outputs: Sequence[Any], n: int
             f"layer {name!r} runs {len(outputs)} times in a forward pass, and its outputs differ in shape ({shapes}); "
             "name a layer that runs once"
         )
+
+
+def check_activation(model: nn.Module, name: str, outputs: Sequence[Any], n: int) -> Tensor:
+    """The activations of a layer for each sample: (N, ...), or (N, runs, ...) where it runs several times in a pass.
+
+    Raises:
+        InvalidInputError, InvalidTypeError: as `check_outputs`.
+    """
+    check_outputs(model, name, outputs, n)
+    return by_sample(outputs)
+
+
+def by_sample(outputs: Sequence[Tensor]) -> Tensor:
+    """What a layer returned (N, ...) in each of its runs, as (N, ...) or (N, runs, ...)."""
     return outputs[0] if len(outputs) == 1 else torch.stack(list(outputs), 1)
 
 

@@ -19,6 +19,7 @@ from xaikit.core.call import Call
 from xaikit.core.errors import InvalidTypeError, XaikitError
 from xaikit.core.forward import Forward
 from xaikit.core.kernels import FunctionLog
+from xaikit.core.layer_gradients import row_order
 from xaikit.core.layers import check_activation, check_parallel, check_runs, find_point, read, substituted
 from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.model_view import ModelView
@@ -293,7 +294,8 @@ def at_layers(call: Call, layers: tuple[Any, ...], *, read_off: bool, must_reach
     """
     points = tuple(find_point(call.model, layer) for layer in layers)
     if read_off:
-        return dataclasses.replace(call, read_at=points)
+        plain = dataclasses.replace(call, read_at=points)
+        return dataclasses.replace(plain, sample_major=row_order(plain))
     original, run = call.inputs, call.forward
     with torch.set_grad_enabled(call.create_graph or len(points) > 1):
         readings = read(points, lambda: run(original, None))

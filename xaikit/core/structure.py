@@ -52,6 +52,12 @@ def flatten(inputs: Any, what: str = "inputs") -> tuple[Tensors, Callable[[Tenso
     return leaves, rebuild
 
 
+def joined_parts(parts: Sequence[Sequence[Tensors]]) -> tuple[Tensors, ...]:
+    """For each target the tensors of all samples, from those that each part of the samples has for each target."""
+    by_target = zip(*parts, strict=True)
+    return tuple(tuple(torch.cat(pieces) for pieces in zip(*of_parts, strict=True)) for of_parts in by_target)
+
+
 def token_ids(attribution: Any, inputs: Tensors) -> Tensor | None:
     """The input of token ids (N, T) whose embeddings (N, T, D) the attribution is about; None if there is none."""
     if not isinstance(attribution, Tensor) or attribution.ndim != 3:

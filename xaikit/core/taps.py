@@ -1,4 +1,4 @@
-"""Hidden layers are read in the pass that is differentiated, so one forward and one backward pass serve all of them."""
+"""Layers read off in the pass that is differentiated, so that one forward and one backward pass serve all of them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaikit.core.layers import LayerPoint, check_activation, first_tensor, hooked, with_first
+from xaikit.core.layers import LayerPoint, check_outputs, first_tensor, hooked, with_first
 from xaikit.core.structure import Tensors
 
 
 class Tap(torch.autograd.Function):
-    """Returns y; the gradient that flows back to y also arrives at a leaf tensor."""
+    """y for what follows; what flows back to it also arrives at a leaf, where it is read off."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, leaf: Tensor) -> Tensor:  # noqa: ARG004, D102
@@ -30,10 +30,9 @@ class Readings:
     """The outputs of some layers during one forward pass, and for each output a leaf that receives its gradient."""
 
     def __init__(self, layers: Sequence[LayerPoint]) -> None:
-        self.names = [layer.name for layer in layers]
+        self.points = layers
         self.outputs: list[list[Any]] = [[] for _ in layers]
-        self.leaves: Tensors = ()
-        self._leaves: list[list[Tensor]] = [[] for _ in layers]
+        self.by_run: list[list[Tensor]] = [[] for _ in layers]
 
     def read(self, output: Any, *, index: int, tap: Callable[[Tensor, Tensor], Tensor]) -> Any:
         """Note what a layer returns; what follows gets it through a tap."""
@@ -42,34 +41,32 @@ class Readings:
         if not isinstance(first, Tensor) or not first.is_floating_point():
             return output  # refused once the pass is over
         leaf = first.detach().requires_grad_()
-        self._leaves[index].append(leaf)
+        self.by_run[index].append(leaf)
         return with_first(output, tap(first, leaf))
 
-    def close(self, model: nn.Module, n: int) -> Tensors:
-        """The layers' activations, each shaped (N, ...), or (N, runs, ...) for a layer that runs several times.
+    def check(self, model: nn.Module, n: int) -> None:
+        """Refuse layers that did not run, or returned no activations of n samples.
 
         Raises:
-            InvalidInputError, InvalidTypeError: when a layer did not run, or returned no such tensor.
+            InvalidInputError, InvalidTypeError: naming the layer.
         """
-        activations = tuple(
-            check_activation(model, name, outputs, n) for name, outputs in zip(self.names, self.outputs, strict=True)
-        )
-        self.leaves = tuple(leaf for leaves in self._leaves for leaf in leaves)
-        return activations
+        for point, outputs in zip(self.points, self.outputs, strict=True):
+            check_outputs(model, point.name, outputs, n, parts=True)
+
+    @property
+    def leaves(self) -> Tensors:
+        """All leaves, layer by layer and run by run."""
+        return tuple(leaf for leaves in self.by_run for leaf in leaves)
 
     @property
     def runs(self) -> list[int]:
         """How often each layer ran."""
-        return [len(leaves) for leaves in self._leaves]
+        return [len(leaves) for leaves in self.by_run]
 
-    def gathered(self, gradients: Tensors) -> Tensors:
-        """The derivatives by the layers, from those by the leaves; the runs of a layer side by side, as in `close`."""
-        gathered, start = [], 0
-        for leaves in self._leaves:
-            runs = gradients[start : start + len(leaves)]
-            start += len(leaves)
-            gathered.append(runs[0] if len(runs) == 1 else torch.stack(runs, 1))
-        return tuple(gathered)
+    def split(self, values: Tensors) -> list[list[Tensor]]:
+        """Values in the order of the leaves, for each layer and run."""
+        rest = iter(values)
+        return [[next(rest) for _ in leaves] for leaves in self.by_run]
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.labels import REMEDY, read_classes
 from xaikit.core.registries import TARGETS
+from xaikit.core.structure import split_rows
 from xaikit.core.target_rows import Rows, pick_head
 
 __all__ = ["CallTarget", "RowTarget", "is_several", "normalise", "pick_head", "score"]
@@ -52,6 +53,22 @@ class RowTarget:
 
 
 CallTarget = Tensor | RowTarget | Callable[[Any], Tensor] | None
+
+
+def of_samples(target: CallTarget, samples: slice) -> CallTarget:
+    """A target of some of the samples; a function stays as it is."""
+    if isinstance(target, RowTarget):
+        return target.of(samples)
+    return target[samples] if isinstance(target, Tensor) else target
+
+
+def of_copies(target: CallTarget, copies: int, n: int) -> CallTarget:
+    """A target of so many versions of a batch of n samples, stacked copy by copy; a function sees each version."""
+    if isinstance(target, (Tensor, RowTarget)):
+        return target.repeat(copies)
+    if target is None or copies == 1:
+        return target
+    return lambda output: torch.cat([target(part) for part in split_rows(output, n)])
 
 
 def is_several(targets: Any) -> bool:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Int, Layer
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.layer_gradients import read_layers
 from xaikit.core.layers import find_layer
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cam_layers import CONVOLUTION, channel_axis, patches, recorded
@@ -76,8 +77,13 @@ class GradCam(Explainer):
         if self.layer is not None:
             several = self.layer if isinstance(self.layer, tuple) else (self.layer,)
             layers = [find_layer(call.model, item) for item in several]
-            pairs = zip(layers, *call.grad_at_layers(), strict=True)
-            return tuple(self._at_layer(layer, a, g, call.own_inputs[0]) for layer, a, g in pairs)
+            read, image = read_layers(call), call.own_inputs[0]
+            # A map of each run by itself: an axis of runs would be taken for one of positions.
+            by_run = [
+                [self._at_layer(layer, a, g, image) for a, g in zip(runs, gradients, strict=True)]
+                for layer, runs, gradients in zip(layers, read.activations, read.gradients, strict=True)
+            ]
+            return read.gathered(by_run)
         if len(call.inputs) > 1:
             raise InvalidInputError(
                 f"{type(self).__name__} makes a map over one input, got {len(call.inputs)}; pick one with "

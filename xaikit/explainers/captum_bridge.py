@@ -24,7 +24,7 @@ from xaikit.explainers.captum_passes import (
     WITHOUT_GRADIENT,
     as_found,
     blocks,
-    check_exact,
+    check_groups,
     check_one_run,
     check_whole_numbers,
     clear,
@@ -168,7 +168,8 @@ class CaptumMethod(Explainer):
         name, inner = self._algorithm(), self.innermost
         takes = arguments_of(name, inner)
         per_sample = self._of_samples(takes - set(options), call, uncut) if per_sample is None else per_sample
-        check_exact(name, per_sample.get("feature_mask", ()))
+        settings = {**options, **(options.get("attribution_settings") or {})}
+        check_groups(inner, per_sample.get("feature_mask", ()), settings.get("n_samples"))
         limit, rows = rows_per_pass(uncut.inputs, self.max_rows), rows_per_sample(inner, options)
         alone = inner in ONE_BY_ONE_WITH_OWN_GROUPS and any(len(ids) > 1 for ids in per_sample.get("feature_mask", ()))
         alone = alone or normalizes_over_rows(inner, uncut.model)

@@ -49,6 +49,8 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "perturbations_per_eval": None,
     }
 )
+# Captum's 25 coalitions are fewer than the groups that its linear fit is to tell apart.
+COALITIONS = MappingProxyType({"KernelShap": 200, "Lime": 200})
 
 
 @EXPLAINERS.register("captum")
@@ -120,6 +122,7 @@ def _argument_settings(algorithm: str) -> dict[str, Setting]:
 def _argument_setting(parameter: inspect.Parameter, algorithm: str) -> Setting:
     name = parameter.name
     default = DEFAULTS.get(name, REQUIRED if parameter.default is parameter.empty else parameter.default)
+    default = COALITIONS.get(algorithm, default) if name == "n_samples" else default
     spec = RANGES.get(name) or _range_around(default)
     check = spec.check if spec else lambda value, where: tuples_for_lists(value)  # noqa: ARG005
     if name == "stdevs" and spec:  # one for all inputs, or one for each

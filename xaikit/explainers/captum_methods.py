@@ -196,7 +196,9 @@ class ShapleyValueSampling(FromGroups):
 
     ALGORITHM = "ShapleyValueSampling"
     PASSES = ("n_samples", "n_segments")
-    n_samples: Annotated[int, Int(low=5, high=50, step=5, ge=1), "random orders"] = 10
+    n_samples: Annotated[
+        int, Int(low=5, high=50, step=5, ge=1), "random orders; the error falls with the square root of their number"
+    ] = 10
 
 
 @EXPLAINERS.register("captum.kernel_shap")

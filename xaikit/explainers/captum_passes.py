@@ -63,6 +63,7 @@ BY_CUT = MappingProxyType(
         "LayerIntegratedGradients": "IntegratedGradients",
     }
 )
+FITTED = ("KernelShap", "Lime")  # a linear model to random coalitions of groups
 FORWARD_FILE = str(forward.__file__)  # an error that passes through it is the model's own
 MOST_EXACT_GROUPS = 7  # 5,040 orders
 # These switch groups in one input after the other, also groups that several inputs share.
@@ -257,13 +258,40 @@ def check_whole_numbers(name: str, innermost: str, inputs: Tensors) -> None:
     )
 
 
-def check_exact(name: str, groups: Tensors) -> None:
-    """Refuse exact Shapley values of so many groups that running all their orders would take years."""
-    count = len(torch.cat([ids.flatten() for ids in groups]).unique()) if groups else 0
+def check_groups(name: str, groups: Tensors, n_samples: int | None) -> None:
+    """Refuse numbers of groups that a method cannot take, and warn of too few samples for them.
+
+    Args:
+        name: of captum's class.
+        groups: the group numbers of each input, (1, ...) or (N, ...).
+        n_samples: how many coalitions it draws; None for a class that draws none.
+
+    Raises:
+        InvalidInputError: for exact Shapley values of so many groups that running all their orders would take years,
+            and for KernelShap of a single group.
+    """
+    if not groups:
+        return
+    rows = max(len(ids) for ids in groups)
+    joined = torch.cat([ids.reshape(len(ids), -1).expand(rows, -1) for ids in groups], 1)
+    count = max(len(row.unique()) for row in joined)
     if name == "ShapleyValues" and count > MOST_EXACT_GROUPS:
         raise InvalidInputError(
             f"captum's ShapleyValues runs every order of the groups, which takes {count}! passes for {count} groups; "
             f"use ShapleyValueSampling, or a feature_mask of at most {MOST_EXACT_GROUPS} groups"
+        )
+    if name == "KernelShap" and count == 1:
+        raise InvalidInputError(
+            "captum's KernelShap needs at least two groups of features, got one; the value of a single group is what "
+            "captum.feature_ablation gives"
+        )
+    needed = count + count // 2 + 2  # random coalitions repeat each other, so that as many as groups are too few
+    if name in FITTED and n_samples is not None and n_samples < needed:
+        warnings.warn(
+            f"captum's {name} fits a value for each of {count} groups to n_samples={n_samples} random coalitions; it "
+            f"takes about {needed} to determine them, so these values are arbitrary: raise n_samples, or pass a "
+            "feature_mask of fewer groups",
+            stacklevel=2,
         )
 
 

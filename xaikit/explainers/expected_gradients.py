@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xaikit.core import EXPLAINERS, Call, Explainer, Int
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, joined_parts
 
 
 def _references(value: Any, where: str) -> Any:
@@ -49,6 +49,9 @@ class ExpectedGradients(Explainer):
     max_rows: Annotated[int | None, Int(ge=1, optional=True), "most rows in one forward pass; None chooses"] = None
 
     def _attribute(self, call: Call) -> Tensors:
+        return self._attribute_each(call)[0]
+
+    def _attribute_each(self, call: Call) -> tuple[Tensors, ...]:
         references = self._references(call.inputs)
         count = len(references[0])
         generator = torch.Generator().manual_seed(call.seed)
@@ -57,7 +60,7 @@ class ExpectedGradients(Explainer):
         parts = (torch.arange(self.n_iter) + torch.rand(self.n_iter, generator=generator)) / self.n_iter
         blocks = []
         for part, passes in call.passes(self.n_iter, self.max_rows):
-            totals = [torch.zeros_like(x) for x in part.inputs]
+            sums = [[torch.zeros_like(x) for x in part.inputs] for _ in part.targets]
             for copies in passes:
                 drawn = order[copies.start : copies.stop]
                 starts = [r[drawn.to(r.device)].to(x)[:, None] for r, x in zip(references, part.inputs, strict=True)]
@@ -66,10 +69,11 @@ class ExpectedGradients(Explainer):
                     (b + parts[copies.start : copies.stop].to(d).view(-1, *[1] * (d.ndim - 1)) * d).flatten(0, 1)
                     for b, d in zip(starts, steps, strict=True)
                 )
-                grads = part.grad_of(line, len(copies))
-                totals = [t + (d * g.view(d.shape)).sum(0) for t, d, g in zip(totals, steps, grads, strict=True)]
-            blocks.append([t / self.n_iter for t in totals])
-        return tuple(torch.cat(pieces) for pieces in zip(*blocks, strict=True))
+                for totals, grads in zip(sums, part.grads_of(line, len(copies)), strict=True):
+                    for i, (d, g) in enumerate(zip(steps, grads, strict=True)):
+                        totals[i] = totals[i] + (d * g.view(d.shape)).sum(0)
+            blocks.append([tuple(t / self.n_iter for t in totals) for totals in sums])
+        return joined_parts(blocks)
 
     def _references(self, inputs: Tensors) -> Tensors:
         references = tuple(torch.zeros_like(x[:1]) for x in inputs) if self.references is None else self.references

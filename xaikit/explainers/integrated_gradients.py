@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import BASELINES, EXPLAINERS, Call, Categorical, Choice, Explainer, Int
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, joined_parts
 
 
 @EXPLAINERS.register("integrated_gradients")
@@ -37,6 +37,9 @@ class IntegratedGradients(Explainer):
     max_rows: Annotated[int | None, Int(ge=1, optional=True), "most rows in one forward pass; None chooses"] = None
 
     def _attribute(self, call: Call) -> Tensors:
+        return self._attribute_each(call)[0]
+
+    def _attribute_each(self, call: Call) -> tuple[Tensors, ...]:
         points, weights = quadrature(self.method, self.n_steps)
         ends = self.baseline.of(call)  # of the whole batch: a baseline may be given per sample
         parts, n_done = [], 0
@@ -44,16 +47,18 @@ class IntegratedGradients(Explainer):
             starts = tuple(b[n_done : n_done + part.n] for b in ends)
             n_done += part.n
             steps = tuple(x - b for x, b in zip(part.inputs, starts, strict=True))
-            totals = [torch.zeros_like(x) for x in part.inputs]
+            sums = [[torch.zeros_like(x) for x in part.inputs] for _ in part.targets]
             for copies in passes:
                 chosen = slice(copies.start, copies.stop)
                 line = tuple(
                     (b + _column(points[chosen], d) * d).flatten(0, 1) for b, d in zip(starts, steps, strict=True)
                 )
-                grads = [g.unflatten(0, (len(copies), part.n)) for g in part.grad_of(line, len(copies))]
-                totals = [t + (_column(weights[chosen], g[0]) * g).sum(0) for t, g in zip(totals, grads, strict=True)]
-            parts.append([d * t for d, t in zip(steps, totals, strict=True)])
-        return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+                for totals, grads in zip(sums, part.grads_of(line, len(copies)), strict=True):
+                    for i, g in enumerate(grads):
+                        by_copy = g.unflatten(0, (len(copies), part.n))
+                        totals[i] = totals[i] + (_column(weights[chosen], by_copy[0]) * by_copy).sum(0)
+            parts.append([tuple(d * t for d, t in zip(steps, totals, strict=True)) for totals in sums])
+        return joined_parts(parts)
 
     def _promised_total(self, call: Call) -> Tensor:
         return call.scores(call.inputs) - call.scores(self.baseline.of(call))

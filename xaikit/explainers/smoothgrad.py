@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Float, Int, torch_private
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, joined_parts
 from xaikit.explainers.noise import NoiseStream
 
 
@@ -46,6 +46,9 @@ class SmoothGrad(Explainer):
     max_rows: Annotated[int | None, Int(ge=1, optional=True), "most rows in one forward pass; None chooses"] = None
 
     def _attribute(self, call: Call) -> Tensors:
+        return self._attribute_each(call)[0]
+
+    def _attribute_each(self, call: Call) -> tuple[Tensors, ...]:
         return self._moments(call, variance=False)[0]
 
     def moments(self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0) -> Moments:
@@ -63,31 +66,36 @@ class SmoothGrad(Explainer):
         Raises:
             InvalidInputError, InvalidTypeError, UnboundError: as for `attribute`.
         """
-        return Moments(*self.run_call(self._moments, inputs, targets, create_graph=create_graph, seed=seed))
 
-    def _moments(self, call: Call, *, variance: bool = True) -> tuple[Tensors, Tensors]:
+        def method(call: Call) -> tuple[Tensors, ...]:
+            (mean,), (variance,) = self._moments(call)
+            return mean, variance
+
+        return Moments(*self.run_call(method, inputs, targets, create_graph=create_graph, seed=seed))
+
+    def _moments(self, call: Call, *, variance: bool = True) -> tuple[tuple[Tensors, ...], tuple[Tensors, ...]]:
+        """The means for each target, and the variances, if they are asked for."""
         stream = NoiseStream(self.noise, [x.shape[1:] for x in call.inputs], call.seed)
-        parts = []
+        means: list[list[Tensors]] = []
+        variances: list[list[Tensors]] = []
         for part, passes in call.passes(self.n_iter, self.max_rows):
             stream.restart()
             spreads = [self.noise_level * _range(x) for x in part.inputs]
-            running = [Running() for _ in part.inputs]
+            running = [[Running() for _ in part.inputs] for _ in part.targets]
             for copies in passes:
                 draws = stream.draw(len(copies))
                 noisy = tuple(
                     torch.addcmul(x, s, z[:, None].to(x)).flatten(0, 1)
                     for x, s, z in zip(part.inputs, spreads, draws, strict=True)
                 )
-                for state, g in zip(running, part.grad_of(noisy, len(copies)), strict=True):
-                    state.add(g.unflatten(0, (len(copies), part.n)), variance=variance)
-            parts.append(running)
-        means = tuple(torch.cat([r[i].mean for r in parts]).to(x) for i, x in enumerate(call.inputs))
-        spread = (
-            tuple(torch.cat([r[i].variance for r in parts]).to(x) for i, x in enumerate(call.inputs))
-            if variance
-            else ()
-        )
-        return means, spread
+                for states, grads in zip(running, part.grads_of(noisy, len(copies)), strict=True):
+                    for state, g in zip(states, grads, strict=True):
+                        state.add(g.unflatten(0, (len(copies), part.n)), variance=variance)
+            inputs = part.inputs
+            means.append([tuple(r.mean.to(x) for r, x in zip(s, inputs, strict=True)) for s in running])
+            if variance:
+                variances.append([tuple(r.variance.to(x) for r, x in zip(s, inputs, strict=True)) for s in running])
+        return joined_parts(means), joined_parts(variances)
 
 
 @EXPLAINERS.register("vargrad")
@@ -102,7 +110,7 @@ class VarGrad(SmoothGrad):
         "gaussian"
     )
 
-    def _attribute(self, call: Call) -> Tensors:
+    def _attribute_each(self, call: Call) -> tuple[Tensors, ...]:
         return self._moments(call)[1]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit import Class, Contrast, Gradient, Heads, LogProbability, Position, Probability, Region
+from xaikit import Class, Contrast, Gradient, Heads, IntegratedGradients, LogProbability, Position, Probability, Region
 from xaikit.core import EXPLAINERS, TARGETS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 
@@ -80,13 +80,63 @@ def test_several_targets_have_a_leading_axis(spec):
         assert torch.allclose(values, explainer.attribute(x, target), rtol=1e-9, atol=1e-14)
 
 
-def test_several_targets_share_one_pass():
-    model, x = Model("classes"), torch.rand(2, 3, 4)
-    Gradient(model).attribute(x, 0)
+@pytest.mark.parametrize("spec", ["gradient", "gradient_x_input", "lrp_epsilon_plus", "smoothgrad:n_iter=6",
+                                  "vargrad:n_iter=6", "integrated_gradients:n_steps=6", "expected_gradients:n_iter=6",
+                                  "contextual_decomposition"])  # fmt: skip
+def test_several_targets_take_the_forward_passes_of_one(spec):
+    model, x = Model("classes").double(), torch.randn(3, 3, 4).double()
+    explainer, targets = EXPLAINERS.create(spec).bind(model), [Class(2), Contrast(0, 3), "log_probability:of=1"]
+    if hasattr(explainer, "max_rows"):
+        explainer = explainer.set_kwargs(max_rows=7)
+    explainer.attribute(x, 0)  # the first call on a model takes some passes to get to know it
     passes = []
-    model.register_forward_pre_hook(lambda *_: passes.append(1))
-    Gradient(model).attribute(x, [Class(i) for i in range(5)])
-    assert len(passes) == 1
+    model.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    one = explainer.attribute(x, targets[0])
+    for_one, passes[:] = list(passes), []
+    together = explainer.attribute(x, targets)
+    assert passes == for_one
+    assert torch.equal(together[0], one)
+    for values, target in zip(together, targets, strict=True):
+        assert torch.allclose(values, explainer.attribute(x, target), rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "spec", ["smoothgrad:n_iter=3", "integrated_gradients:n_steps=3", "expected_gradients:n_iter=3"]
+)
+@pytest.mark.parametrize("max_rows", [None, 2])
+def test_several_targets_are_exact_in_a_loss(spec, max_rows):
+    model, x, targets = Model("classes").double(), torch.randn(2, 3, 4).double(), [Class(2), Contrast(0, 3)]
+    explainer = EXPLAINERS.create(spec).bind(model)
+    explainer = explainer.set_kwargs(max_rows=max_rows) if hasattr(explainer, "max_rows") else explainer
+
+    def slope(*values):
+        return torch.autograd.grad(sum(v.square().sum() for v in values), list(model.parameters()), allow_unused=True)
+
+    together = slope(explainer.attribute(x, targets, create_graph=True))
+    alone = slope(*(explainer.attribute(x, target, create_graph=True) for target in targets))
+    for a, b in zip(together, alone, strict=True):
+        assert (a is None and b is None) or torch.allclose(a, b, rtol=1e-9)
+
+
+@pytest.mark.parametrize("spec", ["attn_lrp", "lrp_epsilon_gamma_box", "lrp_epsilon_alpha2_beta1"])
+@pytest.mark.parametrize("layer", [None, "0"])
+def test_lrp_of_several_targets_is_that_of_each(spec, layer):
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.Sequential(nn.Linear(6, 8), encoder, nn.Flatten(), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 3))
+    explainer = EXPLAINERS.create(spec, layer=layer).bind(model.double().eval())
+    x, targets = torch.rand(2, 3, 6).double(), [Class(0), Class([2, 1]), lambda o: o[:, 1] - o[:, 2]]
+    for values, target in zip(explainer.attribute(x, targets), targets, strict=True):
+        assert torch.equal(values, explainer.attribute(x, target))
+
+
+def test_a_subclass_with_a_method_of_its_own_is_asked_for_each_target():
+    class Half(IntegratedGradients):
+        def _attribute(self, call):
+            return tuple(v / 2 for v in super()._attribute(call))
+
+    model, x = Model("classes").double(), torch.randn(2, 3, 4).double()
+    found = Half(model).attribute(x, [Class(0), Class(1)])
+    assert torch.allclose(found, IntegratedGradients(model).attribute(x, [Class(0), Class(1)]) / 2)
 
 
 def test_two_numbers_for_two_samples_mean_what_the_output_allows():

@@ -77,3 +77,29 @@ def test_at_an_embedding_tokens_are_switched_one_by_one(name):
         )
     else:
         assert (found > 1e-6).equal(ids == 7)
+
+
+@pytest.mark.parametrize("name", ["captum.kernel_shap", "captum.lime", "captum:algorithm=KernelShap"])
+def test_too_few_samples_for_the_groups_are_told(name):
+    model, x = nn.Linear(30, 1).double(), torch.rand(1, 30).double()
+    explainer = EXPLAINERS.create(name).bind(model)
+    with pytest.warns(UserWarning, match="each of 30 groups to n_samples=46 random coalitions; it takes about 47"):
+        explainer.set_kwargs(n_samples=46).attribute(x)
+    explainer.set_kwargs(n_samples=47).attribute(x)
+    halves = torch.arange(30) // 15
+    explainer.set_kwargs(n_samples=46, feature_mask=halves).attribute(x)
+
+
+def test_the_default_number_of_samples_determines_every_group():
+    """A linear model's Shapley values are its products, whatever the coalitions, once there are enough of them."""
+    model, x = nn.Linear(64, 1).double(), torch.rand(1, 64).double()
+    for name in ("captum.kernel_shap", "captum:algorithm=KernelShap"):
+        found = EXPLAINERS.create(name).bind(model).attribute(x)
+        expected = (model.weight * x).detach()  # captum fits in float32, with weights of 1 and 1,000,000
+        assert (found - expected).abs().max() < 0.01 * expected.abs().max()
+
+
+def test_kernel_shap_of_one_group_says_what_gives_its_value():
+    model, x = nn.Linear(3, 1).double(), torch.rand(2, 3).double()
+    with pytest.raises(InvalidInputError, match="needs at least two groups"):
+        EXPLAINERS.create("captum.kernel_shap", feature_mask=torch.zeros(3).long()).bind(model).attribute(x)

@@ -97,7 +97,7 @@ def _per_pass(call: Call, count: int, max_rows: int | None) -> tuple[list[range]
         rows = max_rows or 4 * rows_per_pass(call.inputs)
         limit = rows // count
     limit = max(1, limit)
-    all_samples = callable(call.target) or not call.rule.independent
+    all_samples = any(map(callable, call.targets)) or not call.rule.independent
     samples = call.n if all_samples else min(call.n, limit)
     return even_ranges(call.n, samples), even_ranges(count, max(1, rows // samples))
 

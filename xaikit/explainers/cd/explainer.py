@@ -112,7 +112,7 @@ class ContextualDecomposition(Explainer):
 
     def _explained(self, call: Call) -> Explained:
         """The attribution; its gap is max |relevant + irrelevant - score| over the groups of each sample."""
-        values, decomposition = self._by_group(call)
+        (values,), decomposition = self._by_group(call)
         scores = call.scores(call.inputs).detach()
         return Explained(values, scores, decomposition.gap(scores).detach(), scores)
 
@@ -137,10 +137,13 @@ class ContextualDecomposition(Explainer):
         return tuple(f"{a.operation} in {a.where}" for a in results[0].approximations)
 
     def _attribute(self, call: Call) -> Tensors:
+        return self._attribute_each(call)[0]
+
+    def _attribute_each(self, call: Call) -> tuple[Tensors, ...]:
         return self._by_group(call)[0]
 
-    def _by_group(self, call: Call) -> tuple[Tensors, Decomposition]:
-        """The score of each group spread over its elements, and the decompositions that gave it."""
+    def _by_group(self, call: Call) -> tuple[tuple[Tensors, ...], Decomposition]:
+        """For each target the score of each group spread over its elements, and the decompositions that gave it."""
         ids = self.feature_mask.of(call.inputs, call.tokens)
         counts = [int(group.max()) + 1 for group in ids]
         splits = []
@@ -152,10 +155,13 @@ class ContextualDecomposition(Explainer):
             without_padding(splits, call),
             self._context(),
             max_rows=self.max_rows,
-            output=lambda part, output: part.score(output),
+            output=_scores,
         )
-        scores = decomposition.relevant.split(counts)
-        values = tuple(_spread(s, group, x) for s, group, x in zip(scores, ids, call.inputs, strict=True))
+        every = decomposition.relevant.unbind(-1) if call.more_targets else [decomposition.relevant]
+        values = tuple(
+            tuple(_spread(s, group, x) for s, group, x in zip(scores.split(counts), ids, call.inputs, strict=True))
+            for scores in every
+        )
         return values, decomposition
 
     def _context(self) -> Context:
@@ -165,6 +171,13 @@ class ContextualDecomposition(Explainer):
 
     def _bound(self) -> nn.Module:
         return unwrapped(super()._bound())
+
+
+def _scores(call: Call, output: Any) -> Tensor:
+    """The score of each row, (R,); of several targets (R, targets)."""
+    if not call.more_targets:
+        return call.score(output)
+    return torch.stack([call.of_target(target).score(output) for target in call.targets], -1)
 
 
 def _splits(arguments: Any, inputs: Tensors, masks: Any, relevant: Any) -> list[Split | None]:

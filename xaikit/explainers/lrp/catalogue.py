@@ -108,7 +108,7 @@ class LRPEpsilonGammaBox(ZennitLRP):
         if not bool((low < high).all()):
             raise InvalidInputError(f"{type(self).__name__}.low must lie below high, got {self.low} and {self.high}")
 
-    def _relevance(self, call: Call, ledger: Ledger | None) -> Tensors:
+    def _relevance(self, call: Call, ledger: Ledger | None) -> tuple[Tensors, ...]:
         bounds = {n: b for n, b in (("low", self.low), ("high", self.high)) if isinstance(b, Tensor) and b.ndim}
         described = " and ".join(f"{name} of shape {tuple(bound.shape)}" for name, bound in bounds.items())
         inputs = [x for x in call.inputs if all(_fits(bound, x.shape) for bound in bounds.values())]

@@ -50,23 +50,28 @@ class ZennitLRP(Explainer):
         raise NotImplementedError
 
     def _attribute(self, call: Call) -> Tensors:
+        return self._attribute_each(call)[0]
+
+    def _attribute_each(self, call: Call) -> tuple[Tensors, ...]:
         return self._finite_relevance(call, None)
 
-    def _finite_relevance(self, call: Call, ledger: Ledger | None) -> Tensors:
-        relevance = self._relevance(call, ledger)
-        if not all(bool(r.detach().sum().isfinite()) for r in relevance):
-            self._raise_nonfinite(call)
-        return relevance
+    def _finite_relevance(self, call: Call, ledger: Ledger | None) -> tuple[Tensors, ...]:
+        every = self._relevance(call, ledger)
+        for target, relevance in zip(call.targets, every, strict=True):
+            if not all(bool(r.detach().sum().isfinite()) for r in relevance):
+                self._raise_nonfinite(call.of_target(target))
+        return every
 
     def _check_rules(self, rules: Rules) -> None:
         """Refuse a composite by what it had for the model that has just run."""
 
-    def _relevance(self, call: Call, ledger: Ledger | None) -> Tensors:
+    def _relevance(self, call: Call, ledger: Ledger | None) -> tuple[Tensors, ...]:
+        """The relevance for each of the call's targets."""
         return self._traced(call, ledger)[0]
 
-    def _traced(self, call: Call, ledger: Ledger | None) -> tuple[Tensors, Trace]:
-        """The relevance, and the trace of the pass that gave it."""
-        flow = Flow(differentiable=call.create_graph)
+    def _traced(self, call: Call, ledger: Ledger | None) -> tuple[tuple[Tensors, ...], Trace]:
+        """The relevance for each of the call's targets, and the trace of the pass that gave it."""
+        flow = Flow(differentiable=call.create_graph, repeated=bool(call.more_targets))
         variables = [x for x in call.inputs if x.requires_grad]
         trace = Trace(Rules(self._make_composite()), flow, attn=self.ATTENTION, ledger=ledger, variables=variables)
         canonizers = (*trace.rules.composite.canonizers, *(self.zennit_canonizers or ()))
@@ -80,11 +85,18 @@ class ZennitLRP(Explainer):
                 output = ledger.target(output, flow)
             return output
 
-        traced = dataclasses.replace(call, forward=forward, head="logits", tap=trace.tap, traced=True)
+        passes: dict[Any, Any] | None = {} if call.more_targets else None
+        traced = dataclasses.replace(
+            call, forward=forward, head="logits", tap=trace.tap, traced=True, passes_kept=passes
+        )
         with canonized(call.model, canonizers) if canonizers else nullcontext(), flow.relevance():
             # The books need every branch, also one that leads past the explained layers.
-            values, grads = traced.grad_at_layers(trace.sources if ledger is not None else ())
-        return tuple(relevance_of(g, x) for g, x in zip(grads, values, strict=True)), trace
+            points = trace.sources if ledger is not None else ()
+            every = [traced.of_target(target).grad_at_layers(points) for target in traced.targets]
+        relevances = tuple(
+            tuple(relevance_of(g, x) for g, x in zip(grads, values, strict=True)) for values, grads in every
+        )
+        return relevances, trace
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:
         """Operations of the model, on these inputs, where relevance would follow the plain gradient."""
@@ -127,7 +139,7 @@ class ZennitLRP(Explainer):
             UserWarning: when operations lose more than 1 % of the relevance, naming them.
         """
         ledger = Ledger()
-        values = self._finite_relevance(call, ledger)
+        (values,) = self._finite_relevance(call, ledger)
         scores = ledger.scores  # of the logits, where the model ends in a softmax
         sums = torch.stack([v.reshape(len(v), -1).double().sum(1) for v in values])
         gap = (sums - scores).abs().amax(0) if ledger.nested else (sums.sum(0) - scores).abs()

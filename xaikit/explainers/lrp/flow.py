@@ -92,11 +92,13 @@ class Flow:
     Args:
         differentiable: whether there is a second derivative. Without one each step of the backward pass runs once, and
             a true gradient never.
+        repeated: whether the backward pass runs once for each of several targets.
     """
 
-    def __init__(self, *, differentiable: bool = True) -> None:
+    def __init__(self, *, differentiable: bool = True, repeated: bool = False) -> None:
         self.active = False
         self.differentiable = differentiable
+        self._keeps = differentiable or repeated
         self._saved: dict[int, list[weakref.ref[Saved]]] = defaultdict(list)
 
     @contextlib.contextmanager
@@ -130,7 +132,7 @@ class Flow:
 
     def release(self, *places: Saved) -> None:
         """Let go of what a step of the backward pass needed, if it does not run again."""
-        if not self.differentiable:
+        if not self._keeps:
             for saved in places:
                 del saved.tensor
 
