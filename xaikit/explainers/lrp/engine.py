@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from xaikit.core import Call, Explainer
 from xaikit.core.attribution import Explained
 from xaikit.core.errors import InvalidTypeError, NonFiniteError
+from xaikit.core.forward import with_rows
 from xaikit.core.model_state import modules_of
 from xaikit.core.structure import Tensors
 from xaikit.core.targets import pick_head
@@ -38,6 +39,7 @@ class ZennitLRP(Explainer):
     """
 
     SINGLE_BACKWARD: ClassVar[bool] = True
+    SHARES_TASK_FORWARD: ClassVar[bool] = True
     USES_GLOBAL_RANDOM: ClassVar[bool] = False
     ATTENTION: ClassVar[bool] = False  # whether relevance flows through attention weights
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
@@ -48,6 +50,9 @@ class ZennitLRP(Explainer):
     def _make_composite(self) -> Any:
         """The zennit composite of the current settings."""
         raise NotImplementedError
+
+    def _shares_forward(self, keep_mode: bool) -> bool:
+        return not keep_mode  # a BatchNorm that follows its rule updates no statistics
 
     def _attribute(self, call: Call) -> Tensors:
         return self._finite_relevance(call, None)
@@ -73,14 +78,17 @@ class ZennitLRP(Explainer):
 
         def forward(inputs: Tensors, samples: Tensor | None) -> Any:
             names = modules_of(call.model) if canonizers else call.modules  # canonizers may have put modules in
-            output = trace.explained(pick_head(trace.watched(names, call.forward)(inputs, samples), call.head))
+            returned = pick_head(trace.watched(names, call.forward)(inputs, samples), call.head)
+            if call.on_output is not None:
+                call.on_output(with_rows(returned, call.n))
+            output = trace.explained(returned)
             self._check_rules(trace.rules)
             if ledger is not None:
                 ledger.scores = call.score(output).detach()
                 output = ledger.target(output, flow)
             return output
 
-        traced = dataclasses.replace(call, forward=forward, head="logits", tap=trace.tap, traced=True)
+        traced = dataclasses.replace(call, forward=forward, head="logits", tap=trace.tap, traced=True, on_output=None)
         with canonized(call.model, canonizers) if canonizers else nullcontext(), flow.relevance():
             # The books need every branch, also one that leads past the explained layers.
             values, grads = traced.grad_at_layers(trace.sources if ledger is not None else ())
