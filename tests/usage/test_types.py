@@ -1,4 +1,4 @@
-"""`py.typed` does not lie: mypy --strict over users' code that is right, wrong, and shown in the documents."""
+"""The types that `py.typed` promises: mypy --strict over right and wrong code of users, and over the documents."""
 
 from __future__ import annotations
 

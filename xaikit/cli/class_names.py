@@ -1,4 +1,4 @@
-"""Labels as words: which word is which output of the model."""
+"""Labels as words: which word stands for which output of the model."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ClassNames:
 
 
 def folder_labels(names: Sequence[str]) -> list[str]:
-    """The first folder of each picture's path, where every picture lies in one and there are several; else nothing."""
+    """The first folder of each picture's path; empty if a picture lies in no folder, or all lie in the same one."""
     folders = [PurePosixPath(name).parts[0] if "/" in name else "" for name in names]
     return folders if all(folders) and len(set(folders)) > 1 else []
 

@@ -1,4 +1,4 @@
-"""`xaikit doctor`: what is installed, what does not fit together, what to do about it."""
+"""`xaikit doctor`: which versions are installed, which do not fit together, and what to do about it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LIBRARIES = {
     "timm": "timm:NAME",
     "transformers": "hf:FOLDER",
 }
-# What verbs cannot do without, and what some values of their flags need.
+# The libraries that verbs need, and those that some values of their flags need.
 OF_VERBS = {
     "explain": ("zennit", "captum", "matplotlib", "safetensors"),
     "evaluate": ("zennit", "captum"),
@@ -69,7 +69,7 @@ class Doctor(Job):
     verb: str = argument("", metavar="[VERB]", help="A verb, such as mitigate: only what it needs and can use.")
 
     def run(self) -> int:
-        """Look and tell; 1 where something that xaikit needs is missing or broken."""
+        """Print the versions and notes; return 1 if something that xaikit needs is missing or broken."""
         of_verb = _of_verb(self.verb)
         versions = {name: _version(name) for name in LIBRARIES if name in of_verb}
         problems = [f"{name} is missing: pip install {name}" for name in NEEDED if versions.get(name, "") is None]
@@ -91,7 +91,7 @@ class Doctor(Job):
 
 
 def _of_verb(verb: str) -> dict[str, str]:
-    """The libraries that a verb needs (with no text) and those that some of its flags do; without a verb, all."""
+    """The libraries that a verb needs (with no text) and those that some of its flags need; without a verb, all."""
     from xaikit.core.errors import UnknownNameError, near_names
 
     if not verb:
@@ -122,7 +122,7 @@ def _devices(versions: dict[str, str | None]) -> dict[str, str]:
 
 
 def _notes(versions: dict[str, str | None]) -> list[str]:
-    """What works around itself or is needed for some things only."""
+    """Notes on packages that only some features need, or for which xaikit has a way around."""
     notes = []
     if versions.get("torchvision") is not None:
         from xaikit.core.torchvision_ops import compiled_ops_match

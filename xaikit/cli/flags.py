@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-# The flag of an argument, where it is called otherwise.
+# Flags that have another name than the argument.
 FLAGS = {
     "targets": "--target",
     "space": "--vary",
@@ -21,7 +21,7 @@ FLAGS = {
     "storage": "--storage",
     "explainers": "--explainer",
 }
-# Whole phrases that have no argument's form.
+# Phrases that name no argument.
 PHRASES: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"repair=True \(--repair\)": "--repair",
     r"resume=True \(--resume\)": "--resume",

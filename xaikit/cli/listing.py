@@ -1,4 +1,4 @@
-"""`xaikit list`: what there is, with its settings."""
+"""`xaikit list`: everything that is registered, with its settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class List(Job):
-    """List explainers, metrics, mitigators, transforms and modalities; with a name also their settings and sources.
+    """List explainers, metrics, mitigators, factors, transforms, modalities; with a name also settings and sources.
 
     Without a name the items of each kind are listed by name. A star marks the settings that xaikit tune searches, with
     the range.
@@ -33,7 +33,7 @@ class List(Job):
     name: str = argument("", metavar="[NAME]", help="A kind, such as metrics or baselines, or the name of one item.")
 
     def run(self) -> int:
-        """Look up, tell."""
+        """Print the items of a registry, or one of them."""
         by_kind = _select(self.name)
         described = {kind: [_describe(cls) for cls in classes] for kind, classes in by_kind.items()}
         if self.name:
@@ -71,6 +71,7 @@ def _registries() -> dict[str, Registry]:
         "explainers": core.EXPLAINERS,
         "metrics": core.METRICS,
         "mitigators": core.MITIGATORS,
+        "factors": core.FACTORS,
         "baselines": core.BASELINES,
         "feature_masks": core.FEATURE_MASKS,
         "poolings": core.POOLINGS,
@@ -93,7 +94,7 @@ def _select(name: str) -> dict[str, list[type[Configured]]]:
 
 
 def _base(cls: type[Configured]) -> type[Configured]:
-    """The class that all items of a kind share."""
+    """The base class of all items of a kind."""
     from xaikit.core import Configured
 
     return [c for c in cls.__mro__ if issubclass(c, Configured) and c is not Configured][-1]

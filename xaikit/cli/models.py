@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from xaikit.cli.hugging_face import hugging_face
+from xaikit.core.archives import check_archive
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError, UnknownNameError, near_names
 from xaikit.core.spec_strings import parse_spec
 from xaikit.core.torchvision_ops import import_torchvision
@@ -75,6 +76,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise InvalidInputError(f"no such file: {path}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch asks to report the pickles of others to it
@@ -86,7 +88,7 @@ def read_weights(path: Path) -> dict[str, Any]:
             f"{path} holds more than weights (a whole pickled model?), and loading that could run any code; save "
             f"model.state_dict() with torch.save, or as .safetensors"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as err:
+    except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
         raise InvalidInputError(f"{path} is not a file of weights ({' '.join(str(err).split())[:120]})") from None
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -142,7 +144,7 @@ def timm_settings(item: str) -> dict[str, Any]:
     timm = _timm_library()
     name, settings = parse_spec(item)
     config = timm.get_pretrained_cfg(name) if name in timm.list_models() else None
-    if config is None:  # a model that is not there is told when it is loaded
+    if config is None:  # an unknown model is reported when it is loaded
         return {}
     size = settings.get("img_size", config.input_size[1])
     return {
@@ -181,7 +183,7 @@ def _seeded(make: Callable[..., nn.Module], name: str, settings: dict[str, Any])
 
 
 def _with_settings(make: Callable[..., Any], name: str, settings: dict[str, Any]) -> Any:
-    """What a factory makes; settings that it does not take are the caller's mistake, its own errors are not."""
+    """The model that a factory makes. Settings that it does not take are refused; its own errors are passed on."""
     if not settings:
         _check_arguments(make, name)
         return make()
@@ -196,7 +198,7 @@ def _check_arguments(factory: Callable[..., Any], name: str) -> None:
     """Refuse to call a factory without the arguments that it needs."""
     try:
         parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # a built-in one does not tell
+    except (TypeError, ValueError):  # a built-in function has no signature
         return
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in optional]

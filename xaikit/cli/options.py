@@ -34,7 +34,7 @@ def numbers(text: str, kind: type, option: str) -> list[Any]:
 
 
 def preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Preparation:
-    """How an image is prepared; the models of torchvision, timm and Hugging Face have their usual ways."""
+    """The preparation of images; by default that of the model's own library (torchvision, timm, Hugging Face)."""
     usual = _usual(model)
     if not re.fullmatch(r"(\d+(x\d+)?)?", size):
         raise InvalidInputError(f"--size is 224 or 240x320 (height x width), got {size!r}")
@@ -51,7 +51,7 @@ def preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Prepa
 
 
 def _usual(model: str) -> dict[str, Any]:
-    """How images are prepared for a model's published weights."""
+    """The preparation of images for a model's published weights."""
     source, _, item = model.partition(":")
     if source == "torchvision":
         from xaikit.cli.models import torchvision_settings

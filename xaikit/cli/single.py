@@ -28,12 +28,12 @@ WITH_ROWS = (*TABLES, ".npy", ".npz")
 
 @dataclasses.dataclass(frozen=True)
 class SampleInput:
-    """What is to be explained.
+    """The samples to explain.
 
     Attributes:
         inputs: as the model takes them, (N, ...).
-        picture: the same as a figure shows it.
-        name: what a file of results is called after.
+        picture: the same samples as a figure shows them.
+        name: from which the name of the result's file is made.
         features: names of the columns of a table.
         tokenizer: of texts, where one is known.
         label: the class of a row, where the data has labels.

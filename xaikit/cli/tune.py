@@ -23,6 +23,10 @@ class Tune(MaskFields, ModelJob):
     The samples are those of INPUT (an image or a .npy) or some of a data set (--data); every trial explains all.
     To work on one study with several machines, run the same command on each, with the same --storage and --resume.
 
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl: numbers, texts with --text, time series with --series) or module:dataset. --mask is a picture, an array, a
+    folder of these named like the images, or a file of COCO, LabelMe, CVAT or YOLO.
+
     \b
     Examples:
       xaikit tune digits.npy --target labels.npy --model mynet:make --explainer vargrad
@@ -66,7 +70,7 @@ class Tune(MaskFields, ModelJob):
         result, skipped = run_job(self)
         try:
             written = [result.save(self.out)]
-        except OSError:  # a full disk must not take what was found along
+        except OSError:  # if the disk is full, the result is still printed
             self.tell(_summary(result), **_plain(result))
             raise
         if self.figure:
@@ -94,7 +98,7 @@ def tune_worker(rank: int, until: int) -> None:
 
 
 def _draw(result: TuneResult[Any], out: Path) -> list[Path]:
-    """The figures that this result has something for."""
+    """Write the figures for which the result has data."""
     kinds = ["history"]
     values = {row["value"] for row in result.trials if row["state"] == "complete"}
     kinds += ["importance"] if len(values) > 1 else []
@@ -106,7 +110,7 @@ def _draw(result: TuneResult[Any], out: Path) -> list[Path]:
 
 
 def _plain(result: TuneResult[Any]) -> dict[str, Any]:
-    """What was found, with the number of trials in place of them."""
+    """The result as plain values, with the number of trials instead of the trials."""
     summary = {k: v for k, v in result.to_dict().items() if k not in ("trials", "space")}
     return {**summary, "trials": len(result.trials)}
 

@@ -12,7 +12,7 @@ from xaikit.core.arrays import is_array, to_tensor
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.params import Categorical, Int
 from xaikit.core.registries import FACTORS
-from xaikit.factors.base import NUISANCE, ExchangeContext, Factor
+from xaikit.factors.base import NUISANCE, ExchangeContext, Factor, Family
 from xaikit.factors.exchange import exchanged, mask_like
 from xaikit.factors.facts import IMAGE, KINDS, DataFacts
 
@@ -121,17 +121,6 @@ def _side(value: int | None, part: int, height: int, width: int, where: str) -> 
     return size
 
 
-class Family(Factor):
-    """Several factors that a scan measures one by one."""
-
-    IS_FAMILY: ClassVar[bool] = True
-
-    def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:  # noqa: ARG002
-        raise InvalidInputError(
-            f"{self.NAME!r} stands for several factors, which are exchanged one by one; name one of them"
-        )
-
-
 @FACTORS.register("corners")
 class Corners(Family):
     """The four corners of images, each by itself."""
@@ -179,6 +168,9 @@ class Cell(Place):
         Args:
             height: of the images, in pixels.
             width: likewise.
+
+        Raises:
+            InvalidInputError: for a grid with more rows or columns than the image has pixels.
         """
         if self.rows > height or self.columns > width:
             raise InvalidInputError(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def check_model(model: Any) -> None:
-    """What `fit` can train.
+    """Check that `fit` can train a model.
 
     Raises:
         InvalidTypeError: for anything but a module.
@@ -105,7 +105,7 @@ class MaskWatch:
         """Warn of masks that are zero everywhere or cover everything, where that cannot be meant."""
         if not self.inside and mitigator.EMPTY_MASK_WARNING:
             warnings.warn(f"the mask is zero everywhere, so {mitigator.EMPTY_MASK_WARNING}", stacklevel=stacklevel)
-        if not self.outside and (comes := mitigator._of_full_mask()):
+        if not self.outside and (comes := mitigator._full_mask_warning()):
             warnings.warn(f"the mask covers everything, so {comes}", stacklevel=stacklevel)
 
 

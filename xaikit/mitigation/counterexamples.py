@@ -56,7 +56,7 @@ class Counterexamples(ChangedMitigator):
         "permute"
     )
 
-    def _of_full_mask(self) -> str | None:
+    def _full_mask_warning(self) -> str | None:
         return "the counterexamples hold nothing of the samples: mask what must not matter"
 
     def _changed_logits(self, model: nn.Module, x: Any, masks: Any, seed: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""What each operation of torch is: the table that a new release of torch may add a line to.
+"""The kind of each operation of torch, as one table; a new release of torch may need a new line here.
 
-A method that follows operations (LRP, contextual decomposition) needs one rule for each kind, and one of its own only
-for an operation that is special to it.
+A method that follows operations (LRP, contextual decomposition) needs one rule for each kind, and a separate rule only
+for an operation that it treats in a special way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from xaikit.torch_ops.names import canonical, operation_name
 
 
 class Kind(StrEnum):
-    """What an operation does with the tensors that it gets, as far as a rule needs to know."""
+    """The effect of an operation on its tensors, as far as a rule needs to know it."""
 
     STRUCTURE = "moves, copies or picks entries by their position, and may put in constants"
     LINEAR = "linear in its operands, without a weight of its own: sums, means, differences, Fourier transforms"

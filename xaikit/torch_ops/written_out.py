@@ -1,4 +1,4 @@
-"""Fused operations written out as others, so that a method which has rules for those needs none for these.
+"""Fused operations written out as plain ones, so that a method needs rules only for the plain ones.
 
 Each is called as ``written(function, *args, **kwargs)`` with the torch function and its arguments, and computes what
 the function computes.

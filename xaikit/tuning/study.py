@@ -113,9 +113,7 @@ def _database(url: str, arguments: dict[str, Any]) -> Any:
     keeps_none = settings | {"poolclass": sqlalchemy.pool.NullPool}
     for wait in ATTEMPTS if url.startswith("postgresql") else ():
         try:
-            disconnect(
-                optuna.storages.RDBStorage(url, engine_kwargs=settings | {"poolclass": sqlalchemy.pool.NullPool})
-            )
+            disconnect(optuna.storages.RDBStorage(url, engine_kwargs=keeps_none))
             break
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
             time.sleep(wait)

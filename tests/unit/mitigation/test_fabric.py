@@ -40,7 +40,7 @@ def here():
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory):
-    """What two real processes made of them."""
+    """The results of the same trainings in two real processes."""
     folder = tmp_path_factory.mktemp("ddp")
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(folder)],

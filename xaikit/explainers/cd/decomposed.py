@@ -69,7 +69,7 @@ class Decomposed(torch.Tensor):
         return self._later
 
     def defer(self, later: Any) -> None:
-        """Let the parts be what some steps make of others, once somebody looks at them.
+        """Compute the parts by some steps only when they are read.
 
         Args:
             later: the steps, a `steps.Deferred`.
@@ -93,7 +93,7 @@ class Decomposed(torch.Tensor):
 
     @property
     def total(self) -> Tensor:
-        """The value x itself, as the first mask sums it up: what selections, gates, norms and branches go by."""
+        """The value x itself, r + s of the first mask; selections, gates, norms and branches use it."""
         if self._total is None and self._later is not None:
             self._total = self._later.known_total()
         if self._total is None:

@@ -1,4 +1,4 @@
-"""Where relevance goes: what each operation takes in and hands on during one backward pass."""
+"""Ledger: the relevance that each operation receives and passes on during one backward pass."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TARGET = "the target function"  # where it is not linear, the output does not st
 
 
 class Ledger:
-    """Relevance that came out of the operations minus what went in, by operation."""
+    """For each operation, the relevance that it received minus the relevance that it passed on."""
 
     def __init__(self) -> None:
         self.balance: dict[str, float] = defaultdict(float)

@@ -1,4 +1,4 @@
-"""How one operation runs under a trace: with its rule, or with the gradient as its rule.
+"""Running one operation under a trace: with its rule, or with the gradient as its rule.
 
 In the form R = g * x most kinds of operations need no rule: sums, reshapes, poolings and all else that is linear in its
 input, and every homogeneous function (Euler: x * f'(x) = f(x) for ReLU, a norm, a maximum).

@@ -1,8 +1,8 @@
-"""One forward pass of an unmodified model, watched: every operation on the explained input gets its relevance rule.
+"""The trace of one forward pass: every operation on the explained input gets its relevance rule.
 
 Modules are watched for the rules that a composite gives them; what runs inside and between them is seen by a
 `TorchFunctionMode`. Nothing is set on the model or on a tensor, and nothing is traced ahead of time, so branches that
-depend on the data, reused modules and tied weights need no care.
+depend on the data, reused modules and tied weights work as they are.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Trace(TorchFunctionMode):
 
     @contextmanager
     def _modules(self, names: dict[nn.Module, str]) -> Iterator[None]:
-        """Know which module runs, and ask for its rule when it starts: rules for a first layer go by execution."""
+        """Note which module runs, and ask for its rule when it starts: the first layer is the one that runs first."""
         thread = threading.get_ident()
 
         def enter(module: nn.Module, args: Any) -> None:

@@ -23,7 +23,7 @@ def factors(like: Tensor, *values: float) -> Tensor:
 
 
 class GatedStep:
-    """What the steps of GRU and RNN share: inputs, weights, and the rules on stacked parts (2, masks, N, features).
+    """Base of the steps of GRU and RNN: inputs, weights, and the rules on stacked parts (2, masks, N, features).
 
     Args:
         x: the inputs of all steps, (time, N, features).
@@ -75,7 +75,7 @@ class GatedStep:
         return torch.addcmul(parts, torch.addcmul(sizes, self.share, d - n), value / d)
 
     def from_hidden(self, hidden: Tensor) -> Tensor:
-        """What the state gives to the gates."""
+        """The contribution of the state to the gates."""
         result = functional.linear(hidden, self.hidden)
         return result if self.bias is None else self.plus(result, self.bias)
 

@@ -56,5 +56,5 @@ def identity(function: Any, value: Decomposed) -> int:
 
 @cd_rule("requires_grad_", "register_hook", "retain_grad")
 def no_effect(function: Any, value: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
-    """What a model asks of autograd on the way does not touch the decomposition."""
+    """Calls to autograd, such as `requires_grad_`, do not change the decomposition."""
     return value
