@@ -183,7 +183,7 @@ class Explainer(ModelView, abc.ABC):
 
     def _attributed(self, inputs: Any, targets: Any, **options: Any) -> tuple[Any, Tensor | None]:
         outputs: list[Tensor] = []
-        on_output = outputs.append if self.SHARES_TASK_FORWARD else None
+        on_output = outputs.append if self._shares_forward(options.get("keep_mode", False)) else None
         options["keep_writes"] = options.get("keep_writes", False) and on_output is not None
         try:
             (attribution,) = self.run_call(
@@ -194,6 +194,10 @@ class Explainer(ModelView, abc.ABC):
             one_layer_each = (self.set_kwargs(layer=layer) for layer in self.layer)
             attribution = tuple(e._attributed(inputs, targets, **options)[0] for e in one_layer_each)
         return attribution, outputs[0] if outputs else None
+
+    def _shares_forward(self, keep_mode: bool) -> bool:  # noqa: ARG002
+        """Whether its pass on the plain inputs does what ``model(inputs)`` does, if the modules keep their mode."""
+        return self.SHARES_TASK_FORWARD
 
     def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
         """The attribution with its provenance, the explained scores, and the completeness gap where one is promised.

@@ -143,6 +143,9 @@ KINDS: dict[str, Kind] = _table(
 # How often the operation's input occurs in it as a factor, where that does not depend on the call.
 DEGREES: dict[str, float] = {"var": 2, "cov": 2, "cholesky": 0.5, "linalg_cholesky_ex": 0.5}
 
+# BatchNorm as exported programs call it: the statistics are returned, too.
+NATIVE_BATCH_NORMS = ("_native_batch_norm_legit_no_training", "native_batch_norm", "_native_batch_norm_legit")
+
 # The operand in which a quotient is linear; the others are what it is divided by.
 NUMERATORS = {name: 1 for name, kind in KINDS.items() if kind is Kind.QUOTIENT}
 NUMERATORS |= {"div": 0, "triangular_solve": 0, "cholesky_solve": 0, "lu_solve": 0}

@@ -49,6 +49,8 @@ def passes(model, mitigator):
         ("plain", {"explainer": "gradcam"}, 1),
         ("plain", {"explainer": Gradient(layer="0")}, 1),
         ("plain", {"explainer": {"name": "gradcam", "settings": {"layer": "0"}}}, 1),
+        ("plain", {"explainer": "lrp_epsilon_plus"}, 1),
+        ("plain", {"explainer": "lrp_epsilon_plus", "mode": "train"}, 2),  # a rule of LRP updates no statistics
         ("plain", {"mode": "eval"}, 2),
         ("plain", {"explainer": "integrated_gradients:n_steps=3"}, 2),
         ("batchnorm", {}, 2),
@@ -71,8 +73,12 @@ def gradients(model, mitigator, **options):
 
 
 @pytest.mark.parametrize(
-    "explainer", ["gradient", "gradient_x_input", "gradcam", Gradient(layer="0"), Gradient(layer=("2",))]
-)
+    "explainer",
+    [
+        "gradient", "gradient_x_input", "gradcam", Gradient(layer="0"), Gradient(layer=("2",)), "lrp_epsilon_plus",
+        "lrp_epsilon_gamma_box", "attn_lrp:epsilon=0.1", "lrp_uniform_epsilon:layer=2",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("make", [RRR, HINT])
 def test_one_pass_gives_what_two_give(make, explainer):
     model = net()
@@ -84,6 +90,18 @@ def test_one_pass_gives_what_two_give(make, explainer):
     assert torch.allclose(one.penalty, expected.penalty, rtol=1e-12)
     for g, h in zip(a, b, strict=True):
         assert torch.allclose(g, h, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.filterwarnings("ignore:the model ends in a softmax")
+@pytest.mark.parametrize("build", [lambda: nn.Softmax(1), lambda: nn.BatchNorm1d(3), lambda: nn.LayerNorm(3)])
+def test_the_pass_of_lrp_gives_the_output_that_the_model_returns(build):
+    """Also where LRP starts at the logits, or writes a layer in its own way: output, gradient, buffers."""
+    torch.manual_seed(0)
+    model = nn.Sequential(net(), build()).double().eval()
+    one, two = (gradients(model, RRR(explainer="lrp_uniform_epsilon:epsilon=0.1", mode=m)) for m in ("auto", "eval"))
+    assert torch.allclose(one[0].logits, model(batch()[0]), rtol=1e-12)
+    for a, b in zip((one[0].total, *one[1]), (two[0].total, *two[1]), strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_a_frozen_beginning_and_an_in_place_sequel():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from xaikit.core import Call, Explainer
 from xaikit.core.attribution import Explained
 from xaikit.core.errors import InvalidTypeError, NonFiniteError
+from xaikit.core.forward import with_rows
 from xaikit.core.model_state import modules_of
 from xaikit.core.structure import Tensors
 from xaikit.core.targets import pick_head
@@ -38,6 +39,7 @@ class ZennitLRP(Explainer):
     """
 
     SINGLE_BACKWARD: ClassVar[bool] = True
+    SHARES_TASK_FORWARD: ClassVar[bool] = True
     USES_GLOBAL_RANDOM: ClassVar[bool] = False
     ATTENTION: ClassVar[bool] = False  # whether relevance flows through attention weights
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
@@ -48,6 +50,9 @@ class ZennitLRP(Explainer):
     def _make_composite(self) -> Any:
         """The zennit composite of the current settings."""
         raise NotImplementedError
+
+    def _shares_forward(self, keep_mode: bool) -> bool:
+        return not keep_mode  # a BatchNorm that follows its rule updates no statistics
 
     def _attribute(self, call: Call) -> Tensors:
         return self._attribute_each(call)[0]
@@ -78,7 +83,10 @@ class ZennitLRP(Explainer):
 
         def forward(inputs: Tensors, samples: Tensor | None) -> Any:
             names = modules_of(call.model) if canonizers else call.modules  # canonizers may have put modules in
-            output = trace.explained(pick_head(trace.watched(names, call.forward)(inputs, samples), call.head))
+            returned = pick_head(trace.watched(names, call.forward)(inputs, samples), call.head)
+            if call.on_output is not None:
+                call.on_output(with_rows(returned, call.n))
+            output = trace.explained(returned)
             self._check_rules(trace.rules)
             if ledger is not None:
                 ledger.scores = call.score(output).detach()
@@ -87,7 +95,13 @@ class ZennitLRP(Explainer):
 
         passes: dict[Any, Any] | None = {} if call.more_targets else None
         traced = dataclasses.replace(
-            call, forward=forward, head="logits", tap=trace.tap, traced=True, passes_kept=passes
+            call,
+            forward=forward,
+            head="logits",
+            tap=trace.tap,
+            traced=True,
+            on_output=None,
+            passes_kept=passes,
         )
         with canonized(call.model, canonizers) if canonizers else nullcontext(), flow.relevance():
             # The books need every branch, also one that leads past the explained layers.

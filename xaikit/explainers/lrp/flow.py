@@ -149,10 +149,6 @@ class Stop(RelevanceStep):
         return x.view_as(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        _, ctx.flow = inputs
-
-    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         return (None if ctx.flow.active else grads[0]), None
 
@@ -181,10 +177,6 @@ class ReadRelevance(RelevanceStep):
         return y.view_as(y)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        ctx.flow = inputs[2]
-
-    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         return (None, grads[0], None) if ctx.flow.active else (grads[0], None, None)
 
@@ -195,10 +187,6 @@ class BranchRelevance(RelevanceStep):
     @staticmethod
     def forward(y: Tensor, branch: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
         return y.clone()  # what follows may work in place
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        ctx.flow = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102

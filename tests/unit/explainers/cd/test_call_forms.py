@@ -164,14 +164,16 @@ def exported():
     return {"cnn": (cnn, image), "mlp": (mlp, row), "tokens": (Tokens(), torch.randint(0, 20, (2, 5)))}
 
 
+@pytest.mark.parametrize("decomposed", [False, True])
 @pytest.mark.parametrize("name", ["cnn", "mlp", "tokens"])
 @pytest.mark.filterwarnings("ignore")
-def test_exported_programs(name):
+def test_exported_programs(name, decomposed):
     """They call torch.ops.aten's operators, which are the same operations under other names."""
     torch.manual_seed(0)
     model, x = exported()[name]
     model = model.double().eval()
-    program = torch.export.export(model, (x,)).module()
+    program = torch.export.export(model, (x,))
+    program = (program.run_decompositions() if decomposed else program).module()
     mask = (torch.rand(1, *x.shape[1:], generator=torch.Generator().manual_seed(1)) < 0.5).double()
     ours, theirs = (ContextualDecomposition(net).decompose(x, mask) for net in (program, model))
     assert torch.allclose(ours.relevant, theirs.relevant, atol=1e-12)

@@ -1,6 +1,6 @@
 """The rules by kind of op; importing this package registers them."""
 
-from xaikit.explainers.cd.rules import (
+from xaikit.explainers.cd.rules import (  # noqa: F401
     activations,
     affine,
     by_kind,
@@ -17,21 +17,3 @@ from xaikit.explainers.cd.rules import (
     structure,
     writes,
 )
-
-__all__ = [
-    "activations",
-    "affine",
-    "by_kind",
-    "casts",
-    "einsum",
-    "elementwise",
-    "embedding",
-    "metadata",
-    "normalisation",
-    "pooling",
-    "products",
-    "recurrent",
-    "reductions",
-    "structure",
-    "writes",
-]

@@ -69,6 +69,17 @@ def convolution(function: Any, input: Any, weight: Any, bias: Tensor | None = No
     return Deferred(result, steps).pending()
 
 
+@cd_rule("convolution")
+def general_convolution(  # noqa: PLR0913, PLR0917  the signature is torch's
+    function: Any, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
+    output_padding: Any, groups: int,
+) -> Any:  # fmt: skip
+    """The one operator that exported programs have for all convolutions."""
+    name = f"conv{'_transpose' if transposed else ''}{weight.dim() - 2}d"
+    others = (output_padding, groups, dilation) if transposed else (dilation, groups)
+    return convolution(getattr(functional, name), input, weight, bias, stride, padding, *others)
+
+
 def folded(x: Decomposed, dims: int, function: Any) -> Decomposed:
     """Apply a map that takes (rows, *dims) to all parts, masks and samples in one call."""
 

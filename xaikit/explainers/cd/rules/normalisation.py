@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -12,6 +11,8 @@ from torch.nn import functional
 from xaikit.explainers.cd.constants import add_constant, constant_step
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.registry import cd_rule
+from xaikit.torch_ops import by_name, operation_name
+from xaikit.torch_ops.kinds import NATIVE_BATCH_NORMS
 
 
 def scaled(x: Decomposed, scale: Tensor, bias: Tensor | None) -> Decomposed:
@@ -24,48 +25,32 @@ def per_channel(values: Tensor | None, ndim: int) -> Any:
     return None if values is None else values.reshape(-1, *[1] * (ndim - 2))
 
 
-@cd_rule("layer_norm")
-def layer_norm(
-    function: Any,
-    input: Decomposed,
-    normalized_shape: Any,
-    weight: Any = None,
-    bias: Any = None,
-    eps: float = 1e-5,
-    *backend: Any,
-) -> Decomposed:
-    """(v - mean v) * w / std t for each part v, then the bias."""
-    dims = tuple(range(-len(normalized_shape), 0))
-    centred = input.like(input.parts - input.parts.mean(dims, keepdim=True))
-    scale = torch.rsqrt(centred.total.square().mean(dims, keepdim=True) + eps)
-    return scaled(centred, scale if weight is None else scale * weight, bias)
+@cd_rule("layer_norm", "rms_norm", "native_layer_norm")
+def layer_norm(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """(v - mean v) * w / std t for each part v, then the bias; RMSNorm takes no mean off."""
+    a = by_name(function, args, kwargs)
+    x, dims = a["input"], tuple(range(-len(a["normalized_shape"]), 0))
+    eps = torch.finfo(x.dtype).eps if a["eps"] is None else a["eps"]
+    if operation_name(function) != "rms_norm":
+        x = x.like(x.parts - x.parts.mean(dims, keepdim=True))
+    scale = torch.rsqrt(x.total.square().mean(dims, keepdim=True) + eps)
+    result = scaled(x, scale if a["weight"] is None else scale * a["weight"], a.get("bias"))
+    return with_statistics(function, result)
 
 
-@cd_rule("rms_norm")
-def rms_norm(
-    function: Any, input: Decomposed, normalized_shape: Any, weight: Any = None, eps: float | None = None
-) -> Decomposed:
-    """Compute v * w / rms t for each part v."""
-    dims = tuple(range(-len(normalized_shape), 0))
-    eps = torch.finfo(input.dtype).eps if eps is None else eps
-    scale = torch.rsqrt(input.total.square().mean(dims, keepdim=True) + eps)
-    return scaled(input, scale if weight is None else scale * weight, None)
-
-
-@cd_rule("group_norm")
-def group_norm(
-    function: Any,
-    input: Decomposed,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    *backend: Any,
-) -> Decomposed:
+@cd_rule("group_norm", "native_group_norm")
+def group_norm(function: Any, *args: Any, **kwargs: Any) -> Any:
     """As layer_norm, over each group of channels."""
-    grouped = input.total.unflatten(1, (num_groups, -1)).flatten(2)
-    std_inverse = torch.rsqrt(grouped.var(-1, correction=0) + eps).repeat_interleave(input.shape[1] // num_groups, 1)
-    parts = input.parts.unflatten(3, (num_groups, -1))
+    a = by_name(function, args, kwargs)
+    result = over_groups(a["input"], a.get("num_groups", a.get("group")), a["weight"], a["bias"], a["eps"])
+    return with_statistics(function, result)
+
+
+def over_groups(input: Decomposed, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Decomposed:
+    """(v - mean v) * w / std t for each part v and each group of channels, then the bias."""
+    grouped = input.total.unflatten(1, (groups, -1)).flatten(2)
+    std_inverse = torch.rsqrt(grouped.var(-1, correction=0) + eps).repeat_interleave(input.shape[1] // groups, 1)
+    parts = input.parts.unflatten(3, (groups, -1))
     mean = parts.flatten(4).mean(-1).reshape(*parts.shape[:4], *[1] * (parts.dim() - 4))
     scale = std_inverse.reshape(*std_inverse.shape, *[1] * (input.dim() - 2))
     if weight is not None:
@@ -74,54 +59,41 @@ def group_norm(
 
 
 @cd_rule("instance_norm")
-def instance_norm(  # noqa: PLR0913, PLR0917  the signature is torch's
-    function: Any,
-    input: Decomposed,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    *backend: Any,
-) -> Decomposed:
+def instance_norm(function: Any, *args: Any, **kwargs: Any) -> Decomposed:
     """One group per channel; with running statistics it is a batch norm in evaluation mode."""
-    if not inspect.isfunction(function):  # torch.instance_norm takes weight and bias first
-        running_mean, running_var, weight, bias = weight, bias, running_mean, running_var
-    if not use_input_stats:
-        return batch_norm(functional.batch_norm, input, running_mean, running_var, weight, bias, eps=eps)
-    return group_norm(function, input, input.shape[1], weight, bias, eps)
+    a = by_name(function, args, kwargs)
+    if not a["use_input_stats"]:
+        return of_statistics(a)
+    return over_groups(a["input"], a["input"].shape[1], a["weight"], a["bias"], a["eps"])
 
 
-@cd_rule("batch_norm")
-def batch_norm(  # noqa: PLR0913, PLR0917  the signature is torch's
-    function: Any,
-    input: Decomposed,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    *backend: Any,
-) -> Decomposed:
+@cd_rule("batch_norm", *NATIVE_BATCH_NORMS)
+def batch_norm(function: Any, *args: Any, **kwargs: Any) -> Any:
     """Affine: scale g = w / std and constant b - mean g. Without running statistics those of the total."""
-    if not inspect.isfunction(function):  # torch.batch_norm takes weight and bias first
-        running_mean, running_var, weight, bias = weight, bias, running_mean, running_var
-    mean, variance = running_mean, running_var
-    if training or mean is None or variance is None:
+    return with_statistics(function, of_statistics(by_name(function, args, kwargs)))
+
+
+def of_statistics(a: dict[str, Any]) -> Decomposed:
+    """BatchNorm with its arguments by name."""
+    input, mean, variance = a["input"], a["running_mean"], a["running_var"]
+    if a.get("training") or mean is None or variance is None:
         dims = [dim for dim in range(input.dim()) if dim != 1]
         variance, mean = torch.var_mean(input.total, dims, correction=0)
-    scale = torch.rsqrt(variance + eps)
-    scale = scale if weight is None else scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
+    scale = torch.rsqrt(variance + a["eps"])
+    scale = scale if a["weight"] is None else scale * a["weight"]
+    shift = -mean * scale if a["bias"] is None else a["bias"] - mean * scale
     trailing = [1] * (max(input.dim(), 2) - 2)
     shift, scale = shift.reshape(-1, *trailing), scale.reshape(-1, *trailing)
     if input.deferred is not None:
-        return input.deferred.then(constant_step(input, shift, scale))
+        result: Decomposed = input.deferred.then(constant_step(input, shift, scale))
+        return result
     return add_constant(input, shift, scale)
+
+
+def with_statistics(function: Any, result: Decomposed) -> Any:
+    """The result; exported programs call operators that return the statistics, too, which nothing reads."""
+    native = "native" in operation_name(function)
+    return (result, *(result.parts.new_empty(0) for _ in range(2))) if native else result
 
 
 @cd_rule("local_response_norm")

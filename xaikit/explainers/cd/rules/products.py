@@ -92,17 +92,3 @@ def _matmul_share(x: Any, y: Any) -> Tensor | None:
 def reversed_matmul(function: Any, input: Decomposed, other: Any) -> Any:
     """A matrix product, with the operands in reverse."""
     return matmul(torch.matmul, other, input)
-
-
-@cd_rule("outer")
-def outer(function: Any, input: Any, vec2: Any) -> Any:
-    """The outer product of two vectors."""
-    return mul(torch.mul, input.unsqueeze(-1), vec2)
-
-
-@cd_rule("dot", "vdot", "inner")
-def inner(function: Any, input: Any, other: Any) -> Any:
-    """The inner product over the last dimension."""
-    if input.dim() == 1 or other.dim() == 1:
-        return mul(torch.mul, input, other).sum(-1)
-    return matmul(torch.matmul, input, other.transpose(-2, -1))

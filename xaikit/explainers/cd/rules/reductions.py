@@ -26,9 +26,3 @@ def reduction(function: Any, input: Decomposed, dim: Any = None, keepdim: bool =
         share = share.mean([d + 1 for d in dims], keepdim=keepdim)
     reduce = getattr(torch, operation_name(function))
     return input.like(reduce(input.parts, [d + 2 for d in dims], keepdim=keepdim, **kwargs), share)
-
-
-@cd_rule("cumsum")
-def cumulative(function: Any, input: Decomposed, dim: int, **kwargs: Any) -> Decomposed:
-    """Running sums."""
-    return input.like(torch.cumsum(input.parts, dim + 2 if dim >= 0 else dim, **kwargs))

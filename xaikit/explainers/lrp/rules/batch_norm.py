@@ -11,26 +11,21 @@ from xaikit.explainers.lrp.layers import DIAGONAL, Affine, StandaloneBatchNorm, 
 from xaikit.explainers.lrp.marks import Mark
 from xaikit.explainers.lrp.registry import rule
 from xaikit.explainers.lrp.rules.affine import ruled, with_rule
-from xaikit.explainers.lrp.rules.normalisation import affine_map, normalised
-from xaikit.torch_ops import by_name, operation_name
+from xaikit.explainers.lrp.rules.normalisation import affine_map, normalised, with_statistics
+from xaikit.torch_ops import by_name
+from xaikit.torch_ops.kinds import NATIVE_BATCH_NORMS
 
 if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
 
-RETURN_STATISTICS = ("_native_batch_norm_legit_no_training", "native_batch_norm", "_native_batch_norm_legit")
 
-
-@rule("batch_norm", *RETURN_STATISTICS)
+@rule("batch_norm", *NATIVE_BATCH_NORMS)
 def batch_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     """An affine map, scale * x + shift with the running statistics: part of the affine operation before or after it.
 
     Where neither is there, or the composite has a rule for it, it is a layer of its own (`_alone`).
     """
-    a = by_name(function, args, kwargs)
-    y = of_statistics(trace, a)
-    if operation_name(function) not in RETURN_STATISTICS:
-        return y
-    return y, *(y.new_empty(0) for _ in range(2))
+    return with_statistics(function, of_statistics(trace, by_name(function, args, kwargs)))
 
 
 def of_statistics(trace: Trace, a: dict[str, Any]) -> Tensor:

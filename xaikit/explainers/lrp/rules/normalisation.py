@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xaikit.explainers.lrp.flow import Stop
 from xaikit.explainers.lrp.registry import HANDLERS, rule
-from xaikit.torch_ops import by_name
+from xaikit.torch_ops import by_name, operation_name
 
 if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
@@ -31,36 +31,27 @@ def affine_map(y: Tensor, weight: Tensor | None, bias: Tensor | None, *, channel
     return y if bias is None else y + bias
 
 
-@rule("layer_norm", "rms_norm")
-def layer_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Tensor:
+@rule("layer_norm", "rms_norm", "native_layer_norm")
+def layer_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     """LayerNorm, and RMSNorm, which subtracts no mean."""
     a = by_name(function, args, kwargs)
     dims = list(range(-len(a["normalized_shape"]), 0))
     eps = torch.finfo(a["input"].dtype).eps if a["eps"] is None else a["eps"]
-    y = normalised(trace, a["input"], dims, eps, centred="rms" not in function.__name__)
-    return trace.mark(affine_map(y, a["weight"], a.get("bias")))
+    y = normalised(trace, a["input"], dims, eps, centred=operation_name(function) != "rms_norm")
+    return with_statistics(function, trace.mark(affine_map(y, a["weight"], a.get("bias"))))
 
 
-@rule("native_layer_norm")
-def native_layer_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-    """LayerNorm as exported programs call it, which also returns the statistics."""
-    y = layer_norm(trace, function, *args, **kwargs)
-    return y, y.new_empty(0), y.new_empty(0)
-
-
-@rule("group_norm")
-def group_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Tensor:
+@rule("group_norm", "native_group_norm")
+def group_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     """GroupNorm."""
     a = by_name(function, args, kwargs)
-    return _grouped(trace, a, a["num_groups"])
+    return with_statistics(function, _grouped(trace, a, a.get("num_groups", a.get("group"))))
 
 
-@rule("native_group_norm")
-def native_group_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-    """GroupNorm as exported programs call it, which also returns the statistics."""
-    a = by_name(function, args, kwargs)
-    y = _grouped(trace, a, a["group"])
-    return y, y.new_empty(0), y.new_empty(0)
+def with_statistics(function: Any, y: Tensor) -> Any:
+    """The result; exported programs call operators that return the statistics, too, which nothing reads."""
+    native = "native" in operation_name(function)
+    return (y, *(y.new_empty(0) for _ in range(2))) if native else y
 
 
 @rule("instance_norm")
