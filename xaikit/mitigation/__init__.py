@@ -11,11 +11,17 @@ from xaikit.mitigation.clarc import AClArC, PClArC, RRClArC
 from xaikit.mitigation.compare import Comparison, compare
 from xaikit.mitigation.concepts import Concept
 from xaikit.mitigation.counterexamples import Counterexamples
+from xaikit.mitigation.dfr import DFR
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import full_precision, logits_of, run_model
+from xaikit.mitigation.group_balanced import GroupBalanced
+from xaikit.mitigation.group_dro import GroupDRO
+from xaikit.mitigation.groups import GroupWeights
 from xaikit.mitigation.hint import HINT
 from xaikit.mitigation.history import History
+from xaikit.mitigation.jtt import JTT
 from xaikit.mitigation.penalties import check_labels, masked_power, score_function, task_loss
+from xaikit.mitigation.pgd_ex import PGDEx
 from xaikit.mitigation.priors import AttributionPrior
 from xaikit.mitigation.projections import ChannelSubspace, ChannelSum, Chroma, Direction, Projection
 from xaikit.mitigation.rrr import RRR
@@ -35,6 +41,12 @@ __all__ = [
     "Concept",
     "Counterexamples",
     "Direction",
+    "DFR",
+    "GroupBalanced",
+    "GroupDRO",
+    "GroupWeights",
+    "JTT",
+    "PGDEx",
     "HINT",
     "History",
     "Loss",

@@ -180,7 +180,7 @@ def assess(  # noqa: PLR0913
     with tqdm(total=count_batches(data), disable=not progress, unit="batch", desc="assess") as bar:
         for batch in class_batches(model, data, shortcut_masks):
             with evaluating(model) as device:
-                x, y, mask = batch.to(device)
+                x, y, mask = batch.to(device)[:3]
                 if maker is None:
                     logits = class_logits(model, x, head)
                     check_labels(y, logits)

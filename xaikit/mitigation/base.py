@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
@@ -26,7 +28,7 @@ from xaikit.mitigation.forward import full_precision, logits_of
 from xaikit.mitigation.history import History
 from xaikit.mitigation.penalties import EXPLANATION, REGRESSION, check_labels, gradient_ratio, task_loss
 from xaikit.mitigation.reader import Reader, missing_masks
-from xaikit.mitigation.sources import InMemorySource, training_source
+from xaikit.mitigation.sources import InMemorySource, Source, training_source
 from xaikit.mitigation.trainer import Options, train
 
 
@@ -78,6 +80,8 @@ class Mitigator(Configured, abc.ABC):
     NEEDS_MASK: ClassVar[bool] = True  # else no mask means everything
     MASK_NAME: ClassVar[str] = "shortcut_masks"  # the keyword of `fit`: what a mask means to this mitigator
     RENAMED_SETTINGS: ClassVar[dict[str, str]] = {"where": "mask_scope"}
+    USES_EXPLAINER: ClassVar[bool] = True  # whether an explanation takes part in its penalty
+    TAKES_GROUPS: ClassVar[bool] = False  # whether it trains by groups of samples
     EMPTY_MASK_WARNING: ClassVar[str | None] = "nothing is penalised"  # what comes of a mask that is zero everywhere
 
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = "gradient"
@@ -172,7 +176,7 @@ class Mitigator(Configured, abc.ABC):
             return self._loss(model, self._read(model, batch), seed, weight)
 
     def _loss(self, model: nn.Module, batch: Batch, seed: int | None, weight: float | None) -> Loss:
-        x, y, masks = batch
+        x, y, masks = batch[:3]
         weight = self.weight if weight is None else weight
         with buffers_kept_on_error(model), explain_batchnorm_error():
             if weight == 0:
@@ -200,6 +204,7 @@ class Mitigator(Configured, abc.ABC):
         relevant_region: Any = None,
         validation: Any = None,
         groups: Any = None,
+        validation_groups: Any = None,
         checkpoint: Any = None,
         fabric: Any = None,
         progress: bool = True,
@@ -223,7 +228,10 @@ class Mitigator(Configured, abc.ABC):
                 should lie, in the same forms.
             validation: (x, y), or a loader or a data set, looked at after each epoch; with the setting `patience`
                 training stops early, and the weights of the epoch with the best worst group return.
-            groups: of the validation samples: (N,) names or numbers, or a function (x, y) -> (N,); None takes classes.
+            groups: (N,) names or numbers, or a function (x, y) -> (N,); None takes the classes. Of the training samples
+                for a mitigator that trains by groups (a function: of the validation samples, too), else of the
+                validation samples.
+            validation_groups: of the validation samples, in the same forms.
             checkpoint: a ``.pt`` file, written after each epoch (and every `checkpoint_every` steps) and, where it
                 exists, resumed from.
             fabric: a Lightning Fabric, which says on which devices, in how many processes and in which precision to
@@ -242,7 +250,10 @@ class Mitigator(Configured, abc.ABC):
         region = self._region(masks, shortcut_masks=shortcut_masks, relevant_region=relevant_region)
         processes = fabrics.processes(fabric)
         path = checkpoints.check_path(checkpoint)
-        stopping = EarlyStopping(validation, groups, patience=self.patience, head=self.head)
+        own_groups = groups if self.TAKES_GROUPS else None
+        if validation_groups is None and (callable(groups) or not self.TAKES_GROUPS):
+            validation_groups = groups if validation is not None or not self.TAKES_GROUPS else None
+        stopping = EarlyStopping(validation, validation_groups, patience=self.patience, head=self.head)
         stopping.check(model)
         if labels is not None and region is None and self.NEEDS_MASK:
             raise InvalidInputError("fit needs labels and masks beside the inputs: fit(model, images, labels, masks)")
@@ -252,8 +263,14 @@ class Mitigator(Configured, abc.ABC):
             watch = MaskWatch()
             watch.look(source.samples.masks)
             watch.warn(self, stacklevel=4)
-        history: History = processes.launch(train, self, model, source, Options(path, stopping, progress))
+        with self._training(model, source, own_groups) as (trained, arranged):
+            history: History = processes.launch(train, trained, model, arranged, Options(path, stopping, progress))
         return history
+
+    @contextlib.contextmanager
+    def _training(self, model: nn.Module, source: Source, groups: Any) -> Iterator[tuple[Mitigator, Source]]:  # noqa: ARG002
+        """What is trained inside, and on what: a subclass may arrange its data, freeze layers, or train before."""
+        yield self, source
 
     @property
     def flat_when_sure(self) -> bool:

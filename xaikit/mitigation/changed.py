@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -20,6 +20,8 @@ class ChangedMitigator(Mitigator):
 
     No explanation takes part, so ``explainer`` has no effect.
     """
+
+    USES_EXPLAINER: ClassVar[bool] = False
 
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, masks: Any, *, seed: int, create_graph: bool) -> Tensor:
         # Only measured, the pass must leave no trace in the model.

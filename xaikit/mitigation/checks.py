@@ -58,7 +58,7 @@ def check_data(mitigator: Mitigator, model: nn.Module, source: Source) -> None:
 
 
 def _check_first(mitigator: Mitigator, model: nn.Module, first: Batch, labels: Tensor) -> None:
-    x, y, mask = first
+    x, y, mask = first[:3]
     tensors = flatten(x)[0]
     with isolated(model, tensors[0].device, 0), torch.no_grad():
         try:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.structure import flatten
@@ -72,11 +73,12 @@ class Named:
 class Regions:
     """The masked region is the shortcut; it is taken from other samples, by the class that these have."""
 
-    def __init__(self, samples: Iterator[tuple[Any, Tensor, Any]], classes: int, seed: int) -> None:
+    def __init__(self, samples: Iterator[Batch], classes: int, seed: int) -> None:
         self._classes, self._generator = classes, torch.Generator().manual_seed(seed)
         most = max(1, DONOR_SAMPLES // classes)
         donors: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        for x, y, mask in samples:
+        for batch in samples:
+            x, y, mask = batch[:3]
             if mask is None:
                 continue
             (tensor,) = _single(x)
@@ -145,9 +147,7 @@ def _single(x: Any) -> tuple[Tensor, ...]:
     return tensors
 
 
-def decoys(
-    decoy: Any, classes: int, seed: int, samples: Callable[[], Iterator[tuple[Any, Tensor, Any]]]
-) -> Decoys | Named | Regions:
+def decoys(decoy: Any, classes: int, seed: int, samples: Callable[[], Iterator[Batch]]) -> Decoys | Named | Regions:
     """What makes the variants, from what `assess` was given.
 
     Raises:

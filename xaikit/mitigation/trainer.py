@@ -346,6 +346,7 @@ class Loop:
             "guard": self._guard.state(),
             "stopping": self._options.stopping.state(),
             "data": self._data,
+            **({} if self._source.running is None else {"running": self._source.running.state()}),
             "random": {"began": self._began if self.progress.step else now, "now": now},
         }
         checkpoints.write(path, self._mitigator, parts, dataclasses.asdict(self.progress))
@@ -355,6 +356,8 @@ class Loop:
         self._optimizer.load_state_dict(parts["optimizer"])
         self._guard.load_state(parts["guard"])
         self._options.stopping.load_state(parts["stopping"])
+        if self._source.running is not None:
+            self._source.running.load_state(parts["running"])
         self.progress = TrainingProgress(**progress)
         if self.progress.regression:
             self._note_task(torch.empty(0))
