@@ -41,7 +41,9 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
 
     VERB = "mitigate"
 
-    mask: Path | None = flag(None, help="Where the shortcut is: .png, .npy, or a folder with one for each sample.")
+    mask: Path | None = flag(
+        None, help="Where the shortcut is: .png, .npy, a folder with one for each sample, COCO, LabelMe, CVAT or YOLO."
+    )
     mitigator: str = flag("rrr", help="A mitigator, name:key=value,key=value; see xaikit list mitigators.")
     test: str = flag("", help="Test samples, in any form of --data. Default: a fifth of --data.")
     explainer: tuple[str, ...] = flag((), help="Explainer that measures relevance in the mask; may be repeated.")
@@ -147,10 +149,9 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             names = ClassNames(classes, source="the classes of --data") if classes else None
             job = self.model_copy(update={"data": self.test})
             test_data = self.fit_labels(job.samples(self.model, names), model, needed=True)
-            is_file = self.mask is not None and not self.mask.is_dir()
-            test_masks = masks if is_file else self.masks(test_data, by_class=by_class)
+            test_masks = self.masks(test_data, by_class=by_class) if masks is not None and masks.by_name else masks
             other = Stream(test_data, test_masks)
-            if masks is not None and is_file and other.total != stream.total and masks.number == stream.total:
+            if masks is not None and not masks.by_name and other.total != stream.total and masks.number == stream.total:
                 raise InvalidInputError(
                     "--mask holds one map for each sample of --data, so those of --test have none; leave out --test, "
                     "or give one map for all, or a folder of masks with the names of all pictures"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from xaikit.files.pictures import Preparation, picture_size
+from xaikit.files.pictures import Preparation, orientation, picture_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,10 @@ class PictureFiles:
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of a picture before it is prepared."""
         return picture_size(self.files[index])
+
+    def orientation(self, index: int) -> int:
+        """EXIF's orientation of a picture; 1 stands upright."""
+        return orientation(self.files[index])
 
 
 @dataclasses.dataclass(frozen=True)

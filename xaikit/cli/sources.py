@@ -46,14 +46,14 @@ class ModelJob(Job):
 
     def with_embedding_layer(self, model: nn.Module, inputs: Any) -> Self:
         """The job with the model's embedding as its layer, if the samples are token ids and no layer is named."""
-        import torch
-
+        from xaikit.core.opening import embedding_layers
         from xaikit.core.structure import flatten
+        from xaikit.explainers import Gradient
 
-        embedding = next((name for name, m in model.named_modules() if isinstance(m, torch.nn.Embedding)), None)
-        if self.layer or embedding is None or any(t.is_floating_point() for t in flatten(inputs)[0]):
+        if self.layer or any(t.is_floating_point() for t in flatten(inputs)[0]):
             return self
-        return self.model_copy(update={"layer": embedding})
+        layers = embedding_layers(Gradient(model), inputs)
+        return self.model_copy(update={"layer": layers[0]}) if layers else self
 
     def view(self) -> dict[str, Any]:
         """The explainer's settings `head` and, if it is named, `layer`."""
@@ -122,7 +122,11 @@ class DataFields(ImageFields):
 class MaskFields(DataFields):
     """A region of the samples: a file, or names."""
 
-    mask: Path | None = flag(None, help="Where relevance should lie: .png, .npy, or a folder named like the images.")
+    mask: Path | None = flag(
+        None,
+        help="Where relevance should lie: .png, .npy, a folder named like the images, COCO, LabelMe, CVAT or YOLO.",
+    )
+    mask_label: str = flag("", help="Only these labels of annotations, or numbers of an index picture: ruler,patch")
     mask_names: str = flag("", help="Instead of --mask: columns of a table, or tokens of texts: age,sex")
 
     def masks(self, data: Any, *, by_class: bool = False) -> Any:
@@ -130,4 +134,5 @@ class MaskFields(DataFields):
         from xaikit.cli.masks import read_masks
         from xaikit.cli.options import split_list
 
-        return read_masks(self.mask, split_list(self.mask_names), data, by_class=by_class)
+        labels = split_list(self.mask_label)
+        return read_masks(self.mask, split_list(self.mask_names), data, by_class=by_class, labels=labels)

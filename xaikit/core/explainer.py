@@ -27,6 +27,7 @@ from xaikit.core.opening import Needs, Request, at_layers, opened, with_recomput
 from xaikit.core.params import Int
 from xaikit.core.registries import EXPLAINERS
 from xaikit.core.structure import Tensors
+from xaikit.core.token_inputs import read_tokens
 
 
 class Explainer(ModelView, abc.ABC):
@@ -203,14 +204,15 @@ class Explainer(ModelView, abc.ABC):
         """
         if target_rules.is_several(targets):
             raise InvalidInputError("explain takes one target; call it for each, or use attribute, which takes several")
-        measured: list[Explained] = []
+        measured: list[tuple[Explained, Tensor | None]] = []
 
         def method(call: Call) -> tuple[Tensors]:
-            measured.append(self._explained(call))
-            return (measured[0].values,)
+            explained = self._explained(call)
+            measured.append((explained, read_tokens(call, explained.values)))
+            return (explained.values,)
 
         (values,) = self.run_call(method, inputs, targets, seed=seed)
-        explained = measured[0]
+        explained, tokens = measured[0]
         share = explained.missing_share
         if share is not None and self.GAP_TOLERANCE is not None and share > self.GAP_TOLERANCE:
             warnings.warn(
@@ -226,7 +228,7 @@ class Explainer(ModelView, abc.ABC):
             gap=None if explained.gap is None else explained.gap.detach(),
             absorbed=explained.absorbed,
             lost=explained.lost,
-            tokens=self._token_ids(values, inputs),
+            tokens=tokens,
             seed=seed,
         )
 
@@ -357,9 +359,6 @@ class Explainer(ModelView, abc.ABC):
         pick: Callable[[Tensors], Any] = tuple if several else (lambda out: out[0])
         layers = self.layer if several else (self.layer,)
         return at_layers(call, layers, read_off=read, must_reach=self.DIFFERENTIABLE), pick
-
-    def _token_ids(self, values: Any, inputs: Any) -> Tensor | None:
-        return structure.token_ids(values, structure.flatten(self._arguments(inputs)[0])[0])
 
 
 def as_explainer(value: Any, model: nn.Module | None = None) -> Explainer:

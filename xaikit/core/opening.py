@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from xaikit.core.model_view import ModelView
 from xaikit.core.replica import original_of
 from xaikit.core.rows import RowRule, find_row_rule, rows_per_pass, warn_of_dependent_rows
 from xaikit.core.structure import Tensors
+from xaikit.core.token_inputs import token_layers
 
 Rebuild = Callable[[Tensors], Any]
 
@@ -77,7 +78,9 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     n = structure.check_batch(tensors)
     facts = facts_of(model)
     if needs.gradient:
-        check_differentiable(model, tensors, at_layer=view.layer is not None)
+        check_differentiable(
+            model, tensors, at_layer=view.layer is not None, layers=lambda: embedding_layers(view, request.inputs)
+        )
     tensors = tuple(t.clone() if t.is_inference() else t for t in tensors)
     head = None if target_rules.looks_at_all_heads(request.targets) else view.head
     checkpointing.install(forward.is_running)
@@ -213,8 +216,16 @@ def _run_in_some_form(run: Forward, inputs: Tensors, limit: int) -> None:
         run(inputs, None)
 
 
-def check_differentiable(model: nn.Module, tensors: Tensors, *, at_layer: bool) -> None:
+def check_differentiable(
+    model: nn.Module, tensors: Tensors, *, at_layer: bool, layers: Callable[[], Sequence[str]]
+) -> None:
     """Refuse inputs and models that have no gradient.
+
+    Args:
+        model: the user's.
+        tensors: its inputs.
+        at_layer: whether a layer is explained.
+        layers: gives the names of the embeddings that read the inputs.
 
     Raises:
         InvalidTypeError: for whole numbers, unless a layer is explained; for complex numbers; for quantised models.
@@ -233,12 +244,36 @@ def check_differentiable(model: nn.Module, tensors: Tensors, *, at_layer: bool) 
             )
         if tensor.is_floating_point() or at_layer:
             continue
-        embedding = next((name for name, m in model.named_modules() if isinstance(m, nn.Embedding)), None)
-        remedy = f"layer={embedding!r}, the model's embedding" if embedding else "a float tensor (inputs.float())"
+        names = tuple(layers())
+        remedy = "a float tensor (inputs.float())"
+        if names:
+            remedy = (
+                f"layer={names[0]!r}, the model's embedding"
+                if len(names) == 1
+                else f"layer={names!r}, the model's embeddings"
+            )
         raise InvalidTypeError(
             f"inputs of {tensor.dtype} have no gradient; pass {remedy}, or use a method that needs none, such as "
             "captum.feature_ablation"
         )
+
+
+def embedding_layers(view: ModelView, inputs: Any) -> list[str]:
+    """The names of the embeddings that read a model's tokens; its first embedding, where the model does not run.
+
+    Args:
+        view: the model, and how it takes inputs.
+        inputs: as for `Explainer.attribute`.
+    """
+    model = view._bound()
+    explained, extras = view._arguments(inputs)
+    tensors, rebuild = structure.flatten(explained)
+    names = tuple(explained) if isinstance(explained, Mapping) else ()
+    running = model_state.running_model(model, tensors[0].device, 0, random=False, in_place=False)
+    run = Forward(running.model, rebuild, extras, len(tensors[0]), explained, view.head)
+    with running.open():
+        layers = token_layers(running.model, tensors, names, lambda: run(tensors, None))
+    return layers or [name for name, m in model.named_modules() if isinstance(m, nn.Embedding)][:1]
 
 
 # ---------------------------------------------------------------------- layers

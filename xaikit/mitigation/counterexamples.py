@@ -13,8 +13,8 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.masks import leaves_of
 from xaikit.core.structure import flatten
+from xaikit.factors.exchange import exchanged, is_text
 from xaikit.mitigation.changed import ChangedMitigator
-from xaikit.mitigation.exchange import exchanged, is_text
 
 FILLS = ("permute", "uniform", "noise", "colour")
 

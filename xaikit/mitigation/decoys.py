@@ -10,9 +10,8 @@ from torch import Tensor
 
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.structure import flatten
-from xaikit.mitigation.exchange import exchanged, is_text
+from xaikit.factors.exchange import exchanged, is_text, mask_like
 
 Decoy = Callable[[Any, Any], Any]
 KEPT, RANDOMISED, FLIPPED, REMOVED = "kept", "randomised", "flipped", "removed"
@@ -82,7 +81,7 @@ class Regions:
             if mask is None:
                 continue
             (tensor,) = _single(x)
-            inside = _inside(mask, tensor)
+            inside = mask_like(mask, tensor)
             for row, label in enumerate(y.tolist()):
                 # A text without a masked token has none to lend.
                 able = not is_text(tensor) or bool((inside[row] > 0.5).any())
@@ -110,7 +109,7 @@ class Regions:
         if mask is None or len(self._donors) < 2:
             return
         (tensor,), rebuild = _single(x), flatten(x)[1]
-        inside = _inside(mask, tensor)
+        inside = mask_like(mask, tensor)
         present = torch.tensor(list(self._donors))
         random = present[torch.randint(len(present), y.shape, generator=self._generator)]
         other, donor_masks = (part.to(tensor.device) for part in self._choose_donors(random, present))
@@ -129,12 +128,6 @@ class Regions:
             chosen.append(donors[int(torch.randint(len(donors), (), generator=self._generator))])
         rows, masks = zip(*chosen, strict=True)
         return torch.stack(rows), torch.stack(masks)
-
-
-def _inside(mask: Any, tensor: Tensor) -> Tensor:
-    """The mask in the shape of the samples."""
-    form = tensor if tensor.is_floating_point() else tensor.float()
-    return fit_masks(mask, (form,), (tensor,), what="shortcut_masks")[0]
 
 
 def _single(x: Any) -> tuple[Tensor, ...]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from torch import nn
 
 from xaikit.core import EXPLAINERS, Explainer
-from xaikit.core.results import OpaqueField, Result
+from xaikit.core.results import Interval, OpaqueField, Result
 from xaikit.recommendation.profile import ModelProfile, some
 
 
@@ -25,11 +25,12 @@ class Candidate(Result):
         reasons: what gave the points, and what was noticed, in words.
         passes: about how many passes of the model an explanation takes.
         against: why it cannot explain this model, or not in the wanted way; None where it can.
-        value: mean of the metric over the samples, None where it was not measured.
-        error: standard error of that mean.
+        interval: mean of the metric over the samples with its 95 % bootstrap interval; None if it was not measured.
         seconds: for the explanation of one sample.
         tied: whether the best one's lead over it is within noise: two standard errors of the paired difference.
     """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {"error": "interval"}
 
     name: str
     explainer: Annotated[Explainer, OpaqueField()]
@@ -37,39 +38,55 @@ class Candidate(Result):
     reasons: tuple[str, ...]
     passes: int
     against: str | None = None
-    value: float | None = None
-    error: float | None = None
+    interval: Interval | None = None
     seconds: float | None = None
     tied: bool = False
 
     @property
     def suitable(self) -> bool:
-        """Whether nothing stands against it."""
+        """Whether nothing speaks against it, so that it can explain the model."""
         return self.against is None
 
+    @property
+    def value(self) -> float | None:
+        """Mean of the metric over the samples; None if it was not measured."""
+        return None if self.interval is None else self.interval.mean
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of the interval; None if nothing was measured."""
+        return None if self.interval is None else self.interval.low
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of the interval; None if nothing was measured."""
+        return None if self.interval is None else self.interval.high
+
     def _state(self) -> dict[str, Any]:
-        """The error of a mean over one sample is infinite, which readers of JSON do not know."""
-        return {
-            **super()._state(),
-            "error": self.error if self.error is not None and math.isfinite(self.error) else None,
-        }
+        return {**super()._state(), "value": self.value}
 
     @classmethod
     def _decode(cls, state: Mapping[str, Any], model: nn.Module | None = None) -> Self:
-        error = math.inf if state["error"] is None and state["value"] is not None else state["error"]
         explainer = Explainer.from_spec(state["explainer"], model)
-        return super()._decode({**state, "explainer": explainer, "error": error})
+        return super()._decode({"interval": _interval_of_01(state), **state, "explainer": explainer})
 
     def __repr__(self) -> str:
-        measured = (
-            [] if self.value is None else [f"{self.value:.3g} ± {self.error:.2g}", f"{self.seconds:.2g} s/sample"]
-        )
+        measured = [] if self.interval is None else [repr(self.interval), f"{self.seconds:.2g} s/sample"]
         verdict = [*self.reasons, *([] if self.against is None else [f"not suitable: {self.against}"])]
         return f"Candidate {self.name}: {', '.join([f'{self.points:.1f} points', *measured])}; {'; '.join(verdict)}"
 
     def _compared(self) -> tuple[Any, ...]:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return tuple({**fields, "explainer": self.explainer.set_kwargs(model=None)}.values())
+
+
+def _interval_of_01(state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The interval of a file by xaikit 0.1, which held the mean and its standard error, None for a single sample."""
+    mean, error = state["value"], state.get("error")
+    if mean is None:
+        return None
+    margin = math.nan if error is None else 1.96 * error
+    return {"low": mean - margin, "mean": mean, "high": mean + margin, "level": 0.95, "n": 0}
 
 
 def candidate(

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from xaikit.core import structure
 from xaikit.metrics import Metric
+from xaikit.metrics.table import bootstrap_interval
 from xaikit.recommendation.candidates import Candidate, error_as_reason
 
-BACKWARD = 3.0  # a pass forward and backward takes about three of forward
-NOTABLE = 0.1  # share of a promised sum whose loss is told
+LEVEL = 0.95  # of the intervals
+BACKWARD = 3.0  # a forward and backward pass takes about as long as three forward passes
+NOTABLE = 0.1  # share of the score; an attribution that misses its promised sum by more gets a reason that says so
 
 
 def measured(  # noqa: PLR0913
@@ -104,8 +106,8 @@ def _of_all(item: Candidate, metric: Metric, inputs: Any, targets: Any, seed: in
     bad = int((~torch.isfinite(value)).sum())
     if bad:
         return _with(item, f"{metric.NAME} is not finite on {bad} of {len(value)} samples"), None
-    mean, error = float(value.mean()), _standard_error(value)
-    return dataclasses.replace(item, value=mean, error=error, seconds=seconds / len(value)), value
+    interval = bootstrap_interval(value.tolist(), LEVEL, seed)
+    return dataclasses.replace(item, interval=interval, seconds=seconds / len(value)), value
 
 
 def _tied(item: Candidate, values: dict[str, Tensor], metric: Metric) -> Candidate:

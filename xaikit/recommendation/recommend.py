@@ -74,7 +74,7 @@ class Recommendation(Result):
             MissingDependencyError: where pandas is absent.
         """
         pd = import_pandas(".candidates")
-        names = [f.name for f in dataclasses.fields(Candidate) if f.name != "explainer"]
+        names = ["name", "points", "reasons", "passes", "against", "value", "low", "high", "seconds", "tied"]
         return pd.DataFrame([{n: getattr(item, n) for n in names} for item in self.candidates], columns=names)
 
     @classmethod
@@ -141,9 +141,10 @@ class Recommendation(Result):
         why = why if len(why) <= WIDTH else f"{why[: WIDTH - 3]}..."
         if self.metric is None:
             return item.name, f"{item.points:.1f}", str(item.passes), why
-        if item.value is None:
+        if item.interval is None:
             return item.name, "-", "-", why
-        return item.name, f"{item.value:.3g} ± {item.error:.2g}{' ~' if item.tied else ''}", f"{item.seconds:.2g}", why
+        value = str(item.interval).partition(" (")[0]
+        return item.name, f"{value}{' ~' if item.tied else ''}", f"{item.seconds:.2g}", why
 
 
 def recommend(  # noqa: PLR0913

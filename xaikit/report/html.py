@@ -7,10 +7,11 @@ import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.core.files import write_whole
+from xaikit.core.renames import renamed_arguments, renamed_attribute
 from xaikit.report import pictures
 from xaikit.report.cards import drawn, kind_of
 from xaikit.report.names import Names
@@ -55,11 +56,25 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A matplotlib figure of a report, with words for whoever cannot see it."""
+    """A matplotlib figure of a report.
+
+    Attributes:
+        title: its heading.
+        figure: the matplotlib figure.
+        description: what it shows, for readers who cannot see it.
+    """
 
     title: str
     figure: Any
     description: str
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise renamed_attribute("Picture", name, {"words": "description"})
+
+
+Picture.__init__ = renamed_arguments(words="description")(Picture.__init__)  # type: ignore[method-assign]
 
 
 @dataclasses.dataclass(frozen=True)

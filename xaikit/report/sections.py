@@ -198,7 +198,7 @@ def profile_sections(
         {
             "place": place,
             "explainer": item["name"],
-            **({} if metric is None else {metric: _cell(item["value"]), "± standard error": _cell(item["error"])}),
+            **({} if metric is None else {metric: _cell(item["value"]), "95% interval": _interval(item)}),
             "points": round(item["points"], 2),
             "passes": item["passes"],
             "why": "; ".join(item["reasons"]),
@@ -210,6 +210,12 @@ def profile_sections(
     notes = [f"Further down: {others}."] if others else []
     notes += [f"Not suited: {against}."] if against else []
     return [table, Table("Explainers that suit it", rows, " ".join(notes))]
+
+
+def _interval(candidate: Mapping[str, Any]) -> str:
+    """The interval of a candidate's mean, as text; files of xaikit 0.1 have none."""
+    interval = candidate.get("interval")
+    return "" if interval is None or interval["low"] is None else _range(interval["low"], interval["high"])
 
 
 def _objectives(row: Mapping[str, Any], result: TuneResult[Any]) -> dict[str, Any]:

@@ -117,6 +117,17 @@ def test_a_profile_names_layers_and_explainers(model):
     assert [s.rows for s in profile_sections(json.loads(found.to_json()))] == [facts.rows, ranked.rows]
 
 
+def test_a_measured_profile_has_intervals(model):
+    found = recommend(model, "tabular", torch.randn(6, 4), explainers=["gradient"])
+    _, ranked = profile_sections(found)
+    first = found.candidates[0]
+    assert ranked.rows[0]["abpc"] == first.value
+    assert ranked.rows[0]["95% interval"] == f"{first.low:.3g} to {first.high:.3g}"
+    state = json.loads(found.to_json())
+    del state["candidates"][0]["interval"]  # as xaikit 0.1 wrote it
+    assert profile_sections(state)[1].rows[0]["95% interval"] == ""
+
+
 def test_all_of_them_make_one_page_and_are_escaped(table, tuned, comparison, model):
     parts = [profile_sections(recommend(model, "tabular")), evaluation_sections(table)]
     parts += [tuning_sections(tuned), mitigation_sections(comparison)]

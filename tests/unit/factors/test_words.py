@@ -1,0 +1,106 @@
+"""Words exchanged between texts: against texts written out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from xaikit.core import FACTORS
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+from xaikit.factors import DataFacts, Words
+from xaikit.factors.facts import padding_of
+
+VOCABULARY = ["[PAD]", "[CLS]", "good", "bad", "film", "text", "video", "a", "the", "##ly", "Ġtext"]
+FACTS = {"vocabulary": VOCABULARY, "padding": 0, "special": (1,)}
+
+
+def ids(*texts):
+    width = max(len(text.split()) for text in texts)
+    return torch.tensor(
+        [[VOCABULARY.index(w) for w in text.split()] + [0] * (width - len(text.split())) for text in texts]
+    )
+
+
+def text_of(row):
+    return " ".join(VOCABULARY[i] for i in row.tolist()).replace(" [PAD]", "")
+
+
+def exchanged(factor, x, donor):
+    tokens = ids(x, donor)
+    facts = DataFacts.of(tokens, **FACTS)
+    return text_of(factor.exchange(tokens[:1], tokens[1:], facts=facts)[0])
+
+
+DECOY = Words(names=["text", "video"])
+
+
+@pytest.mark.parametrize(
+    ("x", "donor", "expected"),
+    [
+        ("good text film", "bad video", "good video film"),
+        ("text good text film", "bad video", "video good video film"),
+        ("good text film", "video bad text a", "good video film"),
+        (
+            "[CLS] good text film",
+            "[CLS] a bad the",
+            "[CLS] good bad film",
+        ),  # the donor has none: its word in that place
+        ("[CLS] good a film", "[CLS] video bad", "[CLS] video a film"),  # only the donor has one
+        ("good a film", "the bad a bad video", "good a video"),
+        ("good film", "bad film a", "good film"),
+        ("good", "bad text film", "text"),
+        ("Ġtext film", "bad video", "video film"),  # what a tokenizer writes before a word is no part of it
+    ],
+)
+def test_words_are_exchanged(x, donor, expected):
+    assert exchanged(DECOY, x, donor) == expected
+
+
+def test_tokens_by_id_need_no_vocabulary():
+    x, donors = ids("good text film", "a the"), ids("bad video a", "the film")
+    facts = DataFacts.of(torch.cat([x, torch.cat([donors, donors[:, :0]], 1)]), padding=0)
+    changed = Words(ids=[5, 6]).exchange(x, donors[:, :3], facts=facts)
+    assert text_of(changed[0]) == "good video film"
+    assert text_of(changed[1]) == "a the"
+
+
+def test_a_batch_of_texts_equals_the_texts_one_by_one():
+    generator = torch.Generator().manual_seed(0)
+    x, donors = torch.randint(1, 9, (2, 40, 7), generator=generator)
+    for tokens in (x, donors):
+        length = torch.randint(1, 8, (40, 1), generator=generator)
+        tokens[torch.arange(7) >= length] = 0
+    facts = DataFacts.of(x, **FACTS)
+    together = DECOY.exchange(x, donors, facts=facts)
+    for i in range(40):
+        assert torch.equal(DECOY.exchange(x[i : i + 1], donors[i : i + 1], facts=facts)[0], together[i])
+    assert torch.equal(together == 0, x == 0)
+
+
+def test_the_padding_is_read_off_the_texts():
+    assert padding_of(ids("good film", "a", "the bad film")) == 0
+    assert padding_of(ids("good film", "a", "the bad film").flip(1)) == 0
+    assert padding_of(torch.tensor([[3, 4], [4, 4], [4, 3]])) is None
+    assert padding_of(torch.randint(1, 9, (20, 7), generator=torch.Generator().manual_seed(0))) is None
+
+
+def test_words_that_cannot_be():
+    with pytest.raises(UnknownNameError, match="did you mean 'video'"):
+        exchanged(Words(names=["vidoe"]), "good", "bad")
+    with pytest.raises(InvalidInputError, match="needs the vocabulary"):
+        DECOY.exchange(ids("good"), ids("bad"))
+    with pytest.raises(InvalidInputError, match="needs some words"):
+        Words()
+    with pytest.raises(InvalidTypeError, match="must be names"):
+        Words(names=[3])
+    with pytest.raises(InvalidTypeError, match="a vocabulary is"):
+        DataFacts.of(ids("good"), vocabulary=3)
+    with pytest.raises(InvalidTypeError, match="did you mean 'vocabulary'"):
+        DataFacts.of(ids("good"), vocab=VOCABULARY)
+
+
+def test_specs():
+    assert FACTORS.create("words:names=[text, video]") == DECOY
+    assert FACTORS.create("words:names=text") == Words(names=["text"])
+    assert FACTORS.create("words:ids=[5,6],nature=nuisance").nature == "nuisance"
+    assert DataFacts.of(ids("good"), vocabulary={"good": 2}).vocabulary == {2: "good"}
