@@ -53,6 +53,11 @@ class Factor(Configured, abc.ABC):
         """Its name for people."""
         return self.NAME.replace("_", " ")
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether only masks say where it lies in each sample."""
+        return False
+
     def applies(self, x: Tensor, facts: DataFacts) -> bool:  # noqa: ARG002
         """Whether such data can have this factor, as only images of three channels have a hue.
 

@@ -20,6 +20,8 @@ from xaikit.mitigation.groups import GroupWeights
 from xaikit.mitigation.hint import HINT
 from xaikit.mitigation.history import History
 from xaikit.mitigation.jtt import JTT
+from xaikit.mitigation.mend import mend
+from xaikit.mitigation.mend_result import MendResult, MendTry
 from xaikit.mitigation.penalties import check_labels, masked_power, score_function, task_loss
 from xaikit.mitigation.pgd_ex import PGDEx
 from xaikit.mitigation.priors import AttributionPrior
@@ -50,6 +52,8 @@ __all__ = [
     "HINT",
     "History",
     "Loss",
+    "MendResult",
+    "MendTry",
     "Mitigator",
     "PClArC",
     "Projection",
@@ -63,6 +67,7 @@ __all__ = [
     "full_precision",
     "logits_of",
     "masked_power",
+    "mend",
     "run_model",
     "score_function",
     "task_loss",

@@ -127,6 +127,11 @@ class Mitigator(Configured, abc.ABC):
         """The weight of the penalty, after the warm-up."""
         return float(getattr(self, self.WEIGHT))
 
+    @property
+    def needs_mask(self) -> bool:
+        """Whether it must be told where: by masks."""
+        return self.NEEDS_MASK
+
     def weight_at(self, epoch: float) -> float:
         """The weight of the penalty at some time of the training.
 
@@ -255,7 +260,7 @@ class Mitigator(Configured, abc.ABC):
             validation_groups = groups if validation is not None or not self.TAKES_GROUPS else None
         stopping = EarlyStopping(validation, validation_groups, patience=self.patience, head=self.head)
         stopping.check(model)
-        if labels is not None and region is None and self.NEEDS_MASK:
+        if labels is not None and region is None and self.needs_mask:
             raise InvalidInputError("fit needs labels and masks beside the inputs: fit(model, images, labels, masks)")
         source = training_source(data, labels, self.batch_size, self._reader(model, region))
         check_data(self, model, source)
@@ -342,7 +347,7 @@ class Mitigator(Configured, abc.ABC):
 
     def _reader(self, model: nn.Module, masks: Any = None) -> Reader:
         """How the batches of a training are read."""
-        name = type(self).__name__ if self.NEEDS_MASK else ""
+        name = type(self).__name__ if self.needs_mask else ""
         options: dict[str, Any] = {"by_class": self.mask_scope == "class", "free_labels": self.has_own_loss}
         return Reader(model, needs_mask=name, masks=masks, what=self.MASK_NAME, **options)
 
@@ -351,7 +356,7 @@ class Mitigator(Configured, abc.ABC):
         options: dict[str, Any] = {"check": False, "move": True, "free_labels": self.has_own_loss}
         by_class = self.mask_scope == "class"
         read = read_batch(batch, model, by_class=by_class, masks=self.MASK_NAME, **options)
-        if self.NEEDS_MASK and read.masks is None:
+        if self.needs_mask and read.masks is None:
             raise missing_masks(type(self).__name__)
         return read
 

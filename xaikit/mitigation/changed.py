@@ -27,7 +27,7 @@ class ChangedMitigator(Mitigator):
         # Only measured, the pass must leave no trace in the model.
         apart = contextlib.nullcontext() if create_graph else isolated(model, y.device, seed)
         with apart:
-            return self.task_of(at_least_float32(self._changed_logits(model, x, masks, seed)), y)
+            return self.task_of(at_least_float32(self._changed_logits(model, x, y, masks, seed)), y)
 
     def penalty_share(self, fraction: BatchFraction) -> float:
         """The mean is over all samples.
@@ -38,7 +38,7 @@ class ChangedMitigator(Mitigator):
         return fraction.samples
 
     @abc.abstractmethod
-    def _changed_logits(self, model: nn.Module, x: Any, masks: Any, seed: int) -> Tensor:
+    def _changed_logits(self, model: nn.Module, x: Any, y: Tensor, masks: Any, seed: int) -> Tensor:
         """The logits of the changed samples."""
 
     def _logits(self, model: nn.Module, x: Any) -> Tensor:

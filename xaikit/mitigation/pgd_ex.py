@@ -48,7 +48,7 @@ class PGDEx(ChangedMitigator):
         worst = self._worst(model, x, y, masks, seed)
         return super()._penalty(model, worst, y, None, seed=seed, create_graph=create_graph)
 
-    def _changed_logits(self, model: nn.Module, x: Any, masks: Any, seed: int) -> Tensor:  # noqa: ARG002
+    def _changed_logits(self, model: nn.Module, x: Any, y: Tensor, masks: Any, seed: int) -> Tensor:  # noqa: ARG002
         return self._logits(model, x)
 
     def _worst(self, model: nn.Module, x: Any, y: Tensor, masks: Any, seed: int) -> Any:

@@ -61,7 +61,8 @@ class ReweightedMitigator(Mitigator):
         Raises:
             InvalidInputError, InvalidTypeError: for inputs, labels or groups that cannot be right.
         """
-        with ranges_known(off_cpu(batch)):
+        # The numbers of the groups are ours and need no look.
+        with ranges_known(off_cpu(batch[:3] if isinstance(batch, Batch) else batch)):
             read = self._read(model, batch)
             if groups is not None:
                 weights = GroupWeights() if group_weights is None else group_weights

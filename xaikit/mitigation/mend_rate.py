@@ -1,0 +1,51 @@
+"""The learning rate of a training, found by short trainings: what suits one model ruins another."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from xaikit.core.batch import Batch
+from xaikit.core.errors import TrainingError
+from xaikit.mitigation.base import Mitigator
+from xaikit.mitigation.mend_measure import Judge
+
+RATES = (3e-4, 1e-3, 3e-3)  # of Adam, from the most careful
+STEPS = 60  # of each short training
+SAME = 0.005  # of accuracy, within which the smaller rate is taken
+
+
+def with_rate(mitigator: Mitigator, fresh: Callable[[], nn.Module], training: Batch, judge: Judge) -> Mitigator:
+    """The mitigator with the learning rate whose short training leads to the best held-out accuracy.
+
+    The worse of the accuracies with the shortcut kept and exchanged counts. One whose user has set a rate keeps it.
+
+    Args:
+        mitigator: with the other settings of its training.
+        fresh: makes a model to train.
+        training: samples.
+        judge: of the held-out samples.
+    """
+    if not mitigator.SETTINGS["lr"].is_default(mitigator.lr):
+        return mitigator
+    seed = mitigator.random_state or 0
+    order = torch.randperm(training.size, generator=torch.Generator().manual_seed(seed))
+    few = training.take(order[: STEPS * mitigator.batch_size])
+    best, chosen = -1.0, RATES[0]
+    for rate in RATES:
+        model = fresh()
+        short = mitigator.set_kwargs(lr=rate, n_epochs=1, patience=None, lr_schedule="constant", warmup=0.0)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the training proper says the same
+                short.fit(model, few, progress=False)
+        except TrainingError:  # the rate is too high
+            break
+        measured = judge.measure(model)
+        value = min(measured.kept, measured.exchanged)
+        if value > best + SAME:
+            best, chosen = value, rate
+    return mitigator.set_kwargs(lr=chosen)
