@@ -24,7 +24,7 @@ FLOORS = [
 # A heavy library has one door each; whoever wants it goes through that room.
 DOORS = {
     "zennit": ["explainers/lrp/"],
-    "captum": ["explainers/captum_bridge.py"],
+    "captum": ["explainers/captum_classes.py"],
     "optuna": ["tuning/"],
     "matplotlib": ["report/"],
     "typer": ["cli/"],
@@ -39,7 +39,7 @@ DOORS = {
 PRIVATE_DOORS = {
     "core/torch_private.py": "torch",
     "core/lightning_private.py": "lightning",
-    "explainers/captum_bridge.py": "captum",
+    "explainers/captum_classes.py": "captum",
 }
 NAMED_TUPLE = ("_fields", "_replace", "_asdict", "_make")  # documented, and public for that
 READERS = ("getattr", "hasattr", "setattr", "delattr", "attrgetter")

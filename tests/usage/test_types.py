@@ -15,7 +15,10 @@ from tests.usage.test_documents import BLOCK, PAGES, ROOT
 TYPED = Path(__file__).parent / "typed"
 WRONG = re.compile(r"#.* wrong: (.*)$")
 # torch leaves its own functions unannotated (`Tensor.backward`), and scikit-learn has no stubs.
-OPTIONS = ("--strict", "--untyped-calls-exclude=torch", "--ignore-missing-imports", "--hide-error-context")
+OPTIONS = ("--strict", "--allow-subclassing-any", "--untyped-calls-exclude=torch", "--ignore-missing-imports")
+# Reading these would take longer than all the rest.
+UNREAD = ("transformers", "pytorch_lightning", "peft", "timm")
+CONFIG = "[mypy]\n" + "".join(f"[mypy-{name}.*]\nfollow_imports = skip\n" for name in UNREAD)
 
 
 def python_of(page: Path) -> str:
@@ -40,6 +43,7 @@ def errors(tmp_path_factory) -> dict[str, dict[int, str]]:
     for path in TYPED.glob("*.py"):
         (folder / path.name).write_text(path.read_text())
     names = sorted(path.name for path in folder.glob("*.py"))
+    (folder / "mypy.ini").write_text(CONFIG)
     command = [sys.executable, "-m", "mypy", *OPTIONS, "--cache-dir", str(ROOT / ".mypy_cache" / "users"), *names]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=folder, env={**os.environ, "MYPYPATH": str(ROOT)}
@@ -54,7 +58,7 @@ def errors(tmp_path_factory) -> dict[str, dict[int, str]]:
 @pytest.mark.slow
 def test_right_code_is_right(errors):
     code = [line for line in (TYPED / "right.py").read_text().splitlines() if line.strip() and line[0] != "#"]
-    assert len(code) >= 100
+    assert len(code) >= 150
     assert errors["right.py"] == {}
 
 
@@ -62,7 +66,7 @@ def test_right_code_is_right(errors):
 def test_each_wrong_line_is_found_and_no_other(errors):
     lines = (TYPED / "wrong.py").read_text().splitlines()
     marked = {i: found.group(1) for i, line in enumerate(lines, 1) if (found := WRONG.search(line))}
-    assert len(marked) >= 20
+    assert len(marked) >= 40
     assert errors["wrong.py"].keys() == marked.keys()
     for line, word in marked.items():
         assert word in errors["wrong.py"][line], f"line {line}: {errors['wrong.py'][line]}"

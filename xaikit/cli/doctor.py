@@ -20,6 +20,8 @@ LIBRARIES = {
     "jinja2": "report: pip install 'xaikit[report]'",
     "scikit-image": "superpixels: pip install 'xaikit[images]'",
     "pandas": "tables: pip install 'xaikit[tables]'",
+    "pyarrow": "Parquet: pip install 'xaikit[parquet]'",
+    "pydicom": "DICOM: pip install 'xaikit[dicom]'",
     "lightning-fabric": "several processes: pip install 'xaikit[train]'",
     "psycopg": "PostgreSQL: pip install 'xaikit[postgresql]'",
     "torchvision": "torchvision:NAME",

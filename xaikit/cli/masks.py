@@ -139,18 +139,31 @@ class NamedMasks:
             self._ids = torch.tensor(data.ids(names))
         elif getattr(data, "features", ()):
             features = list(data.features)
-            stranger = next((name for name in names if name not in features), None)
-            if stranger is not None:
-                raise UnknownNameError(f"--mask-names: no column {stranger!r}{near_names(stranger, features)}")
-            self._columns = torch.tensor([float(feature in names) for feature in features])
+            self._columns = torch.tensor(chosen_columns(names, features, "--mask-names: no column")).float()
         else:
-            raise InvalidInputError("--mask-names takes columns of a .csv, or tokens of --text; else give --mask")
+            raise InvalidInputError(
+                "--mask-names takes columns of a table, or tokens of texts (--text); else give --mask"
+            )
 
     def of(self, indices: Tensor, inputs: Tensor, total: int, labels: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """The maps of some samples: (n, columns) or (n, T)."""
         if self._columns is not None:
             return self._columns.expand(len(inputs), -1)
         return torch.isin(inputs, self._ids).float()
+
+
+def chosen_columns(names: Sequence[str], features: Sequence[str], what: str) -> list[bool]:
+    """Which features are named; a column of categories stands for all of its features, ``sex`` for ``sex=f``.
+
+    Raises:
+        UnknownNameError: for a name that is none of them; its message begins with `what`.
+    """
+    columns = [feature.partition("=")[0] for feature in features]
+    stranger = next((name for name in names if name not in features and name not in columns), None)
+    if stranger is not None:
+        near = near_names(stranger, {*features, *columns})
+        raise UnknownNameError(f"{what} {stranger!r}{near}")
+    return [f in names or column in names for f, column in zip(features, columns, strict=True)]
 
 
 AnyMasks = Masks | NamedMasks | AnnotationMasks

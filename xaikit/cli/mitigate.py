@@ -155,7 +155,9 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             # A word means the same class in both.
             names = ClassNames(classes, source="the classes of --data") if classes else None
             job = self.model_copy(update={"data": self.test})
-            test_data = self.fit_labels(job.samples(self.model, names), model, needed=True)
+            test_data = self.fit_labels(
+                job.samples(self.model, names, getattr(data, "encoding", None)), model, needed=True
+            )
             test_masks = self.masks(test_data, by_class=by_class) if masks is not None and masks.by_name else masks
             other = Stream(test_data, test_masks)
             if masks is not None and not masks.by_name and other.total != stream.total and masks.number == stream.total:

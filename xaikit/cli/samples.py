@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from xaikit.files.encoding import TableEncoding
 from xaikit.files.pictures import Preparation, orientation, picture_size
 
 
@@ -40,6 +41,7 @@ class Samples:
         ids: token ids of some words, for texts.
         labels_from: where the labels come from: a column, labels.csv, "folders" (their names); empty for none.
         pictures: the files and their way to the model's input, for pictures.
+        encoding: how the columns of a table became numbers.
         fingerprint: of a sample's file or row, which stays the same however it is prepared.
     """
 
@@ -53,6 +55,7 @@ class Samples:
     labels_from: str = ""
     pictures: PictureFiles | None = None
     fingerprint: Callable[[int], str] | None = None
+    encoding: TableEncoding | None = None
 
     def __len__(self) -> int:
         return len(self.names)

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from xaikit.cli.data import text_ids
 from xaikit.cli.hugging_face import tokenizer_of
 from xaikit.cli.inputs import read_batch
+from xaikit.cli.table_data import text_ids
 from xaikit.core.errors import InvalidInputError
 from xaikit.files.pictures import PICTURES
+from xaikit.files.tables import TABLES
 
 if TYPE_CHECKING:
     from xaikit.cli.explain import Explain
 
-TABLES = (".csv", ".npy", ".npz")
+WITH_ROWS = (*TABLES, ".npy", ".npz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +60,11 @@ def read_input(job: Explain, source: str) -> SampleInput:
     exists = os.path.exists(source)  # noqa: PTH110 (False for what is too long to be a path, such as a sentence)
     if job.row is not None:
         return _row(job, path, job.row, reader)
-    if exists and path.suffix in (".csv", ".npz"):
+    if exists and path.suffix.lower() in (*TABLES, ".npz"):
         raise InvalidInputError(f"{path} is a data set: name one of its rows, --row N, or explain all, --data {path}")
     if exists and path.is_dir():
         raise InvalidInputError(f"{path} is a folder: explain its images with --data {path}")
-    if exists or path.suffix.lower() in (*PICTURES, *TABLES):
+    if exists or path.suffix.lower() in (*PICTURES, *WITH_ROWS):
         inputs, picture = read_batch(path, job.preparation(job.model))
         return SampleInput(inputs, picture, path.stem, tokenizer=reader)
     if reader is None:
@@ -75,10 +76,14 @@ def read_input(job: Explain, source: str) -> SampleInput:
 
 def _row(job: Explain, path: Path, row: int, reader: Any) -> SampleInput:
     """One sample of a file, counted as the file's report counts: the first of a .csv is 2, of an array 0."""
-    if path.suffix not in TABLES:
-        raise InvalidInputError(f"--row names a row of a {', '.join(TABLES[:-1])} or {TABLES[-1]} file, got {path}")
+    ending = path.suffix.lower()
+    if ending not in WITH_ROWS:
+        raise InvalidInputError(
+            f"--row names a row of a {', '.join(WITH_ROWS[:-1])} or {WITH_ROWS[-1]} file, got {path}"
+        )
     data = job.model_copy(update={"data": str(path)}).samples(job.model)
-    first = 2 if path.suffix == ".csv" else 0
+    # As the file's report counts: lines of text below the header, rows of others from 1, of arrays from 0.
+    first = 2 if ending in (".csv", ".tsv") else 1 if ending in TABLES else 0
     if not 0 <= row - first < len(data):
         raise InvalidInputError(f"{path} has the rows {first} to {first + len(data) - 1}, got --row {row}")
     x = data.read(row - first)[None]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_whole(path: str | Path, content: str | bytes) -> Path:
-    """Write a file in one step: where that fails, the disk is as before, and what stood there stays.
+    """Write a file in one step. If it fails, an earlier file of that name stays as it is.
 
     Raises:
         OSError: when the disk refuses (full, read-only, no such folder); it names the file.

@@ -170,7 +170,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None:
-    """Say in one sentence why a model failed on its inputs, where their form or precision tells.
+    """Raise an error that says why a model failed on its inputs, if their form or precision explains it.
 
     Raises:
         InvalidTypeError: when parameters and inputs differ in precision.

@@ -1,4 +1,4 @@
-"""Opening a call: inputs are checked, the model is made private, and what is not known about it yet is found out."""
+"""Opening a call: the inputs are checked, the model is copied, and unknown facts about it are found out."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
 
 
 def with_recompute_context(call: Call, model_context: Callable[[Call], contextlib.AbstractContextManager[Any]]) -> Call:
-    """The call, whose passes that are repeated after it run as they do inside it."""
-    plain_call = call  # without `again`: a call that held itself would keep its tensors until Python's next sweep
+    """The call with a context for passes that are repeated after it, so that they run as they did inside it."""
+    plain_call = call  # without `again`: a call that refers to itself keeps its tensors until a garbage collection
 
     @contextlib.contextmanager
     def again() -> Iterator[None]:
@@ -148,7 +148,7 @@ def with_recompute_context(call: Call, model_context: Callable[[Call], contextli
 
 
 def find_out(run: Forward, inputs: Tensors, facts: ModelFacts, needs: Needs, seed: int) -> None:
-    """Learn about a model what the first calls have to: one plain pass, and a few more for methods that stack rows.
+    """Find out what a call must know of a model: by one plain pass, and a few more for methods that stack rows.
 
     Raises:
         _OriginalRanError: when a private copy ran a module of the user's own model.
@@ -189,7 +189,7 @@ def _first_pass(run: Forward, inputs: Tensors, facts: ModelFacts, limit: int) ->
             _run_in_some_form(run, inputs, limit)
     except Exception:
         if copied:
-            raise _OriginalRanError from None  # the copy may be to blame: the model itself will tell
+            raise _OriginalRanError from None  # the copy may be the reason, so the model itself is tried next
         raise
     finally:
         if handle is not None:
@@ -201,7 +201,7 @@ def _first_pass(run: Forward, inputs: Tensors, facts: ModelFacts, limit: int) ->
 
 
 def _run_in_some_form(run: Forward, inputs: Tensors, limit: int) -> None:
-    """Run the model on a dict or a list item by item, and as one argument where that fails; on few rows if they do."""
+    """Run the model on a dict or a list item by item, or as one argument if that fails; on few rows if it can."""
     if len(inputs[0]) > limit:
         few = torch.arange(limit, device=inputs[0].device)
         with contextlib.suppress(Exception):  # the model may need the whole batch
@@ -307,14 +307,14 @@ def at_layers(call: Call, layers: tuple[Any, ...], *, read_off: bool, must_reach
     check_parallel([p.name for p in points], activations)
     if not call.create_graph:
         activations = tuple(a.detach() for a in activations)
-    runs = [len(outputs) for outputs in readings]
+    runs = tuple(len(outputs) for outputs in readings)
 
     def from_layer(inputs: Tensors, samples: Tensor | None) -> Any:
         rows = original if samples is None else tuple(t[samples] for t in original)
         with substituted(points, inputs, runs):
             return run(rows, samples)
 
-    cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=points, uncut=call)
+    cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=points, runs=runs, uncut=call)
     cut = dataclasses.replace(cut, batch=activations)
     if must_reach:
         _check_reached(cut)

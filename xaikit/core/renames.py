@@ -1,4 +1,4 @@
-"""Renamed names: whoever uses an old one reads the new one in the error."""
+"""Names that were renamed: using an old one raises an error that says the new one."""
 
 from __future__ import annotations
 

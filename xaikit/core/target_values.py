@@ -164,7 +164,7 @@ class Contrast(Target):
 
     @property
     def looks_at_all_heads(self) -> bool:
-        """Whether either of both does."""
+        """Whether one of the two targets does."""
         return bool(self.for_.looks_at_all_heads or self.against.looks_at_all_heads)
 
 

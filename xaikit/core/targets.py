@@ -24,7 +24,7 @@ __all__ = ["CallTarget", "RowTarget", "is_several", "normalise", "pick_head", "s
 
 @dataclasses.dataclass(frozen=True)
 class RowTarget:
-    """A target object for certain rows: it may hold something for each sample, and rows may come in any order.
+    """A target object and the sample of each row; a target may hold a value for each sample, rows come in any order.
 
     Attributes:
         target: the target.

@@ -13,11 +13,12 @@ from torch import nn
 
 from xaikit.core import BASELINES, EXPLAINERS, FEATURE_MASKS, Call, Categorical, Choice, Float, Int, Spec
 from xaikit.core.configured import REQUIRED, Setting
-from xaikit.core.errors import InvalidTypeError, near_names
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
 from xaikit.core.setting_json import tuples_for_lists
 from xaikit.core.structure import Tensors
-from xaikit.explainers.captum_bridge import CaptumMethod, captum_class
-from xaikit.explainers.feature_groups import make_groups, windows
+from xaikit.explainers.captum_bridge import CaptumMethod
+from xaikit.explainers.captum_classes import captum_class
+from xaikit.explainers.feature_groups import make_groups
 
 # Arguments that the bridge fills in, or that change what captum returns.
 FILLED_IN = frozenset(
@@ -95,15 +96,12 @@ class CaptumExplainer(CaptumMethod):
         return self.algorithm
 
     def _options(self, call: Call) -> dict[str, Any]:
-        options = {n: getattr(self, n) for n in self.SETTINGS if n not in type(self).SETTINGS}
-        if "sliding_window_shapes" in options and options["sliding_window_shapes"] is None:
-            shapes, strides = windows(call.inputs, 0.2, 0.5, call.tokens)
-            options["sliding_window_shapes"] = tuple(shapes)
-            options["strides"] = tuple(strides) if options["strides"] is None else options["strides"]
-        return options
+        return {n: getattr(self, n) for n in self.SETTINGS if n not in type(self).SETTINGS}
 
     def _groups(self, call: Call) -> Tensors:
-        return make_groups(self.feature_mask, call.inputs, self.n_segments, call.tokens)
+        # Captum's classes for layers switch the elements of a layer, also where these are vectors of tokens.
+        tokens = () if self.finds_layer else call.tokens
+        return make_groups(self.feature_mask, call.inputs, self.n_segments, tokens)
 
 
 def _argument_settings(algorithm: str) -> dict[str, Setting]:
@@ -124,7 +122,25 @@ def _argument_setting(parameter: inspect.Parameter, algorithm: str) -> Setting:
     default = DEFAULTS.get(name, REQUIRED if parameter.default is parameter.empty else parameter.default)
     spec = RANGES.get(name) or _range_around(default)
     check = spec.check if spec else lambda value, where: tuples_for_lists(value)  # noqa: ARG005
+    if name == "stdevs" and spec:  # one for all inputs, or one for each
+        check = functools.partial(_each, spec)
+    if name == "attr_dim_summation":
+        check = _no_summation
     return Setting(Any, spec, check, f"see captum.attr.{algorithm}", default)
+
+
+def _each(spec: Spec, value: Any, where: str) -> Any:
+    several = isinstance(value, (tuple, list))
+    return tuple(spec.check(v, where) for v in value) if several else spec.check(value, where)
+
+
+def _no_summation(value: Any, where: str) -> bool:
+    if value:
+        raise InvalidInputError(
+            f"{where} must be False: an attribution at a layer has the layer's shape; sum it over its channels, or use "
+            "grad_cam"
+        )
+    return False
 
 
 def _range_around(default: Any) -> Spec | None:

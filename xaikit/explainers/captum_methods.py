@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from xaikit.core import BASELINES, EXPLAINERS, FEATURE_MASKS, Call, Categorical, Choice, Float, Int
 from xaikit.core.structure import Tensors
-from xaikit.explainers.captum_bridge import CaptumMethod, lasso
+from xaikit.explainers.captum_bridge import CaptumMethod
+from xaikit.explainers.captum_classes import lasso
 from xaikit.explainers.feature_groups import make_groups, windows
 
 SAMPLES = Int(low=10, high=100, step=10, ge=1)

@@ -6,7 +6,7 @@ import contextlib
 import math
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from xaikit.core import Call, forward, torch_private
 from xaikit.core import layers as model_layers
 from xaikit.core import targets as target_rules
-from xaikit.core.errors import InvalidInputError, UnsupportedOperationError, XaikitError
-from xaikit.core.replica import original_of
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnsupportedOperationError, XaikitError
+from xaikit.core.layers import LayerPoint
 from xaikit.core.rows import even_ranges
 from xaikit.core.structure import Tensors, map_tensors, split_rows
 
 # Captum draws the noise of these for a whole batch at once; one sample at a time meets the same noise in any batch.
-ONE_BY_ONE = ("GradientShap", "KernelShap", "Lime", "LimeBase", "NoiseTunnel")
+ONE_BY_ONE = ("GradientShap", "KernelShap", "Lime", "LimeBase")
 # So do these with orders of features, which a batch shares where its samples have the same groups.
 ONE_BY_ONE_WITH_OWN_GROUPS = ("ShapleyValueSampling", "ShapleyValues")
 # These switch groups and need no gradient, so they take whole numbers.
@@ -42,6 +42,24 @@ ONE_VALUE_FOR_A_GROUP = frozenset(
         "Occlusion",
         "ShapleyValues",
         "ShapleyValueSampling",
+    }
+)
+# These evaluate the model on lines between inputs, or on noisy inputs.
+BETWEEN_INPUTS = frozenset({"InternalInfluence", "LayerConductance", "LayerGradientShap", "LayerDeepLiftShap"}) | {
+    "NoiseTunnel"
+}
+# What explains a layer by starting the model there, in the place of captum's class for layers.
+BY_CUT = MappingProxyType(
+    {
+        "InternalInfluence": "IntegratedGradients",
+        "LayerConductance": "IntegratedGradients",
+        "LayerDeepLift": "DeepLift",
+        "LayerDeepLiftShap": "DeepLiftShap",
+        "LayerFeatureAblation": "FeatureAblation",
+        "LayerFeaturePermutation": "FeaturePermutation",
+        "LayerGradientShap": "GradientShap",
+        "LayerGradientXActivation": "InputXGradient",
+        "LayerIntegratedGradients": "IntegratedGradients",
     }
 )
 FORWARD_FILE = str(forward.__file__)  # an error that passes through it is the model's own
@@ -79,11 +97,15 @@ def rows_per_sample(name: str, options: dict[str, Any]) -> int:
     return 2 * (1 if first is None else len(first))
 
 
-def blocks(name: str, n: int, most: int, options: dict[str, Any]) -> list[range]:
+def blocks(name: str, innermost: str, n: int, most: int, options: dict[str, Any]) -> list[range]:
     """The samples that captum gets at a time."""
-    if name.endswith(WHOLE_BATCH):
+    if innermost.endswith(WHOLE_BATCH):
         return [range(n)]
-    one_by_one = name.endswith(ONE_BY_ONE) or (name.endswith("DeepLiftShap") and "baselines" not in options)
+    one_by_one = (
+        name == "NoiseTunnel"
+        or innermost.endswith(ONE_BY_ONE)
+        or (innermost.endswith("DeepLiftShap") and "baselines" not in options)
+    )
     return even_ranges(n, 1 if one_by_one else max(1, most))
 
 
@@ -174,22 +196,63 @@ def score_by_function(output: Any, call: Call, samples: Tensor) -> Tensor:
     return torch.cat([target_rules.score(part, call.target, n=call.n) for part in batches])[place]
 
 
-def tensor_layer(call: Call, layer: Any) -> Any:
-    """The layer, or where it returns several tensors a module in its place that returns the first, for captum to hook.
+@contextlib.contextmanager
+def layer_modules(name: str, points: Sequence[LayerPoint]) -> Iterator[list[nn.Module]]:
+    """While active, modules for captum to hook: each returns what passes at a point, or the first tensor of it.
 
-    The module is fed by a hook on the private copy of the model; a model that runs itself keeps its layer.
+    What follows gets a copy, since it may work in place, which captum's classes for layers do not take.
     """
-    _, module = model_layers.find_layer(call.model, layer)
-    kinds: list[type] = []
-    with model_layers.hooked([(module, lambda output: kinds.append(type(output)))]), torch.no_grad():
-        call.run(call.inputs)
-    if kinds and kinds[0] is Tensor or original_of(call.model) is call.model:
-        return layer
-    first = nn.Identity()
-    module.register_forward_hook(
-        lambda _module, _inputs, output: model_layers.with_first(output, first(model_layers.first_tensor(output)))
+    if any(_rules_of_layer(name, point) for point in points):
+        yield [point.module for point in points]
+        return
+    stand_ins = [nn.Identity() for _ in points]
+
+    def through(identity: nn.Module) -> Callable[[Any], Any]:
+        def pass_on(value: Any) -> Any:
+            first = identity(model_layers.first_tensor(value))
+            return model_layers.with_first(value, first.clone() if isinstance(first, Tensor) else first)
+
+        return pass_on
+
+    with model_layers.hooked([(p, through(identity)) for p, identity in zip(points, stand_ins, strict=True)]):
+        yield list(stand_ins)
+
+
+def _rules_of_layer(name: str, point: LayerPoint) -> bool:
+    """Whether captum must get the layer itself, since its rule for that module counts."""
+    activation = not point.is_input and next(point.module.parameters(), None) is None
+    return name == "LayerLRP" or (name.startswith("NeuronDeepLift") and activation)
+
+
+def check_one_run(name: str, call: Call) -> None:
+    """Refuse a layer that runs several times in a pass, of which captum would see one run.
+
+    Raises:
+        InvalidInputError: naming the layer, and a class that explains every run.
+    """
+    for point, count in zip(call.layers, call.runs, strict=False):
+        if count > 1:
+            instead = f"captum's {BY_CUT[name]}" if name in BY_CUT else "gradient_x_input"
+            raise InvalidInputError(
+                f"layer {point.name!r} runs {count} times in a forward pass, and captum's {name} sees one run of a "
+                f"layer; {instead} with layer={point.name!r} explains each run"
+            )
+
+
+def check_whole_numbers(name: str, innermost: str, inputs: Tensors) -> None:
+    """Refuse whole numbers for classes that evaluate the model between two inputs, or near one.
+
+    Raises:
+        InvalidTypeError: naming a class that does so at the embedding.
+    """
+    between = name if name == "NoiseTunnel" else innermost
+    if between not in BETWEEN_INPUTS or all(x.is_floating_point() for x in inputs):
+        return
+    instead = BY_CUT.get(innermost, innermost)
+    raise InvalidTypeError(
+        f"captum's {between} evaluates the model between two inputs or near one, and whole numbers such as token ids "
+        f"have nothing between them; use captum's {instead} with layer= the embedding that they meet"
     )
-    return first
 
 
 def check_exact(name: str, groups: Tensors) -> None:

@@ -35,7 +35,7 @@ def mask_like(mask: Any, x: Tensor) -> Tensor:
 
 
 def transplanted(donors: Tensor, donor_masks: Tensor, mask: Tensor) -> Tensor:
-    """Samples with their masked region moved to where another mask lies, for regions of a place of their own.
+    """Samples with their masked region moved to where another mask lies.
 
     The smallest box around the donor's mask is laid over the box around the other mask, resized where the boxes differ.
     Donors stay as they are where both boxes are the same, or where one of the masks is empty.

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.files.dicom import DICOM, dicom_size, open_dicom
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", *DICOM)
 MOST_CLASSES = 64  # grey values up to this are an index picture's classes, not the grey of a mask
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -60,7 +61,7 @@ def open_picture(path: Path, *, grey: bool = False) -> Image.Image:
     Of an animated picture the first frame is read, and a warning says so. Transparency is ignored.
 
     Args:
-        path: a picture file that pillow reads.
+        path: a picture file that pillow reads, or DICOM.
         grey: one channel; else three, but mode "F" always has one.
 
     Raises:
@@ -68,6 +69,9 @@ def open_picture(path: Path, *, grey: bool = False) -> Image.Image:
     """
     if not path.is_file():
         raise InvalidInputError(f"no such file: {path}")
+    if path.suffix.lower() in DICOM:
+        image = open_dicom(path)
+        return image.convert("L") if grey and image.mode != "F" else image
     try:
         with Image.open(path) as file:
             frames = getattr(file, "n_frames", 1)
@@ -103,6 +107,9 @@ def orientation(path: Path) -> int:
 
 def _header(path: Path) -> tuple[tuple[int, int], int]:
     """(width, height) as stored, and EXIF's orientation."""
+    if path.suffix.lower() in DICOM:
+        height, width = dicom_size(path)
+        return (width, height), 1
     try:
         with Image.open(path) as file:
             return file.size, int(file.getexif().get(0x0112, 1))

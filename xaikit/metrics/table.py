@@ -62,7 +62,7 @@ class EvaluationRow(Result):
         return self.interval.n
 
     def _state(self) -> dict[str, Any]:
-        """The interval's numbers stand in the row itself, which is how a table is read best."""
+        """The fields, with the interval's numbers beside them, so that a row of JSON is flat."""
         numbers = {"mean": self.mean, "low": self.low, "high": self.high, "level": self.interval.level, "n": self.n}
         state = super()._state()
         del state["interval"]

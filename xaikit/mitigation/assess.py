@@ -41,12 +41,12 @@ class Assessment(Result):
     """What `assess` measured; all values are fractions.
 
     Attributes:
-        accuracy: by what became of the shortcut ("kept", "randomised", "flipped", "removed"), over all samples.
-        groups: likewise, in each group.
-        changed: the share of samples whose predicted class is another than with the shortcut kept.
-        mass: by explainer, the share of sum |attribution| that lies in the mask, mean over the samples that have one.
-        area: the share of the features that lie in the mask, over the same samples: the mass of relevance that is
-            spread evenly.
+        accuracy: over all samples, for each variant of the shortcut: "kept", "randomised", "flipped", "removed".
+        groups: the same in each group.
+        changed: the share of samples whose predicted class differs from that with the shortcut kept, by variant.
+        mass: the share of sum |attribution| that lies in the mask, by explainer; mean over the samples with a mask.
+        area: the share of the features that lie in the mask, over the same samples. Relevance that is spread evenly has
+            this mass.
         samples: how many there were.
         seed: of what was random: the donors and the explainers.
     """
@@ -61,7 +61,7 @@ class Assessment(Result):
 
     @property
     def worst(self) -> dict[str, float]:
-        """Accuracy in the worst group, by what became of the shortcut."""
+        """Accuracy in the worst group, for each variant of the shortcut."""
         return {name: min(groups.values()) for name, groups in self.groups.items()}
 
     @property
@@ -111,7 +111,7 @@ class Assessment(Result):
         }
 
     def to_pandas(self) -> Any:
-        """One row for each thing that became of the shortcut: accuracy, worst, changed, and each group.
+        """One row for each variant of the shortcut: accuracy, worst group, changed, and each group.
 
         Raises:
             MissingDependencyError: where pandas is absent.
@@ -153,14 +153,14 @@ def assess(  # noqa: PLR0913
     seed: int = 0,
     progress: bool = True,
 ) -> Assessment:
-    """How right a model is, and how much of that hangs on a shortcut.
+    """Accuracy of a model, and how much of it depends on a shortcut.
 
-    What becomes of the shortcut is said by `decoy`. Where only masks are given, the masked region is the shortcut:
+    `decoy` makes the variants of the shortcut. If only masks are given, the masked region is the shortcut:
     "randomised" takes the region from a random other sample, "removed" fills it with 0. For "flipped", all samples get
     the region of one sample of another class. This is done with up to 4 samples of each class, 40 in all, and the one
     with the lowest accuracy on the samples of other classes is shown; samples of its own class get the worst one of the
-    others. A region that lies elsewhere is moved to where the sample's own mask is. The samples that lend their region,
-    at most 512 (or one for each class), are the first of each class in the data, which are read once more for it.
+    others. A region that lies elsewhere is moved to where the sample's own mask is. The donors, at most 512 (or one for
+    each class), are the first samples of each class in the data. The data are read a second time for them.
 
     Args:
         model: returns logits (N, C), or holds them under `head`.
@@ -172,12 +172,12 @@ def assess(  # noqa: PLR0913
         factor: the shortcut, in place of masks: a factor that is exchanged with the donors, such as "hue",
             "words:names=[text,video]" or an object.
         facts: what a factor must know beside the samples, such as ``{"vocabulary": tokenizer}``; see `DataFacts`.
-        decoy: a function (x, told) that gives x with the shortcut telling the classes `told` (N,), or without a
-            shortcut where `told` is None; or functions (x, y) by the name of what they make of the shortcut.
-        explainers: whose relevance in the mask is measured, the penalised one and others: names, spec strings or
-            objects; or these by names of the user's. Explained is the label's score.
+        decoy: a function (x, classes) that returns x with the shortcut of these classes (N,), or without a shortcut
+            if `classes` is None; or a dict of functions (x, y) by the name of their variant.
+        explainers: explainers whose relevance in the mask is measured: names, spec strings or objects in a list, or in
+            a dict by a name for each. They explain the label's score.
         head: which output holds the logits.
-        seed: of what is random.
+        seed: of all random numbers.
         progress: show a progress bar.
 
     Raises:
@@ -220,7 +220,7 @@ def assess(  # noqa: PLR0913
 
 
 class _Tally:
-    """What is counted, batch by batch."""
+    """The counts of `assess`, batch by batch."""
 
     def __init__(self, groups: Any) -> None:
         self._groups = groups
@@ -286,7 +286,7 @@ class _Tally:
 def _worst_flip(
     right: dict[str | Flip, Tensor], changed: dict[str | Flip, Tensor], labels: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Both with the worst region in place of all that were tried, under "flipped": the rest is as it came."""
+    """Both, with the worst of the tried regions under "flipped"; the other variants are unchanged."""
     flips = [name for name in right if isinstance(name, Flip) and bool((labels != name.label).any())]
     order = sorted(flips, key=lambda flip: _mean(right[flip][labels != flip.label]))
     second = next((flip for flip in order if flip.label != order[0].label), None)

@@ -1,4 +1,4 @@
-"""A mitigator that trains on a changed version of the batch as well: the penalty is the task's loss there."""
+"""Mitigators that also train on a changed version of the batch: the penalty is the task loss there."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from xaikit.mitigation.penalties import at_least_float32
 class ChangedMitigator(Mitigator):
     """Mean cross-entropy + weight * mean cross-entropy of the changed samples with the same labels.
 
-    No explanation takes part, so ``explainer`` has no effect.
+    It computes no explanation, so ``explainer`` has no effect.
     """
 
     USES_EXPLAINER: ClassVar[bool] = False
+    EXPLAINS_AS_DEPLOYED: ClassVar[bool] = False
 
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, masks: Any, *, seed: int, create_graph: bool) -> Tensor:
-        # Only measured, the pass must leave no trace in the model.
+        # If the penalty is only measured, the pass must not change buffers of the model.
         apart = contextlib.nullcontext() if create_graph else isolated(model, y.device, seed)
         with apart:
             return self.task_of(at_least_float32(self._changed_logits(model, x, y, masks, seed)), y)

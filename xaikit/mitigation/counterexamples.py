@@ -1,4 +1,4 @@
-"""Counterexamples: samples whose masked region says nothing of the label, since it is drawn anew in every batch."""
+"""Counterexamples: samples whose masked region is replaced in every batch, so it says nothing about the label."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from xaikit.mitigation.fills import MAKERS, check_facts, check_fill, facts_of, w
 
 @MITIGATORS.register("counterexamples")
 class Counterexamples(ChangedMitigator):
-    """Mean cross-entropy + lambda_ce * that of the samples with their masked region drawn anew.
+    """Mean cross-entropy + lambda_ce * mean cross-entropy of the samples with their masked region replaced.
 
-    From "Explanatory interactive machine learning" (Teso and Kersting 2019, AIES). It needs no explanation, costs one
-    more pass, and is the baseline to beat wherever a region can be drawn anew. What stands in the region afterwards:
+    From "Explanatory interactive machine learning" (Teso and Kersting 2019, AIES). It needs no explanation and one more
+    pass. Compare other mitigators with it wherever a region can be replaced. What the region is replaced by:
 
-    * ``fill="permute"``: what another sample of the batch, drawn at random, has there; of tokens, wherever they stand,
-      what another text has in its own mask;
+    * ``fill="permute"``: the same region of another sample of the batch, drawn at random; for tokens, those that
+      another text has in its own mask, wherever they stand;
     * ``fill="uniform"``: uniform noise over the batch's range in each channel;
     * ``fill="noise"``: normal noise with the batch's mean and standard deviation in each channel;
     * ``fill="colour"``: one value for each sample and channel, uniform over the batch's range;

@@ -1,4 +1,4 @@
-"""What becomes of a shortcut: kept, randomised, flipped, removed."""
+"""Variants of samples for `assess`, with the shortcut kept, randomised, flipped or removed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Flip(NamedTuple):
 
 
 def mirrored(labels: Tensor, classes: int) -> Tensor:
-    """The class C - 1 - y; the next one, where that is y itself."""
+    """The class C - 1 - y; if that is y itself, the next class."""
     other = classes - 1 - labels
     return torch.where(other == labels, (labels + 1) % classes, other)
 
@@ -58,7 +58,7 @@ class Decoys:
 
 
 class Named:
-    """Functions (x, y) by the name of what they make of the shortcut; the samples as they are keep it."""
+    """The user's functions (x, y) by the name of their variant; unchanged samples are the variant "kept"."""
 
     def __init__(self, decoys: Mapping[str, Decoy]) -> None:
         self._decoys = decoys
@@ -71,7 +71,7 @@ class Named:
 
 
 class Exchanges:
-    """The masked region, or a factor, is the shortcut; it is taken from other samples, by the class that these have."""
+    """A masked region or a factor is the shortcut; the variants take it from other samples, chosen by their class."""
 
     def __init__(
         self, samples: Iterator[Batch], classes: int, seed: int, factor: Factor | None = None, facts: Any = None
@@ -111,7 +111,7 @@ class Exchanges:
         return lent
 
     def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str | Flip, Any]]:
-        """Each with its name, the kept one first; only that where there is no mask."""
+        """Each variant with its name, "kept" first; only "kept" if there is no mask."""
         yield KEPT, x
         if (mask is None and self._factor is None) or len(self._donors) < 2:
             return
@@ -141,7 +141,7 @@ class Exchanges:
         return changed
 
     def _choose_donors(self, classes: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """A random sample of each class, and its mask; of the nearest class that the data have."""
+        """A random donor of each class, and its mask; if a class has no donor, the nearest class that has one."""
         chosen = []
         for label in classes.tolist():
             donors = self._donors[int(present[(present - label).abs().argmin()])]

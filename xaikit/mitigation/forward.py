@@ -71,7 +71,7 @@ def class_logits(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """Evaluation mode without gradients inside; every module's own flag after. Gives the model's device.
+    """While active: evaluation mode, no gradients. Then each module's mode is as before. Yields the model's device.
 
     Args:
         model: of the user.
@@ -89,7 +89,7 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
 
 @contextlib.contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
-    """Training mode inside, every module's flag as found after.
+    """While active: training mode. Then each module's mode is as before.
 
     A model that is in training mode already keeps its flags: parts that its owner froze stay frozen.
 
@@ -117,7 +117,7 @@ def autocast_on(inputs: Any) -> bool:
 
 @contextlib.contextmanager
 def full_precision(inputs: Any) -> Iterator[Any]:
-    """Autocast off inside; gives the inputs, those of half precision in float32 where autocast was on.
+    """While active: autocast is off. Yields the inputs; if autocast was on, half precision becomes float32.
 
     Args:
         inputs: as for `run_model`.

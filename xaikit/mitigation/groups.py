@@ -49,6 +49,21 @@ def read_group_names(values: Any, n: int, *, begin: int = 0) -> list[Any]:
     return names
 
 
+def split_groups(trains_by_groups: bool, groups: Any, validation_groups: Any, validation: Any) -> tuple[Any, Any]:  # noqa: FBT001
+    """The groups of the training samples, and those of the validation samples, from what `fit` was given.
+
+    Args:
+        trains_by_groups: whether the training needs groups; without, `groups` are those of the validation samples.
+        groups: for `fit`; a function serves both.
+        validation_groups: for `fit`.
+        validation: for `fit`.
+    """
+    if not trains_by_groups:
+        return None, groups if validation_groups is None else validation_groups
+    serves_both = callable(groups) and validation_groups is None and validation is not None
+    return groups, groups if serves_both else validation_groups
+
+
 class GroupWeights:
     """What a training keeps of each group from step to step: its number, and the logarithm of its weight.
 

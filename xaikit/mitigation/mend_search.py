@@ -100,8 +100,8 @@ class Search:
                 self.stopped = Stopped.EXHAUSTED
         if failed and len(self.tries) == 1:
             raise failed[0][1]
-        for mitigator, err in failed:
-            warnings.warn(f"{spec_string(mitigator)} was left out: {err}", stacklevel=3)
+        for mitigator, error in failed:
+            warnings.warn(f"{spec_string(mitigator)} was left out: {error}", stacklevel=3)
 
     def best(self) -> int:
         """The number of the chosen try.

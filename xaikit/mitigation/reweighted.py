@@ -32,6 +32,7 @@ class ReweightedMitigator(Mitigator):
     NEEDS_MASK: ClassVar[bool] = False
     TAKES_GROUPS: ClassVar[bool] = True
     USES_EXPLAINER: ClassVar[bool] = False
+    EXPLAINS_AS_DEPLOYED: ClassVar[bool] = False
     EMPTY_MASK_WARNING: ClassVar[str | None] = None
 
     def loss(  # noqa: PLR0913
@@ -117,7 +118,7 @@ class ReweightedMitigator(Mitigator):
             labels: as `task_labels` gives them.
         """
         full = at_least_float32(logits)
-        if self.has_own_loss:
+        if self.takes_any_labels:
             return torch.stack([self.task_of(full[i : i + 1], labels[i : i + 1]) for i in range(len(labels))])
         if labels.is_floating_point():
             return (full.reshape(labels.shape) - labels).square()

@@ -16,15 +16,15 @@ from xaikit.recommendation.profile import ModelProfile, some
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Candidate(Result):
-    """One explainer, and what speaks for and against it.
+    """One explainer, with the reasons for and against it.
 
     Attributes:
         name: its registered name.
         explainer: ready to use, bound to the model, with the modality's baseline and groups.
-        points: what its class is worth on this model; the order where nothing was measured.
-        reasons: what gave the points, and what was noticed, in words.
+        points: how well its class suits this model; they give the order if nothing was measured.
+        reasons: why it got these points, and what was noticed while it was measured.
         passes: about how many passes of the model an explanation takes.
-        against: why it cannot explain this model, or not in the wanted way; None where it can.
+        against: why it cannot explain this model, or not as requested; None if it can.
         interval: mean of the metric over the samples with its 95 % bootstrap interval; None if it was not measured.
         seconds: for the explanation of one sample.
         tied: whether the best one's lead over it is within noise: two standard errors of the paired difference.
@@ -140,7 +140,7 @@ def _against(cls: type[Explainer], model: nn.Module, profile: ModelProfile, *, d
 
 
 def missing_rules(explainers: Mapping[str, Explainer], inputs: Any) -> dict[str, tuple[str, ...]]:
-    """The operations without a rule, by explainer; of methods that share their rules only one is run."""
+    """The operations without a rule, by explainer; only one of several explainers with the same rules is run."""
     missing: dict[str, tuple[str, ...]] = {}
     by_rules: dict[Callable[..., Any], tuple[str, ...]] = {}
     for name, explainer in explainers.items():
@@ -151,19 +151,19 @@ def missing_rules(explainers: Mapping[str, Explainer], inputs: Any) -> dict[str,
             try:
                 by_rules[rules] = explainer.missing_rules(inputs)
             except Exception as err:  # noqa: BLE001
-                by_rules[rules] = (error_as_reason(err),)  # the model or the method fails on it; the reader sees how
+                by_rules[rules] = (error_as_reason(err),)  # the model or the method fails; the reader sees the error
         missing[name] = by_rules[rules]
     return {name: operations for name, operations in missing.items() if operations}
 
 
 def error_as_reason(err: BaseException) -> str:
-    """An error as a reason: its first line, with its type where that line is not a sentence of ours."""
+    """An error as a reason: its type and its first line."""
     first = (str(err).strip().splitlines() or [""])[0]
     return f"{type(err).__name__}: {first}" if first else type(err).__name__
 
 
 def explainer_names(explainers: Any) -> list[str]:
-    """The registered methods to consider: those that are methods of their own."""
+    """The registered explainers to consider; by default all but those that are one class for many methods."""
     if explainers is None:
         return [name for name in EXPLAINERS if not EXPLAINERS.get(name).IS_GENERIC]
     return [explainers] if isinstance(explainers, str) else list(explainers)

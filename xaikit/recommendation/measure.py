@@ -30,14 +30,14 @@ def measured(  # noqa: PLR0913
     forward: float,
     seed: int = 0,
 ) -> list[Candidate]:
-    """The candidates with what was measured, the cheap ones first; an error becomes what speaks against one.
+    """The candidates with their measurements, cheap ones measured first; an error becomes a reason against one.
 
     Args:
         candidates: what to measure; those that are not suitable are left as they are.
         metric: the measure.
         inputs: the samples.
         targets: their targets.
-        seconds: when to stop; a method that would end later is left out, with its expected time as a reason.
+        seconds: time limit; a method that would end later is left out, with its expected time as a reason.
         forward: seconds of one forward pass on the samples.
         seed: of the explainers and the metric.
     """
@@ -59,7 +59,7 @@ def measured(  # noqa: PLR0913
                 continue
             results[item.name], of_samples = _of_all(item, metric, inputs, targets, seed)
         except Exception as err:  # noqa: BLE001
-            # Whatever a method or the model says stands against it; the others are measured all the same.
+            # Any error of the method or the model is a reason against this candidate; the others are still measured.
             results[item.name] = dataclasses.replace(item, against=error_as_reason(err))
             continue
         if of_samples is not None:
@@ -68,7 +68,7 @@ def measured(  # noqa: PLR0913
 
 
 def _of_one(item: Candidate, inputs: Any, targets: Any) -> float:
-    """Seconds for one sample; the first call, which may import a library, is not counted."""
+    """Seconds for one sample: the shorter of two calls, since the first one may import a library."""
     if callable(targets) and not isinstance(targets, Tensor):
         return 0.0  # a function of the output may hold values per sample
     tensors, rebuild = structure.flatten(inputs)

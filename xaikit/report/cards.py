@@ -1,4 +1,4 @@
-"""One explained sample as a reader sees it: its picture, its words, its curve or its columns, whatever it is."""
+"""Cards: what the page shows of one explained sample: an image, a text, curves of a series, or columns of a table."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from xaikit.report.token_strip import unpadded
 
 Array = NDArray[Any]
 
-STRONGEST = 5  # parts named in words, for whoever cannot see the colours
+STRONGEST = 5  # parts that the text beside a picture names, for readers who cannot see the colours
 MOST_BARS = 12
-CURVE = (600, 120)  # width and height of a curve's own units
-MOST_POINTS = 400  # of a curve; a longer one is drawn by the extremes of its parts
+CURVE = (600, 120)  # width and height of a curve's coordinate system
+MOST_POINTS = 400  # of a curve; of a longer one, the lowest and highest points of its parts are drawn
 MOST_CHANNELS = 4
 GOES_ON = "##"
 
@@ -78,13 +78,13 @@ def _text(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
 
 
 def _piece(word: str) -> dict[str, Any]:
-    """How a token is shown: BERT's mark of a piece that goes on with a word ties it to the piece before."""
+    """How a token is shown: a piece that BERT marks as the continuation of a word stands close to the piece before."""
     glued = word.startswith(GOES_ON) and len(word) > len(GOES_ON)
     return {"word": word.removeprefix(GOES_ON) if glued else word, "glued": glued}
 
 
 def _ended(tokens: list[str], weights: Array, padding: str) -> tuple[list[str], Array]:
-    """A text with its padding, known by name, in one."""
+    """A text whose padding tokens, recognised by name, are joined into one; without relevance they are left out."""
     end = len(tokens)
     while end > 1 and tokens[end - 1] == padding:
         end -= 1
@@ -105,7 +105,7 @@ def _tabular(values: Array, inputs: Array | None, names: Names) -> dict[str, Any
 
 
 def _series(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
-    """The channels with the most attribution: each a row of greys for the page to colour, and its curve."""
+    """The channels with the most attribution: for each a row of grey values, which the page colours, and its curve."""
     values = values[None] if values.ndim == 1 else values
     curves = values if inputs is None else inputs.reshape(values.shape)
     scale = pictures.scale_of(values)
@@ -130,7 +130,7 @@ def _curve(values: Array) -> dict[str, Any]:
     curve = np.nan_to_num(values.astype(float))
     low, high = float(curve.min()), float(curve.max())
     places = np.arange(len(curve))
-    if len(curve) > MOST_POINTS:  # no peak is lost: of each part its lowest and its highest point
+    if len(curve) > MOST_POINTS:  # the lowest and the highest point of each part, so that no peak is lost
         parts = np.array_split(places, MOST_POINTS // 2)
         places = np.unique([p[extreme(curve[p])] for p in parts for extreme in (np.argmin, np.argmax)])
     xs = (places + 0.5) * width / len(curve)

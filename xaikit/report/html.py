@@ -1,4 +1,4 @@
-"""Report: what was found about a model, as one HTML file that opens by double click and asks nothing of the network."""
+"""Report: results about a model as one HTML file, which a browser shows without a network connection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from xaikit.runs import ExplainedSample, Run
 
 PAGE = Path(__file__).parent / "page"
 MOST_SAMPLES = 500
-LONG = 40  # letters of a cell that are not squeezed beside others on a phone
+LONG = 40  # letters; a table with longer cells is shown as cards on a phone
 FRAME = 'style="width: 100%; height: 45rem; border: 0"'  # of a report in a notebook
 
 
@@ -84,8 +84,8 @@ class Report:
     Attributes:
         runs: runs over the same data, one for each explainer; they stand side by side.
         title: of the page.
-        names: of classes, features and tokens; classes and features else as the first run's data calls them.
-        kind: "image", "series", "tabular" or "text"; None goes by the form of the samples.
+        names: of classes, features and tokens. Names of classes and features that are left out come from the first run.
+        kind: "image", "series", "tabular" or "text"; None chooses it by the shape of the samples.
         sections: tables and figures between the summary and the samples.
         limit: most samples shown, evenly spread over the data.
 
@@ -240,7 +240,7 @@ def _template() -> Any:
 def _number(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "" if value is None else str(value)
-    # From ten thousand on digits want to be counted; a seed or a row below that is not cut in two.
+    # Commas help to read numbers from ten thousand on; smaller ones may be seeds or rows.
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else f"{value:.4g}"
 
 

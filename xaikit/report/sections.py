@@ -1,4 +1,4 @@
-"""What was measured, searched, mended and profiled, as sections of a report."""
+"""Sections of a report: tables and figures of evaluations, searches, trainings and model profiles."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 from xaikit.core import Explainer
 from xaikit.report.html import Picture, Table
 
-if TYPE_CHECKING:  # a report of one thing need not load the others
+if TYPE_CHECKING:  # a report of one kind of result need not load the code of the others
     from xaikit.metrics import Evaluation
     from xaikit.mitigation import Comparison
     from xaikit.recommendation import Recommendation
     from xaikit.tuning import TuneResult
 
 Section = Table | Picture
-WORDS = {"accuracy": "accuracy", "mass": "relevance in the mask"}  # what is drawn of a mitigation
+DRAWN_MEASURES = {
+    "accuracy": "accuracy",
+    "mass": "relevance in the mask",
+}  # drawn for a mitigation, with their headings
 MOST_TRIALS = 200
 MOST_EXPLAINERS = 10
 
@@ -64,7 +67,7 @@ def tuning_sections(result: TuneResult[Any], *, title: str = "Tuning") -> list[S
         title: of the first section, and before those of the others.
 
     Returns:
-        Tables and figures; those that this result has something for.
+        Tables and figures; a kind of figure for which the result has no data is left out.
     """
     goal = result.goals[0]
     best, gain = _unbound(result.best), result.gain_interval
@@ -130,10 +133,13 @@ def mitigation_sections(
     """Every measure before and after (or of each training), and a figure of the accuracies and the relevance.
 
     Args:
-        comparison: of the measures.
-        groups: accuracies by training, what became of the shortcut, and group, as `Assessment.groups` has them; a
-            table of these follows.
+        comparison: what `compare` returned.
+        groups: accuracies by training, variant of the shortcut and group, as in `Assessment.groups`; None leaves out
+            their table.
         title: of the first section, and before those of the others.
+
+    Returns:
+        A table of all measures, figures, and with `groups` a table of the accuracies in each group.
     """
     from xaikit.report.comparisons import plot_comparison
 
@@ -151,7 +157,7 @@ def mitigation_sections(
         "group; changed: share of predictions that change; mass: share of the relevance that lies in the mask."
     )
     sections: list[Section] = [Table(title, rows, note, shares=True)]
-    for kind, heading in WORDS.items():
+    for kind, heading in DRAWN_MEASURES.items():
         measures = [m for m in comparison.measures if m.startswith(f"{kind} ")]
         if measures:
             values_text = "; ".join(f"{m.removeprefix(f'{kind} ')}: {_shares(comparison, m)}" for m in measures)
@@ -219,7 +225,7 @@ def _interval(candidate: Mapping[str, Any]) -> str:
 
 
 def _objectives(row: Mapping[str, Any], result: TuneResult[Any]) -> dict[str, Any]:
-    """What a trial gave, by the names of the goals; only a search for several keeps a value of each."""
+    """The values of a trial by the names of the goals; only a search with several goals keeps a value for each."""
     names = [goal.name for goal in result.goals]
     values = row.get("values") or {names[0]: row["value"]}
     return {name: _cell(values.get(name)) for name in names}
@@ -234,7 +240,7 @@ def _unbound(value: Any) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A table's cell: nothing for what is not a finite number, words for what is neither number nor text."""
+    """A cell of a table: None for numbers that are not finite, text for values that are neither number nor text."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     return value if isinstance(value, (bool, int, float, str)) else str(value)

@@ -34,7 +34,7 @@ def plot(result: TuneResult[Any], kind: str = "history") -> Figure:
 
 
 def history(result: TuneResult[Any]) -> Figure:
-    """The first objective, trial by trial, and the best so far."""
+    """The value of the first objective in each trial, and the best value so far."""
     goal = result.goals[0]
     values = [row["value"] for row in _run(result)]
     better = max if goal.direction == "maximize" else min
@@ -63,7 +63,7 @@ def importance(result: TuneResult[Any]) -> Figure:
     values = {row["value"] for row in result.trials if row["state"] == "complete"}
     if len(values) < 2:
         raise InvalidInputError(
-            f"what matters shows only where the objective varies; the {len(result.trials)} trials gave "
+            f"importance needs an objective that varies; the {len(result.trials)} trials gave "
             f"{len(values)} value{'s' if len(values) != 1 else ''}"
         )
     shares = importances(result)
@@ -79,7 +79,7 @@ def importance(result: TuneResult[Any]) -> Figure:
 
 
 def front(result: TuneResult[Any]) -> Figure:
-    """Two or three objectives, each pair against each other; what no trial beats in all of them is red.
+    """Each pair of two or three objectives against each other; the trials on the Pareto front are red.
 
     Raises:
         InvalidInputError: for another number of objectives.

@@ -154,7 +154,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def _strangers(folder: Path) -> bool:
-    """Whether a folder holds anything but what a process leaves that has only begun, and was perhaps killed."""
+    """Whether a folder holds files other than those of a process that has only begun (and was perhaps killed)."""
     if not folder.exists():
         return False
     begun = [p for p in folder.iterdir() if p.name != SHARDS and not p.match(f"{NAME}.*.partial")]
@@ -184,7 +184,7 @@ def _unreadable(path: Path) -> str:
 def _same_job(manifest: dict[str, Any], job: dict[str, Any], folder: Path) -> None:
     stored, current = _flat(manifest["job"]), _flat(job)
     differ = [key for key in {**stored, **current} if stored.get(key) != current.get(key)]
-    if "explainer.name" in differ:  # another method has other settings; its name says enough
+    if "explainer.name" in differ:  # another method has other settings, so only the name is reported
         differ = [key for key in differ if not key.startswith("explainer.settings")]
     if differ:
         differences = "; ".join(

@@ -115,7 +115,7 @@ class Run:
             raise IndexError(f"the run holds {len(self)} samples, got position {position}")
         position %= len(self)
         at = bisect.bisect_right(self._starts, position) - 1
-        # The last of several shards that start alike, which is the one with samples in it.
+        # Empty shards start at the same position as the shard behind them; the last of these has the sample.
         if self._open is None or self._open[0] != self._numbers[at]:
             self._open = (self._numbers[at], shards.read(self.folder, self._numbers[at]))
         return _sample(self._open[1], position - self._starts[at])
@@ -158,7 +158,7 @@ class Run:
         return import_pandas("to_pandas").DataFrame(list(self.rows()))
 
     def to_dict(self) -> dict[str, Any]:
-        """What is known of the run without its values, as plain JSON values; `from_dict` opens it again."""
+        """Folder, job and content hashes of the run as plain JSON values; `from_dict` opens the folder again."""
         fields = ("job", "versions", "display_names")
         skipped = {str(index): reason for index, reason in self.skipped.items()}
         content = {"content": list(self._content), "skipped": skipped}

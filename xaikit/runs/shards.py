@@ -36,7 +36,7 @@ class Shard(Result):
         inputs: what was explained, where it was kept.
         names: of the samples, such as file names; empty where the data has none.
         skipped: reason for each sample that could not be read, by its index.
-        fingerprints: hash of each sample's file or row, where the data tells it: the same however it is prepared.
+        fingerprints: hash of each sample's file or row, if the data has it; it does not depend on the preprocessing.
         first_row: hash of the first sample's inputs, so that a resumed run can tell whether the data are the same.
     """
 
@@ -99,7 +99,7 @@ def write(folder: Path, number: int, shard: Shard, job: str) -> Path:
 
 
 def problem(folder: Path, number: int, job: str, *, thorough: bool = False) -> str:
-    """What is wrong with a shard, in words; empty when nothing is. `thorough` reads all of it."""
+    """What is wrong with a shard, as text; empty if nothing is. `thorough` reads the whole file."""
     try:
         description, _ = _open(path_of(folder, number), only=None if thorough else ("indices",))
     except InvalidInputError as err:

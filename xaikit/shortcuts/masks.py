@@ -33,17 +33,17 @@ def make_masks(
     everywhere: bool = False,
     sign: str = "absolute",
 ) -> Tensor:
-    """Masks of what explanations look at, as the mitigators take them: 1 inside.
+    """Masks of the regions with high relevance, in the form that mitigators take: 1 inside.
 
     Without `samples` each sample gets its own mask: positions with at least `threshold` times its largest relevance.
 
-    With `samples`, such as ``clusters.samples(1)``, they share one region: positions where their mean relevance exceeds
-    that of all other samples by at least `threshold` times the largest such excess. Taking the others off leaves what
-    is peculiar to the cluster; the digit, which all look at, drops out.
+    With `samples`, such as ``clusters.samples(1)``, these samples share one region: positions where their mean
+    relevance exceeds that of all other samples by at least `threshold` times the largest such excess. Subtracting the
+    other samples leaves the region that only this cluster looks at, and removes what all look at.
 
     Args:
         attributions: (N, C, ...) of any explainer, or an `Attribution`.
-        samples: indices of a cluster's samples; None masks each sample by itself.
+        samples: indices of a cluster's samples; None gives each sample a mask of its own.
         threshold: above 0, at most 1.
         grow: positions by which the region is widened on every side.
         everywhere: give the shared region to all samples, not only to those of the cluster.

@@ -1,4 +1,4 @@
-"""Spectral relevance analysis: samples grouped by where the model looks, so that an odd strategy shows as a cluster."""
+"""Spectral relevance analysis: samples are clustered by their explanations; a shortcut shows as a separate cluster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     AnyArray = np.ndarray  # pydantic checks the class alone
 
-DENSE = 2000  # samples up to which all of the graph's matrix is held
+DENSE = 2000  # up to so many samples, the whole matrix of the graph is kept in memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -33,7 +33,7 @@ class Clusters(Result):
         labels: cluster of each sample, (N,).
         eigenvalues: the smallest ones of the normalised graph Laplacian, ascending. As many as there are clusters lie
             near 0; then comes the eigengap.
-        embedding: (N, 2), a picture of who is near whom.
+        embedding: positions of the samples in the plane, (N, 2); samples with similar explanations are near each other.
         maps: each sample's relevance as it was compared, (N, ...), sum 1.
         seed: of the clustering and the picture.
     """
@@ -60,7 +60,7 @@ class Clusters(Result):
 
     @property
     def eigengaps(self) -> Array:
-        """The step after each eigenvalue: a large one after the k-th speaks for k clusters."""
+        """The differences of neighbouring eigenvalues: a large one after the k-th suggests k clusters."""
         return np.diff(self.eigenvalues)
 
     def samples(self, cluster: int) -> list[int]:
@@ -112,7 +112,7 @@ class SpRAy(Configured):
     3. Number of clusters: where the step between neighbouring eigenvalues of L is largest, up to `max_clusters`.
     4. Spectral clustering, and a picture of the samples in two dimensions, both from the same graph.
 
-    Best run on the samples of one class: between classes, explanations differ for good reasons.
+    Run it on the samples of one class, because explanations of different classes differ anyway.
 
     >>> import torch
     >>> honest, cheat = torch.rand(40, 1, 8, 8), torch.rand(20, 1, 8, 8)
@@ -182,7 +182,7 @@ class SpRAy(Configured):
 
 
 def _neighbour_graph(maps: Tensor, n_neighbors: int) -> Any:
-    """The symmetric affinity matrix (N, N), sparse: 1 for mutual neighbours, 1/2 where one names the other."""
+    """The symmetric affinity matrix (N, N), sparse: 1 for mutual neighbours, 1/2 for neighbours in one direction."""
     from sklearn.neighbors import kneighbors_graph
 
     graph = kneighbors_graph(maps.flatten(1).numpy(), n_neighbors, include_self=False)

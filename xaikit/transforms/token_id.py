@@ -1,4 +1,4 @@
-"""A token of the vocabulary as a baseline: padding or a mask where a word is absent."""
+"""A token of the vocabulary as a baseline: the padding or mask token in place of an absent word."""
 
 from __future__ import annotations
 

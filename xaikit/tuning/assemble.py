@@ -1,4 +1,4 @@
-"""From a search that has ended to its result."""
+"""Making the result of a search that has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optuna's study: opened, or gone on with, and without its log lines."""
+"""Optuna's study: opening a new one or an earlier one, without log lines."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def open_storage(storage: Any) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Optuna logs a line per trial; the progress bar and the result's table say it once."""
+    """While active, Optuna logs no line for each trial, which the progress bar shows already."""
     import optuna
 
     level = optuna.logging.get_verbosity()
@@ -112,7 +112,7 @@ def quiet() -> Iterator[None]:
 
 
 def without_password(storage: Any) -> str:
-    """The storage as a message may show it."""
+    """The storage as text for messages, without its password."""
     text = str(storage) if isinstance(storage, (str, Path)) else type(storage).__name__
     text = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)
     return re.sub(r"(?i)(password=)[^&]*", r"\1***", text)
@@ -126,7 +126,7 @@ def _journal_path(storage: str | Path) -> Path | None:
 
 
 def _with_driver(url: str) -> str:
-    """PostgreSQL through psycopg 3, which is the driver that xaikit's extra brings."""
+    """The URL of a PostgreSQL database with psycopg 3 as its driver, which xaikit's extra installs."""
     return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
 
@@ -145,7 +145,7 @@ def _remedy(storage: Any, err: Exception) -> str:
 
 
 def _claim(study: optuna.Study, name: str | None, fingerprint: dict[str, Any], *, exists: bool) -> None:
-    """Write into a new study what it searches; of one that is there, say how it differs or that it is there."""
+    """Write into a new study what it searches; refuse an existing one that searches something else."""
     before = study.user_attrs.get(FINGERPRINT)
     if before is not None:
         _same_search(before, name, fingerprint)
@@ -159,7 +159,7 @@ def _claim(study: optuna.Study, name: str | None, fingerprint: dict[str, Any], *
 
 
 def _same_search(before: dict[str, Any], name: str | None, fingerprint: dict[str, Any]) -> None:
-    """The study in the storage searches the same; else a sentence says where the two differ."""
+    """Refuse a study that searches something else; the message says what differs."""
     for key, now in fingerprint.items():
         was = before.get(key)
         if was == now:

@@ -123,11 +123,17 @@ def test_a_row_of_a_table(leave: Callable[..., int], capsys: pytest.CaptureFixtu
         (("nowhere", *READ), "no such file: nowhere\n"),
         ((".", *READ), ". is a folder: explain its images with --data ."),
         (("film.npy", *READ, "--tokenizer", "hf:words"), "no such file: film.npy"),
-        (("a film", *READ, "--tokenizer", "hf:words", "--row", "1"), "--row names a row of a .csv, .npy or .npz file"),
+        (
+            ("a film", *READ, "--tokenizer", "hf:words", "--row", "1"),
+            "--row names a row of a .csv, .tsv, .parquet, .jsonl, .npy or .npz file",
+        ),
         (PEOPLE, "people.csv is a data set: name one of its rows, --row N, or explain all, --data people.csv"),
         ((*PEOPLE, "--row", "1"), "people.csv has the rows 2 to 4, got --row 1"),
         (("people.npz", "--row", "2", *PEOPLE[5:]), "people.npz has the rows 0 to 1, got --row 2"),
-        (("people.npz", "--row", "0", "--text", "film", *PEOPLE[5:]), "--text names columns of a .csv, and people.npz"),
+        (
+            ("people.npz", "--row", "0", "--text", "film", *PEOPLE[5:]),
+            "--text is about the columns of a table",
+        ),
         (("a film", *READ, "--tokenizer", "hf:words", "--target", "label"), "--target label needs data with labels"),
     ],
 )
@@ -147,4 +153,7 @@ def test_columns_of_what_has_none_are_told(
 ) -> None:
     data = ("--data", "people.npz", "--model", "singlenets:table")
     assert leave("explain", *data, "--out", "run", option, "age") == 2
-    assert f"{option} names columns of a .csv, and people.npz is none" in capsys.readouterr().err
+    assert (
+        f"{option} is about the columns of a table (.csv, .tsv, .parquet, .jsonl), and people.npz is none"
+        in capsys.readouterr().err
+    )

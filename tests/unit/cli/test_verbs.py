@@ -232,7 +232,7 @@ def test_a_wrong_call_of_shortcuts(
     [
         ({"--data": "nowhere"}, "no such file or folder: nowhere"),
         ({"--data": "two.csv", "--labels": "outcome"}, "two.csv has no column 'outcome'; did you mean 'outcom'"),
-        ({"--data": "w.pt"}, "data is a folder of images, a .npy, .npz or .csv file, or module:dataset"),
+        ({"--data": "w.pt"}, "data is a folder of images, a .npy or .npz, a table (.csv"),
         ({"--data": "mixed", "--grey": ""}, "bring them to one size"),
         ({"--weights": "code.pt"}, "loading that could run any code"),
         ({"--weights": "few.pt"}, "do not fit the model (missing: "),
