@@ -66,7 +66,7 @@ class Assess(Judging):
     \b
     Examples:
       xaikit assess --data test.npz --model mynet:make --weights w.pt --mask corner.png
-      xaikit assess --data test.npz --model mynet:make --weights w.pt --factor hue --fail-if-relies
+      xaikit assess --data test.npz --model mynet:make --weights w.pt --factor corner:size=3 --out assessed.json
     """  # noqa: D301
 
     VERB = "assess"
@@ -91,8 +91,7 @@ class Compare(Judging):
 
     \b
     Examples:
-      xaikit compare --data test.npz --model net:make --weights before=w.pt --weights after=mended.pt --mask corner.png
-      xaikit compare --data test.npz --model net:make --weights rrr=a.pt --weights rrr=b.pt --factor hue
+      xaikit compare --data test.npz --model mynet:make --weights old=w.pt --weights new=mended.pt --mask corner.png
     """  # noqa: D301
 
     VERB = "compare"

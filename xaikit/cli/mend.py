@@ -20,8 +20,7 @@ class Mend(ShortcutFields):
     \b
     Examples:
       xaikit mend --data digits.npz --model mynet:make --weights w.pt --mask corner.png --out mended.pt
-      xaikit mend --data digits.npz --model mynet:make --weights w.pt --factor hue --budget "10 min"
-      xaikit mend --data people.csv --labels outcome --model people:make --mask-names race --from-scratch
+      xaikit mend --data digits.npz --model mynet:make --weights w.pt --factor corner:size=3 --budget "10 min"
     """  # noqa: D301
 
     VERB = "mend"

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from xaikit.core.batch import ROWS, Batch
 from xaikit.core.structure import flatten
@@ -86,12 +87,26 @@ class Judge:
         largest = float(torch.bincount(torch.cat(others)).max()) / (len(labels) * len(others))
         return Measured(float((kept == labels).double().mean()), exchanged, changed, largest)
 
+    def worst_loss(self, model: nn.Module) -> float:
+        """The mean cross-entropy of the kept or of the exchanged samples, whichever is higher.
+
+        Args:
+            model: in any mode.
+        """
+        parts = [self._samples.inputs, *self._variants]
+        losses = [float(F.cross_entropy(self._logits(model, part), self._samples.labels)) for part in parts]
+        return max(losses[0], sum(losses[1:]) / max(1, len(losses) - 1))
+
     def _predicted(self, model: nn.Module, inputs: Any) -> Tensor:
         """The predicted classes, (N,)."""
+        return self._logits(model, inputs).argmax(1)
+
+    def _logits(self, model: nn.Module, inputs: Any) -> Tensor:
+        """Those of the held-out samples, in single precision on the CPU, (N, classes)."""
         batch, parts = Batch(inputs, self._samples.labels), []
         with evaluating(model) as device:
             for rows in torch.arange(batch.size).split(ROWS):
-                parts.append(class_logits(model, batch.take(rows).to(device).inputs, self._head).argmax(1).cpu())
+                parts.append(class_logits(model, batch.take(rows).to(device).inputs, self._head).float().cpu())
         return torch.cat(parts)
 
 

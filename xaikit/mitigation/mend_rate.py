@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -15,13 +16,14 @@ from xaikit.mitigation.mend_measure import Judge
 
 RATES = (3e-4, 1e-3, 3e-3)  # of Adam, from the most careful
 STEPS = 60  # of each short training
-SAME = 0.005  # of accuracy, within which the smaller rate is taken
+SAME = 0.02  # of the loss, within which the smaller rate is taken
 
 
 def with_rate(mitigator: Mitigator, fresh: Callable[[], nn.Module], training: Batch, judge: Judge) -> Mitigator:
-    """The mitigator with the learning rate whose short training leads to the best held-out accuracy.
+    """The mitigator with the learning rate whose short training leads to the lowest held-out loss.
 
-    The worse of the accuracies with the shortcut kept and exchanged counts. One whose user has set a rate keeps it.
+    The higher of the losses with the shortcut kept and exchanged counts; accuracies would say nothing as long as the
+    model still follows the shortcut. A mitigator whose user has set a rate keeps it.
 
     Args:
         mitigator: with the other settings of its training.
@@ -34,7 +36,7 @@ def with_rate(mitigator: Mitigator, fresh: Callable[[], nn.Module], training: Ba
     seed = mitigator.random_state or 0
     order = torch.randperm(training.size, generator=torch.Generator().manual_seed(seed))
     few = training.take(order[: STEPS * mitigator.batch_size])
-    best, chosen = -1.0, RATES[0]
+    best, chosen = math.inf, RATES[0]
     for rate in RATES:
         model = fresh()
         short = mitigator.set_kwargs(lr=rate, n_epochs=1, patience=None, lr_schedule="constant", warmup=0.0)
@@ -44,8 +46,7 @@ def with_rate(mitigator: Mitigator, fresh: Callable[[], nn.Module], training: Ba
                 short.fit(model, few, progress=False)
         except TrainingError:  # the rate is too high
             break
-        measured = judge.measure(model)
-        value = min(measured.kept, measured.exchanged)
-        if value > best + SAME:
-            best, chosen = value, rate
+        loss = judge.worst_loss(model)
+        if loss < best * (1 - SAME) or math.isinf(best):
+            best, chosen = loss, rate
     return mitigator.set_kwargs(lr=chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 import warnings
 from typing import Any, NamedTuple
@@ -141,6 +142,8 @@ class Search:
         if row is None:
             started, model = time.monotonic(), self._fresh()
             mitigator = with_rate(mitigator, self._fresh, self._data.training, self._judge)
+            if self._data.shortcut.kind == CONCEPT:
+                mitigator = mitigator.set_kwargs(patience=None)  # there are no exchanged samples to stop by
             history = mitigator.fit(
                 model, self._data.training, progress=self._options.progress, **self._fit_options(key)
             )
@@ -161,8 +164,10 @@ class Search:
         return options
 
     def _is_free(self, row: MendTry) -> bool:
-        """Whether the shortcut makes no difference to a try."""
-        return not row.note and row.changed <= RELIES and row.exchanged >= row.kept - self._options.max_loss
+        """Whether the shortcut makes no difference to a try: none beyond what is allowed, or two standard errors."""
+        chance = 2 * math.sqrt(row.changed / self._data.held_out.size)
+        gap = row.kept - row.exchanged
+        return not row.note and row.changed <= RELIES and gap <= max(self._options.max_loss, chance)
 
     def _is_enough(self) -> bool:
         """Whether no other method can be much better: one is free of the shortcut and as accurate as before.
