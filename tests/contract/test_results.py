@@ -235,7 +235,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(result, suffix, tmp_path):
 
 
 def refused_in_one_sentence(cls, path, *, required=False) -> None:
-    """Loading is refused with the file's name; without `required` it may also be read, where nothing is wrong in it."""
+    """Loading fails with the file's name in the message; without `required` it may also succeed."""
     try:
         loaded = cls.load(path)
     except InvalidInputError as err:

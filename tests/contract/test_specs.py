@@ -64,7 +64,7 @@ FUNCTIONS = {"feature mask computed": len, "projection function": len}  # no spe
 
 
 def simplest(registry: Registry[Any], name: str) -> Configured:
-    """An object with its defaults, or with what it cannot do without."""
+    """An object with its defaults, and values for its required settings."""
     return registry.get(name)(**NEEDED.get(f"{registry.kind} {name}", NEEDED.get(name, {})))
 
 

@@ -146,7 +146,7 @@ def _method(case: Case, name: str) -> Iterator[str]:
 
 
 def _last_digits(case: Case, explainer: Any, values: Points) -> float:
-    """How far the values move when only the last digits of the parameters do: a method may be as unsure as this."""
+    """How much the values change with the last digits of the parameters: a method may differ by this much."""
     parameters = list(case.net.parameters())
     before, moves = [p.detach().clone() for p in parameters], []
     for seed in range(3):
@@ -250,7 +250,7 @@ def _distance(values: Points, expected: Points, scale: Points | None = None) -> 
 
 
 def _surroundings(case: Case) -> dict[str, Any]:
-    """All that a call must leave as it was."""
+    """All state of a model that a call must leave unchanged."""
     attributes = [
         (name, key, id(value) if not isinstance(value, int | float | str | bool) else value)
         for name, module in case.net.named_modules()

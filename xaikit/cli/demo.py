@@ -1,4 +1,4 @@
-"""`xaikit demo`: a model that is right for the wrong reasons, seen, measured and mended."""
+"""`xaikit demo`: a model that relies on a shortcut, explained, measured and mended."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 JOBS: dict[str, type[Job]] = {}
+INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
 
 
 def argument(default: Any = ..., *, metavar: str, help: str) -> Any:  # noqa: A002 (typer's word)
@@ -54,8 +55,12 @@ class Job(BaseModel):
         """
         raise NotImplementedError
 
+    def how_to_go_on(self) -> str:
+        """What Ctrl-C leaves behind, and how the work goes on: the end of a sentence."""
+        return "nothing was written"
+
     def note(self, text: str) -> None:
-        """Print a note for a person on standard error, unless --quiet."""
+        """Print a note on standard error, unless --quiet."""
         if not self.quiet:
             typer.echo(f"xaikit: note: {text}", err=True)
 
@@ -145,7 +150,11 @@ def command(job: type[Job]) -> Callable[..., None]:
             return
         if parsed.quiet:
             warnings.simplefilter("ignore")
-        code = parsed.run()
+        try:
+            code = parsed.run()
+        except KeyboardInterrupt:
+            typer.echo(f"xaikit: interrupted; {parsed.how_to_go_on()}", err=True)
+            code = INTERRUPTED
         if code:
             raise typer.Exit(code)
 

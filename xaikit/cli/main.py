@@ -34,6 +34,7 @@ from xaikit.cli import (
 )
 from xaikit.cli.flags import in_flags
 from xaikit.cli.job import command
+from xaikit.cli.user_code import line_of_user
 
 app = typer.Typer(
     name="xaikit",
@@ -86,7 +87,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """
     command_line = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in command_line
-    os.environ["MPLBACKEND"] = "agg"  # figures go to files: no display is asked for, whatever stands there
+    os.environ["MPLBACKEND"] = "agg"  # figures are written to files, so no display is needed
     with warnings.catch_warnings():
         warnings.showwarning = _note  # type: ignore[assignment]  # the file and the line are nothing to a user
         try:
@@ -117,7 +118,7 @@ def _exit_code(err: Exception) -> int:
 
 
 def _sentence(err: Exception) -> str:
-    """What went wrong; for an error that nobody raised on purpose also its type and how to see more."""
+    """The message of an error; for an error that is no message for users also its type, and how to see more."""
     from xaikit.core.errors import XaikitError
 
     if isinstance(err, OSError) and err.strerror and err.filename:
@@ -126,4 +127,7 @@ def _sentence(err: Exception) -> str:
         return err.strerror
     # str() of a LookupError can be the repr of its message.
     text = " ".join((str(err.args[0]) if len(err.args) == 1 else str(err)).split())
-    return in_flags(text) if isinstance(err, XaikitError) else f"{type(err).__name__}: {text} (--debug shows where)"
+    if isinstance(err, XaikitError):
+        return in_flags(text)
+    place = line_of_user(err)
+    return f"{f'your code ({place}) raised ' if place else ''}{type(err).__name__}: {text} (--debug shows where)"

@@ -60,7 +60,7 @@ def files_of(folder: Path, names: Sequence[str], *, is_file: bool) -> list[Path]
 
 
 def annotated(annotations: Annotations, names: Sequence[str]) -> list[AnnotatedPicture | None]:
-    """What was drawn on each picture; None where the annotations do not name it, which is told.
+    """What was drawn on each picture; None, with a note, for a picture that the annotations do not name.
 
     Names are compared with their folders, without the folder that all have in common, or alone, each with and without
     its ending; the first way that matches counts.

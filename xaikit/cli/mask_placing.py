@@ -31,7 +31,7 @@ class MaskPlacing:
         names: of the samples.
         pictures: their files, where the samples are pictures.
         is_drawn: the masks are pictures or come from an annotation tool; else they are arrays.
-        is_strict: a mask that covers nothing of what the model sees is refused, not only told.
+        is_strict: whether a mask that covers nothing of the model's input is refused instead of only reported.
     """
 
     path: Path

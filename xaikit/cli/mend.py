@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from xaikit.cli.job import flag
+import typer
+
+from xaikit.cli.job import INTERRUPTED, flag
 from xaikit.cli.judging import RELIES_CODE, ShortcutFields, finite
 
 
@@ -61,7 +63,6 @@ class Mend(ShortcutFields):
             job = self.model_copy(update={"data": self.validation})
             streams.append(job.judged(model)[1])
         samples = [_whole(s, option) for s, option in zip(streams, ("--data", "--validation"), strict=False)]
-        folder = self.folder or self.out.with_suffix(".tries")
         result = mend(
             model,
             samples[0],
@@ -73,26 +74,34 @@ class Mend(ShortcutFields):
             max_loss=self.max_loss,
             n_epochs=self.epochs or None,
             facts=self.facts(data) if self.factor else None,
-            folder=folder,
+            folder=self._folder,
             head=self.view()["head"],
             seed=self.seed,
             progress=not self.quiet,
         )
         if result.stopped == "interrupted":
-            self.note(f"interrupted; the same command goes on from {folder}")
-            return 1
+            typer.echo(f"xaikit: interrupted; {self.how_to_go_on()}", err=True)
+            return INTERRUPTED
         self.out.parent.mkdir(parents=True, exist_ok=True)
         assert result.model is not None
         write_weights(result.model, self.out)
         content = {**_judgements(result), "mend": result.to_dict(), "verdict": result.verdict, "relies": result.relies}
         write_whole(table, json.dumps(finite(content), indent=1, allow_nan=False) + "\n")
         if self.folder is None:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(self._folder, ignore_errors=True)
         written = [str(self.out), str(table)]
         self.tell(f"{result}\nwrote {', '.join(written)}", **finite(content), written=written)
         if self.fail_if_relies and result.relies:
             return RELIES_CODE
         return 1 if tell_skipped(*streams) else 0
+
+    @property
+    def _folder(self) -> Path:
+        return self.folder or self.out.with_suffix(".tries")
+
+    def how_to_go_on(self) -> str:
+        """What was tried stays in the folder."""
+        return f"the same command goes on from {self._folder}"
 
 
 def write_weights(model: Any, path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from xaikit.cli.job import flag
+from xaikit.cli.job import INTERRUPTED, flag
 from xaikit.cli.judging import finite, named_classes
 from xaikit.cli.mend import write_weights
 from xaikit.cli.processes import ProcessFields
@@ -98,7 +98,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             "progress": not self.quiet,
         }
         before = assess(model, measured, **options) if first else None
-        checkpoint = self.checkpoint or self.out.with_suffix(".checkpoint.pt")
+        checkpoint = self._checkpoint
         for path in (self.out, table, checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)
         batches = training.training(mitigator.batch_size)
@@ -107,8 +107,8 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         history = fitted.fit(model, batches, checkpoint=checkpoint, fabric=fabric, progress=not self.quiet)
         if history.stopped == "interrupted":
             if first:
-                typer.echo(f"xaikit: interrupted; the same command goes on from {checkpoint}", err=True)
-            return 1
+                typer.echo(f"xaikit: interrupted; {self.how_to_go_on()}", err=True)
+            return INTERRUPTED
         if before is None:
             return 0
         after = assess(model, measured, **options)
@@ -128,6 +128,16 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         text = f"before: {before}\n\nafter: {after}\n\n{history}\nwrote {self.out}, {table}"
         self.tell(text, **finite(result), written=[str(self.out), str(table)])
         return 1 if tell_skipped(training, test) else 0
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.checkpoint or self.out.with_suffix(".checkpoint.pt")
+
+    def how_to_go_on(self) -> str:
+        """A training goes on from its checkpoint."""
+        if self._checkpoint.exists():
+            return f"the same command goes on from {self._checkpoint}"
+        return "the training had not begun, so the same command starts it"
 
     def _seen(self, mitigator: Any, view: dict[str, Any]) -> Any:
         """The mitigator with the head, the layer and the seed of this call."""

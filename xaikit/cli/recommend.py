@@ -33,7 +33,7 @@ class Recommend(DataFields, ModelJob):
     out: Path | None = flag(None, help="Where the result is saved: .json, for xaikit report --profile.")
 
     def run(self) -> int:
-        """Look, rank, tell; 1 where no explainer suits."""
+        """Print and save the recommendation; return 1 if no explainer suits."""
         import json
 
         from xaikit.cli.options import check_out

@@ -46,6 +46,10 @@ class RunFile(Job):
                 _check_local(self.job, field, str(getattr(job, field, "") or ""))
         return job.run()
 
+    def how_to_go_on(self) -> str:
+        """As the job in the file has it."""
+        return self._load().how_to_go_on()
+
     def save(self, path: Path) -> Path:
         """Write the job in the file, not this one that names it."""
         return self._load().save(path)
@@ -66,7 +70,8 @@ def _check_local(job: Path, field: str, name: str) -> None:
     module, colon, item = name.partition(":")
     if not colon or module in LIBRARIES or name == DEMO or Path(name).exists():
         return
-    if _is_local_module(module) and (":" not in item or _is_local_object(name)):
+    local = _is_below_here(module) if module.endswith(".py") else _is_local_module(module)
+    if local and (":" not in item or _is_local_object(name)):
         return
     raise InvalidInputError(
         f"{job}: the {field} {name!r} is code from outside this folder ({Path.cwd()}), and running it could do "

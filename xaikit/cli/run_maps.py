@@ -1,4 +1,4 @@
-"""What `xaikit shortcuts` compares of a run: maps over places, columns, or the words of a vocabulary."""
+"""The maps of a run that `xaikit shortcuts` compares: over positions, columns, or the words of a vocabulary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xaikit.cli.masks import chosen_columns
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 from xaikit.runs import ExplainedSample, Run
 
-MOST = 40  # names that an error lists
+MOST = 40  # number of names that an error lists
 STRONGEST = 5  # words or columns that describe a cluster
 
 
@@ -40,7 +40,7 @@ class RunMaps:
 
     @property
     def indices(self) -> list[int]:
-        """Of the samples in the data."""
+        """The indices of the samples in the data."""
         return [row["index"] for row in self.rows]
 
     @property

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +22,18 @@ from xaikit.files.tables import TABLES
 if TYPE_CHECKING:
     from xaikit.cli.explain import Explain
 
+LONGEST_NAME = 40  # letters of a sentence that its results are called after
 WITH_ROWS = (*TABLES, ".npy", ".npz")
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleInput:
-    """What is to be explained.
+    """The samples to explain.
 
     Attributes:
         inputs: as the model takes them, (N, ...).
-        picture: the same as a figure shows it.
-        name: what a file of results is called after.
+        picture: the same samples as a figure shows them.
+        name: from which the name of the result's file is made.
         features: names of the columns of a table.
         tokenizer: of texts, where one is known.
         label: the class of a row, where the data has labels.
@@ -66,12 +69,33 @@ def read_input(job: Explain, source: str) -> SampleInput:
         raise InvalidInputError(f"{path} is a folder: explain its images with --data {path}")
     if exists or path.suffix.lower() in (*PICTURES, *WITH_ROWS):
         inputs, picture = read_batch(path, job.preparation(job.model))
-        return SampleInput(inputs, picture, path.stem, tokenizer=reader)
+        return SampleInput(inputs, picture, result_name(path), tokenizer=reader)
     if reader is None:
         hint = "a sentence needs a tokenizer: name the model as hf:FOLDER, or --tokenizer hf:FOLDER"
         raise InvalidInputError(f"no such file: {source}" + (f"; {hint}" if " " in source else ""))
     ids = text_ids(source, reader, job.length)[None]
-    return SampleInput(ids, ids, "text", tokenizer=reader)
+    return SampleInput(ids, ids, name_of_text(source), tokenizer=reader)
+
+
+def result_name(path: Path) -> str:
+    """What the results of a file are called: with its folders, and its ending where another file has the same name."""
+    try:
+        folders = path.resolve().relative_to(Path.cwd().resolve()).parent.parts
+    except ValueError:  # a file elsewhere: its folder and a hash of the others
+        parent = path.resolve().parent
+        folders = (parent.name, hashlib.sha256(str(parent).encode()).hexdigest()[:6])
+    alike = PICTURES if path.suffix.lower() in PICTURES else WITH_ROWS
+    siblings = [p for p in path.parent.iterdir() if p.stem == path.stem and p.suffix.lower() in alike]
+    ending = f"-{path.suffix[1:]}" if len(siblings) > 1 else ""
+    return "-".join((*folders, path.stem)) + ending
+
+
+def name_of_text(text: str) -> str:
+    """What the results of a sentence are called: its first words, and a hash of the whole where these are not all."""
+    slug = re.sub(r"\W+", "-", text.lower()).strip("-")
+    if len(slug) <= LONGEST_NAME and slug:
+        return f"text-{slug}"
+    return f"text-{slug[:LONGEST_NAME].rstrip('-')}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _row(job: Explain, path: Path, row: int, reader: Any) -> SampleInput:
@@ -88,4 +112,4 @@ def _row(job: Explain, path: Path, row: int, reader: Any) -> SampleInput:
         raise InvalidInputError(f"{path} has the rows {first} to {first + len(data) - 1}, got --row {row}")
     x = data.read(row - first)[None]
     label = data.labels[row - first] if data.labels else None
-    return SampleInput(x, x, f"{path.stem}-row-{row}", data.features, reader, label)
+    return SampleInput(x, x, f"{result_name(path)}-row-{row}", data.features, reader, label)

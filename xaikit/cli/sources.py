@@ -68,7 +68,7 @@ class ModelJob(Job):
 
 
 class ImageFields(Job):
-    """How images are read."""
+    """Options for reading images."""
 
     size: str = flag("", help="Size of images: 224 (centre square) or 240x320 (height x width).")
     grey: bool = flag(False, help="Read images as one grey channel.")
@@ -76,14 +76,14 @@ class ImageFields(Job):
     std: str = flag("", help="Standard deviation that then divides the pixels, as for --mean.")
 
     def preparation(self, model: str) -> Preparation:
-        """How images are prepared; torchvision's and timm's models have their usual way."""
+        """The preparation of images; by default that of the model's own library."""
         from xaikit.cli.options import preparation
 
         return preparation(model, self.size, self.grey, self.mean, self.std)
 
 
 class DataFields(ImageFields):
-    """Which samples."""
+    """Options that name the samples."""
 
     data: str = flag(
         "",

@@ -19,7 +19,7 @@ from xaikit.core.structure import flatten
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Attribution(Result):
-    """What `Explainer.explain` returns.
+    """An attribution with its scores, its settings and its gap; `Explainer.explain` returns it.
 
     Attributes:
         values: the attribution, in the structure of the inputs.

@@ -173,7 +173,7 @@ def read_batches(
 
 
 def count_batches(data: Any, rows: int | None = ROWS) -> int | None:
-    """How many batches `read_batches` gives, where that is known.
+    """The number of batches that `read_batches` gives; None if it is unknown.
 
     Args:
         data: as for `read_batches`.

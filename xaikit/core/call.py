@@ -26,12 +26,9 @@ from xaikit.core.structure import Tensors, split_rows
 from xaikit.core.taps import Readings, Tap, tapped
 
 RENAMED = {
-    "grad": "grad_of",
-    "gradient": "grad_at_layers",
-    "record": "on_output",
-    "surroundings": "recompute_context",
+    "grad": "grad_of", "gradient": "grad_at_layers", "record": "on_output", "surroundings": "recompute_context",
     "watched": "traced",
-}
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +50,7 @@ class Call:
         facts: what earlier calls found out about the model.
         modules: the model's modules with their names, collected once.
         read_at: the layers whose gradients `grad_at_layers` computes; none if the inputs are explained.
-        tap: from a layer's output and a leaf tensor to what the model continues with; the gradient of the output
-            also arrives at the leaf.
+        tap: from a layer's output and a leaf to what the model goes on with; the gradient arrives at the leaf, too.
         on_output: takes the output on `inputs`, with its graph, when `grad_of` or `grad_at_layers` computes it.
         input_names: of `own_inputs`, where the model takes them by name.
         extras: the model's further arguments, by name or in order, for the samples of the whole batch.
@@ -114,7 +110,7 @@ class Call:
         return tuple(x.ndim == 3 and x.shape[1:2] in ids for x in self.inputs)
 
     def activations(self, inputs: Tensors) -> Tensors:
-        """What the layers of the call give for stand-ins of `own_inputs`.
+        """The activations of the call's layers for stand-ins of `own_inputs`.
 
         Args:
             inputs: tensors (N, ...) in the form of `own_inputs`.
@@ -187,7 +183,7 @@ class Call:
         return self.score(self.run(inputs, copies), copies)
 
     def grad_of(self, inputs: Tensors, copies: int = 1, at: Callable[[Tensors], Tensors] | None = None) -> Tensors:
-        """Return d score / d input of each row; the library's one first-order autograd call.
+        """The derivative d score / d input of each row; the library's only first-order autograd call.
 
         With `create_graph` the result is differentiable with respect to the parameters, and to the inputs that
         require a gradient.
@@ -246,13 +242,16 @@ class Call:
         return self.passes_kept[key][0]
 
     def grad_at_layers(self, points: Sequence[Tensor] = ()) -> tuple[Tensors, Tensors]:
-        """What is explained and d score / d each of its tensors, by one forward and one backward pass.
+        """The explained tensors and d score / d each of them, by one forward and one backward pass.
 
         At layers both are read off during the pass, so that one layer may feed another; with `create_graph` a
         derivative then reaches the parameters before a layer, too.
 
         Args:
             points: further tensors to which the backward pass must go, read once the forward pass is over.
+
+        Returns:
+            The explained tensors (the inputs, or the layers' activations), and the derivative by each.
         """
         if not self.read_at:
             return self.inputs, self.grad_of(self.inputs)

@@ -121,7 +121,7 @@ class Configured:
 
     @classmethod
     def read(cls, name: str, text: str) -> Any:
-        """What a text in a spec string means as the setting `name`.
+        """The value of the setting `name` for a text in a spec string.
 
         Args:
             name: of the setting.

@@ -67,7 +67,7 @@ class Explainer(ModelView, abc.ABC):
 
         Raises:
             InvalidInputError: when the spec describes an explainer of another class than the one that was called.
-            UnknownNameError: for a name that nobody registered.
+            UnknownNameError: for a name that is not registered.
         """
         explainer = EXPLAINERS.create(spec)
         if not isinstance(explainer, cls) or (cls.__dict__.get("NAME") and type(explainer) is not cls):
@@ -131,7 +131,8 @@ class Explainer(ModelView, abc.ABC):
             seed: of the method's random numbers; a sample gets the same ones alone and inside a batch.
 
         Returns:
-            Tensors shaped like the inputs (or like the activations of `layer`), in the same structure.
+            Tensors shaped like the inputs, in the same structure. With `layer`, a tensor shaped like that layer's
+            output. With several layers, a tuple of such tensors: annotate the result so for a type checker.
 
         Raises:
             InvalidInputError, InvalidTypeError: for inputs or targets that cannot be right.
@@ -376,7 +377,7 @@ def as_explainer(value: Any, model: nn.Module | None = None) -> Explainer:
         model: the model to bind it to; None leaves the explainer as it is.
 
     Raises:
-        UnknownNameError: for a name that nobody registered.
+        UnknownNameError: for a name that is not registered.
         InvalidTypeError: for a value that describes no explainer.
     """
     return Explainer.from_spec(value, model)

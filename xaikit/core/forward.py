@@ -147,7 +147,7 @@ class Forward:
         return rows(self.extras)
 
     def form(self, inputs: Tensors) -> Hashable:
-        """What a row rule holds for: shapes, types and the further arguments' shapes."""
+        """The form of input that a row rule is for: shapes, types and the shapes of the further arguments."""
         extras = tuple((tuple(e.shape), e.dtype) for e in _tensors(self.extras))
         modes = self.model.training
         return tuple((tuple(x.shape), x.dtype) for x in inputs), extras, self.head, modes, self.as_one

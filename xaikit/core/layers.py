@@ -95,7 +95,7 @@ def cut_at(
 
 
 def read(points: Sequence[LayerPoint], forward: Callable[[], Any]) -> list[list[Any]]:
-    """What passes at each point during one forward pass, run by run, as it is at that moment."""
+    """The values at each point during one forward pass, run by run, as they are at that moment."""
     readings: list[list[Any]] = [[] for _ in points]
 
     def reader(index: int) -> Callable[[Any], Any]:

@@ -32,7 +32,7 @@ Rebuild = Callable[[Tensors], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the user asks of one call; see `Explainer.run_call`."""
+    """The arguments of one call; see `Explainer.run_call`."""
 
     inputs: Any
     targets: Any = None
@@ -45,7 +45,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What a method needs of the model.
+    """The requirements of a method.
 
     Attributes:
         gradient: the gradient of the score by what is explained.

@@ -1,4 +1,4 @@
-"""How a result becomes plain values and a file, and how either is read back.
+"""Converting results to plain values and files, and back.
 
 A file is JSON, or holds its tensors as arrays (``.npz``, ``.safetensors``) beside that JSON.
 """

@@ -125,7 +125,7 @@ class Result:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+        """The result that `save` wrote.
 
         Args:
             path: the file.
@@ -168,7 +168,7 @@ class Result:
         return state
 
     def _state(self) -> dict[str, Any]:
-        """What is saved, by name; values that `result_files.encode` knows."""
+        """The values to save, by name; `result_files.encode` must know their types."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}  # type: ignore[arg-type]
 
     def _encode(self, save_tensor: result_files.SaveTensor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How many rows one forward pass takes, and whether rows of a model may be stacked at all."""
+"""The number of rows in one forward pass, and whether rows of a model may be stacked at all."""
 
 from __future__ import annotations
 

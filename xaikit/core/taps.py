@@ -27,7 +27,7 @@ class Tap(torch.autograd.Function):
 
 
 class Readings:
-    """What some layers returned during one forward pass, and the leaves at which a derivative by each arrives."""
+    """The outputs of some layers during one forward pass, and for each output a leaf that receives its gradient."""
 
     def __init__(self, layers: Sequence[LayerPoint]) -> None:
         self.names = [layer.name for layer in layers]

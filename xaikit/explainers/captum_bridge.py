@@ -46,14 +46,14 @@ def _rows(value: Any, where: str) -> Any:
 
 
 class CaptumMethod(Explainer):
-    """What makes one of captum's classes an explainer.
+    """Base of the explainers that run a class of captum.
 
-    Captum is given a model that returns the explained score, so every form of target, head and further argument
-    works, and `layer` cuts the model as for any explainer. A pass is bounded by captum's own setting where it has one
-    (perturbations_per_eval, internal_batch_size), else by handing over some samples at a time.
+    Captum gets a model that returns the explained score, so every form of target, head and further argument works, and
+    `layer` cuts the model as for any explainer. The size of a pass is bounded by captum's own setting
+    (perturbations_per_eval, internal_batch_size), or else by giving captum only some samples at a time.
 
-    Not differentiable: captum's result has no graph, or one that reaches the input but no parameter (measured for every
-    registered class in tests/unit/explainers/test_captum_bridge.py).
+    It is not differentiable: captum's result has no graph, or one that reaches the input but no parameter. The tests in
+    tests/unit/explainers/test_captum_bridge.py measure this for every registered class.
     """
 
     DIFFERENTIABLE = False
@@ -65,7 +65,7 @@ class CaptumMethod(Explainer):
         return self.ALGORITHM
 
     def _options(self, call: Call) -> dict[str, Any]:  # noqa: ARG002
-        """Captum's arguments by name; what its class does not take is left out, None leaves captum's default."""
+        """Captum's arguments by name; arguments that its class does not take are left out, None is captum's default."""
         return {n: getattr(self, n) for n in self.SETTINGS if n not in CaptumMethod.SETTINGS}
 
     def _groups(self, call: Call) -> Tensors | None:  # noqa: ARG002
@@ -78,7 +78,7 @@ class CaptumMethod(Explainer):
 
     @property
     def innermost(self) -> str:
-        """The class that explains: that inside a NoiseTunnel, else the class itself."""
+        """The name of the class that explains: the one inside a NoiseTunnel, or the class itself."""
         return str(getattr(self, "attribution_method", None) or self._algorithm())
 
     @property
@@ -101,11 +101,11 @@ class CaptumMethod(Explainer):
         values = self._by_blocks(call)
         if self.innermost not in ONE_VALUE_FOR_A_GROUP:
             return values
-        # A token has one value; captum gives it to each number of the token's vector.
+        # A token has one value, which captum repeats for each number of the token's vector.
         return tuple(v / v.shape[2] if token else v for v, token in zip(values, call.tokens, strict=True))
 
     def _of_one_tensor(self, call: Call, groups: Tensors) -> Tensors:
-        """The attribution of several inputs that share groups, side by side, so that these are switched together."""
+        """The attribution of several inputs that share groups: they are joined, so that a group is switched at once."""
         joined = JoinedInputs(call.inputs)
         baselines = self._baselines(call)
         inner = dataclasses.replace(
@@ -144,7 +144,7 @@ class CaptumMethod(Explainer):
         return options
 
     def _points(self, call: Call, options: dict[str, Any]) -> list[LayerPoint]:
-        """Where a class that takes a layer looks."""
+        """The points of the model that a class with a layer explains."""
         if not needs_layer(self.innermost):
             return []
         if self.layer is None and self.innermost == "GuidedGradCam":
@@ -164,7 +164,7 @@ class CaptumMethod(Explainer):
     def _of_blocks(
         self, instance: Any, call: Call, uncut: Call, options: dict[str, Any], per_sample: dict[str, Tensors] | None
     ) -> list[Tensors]:
-        """What captum gives for some samples at a time."""
+        """Captum's attributions, computed for some samples at a time."""
         name, inner = self._algorithm(), self.innermost
         takes = arguments_of(name, inner)
         per_sample = self._of_samples(takes - set(options), call, uncut) if per_sample is None else per_sample
@@ -203,7 +203,7 @@ class CaptumMethod(Explainer):
         return parts
 
     def _of_samples(self, takes: set[str], call: Call, uncut: Call) -> dict[str, Tensors]:
-        """The arguments that hold a row for each sample, or one for all."""
+        """The arguments that hold one row for each sample, or one row for all samples."""
         makers = {
             "baselines": lambda: self._baselines(uncut),
             "layer_baselines": lambda: self._baselines(call),
@@ -237,11 +237,11 @@ def _looks_at_input(options: dict[str, Any]) -> bool:
 
 
 class _Explained(nn.Module):
-    """The model as captum sees it: rows, and the samples that they stand for, to explained scores.
+    """The model as captum sees it: a function from rows, and the sample of each row, to explained scores.
 
     Args:
         call: the call whose score captum explains.
-        relu: what runs in the place of functional ReLUs, which captum does not see; None leaves them.
+        relu: replaces ReLUs that are called as functions, which captum does not see; None leaves them.
     """
 
     def __init__(self, call: Call, relu: Callable[[Tensor], Tensor] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Captum's attribution classes: found by name, asked what they take, and built; the only file that imports captum."""
+"""Captum's attribution classes by name, their arguments, and objects of them; only this file imports captum."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def is_layer_class(name: str) -> bool:
 
 
 def arguments_of(name: str, innermost: str) -> set[str]:
-    """Names that a class takes when it attributes; a NoiseTunnel hands on those of the class inside."""
+    """Names of the arguments of a class's `attribute`; a NoiseTunnel also takes those of the class inside."""
     classes = {captum_class(name), captum_class(innermost)}
     return {argument for cls in classes for argument in inspect.signature(cls.attribute).parameters}
 
 
 def build(name: str, explained: Any, layer: Any, options: Mapping[str, Any]) -> Any:
-    """An object of a captum class; of the options it takes those that its constructor knows.
+    """An object of a captum class, made with those of the options that its constructor takes.
 
     Args:
         name: of the class.

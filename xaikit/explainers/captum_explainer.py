@@ -1,4 +1,4 @@
-"""CaptumExplainer: any attribution class of captum, its arguments read off its signature."""
+"""CaptumExplainer: any attribution class of captum; its settings are the arguments of the class's signature."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ RANGES: Mapping[str, Spec] = MappingProxyType(
         "stdevs": Float(low=0.0, high=1.0, ge=0),
     }
 )
-# Where captum has no default or one that does not suit: passes are bounded by `max_rows`, windows follow the input,
-# and a layer's attribution keeps the layer's channels.
+# Our defaults where captum has none, or an unsuitable one: passes are bounded by `max_rows`, windows depend on the
+# size of the input, and a layer's attribution keeps the layer's channels.
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
         "attribution_method": "Saliency",
@@ -74,7 +74,7 @@ class CaptumExplainer(CaptumMethod):
     n_segments: Annotated[int, Int(ge=1), "most groups where no feature mask is given"] = 64
 
     def __init__(self, model: nn.Module | str | None = None, **settings: Any) -> None:
-        # Its settings are those of the captum class that it is made for, which no type checker can know.
+        # Its settings are the arguments of the captum class, which a type checker cannot know.
         if isinstance(model, str):
             model, settings = None, {"algorithm": model, **settings}
         algorithm = settings.get("algorithm", "DeepLift")
@@ -89,7 +89,7 @@ class CaptumExplainer(CaptumMethod):
         super().__init__(model, **settings)  # type: ignore[call-arg]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The settings of an object of this class are its own and hold functions, so it is made again instead.
+        # Each object has settings of its own, which hold functions and cannot be pickled, so it is made again instead.
         return functools.partial(type(self), self.model, **self.settings()), ()
 
     def _algorithm(self) -> str:

@@ -1,4 +1,4 @@
-"""The passes that captum makes: which rows at a time, which random numbers, what becomes of its errors."""
+"""The passes that captum makes: how many rows at a time, with which random numbers, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from xaikit.core.layers import LayerPoint
 from xaikit.core.rows import even_ranges
 from xaikit.core.structure import Tensors, map_tensors, split_rows
 
-# Captum draws the noise of these for a whole batch at once; one sample at a time meets the same noise in any batch.
+# Captum draws the noise of these for a whole batch. They get one sample at a time, so that a sample's noise does not
+# depend on its batch.
 ONE_BY_ONE = ("GradientShap", "KernelShap", "Lime", "LimeBase")
-# So do these with orders of features, which a batch shares where its samples have the same groups.
+# Captum draws the orders of features of these for a whole batch; they get one sample at a time if the groups differ.
 ONE_BY_ONE_WITH_OWN_GROUPS = ("ShapleyValueSampling", "ShapleyValues")
 # These switch groups and need no gradient, so they take whole numbers.
 WITHOUT_GRADIENT = frozenset(
@@ -32,7 +33,7 @@ WITHOUT_GRADIENT = frozenset(
     | {"ShapleyValueSampling", "LayerActivation", "LayerFeatureAblation", "LayerFeaturePermutation"}
     | {"NeuronFeatureAblation"}
 )
-# Of these a group has one value, which captum writes to each of its elements.
+# These give a group one value, which captum writes to each element of the group.
 ONE_VALUE_FOR_A_GROUP = frozenset(
     {
         "FeatureAblation",
@@ -48,7 +49,7 @@ ONE_VALUE_FOR_A_GROUP = frozenset(
 BETWEEN_INPUTS = frozenset({"InternalInfluence", "LayerConductance", "LayerGradientShap", "LayerDeepLiftShap"}) | {
     "NoiseTunnel"
 }
-# What explains a layer by starting the model there, in the place of captum's class for layers.
+# Explainers that start the model at a layer, in place of captum's classes for layers.
 BY_CUT = MappingProxyType(
     {
         "InternalInfluence": "IntegratedGradients",
@@ -64,7 +65,7 @@ BY_CUT = MappingProxyType(
 )
 FORWARD_FILE = str(forward.__file__)  # an error that passes through it is the model's own
 MOST_EXACT_GROUPS = 7  # 5,040 orders
-# These switch the groups of one input after the other, also groups that several inputs share.
+# These switch groups in one input after the other, also groups that several inputs share.
 ONE_INPUT_AT_A_TIME = frozenset({"FeatureAblation", "FeaturePermutation"})
 # Captum's own LRP covers few kinds of layers and does not conserve relevance between them.
 REPLACED_BY = MappingProxyType(
@@ -73,22 +74,22 @@ REPLACED_BY = MappingProxyType(
         "LayerLRP": "an LRP explainer of xaikit with layer=, such as lrp_epsilon_plus:layer=NAME",
     }
 )
-# These take a feature's stand-in from the other samples, so the batch must stay whole.
+# These replace a feature by that of other samples, so the batch must stay whole.
 WHOLE_BATCH = ("FeaturePermutation",)
 
 
 def leaf(x: Tensor) -> Tensor:
-    """The values of a tensor, by which a gradient can be taken unless they are whole numbers."""
+    """The values of a tensor as a leaf of a new graph; whole numbers require no gradient."""
     return x.detach().requires_grad_() if x.is_floating_point() else x.detach()
 
 
 def like(values: Tensor, x: Tensor) -> Tensor:
-    """Values on the input's device and in its precision; of whole numbers they stay fractions."""
+    """Values on the input's device and in its precision; for an input of whole numbers they stay floating-point."""
     return values.to(x) if x.is_floating_point() else values.to(x.device)
 
 
 def rows_per_sample(name: str, options: dict[str, Any]) -> int:
-    """How many rows captum makes of a sample at the least."""
+    """The smallest number of rows that captum makes of a sample."""
     if not name.endswith(("DeepLift", "DeepLiftShap", "Conductance")):
         return 1
     # DeepLift runs a sample beside each baseline; conductance compares neighbouring steps.
@@ -132,7 +133,7 @@ def randomness(call: Call) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Captum leaves attributes on modules that its backward pass does not reach; they are taken off."""
+    """Afterwards remove the attributes that captum leaves on modules which its backward pass does not reach."""
     before = [(module, set(vars(module))) for module in model.modules()]
     try:
         yield
@@ -144,7 +145,7 @@ def as_found(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def clear(name: str) -> Iterator[None]:
-    """Captum's announcements of hooks that it removes again say nothing; its failures become one sentence."""
+    """While active, captum's warnings about its hooks are hidden, and its errors become one sentence."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Setting (forward, )?backward hooks", category=UserWarning)
         try:
@@ -179,9 +180,10 @@ def _failure(name: str, error: Exception) -> str:
 
 
 def score_by_function(output: Any, call: Call, samples: Tensor) -> Tensor:
-    """The scores of rows in any order by a target function, which may hold values per sample: it gets whole batches.
+    """The scores of rows in any order by a target function, which may hold a value for each sample.
 
-    Each row goes to its sample's place in the first batch where that is free; what stays empty repeats a row.
+    The function gets whole batches. Each row goes to its sample's place in the first batch where that is free; an empty
+    place repeats a row.
     """
     earlier = (samples[:, None] == samples[None]).tril(-1).sum(1)
     place = earlier * call.n + samples
@@ -256,7 +258,7 @@ def check_whole_numbers(name: str, innermost: str, inputs: Tensors) -> None:
 
 
 def check_exact(name: str, groups: Tensors) -> None:
-    """Refuse exact Shapley values of so many groups that their orders could not be run in a lifetime."""
+    """Refuse exact Shapley values of so many groups that running all their orders would take years."""
     count = len(torch.cat([ids.flatten() for ids in groups]).unique()) if groups else 0
     if name == "ShapleyValues" and count > MOST_EXACT_GROUPS:
         raise InvalidInputError(

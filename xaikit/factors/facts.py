@@ -41,16 +41,17 @@ class DataFacts:
 
     @classmethod
     def of(cls, x: Tensor, **known: Any) -> DataFacts:
-        """What some samples show, and what is known beside.
+        """The facts that some samples show, with others that the caller knows.
 
         Args:
-            x: samples (N, ...): the more, the surer are value range and padding.
+            x: samples (N, ...). With more samples, the value range and the padding are more certain.
             known: fields of this class, in place of what the samples show. `vocabulary` may also be a tokenizer, a
                 list of words by id, or a dict from words to ids.
 
         Raises:
-            InvalidTypeError: for a fact that is none.
-            InvalidInputError: for a form that could be several kinds of data; name its kind.
+            InvalidTypeError: for a name that is no field of this class.
+            InvalidInputError: for a shape that several kinds of data have; name the kind then.
+            UnknownNameError: for an unknown kind.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         stranger = next((name for name in known if name not in names), None)

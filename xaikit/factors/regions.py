@@ -184,6 +184,9 @@ class Cell(Place):
         Args:
             height: of the images, in pixels.
             width: likewise.
+
+        Raises:
+            InvalidInputError: for a grid with more rows or columns than the image has pixels.
         """
         if self.rows > height or self.columns > width:
             raise InvalidInputError(

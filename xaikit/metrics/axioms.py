@@ -19,7 +19,7 @@ from xaikit.metrics.robustness import norm
 
 @METRICS.register("completeness_gap")
 class CompletenessGap(Removal):
-    """How far the attributions are from summing to S(x) - S(baseline); lower is more complete.
+    """Distance between the sum of the attributions and S(x) - S(baseline); lower is more complete.
 
     |sum_i a_i - (S(x) - S(x'))| for the explained score S (Sundararajan et al. 2017, arXiv:1703.01365, prop. 1).
 

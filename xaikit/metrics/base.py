@@ -58,6 +58,9 @@ class EvaluationContext:
             method: a function of the open call and of `attribute`, which explains a call that was made from it, with
                 the same random numbers each time. What `attribute` returns has the form of `attributions`.
 
+        Returns:
+            What `method` returns.
+
         Raises:
             InvalidInputError: when the user's attributions are pooled and `postprocess`, which pooled them, is missing.
             UnsupportedOperationError: for an explainer that computes the activations of its layer by itself.

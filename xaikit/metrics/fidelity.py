@@ -153,7 +153,7 @@ def random_subsets(parts: FeatureSet, n_iter: int, share: float, seed: int) -> T
 def drops_and_sums(
     metric: Removal, context: EvaluationContext, parts: FeatureSet, subsets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What the output loses without each subset (n_iter, N or 1, P), and the sum of its attributions, (n_iter, N)."""
+    """The drop of the output without each subset (n_iter, N or 1, P), and the sum of its attributions, (n_iter, N)."""
 
     def removed(samples: slice, some: range) -> Tensor:
         flags = subsets[some.start : some.stop]

@@ -1,4 +1,4 @@
-"""What a perturbation changes together: a position with all its channels, or a group of a feature mask."""
+"""Features that a perturbation changes together: a position with all its channels, or a group of a feature mask."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class EvaluationRow(Result):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Evaluation(Result):
-    """What `evaluate` measured: one row for each explainer and metric.
+    """The result of `evaluate`: one row for each explainer and metric.
 
     Intervals are percentile bootstrap intervals of the mean over the samples (Efron and Tibshirani 1993): 2,000
     seeded resamples. They tell how the mean would vary over other samples, not over other models.

@@ -1,4 +1,4 @@
-"""What a model relies on: accuracy with the shortcut kept, randomised, flipped and removed, and where it looks."""
+"""assess: accuracy with the shortcut kept, randomised, flipped and removed, and the relevance in its mask."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RELIES = 0.1  # share of predictions that follow the shortcut, above which a mod
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Assessment(Result):
-    """What `assess` measured; all values are fractions.
+    """The result of `assess`; all values are fractions.
 
     Attributes:
         accuracy: over all samples, for each variant of the shortcut: "kept", "randomised", "flipped", "removed".
@@ -180,6 +180,9 @@ def assess(  # noqa: PLR0913
         seed: of all random numbers.
         progress: show a progress bar.
 
+    Returns:
+        Accuracies in all variants of the shortcut, shares of changed predictions, and relevance in the mask.
+
     Raises:
         InvalidInputError, InvalidTypeError: for data, groups, masks or a decoy that cannot be right.
 
@@ -198,7 +201,7 @@ def assess(  # noqa: PLR0913
     """
     if factor is not None:
         factor, shortcut_masks = _factor(factor, decoy, shortcut_masks)
-    chosen = _named(explainers, model, head)
+    chosen = _by_name(explainers, model, head)
     tally = _Tally(groups)
     maker = None
     with tqdm(total=count_batches(data), disable=not progress, unit="batch", desc="assess") as bar:
@@ -291,7 +294,7 @@ def _worst_flip(
     order = sorted(flips, key=lambda flip: _mean(right[flip][labels != flip.label]))
     second = next((flip for flip in order if flip.label != order[0].label), None)
 
-    def shown(values: dict[str | Flip, Tensor]) -> dict[str, Tensor]:
+    def with_worst(values: dict[str | Flip, Tensor]) -> dict[str, Tensor]:
         result: dict[str, Tensor] = {}
         for name, value in values.items():
             if isinstance(name, str):
@@ -300,7 +303,7 @@ def _worst_flip(
                 result[FLIPPED] = torch.where(labels == order[0].label, values[second], values[order[0]])
         return result
 
-    return shown(right), shown(changed)
+    return with_worst(right), with_worst(changed)
 
 
 def _factor(factor: Any, decoy: Any, masks: Any) -> tuple[Factor | None, Any]:
@@ -319,7 +322,7 @@ def _mean(values: Tensor) -> float:
     return values.double().mean().item()
 
 
-def _named(explainers: Any, model: nn.Module, head: str | int) -> dict[str, Explainer]:
+def _by_name(explainers: Any, model: nn.Module, head: str | int) -> dict[str, Explainer]:
     """Explainers bound to the model, by a name each."""
     if isinstance(explainers, Mapping):
         return {name: EXPLAINERS.create(e).set_kwargs(model=model, head=head) for name, e in explainers.items()}

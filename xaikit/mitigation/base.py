@@ -285,7 +285,7 @@ class Mitigator(Configured, abc.ABC):
         """Whether the penalised scores have almost no gradient when the model is sure, so that the penalty has none."""
         return False
 
-    def _of_full_mask(self) -> str | None:
+    def _full_mask_warning(self) -> str | None:
         """The effect of a mask that covers everything, for a warning; None if such a mask may be meant."""
         return None
 

@@ -85,7 +85,7 @@ class CDEP(Mitigator):
     mode: Annotated[str, Categorical(*MODES, search=False), "whether the decomposition may give the logits"] = "auto"
     steps: Annotated[Any, _function, "a function of token masks (M, N, T): the steps whose constant counts"] = None
 
-    def _of_full_mask(self) -> str | None:
+    def _full_mask_warning(self) -> str | None:
         full_penalty = self.keep is None
         return (
             "the whole output is penalised: mask what must not matter, or say what may with keep="
@@ -138,7 +138,7 @@ class CDEP(Mitigator):
         return penalty(penalised, other, self.form, goal=self.goal, present=present)
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """The mean is over the samples that have anything masked.
+        """The part's share of the samples that have anything masked, over which the penalty is a mean.
 
         Args:
             fraction: how much of the batch the part is.

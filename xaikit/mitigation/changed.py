@@ -31,7 +31,7 @@ class ChangedMitigator(Mitigator):
             return self.task_of(at_least_float32(self._changed_logits(model, x, y, masks, seed)), y)
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """The mean is over all samples.
+        """The part's share of all samples, over which the penalty is a mean.
 
         Args:
             fraction: how much of the batch the part is.

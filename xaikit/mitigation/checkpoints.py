@@ -130,5 +130,5 @@ def _described(value: Any) -> str:
 
 
 def _default(mitigator: Mitigator, name: str) -> Any:
-    """What a setting was in a file of a version that did not have it yet."""
+    """The value of a setting for a file of a version that did not have it yet."""
     return _described(mitigator.SETTINGS[name].default) if name in mitigator.SETTINGS else None

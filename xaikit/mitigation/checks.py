@@ -42,7 +42,7 @@ def check_device(value: Any, where: str) -> Any:
 
 
 def check_model(model: Any) -> None:
-    """What `fit` can train.
+    """Check that `fit` can train a model.
 
     Raises:
         InvalidTypeError: for anything but a module.
@@ -119,7 +119,7 @@ class MaskWatch:
         """Warn of masks that are zero everywhere or cover everything, where that cannot be meant."""
         if not self.inside and mitigator.EMPTY_MASK_WARNING:
             warnings.warn(f"the mask is zero everywhere, so {mitigator.EMPTY_MASK_WARNING}", stacklevel=stacklevel)
-        if not self.outside and (comes := mitigator._of_full_mask()):
+        if not self.outside and (comes := mitigator._full_mask_warning()):
             warnings.warn(f"the mask covers everything, so {comes}", stacklevel=stacklevel)
 
 

@@ -114,6 +114,9 @@ class PClArC:
 
         Args:
             model: the one that the concept was fitted on, or one with the same layer.
+
+        Returns:
+            The handle of the hook: ``handle.remove()`` undoes the change, and it is a context manager.
         """
         return _moved(model, self.concept, self.concept.absent)
 

@@ -58,7 +58,7 @@ class Concept(Result):
         channel_axis: int = 1,
         regularization: float = 1.0,
     ) -> Concept:
-        """Fit the direction on activations averaged over the positions.
+        """A concept whose direction is fitted to activations, averaged over the positions.
 
         Args:
             model: the model, run in evaluation mode.
@@ -97,7 +97,7 @@ class Concept(Result):
         return cls(name, unit.to(dtype), absent.to(dtype), present.to(dtype), channel_axis)
 
     def moved(self, activation: Tensor, to: Tensor) -> Tensor:
-        """A - v vᵀ (a - to): activations whose part along the direction v is that of `to`.
+        """Activations a - v vᵀ (a - to), whose part along the direction v is that of `to`.
 
         Args:
             activation: of the layer, (N, channels, ...) or as `channel_axis` says.

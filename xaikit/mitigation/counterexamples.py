@@ -57,7 +57,7 @@ class Counterexamples(ChangedMitigator):
         """Whether only masks say what is drawn anew."""
         return isinstance(self.fill, str) or (isinstance(self.fill, Factor) and self.fill.needs_masks)
 
-    def _of_full_mask(self) -> str | None:
+    def _full_mask_warning(self) -> str | None:
         return "the counterexamples hold nothing of the samples: mask what must not matter" if self.needs_mask else None
 
     def _changed_logits(self, model: nn.Module, x: Any, y: Tensor, masks: Any, seed: int) -> Tensor:

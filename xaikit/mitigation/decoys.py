@@ -42,7 +42,7 @@ def mirrored(labels: Tensor, classes: int) -> Tensor:
 
 
 class Decoys:
-    """Puts into samples x the shortcut that belongs to the classes `told`; with None it takes the shortcut out."""
+    """The user's function (x, classes): it puts the shortcut of these classes into x, or with None removes it."""
 
     def __init__(self, decoy: Decoy, classes: int, seed: int) -> None:
         self._decoy, self._classes = decoy, classes
@@ -202,5 +202,7 @@ def decoys(  # noqa: PLR0913
     if isinstance(decoy, Mapping) and all(callable(f) for f in decoy.values()):
         return Named(decoy)
     if not callable(decoy):
-        raise InvalidTypeError(f"decoy must be a function (x, told) or functions (x, y) by name, got {decoy!r}")
+        raise InvalidTypeError(
+            f"decoy must be a function (x, classes) or a dict of functions (x, y) by name, got {decoy!r}"
+        )
     return Decoys(decoy, classes, seed)

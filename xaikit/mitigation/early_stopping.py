@@ -67,7 +67,7 @@ class EarlyStopping:
                 model.load_state_dict(self.weights)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The values for a checkpoint."""
         return {"start": self.start, "best": self.best, "waited": self.waited, "weights": self.weights}
 
     def load_state(self, state: dict[str, Any]) -> None:

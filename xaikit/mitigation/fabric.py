@@ -241,7 +241,7 @@ class FabricProcesses(OneProcess):
 
 
 def processes(fabric: Any) -> OneProcess:
-    """Where to train.
+    """The processes to train in.
 
     Raises:
         InvalidTypeError: for anything but a Lightning Fabric.

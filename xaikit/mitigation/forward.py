@@ -16,7 +16,7 @@ from xaikit.core.targets import pick_head
 
 
 def run_model(model: nn.Module, inputs: Any) -> Any:
-    """What the model returns, in its own mode and with its graph.
+    """The output of the model, in its own mode and with its graph.
 
     Args:
         model: of the user.
@@ -117,10 +117,13 @@ def autocast_on(inputs: Any) -> bool:
 
 @contextlib.contextmanager
 def full_precision(inputs: Any) -> Iterator[Any]:
-    """While active: autocast is off. Yields the inputs; if autocast was on, half precision becomes float32.
+    """While active, autocast is off.
 
     Args:
         inputs: as for `run_model`.
+
+    Yields:
+        The inputs; if autocast was on, those of half precision in float32.
     """
     if not autocast_on(inputs):
         yield inputs

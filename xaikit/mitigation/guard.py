@@ -1,4 +1,4 @@
-"""What happens when a loss or its gradient is not finite: skip, go back, halve the weight, stop."""
+"""Guard: if a loss or its gradient is not finite, skip the step, go back, halve the weight, or stop."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Guard:
         self.streak = 0
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps; the last good state only where it is not the present one."""
+        """The values for a checkpoint; the last good state only if it is not the present one."""
         good = {"kept": self._saved, "moments": self._moments} if self.streak else {}
         return {"factor": self.factor, "streak": self.streak, "recovery": self.recovery, **good}
 

@@ -52,7 +52,7 @@ class HINT(AttributionMitigator):
     grid: Annotated[int, Int(ge=2), "cells along each axis of an image; other inputs are ranked as they are"] = 7
     normalization: Annotated[str, Categorical("none", "total", search=False), "of a ranking"] = "none"
 
-    def _of_full_mask(self) -> str | None:
+    def _full_mask_warning(self) -> str | None:
         return "no explanation lies outside it: mask the region where the explanation should lie"
 
     def _attribution_penalty(self, attributions: Tensors, masks: Tensors) -> Tensor:

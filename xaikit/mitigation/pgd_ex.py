@@ -41,7 +41,7 @@ class PGDEx(ChangedMitigator):
     epsilon: Annotated[float, Float(low=0.05, high=1.0, log=True, gt=0), "largest change, of the batch's range"] = 1.0
     n_steps: Annotated[int, Int(low=1, high=20, ge=1), "of the ascent"] = 7
 
-    def _of_full_mask(self) -> str | None:
+    def _full_mask_warning(self) -> str | None:
         return "every value is changed for the worse: mask what must not matter"
 
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, masks: Any, *, seed: int, create_graph: bool) -> Tensor:

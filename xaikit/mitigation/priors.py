@@ -53,7 +53,9 @@ class AttributionPrior(AttributionMitigator):
     normalization: Annotated[str, Categorical("none", "total", search=False), "of each attribution"] = "none"
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """The mean is over all samples. Sparsity is that of the batch's mean attribution: each process takes its own.
+        """The part's share of all samples, over which the penalty is a mean.
+
+        Sparsity is computed of the mean attribution of a batch; each process takes that of its own part.
 
         Args:
             fraction: how much of the batch the part is.

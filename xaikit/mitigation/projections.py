@@ -157,7 +157,7 @@ class Function(Projection):
     function: Annotated[Any, _function, "attribution -> tensor of its shape, or with size 1 along some axes"]
 
     def __call__(self, attribution: Tensor) -> Tensor:
-        """What the function makes of it."""
+        """The result of the function."""
         part = self.function(attribution)
         if not isinstance(part, Tensor) or part.ndim != attribution.ndim or len(part) != len(attribution):
             got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__

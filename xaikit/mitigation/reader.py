@@ -1,4 +1,4 @@
-"""How the batches of a training are read, with the masks for all of the data."""
+"""Reading the batches of a training, with the masks for all of the data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xaikit.core.masks import WHAT, read_masks
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """How a batch of the data is read.
+    """Reads the batches of the data.
 
     Attributes:
         model: whose precision arrays get.

@@ -49,7 +49,7 @@ class RRR(AttributionMitigator):
         str, Categorical("sum", "mean", search=False), "'mean' explains the batch's mean score: attributions / N"
     ] = "sum"
 
-    def _of_full_mask(self) -> str | None:
+    def _full_mask_warning(self) -> str | None:
         all_classes = isinstance(self.what, All)
         return (
             "the whole explanation is penalised: mask what must not matter, or say what= of it must not"

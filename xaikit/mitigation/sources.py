@@ -26,7 +26,7 @@ from xaikit.mitigation.reader import IndexedMasks, Reader
 
 
 class TrainingStep(NamedTuple):
-    """What one process trains on in one step.
+    """The samples that one process trains on in one step.
 
     Attributes:
         batch: its samples.
@@ -40,7 +40,7 @@ class TrainingStep(NamedTuple):
 
 
 class ProcessRank(NamedTuple):
-    """Which of several processes this is."""
+    """The number of this process among several."""
 
     rank: int = 0
     world_size: int = 1

@@ -58,7 +58,7 @@ class TrainingProgress:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What `Mitigator.fit` was asked for beside the data."""
+    """The options of `Mitigator.fit` other than the data."""
 
     checkpoint: Path | None
     stopping: EarlyStopping

@@ -1,4 +1,4 @@
-"""How well each registered explainer suits a model, by what its class says of itself."""
+"""Candidates: how well each registered explainer suits a model, by the attributes of its class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from xaikit.core import EXPLAINERS, Explainer
 from xaikit.core.results import Interval, OpaqueField, Result
-from xaikit.recommendation.profile import ModelProfile, some
+from xaikit.recommendation.profile import ModelProfile, first_names
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -115,7 +115,7 @@ def candidate(
     if cls.DIFFERENTIABLE:
         reasons.append((1.0, "exact inside a loss"))
     if missing:
-        reasons.append((-2.0, f"has no rule for {some(missing)}"))
+        reasons.append((-2.0, f"has no rule for {first_names(missing)}"))
     reasons.append((-math.log10(passes), f"about {passes} pass{'es' if passes > 1 else ''}"))
     return Candidate(
         name=cls.NAME,
@@ -130,7 +130,7 @@ def candidate(
 def _against(cls: type[Explainer], model: nn.Module, profile: ModelProfile, *, differentiable: bool) -> str | None:
     supported = cls.SUPPORTED_MODULES
     if not any(isinstance(module, supported) for module in model.modules()):
-        modules = some([kind.__name__.strip("_") for kind in supported])
+        modules = first_names([kind.__name__.strip("_") for kind in supported])
         return f"needs one of the modules {modules}, which the model does not have"
     if differentiable and not cls.DIFFERENTIABLE:
         return "has no exact derivative, so no loss can hold it"

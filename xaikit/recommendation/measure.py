@@ -51,23 +51,23 @@ def measured(  # noqa: PLR0913
         try:
             expected = BACKWARD * item.passes * forward
             if expected <= end - time.perf_counter():
-                expected = _of_one(item, inputs, targets) * len(structure.flatten(inputs)[0][0])
+                expected = _seconds_per_sample(item, inputs, targets) * len(structure.flatten(inputs)[0][0])
             remaining = end - time.perf_counter()
             if expected > remaining:
                 late = f"not measured: it takes about {expected:.2g} s, {max(remaining, 0):.2g} s are left"
-                results[item.name] = _with(item, late)
+                results[item.name] = _with_reason(item, late)
                 continue
-            results[item.name], of_samples = _of_all(item, metric, inputs, targets, seed)
+            results[item.name], sample_values = _measured_on_all(item, metric, inputs, targets, seed)
         except Exception as err:  # noqa: BLE001
             # Any error of the method or the model is a reason against this candidate; the others are still measured.
             results[item.name] = dataclasses.replace(item, against=error_as_reason(err))
             continue
-        if of_samples is not None:
-            values[item.name] = of_samples
-    return [_tied(results[c.name], values, metric) for c in candidates]
+        if sample_values is not None:
+            values[item.name] = sample_values
+    return [_with_tie(results[c.name], values, metric) for c in candidates]
 
 
-def _of_one(item: Candidate, inputs: Any, targets: Any) -> float:
+def _seconds_per_sample(item: Candidate, inputs: Any, targets: Any) -> float:
     """Seconds for one sample: the shorter of two calls, since the first one may import a library."""
     if callable(targets) and not isinstance(targets, Tensor):
         return 0.0  # a function of the output may hold values per sample
@@ -86,7 +86,9 @@ def _of_one(item: Candidate, inputs: Any, targets: Any) -> float:
     return min(durations)
 
 
-def _of_all(item: Candidate, metric: Metric, inputs: Any, targets: Any, seed: int) -> tuple[Candidate, Tensor | None]:
+def _measured_on_all(
+    item: Candidate, metric: Metric, inputs: Any, targets: Any, seed: int
+) -> tuple[Candidate, Tensor | None]:
     """The candidate with its value, time and what was noticed; and the metric of each sample."""
     explainer, missed = item.explainer, 0.0
     with warnings.catch_warnings(record=True) as caught:
@@ -100,17 +102,17 @@ def _of_all(item: Candidate, metric: Metric, inputs: Any, targets: Any, seed: in
             if explained.gap is not None and explained.scores is not None:
                 missed = float(explained.gap.sum() / explained.scores.abs().sum().clamp_min(1e-30))
     if missed > NOTABLE:
-        item = _with(item, f"misses its promised sum by {missed:.0%} of the score")
+        item = _with_reason(item, f"misses its promised sum by {missed:.0%} of the score")
     for text in dict.fromkeys(str(w.message) for w in caught):
-        item = _with(item, f"warns: {text}")
+        item = _with_reason(item, f"warns: {text}")
     bad = int((~torch.isfinite(value)).sum())
     if bad:
-        return _with(item, f"{metric.NAME} is not finite on {bad} of {len(value)} samples"), None
+        return _with_reason(item, f"{metric.NAME} is not finite on {bad} of {len(value)} samples"), None
     interval = bootstrap_interval(value.tolist(), LEVEL, seed)
     return dataclasses.replace(item, interval=interval, seconds=seconds / len(value)), value
 
 
-def _tied(item: Candidate, values: dict[str, Tensor], metric: Metric) -> Candidate:
+def _with_tie(item: Candidate, values: dict[str, Tensor], metric: Metric) -> Candidate:
     """Whether the best one's lead, sample by sample, is within two of its standard errors."""
     if item.name not in values:
         return item
@@ -121,9 +123,9 @@ def _tied(item: Candidate, values: dict[str, Tensor], metric: Metric) -> Candida
 
 
 def _standard_error(value: Tensor) -> float:
-    """Of the mean over samples; infinite for a single one, which says nothing about others."""
+    """The standard error of the mean over samples; infinite for a single sample."""
     return float(value.std() / len(value) ** 0.5) if len(value) > 1 else float("inf")
 
 
-def _with(item: Candidate, reason: str) -> Candidate:
+def _with_reason(item: Candidate, reason: str) -> Candidate:
     return dataclasses.replace(item, reasons=(*item.reasons, reason))

@@ -34,7 +34,7 @@ SILENT = frozenset({"__get__", "__set__", "__getitem__", "detach", "clone", "con
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ModelProfile(Result):
-    """What a model is made of.
+    """The parts of a model and the facts about it that matter for explaining it.
 
     Attributes:
         model: its class.
@@ -64,18 +64,18 @@ class ModelProfile(Result):
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items()) or "no layers of a known kind"
         lines = [f"{self.model}: {self.parameters:,} parameters; {kinds}"]
         if self.reused:
-            lines.append(f"runs more than once: {some(self.reused)}")
+            lines.append(f"runs more than once: {first_names(self.reused)}")
         if self.functions:
-            lines.append(f"between its modules: {some(list(self.functions))}")
+            lines.append(f"between its modules: {first_names(list(self.functions))}")
         for operations in dict.fromkeys(self.without_rule.values()):
             methods = [name for name, missing in self.without_rule.items() if missing == operations]
-            lines.append(f"no rule for {some(operations)}: {some(methods, 8)}")
+            lines.append(f"no rule for {first_names(operations)}: {first_names(methods, 8)}")
         if self.gradient is False:
             lines.append("no gradient reaches its input: only methods that perturb can explain it")
         return "\n".join(lines)
 
 
-def some(names: Sequence[str], most: int = 4) -> str:
+def first_names(names: Sequence[str], most: int = 4) -> str:
     """The first few of many names, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -28,7 +28,7 @@ from xaikit.metrics import Metric
 from xaikit.modality import Modality, as_modality
 from xaikit.recommendation.candidates import Candidate, candidate, explainer_names, missing_rules
 from xaikit.recommendation.measure import measured
-from xaikit.recommendation.profile import ModelProfile, one_pass, profile_model, some
+from xaikit.recommendation.profile import ModelProfile, first_names, one_pass, profile_model
 
 SHOWN = 10  # candidates in a printed recommendation
 WIDTH = 120  # letters of their reasons
@@ -64,7 +64,7 @@ class Recommendation(Result):
         return self.candidates[0].explainer
 
     def to_json(self) -> str:
-        """What `to_dict` gives, as text."""
+        """The content of `to_dict` as text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_pandas(self) -> Any:
@@ -127,14 +127,14 @@ class Recommendation(Result):
         lines += str(self.profile).splitlines()
         lines += ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
         if len(suited) > SHOWN:
-            lines.append(f"... and {some([item.name for item in suited[SHOWN:]], 20)}")
+            lines.append(f"... and {first_names([item.name for item in suited[SHOWN:]], 20)}")
         if any(item.tied for item in suited):
             lines.append("~: the best one's lead is within noise")
         against: dict[str, list[str]] = {}
         for item in self.candidates:
             if item.against is not None:
                 against.setdefault(item.against, []).append(item.name)
-        return "\n".join([*lines, *(f"not {some(names, 8)}: {why}" for why, names in against.items())])
+        return "\n".join([*lines, *(f"not {first_names(names, 8)}: {why}" for why, names in against.items())])
 
     def _row(self, item: Candidate) -> tuple[str, str, str, str]:
         why = "; ".join(item.reasons)
@@ -185,7 +185,7 @@ def recommend(  # noqa: PLR0913
 
     Raises:
         InvalidInputError, InvalidTypeError: for a model, data or a modality that cannot be right.
-        UnknownNameError: for a name that nobody registered.
+        UnknownNameError: for a name that is not registered.
 
     >>> from torch import nn
     >>> recommend(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), "tabular", differentiable=True).best.NAME

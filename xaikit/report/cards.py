@@ -25,7 +25,7 @@ GOES_ON = "##"
 
 
 def kind_of(values: Array, inputs: Array | None) -> str:
-    """What a sample is, by its form: "text", "image", "series" or "tabular".
+    """The kind of a sample by its shape and type: "text", "image", "series" or "tabular".
 
     Raises:
         InvalidInputError: for a form that none of these has.
@@ -40,7 +40,7 @@ def kind_of(values: Array, inputs: Array | None) -> str:
 def drawn(
     kind: str, values: Array, inputs: Array | None, names: Names, *, side: int = pictures.LARGEST
 ) -> dict[str, Any]:
-    """What the page's template needs to show one attribution; a picture has at most side x side pixels."""
+    """The values that the page's template needs to show one attribution; a picture has at most side x side pixels."""
     if kind == "image":
         return _image(values, side)
     if kind == "text":

@@ -49,7 +49,7 @@ def evaluation_sections(evaluation: Evaluation, *, title: str = "Metrics") -> li
             row = evaluation[explainer, metric]
             arrow = "↑" if row.direction == "maximize" else "↓"
             line[f"{metric} {arrow}"] = row.mean if row.n else ("failed" if row.error else "NaN")
-            line[f"{metric}, {interval}"] = _range(row.low, row.high)
+            line[f"{metric}, {interval}"] = _range_text(row.low, row.high)
             counts.append(row.n)
         rows.append({**line, "samples": max(counts, default=0)})
     notes = ["↑: higher is better, ↓: lower is; intervals are bootstraps over the samples."]
@@ -76,7 +76,7 @@ def tuning_sections(result: TuneResult[Any], *, title: str = "Tuning") -> list[S
         "settings": best,
         goal.name: result.value,
         f"{goal.name} before": _cell(result.default_value),
-        "95% interval of the gain": _range(gain.low, gain.high) if gain else _range(math.nan, math.nan),
+        "95% interval of the gain": _range_text(gain.low, gain.high) if gain else _range_text(math.nan, math.nan),
     }
     inactive = f" Without any effect: {', '.join(result.inactive_settings)}." if result.inactive_settings else ""
     sections: list[Section] = [
@@ -181,7 +181,7 @@ def _by_group(groups: Mapping[str, Mapping[str, Mapping[Any, float]]]) -> list[d
 def profile_sections(
     recommendation: Recommendation | Mapping[str, Any], *, title: str = "Model profile"
 ) -> list[Section]:
-    """What a model is made of, and the explainers that suit it.
+    """The profile of a model, and the explainers that suit it.
 
     Args:
         recommendation: what `recommend` returned, or the values that its `to_dict` gives.
@@ -221,7 +221,7 @@ def profile_sections(
 def _interval(candidate: Mapping[str, Any]) -> str:
     """The interval of a candidate's mean, as text; files of xaikit 0.1 have none."""
     interval = candidate.get("interval")
-    return "" if interval is None or interval["low"] is None else _range(interval["low"], interval["high"])
+    return "" if interval is None or interval["low"] is None else _range_text(interval["low"], interval["high"])
 
 
 def _objectives(row: Mapping[str, Any], result: TuneResult[Any]) -> dict[str, Any]:
@@ -246,5 +246,5 @@ def _cell(value: Any) -> Any:
     return value if isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def _range(low: float, high: float) -> str:
+def _range_text(low: float, high: float) -> str:
     return "" if math.isnan(low) else f"{low:.3g} to {high:.3g}"

@@ -35,8 +35,8 @@ def check_same_samples(runs: Sequence[Run]) -> None:
             if earlier is not None and key is not None and earlier[key] != row[key]:
                 raise InvalidInputError(
                     f"{first.folder} and {other.folder} explain different samples: number {row['index']} is "
-                    f"{_called(earlier)} there and {_called(row)} here{_same_name(earlier, row)}; one page shows runs "
-                    "over the same data"
+                    f"{_name_or_number(earlier)} there and {_name_or_number(row)} here{_same_name(earlier, row)}; "
+                    "one page shows runs over the same data"
                 )
             if earlier is not None and key is None and first.job.get("first sample") != other.job.get("first sample"):
                 raise InvalidInputError(
@@ -127,7 +127,7 @@ def _right(sample: ExplainedSample) -> str:
     return "right" if sample.label == sample.predicted else "wrong"
 
 
-def _called(row: dict[str, Any]) -> str:
+def _name_or_number(row: dict[str, Any]) -> str:
     return str(row["name"] or f"sample {row['index']}")
 
 

@@ -55,7 +55,7 @@ def token_strip(
             face = colormaps["RdBu_r"](colours(0.66 * share))
             box = {"facecolor": face, "edgecolor": "none", "boxstyle": "round,pad=0.18"}
             place = (x, top + LINE * (line + 1))
-            axes.text(*place, _plain(str(word)), fontproperties=FONT, va="center", bbox=box, parse_math=False)
+            axes.text(*place, _one_line(str(word)), fontproperties=FONT, va="center", bbox=box, parse_math=False)
         top += height
     return figure
 
@@ -70,10 +70,10 @@ def unpadded(ids: Sequence[int], weights: Array) -> int:
 
 
 def _lines(strings: Sequence[str]) -> tuple[list[tuple[float, int]], int]:
-    """Where each word stands: its left edge in inches and its line; and the number of lines."""
+    """The position of each word, as its left edge in inches and its line; and the number of lines."""
     placed, x, line = [], 0.15, 0
     for word in strings:
-        text = _plain(word)
+        text = _one_line(word)
         width = text_to_path.get_text_width_height_descent(text, FONT, ismath=False)[0] / 72
         if x + width > WIDTH - 0.15 and x > 0.15:
             x, line = 0.15, line + 1
@@ -82,6 +82,6 @@ def _lines(strings: Sequence[str]) -> tuple[list[tuple[float, int]], int]:
     return placed, line + 1
 
 
-def _plain(word: str) -> str:
+def _one_line(word: str) -> str:
     """A word without line breaks; a dot if it is empty."""
     return " ".join(word.split()) or "·"

@@ -68,6 +68,9 @@ def explain_dataset(  # noqa: PLR0913
         world_size: number of processes; None reads WORLD_SIZE, else 1.
         progress: show a progress bar, with the time left.
 
+    Returns:
+        The run, which reads its values from the disk when they are used.
+
     Raises:
         InvalidInputError, InvalidTypeError: for arguments that cannot be right, or a folder that holds another job.
         UnboundError: for an explainer without a model.

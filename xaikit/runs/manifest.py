@@ -30,7 +30,7 @@ class ExplainerRecord(BaseModel):
 
 
 class JobRecord(BaseModel):
-    """What the rest of xaikit reads of a run's job; further keys are compared, not read."""
+    """The keys of a run's job that the rest of xaikit reads; further keys are only compared."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 

@@ -166,7 +166,7 @@ class Run:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Run:
-        """Open the run that `to_dict` described.
+        """The run that `to_dict` described, opened again.
 
         Args:
             state: what `to_dict` returned.
@@ -202,7 +202,7 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> Run:
-        """The same as `load_run`.
+        """The run in a folder; the same as `load_run`.
 
         Args:
             folder: that `explain_dataset` or `save` wrote.
@@ -225,6 +225,9 @@ def load_run(folder: str | Path) -> Run:
 
     Args:
         folder: that `explain_dataset` or `xaikit explain --data` wrote.
+
+    Returns:
+        The explained samples in order, with the job that made them.
 
     Raises:
         InvalidInputError: for a folder that holds no run, or a damaged file in it.

@@ -61,7 +61,7 @@ PLAIN = ("targets", "scores", "predicted", "labels", "gap")
 
 
 def path_of(folder: Path, number: int) -> Path:
-    """Where a shard stands."""
+    """The path of a shard."""
     return folder / SHARDS / f"{number:08d}{SUFFIX}"
 
 
@@ -144,7 +144,7 @@ def first_row_of(folder: Path, number: int) -> tuple[int, str] | None:
 
 
 def rows_of(folder: Path, number: int) -> list[dict[str, Any]]:
-    """What a shard says of each of its samples, without the values."""
+    """The rows of a shard's samples, without the values."""
     description, tensors = _open(path_of(folder, number), only=("indices", *PLAIN))
     n = len(tensors["indices"])
     columns = {k: tensors[k].tolist() if k in tensors else [None] * n for k in ("indices", *PLAIN)}

@@ -297,6 +297,6 @@ def sample_hash(inputs: Any, labels: Tensor | None) -> str:
 
 
 def usual_shard_size(inputs: Any) -> int:
-    """How many samples a shard holds, from the size of one."""
+    """The number of samples in a shard, by the size of one sample."""
     size = sum(t[0].numel() * t.element_size() for t in flatten(inputs)[0])
     return max(1, min(SHARD_MOST, SHARD_BYTES // max(1, size)))

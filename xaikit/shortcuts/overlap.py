@@ -84,6 +84,9 @@ def mask_overlap(
         n_permutations: for "positions".
         seed: for "positions".
 
+    Returns:
+        The share, the expected share and the p value of each sample, and the p value of the mean share.
+
     Raises:
         InvalidInputError: for masks that do not fit, are empty or cover everything; no relevance at all.
 

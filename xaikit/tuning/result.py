@@ -64,7 +64,7 @@ class FrontPoint(Result, Generic[T]):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TuneResult(Result, Generic[T]):
-    """What `tune` returns. With several objectives the first one decides what is `best`; `front` has the Pareto front.
+    """The result of `tune`. With several objectives the first one decides what is `best`; `front` has the Pareto front.
 
     Two results are equal if everything but their models and their studies is equal.
 

@@ -201,7 +201,7 @@ class Search:
         return queued
 
     def _outcome(self, trial: optuna.Trial, point: Point, key: str) -> TrialOutcome:
-        """What measuring gave, or why there is nothing: a trial may fail without ending the search."""
+        """The outcome of a measurement: values, or an error, since a trial may fail without ending the search."""
         import optuna
 
         try:

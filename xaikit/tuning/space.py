@@ -79,7 +79,7 @@ class Space:
 
     @property
     def start(self) -> Point:
-        """Where the search begins: the objects as they were given."""
+        """The point where the search begins: the objects as the user passed them."""
         return self.walk(lambda dim: dim.start)
 
     def contains(self, point: Point) -> bool:
@@ -95,7 +95,7 @@ class Space:
 
     @property
     def size(self) -> float:
-        """How many points there are; infinite where a range is continuous."""
+        """The number of points; infinite if a range is continuous."""
         return math.prod(d.size for d in self.dims)
 
     def moved(self) -> list[Point]:

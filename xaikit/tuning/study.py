@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FINGERPRINT = "xaikit"  # user attribute of a study that says what it searches
 CONNECT_SECONDS = 10
+ATTEMPTS = (0.1, 0.3, 1.0)  # seconds to wait before the next one
 JOURNAL_SUFFIXES = (".journal", ".log")
 
 
@@ -87,7 +89,7 @@ def open_storage(storage: Any) -> Any:
     if url.startswith("postgresql"):
         arguments = {"connect_timeout": CONNECT_SECONDS}
     try:
-        return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": arguments} if arguments else None)
+        return _database(url, arguments)
     except sqlalchemy.exc.ArgumentError:  # also of a kind of database that SQLAlchemy does not know
         raise InvalidInputError(
             f"the storage {without_password(url)} is no URL of a database; use 'sqlite:///study.db', "
@@ -96,6 +98,26 @@ def open_storage(storage: Any) -> Any:
     except ImportError as err:
         extra = "pip install 'xaikit[postgresql]'" if url.startswith("postgresql") else "install its driver"
         raise MissingDependencyError(f"the storage {without_password(url)} needs a driver: {extra} ({err})") from err
+
+
+def _database(url: str, arguments: dict[str, Any]) -> Any:
+    """Optuna's storage in a database.
+
+    Where several processes make its tables at the same time, the database refuses all but one of them; these wait. A
+    connection that failed is closed at once, since this first engine keeps none.
+    """
+    import optuna
+    import sqlalchemy.exc
+
+    settings: dict[str, Any] = {"connect_args": arguments} if arguments else {}
+    keeps_none = settings | {"poolclass": sqlalchemy.pool.NullPool}
+    for wait in ATTEMPTS if url.startswith("postgresql") else ():
+        try:
+            disconnect(optuna.storages.RDBStorage(url, engine_kwargs=keeps_none))
+            break
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            time.sleep(wait)
+    return optuna.storages.RDBStorage(url, engine_kwargs=settings or None)
 
 
 @contextlib.contextmanager

@@ -84,7 +84,7 @@ def test_every_format_goes_the_way_of_its_picture(folder: Path, mask: str, size:
 
 @pytest.mark.parametrize("way", [5, 6, 7, 8])
 def test_photographs_on_their_side(folder: Path, way: int) -> None:
-    """Tools that look at the stored pixels, and tools that look at the upright picture."""
+    """Some tools show the stored pixels, others the picture turned upright."""
     exif = Image.Exif()
     exif[0x0112] = way
     for name in NAMES:

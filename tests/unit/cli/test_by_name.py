@@ -1,4 +1,4 @@
-"""What a user calls things: classes, columns, words, settings of models; from the data to the page."""
+"""Names of the user's classes, columns, words and model settings, from the data to the report."""
 
 from __future__ import annotations
 

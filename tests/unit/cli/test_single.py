@@ -72,14 +72,15 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sentence_longer_than_a_path_may_be(leave: Callable[..., int]) -> None:
     text = "a fine film " * 500
     assert leave("explain", text, *READ, "--tokenizer", "hf:words", "--no-figure") == 0
-    assert Attribution.load("text.gradient_x_input.npz").tokens.tolist() == [[1, 2, 3, 1, 2, 3]]
+    (path,) = Path.cwd().glob("text-a-fine-film-a-*.gradient_x_input.npz")
+    assert Attribution.load(path).tokens.tolist() == [[1, 2, 3, 1, 2, 3]]
 
 
 @pytest.mark.usefixtures("reads")
 def test_a_sentence(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert leave("explain", "a fine film", *READ, "--tokenizer", "hf:words", "--target", "1") == 0
     shown = capsys.readouterr().out
-    saved = Attribution.load("text.gradient_x_input.npz")
+    saved = Attribution.load("text-a-fine-film.gradient_x_input.npz")
     ids = torch.tensor([[1, 2, 3, 0, 0, 0]])
     expected = GradientXInput(load_model("singlenets:Reader"), layer="embedding").attribute(ids, 1)
     assert torch.equal(saved.values, expected)
@@ -87,7 +88,7 @@ def test_a_sentence(leave: Callable[..., int], capsys: pytest.CaptureFixture[str
     weights = expected.sum(2)[0].tolist()
     best = max(range(3), key=lambda i: abs(weights[i]))
     assert f"{WORDS[ids[0, best]]} ({weights[best]:+.2g})" in shown
-    assert Path("text.gradient_x_input.png").is_file()
+    assert Path("text-a-fine-film.gradient_x_input.png").is_file()
     # The same sentence in a table, one row of it, is padded alike.
     row = ("films.csv", "--row", "2", "--text", "film", "--labels", "mood", "--target", "label", "--no-figure")
     assert leave("explain", *row, *READ, "--tokenizer", "hf:words") == 0
@@ -100,7 +101,7 @@ def test_a_row_of_a_table(leave: Callable[..., int], capsys: pytest.CaptureFixtu
     assert "strongest: " in (shown := capsys.readouterr().out)
     assert "age = 50" in shown
     expected = Gradient(load_model("singlenets:table")).attribute(torch.tensor([[50.0, 20]]), 1)
-    assert torch.equal(Attribution.load("people-row-3.gradient.npz").values, expected)
+    assert torch.equal(Attribution.load("people-csv-row-3.gradient.npz").values, expected)
     # Counted as a report counts: the first of a .csv is the second line, the first of an array 0.
     asked = ("people.npz", "--row", "1", "--model", "singlenets:table", *call[:2], "--target", "label", "--json")
     assert leave("explain", *asked, "--out", "b.npz") == 0

@@ -102,7 +102,7 @@ def test_recommend_measures_where_there_are_samples(
 
 def test_recommend_needs_a_modality_or_data(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert leave("recommend", "--model", NETWORK) == 2
-    assert "needs a modality" in capsys.readouterr().err
+    assert "name --modality, one of" in capsys.readouterr().err
     assert leave("recommend", "--model", NETWORK, "--modality", "imag") == 2
     assert "did you mean 'image'" in capsys.readouterr().err
 
@@ -293,7 +293,7 @@ def test_data_is_asked_for(leave: Callable[..., int], capsys: pytest.CaptureFixt
         (["--metric", "abpc", "--metric", "abpc"], "--metric abpc is given twice"),
         (["--metric", "relevance_mass"], "--metric relevance_mass compares with a region: name it by --mask"),
         (["--target", "cat"], "--target of a data set is one class, 'label', or a target such as"),
-        (["--target", "77"], "targets must lie in 0..9"),
+        (["--target", "77"], "--target must lie in 0..9"),
         (["--out", "table.csv"], "--out must end in .json, got 'table.csv'"),
         (["--batch-size", "0"], "--batch-size must be >= 1"),
         (["--limit", "-1"], "--limit must be >= 0"),

@@ -59,7 +59,7 @@ class Transformer(nn.Module):
 
 
 class Odd(nn.Module):
-    """An activation used twice, an operation that nobody has a rule for."""
+    """An activation that is used twice, and an operation that no method has a rule for."""
 
     def __init__(self):
         super().__init__()

@@ -65,7 +65,7 @@ def runs(tmp_path_factory):
 
 
 def sections():
-    """One of everything."""
+    """One section of each kind."""
     model, data = small(), Digits()
     x, y = data.x[:16], torch.as_tensor(data.y[:16])
     heat = GradientXInput(model).explain(x, y)

@@ -1,4 +1,4 @@
-"""Sections of a report out of what was measured, searched, mended and profiled; from Python and from the command."""
+"""Sections of a report from evaluations, searches, trainings and profiles, in Python and from the command line."""
 
 from __future__ import annotations
 

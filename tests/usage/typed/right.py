@@ -20,24 +20,30 @@ from xaikit import (
     AttnLRP,
     Attribution,
     CaptumExplainer,
+    Class,
     Concept,
     ContextualDecomposition,
+    Contrast,
     Counterexamples,
     Explainer,
     Float,
     GradCam,
     Gradient,
+    Heads,
     Int,
     IntegratedGradients,
+    LogProbability,
     LRPEpsilonPlus,
     Metric,
     Mitigator,
+    Position,
     Report,
     SmoothGrad,
     SpRAy,
     VarGrad,
     XaikitError,
     assess,
+    boxes_to_masks,
     compare,
     evaluate,
     explain_dataset,
@@ -50,11 +56,13 @@ from xaikit import (
     tune_mitigator,
 )
 from xaikit.core import Call, Interval, Stopped
+from xaikit.explainers import AgglomerativeDecomposition
 from xaikit.metrics import Evaluation, EvaluationContext, PointingGame
-from xaikit.mitigation import Direction, History
+from xaikit.mitigation import AttributionMitigator, Direction, History
 from xaikit.modality import Image
 from xaikit.report import Names, evaluation_sections
 from xaikit.runs import Run
+from xaikit.testing import EXPLAINER_CHECKS
 from xaikit.transforms import Blur, Postprocessor
 from xaikit.tuning import TuneResult
 
@@ -185,6 +193,31 @@ assert_type(comparison.interval("rrr", "accuracy kept"), Interval)
 assert_type(
     tune_mitigator("rrr", model, (x, y, mask), lambda trained: 1.0, explainers=["gradient", VarGrad()]).best, Mitigator
 )
+
+# Targets, modalities, masks of boxes, hierarchies.
+for score in (Class(1), Contrast(1, 0), Position(-1, 0), LogProbability(1), Heads({"logits": 1}), "probability:of=1"):
+    Gradient(model).attribute(x, score)
+assert_type(Gradient(model).attribute(x, [Contrast(1, 0), 1]), Tensor)
+assert_type(Image().prepare(IntegratedGradients), IntegratedGradients)
+assert_type(Image(baseline="blur:sigma=2").prepare(AbPC(n_steps=3)), AbPC)
+assert_type(boxes_to_masks([[0, 0, 2, 2], None], (4, 4)), Tensor)
+assert_type(AgglomerativeDecomposition(model).hierarchy(x[:1], 1).scores, Tensor)
+
+
+@MITIGATORS.register("typed_absolute")
+class Absolute(AttributionMitigator):
+    """A plugin's mitigator."""
+
+    WEIGHT = "lambda_absolute"
+    lambda_absolute: Annotated[float, Float(low=0.1, high=10, log=True, ge=0), "weight of the penalty"] = 1.0
+
+    def _attribution_penalty(self, attributions: tuple[Tensor, ...], masks: tuple[Tensor, ...]) -> Tensor:
+        return torch.stack([(a.abs() * m).sum() for a, m in zip(attributions, masks, strict=True)]).sum()
+
+
+assert_type(Absolute(lambda_absolute=2.0).loss(model, (x, y, mask)).penalty, Tensor)
+for check in EXPLAINER_CHECKS:
+    check(SmoothGrad)
 
 
 @EXPLAINERS.register("typed_squashed")

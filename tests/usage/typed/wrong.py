@@ -16,6 +16,7 @@ from xaikit import (
     SmoothGrad,
     tune,
 )
+from xaikit.modality import Image
 from xaikit.transforms import Blur
 
 model, x = nn.Linear(4, 2), torch.rand(3, 4)
@@ -61,6 +62,9 @@ xaikit.recommend(model).worst  # wrong: worst
 xaikit.load_run("run")[0].values_  # wrong: values_
 attribution: SmoothGrad = xaikit.Attribution.load("maps.npz")  # wrong: Attribution
 EXPLAINERS.create("smoothgrad").n_iter  # wrong: n_iter
+metric: AbPC = Image().prepare(SmoothGrad)  # wrong: SmoothGrad
+Image().prepare(3)  # wrong: int
+xaikit.Contrast(1)(x)  # wrong: callable
 for registered in EXPLAINERS:
     registered.NAME  # wrong: NAME
 

@@ -29,12 +29,9 @@ def average(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Deco
     return folded(input, AVERAGES[operation_name(function)] + 1, lambda rows: function(rows, *args, **kwargs))
 
 
-@cd_rule("interpolate", "upsample", "grid_sample", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
-                "native_channel_shuffle", "fold")  # fmt: skip
+@cd_rule("interpolate", "upsample", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "fold")
 def resampling(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
     """Linear maps over (batch, channels, ...)."""
-    if operation_name(function) == "grid_sample":
-        return input.map_parts(lambda part: function(part, *args, **kwargs))
     return folded(input, input.dim() - 1, lambda rows: function(rows, *args, **kwargs))
 
 
@@ -92,7 +89,7 @@ def pick(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     return type(chosen)((value if keepdim else value.squeeze(dim), chosen.indices))
 
 
-@cd_rule("topk", "sort")
+@cd_rule("topk", "sort", "cummax", "cummin")
 def order(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     """Several entries along a dimension, ordered by the total."""
     chosen = function(input.total, *args, **kwargs)
