@@ -106,10 +106,10 @@ class Compare(Judging):
         self.check_call()
         if len(self.weights) < 2:
             raise InvalidInputError(f"compare needs --weights NAME=FILE at least twice, got {len(self.weights)}")
-        named = [_named(text) for text in self.weights]
+        weight_files = [_named(text) for text in self.weights]
         results: dict[str, list[Any]] = {}
         skipped = False
-        for name, path in named:
+        for name, path in weight_files:
             result, some = self.assessed(self.loaded_from(path))
             results.setdefault(name, []).append(result)
             skipped = skipped or some

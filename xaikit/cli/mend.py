@@ -126,12 +126,12 @@ def _whole(stream: Any, option: str) -> tuple[Any, ...]:
     """All samples in memory, with labels, and masks where there are some."""
     from xaikit.core.errors import InvalidInputError
 
-    whole = stream.whole()
-    if whole.labels is None:
+    batch = stream.whole()
+    if batch.labels is None:
         raise InvalidInputError(
             f"{option} has no labels: a folder needs labels.csv, a .npz its 'y', a .csv --labels COLUMN"
         )
-    return (whole.inputs, whole.labels) if whole.masks is None else (whole.inputs, whole.labels, whole.masks)
+    return (batch.inputs, batch.labels) if batch.masks is None else (batch.inputs, batch.labels, batch.masks)
 
 
 def _judgements(result: Any) -> dict[str, Any]:

@@ -88,9 +88,9 @@ def _lent(x: Tensor, mask: Tensor, donors: Tensor, donor_masks: Tensor) -> Tenso
     if not 3 <= x.ndim <= 5 or torch.equal(donor_masks, mask):
         return donors
     moved, moved_masks = (transplanted(part, donor_masks, mask) for part in (donors, donor_masks))
-    here, there = ((m != 0).flatten(1) for m in (mask, moved_masks))
-    together = (here & there).sum(1) >= SAME_SHAPE * (here | there).sum(1)
-    lends = here.any(1) & (donor_masks != 0).flatten(1).any(1)
+    inside, landed = ((m != 0).flatten(1) for m in (mask, moved_masks))
+    together = (inside & landed).sum(1) >= SAME_SHAPE * (inside | landed).sum(1)
+    lends = inside.any(1) & (donor_masks != 0).flatten(1).any(1)
     shifted = x + _mean_inside(donors, donor_masks) - _mean_inside(x, mask)
     return torch.where((together | ~lends).view(-1, *[1] * (x.ndim - 1)), moved, shifted)
 

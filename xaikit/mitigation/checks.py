@@ -197,8 +197,8 @@ class CollapseWatch:
             ones = torch.ones(len(labels), device=logits.device)
             zeros = torch.zeros(logits.shape[1], device=logits.device)
             predicted = zeros.index_add(0, logits.argmax(1), ones)
-            known = ((labels >= 0) & (labels < logits.shape[1])).to(ones)  # a loss of the user's may ignore some
-            classes = zeros.index_add(0, labels.clamp(0, logits.shape[1] - 1), known)
+            is_class = ((labels >= 0) & (labels < logits.shape[1])).to(ones)  # a loss of the user's may ignore some
+            classes = zeros.index_add(0, labels.clamp(0, logits.shape[1] - 1), is_class)
         self._predicted = predicted if self._predicted is None else self._predicted + predicted
         self._labels = classes if self._labels is None else self._labels + classes
 

@@ -68,8 +68,8 @@ def with_arguments(function: Callable[..., Any], **offered: Any) -> Callable[...
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # some builtins have no signature
         return function
-    named = {name: value for name, value in offered.items() if name in parameters}
-    return lambda *args: function(*args, **named)
+    arguments = {name: value for name, value in offered.items() if name in parameters}
+    return lambda *args: function(*args, **arguments)
 
 
 def facts_of(facts: Any, x: Tensor) -> DataFacts:

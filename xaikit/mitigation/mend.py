@@ -78,7 +78,7 @@ def mend(  # noqa: PLR0913
     >>> _ = torch.manual_seed(0)
     >>> model = nn.Linear(4, 2)
     >>> result = mend(model, (x, y), torch.tensor([1.0, 0, 0, 0]), from_scratch=True, progress=False)
-    >>> result.relies, result.chosen.exchanged > 0.7
+    >>> result.relies, result.chosen.accuracy_exchanged > 0.7
     (False, True)
     """
     check_model(model)
@@ -108,5 +108,5 @@ def _assessed(model: nn.Module, data: MendData, head: str | int, seed: int) -> A
     samples = data.held_out
     is_region = data.shortcut.kind == REGION
     options: dict[str, Any] = {} if is_region else {"factor": data.shortcut.factor, "facts": data.facts}
-    given = samples[:3] if is_region else samples[:2]
-    return assess(model, given, explainers=(), head=head, seed=seed, progress=False, **options)
+    batch = samples[:3] if is_region else samples[:2]
+    return assess(model, batch, explainers=(), head=head, seed=seed, progress=False, **options)

@@ -177,8 +177,8 @@ def read_data(  # noqa: PLR0913
         )
     tensors = flatten(training.inputs)[0]
     place = 0 if shortcut.kind == REGION else shortcut.factor.place(tensors)
-    known = facts if isinstance(facts, DataFacts) else DataFacts.of(tensors[place], **(facts or {}))
-    arranged = MendData(shortcut, training, held_out, known, place)
+    data_facts = facts if isinstance(facts, DataFacts) else DataFacts.of(tensors[place], **(facts or {}))
+    arranged = MendData(shortcut, training, held_out, data_facts, place)
     for part, name in ((training, "sample to train on"), (held_out, "held-out sample")):
         _check_shown(arranged, part, name)
     return arranged
@@ -188,18 +188,18 @@ def _split(batch: Batch, seed: int) -> tuple[Batch, Batch]:
     """Samples to train on, and others, the same share of each class."""
     order = torch.randperm(batch.size, generator=torch.Generator().manual_seed(seed))
     labels = batch.labels[order]
-    held: list[Tensor] = []
+    held_rows: list[Tensor] = []
     for label in labels.unique():
         rows = order[labels == label]
-        held.append(rows[: round(HELD_BACK * len(rows))])
-    held_out = torch.cat(held).sort().values
+        held_rows.append(rows[: round(HELD_BACK * len(rows))])
+    held_out = torch.cat(held_rows).sort().values
     if not len(held_out):
         raise InvalidInputError(
             f"data of {batch.size} samples are too few to hold a fifth of each class out; pass validation=(x, y)"
         )
-    rest = torch.ones(batch.size, dtype=torch.bool)
-    rest[held_out] = False
-    return batch.take(rest.nonzero()[:, 0]), batch.take(held_out)
+    is_training = torch.ones(batch.size, dtype=torch.bool)
+    is_training[held_out] = False
+    return batch.take(is_training.nonzero()[:, 0]), batch.take(held_out)
 
 
 def _masks_of_validation(shortcut: Shortcut, validation: Any, training: Batch) -> Any:
@@ -208,13 +208,13 @@ def _masks_of_validation(shortcut: Shortcut, validation: Any, training: Batch) -
         return None
     first = training.masks[:1]
     same = bool((training.masks == first).all())
-    own = isinstance(validation, (tuple, list)) and len(validation) == 3
-    if not same and not own:
+    has_masks = isinstance(validation, (tuple, list)) and len(validation) == 3
+    if not same and not has_masks:
         raise InvalidInputError(
             "the masks differ from sample to sample, so the validation samples need their own: "
             "validation=(inputs, labels, masks)"
         )
-    return None if own else first[0]
+    return None if has_masks else first[0]
 
 
 def _check_labels(labels: Tensor, held_out: Tensor) -> None:

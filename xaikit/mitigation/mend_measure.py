@@ -22,14 +22,14 @@ class Measured(NamedTuple):
     """Of one model, all as fractions.
 
     Attributes:
-        kept: accuracy with the shortcut as it is.
-        exchanged: accuracy with the shortcut of a sample of another class.
+        accuracy_kept: with the shortcut as it is.
+        accuracy_exchanged: with that of a sample of another class.
         changed: predictions that change by this.
         largest: share of the predictions with the shortcut exchanged that are one and the same class.
     """
 
-    kept: float
-    exchanged: float
+    accuracy_kept: float
+    accuracy_exchanged: float
     changed: float
     largest: float
 
@@ -68,7 +68,7 @@ class Judge:
             model: in any mode.
         """
         labels = self._samples.labels
-        kept = self._predicted(model, self._samples.inputs)
+        as_is = self._predicted(model, self._samples.inputs)
         if self._data.shortcut.kind == CONCEPT:
             concept = self._data.shortcut.concept
             assert concept is not None
@@ -79,13 +79,13 @@ class Judge:
         else:
             others = [self._predicted(model, variant) for variant in self._variants]
         accuracies = [float((other == labels).double().mean()) for other in others]
-        changes = [float((other != kept).double().mean()) for other in others]
+        changes = [float((other != as_is).double().mean()) for other in others]
         # Of a concept the worse of adding and removing it counts; of donors that are drawn their mean.
         is_concept = self._data.shortcut.kind == CONCEPT
         exchanged = min(accuracies) if is_concept else sum(accuracies) / len(accuracies)
         changed = max(changes) if is_concept else sum(changes) / len(changes)
         largest = float(torch.bincount(torch.cat(others)).max()) / (len(labels) * len(others))
-        return Measured(float((kept == labels).double().mean()), exchanged, changed, largest)
+        return Measured(float((as_is == labels).double().mean()), exchanged, changed, largest)
 
     def worst_loss(self, model: nn.Module) -> float:
         """The mean cross-entropy of the kept or of the exchanged samples, whichever is higher.

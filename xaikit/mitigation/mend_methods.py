@@ -110,10 +110,10 @@ def fresh_model(model: nn.Module, from_scratch: Any, seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if callable(from_scratch):
-            made = from_scratch()
-            if not isinstance(made, nn.Module):
-                raise InvalidTypeError(f"from_scratch must make a torch.nn.Module, got {type(made).__name__}")
-            return made.to(next(model.parameters()).device)
+            untrained = from_scratch()
+            if not isinstance(untrained, nn.Module):
+                raise InvalidTypeError(f"from_scratch must make a torch.nn.Module, got {type(untrained).__name__}")
+            return untrained.to(next(model.parameters()).device)
         return _drawn_anew(copy.deepcopy(model))
 
 

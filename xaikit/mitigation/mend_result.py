@@ -22,8 +22,8 @@ class MendTry(Result):
 
     Attributes:
         method: the mitigator as a spec string; "unchanged" for the model as it came.
-        kept: accuracy with the shortcut as it is.
-        exchanged: accuracy with the shortcut of a sample of another class.
+        accuracy_kept: with the shortcut as it is.
+        accuracy_exchanged: with that of a sample of another class.
         changed: predictions that change by this.
         epochs: that were trained.
         seconds: that it took.
@@ -31,8 +31,8 @@ class MendTry(Result):
     """
 
     method: str
-    kept: Real
-    exchanged: Real
+    accuracy_kept: Real
+    accuracy_exchanged: Real
     changed: Real
     epochs: int = 0
     seconds: Real = 0.0
@@ -83,20 +83,22 @@ class MendResult(Result):
         if self.method == "unchanged" and not self.relies:
             return (
                 f"nothing to mend: {percent(first.changed)} of predictions change when {self.shortcut} is exchanged; "
-                f"accuracy on exchanged data {percent(first.exchanged)}"
+                f"accuracy on exchanged data {percent(first.accuracy_exchanged)}"
             )
         opening = "still relies on it" if self.relies else "does not rely on it any more"
+        lost = first.accuracy_kept - last.accuracy_kept
         text = (
             f"{opening}: {percent(first.changed)} of predictions changed when {self.shortcut} was exchanged, now "
-            f"{percent(last.changed)}; accuracy on exchanged data {percent(first.exchanged)} before, now "
-            f"{percent(last.exchanged)}, with it kept {percent(first.kept)} before, now {percent(last.kept)}"
+            f"{percent(last.changed)}; accuracy on exchanged data {percent(first.accuracy_exchanged)} before, now "
+            f"{percent(last.accuracy_exchanged)}, with it kept {percent(first.accuracy_kept)} before, now "
+            f"{percent(last.accuracy_kept)}"
         )
         if self.relies:
             text += f"; try {self._advice()}"
-        if last.kept < first.kept - self.max_loss:
+        if lost > self.max_loss:
             text += (
-                f". With the shortcut kept {100 * (first.kept - last.kept):.1f} points were lost, more than the "
-                f"{100 * self.max_loss:.1f} asked for: what the shortcut told is gone, or what was named holds more"
+                f". With the shortcut kept {100 * lost:.1f} points were lost, more than the {100 * self.max_loss:.1f} "
+                "asked for: what the shortcut told is gone, or what was named holds more"
             )
         return text + (f". {last.note}" if last.note else "")
 
@@ -119,7 +121,7 @@ class MendResult(Result):
         lines = [["method", "kept", "exchanged", "changed", "epochs", "time"]]
         for row in self.tries:
             mark = " *" if row is self.chosen else ""
-            figures = [percent(row.kept), percent(row.exchanged), percent(row.changed)]
+            figures = [percent(row.accuracy_kept), percent(row.accuracy_exchanged), percent(row.changed)]
             lines.append([_in_short(row.method) + mark, *figures, str(row.epochs), f"{row.seconds:.0f} s"])
         title = f"MendResult of {self.shortcut}"
         return "\n".join([title, self.verdict, *aligned(lines), f"* chosen: {self.method}"])

@@ -115,10 +115,10 @@ class Search:
         if not trained:
             return 0
         free = [i for i in trained if self._is_free(self.tries[i])] or list(trained)
-        most = max(self.tries[i].kept for i in free)
-        allowed = [i for i in free if self.tries[i].kept >= most - self._options.max_loss]
-        chosen = max(allowed, key=lambda i: self.tries[i].exchanged)
-        if not self._options.anew and self.tries[chosen].exchanged < self.tries[0].exchanged + GAIN:
+        most = max(self.tries[i].accuracy_kept for i in free)
+        allowed = [i for i in free if self.tries[i].accuracy_kept >= most - self._options.max_loss]
+        chosen = max(allowed, key=lambda i: self.tries[i].accuracy_exchanged)
+        if not self._options.anew and self.tries[chosen].accuracy_exchanged < self.tries[0].accuracy_exchanged + GAIN:
             return 0
         return chosen
 
@@ -166,7 +166,7 @@ class Search:
     def _is_free(self, row: MendTry) -> bool:
         """Whether the shortcut makes no difference to a try: none beyond what is allowed, or two standard errors."""
         chance = 2 * math.sqrt(row.changed / self._data.held_out.size)
-        gap = row.kept - row.exchanged
+        gap = row.accuracy_kept - row.accuracy_exchanged
         return not row.note and row.changed <= RELIES and gap <= max(self._options.max_loss, chance)
 
     def _is_enough(self) -> bool:
@@ -175,7 +175,7 @@ class Search:
         What the shortcut told is lost at best. So a second method must show whether the first one lost more than that.
         """
         free = [row for row in self.tries[1:] if self._is_free(row)]
-        as_accurate = any(row.kept >= self.tries[0].kept - self._options.max_loss for row in free)
+        as_accurate = any(row.accuracy_kept >= self.tries[0].accuracy_kept - self._options.max_loss for row in free)
         return bool(free) and (self._options.anew or as_accurate or len(self.tries) > 2)
 
     def _affords(self, mitigator: Mitigator, budget: Budget, number: int) -> bool:
@@ -216,9 +216,9 @@ def _row(method: str, measured: Measured, data: MendData, *, epochs: int = 0, se
     note = ""
     if measured.largest >= COLLAPSED and commonest < COLLAPSED - 0.05:
         note = f"it collapsed to one class: {percent(measured.largest)} of its predictions are the same"
-    elif measured.exchanged <= commonest + 0.02 < measured.kept and method != UNCHANGED:
+    elif measured.accuracy_exchanged <= commonest + 0.02 < measured.accuracy_kept and method != UNCHANGED:
         note = (
             f"with the shortcut exchanged it is no better than always the commonest class ({percent(commonest)}): "
             f"what was named may hold all that matters"
         )
-    return MendTry(method, measured.kept, measured.exchanged, measured.changed, epochs, seconds, note)
+    return MendTry(method, measured.accuracy_kept, measured.accuracy_exchanged, measured.changed, epochs, seconds, note)
