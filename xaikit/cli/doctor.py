@@ -30,7 +30,7 @@ LIBRARIES = {
     "timm": "timm:NAME",
     "transformers": "hf:FOLDER",
 }
-# What verbs cannot do without, and what some values of their flags need.
+# The libraries that verbs need, and those that some values of their flags need.
 OF_VERBS = {
     "explain": ("zennit", "captum", "matplotlib", "safetensors"),
     "evaluate": ("zennit", "captum"),
@@ -91,7 +91,7 @@ class Doctor(Job):
 
 
 def _of_verb(verb: str) -> dict[str, str]:
-    """The libraries that a verb needs (with no text) and those that some of its flags do; without a verb, all."""
+    """The libraries that a verb needs (with no text) and those that some of its flags need; without a verb, all."""
     from xaikit.core.errors import UnknownNameError, near_names
 
     if not verb:

@@ -196,7 +196,7 @@ def _check_arguments(factory: Callable[..., Any], name: str) -> None:
     """Refuse to call a factory without the arguments that it needs."""
     try:
         parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # a built-in one does not tell
+    except (TypeError, ValueError):  # a built-in function has no signature
         return
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in optional]

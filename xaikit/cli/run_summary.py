@@ -1,4 +1,4 @@
-"""What a run says about a model, in one paragraph of plain words."""
+"""The summary of a run, as one paragraph of text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from xaikit.runs import Run
 
-FAR = 0.05  # share of the score by which a sum of relevances may miss it without a word
+FAR = 0.05  # share of the score by which a sum of relevances may miss it without a note
 
 
 def run_summary(run: Run, folder: Path) -> str:
@@ -49,7 +49,7 @@ def _predictions(rows: list[dict[str, Any]], classes: Any) -> list[str]:
 
 
 def _gaps(rows: list[dict[str, Any]]) -> list[str]:
-    """How far the attributions miss the scores that they should add up to, where the method promises a sum."""
+    """A sentence on how far the attributions are from their promised sums; empty for methods without a promise."""
     shares = [abs(row["gap"]) / abs(row["score"]) for row in rows if row.get("gap") is not None and row["score"]]
     if not shares:
         return []

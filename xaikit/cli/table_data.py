@@ -23,15 +23,15 @@ from xaikit.files.tables import TextTable, read_table
 
 @dataclasses.dataclass(frozen=True)
 class TableOptions:
-    """Which columns of a table mean what; each field is a flag.
+    """The meaning of a table's columns; each field is a flag.
 
     Attributes:
         labels: the column that holds the class.
         text: the column that holds the text; without it the table is one of numbers.
-        columns: that the model gets; all others by default.
+        columns: the columns that the model gets; by default all others.
         one_hot: columns of categories.
         standardise: columns of numbers get the mean 0 and the standard deviation 1.
-        encoding: a file that says how columns become numbers; it is written where it is not there.
+        encoding: a file that says how columns become numbers; it is written if it does not exist.
         series: the columns of a series' name and of the time, for tables in long form.
         length: tokens of a text.
     """
@@ -55,7 +55,7 @@ class TableOptions:
 
 @dataclasses.dataclass(frozen=True)
 class TextReader:
-    """What turns texts into token ids.
+    """Converts texts to token ids.
 
     Attributes:
         tokenizer: of transformers.
@@ -107,7 +107,7 @@ def _rows(table: TextTable, options: TableOptions, classes: ClassNames) -> Sampl
 
 
 def _encoding(table: TextTable, options: TableOptions) -> TableEncoding:
-    """The encoding that is named, or that of the table itself, which is written where a file is named."""
+    """The encoding in the named file, or one of the table itself, which is written if a file is named."""
     file = options.encoding
     if isinstance(file, TableEncoding):
         return file

@@ -1,4 +1,4 @@
-"""Where in the user's own code an error comes from."""
+"""The line of the user's own code that an error comes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which inputs of a model are tokens of a vocabulary, and which embeddings read them."""
+"""Finding the inputs of a model that are tokens of a vocabulary, and the embeddings that read them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def token_inputs(call: Call) -> set[int]:
 
 
 def read_tokens(call: Call, values: Tensors) -> Tensor | None:
-    """The tokens (N, T) among a call's own inputs that an attribution (N, T, D) is of, if any.
+    """The input of token ids (N, T) whose embeddings (N, T, D) an attribution is about; None if there is none.
 
     Args:
         call: the open call.

@@ -1,4 +1,4 @@
-"""DICOM files as pictures: rescaled, windowed, the first frame, dark where it is dark on the screen."""
+"""DICOM files as pictures: the first frame, rescaled and windowed, with black as 0."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 
 def _checked(read: Callable[[Path], T], path: Path) -> T:
-    """What a reader gives; whatever it raises is a finding about the file, which may hold anything."""
+    """The result of a reader; any exception that it raises means that the file is wrong, and becomes one sentence."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pydicom")
         try:
@@ -132,7 +132,7 @@ def _shares(path: Path, dataset: Any, values: NDArray[np.float64]) -> NDArray[np
 
 
 def _number(path: Path, dataset: Any, name: str, default: float | None) -> Any:
-    """A number of the header, of several the first."""
+    """A number of the header; the first one, if there are several."""
     value = dataset.get(name)
     if value is None or value == "":
         return default

@@ -1,4 +1,4 @@
-"""How the columns of a table become a model's numbers: categories one-hot, numbers standardised; saved as JSON."""
+"""Encoding the columns of a table as a model's inputs: categories one-hot, numbers standardised; saved as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 from xaikit.core.files import write_whole
 from xaikit.files.tables import MISSING, TextTable
 
-MOST_CATEGORIES = 1000  # of a column: more look like names or numbers of rows
+MOST_CATEGORIES = 1000  # of a column: with more, the column probably holds names or row numbers
 VERSION = 1
 
 
@@ -25,9 +25,9 @@ class ColumnEncoding:
 
     Attributes:
         name: of the column.
-        categories: each becomes a column of 0 and 1; nothing for a column of numbers.
-        mean: subtracted from a number.
-        std: divides it after that.
+        categories: each becomes a column of 0 and 1; empty for a column of numbers.
+        mean: subtracted from each number.
+        std: each number is divided by it after that.
     """
 
     name: str

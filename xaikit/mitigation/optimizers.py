@@ -1,4 +1,4 @@
-"""Which optimizer takes the steps: by its name in `torch.optim`, or made by a function of the user's."""
+"""The optimizer of a training: by its name in `torch.optim`, or made by a function of the user."""
 
 from __future__ import annotations
 

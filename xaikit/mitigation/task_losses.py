@@ -44,7 +44,7 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor, pos_weight: Any = None)
     Args:
         logits: of any shape.
         labels: numbers in [0, 1], of that shape.
-        pos_weight: what a label 1 weighs, a number or one for each class.
+        pos_weight: the weight of a label 1: one number, or one for each class.
     """
     weights = None if pos_weight is None else torch.as_tensor(pos_weight, dtype=logits.dtype, device=logits.device)
     return F.binary_cross_entropy_with_logits(logits, _like(labels, logits), pos_weight=weights)
@@ -71,12 +71,12 @@ def mean_absolute_error(output: Tensor, labels: Tensor) -> Tensor:
 
 
 def huber(output: Tensor, labels: Tensor, delta: float = 1.0) -> Tensor:
-    """The mean Huber loss: squared where the difference is small, absolute where it is not.
+    """The mean Huber loss: quadratic for small differences, linear for large ones.
 
     Args:
         output: of the model.
         labels: numbers, as many.
-        delta: where it changes.
+        delta: the difference at which it becomes linear.
     """
     return F.huber_loss(output, _like(labels, output), delta=delta)
 

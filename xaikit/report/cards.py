@@ -38,19 +38,48 @@ def kind_of(values: Array, inputs: Array | None) -> str:
 
 
 def drawn(
-    kind: str, values: Array, inputs: Array | None, names: Names, *, side: int = pictures.LARGEST
+    kind: str,
+    values: Array,
+    inputs: Array | None,
+    names: Names,
+    *,
+    side: int = pictures.LARGEST,
+    scale: float | None = None,
 ) -> dict[str, Any]:
     """The values that the page's template needs to show one attribution; a picture has at most side x side pixels."""
+    scale = scale_of(kind, values) if scale is None else scale
     if kind == "image":
-        return _image(values, side)
+        return _image(values, side, scale)
     if kind == "text":
-        return _text(values, inputs, names)
-    return _series(values, inputs, names) if kind == "series" else _tabular(values, inputs, names)
+        return _text(values, inputs, names, scale)
+    return _series(values, inputs, names, scale) if kind == "series" else _tabular(values, inputs, names, scale)
 
 
-def _image(values: Array, side: int) -> dict[str, Any]:
+def scale_of(kind: str, values: Array) -> float:
+    """The value at which the colours or bars of one attribution end."""
+    if kind == "image":
+        return pictures.scale_of(values.sum(0) if values.ndim == 3 else values)
+    if kind == "series":
+        return pictures.scale_of(values)
+    weights = values.reshape(len(values), -1).sum(1) if kind == "text" else values.reshape(-1)
+    return float(np.abs(weights).max(initial=0.0)) or 1.0
+
+
+def part_names(kind: str, values: Array, inputs: Array | None, names: Names) -> list[str]:
+    """The names of a sample's tokens, columns or channels; an image has none."""
+    if kind == "image":
+        return []
+    if kind == "text":
+        ids = [] if inputs is None else inputs.tolist()
+        tokens = [str(word) for word in names.tokens(ids)] if names.tokens and ids else []
+        return tokens or [f"token {i}" for i in range(len(values))]
+    count = values.size if kind == "tabular" else len(values) if values.ndim > 1 else 1
+    return _features(names, count, "feature" if kind == "tabular" else "channel")
+
+
+def _image(values: Array, side: int, scale: float) -> dict[str, Any]:
     flat = values.sum(0) if values.ndim == 3 else values
-    scale, signed = pictures.scale_of(flat), bool((flat < 0).any())
+    signed = bool((flat < 0).any())
     height, width = flat.shape
     row, column = np.unravel_index(int(np.abs(flat).argmax()), flat.shape)
     return {
@@ -61,7 +90,7 @@ def _image(values: Array, side: int) -> dict[str, Any]:
     }
 
 
-def _text(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
+def _text(values: Array, inputs: Array | None, names: Names, scale: float) -> dict[str, Any]:
     weights = values.reshape(len(values), -1).sum(1)
     ids = [] if inputs is None else inputs.tolist()
     tokens = [str(w) for w in names.tokens(ids)] if names.tokens and ids else [str(i) for i in ids]
@@ -73,7 +102,7 @@ def _text(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
     else:
         end = unpadded(ids, weights)
         tokens, weights = tokens[:end], weights[:end]
-    coloured = [{**token, **_piece(token["word"])} for token in _coloured(tokens, weights)]
+    coloured = [{**token, **_piece(token["word"])} for token in _coloured(tokens, weights, scale)]
     return {"tokens": coloured, **_strongest(tokens.__getitem__, weights)}
 
 
@@ -94,21 +123,22 @@ def _ended(tokens: list[str], weights: Array, padding: str) -> tuple[list[str], 
     return [*tokens[:end], f"{len(after)}\u00a0×\u00a0{padding}"], np.append(weights[:end], after.sum())
 
 
-def _tabular(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
+def _tabular(values: Array, inputs: Array | None, names: Names, scale: float) -> dict[str, Any]:
     weights = values.reshape(-1)
     labels = _features(names, len(weights), "feature")
     if inputs is not None:
         labels = [f"{word} = {value:.4g}" for word, value in zip(labels, inputs.reshape(-1).tolist(), strict=True)]
-    order = np.argsort(-np.abs(weights), kind="stable")[:MOST_BARS]
-    rows = _coloured([labels[i] for i in order], weights[order])
-    return {"bars": rows, "left": len(weights) - len(order), **_strongest(labels.__getitem__, weights)}
+    order = np.argsort(-np.abs(weights), kind="stable")
+    shown, rest = order[:MOST_BARS], order[MOST_BARS:]
+    rows = _coloured([labels[i] for i in shown], weights[shown], scale)
+    left = {"left": len(rest), "left_sum": float(weights[rest].sum())}
+    return {"bars": rows, **left, **_strongest(labels.__getitem__, weights)}
 
 
-def _series(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
+def _series(values: Array, inputs: Array | None, names: Names, scale: float) -> dict[str, Any]:
     """The channels with the most attribution: for each a row of grey values, which the page colours, and its curve."""
     values = values[None] if values.ndim == 1 else values
     curves = values if inputs is None else inputs.reshape(values.shape)
-    scale = pictures.scale_of(values)
     channel_names = _features(names, len(values), "channel")
     order = np.sort(np.argsort(-np.abs(values).sum(1), kind="stable")[:MOST_CHANNELS])
     channels = [
@@ -144,10 +174,9 @@ def _features(names: Names, count: int, word: str) -> list[str]:
     return [str(n) for n in names.features] or [f"{word} {i}" for i in range(count)]
 
 
-def _coloured(labels: Sequence[str], weights: Array) -> list[dict[str, Any]]:
-    most = float(np.abs(weights).max()) if len(weights) else 1.0
+def _coloured(labels: Sequence[str], weights: Array, scale: float) -> list[dict[str, Any]]:
     return [
-        {"word": word, "value": value, "share": abs(value) / (most or 1.0), "sign": _sign(value)}
+        {"word": word, "value": value, "share": min(1.0, abs(value) / scale), "sign": _sign(value)}
         for word, value in zip(labels, weights.tolist(), strict=True)
     ]
 

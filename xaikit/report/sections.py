@@ -156,7 +156,7 @@ def mitigation_sections(
         "kept, randomised, flipped, removed: what became of the shortcut; worst: accuracy in the worst "
         "group; changed: share of predictions that change; mass: share of the relevance that lies in the mask."
     )
-    sections: list[Section] = [Table(title, rows, note, shares=True)]
+    sections: list[Section] = [Table(title, rows, note, shares=True, conclusion=_exchanged(comparison))]
     for kind, heading in DRAWN_MEASURES.items():
         measures = [m for m in comparison.measures if m.startswith(f"{kind} ")]
         if measures:
@@ -166,6 +166,29 @@ def mitigation_sections(
     if groups:
         sections.append(Table(f"{title}: accuracy in each group", _by_group(groups), shares=True))
     return sections
+
+
+def _exchanged(comparison: Comparison) -> str:
+    """What became of the predictions with the shortcut exchanged, from the first training to the last."""
+    from xaikit.mitigation.assess import RELIES
+
+    measure = next((f"accuracy {n}" for n in ("flipped", "randomised") if f"accuracy {n}" in comparison.measures), None)
+    trainings = list(comparison.rows)
+    if measure is None or not trainings:
+        return ""
+    first, last = trainings[0], trainings[-1]
+    shares = {name: f"{comparison.mean(name, measure):.1%} ({name})" for name in (first, last)}
+    became = f"is {shares[first]}" if first == last else f"goes from {shares[first]} to {shares[last]}"
+    changed = measure.replace("accuracy", "changed")
+    if changed not in comparison.measures:
+        return f"With the shortcut exchanged, the accuracy {became}."
+    follows = comparison.mean(last, changed)
+    verdict = "still relies" if follows > RELIES else "does not rely"
+    model = "The model" if first == last else f"The model {last!r}"
+    return (
+        f"{model} {verdict} on the shortcut: with it exchanged, {follows:.1%} of the predictions change, and the "
+        f"accuracy {became}."
+    )
 
 
 def _by_group(groups: Mapping[str, Mapping[str, Mapping[Any, float]]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Rules for whole kinds of operations, for those that have none of their own."""
+"""Rules for all operations of a kind that have no rule of their own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class JointCall:
         return self.function(*args, **kwargs)
 
     def on_each(self, values: list[Any], change: Any = None) -> Any:
-        """What `change` (by default the function) makes of each part of each mask; plain tensors stay as they are."""
+        """The result of `change` (by default the function) on each part of each mask; plain tensors are unchanged."""
         count = 2 * self.decomposed[0].parts.shape[1]
         rows = [v.parts.flatten(0, 1).unbind() if isinstance(v, Decomposed) else (v,) * count for v in values]
         return self._joined([(change or self.on)(row) for row in zip(*rows, strict=True)])

@@ -33,7 +33,7 @@ from xaikit.torch_ops.recurrent import Weights
 
 @dataclass(frozen=True)
 class Totals:
-    """What all masks share: values of the model itself at all steps, (time, N, ...).
+    """Values of the model itself at all steps, (time, N, ...), which all masks share.
 
     Attributes:
         outputs: the hidden states.
@@ -118,7 +118,7 @@ class LSTM:
         return {t: (both[:, t], sign[:, t] * totals.cells[t]) for t in times}
 
     def _prepare(self, totals: Totals) -> None:
-        """What the steps need of the totals and of the inputs, a tensor for each step."""
+        """The values of the totals and the inputs that the steps need, one tensor for each step."""
         (i, f, g, o), w = totals.gates, self.weights
         size = i.shape[-1]
         of_bias = self.bias.view(4, size)
