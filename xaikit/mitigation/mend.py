@@ -7,13 +7,13 @@ from typing import Any
 from torch import nn
 
 from xaikit.core.params import Float
-from xaikit.mitigation.assess import RELIES, Assessment, assess
+from xaikit.mitigation.assess import Assessment, assess
 from xaikit.mitigation.budget import read_budget
 from xaikit.mitigation.checks import check_model
 from xaikit.mitigation.mend_data import CONCEPT, REGION, MendData, read_data, read_shortcut
 from xaikit.mitigation.mend_methods import read_methods, with_training
 from xaikit.mitigation.mend_result import MendResult
-from xaikit.mitigation.mend_search import Search, SearchOptions
+from xaikit.mitigation.mend_search import MendSearch, SearchOptions
 from xaikit.mitigation.mend_store import TryStore, fingerprint
 
 
@@ -86,9 +86,9 @@ def mend(  # noqa: PLR0913
     allowed = read_budget(budget)
     data = read_data(model, data, read_shortcut(shortcut), validation, facts, seed)
     options = SearchOptions(from_scratch, max_loss, head, seed, progress)
-    search = Search(model, data, options)
+    search = MendSearch(model, data, options)
     before = _assessed(model, data, head, seed)
-    if options.anew or methods is not None or (search.first.changed > RELIES if before is None else before.relies):
+    if options.anew or methods is not None or search.needs_mending or (before is not None and before.relies):
         settings = {"from_scratch": options.anew, "head": head, "seed": seed}
         search.store = TryStore(folder, fingerprint(model, data, **settings))
         training: dict[str, Any] = {"n_epochs": n_epochs, "seed": seed}

@@ -23,6 +23,9 @@ from xaikit.mitigation.pgd_ex import PGDEx
 from xaikit.mitigation.rrr import RRR
 
 BATCH, STEPS = 64, 1000  # samples in a step, and steps of a training, where the data are enough
+# The samples as they are still tell the shortcut, so hardly anything of them is left beside the exchanged ones. From a
+# fooled model at 10 and 100, accuracy with the shortcut exchanged: a word of SST 69.3 and 70.9 %, a line 94.6 and 94.7.
+EXCHANGED = 100.0
 PATIENCE = 4  # epochs without a better held-out accuracy
 
 
@@ -37,9 +40,9 @@ def candidates(data: MendData) -> list[Mitigator]:
         return [AClArC(concept=shortcut.concept, lambda_a=3.0), RRClArC(concept=shortcut.concept, lambda_rr=10.0)]
     if shortcut.kind != REGION:
         options: dict[str, Any] = {"fill": shortcut.factor, "facts": data.facts}
-        return [Counterexamples(**options, lambda_ce=10.0), Counterexamples(**options, lambda_ce=100.0)]
+        return [Counterexamples(**options, lambda_ce=EXCHANGED), Counterexamples(**options, lambda_ce=3.0)]
     # A region that moves is exchanged with the donor's own.
-    methods: list[Mitigator] = [Counterexamples(lambda_ce=10.0, fill=MaskedRegion(), facts=data.facts)]
+    methods: list[Mitigator] = [Counterexamples(lambda_ce=EXCHANGED, fill=MaskedRegion(), facts=data.facts)]
     if flatten(data.training.inputs)[0][data.place].is_floating_point():
         random_target: dict[str, Any] = {"target": "random", "output": "logit", "lambda_rrr": 1.0}
         methods += [RRR(**random_target), PGDEx(lambda_pgd=3.0)]

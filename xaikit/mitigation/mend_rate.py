@@ -14,7 +14,7 @@ from xaikit.core.errors import TrainingError
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.mend_measure import Judge
 
-RATES = (3e-4, 1e-3, 3e-3)  # of Adam, from the most careful
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # of Adam, from the most careful
 STEPS = 60  # of each short training
 SAME = 0.02  # of the loss, within which the smaller rate is taken
 
@@ -49,4 +49,6 @@ def with_rate(mitigator: Mitigator, fresh: Callable[[], nn.Module], training: Ba
         loss = judge.worst_loss(model)
         if loss < best * (1 - SAME) or math.isinf(best):
             best, chosen = loss, rate
+        elif loss > 1.2 * best:
+            break
     return mitigator.set_kwargs(lr=chosen)

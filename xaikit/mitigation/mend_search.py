@@ -54,7 +54,7 @@ class SearchOptions(NamedTuple):
         return self.from_scratch is not False
 
 
-class Search:
+class MendSearch:
     """The tries of one call.
 
     Args:
@@ -104,6 +104,11 @@ class Search:
         for mitigator, error in failed:
             warnings.warn(f"{spec_string(mitigator)} was left out: {error}", stacklevel=3)
 
+    @property
+    def needs_mending(self) -> bool:
+        """Whether the model as it came is less right with the shortcut exchanged, by more than chance."""
+        return not self._is_free(self.tries[0])
+
     def best(self) -> int:
         """The number of the chosen try.
 
@@ -114,9 +119,9 @@ class Search:
         trained = range(1, len(self.tries))
         if not trained:
             return 0
-        free = [i for i in trained if self._is_free(self.tries[i])] or list(trained)
-        most = max(self.tries[i].accuracy_kept for i in free)
-        allowed = [i for i in free if self.tries[i].accuracy_kept >= most - self._options.max_loss]
+        free = [i for i in trained if self._is_free(self.tries[i])]
+        most = max((self.tries[i].accuracy_kept for i in free), default=0.0)
+        allowed = [i for i in free if self.tries[i].accuracy_kept >= most - self._options.max_loss] or list(trained)
         chosen = max(allowed, key=lambda i: self.tries[i].accuracy_exchanged)
         if not self._options.anew and self.tries[chosen].accuracy_exchanged < self.tries[0].accuracy_exchanged + GAIN:
             return 0
