@@ -65,6 +65,19 @@ PENALTIES = {
     "hint": r"\lambda \sum_{i, j:\; m_i > m_j} \max(0,\; a_j - a_i), \quad m:\; \text{where it should look}",
     "attribution_prior": r"\lambda \sum_{p, q \text{ neighbours}} | a_p - a_q |",
     "counterexamples": r"\lambda\, C(\tilde{x}, y), \quad \tilde{x}:\; \text{the masked region drawn anew}",
+    "pgd_ex": (
+        r"\lambda\, \max_{|\delta| \le \varepsilon} C(x + M \odot \delta, y), "
+        r"\quad \text{by gradient ascent}"
+    ),
+    "group_dro": (
+        r"\lambda \left( \sum_g q_g C_g - C \right), "
+        r"\quad q_g \propto q_g e^{\eta C_g}:\; \text{weight of the group } g"
+    ),
+    "group_balanced": (
+        r"\lambda \left( \frac{1}{G} \sum_g C_g - C \right), \quad C_g:\; \text{mean loss of the group } g"
+    ),
+    "dfr": (r"\lambda \left( \frac{1}{G} \sum_g C_g - C \right) \text{ in the last layer alone}"),
+    "jtt": r"\lambda\, \mathrm{mean}\; [\text{a first training was wrong}]\, C",
     "rr_clarc": (
         r"\lambda\, \mathrm{mean} \left\langle \frac{\partial S}{\partial a}, v \right\rangle^2, "
         r"\quad v:\; \text{the concept}"

@@ -14,11 +14,10 @@ from xaikit.core import EXPLAINERS, MITIGATORS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError, UnknownNameError
 from xaikit.explainers import Gradient
 from xaikit.mitigation import Concept
-from xaikit.mitigation.changed import ChangedMitigator
 from xaikit.testing import MITIGATOR_CHECKS, ContractNet, check_penalty_derivative
 
 DIFFERENTIABLE = [name for name in EXPLAINERS if EXPLAINERS.get(name).DIFFERENTIABLE]
-EXPLAINED = [name for name in MITIGATORS if not issubclass(MITIGATORS.get(name), ChangedMitigator)]
+EXPLAINED = [name for name in MITIGATORS if MITIGATORS.get(name).USES_EXPLAINER]
 
 
 class Normed(ContractNet):

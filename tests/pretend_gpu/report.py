@@ -69,6 +69,8 @@ def train(name: str):
     if "concept" in cls.SETTINGS:
         direction = F.normalize(torch.tensor([1.0, -2.0, 0.5, 1.0]), dim=0)
         settings["concept"] = Concept("second", direction, torch.zeros(4), torch.ones(4))
+    if "first_epochs" in cls.SETTINGS:
+        settings["first_epochs"] = 0  # a training before the training, with steps of its own
     model, x, y, masks = case("fake")
     mitigator = cls(**settings)
     mitigator.loss(model, (x, y, masks), seed=0)

@@ -22,6 +22,7 @@ from xaikit.core.torchvision_ops import import_torchvision
 # Added at the end, where the last of two wins: enough to see that an example runs.
 SHORTER = {
     "explain": ("--explainer", "gradient_x_input"),
+    "mend": ("--epochs", "1"),
     "mitigate": ("--mitigator", "rrr:n_epochs=1"),
     "recommend": ("--seconds", "2"),
     "tune": ("--trials", "3"),
@@ -90,7 +91,8 @@ def named() -> None:
         Path(f"{name}.py").write_text(NETWORK.format(layers=layers))
     scope: dict[str, Any] = {}
     exec(Path("mynet.py").read_text(), scope)  # noqa: S102
-    torch.save(scope["make"]().state_dict(), "w.pt")
+    for file in ("w.pt", "mended.pt"):
+        torch.save(scope["make"]().state_dict(), file)
     torch.save(import_torchvision().models.resnet18(weights=None).state_dict(), "resnet18.pt")
     mask = np.zeros((12, 12), np.uint8)
     mask[:3, :3] = 255

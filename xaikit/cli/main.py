@@ -1,4 +1,6 @@
-"""The `xaikit` command: verbs, errors as one sentence, exit codes (0 done, 1 the job failed, 2 the call is wrong).
+"""The `xaikit` command: verbs, errors as one sentence, exit codes.
+
+The codes: 0 done, 1 the job failed, 2 the call is wrong, 3 a model relies on a shortcut and --fail-if-relies stands.
 
 Nothing heavy is imported here or at the top of a verb's module, so that ``xaikit --help`` answers at once.
 """
@@ -15,11 +17,13 @@ import typer
 
 import xaikit
 from xaikit.cli import (
+    assess,
     demo,
     doctor,
     evaluate,
     explain,
     listing,
+    mend,
     mitigate,
     processes,
     recommend,
@@ -40,7 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 the job failed, 2 the call is wrong.",
+    epilog="Exit codes: 0 done, 1 the job failed, 2 the call is wrong, 3 it relies on a shortcut (--fail-if-relies).",
 )
 for verb in (
     listing.List,
@@ -48,8 +52,11 @@ for verb in (
     evaluate.Evaluate,
     recommend.Recommend,
     tune.Tune,
-    mitigate.Mitigate,
     scan.FactorScan,
+    mend.Mend,
+    mitigate.Mitigate,
+    assess.Assess,
+    assess.Compare,
     shortcuts.Shortcuts,
     report.WriteReport,
     doctor.Doctor,

@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from xaikit.cli.job import INTERRUPTED, flag
+from xaikit.cli.judging import finite, named_classes
+from xaikit.cli.mend import write_weights
 from xaikit.cli.processes import ProcessFields
 from xaikit.cli.sources import MaskFields, ModelJob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor, nn
 
     from xaikit.cli.stream import MaskedBatch, Stream
     from xaikit.mitigation import Comparison
 
+# The region is exchanged between samples, which weigh three times as much then: this mends trained models, too.
+DEFAULT = "counterexamples:lambda_ce=3,fill=region"
 HELD_BACK = 0.2  # share of the data that is measured on instead of trained on, where no test data is named
 
 
@@ -48,7 +52,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
     mask: Path | None = flag(
         None, help="Where the shortcut is: .png, .npy, a folder with one for each sample, COCO, LabelMe, CVAT or YOLO."
     )
-    mitigator: str = flag("rrr", help="A mitigator, name:key=value,key=value; see xaikit list mitigators.")
+    mitigator: str = flag(DEFAULT, help="A mitigator, name:key=value,key=value; see xaikit list mitigators.")
     test: str = flag("", help="Test samples, in any form of --data. Default: a fifth of --data.")
     explainer: tuple[str, ...] = flag((), help="Explainer that measures relevance in the mask; may be repeated.")
     out: Path = flag(Path("mended.pt"), help="Where the trained weights are saved: .pt (a state dict).")
@@ -59,11 +63,14 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
 
     def run(self) -> int:
         """Measure, train, measure, write."""
+        import json
+
         from xaikit.cli import processes
         from xaikit.cli.options import check_out, device_of
         from xaikit.cli.stream import targets_for, tell_skipped, triple
         from xaikit.core import EXPLAINERS, MITIGATORS, Int
         from xaikit.core.errors import InvalidInputError
+        from xaikit.core.files import write_whole
         from xaikit.mitigation import assess
 
         check_out(self.out, ".pt")
@@ -72,7 +79,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             raise InvalidInputError(f"--assessment must end in .json, got {table.name!r}")
         Int(ge=0).check(self.seed, "--seed")
         mitigator = MITIGATORS.create(self.mitigator)
-        if mitigator.NEEDS_MASK and self.mask is None and not self.mask_names:
+        if mitigator.needs_mask and self.mask is None and not self.mask_names:
             raise InvalidInputError(
                 f"the mitigator {mitigator.NAME} needs --mask or --mask-names, which say where the shortcut is"
             )
@@ -89,7 +96,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         measured = test.map(triple)
         options: dict[str, Any] = {
             "explainers": [e if e.layer else e.set_kwargs(**view) for e in panels] or [mitigator.explainer],
-            "groups": _named(classes) if classes else None,
+            "groups": named_classes(classes) if classes else None,
             "head": view["head"],
             "seed": self.seed,
             "progress": not self.quiet,
@@ -109,7 +116,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         if before is None:
             return 0
         after = assess(model, measured, **options)
-        _write_weights(model, self.out)
+        write_weights(model, self.out)
         result = {
             "comparison": _compared(before.row(), after.row()).to_dict(),
             "before": before.to_dict(),
@@ -119,11 +126,11 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             "trained_on": len(training),
             "measured_on": len(test),
         }
-        _write_json(result, table)
+        write_whole(table, json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
         if self.checkpoint is None:
             checkpoint.unlink(missing_ok=True)
         text = f"before: {before}\n\nafter: {after}\n\n{history}\nwrote {self.out}, {table}"
-        self.tell(text, **_finite(result), written=[str(self.out), str(table)])
+        self.tell(text, **finite(result), written=[str(self.out), str(table)])
         return 1 if tell_skipped(training, test) else 0
 
     @property
@@ -188,11 +195,6 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         return stream.only(readable[training]), stream.only(readable[test]), classes
 
 
-def _named(classes: Sequence[str]) -> Callable[[Any, Tensor], list[str]]:
-    """What tells the groups of `assess` by the names of the labels; by number, where one has none."""
-    return lambda _, y: [classes[k] if 0 <= k < len(classes) else str(k) for k in y.tolist()]
-
-
 def _labelled(batch: MaskedBatch, option: str) -> Tensor:
     """The indices of samples, which must have labels."""
     from xaikit.core.errors import InvalidInputError
@@ -208,35 +210,3 @@ def _compared(before: dict[str, float], after: dict[str, float]) -> Comparison:
     from xaikit.mitigation import Comparison
 
     return Comparison({"before": [before], "after": [after]})
-
-
-def _write_weights(model: nn.Module, path: Path) -> None:
-    """The state dict, whole or not at all."""
-    import io
-
-    import torch
-
-    from xaikit.core.files import write_whole
-
-    buffer = io.BytesIO()
-    torch.save({name: value.cpu() for name, value in model.state_dict().items()}, buffer)
-    write_whole(path, buffer.getvalue())
-
-
-def _write_json(content: dict[str, Any], path: Path) -> None:
-    import json
-
-    from xaikit.core.files import write_whole
-
-    write_whole(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    """Plain JSON values, with None for what is not finite."""
-    import math
-
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -32,11 +32,13 @@ class Batch(NamedTuple):
         inputs: a tensor (N, ...), or a tuple, list or dict of them.
         labels: (N,); or, where an explainer's targets are meant, also a class for all, a function, or None.
         masks: as `read_masks` gives them; None where there are none.
+        groups: of the samples, for the training losses that go by groups; an object with `take` and `to`.
     """
 
     inputs: Any
     labels: Any
     masks: Any = None
+    groups: Any = None
 
     @property
     def size(self) -> int:
@@ -60,7 +62,8 @@ class Batch(NamedTuple):
         per_sample = isinstance(self.labels, Tensor) and self.labels.ndim > 0
         labels = self.labels[chosen.to(self.labels.device)] if per_sample else self.labels
         inputs = rebuild(tuple(t[chosen.to(t.device)] for t in tensors))
-        return Batch(inputs, labels, take_masks(self.masks, self.inputs, chosen))
+        groups = None if self.groups is None else self.groups.take(chosen)
+        return Batch(inputs, labels, take_masks(self.masks, self.inputs, chosen), groups)
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its tensors on a device.
@@ -71,7 +74,8 @@ class Batch(NamedTuple):
         tensors, rebuild = flatten(self.inputs)
         labels = self.labels.to(device) if isinstance(self.labels, Tensor) else self.labels
         masks = map_leaves(self.masks, lambda mask: mask.to(device))
-        return Batch(rebuild(tuple(t.to(device) for t in tensors)), labels, masks)
+        groups = None if self.groups is None else self.groups.to(device)
+        return Batch(rebuild(tuple(t.to(device) for t in tensors)), labels, masks, groups)
 
 
 def read_batch(  # noqa: PLR0913
@@ -102,6 +106,8 @@ def read_batch(  # noqa: PLR0913
         InvalidTypeError: for anything else, and as the readers raise.
         InvalidInputError: for an empty batch, and as the readers raise.
     """
+    groups = item.groups if isinstance(item, Batch) else None
+    item = item[:3] if isinstance(item, Batch) else item
     if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
         size = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
         raise InvalidTypeError(
@@ -117,7 +123,8 @@ def read_batch(  # noqa: PLR0913
     elif not (targets and (open_target or (isinstance(labels, Tensor) and labels.ndim == 0))):
         labels = read_labels(labels, n)
     batch_masks = item[2] if len(item) == 3 else None
-    return Batch(inputs, labels, read_masks(batch_masks, inputs, what=masks, labels=labels if by_class else None))
+    read = read_masks(batch_masks, inputs, what=masks, labels=labels if by_class else None)
+    return Batch(inputs, labels, read, groups)
 
 
 def read_batches(
@@ -187,6 +194,8 @@ def is_batch(data: Any) -> bool:
 
     The second item decides. In a batch it holds the labels, which are numbers; in a list of batches it is a batch.
     """
+    if isinstance(data, Batch):
+        return True
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
         return False
     second = data[1]

@@ -58,6 +58,11 @@ class Factor(Configured, abc.ABC):
         """The settings that have no default: a factor that has some is only measured where it is named."""
         return [name for name, setting in cls.SETTINGS.items() if setting.default is REQUIRED]
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether only masks say where it lies in each sample."""
+        return False
+
     def applies(self, x: Tensor, facts: DataFacts) -> bool:  # noqa: ARG002
         """Whether such data can have this factor, as only images of three channels have a hue.
 

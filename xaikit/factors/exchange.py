@@ -80,10 +80,33 @@ def _box(mask: Tensor) -> tuple[slice, ...] | None:
     return (slice(None), *box)
 
 
+SAME_SHAPE = 0.5  # of two masks, moved onto each other: their intersection over their union
+
+
+def _lent(x: Tensor, mask: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
+    """What takes the place of each sample's region, in the samples' form."""
+    if not 3 <= x.ndim <= 5 or torch.equal(donor_masks, mask):
+        return donors
+    moved, moved_masks = (transplanted(part, donor_masks, mask) for part in (donors, donor_masks))
+    inside, landed = ((m != 0).flatten(1) for m in (mask, moved_masks))
+    together = (inside & landed).sum(1) >= SAME_SHAPE * (inside | landed).sum(1)
+    lends = inside.any(1) & (donor_masks != 0).flatten(1).any(1)
+    shifted = x + _mean_inside(donors, donor_masks) - _mean_inside(x, mask)
+    return torch.where((together | ~lends).view(-1, *[1] * (x.ndim - 1)), moved, shifted)
+
+
+def _mean_inside(x: Tensor, mask: Tensor) -> Tensor:
+    """The mean of each channel over the masked positions, (N, C, 1, ...)."""
+    places = tuple(range(2, x.ndim))
+    return (x * mask).sum(places, keepdim=True) / mask.sum(places, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+
+
 def exchanged(x: Tensor, mask: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
     """Samples with their masked region taken from others.
 
-    A region that lies elsewhere in the donor is moved to the sample's mask. Of tokens (N, T), the masked ones become
+    A region that lies elsewhere in the donor is moved to the sample's mask. One of another shape, such as a line of
+    another direction, has no counterparts; it lends its mean instead: in each channel the difference between its mean
+    and that of the sample's region is added. Of tokens (N, T), the masked ones become
     those that the donor has in its own mask, in order, repeated where these are fewer; where the donor has none, they
     stay.
 
@@ -94,8 +117,7 @@ def exchanged(x: Tensor, mask: Tensor, donors: Tensor, donor_masks: Tensor) -> T
         donor_masks: the masks of these.
     """
     if x.is_floating_point():
-        donors = transplanted(donors, donor_masks, mask)
-        return x + mask * (donors - x)
+        return x + mask * (_lent(x, mask, donors, donor_masks) - x)
     if not is_text(x):
         return torch.where(mask > 0.5, donors, x)
     inside, offered = mask > 0.5, donor_masks > 0.5

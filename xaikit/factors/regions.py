@@ -36,6 +36,11 @@ class MaskedRegion(Factor):
 
     mask: Annotated[Any, _mask, "where it lies, one for all samples in any form; None: the masks of the data"] = None
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether it has no mask of its own."""
+        return self.mask is None
+
     def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:
         if self.mask is not None:
             mask = mask_like(self.mask, x[:1]).expand_as(x) if len(x) else mask_like(self.mask, x)

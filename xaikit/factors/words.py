@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -118,6 +119,7 @@ def plain_word(word: str) -> str:
     return next((word[len(mark) :] for mark in MARKS if word.startswith(mark)), word)
 
 
+@functools.lru_cache(maxsize=256)  # a vocabulary is long, and the same words are asked for in every batch
 def ids_of(name: str, facts: DataFacts) -> list[int]:
     """The token ids of a word: its own, or else those that differ from it only by what the tokenizer adds.
 

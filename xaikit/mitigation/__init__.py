@@ -11,11 +11,19 @@ from xaikit.mitigation.clarc import AClArC, PClArC, RRClArC
 from xaikit.mitigation.compare import Comparison, compare
 from xaikit.mitigation.concepts import Concept
 from xaikit.mitigation.counterexamples import Counterexamples
+from xaikit.mitigation.dfr import DFR
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import full_precision, logits_of, run_model
+from xaikit.mitigation.group_balanced import GroupBalanced
+from xaikit.mitigation.group_dro import GroupDRO
+from xaikit.mitigation.groups import GroupWeights
 from xaikit.mitigation.hint import HINT
 from xaikit.mitigation.history import History
+from xaikit.mitigation.jtt import JTT
+from xaikit.mitigation.mend import mend
+from xaikit.mitigation.mend_result import MendResult, MendTry
 from xaikit.mitigation.penalties import check_labels, masked_power, score_function, task_loss
+from xaikit.mitigation.pgd_ex import PGDEx
 from xaikit.mitigation.priors import AttributionPrior
 from xaikit.mitigation.projections import ChannelSubspace, ChannelSum, Chroma, Direction, Projection
 from xaikit.mitigation.rrr import RRR
@@ -35,9 +43,17 @@ __all__ = [
     "Concept",
     "Counterexamples",
     "Direction",
+    "DFR",
+    "GroupBalanced",
+    "GroupDRO",
+    "GroupWeights",
+    "JTT",
+    "PGDEx",
     "HINT",
     "History",
     "Loss",
+    "MendResult",
+    "MendTry",
     "Mitigator",
     "PClArC",
     "Projection",
@@ -51,6 +67,7 @@ __all__ = [
     "full_precision",
     "logits_of",
     "masked_power",
+    "mend",
     "run_model",
     "score_function",
     "task_loss",

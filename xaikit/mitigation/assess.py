@@ -13,12 +13,14 @@ from tqdm import tqdm
 
 from xaikit.core import EXPLAINERS, Explainer
 from xaikit.core.batch import count_batches
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.registries import FACTORS
 from xaikit.core.renames import renamed_arguments
 from xaikit.core.results import Real, Result
 from xaikit.core.structure import flatten
+from xaikit.factors import Factor, MaskedRegion
 from xaikit.mitigation.decoys import FLIPPED, KEPT, REMOVED, Decoy, Flip, decoys
 from xaikit.mitigation.evaluation import (
     by_group,
@@ -30,6 +32,7 @@ from xaikit.mitigation.forward import class_logits, evaluating
 from xaikit.mitigation.penalties import check_labels
 from xaikit.mitigation.tables import aligned, percent
 
+UNKNOWN = "whether it relies on the shortcut is unknown: nothing was exchanged"
 RELIES = 0.1  # share of predictions that follow the shortcut, above which a model relies on it
 
 
@@ -62,17 +65,31 @@ class Assessment(Result):
         return {name: min(groups.values()) for name, groups in self.groups.items()}
 
     @property
-    def verdict(self) -> str:
-        """One sentence: whether the model relies on the shortcut.
-
-        It relies on it if more than a tenth of the predictions change in the variant "flipped", or, without such a
-        variant, in the one that changes most predictions.
-        """
+    def exchange(self) -> str | None:
+        """What `verdict` goes by: "flipped", or without that the change that moves most predictions; None for none."""
         exchanges = [name for name in self.changed if name not in (KEPT, REMOVED)] or list(self.changed)
         if not exchanges:
-            return "whether it relies on the shortcut is unknown: nothing was exchanged"
-        name = FLIPPED if FLIPPED in exchanges else max(exchanges, key=lambda n: self.changed[n])
-        opening = "still relies on it" if self.changed[name] > RELIES else "does not rely on it"
+            return None
+        return FLIPPED if FLIPPED in exchanges else max(exchanges, key=lambda n: self.changed[n])
+
+    @property
+    def relies(self) -> bool:
+        """Whether the model relies on the shortcut: more than a tenth of the predictions change by the exchange.
+
+        Raises:
+            InvalidInputError: where nothing was exchanged.
+        """
+        if self.exchange is None:
+            raise InvalidInputError(f"{UNKNOWN}; give masks, a factor or a decoy to assess")
+        return self.changed[self.exchange] > RELIES
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: whether the model relies on the shortcut, and how right it is when that is exchanged."""
+        name = self.exchange
+        if name is None:
+            return UNKNOWN
+        opening = "still relies on it" if self.relies else "does not rely on it"
         return (
             f"{opening}: {percent(self.changed[name])} of predictions change when it is exchanged; accuracy on "
             f"exchanged data {percent(self.accuracy[name])}"
@@ -128,6 +145,8 @@ def assess(  # noqa: PLR0913
     *,
     groups: Any = None,
     shortcut_masks: Any = None,
+    factor: Any = None,
+    facts: Any = None,
     decoy: Decoy | Mapping[str, Decoy] | None = None,
     explainers: Sequence[Any] | Mapping[str, Any] = ("gradient",),
     head: str | int = "logits",
@@ -150,6 +169,9 @@ def assess(  # noqa: PLR0913
         groups: (N,) names or numbers, or a function (x, y) -> (N,); None takes the classes.
         shortcut_masks: where the shortcut lies, one for each sample or one for all, in the forms that `Mitigator.fit`
             takes; in place of those in the data.
+        factor: the shortcut, in place of masks: a factor that is exchanged with the donors, such as "hue",
+            "words:names=[text,video]" or an object.
+        facts: what a factor must know beside the samples, such as ``{"vocabulary": tokenizer}``; see `DataFacts`.
         decoy: a function (x, classes) that returns x with the shortcut of these classes (N,), or without a shortcut
             if `classes` is None; or a dict of functions (x, y) by the name of their variant.
         explainers: explainers whose relevance in the mask is measured: names, spec strings or objects in a list, or in
@@ -177,18 +199,20 @@ def assess(  # noqa: PLR0913
     removed       50.0 %   50.0 % (0)   50.0 %
     relevance in the mask, 50.0 % of the features: gradient 66.7 %
     """
+    if factor is not None:
+        factor, shortcut_masks = _factor(factor, decoy, shortcut_masks)
     chosen = _by_name(explainers, model, head)
     tally = _Tally(groups)
     maker = None
     with tqdm(total=count_batches(data), disable=not progress, unit="batch", desc="assess") as bar:
         for batch in class_batches(model, data, shortcut_masks):
             with evaluating(model) as device:
-                x, y, mask = batch.to(device)
+                x, y, mask = batch.to(device)[:3]
                 if maker is None:
                     logits = class_logits(model, x, head)
                     check_labels(y, logits)
                     samples = partial(class_batches, model, data, shortcut_masks)
-                    maker = decoys(decoy, logits.shape[1], seed, samples)
+                    maker = decoys(decoy, logits.shape[1], seed, samples, factor, facts)
                 tally.begin(x, y)
                 for name, changed in maker.variants(x, y, mask):
                     tally.count(name, class_logits(model, changed, head).argmax(1), y)
@@ -280,6 +304,18 @@ def _worst_flip(
         return result
 
     return with_worst(right), with_worst(changed)
+
+
+def _factor(factor: Any, decoy: Any, masks: Any) -> tuple[Factor | None, Any]:
+    """The factor, unless masks say it all; and the masks."""
+    factor = FACTORS.create(factor)
+    if decoy is not None:
+        raise InvalidTypeError("assess takes a factor or a decoy, got both")
+    if factor.IS_FAMILY:
+        raise InvalidInputError(f"the factor {factor.NAME!r} stands for several; name one of them, or scan all")
+    if isinstance(factor, MaskedRegion):
+        return None, masks if factor.mask is None else factor.mask
+    return factor, masks
 
 
 def _mean(values: Tensor) -> float:

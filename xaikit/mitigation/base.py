@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
@@ -21,15 +21,16 @@ from xaikit.core.value_equality import same_value, value_hash
 from xaikit.core.value_ranges import off_cpu, ranges_known
 from xaikit.mitigation import checkpoints
 from xaikit.mitigation import fabric as fabrics
-from xaikit.mitigation.checks import MaskWatch, check_data, check_model, explain_batchnorm_error
+from xaikit.mitigation.checks import MaskWatch, check_data, check_device, check_model, explain_batchnorm_error
 from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import full_precision, logits_of
+from xaikit.mitigation.groups import split_groups
 from xaikit.mitigation.history import History
 from xaikit.mitigation.optimizers import check_optimizer
 from xaikit.mitigation.penalties import EXPLANATION, REGRESSION, check_labels, gradient_ratio, task_loss
 from xaikit.mitigation.reader import Reader, missing_masks
-from xaikit.mitigation.sources import InMemorySource, training_source
+from xaikit.mitigation.sources import InMemorySource, Source, training_source
 from xaikit.mitigation.task_losses import check_task_loss, named_loss
 from xaikit.mitigation.trainer import Options, train
 
@@ -53,15 +54,6 @@ class Loss(NamedTuple):
         return value_hash(tuple(self))
 
 
-def _device(value: Any, where: str) -> Any:
-    if value is None:
-        return None
-    try:
-        return torch.device(value)
-    except (RuntimeError, TypeError):
-        raise InvalidInputError(f"{where} must name a torch device such as 'cpu' or 'cuda', got {value!r}") from None
-
-
 class Mitigator(Configured, abc.ABC):
     """Trains a model with a penalty that makes it ignore a shortcut.
 
@@ -74,6 +66,8 @@ class Mitigator(Configured, abc.ABC):
     NEEDS_MASK: ClassVar[bool] = True  # else no mask means everything
     MASK_NAME: ClassVar[str] = "shortcut_masks"  # the keyword of `fit`: what a mask means to this mitigator
     RENAMED_SETTINGS: ClassVar[dict[str, str]] = {"where": "mask_scope"}
+    USES_EXPLAINER: ClassVar[bool] = True  # whether an explanation takes part in its penalty
+    TAKES_GROUPS: ClassVar[bool] = False  # whether it trains by groups of samples
     EXPLAINS_AS_DEPLOYED: ClassVar[bool] = True  # the penalty's own pass is one in evaluation mode
     EMPTY_MASK_WARNING: ClassVar[str | None] = "nothing is penalised"  # the effect of a mask that is zero everywhere
 
@@ -102,7 +96,7 @@ class Mitigator(Configured, abc.ABC):
     weight_decay: Annotated[float, Float(ge=0), "of the optimizer"] = 0.0
     clip_grad_norm: Annotated[float | None, Float(gt=0, optional=True), "largest norm of a step's gradient"] = None
     head: Annotated[str | int, "which output holds the logits, where the model returns several"] = "logits"
-    device: Annotated[Any, _device, "where to train; None stays where the model is"] = None
+    device: Annotated[Any, check_device, "where to train; None stays where the model is"] = None
     random_state: Annotated[int | None, Int(ge=0, optional=True), "seed of order, dropout and noise"] = None
     max_skips: Annotated[int, Int(ge=1), "steps in a row that may be skipped for not being finite"] = 5
     patience: Annotated[int | None, Int(ge=1, optional=True), "epochs without a better validation before the end"] = (
@@ -123,6 +117,11 @@ class Mitigator(Configured, abc.ABC):
     def weight(self) -> float:
         """The weight of the penalty, after the warm-up."""
         return float(getattr(self, self.WEIGHT))
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether it must be told where: by masks."""
+        return self.NEEDS_MASK
 
     def weight_at(self, epoch: float) -> float:
         """The weight of the penalty at some time of the training.
@@ -181,7 +180,7 @@ class Mitigator(Configured, abc.ABC):
             return self._loss(model, self._read(model, batch), seed, weight)
 
     def _loss(self, model: nn.Module, batch: Batch, seed: int | None, weight: float | None) -> Loss:
-        x, y, masks = batch
+        x, y, masks = batch[:3]
         weight = self.weight if weight is None else weight
         with buffers_kept_on_error(model), explain_batchnorm_error():
             if weight == 0:
@@ -210,6 +209,7 @@ class Mitigator(Configured, abc.ABC):
         relevant_region: Any = None,
         validation: Any = None,
         groups: Any = None,
+        validation_groups: Any = None,
         checkpoint: Any = None,
         fabric: Any = None,
         on_epoch: Callable[[dict[str, float], nn.Module], Any] | None = None,
@@ -234,7 +234,10 @@ class Mitigator(Configured, abc.ABC):
                 should lie, in the same forms.
             validation: (x, y), or a loader or a data set, looked at after each epoch; with the setting `patience`
                 training stops early, and the weights of the epoch with the best worst group return.
-            groups: of the validation samples: (N,) names or numbers, or a function (x, y) -> (N,); None takes classes.
+            groups: (N,) names or numbers, or a function (x, y) -> (N,); None takes the classes. Of the training samples
+                for a mitigator that trains by groups (a function: of the validation samples, too), else of the
+                validation samples.
+            validation_groups: of the validation samples, in the same forms.
             checkpoint: a ``.pt`` file, written after each epoch (and every `checkpoint_every` steps) and, where it
                 exists, resumed from.
             fabric: a Lightning Fabric, which says on which devices, in how many processes and in which precision to
@@ -254,9 +257,10 @@ class Mitigator(Configured, abc.ABC):
         region = self._region(masks, shortcut_masks=shortcut_masks, relevant_region=relevant_region)
         processes = fabrics.processes(fabric)
         path = checkpoints.check_path(checkpoint)
-        stopping = EarlyStopping(validation, groups, patience=self.patience, head=self.head)
+        groups, validation_groups = split_groups(self.TAKES_GROUPS, groups, validation_groups, validation)
+        stopping = EarlyStopping(validation, validation_groups, patience=self.patience, head=self.head)
         stopping.check(model)
-        if labels is not None and region is None and self.NEEDS_MASK:
+        if labels is not None and region is None and self.needs_mask:
             raise InvalidInputError("fit needs labels and masks beside the inputs: fit(model, images, labels, masks)")
         if on_epoch is not None and not callable(on_epoch):
             raise InvalidTypeError(f"on_epoch must be a function (row, model), got {on_epoch!r}")
@@ -266,8 +270,15 @@ class Mitigator(Configured, abc.ABC):
             watch = MaskWatch()
             watch.look(source.samples.masks)
             watch.warn(self, stacklevel=4)
-        history: History = processes.launch(train, self, model, source, Options(path, stopping, progress, on_epoch))
+        with self._training(model, source, groups) as (trained, arranged):
+            options = Options(path, stopping, progress, on_epoch)
+            history: History = processes.launch(train, trained, model, arranged, options)
         return history
+
+    @contextlib.contextmanager
+    def _training(self, model: nn.Module, source: Source, groups: Any) -> Iterator[tuple[Mitigator, Source]]:  # noqa: ARG002
+        """What is trained inside, and on what: a subclass may arrange its data, freeze layers, or train before."""
+        yield self, source
 
     @property
     def flat_when_sure(self) -> bool:
@@ -340,7 +351,7 @@ class Mitigator(Configured, abc.ABC):
 
     def _reader(self, model: nn.Module, masks: Any = None) -> Reader:
         """How the batches of a training are read."""
-        name = type(self).__name__ if self.NEEDS_MASK else ""
+        name = type(self).__name__ if self.needs_mask else ""
         options: dict[str, Any] = {"by_class": self.mask_scope == "class", "free_labels": self.takes_any_labels}
         return Reader(model, needs_mask=name, masks=masks, what=self.MASK_NAME, **options)
 
@@ -349,7 +360,7 @@ class Mitigator(Configured, abc.ABC):
         options: dict[str, Any] = {"check": False, "move": True, "free_labels": self.takes_any_labels}
         by_class = self.mask_scope == "class"
         read = read_batch(batch, model, by_class=by_class, masks=self.MASK_NAME, **options)
-        if self.NEEDS_MASK and read.masks is None:
+        if self.needs_mask and read.masks is None:
             raise missing_masks(type(self).__name__)
         return read
 

@@ -21,13 +21,14 @@ class ChangedMitigator(Mitigator):
     It computes no explanation, so ``explainer`` has no effect.
     """
 
+    USES_EXPLAINER: ClassVar[bool] = False
     EXPLAINS_AS_DEPLOYED: ClassVar[bool] = False
 
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, masks: Any, *, seed: int, create_graph: bool) -> Tensor:
         # If the penalty is only measured, the pass must not change buffers of the model.
         apart = contextlib.nullcontext() if create_graph else isolated(model, y.device, seed)
         with apart:
-            return self.task_of(at_least_float32(self._changed_logits(model, x, masks, seed)), y)
+            return self.task_of(at_least_float32(self._changed_logits(model, x, y, masks, seed)), y)
 
     def penalty_share(self, fraction: BatchFraction) -> float:
         """The part's share of all samples, over which the penalty is a mean.
@@ -38,7 +39,7 @@ class ChangedMitigator(Mitigator):
         return fraction.samples
 
     @abc.abstractmethod
-    def _changed_logits(self, model: nn.Module, x: Any, masks: Any, seed: int) -> Tensor:
+    def _changed_logits(self, model: nn.Module, x: Any, y: Tensor, masks: Any, seed: int) -> Tensor:
         """The logits of the changed samples."""
 
     def _logits(self, model: nn.Module, x: Any) -> Tensor:

@@ -27,6 +27,20 @@ if TYPE_CHECKING:
     from xaikit.mitigation.base import Mitigator
 
 
+def check_device(value: Any, where: str) -> Any:
+    """The torch device that a setting names, or None.
+
+    Raises:
+        InvalidInputError: for no device.
+    """
+    if value is None:
+        return None
+    try:
+        return torch.device(value)
+    except (RuntimeError, TypeError):
+        raise InvalidInputError(f"{where} must name a torch device such as 'cpu' or 'cuda', got {value!r}") from None
+
+
 def check_model(model: Any) -> None:
     """Check that `fit` can train a model.
 
@@ -58,7 +72,7 @@ def check_data(mitigator: Mitigator, model: nn.Module, source: Source) -> None:
 
 
 def _check_first(mitigator: Mitigator, model: nn.Module, first: Batch, labels: Tensor) -> None:
-    x, y, mask = first
+    x, y, mask = first[:3]
     tensors = flatten(x)[0]
     with isolated(model, tensors[0].device, 0), torch.no_grad():
         try:
@@ -159,6 +173,54 @@ class DoubtWatch:
                 stacklevel=stacklevel,
             )
         return True
+
+
+class CollapseWatch:
+    """Whether a model came to predict one class alone, counted over the steps of an epoch, on the model's device."""
+
+    SHARE = 0.98  # of the predictions, from which on it counts as a collapse
+
+    def __init__(self) -> None:
+        self._predicted: Tensor | None = None
+        self._labels: Tensor | None = None
+
+    def look(self, logits: Tensor, labels: Tensor) -> None:
+        """Take a batch into account; what has no classes is passed over.
+
+        Args:
+            logits: of the batch.
+            labels: of the batch.
+        """
+        if labels.is_floating_point() or labels.shape != logits.shape[:1] or logits.ndim != 2 or logits.shape[1] < 2:
+            return
+        with torch.no_grad():
+            ones = torch.ones(len(labels), device=logits.device)
+            zeros = torch.zeros(logits.shape[1], device=logits.device)
+            predicted = zeros.index_add(0, logits.argmax(1), ones)
+            is_class = ((labels >= 0) & (labels < logits.shape[1])).to(ones)  # a loss of the user's may ignore some
+            classes = zeros.index_add(0, labels.clamp(0, logits.shape[1] - 1), is_class)
+        self._predicted = predicted if self._predicted is None else self._predicted + predicted
+        self._labels = classes if self._labels is None else self._labels + classes
+
+    def close_epoch(self, mitigator: Mitigator, *, is_last: bool, stacklevel: int) -> None:
+        """Begin anew; after the last epoch warn of a collapse.
+
+        Args:
+            mitigator: that trains.
+            is_last: whether the training ends.
+            stacklevel: of the warning.
+        """
+        counts, self._predicted, labels, self._labels = self._predicted, None, self._labels, None
+        if not is_last or counts is None or labels is None:
+            return
+        share, commonest = (float((c / c.sum().clamp_min(1)).max()) for c in (counts, labels))
+        if share >= self.SHARE > commonest + 0.05:
+            warnings.warn(
+                f"the training collapsed: {100 * share:.1f} % of the predictions of its last epoch are class "
+                f"{int(counts.argmax())}, and {100 * commonest:.1f} % of the samples are of the commonest class; try a "
+                f"smaller {mitigator.WEIGHT} (now {mitigator.weight:g}) or a smaller lr (now {mitigator.lr:g})",
+                stacklevel=stacklevel,
+            )
 
 
 @contextlib.contextmanager

@@ -86,7 +86,7 @@ class AClArC(ChangedMitigator):
     concept: Annotated[Any, check_concept, "what must not matter, from Concept.fit"]
     lambda_a: Annotated[float, Float(low=1e-2, high=1e2, log=True, ge=0), "weight of the changed samples"] = 1.0
 
-    def _changed_logits(self, model: nn.Module, x: Any, masks: Any, seed: int) -> Tensor:  # noqa: ARG002
+    def _changed_logits(self, model: nn.Module, x: Any, y: Tensor, masks: Any, seed: int) -> Tensor:  # noqa: ARG002
         with _moved(model, self.concept, self.concept.present):
             return self._logits(model, x)
 

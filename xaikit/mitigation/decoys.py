@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import flatten
+from xaikit.factors import DataFacts, Factor
 from xaikit.factors.exchange import exchanged, is_text, mask_like
 
 Decoy = Callable[[Any, Any], Any]
@@ -68,18 +70,21 @@ class Named:
             yield name, decoy(x, y)
 
 
-class Regions:
-    """The masked region is the shortcut; the variants take it from other samples, chosen by their class."""
+class Exchanges:
+    """A masked region or a factor is the shortcut; the variants take it from other samples, chosen by their class."""
 
-    def __init__(self, samples: Iterator[tuple[Any, Tensor, Any]], classes: int, seed: int) -> None:
-        self._classes, self._generator = classes, torch.Generator().manual_seed(seed)
+    def __init__(
+        self, samples: Iterator[Batch], classes: int, seed: int, factor: Factor | None = None, facts: Any = None
+    ) -> None:
+        self._generator, self._factor = torch.Generator().manual_seed(seed), factor
         most = max(1, DONOR_SAMPLES // classes)
         donors: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        for x, y, mask in samples:
-            if mask is None:
+        for batch in samples:
+            x, y, mask = batch[:3]
+            if mask is None and factor is None:
                 continue
-            (tensor,) = _single(x)
-            inside = mask_like(mask, tensor)
+            tensor = self._changed_part(x)[0]
+            inside = torch.ones_like(tensor) if factor is not None else mask_like(mask, tensor)
             for row, label in enumerate(y.tolist()):
                 # A text without a masked token has none to lend.
                 able = not is_text(tensor) or bool((inside[row] > 0.5).any())
@@ -88,6 +93,10 @@ class Regions:
             if len(donors) == classes and all(len(rows) == most for rows in donors.values()):
                 break
         self._donors = dict(sorted(donors.items()))
+        if factor is not None:
+            rows = torch.stack([row for lenders in self._donors.values() for row, _ in lenders])
+            self._facts = facts if isinstance(facts, DataFacts) else DataFacts.of(rows, **(facts or {}))
+            check_shown(factor, rows, self._facts)
         self._lent = self._choose_lent(torch.Generator().manual_seed(seed))
 
     def _choose_lent(self, generator: torch.Generator) -> list[tuple[int, int, Tensor, Tensor]]:
@@ -104,19 +113,32 @@ class Regions:
     def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str | Flip, Any]]:
         """Each variant with its name, "kept" first; only "kept" if there is no mask."""
         yield KEPT, x
-        if mask is None or len(self._donors) < 2:
+        if (mask is None and self._factor is None) or len(self._donors) < 2:
             return
-        (tensor,), rebuild = _single(x), flatten(x)[1]
-        inside = mask_like(mask, tensor)
+        tensor, rebuild = self._changed_part(x)
+        inside = torch.ones_like(tensor) if self._factor is not None else mask_like(mask, tensor)
         present = torch.tensor(list(self._donors))
         random = present[torch.randint(len(present), y.shape, generator=self._generator)]
         other, donor_masks = (part.to(tensor.device) for part in self._choose_donors(random, present))
-        yield RANDOMISED, rebuild((exchanged(tensor, inside, other, donor_masks),))
+        yield RANDOMISED, rebuild(self._exchanged(tensor, inside, other, donor_masks))
         for label, number, row, row_mask in self._lent:
             other, donor_masks = (part.to(tensor.device).expand_as(tensor) for part in (row, row_mask))
-            yield Flip(label, number), rebuild((exchanged(tensor, inside, other, donor_masks),))
-        removed = tensor - inside * tensor if tensor.is_floating_point() else tensor.masked_fill(inside > 0.5, 0)
-        yield REMOVED, rebuild((removed,))
+            yield Flip(label, number), rebuild(self._exchanged(tensor, inside, other, donor_masks))
+        if self._factor is None:
+            removed = tensor - inside * tensor if tensor.is_floating_point() else tensor.masked_fill(inside > 0.5, 0)
+            yield REMOVED, rebuild(removed)
+
+    def _changed_part(self, x: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+        """The tensor that is changed, and what makes inputs of the changed one."""
+        tensors, rebuild = (_single(x) if self._factor is None else flatten(x)[0]), flatten(x)[1]
+        place = 0 if self._factor is None else self._factor.place(tensors)
+        return tensors[place], lambda changed: rebuild((*tensors[:place], changed, *tensors[place + 1 :]))
+
+    def _exchanged(self, x: Tensor, mask: Tensor, donors: Tensor, donor_masks: Tensor) -> Tensor:
+        if self._factor is None:
+            return exchanged(x, mask, donors, donor_masks)
+        changed: Tensor = self._factor.exchange(x, donors, facts=self._facts)
+        return changed
 
     def _choose_donors(self, classes: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """A random donor of each class, and its mask; if a class has no donor, the nearest class that has one."""
@@ -126,6 +148,30 @@ class Regions:
             chosen.append(donors[int(torch.randint(len(donors), (), generator=self._generator))])
         rows, masks = zip(*chosen, strict=True)
         return torch.stack(rows), torch.stack(masks)
+
+
+def check_shown(factor: Factor, x: Tensor, facts: DataFacts, masks: Any = None) -> None:
+    """Refuse a factor that no sample shows.
+
+    Args:
+        factor: the shortcut.
+        x: samples of all classes.
+        facts: what is known of them.
+        masks: where the factor lies, if it is a region of each sample's own.
+
+    Raises:
+        InvalidInputError: where an exchange between samples changes none of them.
+    """
+    tolerance = 1e-4 * float(x.max() - x.min())  # an exchange of equal things may round
+    for shift in (1, len(x) // 2, len(x) // 3):
+        donor_masks = None if masks is None else masks.roll(shift, 0)
+        changed = factor.exchange(x, x.roll(shift, 0), masks=masks, donor_masks=donor_masks, facts=facts)
+        if float((changed - x).abs().max()) > (tolerance if x.is_floating_point() else 0):
+            return
+    raise InvalidInputError(
+        f"no sample shows the factor {factor.title!r}: exchanged between {len(x)} samples it changes none; name "
+        "another factor"
+    )
 
 
 def _single(x: Any) -> tuple[Tensor, ...]:
@@ -138,16 +184,21 @@ def _single(x: Any) -> tuple[Tensor, ...]:
     return tensors
 
 
-def decoys(
-    decoy: Any, classes: int, seed: int, samples: Callable[[], Iterator[tuple[Any, Tensor, Any]]]
-) -> Decoys | Named | Regions:
-    """The maker of the variants, from the arguments of `assess`.
+def decoys(  # noqa: PLR0913
+    decoy: Any,
+    classes: int,
+    seed: int,
+    samples: Callable[[], Iterator[Batch]],
+    factor: Factor | None = None,
+    facts: Any = None,
+) -> Decoys | Named | Exchanges:
+    """What makes the variants, from what `assess` was given.
 
     Raises:
         InvalidTypeError: for a decoy that is neither a function nor functions by name.
     """
     if decoy is None:
-        return Regions(samples(), classes, seed)
+        return Exchanges(samples(), classes, seed, factor, facts)
     if isinstance(decoy, Mapping) and all(callable(f) for f in decoy.values()):
         return Named(decoy)
     if not callable(decoy):

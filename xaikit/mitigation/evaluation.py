@@ -12,6 +12,7 @@ from xaikit.core.batch import Batch, read_batches
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.labels import read_classes
 from xaikit.mitigation.forward import class_logits, evaluating
+from xaikit.mitigation.groups import read_group_names
 from xaikit.mitigation.penalties import check_labels
 
 
@@ -44,11 +45,9 @@ def group_names(groups: Any, x: Any, y: Tensor, begin: int) -> list[Any]:
     """
     if groups is None:
         return y.tolist()
-    names = groups(x, y) if callable(groups) else groups[begin : begin + len(y)]
-    names = names.tolist() if hasattr(names, "tolist") else list(names)
-    if len(names) != len(y):
-        raise InvalidInputError(f"groups must name one for each of the {begin + len(y)} samples or more, fewer came")
-    return names
+    if callable(groups):
+        return read_group_names(groups(x, y), len(y))
+    return read_group_names(groups[begin : begin + len(y)], len(y), begin=begin)
 
 
 def by_group(right: Tensor, groups: list[Any]) -> dict[Any, float]:
@@ -70,7 +69,7 @@ def accuracies(model: nn.Module, data: Any, groups: Any = None, head: str | int 
     names: list[Any] = []
     with evaluating(model) as device:
         for batch in class_batches(model, data):
-            x, y, _ = batch.to(device)
+            x, y = batch.to(device)[:2]
             names += group_names(groups, x, y, len(names))
             logits = class_logits(model, x, head)
             right.append((logits.argmax(1) == check_labels(y, logits)).cpu())

@@ -61,10 +61,12 @@ class Source(Protocol):
     Attributes:
         steps: in one epoch; None where that is unknown.
         generators: of random numbers that the user gave to the loader or its sampler.
+        running: what a training changes from step to step beside the weights, with `state` and `load_state`; or None.
     """
 
     steps: int | None
     generators: list[torch.Generator]
+    running: Any
 
     def epoch(self, number: int, skip: int, process: ProcessRank) -> Iterator[TrainingStep]:
         """The steps of one pass over the data, without the first `skip`."""
@@ -85,15 +87,20 @@ class InMemorySource:
         size: samples in a step.
     """
 
+    running: Any = None
+
     def __init__(self, batch: Batch, size: int) -> None:
-        self.samples, self._size, self._n = batch, size, batch.size
+        self.samples, self.batch_size, self._n = batch, size, batch.size
         self.steps: int | None = len(in_batches(torch.arange(self._n), size))
         self.generators: list[torch.Generator] = []
 
     def epoch(self, number: int, skip: int, process: ProcessRank) -> Iterator[TrainingStep]:  # noqa: ARG002
         """The steps of one pass, in an order drawn now."""
-        order = in_batches(torch.randperm(self._n), self._size)
+        order = in_batches(self._order(), self.batch_size)
         return (self._step(rows, process) for rows in order[skip:])
+
+    def _order(self) -> Tensor:
+        return torch.randperm(self._n)
 
     def first(self) -> Batch:
         """One sample."""
@@ -102,7 +109,7 @@ class InMemorySource:
     @property
     def single(self) -> Batch | None:
         """One sample, where a step holds no more than one."""
-        return self.first() if min(self._n, self._size) == 1 else None
+        return self.first() if min(self._n, self.batch_size) == 1 else None
 
     def fingerprint(self) -> dict[str, str]:
         """Hashes of the inputs, the labels and the masks, and the number of samples."""
@@ -125,14 +132,16 @@ class LoaderSource:
         reader: of its batches.
     """
 
+    running: Any = None
+
     def __init__(self, loader: DataLoader[Any], reader: Reader) -> None:
-        self._reader = reader
+        self.reader = reader
         self._indices = _Indices(loader.batch_sampler)
         names = "num_workers collate_fn pin_memory timeout worker_init_fn multiprocessing_context generator"
         settings = {name: getattr(loader, name) for name in (*names.split(), "persistent_workers")}
         if loader.num_workers:
             settings["prefetch_factor"] = loader.prefetch_factor
-        self._original = loader
+        self.original = loader
         self._loader = DataLoader(loader.dataset, batch_sampler=self._indices, **settings)
         self._masks = IndexedMasks(reader, loader.dataset)
         self.steps: int | None = _length(loader)
@@ -153,12 +162,12 @@ class LoaderSource:
 
     def _step(self, item: Any) -> TrainingStep:
         rows, is_padding = self._indices.pop()
-        return TrainingStep(self._masks.put(self._reader(item), rows), rows, is_padding)
+        return TrainingStep(self._masks.put(self.reader(item), rows), rows, is_padding)
 
     @property
     def single(self) -> Batch | None:
         """One sample, where a step holds no more than one."""
-        loader = self._original
+        loader = self.original
         size = loader.batch_size
         if size is None or not isinstance(loader.dataset, Sized):
             return None
@@ -166,11 +175,11 @@ class LoaderSource:
         if 1 not in (size, remainder):
             return None
         with torch.random.fork_rng():
-            return self._masks.put(self._reader(loader.collate_fn([loader.dataset[0]])), [0])
+            return self._masks.put(self.reader(loader.collate_fn([loader.dataset[0]])), [0])
 
     def fingerprint(self) -> dict[str, str]:
         """The number of samples; to read them would draw random numbers."""
-        return {"samples": str(len(self._original.dataset))} if isinstance(self._original.dataset, Sized) else {}
+        return {"samples": str(len(self.original.dataset))} if isinstance(self.original.dataset, Sized) else {}
 
 
 class IterableSource:
@@ -180,6 +189,8 @@ class IterableSource:
         data: the iterable.
         reader: of its batches.
     """
+
+    running: Any = None
 
     def __init__(self, data: Iterable[Any], reader: Reader) -> None:
         self._data, self._reader = data, reader

@@ -19,7 +19,7 @@ from xaikit.core.results import Stopped
 from xaikit.core.structure import flatten
 from xaikit.core.value_ranges import ranges_known, read_ranges
 from xaikit.mitigation import checkpoints, random_states
-from xaikit.mitigation.checks import DoubtWatch, MaskWatch
+from xaikit.mitigation.checks import CollapseWatch, DoubtWatch, MaskWatch
 from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.fabric import OneProcess
 from xaikit.mitigation.forward import training_mode
@@ -122,6 +122,7 @@ class Loop:
             saved = checkpoints.read(options.checkpoint, mitigator, model, self._data)
             if saved is not None:
                 self._resume(*saved)
+        self._collapse = CollapseWatch()
         self._doubt = DoubtWatch(mitigator) if mitigator.flat_when_sure else None
         # What is in memory was looked at as a whole; what is loaded is looked at before it goes to the device.
         self._ranges = read_ranges(source.samples.tensors) if isinstance(source, InMemorySource) else None
@@ -237,6 +238,7 @@ class Loop:
         """What `_count` sums, and whether the loss is finite; in one wait for the device."""
         labels = batch.labels.to(loss.logits.device)
         right = _count_right(loss.logits, labels)
+        self._collapse.look(loss.logits, labels)
         scalars = [loss.task, loss.penalty, loss.total, right]
         if self._doubt is not None:
             scalars.append(self._doubt.doubt(loss.logits, labels))
@@ -301,6 +303,7 @@ class Loop:
                 f"the data gave no batch in epoch {number}; pass something that can be iterated once per epoch"
             )
         self._warn_of_masks()
+        self._collapse.close_epoch(self._mitigator, is_last=is_last and number > 1, stacklevel=8)
         if self._doubt is not None and self._doubt.close_epoch(number - 1, stacklevel=8):
             self._doubt = None
         weight = self.weight
@@ -353,6 +356,7 @@ class Loop:
             "guard": self._guard.state(),
             "stopping": self._options.stopping.state(),
             "data": self._data,
+            **({} if self._source.running is None else {"running": self._source.running.state()}),
             "random": {"began": self._began if self.progress.step else now, "now": now},
         }
         checkpoints.write(path, self._mitigator, parts, dataclasses.asdict(self.progress))
@@ -362,6 +366,8 @@ class Loop:
         self._optimizer.load_state_dict(parts["optimizer"])
         self._guard.load_state(parts["guard"])
         self._options.stopping.load_state(parts["stopping"])
+        if self._source.running is not None:
+            self._source.running.load_state(parts["running"])
         self.progress = TrainingProgress(**progress)
         if self.progress.regression:
             self._note_task(torch.empty(0))

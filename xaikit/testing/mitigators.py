@@ -106,5 +106,7 @@ MITIGATOR_CHECKS: tuple[Callable[[Any], None], ...] = (check_plain_step, check_t
 def _step(mitigator: Any) -> tuple[nn.Module, tuple[Tensor, Tensor, Tensor], Any]:
     """The net in training mode, a batch with a mask for each sample, the mitigator."""
     model, x, y = contract_case()
-    mask = torch.rand(N, SIZE, SIZE, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+    # One class twice, so that a mean over classes is not the mean over samples.
+    x, y = torch.cat([x, -x[:1]]), torch.cat([y, y[2:]])
+    mask = torch.rand(N + 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
     return model, (x, y, mask), mitigator() if isinstance(mitigator, type) else mitigator

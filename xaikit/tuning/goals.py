@@ -55,7 +55,7 @@ class Goal:
             postprocess: what is done to every attribution; see `Metric.evaluate`.
             seed: of every random number.
         """
-        inputs, targets, masks = batch
+        inputs, targets, masks = batch[:3]
         options = {"relevant_region": masks, "postprocess": postprocess, "seed": seed}
         values = [
             metric.evaluate(explainer, inputs, targets, attributions, **options).detach().cpu().double()

@@ -103,7 +103,7 @@ def test_an_interrupted_training_goes_on(
     ("arguments", "words"),
     [
         (["--mask", "none.png"], "there is no mask file none.png"),
-        ([], "rrr needs --mask"),
+        ([], "counterexamples needs --mask"),
         (["--mask", "w.pt"], "masks are read from .npy"),
         (["--mask", "m.npy", "--mitigator", "rr"], "unknown mitigator 'rr'; did you mean 'rrr'"),
         (["--mask", "m.npy", "--mitigator", "rrr:lambda=1"], "did you mean 'lambda_rrr'"),

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+from xaikit.factors import MaskedRegion
 from xaikit.mitigation import Assessment, assess, compare
 from xaikit.report.comparisons import plot_comparison
 
@@ -283,3 +284,64 @@ def test_the_figure_shows_means_and_intervals(tmp_path):
     assert plot_comparison(found, measures=["worst flipped", "mass vargrad"]).axes[0].get_title() == ""
     with pytest.raises(InvalidInputError, match="no measure begins with 'speed'"):
         plot_comparison(found, kind="speed")
+
+
+def hued(n=120, seed=0):
+    """One hue for each of two classes; the brightness of the left half tells nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 2
+    grey = 0.2 + 0.8 * torch.rand(n, 1, 4, 4, generator=generator)
+    colours = torch.tensor([[1.0, 0.1, 0.1], [0.1, 0.1, 1.0]])
+    return grey * colours[y].view(n, 3, 1, 1), y
+
+
+class RedOrBlue(nn.Module):
+    """Answers by the hue alone."""
+
+    def forward(self, x):
+        return x.mean((2, 3))[:, [0, 2]]
+
+
+def test_a_factor_in_place_of_masks():
+    x, y = hued()
+    found = assess(RedOrBlue(), (x, y), factor="hue", explainers=(), progress=False)
+    assert list(found.accuracy) == ["kept", "randomised", "flipped"]
+    assert found.accuracy["kept"] == 1.0
+    assert found.accuracy["flipped"] == 0.0
+    assert 0.3 < found.accuracy["randomised"] < 0.7
+    assert found.relies
+    assert found.verdict.startswith("still relies on it: 100.0 % of predictions change")
+    # The saturation is the same in all: nothing to exchange.
+    with pytest.raises(InvalidInputError, match="no sample shows the factor"):
+        assess(RedOrBlue(), (x, y), factor="saturation", explainers=(), progress=False)
+    bright = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    nn.init.zeros_(bright[1].weight)
+    assert not assess(bright, (x, y), factor="hue", explainers=(), progress=False).relies
+
+
+def test_a_region_as_a_factor_is_a_mask():
+    x, y = hued()
+    mask = torch.zeros(4, 4)
+    mask[:2] = 1
+    by_mask = assess(RedOrBlue(), (x, y), shortcut_masks=mask, explainers=(), progress=False)
+    assert assess(RedOrBlue(), (x, y), factor=MaskedRegion(mask=mask), explainers=(), progress=False) == by_mask
+    # The same region as a corner, by its factor; a factor is never removed.
+    square = torch.zeros(4, 4)
+    square[:2, :2] = 1
+    corner = assess(RedOrBlue(), (x, y), factor="corner:size=2", explainers=(), progress=False)
+    region = assess(RedOrBlue(), (x, y), shortcut_masks=square, explainers=(), progress=False)
+    assert {**corner.accuracy, "removed": region.accuracy["removed"]} == region.accuracy
+
+
+def test_factors_that_cannot_be_assessed():
+    x, y = hued()
+    for options, kind, sentence in (
+        ({"factor": "hue", "decoy": lambda x, told: x}, InvalidTypeError, "a factor or a decoy, got both"),  # noqa: ARG005
+        ({"factor": "corners"}, InvalidInputError, "the factor 'corners' stands for several"),
+        ({"factor": "hues"}, UnknownNameError, "unknown factor 'hues'"),
+        ({"factor": "words:ids=[3]"}, InvalidInputError, "is of text data, got image"),
+    ):
+        with pytest.raises(kind, match=sentence):
+            assess(RedOrBlue(), (x, y), explainers=(), progress=False, **options)
+    with pytest.raises(InvalidInputError, match="nothing was exchanged; give masks, a factor or a decoy"):
+        assess(RedOrBlue(), (x, y), explainers=(), progress=False).relies  # noqa: B018

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.factors import DataFacts, Hue
 from xaikit.mitigation import HINT, RRR, Counterexamples
 
 
@@ -75,7 +76,7 @@ def test_tokens_are_permuted_between_samples():
 
 def test_refusals(case):
     model, x, y, mask = case
-    with pytest.raises(InvalidInputError, match="must be one of 'permute', 'uniform', 'noise', 'colour' or a function"):
+    with pytest.raises(InvalidInputError, match="must be one of 'permute', .* a factor such as 'hue', or"):
         Counterexamples(fill="grey")
     with pytest.raises(InvalidTypeError, match="or a function, got 3"):
         Counterexamples(fill=3)
@@ -117,3 +118,80 @@ def test_masked_tokens_get_masked_tokens_wherever_they_stand():
     assert set(found[mask == 1].tolist()) <= {3, 4, 5}
     assert not torch.equal(found, tokens)
     assert torch.equal(found[5], tokens[5])
+
+
+def coloured(n=8, seed=0):
+    """Images whose whole picture is one hue, with its brightness from pixel to pixel."""
+    generator = torch.Generator().manual_seed(seed)
+    hues = torch.rand(n, 3, 1, 1, generator=generator)
+    return hues * torch.rand(n, 1, 4, 4, generator=generator)
+
+
+@pytest.mark.parametrize("fill", ["hue", Hue(), Hue, {"name": "hue", "settings": {}}])
+def test_a_factor_is_exchanged_within_the_batch(fill):
+    torch.manual_seed(0)
+    model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), coloured(), torch.arange(8) % 2
+    given = []
+    handle = model.register_forward_pre_hook(lambda _m, args: given.append(args[0].clone()))
+    Counterexamples(fill=fill).loss(model, (x, y), seed=3)
+    handle.remove()
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(3))
+    assert torch.allclose(given[1], Hue().exchange(x, x[order], facts=DataFacts.of(x)))
+    assert torch.allclose(given[1].amax(1), x.amax(1), atol=1e-5)  # brightness stays
+    assert not torch.allclose(given[1], x, atol=1e-2)
+
+
+def test_words_are_exchanged_with_what_is_known_of_the_data():
+    vocabulary = ["[PAD]", "text", "video", "good", "bad"]
+    x = torch.tensor([[3, 1, 3, 0], [4, 4, 2, 0], [3, 3, 1, 4], [2, 4, 0, 0]])
+    model, y = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(12, 2)), torch.tensor([0, 1, 0, 1])
+    given = []
+    handle = model.register_forward_pre_hook(lambda _m, args: given.append(args[0].clone()))
+    options = {"fill": "words:names=[text,video]", "facts": {"vocabulary": vocabulary, "padding": 0}}
+    Counterexamples(**options).loss(model, (x, y), seed=1)
+    handle.remove()
+    order = torch.randperm(4, generator=torch.Generator().manual_seed(1))
+    told = (x == 1).any(1)[order]
+    assert torch.equal((given[1] == 1).any(1), told)
+    assert torch.equal((given[1] == 2).any(1), ~told)
+    assert torch.equal(given[1] == 0, x == 0)
+
+
+def test_a_region_without_a_mask_of_its_own_takes_those_of_the_data(case):
+    model, x, y, mask = case
+    by_factor = seen(Counterexamples(fill="region"), model, x, y, mask)
+    assert torch.equal(by_factor[:, :, 2:], x[:, :, 2:])
+    assert torch.equal(by_factor[:, :, :2].flatten(1).sort(0).values, x[:, :, :2].flatten(1).sort(0).values)
+    with pytest.raises(InvalidTypeError, match="must be told where"):
+        Counterexamples(fill="region").loss(model, (x, y))
+    assert Counterexamples(fill="corner").loss(model, (x, y)).total.isfinite()
+
+
+def test_a_function_sees_the_model_and_the_labels(case):
+    model, x, y, mask = case
+    calls = []
+
+    def fill(x, mask, generator, *, model, labels):
+        calls.append((model, labels))
+        assert isinstance(generator, torch.Generator)
+        return x * (1 - mask)
+
+    Counterexamples(fill=fill).loss(model, (x, y, mask))
+    assert calls[0][0] is model
+    assert torch.equal(calls[0][1], y)
+    found = seen(Counterexamples(fill=fill), model, x, y, torch.ones(4, 4))
+    assert not bool(found.any())
+
+
+def test_fills_that_are_none():
+    for fill, kind, sentence in (
+        ("hues", InvalidInputError, "a factor such as 'hue', or a function, got 'hues'; did you mean 'hue'"),
+        ("corners", InvalidInputError, "must be a single factor, and 'corners' stands for several"),
+        (3, InvalidTypeError, "or a function, got 3"),
+    ):
+        with pytest.raises(kind, match=sentence):
+            Counterexamples(fill=fill)
+    with pytest.raises(InvalidTypeError, match="facts must be a dict"):
+        Counterexamples(fill="hue", facts=3)
+    with pytest.raises(InvalidInputError, match="is of image data, got tabular"):
+        Counterexamples(fill="hue").loss(nn.Linear(4, 2), (torch.rand(4, 4), torch.tensor([0, 1, 0, 1])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from xaikit import RRR, assess
-from xaikit.factors.exchange import transplanted
+from xaikit.factors.exchange import exchanged, transplanted
 
 
 def spot(n, size, row, column, height=2):
@@ -97,3 +98,29 @@ def test_one_logit_is_its_own_score_and_a_model_that_is_not_sure_yet_is_let_be()
             model, x, y = sure_model(outputs)
             model.weight.data *= scale
             RRR(n_epochs=1, random_state=0).fit(model, x, y, torch.tensor([1.0, 0, 0, 0]), progress=False)
+
+
+def line(angle, size=9):
+    """A line through the middle, (1, size, size)."""
+    mask = torch.zeros(1, size, size)
+    for step in torch.linspace(-4, 4, 40):
+        mask[0, int(torch.round(4 + step * math.sin(angle))), int(torch.round(4 + step * math.cos(angle)))] = 1
+    return mask
+
+
+def test_a_line_of_another_direction_lends_its_colour():
+    """Moved onto each other the lines hardly meet, so the donor's mean colour is taken over; what is beside stays."""
+    masks = torch.stack([line(0.0), line(1.2)])
+    colours = torch.tensor([[1.0, 0.2, 0.2], [0.2, 0.2, 1.0]]).view(2, 3, 1, 1)
+    x = 0.1 * torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0)) * (1 - masks) + masks * colours
+    inside = masks.expand(2, 3, 9, 9)
+    found = exchanged(x, inside, x.flip(0), inside.flip(0))
+    assert torch.allclose(found, torch.where(inside > 0, colours.flip(0).expand_as(x), x), atol=1e-6)
+    # A line that lies elsewhere and has the same direction is moved, with all that is on it.
+    shade = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+    here = torch.stack([line(0.0), line(0.0).roll(2, 1)]).expand(2, 3, 9, 9)
+    moved = exchanged(shade, here, shade.flip(0), here.flip(0))
+    assert torch.equal(moved[0][here[0] > 0], shade[1][here[1] > 0])
+    # A donor without a region lends what stands at the place.
+    empty = torch.stack([line(0.0), 0 * line(0.0)]).expand(2, 3, 9, 9)
+    assert torch.equal(exchanged(shade, empty, shade.flip(0), empty.flip(0))[0][empty[0] > 0], shade[1][empty[0] > 0])

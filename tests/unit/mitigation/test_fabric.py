@@ -146,9 +146,17 @@ SEPARABLE = {
     "rr_clarc": {"target": "label"},  # a random score is drawn by the place in a part
     "counterexamples": {"fill": lambda x, mask, generator: x.flip(-1)},  # noqa: ARG005
 }
+WHOLE_BATCHES = ("group_dro", "group_balanced", "dfr")
 
 
-@pytest.mark.parametrize("name", list(MITIGATORS))
+@pytest.mark.parametrize("name", WHOLE_BATCHES)
+def test_weights_of_groups_are_of_whole_batches(name):
+    with pytest.raises(InvalidInputError, match="weighs the samples of whole batches, so it trains in one process"):
+        MITIGATORS.create(name).penalty_share(BatchFraction(0.5, 0.5, 0.5))
+
+
+# A part of a batch has another range than the whole, so pgd_ex changes its samples otherwise.
+@pytest.mark.parametrize("name", [name for name in MITIGATORS if name not in (*WHOLE_BATCHES, "pgd_ex")])
 def test_parts_of_a_batch_add_up(name):
     """Every mitigator's penalty of a batch is the shared sum of that of its parts; so is the gradient."""
     torch.manual_seed(0)

@@ -1,0 +1,97 @@
+"""Fields of the verbs that judge a model by a shortcut: where it is, and the samples with labels and masks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xaikit.cli.job import flag
+from xaikit.cli.sources import MaskFields, ModelJob
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor, nn
+
+    from xaikit.cli.stream import Stream
+
+RELIES_CODE = 3  # exit code of --fail-if-relies
+
+
+class ShortcutFields(MaskFields, ModelJob):
+    """A shortcut: --mask or --mask-names, or --factor."""
+
+    factor: str = flag("", help="The shortcut, in place of --mask: hue, corner:size=5, words:names=[text,video], ...")
+    seed: int = flag(0, help="Seed of what is random.")
+
+    def check_shortcut(self) -> None:
+        """Refuse a call that names no shortcut, or two.
+
+        Raises:
+            InvalidInputError: for such a call.
+        """
+        from xaikit.core import Int
+        from xaikit.core.errors import InvalidInputError
+
+        Int(ge=0).check(self.seed, "--seed")
+        by_mask = self.mask is not None or bool(self.mask_names)
+        if by_mask and self.factor:
+            raise InvalidInputError("name the shortcut by --mask or by --factor, not by both")
+        if not by_mask and not self.factor:
+            raise InvalidInputError(
+                f"{self.VERB} needs the shortcut: --mask or --mask-names say where it is, --factor what"
+            )
+
+    def facts(self, data: Any) -> dict[str, Any]:
+        """What a factor must know beside the samples: the words behind token ids, the names of columns.
+
+        Args:
+            data: the data set.
+        """
+        from xaikit.cli.hugging_face import tokenizer_of
+
+        facts: dict[str, Any] = {}
+        if self.text and (tokenizer := tokenizer_of(self.tokenizer or self.model)) is not None:
+            facts["vocabulary"] = tokenizer
+        if names := tuple(getattr(data, "features", ())):
+            facts["columns"] = names
+        return facts
+
+    def judged(self, model: nn.Module) -> tuple[Any, Stream, Sequence[str]]:
+        """The data set, its samples with labels and masks, and the names of the classes."""
+        from xaikit.cli.stream import Stream
+
+        data = self.fit_labels(self.samples(self.model), model, needed=True)
+        return data, Stream(data, self.masks(data)), getattr(data, "classes", ())
+
+    def assess_options(self, data: Any, classes: Sequence[str]) -> dict[str, Any]:
+        """Arguments of `assess` that these fields give."""
+        options: dict[str, Any] = {"head": self.view()["head"], "seed": self.seed, "progress": not self.quiet}
+        if classes:
+            options["groups"] = named_classes(classes)
+        if self.factor:
+            options |= {"factor": self.factor, "facts": self.facts(data)}
+        return options
+
+
+def named_classes(classes: Sequence[str]) -> Callable[[Any, Tensor], list[str]]:
+    """What tells the groups of `assess` by the names of the labels; by number, where one has none.
+
+    Args:
+        classes: their names.
+    """
+    return lambda _, y: [classes[k] if 0 <= k < len(classes) else str(k) for k in y.tolist()]
+
+
+def finite(value: Any) -> Any:
+    """Plain JSON values, with None for what is not finite.
+
+    Args:
+        value: of lists, dicts and numbers.
+    """
+    import math
+
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,126 @@
+"""What stands in a region that is drawn anew, for counterexamples."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
+from xaikit.core.registries import FACTORS
+from xaikit.factors import DataFacts, Factor
+from xaikit.factors.exchange import exchanged, is_text
+
+FILLS = ("permute", "uniform", "noise", "colour")
+FORMS = "one of 'permute', 'uniform', 'noise', 'colour', a factor such as 'hue', or a function"
+
+
+def check_fill(value: Any, where: str) -> Any:
+    """The fill that a user named: a name of `FILLS`, a factor, or a function.
+
+    Args:
+        value: of the setting.
+        where: name of the setting.
+
+    Raises:
+        InvalidInputError, InvalidTypeError: for anything else.
+    """
+    if isinstance(value, str) and value not in FILLS:
+        name = value.partition(":")[0]
+        if name not in FACTORS:
+            raise InvalidInputError(f"{where} must be {FORMS}, got {value!r}{near_names(name, [*FILLS, *FACTORS])}")
+        value = FACTORS.create(value)
+    if (isinstance(value, Mapping) and "name" in value) or (isinstance(value, type) and issubclass(value, Factor)):
+        value = FACTORS.create(value)
+    if isinstance(value, Factor) and value.IS_FAMILY:
+        raise InvalidInputError(f"{where} must be a single factor, and {value.NAME!r} stands for several; name one")
+    if isinstance(value, Factor) or callable(value) or (isinstance(value, str) and value in FILLS):
+        return value
+    raise InvalidTypeError(f"{where} must be {FORMS}, got {value!r}")
+
+
+def check_facts(value: Any, where: str) -> Any:
+    """What is known of the data, as `DataFacts` or a dict of its fields.
+
+    Args:
+        value: of the setting.
+        where: name of the setting.
+
+    Raises:
+        InvalidTypeError: for anything else.
+    """
+    if value is not None and not isinstance(value, (DataFacts, Mapping)):
+        raise InvalidTypeError(f"{where} must be a dict such as {{'vocabulary': tokenizer}}, got {value!r}")
+    return value
+
+
+def with_arguments(function: Callable[..., Any], **offered: Any) -> Callable[..., Any]:
+    """The function with those of the offered keyword arguments that it names, such as `model` and `labels`.
+
+    Args:
+        function: of the user.
+        offered: what it may ask for.
+    """
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some builtins have no signature
+        return function
+    arguments = {name: value for name, value in offered.items() if name in parameters}
+    return lambda *args: function(*args, **arguments)
+
+
+def facts_of(facts: Any, x: Tensor) -> DataFacts:
+    """What is known of samples.
+
+    Args:
+        facts: as `check_facts` gives it.
+        x: the samples, which show the rest.
+    """
+    return facts if isinstance(facts, DataFacts) else DataFacts.of(x, **(facts or {}))
+
+
+def permute(x: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+    """What another sample of the batch has there; of tokens, wherever they stand, what it has in its own mask."""
+    if not is_text(x):
+        return x[torch.randperm(len(x), generator=generator).to(x.device)]
+    donors = (mask > 0.5).any(1).nonzero()[:, 0]  # a text without a masked token has none to lend
+    other = torch.arange(len(x), device=x.device)
+    other[donors] = donors[torch.randperm(len(donors), generator=generator).to(x.device)]
+    return exchanged(x, mask, x[other], mask[other])
+
+
+def _uniform(x: Tensor, _mask: Tensor, generator: torch.Generator) -> Tensor:
+    low, high = _range(x)
+    return low + (high - low) * torch.rand(x.shape, generator=generator).to(x)
+
+
+def _noise(x: Tensor, _mask: Tensor, generator: torch.Generator) -> Tensor:
+    axes = _within_channel(x)
+    normal = torch.randn(x.shape, generator=generator).to(x)
+    return x.mean(axes, keepdim=True) + x.std(axes, correction=0, keepdim=True) * normal
+
+
+def _colour(x: Tensor, _mask: Tensor, generator: torch.Generator) -> Tensor:
+    low, high = _range(x)
+    shape = (*x.shape[:2], *[1] * (x.ndim - 2))
+    return (low + (high - low) * torch.rand(shape, generator=generator).to(x)).expand_as(x)
+
+
+def _within_channel(x: Tensor) -> tuple[int, ...]:
+    return (0, *range(2, x.ndim))
+
+
+def _range(x: Tensor) -> tuple[Tensor, Tensor]:
+    axes = _within_channel(x)
+    return x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
+
+
+MAKERS: dict[str, Callable[[Tensor, Tensor, torch.Generator], Tensor]] = {
+    "permute": permute,
+    "uniform": _uniform,
+    "noise": _noise,
+    "colour": _colour,
+}

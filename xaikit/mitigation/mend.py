@@ -1,0 +1,112 @@
+"""Mending: the mitigators that suit a shortcut tried one after the other, and the best chosen on held-out samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from xaikit.core.params import Float
+from xaikit.mitigation.assess import Assessment, assess
+from xaikit.mitigation.budget import read_budget
+from xaikit.mitigation.checks import check_model
+from xaikit.mitigation.mend_data import CONCEPT, REGION, MendData, read_data, read_shortcut
+from xaikit.mitigation.mend_methods import read_methods, with_training
+from xaikit.mitigation.mend_result import MendResult
+from xaikit.mitigation.mend_search import MendSearch, SearchOptions
+from xaikit.mitigation.mend_store import TryStore, fingerprint
+
+
+def mend(  # noqa: PLR0913
+    model: nn.Module,
+    data: Any,
+    shortcut: Any,
+    *,
+    validation: Any = None,
+    from_scratch: Any = False,
+    methods: Any = None,
+    budget: Any = None,
+    max_loss: float = 0.02,
+    n_epochs: int | None = None,
+    facts: Any = None,
+    folder: Any = None,
+    head: str | int = "logits",
+    seed: int = 0,
+    progress: bool = True,
+) -> MendResult:
+    """A copy of the model that does not rely on a shortcut any more, and what came of it.
+
+    The mitigators that suit the kind of shortcut are tried one after the other, from the cheapest. Each is measured on
+    held-out samples: with the shortcut as it is, and with that of a sample of another class. The search ends where one
+    has the same accuracy in both, to `max_loss`, and is as accurate as the model was; where accuracy fell, a second one
+    is tried, since only what the shortcut told should be lost. Chosen is the highest accuracy on exchanged samples
+    among those that lose no more than `max_loss` with the shortcut kept, against the best that does not rely on it. A
+    model that does not rely on the shortcut is not trained. The user's model stays as it is.
+
+    Args:
+        model: returns logits (N, C), or holds them under `head`; trained, or untrained with `from_scratch`.
+        data: samples to train on, in any form that `Mitigator.fit` takes. They are held in memory.
+        shortcut: what must not matter: a mask in any form that `fit` takes, a factor ("hue",
+            "words:names=[text,video]", an object), or a `Concept`. ``"region"`` takes the masks of the data.
+        validation: samples to choose by, as for `data`; None holds back a fifth of the data.
+        from_scratch: draw the weights anew instead of going on with those of the model; or a function that makes an
+            untrained model.
+        methods: mitigators to try instead: names, spec strings or objects, in their order.
+        budget: a number of trainings, such as 2, or a time, such as "10 min"; None tries all.
+        max_loss: of accuracy that may be lost, a fraction.
+        n_epochs: of each training at most; None goes by the number of samples. A training ends early where the held-out
+            accuracy does not rise.
+        facts: what a factor must know beside the samples, such as ``{"vocabulary": tokenizer}``; see `DataFacts`.
+        folder: where each try is kept; the same call goes on from there.
+        head: which output holds the logits.
+        seed: of what is random.
+        progress: show progress bars.
+
+    Returns:
+        A `MendResult` with the model, the method as a spec string, all tries, the assessments before and after, and the
+        verdict.
+
+    Raises:
+        InvalidInputError, InvalidTypeError: for data, a shortcut, methods or a budget that cannot be right; a shortcut
+            that no sample shows; a budget that is too small for one training.
+        TrainingError: where every method fails.
+
+    >>> import torch
+    >>> x, y = torch.randn(400, 4, generator=torch.Generator().manual_seed(0)), torch.arange(400) % 2
+    >>> x[:, 1] += 2.0 * y - 1  # the honest signal
+    >>> x[:, 0] = 6.0 * y - 3  # the shortcut
+    >>> _ = torch.manual_seed(0)
+    >>> model = nn.Linear(4, 2)
+    >>> result = mend(model, (x, y), torch.tensor([1.0, 0, 0, 0]), from_scratch=True, progress=False)
+    >>> result.relies, result.chosen.accuracy_exchanged > 0.7
+    (False, True)
+    """
+    check_model(model)
+    Float(ge=0, le=1).check(max_loss, "max_loss")
+    allowed = read_budget(budget)
+    data = read_data(model, data, read_shortcut(shortcut), validation, facts, seed)
+    options = SearchOptions(from_scratch, max_loss, head, seed, progress)
+    search = MendSearch(model, data, options)
+    before = _assessed(model, data, head, seed)
+    if options.anew or methods is not None or search.needs_mending or (before is not None and before.relies):
+        settings = {"from_scratch": options.anew, "head": head, "seed": seed}
+        search.store = TryStore(folder, fingerprint(model, data, **settings))
+        training: dict[str, Any] = {"n_epochs": n_epochs, "seed": seed}
+        mitigators = [m.set_kwargs(head=head) for m in read_methods(methods, data)]
+        search.run([with_training(m, data.training.size, **training) for m in mitigators], allowed)
+    number = search.best()
+    mended = search.model_of(number)
+    after = before if number == 0 else _assessed(mended, data, head, seed)
+    title, stopped, tries = data.shortcut.title, search.stopped, search.tries
+    return MendResult(title, tries[number].method, tries, before, after, max_loss, stopped, seed, mended)
+
+
+def _assessed(model: nn.Module, data: MendData, head: str | int, seed: int) -> Assessment | None:
+    """The model on the held-out samples; None for a concept, which is no part of the samples."""
+    if data.shortcut.kind == CONCEPT:
+        return None
+    samples = data.held_out
+    is_region = data.shortcut.kind == REGION
+    options: dict[str, Any] = {} if is_region else {"factor": data.shortcut.factor, "facts": data.facts}
+    batch = samples[:3] if is_region else samples[:2]
+    return assess(model, batch, explainers=(), head=head, seed=seed, progress=False, **options)

@@ -1,0 +1,127 @@
+"""What `mend` chooses by: accuracy on held-out samples with the shortcut kept, and with that of another class."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xaikit.core.batch import ROWS, Batch
+from xaikit.core.structure import flatten
+from xaikit.mitigation.clarc import _moved
+from xaikit.mitigation.forward import class_logits, evaluating
+from xaikit.mitigation.mend_data import CONCEPT, MendData
+
+DRAWS = 2  # donors that each held-out sample gets in turn
+KEPT, EXCHANGED = "kept", "exchanged"
+
+
+class Measured(NamedTuple):
+    """Of one model, all as fractions.
+
+    Attributes:
+        accuracy_kept: with the shortcut as it is.
+        accuracy_exchanged: with that of a sample of another class.
+        changed: predictions that change by this.
+        largest: share of the predictions with the shortcut exchanged that are one and the same class.
+    """
+
+    accuracy_kept: float
+    accuracy_exchanged: float
+    changed: float
+    largest: float
+
+
+class Judge:
+    """The held-out samples, as they are and with their shortcut exchanged.
+
+    Args:
+        data: of `mend`.
+        head: which output holds the logits.
+        seed: of the donors.
+    """
+
+    def __init__(self, data: MendData, head: str | int, seed: int) -> None:
+        self._data, self._head = data, head
+        batch = data.held_out
+        self._samples = batch
+        self._variants: list[Any] = []
+        if data.shortcut.kind != CONCEPT:
+            generator = torch.Generator().manual_seed(seed)
+            self._variants = [data.exchanged(batch, donors_of(batch.labels, generator)) for _ in range(DRAWS)]
+
+    @property
+    def validation(self) -> tuple[tuple[Any, Tensor], list[str]]:
+        """What early stopping looks at: all samples, kept and exchanged, and to which of these each belongs."""
+        n, parts = self._samples.size, [self._samples.inputs, *self._variants]
+        tensors = [flatten(part)[0] for part in parts]
+        inputs = flatten(parts[0])[1](tuple(torch.cat(column) for column in zip(*tensors, strict=True)))
+        groups = [KEPT] * n + [EXCHANGED] * (n * len(self._variants))
+        return (inputs, self._samples.labels.repeat(len(parts))), groups
+
+    def measure(self, model: nn.Module) -> Measured:
+        """What becomes of the predictions of a model.
+
+        Args:
+            model: in any mode.
+        """
+        labels = self._samples.labels
+        as_is = self._predicted(model, self._samples.inputs)
+        if self._data.shortcut.kind == CONCEPT:
+            concept = self._data.shortcut.concept
+            assert concept is not None
+            others = []
+            for to in (concept.present, concept.absent):
+                with _moved(model, concept, to):
+                    others.append(self._predicted(model, self._samples.inputs))
+        else:
+            others = [self._predicted(model, variant) for variant in self._variants]
+        accuracies = [float((other == labels).double().mean()) for other in others]
+        changes = [float((other != as_is).double().mean()) for other in others]
+        # Of a concept the worse of adding and removing it counts; of donors that are drawn their mean.
+        is_concept = self._data.shortcut.kind == CONCEPT
+        exchanged = min(accuracies) if is_concept else sum(accuracies) / len(accuracies)
+        changed = max(changes) if is_concept else sum(changes) / len(changes)
+        largest = float(torch.bincount(torch.cat(others)).max()) / (len(labels) * len(others))
+        return Measured(float((as_is == labels).double().mean()), exchanged, changed, largest)
+
+    def worst_loss(self, model: nn.Module) -> float:
+        """The mean cross-entropy of the kept or of the exchanged samples, whichever is higher.
+
+        Args:
+            model: in any mode.
+        """
+        parts = [self._samples.inputs, *self._variants]
+        losses = [float(F.cross_entropy(self._logits(model, part), self._samples.labels)) for part in parts]
+        return max(losses[0], sum(losses[1:]) / max(1, len(losses) - 1))
+
+    def _predicted(self, model: nn.Module, inputs: Any) -> Tensor:
+        """The predicted classes, (N,)."""
+        return self._logits(model, inputs).argmax(1)
+
+    def _logits(self, model: nn.Module, inputs: Any) -> Tensor:
+        """Those of the held-out samples, in single precision on the CPU, (N, classes)."""
+        batch, parts = Batch(inputs, self._samples.labels), []
+        with evaluating(model) as device:
+            for rows in torch.arange(batch.size).split(ROWS):
+                parts.append(class_logits(model, batch.take(rows).to(device).inputs, self._head).float().cpu())
+        return torch.cat(parts)
+
+
+def donors_of(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """For each sample the index of a random one of another class, (N,).
+
+    Args:
+        labels: classes, (N,), at least two of them.
+        generator: of the draw.
+    """
+    n = len(labels)
+    chosen = torch.randint(n, (n,), generator=generator)
+    for _ in range(64):
+        same = labels[chosen] == labels
+        if not bool(same.any()):
+            break
+        chosen[same] = torch.randint(n, (int(same.sum()),), generator=generator)
+    return chosen

@@ -1,0 +1,134 @@
+"""What `mend` returns: the model, what was tried, and what came of it, in figures and in a sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from xaikit.core.pandas_import import import_pandas
+from xaikit.core.results import Real, Result, Stopped
+from xaikit.core.spec_strings import split_spec
+from xaikit.mitigation.assess import RELIES, Assessment
+from xaikit.mitigation.tables import aligned, percent
+
+OF_TRAINING = ("lr", "lr_schedule", "n_epochs", "batch_size", "patience", "random_state")
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class MendTry(Result):
+    """One training of `mend`, measured on held-out samples; accuracies and shares are fractions.
+
+    Attributes:
+        method: the mitigator as a spec string; "unchanged" for the model as it came.
+        accuracy_kept: with the shortcut as it is.
+        accuracy_exchanged: with that of a sample of another class.
+        changed: predictions that change by this.
+        epochs: that were trained.
+        seconds: that it took.
+        note: what was noticed, such as a collapse to one class; empty where all is well.
+    """
+
+    method: str
+    accuracy_kept: Real
+    accuracy_exchanged: Real
+    changed: Real
+    epochs: int = 0
+    seconds: Real = 0.0
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class MendResult(Result):
+    """What `mend` found.
+
+    Attributes:
+        shortcut: what must not matter, in words.
+        method: the mitigator that was chosen, as a spec string; "unchanged" where no training was better.
+        tries: the model as it came, then each training in its order.
+        before: the model as it came, assessed on the held-out samples.
+        after: the chosen model, likewise; None for a concept.
+        max_loss: of accuracy with the shortcut kept, that was allowed.
+        stopped: why no more was tried: "done" (a good one was found), "exhausted" (all methods were tried),
+            "out_of_time" (the budget is used up), "interrupted" (by Ctrl-C).
+        seed: of what is random.
+        model: the chosen model, a copy; the user's own is unchanged. Not saved.
+    """
+
+    shortcut: str
+    method: str
+    tries: list[MendTry]
+    before: Assessment | None
+    after: Assessment | None
+    max_loss: float
+    stopped: Stopped = Stopped.DONE
+    seed: int = 0
+    model: nn.Module | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def chosen(self) -> MendTry:
+        """The row of the chosen model."""
+        return next(row for row in reversed(self.tries) if row.method == self.method)
+
+    @property
+    def relies(self) -> bool:
+        """Whether the chosen model still relies on the shortcut."""
+        return self.after.relies if self.after is not None else self.chosen.changed > RELIES
+
+    @property
+    def verdict(self) -> str:
+        """What came of it, in one sentence, or two where there is a doubt."""
+        first, last = self.tries[0], self.chosen
+        if self.method == "unchanged" and not self.relies:
+            return (
+                f"nothing to mend: {percent(first.changed)} of predictions change when {self.shortcut} is exchanged; "
+                f"accuracy on exchanged data {percent(first.accuracy_exchanged)}"
+            )
+        opening = "still relies on it" if self.relies else "does not rely on it any more"
+        lost = first.accuracy_kept - last.accuracy_kept
+        text = (
+            f"{opening}: {percent(first.changed)} of predictions changed when {self.shortcut} was exchanged, now "
+            f"{percent(last.changed)}; accuracy on exchanged data {percent(first.accuracy_exchanged)} before, now "
+            f"{percent(last.accuracy_exchanged)}, with it kept {percent(first.accuracy_kept)} before, now "
+            f"{percent(last.accuracy_kept)}"
+        )
+        if self.relies:
+            text += f"; try {self._advice()}"
+        if lost > self.max_loss:
+            text += (
+                f". With the shortcut kept {100 * lost:.1f} points were lost, more than the {100 * self.max_loss:.1f} "
+                "asked for: what the shortcut told is gone, or what was named holds more"
+            )
+        return text + (f". {last.note}" if last.note else "")
+
+    def _advice(self) -> str:
+        if self.stopped == Stopped.OUT_OF_TIME:
+            return "a larger budget"
+        return "from_scratch=True, or methods= with other mitigators"
+
+    def to_pandas(self) -> Any:
+        """One row for each try.
+
+        Raises:
+            MissingDependencyError: where pandas is absent.
+        """
+        pd = import_pandas(".tries")
+        fields = [field.name for field in dataclasses.fields(MendTry)]
+        return pd.DataFrame([{name: getattr(row, name) for name in fields} for row in self.tries])
+
+    def __repr__(self) -> str:
+        lines = [["method", "kept", "exchanged", "changed", "epochs", "time"]]
+        for row in self.tries:
+            mark = " *" if row is self.chosen else ""
+            figures = [percent(row.accuracy_kept), percent(row.accuracy_exchanged), percent(row.changed)]
+            lines.append([_in_short(row.method) + mark, *figures, str(row.epochs), f"{row.seconds:.0f} s"])
+        title = f"MendResult of {self.shortcut}"
+        return "\n".join([title, self.verdict, *aligned(lines), f"* chosen: {self.method}"])
+
+
+def _in_short(method: str) -> str:
+    """A spec string without the settings of the training."""
+    name, texts = split_spec(method)
+    parts = [f"{key}={text}" for key, text in texts.items() if key not in OF_TRAINING]
+    return f"{name}:{','.join(parts)}" if parts else name

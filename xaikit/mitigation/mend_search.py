@@ -1,0 +1,229 @@
+"""The tries of `mend`: trained, measured and kept one after the other, and the best of them chosen."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from xaikit.core.errors import InvalidInputError, TrainingError
+from xaikit.core.results import Stopped
+from xaikit.mitigation.assess import RELIES
+from xaikit.mitigation.base import Mitigator
+from xaikit.mitigation.budget import Budget
+from xaikit.mitigation.mend_data import CONCEPT, MendData
+from xaikit.mitigation.mend_measure import Judge, Measured
+from xaikit.mitigation.mend_methods import fresh_model, spec_string
+from xaikit.mitigation.mend_rate import with_rate
+from xaikit.mitigation.mend_result import MendTry
+from xaikit.mitigation.mend_store import TryStore, key_of
+from xaikit.mitigation.tables import percent
+
+UNCHANGED = "unchanged"
+GAIN = 0.01  # of exchanged accuracy, below which a training is no better than the model as it came
+COLLAPSED = 0.95  # share of the predictions that are one class
+TIMED_STEPS = 3  # steps that are taken to see how long a training would be
+
+
+class SearchOptions(NamedTuple):
+    """What `mend` was asked for.
+
+    Attributes:
+        from_scratch: as for `mend`.
+        max_loss: likewise.
+        head: likewise.
+        seed: likewise.
+        progress: likewise.
+    """
+
+    from_scratch: Any
+    max_loss: float
+    head: str | int
+    seed: int
+    progress: bool
+
+    @property
+    def anew(self) -> bool:
+        """Whether each training begins with untrained weights."""
+        return self.from_scratch is not False
+
+
+class MendSearch:
+    """The tries of one call.
+
+    Args:
+        model: of the user; it stays as it is.
+        data: samples and shortcut.
+        options: of the call.
+    """
+
+    def __init__(self, model: nn.Module, data: MendData, options: SearchOptions) -> None:
+        self._model, self._data, self._options = model, data, options
+        self._judge = Judge(data, options.head, options.seed)
+        self._keys: list[str] = [""]
+        self.first = self._judge.measure(model)
+        self.tries = [_row(UNCHANGED, self.first, data)]
+        self.store = TryStore(None, {})
+        self.stopped = Stopped.DONE
+
+    def run(self, mitigators: list[Mitigator], budget: Budget) -> None:
+        """Try one after the other, until one is good, the budget is used up, or none is left.
+
+        Args:
+            mitigators: in their order, with the settings of their training.
+            budget: what may be spent.
+
+        Raises:
+            InvalidInputError: for a budget that is too small for one training.
+            InvalidInputError, TrainingError: where every one fails, the error of the first.
+        """
+        failed: list[tuple[Mitigator, Exception]] = []
+        self._fresh()  # a model that cannot be copied or drawn anew says so now
+        with tqdm(total=len(mitigators), disable=not self._options.progress, unit="method", desc="mend") as bar:
+            for number, mitigator in enumerate(mitigators):
+                if not self._affords(mitigator, budget, number):
+                    self.stopped = Stopped.OUT_OF_TIME
+                    break
+                try:
+                    self._try(mitigator)
+                except (InvalidInputError, TrainingError) as err:
+                    failed.append((mitigator, err))
+                bar.update()
+                if self.stopped == Stopped.INTERRUPTED or self._is_enough():
+                    break
+            else:
+                self.stopped = Stopped.EXHAUSTED
+        if failed and len(self.tries) == 1:
+            raise failed[0][1]
+        for mitigator, error in failed:
+            warnings.warn(f"{spec_string(mitigator)} was left out: {error}", stacklevel=3)
+
+    @property
+    def needs_mending(self) -> bool:
+        """Whether the model as it came is less right with the shortcut exchanged, by more than chance."""
+        return not self._is_free(self.tries[0])
+
+    def best(self) -> int:
+        """The number of the chosen try.
+
+        What the shortcut told cannot be kept, so the loss with it kept is measured against the most accurate try that
+        does not rely on it. Chosen is the highest accuracy on exchanged samples among those that lose no more than
+        allowed; where all rely on it, among all. A training that gains nothing is not chosen.
+        """
+        trained = range(1, len(self.tries))
+        if not trained:
+            return 0
+        free = [i for i in trained if self._is_free(self.tries[i])]
+        most = max((self.tries[i].accuracy_kept for i in free), default=0.0)
+        allowed = [i for i in free if self.tries[i].accuracy_kept >= most - self._options.max_loss] or list(trained)
+        chosen = max(allowed, key=lambda i: self.tries[i].accuracy_exchanged)
+        if not self._options.anew and self.tries[chosen].accuracy_exchanged < self.tries[0].accuracy_exchanged + GAIN:
+            return 0
+        return chosen
+
+    def model_of(self, number: int) -> nn.Module:
+        """A copy of the user's model with the weights of a try, in evaluation mode.
+
+        Args:
+            number: of the try.
+        """
+        if number == 0:
+            return copy.deepcopy(self._model)
+        return self.store.load(self._keys[number], self._fresh()).eval()
+
+    def _fresh(self) -> nn.Module:
+        return fresh_model(self._model, self._options.from_scratch, self._options.seed)
+
+    def _try(self, mitigator: Mitigator) -> None:
+        """One training, measured."""
+        key = key_of(mitigator)
+        row = self.store.find(key)
+        if row is None:
+            started, model = time.monotonic(), self._fresh()
+            mitigator = with_rate(mitigator, self._fresh, self._data.training, self._judge)
+            if self._data.shortcut.kind == CONCEPT:
+                mitigator = mitigator.set_kwargs(patience=None)  # there are no exchanged samples to stop by
+            history = mitigator.fit(
+                model, self._data.training, progress=self._options.progress, **self._fit_options(key)
+            )
+            if history.stopped == Stopped.INTERRUPTED:
+                self.stopped = Stopped.INTERRUPTED
+                return
+            measured, seconds = self._judge.measure(model), time.monotonic() - started
+            row = _row(spec_string(mitigator), measured, self._data, epochs=len(history.epochs), seconds=seconds)
+            self.store.keep(key, row, model)
+        self.tries.append(row)
+        self._keys.append(key)
+
+    def _fit_options(self, key: str) -> dict[str, Any]:
+        options: dict[str, Any] = {"checkpoint": self.store.checkpoint(key)}
+        if self._data.shortcut.kind != CONCEPT:
+            validation, groups = self._judge.validation
+            options |= {"validation": validation, "validation_groups": groups}
+        return options
+
+    def _is_free(self, row: MendTry) -> bool:
+        """Whether the shortcut makes no difference to a try: none beyond what is allowed, or two standard errors."""
+        chance = 2 * math.sqrt(row.changed / self._data.held_out.size)
+        gap = row.accuracy_kept - row.accuracy_exchanged
+        return not row.note and row.changed <= RELIES and gap <= max(self._options.max_loss, chance)
+
+    def _is_enough(self) -> bool:
+        """Whether no other method can be much better: one is free of the shortcut and as accurate as before.
+
+        What the shortcut told is lost at best. So a second method must show whether the first one lost more than that.
+        """
+        free = [row for row in self.tries[1:] if self._is_free(row)]
+        as_accurate = any(row.accuracy_kept >= self.tries[0].accuracy_kept - self._options.max_loss for row in free)
+        return bool(free) and (self._options.anew or as_accurate or len(self.tries) > 2)
+
+    def _affords(self, mitigator: Mitigator, budget: Budget, number: int) -> bool:
+        """Whether another training is within the budget."""
+        if self.store.find(key_of(mitigator)) is not None:
+            return True
+        if budget.trainings is not None:
+            return number < budget.trainings
+        if budget.seconds == float("inf"):
+            return True
+        needed = self._seconds_of(mitigator)
+        if needed <= budget.left:
+            return True
+        if number == 0:
+            raise InvalidInputError(
+                f"a budget of {budget.seconds:.3g} s is too small for one training, which takes about {needed:.0f} s "
+                f"({mitigator.n_epochs} epochs); allow more, or set n_epochs="
+            )
+        return False
+
+    def _seconds_of(self, mitigator: Mitigator) -> float:
+        """How long a training takes at most, from some of its steps."""
+        model, training = self._fresh(), self._data.training
+        rows = torch.arange(min(mitigator.batch_size, training.size))
+        device = next(model.parameters()).device
+        batch = training.take(rows).to(device)
+        started = time.monotonic()
+        for _ in range(TIMED_STEPS):
+            mitigator.loss(model, batch, seed=0).total.backward()
+        step = (time.monotonic() - started) / TIMED_STEPS
+        return step * mitigator.n_epochs * max(1, training.size // mitigator.batch_size)
+
+
+def _row(method: str, measured: Measured, data: MendData, *, epochs: int = 0, seconds: float = 0.0) -> MendTry:
+    """The line of a model in the table, with a note where something is odd."""
+    labels = data.held_out.labels
+    commonest = float(torch.bincount(labels).max()) / len(labels)
+    note = ""
+    if measured.largest >= COLLAPSED and commonest < COLLAPSED - 0.05:
+        note = f"it collapsed to one class: {percent(measured.largest)} of its predictions are the same"
+    elif measured.accuracy_exchanged <= commonest + 0.02 < measured.accuracy_kept and method != UNCHANGED:
+        note = (
+            f"with the shortcut exchanged it is no better than always the commonest class ({percent(commonest)}): "
+            f"what was named may hold all that matters"
+        )
+    return MendTry(method, measured.accuracy_kept, measured.accuracy_exchanged, measured.changed, epochs, seconds, note)
