@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -27,6 +28,25 @@ MAXIMA = {
 def average(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
     """Average pooling of each part."""
     return folded(input, AVERAGES[operation_name(function)] + 1, lambda rows: function(rows, *args, **kwargs))
+
+
+@cd_rule("lp_pool1d", "lp_pool2d", "lp_pool3d")
+def power_average(  # noqa: PLR0913, PLR0917  the signature is torch's
+    function: Any, input: Decomposed, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> Any:
+    """The sum of x * x^(p-1) / y^(p-1), where y = (sum x^p)^(1/p), with the weights frozen at the total."""
+    dims = int(operation_name(function)[-2])
+    if math.isinf(norm_type):
+        size: Any = input.abs()
+        largest = getattr(functional, f"max_pool{dims}d")
+        return largest(size, kernel_size, stride, 0, 1, ceil_mode)
+    average_of = getattr(functional, f"avg_pool{dims}d")
+    total = input.total
+    powers = average_of(total**norm_type, kernel_size, stride, 0, ceil_mode)
+    pooled = function(total, norm_type, kernel_size, stride, ceil_mode)
+    scale = torch.where(powers == 0, 0, pooled / torch.where(powers == 0, 1, powers))
+    weighted: Any = input * total ** (norm_type - 1)
+    return average_of(weighted, kernel_size, stride, 0, ceil_mode) * scale
 
 
 @cd_rule("interpolate", "upsample", "grid_sample", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",

@@ -61,3 +61,13 @@ def prod(function: Any, input: Decomposed, dim: int | None = None, keepdim: bool
     for factor in factors[1:]:
         result = result * factor
     return result if not keepdim or dim is None else result.unsqueeze(dim)
+
+
+@cd_rule("cumprod")
+def cumulative_product(function: Any, input: Decomposed, dim: int, *, dtype: torch.dtype | None = None) -> Any:
+    """Running products, factor by factor."""
+    factors: Any = (input if dtype is None else input.to(dtype)).unbind(dim)
+    products = [factors[0]]
+    for factor in factors[1:]:
+        products.append(products[-1] * factor)
+    return torch.stack(products, dim)
