@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xaikit.core.model_state import isolated
+from xaikit.core.model_state import evaluated
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import logits_of
@@ -23,9 +23,8 @@ class ChangedMitigator(Mitigator):
 
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, masks: Any, *, seed: int, create_graph: bool) -> Tensor:
         # Only measured, the pass must leave no trace in the model.
-        apart = contextlib.nullcontext() if create_graph else isolated(model, y.device, seed)
-        with apart:
-            return self.task_of(at_least_float32(self._changed_logits(model, x, masks, seed)), y)
+        with contextlib.nullcontext(model) if create_graph else evaluated(model, y.device) as running:
+            return self.task_of(at_least_float32(self._changed_logits(running, x, masks, seed)), y)
 
     def penalty_share(self, fraction: BatchFraction) -> float:
         """The mean is over all samples.
