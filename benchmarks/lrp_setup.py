@@ -3,7 +3,7 @@
     python -m benchmarks.lrp_setup [--calls 200]
 
 Set-up of LRP: composite, look-up of every rule, hooks on and off, canonizers. The last column adds what every explainer
-does before and after its passes: evaluation mode, frozen parameters, the random state. Each figure is the median,
+does before its passes: the private copy of the modules. Each figure is the median,
 over the quickest tenth of the calls (other processes slow the passes more than the set-up, which would flatter it), of
 time in set-up / time of the call; the clock's own cost counts as set-up.
 """
@@ -89,8 +89,7 @@ def main():
     own.watch_context(trace.Trace, "_modules")
     own.watch_context(engine, "canonized")
     shared.watch(model_state, "modules_of")
-    shared.watch_context(model_state, "isolated")
-    shared.watch_context(model_state, "frozen")
+    shared.watch(model_state, "Replica")
     print("| LeNet on a CPU | ms per call | set-up of LRP | with every explainer's |\n|---|---|---|---|")
     model = lenet()
     for batch in (1, 32):

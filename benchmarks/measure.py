@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,18 @@ def gradient_pass(model: nn.Module, x: Tensor) -> None:
     """Forward and input-only backward: the least that one gradient costs (parameters frozen by the caller)."""
     x = x.detach().requires_grad_()
     torch.autograd.grad(model(x)[:, 0].sum(), x)
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter requires a gradient inside."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def best_batch(model: nn.Module, x: Tensor, sizes: tuple[int, ...] = (8, 16, 32, 64)) -> int:

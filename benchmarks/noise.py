@@ -12,8 +12,7 @@ import torch
 from captum.attr import NoiseTunnel, Saliency
 from torch import nn
 
-from benchmarks.measure import best_batch, gradient_pass, lenet, paired, peak_memory, resnet18, table
-from xaikit.core.model_state import frozen
+from benchmarks.measure import best_batch, frozen, gradient_pass, lenet, paired, peak_memory, resnet18, table
 from xaikit.explainers import SmoothGrad, VarGrad
 
 COPIES = 32

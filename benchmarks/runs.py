@@ -19,9 +19,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from benchmarks.measure import best_batch, gradient_pass, lenet, seconds, table
+from benchmarks.measure import best_batch, frozen, gradient_pass, lenet, seconds, table
 from xaikit import Gradient, VarGrad, explain_dataset, load_run
-from xaikit.core.model_state import frozen
 
 COPIES = 20
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.random_nets.nets import Case
 from tests.random_nets.wiring import without_checkpoints
@@ -15,23 +17,37 @@ from tests.random_nets.wiring import without_checkpoints
 Points = tuple[Tensor, ...]
 
 
+@contextlib.contextmanager
+def evaluation(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; every module's own mode after."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 @dataclasses.dataclass
 class Reference:
     """The score of one sample of a case as a function of what is explained of it."""
 
     case: Case
+    create_graph: bool = False  # of the gradients, so that they can be differentiated by the parameters
 
     def points(self, row: int) -> Points:
         """What is explained of a sample: its inputs, or the vectors of its ids."""
         arguments = [t[row : row + 1].detach() for t in self.case.arguments]
         if self.case.layer is not None:
-            return (self.case.net.embedding(arguments[0]).detach(),)
+            vectors = self.case.net.embedding(arguments[0])
+            return (vectors if self.create_graph else vectors.detach(),)
         return tuple(arguments)
 
     def score(self, points: Points, row: int) -> Tensor:
         """The explained score, a scalar."""
         net, copies = self.case.net, tuple(p.clone() for p in points)
-        with without_checkpoints():
+        with without_checkpoints(), evaluation(net):
             if self.case.layer is not None:
                 rest = [t[row : row + 1] for t in self.case.arguments[1:]]
                 x = copies[0] if not rest else copies[0] + net.second(rest[0]).unsqueeze(1)
@@ -42,8 +58,11 @@ class Reference:
 
     def gradient(self, points: Points, row: int) -> Points:
         """d score / d points."""
-        leaves = tuple(p.detach().clone().requires_grad_() for p in points)
-        return torch.autograd.grad(self.score(leaves, row), leaves, materialize_grads=True, allow_unused=True)
+        leaves = tuple(p if p.requires_grad else p.detach().clone().requires_grad_() for p in points)
+        score = self.score(leaves, row)
+        return torch.autograd.grad(
+            score, leaves, materialize_grads=True, allow_unused=True, create_graph=self.create_graph
+        )
 
     def gradients(self) -> Points:
         """The gradient of every sample, stacked."""
@@ -88,7 +107,7 @@ class Reference:
 
         return self._each(of_row)
 
-    def gradients_at(self, module: torch.nn.Module) -> Tensor:
+    def gradients_at(self, module: nn.Module) -> Tensor:
         """d score / d what the module returned, of every sample; it runs once."""
         outputs: list[Tensor] = []
 

@@ -161,7 +161,14 @@ class Explainer(ModelView, abc.ABC):
         return rebuild[0](tuple(torch.stack(tensors) for tensors in zip(*parts, strict=True)))
 
     def attribute_with_output(
-        self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0, keep_mode: bool = False
+        self,
+        inputs: Any,
+        targets: Any = None,
+        *,
+        create_graph: bool = False,
+        seed: int = 0,
+        keep_mode: bool = False,
+        keep_writes: bool = True,
     ) -> tuple[Any, Tensor | None]:
         """The attribution as by `attribute`, and the model's output on the inputs where one plain pass gives both.
 
@@ -171,15 +178,15 @@ class Explainer(ModelView, abc.ABC):
             create_graph: likewise.
             seed: likewise.
             keep_mode: run the model in the mode that it is in.
+            keep_writes: whether buffers and attributes (BatchNorm's running statistics, counters) are as after
+                ``model(inputs)``, where the output is returned; else they are as before.
 
         Returns:
             The attribution; and the output (N, ...), with its graph under `create_graph`, or None where the method
-            runs the model on something else, or not as it is. Where the output is returned, buffers and attributes
-            (BatchNorm's running statistics, counters) are as after ``model(inputs)``; else they are as before.
+            runs the model on something else, or not as it is.
         """
-        return self._attributed(
-            inputs, targets, create_graph=create_graph, seed=seed, keep_mode=keep_mode, keep_writes=True
-        )
+        options: dict[str, Any] = {"create_graph": create_graph, "seed": seed, "keep_mode": keep_mode}
+        return self._attributed(inputs, targets, **options, keep_writes=keep_writes)
 
     def _attributed(self, inputs: Any, targets: Any, **options: Any) -> tuple[Any, Tensor | None]:
         outputs: list[Tensor] = []

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from xaikit.core import torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NestedLayersError, UnknownNameError, near_names
 from xaikit.core.graphs import depends_on
-from xaikit.core.replica import original_of
+from xaikit.core.replica import first_original_of
 from xaikit.core.structure import Tensors
 
 INPUT = ".input"  # "features.3.input" names what goes into the layer "features.3"
@@ -44,7 +44,7 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
             raise UnknownNameError(f"the model has no layer {layer!r}{near_names(layer, names)}")
         return layer, names[layer]
     for name, module in names.items():
-        if module is layer or original_of(module) is original_of(layer):
+        if module is layer or first_original_of(module) is first_original_of(layer):
             return name, module
     raise UnknownNameError(f"the given {type(layer).__name__} layer is no part of this {type(model).__name__}")
 

@@ -77,7 +77,7 @@ def running_model(  # noqa: PLR0913
         seed: of torch's random numbers.
         random: whether the method draws from torch's global random numbers.
         in_place: whether to run the user's model itself.
-        freeze: whether no parameter requires a gradient, which makes a backward pass to the input faster.
+        freeze: whether no parameter of a copy requires a gradient, which makes a backward pass to the input faster.
         keep_mode: whether the modules stay in the mode that they are in.
         keep_writes: whether buffers and attributes keep what the model writes into them.
     """
@@ -106,18 +106,31 @@ def running_model(  # noqa: PLR0913
 
     @contextlib.contextmanager
     def own_model() -> Iterator[None]:
+        # Its parameters are not frozen: another thread may differentiate by them at this moment.
         guard = contextlib.nullcontext if keep_writes else own_state_kept
-        with (
-            isolated(model, device, seed, modules=modules, keep_mode=keep_mode),
-            guard(modules),
-            frozen(modules) if freeze else contextlib.nullcontext(),
-        ):
+        with isolated(model, device, seed, modules=modules, keep_mode=keep_mode), guard(modules):
             yield
 
     return RunningModel(model, modules, own_model, lambda: None)
 
 
 in_place_calls: list[int] = []  # threads that run a user's own model at this moment
+
+
+@contextlib.contextmanager
+def evaluated(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+    """What computes as the model does in evaluation mode, and leaves no trace in it.
+
+    That is a private copy, once one is known to behave as the model does.
+
+    Args:
+        model: the user's model.
+        device: where it is.
+    """
+    in_place = not facts_of(model).replicable
+    running = running_model(model, device, 0, random=False, in_place=in_place)
+    with running.open():
+        yield running.model
 
 
 @contextlib.contextmanager
@@ -243,19 +256,6 @@ def _restore(tensor: Tensor, value: Tensor) -> None:
             tensor.copy_(value)
 
 
-@contextlib.contextmanager
-def private_buffers(model: nn.Module) -> Iterator[None]:
-    """While active, the model works on copies of its buffers, so what a pass in training mode writes is dropped."""
-    owned = [(m, name, b) for m in model.modules() for name, b in torch_private.buffers_of(m).items() if b is not None]
-    try:
-        for module, name, buffer in owned:
-            torch_private.buffers_of(module)[name] = buffer.detach().clone()
-        yield
-    finally:
-        for module, name, buffer in owned:
-            torch_private.buffers_of(module)[name] = buffer
-
-
 class EarlierStatistics:
     """The running statistics of a model's normalisation layers, as they were when this was made.
 
@@ -296,17 +296,3 @@ def buffers_kept_on_error(model: nn.Module) -> Iterator[None]:
             for buffer, value in copies:
                 buffer.copy_(value)
         raise
-
-
-@contextlib.contextmanager
-def frozen(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
-    """No parameter requires a gradient inside: an input-only backward keeps fewer activations and runs faster."""
-    owned = [p for module in modules for p in torch_private.parameters_of(module).values()]
-    parameters = [p for p in owned if p is not None and p.requires_grad and p.is_leaf]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""A private copy of a model's modules that shares the weights.
+"""A private copy of a model's modules, which shares the weights with them unless it is asked for others.
 
 An explanation runs the copy. So it may switch to evaluation mode, freeze parameters and register hooks, and the model
 may write into its buffers and attributes, while the user's own model stays as it is, also for other threads.
@@ -11,6 +11,7 @@ import functools
 import types
 import weakref
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -40,9 +41,16 @@ class NotReplicableError(XaikitError, RuntimeError):
 
 
 def original_of(module: nn.Module) -> nn.Module:
-    """The user's module that a private copy stands for; the module itself where it is no copy."""
+    """The module that a private copy stands for; the module itself where it is no copy."""
     original: nn.Module = vars(module).get(ORIGINAL, module)
     return original
+
+
+def first_original_of(module: nn.Module) -> nn.Module:
+    """The user's module that a copy, or a copy of a copy, stands for."""
+    while (original := original_of(module)) is not module:
+        module = original
+    return module
 
 
 class Replica:
@@ -54,15 +62,23 @@ class Replica:
         freeze: whether the copies' parameters are detached, so that a backward pass skips their gradients.
         share_state: whether buffers and attributes are the user's own, not copies. `write_back` then hands on what was
             assigned anew.
+        share_weights: whether the copies have the model's own parameters; if not, these are copied, too.
 
     Raises:
         NotReplicableError: when a function or an object holds on to a module of the model.
     """
 
     def __init__(
-        self, modules: Iterable[nn.Module], *, training: bool | None, freeze: bool, share_state: bool = False
+        self,
+        modules: Iterable[nn.Module],
+        *,
+        training: bool | None,
+        freeze: bool,
+        share_state: bool = False,
+        share_weights: bool = True,
     ) -> None:
         originals = list(modules)
+        self._share_weights = share_weights
         self._share_state = share_state
         self._freeze = freeze
         self._tensors: dict[int, Tensor] = {}
@@ -100,6 +116,8 @@ class Replica:
                 state[name] = self._private(value)
 
     def _parameter(self, parameter: Any) -> Any:
+        if parameter is not None and not self._share_weights:
+            return self._copied(parameter)
         if parameter is None or not self._freeze or not parameter.requires_grad or not parameter.is_leaf:
             return parameter
         if id(parameter) not in self._tensors:
@@ -107,6 +125,12 @@ class Replica:
             plain = type(parameter) is nn.Parameter
             self._tensors[id(parameter)] = nn.Parameter(frozen, requires_grad=False) if plain else frozen
         return self._tensors[id(parameter)]
+
+    def _copied(self, parameter: nn.Parameter) -> Any:
+        """A parameter with the same values in other memory, the same one for a parameter that is shared."""
+        if id(parameter) not in self._tensors and not nn.parameter.is_lazy(parameter):
+            self._tensors[id(parameter)] = deepcopy(parameter)
+        return self._tensors.get(id(parameter), parameter)
 
     def _tensor(self, tensor: Any) -> Any:
         if tensor is None or self._share_state or not isinstance(tensor, Tensor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Annotated
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from xaikit.core import METRICS, Call, Categorical, Int
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.model_state import reseed
-from xaikit.core.replica import original_of
+from xaikit.core.model_state import EXCLUSIVE, modules_of, reseed
+from xaikit.core.replica import Replica, original_of
 from xaikit.core.rows import even_ranges
 from xaikit.core.structure import Tensors
 from xaikit.metrics.base import EvaluationContext, Metric
@@ -53,8 +54,8 @@ class ModelRandomisation(Comparing):
     From the output to the input, the parameters of one layer after the other are drawn anew (Adebayo et al. 2018,
     arXiv:1810.03292, cascading), or those of each layer alone (independent). A layer draws by its own
     `reset_parameters`; the values of a layer without this method are shuffled. An explanation that stays similar does
-    not depend on what the model has learnt. Afterwards the model is restored bit for bit. Stages whose explanation is
-    constant are left out.
+    not depend on what the model has learnt. A private copy is randomised; a model that cannot be copied is randomised
+    itself and restored bit for bit. Stages whose explanation is constant are left out.
 
     >>> from xaikit.explainers import Gradient
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
@@ -72,8 +73,7 @@ class ModelRandomisation(Comparing):
     ] = None
 
     def _evaluate(self, context: EvaluationContext) -> Tensor:
-        with kept(original_of(context.call.model)) as restore:
-            layers = layers_from_output(context.call)
+        with randomisable(context) as (trial, layers, restore):
             stages = even_ranges(len(layers), -(-len(layers) // (self.n_stages or len(layers))))
             similarities = []
             for stage in stages:
@@ -83,7 +83,7 @@ class ModelRandomisation(Comparing):
                     reseed(context.call.inputs[0].device, context.seed + i)
                     for module in layers[i]:
                         randomise(module)
-                similarities.append(self._similarity(context.attributions, context.attribute(context.targets)))
+                similarities.append(self._similarity(context.attributions, trial.attribute(context.targets)))
         return torch.stack(similarities).nanmean(0)
 
 
@@ -114,6 +114,25 @@ class RandomLogit(Comparing):
         generator = torch.Generator().manual_seed(context.seed)
         k = int(torch.randint(1, classes, (), generator=generator))
         return self._similarity(context.attributions, context.attribute((target + k) % classes))
+
+
+@contextlib.contextmanager
+def randomisable(
+    context: EvaluationContext,
+) -> Iterator[tuple[EvaluationContext, list[list[nn.Module]], Callable[[], None]]]:
+    """The evaluation on a model whose weights may change, its layers from the output on, and what puts all back.
+
+    Other threads, and the user, go on with the model as it is, unless it cannot be copied.
+    """
+    model, layers = original_of(context.call.model), layers_from_output(context.call)
+    if context.call.facts.replicable is False:
+        with EXCLUSIVE, kept(model) as restore:
+            yield context, layers, restore
+        return
+    replica = Replica(modules_of(model), training=None, freeze=False, share_weights=False)
+    trial = dataclasses.replace(context, explainer=context.explainer.set_kwargs(model=replica.model))
+    with kept(replica.model) as restore:
+        yield trial, [[replica.copies[module] for module in unit] for unit in layers], restore
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 
 from xaikit.core import Categorical, Explainer
 from xaikit.core.mask_shapes import fit_masks
-from xaikit.core.model_state import private_buffers
 from xaikit.core.modes import mode_matters
 from xaikit.core.structure import Tensors, flatten, token_ids
 from xaikit.mitigation.base import Mitigator
@@ -61,11 +59,14 @@ class AttributionMitigator(Mitigator):
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, masks: Any, *, seed: int, create_graph: bool) -> Tensor:
         score = score_function(self.target, self.output, y, seed)
         in_own_mode = self.mode == "train" and create_graph
-        # BatchNorm's running statistics are updated by the pass of the task loss, not by this one.
-        with private_buffers(model) if in_own_mode else contextlib.nullcontext():
-            explained, _ = self._explainer(model).attribute_with_output(
-                x, score, create_graph=create_graph, seed=seed, keep_mode=in_own_mode
-            )
+        explained, _ = self._explainer(model).attribute_with_output(
+            x,
+            score,
+            create_graph=create_graph,
+            seed=seed,
+            keep_mode=in_own_mode,
+            keep_writes=False,  # BatchNorm's running statistics are updated by the pass of the task loss
+        )
         return self._number(explained, x, masks)
 
     def _explainer(self, model: nn.Module) -> Explainer:

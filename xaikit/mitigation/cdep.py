@@ -13,13 +13,12 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.lightning_private import lightning_inner
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.masks import is_several, leaves_of, read_masks
-from xaikit.core.model_state import isolated
 from xaikit.core.modes import mode_matters
 from xaikit.core.structure import Tensors, flatten
 from xaikit.core.value_ranges import ValueRange, ranges_known
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.fabric import BatchFraction
-from xaikit.mitigation.forward import autocast_on, logits_of
+from xaikit.mitigation.forward import autocast_on
 from xaikit.mitigation.penalties import EXPLANATION
 
 FORMS = ("sigmoid", "log", "l1", "squared")
@@ -167,8 +166,7 @@ class CDEP(Mitigator):
 
     def _targets(self, model: nn.Module, x: Any, y: Tensor) -> list[Any]:
         """The label, or every class, as an explainer takes them."""
-        with torch.no_grad(), isolated(model, y.device, 0):
-            logits = logits_of(model, x, self.head)
+        logits = self.explainer_for(model).set_kwargs(layer=None).output(x)
         if logits.numel() == len(logits):
             return [None]
         return [y] if self.target == "label" and not self.centred else list(range(logits.shape[1]))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from xaikit.core.model_state import isolated
+from xaikit.core.model_state import evaluated
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import logits_of
@@ -25,10 +25,9 @@ class ChangedMitigator(Mitigator):
     EXPLAINS_AS_DEPLOYED: ClassVar[bool] = False
 
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, masks: Any, *, seed: int, create_graph: bool) -> Tensor:
-        # If the penalty is only measured, the pass must not change buffers of the model.
-        apart = contextlib.nullcontext() if create_graph else isolated(model, y.device, seed)
-        with apart:
-            return self.task_of(at_least_float32(self._changed_logits(model, x, y, masks, seed)), y)
+        # If the penalty is only measured, the pass must not change the model.
+        with contextlib.nullcontext(model) if create_graph else evaluated(model, y.device) as running:
+            return self.task_of(at_least_float32(self._changed_logits(running, x, y, masks, seed)), y)
 
     def penalty_share(self, fraction: BatchFraction) -> float:
         """The part's share of all samples, over which the penalty is a mean.

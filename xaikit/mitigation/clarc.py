@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from xaikit.core import MITIGATORS, Categorical, Explainer, Float
-from xaikit.core.layers import find_layer
+from xaikit.core.layers import find_layer, hooked
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.structure import Tensors
 from xaikit.mitigation.attributed import AttributionMitigator
@@ -87,7 +88,12 @@ class AClArC(ChangedMitigator):
     lambda_a: Annotated[float, Float(low=1e-2, high=1e2, log=True, ge=0), "weight of the changed samples"] = 1.0
 
     def _changed_logits(self, model: nn.Module, x: Any, y: Tensor, masks: Any, seed: int) -> Tensor:  # noqa: ARG002
-        with _moved(model, self.concept, self.concept.present):
+        _, module = find_layer(model, self.concept.layer)
+        # Another thread may explain the model meanwhile; nn.DataParallel runs the model in threads of its own.
+        in_this_thread = not any(isinstance(m, nn.DataParallel) for m in model.modules())
+        move = functools.partial(self.concept.moved, to=self.concept.present)
+        moved = hooked([(module, move)]) if in_this_thread else _moved(model, self.concept, self.concept.present)
+        with moved:
             return self._logits(model, x)
 
 

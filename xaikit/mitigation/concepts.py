@@ -15,7 +15,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import REMEDY, read_classes
 from xaikit.core.layers import cut_at, find_layer
-from xaikit.core.model_state import isolated
+from xaikit.core.model_state import evaluated
 from xaikit.core.results import Result
 from xaikit.core.structure import check_batch, flatten
 from xaikit.mitigation.forward import run_model
@@ -80,12 +80,13 @@ class Concept(Result):
         tensors, rebuild = flatten(read_inputs(inputs, model))
         n = check_batch(tensors)
         shows = _read_flags(labels, n)
-        name, module = find_layer(model, layer)
+        name, _ = find_layer(model, layer)
         parts = []
-        with torch.no_grad(), isolated(model, tensors[0].device, 0):
+        with torch.no_grad(), evaluated(model, tensors[0].device) as running:
+            point = find_layer(running, name)
             for rows in torch.arange(n).split(BATCH):
                 batch = rebuild(tuple(t[rows.to(t.device)] for t in tensors))
-                (a,) = cut_at(model, [(name, module)], lambda b=batch: run_model(model, b), len(rows), False)  # type: ignore[misc]
+                (a,) = cut_at(running, [point], lambda b=batch: run_model(running, b), len(rows), False)  # type: ignore[misc]
                 parts.append(_channels(a, channel_axis).double().cpu())
         a = torch.cat(parts)
         absent, present = a[~shows].mean(0), a[shows].mean(0)

@@ -11,12 +11,16 @@ from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.forward import explain_failure
+from xaikit.core.model_state import EXCLUSIVE
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 
 
 def run_model(model: nn.Module, inputs: Any) -> Any:
     """The output of the model, in its own mode and with its graph.
+
+    It waits while another thread explains with torch's global random numbers, which dropout draws from too, or explains
+    a model that has to run itself, since such a model is in evaluation mode meanwhile.
 
     Args:
         model: of the user.
@@ -26,9 +30,10 @@ def run_model(model: nn.Module, inputs: Any) -> Any:
         InvalidTypeError: where the model fails since its precision is another than that of the inputs.
     """
     try:
-        if isinstance(inputs, Mapping):
-            return model(**inputs)
-        return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+        with EXCLUSIVE:
+            if isinstance(inputs, Mapping):
+                return model(**inputs)
+            return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
     except (RuntimeError, ValueError) as error:
         explain_failure(model, flatten(inputs)[0], error)
         raise

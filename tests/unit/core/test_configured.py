@@ -9,7 +9,7 @@ from typing import Annotated
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xaikit.core import (
@@ -88,6 +88,7 @@ def test_signature_shows_the_settings():
     assert inspect.signature(VarGrad).parameters["n_iter"].default == 20
 
 
+@settings(deadline=None)
 @given(
     rate=st.floats(1e-6, 1e6),
     count=st.integers(1, 10**6),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from xaikit.core.model_state import isolated, private_buffers
+from xaikit.core.model_state import evaluated, isolated, own_state_kept
 from xaikit.core.modes import mode_matters
 
 
@@ -86,11 +86,15 @@ def test_code_that_cannot_be_read_counts():
     assert mode_matters(torch.jit.script(nn.Linear(3, 3)))
 
 
-def test_the_model_may_stay_in_its_mode_and_keep_its_buffers():
+def test_a_model_that_runs_itself_keeps_its_mode_and_its_buffers():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     buffers = dict(model.named_buffers())
     before = {name: b.clone() for name, b in buffers.items()}
-    with isolated(model, torch.device("cpu"), 0, keep_mode=True), private_buffers(model):
+    with evaluated(model, torch.device("cpu")) as running:
+        assert not running[1].training
+        running(torch.randn(5, 3))
+    assert model[1].training
+    with isolated(model, torch.device("cpu"), 0, keep_mode=True), own_state_kept(list(model.modules())):
         assert model[1].training
         model(torch.randn(5, 3))
         assert int(model[1].num_batches_tracked) == 1
