@@ -134,6 +134,12 @@ class Scan(Result):
             text = f"{first}; also suspect: {others}" if others else first
         else:
             text = "no suspect: no factor that should not matter is followed by more than 10 % of predictions"
+        undecided = [
+            e.title for e in self.effects if e.nature == "nuisance" and e.follows.low <= SUSPECT < e.follows.high
+        ]
+        undecided = [title for title in undecided if title not in {e.title for e in suspects}]
+        if undecided:
+            text += f"; {self.samples} samples do not decide on: {', '.join(undecided)}"
         content = next((e for e in self.effects if e.nature == "content" and e.strength > SUSPECT), None)
         judge = f"; to judge for yourself: {content.sentence(class_names)}" if content is not None else ""
         return text + judge

@@ -240,6 +240,15 @@ def test_intervals():
     assert interval.mean == pytest.approx((first.double() - second.double()).mean().item())
 
 
+def test_few_samples_do_not_decide():
+    x, y = data(6, classes=2)
+    result = measure(Reads(0.0, 2), (x, y), ["border", "corner"])
+    assert result.suspects == ()
+    assert "; 6 samples do not decide on: " in result.verdict
+    many = measure(Reads(0.0, 2), data(300, classes=2), ["border", "corner"])
+    assert "do not decide" not in many.verdict
+
+
 def test_what_cannot_be_scanned_is_refused_in_a_sentence():
     x, y = data()
     with pytest.raises(InvalidInputError, match="'hue' is of images with three channels"):
