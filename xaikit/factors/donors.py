@@ -37,14 +37,14 @@ class DonorPool:
         most: samples of all classes together; at least one of each.
     """
 
-    def __init__(self, batches: Iterable[tuple[Any, Tensor, Any]], classes: int, most: int = MOST_DONORS) -> None:
+    def __init__(self, batches: Iterable[tuple[Any, ...]], classes: int, most: int = MOST_DONORS) -> None:
         quota = max(1, most // max(1, classes))
         rows: list[tuple[Tensor, ...]] = []
         masks: list[Tensor | None] = []
         labels: list[int] = []
         numbers: list[int] = []
         begin = 0
-        for x, y, mask in batches:
+        for x, y, mask in (batch[:3] for batch in batches):
             tensors, self._rebuild = flatten(x)
             inside = None if mask is None else mask_like(mask, tensors[0])
             for row, label in enumerate(y.tolist()):

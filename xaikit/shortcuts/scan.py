@@ -84,7 +84,7 @@ def scan(  # noqa: PLR0913
     steps = None if total is None else total * len(tallies)
     with tqdm(total=steps, disable=not progress, unit="batch", desc="scan") as bar, evaluating(model) as device:
         for batch in batches():
-            x, y, mask = batch.to(device)
+            x, y, mask = batch.to(device)[:3]
             logits = class_logits(model, x, head)
             paired = PairedBatch(
                 x, check_labels(y, logits), mask, logits.argmax(1), *_paired(pool, y, generator, baseline)
