@@ -45,7 +45,7 @@ def layer_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
 def group_norm(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
     """GroupNorm."""
     a = by_name(function, args, kwargs)
-    return with_statistics(function, _grouped(trace, a, a.get("num_groups", a.get("group"))))
+    return with_statistics(function, _grouped(trace, a, a["num_groups" if "num_groups" in a else "group"]))
 
 
 def with_statistics(function: Any, y: Tensor) -> Any:
