@@ -42,8 +42,9 @@ def layer_norm(function: Any, *args: Any, **kwargs: Any) -> Any:
 def group_norm(function: Any, *args: Any, **kwargs: Any) -> Any:
     """As layer_norm, over each group of channels."""
     a = by_name(function, args, kwargs)
-    groups = a["num_groups" if "num_groups" in a else "group"]
-    result = over_groups(a["input"], groups, a["weight"], a["bias"], a["eps"])
+    result = over_groups(
+        a["input"], a["num_groups" if "num_groups" in a else "group"], a["weight"], a["bias"], a["eps"]
+    )
     return with_statistics(function, result)
 
 
