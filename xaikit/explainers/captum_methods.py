@@ -207,7 +207,7 @@ class KernelShap(FromGroups):
 
     ALGORITHM = "KernelShap"
     PASSES = ("n_samples",)
-    n_samples: Annotated[int, Int(low=50, high=500, step=50, ge=1), "random coalitions"] = 200
+    n_samples: Annotated[int, Int(low=100, high=500, step=50, ge=1), "random coalitions"] = 200
 
 
 @EXPLAINERS.register("captum.lime")
@@ -216,7 +216,7 @@ class Lime(FromGroups):
 
     ALGORITHM = "Lime"
     PASSES = ("n_samples",)
-    n_samples: Annotated[int, Int(low=50, high=500, step=50, ge=1), "random neighbours"] = 200
+    n_samples: Annotated[int, Int(low=100, high=500, step=50, ge=1), "random neighbours"] = 200
     alpha: Annotated[float, Float(low=1e-5, high=0.1, log=True, gt=0), "weight of the fit's L1 penalty"] = 1e-4
 
     def _options(self, call: Call) -> dict[str, Any]:
