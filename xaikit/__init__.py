@@ -108,6 +108,7 @@ _MODULES |= {
     "figures": "xaikit.report.figures",
     "hierarchies": "xaikit.report.hierarchies",
     "pictures": "xaikit.report.pictures",
+    "scans": "xaikit.report.scans",
     "tuning_figures": "xaikit.report.tuning_figures",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -54,6 +54,10 @@ def assessment():
     return xaikit.assess(NET, (X, Y), explainers=["gradient", "gradient_x_input"], **by_name, **QUIET)
 
 
+def scanned():
+    return xaikit.shortcuts.scan(NET, (X, Y), ["columns"], **QUIET)
+
+
 def run():
     folder = tempfile.mkdtemp()
     return xaikit.explain_dataset(xaikit.Gradient(NET), (X, Y), out=folder + "/run", keep_inputs=True, **QUIET)
@@ -64,6 +68,8 @@ EXAMPLES = {
     "Assessment": assessment,
     "Assessment by class": lambda: xaikit.assess(NET, (X, Y), shortcut_masks=SHORTCUT, **QUIET),
     "Assessment without masks": lambda: xaikit.assess(NET, (X, Y), decoy=lambda x, told: x, explainers=[], **QUIET),
+    "Effect": lambda: scanned().effects[0],
+    "Scan": scanned,
     "Comparison": lambda: xaikit.compare({"a": [assessment()] * 3, "b": assessment()}, confidence=0.5),
     "History": lambda: xaikit.RRR(n_epochs=2).fit(nn.Linear(4, 3), X, Y, SHORTCUT, validation=(X, Y), **QUIET),
     "MendTry": mend_try,

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import xaikit
+from xaikit import core
 from xaikit.cli import main
 from xaikit.core.torchvision_ops import import_torchvision
 
@@ -28,10 +29,10 @@ ELSEWHERE = ("make ", "pip ", "xaikit demo", "python -m benchmarks")
 @pytest.fixture
 def forget_new_names():
     """Take out of the registries what a page puts in."""
-    before = {name: dict(getattr(xaikit, name)._items) for name in ("EXPLAINERS", "METRICS", "MITIGATORS")}
+    before = {name: dict(getattr(core, name)._items) for name in ("EXPLAINERS", "METRICS", "MITIGATORS", "FACTORS")}
     yield
     for name, items in before.items():
-        getattr(xaikit, name)._items = items
+        getattr(core, name)._items = items
 
 
 @pytest.fixture

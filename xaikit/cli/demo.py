@@ -24,6 +24,10 @@ class Demo(Job):
     quick: bool = flag(False, help="Use fewer epochs and trials: less precise, half the time.")
     seed: int = flag(0, help="Seed of the data split, the weights, the order and the noise.")
 
+    def written_alone(self) -> Path | None:
+        """The folder, whose files belong together."""
+        return self.out
+
     def run(self) -> int:
         """Tell the story, write its figures and numbers."""
         import contextlib

@@ -22,6 +22,10 @@ class Evaluate(MaskFields, ModelJob):
     xaikit report --evaluation shows the saved table. If an explainer or a metric fails, the table holds the reason, the
     others are measured all the same, and the exit code is 1.
 
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl: numbers, texts with --text, time series with --series) or module:dataset. --mask is a picture, an array, a
+    folder of these named like the images, or a file of COCO, LabelMe, CVAT or YOLO.
+
     \b
     Examples:
       xaikit evaluate --data digits.npz --model mynet:make --explainer vargrad --explainer lrp_epsilon_plus

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from xaikit.cli.job import argument, flag
+from xaikit.cli.printing import printable
 from xaikit.cli.processes import ProcessFields
 from xaikit.cli.sources import DataFields, ModelJob
 
@@ -31,6 +32,9 @@ class Explain(ProcessFields, DataFields, ModelJob):
     interruption the same command goes on, and several processes or machines can share the work (torchrun). Images for
     models of torchvision, timm and Hugging Face are cropped and scaled as these models expect; --size, --mean and --std
     change that.
+
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl: numbers, texts with --text, time series with --series) or module:dataset.
 
     \b
     Examples:
@@ -183,7 +187,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
             return 0  # the first process tells
         run = load_run(self.out) if together else run
         for reason in list(run.skipped.values())[:SHOWN]:
-            typer.echo(f"xaikit: skipped: {reason}", err=True)
+            typer.echo(f"xaikit: skipped: {printable(reason)}", err=True)
         counts = {"explained": len(run), "skipped": len(run.skipped), "missing": run.n_missing}
         self.tell(run_summary(run, self.out), **counts, run=str(self.out))
         n_bad = sum(not math.isfinite(row["score"]) for row in run.rows() if row["score"] is not None)

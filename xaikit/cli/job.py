@@ -5,6 +5,7 @@ A verb is a class: its fields are the flags, its docstring the help, its `run` t
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import types
@@ -18,6 +19,8 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+
+from xaikit.cli.printing import printable
 
 JOBS: dict[str, type[Job]] = {}
 INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
@@ -59,14 +62,18 @@ class Job(BaseModel):
         """What Ctrl-C leaves behind, and how the work goes on: the end of a sentence."""
         return "nothing was written"
 
+    def written_alone(self) -> Path | None:
+        """The results that no other process may write to at the same time; None where that does no harm."""
+        return None
+
     def note(self, text: str) -> None:
         """Print a note on standard error, unless --quiet."""
         if not self.quiet:
-            typer.echo(f"xaikit: note: {text}", err=True)
+            typer.echo(f"xaikit: note: {printable(text)}", err=True)
 
     def tell(self, text: str, /, **result: Any) -> None:
         """Print the result on standard output: as text, or with --json as one JSON object."""
-        typer.echo(json.dumps(result) if self.json_output else text)
+        typer.echo(json.dumps(result) if self.json_output else printable(text, lines=True))
 
     def save(self, path: Path) -> Path:
         """Write the job as .yaml, .toml or .json: the verb and what differs from its defaults.
@@ -139,6 +146,25 @@ def make(job: type[Job], fields: dict[str, Any], *, where: str = "", dashed: boo
         raise InvalidInputError(where + "; ".join(problems)) from None
 
 
+def run_job(job: Job, *, silent: bool = False) -> int:
+    """Run a job as the only writer of its results; the exit code, also after Ctrl-C.
+
+    Args:
+        job: of any verb.
+        silent: leave it to another process to say that the job was interrupted.
+    """
+    from xaikit.core.files import only_writer
+
+    path = job.written_alone()
+    try:
+        with contextlib.nullcontext() if path is None else only_writer(path):
+            return job.run()
+    except KeyboardInterrupt:
+        if not silent:
+            typer.echo(f"xaikit: interrupted; {job.how_to_go_on()}", err=True)
+        return INTERRUPTED
+
+
 def command(job: type[Job]) -> Callable[..., None]:
     """The function that typer makes a verb of: one parameter for each field, and --save-job."""
 
@@ -150,11 +176,7 @@ def command(job: type[Job]) -> Callable[..., None]:
             return
         if parsed.quiet:
             warnings.simplefilter("ignore")
-        try:
-            code = parsed.run()
-        except KeyboardInterrupt:
-            typer.echo(f"xaikit: interrupted; {parsed.how_to_go_on()}", err=True)
-            code = INTERRUPTED
+        code = run_job(parsed)
         if code:
             raise typer.Exit(code)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class List(Job):
-    """List explainers, metrics, mitigators, transforms and modalities; with a name also their settings and sources.
+    """List explainers, metrics, mitigators, factors, transforms, modalities; with a name also settings and sources.
 
     Without a name the items of each kind are listed by name. A star marks the settings that xaikit tune searches, with
     the range.
@@ -71,6 +71,7 @@ def _registries() -> dict[str, Registry]:
         "explainers": core.EXPLAINERS,
         "metrics": core.METRICS,
         "mitigators": core.MITIGATORS,
+        "factors": core.FACTORS,
         "baselines": core.BASELINES,
         "feature_masks": core.FEATURE_MASKS,
         "poolings": core.POOLINGS,

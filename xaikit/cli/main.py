@@ -29,11 +29,13 @@ from xaikit.cli import (
     recommend,
     report,
     run_file,
+    scan,
     shortcuts,
     tune,
 )
 from xaikit.cli.flags import in_flags
 from xaikit.cli.job import command
+from xaikit.cli.printing import printable
 from xaikit.cli.user_code import line_of_user
 
 app = typer.Typer(
@@ -54,6 +56,7 @@ for verb in (
     mitigate.Mitigate,
     assess.Assess,
     assess.Compare,
+    scan.FactorScan,
     shortcuts.Shortcuts,
     report.WriteReport,
     doctor.Doctor,
@@ -95,13 +98,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
         except Exception as err:
             if debug:
                 raise
-            typer.echo(f"xaikit: {_sentence(err)}", err=True)
+            typer.echo(f"xaikit: {printable(_sentence(err))}", err=True)
             sys.exit(_exit_code(err))
 
 
 def _note(message: Warning | str, category: type[Warning], *_: Any) -> None:
     if not issubclass(category, DeprecationWarning):
-        typer.echo(f"xaikit: note: {message}", err=True)
+        typer.echo(f"xaikit: note: {printable(str(message))}", err=True)
 
 
 def _exit_code(err: Exception) -> int:

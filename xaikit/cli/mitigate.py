@@ -35,6 +35,10 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
     checkpoint when the same command is given again after an interruption. xaikit list mitigators tells the
     mitigators' settings.
 
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl: numbers, texts with --text, time series with --series) or module:dataset. --mask is a picture, an array, a
+    folder of these named like the images, or a file of COCO, LabelMe, CVAT or YOLO.
+
     \b
     Examples:
       xaikit mitigate --data digits.npz --model mynet:make --weights w.pt --mask corner.png --out mended.pt
@@ -132,6 +136,12 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
     @property
     def _checkpoint(self) -> Path:
         return self.checkpoint or self.out.with_suffix(".checkpoint.pt")
+
+    def written_alone(self) -> Path | None:
+        """The weights; of several processes that share a training the first one writes."""
+        from xaikit.cli import processes
+
+        return self.out if processes.rank() == 0 and not self.starts_others else None
 
     def how_to_go_on(self) -> str:
         """A training goes on from its checkpoint."""

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from xaikit.cli.hugging_face import hugging_face
+from xaikit.core.archives import check_archive
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError, UnknownNameError, near_names
 from xaikit.core.spec_strings import parse_spec
 from xaikit.core.torchvision_ops import import_torchvision
@@ -75,6 +76,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise InvalidInputError(f"no such file: {path}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch asks to report the pickles of others to it
@@ -86,7 +88,7 @@ def read_weights(path: Path) -> dict[str, Any]:
             f"{path} holds more than weights (a whole pickled model?), and loading that could run any code; save "
             f"model.state_dict() with torch.save, or as .safetensors"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as err:
+    except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
         raise InvalidInputError(f"{path} is not a file of weights ({' '.join(str(err).split())[:120]})") from None
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

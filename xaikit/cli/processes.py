@@ -58,15 +58,9 @@ class ProcessFields(Job):
 
 def run_worker(verb: str) -> None:
     """One of the processes: the job comes on standard input."""
-    from xaikit.cli.job import JOBS
+    from xaikit.cli.job import JOBS, run_job
 
-    job = JOBS[verb].model_validate_json(sys.stdin.read())
-    try:
-        code = job.run()
-    except KeyboardInterrupt:
-        if rank() == 0:
-            typer.echo(f"xaikit: interrupted; {job.how_to_go_on()}", err=True)
-        code = INTERRUPTED
+    code = run_job(JOBS[verb].model_validate_json(sys.stdin.read()), silent=rank() > 0)
     if code:
         raise typer.Exit(code)
 

@@ -14,6 +14,9 @@ class Recommend(DataFields, ModelJob):
 
     With --data, every suitable method is also measured on a few samples.
 
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl: numbers, texts with --text, time series with --series) or module:dataset.
+
     \b
     Examples:
       xaikit recommend --model torchvision:resnet18 --modality image

@@ -17,6 +17,8 @@ class WriteReport(Job):
     Results of the other verbs (--evaluation, --tuning, --assessment, --profile) stand above the samples; the runs may
     be left out.
 
+    The runs are folders that xaikit explain --data wrote, the results .json files of the other verbs.
+
     \b
     Examples:
       xaikit report run/ --out report.html

@@ -8,7 +8,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from xaikit.cli.job import Job, argument, flag, load_job
+from xaikit.cli.job import Job, argument, flag, load_job, run_job
 
 # Fields of a job that can name code as module:object.
 CODE_FIELDS = ("model", "data", "test")
@@ -44,11 +44,7 @@ class RunFile(Job):
         if not self.trust:
             for field in CODE_FIELDS:
                 _check_local(self.job, field, str(getattr(job, field, "") or ""))
-        return job.run()
-
-    def how_to_go_on(self) -> str:
-        """As the job in the file has it."""
-        return self._load().how_to_go_on()
+        return run_job(job)
 
     def save(self, path: Path) -> Path:
         """Write the job in the file, not this one that names it."""

@@ -26,6 +26,9 @@ class Shortcuts(Job):
     is more than chance. Texts are compared by the relevance of each word, wherever it stands. Use it on one class at a
     time (--of-class): explanations of different classes differ anyway.
 
+    RUN is a folder that xaikit explain --data wrote. --mask is a picture, an array, or a folder with one for each
+    sample, named like it.
+
     \b
     Examples:
       xaikit shortcuts run/ --out found/
@@ -81,6 +84,10 @@ class Shortcuts(Job):
         text = f"{_summary(result)}\nwrote {', '.join(map(str, written))}"
         self.tell(text, **result, written=[str(p) for p in written])
         return 0
+
+    def written_alone(self) -> Path | None:
+        """The folder, whose files belong together."""
+        return self.out
 
     def _settings(self) -> Any:
         from xaikit.core.errors import InvalidInputError

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from xaikit.cli.masks import AnyMasks
+from xaikit.cli.printing import printable
 from xaikit.core import Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import flatten
@@ -167,7 +168,7 @@ def tell_skipped(*streams: Stream) -> int:
     """Print a line for each of the first samples that could not be read, and their number; return the number."""
     skipped = {(id(s.skipped), i): reason for s in streams for i, reason in s.skipped.items()}
     for reason in list(skipped.values())[:SHOWN]:
-        typer.echo(f"xaikit: skipped: {reason}", err=True)
+        typer.echo(f"xaikit: skipped: {printable(reason)}", err=True)
     if skipped:
         typer.echo(f"xaikit: note: {len(skipped)} of {streams[0].total} samples were skipped", err=True)
     return len(skipped)

@@ -23,6 +23,10 @@ class Tune(MaskFields, ModelJob):
     The samples are those of INPUT (an image or a .npy) or some of a data set (--data); every trial explains all.
     To work on one study with several machines, run the same command on each, with the same --storage and --resume.
 
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl: numbers, texts with --text, time series with --series) or module:dataset. --mask is a picture, an array, a
+    folder of these named like the images, or a file of COCO, LabelMe, CVAT or YOLO.
+
     \b
     Examples:
       xaikit tune digits.npy --target labels.npy --model mynet:make --explainer vargrad

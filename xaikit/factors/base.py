@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from xaikit.core.configured import Configured
+from xaikit.core.configured import REQUIRED, Configured
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.params import Categorical
 from xaikit.core.registries import FACTORS
@@ -57,6 +57,11 @@ class Factor(Configured, abc.ABC):
     def needs_masks(self) -> bool:
         """Whether only masks say where it lies in each sample."""
         return False
+
+    @classmethod
+    def needed_settings(cls) -> list[str]:
+        """The settings that have no default: a factor that has some is only measured where it is named."""
+        return [name for name, setting in cls.SETTINGS.items() if setting.default is REQUIRED]
 
     def applies(self, x: Tensor, facts: DataFacts) -> bool:  # noqa: ARG002
         """Whether such data can have this factor, as only images of three channels have a hue.
@@ -141,3 +146,14 @@ class Factor(Configured, abc.ABC):
     @abc.abstractmethod
     def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:
         """Samples with this factor of the donors: (N, ...) like x, deterministic."""
+
+
+class Family(Factor):
+    """Several factors that a scan measures one by one."""
+
+    IS_FAMILY: ClassVar[bool] = True
+
+    def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:  # noqa: ARG002
+        raise InvalidInputError(
+            f"{self.NAME!r} stands for several factors, which are exchanged one by one; name one of them"
+        )

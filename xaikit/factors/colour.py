@@ -77,8 +77,10 @@ class Saturation(Colour):
     """
 
     def _coloured(self, x: Tensor, donors: Tensor) -> Tensor:
-        own, other = _amount(x), _amount(donors)
-        ratio = torch.where(own > 0, other / own.clamp_min(torch.finfo(own.dtype).tiny), torch.ones_like(own))
+        amount, donor_amount = _amount(x), _amount(donors)
+        ratio = torch.where(
+            amount > 0, donor_amount / amount.clamp_min(torch.finfo(x.dtype).tiny), torch.ones_like(amount)
+        )
         value = x.amax(1, keepdim=True)
         return value - (value - x) * ratio.view(-1, 1, 1, 1)
 

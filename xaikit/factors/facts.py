@@ -40,12 +40,12 @@ class DataFacts:
     columns: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, x: Tensor, **known: Any) -> DataFacts:
+    def of(cls, x: Tensor, **fields: Any) -> DataFacts:
         """The facts that some samples show, with others that the caller knows.
 
         Args:
             x: samples (N, ...). With more samples, the value range and the padding are more certain.
-            known: fields of this class, in place of what the samples show. `vocabulary` may also be a tokenizer, a
+            fields: fields of this class, in place of what the samples show. `vocabulary` may also be a tokenizer, a
                 list of words by id, or a dict from words to ids.
 
         Raises:
@@ -54,28 +54,28 @@ class DataFacts:
             UnknownNameError: for an unknown kind.
         """
         names = [field.name for field in dataclasses.fields(cls)]
-        stranger = next((name for name in known if name not in names), None)
+        stranger = next((name for name in fields if name not in names), None)
         if stranger is not None:
             raise InvalidTypeError(f"data have no fact {stranger!r}{near_names(stranger, names)}")
-        kind = known.pop("kind", None) or kind_of(x)
+        kind = fields.pop("kind", None) or kind_of(x)
         if kind not in KINDS:
             raise UnknownNameError(f"unknown kind of data {kind!r}{near_names(str(kind), KINDS)}")
         _check_form(x, kind)
-        axis = known.get("channel_axis") or 1
-        known["channel_axis"] = axis % x.ndim if x.ndim > 2 else 1
-        tokenizer = known.get("vocabulary")
-        known["vocabulary"] = read_vocabulary(tokenizer)
-        known["columns"] = tuple(known.get("columns") or ())
+        axis = fields.get("channel_axis") or 1
+        fields["channel_axis"] = axis % x.ndim if x.ndim > 2 else 1
+        tokenizer = fields.get("vocabulary")
+        fields["vocabulary"] = read_vocabulary(tokenizer)
+        fields["columns"] = tuple(fields.get("columns") or ())
         if kind == TEXT:
-            if known.get("padding") is None:
+            if fields.get("padding") is None:
                 padding = getattr(tokenizer, "pad_token_id", None)
-                known["padding"] = padding_of(x) if padding is None else padding
-            special = known.get("special") or getattr(tokenizer, "all_special_ids", None) or ()
-            known["special"] = tuple(int(token) for token in special)
-        elif x.ndim > 2 and known.get("low") is None:
-            places = tuple(d for d in range(x.ndim) if d != known["channel_axis"])
-            known["low"], known["high"] = x.float().amin(places), x.float().amax(places)
-        return cls(kind, **known)
+                fields["padding"] = padding_of(x) if padding is None else padding
+            special = fields.get("special") or getattr(tokenizer, "all_special_ids", None) or ()
+            fields["special"] = tuple(int(token) for token in special)
+        elif x.ndim > 2 and fields.get("low") is None:
+            places = tuple(d for d in range(x.ndim) if d != fields["channel_axis"])
+            fields["low"], fields["high"] = x.float().amin(places), x.float().amax(places)
+        return cls(kind, **fields)
 
     def ordinary(self, tokens: Tensor) -> Tensor:
         """Which tokens (N, T) are neither padding nor special.

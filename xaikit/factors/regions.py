@@ -12,7 +12,7 @@ from xaikit.core.arrays import is_array, to_tensor
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.params import Categorical, Int
 from xaikit.core.registries import FACTORS
-from xaikit.factors.base import NUISANCE, ExchangeContext, Factor
+from xaikit.factors.base import NUISANCE, ExchangeContext, Factor, Family
 from xaikit.factors.exchange import exchanged, mask_like
 from xaikit.factors.facts import IMAGE, KINDS, DataFacts
 
@@ -124,17 +124,6 @@ def _side(value: int | None, part: int, height: int, width: int, where: str) -> 
     if size > min(height, width):
         raise InvalidInputError(f"{where} must fit into images of {height} x {width} pixels, got {size}")
     return size
-
-
-class Family(Factor):
-    """Several factors that a scan measures one by one."""
-
-    IS_FAMILY: ClassVar[bool] = True
-
-    def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:  # noqa: ARG002
-        raise InvalidInputError(
-            f"{self.NAME!r} stands for several factors, which are exchanged one by one; name one of them"
-        )
 
 
 @FACTORS.register("corners")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.params import Categorical, Int
 from xaikit.core.registries import FACTORS
 from xaikit.factors.base import ExchangeContext, Factor
 from xaikit.factors.exchange import exchanged
@@ -139,3 +140,28 @@ def ids_of(name: str, facts: DataFacts) -> list[int]:
     if not exact and not alike:
         raise UnknownNameError(f"the vocabulary has no word {name!r}{near_names(name, facts.vocabulary.values())}")
     return alike or exact
+
+
+@FACTORS.register("tokens")
+class EndTokens(TokenFactor):
+    """The first or the last tokens of texts, special ones and padding left out."""
+
+    where: Annotated[str, Categorical("first", "last", search=False), "which end"] = "first"
+    count: Annotated[int, Int(ge=1), "how many"] = 1
+
+    @property
+    def title(self) -> str:
+        """Such as "first token", or "last 3 tokens"."""
+        return f"{self.where} token" if self.count == 1 else f"{self.where} {self.count} tokens"
+
+    def marked(self, tokens: Tensor, facts: DataFacts) -> Tensor:
+        """Which tokens are meant, bool (N, T).
+
+        Args:
+            tokens: ids (N, T).
+            facts: what is known of the data.
+        """
+        ordinary = facts.ordinary(tokens)
+        order = ordinary if self.where == "first" else ordinary.flip(1)
+        chosen = order & (order.cumsum(1) <= self.count)
+        return chosen if self.where == "first" else chosen.flip(1)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.files import partial_path
 
 NAME = "manifest.json"
 SHARDS = "shards"
@@ -119,7 +120,7 @@ def claim(folder: Path, job: dict[str, Any], display_names: dict[str, Any], *, r
     path = folder / NAME
     (folder / SHARDS).mkdir(parents=True, exist_ok=True)
     manifest = {"format": FORMAT, "job": job, "versions": versions(), "display_names": display_names}
-    partial = folder / f"{NAME}.{os.getpid()}.partial"
+    partial = partial_path(path)
     try:
         partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         if repair:

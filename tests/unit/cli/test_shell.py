@@ -95,6 +95,14 @@ def test_ctrl_c_in_a_job_file_and_in_the_middle_of_a_measurement(
     assert "table.json holds what was measured until then" in capsys.readouterr().err
 
 
+def test_every_help_says_which_files_the_verb_takes() -> None:
+    for verb, job in JOBS.items():
+        text = job.__doc__ or ""
+        assert "Examples:" in text, verb
+        assert "data" not in job.model_fields or all(ending in text for ending in (".npz", ".csv", ".parquet")), verb
+        assert "mask" not in job.model_fields or re.search(r"--mask is|--mask says", text), verb
+
+
 def test_every_verb_can_say_how_to_go_on() -> None:
     for verb, job in JOBS.items():
         assert issubclass(job, Job), verb

@@ -293,7 +293,7 @@ def test_data_is_asked_for(leave: Callable[..., int], capsys: pytest.CaptureFixt
         (["--metric", "abpc", "--metric", "abpc"], "--metric abpc is given twice"),
         (["--metric", "relevance_mass"], "--metric relevance_mass compares with a region: name it by --mask"),
         (["--target", "cat"], "--target of a data set is one class, 'label', or a target such as"),
-        (["--target", "77"], "--target must lie in 0..9"),
+        (["--target", "77"], "targets must lie in 0..9"),
         (["--out", "table.csv"], "--out must end in .json, got 'table.csv'"),
         (["--batch-size", "0"], "--batch-size must be >= 1"),
         (["--limit", "-1"], "--limit must be >= 0"),

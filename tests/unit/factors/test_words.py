@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sklearn.metrics import mutual_info_score
 
 from xaikit.core import FACTORS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
 from xaikit.factors import DataFacts, Words
 from xaikit.factors.facts import padding_of
+from xaikit.factors.word_kinds import telling_tokens
 
 VOCABULARY = ["[PAD]", "[CLS]", "good", "bad", "film", "text", "video", "a", "the", "##ly", "Ġtext"]
 FACTS = {"vocabulary": VOCABULARY, "padding": 0, "special": (1,)}
@@ -104,3 +106,27 @@ def test_specs():
     assert FACTORS.create("words:names=text") == Words(names=["text"])
     assert FACTORS.create("words:ids=[5,6],nature=nuisance").nature == "nuisance"
     assert DataFacts.of(ids("good"), vocabulary={"good": 2}).vocabulary == {2: "good"}
+
+
+def test_kinds_of_words_and_ends():
+    assert exchanged(FACTORS.create("word_kind"), "good a film", "the bad the") == "good the film"
+    assert exchanged(FACTORS.create("word_kind:kind=articles"), "good a film", "bad the text") == "good the film"
+    assert exchanged(FACTORS.create("tokens"), "[CLS] good a film", "[CLS] bad text") == "[CLS] bad a film"
+    assert exchanged(FACTORS.create("tokens:where=last,count=2"), "a good film", "the bad text") == "a bad text"
+    facts = DataFacts.of(ids("good film"), **FACTS)
+    assert not FACTORS.create("word_kind:kind=punctuation").applies(ids("good film"), facts)
+    with pytest.raises(InvalidInputError, match="stop words are told from other words by the vocabulary"):
+        FACTORS.create("word_kind").exchange(ids("good"), ids("bad"))
+
+
+def test_the_telling_words_by_mutual_information():
+    texts = ["good text film", "bad text film", "good video film", "bad video a"] * 5
+    labels = torch.tensor([1, 1, 0, 0] * 5)
+    x = ids(*texts)
+    facts = DataFacts.of(x, **FACTS)
+    members = FACTORS.create("telling_words:count=4").members(x, labels, facts)
+    titles = [m.title for m in members]
+    assert set(titles[:3]) == {"words text, video", "word text", "word video"}
+    tokens, information = telling_tokens(x, labels, facts)
+    for token, value in zip(tokens, information, strict=True):
+        assert value == pytest.approx(mutual_info_score((x == token).any(1).numpy(), labels.numpy()), abs=1e-9)

@@ -65,7 +65,7 @@ def _drawn(annotation: Any, where: str) -> Iterator[Polygon | Bitmap]:
         for flat in outline:
             if not isinstance(flat, list) or len(flat) % 2:
                 raise InvalidInputError(f"{where}: a segmentation is a list of x and y in turn, got {str(flat)[:40]}")
-            yield polygon(list(zip(flat[::2], flat[1::2], strict=True)))
+            yield polygon(list(zip(flat[::2], flat[1::2], strict=True)), where)
     elif isinstance(outline, dict):
         size = field(outline, "size", list, where)
         if len(size) != 2:

@@ -64,7 +64,7 @@ def _region(shape: Element, where: str) -> Polygon | Bitmap:
         return ellipse((x, y), (rx, ry), turn)
     if shape.tag == "polygon":
         pairs = [pair.split(",") for pair in shape.get("points", "").split(";")]
-        return polygon([[number(v, f"{where}: points") for v in pair] for pair in pairs])
+        return polygon([[number(v, f"{where}: points") for v in pair] for pair in pairs], where)
     left, top, width, height = (int(v) for v in values("left", "top", "width", "height"))
     size = size_of(height, width, where)
     pixels = run_lengths(shape.get("rle", "").split(","), size, f"{where}: rle", by_columns=False)

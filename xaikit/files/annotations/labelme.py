@@ -62,11 +62,11 @@ def _regions(shapes: list[Any], where: str) -> Iterator[tuple[str, Polygon | Bit
 
 def _region(kind: str, points: list[Any], shape: dict[str, Any], where: str) -> Polygon | Bitmap:
     if kind == "polygon":
-        return polygon(points)
+        return polygon(points, where)
     if kind not in ("rectangle", "circle", "mask", "oriented_rectangle"):
         raise InvalidInputError(f"{where}: a shape of type {kind!r} is not known; draw polygons or rectangles")
     if kind == "oriented_rectangle":
-        return polygon(points)
+        return polygon(points, where)
     (x0, y0), (x1, y1) = _two(points, where)
     if kind == "rectangle":
         return box(x0, y0, x1, y1)

@@ -118,8 +118,12 @@ class Annotations:
             raise UnknownNameError(f"{option}: {self.path} has no label {unknown!r}{near_names(unknown, self.labels)}")
 
 
-def polygon(points: Sequence[Sequence[float]]) -> Polygon:
+def polygon(points: Sequence[Sequence[float]], where: str = "a polygon") -> Polygon:
     """A polygon of at least three points (x, y).
+
+    Args:
+        points: in pixels, or in shares of the picture.
+        where: names the place in messages.
 
     Raises:
         InvalidInputError: for fewer, or what are no finite numbers.
@@ -127,9 +131,9 @@ def polygon(points: Sequence[Sequence[float]]) -> Polygon:
     try:
         array = np.asarray(points, np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise InvalidInputError(f"points must be pairs of numbers, got {str(points)[:60]}") from None
+        raise InvalidInputError(f"{where}: points must be pairs of numbers, got {str(points)[:60]}") from None
     if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3 or not np.isfinite(array).all():
-        raise InvalidInputError(f"a polygon needs three pairs of numbers or more, got {str(points)[:60]}")
+        raise InvalidInputError(f"{where}: a polygon needs three pairs of numbers or more, got {str(points)[:60]}")
     return Polygon(np.clip(array, -1e9, 1e9))
 
 

@@ -53,7 +53,7 @@ def _region(line: str, i: int, file: Path, names: Sequence[str]) -> tuple[str, P
     k = int(values[0])
     label = names[k] if 0 <= k < len(names) else str(k)
     if n > 5:
-        return label, polygon(list(zip(shares[::2], shares[1::2], strict=True)))
+        return label, polygon(list(zip(shares[::2], shares[1::2], strict=True)), where)
     x, y, width, height = shares
     return label, box(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
 
