@@ -19,6 +19,7 @@ from torch import nn
 import xaikit
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.results import Interval, Result
+from xaikit.mitigation import MendResult, MendTry
 
 GENERATOR = torch.Generator().manual_seed(0)
 NET = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
@@ -44,6 +45,10 @@ def recommendation():
     return xaikit.recommend(NET, None, (X, Y), explainers=["gradient", "lrp_epsilon_plus", "gradcam"])
 
 
+def mend_try():
+    return MendTry("rrr", 0.9, 0.8, 0.1, 3, 1.5, "it collapsed to one class")
+
+
 def assessment():
     by_name = {"groups": ["a", "b", "c"] * 3, "shortcut_masks": SHORTCUT}
     return xaikit.assess(NET, (X, Y), explainers=["gradient", "gradient_x_input"], **by_name, **QUIET)
@@ -67,6 +72,9 @@ EXAMPLES = {
     "Scan": scanned,
     "Comparison": lambda: xaikit.compare({"a": [assessment()] * 3, "b": assessment()}, confidence=0.5),
     "History": lambda: xaikit.RRR(n_epochs=2).fit(nn.Linear(4, 3), X, Y, SHORTCUT, validation=(X, Y), **QUIET),
+    "MendTry": mend_try,
+    "MendResult": lambda: MendResult("the hue", "rrr", [mend_try()], assessment(), assessment(), 0.02, "exhausted", 1),
+    "MendResult of a concept": lambda: MendResult("the concept", "rrr", [mend_try()], None, None, 0.02),
     "History of a regression": lambda: xaikit.RRR(n_epochs=1).fit(nn.Linear(4, 1), X, X[:, 0], SHORTCUT, **QUIET),
     "Attribution": lambda: xaikit.Gradient(NET).explain(X, Y),
     "Clusters": lambda: xaikit.SpRAy()(torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0))),

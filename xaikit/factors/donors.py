@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from xaikit.core.batch import Batch
 from xaikit.core.structure import flatten
 from xaikit.factors.exchange import mask_like
 
@@ -37,14 +38,15 @@ class DonorPool:
         most: samples of all classes together; at least one of each.
     """
 
-    def __init__(self, batches: Iterable[tuple[Any, ...]], classes: int, most: int = MOST_DONORS) -> None:
+    def __init__(self, batches: Iterable[Batch], classes: int, most: int = MOST_DONORS) -> None:
         quota = max(1, most // max(1, classes))
         rows: list[tuple[Tensor, ...]] = []
         masks: list[Tensor | None] = []
         labels: list[int] = []
         numbers: list[int] = []
         begin = 0
-        for x, y, mask in (batch[:3] for batch in batches):
+        for batch in batches:
+            x, y, mask = batch[:3]
             tensors, self._rebuild = flatten(x)
             inside = None if mask is None else mask_like(mask, tensors[0])
             for row, label in enumerate(y.tolist()):

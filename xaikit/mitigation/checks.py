@@ -179,8 +179,10 @@ class CollapseWatch:
     """Whether a model came to predict one class alone, counted over the steps of an epoch, on the model's device."""
 
     SHARE = 0.98  # of the predictions, from which on it counts as a collapse
+    BEFORE = 0.9  # of those of an earlier epoch, above which it was like that from the start
 
     def __init__(self) -> None:
+        self._least = 1.0
         self._predicted: Tensor | None = None
         self._labels: Tensor | None = None
 
@@ -211,10 +213,11 @@ class CollapseWatch:
             stacklevel: of the warning.
         """
         counts, self._predicted, labels, self._labels = self._predicted, None, self._labels, None
-        if not is_last or counts is None or labels is None:
+        if counts is None or labels is None:
             return
         share, commonest = (float((c / c.sum().clamp_min(1)).max()) for c in (counts, labels))
-        if share >= self.SHARE > commonest + 0.05:
+        self._least = min(self._least, share)
+        if is_last and share >= self.SHARE > commonest + 0.05 and self._least < self.BEFORE:
             warnings.warn(
                 f"the training collapsed: {100 * share:.1f} % of the predictions of its last epoch are class "
                 f"{int(counts.argmax())}, and {100 * commonest:.1f} % of the samples are of the commonest class; try a "

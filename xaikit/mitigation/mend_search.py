@@ -149,9 +149,11 @@ class MendSearch:
             mitigator = with_rate(mitigator, self._fresh, self._data.training, self._judge)
             if self._data.shortcut.kind == CONCEPT:
                 mitigator = mitigator.set_kwargs(patience=None)  # there are no exchanged samples to stop by
-            history = mitigator.fit(
-                model, self._data.training, progress=self._options.progress, **self._fit_options(key)
-            )
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="the training collapsed")  # the try's note says it
+                history = mitigator.fit(
+                    model, self._data.training, progress=self._options.progress, **self._fit_options(key)
+                )
             if history.stopped == Stopped.INTERRUPTED:
                 self.stopped = Stopped.INTERRUPTED
                 return
