@@ -93,12 +93,13 @@ _MOVED = {
     ),
 }  # fmt: skip
 _ROOMS = (
-    "cli", "core", "explainers", "metrics", "mitigation", "modality", "recommendation", "report", "runs", "shortcuts",
-    "testing", "torch_ops", "transforms", "tuning",
+    "cli", "core", "explainers", "factors", "metrics", "mitigation", "modality", "recommendation", "report", "runs",
+    "shortcuts", "testing", "torch_ops", "transforms", "tuning",
 )  # fmt: skip
 # What lower rooms may load of higher ones, see `xaikit.upward`.
 _MODULES |= {
     "explainers": "xaikit.explainers",
+    "factors": "xaikit.factors",
     "metrics": "xaikit.metrics",
     "mitigation": "xaikit.mitigation",
     "modality": "xaikit.modality",
@@ -107,6 +108,7 @@ _MODULES |= {
     "figures": "xaikit.report.figures",
     "hierarchies": "xaikit.report.hierarchies",
     "pictures": "xaikit.report.pictures",
+    "scans": "xaikit.report.scans",
     "tuning_figures": "xaikit.report.tuning_figures",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -118,6 +120,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; a test compares
     from xaikit import cli as cli
     from xaikit import core as core
     from xaikit import explainers as explainers
+    from xaikit import factors as factors
     from xaikit import metrics as metrics
     from xaikit import mitigation as mitigation
     from xaikit import modality as modality

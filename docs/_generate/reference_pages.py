@@ -11,6 +11,7 @@ ROOMS = {
     "xaikit.metrics": "Metrics",
     "xaikit.tuning": "Tuning",
     "xaikit.mitigation": "Mitigation",
+    "xaikit.factors": "Factors",
     "xaikit.shortcuts": "Shortcuts",
     "xaikit.recommendation": "Recommendation",
     "xaikit.modality": "Modalities",

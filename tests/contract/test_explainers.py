@@ -1,4 +1,4 @@
-"""Every registered explainer keeps every promise: a new one inherits these tests without a line."""
+"""The contract of every registered explainer; a new one is tested without a new line here."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ FOR_IMAGES, FOR_CLASSES = {"road"}, {"random_logit"}
 
 
 class Chance(Explainer):
-    """Numbers that jump with the input and know nothing of the model."""
+    """Random attributions that change with the input and do not depend on the model."""
 
     def _attribute(self, call):
         return tuple(torch.sin(1e4 * x) for x in call.inputs)

@@ -92,7 +92,7 @@ def test_refusals(name):
 
 
 def fit(mitigator, model, x, y, mask, form):
-    """From tensors, or from batches of two, each with its masks."""
+    """Fit from tensors, or from batches of two samples with their masks."""
     settings = {"n_epochs": 1, "batch_size": 2, "random_state": 0}
     each = mask.expand(len(x), *mask.shape[-2:])
     given = [(x[i : i + 2], y[i : i + 2], each[i : i + 2]) for i in range(0, len(x), 2)]
@@ -104,7 +104,7 @@ def fit(mitigator, model, x, y, mask, form):
 def test_masks_that_cannot_be_meant_are_told(name, form):
     model, x, y, mask = case()
     cls = MITIGATORS.get(name)
-    for given, words in ((mask * 0, cls.EMPTY_MASK_WARNING), (mask * 0 + 1, make(name)._of_full_mask())):
+    for given, words in ((mask * 0, cls.EMPTY_MASK_WARNING), (mask * 0 + 1, make(name)._full_mask_warning())):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             fit(make(name), model, x, y, given, form)

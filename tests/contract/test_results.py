@@ -49,6 +49,10 @@ def assessment():
     return xaikit.assess(NET, (X, Y), explainers=["gradient", "gradient_x_input"], **by_name, **QUIET)
 
 
+def scanned():
+    return xaikit.shortcuts.scan(NET, (X, Y), ["columns"], **QUIET)
+
+
 def run():
     folder = tempfile.mkdtemp()
     return xaikit.explain_dataset(xaikit.Gradient(NET), (X, Y), out=folder + "/run", keep_inputs=True, **QUIET)
@@ -59,6 +63,8 @@ EXAMPLES = {
     "Assessment": assessment,
     "Assessment by class": lambda: xaikit.assess(NET, (X, Y), shortcut_masks=SHORTCUT, **QUIET),
     "Assessment without masks": lambda: xaikit.assess(NET, (X, Y), decoy=lambda x, told: x, explainers=[], **QUIET),
+    "Effect": lambda: scanned().effects[0],
+    "Scan": scanned,
     "Comparison": lambda: xaikit.compare({"a": [assessment()] * 3, "b": assessment()}, confidence=0.5),
     "History": lambda: xaikit.RRR(n_epochs=2).fit(nn.Linear(4, 3), X, Y, SHORTCUT, validation=(X, Y), **QUIET),
     "History of a regression": lambda: xaikit.RRR(n_epochs=1).fit(nn.Linear(4, 1), X, X[:, 0], SHORTCUT, **QUIET),
@@ -235,7 +241,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(result, suffix, tmp_path):
 
 
 def refused_in_one_sentence(cls, path, *, required=False) -> None:
-    """Loading is refused with the file's name; without `required` it may also be read, where nothing is wrong in it."""
+    """Loading fails with the file's name in the message; without `required` it may also succeed."""
     try:
         loaded = cls.load(path)
     except InvalidInputError as err:

@@ -24,6 +24,7 @@ from xaikit import (
 )
 from xaikit.core import (
     BASELINES,
+    FACTORS,
     FEATURE_MASKS,
     MODALITIES,
     NORMALIZATIONS,
@@ -39,7 +40,7 @@ from xaikit.transforms import Given
 
 REGISTRIES = (
     EXPLAINERS, METRICS, MITIGATORS, BASELINES, FEATURE_MASKS, MODALITIES, NORMALIZATIONS, POOLINGS, POSTPROCESSORS,
-    PROJECTIONS,
+    PROJECTIONS, FACTORS,
 )  # fmt: skip
 ITEMS = [(registry, name) for registry in REGISTRIES for name in registry]
 TENSOR = torch.tensor([[0.5, -math.inf, math.nan], [1e-30, 3.0, math.inf]])
@@ -52,6 +53,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "baseline token_id": {"token": 103},
     "baseline given": {"tensor": TENSOR},
     "baseline per_input": {"items": ("zeros", torch.rand(1, 4), ("mean", 0.5))},
+    "factor words": {"names": ("text", "video")},
+    "factor column": {"names": ("race",)},
     "feature mask given": {"ids": torch.arange(6).view(2, 3)},
     "feature mask per_input": {"items": ("columns", torch.arange(4)[None])},
     "modality multimodal": {"modalities": ("image", "text:feature_mask=tokens")},
@@ -62,7 +65,7 @@ FUNCTIONS = {"feature mask computed": len, "projection function": len}  # no spe
 
 
 def simplest(registry: Registry[Any], name: str) -> Configured:
-    """An object with its defaults, or with what it cannot do without."""
+    """An object with its defaults, and values for its required settings."""
     return registry.get(name)(**NEEDED.get(f"{registry.kind} {name}", NEEDED.get(name, {})))
 
 

@@ -55,13 +55,13 @@ def story(tmp_path: Path, public_data: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def looks_at(folder: Path) -> list[str]:
-    """The name with the largest share of each cluster."""
+    """The column or word with the most relevance in each cluster."""
     found = json.loads((folder / "found/shortcuts.json").read_text())
     return [cluster["strongest"][0]["name"] for cluster in found["clusters"]]
 
 
 def is_mended(figures: dict[str, float]) -> None:
-    """The shortcut turns fewer than half as many predictions as before, and a false one is rarely followed."""
+    """The shortcut changes fewer than half as many predictions as before, and a wrong one is rarely followed."""
     turned, right = "predictions that a random shortcut turns", "accuracy with the shortcut of another class"
     assert figures[f"{turned}, after"] < 0.5 * figures[f"{turned}, before"]
     assert figures[f"{right}, after"] > figures[f"{right}, before"] + 0.2

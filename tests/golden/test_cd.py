@@ -166,7 +166,7 @@ def test_ties_are_complete(golden):
 
 
 def first_of_span(words):
-    """The steps whose constant the batch code counts: the decoy word, not the one behind it."""
+    """The steps whose bias the published batch code counts: the decoy word, but not the word after it."""
     return words * (1 - torch.cat([torch.zeros_like(words[..., :1]), words[..., :-1]], -1))
 
 
@@ -215,7 +215,7 @@ def test_float32_of_the_other_references(golden):
 
 
 def test_sums_where_windows_tie_and_all_other_outputs(golden):
-    """Where entries tie only the sums are defined; the logits are those of the net."""
+    """Where entries are equal, only the sums of the parts are defined; the logits are those of the net."""
     data = load(golden, "cd_lenet_decoy.npz")
     model = lenet(data)
     for inputs, prefix in (("x", ""), ("x_ties", "ties_"), ("x_zero_background", "zb_")):

@@ -86,7 +86,7 @@ def train(name: str):
 
 
 def waits_of_a_step(mitigator, model, data) -> float:
-    """From trainings of one epoch with two and with six steps: what is waited for once does not count."""
+    """Waits of one step, from trainings with two and with six steps, so that waits at the start do not count."""
     counts = []
     for copies in (1, 3):
         longer = [torch.cat([part] * copies) for part in data]

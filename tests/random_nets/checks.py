@@ -157,7 +157,7 @@ def _method(case: Case, name: str) -> Iterator[str]:
 
 
 def _last_digits(case: Case, explainer: Any, values: Points) -> float:
-    """How far the values move when only the last digits of the parameters do: a method may be as unsure as this."""
+    """How much the values change with the last digits of the parameters: a method may differ by this much."""
     parameters = list(case.net.parameters())
     before, moves = [p.detach().clone() for p in parameters], []
     for seed in range(3):

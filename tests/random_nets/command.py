@@ -64,7 +64,7 @@ def _sentences(seed: int) -> tuple:
 
 
 class _Description:
-    """A case that stayed in another process."""
+    """The description of a case that was built in another process."""
 
     def __init__(self, seed: int, text: str) -> None:
         self.seed, self.text, self.net = seed, text, text

@@ -67,5 +67,5 @@ def function(name: str, call: Callable[[Tensor], Any], fits: Callable[[Shape], b
 
 
 def divisors(number: int) -> list[int]:
-    """The numbers that divide it."""
+    """The divisors of a number."""
     return [d for d in range(1, number + 1) if number % d == 0]

@@ -1,10 +1,10 @@
-"""The walls of the house: layers, single importers, file sizes, what an import costs."""
+"""The structure of the package: order of subpackages, single importers, file sizes, what an import loads."""
 
 from __future__ import annotations
 
 import ast
 import importlib
-import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,15 +16,15 @@ PACKAGE = ROOT / "xaikit"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in FILES}
 
-# Imports flow downwards only: a room may import from its own floor and from those above it in this list.
+# A room is a subpackage. It may import from the rooms of its own floor and of the floors above it in this list.
 FLOORS = [
-    {"upward"}, {"core"}, {"torch_ops"}, {"files", "modality", "transforms"}, {"explainers"}, {"metrics"},
+    {"upward"}, {"core"}, {"torch_ops"}, {"files", "modality", "transforms", "factors"}, {"explainers"}, {"metrics"},
     {"tuning", "mitigation", "shortcuts", "recommendation", "runs"}, {"report"}, {"cli"}, {"testing"}, {"__main__"},
 ]  # fmt: skip
-# A heavy library has one door each; whoever wants it goes through that room.
+# The files or rooms that may import a heavy library.
 DOORS = {
     "zennit": ["explainers/lrp/"],
-    "captum": ["explainers/captum_bridge.py"],
+    "captum": ["explainers/captum_classes.py"],
     "optuna": ["tuning/"],
     "matplotlib": ["report/"],
     "typer": ["cli/"],
@@ -35,11 +35,11 @@ DOORS = {
     "psycopg": ["tuning/"],
     "torchvision": ["core/torchvision_ops.py"],
 }
-# Private names of a library are used in one file, which says what breaks without them.
+# The file that may use private names of a library, with comments that say what breaks if they change.
 PRIVATE_DOORS = {
     "core/torch_private.py": "torch",
     "core/lightning_private.py": "lightning",
-    "explainers/captum_bridge.py": "captum",
+    "explainers/captum_classes.py": "captum",
 }
 NAMED_TUPLE = ("_fields", "_replace", "_asdict", "_make")  # documented, and public for that
 READERS = ("getattr", "hasattr", "setattr", "delattr", "attrgetter")
@@ -47,7 +47,7 @@ LONGEST = 400
 
 
 def running(tree: ast.AST):
-    """Every node of a file that runs: all but the blocks under ``if TYPE_CHECKING``."""
+    """Every node of a file that runs: all except the blocks under ``if TYPE_CHECKING``."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             yield from (inner for statement in node.orelse for inner in (statement, *running(statement)))
@@ -77,7 +77,7 @@ def module_graph() -> dict[str, set[str]]:
 
 
 def circles(graph: dict[str, set[str]]) -> list[set[str]]:
-    """The modules that reach themselves through others, grouped by who reaches whom and back."""
+    """The groups of modules that import each other, directly or through others."""
     reach = {name: set(used) for name, used in graph.items()}
     for middle in graph:
         for name in graph:
@@ -113,7 +113,7 @@ def test_the_search_for_circles_finds_one():
 
 
 def test_imports_make_no_circle():
-    """What must call upwards goes through `xaikit.upward`."""
+    """A lower room calls a higher one through `xaikit.upward`."""
     found = [sorted(circle) for circle in circles(module_graph())]
     assert not found, found
 
@@ -162,7 +162,7 @@ def private_names_by_room() -> dict[str, set[str]]:
 
 
 def test_no_room_reaches_into_another_or_into_a_library():
-    """What a room needs of another one is public; what it needs of a library's inside stands in one file."""
+    """Rooms use only public names of each other; private names of libraries are used in one file only."""
     names = private_names_by_room()
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {text}"
@@ -244,34 +244,6 @@ def test_a_star_import_hides_nothing(library):
         assert "Image" not in xaikit.__all__
 
 
-ROOM_NAMES = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())
-
-
-def exported_functions(room_name: str):
-    """The functions of a room's ``__all__`` and the methods of its classes that have parameters, by name."""
-    module = importlib.import_module(f"xaikit.{room_name}".removesuffix("."))
-    for name in getattr(module, "__all__", ()):
-        member = getattr(module, name)
-        if inspect.isfunction(member):
-            yield name, member
-        elif inspect.isclass(member) and member.__module__.startswith("xaikit"):
-            fields = getattr(member, "__dataclass_fields__", {})
-            for key, value in vars(member).items():
-                function = getattr(value, "__func__", value)
-                if not key.startswith("_") and key not in fields and inspect.isfunction(function):
-                    yield f"{name}.{key}", function
-
-
-@pytest.mark.parametrize("room_name", ["", *ROOM_NAMES])
-def test_exported_functions_describe_their_arguments(room_name):
-    missing = set()
-    for name, function in exported_functions(room_name):
-        parameters = set(inspect.signature(function).parameters) - {"self", "cls"}
-        if parameters and "Args:" not in (function.__doc__ or ""):
-            missing.add(name)
-    assert not missing, f"no Args section: {sorted(missing)}"
-
-
 # Names that say nothing of what they hold.
 EMPTY_NAMES = {
     "about", "again", "asked", "bare", "beside", "dead", "done", "each", "found", "given", "heard", "held", "here",
@@ -312,6 +284,15 @@ def homes_of_types() -> dict[str, dict[str, str]]:
 
 
 def test_the_name_of_a_type_has_one_meaning():
-    """A class has one home; an alias may stand in several files, where it is the same."""
+    """A class is defined in one file; an alias may stand in several files with the same value."""
     several = {name: sorted(files) for name, files in homes_of_types().items() if len(set(files.values())) > 1}
     assert not several, several
+
+
+def test_the_page_of_the_architecture_names_each_file_of_the_core_once():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    section = page.partition("## The files of the core")[2].partition("\n## ")[0]
+    names = re.findall(r"`(\w+)\.py`", section)
+    files = [path.stem for path in (PACKAGE / "core").glob("*.py") if path.stem != "__init__"]
+    assert len(set(names)) == len(names)
+    assert not set(files) ^ set(names), "docs/architecture.md, The files of the core, and xaikit/core/ differ in these"

@@ -1,4 +1,4 @@
-"""Labels as words: which word is which output of the model."""
+"""Labels as words: which word stands for which output of the model."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ClassNames:
 
 
 def folder_labels(names: Sequence[str]) -> list[str]:
-    """The first folder of each picture's path, where every picture lies in one and there are several; else nothing."""
+    """The first folder of each picture's path; empty if a picture lies in no folder, or all lie in the same one."""
     folders = [PurePosixPath(name).parts[0] if "/" in name else "" for name in names]
     return folders if all(folders) and len(set(folders)) > 1 else []
 
@@ -91,7 +91,8 @@ def _problem(data: Samples, outputs: int) -> str:
     where = "folders of pictures" if data.labels_from == "folders" else "class words"
     if n_classes and outputs > 1 and n_classes != outputs:
         class_list = ", ".join(list(data.classes)[:4]) + (", ..." if n_classes > 4 else "")
-        return f"there are {n_classes} {where} ({class_list}), and the model has {outputs} outputs; {REMEDY}"
+        number = f"are {n_classes} {where}" if n_classes > 1 else f"is one of the {where}"
+        return f"there {number} ({class_list}), and the model has {outputs} outputs; {REMEDY}"
     largest = max(data.labels)
     limit = max(outputs, 2)  # one output decides between two classes
     if largest >= limit:

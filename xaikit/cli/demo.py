@@ -1,4 +1,4 @@
-"""`xaikit demo`: a model that is right for the wrong reasons, seen, measured and mended."""
+"""`xaikit demo`: a model that relies on a shortcut, explained, measured and mended."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class Demo(Job):
     out: Path = flag(Path("xaikit-demo"), help="Folder for figures, results and weights.")
     quick: bool = flag(False, help="Use fewer epochs and trials: less precise, half the time.")
     seed: int = flag(0, help="Seed of the data split, the weights, the order and the noise.")
+
+    def written_alone(self) -> Path | None:
+        """The folder, whose files belong together."""
+        return self.out
 
     def run(self) -> int:
         """Tell the story, write its figures and numbers."""

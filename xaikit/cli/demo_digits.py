@@ -1,4 +1,4 @@
-"""The demo's data and network: real handwritten digits with a planted shortcut, and how far a model falls for it."""
+"""The demo's data and network: real handwritten digits with a planted shortcut, and how much a model relies on it."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class DigitSamples:
         return self.patched(self.labels)
 
     def shuffled(self, seed: int) -> Tensor:
-        """Each image with the patch of another one, which a user who knows where the patch lies can make too."""
+        """Each image with the patch of another one; a user who knows where the patch lies can do the same."""
         order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed))
         return self.patched(self.labels[order])
 
     def variants(self, seed: int) -> dict[str, Tensor]:
-        """What becomes of the patch: it tells the true label, a random one, the mirrored one 9 - y, or is not there."""
+        """Variants of the patch: it has the grey of the true label, of a random one, of 9 - y, or there is none."""
         random = torch.randint(CLASSES, self.labels.shape, generator=torch.Generator().manual_seed(seed))
         return {
             "same": self.same,
@@ -119,7 +119,7 @@ def repaint(images: Tensor, description: Tensor | None) -> Tensor:
 
 
 def measure(model: nn.Module, part: DigitSamples, seed: int, explainers: Sequence[Explainer]) -> Assessment:
-    """Accuracy by what becomes of the patch, and relevance in it where it tells the label."""
+    """Accuracy in each variant of the patch, and the relevance in a patch that has the grey of the true label."""
     shortcut: dict[str, Any] = {"decoy": repaint, "shortcut_masks": patch_mask()}
     return assess(model, (part.same, part.labels), explainers=explainers, seed=seed, progress=False, **shortcut)
 

@@ -1,4 +1,4 @@
-"""What `xaikit demo` does, step by step; every number that it prints is measured in that run."""
+"""The steps of `xaikit demo`; every number that it prints is measured in that run."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from xaikit.report.figures import comparison, grouped_bars
 from xaikit.tuning import tune
 
 SHOWN = (VarGrad(), LRPEpsilonPlus(), IntegratedGradients())  # explains the models
-# Stands in the loss. LRP's default epsilon would damp the patch's relevance, and with it the penalty.
+# The explainer in the loss. LRP's default epsilon would make the patch's relevance and the penalty smaller.
 PENALISED = (Gradient(), IntegratedGradients(n_steps=4), LRPUniformEpsilon(epsilon=0.01))
-MEASURED = (Gradient(), LRPEpsilonPlus())  # relevance in the patch: what is penalised, and what never is
-REFERENCE = "shuffled patch"  # trained on patches that tell nothing
+MEASURED = (Gradient(), LRPEpsilonPlus())  # whose relevance in the patch is measured: a penalised one, and another
+REFERENCE = "shuffled patch"  # the model that is trained on patches of random labels
 TUNED, SEARCHED, METRIC = VarGrad(), ("noise_level",), METRICS.create("abpc")
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How much is done.
+    """The amount of work.
 
     Attributes:
         epochs: of every training.
-        weights: of the penalty, to choose among.
-        trials: of the search for an explainer's settings.
-        tune_samples: validation samples of that search.
+        weights: weights of the penalty to choose from.
+        trials: number of trials in the search for an explainer's settings.
+        tune_samples: number of validation samples in that search.
     """
 
     seed: int = 0
@@ -51,20 +51,20 @@ class Plan:
 
     @property
     def total_epochs(self) -> int:
-        """Of all trainings: plain, reference, and each penalty with each weight."""
+        """The number of epochs of all trainings: plain, reference, and each penalty with each weight."""
         return self.epochs * (2 + len(PENALISED) * len(self.weights))
 
 
 def tell(plan: Plan, out: Path, *, progress: bool = True) -> dict[str, Any]:
     """Run the demo, write its figures and weights to `out`, and return its numbers."""
-    hidden = None if progress else True  # None: hidden where nobody watches
+    hidden = None if progress else True  # None: hidden if the output is not a terminal
     with _one_thread(), tqdm(total=plan.total_epochs, unit="epoch", leave=False, disable=hidden) as bar:
         return Story(plan, out, demo_digits.load(plan.seed), bar).tell()
 
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-    """One run: what is planned, where it goes, the data, and the bar that shows how far it is."""
+    """One run of the demo: its plan, its output folder, its data and its progress bar."""
 
     plan: Plan
     out: Path
@@ -167,7 +167,7 @@ class Story:
         return demo_digits.row(demo_digits.measure(model, self.digits.test, self.plan.seed, MEASURED))
 
     def _write(self, models: dict[str, nn.Module], table: dict[str, dict[str, float]]) -> None:
-        """The accuracies as a figure, the weights, and one test image with a patch that lies about its label."""
+        """Write a figure of the accuracies, the weights, and one test image with the patch of a wrong label."""
         columns = self.digits.test.variants(self.plan.seed)
         figures = {name: {c: line[c] for c in columns} for name, line in table.items()}
         figure = grouped_bars(figures, title="Accuracy on test digits, by what the patch tells")
@@ -241,7 +241,7 @@ def _percent(share: float) -> str:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Layers this small run faster in one thread than in several that wait for each other."""
+    """While active, torch uses one thread: layers this small run faster in one than in several."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xaikit.cli.job import flag
+import typer
+
+from xaikit.cli.job import INTERRUPTED, flag
 from xaikit.cli.sources import MaskFields, ModelJob
 
 if TYPE_CHECKING:
@@ -19,6 +21,10 @@ class Evaluate(MaskFields, ModelJob):
 
     xaikit report --evaluation shows the saved table. If an explainer or a metric fails, the table holds the reason, the
     others are measured all the same, and the exit code is 1.
+
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl: numbers, texts with --text, time series with --series) or module:dataset. --mask is a picture, an array, a
+    folder of these named like the images, or a file of COCO, LabelMe, CVAT or YOLO.
 
     \b
     Examples:
@@ -48,7 +54,7 @@ class Evaluate(MaskFields, ModelJob):
 
         check_out(self.out, ".json")
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        # Before a large model is loaded.
+        # Checked before a large model is loaded.
         for names, registry, option in (
             (self.explainer, EXPLAINERS, "--explainer"),
             (self.metric, METRICS, "--metric"),
@@ -76,13 +82,16 @@ class Evaluate(MaskFields, ModelJob):
         skipped = tell_skipped(samples)
         try:
             table.save(self.out)
-        except OSError:  # a full disk must not take the numbers along
+        except OSError:  # if the disk is full, the numbers are still printed
             self.tell(str(table), **table.to_dict())
             raise
         rows = [{k: v for k, v in row.items() if k != "values"} for row in table.to_dict()["rows"]]
         counts = {"samples": len(samples) - skipped, "skipped": skipped}
         self.tell(f"{table}\nwrote {self.out}", rows=rows, **counts, written=[str(self.out)])
-        failed = any(row.error for row in table) or table.stopped == "interrupted"
+        if table.stopped == "interrupted":
+            typer.echo(f"xaikit: interrupted; {self.out} holds what was measured until then", err=True)
+            return INTERRUPTED
+        failed = any(row.error for row in table)
         # What was left out must not look like success to a script.
         return 1 if failed or skipped else 0
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from xaikit.cli.job import argument, flag
+from xaikit.cli.printing import printable
 from xaikit.cli.processes import ProcessFields
 from xaikit.cli.sources import DataFields, ModelJob
 
@@ -29,6 +32,9 @@ class Explain(ProcessFields, DataFields, ModelJob):
     interruption the same command goes on, and several processes or machines can share the work (torchrun). Images for
     models of torchvision, timm and Hugging Face are cropped and scaled as these models expect; --size, --mean and --std
     change that.
+
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl: numbers, texts with --text, time series with --series) or module:dataset.
 
     \b
     Examples:
@@ -69,6 +75,10 @@ class Explain(ProcessFields, DataFields, ModelJob):
             raise InvalidInputError("--processes share a whole data set, --data; INPUT takes one")
         return self._one(self.source)
 
+    def how_to_go_on(self) -> str:
+        """Of a data set, finished shards stay."""
+        return f"the same command goes on with {self.out}" if self.data else super().how_to_go_on()
+
     def _one(self, source: str) -> int:
         from xaikit.cli.hugging_face import classes_of
         from xaikit.cli.options import check_out, chosen_targets, run_model, split_list
@@ -99,11 +109,19 @@ class Explain(ProcessFields, DataFields, ModelJob):
 
     def _targets(self, sample_input: SampleInput) -> Any:
         """The classes or the target that is asked for."""
-        from xaikit.cli.options import named_target, numbers
+        from xaikit.cli.options import named_target, numbers, split_list
         from xaikit.core.errors import InvalidInputError
 
         if (named := named_target(self.target)) is not None:
             return named
+        classes = split_list(self.classes)
+        if self.target in classes:
+            return [classes.index(self.target)]
+        if self.target != "label" and not re.fullmatch(r"(\d+(,\d+)*)?", self.target.replace(" ", "")):
+            raise InvalidInputError(
+                "--target takes a class (3, or one per sample: 3,1,2), a word of --classes, 'label', or a target such "
+                f"as contrast:for_=3,against=5; got {self.target!r}"
+            )
         if self.target != "label":
             return numbers(self.target, int, "--target")
         if sample_input.label is None:
@@ -137,7 +155,9 @@ class Explain(ProcessFields, DataFields, ModelJob):
 
     def _all(self) -> int:
         from xaikit.cli import processes
-        from xaikit.core.errors import InvalidInputError
+        from xaikit.cli.options import run_model
+        from xaikit.cli.run_summary import run_summary
+        from xaikit.core.errors import InvalidInputError, NonFiniteError
         from xaikit.runs import explain_dataset, load_run
         from xaikit.runs.source import SampleSource
 
@@ -147,8 +167,11 @@ class Explain(ProcessFields, DataFields, ModelJob):
             raise InvalidInputError(f"--target of a data set is one class or 'label', got {self.target!r}")
         data, model = self.samples(self.model), self.loaded()
         data = self.fit_labels(data, model, needed=self.target == "label")
+        first = SampleSource(data).first()[0]
+        with contextlib.suppress(NonFiniteError):  # one sample that is not finite is told with its row
+            run_model(model, first, self.view()["head"])
         run = explain_dataset(
-            self.with_embedding_layer(model, SampleSource(data).first()[0]).bound(self.explainer, model),
+            self.with_embedding_layer(model, first).bound(self.explainer, model),
             data,
             out=self.out,
             targets=int(self.target) if self.target.isdecimal() else self.target or "predicted",
@@ -164,11 +187,9 @@ class Explain(ProcessFields, DataFields, ModelJob):
             return 0  # the first process tells
         run = load_run(self.out) if together else run
         for reason in list(run.skipped.values())[:SHOWN]:
-            typer.echo(f"xaikit: skipped: {reason}", err=True)
+            typer.echo(f"xaikit: skipped: {printable(reason)}", err=True)
         counts = {"explained": len(run), "skipped": len(run.skipped), "missing": run.n_missing}
-        lines = [f"{len(run)} samples explained in {self.out}"]
-        lines += [f"{n} {word}" for word, n in counts.items() if n and word != "explained"]
-        self.tell(", ".join(lines), **counts, run=str(self.out))
+        self.tell(run_summary(run, self.out), **counts, run=str(self.out))
         n_bad = sum(not math.isfinite(row["score"]) for row in run.rows() if row["score"] is not None)
         if n_bad:
             typer.echo(f"xaikit: the model gives NaN or infinite scores for {n_bad} of {len(run)} samples", err=True)

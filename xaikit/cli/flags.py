@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-# The flag of an argument, where it is called otherwise.
+# Flags that have another name than the argument.
 FLAGS = {
     "targets": "--target",
     "space": "--vary",
@@ -20,8 +21,8 @@ FLAGS = {
     "storage": "--storage",
     "explainers": "--explainer",
 }
-# Whole phrases that have no argument's form.
-PHRASES = {
+# Phrases that name no argument.
+PHRASES: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"repair=True \(--repair\)": "--repair",
     r"resume=True \(--resume\)": "--resume",
     r"pass space=\{setting: [^}]*\}": "name other settings with --vary",
@@ -29,6 +30,15 @@ PHRASES = {
     r"pass masks > (127|0)": r"save as 1 what is > \1",
     r"name its output with head=": "name its output with --head",
     r"\bmask_scope='class'": "mask_scope=class",
+    r"pass (--mask \S+) > (127|0)": r"save as 1 what is > \2",
+    r"^targets must lie": "--target must lie",
+    r"targets='label' needs data of pairs \(x, label\), got samples without a label": "--target label needs data with "
+    "labels: class folders or labels.csv for images, 'y' in a .npz, --labels for a table",
+    r"with target_layer=": "with --explainer gradcam:target_layer=NAME",
+    r"^(\w+) cannot tune": r"--vary: \1 cannot tune",
+    r"^recommend needs a modality \(([^)]*)\) or data": r"name --modality, one of \1, or --data",
+    r"^pruner='(\w+)' (.*); pass a loader or a list": r"--pruner \1 \2; name --batch-size",
+    r"^(seed|batch_size|dtype|confidence|limit|timeout) must": lambda m: f"--{m[1].replace('_', '-')} must",
 }
 ARGUMENT = re.compile(rf"\b({'|'.join(FLAGS)})=(?![\w'\"{{(\[])")
 

@@ -97,7 +97,7 @@ def classes_of(name: str) -> Sequence[str]:
 
 
 def image_settings(name: str) -> dict[str, Any]:
-    """What the image processor in the folder of ``hf:FOLDER`` asks for, as `Preparation` has it; what it names."""
+    """The settings of the image processor in the folder of ``hf:FOLDER``, as fields of `Preparation`."""
     path = Path(name.removeprefix(PREFIX)) / "preprocessor_config.json"
     if not name.startswith(PREFIX) or not path.is_file():
         return {}

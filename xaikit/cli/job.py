@@ -5,6 +5,7 @@ A verb is a class: its fields are the flags, its docstring the help, its `run` t
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import types
@@ -19,7 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from xaikit.cli.printing import printable
+
 JOBS: dict[str, type[Job]] = {}
+INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
 
 
 def argument(default: Any = ..., *, metavar: str, help: str) -> Any:  # noqa: A002 (typer's word)
@@ -54,14 +58,22 @@ class Job(BaseModel):
         """
         raise NotImplementedError
 
+    def how_to_go_on(self) -> str:
+        """What Ctrl-C leaves behind, and how the work goes on: the end of a sentence."""
+        return "nothing was written"
+
+    def written_alone(self) -> Path | None:
+        """The results that no other process may write to at the same time; None where that does no harm."""
+        return None
+
     def note(self, text: str) -> None:
-        """Print a note for a person on standard error, unless --quiet."""
+        """Print a note on standard error, unless --quiet."""
         if not self.quiet:
-            typer.echo(f"xaikit: note: {text}", err=True)
+            typer.echo(f"xaikit: note: {printable(text)}", err=True)
 
     def tell(self, text: str, /, **result: Any) -> None:
         """Print the result on standard output: as text, or with --json as one JSON object."""
-        typer.echo(json.dumps(result) if self.json_output else text)
+        typer.echo(json.dumps(result) if self.json_output else printable(text, lines=True))
 
     def save(self, path: Path) -> Path:
         """Write the job as .yaml, .toml or .json: the verb and what differs from its defaults.
@@ -134,6 +146,25 @@ def make(job: type[Job], fields: dict[str, Any], *, where: str = "", dashed: boo
         raise InvalidInputError(where + "; ".join(problems)) from None
 
 
+def run_job(job: Job, *, silent: bool = False) -> int:
+    """Run a job as the only writer of its results; the exit code, also after Ctrl-C.
+
+    Args:
+        job: of any verb.
+        silent: leave it to another process to say that the job was interrupted.
+    """
+    from xaikit.core.files import only_writer
+
+    path = job.written_alone()
+    try:
+        with contextlib.nullcontext() if path is None else only_writer(path):
+            return job.run()
+    except KeyboardInterrupt:
+        if not silent:
+            typer.echo(f"xaikit: interrupted; {job.how_to_go_on()}", err=True)
+        return INTERRUPTED
+
+
 def command(job: type[Job]) -> Callable[..., None]:
     """The function that typer makes a verb of: one parameter for each field, and --save-job."""
 
@@ -145,7 +176,7 @@ def command(job: type[Job]) -> Callable[..., None]:
             return
         if parsed.quiet:
             warnings.simplefilter("ignore")
-        code = parsed.run()
+        code = run_job(parsed)
         if code:
             raise typer.Exit(code)
 

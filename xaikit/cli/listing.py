@@ -1,9 +1,10 @@
-"""`xaikit list`: what there is, with its settings."""
+"""`xaikit list`: everything that is registered, with its settings."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class List(Job):
-    """List explainers, metrics, mitigators, transforms and modalities: settings, whether a loss can hold them, source.
+    """List explainers, metrics, mitigators, factors, transforms, modalities; with a name also settings and sources.
 
-    A star marks the settings that xaikit tune searches, with the range.
+    Without a name the items of each kind are listed by name. A star marks the settings that xaikit tune searches, with
+    the range.
 
     \b
     Examples:
@@ -31,10 +33,14 @@ class List(Job):
     name: str = argument("", metavar="[NAME]", help="A kind, such as metrics or baselines, or the name of one item.")
 
     def run(self) -> int:
-        """Look up, tell."""
+        """Print the items of a registry, or one of them."""
         by_kind = _select(self.name)
         described = {kind: [_describe(cls) for cls in classes] for kind, classes in by_kind.items()}
-        self.tell("\n".join(_section(kind, classes) for kind, classes in by_kind.items()), **described)
+        if self.name:
+            text = "\n".join(_section(kind, classes) for kind, classes in by_kind.items())
+        else:
+            text = _overview({kind: [item["name"] for item in items] for kind, items in described.items()})
+        self.tell(text, **described)
         return 0
 
 
@@ -47,6 +53,17 @@ def _section(kind: str, classes: list[type[Configured]]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _overview(names: dict[str, list[str]]) -> str:
+    """The names of each kind, and how to see more."""
+    lines = []
+    for kind, items in names.items():
+        lines.append(f"{len(items)} {kind.replace('_', ' ')}:")
+        lines += textwrap.wrap(", ".join(items), 100, initial_indent="  ", subsequent_indent="  ")
+    example = names["explainers"][0]
+    lines.append(f"Settings and sources: xaikit list explainers, or of one item: xaikit list {example}")
+    return "\n".join(lines)
+
+
 def _registries() -> dict[str, Registry]:
     from xaikit import core
 
@@ -54,6 +71,7 @@ def _registries() -> dict[str, Registry]:
         "explainers": core.EXPLAINERS,
         "metrics": core.METRICS,
         "mitigators": core.MITIGATORS,
+        "factors": core.FACTORS,
         "baselines": core.BASELINES,
         "feature_masks": core.FEATURE_MASKS,
         "poolings": core.POOLINGS,
@@ -76,7 +94,7 @@ def _select(name: str) -> dict[str, list[type[Configured]]]:
 
 
 def _base(cls: type[Configured]) -> type[Configured]:
-    """The class that all items of a kind share."""
+    """The base class of all items of a kind."""
     from xaikit.core import Configured
 
     return [c for c in cls.__mro__ if issubclass(c, Configured) and c is not Configured][-1]

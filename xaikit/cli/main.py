@@ -25,11 +25,14 @@ from xaikit.cli import (
     recommend,
     report,
     run_file,
+    scan,
     shortcuts,
     tune,
 )
 from xaikit.cli.flags import in_flags
 from xaikit.cli.job import command
+from xaikit.cli.printing import printable
+from xaikit.cli.user_code import line_of_user
 
 app = typer.Typer(
     name="xaikit",
@@ -46,6 +49,7 @@ for verb in (
     recommend.Recommend,
     tune.Tune,
     mitigate.Mitigate,
+    scan.FactorScan,
     shortcuts.Shortcuts,
     report.WriteReport,
     doctor.Doctor,
@@ -79,7 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """
     command_line = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in command_line
-    os.environ["MPLBACKEND"] = "agg"  # figures go to files: no display is asked for, whatever stands there
+    os.environ["MPLBACKEND"] = "agg"  # figures are written to files, so no display is needed
     with warnings.catch_warnings():
         warnings.showwarning = _note  # type: ignore[assignment]  # the file and the line are nothing to a user
         try:
@@ -87,13 +91,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
         except Exception as err:
             if debug:
                 raise
-            typer.echo(f"xaikit: {_sentence(err)}", err=True)
+            typer.echo(f"xaikit: {printable(_sentence(err))}", err=True)
             sys.exit(_exit_code(err))
 
 
 def _note(message: Warning | str, category: type[Warning], *_: Any) -> None:
     if not issubclass(category, DeprecationWarning):
-        typer.echo(f"xaikit: note: {message}", err=True)
+        typer.echo(f"xaikit: note: {printable(str(message))}", err=True)
 
 
 def _exit_code(err: Exception) -> int:
@@ -110,7 +114,7 @@ def _exit_code(err: Exception) -> int:
 
 
 def _sentence(err: Exception) -> str:
-    """What went wrong; for an error that nobody raised on purpose also its type and how to see more."""
+    """The message of an error; for an error that is no message for users also its type, and how to see more."""
     from xaikit.core.errors import XaikitError
 
     if isinstance(err, OSError) and err.strerror and err.filename:
@@ -119,4 +123,7 @@ def _sentence(err: Exception) -> str:
         return err.strerror
     # str() of a LookupError can be the repr of its message.
     text = " ".join((str(err.args[0]) if len(err.args) == 1 else str(err)).split())
-    return in_flags(text) if isinstance(err, XaikitError) else f"{type(err).__name__}: {text} (--debug shows where)"
+    if isinstance(err, XaikitError):
+        return in_flags(text)
+    place = line_of_user(err)
+    return f"{f'your code ({place}) raised ' if place else ''}{type(err).__name__}: {text} (--debug shows where)"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from xaikit.cli.job import flag
+from xaikit.cli.job import INTERRUPTED, flag
 from xaikit.cli.processes import ProcessFields
 from xaikit.cli.sources import MaskFields, ModelJob
 
@@ -31,6 +31,10 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
     checkpoint when the same command is given again after an interruption. xaikit list mitigators tells the
     mitigators' settings.
 
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl: numbers, texts with --text, time series with --series) or module:dataset. --mask is a picture, an array, a
+    folder of these named like the images, or a file of COCO, LabelMe, CVAT or YOLO.
+
     \b
     Examples:
       xaikit mitigate --data digits.npz --model mynet:make --weights w.pt --mask corner.png --out mended.pt
@@ -41,7 +45,9 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
 
     VERB = "mitigate"
 
-    mask: Path | None = flag(None, help="Where the shortcut is: .png, .npy, or a folder with one for each sample.")
+    mask: Path | None = flag(
+        None, help="Where the shortcut is: .png, .npy, a folder with one for each sample, COCO, LabelMe, CVAT or YOLO."
+    )
     mitigator: str = flag("rrr", help="A mitigator, name:key=value,key=value; see xaikit list mitigators.")
     test: str = flag("", help="Test samples, in any form of --data. Default: a fifth of --data.")
     explainer: tuple[str, ...] = flag((), help="Explainer that measures relevance in the mask; may be repeated.")
@@ -89,7 +95,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             "progress": not self.quiet,
         }
         before = assess(model, measured, **options) if first else None
-        checkpoint = self.checkpoint or self.out.with_suffix(".checkpoint.pt")
+        checkpoint = self._checkpoint
         for path in (self.out, table, checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)
         batches = training.training(mitigator.batch_size)
@@ -98,8 +104,8 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         history = fitted.fit(model, batches, checkpoint=checkpoint, fabric=fabric, progress=not self.quiet)
         if history.stopped == "interrupted":
             if first:
-                typer.echo(f"xaikit: interrupted; the same command goes on from {checkpoint}", err=True)
-            return 1
+                typer.echo(f"xaikit: interrupted; {self.how_to_go_on()}", err=True)
+            return INTERRUPTED
         if before is None:
             return 0
         after = assess(model, measured, **options)
@@ -119,6 +125,22 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         text = f"before: {before}\n\nafter: {after}\n\n{history}\nwrote {self.out}, {table}"
         self.tell(text, **_finite(result), written=[str(self.out), str(table)])
         return 1 if tell_skipped(training, test) else 0
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.checkpoint or self.out.with_suffix(".checkpoint.pt")
+
+    def written_alone(self) -> Path | None:
+        """The weights; of several processes that share a training the first one writes."""
+        from xaikit.cli import processes
+
+        return self.out if processes.rank() == 0 and not self.starts_others else None
+
+    def how_to_go_on(self) -> str:
+        """A training goes on from its checkpoint."""
+        if self._checkpoint.exists():
+            return f"the same command goes on from {self._checkpoint}"
+        return "the training had not begun, so the same command starts it"
 
     def _seen(self, mitigator: Any, view: dict[str, Any]) -> Any:
         """The mitigator with the head, the layer and the seed of this call."""
@@ -146,11 +168,12 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             # A word means the same class in both.
             names = ClassNames(classes, source="the classes of --data") if classes else None
             job = self.model_copy(update={"data": self.test})
-            test_data = self.fit_labels(job.samples(self.model, names), model, needed=True)
-            is_file = self.mask is not None and not self.mask.is_dir()
-            test_masks = masks if is_file else self.masks(test_data, by_class=by_class)
+            test_data = self.fit_labels(
+                job.samples(self.model, names, getattr(data, "encoding", None)), model, needed=True
+            )
+            test_masks = self.masks(test_data, by_class=by_class) if masks is not None and masks.by_name else masks
             other = Stream(test_data, test_masks)
-            if masks is not None and is_file and other.total != stream.total and masks.number == stream.total:
+            if masks is not None and not masks.by_name and other.total != stream.total and masks.number == stream.total:
                 raise InvalidInputError(
                     "--mask holds one map for each sample of --data, so those of --test have none; leave out --test, "
                     "or give one map for all, or a folder of masks with the names of all pictures"

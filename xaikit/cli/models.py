@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib
+import importlib.util
+import inspect
 import pickle
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from xaikit.cli.hugging_face import hugging_face
+from xaikit.core.archives import check_archive
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError, UnknownNameError, near_names
 from xaikit.core.spec_strings import parse_spec
 from xaikit.core.torchvision_ops import import_torchvision
@@ -30,7 +35,8 @@ def load_model(name: str, weights: Path | None = None) -> nn.Module:
     """The model in evaluation mode, with its weights.
 
     Args:
-        name: ``module:factory``, an importable function (or a module object), found from the current folder too; or
+        name: ``module:factory``, an importable function (or a module object), found from the current folder too, or
+            ``./file.py:factory``; or
             ``torchvision:resnet18``, ``timm:vit_tiny_patch16_224``, or ``hf:FOLDER``, a local Hugging Face folder. What
             makes a model may be given settings: ``torchvision:resnet18:num_classes=10``.
         weights: a ``.safetensors`` file, or a ``.pt`` file that holds nothing but tensors.
@@ -43,7 +49,8 @@ def load_model(name: str, weights: Path | None = None) -> nn.Module:
     source, colon, item = name.partition(":")
     if not colon or not source or not item:
         raise InvalidInputError(
-            f"a model is named 'module:factory', 'torchvision:NAME', 'timm:NAME' or 'hf:FOLDER', got {name!r}"
+            "a model is named 'module:factory', './file.py:factory', 'torchvision:NAME', 'timm:NAME' or 'hf:FOLDER', "
+            f"got {name!r}"
         )
     if source == "hf":
         model = hugging_face(item)
@@ -69,16 +76,19 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise InvalidInputError(f"no such file: {path}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch asks to report the pickles of others to it
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as err:
+        if not _may_be_weights(path):
+            raise InvalidInputError(f"{path} is not a file of weights ({' '.join(str(err).split())[:60]})") from None
         raise InvalidInputError(
             f"{path} holds more than weights (a whole pickled model?), and loading that could run any code; save "
             f"model.state_dict() with torch.save, or as .safetensors"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as err:
+    except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
         raise InvalidInputError(f"{path} is not a file of weights ({' '.join(str(err).split())[:120]})") from None
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -86,6 +96,12 @@ def read_weights(path: Path) -> dict[str, Any]:
     if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
         raise InvalidInputError(f"{path} holds no state dict (tensors by parameter name)")
     return dict(content)
+
+
+def _may_be_weights(path: Path) -> bool:
+    """Whether a file begins as torch.save begins: with a zip archive, or with a pickle."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -128,7 +144,7 @@ def timm_settings(item: str) -> dict[str, Any]:
     timm = _timm_library()
     name, settings = parse_spec(item)
     config = timm.get_pretrained_cfg(name) if name in timm.list_models() else None
-    if config is None:  # a model that is not there is told when it is loaded
+    if config is None:  # an unknown model is reported when it is loaded
         return {}
     size = settings.get("img_size", config.input_size[1])
     return {
@@ -167,14 +183,30 @@ def _seeded(make: Callable[..., nn.Module], name: str, settings: dict[str, Any])
 
 
 def _with_settings(make: Callable[..., Any], name: str, settings: dict[str, Any]) -> Any:
-    """What a factory makes; settings that it does not take are the caller's mistake, its own errors are not."""
+    """The model that a factory makes. Settings that it does not take are refused; its own errors are passed on."""
     if not settings:
+        _check_arguments(make, name)
         return make()
     try:
         return make(**settings)
     except (TypeError, ValueError) as err:
         setting_text = ", ".join(f"{k}={v!r}" for k, v in settings.items())
         raise InvalidInputError(f"{name} cannot be made with {setting_text} ({err})") from err
+
+
+def _check_arguments(factory: Callable[..., Any], name: str) -> None:
+    """Refuse to call a factory without the arguments that it needs."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # a built-in function has no signature
+        return
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in optional]
+    if needed:
+        values = ",".join(f"{parameter}=..." for parameter in needed)
+        raise InvalidInputError(
+            f"{name} needs {', '.join(needed)}: give {'them' if needed[1:] else 'it'} as {name}:{values}"
+        )
 
 
 def _made(module_name: str, factory_name: str, settings: dict[str, Any]) -> nn.Module:
@@ -199,7 +231,8 @@ def imported(name: str, what: str, form: str) -> Any:
         raise InvalidInputError(f"{what} is named {form!r}, got {name!r}")
     with _current_folder():
         try:
-            module = importlib.import_module(module_name)
+            is_file = module_name.endswith(".py")
+            module = _module_of(Path(module_name), what) if is_file else importlib.import_module(module_name)
         except ModuleNotFoundError as err:
             where = f"looked in {Path.cwd()} and the installed packages"
             raise UnknownNameError(f"cannot import {module_name!r} for {what}: {err} ({where})") from None
@@ -207,6 +240,32 @@ def imported(name: str, what: str, form: str) -> Any:
         callables = [n for n in vars(module) if callable(vars(module)[n]) and not n.startswith("_")]
         raise UnknownNameError(f"module {module_name!r} has no {item!r}{near_names(item, callables)}")
     return getattr(module, item)
+
+
+def _module_of(path: Path, what: str) -> ModuleType:
+    """The module in a file, with the file's own folder among the places that it imports from."""
+    if not path.is_file():
+        raise UnknownNameError(f"no such file for {what}: {path}")
+    name = path.stem
+    loaded = sys.modules.get(name)
+    if loaded is not None and Path(getattr(loaded, "__file__", None) or "").resolve() == path.resolve():
+        return loaded
+    if loaded is not None or name in sys.stdlib_module_names:  # another module has this name, and keeps it
+        name = f"{name}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UnknownNameError(f"{path} is no Python file, for {what}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # as import does, so that its classes can be pickled
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.cli.inputs import IMAGENET
+from xaikit.cli.user_code import line_of_user
 from xaikit.core.errors import InvalidInputError, NonFiniteError
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
@@ -32,8 +34,10 @@ def numbers(text: str, kind: type, option: str) -> list[Any]:
 
 
 def preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Preparation:
-    """How an image is prepared; the models of torchvision, timm and Hugging Face have their usual ways."""
+    """The preparation of images; by default that of the model's own library (torchvision, timm, Hugging Face)."""
     usual = _usual(model)
+    if not re.fullmatch(r"(\d+(x\d+)?)?", size):
+        raise InvalidInputError(f"--size is 224 or 240x320 (height x width), got {size!r}")
     height_width = numbers(size.replace("x", ","), int, "--size") or list(usual.get("size", ())) or None
     if height_width and (len(height_width) > 2 or min(height_width) < 1):
         raise InvalidInputError(f"--size is 224 or 240x320 (height x width), got {size!r}")
@@ -47,7 +51,7 @@ def preparation(model: str, size: str, grey: bool, mean: str, std: str) -> Prepa
 
 
 def _usual(model: str) -> dict[str, Any]:
-    """How images are prepared for a model's published weights."""
+    """The preparation of images for a model's published weights."""
     source, _, item = model.partition(":")
     if source == "torchvision":
         from xaikit.cli.models import torchvision_settings
@@ -84,11 +88,15 @@ def run_model(model: nn.Module, inputs: Any, head: str | int | None) -> Tensor:
     tensors, rebuild = flatten(inputs)
     try:
         with torch.no_grad():
-            output = pick_head(model(rebuild(tuple(t.to(device) for t in tensors))), head)
+            returned = model(rebuild(tuple(t.to(device) for t in tensors)))
+        if isinstance(returned, Tensor) and isinstance(head, str) and head != "logits":
+            raise InvalidInputError(f"--head {head} names one of several outputs, and the model returns one tensor")
+        output = pick_head(returned, head)
     except RuntimeError as err:
-        shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
+        shapes, place = ", ".join(str(tuple(t.shape)) for t in tensors), line_of_user(err)
         raise InvalidInputError(
-            f"the model does not take inputs of shape {shapes} ({err}); --size and --grey change an image"
+            f"the model does not take inputs of shape {shapes} ({err}{f', raised in {place}' if place else ''}); "
+            "--size and --grey change an image, --columns a table"
         ) from err
     n_bad = int((~torch.isfinite(output.flatten(1) if output.ndim > 1 else output[:, None]).all(1)).sum())
     if n_bad == len(output) and n_bad:

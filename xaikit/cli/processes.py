@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from xaikit.cli.job import Job, flag
+from xaikit.cli.job import INTERRUPTED, Job, flag
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ PATIENCE = datetime.timedelta(days=7)  # a process may be done long before the o
 
 
 class ProcessFields(Job):
-    """How many processes share the work."""
+    """The number of processes that share the work."""
 
     processes: int = flag(1, help="Share the work among so many processes; with --device cuda each has its own GPU.")
 
@@ -58,9 +58,9 @@ class ProcessFields(Job):
 
 def run_worker(verb: str) -> None:
     """One of the processes: the job comes on standard input."""
-    from xaikit.cli.job import JOBS
+    from xaikit.cli.job import JOBS, run_job
 
-    code = JOBS[verb].model_validate_json(sys.stdin.read()).run()
+    code = run_job(JOBS[verb].model_validate_json(sys.stdin.read()), silent=rank() > 0)
     if code:
         raise typer.Exit(code)
 
@@ -71,7 +71,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes share the work."""
+    """The number of processes that share the work."""
     return _number("WORLD_SIZE", 1)
 
 
@@ -156,7 +156,7 @@ def _watch(workers: list[subprocess.Popen[str]]) -> tuple[int, int]:
     except KeyboardInterrupt:  # Ctrl-C reaches the processes, too, and the first one says what becomes of the work
         for worker in workers:
             worker.wait()
-        return 1, 0
+        return INTERRUPTED, 0
 
 
 def _free_port() -> int:

@@ -14,6 +14,9 @@ class Recommend(DataFields, ModelJob):
 
     With --data, every suitable method is also measured on a few samples.
 
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl: numbers, texts with --text, time series with --series) or module:dataset.
+
     \b
     Examples:
       xaikit recommend --model torchvision:resnet18 --modality image
@@ -33,7 +36,7 @@ class Recommend(DataFields, ModelJob):
     out: Path | None = flag(None, help="Where the result is saved: .json, for xaikit report --profile.")
 
     def run(self) -> int:
-        """Look, rank, tell; 1 where no explainer suits."""
+        """Print and save the recommendation; return 1 if no explainer suits."""
         import json
 
         from xaikit.cli.options import check_out

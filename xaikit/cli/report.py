@@ -1,4 +1,4 @@
-"""`xaikit report`: one HTML page of what was explained, measured, tuned and mended."""
+"""`xaikit report`: one HTML page of runs, evaluations, searches and assessments."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class WriteReport(Job):
 
     Results of the other verbs (--evaluation, --tuning, --assessment, --profile) stand above the samples; the runs may
     be left out.
+
+    The runs are folders that xaikit explain --data wrote, the results .json files of the other verbs.
 
     \b
     Examples:
@@ -64,7 +66,7 @@ class WriteReport(Job):
         return 0
 
     def _tokens(self, runs: list[Any]) -> tuple[Any, str]:
-        """What turns token ids into words, and its word for padding: --tokenizer's, else the first run's, if there."""
+        """A function from token ids to words, and the word for padding: by --tokenizer, else by the first run."""
         from xaikit.cli.hugging_face import tokenizer_of
         from xaikit.core.errors import InvalidInputError
 
@@ -92,7 +94,7 @@ class WriteReport(Job):
         )
         for paths, read, verb, title in readers:
             for path in paths:
-                # Of several, each is told by its file.
+                # If there are several, the title names the file.
                 sections += _read(
                     path, partial(read, title=title if len(paths) == 1 else f"{title}, {path.stem}"), verb
                 )

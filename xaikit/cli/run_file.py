@@ -8,7 +8,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from xaikit.cli.job import Job, argument, flag, load_job
+from xaikit.cli.job import Job, argument, flag, load_job, run_job
 
 # Fields of a job that can name code as module:object.
 CODE_FIELDS = ("model", "data", "test")
@@ -44,7 +44,7 @@ class RunFile(Job):
         if not self.trust:
             for field in CODE_FIELDS:
                 _check_local(self.job, field, str(getattr(job, field, "") or ""))
-        return job.run()
+        return run_job(job)
 
     def save(self, path: Path) -> Path:
         """Write the job in the file, not this one that names it."""
@@ -66,7 +66,8 @@ def _check_local(job: Path, field: str, name: str) -> None:
     module, colon, item = name.partition(":")
     if not colon or module in LIBRARIES or name == DEMO or Path(name).exists():
         return
-    if _is_local_module(module) and (":" not in item or _is_local_object(name)):
+    local = _is_below_here(module) if module.endswith(".py") else _is_local_module(module)
+    if local and (":" not in item or _is_local_object(name)):
         return
     raise InvalidInputError(
         f"{job}: the {field} {name!r} is code from outside this folder ({Path.cwd()}), and running it could do "

@@ -1,4 +1,4 @@
-"""What `xaikit shortcuts` compares of a run: maps over places, columns, or the words of a vocabulary."""
+"""The maps of a run that `xaikit shortcuts` compares: over positions, columns, or the words of a vocabulary."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xaikit.cli.masks import chosen_columns
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 from xaikit.runs import ExplainedSample, Run
 
-MOST = 40  # names that an error lists
+MOST = 40  # number of names that an error lists
 STRONGEST = 5  # words or columns that describe a cluster
 
 
@@ -39,7 +40,7 @@ class RunMaps:
 
     @property
     def indices(self) -> list[int]:
-        """Of the samples in the data."""
+        """The indices of the samples in the data."""
         return [row["index"] for row in self.rows]
 
     @property
@@ -64,12 +65,14 @@ class RunMaps:
         """
         if not self.names:
             raise InvalidInputError("--mask-names takes columns of a table, or words of texts; else give --mask")
+        if self.tokens is None:
+            return torch.tensor(chosen_columns(names, self.names, "the run has no")).float()
         stranger = next((name for name in names if name not in self.names), None)
         if stranger is not None:
             near = near_names(stranger, self.names) if len(self.names) <= MOST else ""
             raise UnknownNameError(f"the run has no {stranger!r}{near}")
         chosen = torch.tensor([name in names for name in self.names])
-        return self.region_of(chosen.expand(len(self.rows), -1)) if self.tokens is not None else chosen.float()
+        return self.region_of(chosen.expand(len(self.rows), -1))
 
     def strongest(self, mean: Tensor) -> list[dict[str, Any]]:
         """The columns or words with the largest share of a mean map; none for maps over places."""

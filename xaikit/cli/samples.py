@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from xaikit.files.pictures import Preparation, picture_size
+from xaikit.files.encoding import TableEncoding
+from xaikit.files.pictures import Preparation, orientation, picture_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,10 @@ class PictureFiles:
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of a picture before it is prepared."""
         return picture_size(self.files[index])
+
+    def orientation(self, index: int) -> int:
+        """EXIF's orientation of a picture; 1 stands upright."""
+        return orientation(self.files[index])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Samples:
         ids: token ids of some words, for texts.
         labels_from: where the labels come from: a column, labels.csv, "folders" (their names); empty for none.
         pictures: the files and their way to the model's input, for pictures.
+        encoding: how the columns of a table became numbers.
         fingerprint: of a sample's file or row, which stays the same however it is prepared.
     """
 
@@ -49,6 +55,7 @@ class Samples:
     labels_from: str = ""
     pictures: PictureFiles | None = None
     fingerprint: Callable[[int], str] | None = None
+    encoding: TableEncoding | None = None
 
     def __len__(self) -> int:
         return len(self.names)

@@ -1,4 +1,4 @@
-"""The search that a call of `xaikit tune` means: explainers, metrics, space and samples."""
+"""Making the search of `xaikit tune` from its options: explainers, metrics, space and samples."""
 
 from __future__ import annotations
 

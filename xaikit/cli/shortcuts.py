@@ -11,6 +11,7 @@ from xaikit.cli.job import Job, argument, flag
 
 if TYPE_CHECKING:
     from xaikit.cli.run_maps import RunMaps
+    from xaikit.runs import Run
     from xaikit.shortcuts import Clusters
 
 RESULT = "shortcuts.json"
@@ -24,6 +25,9 @@ class Shortcuts(Job):
     in; xaikit mitigate takes such a mask. --mask measures how much relevance lies in a known region, and whether that
     is more than chance. Texts are compared by the relevance of each word, wherever it stands. Use it on one class at a
     time (--of-class): explanations of different classes differ anyway.
+
+    RUN is a folder that xaikit explain --data wrote. --mask is a picture, an array, or a folder with one for each
+    sample, named like it.
 
     \b
     Examples:
@@ -63,7 +67,7 @@ class Shortcuts(Job):
         run_maps = read_maps(run, self.of_class, pictures=self.figure)
         clusters = settings(run_maps.maps)
         chosen = self._chosen(clusters)  # before anything is written
-        overlap = self._overlap(run_maps, run.job["samples"])
+        overlap = self._overlap(run_maps, run)
         self.out.mkdir(parents=True, exist_ok=True)
         written = [self._mask(k, run_maps, samples, run.job["samples"]) for k, samples in chosen.items()]
         if self.figure:
@@ -80,6 +84,10 @@ class Shortcuts(Job):
         text = f"{_summary(result)}\nwrote {', '.join(map(str, written))}"
         self.tell(text, **result, written=[str(p) for p in written])
         return 0
+
+    def written_alone(self) -> Path | None:
+        """The folder, whose files belong together."""
+        return self.out
 
     def _settings(self) -> Any:
         from xaikit.core.errors import InvalidInputError
@@ -107,11 +115,13 @@ class Shortcuts(Job):
             )
         return {k: clusters.samples(k) for k in self.cluster}
 
-    def _overlap(self, run_maps: RunMaps, total: int) -> Any:
+    def _overlap(self, run_maps: RunMaps, run: Run) -> Any:
         from xaikit.cli.options import split_list
+        from xaikit.cli.run_masks import masks_of_run
         from xaikit.core.errors import InvalidInputError
-        from xaikit.shortcuts import load_masks, mask_overlap
+        from xaikit.shortcuts import mask_overlap
 
+        total = run.job["samples"]
         names = split_list(self.mask_names)
         if names and self.mask is not None:
             raise InvalidInputError("name the region by --mask or by --mask-names, not both")
@@ -119,7 +129,7 @@ class Shortcuts(Job):
             return None
         maps = run_maps.over_places
         table = maps.ndim == 2
-        masks = run_maps.named(names) if self.mask is None else load_masks(self.mask)
+        masks = run_maps.named(names) if self.mask is None else masks_of_run(self.mask, run)
         if self.mask is not None and masks.ndim == maps.ndim - (0 if table else 1):
             if len(masks) != total:
                 raise InvalidInputError(f"--mask holds {len(masks)} masks for the {total} samples of the data")

@@ -46,14 +46,14 @@ class ModelJob(Job):
 
     def with_embedding_layer(self, model: nn.Module, inputs: Any) -> Self:
         """The job with the model's embedding as its layer, if the samples are token ids and no layer is named."""
-        import torch
-
+        from xaikit.core.opening import embedding_layers
         from xaikit.core.structure import flatten
+        from xaikit.explainers import Gradient
 
-        embedding = next((name for name, m in model.named_modules() if isinstance(m, torch.nn.Embedding)), None)
-        if self.layer or embedding is None or any(t.is_floating_point() for t in flatten(inputs)[0]):
+        if self.layer or any(t.is_floating_point() for t in flatten(inputs)[0]):
             return self
-        return self.model_copy(update={"layer": embedding})
+        layers = embedding_layers(Gradient(model), inputs)
+        return self.model_copy(update={"layer": layers[0]}) if layers else self
 
     def view(self) -> dict[str, Any]:
         """The explainer's settings `head` and, if it is named, `layer`."""
@@ -68,7 +68,7 @@ class ModelJob(Job):
 
 
 class ImageFields(Job):
-    """How images are read."""
+    """Options for reading images."""
 
     size: str = flag("", help="Size of images: 224 (centre square) or 240x320 (height x width).")
     grey: bool = flag(False, help="Read images as one grey channel.")
@@ -76,45 +76,68 @@ class ImageFields(Job):
     std: str = flag("", help="Standard deviation that then divides the pixels, as for --mean.")
 
     def preparation(self, model: str) -> Preparation:
-        """How images are prepared; torchvision's and timm's models have their usual way."""
+        """The preparation of images; by default that of the model's own library."""
         from xaikit.cli.options import preparation
 
         return preparation(model, self.size, self.grey, self.mean, self.std)
 
 
 class DataFields(ImageFields):
-    """Which samples."""
+    """Options that name the samples."""
 
-    data: str = flag("", help="Folder of images (labels.csv or class folders), .npy, .npz, .csv, module:dataset.")
-    labels: str = flag("", help="Column of a .csv with the labels; images have labels.csv (columns file, label).")
+    data: str = flag(
+        "",
+        help="Folder of images (labels.csv or class folders), .npy, .npz, .csv, .parquet, .jsonl, module:dataset.",
+    )
+    labels: str = flag("", help="Column of a table with the labels; images have labels.csv (columns file, label).")
     classes: str = flag("", help="Class names in the order of the model's outputs: no,yes. Default: alphabetical.")
-    text: str = flag("", help="Column of a .csv with the texts; the model gets their token ids.")
+    text: str = flag("", help="Column of a table with the texts; the model gets their token ids. Of a .jsonl: text.")
     tokenizer: str = flag("", help="hf:FOLDER with the tokenizer. Default: that of --model hf:FOLDER.")
-    columns: str = flag("", help="Columns of a .csv that the model gets: age,sex. Default: all but the labels.")
+    columns: str = flag("", help="Columns of a table that the model gets: age,sex. Default: all but the labels.")
+    one_hot: str = flag("", help="Columns of categories, each category a column of 0 and 1: sex,city")
+    standardise: bool = flag(False, help="Columns of numbers get mean 0 and standard deviation 1, by those of --data.")
+    encoding: Path | None = flag(
+        None, help="How columns become numbers, .json: used if it is there, else written (--one-hot, --standardise)."
+    )
+    series: str = flag("", help="Columns of a series' name and of the time, for a table in long form: id,time")
     length: int = flag(128, help="Number of tokens of each text; longer ones are cut, shorter ones padded.")
     strict: bool = flag(False, help="Stop at an unreadable image instead of leaving it out.")
 
-    def samples(self, model: str, class_names: ClassNames | None = None) -> Any:
-        """The data set; its labels may use the known class names, else those of --classes or of the model."""
+    def samples(self, model: str, class_names: ClassNames | None = None, encoding: Any = None) -> Any:
+        """The data set; its labels may use the known class names, else those of --classes or of the model.
+
+        Args:
+            model: that gets the samples.
+            class_names: known ones.
+            encoding: of other data's columns, which is used for these.
+        """
         from xaikit.cli.class_names import ClassNames
         from xaikit.cli.data import open_data
         from xaikit.cli.hugging_face import classes_of, tokenizer_of
         from xaikit.cli.options import split_list
+        from xaikit.cli.table_data import TableOptions, TextReader
         from xaikit.core.errors import InvalidInputError
 
         if not self.data:
-            raise InvalidInputError("--data is missing: a folder of images, .npy, .npz, .csv, or module:dataset")
+            raise InvalidInputError("--data is missing: a folder of images, .npy, .npz, a table, or module:dataset")
         reader = self.tokenizer or model
+        options = TableOptions(
+            labels=self.labels,
+            text=self.text,
+            columns=split_list(self.columns),
+            one_hot=split_list(self.one_hot),
+            standardise=self.standardise,
+            encoding=self.encoding if encoding is None else encoding,
+            series=split_list(self.series),
+            length=self.length,
+        )
+        is_text = bool(self.text) or Path(self.data).suffix.lower() == ".jsonl"
         return open_data(
             self.data,
             self.preparation(model),
-            labels=self.labels,
+            options=options,
             classes=ClassNames(split_list(self.classes), classes_of(model)) if class_names is None else class_names,
-            text=self.text,
-            columns=split_list(self.columns),
-            tokenizer=tokenizer_of(reader) if self.text else None,
-            tokenizer_name=reader,
-            length=self.length,
+            tokenizer=TextReader(tokenizer_of(reader), reader) if is_text else None,
             strict=self.strict,
         )
 
@@ -122,7 +145,11 @@ class DataFields(ImageFields):
 class MaskFields(DataFields):
     """A region of the samples: a file, or names."""
 
-    mask: Path | None = flag(None, help="Where relevance should lie: .png, .npy, or a folder named like the images.")
+    mask: Path | None = flag(
+        None,
+        help="Where relevance should lie: .png, .npy, a folder named like the images, COCO, LabelMe, CVAT or YOLO.",
+    )
+    mask_label: str = flag("", help="Only these labels of annotations, or numbers of an index picture: ruler,patch")
     mask_names: str = flag("", help="Instead of --mask: columns of a table, or tokens of texts: age,sex")
 
     def masks(self, data: Any, *, by_class: bool = False) -> Any:
@@ -130,4 +157,5 @@ class MaskFields(DataFields):
         from xaikit.cli.masks import read_masks
         from xaikit.cli.options import split_list
 
-        return read_masks(self.mask, split_list(self.mask_names), data, by_class=by_class)
+        labels = split_list(self.mask_label)
+        return read_masks(self.mask, split_list(self.mask_names), data, by_class=by_class, labels=labels)

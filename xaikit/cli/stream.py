@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from xaikit.cli.masks import AnyMasks
+from xaikit.cli.printing import printable
 from xaikit.core import Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import flatten
@@ -109,7 +110,7 @@ class Stream:
 
     def training(self, size: int) -> DataLoader[Any]:
         """Batches (x, y, mask) in an order drawn for each epoch, as `Mitigator.fit` draws it for data in memory."""
-        # A generator of its own: the loader must not draw from the one that gives the order and the noise.
+        # A separate generator: the loader must not draw from the one for the order and the noise.
         return self._source.loader(_Shuffled(self._chosen, size), self._triple, generator=torch.Generator())
 
     def _triple(self, part: SampleBatch) -> tuple[Any, ...]:
@@ -132,7 +133,7 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True)
 class Mapped:
-    """What a function returns for each batch of a stream; it can be iterated several times."""
+    """An iterable of the results of a function for each batch of a stream; it can be iterated several times."""
 
     stream: Stream
     function: Callable[[MaskedBatch], Any]
@@ -164,17 +165,17 @@ def triple(batch: MaskedBatch) -> tuple[Any, Any, Any]:
 
 
 def tell_skipped(*streams: Stream) -> int:
-    """A line for each of the first samples that could not be read, and their number, which is also returned."""
+    """Print a line for each of the first samples that could not be read, and their number; return the number."""
     skipped = {(id(s.skipped), i): reason for s in streams for i, reason in s.skipped.items()}
     for reason in list(skipped.values())[:SHOWN]:
-        typer.echo(f"xaikit: skipped: {reason}", err=True)
+        typer.echo(f"xaikit: skipped: {printable(reason)}", err=True)
     if skipped:
         typer.echo(f"xaikit: note: {len(skipped)} of {streams[0].total} samples were skipped", err=True)
     return len(skipped)
 
 
 def targets_for(target: str, batch: MaskedBatch, model: nn.Module, head: str | int) -> Any:
-    """What is explained in some samples: the label, one class, a target's spec, or (no word) the predicted class.
+    """The targets of some samples: the label, one class, a target's spec, or by default the predicted class.
 
     Raises:
         InvalidInputError: for a target that is none of these, or labels that are not there.

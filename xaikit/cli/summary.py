@@ -1,4 +1,4 @@
-"""What `xaikit explain INPUT` prints of an explanation: predicted class and runner-up, score, the strongest parts."""
+"""The text that `xaikit explain INPUT` prints: predicted class, second class, score and the strongest features."""
 
 from __future__ import annotations
 
@@ -98,12 +98,12 @@ def strongest(attribution: Attribution, sample_input: SampleInput, i: int) -> li
 
 
 def fits(values: Any, sample_input: SampleInput) -> bool:
-    """Whether an attribution is of the inputs themselves, part by part."""
+    """Whether an attribution has one value for each token of a text or each column of a table."""
     return bool(values.shape == sample_input.picture.shape)
 
 
 def as_json(attribution: Attribution, output: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-    """What is known of an attribution, as plain JSON values."""
+    """The contents of an attribution as plain JSON values."""
     scores, gaps = attribution.scores, attribution.gap
     ranked = output.ndim == 2 and output.shape[1] > 1
     return {

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xaikit.cli.job import argument, flag
+import typer
+
+from xaikit.cli.job import INTERRUPTED, argument, flag
 from xaikit.cli.sources import MaskFields, ModelJob
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ class Tune(MaskFields, ModelJob):
 
     The samples are those of INPUT (an image or a .npy) or some of a data set (--data); every trial explains all.
     To work on one study with several machines, run the same command on each, with the same --storage and --resume.
+
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl: numbers, texts with --text, time series with --series) or module:dataset. --mask is a picture, an array, a
+    folder of these named like the images, or a file of COCO, LabelMe, CVAT or YOLO.
 
     \b
     Examples:
@@ -64,7 +70,7 @@ class Tune(MaskFields, ModelJob):
         result, skipped = run_job(self)
         try:
             written = [result.save(self.out)]
-        except OSError:  # a full disk must not take what was found along
+        except OSError:  # if the disk is full, the result is still printed
             self.tell(_summary(result), **_plain(result))
             raise
         if self.figure:
@@ -72,7 +78,16 @@ class Tune(MaskFields, ModelJob):
         text = f"{_summary(result)}\nwrote {', '.join(map(str, written))}"
         self.tell(text, **_plain(result), written=[str(path) for path in written])
         # What was left out must not look like success to a script.
-        return 1 if result.stopped == "interrupted" or skipped else 0
+        if result.stopped == "interrupted":
+            typer.echo(f"xaikit: interrupted; {self.how_to_go_on()}", err=True)
+            return INTERRUPTED
+        return 1 if skipped else 0
+
+    def how_to_go_on(self) -> str:
+        """A study in a storage stays."""
+        if self.storage:
+            return f"the trials are in {self.storage}; the same command with --resume goes on"
+        return "without --storage the trials are not kept, so a search starts again"
 
 
 def tune_worker(rank: int, until: int) -> None:
@@ -83,7 +98,7 @@ def tune_worker(rank: int, until: int) -> None:
 
 
 def _draw(result: TuneResult[Any], out: Path) -> list[Path]:
-    """The figures that this result has something for."""
+    """Write the figures for which the result has data."""
     kinds = ["history"]
     values = {row["value"] for row in result.trials if row["state"] == "complete"}
     kinds += ["importance"] if len(values) > 1 else []
@@ -95,7 +110,7 @@ def _draw(result: TuneResult[Any], out: Path) -> list[Path]:
 
 
 def _plain(result: TuneResult[Any]) -> dict[str, Any]:
-    """What was found, with the number of trials in place of them."""
+    """The result as plain values, with the number of trials instead of the trials."""
     summary = {k: v for k, v in result.to_dict().items() if k not in ("trials", "space")}
     return {**summary, "trials": len(result.trials)}
 

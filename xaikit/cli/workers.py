@@ -27,7 +27,8 @@ from xaikit.tuning.tune import explanation_result
 if TYPE_CHECKING:
     from xaikit.cli.tune import Tune
 
-LOOK_SECONDS, ASK_SECONDS = 0.2, 3.0  # between two looks at the workers, and at the study, which costs them time
+# Seconds between two looks at the workers, and between two looks at the study, which slow the workers down.
+LOOK_SECONDS, ASK_SECONDS = 0.2, 3.0
 
 
 def run_job(job: Tune) -> tuple[TuneResult[Any], int]:
@@ -109,7 +110,7 @@ def _watch(job: Tune, search: Search) -> Stopped:
 
 @contextlib.contextmanager
 def _started(job: Tune, until: int) -> Iterator[list[tuple[subprocess.Popen[str], Path]]]:
-    """The workers with the files of their messages; none outlives this process's interest."""
+    """While active, the workers run, each with a file of its messages; afterwards all are ended."""
     threads = str(max(1, (os.cpu_count() or 1) // job.workers))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
     workers: list[tuple[subprocess.Popen[str], Path]] = []

@@ -17,6 +17,7 @@ from xaikit.core.params import Categorical, Choice, Float, Int, Layer, Spec
 from xaikit.core.registries import (
     BASELINES,
     EXPLAINERS,
+    FACTORS,
     FEATURE_MASKS,
     METRICS,
     MITIGATORS,
@@ -34,6 +35,7 @@ from xaikit.core.results import Interval, Result, Stopped
 __all__ = [
     "BASELINES",
     "EXPLAINERS",
+    "FACTORS",
     "FEATURE_MASKS",
     "METRICS",
     "MITIGATORS",

@@ -105,7 +105,7 @@ def _as_tensor(array: Any, value: Any, what: str, remedy: str) -> Tensor:
 
 
 def _description(array: Any, value: Any) -> str:
-    """What came instead of numbers, for a message."""
+    """A description of a value that is no number, for a message."""
     kind = array.dtype.kind
     first = array.flat[0] if array.size else None
     strings = kind in "US" or (kind == "O" and isinstance(first, str))

@@ -19,7 +19,7 @@ from xaikit.core.structure import flatten
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Attribution(Result):
-    """What `Explainer.explain` returns.
+    """An attribution with its scores, its settings and its gap; `Explainer.explain` returns it.
 
     Attributes:
         values: the attribution, in the structure of the inputs.
@@ -27,10 +27,11 @@ class Attribution(Result):
         targets: the explained classes, or None where a function chose the score.
         scores: the explained score of each sample, (N,).
         gap: |sum of the attribution - what the method promises as its sum|, (N,); None where nothing is promised.
-        absorbed: the part of the promised sums that biases, constants and stabilizers hold by a method's rules, and at
-            a layer what flows past it, for the batch; None for a method that keeps no such books (LRP does).
-        lost: the part that other operations did not hand on, by operation; empty where all is conserved.
-        tokens: ids (N, T) of the tokens at whose embedding (N, T, D) the values stand; None for anything else.
+        absorbed: the part of the promised sums that the method's rules give to biases, constants and stabilizers,
+            summed over the batch; at a layer also what reaches the score without passing that layer. LRP counts it;
+            None for other methods.
+        lost: the part that each operation lost against its rule, by the operation's name; empty if nothing was lost.
+        tokens: the token ids (N, T), if the values are attributions of their embeddings (N, T, D); else None.
         seed: of the method's random numbers.
     """
 
@@ -91,7 +92,7 @@ class Attribution(Result):
         return upward.load("figures").plot(self, inputs, **options)
 
     def _repr_html_(self) -> str | None:
-        """What a notebook shows by itself: the picture, where there is a way to draw such a shape."""
+        """What a notebook shows: the figure of the attribution; None if no kind of figure fits its shape."""
         try:
             figure = self.plot()
         except XaikitError:

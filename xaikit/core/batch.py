@@ -1,4 +1,4 @@
-"""Batches of samples: what one is, and how they come out of what users have (tensors, loaders, lists, data sets)."""
+"""Batch: inputs, labels and masks of some samples; how tensors, loaders, lists and data sets become batches."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def read_batches(
 
 
 def count_batches(data: Any, rows: int | None = ROWS) -> int | None:
-    """How many batches `read_batches` gives, where that is known.
+    """The number of batches that `read_batches` gives; None if it is unknown.
 
     Args:
         data: as for `read_batches`.
@@ -185,7 +185,7 @@ def count_batches(data: Any, rows: int | None = ROWS) -> int | None:
 def is_batch(data: Any) -> bool:
     """Whether a tuple or list is a batch itself, rather than holding some.
 
-    Its second item tells: labels hold numbers, and a batch holds an array or a tensor.
+    The second item decides. In a batch it holds the labels, which are numbers; in a list of batches it is a batch.
     """
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
         return False

@@ -24,6 +24,9 @@ def boxes_to_masks(boxes: Any, size: Sequence[int]) -> Tensor:
             list with the boxes of each sample: four numbers, an array (k, 4), an empty list or None for no box.
         size: (height, width) of the images.
 
+    Returns:
+        Floating-point numbers, 1 inside and 0 outside.
+
     Raises:
         InvalidTypeError: for what is no number.
         InvalidInputError: for boxes of another shape, with x1 < x0 or y1 < y0, NaN, or a size that is none.

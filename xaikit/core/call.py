@@ -1,4 +1,4 @@
-"""Call: what an explainer's mathematics sees of one attribution call, with nothing left to check or unpack."""
+"""Call: one attribution call as `_attribute` sees it: the inputs are checked, and are a tuple of tensors."""
 
 from __future__ import annotations
 
@@ -19,18 +19,16 @@ from xaikit.core.kernels import refuse_missing_derivative, sound_kernels
 from xaikit.core.layers import LayerPoint, cut_at
 from xaikit.core.model_facts import ModelFacts
 from xaikit.core.model_state import Modules
+from xaikit.core.reachability import missing_gradients, unreachable
 from xaikit.core.renames import renamed_attribute
 from xaikit.core.rows import RowRule, even_ranges, rows_per_pass, run_by_batches
 from xaikit.core.structure import Tensors, split_rows
 from xaikit.core.taps import Readings, Tap, tapped
 
 RENAMED = {
-    "grad": "grad_of",
-    "gradient": "grad_at_layers",
-    "record": "on_output",
-    "surroundings": "recompute_context",
+    "grad": "grad_of", "gradient": "grad_at_layers", "record": "on_output", "surroundings": "recompute_context",
     "watched": "traced",
-}
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +39,7 @@ class Call:
         model: the model, in evaluation mode; a private copy of the user's.
         inputs: what is explained, each tensor shaped (N, ...): the inputs, or a layer's activations.
         layers: the points of the model at which the call is cut, none where it explains the model's inputs.
+        runs: how often each of them runs in a pass.
         uncut: the whole call at the model's own inputs, where this one is cut at layers.
         target: class indices (N,), a function of the output, or None.
         create_graph: whether the attribution must stay differentiable.
@@ -49,16 +48,16 @@ class Call:
         rule: how rows may be stacked in one pass.
         batch: the tensors (N, ...) of the whole batch, among which a row runs where rows are not independent.
         facts: what earlier calls found out about the model.
-        modules: the model's modules with their names, walked once for all who need them.
-        read_at: the layers where `grad_at_layers` reads off what is explained; none where that are the inputs.
-        tap: how a layer's output (and the leaf where its gradient arrives) goes on into the model.
+        modules: the model's modules with their names, collected once.
+        read_at: the layers whose gradients `grad_at_layers` computes; none if the inputs are explained.
+        tap: from a layer's output and a leaf to what the model goes on with; the gradient arrives at the leaf, too.
         on_output: takes the output on `inputs`, with its graph, when `grad_of` or `grad_at_layers` computes it.
         input_names: of `own_inputs`, where the model takes them by name.
         extras: the model's further arguments, by name or in order, for the samples of the whole batch.
-        recompute_context: what holds while the model runs, for a pass that is repeated after the call.
+        recompute_context: the context in which the model runs, for a pass that is repeated after the call.
         passes_kept: passes on the plain inputs that serve several targets; None keeps none.
         recompute: whether `grad_of` drops its graph and builds it again in the loss's backward pass.
-        traced: whether the forward pass is watched operation by operation, so that all must be torch's own.
+        traced: whether each operation of the forward pass is intercepted (LRP), so that none may be replaced by ours.
     """
 
     model: nn.Module
@@ -68,6 +67,7 @@ class Call:
     seed: int
     forward: Callable[[Tensors, Tensor | None], Any]
     layers: tuple[LayerPoint, ...] = ()
+    runs: tuple[int, ...] = ()
     uncut: Call | None = None
     head: str | int | None = "logits"
     n_classes: int | None = None
@@ -110,7 +110,7 @@ class Call:
         return tuple(x.ndim == 3 and x.shape[1:2] in ids for x in self.inputs)
 
     def activations(self, inputs: Tensors) -> Tensors:
-        """What the layers of the call give for stand-ins of `own_inputs`.
+        """The activations of the call's layers for stand-ins of `own_inputs`.
 
         Args:
             inputs: tensors (N, ...) in the form of `own_inputs`.
@@ -183,7 +183,7 @@ class Call:
         return self.score(self.run(inputs, copies), copies)
 
     def grad_of(self, inputs: Tensors, copies: int = 1, at: Callable[[Tensors], Tensors] | None = None) -> Tensors:
-        """Return d score / d input of each row; the library's one first-order autograd call.
+        """The derivative d score / d input of each row; the library's only first-order autograd call.
 
         With `create_graph` the result is differentiable with respect to the parameters, and to the inputs that
         require a gradient.
@@ -205,7 +205,7 @@ class Call:
 
     @contextlib.contextmanager
     def _kernels(self) -> Iterator[None]:
-        """Where a gradient is computed: what has no second derivative, or a slow one, gives way to what has."""
+        """The context of a gradient: operations without a second derivative, or with a slow one, are replaced."""
         with (
             torch.enable_grad(),
             sound_kernels(self.facts.operations, create_graph=self.create_graph),
@@ -242,13 +242,16 @@ class Call:
         return self.passes_kept[key][0]
 
     def grad_at_layers(self, points: Sequence[Tensor] = ()) -> tuple[Tensors, Tensors]:
-        """What is explained and d score / d each of its tensors, by one forward and one backward pass.
+        """The explained tensors and d score / d each of them, by one forward and one backward pass.
 
         At layers both are read off during the pass, so that one layer may feed another; with `create_graph` a
         derivative then reaches the parameters before a layer, too.
 
         Args:
             points: further tensors to which the backward pass must go, read once the forward pass is over.
+
+        Returns:
+            The explained tensors (the inputs, or the layers' activations), and the derivative by each.
         """
         if not self.read_at:
             return self.inputs, self.grad_of(self.inputs)
@@ -283,7 +286,7 @@ class Call:
         """
         scores = self.score(output, copies)
         if not scores.requires_grad:
-            raise self._unreachable(())
+            raise unreachable(self.layers or self.read_at, ())
         start, seeds = scores, torch.ones_like(scores)
         if self.create_graph and not self.recompute:  # one derivative, since each has the pass computed again
             if isinstance(output, Tensor):  # not where a target looks at all that the model returns
@@ -292,7 +295,7 @@ class Call:
             # Backward hooks (zennit's rules) build a graph only for a gradient that requires one.
             seeds = seeds if seeds.requires_grad else seeds.detach().requires_grad_()
         if not any(x.requires_grad for x in points):
-            raise self._unreachable(())
+            raise unreachable(self.layers or self.read_at, ())
         grads = torch.autograd.grad(
             start,
             points,
@@ -301,24 +304,12 @@ class Call:
             retain_graph=self.create_graph or self.passes_kept is not None,
             allow_unused=True,
         )
-        missing = _missing(grads, runs)
+        missing = missing_gradients(grads, runs)
         if all(missing) or ((self.read_at or self.layers) and any(missing)):
-            raise self._unreachable(missing)
+            raise unreachable(self.layers or self.read_at, missing)
         if self.create_graph and not self.traced:
             self._check_twice(grads)
         return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
-
-    def _unreachable(self, missing: Sequence[bool]) -> UnreachableError:
-        """The error for a score that does not depend on what is explained."""
-        points = self.layers or self.read_at
-        unreached = [p.name for p, m in zip(points, missing, strict=False) if m] or [p.name for p in points]
-        if unreached:
-            input_names = ", ".join(repr(name) for name in unreached)
-            return UnreachableError(f"the explained score does not depend on layer {input_names} through autograd")
-        return UnreachableError(
-            "the explained score does not depend on its input through autograd; is the input detached, rounded, or "
-            "used under no_grad inside the model?"
-        )
 
     def _check_twice(self, grads: Sequence[Tensor | None]) -> None:
         """Refuse an operation without a second derivative; asked once for a form of input."""
@@ -387,12 +378,3 @@ class Call:
                 # Else the graphs of all passes would be alive at once, and memory would grow with the copies.
                 part = dataclasses.replace(part, recompute=True)
             yield part, ranges
-
-
-def _missing(grads: Sequence[Tensor | None], runs: Sequence[int] | None) -> list[bool]:
-    """For each explained tensor, or each layer with its runs, whether it has no gradient at all."""
-    missing, start = [], 0
-    for count in [1] * len(grads) if runs is None else runs:
-        missing.append(all(g is None for g in grads[start : start + count]))
-        start += count
-    return missing

@@ -1,7 +1,7 @@
 """Switches activation checkpoints off inside a model that is explained: they run parts of it a second time.
 
 `torch.utils.checkpoint` drops activations in the forward pass and runs the part again in the backward pass, outside the
-hooks that read layers and rules. Memory for one explained pass is worth less than a right result.
+hooks that read layers and rules. An explained pass keeps its activations instead, which takes more memory.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def positional(*, default: Any, kw_only: bool = False) -> Any:  # noqa: ARG001
 
     Args:
         default: the value of the field where none is passed.
-        kw_only: read by type checkers alone (PEP 681), who take its default here for that of the field.
+        kw_only: only type checkers read it (PEP 681); its default here is the field's default for them.
     """
     return default
 
@@ -117,11 +117,11 @@ class Configured:
         self._check_settings()
 
     def _check_settings(self) -> None:
-        """Refuse settings that are legal one by one and not together; a subclass may override it."""
+        """Refuse combinations of settings that are legal alone and not together; a subclass may override it."""
 
     @classmethod
     def read(cls, name: str, text: str) -> Any:
-        """What a text in a spec string means as the setting `name`.
+        """The value of the setting `name` for a text in a spec string.
 
         Args:
             name: of the setting.

@@ -1,4 +1,4 @@
-"""Convolutions of an explained pass: derivatives for which torch takes a slow way, by kernels that are fast.
+"""Faster kernels for derivatives of convolutions that torch computes slowly on a CPU.
 
 T(x, w, g) = sum(g * conv(x, w)) is linear in each of the three tensors. The input gradient dT/dx is a function of
 (g, w), the weight gradient dT/dw one of (g, x), and the derivatives of one are made of the other and of conv. On a CPU
@@ -34,7 +34,7 @@ DTYPES = (torch.float32, torch.float64)
 
 
 class Form(NamedTuple):
-    """What makes a convolution beside its tensors."""
+    """The settings of a convolution."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -43,9 +43,9 @@ class Form(NamedTuple):
 
 
 class OfParameters(torch.autograd.Function):
-    """y = conv(x, w) + b, which is at hand, as a function of w and b.
+    """y = conv(x, w) + b, which is already computed, as a function of w and b.
 
-    Of x it is one by a node of its own, since a node of ours cannot know which of its derivatives are asked for.
+    The derivative by x has its own node, `OfInput`: a custom node cannot know which of its derivatives are needed.
     """
 
     @staticmethod
@@ -76,7 +76,7 @@ class OfInput(torch.autograd.Function):
 
 
 class InputGradient(torch.autograd.Function):
-    """dT/dx at (g, w), for an x that gives its shape."""
+    """dT/dx at (g, w); x only gives the shape."""
 
     @staticmethod
     def forward(ctx: Any, g: Tensor, w: Tensor, x: Tensor, form: Form) -> Tensor:  # noqa: D102
@@ -143,12 +143,12 @@ def fast_convolutions(modules: Iterable[nn.Module], *, twice: bool) -> Iterator[
         w, groups = module.weight, module.groups
         if not (few_channels(w, groups) or (twice and (groups > 1 or _crowded(y, w, groups)))):
             return None
-        padding = torch_private.twice_reversed_padding_of(module)[::2][::-1]  # in numbers, also where it has a name
+        padding = torch_private.twice_reversed_padding_of(module)[::2][::-1]  # as numbers, also for padding="same"
         form = Form(module.stride, tuple(padding), module.dilation, groups)
         y = OfParameters.apply(w, module.bias, form, [x], [y.detach()])
         return OfInput.apply(y, x, form, [w])
 
-    # First of all hooks, since another may change the output.
+    # This hook runs before all others, since another hook may change the output.
     handles = [m.register_forward_hook(rewire, prepend=True) for m in modules if type(m) in KINDS]
     try:
         yield
@@ -174,7 +174,7 @@ def _crowded(g: Tensor, w: Tensor, groups: int) -> bool:
 
 
 def _is_torchs(module: Any, x: Any, y: Any) -> bool:
-    """Whether y is what torch's convolution made of a batch x on a CPU, in the precision of both, with a graph."""
+    """Whether torch's own convolution computed y from a batch x on a CPU, without a cast and with a graph."""
     edges = torch_private.twice_reversed_padding_of(module)  # padding="same" may be uneven
     return (
         type(x) is Tensor

@@ -65,7 +65,7 @@ class MissingDependencyError(XaikitError, ImportError):
 
 
 def near_names(name: str, choices: Iterable[str], *, count: int = 3) -> str:
-    """The end of an error sentence: ``; did you mean 'x'?`` or the known names, where there are many the first."""
+    """The end of an error sentence: ``; did you mean 'x'?``, or the known names (the first ones, if there are many)."""
     names = sorted(set(choices))
     close = difflib.get_close_matches(name, names, n=count)
     if close:

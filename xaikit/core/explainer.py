@@ -8,7 +8,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,10 @@ from xaikit.core.opening import Needs, Request, at_layers, opened, with_recomput
 from xaikit.core.params import Int
 from xaikit.core.registries import EXPLAINERS
 from xaikit.core.structure import Tensors
+from xaikit.core.token_inputs import read_tokens
+
+if TYPE_CHECKING:
+    from xaikit.core.structure import OfMapping, OfTensor
 
 
 class Explainer(ModelView, abc.ABC):
@@ -39,15 +43,16 @@ class Explainer(ModelView, abc.ABC):
     REGISTRY: ClassVar[Any] = EXPLAINERS
     EXPLANATION_TYPE: ClassVar[str] = "attribution"
     SUPPORTED_MODULES: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
-    MADE_FOR: ClassVar[tuple[str, ...]] = ()  # kinds of layers: recommendation.profile.KINDS
-    PASSES: ClassVar[tuple[str | int, ...]] = (1,)  # of the model, for one explanation: a product, also of settings
+    MADE_FOR: ClassVar[tuple[str, ...]] = ()  # kinds of layers, as in recommendation.profile.KINDS
+    # Passes of the model for one explanation: the product of these numbers and of the settings with these names.
+    PASSES: ClassVar[tuple[str | int, ...]] = (1,)
     REUSED_MODULES: ClassVar[bool] = True  # whether it copes with a module that runs several times
-    IS_GENERIC: ClassVar[bool] = False  # a door to many methods, which a setting chooses
+    IS_GENERIC: ClassVar[bool] = False  # one class for many methods; a setting chooses the method
     DIFFERENTIABLE: ClassVar[bool] = True
-    # One `Call.grad_of` on the inputs, through the model as it is: a loss can use the output of that very pass.
+    # Whether it makes one `Call.grad_of` on the plain inputs: the output of this pass then also serves the task loss.
     SHARES_TASK_FORWARD: ClassVar[bool] = False
     GAP_TOLERANCE: ClassVar[float | None] = None  # share of the promised total above which `explain` warns
-    # Made of one `call.grad_at_layers()`, which reads layers off as it passes them.
+    # Whether it makes one `call.grad_at_layers()`, which reads hidden layers while the model runs.
     SINGLE_BACKWARD: ClassVar[bool] = False
     NEEDS_GRADIENT: ClassVar[bool] = True  # of the score by what is explained, so that whole numbers are refused
     USES_GLOBAL_RANDOM: ClassVar[bool] = True  # whether the method draws from torch's or numpy's global generator
@@ -62,7 +67,7 @@ class Explainer(ModelView, abc.ABC):
 
         Raises:
             InvalidInputError: when the spec describes an explainer of another class than the one that was called.
-            UnknownNameError: for a name that nobody registered.
+            UnknownNameError: for a name that is not registered.
         """
         explainer = EXPLAINERS.create(spec)
         if not isinstance(explainer, cls) or (cls.__dict__.get("NAME") and type(explainer) is not cls):
@@ -74,7 +79,7 @@ class Explainer(ModelView, abc.ABC):
 
     @property
     def finds_layer(self) -> bool:
-        """Whether it computes its layer's activations by itself, so that nobody can hand it others."""
+        """Whether it computes its layer's activations by itself, so that it cannot start from other activations."""
         return False
 
     @property
@@ -88,7 +93,9 @@ class Explainer(ModelView, abc.ABC):
         return math.prod(getattr(self, factor) if isinstance(factor, str) else factor for factor in self.PASSES)
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:  # noqa: ARG002
-        """Operations of the model, on these inputs, that a method of rules has none for; none for other methods.
+        """Operations that the model calls on these inputs and that the method has no rule for.
+
+        Methods without rules return an empty tuple.
 
         Args:
             inputs: as for `attribute`.
@@ -98,7 +105,9 @@ class Explainer(ModelView, abc.ABC):
     # ------------------------------------------------------------------ the call
 
     @overload
-    def attribute(self, inputs: Tensor, targets: Any = ..., *, create_graph: bool = ..., seed: int = ...) -> Tensor: ...
+    def attribute(
+        self, inputs: Tensor, targets: Any = ..., *, create_graph: bool = ..., seed: int = ...
+    ) -> OfTensor: ...  # type: ignore[type-var]
     @overload
     def attribute(
         self, inputs: tuple[Tensor, ...], targets: Any = ..., *, create_graph: bool = ..., seed: int = ...
@@ -106,7 +115,7 @@ class Explainer(ModelView, abc.ABC):
     @overload
     def attribute(
         self, inputs: Mapping[str, Tensor], targets: Any = ..., *, create_graph: bool = ..., seed: int = ...
-    ) -> dict[str, Tensor]: ...
+    ) -> OfMapping: ...  # type: ignore[type-var]
     @overload
     def attribute(self, inputs: Any, targets: Any = ..., *, create_graph: bool = ..., seed: int = ...) -> Any: ...
     def attribute(self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0) -> Any:
@@ -122,7 +131,8 @@ class Explainer(ModelView, abc.ABC):
             seed: of the method's random numbers; a sample gets the same ones alone and inside a batch.
 
         Returns:
-            Tensors shaped like the inputs (or like the activations of `layer`), in the same structure.
+            Tensors shaped like the inputs, in the same structure. With `layer`, a tensor shaped like that layer's
+            output. With several layers, a tuple of such tensors: annotate the result so for a type checker.
 
         Raises:
             InvalidInputError, InvalidTypeError: for inputs or targets that cannot be right.
@@ -186,7 +196,7 @@ class Explainer(ModelView, abc.ABC):
                 lambda call: (self._attribute(call),), inputs, targets, **options, on_output=on_output
             )
         except NestedLayersError:
-            # One feeds the other, and one pass holds one version of each: every layer by itself, as if named alone.
+            # One layer feeds another, so they cannot be replaced in the same pass: each is explained by itself.
             one_layer_each = (self.set_kwargs(layer=layer) for layer in self.layer)
             attribution = tuple(e._attributed(inputs, targets, **options)[0] for e in one_layer_each)
         return attribution, outputs[0] if outputs else None
@@ -210,14 +220,15 @@ class Explainer(ModelView, abc.ABC):
         """
         if target_rules.is_several(targets):
             raise InvalidInputError("explain takes one target; call it for each, or use attribute, which takes several")
-        measured: list[Explained] = []
+        measured: list[tuple[Explained, Tensor | None]] = []
 
         def method(call: Call) -> tuple[Tensors]:
-            measured.append(self._explained(call))
-            return (measured[0].values,)
+            explained = self._explained(call)
+            measured.append((explained, read_tokens(call, explained.values)))
+            return (explained.values,)
 
         (values,) = self.run_call(method, inputs, targets, seed=seed)
-        explained = measured[0]
+        explained, tokens = measured[0]
         share = explained.missing_share
         if share is not None and self.GAP_TOLERANCE is not None and share > self.GAP_TOLERANCE:
             warnings.warn(
@@ -233,7 +244,7 @@ class Explainer(ModelView, abc.ABC):
             gap=None if explained.gap is None else explained.gap.detach(),
             absorbed=explained.absorbed,
             lost=explained.lost,
-            tokens=self._token_ids(values, inputs),
+            tokens=tokens,
             seed=seed,
         )
 
@@ -288,7 +299,7 @@ class Explainer(ModelView, abc.ABC):
         return call.scores(call.inputs)
 
     def _model_context(self, call: Call) -> contextlib.AbstractContextManager[Any]:  # noqa: ARG002
-        """Entered around `_attribute`."""
+        """A context that is entered around `_attribute`; a subclass may override it."""
         return contextlib.nullcontext()
 
     # ------------------------------------------------------------------ the template
@@ -350,7 +361,7 @@ class Explainer(ModelView, abc.ABC):
             call = with_recompute_context(call, self._model_context)
             with self._model_context(call):
                 results = method(call)
-        for result in results if not call.read_at else ():  # read off at layers, they have the shapes of gradients
+        for result in results if not call.read_at else ():  # read at layers, they have the layers' shapes
             for value, x in zip(result, call.inputs, strict=True):
                 if value.shape != x.shape:
                     raise RuntimeError(
@@ -359,14 +370,10 @@ class Explainer(ModelView, abc.ABC):
         return tuple(rebuild(r if create_graph else tuple(v.detach() for v in r)) for r in results)
 
     def _at_layers(self, call: Call, *, read: bool) -> tuple[Call, Callable[[Tensors], Any]]:
-        """The call at the layers: read off on the way, or cut there, so that their activations are its inputs."""
+        """The call at the layers: they are read while the model runs, or their activations are the call's inputs."""
         several = isinstance(self.layer, tuple)
         pick: Callable[[Tensors], Any] = tuple if several else (lambda out: out[0])
-        layers = self.layer if several else (self.layer,)
-        return at_layers(call, layers, read_off=read, must_reach=self.DIFFERENTIABLE), pick
-
-    def _token_ids(self, values: Any, inputs: Any) -> Tensor | None:
-        return structure.token_ids(values, structure.flatten(self._arguments(inputs)[0])[0])
+        return at_layers(call, self.layers, read_off=read, must_reach=self.DIFFERENTIABLE), pick
 
 
 def as_explainer(value: Any, model: nn.Module | None = None) -> Explainer:
@@ -377,7 +384,7 @@ def as_explainer(value: Any, model: nn.Module | None = None) -> Explainer:
         model: the model to bind it to; None leaves the explainer as it is.
 
     Raises:
-        UnknownNameError: for a name that nobody registered.
+        UnknownNameError: for a name that is not registered.
         InvalidTypeError: for a value that describes no explainer.
     """
     return Explainer.from_spec(value, model)

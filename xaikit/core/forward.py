@@ -147,7 +147,7 @@ class Forward:
         return rows(self.extras)
 
     def form(self, inputs: Tensors) -> Hashable:
-        """What a row rule holds for: shapes, types and the further arguments' shapes."""
+        """The form of input that a row rule is for: shapes, types and the shapes of the further arguments."""
         extras = tuple((tuple(e.shape), e.dtype) for e in _tensors(self.extras))
         modes = self.model.training
         return tuple((tuple(x.shape), x.dtype) for x in inputs), extras, self.head, modes, self.as_one
@@ -170,7 +170,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None:
-    """Say in one sentence why a model failed on its inputs, where their form or precision tells.
+    """Raise an error that says why a model failed on its inputs, if their form or precision explains it.
 
     Raises:
         InvalidTypeError: when parameters and inputs differ in precision.

@@ -1,4 +1,4 @@
-"""Nothing: the state of a model is in `model_state`, its layers are in `layers`; an import from here says which."""
+"""An old name: the content is in `model_state` and in `layers` now, and the error of an import from here says where."""
 
 from __future__ import annotations
 

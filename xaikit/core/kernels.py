@@ -111,7 +111,7 @@ class FunctionLog(TorchFunctionMode):
 
 
 def sound_kernels(called: set[Any], *, create_graph: bool) -> contextlib.AbstractContextManager[Any]:
-    """Run right functions in the place of those that a model calls and that torch differentiates wrongly.
+    """While active, functions that the model calls and that torch differentiates wrongly are replaced by right ones.
 
     Args:
         called: the torch functions that the model calls.

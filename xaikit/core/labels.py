@@ -87,9 +87,14 @@ def _float_remedy(what: str, whole: bool) -> str:
 
 
 def _shape_remedy(tensor: Tensor, n: int, what: str) -> str:
+    if tensor.ndim > 2 and len(tensor) == n:
+        return "; to train on a map of classes use task_loss='cross_entropy'"
     if tensor.ndim != 2 or len(tensor) != n:
         return ""
     if tensor.shape[1] == 1:
         return f"; of a column pass {what}[:, 0]"
-    one_hot = bool(((tensor == 0) | (tensor == 1)).all()) and bool((tensor.sum(1) <= 1).all())
-    return f"; these are one-hot rows: pass {what}.argmax(1)" if one_hot else f"; of scores pass {what}.argmax(1)"
+    if not bool(((tensor == 0) | (tensor == 1)).all()):
+        return f"; of scores pass {what}.argmax(1)"
+    if bool((tensor.sum(1) <= 1).all()):
+        return f"; these are one-hot rows: pass {what}.argmax(1)"
+    return "; to train on several labels for each sample use task_loss='binary_cross_entropy'"

@@ -27,6 +27,10 @@ class LayerPoint(NamedTuple):
     module: nn.Module
     is_input: bool = False
 
+    def at_input(self) -> LayerPoint:
+        """What goes into the layer."""
+        return self if self.is_input else LayerPoint(self.name + INPUT, self.module, is_input=True)
+
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
     """Name and module of a layer given as either.
@@ -91,7 +95,7 @@ def cut_at(
 
 
 def read(points: Sequence[LayerPoint], forward: Callable[[], Any]) -> list[list[Any]]:
-    """What passes at each point during one forward pass, run by run, as it is at that moment."""
+    """The values at each point during one forward pass, run by run, as they are at that moment."""
     readings: list[list[Any]] = [[] for _ in points]
 
     def reader(index: int) -> Callable[[Any], Any]:
@@ -204,7 +208,7 @@ def substituted(
 
 @contextlib.contextmanager
 def hooked(hooks: Sequence[tuple[nn.Module | LayerPoint, Callable[[Any], Any]]]) -> Iterator[None]:
-    """While active, each function gets what passes at its point, and replaces that for which it returns something.
+    """While active, each function gets the value at its point; what it returns, unless None, replaces the value.
 
     A module stands for its output. In this thread only: another may run the same model.
     """
@@ -240,7 +244,7 @@ def hooked(hooks: Sequence[tuple[nn.Module | LayerPoint, Callable[[Any], Any]]])
 
 
 def first_tensor(output: Any) -> Any:
-    """What a layer returns, or the first of what it returns."""
+    """The tensor that a layer returns, or the first one if it returns several."""
     if isinstance(output, Mapping) and output:
         return first_tensor(next(iter(output.values())))
     return first_tensor(output[0]) if isinstance(output, (tuple, list)) and output else output

@@ -49,7 +49,7 @@ def fit_mask(mask: Tensor, explained: Tensor, x: Tensor | None = None, *, what: 
     """A mask (N, ...) brought to the shape of what is explained.
 
     Args:
-        mask: with or without an axis for the channels; one axis 1 stands for all of its places.
+        mask: with or without an axis for the channels; an axis of size 1 stands for all positions along it.
         explained: (N, F), (N, T, D), (N, C, ...).
         x: the input that the mask is over, where that is another than the explained tensor.
         what: name of the masks in messages.
@@ -77,8 +77,8 @@ def fit_mask(mask: Tensor, explained: Tensor, x: Tensor | None = None, *, what: 
 def same_proportions(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Whether two maps have the same proportions: one is the other scaled and rounded to whole pixels.
 
-    A side may differ by less than a pixel from what the first side says, and the ratio by less than a tenth, which
-    a pixel is on small maps. A line has no proportions: it fits only itself.
+    A side may differ by less than a pixel from what the first side implies. The ratio may differ by less than a tenth,
+    since one pixel changes it by that much on small maps. Maps of one axis must have the same length.
 
     Args:
         size: of a mask, without samples and channels.
@@ -116,7 +116,7 @@ def _is_spread(mask: Tensor, explained: Tensor) -> bool:
 
 
 def _on_steps(mask: Tensor, explained: Tensor, x: Tensor, what: str) -> Tensor:
-    """A mask (N, S) of (N, T, D) or (N, C, L), on the axis that its length names."""
+    """A mask (N, S) of (N, T, D) or (N, C, L), laid along the axis whose size is S."""
     length = mask.shape[1]
     if not x.is_floating_point() and x.ndim == 2:
         first, last = length == x.shape[1], False

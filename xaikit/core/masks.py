@@ -1,7 +1,7 @@
 """The one reader of masks: values, and the axis of the samples. `mask_shapes` then fits them to what is explained.
 
-A mask marks features: 1 inside, 0 outside, in between in part. What its axes mean follows from the number of axes of
-the inputs, and never from their sizes:
+A mask marks features: 1 inside, 0 outside; values in between mark a feature in part. What its axes mean follows from
+the number of axes of the inputs, and never from their sizes:
 
 =====================  =======================  ==========================  ================================
 inputs                 one mask for all         one for each sample         with channels
@@ -107,7 +107,7 @@ def read_mask_values(mask: Any, *, what: str = WHAT) -> Tensor:
 
 
 def marked(mask: Tensor) -> Tensor:
-    """The part of a mask that holds all its values: one sample of it, where one mask was expanded for all."""
+    """The mask without repetitions: if one mask was expanded for all samples, the part for one sample."""
     return mask[:1] if mask.ndim and len(mask) > 1 and mask.stride(0) == 0 else mask
 
 

@@ -1,4 +1,4 @@
-"""What the first calls on a model found out about it, so that later calls need not ask again."""
+"""Facts about a model that its first calls found out, so that later calls need not measure them again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a model: where an attribution call runs it, and how all of it is as it was afterwards.
+"""The state of a model: what an attribution call runs, and how everything is put back afterwards.
 
 A call runs a private copy of the model's modules (`core/replica.py`), so threads do not disturb each other. A model
 that cannot be copied so runs itself, one call at a time in the whole process, and is put back afterwards. One call at a
@@ -26,7 +26,7 @@ EXCLUSIVE = threading.RLock()  # held while a call changes the user's own model,
 
 
 def modules_of(model: nn.Module) -> Modules:
-    """Every module once, with its name: what `named_modules` yields, in half the time, which is felt on small nets."""
+    """Every module once, with its name: what `named_modules` yields, in half the time, which matters for small nets."""
     names: dict[nn.Module, str] = {}
 
     def visit(module: nn.Module, name: str) -> None:
@@ -137,10 +137,10 @@ def evaluated(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
 def isolated(
     model: nn.Module, device: torch.device, seed: int, *, modules: Modules | None = None, keep_mode: bool = False
 ) -> Iterator[None]:
-    """Evaluation mode and a seeded random state inside; every module's own flag and the global random state after.
+    """While active: evaluation mode and a seeded random state. Afterwards modes and the random state are as before.
 
-    Only one thread at a time. The flags are set one by one: `model.eval()` may be overridden and is no exact inverse of
-    itself.
+    Only one thread at a time. The flags are set one by one, since `model.eval()` may be overridden, and `model.train()`
+    does not bring back modules of different modes.
 
     Args:
         model: the model.
@@ -172,7 +172,7 @@ def isolated(
 
 @contextlib.contextmanager
 def runnable(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """Run what torch.compile has wrapped as it was written, and recurrent nets on a GPU without cuDNN.
+    """While active, compiled modules run as they were written, and recurrent nets on a GPU run without cuDNN.
 
     Compiled code has no second derivative and hides its operations from rules. cuDNN differentiates a recurrent net in
     training mode only, and never twice.
@@ -186,7 +186,7 @@ def runnable(modules: Sequence[nn.Module], device: torch.device) -> Iterator[Non
 
 
 def eager(modules: Sequence[nn.Module]) -> contextlib.AbstractContextManager[Any]:
-    """Run what torch.compile has wrapped as it was written."""
+    """While active, compiled modules run as they were written."""
     wrapped = any(torch_private.is_compiled(m) for m in modules)
     return torch.compiler.set_stance("force_eager") if wrapped else contextlib.nullcontext()
 
@@ -201,7 +201,7 @@ def reseed(device: torch.device, seed: int) -> None:
 
 @contextlib.contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """The generators of the CPU and of the model's GPU start from the seed inside, and go on as before after."""
+    """While active, the generators of the CPU and of the model's GPU start from the seed; then they are put back."""
     generators = [torch.default_generator]
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
@@ -254,6 +254,35 @@ def _restore(tensor: Tensor, value: Tensor) -> None:
     if not torch.equal(tensor, value):
         with torch.no_grad():
             tensor.copy_(value)
+
+
+class EarlierStatistics:
+    """The running statistics of a model's normalisation layers, as they were when this was made.
+
+    A pass in training mode moves them. A penalty on the model in evaluation mode has its exact derivative at the
+    statistics from before that pass: those after it depend on the weights.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._earlier = [
+            (module, name, buffer.detach().clone())
+            for module in model.modules()
+            if module.training
+            for name, buffer in torch_private.buffers_of(module).items()
+            if buffer is not None and name in ("running_mean", "running_var")
+        ]
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """The model has them inside, and its present ones after."""
+        present = [torch_private.buffers_of(module)[name] for module, name, _ in self._earlier]
+        try:
+            for module, name, earlier in self._earlier:
+                torch_private.buffers_of(module)[name] = earlier
+            yield
+        finally:
+            for (module, name, _), buffer in zip(self._earlier, present, strict=True):
+                torch_private.buffers_of(module)[name] = buffer
 
 
 @contextlib.contextmanager

@@ -95,6 +95,11 @@ class ModelView(Configured):
         return type(self)(model, **{**self.settings(), **changes})
 
     @property
+    def layers(self) -> tuple[Any, ...]:
+        """The layers that are explained, none where the inputs are."""
+        return self.layer if isinstance(self.layer, tuple) else () if self.layer is None else (self.layer,)
+
+    @property
     def device(self) -> torch.device:
         """The device of the model's first parameter or buffer; the CPU for a model without any."""
         model = self._bound()

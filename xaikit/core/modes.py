@@ -11,7 +11,7 @@ from torch import nn
 
 from xaikit.core import torch_private
 
-# torch's own modules whose answer lies in a setting, not in their source.
+# torch's own modules for which a setting decides, not their source.
 _BY_SETTING: tuple[tuple[type[nn.Module], Callable[[Any], bool]], ...] = (
     (torch_private.Dropout, lambda m: m.p > 0),
     (torch_private.InstanceNorm, lambda m: m.track_running_stats),

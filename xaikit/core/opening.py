@@ -1,4 +1,4 @@
-"""Opening a call: inputs are checked, the model is made private, and what is not known about it yet is found out."""
+"""Opening a call: the inputs are checked, the model is copied, and unknown facts about it are found out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,13 +25,14 @@ from xaikit.core.model_view import ModelView
 from xaikit.core.replica import original_of
 from xaikit.core.rows import RowRule, find_row_rule, rows_per_pass, warn_of_dependent_rows
 from xaikit.core.structure import Tensors
+from xaikit.core.token_inputs import token_layers
 
 Rebuild = Callable[[Tensors], Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the user asks of one call; see `Explainer.run_call`."""
+    """The arguments of one call; see `Explainer.run_call`."""
 
     inputs: Any
     targets: Any = None
@@ -44,7 +45,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What a method needs of the model.
+    """The requirements of a method.
 
     Attributes:
         gradient: the gradient of the score by what is explained.
@@ -77,7 +78,9 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     n = structure.check_batch(tensors)
     facts = facts_of(model)
     if needs.gradient:
-        check_differentiable(model, tensors, at_layer=view.layer is not None)
+        check_differentiable(
+            model, tensors, at_layer=view.layer is not None, layers=lambda: embedding_layers(view, request.inputs)
+        )
     tensors = tuple(t.clone() if t.is_inference() else t for t in tensors)
     head = None if target_rules.looks_at_all_heads(request.targets) else view.head
     checkpointing.install(forward.is_running)
@@ -130,8 +133,8 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
 
 
 def with_recompute_context(call: Call, model_context: Callable[[Call], contextlib.AbstractContextManager[Any]]) -> Call:
-    """The call, whose passes that are repeated after it run as they do inside it."""
-    plain_call = call  # without `again`: a call that held itself would keep its tensors until Python's next sweep
+    """The call with a context for passes that are repeated after it, so that they run as they did inside it."""
+    plain_call = call  # without `again`: a call that refers to itself keeps its tensors until a garbage collection
 
     @contextlib.contextmanager
     def again() -> Iterator[None]:
@@ -145,7 +148,7 @@ def with_recompute_context(call: Call, model_context: Callable[[Call], contextli
 
 
 def find_out(run: Forward, inputs: Tensors, facts: ModelFacts, needs: Needs, seed: int) -> None:
-    """Learn about a model what the first calls have to: one plain pass, and a few more for methods that stack rows.
+    """Find out what a call must know of a model: by one plain pass, and a few more for methods that stack rows.
 
     Raises:
         _OriginalRanError: when a private copy ran a module of the user's own model.
@@ -186,7 +189,7 @@ def _first_pass(run: Forward, inputs: Tensors, facts: ModelFacts, limit: int) ->
             _run_in_some_form(run, inputs, limit)
     except Exception:
         if copied:
-            raise _OriginalRanError from None  # the copy may be to blame: the model itself will tell
+            raise _OriginalRanError from None  # the copy may be the reason, so the model itself is tried next
         raise
     finally:
         if handle is not None:
@@ -198,7 +201,7 @@ def _first_pass(run: Forward, inputs: Tensors, facts: ModelFacts, limit: int) ->
 
 
 def _run_in_some_form(run: Forward, inputs: Tensors, limit: int) -> None:
-    """Run the model on a dict or a list item by item, and as one argument where that fails; on few rows if they do."""
+    """Run the model on a dict or a list item by item, or as one argument if that fails; on few rows if it can."""
     if len(inputs[0]) > limit:
         few = torch.arange(limit, device=inputs[0].device)
         with contextlib.suppress(Exception):  # the model may need the whole batch
@@ -213,8 +216,16 @@ def _run_in_some_form(run: Forward, inputs: Tensors, limit: int) -> None:
         run(inputs, None)
 
 
-def check_differentiable(model: nn.Module, tensors: Tensors, *, at_layer: bool) -> None:
+def check_differentiable(
+    model: nn.Module, tensors: Tensors, *, at_layer: bool, layers: Callable[[], Sequence[str]]
+) -> None:
     """Refuse inputs and models that have no gradient.
+
+    Args:
+        model: the user's.
+        tensors: its inputs.
+        at_layer: whether a layer is explained.
+        layers: gives the names of the embeddings that read the inputs.
 
     Raises:
         InvalidTypeError: for whole numbers, unless a layer is explained; for complex numbers; for quantised models.
@@ -233,12 +244,36 @@ def check_differentiable(model: nn.Module, tensors: Tensors, *, at_layer: bool) 
             )
         if tensor.is_floating_point() or at_layer:
             continue
-        embedding = next((name for name, m in model.named_modules() if isinstance(m, nn.Embedding)), None)
-        remedy = f"layer={embedding!r}, the model's embedding" if embedding else "a float tensor (inputs.float())"
+        names = tuple(layers())
+        remedy = "a float tensor (inputs.float())"
+        if names:
+            remedy = (
+                f"layer={names[0]!r}, the model's embedding"
+                if len(names) == 1
+                else f"layer={names!r}, the model's embeddings"
+            )
         raise InvalidTypeError(
             f"inputs of {tensor.dtype} have no gradient; pass {remedy}, or use a method that needs none, such as "
             "captum.feature_ablation"
         )
+
+
+def embedding_layers(view: ModelView, inputs: Any) -> list[str]:
+    """The names of the embeddings that read a model's tokens; its first embedding, where the model does not run.
+
+    Args:
+        view: the model, and how it takes inputs.
+        inputs: as for `Explainer.attribute`.
+    """
+    model = view._bound()
+    explained, extras = view._arguments(inputs)
+    tensors, rebuild = structure.flatten(explained)
+    names = tuple(explained) if isinstance(explained, Mapping) else ()
+    running = model_state.running_model(model, tensors[0].device, 0, random=False, in_place=False)
+    run = Forward(running.model, rebuild, extras, len(tensors[0]), explained, view.head)
+    with running.open():
+        layers = token_layers(running.model, tensors, names, lambda: run(tensors, None))
+    return layers or [name for name, m in model.named_modules() if isinstance(m, nn.Embedding)][:1]
 
 
 # ---------------------------------------------------------------------- layers
@@ -272,14 +307,14 @@ def at_layers(call: Call, layers: tuple[Any, ...], *, read_off: bool, must_reach
     check_parallel([p.name for p in points], activations)
     if not call.create_graph:
         activations = tuple(a.detach() for a in activations)
-    runs = [len(outputs) for outputs in readings]
+    runs = tuple(len(outputs) for outputs in readings)
 
     def from_layer(inputs: Tensors, samples: Tensor | None) -> Any:
         rows = original if samples is None else tuple(t[samples] for t in original)
         with substituted(points, inputs, runs):
             return run(rows, samples)
 
-    cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=points, uncut=call)
+    cut = dataclasses.replace(call, inputs=activations, forward=from_layer, layers=points, runs=runs, uncut=call)
     cut = dataclasses.replace(cut, batch=activations)
     if must_reach:
         _check_reached(cut)

@@ -1,4 +1,4 @@
-"""pandas, for whoever wants a table as a DataFrame."""
+"""The import of pandas, which is optional."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Spec(BaseModel):
         raise NotImplementedError
 
     def read(self, text: str) -> Any:
-        """The value that a text in a spec string means, not yet checked.
+        """The value for a text in a spec string, not yet checked.
 
         Args:
             text: what stands behind ``key=``.
@@ -59,7 +59,7 @@ class Spec(BaseModel):
 
 
 class Number(Spec):
-    """What `Float` and `Int` share: the legal range and the search range."""
+    """Base of `Float` and `Int`: the legal range and the search range."""
 
     WORD: ClassVar[str] = "number"
     low: int | float | None = None

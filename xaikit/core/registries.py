@@ -9,6 +9,7 @@ from xaikit.core.registry import Registry
 if TYPE_CHECKING:
     from xaikit.core.explainer import Explainer
     from xaikit.core.target_values import Target
+    from xaikit.factors.base import Factor
     from xaikit.metrics.base import Metric
     from xaikit.mitigation.base import Mitigator
     from xaikit.mitigation.projections import Projection
@@ -29,4 +30,5 @@ POOLINGS: Registry[Pooling] = Registry("pooling", "transforms")
 NORMALIZATIONS: Registry[Normalization] = Registry("normalization", "transforms")
 POSTPROCESSORS: Registry[Postprocessor] = Registry("postprocessor", "transforms")
 MODALITIES: Registry[Modality] = Registry("modality", "modality")
+FACTORS: Registry[Factor] = Registry("factor", "factors")
 PROJECTIONS: Registry[Projection] = Registry("projection", "mitigation")

@@ -94,7 +94,7 @@ class Registry(Generic[T]):
             overrides: settings that replace those of the description.
 
         Raises:
-            UnknownNameError: for a name that nobody registered.
+            UnknownNameError: for a name that is not registered.
             InvalidTypeError: for anything else.
         """
         self._load()

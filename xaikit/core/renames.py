@@ -1,4 +1,4 @@
-"""Renamed names: whoever uses an old one reads the new one in the error."""
+"""Names that were renamed: using an old one raises an error that says the new one."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def renamed_arguments(**new_names: str) -> Callable[[Callable[P, T]], Callable[P
         @functools.wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> T:
             for old in kwargs.keys() & new_names.keys():
+                name = function.__qualname__.removesuffix(".__init__")
                 raise InvalidTypeError(
-                    f"{function.__qualname__}() has no argument {old!r} any more; it is called {new_names[old]!r} now"
+                    f"{name}() has no argument {old!r} any more; it is called {new_names[old]!r} now"
                 )
             return function(*args, **kwargs)
 

@@ -143,7 +143,7 @@ class Replica:
         return self._tensors[id(tensor)]
 
     def _private(self, value: Any) -> Any:  # noqa: PLR0911
-        """What stands for an attribute's value in the copy."""
+        """The value of an attribute in the copy."""
         kind = type(value)
         if kind in PLAIN_TYPES:
             return value
@@ -221,7 +221,7 @@ class Replica:
 
 
 def _references(value: Any) -> list[Any]:  # noqa: PLR0911
-    """What a function, a method, a partial, a weak reference, a container or an object holds."""
+    """The objects that a function, a method, a partial, a weak reference, a container or an object refers to."""
     if isinstance(value, types.FunctionType):
         cells = [c.cell_contents for c in value.__closure__ or () if _is_filled(c)]
         used = [value.__globals__[n] for n in value.__code__.co_names if n in value.__globals__]

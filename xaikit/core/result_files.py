@@ -1,4 +1,4 @@
-"""How a result becomes plain values and a file, and how either is read back.
+"""Converting results to plain values and files, and back.
 
 A file is JSON, or holds its tensors as arrays (``.npz``, ``.safetensors``) beside that JSON.
 """
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xaikit.core.archives import check_unpacked_size
 from xaikit.core.configured import Configured
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
 from xaikit.core.files import write_whole
@@ -136,10 +137,13 @@ def read(path: str | Path) -> tuple[Any, dict[str, Tensor]]:
         OSError: where there is no such file.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # one that waits for a writer would wait for ever
+        raise InvalidInputError("it is not a file")
     with path.open("rb"):  # a file that is not there says so itself
         pass
     try:
         if path.suffix == ".npz":
+            check_unpacked_size(path)
             # An open file, since numpy leaves a damaged one open that it opened itself.
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return json.loads(str(file["meta"])), {k: torch.from_numpy(file[k]) for k in file.files if k != "meta"}

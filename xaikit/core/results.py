@@ -125,7 +125,7 @@ class Result:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+        """The result that `save` wrote.
 
         Args:
             path: the file.
@@ -144,7 +144,7 @@ class Result:
             return cls._from_state(state, build, arrays)
         except (OSError, MissingDependencyError):
             raise
-        except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
+        except Exception as err:  # a file may hold anything, so any exception means that the file is wrong
             reason = str(err) if isinstance(err, XaikitError) else _first_line(err)
             raise InvalidInputError(f"{path} holds no {cls.__name__} that can be read: {reason}") from err
 
@@ -168,7 +168,7 @@ class Result:
         return state
 
     def _state(self) -> dict[str, Any]:
-        """What is saved, by name; values that `result_files.encode` knows."""
+        """The values to save, by name; `result_files.encode` must know their types."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}  # type: ignore[arg-type]
 
     def _encode(self, save_tensor: result_files.SaveTensor) -> dict[str, Any]:
@@ -252,8 +252,12 @@ class Interval(Result):
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
-    def __iter__(self) -> Any:
-        raise InvalidTypeError("an Interval is no tuple any more; it has .mean, .low, .high, .margin, .level and .n")
+    if not TYPE_CHECKING:  # a type checker would take an interval to be iterable
+
+        def __iter__(self) -> Any:
+            raise InvalidTypeError(
+                "an Interval is no tuple any more; it has .mean, .low, .high, .margin, .level and .n"
+            )
 
     def __repr__(self) -> str:
         ends = "" if math.isnan(self.low) else f" [{self.low:.3g}, {self.high:.3g}]"
@@ -261,7 +265,7 @@ class Interval(Result):
 
 
 def short(value: Any) -> str:  # noqa: PLR0911 - one return for each kind of value
-    """A value in a few letters: tensors by their shape, long collections by their length."""
+    """A short text for a value: tensors by their shape, long collections by their length."""
     if isinstance(value, Tensor):
         return f"tensor{tuple(value.shape)}"
     if isinstance(value, np.ndarray):

@@ -1,4 +1,4 @@
-"""How many rows one forward pass takes, and whether rows of a model may be stacked at all."""
+"""The number of rows in one forward pass, and whether rows of a model may be stacked at all."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ Outputs = Callable[[Tensors, Tensor | None, RowRule], Tensor]
 def find_row_rule(outputs: Outputs, inputs: Tensors, ambiguous: int, limit: int) -> RowRule:
     """How rows may be stacked: two different versions of the batch in one pass must give what each gives alone.
 
-    One row alone must also give what it gives inside the batch. That comes last: indices of a graph that point at rows
-    which are not there would end a process on a GPU, and a graph's rows already fail the first question.
+    One row alone must also give what it gives inside the batch. This is asked last, and a graph has failed the first
+    question by then: on a GPU, its indices that point at missing rows would end the process.
 
     Args:
         outputs: runs the model.

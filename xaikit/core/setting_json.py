@@ -1,6 +1,6 @@
-"""How a setting becomes plain JSON values in a spec, and how it comes back.
+"""Converting settings to plain JSON values in a spec, and back.
 
-What JSON has no value for is a dict with one telling key: ``{"$tensor": [...], "shape": [...], "dtype": "int64"}``,
+What JSON has no value for is a dict with a special key: ``{"$tensor": [...], "shape": [...], "dtype": "int64"}``,
 ``{"$float": "inf"}``. Tuples and lists are lists; a setting that wants a tuple makes one of a list. An object with a
 spec of its own, such as a baseline inside an explainer, is that spec.
 """

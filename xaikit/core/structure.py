@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,14 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.value_ranges import ranges_of
 
 Tensors = tuple[Tensor, ...]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # The type of an attribution of one tensor, or of a mapping. With several layers it is a tuple. A type checker does
+    # not see which layers are set. So it takes the first type, unless the code around the call expects a tuple.
+    OfTensor = TypeVar("OfTensor", Tensor, tuple[Tensor, ...], default=Tensor)
+    OfMapping = TypeVar("OfMapping", dict[str, Tensor], tuple[Tensor, ...], default=dict[str, Tensor])
 
 
 def flatten(inputs: Any, what: str = "inputs") -> tuple[Tensors, Callable[[Tensors], Any]]:
@@ -45,11 +53,11 @@ def flatten(inputs: Any, what: str = "inputs") -> tuple[Tensors, Callable[[Tenso
 
 
 def token_ids(attribution: Any, inputs: Tensors) -> Tensor | None:
-    """The integer tokens (N, T) among the inputs that an attribution at their embedding (N, T, D) is of, if any."""
+    """The input of token ids (N, T) whose embeddings (N, T, D) the attribution is about; None if there is none."""
     if not isinstance(attribution, Tensor) or attribution.ndim != 3:
         return None
-    of_it = (t for t in inputs if t.shape == attribution.shape[:2] and not t.is_floating_point())
-    return next(of_it, None)
+    ids = (t for t in inputs if t.shape == attribution.shape[:2] and not t.is_floating_point())
+    return next(ids, None)
 
 
 def check_batch(tensors: Tensors, what: str = "inputs") -> int:

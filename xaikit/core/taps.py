@@ -1,4 +1,4 @@
-"""Layers read off in the pass that is differentiated, so that one forward and one backward pass serve all of them."""
+"""Hidden layers are read in the pass that is differentiated, so one forward and one backward pass serve all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xaikit.core.structure import Tensors
 
 
 class Tap(torch.autograd.Function):
-    """y for what follows; what flows back to it also arrives at a leaf, where it is read off."""
+    """Returns y; the gradient that flows back to y also arrives at a leaf tensor."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, leaf: Tensor) -> Tensor:  # noqa: ARG004, D102
@@ -27,7 +27,7 @@ class Tap(torch.autograd.Function):
 
 
 class Readings:
-    """What some layers returned during one forward pass, and the leaves at which a derivative by each arrives."""
+    """The outputs of some layers during one forward pass, and for each output a leaf that receives its gradient."""
 
     def __init__(self, layers: Sequence[LayerPoint]) -> None:
         self.names = [layer.name for layer in layers]
@@ -63,7 +63,7 @@ class Readings:
         return [len(leaves) for leaves in self._leaves]
 
     def gathered(self, gradients: Tensors) -> Tensors:
-        """The derivatives by the layers of those by the leaves: the runs of a layer side by side, as in `close`."""
+        """The derivatives by the layers, from those by the leaves; the runs of a layer side by side, as in `close`."""
         gathered, start = [], 0
         for leaves in self._leaves:
             runs = gradients[start : start + len(leaves)]

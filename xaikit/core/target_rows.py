@@ -1,4 +1,4 @@
-"""What a target needs of the rows that it scores, and the head that it is picked from."""
+"""The rows that a target scores, and the head that it is picked from."""
 
 from __future__ import annotations
 

@@ -95,11 +95,14 @@ class Class(Target):
     index: Annotated[Any, whole, "the class, or one for each sample"] = positional(default=0, kw_only=False)
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
-        """Output[r, index] of each row r.
+        """The entry output[r, index] of each row r.
 
         Args:
             output: as for `Target.scores`.
             rows: as for `Target.scores`.
+
+        Raises:
+            InvalidInputError: for an output of another form than (N, C) or (N,), or a class that it does not have.
         """
         if output.ndim == 1:
             output = output[:, None]
@@ -128,11 +131,14 @@ class Position(Target):
     )
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
-        """Output[r, position, index] of each row r.
+        """The entry output[r, position, index] of each row r.
 
         Args:
             output: as for `Target.scores`.
             rows: as for `Target.scores`.
+
+        Raises:
+            InvalidInputError: for an output of another form than (N, T, V) or (N, T), or one without this position.
         """
         axes = 2 if self.index is None else 3
         if output.ndim != axes:
@@ -150,8 +156,12 @@ class Contrast(Target):
     True
     """
 
-    for_: Annotated[Any, Choice(TARGETS), "what speaks for"] = positional(default=0, kw_only=False)
-    against: Annotated[Any, Choice(TARGETS), "what speaks against"] = positional(default=1, kw_only=False)
+    for_: Annotated[Any, Choice(TARGETS), "the target whose score counts positively"] = positional(
+        default=0, kw_only=False
+    )
+    against: Annotated[Any, Choice(TARGETS), "the target whose score is subtracted"] = positional(
+        default=1, kw_only=False
+    )
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
         """The difference of both scores.
@@ -164,7 +174,7 @@ class Contrast(Target):
 
     @property
     def looks_at_all_heads(self) -> bool:
-        """Whether either of both does."""
+        """Whether one of the two targets does."""
         return bool(self.for_.looks_at_all_heads or self.against.looks_at_all_heads)
 
 
@@ -232,6 +242,10 @@ class Region(Target):
         Args:
             output: as for `Target.scores`.
             rows: as for `Target.scores`.
+
+        Raises:
+            InvalidInputError: for an output without positions, a class that it does not have, or a mask that does not
+                fit.
         """
         if output.ndim < 3:
             raise InvalidInputError(
@@ -266,6 +280,10 @@ class Heads(Target):
     """
 
     of: Annotated[Any, _heads, "head -> target"]
+
+    if TYPE_CHECKING:  # required and by position, which PEP 681 has no way to say
+
+        def __init__(self, of: Mapping[str | int, Any]) -> None: ...
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
         """The sum of each head's score.

@@ -1,4 +1,4 @@
-"""What is explained: one number per sample, picked out of the model's output.
+"""Targets: the number that is explained for each sample, picked out of the model's output.
 
 A target is a class index for all samples, one index per sample, a pair (position, index) or one per sample, a target
 object or its spec string, a function ``output -> (N,)``, or None for a model with a single output.
@@ -24,7 +24,7 @@ __all__ = ["CallTarget", "RowTarget", "is_several", "normalise", "pick_head", "s
 
 @dataclasses.dataclass(frozen=True)
 class RowTarget:
-    """A target object for certain rows: it may hold something for each sample, and rows may come in any order.
+    """A target object and the sample of each row; a target may hold a value for each sample, rows come in any order.
 
     Attributes:
         target: the target.
@@ -108,7 +108,7 @@ def looks_at_all_heads(targets: Any) -> bool:
 
 
 def described(targets: Any) -> Any:
-    """What an `Attribution` keeps of its targets: numbers, or the spec of a target; None of a function."""
+    """The targets as an `Attribution` keeps them: numbers, or the spec of a target; None for a function."""
     if hasattr(targets, "looks_at_all_heads"):
         return targets.spec()
     if targets is None or callable(targets) or isinstance(targets, (str, Mapping)):

@@ -154,7 +154,7 @@ def operator_name(function: Any) -> str | None:
 def schemas_named(name: str) -> list[Any]:
     """The schemas of all overloads of an ATen operator.
 
-    Without it, keyword arguments of torch's functions could not be told from their positions.
+    Without it, the positions of keyword arguments of torch's functions would be unknown.
 
     Args:
         name: without a namespace, such as "add".

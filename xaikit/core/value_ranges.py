@@ -1,7 +1,7 @@
 """The smallest and the largest value of tensors, read from their device once.
 
 Checks of values need numbers in Python, and every such number makes the program wait for a GPU. So the checks of
-inputs, labels and masks all ask `range_of`. Who knows that several checks follow calls `ranges_known` around them: the
+inputs, labels and masks all ask `range_of`. Code that makes several checks calls `ranges_known` around them: the
 ranges are then read together, in one wait for each device, and the checks find them.
 """
 
@@ -118,7 +118,7 @@ def _distinct(tensor: Tensor) -> Tensor:
 
 
 def _key(tensor: Tensor) -> Any:
-    """What tensors have in common that show the same values; None where that cannot be said."""
+    """A key that is equal for tensors over the same values; None if that cannot be found out."""
     if tensor.is_inference() or tensor.layout != torch.strided:
         return None
     try:

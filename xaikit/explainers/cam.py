@@ -1,4 +1,4 @@
-"""Class activation maps: where the channels of a hidden layer that speak for a class are active."""
+"""Class activation maps: where the channels of a hidden layer that contribute to a class are active."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from xaikit.explainers.cam_layers import CONVOLUTION, channel_axis, patches, rec
 class GradCam(Explainer):
     """relu(sum_k w_k A_k), w_k = mean over positions of dS/dA_k (Selvaraju et al. 2017, arXiv:1610.02391).
 
-    A (N, K, ...) are the activations of `target_layer`. The map is resized to the input and stands in each of its
-    channels. Exact inside a loss: the derivative reaches the layers before A and those after it.
+    A (N, K, ...) are the activations of `target_layer`. The map is resized to the input, and every channel of the input
+    gets the same map. The derivative in a loss is exact: it reaches the layers before A and those after it.
 
-    With ``layer=``, as for every explainer, it is that layer's output that is explained: the map of its activations,
-    at its own size, in each of its channels.
+    With ``layer=``, as for every explainer, that layer's output is explained: the map of its activations, at its own
+    size, the same in each of its channels.
 
-    The layer's output may be patch tokens (N, T, D), as in a vision transformer: those before the last T' that form a
-    grid of the image's proportions (class token, registers) are left out. It may have its channels last, (N, H, W, C),
-    as in Swin and ConvNeXt. Of several target layers the map is the mean of theirs. Where a layer runs on several
-    inputs (a siamese net), the run on the explained input counts.
+    The layer's output may be patch tokens (N, T, D), as in a vision transformer. The last tokens that form a grid of
+    the image's proportions are taken; those before them (class token, registers) are left out. The output may have its
+    channels last, (N, H, W, C), as in Swin and ConvNeXt. For several target layers the result is the mean of their
+    maps. If a layer runs on several inputs (a siamese net), the run on the explained input is taken.
 
     >>> import torch
     >>> from torch import nn
@@ -128,7 +128,7 @@ class GradCam(Explainer):
         return g.mean(tuple(range(2, g.ndim)), keepdim=True)
 
     def _axis(self, name: str, module: nn.Module, a: Tensor, image: Tensor | None) -> int:
-        """Where the activations have their channels."""
+        """The axis of the channels in the activations."""
         if a.ndim < 3:
             raise InvalidInputError(
                 f"layer {name!r} returns {tuple(a.shape)}, which has no positions; "
@@ -148,9 +148,9 @@ class GradCam(Explainer):
 class GradCamPlusPlus(GradCam):
     """GradCam with w_k = sum over positions of alpha_k relu(dS/dA_k) (Chattopadhay et al. 2018, arXiv:1710.11063).
 
-    The paper's alpha_k = g² / (2 g² + g³ sum A_k), with g = dS/dA_k at each position, is for the score exp(S), whose
-    factor exp(S) in front of the whole map is left out. It supposes activations that are not negative, so the sum
-    takes relu(A_k); with g divided out, alpha_k = 1 / (2 + g sum relu(A_k)), which has no pole where relu(g) > 0.
+    The paper's alpha_k = g² / (2 g² + g³ sum A_k), with g = dS/dA_k at each position, is for the score exp(S). We leave
+    out the factor exp(S) in front of the whole map. The paper assumes activations that are not negative, so our sum
+    takes relu(A_k). Divided by g², alpha_k = 1 / (2 + g sum relu(A_k)), which has no pole where relu(g) > 0.
     """
 
     def _weights(self, a: Tensor, g: Tensor) -> Tensor:

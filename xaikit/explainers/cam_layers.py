@@ -1,4 +1,4 @@
-"""The activations that a class activation map is made of: which run of which layer, and where its channels are."""
+"""The activations for class activation maps: choosing the layer, its run, and the axis of its channels."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ MAX_PREFIX = 16  # class, distillation and register tokens that may stand before
 
 
 class Recorder:
-    """What the hooked layers returned, run by run.
+    """The outputs of the hooked layers, run by run.
 
     Args:
         layers: names and modules.
-        named: whether the user named them; else they are all convolutions, of which the last that counts is taken.
+        named: whether the user named them; else they are all convolutions, and the last one with a map is taken.
     """
 
     def __init__(self, layers: Sequence[tuple[str, nn.Module]], *, by_name: bool) -> None:
@@ -109,7 +109,7 @@ def recorded(model: nn.Module, target_layer: Any) -> Iterator[Recorder]:
 
 
 def channel_axis(name: str, module: nn.Module, a: Tensor, image: Tensor | None) -> int:
-    """Where the activations of a layer have their channels: as its kind says, else as the image's proportions say.
+    """The axis of the channels in a layer's activations, by the kind of the layer or else by the image's proportions.
 
     Args:
         name: of the layer.
@@ -118,7 +118,7 @@ def channel_axis(name: str, module: nn.Module, a: Tensor, image: Tensor | None) 
         image: the input (N, channels, ...) over which the map is laid, if there is one.
 
     Raises:
-        InvalidInputError: where neither tells.
+        InvalidInputError: if neither decides.
     """
     if isinstance(module, CONVOLUTION):
         return 1
@@ -156,7 +156,7 @@ def _holds(module: nn.Module, kinds: Any) -> bool:
 
 
 def _distortion(places: Sequence[int], image: Sequence[int]) -> float:
-    """How unequally the axes of a map are scaled to those of an image; 1 for the same proportions."""
+    """The ratio of the scale factors from a map's axes to those of an image; 1 for the same proportions."""
     scales = [side / place for side, place in zip(image, places, strict=True)]
     return max(scales) / min(scales)
 

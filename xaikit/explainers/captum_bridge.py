@@ -1,10 +1,9 @@
-"""Captum's attribution classes as explainers; the only file that imports captum, and not before one is used."""
+"""Captum's attribution classes as explainers."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
@@ -12,16 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core import Call, Explainer, Int
-from xaikit.core import layers as model_layers
 from xaikit.core import targets as target_rules
-from xaikit.core.errors import (
-    InvalidInputError,
-    MissingDependencyError,
-    UnknownNameError,
-    near_names,
-)
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.layers import LayerPoint, find_point
 from xaikit.core.rows import rows_per_pass
 from xaikit.core.structure import Tensors
+from xaikit.explainers.captum_classes import LAYER_INPUT, arguments_of, build, is_layer_class, needs_layer
 from xaikit.explainers.captum_passes import (
     ONE_BY_ONE_WITH_OWN_GROUPS,
     ONE_INPUT_AT_A_TIME,
@@ -30,17 +25,19 @@ from xaikit.explainers.captum_passes import (
     as_found,
     blocks,
     check_exact,
+    check_one_run,
+    check_whole_numbers,
     clear,
     last_convolution,
+    layer_modules,
     leaf,
     like,
     normalizes_over_rows,
     randomness,
     rows_per_sample,
     score_by_function,
-    tensor_layer,
 )
-from xaikit.explainers.feature_groups import JoinedInputs, share_groups, without_gaps
+from xaikit.explainers.feature_groups import JoinedInputs, share_groups, windows, without_gaps
 from xaikit.explainers.functional_relu import FUNCTIONAL_RELU, replaced_relu
 
 
@@ -49,14 +46,14 @@ def _rows(value: Any, where: str) -> Any:
 
 
 class CaptumMethod(Explainer):
-    """What makes one of captum's classes an explainer.
+    """Base of the explainers that run a class of captum.
 
-    Captum is given a model that returns the explained score, so every form of target, head and further argument
-    works, and `layer` cuts the model as for any explainer. A pass is bounded by captum's own setting where it has one
-    (perturbations_per_eval, internal_batch_size), else by handing over some samples at a time.
+    Captum gets a model that returns the explained score, so every form of target, head and further argument works, and
+    `layer` cuts the model as for any explainer. The size of a pass is bounded by captum's own setting
+    (perturbations_per_eval, internal_batch_size), or else by giving captum only some samples at a time.
 
-    Not differentiable: captum's result has no graph, or one that reaches the input but no parameter (measured for every
-    registered class in tests/unit/explainers/test_captum_bridge.py).
+    It is not differentiable: captum's result has no graph, or one that reaches the input but no parameter. The tests in
+    tests/unit/explainers/test_captum_bridge.py measure this for every registered class.
     """
 
     DIFFERENTIABLE = False
@@ -68,7 +65,7 @@ class CaptumMethod(Explainer):
         return self.ALGORITHM
 
     def _options(self, call: Call) -> dict[str, Any]:  # noqa: ARG002
-        """Captum's arguments by name; what its class does not take is left out, None leaves captum's default."""
+        """Captum's arguments by name; arguments that its class does not take are left out, None is captum's default."""
         return {n: getattr(self, n) for n in self.SETTINGS if n not in CaptumMethod.SETTINGS}
 
     def _groups(self, call: Call) -> Tensors | None:  # noqa: ARG002
@@ -80,9 +77,14 @@ class CaptumMethod(Explainer):
         return None if baseline is None else baseline.of(call)
 
     @property
+    def innermost(self) -> str:
+        """The name of the class that explains: the one inside a NoiseTunnel, or the class itself."""
+        return str(getattr(self, "attribution_method", None) or self._algorithm())
+
+    @property
     def finds_layer(self) -> bool:
         """Whether the class is one of captum's for layers."""
-        return self.layer is not None and _is_layer_class(self._algorithm())
+        return self.layer is not None and is_layer_class(self.innermost)
 
     @property
     def needs_gradient(self) -> bool:
@@ -90,17 +92,20 @@ class CaptumMethod(Explainer):
         return self._algorithm() not in WITHOUT_GRADIENT
 
     def _attribute(self, call: Call) -> Tensors:
-        name = self._algorithm()
-        if name in ONE_INPUT_AT_A_TIME and len(call.inputs) > 1 and share_groups(groups := self._groups(call)):
+        check_whole_numbers(self._algorithm(), self.innermost, call.own_inputs)
+        if self.finds_layer:
+            check_one_run(self.innermost, call)
+        switches_one_input = self._algorithm() in ONE_INPUT_AT_A_TIME and len(call.inputs) > 1
+        if switches_one_input and share_groups(groups := self._groups(call)):
             return self._of_one_tensor(call, groups or ())
-        values = self._by_blocks(name, call)
-        if name not in ONE_VALUE_FOR_A_GROUP:
+        values = self._by_blocks(call)
+        if self.innermost not in ONE_VALUE_FOR_A_GROUP:
             return values
-        # A token has one value; captum gives it to each number of the token's vector.
+        # A token has one value, which captum repeats for each number of the token's vector.
         return tuple(v / v.shape[2] if token else v for v, token in zip(values, call.tokens, strict=True))
 
     def _of_one_tensor(self, call: Call, groups: Tensors) -> Tensors:
-        """The attribution of several inputs that share groups, side by side, so that these are switched together."""
+        """The attribution of several inputs that share groups: they are joined, so that a group is switched at once."""
         joined = JoinedInputs(call.inputs)
         baselines = self._baselines(call)
         inner = dataclasses.replace(
@@ -112,39 +117,76 @@ class CaptumMethod(Explainer):
         side_by_side: dict[str, Tensors] = {"feature_mask": (joined.join(groups),)}
         if baselines is not None:
             side_by_side["baselines"] = (joined.join(baselines),)
-        return joined.split(self._by_blocks(self._algorithm(), inner, side_by_side)[0], keep_type=True)
+        return joined.split(self._by_blocks(inner, side_by_side)[0], keep_type=True)
 
-    def _by_blocks(self, name: str, call: Call, per_sample: dict[str, Tensors] | None = None) -> Tensors:
+    def _by_blocks(self, call: Call, per_sample: dict[str, Tensors] | None = None) -> Tensors:
         # Layer classes find the layer themselves.
-        uncut = call.uncut if call.uncut is not None and _needs_layer(name) else call
+        uncut = call.uncut if call.uncut is not None and needs_layer(self.innermost) else call
+        options = self._filled_options(call)
+        points = self._points(uncut, options)
+        with layer_modules(self.innermost, points) as modules:
+            if modules and modules[0] is not points[0].module:
+                options = {n: v for n, v in options.items() if n not in LAYER_INPUT}
+            layer = (modules if isinstance(self.layer, tuple) else modules[0]) if modules else None
+            instance = self._instance(uncut, layer, options)
+            parts = self._of_blocks(instance, call, uncut, options, per_sample)
+        return tuple(
+            like(torch.cat(pieces), x) for pieces, x in zip(zip(*parts, strict=True), call.inputs, strict=True)
+        )
+
+    def _filled_options(self, call: Call) -> dict[str, Any]:
+        """Captum's arguments by name, with windows for a class that slides them."""
         options = {n: v for n, v in self._options(call).items() if v is not None}
-        algorithm = captum_class(name)
-        layer = self.layer
-        if layer is None and name == "GuidedGradCam":
-            layer = last_convolution(uncut)
-        if layer is not None and not isinstance(layer, tuple) and not options.get("attribute_to_layer_input"):
-            layer = tensor_layer(uncut, layer)
-        instance = _build(algorithm, _Explained(uncut, FUNCTIONAL_RELU.get(_innermost(name, options))), layer, options)
-        takes = _arguments_of(algorithm, options)
+        inner = options.get("attribution_settings") or {}
+        if self.innermost == "Occlusion" and "sliding_window_shapes" not in {*options, *inner}:
+            shapes, strides = windows(call.inputs, 0.2, 0.5, call.tokens)
+            options = {"sliding_window_shapes": tuple(shapes), "strides": tuple(strides), **options}
+        return options
+
+    def _points(self, call: Call, options: dict[str, Any]) -> list[LayerPoint]:
+        """The points of the model that a class with a layer explains."""
+        if not needs_layer(self.innermost):
+            return []
+        if self.layer is None and self.innermost == "GuidedGradCam":
+            return [LayerPoint("", last_convolution(call))]
+        points = [find_point(call.model, layer) for layer in self.layers]
+        return [point.at_input() for point in points] if _looks_at_input(options) else points
+
+    def _instance(self, call: Call, layer: Any, options: dict[str, Any]) -> Any:
+        """An object of the captum class, on the model as captum sees it."""
+        instance = build(self._algorithm(), _Explained(call, FUNCTIONAL_RELU.get(self.innermost)), layer, options)
+        if self.innermost == "GuidedGradCam":
+            # Its class activation map has the plain gradient: captum changes it for the other factor alone.
+            inside = instance if self._algorithm() == self.innermost else instance.attribution_method
+            inside.grad_cam.forward_func = _Explained(call)
+        return instance
+
+    def _of_blocks(
+        self, instance: Any, call: Call, uncut: Call, options: dict[str, Any], per_sample: dict[str, Tensors] | None
+    ) -> list[Tensors]:
+        """Captum's attributions, computed for some samples at a time."""
+        name, inner = self._algorithm(), self.innermost
+        takes = arguments_of(name, inner)
         per_sample = self._of_samples(takes - set(options), call, uncut) if per_sample is None else per_sample
         check_exact(name, per_sample.get("feature_mask", ()))
-        limit, rows = rows_per_pass(uncut.inputs, self.max_rows), rows_per_sample(name, options)
-        parts = []
-        alone = name in ONE_BY_ONE_WITH_OWN_GROUPS and any(len(ids) > 1 for ids in per_sample.get("feature_mask", ()))
-        alone = alone or normalizes_over_rows(name, uncut.model)
-        for block in blocks(name, uncut.n, 1 if alone else limit // rows, options):
+        limit, rows = rows_per_pass(uncut.inputs, self.max_rows), rows_per_sample(inner, options)
+        alone = inner in ONE_BY_ONE_WITH_OWN_GROUPS and any(len(ids) > 1 for ids in per_sample.get("feature_mask", ()))
+        alone = alone or normalizes_over_rows(inner, uncut.model)
+        parts: list[Tensors] = []
+        for block in blocks(name, inner, uncut.n, 1 if alone else limit // rows, options):
             chosen = slice(block.start, block.stop)
             arguments = {
                 "perturbations_per_eval": max(1, limit // len(block)),
                 "internal_batch_size": max(limit, rows * len(block)),
-                "nt_samples_batch_size": max(1, limit // len(block)),
+                "nt_samples_batch_size": max(1, limit // (rows * len(block))),
+                "attr_dim_summation": False,
                 # A tensor of one row serves every sample.
                 **{n: tuple(t[chosen] if len(t) == uncut.n else t for t in v) for n, v in per_sample.items()},
                 **options,
                 **(options.get("attribution_settings") or {}),
             }
             arguments |= {n: without_gaps(arguments[n]) for n in ("feature_mask", "layer_mask") if n in per_sample}
-            if name.endswith("DeepLiftShap") and "baselines" in per_sample:
+            if inner.endswith("DeepLiftShap") and "baselines" in per_sample:
                 # Captum wants at least two background samples.
                 arguments["baselines"] = tuple(torch.cat([b, b]) for b in arguments["baselines"])
             inputs = tuple(leaf(x[chosen]) for x in uncut.inputs)
@@ -152,18 +194,16 @@ class CaptumMethod(Explainer):
             arguments["additional_forward_args"] = (torch.arange(block.start, block.stop, device=inputs[0].device),)
             with as_found(uncut.model), randomness(call), clear(name):
                 values = instance.attribute(inputs, **arguments)
-            parts.append(values if isinstance(values, (tuple, list)) else (values,))
+            parts.append(tuple(values) if isinstance(values, (tuple, list)) else (values,))
             if any(v.numel() == 0 for v in parts[-1]):
                 raise InvalidInputError(
                     f"captum's {name} lays the layer's map over the input, so its layer must return positions as the "
                     "input has them, (N, channels, ...); name such a layer, like a convolution"
                 )
-        return tuple(
-            like(torch.cat(pieces), x) for pieces, x in zip(zip(*parts, strict=True), call.inputs, strict=True)
-        )
+        return parts
 
     def _of_samples(self, takes: set[str], call: Call, uncut: Call) -> dict[str, Tensors]:
-        """The arguments that hold a row for each sample, or one for all."""
+        """The arguments that hold one row for each sample, or one row for all samples."""
         makers = {
             "baselines": lambda: self._baselines(uncut),
             "layer_baselines": lambda: self._baselines(call),
@@ -176,24 +216,32 @@ class CaptumMethod(Explainer):
     def run_call(self, method: Any, *args: Any, **options: Any) -> tuple[Any, ...]:
         """Run a function on a checked call; see `Explainer.run_call`."""
         # GuidedGradCam and the Neuron classes use a layer but explain the inputs, so the call must not be cut.
-        at_inputs = (
-            self.layer is not None and _needs_layer(self._algorithm()) and not _is_layer_class(self._algorithm())
-        )
+        at_inputs = self.layer is not None and needs_layer(self.innermost) and not self.finds_layer
         runner = self.set_kwargs(layer=None) if at_inputs else self
         return super(CaptumMethod, runner).run_call(method, *args, **options)
 
     def _at_layers(self, call: Call, *, read: bool) -> tuple[Call, Any]:
         # Captum hooks the modules before the layer too, and its hooks need tensors that require a gradient.
         leaves = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in call.inputs)
-        return super()._at_layers(dataclasses.replace(call, inputs=leaves), read=read)
+        call, runner = dataclasses.replace(call, inputs=leaves), self
+        if self.finds_layer and _looks_at_input(self._options(call)):
+            names = [find_point(call.model, layer).at_input().name for layer in self.layers]
+            runner = self.set_kwargs(layer=names if isinstance(self.layer, tuple) else names[0])
+        return super(CaptumMethod, runner)._at_layers(call, read=read)
+
+
+def _looks_at_input(options: dict[str, Any]) -> bool:
+    """Whether captum's arguments ask for what goes into the layer."""
+    options = options | (options.get("attribution_settings") or {})
+    return any(options.get(name) for name in LAYER_INPUT)
 
 
 class _Explained(nn.Module):
-    """The model as captum sees it: rows, and the samples that they stand for, to explained scores.
+    """The model as captum sees it: a function from rows, and the sample of each row, to explained scores.
 
     Args:
         call: the call whose score captum explains.
-        relu: what runs in the place of functional ReLUs, which captum does not see; None leaves them.
+        relu: replaces ReLUs that are called as functions, which captum does not see; None leaves them.
     """
 
     def __init__(self, call: Call, relu: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -218,83 +266,3 @@ class _Explained(nn.Module):
         if call.target is None:
             return target_rules.score(output, None)
         return score_by_function(output, call, samples)
-
-
-# ---------------------------------------------------------------------- captum's classes
-
-
-def _captum() -> Any:
-    try:
-        import captum.attr
-    except ImportError as err:
-        raise MissingDependencyError(f"captum does not import ({err}): pip install captum") from err
-    return captum.attr
-
-
-def captum_class(name: str) -> Any:
-    """The class of captum.attr of that name, if it attributes tensors.
-
-    Raises:
-        UnknownNameError: for another name; near names are given.
-        MissingDependencyError: where captum is absent.
-    """
-    attr = _captum()
-    known = {
-        n: c
-        for n, c in vars(attr).items()
-        if inspect.isclass(c) and hasattr(c, "attribute") and "inputs" in inspect.signature(c.attribute).parameters
-    }
-    if name not in known:
-        raise UnknownNameError(f"captum has no attribution class {name!r}{near_names(str(name), known)}")
-    return known[name]
-
-
-def _needs_layer(algorithm: str) -> bool:
-    return "layer" in inspect.signature(captum_class(algorithm)).parameters
-
-
-def _is_layer_class(algorithm: str) -> bool:
-    return any(base.__name__ == "LayerAttribution" for base in captum_class(algorithm).__mro__)
-
-
-def _innermost(name: str, options: dict[str, Any]) -> str:
-    """The class that differentiates: that inside a NoiseTunnel, else the class itself."""
-    return str(options.get("attribution_method", name))
-
-
-def _arguments_of(algorithm: Any, options: dict[str, Any]) -> set[str]:
-    """Names that a class takes when it attributes; a NoiseTunnel hands on those of the class inside."""
-    classes = [algorithm]
-    if "attribution_method" in options:
-        classes.append(captum_class(options["attribution_method"]))
-    return {name for cls in classes for name in inspect.signature(cls.attribute).parameters}
-
-
-def _build(algorithm: Any, explained: _Explained, layer: Any, options: dict[str, Any]) -> Any:
-    """An object of a captum class; of the options it takes those that its constructor knows."""
-    names = list(inspect.signature(algorithm).parameters)
-    chosen = {n: v for n, v in options.items() if n in names}
-    if "attribution_method" in names:
-        inner = captum_class(options["attribution_method"])
-        return algorithm(_build(inner, explained, layer, dict(options.get("attribution_settings") or {})))
-    if "layer" in names:
-        chosen["layer"] = _captum_layer(explained.model, layer, algorithm.__name__)
-    return algorithm(explained, **chosen)
-
-
-def _captum_layer(model: nn.Module, layer: Any, algorithm: str) -> Any:
-    if layer is None:
-        raise InvalidInputError(f"captum's {algorithm} explains at a layer; pass layer=, a name or a module")
-    if isinstance(layer, nn.Identity) and layer not in set(model.modules()):
-        return layer  # made by `tensor_layer`
-    items = layer if isinstance(layer, tuple) else (layer,)
-    modules = [model_layers.find_layer(model, item)[1] for item in items]
-    return modules if isinstance(layer, tuple) else modules[0]
-
-
-def lasso(alpha: float) -> Any:
-    """Captum's sparse linear model, the surrogate of Lime."""
-    _captum()
-    from captum._utils.models.linear_model import SkLearnLasso
-
-    return SkLearnLasso(alpha=alpha)

@@ -1,4 +1,4 @@
-"""CaptumExplainer: any attribution class of captum, its arguments read off its signature."""
+"""CaptumExplainer: any attribution class of captum; its settings are the arguments of the class's signature."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import nn
 
 from xaikit.core import BASELINES, EXPLAINERS, FEATURE_MASKS, Call, Categorical, Choice, Float, Int, Spec
 from xaikit.core.configured import REQUIRED, Setting
-from xaikit.core.errors import InvalidTypeError, near_names
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
 from xaikit.core.setting_json import tuples_for_lists
 from xaikit.core.structure import Tensors
-from xaikit.explainers.captum_bridge import CaptumMethod, captum_class
-from xaikit.explainers.feature_groups import make_groups, windows
+from xaikit.explainers.captum_bridge import CaptumMethod
+from xaikit.explainers.captum_classes import captum_class
+from xaikit.explainers.feature_groups import make_groups
 
 # Arguments that the bridge fills in, or that change what captum returns.
 FILLED_IN = frozenset(
@@ -36,8 +37,8 @@ RANGES: Mapping[str, Spec] = MappingProxyType(
         "stdevs": Float(low=0.0, high=1.0, ge=0),
     }
 )
-# Where captum has no default or one that does not suit: passes are bounded by `max_rows`, windows follow the input,
-# and a layer's attribution keeps the layer's channels.
+# Our defaults where captum has none, or an unsuitable one: passes are bounded by `max_rows`, windows depend on the
+# size of the input, and a layer's attribution keeps the layer's channels.
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
         "attribution_method": "Saliency",
@@ -73,7 +74,7 @@ class CaptumExplainer(CaptumMethod):
     n_segments: Annotated[int, Int(ge=1), "most groups where no feature mask is given"] = 64
 
     def __init__(self, model: nn.Module | str | None = None, **settings: Any) -> None:
-        # Its settings are those of the captum class that it is made for, which no type checker can know.
+        # Its settings are the arguments of the captum class, which a type checker cannot know.
         if isinstance(model, str):
             model, settings = None, {"algorithm": model, **settings}
         algorithm = settings.get("algorithm", "DeepLift")
@@ -88,22 +89,19 @@ class CaptumExplainer(CaptumMethod):
         super().__init__(model, **settings)  # type: ignore[call-arg]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The settings of an object of this class are its own and hold functions, so it is made again instead.
+        # Each object has settings of its own, which hold functions and cannot be pickled, so it is made again instead.
         return functools.partial(type(self), self.model, **self.settings()), ()
 
     def _algorithm(self) -> str:
         return self.algorithm
 
     def _options(self, call: Call) -> dict[str, Any]:
-        options = {n: getattr(self, n) for n in self.SETTINGS if n not in type(self).SETTINGS}
-        if "sliding_window_shapes" in options and options["sliding_window_shapes"] is None:
-            shapes, strides = windows(call.inputs, 0.2, 0.5, call.tokens)
-            options["sliding_window_shapes"] = tuple(shapes)
-            options["strides"] = tuple(strides) if options["strides"] is None else options["strides"]
-        return options
+        return {n: getattr(self, n) for n in self.SETTINGS if n not in type(self).SETTINGS}
 
     def _groups(self, call: Call) -> Tensors:
-        return make_groups(self.feature_mask, call.inputs, self.n_segments, call.tokens)
+        # Captum's classes for layers switch the elements of a layer, also where these are vectors of tokens.
+        tokens = () if self.finds_layer else call.tokens
+        return make_groups(self.feature_mask, call.inputs, self.n_segments, tokens)
 
 
 def _argument_settings(algorithm: str) -> dict[str, Setting]:
@@ -124,7 +122,25 @@ def _argument_setting(parameter: inspect.Parameter, algorithm: str) -> Setting:
     default = DEFAULTS.get(name, REQUIRED if parameter.default is parameter.empty else parameter.default)
     spec = RANGES.get(name) or _range_around(default)
     check = spec.check if spec else lambda value, where: tuples_for_lists(value)  # noqa: ARG005
+    if name == "stdevs" and spec:  # one for all inputs, or one for each
+        check = functools.partial(_each, spec)
+    if name == "attr_dim_summation":
+        check = _no_summation
     return Setting(Any, spec, check, f"see captum.attr.{algorithm}", default)
+
+
+def _each(spec: Spec, value: Any, where: str) -> Any:
+    several = isinstance(value, (tuple, list))
+    return tuple(spec.check(v, where) for v in value) if several else spec.check(value, where)
+
+
+def _no_summation(value: Any, where: str) -> bool:
+    if value:
+        raise InvalidInputError(
+            f"{where} must be False: an attribution at a layer has the layer's shape; sum it over its channels, or use "
+            "grad_cam"
+        )
+    return False
 
 
 def _range_around(default: Any) -> Spec | None:

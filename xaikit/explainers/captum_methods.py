@@ -1,4 +1,4 @@
-"""Captum's classes under registered names, their settings declared, so that nothing is imported before one runs."""
+"""Captum's classes under registered names. Their settings are declared here, so captum is not imported before use."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from xaikit.core import BASELINES, EXPLAINERS, FEATURE_MASKS, Call, Categorical, Choice, Float, Int
 from xaikit.core.structure import Tensors
-from xaikit.explainers.captum_bridge import CaptumMethod, lasso
+from xaikit.explainers.captum_bridge import CaptumMethod
+from xaikit.explainers.captum_classes import lasso
 from xaikit.explainers.feature_groups import make_groups, windows
 
 SAMPLES = Int(low=10, high=100, step=10, ge=1)
-# What DeepLift's rule holds for; through a function in its place it passes the plain gradient.
+# Modules that DeepLift has a rule for; if a function stands in for one, captum passes the plain gradient.
 ACTIVATIONS = (
     *(nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax),
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
@@ -167,7 +168,7 @@ class NoiseTunnel(CaptumMethod):
 
 @EXPLAINERS.register("captum.feature_ablation")
 class FeatureAblation(FromGroups):
-    """What the score loses when a group of features is replaced by the baseline."""
+    """The drop of the score when a group of features is replaced by the baseline."""
 
     ALGORITHM = "FeatureAblation"
     PASSES = ("n_segments",)
@@ -175,10 +176,10 @@ class FeatureAblation(FromGroups):
 
 @EXPLAINERS.register("captum.occlusion")
 class Occlusion(FromBaseline):
-    """What the score loses under a sliding window (Zeiler and Fergus 2014, arXiv:1311.2901)."""
+    """The drop of the score under a sliding window (Zeiler and Fergus 2014, arXiv:1311.2901)."""
 
     ALGORITHM = "Occlusion"
-    PASSES = (100,)  # windows of a fifth of each axis, half of it apart
+    PASSES = (100,)  # windows whose side is a fifth of each axis, with a stride of half a window
     window: Annotated[float, Float(low=0.1, high=0.5, gt=0, le=1), "side of the window as a fraction of each axis"] = (
         0.2
     )

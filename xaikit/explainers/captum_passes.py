@@ -1,4 +1,4 @@
-"""The passes that captum makes: which rows at a time, which random numbers, what becomes of its errors."""
+"""The passes that captum makes: how many rows at a time, with which random numbers, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import math
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from xaikit.core import Call, forward, torch_private
 from xaikit.core import layers as model_layers
 from xaikit.core import targets as target_rules
-from xaikit.core.errors import InvalidInputError, UnsupportedOperationError, XaikitError
-from xaikit.core.replica import original_of
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnsupportedOperationError, XaikitError
+from xaikit.core.layers import LayerPoint
 from xaikit.core.rows import even_ranges
 from xaikit.core.structure import Tensors, map_tensors, split_rows
 
-# Captum draws the noise of these for a whole batch at once; one sample at a time meets the same noise in any batch.
-ONE_BY_ONE = ("GradientShap", "KernelShap", "Lime", "LimeBase", "NoiseTunnel")
-# So do these with orders of features, which a batch shares where its samples have the same groups.
+# Captum draws the noise of these for a whole batch. They get one sample at a time, so that a sample's noise does not
+# depend on its batch.
+ONE_BY_ONE = ("GradientShap", "KernelShap", "Lime", "LimeBase")
+# Captum draws the orders of features of these for a whole batch; they get one sample at a time if the groups differ.
 ONE_BY_ONE_WITH_OWN_GROUPS = ("ShapleyValueSampling", "ShapleyValues")
 # These switch groups and need no gradient, so they take whole numbers.
 WITHOUT_GRADIENT = frozenset(
@@ -32,7 +33,7 @@ WITHOUT_GRADIENT = frozenset(
     | {"ShapleyValueSampling", "LayerActivation", "LayerFeatureAblation", "LayerFeaturePermutation"}
     | {"NeuronFeatureAblation"}
 )
-# Of these a group has one value, which captum writes to each of its elements.
+# These give a group one value, which captum writes to each element of the group.
 ONE_VALUE_FOR_A_GROUP = frozenset(
     {
         "FeatureAblation",
@@ -44,9 +45,27 @@ ONE_VALUE_FOR_A_GROUP = frozenset(
         "ShapleyValueSampling",
     }
 )
+# These evaluate the model on lines between inputs, or on noisy inputs.
+BETWEEN_INPUTS = frozenset({"InternalInfluence", "LayerConductance", "LayerGradientShap", "LayerDeepLiftShap"}) | {
+    "NoiseTunnel"
+}
+# Explainers that start the model at a layer, in place of captum's classes for layers.
+BY_CUT = MappingProxyType(
+    {
+        "InternalInfluence": "IntegratedGradients",
+        "LayerConductance": "IntegratedGradients",
+        "LayerDeepLift": "DeepLift",
+        "LayerDeepLiftShap": "DeepLiftShap",
+        "LayerFeatureAblation": "FeatureAblation",
+        "LayerFeaturePermutation": "FeaturePermutation",
+        "LayerGradientShap": "GradientShap",
+        "LayerGradientXActivation": "InputXGradient",
+        "LayerIntegratedGradients": "IntegratedGradients",
+    }
+)
 FORWARD_FILE = str(forward.__file__)  # an error that passes through it is the model's own
 MOST_EXACT_GROUPS = 7  # 5,040 orders
-# These switch the groups of one input after the other, also groups that several inputs share.
+# These switch groups in one input after the other, also groups that several inputs share.
 ONE_INPUT_AT_A_TIME = frozenset({"FeatureAblation", "FeaturePermutation"})
 # Captum's own LRP covers few kinds of layers and does not conserve relevance between them.
 REPLACED_BY = MappingProxyType(
@@ -55,22 +74,22 @@ REPLACED_BY = MappingProxyType(
         "LayerLRP": "an LRP explainer of xaikit with layer=, such as lrp_epsilon_plus:layer=NAME",
     }
 )
-# These take a feature's stand-in from the other samples, so the batch must stay whole.
+# These replace a feature by that of other samples, so the batch must stay whole.
 WHOLE_BATCH = ("FeaturePermutation",)
 
 
 def leaf(x: Tensor) -> Tensor:
-    """The values of a tensor, by which a gradient can be taken unless they are whole numbers."""
+    """The values of a tensor as a leaf of a new graph; whole numbers require no gradient."""
     return x.detach().requires_grad_() if x.is_floating_point() else x.detach()
 
 
 def like(values: Tensor, x: Tensor) -> Tensor:
-    """Values on the input's device and in its precision; of whole numbers they stay fractions."""
+    """Values on the input's device and in its precision; for an input of whole numbers they stay floating-point."""
     return values.to(x) if x.is_floating_point() else values.to(x.device)
 
 
 def rows_per_sample(name: str, options: dict[str, Any]) -> int:
-    """How many rows captum makes of a sample at the least."""
+    """The smallest number of rows that captum makes of a sample."""
     if not name.endswith(("DeepLift", "DeepLiftShap", "Conductance")):
         return 1
     # DeepLift runs a sample beside each baseline; conductance compares neighbouring steps.
@@ -79,11 +98,15 @@ def rows_per_sample(name: str, options: dict[str, Any]) -> int:
     return 2 * (1 if first is None else len(first))
 
 
-def blocks(name: str, n: int, most: int, options: dict[str, Any]) -> list[range]:
+def blocks(name: str, innermost: str, n: int, most: int, options: dict[str, Any]) -> list[range]:
     """The samples that captum gets at a time."""
-    if name.endswith(WHOLE_BATCH):
+    if innermost.endswith(WHOLE_BATCH):
         return [range(n)]
-    one_by_one = name.endswith(ONE_BY_ONE) or (name.endswith("DeepLiftShap") and "baselines" not in options)
+    one_by_one = (
+        name == "NoiseTunnel"
+        or innermost.endswith(ONE_BY_ONE)
+        or (innermost.endswith("DeepLiftShap") and "baselines" not in options)
+    )
     return even_ranges(n, 1 if one_by_one else max(1, most))
 
 
@@ -110,7 +133,7 @@ def randomness(call: Call) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Captum leaves attributes on modules that its backward pass does not reach; they are taken off."""
+    """Afterwards remove the attributes that captum leaves on modules which its backward pass does not reach."""
     before = [(module, set(vars(module))) for module in model.modules()]
     try:
         yield
@@ -122,7 +145,7 @@ def as_found(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def clear(name: str) -> Iterator[None]:
-    """Captum's announcements of hooks that it removes again say nothing; its failures become one sentence."""
+    """While active, captum's warnings about its hooks are hidden, and its errors become one sentence."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Setting (forward, )?backward hooks", category=UserWarning)
         try:
@@ -157,9 +180,10 @@ def _failure(name: str, error: Exception) -> str:
 
 
 def score_by_function(output: Any, call: Call, samples: Tensor) -> Tensor:
-    """The scores of rows in any order by a target function, which may hold values per sample: it gets whole batches.
+    """The scores of rows in any order by a target function, which may hold a value for each sample.
 
-    Each row goes to its sample's place in the first batch where that is free; what stays empty repeats a row.
+    The function gets whole batches. Each row goes to its sample's place in the first batch where that is free; an empty
+    place repeats a row.
     """
     earlier = (samples[:, None] == samples[None]).tril(-1).sum(1)
     place = earlier * call.n + samples
@@ -174,26 +198,67 @@ def score_by_function(output: Any, call: Call, samples: Tensor) -> Tensor:
     return torch.cat([target_rules.score(part, call.target, n=call.n) for part in batches])[place]
 
 
-def tensor_layer(call: Call, layer: Any) -> Any:
-    """The layer, or where it returns several tensors a module in its place that returns the first, for captum to hook.
+@contextlib.contextmanager
+def layer_modules(name: str, points: Sequence[LayerPoint]) -> Iterator[list[nn.Module]]:
+    """While active, modules for captum to hook: each returns what passes at a point, or the first tensor of it.
 
-    The module is fed by a hook on the private copy of the model; a model that runs itself keeps its layer.
+    What follows gets a copy, since it may work in place, which captum's classes for layers do not take.
     """
-    _, module = model_layers.find_layer(call.model, layer)
-    kinds: list[type] = []
-    with model_layers.hooked([(module, lambda output: kinds.append(type(output)))]), torch.no_grad():
-        call.run(call.inputs)
-    if kinds and kinds[0] is Tensor or original_of(call.model) is call.model:
-        return layer
-    first = nn.Identity()
-    module.register_forward_hook(
-        lambda _module, _inputs, output: model_layers.with_first(output, first(model_layers.first_tensor(output)))
+    if any(_rules_of_layer(name, point) for point in points):
+        yield [point.module for point in points]
+        return
+    stand_ins = [nn.Identity() for _ in points]
+
+    def through(identity: nn.Module) -> Callable[[Any], Any]:
+        def pass_on(value: Any) -> Any:
+            first = identity(model_layers.first_tensor(value))
+            return model_layers.with_first(value, first.clone() if isinstance(first, Tensor) else first)
+
+        return pass_on
+
+    with model_layers.hooked([(p, through(identity)) for p, identity in zip(points, stand_ins, strict=True)]):
+        yield list(stand_ins)
+
+
+def _rules_of_layer(name: str, point: LayerPoint) -> bool:
+    """Whether captum must get the layer itself, since its rule for that module counts."""
+    activation = not point.is_input and next(point.module.parameters(), None) is None
+    return name == "LayerLRP" or (name.startswith("NeuronDeepLift") and activation)
+
+
+def check_one_run(name: str, call: Call) -> None:
+    """Refuse a layer that runs several times in a pass, of which captum would see one run.
+
+    Raises:
+        InvalidInputError: naming the layer, and a class that explains every run.
+    """
+    for point, count in zip(call.layers, call.runs, strict=False):
+        if count > 1:
+            instead = f"captum's {BY_CUT[name]}" if name in BY_CUT else "gradient_x_input"
+            raise InvalidInputError(
+                f"layer {point.name!r} runs {count} times in a forward pass, and captum's {name} sees one run of a "
+                f"layer; {instead} with layer={point.name!r} explains each run"
+            )
+
+
+def check_whole_numbers(name: str, innermost: str, inputs: Tensors) -> None:
+    """Refuse whole numbers for classes that evaluate the model between two inputs, or near one.
+
+    Raises:
+        InvalidTypeError: naming a class that does so at the embedding.
+    """
+    between = name if name == "NoiseTunnel" else innermost
+    if between not in BETWEEN_INPUTS or all(x.is_floating_point() for x in inputs):
+        return
+    instead = BY_CUT.get(innermost, innermost)
+    raise InvalidTypeError(
+        f"captum's {between} evaluates the model between two inputs or near one, and whole numbers such as token ids "
+        f"have nothing between them; use captum's {instead} with layer= the embedding that they meet"
     )
-    return first
 
 
 def check_exact(name: str, groups: Tensors) -> None:
-    """Refuse exact Shapley values of so many groups that their orders could not be run in a lifetime."""
+    """Refuse exact Shapley values of so many groups that running all their orders would take years."""
     count = len(torch.cat([ids.flatten() for ids in groups]).unique()) if groups else 0
     if name == "ShapleyValues" and count > MOST_EXACT_GROUPS:
         raise InvalidInputError(

@@ -27,8 +27,9 @@ def _references(value: Any, where: str) -> Any:
 class ExpectedGradients(Explainer):
     """Mean over references b and t in [0, 1] of (x - b) * dS/dx at b + t (x - b) (Erion et al. 2021, arXiv:1906.10670).
 
-    Draw k of n takes t from the k-th of n equal parts of [0, 1] and a random reference; every sample meets the same
-    draws. Their mean sums to S(x) less the mean of S(b) in the limit. Without references there is one, zero.
+    Draw k of n takes t from the k-th of n equal parts of [0, 1] and a random reference; every sample gets the same
+    draws. With many draws the attributions sum to S(x) minus the mean of S(b). Without references, zero is the only
+    one.
 
     >>> import torch
     >>> model = torch.nn.Linear(3, 2)
@@ -51,7 +52,7 @@ class ExpectedGradients(Explainer):
         references = self._references(call.inputs)
         count = len(references[0])
         generator = torch.Generator().manual_seed(call.seed)
-        # Every reference once before any comes again.
+        # Every reference is used once before one is used again.
         order = torch.cat([torch.randperm(count, generator=generator) for _ in range(-(-self.n_iter // count))])
         parts = (torch.arange(self.n_iter) + torch.rand(self.n_iter, generator=generator)) / self.n_iter
         blocks = []

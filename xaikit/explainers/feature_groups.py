@@ -1,4 +1,4 @@
-"""Groups of features that a perturbation method switches together, and windows that it slides, where none are given."""
+"""Default groups of features that a perturbation method switches together, and default sliding windows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xaikit.transforms.feature_masks import FeatureMask, FeatureMaskPerInput, Gi
 
 
 def default_groups(x: Tensor, limit: int) -> Tensor:
-    """Every feature by itself where a sample has at most `limit` features, else about `limit` blocks, (1, ...).
+    """A group for every feature if a sample has at most `limit` of them, else about `limit` blocks, (1, ...).
 
     The blocks divide the places evenly along each axis and share the channels, axis 1 of three or more.
     """
@@ -33,8 +33,8 @@ def default_groups(x: Tensor, limit: int) -> Tensor:
 def make_groups(feature_mask: FeatureMask | None, inputs: Tensors, limit: int, tokens: Sequence[bool] = ()) -> Tensors:
     """Group numbers for each input, (1, ...) or (N, ...).
 
-    A number stands in two inputs only where the user's own numbers do: such a group is switched in both together. Where
-    no groups are given, vectors of tokens have a group for each token, other inputs `default_groups`.
+    If the user's numbers share a group between inputs, it is switched in all of them together; other groups belong to
+    one input. Without `feature_mask`, vectors of tokens have a group for each token, other inputs `default_groups`.
 
     Args:
         feature_mask: the user's groups, or None.
@@ -104,7 +104,7 @@ class JoinedInputs:
 
 
 def without_gaps(groups: Tensors) -> Tensors:
-    """The numbers that some samples have in all their inputs together, as 0, 1, 2, ..., which is what captum wants."""
+    """The group numbers of some samples, over all inputs, renumbered 0, 1, 2, ... without a gap, as captum needs."""
     _, numbers = torch.unique(torch.cat([ids.flatten() for ids in groups]), return_inverse=True)
     parts = numbers.split([ids.numel() for ids in groups])
     return tuple(part.view(ids.shape) for part, ids in zip(parts, groups, strict=True))

@@ -1,6 +1,7 @@
 """ReLUs that a model calls as functions, with the backward pass of GuidedBackprop or Deconvolution.
 
-Captum changes the backward pass of ReLU modules alone, so without this a functional ReLU would pass the plain gradient.
+Captum only changes the backward pass of ReLU modules. Without this file, a functional ReLU would pass the plain
+gradient.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ CLAMPS = frozenset({torch.clamp, Tensor.clamp, torch.clamp_min, Tensor.clamp_min
 
 
 class Guided(torch.autograd.Function):
-    """relu(x); backwards only where both x and the gradient are positive (Springenberg et al. 2015)."""
+    """The ReLU of GuidedBackprop: the gradient passes where it and x are positive (Springenberg et al. 2015)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: D102
@@ -33,7 +34,7 @@ class Guided(torch.autograd.Function):
 
 
 class Deconvolved(torch.autograd.Function):
-    """relu(x); backwards only where the gradient is positive (Zeiler and Fergus 2014)."""
+    """The ReLU of Deconvolution: the gradient passes where it is positive (Zeiler and Fergus 2014)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004, D102

@@ -16,7 +16,7 @@ from xaikit.core.structure import Tensors
 class IntegratedGradients(Explainer):
     """(x - b) * mean over t in [0, 1] of dS/dx at b + t (x - b) (Sundararajan et al. 2017, arXiv:1703.01365).
 
-    The attributions sum to S(x) - S(b); `explain` reports by how much the sum misses it.
+    The attributions sum to S(x) - S(b); `explain` reports how far the sum is from that.
 
     >>> import torch
     >>> model = torch.nn.Linear(3, 2, bias=False)

@@ -11,7 +11,7 @@ from torch.quasirandom import SobolEngine
 
 
 class NoiseStream:
-    """Draws of the shape of one sample, the same whatever the batch, the block size, the dtype and the device.
+    """Draws of the shape of one sample. They do not depend on the batch, the block size, the dtype or the device.
 
     Args:
         kind: "gaussian": independent draws. "antithetic": z, -z, z', -z', ... (Hammersley and Morton 1956).
@@ -47,7 +47,7 @@ class NoiseStream:
             eps = torch.finfo(unit.dtype).eps
             flat = torch.special.ndtri(unit.clamp(eps, 1 - eps))
         else:
-            # One draw at a time: torch's stream depends on the size asked for, and the blocks vary with the batch.
+            # One draw at a time: torch's numbers depend on the size of a draw, and the size of blocks on the batch.
             flat = torch.empty(copies, sum(self._sizes), dtype=torch.float32)
             for row in flat:
                 self._next(row)

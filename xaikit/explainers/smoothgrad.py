@@ -23,8 +23,8 @@ class Moments(NamedTuple):
 class SmoothGrad(Explainer):
     """Mean gradient over noisy copies of the input (Smilkov et al. 2017, arXiv:1706.03825).
 
-    A copy is x + s * z with z standard normal and s = noise_level * (max x - min x) of its sample. Every sample meets
-    the same z, so its attribution does not depend on the batch it stands in.
+    A copy is x + s * z with z standard normal and s = noise_level * (max x - min x) of its sample. Every sample gets
+    the same z, so its attribution does not depend on the rest of the batch.
 
     >>> import torch
     >>> model = torch.nn.Linear(3, 2)
@@ -116,7 +116,7 @@ class Running:
         self._count = 0
 
     def add(self, block: Tensor, *, variance: bool = True) -> None:
-        """Take in a block (k, ...) of values."""
+        """Add a block (k, ...) of values."""
         # Low precision is too coarse to sum in.
         block = block.float() if block.dtype in (torch.float16, torch.bfloat16) else block
         if self._count == 0:

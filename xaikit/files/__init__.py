@@ -1,1 +1,1 @@
-"""Files as people have them: pictures of any depth, arrays, tables, masks; read rightly, or refused in one sentence."""
+"""Readers of users' files: pictures of any depth, arrays, tables, masks; a wrong file is refused in one sentence."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xaikit.core.archives import check_unpacked_size
 from xaikit.core.errors import InvalidInputError
 
 
@@ -42,19 +41,11 @@ def read_npz(path: Path, option: str = "") -> dict[str, NDArray[Any]]:
     """
     _check_file(path)
     try:
-        _check_size(path)
+        check_unpacked_size(path)
         with np.load(path, allow_pickle=False) as file:
             return {name: _numbers(file[name], path, option) for name in file.files}
     except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
         raise _damaged(path, option, err) from None
-
-
-def memory() -> int:
-    """Bytes of memory of this machine; a large number where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 2**40
 
 
 def _check_file(path: Path) -> None:
@@ -62,13 +53,6 @@ def _check_file(path: Path) -> None:
         raise InvalidInputError(f"no such file: {path}")
     if not path.is_file():
         raise InvalidInputError(f"{path} is not a file")
-
-
-def _check_size(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        size = sum(item.file_size for item in archive.infolist())
-    if size > memory():
-        raise InvalidInputError(f"{path} unpacks to {size / 2**30:.0f} GiB, more than this machine's memory")
 
 
 def _numbers(array: Any, path: Path, option: str) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.files.dicom import DICOM, dicom_size, open_dicom
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", *DICOM)
 MOST_CLASSES = 64  # grey values up to this are an index picture's classes, not the grey of a mask
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -59,7 +61,7 @@ def open_picture(path: Path, *, grey: bool = False) -> Image.Image:
     Of an animated picture the first frame is read, and a warning says so. Transparency is ignored.
 
     Args:
-        path: a picture file that pillow reads.
+        path: a picture file that pillow reads, or DICOM.
         grey: one channel; else three, but mode "F" always has one.
 
     Raises:
@@ -67,6 +69,9 @@ def open_picture(path: Path, *, grey: bool = False) -> Image.Image:
     """
     if not path.is_file():
         raise InvalidInputError(f"no such file: {path}")
+    if path.suffix.lower() in DICOM:
+        image = open_dicom(path)
+        return image.convert("L") if grey and image.mode != "F" else image
     try:
         with Image.open(path) as file:
             frames = getattr(file, "n_frames", 1)
@@ -87,18 +92,39 @@ def picture_size(path: Path) -> tuple[int, int]:
     Raises:
         InvalidInputError: for a file that is no picture.
     """
+    (width, height), turn = _header(path)
+    return (width, height) if turn in (5, 6, 7, 8) else (height, width)
+
+
+def orientation(path: Path) -> int:
+    """How a picture lies, as EXIF counts: 1 upright, 5 to 8 on its side.
+
+    Raises:
+        InvalidInputError: for a file that is no picture.
+    """
+    return _header(path)[1]
+
+
+def _header(path: Path) -> tuple[tuple[int, int], int]:
+    """(width, height) as stored, and EXIF's orientation."""
+    if path.suffix.lower() in DICOM:
+        height, width = dicom_size(path)
+        return (width, height), 1
     try:
         with Image.open(path) as file:
-            turned = file.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return (file.width, file.height) if turned else (file.height, file.width)
+            return file.size, int(file.getexif().get(0x0112, 1))
     except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
         raise InvalidInputError(f"{path} is not a readable image ({' '.join(str(err).split())[:120]})") from None
 
 
-def read_mask_picture(path: Path) -> NDArray[np.float32]:
+def read_mask_picture(path: Path, indices: Sequence[int] = ()) -> NDArray[np.float32]:
     """A mask (H, W) in [0, 1]: grey values, black 0 and white 1; or 0 and 1 themselves, as annotation tools write them.
 
     Colours of a palette are not looked at: index 0 is outside, all others are inside, unless it is a palette of greys.
+
+    Args:
+        path: of the picture.
+        indices: of an index picture (a palette, or whole numbers as grey values), the numbers inside.
 
     Raises:
         InvalidInputError: for a file that is no picture, or small numbers that look like classes.
@@ -111,6 +137,8 @@ def read_mask_picture(path: Path) -> NDArray[np.float32]:
             image = ImageOps.exif_transpose(file) if is_index else None
     except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
         raise InvalidInputError(f"{path} is not a readable image ({' '.join(str(err).split())[:120]})") from None
+    if indices:
+        return np.isin(_index_values(path), indices).astype(np.float32)
     if image is not None:
         # Whatever colours the palette has.
         return (np.array(image) > 0).astype(np.float32)
@@ -122,9 +150,21 @@ def read_mask_picture(path: Path) -> NDArray[np.float32]:
     # A lossy file has some noise in its black.
     if 1 < largest <= MOST_CLASSES and path.suffix.lower() not in (".jpg", ".jpeg", ".webp"):
         raise InvalidInputError(
-            f"{path} has grey values from 0 to {largest}, which look like numbers of classes; save the region alone, "
-            "black outside and white inside"
+            f"{path} has grey values from 0 to {largest}, which look like numbers of classes; name those inside with "
+            "--mask-label (labels= in Python), or save the region alone, black outside and white inside"
         )
+    return values
+
+
+def _index_values(path: Path) -> NDArray[Any]:
+    """The whole numbers of an index picture, upright."""
+    try:
+        with Image.open(path) as file:
+            mode, values = file.mode, np.array(ImageOps.exif_transpose(file))
+    except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
+        raise InvalidInputError(f"{path} is not a readable image ({' '.join(str(err).split())[:120]})") from None
+    if mode not in ("P", "L", "1", "I", *SIXTEEN_BIT):
+        raise InvalidInputError(f"{path} has colours (mode {mode}), not numbers of which some are inside")
     return values
 
 

@@ -1,4 +1,4 @@
-"""Tables in text files: commas, semicolons or tabs, decimal points or commas, as spreadsheets write them."""
+"""Tables: text with commas, semicolons or tabs, as spreadsheets write it (decimal commas too); Parquet; JSON lines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import io
 import math
 import re
 import warnings
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
+from xaikit.files.typed_tables import read_json_lines, read_parquet
 
+TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "missing"}
 DECIMAL_COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d*),\d+([eE][+-]?\d+)?")
@@ -27,7 +30,7 @@ class TextTable:
         path: the file.
         header: names of the columns.
         rows: one list of texts for each row, as long as the header.
-        separator: what stands between the values.
+        separator: what stands between the values; empty where the file knows its types.
         lines: number of each row's line in the file, which messages name.
     """
 
@@ -56,15 +59,28 @@ class TextTable:
             UnknownNameError: for a column that is not there.
         """
         texts = [text.strip() for text in self.column(name)]
-        missing = [line for text, line in zip(texts, self.lines, strict=True) if text.lower() in MISSING]
-        if missing:
-            lines = ", ".join(map(str, missing[:SHOWN])) + (", ..." if len(missing) > SHOWN else "")
-            raise InvalidInputError(
-                f"{self.path}, column {name!r}: {len(missing)} of {len(texts)} values are missing (row {lines}); fill "
-                "them in, or leave the column out with --columns"
-            )
-        decimal_comma = self.separator != "," and any(DECIMAL_COMMA.fullmatch(text) for text in texts)
+        self.check_missing(name, texts)
+        decimal_comma = self.separator not in ("", ",") and any(DECIMAL_COMMA.fullmatch(text) for text in texts)
         return [self._number(text, line, name, decimal_comma) for text, line in zip(texts, self.lines, strict=True)]
+
+    def check_missing(self, name: str, texts: Sequence[str], missing: Collection[str] = MISSING) -> None:
+        """Refuse a column in which values are missing.
+
+        Args:
+            name: of the column.
+            texts: of its rows, without blanks around them.
+            missing: texts that say so, in lower case.
+
+        Raises:
+            InvalidInputError: which names column and rows.
+        """
+        lines = [line for text, line in zip(texts, self.lines, strict=True) if text.lower() in missing]
+        if lines:
+            shown_lines = ", ".join(map(str, lines[:SHOWN])) + (", ..." if len(lines) > SHOWN else "")
+            raise InvalidInputError(
+                f"{self.path}, column {name!r}: {len(lines)} of {len(texts)} values are missing (row {shown_lines}); "
+                "fill them in, or leave the column out with --columns"
+            )
 
     def _number(self, text: str, line: int, name: str, decimal_comma: bool) -> float:
         where = f"{self.path}, row {line}, column {name!r}: {text!r}"
@@ -75,7 +91,9 @@ class TextTable:
         try:
             value = float(text.replace(".", "").replace(",", ".") if decimal_comma else text)
         except ValueError:
-            raise InvalidInputError(f"{where} is no number; name the columns of numbers with --columns") from None
+            raise InvalidInputError(
+                f"{where} is no number; name the columns of numbers with --columns, those of categories with --one-hot"
+            ) from None
         if not math.isfinite(value) or "_" in text:
             raise InvalidInputError(f"{where} is no finite number")
         return value
@@ -85,7 +103,8 @@ def read_table(path: Path) -> TextTable:
     """The table in a file; the separator is the one with which every row has as many values as the header.
 
     Args:
-        path: a .csv or .tsv file, in UTF-8, UTF-16 (with its byte order mark) or Windows-1252.
+        path: a .csv or .tsv file, in UTF-8, UTF-16 (with its byte order mark) or Windows-1252; .parquet; or .jsonl, an
+            object on each line.
 
     Raises:
         InvalidInputError: for a file that is no table, rows of different lengths, or two columns of one name.
@@ -94,6 +113,12 @@ def read_table(path: Path) -> TextTable:
         raise InvalidInputError(f"no such file: {path}")
     if not path.is_file():
         raise InvalidInputError(f"{path} is not a file")
+    readers = {".parquet": read_parquet, ".jsonl": read_json_lines}
+    if path.suffix.lower() in readers:
+        header, rows, lines = readers[path.suffix.lower()](path)
+        if not rows:
+            raise InvalidInputError(f"{path} holds no rows")
+        return _without_doubles(TextTable(path, header, rows, "", lines))
     text = _decoded(path)
     first, _, body = text.partition("\n")
     declared = re.fullmatch(r"sep=(.)\r?", first)
@@ -105,10 +130,14 @@ def read_table(path: Path) -> TextTable:
     if not fitting:
         _refuse(path, max(tables, key=lambda t: len(t.header)), skipped)
     table = max(fitting, key=lambda t: len(t.header))
+    return _without_doubles(dataclasses.replace(table, lines=[line + skipped for line in table.lines]))
+
+
+def _without_doubles(table: TextTable) -> TextTable:
     twice = next((name for name in table.header if table.header.count(name) > 1), None)
     if twice is not None:
-        raise InvalidInputError(f"{path} has {table.header.count(twice)} columns called {twice!r}; rename them")
-    return dataclasses.replace(table, lines=[line + skipped for line in table.lines])
+        raise InvalidInputError(f"{table.path} has {table.header.count(twice)} columns called {twice!r}; rename them")
+    return table
 
 
 def _is_even(table: TextTable) -> bool:

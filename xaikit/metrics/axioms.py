@@ -19,7 +19,7 @@ from xaikit.metrics.robustness import norm
 
 @METRICS.register("completeness_gap")
 class CompletenessGap(Removal):
-    """How far the attributions are from summing to S(x) - S(baseline); lower is more complete.
+    """Distance between the sum of the attributions and S(x) - S(baseline); lower is more complete.
 
     |sum_i a_i - (S(x) - S(x'))| for the explained score S (Sundararajan et al. 2017, arXiv:1703.01365, prop. 1).
 
@@ -43,11 +43,12 @@ class CompletenessGap(Removal):
 
 @METRICS.register("non_sensitivity")
 class NonSensitivity(PerturbationMetric):
-    """Number of groups that are given no attribution although the output reacts to them, or the other way round.
+    """Number of groups without attribution that change the output, plus those with attribution that do not.
 
-    |A0 symmetric difference F0| (Nguyen and Martinez 2020, arXiv:2007.07584): A0 the groups whose attributions are all
-    zero, F0 those to which the output does not react when they are redrawn, uniformly within the sample's range.
-    Zero is what lies below a share of the largest. Lower is better. It needs n_iter passes for each group.
+    |A0 symmetric difference F0| (Nguyen and Martinez 2020, arXiv:2007.07584). A0 are the groups whose attributions are
+    all zero. F0 are the groups that do not change the output when their values are drawn anew, uniformly within the
+    sample's range. Values below a share of the largest one count as zero. Lower is better. It needs n_iter passes for
+    each group.
 
     >>> from xaikit.explainers import Gradient
     >>> model = torch.nn.Linear(3, 1)
@@ -94,8 +95,8 @@ class InputInvariance(Metric):
     """Relative change of the explanation when the input is shifted and the model undoes the shift; lower is better.
 
     |Phi_2(x + c) - Phi(x)| / |Phi(x)| with f_2(x) = f(x - c), the same function on shifted inputs (Kindermans et al.
-    2017, arXiv:1711.00867). Zero for gradients; methods that multiply by the input or count from a fixed baseline
-    change by as much as the shift. NaN for an explanation of zero.
+    2017, arXiv:1711.00867). Zero for gradients. Methods that multiply by the input, or that compare with a fixed
+    baseline, change by as much as the shift. NaN for an explanation of zero.
 
     >>> from xaikit.explainers import Gradient
     >>> InputInvariance().evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(2, 3)).tolist()

@@ -37,7 +37,7 @@ class EvaluationContext:
         inputs: as the user gave them.
         targets: as the user gave them.
         relevant_region: where the relevance should lie, as the user gave it.
-        postprocess: the function that was applied to the explainer's attributions, on their tuple; None: none was.
+        postprocess: the function of a tuple that was applied to the explainer's attributions; None if there was none.
         seed: of every random number.
     """
 
@@ -58,8 +58,11 @@ class EvaluationContext:
             method: a function of the open call and of `attribute`, which explains a call that was made from it, with
                 the same random numbers each time. What `attribute` returns has the form of `attributions`.
 
+        Returns:
+            What `method` returns.
+
         Raises:
-            InvalidInputError: when the attributions came pooled, without the `postprocess` that pooled them.
+            InvalidInputError: when the user's attributions are pooled and `postprocess`, which pooled them, is missing.
             UnsupportedOperationError: for an explainer that computes the activations of its layer by itself.
         """
         self._check_comparable()
@@ -203,7 +206,7 @@ class Metric(Configured, abc.ABC):
 
 
 class _Probe(Explainer):
-    """Opens a call on a model as an explainer sees it (layer, head, extractors), without the explainer's hooks."""
+    """Opens a call with an explainer's layer, head and extractors, but without the explainer's hooks."""
 
     def _attribute(self, call: Call) -> Tensors:
         return call.inputs

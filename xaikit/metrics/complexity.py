@@ -56,8 +56,7 @@ class Entropy(Metric):
 class EffectiveComplexity(Metric):
     """Number of features with |a_i| above a share of the largest; lower is simpler.
 
-    The source asks how many features the explanation needs, and counts those above a threshold (Nguyen and Martinez
-    2020, arXiv:2007.07584).
+    Nguyen and Martinez 2020 (arXiv:2007.07584) count the features above a threshold in the same way.
 
     >>> from xaikit.explainers import Gradient
     >>> a = torch.tensor([[1.0, -2.0, 1e-9, 0.0]])

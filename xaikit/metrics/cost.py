@@ -19,7 +19,7 @@ from xaikit.metrics.base import EvaluationContext, Metric
 class Seconds(Metric):
     """Seconds per sample to explain the batch, the same number for each of its samples; lower is cheaper.
 
-    The clock's time of a repeated call, divided by N; the least of `n_iter` calls, since disturbances only add.
+    Wall-clock time of a call divided by N: the shortest of `n_iter` calls, since other work can only make one longer.
 
     >>> from xaikit.explainers import Gradient
     >>> bool((Seconds().evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(2, 3)) > 0).all())
@@ -47,10 +47,10 @@ class Seconds(Metric):
 
 @METRICS.register("peak_memory")
 class PeakMemory(Metric):
-    """Most memory of tensors, in MiB, that explaining the batch holds beyond what was there before; lower is cheaper.
+    """Peak memory of tensors, in MiB, while the batch is explained, above the level before; lower is cheaper.
 
-    The same number for each sample: of the whole batch, which is what must fit. Counted by torch's allocator, so it is
-    exact, and free of noise on a CPU.
+    Every sample gets the number of the whole batch, since that must fit. Torch's allocator counts it, so it is exact,
+    and without noise on a CPU.
 
     >>> from xaikit.explainers import Gradient
     >>> bool((PeakMemory().evaluate(Gradient(torch.nn.Linear(3, 1)), torch.rand(2, 3)) > 0).all())
@@ -78,7 +78,7 @@ def peak_memory(run: Callable[[], object], device: torch.device | str = "cpu") -
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     # Read when the profiler first starts; without it every measurement would write two lines to standard error.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    gc.collect()  # else what is freed meanwhile, of earlier work, would count as less
+    gc.collect()  # otherwise memory of earlier work that is freed meanwhile would be subtracted
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()
     # The profiler's own tables sum over operators; only the allocator's events tell what was held at one time.

@@ -38,12 +38,12 @@ class Curves(Result):
 
 
 class PixelFlipping(Removal, PooledFeatureMetric, abc.ABC):
-    """What the flipping metrics share.
+    """Base of the flipping metrics.
 
     In step k = 0..K the first round(k P / K) of the P positions, ranked by attribution, are replaced by the baseline.
-    A position is a place with all its channels, whose attributions are pooled; where there is no channel axis it is
-    one feature. Inputs with fewer than K positions are flipped one by one. Of equal attributions the first in memory
-    counts as the more relevant.
+    A position is a pixel, token or step with all its channels, whose attributions are pooled; without a channel axis
+    it is one feature. Inputs with fewer than K positions are flipped one by one. Of equal attributions, the one that
+    comes first in memory counts as more relevant.
     """
 
     ORDERS: ClassVar[tuple[str, ...]] = ("morf", "lerf")
@@ -164,8 +164,8 @@ class AbPC(PixelFlipping):
 class Deletion(MoRF):
     """Area under the probability while the most relevant features are deleted; lower is more faithful.
 
-    MoRF in as many steps as are worth their passes (Petsiuk et al. 2018, arXiv:1806.07421). Of a model with a single
-    output, which has no probability, the output is watched.
+    MoRF with probabilities (Petsiuk et al. 2018, arXiv:1806.07421). A model with a single output has no probability;
+    there the output itself is measured.
 
     >>> import torch
     >>> from xaikit.explainers import GradientXInput
@@ -180,8 +180,8 @@ class Deletion(MoRF):
 class Insertion(LeRF):
     """Area under the probability while the most relevant features are inserted; higher is more faithful.
 
-    The curve starts from the baseline (the input blurred beyond recognition, as in the source) and puts its
-    features back, the most relevant first (Petsiuk et al. 2018, arXiv:1806.07421). Read backwards it is LeRF's.
+    The curve starts from the baseline (by default a strongly blurred input, as in the paper) and puts the features
+    back, the most relevant first (Petsiuk et al. 2018, arXiv:1806.07421). Read backwards, it is LeRF's curve.
 
     >>> import torch
     >>> from xaikit.explainers import GradientXInput

@@ -19,8 +19,8 @@ from xaikit.metrics.similarity import ROWWISE
 class SubsetFidelity(Removal, abc.ABC):
     """Correlation, over random subsets S of the parts, of sum_{i in S} a_i with f(x) - f(x without S).
 
-    Every sample meets the same subsets of max(1, round(share * P)) of its P parts. NaN where one of the two does not
-    vary over the subsets.
+    Every sample gets the same subsets, each of max(1, round(share * P)) of its P parts. NaN if one of the two numbers
+    is the same for all subsets.
     """
 
     n_iter: Annotated[int, Int(ge=2), "random subsets"] = 100
@@ -30,7 +30,7 @@ class SubsetFidelity(Removal, abc.ABC):
 
     @abc.abstractmethod
     def _parts(self, context: EvaluationContext) -> FeatureSet:
-        """What is removed."""
+        """The parts that subsets are drawn from."""
 
     def _evaluate(self, context: EvaluationContext) -> Tensor:
         parts = self._parts(context)
@@ -153,7 +153,7 @@ def random_subsets(parts: FeatureSet, n_iter: int, share: float, seed: int) -> T
 def drops_and_sums(
     metric: Removal, context: EvaluationContext, parts: FeatureSet, subsets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What the output loses without each subset (n_iter, N or 1, P), and the sum of its attributions, (n_iter, N)."""
+    """The drop of the output without each subset (n_iter, N or 1, P), and the sum of its attributions, (n_iter, N)."""
 
     def removed(samples: slice, some: range) -> Tensor:
         flags = subsets[some.start : some.stop]

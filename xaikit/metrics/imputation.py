@@ -12,11 +12,12 @@ CHECK_EVERY = 4  # iterations between two looks at which images are solved
 def impute(images: Tensor, missing: Tensor, *, tolerance: float | None = None) -> Tensor:
     """The images (M, C, H, W) with their `missing` places, flags (M, 1, H, W), filled in.
 
-    A missing value is the mean of its neighbours inside the image, 1/6 each beside it and 1/12 across a corner, known
-    or missing alike: (D - W) u = W x over the missing places, where W holds the weights and D their sums (Rong et al.
-    2022, arXiv:2202.00449). The matrix is symmetric and positive definite, so conjugate gradients, scaled by D and run
-    for all images together, solve it. An image leaves as soon as its residual, relative to its right side, is below
-    `tolerance` (None: 3e-6 in float32, 1e-13 in float64). An image without a known place becomes 0.
+    A missing value is the weighted mean of its neighbours inside the image, known or missing: 1/6 for each direct
+    neighbour and 1/12 for each diagonal one. So (D - W) u = W x over the missing places, where W holds the weights and
+    D their sums (Rong et al. 2022, arXiv:2202.00449). The matrix is symmetric and positive definite. It is solved by
+    conjugate gradients, scaled by D, for all images together. An image is done as soon as its residual, relative to
+    the right-hand side, is below `tolerance` (None: 3e-6 in float32, 1e-13 in float64). An image without a known place
+    becomes 0.
     """
     tolerance = (1e-13 if images.dtype == torch.float64 else 3e-6) if tolerance is None else tolerance
     work = images if images.dtype == torch.float64 else images.float()
@@ -38,7 +39,7 @@ def _conjugate_gradients(right: Tensor, free: Tensor, sums: Tensor, tolerance: f
     direction = _bordered(z)
     energy = _dot(r, z)
     enough = energy * tolerance**2
-    # The number of steps grows with the longer side; past this bound only rounding is left to move.
+    # The number of steps grows with the longer side; after so many, only rounding errors still change.
     for step in range(1, 40 * (height + width) + 1):
         inner = direction[:, 1:-1, 1:-1]
         q = (inner * sums).sub_(_neighbours(direction)).mul_(free)
@@ -65,7 +66,7 @@ def _conjugate_gradients(right: Tensor, free: Tensor, sums: Tensor, tolerance: f
 def _neighbours(bordered: Tensor) -> Tensor:
     """Sum of w_ij x_j over the neighbours j of each place, of maps (M, H + 2, W + 2) with a border of zeros.
 
-    The weights are [1 2 1]^T [1 2 1] / 12 without the middle, so that two passes of three terms do.
+    The weights are [1 2 1]^T [1 2 1] / 12 without the middle, so two passes with three terms each are enough.
     """
     rows = bordered[:, :-2] + bordered[:, 2:]
     rows.add_(bordered[:, 1:-1], alpha=2)

@@ -20,11 +20,11 @@ REGION = "relevant_region"
 
 
 class Localisation(PooledFeatureMetric, abc.ABC):
-    """Compares the attributions a of the places with the region M where they should lie.
+    """Compares the attributions a of positions with the region M where the relevance should lie.
 
     The relevant region is a mask that holds True or 1 inside, in one of the forms of `xaikit.core.masks`, such as
-    (H, W) for all images, (N, H, W) or (N, C, H, W). At a layer with a smaller map, a place is inside where the region
-    covers at least half of it. NaN for a sample whose region is empty, which says nothing.
+    (H, W) for all images, (N, H, W) or (N, C, H, W). At a layer with a smaller map, a position is inside if the region
+    covers at least half of it. NaN for a sample whose region is empty.
     """
 
     NEEDS_MASK: ClassVar[bool] = True
@@ -57,7 +57,7 @@ class Localisation(PooledFeatureMetric, abc.ABC):
         return [_pooled(m >= 0.5, shape) for m, shape in zip(fitted, shapes, strict=True)]
 
     def _with_channels(self, mask: Tensor, x: Tensor, places: torch.Size, tokens: bool) -> Tensor:
-        """A mask without channels with an axis for them, where the metric or a pooled attribution tells which it is."""
+        """A mask with an axis for the channels added, if the metric or a pooled attribution says which axis it is."""
         pooled = [d for d, (p, s) in enumerate(zip(places, x.shape[1:], strict=True), 1) if p == 1 != s]
         if mask.ndim != x.ndim - 1 or x.ndim < 3:
             return mask
@@ -78,7 +78,7 @@ def _check_binary(mask: Tensor) -> None:
 
 
 def _pooled(flags: Tensor, places: torch.Size) -> Tensor:
-    """Flags of the explained tensor joined along the axes that the places do not have."""
+    """Flags of the explained tensor, joined by "any" along the axes that the positions do not have."""
     for axis, size in enumerate(places, 1):
         flags = flags.any(axis, keepdim=True) if size == 1 else flags
     return flags
@@ -191,7 +191,7 @@ class TopKIntersection(Localisation):
 def share_of_top(values: Tensor, inside: Tensor, k: Tensor) -> Tensor:
     """Share of the k highest values that lie inside, (N,); equal values at the border count alike, each in part.
 
-    This is the expected share when the order of equal values is random, so it does not hang on their place in memory.
+    This is the expected share for a random order of equal values, so it does not depend on their order in memory.
 
     Args:
         values: (N, P).

@@ -1,4 +1,4 @@
-"""What the metrics share that remove features and watch the model's output."""
+"""Bases of the metrics that remove features and measure how the model's output changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Flags = Callable[[slice, range], Tensor]  # of which samples, in which copies
 
 
 class PerturbationMetric(Metric, abc.ABC):
-    """Watches the model's output on changed copies of the inputs."""
+    """Measures the model's output on changed copies of the inputs."""
 
     output: Annotated[
         str,
@@ -31,10 +31,10 @@ class PerturbationMetric(Metric, abc.ABC):
     max_rows: Annotated[int | None, Int(ge=1, optional=True), "most rows in one forward pass; None chooses"] = None
 
     def _watch(self, call: Call, copies: int, change: Callable[[Call, slice, range], Tensors]) -> Tensor:
-        """The watched output of each changed copy, (copies, N).
+        """The measured output of each changed copy, (copies, N).
 
-        `change` gets a call on some of the samples, which these are, and which copies to make; it returns tensors
-        (k, n, ...), or such that broadcast to that.
+        `change` gets a call on n of the samples, the slice of these samples, and the range of the k copies to make. It
+        returns tensors (k, n, ...), or tensors that broadcast to this shape.
         """
         parts, start = [], 0
         # Twice the rows of a gradient pass, since inference keeps no activations; see benchmarks/metrics.py.
@@ -51,7 +51,7 @@ class PerturbationMetric(Metric, abc.ABC):
         return torch.cat(parts, 1)
 
     def _watched(self, call: Call, output: Tensor, copies: int) -> Tensor:
-        """The number that is watched, one per row."""
+        """The measured output of each row: the score, a probability, or whether the prediction is right."""
         # An area of low-precision numbers would be mostly rounding.
         output = output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
         several = output.ndim > 1 and output.shape[1] > 1
@@ -75,7 +75,7 @@ class Removal(PerturbationMetric, abc.ABC):
     )
 
     def _removed(self, context: EvaluationContext, parts: FeatureSet, copies: int, removed: Flags) -> Tensor:
-        """The watched output without the parts that ``removed(samples, copies)`` (k, n or 1, P) flags, (copies, N)."""
+        """The measured output (copies, N) without the parts that ``removed(samples, copies)`` (k, n or 1, P) flags."""
         baselines = self.baseline.of(context.call)
 
         def change(call: Call, samples: slice, some: range) -> Tensors:

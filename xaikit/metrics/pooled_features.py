@@ -1,4 +1,4 @@
-"""What a perturbation changes together: a position with all its channels, or a group of a feature mask."""
+"""Features that a perturbation changes together: a position with all its channels, or a group of a feature mask."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PooledFeatures:
         return PooledFeatures(self.values[samples], self.shapes)
 
     def spread(self, flags: Tensor) -> Tensors:
-        """The flag of each position for all of its channels: flags (K, N or 1, P) become one tensor for each input."""
+        """Flags (K, N or 1, P) of positions, repeated for the channels: one tensor for each input."""
         parts = flags.split(self.sizes, -1)
         return tuple(p.reshape(*p.shape[:-1], *s) for p, s in zip(parts, self.shapes, strict=True))
 
@@ -114,7 +114,7 @@ FeatureSet = PooledFeatures | FeatureGroups
 
 
 class PooledFeatureMetric(Metric, abc.ABC):
-    """A metric that first pools the attributions of each position over its channels, unless they come pooled."""
+    """A metric that first pools the attributions of each position over its channels, if they are not pooled already."""
 
     pooling: Annotated[
         Any,
@@ -129,7 +129,7 @@ class PooledFeatureMetric(Metric, abc.ABC):
         for a, x, tokens in zip(context.attributions, context.call.inputs, context.call.tokens, strict=True):
             setting = -1 if tokens and self.channel_axis is None else self.channel_axis
             axis = channel_axis(x, setting) if pooling.JOINS else None
-            # An attribution that comes pooled is taken as it is, whatever its pooling was.
+            # An attribution that is pooled already is taken as it is, whatever the pooling was.
             pooled.append(pooling(a, axis) if a.shape == x.shape else a)
         return PooledFeatures(torch.cat([p.flatten(1) for p in pooled], 1), tuple(p.shape[1:] for p in pooled))
 

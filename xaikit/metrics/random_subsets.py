@@ -25,7 +25,7 @@ def random_keys(sizes: tuple[int, ...], n_iter: int, seed: int) -> Tensor:
     columns = []
     for index, size in enumerate(sizes):
         generator = torch.Generator().manual_seed(seed + index)
-        # One feature at a time: another batch may have more features, and the numbers of one draw depend on its size.
+        # Drawn feature by feature, since torch's numbers depend on the size of a draw, and batches differ in size.
         columns += [torch.rand(n_iter, generator=generator) for _ in range(size)]
     return torch.stack(columns, 1)
 

@@ -1,4 +1,4 @@
-"""Randomisation: an explanation must change when what it explains does."""
+"""Randomisation: an explanation must change when the model or the explained class changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from xaikit.metrics.similarity import ROWWISE, WINDOW, ssim
 
 
 class Comparing(Metric, abc.ABC):
-    """Measures how alike two explanations of a sample are."""
+    """Base of metrics that compare two explanations of a sample."""
 
     similarity: Annotated[
         str,
@@ -49,13 +49,13 @@ class Comparing(Metric, abc.ABC):
 
 @METRICS.register("model_randomisation")
 class ModelRandomisation(Comparing):
-    """Mean similarity to the explanations of ever more randomised models; lower is better.
+    """Mean similarity to the explanations of models with more and more random parameters; lower is better.
 
     From the output to the input, the parameters of one layer after the other are drawn anew (Adebayo et al. 2018,
-    arXiv:1810.03292, cascading), or of each layer alone (independent). A layer draws by its own `reset_parameters`;
-    one that has none shuffles its values. An explanation that stays alike does not depend on what was learnt. A
-    private copy is randomised; a model that cannot be copied is randomised itself and restored bit for bit. Stages
-    whose explanation is constant are left out.
+    arXiv:1810.03292, cascading), or those of each layer alone (independent). A layer draws by its own
+    `reset_parameters`; the values of a layer without this method are shuffled. An explanation that stays similar does
+    not depend on what the model has learnt. A private copy is randomised; a model that cannot be copied
+    is randomised itself and restored bit for bit. Stages whose explanation is constant are left out.
 
     >>> from xaikit.explainers import Gradient
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
@@ -152,9 +152,9 @@ def kept(model: nn.Module) -> Iterator[Callable[[], None]]:
 
 
 def layers_from_output(call: Call) -> list[list[nn.Module]]:
-    """The modules that hold parameters, those that start last first, each with its parts that do not run themselves.
+    """The modules that hold parameters, in reverse order of their first run, each with its parts that never run.
 
-    Order of running, not of definition, says which layer is nearer to the output.
+    The order of running, not of definition, says which layer is nearer to the output.
     """
     names = dict(call.model.named_modules())
     started: dict[str, int] = {}
@@ -175,7 +175,7 @@ def layers_from_output(call: Call) -> list[list[nn.Module]]:
         while runner and runner not in started:
             runner = runner.rpartition(".")[0]
         units.setdefault(runner, []).append(original_of(module))
-    # A model whose part alone is run (a layer's rest) never starts; it counts as the first.
+    # The model itself never starts if only a part of it runs (after a cut at a layer); it counts as the first.
     return [units[name] for name in sorted(units, key=lambda n: started.get(n, -1), reverse=True)]
 
 

@@ -1,4 +1,4 @@
-"""ROAD: remove the most relevant places so that what is left does not tell where they were."""
+"""ROAD: the most relevant positions are removed so that the result does not show where they were."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def _percentages(value: object, where: str) -> tuple[float, ...]:
 
 @METRICS.register("road")
 class ROAD(PerturbationMetric, PooledFeatureMetric):
-    """Mean output after the most relevant places were removed and debiased; lower is more faithful.
+    """Mean output after the most relevant positions were replaced by imputed values; lower is more faithful.
 
-    For each percentage p the first int(P p / 100) of the P places, by attribution, are filled in by noisy linear
-    imputation, so that the shape of the hole tells nothing (Rong et al. 2022, arXiv:2202.00449). The value is the mean
-    over the percentages; with ``output="accuracy"`` and averaged over samples it is the paper's accuracy. For images
-    (N, C, H, W).
+    For each percentage p, the first int(P p / 100) of the P positions by attribution are replaced by noisy linear
+    imputation, so that the model cannot see the shape of the hole (Rong et al. 2022, arXiv:2202.00449). The value is
+    the mean over the percentages. With ``output="accuracy"``, its mean over samples is the paper's accuracy. For
+    images (N, C, H, W).
 
     >>> import torch
     >>> from xaikit.explainers import GradientXInput

@@ -1,4 +1,4 @@
-"""Robustness: how much an explanation moves when the input hardly does."""
+"""Robustness: how much an explanation changes when the input changes a little."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from xaikit.metrics.random_subsets import uniform_draws
 class Sensitivity(Metric, abc.ABC):
     """The explanation Phi at n_iter points x' = x + radius * u, u uniform in [-1, 1] and the same for every sample.
 
-    What is moved is what is explained: the inputs, or a layer's activations. The explainer keeps its random numbers,
-    so that only the input changes. Norms are Euclidean over all inputs of a sample together. NaN for a sample whose
-    explanation is zero, where a relative change has no meaning.
+    The inputs are changed, or the activations of the explained layer. The explainer keeps its random numbers. Norms are
+    Euclidean over all inputs of a sample together. NaN for a sample whose explanation is zero, since a relative change
+    has no meaning there.
     """
 
     n_iter: Annotated[int, Int(ge=1), "points around the input"] = 10

@@ -1,4 +1,4 @@
-"""How alike two rows of numbers are; NaN where a row is constant, since it then correlates with nothing."""
+"""Similarities of two rows of numbers; NaN if one of them is constant, since it then has no correlation."""
 
 from __future__ import annotations
 

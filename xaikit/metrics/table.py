@@ -62,7 +62,7 @@ class EvaluationRow(Result):
         return self.interval.n
 
     def _state(self) -> dict[str, Any]:
-        """The interval's numbers stand in the row itself, which is how a table is read best."""
+        """The fields, with the interval's numbers beside them, so that a row of JSON is flat."""
         numbers = {"mean": self.mean, "low": self.low, "high": self.high, "level": self.interval.level, "n": self.n}
         state = super()._state()
         del state["interval"]
@@ -75,7 +75,7 @@ class EvaluationRow(Result):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Evaluation(Result):
-    """What `evaluate` measured: one row for each explainer and metric.
+    """The result of `evaluate`: one row for each explainer and metric.
 
     Intervals are percentile bootstrap intervals of the mean over the samples (Efron and Tibshirani 1993): 2,000
     seeded resamples. They tell how the mean would vary over other samples, not over other models.

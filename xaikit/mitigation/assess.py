@@ -1,4 +1,4 @@
-"""What a model relies on: accuracy with the shortcut kept, randomised, flipped and removed, and where it looks."""
+"""assess: accuracy with the shortcut kept, randomised, flipped and removed, and the relevance in its mask."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ RELIES = 0.1  # share of predictions that follow the shortcut, above which a mod
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Assessment(Result):
-    """What `assess` measured; all values are fractions.
+    """The result of `assess`; all values are fractions.
 
     Attributes:
-        accuracy: by what became of the shortcut ("kept", "randomised", "flipped", "removed"), over all samples.
-        groups: likewise, in each group.
-        changed: the share of samples whose predicted class is another than with the shortcut kept.
-        mass: by explainer, the share of sum |attribution| that lies in the mask, mean over the samples that have one.
-        area: the share of the features that lie in the mask, over the same samples: the mass of relevance that is
-            spread evenly.
+        accuracy: over all samples, for each variant of the shortcut: "kept", "randomised", "flipped", "removed".
+        groups: the same in each group.
+        changed: the share of samples whose predicted class differs from that with the shortcut kept, by variant.
+        mass: the share of sum |attribution| that lies in the mask, by explainer; mean over the samples with a mask.
+        area: the share of the features that lie in the mask, over the same samples. Relevance that is spread evenly has
+            this mass.
         samples: how many there were.
         seed: of what was random: the donors and the explainers.
     """
@@ -58,15 +58,15 @@ class Assessment(Result):
 
     @property
     def worst(self) -> dict[str, float]:
-        """Accuracy in the worst group, by what became of the shortcut."""
+        """Accuracy in the worst group, for each variant of the shortcut."""
         return {name: min(groups.values()) for name, groups in self.groups.items()}
 
     @property
     def verdict(self) -> str:
         """One sentence: whether the model relies on the shortcut.
 
-        It does where more than a tenth of the predictions change when the shortcut is exchanged: "flipped", or without
-        that the change that moves most predictions.
+        It relies on it if more than a tenth of the predictions change in the variant "flipped", or, without such a
+        variant, in the one that changes most predictions.
         """
         exchanges = [name for name in self.changed if name not in (KEPT, REMOVED)] or list(self.changed)
         if not exchanges:
@@ -94,7 +94,7 @@ class Assessment(Result):
         }
 
     def to_pandas(self) -> Any:
-        """One row for each thing that became of the shortcut: accuracy, worst, changed, and each group.
+        """One row for each variant of the shortcut: accuracy, worst group, changed, and each group.
 
         Raises:
             MissingDependencyError: where pandas is absent.
@@ -134,14 +134,14 @@ def assess(  # noqa: PLR0913
     seed: int = 0,
     progress: bool = True,
 ) -> Assessment:
-    """How right a model is, and how much of that hangs on a shortcut.
+    """Accuracy of a model, and how much of it depends on a shortcut.
 
-    What becomes of the shortcut is said by `decoy`. Where only masks are given, the masked region is the shortcut:
+    `decoy` makes the variants of the shortcut. If only masks are given, the masked region is the shortcut:
     "randomised" takes the region from a random other sample, "removed" fills it with 0. For "flipped", all samples get
     the region of one sample of another class. This is done with up to 4 samples of each class, 40 in all, and the one
     with the lowest accuracy on the samples of other classes is shown; samples of its own class get the worst one of the
-    others. A region that lies elsewhere is moved to where the sample's own mask is. The samples that lend their region,
-    at most 512 (or one for each class), are the first of each class in the data, which are read once more for it.
+    others. A region that lies elsewhere is moved to where the sample's own mask is. The donors, at most 512 (or one for
+    each class), are the first samples of each class in the data. The data are read a second time for them.
 
     Args:
         model: returns logits (N, C), or holds them under `head`.
@@ -150,13 +150,16 @@ def assess(  # noqa: PLR0913
         groups: (N,) names or numbers, or a function (x, y) -> (N,); None takes the classes.
         shortcut_masks: where the shortcut lies, one for each sample or one for all, in the forms that `Mitigator.fit`
             takes; in place of those in the data.
-        decoy: a function (x, told) that gives x with the shortcut telling the classes `told` (N,), or without a
-            shortcut where `told` is None; or functions (x, y) by the name of what they make of the shortcut.
-        explainers: whose relevance in the mask is measured, the penalised one and others: names, spec strings or
-            objects; or these by names of the user's. Explained is the label's score.
+        decoy: a function (x, classes) that returns x with the shortcut of these classes (N,), or without a shortcut
+            if `classes` is None; or a dict of functions (x, y) by the name of their variant.
+        explainers: explainers whose relevance in the mask is measured: names, spec strings or objects in a list, or in
+            a dict by a name for each. They explain the label's score.
         head: which output holds the logits.
-        seed: of what is random.
+        seed: of all random numbers.
         progress: show a progress bar.
+
+    Returns:
+        Accuracies in all variants of the shortcut, shares of changed predictions, and relevance in the mask.
 
     Raises:
         InvalidInputError, InvalidTypeError: for data, groups, masks or a decoy that cannot be right.
@@ -174,7 +177,7 @@ def assess(  # noqa: PLR0913
     removed       50.0 %   50.0 % (0)   50.0 %
     relevance in the mask, 50.0 % of the features: gradient 66.7 %
     """
-    chosen = _named(explainers, model, head)
+    chosen = _by_name(explainers, model, head)
     tally = _Tally(groups)
     maker = None
     with tqdm(total=count_batches(data), disable=not progress, unit="batch", desc="assess") as bar:
@@ -196,7 +199,7 @@ def assess(  # noqa: PLR0913
 
 
 class _Tally:
-    """What is counted, batch by batch."""
+    """The counts of `assess`, batch by batch."""
 
     def __init__(self, groups: Any) -> None:
         self._groups = groups
@@ -262,12 +265,12 @@ class _Tally:
 def _worst_flip(
     right: dict[str | Flip, Tensor], changed: dict[str | Flip, Tensor], labels: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Both with the worst region in place of all that were tried, under "flipped": the rest is as it came."""
+    """Both, with the worst of the tried regions under "flipped"; the other variants are unchanged."""
     flips = [name for name in right if isinstance(name, Flip) and bool((labels != name.label).any())]
     order = sorted(flips, key=lambda flip: _mean(right[flip][labels != flip.label]))
     second = next((flip for flip in order if flip.label != order[0].label), None)
 
-    def shown(values: dict[str | Flip, Tensor]) -> dict[str, Tensor]:
+    def with_worst(values: dict[str | Flip, Tensor]) -> dict[str, Tensor]:
         result: dict[str, Tensor] = {}
         for name, value in values.items():
             if isinstance(name, str):
@@ -276,14 +279,14 @@ def _worst_flip(
                 result[FLIPPED] = torch.where(labels == order[0].label, values[second], values[order[0]])
         return result
 
-    return shown(right), shown(changed)
+    return with_worst(right), with_worst(changed)
 
 
 def _mean(values: Tensor) -> float:
     return values.double().mean().item()
 
 
-def _named(explainers: Any, model: nn.Module, head: str | int) -> dict[str, Explainer]:
+def _by_name(explainers: Any, model: nn.Module, head: str | int) -> dict[str, Explainer]:
     """Explainers bound to the model, by a name each."""
     if isinstance(explainers, Mapping):
         return {name: EXPLAINERS.create(e).set_kwargs(model=model, head=head) for name, e in explainers.items()}

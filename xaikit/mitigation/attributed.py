@@ -1,4 +1,4 @@
-"""A mitigator whose penalty is a number made of an attribution, by any differentiable explainer."""
+"""Mitigators whose penalty is computed from an attribution by any differentiable explainer."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ MODES = ("auto", "eval", "train")
 class AttributionMitigator(Mitigator):
     """Penalises what a differentiable explainer attributes the chosen score to.
 
-    ``mode`` says in which mode the model is explained. "auto": in evaluation mode, as it will be deployed; where no
-    module in training mode would notice, and the explainer needs one plain pass, that pass also gives the logits of the
-    task loss. "train": in the model's own mode, always in that one pass where the explainer allows it: what the
-    published codes do, a third cheaper for a net with BatchNorm or dropout. "eval": evaluation mode in a pass of its
-    own, for a model whose dependence on the mode cannot be seen in its code.
+    ``mode`` says in which mode the model is explained. "auto": in evaluation mode, as it will be deployed. If both
+    modes compute the same, and the explainer needs one plain pass, that pass also gives the logits of the task loss.
+    "train": in the model's own mode; one pass gives both if the explainer allows it. The published codes do this; it
+    is a third cheaper for a net with BatchNorm or dropout. "eval": evaluation mode in a separate pass, for a model
+    whose code does not show that it depends on the mode.
     """
 
     RENAMED_MEMBERS: ClassVar[Mapping[str, str]] = {"_of": "_attribution_penalty"}

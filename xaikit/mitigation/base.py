@@ -1,9 +1,11 @@
-"""Mitigator: a training loss with a penalty on the explanation, any registered explainer's."""
+"""Mitigator: a training loss with a penalty on the explanation of any registered explainer."""
 
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
@@ -13,7 +15,7 @@ from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Configured, Explain
 from xaikit.core.arrays import to_tensor
 from xaikit.core.batch import Batch, read_batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError
-from xaikit.core.model_state import buffers_kept_on_error
+from xaikit.core.model_state import EarlierStatistics, buffers_kept_on_error
 from xaikit.core.renames import renamed_arguments
 from xaikit.core.value_equality import same_value, value_hash
 from xaikit.core.value_ranges import off_cpu, ranges_known
@@ -24,9 +26,11 @@ from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import full_precision, logits_of
 from xaikit.mitigation.history import History
+from xaikit.mitigation.optimizers import check_optimizer
 from xaikit.mitigation.penalties import EXPLANATION, REGRESSION, check_labels, gradient_ratio, task_loss
 from xaikit.mitigation.reader import Reader, missing_masks
 from xaikit.mitigation.sources import InMemorySource, training_source
+from xaikit.mitigation.task_losses import check_task_loss, named_loss
 from xaikit.mitigation.trainer import Options, train
 
 
@@ -58,19 +62,11 @@ def _device(value: Any, where: str) -> Any:
         raise InvalidInputError(f"{where} must name a torch device such as 'cpu' or 'cuda', got {value!r}") from None
 
 
-def _task_loss(value: Any, where: str) -> Any:
-    if value is not None and value != REGRESSION and (not callable(value) or isinstance(value, type)):
-        raise InvalidTypeError(
-            f"{where} must be a function (logits, labels) -> loss, 'regression' or None, got {value!r}"
-        )
-    return value
-
-
 class Mitigator(Configured, abc.ABC):
-    """Trains a model while its explanation is held to something.
+    """Trains a model with a penalty that makes it ignore a shortcut.
 
-    `loss` serves the user's own loop, `fit` is ours. The model's own mode, hooks and random state stay as they are.
-    Under autocast the penalty is computed in float32 all the same: its derivative is a second one.
+    `loss` is for the user's own training loop, `fit` is our loop. The model's mode, hooks and random state stay as they
+    are. Under autocast the penalty is still computed in float32, because its gradient is a second derivative.
     """
 
     REGISTRY: ClassVar[Any] = MITIGATORS
@@ -78,14 +74,15 @@ class Mitigator(Configured, abc.ABC):
     NEEDS_MASK: ClassVar[bool] = True  # else no mask means everything
     MASK_NAME: ClassVar[str] = "shortcut_masks"  # the keyword of `fit`: what a mask means to this mitigator
     RENAMED_SETTINGS: ClassVar[dict[str, str]] = {"where": "mask_scope"}
-    EMPTY_MASK_WARNING: ClassVar[str | None] = "nothing is penalised"  # what comes of a mask that is zero everywhere
+    EXPLAINS_AS_DEPLOYED: ClassVar[bool] = True  # the penalty's own pass is one in evaluation mode
+    EMPTY_MASK_WARNING: ClassVar[str | None] = "nothing is penalised"  # the effect of a mask that is zero everywhere
 
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = "gradient"
     mask_scope: Annotated[
         str, Categorical("sample", "class", search=False), "one mask for each sample, or for each class: the label's"
     ] = "sample"
     task_loss: Annotated[
-        Any, _task_loss, "of the task: a function (logits, labels) or 'regression'; None chooses by the labels"
+        Any, check_task_loss, "of the task: a function (logits, labels) or a name; None chooses by the labels"
     ] = None
     warmup: Annotated[float, Float(ge=0), "epochs over which the weight rises from 0, in a straight line"] = 0.0
     balance: Annotated[
@@ -97,7 +94,11 @@ class Mitigator(Configured, abc.ABC):
     ] = "constant"
     n_epochs: Annotated[int, Int(ge=1), "passes over the data"] = 10
     batch_size: Annotated[int, Int(ge=1), "samples in a step, for data given as tensors"] = 8
-    optimizer: Annotated[str, Categorical("adam", "adamw", "sgd", search=False), "who takes the steps"] = "adam"
+    optimizer: Annotated[
+        Any,
+        check_optimizer,
+        "a name of torch.optim with its settings ('sgd:momentum=0.9'), or a function of parameters",
+    ] = "adam"
     weight_decay: Annotated[float, Float(ge=0), "of the optimizer"] = 0.0
     clip_grad_norm: Annotated[float | None, Float(gt=0, optional=True), "largest norm of a step's gradient"] = None
     head: Annotated[str | int, "which output holds the logits, where the model returns several"] = "logits"
@@ -145,9 +146,17 @@ class Mitigator(Configured, abc.ABC):
         >>> [RRR(lr=0.1, n_epochs=4, lr_schedule="cosine").lr_at(epoch) for epoch in (0, 2, 4)]
         [0.1, 0.05, 0.0]
         """
+        return self.lr * self.lr_share_at(epoch)
+
+    def lr_share_at(self, epoch: float) -> float:
+        """What share of its first learning rate every group of parameters has at some time of the training.
+
+        Args:
+            epoch: epochs that are done, fractions included.
+        """
         progress = min(1.0, epoch / self.n_epochs)
         shares = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
-        return self.lr * shares[self.lr_schedule]
+        return shares[self.lr_schedule]
 
     def loss(self, model: nn.Module, batch: Any, *, seed: int | None = None, weight: float | None = None) -> Loss:
         """The loss of one batch.
@@ -159,7 +168,7 @@ class Mitigator(Configured, abc.ABC):
                 masks as for `fit`, also a list with a mask or None for each sample. Where no mask is needed,
                 (inputs, labels) will do. Arrays and lists are read like tensors.
             seed: of the explainer's noise; None draws one from torch's global random state.
-            weight: in place of the setting, as in a warm-up; 0 is the plain step, bit for bit.
+            weight: of the penalty, in place of the setting, as in a warm-up; 0 gives the plain step bit for bit.
 
         Returns:
             task (mean cross-entropy; mean squared error for a regression; or what `task_loss` gives), penalty
@@ -177,10 +186,11 @@ class Mitigator(Configured, abc.ABC):
         with buffers_kept_on_error(model), explain_batchnorm_error():
             if weight == 0:
                 # Bit for bit the plain step; the penalty is still measured.
+                earlier = EarlierStatistics(model)
                 logits = logits_of(model, x, self.head)
                 y = self.task_labels(y, logits)
                 task = self.task_of(logits, y)
-                with torch.no_grad():
+                with torch.no_grad(), earlier.active():
                     penalty = self._penalty(model, x, y, masks, seed=0, create_graph=False)
                 return Loss(task, penalty, task, logits)
             seed = int(torch.randint(2**31, ())) if seed is None else seed
@@ -202,6 +212,7 @@ class Mitigator(Configured, abc.ABC):
         groups: Any = None,
         checkpoint: Any = None,
         fabric: Any = None,
+        on_epoch: Callable[[dict[str, float], nn.Module], Any] | None = None,
         progress: bool = True,
     ) -> History:
         """Train the model in place: ``fit(model, images, labels, masks)`` or ``fit(model, loader)``.
@@ -228,6 +239,7 @@ class Mitigator(Configured, abc.ABC):
                 exists, resumed from.
             fabric: a Lightning Fabric, which says on which devices, in how many processes and in which precision to
                 train; `batch_size`, or the batch of a loader, is then that of all processes together.
+            on_epoch: called after each epoch with its row, as `History` holds it, and the model: to log, or to save.
             progress: show a progress bar.
 
         Returns:
@@ -246,26 +258,28 @@ class Mitigator(Configured, abc.ABC):
         stopping.check(model)
         if labels is not None and region is None and self.NEEDS_MASK:
             raise InvalidInputError("fit needs labels and masks beside the inputs: fit(model, images, labels, masks)")
+        if on_epoch is not None and not callable(on_epoch):
+            raise InvalidTypeError(f"on_epoch must be a function (row, model), got {on_epoch!r}")
         source = training_source(data, labels, self.batch_size, self._reader(model, region))
         check_data(self, model, source)
         if isinstance(source, InMemorySource):
             watch = MaskWatch()
             watch.look(source.samples.masks)
             watch.warn(self, stacklevel=4)
-        history: History = processes.launch(train, self, model, source, Options(path, stopping, progress))
+        history: History = processes.launch(train, self, model, source, Options(path, stopping, progress, on_epoch))
         return history
 
     @property
     def flat_when_sure(self) -> bool:
-        """Whether the penalised scores are flat where the model is sure, so that the penalty is inert."""
+        """Whether the penalised scores have almost no gradient when the model is sure, so that the penalty has none."""
         return False
 
-    def _of_full_mask(self) -> str | None:
-        """What comes of a mask that covers everything, where that cannot be meant."""
+    def _full_mask_warning(self) -> str | None:
+        """The effect of a mask that covers everything, for a warning; None if such a mask may be meant."""
         return None
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """What a part of a batch weighs in the penalty of the whole.
+        """The weight of a part of a batch in the penalty of the whole batch.
 
         The penalty of a batch is the sum over its parts of penalty_share * penalty of the part. A sum over samples adds
         up as it is; a mean is over the samples that have a mask.
@@ -276,9 +290,9 @@ class Mitigator(Configured, abc.ABC):
         return 1.0 if getattr(self, "reduction", "mean") == "sum" else fraction.explained
 
     @property
-    def has_own_loss(self) -> bool:
-        """Whether the task's loss is a function of the user's, which takes labels of any form."""
-        return callable(self.task_loss)
+    def takes_any_labels(self) -> bool:
+        """Whether the task's loss was named, or is a function of the user's: such a loss takes labels of any form."""
+        return self.task_loss is not None and self.task_loss != REGRESSION
 
     def task_labels(self, labels: Any, logits: Tensor) -> Tensor:
         """The labels as the task's loss takes them, on the logits' device.
@@ -290,7 +304,7 @@ class Mitigator(Configured, abc.ABC):
         Raises:
             InvalidInputError, InvalidTypeError: as `check_labels`, where the loss is no function of the user's.
         """
-        if self.has_own_loss:
+        if self.takes_any_labels:
             return to_tensor(labels, "labels").to(logits.device)
         return check_labels(labels, logits, regression=self.task_loss == REGRESSION)
 
@@ -304,9 +318,10 @@ class Mitigator(Configured, abc.ABC):
         Raises:
             InvalidInputError: where a function of the user's returns no scalar.
         """
-        if not self.has_own_loss:
+        if not self.takes_any_labels:
             return task_loss(logits, labels)
-        value = self.task_loss(logits, labels)
+        function = named_loss(self.task_loss) if isinstance(self.task_loss, str) else self.task_loss
+        value = function(logits, labels)
         if not isinstance(value, Tensor) or value.ndim:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InvalidInputError(
@@ -326,12 +341,12 @@ class Mitigator(Configured, abc.ABC):
     def _reader(self, model: nn.Module, masks: Any = None) -> Reader:
         """How the batches of a training are read."""
         name = type(self).__name__ if self.NEEDS_MASK else ""
-        options: dict[str, Any] = {"by_class": self.mask_scope == "class", "free_labels": self.has_own_loss}
+        options: dict[str, Any] = {"by_class": self.mask_scope == "class", "free_labels": self.takes_any_labels}
         return Reader(model, needs_mask=name, masks=masks, what=self.MASK_NAME, **options)
 
     def _read(self, model: nn.Module, batch: Any) -> Batch:
         """A batch as the user gave it, read."""
-        options: dict[str, Any] = {"check": False, "move": True, "free_labels": self.has_own_loss}
+        options: dict[str, Any] = {"check": False, "move": True, "free_labels": self.takes_any_labels}
         by_class = self.mask_scope == "class"
         read = read_batch(batch, model, by_class=by_class, masks=self.MASK_NAME, **options)
         if self.NEEDS_MASK and read.masks is None:
@@ -356,10 +371,11 @@ class Mitigator(Configured, abc.ABC):
         return regions[0] if regions else None
 
     def _logits_and_penalty(self, model: nn.Module, x: Any, y: Any, masks: Any, seed: int) -> tuple[Tensor, Tensor]:
-        """Both from the inputs, with their graphs; labels are not yet compared with the logits."""
+        """The logits and the penalty, with their graphs; the labels have not been compared with the logits yet."""
+        earlier = EarlierStatistics(model)
         logits = logits_of(model, x, self.head)
         y = self.task_labels(y, logits)
-        with full_precision(x) as exact:
+        with full_precision(x) as exact, earlier.active() if self.EXPLAINS_AS_DEPLOYED else contextlib.nullcontext():
             return logits, self._penalty(model, exact, y, masks, seed=seed, create_graph=True)
 
     @abc.abstractmethod

@@ -36,25 +36,27 @@ def _function(value: Any, where: str) -> Any:
 class CDEP(Mitigator):
     """Mean cross-entropy + lambda_cdep * penalty of the masked part's score (Rieger et al. 2020, arXiv:1909.13584).
 
-    A split of the input gives each class two scores: `penalised`, that of what must not matter, and `other`, that
-    of the rest. The penalty is the mean over samples and classes (all, or the label's) of
+    A split of the input into two parts gives each class two scores: `penalised`, of the part that must not matter, and
+    `other`, of the rest. The penalty is the mean over samples and classes (all, or only the label's) of
 
     * ``form="sigmoid"``: sigmoid(penalised - other), as published for images;
     * ``form="log"``: log(1 + exp(penalised - other)), as published for text, with ``target="label"``;
     * ``form="l1"``, ``"squared"``: |penalised - goal| or its square; with ``centred`` less the mean over the classes.
 
-    What must not matter is mask * (x - keep(x)), or mask * x without `keep`: with ``keep`` the grey image, say, it is
-    the colour. It is the relevant part as published; ``part="irrelevant"`` makes it the other one, which gets the
-    interactions as well under the published rules, ``explainer="contextual_decomposition:rules=cdep"``; the symmetric
-    ones give it half of them. The published sigmoid saturates within a few steps and is content
-    with a shift of all classes; on colour, ``form="squared", centred=True, part="irrelevant"`` works where it fails.
+    The part that must not matter is mask * (x - keep(x)), or mask * x without `keep`. If `keep` returns the grey image,
+    for example, that part is the colour. As published, it is the relevant part of the decomposition.
+    ``part="irrelevant"`` makes it the irrelevant part. Under the published rules,
+    ``explainer="contextual_decomposition:rules=cdep"``, the irrelevant part also gets the interactions of both parts;
+    the symmetric rules give it half of them. The published sigmoid saturates within a few steps, and a shift of all
+    classes satisfies it. On colour it fails, and ``form="squared", centred=True, part="irrelevant"`` works.
 
-    An explainer that cannot decompose an output gives the sums of its attribution inside and outside the mask instead.
+    For an explainer that cannot decompose an output, the two scores are the sums of its attribution inside and outside
+    the mask.
 
-    The model is decomposed in evaluation mode. Where no module in training mode would notice, the two parts add up to
-    the logits of the task loss, which need no pass of their own then; ``mode="eval"`` has them computed apart, to the
-    last bit as without a penalty. ``steps`` says at which steps of an LSTM the constant counts as what must not matter.
-    The published text code takes the decoy word and the one after it, but the constant of the decoy word alone:
+    The model is decomposed in evaluation mode. If both modes compute the same, the sum of the two parts also serves as
+    the logits of the task loss. ``mode="eval"`` computes these in a separate pass, bit for bit as without a penalty.
+    ``steps`` says at which steps of an LSTM the bias is counted to the part that must not matter. The published text
+    code masks the decoy word and the word after it, but takes the bias of the decoy word alone:
     ``steps=lambda words: words * (1 - torch.cat([0 * words[..., :1], words[..., :-1]], -1))``.
 
     >>> import torch
@@ -82,7 +84,7 @@ class CDEP(Mitigator):
     mode: Annotated[str, Categorical(*MODES, search=False), "whether the decomposition may give the logits"] = "auto"
     steps: Annotated[Any, _function, "a function of token masks (M, N, T): the steps whose constant counts"] = None
 
-    def _of_full_mask(self) -> str | None:
+    def _full_mask_warning(self) -> str | None:
         full_penalty = self.keep is None
         return (
             "the whole output is penalised: mask what must not matter, or say what may with keep="
@@ -135,7 +137,7 @@ class CDEP(Mitigator):
         return penalty(penalised, other, self.form, goal=self.goal, present=present)
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """The mean is over the samples that have anything masked.
+        """The part's share of the samples that have anything masked, over which the penalty is a mean.
 
         Args:
             fraction: how much of the batch the part is.
@@ -195,7 +197,7 @@ def penalty(penalised: Tensor, other: Tensor, form: str, *, goal: float = 0.0, p
         penalised: score of what must not matter.
         other: score of the rest.
         form: one of `FORMS`.
-        goal: what the score is drawn to, for "l1" and "squared".
+        goal: the value that the score should have, for "l1" and "squared".
         present: (masks, N), the samples that have something to penalise; others do not count.
     """
     forms: dict[str, tuple[Tensor, Any]] = {
@@ -227,7 +229,7 @@ def stacked_masks(mask: Any, explained: Tensor, x: Tensor) -> Tensor:
 
 
 def _wrapped(model: nn.Module) -> bool:
-    """Whether the forward is more than that of the model inside it: it may prepare an exchange of gradients."""
+    """Whether the model is a wrapper whose forward pass does more, such as preparing an exchange of gradients."""
     distributed = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
     return distributed or torch_private.compiled_inner(model) is not None or lightning_inner(model) is not None
 

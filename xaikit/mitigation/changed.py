@@ -1,10 +1,10 @@
-"""A mitigator that trains on a changed version of the batch as well: the penalty is the task's loss there."""
+"""Mitigators that also train on a changed version of the batch: the penalty is the task loss there."""
 
 from __future__ import annotations
 
 import abc
 import contextlib
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -18,8 +18,10 @@ from xaikit.mitigation.penalties import at_least_float32
 class ChangedMitigator(Mitigator):
     """Mean cross-entropy + weight * mean cross-entropy of the changed samples with the same labels.
 
-    No explanation takes part, so ``explainer`` has no effect.
+    It computes no explanation, so ``explainer`` has no effect.
     """
+
+    EXPLAINS_AS_DEPLOYED: ClassVar[bool] = False
 
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, masks: Any, *, seed: int, create_graph: bool) -> Tensor:
         # Only measured, the pass must leave no trace in the model.
@@ -27,7 +29,7 @@ class ChangedMitigator(Mitigator):
             return self.task_of(at_least_float32(self._changed_logits(running, x, masks, seed)), y)
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """The mean is over all samples.
+        """The part's share of all samples, over which the penalty is a mean.
 
         Args:
             fraction: how much of the batch the part is.

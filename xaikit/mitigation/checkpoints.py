@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from xaikit.core.archives import check_archive
 from xaikit.core.errors import CheckpointError, InvalidInputError, InvalidTypeError
+from xaikit.core.files import partial_path
 
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Mitigator
@@ -58,7 +60,7 @@ def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], progress: dic
         "stand": json.dumps(progress),
         **parts,
     }
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_path(path)
     try:
         with partial.open("wb") as file:
             torch.save(content, file)
@@ -92,6 +94,7 @@ def read(
     """
     if not path.exists():
         return None
+    check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         saved, progress = json.loads(content.pop("settings")), json.loads(content.pop("stand"))
@@ -130,5 +133,5 @@ def _described(value: Any) -> str:
 
 
 def _default(mitigator: Mitigator, name: str) -> Any:
-    """What a setting was in a file of a version that did not have it yet."""
+    """The value of a setting for a file of a version that did not have it yet."""
     return _described(mitigator.SETTINGS[name].default) if name in mitigator.SETTINGS else None

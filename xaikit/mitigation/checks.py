@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def check_model(model: Any) -> None:
-    """What `fit` can train.
+    """Check that `fit` can train a model.
 
     Raises:
         InvalidTypeError: for anything but a module.
@@ -84,7 +84,7 @@ def _check_single(model: nn.Module, one: Batch) -> None:
 
 
 class MaskWatch:
-    """Whether any of the masks that it looked at holds something, and whether any leaves something out."""
+    """Notes whether any mask marks something, and whether any mask leaves something out."""
 
     def __init__(self) -> None:
         self.inside = self.outside = False
@@ -105,15 +105,15 @@ class MaskWatch:
         """Warn of masks that are zero everywhere or cover everything, where that cannot be meant."""
         if not self.inside and mitigator.EMPTY_MASK_WARNING:
             warnings.warn(f"the mask is zero everywhere, so {mitigator.EMPTY_MASK_WARNING}", stacklevel=stacklevel)
-        if not self.outside and (comes := mitigator._of_full_mask()):
+        if not self.outside and (comes := mitigator._full_mask_warning()):
             warnings.warn(f"the mask covers everything, so {comes}", stacklevel=stacklevel)
 
 
 class DoubtWatch:
-    """Whether the scores that a penalty explains are flat, since the model is sure of its classes.
+    """Notes whether the scores that a penalty explains have almost no gradient, because the model is sure.
 
-    The derivative of log p by the logits is at most 1 - p, the doubt. It is watched over one epoch: the first in which
-    the penalty has its full weight. A model that is sure before the penalty acts will not learn from it.
+    The derivative of log p by the logits is at most 1 - p, the doubt. Its mean is taken over one epoch: the first in
+    which the penalty has its full weight. If the model is sure by then, the penalty has no effect.
     """
 
     FLAT = 0.05  # mean doubt below which a squared gradient of log p is less than a hundredth of the logit's
@@ -132,9 +132,7 @@ class DoubtWatch:
             return torch.tensor(torch.nan, device=logits.device)
         chances = logits.detach().softmax(-1)
         is_class = (
-            labels.shape == logits.shape[:1]
-            and not labels.is_floating_point()
-            and not callable(self._mitigator.task_loss)
+            labels.shape == logits.shape[:1] and not labels.is_floating_point() and not self._mitigator.takes_any_labels
         )
         return 1 - (chances.gather(1, labels[:, None]) if is_class else chances.amax(-1)).mean()
 
@@ -143,7 +141,7 @@ class DoubtWatch:
         self._sum, self._steps = self._sum + doubt, self._steps + 1
 
     def close_epoch(self, begun: float, *, stacklevel: int) -> bool:
-        """Warn where the scores are flat; whether the epoch was the one to look at.
+        """Warn if the scores are flat; return whether this was the epoch that is looked at.
 
         Args:
             begun: epochs that were done when this one began.
@@ -165,7 +163,7 @@ class DoubtWatch:
 
 @contextlib.contextmanager
 def explain_batchnorm_error() -> Iterator[None]:
-    """Say in words what torch says of a single sample.
+    """While active, BatchNorm's error for a single sample becomes a sentence with a remedy.
 
     Raises:
         InvalidInputError: where BatchNorm in training mode meets a single value.

@@ -1,4 +1,4 @@
-"""Class artifact compensation: a concept among a layer's channels made to count for nothing, in three ways."""
+"""Class artifact compensation: three methods that make a model ignore a concept in a layer's channels."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from xaikit.mitigation.projections import Direction
 class RRClArC(AttributionMitigator):
     """Mean cross-entropy + lambda_rr * mean of <dS/da, v>² (Dreyer et al. 2024, arXiv:2308.09437).
 
-    a are the activations of the concept's layer and v its direction: the score S shall not react to it. At a layer with
-    positions the squares of all positions are added. By default S is a random combination of the logits, so that no
-    class reacts; ``target="label"`` is the class-specific form. A mask is not needed; one says at which positions.
+    a are the activations of the concept's layer, and v is the concept's direction, to which the score S must not react.
+    At a layer with positions, the squares of all positions are added. By default S is a random combination of the
+    logits, so that no class reacts; ``target="label"`` is the class-specific form. A mask is optional; it selects
+    positions.
 
     >>> import torch
     >>> from torch import nn
@@ -66,7 +67,8 @@ class AClArC(ChangedMitigator):
     """Mean cross-entropy + lambda_a * that of the samples with the concept added.
 
     At the concept's layer, the activations a become a - v vᵀ (a - z), with z the mean of samples that show the concept:
-    every sample seems to show it, so that it tells nothing (Anders et al. 2022, arXiv:1912.11425). Masks are not used.
+    every sample seems to show the concept, so it says nothing about the class (Anders et al. 2022, arXiv:1912.11425).
+    Masks are not used.
 
     >>> import torch
     >>> from torch import nn
@@ -96,7 +98,7 @@ class AClArC(ChangedMitigator):
 
 
 class PClArC:
-    """Takes a concept out of a model without training it (Anders et al. 2022, arXiv:1912.11425).
+    """Removes a concept from a model without training (Anders et al. 2022, arXiv:1912.11425).
 
     At the concept's layer, the activations a become a - v vᵀ (a - z), with z the mean of samples without the concept.
 
@@ -118,6 +120,9 @@ class PClArC:
 
         Args:
             model: the one that the concept was fitted on, or one with the same layer.
+
+        Returns:
+            The handle of the hook: ``handle.remove()`` undoes the change, and it is a context manager.
         """
         return _moved(model, self.concept, self.concept.absent)
 

@@ -31,7 +31,7 @@ class Comparison(Result):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What every training has, in order."""
+        """Names of the measures that every training has, in order."""
         first, *others = (row for rows in self.rows.values() for row in rows)
         return tuple(name for name in first if all(name in row for row in others))
 
@@ -167,6 +167,9 @@ def compare(
         trainings: by name, an assessment for each seed, in the same order of seeds.
         groups: also compare the accuracy in each group.
         confidence: of the intervals.
+
+    Returns:
+        The table, with the mean over the seeds and its interval for each training and measure.
 
     Raises:
         InvalidInputError: for no training, one without an assessment, or a confidence outside (0, 1).

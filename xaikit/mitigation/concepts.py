@@ -58,7 +58,7 @@ class Concept(Result):
         channel_axis: int = 1,
         regularization: float = 1.0,
     ) -> Concept:
-        """Fit the direction on activations averaged over the positions.
+        """A concept whose direction is fitted to activations, averaged over the positions.
 
         Args:
             model: the model, run in evaluation mode.
@@ -66,9 +66,9 @@ class Concept(Result):
             labels: (N,), true or 1 where a sample shows the concept, false or 0 elsewhere.
             layer: whose output, (N, channels, ...), holds the concept.
             method: "pattern": the covariance of activation and label over the label's variance, which is the difference
-                of the two means; not drawn aside by noise that the classes share (Pahde et al. 2022,
+                of the two means; noise that both classes share does not change it (Pahde et al. 2022,
                 arXiv:2202.03482). "ridge" and "svm": the weights of a linear classifier on standardised activations,
-                with squared error or squared hinge.
+                with squared error or squared hinge loss.
             channel_axis: where the output has its channels; -1 in (N, tokens, channels).
             regularization: of "ridge" and "svm": the penalty regularization * |w|² / 2 against a sum over samples.
 
@@ -98,7 +98,7 @@ class Concept(Result):
         return cls(name, unit.to(dtype), absent.to(dtype), present.to(dtype), channel_axis)
 
     def moved(self, activation: Tensor, to: Tensor) -> Tensor:
-        """A - v vᵀ (a - to): activations whose part along the direction v is that of `to`.
+        """Activations a - v vᵀ (a - to), whose part along the direction v is that of `to`.
 
         Args:
             activation: of the layer, (N, channels, ...) or as `channel_axis` says.

@@ -1,4 +1,4 @@
-"""Counterexamples: samples whose masked region says nothing of the label, since it is drawn anew in every batch."""
+"""Counterexamples: samples whose masked region is replaced in every batch, so it says nothing about the label."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.masks import leaves_of
 from xaikit.core.structure import flatten
+from xaikit.factors.exchange import exchanged, is_text
 from xaikit.mitigation.changed import ChangedMitigator
-from xaikit.mitigation.exchange import exchanged, is_text
 
 FILLS = ("permute", "uniform", "noise", "colour")
 
@@ -29,13 +29,13 @@ def _fill(value: Any, where: str) -> Any:
 
 @MITIGATORS.register("counterexamples")
 class Counterexamples(ChangedMitigator):
-    """Mean cross-entropy + lambda_ce * that of the samples with their masked region drawn anew.
+    """Mean cross-entropy + lambda_ce * mean cross-entropy of the samples with their masked region replaced.
 
-    From "Explanatory interactive machine learning" (Teso and Kersting 2019, AIES). It needs no explanation, costs one
-    more pass, and is the baseline to beat wherever a region can be drawn anew. What stands in the region afterwards:
+    From "Explanatory interactive machine learning" (Teso and Kersting 2019, AIES). It needs no explanation and one more
+    pass. Compare other mitigators with it wherever a region can be replaced. What the region is replaced by:
 
-    * ``fill="permute"``: what another sample of the batch, drawn at random, has there; of tokens, wherever they stand,
-      what another text has in its own mask;
+    * ``fill="permute"``: the same region of another sample of the batch, drawn at random; for tokens, those that
+      another text has in its own mask, wherever they stand;
     * ``fill="uniform"``: uniform noise over the batch's range in each channel;
     * ``fill="noise"``: normal noise with the batch's mean and standard deviation in each channel;
     * ``fill="colour"``: one value for each sample and channel, uniform over the batch's range;
@@ -56,7 +56,7 @@ class Counterexamples(ChangedMitigator):
         "permute"
     )
 
-    def _of_full_mask(self) -> str | None:
+    def _full_mask_warning(self) -> str | None:
         return "the counterexamples hold nothing of the samples: mask what must not matter"
 
     def _changed_logits(self, model: nn.Module, x: Any, masks: Any, seed: int) -> Tensor:

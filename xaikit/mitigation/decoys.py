@@ -1,4 +1,4 @@
-"""What becomes of a shortcut: kept, randomised, flipped, removed."""
+"""Variants of samples for `assess`, with the shortcut kept, randomised, flipped or removed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.structure import flatten
-from xaikit.mitigation.exchange import exchanged, is_text
+from xaikit.factors.exchange import exchanged, is_text, mask_like
 
 Decoy = Callable[[Any, Any], Any]
 KEPT, RANDOMISED, FLIPPED, REMOVED = "kept", "randomised", "flipped", "removed"
@@ -35,13 +34,13 @@ class Flip(NamedTuple):
 
 
 def mirrored(labels: Tensor, classes: int) -> Tensor:
-    """The class C - 1 - y; the next one, where that is y itself."""
+    """The class C - 1 - y; if that is y itself, the next class."""
     other = classes - 1 - labels
     return torch.where(other == labels, (labels + 1) % classes, other)
 
 
 class Decoys:
-    """Puts into samples x the shortcut that belongs to the classes `told`; with None it takes the shortcut out."""
+    """The user's function (x, classes): it puts the shortcut of these classes into x, or with None removes it."""
 
     def __init__(self, decoy: Decoy, classes: int, seed: int) -> None:
         self._decoy, self._classes = decoy, classes
@@ -57,7 +56,7 @@ class Decoys:
 
 
 class Named:
-    """Functions (x, y) by the name of what they make of the shortcut; the samples as they are keep it."""
+    """The user's functions (x, y) by the name of their variant; unchanged samples are the variant "kept"."""
 
     def __init__(self, decoys: Mapping[str, Decoy]) -> None:
         self._decoys = decoys
@@ -70,7 +69,7 @@ class Named:
 
 
 class Regions:
-    """The masked region is the shortcut; it is taken from other samples, by the class that these have."""
+    """The masked region is the shortcut; the variants take it from other samples, chosen by their class."""
 
     def __init__(self, samples: Iterator[tuple[Any, Tensor, Any]], classes: int, seed: int) -> None:
         self._classes, self._generator = classes, torch.Generator().manual_seed(seed)
@@ -80,7 +79,7 @@ class Regions:
             if mask is None:
                 continue
             (tensor,) = _single(x)
-            inside = _inside(mask, tensor)
+            inside = mask_like(mask, tensor)
             for row, label in enumerate(y.tolist()):
                 # A text without a masked token has none to lend.
                 able = not is_text(tensor) or bool((inside[row] > 0.5).any())
@@ -103,12 +102,12 @@ class Regions:
         return lent
 
     def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str | Flip, Any]]:
-        """Each with its name, the kept one first; only that where there is no mask."""
+        """Each variant with its name, "kept" first; only "kept" if there is no mask."""
         yield KEPT, x
         if mask is None or len(self._donors) < 2:
             return
         (tensor,), rebuild = _single(x), flatten(x)[1]
-        inside = _inside(mask, tensor)
+        inside = mask_like(mask, tensor)
         present = torch.tensor(list(self._donors))
         random = present[torch.randint(len(present), y.shape, generator=self._generator)]
         other, donor_masks = (part.to(tensor.device) for part in self._choose_donors(random, present))
@@ -120,19 +119,13 @@ class Regions:
         yield REMOVED, rebuild((removed,))
 
     def _choose_donors(self, classes: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """A random sample of each class, and its mask; of the nearest class that the data have."""
+        """A random donor of each class, and its mask; if a class has no donor, the nearest class that has one."""
         chosen = []
         for label in classes.tolist():
             donors = self._donors[int(present[(present - label).abs().argmin()])]
             chosen.append(donors[int(torch.randint(len(donors), (), generator=self._generator))])
         rows, masks = zip(*chosen, strict=True)
         return torch.stack(rows), torch.stack(masks)
-
-
-def _inside(mask: Any, tensor: Tensor) -> Tensor:
-    """The mask in the shape of the samples."""
-    form = tensor if tensor.is_floating_point() else tensor.float()
-    return fit_masks(mask, (form,), (tensor,), what="shortcut_masks")[0]
 
 
 def _single(x: Any) -> tuple[Tensor, ...]:
@@ -148,7 +141,7 @@ def _single(x: Any) -> tuple[Tensor, ...]:
 def decoys(
     decoy: Any, classes: int, seed: int, samples: Callable[[], Iterator[tuple[Any, Tensor, Any]]]
 ) -> Decoys | Named | Regions:
-    """What makes the variants, from what `assess` was given.
+    """The maker of the variants, from the arguments of `assess`.
 
     Raises:
         InvalidTypeError: for a decoy that is neither a function nor functions by name.
@@ -158,5 +151,7 @@ def decoys(
     if isinstance(decoy, Mapping) and all(callable(f) for f in decoy.values()):
         return Named(decoy)
     if not callable(decoy):
-        raise InvalidTypeError(f"decoy must be a function (x, told) or functions (x, y) by name, got {decoy!r}")
+        raise InvalidTypeError(
+            f"decoy must be a function (x, classes) or a dict of functions (x, y) by name, got {decoy!r}"
+        )
     return Decoys(decoy, classes, seed)

@@ -14,10 +14,10 @@ from xaikit.mitigation.evaluation import accuracies
 class EarlyStopping:
     """Looks at validation data after each epoch.
 
-    With a patience, training stops after so many epochs without a better worst group, and the weights of the best
-    epoch (the first of equals) return at the end. Without one it only looks. Epochs count from the first in which the
-    worst group is above what it was before training: a fooled model may need many epochs to get there, and to stop
-    it before would keep what it was to unlearn.
+    With a patience, training stops after so many epochs without a better accuracy in the worst group, and the model
+    gets the weights of the best epoch (the first one, if several are equal). Without a patience it only measures.
+    Counting begins with the first epoch in which the worst group is better than before training. A model that relies
+    on a shortcut may need many epochs for that, and stopping earlier would keep the shortcut.
     """
 
     def __init__(self, data: Any, groups: Any, *, patience: int | None, head: str | int) -> None:
@@ -33,7 +33,7 @@ class EarlyStopping:
 
     @property
     def active(self) -> bool:
-        """Whether there is anything to look at."""
+        """Whether there is validation data."""
         return self._data is not None
 
     @property
@@ -67,7 +67,7 @@ class EarlyStopping:
                 model.load_state_dict(self.weights)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The values for a checkpoint."""
         return {"start": self.start, "best": self.best, "waited": self.waited, "weights": self.weights}
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How right a model is, over all samples and in each group of them; the data are read batch by batch."""
+"""Accuracy of a model over all samples and in each group; the data are read batch by batch."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def accuracies(model: nn.Module, data: Any, groups: Any = None, head: str | int 
 
 
 def check_all_used(groups: Any, n: int) -> None:
-    """Groups for more samples than there are belong to other data.
+    """Refuse groups for another number of samples than the data has.
 
     Raises:
         InvalidInputError: for another number of groups than samples.

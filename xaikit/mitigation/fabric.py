@@ -1,7 +1,7 @@
-"""Where a training runs: in this process, or in the processes and on the devices that a Lightning Fabric names.
+"""Where a training runs: in this process, or in the processes and on the devices of a Lightning Fabric.
 
-Nothing here imports Lightning: a Fabric is known by what it can do, so `lightning_fabric` and `lightning.fabric` serve
-alike.
+Nothing here imports Lightning: a Fabric is recognised by its methods, so both `lightning_fabric` and `lightning.fabric`
+work.
 
 In several processes each trains on its part of every batch. Distributed data parallelism averages the gradients of W
 processes; so that this is the gradient of the whole batch, process r minimises
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 
 class BatchFraction(NamedTuple):
-    """How much of a whole batch a part of it is: each a fraction.
+    """How much of a batch one part holds.
 
     Attributes:
-        samples: of the samples.
-        masked: of the sum of the masks.
-        explained: of the samples that have anything masked.
+        samples: fraction of the samples.
+        masked: fraction of the sum of the masks.
+        explained: fraction of the samples that have anything masked.
     """
 
     samples: float = 1.0
@@ -52,8 +52,8 @@ class BatchFraction(NamedTuple):
 class StepModule(nn.Module):
     """Model and mitigator: a forward pass computes the loss.
 
-    What synchronises processes hooks into the forward pass of the module that it wraps. A loss computed on the bare
-    model would bypass it, and every process would silently train a model of its own.
+    Distributed data parallelism synchronises processes in the forward pass of the module that it wraps. A loss computed
+    on the model alone would bypass it, and every process would silently train a model of its own.
     """
 
     def __init__(self, mitigator: Mitigator, model: nn.Module) -> None:
@@ -61,14 +61,14 @@ class StepModule(nn.Module):
         self.mitigator, self.model = mitigator, model
 
     def forward(self, batch: Batch, weight: float, share: BatchFraction | None = None, world: int = 1) -> Loss:
-        """The loss of this process's part of a batch, scaled so that the average over processes is the whole's."""
+        """The loss of this process's part, scaled so that the average over processes is the loss of the whole batch."""
         loss = self.mitigator.loss(self.model, batch, weight=weight)
         if share is None:
             return loss
         part = self.mitigator.penalty_share(share) if share.samples else 0.0  # 0: the sample is padding
         total = share.samples * loss.task
         if loss.total is not loss.task:
-            # The weighted penalty is read off the loss, since a mitigator may do more than weigh it.
+            # The weighted penalty is total - task, since a mitigator may do more than multiply it by the weight.
             total = total + part * (loss.total - loss.task)
         return type(loss)(share.samples * loss.task, part * loss.penalty, world * total, loss.logits.detach())
 
@@ -241,7 +241,7 @@ class FabricProcesses(OneProcess):
 
 
 def processes(fabric: Any) -> OneProcess:
-    """Where to train.
+    """The processes to train in.
 
     Raises:
         InvalidTypeError: for anything but a Lightning Fabric.

@@ -17,7 +17,7 @@ from xaikit.core.targets import pick_head
 
 
 def run_model(model: nn.Module, inputs: Any) -> Any:
-    """What the model returns, in its own mode and with its graph.
+    """The output of the model, in its own mode and with its graph.
 
     It waits while another thread explains with torch's global random numbers, which dropout draws from too, or explains
     a model that has to run itself, since such a model is in evaluation mode meanwhile.
@@ -76,7 +76,7 @@ def class_logits(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """Evaluation mode without gradients inside; every module's own flag after. Gives the model's device.
+    """While active: evaluation mode, no gradients. Then each module's mode is as before. Yields the model's device.
 
     Args:
         model: of the user.
@@ -94,7 +94,7 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
 
 @contextlib.contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
-    """Training mode inside, every module's flag as found after.
+    """While active: training mode. Then each module's mode is as before.
 
     A model that is in training mode already keeps its flags: parts that its owner froze stay frozen.
 
@@ -122,10 +122,13 @@ def autocast_on(inputs: Any) -> bool:
 
 @contextlib.contextmanager
 def full_precision(inputs: Any) -> Iterator[Any]:
-    """Autocast off inside; gives the inputs, those of half precision in float32 where autocast was on.
+    """While active, autocast is off.
 
     Args:
         inputs: as for `run_model`.
+
+    Yields:
+        The inputs; if autocast was on, those of half precision in float32.
     """
     if not autocast_on(inputs):
         yield inputs

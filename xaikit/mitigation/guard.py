@@ -1,4 +1,4 @@
-"""What happens when a loss or its gradient is not finite: skip, go back, halve the weight, stop."""
+"""Guard: if a loss or its gradient is not finite, skip the step, go back, halve the weight, or stop."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ MAX_SAMPLES_BISECTED = 256  # samples that are tried one by one
 
 
 class Guard:
-    """Keeps the last good state: weights, buffers and optimizer for which loss and gradient were last finite.
+    """Keeps the last good state: weights, buffers and optimizer when loss and gradient were last finite.
 
-    A step that is not finite is skipped. After `limit` in a row the last good state returns and the weight of the
-    penalty halves; `limit` more without a recovery (`limit` good steps in a row) end the training with that state.
+    A step that is not finite is skipped. After `limit` skipped steps in a row the last good state is restored, and the
+    weight of the penalty is halved. If then `limit` more steps are skipped before `limit` good steps in a row, the
+    training ends with that state.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, limit: int) -> None:
@@ -56,10 +57,10 @@ class Guard:
         self.recovery = max(0, self.recovery - 1)
 
     def skip(self, problem: str, remedy: str) -> None:
-        """Leave a step out; `problem` says which and why.
+        """Skip a step; `problem` says which step and why.
 
         Raises:
-            TrainingError: when this was one too many; the model holds the last good state.
+            TrainingError: when too many steps were skipped; the model holds the last good state.
         """
         self._undo_buffers()
         self.streak += 1
@@ -88,7 +89,7 @@ class Guard:
         )
 
     def end(self, remedy: str) -> None:
-        """Call after the last step: a training does not end on weights whose loss is not finite.
+        """Call after the last step, so that a training does not end with weights whose loss is not finite.
 
         Raises:
             TrainingError: when it ends while it has not recovered from a return.
@@ -115,7 +116,7 @@ class Guard:
         self.streak = 0
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps; the last good state only where it is not the present one."""
+        """The values for a checkpoint; the last good state only if it is not the present one."""
         good = {"kept": self._saved, "moments": self._moments} if self.streak else {}
         return {"factor": self.factor, "streak": self.streak, "recovery": self.recovery, **good}
 
@@ -137,9 +138,9 @@ class Guard:
 
 
 def suspects(mitigator: Any, model: nn.Module, batch: Batch, weight: float) -> list[int]:
-    """The rows of a batch whose loss or gradient is not finite when they stand alone, in evaluation mode.
+    """The rows of a batch whose loss or gradient is not finite on the row alone, in evaluation mode.
 
-    Empty where only the batch as a whole fails, or where it is too large to try each.
+    Empty if only the batch as a whole fails, or if the batch is too large to try each row.
     """
     tensors = flatten(batch.inputs)[0]
     n = batch.size

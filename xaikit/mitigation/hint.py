@@ -20,15 +20,15 @@ FORMS = ("ranking", "share")
 class HINT(AttributionMitigator):
     """Mean cross-entropy + lambda_hint * how far the explanation is from the region where it should lie.
 
-    The mask is that region: 1 = the explanation should lie here (Selvaraju et al. 2019, arXiv:1902.03751). With the
-    attribution added over channels and averaged over the cells of a grid, a_i, and the masks' mean there, m_i, each
-    sample that has a mask gives
+    The mask is that region: 1 where the explanation should lie (Selvaraju et al. 2019, arXiv:1902.03751). The
+    attribution is added over channels and averaged over the cells of a grid, which gives a_i; m_i is the mask's mean in
+    a cell. The penalty of each sample that has a mask is
 
-    * ``form="ranking"``, as published: the sum of max(0, a_j - a_i) over the pairs of cells with m_i > m_j, which the
-      network ranks the other way; the paper's regions are those of a detector, here they are the cells;
+    * ``form="ranking"``, as published: the sum of max(0, a_j - a_i) over the pairs of cells with m_i > m_j, so pairs
+      that the network ranks the other way are penalised. The paper takes a detector's regions, we take the cells;
     * ``form="share"``: 1 - sum m_i |a_i| / sum |a_i|, the share of the attribution outside the region.
 
-    ``normalization="total"`` divides a ranking by the sample's sum |a_i|, so that no weights shrink it.
+    ``normalization="total"`` divides a ranking by the sample's sum |a_i|, so that smaller weights do not shrink it.
 
     >>> import torch
     >>> model = torch.nn.Linear(4, 2)
@@ -52,7 +52,7 @@ class HINT(AttributionMitigator):
     grid: Annotated[int, Int(ge=2), "cells along each axis of an image; other inputs are ranked as they are"] = 7
     normalization: Annotated[str, Categorical("none", "total", search=False), "of a ranking"] = "none"
 
-    def _of_full_mask(self) -> str | None:
+    def _full_mask_warning(self) -> str | None:
         return "no explanation lies outside it: mask the region where the explanation should lie"
 
     def _attribution_penalty(self, attributions: Tensors, masks: Tensors) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks to stop after the present step, with everything whole; the second stops at once."""
+    """The first Ctrl-C asks the training to stop after the present step; the second one stops it at once."""
     pressed = threading.Event()
     default = signal.default_int_handler
 

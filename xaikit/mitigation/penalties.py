@@ -1,7 +1,7 @@
-"""What a penalty is made of: the score that is explained, and the number made of the masked attribution.
+"""Parts of penalties: the score that is explained, and the number that is computed from the masked attribution.
 
-Published penalties differ in target, reduction and normalisation, so that no weight carries over from one to the other;
-here each of these is named.
+Published penalties differ in target, reduction and normalisation, so their weights cannot be compared. Here each of
+these is a setting.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Call
     """The score of each sample as a function of the logits (N, C).
 
     "label": of the sample's own class; "predicted": of the class with the largest logit; "all": summed over classes;
-    "random": the inner product with a standard normal vector for each sample, less its mean over the classes. The
-    squared gradient of that last one has as its mean the squared gradients of all centred scores, summed over classes:
-    no class is left out, a shift that all classes share is free, and it costs what one class does (Hoffman et al. 2019,
-    arXiv:1908.02729, for the whole Jacobian). A model with a single output has that output as its score, always.
+    "random": the inner product with a standard normal vector for each sample, less the vector's mean over the classes.
+    The expected squared gradient of this score is the sum over classes of the squared gradients of the centred logits.
+    So it covers all classes at the cost of one, and a shift that all classes share is not penalised (Hoffman et al.
+    2019, arXiv:1908.02729, for the whole Jacobian). A model with a single output always has this output as its score.
+    Where there are logits for each position (segmentation, tokens), the scores of all positions are added up; labels
+    that are no class, such as -100, count for nothing.
 
     Args:
         target: one of `TARGETS`.
@@ -46,22 +48,54 @@ def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Call
     def score(logits: Tensor) -> Tensor:
         if logits.numel() == len(logits):
             return logits.reshape(len(logits))
-        if logits.ndim != 2:
+        if logits.ndim < 2:
             raise _not_logits(logits)
+        logits = classes_last(logits, labels)
         values = {"log_probability": logits.log_softmax, "logit": lambda _: logits, "probability": logits.softmax}[
             output
         ](-1)
         if target == "all":
-            return values.sum(-1)
+            return values.flatten(1).sum(1)
         if target == "random":
             generator = torch.Generator().manual_seed(seed)
             # The dtype is named, since a Fabric's precision may change the default, and with it the draw.
             normal = torch.randn(logits.shape, generator=generator, dtype=torch.float32).to(values)
-            return (values * (normal - normal.mean(-1, keepdim=True))).sum(-1)
+            return (values * (normal - normal.mean(-1, keepdim=True))).flatten(1).sum(1)
+        if logits.ndim > 2:
+            return _at_positions(values, labels if target == "label" else logits.argmax(-1))
         chosen = check_labels(labels, logits) if target == "label" else logits.argmax(-1)
         return values.gather(1, chosen[:, None])[:, 0]
 
     return score
+
+
+def classes_last(logits: Tensor, labels: Any) -> Tensor:
+    """Logits with the classes on the last axis.
+
+    They have them on the second axis (N, C, H, W), or last, as language models do (N, T, C): there the labels (N, T)
+    have the shape of all other axes, and would not fit otherwise.
+
+    Args:
+        logits: (N, C), (N, C, ...) or (N, ..., C).
+        labels: class indices; others say nothing of the axis.
+    """
+    if logits.ndim == 2:
+        return logits
+    shape = tuple(labels.shape) if isinstance(labels, Tensor) else ()
+    return logits if shape == logits.shape[:-1] and shape[1:] != logits.shape[2:] else logits.movedim(1, -1)
+
+
+def _at_positions(values: Tensor, classes: Any) -> Tensor:
+    """The values (N, ..., C) of a class at each position, added up."""
+    if not isinstance(classes, Tensor) or classes.is_floating_point() or classes.shape != values.shape[:-1]:
+        got = f"{classes.dtype} {tuple(classes.shape)}" if isinstance(classes, Tensor) else type(classes).__name__
+        raise InvalidInputError(
+            f"the model returns a score for each position, so target='label' needs a class for each, integers of shape "
+            f"{tuple(values.shape[:-1])}, got {got}; use target='random' or 'all', or name another output with head="
+        )
+    is_class = (classes >= 0) & (classes < values.shape[-1])
+    chosen = values.gather(-1, torch.where(is_class, classes, 0).long()[..., None])[..., 0]
+    return (chosen * is_class).flatten(1).sum(1)
 
 
 def check_labels(labels: Any, logits: Tensor, *, regression: bool = False) -> Tensor:
@@ -113,7 +147,8 @@ def _labels_of_single_output(values: Tensor, logits: Tensor, regression: bool) -
 
 def _not_logits(logits: Tensor) -> InvalidInputError:
     return InvalidInputError(
-        f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="
+        f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head=, or say "
+        "task_loss='cross_entropy' where it classifies each position"
     )
 
 
@@ -182,7 +217,7 @@ def gradient_ratio(task: Tensor, penalty: Tensor, parameters: Iterable[Tensor]) 
 
 
 def _power(values: Tensor, power: float) -> Tensor:
-    # |a|**2 by itself: the derivative of abs at 0 would cost a pass and change nothing.
+    # |a|**2 as a square: abs would cost a pass over the values and change nothing.
     return values.square() if power == 2 else values.abs().pow(power)
 
 

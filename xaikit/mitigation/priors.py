@@ -1,4 +1,4 @@
-"""Attribution priors: what one expects of any explanation, without a mask: smooth over images, sparse over columns."""
+"""Attribution priors: penalties without a mask. Explanations should be smooth over images, or sparse over columns."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class AttributionPrior(AttributionMitigator):
     * ``prior="sparsity"``: -G, with the Gini coefficient G = sum over i, j of |g_i - g_j| / (2 F sum g_i) of the F
       features' global importances g_i = mean over samples of |a_i|. (The paper's term is -2 G.)
 
-    ``normalization="total"`` first divides each attribution by its sample's sum of absolute values, without which a
-    total variation falls with the attribution's size. No mask is needed; one says where the prior holds. The paper's
+    ``normalization="total"`` first divides each attribution by its sample's sum of absolute values; otherwise the total
+    variation falls if the attribution shrinks. A mask is optional; it says where the prior holds. The paper's
     explanation is expected gradients, whose references are training samples:
     ``AttributionPrior(explainer=ExpectedGradients(references=x_train[:200], n_iter=1))``.
 
@@ -53,7 +53,9 @@ class AttributionPrior(AttributionMitigator):
     normalization: Annotated[str, Categorical("none", "total", search=False), "of each attribution"] = "none"
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """The mean is over all samples. Sparsity is that of the batch's mean attribution: each process takes its own.
+        """The part's share of all samples, over which the penalty is a mean.
+
+        Sparsity is computed of the mean attribution of a batch; each process takes that of its own part.
 
         Args:
             fraction: how much of the batch the part is.

@@ -1,7 +1,7 @@
-"""What of an attribution must not matter: everything, a subspace of its channels, a direction, a user's function.
+"""Projections: the part of an attribution that is penalised: everything, a subspace of its channels, a direction.
 
-A mask says where; a projection says what there. Colour is spread over all lit pixels, so no mask can name it, but it is
-the deviation of the channels from their mean.
+A mask selects positions; a projection selects a part of the attribution there. Colour, for example, is spread over all
+lit pixels, so no mask can select it, but it is the deviation of the channels from their mean.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from xaikit.core.registries import PROJECTIONS
 
 
 class Projection(Configured, abc.ABC):
-    """Takes the part of an attribution that is penalised."""
+    """A function from an attribution to the part of it that is penalised."""
 
     REGISTRY: ClassVar[Any] = PROJECTIONS
 
@@ -152,12 +152,12 @@ def _function(value: Any, where: str) -> Callable[[Tensor], Tensor]:
 
 @PROJECTIONS.register("function")
 class Function(Projection):
-    """A user's function of the attribution (N, ...), which says what of it is penalised."""
+    """A user's function from the attribution (N, ...) to the part that is penalised."""
 
     function: Annotated[Any, _function, "attribution -> tensor of its shape, or with size 1 along some axes"]
 
     def __call__(self, attribution: Tensor) -> Tensor:
-        """What the function makes of it."""
+        """The result of the function."""
         part = self.function(attribution)
         if not isinstance(part, Tensor) or part.ndim != attribution.ndim or len(part) != len(attribution):
             got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__

@@ -1,4 +1,4 @@
-"""How the batches of a training are read, with the masks for all of the data."""
+"""Reading the batches of a training, with the masks for all of the data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xaikit.core.masks import WHAT, read_masks
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """How a batch of the data is read.
+    """Reads the batches of the data.
 
     Attributes:
         model: whose precision arrays get.
@@ -29,7 +29,7 @@ class Reader:
     """
 
     model: nn.Module
-    needs_mask: str = ""  # name of the mitigator that does, for the message
+    needs_mask: str = ""  # name of the mitigator that needs masks, for the message; empty if none does
     by_class: bool = False
     masks: Any = None
     free_labels: bool = False
@@ -37,7 +37,7 @@ class Reader:
     what: str = WHAT
 
     def __call__(self, item: Any) -> Batch:
-        """The batch that an item of the data holds; masks that go by the sample are given to it elsewhere.
+        """The batch that an item of the data holds; masks for each sample are added elsewhere (`IndexedMasks`).
 
         Args:
             item: (inputs, labels) or (inputs, labels, masks).
@@ -52,7 +52,7 @@ class Reader:
 
     @property
     def sample_masks(self) -> Any:
-        """The masks for all of the data, where they go by the sample."""
+        """The masks for all of the data, if there is one for each sample; else None."""
         return None if self.by_class else self.masks
 
 
@@ -68,7 +68,7 @@ def missing_masks(mitigator: str) -> InvalidTypeError:
 
 
 class IndexedMasks:
-    """Masks for all of a data set, given to its samples by their indices; so the order of the samples may be any."""
+    """Masks for all of a data set, assigned to samples by their indices, so the samples may come in any order."""
 
     def __init__(self, reader: Reader, dataset: Any) -> None:
         self._masks, self._what = reader.sample_masks, reader.what

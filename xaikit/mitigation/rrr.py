@@ -18,13 +18,13 @@ from xaikit.mitigation.projections import All
 class RRR(AttributionMitigator):
     """Mean cross-entropy + lambda_rrr * sum(mask * (d log p(y|x) / dx)**2) (Ross et al. 2017, arXiv:1703.03717).
 
-    The gradient is the default explanation; any registered differentiable explainer can take its place. The published
-    forms are settings away: the 2017 code explains ``target="all"``; with ``normalization="mask"`` it also divides by
-    the number of masked entries; the gradients of a position's channels are added first by ``what="channel_sum"``.
+    The gradient is the default explanation; any registered differentiable explainer can take its place. Other settings
+    give the other published forms: the 2017 code explains ``target="all"``; ``normalization="mask"`` also divides by
+    the number of masked entries; ``what="channel_sum"`` adds the gradients of a position's channels first.
 
-    A mask says where the explanation must not look, `what` what of it must not matter there. On a shortcut that is
-    spread over the image, such as its colour, single pixels teach nothing; ``what="chroma", target="random",
-    output="logit", reduction="mean"`` and a mask of the object does.
+    The mask says where the explanation must not look, and `what` which part of it is penalised there. Penalising single
+    pixels does not help if the shortcut is spread over the image, as a colour is. ``what="chroma", target="random",
+    output="logit", reduction="mean"`` with a mask of the object does.
 
     >>> import torch
     >>> model = torch.nn.Linear(4, 2)
@@ -49,7 +49,7 @@ class RRR(AttributionMitigator):
         str, Categorical("sum", "mean", search=False), "'mean' explains the batch's mean score: attributions / N"
     ] = "sum"
 
-    def _of_full_mask(self) -> str | None:
+    def _full_mask_warning(self) -> str | None:
         all_classes = isinstance(self.what, All)
         return (
             "the whole explanation is penalised: mask what must not matter, or say what= of it must not"
@@ -70,7 +70,7 @@ class RRR(AttributionMitigator):
         )
 
     def penalty_share(self, fraction: BatchFraction) -> float:
-        """What a part of a batch weighs: a division by masked entries or by samples goes by those of the part.
+        """The weight of a part of a batch; if the penalty is divided by masked entries or samples, the part's share.
 
         Args:
             fraction: how much of the batch the part is.

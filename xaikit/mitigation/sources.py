@@ -26,12 +26,12 @@ from xaikit.mitigation.reader import IndexedMasks, Reader
 
 
 class TrainingStep(NamedTuple):
-    """What one process trains on in one step.
+    """The samples that one process trains on in one step.
 
     Attributes:
         batch: its samples.
         samples: their indices in the data; None where the data have none.
-        is_padding: whether they are repeated from another process's part, which had all there were; they do not count.
+        is_padding: whether they only repeat samples of another process, since there were too few; they do not count.
     """
 
     batch: Batch
@@ -40,7 +40,7 @@ class TrainingStep(NamedTuple):
 
 
 class ProcessRank(NamedTuple):
-    """Which of several processes this is."""
+    """The number of this process among several."""
 
     rank: int = 0
     world_size: int = 1
@@ -74,7 +74,7 @@ class Source(Protocol):
         """One sample, where a step holds no more than one."""
 
     def fingerprint(self) -> dict[str, str]:
-        """What tells these data from others, by what it is of; empty where nothing can be known without reading."""
+        """Hashes and sizes by which these data are recognised; empty if nothing is known without reading them."""
 
 
 class InMemorySource:
@@ -174,7 +174,7 @@ class LoaderSource:
 
 
 class IterableSource:
-    """Any iterable of batches. Its batches are cut into parts, unless each process has an iterable of its own.
+    """Any iterable of batches. Its batches are split among the processes, unless each has an iterable of its own.
 
     Args:
         data: the iterable.

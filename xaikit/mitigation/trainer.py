@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from xaikit.mitigation.forward import training_mode
 from xaikit.mitigation.guard import Guard, suspects
 from xaikit.mitigation.history import History
 from xaikit.mitigation.interruption import interruptible
+from xaikit.mitigation.optimizers import make_optimizer
 from xaikit.mitigation.penalties import REGRESSION
 from xaikit.mitigation.sources import InMemorySource, Source, TrainingStep
 
@@ -41,7 +43,7 @@ class TrainingProgress:
 
     Attributes:
         epochs: the finished ones, as in `History`.
-        step: steps behind us in the present epoch, skipped ones too.
+        step: number of steps done in the present epoch, skipped ones included.
         sums: over the steps of the present epoch.
         seed: of the order, where there is one.
         regression: whether the labels are numbers; the first batch decides it for the whole training.
@@ -56,22 +58,24 @@ class TrainingProgress:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What `Mitigator.fit` was asked for beside the data."""
+    """The options of `Mitigator.fit` other than the data."""
 
     checkpoint: Path | None
     stopping: EarlyStopping
     progress: bool
+    on_epoch: Callable[[dict[str, float], nn.Module], Any] | None = None
 
 
 def train(processes: OneProcess, mitigator: Mitigator, model: nn.Module, source: Source, options: Options) -> History:
     """Train the model in place; see `Mitigator.fit`."""
     device = processes.device(model, mitigator.device)
-    makers = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    # In one pass over weights, gradients and moments, which takes an eighth of the time of torch's default on a CPU.
-    fused = processes.may_fuse and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    settings = {"lr": mitigator.lr, "weight_decay": mitigator.weight_decay, "fused": fused}
-    optimizer = makers[mitigator.optimizer](parameters, **settings)
+    optimizer = make_optimizer(
+        mitigator.optimizer,
+        model,
+        lr=mitigator.lr,
+        weight_decay=mitigator.weight_decay,
+        may_fuse=processes.may_fuse,
+    )
     processes.setup(by_sample(mitigator), model, optimizer)
     own_seed = mitigator.random_state is not None or processes.part.world_size > 1
     keep = torch.random.fork_rng() if own_seed else contextlib.nullcontext()
@@ -100,6 +104,7 @@ class Loop:
         self._processes, self._mitigator, self._model, self._source = processes, mitigator, model, source
         self._trained = by_sample(mitigator)
         self._options, self._device, self._optimizer = options, device, optimizer
+        self._first_lrs = [group["lr"] for group in optimizer.param_groups]
         self._first = processes.part.rank == 0
         self._guard = Guard(model, optimizer, mitigator.max_skips)
         # In several processes all must draw the same order.
@@ -128,7 +133,7 @@ class Loop:
         self.bar = tqdm(total=remaining, disable=not (options.progress and self._first), unit="batch")
 
     def run(self, pressed: threading.Event) -> Stopped:
-        """All epochs that are left; why it ended."""
+        """Train all epochs that are left; return why the training ended."""
         last = self._mitigator.n_epochs
         stopping = self._options.stopping
         try:
@@ -140,6 +145,8 @@ class Loop:
                     return Stopped.INTERRUPTED
                 self._close_epoch(is_last=len(self.progress.epochs) + 1 == last)
                 self._write()
+                if self._first and self._options.on_epoch is not None:
+                    self._options.on_epoch(dict(self.progress.epochs[-1]), self._model)
         except TrainingError:
             self._write()  # the last good state
             raise
@@ -148,7 +155,7 @@ class Loop:
     # ------------------------------------------------------------------ one epoch
 
     def _epoch(self, pressed: threading.Event) -> bool:
-        """The steps that are left of an epoch; False after Ctrl-C."""
+        """Train the steps that are left of an epoch; return False after Ctrl-C."""
         number, part, progress = len(self.progress.epochs) + 1, self._processes.part, self.progress
         if self._now is None:
             self._began = random_states.capture(self._source.generators)
@@ -179,7 +186,7 @@ class Loop:
                 self._write()
 
     def _step(self, step: TrainingStep, share: Any, pressed: threading.Event) -> bool:
-        """One step; whether Ctrl-C came in any process."""
+        """Train one step; return whether Ctrl-C came in any process."""
         batch = step.batch.to(self._device)
         weight = self.weight
         self._guard.before()
@@ -199,8 +206,8 @@ class Loop:
         if failed:
             raise TrainingError("another process stopped with an error; it says which")
         self._optimizer.zero_grad(set_to_none=True)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._mitigator.lr_at(self._epochs_done)
+        for group, first in zip(self._optimizer.param_groups, self._first_lrs, strict=True):
+            group["lr"] = first * self._mitigator.lr_share_at(self._epochs_done)
         passed = not bad
         if passed:
             assert loss is not None
@@ -220,7 +227,7 @@ class Loop:
         return interrupted > 0
 
     def _note_task(self, labels: Tensor) -> None:
-        """Once labels were numbers, those of every batch are, also where a batch holds only 0 and 1 by chance."""
+        """Note whether labels are numbers: the first batch decides, since others may hold only 0 and 1 by chance."""
         if self._trained.task_loss is None and (self.progress.regression or labels.is_floating_point()):
             self.progress.regression = True
             self._trained = self._trained.set_kwargs(task_loss=REGRESSION)
@@ -256,12 +263,12 @@ class Loop:
 
     @property
     def _epochs_done(self) -> float:
-        """Whole epochs, and of the present one a fraction where its length is known."""
+        """The number of epochs done, with a fraction for the present one if its length is known."""
         return len(self.progress.epochs) + (self.progress.step / self._source.steps if self._source.steps else 0.0)
 
     @property
     def weight(self) -> float:
-        """Of the penalty: what the schedule says, halved where the guard had to."""
+        """The weight of the penalty: what the schedule says, times the factor of the guard."""
         return self._mitigator.weight_at(self._epochs_done) * self._guard.factor
 
     def _skip(self, step: TrainingStep, batch: Any, loss: Loss | None, problem: str) -> None:
@@ -317,7 +324,7 @@ class Loop:
         self.progress = TrainingProgress([*self.progress.epochs, row], seed=self.progress.seed)
 
     def _warn_of_masks(self) -> None:
-        """After the first epoch, where nothing was known of the masks before."""
+        """Warn of empty or full masks after the first epoch, if they were not known before."""
         watch, self._watch = self._watch, None
         if watch is None:
             return

@@ -1,4 +1,4 @@
-"""What kind of data a model sees: channel axis, baseline, groups and postprocessing in one value."""
+"""Modalities: the kind of a model's input, with its channel axis, baseline, groups and postprocessing."""
 
 from xaikit.modality.base import Modality, OneInput, as_modality
 from xaikit.modality.kinds import Image, Multimodal, Tabular, Text, TimeSeries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar, overload
 
 from torch import Tensor
 
@@ -14,6 +14,8 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.params import Choice
 from xaikit.core.registries import BASELINES, FEATURE_MASKS, MODALITIES, POSTPROCESSORS
 from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting
+
+Method = TypeVar("Method", bound=Configured)
 
 
 class Modality(Configured, abc.ABC):
@@ -33,6 +35,12 @@ class Modality(Configured, abc.ABC):
     def transforms(self) -> dict[str, Any]:
         """Baseline and feature mask, for settings that go by these names."""
 
+    @overload
+    def prepare(self, method: type[Method]) -> Method: ...
+    @overload
+    def prepare(self, method: Method) -> Method: ...
+    @overload
+    def prepare(self, method: str | Mapping[str, Any]) -> Any: ...
     def prepare(self, method: Any) -> Any:
         """The explainer or metric with this modality's baseline and feature mask, where it has such settings.
 

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from xaikit.core import structure
 from xaikit.metrics import Metric
+from xaikit.metrics.table import bootstrap_interval
 from xaikit.recommendation.candidates import Candidate, error_as_reason
 
-BACKWARD = 3.0  # a pass forward and backward takes about three of forward
-NOTABLE = 0.1  # share of a promised sum whose loss is told
+LEVEL = 0.95  # of the intervals
+BACKWARD = 3.0  # a forward and backward pass takes about as long as three forward passes
+NOTABLE = 0.1  # share of the score; an attribution that misses its promised sum by more gets a reason that says so
 
 
 def measured(  # noqa: PLR0913
@@ -28,14 +30,14 @@ def measured(  # noqa: PLR0913
     forward: float,
     seed: int = 0,
 ) -> list[Candidate]:
-    """The candidates with what was measured, the cheap ones first; an error becomes what speaks against one.
+    """The candidates with their measurements, cheap ones measured first; an error becomes a reason against one.
 
     Args:
         candidates: what to measure; those that are not suitable are left as they are.
         metric: the measure.
         inputs: the samples.
         targets: their targets.
-        seconds: when to stop; a method that would end later is left out, with its expected time as a reason.
+        seconds: time limit; a method that would end later is left out, with its expected time as a reason.
         forward: seconds of one forward pass on the samples.
         seed: of the explainers and the metric.
     """
@@ -49,24 +51,24 @@ def measured(  # noqa: PLR0913
         try:
             expected = BACKWARD * item.passes * forward
             if expected <= end - time.perf_counter():
-                expected = _of_one(item, inputs, targets) * len(structure.flatten(inputs)[0][0])
+                expected = _seconds_per_sample(item, inputs, targets) * len(structure.flatten(inputs)[0][0])
             remaining = end - time.perf_counter()
             if expected > remaining:
                 late = f"not measured: it takes about {expected:.2g} s, {max(remaining, 0):.2g} s are left"
-                results[item.name] = _with(item, late)
+                results[item.name] = _with_reason(item, late)
                 continue
-            results[item.name], of_samples = _of_all(item, metric, inputs, targets, seed)
+            results[item.name], sample_values = _measured_on_all(item, metric, inputs, targets, seed)
         except Exception as err:  # noqa: BLE001
-            # Whatever a method or the model says stands against it; the others are measured all the same.
+            # Any error of the method or the model is a reason against this candidate; the others are still measured.
             results[item.name] = dataclasses.replace(item, against=error_as_reason(err))
             continue
-        if of_samples is not None:
-            values[item.name] = of_samples
-    return [_tied(results[c.name], values, metric) for c in candidates]
+        if sample_values is not None:
+            values[item.name] = sample_values
+    return [_with_tie(results[c.name], values, metric) for c in candidates]
 
 
-def _of_one(item: Candidate, inputs: Any, targets: Any) -> float:
-    """Seconds for one sample; the first call, which may import a library, is not counted."""
+def _seconds_per_sample(item: Candidate, inputs: Any, targets: Any) -> float:
+    """Seconds for one sample: the shorter of two calls, since the first one may import a library."""
     if callable(targets) and not isinstance(targets, Tensor):
         return 0.0  # a function of the output may hold values per sample
     tensors, rebuild = structure.flatten(inputs)
@@ -84,7 +86,9 @@ def _of_one(item: Candidate, inputs: Any, targets: Any) -> float:
     return min(durations)
 
 
-def _of_all(item: Candidate, metric: Metric, inputs: Any, targets: Any, seed: int) -> tuple[Candidate, Tensor | None]:
+def _measured_on_all(
+    item: Candidate, metric: Metric, inputs: Any, targets: Any, seed: int
+) -> tuple[Candidate, Tensor | None]:
     """The candidate with its value, time and what was noticed; and the metric of each sample."""
     explainer, missed = item.explainer, 0.0
     with warnings.catch_warnings(record=True) as caught:
@@ -98,17 +102,17 @@ def _of_all(item: Candidate, metric: Metric, inputs: Any, targets: Any, seed: in
             if explained.gap is not None and explained.scores is not None:
                 missed = float(explained.gap.sum() / explained.scores.abs().sum().clamp_min(1e-30))
     if missed > NOTABLE:
-        item = _with(item, f"misses its promised sum by {missed:.0%} of the score")
+        item = _with_reason(item, f"misses its promised sum by {missed:.0%} of the score")
     for text in dict.fromkeys(str(w.message) for w in caught):
-        item = _with(item, f"warns: {text}")
+        item = _with_reason(item, f"warns: {text}")
     bad = int((~torch.isfinite(value)).sum())
     if bad:
-        return _with(item, f"{metric.NAME} is not finite on {bad} of {len(value)} samples"), None
-    mean, error = float(value.mean()), _standard_error(value)
-    return dataclasses.replace(item, value=mean, error=error, seconds=seconds / len(value)), value
+        return _with_reason(item, f"{metric.NAME} is not finite on {bad} of {len(value)} samples"), None
+    interval = bootstrap_interval(value.tolist(), LEVEL, seed)
+    return dataclasses.replace(item, interval=interval, seconds=seconds / len(value)), value
 
 
-def _tied(item: Candidate, values: dict[str, Tensor], metric: Metric) -> Candidate:
+def _with_tie(item: Candidate, values: dict[str, Tensor], metric: Metric) -> Candidate:
     """Whether the best one's lead, sample by sample, is within two of its standard errors."""
     if item.name not in values:
         return item
@@ -119,9 +123,9 @@ def _tied(item: Candidate, values: dict[str, Tensor], metric: Metric) -> Candida
 
 
 def _standard_error(value: Tensor) -> float:
-    """Of the mean over samples; infinite for a single one, which says nothing about others."""
+    """The standard error of the mean over samples; infinite for a single sample."""
     return float(value.std() / len(value) ** 0.5) if len(value) > 1 else float("inf")
 
 
-def _with(item: Candidate, reason: str) -> Candidate:
+def _with_reason(item: Candidate, reason: str) -> Candidate:
     return dataclasses.replace(item, reasons=(*item.reasons, reason))

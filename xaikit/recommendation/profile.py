@@ -1,4 +1,4 @@
-"""What a model is made of, as far as it matters for explaining it."""
+"""The profile of a model: the facts about it that matter for explaining it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "embedding": (nn.Embedding, nn.EmbeddingBag),
     "normalization": (torch_private.RunningNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm),
 }
-# Libraries write their own of these; the end of the class's name tells them.
+# Libraries have their own classes of these kinds, which are recognised by the end of the class's name.
 ENDINGS = {"conv1d": "linear", "attention": "attention", "norm": "normalization"}
 HARMLESS = (nn.Dropout, torch_private.Dropout, nn.Identity, nn.Flatten)
 ATTENTION_FUNCTION = "scaled_dot_product_attention"
@@ -34,17 +34,17 @@ SILENT = frozenset({"__get__", "__set__", "__getitem__", "detach", "clone", "con
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ModelProfile(Result):
-    """What a model is made of.
+    """The parts of a model and the facts about it that matter for explaining it.
 
     Attributes:
         model: its class.
-        parameters: how many numbers it learns.
+        parameters: number of values in its parameters.
         kinds: how many layers of each kind it has: convolution, linear, recurrent, attention, embedding, normalization.
-        modules: how many of its innermost modules are of which class.
+        modules: number of its innermost modules, by class.
         reused: modules that stand in several places, or ran more than once.
-        functions: operations that ran between modules or in the model's own, by name; None where no data was given.
+        functions: operations that ran outside torch's modules, by name; None without data.
         outputs: outputs per sample; None where no data was given.
-        gradient: whether autograd leads from the output back to what is explained; None where no data was given.
+        gradient: whether there is a gradient of the output by the explained tensors; None where no data was given.
         without_rule: operations that a method has no rule for, by the method's name; empty where no data was given.
         embedding: name of the layer that embeds token ids, None where there is none.
     """
@@ -64,25 +64,25 @@ class ModelProfile(Result):
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items()) or "no layers of a known kind"
         lines = [f"{self.model}: {self.parameters:,} parameters; {kinds}"]
         if self.reused:
-            lines.append(f"runs more than once: {some(self.reused)}")
+            lines.append(f"runs more than once: {first_names(self.reused)}")
         if self.functions:
-            lines.append(f"between its modules: {some(list(self.functions))}")
+            lines.append(f"between its modules: {first_names(list(self.functions))}")
         for operations in dict.fromkeys(self.without_rule.values()):
             methods = [name for name, missing in self.without_rule.items() if missing == operations]
-            lines.append(f"no rule for {some(operations)}: {some(methods, 8)}")
+            lines.append(f"no rule for {first_names(operations)}: {first_names(methods, 8)}")
         if self.gradient is False:
             lines.append("no gradient reaches its input: only methods that perturb can explain it")
         return "\n".join(lines)
 
 
-def some(names: Sequence[str], most: int = 4) -> str:
+def first_names(names: Sequence[str], most: int = 4) -> str:
     """The first few of many names, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def profile_model(model: nn.Module, inputs: Any = None, **view: Any) -> ModelProfile:
-    """The profile of a model; what runs is only known where inputs are given.
+    """The profile of a model; facts about its forward pass need inputs.
 
     Args:
         model: the model.
@@ -128,7 +128,7 @@ def _kinds(model: nn.Module) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for module in model.modules():
         kind = _kind(module)
-        # An attention block holds another that does the work: the innermost counts.
+        # An attention block may hold another one that does the work; only the innermost counts.
         if kind is not None and not any(_kind(inner) == kind for inner in module.modules() if inner is not module):
             counts[kind] += 1
     return {kind: counts[kind] for kind in KINDS if counts[kind]}
@@ -159,7 +159,7 @@ def one_pass(model: nn.Module, inputs: Any, **view: Any) -> tuple[Tensor, float]
 
 
 class _Watch(Explainer):
-    """Opens a call on a model without asking anything of its inputs."""
+    """Opens a call on a model without any requirement on its inputs."""
 
     SINGLE_BACKWARD = True
     NEEDS_GRADIENT = False
@@ -214,7 +214,7 @@ def _watched(call: Call) -> _ForwardPass:
 
 @contextmanager
 def _hooks(call: Call, functions: _Functions, runs: Counter[str], embeddings: list[str]) -> Iterator[None]:
-    """While active, innermost modules count their runs, torch's own hide their functions, embeddings tell their ids."""
+    """While active, runs of innermost modules are counted, but not functions inside torch's; embeddings are noted."""
     handles = []
     for name, module in call.model.named_modules():
         if isinstance(module, torch.jit.ScriptModule) or any(True for _ in module.children()):

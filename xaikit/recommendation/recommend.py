@@ -28,7 +28,7 @@ from xaikit.metrics import Metric
 from xaikit.modality import Modality, as_modality
 from xaikit.recommendation.candidates import Candidate, candidate, explainer_names, missing_rules
 from xaikit.recommendation.measure import measured
-from xaikit.recommendation.profile import ModelProfile, one_pass, profile_model, some
+from xaikit.recommendation.profile import ModelProfile, first_names, one_pass, profile_model
 
 SHOWN = 10  # candidates in a printed recommendation
 WIDTH = 120  # letters of their reasons
@@ -64,7 +64,7 @@ class Recommendation(Result):
         return self.candidates[0].explainer
 
     def to_json(self) -> str:
-        """What `to_dict` gives, as text."""
+        """The content of `to_dict` as text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_pandas(self) -> Any:
@@ -74,7 +74,7 @@ class Recommendation(Result):
             MissingDependencyError: where pandas is absent.
         """
         pd = import_pandas(".candidates")
-        names = [f.name for f in dataclasses.fields(Candidate) if f.name != "explainer"]
+        names = ["name", "points", "reasons", "passes", "against", "value", "low", "high", "seconds", "tied"]
         return pd.DataFrame([{n: getattr(item, n) for n in names} for item in self.candidates], columns=names)
 
     @classmethod
@@ -127,23 +127,24 @@ class Recommendation(Result):
         lines += str(self.profile).splitlines()
         lines += ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
         if len(suited) > SHOWN:
-            lines.append(f"... and {some([item.name for item in suited[SHOWN:]], 20)}")
+            lines.append(f"... and {first_names([item.name for item in suited[SHOWN:]], 20)}")
         if any(item.tied for item in suited):
             lines.append("~: the best one's lead is within noise")
         against: dict[str, list[str]] = {}
         for item in self.candidates:
             if item.against is not None:
                 against.setdefault(item.against, []).append(item.name)
-        return "\n".join([*lines, *(f"not {some(names, 8)}: {why}" for why, names in against.items())])
+        return "\n".join([*lines, *(f"not {first_names(names, 8)}: {why}" for why, names in against.items())])
 
     def _row(self, item: Candidate) -> tuple[str, str, str, str]:
         why = "; ".join(item.reasons)
         why = why if len(why) <= WIDTH else f"{why[: WIDTH - 3]}..."
         if self.metric is None:
             return item.name, f"{item.points:.1f}", str(item.passes), why
-        if item.value is None:
+        if item.interval is None:
             return item.name, "-", "-", why
-        return item.name, f"{item.value:.3g} ± {item.error:.2g}{' ~' if item.tied else ''}", f"{item.seconds:.2g}", why
+        value = str(item.interval).partition(" (")[0]
+        return item.name, f"{value}{' ~' if item.tied else ''}", f"{item.seconds:.2g}", why
 
 
 def recommend(  # noqa: PLR0913
@@ -161,21 +162,21 @@ def recommend(  # noqa: PLR0913
 ) -> Recommendation:
     """Explainers that suit a model, ranked, with reasons.
 
-    Without data they are ranked by what is known of the model's modules and of the methods. With data a few samples go
-    through the model, so that what runs between modules is seen, and every method that suits is measured on them.
+    Without data they are ranked by the model's modules and by what the classes of the methods declare. With data, the
+    model runs on a few samples, which shows the operations between modules, and every method that suits is measured.
 
     Args:
         model: the model.
         modality: "image", "text", "time_series", "tabular", a `Modality`, or a tuple of them for several inputs; None
-            takes what the form of the data suggests.
+            chooses it by the shape of the data.
         data: samples: a pair (inputs, targets); inputs alone, for which the predicted class is explained; a loader or a
             data set, of which the first samples are taken. Tensors, numpy arrays, lists and pandas objects are read
             alike.
-        differentiable: True wants methods whose attribution a loss can hold.
+        differentiable: True keeps only methods whose attribution can be part of a loss.
         explainers: names of those to consider; None takes all that are registered.
-        metric: what measures them; the mean over the samples decides.
-        n_samples: how many samples are used, from the first on.
-        seconds: how long measuring may take; a method that would end later is left out, and says so.
+        metric: the metric that ranks them, by its mean over the samples.
+        n_samples: number of samples that are used, from the first one on.
+        seconds: time limit of the measuring; a method that would end later is left out, with a reason that says so.
         seed: of the explainers and the metric.
         view: settings of every explainer: head, layer, forward_arg_extractor, additional_forward_arg_extractor.
 
@@ -184,7 +185,7 @@ def recommend(  # noqa: PLR0913
 
     Raises:
         InvalidInputError, InvalidTypeError: for a model, data or a modality that cannot be right.
-        UnknownNameError: for a name that nobody registered.
+        UnknownNameError: for a name that is not registered.
 
     >>> from torch import nn
     >>> recommend(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), "tabular", differentiable=True).best.NAME
@@ -249,8 +250,8 @@ def _samples(data: Any, n: int, model: nn.Module) -> tuple[Any, Any]:
 def _both_inputs(data: Any, model: nn.Module) -> bool:
     """Whether a pair is two inputs rather than inputs and targets.
 
-    Then the second holds features as well, and the model's forward takes two arguments. Rows that look one-hot are
-    features only where the model cannot run without them.
+    It is two inputs if the second holds features as well, and the model's forward takes two arguments. Rows that look
+    one-hot are features only if the model needs a second argument.
     """
     first, second = data
     if not (is_array(first) and is_array(second) and second.ndim > 1 and second.shape[1] > 1):
@@ -262,7 +263,7 @@ def _both_inputs(data: Any, model: nn.Module) -> bool:
 
 
 def _argument_counts(model: nn.Module) -> tuple[int, float]:
-    """How many positional arguments the model's forward must get, and how many it may get."""
+    """How many positional arguments the model's forward needs, and how many it accepts."""
     parameters = inspect.signature(model.forward).parameters.values()
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return 1, math.inf
@@ -286,7 +287,7 @@ def _embeds(kind: Modality, inputs: Any) -> bool:
 
 
 def _targets(output: Tensor, targets: Any) -> Any:
-    """The targets; the predicted classes where none are given for several outputs."""
+    """The targets; without any, the predicted classes of a model with several outputs."""
     if isinstance(targets, Tensor) and output.ndim == 2 and output.shape[1] > 1:
         return read_classes(targets, len(targets), what="targets", n_classes=output.shape[1])
     if targets is not None or output[0].numel() == 1:

@@ -1,4 +1,4 @@
-"""Figures, and the report as one HTML page."""
+"""Figures, and the report: one HTML page with tables, figures and explained samples."""
 
 from xaikit.report.html import Picture, Report, Table
 from xaikit.report.names import Names

@@ -1,4 +1,4 @@
-"""One explained sample as a reader sees it: its picture, its words, its curve or its columns, whatever it is."""
+"""Cards: what the page shows of one explained sample: an image, a text, curves of a series, or columns of a table."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from xaikit.report.token_strip import unpadded
 
 Array = NDArray[Any]
 
-STRONGEST = 5  # parts named in words, for whoever cannot see the colours
+STRONGEST = 5  # parts that the text beside a picture names, for readers who cannot see the colours
 MOST_BARS = 12
-CURVE = (600, 120)  # width and height of a curve's own units
-MOST_POINTS = 400  # of a curve; a longer one is drawn by the extremes of its parts
+CURVE = (600, 120)  # width and height of a curve's coordinate system
+MOST_POINTS = 400  # of a curve; of a longer one, the lowest and highest points of its parts are drawn
 MOST_CHANNELS = 4
 GOES_ON = "##"
 
 
 def kind_of(values: Array, inputs: Array | None) -> str:
-    """What a sample is, by its form: "text", "image", "series" or "tabular".
+    """The kind of a sample by its shape and type: "text", "image", "series" or "tabular".
 
     Raises:
         InvalidInputError: for a form that none of these has.
@@ -38,19 +38,48 @@ def kind_of(values: Array, inputs: Array | None) -> str:
 
 
 def drawn(
-    kind: str, values: Array, inputs: Array | None, names: Names, *, side: int = pictures.LARGEST
+    kind: str,
+    values: Array,
+    inputs: Array | None,
+    names: Names,
+    *,
+    side: int = pictures.LARGEST,
+    scale: float | None = None,
 ) -> dict[str, Any]:
-    """What the page's template needs to show one attribution; a picture has at most side x side pixels."""
+    """The values that the page's template needs to show one attribution; a picture has at most side x side pixels."""
+    scale = scale_of(kind, values) if scale is None else scale
     if kind == "image":
-        return _image(values, side)
+        return _image(values, side, scale)
     if kind == "text":
-        return _text(values, inputs, names)
-    return _series(values, inputs, names) if kind == "series" else _tabular(values, inputs, names)
+        return _text(values, inputs, names, scale)
+    return _series(values, inputs, names, scale) if kind == "series" else _tabular(values, inputs, names, scale)
 
 
-def _image(values: Array, side: int) -> dict[str, Any]:
+def scale_of(kind: str, values: Array) -> float:
+    """The value at which the colours or bars of one attribution end."""
+    if kind == "image":
+        return pictures.scale_of(values.sum(0) if values.ndim == 3 else values)
+    if kind == "series":
+        return pictures.scale_of(values)
+    weights = values.reshape(len(values), -1).sum(1) if kind == "text" else values.reshape(-1)
+    return float(np.abs(weights).max(initial=0.0)) or 1.0
+
+
+def part_names(kind: str, values: Array, inputs: Array | None, names: Names) -> list[str]:
+    """The names of a sample's tokens, columns or channels; an image has none."""
+    if kind == "image":
+        return []
+    if kind == "text":
+        ids = [] if inputs is None else inputs.tolist()
+        tokens = [str(word) for word in names.tokens(ids)] if names.tokens and ids else []
+        return tokens or [f"token {i}" for i in range(len(values))]
+    count = values.size if kind == "tabular" else len(values) if values.ndim > 1 else 1
+    return _features(names, count, "feature" if kind == "tabular" else "channel")
+
+
+def _image(values: Array, side: int, scale: float) -> dict[str, Any]:
     flat = values.sum(0) if values.ndim == 3 else values
-    scale, signed = pictures.scale_of(flat), bool((flat < 0).any())
+    signed = bool((flat < 0).any())
     height, width = flat.shape
     row, column = np.unravel_index(int(np.abs(flat).argmax()), flat.shape)
     return {
@@ -61,7 +90,7 @@ def _image(values: Array, side: int) -> dict[str, Any]:
     }
 
 
-def _text(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
+def _text(values: Array, inputs: Array | None, names: Names, scale: float) -> dict[str, Any]:
     weights = values.reshape(len(values), -1).sum(1)
     ids = [] if inputs is None else inputs.tolist()
     tokens = [str(w) for w in names.tokens(ids)] if names.tokens and ids else [str(i) for i in ids]
@@ -73,18 +102,18 @@ def _text(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
     else:
         end = unpadded(ids, weights)
         tokens, weights = tokens[:end], weights[:end]
-    coloured = [{**token, **_piece(token["word"])} for token in _coloured(tokens, weights)]
+    coloured = [{**token, **_piece(token["word"])} for token in _coloured(tokens, weights, scale)]
     return {"tokens": coloured, **_strongest(tokens.__getitem__, weights)}
 
 
 def _piece(word: str) -> dict[str, Any]:
-    """How a token is shown: BERT's mark of a piece that goes on with a word ties it to the piece before."""
+    """How a token is shown: a piece that BERT marks as the continuation of a word stands close to the piece before."""
     glued = word.startswith(GOES_ON) and len(word) > len(GOES_ON)
     return {"word": word.removeprefix(GOES_ON) if glued else word, "glued": glued}
 
 
 def _ended(tokens: list[str], weights: Array, padding: str) -> tuple[list[str], Array]:
-    """A text with its padding, known by name, in one."""
+    """A text whose padding tokens, recognised by name, are joined into one; without relevance they are left out."""
     end = len(tokens)
     while end > 1 and tokens[end - 1] == padding:
         end -= 1
@@ -94,21 +123,22 @@ def _ended(tokens: list[str], weights: Array, padding: str) -> tuple[list[str], 
     return [*tokens[:end], f"{len(after)}\u00a0×\u00a0{padding}"], np.append(weights[:end], after.sum())
 
 
-def _tabular(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
+def _tabular(values: Array, inputs: Array | None, names: Names, scale: float) -> dict[str, Any]:
     weights = values.reshape(-1)
     labels = _features(names, len(weights), "feature")
     if inputs is not None:
         labels = [f"{word} = {value:.4g}" for word, value in zip(labels, inputs.reshape(-1).tolist(), strict=True)]
-    order = np.argsort(-np.abs(weights), kind="stable")[:MOST_BARS]
-    rows = _coloured([labels[i] for i in order], weights[order])
-    return {"bars": rows, "left": len(weights) - len(order), **_strongest(labels.__getitem__, weights)}
+    order = np.argsort(-np.abs(weights), kind="stable")
+    shown, rest = order[:MOST_BARS], order[MOST_BARS:]
+    rows = _coloured([labels[i] for i in shown], weights[shown], scale)
+    left = {"left": len(rest), "left_sum": float(weights[rest].sum())}
+    return {"bars": rows, **left, **_strongest(labels.__getitem__, weights)}
 
 
-def _series(values: Array, inputs: Array | None, names: Names) -> dict[str, Any]:
-    """The channels with the most attribution: each a row of greys for the page to colour, and its curve."""
+def _series(values: Array, inputs: Array | None, names: Names, scale: float) -> dict[str, Any]:
+    """The channels with the most attribution: for each a row of grey values, which the page colours, and its curve."""
     values = values[None] if values.ndim == 1 else values
     curves = values if inputs is None else inputs.reshape(values.shape)
-    scale = pictures.scale_of(values)
     channel_names = _features(names, len(values), "channel")
     order = np.sort(np.argsort(-np.abs(values).sum(1), kind="stable")[:MOST_CHANNELS])
     channels = [
@@ -130,7 +160,7 @@ def _curve(values: Array) -> dict[str, Any]:
     curve = np.nan_to_num(values.astype(float))
     low, high = float(curve.min()), float(curve.max())
     places = np.arange(len(curve))
-    if len(curve) > MOST_POINTS:  # no peak is lost: of each part its lowest and its highest point
+    if len(curve) > MOST_POINTS:  # the lowest and the highest point of each part, so that no peak is lost
         parts = np.array_split(places, MOST_POINTS // 2)
         places = np.unique([p[extreme(curve[p])] for p in parts for extreme in (np.argmin, np.argmax)])
     xs = (places + 0.5) * width / len(curve)
@@ -144,10 +174,9 @@ def _features(names: Names, count: int, word: str) -> list[str]:
     return [str(n) for n in names.features] or [f"{word} {i}" for i in range(count)]
 
 
-def _coloured(labels: Sequence[str], weights: Array) -> list[dict[str, Any]]:
-    most = float(np.abs(weights).max()) if len(weights) else 1.0
+def _coloured(labels: Sequence[str], weights: Array, scale: float) -> list[dict[str, Any]]:
     return [
-        {"word": word, "value": value, "share": abs(value) / (most or 1.0), "sign": _sign(value)}
+        {"word": word, "value": value, "share": min(1.0, abs(value) / scale), "sign": _sign(value)}
         for word, value in zip(labels, weights.tolist(), strict=True)
     ]
 

@@ -23,8 +23,8 @@ def clusters_figure(
         clusters: what `SpRAy` found.
         images: (N, C, H, W), drawn under the examples' heatmaps.
         attributions: heatmaps of the examples at full size; None draws the maps that were compared.
-        n_examples: samples shown of each cluster.
-        marked: samples to ring in the embedding, such as those known to hold a shortcut, (N,) of booleans.
+        n_examples: number of samples that are shown of each cluster.
+        marked: booleans (N,): samples with a ring in the embedding, such as those that are known to hold a shortcut.
 
     Raises:
         InvalidInputError: for maps that are no images, or images of another number of samples.
@@ -48,7 +48,7 @@ def clusters_figure(
         samples = clusters.samples(cluster)
         _overlay(row[0], clusters.mean_map(cluster).numpy(), None)
         row[0].set_ylabel(f"cluster {cluster}\n{len(samples)} samples", fontsize=9)
-        row[0].spines[:].set(color=_colour(cluster), linewidth=3)  # as its points above
+        row[0].spines[:].set(color=_colour(cluster), linewidth=3)  # the colour of the cluster's points above
         for axes, i in zip(row[1:], samples, strict=False):
             if pictures is not None:
                 _show_input(axes, pictures[i])

@@ -31,7 +31,7 @@ def plot_comparison(
         raise InvalidInputError(f"there is nothing to draw: no measure begins with {kind!r}")
     short = {m: m.removeprefix(f"{kind} ") if measures is None else m for m in chosen}
     table = {name: {short[m]: comparison.mean(name, m) for m in chosen} for name in comparison.rows}
-    margins = {name: {short[m]: _zero(comparison.margin(name, m)) for m in chosen} for name in comparison.rows}
+    margins = {name: {short[m]: _zero_if_nan(comparison.margin(name, m)) for m in chosen} for name in comparison.rows}
     headings = {"accuracy": "Accuracy", "worst": "Accuracy in the worst group", "changed": "Predictions that change"}
     heading = title or (headings.get(kind, "Relevance in the mask") if measures is None else "")
     figure = grouped_bars(table, title=heading, margins=margins)
@@ -41,5 +41,5 @@ def plot_comparison(
     return figure
 
 
-def _zero(margin: float) -> float:
+def _zero_if_nan(margin: float) -> float:
     return 0.0 if math.isnan(margin) else margin

@@ -29,7 +29,8 @@ Array = NDArray[Any]
 KINDS = {2: "tabular", 3: "series", 4: "image"}  # by the number of axes of a batch
 SIGNED, UNSIGNED = "RdBu_r", "inferno"
 POSITIVE, NEGATIVE = "#b2182b", "#2166ac"  # the ends of RdBu, for bars and outlines of the same meaning
-BARS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999")  # told apart without red and green
+# Colours that can be distinguished without seeing red and green.
+BARS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999")
 INTERVAL: dict[str, Any] = {"fmt": "none", "elinewidth": 1.0, "capsize": 2, "ecolor": "#444444"}
 MAX_SAMPLES, MAX_CHANNELS, MAX_FEATURES = 8, 6, 20
 ACROSS = 4  # maps beside each other, where they stand without inputs
@@ -52,17 +53,17 @@ def plot(
         attribution: what `Explainer.explain` returned.
         inputs: what was explained, to be drawn beside and under the attribution.
         samples: which samples; None draws the first eight.
-        kind: "image" (N, C, H, W), "series" (N, C, T), "tabular" (N, F) or "text" (N, T) or (N, T, D); None goes by
-            the number of axes, and is "text" where the attribution knows its tokens.
+        kind: "image" (N, C, H, W), "series" (N, C, T), "tabular" (N, F) or "text" (N, T) or (N, T, D). None chooses
+            "text" if the attribution holds token ids, else the kind with as many axes.
         part: which tensor, where inputs are a tuple or a dict.
-        names: of the features (tabular) or the channels (series); the T tokens of each sample (text), else their ids.
-            `xaikit.report.Names` holds these and the names of the classes, for the titles.
+        names: names of the features (tabular) or the channels (series), or for each sample its T tokens (text); None
+            shows numbers or token ids. A `xaikit.report.Names` also names the classes in the titles.
         outline: a map (H, W), 1 inside, whose border is drawn on images.
 
     Raises:
-        InvalidInputError: for values that no kind fits, or inputs of another shape.
+        InvalidInputError: for values whose shape no kind has, or inputs of another shape.
         InvalidTypeError: for anything but an attribution.
-        UnknownNameError: for a part that is not there.
+        UnknownNameError: for a part that does not exist.
     """
     if not isinstance(attribution, Attribution):
         raise InvalidTypeError(f"plot takes the Attribution that explain() returns, got {type(attribution).__name__}")
@@ -106,14 +107,14 @@ def comparison(
 ) -> Figure:
     """A grid of images: one row for each sample, the input first, then one column for each explainer.
 
-    Every map has its own colour scale, from minus to plus its largest absolute value, since relevances of different
-    explainers differ by orders of magnitude.
+    Every map has its own colour scale, from minus to plus its largest absolute value, because the relevances of
+    different explainers differ by orders of magnitude.
 
     Args:
         attributions: by column title; attributions or plain tensors (N, C, H, W).
         inputs: images (N, C, H, W).
-        labels: a word for each sample.
-        captions: by column title, a word below each map, such as what was predicted.
+        labels: a short text for each sample.
+        captions: by column title, a short text below each map, such as the predicted class.
         samples: which samples; None draws the first eight.
         outline: a map (H, W), 1 inside, whose border is drawn on every image.
     """
@@ -157,9 +158,13 @@ def grouped_bars(
     percent: bool = True,
     margins: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Figure:
-    """Bars of `table[series][group]`, grouped, each with its number; `margins` likewise, as lines around the ends.
+    """Grouped bars, one for each number, with the number above it.
 
-    Percentages stand on an axis to 100 %, or to the largest where all are below 30 %.
+    Args:
+        table: the numbers by series (colour) and group (position).
+        title: above the figure.
+        percent: whether the numbers are shares. Their axis ends at 100 %, or at the largest if all are below 30 %.
+        margins: half the width of each number's interval, by series and group; drawn as lines.
     """
     groups = list(dict.fromkeys(group for row in table.values() for group in row))
     figure = Figure(figsize=(1.5 + 0.42 * len(groups) * (len(table) + 1), 3.6), layout="constrained")
@@ -218,7 +223,7 @@ def _images(values: Array, inputs: Array | None, titles: Sequence[str], outline:
 
 
 def _series(values: Array, inputs: Array | None, titles: Sequence[str], names: Sequence[str] | None) -> Figure:
-    """The attribution as colour behind the curve; the channels with the most of it, where there are many."""
+    """The attribution as colour behind the curve; of many channels, those with the most attribution."""
     values = values[:, None] if values.ndim == 2 else values
     inputs = inputs[:, None] if inputs is not None and inputs.ndim == 2 else inputs
     if names and len(names) != values.shape[1]:
@@ -270,13 +275,13 @@ def _bars(values: Array, inputs: Array | None, titles: Sequence[str], names: Seq
 
 
 def _grid(rows: int, columns: int, *, width: float, height: float, margin: float = 0.6) -> tuple[Figure, Any]:
-    """Axes in a grid; `beside` inches are left for colour bars."""
+    """Axes in a grid; `margin` inches are left for colour bars."""
     figure = Figure(figsize=(columns * width + margin, rows * height + 0.3), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _scale(values: Array, quantile: float = QUANTILE) -> tuple[Normalize, str]:
-    """Colours centred at 0 for values of both signs; from 0 upwards for others."""
+    """The range and the name of a colour map: centred at 0 for values of both signs, from 0 upwards for others."""
     size = np.abs(values)
     end = float(np.quantile(size, quantile)) or float(size.max()) or 1.0
     return (Normalize(-end, end), SIGNED) if (values < 0).any() else (Normalize(0, end), UNSIGNED)
@@ -295,7 +300,7 @@ def _show_input(axes: Axes, image: Array, shades: tuple[float, float] = (0.0, 1.
 
 
 def _overlay(axes: Axes, values: Array, image: Array | None) -> Any:
-    """The attribution, channels summed; over an image the small values let it shine through."""
+    """The attribution, channels summed; over an image, small values are transparent."""
     flat = values.sum(0) if values.ndim == 3 else values
     norm, colours = _scale(flat)
     opacity: Any = None
@@ -327,7 +332,7 @@ def _draw_outline(axes: Axes, outline: Any, shape: tuple[int, ...]) -> None:
 
 
 def _names_of_parts(names: Names, ids: Array | None) -> Sequence[Any] | None:
-    """The tokens of each sample of texts, else the features."""
+    """The tokens of each sample, if these are texts; else the names of the features."""
     if ids is not None:
         return None if names.tokens is None else [names.tokens(row) for row in ids.tolist()]
     return names.features or None
@@ -355,7 +360,7 @@ def _choose(samples: int | Sequence[int] | None, n: int) -> list[int]:
 
 
 def _pick(values: Any, part: int | str | None, what: str) -> Any:
-    """The tensor itself, or the named one of a tuple or dict."""
+    """The tensor itself, or the entry `part` of a tuple or dict."""
     if isinstance(values, (tuple, list)):
         values = dict(enumerate(values))
     if not isinstance(values, Mapping):

@@ -16,7 +16,7 @@ MAX_LEVELS = 8
 
 
 def plot_hierarchy(hierarchy: Any, inputs: Any = None, *, tokens: Sequence[str] | None = None) -> Figure:
-    """The scores of the groups, level by level; borders show the groups, and what is not taken yet stays white.
+    """The scores of the groups, level by level. Borders show the groups; parts that are in no group yet are white.
 
     Args:
         hierarchy: what `AgglomerativeDecomposition.hierarchy` returned, of an image or a sequence.

@@ -1,4 +1,4 @@
-"""Report: what was found about a model, as one HTML file that opens by double click and asks nothing of the network."""
+"""Report: results about a model as one HTML file, which a browser shows without a network connection."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.core.files import write_whole
+from xaikit.core.renames import renamed_arguments, renamed_attribute
 from xaikit.report import pictures
-from xaikit.report.cards import drawn, kind_of
+from xaikit.report.cards import drawn, kind_of, part_names, scale_of
+from xaikit.report.conclusion import Digest
 from xaikit.report.names import Names
 from xaikit.report.side_by_side import (
     accuracy,
@@ -27,7 +29,7 @@ from xaikit.runs import ExplainedSample, Run
 
 PAGE = Path(__file__).parent / "page"
 MOST_SAMPLES = 500
-LONG = 40  # letters of a cell that are not squeezed beside others on a phone
+LONG = 40  # letters; a table with longer cells is shown as cards on a phone
 FRAME = 'style="width: 100%; height: 45rem; border: 0"'  # of a report in a notebook
 
 
@@ -40,12 +42,14 @@ class Table:
         rows: one dict for each row; the columns are their keys, in the order of the first appearance.
         note: what the numbers mean.
         shares: whether the fractional numbers are shares, shown in per cent.
+        conclusion: what it comes to, one sentence, shown at the top of the page.
     """
 
     title: str
     rows: Sequence[Mapping[str, Any]]
     note: str = ""
     shares: bool = False
+    conclusion: str = ""
 
     @property
     def columns(self) -> list[str]:
@@ -55,11 +59,25 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A matplotlib figure of a report, with words for whoever cannot see it."""
+    """A matplotlib figure of a report.
+
+    Attributes:
+        title: its heading.
+        figure: the matplotlib figure.
+        description: what it shows, for readers who cannot see it.
+    """
 
     title: str
     figure: Any
     description: str
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise renamed_attribute("Picture", name, {"words": "description"})
+
+
+Picture.__init__ = renamed_arguments(words="description")(Picture.__init__)  # type: ignore[method-assign]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +87,8 @@ class Report:
     Attributes:
         runs: runs over the same data, one for each explainer; they stand side by side.
         title: of the page.
-        names: of classes, features and tokens; classes and features else as the first run's data calls them.
-        kind: "image", "series", "tabular" or "text"; None goes by the form of the samples.
+        names: of classes, features and tokens. Names of classes and features that are left out come from the first run.
+        kind: "image", "series", "tabular" or "text"; None chooses it by the shape of the samples.
         sections: tables and figures between the summary and the samples.
         limit: most samples shown, evenly spread over the data.
 
@@ -122,17 +140,23 @@ class Report:
             InvalidInputError: for samples of several tensors, or ones that differ between the runs.
             MissingDependencyError: without jinja2.
         """
-        cards = list(self._cards())
+        digest = Digest(self.runs, run_labels(self.runs))
+        cards = list(self._cards(digest))
+        verdicts_of_sections = [s.conclusion for s in self.sections if isinstance(s, Table) and s.conclusion]
         colouring = pictures.colouring()
         return _template().render(
             title=self.title,
             style=(PAGE / "report.css").read_text(encoding="utf-8"),
             script=(PAGE / "report.js").read_text(encoding="utf-8"),
             made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            conclusion=[*verdicts_of_sections, *digest.sentences()],
             facts=self._facts(len(cards)),
             sections=[_section(s) for s in (*self._models(), *self.sections)],
             explainers=run_labels(self.runs),
             cards=cards,
+            any_signed=any(drawing.get("signed") for card in cards for drawing in card["maps"]),
+            any_gap=any(drawing["gap"] is not None for card in cards for drawing in card["maps"]),
+            shared_scale=len(models(self.runs)) > 1,
             classes=sorted({c["label"] or c["predicted"] for c in cards} - {""}),
             colouring=colouring,
             bars={name: _bar(colouring[name]) for name in ("signed", "unsigned")},
@@ -165,7 +189,7 @@ class Report:
         facts["made with"] = ", ".join(f"{k} {v}" for k, v in first.versions.items())
         return facts
 
-    def _cards(self) -> Iterator[dict[str, Any]]:
+    def _cards(self, digest: Digest) -> Iterator[dict[str, Any]]:
         if not self.runs:
             return
         first = self.runs[0]
@@ -175,15 +199,18 @@ class Report:
             common = [common[i * len(common) // self.limit] for i in range(self.limit)]
         side = pictures.side_of(len(common) * (1 + len(self.runs)))
         for index in common:
-            yield self._card([run[place[index]] for run, place in zip(self.runs, places, strict=True)], side)
+            yield self._card([run[place[index]] for run, place in zip(self.runs, places, strict=True)], side, digest)
 
-    def _card(self, samples: list[ExplainedSample], side: int) -> dict[str, Any]:
+    def _card(self, samples: list[ExplainedSample], side: int, digest: Digest) -> dict[str, Any]:
         first = samples[0]
         inputs = next((s.inputs for s in samples if s.inputs is not None), None)
         inputs = None if inputs is None else _array(inputs, "inputs")
         values = [_array(s.values, "values") for s in samples]
         kind = self.kind or kind_of(values[0], inputs)
         check_same_inputs(samples)
+        digest.add(kind, values, samples, part_names(kind, values[0], inputs, self.names))
+        agreement = digest.agreement(kind, values)
+        scales = self._scales(kind, values)
         per_model = verdicts(self.runs, samples, self.names)
         return {
             "index": first.index,
@@ -195,12 +222,20 @@ class Report:
             "target": self.names.of_class(first.target),
             "score": first.score,
             "right": per_model[0]["right"],
+            "gap": max((abs(s.gap) for s in samples if s.gap is not None), default=None),
+            "disagreement": None if agreement is None else 1 - agreement,
             "input": pictures.photograph(inputs, side) if kind == "image" and inputs is not None else "",
             "maps": [
-                {"explainer": name, "gap": sample.gap, **drawn(kind, value, inputs, self.names, side=side)}
-                for name, sample, value in zip(run_labels(self.runs), samples, values, strict=True)
+                {"explainer": name, "gap": sample.gap, **drawn(kind, value, inputs, self.names, side=side, scale=scale)}
+                for name, sample, value, scale in zip(run_labels(self.runs), samples, values, scales, strict=True)
             ],
         }
+
+    def _scales(self, kind: str, values: Sequence[Any]) -> list[float]:
+        """Where the colours of each map end: at one value for the maps of one explainer, whose models are compared."""
+        own = [scale_of(kind, value) for value in values]
+        explainers = [run.job["explainer"] for run in self.runs]
+        return [max(s for s, e in zip(own, explainers, strict=True) if e == explainer) for explainer in explainers]
 
     def _repr_html_(self) -> str:
         # In a frame, so that neither the page's style nor its script touches the notebook.
@@ -225,7 +260,7 @@ def _template() -> Any:
 def _number(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "" if value is None else str(value)
-    # From ten thousand on digits want to be counted; a seed or a row below that is not cut in two.
+    # Commas help to read numbers from ten thousand on; smaller ones may be seeds or rows.
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else f"{value:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""What a reader calls things: classes, columns, tokens."""
+"""Names of classes, columns and tokens, for figures and reports."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """What to call things; each may be left out.
+    """Names for figures and reports; each may be left out.
 
     Attributes:
-        classes: of the classes, by index.
-        features: of the columns of a table, or of the channels of a series.
-        tokens: a function of a sample's token ids (T,) that gives T strings.
-        padding: what that calls the token that fills a text up; at the end of a text it is shown once, with its number
-            and its sum, and not at all where it has no relevance.
+        classes: names of the classes, by index.
+        features: names of the columns of a table, or of the channels of a series.
+        tokens: a function from the token ids (T,) of a sample to T strings.
+        padding: the string that `tokens` gives for the padding token. At the end of a text it is shown once, with the
+            number of padding tokens and the sum of their relevance, or not at all if they have none.
     """
 
     classes: Sequence[str] = ()

@@ -1,7 +1,7 @@
 """Pictures inside a page: inputs and heatmaps as data URIs, small enough for hundreds of samples.
 
-A heatmap is a grey picture of its values, and the page colours it (`colouring`): one picture serves signed and unsigned
-colours, and a lossy format, which halves the resolution of colours, keeps that of greys.
+A heatmap is stored as a grey picture of its values, and the page colours it (`colouring`). So one picture serves signed
+and unsigned colours. The lossy format halves the resolution of colours, but not that of greys.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ STOPS = 33  # of a colour map; a page interpolates between them
 
 
 def side_of(pictures: int) -> int:
-    """Pixels of the longer side of each, where a page has so many."""
+    """Pixels of the longer side of each picture on a page with so many pictures."""
     return min(LARGEST, int((PIXELS / max(1, pictures)) ** 0.5))
 
 
 def scale_of(values: Array) -> float:
-    """The absolute value at which the colours end; a few extreme values must not blank the rest."""
+    """The absolute value at which the colours end: a high quantile, so that extreme values do not hide the rest."""
     size = np.abs(values[np.isfinite(values)])
     if not size.size:
         return 1.0
@@ -49,10 +49,10 @@ def heatmap(values: Array, scale: float, *, signed: bool, side: int = LARGEST) -
 
 
 def colouring() -> dict[str, list[str]]:
-    """What turns greys into colours, as the tables of red, green and blue of an SVG filter.
+    """The colour maps as tables of red, green and blue, for SVG filters that turn greys into colours.
 
-    "signed" maps to red for, white at 0, blue against; "unsigned" from dark to bright; "folded" shows the sizes of a
-    signed map like an unsigned one.
+    "signed": red for positive values, white at 0, blue for negative ones. "unsigned": from dark to bright. "folded":
+    the absolute values of a signed map, in the colours of "unsigned".
     """
     signed, unsigned = (colours(name)[np.linspace(0, 255, STOPS).round().astype(int)] for name in (SIGNED, UNSIGNED))
     tables = {"signed": signed, "unsigned": unsigned, "folded": np.concatenate([unsigned[:0:-1], unsigned])}
@@ -60,7 +60,7 @@ def colouring() -> dict[str, list[str]]:
 
 
 def photograph(image: Array, side: int = LARGEST) -> str:
-    """An input (C, H, W) or (H, W) in its own colours or in grey, its range stretched to what can be shown."""
+    """An input (C, H, W) or (H, W) in its own colours or in grey, its range of values stretched to black and white."""
     image = image[None] if image.ndim == 2 else image
     image = image if image.shape[0] in (1, 3) else image.mean(0, keepdims=True)
     image = np.nan_to_num(image)

@@ -1,4 +1,4 @@
-"""What was measured, searched, mended and profiled, as sections of a report."""
+"""Sections of a report: tables and figures of evaluations, searches, trainings and model profiles."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 from xaikit.core import Explainer
 from xaikit.report.html import Picture, Table
 
-if TYPE_CHECKING:  # a report of one thing need not load the others
+if TYPE_CHECKING:  # a report of one kind of result need not load the code of the others
     from xaikit.metrics import Evaluation
     from xaikit.mitigation import Comparison
     from xaikit.recommendation import Recommendation
     from xaikit.tuning import TuneResult
 
 Section = Table | Picture
-WORDS = {"accuracy": "accuracy", "mass": "relevance in the mask"}  # what is drawn of a mitigation
+DRAWN_MEASURES = {
+    "accuracy": "accuracy",
+    "mass": "relevance in the mask",
+}  # drawn for a mitigation, with their headings
 MOST_TRIALS = 200
 MOST_EXPLAINERS = 10
 
@@ -46,7 +49,7 @@ def evaluation_sections(evaluation: Evaluation, *, title: str = "Metrics") -> li
             row = evaluation[explainer, metric]
             arrow = "↑" if row.direction == "maximize" else "↓"
             line[f"{metric} {arrow}"] = row.mean if row.n else ("failed" if row.error else "NaN")
-            line[f"{metric}, {interval}"] = _range(row.low, row.high)
+            line[f"{metric}, {interval}"] = _range_text(row.low, row.high)
             counts.append(row.n)
         rows.append({**line, "samples": max(counts, default=0)})
     notes = ["↑: higher is better, ↓: lower is; intervals are bootstraps over the samples."]
@@ -64,7 +67,7 @@ def tuning_sections(result: TuneResult[Any], *, title: str = "Tuning") -> list[S
         title: of the first section, and before those of the others.
 
     Returns:
-        Tables and figures; those that this result has something for.
+        Tables and figures; a kind of figure for which the result has no data is left out.
     """
     goal = result.goals[0]
     best, gain = _unbound(result.best), result.gain_interval
@@ -73,7 +76,7 @@ def tuning_sections(result: TuneResult[Any], *, title: str = "Tuning") -> list[S
         "settings": best,
         goal.name: result.value,
         f"{goal.name} before": _cell(result.default_value),
-        "95% interval of the gain": _range(gain.low, gain.high) if gain else _range(math.nan, math.nan),
+        "95% interval of the gain": _range_text(gain.low, gain.high) if gain else _range_text(math.nan, math.nan),
     }
     inactive = f" Without any effect: {', '.join(result.inactive_settings)}." if result.inactive_settings else ""
     sections: list[Section] = [
@@ -130,10 +133,13 @@ def mitigation_sections(
     """Every measure before and after (or of each training), and a figure of the accuracies and the relevance.
 
     Args:
-        comparison: of the measures.
-        groups: accuracies by training, what became of the shortcut, and group, as `Assessment.groups` has them; a
-            table of these follows.
+        comparison: what `compare` returned.
+        groups: accuracies by training, variant of the shortcut and group, as in `Assessment.groups`; None leaves out
+            their table.
         title: of the first section, and before those of the others.
+
+    Returns:
+        A table of all measures, figures, and with `groups` a table of the accuracies in each group.
     """
     from xaikit.report.comparisons import plot_comparison
 
@@ -150,8 +156,8 @@ def mitigation_sections(
         "kept, randomised, flipped, removed: what became of the shortcut; worst: accuracy in the worst "
         "group; changed: share of predictions that change; mass: share of the relevance that lies in the mask."
     )
-    sections: list[Section] = [Table(title, rows, note, shares=True)]
-    for kind, heading in WORDS.items():
+    sections: list[Section] = [Table(title, rows, note, shares=True, conclusion=_exchanged(comparison))]
+    for kind, heading in DRAWN_MEASURES.items():
         measures = [m for m in comparison.measures if m.startswith(f"{kind} ")]
         if measures:
             values_text = "; ".join(f"{m.removeprefix(f'{kind} ')}: {_shares(comparison, m)}" for m in measures)
@@ -160,6 +166,29 @@ def mitigation_sections(
     if groups:
         sections.append(Table(f"{title}: accuracy in each group", _by_group(groups), shares=True))
     return sections
+
+
+def _exchanged(comparison: Comparison) -> str:
+    """What became of the predictions with the shortcut exchanged, from the first training to the last."""
+    from xaikit.mitigation.assess import RELIES
+
+    measure = next((f"accuracy {n}" for n in ("flipped", "randomised") if f"accuracy {n}" in comparison.measures), None)
+    trainings = list(comparison.rows)
+    if measure is None or not trainings:
+        return ""
+    first, last = trainings[0], trainings[-1]
+    shares = {name: f"{comparison.mean(name, measure):.1%} ({name})" for name in (first, last)}
+    became = f"is {shares[first]}" if first == last else f"goes from {shares[first]} to {shares[last]}"
+    changed = measure.replace("accuracy", "changed")
+    if changed not in comparison.measures:
+        return f"With the shortcut exchanged, the accuracy {became}."
+    follows = comparison.mean(last, changed)
+    verdict = "still relies" if follows > RELIES else "does not rely"
+    model = "The model" if first == last else f"The model {last!r}"
+    return (
+        f"{model} {verdict} on the shortcut: with it exchanged, {follows:.1%} of the predictions change, and the "
+        f"accuracy {became}."
+    )
 
 
 def _by_group(groups: Mapping[str, Mapping[str, Mapping[Any, float]]]) -> list[dict[str, Any]]:
@@ -175,7 +204,7 @@ def _by_group(groups: Mapping[str, Mapping[str, Mapping[Any, float]]]) -> list[d
 def profile_sections(
     recommendation: Recommendation | Mapping[str, Any], *, title: str = "Model profile"
 ) -> list[Section]:
-    """What a model is made of, and the explainers that suit it.
+    """The profile of a model, and the explainers that suit it.
 
     Args:
         recommendation: what `recommend` returned, or the values that its `to_dict` gives.
@@ -198,7 +227,7 @@ def profile_sections(
         {
             "place": place,
             "explainer": item["name"],
-            **({} if metric is None else {metric: _cell(item["value"]), "± standard error": _cell(item["error"])}),
+            **({} if metric is None else {metric: _cell(item["value"]), "95% interval": _interval(item)}),
             "points": round(item["points"], 2),
             "passes": item["passes"],
             "why": "; ".join(item["reasons"]),
@@ -212,8 +241,14 @@ def profile_sections(
     return [table, Table("Explainers that suit it", rows, " ".join(notes))]
 
 
+def _interval(candidate: Mapping[str, Any]) -> str:
+    """The interval of a candidate's mean, as text; files of xaikit 0.1 have none."""
+    interval = candidate.get("interval")
+    return "" if interval is None or interval["low"] is None else _range_text(interval["low"], interval["high"])
+
+
 def _objectives(row: Mapping[str, Any], result: TuneResult[Any]) -> dict[str, Any]:
-    """What a trial gave, by the names of the goals; only a search for several keeps a value of each."""
+    """The values of a trial by the names of the goals; only a search with several goals keeps a value for each."""
     names = [goal.name for goal in result.goals]
     values = row.get("values") or {names[0]: row["value"]}
     return {name: _cell(values.get(name)) for name in names}
@@ -228,11 +263,11 @@ def _unbound(value: Any) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A table's cell: nothing for what is not a finite number, words for what is neither number nor text."""
+    """A cell of a table: None for numbers that are not finite, text for values that are neither number nor text."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     return value if isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def _range(low: float, high: float) -> str:
+def _range_text(low: float, high: float) -> str:
     return "" if math.isnan(low) else f"{low:.3g} to {high:.3g}"

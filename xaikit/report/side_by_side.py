@@ -1,4 +1,4 @@
-"""Runs side by side on one page: the same samples, how each run is called, and what each model predicts."""
+"""Several runs side by side on one page: checks that their samples are the same, labels, models and predictions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xaikit.runs import ExplainedSample, Run
 
 
 def check_same_samples(runs: Sequence[Run]) -> None:
-    """Refuse runs over different samples, so that no map stands beside another sample's picture.
+    """Refuse runs over different samples, so that no map is shown beside the picture of another sample.
 
     Samples are compared by the fingerprints of their files or rows, else by their names. Runs that have neither must
     have begun with the same first sample.
@@ -22,7 +22,7 @@ def check_same_samples(runs: Sequence[Run]) -> None:
         runs: whose samples are joined by their index.
 
     Raises:
-        InvalidInputError: for runs of which the same index means different samples; the first difference is named.
+        InvalidInputError: if an index means different samples in two runs; the message names the first difference.
     """
     if len(runs) < 2:
         return
@@ -35,8 +35,8 @@ def check_same_samples(runs: Sequence[Run]) -> None:
             if earlier is not None and key is not None and earlier[key] != row[key]:
                 raise InvalidInputError(
                     f"{first.folder} and {other.folder} explain different samples: number {row['index']} is "
-                    f"{_called(earlier)} there and {_called(row)} here{_same_name(earlier, row)}; one page shows runs "
-                    "over the same data"
+                    f"{_name_or_number(earlier)} there and {_name_or_number(row)} here{_same_name(earlier, row)}; "
+                    "one page shows runs over the same data"
                 )
             if earlier is not None and key is None and first.job.get("first sample") != other.job.get("first sample"):
                 raise InvalidInputError(
@@ -46,7 +46,7 @@ def check_same_samples(runs: Sequence[Run]) -> None:
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """What each run is called on the page: its explainer, the settings or the model that tell it from the others."""
+    """The label of each run: its explainer, with the settings or the model by which it differs from the others."""
     names = [run.job["explainer"]["name"] for run in runs]
     labels = [
         name if names.count(name) == 1 else _with_difference(run, runs) for name, run in zip(names, runs, strict=True)
@@ -66,7 +66,7 @@ def models(runs: Sequence[Run]) -> dict[str, Run]:
 
 
 def model_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A row for each model: its weights, how many of the labelled samples it predicts rightly, and its explainers."""
+    """A row for each model: its weights, its accuracy on the labelled samples, and its explainers."""
     labels = run_labels(runs)
     rows = []
     for weights, run in models(runs).items():
@@ -107,7 +107,7 @@ def verdicts(runs: Sequence[Run], samples: Sequence[ExplainedSample], names: Nam
 
 
 def check_same_inputs(samples: Sequence[ExplainedSample]) -> None:
-    """Refuse a sample whose kept inputs differ between runs, where neither a fingerprint nor a name tells it.
+    """Refuse a sample whose stored inputs differ between runs, if it has neither a fingerprint nor a name.
 
     Raises:
         InvalidInputError: for inputs of one shape and other values.
@@ -127,7 +127,7 @@ def _right(sample: ExplainedSample) -> str:
     return "right" if sample.label == sample.predicted else "wrong"
 
 
-def _called(row: dict[str, Any]) -> str:
+def _name_or_number(row: dict[str, Any]) -> str:
     return str(row["name"] or f"sample {row['index']}")
 
 

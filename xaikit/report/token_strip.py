@@ -24,7 +24,7 @@ FONT = FontProperties(family="DejaVu Sans", size=SIZE)
 def token_strip(
     values: Array, titles: Sequence[str], tokens: Sequence[Sequence[str]] | None, ids: Array | None = None
 ) -> Figure:
-    """One block of lines for each sample: red tokens speak for the class, blue ones against it.
+    """One block of lines for each sample: red tokens have positive values, blue ones negative.
 
     Args:
         values: attribution of tokens (N, T), or of their embeddings (N, T, D), which is summed over D.
@@ -51,29 +51,29 @@ def token_strip(
         colours = Normalize(-1, 1)
         shares = weight / (float(np.abs(weight).max()) or 1.0)
         for (x, line), word, share in zip(placed, row, shares, strict=True):
-            # Two thirds of the scale, so that black letters stay readable on every colour.
+            # Only two thirds of the colour scale, so that black letters stay readable on every colour.
             face = colormaps["RdBu_r"](colours(0.66 * share))
             box = {"facecolor": face, "edgecolor": "none", "boxstyle": "round,pad=0.18"}
             place = (x, top + LINE * (line + 1))
-            axes.text(*place, _plain(str(word)), fontproperties=FONT, va="center", bbox=box, parse_math=False)
+            axes.text(*place, _one_line(str(word)), fontproperties=FONT, va="center", bbox=box, parse_math=False)
         top += height
     return figure
 
 
 def unpadded(ids: Sequence[int], weights: Array) -> int:
-    """Where a text ends: what follows is one token over and over, which the model does not look at."""
+    """The end of a text without its padding: the last token, repeated, with an attribution of zero."""
     end = len(ids)
     while end > 1 and ids[end - 1] == ids[-1] and weights[end - 1] == 0:
         end -= 1
-    # A single last word without relevance is a word.
+    # A single token at the end is no padding, even if its attribution is zero.
     return end if len(ids) - end > 1 else len(weights)
 
 
 def _lines(strings: Sequence[str]) -> tuple[list[tuple[float, int]], int]:
-    """Where each word stands: its left edge in inches and its line; and the number of lines."""
+    """The position of each word, as its left edge in inches and its line; and the number of lines."""
     placed, x, line = [], 0.15, 0
     for word in strings:
-        text = _plain(word)
+        text = _one_line(word)
         width = text_to_path.get_text_width_height_descent(text, FONT, ismath=False)[0] / 72
         if x + width > WIDTH - 0.15 and x > 0.15:
             x, line = 0.15, line + 1
@@ -82,6 +82,6 @@ def _lines(strings: Sequence[str]) -> tuple[list[tuple[float, int]], int]:
     return placed, line + 1
 
 
-def _plain(word: str) -> str:
-    """A word without line breaks, and with something to see where it is empty."""
+def _one_line(word: str) -> str:
+    """A word without line breaks; a dot if it is empty."""
     return " ".join(word.split()) or "·"

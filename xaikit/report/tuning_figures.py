@@ -34,12 +34,12 @@ def plot(result: TuneResult[Any], kind: str = "history") -> Figure:
 
 
 def history(result: TuneResult[Any]) -> Figure:
-    """The first objective, trial by trial, and the best so far."""
+    """The value of the first objective in each trial, and the best value so far."""
     goal = result.goals[0]
-    values = [row["value"] for row in _run(result)]
+    values = [row["value"] for row in _distinct_trials(result)]
     better = max if goal.direction == "maximize" else min
     figure = Figure(figsize=(7.5, 3.6), layout="constrained")
-    axes = _clean(figure.subplots())
+    axes = _styled(figure.subplots())
     axes.scatter(range(len(values)), values, s=22, color=TRIED, label="one trial", zorder=3)
     axes.step(
         range(len(values)), list(itertools.accumulate(values, better)), where="post", color=BEST, label="best so far"
@@ -48,7 +48,7 @@ def history(result: TuneResult[Any]) -> Figure:
         axes.axhline(result.default_value, color=GREY, linestyle=":", label="default")
     axes.set_title("History of the search", loc="left", fontsize=10)
     axes.set_xlabel("distinct settings, in the order in which they were tried", fontsize=9)
-    axes.set_ylabel(_named(goal), fontsize=9)
+    axes.set_ylabel(_axis_label(goal), fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=8)
     return figure
@@ -63,12 +63,12 @@ def importance(result: TuneResult[Any]) -> Figure:
     values = {row["value"] for row in result.trials if row["state"] == "complete"}
     if len(values) < 2:
         raise InvalidInputError(
-            f"what matters shows only where the objective varies; the {len(result.trials)} trials gave "
+            f"importance needs an objective that varies; the {len(result.trials)} trials gave "
             f"{len(values)} value{'s' if len(values) != 1 else ''}"
         )
     shares = importances(result)
     figure = Figure(figsize=(7.5, 0.9 + 0.32 * len(shares)), layout="constrained")
-    axes = _clean(figure.subplots())
+    axes = _styled(figure.subplots())
     bars = axes.barh(list(shares), list(shares.values()), height=0.7, color=TRIED)
     axes.bar_label(bars, [f"{100 * v:.0f} %" if v >= 0.01 else "< 1 %" for v in shares.values()], padding=3, fontsize=8)
     axes.invert_yaxis()
@@ -79,7 +79,7 @@ def importance(result: TuneResult[Any]) -> Figure:
 
 
 def front(result: TuneResult[Any]) -> Figure:
-    """Two or three objectives, each pair against each other; what no trial beats in all of them is red.
+    """Each pair of two or three objectives against each other; the trials on the Pareto front are red.
 
     Raises:
         InvalidInputError: for another number of objectives.
@@ -88,16 +88,16 @@ def front(result: TuneResult[Any]) -> Figure:
         raise InvalidInputError(
             f"a Pareto front is drawn for two or three objectives, this search had {len(result.goals)}"
         )
-    tried, best = [row["values"] for row in _run(result)], [point.values for point in result.front]
+    tried, best = [row["values"] for row in _distinct_trials(result)], [point.values for point in result.front]
     pairs = list(itertools.combinations(result.goals, 2))
     figure = Figure(figsize=(1 + 3.4 * len(pairs), 3.8), layout="constrained")
     for axes, (across, along) in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
-        _clean(axes)
+        _styled(axes)
         for points, colour, label in ((tried, TRIED, "one trial"), (best, BEST, "on the front")):
             places = [[p[goal.name] for p in points] for goal in (across, along)]
             axes.scatter(*places, s=22, color=colour, label=label, zorder=3)
-        axes.set_xlabel(_named(across), fontsize=9)
-        axes.set_ylabel(_named(along), fontsize=9)
+        axes.set_xlabel(_axis_label(across), fontsize=9)
+        axes.set_ylabel(_axis_label(along), fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(5))
     figure.axes[0].set_title("Pareto front", loc="left", fontsize=10)
     figure.legend(
@@ -109,16 +109,16 @@ def front(result: TuneResult[Any]) -> Figure:
 KINDS: dict[str, Callable[[TuneResult[Any]], Figure]] = {"history": history, "importance": importance, "front": front}
 
 
-def _run(result: TuneResult[Any]) -> list[dict[str, Any]]:
+def _distinct_trials(result: TuneResult[Any]) -> list[dict[str, Any]]:
     """The complete trials, without those that took an earlier one's value."""
     return [row for row in result.trials if row["state"] == "complete" and row["repeats"] is None]
 
 
-def _named(goal: Goal) -> str:
+def _axis_label(goal: Goal) -> str:
     return f"{goal.name} ({'higher' if goal.direction == 'maximize' else 'lower'} is better)"
 
 
-def _clean(axes: Axes) -> Axes:
+def _styled(axes: Axes) -> Axes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -68,6 +68,9 @@ def explain_dataset(  # noqa: PLR0913
         world_size: number of processes; None reads WORLD_SIZE, else 1.
         progress: show a progress bar, with the time left.
 
+    Returns:
+        The run, which reads its values from the disk when they are used.
+
     Raises:
         InvalidInputError, InvalidTypeError: for arguments that cannot be right, or a folder that holds another job.
         UnboundError: for an explainer without a model.
@@ -119,7 +122,7 @@ def explain_dataset(  # noqa: PLR0913
     with tqdm(total=n_samples, desc="explain", unit="sample", disable=not progress or process > 0 or not todo) as bar:
         claimed = False
         for number, shard in keep.shards(source.parts(todo, size), explainer.device, bar):
-            # Not before there is something to write: a job that fails at once must not keep the folder from another.
+            # Only when there is something to write: a job that fails at once must not block the folder for another job.
             claimed = claimed or manifest.claim(folder, job, source.display_names, repair=repair)
             shards.write(folder, number, shard, stamp)
     if not claimed:
@@ -213,7 +216,7 @@ def _described(explainer: Explainer) -> dict[str, Any]:
 
 
 def _check_fit(explainer: Explainer, inputs: Any) -> None:
-    """One sample through the model, before a folder is made for a run that cannot be."""
+    """Explain one sample, so that a wrong call fails before a folder is made."""
     tensors, rebuild = flatten(inputs)
     try:
         output = explainer.output(rebuild(tuple(t.to(explainer.device) for t in tensors)))
@@ -228,7 +231,7 @@ def _check_fit(explainer: Explainer, inputs: Any) -> None:
 
 
 def _check_same_rows(folder: Path, numbers: list[int], source: SampleSource) -> None:
-    """Refuse to go on with a run whose shards were computed from other samples: the first one of each is compared."""
+    """Refuse to go on with a run of other samples: the first sample of each shard is compared."""
     for number in numbers:
         row = shards.first_row_of(folder, number)
         if row is not None and source.row_hash(row[0]) != row[1]:
@@ -264,7 +267,7 @@ def _process(rank: int | None, world_size: int | None) -> tuple[int, int]:
 
 
 def _from_environment(name: str, usual: int) -> int:
-    """A number that torchrun sets; the usual one where nothing useful stands there."""
+    """A number from an environment variable that torchrun sets; `usual` if it is absent or no number."""
     text = os.environ.get(name, "")
     return int(text) if text.isdecimal() else usual
 

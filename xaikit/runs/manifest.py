@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.files import partial_path
 
 NAME = "manifest.json"
 SHARDS = "shards"
@@ -30,7 +31,7 @@ class ExplainerRecord(BaseModel):
 
 
 class JobRecord(BaseModel):
-    """What the rest of xaikit reads of a run's job; further keys are compared, not read."""
+    """The keys of a run's job that the rest of xaikit reads; further keys are only compared."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -119,7 +120,7 @@ def claim(folder: Path, job: dict[str, Any], display_names: dict[str, Any], *, r
     path = folder / NAME
     (folder / SHARDS).mkdir(parents=True, exist_ok=True)
     manifest = {"format": FORMAT, "job": job, "versions": versions(), "display_names": display_names}
-    partial = folder / f"{NAME}.{os.getpid()}.partial"
+    partial = partial_path(path)
     try:
         partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         if repair:
@@ -154,7 +155,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def _strangers(folder: Path) -> bool:
-    """Whether a folder holds anything but what a process leaves that has only begun, and was perhaps killed."""
+    """Whether a folder holds files other than those of a process that has only begun (and was perhaps killed)."""
     if not folder.exists():
         return False
     begun = [p for p in folder.iterdir() if p.name != SHARDS and not p.match(f"{NAME}.*.partial")]
@@ -184,7 +185,7 @@ def _unreadable(path: Path) -> str:
 def _same_job(manifest: dict[str, Any], job: dict[str, Any], folder: Path) -> None:
     stored, current = _flat(manifest["job"]), _flat(job)
     differ = [key for key in {**stored, **current} if stored.get(key) != current.get(key)]
-    if "explainer.name" in differ:  # another method has other settings; its name says enough
+    if "explainer.name" in differ:  # another method has other settings, so only the name is reported
         differ = [key for key in differ if not key.startswith("explainer.settings")]
     if differ:
         differences = "; ".join(

@@ -115,7 +115,7 @@ class Run:
             raise IndexError(f"the run holds {len(self)} samples, got position {position}")
         position %= len(self)
         at = bisect.bisect_right(self._starts, position) - 1
-        # The last of several shards that start alike, which is the one with samples in it.
+        # Empty shards start at the same position as the shard behind them; the last of these has the sample.
         if self._open is None or self._open[0] != self._numbers[at]:
             self._open = (self._numbers[at], shards.read(self.folder, self._numbers[at]))
         return _sample(self._open[1], position - self._starts[at])
@@ -158,7 +158,7 @@ class Run:
         return import_pandas("to_pandas").DataFrame(list(self.rows()))
 
     def to_dict(self) -> dict[str, Any]:
-        """What is known of the run without its values, as plain JSON values; `from_dict` opens it again."""
+        """Folder, job and content hashes of the run as plain JSON values; `from_dict` opens the folder again."""
         fields = ("job", "versions", "display_names")
         skipped = {str(index): reason for index, reason in self.skipped.items()}
         content = {"content": list(self._content), "skipped": skipped}
@@ -166,7 +166,7 @@ class Run:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Run:
-        """Open the run that `to_dict` described.
+        """The run that `to_dict` described, opened again.
 
         Args:
             state: what `to_dict` returned.
@@ -202,7 +202,7 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> Run:
-        """The same as `load_run`.
+        """The run in a folder; the same as `load_run`.
 
         Args:
             folder: that `explain_dataset` or `save` wrote.
@@ -225,6 +225,9 @@ def load_run(folder: str | Path) -> Run:
 
     Args:
         folder: that `explain_dataset` or `xaikit explain --data` wrote.
+
+    Returns:
+        The explained samples in order, with the job that made them.
 
     Raises:
         InvalidInputError: for a folder that holds no run, or a damaged file in it.

@@ -36,7 +36,7 @@ class Shard(Result):
         inputs: what was explained, where it was kept.
         names: of the samples, such as file names; empty where the data has none.
         skipped: reason for each sample that could not be read, by its index.
-        fingerprints: hash of each sample's file or row, where the data tells it: the same however it is prepared.
+        fingerprints: hash of each sample's file or row, if the data has it; it does not depend on the preprocessing.
         first_row: hash of the first sample's inputs, so that a resumed run can tell whether the data are the same.
     """
 
@@ -61,7 +61,7 @@ PLAIN = ("targets", "scores", "predicted", "labels", "gap")
 
 
 def path_of(folder: Path, number: int) -> Path:
-    """Where a shard stands."""
+    """The path of a shard."""
     return folder / SHARDS / f"{number:08d}{SUFFIX}"
 
 
@@ -99,7 +99,7 @@ def write(folder: Path, number: int, shard: Shard, job: str) -> Path:
 
 
 def problem(folder: Path, number: int, job: str, *, thorough: bool = False) -> str:
-    """What is wrong with a shard, in words; empty when nothing is. `thorough` reads all of it."""
+    """What is wrong with a shard, as text; empty if nothing is. `thorough` reads the whole file."""
     try:
         description, _ = _open(path_of(folder, number), only=None if thorough else ("indices",))
     except InvalidInputError as err:
@@ -144,7 +144,7 @@ def first_row_of(folder: Path, number: int) -> tuple[int, str] | None:
 
 
 def rows_of(folder: Path, number: int) -> list[dict[str, Any]]:
-    """What a shard says of each of its samples, without the values."""
+    """The rows of a shard's samples, without the values."""
     description, tensors = _open(path_of(folder, number), only=("indices", *PLAIN))
     n = len(tensors["indices"])
     columns = {k: tensors[k].tolist() if k in tensors else [None] * n for k in ("indices", *PLAIN)}

@@ -38,7 +38,7 @@ class SampleBatch:
         labels: (n,) or None.
         skipped: reasons of unreadable samples by index.
         shard: number of the shard that it belongs to.
-        last: whether the shard is complete with it.
+        last: whether it is the last batch of its shard.
     """
 
     indices: Tensor
@@ -108,7 +108,7 @@ class SampleSource:
     def loader(
         self, plan: Iterable[list[int]], finish: Callable[[SampleBatch], Any] | None = None, **options: Any
     ) -> DataLoader[Any]:
-        """A loader of the batches that a plan lists: of parts, or of what `finish` makes of each."""
+        """A loader of the batches that a plan lists; `finish` is applied to each of them."""
         dataset: Any = self._indexed
         options = {**self._options, **options}
         return DataLoader(dataset, batch_sampler=plan, collate_fn=_Parts(self._collate, finish), **options)  # type: ignore[arg-type]
@@ -297,6 +297,6 @@ def sample_hash(inputs: Any, labels: Tensor | None) -> str:
 
 
 def usual_shard_size(inputs: Any) -> int:
-    """How many samples a shard holds, from the size of one."""
+    """The number of samples in a shard, by the size of one sample."""
     size = sum(t[0].numel() * t.element_size() for t in flatten(inputs)[0])
     return max(1, min(SHARD_MOST, SHARD_BYTES // max(1, size)))

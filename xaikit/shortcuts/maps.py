@@ -1,4 +1,4 @@
-"""From an attribution as users hold it to one map per sample, channels pooled."""
+"""Attributions in any form as one map for each sample, with channels pooled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def relevance_maps(attributions: Any, *, sign: str = "absolute") -> Tensor:
 
     Args:
         attributions: (N, C, ...), (N, F) or an `Attribution` of one tensor; axis 1 of three or more holds channels.
-        sign: "absolute" adds |relevance| over channels; "positive" keeps what speaks for the explained score.
+        sign: "absolute" adds |relevance| over channels; "positive" adds only positive relevance.
 
     Raises:
         InvalidInputError: for NaN, an empty batch, or no relevance at all.
@@ -44,6 +44,6 @@ def relevance_maps(attributions: Any, *, sign: str = "absolute") -> Tensor:
 
 
 def distributions(maps: Tensor) -> Tensor:
-    """Each map divided by its sum; one without relevance (GradCam may find none) counts as spread evenly."""
+    """Each map divided by its sum; a map without relevance (GradCam can give one) counts as uniform."""
     total = maps.flatten(1).sum(1).view(-1, *[1] * (maps.ndim - 1))
     return torch.where(total > 0, maps / total.clamp_min(torch.finfo(maps.dtype).tiny), 1 / maps[0].numel())

@@ -1,4 +1,4 @@
-"""How much of an explanation lies in a region, and whether that is more than the region's size and shape explain."""
+"""Overlap: the share of an explanation in a region, with a test whether the share is larger than by chance."""
 
 from __future__ import annotations
 
@@ -61,20 +61,20 @@ def mask_overlap(
 ) -> Overlap:
     """The share of each explanation inside a region, with a permutation test against the region elsewhere.
 
-    share = sum(mask * r) / sum(r), with r the relevance at each position (channels added); a sample without relevance
-    counts as one that looks everywhere alike.
+    share = sum(mask * r) / sum(r), with r the relevance at each position (channels added). The relevance of a sample
+    without any counts as uniform.
 
-    The null hypothesis is that the region is nothing special to the explanation. A p value is the share of all
-    placements of the mask, its own included, whose overlap is at least the observed one:
+    The null hypothesis is that the explanation does not depend on where the region lies. The p value is the share of
+    all placements of the mask, the true one included, whose overlap is at least the observed one:
 
     * ``null="shift"``: the mask is moved over the map by every offset, borders wrapping round, so that its shape and
       the map's smoothness stay as they are. All offsets are evaluated, so the test is exact and draws nothing; its
       smallest p is one over the number of positions.
-    * ``null="positions"``: positions are permuted at random, `n_permutations` times. For tables, whose columns have no
-      neighbours; on images, whose relevance is smooth, it calls too much significant.
+    * ``null="positions"``: positions are permuted at random, `n_permutations` times. Use it for tables, whose columns
+      have no neighbours. Relevance of images is smooth, so their p values would be too small.
 
-    In the test of the mean over samples, all masks move together: what samples have in common, such as relevance in
-    the middle of the image, is then no evidence.
+    In the test of the mean over samples, all masks move together. So relevance that all samples have in the same place,
+    such as the middle of the image, does not make the p value small.
 
     Args:
         attributions: of any explainer, (N, C, ...) or (N, F), or an `Attribution`.
@@ -83,6 +83,9 @@ def mask_overlap(
         null: what is permuted.
         n_permutations: for "positions".
         seed: for "positions".
+
+    Returns:
+        The share, the expected share and the p value of each sample, and the p value of the mean share.
 
     Raises:
         InvalidInputError: for masks that do not fit, are empty or cover everything; no relevance at all.

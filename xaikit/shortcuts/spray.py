@@ -1,8 +1,9 @@
-"""Spectral relevance analysis: samples grouped by where the model looks, so that an odd strategy shows as a cluster."""
+"""Spectral relevance analysis: samples are clustered by their explanations; a shortcut shows as a separate cluster."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 else:
     AnyArray = np.ndarray  # pydantic checks the class alone
 
-DENSE = 2000  # samples up to which all of the graph's matrix is held
+DENSE = 2000  # up to so many samples, the whole matrix of the graph is kept in memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -33,9 +34,10 @@ class Clusters(Result):
         labels: cluster of each sample, (N,).
         eigenvalues: the smallest ones of the normalised graph Laplacian, ascending. As many as there are clusters lie
             near 0; then comes the eigengap.
-        embedding: (N, 2), a picture of who is near whom.
+        embedding: positions of the samples in the plane, (N, 2); samples with similar explanations are near each other.
         maps: each sample's relevance as it was compared, (N, ...), sum 1.
         seed: of the clustering and the picture.
+        names: of the samples, such as their files; empty where none were passed.
     """
 
     labels: AnyArray
@@ -43,15 +45,17 @@ class Clusters(Result):
     embedding: AnyArray
     maps: Tensor
     seed: int | None = None
+    names: tuple[str, ...] = ()
 
     def to_pandas(self) -> Any:
-        """A table with one row for each sample: its cluster and its place in the plane (x, y).
+        """A table with one row for each sample: its cluster, its place in the plane (x, y), its name if it has one.
 
         Raises:
             MissingDependencyError: without pandas.
         """
         x, y = self.embedding.T
-        return import_pandas().DataFrame({"cluster": self.labels, "x": x, "y": y})
+        names = {"name": list(self.names)} if self.names else {}
+        return import_pandas().DataFrame({"cluster": self.labels, "x": x, "y": y, **names})
 
     @property
     def n_clusters(self) -> int:
@@ -60,7 +64,7 @@ class Clusters(Result):
 
     @property
     def eigengaps(self) -> Array:
-        """The step after each eigenvalue: a large one after the k-th speaks for k clusters."""
+        """The differences of neighbouring eigenvalues: a large one after the k-th suggests k clusters."""
         return np.diff(self.eigenvalues)
 
     def samples(self, cluster: int) -> list[int]:
@@ -85,6 +89,17 @@ class Clusters(Result):
         flat = self.maps.flatten(1)[rows]
         distance = (flat - flat.mean(0)).norm(dim=1)
         return [int(rows[i]) for i in distance.argsort(stable=True)]
+
+    def sample_names(self, cluster: int) -> list[str]:
+        """Names of the samples of a cluster, the most typical first; "sample 7" where none were passed.
+
+        Args:
+            cluster: its number, from 0 on.
+
+        Raises:
+            InvalidInputError: for a cluster that there is not.
+        """
+        return [self.names[i] if self.names else f"sample {i}" for i in self.samples(cluster)]
 
     def mean_map(self, cluster: int) -> Tensor:
         """The cluster's mean relevance, of the shape of one map.
@@ -112,7 +127,10 @@ class SpRAy(Configured):
     3. Number of clusters: where the step between neighbouring eigenvalues of L is largest, up to `max_clusters`.
     4. Spectral clustering, and a picture of the samples in two dimensions, both from the same graph.
 
-    Best run on the samples of one class: between classes, explanations differ for good reasons.
+    Run it on the samples of one class, because explanations of different classes differ anyway.
+
+    Maps are compared place by place. So a shortcut that is spread over the samples (stripes, a hue) or that moves from
+    one to the other (a line) makes no cluster. `scan` finds these.
 
     >>> import torch
     >>> honest, cheat = torch.rand(40, 1, 8, 8), torch.rand(20, 1, 8, 8)
@@ -132,14 +150,16 @@ class SpRAy(Configured):
     )
     random_state: Annotated[int, Int(ge=0), "seed of the clustering and the picture"] = 0
 
-    def __call__(self, attributions: Any) -> Clusters:
+    def __call__(self, attributions: Any, names: Sequence[Any] = ()) -> Clusters:
         """The clusters of a set of explanations.
 
         Args:
             attributions: (N, C, ...) or (N, F) of any explainer, or an `Attribution`.
+            names: of the samples, such as their files, one for each.
 
         Raises:
-            InvalidInputError: for fewer than three samples, more clusters than samples, no relevance at all.
+            InvalidInputError: for fewer than three samples, more clusters than samples, no relevance at all, another
+                number of names than of samples.
         """
         maps = relevance_maps(attributions, sign=self.sign)
         values = attributions.values if isinstance(attributions, Attribution) else attributions
@@ -148,11 +168,13 @@ class SpRAy(Configured):
         n = len(maps)
         if n < 3 or (self.n_clusters or 1) > n:
             raise InvalidInputError(f"clustering needs at least {max(3, self.n_clusters or 1)} samples, got {n}")
+        if len(names) not in (0, n):
+            raise InvalidInputError(f"names must hold one for each of {n} samples, got {len(names)}")
         n_eigenvalues = min(n, max(self.max_clusters, self.n_clusters or 1) + 1)
         eigenvalues, vectors = _spectrum(_neighbour_graph(maps, min(self.n_neighbors, n - 1)), n_eigenvalues)
         chosen = self.n_clusters or int(np.diff(eigenvalues[: self.max_clusters + 1]).argmax()) + 1
         labels, picture = self._cluster(vectors[:, :chosen]), self._picture(vectors)
-        return Clusters(labels, eigenvalues, picture, maps, self.random_state)
+        return Clusters(labels, eigenvalues, picture, maps, self.random_state, tuple(map(str, names)))
 
     def _compared(self, maps: Tensor) -> Tensor:
         sides = maps.shape[1:]
@@ -182,7 +204,7 @@ class SpRAy(Configured):
 
 
 def _neighbour_graph(maps: Tensor, n_neighbors: int) -> Any:
-    """The symmetric affinity matrix (N, N), sparse: 1 for mutual neighbours, 1/2 where one names the other."""
+    """The symmetric affinity matrix (N, N), sparse: 1 for mutual neighbours, 1/2 for neighbours in one direction."""
     from sklearn.neighbors import kneighbors_graph
 
     graph = kneighbors_graph(maps.flatten(1).numpy(), n_neighbors, include_self=False)

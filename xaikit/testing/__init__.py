@@ -1,4 +1,4 @@
-"""What every explainer and every mitigator owes its users, as checks that a plugin's tests can run too.
+"""Checks that every explainer and every mitigator must pass; the tests of plugins can run them too.
 
 A plugin's test file is three lines::
 

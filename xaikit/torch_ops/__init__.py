@@ -1,4 +1,4 @@
-"""What torch's operations are: one layer under every method that follows a forward pass operation by operation.
+"""Names, kinds and arguments of torch's operations, for methods that follow a forward pass operation by operation.
 
 A method such as LRP or contextual decomposition meets torch in a `__torch_function__(function, types, args, kwargs)`.
 It asks here what that call is, and adds only its own mathematics, one rule for each kind:

@@ -52,6 +52,10 @@ def computed(
         function: what is called.
         args: its arguments by position.
         kwargs: its arguments by name.
+
+    Returns:
+        The function that only computes, its arguments by position and by name, and whether the result is to be written
+        into the first operand.
     """
     plain = out_of_place(function)
     if plain is not None:

@@ -1,7 +1,7 @@
-"""What each operation of torch is: the table that a new release of torch may add a line to.
+"""The kind of each operation of torch, as one table; a new release of torch may need a new line here.
 
-A method that follows operations (LRP, contextual decomposition) needs one rule for each kind, and one of its own only
-for an operation that is special to it.
+A method that follows operations (LRP, contextual decomposition) needs one rule for each kind, and a separate rule only
+for an operation that it treats in a special way.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from xaikit.torch_ops.names import canonical, operation_name
 
 
 class Kind(StrEnum):
-    """What an operation does with the tensors that it gets, as far as a rule needs to know."""
+    """The effect of an operation on its tensors, as far as a rule needs to know it."""
 
     STRUCTURE = "moves, copies or picks entries by their position, and may put in constants"
     LINEAR = "linear in its operands, without a weight of its own: sums, means, differences, Fourier transforms"
@@ -101,16 +104,16 @@ KINDS: dict[str, Kind] = _table(
         Kind.GATE: "sigmoid hardsigmoid erfc ndtr",
         Kind.HOMOGENEOUS: """
         relu leaky_relu prelu rrelu abs lp_pool1d lp_pool2d lp_pool3d norm vector_norm linalg_matrix_norm
-        nuclear_norm norm_except_dim std hypot pairwise_distance cdist pdist dist linalg_svdvals
+        nuclear_norm norm_except_dim std hypot dist linalg_svdvals
         linalg_eigvalsh linalg_eigvals
     """,
         Kind.SELECTION: """
         max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
         fractional_max_pool2d fractional_max_pool3d max min amax amin aminmax maximum minimum fmax fmin topk sort
-        msort median nanmedian kthvalue mode cummax cummin quantile nanquantile
+        median nanmedian kthvalue mode cummax cummin quantile nanquantile
     """,
         Kind.POWER: "var cov prod cumprod det matrix_power cholesky linalg_cholesky_ex",
-        Kind.SOFT_SELECTION: "logsumexp logaddexp logaddexp2 logcumsumexp",
+        Kind.SOFT_SELECTION: "logsumexp logcumsumexp",
         Kind.SOFTMAX: "softmax log_softmax softmin gumbel_softmax",
         Kind.NORMALISATION: """
         layer_norm group_norm instance_norm rms_norm local_response_norm normalize native_layer_norm
@@ -123,7 +126,10 @@ KINDS: dict[str, Kind] = _table(
         Kind.RECURRENT: "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell",
         Kind.EMBEDDING: "embedding embedding_bag",
         Kind.LINEAR_IN_FIRST: "grid_sample copysign ldexp polar",
-        Kind.COMPOSED: "lerp addcmul addcdiv baddbmm addbmm addmv addr bilinear cosine_similarity glu",
+        Kind.COMPOSED: """
+        lerp addcmul addcdiv baddbmm addbmm addmv addr bilinear cosine_similarity glu pairwise_distance cdist pdist
+        logaddexp logaddexp2 msort
+    """,
         Kind.LOSS: """
         l1_loss mse_loss smooth_l1_loss huber_loss cross_entropy nll_loss kl_div binary_cross_entropy
         binary_cross_entropy_with_logits poisson_nll_loss gaussian_nll_loss hinge_embedding_loss
@@ -136,6 +142,11 @@ KINDS: dict[str, Kind] = _table(
 
 # How often the operation's input occurs in it as a factor, where that does not depend on the call.
 DEGREES: dict[str, float] = {"var": 2, "cov": 2, "cholesky": 0.5, "linalg_cholesky_ex": 0.5}
+
+# The operand in which a quotient is linear; the others are what it is divided by.
+NUMERATORS = {name: 1 for name, kind in KINDS.items() if kind is Kind.QUOTIENT}
+NUMERATORS |= {"div": 0, "triangular_solve": 0, "cholesky_solve": 0, "lu_solve": 0}
+NUMERATORS |= {"linalg_lu_solve": 2, "linalg_ldl_solve": 2}
 
 NO_GRADIENT = "its result does not depend smoothly on its operands: questions, whole numbers, indices, steps"
 CREATES = "it makes a new tensor, of the form of another or at random"
@@ -226,3 +237,26 @@ def names_of(*kinds: Kind) -> frozenset[str]:
         kinds: which ones.
     """
     return frozenset(name for name, kind in KINDS.items() if kind in kinds)
+
+
+def degree_of(name: str, x: Tensor, *args: Any, **kwargs: Any) -> float | Tensor | None:
+    """How often a factor of its input occurs in each value of a homogeneous function, None where nobody knows.
+
+    Args:
+        name: of an operation of the kind `HOMOGENEOUS` or `POWER`.
+        x: its first operand.
+        args: its other arguments by position.
+        kwargs: those by name.
+    """
+    if kind_of(name) is Kind.HOMOGENEOUS:
+        return 1
+    dim: int | None = args[0] if args else kwargs.get("dim")
+    if name == "prod":
+        return x.numel() if dim is None else x.shape[dim]
+    if name == "cumprod" and dim is not None:
+        count = torch.arange(1, x.shape[dim] + 1, dtype=x.dtype, device=x.device)
+        return count.view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
+    if name == "matrix_power":
+        n: int = args[0] if args else kwargs["n"]
+        return n if n > 0 else None
+    return x.shape[-1] if name == "det" else DEGREES.get(name)

@@ -1,4 +1,4 @@
-"""The operations of torch's public API, listed from torch itself, to tell which of them this room does not know."""
+"""The operations of torch's public API, listed by torch itself, to find those that `kinds` does not know."""
 
 from __future__ import annotations
 
@@ -42,6 +42,9 @@ def coverage() -> tuple[float, list[str]]:
     """The share of operations with a kind, among those that map floats to floats, and the names of the others.
 
     Operations that are unknown to the table count as lacking a kind.
+
+    Returns:
+        The share, and the names of the operations without a kind.
     """
     names = public_operations()
     without = [name for name in names if name not in KINDS and WHY_NONE.get(name, UNDECIDED) == UNDECIDED]

@@ -1,4 +1,4 @@
-"""Where in a model a torch function is called, for messages."""
+"""The place in a model where a torch function is called, for messages."""
 
 from __future__ import annotations
 

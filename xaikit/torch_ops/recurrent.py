@@ -19,7 +19,7 @@ HiddenState = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Weights:
-    """What one layer and direction of a recurrent net learns; None for what it does not have.
+    """The parameters of one layer and direction of a recurrent net; None for those that it does not have.
 
     Attributes:
         inputs: (gates * hidden, features), with its bias `input_bias`.
@@ -119,7 +119,7 @@ class Sequences:
 
 
 RunLayer = Callable[[Sequences, HiddenState, Weights, bool], tuple[Tensor, HiddenState]]
-"""Runs one layer, backwards if told so: the output of every step, and the state at the end of each sequence."""
+"""Runs one layer, forwards or backwards: the output of every step, and the state at the end of each sequence."""
 
 
 def recurrent(function: Any, *args: Any, run: RunLayer | None = None) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Fused operations written out as others, so that a method which has rules for those needs none for these.
+"""Fused operations written out as plain ones, so that a method needs rules only for the plain ones.
 
 Each is called as ``written(function, *args, **kwargs)`` with the torch function and its arguments, and computes what
 the function computes.
@@ -6,6 +6,7 @@ the function computes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -91,6 +92,34 @@ def grouped_mm(
     return result if bias is None else result + bias
 
 
+def logaddexp(_function: Any, x: Tensor, y: Tensor) -> Tensor:
+    """A smooth maximum of two tensors."""
+    return torch.stack(torch.broadcast_tensors(x, y)).logsumexp(0)
+
+
+def logaddexp2(_function: Any, x: Tensor, y: Tensor) -> Tensor:
+    """The same with powers of 2."""
+    return logaddexp(_function, x * math.log(2), y * math.log(2)) / math.log(2)
+
+
+def pairwise_distance(
+    _function: Any, x: Tensor, y: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
+    """The length of x - y + eps along the last dimension."""
+    return torch.linalg.vector_norm(x - y + eps, p, -1, keepdim)
+
+
+def cdist(_function: Any, x: Tensor, y: Tensor, p: float = 2.0, *_: Any, **__: Any) -> Tensor:
+    """The distances of all rows of x from all rows of y."""
+    return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
+
+
+def pdist(_function: Any, x: Tensor, p: float = 2.0) -> Tensor:
+    """The distances of all pairs of rows."""
+    first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)
+    return torch.linalg.vector_norm(x[first] - x[second], p, -1)
+
+
 def _groups(x: Tensor, offs: Tensor, dim: int) -> list[Tensor]:
     ends = [0, *offs.tolist()]
     pieces = [x.narrow(dim, a, b - a) for a, b in zip(ends[:-1], ends[1:], strict=True)]
@@ -112,6 +141,12 @@ WRITTEN_OUT: dict[str, Callable[..., Any]] = {
     "bilinear": bilinear,
     "cosine_similarity": cosine_similarity,
     "glu": glu,
+    "logaddexp": logaddexp,
+    "logaddexp2": logaddexp2,
+    "pairwise_distance": pairwise_distance,
+    "cdist": cdist,
+    "pdist": pdist,
+    "msort": lambda _function, x: x.sort(0).values,
     "grouped_mm": grouped_mm,
     "scaled_dot_product_attention": attention.scaled_dot_product_attention,
     "multi_head_attention_forward": attention.multi_head_attention,

@@ -27,7 +27,7 @@ def _several(value: Any, where: str) -> Any:
 
 
 class Baseline(Configured, abc.ABC):
-    """Makes an uninformative stand-in of the shape of an input."""
+    """Makes a tensor that stands in for an absent input, of the input's shape."""
 
     REGISTRY: ClassVar[Any] = BASELINES
 

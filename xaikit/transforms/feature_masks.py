@@ -31,7 +31,7 @@ class FeatureMask(Configured, abc.ABC):
 
         Args:
             inputs: batches (N, ...).
-            tokens: which of them are vectors of tokens (`Call.tokens`), for a mask that goes by the form.
+            tokens: which of them are vectors of tokens (`Call.tokens`), for a mask that depends on the kind of input.
 
         Raises:
             InvalidInputError: for ids of another shape than a sample, or that are no whole numbers.
@@ -123,7 +123,7 @@ class Columns(FeatureMask):
 class Auto(FeatureMask):
     """By the form of the input: tokens for integers, a grid for images, windows for series, columns for tables.
 
-    Vectors of tokens, which by their form alone would be a series, are told apart by what the model reads.
+    Vectors of tokens have the shape of a series; they are recognised because the model reads whole numbers.
     """
 
     def of(self, inputs: Tensors, tokens: Sequence[bool] = ()) -> Tensors:

@@ -20,8 +20,8 @@ from xaikit.transforms.pooling import Pooling
 class Postprocessor(Configured):
     """The channels of each place joined, then each sample scaled.
 
-    A pooled attribution keeps its rank, with size 1 along the channel axis, so it broadcasts against the input. A
-    sample with a NaN or an infinite value comes out as NaN throughout, since it ranks nothing.
+    A pooled attribution keeps its number of axes, with size 1 along the channel axis, so it broadcasts against the
+    input. A sample with a NaN or an infinite value becomes NaN everywhere.
 
     >>> import torch
     >>> attribution = torch.tensor([[[[3.0, 0.0]], [[-4.0, 1.0]]]])  # one sample, two channels, 1 x 2 places

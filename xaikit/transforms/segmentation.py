@@ -96,7 +96,8 @@ class Slic(Segmentation):
         return _skimage()[0].slic(
             image,
             n_segments=self.n_segments,
-            # slic scales what is not CIELAB to [0, 1]; to weigh colours by 100 is to weigh places by a hundredth.
+            # slic scales images that are not CIELAB to [0, 1]; a hundredth of the compactness has the same effect as
+            # colours on the scale of CIELAB.
             compactness=self.compactness if colour else self.compactness / LIGHTNESS,
             sigma=self.sigma,
             convert2lab=colour,

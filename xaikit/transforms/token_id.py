@@ -1,4 +1,4 @@
-"""A token of the vocabulary as a baseline: padding or a mask where a word is absent."""
+"""A token of the vocabulary as a baseline: the padding or mask token in place of an absent word."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.params import Int
 from xaikit.core.registries import BASELINES
+from xaikit.core.token_inputs import token_inputs
 from xaikit.transforms.baselines import Baseline
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ def _ids(value: Any, where: str) -> Any:
 class TokenId(Baseline):
     """The same token everywhere, such as the tokenizer's padding or mask token; `keep` lists tokens that stay.
 
-    It stands in for token ids (N, T). An explanation at `layer=` gets the activations that the layer has for those
-    ids, so with ``layer="embedding"`` the token's embedding.
+    It stands in for token ids (N, T); masks, token types and positions stay. An explanation at `layer=` gets the
+    activations that the layer has for those ids, so with ``layer="embedding"`` the token's embedding.
 
     >>> import torch
     >>> TokenId(token=0, keep=(101, 102))(torch.tensor([[101, 7, 8, 102]]))
@@ -63,11 +64,13 @@ class TokenId(Baseline):
             InvalidTypeError: for inputs that are no token ids.
         """
         if call.uncut is None:
-            return self(call.inputs[index])
+            x = call.inputs[index]
+            return self(x) if x.is_floating_point() or index in token_inputs(call) else x
         sizes = [m.num_embeddings for m in call.model.modules() if isinstance(m, nn.Embedding)]
         if sizes and self.token >= max(sizes):
             raise InvalidInputError(f"{self!r}: the model's embedding has the tokens 0..{max(sizes) - 1} only")
         inputs = call.own_inputs
         if all(x.is_floating_point() for x in inputs):
             self(inputs[0])  # says that these are no token ids
-        return call.activations(tuple(x if x.is_floating_point() else self(x) for x in inputs))[index]
+        tokens = token_inputs(call)
+        return call.activations(tuple(self(x) if i in tokens else x for i, x in enumerate(inputs)))[index]

@@ -1,4 +1,4 @@
-"""Searching the settings of explainers and mitigators by what they give; the engine is Optuna."""
+"""Searches for good settings of explainers and mitigators, with Optuna."""
 
 from xaikit.tuning.goals import Goal
 from xaikit.tuning.mitigator import tune_mitigator

@@ -1,4 +1,4 @@
-"""From a search that has ended to its result."""
+"""Making the result of a search that has ended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def assemble(search: Search, stopped: Stopped) -> TuneResult[Any]:
     undominated = search.undominated
     search.close()
     if not any(row["state"] == "complete" for row in rows):
-        raise TuningError(_nothing(rows)) from search.cause
+        raise TuningError(_no_result_message(rows)) from search.cause
     best = best_row(rows, search.goals[0])
     tuned, *after = search.space.make(best["settings"])
     start = row_at(rows, search.space.start)
@@ -38,7 +38,7 @@ def assemble(search: Search, stopped: Stopped) -> TuneResult[Any]:
         trials=rows,
         inactive_settings=inactive_settings_of(rows, search.goals),
         stopped=stopped,
-        front=tuple(_candidate(search, row) for row in _front(rows, best, undominated)),
+        front=tuple(_front_point(search, row) for row in _front(rows, best, undominated)),
         space=search.space.describe(),
         seed=search.seed,
         study=search.study,
@@ -57,7 +57,7 @@ def best_row(rows: Sequence[TrialRow], goal: Goal) -> TrialRow:
         if row["state"] == "complete" and (best is None or goal.better(row["value"], best["value"])):
             best = row
     if best is None:
-        raise TuningError(_nothing(rows))
+        raise TuningError(_no_result_message(rows))
     return best
 
 
@@ -68,13 +68,13 @@ def _front(rows: Sequence[TrialRow], best: TrialRow, undominated: set[int] | Non
     return [row for row in rows if row["trial"] in undominated and row["repeats"] is None]
 
 
-def _candidate(search: Search, row: TrialRow) -> FrontPoint[Any]:
+def _front_point(search: Search, row: TrialRow) -> FrontPoint[Any]:
     tuned, *after = search.space.make(row["settings"])
     values = row["values"] if len(search.goals) > 1 else {search.goals[0].name: row["value"]}
     return FrontPoint(tuned, values, row["trial"], after[0] if after else None)
 
 
-def _nothing(rows: Sequence[TrialRow]) -> str:
+def _no_result_message(rows: Sequence[TrialRow]) -> str:
     errors = [row for row in rows if row["state"] == "failed"]
     nans = [row for row in rows if row["state"] == "nan"]
     counts = f"{len(errors)} failed and {len(nans)} gave NaN"

@@ -38,7 +38,7 @@ class Dimension:
 
     Attributes:
         name: of the setting, with the choices above it: "baseline.sigma".
-        key: Optuna's name of it, which also holds the option under which it stands: "baseline=blur.sigma".
+        key: its name for Optuna, which also holds the choice under which it exists: "baseline=blur.sigma".
         spec: where to look; a choice among objects is a `Categorical` of their labels.
         start: the value that the search begins with: a number, a word, a truth value, an object's label.
         options: the objects by label, where the setting holds one.
@@ -81,7 +81,7 @@ class Dimension:
 
     @property
     def size(self) -> float:
-        """How many values there are, with those below; infinite for a continuous range."""
+        """The number of values, counted with those of the settings below; infinite for a continuous range."""
         if isinstance(self.spec, Float) and self.spec.step is None:
             return math.inf
         if isinstance(self.spec, Number):
@@ -108,7 +108,7 @@ class Dimension:
         return trial.suggest_categorical(self.key, self.choices)
 
     def tidy(self, value: Any) -> Any:
-        """A value that Optuna chose, free of rounding: 0.05 + 5 * 0.05 is not quite 0.3."""
+        """A value that Optuna chose, without rounding errors: 0.05 + 5 * 0.05 is not exactly 0.3."""
         return round(value, 12) if isinstance(self.spec, Float) and self.spec.step is not None else value
 
     def grid(self) -> list[Any]:

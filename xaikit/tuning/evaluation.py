@@ -1,4 +1,4 @@
-"""How an explainer is measured in a search: the mean of each goal over the samples; fingerprints of data and model."""
+"""Measuring an explainer in a search: the mean of each goal over the samples. Fingerprints of data and model."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def gain_interval(goal: Goal, best: Tensor, default: Tensor) -> Interval | None:
 
 
 def samples_with_region(batches: list[Batch]) -> list[Batch]:
-    """The samples that have a relevant region: of the others a metric that compares with it says nothing.
+    """The samples that have a relevant region, since a metric that compares with it has no value for the others.
 
     Raises:
         InvalidInputError: when no sample has one.
@@ -121,7 +121,7 @@ def _has_region(batch: Batch) -> Tensor:
 
 
 def fingerprint_of_data(data: list[Batch]) -> str:
-    """Number and hash of the samples: a study that is continued must have the same."""
+    """Number and hash of the samples; a study can only be continued on the same ones."""
     digest, count = hashlib.blake2b(digest_size=6), 0
     for batch in data:
         targets = batch.labels

@@ -1,4 +1,4 @@
-"""Goal: what a search optimises: a metric, a weighted sum of metrics, or a measure of the user's own."""
+"""Goal: an objective of a search: a metric, a weighted sum of metrics, or a function of the user."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Goal:
 
     Attributes:
         name: in tables and figures.
-        direction: which way is better.
-        terms: metrics with their weights; none for a measure of the user's own.
+        direction: whether higher ("maximize") or lower ("minimize") is better.
+        terms: metrics with their weights; empty for a function of the user.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Goal:
 
     @property
     def repeatable(self) -> bool:
-        """Whether measuring again gives the same number: seconds do not."""
+        """Whether measuring again gives the same number, which does not hold for seconds."""
         return all(metric.REPEATABLE for metric, _ in self.terms)
 
     @property
@@ -101,7 +101,7 @@ class Goal:
                 )
 
     def fingerprint(self) -> str:
-        """What is measured, as a text that differs where two goals do."""
+        """A text that is different for goals that measure something different."""
         if len(self.terms) == 1 and self.direction == self.terms[0][0].DIRECTION:
             return repr(self.terms[0][0])
         return f"{self.direction} {' + '.join(f'{w:g} {m!r}' for m, w in self.terms) or self.name}"
@@ -121,11 +121,11 @@ class Goal:
 
 
 def as_goals(metric: Any, direction: str | None = None) -> tuple[Goal, ...]:
-    """The goals that a user means.
+    """The goals for a metric or several.
 
     Args:
         metric: a metric (its name or spec too), a dict from metrics to weights, or a list of either.
-        direction: what the user takes to be better, to be checked against the metric's own.
+        direction: the direction that the user expects, checked against the metric's own.
 
     Raises:
         InvalidTypeError, UnknownNameError: for what is no metric.

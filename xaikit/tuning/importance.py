@@ -1,4 +1,4 @@
-"""What mattered in a search: Optuna's importance of each setting, of results that were read back too."""
+"""The importance of each setting in a search, by Optuna."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A journal file of Optuna's, mended where a full disk or a power cut left half a line in it."""
+"""Optuna's journal files; half a line that a full disk or a power cut left in one is removed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LAST_BYTES = 2**16  # of the file, read to see how it ends
 def open_journal(path: Path) -> Any:
     """Optuna's storage in a journal file.
 
-    A last line without an end was being written when its process died: nobody has read it, and it is cut off. Where
-    another process wrote behind such a half line, both stand in one line, of which the whole entry is kept.
+    If a process died while it wrote the last line, the line has no end. No process has read such a half line, and it is
+    cut off. If another process wrote behind it, both stand in one line, and the complete entry of it is kept.
 
     Args:
         path: the file; where there is none, a new one is made.
@@ -36,7 +36,7 @@ def open_journal(path: Path) -> Any:
             _mend(path)
     try:
         return _open(path)
-    except (ValueError, KeyError, TypeError, AttributeError):  # a line between them that is no entry
+    except (ValueError, KeyError, TypeError, AttributeError):  # a line in the middle is no entry
         with _locked(path):
             _mend(path)
     try:
@@ -81,10 +81,10 @@ def _ends_are_entries(path: Path) -> bool:
 
 
 def _mend(path: Path) -> None:
-    """Cut off half a line at the end, and keep of each line that is no entry the whole entry at its end.
+    """Cut off half a line at the end; of a line with half an entry and a complete one, keep the complete one.
 
     Raises:
-        InvalidInputError: where a line has none: what it held cannot be known, and later entries build on it.
+        InvalidInputError: for a line without a complete entry, since later entries depend on what it held.
     """
     content = path.read_bytes()
     *lines, half = content.split(b"\n")

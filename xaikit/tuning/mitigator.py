@@ -1,4 +1,4 @@
-"""tune_mitigator: weight, explanation and its settings at once, by a measure on validation data."""
+"""tune_mitigator: a search over a mitigator's weight and explanation, by a measure on validation data."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ MEASURES = ("accuracy", "worst_group_accuracy")
 
 
 def _measure(measure: Any, validation: Any, head: str | int) -> Measure:
-    """The user's function, or the accuracy on the validation data: over all samples, or in the worst group."""
+    """The user's function, or a function that gives the accuracy on the validation data (in the worst group)."""
     if callable(measure):
         return measure
     if not isinstance(measure, str):

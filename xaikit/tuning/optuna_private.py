@@ -1,4 +1,4 @@
-"""What the search uses of Optuna although Optuna's documents do not promise it; tests/unit/tuning checks it."""
+"""Names of Optuna that its documentation calls internal; tests/unit/tuning checks that they exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TuneResult: what a search found, as a value that outlives it."""
+"""TuneResult: the result of a search."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class FrontPoint(Result, Generic[T]):
 
     Attributes:
         value: the explainer or mitigator.
-        values: each objective, by name.
-        trial: its number.
-        postprocess: what comes after the explainer, where that is searched.
+        values: the value of each objective, by name.
+        trial: number of the trial.
+        postprocess: the postprocessor after the explainer; None if none was searched.
     """
 
     value: T
@@ -64,30 +64,30 @@ class FrontPoint(Result, Generic[T]):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TuneResult(Result, Generic[T]):
-    """What `tune` found. With several objectives the first decides what is `best`; `front` holds the others' answers.
+    """The result of `tune`. With several objectives the first one decides what is `best`; `front` has the Pareto front.
 
-    Two results are equal if all but the models, to which their explainers are bound, and the studies is.
+    Two results are equal if everything but their models and their studies is equal.
 
     Attributes:
         best: the explainer (or mitigator) with the best settings.
         value: its metric, the mean over the samples.
         default_value: the metric of the settings that the search began with; NaN if they failed.
-        goals: what was sought, and which way is better.
+        goals: the objectives.
         trials: one dict per trial: trial, state ("complete", "nan", "pruned", "failed", "unfinished"), value, settings,
             seconds, repeats (the earlier trial with the same settings, which was not run again), error (why it
             failed); with several objectives also values.
         inactive_settings: settings whose change alone never changed the metric in this search.
         stopped: why it ended: "done" (all trials), "exhausted" (the whole space was tried), "out_of_time", or
             "interrupted" (by Ctrl-C).
-        front: what no other trial beats in every objective; with one objective the best alone.
+        front: the trials that no other trial beats in every objective; with one objective only the best.
         gain_interval: the best trial's mean gain per sample over the default with its 95 % interval, on the samples of
             the search; None for a single sample or a mitigator.
-        kept_default: whether that interval reaches down to 0, so that `best` is the default after all.
-        space: what was searched, as plain values by Optuna's names.
-        postprocess: the best postprocessor, where that was searched.
+        kept_default: whether that interval contains 0, so that `best` is the default.
+        space: the searched ranges and choices as plain values, by their names for Optuna.
+        postprocess: the best postprocessor; None if none was searched.
         seed: of the sampler and of every trial.
-        model: of a mitigator: the model that it trained. Not saved.
-        study: Optuna's own record; None in a result that was read back.
+        model: the model that the best mitigator trained; None for an explainer. Not saved.
+        study: Optuna's study; None in a result that was read back.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {"dead": "inactive_settings"}
@@ -110,13 +110,13 @@ class TuneResult(Result, Generic[T]):
 
     @property
     def metric(self) -> Any:
-        """The metric that decided, or the goal where that is a weighted sum or a measure of the user's own."""
+        """The metric of the first objective, or its goal for a weighted sum or a function of the user."""
         terms = self.goals[0].terms
         return terms[0][0] if len(terms) == 1 else self.goals[0]
 
     @property
     def gain(self) -> float:
-        """By how much the best settings beat the first ones, positive for better."""
+        """The improvement of the best settings over the first ones; positive if they are better."""
         difference = self.value - self.default_value
         return difference if self.goals[0].direction == "maximize" else -difference
 
@@ -127,7 +127,7 @@ class TuneResult(Result, Generic[T]):
 
     @property
     def n_failed(self) -> int:
-        """Trials that ended in an error, which their row keeps."""
+        """Trials that ended in an error; `trials` holds the message."""
         return sum(row["state"] == "failed" for row in self.trials)
 
     @property
@@ -172,7 +172,7 @@ class TuneResult(Result, Generic[T]):
         Returns:
             A matplotlib figure.
         """
-        # Upwards, as Attribution.plot: figures need matplotlib, which nobody pays for before drawing.
+        # Through `upward`, as in Attribution.plot: matplotlib is only imported when something is drawn.
         return upward.load("tuning_figures").plot(self, kind)
 
     def to_pandas(self) -> Any:

@@ -12,7 +12,7 @@ from xaikit.tuning.space import Point, Space
 if TYPE_CHECKING:
     import optuna
 
-SETTINGS = "settings"  # user attribute of a trial that we chose ourselves
+SETTINGS = "settings"  # user attribute of a trial whose settings we chose, not Optuna's sampler
 TrialRow = dict[str, Any]
 
 
@@ -28,7 +28,7 @@ def table(trials: Sequence[optuna.trial.FrozenTrial], space: Space, goals: Seque
 
 
 def row_of(trial: optuna.trial.FrozenTrial, space: Space, goals: Sequence[Goal]) -> TrialRow | None:
-    """What is known of a trial; None if it had not chosen its settings yet."""
+    """The row of a trial; None if it had not chosen its settings yet."""
     point = point_of(trial, space)
     if point is None:
         return None
@@ -65,9 +65,9 @@ def point_of(trial: optuna.trial.FrozenTrial, space: Space) -> Point | None:
 
 
 def inactive_settings_of(rows: Sequence[TrialRow], goals: Sequence[Goal]) -> tuple[str, ...]:
-    """Settings for which trials that differ in nothing else were compared, and all gave the same value.
+    """Settings without effect: all trials that differ only in this setting gave the same value, and there were some.
 
-    The settings of an object exist only where that object is chosen, so they count as one difference with the choice.
+    The settings of an object exist only if the object is chosen, so they and the choice count as one difference.
     An objective that differs from run to run, such as seconds, is left out.
     """
     judges = [goal.name for goal in goals if goal.repeatable]

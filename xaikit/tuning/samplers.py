@@ -1,4 +1,4 @@
-"""Who proposes the trials and who ends bad ones early: Optuna's samplers and pruners by name."""
+"""Optuna's samplers, which propose trials, and its pruners, which end bad trials early, by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRUNERS = ("median", "hyperband")
 def make_sampler(name: str, *, shared: bool) -> Callable[[int], optuna.samplers.BaseSampler]:
     """Optuna's sampler of that name, made of a seed: "tpe", "random" or "grid".
 
-    A grid's points are queued by us, since Optuna's own grid knows no conditions.
+    The points of a grid are queued by `Search`, because Optuna's grid has no settings that depend on a choice.
 
     Args:
         name: of the sampler.

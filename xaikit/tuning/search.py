@@ -33,7 +33,7 @@ IntermediateReport = Callable[[float], None]
 
 
 class Measurement(NamedTuple):
-    """What measuring a candidate gave: a number per goal, and what is kept for the best candidate only."""
+    """The result of measuring a candidate: a number for each goal, and an object that is kept for the best one only."""
 
     values: list[float]
     artifact: Any = None
@@ -50,12 +50,13 @@ class TrialOutcome(NamedTuple):
 
 @dataclasses.dataclass
 class Search:
-    """A search that can be begun, gone on with, and joined by other processes.
+    """A search that can be started, continued, and joined by other processes.
 
     Attributes:
-        space: what varies.
-        goals: what is sought.
-        measure: from the objects at a point, and a function to report intermediate values to, to their numbers.
+        space: the settings that vary.
+        goals: the objectives.
+        measure: a function of the objects at a point, and of a function that takes intermediate values; it returns the
+            measurement.
         fingerprint: what must be equal for two searches to share a study, as plain JSON values.
         seed: of the sampler.
         sampler: Optuna's, by name.
@@ -75,14 +76,14 @@ class Search:
     cause: Exception | None = None  # of the first trial that failed
 
     def open(self, storage: Any, name: str | None, *, resume: bool, n_trials: int, rank: int | None = None) -> None:
-        """Make the study or go on with it, and queue the first points.
+        """Make the study, or open it to continue, and queue the first points.
 
         Args:
             storage: where Optuna keeps the study; None: memory.
             name: of the study.
             resume: go on with a study of that name.
-            n_trials: how many are to come.
-            rank: of a process that joins others; it queues nothing.
+            n_trials: number of trials that will be made.
+            rank: number of a process that joins others, and queues nothing; None for the first process.
         """
         self.fingerprint["space"] = self.space.describe()
         fingerprint = json.loads(json.dumps(self.fingerprint))
@@ -104,13 +105,13 @@ class Search:
             self._queue(trials, n_trials)
 
     def run(self, n_trials: int, timeout: float | None, *, progress: bool, until: int | None = None) -> Stopped:
-        """Run trials until so many have finished; return why it ended.
+        """Run trials until enough have finished; return why the search ended.
 
         Args:
-            n_trials: trials to make; in a storage, those that others finish meanwhile count.
+            n_trials: trials to make; in a storage, trials that other processes finish in the meantime count too.
             timeout: seconds after which no new trial starts.
             progress: show a progress bar.
-            until: how many finished trials the study shall hold; None: `n_trials` more than now.
+            until: number of finished trials at which the search ends; None: `n_trials` more than now.
         """
         begun, self._before = time.monotonic(), len(self._known)
         self._until = self._before + n_trials if until is None else until
@@ -132,7 +133,7 @@ class Search:
         return self._ended or (Stopped.OUT_OF_TIME if late and len(self._known) < self._until else Stopped.DONE)
 
     def close(self) -> None:
-        """Let go of the storage's connections; what is asked later opens them again."""
+        """Close the connections to the storage; later questions open them again."""
         disconnect(self._storage)
 
     @property
@@ -146,7 +147,7 @@ class Search:
         return {trial.number for trial in self.study.best_trials} if len(self.goals) > 1 else None
 
     def artifact_at(self, point: Point) -> Any:
-        """The artifact of the measurement at that point; measured again where another process did it."""
+        """The artifact of the measurement at that point; if another process measured it, it is measured again."""
         key = key_of(point)
         if key not in self.artifacts:
             self.artifacts[key] = self.measure(self.space.make(point), None).artifact
@@ -200,7 +201,7 @@ class Search:
         return queued
 
     def _outcome(self, trial: optuna.Trial, point: Point, key: str) -> TrialOutcome:
-        """What measuring gave, or why there is nothing: a trial may fail without ending the search."""
+        """The outcome of a measurement: values, or an error, since a trial may fail without ending the search."""
         import optuna
 
         try:
@@ -220,7 +221,7 @@ class Search:
         return TrialOutcome(trial.number, values, None)
 
     def _report(self, trial: optuna.Trial, point: Point) -> IntermediateReport | None:
-        """Takes an intermediate value and ends the trial where the pruner says so; the first one always runs on."""
+        """A function that takes an intermediate value and ends the trial if the pruner says so, never the first one."""
         import optuna
 
         if self.pruner is None:
@@ -247,7 +248,7 @@ class Search:
     def _after(self) -> None:
         """Show progress; stop where enough trials are done or nothing is left to try."""
         if self.shared:
-            # What others have done meanwhile counts, and the next trial need not run it again.
+            # Trials that other processes finished count, and their points are not measured again.
             self._recall(self.study.get_trials(deepcopy=False))
         self._bar.n = len(self._known) - self._before
         if self._best is not None:
@@ -284,7 +285,7 @@ class Search:
                 self._remember(key_of(row["settings"]), row["settings"], outcome)
 
     def _queue(self, trials: Sequence[optuna.trial.FrozenTrial], n_trials: int) -> None:
-        """The start, each object to choose from, then one setting at a time moved: that shows inactive settings."""
+        """Queue the start, each object to choose from, and points with one changed setting, for inactive settings."""
         start, moved = self.space.start, self.space.moved()
         points = [start, *self.space.each()]
         if not self.outcomes and self.sampler != "grid" and len(moved) > 1 and n_trials >= 4 * (len(moved) + 1):

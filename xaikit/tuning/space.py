@@ -1,6 +1,6 @@
-"""The search space: a tree of settings, where what hangs below a choice exists only where that choice is made.
+"""The search space: a tree of settings, some of which exist only under one choice of another setting.
 
-``baseline`` may be ``blur``, and only then there is a ``baseline.sigma``. A point of the space is a flat dict from
+For example, only if ``baseline`` is ``blur`` there is a ``baseline.sigma``. A point of the space is a flat dict from
 dotted names to plain values, such as ``{"baseline": "blur", "baseline.sigma": 2.0}``.
 """
 
@@ -20,7 +20,7 @@ Point = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class SearchedObject:
-    """One thing that the search puts together: an object whose settings vary, or one of several objects.
+    """One object that the search makes: an object whose settings vary, or one of several objects.
 
     Attributes:
         value: the object; where one of several is chosen, the first.
@@ -79,7 +79,7 @@ class Space:
 
     @property
     def start(self) -> Point:
-        """Where the search begins: the objects as they were given."""
+        """The point where the search begins: the objects as the user passed them."""
         return self.walk(lambda dim: dim.start)
 
     def contains(self, point: Point) -> bool:
@@ -95,17 +95,17 @@ class Space:
 
     @property
     def size(self) -> float:
-        """How many points there are; infinite where a range is continuous."""
+        """The number of points; infinite if a range is continuous."""
         return math.prod(d.size for d in self.dims)
 
     def moved(self) -> list[Point]:
-        """Points that differ from the start in one setting, which has the value farthest from the start's."""
+        """Points that differ from the start in one setting, whose value is as far from the start as possible."""
         active: list[Dimension] = []
         self.walk(lambda dim: active.append(dim) or dim.start)  # type: ignore[func-returns-value]
         return [self.walk(lambda dim, moved=moved: dim.farthest if dim is moved else dim.start) for moved in active]  # type: ignore[misc]
 
     def each(self) -> list[Point]:
-        """Where one of several objects is chosen: a point for each of them, with the settings that it came with."""
+        """If one of several objects is chosen: a point for each of them, with its original settings."""
         roots = [part.dims[0] for part in self.parts if part.chosen]
         return [self.walk(lambda dim, r=r, c=c: c if dim is r else dim.start) for r in roots for c in r.choices]  # type: ignore[misc]
 
@@ -127,7 +127,7 @@ class Space:
         return points(self.dims)
 
     def describe(self) -> dict[str, Any]:
-        """Every dimension by Optuna's name of it: its dotted name, its range or choices, and when it exists."""
+        """Every dimension by its name for Optuna: its dotted name, its range or choices, and when it exists."""
         described: dict[str, Any] = {}
 
         def note(dims: tuple[Dimension, ...], when: Point) -> None:

@@ -1,4 +1,4 @@
-"""From an object's settings and what the user wants to vary to a search space."""
+"""Making a search space of an object's settings and the user's selection."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ALL = "all"
 
 
 class SpaceSelection:
-    """What shall vary.
+    """The settings that the user wants to vary.
 
-    Everything tunable (None); that and every choice among objects, such as baselines ("all"); or some settings by
-    dotted name, perhaps with other ranges. A name stands for the setting and all below it; a more precise name beside
-    it narrows what is below.
+    None: all tunable settings. "all": these, and all choices among objects, such as baselines. Else some settings by
+    dotted name, perhaps with other ranges. A name stands for the setting and all settings below it, unless a longer
+    name selects some of these.
     """
 
     def __init__(self, space: SpaceArgument) -> None:
@@ -36,7 +36,7 @@ class SpaceSelection:
         self.tunable: set[str] = set()
 
     def includes(self, name: str) -> bool:
-        """Whether all below that name shall vary."""
+        """Whether all settings below that name vary."""
         self.tunable.add(name)
         return self.everything or name in self.ranges
 
@@ -127,7 +127,7 @@ def _is_choice(spec: Spec | None, requested: Any) -> bool:
 
 
 def _plain(dimension: Dimension, setting: Setting, requested: Any) -> Dimension:
-    """A number, a word or a truth value; what the user asks for must be legal, or every trial there would fail."""
+    """The dimension of a number, a text or a boolean. The user's values must be legal, or every trial would fail."""
     where = f"the space of {dimension.name!r}"
     requested = Categorical(*_some(requested, where)) if isinstance(requested, (list, tuple)) else requested
     searched = requested or setting.spec
@@ -142,7 +142,7 @@ def _plain(dimension: Dimension, setting: Setting, requested: Any) -> Dimension:
 
 
 def _choice(dimension: Dimension, spec: Spec | None, requested: Any, selection: SpaceSelection) -> Dimension:
-    """An object of a registry: all that can be made from a name alone, or those that the user lists."""
+    """The dimension of a choice among objects: all that can be made from a name alone, or those that the user lists."""
     choice: Any = requested if isinstance(requested, Choice) else spec
     listed = list(requested.choices) if isinstance(requested, Categorical) else requested
     if listed is not None and not isinstance(listed, (list, tuple, Choice)):
@@ -154,7 +154,7 @@ def _choice(dimension: Dimension, spec: Spec | None, requested: Any, selection: 
     if now is None:
         options = _options(values, selection, dimension.name, dimension.key, inherit=True)
         return dataclasses.replace(dimension, spec=Categorical(*dict(options)), options=dict(options))
-    # The present object stands for its kind where the two differ in nothing but what is searched.
+    # If the present object and a listed one differ only in searched settings, the present one replaces it.
     (start, _), *others = options = _options([now, *values], selection, dimension.name, dimension.key, inherit=True)
     labels = [label for label, _ in others]
     searched = [start, *labels] if all_of_them and start not in labels else labels
@@ -191,7 +191,7 @@ def _under(dim: Dimension, prefix: str) -> Dimension:
 
 
 def _label(value: Configured, searched: set[str]) -> str:
-    """An object as a spec string: its name, and what it holds that is neither the default nor searched."""
+    """An object as a spec string: its name, and the settings that are neither at their default nor searched."""
     settings = value.SETTINGS.items()  # the object's own: an explainer of captum's has more of them than its class
     fixed = {n: v for n, s in settings if n not in searched and not s.is_default(v := getattr(value, n))}
     name = value.NAME or type(value).__name__

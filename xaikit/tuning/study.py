@@ -1,9 +1,10 @@
-"""Optuna's study: opened, or gone on with, and without its log lines."""
+"""Optuna's study: opening a new one or an earlier one, without log lines."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FINGERPRINT = "xaikit"  # user attribute of a study that says what it searches
 CONNECT_SECONDS = 10
+ATTEMPTS = (0.1, 0.3, 1.0)  # seconds to wait before the next one
 JOURNAL_SUFFIXES = (".journal", ".log")
 
 
@@ -87,7 +89,7 @@ def open_storage(storage: Any) -> Any:
     if url.startswith("postgresql"):
         arguments = {"connect_timeout": CONNECT_SECONDS}
     try:
-        return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": arguments} if arguments else None)
+        return _database(url, arguments)
     except sqlalchemy.exc.ArgumentError:  # also of a kind of database that SQLAlchemy does not know
         raise InvalidInputError(
             f"the storage {without_password(url)} is no URL of a database; use 'sqlite:///study.db', "
@@ -98,9 +100,29 @@ def open_storage(storage: Any) -> Any:
         raise MissingDependencyError(f"the storage {without_password(url)} needs a driver: {extra} ({err})") from err
 
 
+def _database(url: str, arguments: dict[str, Any]) -> Any:
+    """Optuna's storage in a database.
+
+    Where several processes make its tables at the same time, the database refuses all but one of them; these wait. A
+    connection that failed is closed at once, since this first engine keeps none.
+    """
+    import optuna
+    import sqlalchemy.exc
+
+    settings: dict[str, Any] = {"connect_args": arguments} if arguments else {}
+    keeps_none = settings | {"poolclass": sqlalchemy.pool.NullPool}
+    for wait in ATTEMPTS if url.startswith("postgresql") else ():
+        try:
+            disconnect(optuna.storages.RDBStorage(url, engine_kwargs=keeps_none))
+            break
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            time.sleep(wait)
+    return optuna.storages.RDBStorage(url, engine_kwargs=settings or None)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Optuna logs a line per trial; the progress bar and the result's table say it once."""
+    """While active, Optuna logs no line for each trial, which the progress bar shows already."""
     import optuna
 
     level = optuna.logging.get_verbosity()
@@ -112,7 +134,7 @@ def quiet() -> Iterator[None]:
 
 
 def without_password(storage: Any) -> str:
-    """The storage as a message may show it."""
+    """The storage as text for messages, without its password."""
     text = str(storage) if isinstance(storage, (str, Path)) else type(storage).__name__
     text = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)
     return re.sub(r"(?i)(password=)[^&]*", r"\1***", text)
@@ -126,7 +148,7 @@ def _journal_path(storage: str | Path) -> Path | None:
 
 
 def _with_driver(url: str) -> str:
-    """PostgreSQL through psycopg 3, which is the driver that xaikit's extra brings."""
+    """The URL of a PostgreSQL database with psycopg 3 as its driver, which xaikit's extra installs."""
     return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
 
@@ -145,7 +167,7 @@ def _remedy(storage: Any, err: Exception) -> str:
 
 
 def _claim(study: optuna.Study, name: str | None, fingerprint: dict[str, Any], *, exists: bool) -> None:
-    """Write into a new study what it searches; of one that is there, say how it differs or that it is there."""
+    """Write into a new study what it searches; refuse an existing one that searches something else."""
     before = study.user_attrs.get(FINGERPRINT)
     if before is not None:
         _same_search(before, name, fingerprint)
@@ -159,7 +181,7 @@ def _claim(study: optuna.Study, name: str | None, fingerprint: dict[str, Any], *
 
 
 def _same_search(before: dict[str, Any], name: str | None, fingerprint: dict[str, Any]) -> None:
-    """The study in the storage searches the same; else a sentence says where the two differ."""
+    """Refuse a study that searches something else; the message says what differs."""
     for key, now in fingerprint.items():
         was = before.get(key)
         if was == now:

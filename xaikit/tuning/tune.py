@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from xaikit.core import MITIGATORS, POSTPROCESSORS, Explainer, Float, Int, as_explainer
@@ -35,7 +35,7 @@ ROUNDING = 1e-6  # of a value: what models in single precision leave
 
 def tune(  # noqa: PLR0913
     explainer: E | str | Sequence[Any],
-    metric: Metric | str | dict[Any, float] | Sequence[Any],
+    metric: Metric | str | Mapping[Any, float] | Sequence[Any],
     data: Any,
     *,
     relevant_region: Any = None,
@@ -55,8 +55,8 @@ def tune(  # noqa: PLR0913
 ) -> TuneResult[E]:
     """Search for the explainer, or the settings of an explainer, with the best mean of a metric over some samples.
 
-    Trial 0 is the explainer as it is. Where there are enough trials, the next ones change one setting each, so that
-    settings without an effect are found. Then the sampler proposes settings. Every trial explains with the same seed.
+    Trial 0 is the explainer as it is. If there are enough trials, the next ones change one setting each, which shows
+    settings without an effect. Then the sampler proposes settings. Every trial explains with the same seed.
     Settings that are proposed again are not measured again. Ctrl-C ends the search and keeps its trials. Processes on
     one machine or on several work together when they name the same storage and study.
 

@@ -75,7 +75,7 @@ def refuse(descriptor: int) -> None:
 def test_a_disk_that_is_full(
     leave: Callable[..., int], verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What stood there stays, nothing half-written is left, what was found is told, the same command works later."""
+    """Old files stay, no half file is left, the result is printed, and the same command works later."""
     call = (verb, *DATA, *MODEL, "--quiet", *VERBS[verb])
     old = Path("run.json") if verb != "mitigate" else Path("run.pt")
     if verb != "explain":

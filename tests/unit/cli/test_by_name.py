@@ -1,4 +1,4 @@
-"""What a user calls things: classes, columns, words, settings of models; from the data to the page."""
+"""Names of the user's classes, columns, words and model settings, from the data to the report."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_names_that_are_not_there(leave: Callable[..., int], capsys: pytest.Capt
         assert leave("mitigate", *PEOPLE, "--quiet", *change) == 2
         assert said in capsys.readouterr().err
     assert leave("mitigate", "--data", "texts.npz", "--model", "namednets:Reader", "--mask-names", "b") == 2
-    assert "takes columns of a .csv, or tokens" in capsys.readouterr().err
+    assert "takes columns of a table, or tokens" in capsys.readouterr().err
 
 
 def test_classes_in_the_order_of_the_model() -> None:

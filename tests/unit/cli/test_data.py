@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +14,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from xaikit.cli.data import array, image_folder, open_data, table
+from xaikit.cli.data import array, image_folder, open_data
 from xaikit.cli.demo_digits import make_network
 from xaikit.cli.inputs import Preparation
+from xaikit.cli.samples import Samples
+from xaikit.cli.table_data import TableOptions
 from xaikit.core.errors import InvalidInputError, UnknownNameError
 from xaikit.explainers import Gradient
 from xaikit.runs import load_run
 
 NETWORK = "xaikit.cli.demo_digits:make_network"
+
+
+def table(path: str, **options: Any) -> Samples:
+    return open_data(path, Preparation(), options=TableOptions(**options))
 
 
 @pytest.fixture
@@ -125,7 +132,7 @@ def test_a_table(
     monkeypatch.chdir(tmp_path)
     Path("people.csv").write_text(TABLE)
     Path("tablenet.py").write_text(MAKE)
-    samples = table(Path("people.csv"), "outcome")
+    samples = table("people.csv", labels="outcome")
     assert list(samples.features) == ["age", "sex", "priors"]
     assert samples[1][0].tolist() == [52, 1, 0]
     assert (samples.classes, samples[1][1]) == (["no", "yes"], 1)
@@ -137,19 +144,19 @@ def test_a_table(
     assert leave(*call, "--labels", "outcom", "--out", "other") == 2
     assert "no column 'outcom'; did you mean 'outcome'" in capsys.readouterr().err
     with pytest.raises(InvalidInputError, match=r"row 2, column 'outcome': 'no' is no number"):
-        table(Path("people.csv"))
+        table("people.csv")
     with pytest.raises(UnknownNameError, match="no column 'height'"):
-        table(Path("people.csv"), "outcome", ["height"])
+        table("people.csv", labels="outcome", columns=["height"])
     Path("people.csv").write_text("a,b\n1\n")
     with pytest.raises(InvalidInputError, match="row 2: 1 values for 2 columns"):
-        table(Path("people.csv"))
+        table("people.csv")
 
 
 def test_texts_need_a_tokenizer_and_a_model_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("reviews.csv").write_text("review,label\ngood film,1\n")
     with pytest.raises(InvalidInputError, match="hf:FOLDER"):
-        open_data("reviews.csv", Preparation(), text="review")
+        table("reviews.csv", text="review")
 
 
 @pytest.mark.slow

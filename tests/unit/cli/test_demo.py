@@ -63,7 +63,7 @@ def test_the_network_repeats_and_draws_from_a_generator_of_its_own() -> None:
     assert not torch.equal(first["0.weight"], other["0.weight"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_fooled_before_and_mended_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: demo_digits.Digits
 ) -> None:

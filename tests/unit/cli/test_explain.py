@@ -93,9 +93,9 @@ def test_a_batch_of_series_and_a_single_output() -> None:
         (["digit.png", "--explainer", "vargrat"], 2, "unknown explainer 'vargrat'; did you mean 'vargrad'"),
         (["digit.png", "--explainer", "vargrad:n_iter=0"], 2, "VarGrad.n_iter must be >= 1, got 0"),
         (["digit.png"], 2, "does not take inputs of shape (1, 3, 12, 12)"),
-        (["digit.png", "--grey", "--target", "10"], 2, "targets must lie in 0..9"),
-        (["digit.png", "--grey", "--target", "one"], 2, "--target takes whole numbers with commas between, got 'one'"),
-        (["digit.png", "--grey", "--size", "big"], 2, "--size takes whole numbers"),
+        (["digit.png", "--grey", "--target", "10"], 2, "--target must lie in 0..9"),
+        (["digit.png", "--grey", "--target", "one"], 2, "--target takes a class"),
+        (["digit.png", "--grey", "--size", "big"], 2, "--size is 224 or 240x320"),
         (["digit.png", "--grey", "--size", "1x2x3"], 2, "--size is 224 or 240x320"),
         (
             ["digit.png", "--grey", "--mean", "imagenet"],

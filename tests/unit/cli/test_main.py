@@ -52,7 +52,7 @@ def test_a_wrong_call_exits_with_2(
     [
         (InvalidInputError("labels must lie in 0..9"), 2, "xaikit: labels must lie in 0..9"),
         (TrainingError("the loss is not\nfinite"), 1, "xaikit: the loss is not finite"),
-        (KeyError("x"), 1, "xaikit: KeyError: x (--debug shows where)"),
+        (KeyError("x"), 1, "raised KeyError: x (--debug shows where)"),
         (OSError(28, "No space left on device", "a.npz"), 1, "xaikit: a.npz: No space left on device"),
     ],
 )

@@ -11,7 +11,8 @@ from PIL import Image
 
 from xaikit.cli.class_names import ClassNames
 from xaikit.cli.data import image_folder
-from xaikit.cli.masks import Masks, same_proportions
+from xaikit.cli.mask_placing import same_proportions
+from xaikit.cli.masks import Masks
 from xaikit.core.errors import InvalidInputError
 from xaikit.files.pictures import Preparation
 

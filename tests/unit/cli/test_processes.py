@@ -42,7 +42,7 @@ def process(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", ["torchrun", "--processes"])
+@pytest.mark.parametrize("by", [pytest.param("torchrun", marks=pytest.mark.nightly), "--processes"])
 def test_two_processes_explain_as_one_does(leave: Callable[..., int], by: str) -> None:
     command = TORCHRUN if by == "torchrun" else (sys.executable, "-m", "xaikit")
     options = () if by == "torchrun" else ("--processes", "2")

@@ -72,14 +72,15 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sentence_longer_than_a_path_may_be(leave: Callable[..., int]) -> None:
     text = "a fine film " * 500
     assert leave("explain", text, *READ, "--tokenizer", "hf:words", "--no-figure") == 0
-    assert Attribution.load("text.gradient_x_input.npz").tokens.tolist() == [[1, 2, 3, 1, 2, 3]]
+    (path,) = Path.cwd().glob("text-a-fine-film-a-*.gradient_x_input.npz")
+    assert Attribution.load(path).tokens.tolist() == [[1, 2, 3, 1, 2, 3]]
 
 
 @pytest.mark.usefixtures("reads")
 def test_a_sentence(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert leave("explain", "a fine film", *READ, "--tokenizer", "hf:words", "--target", "1") == 0
     shown = capsys.readouterr().out
-    saved = Attribution.load("text.gradient_x_input.npz")
+    saved = Attribution.load("text-a-fine-film.gradient_x_input.npz")
     ids = torch.tensor([[1, 2, 3, 0, 0, 0]])
     expected = GradientXInput(load_model("singlenets:Reader"), layer="embedding").attribute(ids, 1)
     assert torch.equal(saved.values, expected)
@@ -87,7 +88,7 @@ def test_a_sentence(leave: Callable[..., int], capsys: pytest.CaptureFixture[str
     weights = expected.sum(2)[0].tolist()
     best = max(range(3), key=lambda i: abs(weights[i]))
     assert f"{WORDS[ids[0, best]]} ({weights[best]:+.2g})" in shown
-    assert Path("text.gradient_x_input.png").is_file()
+    assert Path("text-a-fine-film.gradient_x_input.png").is_file()
     # The same sentence in a table, one row of it, is padded alike.
     row = ("films.csv", "--row", "2", "--text", "film", "--labels", "mood", "--target", "label", "--no-figure")
     assert leave("explain", *row, *READ, "--tokenizer", "hf:words") == 0
@@ -100,7 +101,7 @@ def test_a_row_of_a_table(leave: Callable[..., int], capsys: pytest.CaptureFixtu
     assert "strongest: " in (shown := capsys.readouterr().out)
     assert "age = 50" in shown
     expected = Gradient(load_model("singlenets:table")).attribute(torch.tensor([[50.0, 20]]), 1)
-    assert torch.equal(Attribution.load("people-row-3.gradient.npz").values, expected)
+    assert torch.equal(Attribution.load("people-csv-row-3.gradient.npz").values, expected)
     # Counted as a report counts: the first of a .csv is the second line, the first of an array 0.
     asked = ("people.npz", "--row", "1", "--model", "singlenets:table", *call[:2], "--target", "label", "--json")
     assert leave("explain", *asked, "--out", "b.npz") == 0
@@ -123,11 +124,17 @@ def test_a_row_of_a_table(leave: Callable[..., int], capsys: pytest.CaptureFixtu
         (("nowhere", *READ), "no such file: nowhere\n"),
         ((".", *READ), ". is a folder: explain its images with --data ."),
         (("film.npy", *READ, "--tokenizer", "hf:words"), "no such file: film.npy"),
-        (("a film", *READ, "--tokenizer", "hf:words", "--row", "1"), "--row names a row of a .csv, .npy or .npz file"),
+        (
+            ("a film", *READ, "--tokenizer", "hf:words", "--row", "1"),
+            "--row names a row of a .csv, .tsv, .parquet, .jsonl, .npy or .npz file",
+        ),
         (PEOPLE, "people.csv is a data set: name one of its rows, --row N, or explain all, --data people.csv"),
         ((*PEOPLE, "--row", "1"), "people.csv has the rows 2 to 4, got --row 1"),
         (("people.npz", "--row", "2", *PEOPLE[5:]), "people.npz has the rows 0 to 1, got --row 2"),
-        (("people.npz", "--row", "0", "--text", "film", *PEOPLE[5:]), "--text names columns of a .csv, and people.npz"),
+        (
+            ("people.npz", "--row", "0", "--text", "film", *PEOPLE[5:]),
+            "--text is about the columns of a table",
+        ),
         (("a film", *READ, "--tokenizer", "hf:words", "--target", "label"), "--target label needs data with labels"),
     ],
 )
@@ -147,4 +154,7 @@ def test_columns_of_what_has_none_are_told(
 ) -> None:
     data = ("--data", "people.npz", "--model", "singlenets:table")
     assert leave("explain", *data, "--out", "run", option, "age") == 2
-    assert f"{option} names columns of a .csv, and people.npz is none" in capsys.readouterr().err
+    assert (
+        f"{option} is about the columns of a table (.csv, .tsv, .parquet, .jsonl), and people.npz is none"
+        in capsys.readouterr().err
+    )

@@ -1,4 +1,4 @@
-"""evaluate and mitigate hold a batch, not the data: what is alive is counted while they run."""
+"""evaluate and mitigate keep one batch in memory and not all data; the test counts live images while they run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PEAKS: list[int] = []
 
 
 class Watched(Dataset):
-    """Images made when they are read; each reading notes how many images are alive as parts of tensors."""
+    """Images that are made when they are read; each reading counts the images that are alive in tensors."""
 
     def __init__(self, n: int) -> None:
         self.n = n

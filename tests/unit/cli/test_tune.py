@@ -126,7 +126,7 @@ def test_a_study_goes_on(digits: tuple[torch.Tensor, torch.Tensor], capsys: pyte
         (["--sampler", "tpf"], "unknown sampler 'tpf'"),
         (["--target", "x.npy"], "--target x.npy must hold a class for each sample"),
         (["--target", "none.npy"], "--target none.npy is not an array"),
-        (["--target", "77"], "targets must lie in 0..9"),
+        (["--target", "77"], "--target must lie in 0..9"),
         (["--out", "a.txt"], "--out must end in .json, got 'a.txt'"),
         (["--batch-size", "-1"], "--batch-size must be >= 0"),
     ],

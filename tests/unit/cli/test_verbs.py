@@ -102,7 +102,7 @@ def test_recommend_measures_where_there_are_samples(
 
 def test_recommend_needs_a_modality_or_data(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert leave("recommend", "--model", NETWORK) == 2
-    assert "needs a modality" in capsys.readouterr().err
+    assert "name --modality, one of" in capsys.readouterr().err
     assert leave("recommend", "--model", NETWORK, "--modality", "imag") == 2
     assert "did you mean 'image'" in capsys.readouterr().err
 
@@ -232,7 +232,7 @@ def test_a_wrong_call_of_shortcuts(
     [
         ({"--data": "nowhere"}, "no such file or folder: nowhere"),
         ({"--data": "two.csv", "--labels": "outcome"}, "two.csv has no column 'outcome'; did you mean 'outcom'"),
-        ({"--data": "w.pt"}, "data is a folder of images, a .npy, .npz or .csv file, or module:dataset"),
+        ({"--data": "w.pt"}, "data is a folder of images, a .npy or .npz, a table (.csv"),
         ({"--data": "mixed", "--grey": ""}, "bring them to one size"),
         ({"--weights": "code.pt"}, "loading that could run any code"),
         ({"--weights": "few.pt"}, "do not fit the model (missing: "),

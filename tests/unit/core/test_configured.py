@@ -169,7 +169,7 @@ def test_hints_may_name_what_is_local():
     from xaikit.core import Float as Number
 
     class Local(Configured):
-        """Its spec is known in this function only."""
+        """A setting whose spec is a local variable of the function."""
 
         rate: Annotated[float, Number(ge=0), "a rate"] = 1.0
 

@@ -1,4 +1,4 @@
-"""What others do with the model meanwhile, and what torch.compile has made of it."""
+"""Models that other threads use during an explanation, and models that torch.compile has wrapped."""
 
 from __future__ import annotations
 

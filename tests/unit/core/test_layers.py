@@ -22,7 +22,7 @@ def x():
 
 @pytest.fixture
 def deep():
-    """Works in place and adds back, so that one layer feeds the others on two ways."""
+    """A net with in-place operations and residual additions, so that one layer feeds the others on two paths."""
 
     class Deep(nn.Module):
         def __init__(self):

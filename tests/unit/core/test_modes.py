@@ -1,4 +1,4 @@
-"""Does a model compute the same in both modes? Against what it computes."""
+"""Whether a model computes the same in both modes, compared with its outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever uses an old name of the core reads the new one."""
+"""Old names of the core raise an error that says the new name."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from xaikit.core import archives
 from xaikit.core.errors import InvalidInputError
-from xaikit.files import arrays
 from xaikit.files.arrays import read_npy, read_npz
 
 
@@ -42,7 +42,7 @@ def test_a_header_that_claims_more_than_the_file_holds(tmp_path: Path) -> None:
 
 def test_a_zip_that_unpacks_to_more_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((1000, 1000)))
-    monkeypatch.setattr(arrays, "memory", lambda: 1_000_000)
+    monkeypatch.setattr(archives, "memory", lambda: 1_000_000)
     with pytest.raises(InvalidInputError, match=r"a\.npz unpacks to 0 GiB, more than this machine's memory"):
         read_npz(tmp_path / "a.npz")
 

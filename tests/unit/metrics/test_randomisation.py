@@ -26,7 +26,7 @@ def case():
 
 
 class Constant(Explainer):
-    """Says the same whatever the model is."""
+    """An explainer whose attribution does not depend on the model."""
 
     def _attribute(self, call):
         return tuple(x + 1 for x in call.inputs)

@@ -108,7 +108,7 @@ def test_an_explanation_of_zero_has_no_relative_change():
 
 
 def test_an_explainer_keeps_its_random_numbers():
-    """One whose own noise is drawn from torch's global state would otherwise be measured on its draws."""
+    """Otherwise the metric would measure the noise of an explainer that draws from torch's global state."""
 
     class Noisy(Explainer):
         def _attribute(self, call):
@@ -160,7 +160,7 @@ def test_a_class_that_finds_its_layer_by_itself_is_refused():
 
 
 def test_a_baseline_that_runs_the_model_to_its_layer_meets_every_copy():
-    """A padding token's embedding as the baseline: of the stacked points, too."""
+    """The embedding of a padding token is the baseline, also for the stacked points."""
     model = nn.Sequential(nn.Embedding(11, 4), nn.Flatten(), nn.Tanh(), nn.Linear(28, 3)).double()
     tokens, y = torch.randint(0, 11, (3, 7)), torch.tensor([0, 1, 2])
     explainer = IntegratedGradients(model, layer="0", baseline="token_id:token=0", n_steps=8)

@@ -17,7 +17,7 @@ from xaikit.report.comparisons import plot_comparison
 
 
 class Reads(nn.Module):
-    """Predicts the class that a pixel of the corner tells, or the one that the rest tells; or a mixture."""
+    """A model that predicts the class by a pixel of the corner, by the rest of the image, or by a mixture of both."""
 
     def __init__(self, corner: float, classes: int = 4):
         super().__init__()

@@ -178,7 +178,7 @@ def test_rrr_over_contextual_decomposition():
 def decoyed(n, generator, *, agree):
     """Noisy bars across (class 0) or down (class 1), and a bright corner that tells the class, or its opposite."""
     y = torch.randint(0, 2, (n,), generator=generator)
-    x = 0.5 * torch.randn(n, 1, 8, 8, generator=generator)
+    x = 0.25 * torch.randn(n, 1, 8, 8, generator=generator)
     place = torch.randint(3, 7, (n,), generator=generator)
     for i in range(n):
         if y[i]:
@@ -195,7 +195,7 @@ def test_training_removes_a_planted_shortcut():
     mask = torch.zeros(8, 8)
     mask[:2, :2] = 1
     accuracy = {}
-    for weight in (0.0, 1000.0):
+    for weight in (0.0, 100.0):
         torch.manual_seed(0)
         model = nn.Sequential(
             nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 16), nn.ReLU(), nn.Linear(16, 2)
@@ -208,7 +208,7 @@ def test_training_removes_a_planted_shortcut():
         with torch.no_grad():
             accuracy[weight] = (model(test[0]).argmax(1) == test[1]).float().mean().item()
     assert accuracy[0.0] < 0.5
-    assert accuracy[1000.0] > 0.75  # .84 to .90 from one machine to the next; .97 with a random corner
+    assert accuracy[100.0] > 0.9  # .996 to 1.0 over five seeds
 
 
 def test_weight_zero_is_the_plain_step():

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from xaikit.core.errors import CheckpointError, InvalidInputError
+from xaikit.core.files import partial_path
 from xaikit.mitigation import CDEP, RRR
 from xaikit.testing import ContractNet
 
@@ -206,7 +207,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     fit(RRR(n_epochs=1, random_state=0, **SETTINGS), model, *data(), checkpoint=file)
     kept = file.read_bytes()
     # Every byte of the new file goes to a device without room.
-    (tmp_path / "rrr.pt.partial").symlink_to("/dev/full")
+    partial_path(file).symlink_to("/dev/full")
     with pytest.raises(
         CheckpointError, match=r"rrr.pt could not be written \(.*No space left.*\); the one from before is"
     ):

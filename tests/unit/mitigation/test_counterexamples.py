@@ -23,7 +23,7 @@ def case():
 
 
 def seen(mitigator, model, x, y, mask, seed=0):
-    """What the model is given besides the samples themselves."""
+    """The changed samples that the model gets in addition to the originals."""
     given = []
     handle = model.register_forward_pre_hook(lambda _m, args: given.append(args[0].clone()))
     loss = mitigator.loss(model, (x, y, mask), seed=seed)
@@ -105,7 +105,7 @@ def test_a_mask_that_covers_everything_is_told(case, make, words):
 
 
 def test_masked_tokens_get_masked_tokens_wherever_they_stand():
-    """Each text has one of two words somewhere; a counterexample has a word of these, in the same place."""
+    """Each text has one of two words somewhere; a counterexample has one of these words in the same place."""
     model = nn.Sequential(nn.Embedding(50, 4), nn.Flatten(), nn.Linear(20, 2))
     tokens, y = torch.arange(30).reshape(6, 5) + 10, torch.arange(6) % 2
     for row, place in enumerate((0, 3, 1, 4, 2)):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from xaikit import RRR, assess
-from xaikit.mitigation.exchange import transplanted
+from xaikit.factors.exchange import transplanted
 
 
 def spot(n, size, row, column, height=2):

@@ -40,7 +40,7 @@ def here():
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory):
-    """What two real processes made of them."""
+    """The results of the same trainings in two real processes."""
     folder = tmp_path_factory.mktemp("ddp")
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(folder)],
@@ -115,7 +115,7 @@ def test_loaders_that_are_each_a_processes_own_are_left_alone(here, there):
         assert error(there[rank][0]["own loaders"][0], model.state_dict()) < 1e-10
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_that_are_killed_resume_in_the_middle_of_an_epoch(tmp_path):
     """Killed in step 10 of 18, the fourth of its epoch; two other processes take the training up."""
     script, file = SCRIPT.with_name("killed_processes.py"), tmp_path / "rrr.pt"

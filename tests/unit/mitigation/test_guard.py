@@ -39,7 +39,7 @@ def same(one, other):
 
 
 class Sick(Gradient):
-    """NaN in the batches that are named, counted from 1; the first call looks at one sample before training."""
+    """A model that returns NaN in the given batches, counted from 1; the first call is the check of one sample."""
 
     calls = -1
     bad: tuple[int, ...] = ()

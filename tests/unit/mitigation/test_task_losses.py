@@ -49,11 +49,96 @@ def test_the_task_is_what_the_function_says(mitigator, task):
 def test_what_is_no_loss_is_refused():
     with pytest.raises(InvalidTypeError, match="RRR.task_loss must be a function"):
         RRR(task_loss=nn.CrossEntropyLoss)
-    with pytest.raises(InvalidTypeError, match="got 'mse'"):
-        RRR(task_loss="mse")
+    with pytest.raises(InvalidInputError, match="one of cross_entropy, .* regression or a function .* got 'mes'"):
+        RRR(task_loss="mes")
+    with pytest.raises(InvalidInputError, match="cross_entropy has no setting 'smoothing'; it has weight, label"):
+        RRR(task_loss="cross_entropy:smoothing=0.1")
+    with pytest.raises(InvalidInputError, match=r"shape of the model's output \(8, 3\), got \(8,\)"):
+        RRR(task_loss="mse", target="random").loss(net(), (X, torch.arange(8) % 3, MASK))
     each = RRR(task_loss=nn.CrossEntropyLoss(reduction="none"))
     with pytest.raises(InvalidInputError, match=r"one number, a tensor of shape \(\), got shape \(8,\); take its mean"):
         each.loss(net(), (X, torch.arange(8) % 3, MASK))
     with pytest.raises(InvalidInputError, match=r"a row for each of 8 samples, got shape \(5,\)"):
         each.loss(net(), (X, torch.arange(5), MASK))
     assert all("task_loss" in MITIGATORS.get(name).SETTINGS for name in MITIGATORS)
+
+
+NAMED = {
+    "cross_entropy": (F.cross_entropy, torch.arange(8) % 3),
+    "cross_entropy:label_smoothing=0.1,weight=[1,3,1]": (WEIGHTED, torch.arange(8) % 3),
+    "cross_entropy:ignore_index=-1": (nn.CrossEntropyLoss(ignore_index=-1), torch.tensor([0, -1, 1, 2, 1, -1, 0, 1])),
+    "binary_cross_entropy": (F.binary_cross_entropy_with_logits, (torch.rand(8, 3) > 0.5).float()),
+    "binary_cross_entropy:pos_weight=3": (
+        nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0)),
+        (torch.rand(8, 3) > 0.5).float(),
+    ),
+    "mse": (F.mse_loss, torch.rand(8, 3)),
+    "mae": (F.l1_loss, torch.rand(8, 3)),
+    "huber:delta=0.5": (lambda output, y: F.huber_loss(output, y, delta=0.5), torch.rand(8, 3)),
+}
+
+
+@pytest.mark.parametrize("spec", NAMED)
+def test_a_name_stands_for_torchs_loss(spec):
+    function, labels = NAMED[spec]
+    model, mitigator = net(), MITIGATORS.create({"name": "rrr", "settings": {"task_loss": spec, "target": "random"}})
+    assert MITIGATORS.create(mitigator.spec()) == mitigator
+    for y in (labels, labels.numpy(), labels.tolist()):
+        assert torch.allclose(mitigator.loss(model, (X, y, MASK), seed=0).task, function(model(X), labels))
+
+
+class Segmenter(nn.Module):
+    """Logits for each position: (N, C, H, W), or (N, H * W, C) as a language model has them."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer, self.tokens = nn.Conv2d(1, 3, 3, padding=1), tokens
+
+    def forward(self, x):
+        maps = torch.tanh(self.layer(x))
+        return maps.flatten(2).mT if self.tokens else maps
+
+
+@pytest.mark.parametrize("target", ["label", "predicted", "all", "random"])
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_class_for_each_position(tokens, target):
+    """Segmentation and tokens: the penalty's derivative equals finite differences of its definition."""
+    model, x = Segmenter(tokens).double(), X.double()[:2]
+    labels = torch.randint(3, (2, 6, 6), generator=torch.Generator().manual_seed(0))
+    labels[0, 0, 0] = -100
+    labels = labels.flatten(1) if tokens else labels
+    mitigator = RRR(task_loss="cross_entropy", target=target)
+    loss = mitigator.loss(model, (x, labels, MASK), seed=3)
+    logits = model(x).mT if tokens else model(x)
+    assert torch.allclose(loss.task, F.cross_entropy(logits, labels))
+    loss.penalty.backward()
+    weight = model.layer.weight
+    step, exact = 1e-6, weight.grad[1, 0, 1, 1].item()
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight[1, 0, 1, 1] += sign * step
+        values.append(mitigator.loss(model, (x, labels, MASK), seed=3).penalty.item())
+        with torch.no_grad():
+            weight[1, 0, 1, 1] -= sign * step
+    assert exact == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5, abs=1e-9)
+    if target == "label":
+        x.requires_grad_()
+        chances = (model(x) if tokens else model(x).movedim(1, -1)).log_softmax(-1)
+        known = labels != -100
+        score = (chances.gather(-1, labels.clamp_min(0)[..., None])[..., 0] * known).sum()
+        (gradient,) = torch.autograd.grad(score, x)
+        assert torch.allclose(loss.penalty, (gradient.square() * MASK).sum())
+    history = mitigator.set_kwargs(n_epochs=2, lr=0.01).fit(model, x.detach(), labels, MASK, progress=False)
+    assert len(history.epochs) == 2
+
+
+def test_maps_with_labels_of_another_kind_are_refused_with_the_remedy():
+    with pytest.raises(InvalidInputError, match=r"labels must have shape \(8,\).* task_loss='cross_entropy'"):
+        RRR().loss(Segmenter(False), (X, torch.zeros(8, 6, 6).long(), MASK))
+    for labels, task in ((torch.arange(8) % 3, None), (torch.rand(8, 3, 6, 6), "binary_cross_entropy")):
+        with pytest.raises(InvalidInputError, match=r"class for each, integers of shape \(8, 6, 6\), got .*='random'"):
+            RRR(task_loss=task).loss(Segmenter(False), (X, labels, MASK))
+    with pytest.raises(InvalidInputError, match="or say task_loss='cross_entropy' where it classifies each position"):
+        RRR(target="all").loss(Segmenter(False), (X, torch.arange(8) % 3, MASK))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaikit import AbPC, Explainer, recommend
+from xaikit import AbPC, Explainer, evaluate, recommend
 from xaikit.core import EXPLAINERS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
-from xaikit.recommendation import profile_model
+from xaikit.recommendation import Recommendation, profile_model
 
 QUICK = ("gradient", "gradient_x_input", "integrated_gradients", "lrp_epsilon_plus", "contextual_decomposition")
 
@@ -58,7 +59,7 @@ class Transformer(nn.Module):
 
 
 class Odd(nn.Module):
-    """An activation used twice, an operation that nobody has a rule for."""
+    """An activation that is used twice, and an operation that no method has a rule for."""
 
     def __init__(self):
         super().__init__()
@@ -163,7 +164,9 @@ def test_what_is_measured_is_the_metric():
     for item in found.candidates:
         value = AbPC(channel_axis=1).evaluate(item.explainer, x[:6], labels)
         assert item.value == pytest.approx(float(value.mean()), abs=1e-7)
-        assert item.error == pytest.approx(float(value.std() / 6**0.5), abs=1e-7)
+        table = evaluate([item.explainer], [AbPC(channel_axis=1)], (x[:6], labels), progress=False)
+        assert item.interval == next(iter(table)).interval
+        assert item.low <= item.value <= item.high
         assert item.seconds > 0
     values = [item.value for item in found.candidates]
     assert values == sorted(values, reverse=True)
@@ -275,8 +278,27 @@ def test_a_budget_leaves_out_what_takes_longer():
 
 def test_one_sample_says_nothing_of_others():
     found = recommend(mlp(), "tabular", torch.randn(1, 5), explainers=["gradient", "smoothgrad"])
-    assert found.candidates[0].error == float("inf")
-    assert json.loads(found.to_json())["candidates"][0]["error"] is None
+    assert math.isnan(found.candidates[0].low)
+    assert json.loads(found.to_json())["candidates"][0]["interval"]["low"] is None
+
+
+def test_a_recommendation_of_xaikit_01_is_read():
+    """It held the mean and its standard error, and no error for a single sample."""
+    found = recommend(mlp(), "tabular", torch.randn(3, 5), explainers=["gradient", "smoothgrad"])
+    state = json.loads(found.to_json())
+    for item, error in zip(state["candidates"], (0.1, None), strict=True):
+        del item["interval"]
+        item["error"] = error
+    first, second = Recommendation.from_dict(state).candidates
+    assert first.value == found.candidates[0].value
+    assert first.interval.margin == pytest.approx(0.196)
+    assert second.value == found.candidates[1].value
+    assert math.isnan(second.high)
+    with pytest.raises(AttributeError, match="Candidate has no 'error' any more; it is called 'interval' now"):
+        first.error  # noqa: B018
+    assert list(found.to_pandas()[["value", "low", "high"]].iloc[0]) == [
+        found.candidates[0].value, found.candidates[0].low, found.candidates[0].high
+    ]  # fmt: skip
 
 
 def test_bad_inputs():

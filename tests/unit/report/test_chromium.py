@@ -65,7 +65,7 @@ def runs(tmp_path_factory):
 
 
 def sections():
-    """One of everything."""
+    """One section of each kind."""
     model, data = small(), Digits()
     x, y = data.x[:16], torch.as_tensor(data.y[:16])
     heat = GradientXInput(model).explain(x, y)
@@ -129,6 +129,34 @@ def page(browser, file):
 
 def visible(page):
     return page.locator("li.card:visible").count()
+
+
+def test_the_conclusion_comes_first_and_names_are_searched(page, runs):
+    assert page.locator("h2").first.inner_text() == "In short"
+    assert page.locator(".conclusion li").count() >= 3
+    page.get_by_label("Name").fill(EVIL_FILE[:8].upper())
+    assert visible(page) == page.locator("li.card h3", has_text=EVIL_FILE[:8]).count() > 0
+    page.get_by_label("Name").fill("no such sample")
+    assert visible(page) == 0
+    page.get_by_label("Name").fill("")
+    page.get_by_label("Order").select_option("wrong")
+    rights = [card.get_attribute("data-right") for card in page.locator("li.card").all()]
+    assert rights == sorted(rights, reverse=True)
+    page.get_by_label("Order").select_option("disagreement")
+    values = [float(card.get_attribute("data-disagreement")) for card in page.locator("li.card").all()]
+    assert values == sorted(values, reverse=True)
+    assert len(runs) > 1
+
+
+def test_maps_lie_on_the_pictures(page):
+    heat = page.locator(".card .heat").first
+    behind = "(map) => getComputedStyle(map.parentElement).backgroundImage.slice(0, 20)"
+    assert heat.evaluate(behind) == "none"
+    page.get_by_label("maps on the pictures").check()
+    assert heat.evaluate(behind).startswith('url("data:image')
+    assert heat.evaluate("(map) => getComputedStyle(map).opacity") == "0.6"
+    page.get_by_label("maps on the pictures").uncheck()
+    assert heat.evaluate("(map) => getComputedStyle(map).opacity") == "1"
 
 
 def test_every_section_is_there_and_nothing_that_data_say_is_code(page):
@@ -223,7 +251,8 @@ def test_the_keyboard_reaches_tables_controls_and_pictures(page):
     page.keyboard.press("Tab")
     assert focused("th button")
     page.get_by_label("Class").focus()
-    for what in ("[name=right]", "[name=order]", "[name=colours]", "button.zoom", "button.zoom"):
+    controls = "[name=right]", "[name=order]", "[name=name]", "[name=overlay]", "[name=colours]"
+    for what in (*controls, "button.zoom", "button.zoom"):
         page.keyboard.press("Tab")
         assert focused(what), what
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"

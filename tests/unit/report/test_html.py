@@ -37,7 +37,12 @@ def report(runs, **fields):
     table = Table("Metrics", [{"explainer": EVIL, "AbPC": 0.25}, {"explainer": "b", "AbPC": 0.125}], "95 % interval")
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([1, 2])
-    sections = [table, Picture("History", figure, 'rises from 1 to 2, "quoted"')]
+    picture = Picture("History", figure, description='rises from 1 to 2, "quoted"')
+    with pytest.raises(InvalidTypeError, match=r"Picture\(\) has no argument 'words' any more; it is called 'descr"):
+        Picture("History", figure, words="rises")
+    with pytest.raises(AttributeError, match="Picture has no 'words' any more; it is called 'description' now"):
+        picture.words  # noqa: B018
+    sections = [table, picture]
     return Report(runs, title=f"Report {EVIL}", names=Names(classes=["cat", EVIL, "cow"]), sections=sections, **fields)
 
 

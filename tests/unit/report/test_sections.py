@@ -1,4 +1,4 @@
-"""Sections of a report out of what was measured, searched, mended and profiled; from Python and from the command."""
+"""Sections of a report from evaluations, searches, trainings and profiles, in Python and from the command line."""
 
 from __future__ import annotations
 
@@ -115,6 +115,17 @@ def test_a_profile_names_layers_and_explainers(model):
     assert {"what": "parameters", "value": sum(p.numel() for p in model.parameters())} in facts.rows
     assert [row["explainer"] for row in ranked.rows] == [c.name for c in found.candidates if c.suitable][:10]
     assert [s.rows for s in profile_sections(json.loads(found.to_json()))] == [facts.rows, ranked.rows]
+
+
+def test_a_measured_profile_has_intervals(model):
+    found = recommend(model, "tabular", torch.randn(6, 4), explainers=["gradient"])
+    _, ranked = profile_sections(found)
+    first = found.candidates[0]
+    assert ranked.rows[0]["abpc"] == first.value
+    assert ranked.rows[0]["95% interval"] == f"{first.low:.3g} to {first.high:.3g}"
+    state = json.loads(found.to_json())
+    del state["candidates"][0]["interval"]  # as xaikit 0.1 wrote it
+    assert profile_sections(state)[1].rows[0]["95% interval"] == ""
 
 
 def test_all_of_them_make_one_page_and_are_escaped(table, tuned, comparison, model):

@@ -108,5 +108,5 @@ def test_what_cannot_be_drawn(found):
     with pytest.raises(InvalidInputError, match="two or three objectives, this search had 1"):
         plot(found, "front")
     flat = tune(Knobs(nn.Linear(2, 1)), Low(), (torch.rand(3, 2), None), n_trials=3, space=["word"], progress=False)
-    with pytest.raises(InvalidInputError, match="shows only where the objective varies"):
+    with pytest.raises(InvalidInputError, match="importance needs an objective that varies"):
         plot(flat, "importance")

@@ -97,12 +97,12 @@ def test_files_that_cannot_be_masks(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     (tmp_path / "broken.npz").write_bytes(b"no archive")
     (tmp_path / "empty.npy").write_bytes(b"")
-    (tmp_path / "mask.txt").write_text("0 1")
+    (tmp_path / "mask.doc").write_text("0 1")
     (tmp_path / "folder").mkdir()
     for name, words in [
         ("two.npy", r"\[0, 1\]"), ("nan.npy", "NaN"), ("words.npy", "cannot be read"), ("several.npz", "key="),
         ("broken.png", "broken.png cannot be read"), ("broken.npz", "cannot be read"), ("empty.npy", "cannot be read"),
-        ("mask.txt", "masks are read from"), ("absent.png", "there is no mask file"), ("folder", "holds no mask"),
+        ("mask.doc", "masks are read from"), ("absent.png", "there is no mask file"), ("folder", "holds no mask"),
     ]:  # fmt: skip
         with pytest.raises(InvalidInputError, match=words):
             load_masks(tmp_path / name)

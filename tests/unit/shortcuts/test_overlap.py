@@ -56,7 +56,7 @@ def test_chance_is_significant_as_often_as_it_says(null):
 
 
 def test_smooth_maps_need_the_shift():
-    """On smooth maps permuted positions call far too much significant; shifts do not."""
+    """On smooth maps, permuted positions give far too many small p values; shifts do not."""
     smooth = torch.nn.functional.avg_pool2d(torch.rand(400, 1, 20, 20), 7, 1, 3, count_include_pad=False) ** 8
     mask = torch.zeros(20, 20)
     mask[5:11, 5:11] = 1
@@ -66,7 +66,7 @@ def test_smooth_maps_need_the_shift():
 
 
 def test_what_samples_share_elsewhere_is_no_evidence():
-    """All look at the middle; a mask in a corner overlaps less than elsewhere, one in the middle more."""
+    """All relevance is in the middle: a mask in a corner overlaps less than elsewhere, one in the middle more."""
     a = torch.rand(30, 1, 9, 9)
     a[:, :, 3:6, 3:6] += 5
     assert mask_overlap(a, corner(9, 9)).p_value > 0.2

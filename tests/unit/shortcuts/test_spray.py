@@ -33,7 +33,7 @@ def test_planted_groups_are_found_and_counted(sizes):
 
 
 def test_scikit_learn_clusters_alike():
-    """Overlapping groups, so that the graph is in one piece: nearly the same clusters, by another way to the end."""
+    """Overlapping groups, so that the graph is connected: scikit-learn's last step differs, the clusters nearly not."""
     maps, _ = groups([60, 50, 40])
     maps = maps + 11 * torch.rand_like(maps)
     theirs = SpectralClustering(3, affinity="nearest_neighbors", n_neighbors=11, random_state=0)  # counts the sample

@@ -168,7 +168,7 @@ def test_a_candidate_that_is_not_finite_stops_at_once():
 
 def test_the_default_stays_where_the_gain_is_noise():
     class Noisy(Metric):
-        """Each sample likes another setting by chance."""
+        """A metric whose best setting is random for each sample."""
 
         DIRECTION = "maximize"
 

@@ -16,7 +16,7 @@ from xaikit.tuning import TuneResult, tune, tune_mitigator
 
 
 def shortcut(n=120, seed=0):
-    """Feature 0 is the label, loud; feature 1 holds it softly. In the validation half feature 0 is a coin."""
+    """Feature 0 is a strong signal of the label, feature 1 a weak one. In the validation half feature 0 is random."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % 2
     x = torch.randn(n, 4, generator=generator) * 0.3

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,20 @@ def test_a_killed_search_loses_at_most_the_running_trial(kind, tmp_path, request
 
 
 @pytest.mark.slow
+def test_several_open_an_empty_database_at_once(postgresql):
+    """Each finds no tables, and makes them: the database refuses all but one."""
+    psycopg = pytest.importorskip("psycopg")
+    for name in ("first", "second"):
+        with psycopg.connect(postgresql, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        url = postgresql.rpartition("/")[0] + f"/{name}"
+        with ThreadPoolExecutor(6) as pool:
+            for opened in pool.map(lambda _, url=url: open_storage(url), range(6)):
+                assert opened.get_all_studies() == []
+                disconnect(opened)
+
+
+@pytest.mark.nightly
 def test_machines_share_a_study_on_postgresql_and_one_may_die(postgresql):
     """Two processes that know nothing of each other but the URL."""
     first = process(postgresql, "search(14, resume=False)", seconds=0.3)

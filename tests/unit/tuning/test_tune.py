@@ -1,4 +1,4 @@
-"""tune: what it finds, what it counts, what it survives."""
+"""tune: the best settings, the counted trials, and failures that a search survives."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_same_seed_same_search(knobs, sampler):
 
 
 def test_twenty_settings_twenty_values():
-    """A tuned setting reaches the attribution: pnpxai's search over LRP's epsilon gave one value for twenty."""
+    """Twenty values of a setting give twenty results (pnpxai's search over LRP's epsilon gave only one)."""
 
     class Input(Metric):
         DIRECTION = "maximize"

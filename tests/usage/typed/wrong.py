@@ -16,6 +16,7 @@ from xaikit import (
     SmoothGrad,
     tune,
 )
+from xaikit.modality import Image
 from xaikit.transforms import Blur
 
 model, x = nn.Linear(4, 2), torch.rand(3, 4)
@@ -34,6 +35,7 @@ SmoothGrad(model).n_iter = 3  # wrong: read-only
 SmoothGrad(model).atribute(x)  # wrong: atribute
 number: int = SmoothGrad(model).attribute(x, 0)  # wrong: Tensor
 pair: tuple[Tensor, Tensor] = SmoothGrad(model).attribute(x, 0)  # wrong: Tensor
+by_name: dict[str, Tensor] = SmoothGrad(model).attribute(x, 0)  # wrong: Tensor
 vargrad: xaikit.VarGrad = EXPLAINERS.create("vargrad")  # wrong: Explainer
 smooth: SmoothGrad = tune(IntegratedGradients(model), "abpc", (x, 0), n_trials=3).best  # wrong: IntegratedGradients
 grads: SmoothGrad = IntegratedGradients(model).set_kwargs(n_steps=3)  # wrong: IntegratedGradients
@@ -41,6 +43,30 @@ SmoothGrad(model).attribute(x, 0, create_grph=True)  # wrong: create_grph
 SmoothGrad(model).explain(x, 0, sed=1)  # wrong: sed
 xaikit.PointingGame()  # wrong: PointingGame
 EXPLAINERS.register(3)  # wrong: int
+
+table = xaikit.evaluate([SmoothGrad(model)], "abpc", (x, 0), confidence="high")  # wrong: "str"
+low, high = table["smoothgrad", "abpc"].interval  # wrong: iterable
+mean: str = table["smoothgrad", "abpc"].mean  # wrong: float
+tune(SmoothGrad(model), "abpc", (x, 0), n_trails=3)  # wrong: n_trails
+tune(SmoothGrad(model), 3, (x, 0))  # wrong: int
+tune(SmoothGrad(model), "abpc", (x, 0)).dead  # wrong: dead
+RRR().fit(model, x, x, mask=x)  # wrong: mask
+RRR().fit(x, model)  # wrong: Tensor
+xaikit.assess(model, (x, x), masks=x)  # wrong: masks
+xaikit.explain_dataset("gradient", (x, x), out="run")  # wrong: "str"
+xaikit.explain_dataset(SmoothGrad(model), (x, x))  # wrong: out
+xaikit.SpRAy(n_cluster=3)  # wrong: n_cluster
+xaikit.SpRAy()(x).samples("1")  # wrong: "str"
+xaikit.Concept.fit(model, x, x)  # wrong: layer
+xaikit.recommend(model).worst  # wrong: worst
+xaikit.load_run("run")[0].values_  # wrong: values_
+attribution: SmoothGrad = xaikit.Attribution.load("maps.npz")  # wrong: Attribution
+EXPLAINERS.create("smoothgrad").n_iter  # wrong: n_iter
+metric: AbPC = Image().prepare(SmoothGrad)  # wrong: SmoothGrad
+Image().prepare(3)  # wrong: int
+xaikit.Contrast(1)(x)  # wrong: callable
+for registered in EXPLAINERS:
+    registered.NAME  # wrong: NAME
 
 
 class Mine(Explainer):

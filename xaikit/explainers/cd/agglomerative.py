@@ -31,7 +31,7 @@ class Join:
         level: at which level, from 1 on.
         members: the groups, each as the features that it holds.
         score: of the joint group.
-        interaction: what the joint score exceeds the sum of the members' scores by.
+        interaction: the joint score minus the sum of the members' scores.
     """
 
     level: int
@@ -47,7 +47,7 @@ class Hierarchy(Result):
     Attributes:
         ids: (levels, *shape), the group of each element at each level; level 0 is the feature mask.
         scores: (levels, *shape), the score of the group that each element belongs to.
-        selected: (levels, *shape), whether the element has been taken up by then; at level 0 none has.
+        selected: (levels, *shape), whether the element is in a group at that level; at level 0 no element is.
         joins: what was joined, in order.
         target: the explained class.
     """
@@ -84,16 +84,17 @@ class AgglomerativeDecomposition(ContextualDecomposition):
     """A hierarchy of the groups that a model puts together (Singh et al. 2019, arXiv:1806.05337, algorithm 1).
 
     Features are the groups of the feature mask; CD(G) is the relevant part of the target's score with G as the relevant
-    part of the input. Each level takes the features not yet taken whose priority reaches the percentile of them all.
-    Taken features that touch form groups. The priority of a feature is |CD(feature)|, and once it touches a group G
-    |CD(G and feature) - CD(G)|, the largest where it touches several. It ends with one group.
+    part of the input. Each level takes those of the remaining features whose priority reaches a percentile of all
+    priorities. Taken features that touch form groups. The priority of a feature is |CD(feature)|; if it touches a group
+    G, it is |CD(G and feature) - CD(G)|, and the largest of these if it touches several groups. The last level has one
+    group.
 
-    Two things differ from the published code: the percentile stays what it is, where the code lowers it towards the
-    end; and groups that do not touch although all is taken are joined in pairs by the largest CD(A and B) - max(CD(A),
-    CD(B)), which the code does as soon as a number of levels is done.
+    Two things differ from the published code. It lowers the percentile towards the end; here the percentile is
+    constant. If all features are taken and some groups do not touch, we join the pair with the largest CD(A and B) -
+    max(CD(A), CD(B)); the code does that after a number of levels.
 
-    As an explainer it attributes what `ContextualDecomposition` does; the hierarchy is no attribution (each element
-    belongs to a group at every level), so it has no name of its own in the registry of explainers.
+    Its `attribute` is that of `ContextualDecomposition`. A hierarchy is no attribution, since each element belongs to a
+    group at every level, so this class has no name in the registry of explainers.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))

@@ -1,8 +1,8 @@
 """Elementwise work on large parts, block by block.
 
-A rule takes about ten elementwise steps where the model takes one. On a CPU each step of a large tensor is bound by
-the memory, so that a rule would cost ten times the model's op; blocks that stay in the cache bring that down to two or
-three. Without a graph only: autograd wants whole tensors.
+A rule takes about ten elementwise steps for one step of the model. On a CPU, the speed of each step on a large tensor
+is limited by the memory, so a rule would take ten times the time of the model's operation. With blocks that stay in the
+cache it takes two to three times. This works only without a graph, since autograd needs whole tensors.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Cut:
         return value.is_contiguous() and (len(self.sizes) == 1 or all(size == 1 for size in lead))
 
     def operand(self, value: Tensor) -> Sequence[Tensor]:
-        """For each block what it meets of a broadcast operand."""
+        """For each block, its part of a broadcast operand."""
         if value.numel() == 1:
             return (value.reshape(()),) * len(self.sizes)
         if len(self.sizes) == 1:

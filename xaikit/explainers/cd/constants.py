@@ -1,12 +1,12 @@
-"""Sharing a constant (a bias, a positional embedding) between the parts, the step that decides what CD says.
+"""Sharing a constant (a bias, a positional embedding) between the parts: this step determines most of CD's result.
 
 With a = |r|, b = |s|, n = a + b and d = max(n, floor * |c|), e = d - n and q = c / d:
 
     r' = r + (a + u e) q        s' = s + (b + (1 - u) e) q
 
 so that r' + s' = r + s + c, and c is shared as |r| : |s| wherever n reaches the floor. Below it (e > 0) the share goes
-linearly to u, the undecided share. A part that is exactly 0 gets exactly 0 when u is 0 or 1 on its side: nothing is
-obtained by a subtraction from c.
+linearly to u, the undecided share. If a part is exactly 0 and u gives it nothing, it gets exactly 0, because no part is
+computed by a subtraction from c.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.registry import rule_for, rule_in_place
+from xaikit.explainers.cd.registry import missing_rule, rule_for, rule_in_place
 from xaikit.explainers.cd.ruleset import Approximation, Context
 from xaikit.torch_ops import calling_module, computed, plain_name, positional
 
@@ -30,11 +30,14 @@ class Decomposed(torch.Tensor):
         share: the share of r in a constant where both parts are 0, (masks,) or one for each sample (`shares`).
         context: the rules followed.
         may_overwrite: whether a rule may write its result over the parts, as in the in-place call of a function.
+        is_copied_view: whether the model's tensor shares memory with another and these parts do not, so that nothing
+            may be written into them.
     """
 
     share: Tensor
     context: Context
     may_overwrite: bool
+    is_copied_view: bool
 
     @staticmethod
     def __new__(cls: type[Decomposed], parts: Tensor, share: Tensor, context: Context) -> Decomposed:
@@ -44,7 +47,7 @@ class Decomposed(torch.Tensor):
     def __init__(self, parts: Tensor, share: Tensor, context: Context) -> None:
         self._parts, self.share, self.context = parts, share, context
         self._later: Any = None
-        self.may_overwrite = False
+        self.may_overwrite = self.is_copied_view = False
         self._total: Tensor | None = None
         self._family: list[weakref.ref[Decomposed]] | None = None
 
@@ -66,7 +69,7 @@ class Decomposed(torch.Tensor):
         return self._later
 
     def defer(self, later: Any) -> None:
-        """Let the parts be what some steps make of others, once somebody looks at them.
+        """Compute the parts by some steps only when they are read.
 
         Args:
             later: the steps, a `steps.Deferred`.
@@ -90,7 +93,7 @@ class Decomposed(torch.Tensor):
 
     @property
     def total(self) -> Tensor:
-        """The value x itself, as the first mask sums it up: what selections, gates, norms and branches go by."""
+        """The value x itself, r + s of the first mask; selections, gates, norms and branches use it."""
         if self._total is None and self._later is not None:
             self._total = self._later.known_total()
         if self._total is None:
@@ -187,7 +190,15 @@ class Decomposed(torch.Tensor):
 
         Args:
             new: a decomposed value, or a constant, which broadcasts to the shape.
+
+        Raises:
+            UnsupportedOperationError: for a copy in place of a view, and for another shape.
         """
+        if self.is_copied_view or new.dim() > self.dim():
+            raise UnsupportedOperationError(
+                "contextual decomposition cannot follow an in-place step that changes the shape of a tensor, or that "
+                f"writes into a view it had to copy, in {calling_module()}; call the operation out of place"
+            )
         parts = parts_of(new, self).to(self.parts.dtype).expand_as(self.parts)
         family = self.family()
         if len(family) > 1:
@@ -300,8 +311,8 @@ def get_property(name: str, value: Decomposed) -> Any:
         "mH": lambda: value.transpose(-2, -1),
         "H": lambda: value.transpose(-2, -1),
         "data": value.detach,
-        "real": lambda: value.like(value.parts.real),
-        "imag": lambda: value.like(value.parts.imag),
+        "real": lambda: value.like(value.parts.real).is_view_of(value),
+        "imag": lambda: value.like(value.parts.imag).is_view_of(value),
         "grad": lambda: None,
         "grad_fn": lambda: None,
         "requires_grad": lambda: value.parts.requires_grad,
@@ -316,20 +327,6 @@ def set_property(name: str, value: Decomposed, new: Any) -> None:
     """Assignment to an attribute of a tensor, of which only ``data`` means anything here."""
     if name == "data":
         value.write(new)
-
-
-def missing_rule(function: Any) -> UnsupportedOperationError:
-    """The error for an op without a rule: what it is, where it ran, and the two ways out."""
-    name = plain_name(function)
-    if isinstance(function, torch.ScriptMethod | torch.ScriptFunction):
-        return UnsupportedOperationError(
-            f"contextual decomposition cannot look inside a scripted function (`{name}` in {calling_module()}); pass "
-            "the model as it was before torch.jit.script or torch.jit.trace"
-        )
-    return UnsupportedOperationError(
-        f"contextual decomposition has no rule for `{name}`, called in {calling_module()}; register one with "
-        "@cd_rule(<the function>), or set on_missing='proportional' to split its result as its operand is split"
-    )
 
 
 def proportional(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -21,7 +21,7 @@ from xaikit.explainers.cd.storage import WrittenTensors
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Decomposition(Result):
-    """What the relevant part of the input contributes to the output, and what the rest does.
+    """The contributions of the relevant part of the input and of the rest to the output.
 
     Attributes:
         relevant: (masks, N, ...), for an output (N, ...).

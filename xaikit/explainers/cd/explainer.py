@@ -28,7 +28,7 @@ def _rows(value: Any, where: str) -> Any:
 
 @EXPLAINERS.register("contextual_decomposition")
 class ContextualDecomposition(Explainer):
-    """What a part of the input contributes to the output (Murdoch et al. 2018, arXiv:1801.05453).
+    """The contribution of a part of the input to the output (Murdoch et al. 2018, arXiv:1801.05453).
 
     The relevant and the irrelevant part of the input go through the model's forward pass together, and in the end
     relevant + irrelevant = output. `decompose` takes any split; `attribute` scores each group of a feature mask, by the

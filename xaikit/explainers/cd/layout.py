@@ -1,6 +1,6 @@
-"""How the parts of images are stored: with their channels behind, which convolutions on a CPU run fastest on.
+"""How the parts of images are stored: with their channels last, since convolutions on a CPU are fastest then.
 
-Parts (2, masks, N, C, *spatial) keep that shape; only their strides differ. What does not know of it works as well.
+Parts (2, masks, N, C, *spatial) keep that shape; only their strides differ, so other code works with them unchanged.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Linear maps of decomposed values: of each part by itself or, with many masks, of one part and of the total.
 
 All masks share the total t. With many of them W t is computed once, W r for each mask, and W s as W t - W r: that takes
-half the time, and W s is as exact as W t. What must be exactly 0 stays so: W r where r is 0, and W s is set to 0 where
-the whole s of a sample is. Rules without a floor do not go this way, since the share of a bias at 0/0 would follow the
-rounding of s; nor does a pass that keeps a graph.
+half the time, and W s is as exact as W t. Exact zeros stay exact: W r is 0 where r is 0, and W s is set to 0 where the
+whole s of a sample is 0. Rules without a floor are not computed like this, since the share of a bias at 0/0 would
+depend on rounding errors of s. Nor is a pass that keeps a graph.
 """
 
 from __future__ import annotations

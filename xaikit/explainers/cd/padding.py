@@ -1,4 +1,4 @@
-"""Which positions of a sequence hold data: padding must not count in the share of a mask."""
+"""Padding: finding the positions of a sequence that hold data, since only these count in the share of a mask."""
 
 from __future__ import annotations
 

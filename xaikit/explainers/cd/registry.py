@@ -6,7 +6,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from xaikit.torch_ops import WRITTEN_OUT, Kind, canonical, kind_of, operation_name, plain_name
+import torch
+
+from xaikit.core.errors import UnsupportedOperationError
+from xaikit.torch_ops import WRITTEN_OUT, Kind, calling_module, canonical, kind_of, operation_name, plain_name
 
 RuleFunction = Callable[..., Any]
 R = TypeVar("R", bound=RuleFunction)
@@ -65,3 +68,17 @@ def rule_in_place(function: Any) -> RuleFunction | None:
     """The rule of an operation that only works in place, such as copy_."""
     name = plain_name(function)
     return RULES.get(name) if name.endswith("_") and not name.endswith("__") else None
+
+
+def missing_rule(function: Any) -> UnsupportedOperationError:
+    """The error for an op without a rule: what it is, where it ran, and the two ways out."""
+    name = plain_name(function)
+    if isinstance(function, torch.ScriptMethod | torch.ScriptFunction):
+        return UnsupportedOperationError(
+            f"contextual decomposition cannot look inside a scripted function (`{name}` in {calling_module()}); pass "
+            "the model as it was before torch.jit.script or torch.jit.trace"
+        )
+    return UnsupportedOperationError(
+        f"contextual decomposition has no rule for `{name}`, called in {calling_module()}; register one with "
+        "@cd_rule(<the function>), or set on_missing='proportional' to split its result as its operand is split"
+    )

@@ -1,4 +1,4 @@
-"""Which rules a decomposition follows, as values."""
+"""The rules that a decomposition follows, as values."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Approximation:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What one decomposition carries through the forward pass.
+    """The data that one decomposition carries through the forward pass.
 
     Attributes:
         rules: the rules.

@@ -74,11 +74,11 @@ def run(x: Decomposed, steps: Sequence[PartsStep], *, may_overwrite: bool = Fals
 
 @dataclass(eq=False)
 class Holders:
-    """Who may see the parts of a value behind which steps are put off.
+    """Which values use the parts of a value whose further steps are put off.
 
     Attributes:
         holders: the results that have not been looked at yet.
-        exposed: whether somebody got the parts themselves, who may hold them, or views of them, as long as they like.
+        exposed: whether the parts were handed out, so that other code may still hold them or views of them.
     """
 
     holders: list[weakref.ref[Decomposed]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The LRP engine: one attribution call by the rules of a zennit composite, and the books of `explain`."""
+"""The LRP engine: one attribution call by the rules of a zennit composite, and what `explain` counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How relevance flows through autograd: steps that act on one backward pass and leave the true gradient to all others.
+"""Relevance in autograd's graph: steps that act on one backward pass and leave the true gradient to all others.
 
 What flows backwards is g = R / x, relevance per unit of activation. In this form LRP-0 is the gradient itself, so that
 sums, reshapes, poolings and every other linear operation need no rule: R_in = x * (dy/dx)^T (R_out / y).
@@ -19,8 +19,8 @@ from torch import Tensor
 from xaikit.core import torch_private
 from xaikit.explainers.lrp.batched import RelevanceStep
 
-# What an activation of exactly 0 counts as: a rule may still give it relevance (ZBox on a black pixel). Added to any
-# other activation it is lost in rounding.
+# Stands in for an activation of exactly 0, to which a rule may still give relevance (ZBox on a black pixel). It is so
+# small that it would be lost in rounding if it were added to any other activation.
 TINY = {torch.float64: 1e-30, torch.complex128: 1e-30, torch.float16: 1e-7}
 
 
@@ -42,7 +42,7 @@ def per_unit(relevance: Tensor, x: Tensor) -> Tensor:
 
 
 class Ratio(torch.autograd.Function):
-    """R / d for R = g * y: a function of its own, which keeps no more than its three operands."""
+    """R / d for R = g * y, as one autograd function, so that only its three operands are kept."""
 
     @staticmethod
     def forward(ctx: Any, g: Tensor, y: Tensor, d: Tensor) -> Tensor:  # noqa: D102
@@ -125,7 +125,7 @@ class Flow:
                 saved.tensor = saved.tensor.clone()
 
     def values_only(self) -> contextlib.AbstractContextManager[Any]:
-        """Where an output is computed to which no gradient flows back, since a step takes its place."""
+        """While active, outputs are computed without a graph, since a step of the backward pass replaces theirs."""
         return contextlib.nullcontext() if self.differentiable else torch.no_grad()
 
     def release(self, *places: Saved) -> None:
@@ -172,7 +172,7 @@ class Share(RelevanceStep):
 
 
 class ReadRelevance(RelevanceStep):
-    """y for the forward pass and for true gradients; relevance goes to a leaf, where it is read off."""
+    """y for the forward pass and for true gradients; its relevance arrives at a leaf tensor, where it is read."""
 
     @staticmethod
     def forward(y: Tensor, leaf: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102

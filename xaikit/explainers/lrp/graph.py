@@ -1,4 +1,4 @@
-"""What autograd's graph tells about operations that no mode and no hook can see."""
+"""Questions to autograd's graph about operations that no mode and no hook can see."""
 
 from __future__ import annotations
 

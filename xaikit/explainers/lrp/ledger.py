@@ -1,4 +1,4 @@
-"""Where relevance goes: what each operation takes in and hands on during one backward pass."""
+"""Ledger: the relevance that each operation receives and passes on during one backward pass."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
 
 # Operations with a bias, a constant or a stabilizer, which may absorb relevance by their rule.
-ABSORBING = names_of(Kind.AFFINE, Kind.NORMALISATION, Kind.SUM, Kind.STRUCTURE) | {"sub", "rsub"}
+ABSORBING = names_of(Kind.AFFINE, Kind.NORMALISATION, Kind.SUM, Kind.STRUCTURE, Kind.SOFT_SELECTION) | {"sub", "rsub"}
 
 
 TARGET = "the target function"  # where it is not linear, the output does not start with the whole score
 
 
 class Ledger:
-    """Relevance that came out of the operations minus what went in, by operation."""
+    """For each operation, the relevance that it received minus the relevance that it passed on."""
 
     def __init__(self) -> None:
         self.balance: dict[str, float] = defaultdict(float)
@@ -67,7 +67,7 @@ class Ledger:
 
     def lost(self, total: float, *, attn: bool) -> dict[str, float]:
         """Operations that must conserve relevance and did not, beyond rounding; AttnLRP's softmax need not."""
-        excused = ABSORBING | {"softmax"} if attn else ABSORBING
+        excused = ABSORBING | names_of(Kind.SOFTMAX) if attn else ABSORBING
         must = {k: v for k, v in self.balance.items() if canonical(k.partition(" ")[0]) not in excused}
         rounding = 1e-6 * self.largest
         return {k: v for k, v in must.items() if abs(v) > max(1e-4 * total, rounding)}

@@ -1,4 +1,4 @@
-"""What a trace knows about the tensors that depend on the explained input."""
+"""Marks: facts about the tensors that depend on the explained input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xaikit.torch_ops import base_of
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mark:
-    """What is known about a tensor that depends on the explained input.
+    """Facts about a tensor that depends on the explained input.
 
     Attributes:
         gate: lies in [0, 1] up to a constant factor by construction (sigmoid, softmax), so that in a product it lets
@@ -69,7 +69,7 @@ class Marks:
         return iter(self._marks)
 
     def __getitem__(self, x: Tensor) -> Mark:
-        """What is known about x; `PLAIN` where nothing is."""
+        """The mark of x; `PLAIN` if it has none."""
         batch = batch_of(x)
         mark, version, example = self._marks.get(batch, (PLAIN, -1, False))
         if version != version_of(batch):

@@ -1,4 +1,4 @@
-"""How one operation runs under a trace: with its rule, or with the gradient as its rule.
+"""Running one operation under a trace: with its rule, or with the gradient as its rule.
 
 In the form R = g * x most kinds of operations need no rule: sums, reshapes, poolings and all else that is linear in its
 input, and every homogeneous function (Euler: x * f'(x) = f(x) for ReLU, a norm, a maximum).
@@ -6,6 +6,7 @@ input, and every homogeneous function (Euler: x * f'(x) = f(x) for ReLU, a norm,
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from xaikit.explainers.lrp.flow import Pass, UserRuled
 from xaikit.explainers.lrp.marks import GATE, PLAIN, same_values
 from xaikit.explainers.lrp.registry import HANDLERS, HANDLERS_BY_KIND, USER_RULES, checked_shares
 from xaikit.torch_ops import KINDS, WHY_NONE, WRITTEN_OUT, Kind, computed, operation_name, plain_name, positional
-from xaikit.torch_ops.kinds import BACKEND, TRANSPORT, UNDECIDED
+from xaikit.torch_ops.kinds import BACKEND, NO_GRADIENT, TRANSPORT, UNDECIDED
 
 if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
@@ -40,9 +41,11 @@ def apply_rule(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[
         output = function(*args, **kwargs)
         return trace.mark(output, trace.marks[args[0]]) if function.__self__.__name__ in TENSOR_PROPERTIES else output
     kind = KINDS.get(name)
-    if kind is None and name not in USER_RULES and WHY_NONE.get(name) not in WITHOUT_RULE:
-        return function(*args, **kwargs)
     plain, args_, kwargs_, in_place = computed(function, args, kwargs)
+    if kind is None and name not in USER_RULES and WHY_NONE.get(name) not in WITHOUT_RULE:
+        steps = WHY_NONE.get(name) == NO_GRADIENT and not in_place  # torch has no derivative of some, such as //
+        with torch.no_grad() if steps else nullcontext():
+            return function(*args, **kwargs)
     args_, kwargs_ = positional(plain, args_, kwargs_)
     if in_place:
         trace.flow.before_write(args_[0])

@@ -1,8 +1,8 @@
-"""One forward pass of an unmodified model, watched: every operation on the explained input gets its relevance rule.
+"""The trace of one forward pass: every operation on the explained input gets its relevance rule.
 
 Modules are watched for the rules that a composite gives them; what runs inside and between them is seen by a
 `TorchFunctionMode`. Nothing is set on the model or on a tensor, and nothing is traced ahead of time, so branches that
-depend on the data, reused modules and tied weights need no care.
+depend on the data, reused modules and tied weights work as they are.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Trace(TorchFunctionMode):
 
     @contextmanager
     def _modules(self, names: dict[nn.Module, str]) -> Iterator[None]:
-        """Know which module runs, and ask for its rule when it starts: rules for a first layer go by execution."""
+        """Note which module runs, and ask for its rule when it starts: the first layer is the one that runs first."""
         thread = threading.get_ident()
 
         def enter(module: nn.Module, args: Any) -> None:
@@ -219,6 +219,8 @@ class Trace(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation; where it touches the explained input, with its rule."""
         kwargs = kwargs or {}
+        if kwargs.get("out") is not None:
+            return self._written_out_to(func, args, dict(kwargs))
         if args and writes(func) and isinstance(args[0], Tensor):
             self.flow.before_write(args[0])
         if not self.marks.among(args, kwargs):
@@ -229,6 +231,17 @@ class Trace(TorchFunctionMode):
             if self.ledger is not None:
                 return audited(self, self.ledger, func, args, kwargs)
             return apply_rule(self, func, args, kwargs)
+
+    def _written_out_to(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call with `out=`, of which autograd wants no part: its result, copied there."""
+        out = kwargs.pop("out")
+        result = self.__torch_function__(func, (), args, kwargs)
+        for target, value in zip(out, result, strict=True) if isinstance(out, (tuple, list)) else ((out, result),):
+            self.flow.before_write(target)
+            target.resize_(value.shape).copy_(value)
+            if value in self.marks:
+                self.marks.set_written(target, self.marks[value])
+        return out
 
     def _of_tokens(self, output: Any, func: Any, args: tuple[Any, ...]) -> Any:
         """Follow whole numbers to where they become vectors, which is where relevance ends in a model of tokens."""

@@ -1,4 +1,4 @@
-"""zennit, and what its composites mean here; the only module that imports it.
+"""zennit's composites as rules for operations; the only module that imports zennit.
 
 Beyond zennit's documented interface this file reads the attributes of its hooks (`param_modifiers`, `gradient_mapper`
 and its stabilizer, `copy`, `forward`, `pre_backward`, `backward`) and the entries of its composites (`layer_map`,
@@ -55,7 +55,7 @@ AFFINE_MODULES = (nn.Linear, torch_private.Convolution)
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a composite's hook means for one operation or module.
+    """The rule that a composite's hook stands for, for one operation or module.
 
     Attributes:
         hook: the hook.
@@ -83,7 +83,7 @@ BY_TYPE: weakref.WeakKeyDictionary[Any, dict[Any, RuleTable]] = weakref.WeakKeyD
 
 
 def by_type(composite: Any) -> Any:
-    """The composite, of which the caller knows that it decides by type and is never changed."""
+    """The composite, marked as one that decides by the type of a module and is never changed."""
     BY_TYPE[composite] = {}
     return composite
 

@@ -6,30 +6,50 @@
     const cards = Array.from(list.children);
     const update = () => {
       const wanted = new FormData(controls);
+      const name = wanted.get("name").trim().toLowerCase();
       let shown = 0;
       for (const card of cards) {
         const fits = (!wanted.get("class") || card.dataset.class === wanted.get("class"))
-          && (!wanted.get("right") || card.dataset.right === wanted.get("right"));
+          && (!wanted.get("right") || card.dataset.right === wanted.get("right"))
+          && card.querySelector("h3").textContent.toLowerCase().includes(name);
         card.hidden = !fits;
         shown += fits;
       }
-      document.getElementById("count").value = `${shown} of ${cards.length} samples`;
+      document.getElementById("count").value = `${shown} of ${cards.length} sample${cards.length === 1 ? "" : "s"}`;
     };
     const sort = () => {
       const key = new FormData(controls).get("order");
-      const value = (card) => key === "index" ? Number(card.dataset.index)
-        : Number(card.dataset.score) * (key === "score" ? -1 : 1);
+      const values = {
+        index: (card) => Number(card.dataset.index),
+        score: (card) => -Number(card.dataset.score),
+        "-score": (card) => Number(card.dataset.score),
+        wrong: (card) => card.dataset.right === "wrong" ? 0 : 1,
+        gap: (card) => -Number(card.dataset.gap),
+        disagreement: (card) => -Number(card.dataset.disagreement),
+      };
+      const value = values[key];
       list.append(...cards.slice().sort((a, b) => value(a) - value(b)));
     };
     const colour = () => {
       document.body.classList.toggle("unsigned-colours", new FormData(controls).get("colours") === "unsigned");
     };
+    const overlay = () => {
+      const on = Boolean(new FormData(controls).get("overlay"));
+      document.body.classList.toggle("overlay", on);
+      for (const card of cards) {
+        const input = card.querySelector(".maps img:not(.heat)");
+        const behind = on && input ? `url("${input.src}")` : "";
+        for (const map of card.querySelectorAll(".heat")) map.parentElement.style.backgroundImage = behind;
+      }
+    };
     controls.addEventListener("submit", (event) => event.preventDefault());
     controls.addEventListener("change", (event) => {
       if (event.target.name === "order") sort();
       else if (event.target.name === "colours") colour();
+      else if (event.target.name === "overlay") overlay();
       else update();
     });
+    controls.elements.name.addEventListener("input", update);
     // A browser that goes back keeps the choices but not what they did.
     controls.reset();
   }

@@ -104,9 +104,9 @@ def test_forms_of_a_call(name, rules):
     ("name", "function"),
     [
         ("logcumsumexp", lambda x: torch.logcumsumexp(x, 1)),
-        ("linalg_eigvalsh", lambda x: torch.linalg.eigvalsh(x[:, :, None] * x[:, None])),
+        ("quantile", lambda x: torch.quantile(x, 0.3, dim=1, keepdim=True)),
         ("fmod", lambda x: torch.fmod(W[:2], x)),
-        ("cummax", lambda x: torch.cummax(x, 1)[0]),
+        ("trapezoid", lambda x: torch.trapezoid(x, x, dim=1)[:, None]),
         ("scatter_reduce", lambda x: W[:2].scatter_reduce(1, torch.zeros(2, 4).long(), x, "prod")),
     ],
 )

@@ -138,7 +138,7 @@ def test_language_models_under_their_default_attention(name, side):
 
 
 class Masked(nn.Module):
-    """Attention in which rows may see nothing, by a truth mask or an additive one, with heads and a causal mask."""
+    """Attention with heads, a causal mask, and a boolean or additive mask that may hide all keys of a row."""
 
     def __init__(self, kind):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a call may not change, and what must not matter: hooks, the order of definition, errors half-way."""
+"""Guarantees of a call: hooks, the order of definition and errors in the middle change nothing."""
 
 from __future__ import annotations
 

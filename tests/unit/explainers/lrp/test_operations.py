@@ -121,7 +121,7 @@ def test_derivatives_with_respect_to_the_weights(step):
 
 
 class Mixed(nn.Module):
-    """A convolution, something, its BatchNorm, and a head."""
+    """A convolution, an operation under test, BatchNorm, and a head."""
 
     def __init__(self, between, norm_first=False):
         super().__init__()

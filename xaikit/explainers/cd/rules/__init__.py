@@ -3,6 +3,7 @@
 from xaikit.explainers.cd.rules import (
     activations,
     affine,
+    by_kind,
     casts,
     einsum,
     elementwise,
@@ -20,6 +21,7 @@ from xaikit.explainers.cd.rules import (
 __all__ = [
     "activations",
     "affine",
+    "by_kind",
     "casts",
     "einsum",
     "elementwise",

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from xaikit.explainers.cd.constants import add_constant, constant_step
-from xaikit.explainers.cd.decomposed import Decomposed, fractions, missing_rule, on_total
-from xaikit.explainers.cd.registry import cd_rule
+from xaikit.explainers.cd.decomposed import Decomposed, fractions, on_total
+from xaikit.explainers.cd.registry import cd_rule, missing_rule
 from xaikit.explainers.cd.rules.elementwise import choose
+from xaikit.explainers.cd.rules.structure import expand
 from xaikit.explainers.cd.ruleset import RuleSet
 from xaikit.explainers.cd.shares import ATTENTION_MASK
 from xaikit.explainers.cd.steps import SplitStep, after, run
@@ -46,12 +47,12 @@ def activation(
     # A function without parameters is asked on the CPU whether f(0) is 0, so that no device is waited for.
     zero = (at("cpu") if fixed else at(device)) if at_zero is None else at_zero
     symmetric = x.context.rules.activation == "symmetric"
-    if complex(zero) == 0:
+    if not bool(zero.any()):
         if fixed and not x.dtype.is_complex:  # a fused step writes into tensors of x's own type; |x| is real
             return after(x, SplitStep(function, symmetric))
         of_s = function(x.irrelevant) if symmetric else x.irrelevant
         return x.like(split_gain(x.context.rules, function(x.relevant), of_s, function(x.sums), None))
-    zero = zero if zero.device == device else at(device)
+    zero = zero if zero.dim() or zero.device == device else at(device)
     of_r, of_s, of_t = function(x.relevant), function(x.irrelevant), function(x.sums)
     parts = split_gain(x.context.rules, of_r, of_s, of_t - zero, zero)
     # f(0) of a vector kernel and of its scalar tail differ in the last bit, so exact zeros are put there by hand
@@ -68,6 +69,11 @@ def elementwise(function: Any, input: Any, *args: Any, **kwargs: Any) -> Decompo
     """Elementwise functions of one tensor."""
     if not isinstance(input, Decomposed) or any(isinstance(value, Decomposed) for value in (*args, *kwargs.values())):
         raise missing_rule(function)
+    constants = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim()]
+    if constants:
+        input = expand(function, input, torch.broadcast_shapes(input.shape, *(value.shape for value in constants)))
+        at_zero = function(torch.zeros(input.shape, dtype=input.dtype, device=input.parts.device), *args, **kwargs)
+        return activation(input, lambda value: function(value, *args, **kwargs), at_zero)
     if operation_name(function) == "rrelu":  # it draws slopes in training; a decomposition uses the mean slope
         args, kwargs = args[:2], {name: value for name, value in kwargs.items() if name != "training"}
     return activation(input, lambda value: function(value, *args, **kwargs))
@@ -105,10 +111,18 @@ def prelu(function: Any, input: Decomposed, weight: Tensor) -> Decomposed:
 
 @cd_rule("pow", "float_power")
 def power(function: Any, input: Any, exponent: Any) -> Any:
-    """Whole powers are activations; roots and inverse powers scale a signal and are frozen at the total."""
+    """Whole powers are activations. Of others t^p, all but one factor is frozen; of inverse powers all are."""
     if isinstance(exponent, int | float) and exponent > 0 and exponent == int(exponent):
         return input * input if exponent == 2 else activation(input, lambda value: value**exponent)
-    return function(on_total(input), on_total(exponent))
+    if not isinstance(input, Decomposed):
+        return exponential(function, exponent, input)
+    if isinstance(exponent, Decomposed):
+        raise missing_rule(function)
+    total, positive = input.total, torch.as_tensor(exponent > 0)
+    if not bool(positive.any()):
+        return function(total, exponent)
+    others = torch.where((total == 0) & positive, 0, function(total, exponent - 1))
+    return input * others
 
 
 @cd_rule("rpow")
@@ -166,11 +180,3 @@ def normalize(
 ) -> Decomposed:
     """The quotient x / |x| with the norm frozen at the total."""
     return input.like(input.parts / input.total.norm(p, dim, keepdim=True).clamp_min(eps))
-
-
-@cd_rule("logsumexp")
-def logsumexp(function: Any, input: Decomposed, dim: Any, keepdim: bool = False) -> Any:
-    """A soft maximum: the softmax weights the parts, and what it adds to their mean is shared as a constant."""
-    weights = torch.softmax(input.total, dim)
-    mean: Any = (input * weights).sum(dim, keepdim)
-    return add_constant(mean, torch.logsumexp(input.total, dim, keepdim) - mean.total)

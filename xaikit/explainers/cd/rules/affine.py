@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.constants import constant_step
-from xaikit.explainers.cd.decomposed import Decomposed, missing_rule
+from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.layout import for_convolution
 from xaikit.explainers.cd.linear import completed, goes_by_total, mapped
-from xaikit.explainers.cd.registry import cd_rule
+from xaikit.explainers.cd.registry import cd_rule, missing_rule
 from xaikit.explainers.cd.rules.products import product
 from xaikit.explainers.cd.steps import Deferred, after
 from xaikit.torch_ops import operation_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import string
 from typing import Any
 
@@ -9,17 +10,15 @@ import torch
 from torch import Tensor
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.decomposed import Decomposed, missing_rule, on_total
+from xaikit.explainers.cd.decomposed import Decomposed, on_total
 from xaikit.explainers.cd.registry import cd_rule
 
 
 @cd_rule("einsum")
 def einsum(function: Any, equation: str, *operands: Any) -> Decomposed:
-    """A sum of products; with two decomposed operands a cross term goes in halves to the parts."""
+    """A sum of products: the mean of those with one operand in parts and the others whole (`by_kind.product`)."""
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
         operands = tuple(operands[0])
-    if sum(isinstance(value, Decomposed) for value in operands) > 2:
-        raise missing_rule(function)
     names, target = _explicit(equation, operands)
     spare = [
         letter for letter in string.ascii_letters if letter not in equation and all(letter not in n for n in names)
@@ -32,12 +31,11 @@ def einsum(function: Any, equation: str, *operands: Any) -> Decomposed:
 
     pairs = [(value, letters) for value, letters in zip(operands, names, strict=True) if isinstance(value, Decomposed)]
     each_share = [_share(value.share, letters, target) for value, letters in pairs]
-    if len(pairs) == 2:
-        places = [i for i, value in enumerate(operands) if isinstance(value, Decomposed)]
-        terms = [term(*(v.parts if i == at else on_total(v) for i, v in enumerate(operands))) for at in places]
-        return pairs[0][0].like(0.5 * (terms[0] + terms[1]), shares.merged(each_share[0], each_share[1], len(target)))
-    parts = term(*(value.parts if isinstance(value, Decomposed) else value for value in operands))
-    return pairs[0][0].like(parts, each_share[0])
+    places = [i for i, value in enumerate(operands) if isinstance(value, Decomposed)]
+    terms = [term(*(v.parts if i == at else on_total(v) for i, v in enumerate(operands))) for at in places]
+    parts = terms[0] if len(terms) == 1 else sum(terms[1:], terms[0]) / len(terms)
+    share = functools.reduce(lambda one, other: shares.merged(one, other, len(target)), each_share)
+    return pairs[0][0].like(parts, share)
 
 
 def _explicit(equation: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
@@ -61,8 +59,8 @@ def _share(share: Tensor, letters: str, target: str) -> Tensor:
     """The share with the dimensions of the output, of size 1 where the operand does not have them."""
     if shares.is_uniform(share):
         return share
-    for letter in dict.fromkeys(letters):
-        if letter not in target:
+    for letter in letters:
+        if letters.count(letter) > (letter in target):
             share, letters = share.mean(1 + letters.index(letter)), letters.replace(letter, "", 1)
     common = [letter for letter in target if letter in letters]
     share = share.permute(0, *(1 + letters.index(letter) for letter in common))

@@ -100,9 +100,3 @@ def dropout(function: Any, input: Decomposed, p: float = 0.5, training: bool = T
     if "alpha" in operation_name(function):
         return dropout(functional.dropout, input, p)
     return input.like(input.parts * function(torch.ones_like(input.parts[0, 0]), p, True))
-
-
-@cd_rule("nan_to_num")
-def nan_to_num(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
-    """Each part by itself."""
-    return input.like(torch.nan_to_num(input.parts, *args, **kwargs))

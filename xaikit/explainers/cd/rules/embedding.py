@@ -74,7 +74,9 @@ def _ids(tokens: MaskedTokens) -> Tensor:
 
 @cd_rule("embedding", "embedding_bag")
 def numbers(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """An embedding takes token ids."""
+    """An embedding takes token ids; a table that is explained itself is read by them."""
+    if function is functional.embedding and args and not isinstance(input, Decomposed):
+        return args[0][input]
     raise InvalidTypeError(
         f"an embedding takes whole token ids, but {calling_module()} met inputs of {input.dtype}; pass integers, with "
         "token masks"

@@ -23,7 +23,7 @@ def factors(like: Tensor, *values: float) -> Tensor:
 
 
 class GatedStep:
-    """What the steps of GRU and RNN share: inputs, weights, and the rules on stacked parts (2, masks, N, features).
+    """Base of the steps of GRU and RNN: inputs, weights, and the rules on stacked parts (2, masks, N, features).
 
     Args:
         x: the inputs of all steps, (time, N, features).
@@ -41,10 +41,25 @@ class GatedStep:
         self.symmetric = x.context.rules.activation == "symmetric"
         self.half_signs = factors(x.parts, 0.5, -0.5)
 
-    @staticmethod
-    def start(hidden: Tensor) -> tuple[Tensor, ...]:
-        """The state before the first step."""
-        return (hidden,)
+    def run(self, states: list[Tensor], alive: Tensor | None, *, reverse: bool) -> tuple[Tensor, list[Tensor]]:
+        """The parts of all outputs, (2, masks, time, N, hidden), and of the last state.
+
+        Args:
+            states: the parts of the first state, (2, masks, N, hidden).
+            alive: (2, masks, time, N, 1), where a part may differ from 0; None where all may.
+            reverse: whether to run from the last step to the first.
+        """
+        (hidden,), outputs = states, [states[0]] * len(self.inputs)
+        factor = None if alive is None else alive.to(hidden.dtype).unbind(2)
+        with torch.inference_mode(not torch.is_grad_enabled()):  # half a microsecond less for each operation
+            for t in reversed(range(len(outputs))) if reverse else range(len(outputs)):
+                hidden = self(t, hidden)
+                outputs[t] = hidden = hidden if factor is None else hidden * factor[t]
+        return torch.stack(outputs, 2), [hidden.clone()]
+
+    def __call__(self, t: int, hidden: Tensor) -> Tensor:
+        """The state after step t."""
+        raise NotImplementedError
 
     def constant(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """A constant, and the size of the parts below which the undecided share of it counts."""
@@ -60,7 +75,7 @@ class GatedStep:
         return torch.addcmul(parts, torch.addcmul(sizes, self.share, d - n), value / d)
 
     def from_hidden(self, hidden: Tensor) -> Tensor:
-        """What the state gives to the gates."""
+        """The contribution of the state to the gates."""
         result = functional.linear(hidden, self.hidden)
         return result if self.bias is None else self.plus(result, self.bias)
 
@@ -81,8 +96,8 @@ class GRUStep(GatedStep):
         self.size = weights.hidden.shape[0] // 3
         self.of_zero = self.constant(torch.tensor(0.5, dtype=x.dtype, device=x.share.device))
 
-    def __call__(self, t: int, alive: Tensor | None, hidden: Tensor) -> tuple[Tensor]:
-        """The state after step t; what is not alive is exactly 0."""
+    def __call__(self, t: int, hidden: Tensor) -> Tensor:
+        """The state after step t."""
         size, inputs, states = self.size, self.inputs[t], self.from_hidden(hidden)
         gates, of_sum = self.split(inputs[..., : 2 * size] + states[..., : 2 * size], torch.sigmoid, 0.5)
         reset, update = self.plus(gates, self.of_zero).split(size, -1)
@@ -92,8 +107,7 @@ class GRUStep(GatedStep):
         new, _ = self.split(torch.add(inputs[..., 2 * size :], product, alpha=0.5), torch.tanh)
         change = hidden - new
         product = torch.addcmul(update * (change[0] + change[1]), change, update_sum)
-        hidden = torch.add(new, product, alpha=0.5)
-        return (hidden if alive is None else hidden * alive[:2],)
+        return torch.add(new, product, alpha=0.5)
 
 
 class RNNStep(GatedStep):
@@ -109,7 +123,6 @@ class RNNStep(GatedStep):
         super().__init__(x, weights)
         self.function = function
 
-    def __call__(self, t: int, alive: Tensor | None, hidden: Tensor) -> tuple[Tensor]:
-        """The state after step t; what is not alive is exactly 0."""
-        hidden, _ = self.split(self.inputs[t] + self.from_hidden(hidden), self.function)
-        return (hidden if alive is None else hidden * alive[:2],)
+    def __call__(self, t: int, hidden: Tensor) -> Tensor:
+        """The state after step t."""
+        return self.split(self.inputs[t] + self.from_hidden(hidden), self.function)[0]

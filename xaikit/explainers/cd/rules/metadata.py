@@ -33,10 +33,9 @@ def question(function: Any, *args: Any, **kwargs: Any) -> Any:
     return function(*on_total(args), **on_total(kwargs))
 
 
-@cd_rule(Kind.SCALE, "var", "std", "var_mean", "std_mean", "norm", "vector_norm", "linalg_matrix_norm", "cdist",
-         "pairwise_distance", "dist", "pdist")  # fmt: skip
+@cd_rule(Kind.SCALE)
 def frozen_scale(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Deviations, norms and their inverses scale a signal; as in layer_norm they are frozen at the total."""
+    """The inverse of a size scales a signal; as in layer_norm it is frozen at the total."""
     return function(*on_total(args), **on_total(kwargs))
 
 
@@ -57,5 +56,5 @@ def identity(function: Any, value: Decomposed) -> int:
 
 @cd_rule("requires_grad_", "register_hook", "retain_grad")
 def no_effect(function: Any, value: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
-    """What a model asks of autograd on the way does not touch the decomposition."""
+    """Calls to autograd, such as `requires_grad_`, do not change the decomposition."""
     return value

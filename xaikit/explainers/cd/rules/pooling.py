@@ -49,12 +49,9 @@ def power_average(  # noqa: PLR0913, PLR0917  the signature is torch's
     return average_of(weighted, kernel_size, stride, 0, ceil_mode) * scale
 
 
-@cd_rule("interpolate", "upsample", "grid_sample", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
-                "native_channel_shuffle", "fold")  # fmt: skip
+@cd_rule("interpolate", "upsample", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "fold")
 def resampling(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
     """Linear maps over (batch, channels, ...)."""
-    if operation_name(function) == "grid_sample":
-        return input.map_parts(lambda part: function(part, *args, **kwargs))
     return folded(input, input.dim() - 1, lambda rows: function(rows, *args, **kwargs))
 
 
@@ -112,7 +109,7 @@ def pick(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     return type(chosen)((value if keepdim else value.squeeze(dim), chosen.indices))
 
 
-@cd_rule("topk", "sort")
+@cd_rule("topk", "sort", "cummax", "cummin")
 def order(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Any:
     """Several entries along a dimension, ordered by the total."""
     chosen = function(input.total, *args, **kwargs)

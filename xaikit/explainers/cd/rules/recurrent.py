@@ -16,12 +16,12 @@ from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed, constant_like
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules.gated import GRUStep, RNNStep
-from xaikit.explainers.cd.rules.lstm import LSTMStep
+from xaikit.explainers.cd.rules.lstm import LSTM
 from xaikit.torch_ops import operation_name
 from xaikit.torch_ops.recurrent import Sequences, Weights, recurrent
 
-STEPS: dict[str, Callable[..., Any]] = {
-    "lstm": LSTMStep,
+NETS: dict[str, Callable[..., Any]] = {
+    "lstm": LSTM,
     "gru": GRUStep,
     "rnn_tanh": lambda x, weights: RNNStep(torch.tanh, x, weights),
     "rnn_relu": lambda x, weights: RNNStep(torch.relu, x, weights),
@@ -73,24 +73,20 @@ def _layer(name: str, sequences: Sequences, state: tuple[Any, ...], weights: Wei
 
 def _run(name: str, x: Any, state: tuple[Any, ...], weights: Weights, *, reverse: bool) -> Any:
     """Output (time, N, hidden) and final states (N, hidden) of one layer in one direction, on x (time, N, features)."""
+    dtype = weights.inputs.dtype
+    x = x if x.dtype == dtype else x.to(dtype)
     share = shares.without_dim(x.share, -1)
     step_share = share if shares.is_uniform(share) else share.mean(1)  # (masks, N, 1): the same at each step
     like = x.like(x.parts[:, :, 0], step_share)
-    states = [(s if isinstance(s, Decomposed) else constant_like(s, like)).parts for s in state]
-    step = STEPS[name](x, weights)
-    alive = _alive(x.parts, states, step.constant_counts, reverse=reverse)
-    running, outputs = step.start(*states), []
-    with torch.inference_mode(not torch.is_grad_enabled()):  # half a microsecond less for each operation
-        for t in range(len(x) - 1, -1, -1) if reverse else range(len(x)):
-            running = step(t, alive if alive is None else alive[t], *running)
-            outputs.append(running[0][:2])
-    output = torch.stack(outputs[::-1] if reverse else outputs, 2)
-    finals = (running[0][:2].clone(), *(state.clone() for state in running[1 : len(states)]))
+    states = [(s if isinstance(s, Decomposed) else constant_like(s, like)).parts.to(dtype) for s in state]
+    with torch.autocast(x.device.type, enabled=False):  # its coarse numbers would add up over the steps
+        net = NETS[name](x, weights)
+        output, finals = net.run(states, _alive(x.parts, states, net.constant_counts, reverse=reverse), reverse=reverse)
     return x.like(output, share), tuple(like.like(final, step_share) for final in finals)
 
 
-def _alive(parts: Tensor, states: list[Tensor], constant_counts: Tensor, *, reverse: bool) -> Any:
-    """Where a part may differ from 0, and 1 for the sum, (3, masks, N, 1) for each step; None where all may.
+def _alive(parts: Tensor, states: list[Tensor], constant_counts: Tensor, *, reverse: bool) -> Tensor | None:
+    """Where a part may differ from 0, (2, masks, time, N, 1); None where all may.
 
     A part that no input and no constant has reached so far is exactly 0, which the functions of a vector kernel and of
     its scalar tail, different in the last bit, would not tell.
@@ -100,8 +96,8 @@ def _alive(parts: Tensor, states: list[Tensor], constant_counts: Tensor, *, reve
         return None
     count = reached.flip(2).cumsum(2).flip(2) if reverse else reached.cumsum(2)
     before = torch.stack([(state != 0).any(-1, keepdim=True) for state in states]).any(0)
-    alive = ((count > 0) | before.unsqueeze(2)).movedim(2, 0).to(parts.dtype)
-    return None if bool(alive.all()) else torch.cat([alive, torch.ones_like(alive[:, :1])], 1).unbind(0)
+    alive = (count > 0) | before.unsqueeze(2)
+    return None if bool(alive.all()) else alive
 
 
 @cd_rule("_pack_padded_sequence")

@@ -15,12 +15,12 @@ from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import (
     Decomposed,
     ShareLostError,
-    constant_like,
     on_total,
     parts_of,
 )
 from xaikit.explainers.cd.layout import channels_behind
 from xaikit.explainers.cd.registry import cd_rule
+from xaikit.explainers.cd.rules import by_kind
 from xaikit.torch_ops import calling_module, operation_name
 
 
@@ -147,17 +147,6 @@ def expand_as(function: Any, input: Decomposed, other: Any) -> Decomposed:
     return expand(function, input, other.shape)
 
 
-@cd_rule("repeat", "tile")
-def repeat(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Decomposed:
-    """Copies side by side."""
-    counts = sizes_of(sizes or tuple(kwargs.values()))
-    counts = [1] * (input.dim() - len(counts)) + counts
-    aligned = input.aligned_share(len(counts))
-    if not shares.is_uniform(aligned):
-        aligned = aligned.repeat(1, *(n if aligned.shape[1 + d] > 1 else 1 for d, n in enumerate(counts)))
-    return input.like(input.aligned_parts(len(counts)).repeat(1, 1, *counts), aligned)
-
-
 @cd_rule("repeat_interleave")
 def repeat_interleave(function: Any, input: Any, repeats: Any, dim: int | None = None, **kwargs: Any) -> Any:
     """Each entry several times."""
@@ -215,22 +204,31 @@ def diagonal(function: Any, input: Decomposed, offset: int = 0, dim1: int = 0, d
     return moved(input, lambda value: value.diagonal(offset, behind(dim1), behind(dim2)))
 
 
+@cd_rule("as_strided")
+def as_strided(function: Any, input: Decomposed, size: Any, stride: Any, storage_offset: int | None = None) -> Any:
+    """A view of the memory of a value, which lies in order."""
+    if not shares.is_uniform(input.share):
+        raise ShareLostError(input.shape, size)
+    copied = not input.parts.is_contiguous()
+    parts = input.parts.contiguous()
+    sizes, strides = (*parts.shape[:2], *size), (*parts.stride()[:2], *stride)
+    view = input.like(parts.as_strided(sizes, strides, parts.storage_offset() + (storage_offset or 0)))
+    view.is_copied_view = copied
+    return view.is_view_of(input)
+
+
 @cd_rule("unfold")
 def unfold(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
     """Sliding windows along one dimension (the method), or patches of an image as columns (the function)."""
-    return (sliding if function is torch.Tensor.unfold else patches)(input, *args, **kwargs)
+    if function is not torch.Tensor.unfold:
+        patches: Decomposed = by_kind.structure(function, input, *args, **kwargs)
+        return patches
+    return sliding(input, *args, **kwargs)
 
 
 def sliding(input: Decomposed, dimension: int, size: int, step: int) -> Decomposed:
     """Sliding windows along one dimension."""
     return moved(input, lambda value: value.unfold(behind(dimension), size, step))
-
-
-def patches(input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
-    """Patches of an image as columns."""
-    result = functional.unfold(input.parts.flatten(0, 2), *args, **kwargs)
-    share = input.share if shares.is_uniform(input.share) else input.share.flatten(2, -2)
-    return input.like(result.unflatten(0, input.parts.shape[:3]), share)
 
 
 @cd_rule("flip", "fliplr", "flipud", "roll")
@@ -257,12 +255,6 @@ def _same_shape(x: Decomposed, move: Callable[[Tensor], Tensor]) -> Decomposed:
     return x.like(move(x.parts), share)
 
 
-@cd_rule("triu", "tril")
-def triangle(function: Any, input: Decomposed, diagonal: int = 0) -> Decomposed:
-    """One triangle of each matrix."""
-    return input.like(getattr(input.parts, operation_name(function))(diagonal))
-
-
 def is_basic(items: tuple[Any, ...]) -> bool:
     """Whether indices make a view: whole numbers, slices, None and an ellipsis."""
     return all(
@@ -281,15 +273,6 @@ def getitem(function: Any, input: Decomposed, index: Any) -> Decomposed:
     if not shares.is_uniform(share):
         share = torch.stack([row[items] for row in share.expand(share.shape[0], *input.shape)])
     return input.map_parts(lambda part: part[items], share)
-
-
-@cd_rule("masked_select", "take")
-def selected(function: Any, input: Decomposed, index: Any) -> Any:
-    """Entries by a mask or by flat indices."""
-    if operation_name(function) == "take":
-        return input.reshape(-1)[index]
-    shape = torch.broadcast_shapes(input.shape, index.shape)
-    return getitem(function, expand(function, input, shape), on_total(index).expand(shape))
 
 
 @cd_rule("cat", "stack", "hstack", "vstack", "dstack")
@@ -329,15 +312,9 @@ def _joint_share(joint: Any, tensors: Any, pairs: list[Decomposed], dim: int) ->
     )
 
 
-@cd_rule("pad", "constant_pad_nd")
-def pad(function: Any, input: Decomposed, pad: Sequence[int], mode: Any = "constant", value: Any = None) -> Any:
-    """Padding of each part; a constant other than 0 is split by the undecided share."""
-    if operation_name(function) == "constant_pad_nd":
-        mode, value = "constant", mode if value is None and not isinstance(mode, str) else value
-    if mode != "constant":
-        return input.map_parts(lambda part: functional.pad(part, pad, mode))
-    padded = input.like(functional.pad(input.parts, pad))
-    if not value:
-        return padded
-    outside = functional.pad(torch.zeros(input.shape, dtype=input.dtype, device=input.parts.device), pad, value=value)
-    return padded.like(padded.parts + constant_like(outside, padded).parts)
+@cd_rule("pad")
+def pad(function: Any, input: Decomposed, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Any:
+    """Zeros around each part in one call; any other padding is a move of entries like others."""
+    if mode == "constant" and not value:
+        return input.like(functional.pad(input.parts, pad))
+    return by_kind.structure(function, input, pad, mode, value)

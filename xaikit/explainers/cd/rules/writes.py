@@ -8,18 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import (
     Decomposed,
-    ShareLostError,
     as_constant,
     constant_like,
-    missing_rule,
     on_total,
-    parts_of,
     storage_of,
 )
-from xaikit.explainers.cd.registry import cd_rule
+from xaikit.explainers.cd.registry import cd_rule, missing_rule
+from xaikit.explainers.cd.rules import by_kind
 from xaikit.explainers.cd.rules.structure import getitem, is_basic
 from xaikit.torch_ops import operation_name
 
@@ -66,38 +63,26 @@ def setitem(function: Any, input: Any, index: Any, value: Any) -> None:
         input.changed()
 
 
-@cd_rule("scatter", "scatter_add", "index_add", "index_copy", "index_put", "select_scatter", "slice_scatter",
-                "diagonal_scatter", "masked_scatter")  # fmt: skip
-def insert(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Values put into, or added to, places of a tensor that the indices name: linear in both together."""
-    if kwargs.get("reduce") is not None or (operation_name(function) == "scatter" and len(args) > 3):
+@cd_rule("scatter")
+def scatter(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Values put at places that the indices name; what is multiplied there has no rule."""
+    if kwargs.get("reduce") is not None or len(args) > 3:
         raise missing_rule(function)
-    arguments = [on_total(value) if _is_index(value) else value for value in args]
-    options = {name: on_total(value) if _is_index(value) else value for name, value in kwargs.items()}
-    pair = next(value for value in (input, *arguments, *options.values()) if isinstance(value, Decomposed))
-    if not shares.is_uniform(pair.share):
-        if not isinstance(input, Decomposed):
-            raise ShareLostError(pair.shape, input.shape)
-        pair = input
-    like: Decomposed = pair
-
-    def rows(value: Any) -> Any:
-        """What each part of each mask has in place of an operand."""
-        if isinstance(value, Decomposed) or (isinstance(value, Tensor) and value.is_floating_point()):
-            return parts_of(value, like).flatten(0, 1).unbind()
-        return None
-
-    def of_part(value: Any, parts: Any, i: int) -> Any:
-        return value if parts is None else parts[i]
-
-    operands = [(value, rows(value)) for value in (input, *arguments)]
-    keywords = {name: (value, rows(value)) for name, value in options.items()}
-    written = [
-        function(*(of_part(*value, i) for value in operands), **{k: of_part(*v, i) for k, v in keywords.items()})
-        for i in range(2 * like.parts.shape[1])
-    ]
-    return like.like(torch.stack(written).unflatten(0, like.parts.shape[:2]))
+    return by_kind.structure(function, input, *args, **kwargs)
 
 
-def _is_index(value: Any) -> bool:
-    return isinstance(value, Decomposed) and not value.is_floating_point()
+@cd_rule("scatter_reduce", "index_reduce")
+def reduced_by_index(  # noqa: PLR0913, PLR0917  the signature is torch's
+    function: Any, input: Any, dim: int, index: Tensor, src: Any, reduce: str, *, include_self: bool = True
+) -> Any:
+    """Sums and means are linear. A maximum takes each part at the places of the total's own, in equal shares."""
+    if reduce in ("sum", "mean"):
+        return by_kind.jointly_linear(function, input, dim, index, src, reduce, include_self=include_self)
+    if reduce not in ("amax", "amin") or operation_name(function) == "index_reduce":
+        raise missing_rule(function)
+    chosen = function(on_total(input), dim, index, on_total(src), reduce, include_self=include_self)
+    untouched = torch.ones_like(chosen).scatter(dim, index, 0).bool()
+    keeps = ((chosen == on_total(input)) & (untouched | include_self)).to(chosen.dtype)
+    wins = (chosen.gather(dim, index) == on_total(src)).to(chosen.dtype)
+    count = keeps.scatter_add(dim, index, wins)
+    return (input * keeps).scatter_add(dim, index, src * wins) / count

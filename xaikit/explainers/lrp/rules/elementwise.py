@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from xaikit.core.torch_private import batch_of, version_of
-from xaikit.explainers.lrp.flow import Pass, Share, Stop
+from xaikit.explainers.lrp.flow import Output, Pass, Share, Stop, per_unit, relevance_of
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.registry import rule
 from xaikit.torch_ops import Kind, operation_name
-from xaikit.torch_ops.kinds import DEGREES
+from xaikit.torch_ops.kinds import degree_of
 
 if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
@@ -77,36 +76,29 @@ def scale(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -> 
 @rule(Kind.POWER)
 def homogeneous(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """R_in = x * f'(x) * R_out / (n f(x)), for a function of degree n: x * f'(x) = n * f(x) (Euler)."""
-    degree = _degree(operation_name(function), x, args, kwargs)
+    degree = degree_of(operation_name(function), x, *args, **kwargs)
     if degree is None:
         return trace.without_rule(function, (x, *args), kwargs)
     return trace.mark(Share.apply(function(x, *args, **kwargs), 1 / degree, trace.flow).clone())
 
 
-def _degree(name: str, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | Tensor | None:
-    """How often a factor of the input occurs in each value of the function."""
-    if name in DEGREES:
-        return DEGREES[name]
-    if name == "det":
-        return x.shape[-1]
-    if name == "matrix_power":
-        n: int = args[0] if args else kwargs["n"]
-        return n if n > 0 else None
-    dim: int | None = args[0] if args else kwargs.get("dim")
-    if name == "prod":
-        return x.numel() if dim is None else x.shape[dim]
-    if name == "cumprod" and dim is not None:
-        count = torch.arange(1, x.shape[dim] + 1, dtype=x.dtype, device=x.device)
-        return count.view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
-    return None
+@rule(Kind.SOFT_SELECTION)
+def soft_maximum(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """R_in = s * R_out, with the softmax s that is its derivative (Kauffmann et al. 2022, arXiv:1906.07633)."""
+
+    def in_relevance(value: Any) -> Any:
+        return Output.apply(value, per_unit, trace.flow) if value in trace.marks else value
+
+    output = function(*map(in_relevance, args), **kwargs)
+    return trace.mark(Output.apply(output, relevance_of, trace.flow))
 
 
 @rule("var_mean", "std_mean")
 def moments(trace: Trace, function: Any, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-    """A scale, which is frozen, and a mean, which is linear."""
-    spread, _ = function(Stop.apply(x, trace.flow), *args, **kwargs)
-    _, mean = function(x, *args, **kwargs)
-    return spread, trace.mark(mean)
+    """A spread, of degree 1 or 2, and a mean, which is linear."""
+    spread, mean = function(x, *args, **kwargs)
+    degree = 2 if operation_name(function) == "var_mean" else 1
+    return trace.mark(Share.apply(spread, 1 / degree, trace.flow).clone()), trace.mark(mean)
 
 
 @rule(Kind.LINEAR_IN_FIRST)

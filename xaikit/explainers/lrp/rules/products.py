@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from xaikit.explainers.lrp.flow import Share, Stop
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.registry import rule
 from xaikit.torch_ops import Kind, operation_name
+from xaikit.torch_ops.kinds import NUMERATORS
 
 if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
@@ -59,20 +61,13 @@ def _flat(operands: tuple[Any, ...]) -> tuple[list[Any], bool]:
     return [a for a in operands if isinstance(a, Tensor)], False
 
 
-NUMERATORS = {
-    "div": 0,
-    "triangular_solve": 0,
-    "cholesky_solve": 0,
-    "lu_solve": 0,
-    "linalg_lu_solve": 2,
-    "linalg_ldl_solve": 2,
-}
-
-
 @rule(Kind.QUOTIENT)
 def quotient(trace: Trace, function: Any, *operands: Any, **kwargs: Any) -> Any:
     """R_in = R_out for what is divided; what it is divided by is a frozen scale."""
-    index = NUMERATORS.get(operation_name(function), 1)
+    if kwargs.get("rounding_mode") is not None:
+        with torch.no_grad():
+            return function(*operands, **kwargs)
+    index = NUMERATORS[operation_name(function)]
     frozen = (Stop.apply(x, trace.flow) if i != index and x in trace.marks else x for i, x in enumerate(operands))
     numerator, output = operands[index], function(*frozen, **kwargs)
     if numerator not in trace.marks:

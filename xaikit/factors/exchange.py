@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from xaikit.core.mask_shapes import fit_masks
 
 
 def is_text(x: Tensor) -> bool:
@@ -16,8 +20,22 @@ def is_text(x: Tensor) -> bool:
     return x.ndim == 2 and not x.is_floating_point()
 
 
+def mask_like(mask: Any, x: Tensor) -> Tensor:
+    """A mask in the shape of samples, also of tokens.
+
+    Args:
+        mask: in any form that `read_masks` takes.
+        x: samples (N, ...).
+
+    Raises:
+        InvalidInputError: for a mask that does not fit.
+    """
+    form = x if x.is_floating_point() else x.float()
+    return fit_masks(mask, (form,), (x,), what="shortcut_masks")[0]
+
+
 def transplanted(donors: Tensor, donor_masks: Tensor, mask: Tensor) -> Tensor:
-    """Samples with their masked region moved to where another mask lies, for regions of a place of their own.
+    """Samples with their masked region moved to where another mask lies.
 
     The smallest box around the donor's mask is laid over the box around the other mask, resized where the boxes differ.
     Donors stay as they are where both boxes are the same, or where one of the masks is empty.

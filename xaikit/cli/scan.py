@@ -1,0 +1,104 @@
+"""`xaikit scan`: which factors of the data a model follows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xaikit.cli.job import flag
+from xaikit.cli.sources import MaskFields, ModelJob
+
+if TYPE_CHECKING:
+    from xaikit.shortcuts import Scan
+
+SUSPECT_CODE = 3  # exit code of --fail-if-suspect
+
+
+class FactorScan(MaskFields, ModelJob):
+    """Find what a model follows: exchanges corners, hue, words, columns and other factors between samples, and counts.
+
+    A factor that should not matter and is followed by more than a tenth of the predictions is a suspect. What may
+    matter is listed for you to judge. No mask and no explanation are needed; the data must have labels. Which factors
+    are exchanged goes by the kind of the data; --factor names others, see xaikit list factors. Saves the table as JSON
+    and, beside it, a figure with exchanged samples.
+
+    \b
+    Examples:
+      xaikit scan --data test.npz --model mynet:make --weights w.pt
+      xaikit scan --data photos/ --model torchvision:resnet18 --weights w.pt --factor hue --factor border --limit 500
+      xaikit scan --data people.csv --labels outcome --model people:make --weights w.pt --fail-if-suspect
+    """  # noqa: D301
+
+    VERB = "scan"
+
+    factor: tuple[str, ...] = flag((), help="A factor, name:key=value; may be repeated. Default: by the data.")
+    out: Path = flag(Path("scan.json"), help="Where the table is saved: .json; the figure lies beside it, .png.")
+    figure: bool = flag(True, help="Draw the figure.")
+    batch_size: int = flag(64, help="Samples in one pass through the model.")
+    limit: int = flag(0, help="Use at most so many samples, evenly spread over the data; 0: all.")
+    seed: int = flag(0, help="Seed of the pairing with donors.")
+    fail_if_suspect: bool = flag(False, help="Exit code 3 if there is a suspect.")
+
+    def run(self) -> int:
+        """Load, exchange, tell, save."""
+        from xaikit.cli.options import check_out
+        from xaikit.cli.stream import Stream, tell_skipped, triple
+        from xaikit.core import FACTORS, Int
+        from xaikit.shortcuts import scan
+
+        check_out(self.out, ".json")
+        Int(ge=0).check(self.seed, "--seed")
+        factors = [FACTORS.create(text) for text in self.factor]  # before a large model is loaded
+        model = self.loaded()
+        data = self.fit_labels(self.samples(self.model), model, needed=True)
+        samples = Stream(data, self.masks(data), batch_size=self.batch_size, limit=self.limit)
+        result = scan(
+            model,
+            samples.map(triple),
+            factors or None,
+            facts=self._facts(data),
+            head=self.view()["head"],
+            seed=self.seed,
+            progress=not self.quiet,
+        )
+        skipped = tell_skipped(samples)
+        written = self._write(result)
+        names = _class_names(data, result)
+        text = "\n".join([result.conclusion(names), *result.table(names), f"wrote {', '.join(map(str, written))}"])
+        content = {"verdict": result.conclusion(names), "suspects": [e.title for e in result.suspects]}
+        self.tell(text, **content, scan=result.to_dict(), skipped=skipped, written=[str(path) for path in written])
+        if self.fail_if_suspect and result.suspects:
+            return SUSPECT_CODE
+        return 1 if skipped else 0
+
+    def _facts(self, data: Any) -> dict[str, Any]:
+        """What factors may know beside the samples: words, names of columns, the values of black and white."""
+        import torch
+
+        from xaikit.cli.hugging_face import tokenizer_of
+
+        facts: dict[str, Any] = {"columns": tuple(getattr(data, "features", ()))}
+        if self.text and (tokenizer := tokenizer_of(self.tokenizer or self.model)) is not None:
+            facts["vocabulary"] = tokenizer
+        pictures = getattr(data, "pictures", None)
+        if pictures is not None and pictures.preparation.mean and pictures.preparation.std:
+            mean, std = (torch.tensor(v) for v in (pictures.preparation.mean, pictures.preparation.std))
+            facts |= {"low": (0 - mean) / std, "high": (1 - mean) / std}
+        return facts
+
+    def _write(self, result: Scan) -> list[Path]:
+        """The table and the figure."""
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        written = [result.save(self.out)]
+        if self.figure:
+            path = self.out.with_suffix(".png")
+            result.plot().savefig(path, dpi=120)
+            written.append(path)
+        return written
+
+
+def _class_names(data: Any, result: Scan) -> list[str]:
+    """The names of the classes by number; a number where one has no name."""
+    names = list(getattr(data, "classes", ()))
+    most = max((max(e.leading_class, e.worst_class) for e in result.effects), default=0)
+    return [names[i] if i < len(names) else str(i) for i in range(most + 1)]

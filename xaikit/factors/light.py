@@ -1,0 +1,86 @@
+"""Brightness, contrast and sharpness of images, exchanged between them."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xaikit.core.registries import FACTORS
+from xaikit.factors.base import NUISANCE, ExchangeContext, Factor
+from xaikit.factors.facts import IMAGE, DataFacts
+
+LARGEST_RATIO = 10.0  # by which contrast or sharpness is raised at most: an empty image has none to raise
+
+
+class Light(Factor):
+    """A number of an image that is brought to the donor's."""
+
+    KINDS: ClassVar[tuple[str, ...]] = (IMAGE,)
+    nature = NUISANCE
+
+    def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:
+        axis = context.facts.channel_axis
+        changed = self._lit(x.movedim(axis, 1), donors.movedim(axis, 1)).movedim(1, axis)
+        low, high = _ends(context.facts)
+        return changed if low is None else changed.clamp(low, high)
+
+    @abc.abstractmethod
+    def _lit(self, x: Tensor, donors: Tensor) -> Tensor:
+        """Images (N, C, H, W) with the donors' number."""
+
+
+def _ends(facts: DataFacts) -> tuple[float | None, float | None]:
+    """The smallest and the largest value of the data: no image may leave them."""
+    if facts.low is None or facts.high is None:
+        return None, None
+    return float(facts.low.min()), float(facts.high.max())
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.mean((1, 2, 3), keepdim=True)
+
+
+def _ratio(target: Tensor, value: Tensor) -> Tensor:
+    """Target / value, at most `LARGEST_RATIO`; 1 where there is nothing to scale."""
+    ratio = target / value.clamp_min(torch.finfo(value.dtype).tiny)
+    return torch.where(value > 0, ratio.clamp(max=LARGEST_RATIO), torch.ones_like(ratio))
+
+
+@FACTORS.register("brightness")
+class Brightness(Light):
+    """The mean of an image over its pixels and channels: a constant is added, within the data's range."""
+
+    def _lit(self, x: Tensor, donors: Tensor) -> Tensor:
+        return x + _mean(donors) - _mean(x)
+
+
+@FACTORS.register("contrast")
+class ImageContrast(Light):
+    """The standard deviation of an image about its mean: it is scaled, within the data's range."""
+
+    def _lit(self, x: Tensor, donors: Tensor) -> Tensor:
+        value, target = (t.std((1, 2, 3), correction=0, keepdim=True) for t in (x, donors))
+        return _mean(x) + (x - _mean(x)) * _ratio(target, value)
+
+
+@FACTORS.register("sharpness")
+class Sharpness(Light):
+    """How much of an image's contrast is fine detail: its difference from a blurred copy (3 x 3 means) is scaled."""
+
+    def _lit(self, x: Tensor, donors: Tensor) -> Tensor:
+        smooth = _blurred(x)
+        value, target = (_detail(t) for t in (x, donors))
+        return smooth + (x - smooth) * _ratio(target, value)
+
+
+def _blurred(x: Tensor) -> Tensor:
+    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+
+
+def _detail(x: Tensor) -> Tensor:
+    spread = x.std((1, 2, 3), correction=0, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    return (x - _blurred(x)).square().mean((1, 2, 3), keepdim=True).sqrt() / spread

@@ -1,0 +1,55 @@
+"""Bands of frequencies of images and series, exchanged between them."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor
+
+from xaikit.core.params import Categorical, Float
+from xaikit.core.registries import FACTORS
+from xaikit.factors.base import NUISANCE, ExchangeContext, Factor
+from xaikit.factors.facts import IMAGE, SERIES
+
+
+@FACTORS.register("frequencies")
+class Frequencies(Factor):
+    """How strong each frequency is: amplitudes become the donor's, phases stay.
+
+    The phases say where things are, so shapes stay, and textures, stripes and hums go with the donor. The mean of each
+    channel, the frequency 0, stays too.
+    """
+
+    KINDS: ClassVar[tuple[str, ...]] = (IMAGE, SERIES)
+
+    nature = NUISANCE
+    band: Annotated[str, Categorical("low", "high", "all", search=False), "below the cutoff, above it, or both"] = "all"
+    cutoff: Annotated[float, Float(gt=0, lt=0.71), "in cycles per pixel or step; the finest are at 0.5"] = 0.125
+
+    @property
+    def title(self) -> str:
+        """Such as "low frequencies"."""
+        return "frequencies" if self.band == "all" else f"{self.band} frequencies"
+
+    def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:
+        axes = tuple(d for d in range(1, x.ndim) if d != context.facts.channel_axis)
+        sizes = [x.shape[d] for d in axes]
+        spectrum, target = (
+            torch.fft.rfftn(t.to(torch.promote_types(t.dtype, torch.float32)), dim=axes) for t in (x, donors)
+        )
+        inside = self._band(sizes, x.device)
+        inside = inside.unsqueeze(context.facts.channel_axis - 1)
+        mixed = torch.where(inside, torch.polar(target.abs(), spectrum.angle()), spectrum)
+        return torch.fft.irfftn(mixed, s=sizes, dim=axes).to(x.dtype)
+
+    def _band(self, sizes: list[int], device: torch.device) -> Tensor:
+        """Which of the frequencies of a real transform are meant."""
+        axes = [torch.fft.fftfreq(n, device=device) for n in sizes[:-1]]
+        grid = torch.meshgrid(*axes, torch.fft.rfftfreq(sizes[-1], device=device), indexing="ij")
+        radius = torch.stack([g.square() for g in grid]).sum(0).sqrt()
+        return {
+            "low": (radius > 0) & (radius <= self.cutoff),
+            "high": radius > self.cutoff,
+            "all": radius > 0,
+        }[self.band]
