@@ -203,7 +203,7 @@ class Explainer(ModelView, abc.ABC):
         return attribution, outputs[0] if outputs else None
 
     def _shares_forward(self, keep_mode: bool) -> bool:  # noqa: ARG002
-        """Whether its pass on the plain inputs does what ``model(inputs)`` does, if the modules keep their mode."""
+        """Whether its pass on the plain inputs does what ``model(inputs)`` does."""
         return self.SHARES_TASK_FORWARD
 
     def explain(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> Attribution:
@@ -274,12 +274,6 @@ class Explainer(ModelView, abc.ABC):
         calls = (dataclasses.replace(call.of_target(target), passes_kept=passes) for target in call.targets)
         return tuple(self._attribute(each) for each in calls)
 
-    @classmethod
-    def _shares_passes(cls) -> bool:
-        """Whether `_attribute_each` belongs to the method: not where a subclass has another `_attribute`."""
-        homes = (vars(base) for base in cls.__mro__)
-        return "_attribute_each" in next(home for home in homes if {"_attribute", "_attribute_each"} & home.keys())
-
     def attribute_call(self, call: Call) -> Tensors:
         """The attribution of a call that is already open: one tensor per `call.inputs`, of the same shape.
 
@@ -318,8 +312,6 @@ class Explainer(ModelView, abc.ABC):
     def _model_context(self, call: Call) -> contextlib.AbstractContextManager[Any]:  # noqa: ARG002
         """A context that is entered around `_attribute`; a subclass may override it."""
         return contextlib.nullcontext()
-
-    # ------------------------------------------------------------------ the template
 
     @torch.inference_mode(mode=False)
     def run_call(  # noqa: PLR0913

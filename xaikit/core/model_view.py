@@ -148,3 +148,9 @@ class ModelView(Configured):
         """
         name = self.NAME or type(self).__name__
         return {"name": name, "settings": {n: _described(v, n) for n, v in self.serialised_settings().items()}}
+
+    @classmethod
+    def _shares_passes(cls) -> bool:
+        """Whether `_attribute_each` belongs to the method: not where a subclass has another `_attribute`."""
+        homes = (vars(base) for base in cls.__mro__)
+        return "_attribute_each" in next(home for home in homes if {"_attribute", "_attribute_each"} & home.keys())

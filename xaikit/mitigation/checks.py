@@ -179,6 +179,7 @@ class CollapseWatch:
     """Whether a model came to predict one class alone, counted over the steps of an epoch, on the model's device."""
 
     SHARE = 0.98  # of the predictions, from which on it counts as a collapse
+    ENOUGH = 32  # predictions in an epoch; fewer are easily of one class
     BEFORE = 0.9  # of those of an earlier epoch, above which it was like that from the start
 
     def __init__(self) -> None:
@@ -214,6 +215,8 @@ class CollapseWatch:
         """
         counts, self._predicted, labels, self._labels = self._predicted, None, self._labels, None
         if counts is None or labels is None:
+            return
+        if float(counts.sum()) < self.ENOUGH:
             return
         share, commonest = (float((c / c.sum().clamp_min(1)).max()) for c in (counts, labels))
         self._least = min(self._least, share)

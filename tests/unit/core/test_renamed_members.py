@@ -49,7 +49,7 @@ def test_a_call_says_its_new_names(old, new):
 
 
 def test_a_module_that_was_parted(monkeypatch):
-    for name, home in (("frozen", "model_state"), ("find_layer", "layers")):
+    for name, home in (("seeded", "model_state"), ("find_layer", "layers")):
         with pytest.raises(ImportError, match=f"import {name} from xaikit.core.{home}$"):
             exec(f"from xaikit.core.isolation import {name}")  # noqa: S102
     with pytest.raises(ImportError, match="neither has 'nothing' any more"):
