@@ -19,7 +19,9 @@ STEPS = 60  # of each short training
 SAME = 0.02  # of the loss, within which the smaller rate is taken
 
 
-def with_rate(mitigator: Mitigator, fresh: Callable[[], nn.Module], training: Batch, judge: Judge) -> Mitigator:
+def with_rate(
+    mitigator: Mitigator, fresh: Callable[[], nn.Module], training: Batch, judge: Judge, *, smallest: float = 0.0
+) -> Mitigator:
     """The mitigator with the learning rate whose short training leads to the lowest held-out loss.
 
     The higher of the losses with the shortcut kept and exchanged counts; accuracies would say nothing as long as the
@@ -30,14 +32,16 @@ def with_rate(mitigator: Mitigator, fresh: Callable[[], nn.Module], training: Ba
         fresh: makes a model to train.
         training: samples.
         judge: of the held-out samples.
+        smallest: rate that is tried: untrained weights learn too little in a short training to tell small ones apart.
     """
     if not mitigator.SETTINGS["lr"].is_default(mitigator.lr):
         return mitigator
     seed = mitigator.random_state or 0
     order = torch.randperm(training.size, generator=torch.Generator().manual_seed(seed))
     few = training.take(order[: STEPS * mitigator.batch_size])
-    best, chosen = math.inf, RATES[0]
-    for rate in RATES:
+    rates = [rate for rate in RATES if rate >= smallest]
+    best, chosen = math.inf, rates[0]
+    for rate in rates:
         model = fresh()
         short = mitigator.set_kwargs(lr=rate, n_epochs=1, patience=None, lr_schedule="constant", warmup=0.0)
         try:

@@ -146,7 +146,9 @@ class MendSearch:
         row = self.store.find(key)
         if row is None:
             started, model = time.monotonic(), self._fresh()
-            mitigator = with_rate(mitigator, self._fresh, self._data.training, self._judge)
+            mitigator = with_rate(
+                mitigator, self._fresh, self._data.training, self._judge, smallest=1e-3 if self._options.anew else 0.0
+            )
             if self._data.shortcut.kind == CONCEPT:
                 mitigator = mitigator.set_kwargs(patience=None)  # there are no exchanged samples to stop by
             with warnings.catch_warnings():
