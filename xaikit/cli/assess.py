@@ -63,6 +63,10 @@ class Assess(Judging):
     see xaikit list factors. Nothing is trained. With --fail-if-relies the exit code is 3 where more than a tenth of the
     predictions change when the shortcut is exchanged, for scripts.
 
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl) or module:dataset. --mask is a picture, an array, a folder of these named like the images, or a file of
+    COCO, LabelMe, CVAT or YOLO.
+
     \b
     Examples:
       xaikit assess --data test.npz --model mynet:make --weights w.pt --mask corner.png
@@ -88,6 +92,10 @@ class Compare(Judging):
 
     --weights is repeated, each time with a name: --weights before=w.pt --weights after=mended.pt. Several files with
     one name are seeds of one training; the table then has intervals.
+
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl) or module:dataset. --mask is a picture, an array, a folder of these named like the images, or a file of
+    COCO, LabelMe, CVAT or YOLO.
 
     \b
     Examples:

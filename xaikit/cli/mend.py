@@ -19,6 +19,10 @@ class Mend(ShortcutFields):
     --validation, else a fifth of --data. The same command goes on where it was interrupted. The samples are held in
     memory.
 
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl) or module:dataset. --mask is a picture, an array, a folder of these named like the images, or a file of
+    COCO, LabelMe, CVAT or YOLO.
+
     \b
     Examples:
       xaikit mend --data digits.npz --model mynet:make --weights w.pt --mask corner.png --out mended.pt

@@ -22,6 +22,10 @@ class FactorScan(MaskFields, ModelJob):
     are exchanged goes by the kind of the data; --factor names others, see xaikit list factors. Saves the table as JSON
     and, beside it, a figure with exchanged samples.
 
+    --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
+    .jsonl) or module:dataset. --mask is a picture, an array or a folder of these named like the images, for the factor
+    region.
+
     \b
     Examples:
       xaikit scan --data test.npz --model mynet:make --weights w.pt

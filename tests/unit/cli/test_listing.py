@@ -15,6 +15,7 @@ KINDS = [
     "explainers",
     "metrics",
     "mitigators",
+    "factors",
     "baselines",
     "feature_masks",
     "poolings",
