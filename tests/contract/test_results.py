@@ -9,6 +9,7 @@ import json
 import pickle
 import pkgutil
 import random
+import sys
 import tempfile
 
 import numpy as np
@@ -119,7 +120,12 @@ def result_classes() -> set[type[Result]]:
     classes, todo = set(), [Result]
     while todo:
         todo += (subclasses := todo.pop().__subclasses__())
-        classes |= {cls for cls in subclasses if cls.__module__.startswith("xaikit.")}
+        # A class that an example in a docstring made lives on for a while, and is no attribute of its module.
+        classes |= {
+            cls
+            for cls in subclasses
+            if cls.__module__.startswith("xaikit.") and hasattr(sys.modules[cls.__module__], cls.__name__)
+        }
     return classes
 
 

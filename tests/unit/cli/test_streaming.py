@@ -83,7 +83,8 @@ def test_memory_does_not_grow_with_the_data(verb: str, monkeypatch: pytest.Monke
         peak(verb, "--data", f"watched:{name}", "--mask", f"m{n}.npy", *CALLS[verb])
         for name, n in zip(("few", "many"), SIZES, strict=True)
     )
-    assert more <= 1.1 * one, (one, more)
+    # Two batches of 8 may wait for the garbage collector; all data would be 340 images and 680.
+    assert more <= 1.1 * one + 16 < 300, (one, more)
 
 
 def test_batches_for_training_come_in_the_order_of_data_in_memory() -> None:

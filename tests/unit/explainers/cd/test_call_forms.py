@@ -106,7 +106,6 @@ def test_forms_of_a_call(name, rules):
         ("logcumsumexp", lambda x: torch.logcumsumexp(x, 1)),
         ("quantile", lambda x: torch.quantile(x, 0.3, dim=1, keepdim=True)),
         ("fmod", lambda x: torch.fmod(W[:2], x)),
-        ("trapezoid", lambda x: torch.trapezoid(x, x, dim=1)[:, None]),
         ("scatter_reduce", lambda x: W[:2].scatter_reduce(1, torch.zeros(2, 4).long(), x, "prod")),
     ],
 )
