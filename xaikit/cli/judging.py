@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from xaikit.cli.factor_facts import factor_facts
 from xaikit.cli.job import flag
 from xaikit.cli.sources import MaskFields, ModelJob
 
@@ -41,21 +42,6 @@ class ShortcutFields(MaskFields, ModelJob):
                 f"{self.VERB} needs the shortcut: --mask or --mask-names say where it is, --factor what"
             )
 
-    def facts(self, data: Any) -> dict[str, Any]:
-        """What a factor must know beside the samples: the words behind token ids, the names of columns.
-
-        Args:
-            data: the data set.
-        """
-        from xaikit.cli.hugging_face import tokenizer_of
-
-        facts: dict[str, Any] = {}
-        if self.text and (tokenizer := tokenizer_of(self.tokenizer or self.model)) is not None:
-            facts["vocabulary"] = tokenizer
-        if names := tuple(getattr(data, "features", ())):
-            facts["columns"] = names
-        return facts
-
     def judged(self, model: nn.Module) -> tuple[Any, Stream, Sequence[str]]:
         """The data set, its samples with labels and masks, and the names of the classes."""
         from xaikit.cli.stream import Stream
@@ -69,7 +55,7 @@ class ShortcutFields(MaskFields, ModelJob):
         if classes:
             options["groups"] = named_classes(classes)
         if self.factor:
-            options |= {"factor": self.factor, "facts": self.facts(data)}
+            options |= {"factor": self.factor, "facts": factor_facts(self, data)}
         return options
 
 

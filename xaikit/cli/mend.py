@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from xaikit.cli.factor_facts import factor_facts
 from xaikit.cli.job import INTERRUPTED, flag
 from xaikit.cli.judging import RELIES_CODE, ShortcutFields, finite
 
@@ -77,7 +78,7 @@ class Mend(ShortcutFields):
             budget=self.budget or None,
             max_loss=self.max_loss,
             n_epochs=self.epochs or None,
-            facts=self.facts(data) if self.factor else None,
+            facts=factor_facts(self, data) if self.factor else None,
             folder=self._folder,
             head=self.view()["head"],
             seed=self.seed,

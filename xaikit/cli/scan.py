@@ -45,6 +45,7 @@ class FactorScan(MaskFields, ModelJob):
 
     def run(self) -> int:
         """Load, exchange, tell, save."""
+        from xaikit.cli.factor_facts import factor_facts
         from xaikit.cli.options import check_out
         from xaikit.cli.stream import Stream, tell_skipped, triple
         from xaikit.core import FACTORS, Int
@@ -60,7 +61,7 @@ class FactorScan(MaskFields, ModelJob):
             model,
             samples.map(triple),
             factors or None,
-            facts=self._facts(data),
+            facts=factor_facts(self, data),
             head=self.view()["head"],
             seed=self.seed,
             progress=not self.quiet,
@@ -74,21 +75,6 @@ class FactorScan(MaskFields, ModelJob):
         if self.fail_if_suspect and result.suspects:
             return SUSPECT_CODE
         return 1 if skipped else 0
-
-    def _facts(self, data: Any) -> dict[str, Any]:
-        """What factors may know beside the samples: words, names of columns, the values of black and white."""
-        import torch
-
-        from xaikit.cli.hugging_face import tokenizer_of
-
-        facts: dict[str, Any] = {"columns": tuple(getattr(data, "features", ()))}
-        if self.text and (tokenizer := tokenizer_of(self.tokenizer or self.model)) is not None:
-            facts["vocabulary"] = tokenizer
-        pictures = getattr(data, "pictures", None)
-        if pictures is not None and pictures.preparation.mean and pictures.preparation.std:
-            mean, std = (torch.tensor(v) for v in (pictures.preparation.mean, pictures.preparation.std))
-            facts |= {"low": (0 - mean) / std, "high": (1 - mean) / std}
-        return facts
 
     def _write(self, result: Scan) -> list[Path]:
         """The table and the figure."""

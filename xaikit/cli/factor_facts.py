@@ -1,0 +1,34 @@
+"""What a factor must know beside the samples, read off the data and the fields of a job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xaikit.cli.sources import ModelJob
+
+
+def factor_facts(job: ModelJob, data: Any) -> dict[str, Any]:
+    """The words behind token ids, the names of columns, and the values of black and white after --mean and --std.
+
+    Args:
+        job: with the fields `text`, `tokenizer` and `model`.
+        data: the data set.
+
+    Returns:
+        Fields of `xaikit.factors.DataFacts`.
+    """
+    import torch
+
+    from xaikit.cli.hugging_face import tokenizer_of
+
+    facts: dict[str, Any] = {}
+    if names := tuple(getattr(data, "features", ())):
+        facts["columns"] = names
+    if job.text and (tokenizer := tokenizer_of(job.tokenizer or job.model)) is not None:
+        facts["vocabulary"] = tokenizer
+    pictures = getattr(data, "pictures", None)
+    if pictures is not None and pictures.preparation.mean and pictures.preparation.std:
+        mean, std = (torch.tensor(v) for v in (pictures.preparation.mean, pictures.preparation.std))
+        facts |= {"low": (0 - mean) / std, "high": (1 - mean) / std}
+    return facts
