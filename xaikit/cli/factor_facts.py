@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xaikit.cli.sources import ModelJob
+    from xaikit.cli.judging import ShortcutFields
+    from xaikit.cli.scan import FactorScan
 
 
-def factor_facts(job: ModelJob, data: Any) -> dict[str, Any]:
+def factor_facts(job: ShortcutFields | FactorScan, data: Any) -> dict[str, Any]:
     """The words behind token ids, the names of columns, and the values of black and white after --mean and --std.
 
     Args:
