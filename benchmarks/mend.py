@@ -17,7 +17,7 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,9 @@ def told(line: Line) -> str:
 def run(args: argparse.Namespace, folder: Path) -> None:
     """Print the table and the figures."""
     cells = ((name, regime, seed) for seed in args.seeds for regime in args.regimes for name in args.worlds)
-    print("| world | regime | seed | before | mended | oracle | within 3 | verdict (truth) | time | of its own | method |")
+    print(
+        "| world | regime | seed | before | mended | oracle | within 3 | verdict (truth) | time | of its own | method |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     lines = []
     for line in measured(args.lines, cells, folder, cell):
@@ -163,16 +165,16 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     )
 
 
-def arguments(lines: str, regimes: tuple[str, ...]) -> argparse.Namespace:
-    """What the command line asks for."""
+def arguments(lines: str, regimes: Sequence[str], worlds: Sequence[str], *, others: bool = False) -> argparse.Namespace:
+    """What the command line asks for, with these defaults; `others` allows regimes beside them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
-    parser.add_argument("--regimes", nargs="+", choices=regimes, default=list(regimes))
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(worlds))
+    parser.add_argument("--regimes", nargs="+", choices=None if others else regimes, default=list(regimes))
     parser.add_argument("--lines", type=Path, default=Path(lines), help="kept lines; remove the file to measure anew")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(arguments("build/mend.jsonl", REGIMES), data.folder(None))
+    run(arguments("build/mend.jsonl", REGIMES, tuple(WORLDS)), data.folder(None))
