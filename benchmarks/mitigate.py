@@ -61,7 +61,7 @@ def by_shell(world: World, folder: Path, fooled: nn.Module, seed: int) -> None:
             "masks.npy",
         ]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-        command = [sys.executable, "-m", "xaikit", *call, "--quiet"]
+        command = [sys.executable, "-m", "xaikit", *call]
         subprocess.run(command, cwd=here, check=True, stdout=subprocess.DEVNULL, env=environment)
         fooled.load_state_dict(torch.load(here / "mended.pt"))
 
