@@ -17,14 +17,14 @@ class PictureRange(NamedTuple):
     Attributes:
         black: the value of black.
         scale: what one unit of the picture is.
-        low: the smallest value of the data.
-        high: the largest one.
+        low: the smallest value of the data, as a tensor; None where it is unknown.
+        high: the largest one, likewise.
     """
 
     black: float | Tensor = 0.0
     scale: float | Tensor = 1.0
-    low: float | Tensor | None = None
-    high: float | Tensor | None = None
+    low: Tensor | None = None
+    high: Tensor | None = None
 
     def picture(self, x: Tensor) -> Tensor:
         """Images of one range in all channels, black at 0.
@@ -58,6 +58,6 @@ def picture_range(facts: DataFacts, x: Tensor) -> PictureRange:
     smallest, largest = float(facts.low.min()), float(facts.high.max())
     black = next((a for a, b in USUAL if smallest >= a - 1e-6 and largest <= b + 1e-6), None)
     if black is not None:
-        return PictureRange(black, 1.0, smallest, largest)
+        return PictureRange(black, 1.0, facts.low.min().to(x), facts.high.max().to(x))
     low, high = (t.double().to(x).view(1, -1, 1, 1) for t in (facts.low, facts.high))
     return PictureRange(low, (high - low).where(high > low, 1.0), low, high)
