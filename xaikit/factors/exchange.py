@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from xaikit.core.mask_shapes import fit_masks
 
@@ -47,37 +46,40 @@ def transplanted(donors: Tensor, donor_masks: Tensor, mask: Tensor) -> Tensor:
     """
     if not 3 <= donors.ndim <= 5 or torch.equal(donor_masks, mask):
         return donors
-    moved = donors.clone()
-    for row in range(len(donors)):
-        source, target = _box(donor_masks[row]), _box(mask[row])
-        if source is None or target is None or source == target:
-            continue
-        region, place = donors[row][source], moved[row][target]
-        if region.ndim == place.ndim and region.shape != place.shape:
-            sizes = (region.shape[0], *place.shape[1:])
-            if region.ndim == 2 and target[1] == slice(None):  # places along the first axis
-                region = F.interpolate(region.T[None], place.shape[:1], mode="nearest")[0].T
-            else:
-                region = F.interpolate(region[None], sizes[1:], mode="nearest")[0]
-        moved[row][target] = region
-    return moved
+    begin = 1 if donors.ndim == 3 else 2  # of signals and series the mask says which axis holds the steps
+    sizes = donors.shape[begin:]
+    (source, has_source), (target, has_target) = _boxes(donor_masks), _boxes(mask)
+    one = [len(donors), *[1] * len(sizes)]
+    inside, place = (has_source & has_target).view(one), torch.zeros(one, dtype=torch.long, device=donors.device)
+    for axis, size in enumerate(sizes):
+        (first, length), (start, width) = (box[:, axis].unbind(1) for box in (source, target))
+        offset = torch.arange(size, device=donors.device) - start[:, None]
+        index = first[:, None] + (offset * length[:, None]).div(width[:, None], rounding_mode="floor")
+        along = [len(donors), *(size if d == axis else 1 for d in range(len(sizes)))]
+        place = place * size + index.clamp(0, size - 1).view(along)  # the nearest, where the boxes differ
+        inside = inside & ((offset >= 0) & (offset < width[:, None])).view(along)
+    flat = donors.reshape(len(donors), -1, place[0].numel())
+    moved = flat.gather(2, place.flatten(1)[:, None].expand_as(flat)).view_as(donors)
+    return torch.where(inside if begin == 1 else inside[:, None], moved, donors)
 
 
-def _box(mask: Tensor) -> tuple[slice, ...] | None:
-    """The smallest box around the marked part of a mask (C, ...); None if nothing is marked, or it has no positions."""
+def _boxes(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest box around what each mask (N, C, ...) marks: first place and length, (N, axes, 2); whether it exists.
+
+    A mask (C, L) or (T, D) that differs along both axes has no places.
+    """
     marks = mask != 0
-    if not bool(marks.any()):
-        return None
-    if mask.ndim == 2:  # (C, L) or (T, D): the axis along which the mask differs is that of the places
-        along = next((axis for axis in (0, 1) if bool((marks == marks.narrow(axis, 0, 1)).all())), None)
-        if along is None:
-            return None
-        ends = marks.any(along).nonzero()[:, 0]
-        place = slice(int(ends[0]), int(ends[-1]) + 1)
-        return (slice(None), place) if along == 0 else (place, slice(None))
-    places = marks.any(0).nonzero()
-    box = (slice(int(a), int(b) + 1) for a, b in zip(places.amin(0), places.amax(0), strict=True))
-    return (slice(None), *box)
+    exists = marks.flatten(1).any(1)
+    if mask.ndim == 3:
+        exists = exists & torch.stack([(marks == marks.narrow(d, 0, 1)).flatten(1).all(1) for d in (1, 2)]).any(0)
+    else:
+        marks = marks.any(1)
+    ends = []
+    for axis in range(1, marks.ndim):
+        along = marks.movedim(axis, 1).flatten(2).any(2).int()
+        first = along.argmax(1)
+        ends.append(torch.stack([first, (along.shape[1] - along.flip(1).argmax(1) - first).clamp_min(1)], 1))
+    return torch.stack(ends, 1), exists
 
 
 SAME_SHAPE = 0.5  # of two masks, moved onto each other: their intersection over their union

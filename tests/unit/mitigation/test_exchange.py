@@ -29,6 +29,31 @@ def test_a_region_is_moved_to_where_the_mask_is():
     assert larger[0, 0, 2, 2] == larger[0, 0, 3, 3] == donors[0, 0, 0, 1]
 
 
+def moved_by_a_loop(donor, source, target):
+    """One image with what its mask's box holds, pixel by pixel, in the box of another mask."""
+    moved = donor.clone()
+    if bool(source.any()) and bool(target.any()):
+        (a, b), (c, d) = ([(p.min().item(), p.max().item() + 1) for p in m.any(0).nonzero().T] for m in (source, target))
+        for i in range(*c):
+            for j in range(*d):
+                row = a[0] + (i - c[0]) * (a[1] - a[0]) // (c[1] - c[0])
+                column = b[0] + (j - d[0]) * (b[1] - b[0]) // (d[1] - d[0])
+                moved[:, i, j] = donor[:, row, column]
+    return moved
+
+
+def test_regions_of_any_size_are_moved_as_a_plain_loop_moves_them():
+    generator = torch.Generator().manual_seed(0)
+    donors = torch.rand(40, 2, 9, 11, generator=generator)
+    masks = torch.zeros(2, 40, 2, 9, 11)
+    for mask in masks.flatten(0, 1)[:-2]:  # the last two mark nothing
+        top, left = (int(torch.randint(n, (), generator=generator)) for n in (9, 11))
+        mask[:, top : top + int(torch.randint(1, 5, (), generator=generator)), left : left + 3] = 1
+    found = transplanted(donors, masks[0], masks[1])
+    truth = [moved_by_a_loop(d, s, t) for d, s, t in zip(donors, *masks, strict=True)]
+    assert torch.equal(found, torch.stack(truth))
+
+
 @pytest.mark.parametrize("series", [False, True])
 def test_windows_of_signals_and_of_series_are_moved(series):
     x = torch.arange(16.0).view(1, 2, 8)  # (N, C, L)
