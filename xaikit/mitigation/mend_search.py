@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, TrainingError
 from xaikit.core.results import Stopped
+from xaikit.core.spec_strings import split_spec
 from xaikit.mitigation.assess import RELIES
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.budget import Budget
@@ -67,6 +68,7 @@ class MendSearch:
         self._model, self._data, self._options = model, data, options
         self._judge = Judge(data, options.head, options.seed)
         self._keys: list[str] = [""]
+        self._rates: dict[Any, float] = {}
         self.first = self._judge.measure(model)
         self.tries = [_row(UNCHANGED, self.first, data)]
         self.store = TryStore(None, {})
@@ -146,24 +148,31 @@ class MendSearch:
         row = self.store.find(key)
         if row is None:
             started, model = time.monotonic(), self._fresh()
-            mitigator = with_rate(
-                mitigator, self._fresh, self._data.training, self._judge, smallest=1e-3 if self._options.anew else 0.0
-            )
+            chosen = self._with_rate(mitigator)
             if self._data.shortcut.kind == CONCEPT:
-                mitigator = mitigator.set_kwargs(patience=None)  # there are no exchanged samples to stop by
+                chosen = chosen.set_kwargs(patience=None)  # there are no exchanged samples to stop by
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="the training collapsed")  # the try's note says it
-                history = mitigator.fit(
+                history = chosen.fit(
                     model, self._data.training, progress=self._options.progress, **self._fit_options(key)
                 )
             if history.stopped == Stopped.INTERRUPTED:
                 self.stopped = Stopped.INTERRUPTED
                 return
             measured, seconds = self._judge.measure(model), time.monotonic() - started
-            row = _row(spec_string(mitigator), measured, self._data, epochs=len(history.epochs), seconds=seconds)
+            row = _row(spec_string(chosen), measured, self._data, epochs=len(history.epochs), seconds=seconds)
             self.store.keep(key, row, model)
+        if (kind := _kind(mitigator)) is not None and (rate := split_spec(row.method)[1].get("lr")) is not None:
+            self._rates[kind] = float(rate)
         self.tries.append(row)
         self._keys.append(key)
+
+    def _with_rate(self, mitigator: Mitigator) -> Mitigator:
+        """The mitigator with a learning rate: that of an earlier try of its kind, whose weight alone may differ."""
+        if (rate := self._rates.get(_kind(mitigator))) is not None:
+            return mitigator.set_kwargs(lr=rate)
+        smallest = 1e-3 if self._options.anew else 0.0
+        return with_rate(mitigator, self._fresh, self._data.training, self._judge, smallest=smallest)
 
     def _fit_options(self, key: str) -> dict[str, Any]:
         options: dict[str, Any] = {"checkpoint": self.store.checkpoint(key)}
@@ -216,6 +225,12 @@ class MendSearch:
             mitigator.loss(model, batch, seed=0).total.backward()
         step = (time.monotonic() - started) / TIMED_STEPS
         return step * mitigator.n_epochs * max(1, training.size // mitigator.batch_size)
+
+
+def _kind(mitigator: Mitigator) -> tuple[Any, ...] | None:
+    """What a learning rate suits; None where the user has set one."""
+    is_free = mitigator.SETTINGS["lr"].is_default(mitigator.lr) and isinstance(mitigator.optimizer, str)
+    return (type(mitigator), mitigator.optimizer) if is_free else None
 
 
 def _row(method: str, measured: Measured, data: MendData, *, epochs: int = 0, seconds: float = 0.0) -> MendTry:

@@ -33,7 +33,9 @@ def moved_by_a_loop(donor, source, target):
     """One image with what its mask's box holds, pixel by pixel, in the box of another mask."""
     moved = donor.clone()
     if bool(source.any()) and bool(target.any()):
-        (a, b), (c, d) = ([(p.min().item(), p.max().item() + 1) for p in m.any(0).nonzero().T] for m in (source, target))
+        (a, b), (c, d) = (
+            [(p.min().item(), p.max().item() + 1) for p in m.any(0).nonzero().T] for m in (source, target)
+        )
         for i in range(*c):
             for j in range(*d):
                 row = a[0] + (i - c[0]) * (a[1] - a[0]) // (c[1] - c[0])
