@@ -97,6 +97,12 @@ class Judge:
         losses = [float(F.cross_entropy(self._logits(model, part), self._samples.labels)) for part in parts]
         return max(losses[0], sum(losses[1:]) / max(1, len(losses) - 1))
 
+    @property
+    def guessing(self) -> float:
+        """The mean cross-entropy of always guessing by how frequent the classes are."""
+        shares = torch.bincount(self._samples.labels).double() / len(self._samples.labels)
+        return float(torch.special.entr(shares).sum())
+
     def _predicted(self, model: nn.Module, inputs: Any) -> Tensor:
         """The predicted classes, (N,)."""
         return self._logits(model, inputs).argmax(1)
