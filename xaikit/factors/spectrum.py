@@ -12,13 +12,16 @@ from xaikit.core.registries import FACTORS
 from xaikit.factors.base import NUISANCE, ExchangeContext, Factor
 from xaikit.factors.facts import IMAGE, SERIES
 
+STANDS_OUT = 5.0  # times the sample's amplitude, from which the donor's phase comes along
+
 
 @FACTORS.register("frequencies")
 class Frequencies(Factor):
     """How strong each frequency is: amplitudes become the donor's, phases stay.
 
-    The phases say where things are, so shapes stay, and textures, stripes and hums go with the donor. The mean of each
-    channel, the frequency 0, stays too.
+    The phases say where things are, so shapes stay, and textures, stripes and hums go with the donor. A frequency that
+    is five times as strong in the donor, as that of a stripe, comes with its phase. The mean of each channel, the
+    frequency 0, stays too.
     """
 
     KINDS: ClassVar[tuple[str, ...]] = (IMAGE, SERIES)
@@ -40,7 +43,11 @@ class Frequencies(Factor):
         )
         inside = self._band(sizes, x.device)
         inside = inside.unsqueeze(context.facts.channel_axis - 1)
-        mixed = torch.where(inside, torch.polar(target.abs(), spectrum.angle()), spectrum)
+        strength = target.abs()
+        # A stripe that is no whole number of cycles long lies in several frequencies, and holds together by its phases.
+        stands_out = strength > STANDS_OUT * spectrum.abs()
+        mixed = torch.where(inside & ~stands_out, torch.polar(strength, spectrum.angle()), spectrum)
+        mixed = torch.where(inside & stands_out, target, mixed)
         return torch.fft.irfftn(mixed, s=sizes, dim=axes).to(x.dtype)
 
     def _band(self, sizes: list[int], device: torch.device) -> Tensor:
