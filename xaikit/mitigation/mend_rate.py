@@ -20,7 +20,7 @@ STEPS = 60  # of each short training
 DOUBLED = 2  # times that they are made twice as long, where no model has learnt anything
 SAME = 0.02  # of the loss, within which the smaller rate is taken
 LEARNT = 0.95  # of the loss of always guessing by how frequent the classes are; above it nothing has been learnt
-SHORT: dict[str, Any] = {"patience": None, "lr_schedule": "constant", "warmup": 0.0}
+SHORT: dict[str, Any] = {"patience": None, "warmup": 0.0}
 
 
 def with_rate(
