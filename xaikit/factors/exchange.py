@@ -64,7 +64,7 @@ def transplanted(donors: Tensor, donor_masks: Tensor, mask: Tensor) -> Tensor:
 
 
 def _boxes(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest box around what each mask (N, C, ...) marks: first place and length, (N, axes, 2); whether it exists.
+    """The smallest box around what each mask (N, C, ...) marks: begin and length, (N, axes, 2); and whether it is one.
 
     A mask (C, L) or (T, D) that differs along both axes has no places.
     """
