@@ -89,7 +89,7 @@ def train() -> None:
     model, x, y = lenet().train(), torch.randn(64, 1, 28, 28), torch.randint(0, 10, (64,))
     mask = torch.zeros(28, 28)
     mask[:4, :4] = 1
-    mitigator = CDEP(lambda_cdep=1.0)
+    mitigator = CDEP.published(explainer="contextual_decomposition")
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
 
     def step(loss: Tensor) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.papers import data
 from benchmarks.papers.decoy_cnn import lenet
-from benchmarks.papers.harness import IRRELEVANT, PUBLISHED_RULES, Benchmark, Method, accuracy, fit, main
+from benchmarks.papers.harness import PUBLISHED_RULES, Benchmark, Method, accuracy, fit, main
 from xaikit import CDEP, RRR
 from xaikit.explainers import IntegratedGradients
 from xaikit.transforms.baselines import Baseline
@@ -110,14 +110,12 @@ class ColorMnist(Benchmark):
                 "pixels",
             ),
             "CDEP, as published": Method(
-                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w),
+                lambda w: self.mitigator(CDEP.published, lambda_cdep=w),
                 (1e3,),
                 "pixels",
             ),
             "CDEP, irrelevant part": Method(
-                lambda w: self.mitigator(
-                    CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w, keep=self.decoloured, **IRRELEVANT
-                ),
+                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w, keep=self.decoloured),
                 (1e0, 1e1, 1e2),
                 "everywhere",
             ),

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from benchmarks.papers.harness import IRRELEVANT, PUBLISHED_RULES, Batches, Benchmark, Method, accuracy, fit, main
+from benchmarks.papers.harness import PUBLISHED_RULES, Batches, Benchmark, Method, accuracy, fit, main
 from xaikit import CDEP, RRR, Mitigator
 
 CHARGES = {
@@ -110,12 +110,12 @@ class Compas(Benchmark):
             "counterexamples": Method(data="random"),
             "RRR": columns("gradient"),
             "CDEP, as published": Method(
-                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w),
+                lambda w: self.mitigator(CDEP.published, lambda_cdep=w),
                 (1.0,),
                 data="published",
             ),
             "CDEP, irrelevant part": Method(
-                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w, **IRRELEVANT), weights
+                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w), weights
             ),
             "integrated gradients": columns("integrated_gradients:n_steps=4", 1),
             "LRP epsilon": columns("lrp_uniform_epsilon:epsilon=0.1"),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.papers import data
-from benchmarks.papers.harness import IRRELEVANT, PUBLISHED_RULES, Batches, Benchmark, Method, accuracy, fit, main
+from benchmarks.papers.harness import PUBLISHED_RULES, Batches, Benchmark, Method, accuracy, fit, main
 from xaikit import CDEP, RRR
 
 SIZE = 5
@@ -79,11 +79,11 @@ class DecoyMnist(Benchmark):
             "counterexamples": Method(data="random"),
             "RRR": rrr("gradient", output="log_probability"),
             "CDEP, as published": Method(
-                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w),
+                lambda w: self.mitigator(CDEP.published, lambda_cdep=w),
                 (1e0, 1e1, 1e2),
             ),
             "CDEP, irrelevant part": Method(
-                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w, **IRRELEVANT),
+                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w),
                 self.WEIGHTS_CDEP,
             ),
             "LRP epsilon": rrr("lrp_uniform_epsilon:epsilon=0.1"),

@@ -21,8 +21,6 @@ from xaikit import RRR, Mitigator
 HERE = Path(__file__).parent
 
 PUBLISHED_RULES = "contextual_decomposition:rules=cdep"
-IRRELEVANT = {"form": "squared", "part": "irrelevant", "centred": True}
-"""CDEP whose forbidden part also gets the interactions: under the published rules all of them, of ours a half."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Benchmark(abc.ABC):
         """The weight, from the validation figures of each; by default the largest "accuracy"."""
         return max(tried, key=lambda weight: tried[weight]["accuracy"])
 
-    def mitigator(self, kind: type[Mitigator], **settings: Any) -> Mitigator:
+    def mitigator(self, kind: Callable[..., Mitigator], **settings: Any) -> Mitigator:
         """A mitigator with the benchmark's optimizer settings."""
         own = {"lr": self.LR, "lr_schedule": self.SCHEDULE, "n_epochs": self.EPOCHS, "weight_decay": self.WEIGHT_DECAY}
         return kind(**own, **settings)

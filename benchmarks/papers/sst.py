@@ -24,7 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from benchmarks.papers.harness import IRRELEVANT, PUBLISHED_RULES, Benchmark, Method, fit, main
+from benchmarks.papers.harness import PUBLISHED_RULES, Benchmark, Method, fit, main
 from xaikit import CDEP, RRR
 
 Sentence = tuple[list[str], int]
@@ -154,8 +154,7 @@ class Sst(Benchmark):
             "RRR": rrr("gradient:layer=embed", output="log_probability", target="label"),
             "CDEP, as published": Method(
                 lambda w: self.mitigator(
-                    CDEP,
-                    explainer=PUBLISHED_RULES,
+                    CDEP.published,
                     lambda_cdep=w,
                     form="log",
                     target="label",
@@ -163,7 +162,7 @@ class Sst(Benchmark):
                 (1.0, 10.0, 100.0),
             ),
             "CDEP, irrelevant part": Method(
-                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w, **IRRELEVANT),
+                lambda w: self.mitigator(CDEP, explainer=PUBLISHED_RULES, lambda_cdep=w),
                 (1e2, 2e2, 4e2),
             ),
             "gradient x input": rrr("gradient_x_input:layer=embed", what=_sum),

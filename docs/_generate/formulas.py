@@ -61,8 +61,14 @@ EXPLAINERS = {
 
 PENALTIES = {
     "rrr": r"\lambda \sum \left( M \odot \frac{\partial}{\partial x} \log p(y \mid x) \right)^2",
-    "cdep": r"\lambda\, \mathrm{mean}\; \sigma\left( \beta(M \odot x) - \gamma(M \odot x) \right)",
-    "hint": r"\lambda \sum_{i, j:\; m_i > m_j} \max(0,\; a_j - a_i), \quad m:\; \text{where it should look}",
+    "cdep": (
+        r"\lambda\, \mathrm{mean} \left( \gamma_M - \bar{\gamma}_M \right)^2, "
+        r"\quad \gamma_M:\; \text{what the masked part gives}"
+    ),
+    "hint": (
+        r"\lambda\, \mathrm{mean} \left( 1 - \frac{\sum_i m_i | a_i |}{\sum_i | a_i |} \right), "
+        r"\quad m:\; \text{where it should look}"
+    ),
     "attribution_prior": r"\lambda \sum_{p, q \text{ neighbours}} | a_p - a_q |",
     "counterexamples": r"\lambda\, C(\tilde{x}, y), \quad \tilde{x}:\; \text{the masked region drawn anew}",
     "pgd_ex": (

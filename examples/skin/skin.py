@@ -76,13 +76,11 @@ def rrr(*explainers: str, weight: float = 1.0) -> Candidate:
     return Candidate(mitigator, 0.1 * weight, 10 * weight, explainers if len(explainers) > 1 else ())
 
 
-# What must not matter is the irrelevant part of the decomposition, with all interactions.
-MENDED_CDEP = {"form": "squared", "part": "irrelevant", "centred": True}
 CANDIDATES = {
     "counterexamples": Candidate(Counterexamples(lambda_ce=2.0), 0.3, 10),
     "RRR": rrr("gradient", "gradient_x_input"),
     "RRR GradCam": rrr("gradcam", weight=0.3),
-    "CDEP": Candidate(CDEP(explainer="contextual_decomposition:rules=cdep", **MENDED_CDEP), 0.1, 10),
+    "CDEP": Candidate(CDEP(explainer="contextual_decomposition:rules=cdep", lambda_cdep=1.0), 0.1, 10),
     "RRR integrated gradients": rrr("integrated_gradients:n_steps=4"),
     "RRR SmoothGrad": rrr("smoothgrad:n_iter=4"),
     "RRR LRP EpsilonPlus": rrr("lrp_epsilon_plus"),

@@ -315,6 +315,7 @@ def test_a_data_set_trains_in_an_order_of_its_own_and_may_hold_none():
     assert xaikit.assess(net(), Samples(), **QUIET).samples == N
 
 
+@pytest.mark.filterwarnings("ignore:a prior shapes the explanation")
 @pytest.mark.parametrize("every", [1, 2, 6, 100])
 @pytest.mark.parametrize("name", ["rrr", "cdep", "hint", "counterexamples", "attribution_prior"])
 def test_partly_annotated_samples(name, every):

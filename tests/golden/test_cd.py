@@ -179,13 +179,7 @@ def test_the_text_penalty(golden):
     for sample, start in enumerate(data["decoy_all_start"].tolist()):
         if start >= 0:
             words[sample, start : start + 2] = 1
-    mitigator = CDEP(
-        explainer="contextual_decomposition:rules=cdep",
-        form="log",
-        target="label",
-        steps=first_of_span,
-        lambda_cdep=1.0,
-    )
+    mitigator = CDEP.published(form="log", target="label", steps=first_of_span)
     penalty = mitigator.loss(model, (tokens, data["label"], words)).penalty
     assert (penalty - data["decoy_all_penalty64"]).abs() < 1e-12
     penalty.backward()

@@ -69,6 +69,7 @@ class Mitigator(Configured, abc.ABC):
     USES_EXPLAINER: ClassVar[bool] = True  # whether an explanation takes part in its penalty
     TAKES_GROUPS: ClassVar[bool] = False  # whether it trains by groups of samples
     EXPLAINS_AS_DEPLOYED: ClassVar[bool] = True  # the penalty's own pass is one in evaluation mode
+    MASK_WARNING: ClassVar[str | None] = None  # what a user with masks should know before training
     EMPTY_MASK_WARNING: ClassVar[str | None] = "nothing is penalised"  # the effect of a mask that is zero everywhere
 
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = "gradient"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -39,19 +39,20 @@ class CDEP(Mitigator):
     A split of the input into two parts gives each class two scores: `penalised`, of the part that must not matter, and
     `other`, of the rest. The penalty is the mean over samples and classes (all, or only the label's) of
 
+    * ``form="l1"``, ``"squared"``: |penalised - goal| or its square; with ``centred`` less the mean over the classes;
     * ``form="sigmoid"``: sigmoid(penalised - other), as published for images;
-    * ``form="log"``: log(1 + exp(penalised - other)), as published for text, with ``target="label"``;
-    * ``form="l1"``, ``"squared"``: |penalised - goal| or its square; with ``centred`` less the mean over the classes.
+    * ``form="log"``: log(1 + exp(penalised - other)), as published for text, with ``target="label"``.
 
     The part that must not matter is mask * (x - keep(x)), or mask * x without `keep`. If `keep` returns the grey image,
-    for example, that part is the colour. As published, it is the relevant part of the decomposition.
-    ``part="irrelevant"`` makes it the irrelevant part. Under the published rules,
-    ``explainer="contextual_decomposition:rules=cdep"``, the irrelevant part also gets the interactions of both parts;
-    the symmetric rules give it half of them. The published sigmoid saturates within a few steps, and a shift of all
-    classes satisfies it. On colour it fails, and ``form="squared", centred=True, part="irrelevant"`` works.
+    for example, that part is the colour. ``part="irrelevant"`` makes it the irrelevant part of the decomposition. Under
+    the published rules, ``explainer="contextual_decomposition:rules=cdep"``, the irrelevant part also gets the
+    interactions of both parts, and weights about 1 suit; the symmetric rules give it half of them.
+
+    The published form (`CDEP.published`) penalises the relevant part. Its sigmoid saturates within a few steps, and a
+    shift of all classes satisfies it, so a shortcut often stays.
 
     For an explainer that cannot decompose an output, the two scores are the sums of its attribution inside and outside
-    the mask.
+    the mask, whatever `part` is.
 
     The model is decomposed in evaluation mode. If both modes compute the same, the sum of the two parts also serves as
     the logits of the task loss. ``mode="eval"`` computes these in a separate pass, bit for bit as without a penalty.
@@ -62,8 +63,7 @@ class CDEP(Mitigator):
     >>> import torch
     >>> model = torch.nn.Linear(4, 2)
     >>> x, y, mask = torch.rand(8, 4), torch.tensor([0, 1] * 4), torch.tensor([1.0, 0, 0, 0])
-    >>> form = dict(form="squared", lambda_cdep=10.0)
-    >>> history = CDEP(lr=0.1, n_epochs=20, random_state=0, **form).fit(model, x, y, mask, progress=False)
+    >>> history = CDEP(lr=0.1, n_epochs=20, random_state=0).fit(model, x, y, mask, progress=False)
     >>> history["penalty"][-1] < history["penalty"][0]
     True
     """
@@ -73,16 +73,26 @@ class CDEP(Mitigator):
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = (
         "contextual_decomposition"
     )
-    lambda_cdep: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 1.0
-    form: Annotated[str, Categorical(*FORMS, search=False), "of the penalty"] = "sigmoid"
+    lambda_cdep: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 30.0
+    form: Annotated[str, Categorical(*FORMS, search=False), "of the penalty"] = "squared"
     target: Annotated[str, Categorical("all", "label", search=False), "whose scores are penalised"] = "all"
-    part: Annotated[str, Categorical(*PARTS, search=False), "which part what must not matter is"] = "relevant"
-    centred: Annotated[bool, "take the mean over classes off the scores, for 'l1' and 'squared'"] = False
+    part: Annotated[str, Categorical(*PARTS, search=False), "which part what must not matter is"] = "irrelevant"
+    centred: Annotated[bool, "take the mean over classes off the scores, for 'l1' and 'squared'"] = True
     goal: Annotated[float, Float(), "what 'l1' and 'squared' draw the score to"] = 0.0
     keep: Annotated[Any, _function, "a function of the inputs: what of the masked part may matter"] = None
 
     mode: Annotated[str, Categorical(*MODES, search=False), "whether the decomposition may give the logits"] = "auto"
     steps: Annotated[Any, _function, "a function of token masks (M, N, T): the steps whose constant counts"] = None
+
+    @classmethod
+    def published(cls, **settings: Any) -> Self:
+        """The form of the paper and its code for images; for text add ``form="log", target="label"``.
+
+        Args:
+            settings: in place of others.
+        """
+        form = {"explainer": "contextual_decomposition:rules=cdep", "form": "sigmoid", "part": "relevant"}
+        return cls(**{**form, "centred": False, "lambda_cdep": 1.0, **settings})
 
     def _full_mask_warning(self) -> str | None:
         full_penalty = self.keep is None
@@ -128,7 +138,7 @@ class CDEP(Mitigator):
 
     def _number(self, penalised: Tensor, other: Tensor, masks: Tensor, y: Tensor) -> Tensor:
         """The penalty of both scores (M, N, classes), or of the label's alone (M, N, 1)."""
-        if self.centred:
+        if self.centred and penalised.shape[-1] > 1 and self.form in ("l1", "squared"):
             penalised = penalised - penalised.mean(-1, keepdim=True)
         if self.target == "label" and penalised.shape[-1] > 1:
             chosen = y.view(1, -1, 1).expand(len(penalised), -1, 1)
@@ -175,10 +185,10 @@ class CDEP(Mitigator):
         self, explainer: Explainer, x: Any, mask: Any, targets: list[Any], *, seed: int, create_graph: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Both scores as sums of an attribution, inside and outside the mask; and the masks, (M, N, ...)."""
-        if self.keep is not None or self.part != "relevant":
+        if self.keep is not None:
             raise InvalidInputError(
-                f"keep= and part='irrelevant' need an explainer that decomposes the output; {type(explainer).__name__} "
-                "attributes it to elements, so use a mask with part='relevant'"
+                f"keep= needs an explainer that decomposes the output; {type(explainer).__name__} attributes it to "
+                "elements, so use a mask"
             )
         inside, outside = [], []
         for target in targets:

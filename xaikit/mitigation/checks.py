@@ -98,15 +98,17 @@ def _check_single(model: nn.Module, one: Batch) -> None:
 
 
 class MaskWatch:
-    """Notes whether any mask marks something, and whether any mask leaves something out."""
+    """Notes whether there are masks, whether any marks something, and whether any leaves something out."""
 
     def __init__(self) -> None:
-        self.inside = self.outside = False
+        self.inside = self.outside = self.present = False
 
     def look(self, mask: Any) -> None:
         """Take a mask into account; None means everything, on purpose."""
         if mask is None:
             self.inside = self.outside = True
+        else:
+            self.present = True
         if self.inside and self.outside:
             return  # nothing more to learn
         for leaf in leaves_of(mask):
@@ -116,7 +118,9 @@ class MaskWatch:
             self.outside = self.outside or low < 1
 
     def warn(self, mitigator: Mitigator, *, stacklevel: int) -> None:
-        """Warn of masks that are zero everywhere or cover everything, where that cannot be meant."""
+        """Warn of masks that are zero everywhere or cover everything, where that cannot be meant, or do not help."""
+        if self.present and mitigator.MASK_WARNING:
+            warnings.warn(mitigator.MASK_WARNING, stacklevel=stacklevel)
         if not self.inside and mitigator.EMPTY_MASK_WARNING:
             warnings.warn(f"the mask is zero everywhere, so {mitigator.EMPTY_MASK_WARNING}", stacklevel=stacklevel)
         if not self.outside and (comes := mitigator._full_mask_warning()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from xaikit.core import MITIGATORS, Categorical, Float, Int
 from xaikit.core.structure import Tensors
 from xaikit.mitigation.attributed import AttributionMitigator
-from xaikit.mitigation.penalties import EXPLANATION, OUTPUTS, at_least_float32
+from xaikit.mitigation.penalties import EXPLANATION, OUTPUTS, TARGETS, at_least_float32
 
 FORMS = ("ranking", "share")
 
@@ -24,16 +24,17 @@ class HINT(AttributionMitigator):
     attribution is added over channels and averaged over the cells of a grid, which gives a_i; m_i is the mask's mean in
     a cell. The penalty of each sample that has a mask is
 
-    * ``form="ranking"``, as published: the sum of max(0, a_j - a_i) over the pairs of cells with m_i > m_j, so pairs
-      that the network ranks the other way are penalised. The paper takes a detector's regions, we take the cells;
-    * ``form="share"``: 1 - sum m_i |a_i| / sum |a_i|, the share of the attribution outside the region.
+    * ``form="share"``: 1 - sum m_i |a_i| / sum |a_i|, the share of the attribution outside the region;
+    * ``form="ranking"``, as published (`HINT.published`): the sum of max(0, a_j - a_i) over the pairs of cells with
+      m_i > m_j, so pairs that the network ranks the other way are penalised. The paper takes a detector's regions, we
+      take the cells. Of the label's score alone it takes few shortcuts away.
 
     ``normalization="total"`` divides a ranking by the sample's sum |a_i|, so that smaller weights do not shrink it.
 
     >>> import torch
     >>> model = torch.nn.Linear(4, 2)
     >>> x, y, region = torch.rand(8, 4), torch.tensor([0, 1] * 4), torch.tensor([0.0, 1, 1, 1])
-    >>> hint = HINT(lambda_hint=10.0, lr=0.1, n_epochs=20, random_state=0)
+    >>> hint = HINT(lr=0.1, n_epochs=20, random_state=0)
     >>> history = hint.fit(model, x, y, region, progress=False)
     >>> history["penalty"][-1] < history["penalty"][0]
     True
@@ -46,11 +47,21 @@ class HINT(AttributionMitigator):
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = (
         "gradient_x_input"
     )
+    target: Annotated[str, Categorical(*TARGETS, search=False), "whose score is explained"] = "random"
     output: Annotated[str, Categorical(*OUTPUTS, search=False), "what the score is"] = "logit"
-    lambda_hint: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 1.0
-    form: Annotated[str, Categorical(*FORMS, search=False), "of the penalty"] = "ranking"
+    lambda_hint: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 10.0
+    form: Annotated[str, Categorical(*FORMS, search=False), "of the penalty"] = "share"
     grid: Annotated[int, Int(ge=2), "cells along each axis of an image; other inputs are ranked as they are"] = 7
     normalization: Annotated[str, Categorical("none", "total", search=False), "of a ranking"] = "none"
+
+    @classmethod
+    def published(cls, **settings: Any) -> Self:
+        """The form of the paper: a ranking of the label's score.
+
+        Args:
+            settings: in place of others.
+        """
+        return cls(**{"form": "ranking", "target": "label", "lambda_hint": 1.0, **settings})
 
     def _full_mask_warning(self) -> str | None:
         return "no explanation lies outside it: mask the region where the explanation should lie"

@@ -27,7 +27,8 @@ class AttributionPrior(AttributionMitigator):
       features' global importances g_i = mean over samples of |a_i|. (The paper's term is -2 G.)
 
     ``normalization="total"`` first divides each attribution by its sample's sum of absolute values; otherwise the total
-    variation falls if the attribution shrinks. A mask is optional; it says where the prior holds. The paper's
+    variation falls if the attribution shrinks. A mask is optional; it says where the prior holds. A prior takes no
+    shortcut away, and `fit` says so where it is given a mask. The paper's
     explanation is expected gradients, whose references are training samples:
     ``AttributionPrior(explainer=ExpectedGradients(references=x_train[:200], n_iter=1))``.
 
@@ -43,6 +44,10 @@ class AttributionPrior(AttributionMitigator):
     CHANNELS_FIRST: ClassVar[bool] = True
     MASK_NAME: ClassVar[str] = "relevant_region"
     NEEDS_MASK: ClassVar[bool] = False
+    MASK_WARNING: ClassVar[str | None] = (
+        "a prior shapes the explanation inside the region and leaves what lies outside alone, so it takes no shortcut "
+        "away; for that use counterexamples, RRR or CDEP with shortcut_masks=, or HINT with relevant_region="
+    )
 
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = (
         "expected_gradients:n_iter=1"

@@ -68,18 +68,22 @@ def test_the_penalty_is_that_of_the_decomposition():
     model, (x, y, mask) = net(), batch()
     found = ContextualDecomposition(model).decompose(x, mask[None])
     expected = torch.sigmoid(found.relevant - found.irrelevant).mean()
-    assert torch.allclose(CDEP().loss(model, (x, y, mask)).penalty, expected)
+    published = CDEP.published(explainer="contextual_decomposition")
+    assert torch.allclose(published.loss(model, (x, y, mask)).penalty, expected)
     centred = found.relevant - found.relevant.mean(-1, keepdim=True)
-    loss = CDEP(form="squared", centred=True).loss(model, (x, y, mask))
+    loss = CDEP(part="relevant").loss(model, (x, y, mask))
     assert torch.allclose(loss.penalty, centred.square().mean())
-    goal = CDEP(form="l1", goal=0.3).loss(model, (x, y, mask))
+    other = ContextualDecomposition(model).decompose(x, 1 - mask[None]).irrelevant
+    centred = other - other.mean(-1, keepdim=True)
+    assert torch.allclose(CDEP().loss(model, (x, y, mask)).penalty, centred.square().mean())
+    goal = CDEP(form="l1", goal=0.3, part="relevant", centred=False).loss(model, (x, y, mask))
     assert torch.allclose(goal.penalty, (found.relevant - 0.3).abs().mean())
 
 
 def test_the_other_part_gets_the_interactions():
     model, (x, y, mask) = net(), batch()
     found = ContextualDecomposition(model, rules="cdep").decompose(x, 1 - mask[None])
-    mitigator = CDEP(explainer="contextual_decomposition:rules=cdep", form="squared", part="irrelevant")
+    mitigator = CDEP(explainer="contextual_decomposition:rules=cdep", centred=False)
     assert torch.allclose(mitigator.loss(model, (x, y, mask)).penalty, found.irrelevant.square().mean())
 
 
@@ -103,7 +107,7 @@ def test_at_an_embedding_masks_are_over_tokens():
     ids, y, mask = torch.randint(0, 9, (4, 4)), torch.arange(4) % 3, torch.tensor([1.0, 0, 0, 0])
     first = model[0](ids)[:, 0] @ model[2].weight[:, :4].T  # exact: what follows the embedding is linear
     for kind in (GradientXInput, ContextualDecomposition):
-        loss = CDEP(explainer=kind(layer="0"), form="squared").loss(model, (ids, y, mask))
+        loss = CDEP(explainer=kind(layer="0"), centred=False).loss(model, (ids, y, mask))
         assert torch.allclose(loss.penalty, first.square().mean())
         loss.total.backward()
         assert model[0].weight.grad is not None
@@ -121,7 +125,7 @@ def test_an_additive_split():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).double()
     x, y = torch.rand(2, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1])
     grey = lambda image: image.mean(1, keepdim=True).expand_as(image)
-    mitigator = CDEP(form="squared", part="irrelevant", keep=grey, centred=True)
+    mitigator = CDEP(keep=grey)
     loss = mitigator.loss(model, (x, y, torch.ones(8, 8)))
     found = ContextualDecomposition(model).decompose(x, relevant=grey(x))
     chroma = found.irrelevant - found.irrelevant.mean(-1, keepdim=True)
@@ -135,10 +139,12 @@ def test_masks_of_their_own_and_several_masks():
     own = torch.stack([mask, mask.roll(2, 0), torch.zeros_like(mask), mask.roll(3, 1)])
     found = ContextualDecomposition(model).decompose(x, own[None, :, None])
     each = torch.sigmoid(found.relevant - found.irrelevant).mean(-1)[0]
-    assert torch.allclose(CDEP().loss(model, (x, y, own)).penalty, each[[0, 1, 3]].mean())  # an empty mask is no sample
+    published = CDEP.published(explainer="contextual_decomposition")
+    loss = published.loss(model, (x, y, own))
+    assert torch.allclose(loss.penalty, each[[0, 1, 3]].mean())  # an empty mask is no sample
     several = torch.stack([mask.expand(4, 1, 8, 8), mask.roll(2, 0).expand(4, 1, 8, 8)])
-    apart = sum(CDEP().loss(model, (x, y, several[i])).penalty for i in (0, 1))
-    assert torch.allclose(CDEP().loss(model, (x, y, several)).penalty, apart)
+    apart = sum(published.loss(model, (x, y, several[i])).penalty for i in (0, 1))
+    assert torch.allclose(published.loss(model, (x, y, several)).penalty, apart)
 
 
 def test_tokens():
@@ -156,7 +162,7 @@ def test_tokens():
     ids[:, 2] = y  # the decoy word gives the label away
     mask = torch.zeros(6)
     mask[2] = 1
-    mitigator = CDEP(form="log", target="label", lambda_cdep=5.0, lr=2e-2, n_epochs=8, random_state=0)
+    mitigator = CDEP.published(form="log", target="label", lambda_cdep=5.0, lr=2e-2, n_epochs=8, random_state=0)
     history = mitigator.fit(model, ids, y, mask, progress=False)
     assert history["penalty"][-1] < 0.5 * history["penalty"][0]
     assert model.embed.weight.grad is not None
@@ -164,8 +170,19 @@ def test_tokens():
 
 def test_other_explainers_decompose_nothing():
     model, data = net(), batch()
+    parts = [
+        CDEP(explainer="gradient_x_input", part=part).loss(model, data).penalty for part in ("relevant", "irrelevant")
+    ]
+    assert torch.equal(*parts)  # an attribution has no interactions to give to either part
     with pytest.raises(InvalidInputError, match="decomposes the output"):
-        CDEP(explainer="gradient", part="irrelevant").loss(model, data)
+        CDEP(explainer="gradient", keep=torch.zeros_like).loss(model, data)
+
+
+def test_a_single_output_is_not_centred_away():
+    model, (x, _, mask) = nn.Sequential(*net()[:-1], nn.Linear(36, 1)).double(), batch()
+    loss = CDEP().loss(model, (x, torch.arange(4) % 2, mask))
+    other = ContextualDecomposition(model).decompose(x, 1 - mask[None]).irrelevant
+    assert torch.allclose(loss.penalty, other.square().mean())
 
 
 def test_rrr_over_contextual_decomposition():
@@ -200,9 +217,7 @@ def test_training_removes_a_planted_shortcut():
         model = nn.Sequential(
             nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 16), nn.ReLU(), nn.Linear(16, 2)
         )
-        mitigator = CDEP(
-            lambda_cdep=weight, form="squared", centred=True, lr=1e-2, n_epochs=12, batch_size=64, random_state=0
-        )
+        mitigator = CDEP(lambda_cdep=weight, part="relevant", lr=1e-2, n_epochs=12, batch_size=64, random_state=0)
         mitigator.fit(model, *train, mask, progress=False)
         model.eval()
         with torch.no_grad():

@@ -144,6 +144,7 @@ def test_two_processes_that_are_killed_resume_in_the_middle_of_an_epoch(tmp_path
 SEPARABLE = {
     "attribution_prior": {"explainer": "gradient"},
     "rr_clarc": {"target": "label"},  # a random score is drawn by the place in a part
+    "hint": {"target": "label"},
     "counterexamples": {"fill": lambda x, mask, generator: x.flip(-1)},  # noqa: ARG005
 }
 WHOLE_BATCHES = ("group_dro", "group_balanced", "dfr")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -32,7 +34,7 @@ def test_ranking_counts_the_pairs_in_the_wrong_order(images):
         for ai, mi in zip(cells, inside, strict=True):
             for aj, mj in zip(cells, inside, strict=True):
                 expected += max(0.0, aj - ai) if mi > mj else 0.0
-    found = HINT(grid=3).loss(model, (x, y, region)).penalty
+    found = HINT.published(grid=3).loss(model, (x, y, region)).penalty
     assert float(found.detach()) == pytest.approx(expected / 2)
 
 
@@ -42,9 +44,9 @@ def test_share_is_what_lies_outside(images):
     region[1:5, 2:4] = 1
     total = a.sum(1).abs()
     expected = (1 - (total * region).flatten(1).sum(1) / total.flatten(1).sum(1)).mean()
-    found = HINT(form="share", grid=6).loss(model, (x, y, region)).penalty
+    found = HINT(target="label", grid=6).loss(model, (x, y, region)).penalty
     assert torch.allclose(found, expected)
-    everywhere = HINT(form="share", grid=6).loss(model, (x, y, torch.ones(6, 6))).penalty
+    everywhere = HINT(target="label", grid=6).loss(model, (x, y, torch.ones(6, 6))).penalty
     assert abs(float(everywhere.detach())) < 1e-12
 
 
@@ -62,7 +64,7 @@ def test_the_positions_of_a_text_are_its_tokens():
                 wrong = max(0.0, float(each[n, j] - each[n, i]))
                 expected += wrong if region[n, i] > region[n, j] else 0.0
     explained = GradientXInput(layer="0")
-    found = HINT(explainer=explained).loss(model, (tokens, y, region))
+    found = HINT.published(explainer=explained).loss(model, (tokens, y, region))
     assert found.penalty.item() == pytest.approx(expected / 2)
     assert expected > 0
     variation = AttributionPrior(explainer=explained).loss(model, (tokens, y)).penalty
@@ -74,10 +76,10 @@ def test_a_ranking_of_shares_ignores_the_size(images):
     region = torch.zeros(6, 6).double()
     region[:3] = 1
     settings = {"normalization": "total", "grid": 3}
-    before = HINT(**settings).loss(model, (x, y, region)).penalty
+    before = HINT.published(**settings).loss(model, (x, y, region)).penalty
     with torch.no_grad():
         model[1].weight.mul_(7)
-    assert torch.allclose(HINT(**settings).loss(model, (x, y, region)).penalty, before)
+    assert torch.allclose(HINT.published(**settings).loss(model, (x, y, region)).penalty, before)
 
 
 def test_total_variation_of_the_gradient(images):
@@ -144,6 +146,18 @@ def test_a_prior_acts(prior):
     assert history["penalty"][-1] < history["penalty"][0] - 0.1 * abs(history["penalty"][0])
 
 
+def test_a_prior_says_that_it_takes_no_shortcut_away():
+    x, y = torch.randn(32, 1, 6, 6), torch.arange(32) % 2
+    region = torch.ones(6, 6)
+    region[:2] = 0
+    model, prior = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), AttributionPrior(n_epochs=1)
+    with pytest.warns(UserWarning, match=r"takes no shortcut away; .* RRR or CDEP with shortcut_masks="):
+        prior.fit(model, x, y, relevant_region=region, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prior.fit(model, x, y, progress=False)
+
+
 def test_expected_gradients_by_its_definition():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).double()
@@ -183,7 +197,7 @@ def test_a_region_says_where_to_look_and_a_mask_where_not():
     with torch.no_grad():
         model.weight.zero_()
         model.weight[0] = torch.tensor([1.0, 1.0, 0.5, 0.0])
-    hint = HINT(form="share")
+    hint = HINT(target="label")
     assert float(hint.loss(model, (x, y, region)).penalty.detach()) == pytest.approx(0.5 / 2.5)
-    assert float(HINT().loss(model, (x, y, region)).penalty.detach()) == 0
+    assert float(HINT.published().loss(model, (x, y, region)).penalty.detach()) == 0
     assert float(RRR(output="logit").loss(model, (x, y, 1 - region)).penalty.detach()) == pytest.approx(2 * 0.25)

@@ -58,6 +58,7 @@ def test_right_for_the_right_reasons_by_hand(flat):
         assert a is None or torch.allclose(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:a prior shapes the explanation")
 @pytest.mark.parametrize("name", ["cdep", "rrr", "hint", "attribution_prior", "counterexamples"])
 @pytest.mark.parametrize("flat", [False, True], ids=["(N, 1)", "(N,)"])
 def test_every_mitigator_falls_in_its_loss(name, flat):
