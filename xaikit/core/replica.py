@@ -298,9 +298,8 @@ def slots_of(module: nn.Module) -> dict[str, Any]:
     return {name: getattr(module, name) for name in names if hasattr(module, name)} if names else {}
 
 
-@functools.lru_cache(maxsize=1024)
 def _slot_names(kind: type) -> tuple[str, ...]:
-    slots = [vars(c).get("__slots__", ()) for c in kind.__mro__]
+    slots = [c.__dict__["__slots__"] for c in kind.__mro__ if "__slots__" in c.__dict__]
     listed = [name for names in slots for name in ((names,) if isinstance(names, str) else names)]
     return tuple(name for name in listed if name not in ("__dict__", "__weakref__"))
 
