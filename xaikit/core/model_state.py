@@ -284,8 +284,8 @@ def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
             for name in state.keys() - before.keys():
                 del state[name]
             state.update(before)
-        for module, held in slots:
-            for name, value in held.items():
+        for module, values in slots:
+            for name, value in values.items():
                 object.__setattr__(module, name, value)
         for value, content in containers.values():
             value.clear()

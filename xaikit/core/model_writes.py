@@ -103,9 +103,9 @@ def _names(module: nn.Module) -> set[str]:
 
 def _value(module: nn.Module, name: str) -> Any:
     """A buffer or attribute; what is missing is the class of what is missing."""
-    for held in (buffers_of(module), vars(module), slots_of(module)):
-        if name in held:
-            return held[name]
+    for attributes in (buffers_of(module), vars(module), slots_of(module)):
+        if name in attributes:
+            return attributes[name]
     return KeyError
 
 
