@@ -162,7 +162,8 @@ def test_tokens():
     ids[:, 2] = y  # the decoy word gives the label away
     mask = torch.zeros(6)
     mask[2] = 1
-    mitigator = CDEP.published(form="log", target="label", lambda_cdep=5.0, lr=2e-2, n_epochs=8, random_state=0)
+    form = {"form": "log", "target": "label", "part": "relevant", "centred": False}
+    mitigator = CDEP(**form, lambda_cdep=5.0, lr=2e-2, n_epochs=8, random_state=0)
     history = mitigator.fit(model, ids, y, mask, progress=False)
     assert history["penalty"][-1] < 0.5 * history["penalty"][0]
     assert model.embed.weight.grad is not None
