@@ -19,9 +19,9 @@ STANDS_OUT = 5.0  # times the sample's amplitude, from which the donor's phase c
 class Frequencies(Factor):
     """How strong each frequency is: amplitudes become the donor's, phases stay.
 
-    The phases say where things are, so shapes stay, and textures, stripes and hums go with the donor. A frequency that
-    is five times as strong in the donor, as that of a stripe, comes with its phase. The mean of each channel, the
-    frequency 0, stays too.
+    The phases say where things are, so shapes stay, and textures, stripes and hums go with the donor. A frequency above
+    the cutoff that is five times as strong in the donor, as that of a stripe, comes with its phase. The mean of each
+    channel, the frequency 0, stays too.
     """
 
     KINDS: ClassVar[tuple[str, ...]] = (IMAGE, SERIES)
@@ -41,22 +41,20 @@ class Frequencies(Factor):
         spectrum, target = (
             torch.fft.rfftn(t.to(torch.promote_types(t.dtype, torch.float32)), dim=axes) for t in (x, donors)
         )
-        inside = self._band(sizes, x.device)
-        inside = inside.unsqueeze(context.facts.channel_axis - 1)
+        radius = self._radius(sizes, x.device).unsqueeze(context.facts.channel_axis - 1)
+        low, high = (radius > 0) & (radius <= self.cutoff), radius > self.cutoff
+        inside = {"low": low, "high": high, "all": low | high}[self.band]
         strength = target.abs()
         # A stripe that is no whole number of cycles long lies in several frequencies, and holds together by its phases.
-        stands_out = strength > STANDS_OUT * spectrum.abs()
+        # Low frequencies hold the shapes, and are left where they are.
+        stands_out = high & (strength > STANDS_OUT * spectrum.abs())
         mixed = torch.where(inside & ~stands_out, torch.polar(strength, spectrum.angle()), spectrum)
         mixed = torch.where(inside & stands_out, target, mixed)
         return torch.fft.irfftn(mixed, s=sizes, dim=axes).to(x.dtype)
 
-    def _band(self, sizes: list[int], device: torch.device) -> Tensor:
-        """Which of the frequencies of a real transform are meant."""
+    @staticmethod
+    def _radius(sizes: list[int], device: torch.device) -> Tensor:
+        """How fine each frequency of a real transform is, in cycles per pixel or step."""
         axes = [torch.fft.fftfreq(n, device=device) for n in sizes[:-1]]
         grid = torch.meshgrid(*axes, torch.fft.rfftfreq(sizes[-1], device=device), indexing="ij")
-        radius = torch.stack([g.square() for g in grid]).sum(0).sqrt()
-        return {
-            "low": (radius > 0) & (radius <= self.cutoff),
-            "high": radius > self.cutoff,
-            "all": radius > 0,
-        }[self.band]
+        return torch.stack([g.square() for g in grid]).sum(0).sqrt()
