@@ -108,7 +108,7 @@ def running_model(  # noqa: PLR0913
                 with (
                     EXCLUSIVE if alone else contextlib.nullcontext(),
                     seeded(device, seed) if seeded_call else contextlib.nullcontext(),
-                    runnable(list(names), device, compiled=facts.compiled),
+                    runnable(list(names), device),
                 ):
                     yield
 
@@ -172,8 +172,7 @@ def isolated(
                 if training and not keep_mode:
                     module.training = False
             handles = mend_norms([module for module, _ in flags])
-            compiled = facts_of(model).compiled
-            with seeded(device, seed), runnable([module for module, _ in flags], device, compiled=compiled):
+            with seeded(device, seed), runnable([module for module, _ in flags], device):
                 yield
         finally:
             for handle in handles:
@@ -185,20 +184,22 @@ def isolated(
 
 
 @contextlib.contextmanager
-def runnable(modules: Sequence[nn.Module], device: torch.device, *, compiled: bool = False) -> Iterator[None]:
+def runnable(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
     """Run what torch.compile has wrapped as it was written, and recurrent nets on a GPU without cuDNN.
 
-    Compiled code has no second derivative and hides its operations from rules. cuDNN differentiates a recurrent net in
-    training mode only, and never twice.
+    Compiled code has no second derivative and hides its operations from rules. A model shows its compiled modules, but
+    not the functions that it has compiled, so whatever is compiled is off while torch's compiler is loaded. cuDNN
+    differentiates a recurrent net in training mode only, and never twice.
 
     Args:
         modules: of the model.
         device: where it is.
-        compiled: whether something compiled is known to run that is no module.
     """
+    # Inside a function that torch.compile is reading, its stance cannot change.
+    may_be_compiled = torch_private.compiler_is_loaded() and not torch.compiler.is_compiling()
     recurrent = device.type == "cuda" and any(isinstance(m, nn.RNNBase) for m in modules)
     with (
-        COMPILED_CODE_OFF if compiled or any(map(torch_private.is_compiled, modules)) else contextlib.nullcontext(),
+        COMPILED_CODE_OFF if may_be_compiled else contextlib.nullcontext(),
         torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext(),
     ):
         yield

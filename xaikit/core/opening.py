@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from xaikit.core import checkpointing, forward, model_state, structure
+from xaikit.core import checkpointing, forward, model_state, structure, torch_private
 from xaikit.core import targets as target_rules
 from xaikit.core.call import Call
 from xaikit.core.errors import InvalidTypeError, XaikitError
@@ -199,12 +199,12 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
     objects = WrittenObjects(replica.holders if replica is not None else ())
     handle = register_module_forward_pre_hook(note) if replica is not None else None
     before = torch.default_generator.get_state()
+    loaded = torch_private.compiler_is_loaded()
     try:
         with torch.no_grad(), FunctionLog(facts.operations):
             _run_in_some_form(run, inputs, limit)
-    except Exception as error:
-        if not facts.compiled and type(error).__module__.startswith("torch._dynamo"):
-            facts.compiled = True
+    except Exception:
+        if torch_private.compiler_is_loaded() is not loaded:
             raise _StartAgainError(in_place=replica is None) from None
         if replica is not None:
             raise _StartAgainError(in_place=True) from None  # the copy may be to blame: the model itself will tell
@@ -213,6 +213,8 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
         if handle is not None:
             handle.remove()
         private_classes = objects.put_back()
+    if torch_private.compiler_is_loaded() is not loaded:  # what it compiled in this pass was not watched
+        raise _StartAgainError(in_place=replica is None)
     facts.draws = not torch.equal(before, torch.default_generator.get_state())
     if strays:
         raise _StartAgainError(in_place=True)

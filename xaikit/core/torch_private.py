@@ -43,16 +43,13 @@ backward_hooks_of: Callable[[nn.Module], dict[int, Any]] = attrgetter("_backward
 twice_reversed_padding_of: Callable[[nn.Module], list[int]] = attrgetter("_reversed_padding_repeated_twice")
 
 
-def is_compiled(module: nn.Module) -> bool:
-    """Whether `torch.compile` wraps the module, as a new object or in place.
+def compiler_is_loaded() -> bool:
+    """Whether anything may be compiled: the first `torch.compile` of a process loads torch's compiler.
 
-    Without it, compiled models would be explained as they are: no second derivative, no rules.
-
-    Args:
-        module: any module.
+    An optimizer may load it, too. Without this name, compiled models would be explained as they are: no second
+    derivative, no rules.
     """
-    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # not imported: nothing is compiled
-    return dynamo is not None and (isinstance(module, dynamo.OptimizedModule) or module._compiled_call_impl is not None)
+    return "torch._dynamo.eval_frame" in sys.modules
 
 
 def compiled_inner(module: nn.Module) -> nn.Module | None:
