@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import tempfile
@@ -12,12 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
+# The test processes share the cores; processes that tests start, and other libraries than torch, inherit this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests run first, so that no process is left alone with them at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("nightly") is None)
+    longest = ("nightly", "zoo", "slow")
+    items.sort(key=lambda item: next((i for i, m in enumerate(longest) if item.get_closest_marker(m)), len(longest)))
 
 
 @pytest.fixture(scope="session")
