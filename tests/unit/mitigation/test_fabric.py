@@ -191,7 +191,7 @@ def test_one_process_through_a_fabric_is_plain_training(here):
     assert history.stopped == "done"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 def test_processes_that_are_spawned_send_the_weights_back():
     x, y, mask = torch.rand(20, 4).double(), torch.arange(20) % 2, torch.tensor([1.0, 0, 0, 0]).double()
