@@ -128,7 +128,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("verb", sorted(set(JOBS) - {"demo"}))  # the demo has a test of its own
 def test_the_examples_of_a_verb_run(verb: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(files, tmp_path, dirs_exist_ok=True)
