@@ -60,7 +60,18 @@ def from_torchvision(name, **options):
             input_size=(64, 64), stem_channels=16, block_channels=[16, 32], block_layers=[1, 1], head_dim=8,
             stochastic_depth_prob=0.0, partition_size=4, num_classes=10,
         )  # fmt: skip
-    return getattr(models, name)(weights=None, num_classes=10, **options)
+    model = getattr(models, name)(weights=None, num_classes=10, **options)
+    if name in ("alexnet", "vgg11", "vgg11_bn"):
+        narrow(model)
+    return model
+
+
+def narrow(model):
+    """Give the linear layers of an AlexNet or VGG 64 hidden units of 4,096: most of the net's weights, all alike."""
+    linear = [i for i, module in enumerate(model.classifier) if isinstance(module, nn.Linear)]
+    widths = [model.classifier[linear[0]].in_features, 64, 64, model.classifier[linear[-1]].out_features]
+    for i, before, after in zip(linear, widths, widths[1:], strict=False):
+        model.classifier[i] = nn.Linear(before, after)
 
 
 ZOO |= {name: (partial(from_torchvision, name), image(size)) for name, size in SIZES.items()}

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 
+from tests.unit.explainers.cd.zoo import narrow
 from xaikit.core.errors import MissingDependencyError
 from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers.lrp import AttnLRP, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
@@ -46,6 +47,9 @@ def prepare(zoo, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         entry, model, x = zoo.get(name, dtype=torch.float64, zero_biases=True)
+    if name in ("alexnet", "vgg11", "vgg11_bn"):
+        narrow(model)
+        zoo.zero_bias(model.double())
     if hasattr(model, "transform_input"):
         model.transform_input = False
     with torch.no_grad():
