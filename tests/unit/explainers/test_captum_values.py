@@ -185,8 +185,8 @@ def classes_for(case: Case) -> list[str]:
     names = [n for n in CLASSES if n != "ShapleyValues" or count <= 5]
     if case is not QUICK["shared groups"]:
         return names
-    # Captum shuffles a group of several inputs by another order in each of them. Before 0.9 it switches such a group off
-    # in one input after the other. See the tests below.
+    # Captum shuffles a group of several inputs by another order in each of them. Before 0.9 it switches such a group
+    # off in one input after the other. See the tests below.
     apart = {"FeaturePermutation"} | ({"FeatureAblation"} if captum_version < Version("0.9") else set())
     return [n for n in names if n not in apart]
 
