@@ -32,7 +32,7 @@ BY_DEFINITION = (LRPUniformEpsilon, LRPEpsilonGammaBox)
 
 @pytest.fixture(scope="module")
 def zoo():
-    pytest.importorskip("transformers", reason="transformers is not installed (the extra dev has it)")
+    pytest.importorskip("transformers", reason="transformers is not installed (the extra test has it)")
     try:
         import_torchvision()
     except MissingDependencyError as error:
