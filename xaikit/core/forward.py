@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import dataclasses
 import re
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import torch_private
+from xaikit.core import checkpointing, torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
 from xaikit.core.replica import original_of
 from xaikit.core.rows import RowRule
@@ -27,6 +28,21 @@ _RUNNING: contextvars.ContextVar[tuple[nn.Module, ...]] = contextvars.ContextVar
 def is_running() -> bool:
     """Whether the forward pass of an explained model runs in this context."""
     return bool(_RUNNING.get())
+
+
+@contextlib.contextmanager
+def checkpoints_off(model: nn.Module) -> Iterator[None]:
+    """While active, activation checkpoints run their part of the model once, as in an explained pass.
+
+    Args:
+        model: what runs.
+    """
+    checkpointing.install(is_running)
+    token = _RUNNING.set((*_RUNNING.get(), model))
+    try:
+        yield
+    finally:
+        _RUNNING.reset(token)
 
 
 def refuse_inside(model: nn.Module) -> None:
