@@ -69,14 +69,17 @@ class World:
 
     def samples(self, part: str, shown: str, seed: int = 0) -> Samples:
         """A part with the shortcut that tells the "same" label, a "random" class or the "flipped", next one."""
-        x, y = self.parts[part]
+        if shown != "random":
+            return self.shifted(part, {"same": 0, "flipped": 1}[shown], seed)
         generator = torch.Generator().manual_seed(seed + len(part))
-        told = {
-            "same": lambda: y,
-            "random": lambda: torch.randint(self.classes, y.shape, generator=generator),
-            "flipped": lambda: (y + 1) % self.classes,
-        }[shown]()
-        planted, masks = self.plant(x, told, generator)
+        x, y = self.parts[part]
+        planted, masks = self.plant(x, torch.randint(self.classes, y.shape, generator=generator), generator)
+        return Samples(planted, y, masks)
+
+    def shifted(self, part: str, shift: int, seed: int = 0) -> Samples:
+        """A part with the shortcut that tells the class `shift` after the label."""
+        x, y = self.parts[part]
+        planted, masks = self.plant(x, (y + shift) % self.classes, torch.Generator().manual_seed(seed + len(part)))
         return Samples(planted, y, masks)
 
     def trained(self, shown: str, *, seed: int = 0, epochs: int | None = None) -> nn.Module:
@@ -92,11 +95,14 @@ class World:
                 optimizer.step()
         return model.eval()
 
-    @torch.no_grad()
     def accuracy(self, model: nn.Module, samples: Samples) -> float:
         """The share of right predictions."""
-        logits = torch.cat([model.eval()(x) for x in samples.x.split(500)])
-        return float((logits.argmax(1) == samples.y).float().mean())
+        return float((self.predicted(model, samples) == samples.y).float().mean())
+
+    @torch.no_grad()
+    def predicted(self, model: nn.Module, samples: Samples) -> Tensor:
+        """The predicted classes, (N,)."""
+        return torch.cat([model.eval()(x) for x in samples.x.split(500)]).argmax(1)
 
 
 def convolutional(channels: int, classes: int) -> nn.Module:

@@ -89,4 +89,4 @@ function(
 )
 function("torch.cdist", lambda x: torch.cdist(x, x.flip(1).tanh() + 2), lambda s: len(s) == 2 and s[0] < 8)
 function("outer product", lambda x: x.unsqueeze(2) * x.unsqueeze(1) / 2, lambda s: len(s) == 1 and s[0] < 8)
-function("torch.fft magnitude", lambda x: torch.fft.rfft(x, dim=-1).abs().add(0.1), lambda s: s[-1] > 2)
+function("torch.fft magnitude", lambda x: torch.fft.rfft(x, dim=-1).add(0.1).abs(), lambda s: s[-1] > 2)

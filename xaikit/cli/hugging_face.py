@@ -25,8 +25,8 @@ def hugging_face(folder: str) -> nn.Module:
         InvalidInputError: for a folder that holds no model of transformers, or no safetensors.
         MissingDependencyError: without transformers.
     """
+    path = _model_folder(folder)  # first: a wrong name needs no package
     transformers = _transformers()
-    path = _model_folder(folder)
     cls = _model_class(transformers, path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -73,6 +73,7 @@ class Forward:
         head: which output is explained.
         rule: how rows may be stacked.
         as_one: whether the whole dict or list is the model's one argument.
+        restart: called before each pass, so that what the model writes into itself does not reach the next one.
     """
 
     model: nn.Module
@@ -83,6 +84,7 @@ class Forward:
     head: str | int | None
     rule: RowRule = RowRule()
     as_one: bool = False
+    restart: Callable[[], None] | None = None
 
     def __call__(self, inputs: Tensors, samples: Tensor | None) -> Any:
         """Run the model on `inputs`, with the further arguments of the samples that they stand for."""
@@ -108,6 +110,9 @@ class Forward:
         by_name = isinstance(self.explained, Mapping) and not self.as_one
         in_order = isinstance(stand_ins, (tuple, list)) and not self.as_one
         first = () if by_name else stand_ins if in_order else (stand_ins,)
+        if self.restart is not None:
+            with torch_private.DisableTorchFunction():
+                self.restart()
         token = _RUNNING.set((*_RUNNING.get(), self.model))
         try:
             return self.model(*first, *positional, **(stand_ins if by_name else {}), **keywords)

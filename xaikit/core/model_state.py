@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from xaikit.core import torch_private
 from xaikit.core.kernels import mend_norms
 from xaikit.core.model_facts import facts_of
-from xaikit.core.replica import NotReplicableError, Replica
+from xaikit.core.replica import NotReplicableError, Replica, slots_of
 
 Modules = dict[nn.Module, str]
 EXCLUSIVE = threading.RLock()  # held while a call changes the user's own model, or uses the global random numbers
@@ -49,13 +50,16 @@ class RunningModel:
         model: a private copy, or the user's model where none can be made.
         modules: its modules with their names.
         open: enters the state that the call runs in; again where a pass is repeated after the call.
-        write_back: hands what the model wrote into itself to the user's model.
+        replica: the private copy with what it was made from; None where the user's model runs.
+        restart: gives a copy the state of the user's model again, before each of its passes; None where no pass
+            changes it, or where what it writes is kept.
     """
 
     model: nn.Module
     modules: Modules
     open: Callable[[], contextlib.AbstractContextManager[Any]]
-    write_back: Callable[[], None]
+    replica: Replica | None = None
+    restart: Callable[[], None] | None = None
 
 
 def running_model(  # noqa: PLR0913
@@ -87,7 +91,13 @@ def running_model(  # noqa: PLR0913
     if facts.replicable is not False and not in_place:
         replica = None
         with contextlib.suppress(NotReplicableError), EXCLUSIVE if in_place_calls else contextlib.nullcontext():
-            replica = Replica(modules, training=None if keep_mode else False, freeze=freeze, share_state=keep_writes)
+            replica = Replica(
+                modules,
+                training=None if keep_mode else False,
+                freeze=freeze,
+                share_state=keep_writes,
+                private_classes=facts.private_classes,
+            )
         if replica is not None:
             names = {replica.copies[module]: name for module, name in modules.items()}
             mend_norms(names)
@@ -98,11 +108,14 @@ def running_model(  # noqa: PLR0913
                 with (
                     EXCLUSIVE if alone else contextlib.nullcontext(),
                     seeded(device, seed) if seeded_call else contextlib.nullcontext(),
-                    runnable(list(names), device),
+                    runnable(list(names), device, compiled=facts.compiled),
                 ):
                     yield
 
-            return RunningModel(replica.model, names, opened, replica.write_back if keep_writes else lambda: None)
+            by_name = {name: module for module, name in modules.items()}
+            written = [(by_name[name], key) for name, key in facts.written if name in by_name]
+            restart = functools.partial(replica.restart, written) if written and not keep_writes else None
+            return RunningModel(replica.model, names, opened, replica, restart)
 
     @contextlib.contextmanager
     def own_model() -> Iterator[None]:
@@ -111,7 +124,7 @@ def running_model(  # noqa: PLR0913
         with isolated(model, device, seed, modules=modules, keep_mode=keep_mode), guard(modules):
             yield
 
-    return RunningModel(model, modules, own_model, lambda: None)
+    return RunningModel(model, modules, own_model)
 
 
 in_place_calls: list[int] = []  # threads that run a user's own model at this moment
@@ -159,7 +172,8 @@ def isolated(
                 if training and not keep_mode:
                     module.training = False
             handles = mend_norms([module for module, _ in flags])
-            with seeded(device, seed), runnable([module for module, _ in flags], device):
+            compiled = facts_of(model).compiled
+            with seeded(device, seed), runnable([module for module, _ in flags], device, compiled=compiled):
                 yield
         finally:
             for handle in handles:
@@ -171,24 +185,48 @@ def isolated(
 
 
 @contextlib.contextmanager
-def runnable(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """While active, compiled modules run as they were written, and recurrent nets on a GPU run without cuDNN.
+def runnable(modules: Sequence[nn.Module], device: torch.device, *, compiled: bool = False) -> Iterator[None]:
+    """Run what torch.compile has wrapped as it was written, and recurrent nets on a GPU without cuDNN.
 
     Compiled code has no second derivative and hides its operations from rules. cuDNN differentiates a recurrent net in
     training mode only, and never twice.
+
+    Args:
+        modules: of the model.
+        device: where it is.
+        compiled: whether something compiled is known to run that is no module.
     """
     recurrent = device.type == "cuda" and any(isinstance(m, nn.RNNBase) for m in modules)
     with (
-        eager(modules),
+        COMPILED_CODE_OFF if compiled or any(map(torch_private.is_compiled, modules)) else contextlib.nullcontext(),
         torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext(),
     ):
         yield
 
 
-def eager(modules: Sequence[nn.Module]) -> contextlib.AbstractContextManager[Any]:
-    """While active, compiled modules run as they were written."""
-    wrapped = any(torch_private.is_compiled(m) for m in modules)
-    return torch.compiler.set_stance("force_eager") if wrapped else contextlib.nullcontext()
+class _CompiledCodeOff:
+    """Lets what torch.compile has wrapped run as it was written, while any thread is inside.
+
+    torch has one stance for the process: the first that enters sets it, the last that leaves puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._stance = threading.Lock(), 0, contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._stance.enter_context(torch.compiler.set_stance("force_eager"))
+            self._inside += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._stance.close()
+
+
+COMPILED_CODE_OFF = _CompiledCodeOff()
 
 
 def reseed(device: torch.device, seed: int) -> None:
@@ -233,6 +271,7 @@ def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
     ]
     copies = [buffer.detach().clone() for _, _, buffer in owned]
     tensors = [(v, v.detach().clone()) for _, s in attributes for v in s.values() if type(v) is Tensor]
+    slots = [(module, slots_of(module)) for module in modules]
     try:
         yield
     finally:
@@ -245,6 +284,9 @@ def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
             for name in state.keys() - before.keys():
                 del state[name]
             state.update(before)
+        for module, values in slots:
+            for name, value in values.items():
+                object.__setattr__(module, name, value)
         for value, content in containers.values():
             value.clear()
             (value.extend if isinstance(value, list) else value.update)(content)

@@ -23,8 +23,9 @@ from xaikit.core.kernels import FunctionLog
 from xaikit.core.layer_gradients import row_order
 from xaikit.core.layers import check_activation, check_parallel, check_runs, find_point, read, substituted
 from xaikit.core.model_facts import ModelFacts, facts_of
+from xaikit.core.model_state import RunningModel
 from xaikit.core.model_view import ModelView
-from xaikit.core.replica import original_of
+from xaikit.core.model_writes import WrittenObjects, written_names
 from xaikit.core.rows import RowRule, find_row_rule, rows_per_pass, warn_of_dependent_rows
 from xaikit.core.structure import Tensors
 from xaikit.core.token_inputs import token_layers
@@ -62,8 +63,12 @@ class Needs:
     max_rows: int | None = None
 
 
-class _OriginalRanError(XaikitError, RuntimeError):
-    """A private copy ran a module of the user's own model."""
+class _StartAgainError(XaikitError, RuntimeError):
+    """The first pass told how the model has to run: itself, or with a state that is put back before each pass."""
+
+    def __init__(self, *, in_place: bool = False) -> None:
+        super().__init__()
+        self.in_place = in_place
 
 
 @contextlib.contextmanager
@@ -91,18 +96,19 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     make = functools.partial(
         model_state.running_model, model, device, request.seed, random=needs.global_random, **options
     )
-    for in_place in (False, True):  # the second where the first finds that a copy does not behave as the model does
+    in_place = False
+    while True:
         running = make(in_place=in_place)
-        run = Forward(running.model, rebuild, extras, n, explained, head)
+        run = Forward(running.model, rebuild, extras, n, explained, head, restart=running.restart)
         try:
             with running.open(), torch.set_grad_enabled(request.create_graph):
-                find_out(run, tensors, facts, needs, request.seed)
+                find_out(run, running, tensors, facts, needs, request.seed)
             break
-        except _OriginalRanError:
-            continue
+        except _StartAgainError as reason:
+            in_place |= reason.in_place
     if request.keep_writes:  # not before: what is found out must leave no trace
         running = make(in_place=in_place, keep_writes=True)
-        run.model = running.model
+        run.model, run.restart = running.model, running.restart
 
     def output_axes() -> int:
         with running.open(), torch.no_grad():
@@ -129,7 +135,8 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     )
     with running.open(), torch.set_grad_enabled(request.create_graph):
         yield call, rebuild
-    running.write_back()
+    if request.keep_writes and running.replica is not None:
+        running.replica.write_back()
     if not run.rule.independent and not request.keep_mode:  # in training mode BatchNorm's rows always see each other
         warn_of_dependent_rows(type(model).__name__)
 
@@ -149,15 +156,17 @@ def with_recompute_context(call: Call, model_context: Callable[[Call], contextli
 # ---------------------------------------------------------------------- what is not known yet
 
 
-def find_out(run: Forward, inputs: Tensors, facts: ModelFacts, needs: Needs, seed: int) -> None:
-    """Find out what a call must know of a model: by one plain pass, and a few more for methods that stack rows.
+def find_out(  # noqa: PLR0913, PLR0917
+    run: Forward, running: RunningModel, inputs: Tensors, facts: ModelFacts, needs: Needs, seed: int
+) -> None:
+    """Learn about a model what the first calls have to: one plain pass, and a few more for methods that stack rows.
 
     Raises:
-        _OriginalRanError: when a private copy ran a module of the user's own model.
+        _StartAgainError: when the model has to run in another way than it does.
     """
     limit = rows_per_pass(inputs, needs.max_rows)
     if facts.replicable is None or facts.draws is None:
-        _first_pass(run, inputs, facts, limit if needs.several_rows else len(inputs[0]))
+        _first_pass(run, running, inputs, facts, limit if needs.several_rows else len(inputs[0]))
     if not needs.several_rows:
         return
     form = run.form(inputs)
@@ -174,32 +183,48 @@ def find_out(run: Forward, inputs: Tensors, facts: ModelFacts, needs: Needs, see
     run.rule = facts.rows[form]
 
 
-def _first_pass(run: Forward, inputs: Tensors, facts: ModelFacts, limit: int) -> None:
-    """Run the model once, and note what it calls, whether it draws random numbers, and whether the copy is whole."""
-    copied = original_of(run.model) is not run.model
-    originals = {original_of(m) for m in run.model.modules()} if copied else set()
+def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: ModelFacts, limit: int) -> None:
+    """Run the model once, and note what it calls and writes, whether it draws random numbers, whether a copy is whole.
+
+    Raises:
+        _StartAgainError: when the model has to run in another way than it does.
+    """
+    replica = running.replica
+    originals = set() if replica is None else set(replica.copies)
     thread, strays = threading.get_ident(), []
 
     def note(module: nn.Module, _args: Any) -> None:
         if threading.get_ident() == thread and module in originals:
             strays.append(module)
 
-    handle = register_module_forward_pre_hook(note) if copied else None
+    objects = WrittenObjects(replica.holders if replica is not None else ())
+    handle = register_module_forward_pre_hook(note) if replica is not None else None
     before = torch.default_generator.get_state()
     try:
         with torch.no_grad(), FunctionLog(facts.operations):
             _run_in_some_form(run, inputs, limit)
-    except Exception:
-        if copied:
-            raise _OriginalRanError from None  # the copy may be the reason, so the model itself is tried next
+    except Exception as error:
+        if not facts.compiled and type(error).__module__.startswith("torch._dynamo"):
+            facts.compiled = True
+            raise _StartAgainError(in_place=replica is None) from None
+        if replica is not None:
+            raise _StartAgainError(in_place=True) from None  # the copy may be to blame: the model itself will tell
         raise
     finally:
         if handle is not None:
             handle.remove()
+        private_classes = objects.put_back()
     facts.draws = not torch.equal(before, torch.default_generator.get_state())
     if strays:
-        raise _OriginalRanError
-    facts.replicable = copied
+        raise _StartAgainError(in_place=True)
+    if private_classes:
+        facts.private_classes |= private_classes
+        raise _StartAgainError
+    facts.replicable = replica is not None
+    if replica is not None:
+        facts.written = written_names(replica, running.modules)
+        if facts.written:
+            raise _StartAgainError
 
 
 def _run_in_some_form(run: Forward, inputs: Tensors, limit: int) -> None:

@@ -10,7 +10,7 @@ import collections
 import functools
 import types
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
@@ -32,6 +32,7 @@ PLAIN_TYPES = frozenset(
     | {types.BuiltinFunctionType, types.ModuleType, torch.memory_format, range, slice}
 )
 CONTAINERS = (list, dict, set, collections.deque)
+DICTS = (collections.OrderedDict, collections.defaultdict, collections.Counter)
 LARGE_CONTAINER = 1000  # beyond so many items it is data, such as a vocabulary, and is not searched for modules
 SEARCH_DEPTH = 3
 
@@ -63,6 +64,7 @@ class Replica:
         share_state: whether buffers and attributes are the user's own, not copies. `write_back` then hands on what was
             assigned anew.
         share_weights: whether the copies have the model's own parameters; if not, these are copied, too.
+        private_classes: of the objects on attributes, such as caches, that the model writes into: they are copied, too.
 
     Raises:
         NotReplicableError: when a function or an object holds on to a module of the model.
@@ -76,19 +78,22 @@ class Replica:
         freeze: bool,
         share_state: bool = False,
         share_weights: bool = True,
+        private_classes: frozenset[type] = frozenset(),
     ) -> None:
         originals = list(modules)
         self._share_weights = share_weights
         self._share_state = share_state
         self._freeze = freeze
+        self.private_classes = private_classes
+        self._weights: dict[int, Tensor] = {}
         self._tensors: dict[int, Tensor] = {}
         self._containers: dict[int, Any] = {}
-        self._holders: list[Any] = []  # functions and objects that may refer to a module
+        self.holders: list[Any] = []  # functions and objects that may refer to a module
         self.copies: dict[nn.Module, nn.Module] = {module: _empty_copy(module) for module in originals}
         self.model = self.copies[originals[0]]
         for module, copy in self.copies.items():
             self._fill(module, vars(copy), training)
-        for holder in self._holders:
+        for holder in self.holders:
             if self._refers(holder, SEARCH_DEPTH, set()):
                 raise NotReplicableError(f"{type(holder).__name__} {holder!r} refers to a module of the model")
 
@@ -114,23 +119,25 @@ class Replica:
             value = state[name]
             if type(value) not in PLAIN_TYPES:
                 state[name] = self._private(value)
+        for name, value in slots_of(module).items():
+            object.__setattr__(self.copies[module], name, self._private(value))
 
     def _parameter(self, parameter: Any) -> Any:
         if parameter is not None and not self._share_weights:
             return self._copied(parameter)
         if parameter is None or not self._freeze or not parameter.requires_grad or not parameter.is_leaf:
             return parameter
-        if id(parameter) not in self._tensors:
+        if id(parameter) not in self._weights:
             frozen = parameter.detach()
             plain = type(parameter) is nn.Parameter
-            self._tensors[id(parameter)] = nn.Parameter(frozen, requires_grad=False) if plain else frozen
-        return self._tensors[id(parameter)]
+            self._weights[id(parameter)] = nn.Parameter(frozen, requires_grad=False) if plain else frozen
+        return self._weights[id(parameter)]
 
     def _copied(self, parameter: nn.Parameter) -> Any:
         """A parameter with the same values in other memory, the same one for a parameter that is shared."""
-        if id(parameter) not in self._tensors and not nn.parameter.is_lazy(parameter):
-            self._tensors[id(parameter)] = deepcopy(parameter)
-        return self._tensors.get(id(parameter), parameter)
+        if id(parameter) not in self._weights and not nn.parameter.is_lazy(parameter):
+            self._weights[id(parameter)] = deepcopy(parameter)
+        return self._weights.get(id(parameter), parameter)
 
     def _tensor(self, tensor: Any) -> Any:
         if tensor is None or self._share_state or not isinstance(tensor, Tensor):
@@ -153,7 +160,9 @@ class Replica:
             return self._parameter(value)
         if isinstance(value, Tensor):
             return self._tensor(value)
-        if kind in CONTAINERS or isinstance(value, (collections.OrderedDict, collections.defaultdict)):
+        if kind in CONTAINERS or isinstance(
+            value, (collections.OrderedDict, collections.defaultdict, collections.Counter)
+        ):
             return self._container(value)
         if isinstance(value, tuple):
             if PLAIN_TYPES.issuperset(map(type, value)):
@@ -170,8 +179,36 @@ class Replica:
                 *(self._private(a) for a in value.args),
                 **{k: self._private(v) for k, v in value.keywords.items()},
             )
-        self._holders.append(value)
+        if kind in self.private_classes and not self._share_state:
+            return self._object(value)
+        self.holders.append(value)
         return value
+
+    def _object(self, value: Any) -> Any:
+        if id(value) not in self._containers:
+            self._containers[id(value)] = copy = _new(type(value))
+            vars(copy).update({name: self._private(item) for name, item in vars(value).items()})
+        return self._containers[id(value)]
+
+    def restart(self, written: Iterable[tuple[nn.Module, str]]) -> None:
+        """Give the copies the state that the model has now in what its passes write, as if they had not run.
+
+        Args:
+            written: buffers and attributes by the user's module and their name.
+        """
+        self._tensors.clear()
+        self._containers.clear()
+        for module, name in written:
+            copy, state = self.copies[module], vars(module)
+            if name in buffers_of(module):
+                buffers_of(copy)[name] = self._tensor(buffers_of(module)[name])
+            elif name in state:
+                vars(copy)[name] = self._private(state[name])
+            elif name in slots_of(module):
+                object.__setattr__(copy, name, self._private(slots_of(module)[name]))
+            else:
+                buffers_of(copy).pop(name, None)
+                vars(copy).pop(name, None)
 
     def _container(self, value: Any) -> Any:
         if id(value) in self._containers:
@@ -213,6 +250,8 @@ class Replica:
                 if buffers.get(name) is not buffer:
                     buffers[name] = buffer
             state = vars(module)
+            for name, value in slots_of(copy).items():
+                object.__setattr__(module, name, value)
             for name, value in vars(copy).items():
                 if name not in MODULE_STATE and type(value) is not types.MethodType and state.get(name) is not value:
                     replaced = originals.get(value, value) if isinstance(value, nn.Module) else value
@@ -252,12 +291,35 @@ def _same_kind(like: Any, content: dict[str, Any]) -> Any:
     return content if type(like) is dict else type(like)(content)
 
 
+def slots_of(module: nn.Module) -> dict[str, Any]:
+    """The attributes that a class keeps in `__slots__`, outside the dict of a module."""
+    kind: Any = type(module)
+    names = _slot_names(kind)
+    return {name: getattr(module, name) for name in names if hasattr(module, name)} if names else {}
+
+
+def _slot_names(kind: type) -> tuple[str, ...]:
+    slots = [c.__dict__["__slots__"] for c in kind.__mro__ if "__slots__" in c.__dict__]
+    listed = [name for names in slots for name in ((names,) if isinstance(names, str) else names)]
+    return tuple(name for name in listed if name not in ("__dict__", "__weakref__"))
+
+
+def holds_state(value: Any) -> bool:
+    """Whether a value is an object with attributes, of a class that is written in Python."""
+    kind: Any = type(value)
+    plain = (types.FunctionType, types.MethodType, functools.partial, nn.Module, Tensor, type)
+    return not isinstance(value, plain) and hasattr(value, "__dict__") and kind.__new__ is object.__new__
+
+
+def _new(kind: type) -> Any:
+    return object.__new__(kind)
+
+
 def _empty_copy(module: nn.Module) -> nn.Module:
     if isinstance(module, torch.jit.ScriptModule):
         raise NotReplicableError("a scripted module cannot be copied")
-    make: Callable[[type], Any] = object.__new__
     try:
-        copy: nn.Module = make(type(module))
+        copy: nn.Module = _new(type(module))
     except TypeError as err:
         raise NotReplicableError(f"a {type(module).__name__} cannot be copied: {err}") from err
     return copy

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.registries import FACTORS
 from xaikit.factors.base import NUISANCE, ExchangeContext, Factor
 from xaikit.factors.facts import IMAGE, DataFacts
+from xaikit.factors.picture_range import picture_range
 
 
 class Colour(Factor):
@@ -42,9 +43,10 @@ class Colour(Factor):
                 f"the factor {self.title!r} is of images with three channels, got {tuple(x.shape)} with "
                 f"{x.shape[axis]} of them at axis {axis}"
             )
-        low, scale = _common_range(context.facts, x)
-        sample, donor = ((t.movedim(axis, 1) - low) / scale for t in (x, donors))
-        return (self._coloured(sample, donor) * scale + low).movedim(1, axis).to(x.dtype)
+        x, donors = x.movedim(axis, 1), donors.movedim(axis, 1)
+        values = picture_range(context.facts, x)
+        coloured = self._coloured(values.picture(x), values.picture(donors))
+        return values.data(coloured).movedim(1, axis).to(x.dtype)
 
     @abc.abstractmethod
     def _coloured(self, x: Tensor, donors: Tensor) -> Tensor:
@@ -83,24 +85,6 @@ class Saturation(Colour):
         )
         value = x.amax(1, keepdim=True)
         return value - (value - x) * ratio.view(-1, 1, 1, 1)
-
-
-def _common_range(facts: DataFacts, x: Tensor) -> tuple[Any, Any]:
-    """What to take off each channel and what to divide it by, so that black is (0, 0, 0) and grey has equal channels.
-
-    Images in [0, 1], [-1, 1] or [0, 255] have one range in all channels, also where a channel is empty. Others were
-    standardised channel by channel; their smallest and largest values then stand for black and white.
-    """
-    if facts.low is None or facts.high is None:
-        return 0.0, 1.0
-    low, high = facts.low.double(), facts.high.double()
-    smallest, largest = float(low.min()), float(high.max())
-    ranges = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
-    floor = next((a for a, b in ranges if smallest >= a - 1e-6 and largest <= b + 1e-6), None)
-    if floor is not None:
-        return floor, 1.0
-    scale = torch.where(high > low, high - low, torch.ones_like(low))
-    return tuple(t.to(x).view(1, 3, 1, 1) for t in (low, scale))  # type: ignore[return-value]
 
 
 def hue_and_chroma(x: Tensor) -> tuple[Tensor, Tensor]:

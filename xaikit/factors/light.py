@@ -11,33 +11,28 @@ from torch.nn import functional as F
 
 from xaikit.core.registries import FACTORS
 from xaikit.factors.base import NUISANCE, ExchangeContext, Factor
-from xaikit.factors.facts import IMAGE, DataFacts
+from xaikit.factors.facts import IMAGE
+from xaikit.factors.picture_range import picture_range
 
 LARGEST_RATIO = 10.0  # by which contrast or sharpness is raised at most: an empty image has none to raise
 
 
 class Light(Factor):
-    """A number of an image that is brought to the donor's."""
+    """A number of an image that is brought to the donor's; of the picture, where channels were standardised."""
 
     KINDS: ClassVar[tuple[str, ...]] = (IMAGE,)
     nature = NUISANCE
 
     def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:
         axis = context.facts.channel_axis
-        changed = self._lit(x.movedim(axis, 1), donors.movedim(axis, 1)).movedim(1, axis)
-        low, high = _ends(context.facts)
-        return changed if low is None else changed.clamp(low, high)
+        x, donors = x.movedim(axis, 1), donors.movedim(axis, 1)
+        values = picture_range(context.facts, x)
+        changed = values.data(self._lit(values.picture(x), values.picture(donors))).to(x.dtype)
+        return (changed if values.low is None else changed.clamp(values.low, values.high)).movedim(1, axis)
 
     @abc.abstractmethod
     def _lit(self, x: Tensor, donors: Tensor) -> Tensor:
         """Images (N, C, H, W) with the donors' number."""
-
-
-def _ends(facts: DataFacts) -> tuple[float | None, float | None]:
-    """The smallest and the largest value of the data: no image may leave them."""
-    if facts.low is None or facts.high is None:
-        return None, None
-    return float(facts.low.min()), float(facts.high.max())
 
 
 def _mean(x: Tensor) -> Tensor:

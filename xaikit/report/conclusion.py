@@ -88,8 +88,8 @@ class Digest:
         if len(by_model) == 1:
             _, share, count = by_model[0]
             return f"The model is right on {share:.1%} of {count} samples."
-        each = "; ".join(f"{run.folder.name}: {share:.1%} of {count}" for run, share, count in by_model)
-        return f"Right predictions: {each}. {_turned(by_model[0][0], by_model[-1][0])}"
+        shares = "; ".join(f"{run.folder.name}: {share:.1%} of {count}" for run, share, count in by_model)
+        return f"Right predictions: {shares}. {_turned(by_model[0][0], by_model[-1][0])}"
 
     def _looks(self, number: int) -> str:
         everything = sum(self._places[number].values())  # one for each sample that has any relevance
@@ -105,8 +105,8 @@ class Digest:
             return (
                 f"What it looks at{by}: {shares[first]:.0%} of the relevance lies in {first}, a ninth of the picture."
             )
-        named = ", ".join(f"{place} ({shares[place]:.0%})" for place in strongest)
-        return f"What it looks at{by}, by its share of the relevance: {named}."
+        listed = ", ".join(f"{place} ({shares[place]:.0%})" for place in strongest)
+        return f"What it looks at{by}, by its share of the relevance: {listed}."
 
     def _sums(self) -> str:
         middle = {name: median(gaps) for name, gaps in self._gaps.items() if gaps}
@@ -150,8 +150,10 @@ def _shares(kind: str, values: Array, parts: Sequence[str]) -> list[tuple[str, f
     if kind == "series":
         sizes = sizes[None] if sizes.ndim == 1 else sizes
         thirds = [np.array_split(channel, 3) for channel in sizes]
-        named = parts if len(parts) == len(sizes) else [f"channel {i}" for i in range(len(sizes))]
-        return [(f"{THIRDS[k]} of {named[i]}", t[k].sum() / total) for i, t in enumerate(thirds) for k in range(3)]
+        channel_names = parts if len(parts) == len(sizes) else [f"channel {i}" for i in range(len(sizes))]
+        return [
+            (f"{THIRDS[k]} of {channel_names[i]}", t[k].sum() / total) for i, t in enumerate(thirds) for k in range(3)
+        ]
     flat = sizes.reshape(len(sizes), -1).sum(1)
     return [(part, size / total) for part, size in zip(parts, flat, strict=False)]
 

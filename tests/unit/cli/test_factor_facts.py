@@ -19,7 +19,7 @@ PHOTOS = SimpleNamespace(pictures=SimpleNamespace(preparation=SimpleNamespace(me
 
 
 @pytest.mark.parametrize("verb", [FactorScan, Assess, Mend])
-@pytest.mark.parametrize("name", ["hue", "saturation"])
+@pytest.mark.parametrize("name", ["hue", "saturation", "brightness", "contrast", "sharpness"])
 def test_a_factor_of_normalised_pictures_is_that_of_the_pictures(verb, name):
     mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
     x, donors = torch.rand(2, 4, 3, 8, 8).double().unbind()

@@ -1,0 +1,148 @@
+"""Every pass starts from the state that the model has; what a pass writes reaches neither it nor its objects."""
+
+from __future__ import annotations
+
+import collections
+
+import pytest
+import torch
+from torch import nn
+
+from xaikit import EXPLAINERS
+
+SPECS = (
+    "gradient",
+    "smoothgrad:n_iter=3",
+    "integrated_gradients:n_steps=3",
+    "lrp_epsilon_plus",
+    "contextual_decomposition",
+)
+
+
+class Cache:
+    """An object that is no module, as caches of keys and values are."""
+
+    def __init__(self):
+        self.items, self.latest, self.count = [], None, 0
+
+    def add(self, x):
+        self.items.append(x)
+        self.latest = x.mean(0)
+        self.count += 1
+
+
+class Writes(nn.Module):
+    """A net beside which something is written."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class WithCache(Writes):
+    def __init__(self):
+        super().__init__()
+        self.cache = Cache()
+
+    def forward(self, x):
+        self.cache.add(x.detach())
+        return super().forward(x)
+
+    def state(self):
+        return len(self.cache.items), self.cache.count, self.cache.latest is None
+
+
+class Counted(Writes):
+    def __init__(self):
+        super().__init__()
+        self.counter = collections.Counter()
+
+    def forward(self, x):
+        self.counter["passes"] += 1
+        return super().forward(x)
+
+    def state(self):
+        return dict(self.counter)
+
+
+class Slotted(Writes):
+    __slots__ = ("passes",)
+
+    def __init__(self):
+        super().__init__()
+        self.passes = 0
+
+    def forward(self, x):
+        self.passes += 1
+        return super().forward(x)
+
+    def state(self):
+        return self.passes
+
+
+class LessItsMean(Writes):
+    """What it returns depends on a buffer that it moves."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.full((5,), 0.1))
+
+    def forward(self, x):
+        hidden = self.net[1](self.net[0](x))
+        out = self.net[2]((hidden - self.mean).square())
+        self.mean.mul_(0.5).add_(hidden.detach().mean(0))
+        return out
+
+    def state(self):
+        return self.mean.tolist()
+
+
+class FirstPassDiffers(Writes):
+    """Its first pass fills a cache, and every later one reads it."""
+
+    def __init__(self):
+        super().__init__()
+        self.cache = Cache()
+
+    def forward(self, x):
+        factor = 1.0 if self.cache.latest is None else 3.0
+        self.cache.latest = x.detach()
+        return factor * super().forward(x)
+
+    def state(self):
+        return self.cache.latest is None
+
+
+class CompiledPart(Writes):
+    def __init__(self):
+        super().__init__()
+        self.fast = torch.compile(self.part, backend="eager")
+
+    def part(self, x):
+        return self.net(x)
+
+    def forward(self, x):
+        return self.fast(x)
+
+    def state(self):
+        return None
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+@pytest.mark.parametrize("kind", [WithCache, Counted, Slotted, LessItsMean, FirstPassDiffers, CompiledPart])
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_model_that_writes(kind, spec):
+    net, x = kind().double().eval(), torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    before = net.state()
+    make = EXPLAINERS.create(spec).bind
+    first, second = (make(net).attribute(x, 1) for _ in range(2))
+    assert net.state() == before
+    assert torch.allclose(first, second, rtol=1e-12)
+    if spec == "gradient":
+        leaf = x.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(kind().double().eval()(leaf)[:, 1].sum(), leaf)
+        assert torch.allclose(first, expected, rtol=1e-12)
