@@ -118,7 +118,7 @@ def wrong(name: str, reentrant: bool | None, names: list[str], *, train: bool) -
 
 
 def penalty(model: nn.Module, mitigator: Any, inputs: Any, masks: Any) -> torch.Tensor:
-    model.zero_grad()
+    model = copy.deepcopy(model)  # torch moves BatchNorm's statistics once more when it computes a part again
     loss = mitigator.loss(model, (inputs, np.array([0, 2]), masks), seed=3)
     loss.total.backward()
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
