@@ -29,7 +29,7 @@ from xaikit.core.structure import Tensors
 from xaikit.core.token_inputs import read_tokens
 
 if TYPE_CHECKING:
-    from xaikit.core.structure import OfMapping, OfTensor
+    from xaikit.core.structure import OfMapping, OfTensor, OfTuple
 
 
 class Explainer(ModelView, abc.ABC):
@@ -110,7 +110,7 @@ class Explainer(ModelView, abc.ABC):
     @overload
     def attribute(
         self, inputs: tuple[Tensor, ...], targets: Any = ..., *, create_graph: bool = ..., seed: int = ...
-    ) -> tuple[Tensor, ...]: ...
+    ) -> OfTuple: ...  # type: ignore[type-var]
     @overload
     def attribute(
         self, inputs: Mapping[str, Tensor], targets: Any = ..., *, create_graph: bool = ..., seed: int = ...
@@ -131,7 +131,8 @@ class Explainer(ModelView, abc.ABC):
 
         Returns:
             Tensors shaped like the inputs, in the same structure. With `layer`, a tensor shaped like that layer's
-            output. With several layers, a tuple of such tensors: annotate the result so for a type checker.
+            output. With several layers, a tuple of such tensors. A type checker cannot see the setting `layer`:
+            annotate the result, ``a: Tensor = ...``, where several inputs meet one layer, or one input several.
 
         Raises:
             InvalidInputError, InvalidTypeError: for inputs or targets that cannot be right.
