@@ -52,12 +52,11 @@ def earlier_statistics() -> Statistics:
 @contextlib.contextmanager
 def swapped_in(statistics: Statistics) -> Iterator[None]:
     """While active, the modules themselves have these statistics: for a model of which no copy can be made."""
-    present = [(buffers_of(module), name) for module, buffers in statistics.items() for name in buffers]
-    kept = [buffers[name] for buffers, name in present]
+    present = [(module, {name: buffers_of(module)[name] for name in own}) for module, own in statistics.items()]
     try:
-        for module, buffers in statistics.items():
-            buffers_of(module).update(buffers)
+        for module, earlier in statistics.items():
+            buffers_of(module).update(earlier)
         yield
     finally:
-        for (buffers, name), buffer in zip(present, kept, strict=True):
-            buffers[name] = buffer
+        for module, buffers in present:
+            buffers_of(module).update(buffers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -111,6 +111,21 @@ class FunctionLog(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@contextlib.contextmanager
+def _derivatives_exist() -> Iterator[None]:
+    """While active, an operation of which torch has no derivative at all is refused in a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).partition("\n")[0]
+        if "derivative for" not in text or "not implemented" not in text:
+            raise
+        raise NotDifferentiableError(
+            f"torch cannot differentiate an operation of this model ({text[:200]}), so its score has no gradient; use "
+            "a method that needs none, such as captum.feature_ablation"
+        ) from error
+
+
 def sound_kernels(called: set[Any], *, create_graph: bool) -> contextlib.AbstractContextManager[Any]:
     """While active, functions that the model calls and that torch differentiates wrongly are replaced by right ones.
 
@@ -122,6 +137,7 @@ def sound_kernels(called: set[Any], *, create_graph: bool) -> contextlib.Abstrac
     if create_graph:
         table |= {f: TWICE[f] for f in TWICE.keys() & called}
     stack = contextlib.ExitStack()
+    stack.enter_context(_derivatives_exist())
     if create_graph:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
     if table:

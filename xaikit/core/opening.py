@@ -109,6 +109,8 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     if request.keep_writes:  # not before: what is found out must leave no trace
         running = make(in_place=in_place, keep_writes=True)
         run.model, run.restart = running.model, running.restart
+    if running.replica is not None:
+        forward.refuse_unbatched(running.modules, tensors)
 
     def output_axes() -> int:
         with running.open(), torch.no_grad():

@@ -167,7 +167,9 @@ def clear(name: str, *, independent: bool) -> Iterator[None]:
 def _of_the_model(error: Exception) -> bool:
     """Whether the error arose in the model's own forward pass, and not in a hook of captum's inside it."""
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    return FORWARD_FILE in files and "/captum/" not in files[-1].replace("\\", "/")
+    callers = (name.replace("\\", "/") for name in reversed(files))
+    raising = next((name for name in callers if "/torch/" not in name), "")  # torch raises what captum asked it to do
+    return FORWARD_FILE in files and "/captum/" not in raising
 
 
 def _failure(name: str, error: Exception, independent: bool) -> str:

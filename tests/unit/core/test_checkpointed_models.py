@@ -17,7 +17,7 @@ from xaikit.mitigation import AClArC, Concept, PClArC
 
 FEW = {"n_samples": 4, "n_steps": 3, "nt_samples": 2, "n_iter": 3, "n_segments": 3, "window": 0.5}
 NAMES = [name for name in EXPLAINERS if name != "lrp_composite"]
-PENALISED = ["gradient", "smoothgrad:n_iter=3", "integrated_gradients:n_iter=3", "lrp_epsilon_plus", "attn_lrp"]
+PENALISED = ["gradient", "smoothgrad:n_iter=3", "integrated_gradients:n_steps=3", "lrp_epsilon_plus", "attn_lrp"]
 PICTURES = torch.rand(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 IDS = {"input_ids": torch.tensor([[5, 9, 3, 7], [2, 2, 8, 6]])}
 
@@ -148,7 +148,7 @@ def test_a_gradient_and_a_penalty(name):
     assert not wrong_penalties(name, None, ["gradient"], train=True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize(("name", "reentrant"), CASES)
@@ -156,7 +156,7 @@ def test_every_explainer_gives_what_it_gives_without_checkpoints(name, reentrant
     assert not wrong(name, reentrant, NAMES, train=train)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize(("name", "reentrant"), CASES)

@@ -48,13 +48,21 @@ def observers_see_totals(modules: Iterable[nn.Module]) -> Iterator[None]:
     """While active, observers of a later quantisation look at the values that the model sees, not at their parts."""
     hooks: list[tuple[nn.Module | LayerPoint, Callable[[Any], Any]]] = []
     for module in filter(torch_private.is_observer, modules):
-        waiting: list[Any] = []
-
-        def before(args: Any, waiting: list[Any] = waiting) -> Any:
-            waiting.append(first_tensor(args))
-            return with_first(args, on_total(waiting[-1]))
-
-        point = LayerPoint("", module)
-        hooks += [(point.at_input(), before), (point, lambda _, waiting=waiting: waiting.pop())]
+        point, seen = LayerPoint("", module), _SeenTotal()
+        hooks += [(point.at_input(), seen.before), (point, seen.after)]
     with hooked(hooks):
         yield
+
+
+class _SeenTotal:
+    """What goes into an observer, which it returns as it is."""
+
+    def __init__(self) -> None:
+        self._inputs: list[Any] = []
+
+    def before(self, arguments: Any) -> Any:
+        self._inputs.append(first_tensor(arguments))
+        return with_first(arguments, on_total(self._inputs[-1]))
+
+    def after(self, _output: Any) -> Any:
+        return self._inputs.pop()
