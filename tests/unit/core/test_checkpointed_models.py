@@ -34,7 +34,7 @@ def timm_vit(**_options: Any) -> Any:
 
 def timm_convnext(**_options: Any) -> Any:
     small = {"depths": (1, 1, 2, 1), "dims": (2, 2, 4, 4), "num_classes": 3, "patch_size": 2}
-    return timm().models.convnext.ConvNeXt(**small), "stages.2", PICTURES
+    return timm().models.convnext.ConvNeXt(**small), "stages.2", PICTURES.repeat(1, 1, 2, 2)
 
 
 def timm_resnet(**_options: Any) -> Any:
@@ -104,7 +104,7 @@ def difference(values: Any, expected: Any) -> str | None:
 def wrong(name: str, reentrant: bool | None, names: list[str], *, train: bool) -> list[str]:
     plain, dropping, layer, inputs = pair(name, reentrant, train=train)
     of_ids = isinstance(inputs, dict)
-    answers = []
+    answers, refused = [], 0
     for spec in names:
         for where in (layer,) if of_ids else (None, layer):
             kind = EXPLAINERS.create(spec, layer=where)
@@ -114,6 +114,8 @@ def wrong(name: str, reentrant: bool | None, names: list[str], *, train: bool) -
                 for m in (dropping, plain)
             ]
             answers.append((spec, where, difference(*results)))
+            refused += isinstance(results[1], str)
+    assert refused < len(answers) / 3  # class activation maps and DeepLift do not take every model
     return [f"{name} {spec} {where}: {words}" for spec, where, words in answers if words]
 
 
@@ -128,7 +130,7 @@ def penalty(model: nn.Module, mitigator: Any, inputs: Any, masks: Any) -> torch.
 def wrong_penalties(name: str, reentrant: bool | None, specs: list[str], *, train: bool) -> list[str]:
     plain, dropping, layer, inputs = pair(name, reentrant, train=train)
     of_ids = isinstance(inputs, dict)
-    masks = np.array([1.0, 1, 0, 0]) if of_ids else np.tril(np.ones((16, 16)))
+    masks = np.array([1.0, 1, 0, 0]) if of_ids else np.tril(np.ones(inputs.shape[-2:]))
     kinds = [RRR(explainer=EXPLAINERS.create(spec, layer=layer if of_ids else None)) for spec in specs]
     kinds.append(CDEP())
     answers = []
