@@ -2,7 +2,8 @@
 
     XAIKIT_SHARED=../shared python -m benchmarks.report [FOLDER]
 
-FOLDER keeps the runs and the pages; a second call reads the runs that are there.
+FOLDER keeps the runs and the pages; a second call reads the runs that are there. `--long` shows 10,000 photographs of
+112 pixels with one explainer instead, and tells the memory of the browser.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ PHOTOS = Path(os.environ.get("XAIKIT_SHARED", Path(__file__).parents[2] / "share
 CLASSES = ("astronaut", "chelsea", "coffee")
 EXPLAINERS_SHOWN = ("lrp_epsilon_plus", "integrated_gradients:n_steps=8", "gradcam", "vargrad:n_iter=4", "gradient")
 GRADIENTS = ("gradient", "gradient_x_input", "integrated_gradients")
-SAMPLES, SIDE, OPENED = 500, 224, 7
+SAMPLES, LONG, SIDE, OPENED = 500, 10_000, 224, 7
 
 
 def photographs(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -110,15 +111,16 @@ def _runs(folder: Path, model: nn.Module, data: Any, specs: Sequence[str], **set
         ]
 
 
-def opened(path: Path) -> tuple[float, float]:
-    """Seconds from the call until the page is loaded, and until the first pictures are on the screen; medians."""
+def opened(path: Path, times: int = OPENED) -> tuple[float, float, float, float]:
+    """Seconds until the page is loaded and until its first pictures are on the screen, medians; MB of the browser's
+    processes (proportional set size) with the page, and after a ride through all of it."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     loaded, shown = [], []
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for _ in range(OPENED):
+        for _ in range(times):
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             begun = time.perf_counter()
             page.goto(path.as_uri())
@@ -129,9 +131,58 @@ def opened(path: Path) -> tuple[float, float]:
             )
             page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
             shown.append(time.perf_counter() - begun)
+            if len(shown) == times:
+                memory = _megabytes()
+                page.evaluate(RIDE)
+                ridden = _megabytes()
             page.close()
         browser.close()
-    return statistics.median(loaded), statistics.median(shown)
+    return statistics.median(loaded), statistics.median(shown), memory, ridden
+
+
+RIDE = """async () => {
+  for (let y = 0; y < document.body.scrollHeight; y += 20 * innerHeight) {
+    scrollTo(0, y);
+    await new Promise((done) => setTimeout(done, 50));
+  }
+}"""
+
+
+def _megabytes() -> float:
+    """What all processes of this user's browser hold, shared pages divided among those that share them."""
+    total = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"chrom" in (folder / "cmdline").read_bytes().split(b"\0")[0]:
+                lines = (folder / "smaps_rollup").read_text().splitlines()
+                total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        except OSError:  # it has ended
+            continue
+    return total / 1e3
+
+
+class Tiled(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """The same 500 photographs again and again, in half the size."""
+
+    def __init__(self, n: int) -> None:
+        x, self.labels = photographs(SAMPLES)
+        self.pixels, self.n = nn.functional.avg_pool2d(x, 2), n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self.pixels[i % SAMPLES], self.labels[i % SAMPLES]
+
+
+def measure_long(folder: Path) -> None:
+    """A page of 10,000 samples."""
+    run = _runs(folder / "long", trained(), Tiled(LONG), ("gradient",))
+    path = folder / "long.html"
+    made = seconds(lambda: Report(run, names=Names(classes=CLASSES)).save(path))
+    head = ["samples", "MB", "made in (s, processor)", "loaded (s)", "on the screen (s)"]
+    head += ["memory of the browser (MB)", "after a ride through the page (MB)"]
+    table("A long page", head, [[LONG, path.stat().st_size / 1e6, made, *opened(path, 3)]])
 
 
 def measure(folder: Path) -> None:
@@ -143,14 +194,16 @@ def measure(folder: Path) -> None:
             report = Report(runs[:count], title=what, names=Names(classes=CLASSES), limit=SAMPLES)
             path = folder / f"{what.split()[0].strip(',')}-{count}.html"
             made = seconds(lambda r=report, p=path: r.save(p))
-            rows.append([what, count, path.stat().st_size / 1e6, made, *opened(path)])
+            rows.append([what, count, path.stat().st_size / 1e6, made, *opened(path)[:2]])
     head = ["500 samples", "explainers", "MB", "made in (s, processor)", "loaded (s)", "on the screen (s)"]
     table("The report", head, rows)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        measure(Path(sys.argv[1]))
+    names = [word for word in sys.argv[1:] if word != "--long"]
+    run = measure_long if "--long" in sys.argv else measure
+    if names:
+        run(Path(names[0]))
     else:
         with tempfile.TemporaryDirectory() as place:
-            measure(Path(place))
+            run(Path(place))

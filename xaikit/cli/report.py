@@ -35,7 +35,7 @@ class WriteReport(Job):
     features: str = flag("", help="Names of a table's columns or a series' channels, as for --classes.")
     tokenizer: str = flag("", help="hf:FOLDER with the tokenizer of the texts. Default: the run's.")
     kind: str = flag("", help="image, series, tabular or text. Default: by the form of the samples.")
-    limit: int = flag(500, help="Show at most so many samples.")
+    limit: int = flag(10_000, help="Show at most so many samples.")
     profile: Path | None = flag(None, help="What xaikit recommend --out wrote.")
     evaluation: tuple[Path, ...] = flag((), help="A table that xaikit evaluate wrote; may be repeated.")
     tuning: tuple[Path, ...] = flag((), help="What xaikit tune wrote; may be repeated.")
@@ -60,6 +60,7 @@ class WriteReport(Job):
             kind=self.kind or None,
             sections=sections,
             limit=self.limit,
+            progress=not self.quiet,
         )
         path = report.save(self.out)
         size = path.stat().st_size

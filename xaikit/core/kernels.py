@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -82,7 +83,18 @@ def _normed(function: Any) -> Callable[..., Tensor]:
     return norm
 
 
-FIRST: Mapping[Any, Callable[..., Tensor]] = MappingProxyType({f: _normed(f) for f in NORM_FUNCTIONS})
+def _cholesky_inverse(x: Tensor, upper: bool = False) -> Tensor:
+    """torch reads one triangle, and its derivative takes the other one for a part of it."""
+    return torch.cholesky_inverse(x.triu() if upper else x.tril(), upper)
+
+
+FIRST: Mapping[Any, Callable[..., Tensor]] = MappingProxyType(
+    {
+        **{f: _normed(f) for f in NORM_FUNCTIONS},
+        torch.cholesky_inverse: _cholesky_inverse,
+        Tensor.cholesky_inverse: _cholesky_inverse,
+    }
+)
 TWICE: Mapping[Any, Callable[..., Tensor]] = MappingProxyType(
     {F.hardsigmoid: _hardsigmoid, torch.cdist: _cdist, F.pdist: _pdist, torch.pdist: _pdist}
 )
@@ -143,6 +155,26 @@ def sound_kernels(called: set[Any], *, create_graph: bool) -> contextlib.Abstrac
     if table:
         stack.enter_context(_Replacing(table))
     return stack
+
+
+@contextlib.contextmanager
+def in_place_writes_told() -> Iterator[None]:
+    """Turns torch's error about a value that the model has overwritten into a sentence.
+
+    Raises:
+        NotDifferentiableError: when the model writes in place into what a derivative needs.
+    """
+    try:
+        yield
+    except RuntimeError as err:
+        if "modified by an inplace operation" not in str(err):
+            raise
+        source = re.search(r"output \d+ of (\w+)", str(err))
+        whose = f"the output of {source[1]}" if source else "a value"
+        raise NotDifferentiableError(
+            f"torch cannot differentiate this model: it writes in place into {whose}, which the derivative needs; "
+            "use the step that makes a new tensor, such as x = x * 2 in place of x.mul_(2)"
+        ) from err
 
 
 def check_second_derivative(grads: Iterable[Tensor | None], facts: ModelFacts, form: Hashable) -> None:

@@ -164,8 +164,16 @@ def _sizes(kind: str, values: Array) -> Array:
     if kind != "image":
         return sizes.reshape(len(sizes), -1).sum(1) if kind == "text" else sizes.reshape(-1)
     sizes = sizes.sum(0) if sizes.ndim == 3 else sizes
-    bands = np.array_split(sizes, min(CELLS, sizes.shape[0]), axis=0)
-    return np.array([[c.mean() for c in np.array_split(b, min(CELLS, sizes.shape[1]), axis=1)] for b in bands]).ravel()
+    rows, columns = (_starts(length) for length in sizes.shape)
+    sums = np.add.reduceat(np.add.reduceat(sizes, rows, axis=0), columns, axis=1)
+    areas = np.outer(*(np.diff(s, append=n) for s, n in zip((rows, columns), sizes.shape, strict=True)))
+    return np.asarray(sums / areas).ravel()
+
+
+def _starts(length: int) -> Array:
+    """Where the cells along one side of a map begin."""
+    cells = min(CELLS, length)
+    return (np.arange(cells) * length + cells - 1) // cells
 
 
 def _rank_correlation(a: Array, b: Array) -> float:

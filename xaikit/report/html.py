@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.core.files import write_whole
 from xaikit.core.renames import renamed_arguments, renamed_attribute
@@ -28,7 +30,8 @@ from xaikit.report.side_by_side import (
 from xaikit.runs import ExplainedSample, Run
 
 PAGE = Path(__file__).parent / "page"
-MOST_SAMPLES = 500
+MOST_SAMPLES = 10_000
+DRAWN_AT_ONCE = 300  # cards; a browser draws the others as they come near the screen
 LONG = 40  # letters; a table with longer cells is shown as cards on a phone
 FRAME = 'style="width: 100%; height: 45rem; border: 0"'  # of a report in a notebook
 
@@ -91,6 +94,7 @@ class Report:
         kind: "image", "series", "tabular" or "text"; None chooses it by the shape of the samples.
         sections: tables and figures between the summary and the samples.
         limit: most samples shown, evenly spread over the data.
+        progress: show a progress bar while the samples are drawn.
 
     >>> Report(title="Nothing yet").html().startswith("<!doctype html>")
     True
@@ -102,6 +106,7 @@ class Report:
     kind: str | None = None
     sections: Sequence[Table | Picture] = ()
     limit: int = MOST_SAMPLES
+    progress: bool = False
 
     def __post_init__(self) -> None:
         for run in self.runs:
@@ -154,6 +159,7 @@ class Report:
             sections=[_section(s) for s in (*self._models(), *self.sections)],
             explainers=run_labels(self.runs),
             cards=cards,
+            drawn_at_once=DRAWN_AT_ONCE,
             any_signed=any(drawing.get("signed") for card in cards for drawing in card["maps"]),
             any_gap=any(drawing["gap"] is not None for card in cards for drawing in card["maps"]),
             shared_scale=len(models(self.runs)) > 1,
@@ -198,7 +204,7 @@ class Report:
         if len(common) > self.limit:
             common = [common[i * len(common) // self.limit] for i in range(self.limit)]
         side = pictures.side_of(len(common) * (1 + len(self.runs)))
-        for index in common:
+        for index in tqdm(common, desc="report", unit="sample", disable=not self.progress):
             yield self._card([run[place[index]] for run, place in zip(self.runs, places, strict=True)], side, digest)
 
     def _card(self, samples: list[ExplainedSample], side: int, digest: Digest) -> dict[str, Any]:

@@ -329,3 +329,51 @@ def test_texts_series_and_tables(browser, tmp_path, text_net):
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         assert page.said == []
         page.close()
+
+
+@pytest.fixture
+def long_page(browser, tmp_path, monkeypatch):
+    """200 rows of a table, of which a browser draws 10 at once."""
+    monkeypatch.setattr("xaikit.report.html.DRAWN_AT_ONCE", 10)
+    torch.manual_seed(0)
+    x = torch.rand(200, 2)
+    run = explain_dataset(GradientXInput(nn.Linear(2, 2)), x, out=tmp_path / "run", keep_inputs=True, progress=False)
+    page = opened(browser, Report([run], names=Names(features=[EVIL, "age"])).save(tmp_path / "long.html"))
+    yield page
+    assert page.said == []
+    page.close()
+
+
+def drawn(page):
+    """The places in the list of the cards that are drawn."""
+    return page.evaluate("Array.from(document.querySelectorAll('li.card'), (c, i) => c.querySelector('h3') ? i : -1)")
+
+
+def test_a_long_page_draws_what_is_near(long_page):
+    page = long_page
+    page.wait_for_function("document.querySelectorAll('li.card:not([hidden])').length > 10")
+    assert page.locator("li.card").count() == 200
+    assert drawn(page)[:12] == list(range(12))
+    assert drawn(page)[-20:] == [-1] * 20
+    for _ in range(60):
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        if drawn(page)[-1] == 199:
+            break
+        page.wait_for_timeout(50)
+    page.wait_for_function("document.querySelector('li.card:last-child h3')")
+    assert page.locator("li.card").last.locator(".bars th").first.inner_text()
+    page.wait_for_function("!document.querySelectorAll('li.card')[20].querySelector('h3')")
+    page.get_by_label("Order").select_option("score")
+    scores = [float(card.get_attribute("data-score")) for card in page.locator("li.card").all()]
+    assert scores == sorted(scores, reverse=True)
+    page.get_by_label("Name").fill("sample 150")
+    assert visible(page) == 1
+    assert page.locator("li.card:visible h3").inner_text() == "sample 150"
+    assert page.locator("#count").inner_text() == "1 of 200 samples"
+
+
+def test_a_long_page_is_printed_whole(long_page):
+    long_page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert visible(long_page) == 200
+    assert drawn(long_page) == list(range(200))
+    assert long_page.locator("script").count() == 1

@@ -3,7 +3,21 @@
   const list = document.getElementById("cards");
   const controls = document.getElementById("controls");
   if (controls) {
-    const cards = Array.from(list.children);
+    for (const card of document.querySelectorAll("#held > li")) {
+      card.hidden = true;
+      list.append(card);
+    }
+    let cards = Array.from(list.children);
+    const step = Number(list.dataset.step);
+    let revealed = step; // cards that are laid out, of those that fit; the end of the list reveals more
+    const end = document.getElementById("end");
+    const more = new IntersectionObserver((changes) => {
+      if (changes.at(-1).isIntersecting) reveal(revealed + step);
+    }, { rootMargin: "3000px 0px" });
+    const reveal = (count) => {
+      revealed = count;
+      update();
+    };
     const update = () => {
       const wanted = new FormData(controls);
       const name = wanted.get("name").trim().toLowerCase();
@@ -11,11 +25,13 @@
       for (const card of cards) {
         const fits = (!wanted.get("class") || card.dataset.class === wanted.get("class"))
           && (!wanted.get("right") || card.dataset.right === wanted.get("right"))
-          && card.querySelector("h3").textContent.toLowerCase().includes(name);
-        card.hidden = !fits;
+          && card.dataset.name.toLowerCase().includes(name);
         shown += fits;
+        card.hidden = !fits || shown > revealed;
       }
       document.getElementById("count").value = `${shown} of ${cards.length} sample${cards.length === 1 ? "" : "s"}`;
+      more.unobserve(end);
+      if (shown > revealed) more.observe(end);
     };
     const sort = () => {
       const key = new FormData(controls).get("order");
@@ -28,20 +44,43 @@
         disagreement: (card) => -Number(card.dataset.disagreement),
       };
       const value = values[key];
-      list.append(...cards.slice().sort((a, b) => value(a) - value(b)));
+      cards = cards.toSorted((a, b) => value(a) - value(b));
+      list.append(...cards);
+      update();
     };
     const colour = () => {
       document.body.classList.toggle("unsigned-colours", new FormData(controls).get("colours") === "unsigned");
     };
-    const overlay = () => {
-      const on = Boolean(new FormData(controls).get("overlay"));
-      document.body.classList.toggle("overlay", on);
-      for (const card of cards) {
-        const input = card.querySelector(".maps img:not(.heat)");
-        const behind = on && input ? `url("${input.src}")` : "";
-        for (const map of card.querySelectorAll(".heat")) map.parentElement.style.backgroundImage = behind;
-      }
+    const overlayCard = (card) => {
+      const input = card.querySelector(".maps img:not(.heat)");
+      const behind = document.body.classList.contains("overlay") && input ? `url("${input.src}")` : "";
+      for (const map of card.querySelectorAll(".heat")) map.parentElement.style.backgroundImage = behind;
     };
+    const overlay = () => {
+      document.body.classList.toggle("overlay", Boolean(new FormData(controls).get("overlay")));
+      cards.forEach(overlayCard);
+    };
+    // Of a long page, most cards are held as text. They are drawn when they come near the screen, and for paper, and
+    // put back as text when they are far away, unless the reader is in one.
+    const held = new Map();
+    const draw = (card) => {
+      const text = card.firstElementChild;
+      if (text.tagName !== "SCRIPT") return;
+      held.set(card, text);
+      card.innerHTML = text.textContent;
+      overlayCard(card);
+    };
+    const near = new IntersectionObserver((changes) => {
+      for (const { target, isIntersecting } of changes) {
+        if (isIntersecting) draw(target);
+        else if (held.has(target) && !target.contains(document.activeElement)) target.replaceChildren(held.get(target));
+      }
+    }, { rootMargin: "1500px 0px" });
+    for (const card of cards) if (card.firstElementChild.tagName === "SCRIPT") near.observe(card);
+    window.addEventListener("beforeprint", () => {
+      reveal(cards.length);
+      cards.filter((card) => !card.hidden).forEach(draw);
+    });
     controls.addEventListener("submit", (event) => event.preventDefault());
     controls.addEventListener("change", (event) => {
       if (event.target.name === "order") sort();
@@ -52,6 +91,7 @@
     controls.elements.name.addEventListener("input", update);
     // A browser that goes back keeps the choices but not what they did.
     controls.reset();
+    update();
   }
 
   const large = document.getElementById("large");
