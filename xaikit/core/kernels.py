@@ -84,7 +84,7 @@ def _normed(function: Any) -> Callable[..., Tensor]:
 
 
 def _cholesky_inverse(x: Tensor, upper: bool = False) -> Tensor:
-    """torch reads one triangle, and its derivative takes the other one for a part of it."""
+    """The inverse, by one triangle: the derivative that torch gives takes the other one for a part of it."""
     return torch.cholesky_inverse(x.triu() if upper else x.tril(), upper)
 
 
