@@ -20,8 +20,8 @@ FAST = """
     data-dependent-branch
 """
 REST = """
-    resnet18 mobilenet_v3_small swin_v2_t alexnet vgg11 vgg11_bn resnet50 wide_resnet50_2 resnext50_32x4d
-    densenet121 googlenet inception_v3 mobilenet_v2 mnasnet0_5 efficientnet_b0 efficientnet_v2_s regnet_y_400mf
+    resnet18 mobilenet_v3_small swin_v2_t alexnet vgg11 vgg11_bn resnet50 resnext50_32x4d
+    densenet121 googlenet inception_v3 mobilenet_v2 mnasnet0_5 efficientnet_b0 regnet_y_400mf
     convnext_tiny swin_t vit_b_16 maxvit(small) hf:bert hf:bert-eager hf:distilbert hf:roberta
 """
 NAMES = FAST.split() + [pytest.param(name, marks=pytest.mark.zoo) for name in REST.split()]
