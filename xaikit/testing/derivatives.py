@@ -103,7 +103,7 @@ def directional_derivative_error(
 
     grads = torch.autograd.grad(penalty(True), parameters, allow_unused=True, materialize_grads=True)
     errors = []
-    for part in range(-1, parts):
+    for part in range(-1, min(parts, len(parameters))):  # no group is empty: nothing moves, 0 by 0
         direction = [
             torch.randn_like(p) * (p.detach().abs().mean() + 1e-3) * (part in (-1, i % parts))
             for i, p in enumerate(parameters)
