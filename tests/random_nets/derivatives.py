@@ -19,6 +19,11 @@ DOUBLE_BACKWARD = 1e-7  # of two exact derivatives
 SAME = 1e-6  # with and without a graph: torch's own derivative of Hardsigmoid has the precision of float32
 
 
+def goes_by_order(case: Case) -> bool:
+    """Whether a net sorts: of saturated values, which are equal, rounding decides whose parts come first."""
+    return any(word in kind for kind in case.kinds for word in BY_ORDER)
+
+
 def derivative_violations(case: Case, explainer: Any, name: str) -> Iterator[str]:
     """Whether the derivative of a penalty by the parameters is right, along a random direction of all of them.
 
@@ -29,8 +34,8 @@ def derivative_violations(case: Case, explainer: Any, name: str) -> Iterator[str
     """
     if any("detached" in kind for kind in case.kinds):
         return  # autograd takes for a constant what a finite difference moves
-    if name == "contextual_decomposition" and any(word in kind for kind in case.kinds for word in BY_ORDER):
-        return  # saturated values are equal, so rounding decides whose parts come first
+    if name == "contextual_decomposition" and goes_by_order(case):
+        return
     line = _Line(case)
 
     def attributed(create_graph: bool) -> Points:
