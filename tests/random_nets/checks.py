@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.random_nets.derivatives import derivative_violations, goes_by_order
+from tests.random_nets.derivatives import derivative_violations
 from tests.random_nets.nets import Case, build
 from tests.random_nets.reference import Points, Reference
 from tests.random_nets.surroundings import surroundings
@@ -143,7 +143,7 @@ def _method(case: Case, name: str) -> Iterator[str]:
         rounding = 1e-14 * float(result.scores.abs().max()) if name == "captum.feature_ablation" else 0.0
         if error * max(float(e.detach().abs().max()) for e in expected) > rounding:
             yield f"{error:.2g} from the reference"
-    if name == "contextual_decomposition" and not goes_by_order(case):
+    if name == "contextual_decomposition":
         # Contributions of the groups cancel; where they are large, so is the rounding of what remains.
         largest = max(float(v.detach().abs().max()) for v in values)
         error = float((result.gap / (result.scores.abs().max() + 1e-7 * largest).clamp(min=1e-3)).max())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.random_nets.nets import BY_ORDER, Case
+from tests.random_nets.nets import Case
 from tests.random_nets.reference import Points, Reference
 from xaikit.core.structure import flatten
 
@@ -17,11 +17,6 @@ STEPS = (1e-5, 1e-6, 1e-7, 1e-8)
 TOLERANCE = 1e-4  # of finite differences
 DOUBLE_BACKWARD = 1e-7  # of two exact derivatives
 SAME = 1e-6  # with and without a graph: torch's own derivative of Hardsigmoid has the precision of float32
-
-
-def goes_by_order(case: Case) -> bool:
-    """Whether a net sorts: of saturated values, which are equal, rounding decides whose parts come first."""
-    return any(word in kind for kind in case.kinds for word in BY_ORDER)
 
 
 def derivative_violations(case: Case, explainer: Any, name: str) -> Iterator[str]:
@@ -34,8 +29,6 @@ def derivative_violations(case: Case, explainer: Any, name: str) -> Iterator[str
     """
     if any("detached" in kind for kind in case.kinds):
         return  # autograd takes for a constant what a finite difference moves
-    if name == "contextual_decomposition" and goes_by_order(case):
-        return
     line = _Line(case)
 
     def attributed(create_graph: bool) -> Points:

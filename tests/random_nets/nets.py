@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from tests.random_nets.kinds import KINDS, MAX_ELEMENTS
 from tests.random_nets.wiring import ONE, TWO, Wiring, without_checkpoints
 
-BY_ORDER = ("sort", "topk", "gather", "scatter", "take_along", "median")
 ENTRIES = ("tensor", "tensor", "tensor", "tensor", "scalars", "tuple", "dict", "ids", "ids and numbers")
 OUTPUTS = ("logits", "logits", "logits", "squeezed", "tuple", "dict", "dataclass")
 SHAPES = ((6,), (5,), (8,), (2, 6), (4, 5), (3, 4), (2, 5, 5), (3, 4, 6), (1, 6, 6), (2, 3, 3, 4), (1, 4, 3, 3))
