@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core import torch_private
+from xaikit.core.earlier_statistics import earlier_statistics, swapped_in
 from xaikit.core.kernels import mend_norms
 from xaikit.core.model_facts import facts_of
 from xaikit.core.replica import NotReplicableError, Replica, slots_of
@@ -117,11 +118,14 @@ def running_model(  # noqa: PLR0913
             restart = functools.partial(replica.restart, written) if written and not keep_writes else None
             return RunningModel(replica.model, names, opened, replica, restart)
 
+    earlier = earlier_statistics()
+
     @contextlib.contextmanager
     def own_model() -> Iterator[None]:
         # Its parameters are not frozen: another thread may differentiate by them at this moment.
         guard = contextlib.nullcontext if keep_writes else own_state_kept
-        with isolated(model, device, seed, modules=modules, keep_mode=keep_mode), guard(modules):
+        kept = isolated(model, device, seed, modules=modules, keep_mode=keep_mode)
+        with kept, guard(modules), swapped_in(earlier):
             yield
 
     return RunningModel(model, modules, own_model)
@@ -296,35 +300,6 @@ def _restore(tensor: Tensor, value: Tensor) -> None:
     if not torch.equal(tensor, value):
         with torch.no_grad():
             tensor.copy_(value)
-
-
-class EarlierStatistics:
-    """The running statistics of a model's normalisation layers, as they were when this was made.
-
-    A pass in training mode moves them. A penalty on the model in evaluation mode has its exact derivative at the
-    statistics from before that pass: those after it depend on the weights.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._earlier = [
-            (module, name, buffer.detach().clone())
-            for module in model.modules()
-            if module.training
-            for name, buffer in torch_private.buffers_of(module).items()
-            if buffer is not None and name in ("running_mean", "running_var")
-        ]
-
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
-        """The model has them inside, and its present ones after."""
-        present = [torch_private.buffers_of(module)[name] for module, name, _ in self._earlier]
-        try:
-            for module, name, earlier in self._earlier:
-                torch_private.buffers_of(module)[name] = earlier
-            yield
-        finally:
-            for (module, name, _), buffer in zip(self._earlier, present, strict=True):
-                torch_private.buffers_of(module)[name] = buffer
 
 
 @contextlib.contextmanager

@@ -64,6 +64,26 @@ def compiled_inner(module: nn.Module) -> nn.Module | None:
     return getattr(module, "_orig_mod", None)
 
 
+def quantised_kind(model: nn.Module) -> str | None:
+    """The class of a layer of torch that computes with integers, with its module; None where the model has none.
+
+    Args:
+        model: any module.
+    """
+    homes = ((type(m).__module__, type(m).__name__) for m in model.modules())
+    return next((f"{home}.{name}" for home, name in homes if home.startswith("torch.") and ".quantized" in home), None)
+
+
+def is_observer(module: nn.Module) -> bool:
+    """Whether a module looks at what passes, for a later quantisation, and returns it as it is.
+
+    Args:
+        module: any module.
+    """
+    observing = sys.modules.get("torch.ao.quantization.observer")  # not imported: there is none
+    return observing is not None and isinstance(module, observing.ObserverBase)
+
+
 # ---------------------------------------------------------------------- tensors and operations
 
 # Context managers that turn `__torch_function__` off: for subclasses and modes, and for subclasses alone. Without them

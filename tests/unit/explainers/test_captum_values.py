@@ -50,6 +50,8 @@ def refusal(name: str, case: str) -> str | None:
     if name in LRP and ("ids" in case or case in ("a tuple", "siamese", "in place", "two images", "functions")):
         # Captum has no rule for the layers, or refuses reused ones, or knows no functions and no sum of two branches.
         return None if case in ("in place", "two images", "functions") else f"captum's {name} refuses"
+    if name == "LayerLRP" and case == "nested":
+        return "captum's LayerLRP refuses"  # it has no rule for a layer of layers
     if case in ("reused", "a reused layer", "siamese") and name in RULES_OF_RUNS and not (case == "reused" and neuron):
         if neuron and case == "siamese":
             return "does not depend on all of them"
