@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import shutil
 import socket
 import tempfile
@@ -11,13 +13,25 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
+# The test processes share the cores; processes that tests start, and other libraries than torch, inherit this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests run first, so that no process is left alone with them at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("nightly") is None)
+    longest = ("nightly", "zoo", "slow")
+    items.sort(key=lambda item: next((i for i, m in enumerate(longest) if item.get_closest_marker(m)), len(longest)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_command_line() -> Iterator[None]:
+    """Typer makes the parsers of all verbs anew for each call, which is most of the time of a small command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture(scope="session")

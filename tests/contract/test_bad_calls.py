@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.ao.quantization import DeQuantStub, QuantStub, convert, get_default_qconfig, prepare, quantize_dynamic
 
-from xaikit import Gradient, Position
+from xaikit import Gradient, Heads, Position
 from xaikit.core import EXPLAINERS
-from xaikit.core.errors import XaikitError
+from xaikit.core.errors import UnknownNameError, XaikitError
 
 NAMES = [name for name in EXPLAINERS if name != "lrp_composite"]
 
@@ -24,12 +24,17 @@ def dynamic():
     return quantize_dynamic(small_net(), {nn.Linear})
 
 
-def static():
+def observed():
+    """A model whose layers are watched by observers, which note the ranges of values for a later quantisation."""
     model = nn.Sequential(QuantStub(), small_net(), DeQuantStub()).eval()
     model.qconfig = get_default_qconfig("fbgemm")
     prepare(model, inplace=True)
     model(torch.randn(20, 4))
-    return convert(model)
+    return model
+
+
+def static():
+    return convert(observed())
 
 
 class Complex(nn.Module):
@@ -99,9 +104,38 @@ def test_every_explainer_refuses_in_a_sentence(case):
             assert without_gradient, f"{name} gives values"
             assert not explainer.needs_gradient, f"{name} gives values"
             assert answer.abs().max() > 0, name
-        # Class activation maps want positions first of all, and contextual decomposition names what it lacks.
-        elif explainer.needs_gradient and "cam" not in name:
+        elif "cam" not in name:  # class activation maps want positions first of all
             assert re.search(words, answer), f"{name}: {answer}"
+
+
+@pytest.mark.filterwarnings("ignore")  # torch announces that its quantisation moves
+@pytest.mark.parametrize("name", ["gradient", "contextual_decomposition", "attn_lrp", "captum.feature_ablation"])
+def test_observers_change_nothing_and_note_nothing(name):
+    torch.manual_seed(0)
+    model = observed()
+    plain = nn.Sequential(nn.Identity(), small_net(), nn.Identity())
+    plain.load_state_dict(model.state_dict(), strict=False)
+    before = {key: str(value) for key, value in model.state_dict().items()}
+    values, expected = (EXPLAINERS.create(name).bind(net).attribute(10 * X, 1) for net in (model, plain))
+    assert torch.allclose(values, expected, rtol=1e-5)
+    assert {key: str(value) for key, value in model.state_dict().items()} == before
+
+
+@pytest.mark.parametrize("name", ["gradient", "contextual_decomposition", "captum.feature_ablation"])
+@pytest.mark.parametrize("target", [Heads({"aux": 1}), Heads({1: 0})])
+def test_a_head_that_the_model_does_not_have(name, target):
+    with pytest.raises(UnknownNameError, match="returns one tensor, and no"):
+        EXPLAINERS.create(name).bind(small_net()).attribute(X, target)
+    with pytest.raises(UnknownNameError, match="returns one tensor, and no 'aux'"):
+        EXPLAINERS.create(name, head="aux").bind(small_net()).attribute(X, 0)
+    one, same = (EXPLAINERS.create(name, head=head).bind(nn.Linear(4, 1)) for head in ("logits", 0))
+    assert one.attribute(X).shape == same.attribute(X).shape == X.shape
+
+
+def test_a_users_module_in_a_package_named_quantized_is_no_quantised_model():
+    model = small_net()
+    model[0].__class__ = type("Linear", (nn.Linear,), {"__module__": "codebooks.quantized.layers"})
+    assert Gradient(model).attribute(X, 0).abs().max() > 0
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,7 +18,7 @@ import pytest
 from xaikit.core import EXPLAINERS, METRICS, MITIGATORS
 
 TESTS = Path(__file__).parents[1]
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture(scope="module")

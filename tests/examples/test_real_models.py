@@ -18,6 +18,8 @@ from xaikit.cli import main
 pytestmark = pytest.mark.nightly
 
 FOLDER = Path(__file__).parents[2] / "examples" / "real_models"
+# The last of two wins. What these two choose is not looked at here; tests/unit/recommendation and /tuning do.
+SHORTER = {"recommend": ("--seconds", "3"), "tune": ("--limit", "2")}
 Story = Callable[[str], tuple[ModuleType, Path]]
 
 
@@ -43,9 +45,9 @@ def story(tmp_path: Path, public_data: Path, monkeypatch: pytest.MonkeyPatch) ->
         example, common = importlib.import_module(name), importlib.import_module("common")
         common.prepare(example.make, public_data, tmp_path)
         for words in common.calls(example.STEPS):
-            options = [] if words[1] in ("recommend", "report", "shortcuts") else ["--quiet"]
+            options = () if words[1] in ("recommend", "report", "shortcuts") else ("--quiet",)
             with pytest.raises(SystemExit) as left:
-                main.run([*words[1:], *options])
+                main.run([*words[1:], *options, *SHORTER.get(words[1], ())])
             assert not left.value.code, " ".join(words)
         for path in FOLDER.glob("*.py"):
             monkeypatch.delitem(sys.modules, path.stem, raising=False)

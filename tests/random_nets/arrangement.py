@@ -25,6 +25,11 @@ def _two(shape):
     return len(shape) == 2
 
 
+def _spread(x):
+    """A tensor and a ramp: of values that are equal, as saturated ones, rounding would decide which comes first."""
+    return x + 0.01 * torch.arange(x[0].numel(), dtype=x.dtype).view_as(x[0])
+
+
 kind("nn.Flatten")(when(_maps, lambda r, s: nn.Flatten()))
 kind("nn.Unflatten")(when(lambda s: s == (s[0],) and s[0] % 2 == 0, lambda r, s: nn.Unflatten(1, (2, s[0] // 2))))
 function("x.flatten(1)", lambda x: x.flatten(1), _maps)
@@ -52,18 +57,20 @@ function("x[..., -1]", lambda x: x[..., -1], _maps)
 function("x[:, None]", lambda x: x[:, None] * x.new_ones(2, 1), lambda s: len(s) == 1)
 function("x[:, index]", lambda x: x[:, torch.tensor([0, 1, 0])], _wide)
 function("index_select", lambda x: x.index_select(1, torch.tensor([1, 0])), _wide)
-function("torch.gather", lambda x: x.gather(1, x.detach().argsort(1)))
-function("torch.sort", lambda x: torch.sort(x, 1).values)
-function("torch.topk", lambda x: torch.topk(x, 2, 1).values, _wide)
-function("torch.take_along_dim", lambda x: torch.take_along_dim(x, x.detach().argmax(1, keepdim=True), 1), _maps)
-function("x.scatter", lambda x: torch.zeros_like(x).scatter(1, x.detach().argsort(1), x))
+function("torch.gather", lambda x: x.gather(1, _spread(x).detach().argsort(1)))
+function("torch.sort", lambda x: torch.sort(_spread(x), 1).values)
+function("torch.topk", lambda x: torch.topk(_spread(x), 2, 1).values, _wide)
+function(
+    "torch.take_along_dim", lambda x: torch.take_along_dim(x, _spread(x).detach().argmax(1, keepdim=True), 1), _maps
+)
+function("x.scatter", lambda x: torch.zeros_like(x).scatter(1, _spread(x).detach().argsort(1), x))
 function("index_add", lambda x: torch.zeros_like(x).index_add(1, torch.arange(x.shape[1]) // 2, x))
 function("torch.tril", lambda x: torch.tril(x) + 0.1 * x, _two)
 function("mean over an axis", lambda x: x.mean(-1), _maps)
 function("sum over an axis", lambda x: x.sum(2, keepdim=True) / 2, _maps)
-function("amax over an axis", lambda x: x.amax(-1), _maps)
-function("max over an axis", lambda x: x.max(-1).values, _maps)
-function("median over an axis", lambda x: x.median(-1).values, _maps)
+function("amax over an axis", lambda x: _spread(x).amax(-1), _maps)
+function("max over an axis", lambda x: _spread(x).max(-1).values, _maps)
+function("median over an axis", lambda x: _spread(x).median(-1).values, _maps)
 function("logsumexp over an axis", lambda x: torch.logsumexp(x, -1), _maps)
 function("std over an axis", lambda x: x.std(-1), lambda s: _maps(s) and s[-1] > 2)
 function("norm over an axis", lambda x: torch.linalg.vector_norm(x + 0.01, dim=-1), _maps)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.random_nets.nets import BY_ORDER, Case
+from tests.random_nets.nets import Case
 from tests.random_nets.reference import Points, Reference
 from xaikit.core.structure import flatten
 
@@ -29,8 +29,6 @@ def derivative_violations(case: Case, explainer: Any, name: str) -> Iterator[str
     """
     if any("detached" in kind for kind in case.kinds):
         return  # autograd takes for a constant what a finite difference moves
-    if name == "contextual_decomposition" and any(word in kind for kind in case.kinds for word in BY_ORDER):
-        return  # saturated values are equal, so rounding decides whose parts come first
     line = _Line(case)
 
     def attributed(create_graph: bool) -> Points:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -46,6 +47,18 @@ READERS = ("getattr", "hasattr", "setattr", "delattr", "attrgetter")
 LONGEST = 400
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """The tree of a file, read once for all tests."""
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def nodes_that_run(path: Path) -> tuple[ast.AST, ...]:
+    """Every node of a file that runs, found once for all tests."""
+    return tuple(running(parsed(path)))
+
+
 def running(tree: ast.AST):
     """Every node of a file that runs: all except the blocks under ``if TYPE_CHECKING``."""
     for node in ast.iter_child_nodes(tree):
@@ -58,7 +71,7 @@ def running(tree: ast.AST):
 
 def imports(path: Path):
     """Every module that a file imports when it runs, also inside functions; a submodule by its own name."""
-    for node in running(ast.parse(path.read_text())):
+    for node in nodes_that_run(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -70,7 +83,7 @@ def module_graph() -> dict[str, set[str]]:
     """What each module of the package imports, and the modules that it names in a string, as for `import_module`."""
     graph = {}
     for name, path in MODULES.items():
-        strings = (node.value for node in running(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+        strings = (node.value for node in nodes_that_run(path) if isinstance(node, ast.Constant))
         used = {*imports(path), *(text for text in strings if isinstance(text, str) and "." in text)}
         graph[name] = used & MODULES.keys() - {name}
     return graph
@@ -149,7 +162,7 @@ def private_names_by_room() -> dict[str, set[str]]:
     names: dict[str, set[str]] = {}
     for path in FILES:
         defined = names.setdefault(room(path), set())
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 defined.add(node.name)
             elif isinstance(node, ast.AnnAssign | ast.Assign):
@@ -167,7 +180,7 @@ def test_no_room_reaches_into_another_or_into_a_library():
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {text}"
         for path in FILES
-        for line, name, text in private_accesses(ast.parse(path.read_text()))
+        for line, name, text in private_accesses(parsed(path))
         if name not in names[room(path)] and str(path.relative_to(PACKAGE)) not in PRIVATE_DOORS
     ]
     assert not wrong, "\n".join(wrong)
@@ -255,7 +268,7 @@ MOST_EMPTY_NAMES = 40
 
 def empty_names(path: Path):
     """Line and name of each variable and parameter of a file whose name says nothing."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
         name = node.id if stored else node.arg if isinstance(node, ast.arg) else None
         if name in EMPTY_NAMES:
@@ -271,7 +284,7 @@ def homes_of_types() -> dict[str, dict[str, str]]:
     """The value of each type alias, and the place of each class, by the name and then by the file."""
     homes: dict[str, dict[str, str]] = {}
     for path in FILES:
-        tree, file = ast.parse(path.read_text()), str(path.relative_to(ROOT))
+        tree, file = parsed(path), str(path.relative_to(ROOT))
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name, {})[file] = f"class in {file}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import shlex
 import shutil
@@ -27,6 +28,7 @@ SHORTER = {
     "recommend": ("--seconds", "2"),
     "tune": ("--trials", "3"),
 }
+FEWER = {"--limit": "2", "--workers": "2"}
 NETWORK = """
 import torch
 from torch import nn
@@ -48,6 +50,7 @@ def leave(line: str) -> int:
     command, verb, *arguments = shlex.split(line)
     assert command == "xaikit"
     small = ("--size", "64") if "resnet18" in line and "--modality" not in line else ()
+    small += tuple(word for option, few in FEWER.items() if option in arguments for word in (option, few))
     with pytest.raises(SystemExit) as left:
         main.run([verb, *arguments, *SHORTER.get(verb, ()), *small])
     return int(left.value.code or 0)
@@ -116,13 +119,22 @@ def results() -> None:
     assert leave(f"xaikit mitigate {data} --mask corner.png") == 0
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the examples name."""
+    folder = tmp_path_factory.mktemp("named")
+    with contextlib.chdir(folder):
+        named()
+    return folder
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("verb", sorted(set(JOBS) - {"demo"}))  # the demo has a test of its own
-def test_the_examples_of_a_verb_run(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_a_verb_run(verb: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     for name in ("mynet", "skinnet", "people"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    named()
     if verb in ("report", "shortcuts"):
         results()
         shutil.rmtree("found")

@@ -45,7 +45,7 @@ def errors_of(folder: Path, names: list[str]) -> dict[str, dict[int, str]]:
     return by_file
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_right_code_is_right_wrong_lines_are_found_and_the_documents_are_right(tmp_path):
     """One run of mypy for all, since most of its time goes to reading torch."""
     pytest.importorskip("mypy")

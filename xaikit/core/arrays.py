@@ -31,7 +31,7 @@ def to_tensor(value: Any, what: str, *, remedy: str = "") -> Tensor:
     """
     if isinstance(value, Tensor):
         if value.is_complex():
-            raise InvalidTypeError(f"{what} must hold real numbers, got {value.dtype}; pass their real part or modulus")
+            raise _complex_error(what, value.dtype)
         return value
     if isinstance(value, (list, tuple)) and any(is_array(item) for item in value):
         parts = [to_tensor(item, what, remedy=remedy) for item in value]
@@ -56,6 +56,10 @@ def model_float_type(model: Any) -> tuple[torch.dtype, torch.device]:
     first = next((t for t in tensors if t.is_floating_point()), None)
     device = first.device if first is not None else next((t.device for t in tensors), torch.device("cpu"))
     return (torch.get_default_dtype() if first is None else first.dtype), device
+
+
+def _complex_error(what: str, dtype: Any) -> InvalidTypeError:
+    return InvalidTypeError(f"{what} must hold real numbers, got {dtype}; pass their real part or modulus")
 
 
 def _is_pandas(value: Any) -> bool:
@@ -91,6 +95,8 @@ def _plain_array(value: Any, what: str) -> Any:
 
 def _as_tensor(array: Any, value: Any, what: str, remedy: str) -> Tensor:
     kind = array.dtype.kind
+    if kind == "c":
+        raise _complex_error(what, array.dtype)
     if kind not in NUMBERS:
         raise InvalidTypeError(f"{what} must hold numbers, got {_description(array, value)}{remedy}")
     if kind in "iu":
@@ -111,8 +117,6 @@ def _description(array: Any, value: Any) -> str:
     strings = kind in "US" or (kind == "O" and isinstance(first, str))
     if strings:
         return f"strings such as {str(first)!r}"
-    if kind == "c":
-        return f"{array.dtype} numbers"
     if kind in "Mm":
         return f"{array.dtype} values, which are dates or times"
     if array.ndim == 0:

@@ -6,7 +6,6 @@ import abc
 import contextlib
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
@@ -31,7 +30,7 @@ from xaikit.core.structure import Tensors
 from xaikit.core.token_inputs import read_tokens
 
 if TYPE_CHECKING:
-    from xaikit.core.structure import OfMapping, OfTensor
+    from xaikit.core.structure import OfMapping, OfTensor, OfTuple
 
 
 class Explainer(ModelView, abc.ABC):
@@ -112,7 +111,7 @@ class Explainer(ModelView, abc.ABC):
     @overload
     def attribute(
         self, inputs: tuple[Tensor, ...], targets: Any = ..., *, create_graph: bool = ..., seed: int = ...
-    ) -> tuple[Tensor, ...]: ...
+    ) -> OfTuple: ...  # type: ignore[type-var]
     @overload
     def attribute(
         self, inputs: Mapping[str, Tensor], targets: Any = ..., *, create_graph: bool = ..., seed: int = ...
@@ -133,7 +132,8 @@ class Explainer(ModelView, abc.ABC):
 
         Returns:
             Tensors shaped like the inputs, in the same structure. With `layer`, a tensor shaped like that layer's
-            output. With several layers, a tuple of such tensors: annotate the result so for a type checker.
+            output. With several layers, a tuple of such tensors. A type checker cannot see the setting `layer`:
+            annotate the result, ``a: Tensor = ...``, where several inputs meet one layer, or one input several.
 
         Raises:
             InvalidInputError, InvalidTypeError: for inputs or targets that cannot be right.
@@ -222,26 +222,22 @@ class Explainer(ModelView, abc.ABC):
             InvalidInputError, InvalidTypeError, UnboundError: as for `attribute`.
 
         Warns:
-            UserWarning: when the gap is larger than the method's tolerance.
+            UserWarning: when the gap is larger than the method's tolerance, or the attribution, which should add up to
+                the score, is a million times as large.
         """
         if target_rules.is_several(targets):
             raise InvalidInputError("explain takes one target; call it for each, or use attribute, which takes several")
-        measured: list[tuple[Explained, Tensor | None]] = []
+        measured: list[tuple[Explained, Tensor | None, str]] = []
 
         def method(call: Call) -> tuple[Tensors]:
             explained = self._explained(call)
-            measured.append((explained, read_tokens(call, explained.values)))
+            growth = self._growth(call) if explained.is_far_above_scores else ""
+            measured.append((explained, read_tokens(call, explained.values), growth))
             return (explained.values,)
 
         (values,) = self.run_call(method, inputs, targets, seed=seed)
-        explained, tokens = measured[0]
-        share = explained.missing_share
-        if share is not None and self.GAP_TOLERANCE is not None and share > self.GAP_TOLERANCE:
-            warnings.warn(
-                f"{self!r}: the attribution misses the explained score by {share:.1%}, "
-                f"more than the tolerance of {self.GAP_TOLERANCE:.0%}",
-                stacklevel=2,
-            )
+        explained, tokens, growth = measured[0]
+        explained.warn(repr(self), self.GAP_TOLERANCE, growth, stacklevel=2)
         return Attribution(
             values=values,
             spec=self.describe(),
@@ -292,6 +288,10 @@ class Explainer(ModelView, abc.ABC):
             return Explained(values, scores)
         sums = torch.stack([v.detach().reshape(len(v), -1).double().sum(1) for v in values])
         return Explained(values, scores, self._gap(sums, promised.detach()).to(promised.dtype), promised)
+
+    def _growth(self, call: Call) -> str:  # noqa: ARG002
+        """Where an attribution far above the scores grows, and what helps, as sentences for a warning."""
+        return ""
 
     @classmethod
     def promises_total(cls) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import dataclasses
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import torch_private
+from xaikit.core import checkpointing, torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
 from xaikit.core.replica import original_of
 from xaikit.core.rows import RowRule
@@ -27,6 +28,21 @@ _RUNNING: contextvars.ContextVar[tuple[nn.Module, ...]] = contextvars.ContextVar
 def is_running() -> bool:
     """Whether the forward pass of an explained model runs in this context."""
     return bool(_RUNNING.get())
+
+
+@contextlib.contextmanager
+def checkpoints_off(model: nn.Module) -> Iterator[None]:
+    """While active, activation checkpoints run their part of the model once, as in an explained pass.
+
+    Args:
+        model: what runs.
+    """
+    checkpointing.install(is_running)
+    token = _RUNNING.set((*_RUNNING.get(), model))
+    try:
+        yield
+    finally:
+        _RUNNING.reset(token)
 
 
 def refuse_inside(model: nn.Module) -> None:
@@ -182,7 +198,7 @@ def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None
         InvalidInputError: when the error is about shapes; it says what a convolution of the model takes.
     """
     weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    dtype = next((x.dtype for x in inputs if x.is_floating_point()), None)
+    dtype = next((x.dtype for x in (*filter(torch.is_floating_point, inputs), *inputs)), None)
     if weights is not None and dtype is not None and weights != dtype and "type" in str(error):
         raise InvalidTypeError(
             f"the model holds {weights} parameters and fails on {dtype} inputs; pass inputs.to({weights})"
@@ -195,16 +211,50 @@ def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None
     raise InvalidInputError(f"the model fails on inputs of shape {shapes}{hint}: {_first_line(error)}") from error
 
 
+def refuse_unbatched(modules: Iterable[nn.Module], inputs: Tensors) -> None:
+    """Let a private copy refuse an image without its batch axis, which a convolution takes as one sample.
+
+    The axis of channels would pass for the one of samples, and a sum over classes for a score.
+
+    Args:
+        modules: of the copy, which gets a hook.
+        inputs: what the model is called with.
+    """
+    first = next((m for m in modules if isinstance(m, torch_private.Convolution)), None)
+    shapes = [x.shape for x in inputs]
+
+    def check(convolution: Any, args: tuple[Any, ...]) -> None:
+        x = args[0] if args else None
+        if isinstance(x, Tensor) and x.ndim == convolution.weight.ndim - 1 and x.shape in shapes:
+            hint = _order_hint(convolution, x)
+            raise InvalidInputError(f"the model takes inputs of shape {tuple(x.shape)} for one sample{hint}")
+
+    if first is not None:
+        first.register_forward_pre_hook(check)
+
+
 def _order_hint(convolution: Any, x: Tensor) -> str:
     """How the axes of an image differ from what the first convolution takes; empty where they do not."""
     channels, axes = convolution.in_channels, convolution.weight.ndim
     places = {3: "length", 4: "height, width", 5: "depth, height, width"}[axes]
     form = f"; its first convolution takes (N, {channels}, {places})"
-    if x.ndim == axes - 1 and channels in (x.shape[0], 1):
-        return f"{form}, so the batch axis is missing: pass inputs[None] for one sample"
-    if x.ndim == axes and x.shape[1] != channels and x.shape[-1] == channels:
-        return f"{form}, so the channels are last: pass inputs.movedim(-1, 1)"
-    return form if x.ndim == axes and x.shape[1] != channels else ""
+    missing = axes - x.ndim
+    if missing == 0 and x.shape[1] != channels:
+        last = x.shape[-1] == channels
+        return f"{form}, so the channels are last: pass inputs.movedim(-1, 1)" if last else form
+    if missing == 1:
+        return form + _missing_axis(x, channels)
+    if missing == 2 and channels == 1:
+        return f"{form}, so the batch axis and that of channels are missing: pass inputs[None, None] for one sample"
+    return f"{form}, so axes are missing" if missing > 0 else ""
+
+
+def _missing_axis(x: Tensor, channels: int) -> str:
+    if x.shape[0] == channels:
+        return ", so the batch axis is missing: pass inputs[None] for one sample"
+    if x.shape[-1] == channels:
+        return ", so the batch axis is missing and the channels are last: pass inputs.movedim(-1, 0)[None]"
+    return ", so the axis of channels is missing: pass inputs[:, None]" if channels == 1 else ", so an axis is missing"
 
 
 def _first_line(error: Exception) -> str:

@@ -59,6 +59,14 @@ def read_inputs(inputs: Any, model: nn.Module | None = None, *, move: bool = Tru
     return read(inputs, what)
 
 
+def complex_inputs_error(dtype: torch.dtype) -> InvalidTypeError:
+    """The error for complex inputs where a method takes none."""
+    return InvalidTypeError(
+        f"inputs of {dtype} are complex; pass torch.view_as_real(inputs) to a model that takes real and imaginary "
+        "parts in the last axis"
+    )
+
+
 def is_several(inputs: tuple[Any, ...] | list[Any]) -> bool:
     """Whether a tuple or a list holds several inputs of a model, rather than the numbers of one."""
     if any(is_array(item) for item in inputs):

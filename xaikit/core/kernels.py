@@ -83,7 +83,18 @@ def _normed(function: Any) -> Callable[..., Tensor]:
     return norm
 
 
-FIRST: Mapping[Any, Callable[..., Tensor]] = MappingProxyType({f: _normed(f) for f in NORM_FUNCTIONS})
+def _cholesky_inverse(x: Tensor, upper: bool = False) -> Tensor:
+    """The inverse, by one triangle: the derivative that torch gives takes the other one for a part of it."""
+    return torch.cholesky_inverse(x.triu() if upper else x.tril(), upper)
+
+
+FIRST: Mapping[Any, Callable[..., Tensor]] = MappingProxyType(
+    {
+        **{f: _normed(f) for f in NORM_FUNCTIONS},
+        torch.cholesky_inverse: _cholesky_inverse,
+        Tensor.cholesky_inverse: _cholesky_inverse,
+    }
+)
 TWICE: Mapping[Any, Callable[..., Tensor]] = MappingProxyType(
     {F.hardsigmoid: _hardsigmoid, torch.cdist: _cdist, F.pdist: _pdist, torch.pdist: _pdist}
 )
@@ -112,6 +123,21 @@ class FunctionLog(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@contextlib.contextmanager
+def _derivatives_exist() -> Iterator[None]:
+    """While active, an operation of which torch has no derivative at all is refused in a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).partition("\n")[0]
+        if "derivative for" not in text or "not implemented" not in text:
+            raise
+        raise NotDifferentiableError(
+            f"torch cannot differentiate an operation of this model ({text[:200]}), so its score has no gradient; use "
+            "a method that needs none, such as captum.feature_ablation"
+        ) from error
+
+
 def sound_kernels(called: set[Any], *, create_graph: bool) -> contextlib.AbstractContextManager[Any]:
     """While active, functions that the model calls and that torch differentiates wrongly are replaced by right ones.
 
@@ -123,6 +149,7 @@ def sound_kernels(called: set[Any], *, create_graph: bool) -> contextlib.Abstrac
     if create_graph:
         table |= {f: TWICE[f] for f in TWICE.keys() & called}
     stack = contextlib.ExitStack()
+    stack.enter_context(_derivatives_exist())
     if create_graph:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
     if table:

@@ -21,15 +21,24 @@ INPUT = ".input"  # "features.3.input" names what goes into the layer "features.
 
 
 class LayerPoint(NamedTuple):
-    """A place in a model: what a layer returns, or what goes into it."""
+    """A place in a model: what a layer returns, or what goes into it.
+
+    Attributes:
+        name: of the layer; with ``.input`` behind for what goes into it.
+        module: the layer.
+        is_input: whether the place is before the layer.
+        ends: of an `nn.Sequential` its first and its last layer. They stand for it in a model that runs the layers
+            inside and not the Sequential, as timm's models do between activation checkpoints.
+    """
 
     name: str
     module: nn.Module
     is_input: bool = False
+    ends: tuple[nn.Module, nn.Module] | None = None
 
     def at_input(self) -> LayerPoint:
         """What goes into the layer."""
-        return self if self.is_input else LayerPoint(self.name + INPUT, self.module, is_input=True)
+        return self if self.is_input else self._replace(name=self.name + INPUT, is_input=True)
 
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
@@ -57,8 +66,26 @@ def find_point(model: nn.Module, layer: str | nn.Module) -> LayerPoint:
     """
     if isinstance(layer, str) and layer.endswith(INPUT) and not _has(model, layer):
         _, module = find_layer(model, layer.removesuffix(INPUT))
-        return LayerPoint(layer, module, is_input=True)
-    return LayerPoint(*find_layer(model, layer))
+        return LayerPoint(layer, module, is_input=True, ends=_ends(model, module))
+    name, module = find_layer(model, layer)
+    return LayerPoint(name, module, ends=_ends(model, module))
+
+
+def _ends(model: nn.Module, module: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """The first and the last layer inside a Sequential, if these are parts of nothing else."""
+    if not _is_sequential(module):
+        return None
+    first = last = module
+    while _is_sequential(first):
+        first = next(iter(first.children()))
+    while _is_sequential(last):
+        last = list(last.children())[-1]
+    places = [m for _, m in model.named_modules(remove_duplicate=False) if m is first or m is last]
+    return (first, last) if len(places) == len({first, last}) else None
+
+
+def _is_sequential(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0
 
 
 def _has(model: nn.Module, name: str) -> bool:
@@ -240,6 +267,7 @@ def hooked(hooks: Sequence[tuple[nn.Module | LayerPoint, Callable[[Any], Any]]])
     A module stands for its output. In this thread only: another may run the same model.
     """
     thread = threading.get_ident()
+    ran: set[nn.Module] = set()  # layers with `ends` that ran themselves
 
     def after(function: Callable[[Any], Any]) -> Callable[..., Any]:
         return lambda _module, _inputs, output: function(output) if threading.get_ident() == thread else None
@@ -256,13 +284,21 @@ def hooked(hooks: Sequence[tuple[nn.Module | LayerPoint, Callable[[Any], Any]]])
 
         return hook
 
+    def unless_ran(layer: nn.Module, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda value: None if layer in ran else function(value)
+
     handles = []
-    for point, function in hooks:
-        if isinstance(point, LayerPoint) and point.is_input:
-            handles.append(point.module.register_forward_pre_hook(before(function), with_kwargs=True))
-        else:
-            module = point.module if isinstance(point, LayerPoint) else point
-            handles.append(module.register_forward_hook(after(function)))
+    for place, function in hooks:
+        point = place if isinstance(place, LayerPoint) else LayerPoint("", place)
+        registered = [(point.module, function)]
+        if point.ends is not None:
+            handles.append(point.module.register_forward_pre_hook(lambda layer, _: ran.add(layer)))
+            registered.append((point.ends[0 if point.is_input else 1], unless_ran(point.module, function)))
+        for module, hook in registered:
+            if point.is_input:
+                handles.append(module.register_forward_pre_hook(before(hook), with_kwargs=True))
+            else:
+                handles.append(module.register_forward_hook(after(hook)))
     try:
         yield
     finally:

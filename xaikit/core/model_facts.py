@@ -22,7 +22,6 @@ class ModelFacts:
         written: buffers and attributes, each as module's name and own, that its forward pass changes in evaluation
             mode. No module itself, which would keep the model alive.
         private_classes: the classes of objects on its attributes that its forward pass writes into.
-        compiled: whether torch.compile has made something of it that is no module, so that code cannot be watched.
         operations: torch functions that its forward passes called, as far as they have been watched.
         rows: for each form of input, how rows may be stacked.
         twice: for each form of input and score, whether a second derivative has been checked.
@@ -32,7 +31,6 @@ class ModelFacts:
     draws: bool | None = None
     written: frozenset[tuple[str, str]] = frozenset()
     private_classes: frozenset[type] = frozenset()
-    compiled: bool = False
     operations: set[Any] = dataclasses.field(default_factory=set)
     rows: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
     twice: set[Hashable] = dataclasses.field(default_factory=set)

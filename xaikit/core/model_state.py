@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core import torch_private
+from xaikit.core.earlier_statistics import earlier_statistics, swapped_in
 from xaikit.core.kernels import mend_norms
 from xaikit.core.model_facts import facts_of
 from xaikit.core.replica import NotReplicableError, Replica, slots_of
@@ -108,7 +109,7 @@ def running_model(  # noqa: PLR0913
                 with (
                     EXCLUSIVE if alone else contextlib.nullcontext(),
                     seeded(device, seed) if seeded_call else contextlib.nullcontext(),
-                    runnable(list(names), device, compiled=facts.compiled),
+                    runnable(list(names), device),
                 ):
                     yield
 
@@ -117,11 +118,14 @@ def running_model(  # noqa: PLR0913
             restart = functools.partial(replica.restart, written) if written and not keep_writes else None
             return RunningModel(replica.model, names, opened, replica, restart)
 
+    earlier = earlier_statistics()
+
     @contextlib.contextmanager
     def own_model() -> Iterator[None]:
         # Its parameters are not frozen: another thread may differentiate by them at this moment.
         guard = contextlib.nullcontext if keep_writes else own_state_kept
-        with isolated(model, device, seed, modules=modules, keep_mode=keep_mode), guard(modules):
+        kept = isolated(model, device, seed, modules=modules, keep_mode=keep_mode)
+        with kept, guard(modules), swapped_in(earlier):
             yield
 
     return RunningModel(model, modules, own_model)
@@ -172,8 +176,7 @@ def isolated(
                 if training and not keep_mode:
                     module.training = False
             handles = mend_norms([module for module, _ in flags])
-            compiled = facts_of(model).compiled
-            with seeded(device, seed), runnable([module for module, _ in flags], device, compiled=compiled):
+            with seeded(device, seed), runnable([module for module, _ in flags], device):
                 yield
         finally:
             for handle in handles:
@@ -185,20 +188,22 @@ def isolated(
 
 
 @contextlib.contextmanager
-def runnable(modules: Sequence[nn.Module], device: torch.device, *, compiled: bool = False) -> Iterator[None]:
+def runnable(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
     """Run what torch.compile has wrapped as it was written, and recurrent nets on a GPU without cuDNN.
 
-    Compiled code has no second derivative and hides its operations from rules. cuDNN differentiates a recurrent net in
-    training mode only, and never twice.
+    Compiled code has no second derivative and hides its operations from rules. A model shows its compiled modules, but
+    not the functions that it has compiled, so whatever is compiled is off while torch's compiler is loaded. cuDNN
+    differentiates a recurrent net in training mode only, and never twice.
 
     Args:
         modules: of the model.
         device: where it is.
-        compiled: whether something compiled is known to run that is no module.
     """
+    # Inside a function that torch.compile is reading, its stance cannot change.
+    may_be_compiled = torch_private.compiler_is_loaded() and not torch.compiler.is_compiling()
     recurrent = device.type == "cuda" and any(isinstance(m, nn.RNNBase) for m in modules)
     with (
-        COMPILED_CODE_OFF if compiled or any(map(torch_private.is_compiled, modules)) else contextlib.nullcontext(),
+        COMPILED_CODE_OFF if may_be_compiled else contextlib.nullcontext(),
         torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext(),
     ):
         yield
@@ -296,35 +301,6 @@ def _restore(tensor: Tensor, value: Tensor) -> None:
     if not torch.equal(tensor, value):
         with torch.no_grad():
             tensor.copy_(value)
-
-
-class EarlierStatistics:
-    """The running statistics of a model's normalisation layers, as they were when this was made.
-
-    A pass in training mode moves them. A penalty on the model in evaluation mode has its exact derivative at the
-    statistics from before that pass: those after it depend on the weights.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._earlier = [
-            (module, name, buffer.detach().clone())
-            for module in model.modules()
-            if module.training
-            for name, buffer in torch_private.buffers_of(module).items()
-            if buffer is not None and name in ("running_mean", "running_var")
-        ]
-
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
-        """The model has them inside, and its present ones after."""
-        present = [torch_private.buffers_of(module)[name] for module, name, _ in self._earlier]
-        try:
-            for module, name, earlier in self._earlier:
-                torch_private.buffers_of(module)[name] = earlier
-            yield
-        finally:
-            for (module, name, _), buffer in zip(self._earlier, present, strict=True):
-                torch_private.buffers_of(module)[name] = buffer
 
 
 @contextlib.contextmanager

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from xaikit.core import checkpointing, forward, model_state, structure
+from xaikit.core import checkpointing, forward, model_state, structure, torch_private
 from xaikit.core import targets as target_rules
 from xaikit.core.call import Call
 from xaikit.core.errors import InvalidTypeError, XaikitError
 from xaikit.core.forward import Forward
+from xaikit.core.inputs import complex_inputs_error
 from xaikit.core.kernels import FunctionLog
 from xaikit.core.layer_gradients import row_order
 from xaikit.core.layers import check_activation, check_parallel, check_runs, find_point, read, substituted
@@ -108,6 +109,8 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     if request.keep_writes:  # not before: what is found out must leave no trace
         running = make(in_place=in_place, keep_writes=True)
         run.model, run.restart = running.model, running.restart
+    if running.replica is not None:
+        forward.refuse_unbatched(running.modules, tensors)
 
     def output_axes() -> int:
         with running.open(), torch.no_grad():
@@ -199,12 +202,12 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
     objects = WrittenObjects(replica.holders if replica is not None else ())
     handle = register_module_forward_pre_hook(note) if replica is not None else None
     before = torch.default_generator.get_state()
+    loaded = torch_private.compiler_is_loaded()
     try:
         with torch.no_grad(), FunctionLog(facts.operations):
             _run_in_some_form(run, inputs, limit)
-    except Exception as error:
-        if not facts.compiled and type(error).__module__.startswith("torch._dynamo"):
-            facts.compiled = True
+    except Exception:
+        if torch_private.compiler_is_loaded() is not loaded:
             raise _StartAgainError(in_place=replica is None) from None
         if replica is not None:
             raise _StartAgainError(in_place=True) from None  # the copy may be to blame: the model itself will tell
@@ -213,6 +216,8 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
         if handle is not None:
             handle.remove()
         private_classes = objects.put_back()
+    if torch_private.compiler_is_loaded() is not loaded:  # what it compiled in this pass was not watched
+        raise _StartAgainError(in_place=replica is None)
     facts.draws = not torch.equal(before, torch.default_generator.get_state())
     if strays:
         raise _StartAgainError(in_place=True)
@@ -256,18 +261,15 @@ def check_differentiable(
     Raises:
         InvalidTypeError: for whole numbers, unless a layer is explained; for complex numbers; for quantised models.
     """
-    quantised = next((m for m in model.modules() if ".quantized" in type(m).__module__), None)
+    quantised = torch_private.quantised_kind(model)
     if quantised is not None:
         raise InvalidTypeError(
-            f"a quantised model ({type(quantised).__module__}.{type(quantised).__name__}) has no gradient; explain the "
-            "floating-point model before quantisation, or use a method that needs none, such as captum.feature_ablation"
+            f"a quantised model ({quantised}) has no gradient; explain the floating-point model before quantisation, "
+            "or use a method that needs none, such as captum.feature_ablation"
         )
     for tensor in tensors:
         if tensor.is_complex():
-            raise InvalidTypeError(
-                f"inputs of {tensor.dtype} are complex; pass torch.view_as_real(inputs) to a model that takes real and "
-                "imaginary parts in the last axis"
-            )
+            raise complex_inputs_error(tensor.dtype)
         if tensor.is_floating_point() or at_layer:
             continue
         names = tuple(layers())

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xaikit.core.earlier_statistics import earlier_statistics
 from xaikit.core.errors import XaikitError
 from xaikit.core.torch_private import buffers_of, children_of, parameters_of
 
@@ -84,6 +85,7 @@ class Replica:
         self._share_weights = share_weights
         self._share_state = share_state
         self._freeze = freeze
+        self._earlier = earlier_statistics()
         self.private_classes = private_classes
         self._weights: dict[int, Tensor] = {}
         self._tensors: dict[int, Tensor] = {}
@@ -110,7 +112,9 @@ class Replica:
         state["_parameters"] = _same_kind(
             parameters_of(module), {k: self._parameter(p) for k, p in parameters_of(module).items()}
         )
-        state["_buffers"] = _same_kind(buffers_of(module), {k: self._tensor(b) for k, b in buffers_of(module).items()})
+        state["_buffers"] = _same_kind(
+            buffers_of(module), {k: self._tensor(b) for k, b in self._buffers(module).items()}
+        )
         for name in HOOKS:
             hooks = state[name] = state[name].copy()
             for key, hook in hooks.items():
@@ -121,6 +125,11 @@ class Replica:
                 state[name] = self._private(value)
         for name, value in slots_of(module).items():
             object.__setattr__(self.copies[module], name, self._private(value))
+
+    def _buffers(self, module: nn.Module) -> dict[str, Tensor | None]:
+        """The buffers that the copy of a module starts from."""
+        earlier = {} if self._share_state else self._earlier.get(module, {})
+        return {**buffers_of(module), **earlier} if earlier else buffers_of(module)
 
     def _parameter(self, parameter: Any) -> Any:
         if parameter is not None and not self._share_weights:
@@ -201,7 +210,7 @@ class Replica:
         for module, name in written:
             copy, state = self.copies[module], vars(module)
             if name in buffers_of(module):
-                buffers_of(copy)[name] = self._tensor(buffers_of(module)[name])
+                buffers_of(copy)[name] = self._tensor(self._buffers(module)[name])
             elif name in state:
                 vars(copy)[name] = self._private(state[name])
             elif name in slots_of(module):

@@ -20,11 +20,16 @@ def pick_head(output: Any, head: str | int | None) -> Any:
         head: name or position of the output; None leaves everything as it was returned.
 
     Raises:
-        UnknownNameError: when a dict or an object lacks the head; the message names what it has.
+        UnknownNameError: when the output lacks the head; the message names what it has. A single tensor is the head
+            "logits", and the head 0.
         InvalidTypeError: when what stands there is no tensor.
     """
-    if isinstance(output, Tensor) or head is None:
+    if head is None:
         return output
+    if isinstance(output, Tensor):
+        if head in ("logits", 0):
+            return output
+        raise UnknownNameError(f"the model returns one tensor, and no {head!r}; leave head= out, which takes it")
     if isinstance(output, Mapping):
         heads = [str(k) for k in output]
         if head not in output:

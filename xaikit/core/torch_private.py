@@ -43,16 +43,13 @@ backward_hooks_of: Callable[[nn.Module], dict[int, Any]] = attrgetter("_backward
 twice_reversed_padding_of: Callable[[nn.Module], list[int]] = attrgetter("_reversed_padding_repeated_twice")
 
 
-def is_compiled(module: nn.Module) -> bool:
-    """Whether `torch.compile` wraps the module, as a new object or in place.
+def compiler_is_loaded() -> bool:
+    """Whether anything may be compiled: the first `torch.compile` of a process loads torch's compiler.
 
-    Without it, compiled models would be explained as they are: no second derivative, no rules.
-
-    Args:
-        module: any module.
+    An optimizer may load it, too. Without this name, compiled models would be explained as they are: no second
+    derivative, no rules.
     """
-    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # not imported: nothing is compiled
-    return dynamo is not None and (isinstance(module, dynamo.OptimizedModule) or module._compiled_call_impl is not None)
+    return "torch._dynamo.eval_frame" in sys.modules
 
 
 def compiled_inner(module: nn.Module) -> nn.Module | None:
@@ -62,6 +59,26 @@ def compiled_inner(module: nn.Module) -> nn.Module | None:
         module: any module.
     """
     return getattr(module, "_orig_mod", None)
+
+
+def quantised_kind(model: nn.Module) -> str | None:
+    """The class of a layer of torch that computes with integers, with its module; None where the model has none.
+
+    Args:
+        model: any module.
+    """
+    homes = ((type(m).__module__, type(m).__name__) for m in model.modules())
+    return next((f"{home}.{name}" for home, name in homes if home.startswith("torch.") and ".quantized" in home), None)
+
+
+def is_observer(module: nn.Module) -> bool:
+    """Whether a module looks at what passes, for a later quantisation, and returns it as it is.
+
+    Args:
+        module: any module.
+    """
+    observing = sys.modules.get("torch.ao.quantization.observer")  # not imported: there is none
+    return observing is not None and isinstance(module, observing.ObserverBase)
 
 
 # ---------------------------------------------------------------------- tensors and operations

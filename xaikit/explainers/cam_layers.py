@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from xaikit.core import torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.graphs import depends_on
-from xaikit.core.layers import find_layer, hooked
+from xaikit.core.layers import LayerPoint, find_point, hooked
 from xaikit.core.structure import Tensors
 
 CONVOLUTION = torch_private.Convolution
@@ -29,18 +29,18 @@ class Recorder:
     """The outputs of the hooked layers, run by run.
 
     Args:
-        layers: names and modules.
-        named: whether the user named them; else they are all convolutions, and the last one with a map is taken.
+        layers: where to look.
+        by_name: whether the user named them; else they are all convolutions, and the last one with a map is taken.
     """
 
-    def __init__(self, layers: Sequence[tuple[str, nn.Module]], *, by_name: bool) -> None:
+    def __init__(self, layers: Sequence[LayerPoint], *, by_name: bool) -> None:
         self.layers, self.named = layers, by_name
         self.runs: list[list[Tensor]] = [[] for _ in layers]
         self.order: list[tuple[int, Tensor]] = []
 
     def keep(self, output: Any, *, index: int) -> Any:
         """Keep an output, when it is one that can make a map."""
-        name, _ = self.layers[index]
+        name = self.layers[index].name
         if not isinstance(output, Tensor):
             if not self.named:
                 return None
@@ -75,7 +75,7 @@ class Recorder:
                     f"layer {self.layers[index][0]!r} must keep the batch of {len(inputs[0])} first, it returns "
                     f"{tuple(output.shape)}"
                 )
-        return [(*self.layers[index], output) for index, output in picked]
+        return [(self.layers[index].name, self.layers[index].module, output) for index, output in picked]
 
     def _only_run(self, index: int, inputs: Tensors) -> Tensor:
         name, runs = self.layers[index][0], self.runs[index]
@@ -97,14 +97,13 @@ class Recorder:
 @contextlib.contextmanager
 def recorded(model: nn.Module, target_layer: Any) -> Iterator[Recorder]:
     """Keep the outputs of the target layer or layers, or of every convolution where none is named."""
-    layers: list[tuple[str, nn.Module]]
     if target_layer is None:
-        layers = [(name, m) for name, m in model.named_modules() if isinstance(m, CONVOLUTION)]
+        layers = [LayerPoint(name, m) for name, m in model.named_modules() if isinstance(m, CONVOLUTION)]
     else:
         several = target_layer if isinstance(target_layer, tuple) else (target_layer,)
-        layers = [find_layer(model, layer) for layer in several]
+        layers = [find_point(model, layer) for layer in several]
     recorder = Recorder(layers, by_name=target_layer is not None)
-    with hooked([(m, functools.partial(recorder.keep, index=i)) for i, (_, m) in enumerate(layers)]):
+    with hooked([(point, functools.partial(recorder.keep, index=i)) for i, point in enumerate(layers)]):
         yield recorder
 
 

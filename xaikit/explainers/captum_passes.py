@@ -145,8 +145,13 @@ def as_found(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def clear(name: str) -> Iterator[None]:
-    """While active, captum's warnings about its hooks are hidden, and its errors become one sentence."""
+def clear(name: str, *, independent: bool) -> Iterator[None]:
+    """While active, captum's warnings about its hooks are hidden, and its errors become one sentence.
+
+    Args:
+        name: of captum's class.
+        independent: whether the model's rows are, so that it runs once in a pass.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Setting (forward, )?backward hooks", category=UserWarning)
         try:
@@ -156,17 +161,24 @@ def clear(name: str) -> Iterator[None]:
         except Exception as err:
             if _of_the_model(err):
                 raise
-            raise UnsupportedOperationError(f"captum's {name} {_failure(name, err)}") from err
+            raise UnsupportedOperationError(f"captum's {name} {_failure(name, err, independent)}") from err
 
 
 def _of_the_model(error: Exception) -> bool:
     """Whether the error arose in the model's own forward pass, and not in a hook of captum's inside it."""
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    return FORWARD_FILE in files and "/captum/" not in files[-1].replace("\\", "/")
+    callers = (name.replace("\\", "/") for name in reversed(files))
+    raising = next((name for name in callers if "/torch/" not in name), "")  # torch raises what captum asked it to do
+    return FORWARD_FILE in files and "/captum/" not in raising
 
 
-def _failure(name: str, error: Exception) -> str:
+def _failure(name: str, error: Exception, independent: bool) -> str:
     text = str(error).strip()
+    if "DeepLift" in text and isinstance(error, RuntimeError) and not independent:
+        return (
+            "compares a sample with its baseline in one pass, and in this model the rows of a pass are not "
+            "independent; integrated_gradients compares them too, and takes such models"
+        )
     if "DeepLift" in text and isinstance(error, RuntimeError):
         return "needs every activation to be a module that runs once; this model reuses one"
     if "not have been used in the graph" in text:
@@ -174,6 +186,8 @@ def _failure(name: str, error: Exception) -> str:
             "differentiates a neuron by every input, and the chosen one does not depend on all of them; pick the "
             "inputs that it depends on with forward_arg_extractor"
         )
+    if "does not require grad" in text:
+        return "needs a gradient, and the explained score does not depend on its input through autograd"
     if "floating point dtype can require gradients" in text:
         return "cannot explain whole numbers; explain the embedding that they meet with a class for inputs and layer="
     instead = f"; use {REPLACED_BY[name]}" if name in REPLACED_BY else ""

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Configured, Explainer, Float, Int
 from xaikit.core.arrays import to_tensor
 from xaikit.core.batch import Batch, read_batch
+from xaikit.core.earlier_statistics import EarlierStatistics
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError
-from xaikit.core.model_state import EarlierStatistics, buffers_kept_on_error
+from xaikit.core.model_state import buffers_kept_on_error
 from xaikit.core.renames import renamed_arguments
 from xaikit.core.value_equality import same_value, value_hash
 from xaikit.core.value_ranges import off_cpu, ranges_known

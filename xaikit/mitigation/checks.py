@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from xaikit.core import torch_private
 from xaikit.core.batch import Batch
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
+from xaikit.core.forward import with_rows
 from xaikit.core.lightning_private import lightning_inner
 from xaikit.core.masks import leaves_of, marked
 from xaikit.core.model_state import isolated
@@ -66,7 +67,13 @@ def check_data(mitigator: Mitigator, model: nn.Module, source: Source) -> None:
     """
     device = next(model.parameters()).device
     if isinstance(source, InMemorySource):
-        _check_first(mitigator, model, source.first().to(device), source.samples.labels)
+        try:
+            _check_first(mitigator, model, source.first().to(device), source.samples.labels)
+        except XaikitError:  # the model may need several samples, as BatchNorm without running statistics does
+            step = min(len(source.samples.labels), source.batch_size)
+            if step == 1:
+                raise
+            _check_first(mitigator, model, source.samples.take(range(step)).to(device), source.samples.labels)
     if any(isinstance(m, torch_private.BatchNorm) for m in model.modules()) and (one := source.single):
         _check_single(model, one.to(device))
 
@@ -80,8 +87,12 @@ def _check_first(mitigator: Mitigator, model: nn.Module, first: Batch, labels: T
         except RuntimeError as err:
             shapes = ", ".join(f"{tuple(t.shape)} of {t.dtype}" for t in tensors)
             raise InvalidInputError(f"the model does not take inputs of shape {shapes}: {err}") from err
-    logits = pick_head(output, mitigator.head)
-    mitigator.task_labels(labels, logits.expand(len(labels), *logits.shape[1:]))
+    logits = with_rows(pick_head(output, mitigator.head), len(tensors[0]))
+    if logits.ndim == 0 or len(logits) != len(tensors[0]):
+        raise InvalidInputError(
+            f"the model must return one row per sample, got {tuple(logits.shape)} for a batch of {len(tensors[0])}"
+        )
+    mitigator.task_labels(labels, logits[:1].expand(len(labels), *logits.shape[1:]))
     mitigator._penalty(model, x, y, mask, seed=0, create_graph=False)
 
 

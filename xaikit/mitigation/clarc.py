@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from xaikit.core import MITIGATORS, Categorical, Explainer, Float
-from xaikit.core.layers import find_layer, hooked
+from xaikit.core.forward import checkpoints_off
+from xaikit.core.layers import find_point, hooked
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.structure import Tensors
 from xaikit.mitigation.attributed import AttributionMitigator
@@ -88,12 +89,12 @@ class AClArC(ChangedMitigator):
     lambda_a: Annotated[float, Float(low=1e-2, high=1e2, log=True, ge=0), "weight of the changed samples"] = 1.0
 
     def _changed_logits(self, model: nn.Module, x: Any, y: Tensor, masks: Any, seed: int) -> Tensor:  # noqa: ARG002
-        _, module = find_layer(model, self.concept.layer)
+        point = find_point(model, self.concept.layer)
         # Another thread may explain the model meanwhile; nn.DataParallel runs the model in threads of its own.
         in_this_thread = not any(isinstance(m, nn.DataParallel) for m in model.modules())
         move = functools.partial(self.concept.moved, to=self.concept.present)
-        moved = hooked([(module, move)]) if in_this_thread else _moved(model, self.concept, self.concept.present)
-        with moved:
+        moved = hooked([(point, move)]) if in_this_thread else _moved(model, self.concept, self.concept.present)
+        with moved, checkpoints_off(model):  # what they run again in the backward pass would not be moved
             return self._logits(model, x)
 
 
@@ -131,7 +132,8 @@ class PClArC:
 
 
 def _moved(model: nn.Module, concept: Concept, to: Tensor) -> RemovableHandle:
-    _, module = find_layer(model, concept.layer)
+    point = find_point(model, concept.layer)
+    module = point.module if point.ends is None else point.ends[1]  # it runs also where the Sequential does not
     return module.register_forward_hook(_Move(concept, to))
 
 

@@ -14,7 +14,7 @@ from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import REMEDY, read_classes
-from xaikit.core.layers import cut_at, find_layer
+from xaikit.core.layers import cut_at, find_layer, find_point
 from xaikit.core.model_state import evaluated
 from xaikit.core.results import Result
 from xaikit.core.structure import check_batch, flatten
@@ -83,7 +83,7 @@ class Concept(Result):
         name, _ = find_layer(model, layer)
         parts = []
         with torch.no_grad(), evaluated(model, tensors[0].device) as running:
-            point = find_layer(running, name)
+            point = find_point(running, name)
             for rows in torch.arange(n).split(BATCH):
                 batch = rebuild(tuple(t[rows.to(t.device)] for t in tensors))
                 (a,) = cut_at(running, [point], lambda b=batch: run_model(running, b), len(rows), False)  # type: ignore[misc]

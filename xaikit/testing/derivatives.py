@@ -10,6 +10,8 @@ from torch import Tensor
 from xaikit.core import Explainer
 from xaikit.core.structure import flatten
 
+ENOUGH = 1e-6  # relative error
+
 
 def derivative_error(explainer: Explainer, x: Any, y: Any, *, step: float = 1e-6) -> float:
     """Largest relative error of d penalty / d parameter along random directions, one for each parameter.
@@ -65,7 +67,7 @@ def directional_derivative_error(
 
     The penalty is sum((w a)^2 + w a) of the attribution a with fixed random w. The directions move all parameters at
     once, then every third of them (with `parts=3`). The best of the steps counts: a larger one crosses kinks of ReLU
-    and max-pooling, a smaller one loses digits.
+    and max-pooling, a smaller one loses digits. An error below 1e-6 is small enough: no further step is tried.
 
     Args:
         explainer: bound to a model, which should be float64.
@@ -101,12 +103,17 @@ def directional_derivative_error(
 
     grads = torch.autograd.grad(penalty(True), parameters, allow_unused=True, materialize_grads=True)
     errors = []
-    for part in range(-1, parts):
+    for part in range(-1, min(parts, len(parameters))):  # no group is empty: nothing moves, 0 by 0
         direction = [
             torch.randn_like(p) * (p.detach().abs().mean() + 1e-3) * (part in (-1, i % parts))
             for i, p in enumerate(parameters)
         ]
         exact = torch.stack([(g * d).sum() for g, d in zip(grads, direction, strict=True)]).sum()
-        numeric = [(moved(direction, h) - moved(direction, -h)) / (2 * h) for h in steps]
-        errors.append(min(float((n - exact).abs() / n.abs()) for n in numeric))
+        smallest = float("inf")
+        for h in steps:
+            numeric = (moved(direction, h) - moved(direction, -h)) / (2 * h)
+            smallest = min(smallest, float((numeric - exact).abs() / numeric.abs()))
+            if smallest < ENOUGH:
+                break
+        errors.append(smallest)
     return max(errors)

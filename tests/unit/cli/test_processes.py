@@ -57,7 +57,7 @@ def test_two_processes_explain_as_one_does(leave: Callable[..., int], by: str) -
     assert {p.name for p in Path("two/shards").iterdir()} == {p.name for p in Path("one/shards").iterdir()}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_mend_as_one_does(leave: Callable[..., int]) -> None:
     pytest.importorskip("lightning_fabric")
     data = ("--data", "few.npz", *DATA[2:])
@@ -75,7 +75,7 @@ def test_two_processes_mend_as_one_does(leave: Callable[..., int]) -> None:
     assert first["after"]["accuracy"] == second["after"]["accuracy"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_is_wrong_is_said_once() -> None:
     done = process(
         sys.executable, "-m", "xaikit", *EXPLAIN, "--explainer", "gradiant", "--processes", "2", "--out", "o"

@@ -172,7 +172,7 @@ def slow_case() -> nn.Module:
     return scope["make"]()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_workers_on_postgresql_one_of_them_killed(
     postgresql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +199,7 @@ def test_two_workers_on_postgresql_one_of_them_killed(
     assert found.stopped == "done"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_workers_that_all_fail_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     psutil = pytest.importorskip("psutil")
     monkeypatch.chdir(tmp_path)

@@ -283,7 +283,7 @@ def test_a_wrong_call_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if "hf:code" in call:  # which classes transformers has, only transformers knows
-        pytest.importorskip("transformers", reason="transformers is not installed (the extra dev has it)")
+        pytest.importorskip("transformers", reason="transformers is not installed (the extra test has it)")
     monkeypatch.chdir(wrong_folder)
     code = leave(*shlex.split(call))
     problem = judge(code, capsys.readouterr().err, fragments)

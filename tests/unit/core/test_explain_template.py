@@ -107,3 +107,38 @@ def test_a_decomposing_mitigator_is_written_with_public_names_only():
     history = mitigator.set_kwargs(n_epochs=2, lr=1e-2).fit(model, X, Y, mask, progress=False)
     assert history["penalty"][-1] < history["penalty"][0]
     assert type(CDEP()) is not type(mitigator)
+
+
+def nearly_cancelling() -> nn.Module:
+    """Two inputs whose difference counts a billion times."""
+    model = nn.Sequential(nn.Identity(), nn.Linear(2, 1, bias=False)).double()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[1e9, -1e9]]))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("attn_lrp", r"grows most in linear \(.*'1'\), 2e\+09 times.*larger epsilon"),
+        ("lrp_uniform_epsilon", r"grows most in linear \(.*'1'\), 2e\+09 times.*lrp_epsilon_plus"),
+        ("contextual_decomposition", r"up to layer '1'.*floor"),
+        ("integrated_gradients", r"so it says little\.$"),
+    ],
+)
+def test_an_attribution_far_above_the_scores_warns_and_names_where_it_grows(name, words):
+    x = torch.tensor([[1.0, 1 - 1e-9]], dtype=torch.float64)
+    with pytest.warns(UserWarning, match=f"adds up to 2e\\+09 in absolute value, for scores up to 1.*{words}") as seen:
+        result = EXPLAINERS.create(name).bind(nearly_cancelling()).explain(x)
+    assert seen[0].filename == __file__
+    assert float(result.values.abs().sum()) == pytest.approx(2e9, rel=0.25)  # LRP's epsilon takes a part
+
+
+@pytest.mark.parametrize("name", ["attn_lrp", "contextual_decomposition", "integrated_gradients"])
+def test_a_score_near_0_is_no_reason_to_warn(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = nn.Linear(2, 1, bias=False).double()
+        with torch.no_grad():
+            model.weight.copy_(torch.tensor([[1.0, -1.0]]))
+        EXPLAINERS.create(name).bind(model).explain(torch.tensor([[1.0, 1 - 1e-9]], dtype=torch.float64))

@@ -112,7 +112,7 @@ def test_several_inputs_keep_their_structure():
         (None, InvalidTypeError, "got NoneType"),
         ([[1.0, 2.0], [3.0]], InvalidInputError, "inputs must hold rows of one length, got a ragged list"),
         ([[1.0, None]], InvalidTypeError, "an array of objects such as NoneType"),
-        (np.ones((2, 3), complex), InvalidTypeError, "got complex128 numbers"),
+        (np.ones((2, 3), complex), InvalidTypeError, "real numbers, got complex128"),
         (np.array(["2020-01-01"], "M8[D]"), InvalidTypeError, "dates or times"),
         (pd.DataFrame({"a": [1.0], "city": ["Bern"]}), InvalidTypeError, "the column 'city' holds"),
         ({"ids": X, "text": ["a"]}, InvalidTypeError, r"inputs\['text'\] must hold numbers, got strings such as 'a'"),

@@ -31,6 +31,37 @@ def test_compiled_models_run_as_they_were_written(net, name):
     assert all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+@pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "lrp_epsilon_plus", "contextual_decomposition"])
+@pytest.mark.parametrize("late", [False, True])
+def test_compiled_functions_of_a_model_run_as_they_were_written(name, late):
+    class Compiles(nn.Module):
+        """Compiles a part of itself that is no module: when it is made, or in its first pass."""
+
+        def __init__(self, compiles: bool):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.last, self.compiles = nn.Linear(4, 6), nn.Linear(6, 3), compiles
+            self.fast = None if late else self.compiled()
+
+        def compiled(self):
+            return torch.compile(self.part, backend="aot_eager") if self.compiles else self.part
+
+        def part(self, x):
+            return self.last(self.first(x).tanh())
+
+        def forward(self, x):
+            self.fast = self.fast or self.compiled()
+            return self.fast(x)
+
+    x, results = torch.rand(5, 4), []
+    for model in (Compiles(False), Compiles(True)):
+        values = EXPLAINERS.create(name).bind(model).attribute(x, 1)
+        loss = RRR(explainer=name).loss(model, (x, torch.arange(5) % 3, torch.eye(4)[0]))
+        results.append([values, *torch.autograd.grad(loss.total, list(model.parameters()))])
+    assert all(torch.allclose(a, b) for a, b in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize("kind", [Gradient, IntegratedGradients, SmoothGrad, GradCam, LRPEpsilonPlus])
 def test_another_thread_runs_the_same_model_meanwhile(kind):
     """It runs in the middle of the explained pass, with all hooks in place."""

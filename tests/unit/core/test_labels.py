@@ -42,7 +42,7 @@ WRONG = {
     "missing": (pd.Series([0, None], dtype="Int64"), InvalidInputError, "labels must be finite, .* sample 1"),
     "booleans": ([True, False], InvalidTypeError, "labels must be whole class indices, got booleans; if these are"),
     "ragged": ([[0], [1, 2]], InvalidInputError, "labels must hold rows of one length"),
-    "complex": (np.array([1j, 2]), InvalidTypeError, "got complex128 numbers"),
+    "complex": (np.array([1j, 2]), InvalidTypeError, "real numbers, got complex128"),
     "None": ([0, None], InvalidTypeError, "an array of objects such as NoneType"),
 }
 

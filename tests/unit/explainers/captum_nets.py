@@ -128,6 +128,43 @@ class InPlace(nn.Module):
         return self.out(self.act(hidden).flatten(1))
 
 
+class Deep(nn.Module):
+    """A layer that returns tensors inside tuples and a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(5, 5), nn.Linear(5, 5)
+
+    def forward(self, x):
+        return (self.one(x), {"more": self.two(x)}), None
+
+
+class Nested(nn.Module):
+    """Its layer and the model itself return nested outputs; the twin returns tensors."""
+
+    def __init__(self, twin: bool):
+        super().__init__()
+        self.first, self.deep, self.act, self.out = nn.Linear(4, 5), Deep(), nn.Tanh(), nn.Linear(5, 3)
+        self.tap, self.twin = nn.Dropout(0.0), twin  # captum's LRP knows no Identity
+
+    def forward(self, x):
+        (one, others), _ = self.deep(self.first(x))
+        one = self.tap(one)
+        logits = self.out(self.act(one) + others["more"])
+        return logits if self.twin else {"states": (one, others), "logits": logits}
+
+
+class Whole(nn.Module):
+    """Whole numbers that are no ids: it computes with them."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.act, self.out = nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.out(self.act(self.inner(x.double() / 10)))
+
+
 class Single(nn.Module):
     """One output for each sample."""
 
@@ -182,5 +219,8 @@ MORE = {
     "reused": Case(Reused, (randn(3, 4),), THREE, "b", (2,)),
     "a reused layer": Case(Reused, (randn(3, 4),), THREE, "act", (2,)),
     "functions": Case(lambda: Functional(False), (randn(3, 4),), THREE, "b", (2,), twin=lambda: Functional(True)),
+    "nested": Case(lambda: Nested(False), (randn(3, 4),), THREE, "deep", (2,), twin=lambda: Nested(True),
+                   twin_layer="tap"),
+    "numbers like ids": Case(Whole, (IDS,), THREE[:2], "inner", (2,)),
     "one output": Case(Single, (randn(3, 5),), None, "a", (3,)),
 }  # fmt: skip

@@ -53,7 +53,7 @@ def test_a_bad_batch_leaves_the_running_statistics(bad):
     [
         ({"shortcut_masks": torch.ones(6, 3, 6, 6)}, InvalidInputError, "masks must have shape"),
         ({"labels": "abc"}, InvalidTypeError, "labels must hold numbers, got strings such as 'abc'"),
-        ({"data": torch.ones(6, 1, 6, 6).long()}, InvalidInputError, "does not take inputs of shape"),
+        ({"data": torch.ones(6, 1, 6, 6).long()}, InvalidTypeError, "fails on torch.int64 inputs; pass inputs.to"),
         ({"checkpoint": 3}, InvalidTypeError, "checkpoint must be the path of a file"),
         ({"checkpoint": "no/such/folder/a.pt"}, InvalidInputError, "no folder"),
     ],

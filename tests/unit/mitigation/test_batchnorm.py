@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -81,3 +82,34 @@ def test_an_error_leaves_the_statistics_as_they_were():
     with pytest.raises(XaikitError, match="must be smaller than|outside|0..2"):
         RRR().loss(model, (X, Y + 1, MASK))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+WATCHED: list[tuple[nn.Module, list[torch.Tensor]]] = []
+
+
+class Signal(nn.Module):
+    """Whenever a pass comes by, another thread looks at the running statistics of the user's own model."""
+
+    def forward(self, x):
+        for norm, means in WATCHED:
+            thread = threading.Thread(target=lambda: means.append(norm.running_mean.clone()))  # noqa: B023
+            thread.start()
+            thread.join()
+        return x
+
+
+@pytest.mark.parametrize("weight", [None, 0])
+@pytest.mark.parametrize("mitigator", [RRR(), HINT(), CDEP()], ids=repr)
+def test_another_thread_never_sees_the_earlier_statistics_that_a_penalty_starts_from(mitigator, weight):
+    model = nn.Sequential(net(), Signal())
+    norm, means = model[0][1], []
+    mitigator.loss(model, (X, Y, MASK), seed=1, weight=weight)  # what is asked at the first call is known now
+    before = norm.running_mean.clone()
+    WATCHED.append((norm, means))
+    try:
+        mitigator.loss(model, (X, Y, MASK), seed=1, weight=weight).total.backward()
+    finally:
+        WATCHED.clear()
+    assert len(means) >= 2
+    assert not torch.equal(before, norm.running_mean)
+    assert all(torch.equal(mean, norm.running_mean) for mean in means)

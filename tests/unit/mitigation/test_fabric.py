@@ -59,7 +59,7 @@ def error(one, other):
     return max(((a - b).norm() / b.norm()).item() for a, b in zip(one.values(), other.values(), strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_give_the_weights_of_one(here, there):
     for name in here["CASES"]:
         model, history = here["train"](name)
@@ -72,7 +72,7 @@ def test_two_processes_give_the_weights_of_one(here, there):
         assert error(model.state_dict(), start) > 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_sample_that_is_not_finite_stops_neither_process(here, there):
     model = here["net"]()
     with pytest.warns(UserWarning, match="for sample row 2 of the batch"):
@@ -82,7 +82,7 @@ def test_a_sample_that_is_not_finite_stops_neither_process(here, there):
         assert [epoch["skipped"] for epoch in there[rank][0]["nan"][1]] == [1, 1]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_errors_reach_every_process(there):
     assert there[1][1] == "InvalidInputError: labels must lie in 0..2 for a model with 3 outputs, got 9"
     assert there[0][1] == "TrainingError: another process stopped with an error; it says which"
@@ -91,7 +91,7 @@ def test_errors_reach_every_process(there):
         assert there[rank][2].endswith(there[0][2].partition(", after")[2])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_first_process_writes_and_shows(here, there):
     model = here["net"]()
     mitigator = RRR(**here["BASE"])
@@ -104,7 +104,7 @@ def test_the_first_process_writes_and_shows(here, there):
     assert (there[3] / "rrr.pt").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_loaders_that_are_each_a_processes_own_are_left_alone(here, there):
     """A DistributedSampler deals samples out in turn, so a step of both takes two rows of each."""
     model, (x, y, masks) = here["net"](), here["data"]()
@@ -192,7 +192,7 @@ def test_one_process_through_a_fabric_is_plain_training(here):
     assert history.stopped == "done"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 def test_processes_that_are_spawned_send_the_weights_back():
     x, y, mask = torch.rand(20, 4).double(), torch.arange(20) % 2, torch.tensor([1.0, 0, 0, 0]).double()

@@ -226,7 +226,7 @@ print("done", flush=True)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path):
     out = tmp_path / "run"
     for wait in (0.05, 0.2, 0.31, 0.4):

@@ -96,7 +96,7 @@ def url(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("journal", marks=pytest.mark.nightly)])
 def test_a_killed_search_loses_at_most_the_running_trial(kind, tmp_path, request):
     storage = url(kind, tmp_path, request)
     first = process(storage, "search(1000, resume=False)")

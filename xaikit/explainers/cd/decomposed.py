@@ -265,7 +265,12 @@ def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     args, kwargs = positional(plain, args, kwargs)
     if in_place and isinstance(args[0], Decomposed):
         return overwrite(rule, plain, args, kwargs)
-    result = rule(plain, *args, **kwargs)
+    try:
+        result = rule(plain, *args, **kwargs)
+    except AttributeError:
+        if isinstance(args[0], Tensor) and not isinstance(args[0], Decomposed):
+            raise missing_rule(plain) from None  # the rule is for a decomposed value in the first place
+        raise
     return storage_of(args[0], result).write(result) if in_place else result
 
 

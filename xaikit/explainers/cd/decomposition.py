@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xaikit.core.call import Call
 from xaikit.core.errors import InvalidTypeError
+from xaikit.core.inputs import complex_inputs_error
 from xaikit.core.results import Result
 from xaikit.core.rows import CPU_VALUES, LEAST_ROWS, even_ranges, rows_per_pass
 from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
@@ -17,6 +18,7 @@ from xaikit.explainers.cd.rules.embedding import MaskedTokens
 from xaikit.explainers.cd.ruleset import Approximation, Context
 from xaikit.explainers.cd.splits import Split, common_count
 from xaikit.explainers.cd.storage import WrittenTensors
+from xaikit.explainers.cd.unwrapping import observers_see_totals
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -72,6 +74,8 @@ def decompose_call(
         max_rows: most rows (masks times samples) in a pass.
         output: what to decompose: the model's output, or some function of it, such as a score for each sample.
     """
+    if any(x.is_complex() for x in call.inputs):
+        raise complex_inputs_error(next(x.dtype for x in call.inputs if x.is_complex()))
     samples, masks = _per_pass(call, common_count(splits), max_rows)
     of_samples = []
     for part in samples:
@@ -110,7 +114,7 @@ def _parts(call: Call, splits: Sequence[Split | None], context: Context, output:
         inputs = tuple(
             x if split is None else split.apply(x, pass_context) for x, split in zip(call.inputs, splits, strict=True)
         )
-        with written:
+        with written, observers_see_totals(call.modules):
             result = written.current(output(call, call.run(inputs)))
     except ShareLostError:
         if call.n == 1:

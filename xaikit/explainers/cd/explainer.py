@@ -16,6 +16,7 @@ from xaikit.core.inputs import is_several
 from xaikit.core.registries import FEATURE_MASKS
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import Decomposition, decompose_call
+from xaikit.explainers.cd.growth import layer_of_growth
 from xaikit.explainers.cd.padding import without_padding
 from xaikit.explainers.cd.ruleset import RULE_SETS, Context, OnMissing
 from xaikit.explainers.cd.splits import Split, common_count
@@ -115,6 +116,11 @@ class ContextualDecomposition(Explainer):
         (values,), decomposition = self._by_group(call)
         scores = call.scores(call.inputs).detach()
         return Explained(values, scores, decomposition.gap(scores).detach(), scores)
+
+    def _growth(self, call: Call) -> str:
+        layer = layer_of_growth(call.modules, lambda: self._by_group(call))
+        where = "" if layer is None else f" The parts of both signs grow most up to layer {layer!r}."
+        return f"{where} A larger floor, or rules='cdep', may help"
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:
         """Operations of the model, on these inputs, that would have to be split in proportion, and where they run.

@@ -19,7 +19,7 @@ from xaikit.core.model_state import modules_of
 from xaikit.core.structure import Tensors
 from xaikit.core.targets import pick_head
 from xaikit.explainers.lrp.flow import Flow, relevance_of
-from xaikit.explainers.lrp.ledger import Ledger
+from xaikit.explainers.lrp.ledger import Ledger, Sizes
 from xaikit.explainers.lrp.trace import Trace
 from xaikit.explainers.lrp.zennit_rules import Rules, canonized
 
@@ -165,6 +165,18 @@ class ZennitLRP(Explainer):
             warnings.warn(f"{self!r}: relevance is lost in {operations}", stacklevel=2)
         absorbed = total - reached - sum(lost.values())
         return Explained(values, scores, gap.to(scores.dtype), scores, absorbed, lost)
+
+    def _growth(self, call: Call) -> str:
+        sizes = Sizes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._relevance(call, sizes)
+        growth = sizes.largest_growth()
+        where = "" if growth is None else f" It grows most in {growth[0]}, {growth[1]:.1g} times."
+        return (
+            f"{where} Parts of both signs nearly cancel; a larger epsilon (or stabilizer), or a rule that shares by "
+            "the positive parts, such as lrp_epsilon_plus or lrp_epsilon_gamma_box, may help"
+        )
 
     @classmethod
     def promises_total(cls) -> bool:

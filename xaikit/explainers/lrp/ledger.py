@@ -59,6 +59,10 @@ class Ledger:
         self.balance[entry] += sign * relevance
         self.largest = max(self.largest, abs(relevance))
 
+    def measure(self, entry: str, relevance: Tensor, sign: int) -> None:
+        """Note the relevance that passes on one side of an operation."""
+        self.record(entry, float(relevance.sum()), sign)
+
     def target(self, output: Tensor, flow: Flow) -> Tensor:
         """The model's output, with a record of the relevance with which a target function lets the output start."""
         self.record(TARGET, float(self.scores.sum()), 1)
@@ -71,6 +75,24 @@ class Ledger:
         must = {k: v for k, v in self.balance.items() if canonical(k.partition(" ")[0]) not in excused}
         rounding = 1e-6 * self.largest
         return {k: v for k, v in must.items() if abs(v) > max(1e-4 * total, rounding)}
+
+
+class Sizes(Ledger):
+    """For each operation, how much relevance it receives and passes on, without the signs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received: dict[str, float] = defaultdict(float)
+        self.passed_on: dict[str, float] = defaultdict(float)
+
+    def measure(self, entry: str, relevance: Tensor, sign: int) -> None:
+        """Note the size of the relevance that passes on one side of an operation."""
+        (self.received if sign > 0 else self.passed_on)[entry] += float(relevance.double().abs().sum())
+
+    def largest_growth(self) -> tuple[str, float] | None:
+        """The operation that makes most of what it receives, and how many times as much."""
+        factors = {k: self.passed_on[k] / size for k, size in self.received.items() if size > 0}
+        return max(factors.items(), key=lambda item: item[1], default=None)
 
 
 class Probe(RelevanceStep):
@@ -91,7 +113,7 @@ class Probe(RelevanceStep):
         entry, sign, ledger, flow = ctx.entry
         if flow.active:
             with torch_private.DisableTorchFunction():
-                ledger.record(entry, float(relevance_of(grads[0], ctx.x).sum()), sign)
+                ledger.measure(entry, relevance_of(grads[0], ctx.x), sign)
         return grads[0], None, None, None, None
 
 

@@ -32,10 +32,10 @@ def row():
 
 # ------------------------------------------------------------------ torchvision
 SIZES = {
-    "alexnet": 64, "vgg11": 32, "vgg11_bn": 32, "resnet18": 64, "resnet50": 64, "wide_resnet50_2": 32,
+    "alexnet": 64, "vgg11": 32, "vgg11_bn": 32, "resnet18": 64, "resnet50": 64,
     "resnext50_32x4d": 64, "densenet121": 64, "squeezenet1_0": 64, "squeezenet1_1": 64, "mobilenet_v2": 64,
     "mobilenet_v3_small": 64, "mobilenet_v3_large": 64, "mnasnet0_5": 64, "shufflenet_v2_x0_5": 64,
-    "efficientnet_b0": 64, "efficientnet_v2_s": 64, "regnet_x_400mf": 64, "regnet_y_400mf": 64, "convnext_tiny": 64,
+    "efficientnet_b0": 64, "regnet_x_400mf": 64, "regnet_y_400mf": 64, "convnext_tiny": 64,
     "swin_t": 64, "swin_v2_t": 64,
 }  # fmt: skip
 OPTIONS = {
@@ -60,7 +60,18 @@ def from_torchvision(name, **options):
             input_size=(64, 64), stem_channels=16, block_channels=[16, 32], block_layers=[1, 1], head_dim=8,
             stochastic_depth_prob=0.0, partition_size=4, num_classes=10,
         )  # fmt: skip
-    return getattr(models, name)(weights=None, num_classes=10, **options)
+    model = getattr(models, name)(weights=None, num_classes=10, **options)
+    if name in ("alexnet", "vgg11", "vgg11_bn"):
+        narrow(model)
+    return model
+
+
+def narrow(model):
+    """Give the linear layers of an AlexNet or VGG 64 hidden units of 4,096: most of the net's weights, all alike."""
+    linear = [i for i, module in enumerate(model.classifier) if isinstance(module, nn.Linear)]
+    widths = [model.classifier[linear[0]].in_features, 64, 64, model.classifier[linear[-1]].out_features]
+    for i, before, after in zip(linear, widths, widths[1:], strict=False):
+        model.classifier[i] = nn.Linear(before, after)
 
 
 ZOO |= {name: (partial(from_torchvision, name), image(size)) for name, size in SIZES.items()}

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 
+from tests.unit.explainers.cd.zoo import narrow
 from xaikit.core.errors import MissingDependencyError
 from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers.lrp import AttnLRP, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
@@ -19,8 +20,8 @@ FAST = """
     data-dependent-branch
 """
 REST = """
-    resnet18 mobilenet_v3_small swin_v2_t alexnet vgg11 vgg11_bn resnet50 wide_resnet50_2 resnext50_32x4d
-    densenet121 googlenet inception_v3 mobilenet_v2 mnasnet0_5 efficientnet_b0 efficientnet_v2_s regnet_y_400mf
+    resnet18 mobilenet_v3_small swin_v2_t alexnet vgg11 vgg11_bn resnet50 resnext50_32x4d
+    densenet121 googlenet inception_v3 mobilenet_v2 mnasnet0_5 efficientnet_b0 regnet_y_400mf
     convnext_tiny swin_t vit_b_16 maxvit(small) hf:bert hf:bert-eager hf:distilbert hf:roberta
 """
 NAMES = FAST.split() + [pytest.param(name, marks=pytest.mark.zoo) for name in REST.split()]
@@ -31,7 +32,7 @@ BY_DEFINITION = (LRPUniformEpsilon, LRPEpsilonGammaBox)
 
 @pytest.fixture(scope="module")
 def zoo():
-    pytest.importorskip("transformers", reason="transformers is not installed (the extra dev has it)")
+    pytest.importorskip("transformers", reason="transformers is not installed (the extra test has it)")
     try:
         import_torchvision()
     except MissingDependencyError as error:
@@ -46,6 +47,9 @@ def prepare(zoo, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         entry, model, x = zoo.get(name, dtype=torch.float64, zero_biases=True)
+    if name in ("alexnet", "vgg11", "vgg11_bn"):
+        narrow(model)
+        zoo.zero_bias(model.double())
     if hasattr(model, "transform_input"):
         model.transform_input = False
     with torch.no_grad():

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from xaikit.explainers.cd.constants import add_constant, constant_step
-from xaikit.explainers.cd.decomposed import Decomposed, fractions, on_total
+from xaikit.explainers.cd.decomposed import Decomposed, fractions
 from xaikit.explainers.cd.registry import cd_rule, missing_rule
-from xaikit.explainers.cd.rules.elementwise import choose
 from xaikit.explainers.cd.rules.structure import expand
 from xaikit.explainers.cd.ruleset import RuleSet
 from xaikit.explainers.cd.shares import ATTENTION_MASK
@@ -93,12 +92,15 @@ def square(function: Any, input: Decomposed) -> Any:
 
 @cd_rule("clamp", "clamp_min", "clamp_max")
 def clamp(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """With numbers as limits an activation; with tensors a choice between the value and the limit."""
-    limits = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-    if not limits:
+    """With numbers as limits an activation; with tensors the larger and the smaller of two values."""
+    if not any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
         return activation(input, lambda value: function(value, *args, **kwargs))
-    result = function(on_total(input), *on_total(args), **on_total(kwargs))
-    return choose(result == on_total(input), input, result)
+    names = {"clamp_min": ("min",), "clamp_max": ("max",)}.get(operation_name(function), ("min", "max"))
+    limits = {**dict(zip(names, args, strict=False)), **kwargs}
+    result = input
+    if limits.get("min") is not None:
+        result = torch.maximum(result, limits["min"])
+    return result if limits.get("max") is None else torch.minimum(result, limits["max"])
 
 
 @cd_rule("prelu")
@@ -128,7 +130,10 @@ def power(function: Any, input: Any, exponent: Any) -> Any:
 @cd_rule("rpow")
 def exponential(function: Any, input: Decomposed, base: Any) -> Decomposed:
     """A power with the value as its exponent."""
-    return activation(input, lambda value: torch.pow(base, value))
+    if not isinstance(base, Tensor):
+        return activation(input, lambda value: torch.pow(base, value))
+    input = expand(function, input, torch.broadcast_shapes(input.shape, base.shape))
+    return activation(input, lambda value: torch.pow(base, value), torch.ones(input.shape, dtype=input.dtype))
 
 
 @cd_rule("softmax", "softmin")

@@ -107,6 +107,13 @@ def amax(function: Any, input: Decomposed, dim: Any = (), keepdim: bool = False)
     return (input * weights.to(input.dtype)).sum(dims, keepdim=keepdim)
 
 
+@cd_rule("aminmax")
+def both_extrema(_function: Any, input: Decomposed, *, dim: Any = (), keepdim: bool = False) -> Any:
+    """The smallest and the largest entry."""
+    low, high = (amax(function, input, dim, keepdim) for function in (torch.amin, torch.amax))
+    return torch.return_types.aminmax((low, high))
+
+
 @cd_rule("gather", "take_along_dim", "index_select")
 def gather(function: Any, input: Decomposed, dim: Any, index: Any = None, **kwargs: Any) -> Decomposed:
     """Entries at given indices, along one dimension."""

@@ -68,8 +68,10 @@ def reshape(function: Any, input: Decomposed, *shape: Any, **kwargs: Any) -> Any
 
 
 @cd_rule("view_as", "reshape_as")
-def reshape_as(function: Any, input: Decomposed, other: Any) -> Decomposed:
-    """The shape of another tensor."""
+def reshape_as(function: Any, input: Any, other: Any) -> Any:
+    """The shape of another tensor; a constant that takes a decomposed value's shape stays a constant."""
+    if not isinstance(input, Decomposed):
+        return input.reshape(other.shape)
     return reshape(function, input, other.shape)
 
 
@@ -142,8 +144,10 @@ def expand(function: Any, input: Decomposed, *sizes: Any, **kwargs: Any) -> Deco
 
 
 @cd_rule("expand_as")
-def expand_as(function: Any, input: Decomposed, other: Any) -> Decomposed:
-    """Broadcast to the shape of another tensor."""
+def expand_as(function: Any, input: Any, other: Any) -> Any:
+    """Broadcast to the shape of another tensor; a constant stays one."""
+    if not isinstance(input, Decomposed):
+        return input.expand(other.shape)
     return expand(function, input, other.shape)
 
 

@@ -1,0 +1,80 @@
+"""Images without an axis, or with their channels behind: one sentence about the input, from every explainer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from xaikit import EXPLAINERS
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferentiableError
+
+NAMES = [name for name in EXPLAINERS if name != "lrp_composite"]
+
+
+class Pooled(nn.Module):
+    """It takes an image without its batch axis, too: then its channels pass for samples."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(channels, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(self.conv(x).relu().mean((-2, -1)))
+
+
+FORMS = {
+    (3, (3, 8, 8)): r"the batch axis is missing: pass inputs\[None\]",
+    (3, (2, 8, 8, 3)): r"the channels are last: pass inputs.movedim\(-1, 1\)",
+    (3, (8, 8, 3)): r"the batch axis is missing and the channels are last: pass inputs.movedim\(-1, 0\)\[None\]",
+    (3, (2, 8, 8)): "so an axis is missing",
+    (1, (8, 8, 1)): r"the channels are last: pass inputs.movedim\(-1, 0\)\[None\]",
+    (1, (2, 8, 8)): r"the axis of channels is missing: pass inputs\[:, None\]",
+    (1, (8, 8)): r"pass inputs\[None, None\]",
+}
+
+
+@pytest.mark.parametrize(("channels", "shape"), FORMS)
+def test_the_sentence_says_what_to_pass(channels, shape):
+    with pytest.raises(InvalidInputError, match=FORMS[channels, shape]):
+        EXPLAINERS.create("gradient").bind(Pooled(channels)).attribute(np.random.rand(*shape), 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_explainer_refuses_an_image_without_its_batch_axis(name):
+    model = Pooled(3)
+    image = torch.rand(3, 8, 8)
+    assert model(image).shape == (3,)  # three classes, which would pass for the scores of three samples
+    for target in (0, None):
+        with pytest.raises(InvalidInputError, match=r"so the batch axis is missing: pass inputs\[None\] for one"):
+            EXPLAINERS.create(name).bind(model).attribute(image, target)
+
+
+def test_a_model_of_one_sample_may_take_the_batch_axis_off_itself():
+    class One(Pooled):
+        def forward(self, x):
+            return super().forward(x[0])[None]
+
+    x = torch.rand(1, 3, 8, 8)
+    model = One(3)
+    expected = EXPLAINERS.create("gradient").bind(model).attribute(x, 1)
+    leaf = x.clone().requires_grad_()
+    model(leaf)[0, 1].backward()
+    assert torch.equal(expected, leaf.grad)
+
+
+@pytest.mark.parametrize("name", ["captum.feature_ablation", "captum.occlusion", "contextual_decomposition"])
+def test_pictures_of_bytes(name):
+    pictures = (np.random.rand(2, 3, 8, 8) * 255).astype("uint8")
+    with pytest.raises(InvalidTypeError, match=r"fails on torch.int64 inputs; pass inputs.to\(torch.float32\)"):
+        EXPLAINERS.create(name).bind(Pooled(3)).attribute(pictures, 0)
+
+
+def test_an_operation_without_any_derivative_is_refused():
+    class Unique(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + torch.unique(x.flatten()).sum()
+
+    with pytest.raises(NotDifferentiableError, match="torch cannot differentiate an operation of this model .*unique"):
+        EXPLAINERS.create("gradient").bind(Unique(4, 2)).attribute(torch.rand(2, 4), 0)
