@@ -23,6 +23,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MODULES = [m.name for m in pkgutil.walk_packages(xaikit.__path__, "xaikit.") if not m.name.endswith("__main__")]
 # CI runs `make test` itself; the demo has a test of its own (tests/unit/cli); installing is the wheel test's.
+LONG_PAGES = ("training.md", "tuning.md", "shortcuts.md")  # they train or search for seconds
 ELSEWHERE = ("make ", "pip ", "xaikit demo", "python -m benchmarks")
 
 
@@ -33,6 +34,11 @@ def forget_new_names():
     yield
     for name, items in before.items():
         getattr(core, name)._items = items
+
+
+def _marked(page):
+    """A page, to be run every night where it trains or searches for long."""
+    return pytest.param(page, marks=pytest.mark.nightly) if page.name in LONG_PAGES else page
 
 
 @pytest.fixture
@@ -47,7 +53,7 @@ def forget_new_modules(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("forget_new_names", "forget_new_modules")
-@pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [_marked(p) for p in PAGES if BLOCK.search(p.read_text())], ids=lambda p: p.name)
 def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if "pytorch_lightning" in page.read_text():

@@ -118,7 +118,7 @@ def test_a_wrong_call_is_told_in_one_sentence(
     assert shown.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("digit")
 def test_a_torchvision_model_in_a_process_of_its_own() -> None:
     """ImageNet's size and statistics by default; random weights are said to be so."""

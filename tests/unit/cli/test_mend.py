@@ -54,6 +54,7 @@ def model_with(weights: dict[str, torch.Tensor]) -> torch.nn.Module:
     return model
 
 
+@pytest.mark.nightly
 def test_mend_is_the_library(
     leave: Callable[..., int], planted: tuple[torch.Tensor, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:

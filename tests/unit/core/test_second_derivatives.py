@@ -257,7 +257,7 @@ def outcomes(functions: Iterator[tuple[str, Callable[..., Any]]]) -> dict[str, s
         return {name: outcome(model) for name, model in models if model is not None}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_function_of_one_tensor():
     results = outcomes(unary_functions())
     odd = {name: words for name, words in results.items() if words not in ("exact", "refused", "unreachable")}

@@ -182,7 +182,7 @@ def test_a_checkpoint_of_an_explained_pass_runs_no_part_twice():
     assert runs.count(None) == runs.count(True) == runs.count(False) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_first_that_compiles_loads_the_compiler():
     code = (
         "import torch\nfrom xaikit.core.torch_private import compiler_is_loaded as loaded\n"

@@ -152,8 +152,8 @@ def run(form, file, last):
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", [pytest.param("tensors", marks=pytest.mark.nightly), "loader"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("form", ["tensors", "loader"])
 def test_kill_9_in_the_middle_of_an_epoch(tmp_path, form):
     """Another process is killed in step 10 of 18, the fourth of its epoch; this one takes the training up."""
     names: dict[str, object] = {}

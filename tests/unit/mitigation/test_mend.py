@@ -113,6 +113,7 @@ def test_a_model_that_does_not_rely_is_not_trained():
     assert all(torch.equal(a, b) for a, b in zip(result.model.parameters(), oracle.parameters(), strict=True))
 
 
+@pytest.mark.nightly
 def test_a_hue_a_word_a_column(fooled):  # noqa: ARG001
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(400) % 2

@@ -61,6 +61,7 @@ def test_it_finds_a_weight_that_takes_the_shortcut_away(model):
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
 
 
+@pytest.mark.nightly
 def test_weight_explanation_and_its_settings_at_once(model):
     found = search(model, explainers=["gradient", "smoothgrad:n_iter=2"], space=None, n_trials=6)
     names = {name for row in found.trials for name in row["settings"]}

@@ -95,8 +95,8 @@ def url(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
     return f"sqlite:///{folder}/study.db" if kind == "sqlite" else f"{folder}/study.journal"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sqlite", pytest.param("journal", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_a_killed_search_loses_at_most_the_running_trial(kind, tmp_path, request):
     storage = url(kind, tmp_path, request)
     first = process(storage, "search(1000, resume=False)")

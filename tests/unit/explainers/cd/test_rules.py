@@ -50,7 +50,7 @@ IMAGE_OPS = {
     "roll": lambda x: torch.roll(x, (1, 2), (2, 3)),
     "flip": lambda x: x.flip(-1) + x.flip([1, 2]),
     "amax": lambda x: x.amax((2, 3)),
-    "aminmax": lambda x: torch.cat(torch.aminmax(x, dim=3)),
+    "aminmax": lambda x: torch.cat(torch.aminmax(x, dim=3), 1),
     "max along": lambda x: x.flatten(2).max(-1)[0],
     "topk": lambda x: x.flatten(2).topk(3).values,
     "median": lambda x: x.flatten(2).median(-1).values,

@@ -46,7 +46,7 @@ def torchvision_model(name):
     return model
 
 
-@pytest.mark.parametrize("name", ["resnet18", "small_vgg_bn", pytest.param("vgg11_bn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["resnet18", "small_vgg_bn", pytest.param("vgg11_bn", marks=pytest.mark.zoo)])
 def test_equals_zennit_with_its_canonizers(name, variant, z):
     import zennit.torchvision as canonizers
 
