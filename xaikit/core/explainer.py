@@ -30,7 +30,7 @@ from xaikit.core.structure import Tensors
 from xaikit.core.token_inputs import read_tokens
 
 if TYPE_CHECKING:
-    from xaikit.core.structure import OfMapping, OfTensor, OfTuple
+    from xaikit.core.structure import OfMapping, OfTensor
 
 
 class Explainer(ModelView, abc.ABC):
@@ -111,7 +111,7 @@ class Explainer(ModelView, abc.ABC):
     @overload
     def attribute(
         self, inputs: tuple[Tensor, ...], targets: Any = ..., *, create_graph: bool = ..., seed: int = ...
-    ) -> OfTuple: ...  # type: ignore[type-var]
+    ) -> Tensors: ...
     @overload
     def attribute(
         self, inputs: Mapping[str, Tensor], targets: Any = ..., *, create_graph: bool = ..., seed: int = ...
@@ -133,7 +133,7 @@ class Explainer(ModelView, abc.ABC):
         Returns:
             Tensors shaped like the inputs, in the same structure. With `layer`, a tensor shaped like that layer's
             output. With several layers, a tuple of such tensors. A type checker cannot see the setting `layer`:
-            annotate the result, ``a: Tensor = ...``, where several inputs meet one layer, or one input several.
+            annotate the result of several layers, and ``cast(Tensor, ...)`` that of several inputs at one layer.
 
         Raises:
             InvalidInputError, InvalidTypeError: for inputs or targets that cannot be right.

@@ -17,12 +17,11 @@ Tensors = tuple[Tensor, ...]
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    # The type of an attribution of a tensor, a tuple, or a mapping. At a layer it is a tensor, with several layers a
+    # The type of an attribution of a tensor or a mapping. At a layer it is a tensor, with several layers a
     # tuple. A type checker does not see which layers are set. So it takes the first type, unless the code around the
     # call expects another one.
     OfTensor = TypeVar("OfTensor", Tensor, tuple[Tensor, ...], default=Tensor)
-    OfTuple = TypeVar("OfTuple", tuple[Tensor, ...], Tensor, default=tuple[Tensor, ...])
-    OfMapping = TypeVar("OfMapping", dict[str, Tensor], Tensor, tuple[Tensor, ...], default=dict[str, Tensor])
+    OfMapping = TypeVar("OfMapping", dict[str, Tensor], tuple[Tensor, ...], default=dict[str, Tensor])
 
 
 def flatten(inputs: Any, what: str = "inputs") -> tuple[Tensors, Callable[[Tensors], Any]]:

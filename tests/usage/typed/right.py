@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ClassVar, assert_type
+from typing import Annotated, ClassVar, assert_type, cast
 
 import numpy as np
 import torch
@@ -75,8 +75,8 @@ pairs = TensorDataset(x, y)
 assert_type(SmoothGrad(model, n_iter=8).attribute(x, 0), Tensor)
 assert_type(VarGrad(model=model).attribute(x, y, create_graph=True, seed=3), Tensor)
 assert_type(Gradient(model).attribute((x, x)), tuple[Tensor, ...])
-of_a_pair_at_a_layer: Tensor = Gradient(model, layer="1").attribute((x, x))
-of_a_dict_at_a_layer: Tensor = Gradient(model, layer="1").attribute({"a": x, "b": x})
+of_a_pair_at_a_layer = cast(Tensor, Gradient(model, layer="1").attribute((x, x)))
+of_a_dict_at_a_layer = cast(Tensor, Gradient(model, layer="1").attribute({"a": x, "b": x}))
 of_a_pair_at_layers: tuple[Tensor, ...] = Gradient(model, layer=("0", "1")).attribute((x, x))
 of_a_dict_at_layers: tuple[Tensor, ...] = Gradient(model, layer=("0", "1")).attribute({"a": x, "b": x})
 assert_type(Gradient(model).attribute({"x": x}, [0, 1, 0]), dict[str, Tensor])
