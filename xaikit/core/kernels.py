@@ -223,8 +223,11 @@ def refuse_missing_derivative(output: Tensor, called: set[Any]) -> None:
 
 
 def _reason(node: Any) -> str:
-    try:
-        node(torch.zeros(()))
-    except RuntimeError as err:
-        return str(err).splitlines()[0]
+    for operands in range(1, 4):
+        try:
+            node(*[torch.zeros(())] * operands)
+        except TypeError:  # it wants another number of them
+            continue
+        except RuntimeError as err:
+            return str(err).splitlines()[0]
     return "torch does not say which"

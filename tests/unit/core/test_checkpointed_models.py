@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,9 @@ def timm_convnext(**_options: Any) -> Any:
 def timm_resnet(**_options: Any) -> Any:
     """Between checkpoints it runs the blocks of a stage, and not the stage."""
     resnet = timm().models.resnet
-    small = {"layers": (1, 1, 1, 1), "channels": (4, 4, 8, 8), "stem_width": 4, "num_classes": 3}
+    small = {"layers": (1, 1, 1, 1), "stem_width": 4, "num_classes": 3}
+    if "channels" in inspect.signature(resnet.ResNet).parameters:  # timm 1.0.3 knows one width
+        small["channels"] = (4, 4, 8, 8)
     return resnet.ResNet(resnet.BasicBlock, **small), "layer2", PICTURES
 
 
