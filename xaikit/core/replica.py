@@ -169,9 +169,7 @@ class Replica:
             return self._parameter(value)
         if isinstance(value, Tensor):
             return self._tensor(value)
-        if kind in CONTAINERS or isinstance(
-            value, (collections.OrderedDict, collections.defaultdict, collections.Counter)
-        ):
+        if kind in CONTAINERS or isinstance(value, DICTS):
             return self._container(value)
         if isinstance(value, tuple):
             if PLAIN_TYPES.issuperset(map(type, value)):
