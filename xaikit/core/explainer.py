@@ -21,7 +21,6 @@ from xaikit.core.errors import (
     NestedLayersError,
     NotDifferentiableError,
 )
-from xaikit.core.kernels import in_place_writes_told
 from xaikit.core.model_view import ModelView
 from xaikit.core.opening import Needs, Request, at_layers, opened, with_recompute_context
 from xaikit.core.params import Int
@@ -369,7 +368,7 @@ class Explainer(ModelView, abc.ABC):
             if self.layer is not None:
                 call, rebuild = self._at_layers(at_inputs, read=self.SINGLE_BACKWARD and not cut)
             call = with_recompute_context(call, self._model_context)
-            with self._model_context(call), in_place_writes_told():
+            with self._model_context(call):
                 results = method(call)
         for result in results if not call.read_at else ():  # read at layers, they have the layers' shapes
             for value, x in zip(result, call.inputs, strict=True):

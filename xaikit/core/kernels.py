@@ -124,18 +124,30 @@ class FunctionLog(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _derivatives_exist() -> Iterator[None]:
-    """While active, an operation of which torch has no derivative at all is refused in a sentence."""
+def _torchs_refusals_told() -> Iterator[None]:
+    """While active, torch's errors about what it cannot differentiate become sentences.
+
+    Raises:
+        NotDifferentiableError: for an operation of which torch has no derivative at all, and for a model that writes in
+            place into what a derivative needs.
+    """
     try:
         yield
     except RuntimeError as error:
         text = str(error).partition("\n")[0]
-        if "derivative for" not in text or "not implemented" not in text:
-            raise
-        raise NotDifferentiableError(
-            f"torch cannot differentiate an operation of this model ({text[:200]}), so its score has no gradient; use "
-            "a method that needs none, such as captum.feature_ablation"
-        ) from error
+        if "derivative for" in text and "not implemented" in text:
+            raise NotDifferentiableError(
+                f"torch cannot differentiate an operation of this model ({text[:200]}), so its score has no gradient; "
+                "use a method that needs none, such as captum.feature_ablation"
+            ) from error
+        if "modified by an inplace operation" in text:
+            source = re.search(r"output \d+ of (\w+)", text)
+            whose = f"the output of {source[1]}" if source else "a value"
+            raise NotDifferentiableError(
+                f"torch cannot differentiate this model: it writes in place into {whose}, which the derivative needs; "
+                "use the step that makes a new tensor, such as x = x * 2 in place of x.mul_(2)"
+            ) from error
+        raise
 
 
 def sound_kernels(called: set[Any], *, create_graph: bool) -> contextlib.AbstractContextManager[Any]:
@@ -149,32 +161,12 @@ def sound_kernels(called: set[Any], *, create_graph: bool) -> contextlib.Abstrac
     if create_graph:
         table |= {f: TWICE[f] for f in TWICE.keys() & called}
     stack = contextlib.ExitStack()
-    stack.enter_context(_derivatives_exist())
+    stack.enter_context(_torchs_refusals_told())
     if create_graph:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
     if table:
         stack.enter_context(_Replacing(table))
     return stack
-
-
-@contextlib.contextmanager
-def in_place_writes_told() -> Iterator[None]:
-    """Turns torch's error about a value that the model has overwritten into a sentence.
-
-    Raises:
-        NotDifferentiableError: when the model writes in place into what a derivative needs.
-    """
-    try:
-        yield
-    except RuntimeError as err:
-        if "modified by an inplace operation" not in str(err):
-            raise
-        source = re.search(r"output \d+ of (\w+)", str(err))
-        whose = f"the output of {source[1]}" if source else "a value"
-        raise NotDifferentiableError(
-            f"torch cannot differentiate this model: it writes in place into {whose}, which the derivative needs; "
-            "use the step that makes a new tensor, such as x = x * 2 in place of x.mul_(2)"
-        ) from err
 
 
 def check_second_derivative(grads: Iterable[Tensor | None], facts: ModelFacts, form: Hashable) -> None:
