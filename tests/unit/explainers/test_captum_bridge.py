@@ -393,14 +393,3 @@ def test_an_error_of_ours_passes_through_captum_as_it_is():
 
     with pytest.raises(InvalidTypeError, match="head 'logits' of the model's output is a dict"):
         EXPLAINERS.create("captum.occlusion").bind(Nested()).attribute(torch.rand(2, 3), 0)
-
-
-def test_deep_lift_of_a_softmax_does_not_depend_on_the_other_samples():
-    """Captum's rule for softmax subtracts one mean over the whole batch, so each sample runs by itself."""
-    model = nn.Sequential(nn.Linear(6, 4), nn.Softmax(1), nn.Linear(4, 3)).double()
-    x = torch.randn(3, 6, dtype=torch.float64)
-    explainer = EXPLAINERS.get("captum.deep_lift")(model)
-    together = explainer.attribute(x, 0)
-    for row in range(3):
-        alone = explainer.attribute(x[row : row + 1], 0)
-        assert torch.allclose(together[row : row + 1], alone, atol=1e-12)

@@ -298,3 +298,14 @@ def test_what_has_one_sentence():
     named = CaptumExplainer("LayerGradCam", layer="second.input").bind(image).attribute(*QUICK["image"].inputs, 1)
     asked = CaptumExplainer("LayerGradCam", layer="second", attribute_to_layer_input=True)
     assert torch.equal(named, asked.bind(image).attribute(*QUICK["image"].inputs, 1))
+
+
+def test_deep_lift_of_a_softmax_does_not_depend_on_the_other_samples():
+    """Captum's rule for softmax subtracts one mean over the whole batch, so each sample runs by itself."""
+    model = nn.Sequential(nn.Linear(6, 4), nn.Softmax(1), nn.Linear(4, 3)).double()
+    x = torch.randn(3, 6, dtype=torch.float64)
+    explainer = CaptumExplainer("DeepLift").bind(model)
+    together = explainer.attribute(x, 0)
+    for row in range(3):
+        alone = explainer.attribute(x[row : row + 1], 0)
+        assert torch.allclose(together[row : row + 1], alone, atol=1e-12)

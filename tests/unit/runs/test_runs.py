@@ -7,38 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from xaikit import Gradient, IntegratedGradients, SmoothGrad, VarGrad, explain_dataset, load_run
+from tests.unit.runs.small_runs import N, explain, stacked
+from xaikit import Gradient, IntegratedGradients, SmoothGrad, VarGrad, load_run
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
-from xaikit.runs import UnreadableSampleError, shards
-
-N = 23
-
-
-@pytest.fixture
-def model():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
-
-
-@pytest.fixture
-def data():
-    torch.manual_seed(1)
-    return torch.randn(N, 3, 2, 2), torch.randint(3, (N,))
-
-
-def explain(explainer, data, out, **options):
-    return explain_dataset(explainer, data, out=out, progress=False, **{"shard_size": 5, "batch_size": 2, **options})
-
-
-def stacked(run):
-    return torch.stack([sample.values for sample in run])
+from xaikit.runs import UnreadableSampleError
 
 
 def test_a_run_holds_what_the_explainer_gives(model, data, tmp_path):
@@ -298,54 +276,6 @@ def test_what_a_process_left_that_was_killed_while_it_began_is_no_hindrance(mode
     (tmp_path / "run" / "manifest.json").unlink()
     with pytest.raises(InvalidInputError, match="holds no run of xaikit"):
         explain(Gradient(model), data, tmp_path / "run")
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-7])
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 1
-    path.write_bytes(bytes(content))
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize("damage", [truncate, flip, empty])
-def test_a_damaged_shard_is_named_and_repaired(damage, model, data, tmp_path):
-    whole = stacked(explain(Gradient(model), data, tmp_path / "run"))
-    path = shards.path_of(tmp_path / "run", 2)
-    damage(path)
-    with pytest.raises(InvalidInputError, match=rf"{path.name} .*repair=True"):
-        stacked(load_run(tmp_path / "run"))
-    if damage is not flip:  # only a checksum tells a flipped bit, and a resumed run does not read every value
-        with pytest.raises(InvalidInputError, match=path.name):
-            explain(Gradient(model), data, tmp_path / "run")
-    run = explain(Gradient(model), data, tmp_path / "run", repair=True)
-    assert torch.equal(stacked(run), whole)
-
-
-def test_a_damaged_manifest_is_named_and_repaired(model, data, tmp_path):
-    whole = stacked(explain(Gradient(model), data, tmp_path / "run"))
-    path = tmp_path / "run" / "manifest.json"
-    path.write_text("{")
-    for what in (load_run, lambda out: explain(Gradient(model), data, out)):
-        with pytest.raises(InvalidInputError, match=r"manifest\.json cannot be read .*repair=True"):
-            what(tmp_path / "run")
-    path.unlink()
-    run = explain(Gradient(model), data, tmp_path / "run", repair=True)
-    assert torch.equal(stacked(run), whole)
-
-
-def test_a_shard_of_another_job_is_not_mixed_in(model, data, tmp_path):
-    explain(Gradient(model), data, tmp_path / "a")
-    explain(Gradient(model), data, tmp_path / "b", seed=1)
-    shards.path_of(tmp_path / "a", 1).write_bytes(shards.path_of(tmp_path / "b", 1).read_bytes())
-    with pytest.raises(InvalidInputError, match="belongs to another job"):
-        explain(Gradient(model), data, tmp_path / "a")
 
 
 def test_a_full_disk_keeps_what_was_written(model, data, tmp_path, monkeypatch):
