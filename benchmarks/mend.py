@@ -168,9 +168,11 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     )
 
 
-def arguments(lines: str, regimes: Sequence[str], worlds: Sequence[str], *, others: bool = False) -> argparse.Namespace:
+def arguments(
+    description: str, lines: str, regimes: Sequence[str], worlds: Sequence[str], *, others: bool = False
+) -> argparse.Namespace:
     """What the command line asks for, with these defaults; `others` allows regimes beside them."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(worlds))
     parser.add_argument("--regimes", nargs="+", choices=None if others else regimes, default=list(regimes))
@@ -180,4 +182,6 @@ def arguments(lines: str, regimes: Sequence[str], worlds: Sequence[str], *, othe
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(arguments("build/mend.jsonl", REGIMES, tuple(WORLDS)), data.folder(None))
+    run(
+        arguments("Measure `mend` on planted shortcuts.", "build/mend.jsonl", REGIMES, tuple(WORLDS)), data.folder(None)
+    )

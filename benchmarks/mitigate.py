@@ -49,17 +49,7 @@ def by_shell(world: World, folder: Path, fooled: nn.Module, seed: int) -> None:
         assert masks is not None
         np.save(here / "masks.npy", masks.numpy())
         torch.save(fooled.state_dict(), here / "fooled.pt")
-        call = [
-            "mitigate",
-            "--data",
-            "data.npz",
-            "--model",
-            "net:make",
-            "--weights",
-            "fooled.pt",
-            "--mask",
-            "masks.npy",
-        ]
+        call = "mitigate --data data.npz --model net:make --weights fooled.pt --mask masks.npy".split()
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
         command = [sys.executable, "-m", "xaikit", *call]
         subprocess.run(command, cwd=here, check=True, stdout=subprocess.DEVNULL, env=environment)
@@ -111,7 +101,8 @@ def told(line: Line) -> str:
 
 def run() -> None:
     """Print the table."""
-    args = arguments("build/mitigate.jsonl", (SHELL,), PLACED, others=True)
+    description = "Measure `xaikit mitigate` and the mitigators' defaults on planted shortcuts."
+    args = arguments(description, "build/mitigate.jsonl", (SHELL,), PLACED, others=True)
     print("| world | method | seed | before | after | oracle | kept | of the oracle | warnings |")
     print("|---|---|---|---|---|---|---|---|---|")
     cells = ((name, regime, seed) for seed in args.seeds for regime in args.regimes for name in args.worlds)
