@@ -49,9 +49,9 @@ def by_shell(world: World, folder: Path, fooled: nn.Module, seed: int) -> None:
         assert masks is not None
         np.save(here / "masks.npy", masks.numpy())
         torch.save(fooled.state_dict(), here / "fooled.pt")
-        call = "mitigate --data data.npz --model net:make --weights fooled.pt --mask masks.npy".split()
+        files = ["--data", "data.npz", "--model", "net:make", "--weights", "fooled.pt", "--mask", "masks.npy"]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-        command = [sys.executable, "-m", "xaikit", *call]
+        command = [sys.executable, "-m", "xaikit", "mitigate", *files]
         subprocess.run(command, cwd=here, check=True, stdout=subprocess.DEVNULL, env=environment)
         fooled.load_state_dict(torch.load(here / "mended.pt"))
 
