@@ -63,7 +63,7 @@ def _target_object(text: str) -> Any:
     return TARGETS.create({"name": name, "settings": {**settings, "mask": load_masks(Path(mask))}})
 
 
-def check_target(target: Any, model: nn.Module, inputs: Any, head: str | int) -> None:
+def check_target(target: Any, model: nn.Module, inputs: Any, head: str | int | None) -> None:
     """Refuse a target that the model's output does not have; the model runs once, on the inputs given.
 
     Args:
@@ -90,7 +90,7 @@ def check_target(target: Any, model: nn.Module, inputs: Any, head: str | int) ->
         score(output, normalise(classes, n, _device(model)), n=n)
 
 
-def targets_for(target: Any, inputs: Any, labels: Any, model: nn.Module, head: str | int) -> Any:
+def targets_for(target: Any, inputs: Any, labels: Any, model: nn.Module, head: str | int | None) -> Any:
     """The targets of some samples, as an explainer takes them.
 
     Args:
