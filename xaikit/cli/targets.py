@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,29 +121,6 @@ def targets_for(target: Any, inputs: Any, labels: Any, model: nn.Module, head: s
             "with --labels; or --row of such a file"
         )
     return labels
-
-
-def target_text(spec: Any) -> str:
-    """A target's spec as it is written on the command line: "position:position=-1,index=5".
-
-    Args:
-        spec: a number, or a dict of name and settings.
-    """
-    if not isinstance(spec, Mapping) or "name" not in spec:
-        return str(spec)
-    settings = {name: value for name, value in spec.get("settings", {}).items() if value is not None}
-    if spec["name"] == "class":
-        return str(settings.get("index", 0))
-    written = ",".join(f"{name}={_value_text(value)}" for name, value in settings.items())
-    return f"{spec['name']}:{written}" if written else str(spec["name"])
-
-
-def _value_text(value: Any) -> str:
-    if isinstance(value, Mapping) and "name" not in value:
-        return "{" + ", ".join(f'"{key}": {target_text(part)}' for key, part in value.items()) + "}"
-    if isinstance(value, (list, Mapping)) and "name" not in value:
-        return "..."  # a mask
-    return target_text(value)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from xaikit.cli.targets import read_target, target_text
+from xaikit.cli.targets import read_target
 from xaikit.core import TARGETS
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.spec_strings import target_text
 from xaikit.runs import load_run
 
 NETS = """
