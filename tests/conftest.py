@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import shutil
 import socket
@@ -24,6 +25,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests run first, so that no process is left alone with them at the end."""
     longest = ("nightly", "zoo", "slow")
     items.sort(key=lambda item: next((i for i, m in enumerate(longest) if item.get_closest_marker(m)), len(longest)))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays; the garbage collector need not walk through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,4 +69,5 @@ def postgresql() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    torch.manual_seed(0)
+    # torch.manual_seed would also keep a stack trace for each kind of device that is not there, which is slow.
+    torch.default_generator.manual_seed(0)
