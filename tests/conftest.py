@@ -41,6 +41,16 @@ def _one_command_line() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_seeds_for_absent_devices() -> Iterator[None]:
+    """torch.manual_seed keeps a stack trace of each call for each kind of device that is not there, which is slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (torch.cuda, torch.xpu, torch.mtia):
+            if not kind.is_available():
+                patch.setattr(kind, "manual_seed_all", lambda seed: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of reference outputs of published code; its README says how they were made."""
@@ -69,5 +79,4 @@ def postgresql() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    # torch.manual_seed would also keep a stack trace for each kind of device that is not there, which is slow.
-    torch.default_generator.manual_seed(0)
+    torch.manual_seed(0)
