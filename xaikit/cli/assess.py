@@ -23,13 +23,14 @@ class Judging(ShortcutFields):
 
     def assessed(self, model: nn.Module) -> tuple[Assessment, bool]:
         """The model on the data, and whether samples were skipped."""
-        from xaikit.cli.stream import targets_for, tell_skipped, triple
+        from xaikit.cli.options import run_model
+        from xaikit.cli.stream import tell_skipped, triple
         from xaikit.core import EXPLAINERS
         from xaikit.mitigation import assess
 
         data, stream, classes = self.judged(model)
         view = self.with_embedding_layer(model, stream.first).view()
-        targets_for("", next(iter(stream)), model, view["head"])  # a model that does not take such samples says so now
+        run_model(model, next(iter(stream)).inputs, view["head"])  # one that does not take such samples says so now
         panels = [EXPLAINERS.create(text) for text in self.explainer]
         panels = [e if e.layer else e.set_kwargs(**view) for e in panels]
         options = self.assess_options(data, classes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from xaikit.cli.job import INTERRUPTED, flag
-from xaikit.cli.sources import MaskFields, ModelJob
+from xaikit.cli.sources import TARGET_HELP, MaskFields, ModelJob
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,7 @@ class Evaluate(MaskFields, ModelJob):
 
     explainer: tuple[str, ...] = flag(("integrated_gradients",), help="An explainer, name:key=value; may be repeated.")
     metric: tuple[str, ...] = flag(("abpc",), help="A metric, name:key=value; may be repeated.")
-    target: str = flag("", help="Class to explain: a number, or 'label'. Default: the predicted class.")
+    target: str = flag("", help=TARGET_HELP)
     postprocess: str = flag("", help="Postprocessor of each attribution: name:key=value.")
     out: Path = flag(Path("table.json"), help="Where the table is saved: .json.")
     batch_size: int = flag(32, help="Samples in one pass through the model.")
@@ -69,11 +69,12 @@ class Evaluate(MaskFields, ModelJob):
         model = self.loaded()
         data = self.fit_labels(data, model, needed=self.target == "label")
         samples = Stream(data, masks, batch_size=self.batch_size, limit=self.limit)
+        target = self.checked_target(self.target, data, model, samples.first)
         with_layer = self.with_embedding_layer(model, samples.first)
         table = evaluate(
             {name: with_layer.bound(name, model) for name in self.explainer},
             list(self.metric),
-            samples.map(lambda batch: self._metric_batch(batch, model)),
+            samples.map(lambda batch: self._metric_batch(batch, target, model)),
             postprocess=after,
             confidence=self.confidence,
             seed=self.seed,
@@ -95,9 +96,9 @@ class Evaluate(MaskFields, ModelJob):
         # What was left out must not look like success to a script.
         return 1 if failed or skipped else 0
 
-    def _metric_batch(self, batch: MaskedBatch, model: nn.Module) -> tuple[Any, ...]:
+    def _metric_batch(self, batch: MaskedBatch, target: Any, model: nn.Module) -> tuple[Any, ...]:
         """A batch as the metrics take it."""
-        from xaikit.cli.stream import targets_for
+        from xaikit.cli.targets import targets_for
 
-        targets = targets_for(self.target, batch, model, self.view()["head"])
+        targets = targets_for(target, batch.inputs, batch.labels, model, self.view()["head"])
         return (batch.inputs, targets) if batch.masks is None else (batch.inputs, targets, batch.masks)

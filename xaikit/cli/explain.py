@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from xaikit.cli.job import argument, flag
 from xaikit.cli.printing import printable
 from xaikit.cli.processes import ProcessFields
-from xaikit.cli.sources import DataFields, ModelJob
+from xaikit.cli.sources import TARGET_HELP, DataFields, ModelJob
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +50,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
     source: str | None = argument(None, metavar="INPUT", help="An image, a .npy with samples (N, ...), or a sentence.")
     row: int | None = flag(None, help="Row of INPUT to explain. In a .csv the first row is 2, in a .npy or .npz 0.")
     explainer: str = flag("integrated_gradients", help="An explainer, name:key=value,key=value; see xaikit list.")
-    target: str = flag("", help="Class, one class per sample (3,1,2), or 'label'. Default: the predicted class.")
+    target: str = flag("", help=f"{TARGET_HELP} Of INPUT also one class per sample: 3,1,2.")
     out: Path | None = flag(
         None, help="Result: .npz (default: INPUT.EXPLAINER.npz) or .safetensors; with --data a folder."
     )
@@ -80,25 +78,32 @@ class Explain(ProcessFields, DataFields, ModelJob):
         return f"the same command goes on with {self.out}" if self.data else super().how_to_go_on()
 
     def _one(self, source: str) -> int:
+        import torch
+
         from xaikit.cli.hugging_face import classes_of
-        from xaikit.cli.options import check_out, chosen_targets, run_model, split_list
+        from xaikit.cli.options import check_out, run_model, split_list
         from xaikit.cli.single import read_input
         from xaikit.cli.summary import as_json, check_classes, summary
+        from xaikit.cli.targets import check_target, read_target, targets_for
         from xaikit.core import EXPLAINERS
+        from xaikit.core.targets import looks_at_all_heads
 
         name = EXPLAINERS.create(self.explainer).NAME
         if self.out is not None:
             check_out(self.out, ".npz", ".safetensors")
         sample_input = read_input(self, source)
-        targets = self._targets(sample_input)
+        classes = split_list(self.classes) or classes_of(self.model)
+        target = read_target(self.target, classes, each=True)
         result = self.out or Path(f"{sample_input.name}.{name}.npz")
         model = self.loaded()
         explainer = self.with_embedding_layer(model, sample_input.inputs).bound(self.explainer, model)
         inputs = sample_input.inputs.to(explainer.device)
-        output = run_model(model, inputs, explainer.head)
-        classes = split_list(self.classes) or classes_of(self.model)
+        targets = targets_for(target, inputs, sample_input.label, model, explainer.head)
+        check_target(target, model, inputs, explainer.head)
+        # A target of several outputs has no prediction beside it.
+        output = torch.empty(len(inputs)) if looks_at_all_heads(targets) else run_model(model, inputs, explainer.head)
         check_classes(classes, output)
-        attribution = explainer.explain(inputs, chosen_targets(targets, output), seed=self.seed)
+        attribution = explainer.explain(inputs, targets, seed=self.seed)
         result.parent.mkdir(parents=True, exist_ok=True)
         written = [attribution.save(result)]
         if self.figure:
@@ -106,29 +111,6 @@ class Explain(ProcessFields, DataFields, ModelJob):
         text = f"{summary(attribution, sample_input, output, classes)}\nwrote {', '.join(map(str, written))}"
         self.tell(text, **as_json(attribution, output, classes), written=[str(path) for path in written])
         return 0
-
-    def _targets(self, sample_input: SampleInput) -> Any:
-        """The classes or the target that is asked for."""
-        from xaikit.cli.options import named_target, numbers, split_list
-        from xaikit.core.errors import InvalidInputError
-
-        if (named := named_target(self.target)) is not None:
-            return named
-        classes = split_list(self.classes)
-        if self.target in classes:
-            return [classes.index(self.target)]
-        if self.target != "label" and not re.fullmatch(r"(\d+(,\d+)*)?", self.target.replace(" ", "")):
-            raise InvalidInputError(
-                "--target takes a class (3, or one per sample: 3,1,2), a word of --classes, 'label', or a target such "
-                f"as contrast:for_=3,against=5; got {self.target!r}"
-            )
-        if self.target != "label":
-            return numbers(self.target, int, "--target")
-        if sample_input.label is None:
-            raise InvalidInputError(
-                "--target label needs data with labels: --data, or --row of a .npz or with --labels"
-            )
-        return [sample_input.label]
 
     def _draw(
         self, attribution: Attribution, sample_input: SampleInput, classes: Sequence[str], path: Path
@@ -155,26 +137,23 @@ class Explain(ProcessFields, DataFields, ModelJob):
 
     def _all(self) -> int:
         from xaikit.cli import processes
-        from xaikit.cli.options import run_model
         from xaikit.cli.run_summary import run_summary
-        from xaikit.core.errors import InvalidInputError, NonFiniteError
+        from xaikit.cli.targets import LABEL
+        from xaikit.core.errors import InvalidInputError
         from xaikit.runs import explain_dataset, load_run
         from xaikit.runs.source import SampleSource
 
         if self.out is None:
             raise InvalidInputError("--data needs --out, the folder of the run")
-        if self.target and self.target != "label" and not self.target.isdecimal():
-            raise InvalidInputError(f"--target of a data set is one class or 'label', got {self.target!r}")
         data, model = self.samples(self.model), self.loaded()
-        data = self.fit_labels(data, model, needed=self.target == "label")
+        data = self.fit_labels(data, model, needed=self.target == LABEL)
         first = SampleSource(data).first()[0]
-        with contextlib.suppress(NonFiniteError):  # one sample that is not finite is told with its row
-            run_model(model, first, self.view()["head"])
+        target = self.checked_target(self.target, data, model, first)
         run = explain_dataset(
             self.with_embedding_layer(model, first).bound(self.explainer, model),
             data,
             out=self.out,
-            targets=int(self.target) if self.target.isdecimal() else self.target or "predicted",
+            targets="predicted" if target is None else target,
             batch_size=self.batch_size,
             dtype=self.dtype or None,
             keep_inputs=self.keep_inputs,

@@ -67,8 +67,8 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         import json
 
         from xaikit.cli import processes
-        from xaikit.cli.options import check_out, device_of
-        from xaikit.cli.stream import targets_for, tell_skipped, triple
+        from xaikit.cli.options import check_out, device_of, run_model
+        from xaikit.cli.stream import tell_skipped, triple
         from xaikit.core import EXPLAINERS, MITIGATORS, Int
         from xaikit.core.errors import InvalidInputError
         from xaikit.core.files import write_whole
@@ -93,7 +93,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         view = self.with_embedding_layer(model, training.first).view()
         mitigator = self._seen(mitigator, view)
         # A model that does not take such samples says so now.
-        targets_for("", next(iter(test)), model, view["head"])
+        run_model(model, next(iter(test)).inputs, view["head"])
         measured = test.map(triple)
         options: dict[str, Any] = {
             "explainers": [e if e.layer else e.set_kwargs(**view) for e in panels] or [mitigator.explainer],

@@ -77,27 +77,36 @@ def device_of(name: str) -> Any:
         raise InvalidInputError(f"--device {name} cannot be used here ({str(err).splitlines()[0]})") from None
 
 
-def run_model(model: nn.Module, inputs: Any, head: str | int | None) -> Tensor:
-    """The model's output for some samples, moved to where the model is.
+def returned_by(model: nn.Module, inputs: Any) -> Any:
+    """Whatever the model returns for some samples, which are moved to where it is.
 
     Raises:
         InvalidInputError: where the model does not take such inputs.
-        NonFiniteError: for a model that gives NaN or infinite numbers.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     tensors, rebuild = flatten(inputs)
     try:
         with torch.no_grad():
-            returned = model(rebuild(tuple(t.to(device) for t in tensors)))
-        if isinstance(returned, Tensor) and isinstance(head, str) and head != "logits":
-            raise InvalidInputError(f"--head {head} names one of several outputs, and the model returns one tensor")
-        output = pick_head(returned, head)
+            return model(rebuild(tuple(t.to(device) for t in tensors)))
     except RuntimeError as err:
         shapes, place = ", ".join(str(tuple(t.shape)) for t in tensors), line_of_user(err)
         raise InvalidInputError(
             f"the model does not take inputs of shape {shapes} ({err}{f', raised in {place}' if place else ''}); "
             "--size and --grey change an image, --columns a table"
         ) from err
+
+
+def run_model(model: nn.Module, inputs: Any, head: str | int | None) -> Tensor:
+    """The model's output for some samples.
+
+    Raises:
+        InvalidInputError: where the model does not take such inputs, or returns no such output.
+        NonFiniteError: for a model that gives NaN or infinite numbers.
+    """
+    returned = returned_by(model, inputs)
+    if isinstance(returned, Tensor) and isinstance(head, str) and head != "logits":
+        raise InvalidInputError(f"--head {head} names one of several outputs, and the model returns one tensor")
+    output: Tensor = pick_head(returned, head)
     n_bad = int((~torch.isfinite(output.flatten(1) if output.ndim > 1 else output[:, None]).all(1)).sum())
     if n_bad == len(output) and n_bad:
         raise NonFiniteError(
@@ -105,39 +114,6 @@ def run_model(model: nn.Module, inputs: Any, head: str | int | None) -> Tensor:
             "that diverged?) and at the values of the samples"
         )
     return output
-
-
-def targets_of(classes: list[int], net: nn.Module, inputs: Tensor, head: str | int | None) -> Any:
-    """The given classes; else the predicted one of each sample, or None for a single output."""
-    return chosen_targets(classes, run_model(net, inputs, head))
-
-
-def named_target(text: str) -> Any:
-    """The target that a spec string such as "position:position=-1,index=5" describes; None for any other text.
-
-    Raises:
-        InvalidInputError: for a registered target whose settings cannot be right.
-    """
-    from xaikit.core import TARGETS
-
-    return TARGETS.create(text) if text.partition(":")[0] in TARGETS else None
-
-
-def chosen_targets(classes: Any, output: Tensor) -> Any:
-    """The given target, or the given classes; else the predicted one of each sample, or None for a single output.
-
-    Raises:
-        InvalidInputError: for another number of classes than of samples.
-    """
-    if not isinstance(classes, list):
-        return classes
-    if len(classes) not in (0, 1, len(output)):
-        raise InvalidInputError(
-            f"--target takes one class for all samples, or one for each of {len(output)}, got {len(classes)}"
-        )
-    if classes:
-        return classes[0] if len(classes) == 1 else torch.tensor(classes)
-    return output.argmax(1) if output.ndim == 2 and output.shape[1] > 1 else None
 
 
 def check_masked(metrics: Sequence[str], masks: Any) -> None:

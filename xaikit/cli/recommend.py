@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xaikit.cli.job import flag
-from xaikit.cli.sources import DataFields, ModelJob
+from xaikit.cli.sources import TARGET_HELP, DataFields, ModelJob
 
 
 class Recommend(DataFields, ModelJob):
@@ -32,7 +32,7 @@ class Recommend(DataFields, ModelJob):
     metric: str = flag("abpc", help="With --data: the metric that measures them.")
     n_samples: int = flag(8, help="With --data: number of samples to measure on.")
     seconds: float = flag(60.0, help="With --data: time limit of the measuring.")
-    target: str = flag("", help="Class to explain: a number, or 'label'. Default: the predicted class.")
+    target: str = flag("", help=TARGET_HELP)
     out: Path | None = flag(None, help="Where the result is saved: .json, for xaikit report --profile.")
 
     def run(self) -> int:
@@ -59,7 +59,7 @@ class Recommend(DataFields, ModelJob):
         result = recommend(
             model,
             self.modality or None,
-            None if sample is None else self._pair(sample, model),
+            None if sample is None else self._pair(sample, data, model),
             self.differentiable or None,
             explainers=list(self.explainer) or None,
             metric=self.metric,
@@ -74,8 +74,9 @@ class Recommend(DataFields, ModelJob):
         suits = any(item.suitable for item in result.candidates)
         return 0 if suits and not skipped else 1
 
-    def _pair(self, samples: Any, model: Any) -> Any:
+    def _pair(self, samples: Any, data: Any, model: Any) -> Any:
         """The samples with their targets; None for a model with a single output."""
-        from xaikit.cli.stream import targets_for
+        from xaikit.cli.targets import targets_for
 
-        return samples.inputs, targets_for(self.target, samples, model, self.view()["head"])
+        target = self.checked_target(self.target, data, model, samples.inputs)
+        return samples.inputs, targets_for(target, samples.inputs, samples.labels, model, self.view()["head"])

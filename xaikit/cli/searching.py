@@ -8,8 +8,9 @@ import numpy as np
 from torch import nn
 
 from xaikit.cli.inputs import read_batch
-from xaikit.cli.options import check_masked, device_of, named_target, numbers, targets_of
-from xaikit.cli.stream import MaskedBatch, Stream, targets_for
+from xaikit.cli.options import check_masked, device_of, numbers, split_list
+from xaikit.cli.stream import MaskedBatch, Stream
+from xaikit.cli.targets import check_target, read_target, targets_for
 from xaikit.core import EXPLAINERS, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.tuning.search import Search
@@ -34,16 +35,17 @@ def search_of(job: Tune) -> tuple[Search, Stream]:
     size = Int(ge=0).check(job.batch_size, "--batch-size")
     device_of(job.device)
     model = job.loaded()
-    samples = _samples(job, model)
-    by_class = job.source is not None and named_target(job.target) is None
-    targets = _targets(job.target, len(samples)) if by_class else []
+    samples, data = _samples(job, model)
+    target = _target(job, data)
     parts = list(samples) if size else [samples.whole()]
+    if not isinstance(target, list):
+        check_target(target, model, parts[0].inputs, job.view()["head"])
     with_layer = job.with_embedding_layer(model, samples.first)
     explainers = [with_layer.bound(text, model) for text in job.explainer]
     search = explanation_search(
         explainers if len(explainers) > 1 else explainers[0],
         metric,
-        [_metric_batch(job, part, targets, model) for part in parts],
+        [_metric_batch(job, part, target, model) for part in parts],
         sampler=job.sampler,
         pruner=job.pruner or None,
         seed=job.seed,
@@ -53,7 +55,7 @@ def search_of(job: Tune) -> tuple[Search, Stream]:
     return search, samples
 
 
-def _samples(job: Tune, model: nn.Module) -> Stream:
+def _samples(job: Tune, model: nn.Module) -> tuple[Stream, Any]:
     if bool(job.data) == (job.source is not None):
         raise InvalidInputError("name either an INPUT or --data, a data set")
     data = job.samples(job.model) if job.source is None else read_batch(job.source, job.preparation(job.model))[0]
@@ -61,17 +63,13 @@ def _samples(job: Tune, model: nn.Module) -> Stream:
     masks = job.masks(data)
     check_masked(job.metric, masks)
     data = job.fit_labels(data, model, needed=job.target == "label")
-    return Stream(data, masks, limit=job.limit if job.source is None else 0, **size)
+    return Stream(data, masks, limit=job.limit if job.source is None else 0, **size), data
 
 
-def _metric_batch(job: Tune, part: MaskedBatch, targets_given: list[int], model: nn.Module) -> tuple[Any, ...]:
+def _metric_batch(job: Tune, part: MaskedBatch, target: Any, model: nn.Module) -> tuple[Any, ...]:
     """A batch as the metrics take it."""
-    head = job.view()["head"]
-    if job.source is None or named_target(job.target) is not None:
-        targets = targets_for(job.target, part, model, head)
-    else:
-        chosen = [targets_given[i] for i in part.indices.tolist()] if len(targets_given) > 1 else targets_given
-        targets = targets_of(chosen, model, part.inputs.to(device_of(job.device)), head)
+    chosen = [target[i] for i in part.indices.tolist()] if isinstance(target, list) else target
+    targets = targets_for(chosen, part.inputs, part.labels, model, job.view()["head"])
     return (part.inputs, targets) if part.masks is None else (part.inputs, targets, part.masks)
 
 
@@ -94,12 +92,20 @@ def _space(job: Tune) -> dict[str, Any] | str | None:
     return {name: [_value(v) for v in choices.split(",") if v] if equals else None for name, equals, choices in parts}
 
 
-def _targets(text: str, n: int) -> list[int]:
-    """Classes out of a text or a .npy file: one for all of n samples, or one for each."""
-    classes = _read_targets(text) if text.endswith(".npy") else numbers(text, int, "--target")
-    if len(classes) not in (0, 1, n):
-        raise InvalidInputError(f"--target takes one class for all samples, or one for each of {n}, got {len(classes)}")
-    return classes
+def _target(job: Tune, data: Any) -> Any:
+    """What --target names; of INPUT also a class for each sample, in a text or a .npy file."""
+    if job.source is None:
+        return read_target(job.target, getattr(data, "classes", ()))
+    target = (
+        _read_targets(job.target)
+        if job.target.endswith(".npy")
+        else read_target(job.target, split_list(job.classes), each=True)
+    )
+    if isinstance(target, list) and len(target) not in (1, len(data)):
+        raise InvalidInputError(
+            f"--target takes one class for all samples, or one for each of {len(data)}, got {len(target)}"
+        )
+    return target[0] if isinstance(target, list) and len(target) == 1 else target
 
 
 def _read_targets(text: str) -> list[int]:

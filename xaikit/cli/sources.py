@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from xaikit.files.pictures import Preparation
 
 
+TARGET_HELP = (
+    "What is explained: a class (3, or a word of --classes), 'label', or a target: contrast:for_=3,against=5, "
+    "position:position=-1,index=5, region:class_=1, heads:... Default: the predicted class."
+)
+
+
 class ModelJob(Job):
     """A verb that needs a model."""
 
@@ -59,6 +65,21 @@ class ModelJob(Job):
         """The explainer's settings `head` and, if it is named, `layer`."""
         head = int(self.head) if self.head.isdecimal() else self.head
         return {"head": head, **({"layer": self.layer} if self.layer else {})}
+
+    def checked_target(self, text: str, data: Any, model: nn.Module, first: Any) -> Any:
+        """What --target names; one that the model does not have is refused before any work.
+
+        Args:
+            text: the value of --target.
+            data: a data set, whose classes may be named.
+            model: that is explained.
+            first: inputs of one sample.
+        """
+        from xaikit.cli.targets import check_target, read_target
+
+        target = read_target(text, getattr(data, "classes", ()))
+        check_target(target, model, first, self.view()["head"])
+        return target
 
     def fit_labels(self, data: Any, model: nn.Module, *, needed: bool) -> Any:
         """The data with labels that fit the model's outputs, see `xaikit.cli.class_names.fit_labels`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import typer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from xaikit.cli.masks import AnyMasks
@@ -172,25 +172,3 @@ def tell_skipped(*streams: Stream) -> int:
     if skipped:
         typer.echo(f"xaikit: note: {len(skipped)} of {streams[0].total} samples were skipped", err=True)
     return len(skipped)
-
-
-def targets_for(target: str, batch: MaskedBatch, model: nn.Module, head: str | int) -> Any:
-    """The targets of some samples: the label, one class, a target's spec, or by default the predicted class.
-
-    Raises:
-        InvalidInputError: for a target that is none of these, or labels that are not there.
-    """
-    from xaikit.cli.options import named_target, targets_of
-
-    if (named := named_target(target)) is not None:
-        return named
-    if target == "label":
-        if batch.labels is None:
-            raise InvalidInputError("--target label needs data with labels")
-        return batch.labels
-    if target and not target.isdecimal():
-        raise InvalidInputError(
-            f"--target of a data set is one class, 'label', or a target such as position:position=-1,index=5, "
-            f"got {target!r}"
-        )
-    return targets_of([int(target)] if target else [], model, batch.inputs, head)

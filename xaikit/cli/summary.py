@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from xaikit.cli.targets import target_text
 from xaikit.core.errors import InvalidInputError
 from xaikit.report import Names
 from xaikit.report.cards import drawn
@@ -37,7 +38,7 @@ def summary(attribution: Attribution, sample_input: SampleInput, output: Tensor,
         clauses = [f"sample {i}:"] if n > 1 else []
         clauses += prediction(output[i], names)
         clauses += (
-            [f"class {named(target, names)}," if isinstance(target, int) else f"{target},"]
+            [f"class {named(target, names)}," if isinstance(target, int) else f"{target_text(target)},"]
             if target is not None
             else []
         )

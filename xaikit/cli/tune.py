@@ -45,7 +45,7 @@ class Tune(MaskFields, ModelJob):
     weigh: str = flag("", help="Weights that add the metrics up to one objective: 1,0.5")
     vary: tuple[str, ...] = flag((), help="A setting to search: NAME, NAME=a,b,c, or all; may be repeated.")
     postprocess: bool = flag(False, help="Search pooling and normalisation as well.")
-    target: str = flag("", help="As for explain; for INPUT also a .npy with one class for each sample.")
+    target: str = flag("", help="As for explain; of INPUT also one class for each sample: 3,1,2, or a .npy.")
     limit: int = flag(100, help="Use at most so many samples of --data, evenly spread; 0: all.")
     trials: int = flag(50, help="Number of trials of all workers together.")
     workers: int = flag(1, help="Number of processes on this machine.")

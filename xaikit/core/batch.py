@@ -17,6 +17,7 @@ from xaikit.core.labels import REMEDY, read_labels
 from xaikit.core.mask_supply import MaskSupply
 from xaikit.core.masks import WHAT, leaves_of, map_leaves, read_masks, take_masks
 from xaikit.core.structure import Tensors, check_batch, flatten
+from xaikit.core.targets import target_value
 
 ROWS = 256  # samples in a pass, for data in memory
 FORMS = (
@@ -30,7 +31,7 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: a tensor (N, ...), or a tuple, list or dict of them.
-        labels: (N,); or, where an explainer's targets are meant, also a class for all, a function, or None.
+        labels: (N,); or, where an explainer's targets are meant, also a class for all, a target, a function, or None.
         masks: as `read_masks` gives them; None where there are none.
         groups: of the samples, for the training losses that go by groups; an object with `take` and `to`.
     """
@@ -97,7 +98,8 @@ def read_batch(  # noqa: PLR0913
         model: whose precision and device arrays get.
         masks: name of the masks in messages.
         by_class: there is one mask for each class instead of one for each sample.
-        targets: the second item is an explainer's target: it may also be a class for all, a function or None.
+        targets: the second item is an explainer's target: it may also be a class for all, a target (an object, its
+            spec string or dict), a function or None.
         check: whether the inputs must be finite.
         move: put arrays on the model's device; else they stay on the CPU.
         free_labels: the labels are for a loss of the user's: any numbers, (N, ...).
@@ -116,8 +118,9 @@ def read_batch(  # noqa: PLR0913
     inputs = read_inputs(item[0], model, move=move)
     tensors = flatten(inputs)[0]
     n = check_batch(tensors) if check else _sample_count(tensors)
-    labels = item[1]
-    open_target = labels is None or isinstance(labels, int) or (callable(labels) and not isinstance(labels, Tensor))
+    target = target_value(item[1]) if targets else None
+    labels = item[1] if target is None else target
+    open_target = labels is None or isinstance(labels, int) or is_whole_batch_target(labels)
     if free_labels:
         labels = _rows_of_labels(labels, n)
     elif not (targets and (open_target or (isinstance(labels, Tensor) and labels.ndim == 0))):
@@ -187,6 +190,15 @@ def count_batches(data: Any, rows: int | None = ROWS) -> int | None:
         return math.ceil(length / (rows or ROWS)) if isinstance(data, Dataset) else length
     except (TypeError, ValueError):  # no length, or wrong data: reading it says so
         return None
+
+
+def is_whole_batch_target(labels: Any) -> bool:
+    """Whether labels are a target of a batch as a whole, a function or an object, instead of a row for each sample.
+
+    Args:
+        labels: of a batch.
+    """
+    return not isinstance(labels, Tensor) and (callable(labels) or hasattr(labels, "looks_at_all_heads"))
 
 
 def is_batch(data: Any) -> bool:

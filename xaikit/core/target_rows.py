@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,8 +40,8 @@ def pick_head(output: Any, head: str | int | None) -> Any:
         picked = output[head]
     elif isinstance(head, str) and hasattr(output, head):
         picked = getattr(output, head)
-    elif isinstance(output, (tuple, list)) and isinstance(head, int) and -len(output) <= head < len(output):
-        picked = output[head]
+    elif isinstance(output, (tuple, list)) and (place := _position(head)) in range(-len(output), len(output)):
+        picked = output[place]
     elif isinstance(output, (tuple, list)):
         raise UnknownNameError(
             f"the model returns a tuple of {len(output)}; name its output with head=, a position from 0 on"
@@ -52,6 +53,11 @@ def pick_head(output: Any, head: str | int | None) -> Any:
     if not isinstance(picked, Tensor):
         raise InvalidTypeError(f"head {head!r} of the model's output is a {type(picked).__name__}, not a tensor")
     return picked
+
+
+def _position(head: str | int) -> int:
+    """The position that a head names, in a spec string, whose keys are texts, as digits; one past any for a name."""
+    return int(head) if isinstance(head, int) or head.isdecimal() else sys.maxsize
 
 
 @dataclasses.dataclass(frozen=True)

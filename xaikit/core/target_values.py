@@ -268,7 +268,7 @@ class Region(Target):
 
 def _heads(value: Any, where: str) -> Any:
     if not isinstance(value, Mapping) or not value:
-        raise InvalidTypeError(f"{where} must be a dict from heads to targets, got {value!r}")
+        raise InvalidTypeError(f'{where} must be a dict from heads to targets, such as {{"start": 3}}, got {value!r}')
     return {head: TARGETS.create(target) for head, target in value.items()}
 
 

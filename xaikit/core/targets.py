@@ -118,10 +118,20 @@ def shares_head(target: CallTarget) -> bool:
     return not (isinstance(target, RowTarget) and target.target.looks_at_all_heads)
 
 
+def target_value(targets: Any) -> Any:
+    """The target object that a spec string, a spec dict or an object means; None for anything else.
+
+    Raises:
+        InvalidInputError, UnknownNameError: for a text or a dict that describes no target.
+    """
+    if isinstance(targets, (str, Mapping)):
+        return TARGETS.create(targets)
+    return targets if hasattr(targets, "looks_at_all_heads") else None
+
+
 def looks_at_all_heads(targets: Any) -> bool:
     """Whether targets, as the user passes them, look at all that the model returns."""
-    target = TARGETS.create(targets) if isinstance(targets, (str, Mapping)) else targets
-    return bool(getattr(target, "looks_at_all_heads", False))
+    return bool(getattr(target_value(targets), "looks_at_all_heads", False))
 
 
 def described(targets: Any) -> Any:

@@ -50,8 +50,16 @@ class PerturbationMetric(Metric, abc.ABC):
             parts.append(torch.cat(watched))
         return torch.cat(parts, 1)
 
-    def _watched(self, call: Call, output: Tensor, copies: int) -> Tensor:
+    def _watched(self, call: Call, output: Any, copies: int) -> Tensor:
         """The measured output of each row: the score, a probability, or whether the prediction is right."""
+        if not isinstance(output, Tensor) or output.ndim > 2:  # of several outputs, or at many places
+            if self.output in ("accuracy", "probability"):
+                raise InvalidInputError(
+                    f"{type(self).__name__}.output={self.output!r} needs an output of shape (N, classes); use 'score', "
+                    "and for a probability a target such as Probability(Position(-1, 5))"
+                )
+            score = call.score(output, copies)
+            return score.float() if score.dtype in (torch.float16, torch.bfloat16) else score
         # An area of low-precision numbers would be mostly rounding.
         output = output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
         several = output.ndim > 1 and output.shape[1] > 1

@@ -104,7 +104,7 @@ class RandomLogit(Comparing):
         target = context.call.target
         one = context.call.at(slice(0, 1)) if isinstance(target, Tensor) else context.call
         output = one.run(one.inputs)
-        classes = output.shape[1] if output.ndim == 2 else 1
+        classes = output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else 1
         if not isinstance(target, Tensor) or classes < 2:
             raise InvalidInputError(
                 "RandomLogit compares the explained class with another: it needs class targets and a model with "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import structure
+from xaikit.core.batch import is_whole_batch_target
 from xaikit.metrics import Metric
 from xaikit.metrics.table import bootstrap_interval
 from xaikit.recommendation.candidates import Candidate, error_as_reason
@@ -69,8 +70,8 @@ def measured(  # noqa: PLR0913
 
 def _seconds_per_sample(item: Candidate, inputs: Any, targets: Any) -> float:
     """Seconds for one sample: the shorter of two calls, since the first one may import a library."""
-    if callable(targets) and not isinstance(targets, Tensor):
-        return 0.0  # a function of the output may hold values per sample
+    if is_whole_batch_target(targets):
+        return 0.0  # a function or a target may hold values per sample
     tensors, rebuild = structure.flatten(inputs)
     first = rebuild(tuple(t[:1] for t in tensors))
     target = targets[:1] if isinstance(targets, Tensor) and targets.ndim else targets

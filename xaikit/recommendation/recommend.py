@@ -18,12 +18,13 @@ from torch.utils.data import Dataset
 
 from xaikit.core import EXPLAINERS, METRICS, MODALITIES, Explainer, Float, Int, structure
 from xaikit.core.arrays import is_array
-from xaikit.core.batch import dataset_loader, is_batch
+from xaikit.core.batch import dataset_loader, is_batch, is_whole_batch_target
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import read_classes, read_labels
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.results import Result
+from xaikit.core.targets import target_value
 from xaikit.metrics import Metric
 from xaikit.modality import Modality, as_modality
 from xaikit.recommendation.candidates import Candidate, candidate, explainer_names, missing_rules
@@ -169,9 +170,9 @@ def recommend(  # noqa: PLR0913
         model: the model.
         modality: "image", "text", "time_series", "tabular", a `Modality`, or a tuple of them for several inputs; None
             chooses it by the shape of the data.
-        data: samples: a pair (inputs, targets); inputs alone, for which the predicted class is explained; a loader or a
-            data set, of which the first samples are taken. Tensors, numpy arrays, lists and pandas objects are read
-            alike.
+        data: samples: a pair (inputs, targets) as for `Explainer.attribute`; inputs alone, for which the predicted
+            class is explained; a loader or a data set, of which the first samples are taken. Tensors, numpy arrays,
+            lists and pandas objects are read alike.
         differentiable: True keeps only methods whose attribution can be part of a loss.
         explainers: names of those to consider; None takes all that are registered.
         metric: the metric that ranks them, by its mean over the samples.
@@ -241,7 +242,8 @@ def _samples(data: Any, n: int, model: nn.Module) -> tuple[Any, Any]:
         inputs, targets = data if pair else (data, None)
     tensors, rebuild = structure.flatten(read_inputs(inputs, model, what="data"), "data")
     count = structure.check_batch(tensors, "data")
-    if targets is not None and not callable(targets) and not isinstance(targets, int):
+    targets = targets if (target := target_value(targets)) is None else target
+    if targets is not None and not is_whole_batch_target(targets) and not isinstance(targets, int):
         targets = read_labels(targets, count, what="targets")[:n]
     device = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
     return rebuild(tuple(t[:n].to(device) for t in tensors)), targets

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from inspect import isfunction
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from xaikit.core import Explainer, Int
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NonFiniteError, UnboundError
 from xaikit.core.setting_json import to_json
 from xaikit.core.structure import flatten
+from xaikit.core.target_values import Target
 from xaikit.runs import manifest, shards
 from xaikit.runs.run import Run, load_run
 from xaikit.runs.shards import Shard, concatenated
@@ -31,7 +32,7 @@ def explain_dataset(  # noqa: PLR0913
     data: Any,
     *,
     out: str | Path,
-    targets: int | str = "predicted",
+    targets: Any = "predicted",
     batch_size: int | None = None,
     shard_size: int | None = None,
     dtype: str | None = None,
@@ -56,8 +57,8 @@ def explain_dataset(  # noqa: PLR0913
             `names` of its samples, `classes` and `features`, which a report shows, and a method `fingerprint(index)`;
             it may raise `UnreadableSampleError` for a sample, which is then left out and noted.
         out: folder of the run; a new one, or that of the same job.
-        targets: a class, "predicted", "label", or a target as a spec string, "position:position=-1,index=5". A
-            model with a single output has no classes.
+        targets: a class, "predicted", "label", or a target that holds for all samples: an object, or its spec string
+            "position:position=-1,index=5". A model with a single output has no classes.
         batch_size: samples in a pass; None takes the loader's, else 32.
         shard_size: samples in a file; None chooses at most 128, and fewer where they are large.
         dtype: of the stored attributions: "float16", "bfloat16", "float32", "float64"; None keeps the explainer's.
@@ -96,13 +97,13 @@ def explain_dataset(  # noqa: PLR0913
     inputs, labels = source.first()
     if chosen == "label" and labels is None:
         raise InvalidInputError("targets='label' needs data of pairs (x, label), got samples without a label")
-    _check_fit(explainer, inputs)
+    _check_fit(explainer, inputs, chosen)
     size = Int(ge=1, optional=True).check(shard_size, "shard_size") or usual_shard_size(inputs)
     job = {
         "explainer": _described(explainer),
         "model": type(model).__name__,
         "weights": manifest.weights_hash(model),
-        "targets": chosen,
+        "targets": chosen.spec() if isinstance(chosen, Target) else chosen,
         "seed": Int(ge=0).check(seed, "seed"),
         "dtype": dtype,
         "keep_inputs": bool(keep_inputs),
@@ -138,7 +139,7 @@ class _Keeper:
         explainer: Explainer,
         source: SampleSource,
         *,
-        targets: int | str,
+        targets: Any,
         dtype: str | None,
         keep_inputs: bool,
         seed: int,
@@ -162,16 +163,16 @@ class _Keeper:
             return Shard(part.indices, None, skipped=part.skipped)
         tensors, rebuild = flatten(part.inputs)
         inputs = rebuild(tuple(t.to(device) for t in tensors))
-        output = self._explainer.output(inputs)
-        predicted = output.argmax(1) if output.ndim == 2 and output.shape[1] > 1 else None
+        # A target of several outputs may stand on a model without the one that the explainer names.
+        alone = not (isinstance(self._targets, Target) and self._targets.looks_at_all_heads)
+        output = self._explainer.output(inputs) if alone else None
+        predicted = None if output is None or output.ndim != 2 or output.shape[1] < 2 else output.argmax(1)
         target = {"predicted": predicted, "label": part.labels}.get(str(self._targets), self._targets)
         attribution = self._explainer.explain(inputs, target, seed=self._seed)
         return Shard(
             indices=part.indices,
             values=self._stored(attribution.values),
-            targets=None
-            if target is None or isinstance(target, str)
-            else torch.as_tensor(target).expand(len(part.indices)),
+            targets=_classes(target, len(part.indices)),
             scores=attribution.scores,
             predicted=predicted,
             labels=part.labels,
@@ -215,8 +216,10 @@ def _described(explainer: Explainer) -> dict[str, Any]:
     return {"name": explainer.NAME or type(explainer).__qualname__, "settings": to_json(settings, "explainer")}
 
 
-def _check_fit(explainer: Explainer, inputs: Any) -> None:
-    """Explain one sample, so that a wrong call fails before a folder is made."""
+def _check_fit(explainer: Explainer, inputs: Any, targets: Any) -> None:
+    """Run the model on one sample, so that a wrong call fails before a folder is made."""
+    if isinstance(targets, Target) and targets.looks_at_all_heads:
+        return
     tensors, rebuild = flatten(inputs)
     try:
         output = explainer.output(rebuild(tuple(t.to(explainer.device) for t in tensors)))
@@ -244,15 +247,21 @@ def _check_same_rows(folder: Path, numbers: list[int], source: SampleSource) -> 
 
 def _classes(target: Any, n: int) -> Tensor | None:
     """The explained class of each sample, where classes are explained."""
-    return None if target is None or isinstance(target, str) else torch.as_tensor(target).expand(n)
+    return torch.as_tensor(target).expand(n) if isinstance(target, (int, Tensor)) else None
 
 
-def _chosen(targets: Any) -> int | str:
-    if isinstance(targets, str) and (targets in TARGETS or targets.partition(":")[0] in TARGET_VALUES):
+def _chosen(targets: Any) -> int | str | Target:
+    """The targets, checked: a class, "predicted", "label", or a target."""
+    if isinstance(targets, str) and targets in TARGETS:
         return targets
+    if isinstance(targets, (Target, Mapping)) or (
+        isinstance(targets, str) and targets.partition(":")[0] in TARGET_VALUES
+    ):
+        target: Target = TARGET_VALUES.create(targets)
+        return target
     if isinstance(targets, bool) or not hasattr(targets, "__index__"):
         raise InvalidInputError(
-            f"targets must be a class, 'predicted', 'label' or a target's spec string, got {targets!r}"
+            f"targets must be a class, 'predicted', 'label', a target or its spec string, got {targets!r}"
         )
     return int(targets)
 

@@ -38,7 +38,7 @@ class JobRecord(BaseModel):
     explainer: ExplainerRecord
     model: str
     weights: str
-    targets: int | str
+    targets: int | str | dict[str, Any]
     seed: int
     samples: int = Field(ge=1)
 

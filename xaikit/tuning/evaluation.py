@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core import structure
-from xaikit.core.batch import Batch
+from xaikit.core.batch import Batch, is_whole_batch_target
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.masks import leaves_of
 from xaikit.core.results import Interval
@@ -62,7 +62,7 @@ class ExplanationMeasure:
             attributions = attributions if postprocess is None else postprocess(attributions)
         options: dict[str, Any] = {"postprocess": postprocess, "seed": self.seed}
         values = torch.stack([goal.evaluate(explainer, batch, attributions, **options) for goal in self.goals])
-        # A batch whose targets are a function is explained whole, also its samples without a region.
+        # A batch whose target is a function or an object is explained whole, also its samples without a region.
         return values[:, _has_region(batch)] if any(goal.needs_masks for goal in self.goals) else values
 
 
@@ -97,9 +97,9 @@ def samples_with_region(batches: list[Batch]) -> list[Batch]:
     for batch in batches:
         if batch.masks is None:
             continue
-        if callable(batch.labels) and not isinstance(batch.labels, Tensor):
+        if is_whole_batch_target(batch.labels):
             if bool(_has_region(batch).any()):
-                chosen.append(batch)  # whole: a function of the output may hold a value for each sample
+                chosen.append(batch)  # whole: a function or a target may hold a value for each sample
             continue
         rows = _has_region(batch).nonzero().flatten()
         if len(rows):

@@ -225,7 +225,7 @@ def test_wrong_calls(leave: Callable[..., int], capsys: pytest.CaptureFixture[st
     for change, said in {
         ("--data", "empty"): "holds no image",
         ("--data", "nowhere"): "no such file or folder",
-        ("--target", "3,1"): "one class or 'label'",
+        ("--target", "3,1"): "a class (3, one for all samples)",
         ("--dtype", "int4"): "dtype must be one of",
         ("--out", "photos"): "is not empty and holds no run",
     }.items():

@@ -19,6 +19,7 @@ from xaikit.cli.job import JOBS, Job
 from xaikit.cli.models import load_model
 from xaikit.cli.run_summary import run_summary
 from xaikit.cli.single import name_of_text, result_name
+from xaikit.cli.targets import read_target
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.results import Stopped
 from xaikit.metrics import Evaluation
@@ -202,4 +203,4 @@ def test_words_of_classes_are_targets(leave: Callable[..., int], capsys: pytest.
     assert leave(*call, "--target", "yes") == 0
     assert "class 1 yes," in capsys.readouterr().out
     with pytest.raises(InvalidInputError, match="a word of --classes"):
-        Explain(model="a:b", source="x", target="maybe", classes="no,yes")._targets(None)  # type: ignore[arg-type]
+        read_target("maybe", ["no", "yes"])
