@@ -7,6 +7,9 @@ PYTEST := -q -n 2 --dist worksteal
 FAST := not slow and not zoo and not nightly
 OLD := -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::FutureWarning
 
+# Compiled files are kept: each process that a test starts would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-fast test-all test-oldest test-newest coverage lint check bench docs clean
 
 demo: $(READY)

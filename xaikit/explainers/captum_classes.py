@@ -28,14 +28,16 @@ def captum_class(name: str) -> Any:
         MissingDependencyError: where captum is absent.
     """
     attr = _captum()
-    known = {
-        n: c
-        for n, c in vars(attr).items()
-        if inspect.isclass(c) and hasattr(c, "attribute") and "inputs" in inspect.signature(c.attribute).parameters
-    }
-    if name not in known:
+    chosen = getattr(attr, str(name), None)
+    if not _attributes_tensors(chosen):
+        known = [n for n, candidate in vars(attr).items() if _attributes_tensors(candidate)]
         raise UnknownNameError(f"captum has no attribution class {name!r}{near_names(str(name), known)}")
-    return known[name]
+    return chosen
+
+
+def _attributes_tensors(candidate: object) -> bool:
+    attribute = getattr(candidate, "attribute", None)
+    return inspect.isclass(candidate) and attribute is not None and "inputs" in inspect.signature(attribute).parameters
 
 
 def needs_layer(name: str) -> bool:

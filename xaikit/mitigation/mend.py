@@ -38,10 +38,12 @@ def mend(  # noqa: PLR0913
 
     The mitigators that suit the kind of shortcut are tried one after the other, from the cheapest. Each is measured on
     held-out samples: with the shortcut as it is, and with that of a sample of another class. The search ends where one
-    has the same accuracy in both, to `max_loss`, and is as accurate as the model was; where accuracy fell, a second one
-    is tried, since only what the shortcut told should be lost. Chosen is the highest accuracy on exchanged samples
-    among those that lose no more than `max_loss` with the shortcut kept, against the best that does not rely on it. A
-    model that does not rely on the shortcut is not trained. The user's model stays as it is.
+    has the same accuracy in both, to `max_loss`: it does not rely on the shortcut. Chosen is the highest accuracy on
+    exchanged samples among those that lose no more than `max_loss` with the shortcut kept, against the best that does
+    not rely on it. A model that does not rely on the shortcut is not trained. The user's model stays as it is.
+
+    The learning rate of each is found by beginning its training with several; the best one goes on. A method whose
+    `lr` or optimizer was set keeps it.
 
     Args:
         model: returns logits (N, C), or holds them under `head`; trained, or untrained with `from_scratch`.

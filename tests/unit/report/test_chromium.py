@@ -375,5 +375,8 @@ def test_a_long_page_draws_what_is_near(long_page):
 def test_a_long_page_is_printed_whole(long_page):
     long_page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert visible(long_page) == 200
+    long_page.wait_for_timeout(300)  # nothing is put back while it prints
     assert drawn(long_page) == list(range(200))
     assert long_page.locator("script").count() == 1
+    long_page.evaluate("dispatchEvent(new Event('afterprint'))")
+    long_page.wait_for_function("document.querySelectorAll('#cards > li > script').length > 100")

@@ -76,11 +76,16 @@
         else if (held.has(target) && !target.contains(document.activeElement)) target.replaceChildren(held.get(target));
       }
     }, { rootMargin: "1500px 0px" });
-    for (const card of cards) if (card.firstElementChild.tagName === "SCRIPT") near.observe(card);
+    const texts = cards.filter((card) => card.firstElementChild.tagName === "SCRIPT");
+    const watch = () => texts.forEach((card) => near.observe(card));
+    watch();
     window.addEventListener("beforeprint", () => {
+      near.disconnect();
+      near.takeRecords();
       reveal(cards.length);
       cards.filter((card) => !card.hidden).forEach(draw);
     });
+    window.addEventListener("afterprint", watch);
     controls.addEventListener("submit", (event) => event.preventDefault());
     controls.addEventListener("change", (event) => {
       if (event.target.name === "order") sort();
