@@ -15,6 +15,7 @@ from xaikit import AbPC, Explainer, evaluate, recommend
 from xaikit.core import EXPLAINERS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
 from xaikit.core.results import Interval
+from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers import Gradient
 from xaikit.recommendation import Candidate, Recommendation, profile_model
 from xaikit.recommendation.recommend import _place
@@ -199,9 +200,7 @@ def test_ties_go_by_points_then_cost_and_the_measurement_says_where_it_overrules
     found = recommend(mlp(), "tabular")
     text = repr(dataclasses.replace(found, candidates=tuple(items), metric="abpc"))
     assert "~: 3 that noise does not tell apart, by points, then by cost" in text
-    assert (
-        "by points alone worst would be first (9.0); on these samples made_for_it is better by more than noise" in text
-    )
+    assert "by points alone worst would be first (9.0); on these samples made_for_it is better" in text
     text = repr(dataclasses.replace(found, candidates=tuple(items[:4]), metric="abpc"))
     assert "would be first" not in text
 
@@ -257,6 +256,7 @@ class _Pairs(torch.utils.data.Dataset):
 
 @pytest.mark.slow
 def test_a_transformer_of_a_library():
+    import_torchvision()  # transformers imports it, also where its compiled operations are of another torch
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=2
