@@ -93,10 +93,10 @@ def _rows(result: Scan, names: list[str]) -> list[str]:
     """The table without its end, where nothing happens."""
     moving = [i for i, e in enumerate(result.effects, 1) if e.is_suspect or e.follows.mean >= SMALL]
     most = max([FEWEST, *moving])
-    rest = len(result.effects) - most
+    n_folded = len(result.effects) - most
     return [
         *result.table(names, most),
-        *([f"and {rest} more, which less than 2 % of predictions follow"] if rest > 0 else []),
+        *([f"and {n_folded} more, which less than 2 % of predictions follow"] if n_folded > 0 else []),
     ]
 
 

@@ -21,13 +21,13 @@ from xaikit.core.targets import looks_at_all_heads, normalise, score
 LABEL = "label"
 
 
-def read_target(text: str, classes: Sequence[str] = (), *, each: bool = False) -> Any:
+def read_target(text: str, classes: Sequence[str] = (), *, per_sample: bool = False) -> Any:
     """The target that a text names: None for the predicted class, LABEL, a class, a list of classes, or an object.
 
     Args:
         text: the value of --target.
         classes: names of the classes, by index; each may be a target.
-        each: whether one class for each sample (3,1,2) may be named.
+        per_sample: whether one class for each sample (3,1,2) may be named.
 
     Raises:
         InvalidInputError, UnknownNameError: for a text that is none of these, or a target whose settings are wrong.
@@ -39,12 +39,12 @@ def read_target(text: str, classes: Sequence[str] = (), *, each: bool = False) -
         return list(classes).index(text)
     if text.isdecimal():
         return int(text)
-    if each and re.fullmatch(r"\d+(,\d+)*", text.replace(" ", "")):
+    if per_sample and re.fullmatch(r"\d+(,\d+)*", text.replace(" ", "")):
         return numbers(text, int, "--target")
     name = text.partition(":")[0]
     if name in TARGETS:
         return _target_object(text)
-    several = "one per sample: 3,1,2" if each else "one for all samples"
+    several = "one per sample: 3,1,2" if per_sample else "one for all samples"
     raise InvalidInputError(
         f"--target takes a class (3, {several}), a word of --classes, 'label', or a target such as "
         f"contrast:for_=3,against=5 or position:position=-1,index=5; got {text!r}"

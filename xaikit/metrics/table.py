@@ -179,8 +179,8 @@ class Evaluation(Result):
 
     def directions(self) -> list[str]:
         """What the arrows of a table mean, and for whom: sentences without a full stop."""
-        shown = {row.direction for row in self.rows}
-        arrows = [text for way, text in (("maximize", "↑ higher"), ("minimize", "↓ lower")) if way in shown]
+        directions = {row.direction for row in self.rows}
+        arrows = [text for way, text in (("maximize", "↑ higher"), ("minimize", "↓ lower")) if way in directions]
         with_region = [label for label, spec in self.metrics.items() if _compares_with_region(spec)]
         sentences = [f"{' and '.join(arrows)} is better, for the explanation"] if arrows else []
         if with_region:

@@ -157,7 +157,7 @@ def test_a_target_that_the_model_lacks_is_refused_before_any_work(
 
 
 def test_one_class_for_each_sample_is_for_input_alone() -> None:
-    assert read_target("3, 1", each=True) == [3, 1]
+    assert read_target("3, 1", per_sample=True) == [3, 1]
     with pytest.raises(InvalidInputError, match="one for all samples"):
         read_target("3,1")
 
