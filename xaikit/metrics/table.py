@@ -204,7 +204,7 @@ class Evaluation(Result):
 
 def _compares_with_region(spec: Any) -> bool:
     """Whether a metric's spec is of one that compares with a mask."""
-    name = spec.get("name") if isinstance(spec, Mapping) else None
+    name = str(spec.get("name")) if isinstance(spec, Mapping) else ""
     return name in METRICS and bool(METRICS.get(name).NEEDS_MASK)
 
 
