@@ -93,7 +93,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
             check_out(self.out, ".npz", ".safetensors")
         sample_input = read_input(self, source)
         classes = split_list(self.classes) or classes_of(self.model)
-        target = read_target(self.target, classes, each=True)
+        target = read_target(self.target, classes, per_sample=True)
         result = self.out or Path(f"{sample_input.name}.{name}.npz")
         model = self.loaded()
         explainer = self.with_embedding_layer(model, sample_input.inputs).bound(self.explainer, model)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from xaikit.core import Attribution
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+from xaikit.core.spec_strings import target_text
 from xaikit.report.names import Names
 from xaikit.report.token_strip import token_strip
 
@@ -343,7 +344,7 @@ def _title(attribution: Attribution, sample: int, names: Names) -> str:
     target = targets[sample] if isinstance(targets, Sequence) else targets
     parts = [str(attribution.spec.get("name", "attribution"))]
     if target is not None:
-        parts.append(f"class {names.of_class(target) if isinstance(target, int) else target}")
+        parts.append(f"class {names.of_class(target)}" if isinstance(target, int) else target_text(target))
     if attribution.scores is not None:
         parts.append(f"score {float(attribution.scores[sample]):.3g}")
     return ", ".join(parts)
