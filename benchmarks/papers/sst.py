@@ -26,6 +26,8 @@ from torch import Tensor, nn
 
 from benchmarks.papers.harness import PUBLISHED_RULES, Benchmark, Method, fit, main
 from xaikit import CDEP, RRR
+from xaikit.factors import Words
+from xaikit.mitigation import Counterexamples
 
 Sentence = tuple[list[str], int]
 PAD, UNKNOWN = 0, 1
@@ -151,6 +153,15 @@ class Sst(Benchmark):
             "no decoy": Method(data="none"),
             "vanilla": Method(),
             "counterexamples": Method(data="random"),
+            "words exchanged": Method(
+                lambda w: self.mitigator(
+                    Counterexamples,
+                    lambda_ce=w,
+                    fill=Words(ids=tuple(self.speaking.tolist())),
+                    facts={"padding": PAD},
+                ),
+                (100.0,),
+            ),
             "RRR": rrr("gradient:layer=embed", output="log_probability", target="label"),
             "CDEP, as published": Method(
                 lambda w: self.mitigator(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
+import io
 import pkgutil
 import re
 import shlex
@@ -20,10 +22,12 @@ from xaikit.core.torchvision_ops import import_torchvision
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(python|sh|output)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MODULES = [m.name for m in pkgutil.walk_packages(xaikit.__path__, "xaikit.") if not m.name.endswith("__main__")]
 # CI runs `make test` itself; the demo has a test of its own (tests/unit/cli); installing is the wheel test's.
-LONG_PAGES = ("training.md", "tuning.md", "shortcuts.md")  # they train or search for seconds
+LONG_PAGES = ("training.md", "tuning.md", "shortcuts.md", "my-photos.md", "my-texts.md")
+PERCENT = re.compile(r"-?\d+(?:\.\d+)?(?= %)")
+NEAR = 15.0  # points by which a printed share may differ from the page's: trainings are not the same on every machine
 ELSEWHERE = ("make ", "pip ", "xaikit demo", "python -m benchmarks")
 
 
@@ -56,31 +60,57 @@ def forget_new_modules(tmp_path):
 @pytest.mark.parametrize("page", [_marked(p) for p in PAGES if BLOCK.search(p.read_text())], ids=lambda p: p.name)
 def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if "pytorch_lightning" in page.read_text():
-        import_torchvision()  # Lightning imports it, also where its compiled operations are of another torch
+    if "pytorch_lightning" in page.read_text() or "from transformers" in page.read_text():
+        import_torchvision()  # they import it, also where its compiled operations are of another torch
     names: dict[str, object] = {"__name__": "__main__"}
-    ran = 0
+    ran, printed = 0, ""
     for number, (language, block) in enumerate(BLOCK.findall(page.read_text()), 1):
+        if language == "output":
+            check_printed(block, printed)
+            continue
         if language == "python":
             exec(compile(block, f"{page.name}, block {number}", "exec", dont_inherit=True), names)  # noqa: S102
             ran += 1
             continue
-        for line in filter(None, (line.partition(" #")[0].strip() for line in block.splitlines())):
-            if not line.startswith(ELSEWHERE):
+        printed = ""
+        for line, _, comment in (row.partition(" #") for row in block.splitlines()):
+            if line.strip() and not line.startswith(ELSEWHERE):
                 ran += 1
-                run_command(line)
+                printed += run_command(line.strip(), int((re.findall(r"exit code (\d)", comment) or [0])[0]))
     assert ran > 0 or page.name == "architecture.md"
 
 
-def run_command(line: str) -> None:
-    """Run a command in this process; that the installed command starts is tested in test_install.py."""
+def run_command(line: str, code: int = 0) -> str:
+    """Run a command in this process, and return what it prints; that the installed command starts is tested in
+    test_install.py."""
     command, *arguments = shlex.split(line)
     assert command == "xaikit", f"a document shows {line!r}, which no test runs"
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as printed:
         warnings.simplefilter("default")  # the command prints notes, as for a user
         with pytest.raises(SystemExit) as exited:
             main.run(arguments)
-    assert not exited.value.code, line
+    assert (exited.value.code or 0) == code, line
+    return printed.getvalue()
+
+
+def check_printed(shown: str, printed: str) -> None:
+    """Every line that a page shows as printed is printed, in this order; numbers differ, shares only a little.
+
+    A line "..." stands for any lines. Measured figures are of one machine, so only shares (in %) are compared.
+    """
+    rest = iter(printed.splitlines())
+    for line in filter(None, shown.splitlines()):
+        if line.strip() != "...":
+            assert any(alike(line, other) for other in rest), f"the page shows {line!r}; printed was:\n{printed}"
+
+
+def alike(shown: str, printed: str) -> bool:
+    """Whether two lines have the same words, up to "..." at the end of the first, and shares near each other."""
+    begin = shown.rstrip().removesuffix("...").rstrip()
+    words = [re.sub(r"[-\d.]+", "#", " ".join(line.split())) for line in (begin, printed)]
+    shares = zip(PERCENT.findall(begin), PERCENT.findall(printed), strict=False)
+    same = words[0] == words[1] if begin == shown.rstrip() else words[1].startswith(words[0])
+    return same and all(abs(float(a) - float(b)) <= NEAR for a, b in shares)
 
 
 def test_the_readme_has_blocks():

@@ -20,6 +20,7 @@ FLAGS = {
     "postprocess": "--postprocess",
     "storage": "--storage",
     "explainers": "--explainer",
+    "n_epochs": "--epochs",
 }
 # Phrases that name no argument.
 PHRASES: dict[str, str | Callable[[re.Match[str]], str]] = {
@@ -34,6 +35,9 @@ PHRASES: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"^targets? (must lie|class|position|index)": r"--target \1",
     r"targets='label' needs data of pairs \(x, label\), got samples without a label": "--target label needs data with "
     "labels: class folders or labels.csv for images, 'y' in a .npz, --labels for a table",
+    r"^(\w+) must be told where: a batch is \(inputs, labels, masks\), got None for the masks": r"\1 needs to know "
+    "where the shortcut is: name it by --mask or --mask-names",
+    r"from_scratch=True, or methods= with": "--from-scratch, or --method with",
     r"with target_layer=": "with --explainer gradcam:target_layer=NAME",
     r"^(\w+) cannot tune": r"--vary: \1 cannot tune",
     r"^recommend needs a modality \(([^)]*)\) or data": r"name --modality, one of \1, or --data",

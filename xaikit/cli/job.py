@@ -39,7 +39,7 @@ def flag(default: Any = ..., *, help: str, name: str = "") -> Any:  # noqa: A002
 class Job(BaseModel):
     """The options of a verb: frozen, validated, and the same from flags and from a file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
     VERB: ClassVar[str] = ""
 
     quiet: bool = flag(False, help="Show no progress and no notes.")

@@ -42,11 +42,20 @@ class ShortcutFields(MaskFields, ModelJob):
                 f"{self.VERB} needs the shortcut: --mask or --mask-names say where it is, --factor what"
             )
 
-    def judged(self, model: nn.Module) -> tuple[Any, Stream, Sequence[str]]:
-        """The data set, its samples with labels and masks, and the names of the classes."""
+    def judged(self, model: nn.Module, like: Any = None) -> tuple[Any, Stream, Sequence[str]]:
+        """The data set, its samples with labels and masks, and the names of the classes.
+
+        Args:
+            model: that is judged.
+            like: data whose classes and encoding of columns this data takes: a word means the same in both.
+        """
+        from xaikit.cli.class_names import ClassNames
         from xaikit.cli.stream import Stream
 
-        data = self.fit_labels(self.samples(self.model), model, needed=True)
+        classes = getattr(like, "classes", ())
+        names = ClassNames(classes, source="the classes of --data") if classes else None
+        samples = self.samples(self.model, names, getattr(like, "encoding", None))
+        data = self.fit_labels(samples, model, needed=True)
         return data, Stream(data, self.masks(data)), getattr(data, "classes", ())
 
     def assess_options(self, data: Any, classes: Sequence[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from xaikit.cli.factor_facts import factor_facts
+from xaikit.cli.flags import in_flags
 from xaikit.cli.job import INTERRUPTED, flag
 from xaikit.cli.judging import RELIES_CODE, ShortcutFields, finite
 
@@ -66,7 +67,7 @@ class Mend(ShortcutFields):
         streams = [stream]
         if self.validation:
             job = self.model_copy(update={"data": self.validation})
-            streams.append(job.judged(model)[1])
+            streams.append(job.judged(model, like=data)[1])
         samples = [_whole(s, option) for s, option in zip(streams, ("--data", "--validation"), strict=False)]
         result = mend(
             model,
@@ -95,7 +96,7 @@ class Mend(ShortcutFields):
         if self.folder is None:
             shutil.rmtree(self._folder, ignore_errors=True)
         written = [str(self.out), str(table)]
-        self.tell(f"{result}\nwrote {', '.join(written)}", **finite(content), written=written)
+        self.tell(in_flags(f"{result}\nwrote {', '.join(written)}"), **finite(content), written=written)
         if self.fail_if_relies and result.relies:
             return RELIES_CODE
         return 1 if tell_skipped(*streams) else 0

@@ -11,6 +11,8 @@ from xaikit.cli.sources import MaskFields, ModelJob
 if TYPE_CHECKING:
     from xaikit.shortcuts import Scan
 
+FEWEST = 5  # factors that the printed table has at least
+SMALL = 0.02  # share of predictions that follow a factor at the end of the table, at most
 SUSPECT_CODE = 3  # exit code of --fail-if-suspect
 
 
@@ -69,7 +71,7 @@ class FactorScan(MaskFields, ModelJob):
         skipped = tell_skipped(samples)
         written = self._write(result)
         names = _class_names(data, result)
-        text = "\n".join([result.conclusion(names), *result.table(names), f"wrote {', '.join(map(str, written))}"])
+        text = "\n".join([result.conclusion(names), *_rows(result, names), f"wrote {', '.join(map(str, written))}"])
         content = {"verdict": result.conclusion(names), "suspects": [e.title for e in result.suspects]}
         self.tell(text, **content, scan=result.to_dict(), skipped=skipped, written=[str(path) for path in written])
         if self.fail_if_suspect and result.suspects:
@@ -85,6 +87,17 @@ class FactorScan(MaskFields, ModelJob):
             result.plot().savefig(path, dpi=120)
             written.append(path)
         return written
+
+
+def _rows(result: Scan, names: list[str]) -> list[str]:
+    """The table without its end, where nothing happens."""
+    moving = [i for i, e in enumerate(result.effects, 1) if e.is_suspect or e.follows.mean >= SMALL]
+    most = max([FEWEST, *moving])
+    n_folded = len(result.effects) - most
+    return [
+        *result.table(names, most),
+        *([f"and {n_folded} more, which less than 2 % of predictions follow"] if n_folded > 0 else []),
+    ]
 
 
 def _class_names(data: Any, result: Scan) -> list[str]:

@@ -99,7 +99,7 @@ def _target(job: Tune, data: Any) -> Any:
     target = (
         _read_targets(job.target)
         if job.target.endswith(".npy")
-        else read_target(job.target, split_list(job.classes), each=True)
+        else read_target(job.target, split_list(job.classes), per_sample=True)
     )
     if isinstance(target, list) and len(target) not in (1, len(data)):
         raise InvalidInputError(

@@ -40,8 +40,8 @@ class Shortcuts(Job):
 
     folder: Path = argument(metavar="RUN", help="Folder that xaikit explain --data wrote.")
     out: Path = flag(Path("shortcuts"), help="Folder for the results.")
-    of_class: int | None = flag(
-        None, help="Only samples of this class: their label, without labels the explained class."
+    of_class: str = flag(
+        "", help="Only samples of this class (3, or its name): their label, without labels the explained class."
     )
     method: str = flag("spray", help="spray:n_clusters=4,n_neighbors=10,size=32; all settings are optional.")
     cluster: tuple[int, ...] = flag((), help="Write a mask of this cluster, mask-K.npy; may be repeated.")
@@ -64,7 +64,7 @@ class Shortcuts(Job):
         settings = self._settings()
         run = load_run(self.folder)
         check_folder(self.out, RESULT)
-        run_maps = read_maps(run, self.of_class, pictures=self.figure)
+        run_maps = read_maps(run, _class_of(self.of_class, run), pictures=self.figure)
         clusters = settings(run_maps.maps)
         chosen = self._chosen(clusters)  # before anything is written
         overlap = self._overlap(run_maps, run)
@@ -180,6 +180,18 @@ class Shortcuts(Job):
         }
 
 
+def _class_of(text: str, run: Run) -> int | None:
+    """The class that a number or a name of the run's data means; None for all."""
+    from xaikit.core.errors import UnknownNameError, near_names
+
+    names = list(run.display_names.get("classes", ()))
+    if text in names:
+        return names.index(text)
+    if text and not text.isdecimal():
+        raise UnknownNameError(f"--of-class {text!r} is no class of the run{near_names(text, names)}")
+    return int(text) if text else None
+
+
 def _described(clusters: Clusters, number: int, run_maps: RunMaps) -> dict[str, Any]:
     """A cluster: its size, how many predictions are right, its strongest names, its samples, most typical first."""
     members = [run_maps.rows[i] for i in clusters.samples(number)]
@@ -199,7 +211,8 @@ def _short(name: str) -> str:
 
 
 def _summary(result: dict[str, Any]) -> str:
-    lines = [f"{len(result['clusters'])} clusters"]
+    count = len(result["clusters"])
+    lines = [f"{count} cluster{'s' if count > 1 else ''}{'' if count > 1 else ': the maps do not fall into groups'}"]
     for item in result["clusters"]:
         right = "" if item["accuracy"] is None else f", {item['accuracy']:.1%} right"
         typical = ", ".join(_short(s["name"]) or f"sample {s['index']}" for s in item["samples"][:3])

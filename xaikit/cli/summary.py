@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from xaikit.cli.targets import target_text
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.spec_strings import target_text
 from xaikit.report import Names
 from xaikit.report.cards import drawn
 

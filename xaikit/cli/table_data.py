@@ -125,11 +125,13 @@ def _encoding(table: TextTable, options: TableOptions) -> TableEncoding:
     encoding = fit_encoding(table, chosen, one_hot=options.one_hot, standardise=options.standardise)
     if file is not None:
         encoding.save(file)
-        warnings.warn(f"wrote {file}, by the values of {table.path}", stacklevel=2)
-    elif options.standardise:
+        warnings.warn(f"wrote {file}, by {encoding.fitted_on}", stacklevel=2)
+    elif options.standardise or options.one_hot:
+        scales = ["means and standard deviations"] if options.standardise else []
+        use = " and ".join([*(["categories"] if options.one_hot else []), *scales])
         warnings.warn(
-            f"the columns are standardised by the means of {table.path} itself; if the model was trained on other "
-            "data, keep that data's with --encoding",
+            f"the {use} are those of {encoding.fitted_on}; if the model was trained on other rows, keep theirs with "
+            "--encoding",
             stacklevel=2,
         )
     return encoding

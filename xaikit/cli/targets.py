@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ from xaikit.core.targets import looks_at_all_heads, normalise, score
 LABEL = "label"
 
 
-def read_target(text: str, classes: Sequence[str] = (), *, each: bool = False) -> Any:
+def read_target(text: str, classes: Sequence[str] = (), *, per_sample: bool = False) -> Any:
     """The target that a text names: None for the predicted class, LABEL, a class, a list of classes, or an object.
 
     Args:
         text: the value of --target.
         classes: names of the classes, by index; each may be a target.
-        each: whether one class for each sample (3,1,2) may be named.
+        per_sample: whether one class for each sample (3,1,2) may be named.
 
     Raises:
         InvalidInputError, UnknownNameError: for a text that is none of these, or a target whose settings are wrong.
@@ -39,12 +39,12 @@ def read_target(text: str, classes: Sequence[str] = (), *, each: bool = False) -
         return list(classes).index(text)
     if text.isdecimal():
         return int(text)
-    if each and re.fullmatch(r"\d+(,\d+)*", text.replace(" ", "")):
+    if per_sample and re.fullmatch(r"\d+(,\d+)*", text.replace(" ", "")):
         return numbers(text, int, "--target")
     name = text.partition(":")[0]
     if name in TARGETS:
         return _target_object(text)
-    several = "one per sample: 3,1,2" if each else "one for all samples"
+    several = "one per sample: 3,1,2" if per_sample else "one for all samples"
     raise InvalidInputError(
         f"--target takes a class (3, {several}), a word of --classes, 'label', or a target such as "
         f"contrast:for_=3,against=5 or position:position=-1,index=5; got {text!r}"
@@ -121,29 +121,6 @@ def targets_for(target: Any, inputs: Any, labels: Any, model: nn.Module, head: s
             "with --labels; or --row of such a file"
         )
     return labels
-
-
-def target_text(spec: Any) -> str:
-    """A target's spec as it is written on the command line: "position:position=-1,index=5".
-
-    Args:
-        spec: a number, or a dict of name and settings.
-    """
-    if not isinstance(spec, Mapping) or "name" not in spec:
-        return str(spec)
-    settings = {name: value for name, value in spec.get("settings", {}).items() if value is not None}
-    if spec["name"] == "class":
-        return str(settings.get("index", 0))
-    written = ",".join(f"{name}={_value_text(value)}" for name, value in settings.items())
-    return f"{spec['name']}:{written}" if written else str(spec["name"])
-
-
-def _value_text(value: Any) -> str:
-    if isinstance(value, Mapping) and "name" not in value:
-        return "{" + ", ".join(f'"{key}": {target_text(part)}' for key, part in value.items()) + "}"
-    if isinstance(value, (list, Mapping)) and "name" not in value:
-        return "..."  # a mask
-    return target_text(value)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from xaikit.core.errors import InvalidInputError
@@ -55,3 +56,29 @@ def split_spec(text: str) -> tuple[str, dict[str, str]]:
             raise InvalidInputError(f"a spec reads 'name:key=value,key=value', got {text!r} (at {item!r})")
         texts[key.strip()] = value.strip()
     return name.strip(), texts
+
+
+def target_text(spec: Any) -> str:
+    """A target's spec as a spec string: "position:position=-1,index=5"; a class as its number.
+
+    Args:
+        spec: a number, or a dict of name and settings.
+
+    >>> target_text({"name": "position", "settings": {"position": -1, "index": 5}})
+    'position:position=-1,index=5'
+    """
+    if not isinstance(spec, Mapping) or "name" not in spec:
+        return str(spec)
+    settings = {name: value for name, value in spec.get("settings", {}).items() if value is not None}
+    if spec["name"] == "class":
+        return str(settings.get("index", 0))
+    written = ",".join(f"{name}={_value_text(value)}" for name, value in settings.items())
+    return f"{spec['name']}:{written}" if written else str(spec["name"])
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, Mapping) and "name" not in value:
+        return "{" + ", ".join(f'"{key}": {target_text(part)}' for key, part in value.items()) + "}"
+    if isinstance(value, (list, Mapping)) and "name" not in value:
+        return "..."  # a mask
+    return target_text(value)

@@ -63,9 +63,9 @@ class Hue(Colour):
     """
 
     def _coloured(self, x: Tensor, donors: Tensor) -> Tensor:
-        hue, chroma = hue_and_chroma(x)
-        turn = _mean_hue(*hue_and_chroma(donors)) - _mean_hue(hue, chroma)
-        lends = (_amount(donors) > 0) & (_amount(x) > 0)
+        (hue, chroma), (donor_hue, donor_chroma) = hue_and_chroma(x), hue_and_chroma(donors)
+        turn = _mean_hue(donor_hue, donor_chroma) - _mean_hue(hue, chroma)
+        lends = (donor_chroma.amax((1, 2)) > 0) & (chroma.amax((1, 2)) > 0)
         turn = torch.where(lends, turn, torch.zeros_like(turn))
         coloured = x.amin(1, keepdim=True) + chroma[:, None] * pure_colour(hue + turn[:, None, None])
         return torch.where(turn.view(-1, 1, 1, 1) == 0, x, coloured)

@@ -44,18 +44,35 @@ class ColumnEncoding:
         """The numbers of each row, one list for each feature.
 
         Raises:
-            InvalidInputError: for a missing value, or a category that is not among those of the encoding.
+            InvalidInputError: for a missing value.
         """
         if not self.categories:
             return [[(value - self.mean) / self.std for value in table.numbers(self.name)]]
         texts = categories_of(table, self.name)
-        for text, line in zip(texts, table.lines, strict=True):
-            if text not in self.categories:
-                raise UnknownNameError(
-                    f"{table.path}, row {line}, column {self.name!r}: {text!r} is none of the encoding's categories"
-                    f"{near_names(text, self.categories)}"
-                )
         return [[float(text == category) for text in texts] for category in self.categories]
+
+    def check(self, table: TextTable, fitted_on: str) -> None:
+        """Refuse categories that the encoding does not have, all at once.
+
+        Args:
+            table: with this column.
+            fitted_on: where the encoding's categories come from, for the message.
+
+        Raises:
+            UnknownNameError: which names the first row and counts the others.
+        """
+        if not self.categories:
+            return
+        texts = categories_of(table, self.name)
+        unseen = [(text, line) for text, line in zip(texts, table.lines, strict=True) if text not in self.categories]
+        if unseen:
+            text, line = unseen[0]
+            others = f" ({len(unseen)} such rows)" if len(unseen) > 1 else ""
+            origin = f", which are those of {fitted_on}" if fitted_on else ""
+            raise UnknownNameError(
+                f"{table.path}, row {line}, column {self.name!r}: {text!r} is none of the encoding's categories"
+                f"{origin}{near_names(text, self.categories)}{others}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +81,11 @@ class TableEncoding:
 
     Attributes:
         columns: how each becomes numbers.
+        fitted_on: the rows whose categories, means and standard deviations these are: "the 600 rows of train.csv".
     """
 
     columns: tuple[ColumnEncoding, ...]
+    fitted_on: str = ""
 
     @property
     def features(self) -> list[str]:
@@ -83,6 +102,8 @@ class TableEncoding:
             InvalidInputError: for a value that is missing, no number, or no known category.
             UnknownNameError: for a column that is not there.
         """
+        for column in self.columns:
+            column.check(table, self.fitted_on)
         return [values for column in self.columns for values in column.encode(table)]
 
     def save(self, path: Path) -> Path:
@@ -91,7 +112,8 @@ class TableEncoding:
         Args:
             path: of the file.
         """
-        content = {"version": VERSION, "columns": [dataclasses.asdict(column) for column in self.columns]}
+        columns = [dataclasses.asdict(column) for column in self.columns]
+        content = {"version": VERSION, "fitted_on": self.fitted_on, "columns": columns}
         return write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -114,7 +136,8 @@ def fit_encoding(
     if stranger is not None:
         raise UnknownNameError(f"--one-hot: the model gets no column {stranger!r}{near_names(stranger, columns)}")
     return TableEncoding(
-        tuple(_categories(table, name) if name in one_hot else _numbers(table, name, standardise) for name in columns)
+        tuple(_categories(table, name) if name in one_hot else _numbers(table, name, standardise) for name in columns),
+        f"the {len(table.rows)} rows of {table.path}",
     )
 
 
@@ -138,7 +161,7 @@ def load_encoding(path: Path) -> TableEncoding:
         raise InvalidInputError(f"{path} is not what --encoding writes ({reason})") from None
     if version != VERSION or not columns:
         raise InvalidInputError(f"{path} is an encoding of version {version}, and this xaikit reads version {VERSION}")
-    return TableEncoding(columns)
+    return TableEncoding(columns, str(content.get("fitted_on", "")))
 
 
 def _column(item: Any) -> ColumnEncoding:

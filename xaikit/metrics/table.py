@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.registries import METRICS
 from xaikit.core.results import Interval, Real, Result, Stopped
 from xaikit.metrics.base import OptimizationDirection
 
@@ -170,11 +171,25 @@ class Evaluation(Result):
         lines = [head] + [[e, *(self._cell(self[e, m], best.get(m)) for m in self.metrics)] for e in self.explainers]
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
         text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-        notes = [f"mean [{self.confidence:.0%} bootstrap interval over samples]; * best, ↑ higher is better"]
+        notes = [f"mean [{self.confidence:.0%} bootstrap interval over samples]; * best", *self.directions()]
         notes += [f"{row.explainer}, {row.metric}: {row.error}" for row in self.rows if row.error]
         notes += [f"{row.explainer}, {row.metric}: {row.n_nan} samples NaN" for row in self.rows if row.n_nan]
         notes += ["stopped by Ctrl-C"] if self.stopped == Stopped.INTERRUPTED else []
         return "\n".join([*text, *notes])
+
+    def directions(self) -> list[str]:
+        """What the arrows of a table mean, and for whom: sentences without a full stop."""
+        directions = {row.direction for row in self.rows}
+        arrows = [text for way, text in (("maximize", "↑ higher"), ("minimize", "↓ lower")) if way in directions]
+        with_region = [label for label, spec in self.metrics.items() if _compares_with_region(spec)]
+        sentences = [f"{' and '.join(arrows)} is better, for the explanation"] if arrows else []
+        if with_region:
+            is_better = "is better where the region is what the model should look at"
+            sentences.append(
+                f"{' and '.join(with_region)}: higher {is_better}; of a shortcut's region lower is better, for the "
+                "model"
+            )
+        return sentences
 
     def _direction(self, metric: str) -> str:
         return next(row.direction for row in self.rows if row.metric == metric)
@@ -185,6 +200,12 @@ class Evaluation(Result):
         mark = "*" if row.explainer == best and len(self.explainers) > 1 else ""
         bounds = "" if math.isnan(row.low) else f" [{row.low:.3g}, {row.high:.3g}]"
         return f"{row.mean:.3g}{mark}{bounds}"
+
+
+def _compares_with_region(spec: Any) -> bool:
+    """Whether a metric's spec is of one that compares with a mask."""
+    name = str(spec.get("name")) if isinstance(spec, Mapping) else ""
+    return name in METRICS and bool(METRICS.get(name).NEEDS_MASK)
 
 
 def make_row(  # noqa: PLR0913

@@ -33,8 +33,8 @@ class AttributionMitigator(Mitigator):
     # `_attribution_penalty` looks at positions, so an embedding's (N, T, D) becomes (N, D, T).
     CHANNELS_FIRST: ClassVar[bool] = False
 
-    target: Annotated[str, Categorical(*TARGETS, search=False), "whose score is explained"] = "label"
-    output: Annotated[str, Categorical(*OUTPUTS, search=False), "what the score is"] = "log_probability"
+    target: Annotated[str, Categorical(*TARGETS), "whose score is explained"] = "label"
+    output: Annotated[str, Categorical(*OUTPUTS), "what the score is"] = "log_probability"
     mode: Annotated[str, Categorical(*MODES, search=False), "in which the model is explained"] = "auto"
 
     @property

@@ -74,9 +74,9 @@ class CDEP(Mitigator):
         "contextual_decomposition"
     )
     lambda_cdep: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 30.0
-    form: Annotated[str, Categorical(*FORMS, search=False), "of the penalty"] = "squared"
-    target: Annotated[str, Categorical("all", "label", search=False), "whose scores are penalised"] = "all"
-    part: Annotated[str, Categorical(*PARTS, search=False), "which part what must not matter is"] = "irrelevant"
+    form: Annotated[str, Categorical(*FORMS), "of the penalty"] = "squared"
+    target: Annotated[str, Categorical("all", "label"), "whose scores are penalised"] = "all"
+    part: Annotated[str, Categorical(*PARTS), "which part what must not matter is"] = "irrelevant"
     centred: Annotated[bool, "take the mean over classes off the scores, for 'l1' and 'squared'"] = True
     goal: Annotated[float, Float(), "what 'l1' and 'squared' draw the score to"] = 0.0
     keep: Annotated[Any, _function, "a function of the inputs: what of the masked part may matter"] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -24,15 +25,23 @@ FORMAT = 2
 FREE = ("device", "n_epochs", "checkpoint_every", "patience", "max_skips")
 
 
-def check_path(path: Any) -> Path | None:
+class InMemory:
+    """A checkpoint that is kept in memory, where no file was asked for; a closed one is read, but no more written."""
+
+    def __init__(self) -> None:
+        self.content: bytes | None = None
+        self.closed = False
+
+
+def check_path(path: Any) -> Path | InMemory | None:
     """The path of a checkpoint that can be written.
 
     Raises:
         InvalidTypeError: for what is no path.
         InvalidInputError: for a folder, or a path in a folder that does not exist.
     """
-    if path is None:
-        return None
+    if path is None or isinstance(path, InMemory):
+        return path
     if not isinstance(path, (str, os.PathLike)):
         raise InvalidTypeError(f"checkpoint must be the path of a file, got {path!r}")
     path = Path(path)
@@ -42,7 +51,7 @@ def check_path(path: Any) -> Path | None:
     return path
 
 
-def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], progress: dict[str, Any]) -> None:
+def write(path: Path | InMemory, mitigator: Mitigator, parts: dict[str, Any], progress: dict[str, Any]) -> None:
     """Replace the file in one step; where writing fails the old file stays.
 
     Args:
@@ -54,12 +63,19 @@ def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], progress: dic
     Raises:
         CheckpointError: where it cannot be written.
     """
+    if isinstance(path, InMemory) and path.closed:
+        return
     content = {
         "format": FORMAT,
         "settings": json.dumps(_settings(mitigator)),
         "stand": json.dumps(progress),
         **parts,
     }
+    if isinstance(path, InMemory):
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        path.content = buffer.getvalue()
+        return
     partial = partial_path(path)
     try:
         with partial.open("wb") as file:
@@ -79,7 +95,7 @@ def write(path: Path, mitigator: Mitigator, parts: dict[str, Any], progress: dic
 
 
 def read(
-    path: Path, mitigator: Mitigator, model: nn.Module, data: Mapping[str, str]
+    path: Path | InMemory, mitigator: Mitigator, model: nn.Module, data: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The parts and the progress that `write` was given; None where there is no file.
 
@@ -92,11 +108,17 @@ def read(
     Raises:
         InvalidInputError: for a file that is no checkpoint, or one of another model, of other settings or other data.
     """
-    if not path.exists():
-        return None
-    check_archive(path)
+    if isinstance(path, InMemory):
+        if path.content is None:
+            return None
+        file: Any = io.BytesIO(path.content)
+    else:
+        if not path.exists():
+            return None
+        check_archive(path)
+        file = path
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
         saved, progress = json.loads(content.pop("settings")), json.loads(content.pop("stand"))
         saved_weights = content["model"]
     except Exception as err:

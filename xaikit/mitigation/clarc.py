@@ -43,8 +43,8 @@ class RRClArC(AttributionMitigator):
     NEEDS_MASK: ClassVar[bool] = False
 
     concept: Annotated[Any, check_concept, "what must not matter, from Concept.fit"]
-    target: Annotated[str, Categorical(*TARGETS, search=False), "whose score is explained"] = "random"
-    output: Annotated[str, Categorical(*OUTPUTS, search=False), "what the score is"] = "logit"
+    target: Annotated[str, Categorical(*TARGETS), "whose score is explained"] = "random"
+    output: Annotated[str, Categorical(*OUTPUTS), "what the score is"] = "logit"
     lambda_rr: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 1.0
 
     def _explainer(self, model: nn.Module) -> Explainer:

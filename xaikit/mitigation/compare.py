@@ -16,6 +16,17 @@ from xaikit.core.results import NAME, Interval, Real, Result
 from xaikit.mitigation.assess import Assessment
 from xaikit.mitigation.tables import aligned, percent
 
+BETTER = {"accuracy": "↑", "worst": "↑", "changed": "↓", "mass": "↓"}  # by the first word of a measure
+
+
+def better(measure: str) -> str:
+    """Whether a model is better with a higher (↑) or a lower (↓) measure; empty where neither is known.
+
+    Args:
+        measure: one of `Comparison.measures`.
+    """
+    return BETTER.get(measure.partition(" ")[0], "")
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Result):
@@ -140,7 +151,9 @@ class Comparison(Result):
                 cells.append(percent(interval.mean).replace(" %", f"{spread} %"))
             lines.append([measure, *cells])
         seeds = ", ".join(f"{name} {len(rows)}" for name, rows in self.rows.items())
-        return "\n".join([*aligned(lines), f"seeds: {seeds}; {100 * self.confidence:g} % intervals"])
+        low = [m for m in self.measures if better(m) == "↓"]
+        note = "; lower is better for changed and mass" if low else ""
+        return "\n".join([*aligned(lines), f"seeds: {seeds}; {100 * self.confidence:g} % intervals{note}"])
 
     def _values(self, training: str, measure: str) -> list[float]:
         if training not in self.rows:

@@ -47,10 +47,10 @@ class HINT(AttributionMitigator):
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = (
         "gradient_x_input"
     )
-    target: Annotated[str, Categorical(*TARGETS, search=False), "whose score is explained"] = "random"
-    output: Annotated[str, Categorical(*OUTPUTS, search=False), "what the score is"] = "logit"
+    target: Annotated[str, Categorical(*TARGETS), "whose score is explained"] = "random"
+    output: Annotated[str, Categorical(*OUTPUTS), "what the score is"] = "logit"
     lambda_hint: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 10.0
-    form: Annotated[str, Categorical(*FORMS, search=False), "of the penalty"] = "share"
+    form: Annotated[str, Categorical(*FORMS), "of the penalty"] = "share"
     grid: Annotated[int, Int(ge=2), "cells along each axis of an image; other inputs are ranked as they are"] = 7
     normalization: Annotated[str, Categorical("none", "total", search=False), "of a ranking"] = "none"
 

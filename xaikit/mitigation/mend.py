@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from xaikit.core.params import Float
@@ -15,6 +16,8 @@ from xaikit.mitigation.mend_methods import read_methods, with_training
 from xaikit.mitigation.mend_result import MendResult
 from xaikit.mitigation.mend_search import MendSearch, SearchOptions
 from xaikit.mitigation.mend_store import TryStore, fingerprint
+
+ASSESSED = 2000  # held-out samples at most; a share is then known to a hundredth
 
 
 def mend(  # noqa: PLR0913
@@ -38,10 +41,12 @@ def mend(  # noqa: PLR0913
 
     The mitigators that suit the kind of shortcut are tried one after the other, from the cheapest. Each is measured on
     held-out samples: with the shortcut as it is, and with that of a sample of another class. The search ends where one
-    has the same accuracy in both, to `max_loss`, and is as accurate as the model was; where accuracy fell, a second one
-    is tried, since only what the shortcut told should be lost. Chosen is the highest accuracy on exchanged samples
-    among those that lose no more than `max_loss` with the shortcut kept, against the best that does not rely on it. A
-    model that does not rely on the shortcut is not trained. The user's model stays as it is.
+    has the same accuracy in both, to `max_loss`: it does not rely on the shortcut. Chosen is the highest accuracy on
+    exchanged samples among those that lose no more than `max_loss` with the shortcut kept, against the best that does
+    not rely on it. A model that does not rely on the shortcut is not trained. The user's model stays as it is.
+
+    The learning rate of each is found by beginning its training with several; the best one goes on. A method whose
+    `lr` or optimizer was set keeps it. Of the held-out samples at most 2000 are assessed.
 
     Args:
         model: returns logits (N, C), or holds them under `head`; trained, or untrained with `from_scratch`.
@@ -55,7 +60,7 @@ def mend(  # noqa: PLR0913
         budget: a number of trainings, such as 2, or a time, such as "10 min"; None tries all.
         max_loss: of accuracy that may be lost, a fraction.
         n_epochs: of each training at most; None goes by the number of samples. A training ends early where the held-out
-            accuracy does not rise.
+            accuracy does not rise during half of them.
         facts: what a factor must know beside the samples, such as ``{"vocabulary": tokenizer}``; see `DataFacts`.
         folder: where each try is kept; the same call goes on from there.
         head: which output holds the logits.
@@ -106,6 +111,9 @@ def _assessed(model: nn.Module, data: MendData, head: str | int, seed: int) -> A
     if data.shortcut.kind == CONCEPT:
         return None
     samples = data.held_out
+    if samples.size > ASSESSED:
+        drawn = torch.randperm(samples.size, generator=torch.Generator().manual_seed(seed))[:ASSESSED]
+        samples = samples.take(drawn.sort().values)
     is_region = data.shortcut.kind == REGION
     options: dict[str, Any] = {} if is_region else {"factor": data.shortcut.factor, "facts": data.facts}
     batch = samples[:3] if is_region else samples[:2]

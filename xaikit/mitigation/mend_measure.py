@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -52,7 +53,7 @@ class Judge:
             generator = torch.Generator().manual_seed(seed)
             self._variants = [data.exchanged(batch, donors_of(batch.labels, generator)) for _ in range(DRAWS)]
 
-    @property
+    @functools.cached_property
     def validation(self) -> tuple[tuple[Any, Tensor], list[str]]:
         """What early stopping looks at: all samples, kept and exchanged, and to which of these each belongs."""
         n, parts = self._samples.size, [self._samples.inputs, *self._variants]
@@ -97,7 +98,7 @@ class Judge:
         losses = [float(F.cross_entropy(self._logits(model, part), self._samples.labels)) for part in parts]
         return max(losses[0], sum(losses[1:]) / max(1, len(losses) - 1))
 
-    @property
+    @functools.cached_property
     def guessing(self) -> float:
         """The mean cross-entropy of always guessing by how frequent the classes are."""
         shares = torch.bincount(self._samples.labels).double() / len(self._samples.labels)

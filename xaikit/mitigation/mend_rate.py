@@ -1,4 +1,4 @@
-"""The learning rate of a training, found by short trainings: what suits one model ruins another."""
+"""The learning rate of a training: several begin it, and the best goes on. What suits one model ruins another."""
 
 from __future__ import annotations
 
@@ -7,69 +7,123 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
 from xaikit.core.batch import Batch
 from xaikit.core.errors import TrainingError
+from xaikit.core.results import Stopped
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.mend_measure import Judge
+from xaikit.mitigation.mend_store import TryStore
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # of Adam, from the most careful
-STEPS = 60  # of each short training
-DOUBLED = 2  # times that they are made twice as long, where no model has learnt anything
-SAME = 0.02  # of the loss, within which the smaller rate is taken
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # of Adam
+MIDDLE = 3e-3  # where the search begins
+SHARE = 0.1  # of the epochs of the training, after which rates are compared
+SAME = 0.02  # of the loss, within which two rates are as good
 LEARNT = 0.95  # of the loss of always guessing by how frequent the classes are; above it nothing has been learnt
-SHORT: dict[str, Any] = {"patience": None, "warmup": 0.0}
 
 
-def with_rate(
-    mitigator: Mitigator, fresh: Callable[[], nn.Module], training: Batch, judge: Judge, *, smallest: float = 0.0
-) -> Mitigator:
-    """The mitigator with the learning rate whose short training leads to the lowest held-out loss.
+class Interrupted(Exception):
+    """Ctrl-C came while rates were compared."""
 
-    The higher of the losses with the shortcut kept and exchanged counts; accuracies would say nothing as long as the
-    model still follows the shortcut. Where none of the models has learnt anything, as untrained ones in few steps, the
-    trainings are made longer. A mitigator whose user has set a rate keeps it.
+
+class Paused(Exception):
+    """A training has come as far as it should for now."""
+
+
+class RateRace:
+    """Trainings that differ by their learning rate alone, each begun as if it were the only one.
+
+    All that the search looks at are the first epochs of the training itself, so the best one goes on from its
+    checkpoint. A short training of its own, whose rate falls to 0 at its end, would prefer rates that are too small: a
+    fooled model first has to get off the shortcut, and learns the rest only then.
 
     Args:
         mitigator: with the other settings of its training.
         fresh: makes a model to train.
         training: samples.
         judge: of the held-out samples.
-        smallest: rate that is tried: untrained weights learn too little in a short training to tell small ones apart.
+        store: where the training with each rate keeps its checkpoint.
+        key: of the try there.
+        fit_options: of `Mitigator.fit`.
     """
-    if not mitigator.SETTINGS["lr"].is_default(mitigator.lr):
-        return mitigator
-    rates = [rate for rate in RATES if rate >= smallest]
-    order = torch.randperm(training.size, generator=torch.Generator().manual_seed(mitigator.random_state or 0))
-    best, chosen = math.inf, rates[0]
-    for doubled in range(DOUBLED + 1):
-        rows = STEPS * 2**doubled * mitigator.batch_size
-        few = training.take(order[:rows])
-        short = mitigator.set_kwargs(n_epochs=max(1, round(rows / few.size)), **SHORT)
-        best, chosen = _best_rate(short, rates, fresh, few, judge)
-        if best < LEARNT * judge.guessing:
-            break
-    return mitigator.set_kwargs(lr=chosen)
 
+    def __init__(  # noqa: PLR0913
+        self,
+        mitigator: Mitigator,
+        fresh: Callable[[], nn.Module],
+        training: Batch,
+        judge: Judge,
+        store: TryStore,
+        key: str,
+        fit_options: dict[str, Any],
+    ) -> None:
+        self._mitigator, self._fresh, self._training, self._judge = mitigator, fresh, training, judge
+        self._store, self._key, self._fit_options = store, key, fit_options
+        self._first = max(1, round(SHARE * mitigator.n_epochs))
 
-def _best_rate(
-    short: Mitigator, rates: list[float], fresh: Callable[[], nn.Module], few: Batch, judge: Judge
-) -> tuple[float, float]:
-    """The lowest held-out loss, and the smallest rate that leads to about that."""
-    best, chosen = math.inf, rates[0]
-    for rate in rates:
-        model = fresh()
+    def winner(self) -> float:
+        """The rate that leads to the lowest held-out loss.
+
+        The higher of the losses with the shortcut kept and exchanged counts; accuracies would say nothing as long as
+        the model still follows the shortcut. From a middle rate the search goes up as long as that helps. Where it does
+        not, or nothing has been learnt, it goes down in the same way. The best two then go on for as long again.
+
+        Raises:
+            Interrupted: by Ctrl-C.
+        """
+        losses: dict[float, float] = {}
+        middle = RATES.index(MIDDLE)
+        for rate in RATES[middle:]:
+            if not self._helps(rate, losses):
+                break
+        if len(losses) <= 2 or not self._have_learnt(losses):
+            for rate in reversed(RATES[:middle]):
+                if not self._helps(rate, losses) and self._have_learnt(losses):
+                    break
+        best, *others = sorted(losses, key=losses.__getitem__)
+        if not others or math.isinf(losses[others[0]]) or 2 * self._first > self._mitigator.n_epochs:
+            return best
+        return min((best, others[0]), key=lambda rate: self._loss(rate, 2 * self._first))
+
+    def _helps(self, rate: float, losses: dict[float, float]) -> bool:
+        """Train with another rate; whether it is better than all before."""
+        best = min(losses.values(), default=math.inf)
+        losses[rate] = self._loss(rate, self._first)
+        return losses[rate] < best * (1 - SAME) or (len(losses) == 1 and not math.isinf(losses[rate]))
+
+    def _have_learnt(self, losses: dict[float, float]) -> bool:
+        return min(losses.values()) < LEARNT * self._judge.guessing
+
+    def _loss(self, rate: float, epochs: int) -> float:
+        """The held-out loss after some epochs; infinite where the rate is too high."""
+        name = f"{self._key} lr={rate:g} epoch {epochs}"
+        loss = self._store.loss(name)
+        if loss is None:
+            loss = self._trained(rate, epochs)
+            loss = loss if math.isfinite(loss) else math.inf
+            self._store.keep_loss(name, loss)
+        return loss
+
+    def _trained(self, rate: float, epochs: int) -> float:
+        """Go on with the training at a rate until some epochs are done, and measure it."""
+        losses: list[float] = []
+
+        def look(row: dict[str, float], model: nn.Module) -> None:
+            if row["epoch"] >= epochs:
+                losses.append(self._judge.worst_loss(model))
+                raise Paused
+
+        options = {"checkpoint": self._store.checkpoint(self._key, rate), "on_epoch": look, **self._fit_options}
+        model = self._fresh()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the training proper says the same
-                short.set_kwargs(lr=rate).fit(model, few, progress=False)
-        except TrainingError:  # the rate is too high
-            break
-        loss = judge.worst_loss(model)
-        if loss < best * (1 - SAME) or math.isinf(best):
-            best, chosen = loss, rate
-        elif loss > 1.2 * best:
-            break
-    return best, chosen
+                warnings.simplefilter("ignore")  # the rest of the training says the same
+                history = self._mitigator.set_kwargs(lr=rate).fit(model, self._training, progress=False, **options)
+        except Paused:
+            return losses[0]
+        except TrainingError:
+            return math.inf
+        if history.stopped == Stopped.INTERRUPTED:
+            raise Interrupted
+        return self._judge.worst_loss(model)  # it ended early

@@ -21,7 +21,7 @@ from xaikit.mitigation.budget import Budget
 from xaikit.mitigation.mend_data import CONCEPT, MendData
 from xaikit.mitigation.mend_measure import Judge, Measured
 from xaikit.mitigation.mend_methods import fresh_model, spec_string
-from xaikit.mitigation.mend_rate import with_rate
+from xaikit.mitigation.mend_rate import Interrupted, RateRace
 from xaikit.mitigation.mend_result import MendTry
 from xaikit.mitigation.mend_store import TryStore, key_of
 from xaikit.mitigation.tables import percent
@@ -148,38 +148,48 @@ class MendSearch:
         row = self.store.find(key)
         if row is None:
             started, model = time.monotonic(), self._fresh()
-            chosen = self._with_rate(mitigator)
+            options = self._fit_options()
             if self._data.shortcut.kind == CONCEPT:
-                chosen = chosen.set_kwargs(patience=None)  # there are no exchanged samples to stop by
+                mitigator = mitigator.set_kwargs(patience=None)  # there are no exchanged samples to stop by
+            try:
+                chosen = self._with_rate(mitigator, key, options)
+            except Interrupted:
+                self.stopped = Stopped.INTERRUPTED
+                return
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="the training collapsed")  # the try's note says it
-                history = chosen.fit(
-                    model, self._data.training, progress=self._options.progress, **self._fit_options(key)
-                )
+                checkpoint = self.store.checkpoint(key, chosen.lr)
+                self.store.close()
+                progress = self._options.progress
+                history = chosen.fit(model, self._data.training, checkpoint=checkpoint, progress=progress, **options)
             if history.stopped == Stopped.INTERRUPTED:
                 self.stopped = Stopped.INTERRUPTED
                 return
             measured, seconds = self._judge.measure(model), time.monotonic() - started
             row = _row(spec_string(chosen), measured, self._data, epochs=len(history.epochs), seconds=seconds)
             self.store.keep(key, row, model)
-        if (kind := _kind(mitigator)) is not None and (rate := split_spec(row.method)[1].get("lr")) is not None:
-            self._rates[kind] = float(rate)
+        if (kind := _kind(mitigator)) is not None:
+            self._rates[kind] = float(split_spec(row.method)[1].get("lr", mitigator.lr))
         self.tries.append(row)
         self._keys.append(key)
 
-    def _with_rate(self, mitigator: Mitigator) -> Mitigator:
+    def _with_rate(self, mitigator: Mitigator, key: str, options: dict[str, Any]) -> Mitigator:
         """The mitigator with a learning rate: that of an earlier try of its kind, whose weight alone may differ."""
-        if (rate := self._rates.get(_kind(mitigator))) is not None:
-            return mitigator.set_kwargs(lr=rate)
-        smallest = 1e-3 if self._options.anew else 0.0
-        return with_rate(mitigator, self._fresh, self._data.training, self._judge, smallest=smallest)
+        kind = _kind(mitigator)
+        if kind is None:
+            return mitigator
+        rate = self._rates.get(kind)
+        if rate is None:
+            training, judge = self._data.training, self._judge
+            race = RateRace(mitigator, self._fresh, training, judge, self.store, key, options)
+            rate = race.winner()
+        return mitigator.set_kwargs(lr=rate)
 
-    def _fit_options(self, key: str) -> dict[str, Any]:
-        options: dict[str, Any] = {"checkpoint": self.store.checkpoint(key)}
-        if self._data.shortcut.kind != CONCEPT:
-            validation, groups = self._judge.validation
-            options |= {"validation": validation, "validation_groups": groups}
-        return options
+    def _fit_options(self) -> dict[str, Any]:
+        if self._data.shortcut.kind == CONCEPT:
+            return {}
+        validation, groups = self._judge.validation
+        return {"validation": validation, "validation_groups": groups}
 
     def _is_free(self, row: MendTry) -> bool:
         """Whether the shortcut makes no difference to a try: none beyond what is allowed, or two standard errors."""
@@ -188,13 +198,8 @@ class MendSearch:
         return not row.note and row.changed <= RELIES and gap <= max(self._options.max_loss, chance)
 
     def _is_enough(self) -> bool:
-        """Whether no other method can be much better: one is free of the shortcut and as accurate as before.
-
-        What the shortcut told is lost at best. So a second method must show whether the first one lost more than that.
-        """
-        free = [row for row in self.tries[1:] if self._is_free(row)]
-        as_accurate = any(row.accuracy_kept >= self.tries[0].accuracy_kept - self._options.max_loss for row in free)
-        return bool(free) and (self._options.anew or as_accurate or len(self.tries) > 2)
+        """Whether one is free of the shortcut."""
+        return any(self._is_free(row) for row in self.tries[1:])
 
     def _affords(self, mitigator: Mitigator, budget: Budget, number: int) -> bool:
         """Whether another training is within the budget."""

@@ -15,6 +15,7 @@ from torch import nn
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.files import write_whole
 from xaikit.mitigation.base import Mitigator
+from xaikit.mitigation.checkpoints import InMemory
 from xaikit.mitigation.mend_data import MendData
 from xaikit.mitigation.mend_result import MendTry
 from xaikit.mitigation.sources import InMemorySource
@@ -41,15 +42,17 @@ class TryStore:
         self._fingerprint = fingerprint
         self._rows: dict[str, dict[str, Any]] = {}
         self._weights: dict[str, dict[str, Any]] = {}
+        self._losses: dict[str, float] = {}
+        self._in_memory: dict[str, InMemory] = {}
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             if (self._folder / FILE).exists():
-                self._rows = self._read(self._folder / FILE)
+                self._read(self._folder / FILE)
 
-    def _read(self, path: Path) -> dict[str, dict[str, Any]]:
+    def _read(self, path: Path) -> None:
         try:
             content = json.loads(path.read_text())
-            rows: dict[str, dict[str, Any]] = content["tries"]
+            self._rows, self._losses = content["tries"], content.get("losses", {})
             saved = content["fingerprint"]
         except (ValueError, KeyError, TypeError) as err:
             raise InvalidInputError(f"{path} holds no tries of mend; name another folder") from err
@@ -58,15 +61,45 @@ class TryStore:
             raise InvalidInputError(
                 f"{path.parent} holds the tries of another call ({', '.join(differ)} differ); name another folder"
             )
-        return rows
 
-    def checkpoint(self, key: str) -> Path | None:
+    def _write(self) -> None:
+        assert self._folder is not None
+        content = {"fingerprint": self._fingerprint, "tries": self._rows, "losses": self._losses}
+        write_whole(self._folder / FILE, json.dumps(content, indent=1) + "\n")
+
+    def checkpoint(self, key: str, rate: float) -> Path | InMemory:
         """Where the training of a try keeps its checkpoint.
 
         Args:
             key: of the try.
+            rate: at which it learns.
         """
-        return None if self._folder is None else self._folder / f"{_short(key)}.checkpoint.pt"
+        name = f"{_short(key)}-{rate:g}.checkpoint.pt"
+        return self._in_memory.setdefault(name, InMemory()) if self._folder is None else self._folder / name
+
+    def close(self) -> None:
+        """Write no more checkpoints where there is no folder: the rest of a training needs none."""
+        for checkpoint in self._in_memory.values():
+            checkpoint.closed = True
+
+    def loss(self, name: str) -> float | None:
+        """A loss that was measured before.
+
+        Args:
+            name: of what.
+        """
+        return self._losses.get(name)
+
+    def keep_loss(self, name: str, value: float) -> None:
+        """Remember a loss.
+
+        Args:
+            name: of what.
+            value: may be infinite.
+        """
+        self._losses[name] = value
+        if self._folder is not None:
+            self._write()
 
     def find(self, key: str) -> MendTry | None:
         """A try that was finished before.
@@ -86,17 +119,16 @@ class TryStore:
         """
         weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
         self._rows[key] = dataclasses.asdict(row)
+        self._in_memory.clear()
         if self._folder is None:
             self._weights[key] = weights
             return
         buffer = io.BytesIO()
         torch.save(weights, buffer)
         write_whole(self._folder / f"{_short(key)}.pt", buffer.getvalue())
-        content = {"fingerprint": self._fingerprint, "tries": self._rows}
-        write_whole(self._folder / FILE, json.dumps(content, indent=1) + "\n")
-        path = self.checkpoint(key)
-        if path is not None:
-            path.unlink(missing_ok=True)
+        self._write()
+        for path in self._folder.glob(f"{_short(key)}-*.checkpoint.pt"):
+            path.unlink()
 
     def load(self, key: str, model: nn.Module) -> nn.Module:
         """The model with the weights of a try.

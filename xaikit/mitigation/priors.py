@@ -52,7 +52,7 @@ class AttributionPrior(AttributionMitigator):
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = (
         "expected_gradients:n_iter=1"
     )
-    output: Annotated[str, Categorical(*OUTPUTS, search=False), "what the score is"] = "logit"
+    output: Annotated[str, Categorical(*OUTPUTS), "what the score is"] = "logit"
     lambda_prior: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 1.0
     prior: Annotated[str, Categorical(*PRIORS, search=False), "what is expected"] = "total_variation"
     normalization: Annotated[str, Categorical("none", "total", search=False), "of each attribution"] = "none"

@@ -60,7 +60,7 @@ class TrainingProgress:
 class Options:
     """The options of `Mitigator.fit` other than the data."""
 
-    checkpoint: Path | None
+    checkpoint: Path | checkpoints.InMemory | None
     stopping: EarlyStopping
     progress: bool
     on_epoch: Callable[[dict[str, float], nn.Module], Any] | None = None

@@ -22,7 +22,7 @@ class Candidate(Result):
         name: its registered name.
         explainer: ready to use, bound to the model, with the modality's baseline and groups.
         points: how well its class suits this model; they give the order if nothing was measured.
-        reasons: why it got these points, and what was noticed while it was measured.
+        reasons: each with the points that it gives, and what was noticed while it was measured.
         passes: about how many passes of the model an explanation takes.
         against: why it cannot explain this model, or not as requested; None if it can.
         interval: mean of the metric over the samples with its 95 % bootstrap interval; None if it was not measured.
@@ -94,9 +94,9 @@ def candidate(
 ) -> Candidate:
     """The verdict on an explainer before anything is measured.
 
-    Points: 2 for each kind of layers in the model that the method was made for, minus 0.5 where it has none of them, 1
-    for a promised sum, 1 for an exact derivative, minus 2 for operations without a rule, minus the decimal logarithm of
-    its passes.
+    Points weigh what is declared and not measured: 2 for each kind of layers in the model that the method was made for,
+    minus 0.5 where it has none of them, 1 for a promised sum, 1 for an exact derivative, minus 2 for operations without
+    a rule, minus the decimal logarithm of its passes.
 
     Args:
         explainer: ready to use.
@@ -121,7 +121,7 @@ def candidate(
         name=cls.NAME,
         explainer=explainer,
         points=sum(points for points, _ in reasons),
-        reasons=tuple(reason for _, reason in reasons),
+        reasons=tuple(f"{points:+.1f} {reason}" if points else reason for points, reason in reasons),
         passes=passes,
         against=_against(cls, model, profile, differentiable=differentiable),
     )

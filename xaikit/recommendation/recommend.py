@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -121,31 +122,47 @@ class Recommendation(Result):
 
     def __repr__(self) -> str:
         suited = [item for item in self.candidates if item.suitable]
-        rows = [("", "explainer", self.metric or "points", "s/sample" if self.metric else "passes", "why")]
+        heading = ("points", self.metric, "s/sample") if self.metric else ("points", "passes")
+        rows: list[tuple[str, ...]] = [("", "explainer", *heading, "why")]
         rows += [(str(place), *self._row(item)) for place, item in enumerate(suited[:SHOWN], 1)]
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
         lines = [f"Recommendation for {' and '.join(part.NAME for part in self.modality.parts)}"]
         lines += str(self.profile).splitlines()
-        lines += ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
+        lines += ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
         if len(suited) > SHOWN:
             lines.append(f"... and {first_names([item.name for item in suited[SHOWN:]], 20)}")
-        if any(item.tied for item in suited):
-            lines.append("~: the best one's lead is within noise")
+        lines += self._order(suited)
         against: dict[str, list[str]] = {}
         for item in self.candidates:
             if item.against is not None:
                 against.setdefault(item.against, []).append(item.name)
         return "\n".join([*lines, *(f"not {first_names(names, 8)}: {why}" for why, names in against.items())])
 
-    def _row(self, item: Candidate) -> tuple[str, str, str, str]:
+    def _order(self, suited: list[Candidate]) -> list[str]:
+        """How the candidates are ranked, and where the measurement overrules the points."""
+        points = "points: what each method declares, less the logarithm of its cost"
+        if self.metric is None:
+            return [f"{points}; nothing was measured, which needs samples"] if suited else []
+        tied = sum(item.tied for item in suited)
+        lines = [f"{points}; ~: {tied} that noise does not tell apart, by points, then by cost"] if tied > 1 else []
+        measured = [item for item in suited if item.value is not None]
+        declared = min(measured, key=_by_points, default=None)
+        if declared is not None and not declared.tied:
+            lines.append(
+                f"by points alone {declared.name} would be first ({declared.points:.1f}); on these samples "
+                f"{suited[0].name} is better by more than noise"
+            )
+        return lines
+
+    def _row(self, item: Candidate) -> tuple[str, ...]:
         why = "; ".join(item.reasons)
         why = why if len(why) <= WIDTH else f"{why[: WIDTH - 3]}..."
         if self.metric is None:
             return item.name, f"{item.points:.1f}", str(item.passes), why
         if item.interval is None:
-            return item.name, "-", "-", why
+            return item.name, f"{item.points:.1f}", "-", "-", why
         value = str(item.interval).partition(" (")[0]
-        return item.name, f"{value}{' ~' if item.tied else ''}", f"{item.seconds:.2g}", why
+        return item.name, f"{item.points:.1f}", f"{value}{' ~' if item.tied else ''}", f"{item.seconds:.2g}", why
 
 
 def recommend(  # noqa: PLR0913
@@ -163,8 +180,10 @@ def recommend(  # noqa: PLR0913
 ) -> Recommendation:
     """Explainers that suit a model, ranked, with reasons.
 
-    Without data they are ranked by the model's modules and by what the classes of the methods declare. With data, the
-    model runs on a few samples, which shows the operations between modules, and every method that suits is measured.
+    Without data they are ranked by points, for the model's modules and what the classes of the methods declare, less
+    their cost. With data, the model runs on a few samples, which shows the operations between modules, and every method
+    that suits is measured. Those that the samples do not tell apart from the best, within noise, stand first, by points
+    and then by cost; so both ways give one order unless the measurement speaks against it, which is said.
 
     Args:
         model: the model.
@@ -216,16 +235,26 @@ def recommend(  # noqa: PLR0913
         candidate(explainer, model, profile, missing.get(name, ()), differentiable=bool(differentiable))
         for name, explainer in ready.items()
     ]
-    candidates.sort(key=lambda c: (not c.suitable, -c.points, c.name))
+    candidates.sort(key=lambda c: (not c.suitable, *_by_points(c)))
     if inputs is None:
         return Recommendation(profile, kind, tuple(candidates), seed=seed)
     measure: Metric = kind.prepare(METRICS.create(metric))
     output, forward = one_pass(model, inputs, **without_layer)
     targets = _targets(output, targets)
     candidates = measured(candidates, measure, inputs, targets, seconds=seconds, forward=forward, seed=seed)
-    sign = -1 if measure.DIRECTION == "maximize" else 1
-    candidates.sort(key=lambda c: (not c.suitable, math.inf if c.value is None else sign * c.value))
+    candidates.sort(key=partial(_place, sign=-1 if measure.DIRECTION == "maximize" else 1))
     return Recommendation(profile, kind, tuple(candidates), measure.NAME, seed)
+
+
+def _by_points(item: Candidate) -> tuple[Any, ...]:
+    """Where a candidate stands before anything is measured: by points, then by cost."""
+    return -item.points, item.passes, item.name
+
+
+def _place(item: Candidate, sign: int) -> tuple[Any, ...]:
+    """Where a measured candidate stands: those that noise does not tell apart from the best by points, then by cost."""
+    tie = (-item.points, item.seconds) if item.tied else (math.inf, math.inf)
+    return not item.suitable, not item.tied, *tie, math.inf if item.value is None else sign * item.value, item.name
 
 
 def _samples(data: Any, n: int, model: nn.Module) -> tuple[Any, Any]:

@@ -52,7 +52,8 @@ def evaluation_sections(evaluation: Evaluation, *, title: str = "Metrics") -> li
             line[f"{metric}, {interval}"] = _range_text(row.low, row.high)
             counts.append(row.n)
         rows.append({**line, "samples": max(counts, default=0)})
-    notes = ["↑: higher is better, ↓: lower is; intervals are bootstraps over the samples."]
+    notes = [f"{sentence}." for sentence in evaluation.directions()]
+    notes += ["Intervals are bootstraps over the samples."]
     notes += [f"{row.explainer}, {row.metric} failed: {row.error}." for row in evaluation if row.error]
     notes += [f"{row.explainer}, {row.metric}: {row.n_nan} samples without a value." for row in evaluation if row.n_nan]
     notes += ["Stopped by Ctrl-C."] if evaluation.stopped == "interrupted" else []
@@ -141,11 +142,12 @@ def mitigation_sections(
     Returns:
         A table of all measures, figures, and with `groups` a table of the accuracies in each group.
     """
+    from xaikit.mitigation.compare import better
     from xaikit.report.comparisons import plot_comparison
 
     rows = []
     for measure in comparison.measures:
-        line: dict[str, Any] = {"measure": measure}
+        line: dict[str, Any] = {"measure": f"{measure} {better(measure)}".rstrip()}
         for name in comparison.rows:
             line[name] = comparison.mean(name, measure)
             margin = comparison.margin(name, measure)
@@ -154,7 +156,8 @@ def mitigation_sections(
         rows.append(line)
     note = (
         "kept, randomised, flipped, removed: what became of the shortcut; worst: accuracy in the worst "
-        "group; changed: share of predictions that change; mass: share of the relevance that lies in the mask."
+        "group; changed: share of predictions that change; mass: share of the relevance that lies in the mask. "
+        "↑ higher and ↓ lower is better, for the model: it should be right, and little should hang on the shortcut."
     )
     sections: list[Section] = [Table(title, rows, note, shares=True, conclusion=_exchanged(comparison))]
     for kind, heading in DRAWN_MEASURES.items():

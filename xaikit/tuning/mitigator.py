@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from xaikit.core import MITIGATORS, Float, Int
+from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Float, Int
 from xaikit.core.arrays import is_array
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
 from xaikit.core.model_state import isolated
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     M = TypeVar("M", bound=Mitigator, default=Mitigator)
 
 Measure = Callable[[nn.Module], float]
+DECISIVE = ("form", "part", "target", "output")  # settings that say what is penalised
+ALIKE = ("predicted", "probability")  # hardly other than "label" and "log_probability": not worth a trial each
 
 
 def tune_mitigator(  # noqa: PLR0913
@@ -55,7 +57,7 @@ def tune_mitigator(  # noqa: PLR0913
     resume: bool = False,
     progress: bool = True,
 ) -> TuneResult[M]:
-    """Search a mitigator's weight, its explanation and the explanation's settings, all at once.
+    """Search a mitigator's weight, what it penalises, its explanation and the explanation's settings, all at once.
 
     Every trial trains a fresh copy of the model; `TuneResult.model` is the best one. The given model stays as it is.
 
@@ -73,7 +75,8 @@ def tune_mitigator(  # noqa: PLR0913
         shortcut_masks: as for `Mitigator.fit`: where the explanation must not look, for data without masks.
         relevant_region: as for `Mitigator.fit` of `HINT` and `AttributionPrior`, in place of `shortcut_masks`.
         explainers: explanations to choose from, by name, spec, class or object; None: the mitigator's own.
-        space: what to vary, as for `tune`; None: the weight, the choice of `explainers`, and their settings.
+        space: what to vary, as for `tune`; None: the weight, those of `form`, `part`, `target` and `output` that the
+            mitigator has, the choice of `explainers`, and their settings.
         n_trials: trials to make, each a training.
         sampler: as for `tune`.
         seed: of the sampler, and of every training where the mitigator has no random_state.
@@ -216,7 +219,10 @@ def _stopping(mitigator: Mitigator, validation: Any) -> dict[str, Any]:
 
 
 def _space(mitigator: Any, explainers: Sequence[Any] | None, space: SpaceArgument) -> SpaceArgument:
-    """The weight, the choice of explanation and its settings, unless the user says otherwise."""
+    """The weight, what is penalised, the choice of explanation and its settings, unless the user says otherwise.
+
+    What has no effect is left out: the explanation of a mitigator that uses none, the part of one that splits nothing.
+    """
     if space is not None and explainers is not None:
         if space == ALL or "explainer" in space:
             raise InvalidInputError("the explanations to choose from stand in explainers= and in space; leave one out")
@@ -224,8 +230,18 @@ def _space(mitigator: Any, explainers: Sequence[Any] | None, space: SpaceArgumen
         return {**space, "explainer": list(explainers)}
     if space is not None:
         return space
-    below = {} if explainers else {f"explainer.{n}": None for n in mitigator.explainer.get_tunables()}
-    return {mitigator.WEIGHT: None, **({"explainer": list(explainers)} if explainers else below)}
+    chosen: dict[str, Any] = {mitigator.WEIGHT: None}
+    explained = [EXPLAINERS.create(e) for e in explainers] if explainers else [mitigator.explainer]
+    splits = any(hasattr(explainer, "decompose") for explainer in explained)
+    for name in DECISIVE:
+        spec = mitigator.get_tunables().get(name)
+        if isinstance(spec, Categorical) and (name != "part" or splits):
+            chosen[name] = [c for c in spec.choices if c not in ALIKE or c == getattr(mitigator, name)]
+    if explainers:
+        chosen["explainer"] = list(explainers)
+    elif mitigator.USES_EXPLAINER:
+        chosen |= {f"explainer.{name}": None for name in mitigator.explainer.get_tunables()}
+    return chosen
 
 
 def _name(function: Any) -> str:

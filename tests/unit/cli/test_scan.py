@@ -58,6 +58,11 @@ def test_scan_tells_what_the_library_tells(
     assert lines[2].startswith("top left corner")
     assert "(dark)" in lines[2] or "(bright)" in lines[2]
     assert lines[-1] == "wrote new/s.json, new/s.png"
+    rows = json.loads(Path("new/s.json").read_text())["effects"]
+    shown = lines[2:-2]  # the table ends where nothing happens, and the file has all
+    moving = [i for i, row in enumerate(rows, 1) if row["follows"]["mean"] >= 0.02]
+    assert len(shown) == max(5, *moving) < len(rows)
+    assert lines[-2] == f"and {len(rows) - len(shown)} more, which less than 2 % of predictions follow"
     assert Path("new/s.png").read_bytes()[:4] == b"\x89PNG"
     expected = scan(corner_reader(), pictures, seed=3, progress=False)
     assert Scan.load("new/s.json") == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -204,3 +205,29 @@ def test_words_of_classes_are_targets(leave: Callable[..., int], capsys: pytest.
     assert "class 1 yes," in capsys.readouterr().out
     with pytest.raises(InvalidInputError, match="a word of --classes"):
         read_target("maybe", ["no", "yes"])
+
+
+def test_shortcuts_of_a_class_by_its_name(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    call = ("--model", "./nets/my_net.py:make", "--classes", "no,yes", "--explainer", "gradient_x_input", "--quiet")
+    y = np.arange(12) % 2
+    np.savez("named.npz", x=np.random.default_rng(0).random((12, *np.load("x.npy").shape[1:]), np.float32), y=y)
+    assert leave("explain", "--data", "named.npz", *call, "--out", "named") == 0
+    for name, number in (("yes", "1"), ("no", "0")):
+        told = []
+        for text in (name, number):
+            capsys.readouterr()
+            assert leave("shortcuts", "named", "--of-class", text, "--out", f"of-{text}", "--no-figure", "--json") == 0
+            told.append(json.loads(capsys.readouterr().out)["clusters"])
+        assert told[0] == told[1]
+        assert sorted(s["index"] for c in told[0] for s in c["samples"]) == [
+            i for i in range(12) if y[i] == int(number)
+        ]
+    assert leave("shortcuts", "named", "--of-class", "yess", "--out", "none") == 2
+    assert "--of-class 'yess' is no class of the run; did you mean 'yes'?" in capsys.readouterr().err
+
+
+def test_a_number_in_a_job_file_is_a_text_where_a_flag_takes_one(leave: Callable[..., int]) -> None:
+    Path("job.yaml").write_text(
+        "verb: explain\nsource: x.npy\nmodel: ./nets/my_net.py:make\nfigure: false\ntarget: 1\n"
+    )
+    assert leave("run", "job.yaml", "--quiet") == 0

@@ -12,6 +12,7 @@ import torch
 
 from xaikit.cli.data import open_data
 from xaikit.cli.masks import NamedMasks
+from xaikit.cli.mend import Mend
 from xaikit.cli.table_data import TableOptions, TextReader
 from xaikit.core.errors import InvalidInputError, UnknownNameError
 from xaikit.files.pictures import Preparation
@@ -77,9 +78,33 @@ def test_the_training_datas_encoding_is_used_for_other_data(
     assert leave("mitigate", "--data", "people.csv", "--test", "other.csv", *model, *mend) == 0
 
 
+def test_unseen_categories_are_counted_and_say_whose_categories_there_are() -> None:
+    options = TableOptions(labels="risk", one_hot=["sex"], encoding=Path("e"))
+    with pytest.warns(UserWarning, match=r"wrote e, by the 5 rows of people\.csv"):
+        train = open_data("people.csv", Preparation(), options=options)
+    said = r"row 3, column 'sex': 'x' .* those of the 5 rows of people\.csv.*\(2 such"
+    Path("more.csv").write_text("age,sex,hours,risk\n50,m,20,low\n50,x,20,low\n51,y,20,low\n")
+    for encoding in (train.encoding, Path("e")):
+        with pytest.raises(UnknownNameError, match=said):
+            open_data("more.csv", Preparation(), options=TableOptions(labels="risk", encoding=encoding))
+
+
+def test_validation_rows_of_mend_get_the_numbers_and_classes_of_the_data() -> None:
+    Path("some.csv").write_text("hours,age,sex,risk\n40,30,f,high\n20,50,f,high\n")
+    columns = {"labels": "risk", "standardise": True, "one_hot": "sex"}
+    job = Mend(data="people.csv", model="tabnets:four", factor="column:indices=[0]", **columns)
+    model = job.loaded()
+    with pytest.warns(UserWarning, match="those of the 5 rows"):
+        data, _, classes = job.judged(model)
+    other, _, same = job.model_copy(update={"data": "some.csv"}).judged(model, like=data)
+    assert list(classes) == list(same)
+    assert other.labels == [list(classes).index("high")] * 2
+    assert other.encoding == data.encoding
+
+
 def test_test_data_get_the_numbers_of_the_training_data() -> None:
     options = TableOptions(labels="risk", one_hot=["sex"], standardise=True)
-    with pytest.warns(UserWarning, match=r"standardised by the means of people\.csv itself"):
+    with pytest.warns(UserWarning, match=r"standard deviations are those of the 5 rows of people\.csv"):
         train = open_data("people.csv", Preparation(), options=options)
     Path("one.csv").write_text("age,sex,hours,risk\n50,m,20,low\n")
     test = open_data("one.csv", Preparation(), options=TableOptions(labels="risk", encoding=train.encoding))

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from xaikit.cli.targets import read_target, target_text
+from xaikit.cli.targets import read_target
 from xaikit.core import TARGETS
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.spec_strings import target_text
 from xaikit.runs import load_run
 
 NETS = """
@@ -156,7 +157,7 @@ def test_a_target_that_the_model_lacks_is_refused_before_any_work(
 
 
 def test_one_class_for_each_sample_is_for_input_alone() -> None:
-    assert read_target("3, 1", each=True) == [3, 1]
+    assert read_target("3, 1", per_sample=True) == [3, 1]
     with pytest.raises(InvalidInputError, match="one for all samples"):
         read_target("3,1")
 

@@ -25,7 +25,7 @@ from xaikit.core.errors import (
 from xaikit.core.results import Interval
 from xaikit.explainers import Gradient, GradientXInput
 from xaikit.metrics import AbPC, Entropy, Evaluation, MaxSensitivity, Metric, RelevanceMass
-from xaikit.metrics.table import bootstrap_interval
+from xaikit.metrics.table import bootstrap_interval, make_row
 from xaikit.transforms import Postprocessor
 
 
@@ -278,3 +278,19 @@ def test_samples_without_a_region_say_nothing(model):
     for listed, n in (([region, None, region, None], 2), ([None] * 4, 0), ([region] * 4, 4)):
         row = run(Gradient(model), "relevance_mass", (x, 0, listed)).rows[0]
         assert (row.n, row.n_nan) == (n, 4 - n)
+
+
+def test_arrows_say_for_whom() -> None:
+    """Two rows by hand: one metric of the explanation, one that compares with a region."""
+    rows = [make_row("a", m, d, [0.5, 0.5], confidence=0.9, seed=0, error=None) for m, d in WAYS.items()]
+    labels = {"abpc": {"name": "abpc"}, "entropy": {"name": "entropy"}, "mass": {"name": "relevance_mass"}}
+    notes = Evaluation(tuple(rows), 0.9, 0, {"a": {}}, labels).directions()
+    assert notes[0] == "↑ higher and ↓ lower is better, for the explanation"
+    assert notes[1].startswith("mass: higher is better where the region is what the model should look at")
+    assert notes[1].endswith("of a shortcut's region lower is better, for the model")
+    assert all(note in repr(Evaluation(tuple(rows), 0.9, 0, {"a": {}}, labels)) for note in notes)
+    one = Evaluation(tuple(rows[:1]), 0.9, 0, {"a": {}}, {"abpc": {"name": "abpc"}})
+    assert one.directions() == ["↑ higher is better, for the explanation"]
+
+
+WAYS = {"abpc": "maximize", "entropy": "minimize", "mass": "maximize"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -150,6 +151,13 @@ def test_a_hue_a_word_a_column(fooled):  # noqa: ARG001
         assert result.before.relies
         assert not result.after.relies, repr(result)
         assert result.chosen.accuracy_exchanged > result.tries[0].accuracy_exchanged + 0.3
+
+
+def test_of_many_held_out_samples_a_part_is_assessed(fooled, monkeypatch):
+    monkeypatch.setattr(sys.modules["xaikit.mitigation.mend"], "ASSESSED", 50)
+    result = mend(fooled, samples(), MASK, methods="counterexamples:lr=0.01", **{**QUICK, "n_epochs": 1})
+    assert result.before.samples == 50
+    assert abs(result.before.changed["flipped"] - result.tries[0].changed) < 0.2  # of all 120
 
 
 def test_a_concept():

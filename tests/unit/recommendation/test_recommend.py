@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -13,7 +14,11 @@ from torch.nn import functional as F
 from xaikit import AbPC, Explainer, evaluate, recommend
 from xaikit.core import EXPLAINERS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
-from xaikit.recommendation import Recommendation, profile_model
+from xaikit.core.results import Interval
+from xaikit.core.torchvision_ops import import_torchvision
+from xaikit.explainers import Gradient
+from xaikit.recommendation import Candidate, Recommendation, profile_model
+from xaikit.recommendation.recommend import _place
 
 QUICK = ("gradient", "gradient_x_input", "integrated_gradients", "lrp_epsilon_plus", "contextual_decomposition")
 
@@ -102,7 +107,7 @@ def test_what_was_made_for_a_layer_comes_first(model, kind):
     modality = "image" if kind == "convolution" else "text"
     found = recommend(model, modality, differentiable=True)
     assert kind in type(found.best).MADE_FOR
-    assert f"made for {kind} layers" in found.candidates[0].reasons
+    assert f"+2.0 made for {kind} layers" in found.candidates[0].reasons
     assert all(c.explainer.DIFFERENTIABLE for c in found.candidates if c.suitable)
     barred = next(c for c in found.candidates if c.name == "captum.saliency")
     assert barred.against == "has no exact derivative, so no loss can hold it"
@@ -139,7 +144,8 @@ def test_a_plugin_says_what_it_is_for():
     mine = next(c for c in found.candidates if c.name == "mine")
     assert mine.passes == 300
     assert mine.reasons[:4] == (
-        "made for linear layers", "exact inside a loss", "has no rule for Linear in 0", "about 300 passes"
+        "+2.0 made for linear layers", "+1.0 exact inside a loss", "-2.0 has no rule for Linear in 0",
+        "-2.5 about 300 passes",
     )  # fmt: skip
     assert found.profile.without_rule == {"mine": ("Linear in 0",)}
     assert mine.value is not None
@@ -149,7 +155,7 @@ def test_operations_without_a_rule_are_found_and_told():
     found = recommend(Odd(), "tabular", torch.randn(6, 5), explainers=[*QUICK, "captum.deep_lift"])
     assert found.profile.without_rule["lrp_epsilon_plus"] == ("atan2 in Odd",)
     by_name = {c.name: c for c in found.candidates}
-    assert "has no rule for atan2 in Odd" in by_name["lrp_epsilon_plus"].reasons
+    assert "-2.0 has no rule for atan2 in Odd" in by_name["lrp_epsilon_plus"].reasons
     assert "has no rule for `atan2`" in by_name["contextual_decomposition"].against
     assert by_name["captum.deep_lift"].against == "needs every module to run once, which 'relu' does not"
     assert by_name["gradient"].suitable
@@ -168,11 +174,41 @@ def test_what_is_measured_is_the_metric():
         assert item.interval == next(iter(table)).interval
         assert item.low <= item.value <= item.high
         assert item.seconds > 0
-    values = [item.value for item in found.candidates]
+    values = [item.value for item in found.candidates if not item.tied]
     assert values == sorted(values, reverse=True)
     assert found.candidates[0].tied
     assert found.best == found.candidates[0].explainer
     assert found.best.attribute(x, labels.new_zeros(12)).shape == x.shape
+
+
+def measured_as(name: str, value: float, *, tied: bool, points: float, seconds: float) -> Candidate:
+    interval = Interval(value, value, value, 0.95, 8)
+    return Candidate(name, Gradient(), points, (), 1, interval=interval, seconds=seconds, tied=tied)
+
+
+def test_ties_go_by_points_then_cost_and_the_measurement_says_where_it_overrules() -> None:
+    """Five candidates by hand: three that noise does not tell apart, two that are worse."""
+    items = [
+        measured_as("slow", 0.9, tied=True, points=1, seconds=3.0),
+        measured_as("quick", 0.7, tied=True, points=1, seconds=0.1),
+        measured_as("made_for_it", 0.6, tied=True, points=2, seconds=5.0),
+        measured_as("worse", 0.4, tied=False, points=0, seconds=0.1),
+        measured_as("worst", 0.2, tied=False, points=9, seconds=0.1),
+    ]
+    items = sorted(items, key=lambda item: _place(item, -1))
+    assert [item.name for item in items] == ["made_for_it", "quick", "slow", "worse", "worst"]
+    found = recommend(mlp(), "tabular")
+    text = repr(dataclasses.replace(found, candidates=tuple(items), metric="abpc"))
+    assert "~: 3 that noise does not tell apart, by points, then by cost" in text
+    assert "by points alone worst would be first (9.0); on these samples made_for_it is better" in text
+    text = repr(dataclasses.replace(found, candidates=tuple(items[:4]), metric="abpc"))
+    assert "would be first" not in text
+
+
+def test_the_points_are_those_of_the_reasons() -> None:
+    for item in recommend(cnn(), "image").candidates:
+        named = [float(reason.split()[0]) for reason in item.reasons if reason[0] in "+-"]
+        assert sum(named) == pytest.approx(item.points, abs=0.06)  # each is written with one decimal
 
 
 @pytest.mark.parametrize(
@@ -220,6 +256,7 @@ class _Pairs(torch.utils.data.Dataset):
 
 @pytest.mark.slow
 def test_a_transformer_of_a_library():
+    import_torchvision()  # transformers imports it, also where its compiled operations are of another torch
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=2

@@ -96,8 +96,9 @@ def test_a_search_without_a_choice_has_no_empty_figures(model, data):
 def test_a_mitigation_is_before_and_after(comparison):
     first, *pictures = mitigation_sections(comparison)
     assert first.columns == ["measure", "before", "after"]
+    arrows = {"accuracy": "↑", "worst": "↑", "changed": "↓", "mass": "↓"}
     assert {row["measure"]: row["after"] for row in first.rows} == {
-        m: comparison.mean("after", m) for m in comparison.measures
+        f"{m} {arrows[m.split()[0]]}": comparison.mean("after", m) for m in comparison.measures
     }
     assert [p.title for p in pictures] == ["Mitigation: accuracy", "Mitigation: relevance in the mask"]
     assert f"kept: before {comparison.mean('before', 'accuracy kept'):.1%}" in pictures[0].description

@@ -11,7 +11,7 @@ from torch import nn
 
 from xaikit.core import EXPLAINERS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, TuningError, UnknownNameError
-from xaikit.mitigation import RRR
+from xaikit.mitigation import CDEP, HINT, RRR, Counterexamples
 from xaikit.tuning import TuneResult, tune, tune_mitigator
 
 
@@ -65,7 +65,7 @@ def test_it_finds_a_weight_that_takes_the_shortcut_away(model):
 def test_weight_explanation_and_its_settings_at_once(model):
     found = search(model, explainers=["gradient", "smoothgrad:n_iter=2"], space=None, n_trials=6)
     names = {name for row in found.trials for name in row["settings"]}
-    assert names == {"lambda_rrr", "explainer", "explainer.noise_level", "explainer.n_iter"}
+    assert names == {"lambda_rrr", "target", "output", "explainer", "explainer.noise_level", "explainer.n_iter"}
     assert {row["settings"]["explainer"] for row in found.trials} == {"gradient", "smoothgrad"}
     own = tune_mitigator(
         RRR(explainer="smoothgrad:n_iter=2", n_epochs=1),
@@ -75,9 +75,31 @@ def test_weight_explanation_and_its_settings_at_once(model):
         n_trials=2,
         progress=False,
     )
-    assert set(own.trials[0]["settings"]) == {"lambda_rrr", "explainer.noise_level", "explainer.n_iter"}
+    assert set(own.trials[0]["settings"]) == {
+        "lambda_rrr", "target", "output", "explainer.noise_level", "explainer.n_iter",
+    }  # fmt: skip
     more = search(model, space=["lr"], explainers=["gradient", "integrated_gradients:n_steps=3"], n_trials=3)
     assert set(more.trials[0]["settings"]) == {"lr", "explainer"}
+
+
+@pytest.mark.parametrize(
+    ("mitigator", "names"),
+    [
+        (RRR(), {"lambda_rrr", "target", "output"}),
+        (CDEP(), {"lambda_cdep", "form", "part", "target"}),
+        (CDEP(explainer="gradient_x_input"), {"lambda_cdep", "form", "target"}),  # its parts are sums, whatever `part`
+        (HINT(), {"lambda_hint", "form", "target", "output"}),
+        (Counterexamples(explainer="smoothgrad"), {"lambda_ce"}),  # it uses no explanation
+    ],
+)
+def test_what_decides_is_searched_and_what_has_no_effect_is_not(model, mitigator, names):
+    mitigator = mitigator.set_kwargs(n_epochs=1, batch_size=40)
+    region = "relevant_region" if mitigator.MASK_NAME == "relevant_region" else "shortcut_masks"
+    x, y = shortcut()[0][:2]
+    masks = {region: torch.tensor([1.0, 0, 0, 0])}
+    found = tune_mitigator(mitigator, model, (x, y), lambda net: 0.0, n_trials=2, progress=False, **masks)
+    searched = {name for name in found.trials[1]["settings"] if not name.startswith("explainer.")}
+    assert searched == names
 
 
 def test_a_measure_of_the_users_own(model):
