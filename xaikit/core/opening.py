@@ -18,8 +18,8 @@ from xaikit.core import targets as target_rules
 from xaikit.core.call import Call
 from xaikit.core.errors import InvalidTypeError, XaikitError
 from xaikit.core.forward import Forward
-from xaikit.core.inputs import complex_inputs_error
 from xaikit.core.image_forms import refuse_unbatched
+from xaikit.core.inputs import complex_inputs_error
 from xaikit.core.kernels import FunctionLog
 from xaikit.core.layer_gradients import row_order
 from xaikit.core.layers import check_activation, check_parallel, check_runs, find_point, read, substituted

@@ -59,7 +59,7 @@ class Functional(Pooled):
 @pytest.mark.parametrize("names", [{}, {"by": "name"}])
 def test_a_convolution_that_is_called_as_a_function(name, names):
     model = Functional(3, **names)
-    options = {"window": (3, 3)} if name == "captum.occlusion" else {}
+    options = {"window": 3} if name == "captum.occlusion" else {}
     explainer = EXPLAINERS.create(name, **options).bind(model)
     images = torch.rand(2, 3, 8, 8)
     assert explainer.attribute(images, 0).shape == images.shape
