@@ -210,7 +210,7 @@ def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None
     if isinstance(error, XaikitError) or not SHAPE_WORDS.search(str(error)):
         return
     shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
-    convolution = next((m for m in model.modules() if isinstance(m, torch_private.Convolution)), None)
+    convolution: Any = next((m for m in model.modules() if isinstance(m, torch_private.Convolution)), None)
     hint = "" if convolution is None else order_hint(convolution.in_channels, convolution.weight.ndim, inputs[0])
     raise InvalidInputError(f"the model fails on inputs of shape {shapes}{hint}: {_first_line(error)}") from error
 
