@@ -55,12 +55,11 @@ class Functional(Pooled):
         return self.out(y.relu().flatten(-2).mean(-1).expand(len(y), -1))
 
 
-@pytest.mark.parametrize("name", ["gradient", "smoothgrad", "lrp_epsilon_plus", "captum.occlusion"])
+@pytest.mark.parametrize("name", ["gradient", "smoothgrad", "lrp_epsilon_plus", "captum.feature_ablation"])
 @pytest.mark.parametrize("names", [{}, {"by": "name"}])
 def test_a_convolution_that_is_called_as_a_function(name, names):
     model = Functional(3, **names)
-    options = {"window": 3} if name == "captum.occlusion" else {}
-    explainer = EXPLAINERS.create(name, **options).bind(model)
+    explainer = EXPLAINERS.create(name).bind(model)
     images = torch.rand(2, 3, 8, 8)
     assert explainer.attribute(images, 0).shape == images.shape
     with pytest.raises(InvalidInputError, match=r"so the batch axis is missing: pass inputs\[None\] for one sample"):
