@@ -19,6 +19,7 @@ from xaikit.mitigation.mend_store import TryStore
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # of Adam
 MIDDLE = 3e-3  # where the search begins
 SHARE = 0.1  # of the epochs of the training, after which rates are compared
+GO_ON = 2  # of the trainings that were begun
 SAME = 0.02  # of the loss, within which two rates are as good
 LEARNT = 0.95  # of the loss of always guessing by how frequent the classes are; above it nothing has been learnt
 
@@ -81,15 +82,18 @@ class RateRace:
             for rate in reversed(RATES[:middle]):
                 if not self._helps(rate, losses) and self._have_learnt(losses):
                     break
-        best, *others = sorted(losses, key=losses.__getitem__)
-        if not others or math.isinf(losses[others[0]]) or 2 * self._first > self._mitigator.n_epochs:
-            return best
-        return min((best, others[0]), key=lambda rate: self._loss(rate, 2 * self._first))
+        order = sorted(losses, key=losses.__getitem__)[:GO_ON]
+        going = [rate for rate in order if math.isfinite(losses[rate])]
+        if len(going) < GO_ON or 2 * self._first > self._mitigator.n_epochs:
+            return order[0]
+        return min(going, key=lambda rate: self._loss(rate, 2 * self._first))
 
     def _helps(self, rate: float, losses: dict[float, float]) -> bool:
         """Train with another rate; whether it is better than all before."""
         best = min(losses.values(), default=math.inf)
         losses[rate] = self._loss(rate, self._first)
+        for out in sorted(losses, key=losses.__getitem__)[GO_ON:]:
+            self._store.drop(self._key, out)  # a large model's take much memory
         return losses[rate] < best * (1 - SAME) or (len(losses) == 1 and not math.isinf(losses[rate]))
 
     def _have_learnt(self, losses: dict[float, float]) -> bool:

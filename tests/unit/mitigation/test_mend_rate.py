@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import pytest
@@ -133,3 +134,18 @@ def test_a_rate_of_the_user_is_kept(fooled, monkeypatch):
     for method in ("counterexamples:lambda_ce=10,lr=0.02", adam):
         result = mend(fooled, rows(), MASK, methods=method, n_epochs=3, progress=False)
         assert result.tries[1].epochs == 3
+
+
+def test_only_the_checkpoints_that_go_on_are_kept(monkeypatch):
+    store = TryStore(None, {})
+    losses = iter([0.6, 0.4, 0.3, 0.1, 0.2])
+
+    def trained(self, rate, epochs):  # noqa: ARG001
+        store.checkpoint("key", rate).content = io.BytesIO(b"weights")
+        return next(losses)
+
+    monkeypatch.setattr(rates.RateRace, "_trained", trained)
+    race = rates.RateRace(Counterexamples(n_epochs=20), net, None, EvenJudge(), store, "key", {})
+    assert race.winner() == 3e-2
+    kept = [rate for rate in rates.RATES if store.checkpoint("key", rate).content is not None]
+    assert kept == [1e-2, 3e-2]
