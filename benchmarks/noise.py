@@ -1,7 +1,7 @@
 """SmoothGrad and VarGrad: time over the passes that cannot be avoided, memory, and what each kind of noise is worth.
 
 python -m benchmarks.noise            # all tables
-python -m benchmarks.noise time       # one of: time, memory, error
+python -m benchmarks.noise time       # one of: time, memory, error, call
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from captum.attr import NoiseTunnel, Saliency
 from torch import nn
 
 from benchmarks.measure import best_batch, frozen, gradient_pass, lenet, paired, peak_memory, resnet18, table
-from xaikit.explainers import SmoothGrad, VarGrad
+from xaikit.core import model_state
+from xaikit.explainers import Gradient, SmoothGrad, VarGrad
 
 COPIES = 32
 
@@ -102,10 +103,34 @@ def error() -> None:
     table("Error at 20 copies over plain Gaussian noise's", ["model", "noise", "SmoothGrad", "VarGrad"], rows)
 
 
+def call() -> None:
+    """What one call costs beyond its pass: the private copy of the model and its locks, and the call as a whole."""
+    rows = []
+    for side in (64, 224):
+        model, x = resnet18().eval(), torch.randn(1, 3, side, side)
+        explainer = Gradient(model)
+
+        def limit(model: nn.Module = model, x: torch.Tensor = x) -> None:
+            with frozen(model):
+                gradient_pass(model, x)
+
+        def private(model: nn.Module = model, x: torch.Tensor = x) -> None:
+            with model_state.running_model(model, x.device, 0, random=False, freeze=True).open():
+                pass
+
+        def whole(explainer: Gradient = explainer, x: torch.Tensor = x) -> None:
+            explainer.attribute(x, 0)
+
+        ratios = paired({"private": private, "whole": whole}, limit, rounds=31)
+        rows.append([f"{side} px", ratios["private"], ratios["whole"]])
+    head = ["resnet18, batch 1", "private copy and locks", "Gradient, second call"]
+    table("Time of one call over its gradient pass", head, rows)
+
+
 def _mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 3))
 
 
 if __name__ == "__main__":
-    for part in sys.argv[1:] or ["time", "memory", "error"]:
-        {"time": time, "memory": memory, "error": error}[part]()
+    for part in sys.argv[1:] or ["time", "memory", "error", "call"]:
+        {"time": time, "memory": memory, "error": error, "call": call}[part]()

@@ -45,8 +45,8 @@ def make(data: Path, out: Path) -> None:
     digits, labels = mnist(data, "train")
     # As `import torchvision`, also beside a torch that it was not built for.
     model = import_torchvision().models.resnet18(num_classes=10)
-    x = (patched(digits[:2000], labels[:2000])[:, None] - MEAN) / STD
-    torch.save(train(model, x, labels[:2000], epochs=3, lr=1e-3).state_dict(), out / "resnet.pt")
+    x = (patched(digits[:1000], labels[:1000])[:, None] - MEAN) / STD
+    torch.save(train(model, x, labels[:1000], epochs=3, lr=1e-3).state_dict(), out / "resnet.pt")
     (out / "digits").mkdir(exist_ok=True)
     tests, truth = mnist(data, "t10k")
     for i, image in enumerate(patched(tests[:160], truth[:160])):

@@ -57,7 +57,7 @@ def make(data: Path, out: Path) -> None:
     import_torchvision()
     import timm
 
-    x, y = scenes(data, 150, half=0)
+    x, y = scenes(data, 100, half=0)
     model = timm.create_model("vit_tiny_patch16_224", img_size=SIZE, num_classes=2)
     torch.save(train(model, (x - 0.5) / 0.5, y, epochs=5, lr=3e-4, batch=32).state_dict(), out / "vit.pt")
     save(out / "train", x, y)

@@ -27,7 +27,7 @@ def write(folder: Path) -> Path:
     for name in ("mnist", "sst", "compas", "photos"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     _digits(folder / "mnist")
-    for part, count in {"train": 6920, "test": 400}.items():
+    for part, count in {"train": 3500, "test": 400}.items():
         _reviews(folder / f"sst/sst2_{part}.tsv.gz", count, random.Random(part))  # noqa: S311
     _people(folder / "compas/compas-scores-two-years.csv.gz", random.Random(0))  # noqa: S311
     _photos(folder / "photos")

@@ -38,7 +38,7 @@ def make():
     return nn.Sequential({layers}).eval()
 """
 IMAGES = "nn.Conv2d({}, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 10)"
-N = 160
+N = 80
 
 
 def examples(verb: str) -> list[str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from xaikit.cli.single import SampleInput
     from xaikit.core import Attribution
+    from xaikit.runs import Run
 
 SHOWN = 10  # samples in the summary
 
@@ -54,7 +55,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
     out: Path | None = flag(
         None, help="Result: .npz (default: INPUT.EXPLAINER.npz) or .safetensors; with --data a folder."
     )
-    figure: bool = flag(True, help="Draw a figure (.png) beside the result.")
+    figure: bool = flag(True, help="Draw a figure (.png) beside the result; with --data of the columns of a table.")
     batch_size: int = flag(32, help="With --data: samples in one pass through the model.")
     dtype: str = flag("", help="With --data: type of the stored attributions: float16, bfloat16, float32.")
     keep_inputs: bool = flag(True, help="With --data: store the samples too; a report shows them.")
@@ -135,6 +136,24 @@ class Explain(ProcessFields, DataFields, ModelJob):
         attribution.plot(sample_input.picture if under else None, names=names).savefig(path, dpi=120)
         return [path]
 
+    def _draw_columns(self, run: Run) -> list[str]:
+        """The figure of the columns of a table beside the run's folder; nothing for other data, or a few rows."""
+        import torch
+
+        from xaikit.report.columns import columns_figure
+        from xaikit.report.conclusion import FEWEST_ROWS
+
+        if len(run) < FEWEST_ROWS or not isinstance(run[0].values, torch.Tensor) or run[0].values.ndim != 1:
+            return []
+        samples = list(run)
+        values = torch.stack([sample.values.float() for sample in samples]).numpy()
+        inputs = [s.inputs for s in samples if isinstance(s.inputs, torch.Tensor) and s.inputs.shape == s.values.shape]
+        known = torch.stack(inputs).float().numpy() if len(inputs) == len(samples) else None
+        assert self.out is not None
+        path = self.out.with_name(f"{self.out.name}.columns.png")
+        columns_figure(values, known, list(run.display_names.get("features", ()))).savefig(path, dpi=120)
+        return [str(path)]
+
     def _all(self) -> int:
         from xaikit.cli import processes
         from xaikit.cli.run_summary import run_summary
@@ -165,10 +184,12 @@ class Explain(ProcessFields, DataFields, ModelJob):
         if processes.rank() > 0:
             return 0  # the first process tells
         run = load_run(self.out) if together else run
+        written = self._draw_columns(run) if self.figure else []
         for reason in list(run.skipped.values())[:SHOWN]:
             typer.echo(f"xaikit: skipped: {printable(reason)}", err=True)
         counts = {"explained": len(run), "skipped": len(run.skipped), "missing": run.n_missing}
-        self.tell(run_summary(run, self.out), **counts, run=str(self.out))
+        drawn = f"\nwrote {', '.join(written)}" if written else ""
+        self.tell(run_summary(run, self.out) + drawn, **counts, run=str(self.out), written=written)
         n_bad = sum(not math.isfinite(row["score"]) for row in run.rows() if row["score"] is not None)
         if n_bad:
             typer.echo(f"xaikit: the model gives NaN or infinite scores for {n_bad} of {len(run)} samples", err=True)

@@ -28,6 +28,7 @@ from xaikit.core.torchvision_ops import import_torchvision
 # Settings by which timm would fetch or unpickle a file.
 TIMM_FILES = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 SHOWN = 4  # names in a message
+WEIGHTS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")  # endings of files of weights
 WAYS = {"bilinear": 2, "bicubic": 3}  # of resampling, as PIL counts them
 
 
@@ -47,6 +48,11 @@ def load_model(name: str, weights: Path | None = None) -> nn.Module:
         MissingDependencyError: when torchvision is needed and does not import.
     """
     source, colon, item = name.partition(":")
+    if not colon and Path(name).suffix in WEIGHTS:
+        raise InvalidInputError(
+            f"{name} holds weights: name it with --weights, and the function that makes the model with --model, such "
+            "as mymodel:make for make() in mymodel.py"
+        )
     if not colon or not source or not item:
         raise InvalidInputError(
             "a model is named 'module:factory', './file.py:factory', 'torchvision:NAME', 'timm:NAME' or 'hf:FOLDER', "

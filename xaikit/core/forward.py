@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import dataclasses
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from xaikit.core import checkpointing, torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
+from xaikit.core.image_forms import order_hint
 from xaikit.core.replica import original_of
 from xaikit.core.rows import RowRule
 from xaikit.core.structure import Tensors, map_tensors
@@ -74,6 +75,7 @@ class Forward:
         rule: how rows may be stacked.
         as_one: whether the whole dict or list is the model's one argument.
         restart: called before each pass, so that what the model writes into itself does not reach the next one.
+        guard: gives a context in which each pass runs.
     """
 
     model: nn.Module
@@ -85,6 +87,7 @@ class Forward:
     rule: RowRule = RowRule()
     as_one: bool = False
     restart: Callable[[], None] | None = None
+    guard: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
     def __call__(self, inputs: Tensors, samples: Tensor | None) -> Any:
         """Run the model on `inputs`, with the further arguments of the samples that they stand for."""
@@ -115,7 +118,8 @@ class Forward:
                 self.restart()
         token = _RUNNING.set((*_RUNNING.get(), self.model))
         try:
-            return self.model(*first, *positional, **(stand_ins if by_name else {}), **keywords)
+            with self.guard():
+                return self.model(*first, *positional, **(stand_ins if by_name else {}), **keywords)
         except (RuntimeError, ValueError, IndexError) as error:
             explain_failure(self.model, inputs, error)
             raise
@@ -206,55 +210,9 @@ def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None
     if isinstance(error, XaikitError) or not SHAPE_WORDS.search(str(error)):
         return
     shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
-    convolution = next((m for m in model.modules() if isinstance(m, torch_private.Convolution)), None)
-    hint = "" if convolution is None else _order_hint(convolution, inputs[0])
+    convolution: Any = next((m for m in model.modules() if isinstance(m, torch_private.Convolution)), None)
+    hint = "" if convolution is None else order_hint(convolution.in_channels, convolution.weight.ndim, inputs[0])
     raise InvalidInputError(f"the model fails on inputs of shape {shapes}{hint}: {_first_line(error)}") from error
-
-
-def refuse_unbatched(modules: Iterable[nn.Module], inputs: Tensors) -> None:
-    """Let a private copy refuse an image without its batch axis, which a convolution takes as one sample.
-
-    The axis of channels would pass for the one of samples, and a sum over classes for a score.
-
-    Args:
-        modules: of the copy, which gets a hook.
-        inputs: what the model is called with.
-    """
-    first = next((m for m in modules if isinstance(m, torch_private.Convolution)), None)
-    shapes = [x.shape for x in inputs]
-
-    def check(convolution: Any, args: tuple[Any, ...]) -> None:
-        x = args[0] if args else None
-        if isinstance(x, Tensor) and x.ndim == convolution.weight.ndim - 1 and x.shape in shapes:
-            hint = _order_hint(convolution, x)
-            raise InvalidInputError(f"the model takes inputs of shape {tuple(x.shape)} for one sample{hint}")
-
-    if first is not None:
-        first.register_forward_pre_hook(check)
-
-
-def _order_hint(convolution: Any, x: Tensor) -> str:
-    """How the axes of an image differ from what the first convolution takes; empty where they do not."""
-    channels, axes = convolution.in_channels, convolution.weight.ndim
-    places = {3: "length", 4: "height, width", 5: "depth, height, width"}[axes]
-    form = f"; its first convolution takes (N, {channels}, {places})"
-    missing = axes - x.ndim
-    if missing == 0 and x.shape[1] != channels:
-        last = x.shape[-1] == channels
-        return f"{form}, so the channels are last: pass inputs.movedim(-1, 1)" if last else form
-    if missing == 1:
-        return form + _missing_axis(x, channels)
-    if missing == 2 and channels == 1:
-        return f"{form}, so the batch axis and that of channels are missing: pass inputs[None, None] for one sample"
-    return f"{form}, so axes are missing" if missing > 0 else ""
-
-
-def _missing_axis(x: Tensor, channels: int) -> str:
-    if x.shape[0] == channels:
-        return ", so the batch axis is missing: pass inputs[None] for one sample"
-    if x.shape[-1] == channels:
-        return ", so the batch axis is missing and the channels are last: pass inputs.movedim(-1, 0)[None]"
-    return ", so the axis of channels is missing: pass inputs[:, None]" if channels == 1 else ", so an axis is missing"
 
 
 def _first_line(error: Exception) -> str:

@@ -18,6 +18,7 @@ from xaikit.core import targets as target_rules
 from xaikit.core.call import Call
 from xaikit.core.errors import InvalidTypeError, XaikitError
 from xaikit.core.forward import Forward
+from xaikit.core.image_forms import refuse_unbatched
 from xaikit.core.inputs import complex_inputs_error
 from xaikit.core.kernels import FunctionLog
 from xaikit.core.layer_gradients import row_order
@@ -110,7 +111,7 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
         running = make(in_place=in_place, keep_writes=True)
         run.model, run.restart = running.model, running.restart
     if running.replica is not None:
-        forward.refuse_unbatched(running.modules, tensors)
+        run.guard = refuse_unbatched(running.modules, tensors, facts.operations)
 
     def output_axes() -> int:
         with running.open(), torch.no_grad():

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.report import pictures
+from xaikit.report.columns import ranked
 from xaikit.report.figures import KINDS
 from xaikit.report.names import Names
 from xaikit.report.token_strip import unpadded
@@ -45,14 +46,18 @@ def drawn(
     *,
     side: int = pictures.LARGEST,
     scale: float | None = None,
+    score: float | None = None,
 ) -> dict[str, Any]:
-    """The values that the page's template needs to show one attribution; a picture has at most side x side pixels."""
+    """The values that the page's template needs to show one attribution; a picture has at most side x side pixels.
+
+    Columns whose values add up to a score, with what is not attributed, are shown as a waterfall.
+    """
     scale = scale_of(kind, values) if scale is None else scale
     if kind == "image":
         return _image(values, side, scale)
     if kind == "text":
         return _text(values, inputs, names, scale)
-    return _series(values, inputs, names, scale) if kind == "series" else _tabular(values, inputs, names, scale)
+    return _series(values, inputs, names, scale) if kind == "series" else _tabular(values, inputs, names, scale, score)
 
 
 def scale_of(kind: str, values: Array) -> float:
@@ -123,16 +128,34 @@ def _ended(tokens: list[str], weights: Array, padding: str) -> tuple[list[str], 
     return [*tokens[:end], f"{len(after)}\u00a0×\u00a0{padding}"], np.append(weights[:end], after.sum())
 
 
-def _tabular(values: Array, inputs: Array | None, names: Names, scale: float) -> dict[str, Any]:
+def _tabular(values: Array, inputs: Array | None, names: Names, scale: float, score: float | None) -> dict[str, Any]:
     weights = values.reshape(-1)
     labels = _features(names, len(weights), "feature")
     if inputs is not None:
         labels = [f"{word} = {value:.4g}" for word, value in zip(labels, inputs.reshape(-1).tolist(), strict=True)]
-    order = np.argsort(-np.abs(weights), kind="stable")
-    shown, rest = order[:MOST_BARS], order[MOST_BARS:]
-    rows = _coloured([labels[i] for i in shown], weights[shown], scale)
-    left = {"left": len(rest), "left_sum": float(weights[rest].sum())}
-    return {"bars": rows, **left, **_strongest(labels.__getitem__, weights)}
+    top, others = ranked(weights, MOST_BARS)
+    sizes, texts = weights[top], [labels[i] for i in top]
+    if len(others):
+        sizes, texts = np.append(sizes, weights[others].sum()), [*texts, f"{len(others)} others, summed"]
+    rows = _coloured(texts, sizes, scale)
+    if score is not None and np.isfinite(weights).all():
+        rows = _waterfall(rows, sizes, score)
+    return {"bars": rows, **_strongest(labels.__getitem__, weights)}
+
+
+def _waterfall(rows: list[dict[str, Any]], sizes: Array, score: float) -> list[dict[str, Any]]:
+    """The rows between what is not attributed and the score; each begins where the one before it ends."""
+    base = score - float(sizes.sum())
+    ends = base + np.concatenate([[0.0], np.cumsum(sizes)])
+    low, high = min(0.0, float(ends.min())), max(0.0, float(ends.max()))
+    span = (high - low) or 1.0
+
+    def bar(start: float, end: float) -> dict[str, float]:
+        return {"start": (min(start, end) - low) / span, "share": abs(end - start) / span}
+
+    steps = [{**row, **bar(a, b)} for row, a, b in zip(rows, ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
+    first = {"word": "not attributed", "value": base, "sign": "whole", **bar(0.0, base)}
+    return [first, *steps, {"word": "score", "value": score, "sign": "whole", **bar(0.0, score)}]
 
 
 def _series(values: Array, inputs: Array | None, names: Names, scale: float) -> dict[str, Any]:

@@ -26,6 +26,7 @@ CELLS = 16  # along each axis, on which maps of images are compared
 AGREE, DISAGREE = 0.6, 0.3  # rank correlations
 SMALL_GAP = 0.01  # of the score
 MOST_NAMED = 3
+FEWEST_ROWS = 3  # of a table, from which a figure of its columns is drawn
 
 
 class Digest:
@@ -38,12 +39,21 @@ class Digest:
         self._places: dict[int, dict[str, float]] = {number: defaultdict(float) for number in firsts}
         self._kind = ""
         self._samples = 0
+        self._tables: list[list[Array]] = []
+        self._table_inputs: list[Array | None] = []
         self._gaps: dict[str, list[float]] = defaultdict(list)
         self._correlations: list[float] = []
         one_model = runs[0].job["weights"] if runs else None
         self._same_model = [i for i, run in enumerate(runs) if run.job["weights"] == one_model]
 
-    def add(self, kind: str, values: Sequence[Array], samples: Sequence[ExplainedSample], parts: Sequence[str]) -> None:
+    def add(
+        self,
+        kind: str,
+        values: Sequence[Array],
+        samples: Sequence[ExplainedSample],
+        parts: Sequence[str],
+        inputs: Array | None = None,
+    ) -> None:
         """Take a sample into account.
 
         Args:
@@ -51,7 +61,11 @@ class Digest:
             values: its maps, one for each run.
             samples: likewise.
             parts: names of the tokens, columns or channels; empty for an image.
+            inputs: of the sample, where they are known.
         """
+        if kind == "tabular":
+            self._tables.append([v.reshape(-1) for v in values])
+            self._table_inputs.append(None if inputs is None else inputs.reshape(-1))
         self._kind, self._samples = kind, self._samples + 1
         for number, places in self._places.items():
             for place, share in _shares(kind, values[number], parts):
@@ -62,6 +76,15 @@ class Digest:
         correlation = self.agreement(kind, values)
         if correlation is not None:
             self._correlations.append(correlation)
+
+    def tables(self) -> dict[str, tuple[Array, Array | None]]:
+        """The relevance (N, F) of tables by explainer, and their inputs where all are known; of a few rows nothing."""
+        if len(self._tables) < FEWEST_ROWS:
+            return {}
+        inputs = [row for row in self._table_inputs if row is not None]
+        known = np.stack(inputs).astype(float) if len(inputs) == len(self._tables) else None
+        columns = zip(self._explainers, zip(*self._tables, strict=True), strict=True)
+        return {name: (np.stack(rows).astype(float), known) for name, rows in columns}
 
     def agreement(self, kind: str, values: Sequence[Array]) -> float | None:
         """The mean rank correlation of the sizes of a sample's maps, over the pairs of explainers of one model.

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from xaikit.core import Attribution
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
 from xaikit.core.spec_strings import target_text
+from xaikit.report.columns import rows_figure
 from xaikit.report.names import Names
 from xaikit.report.token_strip import token_strip
 
@@ -29,11 +30,10 @@ Array = NDArray[Any]
 
 KINDS = {2: "tabular", 3: "series", 4: "image"}  # by the number of axes of a batch
 SIGNED, UNSIGNED = "RdBu_r", "inferno"
-POSITIVE, NEGATIVE = "#b2182b", "#2166ac"  # the ends of RdBu, for bars and outlines of the same meaning
 # Colours that can be distinguished without seeing red and green.
 BARS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999")
 INTERVAL: dict[str, Any] = {"fmt": "none", "elinewidth": 1.0, "capsize": 2, "ecolor": "#444444"}
-MAX_SAMPLES, MAX_CHANNELS, MAX_FEATURES = 8, 6, 20
+MAX_SAMPLES, MAX_CHANNELS = 8, 6
 ACROSS = 4  # maps beside each other, where they stand without inputs
 QUANTILE = 0.995  # of |values|, where an image's colours end: a few extreme pixels must not blank the rest
 
@@ -48,7 +48,9 @@ def plot(
     names: Sequence[Any] | Names | None = None,
     outline: Any = None,
 ) -> Figure:
-    """One row (image), one block (series, text) or one panel of bars (tabular) for each sample.
+    """One row (image), one block (series, text) or one panel (tabular) for each sample.
+
+    A row of a table is drawn as a waterfall that ends at its score if the method promises a sum, else as bars.
 
     Args:
         attribution: what `Explainer.explain` returned.
@@ -89,7 +91,10 @@ def plot(
         case "series" if values.ndim in (2, 3):
             return _series(values[chosen], picked, titles, names)
         case "tabular":
-            return _bars(values[chosen], picked, titles, names)
+            scores = attribution.scores if attribution.gap is not None else None
+            return rows_figure(
+                values[chosen], picked, titles, names, None if scores is None else _array(scores)[chosen]
+            )
         case "text" if values.ndim in (2, 3):
             tokens = None if names is None else [names[i] for i in chosen]
             return token_strip(values[chosen], titles, tokens, None if ids is None else ids[chosen])
@@ -247,28 +252,6 @@ def _series(values: Array, inputs: Array | None, titles: Sequence[str], names: S
             axes.tick_params(labelsize=8, labelbottom=channel == channels[-1])
         grid[i * n_channels, 0].set_title(titles[i], loc="left", fontsize=9)
         figure.colorbar(drawn, ax=list(grid[i * n_channels : (i + 1) * n_channels, 0]))
-    return figure
-
-
-def _bars(values: Array, inputs: Array | None, titles: Sequence[str], names: Sequence[str] | None) -> Figure:
-    """The features with the largest attributions, largest on top."""
-    values = values.reshape(len(values), -1)
-    inputs = None if inputs is None else inputs.reshape(len(inputs), -1)
-    if names is not None and len(names) != values.shape[1]:
-        raise InvalidInputError(f"names must name {values.shape[1]} features, got {len(names)}")
-    n_features = min(values.shape[1], MAX_FEATURES)
-    figure, grid = _grid(len(values), 1, width=6.0, height=0.7 + 0.24 * n_features)
-    for i, (axes, value) in enumerate(zip(grid[:, 0], values, strict=True)):
-        order = np.argsort(-np.abs(value), kind="stable")[:n_features]
-        labels = [f"feature {j}" if names is None else names[j] for j in order]
-        if inputs is not None:
-            labels = [f"{word} = {inputs[i, j]:.4g}" for word, j in zip(labels, order, strict=True)]
-        axes.barh(range(n_features), value[order], color=np.where(value[order] < 0, NEGATIVE, POSITIVE))
-        axes.set_yticks(range(n_features), labels, fontsize=8)
-        axes.invert_yaxis()
-        axes.axvline(0, color="black", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_title(titles[i], loc="left", fontsize=9)
     return figure
 
 

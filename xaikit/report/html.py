@@ -16,6 +16,7 @@ from xaikit.core.files import write_whole
 from xaikit.core.renames import renamed_arguments, renamed_attribute
 from xaikit.report import pictures
 from xaikit.report.cards import drawn, kind_of, part_names, scale_of
+from xaikit.report.columns import columns_figure, description_of
 from xaikit.report.conclusion import Digest
 from xaikit.report.names import Names
 from xaikit.report.side_by_side import (
@@ -156,12 +157,13 @@ class Report:
             made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             conclusion=[*verdicts_of_sections, *digest.sentences()],
             facts=self._facts(len(cards)),
-            sections=[_section(s) for s in (*self._models(), *self.sections)],
+            sections=[_section(s) for s in (*self._models(), *self._columns(digest), *self.sections)],
             explainers=run_labels(self.runs),
             cards=cards,
             drawn_at_once=DRAWN_AT_ONCE,
             any_signed=any(drawing.get("signed") for card in cards for drawing in card["maps"]),
             any_gap=any(drawing["gap"] is not None for card in cards for drawing in card["maps"]),
+            any_waterfall=any("start" in bar for card in cards for m in card["maps"] for bar in m.get("bars", ())),
             shared_scale=len(models(self.runs)) > 1,
             classes=sorted({c["label"] or c["predicted"] for c in cards} - {""}),
             colouring=colouring,
@@ -174,6 +176,16 @@ class Report:
             return []
         note = "Each model's accuracy is its own, over the samples that have a label."
         return [Table("Models", model_rows(self.runs), note)]
+
+    def _columns(self, digest: Digest) -> list[Picture]:
+        """The relevance of each column of a table, a figure for each run."""
+        pages = []
+        for label, (values, inputs) in digest.tables().items():
+            by = f", {label}" if len(self.runs) > 1 else ""
+            names = list(self.names.features)
+            figure = columns_figure(values, inputs, names, narrow=True)
+            pages.append(Picture(f"Relevance of each column{by}", figure, description_of(values, names)))
+        return pages
 
     def _facts(self, n_shown: int) -> dict[str, str]:
         if not self.runs:
@@ -214,9 +226,11 @@ class Report:
         values = [_array(s.values, "values") for s in samples]
         kind = self.kind or kind_of(values[0], inputs)
         check_same_inputs(samples)
-        digest.add(kind, values, samples, part_names(kind, values[0], inputs, self.names))
+        digest.add(kind, values, samples, part_names(kind, values[0], inputs, self.names), inputs)
         agreement = digest.agreement(kind, values)
         scales = self._scales(kind, values)
+        # A score of its own ends the waterfall of a row; the rows of several models share a scale, as bars.
+        ends = [s.score if s.gap is not None and len(models(self.runs)) == 1 else None for s in samples]
         per_model = verdicts(self.runs, samples, self.names)
         return {
             "index": first.index,
@@ -232,8 +246,14 @@ class Report:
             "disagreement": None if agreement is None else 1 - agreement,
             "input": pictures.photograph(inputs, side) if kind == "image" and inputs is not None else "",
             "maps": [
-                {"explainer": name, "gap": sample.gap, **drawn(kind, value, inputs, self.names, side=side, scale=scale)}
-                for name, sample, value, scale in zip(run_labels(self.runs), samples, values, scales, strict=True)
+                {
+                    "explainer": name,
+                    "gap": sample.gap,
+                    **drawn(kind, value, inputs, self.names, side=side, scale=scale, score=end),
+                }
+                for name, sample, value, scale, end in zip(
+                    run_labels(self.runs), samples, values, scales, ends, strict=True
+                )
             ],
         }
 

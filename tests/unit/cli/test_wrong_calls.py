@@ -91,6 +91,7 @@ CALLS: list[tuple[str, tuple[str, ...]]] = [
     (f"explain people.csv --row 9 {M} --columns age,hours", ("rows 2 to 4", "--row 9")),
     (f'explain "a fine film" {M}', ("tokenizer", "--tokenizer hf:FOLDER")),
     (f"explain broken.png {M}", ("broken.png is not a readable image",)),
+    ("explain x.npy --model whole.pt", ("whole.pt holds weights", "--weights", "mymodel:make")),
     (f"explain words.npy {M}", ("words.npy",)),
     (f"explain flat.npy {M}", ("flat.npy", "samples first", "(N, ...)")),
     (f"explain photo.png {M} --size 9", ("does not take inputs of shape (1, 3, 9, 9)", "--size", "--grey")),

@@ -41,6 +41,31 @@ def test_the_sentence_says_what_to_pass(channels, shape):
         EXPLAINERS.create("gradient").bind(Pooled(channels)).attribute(np.random.rand(*shape), 0)
 
 
+class Functional(Pooled):
+    """The same by a function, with as many filters as channels: the filters pass for samples."""
+
+    def __init__(self, channels: int, **names: torch.Tensor):
+        super().__init__(channels)
+        del self.conv
+        self.weight, self.names = nn.Parameter(torch.rand(channels, channels, 3, 3)), names
+        self.out = nn.Linear(channels, 3)
+
+    def forward(self, x):
+        y = torch.conv2d(input=x, weight=self.weight) if self.names else nn.functional.conv2d(x, self.weight)
+        return self.out(y.relu().flatten(-2).mean(-1).expand(len(y), -1))
+
+
+@pytest.mark.parametrize("name", ["gradient", "smoothgrad", "lrp_epsilon_plus", "captum.feature_ablation"])
+@pytest.mark.parametrize("names", [{}, {"by": "name"}])
+def test_a_convolution_that_is_called_as_a_function(name, names):
+    model = Functional(3, **names)
+    explainer = EXPLAINERS.create(name).bind(model)
+    images = torch.rand(2, 3, 8, 8)
+    assert explainer.attribute(images, 0).shape == images.shape
+    with pytest.raises(InvalidInputError, match=r"so the batch axis is missing: pass inputs\[None\] for one sample"):
+        explainer.attribute(images[0], 0)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_explainer_refuses_an_image_without_its_batch_axis(name):
     model = Pooled(3)

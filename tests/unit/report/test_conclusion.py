@@ -131,8 +131,9 @@ def test_maps_of_one_explainer_share_a_scale_across_models(tmp_path):
 def test_bars_sum_what_they_leave_out():
     weights = np.arange(20.0)
     card = drawn("tabular", weights, None, Names())
-    assert (card["left"], card["left_sum"]) == (8, sum(range(8)))
-    assert [bar["share"] for bar in card["bars"]] == [w / 19 for w in range(19, 7, -1)]
+    assert card["bars"][-1]["word"] == "9 others, summed"
+    assert card["bars"][-1]["value"] == sum(range(9))
+    assert [bar["share"] for bar in card["bars"]] == [*(w / 19 for w in range(19, 8, -1)), 1.0]
 
 
 def test_unsigned_maps_have_no_signed_legend(tmp_path):
