@@ -90,18 +90,26 @@ def find_row_rule(outputs: Outputs, inputs: Tensors, ambiguous: int, limit: int)
         )
         if plain is None or alone is None:
             continue
-        if _agree(stacked, torch.cat([plain, alone])) and _agree(
+        if agree(stacked, torch.cat([plain, alone])) and agree(
             _attempt(outputs, tuple(x[:1] for x in inputs), first[:1], rule), plain[:1]
         ):
             return rule
     return RowRule(independent=False)
 
 
-def warn_of_dependent_rows(model: str) -> None:
-    """Say that versions of the batch run one at a time."""
+def warn_of_dependent_rows(
+    model: str,
+    consequence: str = "Methods that evaluate several versions of the batch run them one at a time, which is slower",
+) -> None:
+    """Say that a row's output changes with the other rows.
+
+    Args:
+        model: the name of its class.
+        consequence: what this means for the caller, a sentence.
+    """
     warnings.warn(
         f"the rows of this {model} are not independent: a row's output changes with the other rows of a pass, or with "
-        "their number. Methods that evaluate several versions of the batch run them one at a time, which is slower",
+        f"their number. {consequence}",
         stacklevel=2,
     )
 
@@ -133,7 +141,13 @@ def _attempt(outputs: Outputs, rows: Tensors, samples: Tensor | None, rule: RowR
         return None
 
 
-def _agree(values: Tensor | None, true: Tensor) -> bool:
+def agree(values: Tensor | None, true: Tensor) -> bool:
+    """Whether values are those of the same rows in another pass, but for rounding.
+
+    Args:
+        values: to judge; None where the pass failed.
+        true: what they should be.
+    """
     if values is None or values.shape != true.shape or values.dtype != true.dtype:
         return False
     if not values.is_floating_point():

@@ -28,7 +28,7 @@ from xaikit.mitigation.evaluation import (
     class_batches,
     group_names,
 )
-from xaikit.mitigation.forward import class_logits, evaluating
+from xaikit.mitigation.forward import check_rows, class_logits, evaluating
 from xaikit.mitigation.penalties import check_labels
 from xaikit.mitigation.tables import aligned, percent
 
@@ -207,9 +207,11 @@ def assess(  # noqa: PLR0913
     with tqdm(total=count_batches(data), disable=not progress, unit="batch", desc="assess") as bar:
         for batch in class_batches(model, data, shortcut_masks):
             with evaluating(model) as device:
-                x, y, mask = batch.to(device)[:3]
+                moved = batch.to(device)
+                x, y, mask = moved[:3]
                 if maker is None:
                     logits = class_logits(model, x, head)
+                    check_rows(model, moved, logits, head)
                     check_labels(y, logits)
                     samples = partial(class_batches, model, data, shortcut_masks)
                     maker = decoys(decoy, logits.shape[1], seed, samples, factor, facts)

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.batch import Batch
+from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.core.forward import explain_failure
 from xaikit.core.model_state import EXCLUSIVE
+from xaikit.core.rows import agree, warn_of_dependent_rows
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 
@@ -72,6 +74,29 @@ def class_logits(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
             f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="
         )
     return logits
+
+
+def check_rows(model: nn.Module, batch: Batch, logits: Tensor, head: str | int) -> None:
+    """Warn where a sample's logits change with the other samples of its batch, in which the same thing is exchanged.
+
+    Args:
+        model: of the user, in evaluation mode.
+        batch: on the model's device.
+        logits: of the batch, (N, classes).
+        head: which output holds the logits.
+    """
+    n = len(logits)
+    half = (n + 1) // 2
+    if n == 1:
+        return
+    with contextlib.suppress(RuntimeError, ValueError, IndexError, XaikitError):  # a model of certain batches alone
+        others = class_logits(model, batch.take([*range(half), *[0] * (n - half)]).inputs, head)
+        if not agree(others[:half], logits[:half]):
+            warn_of_dependent_rows(
+                type(model).__name__,
+                "Figures on exchanged data also hold what the exchange does to the other samples of a batch; batches "
+                "of one sample show each by itself",
+            )
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from xaikit.core.batch import Batch, count_batches
 from xaikit.core.errors import InvalidInputError
 from xaikit.factors.donors import DonorPool, Donors
 from xaikit.mitigation.evaluation import class_batches
-from xaikit.mitigation.forward import class_logits, evaluating
+from xaikit.mitigation.forward import check_rows, class_logits, evaluating
 from xaikit.mitigation.penalties import check_labels
 from xaikit.shortcuts.effects import Scan
 from xaikit.shortcuts.members import scan_members
@@ -104,8 +104,10 @@ def scan(  # noqa: PLR0913
 def _donors(model: nn.Module, batches: Callable[[], Iterator[Batch]], head: str | int) -> DonorPool:
     """Samples of each class that the model knows."""
     with evaluating(model) as device:
-        classes = class_logits(model, next(batches()).to(device).inputs, head).shape[1]
-    pool = DonorPool(batches(), classes)
+        first = next(batches()).to(device)
+        logits = class_logits(model, first.inputs, head)
+        check_rows(model, first, logits, head)
+    pool = DonorPool(batches(), logits.shape[1])
     if len(pool.classes) < 2:
         raise InvalidInputError(
             f"a scan exchanges factors between samples of different classes, and all of these are of class "
