@@ -26,10 +26,10 @@ FREE = ("device", "n_epochs", "checkpoint_every", "patience", "max_skips")
 
 
 class InMemory:
-    """A checkpoint that is kept in memory, where no file was asked for; a closed one is read, but no more written."""
+    """A checkpoint that is kept in memory, where no file was asked for; a closed one is read once, but not written."""
 
     def __init__(self) -> None:
-        self.content: bytes | None = None
+        self.content: io.BytesIO | None = None
         self.closed = False
 
 
@@ -72,9 +72,8 @@ def write(path: Path | InMemory, mitigator: Mitigator, parts: dict[str, Any], pr
         **parts,
     }
     if isinstance(path, InMemory):
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        path.content = buffer.getvalue()
+        path.content = io.BytesIO()
+        torch.save(content, path.content)
         return
     partial = partial_path(path)
     try:
@@ -111,7 +110,9 @@ def read(
     if isinstance(path, InMemory):
         if path.content is None:
             return None
-        file: Any = io.BytesIO(path.content)
+        file: Any = path.content
+        file.seek(0)
+        path.content = None if path.closed else file
     else:
         if not path.exists():
             return None

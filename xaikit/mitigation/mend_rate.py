@@ -18,7 +18,7 @@ from xaikit.mitigation.mend_store import TryStore
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # of Adam
 MIDDLE = 3e-3  # where the search begins
-SHARE = 0.1  # of the epochs of the training, after which rates are compared
+SHARE = 0.2  # of the epochs of the training, after which rates are compared; at half of it small ones are often ahead
 SAME = 0.02  # of the loss, within which two rates are as good
 LEARNT = 0.95  # of the loss of always guessing by how frequent the classes are; above it nothing has been learnt
 
@@ -60,14 +60,13 @@ class RateRace:
     ) -> None:
         self._mitigator, self._fresh, self._training, self._judge = mitigator, fresh, training, judge
         self._store, self._key, self._fit_options = store, key, fit_options
-        self._first = max(1, round(SHARE * mitigator.n_epochs))
 
     def winner(self) -> float:
         """The rate that leads to the lowest held-out loss.
 
         The higher of the losses with the shortcut kept and exchanged counts; accuracies would say nothing as long as
         the model still follows the shortcut. From a middle rate the search goes up as long as that helps. Where it does
-        not, or nothing has been learnt, it goes down in the same way. The best two then go on for as long again.
+        not, or nothing has been learnt, it goes down in the same way.
 
         Raises:
             Interrupted: by Ctrl-C.
@@ -81,32 +80,31 @@ class RateRace:
             for rate in reversed(RATES[:middle]):
                 if not self._helps(rate, losses) and self._have_learnt(losses):
                     break
-        best, *others = sorted(losses, key=losses.__getitem__)
-        if not others or math.isinf(losses[others[0]]) or 2 * self._first > self._mitigator.n_epochs:
-            return best
-        return min((best, others[0]), key=lambda rate: self._loss(rate, 2 * self._first))
+        return min(losses, key=losses.__getitem__)
 
     def _helps(self, rate: float, losses: dict[float, float]) -> bool:
         """Train with another rate; whether it is better than all before."""
         best = min(losses.values(), default=math.inf)
-        losses[rate] = self._loss(rate, self._first)
+        losses[rate] = self._loss(rate)
+        for behind in sorted(losses, key=losses.__getitem__)[1:]:
+            self._store.drop(self._key, behind)  # a large model's take much memory
         return losses[rate] < best * (1 - SAME) or (len(losses) == 1 and not math.isinf(losses[rate]))
 
     def _have_learnt(self, losses: dict[float, float]) -> bool:
         return min(losses.values()) < LEARNT * self._judge.guessing
 
-    def _loss(self, rate: float, epochs: int) -> float:
-        """The held-out loss after some epochs; infinite where the rate is too high."""
-        name = f"{self._key} lr={rate:g} epoch {epochs}"
+    def _loss(self, rate: float) -> float:
+        """The held-out loss after the first epochs; infinite where the rate is too high."""
+        name = f"{self._key} lr={rate:g}"
         loss = self._store.loss(name)
         if loss is None:
-            loss = self._trained(rate, epochs)
+            loss = self._trained(rate, max(1, round(SHARE * self._mitigator.n_epochs)))
             loss = loss if math.isfinite(loss) else math.inf
             self._store.keep_loss(name, loss)
         return loss
 
     def _trained(self, rate: float, epochs: int) -> float:
-        """Go on with the training at a rate until some epochs are done, and measure it."""
+        """Train at a rate until some epochs are done, and measure it."""
         losses: list[float] = []
 
         def look(row: dict[str, float], model: nn.Module) -> None:

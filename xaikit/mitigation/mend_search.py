@@ -29,6 +29,7 @@ from xaikit.mitigation.tables import percent
 UNCHANGED = "unchanged"
 GAIN = 0.01  # of exchanged accuracy, below which a training is no better than the model as it came
 COLLAPSED = 0.95  # share of the predictions that are one class
+RACED = 1.4  # times a training's steps that it takes to begin with several learning rates and go on with the best
 TIMED_STEPS = 3  # steps that are taken to see how long a training would be
 
 
@@ -229,7 +230,9 @@ class MendSearch:
         for _ in range(TIMED_STEPS):
             mitigator.loss(model, batch, seed=0).total.backward()
         step = (time.monotonic() - started) / TIMED_STEPS
-        return step * mitigator.n_epochs * max(1, training.size // mitigator.batch_size)
+        kind = _kind(mitigator)
+        times = 1.0 if kind is None or kind in self._rates else RACED
+        return times * step * mitigator.n_epochs * max(1, training.size // mitigator.batch_size)
 
 
 def _kind(mitigator: Mitigator) -> tuple[Any, ...] | None:

@@ -82,6 +82,19 @@ class TryStore:
         for checkpoint in self._in_memory.values():
             checkpoint.closed = True
 
+    def drop(self, key: str, rate: float) -> None:
+        """Forget the checkpoint of a training that does not go on.
+
+        Args:
+            key: of the try.
+            rate: at which it learned.
+        """
+        checkpoint = self.checkpoint(key, rate)
+        if isinstance(checkpoint, Path):
+            checkpoint.unlink(missing_ok=True)
+        else:
+            checkpoint.content = None
+
     def loss(self, name: str) -> float | None:
         """A loss that was measured before.
 

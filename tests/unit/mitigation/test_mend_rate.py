@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import pytest
@@ -44,43 +45,42 @@ def fooled():
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "winner", "tried"),
+    ("losses", "winner", "tried"),
     [
         # The larger, the better: up to the end.
-        ({3e-3: 0.6, 1e-2: 0.4, 3e-2: 0.3}, {1e-2: 0.2, 3e-2: 0.1}, 3e-2, [3e-3, 1e-2, 3e-2]),
-        # The best after the first epochs is overtaken.
-        ({3e-3: 0.6, 1e-2: 0.4, 3e-2: 0.3}, {1e-2: 0.1, 3e-2: 0.2}, 1e-2, [3e-3, 1e-2, 3e-2]),
+        ({3e-3: 0.6, 1e-2: 0.4, 3e-2: 0.3}, 3e-2, [3e-3, 1e-2, 3e-2]),
+        ({3e-3: 0.6, 1e-2: 0.4, 3e-2: 2.3}, 1e-2, [3e-3, 1e-2, 3e-2]),
         # Larger ones ruin a pretrained net: down until it gets worse.
         (
             {3e-3: 0.69, 1e-2: math.inf, 1e-3: 0.69, 3e-4: 0.5, 1e-4: 0.3, 3e-5: 0.4},
-            {1e-4: 0.2, 3e-5: 0.25},
             1e-4,
             [3e-3, 1e-2, 1e-3, 3e-4, 1e-4, 3e-5],
         ),
         # A hair better by chance where nothing has been learnt says nothing.
         (
             {3e-3: 0.69, 1e-2: 0.67, 3e-2: 0.69, 1e-3: 0.5, 3e-4: 0.6},
-            {1e-3: 0.2, 3e-4: 0.3},
             1e-3,
             [3e-3, 1e-2, 3e-2, 1e-3, 3e-4],
         ),
-        ({3e-3: 0.3, 1e-2: 0.299, 1e-3: 0.5}, {3e-3: 0.2, 1e-2: 0.21}, 3e-3, [3e-3, 1e-2, 1e-3]),
-        (dict.fromkeys(rates.RATES, math.inf), {}, 3e-3, [3e-3, *reversed(rates.RATES[:5])]),
-        ({3e-3: math.nan, 1e-3: 0.4, 3e-4: 0.5}, {1e-3: 0.2, 3e-4: 0.3}, 1e-3, [3e-3, 1e-3, 3e-4]),
+        ({3e-3: 0.3, 1e-2: 0.299, 1e-3: 0.5}, 1e-2, [3e-3, 1e-2, 1e-3]),
+        (dict.fromkeys(rates.RATES, math.inf), 3e-3, [3e-3, *reversed(rates.RATES[:5])]),
+        ({3e-3: math.nan, 1e-3: 0.4, 3e-4: 0.5}, 1e-3, [3e-3, 1e-3, 3e-4]),
     ],
 )
-def test_which_rates_are_tried(monkeypatch, first, second, winner, tried):
-    calls = []
+def test_which_rates_are_tried(monkeypatch, losses, winner, tried):
+    calls, store = [], TryStore(None, {})
 
     def trained(self, rate, epochs):  # noqa: ARG001
         calls.append((rate, epochs))
-        return (first if epochs == 2 else second)[rate]
+        store.checkpoint("key", rate).content = io.BytesIO(b"weights")
+        return losses[rate]
 
     monkeypatch.setattr(rates.RateRace, "_trained", trained)
-    race = rates.RateRace(Counterexamples(n_epochs=20), net, None, EvenJudge(), TryStore(None, {}), "key", {})
+    race = rates.RateRace(Counterexamples(n_epochs=20), net, None, EvenJudge(), store, "key", {})
     assert race.winner() == winner
-    assert [rate for rate, epochs in calls if epochs == 2] == tried
-    assert sorted(rate for rate, epochs in calls if epochs == 4) == sorted(second)
+    assert calls == [(rate, 4) for rate in tried]
+    kept = [rate for rate in rates.RATES if store.checkpoint("key", rate).content is not None]
+    assert kept == [winner]
 
 
 def test_the_winner_trains_as_if_it_were_alone(fooled):
