@@ -111,17 +111,18 @@ def _runs(folder: Path, model: nn.Module, data: Any, specs: Sequence[str], **set
         ]
 
 
-def opened(path: Path, times: int = OPENED) -> tuple[float, float, float, float]:
-    """Seconds until the page is loaded and until its first pictures are on the screen, medians; MB of the browser's
-    processes (proportional set size) with the page, and after a ride through all of it."""
+def opened(path: Path, times: int = OPENED) -> tuple[float, ...]:
+    """Seconds until the page is loaded and until its first pictures are on the screen, medians; then MB (see
+    `_megabytes`): all with a blank page, all with the page, the page's own process, all after a ride through it."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    loaded, shown = [], []
+    loaded, shown, blank = [], [], 0.0
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for _ in range(times):
             page = browser.new_page(viewport={"width": 1280, "height": 900})
+            blank = blank if shown else _megabytes()[0]
             begun = time.perf_counter()
             page.goto(path.as_uri())
             loaded.append(time.perf_counter() - begun)
@@ -132,12 +133,12 @@ def opened(path: Path, times: int = OPENED) -> tuple[float, float, float, float]
             page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
             shown.append(time.perf_counter() - begun)
             if len(shown) == times:
-                memory = _megabytes()
+                memory, alone = _megabytes()
                 page.evaluate(RIDE)
-                ridden = _megabytes()
+                ridden = _megabytes()[0]
             page.close()
         browser.close()
-    return statistics.median(loaded), statistics.median(shown), memory, ridden
+    return statistics.median(loaded), statistics.median(shown), blank, memory, alone, ridden
 
 
 RIDE = """async () => {
@@ -148,17 +149,34 @@ RIDE = """async () => {
 }"""
 
 
-def _megabytes() -> float:
-    """What all processes of this user's browser hold, shared pages divided among those that share them."""
-    total = 0
+def _megabytes() -> tuple[float, float]:
+    """What all processes of the browser that this process started hold, and the largest of those that show pages.
+
+    Pages of memory that several share are divided among them (proportional set size). The program itself is in it: what
+    a blank page takes is measured beside the page.
+    """
+    everything, pages = 0.0, [0.0]
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"chrom" in (folder / "cmdline").read_bytes().split(b"\0")[0]:
-                lines = (folder / "smaps_rollup").read_text().splitlines()
-                total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        except OSError:  # it has ended
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if os.getpid() not in _ancestors(folder) or b"--type=node" in words or b"node" in words[0]:
+                continue
+            lines = (folder / "smaps_rollup").read_text().splitlines()
+            held = next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e3
+        except (OSError, StopIteration):  # it has ended
             continue
-    return total / 1e3
+        everything += held
+        pages += [held] if b"--type=renderer" in words else []
+    return everything, max(pages)
+
+
+def _ancestors(folder: Path) -> list[int]:
+    """The processes that a process comes from."""
+    parents = []
+    while (parent := int((folder / "stat").read_text().rpartition(")")[2].split()[1])) > 1:
+        parents.append(parent)
+        folder = folder.parent / str(parent)
+    return parents
 
 
 class Tiled(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -181,7 +199,7 @@ def measure_long(folder: Path) -> None:
     path = folder / "long.html"
     made = seconds(lambda: Report(run, names=Names(classes=CLASSES)).save(path))
     head = ["samples", "MB", "made in (s, processor)", "loaded (s)", "on the screen (s)"]
-    head += ["memory of the browser (MB)", "after a ride through the page (MB)"]
+    head += ["all processes of the browser, blank page (MB)", "with the page", "the page's own process", "after a ride"]
     table("A long page", head, [[LONG, path.stat().st_size / 1e6, made, *opened(path, 3)]])
 
 

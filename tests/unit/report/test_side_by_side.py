@@ -91,7 +91,7 @@ def test_each_model_has_its_own_accuracy_weights_and_verdicts(tmp_path: Path) ->
     for r in runs[:2]:
         assert r.job["weights"][:12] in text
     card = text[text.index("0.png") :]
-    assert "before: predicted 0 , is 1 ✗ wrong after: predicted 1 , is 1 ✓ right" in card
+    assert "before: predicted 0 , is 1 wrong after: predicted 1 , is 1 right" in card
     assert "gradient (before)" in text
     assert "vargrad, after-vargrad" in text
 
@@ -101,3 +101,13 @@ def test_one_model_needs_no_table_of_models(tmp_path: Path) -> None:
     page = Report(runs).html()
     assert "<h2>Models</h2>" not in page
     assert "0.0% of 6 samples with a label" in page
+
+
+def test_cards_that_are_held_as_text_take_one_byte_a_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser keeps text of Latin-1 letters in a byte each, and any other text in two."""
+    monkeypatch.setattr("xaikit.report.html.DRAWN_AT_ONCE", 2)
+    page = Report([run(tmp_path / "run", Rows(X, NAMES), 0)]).html()
+    held = re.findall(r'<script type="text/html">(.*?)</script>', page, re.DOTALL)
+    assert len(held) == 4
+    assert all(max(map(ord, text)) < 256 for text in held)
+    assert "✓" in page  # beside right ones, by the style
