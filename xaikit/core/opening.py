@@ -139,7 +139,8 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     with running.open(), torch.set_grad_enabled(request.create_graph):
         yield call, rebuild
     if request.keep_writes and running.replica is not None:
-        running.replica.write_back()
+        with model_state.EXCLUSIVE:  # a pass of the model itself in another thread must not read half of it
+            running.replica.write_back()
     if not run.rule.independent and not request.keep_mode:  # in training mode BatchNorm's rows always see each other
         warn_of_dependent_rows(type(model).__name__)
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from xaikit.core import Call, forward, torch_private
+from xaikit.core import Call, forward, model_state, torch_private
 from xaikit.core import layers as model_layers
 from xaikit.core import targets as target_rules
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnsupportedOperationError, XaikitError
@@ -22,6 +23,9 @@ from xaikit.core.layers import LayerPoint
 from xaikit.core.rows import even_ranges
 from xaikit.core.structure import Tensors, map_tensors, split_rows
 
+DRAWS = frozenset(  # by these captum draws from torch's global generator
+    {torch.bernoulli, torch.multinomial, torch.normal, torch.rand, torch.randint, torch.randn, torch.randperm}
+)
 # Captum draws the noise of these for a whole batch. They get one sample at a time, so that a sample's noise does not
 # depend on its batch.
 ONE_BY_ONE = ("GradientShap", "KernelShap", "Lime", "LimeBase")
@@ -117,17 +121,37 @@ def normalizes_over_rows(name: str, model: nn.Module) -> bool:
     return deep_lift and any(isinstance(module, nn.Softmax) for module in model.modules())
 
 
+class _Generators(TorchFunctionMode):
+    """Lets captum draw from generators of its own, so that another thread's draws do not come between."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._seed = seed
+        self._by_device: dict[torch.device, torch.Generator] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        kwargs = kwargs or {}
+        if func in DRAWS and kwargs.get("generator") is None:
+            tensors = (a.device for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+            device = next(tensors, torch.device(kwargs.get("device") or "cpu"))
+            kwargs = {**kwargs, "generator": self._generator(device)}
+        return func(*args, **kwargs)
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        if device not in self._by_device:
+            self._by_device[device] = torch.Generator(device).manual_seed(self._seed)
+        return self._by_device[device]
+
+
 @contextlib.contextmanager
 def randomness(call: Call) -> Iterator[None]:
     """The same random numbers for every block; captum draws from numpy's global state too, which is put back."""
-    device, state = call.inputs[0].device, np.random.get_state()
-    torch.default_generator.manual_seed(call.seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(call.seed)
+    state = np.random.get_state()
+    model_state.reseed(call.inputs[0].device, call.seed)  # for a model that draws
     np.random.seed(call.seed % 2**32)
     try:
-        yield
+        with _Generators(call.seed):
+            yield
     finally:
         np.random.set_state(state)
 

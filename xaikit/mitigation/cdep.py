@@ -73,7 +73,7 @@ class CDEP(Mitigator):
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = (
         "contextual_decomposition"
     )
-    lambda_cdep: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 30.0
+    lambda_cdep: Annotated[float, Float(low=1e-2, high=1e4, log=True, ge=0), "weight of the penalty"] = 300.0
     form: Annotated[str, Categorical(*FORMS), "of the penalty"] = "squared"
     target: Annotated[str, Categorical("all", "label"), "whose scores are penalised"] = "all"
     part: Annotated[str, Categorical(*PARTS), "which part what must not matter is"] = "irrelevant"

@@ -46,7 +46,7 @@ class AttributionPrior(AttributionMitigator):
     NEEDS_MASK: ClassVar[bool] = False
     MASK_WARNING: ClassVar[str | None] = (
         "a prior shapes the explanation inside the region and leaves what lies outside alone, so it takes no shortcut "
-        "away; for that use counterexamples, RRR or CDEP with shortcut_masks=, or HINT with relevant_region="
+        "away; for that use mend, CDEP with shortcut_masks=, or HINT with relevant_region="
     )
 
     explainer: Annotated[Any, EXPLANATION, "the explanation: a name, a spec string, a class or an object"] = (

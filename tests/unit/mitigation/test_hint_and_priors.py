@@ -151,7 +151,7 @@ def test_a_prior_says_that_it_takes_no_shortcut_away():
     region = torch.ones(6, 6)
     region[:2] = 0
     model, prior = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), AttributionPrior(n_epochs=1)
-    with pytest.warns(UserWarning, match=r"takes no shortcut away; .* RRR or CDEP with shortcut_masks="):
+    with pytest.warns(UserWarning, match=r"takes no shortcut away; .* mend, CDEP with shortcut_masks=, or HINT"):
         prior.fit(model, x, y, relevant_region=region, progress=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
