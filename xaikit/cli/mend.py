@@ -42,7 +42,7 @@ class Mend(ShortcutFields):
     out: Path = flag(Path("mended.pt"), help="Where the weights are saved: .pt (a state dict).")
     assessment: Path | None = flag(None, help="Tries, measures and verdict: .json. Default: the name of --out.")
     folder: Path | None = flag(None, help="Where tries are kept until the end. Default: OUT.tries.")
-    fail_if_relies: bool = flag(False, help="Exit code 3 if the mended model still relies on the shortcut.")
+    fail_if_relies: bool = flag(False, help="Exit code 3 if the model still relies on the shortcut, or collapsed.")
 
     def run(self) -> int:
         """Load, try, choose, write."""
@@ -97,7 +97,7 @@ class Mend(ShortcutFields):
             shutil.rmtree(self._folder, ignore_errors=True)
         written = [str(self.out), str(table)]
         self.tell(in_flags(f"{result}\nwrote {', '.join(written)}"), **finite(content), written=written)
-        if self.fail_if_relies and result.relies:
+        if self.fail_if_relies and (result.relies or result.chosen.note):
             return RELIES_CODE
         return 1 if tell_skipped(*streams) else 0
 

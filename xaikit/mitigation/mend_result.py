@@ -85,10 +85,12 @@ class MendResult(Result):
                 f"nothing to mend: {percent(first.changed)} of predictions change when {self.shortcut} is exchanged; "
                 f"accuracy on exchanged data {percent(first.accuracy_exchanged)}"
             )
-        opening = "still relies on it" if self.relies else "does not rely on it any more"
+        opening = "still relies on it: " if self.relies else "does not rely on it any more: "
+        if last.note:
+            opening = f"not mended: {last.note}. "
         lost = first.accuracy_kept - last.accuracy_kept
         text = (
-            f"{opening}: {percent(first.changed)} of predictions changed when {self.shortcut} was exchanged, now "
+            f"{opening}{percent(first.changed)} of predictions changed when {self.shortcut} was exchanged, now "
             f"{percent(last.changed)}; accuracy on exchanged data {percent(first.accuracy_exchanged)} before, now "
             f"{percent(last.accuracy_exchanged)}, with it kept {percent(first.accuracy_kept)} before, now "
             f"{percent(last.accuracy_kept)}"
@@ -100,7 +102,7 @@ class MendResult(Result):
                 f". With the shortcut kept {100 * lost:.1f} points were lost, more than the {100 * self.max_loss:.1f} "
                 "asked for: what the shortcut told is gone, or what was named holds more"
             )
-        return text + (f". {last.note}" if last.note else "")
+        return text
 
     def _advice(self) -> str:
         if self.stopped == Stopped.OUT_OF_TIME:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import sys
 
@@ -231,6 +232,9 @@ def test_a_mask_over_everything_is_told(fooled):
     row = result.tries[1]
     assert row.accuracy_exchanged < 0.65
     assert "what was named may hold all that matters" in row.note or "collapsed to one class" in row.note
+    chosen = dataclasses.replace(result, method=row.method)
+    assert chosen.verdict.startswith(f"not mended: {row.note}. ")
+    assert "does not rely" not in chosen.verdict
 
 
 def test_what_cannot_be_mended(fooled):
