@@ -158,15 +158,15 @@ def _megabytes() -> tuple[float, float]:
     everything, pages = 0.0, [0.0]
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            if os.getpid() not in _ancestors(folder) or b"--type=node" in words or b"node" in words[0]:
+            command = (folder / "cmdline").read_bytes()  # a process of chromium joins its words by blanks
+            if os.getpid() not in _ancestors(folder) or b"/driver/node" in command:  # playwright's own
                 continue
             lines = (folder / "smaps_rollup").read_text().splitlines()
             held = next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e3
         except (OSError, StopIteration):  # it has ended
             continue
         everything += held
-        pages += [held] if b"--type=renderer" in words else []
+        pages += [held] if b"--type=renderer" in command else []
     return everything, max(pages)
 
 

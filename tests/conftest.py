@@ -47,7 +47,7 @@ def _no_seeds_for_absent_devices() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for kind in (torch.cuda, torch.xpu, torch.mtia):
             if not kind.is_available():
-                patch.setattr(kind, "manual_seed_all", lambda seed: None)
+                patch.setattr(kind, "manual_seed_all", lambda seed: None, raising=False)  # torch 2.6 has not all
         yield
 
 

@@ -57,7 +57,13 @@ def test_a_folder_of_images(leave: Callable[..., int], photos: Path, capsys: pyt
     expected = Gradient(model).attribute(x, model(x).argmax(1))
     assert torch.allclose(torch.stack([s.values for s in run]), expected, atol=1e-6)
     assert leave(*EXPLAIN, "--json", "--quiet") == 0
-    assert json.loads(capsys.readouterr().out) == {"explained": 6, "skipped": 0, "missing": 0, "run": "run"}
+    assert json.loads(capsys.readouterr().out) == {
+        "explained": 6,
+        "skipped": 0,
+        "missing": 0,
+        "run": "run",
+        "written": [],
+    }
     assert leave(*EXPLAIN, "--seed", "1", "--quiet") == 2
     assert "seed: 0 there, 1 here" in capsys.readouterr().err
 
