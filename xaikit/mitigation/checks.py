@@ -138,6 +138,36 @@ class MaskWatch:
             warnings.warn(f"the mask covers everything, so {comes}", stacklevel=stacklevel)
 
 
+class ClassWatch:
+    """Notes whether each batch of a loader holds one class only, so that nothing is exchanged between classes."""
+
+    SMALL = 8  # fewer samples may be of one class by chance
+
+    def __init__(self) -> None:
+        self._classes: set[int] = set()
+        self._batches, self._mixed = 0, False
+
+    def look(self, labels: Any) -> None:
+        """Take the labels of a batch into account, where they are classes and no GPU has to be waited for."""
+        if not isinstance(labels, Tensor) or labels.device.type != "cpu" or labels.is_floating_point():
+            return
+        if self._mixed or labels.ndim != 1 or len(labels) < self.SMALL:
+            return
+        present = labels.unique().tolist()
+        self._classes.update(present)
+        self._batches += 1
+        self._mixed = len(present) > 1
+
+    def warn(self, mitigator: Mitigator, *, stacklevel: int) -> None:
+        """Warn of batches of one class each, where the mitigator exchanges a shortcut within the batch."""
+        if mitigator.exchanges_within_batch and not self._mixed and len(self._classes) > 1:
+            warnings.warn(
+                f"each of the {self._batches} batches holds one class only, so a shortcut was exchanged for that of "
+                "the same class, which teaches nothing; shuffle the data: DataLoader(..., shuffle=True)",
+                stacklevel=stacklevel,
+            )
+
+
 class DoubtWatch:
     """Notes whether the scores that a penalty explains have almost no gradient, because the model is sure.
 

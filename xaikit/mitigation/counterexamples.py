@@ -57,6 +57,11 @@ class Counterexamples(ChangedMitigator):
         """Whether only masks say what is drawn anew."""
         return isinstance(self.fill, str) or (isinstance(self.fill, Factor) and self.fill.needs_masks)
 
+    @property
+    def exchanges_within_batch(self) -> bool:
+        """Whether a sample gets the shortcut of another sample of its batch: with "permute", and with a factor."""
+        return self.fill == "permute" or isinstance(self.fill, Factor)
+
     def _full_mask_warning(self) -> str | None:
         return "the counterexamples hold nothing of the samples: mask what must not matter" if self.needs_mask else None
 

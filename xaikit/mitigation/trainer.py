@@ -19,7 +19,7 @@ from xaikit.core.results import Stopped
 from xaikit.core.structure import flatten
 from xaikit.core.value_ranges import ranges_known, read_ranges
 from xaikit.mitigation import checkpoints, random_states
-from xaikit.mitigation.checks import CollapseWatch, DoubtWatch, MaskWatch
+from xaikit.mitigation.checks import ClassWatch, CollapseWatch, DoubtWatch, MaskWatch
 from xaikit.mitigation.early_stopping import EarlyStopping
 from xaikit.mitigation.fabric import OneProcess
 from xaikit.mitigation.forward import training_mode
@@ -128,6 +128,7 @@ class Loop:
         self._ranges = read_ranges(source.samples.tensors) if isinstance(source, InMemorySource) else None
         fresh = not isinstance(source, InMemorySource) and not self.progress.epochs and self.progress.step == 0
         self._watch = MaskWatch() if fresh else None
+        self._classes = ClassWatch()
         remaining = None
         if source.steps is not None:
             remaining = source.steps * max(0, mitigator.n_epochs - len(self.progress.epochs)) - self.progress.step
@@ -220,6 +221,7 @@ class Loop:
         if passed:
             if self._watch is not None:
                 self._watch.look(batch.masks)
+                self._classes.look(step.batch.labels)
             self._guard.passed()
             self._processes.step()
         else:
@@ -335,6 +337,7 @@ class Loop:
         watch.inside, watch.outside = inside > 0, outside > 0
         if self._first:
             watch.warn(self._mitigator, stacklevel=8)
+            self._classes.warn(self._mitigator, stacklevel=8)
 
     def _remedy(self) -> str:
         mitigator = self._mitigator

@@ -195,3 +195,41 @@ def test_fills_that_are_none():
         Counterexamples(fill="hue", facts=3)
     with pytest.raises(InvalidInputError, match="is of image data, got tabular"):
         Counterexamples(fill="hue").loss(nn.Linear(4, 2), (torch.rand(4, 4), torch.tensor([0, 1, 0, 1])))
+
+
+class Batches:
+    """A loader whose batches are sorted by class, or mixed; each time the same."""
+
+    def __init__(self, *, is_sorted: bool, size: int = 8):
+        y = torch.arange(32) % 2
+        order = y.argsort(stable=True) if is_sorted else torch.arange(32)
+        x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+        self.batches = [(x[rows], y[rows]) for rows in order.split(size)]
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self):
+        return len(self.batches)
+
+
+MASK = torch.tensor([1.0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("fill", ["permute", "column:names=a"])
+def test_batches_of_one_class_each_are_told(fill):
+    mitigator = Counterexamples(fill=fill, facts={"columns": ["a", "b", "c", "d"]}, n_epochs=2, random_state=0)
+    with pytest.warns(UserWarning, match="each of the 4 batches holds one class only.*shuffle=True") as caught:
+        mitigator.fit(nn.Linear(4, 2), Batches(is_sorted=True), shortcut_masks=MASK, progress=False)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("fill", "settings"),
+    [("permute", {"is_sorted": False}), ("noise", {"is_sorted": True}), ("permute", {"is_sorted": True, "size": 4})],
+)
+def test_other_batches_are_not(fill, settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mitigator = Counterexamples(fill=fill, n_epochs=1, random_state=0)
+        mitigator.fit(nn.Linear(4, 2), Batches(**settings), shortcut_masks=MASK, progress=False)
