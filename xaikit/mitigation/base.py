@@ -287,11 +287,6 @@ class Mitigator(Configured, abc.ABC):
         """Whether the penalised scores have almost no gradient when the model is sure, so that the penalty has none."""
         return False
 
-    @property
-    def exchanges_within_batch(self) -> bool:
-        """Whether a sample gets the shortcut of another sample of its batch."""
-        return False
-
     def _full_mask_warning(self) -> str | None:
         """The effect of a mask that covers everything, for a warning; None if such a mask may be meant."""
         return None

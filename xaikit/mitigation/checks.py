@@ -160,7 +160,8 @@ class ClassWatch:
 
     def warn(self, mitigator: Mitigator, *, stacklevel: int) -> None:
         """Warn of batches of one class each, where the mitigator exchanges a shortcut within the batch."""
-        if mitigator.exchanges_within_batch and not self._mixed and len(self._classes) > 1:
+        within = getattr(mitigator, "exchanges_within_batch", False)  # only some mitigators exchange anything
+        if within and not self._mixed and len(self._classes) > 1:
             warnings.warn(
                 f"each of the {self._batches} batches holds one class only, so a shortcut was exchanged for that of "
                 "the same class, which teaches nothing; shuffle the data: DataLoader(..., shuffle=True)",
