@@ -193,7 +193,7 @@ class CaptumMethod(Explainer):
             inputs = tuple(leaf(x[chosen]) for x in uncut.inputs)
             arguments = {n: v for n, v in arguments.items() if n in takes}
             arguments["additional_forward_args"] = (torch.arange(block.start, block.stop, device=inputs[0].device),)
-            with as_found(uncut.model), randomness(call), clear(name, independent=call.rule.independent):
+            with as_found(uncut.model), randomness(call, name, inner), clear(name, independent=call.rule.independent):
                 values = instance.attribute(inputs, **arguments)
             parts.append(tuple(values) if isinstance(values, (tuple, list)) else (values,))
             if any(v.numel() == 0 for v in parts[-1]):

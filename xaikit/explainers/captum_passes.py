@@ -23,6 +23,7 @@ from xaikit.core.layers import LayerPoint
 from xaikit.core.rows import even_ranges
 from xaikit.core.structure import Tensors, map_tensors, split_rows
 
+DRAWING = ("NoiseTunnel", "Shap", "Lime", "LimeBase", "ShapleyValueSampling", "FeaturePermutation")  # classes that draw
 DRAWS = frozenset(  # by these captum draws from torch's global generator
     {torch.bernoulli, torch.multinomial, torch.normal, torch.rand, torch.randint, torch.randn, torch.randperm}
 )
@@ -144,13 +145,21 @@ class _Generators(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def randomness(call: Call) -> Iterator[None]:
-    """The same random numbers for every block; captum draws from numpy's global state too, which is put back."""
+def randomness(call: Call, name: str, innermost: str) -> Iterator[None]:
+    """The same random numbers for every block; captum draws from numpy's global state too, which is put back.
+
+    Args:
+        call: with the seed.
+        name: of captum's class.
+        innermost: the class inside a NoiseTunnel, else the same.
+    """
     state = np.random.get_state()
     model_state.reseed(call.inputs[0].device, call.seed)  # for a model that draws
     np.random.seed(call.seed % 2**32)
     try:
-        with _Generators(call.seed):
+        # Captum's LRP does not work under a mode of torch functions, and draws nothing itself.
+        draws = name.endswith(DRAWING) and not innermost.endswith("LRP")
+        with _Generators(call.seed) if draws else contextlib.nullcontext():
             yield
     finally:
         np.random.set_state(state)

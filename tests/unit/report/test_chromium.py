@@ -379,4 +379,4 @@ def test_a_long_page_is_printed_whole(long_page):
     assert drawn(long_page) == list(range(200))
     assert long_page.locator("script").count() == 1
     long_page.evaluate("dispatchEvent(new Event('afterprint'))")
-    long_page.wait_for_function("document.querySelectorAll('#cards > li > script').length > 100")
+    long_page.locator("#cards > li > script").nth(100).wait_for(state="attached")
