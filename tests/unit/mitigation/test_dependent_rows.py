@@ -31,6 +31,13 @@ class Whole(nn.Linear):
         return super().forward(x.reshape(32, 4))
 
 
+class Drawing(nn.Linear):
+    """It drops some of its inputs in evaluation mode, too."""
+
+    def forward(self, x):
+        return super().forward(nn.functional.dropout(x, 0.5, training=True))
+
+
 DATA = torch.randn(64, 4, generator=torch.Generator().manual_seed(1)), torch.arange(64) % 2
 BATCHES = [(DATA[0][:32], DATA[1][:32]), (DATA[0][32:], DATA[1][32:])]
 MASK = torch.tensor([1.0, 0, 0, 0])
@@ -47,7 +54,7 @@ def test_rows_that_see_each_other_are_told(name):
 
 
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("make", [lambda: nn.Linear(4, 2), lambda: Whole(4, 2)])
+@pytest.mark.parametrize("make", [lambda: nn.Linear(4, 2), lambda: Whole(4, 2), lambda: Drawing(4, 2)])
 def test_others_are_not(name, make):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
