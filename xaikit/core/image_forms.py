@@ -61,7 +61,7 @@ def refuse_unbatched(
 
 
 def _check(x: Any, channels: int, axes: int, shapes: list[torch.Size]) -> None:
-    if isinstance(x, Tensor) and x.ndim == axes - 1 and x.shape in shapes:
+    if isinstance(x, Tensor) and x.ndim == axes - 1 and any(len(s) == x.ndim and s[0] == x.shape[0] for s in shapes):
         hint = order_hint(channels, axes, x)
         raise InvalidInputError(f"the model takes inputs of shape {tuple(x.shape)} for one sample{hint}")
 

@@ -103,3 +103,15 @@ def test_an_operation_without_any_derivative_is_refused():
 
     with pytest.raises(NotDifferentiableError, match="torch cannot differentiate an operation of this model .*unique"):
         EXPLAINERS.create("gradient").bind(Unique(4, 2)).attribute(torch.rand(2, 4), 0)
+
+
+def test_what_is_made_smaller_before_its_first_convolution():
+    class Smaller(Pooled):
+        def forward(self, x):
+            return super().forward(nn.functional.avg_pool2d(x, 2))
+
+    explainer = EXPLAINERS.create("gradient").bind(Smaller(3))
+    images = torch.rand(2, 3, 8, 8)
+    assert explainer.attribute(images, 0).shape == images.shape
+    with pytest.raises(InvalidInputError, match=r"so the batch axis is missing: pass inputs\[None\] for one sample"):
+        explainer.attribute(images[0], 0)
