@@ -17,8 +17,10 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.masks import read_mask_values
 from xaikit.files.annotations import FILES, annotation_files, read_annotations
 from xaikit.files.arrays import read_npy, read_npz
+from xaikit.files.marks import find_marks
 from xaikit.files.pictures import read_mask_picture
 from xaikit.shortcuts.maps import distributions, relevance_maps
+from xaikit.shortcuts.marked import marked_masks
 
 PICTURES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".jpg", ".jpeg")
 ENDINGS = (".npy", ".npz", ".safetensors", *PICTURES)
@@ -116,6 +118,7 @@ def load_masks(
 
     * ``.npy``; ``.npz`` with one array, or with its name in `key`;
     * pictures (``.png`` and others): grey values, black = 0, white = 1, or an index picture of 0 and 1; turned upright;
+    * a folder of marks, such as ``run/marks/must-not-matter``: the marks of each sample of the run, see `xaikit studio`;
     * files of annotation tools: COCO and LabelMe (``.json``), CVAT for images (``.xml``), YOLO (``.txt``);
     * heatmap files, which `Attribution.save` wrote (``.npz``, ``.safetensors``): each sample's relevance of at least
       `threshold` times its largest one, see `make_masks`.
@@ -139,6 +142,9 @@ def load_masks(
     """
     path = Path(path)
     if path.is_dir():
+        marks = find_marks(path)
+        if marks is not None:
+            return marked_masks(*marks)
         files = [] if mask_files(path, none=True) else annotation_files(path)
         if files:
             return _annotated(path, files, labels, size)
