@@ -64,8 +64,8 @@ class MarkMasks:
         fitted = fitted_to(mask, shape) if mask.ndim == 2 else None
         if fitted is None:
             raise InvalidInputError(
-                f"--mask {self._path} was marked on samples of {as_pixels(mask.shape) if mask.ndim == 2 else len(mask)}, "
-                f"and {name} has {as_pixels(shape) if mask.ndim == 2 else shape[0]}; use the data and --size of the run"
+                f"--mask {self._path} was marked on samples of {_size(mask.shape)}, and {name} has {_size(shape)}; "
+                "use the data and --size of the run"
             )
         return fitted
 
@@ -100,6 +100,10 @@ class MarkMasks:
                 f"--mask {self._path}: {name} was marked when it had other content, so the mark may be elsewhere now; "
                 "mark it again, or name the data of the run"
             )
+
+
+def _size(shape: Sequence[int]) -> str:
+    return as_pixels(shape) if len(shape) == 2 else str(shape[0])
 
 
 def mark_masks(path: Path, data: Any) -> MarkMasks | None:

@@ -203,7 +203,7 @@ def read_masks(
     marks = mark_masks(path, data)
     if marks is not None:
         if by_class:
-            raise InvalidInputError(f"mask_scope=class needs a --mask with one map for each class, and {path} has marks")
+            raise InvalidInputError(f"mask_scope=class needs a --mask with a map for each class, and {path} has marks")
         return marks
     if not holds_annotations(path, data):
         return Masks(path, data, by_class=by_class, labels=labels)

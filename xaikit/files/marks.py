@@ -1,8 +1,8 @@
 """Folders of marks: what a person marked on samples, as files that `--mask` and `load_masks` read.
 
 A folder holds ``marks.json`` and, for each meaning (``must-not-matter``, ``must-matter``), ``all.png``,
-``class/K.png`` and ``sample/NAME.png``; of texts, series and tables these are ``.json``. What counts for a sample is the
-union of the three. A sample without a mark has an empty one.
+``class/K.png`` and ``sample/NAME.png``; of texts, series and tables these are ``.json``. What counts for a sample is
+the union of the three. A sample without a mark has an empty one.
 
 A mark is a set of positions: the places of a flat picture, series, row or text. A mark on a word of all texts, or of
 those of a class, holds token ids instead.
@@ -164,11 +164,7 @@ class MarkFolder:
                     picture.load()
                     facts = json.loads(getattr(picture, "text", {}).get(CHUNK, "{}"))
                     pixels = np.array(picture.convert("L")) > 127
-                if pixels.shape != self.shape:
-                    raise InvalidInputError(
-                        f"{path} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width), the marks beside it "
-                        f"{self.shape[0]}x{self.shape[1]}"
-                    )
+                self._check_size(path, pixels.shape)
                 positions = np.flatnonzero(pixels)
             else:
                 facts = json.loads(path.read_text(encoding="utf-8"))
@@ -179,6 +175,13 @@ class MarkFolder:
             raise
         except Exception as err:  # a file may hold anything
             raise InvalidInputError(f"{path} is no mark ({' '.join(str(err).split())[:80]})") from None
+
+    def _check_size(self, path: Path, size: Sequence[int]) -> None:
+        if tuple(size) != self.shape:
+            raise InvalidInputError(
+                f"{path} has {size[0]}x{size[1]} pixels (height x width), the marks beside it "
+                f"{self.shape[0]}x{self.shape[1]}"
+            )
 
     def write(self, key: MarkKey, mark: Mark) -> Path:
         """Write a mark, whole or not at all; an empty one too, so that the file says when it became empty.

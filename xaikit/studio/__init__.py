@@ -1,4 +1,4 @@
-"""The studio: a local web application to look at a run, mark what must not matter, mend the model, see before and after."""
+"""The studio: a local web application. Look at a run, mark what must not matter, mend the model, see what changed."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from xaikit.core.errors import InvalidInputError, MissingDependencyError, XaikitError
 from xaikit.studio.coco_files import marks_from_coco, marks_to_coco
+from xaikit.studio.mark_desk import MarkDesk
+from xaikit.studio.sample_cards import CardView
 from xaikit.studio.session import Session
 
 PAGE = Path(__file__).parent / "page"
@@ -69,7 +71,8 @@ def make_app(session: Session) -> Any:
     def route(path: str, work: Callable[[Mapping[str, Any]], Any], method: str = "GET") -> Route:
         return Route(path, answer(work), methods=[method])
 
-    api = Answers(session)
+    desk = MarkDesk(session)
+    api = Answers(session, desk)
     return Starlette(
         routes=[
             Route("/", page),
@@ -78,18 +81,18 @@ def make_app(session: Session) -> Any:
             route("/api/samples", api.samples),
             route("/api/samples/{position:int}", api.detail),
             route("/api/marks", api.mark),
-            route("/api/marks", session.change, "POST"),
+            route("/api/marks", desk.change, "POST"),
             route("/api/suggest", api.suggest, "POST"),
             route("/api/measure", api.measure, "POST"),
             route("/api/coco", lambda _: marks_to_coco(session)),
-            route("/api/coco", lambda asked: marks_from_coco(session, asked), "POST"),
+            route("/api/coco", lambda asked: marks_from_coco(session, desk, asked), "POST"),
             route("/api/jobs", lambda _: {"jobs": session.jobs.list()}),
             route("/api/jobs", api.start, "POST"),
             route("/api/jobs/{number}", lambda asked: session.jobs.describe(asked["number"])),
             route("/api/jobs/{number}/stop", api.stop, "POST"),
             route("/api/jobs/{number}/go-on", api.go_on, "POST"),
             route("/api/jobs/{number}/result", lambda asked: session.result(asked["number"])),
-            route("/api/jobs/{number}/after", lambda asked: session.show_after(asked["number"])),
+            route("/api/jobs/{number}/after", lambda asked: session.mended.show(asked["number"])),
             route("/api/jobs/{number}/report.html", api.report),
         ]
     )
@@ -100,10 +103,11 @@ class Answers:
 
     Args:
         session: that answers.
+        desk: that answers about marks.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, desk: MarkDesk) -> None:
+        self._session, self._desk = session, desk
 
     def samples(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Cards of the gallery."""
@@ -112,29 +116,26 @@ class Answers:
             str(asked.get("order", "position")),
             _number(asked, "start", 0, 2**40),
             _number(asked, "count", 40, 1000),
-            **self._view(asked, 160),
+            self._view(asked, 160),
         )
 
     def detail(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """One sample in full."""
-        return self._session.detail(asked["position"], **self._view(asked, 1024))
+        return self._session.detail(asked["position"], self._view(asked, 1024))
 
-    def _view(self, asked: Mapping[str, Any], side: int) -> dict[str, Any]:
-        return {
-            "side": max(SIDES[0], _number(asked, "side", side, SIDES[1])),
-            "one_scale": asked.get("scale") == "one",
-            "after": str(asked.get("after", "")),
-        }
+    def _view(self, asked: Mapping[str, Any], side: int) -> CardView:
+        side = max(SIDES[0], _number(asked, "side", side, SIDES[1]))
+        return CardView(side, asked.get("scale") == "one", str(asked.get("after", "")))
 
     def mark(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """A mark as it is on the disk."""
         position = _number(asked, "position", 0, 2**40)
-        key, _ = self._session.mark_key(str(asked.get("meaning")), str(asked.get("scope")), position)
+        key, _ = self._desk.mark_key(str(asked.get("meaning")), str(asked.get("scope")), position)
         return self._session.marks.state(key).to_json()
 
     def suggest(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """A suggested mark."""
-        return {"runs": self._session.suggest(asked, filters_of(asked.get("filters") or {}))}
+        return {"runs": self._desk.suggest(asked, filters_of(asked.get("filters") or {}))}
 
     def measure(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Begin a measure."""
@@ -170,16 +171,14 @@ def filters_of(asked: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
     """The filters of the gallery that a request names.
 
     Args:
-        asked: label, predicted, cluster, folder, name, right ("right", "wrong"), change ("changed", "mended", "broken").
+        asked: label, predicted, cluster, folder, name, right ("right", "wrong"), change
+            ("changed", "mended", "broken").
 
     Raises:
         InvalidInputError: for values that these cannot have.
     """
-    filters: list[tuple[str, str, Any]] = [
-        (column, "is", _number(asked, column, 0, 2**40))
-        for column in ("label", "predicted", "cluster")
-        if asked.get(column, "") != ""
-    ]
+    numbers = [c for c in ("label", "predicted", "cluster") if asked.get(c, "") != ""]
+    filters: list[tuple[str, str, Any]] = [(c, "is", _number(asked, c, 0, 2**40)) for c in numbers]
     if asked.get("folder"):
         filters.append(("folder", "is", str(asked["folder"])))
     if asked.get("name"):

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -252,6 +252,17 @@ class Catalogue:
                 return all(_is_same(self.run.path(n), b, w) for n, b, w in base.execute("SELECT * FROM shards"))
         except sqlite3.DatabaseError:
             return False
+
+
+def is_same_sample(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two rows of one number are of one sample, as far as they say.
+
+    Args:
+        row: of one catalogue.
+        other: of another one.
+    """
+    key = next((k for k in ("fingerprint", "name") if row[k] and other[k]), None)
+    return key is None or row[key] == other[key]
 
 
 def _is_same(path: Path, size: int, written: int) -> bool:

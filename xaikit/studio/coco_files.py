@@ -15,6 +15,7 @@ from xaikit.files.marks import MEANINGS, Mark, MarkKey
 
 if TYPE_CHECKING:
     from xaikit.files.annotations.regions import AnnotatedPicture
+    from xaikit.studio.mark_desk import MarkDesk
     from xaikit.studio.session import Session
 
 ALL = "all samples"  # the picture that stands for a mark of all
@@ -35,7 +36,7 @@ def marks_to_coco(session: Session) -> dict[str, Any]:
     folder = session.marks.folder
     height, width = folder.shape
     images: dict[str, dict[str, Any]] = {}
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for meaning, name, mark in _single_marks(session):
         image = images.setdefault(name, {"id": len(images) + 1, "file_name": name, "height": height, "width": width})
         annotations.append(
@@ -53,11 +54,12 @@ def marks_to_coco(session: Session) -> dict[str, Any]:
     return {"images": list(images.values()), "annotations": annotations, "categories": categories}
 
 
-def marks_from_coco(session: Session, asked: Mapping[str, Any]) -> dict[str, int]:
+def marks_from_coco(session: Session, desk: MarkDesk, asked: Mapping[str, Any]) -> dict[str, int]:
     """Add what a COCO file marks to the marks of the samples that it names.
 
     Args:
         session: whose marks get more.
+        desk: that knows which mark is meant.
         asked: "coco", the content of the file; "meaning" of labels that are no meaning themselves.
 
     Returns:
@@ -84,7 +86,7 @@ def marks_from_coco(session: Session, asked: Mapping[str, Any]) -> dict[str, int
             key = MarkKey(meaning, "all")
             facts: dict[str, Any] = {}
             if rows:
-                key, facts = session.mark_key(meaning, "sample", rows[0]["position"])
+                key, facts = desk.mark_key(meaning, "sample", rows[0]["position"])
             base = session.marks.state(key).mark.edit
             session.marks.change(key, positions, np.empty(0, np.int64), base=base, identifier="", facts=facts)
         marked += 1

@@ -78,26 +78,35 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str] | None:
         """The status and the sentence for a request that is not allowed."""
-        if scope["type"] != "http":
-            return 403, "the studio answers plain requests only"
-        if not self._is_own_host(headers.get("host", "")):
-            return 403, "this is no host name of the studio; open the link that xaikit studio printed"
-        origin = headers.get("origin")
-        if origin is not None and not self._is_own_origin(origin, headers["host"]):
-            return 403, "another page asked for this, and the studio answers its own page only"
-        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and scope["path"] != "/":
-            return 403, "another page asked for this, and the studio answers its own page only"
-        if scope["method"] not in ("GET", "HEAD") and origin is None and "sec-fetch-site" in headers:
-            return 403, "a change comes from the studio's own page only, and this has no origin"
-        raw = scope.get("raw_path") or scope["path"].encode()
-        if b".." in raw or b"%2e" in raw.lower() or b"\\" in raw or b"%5c" in raw.lower() or b"%00" in raw:
-            return 403, "there is no such path in the studio"
-        length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > LARGEST_BODY or "chunked" in headers.get("transfer-encoding", ""):
-            return 413, f"a request holds at most {LARGEST_BODY // 2**20} MiB"
-        if not (self._has_key(scope) or self._has_cookie(headers.get("cookie", ""))):
-            return 403, "this needs the link with the secret that xaikit studio printed"
-        return None
+        origin, path = headers.get("origin"), scope.get("path", "")
+        foreign = "another page asked for this, and the studio answers its own page only"
+        checks: tuple[tuple[Callable[[], bool], int, str], ...] = (
+            (lambda: scope["type"] != "http", 403, "the studio answers plain requests only"),
+            (
+                lambda: not self._is_own_host(headers.get("host", "")),
+                403,
+                "this is no host name of the studio; open the link that xaikit studio printed",
+            ),
+            (lambda: origin is not None and not _is_own_origin(origin, headers["host"]), 403, foreign),
+            (
+                lambda: headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and path != "/",
+                403,
+                foreign,
+            ),
+            (
+                lambda: scope["method"] not in ("GET", "HEAD") and origin is None and "sec-fetch-site" in headers,
+                403,
+                "a change comes from the studio's own page only, and this has no origin",
+            ),
+            (lambda: _leaves(scope), 403, "there is no such path in the studio"),
+            (lambda: _is_too_long(headers), 413, f"a request holds at most {LARGEST_BODY // 2**20} MiB"),
+            (
+                lambda: not (self._has_key(scope) or self._has_cookie(headers.get("cookie", ""))),
+                403,
+                "this needs the link with the secret that xaikit studio printed",
+            ),
+        )
+        return next(((status, sentence) for wrong, status, sentence in checks if wrong()), None)
 
     def _is_own_host(self, host: str) -> bool:
         try:
@@ -109,9 +118,6 @@ class Guard:
             return False
         # A foreign name that leads to this machine is refused; an address cannot be such a name.
         return name in self._hosts or (self._is_open and _is_address(name))
-
-    def _is_own_origin(self, origin: str, host: str) -> bool:
-        return hmac.compare_digest(origin.lower().encode(), f"http://{host}".lower().encode())
 
     def _has_key(self, scope: Scope) -> bool:
         """The secret in the link: of the page itself only."""
@@ -155,6 +161,22 @@ def read_secret(path: Path) -> str:
     with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         file.write(secret)
     return secret
+
+
+def _is_own_origin(origin: str, host: str) -> bool:
+    return hmac.compare_digest(origin.lower().encode(), f"http://{host}".lower().encode())
+
+
+def _leaves(scope: Scope) -> bool:
+    """Whether a path tries to leave its folder, or to end a name early."""
+    raw: bytes = (scope.get("raw_path") or scope["path"].encode()).lower()
+    return any(part in raw for part in (b"..", b"%2e", b"\\", b"%5c", b"%00"))
+
+
+def _is_too_long(headers: Mapping[str, str]) -> bool:
+    length = headers.get("content-length", "0")
+    chunked = "chunked" in headers.get("transfer-encoding", "").lower()
+    return chunked or not length.isdecimal() or int(length) > LARGEST_BODY
 
 
 def _is_address(name: str) -> bool:

@@ -1,7 +1,7 @@
 """The process that runs the steps of a job, one after the other: ``python job_process.py FOLDER``.
 
-It has a session of its own, so it outlives the server. It writes what the steps say to ``log.txt``, a file for each step
-that is done, and at the end the exit code to ``exit.json``. It imports nothing of xaikit, so that it is small.
+It has a session of its own, so it outlives the server. It writes what the steps say to ``log.txt``, a file for each
+step that is done, and at the end the exit code to ``exit.json``. It imports nothing of xaikit, so that it is small.
 """
 
 from __future__ import annotations

@@ -29,16 +29,16 @@ class Edit:
 
     Attributes:
         number: of the edit, from 1.
-        added: positions that became marked by it.
-        removed: positions that did not stay marked.
+        added: positions that became marked by it, as runs.
+        removed: positions that did not stay marked, as runs.
         identifier: that the page gave it, so that it can send it again.
         undoes: the number of the edit that it takes back; 0 for none.
         time: seconds since 1970.
     """
 
     number: int
-    added: Positions
-    removed: Positions
+    added: list[int]
+    removed: list[int]
     identifier: str = ""
     undoes: int = 0
     time: float = 0.0
@@ -47,8 +47,8 @@ class Edit:
         """The edit as a line of the history."""
         content = {
             "number": self.number,
-            "added": to_runs(self.added),
-            "removed": to_runs(self.removed),
+            "added": self.added,
+            "removed": self.removed,
             "identifier": self.identifier,
             "undoes": self.undoes,
             "time": round(self.time, 3),
@@ -138,8 +138,8 @@ class MarkEditor:
                 raise InvalidInputError(f"marks lie in 0..{limit - 1}, got {int(added[-1])}")
             edit = Edit(
                 mark.edit + 1,
-                np.setdiff1d(added, np.concatenate([mark.positions, removed])),
-                np.intersect1d(removed, mark.positions),
+                to_runs(np.setdiff1d(added, np.concatenate([mark.positions, removed]))),
+                to_runs(np.intersect1d(removed, mark.positions)),
                 identifier,
                 time=time.time(),
             )
@@ -162,8 +162,8 @@ class MarkEditor:
             if target is None:
                 raise InvalidInputError(f"there is nothing to {'redo' if again else 'undo'} in this mark")
             # Only what is still as the edit left it.
-            added = np.setdiff1d(target.removed, mark.positions)
-            removed = np.intersect1d(target.added, mark.positions)
+            added = to_runs(np.setdiff1d(from_runs(target.removed), mark.positions))
+            removed = to_runs(np.intersect1d(from_runs(target.added), mark.positions))
             edit = Edit(mark.edit + 1, added, removed, undoes=target.number, time=time.time())
             return _state(*self._apply(key, mark, edits, edit, mark.facts), merged=False)
 
@@ -225,8 +225,8 @@ class MarkEditor:
                 edits.append(
                     Edit(
                         content["number"],
-                        from_runs(content["added"]),
-                        from_runs(content["removed"]),
+                        content["added"],
+                        content["removed"],
                         content["identifier"],
                         content["undoes"],
                         content["time"],
@@ -287,7 +287,7 @@ class MarkEditor:
 
 
 def _after(positions: Positions, edit: Edit) -> Positions:
-    return np.union1d(np.setdiff1d(positions, edit.removed), edit.added)
+    return np.union1d(np.setdiff1d(positions, from_runs(edit.removed)), from_runs(edit.added))
 
 
 def _state(mark: Mark, edits: list[Edit], *, merged: bool) -> MarkState:
@@ -300,7 +300,8 @@ def _stacks(edits: list[Edit]) -> tuple[list[Edit], list[Edit]]:
     undone: list[Edit] = []
     for edit in edits:
         if not edit.undoes:
-            done, undone = [*done, edit], []
+            done.append(edit)
+            undone.clear()
         elif undone and undone[-1].number == edit.undoes:
             undone.pop()
             done.append(edit)

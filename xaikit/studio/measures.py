@@ -34,8 +34,8 @@ class Measure:
         """Begin to compute a measure.
 
         Args:
-            name: "region" (the share of a sample's relevance inside of what must not matter) or "disagreement" (one less
-                the cosine of the first two explainers' maps).
+            name: "region" (the share of a sample's relevance inside of what must not matter) or "disagreement" (one
+                less the cosine of the first two explainers' maps).
 
         Raises:
             InvalidInputError: for another name, or a single explainer that cannot disagree.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,14 +60,27 @@ def facts_of(row: Mapping[str, Any], names: Names) -> dict[str, Any]:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class CardView:
+    """How samples are shown.
+
+    Attributes:
+        side: most pixels of a picture's longer side.
+        one_scale: the colours of all maps end at one value; else each map's end at its own.
+        after: number of the job whose mended model is shown too; empty for none.
+    """
+
+    side: int = 160
+    one_scale: bool = False
+    after: str = ""
+
+
 def drawn_maps(
     kind: str,
     samples: Sequence[tuple[str, ExplainedSample]],
     inputs: Array | None,
     names: Names,
-    *,
-    side: int,
-    one_scale: bool,
+    view: CardView,
     together: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """The maps of a sample, as the templates of a report take them.
@@ -76,18 +90,17 @@ def drawn_maps(
         samples: the explainer's name and the explained sample of each map.
         inputs: what was explained.
         names: of columns and tokens.
-        side: most pixels of a picture's longer side.
-        one_scale: the colours of all maps end at one value; else each map's end at its own.
+        view: how they are shown.
         together: the numbers of maps that share a scale in any case: one explainer before and after.
     """
     arrays = [only_array(sample.values, "values") for _, sample in samples]
     scales = [scale_of(kind, array) for array in arrays]
     shared = max((scales[i] for i in together), default=0.0)
     scales = [shared if i in together else scale for i, scale in enumerate(scales)]
-    if one_scale:
+    if view.one_scale:
         scales = [max(scales)] * len(scales)
     return [
-        {"explainer": label, "gap": sample.gap, **drawn(kind, array, inputs, names, side=side, scale=scale)}
+        {"explainer": label, "gap": sample.gap, **drawn(kind, array, inputs, names, side=view.side, scale=scale)}
         for (label, sample), array, scale in zip(samples, arrays, scales, strict=True)
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,18 +11,20 @@ from typing import Any
 import numpy as np
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.files.marks import MarkFolder, MarkKey, Positions, from_runs, to_runs
+from xaikit.files.marks import MarkFolder
 from xaikit.report import Names, pictures
 from xaikit.report.cards import kind_of
 from xaikit.runs import ExplainedSample
 from xaikit.runs.single_rows import SingleRows
-from xaikit.studio.catalogue import ORDERS, Catalogue
+from xaikit.studio.catalogue import ORDERS, Catalogue, is_same_sample
 from xaikit.studio.job_forms import FORMS, form_of
 from xaikit.studio.jobs import Jobs
 from xaikit.studio.marks import MarkEditor
 from xaikit.studio.measures import Measure
+from xaikit.studio.mended import Mended
 from xaikit.studio.results import result_of
 from xaikit.studio.sample_cards import (
+    CardView,
     drawn_maps,
     facts_of,
     input_picture,
@@ -32,8 +33,10 @@ from xaikit.studio.sample_cards import (
     parts_of,
     position_weights,
 )
-from xaikit.studio.suggestions import MOST_SAMPLES, above, in_common, place_of
 
+Filters = Sequence[tuple[str, str, Any]]
+
+USUAL_VIEW = CardView()
 MOST_CARDS = 120  # of one answer
 STUDIO, MARKS = "studio", "marks"
 
@@ -81,9 +84,8 @@ class Session:
         self.marks = MarkEditor(MarkFolder.begin(marks or self.runs[0].folder / MARKS, self.kind, self.shape))
         self.jobs = Jobs(self.home / "jobs", template or {}, self.runs[0].folder, explain or {})
         self.measure = Measure(self)
-        self._after: tuple[str, SingleRows, Catalogue] | None = None
+        self.mended = Mended(self.jobs, self.catalogues[0], self.home)
         self._stop = threading.Event()
-        self._lock = threading.Lock()
 
     def begin(self) -> None:
         """Bring the marks up to their history, and index the runs in a thread."""
@@ -155,25 +157,40 @@ class Session:
         }
 
     def cards(
-        self, filters: Sequence[tuple[str, str, Any]], order: str, start: int, count: int, *, side: int, one_scale: bool,
-        after: str = "",
-    ) -> dict[str, Any]:  # fmt: skip
-        """Some samples of the gallery, and how many pass the filters."""
-        total, rows = self.catalogues[0].query(filters, order, max(0, start), min(count, MOST_CARDS))
-        return {"total": total, "cards": [self.card(row, side=side, one_scale=one_scale, after=after) for row in rows]}
+        self, filters: Filters, order: str, start: int, count: int, view: CardView = USUAL_VIEW
+    ) -> dict[str, Any]:
+        """Some samples of the gallery, and how many pass the filters.
 
-    def card(self, row: Mapping[str, Any], *, side: int, one_scale: bool, after: str = "") -> dict[str, Any]:
-        """One sample with its input and its maps."""
+        Args:
+            filters: column, comparison and value of each.
+            order: a key of `ORDERS`.
+            start: the first of those that are returned.
+            count: how many.
+            view: how they are shown.
+
+        Raises:
+            InvalidInputError: for filters and orders that there are not.
+        """
+        total, rows = self.catalogues[0].query(filters, order, max(0, start), min(count, MOST_CARDS))
+        return {"total": total, "cards": [self.card(row, view) for row in rows]}
+
+    def card(self, row: Mapping[str, Any], view: CardView) -> dict[str, Any]:
+        """One sample with its input and its maps.
+
+        Args:
+            row: of the catalogue.
+            view: how it is shown.
+        """
         samples = list(self.samples_of(row))
-        mended = self._mended_sample(after, row) if after else None
+        mended = self.mended.sample(view.after, row) if view.after else None
         maps = samples if mended is None else [samples[0], ("after", mended), *samples[1:]]
         inputs = self._inputs([sample for _, sample in samples])
         together = (0, 1) if mended is not None else ()
-        drawn = drawn_maps(self.kind, maps, inputs, self.names, side=side, one_scale=one_scale, together=together)
+        drawn = drawn_maps(self.kind, maps, inputs, self.names, view, together)
         card = {
             **facts_of(row, self.names),
             "kind": self.kind,
-            "input": input_picture(self.kind, inputs, side),
+            "input": input_picture(self.kind, inputs, view.side),
             "maps": drawn,
         }
         if mended is not None:
@@ -184,10 +201,18 @@ class Session:
             }
         return card
 
-    def detail(self, position: int, *, side: int, one_scale: bool, after: str = "") -> dict[str, Any]:
-        """One sample in full, with the names of its parts and the sizes of their relevance."""
+    def detail(self, position: int, view: CardView) -> dict[str, Any]:
+        """One sample in full, with the names of its parts and the sizes of their relevance.
+
+        Args:
+            position: of the sample in the run.
+            view: how it is shown.
+
+        Raises:
+            InvalidInputError: for a position that there is not.
+        """
         row = self.catalogues[0].at(position)
-        card = self.card(row, side=side, one_scale=one_scale, after=after)
+        card = self.card(row, view)
         _, sample = next(self.samples_of(row))
         values, inputs = only_array(sample.values, "values"), self._inputs([sample])
         parts = parts_of(self.kind, values, inputs, self.names)
@@ -209,7 +234,7 @@ class Session:
         yield self.labels[0], self.runs[0].sample(row["shard"], row["row"])
         for label, run, catalogue in zip(self.labels[1:], self.runs[1:], self.catalogues[1:], strict=True):
             other = catalogue.of_sample(row["sample"])
-            if other is not None and _is_same(row, other):
+            if other is not None and is_same_sample(row, other):
                 yield label, run.sample(other["shard"], other["row"])
 
     def marked(self, row: Mapping[str, Any], sample: ExplainedSample) -> Any:
@@ -222,58 +247,6 @@ class Session:
         kept = next((sample.inputs for sample in samples if sample.inputs is not None), None)
         return None if kept is None else only_array(kept, "inputs")
 
-    def mark_key(self, meaning: str, scope: str, position: int) -> tuple[MarkKey, dict[str, Any]]:
-        """Which mark is meant at a sample, and the facts of the sample for its file.
-
-        Raises:
-            InvalidInputError: for a mark that there cannot be.
-        """
-        row = self.catalogues[0].at(position)
-        if scope == "sample":
-            name = row["name"] or f"sample {row['sample']}"
-            facts = {"name": name, "sample": row["sample"], "fingerprint": row["fingerprint"]}
-            return MarkKey(meaning, scope, name), facts
-        if scope == "class":
-            label = row["target"] if row["label"] is None else row["label"]
-            if label is None:
-                raise InvalidInputError("these samples have no classes; mark this sample, or all")
-            return MarkKey(meaning, scope, str(label)), {"class": self.names.of_class(label)}
-        return MarkKey(meaning, scope), {}
-
-    def suggest(self, content: Mapping[str, Any], filters: Sequence[tuple[str, str, Any]]) -> list[int]:
-        """The runs of a suggested mark: by a threshold of a sample, of what the filtered samples share, by a factor."""
-        way, threshold = content.get("by"), content.get("threshold", 0.5)
-        if way == "factor":
-            return to_runs(self._factor(str(content.get("job", "")), content.get("number")))
-        if not isinstance(threshold, (int, float)) or isinstance(threshold, bool):
-            raise InvalidInputError(f"the threshold is a number, got {str(threshold)[:20]!r}")
-        if way == "sample":
-            _, sample = next(self.samples_of(self.catalogues[0].at(_whole(content.get("position"), "the position"))))
-            return to_runs(above(position_weights(self.kind, only_array(sample.values, "values")), threshold))
-        if way == "common":
-            if self.kind == "text":
-                raise InvalidInputError("texts have no places in common; take a threshold of this text")
-            return to_runs(above(in_common(self._maps(filters)), threshold))
-        raise InvalidInputError("a suggestion is by 'sample', 'common' or 'factor'")
-
-    def _maps(self, filters: Sequence[tuple[str, str, Any]]) -> Iterator[Any]:
-        _, rows = self.catalogues[0].query(filters, "position", 0, MOST_SAMPLES)
-        for row in rows:
-            weights = position_weights(self.kind, only_array(next(self.samples_of(row))[1].values, "values"))
-            if weights.shape == self.shape:
-                yield weights
-
-    def _factor(self, job: str, number: Any) -> Positions:
-        import json
-
-        effects = json.loads((self.jobs.home(job) / "scan.json").read_text(encoding="utf-8")).get("effects", [])
-        if not isinstance(number, int) or not 0 <= number < len(effects):
-            raise InvalidInputError(f"the scan has no factor {str(number)[:20]}")
-        positions = place_of(effects[number]["spec"], self.shape)
-        if positions is None:
-            raise InvalidInputError("this factor is no place of a picture")
-        return positions
-
     def result(self, job: str) -> dict[str, Any]:
         """What a job found."""
         about = self.jobs.describe(job)
@@ -281,79 +254,7 @@ class Session:
             raise InvalidInputError(f"job {job} has no result yet")
         return result_of(self.jobs.home(job), about["verb"], self.names)
 
-    def show_after(self, job: str) -> dict[str, int]:
-        """Put the predictions of a mended model beside those of the run, for filters; how many changed."""
-        run, _ = self._mended(job)
-        main = self.catalogues[0]
-        with self._lock:
-            marker = self.home / "after.txt"
-            if not marker.is_file() or marker.read_text() != job:
-                main.clear("after")
-                for number in run.numbers():
-                    main.set_values("after", [(r["predicted"], r["index"]) for r in run.rows(number)], key="sample")
-                marker.write_text(job)
-        counts = {name: main.query([("after", name, None)], count=0)[0] for name in ("changed", "mended", "broken")}
-        return {**counts, "samples": main.query(count=0)[0]}
-
-    def _mended(self, job: str) -> tuple[SingleRows, Catalogue]:
-        with self._lock:
-            if self._after is None or self._after[0] != job:
-                run = SingleRows(self.jobs.home(job) / "run")
-                catalogue = Catalogue(run, self.jobs.home(job) / "index.sqlite")
-                catalogue.fill(self._stop)
-                self._after = (job, run, catalogue)
-            return self._after[1:]
-
-    def _mended_sample(self, job: str, row: Mapping[str, Any]) -> ExplainedSample | None:
-        run, catalogue = self._mended(job)
-        other = catalogue.of_sample(row["sample"])
-        return None if other is None or not _is_same(row, other) else run.sample(other["shard"], other["row"])
-
-    def change(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Apply an edit of the page."""
-        position = _whole(content.get("position"), "the position")
-        key, facts = self.mark_key(str(content.get("meaning")), str(content.get("scope")), position)
-        if content.get("undo") or content.get("redo"):
-            return self.marks.undo(key, again=bool(content.get("redo"))).to_json()
-        edit = {
-            "base": _whole(content.get("base"), "the edit that the page has seen"),
-            "identifier": str(content.get("identifier", ""))[:64],
-            "facts": self._named(key, facts, content),
-        }
-        return self.marks.change(
-            key, from_runs(content.get("added", [])), from_runs(content.get("removed", [])), **edit
-        ).to_json()
-
-    def _named(self, key: MarkKey, facts: dict[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
-        """The facts with the names of columns or words, for people who read the file."""
-        if self.kind not in ("tabular", "text"):
-            return facts
-        positions = self.marks.state(key).mark.positions
-        marked = np.setdiff1d(
-            np.union1d(positions, from_runs(content.get("added", []))), from_runs(content.get("removed", []))
-        )
-        if self.kind == "tabular":
-            return {
-                **facts,
-                "columns": [self.columns[i] for i in itertools.islice(marked.tolist(), 1000) if i < len(self.columns)],
-            }
-        if key.scope == "sample" or self.names.tokens is None:
-            return facts
-        return {**facts, "words": [str(w) for w in self.names.tokens(marked[:1000].tolist())]}
-
 
 def _labels(runs: Sequence[SingleRows]) -> list[str]:
     names = [run.job["explainer"]["name"] for run in runs]
     return [n if names.count(n) == 1 else f"{n} ({run.folder.name})" for n, run in zip(names, runs, strict=True)]
-
-
-def _is_same(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two rows of one number are of one sample, as far as they say."""
-    key = next((k for k in ("fingerprint", "name") if row[k] and other[k]), None)
-    return key is None or row[key] == other[key]
-
-
-def _whole(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**40:
-        raise InvalidInputError(f"{what} is a whole number, got {str(value)[:20]!r}")
-    return value

@@ -67,7 +67,7 @@ class Studio:
     def folders(self) -> list[Path]:
         """The folders of the runs."""
         runs = self.run if isinstance(self.run, Sequence) and not isinstance(self.run, str) else [self.run]
-        return [Path(getattr(run, "folder", run)) for run in runs]
+        return [Path(run.folder if hasattr(run, "folder") else run) for run in runs]
 
     def session(self) -> Session:
         """What the server works with, without a server.
@@ -157,9 +157,13 @@ class Studio:
         links: list[str] = []
         listening, errors = threading.Event(), []
 
+        def ready(link: str) -> None:
+            links.append(link)
+            listening.set()
+
         def run() -> None:
             try:
-                self.serve(lambda link: (links.append(link), listening.set()))  # type: ignore[func-returns-value]
+                self.serve(ready)
             except Exception as err:
                 errors.append(err)
                 listening.set()
@@ -183,7 +187,8 @@ class Studio:
                 reason = err.strerror or str(err)
                 if self.port or port == 0:
                     raise InvalidInputError(
-                        f"the studio cannot listen at {self.host}:{port} ({reason}); name another --port, or 0 for a free one"
+                        f"the studio cannot listen at {self.host}:{port} ({reason}); name another "
+                        "--port, or 0 for a free one"
                     ) from None
             else:
                 return listener
