@@ -29,7 +29,7 @@ class MarkMasks:
         InvalidInputError: where nothing is marked, or marks are those of other samples.
     """
 
-    number = 0  # none is known by its number: they are matched by name
+    number = 0  # none is expected by its number: they are matched by name
     by_name = True
 
     def __init__(self, folder: MarkFolder, meaning: str, data: Any = None) -> None:
@@ -75,13 +75,13 @@ class MarkMasks:
         if not files or not self._names:
             return
         home, ending = self._path / "sample", self._folder.ending
-        known = {home / safe_path(name, ending) for name in self._names}
-        if len(known) < len(self._names):
+        expected = {home / safe_path(name, ending) for name in self._names}
+        if len(expected) < len(self._names):
             raise InvalidInputError(
                 f"--mask {self._path}: two samples have one name but for their endings, so a mark could be of either; "
                 "rename one"
             )
-        unused = [f for f in files if f not in known]
+        unused = [f for f in files if f not in expected]
         if len(unused) == len(files) and not self._by_class and not any(self._folder.files(self._meaning, "all")):
             raise InvalidInputError(f"--mask {self._path} marks none of the samples; {unused[0].name} is not there")
         if unused:

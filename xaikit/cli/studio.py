@@ -55,8 +55,8 @@ class OpenStudio(DataFields, ModelJob):
         if not self.runs:
             raise InvalidInputError("name a RUN, a folder that xaikit explain --data wrote, or take --demo")
         if bool(self.model) != bool(self.data):
-            missing, named = ("--data", "--model") if self.model else ("--model", "--data")
-            raise InvalidInputError(f"jobs need the model and its samples: {missing} is missing beside {named}")
+            missing, other = ("--data", "--model") if self.model else ("--model", "--data")
+            raise InvalidInputError(f"jobs need the model and its samples: {missing} is missing beside {other}")
         studio = self._studio()
         if self.model:
             self._check_model()
@@ -154,7 +154,7 @@ class OpenStudio(DataFields, ModelJob):
         if self.json_output:
             typer.echo(json.dumps({"link": link}))
         else:
-            typer.echo(printable(f"xaikit studio: {link}\nCtrl-C ends it; marks are saved, and jobs go on"))
+            typer.echo(printable(f"xaikit studio: {link}\nCtrl-C ends it; marks are saved, and jobs go on", lines=True))
         if self.browser and not _opens(webbrowser, link):
             self.note("no browser opened; open the link in one on this machine")
 

@@ -58,7 +58,7 @@ class MarkKey:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mark:
+class StoredMark:
     """A mark as its file holds it.
 
     Attributes:
@@ -137,7 +137,7 @@ class MarkFolder:
             return home / f"all{self.ending}"
         return home / key.scope / safe_path(key.name, self.ending)
 
-    def read(self, key: MarkKey) -> Mark:
+    def read(self, key: MarkKey) -> StoredMark:
         """A mark; an empty one where there is no file.
 
         Args:
@@ -147,9 +147,9 @@ class MarkFolder:
             InvalidInputError: for a damaged file.
         """
         path = self.file_of(key)
-        return self.read_file(path) if path.is_file() else Mark(np.empty(0, np.int64))
+        return self.read_file(path) if path.is_file() else StoredMark(np.empty(0, np.int64))
 
-    def read_file(self, path: Path) -> Mark:
+    def read_file(self, path: Path) -> StoredMark:
         """The mark in a file of the folder.
 
         Args:
@@ -170,7 +170,7 @@ class MarkFolder:
                 facts = json.loads(path.read_text(encoding="utf-8"))
                 positions = from_runs([n for start, end in facts.pop("spans") for n in (start, end - start)])
                 facts = {key: facts[key] for key in facts if key not in ("kind", "shape")}
-            return Mark(positions.astype(np.int64), int(facts.pop("edit", 0)), facts)
+            return StoredMark(positions.astype(np.int64), int(facts.pop("edit", 0)), facts)
         except InvalidInputError:
             raise
         except Exception as err:  # a file may hold anything
@@ -183,7 +183,7 @@ class MarkFolder:
                 f"{self.shape[0]}x{self.shape[1]}"
             )
 
-    def write(self, key: MarkKey, mark: Mark) -> Path:
+    def write(self, key: MarkKey, mark: StoredMark) -> Path:
         """Write a mark, whole or not at all; an empty one too, so that the file says when it became empty.
 
         Args:

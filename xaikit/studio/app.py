@@ -43,7 +43,7 @@ def make_app(session: Session) -> Any:
 
     def answer(work: Callable[[Mapping[str, Any]], Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
-            asked: dict[str, Any] = {**dict(request.query_params), **request.path_params}
+            query: dict[str, Any] = {**dict(request.query_params), **request.path_params}
             if request.method != "GET":
                 try:
                     content = json.loads(await request.body() or b"{}")
@@ -51,8 +51,8 @@ def make_app(session: Session) -> Any:
                     return _json(Response, {"error": "the request is no JSON"}, 400)
                 if not isinstance(content, dict):
                     return _json(Response, {"error": "the request is no JSON object"}, 400)
-                asked = {**content, **asked}
-            status, result = await run_in_threadpool(_done, work, asked)
+                query = {**content, **query}
+            status, result = await run_in_threadpool(_done, work, query)
             if isinstance(result, Path):
                 return FileResponse(result, filename=result.name)
             return _json(Response, result, status)
@@ -85,14 +85,14 @@ def make_app(session: Session) -> Any:
             route("/api/suggest", api.suggest, "POST"),
             route("/api/measure", api.measure, "POST"),
             route("/api/coco", lambda _: marks_to_coco(session)),
-            route("/api/coco", lambda asked: marks_from_coco(session, desk, asked), "POST"),
+            route("/api/coco", lambda query: marks_from_coco(session, desk, query), "POST"),
             route("/api/jobs", lambda _: {"jobs": session.jobs.list()}),
             route("/api/jobs", api.start, "POST"),
-            route("/api/jobs/{number}", lambda asked: session.jobs.describe(asked["number"])),
+            route("/api/jobs/{number}", lambda query: session.jobs.describe(query["number"])),
             route("/api/jobs/{number}/stop", api.stop, "POST"),
             route("/api/jobs/{number}/go-on", api.go_on, "POST"),
-            route("/api/jobs/{number}/result", lambda asked: session.result(asked["number"])),
-            route("/api/jobs/{number}/after", lambda asked: session.mended.show(asked["number"])),
+            route("/api/jobs/{number}/result", lambda query: session.result(query["number"])),
+            route("/api/jobs/{number}/after", lambda query: session.mended.show(query["number"])),
             route("/api/jobs/{number}/report.html", api.report),
         ]
     )
@@ -109,97 +109,97 @@ class Answers:
     def __init__(self, session: Session, desk: MarkDesk) -> None:
         self._session, self._desk = session, desk
 
-    def samples(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def samples(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """Cards of the gallery."""
         return self._session.cards(
-            filters_of(asked),
-            str(asked.get("order", "position")),
-            _number(asked, "start", 0, 2**40),
-            _number(asked, "count", 40, 1000),
-            self._view(asked, 160),
+            filters_of(query),
+            str(query.get("order", "position")),
+            _number(query, "start", 0, 2**40),
+            _number(query, "count", 40, 1000),
+            self._view(query, 160),
         )
 
-    def detail(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def detail(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """One sample in full."""
-        return self._session.detail(asked["position"], self._view(asked, 1024))
+        return self._session.detail(query["position"], self._view(query, 1024))
 
-    def _view(self, asked: Mapping[str, Any], side: int) -> CardView:
-        side = max(SIDES[0], _number(asked, "side", side, SIDES[1]))
-        return CardView(side, asked.get("scale") == "one", str(asked.get("after", "")))
+    def _view(self, query: Mapping[str, Any], side: int) -> CardView:
+        side = max(SIDES[0], _number(query, "side", side, SIDES[1]))
+        return CardView(side, query.get("scale") == "one", str(query.get("after", "")))
 
-    def mark(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def mark(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """A mark as it is on the disk."""
-        position = _number(asked, "position", 0, 2**40)
-        key, _ = self._desk.mark_key(str(asked.get("meaning")), str(asked.get("scope")), position)
+        position = _number(query, "position", 0, 2**40)
+        key, _ = self._desk.mark_key(str(query.get("meaning")), str(query.get("scope")), position)
         return self._session.marks.state(key).to_json()
 
-    def suggest(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def suggest(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """A suggested mark."""
-        return {"runs": self._desk.suggest(asked, filters_of(asked.get("filters") or {}))}
+        return {"runs": self._desk.suggest(query, filters_of(query.get("filters") or {}))}
 
-    def measure(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def measure(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """Begin a measure."""
-        self._session.measure.begin(str(asked.get("name")))
+        self._session.measure.begin(str(query.get("name")))
         return {}
 
-    def start(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def start(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """Start a job."""
-        settings = asked.get("settings") or {}
+        settings = query.get("settings") or {}
         if not isinstance(settings, dict):
             raise InvalidInputError("settings are an object")
-        return {"number": self._session.jobs.start(str(asked.get("verb")), settings, self._session.marks.folder)}
+        return {"number": self._session.jobs.start(str(query.get("verb")), settings, self._session.marks.folder)}
 
-    def stop(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def stop(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """Stop a job."""
-        self._session.jobs.stop(asked["number"])
+        self._session.jobs.stop(query["number"])
         return {}
 
-    def go_on(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def go_on(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """Continue a job."""
-        self._session.jobs.go_on(asked["number"])
+        self._session.jobs.go_on(query["number"])
         return {}
 
-    def report(self, asked: Mapping[str, Any]) -> Path:
+    def report(self, query: Mapping[str, Any]) -> Path:
         """The report page of a job, as a file."""
-        path = self._session.jobs.home(asked["number"]) / "report.html"
+        path = self._session.jobs.home(query["number"]) / "report.html"
         if not path.is_file():
             raise InvalidInputError("this job has no report yet")
         return path
 
 
-def filters_of(asked: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+def filters_of(query: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
     """The filters of the gallery that a request names.
 
     Args:
-        asked: label, predicted, cluster, folder, name, right ("right", "wrong"), change
+        query: label, predicted, cluster, folder, name, right ("right", "wrong"), change
             ("changed", "mended", "broken").
 
     Raises:
         InvalidInputError: for values that these cannot have.
     """
-    numbers = [c for c in ("label", "predicted", "cluster") if asked.get(c, "") != ""]
-    filters: list[tuple[str, str, Any]] = [(c, "is", _number(asked, c, 0, 2**40)) for c in numbers]
-    if asked.get("folder"):
-        filters.append(("folder", "is", str(asked["folder"])))
-    if asked.get("name"):
-        filters.append(("name", "contains", str(asked["name"])[:200]))
+    numbers = [c for c in ("label", "predicted", "cluster") if query.get(c, "") != ""]
+    filters: list[tuple[str, str, Any]] = [(c, "is", _number(query, c, 0, 2**40)) for c in numbers]
+    if query.get("folder"):
+        filters.append(("folder", "is", str(query["folder"])))
+    if query.get("name"):
+        filters.append(("name", "contains", str(query["name"])[:200]))
     for name, column in (("right", "label"), ("change", "after")):
-        if asked.get(name):
-            filters.append((column, str(asked[name]), None))
+        if query.get(name):
+            filters.append((column, str(query[name]), None))
     return filters
 
 
-def _number(asked: Mapping[str, Any], name: str, usual: int, most: int) -> int:
-    text = str(asked.get(name, usual))
+def _number(query: Mapping[str, Any], name: str, usual: int, most: int) -> int:
+    text = str(query.get(name, usual))
     if not text.isdecimal() or len(text) > 15 or int(text) > most:
         raise InvalidInputError(f"{name} is a whole number up to {most}, got {text[:20]!r}")
     return int(text)
 
 
-def _done(work: Callable[[Mapping[str, Any]], Any], asked: Mapping[str, Any]) -> tuple[int, Any]:
+def _done(work: Callable[[Mapping[str, Any]], Any], query: Mapping[str, Any]) -> tuple[int, Any]:
     """The status and the result of some work; an error is one sentence."""
     try:
-        return 200, work(asked)
+        return 200, work(query)
     except OSError as err:
         place = f"{err.filename}: " if err.filename else ""
         return DISK_FULL, {"error": f"{place}{err.strerror or err}; nothing was changed, and the page tries again"}

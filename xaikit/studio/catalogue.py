@@ -115,7 +115,7 @@ class Catalogue:
         Args:
             number: of the shard.
         """
-        rows, about = self.run.rows(number), self.run.path(number).stat()
+        rows, info = self.run.rows(number), self.run.path(number).stat()
         with self.connection() as base:
             start = base.execute("SELECT coalesce(max(position) + 1, 0) FROM samples").fetchone()[0]
             values = [
@@ -127,7 +127,7 @@ class Catalogue:
             ]  # fmt: skip
             marks = ", ".join("?" * len(COLUMNS))
             base.executemany(f"INSERT OR REPLACE INTO samples ({', '.join(COLUMNS)}) VALUES ({marks})", values)  # noqa: S608
-            base.execute("INSERT OR REPLACE INTO shards VALUES (?, ?, ?)", (number, about.st_size, about.st_mtime_ns))
+            base.execute("INSERT OR REPLACE INTO shards VALUES (?, ?, ?)", (number, info.st_size, info.st_mtime_ns))
 
     @property
     def progress(self) -> float:
@@ -267,10 +267,10 @@ def is_same_sample(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def _is_same(path: Path, size: int, written: int) -> bool:
     try:
-        about = os.stat(path)
+        info = os.stat(path)
     except OSError:
         return False
-    return about.st_size == size and about.st_mtime_ns == written
+    return info.st_size == size and info.st_mtime_ns == written
 
 
 def _folder(name: str) -> str:

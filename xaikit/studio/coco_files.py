@@ -11,7 +11,7 @@ import numpy as np
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.files.annotations.coco import is_coco, read_coco
-from xaikit.files.marks import MEANINGS, Mark, MarkKey
+from xaikit.files.marks import MEANINGS, MarkKey, StoredMark
 
 if TYPE_CHECKING:
     from xaikit.files.annotations.regions import AnnotatedPicture
@@ -54,13 +54,13 @@ def marks_to_coco(session: Session) -> dict[str, Any]:
     return {"images": list(images.values()), "annotations": annotations, "categories": categories}
 
 
-def marks_from_coco(session: Session, desk: MarkDesk, asked: Mapping[str, Any]) -> dict[str, int]:
+def marks_from_coco(session: Session, desk: MarkDesk, query: Mapping[str, Any]) -> dict[str, int]:
     """Add what a COCO file marks to the marks of the samples that it names.
 
     Args:
         session: whose marks get more.
         desk: that knows which mark is meant.
-        asked: "coco", the content of the file; "meaning" of labels that are no meaning themselves.
+        query: "coco", the content of the file; "meaning" of labels that are no meaning themselves.
 
     Returns:
         How many samples got marks, and how many pictures of the file are not in the run.
@@ -69,7 +69,7 @@ def marks_from_coco(session: Session, desk: MarkDesk, asked: Mapping[str, Any]) 
         InvalidInputError: for another content, or pictures of other proportions than the model's input.
     """
     _check_pictures(session)
-    content, usual = asked.get("coco"), str(asked.get("meaning", MEANINGS[0]))
+    content, usual = query.get("coco"), str(query.get("meaning", MEANINGS[0]))
     if not is_coco(content):
         raise InvalidInputError("the file is no COCO: it has no 'images' and 'annotations'")
     marked, strange = 0, 0
@@ -116,7 +116,7 @@ def _placed(picture: AnnotatedPicture, label: str, shape: tuple[int, ...]) -> An
     return np.flatnonzero(np.asarray(mask) >= 0.5).astype(np.int64)
 
 
-def _single_marks(session: Session) -> Iterator[tuple[str, str, Mark]]:
+def _single_marks(session: Session) -> Iterator[tuple[str, str, StoredMark]]:
     folder = session.marks.folder
     for meaning, scope in itertools.product(MEANINGS, ("all", "sample")):
         for path in sorted(folder.files(meaning, scope)):
@@ -125,7 +125,7 @@ def _single_marks(session: Session) -> Iterator[tuple[str, str, Mark]]:
                 yield meaning, ALL if scope == "all" else str(mark.facts.get("name", path.stem)), mark
 
 
-def _counts(mark: Mark, height: int, width: int) -> list[int]:
+def _counts(mark: StoredMark, height: int, width: int) -> list[int]:
     """COCO's run lengths: column by column, outside and inside in turn, beginning with outside."""
     pixels = np.zeros(height * width, np.bool_)
     pixels[mark.positions] = True
@@ -136,10 +136,10 @@ def _counts(mark: Mark, height: int, width: int) -> list[int]:
     return [0, *lengths] if flat[0] else lengths
 
 
-def _box(mark: Mark, width: int) -> list[int]:
+def _box(mark: StoredMark, width: int) -> list[int]:
     rows, columns = mark.positions // width, mark.positions % width
-    left, top = int(columns.min()), int(rows.min())
-    return [left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1]
+    x, y = int(columns.min()), int(rows.min())
+    return [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1]
 
 
 def _check_pictures(session: Session) -> None:

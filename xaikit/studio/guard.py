@@ -1,4 +1,4 @@
-"""Guard: who may ask the server. A secret, the server's own host names, and pages of its own origin only."""
+"""RequestGuard: who may ask the server. A secret, the server's own host names, and pages of its own origin only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
-class Guard:
+class RequestGuard:
     """An ASGI application around another one, which refuses what is not asked by the studio's own page.
 
     Args:

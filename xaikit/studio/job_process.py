@@ -40,7 +40,7 @@ def run_steps(folder: Path) -> int:
             if finished.exists():
                 continue
             verb = json.loads(step.read_text(encoding="utf-8"))["verb"]
-            _write(folder / "step.json", {"step": number + 1, "steps": len(steps), "verb": verb})
+            _write(folder / "step.json", {"step": number + 1, "steps": len(steps), "step_verb": verb})
             command = [sys.executable, "-m", "xaikit", "run", str(step), "--trust"]
             code = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log).wait()  # noqa: S603
             code = INTERRUPTED if stopped else code

@@ -26,7 +26,8 @@ LOG_LINES = 60
 START_SECONDS = 20.0  # until a process must have said that it runs
 KILL_SECONDS = 20.0  # after which a step that does not heed Ctrl-C is ended
 BAR = re.compile(r"^(?P<name>[^|%]*?):?\s*(?P<percent>\d{1,3})%\|.*?\|\s*\S+ \[(?P<spent>[\d:]+)<(?P<left>[\d:?]+)")
-TRAINING = ("epochs", "budget", "max_loss", "from_scratch", "method")
+# Children of this process by their folders: the system is to be asked how they ended, else a dead one looks alive.
+STARTED: dict[Path, subprocess.Popen[bytes]] = {}
 
 
 class Jobs:
@@ -50,7 +51,6 @@ class Jobs:
     ) -> None:
         self.folder, self._template, self._run, self._explain = folder, dict(template), run, dict(explain)
         self._directory = directory or Path.cwd()
-        self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def can_start(self) -> bool:
@@ -86,8 +86,8 @@ class Jobs:
             mask = {"mask": str(home / "marks" / MASK)}
         for step, content in enumerate(self._steps(verb, checked, mask, home)):
             write_whole(home / f"step-{step:02d}.json", json.dumps(content, indent=1) + "\n")
-        about = {"verb": verb, "settings": checked, "begun": time.time()}
-        write_whole(home / "job.json", json.dumps(about) + "\n")
+        record = {"verb": verb, "settings": checked, "begun": time.time()}
+        write_whole(home / "job.json", json.dumps(record) + "\n")
         self._launch(number)
         return number
 
@@ -134,12 +134,12 @@ class Jobs:
         ]
 
     def _launch(self, number: str) -> None:
-        home = self.folder / number
+        home = (self.folder / number).absolute()
         for name in ("exit.json", "process.json"):
             (home / name).unlink(missing_ok=True)
         write_whole(home / "launched.json", json.dumps({"time": time.time()}) + "\n")
         command = [sys.executable, str(Path(job_process.__file__).absolute()), str(home.absolute())]
-        self._started[number] = subprocess.Popen(  # noqa: S603
+        STARTED[home] = subprocess.Popen(  # noqa: S603
             command,
             cwd=self._directory,
             stdin=subprocess.DEVNULL,
@@ -195,7 +195,7 @@ class Jobs:
             InvalidInputError: for a job that there is not.
         """
         home = self._home(number)
-        about, code = _json(home / "job.json"), _json(home / "exit.json").get("code")
+        record, code = _json(home / "job.json"), _json(home / "exit.json").get("code")
         state = {None: "running", 0: "done", 3: "done", 130: "stopped"}.get(code, "failed")
         if code is None and self._process(home) is None:
             launched = float(_json(home / "launched.json").get("time", 0))
@@ -207,8 +207,8 @@ class Jobs:
             self._kill_if_late(home)
         return {
             "number": number,
-            **about,
             **_json(home / "step.json"),
+            **record,
             "state": "stopping" if stopping else state,
             "code": code,
             "progress": bar if state == "running" else None,
@@ -232,13 +232,13 @@ class Jobs:
     def _home(self, number: str) -> Path:
         if not number.isdecimal() or len(number) > 9 or not (self.folder / number / "job.json").is_file():
             raise InvalidInputError(f"there is no job {number[:20]}")
-        return self.folder / number
+        return (self.folder / number).absolute()
 
     def _process(self, home: Path) -> int | None:
         """The number of a job's process, if it is alive."""
-        child = self._started.get(home.name)
-        if child is not None and child.poll() is not None:  # else a dead child would look alive
-            self._started.pop(home.name)
+        child = STARTED.get(home)
+        if child is not None and child.poll() is not None:
+            STARTED.pop(home, None)
         process = _json(home / "process.json")
         number = process.get("process")
         if not isinstance(number, int):

@@ -93,7 +93,7 @@ class MarkDesk:
         position = _whole(content.get("position"), "the position")
         key, facts = self.mark_key(str(content.get("meaning")), str(content.get("scope")), position)
         if content.get("undo") or content.get("redo"):
-            return self._session.marks.undo(key, again=bool(content.get("redo"))).to_json()
+            return self._session.marks.undo(key, redo=bool(content.get("redo"))).to_json()
         state = self._session.marks.change(
             key,
             from_runs(content.get("added", [])),

@@ -16,7 +16,7 @@ import numpy as np
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.files import write_whole
-from xaikit.files.marks import Mark, MarkFolder, MarkKey, Positions, from_runs, safe_path, to_runs
+from xaikit.files.marks import MarkFolder, MarkKey, Positions, StoredMark, from_runs, safe_path, to_runs
 
 HISTORY = ".history"
 KEPT = 200  # edits of a mark that can be undone
@@ -67,7 +67,7 @@ class MarkState:
         can_redo: whether there is an undo to take back.
     """
 
-    mark: Mark
+    mark: StoredMark
     merged: bool
     can_undo: bool
     can_redo: bool
@@ -145,12 +145,12 @@ class MarkEditor:
             )
             return _state(*self._apply(key, mark, edits, edit, facts or mark.facts), merged=mark.edit != base)
 
-    def undo(self, key: MarkKey, *, again: bool = False) -> MarkState:
-        """Take the last edit back that is not taken back; or (`again`) take back the last undo.
+    def undo(self, key: MarkKey, *, redo: bool = False) -> MarkState:
+        """Take the last edit back that is not taken back; or (`redo`) take back the last undo.
 
         Args:
             key: which mark.
-            again: redo.
+            redo: whether an undo is taken back.
 
         Raises:
             InvalidInputError: where there is nothing to take back.
@@ -158,9 +158,9 @@ class MarkEditor:
         """
         with self._locked():
             mark, edits = self._current(key)
-            target = _redoable(edits) if again else _undoable(edits)
+            target = _redoable(edits) if redo else _undoable(edits)
             if target is None:
-                raise InvalidInputError(f"there is nothing to {'redo' if again else 'undo'} in this mark")
+                raise InvalidInputError(f"there is nothing to {'redo' if redo else 'undo'} in this mark")
             # Only what is still as the edit left it.
             added = to_runs(np.setdiff1d(from_runs(target.removed), mark.positions))
             removed = to_runs(np.intersect1d(from_runs(target.added), mark.positions))
@@ -168,20 +168,20 @@ class MarkEditor:
             return _state(*self._apply(key, mark, edits, edit, mark.facts), merged=False)
 
     def _apply(
-        self, key: MarkKey, mark: Mark, edits: list[Edit], edit: Edit, facts: dict[str, Any]
-    ) -> tuple[Mark, list[Edit]]:
+        self, key: MarkKey, mark: StoredMark, edits: list[Edit], edit: Edit, facts: dict[str, Any]
+    ) -> tuple[StoredMark, list[Edit]]:
         """The history first, then the file: a kill between the two is mended by `_current`."""
         self._append(key, edits, edit)
-        changed = Mark(_after(mark.positions, edit), edit.number, facts)
+        changed = StoredMark(_after(mark.positions, edit), edit.number, facts)
         self.folder.write(key, changed)
         return changed, [*edits, edit]
 
-    def _current(self, key: MarkKey) -> tuple[Mark, list[Edit]]:
+    def _current(self, key: MarkKey) -> tuple[StoredMark, list[Edit]]:
         """The mark with every edit of its history, and the edits."""
         mark, edits = self.folder.read(key), self._edits(key)
         for edit in edits:
             if edit.number > mark.edit:
-                mark = Mark(_after(mark.positions, edit), edit.number, mark.facts)
+                mark = StoredMark(_after(mark.positions, edit), edit.number, mark.facts)
         return mark, edits
 
     def recover(self) -> int:
@@ -261,7 +261,7 @@ class MarkEditor:
     def _is_of_words(self, key: MarkKey) -> bool:
         return self.folder.kind == "text" and key.scope != "sample"
 
-    def _check_sample(self, key: MarkKey, mark: Mark, facts: dict[str, Any]) -> None:
+    def _check_sample(self, key: MarkKey, mark: StoredMark, facts: dict[str, Any]) -> None:
         before, now = mark.facts.get("fingerprint"), facts.get("fingerprint")
         if key.scope == "sample" and before and now and before != now:
             raise InvalidInputError(
@@ -290,25 +290,25 @@ def _after(positions: Positions, edit: Edit) -> Positions:
     return np.union1d(np.setdiff1d(positions, from_runs(edit.removed)), from_runs(edit.added))
 
 
-def _state(mark: Mark, edits: list[Edit], *, merged: bool) -> MarkState:
+def _state(mark: StoredMark, edits: list[Edit], *, merged: bool) -> MarkState:
     return MarkState(mark, merged, _undoable(edits) is not None, _redoable(edits) is not None)
 
 
 def _stacks(edits: list[Edit]) -> tuple[list[Edit], list[Edit]]:
     """The edits that can be undone, and the undos that can be taken back."""
-    done: list[Edit] = []
+    undoable: list[Edit] = []
     undone: list[Edit] = []
     for edit in edits:
         if not edit.undoes:
-            done.append(edit)
+            undoable.append(edit)
             undone.clear()
         elif undone and undone[-1].number == edit.undoes:
             undone.pop()
-            done.append(edit)
-        elif done and done[-1].number == edit.undoes:
-            done.pop()
+            undoable.append(edit)
+        elif undoable and undoable[-1].number == edit.undoes:
+            undoable.pop()
             undone.append(edit)
-    return done, undone
+    return undoable, undone
 
 
 def _undoable(edits: list[Edit]) -> Edit | None:

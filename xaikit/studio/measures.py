@@ -18,7 +18,7 @@ NAMES = ("region", "disagreement")
 BLOCK = 64  # samples whose values are written together
 
 
-class Measure:
+class SampleMeasure:
     """Computes one measure at a time in a thread and fills its column.
 
     Args:

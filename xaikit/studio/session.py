@@ -20,7 +20,7 @@ from xaikit.studio.catalogue import ORDERS, Catalogue, is_same_sample
 from xaikit.studio.job_forms import FORMS, form_of
 from xaikit.studio.jobs import Jobs
 from xaikit.studio.marks import MarkEditor
-from xaikit.studio.measures import Measure
+from xaikit.studio.measures import SampleMeasure
 from xaikit.studio.mended import Mended
 from xaikit.studio.results import result_of
 from xaikit.studio.sample_cards import (
@@ -83,7 +83,7 @@ class Session:
         self.labels = _labels(self.runs)
         self.marks = MarkEditor(MarkFolder.begin(marks or self.runs[0].folder / MARKS, self.kind, self.shape))
         self.jobs = Jobs(self.home / "jobs", template or {}, self.runs[0].folder, explain or {})
-        self.measure = Measure(self)
+        self.measure = SampleMeasure(self)
         self.mended = Mended(self.jobs, self.catalogues[0], self.home)
         self._stop = threading.Event()
 
@@ -244,15 +244,15 @@ class Session:
         return self.marks.folder.union("must-not-matter", row["name"] or f"sample {row['sample']}", label, ids)
 
     def _inputs(self, samples: Sequence[ExplainedSample]) -> Any:
-        kept = next((sample.inputs for sample in samples if sample.inputs is not None), None)
-        return None if kept is None else only_array(kept, "inputs")
+        stored = next((sample.inputs for sample in samples if sample.inputs is not None), None)
+        return None if stored is None else only_array(stored, "inputs")
 
     def result(self, job: str) -> dict[str, Any]:
         """What a job found."""
-        about = self.jobs.describe(job)
-        if not about["result"]:
+        record = self.jobs.describe(job)
+        if not record["result"]:
             raise InvalidInputError(f"job {job} has no result yet")
-        return result_of(self.jobs.home(job), about["verb"], self.names)
+        return result_of(self.jobs.home(job), record["verb"], self.names)
 
 
 def _labels(runs: Sequence[SingleRows]) -> list[str]:

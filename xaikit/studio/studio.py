@@ -12,7 +12,7 @@ from typing import Any
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.report import Names
 from xaikit.studio.app import make_app
-from xaikit.studio.guard import LOCAL, Guard, read_secret
+from xaikit.studio.guard import LOCAL, RequestGuard, read_secret
 from xaikit.studio.session import STUDIO, Session
 
 PORT = 8431  # where it is free, so that an open page goes on after a restart
@@ -86,7 +86,7 @@ class Studio:
             explain=self._explain(),
         )
 
-    def app(self, session: Session, port: int) -> Guard:
+    def app(self, session: Session, port: int) -> RequestGuard:
         """The guarded ASGI application.
 
         Args:
@@ -97,7 +97,7 @@ class Studio:
             MissingDependencyError: without Starlette.
             OSError: when the disk refuses the secret.
         """
-        return Guard(make_app(session), self.secret(), self.host, port)
+        return RequestGuard(make_app(session), self.secret(), self.host, port)
 
     def secret(self) -> str:
         """The secret of the link.

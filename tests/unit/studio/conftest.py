@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,20 @@ def small_model() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(3 * (SIDE - 2) ** 2, 2))
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> list[Path]:
-    """Two runs over the same pictures, in shards of 16."""
+@pytest.fixture(scope="session")
+def explained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs over the same pictures, in shards of 16, which no test changes."""
+    folder = tmp_path_factory.mktemp("explained")
     explainers = {"run": GradientXInput(small_model()), "other": Gradient(small_model())}
     for name, explainer in explainers.items():
-        explain_dataset(explainer, Pictures(), out=tmp_path / name, keep_inputs=True, shard_size=16, progress=False)
-    return [tmp_path / name for name in explainers]
+        explain_dataset(explainer, Pictures(), out=folder / name, keep_inputs=True, shard_size=16, progress=False)
+    return folder
+
+
+@pytest.fixture
+def runs(explained: Path, tmp_path: Path) -> list[Path]:
+    """Copies of the two runs."""
+    return [shutil.copytree(explained / name, tmp_path / name) for name in ("run", "other")]
 
 
 class Caller:

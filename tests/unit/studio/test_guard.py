@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.studio.conftest import HOST, PORT
-from xaikit.studio.guard import Guard, read_secret
+from xaikit.studio.guard import RequestGuard, read_secret
 
 ORIGIN = f"http://{HOST}"
 HOSTS = ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.evil.example:8431",
@@ -81,7 +81,7 @@ def test_long_and_endless_bodies_are_refused(caller):
 
 
 def test_an_open_server_takes_addresses_and_no_foreign_names(caller):
-    open_guard = Guard(caller.app._app, caller.secret, "0.0.0.0", PORT)
+    open_guard = RequestGuard(caller.app._app, caller.secret, "0.0.0.0", PORT)
     caller.app = open_guard
     assert caller.raw("GET", "/api/state", {"host": f"10.0.0.5:{PORT}", "cookie": caller.cookie})[0] == 200
     assert caller.raw("GET", "/api/state", {"host": f"evil.example:{PORT}", "cookie": caller.cookie})[0] == 403

@@ -68,7 +68,7 @@ def test_random_edits_and_undos_are_a_stack(editor):
         elif way == 1 and undone:
             stack.append(now)
             now = undone.pop()
-            editor.undo(KEY, again=True)
+            editor.undo(KEY, redo=True)
         else:
             added, removed = ({int(n) for n in random.integers(0, 72, 5)} for _ in range(2))
             stack, undone = [*stack, now], []
@@ -148,7 +148,7 @@ def test_a_long_history_is_cut_and_still_undone(editor, monkeypatch):
     before = marked(editor)
     assert len(next((editor.folder.path / ".history").rglob("*.jsonl")).read_text().splitlines()) <= 22
     editor.undo(KEY)
-    editor.undo(KEY, again=True)
+    editor.undo(KEY, redo=True)
     assert marked(editor) == before
 
 

@@ -90,7 +90,7 @@ export class MendView {
     element.bar.hidden = !runs;
     if (job.progress) element.bar.value = job.progress.percent;
     else element.bar.removeAttribute("value");
-    const step = job.steps > 1 ? `step ${job.step} of ${job.steps}: ${job.step === 2 ? "explain every sample again" : job.step === 3 ? "write the report" : job.verb}` : job.verb;
+    const step = job.steps > 1 ? `step ${job.step} of ${job.steps}: ${{ explain: "explain every sample again", report: "write the report" }[job.step_verb] ?? job.verb}` : job.verb;
     const left = job.progress && !job.progress.left.includes("?") ? `, ${job.progress.name || "this part"}: ${job.progress.percent} %, ${job.progress.left} left` : "";
     element.text.textContent = runs ? `${step}${left}` : job.state === "failed" ? job.log.at(-1) || "" : job.state === "stopped" ? "Go on continues where it was." : "";
     element.stop.hidden = !runs;
