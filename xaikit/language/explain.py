@@ -114,7 +114,11 @@ def _explained(  # noqa: PLR0913, PLR0917
         values=with_future(rows.values, len(prompt.ids) + len(start) + len(answer)).cpu(),
         generated=[_whole_name(answer_text, texts)] if score.whole_answer else readable(texts),
         tokens=[*prompt.names, *readable(token_texts(tokenizer, start)), *readable(texts)],
-        kinds=[*prompt.kinds, *["special"] * len(start), *[ANSWER] * len(answer)],
+        kinds=[
+            *prompt.kinds,
+            *["special"] * len(start),
+            *["special" if token in specials else ANSWER for token in answer],
+        ],
         n_prompt=len(prompt.ids) + len(start),
         scores=rows.scores.cpu(),
         residual=(rows.scores - rows.values.sum(1).to(rows.scores)).cpu(),

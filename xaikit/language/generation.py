@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from xaikit import upward
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.files import write_whole
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.results import Result
 from xaikit.language.combining import aggregated, contrasted
@@ -146,6 +149,42 @@ class Generation(Result):
         """
         pd = import_pandas()
         return pd.DataFrame(self.values.float().cpu().numpy(), index=self.generated, columns=self.tokens)
+
+    def plot(self, **options: Any) -> Any:
+        """A figure of the matrix.
+
+        Args:
+            options: of `xaikit.report.generation_figures.matrix_figure`.
+
+        Returns:
+            A figure of matplotlib.
+        """
+        return upward.load("generation_figures").matrix_figure(self, **options)
+
+    def plot_units(self, **options: Any) -> Any:
+        """A figure with a bar for each column: what the whole answer rests on, such as documents.
+
+        Args:
+            options: of `xaikit.report.generation_figures.bars_figure`.
+
+        Returns:
+            A figure of matplotlib.
+        """
+        return upward.load("generation_figures").bars_figure(self, **options)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """The page on which a token shows what it rests on, when it is pointed at or clicked.
+
+        Args:
+            path: also writes the page there; None only returns it.
+
+        Raises:
+            OSError: when the disk refuses.
+        """
+        page: str = upward.load("generation_page").page_of(self)
+        if path is not None:
+            write_whole(Path(path), page)
+        return page
 
     @classmethod
     def _decode(cls, state: Mapping[str, Any]) -> Generation:

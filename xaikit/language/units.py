@@ -171,7 +171,12 @@ def _of_spans(generation: Generation, spans: Sequence[tuple[str, int, int]], oth
     members: dict[str, list[int]] = {}
     kinds: dict[str, str] = {}
     for i, (kind, span) in enumerate(zip(generation.kinds, generation.spans, strict=True)):
-        name = f"({kind})" if kind in (SPECIAL, ANSWER) else _owner(_core(text, span), spans)
+        is_answer = i >= generation.n_prompt
+        name = (
+            f"({ANSWER if is_answer else SPECIAL})"
+            if is_answer or kind == SPECIAL
+            else _owner(_core(text, span), spans)
+        )
         if name is None and other is None and not text[span[0] : span[1]].strip():
             name = next(reversed(members), None) or _owner((span[1], span[1] + 1), spans)
         if name is None and other is None:
@@ -181,7 +186,7 @@ def _of_spans(generation: Generation, spans: Sequence[tuple[str, int, int]], oth
             )
         name = f"({other})" if name is None else name
         members.setdefault(name, []).append(i)
-        kinds.setdefault(name, kind)
+        kinds.setdefault(name, ANSWER if is_answer else kind)
     last = [f"({other})", f"({SPECIAL})", f"({ANSWER})"]
     order = sorted(members, key=lambda name: last.index(name) if name in last else -1)
     return [Unit(name, kinds[name], tuple(members[name])) for name in order]
