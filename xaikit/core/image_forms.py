@@ -12,8 +12,8 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import Tensors
 
 # Where the weight of each has the number of its input channels.
-CHANNELS = dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), 1)
-CHANNELS |= dict.fromkeys((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), 0)
+CHANNELS: dict[Any, int] = {f: 1 for f in (torch.conv1d, torch.conv2d, torch.conv3d)}
+CHANNELS |= {f: 0 for f in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)}
 GROUPS = 6  # the position of `groups` among the arguments of a convolution that is not transposed
 
 

@@ -147,5 +147,5 @@ def test_each_convolution_is_looked_at(model):
     images = torch.rand(3, 3, 8, 8)
     for _ in range(2):
         assert explainer.attribute(images, 0).shape == images.shape
-        with pytest.raises(InvalidInputError, match=r"so the batch axis is missing: pass inputs\[None\] for one sample"):
+        with pytest.raises(InvalidInputError, match=r"so the batch axis is missing: pass inputs\[None\]"):
             explainer.attribute(images[0], 0)
