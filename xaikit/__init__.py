@@ -106,6 +106,8 @@ _MODULES |= {
     "transforms": "xaikit.transforms",
     "targets": "xaikit.core.target_values",
     "figures": "xaikit.report.figures",
+    "generation_figures": "xaikit.report.generation_figures",
+    "generation_page": "xaikit.report.generation_page",
     "hierarchies": "xaikit.report.hierarchies",
     "pictures": "xaikit.report.pictures",
     "scans": "xaikit.report.scans",

@@ -13,12 +13,13 @@ from xaikit.core import Explainer, as_explainer
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.params import Int
 from xaikit.language.answers import generate, read_answer
-from xaikit.language.generation import ANSWER, Generation, with_future
+from xaikit.language.generation import Generation, with_future
 from xaikit.language.prompts import Prompt, read_prompts
 from xaikit.language.rows import RowsOfTokens, explain_rows
 from xaikit.language.scores import AnswerScore, read_score, token_scores
 from xaikit.language.teacher import bound_model, check_vocabulary, decoder_start, is_encoder_decoder, teach
 from xaikit.language.token_text import CONTEXT, joined, readable, special_ids, token_texts
+from xaikit.language.units import ANSWER
 
 
 def explain_generation(  # noqa: PLR0913
@@ -29,6 +30,7 @@ def explain_generation(  # noqa: PLR0913
     generated: Any = None,
     generation: Mapping[str, Any] | None = None,
     target: str | AnswerScore = "logit",
+    units: Any = "tokens",
     seed: int = 0,
 ) -> Any:
     """What each generated token rests on: the tokens of the prompt, and of the answer before it.
@@ -37,13 +39,14 @@ def explain_generation(  # noqa: PLR0913
         explainer: any registered one, bound to a causal or an encoder-decoder model of transformers. Without `layer` it
             explains the embeddings of the tokens.
         tokenizer: the model's; None where prompt and answer are token ids.
-        prompt: a text, a conversation (dicts with "role" and "content", by the tokenizer's chat template), token ids,
-            what a tokenizer returned (with its padding on either side), or a list of one of these.
+        prompt: a text, a `Template`, a conversation (dicts with "role" and "content", by the tokenizer's chat
+            template), token ids, what a tokenizer returned (padded on either side), or a list of one of these.
         generated: the answer, as text or token ids; for a batch of prompts a list of answers. None lets the model
             generate it.
         generation: arguments of the model's `generate`; by default the most probable token, 20 times.
         target: "logit", "log_probability", "probability" or "entropy" of each generated token, or an `AnswerScore`
             (against another token, or of the whole answer).
+        units: what rows and columns are: "tokens", or what `Generation.aggregate` takes.
         seed: of the explainer's random numbers, and of the sampling.
 
     Returns:
@@ -73,7 +76,7 @@ def explain_generation(  # noqa: PLR0913
             settings, ids = None, read_answer(text, single, tokenizer, model)
         result = _explained(explainer, tokenizer, single, ids, score, seed)
         result = dataclasses.replace(result, generation=settings)
-        results.append(result)
+        results.append(result if isinstance(units, str) and units == "tokens" else result.aggregate(units))
     return results if is_batch else results[0]
 
 
@@ -111,7 +114,11 @@ def _explained(  # noqa: PLR0913, PLR0917
         values=with_future(rows.values, len(prompt.ids) + len(start) + len(answer)).cpu(),
         generated=[_whole_name(answer_text, texts)] if score.whole_answer else readable(texts),
         tokens=[*prompt.names, *readable(token_texts(tokenizer, start)), *readable(texts)],
-        kinds=[*prompt.kinds, *["special"] * len(start), *[ANSWER] * len(answer)],
+        kinds=[
+            *prompt.kinds,
+            *["special"] * len(start),
+            *["special" if token in specials else ANSWER for token in answer],
+        ],
         n_prompt=len(prompt.ids) + len(start),
         scores=rows.scores.cpu(),
         residual=(rows.scores - rows.values.sum(1).to(rows.scores)).cpu(),
@@ -121,6 +128,7 @@ def _explained(  # noqa: PLR0913, PLR0917
         answer=answer_text if has_text else "",
         spans=[*prompt.spans, *[border] * len(start), *answer_spans] if has_text else [],
         ids=torch.tensor([*prompt.ids, *start, *answer]),
+        slots=list(prompt.slots) if has_text else [],
         seed=seed,
         **_books(rows),
     )

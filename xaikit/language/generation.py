@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from xaikit import upward
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.files import write_whole
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.results import Result
-
-ANSWER = "answer"  # the kind of a column that the model generated
+from xaikit.language.combining import aggregated, contrasted
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -38,6 +40,7 @@ class Generation(Result):
         gap: how far the sum of all values is from what the method promises; None where nothing is promised.
         absorbed: of all scores together, what LRP's rules give to biases and stabilizers; None for other methods.
         lost: of all scores together, what each operation lost against its rule of LRP; None for other methods.
+        slots: of the template that the prompt was made from: name, first character, behind the last.
         generation: the arguments with which the answer was generated; None where the user gave the answer.
         seed: of the random numbers of the method and of the sampling.
     """
@@ -59,6 +62,7 @@ class Generation(Result):
     gap: float | None = None
     absorbed: float | None = None
     lost: dict[str, float] | None = None
+    slots: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
     generation: dict[str, Any] | None = None
     seed: int = 0
 
@@ -107,6 +111,36 @@ class Generation(Result):
         order = values.argsort(descending=True, stable=True)[:n].tolist()
         return [(self.tokens[i], float(values[i])) for i in order]
 
+    def aggregate(self, units: Any, *, rows: Any = None) -> Generation:
+        """The same with tokens added up to units; the sums stay what they were.
+
+        Args:
+            units: of the columns: "words", "sentences", "lines", "slots" (of a `Template`), or spans of the prompt: a
+                list or a dict by name, each (first, behind the last) character or a text that stands there once. Spans
+                leave no gap. What a template has between its slots, special tokens and the answer are a column each.
+            rows: of the generated tokens: "tokens", "words", "sentences", "lines", or "answer" for one row. None takes
+                the units of the columns where these are words, sentences or lines, else tokens.
+
+        Raises:
+            InvalidInputError: for unknown units, spans that overlap or leave gaps, a generation without text.
+            InvalidTypeError: for anything else.
+        """
+        return aggregated(self, units, rows)
+
+    def minus(self, other: Generation) -> Generation:
+        """Why this answer and not the other: one row, the difference of the sums of both.
+
+        Args:
+            other: another answer to the same prompt, with the same score and explainer.
+
+        Returns:
+            A generation whose last columns are the other answer's.
+
+        Raises:
+            InvalidInputError: for another prompt, score or explainer.
+        """
+        return contrasted(self, other)
+
     def to_pandas(self) -> Any:
         """The matrix as a DataFrame, with the texts of the tokens as its labels.
 
@@ -115,6 +149,42 @@ class Generation(Result):
         """
         pd = import_pandas()
         return pd.DataFrame(self.values.float().cpu().numpy(), index=self.generated, columns=self.tokens)
+
+    def plot(self, **options: Any) -> Any:
+        """A figure of the matrix.
+
+        Args:
+            options: of `xaikit.report.generation_figures.matrix_figure`.
+
+        Returns:
+            A figure of matplotlib.
+        """
+        return upward.load("generation_figures").matrix_figure(self, **options)
+
+    def plot_units(self, **options: Any) -> Any:
+        """A figure with a bar for each column: what the whole answer rests on, such as documents.
+
+        Args:
+            options: of `xaikit.report.generation_figures.bars_figure`.
+
+        Returns:
+            A figure of matplotlib.
+        """
+        return upward.load("generation_figures").bars_figure(self, **options)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """The page on which a token shows what it rests on, when it is pointed at or clicked.
+
+        Args:
+            path: also writes the page there; None only returns it.
+
+        Raises:
+            OSError: when the disk refuses.
+        """
+        page: str = upward.load("generation_page").page_of(self)
+        if path is not None:
+            write_whole(Path(path), page)
+        return page
 
     @classmethod
     def _decode(cls, state: Mapping[str, Any]) -> Generation:

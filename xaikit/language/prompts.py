@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xaikit.core.arrays import is_array, to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.language.template import Slot, Template
 from xaikit.language.token_text import Span, joined, readable, special_ids, token_texts
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -27,6 +28,7 @@ class Prompt:
         text: the whole as text; empty without a tokenizer.
         spans: the characters of each token in the text, (first, behind the last).
         continues: whether an answer's text stands right behind the prompt's, so that both are tokenised together.
+        slots: of the template that it was made from.
         more: further tensors of the model for this prompt.
     """
 
@@ -36,15 +38,18 @@ class Prompt:
     text: str
     spans: tuple[Span, ...]
     continues: bool = False
+    slots: tuple[Slot, ...] = ()
     more: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
-def read_prompts(prompt: Any, tokenizer: Any) -> tuple[list[Prompt], bool]:
+def read_prompts(  # noqa: PLR0911 - one return for each form of a prompt
+    prompt: Any, tokenizer: Any
+) -> tuple[list[Prompt], bool]:
     """The prompts that a user passes, and whether these are a batch.
 
     Args:
-        prompt: a text, a conversation (dicts with "role" and "content"), token ids, what a tokenizer returned, or a
-            list of one of these.
+        prompt: a text, a `Template`, a conversation (dicts with "role" and "content"), token ids, what a tokenizer
+            returned, or a list of one of these.
         tokenizer: of Hugging Face; None for ids.
 
     Returns:
@@ -58,6 +63,8 @@ def read_prompts(prompt: Any, tokenizer: Any) -> tuple[list[Prompt], bool]:
         return _of_mapping(prompt, tokenizer)
     if isinstance(prompt, str):
         return [_of_text(prompt, tokenizer)], False
+    if isinstance(prompt, Template):
+        return [dataclasses.replace(_of_text(prompt.text, tokenizer), slots=tuple(prompt.slots))], False
     if is_array(prompt):
         rows = to_tensor(prompt, "prompt")
         return [_of_ids(row.tolist(), tokenizer) for row in (rows if rows.ndim > 1 else rows[None])], rows.ndim > 1
@@ -125,17 +132,20 @@ def _of_messages(messages: Sequence[Any], tokenizer: Any) -> Prompt:
         )
     last = messages[-1]["role"]
     options = {"continue_final_message": True} if last == "assistant" else {"add_generation_prompt": True}
-    text = str(template(list(messages), tokenize=False, **options))
-    systems, start = [], 0
-    for message in messages:
-        content = message["content"]
+    plain = [{**m, "content": m["content"].text} if isinstance(m["content"], Template) else m for m in messages]
+    text = str(template(plain, tokenize=False, **options))
+    systems, slots, start = [], [], 0
+    for message, read in zip(messages, plain, strict=True):
+        content = read["content"]
         place = text.find(content, start) if isinstance(content, str) and content else -1
         if place < 0:
             continue
         start = place + len(content)
+        if isinstance(message["content"], Template):
+            slots += [(name, a + place, b + place) for name, a, b in message["content"].slots]
         if message["role"] in ("system", "developer"):
             systems.append((place, start))
-    return _of_text(text, tokenizer, special=False, systems=systems)
+    return dataclasses.replace(_of_text(text, tokenizer, special=False, systems=systems), slots=tuple(slots))
 
 
 def _of_ids(ids: Sequence[int], tokenizer: Any, more: Mapping[str, Tensor] | None = None) -> Prompt:

@@ -105,6 +105,9 @@ def teach(explainer: Explainer, prompt: Sequence[int], answer: Sequence[int], mo
             extras["logits_to_keep"] = len(answer)
             first = 0
     tensors = {name: torch.tensor([row], device=device) for name, row in ids.items()}
+    if "attention_mask" in parameters and "attention_mask" not in more:
+        # Some models take the padding token for padding where nothing says that it is text.
+        extras["attention_mask"] = torch.ones_like(tensors["input_ids"])
     inputs = {**tensors, **{name: value.to(device) for name, value in more.items()}}
     check_vocabulary(model, max(max(row) for row in ids.values()))
     layers = tuple(explainer.layers) or _embeddings(explainer, inputs, extras, len(ids))

@@ -181,7 +181,7 @@ def test_special_tokens_are_told_apart():
     model, tokenizer = small_models.llama(), small_models.word_pieces()
     result = explain_generation(GradientXInput(model), tokenizer, "the capital of france is", generated=[9, 10, 3])
     assert result.tokens == ["[CLS]", "the", " capital", " of", " france", " is", "[SEP]", "par", "is", "[SEP]"]
-    assert result.kinds == ["special", *["prompt"] * 5, "special", *["answer"] * 3]
+    assert result.kinds == ["special", *["prompt"] * 5, "special", "answer", "answer", "special"]
 
 
 def test_a_layer_of_the_user(tmp_path):
