@@ -180,12 +180,12 @@ def check_second_derivative(grads: Iterable[Tensor | None], facts: ModelFacts, f
     Raises:
         NotDifferentiableError: with the operation's name.
     """
-    if form in facts.twice:
+    if form in facts.checked:
         return
     for g in grads:
         if g is not None:
             refuse_missing_derivative(g, facts.operations)
-    facts.twice.add(form)
+    facts.checked.add(form)
 
 
 def refuse_missing_derivative(output: Tensor, called: set[Any]) -> None:

@@ -18,7 +18,7 @@ from xaikit.core import targets as target_rules
 from xaikit.core.call import Call
 from xaikit.core.errors import InvalidTypeError, XaikitError
 from xaikit.core.forward import Forward
-from xaikit.core.image_forms import refuse_unbatched
+from xaikit.core.image_forms import CHANNELS, BatchedImages
 from xaikit.core.inputs import complex_inputs_error
 from xaikit.core.kernels import FunctionLog
 from xaikit.core.layer_gradients import row_order
@@ -110,8 +110,9 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     if request.keep_writes:  # not before: what is found out must leave no trace
         running = make(in_place=in_place, keep_writes=True)
         run.model, run.restart = running.model, running.restart
-    if running.replica is not None:
-        run.guard = refuse_unbatched(running.modules, tensors, facts.operations)
+    form = run.form(tensors)
+    if form not in facts.batched and not facts.operations.isdisjoint(CHANNELS):
+        run.guard = functools.partial(BatchedImages, tensors)
 
     def output_axes() -> int:
         with running.open(), torch.no_grad():
@@ -138,6 +139,7 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     )
     with running.open(), torch.set_grad_enabled(request.create_graph):
         yield call, rebuild
+    facts.remember_batched(form)
     if request.keep_writes and running.replica is not None:
         with model_state.EXCLUSIVE:  # a pass of the model itself in another thread must not read half of it
             running.replica.write_back()
@@ -355,8 +357,8 @@ def at_layers(call: Call, layers: tuple[Any, ...], *, read_off: bool, must_reach
 def _check_reached(call: Call) -> None:
     """Refuse layers that the score does not depend on; asked once for a form of input."""
     key = ("reached", tuple(p.name for p in call.layers), tuple((tuple(x.shape), x.dtype) for x in call.inputs))
-    if key not in call.facts.twice:
+    if key not in call.facts.checked:
         target = (lambda output: output.reshape(call.n, -1).sum(1)) if call.target is None else call.target
         plain = dataclasses.replace(call, create_graph=False, on_output=None, target=target)
         plain.grad_of(tuple(x.detach() for x in call.inputs))
-        call.facts.twice.add(key)
+        call.facts.checked.add(key)
