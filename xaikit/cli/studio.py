@@ -135,7 +135,7 @@ class OpenStudio(DataFields, ModelJob):
         names, content = list(getattr(data, "names", ())), getattr(data, "fingerprint", None)
         numbers = run.numbers()
         rows = [row for n in {numbers[0], numbers[len(numbers) // 2], numbers[-1]} for row in run.rows(n)]
-        for row in rows[:: max(1, len(rows) // LOOKED_AT)]:
+        for row in (rows[-1], *rows[:: max(1, len(rows) // LOOKED_AT)]):
             if row["index"] >= len(data) or (row["name"] and names and names[row["index"]] != row["name"]):
                 raise InvalidInputError(
                     f"--data {self.data} does not hold the samples of {self.runs[0]}: {row['name'] or row['index']} is "
