@@ -1,11 +1,12 @@
 """The pictures of docs/guides/studio.md: `python docs/_generate/studio_pictures.py` takes them in the demo's story.
 
-Needs Chromium and playwright; takes two to four minutes.
+    python docs/_generate/studio_pictures.py [FOLDER]
+
+Needs Chromium and playwright; takes two to four minutes. FOLDER keeps the demo, and a second call does not mend again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import shutil
 import sys
@@ -34,8 +35,8 @@ def main() -> None:
 
     OUT.mkdir(exist_ok=True)
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name), sync_playwright() as driver:
-        fields = prepare(Path("demo"), progress=False)
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as driver:
+        fields = prepare(Path(sys.argv[1] if len(sys.argv) > 1 else name).absolute(), progress=False)
         folders, data = list(fields["runs"]), str(Path(fields["data"]).absolute())
         studio = Studio(folders, model=fields["model"], weights=fields["weights"].absolute(), data=data).start()
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -55,9 +56,10 @@ def main() -> None:
         page.wait_for_timeout(800)
         save(page, "mark")
         page.locator("header a[data-view=mend]").click()
-        page.get_by_role("button", name="Mend the model").click()
-        page.wait_for_timeout(15_000)
-        save(page, "mend")
+        if not studio.session.jobs.list():
+            page.get_by_role("button", name="Mend the model").click()
+            page.wait_for_timeout(15_000)
+            save(page, "mend")
         page.get_by_role("link", name="See the result").click(timeout=PATIENCE)
         page.get_by_role("link", name="Save the report page").wait_for(timeout=PATIENCE)
         page.wait_for_timeout(500)

@@ -281,10 +281,10 @@ def _log(path: Path) -> tuple[Sequence[str], dict[str, Any] | None]:
     except OSError:
         return [], None
     bar, lines = None, []
-    for line in re.split(r"[\r\n]+", text):
+    for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "\n", text)):  # bars in bars move the cursor
         match = BAR.match(line.strip())
         if match:
             bar = {**match.groupdict(), "percent": int(match["percent"])}
         elif line.strip():
-            lines.append(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip()))
+            lines.append(line.rstrip())
     return lines[-LOG_LINES:], bar

@@ -120,7 +120,7 @@ def test_a_job_s_state_is_what_its_files_say(jobs, marks):
     put("step.json", step=2, steps=3, step_verb="explain")
     (home / "log.txt").write_text(
         "xaikit: note: odd\nmend:  10%|#  | 1/10 [00:01<00:09, 1.0it/s]\r"
-        "explain:  40%|##   | 4/10 [00:02<00:03,  1.9sample/s, a=1]"
+        "\x1b[A\nexplain:  40%|##   | 4/10 [00:02<00:03,  1.9sample/s, a=1]"
     )
     about = jobs.describe(number)
     assert (about["state"], about["step"], about["steps"], about["verb"]) == ("running", 2, 3, "mend")
