@@ -244,11 +244,16 @@ def _run_in_some_form(run: Forward, inputs: Tensors, limit: int) -> None:
             return
     try:
         run(inputs, None)
-    except Exception:
+    except Exception as error:
         if not run.takes_one_argument():
             raise
         run.as_one = True
-        run(inputs, None)
+        try:
+            run(inputs, None)
+        except Exception:
+            if isinstance(error, TypeError) and "argument" in str(error):
+                raise  # the model's forward does not take the parts, so it is the whole that failed
+            raise error from None
 
 
 def check_differentiable(
