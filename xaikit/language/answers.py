@@ -103,7 +103,9 @@ def _of_text(text: str, prompt: Prompt, tokenizer: Any, model: Any) -> list[int]
     if not prompt.continues:
         return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
     n = len(prompt.ids)
-    both = [int(token) for token in tokenizer(prompt.text + text)["input_ids"]]
+    alone, behind_space = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (text, f" {text}"))
+    space = " " if alone == behind_space else ""  # where a space is no part of any token, it keeps them apart
+    both = [int(token) for token in tokenizer(prompt.text + space + text)["input_ids"]]
     before = both[:n]
     if before != list(prompt.ids):
         raise InvalidInputError(

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from xaikit.core import Explainer, as_explainer
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.errors import InvalidInputError
 from xaikit.core.params import Int
 from xaikit.language.answers import generate, read_answer
 from xaikit.language.generation import Generation, with_future
 from xaikit.language.prompts import Prompt, read_prompts
 from xaikit.language.rows import RowsOfTokens, explain_rows
-from xaikit.language.scores import AnswerScore, read_score, token_scores
+from xaikit.language.scores import AnswerScore, against_ids, read_score, token_scores
 from xaikit.language.teacher import bound_model, check_vocabulary, decoder_start, is_encoder_decoder, teach
 from xaikit.language.token_text import CONTEXT, joined, readable, special_ids, token_texts
 from xaikit.language.units import ANSWER
@@ -100,7 +100,7 @@ def _explained(  # noqa: PLR0913, PLR0917
 ) -> Generation:
     model = bound_model(explainer)
     teacher = teach(explainer, prompt.ids, answer, prompt.more)
-    against = _against(score, answer, tokenizer)
+    against = against_ids(score, answer, tokenizer)
     scores = token_scores(score, teacher.first, answer, against)
     rows = explain_rows(teacher.explainer(explainer), teacher, scores, seed=seed)
     start = [decoder_start(model)] if is_encoder_decoder(model) else []
@@ -147,35 +147,3 @@ def _books(rows: RowsOfTokens) -> dict[str, Any]:
         "absorbed": rows.total.absorbed,
         "lost": rows.total.lost,
     }
-
-
-def _against(score: AnswerScore, answer: Sequence[int], tokenizer: Any) -> list[int]:
-    """The ids whose scores are subtracted, one for each generated token; none without a contrast.
-
-    Raises:
-        InvalidInputError: for text that is not one token, or not as many as were generated.
-        InvalidTypeError: for what is no token.
-    """
-    other = score.against
-    if other is None:
-        return []
-    if isinstance(other, str):
-        if tokenizer is None:
-            raise InvalidInputError("a contrast with text needs a tokenizer; pass against= as a token id")
-        ids = [int(token) for token in tokenizer(other, add_special_tokens=False)["input_ids"]]
-    elif isinstance(other, int) and not isinstance(other, bool):
-        ids = [other]
-    elif isinstance(other, (Sequence, Tensor)):
-        ids = [int(token) for token in other]
-    else:
-        raise InvalidTypeError(
-            f"against must be a token as text or id, or an id for each generated token, got {other!r}"
-        )
-    if len(ids) == 1:
-        return ids * len(answer)
-    if len(ids) != len(answer):
-        raise InvalidInputError(
-            f"against={other!r} has {len(ids)} tokens and the answer {len(answer)}; pass one token, one for each "
-            "generated token, or compare two whole answers with Generation.minus"
-        )
-    return ids

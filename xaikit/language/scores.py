@@ -147,3 +147,40 @@ def token_scores(score: AnswerScore, first: int, tokens: Sequence[int], against:
         TokenScore(score.kind, (place,), (token,), other)
         for place, token, other in zip(places, tokens, others, strict=True)
     ]
+
+
+def against_ids(score: AnswerScore, answer: Sequence[int], tokenizer: Any) -> list[int]:
+    """The ids whose scores are subtracted, one for each generated token; none without a contrast.
+
+    Args:
+        score: with its contrast.
+        answer: ids.
+        tokenizer: of Hugging Face; None for ids.
+
+    Raises:
+        InvalidInputError: for text that is not one token, or not as many as were generated.
+        InvalidTypeError: for what is no token.
+    """
+    other = score.against
+    if other is None:
+        return []
+    if isinstance(other, str):
+        if tokenizer is None:
+            raise InvalidInputError("a contrast with text needs a tokenizer; pass against= as a token id")
+        ids = [int(token) for token in tokenizer(other, add_special_tokens=False)["input_ids"]]
+    elif isinstance(other, int) and not isinstance(other, bool):
+        ids = [other]
+    elif isinstance(other, (Sequence, Tensor)):
+        ids = [int(token) for token in other]
+    else:
+        raise InvalidTypeError(
+            f"against must be a token as text or id, or an id for each generated token, got {other!r}"
+        )
+    if len(ids) == 1:
+        return ids * len(answer)
+    if len(ids) != len(answer):
+        raise InvalidInputError(
+            f"against={other!r} has {len(ids)} tokens and the answer {len(answer)}; pass one token, one for each "
+            "generated token, or compare two whole answers with Generation.minus"
+        )
+    return ids

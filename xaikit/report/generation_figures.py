@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ MOST_LABELS = 60  # on an axis; beyond it every second, third, ... is written
 LONGEST_LABEL = 24  # letters
 CELL = 0.22  # inches
 SMALLEST, LARGEST = 2.5, 16.0  # inches of a side
+MISSING = "\u25a1"  # stands for a letter that the font lacks; the page shows all
 BREAKS = {"\n": "\u21b5", "\t": "\u21e5", "$": r"\$"}  # matplotlib reads text between dollars as a formula
 
 
@@ -87,8 +90,15 @@ def label_of(text: str) -> str:
     """A text as the label of an axis: short, with signs for what cannot be seen."""
     for letter, sign in BREAKS.items():
         text = text.replace(letter, sign)
+    text = "".join(letter if _is_in_font(letter) else MISSING for letter in text)
     text = text.strip() or "\u2423" * min(len(text), 3)
     return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}\u2026"
+
+
+@functools.cache
+def _is_in_font(letter: str) -> bool:
+    """Whether matplotlib's default font has a letter; it warns of each that it lacks."""
+    return bool(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_char_index(ord(letter)))
 
 
 def _label(axis: Any, texts: list[str], **style: Any) -> None:

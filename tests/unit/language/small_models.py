@@ -41,6 +41,15 @@ def byte_level() -> transformers.PreTrainedTokenizerFast:
 
 
 @functools.cache
+def whole_words() -> transformers.PreTrainedTokenizerFast:
+    """A token for each word between spaces, so that texts can be joined without changing a token."""
+    vocabulary = ["<unk>", "<pad>", *sorted({word for text in SENTENCES for word in text.split()}), "rain", "sun"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
+
+
+@functools.cache
 def word_pieces() -> transformers.PreTrainedTokenizerFast:
     """Parts of words, as BERT reads text, with special tokens on both sides."""
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "capital", "of", "france", "is", "par", "##is", "rome", "."]

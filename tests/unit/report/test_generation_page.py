@@ -43,6 +43,7 @@ def test_bars_are_sums_over_the_answer():
     axes = bars_figure(generation(), n=2).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [-1.75, -3.0, 1.5]
     assert axes.get_yticklabels()[2].get_text() == "2 others"
+    assert label_of("\u6771") == "\u25a1"
     assert label_of("x" * 40).endswith("\u2026")
     with pytest.raises(InvalidInputError, match="n must be at least 1"):
         bars_figure(generation(), n=0)
