@@ -122,8 +122,8 @@ class Forward:
             with self.guard():
                 return self.model(*first, *positional, **(stand_ins if by_name else {}), **keywords)
         except TypeError as error:
-            named = {**(stand_ins if by_name else {}), **keywords}
-            explain_arguments(self.model, (*first, *positional), named, error)
+            keyword_arguments = {**(stand_ins if by_name else {}), **keywords}
+            explain_arguments(self.model, (*first, *positional), keyword_arguments, error)
             raise
         except (RuntimeError, ValueError, IndexError) as error:
             explain_failure(self.model, inputs, error)
@@ -199,7 +199,9 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def explain_arguments(model: nn.Module, positional: Sequence[Any], named: Mapping[str, Any], error: TypeError) -> None:
+def explain_arguments(
+    model: nn.Module, positional: Sequence[Any], keywords: Mapping[str, Any], error: TypeError
+) -> None:
     """Raise an error that says which arguments a model got, if its forward pass does not take them.
 
     Raises:
@@ -207,12 +209,12 @@ def explain_arguments(model: nn.Module, positional: Sequence[Any], named: Mappin
     """
     try:
         signature = inspect.signature(model.forward)
-        signature.bind(*positional, **named)
+        signature.bind(*positional, **keywords)
     except ValueError:  # it has no signature
         return
     except TypeError as reason:
         came = [f"{len(positional)} by position"] * bool(positional)
-        came += [f"{', '.join(map(repr, named))} by name"] * bool(named)
+        came += [f"{', '.join(map(repr, keywords))} by name"] * bool(keywords)
         raise InvalidTypeError(
             f"the model's forward{signature} does not take the arguments {' and '.join(came)} ({reason}); each item of "
             "a tuple, a list or a dict is an input of its own; the samples of one input are one tensor, "
