@@ -102,8 +102,14 @@ FIRST: Mapping[Any, Callable[..., Tensor]] = MappingProxyType(
     }
 )
 TWICE: Mapping[Any, Callable[..., Tensor]] = MappingProxyType(
-    {F.hardsigmoid: _hardsigmoid, torch.cdist: _cdist, F.pdist: _pdist, torch.pdist: _pdist}
-    | {torch.prelu: _prelu, Tensor.prelu: _prelu}
+    {
+        F.hardsigmoid: _hardsigmoid,
+        torch.cdist: _cdist,
+        F.pdist: _pdist,
+        torch.pdist: _pdist,
+        torch.prelu: _prelu,
+        Tensor.prelu: _prelu,
+    }
 )
 
 

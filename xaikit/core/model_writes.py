@@ -15,6 +15,8 @@ from xaikit.core.torch_private import buffers_of, parameters_of
 MAX_DEPTH = 4
 MAX_ELEMENTS = 2**20  # of a tensor that an object holds; larger ones are data, not what a pass writes
 
+DATA: Any = torch.Tensor.data  # the descriptor
+
 
 class WrittenObjects:
     """The objects on a model's attributes (caches, counters), as they were before a pass.
@@ -75,7 +77,7 @@ class WrittenWeights(TorchFunctionMode):
 
 def _may_write(func: Any, outputs: Any) -> bool:
     name = getattr(func, "__name__", "")
-    data = func in (torch.Tensor.data.__get__, torch.Tensor.data.__set__)
+    data = getattr(func, "__self__", None) is DATA  # its getter or its setter
     in_place = name.endswith("_") and not name.startswith("_") or name.startswith("__i") or name == "__setitem__"
     return data or in_place or outputs is not None
 
