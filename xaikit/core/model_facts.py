@@ -21,6 +21,7 @@ class ModelFacts:
         draws: whether its forward pass draws from torch's global random numbers, in evaluation mode; None likewise.
         written: buffers and attributes, each as module's name and own, that its forward pass changes in evaluation
             mode. No module itself, which would keep the model alive.
+        written_weights: parameters of which the same holds; those of a copy are then its own, unless they are trained.
         private_classes: the classes of objects on its attributes that its forward pass writes into.
         operations: torch functions that its forward passes called, as far as they have been watched.
         rows: for each form of input, how rows may be stacked.
@@ -31,6 +32,7 @@ class ModelFacts:
     replicable: bool | None = None
     draws: bool | None = None
     written: frozenset[tuple[str, str]] = frozenset()
+    written_weights: frozenset[tuple[str, str]] = frozenset()
     private_classes: frozenset[type] = frozenset()
     operations: set[Any] = dataclasses.field(default_factory=set)
     rows: dict[Hashable, Any] = dataclasses.field(default_factory=dict)

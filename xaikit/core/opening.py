@@ -26,7 +26,7 @@ from xaikit.core.layers import check_activation, check_parallel, check_runs, fin
 from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.model_state import RunningModel
 from xaikit.core.model_view import ModelView
-from xaikit.core.model_writes import WrittenObjects, written_names
+from xaikit.core.model_writes import WrittenObjects, WrittenWeights, written_names
 from xaikit.core.rows import RowRule, find_row_rule, rows_per_pass, warn_of_dependent_rows
 from xaikit.core.structure import Tensors
 from xaikit.core.token_inputs import token_layers
@@ -203,12 +203,12 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
         if threading.get_ident() == thread and module in originals:
             strays.append(module)
 
-    objects = WrittenObjects(replica.holders if replica is not None else ())
+    objects, weights = WrittenObjects(replica.holders if replica is not None else ()), WrittenWeights()
     handle = register_module_forward_pre_hook(note) if replica is not None else None
     before = torch.default_generator.get_state()
     loaded = torch_private.compiler_is_loaded()
     try:
-        with torch.no_grad(), FunctionLog(facts.operations):
+        with torch.no_grad(), FunctionLog(facts.operations), weights:
             _run_in_some_form(run, inputs, limit)
     except Exception:
         if torch_private.compiler_is_loaded() is not loaded:
@@ -219,7 +219,7 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
     finally:
         if handle is not None:
             handle.remove()
-        private_classes = objects.put_back()
+        private_classes, written_weights = objects.put_back(), weights.put_back(replica, running.modules)
     if torch_private.compiler_is_loaded() is not loaded:  # what it compiled in this pass was not watched
         raise _StartAgainError(in_place=replica is None)
     facts.draws = not torch.equal(before, torch.default_generator.get_state())
@@ -230,7 +230,8 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
         raise _StartAgainError
     facts.replicable = replica is not None
     if replica is not None:
-        facts.written = written_names(replica, running.modules)
+        facts.written_weights |= written_weights
+        facts.written = facts.written_weights | written_names(replica, running.modules)
         if facts.written:
             raise _StartAgainError
 
@@ -244,11 +245,17 @@ def _run_in_some_form(run: Forward, inputs: Tensors, limit: int) -> None:
             return
     try:
         run(inputs, None)
-    except Exception:
+    except Exception as item_by_item:
         if not run.takes_one_argument():
             raise
         run.as_one = True
-        run(inputs, None)
+        try:
+            run(inputs, None)
+        except Exception as as_one:
+            is_ours = isinstance(item_by_item, XaikitError)
+            if isinstance(item_by_item, TypeError) and "argument" in str(item_by_item) and not is_ours:
+                raise  # the model does not take the parts, so it is the whole that failed
+            raise item_by_item from as_one
 
 
 def check_differentiable(

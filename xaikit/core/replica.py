@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core.earlier_statistics import earlier_statistics
-from xaikit.core.errors import XaikitError
+from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.core.torch_private import buffers_of, children_of, parameters_of
 
 ORIGINAL = "_xaikit_original"  # the attribute of a copy that holds the module it was copied from
@@ -139,9 +139,13 @@ class Replica:
         return {**buffers_of(module), **earlier} if earlier else buffers_of(module)
 
     def _parameter(self, parameter: Any) -> Any:
-        if parameter is not None and not self._share_weights:
+        if parameter is None:
+            return parameter
+        if type(parameter) is not nn.Parameter and nn.parameter.is_lazy(parameter):
+            raise InvalidInputError("the model has lazy layers without weights; run it on a batch once, model(inputs)")
+        if not self._share_weights:
             return self._copied(parameter)
-        if parameter is None or not self._freeze or not parameter.requires_grad or not parameter.is_leaf:
+        if not self._freeze or not parameter.requires_grad or not parameter.is_leaf:
             return parameter
         if id(parameter) not in self._weights:
             plain = type(parameter) is nn.Parameter
@@ -150,9 +154,9 @@ class Replica:
 
     def _copied(self, parameter: nn.Parameter) -> Any:
         """A parameter with the same values in other memory, the same one for a parameter that is shared."""
-        if id(parameter) not in self._weights and not nn.parameter.is_lazy(parameter):
+        if id(parameter) not in self._weights:
             self._weights[id(parameter)] = deepcopy(parameter)
-        return self._weights.get(id(parameter), parameter)
+        return self._weights[id(parameter)]
 
     def _tensor(self, tensor: Any) -> Any:
         if tensor is None or self._share_state or not isinstance(tensor, Tensor):
@@ -205,13 +209,17 @@ class Replica:
         """Give the copies the state that the model has now in what its passes write, as if they had not run.
 
         Args:
-            written: buffers and attributes by the user's module and their name.
+            written: weights, buffers and attributes by the user's module and their name.
         """
         self._tensors.clear()
         self._containers.clear()
+        if not self._share_weights:
+            self._weights.clear()
         for module, name in written:
             copy, state = self.copies[module], vars(module)
-            if name in buffers_of(module):
+            if name in parameters_of(module):
+                parameters_of(copy)[name] = self._parameter(parameters_of(module)[name])
+            elif name in buffers_of(module):
                 buffers_of(copy)[name] = self._tensor(self._buffers(module)[name])
             elif name in state:
                 vars(copy)[name] = self._private(state[name])
