@@ -182,7 +182,7 @@ def test_names_stay_text_filters_filter_and_pages_scroll(page):
     until(page, "document.querySelectorAll('.card').length === 1")
     assert page.locator(".count").inner_text() == "1 of 40 samples"
     page.get_by_label("Name").fill("")
-    page.get_by_label("Class", exact=True).select_option(label="dog")
+    page.locator("#look").get_by_label("Class", exact=True).select_option(label="dog")
     until(page, "document.querySelector('.count').textContent.startsWith('20 ')")
     page.evaluate("studio.look.scroller.scrollTop = 1e6")
     until(
