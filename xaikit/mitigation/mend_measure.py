@@ -27,12 +27,15 @@ class Measured(NamedTuple):
         accuracy_exchanged: with that of a sample of another class.
         changed: predictions that change by this.
         largest: share of the predictions with the shortcut exchanged that are one and the same class.
+        changed_within: predictions that change with the shortcut of another sample of the same class: what a shortcut
+            that tells the class cannot change.
     """
 
     accuracy_kept: float
     accuracy_exchanged: float
     changed: float
     largest: float
+    changed_within: float
 
 
 class Judge:
@@ -52,6 +55,7 @@ class Judge:
         if data.shortcut.kind != CONCEPT:
             generator = torch.Generator().manual_seed(seed)
             self._variants = [data.exchanged(batch, donors_of(batch.labels, generator)) for _ in range(DRAWS)]
+            self._within = data.exchanged(batch, donors_within(batch.labels, generator))
 
     @functools.cached_property
     def validation(self) -> tuple[tuple[Any, Tensor], list[str]]:
@@ -86,7 +90,8 @@ class Judge:
         exchanged = min(accuracies) if is_concept else sum(accuracies) / len(accuracies)
         changed = max(changes) if is_concept else sum(changes) / len(changes)
         largest = float(torch.bincount(torch.cat(others)).max()) / (len(labels) * len(others))
-        return Measured(float((as_is == labels).double().mean()), exchanged, changed, largest)
+        within = 0.0 if is_concept else float((self._predicted(model, self._within) != as_is).double().mean())
+        return Measured(float((as_is == labels).double().mean()), exchanged, changed, largest, within)
 
     def worst_loss(self, model: nn.Module) -> float:
         """The mean cross-entropy of the kept or of the exchanged samples, whichever is higher.
@@ -132,3 +137,18 @@ def donors_of(labels: Tensor, generator: torch.Generator) -> Tensor:
             break
         chosen[same] = torch.randint(n, (int(same.sum()),), generator=generator)
     return chosen
+
+
+def donors_within(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """For each sample the index of another one of its class, in turn after an order at random, (N,).
+
+    Args:
+        labels: classes, (N,); the only sample of a class gets itself.
+        generator: of the order.
+    """
+    donors = torch.empty_like(labels, dtype=torch.long)
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        members = members[torch.randperm(len(members), generator=generator)]
+        donors[members] = members.roll(1)
+    return donors

@@ -10,7 +10,8 @@ from torch import nn
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.results import Real, Result, Stopped
 from xaikit.core.spec_strings import split_spec
-from xaikit.mitigation.assess import RELIES, Assessment
+from xaikit.mitigation.assess import Assessment
+from xaikit.mitigation.reliance import RELIES
 from xaikit.mitigation.tables import aligned, percent
 
 OF_TRAINING = ("lr", "lr_schedule", "n_epochs", "batch_size", "patience", "random_state")
@@ -28,6 +29,7 @@ class MendTry(Result):
         epochs: that were trained.
         seconds: that it took.
         note: what was noticed, such as a collapse to one class; empty where all is well.
+        changed_within: predictions that change with the shortcut of another sample of the same class.
     """
 
     method: str
@@ -37,6 +39,7 @@ class MendTry(Result):
     epochs: int = 0
     seconds: Real = 0.0
     note: str = ""
+    changed_within: Real = 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

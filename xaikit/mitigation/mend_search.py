@@ -15,7 +15,6 @@ from tqdm import tqdm
 from xaikit.core.errors import InvalidInputError, TrainingError
 from xaikit.core.results import Stopped
 from xaikit.core.spec_strings import split_spec
-from xaikit.mitigation.assess import RELIES
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.budget import Budget
 from xaikit.mitigation.mend_data import CONCEPT, MendData
@@ -24,6 +23,7 @@ from xaikit.mitigation.mend_methods import fresh_model, spec_string
 from xaikit.mitigation.mend_rate import Interrupted, RateRace
 from xaikit.mitigation.mend_result import MendTry
 from xaikit.mitigation.mend_store import TryStore, key_of
+from xaikit.mitigation.reliance import RELIES
 from xaikit.mitigation.tables import percent
 
 UNCHANGED = "unchanged"
@@ -196,7 +196,8 @@ class MendSearch:
         """Whether the shortcut makes no difference to a try: none beyond what is allowed, or two standard errors."""
         chance = 2 * math.sqrt(row.changed / self._data.held_out.size)
         gap = row.accuracy_kept - row.accuracy_exchanged
-        return not row.note and row.changed <= RELIES and gap <= max(self._options.max_loss, chance)
+        relies = row.changed - row.changed_within > RELIES
+        return not row.note and not relies and gap <= max(self._options.max_loss, chance)
 
     def _is_enough(self) -> bool:
         """Whether one is free of the shortcut."""
@@ -253,4 +254,5 @@ def _row(method: str, measured: Measured, data: MendData, *, epochs: int = 0, se
             f"with the shortcut exchanged it is no better than always the commonest class ({percent(commonest)}): "
             f"what was named may hold all that matters"
         )
-    return MendTry(method, measured.accuracy_kept, measured.accuracy_exchanged, measured.changed, epochs, seconds, note)
+    figures = (measured.accuracy_kept, measured.accuracy_exchanged, measured.changed)
+    return MendTry(method, *figures, epochs, seconds, note, measured.changed_within)
