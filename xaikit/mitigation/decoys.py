@@ -176,9 +176,7 @@ class Exchanges:
         changed: Tensor = self._factor.exchange(x, donors, facts=self._facts)
         return changed
 
-    def _choose_donors(
-        self, classes: Tensor, present: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def _choose_donors(self, classes: Tensor, present: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A random donor of each class, and its mask; if a class has no donor, the nearest class that has one."""
         chosen = []
         for label in classes.tolist():

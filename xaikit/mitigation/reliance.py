@@ -1,4 +1,4 @@
-"""How much a model relies on a shortcut: what its exchange changes, beyond what the same exchange within a class does."""
+"""How much a model relies on a shortcut: what its exchange changes, beyond what an exchange within a class does."""
 
 from __future__ import annotations
 

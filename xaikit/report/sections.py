@@ -156,8 +156,8 @@ def mitigation_sections(
         rows.append(line)
     note = (
         "kept, randomised, flipped, removed: what became of the shortcut; worst: accuracy in the worst "
-        "group; changed: share of predictions that change; reliance: share that change by the shortcut of another class, "
-        "less those that change by that of the same class; mass: share of the relevance that lies in the mask. "
+        "group; changed: share of predictions that change; reliance: share that change by the shortcut of another "
+        "class, less those that change by that of the same class; mass: share of the relevance that lies in the mask. "
         "↑ higher and ↓ lower is better, for the model: it should be right, and little should hang on the shortcut."
     )
     sections: list[Section] = [Table(title, rows, note, shares=True, conclusion=_exchanged(comparison))]

@@ -56,7 +56,9 @@ def test_an_object_before_black_stays_before_black():
     brightness = FACTORS.create("brightness")
     assert torch.allclose(brightness.exchange(dim, light), light, atol=1e-6)
     veiled = objects(3, background=black + 0.3, value=1.1)
-    assert torch.allclose(brightness.exchange(light, veiled, facts=DataFacts.of(veiled - 1 + 2 * light)), veiled, atol=1e-6)
+    assert torch.allclose(
+        brightness.exchange(light, veiled, facts=DataFacts.of(veiled - 1 + 2 * light)), veiled, atol=1e-6
+    )
 
 
 def test_images_without_contrast_stay():
