@@ -18,7 +18,7 @@ DEFAULTS = {
         "word_kind:kind=punctuation", "word_kind:kind=digits", "word_kind:kind=capitals", "tokens:where=first",
         "tokens:where=last", "length", "telling_words",
     ),
-    SERIES: ("windows", "channels", "frequencies:band=low", "frequencies:band=high"),
+    SERIES: ("windows", "channels", "frequencies:band=low,nature=content", "frequencies:band=high"),
     TABLE: ("columns",),
 }  # fmt: skip
 

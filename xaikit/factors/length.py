@@ -111,7 +111,7 @@ def _parts(x: Tensor, facts: DataFacts) -> tuple[Tensor, Tensor, Tensor, Tensor]
     begin = ordinary.int().argmax(1, keepdim=True)
     last = x.shape[1] - 1 - ordinary.flip(1).int().argmax(1, keepdim=True)
     place = torch.arange(x.shape[1], device=x.device)
-    filled = x != facts.padding
+    filled = torch.ones_like(ordinary) if facts.padding is None else x.ne(facts.padding)
     begin = torch.where(has, begin, filled.int().argmax(1, keepdim=True))
     size = torch.where(has, last - begin + 1, 0)
     lead = (filled & (place < begin)).sum(1, keepdim=True)

@@ -66,6 +66,8 @@ class Frequencies(Factor):
 
 def _strength_ratio(spectrum: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     """How much stronger the counted frequencies of one spectrum are than those of another, (N, 1, ...)."""
-    own, other = ((t.abs().square() * counted).sum(tuple(range(1, t.ndim)), keepdim=True) for t in (spectrum, target))
-    ratio = (own / other.clamp_min(torch.finfo(other.dtype).tiny)).sqrt()
-    return torch.where((own > 0) & (other > 0), ratio.clamp(1 / LARGEST_RATIO, LARGEST_RATIO), 1.0)
+    energy, other = (
+        (t.abs().square() * counted).sum(tuple(range(1, t.ndim)), keepdim=True) for t in (spectrum, target)
+    )
+    ratio = (energy / other.clamp_min(torch.finfo(other.dtype).tiny)).sqrt()
+    return torch.where((energy > 0) & (other > 0), ratio.clamp(1 / LARGEST_RATIO, LARGEST_RATIO), 1.0)

@@ -119,7 +119,7 @@ class Assessment(Result):
             **{f"accuracy {name}": value for name, value in self.accuracy.items()},
             **{f"worst {name}": value for name, value in self.worst.items()},
             **{f"changed {name}": value for name, value in self.changed.items()},
-            **({} if self.reliance is None else {"reliance": self.reliance.mean}),
+            **({} if self.reliance is None else {"reliance": max(0.0, self.reliance.mean)}),
             **{f"mass {name}": value for name, value in self.mass.items()},
         }
 
@@ -252,6 +252,7 @@ class _Tally:
         self._right: dict[Variant, list[Tensor]] = {}
         self._changed: dict[Variant, list[Tensor]] = {}
         self._reliance = RelianceTally()
+        self._kept = torch.empty(0)
         self._mass: dict[str, list[Tensor]] = {}
         self._area: list[Tensor] = []
 

@@ -154,8 +154,8 @@ class Exchanges:
             others = _other_classes(labels, present, self._pairing)
             self.donor_labels.setdefault(draw, []).append(others)
             for same_class, classes in ((False, others), (True, labels)):
-                lent = self._choose_donors(classes, present, self._pairing)
-                other, donor_masks = (part.to(tensor.device) for part in lent)
+                lenders = self._choose_donors(classes, present, self._pairing)
+                other, donor_masks = (part.to(tensor.device) for part in lenders)
                 yield Exchange(draw, same_class), rebuild(self._exchanged(tensor, inside, other, donor_masks))
         for label, number, row, row_mask in self._lent:
             other, donor_masks = (part.to(tensor.device).expand_as(tensor) for part in (row, row_mask))
