@@ -134,11 +134,12 @@ class FactorTally:
         """Images as they are, donors and exchanged ones, (k, 3, C, H, W); None for other data."""
         return torch.stack([picture for _, picture in self._kept]) if self._kept else None
 
-    def effect(self, base: BaseTally) -> Effect:
+    def effect(self, base: BaseTally, factors: int = 1) -> Effect:
         """What came of all batches.
 
         Args:
             base: what does not depend on the factor.
+            factors: that are measured; among all their classes the one that leads is chosen.
         """
         right, labels = torch.cat(self._right), base.labels
         followed, damaged = torch.cat(self._followed), torch.cat(self._damaged)
@@ -146,7 +147,7 @@ class FactorTally:
         worst = min(by_class, key=lambda c: by_class[c])
         classes = [int(c) for c in base.donors.unique()]
         # One of several classes is picked, so each has an interval of a higher level (Bonferroni).
-        level = 1 - (1 - LEVEL) / len(classes)
+        level = 1 - (1 - LEVEL) / (len(classes) * factors)
         leads = {c: paired_interval(followed[base.donors == c], damaged[base.donors == c], level) for c in classes}
         leading = max(classes, key=lambda c: leads[c].low)
         accuracy = float(right.double().mean())
