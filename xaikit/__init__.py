@@ -93,8 +93,8 @@ _MOVED = {
     ),
 }  # fmt: skip
 _ROOMS = (
-    "cli", "core", "explainers", "factors", "metrics", "mitigation", "modality", "recommendation", "report", "runs",
-    "shortcuts", "testing", "torch_ops", "transforms", "tuning",
+    "cli", "core", "explainers", "factors", "language", "metrics", "mitigation", "modality", "recommendation", "report",
+    "runs", "shortcuts", "testing", "torch_ops", "transforms", "tuning",
 )  # fmt: skip
 # What lower rooms may load of higher ones, see `xaikit.upward`.
 _MODULES |= {
@@ -106,6 +106,8 @@ _MODULES |= {
     "transforms": "xaikit.transforms",
     "targets": "xaikit.core.target_values",
     "figures": "xaikit.report.figures",
+    "generation_figures": "xaikit.report.generation_figures",
+    "generation_page": "xaikit.report.generation_page",
     "hierarchies": "xaikit.report.hierarchies",
     "pictures": "xaikit.report.pictures",
     "scans": "xaikit.report.scans",
@@ -121,6 +123,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; a test compares
     from xaikit import core as core
     from xaikit import explainers as explainers
     from xaikit import factors as factors
+    from xaikit import language as language
     from xaikit import metrics as metrics
     from xaikit import mitigation as mitigation
     from xaikit import modality as modality

@@ -20,7 +20,8 @@ MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__
 # A room is a subpackage. It may import from the rooms of its own floor and of the floors above it in this list.
 FLOORS = [
     {"upward"}, {"core"}, {"torch_ops"}, {"files", "modality", "transforms", "factors"}, {"explainers"}, {"metrics"},
-    {"tuning", "mitigation", "shortcuts", "recommendation", "runs"}, {"report"}, {"cli"}, {"testing"}, {"__main__"},
+    {"tuning", "mitigation", "shortcuts", "recommendation", "runs", "language"}, {"report"}, {"studio"}, {"cli"},
+    {"testing"}, {"__main__"},
 ]  # fmt: skip
 # The files or rooms that may import a heavy library.
 DOORS = {
@@ -34,6 +35,8 @@ DOORS = {
     "lightning_fabric": ["cli/processes.py"],
     "jinja2": ["report/"],
     "psycopg": ["tuning/"],
+    "starlette": ["studio/"],
+    "uvicorn": ["studio/"],
     "torchvision": ["core/torchvision_ops.py"],
 }
 # The file that may use private names of a library, with comments that say what breaks if they change.

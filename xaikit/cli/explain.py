@@ -32,6 +32,9 @@ class Explain(ProcessFields, DataFields, ModelJob):
     models of torchvision, timm and Hugging Face are cropped and scaled as these models expect; --size, --mean and --std
     change that.
 
+    With --prompt or --prompt-file a language model (hf:FOLDER) generates an answer, or --answer gives one, and each
+    generated token is explained: the matrix as .npz and .png, and a page (.html).
+
     --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
     .jsonl: numbers, texts with --text, time series with --series) or module:dataset.
 
@@ -42,6 +45,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
       xaikit explain digit.png --model mynet:make --grey --size 28 --target 3
       xaikit explain "a fine film" --model hf:bert
       xaikit explain people.csv --row 3 --labels outcome --model people:make
+      xaikit explain --model hf:FOLDER --prompt "Once upon a time" --generate 40 --explainer attn_lrp
       xaikit explain --data photos/ --model torchvision:resnet18 --weights resnet18.pt --out run/
       xaikit explain --data people.csv --labels outcome --model people:make --out run-people/
     """  # noqa: D301 (click reads the backspace: the lines below it stay lines)
@@ -61,13 +65,25 @@ class Explain(ProcessFields, DataFields, ModelJob):
     keep_inputs: bool = flag(True, help="With --data: store the samples too; a report shows them.")
     repair: bool = flag(False, help="Check every shard in the folder and compute damaged ones again.")
     seed: int = flag(0, help="Seed of the explainer's random numbers.")
+    prompt: str = flag("", help="Text that a language model continues; each token of its answer is explained.")
+    prompt_file: Path | None = flag(None, help="File with the prompt; .json holds messages with role and content.")
+    generate: int | None = flag(None, help="Most tokens that the model generates after the prompt (default: 20).")
+    answer: str = flag("", help="The answer to explain, instead of one that the model generates.")
+    units: str = flag("tokens", help="With a prompt: tokens, words, sentences or lines.")
 
     def run(self) -> int:
         """Explain, write, summarise."""
         from xaikit.core.errors import InvalidInputError
 
-        if bool(self.data) == (self.source is not None):
-            raise InvalidInputError("name either an INPUT or --data, a whole data set")
+        has_prompt = bool(self.prompt or self.prompt_file)
+        if (bool(self.data), self.source is not None, has_prompt).count(True) != 1:
+            raise InvalidInputError("name either an INPUT, or --data, a whole data set, or a --prompt")
+        if has_prompt:
+            from xaikit.cli.generation import explain_prompt
+
+            return explain_prompt(self)
+        if self.answer or self.generate is not None or self.units != "tokens":
+            raise InvalidInputError("--answer, --generate and --units belong to a --prompt; name one")
         if self.source is None:
             return self.shared() if self.starts_others else self._all()
         if self.starts_others:

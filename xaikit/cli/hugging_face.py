@@ -67,6 +67,8 @@ def _model_class(transformers: Any, path: Path) -> Any:
 def _hide_padding(pad: int, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
     """Add the attention mask that token ids alone leave out; a hook, so that no name in the model changes."""
     ids = args[0] if args else kwargs.get("input_ids")
+    if kwargs.get("past_key_values") is not None:
+        return args, kwargs  # generate() knows what is padding; these ids are not the whole text
     if len(args) < 2 and isinstance(ids, Tensor) and not ids.is_floating_point() and "attention_mask" not in kwargs:
         kwargs = {**kwargs, "attention_mask": (ids != pad).long()}
     return args, kwargs

@@ -31,6 +31,7 @@ from xaikit.cli import (
     run_file,
     scan,
     shortcuts,
+    studio,
     tune,
 )
 from xaikit.cli.flags import in_flags
@@ -59,6 +60,7 @@ for verb in (
     assess.Compare,
     shortcuts.Shortcuts,
     report.WriteReport,
+    studio.OpenStudio,
     doctor.Doctor,
     run_file.RunFile,
     demo.Demo,

@@ -96,6 +96,16 @@ def same_proportions(size: Sequence[int], other: Sequence[int]) -> bool:
     return abs(w * height / h - width) <= 1 or abs(h * width / w - height) <= 1
 
 
+def fitted_to(mask: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """A mask (H, W) scaled to (height, width); None for other proportions.
+
+    Args:
+        mask: of the model's input at another size.
+        shape: of the input.
+    """
+    return _scaled(mask, tuple(shape)) if same_proportions(tuple(mask.shape), shape) else None
+
+
 def _like_picture(mask: Tensor, picture: tuple[int, int], preparation: Preparation) -> Tensor:
     """A mask drawn on a picture of some (height, width), scaled and cut as the picture is."""
     return _each_map(mask, lambda image: preparation.placed(image.resize((picture[1], picture[0]), NEAREST), BOX))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xaikit.cli.annotation_masks import AnnotationMasks, holds_annotations
+from xaikit.cli.mark_masks import MarkMasks, mark_masks
 from xaikit.cli.mask_matching import files_of
 from xaikit.cli.mask_placing import MaskPlacing
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
@@ -166,7 +167,7 @@ def chosen_columns(names: Sequence[str], features: Sequence[str], what: str) -> 
     return [f in names or column in names for f, column in zip(features, columns, strict=True)]
 
 
-AnyMasks = Masks | NamedMasks | AnnotationMasks
+AnyMasks = Masks | NamedMasks | AnnotationMasks | MarkMasks
 
 
 def read_masks(
@@ -199,6 +200,11 @@ def read_masks(
         return NamedMasks(names, data)
     if path is None:
         return None
+    marks = mark_masks(path, data)
+    if marks is not None:
+        if by_class:
+            raise InvalidInputError(f"mask_scope=class needs a --mask with a map for each class, and {path} has marks")
+        return marks
     if not holds_annotations(path, data):
         return Masks(path, data, by_class=by_class, labels=labels)
     if by_class:

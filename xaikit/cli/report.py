@@ -56,7 +56,7 @@ class WriteReport(Job):
         report = Report(
             runs=runs,
             title=self.title,
-            names=Names(_words(self.classes), _words(self.features), *self._tokens(runs)),
+            names=Names(comma_list(self.classes), comma_list(self.features), *self._tokens(runs)),
             kind=self.kind or None,
             sections=sections,
             limit=self.limit,
@@ -144,7 +144,12 @@ def _read(path: Path, make: Callable[[Any], list[Any]], verb: str) -> list[Any]:
         raise InvalidInputError(f"{path} is not what xaikit {verb} wrote ({reason})") from None
 
 
-def _words(text: str) -> list[str]:
+def comma_list(text: str) -> list[str]:
+    """The names in a text like "no,yes", or the lines of the file that it names.
+
+    Args:
+        text: of an option.
+    """
     path = Path(text)
     if text and path.is_file():
         return path.read_text(encoding="utf-8").splitlines()

@@ -9,6 +9,7 @@ from torch import Tensor
 from xaikit.cli.mask_matching import files_of
 from xaikit.core.errors import InvalidInputError
 from xaikit.files.annotations import FILES, annotation_files
+from xaikit.files.marks import find_marks
 from xaikit.files.pictures import PICTURES
 from xaikit.runs import Run
 from xaikit.shortcuts import load_masks
@@ -22,6 +23,8 @@ def masks_of_run(path: Path, run: Run) -> Tensor:
         InvalidInputError: for what holds no masks, or annotations, which say where a region is in the pictures: a run
             does not keep these.
     """
+    if path.is_dir() and find_marks(path) is not None:
+        return load_masks(path)
     if path.suffix.lower() in FILES or (path.is_dir() and not mask_files(path, none=True) and annotation_files(path)):
         raise InvalidInputError(
             f"--mask {path} holds annotations of pictures, and a run holds only the model's inputs; measure with "

@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from xaikit.core.as_explainer import as_explainer
 from xaikit.core.attribution import Attribution
 from xaikit.core.batch import Batch, read_batch, read_batches
 from xaikit.core.boxes import boxes_to_masks
 from xaikit.core.call import Call
 from xaikit.core.configured import Configured
 from xaikit.core.errors import XaikitError
-from xaikit.core.explainer import Explainer, as_explainer
+from xaikit.core.explainer import Explainer
 from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import read_classes, read_labels
 from xaikit.core.mask_shapes import fit_masks

@@ -154,7 +154,7 @@ class Explainer(ModelView, abc.ABC):
                 raise InvalidInputError("several targets at once must look at the same head; explain Heads by itself")
             first, *others = several
             every = dataclasses.replace(call, target=first, more_targets=tuple(others))
-            return self._attribute_each(every) if self._shares_passes() else Explainer._attribute_each(self, every)
+            return self.attribute_each(every)
 
         results = self.run_call(method, inputs, **options)
         parts, rebuild = zip(*(structure.flatten(result, "attributions") for result in results), strict=True)
@@ -280,6 +280,14 @@ class Explainer(ModelView, abc.ABC):
         """
         return self._attribute(call)
 
+    def attribute_each(self, call: Call) -> tuple[Tensors, ...]:
+        """The attribution for each of the targets of an open call; passes are shared where the method can.
+
+        Args:
+            call: made by `run_call`, or a copy of such a call with other targets.
+        """
+        return self._attribute_each(call) if self._shares_passes() else Explainer._attribute_each(self, call)
+
     def _explained(self, call: Call) -> Explained:
         """The attribution, the explained scores, and what is missing of a promised total: what `explain` reports."""
         values, scores, promised = self._attribute(call), self._explained_scores(call), self._promised_total(call)
@@ -383,17 +391,3 @@ class Explainer(ModelView, abc.ABC):
         several = isinstance(self.layer, tuple)
         pick: Callable[[Tensors], Any] = tuple if several else (lambda out: out[0])
         return at_layers(call, self.layers, read_off=read, must_reach=self.DIFFERENTIABLE), pick
-
-
-def as_explainer(value: Any, model: nn.Module | None = None) -> Explainer:
-    """An explainer from a name, a spec string, a spec dict, a class or an object.
-
-    Args:
-        value: what `EXPLAINERS.create` accepts.
-        model: the model to bind it to; None leaves the explainer as it is.
-
-    Raises:
-        UnknownNameError: for a name that is not registered.
-        InvalidTypeError: for a value that describes no explainer.
-    """
-    return Explainer.from_spec(value, model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
@@ -120,6 +121,10 @@ class Forward:
         try:
             with self.guard():
                 return self.model(*first, *positional, **(stand_ins if by_name else {}), **keywords)
+        except TypeError as error:
+            keyword_arguments = {**(stand_ins if by_name else {}), **keywords}
+            explain_arguments(self.model, (*first, *positional), keyword_arguments, error)
+            raise
         except (RuntimeError, ValueError, IndexError) as error:
             explain_failure(self.model, inputs, error)
             raise
@@ -192,6 +197,29 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for item in value:
             yield from _tensors(item)
+
+
+def explain_arguments(
+    model: nn.Module, positional: Sequence[Any], keywords: Mapping[str, Any], error: TypeError
+) -> None:
+    """Raise an error that says which arguments a model got, if its forward pass does not take them.
+
+    Raises:
+        InvalidTypeError: with the signature, what came, and what the items of a list or a dict stand for.
+    """
+    try:
+        signature = inspect.signature(model.forward)
+        signature.bind(*positional, **keywords)
+    except ValueError:  # it has no signature
+        return
+    except TypeError as reason:
+        came = [f"{len(positional)} by position"] * bool(positional)
+        came += [f"{', '.join(map(repr, keywords))} by name"] * bool(keywords)
+        raise InvalidTypeError(
+            f"the model's forward{signature} does not take the arguments {' and '.join(came)} ({reason}); each item of "
+            "a tuple, a list or a dict is an input of its own; the samples of one input are one tensor, "
+            "torch.stack(inputs)"
+        ) from error
 
 
 def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None:

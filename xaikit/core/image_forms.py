@@ -2,62 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from xaikit.core import torch_private
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import Tensors
 
-CONVOLUTIONS = frozenset({torch.conv1d, torch.conv2d, torch.conv3d})
+# Where the weight of each has the number of its input channels.
+CHANNELS: dict[Any, int] = {f: 1 for f in (torch.conv1d, torch.conv2d, torch.conv3d)}
+CHANNELS |= {f: 0 for f in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)}
+GROUPS = 6  # the position of `groups` among the arguments of a convolution that is not transposed
 
 
-class _Batched(TorchFunctionMode):
-    """Watches the convolutions that a model calls as functions."""
-
-    def __init__(self, shapes: list[torch.Size]) -> None:
-        super().__init__()
-        self._shapes = shapes
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
-        if func in CONVOLUTIONS:
-            operands = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
-            weight, groups = operands["weight"], operands.get("groups", args[6] if len(args) > 6 else 1)  # noqa: PLR2004
-            _check(operands["input"], weight.shape[1] * groups, weight.ndim, self._shapes)
-        return func(*args, **(kwargs or {}))
-
-
-def refuse_unbatched(
-    modules: Iterable[nn.Module], inputs: Tensors, operations: set[Any]
-) -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    """Let a private copy refuse an image without its batch axis, which a convolution takes as one sample.
+class BatchedImages(TorchFunctionMode):
+    """Refuses an image without its batch axis, which a convolution takes as one sample.
 
     The axis of channels would pass for the one of samples, and a sum over classes for a score.
 
     Args:
-        modules: of the copy, the first convolution of which gets a hook.
-        inputs: what the model is called with.
-        operations: the torch functions that the model calls.
-
-    Returns:
-        A context for each pass, which refuses where the model calls its convolutions as functions.
+        inputs: what the model is called with while this is active.
     """
-    shapes = [x.shape for x in inputs]
-    first: Any = next((m for m in modules if isinstance(m, torch_private.Convolution)), None)
-    if first is None:
-        return contextlib.nullcontext if operations.isdisjoint(CONVOLUTIONS) else lambda: _Batched(shapes)
 
-    def check(convolution: Any, args: tuple[Any, ...]) -> None:
-        if args:
-            _check(args[0], convolution.in_channels, convolution.weight.ndim, shapes)
+    def __init__(self, inputs: Tensors) -> None:
+        super().__init__()
+        self._shapes = [x.shape for x in inputs]
 
-    first.register_forward_pre_hook(check)
-    return contextlib.nullcontext
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        axis = CHANNELS.get(func)
+        if axis is not None:
+            operands = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
+            channels = operands["weight"].shape[axis]
+            if axis == 1:
+                channels *= operands.get("groups", args[GROUPS] if len(args) > GROUPS else 1)
+            _check(operands["input"], channels, operands["weight"].ndim, self._shapes)
+        return func(*args, **(kwargs or {}))
 
 
 def _check(x: Any, channels: int, axes: int, shapes: list[torch.Size]) -> None:

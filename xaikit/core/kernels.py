@@ -58,6 +58,12 @@ def _hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:
     return x.copy_(y) if inplace else y
 
 
+def _prelu(x: Tensor, weight: Tensor) -> Tensor:
+    """The same: at 0 the second backward pass of torch takes the slope 1, and its first one the weight."""
+    slope = weight.view(1, -1, *[1] * (x.ndim - 2)) if x.ndim > 1 else weight
+    return torch.where(x > 0, x, slope * x)
+
+
 def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:  # noqa: ARG001
     return _distance(x1.unsqueeze(-2) - x2.unsqueeze(-3), p)
 
@@ -96,7 +102,14 @@ FIRST: Mapping[Any, Callable[..., Tensor]] = MappingProxyType(
     }
 )
 TWICE: Mapping[Any, Callable[..., Tensor]] = MappingProxyType(
-    {F.hardsigmoid: _hardsigmoid, torch.cdist: _cdist, F.pdist: _pdist, torch.pdist: _pdist}
+    {
+        F.hardsigmoid: _hardsigmoid,
+        torch.cdist: _cdist,
+        F.pdist: _pdist,
+        torch.pdist: _pdist,
+        torch.prelu: _prelu,
+        Tensor.prelu: _prelu,
+    }
 )
 
 
@@ -180,12 +193,12 @@ def check_second_derivative(grads: Iterable[Tensor | None], facts: ModelFacts, f
     Raises:
         NotDifferentiableError: with the operation's name.
     """
-    if form in facts.twice:
+    if form in facts.checked:
         return
     for g in grads:
         if g is not None:
             refuse_missing_derivative(g, facts.operations)
-    facts.twice.add(form)
+    facts.checked.add(form)
 
 
 def refuse_missing_derivative(output: Tensor, called: set[Any]) -> None:

@@ -21,25 +21,37 @@ class ModelFacts:
         draws: whether its forward pass draws from torch's global random numbers, in evaluation mode; None likewise.
         written: buffers and attributes, each as module's name and own, that its forward pass changes in evaluation
             mode. No module itself, which would keep the model alive.
+        written_weights: parameters of which the same holds; those of a copy are then its own, unless they are trained.
         private_classes: the classes of objects on its attributes that its forward pass writes into.
         operations: torch functions that its forward passes called, as far as they have been watched.
         rows: for each form of input, how rows may be stacked.
-        twice: for each form of input and score, whether a second derivative has been checked.
+        checked: forms of input and score whose second derivative, or whose way from a layer, has been checked.
+        batched: forms of input whose convolutions have all had a batch axis.
     """
 
     replicable: bool | None = None
     draws: bool | None = None
     written: frozenset[tuple[str, str]] = frozenset()
+    written_weights: frozenset[tuple[str, str]] = frozenset()
     private_classes: frozenset[type] = frozenset()
     operations: set[Any] = dataclasses.field(default_factory=set)
     rows: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
-    twice: set[Hashable] = dataclasses.field(default_factory=set)
+    checked: set[Hashable] = dataclasses.field(default_factory=set)
+    batched: dict[Hashable, None] = dataclasses.field(default_factory=dict)
 
     def remember_rows(self, form: Hashable, rule: Any) -> None:
         """Keep the row rule of a form of input; the oldest goes where there are many."""
-        while len(self.rows) >= MAX_FORMS:
-            self.rows.pop(next(iter(self.rows)))
-        self.rows[form] = rule
+        _remember(self.rows, form, rule)
+
+    def remember_batched(self, form: Hashable) -> None:
+        """Keep a form of input whose convolutions have had a batch axis; the oldest goes likewise."""
+        _remember(self.batched, form, None)
+
+
+def _remember(memory: dict[Hashable, Any], form: Hashable, value: Any) -> None:
+    while len(memory) >= MAX_FORMS:
+        memory.pop(next(iter(memory)), None)
+    memory[form] = value
 
 
 _FACTS: weakref.WeakKeyDictionary[nn.Module, ModelFacts] = weakref.WeakKeyDictionary()

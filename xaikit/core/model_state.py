@@ -97,6 +97,7 @@ def running_model(  # noqa: PLR0913
                 training=None if keep_mode else False,
                 freeze=freeze,
                 share_state=keep_writes,
+                share_weights=not (facts.written_weights and freeze),
                 private_classes=facts.private_classes,
             )
         if replica is not None:

@@ -13,7 +13,7 @@ from torch import nn
 from xaikit.core.configured import Configured, positional
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
 from xaikit.core.inputs import read_inputs
-from xaikit.core.layers import find_layer
+from xaikit.core.layers import find_point
 from xaikit.core.params import Int, Layer
 from xaikit.core.setting_json import to_json
 
@@ -111,7 +111,7 @@ class ModelView(Configured):
         settings = self.settings()
         if self.model is not None and self.layer is not None:
             several = isinstance(self.layer, tuple)
-            names = [find_layer(self.model, item)[0] for item in (self.layer if several else (self.layer,))]
+            names = [find_point(self.model, item).name for item in (self.layer if several else (self.layer,))]
             settings["layer"] = names if several else names[0]
         return settings
 

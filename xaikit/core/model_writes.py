@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from xaikit.core.replica import CONTAINERS, LARGE_CONTAINER, MODULE_STATE, PLAIN_TYPES, Replica, holds_state, slots_of
-from xaikit.core.torch_private import buffers_of
+from xaikit.core.torch_private import buffers_of, parameters_of
 
 MAX_DEPTH = 4
 MAX_ELEMENTS = 2**20  # of a tensor that an object holds; larger ones are data, not what a pass writes
+
+DATA: Any = torch.Tensor.data  # the descriptor
 
 
 class WrittenObjects:
@@ -35,6 +38,48 @@ class WrittenObjects:
                 now.clear()
                 now.update(state)
         return frozenset(changed)
+
+
+class WrittenWeights(TorchFunctionMode):
+    """While active, keeps the weights that a pass may write into: by their `data`, or in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: dict[int, tuple[nn.Parameter, Tensor, Tensor]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        outputs = (kwargs or {}).get("out")
+        for target in (*args[:1], *(outputs if isinstance(outputs, tuple) else (outputs,))):
+            if isinstance(target, nn.Parameter) and id(target) not in self._before and _may_write(func, outputs):
+                self._before[id(target)] = target, target.detach(), target.detach().clone()
+        return func(*args, **(kwargs or {}))
+
+    def put_back(self, replica: Replica | None, names: Mapping[nn.Module, str]) -> frozenset[tuple[str, str]]:
+        """Give the weights the values that they had.
+
+        Args:
+            replica: the private copy that ran, which may share the weights with the user's model.
+            names: of the modules that ran.
+
+        Returns:
+            The changed weights, each as module's name and own.
+        """
+        changed = set()
+        for weight, memory, value in self._before.values():
+            if weight.data_ptr() != memory.data_ptr() or not torch.equal(weight, value):
+                changed.add(id(weight))
+                with torch.no_grad():
+                    weight.data = memory
+                    memory.copy_(value)
+        modules = names if replica is None else replica.copies.values()
+        return frozenset((names[m], k) for m in modules for k, p in parameters_of(m).items() if id(p) in changed)
+
+
+def _may_write(func: Any, outputs: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    data = getattr(func, "__self__", None) is DATA  # its getter or its setter
+    in_place = name.endswith("_") and not name.startswith("_") or name.startswith("__i") or name == "__setitem__"
+    return data or in_place or outputs is not None
 
 
 def _kept(state: dict[str, Any], depth: int) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:

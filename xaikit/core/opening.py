@@ -18,7 +18,7 @@ from xaikit.core import targets as target_rules
 from xaikit.core.call import Call
 from xaikit.core.errors import InvalidTypeError, XaikitError
 from xaikit.core.forward import Forward
-from xaikit.core.image_forms import refuse_unbatched
+from xaikit.core.image_forms import CHANNELS, BatchedImages
 from xaikit.core.inputs import complex_inputs_error
 from xaikit.core.kernels import FunctionLog
 from xaikit.core.layer_gradients import row_order
@@ -26,7 +26,7 @@ from xaikit.core.layers import check_activation, check_parallel, check_runs, fin
 from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.model_state import RunningModel
 from xaikit.core.model_view import ModelView
-from xaikit.core.model_writes import WrittenObjects, written_names
+from xaikit.core.model_writes import WrittenObjects, WrittenWeights, written_names
 from xaikit.core.rows import RowRule, find_row_rule, rows_per_pass, warn_of_dependent_rows
 from xaikit.core.structure import Tensors
 from xaikit.core.token_inputs import token_layers
@@ -110,8 +110,9 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     if request.keep_writes:  # not before: what is found out must leave no trace
         running = make(in_place=in_place, keep_writes=True)
         run.model, run.restart = running.model, running.restart
-    if running.replica is not None:
-        run.guard = refuse_unbatched(running.modules, tensors, facts.operations)
+    form = run.form(tensors)
+    if form not in facts.batched and not facts.operations.isdisjoint(CHANNELS):
+        run.guard = functools.partial(BatchedImages, tensors)
 
     def output_axes() -> int:
         with running.open(), torch.no_grad():
@@ -138,6 +139,7 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     )
     with running.open(), torch.set_grad_enabled(request.create_graph):
         yield call, rebuild
+    facts.remember_batched(form)
     if request.keep_writes and running.replica is not None:
         with model_state.EXCLUSIVE:  # a pass of the model itself in another thread must not read half of it
             running.replica.write_back()
@@ -201,12 +203,12 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
         if threading.get_ident() == thread and module in originals:
             strays.append(module)
 
-    objects = WrittenObjects(replica.holders if replica is not None else ())
+    objects, weights = WrittenObjects(replica.holders if replica is not None else ()), WrittenWeights()
     handle = register_module_forward_pre_hook(note) if replica is not None else None
     before = torch.default_generator.get_state()
     loaded = torch_private.compiler_is_loaded()
     try:
-        with torch.no_grad(), FunctionLog(facts.operations):
+        with torch.no_grad(), FunctionLog(facts.operations), weights:
             _run_in_some_form(run, inputs, limit)
     except Exception:
         if torch_private.compiler_is_loaded() is not loaded:
@@ -217,7 +219,7 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
     finally:
         if handle is not None:
             handle.remove()
-        private_classes = objects.put_back()
+        private_classes, written_weights = objects.put_back(), weights.put_back(replica, running.modules)
     if torch_private.compiler_is_loaded() is not loaded:  # what it compiled in this pass was not watched
         raise _StartAgainError(in_place=replica is None)
     facts.draws = not torch.equal(before, torch.default_generator.get_state())
@@ -228,7 +230,8 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
         raise _StartAgainError
     facts.replicable = replica is not None
     if replica is not None:
-        facts.written = written_names(replica, running.modules)
+        facts.written_weights |= written_weights
+        facts.written = facts.written_weights | written_names(replica, running.modules)
         if facts.written:
             raise _StartAgainError
 
@@ -242,11 +245,17 @@ def _run_in_some_form(run: Forward, inputs: Tensors, limit: int) -> None:
             return
     try:
         run(inputs, None)
-    except Exception:
+    except Exception as item_by_item:
         if not run.takes_one_argument():
             raise
         run.as_one = True
-        run(inputs, None)
+        try:
+            run(inputs, None)
+        except Exception as as_one:
+            is_ours = isinstance(item_by_item, XaikitError)
+            if isinstance(item_by_item, TypeError) and "argument" in str(item_by_item) and not is_ours:
+                raise  # the model does not take the parts, so it is the whole that failed
+            raise item_by_item from as_one
 
 
 def check_differentiable(
@@ -355,8 +364,8 @@ def at_layers(call: Call, layers: tuple[Any, ...], *, read_off: bool, must_reach
 def _check_reached(call: Call) -> None:
     """Refuse layers that the score does not depend on; asked once for a form of input."""
     key = ("reached", tuple(p.name for p in call.layers), tuple((tuple(x.shape), x.dtype) for x in call.inputs))
-    if key not in call.facts.twice:
+    if key not in call.facts.checked:
         target = (lambda output: output.reshape(call.n, -1).sum(1)) if call.target is None else call.target
         plain = dataclasses.replace(call, create_graph=False, on_output=None, target=target)
         plain.grad_of(tuple(x.detach() for x in call.inputs))
-        call.facts.twice.add(key)
+        call.facts.checked.add(key)

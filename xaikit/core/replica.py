@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core.earlier_statistics import earlier_statistics
-from xaikit.core.errors import XaikitError
+from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.core.torch_private import buffers_of, children_of, parameters_of
 
 ORIGINAL = "_xaikit_original"  # the attribute of a copy that holds the module it was copied from
@@ -90,6 +90,7 @@ class Replica:
         self._weights: dict[int, Tensor] = {}
         self._tensors: dict[int, Tensor] = {}
         self._containers: dict[int, Any] = {}
+        self._slots: dict[type, tuple[str, ...]] = {}
         self.holders: list[Any] = []  # functions and objects that may refer to a module
         self.copies: dict[nn.Module, nn.Module] = {module: _empty_copy(module) for module in originals}
         self.model = self.copies[originals[0]]
@@ -116,15 +117,21 @@ class Replica:
             buffers_of(module), {k: self._tensor(b) for k, b in self._buffers(module).items()}
         )
         for name in HOOKS:
-            hooks = state[name] = state[name].copy()
-            for key, hook in hooks.items():
-                hooks[key] = self._private(hook)
-        for name in state.keys() - MODULE_STATE:
-            value = state[name]
-            if type(value) not in PLAIN_TYPES:
+            hooks = state[name]
+            state[name] = type(hooks)()
+            if hooks:  # most have none, and all else is slow on an OrderedDict
+                state[name].update((key, self._private(hook)) for key, hook in hooks.items())
+        for name, value in vars(module).items():
+            if type(value) not in PLAIN_TYPES and name not in MODULE_STATE:
                 state[name] = self._private(value)
-        for name, value in slots_of(module).items():
-            object.__setattr__(self.copies[module], name, self._private(value))
+        for name in self._slots_of_kind(type(module)):
+            if hasattr(module, name):
+                object.__setattr__(self.copies[module], name, self._private(getattr(module, name)))
+
+    def _slots_of_kind(self, kind: type) -> tuple[str, ...]:
+        if kind not in self._slots:
+            self._slots[kind] = _slot_names(kind)
+        return self._slots[kind]
 
     def _buffers(self, module: nn.Module) -> dict[str, Tensor | None]:
         """The buffers that the copy of a module starts from."""
@@ -132,21 +139,24 @@ class Replica:
         return {**buffers_of(module), **earlier} if earlier else buffers_of(module)
 
     def _parameter(self, parameter: Any) -> Any:
-        if parameter is not None and not self._share_weights:
+        if parameter is None:
+            return parameter
+        if type(parameter) is not nn.Parameter and nn.parameter.is_lazy(parameter):
+            raise InvalidInputError("the model has lazy layers without weights; run it on a batch once, model(inputs)")
+        if not self._share_weights:
             return self._copied(parameter)
-        if parameter is None or not self._freeze or not parameter.requires_grad or not parameter.is_leaf:
+        if not self._freeze or not parameter.requires_grad or not parameter.is_leaf:
             return parameter
         if id(parameter) not in self._weights:
-            frozen = parameter.detach()
             plain = type(parameter) is nn.Parameter
-            self._weights[id(parameter)] = nn.Parameter(frozen, requires_grad=False) if plain else frozen
+            self._weights[id(parameter)] = nn.Parameter(parameter, False) if plain else parameter.detach()
         return self._weights[id(parameter)]
 
     def _copied(self, parameter: nn.Parameter) -> Any:
         """A parameter with the same values in other memory, the same one for a parameter that is shared."""
-        if id(parameter) not in self._weights and not nn.parameter.is_lazy(parameter):
+        if id(parameter) not in self._weights:
             self._weights[id(parameter)] = deepcopy(parameter)
-        return self._weights.get(id(parameter), parameter)
+        return self._weights[id(parameter)]
 
     def _tensor(self, tensor: Any) -> Any:
         if tensor is None or self._share_state or not isinstance(tensor, Tensor):
@@ -154,8 +164,8 @@ class Replica:
         if isinstance(tensor, nn.parameter.UninitializedBuffer):
             return tensor
         if id(tensor) not in self._tensors:
-            keeps_graph = tensor.requires_grad and not self._freeze
-            self._tensors[id(tensor)] = tensor.clone() if keeps_graph else tensor.detach().clone()
+            loses_graph = tensor.requires_grad and self._freeze
+            self._tensors[id(tensor)] = tensor.detach().clone() if loses_graph else tensor.clone()
         return self._tensors[id(tensor)]
 
     def _private(self, value: Any) -> Any:  # noqa: PLR0911
@@ -163,14 +173,6 @@ class Replica:
         kind = type(value)
         if kind in PLAIN_TYPES:
             return value
-        if isinstance(value, nn.Module):
-            return self.copies.get(value, value)
-        if isinstance(value, nn.Parameter):
-            return self._parameter(value)
-        if isinstance(value, Tensor):
-            return self._tensor(value)
-        if kind in CONTAINERS or isinstance(value, DICTS):
-            return self._container(value)
         if isinstance(value, tuple):
             if PLAIN_TYPES.issuperset(map(type, value)):
                 return value
@@ -178,6 +180,12 @@ class Replica:
             if all(a is b for a, b in zip(items, value, strict=True)):
                 return value
             return kind(*items) if hasattr(value, "_fields") else kind(items)
+        if kind in CONTAINERS or isinstance(value, DICTS):
+            return self._container(value)
+        if isinstance(value, nn.Module):
+            return self.copies.get(value, value)
+        if isinstance(value, Tensor):
+            return self._parameter(value) if isinstance(value, nn.Parameter) else self._tensor(value)
         if kind is types.MethodType and isinstance(value.__self__, nn.Module):
             return types.MethodType(value.__func__, self.copies.get(value.__self__, value.__self__))
         if kind is functools.partial:
@@ -201,13 +209,17 @@ class Replica:
         """Give the copies the state that the model has now in what its passes write, as if they had not run.
 
         Args:
-            written: buffers and attributes by the user's module and their name.
+            written: weights, buffers and attributes by the user's module and their name.
         """
         self._tensors.clear()
         self._containers.clear()
+        if not self._share_weights:
+            self._weights.clear()
         for module, name in written:
             copy, state = self.copies[module], vars(module)
-            if name in buffers_of(module):
+            if name in parameters_of(module):
+                parameters_of(copy)[name] = self._parameter(parameters_of(module)[name])
+            elif name in buffers_of(module):
                 buffers_of(copy)[name] = self._tensor(self._buffers(module)[name])
             elif name in state:
                 vars(copy)[name] = self._private(state[name])

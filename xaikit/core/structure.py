@@ -72,7 +72,11 @@ def check_batch(tensors: Tensors, what: str = "inputs") -> int:
 
     Raises:
         InvalidInputError: for scalars, an empty batch, unequal batch sizes, NaN or infinite values.
+        InvalidTypeError: for sparse tensors.
     """
+    sparse = next((t.layout for t in tensors if t.layout != torch.strided), None)
+    if sparse is not None:
+        raise InvalidTypeError(f"{what} must be dense tensors, got {sparse}; pass {what}.to_dense()")
     if any(t.ndim == 0 for t in tensors):
         raise InvalidInputError(f"{what} must have a batch dimension first, got a scalar")
     sizes = [len(t) for t in tensors]

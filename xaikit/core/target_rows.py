@@ -22,7 +22,7 @@ def pick_head(output: Any, head: str | int | None) -> Any:
 
     Raises:
         UnknownNameError: when the output lacks the head; the message names what it has. A single tensor is the head
-            "logits", and the head 0.
+            "logits", and the head 0; so is the only item of a tuple.
         InvalidTypeError: when what stands there is no tensor.
     """
     if head is None:
@@ -40,6 +40,8 @@ def pick_head(output: Any, head: str | int | None) -> Any:
         picked = output[head]
     elif isinstance(head, str) and hasattr(output, head):
         picked = getattr(output, head)
+    elif isinstance(output, (tuple, list)) and len(output) == 1 and head == "logits":
+        picked = output[0]
     elif isinstance(output, (tuple, list)) and (place := _position(head)) in range(-len(output), len(output)):
         picked = output[place]
     elif isinstance(output, (tuple, list)):

@@ -150,7 +150,7 @@ class Report:
         cards = list(self._cards(digest))
         verdicts_of_sections = [s.conclusion for s in self.sections if isinstance(s, Table) and s.conclusion]
         colouring = pictures.colouring()
-        return _template().render(
+        return template_of("report.html").render(
             title=self.title,
             style=(PAGE / "report.css").read_text(encoding="utf-8"),
             script=(PAGE / "report.js").read_text(encoding="utf-8"),
@@ -268,7 +268,15 @@ class Report:
         return f'<iframe srcdoc="{escape(self.html())}" title="{escape(self.title)}" {FRAME}></iframe>'
 
 
-def _template() -> Any:
+def template_of(page: str) -> Any:
+    """The template of a page; everything that is filled in is escaped.
+
+    Args:
+        page: its file in the folder `page`.
+
+    Raises:
+        MissingDependencyError: without jinja2.
+    """
     try:
         import jinja2
         from markupsafe import Markup
@@ -280,7 +288,7 @@ def _template() -> Any:
     environment.filters["number"] = _number
     environment.filters["share"] = lambda value: f"{value:.1%}" if isinstance(value, float) else _number(value)
     environment.filters["breakable"] = lambda name: Markup("_<wbr>").join(str(name).split("_"))
-    return environment.get_template("report.html")
+    return environment.get_template(page)
 
 
 def _number(value: Any) -> str:

@@ -238,6 +238,15 @@ def load_run(folder: str | Path) -> Run:
     return Run(path)
 
 
+def single_sample(shard: Shard) -> ExplainedSample:
+    """The only sample of a shard of one.
+
+    Args:
+        shard: as `read_row` gives it.
+    """
+    return _sample(shard, 0)
+
+
 def _sample(shard: Shard, row: int) -> ExplainedSample:
     def number(values: Tensor | None) -> Any:
         return None if values is None else values[row].item()

@@ -113,7 +113,10 @@ def read(folder: Path, number: int) -> Shard:
     Raises:
         InvalidInputError: for a damaged file; the message names it.
     """
-    description, tensors = _open(path_of(folder, number), only=None)
+    return _shard(*_open(path_of(folder, number), only=None))
+
+
+def _shard(description: dict[str, Any], tensors: dict[str, Tensor]) -> Shard:
     structured = {
         what: _rebuild(kind, {k.removeprefix(f"{what}."): v for k, v in tensors.items() if k.startswith(f"{what}.")})
         for what, kind in description["structure"].items()
@@ -127,6 +130,38 @@ def read(folder: Path, number: int) -> Shard:
         **{"values": (), **structured},
         **{k: tensors[k] for k in PLAIN if k in tensors},
     )
+
+
+def read_row(folder: Path, number: int, row: int) -> Shard:
+    """One sample of a shard, as a shard of one; only its part of the file is read, and no checksum of the values.
+
+    Args:
+        folder: of the run.
+        number: of the shard.
+        row: of the sample in the shard.
+
+    Raises:
+        InvalidInputError: for a damaged file, or a row that it does not have.
+    """
+    path = path_of(folder, number)
+    if not path.is_file():
+        raise InvalidInputError(f"there is no shard {path}; {_REPAIR}")
+    safetensors = _library()
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = file.metadata()[ABOUT]
+            if _text_hash(text) != file.metadata()[SHA]:
+                raise InvalidInputError(f"{path} does not hold what was written (its checksum differs); {_REPAIR}")
+            tensors = {name: file.get_slice(name)[row : row + 1] for name in file.keys()}  # noqa: SIM118
+        description = json.loads(text)
+        if row < 0 or not len(tensors["indices"]):
+            raise InvalidInputError(f"{path} holds no row {row}")
+        one = {key: description[key][row : row + 1] for key in ("names", "fingerprints")}
+        return _shard({**description, **one, "skipped": {}}, tensors)
+    except _damage(safetensors) as err:
+        if isinstance(err, InvalidInputError):
+            raise
+        raise InvalidInputError(f"{path} is damaged ({' '.join(str(err).split())[:80]}); {_REPAIR}") from None
 
 
 def samples_of(folder: Path, number: int) -> tuple[list[int], dict[int, str], str]:
@@ -162,7 +197,6 @@ _REPAIR = "run the same job with repair=True (--repair) to compute it again"
 def _open(path: Path, *, only: tuple[str, ...] | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The description and the tensors of a shard: all, or those of the given names that it has; hashes are compared."""
     safetensors = _library()
-    damage = (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError, RuntimeError, MemoryError)
     if not path.is_file():
         raise InvalidInputError(f"there is no shard {path}; {_REPAIR}")
     try:
@@ -174,11 +208,16 @@ def _open(path: Path, *, only: tuple[str, ...] | None) -> tuple[dict[str, Any], 
         description = json.loads(text)
         changed = changed or any(tensor_hash(t) != description["checksums"][name] for name, t in tensors.items())
         complete = only is not None or set(names) == set(description["checksums"])
-    except damage as err:
+    except _damage(safetensors) as err:
         raise InvalidInputError(f"{path} is damaged ({' '.join(str(err).split())[:80]}); {_REPAIR}") from None
     if changed or not complete:
         raise InvalidInputError(f"{path} does not hold what was written (its checksum differs); {_REPAIR}")
     return description, tensors
+
+
+def _damage(safetensors: Any) -> tuple[type[Exception], ...]:
+    """What reading a damaged file raises."""
+    return (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError, RuntimeError, MemoryError)
 
 
 def _text_hash(text: str) -> str:

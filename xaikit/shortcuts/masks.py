@@ -17,8 +17,10 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.masks import read_mask_values
 from xaikit.files.annotations import FILES, annotation_files, read_annotations
 from xaikit.files.arrays import read_npy, read_npz
+from xaikit.files.marks import find_marks
 from xaikit.files.pictures import read_mask_picture
 from xaikit.shortcuts.maps import distributions, relevance_maps
+from xaikit.shortcuts.marked import marked_masks
 
 PICTURES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".jpg", ".jpeg")
 ENDINGS = (".npy", ".npz", ".safetensors", *PICTURES)
@@ -104,7 +106,7 @@ def _grown(mask: Tensor, grow: int) -> Tensor:
     return pool(mask[:, None], 2 * grow + 1, 1, grow)[:, 0]
 
 
-def load_masks(
+def load_masks(  # noqa: PLR0911
     path: str | Path,
     *,
     key: str | None = None,
@@ -116,6 +118,7 @@ def load_masks(
 
     * ``.npy``; ``.npz`` with one array, or with its name in `key`;
     * pictures (``.png`` and others): grey values, black = 0, white = 1, or an index picture of 0 and 1; turned upright;
+    * a folder of marks, such as ``run/marks/must-not-matter``: those of each sample of the run, see `xaikit studio`;
     * files of annotation tools: COCO and LabelMe (``.json``), CVAT for images (``.xml``), YOLO (``.txt``);
     * heatmap files, which `Attribution.save` wrote (``.npz``, ``.safetensors``): each sample's relevance of at least
       `threshold` times its largest one, see `make_masks`.
@@ -138,10 +141,12 @@ def load_masks(
         UnknownNameError: for a label that does not occur.
     """
     path = Path(path)
+    marks = find_marks(path)
+    if marks is not None:
+        return marked_masks(*marks)
     if path.is_dir():
-        files = [] if mask_files(path, none=True) else annotation_files(path)
-        if files:
-            return _annotated(path, files, labels, size)
+        if not mask_files(path, none=True) and (annotated := annotation_files(path)):
+            return _annotated(path, annotated, labels, size)
         files = mask_files(path)
         masks = [load_masks(file, key=key, threshold=threshold, labels=labels) for file in files]
         shapes = {tuple(m.shape): f.name for m, f in zip(masks, files, strict=True)}

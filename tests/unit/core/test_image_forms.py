@@ -115,3 +115,37 @@ def test_what_is_made_smaller_before_its_first_convolution():
     assert explainer.attribute(images, 0).shape == images.shape
     with pytest.raises(InvalidInputError, match=r"so the batch axis is missing: pass inputs\[None\] for one sample"):
         explainer.attribute(images[0], 0)
+
+
+class Transposed(Functional):
+    def forward(self, x):
+        return self.out(nn.functional.conv_transpose2d(x, self.weight).relu().flatten(-2).mean(-1).expand(len(x), -1))
+
+
+class Beside(Functional):
+    """It has a convolution that does not run, beside one that does."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.unused = nn.Conv2d(channels, channels, 3)
+
+
+class Later(Functional):
+    """Its first convolution by the order of its modules runs last, on a batch."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.last, self.first = nn.Conv2d(1, 3, 1), nn.Conv2d(channels, channels, 3)
+
+    def forward(self, x):
+        return self.out(self.last(self.first(x).relu().mean((-2, -1)).reshape(-1, 1, 3, 1)).flatten(1)[:, :3])
+
+
+@pytest.mark.parametrize("model", [Transposed(3), Beside(3), Later(3)])
+def test_each_convolution_is_looked_at(model):
+    explainer = EXPLAINERS.create("gradient").bind(model)
+    images = torch.rand(3, 3, 8, 8)
+    for _ in range(2):
+        assert explainer.attribute(images, 0).shape == images.shape
+        with pytest.raises(InvalidInputError, match=r"so the batch axis is missing: pass inputs\[None\]"):
+            explainer.attribute(images[0], 0)

@@ -117,6 +117,36 @@ class FirstPassDiffers(Writes):
         return self.cache.latest is None
 
 
+class WritesWeights(Writes):
+    """It changes a weight of its own before each use: kept within a ball, above 0, or moved."""
+
+    def step(self, weight):
+        raise NotImplementedError
+
+    def forward(self, x):
+        self.step(self.net[0].weight)
+        return super().forward(x)
+
+    def state(self):
+        return self.net[0].weight.tolist()
+
+
+class InABall(WritesWeights):
+    def step(self, weight):
+        weight.data = torch.renorm(weight.data, 2, 0, 0.3)
+
+
+class Positive(WritesWeights):
+    def step(self, weight):
+        with torch.no_grad():
+            weight.clamp_(min=0)
+
+
+class Moved(WritesWeights):
+    def step(self, weight):
+        weight.data += 0.5
+
+
 class CompiledPart(Writes):
     def __init__(self):
         super().__init__()
@@ -133,7 +163,10 @@ class CompiledPart(Writes):
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
-@pytest.mark.parametrize("kind", [WithCache, Counted, Slotted, LessItsMean, FirstPassDiffers, CompiledPart])
+@pytest.mark.parametrize(
+    "kind",
+    [WithCache, Counted, Slotted, LessItsMean, FirstPassDiffers, InABall, Positive, Moved, CompiledPart],
+)
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_model_that_writes(kind, spec):
     net, x = kind().double().eval(), torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

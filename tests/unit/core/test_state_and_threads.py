@@ -242,6 +242,26 @@ def test_composites_have_the_second_derivative(function):
     assert derivative_error(Gradient(net), x, 0) < 1e-5
 
 
+@pytest.mark.parametrize("weights", [1, 3])
+@pytest.mark.parametrize("spec", ["gradient", "integrated_gradients:n_steps=3"])
+def test_a_prelu_at_zero_has_one_slope_in_both_passes(weights, spec):
+    """torch's own second backward takes the slope 1 there, and its first one the weight."""
+    from xaikit.testing import derivative_error
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.act, self.b = nn.Conv1d(2, 3, 1, bias=False), nn.PReLU(weights, init=0.3), nn.Linear(12, 2)
+
+        def forward(self, x):
+            return self.b((self.act(self.a(x)) - 0.4).square().flatten(1))
+
+    torch.manual_seed(0)
+    net, x = Net().double(), torch.randn(3, 2, 4).double()
+    x[:, :, 1] = 0
+    assert derivative_error(EXPLAINERS.create(spec).bind(net), x, 0) < 1e-5
+
+
 def test_a_layer_that_the_score_does_not_depend_on_is_named():
     class Dead(nn.Module):
         def __init__(self):

@@ -1,0 +1,90 @@
+"""The rows of a generation: the attribution of each score to the embeddings of all tokens, by any explainer."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core import Explainer
+from xaikit.core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from xaikit.core import Attribution, Call
+    from xaikit.core.structure import Tensors
+    from xaikit.language.scores import TokenScore
+    from xaikit.language.teacher import Teacher
+
+# Scores that share a forward pass. Each holds an attribution of the size of the embeddings until all are done, less
+# than two layers of a transformer keep for the backward pass; the forward pass of a chunk costs 3 % of its time.
+CHUNK = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class RowsOfTokens:
+    """The attributions of some scores.
+
+    Attributes:
+        values: (scores, tokens), summed over the embedding.
+        scores: (scores,).
+        total: the explanation of all scores together, whose books count for all of them; None where the method
+            promises no total.
+    """
+
+    values: Tensor
+    scores: Tensor
+    total: Attribution | None
+
+
+def explain_rows(
+    explainer: Explainer, teacher: Teacher, scores: Sequence[TokenScore], *, seed: int = 0
+) -> RowsOfTokens:
+    """The attribution of each score to each token that the model reads.
+
+    Args:
+        explainer: at the layers of the teacher.
+        teacher: how the model is run.
+        scores: what is explained.
+        seed: of the method's random numbers.
+    """
+    rows: list[Tensor] = []
+    explained: list[Tensor] = []
+
+    def method(call: Call) -> tuple[Tensors, ...]:
+        device = call.inputs[0].device
+        with torch.no_grad():
+            output = call.run(call.inputs)
+            explained.extend(score.scores(output)[0] for score in scores)
+        for start in range(0, len(scores), CHUNK):
+            first, *others = [score.on(device) for score in scores[start : start + CHUNK]]
+            every = dataclasses.replace(call, target=first, more_targets=tuple(others))
+            rows.extend(_by_token(values, teacher) for values in explainer.attribute_each(every))
+        return ()
+
+    explainer.run_call(method, teacher.inputs, None, seed=seed)
+    total = None
+    if explainer.promises_total():
+        every_score = lambda output: torch.stack([score.scores(output) for score in scores]).sum(0)  # noqa: E731
+        with warnings.catch_warnings():
+            # LRP starts at the logits, and what a softmax of these keeps back is told by `Generation.residual`.
+            warnings.filterwarnings("ignore", message=r".*relevance is lost in the target function \([^)]*\)$")
+            total = explainer.explain(teacher.inputs, every_score, seed=seed)
+    return RowsOfTokens(torch.stack(rows), torch.stack(explained), total)
+
+
+def _by_token(values: Tensors, teacher: Teacher) -> Tensor:
+    """An attribution of the embeddings (1, T, D) of each layer, summed over D and set side by side."""
+    parts = []
+    for value, layer, length in zip(values, teacher.layers, teacher.lengths, strict=True):
+        summed: Any = value.detach().flatten(2).sum(2) if value.ndim > 2 else value.detach()
+        if summed.shape != (1, length):
+            raise InvalidInputError(
+                f"layer {layer!r} must return a vector for each of the {length} tokens, (1, {length}, D), it returns "
+                f"{tuple(value.shape)}; name the layer that embeds the tokens, layer= of the explainer"
+            )
+        parts.append(summed[0])
+    return torch.cat(parts)

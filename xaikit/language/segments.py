@@ -1,0 +1,163 @@
+"""explain_segments: what an answer rests on, by leaving segments of the prompt out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.model_state import evaluated
+from xaikit.core.params import Int
+from xaikit.language.answers import generate, read_answer
+from xaikit.language.coalition_scores import CoalitionScorer
+from xaikit.language.coalitions import Coalition, LeavingOut, attributed, coalitions_of
+from xaikit.language.generation import Generation
+from xaikit.language.prompts import Prompt, read_prompts
+from xaikit.language.scores import AnswerScore, TokenScore, against_ids, read_score
+from xaikit.language.teacher import check_vocabulary, check_window
+from xaikit.language.token_text import CONTEXT, joined, readable, special_ids, token_texts
+from xaikit.language.units import ANSWER, SPECIAL, TEMPLATE, Unit, columns_of
+
+
+def explain_segments(  # noqa: PLR0913
+    model: nn.Module,
+    tokenizer: Any,
+    prompt: Any,
+    *,
+    segments: Any = "slots",
+    by: str | LeavingOut = "ablation",
+    generated: Any = None,
+    generation: Mapping[str, Any] | None = None,
+    target: str | AnswerScore = "log_probability",
+    seed: int = 0,
+) -> Generation:
+    """What each generated token rests on, by leaving segments out of the prompt: documents, sentences, examples.
+
+    What prompts have in common is computed once, by the model's key-value cache. The rows are those of the generated
+    tokens; ``aggregate("tokens", rows="answer")`` adds them up.
+
+    Args:
+        model: a causal or an encoder-decoder model of transformers.
+        tokenizer: the model's.
+        prompt: a single one, as for `explain_generation`.
+        segments: "slots" of a `Template`, "sentences", "lines", "words", or spans of the prompt, as for
+            `Generation.aggregate`. What a template has between its slots always stays.
+        by: "ablation", "occlusion", "shapley", "kernel_shap", or a `LeavingOut` with settings of its own.
+        generated: the answer, as for `explain_generation`.
+        generation: arguments of the model's `generate`.
+        target: the score of each generated token, as for `explain_generation`.
+        seed: of random coalitions, and of the sampling.
+
+    Returns:
+        A generation whose columns are the segments; `residual` is the score that is left without any segment, where the
+        values add up to the rest (shapley, kernel_shap).
+
+    Raises:
+        InvalidInputError, InvalidTypeError: for a prompt, an answer or segments that cannot be read.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"explain_segments takes a model, got a {type(model).__name__}")
+    if generated is not None and generation is not None:
+        raise InvalidInputError("pass the answer, generated=, or how the model generates it, generation=, not both")
+    settings = LeavingOut(by) if isinstance(by, str) else by
+    score, seed = read_score(target), Int(ge=0).check(seed, "seed")
+    check_vocabulary(model, 0, tokenizer)
+    prompts, is_batch = read_prompts(prompt, tokenizer)
+    if is_batch:
+        raise InvalidInputError(f"explain_segments takes one prompt, got a batch of {len(prompts)}; call it for each")
+    single = prompts[0]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if generated is None:
+        answer = generate(model, single, dict(generation or {}), device=device, seed=seed)
+    else:
+        answer = read_answer(generated, single, tokenizer, model)
+    check_window(model, len(single.ids), len(answer))
+    frame = _frame(single, tokenizer, answer, score)
+    units = columns_of(frame, segments)
+    chosen = [unit for unit in units if unit.kind not in (SPECIAL, ANSWER) and unit.name != f"({TEMPLATE})"]
+    if not chosen:
+        raise InvalidInputError("no segment can be left out of the prompt; name some, segments=")
+    coalitions = coalitions_of(settings, len(chosen), seed)
+    scores = _scores(model, single, answer, chosen, coalitions, settings, score, tokenizer)
+    values = attributed(settings, coalitions, scores, seed)
+    by_unit = {id(unit): value for unit, value in zip(chosen, values, strict=True)}
+    matrix = torch.stack([by_unit.get(id(unit), torch.zeros_like(values[0])) for unit in units], 1)
+    spans = [[frame.spans[i] for i in unit.columns] for unit in units]
+    return dataclasses.replace(
+        frame,
+        values=matrix,
+        tokens=[unit.name for unit in units],
+        kinds=[unit.kind for unit in units],
+        n_prompt=sum(unit.columns[0] < frame.n_prompt for unit in units),
+        scores=scores[0],
+        residual=scores[0] - matrix.sum(1),
+        spans=[(min(a for a, _ in places), max(b for _, b in places)) for places in spans],
+        ids=None,
+        units=segments if isinstance(segments, str) else "spans",
+        spec={"name": settings.method, "settings": dataclasses.asdict(settings)},
+        generation=None if generated is not None else dict(generation or {}),
+        seed=seed,
+    )
+
+
+def _frame(prompt: Prompt, tokenizer: Any, answer: list[int], score: AnswerScore) -> Generation:
+    """A generation of tokens with zeros, whose columns are joined to segments."""
+    texts = token_texts(tokenizer, [*prompt.ids[-CONTEXT:], *answer])[-len(answer) :]
+    specials = special_ids(tokenizer)
+    text, spans = joined(texts, [token in specials for token in answer], len(prompt.text))
+    columns = len(prompt.ids) + len(answer)
+    return Generation(
+        values=torch.zeros(len(answer), columns),
+        generated=readable(texts),
+        tokens=[*prompt.names, *readable(texts)],
+        kinds=[*prompt.kinds, *[SPECIAL if token in specials else ANSWER for token in answer]],
+        n_prompt=len(prompt.ids),
+        scores=torch.zeros(len(answer)),
+        residual=torch.zeros(len(answer)),
+        score=score.described,
+        spec={},
+        prompt=prompt.text,
+        answer=text if tokenizer is not None else "",
+        spans=[*prompt.spans, *spans] if tokenizer is not None else [],
+        slots=list(prompt.slots),
+    )
+
+
+def _scores(  # noqa: PLR0913, PLR0917
+    model: Any,
+    prompt: Prompt,
+    answer: list[int],
+    segments: Sequence[Unit],
+    coalitions: Sequence[Coalition],
+    settings: LeavingOut,
+    score: AnswerScore,
+    tokenizer: Any,
+) -> Tensor:
+    """The score of each generated token under each coalition, (coalitions, G)."""
+    owner = {column: i for i, unit in enumerate(segments) for column in unit.columns}
+    pieces: list[tuple[list[int], int | None]] = []
+    for i, token in enumerate(prompt.ids):
+        segment = owner.get(i)
+        if pieces and pieces[-1][1] == segment:
+            pieces[-1][0].append(token)
+        else:
+            pieces.append(([token], segment))
+    replacement = settings.replacement
+    ids = [int(t) for t in tokenizer(replacement, add_special_tokens=False)["input_ids"]] if replacement else []
+    against = against_ids(score, answer, tokenizer)
+    by_token = TokenScore(score.kind, tuple(range(len(answer))), tuple(answer), tuple(against))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with evaluated(model, device) as running:
+        scorer = CoalitionScorer(
+            running,
+            pieces=pieces,
+            replacements=ids,
+            answer=answer,
+            score=lambda logits: by_token.each(logits[None])[0],
+            device=device,
+        )
+        return scorer.scores(coalitions).cpu()

@@ -1,0 +1,69 @@
+// A sample as people see it: pictures, tokens, curves, bars.
+
+import { h, s } from "./dom.js";
+
+const CURVE = [600, 120];
+
+export function verdict(card) {
+  if (card.right === null) return card.predicted ? `predicted ${card.predicted}` : "";
+  return card.right ? `predicted ${card.predicted}, right` : `predicted ${card.predicted}, is ${card.label}`;
+}
+
+export function facts(card) {
+  const line = h("p", { class: card.right === null ? "facts" : card.right ? "facts right" : "facts wrong" }, verdict(card));
+  if (!card.after) return line;
+  const { predicted, right, changed } = card.after;
+  const text = changed ? `after: ${predicted}${right === null ? "" : right ? ", right" : ", wrong"}` : "after: the same";
+  line.append(h("span", { class: `after ${changed ? "changed" : ""} ${right === null ? "" : right ? "right" : "wrong"}` }, text));
+  return line;
+}
+
+// One map over its input. `opacity` is a CSS variable of the page.
+export function tile(card, map) {
+  const box = h("span", { class: "tile" });
+  if (card.input) box.append(h("img", { class: "input", src: card.input, alt: "", draggable: "false" }));
+  if (map) {
+    const colours = map.signed ? "signed" : "unsigned";
+    const alt = `${map.explainer}: ${map.words}`;
+    box.append(h("img", { class: `heat ${colours}${card.input ? "" : " alone"}`, src: map.picture, alt, draggable: "false" }));
+  }
+  return box;
+}
+
+function imageParts(card) {
+  const tiles = card.input ? [h("figure", {}, tile(card, null), h("figcaption", {}, "input"))] : [];
+  return [...tiles, ...card.maps.map((map) => h("figure", {}, tile(card, map), h("figcaption", {}, map.explainer)))];
+}
+
+export function tokens(map) {
+  return h("p", { class: "tokens" }, ...map.tokens.map((token) =>
+    h("span", { class: `token ${token.sign}${token.glued ? " glued" : ""}`, style: { "--share": token.share } }, token.word)));
+}
+
+export function curves(map) {
+  return map.channels.map((channel) =>
+    s("svg", { class: "curve", viewBox: `0 0 ${CURVE[0]} ${CURVE[1]}`, preserveAspectRatio: "none", role: "img", "aria-label": `${channel.name}: ${map.words}` },
+      s("image", { href: channel.bands, width: CURVE[0], height: CURVE[1], preserveAspectRatio: "none" }),
+      s("polyline", { points: channel.points })));
+}
+
+export function bars(map, most = 6) {
+  return h("div", { class: "bars" }, ...map.bars.slice(0, most).map((bar) =>
+    h("div", { class: "bar" }, h("span", { class: "word" }, bar.word),
+      h("span", { class: "room" }, h("span", { class: `length ${bar.sign}`, style: { width: `${100 * bar.share}%` } })))));
+}
+
+export function parts(card) {
+  if (card.kind === "image") return imageParts(card);
+  const draw = { text: (map) => [tokens(map)], series: curves, tabular: (map) => [bars(map)] }[card.kind];
+  return card.maps.map((map) => h("figure", {}, ...draw(map), h("figcaption", {}, map.explainer)));
+}
+
+export function fillCard(element, card) {
+  element.replaceChildren(
+    h("span", { class: "name", title: card.name }, card.name),
+    facts(card),
+    h("span", { class: `parts ${card.kind}` }, ...parts(card)),
+  );
+  element.setAttribute("aria-label", `${card.name}: ${verdict(card)}`);
+}

@@ -1,0 +1,63 @@
+// Elements from plain values. Text is always text: nothing here reads HTML.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export function h(tag, values = {}, ...children) {
+  const element = document.createElement(tag);
+  fill(element, values);
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+export function s(tag, values = {}, ...children) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [key, value] of Object.entries(values)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
+}
+
+function fill(element, values) {
+  for (const [key, value] of Object.entries(values)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (key === "style") for (const [name, text] of Object.entries(value)) element.style.setProperty(name, text);
+    else if (key === "class") element.className = value;
+    else if (key === "data") Object.assign(element.dataset, value);
+    else if (typeof value === "boolean") element.toggleAttribute(key, value);
+    else if (value !== null && value !== undefined) element.setAttribute(key, value);
+  }
+}
+
+export const say = (text) => { document.getElementById("status").textContent = text; };
+
+export function option(value, text, selected = false) {
+  return h("option", { value, selected }, text);
+}
+
+export function field(label, control, hint = "") {
+  const id = `f${field.count = (field.count || 0) + 1}`;
+  control.id = id;
+  const parts = [h("label", { for: id }, label), control];
+  if (hint) {
+    control.setAttribute("aria-describedby", `${id}h`);
+    parts.push(h("small", { id: `${id}h` }, hint));
+  }
+  return h("div", { class: "field" }, ...parts);
+}
+
+export const percent = (share) => share === null || share === undefined ? "" : `${(100 * share).toFixed(1)} %`;
+
+// The colour maps as filters of grey pictures, as in a report. Over a picture, what has no relevance is transparent.
+export function colourFilters(colours) {
+  const over = { signed: "1 .95 .85 .6 0 .6 .85 .95 1", unsigned: "0 .6 .85 .95 1" };
+  const tables = ([r, g, b]) => s("feComponentTransfer", { in: "SourceGraphic", result: "coloured" },
+    s("feFuncR", { type: "table", tableValues: r }), s("feFuncG", { type: "table", tableValues: g }), s("feFuncB", { type: "table", tableValues: b }));
+  const filter = (id, ...steps) => s("filter", { id, "color-interpolation-filters": "sRGB", x: 0, y: 0, width: 1, height: 1 }, ...steps);
+  const filters = ["signed", "unsigned"].flatMap((name) => [
+    filter(name, tables(colours[name])),
+    filter(`${name}-over`, tables(colours[name]),
+      s("feColorMatrix", { in: "SourceGraphic", type: "matrix", values: "0 0 0 0 0  0 0 0 0 0  0 0 0 0 0  1 0 0 0 0" }),
+      s("feComponentTransfer", { result: "strength" }, s("feFuncA", { type: "table", tableValues: over[name] })),
+      s("feComposite", { in: "coloured", in2: "strength", operator: "in" })),
+  ]);
+  document.body.append(s("svg", { class: "colouring", "aria-hidden": "true" }, ...filters));
+}
