@@ -251,10 +251,11 @@ def _run_in_some_form(run: Forward, inputs: Tensors, limit: int) -> None:
         run.as_one = True
         try:
             run(inputs, None)
-        except TypeError as as_one:  # neither form: the sentence about the arguments helps more than what failed inside
-            if isinstance(item_by_item, InvalidTypeError):
-                raise item_by_item from as_one
-            raise
+        except Exception as as_one:
+            is_ours = isinstance(item_by_item, XaikitError)
+            if isinstance(item_by_item, TypeError) and "argument" in str(item_by_item) and not is_ours:
+                raise  # the model does not take the parts, so it is the whole that failed
+            raise item_by_item from as_one
 
 
 def check_differentiable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,10 @@ def explain_rows(
     total = None
     if explainer.promises_total():
         every_score = lambda output: torch.stack([score.scores(output) for score in scores]).sum(0)  # noqa: E731
-        total = explainer.explain(teacher.inputs, every_score, seed=seed)
+        with warnings.catch_warnings():
+            # LRP starts at the logits, and what a softmax of these keeps back is told by `Generation.residual`.
+            warnings.filterwarnings("ignore", message=r".*relevance is lost in the target function \([^)]*\)$")
+            total = explainer.explain(teacher.inputs, every_score, seed=seed)
     return RowsOfTokens(torch.stack(rows), torch.stack(explained), total)
 
 

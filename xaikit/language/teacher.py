@@ -57,7 +57,7 @@ class _Extras:
         return {**self.extras, **(more if isinstance(more, Mapping) else {})}
 
     def __repr__(self) -> str:
-        return repr(self.extras)
+        return f"<{', '.join(self.extras)}>"
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:
