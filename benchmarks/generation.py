@@ -99,11 +99,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short texts, one round")
     parser.add_argument("--steps", type=int, default=20, help="of integrated gradients")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts")
     parser.add_argument("--part", choices=["tokens", "documents"], help="only this table")
     arguments = parser.parse_args()
     quick = arguments.quick
     if arguments.part != "documents":
-        tokens(64 if quick else 256, 8 if quick else 64, 1 if quick else 3, arguments.steps)
+        tokens(64 if quick else 256, 8 if quick else 64, 1 if quick else arguments.rounds, arguments.steps)
     if arguments.part != "tokens":
         documents(4 if quick else 8, 50 if quick else 200, 20, 16 if quick else 128)
 
