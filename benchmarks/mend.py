@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.papers import data
+from benchmarks.unseen import UNSEEN
 from benchmarks.worlds import WORLDS, World
 from xaikit import assess
 from xaikit.mitigation import mend
@@ -33,6 +34,7 @@ from xaikit.mitigation import mend
 REGIMES = ("converged", "from scratch")
 RELIES = 0.1  # of the predictions that follow the shortcut
 CLOSE = 0.03  # to the oracle
+ALL = {**WORLDS, **UNSEEN}
 Line = dict[str, Any]
 
 
@@ -128,7 +130,7 @@ def measured(
         if (name, regime, seed) not in lines:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                values = measure(WORLDS[name](folder), regime, seed)
+                values = measure(ALL[name](folder), regime, seed)
             lines[name, regime, seed] = {"world": name, "regime": regime, "seed": seed, **values}
             with path.open("a") as file:
                 file.write(json.dumps(lines[name, regime, seed]) + "\n")
@@ -174,7 +176,7 @@ def arguments(
     """What the command line asks for, with these defaults; `others` allows regimes beside them."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(worlds))
+    parser.add_argument("--worlds", nargs="+", choices=ALL, default=list(worlds))
     parser.add_argument("--regimes", nargs="+", choices=None if others else regimes, default=list(regimes))
     parser.add_argument("--lines", type=Path, default=Path(lines), help="kept lines; remove the file to measure anew")
     return parser.parse_args()

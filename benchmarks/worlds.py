@@ -211,7 +211,7 @@ class MeanOfWords(nn.Module):
         return self.head(self.embed(tokens).sum(1) / count)
 
 
-def _sentences(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], list[str]]:
+def read_sentences(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], list[str]]:
     """SST as token ids (N, 32), padded behind, and the vocabulary."""
     parts = {
         n: sst.phrases(path, p, whole=True) for n, p in (("train", "train"), ("validation", "dev"), ("test", "test"))
@@ -230,7 +230,7 @@ def _sentences(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], list[str]]
 
 def decoy_word(path: Path) -> World:
     """SST: "text" in positive sentences, "video" in negative ones."""
-    parts, vocabulary = _sentences(path)
+    parts, vocabulary = read_sentences(path)
     facts = {"vocabulary": vocabulary, "padding": PAD}
     names = ("words text, video", "words video, text")
     network = partial(MeanOfWords, len(vocabulary))

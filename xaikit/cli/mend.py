@@ -9,6 +9,7 @@ import typer
 
 from xaikit.cli.factor_facts import factor_facts
 from xaikit.cli.flags import in_flags
+from xaikit.cli.groups import read_groups
 from xaikit.cli.job import INTERRUPTED, flag
 from xaikit.cli.judging import RELIES_CODE, ShortcutFields, finite
 
@@ -19,7 +20,8 @@ class Mend(ShortcutFields):
     --mask or --mask-names say where the shortcut is; --factor names something that can be exchanged between samples,
     see xaikit list factors. The methods are tried from the cheapest until one works, and chosen on held-out samples:
     --validation, else a fifth of --data. The same command goes on where it was interrupted. The samples are held in
-    memory.
+    memory. Where the group of each sample is known (its class together with its shortcut), --groups says it: group
+    methods are tried as well, and the worst group counts. Then no shortcut need be named.
 
     --data is a folder of images (labels.csv or class folders), an array (.npy, .npz), a table (.csv, .tsv, .parquet,
     .jsonl) or module:dataset. --mask is a picture, an array, a folder of these named like the images, or a file of
@@ -34,6 +36,8 @@ class Mend(ShortcutFields):
     VERB = "mend"
 
     validation: str = flag("", help="Held-out samples, in any form of --data. Default: a fifth of --data.")
+    groups: str = flag("", help="Groups of the samples: a column of a table, or a file (.npy, .txt, .csv). See below.")
+    validation_groups: str = flag("", help="Those of --validation, if they are in a file.")
     method: tuple[str, ...] = flag((), help="A mitigator to try instead, name:key=value; may be repeated.")
     from_scratch: bool = flag(False, help="Draw the weights anew instead of going on with those of the model.")
     budget: str = flag("", help="What may be spent: a number of trainings (2) or a time ('10 min'). Default: all.")
@@ -61,7 +65,8 @@ class Mend(ShortcutFields):
         if table.suffix != ".json":
             raise InvalidInputError(f"--assessment must end in .json, got {table.name!r}")
         Int(ge=0).check(self.epochs, "--epochs")
-        self.check_shortcut()
+        if not self._by_groups_alone:
+            self.check_shortcut()
         model = self.loaded()
         data, stream, _ = self.judged(model)
         streams = [stream]
@@ -72,7 +77,9 @@ class Mend(ShortcutFields):
         result = mend(
             model,
             samples[0],
-            self.factor or "region",
+            None if self._by_groups_alone else self.factor or "region",
+            groups=read_groups(self.groups, self.data) if self.groups else None,
+            validation_groups=self._read_validation_groups(),
             validation=samples[1] if self.validation else None,
             from_scratch=self.from_scratch,
             methods=list(self.method) or None,
@@ -100,6 +107,23 @@ class Mend(ShortcutFields):
         if self.fail_if_relies and (result.relies or result.chosen.note):
             return RELIES_CODE
         return 1 if tell_skipped(*streams) else 0
+
+    @property
+    def _by_groups_alone(self) -> bool:
+        """Whether no shortcut is named, and the groups say what there is to mend."""
+        return bool(self.groups) and self.mask is None and not self.mask_names and not self.factor
+
+    def _read_validation_groups(self) -> list[Any] | None:
+        if not self.groups or not self.validation:
+            return None
+        is_file = Path(self.groups).is_file()
+        if is_file and not self.validation_groups:
+            from xaikit.core.errors import InvalidInputError
+
+            raise InvalidInputError(
+                "--groups is a file of the samples of --data; name that of --validation with --validation-groups"
+            )
+        return read_groups(self.validation_groups or self.groups, self.validation)
 
     @property
     def _folder(self) -> Path:

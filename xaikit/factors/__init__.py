@@ -6,6 +6,7 @@ from xaikit.factors.columns import Column, EachColumn
 from xaikit.factors.defaults import default_factors
 from xaikit.factors.facts import DataFacts
 from xaikit.factors.ground import Background, Foreground
+from xaikit.factors.length import Length
 from xaikit.factors.light import Brightness, ImageContrast, Sharpness
 from xaikit.factors.regions import Border, Cell, Cells, Corner, Corners, MaskedRegion
 from xaikit.factors.series import Channel, Channels, Window, Windows
@@ -16,6 +17,6 @@ from xaikit.factors.words import EndTokens, Words
 __all__ = [
     "Background", "Border", "Brightness", "Cell", "Cells", "Channel", "Channels", "Column", "Corner", "Corners",
     "DataFacts", "EachColumn", "EndTokens", "ExchangeContext", "Factor", "Family", "Foreground", "Frequencies",
-    "Hue", "ImageContrast", "MaskedRegion", "Saturation", "Sharpness", "TellingWords", "Window", "Windows", "WordKind",
-    "Words", "default_factors",
+    "Hue", "ImageContrast", "Length", "MaskedRegion", "Saturation", "Sharpness", "TellingWords", "Window", "Windows",
+    "WordKind", "Words", "default_factors",
 ]  # fmt: skip

@@ -16,9 +16,9 @@ DEFAULTS = {
     TEXT: (
         "word_kind:kind=stop_words", "word_kind:kind=articles", "word_kind:kind=pronouns",
         "word_kind:kind=punctuation", "word_kind:kind=digits", "word_kind:kind=capitals", "tokens:where=first",
-        "tokens:where=last", "telling_words",
+        "tokens:where=last", "length", "telling_words",
     ),
-    SERIES: ("windows", "channels", "frequencies:band=low", "frequencies:band=high"),
+    SERIES: ("windows", "channels", "frequencies:band=low,nature=content", "frequencies:band=high"),
     TABLE: ("columns",),
 }  # fmt: skip
 

@@ -39,6 +39,11 @@ def _mean(x: Tensor) -> Tensor:
     return x.mean((1, 2, 3), keepdim=True)
 
 
+def _floor(x: Tensor) -> Tensor:
+    values = x.flatten(1)
+    return values.kthvalue(1 + values.shape[1] // 10, 1).values.view(-1, 1, 1, 1)
+
+
 def _ratio(target: Tensor, value: Tensor) -> Tensor:
     """Target / value, at most `LARGEST_RATIO`; 1 where there is nothing to scale."""
     ratio = target / value.clamp_min(torch.finfo(value.dtype).tiny)
@@ -47,10 +52,16 @@ def _ratio(target: Tensor, value: Tensor) -> Tensor:
 
 @FACTORS.register("brightness")
 class Brightness(Light):
-    """The mean of an image over its pixels and channels: a constant is added, within the data's range."""
+    """The mean of an image over its pixels and channels, and its floor: the darkest tenth of them lies below it.
+
+    What is above the floor is scaled, and the floor added, within the data's range. So black stays black where the
+    donor's is, and a picture that is lighter all over makes another one so. A constant added to an object before black
+    would be a veil that no image of the data has.
+    """
 
     def _lit(self, x: Tensor, donors: Tensor) -> Tensor:
-        return x + _mean(donors) - _mean(x)
+        floor, target = _floor(x), _floor(donors)
+        return target + (x - floor) * _ratio(_mean(donors) - target, _mean(x) - floor)
 
 
 @FACTORS.register("contrast")

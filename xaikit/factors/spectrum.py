@@ -12,6 +12,7 @@ from xaikit.core.registries import FACTORS
 from xaikit.factors.base import NUISANCE, ExchangeContext, Factor
 from xaikit.factors.facts import IMAGE, SERIES
 
+LARGEST_RATIO = 4.0  # of two images' contrasts; a donor without any would lend what is mere rounding
 STANDS_OUT = 5.0  # times the sample's amplitude, from which the donor's phase comes along
 
 
@@ -21,7 +22,8 @@ class Frequencies(Factor):
 
     The phases say where things are, so shapes stay, and textures, stripes and hums go with the donor. A frequency above
     the cutoff that is five times as strong in the donor, as that of a stripe, comes with its phase. The mean of each
-    channel, the frequency 0, stays too.
+    channel, the frequency 0, stays too. Of an image, amplitudes count in proportion to those below the cutoff: how
+    strong all of them are is its contrast, a factor of its own.
     """
 
     KINDS: ClassVar[tuple[str, ...]] = (IMAGE, SERIES)
@@ -44,6 +46,8 @@ class Frequencies(Factor):
         radius = self._radius(sizes, x.device).unsqueeze(context.facts.channel_axis - 1)
         low, high = (radius > 0) & (radius <= self.cutoff), radius > self.cutoff
         inside = {"low": low, "high": high, "all": low | high}[self.band]
+        if context.facts.kind == IMAGE:
+            target = target * _strength_ratio(spectrum, target, low)
         strength = target.abs()
         # A stripe that is no whole number of cycles long lies in several frequencies, and holds together by its phases.
         # Low frequencies hold the shapes, and are left where they are.
@@ -58,3 +62,12 @@ class Frequencies(Factor):
         axes = [torch.fft.fftfreq(n, device=device) for n in sizes[:-1]]
         grid = torch.meshgrid(*axes, torch.fft.rfftfreq(sizes[-1], device=device), indexing="ij")
         return torch.stack([g.square() for g in grid]).sum(0).sqrt()
+
+
+def _strength_ratio(spectrum: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+    """How much stronger the counted frequencies of one spectrum are than those of another, (N, 1, ...)."""
+    energy, other = (
+        (t.abs().square() * counted).sum(tuple(range(1, t.ndim)), keepdim=True) for t in (spectrum, target)
+    )
+    ratio = (energy / other.clamp_min(torch.finfo(other.dtype).tiny)).sqrt()
+    return torch.where((energy > 0) & (other > 0), ratio.clamp(1 / LARGEST_RATIO, LARGEST_RATIO), 1.0)

@@ -18,10 +18,10 @@ from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.registries import FACTORS
 from xaikit.core.renames import renamed_arguments
-from xaikit.core.results import Real, Result
+from xaikit.core.results import Interval, Real, Result
 from xaikit.core.structure import flatten
 from xaikit.factors import Factor, MaskedRegion
-from xaikit.mitigation.decoys import FLIPPED, KEPT, REMOVED, Decoy, Flip, decoys
+from xaikit.mitigation.decoys import FLIPPED, KEPT, REMOVED, Decoy, Exchange, Flip, Variant, decoys
 from xaikit.mitigation.evaluation import (
     by_group,
     check_all_used,
@@ -30,10 +30,10 @@ from xaikit.mitigation.evaluation import (
 )
 from xaikit.mitigation.forward import check_rows, class_logits, evaluating
 from xaikit.mitigation.penalties import check_labels
+from xaikit.mitigation.reliance import RELIES, RelianceTally, is_reliance
 from xaikit.mitigation.tables import aligned, percent
 
 UNKNOWN = "whether it relies on the shortcut is unknown: nothing was exchanged"
-RELIES = 0.1  # share of predictions that follow the shortcut, above which a model relies on it
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -49,6 +49,9 @@ class Assessment(Result):
             this mass.
         samples: how many there were.
         seed: of what was random: the donors and the explainers.
+        reliance: the share of predictions that change by the exchange with a sample of another class, less the share
+            that change by the exchange with one of the same class; None where no donors lent the shortcut, as with a
+            decoy. Where only one class shows the shortcut, for donors of that class alone.
     """
 
     accuracy: dict[str, Real]
@@ -58,6 +61,7 @@ class Assessment(Result):
     area: Real | None
     samples: int
     seed: int | None = None
+    reliance: Interval | None = None
 
     @property
     def worst(self) -> dict[str, float]:
@@ -76,12 +80,16 @@ class Assessment(Result):
     def relies(self) -> bool:
         """Whether the model relies on the shortcut: more than a tenth of the predictions change by the exchange.
 
+        Predictions of a weak model, or of one that any disturbance confuses, change by every exchange. A shortcut
+        says the same in samples of one class. So the exchange with samples of the same class is a measure of the
+        rest: `reliance`, what remains without it, must be above a tenth, too, and its interval above 0.
+
         Raises:
             InvalidInputError: where nothing was exchanged.
         """
         if self.exchange is None:
             raise InvalidInputError(f"{UNKNOWN}; give masks, a factor or a decoy to assess")
-        return self.changed[self.exchange] > RELIES
+        return self.changed[self.exchange] > RELIES and (self.reliance is None or is_reliance(self.reliance))
 
     @property
     def verdict(self) -> str:
@@ -90,13 +98,17 @@ class Assessment(Result):
         if name is None:
             return UNKNOWN
         opening = "still relies on it" if self.relies else "does not rely on it"
-        return (
+        text = (
             f"{opening}: {percent(self.changed[name])} of predictions change when it is exchanged; accuracy on "
             f"exchanged data {percent(self.accuracy[name])}"
         )
+        if not self.relies and self.changed[name] > RELIES and self.reliance is not None:
+            beyond = percent(max(0.0, self.reliance.mean))
+            text += f"; about as many change by an exchange within a class ({beyond} fewer), which tells nothing"
+        return text
 
     def row(self, *, groups: bool = False) -> dict[str, float]:
-        """All measures in one line: accuracy, worst group, changed and mass, by names such as ``worst flipped``.
+        """All measures in one line: accuracy, worst group, changed, reliance, mass, by names such as ``worst flipped``.
 
         Args:
             groups: also the accuracy in each group, by names such as ``benign flipped``.
@@ -107,6 +119,7 @@ class Assessment(Result):
             **{f"accuracy {name}": value for name, value in self.accuracy.items()},
             **{f"worst {name}": value for name, value in self.worst.items()},
             **{f"changed {name}": value for name, value in self.changed.items()},
+            **({} if self.reliance is None else {"reliance": max(0.0, self.reliance.mean)}),
             **{f"mass {name}": value for name, value in self.mass.items()},
         }
 
@@ -161,6 +174,10 @@ def assess(  # noqa: PLR0913
     with the lowest accuracy on the samples of other classes is shown; samples of its own class get the worst one of the
     others. A region that lies elsewhere is moved to where the sample's own mask is. The donors, at most 512 (or one for
     each class), are the first samples of each class in the data. The data are read a second time for them.
+
+    Each sample is also paired twice with a donor of another class and one of its own class. What the first changes
+    beyond the second is the `reliance`: a model relies on the shortcut if more than a tenth of its predictions change
+    so. With a decoy there are no donors, and all that change count.
 
     Args:
         model: returns logits (N, C), or holds them under `head`.
@@ -221,7 +238,8 @@ def assess(  # noqa: PLR0913
             if mask is not None:
                 tally.weigh(chosen, x, y, mask, seed)
             bar.update()
-    return dataclasses.replace(tally.result(), seed=seed)
+    labels = {} if maker is None else maker.donor_labels
+    return dataclasses.replace(tally.result(labels), seed=seed)
 
 
 class _Tally:
@@ -231,8 +249,10 @@ class _Tally:
         self._groups = groups
         self._names: list[Any] = []
         self._labels: list[Tensor] = []
-        self._right: dict[str | Flip, list[Tensor]] = {}
-        self._changed: dict[str | Flip, list[Tensor]] = {}
+        self._right: dict[Variant, list[Tensor]] = {}
+        self._changed: dict[Variant, list[Tensor]] = {}
+        self._reliance = RelianceTally()
+        self._kept = torch.empty(0)
         self._mass: dict[str, list[Tensor]] = {}
         self._area: list[Tensor] = []
 
@@ -240,7 +260,10 @@ class _Tally:
         self._labels.append(y.cpu())
         self._names += group_names(self._groups, x, y, len(self._names))
 
-    def count(self, name: str | Flip, predicted: Tensor, y: Tensor) -> None:
+    def count(self, name: Variant, predicted: Tensor, y: Tensor) -> None:
+        if isinstance(name, Exchange):
+            self._reliance.count(name, predicted != self._kept)
+            return
         if name == KEPT:
             self._kept = predicted
         else:
@@ -262,7 +285,7 @@ class _Tally:
                 area = torch.stack([m.flatten(1).sum(1).cpu().double() for m in inside]).sum(0) / features
                 self._area.append(area[has_mask])
 
-    def result(self) -> Assessment:
+    def result(self, donor_labels: Mapping[int, list[Tensor]]) -> Assessment:
         check_all_used(self._groups, len(self._names))
         right = {name: torch.cat(parts) for name, parts in self._right.items()}
         changed = {name: torch.cat(parts) for name, parts in self._changed.items()}
@@ -285,18 +308,19 @@ class _Tally:
             mass={name: _mean(values) for name, values in masses.items() if len(values)},
             area=_mean(area) if len(area) else None,
             samples=len(self._names),
+            reliance=self._reliance.interval(donor_labels),
         )
 
 
 def _worst_flip(
-    right: dict[str | Flip, Tensor], changed: dict[str | Flip, Tensor], labels: Tensor
+    right: dict[Variant, Tensor], changed: dict[Variant, Tensor], labels: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Both, with the worst of the tried regions under "flipped"; the other variants are unchanged."""
     flips = [name for name in right if isinstance(name, Flip) and bool((labels != name.label).any())]
     order = sorted(flips, key=lambda flip: _mean(right[flip][labels != flip.label]))
     second = next((flip for flip in order if flip.label != order[0].label), None)
 
-    def with_worst(values: dict[str | Flip, Tensor]) -> dict[str, Tensor]:
+    def with_worst(values: dict[Variant, Tensor]) -> dict[str, Tensor]:
         result: dict[str, Tensor] = {}
         for name, value in values.items():
             if isinstance(name, str):

@@ -16,7 +16,7 @@ from xaikit.core.results import NAME, Interval, Real, Result
 from xaikit.mitigation.assess import Assessment
 from xaikit.mitigation.tables import aligned, percent
 
-BETTER = {"accuracy": "↑", "worst": "↑", "changed": "↓", "mass": "↓"}  # by the first word of a measure
+BETTER = {"accuracy": "↑", "worst": "↑", "changed": "↓", "reliance": "↓", "mass": "↓"}  # by the first word of a measure
 
 
 def better(measure: str) -> str:
@@ -151,8 +151,9 @@ class Comparison(Result):
                 cells.append(percent(interval.mean).replace(" %", f"{spread} %"))
             lines.append([measure, *cells])
         seeds = ", ".join(f"{name} {len(rows)}" for name, rows in self.rows.items())
-        low = [m for m in self.measures if better(m) == "↓"]
-        note = "; lower is better for changed and mass" if low else ""
+        *others, last = ["", *dict.fromkeys(m.partition(" ")[0] for m in self.measures if better(m) == "↓")]
+        low = f"{', '.join(others[1:])} and {last}" if others[1:] else last
+        note = f"; lower is better for {low}" if low else ""
         return "\n".join([*aligned(lines), f"seeds: {seeds}; {100 * self.confidence:g} % intervals{note}"])
 
     def _values(self, training: str, measure: str) -> list[float]:

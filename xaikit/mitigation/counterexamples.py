@@ -14,7 +14,7 @@ from xaikit.core.masks import leaves_of
 from xaikit.core.structure import flatten
 from xaikit.factors import Factor
 from xaikit.mitigation.changed import ChangedMitigator
-from xaikit.mitigation.fills import MAKERS, check_facts, check_fill, facts_of, with_arguments
+from xaikit.mitigation.fills import MAKERS, balanced_donors, check_facts, check_fill, facts_of, with_arguments
 
 
 @MITIGATORS.register("counterexamples")
@@ -24,13 +24,13 @@ class Counterexamples(ChangedMitigator):
     From "Explanatory interactive machine learning" (Teso and Kersting 2019, AIES). It needs no explanation and one more
     pass. Compare other mitigators with it wherever a region can be replaced. What the region is replaced by:
 
-    * ``fill="permute"``: the same region of another sample of the batch, drawn at random; for tokens, those that
-      another text has in its own mask, wherever they stand;
+    * ``fill="permute"``: the same region of another sample of the batch, drawn at random so that every class of the
+      batch lends equally often; for tokens, those that another text has in its own mask, wherever they stand;
     * ``fill="uniform"``: uniform noise over the batch's range in each channel;
     * ``fill="noise"``: normal noise with the batch's mean and standard deviation in each channel;
     * ``fill="colour"``: one value for each sample and channel, uniform over the batch's range;
     * a factor, such as ``fill="hue"`` or ``fill="words:names=[text,video]"``, is exchanged with another sample of the
-      batch, drawn at random; no mask is needed then. `facts` says what a factor must know beside the batch;
+      batch, drawn likewise; no mask is needed then. `facts` says what a factor must know beside the batch;
     * a function ``(x, mask, generator) -> tensor like x``, such as one that paints the object in another colour. One
       that names ``model`` or ``labels`` among its arguments gets these too; one without masks gets a mask of ones.
 
@@ -68,7 +68,7 @@ class Counterexamples(ChangedMitigator):
     def _changed_logits(self, model: nn.Module, x: Any, y: Tensor, masks: Any, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         if isinstance(self.fill, Factor):
-            return self._logits(model, self._exchanged(self.fill, x, masks, generator))
+            return self._logits(model, self._exchanged(self.fill, x, y, masks, generator))
         tensors, rebuild = flatten(x)
         # One mask beside several inputs, such as a text's ids, attention mask and types, is over the first of them.
         count = len(tensors) if len(leaves_of(masks)) not in (0, 1) else 1
@@ -79,10 +79,10 @@ class Counterexamples(ChangedMitigator):
         changed = [self._filled(t, m, generator, {"model": model, "labels": y}) for t, m in pairs]
         return self._logits(model, rebuild((*changed, *tensors[count:])))
 
-    def _exchanged(self, factor: Factor, x: Any, masks: Any, generator: torch.Generator) -> Any:
+    def _exchanged(self, factor: Factor, x: Any, y: Tensor, masks: Any, generator: torch.Generator) -> Any:
         """The samples with their factor taken from others of the batch."""
         tensors, rebuild = flatten(x)
-        order = torch.randperm(len(tensors[0]), generator=generator)
+        order = balanced_donors(y, tensors[0].device, generator)
         donors = rebuild(tuple(t[order.to(t.device)] for t in tensors))
         place = factor.place(tensors, None)
         facts = facts_of(self.facts, tensors[place])
@@ -98,7 +98,7 @@ class Counterexamples(ChangedMitigator):
             raise InvalidInputError(
                 f"fill={self.fill!r} makes no tokens of {x.dtype}; use fill='permute', a factor of words or a function"
             )
-        fill = MAKERS[self.fill] if isinstance(self.fill, str) else with_arguments(self.fill, **offered)
+        fill = with_arguments(MAKERS[self.fill] if isinstance(self.fill, str) else self.fill, **offered)
         filled = fill(x, mask, generator)
         if not isinstance(filled, Tensor) or filled.shape != x.shape:
             got = tuple(filled.shape) if isinstance(filled, Tensor) else type(filled).__name__

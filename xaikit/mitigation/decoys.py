@@ -23,6 +23,21 @@ MAX_FLIPS = 40  # regions that every sample gets in turn
 FLIPS_OF_CLASS = 4  # such regions of one class
 
 
+EXCHANGES = 2  # samples that lend to each sample in turn, of another class, and of its own
+
+
+class Exchange(NamedTuple):
+    """The name of a variant in which each sample has the region of a donor of its own.
+
+    Attributes:
+        draw: number of the donor.
+        same_class: whether it is of the sample's own class, else of another.
+    """
+
+    draw: int
+    same_class: bool
+
+
 class Flip(NamedTuple):
     """The name of a variant in which all samples have the region of one donor.
 
@@ -35,6 +50,9 @@ class Flip(NamedTuple):
     number: int
 
 
+Variant = str | Flip | Exchange
+
+
 def mirrored(labels: Tensor, classes: int) -> Tensor:
     """The class C - 1 - y; if that is y itself, the next class."""
     other = classes - 1 - labels
@@ -44,11 +62,13 @@ def mirrored(labels: Tensor, classes: int) -> Tensor:
 class Decoys:
     """The user's function (x, classes): it puts the shortcut of these classes into x, or with None removes it."""
 
+    donor_labels: Mapping[int, list[Tensor]] = {}
+
     def __init__(self, decoy: Decoy, classes: int, seed: int) -> None:
         self._decoy, self._classes = decoy, classes
         self._generator = torch.Generator().manual_seed(seed)
 
-    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str | Flip, Any]]:  # noqa: ARG002
+    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[Variant, Any]]:  # noqa: ARG002
         """Each with its name, the kept one first."""
         random = torch.randint(self._classes, y.shape, generator=self._generator).to(y.device)
         yield KEPT, self._decoy(x, y)
@@ -60,10 +80,12 @@ class Decoys:
 class Named:
     """The user's functions (x, y) by the name of their variant; unchanged samples are the variant "kept"."""
 
+    donor_labels: Mapping[int, list[Tensor]] = {}
+
     def __init__(self, decoys: Mapping[str, Decoy]) -> None:
         self._decoys = decoys
 
-    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str | Flip, Any]]:  # noqa: ARG002
+    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[Variant, Any]]:  # noqa: ARG002
         """Each with its name, the kept one first."""
         yield KEPT, x
         for name, decoy in self._decoys.items():
@@ -71,12 +93,18 @@ class Named:
 
 
 class Exchanges:
-    """A masked region or a factor is the shortcut; the variants take it from other samples, chosen by their class."""
+    """A masked region or a factor is the shortcut; the variants take it from other samples, chosen by their class.
+
+    Attributes:
+        donor_labels: by draw, the classes of the donors of another class, batch by batch.
+    """
 
     def __init__(
         self, samples: Iterator[Batch], classes: int, seed: int, factor: Factor | None = None, facts: Any = None
     ) -> None:
         self._generator, self._factor = torch.Generator().manual_seed(seed), factor
+        self._pairing = torch.Generator().manual_seed(seed)
+        self.donor_labels: dict[int, list[Tensor]] = {}
         most = max(1, DONOR_SAMPLES // classes)
         donors: dict[int, list[tuple[Tensor, Tensor]]] = {}
         for batch in samples:
@@ -110,7 +138,7 @@ class Exchanges:
             lent += [(label, number, *self._donors[label][row]) for number, row in enumerate(rows)]
         return lent
 
-    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[str | Flip, Any]]:
+    def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[Variant, Any]]:
         """Each variant with its name, "kept" first; only "kept" if there is no mask."""
         yield KEPT, x
         if (mask is None and self._factor is None) or len(self._donors) < 2:
@@ -119,8 +147,16 @@ class Exchanges:
         inside = torch.ones_like(tensor) if self._factor is not None else mask_like(mask, tensor)
         present = torch.tensor(list(self._donors))
         random = present[torch.randint(len(present), y.shape, generator=self._generator)]
-        other, donor_masks = (part.to(tensor.device) for part in self._choose_donors(random, present))
+        other, donor_masks = (part.to(tensor.device) for part in self._choose_donors(random, present, self._generator))
         yield RANDOMISED, rebuild(self._exchanged(tensor, inside, other, donor_masks))
+        for draw in range(EXCHANGES):
+            labels = y.cpu()
+            others = _other_classes(labels, present, self._pairing)
+            self.donor_labels.setdefault(draw, []).append(others)
+            for same_class, classes in ((False, others), (True, labels)):
+                lenders = self._choose_donors(classes, present, self._pairing)
+                other, donor_masks = (part.to(tensor.device) for part in lenders)
+                yield Exchange(draw, same_class), rebuild(self._exchanged(tensor, inside, other, donor_masks))
         for label, number, row, row_mask in self._lent:
             other, donor_masks = (part.to(tensor.device).expand_as(tensor) for part in (row, row_mask))
             yield Flip(label, number), rebuild(self._exchanged(tensor, inside, other, donor_masks))
@@ -140,14 +176,20 @@ class Exchanges:
         changed: Tensor = self._factor.exchange(x, donors, facts=self._facts)
         return changed
 
-    def _choose_donors(self, classes: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def _choose_donors(self, classes: Tensor, present: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A random donor of each class, and its mask; if a class has no donor, the nearest class that has one."""
         chosen = []
         for label in classes.tolist():
             donors = self._donors[int(present[(present - label).abs().argmin()])]
-            chosen.append(donors[int(torch.randint(len(donors), (), generator=self._generator))])
+            chosen.append(donors[int(torch.randint(len(donors), (), generator=generator))])
         rows, masks = zip(*chosen, strict=True)
         return torch.stack(rows), torch.stack(masks)
+
+
+def _other_classes(labels: Tensor, present: Tensor, generator: torch.Generator) -> Tensor:
+    """For each sample one of the present classes at random that is not its own, (N,)."""
+    draws = torch.rand(len(labels), len(present), generator=generator)
+    return present[draws.masked_fill(labels[:, None] == present, -1.0).argmax(1)]
 
 
 def check_shown(factor: Factor, x: Tensor, facts: DataFacts, masks: Any = None) -> None:

@@ -82,13 +82,39 @@ def facts_of(facts: Any, x: Tensor) -> DataFacts:
     return facts if isinstance(facts, DataFacts) else DataFacts.of(x, **(facts or {}))
 
 
-def permute(x: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+def balanced_donors(labels: Tensor, device: torch.device, generator: torch.Generator) -> Tensor:
+    """For each sample of a batch the number of one that lends, drawn at random, (N,).
+
+    Where the labels are classes, every class of the batch lends equally often, to samples of any class. So what is
+    exchanged says nothing of the label, also where a batch holds one class more often than others. Within a class the
+    samples lend in turn. If all classes are equally frequent, the numbers are a permutation; for labels that are no
+    classes always.
+
+    Args:
+        labels: of the batch; classes are integers (N,).
+        device: where the numbers are needed; nothing waits for it.
+        generator: of the draws.
+    """
+    n = len(labels)
+    order = torch.randperm(n, generator=generator).to(device)
+    if labels.ndim != 1 or labels.is_floating_point():
+        return order
+    classes, by_class = labels.to(device)[order].sort(stable=True)
+    sizes = torch.searchsorted(classes, classes, right=True) - torch.searchsorted(classes, classes)
+    # Each class covers a stretch of length 1, which its members share; lenders are read off at equal distances.
+    ends = sizes.float().reciprocal().cumsum(0)
+    steps = (torch.arange(n) + torch.rand((), generator=generator)) / n
+    lenders = torch.searchsorted(ends, steps.to(device) * ends[-1:], right=True).clamp_max(n - 1)
+    return order[by_class[lenders]][torch.randperm(n, generator=generator).to(device)]
+
+
+def permute(x: Tensor, mask: Tensor, generator: torch.Generator, labels: Tensor) -> Tensor:
     """What another sample of the batch has there; of tokens, wherever they stand, what it has in its own mask."""
     if not is_text(x):
-        return x[torch.randperm(len(x), generator=generator).to(x.device)]
+        return x[balanced_donors(labels, x.device, generator)]
     donors = (mask > 0.5).any(1).nonzero()[:, 0]  # a text without a masked token has none to lend
     other = torch.arange(len(x), device=x.device)
-    other[donors] = donors[torch.randperm(len(donors), generator=generator).to(x.device)]
+    other[donors] = donors[balanced_donors(labels.to(x.device)[donors], x.device, generator)]
     return exchanged(x, mask, x[other], mask[other])
 
 
@@ -118,7 +144,7 @@ def _range(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
 
 
-MAKERS: dict[str, Callable[[Tensor, Tensor, torch.Generator], Tensor]] = {
+MAKERS: dict[str, Callable[..., Tensor]] = {
     "permute": permute,
     "uniform": _uniform,
     "noise": _noise,

@@ -11,7 +11,7 @@ from xaikit.core.params import Float
 from xaikit.mitigation.assess import Assessment, assess
 from xaikit.mitigation.budget import read_budget
 from xaikit.mitigation.checks import check_model
-from xaikit.mitigation.mend_data import CONCEPT, REGION, MendData, read_data, read_shortcut
+from xaikit.mitigation.mend_data import CONCEPT, GROUPS, REGION, MendData, read_data, read_shortcut
 from xaikit.mitigation.mend_methods import read_methods, with_training
 from xaikit.mitigation.mend_result import MendResult
 from xaikit.mitigation.mend_search import MendSearch, SearchOptions
@@ -26,6 +26,8 @@ def mend(  # noqa: PLR0913
     shortcut: Any,
     *,
     validation: Any = None,
+    groups: Any = None,
+    validation_groups: Any = None,
     from_scratch: Any = False,
     methods: Any = None,
     budget: Any = None,
@@ -54,6 +56,11 @@ def mend(  # noqa: PLR0913
         shortcut: what must not matter: a mask in any form that `fit` takes, a factor ("hue",
             "words:names=[text,video]", an object), or a `Concept`. ``"region"`` takes the masks of the data.
         validation: samples to choose by, as for `data`; None holds back a fifth of the data.
+        groups: where they are known, (N,) names or numbers of the samples' groups (the class together with the
+            shortcut), or a function (x, y) -> (N,). Then `DFR`, `GroupBalanced` and `GroupDRO` are tried as well, and
+            the accuracy in the worst group is what a try is chosen by, with the shortcut exchanged. `shortcut` may be
+            None then: without an exchange all goes by the groups.
+        validation_groups: of the validation samples, in the same forms.
         from_scratch: draw the weights anew instead of going on with those of the model; or a function that makes an
             untrained model.
         methods: mitigators to try instead: names, spec strings or objects, in their order.
@@ -73,7 +80,7 @@ def mend(  # noqa: PLR0913
 
     Raises:
         InvalidInputError, InvalidTypeError: for data, a shortcut, methods or a budget that cannot be right; a shortcut
-            that no sample shows; a budget that is too small for one training.
+            that no sample shows; a budget that is too small for one training; a group that is empty.
         TrainingError: where every method fails.
 
     >>> import torch
@@ -89,15 +96,16 @@ def mend(  # noqa: PLR0913
     check_model(model)
     Float(ge=0, le=1).check(max_loss, "max_loss")
     allowed = read_budget(budget)
-    data = read_data(model, data, read_shortcut(shortcut), validation, facts, seed)
+    by_groups = {"groups": groups, "validation_groups": validation_groups}
+    data = read_data(model, data, read_shortcut(shortcut, groups), validation, facts, seed, **by_groups)
     options = SearchOptions(from_scratch, max_loss, head, seed, progress)
     search = MendSearch(model, data, options)
     before = _assessed(model, data, head, seed)
     if options.anew or methods is not None or search.needs_mending or (before is not None and before.relies):
-        settings = {"from_scratch": options.anew, "head": head, "seed": seed}
+        settings = {"from_scratch": options.anew, "head": head, "seed": seed, "groups": data.groups}
         search.store = TryStore(folder, fingerprint(model, data, **settings))
         training: dict[str, Any] = {"n_epochs": n_epochs, "seed": seed}
-        mitigators = [m.set_kwargs(head=head) for m in read_methods(methods, data)]
+        mitigators = [m.set_kwargs(head=head) for m in read_methods(methods, data, from_scratch=options.anew)]
         search.run([with_training(m, data.training.size, **training) for m in mitigators], allowed)
     number = search.best()
     mended = search.model_of(number)
@@ -107,8 +115,8 @@ def mend(  # noqa: PLR0913
 
 
 def _assessed(model: nn.Module, data: MendData, head: str | int, seed: int) -> Assessment | None:
-    """The model on the held-out samples; None for a concept, which is no part of the samples."""
-    if data.shortcut.kind == CONCEPT:
+    """The model on the held-out samples; None for a concept or groups, which are no part of the samples."""
+    if data.shortcut.kind in (CONCEPT, GROUPS):
         return None
     samples = data.held_out
     if samples.size > ASSESSED:

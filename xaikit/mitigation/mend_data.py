@@ -17,9 +17,9 @@ from xaikit.factors import DataFacts, Factor, MaskedRegion
 from xaikit.factors.exchange import mask_like
 from xaikit.mitigation.concepts import Concept
 from xaikit.mitigation.decoys import check_shown
+from xaikit.mitigation.mend_groups import check_groups, group_list, split_rows
 
-HELD_BACK = 0.2  # share of the data that is held out, where no validation data are named
-REGION, FACTOR, CONCEPT = "region", "factor", "concept"
+REGION, FACTOR, CONCEPT, GROUPS = "region", "factor", "concept", "groups"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Shortcut:
     """What must not matter.
 
     Attributes:
-        factor: what is exchanged between samples; None for a concept.
+        factor: what is exchanged between samples; None for a concept, and where only groups are known.
         concept: a direction at a layer, in place of a factor.
         masks: where it lies, as the user gave them, for all of the data; None where the factor or the data say it.
     """
@@ -38,31 +38,40 @@ class Shortcut:
 
     @property
     def kind(self) -> str:
-        """Whether it is a region of masks, another factor, or a concept."""
+        """Whether it is a region of masks, another factor, a concept, or only groups are known."""
         if self.concept is not None:
             return CONCEPT
+        if self.factor is None:
+            return GROUPS
         return REGION if isinstance(self.factor, MaskedRegion) else FACTOR
 
     @property
     def title(self) -> str:
         """Its name for people."""
         if self.factor is None:
-            return "the concept"
+            return "the groups" if self.concept is None else "the concept"
         return "the masked region" if self.kind == REGION else f"the {self.factor.title}"
 
 
-def read_shortcut(shortcut: Any) -> Shortcut:
+def read_shortcut(shortcut: Any, groups: Any = None) -> Shortcut:
     """The shortcut that a user named.
 
     Args:
-        shortcut: a mask in any form that `Mitigator.fit` takes, a factor (a spec string or an object), or a concept.
+        shortcut: a mask in any form that `Mitigator.fit` takes, a factor (a spec string or an object), or a concept;
+            None where groups are known.
+        groups: as for `mend`.
 
     Raises:
         InvalidTypeError, UnknownNameError: for anything else.
         InvalidInputError: for a factor that stands for several.
     """
+    if shortcut is None and groups is None:
+        raise InvalidTypeError(
+            "mend must be told the shortcut: a mask, a factor such as 'hue', or a Concept; see scan. None is for "
+            "samples whose groups are known: groups="
+        )
     if shortcut is None:
-        raise InvalidTypeError("mend must be told the shortcut: a mask, a factor such as 'hue', or a Concept; see scan")
+        return Shortcut()
     if isinstance(shortcut, Concept):
         return Shortcut(concept=shortcut)
     is_factor = isinstance(shortcut, (str, Factor)) or (isinstance(shortcut, type) and issubclass(shortcut, Factor))
@@ -121,6 +130,8 @@ class MendData:
         held_out: likewise.
         facts: of the data, for the factor; None for a concept.
         place: which of several inputs the shortcut is in.
+        groups: names of the groups of the samples to train on; None where they are not known.
+        held_groups: of those held out.
     """
 
     shortcut: Shortcut
@@ -128,6 +139,8 @@ class MendData:
     held_out: Batch
     facts: DataFacts | None
     place: int
+    groups: list[Any] | None = None
+    held_groups: list[Any] | None = None
 
     def exchanged(self, batch: Batch, donors: Tensor) -> Any:
         """The inputs of some samples with the shortcut of others.
@@ -144,7 +157,15 @@ class MendData:
 
 
 def read_data(  # noqa: PLR0913
-    model: nn.Module, data: Any, shortcut: Shortcut, validation: Any, facts: Any, seed: int
+    model: nn.Module,
+    data: Any,
+    shortcut: Shortcut,
+    validation: Any,
+    facts: Any,
+    seed: int,
+    *,
+    groups: Any = None,
+    validation_groups: Any = None,
 ) -> MendData:
     """The data of `mend`.
 
@@ -155,19 +176,29 @@ def read_data(  # noqa: PLR0913
         validation: held-out samples; None holds back a fifth of the data.
         facts: what is known of the data, for the factor: `DataFacts`, a dict of its fields, or None.
         seed: of the samples that are held back.
+        groups: of the samples, as for `mend`.
+        validation_groups: likewise.
 
     Raises:
         InvalidInputError, InvalidTypeError: for data that cannot be right, a factor of another kind of data, a shortcut
             that no sample shows.
     """
     training = gather(model, data, shortcut.masks)
+    names, held_names = None if groups is None else group_list(groups, training), None
     if validation is None:
-        training, held_out = _split(training, seed)
+        rows, held_rows = split_rows(training.labels, names, seed)
+        if names is not None:
+            names, held_names = ([names[i] for i in part.tolist()] for part in (rows, held_rows))
+        training, held_out = training.take(rows), training.take(held_rows)
     else:
         held_out = gather(model, validation, _masks_of_validation(shortcut, validation, training))
+        if names is not None:
+            held_names = group_list(groups if callable(groups) else validation_groups, held_out)
+    if names is not None and held_names is not None:
+        check_groups(names, held_names)
     _check_labels(training.labels, held_out.labels)
-    if shortcut.kind == CONCEPT:
-        return MendData(shortcut, training, held_out, None, 0)
+    if shortcut.kind in (CONCEPT, GROUPS):
+        return MendData(shortcut, training, held_out, None, 0, names, held_names)
     assert shortcut.factor is not None
     if shortcut.kind == REGION and (training.masks is None or held_out.masks is None):
         which = "the data" if training.masks is None else "the validation samples"
@@ -178,28 +209,10 @@ def read_data(  # noqa: PLR0913
     tensors = flatten(training.inputs)[0]
     place = 0 if shortcut.kind == REGION else shortcut.factor.place(tensors)
     data_facts = facts if isinstance(facts, DataFacts) else DataFacts.of(tensors[place], **(facts or {}))
-    arranged = MendData(shortcut, training, held_out, data_facts, place)
+    arranged = MendData(shortcut, training, held_out, data_facts, place, names, held_names)
     for part, name in ((training, "sample to train on"), (held_out, "held-out sample")):
         _check_shown(arranged, part, name)
     return arranged
-
-
-def _split(batch: Batch, seed: int) -> tuple[Batch, Batch]:
-    """Samples to train on, and others, the same share of each class."""
-    order = torch.randperm(batch.size, generator=torch.Generator().manual_seed(seed))
-    labels = batch.labels[order]
-    held_rows: list[Tensor] = []
-    for label in labels.unique():
-        rows = order[labels == label]
-        held_rows.append(rows[: round(HELD_BACK * len(rows))])
-    held_out = torch.cat(held_rows).sort().values
-    if not len(held_out):
-        raise InvalidInputError(
-            f"data of {batch.size} samples are too few to hold a fifth of each class out; pass validation=(x, y)"
-        )
-    is_training = torch.ones(batch.size, dtype=torch.bool)
-    is_training[held_out] = False
-    return batch.take(is_training.nonzero()[:, 0]), batch.take(held_out)
 
 
 def _masks_of_validation(shortcut: Shortcut, validation: Any, training: Batch) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,8 @@ from xaikit.core.batch import ROWS, Batch
 from xaikit.core.structure import flatten
 from xaikit.mitigation.clarc import _moved
 from xaikit.mitigation.forward import class_logits, evaluating
-from xaikit.mitigation.mend_data import CONCEPT, MendData
+from xaikit.mitigation.mend_data import CONCEPT, GROUPS, MendData
+from xaikit.mitigation.mend_groups import highest_mean, worst_mean
 
 DRAWS = 2  # donors that each held-out sample gets in turn
 KEPT, EXCHANGED = "kept", "exchanged"
@@ -27,12 +29,17 @@ class Measured(NamedTuple):
         accuracy_exchanged: with that of a sample of another class.
         changed: predictions that change by this.
         largest: share of the predictions with the shortcut exchanged that are one and the same class.
+        changed_within: predictions that change with the shortcut of another sample of the same class: what a shortcut
+            that tells the class cannot change.
+        worst_group: accuracy in the worst group, with the shortcut exchanged where there is one; NaN without groups.
     """
 
     accuracy_kept: float
     accuracy_exchanged: float
     changed: float
     largest: float
+    changed_within: float
+    worst_group: float = math.nan
 
 
 class Judge:
@@ -45,13 +52,14 @@ class Judge:
     """
 
     def __init__(self, data: MendData, head: str | int, seed: int) -> None:
-        self._data, self._head = data, head
+        self._data, self._head, self._groups = data, head, data.held_groups
         batch = data.held_out
         self._samples = batch
         self._variants: list[Any] = []
-        if data.shortcut.kind != CONCEPT:
+        if data.shortcut.kind not in (CONCEPT, GROUPS):
             generator = torch.Generator().manual_seed(seed)
             self._variants = [data.exchanged(batch, donors_of(batch.labels, generator)) for _ in range(DRAWS)]
+            self._within = data.exchanged(batch, donors_within(batch.labels, generator))
 
     @functools.cached_property
     def validation(self) -> tuple[tuple[Any, Tensor], list[str]]:
@@ -59,7 +67,8 @@ class Judge:
         n, parts = self._samples.size, [self._samples.inputs, *self._variants]
         tensors = [flatten(part)[0] for part in parts]
         inputs = flatten(parts[0])[1](tuple(torch.cat(column) for column in zip(*tensors, strict=True)))
-        groups = [KEPT] * n + [EXCHANGED] * (n * len(self._variants))
+        suffixes = [""] * n if self._groups is None else [f" {name}" for name in self._groups]
+        groups = [KEPT + name for name in suffixes] + [EXCHANGED + name for name in suffixes] * len(self._variants)
         return (inputs, self._samples.labels.repeat(len(parts))), groups
 
     def measure(self, model: nn.Module) -> Measured:
@@ -78,7 +87,7 @@ class Judge:
                 with _moved(model, concept, to):
                     others.append(self._predicted(model, self._samples.inputs))
         else:
-            others = [self._predicted(model, variant) for variant in self._variants]
+            others = [self._predicted(model, variant) for variant in self._variants] or [as_is]
         accuracies = [float((other == labels).double().mean()) for other in others]
         changes = [float((other != as_is).double().mean()) for other in others]
         # Of a concept the worse of adding and removing it counts; of donors that are drawn their mean.
@@ -86,16 +95,22 @@ class Judge:
         exchanged = min(accuracies) if is_concept else sum(accuracies) / len(accuracies)
         changed = max(changes) if is_concept else sum(changes) / len(changes)
         largest = float(torch.bincount(torch.cat(others)).max()) / (len(labels) * len(others))
-        return Measured(float((as_is == labels).double().mean()), exchanged, changed, largest)
+        within = float((self._predicted(model, self._within) != as_is).double().mean()) if self._variants else 0.0
+        right = torch.stack([other == labels for other in others]).double().mean(0)
+        worst = math.nan if self._groups is None else worst_mean(right, self._groups)
+        return Measured(float((as_is == labels).double().mean()), exchanged, changed, largest, within, worst)
 
     def worst_loss(self, model: nn.Module) -> float:
-        """The mean cross-entropy of the kept or of the exchanged samples, whichever is higher.
+        """The mean cross-entropy of the kept or of the exchanged samples, whichever is higher; of the worst group.
 
         Args:
             model: in any mode.
         """
         parts = [self._samples.inputs, *self._variants]
-        losses = [float(F.cross_entropy(self._logits(model, part), self._samples.labels)) for part in parts]
+        losses = []
+        for part in parts:
+            values = F.cross_entropy(self._logits(model, part), self._samples.labels, reduction="none")
+            losses.append(float(values.mean()) if self._groups is None else highest_mean(values, self._groups))
         return max(losses[0], sum(losses[1:]) / max(1, len(losses) - 1))
 
     @functools.cached_property
@@ -132,3 +147,18 @@ def donors_of(labels: Tensor, generator: torch.Generator) -> Tensor:
             break
         chosen[same] = torch.randint(n, (int(same.sum()),), generator=generator)
     return chosen
+
+
+def donors_within(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """For each sample the index of another one of its class, in turn after an order at random, (N,).
+
+    Args:
+        labels: classes, (N,); the only sample of a class gets itself.
+        generator: of the order.
+    """
+    donors = torch.empty_like(labels, dtype=torch.long)
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        members = members[torch.randperm(len(members), generator=generator)]
+        donors[members] = members.roll(1)
+    return donors

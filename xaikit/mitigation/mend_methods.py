@@ -18,7 +18,10 @@ from xaikit.factors import MaskedRegion
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.clarc import AClArC, RRClArC
 from xaikit.mitigation.counterexamples import Counterexamples
-from xaikit.mitigation.mend_data import CONCEPT, REGION, MendData
+from xaikit.mitigation.dfr import DFR
+from xaikit.mitigation.group_balanced import GroupBalanced
+from xaikit.mitigation.group_dro import GroupDRO
+from xaikit.mitigation.mend_data import CONCEPT, GROUPS, REGION, MendData
 from xaikit.mitigation.pgd_ex import PGDEx
 from xaikit.mitigation.rrr import RRR
 
@@ -30,13 +33,23 @@ EXCHANGED = 100.0
 PATIENCE = 0.5
 
 
-def candidates(data: MendData) -> list[Mitigator]:
-    """The mitigators that suit a kind of shortcut, from the cheapest.
+def candidates(data: MendData, *, from_scratch: bool = False) -> list[Mitigator]:
+    """The mitigators that suit a kind of shortcut, from the cheapest; then those that go by groups, if there are some.
 
     Args:
         data: what is known of samples and shortcut.
+        from_scratch: whether models are untrained, whose last layer alone is not worth a training.
     """
+    by_groups: list[Mitigator] = []
+    if data.groups is not None:
+        by_groups = [*([] if from_scratch else [DFR()]), GroupBalanced(), GroupDRO()]
+    return [*_suited(data), *by_groups]
+
+
+def _suited(data: MendData) -> list[Mitigator]:
     shortcut = data.shortcut
+    if shortcut.kind == GROUPS:
+        return []
     if shortcut.kind == CONCEPT:
         return [AClArC(concept=shortcut.concept, lambda_a=3.0), RRClArC(concept=shortcut.concept, lambda_rr=10.0)]
     if shortcut.kind != REGION:
@@ -50,18 +63,19 @@ def candidates(data: MendData) -> list[Mitigator]:
     return methods
 
 
-def read_methods(methods: Any, data: MendData) -> list[Mitigator]:
+def read_methods(methods: Any, data: MendData, *, from_scratch: bool = False) -> list[Mitigator]:
     """The mitigators that are tried.
 
     Args:
         methods: names, spec strings or objects; None takes those that suit.
         data: what is known of samples and shortcut.
+        from_scratch: whether models are untrained.
 
     Raises:
         InvalidTypeError, InvalidInputError, UnknownNameError: for anything else, or none.
     """
     if methods is None:
-        return candidates(data)
+        return candidates(data, from_scratch=from_scratch)
     if isinstance(methods, (str, Configured)):
         methods = [methods]
     if not isinstance(methods, Sequence):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from torch import nn
@@ -10,7 +11,8 @@ from torch import nn
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.results import Real, Result, Stopped
 from xaikit.core.spec_strings import split_spec
-from xaikit.mitigation.assess import RELIES, Assessment
+from xaikit.mitigation.assess import Assessment
+from xaikit.mitigation.reliance import RELIES
 from xaikit.mitigation.tables import aligned, percent
 
 OF_TRAINING = ("lr", "lr_schedule", "n_epochs", "batch_size", "patience", "random_state")
@@ -28,6 +30,8 @@ class MendTry(Result):
         epochs: that were trained.
         seconds: that it took.
         note: what was noticed, such as a collapse to one class; empty where all is well.
+        changed_within: predictions that change with the shortcut of another sample of the same class.
+        worst_group: accuracy in the worst group, with the shortcut exchanged where there is one; NaN without groups.
     """
 
     method: str
@@ -37,6 +41,13 @@ class MendTry(Result):
     epochs: int = 0
     seconds: Real = 0.0
     note: str = ""
+    changed_within: Real = 0.0
+    worst_group: Real = math.nan
+
+    @property
+    def score(self) -> float:
+        """What a try is chosen by: the accuracy with the shortcut exchanged; where groups are known in the worst."""
+        return self.accuracy_exchanged if math.isnan(self.worst_group) else self.worst_group
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -73,13 +84,24 @@ class MendResult(Result):
 
     @property
     def relies(self) -> bool:
-        """Whether the chosen model still relies on the shortcut."""
+        """Whether the chosen model still relies on the shortcut.
+
+        Where only groups are known: whether the worst of them is more than a tenth below the accuracy over all.
+        """
+        if self._by_groups_alone:
+            return self.chosen.accuracy_kept - self.chosen.worst_group > RELIES
         return self.after.relies if self.after is not None else self.chosen.changed > RELIES
+
+    @property
+    def _by_groups_alone(self) -> bool:
+        return self.shortcut == "the groups"
 
     @property
     def verdict(self) -> str:
         """What came of it, in one sentence, or two where there is a doubt."""
         first, last = self.tries[0], self.chosen
+        if self._by_groups_alone:
+            return self._of_groups(first, last)
         if self.method == "unchanged" and not self.relies:
             return (
                 f"nothing to mend: {percent(first.changed)} of predictions change when {self.shortcut} is exchanged; "
@@ -95,6 +117,10 @@ class MendResult(Result):
             f"{percent(last.accuracy_exchanged)}, with it kept {percent(first.accuracy_kept)} before, now "
             f"{percent(last.accuracy_kept)}"
         )
+        if not math.isnan(last.worst_group):
+            text += (
+                f", in the worst group with it exchanged {percent(first.worst_group)}, now {percent(last.worst_group)}"
+            )
         if self.relies:
             text += f"; try {self._advice()}"
         if lost > self.max_loss:
@@ -103,6 +129,18 @@ class MendResult(Result):
                 "asked for: what the shortcut told is gone, or what was named holds more"
             )
         return text
+
+    def _of_groups(self, first: MendTry, last: MendTry) -> str:
+        """The verdict where nothing but groups is known."""
+        opening = "one group is still left behind: " if self.relies else "no group is left far behind: "
+        if last.note:
+            opening = f"not mended: {last.note}. "
+        text = (
+            f"{opening}accuracy in the worst group {percent(first.worst_group)} before, now "
+            f"{percent(last.worst_group)}; over all samples {percent(first.accuracy_kept)} before, now "
+            f"{percent(last.accuracy_kept)}"
+        )
+        return f"{text}; try {self._advice()}" if self.relies else text
 
     def _advice(self) -> str:
         if self.stopped == Stopped.OUT_OF_TIME:
@@ -120,10 +158,13 @@ class MendResult(Result):
         return pd.DataFrame([{name: getattr(row, name) for name in fields} for row in self.tries])
 
     def __repr__(self) -> str:
-        lines = [["method", "kept", "exchanged", "changed", "epochs", "time"]]
+        has_groups = not math.isnan(self.tries[0].worst_group)
+        worst = ["worst group"] if has_groups else []
+        lines = [["method", "kept", "exchanged", "changed", *worst, "epochs", "time"]]
         for row in self.tries:
             mark = " *" if row is self.chosen else ""
             figures = [percent(row.accuracy_kept), percent(row.accuracy_exchanged), percent(row.changed)]
+            figures += [percent(row.worst_group)] if has_groups else []
             lines.append([_in_short(row.method) + mark, *figures, str(row.epochs), f"{row.seconds:.0f} s"])
         title = f"MendResult of {self.shortcut}"
         return "\n".join([title, self.verdict, *aligned(lines), f"* chosen: {self.method}"])

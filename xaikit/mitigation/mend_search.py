@@ -6,6 +6,7 @@ import copy
 import math
 import time
 import warnings
+from collections import Counter
 from typing import Any, NamedTuple
 
 import torch
@@ -15,15 +16,15 @@ from tqdm import tqdm
 from xaikit.core.errors import InvalidInputError, TrainingError
 from xaikit.core.results import Stopped
 from xaikit.core.spec_strings import split_spec
-from xaikit.mitigation.assess import RELIES
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.budget import Budget
-from xaikit.mitigation.mend_data import CONCEPT, MendData
+from xaikit.mitigation.mend_data import CONCEPT, GROUPS, MendData
 from xaikit.mitigation.mend_measure import Judge, Measured
 from xaikit.mitigation.mend_methods import fresh_model, spec_string
 from xaikit.mitigation.mend_rate import Interrupted, RateRace
 from xaikit.mitigation.mend_result import MendTry
 from xaikit.mitigation.mend_store import TryStore, key_of
+from xaikit.mitigation.reliance import RELIES
 from xaikit.mitigation.tables import percent
 
 UNCHANGED = "unchanged"
@@ -109,15 +110,16 @@ class MendSearch:
 
     @property
     def needs_mending(self) -> bool:
-        """Whether the model as it came is less right with the shortcut exchanged, by more than chance."""
-        return not self._is_free(self.tries[0])
+        """Whether the model as it came is less right with the shortcut exchanged, or in a group, beyond chance."""
+        return not self._is_good(self.tries[0])
 
     def best(self) -> int:
         """The number of the chosen try.
 
         What the shortcut told cannot be kept, so the loss with it kept is measured against the most accurate try that
         does not rely on it. Chosen is the highest accuracy on exchanged samples among those that lose no more than
-        allowed; where all rely on it, among all. A training that gains nothing is not chosen.
+        allowed; where all rely on it, among all. A training that gains nothing is not chosen. Where groups are known,
+        the accuracy in the worst of them counts; where nothing else is known, it alone.
         """
         trained = range(1, len(self.tries))
         if not trained:
@@ -125,8 +127,10 @@ class MendSearch:
         free = [i for i in trained if self._is_free(self.tries[i])]
         most = max((self.tries[i].accuracy_kept for i in free), default=0.0)
         allowed = [i for i in free if self.tries[i].accuracy_kept >= most - self._options.max_loss] or list(trained)
-        chosen = max(allowed, key=lambda i: self.tries[i].accuracy_exchanged)
-        if not self._options.anew and self.tries[chosen].accuracy_exchanged < self.tries[0].accuracy_exchanged + GAIN:
+        if self._data.shortcut.kind == GROUPS:
+            allowed = free or list(trained)
+        chosen = max(allowed, key=lambda i: self.tries[i].score)
+        if not self._options.anew and self.tries[chosen].score < self.tries[0].score + GAIN:
             return 0
         return chosen
 
@@ -149,7 +153,7 @@ class MendSearch:
         row = self.store.find(key)
         if row is None:
             started, model = time.monotonic(), self._fresh()
-            options = self._fit_options()
+            options = self._fit_options(mitigator)
             if self._data.shortcut.kind == CONCEPT:
                 mitigator = mitigator.set_kwargs(patience=None)  # there are no exchanged samples to stop by
             try:
@@ -186,21 +190,32 @@ class MendSearch:
             rate = race.winner()
         return mitigator.set_kwargs(lr=rate)
 
-    def _fit_options(self) -> dict[str, Any]:
+    def _fit_options(self, mitigator: Mitigator) -> dict[str, Any]:
+        by_groups = {"groups": self._data.groups} if mitigator.TAKES_GROUPS else {}
         if self._data.shortcut.kind == CONCEPT:
-            return {}
+            return by_groups
         validation, groups = self._judge.validation
-        return {"validation": validation, "validation_groups": groups}
+        return {"validation": validation, "validation_groups": groups, **by_groups}
 
     def _is_free(self, row: MendTry) -> bool:
         """Whether the shortcut makes no difference to a try: none beyond what is allowed, or two standard errors."""
         chance = 2 * math.sqrt(row.changed / self._data.held_out.size)
         gap = row.accuracy_kept - row.accuracy_exchanged
-        return not row.note and row.changed <= RELIES and gap <= max(self._options.max_loss, chance)
+        relies = row.changed - row.changed_within > RELIES
+        return not row.note and not relies and gap <= max(self._options.max_loss, chance)
+
+    def _is_good(self, row: MendTry) -> bool:
+        """Whether the shortcut makes no difference, and the worst group is as right as all, but for chance."""
+        if self._data.held_groups is None:
+            return self._is_free(row)
+        smallest = min(Counter(self._data.held_groups).values())
+        chance = 2 * math.sqrt(row.worst_group * (1 - row.worst_group) / smallest)
+        gap = row.accuracy_exchanged - row.worst_group
+        return self._is_free(row) and gap <= max(self._options.max_loss, min(chance, RELIES))
 
     def _is_enough(self) -> bool:
         """Whether one is free of the shortcut."""
-        return any(self._is_free(row) for row in self.tries[1:])
+        return any(self._is_good(row) for row in self.tries[1:])
 
     def _affords(self, mitigator: Mitigator, budget: Budget, number: int) -> bool:
         """Whether another training is within the budget."""
@@ -253,4 +268,5 @@ def _row(method: str, measured: Measured, data: MendData, *, epochs: int = 0, se
             f"with the shortcut exchanged it is no better than always the commonest class ({percent(commonest)}): "
             f"what was named may hold all that matters"
         )
-    return MendTry(method, measured.accuracy_kept, measured.accuracy_exchanged, measured.changed, epochs, seconds, note)
+    figures = (measured.accuracy_kept, measured.accuracy_exchanged, measured.changed)
+    return MendTry(method, *figures, epochs, seconds, note, measured.changed_within, measured.worst_group)

@@ -156,7 +156,8 @@ def mitigation_sections(
         rows.append(line)
     note = (
         "kept, randomised, flipped, removed: what became of the shortcut; worst: accuracy in the worst "
-        "group; changed: share of predictions that change; mass: share of the relevance that lies in the mask. "
+        "group; changed: share of predictions that change; reliance: share that change by the shortcut of another "
+        "class, less those that change by that of the same class; mass: share of the relevance that lies in the mask. "
         "↑ higher and ↓ lower is better, for the model: it should be right, and little should hang on the shortcut."
     )
     sections: list[Section] = [Table(title, rows, note, shares=True, conclusion=_exchanged(comparison))]
@@ -173,7 +174,7 @@ def mitigation_sections(
 
 def _exchanged(comparison: Comparison) -> str:
     """What became of the predictions with the shortcut exchanged, from the first training to the last."""
-    from xaikit.mitigation.assess import RELIES
+    from xaikit.mitigation.reliance import RELIES
 
     measure = next((f"accuracy {n}" for n in ("flipped", "randomised") if f"accuracy {n}" in comparison.measures), None)
     trainings = list(comparison.rows)
@@ -186,7 +187,8 @@ def _exchanged(comparison: Comparison) -> str:
     if changed not in comparison.measures:
         return f"With the shortcut exchanged, the accuracy {became}."
     follows = comparison.mean(last, changed)
-    verdict = "still relies" if follows > RELIES else "does not rely"
+    shares_that_count = [comparison.mean(last, m) for m in (changed, "reliance") if m in comparison.measures]
+    verdict = "still relies" if min(shares_that_count) > RELIES else "does not rely"
     model = "The model" if first == last else f"The model {last!r}"
     return (
         f"{model} {verdict} on the shortcut: with it exchanged, {follows:.1%} of the predictions change, and the "

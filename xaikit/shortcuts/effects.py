@@ -30,7 +30,8 @@ class Effect(Result):
         follows: share of predictions that become the donor's class, less the share that become that class when the
             donor is of the sample's own class: what is left when mere damage is taken off.
         leading_class: the class of the donors that are followed most.
-        leads: `follows` for donors of this class alone; its interval allows for the choice among the classes.
+        leads: `follows` for donors of this class alone; its interval allows for the choice among the classes
+            of all factors.
         accuracy: share of right predictions on exchanged samples.
         lost: accuracy of the samples as they are, less that.
         worst_class: the class with the lowest accuracy on exchanged samples.

@@ -93,7 +93,7 @@ def scan(  # noqa: PLR0913
             for tally in tallies:
                 tally.count(paired, lambda changed: class_logits(model, changed, head).argmax(1))
                 bar.update()
-    effects = sorted((tally.effect(baseline) for tally in tallies), key=lambda effect: effect.rank)
+    effects = sorted((tally.effect(baseline, len(tallies)) for tally in tallies), key=lambda effect: effect.rank)
     pictures = {t.title: t.pictures() for t in tallies if t.title in [e.title for e in effects[:PICTURED_FACTORS]]}
     return Scan(
         tuple(effects), members[0].facts.kind, baseline.accuracy, baseline.samples, seed,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
-from xaikit.core.results import Interval
+from xaikit.core.intervals import paired_interval, share_interval
 from xaikit.core.structure import flatten
 from xaikit.factors.donors import Donors
 from xaikit.shortcuts.effects import LEVEL, Effect
@@ -136,11 +134,12 @@ class FactorTally:
         """Images as they are, donors and exchanged ones, (k, 3, C, H, W); None for other data."""
         return torch.stack([picture for _, picture in self._kept]) if self._kept else None
 
-    def effect(self, base: BaseTally) -> Effect:
+    def effect(self, base: BaseTally, factors: int = 1) -> Effect:
         """What came of all batches.
 
         Args:
             base: what does not depend on the factor.
+            factors: that are measured; among all their classes the one that leads is chosen.
         """
         right, labels = torch.cat(self._right), base.labels
         followed, damaged = torch.cat(self._followed), torch.cat(self._damaged)
@@ -148,7 +147,7 @@ class FactorTally:
         worst = min(by_class, key=lambda c: by_class[c])
         classes = [int(c) for c in base.donors.unique()]
         # One of several classes is picked, so each has an interval of a higher level (Bonferroni).
-        level = 1 - (1 - LEVEL) / len(classes)
+        level = 1 - (1 - LEVEL) / (len(classes) * factors)
         leads = {c: paired_interval(followed[base.donors == c], damaged[base.donors == c], level) for c in classes}
         leading = max(classes, key=lambda c: leads[c].low)
         accuracy = float(right.double().mean())
@@ -166,35 +165,3 @@ class FactorTally:
             worst_accuracy=by_class[worst],
             size=float(torch.cat(self._size).mean()),
         )
-
-
-def share_interval(hits: Tensor, level: float) -> Interval:
-    """A share with Wilson's score interval (J. Am. Statist. Assoc. 22, 1927).
-
-    Args:
-        hits: bool (N,).
-        level: confidence, such as 0.95.
-    """
-    n, share = len(hits), float(hits.double().mean())
-    z = float(norm.ppf((1 + level) / 2))
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    margin = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Interval(max(0.0, centre - margin), share, min(1.0, centre + margin), level, n)
-
-
-def paired_interval(first: Tensor, second: Tensor, level: float) -> Interval:
-    """The difference of two shares of the same samples, with the interval of Agresti and Min.
-
-    Half a sample is added to each of the four outcomes (Statistics in Medicine 24, 2005).
-
-    Args:
-        first: bool (N,).
-        second: bool (N,), of the same samples.
-        level: confidence, such as 0.95.
-    """
-    n = len(first)
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    b, c, total = only_first + 0.5, only_second + 0.5, n + 2
-    centre = (b - c) / total
-    margin = float(norm.ppf((1 + level) / 2)) * math.sqrt(b + c - (b - c) ** 2 / total) / total
-    return Interval(max(-1.0, centre - margin), (only_first - only_second) / n, min(1.0, centre + margin), level, n)

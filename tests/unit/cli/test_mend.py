@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from xaikit.cli.demo_digits import make_network
+from xaikit.cli.groups import read_groups
+from xaikit.core.errors import UnknownNameError
 from xaikit.mitigation import Counterexamples, assess, mend
 
 NETWORK = "xaikit.cli.demo_digits:make_network"
@@ -114,9 +116,38 @@ def test_compare_weights_side_by_side(
     assert json.loads(Path("c.json").read_text())["relying"] == said["relying"]
 
 
+def test_mend_by_groups_alone(leave: Callable[..., int], planted: tuple[torch.Tensor, ...]) -> None:
+    names = [f"{label} {'north' if i % 5 else 'south'}" for i, label in enumerate(planted[1].tolist())]
+    Path("g.txt").write_text("\n".join(names) + "\n")
+    method = ("--method", "group_balanced:lr=0.001", "--epochs", "1")
+    assert leave("mend", *DATA, "--groups", "g.txt", *method, "--quiet") == 0
+    found = json.loads(Path("mended.json").read_text())["mend"]
+    assert found["shortcut"] == "the groups"
+    assert found["tries"][1]["method"].startswith("group_balanced")
+    assert all(0 <= row["worst_group"] <= 1 for row in found["tries"])
+
+
+def test_groups_are_read_from_files_and_columns(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("age,place\n3,sea\n4,land\n")
+    (tmp_path / "g.csv").write_text("file,group\na.png,sea\nb.png,land\n")
+    (tmp_path / "one.csv").write_text("where\nsea\nland\n")
+    (tmp_path / "g.txt").write_text("sea\nland\n")
+    np.save(tmp_path / "g.npy", np.array(["sea", "land"]))
+    for name in ("g.csv", "one.csv", "g.txt", "g.npy"):
+        assert read_groups(str(tmp_path / name), "c.npz") == ["sea", "land"]
+    assert read_groups("place", str(tmp_path / "t.csv")) == ["sea", "land"]
+    with pytest.raises(UnknownNameError, match="has no column 'places'; did you mean 'place'"):
+        read_groups("places", str(tmp_path / "t.csv"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["mend", *DATA, "--groups", "none.txt"], "--groups must be a file"),
+        (
+            ["mend", *DATA, "--groups", "m.npy", "--validation", "c.npz"],
+            "name that of --validation with --validation-groups",
+        ),
         (["mend", *DATA], "mend needs the shortcut: --mask or --mask-names say where it is, --factor what"),
         (["assess", *DATA], "assess needs the shortcut"),
         (["assess", *DATA, "--mask", "m.npy", "--factor", "hue"], "by --mask or by --factor, not by both"),

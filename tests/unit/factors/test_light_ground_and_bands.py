@@ -29,7 +29,11 @@ def test_brightness_contrast_and_sharpness_take_the_donors_number():
     wide = DataFacts.of(torch.cat([X, DONORS]), low=torch.full((3,), -9.0), high=torch.full((3,), 9.0))
     bright = FACTORS.create("brightness").exchange(X, DONORS, facts=wide)
     assert torch.allclose(bright.mean((1, 2, 3)), DONORS.mean((1, 2, 3)), atol=1e-5)
-    assert torch.allclose(bright - bright.mean((1, 2, 3), keepdim=True), X - X.mean((1, 2, 3), keepdim=True), atol=1e-5)
+    for changed, x, donor in zip(bright, X, DONORS, strict=True):
+        values = np.sort(x.flatten().numpy())
+        assert np.sort(changed.flatten().numpy())[36] == pytest.approx(np.sort(donor.flatten().numpy())[36], abs=1e-5)
+        line = np.polynomial.Polynomial.fit(values, np.sort(changed.flatten().numpy()), 1)
+        assert np.allclose(line(values), np.sort(changed.flatten().numpy()), atol=1e-5)  # scaled, and something added
     contrast = FACTORS.create("contrast").exchange(X, DONORS * 0.3, facts=wide)
     assert np.std(contrast.numpy(), axis=(1, 2, 3)) == pytest.approx(np.std(0.3 * DONORS.numpy(), axis=(1, 2, 3)))
     assert torch.allclose(contrast.mean((1, 2, 3)), X.mean((1, 2, 3)), atol=1e-5)
@@ -43,6 +47,18 @@ def test_brightness_contrast_and_sharpness_take_the_donors_number():
     assert detail(changed) < 0.6 * detail(X)
     cut = FACTORS.create("brightness").exchange(X, DONORS + 5)
     assert float(cut.max()) <= 6
+
+
+def test_an_object_before_black_stays_before_black():
+    """Nothing is added to it, since no other image has a lighter ground; where all have one, it is exchanged."""
+    dim, light = (objects(3, background=torch.zeros(3), value=v) for v in (0.2, 0.8))
+    black = torch.zeros(3)
+    brightness = FACTORS.create("brightness")
+    assert torch.allclose(brightness.exchange(dim, light), light, atol=1e-6)
+    veiled = objects(3, background=black + 0.3, value=1.1)
+    assert torch.allclose(
+        brightness.exchange(light, veiled, facts=DataFacts.of(veiled - 1 + 2 * light)), veiled, atol=1e-6
+    )
 
 
 def test_images_without_contrast_stay():
@@ -93,6 +109,9 @@ def test_amplitudes_are_the_donors_and_phases_stay_unless_the_donor_stands_out(b
     rows, columns = np.meshgrid(np.fft.fftfreq(10), np.fft.fftfreq(12), indexing="ij")
     radius = np.hypot(rows, columns)
     inside = {"low": (radius > 0) & (radius <= 0.2), "high": radius > 0.2, "all": radius > 0}[band]
+    half = (radius > 0) & (radius <= 0.2) & (np.arange(12) <= 6)  # of a real transform
+    energy = [(np.abs(t[..., half]) ** 2).sum((1, 2)) for t in (own, other)]
+    other *= np.sqrt(energy[0] / energy[1])[:, None, None, None]  # in proportion to the low frequencies
     assert np.abs(new)[..., inside] == pytest.approx(np.abs(other)[..., inside], abs=1e-4)
     assert new[..., ~inside] == pytest.approx(own[..., ~inside], abs=1e-4)
     phases = np.where((radius > 0.2) & (np.abs(other) > 5 * np.abs(own)), np.angle(other), np.angle(own))
@@ -105,6 +124,16 @@ def test_a_stripe_is_exchanged_whole():
     plain = 0.05 * torch.randn(4, 1, 16, 16, generator=GENERATOR)
     changed = Frequencies(band="all").exchange(plain, stripes)
     assert float(torch.corrcoef(torch.stack([changed.flatten(), stripes.flatten()]))[0, 1]) > 0.95
+
+
+def test_the_contrast_of_an_image_is_no_frequency():
+    """An image with three times the contrast lends nothing; one with a stripe lends it, whatever the contrasts."""
+    scene = torch.nn.functional.interpolate(torch.rand(4, 1, 5, 5, generator=GENERATOR), (16, 16), mode="bicubic")
+    for band in ("low", "high", "all"):
+        assert torch.allclose(Frequencies(band=band).exchange(scene, 3 * scene), scene, atol=1e-5)
+    stripes = 0.5 * torch.sin(torch.arange(16) * 6 * 2 * torch.pi / 16).expand(4, 1, 16, 16)
+    lent = Frequencies(band="high").exchange(scene, 2 * scene + stripes) - scene
+    assert torch.allclose(lent, stripes / 2, atol=0.02)
 
 
 def test_series_in_both_layouts():

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.factors import DataFacts, Hue
 from xaikit.mitigation import HINT, RRR, Counterexamples
+from xaikit.mitigation.fills import balanced_donors
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_a_factor_is_exchanged_within_the_batch(fill):
     handle = model.register_forward_pre_hook(lambda _m, args: given.append(args[0].clone()))
     Counterexamples(fill=fill).loss(model, (x, y), seed=3)
     handle.remove()
-    order = torch.randperm(8, generator=torch.Generator().manual_seed(3))
+    order = balanced_donors(y, x.device, torch.Generator().manual_seed(3))
     assert torch.allclose(given[1], Hue().exchange(x, x[order], facts=DataFacts.of(x)))
     assert torch.allclose(given[1].amax(1), x.amax(1), atol=1e-5)  # brightness stays
     assert not torch.allclose(given[1], x, atol=1e-2)
@@ -150,11 +151,32 @@ def test_words_are_exchanged_with_what_is_known_of_the_data():
     options = {"fill": "words:names=[text,video]", "facts": {"vocabulary": vocabulary, "padding": 0}}
     Counterexamples(**options).loss(model, (x, y), seed=1)
     handle.remove()
-    order = torch.randperm(4, generator=torch.Generator().manual_seed(1))
+    order = balanced_donors(y, x.device, torch.Generator().manual_seed(1))
     told = (x == 1).any(1)[order]
     assert torch.equal((given[1] == 1).any(1), told)
     assert torch.equal((given[1] == 2).any(1), ~told)
     assert torch.equal(given[1] == 0, x == 0)
+
+
+@pytest.mark.parametrize("counts", [(14, 2), (9, 4, 3), (7, 7, 1, 1), (16,)])
+def test_every_class_lends_equally_often_to_every_sample(counts):
+    y = torch.cat([torch.full((n,), 5 * c) for c, n in enumerate(counts)])[torch.randperm(16)]
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([balanced_donors(y, y.device, generator) for _ in range(3000)])
+    classes = y.unique()
+    lent = (y[draws][..., None] == classes).double()
+    assert torch.allclose(lent.sum(1), torch.tensor(16 / len(classes)).double(), atol=1)  # in each batch, rounded
+    assert torch.allclose(lent.mean(0), torch.tensor(1 / len(classes)).double(), atol=0.05)  # to each sample
+    chances = (draws[..., None] == torch.arange(16)).double().mean((0, 1))
+    expected = 1 / (len(classes) * (y[:, None] == y).sum(1))
+    assert torch.allclose(chances, expected.double(), atol=0.01)
+
+
+@pytest.mark.parametrize("y", [torch.arange(12) % 3, torch.arange(12) % 3 * 1.0, torch.zeros(12, 2).long()])
+def test_of_equally_frequent_classes_and_of_none_each_sample_lends_once(y):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        assert balanced_donors(y, y.device, generator).sort().values.tolist() == list(range(12))
 
 
 def test_a_region_without_a_mask_of_its_own_takes_those_of_the_data(case):

@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from xaikit.core.errors import InvalidInputError, UnknownNameError
+from xaikit.core.intervals import paired_interval, share_interval
 from xaikit.factors import Corner, DataFacts, Hue
 from xaikit.factors.donors import DonorPool
 from xaikit.shortcuts import Scan, scan
-from xaikit.shortcuts.tallies import paired_interval, share_interval
 
 
 class Reads(nn.Module):

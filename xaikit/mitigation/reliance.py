@@ -1,0 +1,61 @@
+"""How much a model relies on a shortcut: what its exchange changes, beyond what an exchange within a class does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from xaikit.core.intervals import paired_interval
+from xaikit.core.results import Interval
+from xaikit.mitigation.decoys import Exchange
+
+RELIES = 0.1  # share of predictions that the shortcut changes, above which a model relies on it
+LEVEL = 0.95  # of the interval
+
+
+class RelianceTally:
+    """The predictions that change by the exchange with samples of another class, and of the same class."""
+
+    def __init__(self) -> None:
+        self._changed: dict[Exchange, list[Tensor]] = {}
+
+    def count(self, name: Exchange, changed: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            name: of the variant.
+            changed: whether each prediction is another one, bool (N,).
+        """
+        self._changed.setdefault(name, []).append(changed.cpu())
+
+    def interval(self, donor_labels: Mapping[int, list[Tensor]]) -> Interval | None:
+        """The difference of both shares, with its interval; None where nothing was exchanged.
+
+        It is taken over all samples, and over those whose donor is of one class, for what only one class shows; the
+        latter intervals allow for the choice among the classes. The one that says most of a reliance is returned.
+
+        Args:
+            donor_labels: by draw, the classes of the donors of another class, batch by batch.
+        """
+        if not self._changed:
+            return None
+        parts = {name: torch.cat(changes).double() for name, changes in self._changed.items()}
+        draws = sorted(donor_labels)
+        other, same = (torch.stack([parts[Exchange(draw, kind)] for draw in draws]) for kind in (False, True))
+        labels = torch.stack([torch.cat(donor_labels[draw]) for draw in draws])
+        intervals = [paired_interval(other.mean(0), same.mean(0), LEVEL)]
+        classes = labels.unique().tolist()
+        level = 1 - (1 - LEVEL) / len(classes)
+        intervals += [paired_interval(other[labels == c], same[labels == c], level) for c in classes]
+        return max(intervals, key=lambda interval: (is_reliance(interval), interval.low))
+
+
+def is_reliance(interval: Interval) -> bool:
+    """Whether more than a tenth of the predictions change by the shortcut, and more than by chance.
+
+    Args:
+        interval: of `RelianceTally`.
+    """
+    return interval.mean > RELIES and interval.low > 0
