@@ -42,7 +42,7 @@ class OpenStudio(DataFields, ModelJob):
     train: str = flag("", help="Samples that mend trains on, as --data, which it then validates on. Default: --data.")
     marks: Path | None = flag(None, help="Folder of the marks. Default: marks in the first RUN.")
     host: str = flag("127.0.0.1", help="Address to listen at. Any other than the default opens it to other machines.")
-    port: int = flag(0, help="Port to listen at; 0: 8431, or a free one where that is taken.")
+    port: int = flag(0, help="Port to listen at; 0: the one of the last time, else 8431, else a free one.")
     browser: bool = flag(True, help="Open the page in the browser.")
     demo: bool = flag(False, help="Open digits whose model follows a patch: the five-minute story of docs/guides.")
 
@@ -135,7 +135,7 @@ class OpenStudio(DataFields, ModelJob):
         names, content = list(getattr(data, "names", ())), getattr(data, "fingerprint", None)
         numbers = run.numbers()
         rows = [row for n in {numbers[0], numbers[len(numbers) // 2], numbers[-1]} for row in run.rows(n)]
-        for row in rows[:: max(1, len(rows) // LOOKED_AT)]:
+        for row in (rows[-1], *rows[:: max(1, len(rows) // LOOKED_AT)]):
             if row["index"] >= len(data) or (row["name"] and names and names[row["index"]] != row["name"]):
                 raise InvalidInputError(
                     f"--data {self.data} does not hold the samples of {self.runs[0]}: {row['name'] or row['index']} is "

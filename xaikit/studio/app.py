@@ -12,7 +12,7 @@ from xaikit.core.errors import InvalidInputError, MissingDependencyError, Xaikit
 from xaikit.studio.coco_files import marks_from_coco, marks_to_coco
 from xaikit.studio.mark_desk import MarkDesk
 from xaikit.studio.sample_cards import CardView
-from xaikit.studio.session import Session
+from xaikit.studio.session import Session, show_clusters
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
@@ -93,6 +93,7 @@ def make_app(session: Session) -> Any:
             route("/api/jobs/{number}/go-on", api.go_on, "POST"),
             route("/api/jobs/{number}/result", lambda query: session.result(query["number"])),
             route("/api/jobs/{number}/after", lambda query: session.mended.show(query["number"])),
+            route("/api/jobs/{number}/clusters", lambda query: show_clusters(session, query["number"])),
             route("/api/jobs/{number}/report.html", api.report),
         ]
     )

@@ -66,26 +66,22 @@ class Catalogue:
     def __init__(self, run: SingleRows, path: Path) -> None:
         self.run, self.path = run, path
         self.n_shards = len(run.numbers())
-        self._local = threading.local()
         path.parent.mkdir(parents=True, exist_ok=True)
         if not self._fits():
             for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
                 file.unlink(missing_ok=True)
         with self.connection() as base:
+            base.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
             base.executescript(TABLE)
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:
-        """This thread's connection; what is written in the block is kept together."""
-        base = getattr(self._local, "base", None)
-        if base is None:
-            base = sqlite3.connect(self.path, timeout=30)
+        """A connection for a block; what is written in the block is kept together."""
+        with contextlib.closing(sqlite3.connect(self.path, timeout=30)) as base:
             base.row_factory = sqlite3.Row
-            base.execute("PRAGMA journal_mode = WAL")
             base.execute("PRAGMA synchronous = NORMAL")  # the index can be made again
-            self._local.base = base
-        with base:
-            yield base
+            with base:
+                yield base
 
     def fill(self, stop: threading.Event | None = None) -> None:
         """Index the shards that are not yet there, in their order.

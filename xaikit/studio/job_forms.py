@@ -1,4 +1,4 @@
-"""The jobs that the page may start: three verbs, and the settings of each, checked one by one.
+"""The jobs that the page may start: four verbs, and the settings of each, checked one by one.
 
 A setting is a number, a yes or no, or the name of something registered. None can name code, a file or a folder.
 """
@@ -14,7 +14,12 @@ from xaikit.core import FACTORS, MITIGATORS
 from xaikit.core.errors import InvalidInputError, XaikitError, near_names
 
 SPEC = re.compile(r"[a-z][a-z0-9_.]*(:[\w=,.+\-\[\] ]{1,200})?")
-BUDGET = re.compile(r"\d{1,4}( ?(s|sec|min|h))?")
+FORMS_OF_TEXT = {
+    "budget": re.compile(r"\d{1,4}( ?(s|sec|min|h))?"),
+    "class": re.compile(r"\d{1,9}"),
+    "factor": SPEC,
+    "mitigator": SPEC,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +27,7 @@ class JobSetting:
     """One setting of a job.
 
     Attributes:
-        kind: "whole", "share", "switch", "budget", "factor" or "mitigator".
+        kind: "whole", "share", "switch", "budget", "class", "factor" or "mitigator".
         label: of the field in the page.
         usual: its default.
         most: the largest whole number.
@@ -52,7 +57,12 @@ FORMS: dict[str, dict[str, JobSetting]] = {
         "seed": SEED,
     },
     "assess": {"seed": SEED},
+    "shortcuts": {
+        "of_class": JobSetting("class", "Class", "", hint="Its number. Empty: all; one class at a time shows more."),
+        "n_clusters": JobSetting("whole", "Clusters", 0, 50, "0: by the explanations themselves."),
+    },
 }
+MODEL_FREE = ("shortcuts",)  # verbs that read the run alone
 
 
 def checked_settings(verb: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,35 +98,45 @@ def form_of(verb: str) -> list[dict[str, Any]]:
 
 
 def _checked(setting: JobSetting, value: Any) -> Any:
-    wrong = InvalidInputError(f"{setting.label} cannot be {str(value)[:60]!r}")
-    if setting.kind == "switch":
-        if not isinstance(value, bool):
-            raise wrong
-        return value
-    if setting.kind in ("whole", "share"):
-        number = _number(value)
-        if number is None or number < 0 or (setting.kind == "share" and number > 1):
-            raise wrong
-        if setting.kind == "share":
-            return number
-        if number != int(number) or number > setting.most:
-            raise wrong
-        return int(number)
-    if not isinstance(value, str):
-        raise wrong
-    text = value.strip()
-    if not text:
-        return ""
-    if setting.kind == "budget":
-        if not BUDGET.fullmatch(text):
-            raise InvalidInputError(f"Budget is a number of trainings (2) or a time (10 min), got {text[:60]!r}")
+    checks = {"switch": _switch, "whole": _whole, "share": _share}
+    return checks.get(setting.kind, _text)(setting, value)
+
+
+def _wrong(setting: JobSetting, value: Any) -> InvalidInputError:
+    return InvalidInputError(f"{setting.label} cannot be {str(value)[:60]!r}")
+
+
+def _switch(setting: JobSetting, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(setting, value)
+    return value
+
+
+def _whole(setting: JobSetting, value: Any) -> int:
+    number = _number(value)
+    if number is None or number != int(number) or not 0 <= number <= setting.most:
+        raise _wrong(setting, value)
+    return int(number)
+
+
+def _share(setting: JobSetting, value: Any) -> float:
+    number = _number(value)
+    if number is None or not 0 <= number <= 1:
+        raise _wrong(setting, value)
+    return number
+
+
+def _text(setting: JobSetting, value: Any) -> str:
+    text = value.strip() if isinstance(value, str) else None
+    if text == "":
         return text
-    if not SPEC.fullmatch(text):
-        raise wrong
-    try:
-        (FACTORS if setting.kind == "factor" else MITIGATORS).create(text)
-    except XaikitError as err:
-        raise InvalidInputError(f"{setting.label}: {err}") from None
+    if text is None or not FORMS_OF_TEXT[setting.kind].fullmatch(text):
+        raise _wrong(setting, value)
+    if setting.kind in ("factor", "mitigator"):
+        try:
+            (FACTORS if setting.kind == "factor" else MITIGATORS).create(text)
+        except XaikitError as err:
+            raise InvalidInputError(f"{setting.label}: {err}") from None
     return text
 
 

@@ -19,7 +19,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.files import write_whole
 from xaikit.files.marks import HEADER, MarkFolder
 from xaikit.studio import job_process
-from xaikit.studio.job_forms import checked_settings
+from xaikit.studio.job_forms import MODEL_FREE, checked_settings
 
 LOG_BYTES = 64 * 1024  # of a log's end that is read
 LOG_LINES = 60
@@ -61,7 +61,7 @@ class Jobs:
         """Start a job with the marks as they are now.
 
         Args:
-            verb: scan, mend or assess.
+            verb: scan, mend, assess or shortcuts.
             settings: from the page.
             marks: of the run; None where nothing is marked.
 
@@ -72,11 +72,11 @@ class Jobs:
             InvalidInputError: without a model, without marks where they are needed, for settings that cannot be.
             OSError: when the disk refuses.
         """
-        if not self.can_start:
+        if not self.can_start and verb not in MODEL_FREE:
             raise InvalidInputError("a job needs the model and its data: start the studio with --model and --data")
         checked = checked_settings(verb, settings)
         marked = marks is not None and any(True for s in ("all", "class", "sample") for _ in marks.files(MASK, s))
-        if verb != "scan" and not marked:
+        if verb in ("mend", "assess") and not marked:
             raise InvalidInputError(f"{verb} needs to know what must not matter: mark it first")
         number, home = self._new()
         mask: dict[str, Any] = {}
@@ -104,6 +104,11 @@ class Jobs:
         self, verb: str, settings: Mapping[str, Any], mask: Mapping[str, Any], home: Path
     ) -> list[dict[str, Any]]:
         """The job files: of mend also the explanation by the mended model, and the report of both."""
+        if verb == "shortcuts":
+            number = settings.get("n_clusters")
+            method = {"method": f"spray:n_clusters={number}"} if number else {}
+            chosen = {k: v for k, v in settings.items() if k == "of_class"}
+            return [{"verb": verb, "folder": str(self._run.absolute()), "out": str(home / "found"), **chosen, **method}]
         template = {k: v for k, v in self._template.items() if k != "train"}
         step = {"verb": verb, **template, **settings, **mask}
         if verb == "scan":
@@ -276,10 +281,10 @@ def _log(path: Path) -> tuple[Sequence[str], dict[str, Any] | None]:
     except OSError:
         return [], None
     bar, lines = None, []
-    for line in re.split(r"[\r\n]+", text):
+    for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "\n", text)):  # bars in bars move the cursor
         match = BAR.match(line.strip())
         if match:
             bar = {**match.groupdict(), "percent": int(match["percent"])}
         elif line.strip():
-            lines.append(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip()))
+            lines.append(line.rstrip())
     return lines[-LOG_LINES:], bar

@@ -10,6 +10,12 @@ from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.report import Names
 
 MOST_EFFECTS = 14
+FILES = {
+    "scan": "scan.json",
+    "mend": "mended.json",
+    "assess": "assessed.json",
+    "shortcuts": "found/shortcuts.json",
+}
 
 
 def result_of(home: Path, verb: str, names: Names) -> dict[str, Any]:
@@ -23,10 +29,10 @@ def result_of(home: Path, verb: str, names: Names) -> dict[str, Any]:
     Raises:
         InvalidInputError: where the result cannot be read.
     """
-    file = {"scan": "scan.json", "mend": "mended.json", "assess": "assessed.json"}[verb]
+    file = FILES[verb]
     try:
         content = json.loads((home / file).read_text(encoding="utf-8"))
-        return {"scan": _scan, "mend": _mend, "assess": _assess}[verb](content, names)
+        return {"scan": _scan, "mend": _mend, "assess": _assess, "shortcuts": _clusters}[verb](content, names)
     except (OSError, ValueError, KeyError, TypeError, XaikitError) as err:
         raise InvalidInputError(f"{home / file} cannot be read ({type(err).__name__}: {err})") from None
 
@@ -79,6 +85,39 @@ def _assess(content: dict[str, Any], names: Names) -> dict[str, Any]:  # noqa: A
         "relies": content["relies"],
         "tables": [_table("With the shortcut kept, exchanged and removed", rows)],
     }
+
+
+def clusters_of(home: Path) -> list[tuple[int, int]]:
+    """The cluster and the index of each sample that a job clustered.
+
+    Args:
+        home: the job's folder.
+
+    Raises:
+        InvalidInputError: where the result cannot be read.
+    """
+    try:
+        content = json.loads((home / FILES["shortcuts"]).read_text(encoding="utf-8"))
+        return [(c["cluster"], s["index"]) for c in content["clusters"] for s in c["samples"]]
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise InvalidInputError(f"{home} holds no clusters ({type(err).__name__}: {err})") from None
+
+
+def _clusters(content: dict[str, Any], names: Names) -> dict[str, Any]:  # noqa: ARG001
+    rows = [
+        {
+            "cluster": cluster["cluster"],
+            "samples": cluster["size"],
+            "right": cluster["accuracy"],
+            "looks at": ", ".join(str(part["name"]) for part in cluster["strongest"]),
+            "most typical": ", ".join(s["name"] or f"sample {s['index']}" for s in cluster["samples"][:3]),
+        }
+        for cluster in content["clusters"]
+    ]
+    verdict = f"{len(rows)} clusters of explanations: samples of one cluster are decided for the same reason"
+    if len(rows) == 1:
+        verdict = "the explanations do not fall into groups"
+    return {"verdict": verdict, "relies": False, "tables": [_table("Clusters", rows)]}
 
 
 def _scan(content: dict[str, Any], names: Names) -> dict[str, Any]:

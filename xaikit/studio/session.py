@@ -17,12 +17,12 @@ from xaikit.report.cards import kind_of
 from xaikit.runs import ExplainedSample
 from xaikit.runs.single_rows import SingleRows
 from xaikit.studio.catalogue import ORDERS, Catalogue, is_same_sample
-from xaikit.studio.job_forms import FORMS, form_of
+from xaikit.studio.job_forms import FORMS, MODEL_FREE, form_of
 from xaikit.studio.jobs import Jobs
 from xaikit.studio.marks import MarkEditor
 from xaikit.studio.measures import SampleMeasure
 from xaikit.studio.mended import Mended
-from xaikit.studio.results import result_of
+from xaikit.studio.results import clusters_of, result_of
 from xaikit.studio.sample_cards import (
     CardView,
     drawn_maps,
@@ -133,7 +133,7 @@ class Session:
             "filters": {**classes, "folder": values["folder"], "cluster": values["cluster"]},
             "orders": [o for o in ORDERS if self._has_order(o)],
             "jobs": self.jobs.can_start,
-            "forms": {verb: form_of(verb) for verb in FORMS} if self.jobs.can_start else {},
+            "forms": {verb: form_of(verb) for verb in FORMS if self.jobs.can_start or verb in MODEL_FREE},
             "marked": self._counts(),
             "colours": pictures.colouring(),
             "measure": self.measure.progress(),
@@ -253,6 +253,22 @@ class Session:
         if not record["result"]:
             raise InvalidInputError(f"job {job} has no result yet")
         return result_of(self.jobs.home(job), record["verb"], self.names)
+
+
+def show_clusters(session: Session, job: str) -> dict[str, Any]:
+    """Put the clusters of a job beside the samples, for filters; the clusters.
+
+    Args:
+        session: whose samples they are.
+        job: its number.
+
+    Raises:
+        InvalidInputError: for a job without clusters.
+    """
+    catalogue, clusters = session.catalogues[0], clusters_of(session.jobs.home(job))
+    catalogue.clear("cluster")
+    catalogue.set_values("cluster", clusters, key="sample")
+    return {"clusters": catalogue.values_of("cluster")}
 
 
 def _labels(runs: Sequence[SingleRows]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
+from xaikit.core.files import write_whole
 from xaikit.report import Names
 from xaikit.studio.app import make_app
 from xaikit.studio.guard import LOCAL, RequestGuard, read_secret
@@ -32,7 +34,7 @@ class Studio:
         names: of classes, columns and tokens.
         marks: folder of the marks; None takes ``marks`` in the run's folder.
         host: address to listen at. Only this machine reaches the default.
-        port: 0 takes 8431, or any free one where that is taken.
+        port: 0 takes the one of the last time, else 8431, else any free one.
 
     >>> import tempfile, torch
     >>> from xaikit.explainers import Gradient
@@ -127,6 +129,23 @@ class Studio:
             InvalidInputError: where the port is taken.
             MissingDependencyError: without uvicorn.
         """
+        running = self._prepared()
+        ready(running.link)
+        with contextlib.suppress(KeyboardInterrupt):
+            running.answer()
+
+    def start(self) -> RunningStudio:
+        """The studio, answering in a thread, as in a notebook: it has the `link`, and `stop()`.
+
+        Raises:
+            InvalidInputError: where the port is taken.
+            MissingDependencyError: without uvicorn.
+        """
+        running = self._prepared()
+        running.thread.start()
+        return running
+
+    def _prepared(self) -> RunningStudio:
         try:
             import uvicorn
         except ImportError as err:
@@ -134,49 +153,18 @@ class Studio:
                 "the studio needs starlette and uvicorn: pip install 'xaikit[studio]'"
             ) from err
         session = self.session()
-        with self._listening() as listener:
-            port = listener.getsockname()[1]
-            app = self.app(session, port)
-            session.begin()
-            ready(self.link(port))
-            config = uvicorn.Config(app, log_level="error", access_log=False, server_header=False, ws="none")
-            try:
-                uvicorn.Server(config).run(sockets=[listener])
-            except KeyboardInterrupt:
-                pass
-            finally:
-                session.close()
-
-    def serve_in_thread(self) -> str:
-        """Answer in a thread, as in a notebook; the link.
-
-        Raises:
-            InvalidInputError: where the port is taken.
-            MissingDependencyError: without uvicorn.
-        """
-        links: list[str] = []
-        listening, errors = threading.Event(), []
-
-        def ready(link: str) -> None:
-            links.append(link)
-            listening.set()
-
-        def run() -> None:
-            try:
-                self.serve(ready)
-            except Exception as err:
-                errors.append(err)
-                listening.set()
-
-        threading.Thread(target=run, daemon=True).start()
-        listening.wait()
-        if errors:
-            raise errors[0]
-        return links[0]
+        listener = self._listening()
+        port = listener.getsockname()[1]
+        write_whole(self.folders[0] / STUDIO / "port", str(port))
+        config = uvicorn.Config(
+            self.app(session, port), log_level="error", access_log=False, server_header=False, ws="none"
+        )
+        session.begin()
+        return RunningStudio(self.link(port), session, uvicorn.Server(config), listener)
 
     def _listening(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        for port in [self.port] if self.port else [PORT, 0]:
+        for port in [self.port] if self.port else [*self._last_port(), PORT, 0]:
             listener = socket.socket(family)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -193,6 +181,13 @@ class Studio:
             else:
                 return listener
         raise AssertionError
+
+    def _last_port(self) -> list[int]:
+        """The port of the last time, where it was chosen here: an open page goes on after a restart."""
+        try:
+            return [int((self.folders[0] / STUDIO / "port").read_text(encoding="ascii"))]
+        except (OSError, ValueError):
+            return []
 
     def _template(self) -> dict[str, Any]:
         fields = {"model": self.model, "data": self.data, **self.options}
@@ -217,3 +212,37 @@ class Studio:
     def is_open(self) -> bool:
         """Whether other machines reach it."""
         return self.host not in LOCAL
+
+
+class RunningStudio:
+    """A studio that answers.
+
+    Args:
+        link: with the secret.
+        session: that answers.
+        server: of uvicorn.
+        listener: the socket that it listens at.
+
+    Attributes:
+        link: the same.
+        session: the same.
+        thread: that answers, once it is started.
+    """
+
+    def __init__(self, link: str, session: Session, server: Any, listener: socket.socket) -> None:
+        self.link, self.session = link, session
+        self._server, self._listener = server, listener
+        self.thread = threading.Thread(target=self.answer, daemon=True)
+
+    def answer(self) -> None:
+        """Answer until `stop`, or Ctrl-C."""
+        try:
+            self._server.run(sockets=[self._listener])
+        finally:
+            self.session.close()
+            self._listener.close()
+
+    def stop(self) -> None:
+        """End the server; marks are saved, and jobs go on."""
+        self._server.should_exit = True
+        self.thread.join()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 
 import pytest
 
@@ -86,4 +85,5 @@ def test_a_growing_run_gets_its_new_shards(runs):
     hidden.rename(last)
     catalogue.fill()
     assert catalogue.query()[0] == 40
-    assert sqlite3.connect(catalogue.path).execute("SELECT count(*) FROM shards").fetchone() == (3,)
+    with catalogue.connection() as base:
+        assert tuple(base.execute("SELECT count(*) FROM shards").fetchone()) == (3,)

@@ -60,9 +60,11 @@ def test_the_steps_are_jobs_of_the_command_line(jobs, marks):
     assert copied.read(MarkKey("must-not-matter", "all")).positions.tolist() == [0, 1]
     (scan,) = steps(jobs, jobs.start("scan", {"factor": "corner:size=2", "limit": 0}, marks))
     assert (scan.VERB, scan.factor, scan.limit, scan.size) == ("scan", ("corner:size=2",), 0, "6")
+    (clusters,) = steps(jobs, jobs.start("shortcuts", {"of_class": "1", "n_clusters": 3}, marks))
+    assert (clusters.VERB, clusters.of_class, clusters.method) == ("shortcuts", "1", "spray:n_clusters=3")
     (assess,) = steps(jobs, jobs.start("assess", {}, marks))
     assert assess.mask.name == "must-not-matter"
-    assert [job["number"] for job in jobs.list()] == ["3", "2", "1"]
+    assert [job["number"] for job in jobs.list()] == ["4", "3", "2", "1"]
 
 
 def test_other_training_samples_are_trained_on(tmp_path, marks, monkeypatch):
@@ -75,10 +77,10 @@ def test_other_training_samples_are_trained_on(tmp_path, marks, monkeypatch):
 @pytest.mark.parametrize(
     ("verb", "settings", "words"),
     [
-        ("explain", {}, "starts scan, mend, assess"),
+        ("explain", {}, "starts scan, mend, assess, shortcuts"),
         ("mend", {"model": "os:system"}, "no setting 'model'"),
         ("mend", {"out": "/etc/passwd"}, "no setting 'out'"),
-        ("mend", {"budget": "1; rm -rf /"}, "a number of trainings"),
+        ("mend", {"budget": "1; rm -rf /"}, "Budget cannot be"),
         ("mend", {"epochs": -1}, "Epochs at most cannot be"),
         ("mend", {"epochs": 1.5}, "Epochs at most cannot be"),
         ("mend", {"epochs": True}, "Epochs at most cannot be"),
@@ -118,7 +120,7 @@ def test_a_job_s_state_is_what_its_files_say(jobs, marks):
     put("step.json", step=2, steps=3, step_verb="explain")
     (home / "log.txt").write_text(
         "xaikit: note: odd\nmend:  10%|#  | 1/10 [00:01<00:09, 1.0it/s]\r"
-        "explain:  40%|##   | 4/10 [00:02<00:03,  1.9sample/s, a=1]"
+        "\x1b[A\nexplain:  40%|##   | 4/10 [00:02<00:03,  1.9sample/s, a=1]"
     )
     about = jobs.describe(number)
     assert (about["state"], about["step"], about["steps"], about["verb"]) == ("running", 2, 3, "mend")

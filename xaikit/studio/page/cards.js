@@ -36,8 +36,8 @@ function imageParts(card) {
 }
 
 export function tokens(map) {
-  return h("p", { class: "tokens" }, ...map.tokens.map((token) =>
-    h("span", { class: `token ${token.sign}${token.glued ? " glued" : ""}`, style: { "--share": token.share } }, token.word)));
+  return h("p", { class: "tokens" }, ...map.tokens.flatMap((token) => [token.glued ? "" : " ",
+    h("span", { class: `token ${token.sign}${token.glued ? " glued" : ""}`, style: { "--share": token.share } }, token.word)]));
 }
 
 export function curves(map) {

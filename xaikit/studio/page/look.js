@@ -6,6 +6,7 @@ import { field, h, option, say } from "./dom.js";
 
 const BLOCK = 24;
 const MOST_BLOCKS = 60; // blocks of cards that are kept
+const BUDGET = 4; // ms of a frame in which cards are filled; the others wait for the next one
 const SETTLE = 50; // ms that the scrolling must rest before far blocks are asked for
 const ORDERS = {
   position: "as in the data", wrong: "wrong ones first", score: "highest score first", "-score": "lowest score first",
@@ -22,6 +23,7 @@ export class Look {
     this.total = 0;
     this.focused = 0;
     this.version = 0;
+    this.empties = new Set(); // slots of cards that are to be filled
     this.build(root);
     new ResizeObserver(() => this.layout()).observe(this.scroller);
   }
@@ -39,6 +41,9 @@ export class Look {
       state.filters.label.length ? choice("right", "Prediction", [["right", "right"], ["wrong", "wrong"]]) : null,
       state.filters.folder.length > 1 ? choice("folder", "Folder", state.filters.folder.map((f) => [f, f])) : null,
     ];
+    this.cluster = h("select", { name: "cluster", onchange: () => this.changed() }, option("", "all"));
+    this.clusterField = field("Cluster", this.cluster);
+    this.setClusters(state.filters.cluster);
     this.order = h("select", { name: "order", onchange: () => this.changed() }, ...state.orders.map((o) => option(o, ORDERS[o])));
     this.after = h("select", { name: "after", onchange: () => this.showAfter() }, option("", "none"));
     this.change = h("select", { name: "change", onchange: () => this.changed() }, option("", "all"),
@@ -49,7 +54,7 @@ export class Look {
     const opacity = h("input", { type: "range", min: 0, max: 100, value: 65, oninput: (e) => this.setOpacity(e.target.value) });
     const scale = h("select", { name: "scale", onchange: () => this.changed() }, option("", "each map its own"), option("one", "one for all maps"));
     this.form = h("form", { class: "controls", onsubmit: (e) => e.preventDefault() },
-      ...controls, field("Name", name), field("Order", this.order), this.afterField, this.changeField,
+      ...controls, this.clusterField, field("Name", name), field("Order", this.order), this.afterField, this.changeField,
       state.kind === "image" && state.inputs ? field("Map over picture", opacity) : null,
       state.explainers.length > 1 || state.kind === "image" ? field("Scale", scale) : null);
     this.count = h("p", { class: "count", "aria-live": "polite" });
@@ -83,6 +88,18 @@ export class Look {
     this.showFields();
   }
 
+  setClusters(clusters) {
+    this.cluster.replaceChildren(option("", "all"), ...clusters.map((number) => option(number, number)));
+    this.clusterField.hidden = !clusters.length;
+  }
+
+  async showClusters(job) {
+    const { clusters } = await get(`/api/jobs/${job}/clusters`);
+    this.setClusters(clusters);
+    this.cluster.value = clusters.at(-1);
+    await this.changed();
+  }
+
   async showAfter(number, change) {
     if (number !== undefined) this.after.value = number;
     if (this.after.value) await get(`/api/jobs/${this.after.value}/after`);
@@ -109,6 +126,7 @@ export class Look {
     this.scroller.scrollTop = 0;
     for (const element of this.cards.values()) element.remove();
     this.cards.clear();
+    this.empties.clear();
     await this.load(0);
     this.layout();
   }
@@ -172,11 +190,29 @@ export class Look {
         element = free.pop() || this.empty();
         this.cards.set(slot, element);
         this.place(element, slot);
-        this.show(element, slot);
+        this.clear(element);
+        this.empties.add(slot);
       } else if (moved) this.place(element, slot);
     }
     for (const element of free) element.remove();
+    this.fill();
     if (!this.scroller.scrollTop) this.want();
+  }
+
+  // Fill cards for a part of a frame, then go on in the next one.
+  fill() {
+    if (this.filling || !this.empties.size) return;
+    const begun = performance.now();
+    for (const slot of this.empties) {
+      const element = this.cards.get(slot);
+      if (element && !this.card(slot)) continue; // when its block comes
+      this.empties.delete(slot);
+      if (element) this.show(element, slot);
+      if (performance.now() - begun > BUDGET) {
+        this.filling = requestAnimationFrame(() => { this.filling = 0; this.fill(); });
+        return;
+      }
+    }
   }
 
   empty() {
@@ -195,14 +231,16 @@ export class Look {
     element.setAttribute("aria-setsize", this.total);
   }
 
+  clear(element) {
+    if (element.classList.contains("waiting")) return;
+    element.classList.add("waiting");
+    element.replaceChildren(h("span", { class: "name" }, "…"));
+    element.setAttribute("aria-label", "is being read");
+  }
+
   show(element, slot) {
-    const card = this.card(slot);
-    element.classList.toggle("waiting", !card);
-    if (card) fillCard(element, card);
-    else {
-      element.replaceChildren(h("span", { class: "name" }, "…"));
-      element.setAttribute("aria-label", "is being read");
-    }
+    element.classList.remove("waiting");
+    fillCard(element, this.card(slot));
   }
 
   card(slot) {
@@ -229,10 +267,7 @@ export class Look {
       if (this.blocks.size > MOST_BLOCKS) this.blocks.delete(this.blocks.keys().next().value);
       if (answer.total !== this.total) { this.total = answer.total; this.layout(); }
       this.told();
-      for (let slot = block * BLOCK; slot < (block + 1) * BLOCK; slot += 1) {
-        const element = this.cards.get(slot);
-        if (element) this.show(element, slot);
-      }
+      this.fill();
     } finally {
       if (version === this.version) this.waiting.delete(block);
     }

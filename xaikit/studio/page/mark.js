@@ -166,7 +166,9 @@ export class MarkView {
     const count = layer ? layer.flags.reduce((a, b) => a + b, 0) : 0;
     const what = { image: "pixels", series: "steps", text: "words", tabular: "columns" }[this.card.kind];
     const waiting = this.layerSet.queue.length;
-    this.saved.textContent = waiting ? `saving ${waiting} edit${waiting > 1 ? "s" : ""}…` : `${count} ${what} marked, saved`;
+    const others = this.layers().filter((other) => !other.strong && other.flags.some(Boolean)).map(({ scope }) => ({ all: "all samples", class: "the class", sample: "this sample" })[scope]);
+    const more = others.length ? `; more for ${others.join(" and ")}` : "";
+    this.saved.textContent = waiting ? `saving ${waiting} edit${waiting > 1 ? "s" : ""}…` : `${count} ${what} marked, saved${more}`;
     this.surface.draw();
   }
 

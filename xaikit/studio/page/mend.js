@@ -6,6 +6,7 @@ import { field, h } from "./dom.js";
 const TEXTS = {
   mend: ["Mend the model", "Train a copy of the model so that what is marked does not matter any more. Then every sample is explained again."],
   scan: ["Scan for shortcuts", "Exchange corners, border, hue and other factors between samples, and count which ones the predictions follow."],
+  shortcuts: ["Cluster the explanations", "Find groups of samples that are decided for the same reason: one of them may be a shortcut."],
   assess: ["Assess the model", "Say whether the model relies on what is marked. Nothing is trained."],
 };
 const STATES = { running: "runs", stopping: "stops", stopped: "stopped", done: "done", failed: "failed" };
@@ -16,9 +17,9 @@ export class MendView {
     this.list = h("div", { class: "jobs", "aria-live": "off" });
     const { forms } = app.state;
     this.hint = h("p", { class: "hint" });
-    const starts = app.state.jobs ? h("div", { class: "starts" }, ...["mend", "scan", "assess"].map((verb) => this.start(verb, forms[verb])))
-      : h("p", { class: "hint" }, "To start jobs, open the studio with the model and its data: ", h("code", {}, "xaikit studio RUN --model mynet:make --weights w.pt --data photos/"));
-    root.append(starts, this.hint, h("h2", {}, "Jobs"), this.list);
+    const starts = h("div", { class: "starts" }, ...["mend", "scan", "shortcuts", "assess"].filter((verb) => forms[verb]).map((verb) => this.start(verb, forms[verb])));
+    const more = app.state.jobs ? "" : h("p", { class: "hint" }, "To mend, scan and assess, open the studio with the model and its data: ", h("code", {}, "xaikit studio RUN --model mynet:make --weights w.pt --data photos/"));
+    root.append(starts, more, this.hint, h("h2", {}, "Jobs"), this.list);
     this.elements = new Map();
   }
 

@@ -26,9 +26,10 @@ export class ProveView {
     const others = h("nav", { class: "others", "aria-label": "Results" }, ...finished.map((one) =>
       h("a", { href: `#prove/${one.number}`, "aria-current": one === job ? "page" : null }, `${one.number}. ${one.verb}`)));
     const samples = job.after ? await this.samples(job) : job.verb === "mend" ? h("p", { class: "hint" }, "The samples are being explained again; before and after come here.") : null;
+    const clusters = job.verb === "shortcuts" ? this.clusters(job) : null;
     this.root.replaceChildren(others,
       h("p", { class: `verdict ${result.relies ? "relies" : "fine"}`, role: "status" }, result.verdict),
-      samples ?? "",
+      samples ?? clusters ?? "",
       ...result.tables.map((table) => this.table(table)));
   }
 
@@ -42,8 +43,14 @@ export class ProveView {
       job.report ? h("a", { class: "button", href: `/api/jobs/${job.number}/report.html`, download: "report.html" }, "Save the report page") : null);
   }
 
+  clusters(job) {
+    return h("button", { type: "button", class: "primary", onclick: async () => {
+      try { await this.app.look.showClusters(job.number); location.hash = "#look"; } catch (err) { this.app.fail(err); }
+    } }, "See the samples of a cluster");
+  }
+
   table({ title, columns, rows, chosen }) {
-    const share = (column, value) => typeof value !== "number" ? value ?? "" : ["epochs", "seconds"].includes(column) ? value : percent(value);
+    const share = (column, value) => typeof value !== "number" ? value ?? "" : ["epochs", "seconds", "cluster", "samples"].includes(column) ? value : percent(value);
     return h("div", { class: "table" }, h("h3", {}, title), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title }, h("table", {},
       h("thead", {}, h("tr", {}, ...columns.map((column) => h("th", { scope: "col" }, column)))),
       h("tbody", {}, ...rows.map((row, i) => h("tr", { class: i === chosen ? "chosen" : "" }, ...columns.map((column) =>

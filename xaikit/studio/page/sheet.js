@@ -181,7 +181,7 @@ export class Sheet {
         if (!flags[i]) continue;
         const x = i % width;
         const edge = !(x > 0 && flags[i - 1]) || !(x < width - 1 && flags[i + 1]) || !flags[i - width] || !flags[i + width];
-        paint(i, colour, edge && Math.max(width, height) > 64 ? 255 : alpha);
+        paint(i, colour, edge && height > 1 && Math.max(width, height) > 64 ? 255 : alpha);
       }
     };
     for (const { flags, meaning, strong } of this.host.layers()) layer(flags, COLOURS[meaning], strong ? 150 : 70);

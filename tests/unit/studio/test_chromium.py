@@ -1,0 +1,251 @@
+"""The studio in a real headless Chromium: draw with the mouse and the keyboard, and find it in the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.unit.studio.conftest import SIDE
+from xaikit.studio import Studio
+
+pytestmark = pytest.mark.slow
+TAP = 60  # ms between looks
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium here; on Debian: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright; pip install playwright")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def studio(explained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studio")
+    folders = [shutil.copytree(explained / name, folder / name) for name in ("run", "other")]
+    running = Studio(folders).start()
+    running.folder = folders[0]
+    yield running
+    running.stop()
+
+
+def opened(browser, link, *, width=1280, scheme="light"):
+    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+    page.said, page.asked = [], []
+    page.on("console", lambda message: page.said.append(message.text))
+    page.on("pageerror", lambda error: page.said.append(str(error)))
+    page.on("dialog", lambda dialog: (page.said.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.goto(link)
+    page.wait_for_selector("body[data-ready=yes]")
+    page.wait_for_selector(".card .tile img")
+    return page
+
+
+@pytest.fixture
+def page(browser, studio):
+    page = opened(browser, studio.link)
+    yield page
+    assert page.said == []
+    assert [url for url in page.asked if not url.startswith(("data:", "blob:", "http://127.0.0.1:"))] == []
+    page.context.close()
+
+
+def until(page, expression):
+    """Wait until an expression is true (the page's policy forbids playwright's own way)."""
+    for _ in range(300):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(TAP)
+    raise AssertionError(expression)
+
+
+def mark(page, position, scope="this sample"):
+    """Open a sample for marking; a function from pixels to the place on the screen."""
+    page.goto(f"{page.url.split('#')[0]}#mark/{position}")
+    until(page, f"studio.mark.position === {position} && studio.mark.layer")
+    page.get_by_text(scope, exact=True).click()
+    until(page, "document.querySelector('canvas.marks').clientWidth > 200")
+    box = page.locator("canvas.marks").bounding_box()
+    return lambda x, y: (box["x"] + x / SIDE * box["width"], box["y"] + y / SIDE * box["height"])
+
+
+def drag(page, place, *points):
+    page.mouse.move(*place(*points[0]))
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*place(*point), steps=4)
+    page.mouse.up()
+
+
+def saved(page):
+    until(page, "studio.mark.layerSet.queue.length === 0")
+
+
+def pixels(folder, name):
+    with Image.open(folder / "marks" / name) as picture:
+        return np.array(picture) > 127
+
+
+def test_what_the_mouse_draws_is_in_the_file(page, studio):
+    place = mark(page, 4)
+    expected = np.zeros((SIDE, SIDE), bool)
+    drag(page, place, (1.2, 1.3), (3.7, 2.6))
+    expected[1:3, 1:4] = True
+    saved(page)
+    file = "must-not-matter/sample/test/4.png"
+    assert np.array_equal(pixels(studio.folder, file), expected)
+    page.keyboard.press("e")
+    page.evaluate("studio.mark.size = 1")
+    drag(page, place, (2.5, 1.5), (2.5, 2.5))
+    expected[1:3, 2] = False
+    saved(page)
+    assert np.array_equal(pixels(studio.folder, file), expected)
+    page.keyboard.press("b")
+    drag(page, place, (0.5, 4.5), (5.5, 4.5))
+    expected[4] = True
+    saved(page)
+    assert np.array_equal(pixels(studio.folder, file), expected)
+    page.keyboard.press("p")
+    for corner in ((4.0, 0.1), (6.0, 0.1), (6.0, 2.1)):  # pixels whose centres lie inside: two, and one below
+        page.mouse.click(*place(*(min(v, SIDE - 0.02) for v in corner)))
+    page.get_by_role("button", name="Close the polygon").click()
+    saved(page)
+    assert pixels(studio.folder, file).sum() == expected.sum() + 3
+    page.keyboard.press("Control+z")
+    saved(page)
+    assert np.array_equal(pixels(studio.folder, file), expected)
+    page.reload()
+    until(page, "studio.mark?.layer?.undo")
+    page.get_by_role("button", name="Undo").click()
+    saved(page)
+    expected[4] = False
+    assert np.array_equal(pixels(studio.folder, file), expected)
+
+
+def test_the_keyboard_alone_looks_marks_and_undoes(page, studio):
+    page.locator(".scroller").focus()
+    for key in ("ArrowRight", "ArrowRight", "Home", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    until(page, "location.hash.startsWith('#mark/') && studio.mark.layer")
+    assert int(page.evaluate("studio.mark.position")) > 0
+    page.get_by_text("must matter", exact=True).click()
+    page.get_by_text("all samples", exact=True).click()
+    page.locator("canvas.marks").focus()
+    for key in ("ArrowUp", "ArrowLeft", "ArrowLeft", " ", "ArrowDown", "ArrowRight", " "):
+        page.keyboard.press(key)
+    saved(page)
+    expected = np.zeros((SIDE, SIDE), bool)
+    expected[2:4, 1:3] = True
+    assert np.array_equal(pixels(studio.folder, "must-matter/all.png"), expected)
+    page.keyboard.press("Control+z")
+    saved(page)
+    assert not pixels(studio.folder, "must-matter/all.png").any()
+    page.locator("h2").first.focus()
+    page.keyboard.press("1")
+    page.wait_for_selector("#look:visible")
+
+
+def test_two_people_at_once_keep_both_marks(browser, page, studio):
+    other = opened(browser, studio.link)
+    places = [mark(p, 8) for p in (page, other)]
+    drag(page, places[0], (0.2, 0.2), (1.5, 0.5))
+    drag(other, places[1], (3.2, 3.2), (4.5, 3.5))
+    for person in (page, other):
+        saved(person)
+    expected = np.zeros((SIDE, SIDE), bool)
+    expected[0, 0:2] = expected[3, 3:5] = True
+    assert np.array_equal(pixels(studio.folder, "must-not-matter/sample/test/8.png"), expected)
+    assert other.locator("#status").inner_text() == "somebody else changed this mark too; both changes are in it"
+    until(page, "studio.mark.layer.edit === 2")  # told within a few seconds
+    other.context.close()
+
+
+def test_names_stay_text_filters_filter_and_pages_scroll(page):
+    assert "<script>alert(1)</script>.png" in page.locator(".card .name").all_inner_texts()
+    page.get_by_label("Name").fill("SCRIPT")
+    until(page, "document.querySelectorAll('.card').length === 1")
+    assert page.locator(".count").inner_text() == "1 of 40 samples"
+    page.get_by_label("Name").fill("")
+    page.locator("#look").get_by_label("Class", exact=True).select_option(label="dog")
+    until(page, "document.querySelector('.count').textContent.startsWith('20 ')")
+    page.evaluate("studio.look.scroller.scrollTop = 1e6")
+    until(
+        page,
+        "[...document.querySelectorAll('.card:not(.waiting)')].some(c => c.getAttribute('aria-posinset') === '20')",
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_all_steps(browser, studio, scheme):
+    page = opened(browser, studio.link, width=390, scheme=scheme)
+    for view in ("look", "mark", "mend", "prove"):
+        page.locator(f"header a[data-view={view}]").click()
+        page.wait_for_selector(f"#{view}:visible")
+        page.wait_for_timeout(TAP)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        unnamed = page.evaluate(
+            "[...document.querySelectorAll('button, select, input, a')].filter(e => e.offsetParent && !e.labels?.length"
+            " && !e.textContent.trim() && !e.ariaLabel).map(e => e.outerHTML)"
+        )
+        assert unnamed == []
+    assert page.said == []
+    page.context.close()
+
+
+def serve(folder, log):
+    script = (
+        "import sys\nfrom xaikit.studio import Studio\nStudio(sys.argv[1]).serve(lambda link: print(link, flush=True))"
+    )
+    with log.open("a") as file:
+        return subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=file, stderr=file)
+
+
+def link_of(log, number):
+    for _ in range(600):
+        links = re.findall(r"http://\S+", log.read_text()) if log.exists() else []
+        if len(links) >= number:
+            return links[number - 1]
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
+@pytest.mark.nightly
+def test_a_killed_server_loses_no_mark_and_the_page_goes_on(browser, runs, tmp_path):
+    """kill -9 while a person draws: what was drawn meanwhile is sent when the server is back, under the same link."""
+    log = tmp_path / "log.txt"
+    server = serve(runs[0], log)
+    page = opened(browser, link_of(log, 1))
+    place = mark(page, 4, "all samples")
+    for row in range(SIDE):
+        drag(page, place, (0.5, row + 0.5), (row + 0.5, row + 0.5))
+        if row == 2:
+            os.kill(server.pid, signal.SIGKILL)
+            server.wait()
+    assert page.evaluate("studio.mark.layerSet.queue.length") > 0
+    assert "not saved yet" in page.locator("#banner").inner_text()
+    server = serve(runs[0], log)
+    assert link_of(log, 2) == link_of(log, 1)
+    saved(page)
+    assert np.array_equal(pixels(runs[0], "must-not-matter/all.png"), np.tri(SIDE, dtype=bool))
+    assert page.locator("#banner").is_hidden()
+    history = next((runs[0] / "marks" / ".history").rglob("*.jsonl")).read_text().splitlines()[1:]
+    assert [json.loads(line)["number"] for line in history] == list(range(1, SIDE + 1))
+    page.context.close()
+    server.kill()
+    server.wait()
