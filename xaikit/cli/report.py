@@ -41,6 +41,7 @@ class WriteReport(Job):
     tuning: tuple[Path, ...] = flag((), help="What xaikit tune wrote; may be repeated.")
     assessment: tuple[Path, ...] = flag((), help="What xaikit mitigate --assessment wrote; may be repeated.")
     scan: tuple[Path, ...] = flag((), help="What xaikit scan wrote; may be repeated.")
+    clusters: tuple[Path, ...] = flag((), help="The shortcuts.json that xaikit shortcuts wrote; may be repeated.")
     table: tuple[Path, ...] = flag((), help="Any other .json with rows, shown as a table; may be repeated.")
 
     def run(self) -> int:
@@ -93,6 +94,7 @@ class WriteReport(Job):
             (self.evaluation, lambda c, **t: evaluation_sections(_evaluation(c), **t), "evaluate", "Metrics"),
             (self.tuning, lambda c, **t: tuning_sections(_tuned(c), **t), "tune", "Tuning"),
             (self.scan, _scanned, "scan", "Scan"),
+            (self.clusters, _clustered, "shortcuts", "Clusters of explanations"),
             (self.assessment, lambda c, **t: mitigation_sections(*_mended(c), **t), "mitigate", "Mitigation"),
         )
         for paths, read, verb, title in readers:
@@ -109,6 +111,12 @@ def _scanned(content: Any, title: str) -> Any:
     from xaikit.shortcuts import Scan
 
     return scan_sections(Scan.from_dict(content), title=title)
+
+
+def _clustered(content: Any, title: str) -> Any:
+    from xaikit.report.clusters import cluster_sections
+
+    return cluster_sections(content, title=title)
 
 
 def _evaluation(content: Any) -> Any:

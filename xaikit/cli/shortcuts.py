@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,10 @@ class Shortcuts(Job):
             written += self._draw(clusters, run_maps)
         result = {
             "run": str(self.folder),
-            "clusters": [_described(clusters, k, run_maps) for k in range(clusters.n_clusters)],
+            "clusters": [
+                _described(clusters, k, run_maps, run.display_names.get("classes", ()))
+                for k in range(clusters.n_clusters)
+            ],
             "eigenvalues": clusters.eigenvalues.tolist(),
             "overlap": None if overlap is None else self._measured(overlap, clusters),
         }
@@ -192,8 +196,8 @@ def _class_of(text: str, run: Run) -> int | None:
     return int(text) if text else None
 
 
-def _described(clusters: Clusters, number: int, run_maps: RunMaps) -> dict[str, Any]:
-    """A cluster: its size, how many predictions are right, its strongest names, its samples, most typical first."""
+def _described(clusters: Clusters, number: int, run_maps: RunMaps, classes: Any) -> dict[str, Any]:
+    """A cluster: its size, how many predictions are right, what is predicted, its strongest names, its samples."""
     members = [run_maps.rows[i] for i in clusters.samples(number)]
     judged = [m for m in members if m["label"] is not None and m["predicted"] is not None]
     right = sum(m["label"] == m["predicted"] for m in judged)
@@ -201,9 +205,16 @@ def _described(clusters: Clusters, number: int, run_maps: RunMaps) -> dict[str, 
         "cluster": number,
         "size": len(members),
         "accuracy": right / len(judged) if judged else None,
+        "predicted": _counted([m["predicted"] for m in members if m["predicted"] is not None], classes),
         "strongest": run_maps.strongest(clusters.mean_map(number)),
         "samples": [{"index": m["index"], "name": m["name"]} for m in members],
     }
+
+
+def _counted(predicted: list[int], classes: Any) -> dict[str, int]:
+    """How often each class is predicted, by its word where it has one, the commonest first."""
+    counts = Counter(str(classes[k]) if k < len(classes) else str(k) for k in predicted)
+    return dict(counts.most_common())
 
 
 def _short(name: str) -> str:

@@ -1,5 +1,6 @@
 """Text that a model generates, explained token by token."""
 
+from xaikit.language.attention import explain_attention
 from xaikit.language.coalitions import LeavingOut
 from xaikit.language.explain import explain_generation
 from xaikit.language.generation import Generation
@@ -7,4 +8,12 @@ from xaikit.language.scores import AnswerScore
 from xaikit.language.segments import explain_segments
 from xaikit.language.template import Template
 
-__all__ = ["AnswerScore", "Generation", "LeavingOut", "Template", "explain_generation", "explain_segments"]
+__all__ = [
+    "AnswerScore",
+    "Generation",
+    "LeavingOut",
+    "Template",
+    "explain_attention",
+    "explain_generation",
+    "explain_segments",
+]

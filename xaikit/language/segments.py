@@ -15,11 +15,11 @@ from xaikit.core.params import Int
 from xaikit.language.answers import generate, read_answer
 from xaikit.language.coalition_scores import CoalitionScorer
 from xaikit.language.coalitions import Coalition, LeavingOut, attributed, coalitions_of
+from xaikit.language.frames import frame_of
 from xaikit.language.generation import Generation
 from xaikit.language.prompts import Prompt, read_prompts
 from xaikit.language.scores import AnswerScore, TokenScore, against_ids, read_score
 from xaikit.language.teacher import check_vocabulary, check_window
-from xaikit.language.token_text import CONTEXT, joined, readable, special_ids, token_texts
 from xaikit.language.units import ANSWER, SPECIAL, TEMPLATE, Unit, columns_of
 
 
@@ -76,7 +76,7 @@ def explain_segments(  # noqa: PLR0913
     else:
         answer = read_answer(generated, single, tokenizer, model)
     check_window(model, len(single.ids), len(answer))
-    frame = _frame(single, tokenizer, answer, score)
+    frame = frame_of(single, tokenizer, answer, score)
     units = columns_of(frame, segments)
     chosen = [unit for unit in units if unit.kind not in (SPECIAL, ANSWER) and unit.name != f"({TEMPLATE})"]
     if not chosen:
@@ -101,29 +101,6 @@ def explain_segments(  # noqa: PLR0913
         spec={"name": settings.method, "settings": dataclasses.asdict(settings)},
         generation=None if generated is not None else dict(generation or {}),
         seed=seed,
-    )
-
-
-def _frame(prompt: Prompt, tokenizer: Any, answer: list[int], score: AnswerScore) -> Generation:
-    """A generation of tokens with zeros, whose columns are joined to segments."""
-    texts = token_texts(tokenizer, [*prompt.ids[-CONTEXT:], *answer])[-len(answer) :]
-    specials = special_ids(tokenizer)
-    text, spans = joined(texts, [token in specials for token in answer], len(prompt.text))
-    columns = len(prompt.ids) + len(answer)
-    return Generation(
-        values=torch.zeros(len(answer), columns),
-        generated=readable(texts),
-        tokens=[*prompt.names, *readable(texts)],
-        kinds=[*prompt.kinds, *[SPECIAL if token in specials else ANSWER for token in answer]],
-        n_prompt=len(prompt.ids),
-        scores=torch.zeros(len(answer)),
-        residual=torch.zeros(len(answer)),
-        score=score.described,
-        spec={},
-        prompt=prompt.text,
-        answer=text if tokenizer is not None else "",
-        spans=[*prompt.spans, *spans] if tokenizer is not None else [],
-        slots=list(prompt.slots),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,46 @@ from matplotlib.figure import Figure
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.report.figures import _array, _overlay, _show_input
+from xaikit.report.html import Table
 from xaikit.shortcuts import Clusters
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000", "#994f00", "#40b0a6")
+
+
+TYPICAL, OFTEN = 3, 3  # samples and classes that a table names of each cluster
+
+
+def cluster_sections(content: Mapping[str, Any], *, title: str = "Clusters of explanations") -> list[Table]:
+    """A row for each cluster that `xaikit shortcuts` found: what is predicted, how right, what it looks at, whom.
+
+    Args:
+        content: of its shortcuts.json.
+        title: of the table.
+
+    Raises:
+        InvalidInputError: for anything else.
+    """
+    clusters = content.get("clusters")
+    if not isinstance(clusters, list) or not all(isinstance(c, Mapping) and "size" in c for c in clusters):
+        raise InvalidInputError("the content holds no clusters; xaikit shortcuts writes them as shortcuts.json")
+    rows = []
+    for cluster in clusters:
+        samples = cluster.get("samples", [])[:TYPICAL]
+        predicted = list(cluster.get("predicted", {}).items())[:OFTEN]
+        strongest = cluster.get("strongest", [])
+        row: dict[str, Any] = {"cluster": cluster["cluster"], "samples": cluster["size"]}
+        row["predicted"] = ", ".join(f"{name} ({count})" for name, count in predicted)
+        row["right"] = cluster.get("accuracy")
+        if strongest:
+            row["looks at"] = ", ".join(f"{item['name']} {item['share']:.0%}" for item in strongest)
+        row["most typical"] = ", ".join(item["name"] or f"sample {item['index']}" for item in samples)
+        rows.append(row)
+    note = (
+        "Samples with similar explanations (spectral relevance analysis). A cluster of one class that looks elsewhere "
+        "than the rest of it may follow a shortcut. What is spread over the samples (stripes, a hue), or lies "
+        "elsewhere in each (a line that moves), makes no cluster: a scan finds it."
+    )
+    return [Table(title, rows, note, shares=True)]
 
 
 def clusters_figure(

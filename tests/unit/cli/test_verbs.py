@@ -156,6 +156,16 @@ def test_shortcuts_finds_the_cluster_and_its_mask(
     told = json.loads(capsys.readouterr().out)
     assert sorted(s["index"] for s in told["clusters"][1]["samples"]) == bright
     assert told["overlap"]["share_by_cluster"] == pytest.approx([0.0, 1.0])
+    predicted = [s.predicted for s in load_run("run")]
+    counts = {str(predicted[i]): sum(predicted[j] == predicted[i] for j in bright) for i in bright}
+    assert told["clusters"][1]["predicted"] == counts
+    assert leave("report", "--clusters", "found/shortcuts.json", "--out", "clusters.html") == 0
+    page = Path("clusters.html").read_text()
+    assert ", ".join(f"{k} ({n})" for k, n in told["clusters"][1]["predicted"].items()) in page
+    assert "a scan finds it" in page
+    Path("other.json").write_text("{}")
+    assert leave("report", "--clusters", "other.json") == 2
+    assert "holds no clusters" in capsys.readouterr().err
     values = torch.stack([s.values for s in load_run("run")])
     clusters, overlap = SpRAy(n_clusters=2)(values), mask_overlap(values, torch.from_numpy(known))
     assert told["overlap"]["p_value"] == overlap.p_value

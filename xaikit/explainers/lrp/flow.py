@@ -99,6 +99,8 @@ class Flow:
         self.active = False
         self.differentiable = differentiable
         self._keeps = differentiable or repeated
+        # What a step multiplies g by is the same in each of several backward passes, and is computed in the first.
+        self.keeps_factors = repeated and not differentiable
         self._saved: dict[int, list[weakref.ref[Saved]]] = defaultdict(list)
 
     @contextlib.contextmanager
@@ -203,19 +205,27 @@ class Pass(RelevanceStep):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
         x, y, ctx.flow = inputs
-        ctx.x, ctx.y = ctx.flow.save(x), ctx.flow.save(y)
+        ctx.x, ctx.y, ctx.factor = ctx.flow.save(x), ctx.flow.save(y), None
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         (g,) = grads
         if not ctx.flow.active:
             return None, g, None
+        if ctx.factor is not None:
+            return g * ctx.factor, None, None
         x, y = ctx.x.tensor, ctx.y.tensor
         ctx.flow.release(ctx.x, ctx.y)
         with torch_private.DisableTorchFunction():
             if x.is_complex() or y.is_complex():
                 return per_unit(relevance_of(g, y), x), None, None
-            return g * nonzero(y) / nonzero(x), None, None
+            if ctx.flow.differentiable or x.dtype == torch.float16:  # half of the range: y / x may overflow
+                return g * nonzero(y) / nonzero(x), None, None
+            factor = nonzero(y) / nonzero(x)
+            if ctx.flow.keeps_factors:
+                ctx.factor = factor
+                del ctx.x.tensor, ctx.y.tensor
+            return g * factor, None, None
 
 
 class Output(RelevanceStep):
@@ -231,17 +241,23 @@ class Output(RelevanceStep):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
         y, ctx.damp, ctx.flow = inputs
-        ctx.y = ctx.flow.save(y)
+        ctx.y, ctx.factor = ctx.flow.save(y), None
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         (g,) = grads
         if not ctx.flow.active:
             return g, None, None
+        if ctx.factor is not None:
+            return g * ctx.factor, None, None
         y = ctx.y.tensor
         ctx.flow.release(ctx.y)
         with torch_private.DisableTorchFunction():
-            return ctx.damp(g, y), None, None
+            if not ctx.flow.keeps_factors or y.is_complex() or ctx.damp is per_unit:
+                return ctx.damp(g, y), None, None
+            ctx.factor = ctx.damp(torch.ones_like(y), y)
+            del ctx.y.tensor
+            return g * ctx.factor, None, None
 
 
 class Ruled(RelevanceStep):

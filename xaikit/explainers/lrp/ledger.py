@@ -105,15 +105,17 @@ class Probe(RelevanceStep):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
         x, *ctx.entry = inputs
-        # A copy: the model may go on in place. Scores of -inf are what attention may not see: they get no relevance.
-        ctx.x = x.clone() if x.is_complex() else x.masked_fill(x == -math.inf, 0)
+        ctx.x = ctx.entry[-1].save(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         entry, sign, ledger, flow = ctx.entry
         if flow.active:
             with torch_private.DisableTorchFunction():
-                ledger.measure(entry, relevance_of(grads[0], ctx.x), sign)
+                x = ctx.x.tensor
+                # Scores of -inf are what attention may not see: they get no relevance.
+                x = x if x.is_complex() else x.masked_fill(x == -math.inf, 0)
+                ledger.measure(entry, relevance_of(grads[0], x), sign)
         return grads[0], None, None, None, None
 
 
