@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 if TYPE_CHECKING:
     from torch import nn
 
+WHOLE = re.compile(r"\d+(\.0*)?")
 REMEDY = "name them with --classes, one for each output of the model and in the order of the outputs"
 
 
@@ -33,13 +35,15 @@ class ClassNames:
     def of(self, labels: list[str]) -> tuple[list[int], Sequence[str]]:
         """Class indices and class names.
 
-        Whole numbers are indices already. Words are numbered in the order of the user's or the model's classes, else
-        in alphabetical order.
+        Whole numbers are indices already, also as 1.0, as pandas writes them. Words are numbered in the order of the
+        user's or the model's classes, else in alphabetical order.
 
         Raises:
             UnknownNameError: for a label that is none of the user's classes.
         """
         labels = [label.strip() for label in labels]
+        if all(WHOLE.fullmatch(label) for label in labels) and not set(labels) & set(self.from_user):
+            labels = [label.partition(".")[0] for label in labels]
         if all(label.isdecimal() for label in labels) and not set(labels) & set(self.from_user):
             return [int(label) for label in labels], self.from_user or self.from_model
         label_words = set(labels)

@@ -20,7 +20,7 @@ from xaikit.cli.samples import PictureFiles, Samples
 from xaikit.cli.table_data import TableOptions, TextReader, table_data
 from xaikit.core.errors import InvalidInputError
 from xaikit.files.arrays import read_npy, read_npz
-from xaikit.files.pictures import PICTURES, Preparation
+from xaikit.files.pictures import PICTURES, Preparation, comparable
 from xaikit.files.tables import TABLES, read_table
 from xaikit.runs import UnreadableSampleError
 
@@ -70,16 +70,19 @@ def _labels_of(path: Path, names: Sequence[str]) -> list[str]:
     table = read_table(path)
     labels: dict[str, str] = {}
     for file, label in zip(table.column("file"), table.column("label"), strict=True):
-        name = PurePosixPath(file.strip().replace("\\", "/")).as_posix()
+        name = comparable(PurePosixPath(file.strip().replace("\\", "/")).as_posix())
+        if not label.strip():
+            continue
         if labels.setdefault(name, label) != label:
             raise InvalidInputError(f"{path} gives {name!r} two labels, {labels[name]!r} and {label!r}")
-    missing = [name for name in names if name not in labels]
+    keys = [comparable(name) for name in names]
+    missing = [name for name, key in zip(names, keys, strict=True) if key not in labels]
     if missing:
         raise InvalidInputError(f"{path} has no label for {missing[0]!r} ({len(missing)} of {len(names)} images)")
-    absent = sorted(set(labels) - set(names))
+    absent = sorted(set(labels) - set(keys))
     if absent:
         warnings.warn(f"{path} names {absent[0]!r}, which is not in the folder ({len(absent)} such)", stacklevel=2)
-    return [labels[name] for name in names]
+    return [labels[key] for key in keys]
 
 
 def array(path: Path) -> Samples:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.files.annotations import AnnotatedPicture, Annotations
-from xaikit.files.pictures import PICTURES
+from xaikit.files.pictures import PICTURES, comparable
 from xaikit.shortcuts.masks import mask_files
 
 MASK_ENDINGS = ("_mask", "-mask", "_segmentation", "-segmentation", "_seg", "-seg")
@@ -30,10 +30,11 @@ def files_of(folder: Path, names: Sequence[str], *, is_file: bool) -> list[Path]
     Raises:
         InvalidInputError: for a sample without a mask; it is named.
     """
-    masks = {f.relative_to(folder).with_suffix("").as_posix(): f for f in mask_files(folder, below=True)}
+    files = mask_files(folder, below=True)
+    masks = {comparable(f.relative_to(folder).with_suffix("").as_posix()): f for f in files}
     stripped = {next((k.removesuffix(end) for end in MASK_ENDINGS if k.endswith(end)), k): f for k, f in masks.items()}
     masks = {**stripped, **masks}
-    keys = [PurePosixPath(name).with_suffix("").as_posix() if is_file else name for name in names]
+    keys = [comparable(PurePosixPath(name).with_suffix("").as_posix() if is_file else name) for name in names]
     if is_file and len(set(keys)) < len(keys):
         twice = [name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1]
         raise InvalidInputError(
@@ -126,7 +127,7 @@ def _common_folder(names: list[str]) -> str:
 
 
 def _posix(name: str) -> str:
-    return PurePosixPath(name.replace("\\", "/")).as_posix()
+    return comparable(PurePosixPath(name.replace("\\", "/")).as_posix())
 
 
 def _refuse_twice(path: str, keys: list[str], names: list[str], others: list[str]) -> None:

@@ -119,6 +119,11 @@ def _encoding(table: TextTable, options: TableOptions) -> TableEncoding:
             )
         return load_encoding(file)
     chosen = list(options.columns) or [name for name in table.header if name != options.labels]
+    if "" in chosen:
+        raise InvalidInputError(
+            f"{table.path}: column {table.header.index('') + 1} has no name, as where pandas writes its index; leave "
+            "it out with --columns, or write the table with index=False"
+        )
     twice = next((name for name in chosen if chosen.count(name) > 1), None)
     if twice is not None:
         raise InvalidInputError(f"--columns names {twice!r} more than once")

@@ -16,12 +16,9 @@ from xaikit.core import structure
 from xaikit.core import targets as target_rules
 from xaikit.core.attribution import Attribution, Explained
 from xaikit.core.call import Call
-from xaikit.core.errors import (
-    InvalidInputError,
-    NestedLayersError,
-    NotDifferentiableError,
-)
+from xaikit.core.errors import InvalidInputError, NestedLayersError, NotDifferentiableError
 from xaikit.core.model_view import ModelView
+from xaikit.core.nonfinite import warn_of_nonfinite
 from xaikit.core.opening import Needs, Request, at_layers, opened, with_recompute_context
 from xaikit.core.params import Int
 from xaikit.core.registries import EXPLAINERS
@@ -138,11 +135,19 @@ class Explainer(ModelView, abc.ABC):
             InvalidInputError, InvalidTypeError: for inputs or targets that cannot be right.
             UnboundError: for an explainer without a model.
             NotDifferentiableError: for `create_graph` on a method that has no exact derivative.
+            NonFiniteError: by LRP and contextual decomposition, for parts that become NaN or infinite.
+
+        Warns:
+            UserWarning: when the attribution of a sample is NaN or infinite.
         """
         options: dict[str, Any] = {"create_graph": create_graph, "seed": seed}
-        if target_rules.is_several(targets):
-            return self._for_each(inputs, targets, **options)
-        return self._attributed(inputs, targets, **options)[0]
+        several = target_rules.is_several(targets)
+        attribution = (
+            self._for_each(inputs, targets, **options) if several else self._attributed(inputs, targets, **options)[0]
+        )
+        if not create_graph:  # a loss tells what is not finite in it
+            warn_of_nonfinite(self, attribution, inputs, sample_axis=int(several))
+        return attribution
 
     def _for_each(self, inputs: Any, targets: list[Any], **options: Any) -> Any:
         """The attributions of several targets, stacked along a new first axis."""
@@ -221,8 +226,8 @@ class Explainer(ModelView, abc.ABC):
             InvalidInputError, InvalidTypeError, UnboundError: as for `attribute`.
 
         Warns:
-            UserWarning: when the gap is larger than the method's tolerance, or the attribution, which should add up to
-                the score, is a million times as large.
+            UserWarning: when the gap is larger than the method's tolerance, the attribution is NaN or infinite, or it
+                should add up to the score and is a million times as large.
         """
         if target_rules.is_several(targets):
             raise InvalidInputError("explain takes one target; call it for each, or use attribute, which takes several")
@@ -237,6 +242,7 @@ class Explainer(ModelView, abc.ABC):
         (values,) = self.run_call(method, inputs, targets, seed=seed)
         explained, tokens, growth = measured[0]
         explained.warn(repr(self), self.GAP_TOLERANCE, growth, stacklevel=2)
+        warn_of_nonfinite(self, values, inputs)
         return Attribution(
             values=values,
             spec=self.describe(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,14 @@ class Preparation:
         image = image.resize((round(image.width * scale), round(image.height * scale)), way)
         left, top = round((image.width - side) / 2), round((image.height - side) / 2)
         return image.crop((left, top, left + side, top + side))
+
+
+LOSSY = (".jpg", ".jpeg", ".jfif", ".webp")
+
+
+def comparable(name: str) -> str:
+    """A file's name as names are compared: a letter and its accent are one sign, however a computer stores them."""
+    return unicodedata.normalize("NFC", name)
 
 
 def open_picture(path: Path, *, grey: bool = False) -> Image.Image:
@@ -121,13 +130,15 @@ def read_mask_picture(path: Path, indices: Sequence[int] = ()) -> NDArray[np.flo
     """A mask (H, W) in [0, 1]: grey values, black 0 and white 1; or 0 and 1 themselves, as annotation tools write them.
 
     Colours of a palette are not looked at: index 0 is outside, all others are inside, unless it is a palette of greys.
+    One colour on black is inside, as white is. Where all is transparent but the region, what is opaque is inside. A
+    file that loses detail, such as JPEG, is cut at the half of its brightest value.
 
     Args:
         path: of the picture.
         indices: of an index picture (a palette, or whole numbers as grey values), the numbers inside.
 
     Raises:
-        InvalidInputError: for a file that is no picture, or small numbers that look like classes.
+        InvalidInputError: for a file that is no picture, small numbers that look like classes, or several colours.
     """
     if not path.is_file():
         raise InvalidInputError(f"no such file: {path}")
@@ -135,6 +146,9 @@ def read_mask_picture(path: Path, indices: Sequence[int] = ()) -> NDArray[np.flo
         with Image.open(path) as file:
             deep, is_index = _is_deep(file), file.mode == "P" and not _is_grey_palette(file)
             image = ImageOps.exif_transpose(file) if is_index else None
+            coloured = (
+                None if deep or is_index or file.mode in ("1", "L") else ImageOps.exif_transpose(file).convert("RGBA")
+            )
     except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
         raise InvalidInputError(f"{path} is not a readable image ({' '.join(str(err).split())[:120]})") from None
     if indices:
@@ -142,18 +156,38 @@ def read_mask_picture(path: Path, indices: Sequence[int] = ()) -> NDArray[np.flo
     if image is not None:
         # Whatever colours the palette has.
         return (np.array(image) > 0).astype(np.float32)
-    values: NDArray[np.float32] = pixels_of(open_picture(path, grey=True), grey=True)[0]
+    values: NDArray[np.float32]
+    values = pixels_of(open_picture(path, grey=True), grey=True)[0] if coloured is None else _drawn(path, coloured)
+    if path.suffix.lower() in LOSSY:  # it has noise around its edges
+        return (values > values.max() / 2).astype(np.float32)
     step = 1 / (65535 if deep else 255)
     largest = round(float(values.max()) / step) if values.size else 0
     if largest == 1:
         return (values > 0).astype(np.float32)
-    # A lossy file has some noise in its black.
-    if 1 < largest <= MOST_CLASSES and path.suffix.lower() not in (".jpg", ".jpeg", ".webp"):
+    if 1 < largest <= MOST_CLASSES:
         raise InvalidInputError(
             f"{path} has grey values from 0 to {largest}, which look like numbers of classes; name those inside with "
             "--mask-label (labels= in Python), or save the region alone, black outside and white inside"
         )
     return values
+
+
+def _drawn(path: Path, image: Image.Image) -> NDArray[np.float32]:
+    """How far each pixel is inside, of a mask with colours or transparency: the strength of its one colour on black."""
+    pixels: NDArray[np.float32] = np.asarray(image, np.float32) / np.float32(255)
+    colours, opaque = pixels[..., :3], pixels[..., 3]
+    if opaque.min() < opaque.max() and (colours == colours[:1, :1]).all():
+        return opaque  # one colour everywhere, black or another
+    drawn: NDArray[np.float32] = colours * opaque[..., None]
+    strength: NDArray[np.float32] = drawn.max(-1)
+    bright = drawn > strength.max() / 2
+    if len({tuple(colour) for colour in bright.reshape(-1, 3).tolist()} - {(False, False, False)}) > 1:
+        raise InvalidInputError(
+            f"{path} has several colours, so it does not say what is inside; save the region alone, black outside and "
+            "white inside, or an index picture, whose numbers --mask-label names (labels= in Python)"
+        )
+    is_grey = bool((drawn == drawn[..., :1]).all())
+    return drawn[..., 0] if is_grey else strength / max(float(strength.max()), 1e-6)
 
 
 def _index_values(path: Path) -> NDArray[Any]:

@@ -200,9 +200,10 @@ class Jobs:
             InvalidInputError: for a job that there is not.
         """
         home = self._home(number)
+        process = self._process(home)  # first, so that a child that has ended is noticed
         record, code = _json(home / "job.json"), _json(home / "exit.json").get("code")
         state = {None: "running", 0: "done", 3: "done", 130: "stopped"}.get(code, "failed")
-        if code is None and self._process(home) is None:
+        if code is None and process is None:
             launched = float(_json(home / "launched.json").get("time", 0))
             young = time.time() - launched < START_SECONDS and not (home / "process.json").exists()
             state = "running" if young else "stopped"

@@ -17,6 +17,7 @@ from torch import nn
 from xaikit.cli.data import array, image_folder, open_data
 from xaikit.cli.demo_digits import make_network
 from xaikit.cli.inputs import Preparation
+from xaikit.cli.mask_matching import files_of
 from xaikit.cli.samples import Samples
 from xaikit.cli.table_data import TableOptions
 from xaikit.core.errors import InvalidInputError, UnknownNameError
@@ -83,6 +84,27 @@ def test_labels_beside_the_images(leave: Callable[..., int], photos: Path) -> No
     (photos / "labels.csv").write_text("file,label\na.png,cat\n")
     with pytest.raises(InvalidInputError, match=r"no label for 'b\.png' \(5 of 6 images\)"):
         image_folder(photos, Preparation())
+
+
+def test_names_with_accents_and_labels_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9.png", "cafe\u0301.png"
+    for on_disk, in_table in ((composed, apart), (apart, composed)):
+        folder = tmp_path / str(in_table == apart)
+        folder.mkdir()
+        for name in (on_disk, "b.png", "c.png"):
+            Image.new("L", (4, 4)).save(folder / name)
+        labels = folder / "labels.csv"
+        labels.write_text(f"file,label\n{in_table},2.0\nb.png,1.0\nc.png,0\n", encoding="utf-8")
+        samples = image_folder(folder, Preparation())
+        assert dict(zip(samples.names, samples.labels, strict=True)) == {on_disk: 2, "b.png": 1, "c.png": 0}
+        labels.write_text(f"file,label\n{in_table},cat\nb.png,dog\nc.png, \n", encoding="utf-8")
+        with pytest.raises(InvalidInputError, match=r"labels\.csv has no label for 'c\.png' \(1 of 3 images\)"):
+            image_folder(folder, Preparation())
+        masks = tmp_path / f"masks of {in_table == apart}"
+        masks.mkdir()
+        for name in (in_table, "b.png", "c.png"):
+            Image.new("L", (4, 4), 255).save(masks / name)
+        assert {f.name for f in files_of(masks, samples.names, is_file=True)} == {in_table, "b.png", "c.png"}
 
 
 def test_an_unreadable_image_is_named_and_left_out(

@@ -170,3 +170,11 @@ def test_flags_of_tables_with_other_data(
     shown = capsys.readouterr().err
     assert f"{flag} is about the columns of a table (.csv, .tsv, .parquet, .jsonl), and x.npz is none" in shown
     assert json.dumps(shown)
+
+
+def test_a_column_without_a_name_is_no_feature() -> None:
+    Path("indexed.csv").write_text(",a,b,risk\n0,1,2,0\n1,4,5,1\n")
+    with pytest.raises(InvalidInputError, match=r"indexed\.csv: column 1 has no name, .* --columns, or .*index=False"):
+        open_data("indexed.csv", Preparation(), options=TableOptions(labels="risk"))
+    data = open_data("indexed.csv", Preparation(), options=TableOptions(labels="risk", columns=("a", "b")))
+    assert data[1][0].tolist() == [4, 5]

@@ -153,6 +153,7 @@ def test_a_pruned_trial_is_not_run_again():
     assert found.stopped == "exhausted"
 
 
+@pytest.mark.filterwarnings("ignore:.* is NaN or infinite")
 def test_a_candidate_that_is_not_finite_stops_at_once():
     class Breaks(Dial):
         def _attribute(self, call):

@@ -175,6 +175,7 @@ def test_grid_covers_its_points_and_no_more(knobs):
     assert values == pytest.approx([10 ** (i / 3 - 3) for i in range(10)])
 
 
+@pytest.mark.filterwarnings("ignore:.* is NaN or infinite")
 def test_nan_trials_are_told_apart_and_counted(knobs):
     class Sometimes(Knobs):
         def _attribute(self, call):

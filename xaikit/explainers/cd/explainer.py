@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xaikit.core import EXPLAINERS, Call, Categorical, Choice, Explainer, Float, Int
 from xaikit.core.attribution import Explained
-from xaikit.core.errors import InvalidInputError, UnsupportedOperationError
+from xaikit.core.errors import InvalidInputError, NonFiniteError, UnsupportedOperationError
 from xaikit.core.inputs import is_several
 from xaikit.core.registries import FEATURE_MASKS
 from xaikit.core.structure import Tensors
@@ -113,7 +113,7 @@ class ContextualDecomposition(Explainer):
 
     def _explained(self, call: Call) -> Explained:
         """The attribution; its gap is max |relevant + irrelevant - score| over the groups of each sample."""
-        (values,), decomposition = self._by_group(call)
+        (values,), decomposition = self._finite_groups(call)
         scores = call.scores(call.inputs).detach()
         return Explained(values, scores, decomposition.gap(scores).detach(), scores)
 
@@ -146,7 +146,21 @@ class ContextualDecomposition(Explainer):
         return self._attribute_each(call)[0]
 
     def _attribute_each(self, call: Call) -> tuple[Tensors, ...]:
-        return self._by_group(call)[0]
+        return self._finite_groups(call)[0]
+
+    def _finite_groups(self, call: Call) -> tuple[tuple[Tensors, ...], Decomposition]:
+        """The same as `_by_group`, which must give numbers."""
+        every, decomposition = self._by_group(call)
+        if not all(bool(v.detach().sum().isfinite()) for values in every for v in values):
+            plain = dataclasses.replace(call, create_graph=False)
+            layer = layer_of_growth(plain.modules, lambda: self._by_group(plain))
+            where = "" if layer is None else f", first up to layer {layer!r}"
+            raise NonFiniteError(
+                f"the parts of the decomposition become NaN or infinite{where}: the model computes NaN there, or parts "
+                "of both signs overflow before they cancel; a larger floor, rules='cdep', or the model in a higher "
+                "precision, may help"
+            )
+        return every, decomposition
 
     def _by_group(self, call: Call) -> tuple[tuple[Tensors, ...], Decomposition]:
         """For each target the score of each group spread over its elements, and the decompositions that gave it."""

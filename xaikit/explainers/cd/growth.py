@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from xaikit.explainers.cd.decomposed import Decomposed
 
 def layer_of_growth(modules: Mapping[nn.Module, str], run: Callable[[], Any]) -> str | None:
     """The layer up to which |r| + |s| grows most in relation to |r + s|; None where no layer returns a decomposition.
+
+    The first layer whose parts are NaN or infinite is named before all others.
 
     Args:
         modules: of the model, with their names.
@@ -30,6 +33,9 @@ def layer_of_growth(modules: Mapping[nn.Module, str], run: Callable[[], Any]) ->
 
     with hooked([(module, reader(name)) for module, name in modules.items() if name and not any(module.children())]):
         run()
+    overflowing = next((name for name, size in sizes if not math.isfinite(size)), None)
+    if overflowing is not None:
+        return overflowing
     earlier = [1.0, *(size for _, size in sizes)]
     factors = [(size / max(before, 1.0), name) for before, (name, size) in zip(earlier, sizes, strict=False)]
     return max(factors)[1] if factors else None
