@@ -134,7 +134,7 @@ UNSEEN: dict[str, Callable[[Path], World]] = {
     "end mark": _end_marks,
     "spike": _profiles,
     "contrast": partial(
-        _images, name="contrast", classes=(3, 8), channels=1, plant=_contrast, factor="contrast",
+        _images, name="contrast", classes=(3, 8), channels=1, plant=_contrast, factor="brightness",
         names=("contrast", "brightness"), contrast=1.0,
     ),
 }  # fmt: skip

@@ -252,8 +252,7 @@ def _run_in_some_form(run: Forward, inputs: Tensors, limit: int) -> None:
         try:
             run(inputs, None)
         except Exception as as_one:
-            is_ours = isinstance(item_by_item, XaikitError)
-            if isinstance(item_by_item, TypeError) and "argument" in str(item_by_item) and not is_ours:
+            if isinstance(item_by_item, InvalidTypeError) and not isinstance(as_one, TypeError):
                 raise  # the model does not take the parts, so it is the whole that failed
             raise item_by_item from as_one
 

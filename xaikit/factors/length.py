@@ -10,7 +10,7 @@ from torch import Tensor
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.registries import FACTORS
 from xaikit.core.structure import flatten
-from xaikit.factors.base import NUISANCE, ExchangeContext, Factor
+from xaikit.factors.base import ExchangeContext, Factor
 from xaikit.factors.facts import TEXT, DataFacts
 
 
@@ -20,11 +20,11 @@ class Length(Factor):
 
     A text gets the donor's length: it is cut off at its end, or begun again until it is long enough. Special tokens
     before and behind it stay there, and padding stays on its side. Attention masks and token types beside the tokens,
-    whole numbers of their shape, go along.
+    whole numbers of their shape, go along. What is cut off takes its words with it, so this is content, for a person to
+    judge: where a word at the end tells the class, the length seems to.
     """
 
     KINDS: ClassVar[tuple[str, ...]] = (TEXT,)
-    nature = NUISANCE
 
     def applies(self, x: Tensor, facts: DataFacts) -> bool:
         """Whether there is padding, and texts differ in length.

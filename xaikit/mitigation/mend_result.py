@@ -16,6 +16,7 @@ from xaikit.mitigation.reliance import RELIES
 from xaikit.mitigation.tables import aligned, percent
 
 OF_TRAINING = ("lr", "lr_schedule", "n_epochs", "batch_size", "patience", "random_state")
+ROUNDING = 1e-9  # of a difference of two shares
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -123,7 +124,7 @@ class MendResult(Result):
             )
         if self.relies:
             text += f"; try {self._advice()}"
-        if lost > self.max_loss:
+        if lost > self.max_loss + ROUNDING:
             text += (
                 f". With the shortcut kept {100 * lost:.1f} points were lost, more than the {100 * self.max_loss:.1f} "
                 "asked for: what the shortcut told is gone, or what was named holds more"

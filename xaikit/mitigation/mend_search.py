@@ -22,7 +22,7 @@ from xaikit.mitigation.mend_data import CONCEPT, GROUPS, MendData
 from xaikit.mitigation.mend_measure import Judge, Measured
 from xaikit.mitigation.mend_methods import fresh_model, spec_string
 from xaikit.mitigation.mend_rate import Interrupted, RateRace
-from xaikit.mitigation.mend_result import MendTry
+from xaikit.mitigation.mend_result import ROUNDING, MendTry
 from xaikit.mitigation.mend_store import TryStore, key_of
 from xaikit.mitigation.reliance import RELIES
 from xaikit.mitigation.tables import percent
@@ -126,7 +126,8 @@ class MendSearch:
             return 0
         free = [i for i in trained if self._is_free(self.tries[i])]
         most = max((self.tries[i].accuracy_kept for i in free), default=0.0)
-        allowed = [i for i in free if self.tries[i].accuracy_kept >= most - self._options.max_loss] or list(trained)
+        least = most - self._options.max_loss - ROUNDING
+        allowed = [i for i in free if self.tries[i].accuracy_kept >= least] or list(trained)
         if self._data.shortcut.kind == GROUPS:
             allowed = free or list(trained)
         chosen = max(allowed, key=lambda i: self.tries[i].score)

@@ -69,3 +69,13 @@ def test_so_it_is_in_a_loss():
     loss.total.backward()
     assert loss.penalty.item() > 0
     assert model.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("error", "inputs"), [(KeyError, {"a": X}), (ValueError, {"a": X}), (ValueError, [X, X])])
+def test_a_model_of_one_dict_or_one_list_says_its_own_error(error, inputs):
+    class OfOneArgument(nn.Linear):
+        def forward(self, batch):
+            raise error("the model's own")
+
+    with pytest.raises(error, match="the model's own"):
+        Gradient(OfOneArgument(4, 2)).attribute(inputs, 1)

@@ -10,6 +10,7 @@ from torch import nn
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.mitigation import MendResult, mend
 from xaikit.mitigation.mend_groups import split_rows
+from xaikit.mitigation.mend_result import MendTry
 
 
 def world(n=600, seed=0):
@@ -117,3 +118,11 @@ def test_groups_that_cannot_be_right():
     ):
         with pytest.raises(kind, match=sentence):
             mend(model, (x, y), None, progress=False, **options)
+
+
+@pytest.mark.parametrize(("kept", "is_told"), [(0.98, False), (0.97, True)])
+def test_a_loss_that_was_allowed_is_not_told(kept, is_told):
+    """1 - 0.98 is a little more than 0.02 in floating point."""
+    tries = [MendTry("unchanged", 1.0, 0.4, 0.6), MendTry("rrr", kept, 0.97, 0.01)]
+    verdict = MendResult("the region", "rrr", tries, None, None, 0.02).verdict
+    assert ("points were lost" in verdict) is is_told
