@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.unit.language import small_models
 from xaikit.cli import main
 from xaikit.cli.job import JOBS
 from xaikit.core.torchvision_ops import import_torchvision
@@ -75,6 +76,13 @@ def reader(folder: str) -> None:
     BertForSequenceClassification(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
 
 
+def writer(folder: str) -> None:
+    """A language model with its tokenizer."""
+    import_torchvision()
+    small_models.llama().save_pretrained(folder)
+    small_models.byte_level().save_pretrained(folder)
+
+
 def named() -> None:
     """What the examples name, in the current folder."""
     rng = np.random.default_rng(0)
@@ -85,6 +93,7 @@ def named() -> None:
     np.save("digits.npy", x[:4])
     np.save("labels.npy", y[:4])
     reader("bert")
+    writer("story")
     images("photos", 70)
     images("skin", 24)
     shutil.copy("photos/0.png", "cat.jpg")

@@ -45,7 +45,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
       xaikit explain digit.png --model mynet:make --grey --size 28 --target 3
       xaikit explain "a fine film" --model hf:bert
       xaikit explain people.csv --row 3 --labels outcome --model people:make
-      xaikit explain --model hf:FOLDER --prompt "Once upon a time" --generate 40 --explainer attn_lrp
+      xaikit explain --model hf:story --prompt "Once upon a time" --generate 40 --explainer attn_lrp
       xaikit explain --data photos/ --model torchvision:resnet18 --weights resnet18.pt --out run/
       xaikit explain --data people.csv --labels outcome --model people:make --out run-people/
     """  # noqa: D301 (click reads the backspace: the lines below it stay lines)

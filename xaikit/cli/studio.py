@@ -24,9 +24,10 @@ class OpenStudio(DataFields, ModelJob):
     """Look at a run in the browser, mark what must not matter, mend the model, see before and after.
 
     RUN is a folder that xaikit explain --data wrote; several over the same data stand side by side. With --model and
-    --data, the page starts scan, mend and assess as jobs, which go on when browser and server are closed. Marks are
-    files at once, in RUN/marks, and --mask reads them: --mask RUN/marks/must-not-matter. The link holds a secret; only
-    this machine reaches it, unless --host says otherwise.
+    --data (a folder of images, an array .npy or .npz, a table .csv or .parquet), the page starts scan, mend and assess
+    as jobs, which go on when browser and server are closed. Marks are files at once, in RUN/marks, and --mask reads
+    them: --mask RUN/marks/must-not-matter. The link holds a secret; only this machine reaches it, unless --host says
+    otherwise.
 
     \b
     Examples:

@@ -260,7 +260,7 @@ def test_wrong_calls(leave: Callable[..., int], capsys: pytest.CaptureFixture[st
         assert leave(*EXPLAIN, "--quiet", *change) == 2
         assert said in capsys.readouterr().err
     assert leave("explain", "--model", NETWORK) == 2
-    assert "either an INPUT or --data" in capsys.readouterr().err
+    assert "either an INPUT, or --data" in capsys.readouterr().err
     assert leave("report", "empty") == 2
     assert "holds no run" in capsys.readouterr().err
 

@@ -149,7 +149,7 @@ def test_each_example_of_the_help_stands_on_its_own_line(capsys: pytest.CaptureF
     shown = capsys.readouterr().out
     assert "\\b" not in shown
     assert "\b" not in shown
-    assert sum(line.strip().startswith("xaikit explain ") for line in shown.splitlines()) == 7
+    assert sum(line.strip().startswith("xaikit explain ") for line in shown.splitlines()) == 8
 
 
 def test_classes_name_what_is_printed_and_drawn(digit: torch.Tensor, capsys: pytest.CaptureFixture[str]) -> None:

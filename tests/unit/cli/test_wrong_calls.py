@@ -84,7 +84,7 @@ CALLS: list[tuple[str, tuple[str, ...]]] = [
     (f"{ONE} --device gpu", ("--device", "gpu")),
     # What is explained.
     (f"explain {M}", ("INPUT", "--data")),
-    (f"explain x.npy {D} {M}", ("either an INPUT or --data",)),
+    (f"explain x.npy {D} {M}", ("either an INPUT, or --data",)),
     (f"explain none.png {M}", ("no such file: none.png",)),
     (f"explain photos {M}", ("photos is a folder", "--data photos")),
     (f"explain people.csv {M}", ("--row N", "--data people.csv")),
