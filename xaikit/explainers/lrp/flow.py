@@ -219,8 +219,9 @@ class Pass(RelevanceStep):
         with torch_private.DisableTorchFunction():
             if x.is_complex() or y.is_complex():
                 return per_unit(relevance_of(g, y), x), None, None
-            if ctx.flow.differentiable or x.dtype == torch.float16:  # half of the range: y / x may overflow
+            if x.dtype == torch.float16:  # half of the range: y / x may overflow
                 return g * nonzero(y) / nonzero(x), None, None
+            # Exactly 1 where y is x, so that branches with opposite g, however large, cancel: x - relu(x).
             factor = nonzero(y) / nonzero(x)
             if ctx.flow.keeps_factors:
                 ctx.factor = factor
