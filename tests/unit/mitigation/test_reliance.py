@@ -1,0 +1,110 @@
+"""What `assess` counts as reliance: not what any exchange changes, but what follows the class of the donor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from xaikit.mitigation import Assessment, assess
+
+
+def corner():
+    mask = torch.zeros(3, 3)
+    mask[0, 0] = 1
+    return mask
+
+
+def measure(model, samples, **settings):
+    return assess(model, samples, progress=False, **settings)
+
+
+class Jittery(nn.Module):
+    """It reads a pixel that tells the label, and more than that a row that tells nothing.
+
+    `follows` is how much it also reads the mark, another pixel that tells the label.
+    """
+
+    def __init__(self, follows: float):
+        super().__init__()
+        self.follows = nn.Parameter(torch.tensor(follows))
+
+    def forward(self, x):
+        honest, noise, mark = x[:, 0, 0, 0], x[:, 0, 2].sum(1), x[:, 0, 1, 1]
+        score = honest + 4 * noise + self.follows * mark
+        return torch.stack([-score, score], 1)
+
+
+def jittered(n=400, seed=0):
+    """The lower row is noise; the middle pixel, the mark, tells the label, and so does the first one, not surely."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 2
+    x = torch.randn(n, 1, 3, 3, generator=generator)
+    x[:, 0, 0, 0] += 2.0 * y - 1
+    x[:, 0, 1, 1] = 2.0 * y - 1
+    mask = torch.zeros(3, 3)
+    mask[1:] = 1  # the mark, and the noise that stands beside it
+    return (x, y), mask
+
+
+def test_a_weak_model_that_any_exchange_confuses_does_not_rely_on_the_shortcut():
+    data, mask = jittered()
+    weak = measure(Jittery(0.0), data, shortcut_masks=mask, explainers=())
+    assert 0.5 < weak.accuracy["kept"] < 0.7
+    assert weak.changed["flipped"] > 0.3
+    assert weak.reliance is not None
+    assert abs(weak.reliance.mean) < 0.1
+    assert not weak.relies
+    assert weak.verdict.startswith("does not rely on it: ")
+    assert "change by an exchange within a class" in weak.verdict
+    fooled = measure(Jittery(8.0), data, shortcut_masks=mask, explainers=())
+    assert 0.7 < fooled.accuracy["kept"] < 0.95
+    assert fooled.relies
+    assert fooled.reliance.low > 0.2
+    assert "within a class" not in fooled.verdict
+
+
+def test_reliance_is_what_a_plain_loop_counts():
+    """It is taken over all samples, or over those whose donor is of one class."""
+    (x, y), mask = jittered(60)
+    model = Jittery(3.0)
+    found = measure(model, (x, y), shortcut_masks=mask, explainers=(), seed=4)
+    generator, before = torch.Generator().manual_seed(4), model(x).argmax(1)
+    rows = {label: (y == label).nonzero()[:, 0].tolist() for label in (0, 1)}
+
+    def donors(classes):
+        picked = [rows[c][int(torch.randint(30, (), generator=generator))] for c in classes.tolist()]
+        return model(torch.where(mask > 0, x[picked], x)).argmax(1) != before
+
+    differences = []
+    for _ in range(2):
+        torch.rand(60, 2, generator=generator)  # the other class: there is only one
+        differences.append(donors(1 - y).double() - donors(y).double())
+    both = torch.stack(differences)
+    shares = [both.mean().item(), *(both[:, y == 1 - c].mean().item() for c in (0, 1))]
+    assert found.reliance.mean in [pytest.approx(s) for s in shares]
+
+
+def test_what_only_one_class_of_ten_shows_is_relied_on():
+    y = torch.arange(500) % 10
+    x = torch.zeros(500, 1, 3, 3)
+    x[:, 0, 2] = y[:, None].float()
+    x[y == 7, 0, 0, 0] = 1
+
+    class Marked(nn.Module):
+        def forward(self, x):
+            logits = -((x[:, 0, 2, :1] - torch.arange(10)) ** 2)
+            return logits + 999 * x[:, 0, 0, :1] * nn.functional.one_hot(torch.tensor(7), 10)
+
+    found = measure(Marked(), (x, y), shortcut_masks=corner(), explainers=())
+    assert found.relies
+    assert found.reliance.mean == 1
+    assert found.reliance.n < 500
+
+
+def test_an_assessment_of_an_older_version_is_judged_by_what_changes():
+    state = measure(Jittery(0.0), jittered()[0], shortcut_masks=jittered()[1], explainers=()).to_dict()
+    del state["reliance"]
+    older = Assessment.from_dict(state)
+    assert older.reliance is None
+    assert older.relies
