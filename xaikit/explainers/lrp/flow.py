@@ -196,37 +196,45 @@ class BranchRelevance(RelevanceStep):
 
 
 class Pass(RelevanceStep):
-    """y = f(x), entry by entry: x gets the relevance of y, R_in = R_out."""
+    """y = f(x), entry by entry: x gets the relevance of y, R_in = R_out.
+
+    `identity` says that where y is x, f is the identity around x, too: the factor y / x is then 1 and has no derivative.
+    """
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
+    def forward(x: Tensor, y: Tensor, flow: Flow, identity: bool = False) -> Tensor:  # noqa: ARG004, D102
         return y.clone() if flow.differentiable else y.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        x, y, ctx.flow = inputs
+        x, y, ctx.flow, ctx.identity = inputs
         ctx.x, ctx.y, ctx.factor = ctx.flow.save(x), ctx.flow.save(y), None
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         (g,) = grads
         if not ctx.flow.active:
-            return None, g, None
-        if ctx.factor is not None:
-            return g * ctx.factor, None, None
+            return None, g, None, None
+        with torch_private.DisableTorchFunction():
+            return (g * ctx.factor if ctx.factor is not None else Pass.of_input(ctx, g)), None, None, None
+
+    @staticmethod
+    def of_input(ctx: Any, g: Tensor) -> Tensor:
+        """R / x of R / y = g."""
         x, y = ctx.x.tensor, ctx.y.tensor
         ctx.flow.release(ctx.x, ctx.y)
-        with torch_private.DisableTorchFunction():
-            if x.is_complex() or y.is_complex():
-                return per_unit(relevance_of(g, y), x), None, None
-            if x.dtype == torch.float16:  # half of the range: y / x may overflow
-                return g * nonzero(y) / nonzero(x), None, None
-            # Exactly 1 where y is x, so that branches with opposite g, however large, cancel: x - relu(x).
-            factor = nonzero(y) / nonzero(x)
-            if ctx.flow.keeps_factors:
-                ctx.factor = factor
-                del ctx.x.tensor, ctx.y.tensor
-            return g * factor, None, None
+        if x.is_complex() or y.is_complex():
+            return per_unit(relevance_of(g, y), x)
+        if x.dtype == torch.float16:  # half of the range: y / x may overflow
+            return g * nonzero(y) / nonzero(x)
+        # Exactly 1 where y is x, so that branches with opposite g, however large, cancel: x - relu(x).
+        factor = nonzero(y) / nonzero(x)
+        if ctx.identity and torch.is_grad_enabled():  # the two parts of its derivative cancel up to rounding alone
+            factor = factor.where(y != x, 1)
+        if ctx.flow.keeps_factors:
+            ctx.factor = factor
+            del ctx.x.tensor, ctx.y.tensor
+        return g * factor
 
 
 class Output(RelevanceStep):
