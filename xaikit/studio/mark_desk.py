@@ -11,7 +11,8 @@ import numpy as np
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.files.marks import MarkKey, Positions, from_runs, to_runs
-from xaikit.studio.sample_cards import only_array, position_weights
+from xaikit.report.cards import only_array
+from xaikit.studio.sample_cards import position_weights
 from xaikit.studio.suggestions import MOST_SAMPLES, above, in_common, place_of
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 from xaikit.core.errors import InvalidInputError
 from xaikit.files.marks import MarkFolder
 from xaikit.report import Names, pictures
-from xaikit.report.cards import kind_of
+from xaikit.report.cards import kind_of, only_array
 from xaikit.runs import ExplainedSample
 from xaikit.runs.single_rows import SingleRows
 from xaikit.studio.catalogue import ORDERS, Catalogue, is_same_sample
@@ -29,7 +29,6 @@ from xaikit.studio.sample_cards import (
     facts_of,
     input_picture,
     mark_shape,
-    only_array,
     parts_of,
     position_weights,
 )
@@ -135,7 +134,7 @@ class Session:
             "jobs": self.jobs.can_start,
             "forms": {verb: form_of(verb) for verb in FORMS if self.jobs.can_start or verb in MODEL_FREE},
             "marked": self._counts(),
-            "colours": pictures.colouring(),
+            "colours": pictures.colouring()["signed"],
             "measure": self.measure.progress(),
             "marks": str(self.marks.folder.path),
         }
