@@ -7,7 +7,7 @@ import { field, h, option, say } from "./dom.js";
 const BLOCK = 24;
 const MOST_BLOCKS = 60; // blocks of cards that are kept
 const BUDGET = 4; // ms of a frame in which cards are filled; the others wait for the next one
-const MOST_FILLED = 8; // cards in one frame; fewer while frames are late, since layout and drawing come on top
+const MOST_FILLED = 6; // cards in one frame; fewer while frames are late, since layout and drawing come on top
 const LATE = 34; // ms between frames
 const SETTLE = 50; // ms that the scrolling must rest before far blocks are asked for
 const ORDERS = {
@@ -46,9 +46,11 @@ export class Look {
       state.filters.label.length ? choice("right", "Prediction", [["right", "right"], ["wrong", "wrong"]]) : null,
       state.filters.folder.length > 1 ? choice("folder", "Folder", state.filters.folder.map((f) => [f, f])) : null,
     ];
+    this.grouped = new Set(); // jobs whose groups can be chosen
     this.cluster = h("select", { name: "cluster", onchange: () => this.changed() }, option("", "all"));
     this.clusterField = field("Cluster", this.cluster);
-    this.setClusters(state.filters.cluster);
+    this.factor = h("select", { name: "factor", onchange: () => this.changed() }, option("", "all"));
+    this.factorField = field("Changes with factor", this.factor);
     this.order = h("select", { name: "order", onchange: () => this.changed() }, ...state.orders.map((o) => option(o, ORDERS[o])));
     this.after = h("select", { name: "after", onchange: () => this.showAfter() }, option("", "none"));
     this.change = h("select", { name: "change", onchange: () => this.changed() }, option("", "all"),
@@ -59,7 +61,7 @@ export class Look {
     const opacity = h("input", { type: "range", min: 0, max: 100, value: 65, oninput: (e) => this.setOpacity(e.target.value) });
     const scale = h("select", { name: "scale", onchange: () => this.changed() }, option("", "each map its own"), option("one", "one for all maps"));
     this.form = h("form", { class: "controls", onsubmit: (e) => e.preventDefault() },
-      ...controls, this.clusterField, field("Name", name), field("Order", this.order), this.afterField, this.changeField,
+      ...controls, this.clusterField, this.factorField, field("Name", name), field("Order", this.order), this.afterField, this.changeField,
       state.kind === "image" && state.inputs ? field("Map over picture", opacity) : null,
       state.explainers.length > 1 || state.kind === "image" ? field("Scale", scale) : null);
     this.count = h("p", { class: "count", "aria-live": "polite" });
@@ -81,6 +83,8 @@ export class Look {
   showFields() {
     this.afterField.hidden = this.after.options.length < 2;
     this.changeField.hidden = !this.after.value;
+    this.clusterField.hidden = this.cluster.options.length < 2;
+    this.factorField.hidden = this.factor.options.length < 2;
   }
 
   setJobs(jobs) {
@@ -91,17 +95,27 @@ export class Look {
       this.after.value = shown;
     }
     this.showFields();
+    for (const job of jobs) if (job.result && ["shortcuts", "scan"].includes(job.verb)) this.addGroups(job).catch((err) => this.app.fail(err));
   }
 
-  setClusters(clusters) {
-    this.cluster.replaceChildren(option("", "all"), ...clusters.map((number) => option(number, number)));
-    this.clusterField.hidden = !clusters.length;
+  // The clusters of a job, or its factors with the samples whose prediction changes, as filters.
+  async addGroups(job) {
+    if (this.grouped.has(job.number)) return;
+    this.grouped.add(job.number);
+    const { groups } = await get(`/api/jobs/${job.number}/groups`);
+    const shown = groups.filter(({ samples }) => samples);
+    if (!shown.length) return;
+    (job.verb === "scan" ? this.factor : this.cluster).append(h("optgroup", { label: `job ${job.number}` },
+      ...shown.map(({ group, title, samples }) => option(group, `${title} (${samples.toLocaleString("en")})`))));
+    this.showFields();
   }
 
-  async showClusters(job) {
-    const { clusters } = await get(`/api/jobs/${job}/clusters`);
-    this.setClusters(clusters);
-    this.cluster.value = clusters.at(-1);
+  // Show the samples of a job's first group of its kind.
+  async showGroup(job) {
+    await this.addGroups(job);
+    const select = job.verb === "scan" ? this.factor : this.cluster;
+    const first = [...select.options].find((one) => one.value.startsWith(`${job.number}-`));
+    if (first) select.value = first.value;
     await this.changed();
   }
 
