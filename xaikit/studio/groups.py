@@ -76,10 +76,10 @@ class Groups:
             names = [row[0] for row in base.execute("SELECT grp FROM members WHERE sample = ?", (sample,))]
         pairs = [name.split("-") for name in names]
         return [
-            {"group": f"{job}-{number}", "title": f"cluster {number} of job {job}"}
-            for wanted in clustered
-            for job, number in pairs
-            if job == wanted
+            {"group": f"{job}-{cluster}", "title": f"cluster {cluster} of job {job}"}
+            for number in clustered
+            for job, cluster in pairs
+            if job == number
         ]
 
     def names_of(self, group: str) -> list[str]:
