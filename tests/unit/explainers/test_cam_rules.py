@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -144,10 +146,15 @@ def test_guided_gradcam_is_captum_s():
     net = nn.Sequential(
         nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
     ).double()  # fmt: skip
-    theirs = Theirs(net, net[2]).attribute(X.clone().requires_grad_(), Y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # captum tells of its hooks
+        theirs = Theirs(net, net[2]).attribute(X.clone().requires_grad_(), Y)
     ours = GuidedGradCam(net, upsample="nearest").attribute(X, Y)
     assert theirs.any()
     assert torch.allclose(ours, theirs, rtol=1e-9)
+    # The score's own curvature reaches the weights through the ReLUs' derivative, not through the guided rule.
+    for target in (Y, lambda out: out.log_softmax(1)[:, 1]):
+        assert derivative_error(GuidedGradCam(net), X, target) < 1e-5
 
 
 def test_hirescam_without_relu_sums_to_the_score_of_a_linear_tail():

@@ -85,14 +85,15 @@ class FullGrad(Explainer):
         return resized(sizes, x.shape[2:], self.upsample).sum(1, keepdim=True)
 
 
-def _bias(module: nn.Module) -> Tensor | None:
+def _bias(module: Any) -> Tensor | None:
     """The constant that a convolution or a BatchNorm in evaluation mode adds to each channel; None without one."""
-    if isinstance(module, CONVOLUTION):
-        return module.bias
+    if not hasattr(module, "running_mean"):  # a convolution
+        constant: Tensor | None = module.bias
+        return constant
     mean, variance = module.running_mean, module.running_var
     if mean is None or variance is None:
         return None
-    scale = torch.rsqrt(variance + module.eps)
+    scale: Tensor = torch.rsqrt(variance + module.eps)
     scale = scale if module.weight is None else scale * module.weight
     shift = -mean * scale
     return shift if module.bias is None else shift + module.bias

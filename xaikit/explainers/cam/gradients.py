@@ -33,7 +33,7 @@ def read_gradients(call: Call, target_layer: Any) -> list[Reading]:
 
     with recorded(call.model, target_layer) as recorder:
         gradients = call.grad_of(call.inputs, at=activations)
-    readings = [Reading(*layer, (g,)) for layer, g in zip(chosen, gradients, strict=True)]
+    readings = [Reading(name, module, a, (g,)) for (name, module, a), g in zip(chosen, gradients, strict=True)]
     if target_layer is None and len(readings) > 1:
         return [readings[reached(gradients, call.inputs[0])]]
     return readings

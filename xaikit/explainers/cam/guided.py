@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from xaikit.core import EXPLAINERS, Call
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cam.gradients import GradCam
-from xaikit.explainers.functional_relu import Guided, replaced_relu
+from xaikit.explainers.functional_relu import replaced_relu
+
+
+class Switch:
+    """Whether the ReLUs of a pass let gradients through by the guided rule, or by their derivative."""
+
+    guided = True
+
+
+class SwitchedRelu(torch.autograd.Function):
+    """The ReLU of guided backpropagation in an explanation, a plain one in the backward pass of a loss on it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, switch: Switch) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(x)
+        ctx.switch = switch
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
+        (g,) = grads
+        return (g.relu() if ctx.switch.guided else g) * (ctx.saved_tensors[0] > 0), None
 
 
 @EXPLAINERS.register("guided_gradcam")
@@ -23,6 +48,8 @@ class GuidedGradCam(GradCam):
     def _attribute(self, call: Call) -> Tensors:
         maps = super()._attribute(call)
         guided = dataclasses.replace(call, on_output=None, passes_kept=None)
-        with replaced_relu(Guided.apply):
+        switch = Switch()
+        with replaced_relu(lambda x: SwitchedRelu.apply(x, switch)):
             gradients = guided.grad_at_layers()[1]
+        switch.guided = False
         return tuple(m * g for m, g in zip(maps, gradients, strict=True))

@@ -92,10 +92,10 @@ class ScoreCam(ChannelMap):
         a = patches(a, x, reading.name) if a.ndim < x.ndim else a
         masks = _scaled(resized(a, x.shape[2:], self.upsample))
 
-        def kept(part: Call, samples: slice, some: range) -> Tensors:
+        def masked(part: Call, samples: slice, some: range) -> Tensors:
             return (part.inputs[0] * masks[samples, some.start : some.stop].transpose(0, 1)[:, :, None],)
 
-        return self._scores(call, a.shape[1], kept).T.softmax(1)
+        return self._scores(call, a.shape[1], masked).T.softmax(1)
 
 
 @EXPLAINERS.register("ablationcam")
@@ -110,12 +110,12 @@ class AblationCam(ChannelMap):
         channels = reading.activation.shape[axis]
 
         def without(part: Call, samples: slice, some: range) -> Tensors:  # noqa: ARG001
-            kept = torch.ones(len(some), channels, dtype=torch.bool, device=part.inputs[index].device)
-            kept[torch.arange(len(some)), torch.arange(some.start, some.stop)] = False
+            keep = torch.ones(len(some), channels, dtype=torch.bool, device=part.inputs[index].device)
+            keep[torch.arange(len(some)), torch.arange(some.start, some.stop)] = False
             shape = [len(some), *[1] * reading.activation.ndim]
             shape[axis + 1] = channels
             copies = [x.expand(len(some), *x.shape) for x in part.inputs]
-            copies[index] = copies[index].where(kept.view(shape), 0)
+            copies[index] = copies[index].where(keep.view(shape), 0)
             return tuple(copies)
 
         score = cut.scores(cut.inputs)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-Rule = Callable[[Tensor, Tensor], Tensor]
+MapRule = Callable[[Tensor, Tensor], Tensor]
 
 
 def positions(t: Tensor) -> tuple[int, ...]:
@@ -52,6 +52,6 @@ def layercam(a: Tensor, g: Tensor) -> Tensor:
     return g.relu() * a
 
 
-RULES: Mapping[str, Rule] = MappingProxyType(
+RULES: Mapping[str, MapRule] = MappingProxyType(
     {rule.__name__: rule for rule in (gradcam, gradcam_plus_plus, xgradcam, hirescam, elementwise, layercam)}
 )

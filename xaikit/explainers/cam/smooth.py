@@ -47,8 +47,10 @@ class SmoothGradCamPlusPlus(ActivationMap):
         return self._read_layers(call, self.target_layer)
 
     def _at_explained_layers(self, call: Call) -> Tensors:
-        whole = call.uncut or call
-        return tuple(self._at_layer(reading, whole.inputs[0]) for reading in self._read_layers(whole, self.layers))
+        at_inputs = call.uncut or call
+        return tuple(
+            self._at_layer(reading, at_inputs.inputs[0]) for reading in self._read_layers(at_inputs, self.layers)
+        )
 
     def _read_layers(self, call: Call, layers: object) -> list[Reading]:
         readings = read_gradients(call, layers)
