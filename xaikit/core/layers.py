@@ -158,7 +158,9 @@ def check_outputs(model: nn.Module, name: str, outputs: Sequence[Any], n: int, *
     """
     if not outputs:
         twin = _with_weights_of(model, name)
-        ran = f", such as {twin!r}, which has the same weights" if twin else near_names(name, _leaf_names(model) - {name})
+        ran = (
+            f", such as {twin!r}, which has the same weights" if twin else near_names(name, _leaf_names(model) - {name})
+        )
         ran = f"; name a layer that runs{ran}"
         raise InvalidInputError(f"layer {name!r} does not run in the model's forward pass{ran}")
     for first in outputs:

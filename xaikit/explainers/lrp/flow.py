@@ -198,7 +198,7 @@ class BranchRelevance(RelevanceStep):
 class Pass(RelevanceStep):
     """y = f(x), entry by entry: x gets the relevance of y, R_in = R_out.
 
-    `identity` says that where y is x, f is the identity around x, too: the factor y / x is then 1 and has no derivative.
+    `identity` says that where y is x, f is the identity around x, too: the factor y / x is 1 and has no derivative.
     """
 
     @staticmethod
