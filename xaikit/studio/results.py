@@ -60,7 +60,9 @@ def _mend(content: dict[str, Any], names: Names) -> dict[str, Any]:
         measures = [{"measure": _worded(m), "before": before[m], "after": after.get(m)} for m in before]
         tables.insert(0, _table("Before and after", measures))
     by_class = _by_class(content, names)
-    tables += [_table("Right predictions with the shortcut of the worst donor, class by class", by_class)] if by_class else []
+    tables += (
+        [_table("Right predictions with the shortcut of the worst donor, class by class", by_class)] if by_class else []
+    )
     return {"verdict": content["verdict"], "relies": content["relies"], "tables": tables}
 
 
