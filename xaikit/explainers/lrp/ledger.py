@@ -158,7 +158,8 @@ def audited(trace: Trace, ledger: Ledger, function: Any, args: tuple[Any, ...], 
         return value
 
     inside = tuple(probe(a, -1) for a in args)
-    if writes(function) and inside and isinstance(inside[0], Tensor) and inside[0] is not args[0]:
+    in_place = bool(inside) and (writes(function) or bool(kwargs.get("inplace")))
+    if in_place and inside[0] in trace.marks:  # not in the memory of the original, which autograd may hold
         inside = (trace.mark(inside[0].clone(), trace.marks[inside[0]]), *inside[1:])
     before = torch_private.version_of(inside[0]) if inside and isinstance(inside[0], Tensor) else None
     output = apply_rule(trace, function, inside, {k: probe(v, -1) for k, v in kwargs.items()})
