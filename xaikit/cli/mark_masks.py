@@ -1,4 +1,4 @@
-"""--mask from a folder of marks: for each sample what a person marked on it, on its class, or on all samples."""
+"""--mask from a folder of marks: what a person marked on each sample, its class, its clusters, or all samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xaikit.cli.mask_placing import as_pixels, fitted_to
 from xaikit.core.errors import InvalidInputError
-from xaikit.files.marks import MarkFolder, safe_path
+from xaikit.files.marks import SCOPES, MarkFolder, safe_path
 
 
 class MarkMasks:
@@ -38,7 +38,7 @@ class MarkMasks:
         self._names: Sequence[str] = getattr(data, "names", ())
         self._fingerprint = getattr(data, "fingerprint", None)
         self._by_class = any(True for _ in folder.files(meaning, "class"))
-        if not any(True for scope in ("all", "class", "sample") for _ in folder.files(meaning, scope)):
+        if not any(True for scope in SCOPES for _ in folder.files(meaning, scope)):
             raise InvalidInputError(f"--mask {self._path} holds no mark; mark something in xaikit studio")
         self._check_names()
 
@@ -82,7 +82,8 @@ class MarkMasks:
                 "rename one"
             )
         unused = [f for f in files if f not in expected]
-        if len(unused) == len(files) and not self._by_class and not any(self._folder.files(self._meaning, "all")):
+        wide = any(True for scope in SCOPES[:-1] for _ in self._folder.files(self._meaning, scope))
+        if len(unused) == len(files) and not wide:
             raise InvalidInputError(f"--mask {self._path} marks none of the samples; {unused[0].name} is not there")
         if unused:
             warnings.warn(

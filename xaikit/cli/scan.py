@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ class FactorScan(MaskFields, ModelJob):
             seed=self.seed,
             progress=not self.quiet,
         )
+        result = _numbered(result, samples.read)
         skipped = tell_skipped(samples)
         written = self._write(result)
         names = _class_names(data, result)
@@ -87,6 +89,14 @@ class FactorScan(MaskFields, ModelJob):
             result.plot().savefig(path, dpi=120)
             written.append(path)
         return written
+
+
+def _numbered(result: Scan, indices: list[int]) -> Scan:
+    """The scan with its samples numbered as in the data, of which it may have read some only."""
+    effects = [
+        dataclasses.replace(e, changed_samples=tuple(indices[i] for i in e.changed_samples)) for e in result.effects
+    ]
+    return dataclasses.replace(result, effects=tuple(effects))
 
 
 def _rows(result: Scan, names: list[str]) -> list[str]:

@@ -71,6 +71,11 @@ class Stream:
         return len(self._chosen)
 
     @property
+    def read(self) -> list[int]:
+        """The indices in the data of the samples that could be read, in their order."""
+        return [i for i in self._chosen if i not in self.skipped]
+
+    @property
     def first(self) -> Any:
         """The inputs of the first sample that can be read, as a batch of one."""
         return self._source.first()[0]

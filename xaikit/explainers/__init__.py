@@ -1,7 +1,23 @@
 """The explainers, one file per family. A new one is one file, one decorator, one line here."""
 
 from xaikit.explainers import captum_methods
-from xaikit.explainers.cam import GradCam, GradCamPlusPlus
+from xaikit.explainers.cam import (
+    AblationCam,
+    EigenCam,
+    EigenGradCam,
+    ElementwiseCam,
+    FinerCam,
+    FullGrad,
+    GradCam,
+    GradCamPlusPlus,
+    GuidedGradCam,
+    HiResCam,
+    LayerCam,
+    ScoreCam,
+    ShapleyCam,
+    SmoothGradCamPlusPlus,
+    XGradCam,
+)
 from xaikit.explainers.captum_explainer import CaptumExplainer
 from xaikit.explainers.cd import AgglomerativeDecomposition, ContextualDecomposition, cd_rule
 from xaikit.explainers.expected_gradients import ExpectedGradients
@@ -19,14 +35,27 @@ from xaikit.explainers.lrp import (
 from xaikit.explainers.smoothgrad import SmoothGrad, VarGrad
 
 __all__ = [
+    "AblationCam",
+    "EigenCam",
+    "EigenGradCam",
+    "ElementwiseCam",
+    "FinerCam",
+    "FullGrad",
+    "GradCam",
+    "GradCamPlusPlus",
+    "GuidedGradCam",
+    "HiResCam",
+    "LayerCam",
+    "ScoreCam",
+    "ShapleyCam",
+    "SmoothGradCamPlusPlus",
+    "XGradCam",
     "AgglomerativeDecomposition",
     "LRP",
     "AttnLRP",
     "CaptumExplainer",
     "ContextualDecomposition",
     "ExpectedGradients",
-    "GradCam",
-    "GradCamPlusPlus",
     "Gradient",
     "GradientXInput",
     "IntegratedGradients",

@@ -1,8 +1,9 @@
 """Folders of marks: what a person marked on samples, as files that `--mask` and `load_masks` read.
 
 A folder holds ``marks.json`` and, for each meaning (``must-not-matter``, ``must-matter``), ``all.png``,
-``class/K.png`` and ``sample/NAME.png``; of texts, series and tables these are ``.json``. What counts for a sample is
-the union of the three. A sample without a mark has an empty one.
+``class/K.png``, ``cluster/JOB-K.png`` and ``sample/NAME.png``; of texts, series and tables these are ``.json``. What
+counts for a sample is the union of them. A sample without a mark has an empty one. ``cluster/JOB-K.samples`` lists the
+names of the samples in a cluster.
 
 A mark is a set of positions: the places of a flat picture, series, row or text. A mark on a word of all texts, or of
 those of a class, holds token ids instead.
@@ -11,6 +12,7 @@ those of a class, holds token ids instead.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -29,7 +31,8 @@ from xaikit.files.pictures import PICTURES
 
 HEADER, FORMAT, CHUNK = "marks.json", 1, "xaikit"
 MEANINGS = ("must-not-matter", "must-matter")
-SCOPES = ("all", "class", "sample")
+SCOPES = ("all", "class", "cluster", "sample")
+SAMPLES = ".samples"  # ending of a cluster's list of names
 KINDS = ("image", "series", "tabular", "text")
 LONGEST_NAME = 180  # bytes of a file's name; longer ones are cut and told apart by a hash
 Positions = NDArray[np.int64]
@@ -42,7 +45,7 @@ class MarkKey:
     Attributes:
         meaning: one of `MEANINGS`.
         scope: one of `SCOPES`.
-        name: of the sample, or the number of the class; empty for all.
+        name: of the sample, the number of the class, or the job and number of the cluster; empty for all.
     """
 
     meaning: str
@@ -221,8 +224,22 @@ class MarkFolder:
         elif (home / scope).is_dir():
             yield from (p for p in (home / scope).rglob(f"*{self.ending}") if p.is_file())
 
+    def name_samples(self, key: MarkKey, names: Sequence[str]) -> None:
+        """Say which samples a cluster has.
+
+        Args:
+            key: of the cluster's mark.
+            names: of its samples.
+
+        Raises:
+            OSError: when the disk refuses.
+        """
+        path = self.file_of(key).with_suffix(SAMPLES)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(list(names), ensure_ascii=False) + "\n")
+
     def union(self, meaning: str, name: str, label: int | None, ids: NDArray[Any] | None = None) -> NDArray[np.bool_]:
-        """What is marked of a sample, by all three scopes: of the folder's shape, or of the text's.
+        """What is marked of a sample, by all scopes: of the folder's shape, or of the text's.
 
         Args:
             meaning: one of `MEANINGS`.
@@ -235,6 +252,7 @@ class MarkFolder:
         """
         wide = [self.read(MarkKey(meaning, "all")).positions]
         wide += [] if label is None else [self.read(MarkKey(meaning, "class", str(label))).positions]
+        wide += [self.read_file(path).positions for path in self.files(meaning, "cluster") if name in _members(path)]
         own = self.read(MarkKey(meaning, "sample", name)).positions
         inside: NDArray[np.bool_]
         if self.kind == "text" and ids is not None:
@@ -245,6 +263,23 @@ class MarkFolder:
         positions = np.concatenate([*wide, own])
         inside[positions[positions < len(inside)]] = True
         return inside.reshape(self.shape)
+
+
+def _members(path: Path) -> frozenset[str]:
+    """The samples of a cluster's mark."""
+    samples = path.with_suffix(SAMPLES)
+    try:
+        info = samples.stat()
+        return _read_members(samples, info.st_mtime_ns, info.st_size)
+    except (OSError, ValueError):
+        raise InvalidInputError(
+            f"{path} is the mark of a cluster, and {samples} does not say which samples it has; mark it again"
+        ) from None
+
+
+@functools.lru_cache(64)
+def _read_members(samples: Path, written: int, size: int) -> frozenset[str]:  # noqa: ARG001
+    return frozenset(str(name) for name in json.loads(samples.read_text(encoding="utf-8")))
 
 
 def find_marks(path: Path) -> tuple[MarkFolder, str] | None:

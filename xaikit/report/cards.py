@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,22 @@ def kind_of(values: Array, inputs: Array | None) -> str:
     raise InvalidInputError(f"a sample of shape {values.shape} has no picture; name its kind")
 
 
+def only_array(value: Any, what: str) -> Array:
+    """The only tensor of a sample, as numbers.
+
+    Raises:
+        InvalidInputError: for samples of several tensors.
+    """
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple):
+        if len(value) != 1:
+            raise InvalidInputError(f"pages show samples of one tensor, and the {what} hold {len(value)}")
+        value = value[0]
+    array: Array = value.float().numpy() if value.is_floating_point() else value.numpy()
+    return array
+
+
 def drawn(
     kind: str,
     values: Array,
@@ -63,7 +79,7 @@ def drawn(
 def scale_of(kind: str, values: Array) -> float:
     """The value at which the colours or bars of one attribution end."""
     if kind == "image":
-        return pictures.scale_of(values.sum(0) if values.ndim == 3 else values)
+        return pictures.scale_of(summed_channels(values))
     if kind == "series":
         return pictures.scale_of(values)
     weights = values.reshape(len(values), -1).sum(1) if kind == "text" else values.reshape(-1)
@@ -83,16 +99,21 @@ def part_names(kind: str, values: Array, inputs: Array | None, names: Names) -> 
 
 
 def _image(values: Array, side: int, scale: float) -> dict[str, Any]:
-    flat = values.sum(0) if values.ndim == 3 else values
+    flat = summed_channels(values)
     signed = bool((flat < 0).any())
-    height, width = flat.shape
+    picture = pictures.heatmap(flat, scale, signed=signed, side=side)
+    return {"picture": picture, "signed": signed, "scale": scale, "words": strongest_pixel(flat)}
+
+
+def summed_channels(values: Array) -> Array:
+    """The map of a picture, (H, W)."""
+    return values.sum(0) if values.ndim == 3 else values
+
+
+def strongest_pixel(flat: Array) -> str:
+    """Where a map (H, W) is strongest, in words."""
     row, column = np.unravel_index(int(np.abs(flat).argmax()), flat.shape)
-    return {
-        "picture": pictures.heatmap(flat, scale, signed=signed, side=side),
-        "signed": signed,
-        "scale": scale,
-        "words": f"strongest at row {row + 1} of {height}, column {column + 1} of {width}",
-    }
+    return f"strongest at row {row + 1} of {flat.shape[0]}, column {column + 1} of {flat.shape[1]}"
 
 
 def _text(values: Array, inputs: Array | None, names: Names, scale: float) -> dict[str, Any]:

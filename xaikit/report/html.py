@@ -15,7 +15,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDepen
 from xaikit.core.files import write_whole
 from xaikit.core.renames import renamed_arguments, renamed_attribute
 from xaikit.report import pictures
-from xaikit.report.cards import drawn, kind_of, part_names, scale_of
+from xaikit.report.cards import drawn, kind_of, only_array, part_names, scale_of
 from xaikit.report.columns import columns_figure, description_of
 from xaikit.report.conclusion import Digest
 from xaikit.report.names import Names
@@ -222,8 +222,8 @@ class Report:
     def _card(self, samples: list[ExplainedSample], side: int, digest: Digest) -> dict[str, Any]:
         first = samples[0]
         inputs = next((s.inputs for s in samples if s.inputs is not None), None)
-        inputs = None if inputs is None else _array(inputs, "inputs")
-        values = [_array(s.values, "values") for s in samples]
+        inputs = None if inputs is None else only_array(inputs, "inputs")
+        values = [only_array(s.values, "values") for s in samples]
         kind = self.kind or kind_of(values[0], inputs)
         check_same_inputs(samples)
         digest.add(kind, values, samples, part_names(kind, values[0], inputs, self.names), inputs)
@@ -315,17 +315,6 @@ def _section(section: Table | Picture) -> dict[str, Any]:
         "stacked": any(long) and len(columns) > 2,
         "shares": section.shares,
     }
-
-
-def _array(value: Any, what: str) -> Any:
-    """The only tensor of a sample, as numbers."""
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    if isinstance(value, tuple):
-        if len(value) != 1:
-            raise InvalidInputError(f"a report shows samples of one tensor; the {what} hold {len(value)}")
-        value = value[0]
-    return value.float().numpy() if value.is_floating_point() else value.numpy()
 
 
 def _bar(tables: list[str]) -> str:

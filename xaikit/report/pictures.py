@@ -23,8 +23,10 @@ Array = NDArray[Any]
 
 PIXELS = 150e6  # of all pictures of a page, which bounds its size: 500 samples x 6 pictures have 224 x 224
 LARGEST = 1024  # pixels of the longer side, where a page has few pictures
+LEVELS = 64  # colours of a coloured map that is larger than CRISP
 CRISP = 64  # up to this size pixels are kept exactly, as PNG; above it a lossy WebP is a tenth of the size
 PHOTO_QUALITY, MAP_QUALITY = 70, 55  # of WebP
+ALPHAS = (0.0, 0.6, 0.85, 0.95, 1.0)  # opacity over a picture, from no relevance to the strongest
 STOPS = 33  # of a colour map; a page interpolates between them
 
 
@@ -43,9 +45,33 @@ def scale_of(values: Array) -> float:
 
 def heatmap(values: Array, scale: float, *, signed: bool, side: int = LARGEST) -> str:
     """A map (H, W) in grey: from -scale (black) to scale (white), or from 0 (black) to scale."""
+    return _image(_grey(values, scale, signed), side, MAP_QUALITY)
+
+
+def coloured_heatmap(values: Array, scale: float, *, signed: bool, over: bool, side: int = LARGEST) -> str:
+    """A map (H, W) in its colours, which a page draws without a filter: filters slow the scrolling down.
+
+    `over`: it lies over a picture, so what has no relevance is transparent.
+    """
+    grey = _grey(values, scale, signed)
+    if max(grey.size) > side:
+        grey.thumbnail((side, side))
+    levels = np.asarray(grey)
+    count = 256 if max(grey.size) <= CRISP else LEVELS
+    picture = Image.fromarray((levels // (256 // count)).astype(np.uint8), "P")
+    centres = np.linspace(0, 255, count).round().astype(int)
+    picture.putpalette(colours(SIGNED if signed else UNSIGNED)[centres].tobytes())
+    strength = np.maximum(np.abs(2 * centres / 255 - 1) - 1 / count, 0) if signed else centres / 255
+    alpha = (np.interp(strength, np.linspace(0, 1, len(ALPHAS)), ALPHAS) * 255).round().astype(np.uint8)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", **({"transparency": alpha.tobytes()} if over else {}))
+    return _uri("png", buffer.getvalue())
+
+
+def _grey(values: Array, scale: float, signed: bool) -> Image.Image:
     shares = np.nan_to_num(values) / scale
     position = np.clip((shares + 1) / 2 if signed else np.abs(shares), 0, 1)
-    return _image(Image.fromarray((position * 255).round().astype(np.uint8)), side, MAP_QUALITY)
+    return Image.fromarray((position * 255).round().astype(np.uint8))
 
 
 def colouring() -> dict[str, list[str]]:

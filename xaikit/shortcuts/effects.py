@@ -37,6 +37,7 @@ class Effect(Result):
         worst_class: the class with the lowest accuracy on exchanged samples.
         worst_accuracy: this accuracy.
         size: share of a sample's numbers that the exchange alters, mean over the samples.
+        changed_samples: the numbers of the samples whose prediction changes, in the order of the data.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Effect(Result):
     worst_class: int
     worst_accuracy: Real
     size: Real
+    changed_samples: tuple[int, ...] = ()
 
     @property
     def factor(self) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.files.marks import MarkFolder, MarkKey
+from xaikit.files.marks import SCOPES, MarkFolder, MarkKey
 from xaikit.runs.single_rows import SingleRows
 
 
@@ -26,7 +26,7 @@ def marked_masks(folder: MarkFolder, meaning: str) -> Tensor:
     if folder.kind == "text":
         raise InvalidInputError(f"{folder.path / meaning} marks words of texts; xaikit's commands take it as --mask")
     path = _run_of(folder)
-    narrow = any(True for scope in ("class", "sample") for _ in folder.files(meaning, scope))
+    narrow = any(True for scope in SCOPES[1:] for _ in folder.files(meaning, scope))
     if path is None and narrow:
         raise InvalidInputError(
             f"{folder.path / meaning} has marks of samples, and no run lies beside it that would tell their order; "
@@ -39,11 +39,12 @@ def marked_masks(folder: MarkFolder, meaning: str) -> Tensor:
     if not narrow:
         return wide.expand(total, *wide.shape)
     masks = wide.expand(total, *wide.shape).clone()
+    clustered = any(True for _ in folder.files(meaning, "cluster"))
     for number in run.numbers():
         for row in run.rows(number):
             label = row["target"] if row["label"] is None else row["label"]
             name = row["name"] or f"sample {row['index']}"
-            if folder.file_of(MarkKey(meaning, "sample", name)).is_file() or label is not None:
+            if folder.file_of(MarkKey(meaning, "sample", name)).is_file() or label is not None or clustered:
                 masks[row["index"]] = torch.from_numpy(folder.union(meaning, name, label)).float()
     return masks
 

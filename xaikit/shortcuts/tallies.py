@@ -164,4 +164,5 @@ class FactorTally:
             worst_class=worst,
             worst_accuracy=by_class[worst],
             size=float(torch.cat(self._size).mean()),
+            changed_samples=tuple(torch.cat(self._changed).nonzero()[:, 0].tolist()),
         )

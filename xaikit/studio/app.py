@@ -10,9 +10,10 @@ from typing import Any
 
 from xaikit.core.errors import InvalidInputError, MissingDependencyError, XaikitError
 from xaikit.studio.coco_files import marks_from_coco, marks_to_coco
+from xaikit.studio.groups import checked_group
 from xaikit.studio.mark_desk import MarkDesk
 from xaikit.studio.sample_cards import CardView
-from xaikit.studio.session import Session, show_clusters
+from xaikit.studio.session import Session
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
@@ -93,7 +94,7 @@ def make_app(session: Session) -> Any:
             route("/api/jobs/{number}/go-on", api.go_on, "POST"),
             route("/api/jobs/{number}/result", lambda query: session.result(query["number"])),
             route("/api/jobs/{number}/after", lambda query: session.mended.show(query["number"])),
-            route("/api/jobs/{number}/clusters", lambda query: show_clusters(session, query["number"])),
+            route("/api/jobs/{number}/groups", lambda query: {"groups": session.groups.of_job(query["number"])}),
             route("/api/jobs/{number}/report.html", api.report),
         ]
     )
@@ -131,7 +132,7 @@ class Answers:
     def mark(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """A mark as it is on the disk."""
         position = _number(query, "position", 0, 2**40)
-        key, _ = self._desk.mark_key(str(query.get("meaning")), str(query.get("scope")), position)
+        key, _ = self._desk.mark_key(str(query.get("meaning")), str(query.get("scope")), position, query.get("cluster"))
         return self._session.marks.state(key).to_json()
 
     def suggest(self, query: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,14 +173,15 @@ def filters_of(query: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
     """The filters of the gallery that a request names.
 
     Args:
-        query: label, predicted, cluster, folder, name, right ("right", "wrong"), change
-            ("changed", "mended", "broken").
+        query: label, predicted, folder, name, right ("right", "wrong"), change ("changed", "mended", "broken"),
+            cluster and factor (names of groups).
 
     Raises:
         InvalidInputError: for values that these cannot have.
     """
-    numbers = [c for c in ("label", "predicted", "cluster") if query.get(c, "") != ""]
+    numbers = [c for c in ("label", "predicted") if query.get(c, "") != ""]
     filters: list[tuple[str, str, Any]] = [(c, "is", _number(query, c, 0, 2**40)) for c in numbers]
+    filters += [("sample", "in group", checked_group(query[c])) for c in ("cluster", "factor") if query.get(c)]
     if query.get("folder"):
         filters.append(("folder", "is", str(query["folder"])))
     if query.get("name"):

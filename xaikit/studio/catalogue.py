@@ -13,7 +13,7 @@ from typing import Any
 from xaikit.core.errors import InvalidInputError
 from xaikit.runs.single_rows import SingleRows
 
-VERSION = 1
+VERSION = 2
 COLUMNS = (
     "position",
     "shard",
@@ -28,7 +28,7 @@ COLUMNS = (
     "score",
     "gap",
 )
-COMPUTED = ("region", "disagreement", "cluster", "after")  # filled when they are asked for
+COMPUTED = ("region", "disagreement", "after")  # filled when they are asked for
 # Orders of the gallery: the column, and whether large values come first.
 ORDERS = {
     "position": ("position", False),
@@ -45,7 +45,8 @@ TABLE = f"""
 CREATE TABLE IF NOT EXISTS samples (
   position INTEGER PRIMARY KEY, shard INTEGER, row INTEGER, sample INTEGER, name TEXT, fingerprint TEXT, folder TEXT,
   label INTEGER, predicted INTEGER, target INTEGER, score REAL, gap REAL,
-  region REAL, disagreement REAL, cluster INTEGER, after INTEGER);
+  region REAL, disagreement REAL, after INTEGER);
+CREATE TABLE IF NOT EXISTS members (grp TEXT, sample INTEGER, PRIMARY KEY (grp, sample)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS shards (number INTEGER PRIMARY KEY, bytes INTEGER, written INTEGER);
 CREATE UNIQUE INDEX IF NOT EXISTS by_sample ON samples (sample);
 CREATE INDEX IF NOT EXISTS by_name ON samples (name);
@@ -185,7 +186,7 @@ class Catalogue:
         """The different values of a column, the first ones where there are many.
 
         Args:
-            column: label, predicted, target, folder, cluster.
+            column: label, predicted, target, folder.
             most: how many at most.
         """
         _check_column(column)
@@ -283,6 +284,7 @@ def _check_column(column: str) -> None:
 COMPARISONS = {
     "is": "{} = ?",
     "contains": "instr(lower({}), lower(?)) > 0",
+    "in group": "{} IN (SELECT sample FROM members WHERE grp = ?)",
     "right": "predicted = label",
     "wrong": "predicted <> label",
     "changed": "after IS NOT NULL AND after <> predicted",

@@ -17,7 +17,7 @@ from typing import Any
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.files import write_whole
-from xaikit.files.marks import HEADER, MarkFolder
+from xaikit.files.marks import HEADER, SCOPES, MarkFolder
 from xaikit.studio import job_process
 from xaikit.studio.job_forms import MODEL_FREE, checked_settings
 
@@ -75,7 +75,7 @@ class Jobs:
         if not self.can_start and verb not in MODEL_FREE:
             raise InvalidInputError("a job needs the model and its data: start the studio with --model and --data")
         checked = checked_settings(verb, settings)
-        marked = marks is not None and any(True for s in ("all", "class", "sample") for _ in marks.files(MASK, s))
+        marked = marks is not None and any(True for s in SCOPES for _ in marks.files(MASK, s))
         if verb in ("mend", "assess") and not marked:
             raise InvalidInputError(f"{verb} needs to know what must not matter: mark it first")
         number, home = self._new()

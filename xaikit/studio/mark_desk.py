@@ -11,7 +11,9 @@ import numpy as np
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.files.marks import MarkKey, Positions, from_runs, to_runs
-from xaikit.studio.sample_cards import only_array, position_weights
+from xaikit.report.cards import only_array
+from xaikit.studio.groups import checked_group
+from xaikit.studio.sample_cards import position_weights
 from xaikit.studio.suggestions import MOST_SAMPLES, above, in_common, place_of
 
 if TYPE_CHECKING:
@@ -30,8 +32,14 @@ class MarkDesk:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def mark_key(self, meaning: str, scope: str, position: int) -> tuple[MarkKey, dict[str, Any]]:
+    def mark_key(self, meaning: str, scope: str, position: int, cluster: Any = None) -> tuple[MarkKey, dict[str, Any]]:
         """Which mark is meant at a sample, and the facts of the sample for its file.
+
+        Args:
+            meaning: of the mark.
+            scope: of the mark.
+            position: of the sample in the run.
+            cluster: of a cluster's mark: its group.
 
         Raises:
             InvalidInputError: for a mark that there cannot be.
@@ -46,6 +54,11 @@ class MarkDesk:
             if label is None:
                 raise InvalidInputError("these samples have no classes; mark this sample, or all")
             return MarkKey(meaning, scope, str(label)), {"class": self._session.names.of_class(label)}
+        if scope == "cluster":
+            group = checked_group(cluster)
+            if group not in {c["group"] for c in self._session.groups.clusters_with(row["sample"])}:
+                raise InvalidInputError(f"the sample is in no cluster {group}; cluster the explanations first")
+            return MarkKey(meaning, scope, group), {"cluster": group}
         return MarkKey(meaning, scope), {}
 
     def suggest(self, content: Mapping[str, Any], filters: Filters) -> list[int]:
@@ -62,11 +75,15 @@ class MarkDesk:
                 )
             )
             return to_runs(above(position_weights(self._session.kind, only_array(sample.values, "values")), threshold))
-        if way == "common":
+        if way == "cluster":
+            group = checked_group(content.get("cluster"))
+            filters = [("sample", "in group", group)]
+            self._session.groups.fill_for(filters)
+        if way in ("common", "cluster"):
             if self._session.kind == "text":
                 raise InvalidInputError("texts have no places in common; take a threshold of this text")
             return to_runs(above(in_common(self._maps(filters)), threshold))
-        raise InvalidInputError("a suggestion is by 'sample', 'common' or 'factor'")
+        raise InvalidInputError("a suggestion is by 'sample', 'common', 'cluster' or 'factor'")
 
     def _maps(self, filters: Filters) -> Iterator[Any]:
         _, rows = self._session.catalogues[0].query(filters, "position", 0, MOST_SAMPLES)
@@ -83,15 +100,18 @@ class MarkDesk:
         )
         if not isinstance(number, int) or not 0 <= number < len(effects):
             raise InvalidInputError(f"the scan has no factor {str(number)[:20]}")
-        positions = place_of(effects[number]["spec"], self._session.shape)
+        positions = place_of(effects[number]["spec"], self._session.kind, self._session.shape, self._session.columns)
         if positions is None:
-            raise InvalidInputError("this factor is no place of a picture")
+            raise InvalidInputError("this factor has no place that could be marked")
         return positions
 
     def change(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """Apply an edit of the page."""
         position = _whole(content.get("position"), "the position")
-        key, facts = self.mark_key(str(content.get("meaning")), str(content.get("scope")), position)
+        meaning, scope = str(content.get("meaning")), str(content.get("scope"))
+        key, facts = self.mark_key(meaning, scope, position, content.get("cluster"))
+        if scope == "cluster":
+            self._session.marks.folder.name_samples(key, self._session.groups.names_of(key.name))
         if content.get("undo") or content.get("redo"):
             return self._session.marks.undo(key, redo=bool(content.get("redo"))).to_json()
         state = self._session.marks.change(

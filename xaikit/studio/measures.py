@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xaikit.core.errors import InvalidInputError, XaikitError
-from xaikit.studio.sample_cards import only_array, position_weights
+from xaikit.report.cards import only_array
+from xaikit.studio.sample_cards import position_weights
 
 if TYPE_CHECKING:
     from xaikit.studio.session import Session

@@ -8,8 +8,10 @@ from typing import Any
 
 from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.report import Names
+from xaikit.studio.suggestions import PLACED
 
 MOST_EFFECTS = 14
+PLACED_FACTORS = tuple(factor for factors in PLACED.values() for factor in factors)
 FILES = {
     "scan": "scan.json",
     "mend": "mended.json",
@@ -87,8 +89,8 @@ def _assess(content: dict[str, Any], names: Names) -> dict[str, Any]:  # noqa: A
     }
 
 
-def clusters_of(home: Path) -> list[tuple[int, int]]:
-    """The cluster and the index of each sample that a job clustered.
+def clusters_of(home: Path) -> dict[int, list[int]]:
+    """The indices of the samples of each cluster that a job found.
 
     Args:
         home: the job's folder.
@@ -98,9 +100,27 @@ def clusters_of(home: Path) -> list[tuple[int, int]]:
     """
     try:
         content = json.loads((home / FILES["shortcuts"]).read_text(encoding="utf-8"))
-        return [(c["cluster"], s["index"]) for c in content["clusters"] for s in c["samples"]]
+        return {int(c["cluster"]): [int(s["index"]) for s in c["samples"]] for c in content["clusters"]}
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise InvalidInputError(f"{home} holds no clusters ({type(err).__name__}: {err})") from None
+
+
+def changed_by_factors(home: Path) -> list[tuple[int, str, list[int]]]:
+    """Number and title of each factor that a job scanned, and the samples whose prediction changes with it.
+
+    Args:
+        home: the job's folder.
+
+    Raises:
+        InvalidInputError: where the result cannot be read.
+    """
+    try:
+        effects = json.loads((home / FILES["scan"]).read_text(encoding="utf-8"))["effects"]
+        return [(i, str(e["title"]), [int(s) for s in e["changed_samples"]]) for i, e in enumerate(effects)]
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise InvalidInputError(
+            f"{home} does not say which samples changed ({type(err).__name__}: {err}); scan again"
+        ) from None
 
 
 def _clusters(content: dict[str, Any], names: Names) -> dict[str, Any]:  # noqa: ARG001
@@ -143,7 +163,7 @@ def _scan(content: dict[str, Any], names: Names) -> dict[str, Any]:
         "factors": [
             {"title": effect.title, "number": i, "suspect": effect.is_suspect}
             for i, effect in enumerate(scan.effects[:MOST_EFFECTS])
-            if hasattr(effect.factor, "mask_of")
+            if hasattr(effect.factor, "mask_of") or isinstance(effect.factor, PLACED_FACTORS)
         ],
     }
 

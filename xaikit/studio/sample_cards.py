@@ -9,32 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xaikit.core.errors import InvalidInputError
 from xaikit.report import Names, pictures
-from xaikit.report.cards import drawn, scale_of
+from xaikit.report.cards import drawn, only_array, scale_of, strongest_pixel, summed_channels
 from xaikit.runs import ExplainedSample
 
 Array = NDArray[Any]
-
-
-def only_array(value: Any, what: str) -> Array:
-    """The only tensor of a sample, as numbers.
-
-    Args:
-        value: of a run.
-        what: for the message.
-
-    Raises:
-        InvalidInputError: for samples of several tensors.
-    """
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    if isinstance(value, tuple):
-        if len(value) != 1:
-            raise InvalidInputError(f"the studio shows samples of one tensor, and the {what} hold {len(value)}")
-        value = value[0]
-    array: Array = value.float().numpy() if value.is_floating_point() else value.numpy()
-    return array
 
 
 def facts_of(row: Mapping[str, Any], names: Names) -> dict[str, Any]:
@@ -100,9 +79,24 @@ def drawn_maps(
     if view.one_scale:
         scales = [max(scales)] * len(scales)
     return [
-        {"explainer": label, "gap": sample.gap, **drawn(kind, array, inputs, names, side=view.side, scale=scale)}
+        {
+            "explainer": label,
+            "gap": sample.gap,
+            **(
+                _coloured(array, scale, view.side, inputs is not None)
+                if kind == "image"
+                else drawn(kind, array, inputs, names, side=view.side, scale=scale)
+            ),
+        }
         for (label, sample), array, scale in zip(samples, arrays, scales, strict=True)
     ]
+
+
+def _coloured(values: Array, scale: float, side: int, over: bool) -> dict[str, Any]:
+    flat = summed_channels(values)
+    signed = bool((flat < 0).any())
+    picture = pictures.coloured_heatmap(flat, scale, signed=signed, over=over, side=side)
+    return {"picture": picture, "signed": signed, "scale": scale, "words": strongest_pixel(flat)}
 
 
 def input_picture(kind: str, inputs: Array | None, side: int) -> str:

@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.files.marks import MarkFolder
+from xaikit.files.marks import SCOPES, MarkFolder
 from xaikit.report import Names, pictures
-from xaikit.report.cards import kind_of
+from xaikit.report.cards import kind_of, only_array
 from xaikit.runs import ExplainedSample
 from xaikit.runs.single_rows import SingleRows
 from xaikit.studio.catalogue import ORDERS, Catalogue, is_same_sample
+from xaikit.studio.groups import Groups
 from xaikit.studio.job_forms import FORMS, MODEL_FREE, form_of
 from xaikit.studio.jobs import Jobs
 from xaikit.studio.marks import MarkEditor
 from xaikit.studio.measures import SampleMeasure
 from xaikit.studio.mended import Mended
-from xaikit.studio.results import clusters_of, result_of
+from xaikit.studio.results import result_of
 from xaikit.studio.sample_cards import (
     CardView,
     drawn_maps,
     facts_of,
     input_picture,
     mark_shape,
-    only_array,
     parts_of,
     position_weights,
 )
@@ -84,6 +84,7 @@ class Session:
         self.marks = MarkEditor(MarkFolder.begin(marks or self.runs[0].folder / MARKS, self.kind, self.shape))
         self.jobs = Jobs(self.home / "jobs", template or {}, self.runs[0].folder, explain or {})
         self.measure = SampleMeasure(self)
+        self.groups = Groups(self.jobs, self.catalogues[0])
         self.mended = Mended(self.jobs, self.catalogues[0], self.home)
         self._stop = threading.Event()
 
@@ -115,7 +116,7 @@ class Session:
         """What the page must know of the run as a whole."""
         catalogue = self.catalogues[0]
         job = self.runs[0].job
-        values = {name: catalogue.values_of(name) for name in ("label", "predicted", "folder", "cluster")}
+        values = {name: catalogue.values_of(name) for name in ("label", "predicted", "folder")}
         classes = {
             name: [{"value": v, "name": self.names.of_class(v)} for v in values[name]]
             for name in ("label", "predicted")
@@ -130,12 +131,12 @@ class Session:
             "explainers": self.labels,
             "columns": self.columns,
             "indexed": catalogue.progress,
-            "filters": {**classes, "folder": values["folder"], "cluster": values["cluster"]},
+            "filters": {**classes, "folder": values["folder"]},
             "orders": [o for o in ORDERS if self._has_order(o)],
             "jobs": self.jobs.can_start,
             "forms": {verb: form_of(verb) for verb in FORMS if self.jobs.can_start or verb in MODEL_FREE},
             "marked": self._counts(),
-            "colours": pictures.colouring(),
+            "colours": pictures.colouring()["signed"],
             "measure": self.measure.progress(),
             "marks": str(self.marks.folder.path),
         }
@@ -152,7 +153,7 @@ class Session:
         """How many marks there are of each meaning and scope."""
         folder = self.marks.folder
         return {
-            meaning: {scope: sum(1 for _ in folder.files(meaning, scope)) for scope in ("all", "class", "sample")}
+            meaning: {scope: sum(1 for _ in folder.files(meaning, scope)) for scope in SCOPES}
             for meaning in ("must-not-matter", "must-matter")
         }
 
@@ -171,6 +172,7 @@ class Session:
         Raises:
             InvalidInputError: for filters and orders that there are not.
         """
+        self.groups.fill_for(filters)
         total, rows = self.catalogues[0].query(filters, order, max(0, start), min(count, MOST_CARDS))
         return {"total": total, "cards": [self.card(row, view) for row in rows]}
 
@@ -225,6 +227,7 @@ class Session:
             extra["weights"] = [float(v) for v in np.nan_to_num(signed)]
         if self.kind == "tabular" and inputs is not None:
             extra["values"] = [float(v) for v in np.nan_to_num(inputs.reshape(-1).astype(float))]
+        extra["clusters"] = self.groups.clusters_with(row["sample"])
         if self.kind == "series":
             extra["weights"] = [float(v) for v in weights]
         return {**card, **extra}
@@ -253,22 +256,6 @@ class Session:
         if not record["result"]:
             raise InvalidInputError(f"job {job} has no result yet")
         return result_of(self.jobs.home(job), record["verb"], self.names)
-
-
-def show_clusters(session: Session, job: str) -> dict[str, Any]:
-    """Put the clusters of a job beside the samples, for filters; the clusters.
-
-    Args:
-        session: whose samples they are.
-        job: its number.
-
-    Raises:
-        InvalidInputError: for a job without clusters.
-    """
-    catalogue, clusters = session.catalogues[0], clusters_of(session.jobs.home(job))
-    catalogue.clear("cluster")
-    catalogue.set_values("cluster", clusters, key="sample")
-    return {"clusters": catalogue.values_of("cluster")}
 
 
 def _labels(runs: Sequence[SingleRows]) -> list[str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from xaikit.core import FACTORS
 from xaikit.core.errors import InvalidInputError
+from xaikit.factors import Column, DataFacts, Window
 from xaikit.files.marks import Positions
 
 MOST_SAMPLES = 200  # whose maps are averaged
+PLACED: Mapping[str, tuple[type, ...]] = {"tabular": (Column,), "series": (Window,)}  # factors with a place
 
 
 def above(weights: NDArray[Any], threshold: float) -> Positions:
@@ -52,14 +55,24 @@ def in_common(maps: Iterable[NDArray[Any]]) -> NDArray[Any]:
     return mean
 
 
-def place_of(spec: Mapping[str, Any], shape: tuple[int, ...]) -> Positions | None:
-    """The region of a factor of `scan`; None for one that is no place of a picture.
+def place_of(
+    spec: Mapping[str, Any], kind: str, shape: tuple[int, ...], columns: Sequence[str] = ()
+) -> Positions | None:
+    """The place of a factor of `scan`: a region, a window of time, columns; None for a factor without a place.
 
     Args:
         spec: of the factor.
+        kind: of the samples.
         shape: of the marks.
+        columns: names of the columns of a table.
     """
     factor = FACTORS.create(dict(spec))
-    if len(shape) != 2 or not hasattr(factor, "mask_of"):
+    if kind == "image" and hasattr(factor, "mask_of"):
+        return np.flatnonzero(factor.mask_of(*shape).numpy()).astype(np.int64)
+    if not isinstance(factor, PLACED.get(kind, ())):
         return None
-    return np.flatnonzero(factor.mask_of(*shape).numpy()).astype(np.int64)
+    # What a donor of ones changes in a sample of zeros is the place.
+    rows = torch.zeros(1, *([1] if kind == "series" else []), *shape)
+    facts = DataFacts(kind=factor.KINDS[0], columns=tuple(columns))
+    changed = factor.exchange(rows, rows + 1, facts=facts).reshape(-1)
+    return np.flatnonzero(changed.numpy()).astype(np.int64)

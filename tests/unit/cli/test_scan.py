@@ -78,7 +78,12 @@ def test_factors_by_name_json_and_the_exit_code(
     assert told["suspects"][0] == "top left corner"
     assert [e["title"] for e in told["scan"]["effects"]] == ["top left corner", "border"]
     assert told["written"] == ["scan.json"]
+    assert told["scan"]["effects"][0]["changed_samples"] == list(range(40))
     assert leave("scan", *flags, "--factor", "corner:where=bottom-right") == 0
+    capsys.readouterr()
+    assert leave("scan", *flags, "--factor", "corner:size=3", "--limit", "15") == 3
+    effect = json.loads(capsys.readouterr().out)["scan"]["effects"][0]
+    assert effect["changed_samples"] == [i * 40 // 15 for i in range(15)]
 
 
 def test_a_table_by_its_columns(

@@ -131,8 +131,8 @@ def test_patch_tokens_make_a_grid(prefix):
     expected = F.interpolate(small, (16, 24), mode="bilinear").expand_as(x)
     assert torch.allclose(GradCam(model, target_layer="norm").attribute(x, y), expected, rtol=1e-9)
     assert derivative_error(GradCam(model, target_layer="norm"), x, y) < 1e-5
-    # The patch embedding is the last convolution, and all tokens count where the layer itself is explained.
-    assert torch.equal(GradCam(model).attribute(x, y), GradCam(model, target_layer="patch").attribute(x, y))
+    # The patch embedding is the last convolution; the norm's map says more. All tokens count where it is explained.
+    assert torch.equal(GradCam(model).attribute(x, y), GradCam(model, target_layer="norm").attribute(x, y))
     assert GradCam(model, layer="norm", channel_axis=-1).attribute(x, y).shape == (2, 24 + prefix, 8)
 
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from xaikit.core import EXPLAINERS, rows
 from xaikit.core.errors import InvalidInputError
-from xaikit.explainers import GradCam, Gradient, IntegratedGradients, SmoothGrad, VarGrad
+from xaikit.explainers import FullGrad, Gradient, IntegratedGradients, SmoothGrad, VarGrad
+from xaikit.explainers.cam.base import ActivationMap
 from xaikit.explainers.integrated_gradients import quadrature
 from xaikit.explainers.noise import NoiseStream
 from xaikit.explainers.smoothgrad import Running
@@ -52,8 +53,8 @@ def nets():
 
 
 DIFFERENTIABLE = [n for n in EXPLAINERS if EXPLAINERS.get(n).DIFFERENTIABLE]
-# GradCam makes a map over positions, of which a table has none.
-ON_A_TABLE = [n for n in DIFFERENTIABLE if not issubclass(EXPLAINERS.get(n), GradCam)]
+# Class activation maps are maps over positions, of which a table has none.
+ON_A_TABLE = [n for n in DIFFERENTIABLE if not issubclass(EXPLAINERS.get(n), (ActivationMap, FullGrad))]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 
 import numpy as np
 import pytest
@@ -86,18 +85,6 @@ def sections():
         Picture("Hierarchy", patches.hierarchy(x[:1], 0).plot(x[:1]), "four patches, joined to one"),
         Table("Plain", [{EVIL: EVIL, "number": 10.0}, {EVIL: "b", "number": 9.5}, {EVIL: "c", "number": -1.0}]),
     ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium here; on Debian: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright; pip install playwright")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 def opened(browser, path):

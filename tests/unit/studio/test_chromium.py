@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.unit.studio.conftest import SIDE
+from tests.unit.studio.screen import TAP, drag, link_of, mark, opened, pixels, saved, serve, until
 from xaikit.studio import Studio
 
 pytestmark = pytest.mark.slow
-TAP = 60  # ms between looks
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium here; on Debian: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright; pip install playwright")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +27,6 @@ def studio(explained, tmp_path_factory):
     running.stop()
 
 
-def opened(browser, link, *, width=1280, scheme="light"):
-    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
-    page.said, page.asked = [], []
-    page.on("console", lambda message: page.said.append(message.text))
-    page.on("pageerror", lambda error: page.said.append(str(error)))
-    page.on("dialog", lambda dialog: (page.said.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda request: page.asked.append(request.url))
-    page.goto(link)
-    page.wait_for_selector("body[data-ready=yes]")
-    page.wait_for_selector(".card .tile img")
-    return page
-
-
 @pytest.fixture
 def page(browser, studio):
     page = opened(browser, studio.link)
@@ -64,42 +34,6 @@ def page(browser, studio):
     assert page.said == []
     assert [url for url in page.asked if not url.startswith(("data:", "blob:", "http://127.0.0.1:"))] == []
     page.context.close()
-
-
-def until(page, expression):
-    """Wait until an expression is true (the page's policy forbids playwright's own way)."""
-    for _ in range(300):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(TAP)
-    raise AssertionError(expression)
-
-
-def mark(page, position, scope="this sample"):
-    """Open a sample for marking; a function from pixels to the place on the screen."""
-    page.goto(f"{page.url.split('#')[0]}#mark/{position}")
-    until(page, f"studio.mark.position === {position} && studio.mark.layer")
-    page.get_by_text(scope, exact=True).click()
-    until(page, "document.querySelector('canvas.marks').clientWidth > 200")
-    box = page.locator("canvas.marks").bounding_box()
-    return lambda x, y: (box["x"] + x / SIDE * box["width"], box["y"] + y / SIDE * box["height"])
-
-
-def drag(page, place, *points):
-    page.mouse.move(*place(*points[0]))
-    page.mouse.down()
-    for point in points[1:]:
-        page.mouse.move(*place(*point), steps=4)
-    page.mouse.up()
-
-
-def saved(page):
-    until(page, "studio.mark.layerSet.queue.length === 0")
-
-
-def pixels(folder, name):
-    with Image.open(folder / "marks" / name) as picture:
-        return np.array(picture) > 127
 
 
 def test_what_the_mouse_draws_is_in_the_file(page, studio):
@@ -206,23 +140,6 @@ def test_a_phone_shows_all_steps(browser, studio, scheme):
         assert unnamed == []
     assert page.said == []
     page.context.close()
-
-
-def serve(folder, log):
-    script = (
-        "import sys\nfrom xaikit.studio import Studio\nStudio(sys.argv[1]).serve(lambda link: print(link, flush=True))"
-    )
-    with log.open("a") as file:
-        return subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=file, stderr=file)
-
-
-def link_of(log, number):
-    for _ in range(600):
-        links = re.findall(r"http://\S+", log.read_text()) if log.exists() else []
-        if len(links) >= number:
-            return links[number - 1]
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
 
 
 @pytest.mark.nightly

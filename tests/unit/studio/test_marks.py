@@ -199,7 +199,7 @@ def test_the_page_marks_a_sample_a_class_and_all(called, runs):
         assert set(np.flatnonzero(flags)) == inside
     answer = page.post("/api/marks", {"meaning": "must-not-matter", "scope": "all", "position": 3, "undo": True})
     assert answer["runs"] == []
-    assert page.get("/api/state")["marked"]["must-not-matter"] == {"all": 1, "class": 1, "sample": 1}
+    assert page.get("/api/state")["marked"]["must-not-matter"] == {"all": 1, "class": 1, "cluster": 0, "sample": 1}
     for wrong in ({"meaning": "x"}, {"scope": "../all"}, {"position": "1"}, {"position": 10**6}, {"added": [0, 99]}):
         content = {"meaning": "must-matter", "scope": "all", "position": 3, "base": 0, "added": [1, 1], **wrong}
         assert "error" in page.post("/api/marks", content, status=400)

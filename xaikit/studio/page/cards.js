@@ -21,11 +21,10 @@ export function facts(card) {
 // One map over its input. `opacity` is a CSS variable of the page.
 export function tile(card, map) {
   const box = h("span", { class: "tile" });
-  if (card.input) box.append(h("img", { class: "input", src: card.input, alt: "", draggable: "false" }));
+  if (card.input) box.append(h("img", { class: "input", src: card.input, alt: "", decoding: "async", draggable: "false" }));
   if (map) {
-    const colours = map.signed ? "signed" : "unsigned";
     const alt = `${map.explainer}: ${map.words}`;
-    box.append(h("img", { class: `heat ${colours}${card.input ? "" : " alone"}`, src: map.picture, alt, draggable: "false" }));
+    box.append(h("img", { class: card.input ? "heat" : "heat alone", src: map.picture, alt, decoding: "async", draggable: "false" }));
   }
   return box;
 }
@@ -59,11 +58,34 @@ export function parts(card) {
   return card.maps.map((map) => h("figure", {}, ...draw(map), h("figcaption", {}, map.explainer)));
 }
 
+// The text of an element that is used again.
+function retell(element, text, name) {
+  if (element.textContent !== text) element.textContent = text;
+  if (name !== undefined && element.className !== name) element.className = name;
+}
+
+// Fill a card of the gallery. An element that showed a sample of the same form keeps its boxes, since making and laying
+// out new ones is what takes the time while scrolling. Its pictures are new elements: one that is given another source
+// shows the old picture until the new one is read.
 export function fillCard(element, card) {
-  element.replaceChildren(
-    h("span", { class: "name", title: card.name }, card.name),
-    facts(card),
-    h("span", { class: `parts ${card.kind}` }, ...parts(card)),
-  );
+  const form = `${card.kind} ${Boolean(card.input)} ${Boolean(card.after)} ${card.maps.map((map) => map.explainer).join()}`;
+  const image = card.kind === "image";
+  if (element.form === form && image) {
+    const [name, line, row] = element.children;
+    retell(name, card.name);
+    name.title = card.name;
+    const fresh = facts(card);
+    if (card.after) line.replaceWith(fresh);
+    else retell(line, fresh.textContent, fresh.className);
+    const tiles = [...(card.input ? [null] : []), ...card.maps];
+    tiles.forEach((map, i) => row.children[i].firstChild.replaceChildren(...tile(card, map).children));
+  } else {
+    element.replaceChildren(
+      h("span", { class: "name", title: card.name }, card.name),
+      facts(card),
+      h("span", { class: `parts ${card.kind}` }, ...parts(card)),
+    );
+    element.form = form;
+  }
   element.setAttribute("aria-label", `${card.name}: ${verdict(card)}`);
 }

@@ -46,18 +46,10 @@ export function field(label, control, hint = "") {
 
 export const percent = (share) => share === null || share === undefined ? "" : `${(100 * share).toFixed(1)} %`;
 
-// The colour maps as filters of grey pictures, as in a report. Over a picture, what has no relevance is transparent.
-export function colourFilters(colours) {
-  const over = { signed: "1 .95 .85 .6 0 .6 .85 .95 1", unsigned: "0 .6 .85 .95 1" };
-  const tables = ([r, g, b]) => s("feComponentTransfer", { in: "SourceGraphic", result: "coloured" },
+// The colours of a series' bands, as a filter of grey pictures, as in a report.
+export function colourFilter([r, g, b]) {
+  const table = s("feComponentTransfer", {},
     s("feFuncR", { type: "table", tableValues: r }), s("feFuncG", { type: "table", tableValues: g }), s("feFuncB", { type: "table", tableValues: b }));
-  const filter = (id, ...steps) => s("filter", { id, "color-interpolation-filters": "sRGB", x: 0, y: 0, width: 1, height: 1 }, ...steps);
-  const filters = ["signed", "unsigned"].flatMap((name) => [
-    filter(name, tables(colours[name])),
-    filter(`${name}-over`, tables(colours[name]),
-      s("feColorMatrix", { in: "SourceGraphic", type: "matrix", values: "0 0 0 0 0  0 0 0 0 0  0 0 0 0 0  1 0 0 0 0" }),
-      s("feComponentTransfer", { result: "strength" }, s("feFuncA", { type: "table", tableValues: over[name] })),
-      s("feComposite", { in: "coloured", in2: "strength", operator: "in" })),
-  ]);
-  document.body.append(s("svg", { class: "colouring", "aria-hidden": "true" }, ...filters));
+  const filter = s("filter", { id: "signed", "color-interpolation-filters": "sRGB", x: 0, y: 0, width: 1, height: 1 }, table);
+  document.body.append(s("svg", { class: "colouring", "aria-hidden": "true" }, filter));
 }

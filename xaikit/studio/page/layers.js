@@ -25,12 +25,13 @@ export class Layers {
     return this.layers.get(`${meaning} ${scope}`);
   }
 
-  async load(position, size) {
-    const wanted = ["must-not-matter", "must-matter"].flatMap((meaning) => ["all", "class", "sample"].map((scope) => [meaning, scope]));
+  async load(position, size, scopes = ["all", "class", "sample"], cluster = undefined) {
+    const wanted = ["must-not-matter", "must-matter"].flatMap((meaning) => scopes.map((scope) => [meaning, scope]));
     await Promise.all(wanted.map(async ([meaning, scope]) => {
       if (scope === "class" && !this.app.state.filters.label.length && !this.app.state.filters.predicted.length) return;
-      const answer = await get("/api/marks", { meaning, scope, position });
-      this.layers.set(`${meaning} ${scope}`, this.layer({ meaning, scope, position }, size(scope), answer));
+      const key = { meaning, scope, position, cluster };
+      const answer = await get("/api/marks", key);
+      this.layers.set(`${meaning} ${scope}`, this.layer(key, size, answer));
     }));
   }
 

@@ -7,6 +7,8 @@ import { field, h, option, say } from "./dom.js";
 const BLOCK = 24;
 const MOST_BLOCKS = 60; // blocks of cards that are kept
 const BUDGET = 4; // ms of a frame in which cards are filled; the others wait for the next one
+const MOST_FILLED = 6; // cards in one frame; fewer while frames are late, since layout and drawing come on top
+const LATE = 34; // ms between frames
 const SETTLE = 50; // ms that the scrolling must rest before far blocks are asked for
 const ORDERS = {
   position: "as in the data", wrong: "wrong ones first", score: "highest score first", "-score": "lowest score first",
@@ -24,6 +26,9 @@ export class Look {
     this.focused = 0;
     this.version = 0;
     this.empties = new Set(); // slots of cards that are to be filled
+    this.most = MOST_FILLED;
+    this.top = 0; // kept, since asking the scroller would make the browser lay out at once
+    this.high = 0;
     this.build(root);
     new ResizeObserver(() => this.layout()).observe(this.scroller);
   }
@@ -41,9 +46,11 @@ export class Look {
       state.filters.label.length ? choice("right", "Prediction", [["right", "right"], ["wrong", "wrong"]]) : null,
       state.filters.folder.length > 1 ? choice("folder", "Folder", state.filters.folder.map((f) => [f, f])) : null,
     ];
+    this.grouped = new Set(); // jobs whose groups can be chosen
     this.cluster = h("select", { name: "cluster", onchange: () => this.changed() }, option("", "all"));
     this.clusterField = field("Cluster", this.cluster);
-    this.setClusters(state.filters.cluster);
+    this.factor = h("select", { name: "factor", onchange: () => this.changed() }, option("", "all"));
+    this.factorField = field("Changes with factor", this.factor);
     this.order = h("select", { name: "order", onchange: () => this.changed() }, ...state.orders.map((o) => option(o, ORDERS[o])));
     this.after = h("select", { name: "after", onchange: () => this.showAfter() }, option("", "none"));
     this.change = h("select", { name: "change", onchange: () => this.changed() }, option("", "all"),
@@ -54,7 +61,7 @@ export class Look {
     const opacity = h("input", { type: "range", min: 0, max: 100, value: 65, oninput: (e) => this.setOpacity(e.target.value) });
     const scale = h("select", { name: "scale", onchange: () => this.changed() }, option("", "each map its own"), option("one", "one for all maps"));
     this.form = h("form", { class: "controls", onsubmit: (e) => e.preventDefault() },
-      ...controls, this.clusterField, field("Name", name), field("Order", this.order), this.afterField, this.changeField,
+      ...controls, this.clusterField, this.factorField, field("Name", name), field("Order", this.order), this.afterField, this.changeField,
       state.kind === "image" && state.inputs ? field("Map over picture", opacity) : null,
       state.explainers.length > 1 || state.kind === "image" ? field("Scale", scale) : null);
     this.count = h("p", { class: "count", "aria-live": "polite" });
@@ -76,6 +83,8 @@ export class Look {
   showFields() {
     this.afterField.hidden = this.after.options.length < 2;
     this.changeField.hidden = !this.after.value;
+    this.clusterField.hidden = this.cluster.options.length < 2;
+    this.factorField.hidden = this.factor.options.length < 2;
   }
 
   setJobs(jobs) {
@@ -86,17 +95,27 @@ export class Look {
       this.after.value = shown;
     }
     this.showFields();
+    for (const job of jobs) if (job.result && ["shortcuts", "scan"].includes(job.verb)) this.addGroups(job).catch((err) => this.app.fail(err));
   }
 
-  setClusters(clusters) {
-    this.cluster.replaceChildren(option("", "all"), ...clusters.map((number) => option(number, number)));
-    this.clusterField.hidden = !clusters.length;
+  // The clusters of a job, or its factors with the samples whose prediction changes, as filters.
+  async addGroups(job) {
+    if (this.grouped.has(job.number)) return;
+    this.grouped.add(job.number);
+    const { groups } = await get(`/api/jobs/${job.number}/groups`);
+    const shown = groups.filter(({ samples }) => samples);
+    if (!shown.length) return;
+    (job.verb === "scan" ? this.factor : this.cluster).append(h("optgroup", { label: `job ${job.number}` },
+      ...shown.map(({ group, title, samples }) => option(group, `${title} (${samples.toLocaleString("en")})`))));
+    this.showFields();
   }
 
-  async showClusters(job) {
-    const { clusters } = await get(`/api/jobs/${job}/clusters`);
-    this.setClusters(clusters);
-    this.cluster.value = clusters.at(-1);
+  // Show the samples of a job's first group of its kind.
+  async showGroup(job) {
+    await this.addGroups(job);
+    const select = job.verb === "scan" ? this.factor : this.cluster;
+    const first = [...select.options].find((one) => one.value.startsWith(`${job.number}-`));
+    if (first) select.value = first.value;
     await this.changed();
   }
 
@@ -123,7 +142,7 @@ export class Look {
     this.blocks.clear();
     this.waiting.clear();
     this.focused = 0;
-    this.scroller.scrollTop = 0;
+    this.scrollTo(0);
     for (const element of this.cards.values()) element.remove();
     this.cards.clear();
     this.empties.clear();
@@ -159,21 +178,31 @@ export class Look {
     const maps = explainers.length + (this.after.value ? 1 : 0);
     const body = { image: tile + 20, text: 118 * maps, series: 96 * maps, tabular: 146 * maps }[kind];
     this.cardHeight = Math.round(body + 74 + (this.after.value ? 20 : 0));
-    this.scroller.style.setProperty("--tile", `${tile}px`);
+    this.high = this.scroller.clientHeight;
+    this.top = this.scroller.scrollTop;
+    for (const [name, pixels] of [["--tile", tile], ["--card-width", this.cardWidth - 10], ["--card-height", this.cardHeight - 10]]) {
+      this.scroller.style.setProperty(name, `${pixels}px`);
+    }
     const rows = Math.ceil(this.total / this.columns);
     this.spacer.style.height = `${rows * this.cardHeight}px`;
     this.draw(true);
   }
 
+  scrollTo(top) {
+    this.scroller.scrollTop = top;
+    this.top = top;
+  }
+
   scrolled() {
+    this.top = this.scroller.scrollTop;
     if (!this.frame) this.frame = requestAnimationFrame(() => { this.frame = 0; this.draw(); });
     clearTimeout(this.settled);
     this.settled = setTimeout(() => this.want(), SETTLE);
   }
 
   range() {
-    const first = Math.floor(this.scroller.scrollTop / this.cardHeight) - 1;
-    const last = Math.ceil((this.scroller.scrollTop + this.scroller.clientHeight) / this.cardHeight) + 1;
+    const first = Math.floor(this.top / this.cardHeight) - 1;
+    const last = Math.ceil((this.top + this.high) / this.cardHeight) + 1;
     return [Math.max(0, first * this.columns), Math.min(this.total, last * this.columns)];
   }
 
@@ -196,22 +225,27 @@ export class Look {
     }
     for (const element of free) element.remove();
     this.fill();
-    if (!this.scroller.scrollTop) this.want();
+    if (!this.top) this.want();
   }
 
-  // Fill cards for a part of a frame, then go on in the next one.
-  fill() {
+  // Fill some cards in this frame, the others in the next ones.
+  fill(now = performance.now()) {
     if (this.filling || !this.empties.size) return;
     const begun = performance.now();
+    let count = 0;
     for (const slot of this.empties) {
       const element = this.cards.get(slot);
       if (element && !this.card(slot)) continue; // when its block comes
-      this.empties.delete(slot);
-      if (element) this.show(element, slot);
-      if (performance.now() - begun > BUDGET) {
-        this.filling = requestAnimationFrame(() => { this.filling = 0; this.fill(); });
+      if (count >= this.most || performance.now() - begun > BUDGET) {
+        this.filling = requestAnimationFrame((next) => {
+          this.filling = 0;
+          this.most = next - now > LATE ? Math.max(1, this.most >> 1) : Math.min(MOST_FILLED, this.most + 1);
+          this.fill(next);
+        });
         return;
       }
+      this.empties.delete(slot);
+      if (element) { this.show(element, slot); count += 1; }
     }
   }
 
@@ -223,8 +257,6 @@ export class Look {
 
   place(element, slot) {
     element.dataset.slot = slot;
-    element.style.width = `${this.cardWidth - 10}px`;
-    element.style.height = `${this.cardHeight - 10}px`;
     element.style.transform = `translate(${(slot % this.columns) * this.cardWidth}px, ${Math.floor(slot / this.columns) * this.cardHeight}px)`;
     element.tabIndex = slot === this.focused ? 0 : -1;
     element.setAttribute("aria-posinset", slot + 1);
@@ -234,7 +266,6 @@ export class Look {
   clear(element) {
     if (element.classList.contains("waiting")) return;
     element.classList.add("waiting");
-    element.replaceChildren(h("span", { class: "name" }, "…"));
     element.setAttribute("aria-label", "is being read");
   }
 
@@ -287,7 +318,7 @@ export class Look {
   }
 
   key(event) {
-    const page = Math.max(1, Math.floor(this.scroller.clientHeight / this.cardHeight)) * this.columns;
+    const page = Math.max(1, Math.floor(this.high / this.cardHeight)) * this.columns;
     const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: this.columns, ArrowUp: -this.columns, PageDown: page, PageUp: -page, Home: -this.total, End: this.total };
     if (event.key === "Enter" || event.key === " ") { event.preventDefault(); this.open(this.focused); return; }
     if (!(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -298,9 +329,8 @@ export class Look {
   focus(slot) {
     this.focused = slot;
     const top = Math.floor(slot / this.columns) * this.cardHeight;
-    const { scrollTop, clientHeight } = this.scroller;
-    if (top < scrollTop) this.scroller.scrollTop = top;
-    else if (top + this.cardHeight > scrollTop + clientHeight) this.scroller.scrollTop = top + this.cardHeight - clientHeight;
+    if (top < this.top) this.scrollTo(top);
+    else if (top + this.cardHeight > this.top + this.high) this.scrollTo(top + this.cardHeight - this.high);
     this.draw(true);
     this.want();
     this.cards.get(slot)?.focus({ preventScroll: true });

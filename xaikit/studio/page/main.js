@@ -1,7 +1,7 @@
 // The page: which step is shown, what all steps share, and the keys.
 
 import { Away, get, onAway } from "./api.js";
-import { colourFilters, h, say } from "./dom.js";
+import { colourFilter, h, say } from "./dom.js";
 import { Look } from "./look.js";
 import { MarkView } from "./mark.js";
 import { MendView } from "./mend.js";
@@ -20,7 +20,7 @@ class App {
   async begin() {
     history.replaceState(null, "", `/${location.hash}`); // the secret leaves the address
     this.state = await get("/api/state");
-    colourFilters(this.state.colours);
+    colourFilter(this.state.colours);
     const { run, model, samples, explainers } = this.state;
     document.getElementById("run").textContent = `${run} · ${model} · ${samples.toLocaleString("en")} samples · ${explainers.join(", ")}`;
     document.title = `${run} · xaikit studio`;

@@ -36,13 +36,14 @@ export class MarkView {
       : kind === "series" ? radio("tool", [["rectangle", "Mark", "R"], ["eraser", "Eraser", "E"]], this.tool, (v) => this.setTool(v), "Draw") : null;
     this.sizeInput = h("input", { type: "range", min: 1, max: 60, value: this.size, oninput: (e) => { this.size = Number(e.target.value); } });
     this.meanings = radio("meaning", [["must-not-matter", "must not matter"], ["must-matter", "must matter"]], this.meaning, (v) => { this.meaning = v; this.refresh(); }, "This");
-    this.scopes = radio("scope", [["sample", "this sample"], ["class", "its class"], ["all", "all samples"]], this.scope, (v) => { this.scope = v; this.refresh(); }, "For");
+    this.scopes = radio("scope", [["sample", "this sample"], ["class", "its class"], ["cluster", "its cluster"], ["all", "all samples"]], this.scope, (v) => { this.scope = v; this.refresh(); }, "For");
     this.undoButton = h("button", { type: "button", onclick: () => this.undo() }, "Undo");
     this.redoButton = h("button", { type: "button", onclick: () => this.undo(true) }, "Redo");
     this.closeButton = h("button", { type: "button", hidden: true, onclick: () => this.surface.close() }, "Close the polygon");
     this.threshold = h("input", { type: "range", min: 5, max: 100, value: 50, oninput: () => this.suggest() });
+    this.clusterOption = option("cluster", "where the maps of its cluster are strong");
     this.by = h("select", { onchange: () => this.suggest() }, option("", "nothing"), option("sample", "where this map is strong"),
-      kind === "text" ? null : option("common", "where the maps of the shown samples are strong"));
+      kind === "text" ? null : option("common", "where the maps of the shown samples are strong"), this.clusterOption);
     this.takeButton = h("button", { type: "button", disabled: true, onclick: () => this.take() }, "Mark the suggestion");
     this.mapChoice = h("select", { onchange: () => { this.shown = Number(this.mapChoice.value); this.showMap(); } });
     this.opacity = h("input", { type: "range", min: 0, max: 100, value: 50, oninput: (e) => this.stage.style.setProperty("--opacity", e.target.value / 100) });
@@ -80,11 +81,13 @@ export class MarkView {
 
   say(text) { this.app.say(text); }
 
+  get positions() { return this.app.state.shape.reduce((a, b) => a * b, 1); }
+
   get layer() { return this.layerSet.of(this.meaning, this.scope); }
 
   layers() {
     const all = [];
-    for (const scope of ["all", "class", "sample"]) {
+    for (const scope of ["all", "class", "cluster", "sample"]) {
       const layer = this.layerSet.of(this.meaning, scope);
       if (layer && scope !== this.scope) all.push({ flags: layer.flags, meaning: this.meaning, scope, strong: false });
     }
@@ -100,8 +103,11 @@ export class MarkView {
     const after = this.app.look.after.value;
     const [card] = await Promise.all([
       get(`/api/samples/${position}`, { side: 1024, after, scale: this.app.look.query().scale }),
-      this.layerSet.load(position, () => this.app.state.shape.reduce((a, b) => a * b, 1)),
+      this.layerSet.load(position, this.positions),
     ]);
+    const chosen = this.app.look.cluster.value; // the cluster that the gallery shows, else the newest
+    this.cluster = card.clusters.find(({ group }) => group === chosen) ?? card.clusters[0];
+    if (this.cluster) await this.layerSet.load(position, this.positions, ["cluster"], this.cluster.group);
     if (position !== this.position) return;
     this.card = card;
     this.title.textContent = card.name;
@@ -111,6 +117,14 @@ export class MarkView {
     const scope = this.scopes.querySelector("input[value=class]");
     scope.nextSibling.textContent = card.label ? `class ${card.label}` : card.class === null ? "its class" : `class ${card.class}`;
     scope.disabled = card.class === null;
+    const cluster = this.scopes.querySelector("input[value=cluster]");
+    cluster.parentNode.hidden = !this.cluster;
+    cluster.nextSibling.textContent = this.cluster?.title ?? "its cluster";
+    if ((this.scope === "cluster" && !this.cluster) || (this.scope === "class" && scope.disabled)) {
+      this.scope = "sample";
+      this.scopes.querySelector("input[value=sample]").checked = true;
+    }
+    this.clusterOption.hidden = !this.cluster || card.kind === "text";
     this.showMap();
     this.fit();
     this.refresh();
@@ -166,7 +180,7 @@ export class MarkView {
     const count = layer ? layer.flags.reduce((a, b) => a + b, 0) : 0;
     const what = { image: "pixels", series: "steps", text: "words", tabular: "columns" }[this.card.kind];
     const waiting = this.layerSet.queue.length;
-    const others = this.layers().filter((other) => !other.strong && other.flags.some(Boolean)).map(({ scope }) => ({ all: "all samples", class: "the class", sample: "this sample" })[scope]);
+    const others = this.layers().filter((other) => !other.strong && other.flags.some(Boolean)).map(({ scope }) => ({ all: "all samples", class: "the class", cluster: "the cluster", sample: "this sample" })[scope]);
     const more = others.length ? `; more for ${others.join(" and ")}` : "";
     this.saved.textContent = waiting ? `saving ${waiting} edit${waiting > 1 ? "s" : ""}…` : `${count} ${what} marked, saved${more}`;
     this.surface.draw();
@@ -179,9 +193,9 @@ export class MarkView {
     this.suggesting = setTimeout(async () => {
       const [way, job, number] = by.split(" ");
       try {
-        const answer = await post("/api/suggest", { by: way, job, number: Number(number), position: this.position, threshold: this.threshold.value / 100, filters: this.app.look.query() });
+        const answer = await post("/api/suggest", { by: way, job, number: Number(number), cluster: this.cluster?.group, position: this.position, threshold: this.threshold.value / 100, filters: this.app.look.query() });
         const last = answer.runs.length ? answer.runs.at(-2) + answer.runs.at(-1) : 0;
-        this.suggestion = new Uint8Array(Math.max(last, this.app.state.shape.reduce((a, b) => a * b, 1)));
+        this.suggestion = new Uint8Array(Math.max(last, this.positions));
         fromRuns(this.suggestion, answer.runs);
         this.takeButton.disabled = !answer.runs.length;
         this.surface.draw();
@@ -209,7 +223,7 @@ export class MarkView {
   // The places that scans found.
   async offerFactors() {
     const scans = this.app.jobs.filter((job) => job.verb === "scan" && job.result);
-    if (this.offered === scans.length || this.app.state.kind !== "image") return;
+    if (this.offered === scans.length) return;
     this.offered = scans.length;
     for (const element of this.by.querySelectorAll(".factor")) element.remove();
     for (const job of scans) {

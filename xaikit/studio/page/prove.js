@@ -26,10 +26,10 @@ export class ProveView {
     const others = h("nav", { class: "others", "aria-label": "Results" }, ...finished.map((one) =>
       h("a", { href: `#prove/${one.number}`, "aria-current": one === job ? "page" : null }, `${one.number}. ${one.verb}`)));
     const samples = job.after ? await this.samples(job) : job.verb === "mend" ? h("p", { class: "hint" }, "The samples are being explained again; before and after come here.") : null;
-    const clusters = job.verb === "shortcuts" ? this.clusters(job) : null;
+    const groups = ["shortcuts", "scan"].includes(job.verb) ? this.groups(job) : null;
     this.root.replaceChildren(others,
       h("p", { class: `verdict ${result.relies ? "relies" : "fine"}`, role: "status" }, result.verdict),
-      samples ?? clusters ?? "",
+      samples ?? groups ?? "",
       ...result.tables.map((table) => this.table(table)));
   }
 
@@ -43,10 +43,10 @@ export class ProveView {
       job.report ? h("a", { class: "button", href: `/api/jobs/${job.number}/report.html`, download: "report.html" }, "Save the report page") : null);
   }
 
-  clusters(job) {
+  groups(job) {
     return h("button", { type: "button", class: "primary", onclick: async () => {
-      try { await this.app.look.showClusters(job.number); location.hash = "#look"; } catch (err) { this.app.fail(err); }
-    } }, "See the samples of a cluster");
+      try { await this.app.look.showGroup(job); location.hash = "#look"; } catch (err) { this.app.fail(err); }
+    } }, job.verb === "scan" ? "See the samples that change" : "See the samples of a cluster");
   }
 
   table({ title, columns, rows, chosen }) {

@@ -22,6 +22,9 @@ CHANNELS_FIRST = (
     *(torch_private.MaxPool, torch_private.AvgPool, torch_private.Dropout),
 )
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
+TOKEN_NORMS = (nn.LayerNorm, nn.RMSNorm)
+MAX_NORMS = 8  # the last ones of a vision transformer that are looked at
+MAX_DISTORTION = 1.5  # of a map of positions against the image
 MAX_PREFIX = 16  # class, distillation and register tokens that may stand before the patches of a vision transformer
 
 
@@ -30,7 +33,8 @@ class Recorder:
 
     Args:
         layers: where to look.
-        by_name: whether the user named them; else they are all convolutions, and the last one with a map is taken.
+        by_name: whether the user named them; else they are all convolutions and norms, and the layers that may make
+            a map are chosen.
     """
 
     def __init__(self, layers: Sequence[LayerPoint], *, by_name: bool) -> None:
@@ -47,7 +51,7 @@ class Recorder:
             raise InvalidTypeError(
                 f"layer {name!r} must return a tensor to make a map of, it returns a {type(output).__name__}"
             )
-        if not self.named and math.prod(output.shape[2:]) == 1:
+        if not self.named and (output.ndim < 3 or math.prod(output.shape[2:]) == 1):
             return None  # a convolution of one position (squeeze and excite, a head after pooling) has no map
         self.runs[index].append(output)
         self.order.append((index, output))
@@ -56,19 +60,16 @@ class Recorder:
     def chosen(self, inputs: Tensors) -> list[tuple[str, nn.Module, Tensor]]:
         """Name, module and output of each layer: of the run that depends on the inputs.
 
+        Where no layer is named, the first is the last convolution. If that one cuts an image into patches, the norms
+        that ran after it follow, the last at the end; see `reached`.
+
         Raises:
             InvalidInputError: when a layer did not run, ran several times on the inputs, or dropped the batch.
         """
         if self.named:
             picked = [(i, self._only_run(i, inputs)) for i in range(len(self.layers))]
         else:
-            last = next((p for p in reversed(self.order) if depends_on(p[1], inputs)), None)
-            if last is None:
-                raise InvalidInputError(
-                    f"the model ran no convolution on inputs of shape {tuple(inputs[0].shape)}; name the layer whose "
-                    "activations make the map with target_layer="
-                )
-            picked = [last]
+            picked = self._default(inputs)
         for index, output in picked:
             if len(output) != len(inputs[0]):
                 raise InvalidInputError(
@@ -76,6 +77,22 @@ class Recorder:
                     f"{tuple(output.shape)}"
                 )
         return [(self.layers[index].name, self.layers[index].module, output) for index, output in picked]
+
+    def _default(self, inputs: Tensors) -> list[tuple[int, Tensor]]:
+        """The last convolution that depends on the inputs, and the norms of patches after it."""
+        after: list[tuple[int, Tensor]] = []
+        for index, output in reversed(self.order):
+            module = self.layers[index].module
+            if isinstance(module, CONVOLUTION):
+                if depends_on(output, inputs):
+                    cuts = cuts_patches(module)
+                    return [(index, output), *reversed(after if cuts else [])]
+            elif len(after) < MAX_NORMS and len(output) == len(inputs[0]) and _is_map(output, inputs[0]):
+                after.append((index, output))
+        raise InvalidInputError(
+            f"the model ran no convolution on inputs of shape {tuple(inputs[0].shape)}; name the layer whose "
+            "activations make the map with target_layer="
+        )
 
     def _only_run(self, index: int, inputs: Tensors) -> Tensor:
         name, runs = self.layers[index][0], self.runs[index]
@@ -96,15 +113,50 @@ class Recorder:
 
 @contextlib.contextmanager
 def recorded(model: nn.Module, target_layer: Any) -> Iterator[Recorder]:
-    """Keep the outputs of the target layer or layers, or of every convolution where none is named."""
+    """Keep the outputs of the target layer or layers, or of every convolution and norm where none is named."""
     if target_layer is None:
-        layers = [LayerPoint(name, m) for name, m in model.named_modules() if isinstance(m, CONVOLUTION)]
+        kinds = (CONVOLUTION, *TOKEN_NORMS)
+        layers = [LayerPoint(name, m) for name, m in model.named_modules() if isinstance(m, kinds)]
     else:
         several = target_layer if isinstance(target_layer, tuple) else (target_layer,)
         layers = [find_point(model, layer) for layer in several]
     recorder = Recorder(layers, by_name=target_layer is not None)
     with hooked([(point, functools.partial(recorder.keep, index=i)) for i, point in enumerate(layers)]):
         yield recorder
+
+
+def cuts_patches(module: nn.Module) -> bool:
+    """Whether a convolution cuts an image into patches that do not overlap, as a vision transformer begins."""
+    kernel, stride = getattr(module, "kernel_size", ()), getattr(module, "stride", ())
+    return kernel == stride and len(kernel) == 2 and min(kernel) > 1
+
+
+def _is_map(output: Tensor, image: Tensor) -> bool:
+    """Whether a norm's output holds positions of an image: (N, H, W, C), or tokens (N, T, D) that form a grid."""
+    if image.ndim != 4:
+        return False
+    if output.ndim == 4:
+        return _distortion(output.shape[1:-1], image.shape[2:]) < MAX_DISTORTION
+    return output.ndim == 3 and _prefix(output.shape[1], image) is not None
+
+
+def reached(gradients: Sequence[Tensor], image: Tensor) -> int:
+    """Which of the layers that `Recorder.chosen` gives makes the map, where none was named.
+
+    The last norm at whose patches the score changes: after the last attention only the class token may count. Without
+    such a norm it is the convolution, the first.
+
+    Args:
+        gradients: d score / d output of each layer.
+        image: the explained input (N, C, H, W).
+    """
+    for index in range(len(gradients) - 1, 0, -1):
+        g = gradients[index]
+        if g.ndim == 3:
+            g = g[:, _prefix(g.shape[1], image) :]
+        if bool(g.any()):
+            return index
+    return 0
 
 
 def channel_axis(name: str, module: nn.Module, a: Tensor, image: Tensor | None) -> int:
@@ -168,11 +220,25 @@ def patches(tokens: Tensor, x: Tensor, name: str) -> Tensor:
     """
     height, width = x.shape[2:]
     count = tokens.shape[2]
+    prefix = _prefix(count, x)
+    if prefix is None:
+        raise InvalidInputError(
+            f"the {count} tokens of layer {name!r} form no grid over images of {height} x {width} pixels; "
+            "explain the layer itself with layer="
+        )
+    return tokens[:, :, prefix:].unflatten(2, (_rows(count - prefix, x), -1))
+
+
+def _prefix(count: int, image: Tensor) -> int | None:
+    """How many of the tokens stand before those that form a grid of the image's proportions; None if none do."""
+    height, width = image.shape[2:]
     for prefix in range(min(MAX_PREFIX + 1, count)):
-        rows = math.isqrt(round((count - prefix) * height / width))
+        rows = _rows(count - prefix, image)
         if rows and (count - prefix) % rows == 0 and rows * width == (count - prefix) // rows * height:
-            return tokens[:, :, prefix:].unflatten(2, (rows, -1))
-    raise InvalidInputError(
-        f"the {count} tokens of layer {name!r} form no grid over images of {height} x {width} pixels; "
-        "explain the layer itself with layer="
-    )
+            return prefix
+    return None
+
+
+def _rows(count: int, image: Tensor) -> int:
+    height, width = image.shape[2:]
+    return math.isqrt(round(count * height / width))

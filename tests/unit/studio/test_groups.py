@@ -1,0 +1,106 @@
+"""Groups that jobs made: filters by cluster and by factor, marks of a cluster, suggestions from both."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.studio.conftest import SIDE, flags_of
+from xaikit import load_masks, load_run
+from xaikit.cli.mark_masks import MarkMasks
+from xaikit.core.errors import InvalidInputError
+from xaikit.factors import Column, Corner, Hue, Window
+from xaikit.files.marks import find_marks
+from xaikit.studio.suggestions import place_of
+
+CLUSTERS = {0: [0, 2, 5, 39], 1: [1, 3]}
+CHANGED = {"top left corner": [4, 5, 6], "hue": []}
+
+
+@pytest.fixture
+def page(called, runs):
+    """A studio with a job that clustered and a job that scanned."""
+    jobs = runs[0] / "studio" / "jobs"
+    for number, verb in ((1, "shortcuts"), (2, "scan")):
+        (jobs / str(number) / "found").mkdir(parents=True)
+        (jobs / str(number) / "job.json").write_text(json.dumps({"verb": verb, "settings": {}, "begun": 0}))
+        for name, content in (("exit.json", {"code": 0}), ("step-00.done", {"code": 0})):
+            (jobs / str(number) / name).write_text(json.dumps(content))
+    clusters = [{"cluster": k, "samples": [{"index": i} for i in members]} for k, members in CLUSTERS.items()]
+    (jobs / "1" / "found" / "shortcuts.json").write_text(json.dumps({"clusters": clusters}))
+    specs = [Corner(size=2).spec(), Hue().spec()]
+    effects = [
+        {"title": title, "spec": spec, "changed_samples": samples}
+        for (title, samples), spec in zip(CHANGED.items(), specs, strict=True)
+    ]
+    (jobs / "2" / "scan.json").write_text(json.dumps({"effects": effects}))
+    return called(runs[0])
+
+
+def shown(page, query):
+    return [card["index"] for card in page.get(f"/api/samples?side=16&count=100&{query}")["cards"]]
+
+
+def test_filters_by_cluster_and_by_what_changes_with_a_factor(page):
+    assert page.get("/api/jobs/1/groups")["groups"] == [
+        {"group": "1-0", "title": "cluster 0", "samples": 4},
+        {"group": "1-1", "title": "cluster 1", "samples": 2},
+    ]
+    assert [g["samples"] for g in page.get("/api/jobs/2/groups")["groups"]] == [3, 0]
+    for number, members in CLUSTERS.items():
+        assert shown(page, f"cluster=1-{number}") == members
+    assert shown(page, "factor=2-0") == [4, 5, 6]
+    assert shown(page, "factor=2-0&cluster=1-0") == [5]
+    assert shown(page, "factor=2-1") == []
+    for wrong in ("1", "1-0' OR 1=1", "x-1"):
+        assert "such as 3-1" in page.get(f"/api/samples?cluster={wrong.replace(' ', '%20')}", status=400)["error"]
+    assert "no job 9" in page.get("/api/samples?cluster=9-1", status=400)["error"]
+
+
+def test_a_mark_of_a_cluster_counts_for_its_samples(page, runs):
+    assert page.get("/api/samples/5")["clusters"] == [{"group": "1-0", "title": "cluster 0 of job 1"}]
+    assert page.get("/api/samples/4")["clusters"] == []
+    edit = {"meaning": "must-not-matter", "scope": "cluster", "cluster": "1-0", "base": 0, "added": [7, 2]}
+    answer = page.post("/api/marks", {**edit, "position": 5})
+    assert (answer["edit"], answer["runs"]) == (1, [7, 2])
+    assert "is in no cluster 1-0" in page.post("/api/marks", {**edit, "position": 4}, status=400)["error"]
+    folder = runs[0] / "marks" / "must-not-matter"
+    names = [row["name"] for row in load_run(runs[0]).rows()]
+    assert json.loads((folder / "cluster" / "1-0.samples").read_text()) == [names[i] for i in CLUSTERS[0]]
+    expected = np.zeros((40, SIDE**2), bool)
+    expected[np.ix_(CLUSTERS[0], [7, 8])] = True
+    assert np.array_equal(load_masks(folder).numpy().reshape(40, -1) > 0, expected)
+
+    class Data:
+        pass
+
+    Data.names = names
+    masks = MarkMasks(*find_marks(folder), Data)
+    read = masks.of(torch.arange(40), torch.zeros(40, 1, SIDE, SIDE), 40)
+    assert np.array_equal(read.numpy().reshape(40, -1) > 0, expected)
+    assert page.post("/api/marks", {**edit, "position": 2, "undo": True})["runs"] == []
+    (folder / "cluster" / "1-0.samples").unlink()
+    with pytest.raises(InvalidInputError, match="does not say which samples it has; mark it again"):
+        load_masks(folder)
+
+
+def test_suggestions_from_a_cluster_and_a_factor(page, runs):
+    weights = np.stack([s.values[0].abs().numpy().reshape(-1) for s in load_run(runs[0])]).astype(float)
+    answer = page.post("/api/suggest", {"by": "cluster", "cluster": "1-0", "threshold": 0.6})
+    members = weights[CLUSTERS[0]]
+    mean = (members / members.sum(1, keepdims=True)).mean(0)
+    assert np.array_equal(flags_of(answer["runs"], SIDE**2), mean >= 0.6 * mean.max())
+    assert page.post("/api/suggest", {"by": "factor", "job": "2", "number": 0})["runs"] == [0, 2, 6, 2]
+    refused = page.post("/api/suggest", {"by": "factor", "job": "2", "number": 1}, status=400)
+    assert refused["error"] == "this factor has no place that could be marked"
+
+
+def test_places_of_factors_of_tables_and_series():
+    columns = ("age", "race=a", "race=b")
+    assert place_of(Column(names="race").spec(), "tabular", (3,), columns).tolist() == [1, 2]
+    assert place_of(Column(indices=(0,)).spec(), "tabular", (3,)).tolist() == [0]
+    assert place_of(Window(windows=4, number=1).spec(), "series", (12,)).tolist() == [3, 4, 5]
+    assert place_of(Hue().spec(), "series", (12,)) is None

@@ -1,0 +1,99 @@
+"""FullGrad: the gradient times the input, and the gradient times every bias, as one map."""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, torch_private
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.graphs import depends_on
+from xaikit.core.layers import hooked
+from xaikit.core.structure import Tensors
+from xaikit.explainers.cam.base import resized
+from xaikit.explainers.cam.layers import CONVOLUTION
+
+WITH_BIAS = (CONVOLUTION, torch_private.RunningNorm)
+
+
+@EXPLAINERS.register("fullgrad")
+class FullGrad(Explainer):
+    """psi(x * dS/dx) + sum over layers l of psi(b_l * dS/dA_l) (Srinivas and Fleuret 2019, arXiv:1905.00780).
+
+    psi takes the size, scales each channel of a sample to [0, 1], resizes it to the input and sums over channels. A_l
+    are the outputs of every convolution and BatchNorm with a bias that ran on the input, b_l its bias; that of a
+    BatchNorm is beta - gamma mean / sqrt(variance + eps). Every channel of the input gets the same map. Biases of
+    other layers (LayerNorm, the linear layers of a transformer) have no place in it, so it is meant for convolutional
+    nets.
+    """
+
+    SUPPORTED_MODULES = (CONVOLUTION,)
+    MADE_FOR = ("convolution",)
+    SHARES_TASK_FORWARD = True
+    USES_GLOBAL_RANDOM = False
+
+    scale: Annotated[
+        str, Categorical("channel", "none", search=False), "psi scales each channel to [0, 1], or leaves it as it is"
+    ] = "channel"
+    upsample: Annotated[str, Categorical("linear", "nearest", search=False), "how the maps are resized"] = "linear"
+
+    def _attribute(self, call: Call) -> Tensors:
+        for x in call.inputs:
+            if x.ndim < 3:
+                raise InvalidInputError(
+                    f"{type(self).__name__} makes a map over positions (N, channels, ...), got {tuple(x.shape)}"
+                )
+        outputs: list[tuple[nn.Module, Tensor]] = []
+        biases: list[Tensor] = []
+
+        def keep(output: Any, *, module: nn.Module) -> Any:
+            if not isinstance(output, Tensor):
+                return None
+            outputs.append((module, output))
+            return output.clone()  # what follows may work in place
+
+        def points(leaves: Tensors) -> Tensors:
+            reached = [(m, o, _bias(m)) for m, o in outputs if o.ndim > 2 and depends_on(o, leaves)]
+            biases.extend(b for _, _, b in reached if b is not None)
+            return (*leaves, *(o for _, o, b in reached if b is not None))
+
+        modules = [m for m in call.model.modules() if isinstance(m, WITH_BIAS)]
+        with hooked([(m, functools.partial(keep, module=m)) for m in modules]):
+            gradients = call.grad_of(call.inputs, at=points)
+        count = len(call.inputs)
+        terms = list(zip(biases, gradients[count:], strict=True))
+        return tuple(self._map(x, g, terms) for x, g in zip(call.inputs, gradients[:count], strict=True))
+
+    def _map(self, x: Tensor, gradient: Tensor, terms: list[tuple[Tensor, Tensor]]) -> Tensor:
+        heat = self._psi(x * gradient, x)
+        for bias, g in terms:
+            if g.ndim == x.ndim:
+                heat = heat + self._psi(bias.view(-1, *[1] * (g.ndim - 2)) * g, x)
+        return heat.expand_as(x).contiguous()
+
+    def _psi(self, product: Tensor, x: Tensor) -> Tensor:
+        """The map (N, 1, ...) of a product (N, K, ...)."""
+        sizes = product.abs()
+        if self.scale == "channel":
+            axes = tuple(range(2, sizes.ndim))
+            sizes = sizes - sizes.amin(axes, keepdim=True)
+            largest = sizes.amax(axes, keepdim=True)
+            sizes = sizes / largest.where(largest > 0, 1)
+        return resized(sizes, x.shape[2:], self.upsample).sum(1, keepdim=True)
+
+
+def _bias(module: Any) -> Tensor | None:
+    """The constant that a convolution or a BatchNorm in evaluation mode adds to each channel; None without one."""
+    if not hasattr(module, "running_mean"):  # a convolution
+        constant: Tensor | None = module.bias
+        return constant
+    mean, variance = module.running_mean, module.running_var
+    if mean is None or variance is None:
+        return None
+    scale: Tensor = torch.rsqrt(variance + module.eps)
+    scale = scale if module.weight is None else scale * module.weight
+    shift = -mean * scale
+    return shift if module.bias is None else shift + module.bias
