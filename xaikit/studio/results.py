@@ -175,8 +175,8 @@ def _worded(measure: str) -> str:
     """Such as "right, shortcut of the worst donor" for "accuracy flipped"."""
     what, _, became = measure.partition(" ")
     became = BECAME.get(became, became)
-    words = {"accuracy": "right", "worst": "right in the worst class"}.get(what, what)
-    return f"{words}, shortcut {became}" if became else words
+    label = {"accuracy": "right", "worst": "right in the worst class"}.get(what, what)
+    return f"{label}, shortcut {became}" if became else words
 
 
 def _table(title: str, rows: list[dict[str, Any]], chosen: int | None = None) -> dict[str, Any]:
