@@ -176,7 +176,7 @@ def _worded(measure: str) -> str:
     what, _, became = measure.partition(" ")
     became = BECAME.get(became, became)
     label = {"accuracy": "right", "worst": "right in the worst class"}.get(what, what)
-    return f"{label}, shortcut {became}" if became else words
+    return f"{label}, shortcut {became}" if became else label
 
 
 def _table(title: str, rows: list[dict[str, Any]], chosen: int | None = None) -> dict[str, Any]:
