@@ -95,11 +95,11 @@ def kernel_plan(players: int, budget: int, seed: int) -> Plan:
     """
     if 2**players <= budget or players == 1:
         return exact_plan(players)
-    full, weight, left = _enumerated(players, max(2 * players, budget - 2))
-    drawn, counts = _drawn(players, left, budget - 2 - len(full), seed)
-    rest = sum(_mass(players, size) for size in left)
+    full, weight, other_sizes = _enumerated(players, max(2 * players, budget - 2))
+    drawn, counts = _drawn(players, other_sizes, budget - 2 - len(full), seed)
+    other_mass = sum(_mass(players, size) for size in other_sizes)
     # A pair is one draw, so that its two coalitions share the weight of the sizes that were not enumerated.
-    weight = torch.cat([weight, rest * counts / counts.sum().clamp_min(1)])
+    weight = torch.cat([weight, other_mass * counts / counts.sum().clamp_min(1)])
     inner = torch.cat([full, drawn])
     ends = torch.zeros(1, players, dtype=torch.bool), torch.ones(1, players, dtype=torch.bool)
     coalitions = torch.cat([ends[0], inner, ends[1]])
@@ -111,10 +111,10 @@ def kernel_plan(players: int, budget: int, seed: int) -> Plan:
     fold_of = torch.full((len(inner),), -1)
     fold_of[len(full) :] = torch.arange(len(drawn)) // 2 % folds
     for fold in range(folds):  # without one part of the draws
-        kept = torch.where(fold_of == fold, 0.0, weight)
+        fold_weight = torch.where(fold_of == fold, 0.0, weight)
         random = fold_of >= 0
-        kept = torch.where(random, kept * rest / kept[random].sum(), kept)
-        parts.append(_fitted(inner, kept))
+        fold_weight = torch.where(random, fold_weight * other_mass / fold_weight[random].sum(), fold_weight)
+        parts.append(_fitted(inner, fold_weight))
     return Plan(coalitions, fitted, torch.stack(parts), (folds - 1) / folds)
 
 
@@ -127,22 +127,22 @@ def _enumerated(players: int, budget: int) -> tuple[Tensor, Tensor, list[int]]:
     """The coalitions of the sizes that are taken completely, their weights, and the sizes that are left."""
     rows: list[tuple[int, ...]] = []
     weights: list[float] = []
-    left = list(range(1, players))
+    other_sizes = list(range(1, players))
     for size in range(1, players // 2 + 1):
         pair = {size, players - size}
         number = sum(math.comb(players, s) for s in pair)
-        share = sum(_mass(players, s) for s in pair) / sum(_mass(players, s) for s in left)
+        share = sum(_mass(players, s) for s in pair) / sum(_mass(players, s) for s in other_sizes)
         if number > share * (budget - len(rows)) + 1e-9:
             break
         for s in sorted(pair):
             for chosen in itertools.combinations(range(players), s):
                 rows.append(chosen)
                 weights.append(_mass(players, s) / math.comb(players, s))
-            left.remove(s)
+            other_sizes.remove(s)
     flags = torch.zeros(len(rows), players, dtype=torch.bool)
     for flag, chosen in zip(flags, rows, strict=True):
         flag[list(chosen)] = True
-    return flags, torch.tensor(weights, dtype=torch.float64), left
+    return flags, torch.tensor(weights, dtype=torch.float64), other_sizes
 
 
 def _drawn(players: int, sizes: list[int], budget: int, seed: int) -> tuple[Tensor, Tensor]:
