@@ -13,7 +13,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import Tensors
 from xaikit.explainers.copy_scores import scores_of_copies
 from xaikit.explainers.feature_groups import make_groups
-from xaikit.explainers.shapley.plans import Plan, exact_plan, kernel_plan, permutation_plan
+from xaikit.explainers.shapley.plans import CoalitionPlan, exact_plan, kernel_plan, permutation_plan
 
 MOST_EXACT = 15  # groups: 32,768 passes
 
@@ -45,7 +45,7 @@ class Shapley(Explainer, abc.ABC):
     max_rows: Annotated[int | None, Int(ge=1, optional=True), "most rows in one forward pass; None chooses"] = None
 
     @abc.abstractmethod
-    def _plan(self, players: int, seed: int) -> Plan:
+    def _plan(self, players: int, seed: int) -> CoalitionPlan:
         """What is evaluated for a number of groups."""
 
     def estimate(
@@ -137,7 +137,7 @@ class ExactShapley(Shapley):
 
     PASSES = (512,)
 
-    def _plan(self, players: int, seed: int) -> Plan:  # noqa: ARG002
+    def _plan(self, players: int, seed: int) -> CoalitionPlan:  # noqa: ARG002
         if players > MOST_EXACT:
             raise InvalidInputError(
                 f"exact Shapley values of {players} groups take 2^{players} = {2**players:,} passes, so at most "
@@ -166,7 +166,7 @@ class KernelShapley(Shapley):
     n_segments = 64
     n_coalitions: Annotated[int, Int(low=192, high=512, step=64, ge=4), "most coalitions, that is passes"] = 256
 
-    def _plan(self, players: int, seed: int) -> Plan:
+    def _plan(self, players: int, seed: int) -> CoalitionPlan:
         if self.n_coalitions < 2 * players + 2 and self.n_coalitions < 2**players:
             raise InvalidInputError(
                 f"a fit to {players} groups needs at least {2 * players + 2} coalitions, got "
@@ -193,5 +193,5 @@ class PermutationShapley(Shapley):
     n_segments = 64
     n_coalitions: Annotated[int, Int(low=192, high=512, step=64, ge=2), "most coalitions, that is passes"] = 256
 
-    def _plan(self, players: int, seed: int) -> Plan:
+    def _plan(self, players: int, seed: int) -> CoalitionPlan:
         return permutation_plan(players, self.n_coalitions, seed)

@@ -17,7 +17,7 @@ FOLDS = 10  # of the jackknife
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class CoalitionPlan:
     """What is evaluated, and what is made of it.
 
     Attributes:
@@ -33,7 +33,7 @@ class Plan:
     factor: float = 0.0
 
 
-def exact_plan(players: int) -> Plan:
+def exact_plan(players: int) -> CoalitionPlan:
     """All coalitions: sum over S without i of |S|! (n - |S| - 1)! / n! (S(S and i) - S(S)).
 
     Args:
@@ -45,10 +45,10 @@ def exact_plan(players: int) -> Plan:
     added = [1 / (players * math.comb(players - 1, size)) for size in range(players)]  # by the size of S
     with_it = torch.tensor([0.0, *added], dtype=torch.float64)[sizes]
     without = torch.tensor([*added, 0.0], dtype=torch.float64)[sizes]
-    return Plan(coalitions, torch.where(coalitions.T, with_it, -without))
+    return CoalitionPlan(coalitions, torch.where(coalitions.T, with_it, -without))
 
 
-def permutation_plan(players: int, budget: int, seed: int) -> Plan:
+def permutation_plan(players: int, budget: int, seed: int) -> CoalitionPlan:
     """The mean of what a player adds over random orders, each with its reverse (Mitchell et al. 2022).
 
     Args:
@@ -78,10 +78,10 @@ def permutation_plan(players: int, budget: int, seed: int) -> Plan:
                 before = after
     rows.append(torch.ones(players, dtype=torch.bool))
     factor = 1 / (pairs * (pairs - 1)) if pairs > 1 else math.nan
-    return Plan(torch.stack(rows), parts.mean(0), parts, factor)
+    return CoalitionPlan(torch.stack(rows), parts.mean(0), parts, factor)
 
 
-def kernel_plan(players: int, budget: int, seed: int) -> Plan:
+def kernel_plan(players: int, budget: int, seed: int) -> CoalitionPlan:
     """A linear fit to coalitions with the weights of the Shapley kernel, under the constraint that the values add up.
 
     Coalitions of the sizes that weigh most (one player, all but one, ...) are all taken while the budget allows it; the
@@ -106,7 +106,9 @@ def kernel_plan(players: int, budget: int, seed: int) -> Plan:
     fitted = _fitted(inner, weight)
     folds = min(FOLDS, len(drawn) // 2)
     if folds < 2:
-        return Plan(coalitions, fitted, None if not len(drawn) else fitted[None], 0.0 if not len(drawn) else math.nan)
+        return CoalitionPlan(
+            coalitions, fitted, None if not len(drawn) else fitted[None], 0.0 if not len(drawn) else math.nan
+        )
     parts = []
     fold_of = torch.full((len(inner),), -1)
     fold_of[len(full) :] = torch.arange(len(drawn)) // 2 % folds
@@ -115,7 +117,7 @@ def kernel_plan(players: int, budget: int, seed: int) -> Plan:
         random = fold_of >= 0
         fold_weight = torch.where(random, fold_weight * other_mass / fold_weight[random].sum(), fold_weight)
         parts.append(_fitted(inner, fold_weight))
-    return Plan(coalitions, fitted, torch.stack(parts), (folds - 1) / folds)
+    return CoalitionPlan(coalitions, fitted, torch.stack(parts), (folds - 1) / folds)
 
 
 def _mass(players: int, size: int) -> float:
