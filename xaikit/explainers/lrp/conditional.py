@@ -74,14 +74,14 @@ def conditional_relevance(  # noqa: PLR0913
             "layer into conditions="
         )
     several = not isinstance(conditions, Mapping)
-    each: list[Any] = list(conditions) if several else [conditions]
-    if not each or not all(isinstance(c, Mapping) and c for c in each):
+    condition_list: list[Any] = list(conditions) if several else [conditions]
+    if not condition_list or not all(isinstance(c, Mapping) and c for c in condition_list):
         raise InvalidTypeError(
             f"conditions must be a mapping from layers to channels, or a list of them, got {conditions!r}"
         )
 
     def method(call: Call) -> tuple[Tensors, ...]:
-        return tuple(_conditional(explainer, call, each, channel_axis))
+        return tuple(_conditional(explainer, call, condition_list, channel_axis))
 
     results = explainer.run_call(method, inputs, targets, seed=seed)
     return _stacked(results) if several else results[0]

@@ -106,9 +106,9 @@ def kernel_plan(players: int, budget: int, seed: int) -> CoalitionPlan:
     fitted = _fitted(inner, weight)
     folds = min(FOLDS, len(drawn) // 2)
     if folds < 2:
-        return CoalitionPlan(
-            coalitions, fitted, None if not len(drawn) else fitted[None], 0.0 if not len(drawn) else math.nan
-        )
+        if not len(drawn):
+            return CoalitionPlan(coalitions, fitted)
+        return CoalitionPlan(coalitions, fitted, fitted[None], math.nan)
     parts = []
     fold_of = torch.full((len(inner),), -1)
     fold_of[len(full) :] = torch.arange(len(drawn)) // 2 % folds
