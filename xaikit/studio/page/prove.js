@@ -20,6 +20,7 @@ export class ProveView {
     }
     const stamp = `${job.number} ${job.after} ${job.report} ${finished.length}`;
     if (stamp === this.stamp) return;
+    if (this.number !== job.number) this.root.replaceChildren(h("p", { class: "hint" }, "The result is being read…"));
     this.stamp = stamp;
     this.number = job.number;
     const result = await get(`/api/jobs/${job.number}/result`);
