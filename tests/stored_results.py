@@ -40,7 +40,7 @@ class StoredResults:
             return entry["result"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = json.loads(json.dumps(compute(), default=float))
+            result = json.loads(json.dumps(compute(), default=lambda value: value.tolist()))
         if "XAIKIT_RECORD" in os.environ:
             entries = json.loads(self.stored.read_text()) if self.stored.exists() else {}
             entries[key] = {"inputs": inputs, "result": result}

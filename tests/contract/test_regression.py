@@ -13,7 +13,8 @@ from xaikit.testing import ContractNet, contract_case
 
 COLUMN = 1
 COST = {"seconds", "peak_memory"}  # measure a batch on a machine, not a model
-FOR_CLASSES = {"random_logit", "finercam"}
+OF_ALL_OUTPUTS = {"relative_output_stability"}  # other outputs than the explained one count
+FOR_CLASSES = {"random_logit", "finercam", "consistency", "sufficiency"}
 
 
 class Column(nn.Module):
@@ -50,7 +51,7 @@ def test_explainers(name, flat):
 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["(N, 1)", "(N,)"])
-@pytest.mark.parametrize("name", [name for name in METRICS if name not in COST])
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in COST | OF_ALL_OUTPUTS])
 def test_metrics(name, flat):
     alone, several, x = explainers("gradient_x_input", flat)
     metric = METRICS.create(name)

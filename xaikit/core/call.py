@@ -217,8 +217,8 @@ class Call:
             return gradients
         return self._grad(inputs, copies, at)
 
-    def grads_of(self, inputs: Tensors, copies: int = 1) -> list[Tensors]:
-        """As `grad_of`, for each of `targets`: one forward pass, and a backward pass for each.
+    def grads_of(self, inputs: Tensors, copies: int = 1) -> Iterator[Tensors]:
+        """As `grad_of`, for each of `targets` in turn: one forward pass, and a backward pass for each.
 
         Args:
             inputs: as for `grad_of`.
@@ -226,10 +226,14 @@ class Call:
         """
         calls = [self.of_target(target) for target in self.targets]
         if len(calls) == 1 or self.recompute:
-            return [call.grad_of(inputs, copies) for call in calls]
+            yield from (call.grad_of(inputs, copies) for call in calls)
+            return
         with self._kernels():
             leaves, output = self._pass(inputs, copies)
-            return [call._differentiated(output, leaves, copies, retain=call is not calls[-1]) for call in calls]
+        for call in calls:
+            with self._kernels():
+                gradients = call._differentiated(output, leaves, copies, retain=call is not calls[-1])
+            yield gradients
 
     def _repeatable_grad(self, copies: int, *inputs: Tensor) -> Tensors:
         with self.recompute_context():

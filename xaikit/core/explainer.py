@@ -6,7 +6,7 @@ import abc
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 import torch
@@ -159,7 +159,7 @@ class Explainer(ModelView, abc.ABC):
                 raise InvalidInputError("several targets at once must look at the same head; explain Heads by itself")
             first, *others = several
             every = dataclasses.replace(call, target=first, more_targets=tuple(others))
-            return self.attribute_each(every)
+            return tuple(self.attribute_each(every))
 
         results = self.run_call(method, inputs, **options)
         parts, rebuild = zip(*(structure.flatten(result, "attributions") for result in results), strict=True)
@@ -270,11 +270,11 @@ class Explainer(ModelView, abc.ABC):
     def _attribute(self, call: Call) -> Tensors:
         """The method's mathematics: one tensor per `call.inputs`, of the same shape."""
 
-    def _attribute_each(self, call: Call) -> tuple[Tensors, ...]:
+    def _attribute_each(self, call: Call) -> Iterable[Tensors]:
         """The attribution of each of the call's targets. A method of several passes overrides it to share them."""
         passes: dict[Any, Any] = {}  # of the model on the plain inputs, which serve every target
-        calls = (dataclasses.replace(call.of_target(target), passes_kept=passes) for target in call.targets)
-        return tuple(self._attribute(each) for each in calls)
+        for target in call.targets:
+            yield self._attribute(dataclasses.replace(call.of_target(target), passes_kept=passes))
 
     def attribute_call(self, call: Call) -> Tensors:
         """The attribution of a call that is already open: one tensor per `call.inputs`, of the same shape.
@@ -286,8 +286,8 @@ class Explainer(ModelView, abc.ABC):
         """
         return self._attribute(call)
 
-    def attribute_each(self, call: Call) -> tuple[Tensors, ...]:
-        """The attribution for each of the targets of an open call; passes are shared where the method can.
+    def attribute_each(self, call: Call) -> Iterable[Tensors]:
+        """The attribution for each of the targets of an open call, in turn; passes are shared where the method can.
 
         Args:
             call: made by `run_call`, or a copy of such a call with other targets.

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from xaikit.language.scores import TokenScore
     from xaikit.language.teacher import Teacher
 
-# Scores that share a forward pass. Each holds an attribution of the size of the embeddings until all are done, less
-# than two layers of a transformer keep for the backward pass; the forward pass of a chunk costs 3 % of its time.
-CHUNK = 32
+# Scores that share a forward pass of a method of several passes, which holds an attribution of the size of the
+# embeddings for each until all passes are done. Methods of one pass hold one at a time.
+SCORES_PER_PASS = 16
+# Tokens in a pass of a method that stacks versions of its input. On a CPU more than a few hundred are no faster.
+CPU_TOKENS, GPU_TOKENS = 512, 16384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,12 @@ class RowsOfTokens:
 
 
 def explain_rows(
-    explainer: Explainer, teacher: Teacher, scores: Sequence[TokenScore], *, seed: int = 0
+    explainer: Explainer,
+    teacher: Teacher,
+    scores: Sequence[TokenScore],
+    *,
+    seed: int = 0,
+    scores_per_pass: int | None = None,
 ) -> RowsOfTokens:
     """The attribution of each score to each token that the model reads.
 
@@ -50,7 +57,10 @@ def explain_rows(
         teacher: how the model is run.
         scores: what is explained.
         seed: of the method's random numbers.
+        scores_per_pass: how many scores share a forward pass; None chooses.
     """
+    explainer = _bounded(explainer, teacher)
+    chunk = scores_per_pass or (len(scores) if explainer.SINGLE_BACKWARD else SCORES_PER_PASS)
     rows: list[Tensor] = []
     explained: list[Tensor] = []
 
@@ -59,8 +69,8 @@ def explain_rows(
         with torch.no_grad():
             output = call.run(call.inputs)
             explained.extend(score.scores(output)[0] for score in scores)
-        for start in range(0, len(scores), CHUNK):
-            first, *others = [score.on(device) for score in scores[start : start + CHUNK]]
+        for start in range(0, len(scores), chunk):
+            first, *others = [score.on(device) for score in scores[start : start + chunk]]
             every = dataclasses.replace(call, target=first, more_targets=tuple(others))
             rows.extend(_by_token(values, teacher) for values in explainer.attribute_each(every))
         return ()
@@ -74,6 +84,14 @@ def explain_rows(
             warnings.filterwarnings("ignore", message=r".*relevance is lost in the target function \([^)]*\)$")
             total = explainer.explain(teacher.inputs, every_score, seed=seed)
     return RowsOfTokens(torch.stack(rows), torch.stack(explained), total)
+
+
+def _bounded(explainer: Explainer, teacher: Teacher) -> Explainer:
+    """The explainer with as many rows in a pass as a text of this length leaves room for, unless the user chose."""
+    if getattr(explainer, "max_rows", 0) is not None:
+        return explainer
+    tokens = CPU_TOKENS if explainer.device.type == "cpu" else GPU_TOKENS
+    return explainer.set_kwargs(max_rows=max(1, tokens // sum(teacher.lengths)))
 
 
 def _by_token(values: Tensors, teacher: Teacher) -> Tensor:

@@ -6,17 +6,53 @@ from xaikit.core.renames import renamed_attribute
 from xaikit.metrics.axioms import CompletenessGap, InputInvariance, NonSensitivity
 from xaikit.metrics.base import EvaluationContext, Metric
 from xaikit.metrics.complexity import EffectiveComplexity, Entropy, Sparseness
+from xaikit.metrics.continuity import Continuity
 from xaikit.metrics.cost import PeakMemory, Seconds
 from xaikit.metrics.evaluate import evaluate
 from xaikit.metrics.faithfulness import AbPC, Curves, Deletion, Insertion, LeRF, MoRF
 from xaikit.metrics.fidelity import FaithfulnessCorrelation, Infidelity, MuFidelity
-from xaikit.metrics.localisation import AUC, PointingGame, RelevanceMass, RelevanceRank, TopKIntersection
+from xaikit.metrics.localisation import (
+    AUC,
+    AttributionLocalisation,
+    Focus,
+    PointingGame,
+    RelevanceMass,
+    RelevanceRank,
+    TopKIntersection,
+)
+from xaikit.metrics.mprt_variants import EfficientMPRT, SmoothMPRT
+from xaikit.metrics.neighbours import Consistency, Sufficiency
 from xaikit.metrics.randomisation import ModelRandomisation, RandomLogit
+from xaikit.metrics.region_removal import IROF, RegionPerturbation, Selectivity
+from xaikit.metrics.relative_stability import (
+    RelativeInputStability,
+    RelativeOutputStability,
+    RelativeRepresentationStability,
+)
 from xaikit.metrics.road import ROAD
 from xaikit.metrics.robustness import AvgSensitivity, LocalLipschitz, MaxSensitivity
+from xaikit.metrics.sensitivity_n import SensitivityN
+from xaikit.metrics.steps import FaithfulnessEstimate, MonotonicityArya, MonotonicityNguyen
 from xaikit.metrics.table import Evaluation, EvaluationRow
 
 __all__ = [
+    "AttributionLocalisation",
+    "Consistency",
+    "Continuity",
+    "EfficientMPRT",
+    "FaithfulnessEstimate",
+    "Focus",
+    "IROF",
+    "MonotonicityArya",
+    "MonotonicityNguyen",
+    "RegionPerturbation",
+    "RelativeInputStability",
+    "RelativeOutputStability",
+    "RelativeRepresentationStability",
+    "Selectivity",
+    "SensitivityN",
+    "SmoothMPRT",
+    "Sufficiency",
     "AUC",
     "ROAD",
     "AbPC",

@@ -135,7 +135,7 @@ class Infidelity(Removal):
         )
         full = [a.expand_as(x) for a, x in zip(context.attributions, context.call.inputs, strict=True)]
         promised = sum(z.flatten(1).to(a) @ a.flatten(1).T for z, a in zip(noise, full, strict=True))
-        return _unchanged(self, context) - shifted, promised  # type: ignore[return-value]
+        return self._unchanged(context) - shifted, promised  # type: ignore[return-value]
 
 
 def random_subsets(parts: FeatureSet, n_iter: int, share: float, seed: int) -> Tensor:
@@ -162,8 +162,4 @@ def drops_and_sums(
     removals = metric._removed(context, parts, len(subsets), removed)
     flags = subsets.to(parts.values)
     sums = flags[:, 0] @ parts.values.T if flags.shape[1] == 1 else (flags * parts.values).sum(2)
-    return _unchanged(metric, context) - removals, sums
-
-
-def _unchanged(metric: Removal, context: EvaluationContext) -> Tensor:
-    return metric._watch(context.call, 1, lambda call, _samples, _some: call.inputs)[0]
+    return metric._unchanged(context) - removals, sums

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from xaikit.core import METRICS, Int
+from xaikit.core import METRICS, Categorical, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.masks import leaves_of, marked, read_masks
@@ -122,6 +122,48 @@ class RelevanceMass(Localisation):
         positive = values.clamp_min(0)
         total = positive.sum(1)
         return (positive * inside).sum(1) / torch.where(total > 0, total, torch.nan)
+
+
+@METRICS.register("attribution_localisation")
+class AttributionLocalisation(Localisation):
+    """Inside-total relevance ratio mu: share of the relevance that lies inside the mask (Kohlbrenner et al. 2020).
+
+    sum_{i in M} a_i / sum_i a_i (arXiv:1910.09840), of positive relevance only or, with ``positive=False``, of all.
+    With `weighted` it is multiplied by P / |M|, which makes masks of different sizes comparable: 1 is what a uniform
+    map gets. NaN where the total is not positive.
+
+    >>> from xaikit.explainers import Gradient
+    >>> a, mask = torch.tensor([[-1.0, 3.0, 1.0]]), torch.tensor([[0, 1, 0]])
+    >>> explainer, x = Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3)
+    >>> AttributionLocalisation(weighted=True).evaluate(explainer, x, None, a, relevant_region=mask).tolist()
+    [2.25]
+    """
+
+    DIRECTION = "maximize"
+
+    positive: Annotated[bool, Categorical(True, False, search=False), "count positive relevance only"] = True
+    weighted: Annotated[bool, Categorical(False, True, search=False), "relative to the size of the mask"] = False
+
+    def _compare(self, values: Tensor, inside: Tensor) -> Tensor:
+        values = values.clamp_min(0) if self.positive else values
+        total = values.sum(1)
+        share = (values * inside).sum(1) / torch.where(total > 0, total, torch.nan)
+        return share * values.shape[1] / inside.sum(1).clamp_min(1) if self.weighted else share
+
+
+@METRICS.register("focus")
+class Focus(RelevanceMass):
+    """Share of the positive relevance that lies in the tiles of the explained class (Arias-Duart et al. 2022).
+
+    For mosaics of several images (arXiv:2109.15035): the relevant region marks the tiles whose class is the target.
+    `xaikit.metrics.mosaics.mosaics` makes them, with their regions. The formula is that of `relevance_mass`.
+
+    >>> from xaikit.explainers import Gradient
+    >>> a, mask = torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([[0, 1, 0]])
+    >>> explainer, x = Gradient(torch.nn.Linear(3, 1)), torch.rand(1, 3)
+    >>> Focus().evaluate(explainer, x, None, a, relevant_region=mask).tolist()
+    [0.75]
+    """
 
 
 @METRICS.register("relevance_rank")

@@ -50,6 +50,10 @@ class PerturbationMetric(Metric, abc.ABC):
             parts.append(torch.cat(watched))
         return torch.cat(parts, 1)
 
+    def _unchanged(self, context: EvaluationContext) -> Tensor:
+        """The measured output of the inputs as they are, (N,)."""
+        return self._watch(context.call, 1, lambda call, _samples, _some: call.inputs)[0]
+
     def _watched(self, call: Call, output: Any, copies: int) -> Tensor:
         """The measured output of each row: the score, a probability, or whether the prediction is right."""
         if not isinstance(output, Tensor) or output.ndim > 2:  # of several outputs, or at many places

@@ -28,7 +28,7 @@ class Sensitivity(Metric, abc.ABC):
 
     def _changes(self, context: EvaluationContext) -> tuple[Tensor, Tensor]:
         """Return |Phi(x') - Phi(x)| and |x' - x|, each (n_iter, N)."""
-        moves = [self.radius * (2 * u - 1) for u in uniform_draws(context.call.inputs, self.n_iter, context.seed)]
+        moves = self._moves(context)
 
         def measured(call: Call, attribute: Attribute) -> tuple[Tensor, Tensor]:
             parts, start = [], 0
@@ -41,6 +41,10 @@ class Sensitivity(Metric, abc.ABC):
             return changed, moved
 
         return context.explain_again(measured)
+
+    def _moves(self, context: EvaluationContext) -> list[Tensor]:
+        """The differences x' - x, tensors (n_iter, ...) for each input."""
+        return [self.radius * (2 * u - 1) for u in uniform_draws(context.call.inputs, self.n_iter, context.seed)]
 
     def _pass(
         self, call: Call, attribute: Attribute, before: Tensors, moves: list[Tensor], some: range

@@ -12,6 +12,7 @@ from xaikit import AttnLRP, GradientXInput, IntegratedGradients, Position
 from xaikit.core import EXPLAINERS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
 from xaikit.language import AnswerScore, Generation, explain_generation
+from xaikit.metrics.cost import peak_memory
 
 PROMPT, ANSWER = [5, 60, 7, 80, 9], [17, 23, 301, 4]
 TEXT = "The capital of France is"
@@ -94,6 +95,19 @@ def test_encoder_and_decoder(make):
         alone = torch.cat([part[0].sum(1) for part in parts])
         assert torch.allclose(result.values[i, : len(alone)], alone, rtol=0, atol=1e-9)
         assert not result.values[i, len(alone) :].any()
+
+
+@pytest.mark.nightly
+def test_memory_does_not_grow_with_the_answer():
+    explainer, answer, peaks = AttnLRP(small_models.llama()), list(range(100, 116)), []
+    every = explain_generation(explainer, None, list(range(40)), generated=answer)
+    for whole in (False, True):
+        score = AnswerScore(whole_answer=whole)
+        run = lambda score=score: explain_generation(explainer, None, list(range(40)), generated=answer, target=score)  # noqa: E731
+        peaks.append(peak_memory(run))
+    assert peaks[0] < 1.3 * peaks[1]
+    fewer = explain_generation(explainer, None, list(range(40)), generated=answer, scores_per_pass=5)
+    assert torch.allclose(every.values, fewer.values, rtol=0, atol=1e-12)
 
 
 def test_books_add_up():

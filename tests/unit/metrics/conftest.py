@@ -27,6 +27,8 @@ class Quantus(StoredResults):
         def compute() -> Any:
             quantus = self._module()
             settings = {"disable_warnings": True, "display_progressbar": False, "normalise": False, "abs": False}
+            if options.pop("discretise_by_all", False):  # all signs, not those of the first five values
+                options["discretise_func"] = lambda values: hash(bytes(np.sign(values)))
             settings |= options | {key: getattr(quantus, value) for key, value in (functions or {}).items()}
             metric = getattr(quantus, name)(return_aggregate=False, **settings)
             arrays = {"x_batch": x.numpy(), "y_batch": y.numpy(), "a_batch": a.numpy()}
@@ -42,6 +44,7 @@ class Quantus(StoredResults):
     @staticmethod
     def _module() -> Any:
         import_torchvision()
+        np.trapz = np.trapezoid  # numpy 2 has another name for what Quantus calls
         return importlib.import_module("quantus")
 
 

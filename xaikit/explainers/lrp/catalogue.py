@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Generator
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -108,7 +109,7 @@ class LRPEpsilonGammaBox(ZennitLRP):
         if not bool((low < high).all()):
             raise InvalidInputError(f"{type(self).__name__}.low must lie below high, got {self.low} and {self.high}")
 
-    def _relevance(self, call: Call, ledger: Ledger | None) -> tuple[Tensors, ...]:
+    def _relevance(self, call: Call, ledger: Ledger | None) -> Generator[Tensors]:
         bounds = {n: b for n, b in (("low", self.low), ("high", self.high)) if isinstance(b, Tensor) and b.ndim}
         described = " and ".join(f"{name} of shape {tuple(bound.shape)}" for name, bound in bounds.items())
         inputs = [x for x in call.inputs if all(_fits(bound, x.shape) for bound in bounds.values())]
@@ -119,7 +120,7 @@ class LRPEpsilonGammaBox(ZennitLRP):
         lined_up = {n: b[(None,) * (inputs[0].ndim - b.ndim)] for n, b in bounds.items()}
         explainer = self.set_kwargs(**lined_up) if bounds else self
         try:
-            return super(LRPEpsilonGammaBox, explainer)._relevance(call, ledger)
+            yield from super(LRPEpsilonGammaBox, explainer)._relevance(call, ledger)
         except RuntimeError as error:
             if "Invalid shape!" not in str(error):  # zennit's words where a bound does not broadcast
                 raise

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Annotated, Any, ClassVar
 
@@ -19,7 +20,7 @@ from xaikit.core.model_state import modules_of
 from xaikit.core.structure import Tensors
 from xaikit.core.targets import pick_head
 from xaikit.explainers.lrp.flow import Flow, relevance_of
-from xaikit.explainers.lrp.ledger import Ledger, Sizes
+from xaikit.explainers.lrp.ledger import Ledger, Sizes, may_absorb
 from xaikit.explainers.lrp.trace import Trace
 from xaikit.explainers.lrp.zennit_rules import Rules, canonized
 
@@ -55,30 +56,45 @@ class ZennitLRP(Explainer):
         return not keep_mode  # a BatchNorm that follows its rule updates no statistics
 
     def _attribute(self, call: Call) -> Tensors:
-        return self._attribute_each(call)[0]
+        (relevance,) = self._attribute_each(call)
+        return relevance
 
-    def _attribute_each(self, call: Call) -> tuple[Tensors, ...]:
+    def _attribute_each(self, call: Call) -> Iterator[Tensors]:
         return self._finite_relevance(call, None)
 
-    def _finite_relevance(self, call: Call, ledger: Ledger | None) -> tuple[Tensors, ...]:
-        every = self._relevance(call, ledger)
-        for target, relevance in zip(call.targets, every, strict=True):
-            if not all(bool(r.detach().sum().isfinite()) for r in relevance):
-                self._raise_nonfinite(call.of_target(target))
-        return every
+    def _finite_relevance(self, call: Call, ledger: Ledger | None) -> Iterator[Tensors]:
+        with contextlib.closing(self._relevance(call, ledger)) as every:
+            for target, relevance in zip(call.targets, every, strict=True):
+                if not all(bool(r.detach().sum().isfinite()) for r in relevance):
+                    every.close()
+                    self._raise_nonfinite(call.of_target(target))
+                yield relevance
 
     def _check_rules(self, rules: Rules) -> None:
         """Refuse a composite by what it had for the model that has just run."""
 
-    def _relevance(self, call: Call, ledger: Ledger | None) -> tuple[Tensors, ...]:
-        """The relevance for each of the call's targets."""
-        return self._traced(call, ledger)[0]
+    def _relevance(self, call: Call, ledger: Ledger | None) -> Generator[Tensors]:
+        """The relevance for each of the call's targets, one after the other."""
+        return self._traced(call, self._trace(call, ledger))
 
-    def _traced(self, call: Call, ledger: Ledger | None) -> tuple[tuple[Tensors, ...], Trace]:
-        """The relevance for each of the call's targets, and the trace of the pass that gave it."""
-        flow = Flow(differentiable=call.create_graph, repeated=bool(call.more_targets))
+    def _trace(self, call: Call, ledger: Ledger | None, *, repeated: bool = False) -> Trace:
+        flow = Flow(differentiable=call.create_graph, repeated=repeated or bool(call.more_targets))
         variables = [x for x in call.inputs if x.requires_grad]
-        trace = Trace(Rules(self._make_composite()), flow, attn=self.ATTENTION, ledger=ledger, variables=variables)
+        return Trace(Rules(self._make_composite()), flow, attn=self.ATTENTION, ledger=ledger, variables=variables)
+
+    def _traced(self, call: Call, trace: Trace) -> Generator[Tensors]:
+        """The relevance for each of the call's targets by one trace of its pass."""
+        with self.tracing(call, trace) as traced:
+            # The books need every branch, also one that leads past the explained layers.
+            points = trace.sources if trace.ledger is not None else ()
+            for target in traced.targets:
+                values, grads = traced.of_target(target).grad_at_layers(points)
+                yield tuple(relevance_of(g, x) for g, x in zip(grads, values, strict=True))
+
+    @contextlib.contextmanager
+    def tracing(self, call: Call, trace: Trace) -> Iterator[Call]:
+        """The call with its pass traced; inside, every backward pass carries relevance."""
+        flow, ledger = trace.flow, trace.ledger
         canonizers = (*trace.rules.composite.canonizers, *(self.zennit_canonizers or ()))
 
         def forward(inputs: Tensors, samples: Tensor | None) -> Any:
@@ -104,13 +120,7 @@ class ZennitLRP(Explainer):
             passes_kept=passes,
         )
         with canonized(call.model, canonizers) if canonizers else nullcontext(), flow.relevance():
-            # The books need every branch, also one that leads past the explained layers.
-            points = trace.sources if ledger is not None else ()
-            every = [traced.of_target(target).grad_at_layers(points) for target in traced.targets]
-        relevances = tuple(
-            tuple(relevance_of(g, x) for g, x in zip(grads, values, strict=True)) for values, grads in every
-        )
-        return relevances, trace
+            yield traced
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:
         """Operations of the model, on these inputs, where relevance would follow the plain gradient."""
@@ -121,7 +131,9 @@ class ZennitLRP(Explainer):
                 warnings.simplefilter("ignore")  # what it would warn of is what is asked
                 # Any score will do, so that a model with several outputs needs no target.
                 summed = dataclasses.replace(call, target=lambda output: output.flatten(1).sum(1))
-                unknown.update(self._traced(summed, None)[1].unknown)
+                trace = self._trace(summed, None)
+                list(self._traced(summed, trace))
+                unknown.update(trace.unknown)
             return ()
 
         self.run_call(method, inputs, None, create_graph=False, seed=0)
@@ -132,7 +144,7 @@ class ZennitLRP(Explainer):
         ledger = Ledger()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._relevance(dataclasses.replace(call, create_graph=False), ledger)
+            list(self._relevance(dataclasses.replace(call, create_graph=False), ledger))
         if ledger.first_nan is not None:
             raise NonFiniteError(
                 f"the model itself computes NaN in {ledger.first_nan}, so there is no relevance to share; look at its "
@@ -152,14 +164,14 @@ class ZennitLRP(Explainer):
         Warns:
             UserWarning: when operations lose more than 1 % of the relevance, naming them.
         """
-        ledger = Ledger()
+        ledger = Ledger(may_absorb(attn=self.ATTENTION))
         (values,) = self._finite_relevance(call, ledger)
         scores = ledger.scores  # of the logits, where the model ends in a softmax
         sums = torch.stack([v.reshape(len(v), -1).double().sum(1) for v in values])
         gap = (sums - scores).abs().amax(0) if ledger.nested else (sums.sum(0) - scores).abs()
         total, size = float(scores.double().sum()), float(scores.double().abs().sum())
         reached = float(sums.sum()) if ledger.reached is None else ledger.reached
-        lost = ledger.lost(size, attn=self.ATTENTION) if size else {}
+        lost = ledger.lost(size) if size else {}
         if abs(sum(lost.values())) > 0.01 * size:
             operations = ", ".join(f"{op} ({value:.2g} of {size:.2g})" for op, value in lost.items())
             warnings.warn(f"{self!r}: relevance is lost in {operations}", stacklevel=2)
@@ -170,7 +182,7 @@ class ZennitLRP(Explainer):
         sizes = Sizes()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._relevance(call, sizes)
+            list(self._relevance(call, sizes))
         growth = sizes.largest_growth()
         where = "" if growth is None else f" It grows most in {growth[0]}, {growth[1]:.1g} times."
         return (

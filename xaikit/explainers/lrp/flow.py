@@ -74,7 +74,8 @@ def damped(g: Tensor, y: Tensor, epsilon: float) -> Tensor:
     size = y.abs()
     if torch.is_grad_enabled() or y.is_complex():
         return g * (nonzero(size) / (size + epsilon))
-    return (size + epsilon).reciprocal_().mul_(size.add_(TINY.get(y.dtype, 1e-18))).mul_(g)
+    denominator = size + epsilon
+    return size.add_(TINY.get(y.dtype, 1e-18)).div_(denominator).mul_(g)
 
 
 class Saved:
@@ -99,8 +100,6 @@ class Flow:
         self.active = False
         self.differentiable = differentiable
         self._keeps = differentiable or repeated
-        # What a step multiplies g by is the same in each of several backward passes, and is computed in the first.
-        self.keeps_factors = repeated and not differentiable
         self._saved: dict[int, list[weakref.ref[Saved]]] = defaultdict(list)
 
     @contextlib.contextmanager
@@ -208,7 +207,7 @@ class Pass(RelevanceStep):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
         x, y, ctx.flow, ctx.identity = inputs
-        ctx.x, ctx.y, ctx.factor = ctx.flow.save(x), ctx.flow.save(y), None
+        ctx.x, ctx.y = ctx.flow.save(x), ctx.flow.save(y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
@@ -216,7 +215,7 @@ class Pass(RelevanceStep):
         if not ctx.flow.active:
             return None, g, None, None
         with torch_private.DisableTorchFunction():
-            return (g * ctx.factor if ctx.factor is not None else Pass.of_input(ctx, g)), None, None, None
+            return Pass.of_input(ctx, g), None, None, None
 
     @staticmethod
     def of_input(ctx: Any, g: Tensor) -> Tensor:
@@ -231,9 +230,6 @@ class Pass(RelevanceStep):
         factor = nonzero(y) / nonzero(x)
         if ctx.identity and torch.is_grad_enabled():  # the two parts of its derivative cancel up to rounding alone
             factor = factor.where(y != x, 1)
-        if ctx.flow.keeps_factors:
-            ctx.factor = factor
-            del ctx.x.tensor, ctx.y.tensor
         return g * factor
 
 
@@ -250,23 +246,17 @@ class Output(RelevanceStep):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
         y, ctx.damp, ctx.flow = inputs
-        ctx.y, ctx.factor = ctx.flow.save(y), None
+        ctx.y = ctx.flow.save(y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         (g,) = grads
         if not ctx.flow.active:
             return g, None, None
-        if ctx.factor is not None:
-            return g * ctx.factor, None, None
         y = ctx.y.tensor
         ctx.flow.release(ctx.y)
         with torch_private.DisableTorchFunction():
-            if not ctx.flow.keeps_factors or y.is_complex() or ctx.damp is per_unit:
-                return ctx.damp(g, y), None, None
-            ctx.factor = ctx.damp(torch.ones_like(y), y)
-            del ctx.y.tensor
-            return g * ctx.factor, None, None
+            return ctx.damp(g, y), None, None
 
 
 class Ruled(RelevanceStep):

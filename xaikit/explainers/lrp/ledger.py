@@ -16,7 +16,7 @@ from xaikit.explainers.lrp.batched import RelevanceStep
 from xaikit.explainers.lrp.flow import Flow, relevance_of
 from xaikit.explainers.lrp.operations import apply_rule
 from xaikit.explainers.lrp.registry import HANDLERS, USER_RULES
-from xaikit.torch_ops import WRITTEN_OUT, canonical, kind_of, names_of, operation_name, plain_name
+from xaikit.torch_ops import WRITTEN_OUT, kind_of, names_of, operation_name, plain_name, writes
 from xaikit.torch_ops.kinds import Kind
 
 if TYPE_CHECKING:
@@ -24,15 +24,29 @@ if TYPE_CHECKING:
 
 # Operations with a bias, a constant or a stabilizer, which may absorb relevance by their rule.
 ABSORBING = names_of(Kind.AFFINE, Kind.NORMALISATION, Kind.SUM, Kind.STRUCTURE, Kind.SOFT_SELECTION) | {"sub", "rsub"}
-
-
+# A fused operation loses what its softmax may lose; where it is written out, each of its parts is counted, too.
+FUSED = {"scaled_dot_product_attention"}
 TARGET = "the target function"  # where it is not linear, the output does not start with the whole score
 
 
-class Ledger:
-    """For each operation, the relevance that it received minus the relevance that it passed on."""
+def may_absorb(*, attn: bool) -> frozenset[str]:
+    """Names of operations that need not conserve relevance.
 
-    def __init__(self) -> None:
+    Args:
+        attn: whether AttnLRP's softmax is one of them.
+    """
+    return frozenset(ABSORBING | FUSED | (names_of(Kind.SOFTMAX) if attn else set()))
+
+
+class Ledger:
+    """For each operation, the relevance that it received minus the relevance that it passed on.
+
+    Args:
+        excused: names of operations that are not counted. To count an operation keeps its operands in memory.
+    """
+
+    def __init__(self, excused: frozenset[str] = frozenset()) -> None:
+        self.excused = excused
         self.balance: dict[str, float] = defaultdict(float)
         self.largest = 0.0
         self.first_bad: str | None = None  # where relevance stops being a number
@@ -69,12 +83,10 @@ class Ledger:
         traced: Tensor = Probe.apply(output, TARGET, -1, self, flow)
         return traced
 
-    def lost(self, total: float, *, attn: bool) -> dict[str, float]:
-        """Operations that must conserve relevance and did not, beyond rounding; AttnLRP's softmax need not."""
-        excused = ABSORBING | names_of(Kind.SOFTMAX) if attn else ABSORBING
-        must = {k: v for k, v in self.balance.items() if canonical(k.partition(" ")[0]) not in excused}
+    def lost(self, total: float) -> dict[str, float]:
+        """Operations that did not conserve relevance, beyond rounding."""
         rounding = 1e-6 * self.largest
-        return {k: v for k, v in must.items() if abs(v) > max(1e-4 * total, rounding)}
+        return {k: v for k, v in self.balance.items() if abs(v) > max(1e-4 * total, rounding)}
 
 
 class Sizes(Ledger):
@@ -100,7 +112,7 @@ class Probe(RelevanceStep):
 
     @staticmethod
     def forward(x: Tensor, entry: str, sign: int, ledger: Ledger, flow: Flow) -> Tensor:  # noqa: ARG004, D102
-        return x.clone()
+        return x.clone() if flow.differentiable else x.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
@@ -119,12 +131,20 @@ class Probe(RelevanceStep):
         return grads[0], None, None, None, None
 
 
+def _is_linear(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operation conserves relevance by its gradient: a linear one, or a product with constants."""
+    kind = kind_of(function)
+    return kind is Kind.LINEAR or (kind is Kind.PRODUCT and len(trace.marks.among(args, kwargs)) == 1)
+
+
 def audited(trace: Trace, ledger: Ledger, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run one operation with its rule, and record the relevance on both of its sides."""
     name = operation_name(function)
-    is_counted_inside = name in WRITTEN_OUT and name not in HANDLERS and name not in USER_RULES
     # What moves entries loses nothing, and gives views, into which the model may write.
-    if is_counted_inside or kind_of(function) is Kind.STRUCTURE or name in ("__get__", "__set__"):
+    if name in ledger.excused or kind_of(function) is Kind.STRUCTURE or name in ("__get__", "__set__"):
+        return apply_rule(trace, function, args, kwargs)
+    is_counted_inside = name in WRITTEN_OUT and name not in HANDLERS
+    if name not in USER_RULES and (is_counted_inside or (ledger.excused and _is_linear(trace, function, args, kwargs))):
         return apply_rule(trace, function, args, kwargs)
     name = plain_name(function)
     entry = f"{name} ({trace.where})" if trace.where else name
@@ -138,6 +158,9 @@ def audited(trace: Trace, ledger: Ledger, function: Any, args: tuple[Any, ...], 
         return value
 
     inside = tuple(probe(a, -1) for a in args)
+    in_place = bool(inside) and (writes(function) or bool(kwargs.get("inplace")))
+    if in_place and inside[0] in trace.marks:  # not in the memory of the original, which autograd may hold
+        inside = (trace.mark(inside[0].clone(), trace.marks[inside[0]]), *inside[1:])
     before = torch_private.version_of(inside[0]) if inside and isinstance(inside[0], Tensor) else None
     output = apply_rule(trace, function, inside, {k: probe(v, -1) for k, v in kwargs.items()})
     if not isinstance(output, Tensor):

@@ -1,0 +1,55 @@
+"""Attention by torch's fused kernels, whose gradient is the relevance up to constant shares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from xaikit.core.torch_private import is_batched
+from xaikit.explainers.lrp.flow import Share, Stop
+from xaikit.explainers.lrp.operations import written_out
+from xaikit.explainers.lrp.registry import USER_RULES, rule
+from xaikit.torch_ops import by_name
+
+if TYPE_CHECKING:
+    from xaikit.explainers.lrp.trace import Trace
+
+
+@rule("scaled_dot_product_attention")
+def attention(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Softmax(q k^T) v, of which the weights are not kept in memory.
+
+    Without AttnLRP the weights are a gate, and all relevance goes to the values. AttnLRP gives the values half of it,
+    and queries and keys a quarter of their gradients: both products share in halves, and the softmax hands on what its
+    gradient says (arXiv:2402.05602). What needs another rule inside is written out.
+    """
+    a = by_name(function, args, kwargs)
+    q, k, v = tensors = [a[name] for name in ("query", "key", "value")]
+    if not _is_plain(trace, a, tensors):
+        return written_out(trace, function, *args, **kwargs)
+    if trace.attn:
+        q, k, v = (Share.apply(x, share, trace.flow) for x, share in ((q, 0.25), (k, 0.25), (v, 0.5)))
+    else:
+        q, k = (Stop.apply(x, trace.flow) if x in trace.marks else x for x in (q, k))
+    return trace.mark(function(**{**a, "query": q, "key": k, "value": v}))
+
+
+def _is_plain(trace: Trace, a: dict[str, Any], tensors: list[Tensor]) -> bool:
+    """Whether the fused gradient, with constant shares, is what the rules of the parts would give."""
+    tracked = [x in trace.marks for x in tensors]
+    mask = a["attn_mask"]
+    if trace.flow.differentiable or a["dropout_p"] or not (all(tracked) if trace.attn else tracked[2]):
+        return False  # fused kernels have no second derivative; a constant factor makes a product a linear layer
+    if USER_RULES.keys() & {"softmax", "matmul"} or any(trace.marks[x].gate for x in tensors) or mask in trace.marks:
+        return False
+    if any(is_batched(x) or x.is_complex() for x in tensors):
+        return False
+    return mask is None or (not is_batched(mask) and not _hides_all(mask))
+
+
+def _hides_all(mask: Tensor) -> bool:
+    """Whether a query may attend to nothing, where kernels differ in what they return and in its gradient."""
+    seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min
+    return not bool(seen.any(-1).all())
