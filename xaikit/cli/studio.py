@@ -13,9 +13,11 @@ from xaikit.cli.printing import printable
 from xaikit.cli.sources import DataFields, ModelJob
 
 if TYPE_CHECKING:
+    from xaikit.runs.single_rows import SingleRows
     from xaikit.studio import Studio
 
 DEMO = Path("xaikit-studio-demo")
+ALIKE = 0.05  # mean difference of two pictures, as a share of the spread of one: another decoder makes less
 LOOKED_AT = 8  # samples whose content is compared with the data
 FIELDS_OF_JOBS = {*ModelJob.model_fields, *DataFields.model_fields} - set(Job.model_fields)
 
@@ -147,6 +149,29 @@ class OpenStudio(DataFields, ModelJob):
                     f"--data {self.data}: {row['name']} has another content than when {self.runs[0]} explained it; "
                     "explain again with xaikit explain --data"
                 )
+        self._check_preparation(data, run)
+
+    def _check_preparation(self, data: Any, run: SingleRows) -> None:
+        """Refuse pictures that are scaled, cropped or normalised otherwise: marks would lie elsewhere in jobs."""
+        from xaikit.core.errors import InvalidInputError
+        from xaikit.core.structure import flatten
+
+        number = next(n for n in run.numbers() if run.rows(n))
+        sample = run.sample(number, 0)
+        if sample.inputs is None:
+            return
+        item = data[sample.index]
+        pairs = zip(flatten(sample.inputs)[0], flatten(item[0] if isinstance(item, tuple) else item)[0], strict=False)
+        for stored, current in pairs:
+            same = stored.shape == current.shape
+            a, b = stored.double(), current.double()
+            if same and float((a - b).abs().mean()) <= ALIKE * float((a - a.mean()).abs().mean() + 1e-6):
+                continue
+            shapes = f"{tuple(stored.shape)} there, {tuple(current.shape)} here" if not same else "other values"
+            raise InvalidInputError(
+                f"--data {self.data} gives the model another input than when {self.runs[0]} explained it ({shapes}), "
+                "so marks would lie elsewhere; take the --size, --mean, --std and --grey of the run"
+            )
 
     def _tell_link(self, link: str) -> None:
         """Print the link, and open it."""

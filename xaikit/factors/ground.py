@@ -15,6 +15,7 @@ from torch import Tensor
 from xaikit.core.registries import FACTORS
 from xaikit.factors.base import NUISANCE, ExchangeContext, Factor
 from xaikit.factors.facts import IMAGE
+from xaikit.factors.picture_range import picture_range
 
 BINS = 64  # of the histogram that Otsu's threshold is read off
 CUTS = 3  # thresholds, each lower than the one before
@@ -32,8 +33,8 @@ class Background(Factor):
     nature = NUISANCE
 
     def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:
-        axis = context.facts.channel_axis
-        return torch.where(foreground(x, axis), x, without_object(donors, axis))
+        object_, donor_object = _objects(x, context), _objects(donors, context)
+        return torch.where(object_, x, _painted_over(donors, donor_object, context.facts.channel_axis))
 
 
 @FACTORS.register("foreground")
@@ -43,21 +44,25 @@ class Foreground(Factor):
     KINDS: ClassVar[tuple[str, ...]] = (IMAGE,)
 
     def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:
-        axis = context.facts.channel_axis
-        return torch.where(foreground(donors, axis), donors, without_object(x, axis))
+        object_, donor_object = _objects(x, context), _objects(donors, context)
+        return torch.where(donor_object, donors, _painted_over(x, object_, context.facts.channel_axis))
 
 
-def without_object(x: Tensor, channel_axis: int = 1) -> Tensor:
-    """Images with their foreground painted over in the mean colour of their background.
+def _objects(x: Tensor, context: ExchangeContext) -> Tensor:
+    """The foreground of the picture, where channels were standardised one by one: no channel counts more by that."""
+    axis = context.facts.channel_axis
+    images = x.movedim(axis, 1)
+    return foreground(picture_range(context.facts, images).picture(images)).movedim(1, axis)
 
-    Args:
-        x: (N, C, H, W).
-        channel_axis: which axis holds the channels.
-    """
-    behind = ~foreground(x, channel_axis)
+
+def _painted_over(x: Tensor, inside: Tensor, channel_axis: int) -> Tensor:
+    """Images with their foreground in the mean colour of their background; without one, in that of their edge."""
+    behind = ~inside
     places = tuple(d for d in (1, 2, 3) if d != channel_axis)
-    mean = (x * behind).sum(places, keepdim=True) / behind.sum(places, keepdim=True).clamp_min(1)
-    return torch.where(behind, x, mean)
+    count = behind.sum(places, keepdim=True)
+    mean = (x * behind).sum(places, keepdim=True) / count.clamp_min(1)
+    edge = _edge_colour(x.movedim(channel_axis, 1))[:, :, None, None].movedim(1, channel_axis)
+    return torch.where(behind, x, torch.where(count > 0, mean, edge))
 
 
 def foreground(x: Tensor, channel_axis: int = 1) -> Tensor:
@@ -68,8 +73,7 @@ def foreground(x: Tensor, channel_axis: int = 1) -> Tensor:
         channel_axis: which axis holds the channels.
     """
     images = x.movedim(channel_axis, 1)
-    edges = (images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1])
-    edge = torch.cat(edges, 2).median(2).values
+    edge = _edge_colour(images)
     distance = (images - edge[:, :, None, None]).square().sum(1).sqrt()
     inside = torch.zeros_like(distance, dtype=torch.bool)
     for _ in range(CUTS):
@@ -79,6 +83,12 @@ def foreground(x: Tensor, channel_axis: int = 1) -> Tensor:
         clear = (separation > CLEAR) | ~inside.flatten(1).any(1)
         inside = inside | (split & clear.view(-1, 1, 1))
     return inside.unsqueeze(channel_axis)
+
+
+def _edge_colour(images: Tensor) -> Tensor:
+    """The median colour of the edge of images (N, C, H, W): (N, C)."""
+    edges = (images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1])
+    return torch.cat(edges, 2).median(2).values
 
 
 def otsu(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,21 +21,22 @@ def marked_masks(folder: MarkFolder, meaning: str) -> Tensor:
         meaning: that counts.
 
     Raises:
-        InvalidInputError: for marks of samples or classes beside no run, or of words, which depend on the texts.
+        InvalidInputError: for marks of samples or classes beside no run, marks of other samples of the same name, or
+            of words, which depend on the texts.
     """
     wide = torch.from_numpy(folder.union(meaning, "\x00", None)).float()
     if folder.kind == "text":
         raise InvalidInputError(f"{folder.path / meaning} marks words of texts; xaikit's commands take it as --mask")
-    path = _run_of(folder)
+    home = _run_of(folder)
     narrow = any(True for scope in SCOPES[1:] for _ in folder.files(meaning, scope))
-    if path is None and narrow:
+    if home is None and narrow:
         raise InvalidInputError(
             f"{folder.path / meaning} has marks of samples, and no run lies beside it that would tell their order; "
             "xaikit's commands take it as --mask"
         )
-    if path is None:
+    if home is None:
         return wide
-    run = SingleRows(path)
+    run = SingleRows(home)
     total: int = run.job["samples"]
     if not narrow:
         return wide.expand(total, *wide.shape)
@@ -44,9 +46,21 @@ def marked_masks(folder: MarkFolder, meaning: str) -> Tensor:
         for row in run.rows(number):
             label = row["target"] if row["label"] is None else row["label"]
             name = row["name"] or f"sample {row['index']}"
-            if folder.file_of(MarkKey(meaning, "sample", name)).is_file() or label is not None or clustered:
+            path = folder.file_of(MarkKey(meaning, "sample", name))
+            if path.is_file():
+                _check_content(path, folder, row)
+            if path.is_file() or label is not None or clustered:
                 masks[row["index"]] = torch.from_numpy(folder.union(meaning, name, label)).float()
     return masks
+
+
+def _check_content(path: Path, folder: MarkFolder, row: dict[str, Any]) -> None:
+    """Refuse the mark of another sample of the same name."""
+    drawn_on = folder.read_file(path).facts.get("fingerprint", "")
+    if drawn_on and row["fingerprint"] and drawn_on != row["fingerprint"]:
+        raise InvalidInputError(
+            f"{path} was drawn on another sample of the name {row['name']}, with other content; mark it again"
+        )
 
 
 def _run_of(folder: MarkFolder) -> Path | None:

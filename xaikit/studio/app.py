@@ -132,8 +132,10 @@ class Answers:
     def mark(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """A mark as it is on the disk."""
         position = _number(query, "position", 0, 2**40)
-        key, _ = self._desk.mark_key(str(query.get("meaning")), str(query.get("scope")), position, query.get("cluster"))
-        return self._session.marks.state(key).to_json()
+        key, facts = self._desk.mark_key(
+            str(query.get("meaning")), str(query.get("scope")), position, query.get("cluster")
+        )
+        return self._session.marks.state(key, facts).to_json()
 
     def suggest(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """A suggested mark."""
@@ -205,7 +207,7 @@ def _done(work: Callable[[Mapping[str, Any]], Any], query: Mapping[str, Any]) ->
         return 200, work(query)
     except OSError as err:
         place = f"{err.filename}: " if err.filename else ""
-        return DISK_FULL, {"error": f"{place}{err.strerror or err}; nothing was changed, and the page tries again"}
+        return DISK_FULL, {"error": f"{place}{err.strerror or err}; nothing was changed; make room on the disk"}
     except XaikitError as err:
         return FORBIDDEN_CONTENT, {"error": str(err)}
     except Exception as err:  # the server must go on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.runs.single_rows import SingleRows
 
 VERSION = 2
+DISK = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_BUSY")  # errors of the disk
 COLUMNS = (
     "position",
     "shard",
@@ -77,12 +79,21 @@ class Catalogue:
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection for a block; what is written in the block is kept together."""
-        with contextlib.closing(sqlite3.connect(self.path, timeout=30)) as base:
-            base.row_factory = sqlite3.Row
-            base.execute("PRAGMA synchronous = NORMAL")  # the index can be made again
-            with base:
-                yield base
+        """A connection for a block; what is written in the block is kept together.
+
+        Raises:
+            OSError: when the disk refuses.
+        """
+        try:
+            with contextlib.closing(sqlite3.connect(self.path, timeout=30)) as base:
+                base.row_factory = sqlite3.Row
+                base.execute("PRAGMA synchronous = NORMAL")  # the index can be made again
+                with base:
+                    yield base
+        except sqlite3.OperationalError as err:
+            if str(getattr(err, "sqlite_errorname", "")).startswith(DISK):
+                raise OSError(errno.EIO, str(err), str(self.path)) from err
+            raise
 
     def fill(self, stop: threading.Event | None = None) -> None:
         """Index the shards that are not yet there, in their order.

@@ -79,17 +79,23 @@ class Jobs:
         if verb in ("mend", "assess") and not marked:
             raise InvalidInputError(f"{verb} needs to know what must not matter: mark it first")
         number, home = self._new()
+        try:
+            self._write(home, verb, checked, marks if marked else None)
+        except OSError:
+            shutil.rmtree(home, ignore_errors=True)
+            raise
+        self._launch(number)
+        return number
+
+    def _write(self, home: Path, verb: str, checked: Mapping[str, Any], marks: MarkFolder | None) -> None:
         mask: dict[str, Any] = {}
-        if marked and marks is not None:
-            shutil.copytree(marks.path / MASK, home / "marks" / MASK)
-            shutil.copy(marks.path / HEADER, home / "marks" / HEADER)
+        if marks is not None:
+            _copy_marks(marks, home / "marks")
             mask = {"mask": str(home / "marks" / MASK)}
         for step, content in enumerate(self._steps(verb, checked, mask, home)):
             write_whole(home / f"step-{step:02d}.json", json.dumps(content, indent=1) + "\n")
         record = {"verb": verb, "settings": checked, "begun": time.time()}
         write_whole(home / "job.json", json.dumps(record) + "\n")
-        self._launch(number)
-        return number
 
     def _new(self) -> tuple[str, Path]:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -263,6 +269,14 @@ class Jobs:
 
 
 MASK = "must-not-matter"
+
+
+def _copy_marks(marks: MarkFolder, target: Path) -> None:
+    for path in [marks.path / HEADER, *(marks.path / MASK).rglob("*")]:
+        if path.is_file():
+            copy = target / path.relative_to(marks.path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -96,17 +97,19 @@ class MarkEditor:
         self.folder = folder
         self._thread_lock = threading.Lock()
 
-    def state(self, key: MarkKey) -> MarkState:
+    def state(self, key: MarkKey, facts: Mapping[str, Any] = MappingProxyType({})) -> MarkState:
         """A mark as it is.
 
         Args:
             key: which mark.
+            facts: of the sample.
 
         Raises:
-            InvalidInputError: for a damaged file.
+            InvalidInputError: for a damaged file, or the mark of another sample of the same name.
         """
         with self._locked():
             mark, edits = self._current(key)
+            self._check_sample(key, mark, facts)
         return _state(mark, edits, merged=False)
 
     def change(
@@ -261,7 +264,7 @@ class MarkEditor:
     def _is_of_words(self, key: MarkKey) -> bool:
         return self.folder.kind == "text" and key.scope != "sample"
 
-    def _check_sample(self, key: MarkKey, mark: StoredMark, facts: dict[str, Any]) -> None:
+    def _check_sample(self, key: MarkKey, mark: StoredMark, facts: Mapping[str, Any]) -> None:
         before, now = mark.facts.get("fingerprint"), facts.get("fingerprint")
         if key.scope == "sample" and before and now and before != now:
             raise InvalidInputError(

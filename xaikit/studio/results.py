@@ -11,6 +11,7 @@ from xaikit.report import Names
 from xaikit.studio.suggestions import PLACED
 
 MOST_EFFECTS = 14
+BECAME = {"flipped": "of the worst donor", "randomised": "of a random sample"}  # what an assessment calls them
 PLACED_FACTORS = tuple(factor for factors in PLACED.values() for factor in factors)
 FILES = {
     "scan": "scan.json",
@@ -59,7 +60,9 @@ def _mend(content: dict[str, Any], names: Names) -> dict[str, Any]:
         measures = [{"measure": _worded(m), "before": before[m], "after": after.get(m)} for m in before]
         tables.insert(0, _table("Before and after", measures))
     by_class = _by_class(content, names)
-    tables += [_table("Right predictions with the shortcut exchanged, class by class", by_class)] if by_class else []
+    tables += (
+        [_table("Right predictions with the shortcut of the worst donor, class by class", by_class)] if by_class else []
+    )
     return {"verdict": content["verdict"], "relies": content["relies"], "tables": tables}
 
 
@@ -79,13 +82,13 @@ def _by_class(content: dict[str, Any], names: Names) -> list[dict[str, Any]]:
 def _assess(content: dict[str, Any], names: Names) -> dict[str, Any]:  # noqa: ARG001
     assessment = content["assessment"]
     rows = [
-        {"shortcut": name, "right": share, "changed": assessment.get("changed", {}).get(name)}
+        {"shortcut": BECAME.get(name, name), "right": share, "changed": assessment.get("changed", {}).get(name)}
         for name, share in assessment["accuracy"].items()
     ]
     return {
         "verdict": content["verdict"],
         "relies": content["relies"],
-        "tables": [_table("With the shortcut kept, exchanged and removed", rows)],
+        "tables": [_table("With the shortcut kept, of another sample, and removed", rows)],
     }
 
 
@@ -169,10 +172,11 @@ def _scan(content: dict[str, Any], names: Names) -> dict[str, Any]:
 
 
 def _worded(measure: str) -> str:
-    """Such as "right, shortcut exchanged" for "accuracy flipped"."""
+    """Such as "right, shortcut of the worst donor" for "accuracy flipped"."""
     what, _, became = measure.partition(" ")
-    became = {"flipped": "exchanged", "randomised": "random"}.get(became, became)
-    return f"{ {'accuracy': 'right', 'worst': 'right in the worst class'}.get(what, what) }, shortcut {became}"
+    became = BECAME.get(became, became)
+    label = {"accuracy": "right", "worst": "right in the worst class"}.get(what, what)
+    return f"{label}, shortcut {became}" if became else label
 
 
 def _table(title: str, rows: list[dict[str, Any]], chosen: int | None = None) -> dict[str, Any]:

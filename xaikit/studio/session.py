@@ -37,6 +37,7 @@ from xaikit.studio.sample_cards import (
 Filters = Sequence[tuple[str, str, Any]]
 
 USUAL_VIEW = CardView()
+AGAIN = 5.0  # seconds after which a disk that refused is tried again
 MOST_CARDS = 120  # of one answer
 STUDIO, MARKS = "studio", "marks"
 
@@ -98,11 +99,17 @@ class Session:
         self._stop.set()
 
     def _index(self) -> None:
-        try:
-            for catalogue in self.catalogues:
-                catalogue.fill(self._stop)
-        except Exception as err:  # the page must go on with what there is
-            warnings.warn(f"the index stopped: {err}", stacklevel=1)
+        while not self._stop.is_set():
+            try:
+                for catalogue in self.catalogues:
+                    catalogue.fill(self._stop)
+            except OSError:  # a full disk may get room
+                self._stop.wait(AGAIN)
+            except Exception as err:  # the page must go on with what there is
+                warnings.warn(f"the index stopped: {err}", stacklevel=1)
+                return
+            else:
+                return
 
     def _first(self) -> ExplainedSample:
         run = self.runs[0]

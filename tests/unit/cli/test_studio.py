@@ -17,9 +17,11 @@ from PIL import Image
 from xaikit.cli import studio_demo
 from xaikit.cli.demo_digits import make_network
 from xaikit.studio import Studio
+from xaikit.studio.jobs import Jobs
 
 NETWORK = "xaikit.cli.demo_digits:make_network"
 MODEL = ("--model", NETWORK, "--weights", "w.pt")
+PHOTOS = ("--data", "photos", "--grey")
 Leave = Callable[..., int]
 
 
@@ -89,6 +91,24 @@ def test_wrong_calls_have_one_sentence(leave: Leave, capsys: pytest.CaptureFixtu
         ("run", *MODEL, "--data", "short.npz"): "--data short.npz does not hold the samples of run",
         ("run-photos", *MODEL, "--data", "gone", "--grey"): "3.png is not where it was",
         ("run-photos", *MODEL, "--data", "away", "--grey"): "no such file or folder: away",
+        (
+            "run-photos",
+            *MODEL,
+            "--data",
+            "photos",
+            "--grey",
+            "--size",
+            "24",
+        ): "(1, 12, 12) there, (1, 24, 24) here), so marks",
+        (
+            "run-photos",
+            *MODEL,
+            "--data",
+            "photos",
+            "--grey",
+            "--mean",
+            "9",
+        ): "(other values), so marks would lie elsewhere",
         ("run", "--demo"): "--demo brings its own run, model and data",
     }
     for call, words in calls.items():
@@ -127,3 +147,42 @@ def test_the_demo_is_made_once_and_opened(
     assert session.jobs.can_start
     monkeypatch.setattr(studio_demo, "_train", lambda *_: pytest.fail("trained again"))
     assert leave("studio", "--demo", "--no-browser", "--quiet") == 0
+
+
+def test_marks_on_large_photographs_lie_where_they_were_drawn(
+    leave: Leave, opened: list[Studio], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of wide photographs the model sees the middle, scaled; marks are drawn on that, and jobs see the same."""
+    from xaikit.cli.job import load_job
+    from xaikit.studio.mark_desk import MarkDesk
+
+    def strong(x: torch.Tensor) -> torch.Tensor:
+        return x > (x.min() + x.max()) / 2
+
+    monkeypatch.setattr(Jobs, "_launch", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    torch.save(make_network().state_dict(), "w.pt")
+    Path("wide").mkdir()
+    for i in range(3):
+        photograph = np.zeros((36, 72), np.uint8)
+        photograph[6 * i : 6 * i + 6, 30 + 6 * i : 36 + 6 * i] = 255  # 2 x 2 pixels of the input
+        Image.fromarray(photograph).save(f"wide/{i}.png")
+    call = ("--data", "wide", "--grey", "--size", "12", *MODEL)
+    assert leave("explain", *call, "--explainer", "gradient", "--out", "run-wide", "--quiet") == 0
+    assert leave("studio", "run-wide", *call, "--no-browser") == 0
+    session = opened[0].session()
+    session.catalogues[0].fill()
+    inputs = []
+    for row in session.catalogues[0].query()[1]:
+        _, sample = next(session.samples_of(row))
+        bright = np.flatnonzero(strong(sample.inputs).numpy())
+        assert 1 <= len(bright) <= 9
+        inputs.append(sample.inputs)
+        edit = {"meaning": "must-not-matter", "scope": "sample", "position": row["position"], "base": 0}
+        MarkDesk(session).change({**edit, "added": [n for place in bright.tolist() for n in (place, 1)]})
+    number = session.jobs.start("assess", {}, session.marks.folder)
+    job = load_job(session.jobs.home(number) / "step-00.json")
+    data = job.samples(job.model)
+    seen = torch.stack([data[i] for i in range(3)])
+    assert torch.equal(seen, torch.stack(inputs))
+    assert torch.equal(job.masks(data).of(torch.arange(3), seen, 3), torch.stack([strong(x)[0] for x in seen]).float())

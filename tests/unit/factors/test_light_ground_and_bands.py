@@ -179,3 +179,17 @@ def test_columns_and_those_that_are_one_variable():
         Column(names="age").exchange(x, donors)
     with pytest.raises(InvalidInputError, match="no column 9 in a table of 5"):
         Column(indices=[9]).exchange(x, donors)
+
+
+@pytest.mark.parametrize("factor", ["background", "foreground"])
+def test_the_object_of_standardised_channels_is_that_of_the_picture(factor):
+    """A channel that varies little has large numbers then, and its noise would outweigh the object in the others."""
+    raw = 0.4 + 0.05 * torch.rand(8, 3, 12, 12, generator=GENERATOR)
+    raw[:, 1:, 4:9, 3:8] += 0.4
+    raw[0, :, 0, 0], raw[0, :, 0, 1] = 0.0, 1.0  # each channel has black and white
+    mean, deviation = torch.tensor([0.4, 0.4, 0.4]), torch.tensor([0.01, 0.3, 0.3])
+    standardised = (raw - mean.view(3, 1, 1)) / deviation.view(3, 1, 1)
+    expected = FACTORS.create(factor).exchange(raw, raw.flip(0).flip(2))
+    changed = FACTORS.create(factor).exchange(standardised, standardised.flip(0).flip(2))
+    back = changed * deviation.view(3, 1, 1) + mean.view(3, 1, 1)
+    assert torch.allclose(back, expected, atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 
 import pytest
 
@@ -87,3 +88,17 @@ def test_a_growing_run_gets_its_new_shards(runs):
     assert catalogue.query()[0] == 40
     with catalogue.connection() as base:
         assert tuple(base.execute("SELECT count(*) FROM shards").fetchone()) == (3,)
+
+
+def test_a_full_disk_is_an_error_of_the_disk(catalogue, monkeypatch):
+    """The page sends its edits again after one, and drops what any other error refuses."""
+
+    def full(*_, **__):
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorname = "SQLITE_FULL"
+        raise error
+
+    monkeypatch.setattr("xaikit.studio.catalogue.sqlite3.connect", full)
+    with pytest.raises(OSError, match="disk is full") as told:
+        catalogue.query()
+    assert told.value.filename == str(catalogue.path)

@@ -75,7 +75,7 @@ def start_mending(page, folder, epochs):
 def see_the_verdict(page):
     page.get_by_role("link", name="See the result").click(timeout=WAIT)
     page.wait_for_selector(".verdict")
-    return page.locator(".verdict").text_content()
+    return page.locator(".verdict").text_content().replace("\u00a0", " ")
 
 
 def job_file(folder, name):

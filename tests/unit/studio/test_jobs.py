@@ -219,3 +219,15 @@ def test_mend_from_the_page_and_see_before_and_after(called, tmp_path, monkeypat
         page.raw("GET", f"/api/jobs/{number}/report.html", {"host": "127.0.0.1:8431", "cookie": page.cookie})[0] == 200
     )
     assert (tmp_path / "run/studio/jobs" / number / "marks" / HEADER).is_file()
+
+
+def test_a_full_disk_leaves_no_half_written_job(tmp_path, marks, monkeypatch):
+    jobs = Jobs(tmp_path / "jobs", TEMPLATE, tmp_path / "run", EXPLAIN)
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "job.json")
+
+    monkeypatch.setattr("xaikit.studio.jobs.write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        jobs.start("scan", {}, marks)
+    assert list((tmp_path / "jobs").iterdir()) == []

@@ -156,6 +156,9 @@ def test_a_mark_of_another_sample_of_that_name_is_refused(editor):
     changed(editor, [3], fingerprint="one")
     with pytest.raises(InvalidInputError, match=r"another sample of the same name \(a/b.png.*--marks"):
         changed(editor, [4], fingerprint="two")
+    with pytest.raises(InvalidInputError, match="another sample of the same name"):
+        editor.state(KEY, {"fingerprint": "two"})
+    assert set(editor.state(KEY, {"fingerprint": "one"}).mark.positions) == {3}
     with pytest.raises(InvalidInputError, match=r"holds marks of image samples of shape \(8, 9\)"):
         MarkFolder.begin(editor.folder.path, "image", (9, 9))
 

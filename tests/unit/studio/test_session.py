@@ -193,7 +193,7 @@ def test_a_full_disk_is_told_and_the_mark_stays(called, runs, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("xaikit.studio.marks.write_whole", lambda *_: (_ for _ in ()).throw(full))
         answer = page.post("/api/marks", edit, status=507)
-    assert answer["error"] == "all.png: No space left on device; nothing was changed, and the page tries again"
+    assert answer["error"] == "all.png: No space left on device; nothing was changed; make room on the disk"
     assert page.get("/api/marks?meaning=must-matter&scope=all&position=0")["runs"] == []
     assert page.post("/api/marks", edit)["runs"] == [0, 2]
 

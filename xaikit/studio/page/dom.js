@@ -27,7 +27,14 @@ function fill(element, values) {
   }
 }
 
-export const say = (text) => { document.getElementById("status").textContent = text; };
+const SAID = 8000; // ms that a sentence stays
+
+export function say(text) {
+  const status = document.getElementById("status");
+  status.textContent = text;
+  clearTimeout(say.timer);
+  say.timer = setTimeout(() => { status.textContent = ""; }, SAID);
+}
 
 export function option(value, text, selected = false) {
   return h("option", { value, selected }, text);

@@ -30,7 +30,13 @@ export class Layers {
     await Promise.all(wanted.map(async ([meaning, scope]) => {
       if (scope === "class" && !this.app.state.filters.label.length && !this.app.state.filters.predicted.length) return;
       const key = { meaning, scope, position, cluster };
-      const answer = await get("/api/marks", key);
+      let answer = { runs: [], edit: 0, undo: false, redo: false };
+      try {
+        answer = await get("/api/marks", key);
+      } catch (err) { // a damaged file, or the mark of another sample of this name: the sample can be looked at
+        if (err instanceof Away) throw err;
+        this.app.fail(err);
+      }
       this.layers.set(`${meaning} ${scope}`, this.layer(key, size, answer));
     }));
   }

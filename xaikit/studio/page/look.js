@@ -113,7 +113,8 @@ export class Look {
   // Show the samples of a job's first group of its kind.
   async showGroup(job) {
     await this.addGroups(job);
-    const select = job.verb === "scan" ? this.factor : this.cluster;
+    const [select, other] = job.verb === "scan" ? [this.factor, this.cluster] : [this.cluster, this.factor];
+    other.value = "";
     const first = [...select.options].find((one) => one.value.startsWith(`${job.number}-`));
     if (first) select.value = first.value;
     await this.changed();

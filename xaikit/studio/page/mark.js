@@ -23,6 +23,7 @@ export class MarkView {
     this.layerSet = new Layers(app, () => this.refresh());
     this.surface = ["image", "series"].includes(app.state.kind) ? new Sheet(this) : new Parts(this);
     this.build(root);
+    window.addEventListener("resize", () => { if (this.visible) this.fit(); });
     setInterval(() => { if (this.visible) this.layerSet.refresh(this.layer).catch(() => {}); }, LOOK_AGAIN);
   }
 

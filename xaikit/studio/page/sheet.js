@@ -184,7 +184,7 @@ export class Sheet {
         paint(i, colour, edge && height > 1 && Math.max(width, height) > 64 ? 255 : alpha);
       }
     };
-    for (const { flags, meaning, strong } of this.host.layers()) layer(flags, COLOURS[meaning], strong ? 150 : 70);
+    for (const { flags, meaning, strong } of this.host.layers()) layer(flags, COLOURS[meaning], strong ? 110 : 60);
     layer(this.host.suggestion, SUGGESTED, 140);
     if (this.stroke) {
       for (let i = 0; i < this.stroke.length; i += 1) {
