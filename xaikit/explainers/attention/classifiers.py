@@ -52,8 +52,8 @@ def attention_relevance(
     if method not in METHODS:
         raise InvalidInputError(f"method is one of {', '.join(METHODS)}, got {method!r}{near_names(method, METHODS)}")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    named = inputs if isinstance(inputs, Mapping) else {"pixel_values": inputs}
-    tensors = {name: to_tensor(value, name).to(device) for name, value in named.items()}
+    arguments = inputs if isinstance(inputs, Mapping) else {"pixel_values": inputs}
+    tensors = {name: to_tensor(value, name).to(device) for name, value in arguments.items()}
     with evaluated(model, device) as running, torch.enable_grad():
         output = running(**_with_gradient(running, tensors), output_attentions=True)
         weights = [layer for layer in getattr(output, "attentions", None) or () if isinstance(layer, Tensor)]
@@ -74,6 +74,6 @@ def _with_gradient(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The arguments, of which one takes a gradient, since weights of the model may not."""
     ids = tensors.get("input_ids")
     if ids is not None:
-        rest = {name: value for name, value in tensors.items() if name != "input_ids"}
-        return {**rest, "inputs_embeds": model.get_input_embeddings()(ids).detach().requires_grad_()}
+        others = {name: value for name, value in tensors.items() if name != "input_ids"}
+        return {**others, "inputs_embeds": model.get_input_embeddings()(ids).detach().requires_grad_()}
     return {n: v.detach().requires_grad_() if v.is_floating_point() else v for n, v in tensors.items()}

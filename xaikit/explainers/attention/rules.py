@@ -59,15 +59,15 @@ def crossed(encoder: Sequence[Tensor], decoder: Sequence[Tensor], cross: Sequenc
     of_encoder = _without_scale(joined_layers(encoder, "transformer_attribution"))
     to_decoder = torch.eye(len(decoder[0]), dtype=decoder[0].dtype, device=decoder[0].device)
     to_encoder = torch.zeros_like(cross[0])
-    for own, other in zip(decoder, cross, strict=True):
-        to_encoder = to_encoder + own @ to_encoder
-        to_decoder = to_decoder + own @ to_decoder
-        to_encoder = to_encoder + _without_scale(to_decoder).T @ other @ of_encoder
+    for within, across in zip(decoder, cross, strict=True):
+        to_encoder = to_encoder + within @ to_encoder
+        to_decoder = to_decoder + within @ to_decoder
+        to_encoder = to_encoder + _without_scale(to_decoder).T @ across @ of_encoder
     return to_decoder, to_encoder
 
 
 def _without_scale(relevance: Tensor) -> Tensor:
     identity = torch.eye(len(relevance), dtype=relevance.dtype, device=relevance.device)
-    rest = relevance - identity
-    sums = rest.sum(-1, keepdim=True)
-    return rest / sums.masked_fill(sums == 0, 1) + identity
+    gathered = relevance - identity
+    sums = gathered.sum(-1, keepdim=True)
+    return gathered / sums.masked_fill(sums == 0, 1) + identity
