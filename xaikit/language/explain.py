@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -105,6 +106,7 @@ def _explained(  # noqa: PLR0913, PLR0917
     against = against_ids(score, answer, tokenizer)
     scores = token_scores(score, teacher.first, answer, against)
     rows = explain_rows(teacher.explainer(explainer), teacher, scores, **options)
+    _warn_of_nonfinite(explainer, rows)
     start = [decoder_start(model)] if is_encoder_decoder(model) else []
     frame = frame_of(prompt, tokenizer, answer, score, start)
     return dataclasses.replace(
@@ -115,6 +117,20 @@ def _explained(  # noqa: PLR0913, PLR0917
         spec=explainer.describe(),
         seed=options["seed"],
         **_books(rows),
+    )
+
+
+def _warn_of_nonfinite(explainer: Explainer, rows: RowsOfTokens) -> None:
+    finite = rows.values.isfinite().all(1).tolist()
+    places = [i for i, is_finite in enumerate(finite) if not is_finite]
+    if not places:
+        return
+    if bool(rows.scores[places].isfinite().any()):
+        reason = "the model's scores are finite, but not what the method computes on the way; try another precision"
+    else:
+        reason = "so are the model's scores of them; look at its weights and try another precision"
+    warnings.warn(
+        f"{explainer!r}: the attributions of generated tokens {places} are NaN or infinite; {reason}", stacklevel=4
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -271,6 +273,14 @@ def test_a_model_that_sees_later_tokens_is_refused():
     config.is_decoder = True
     causal = small_models.transformers.BertLMHeadModel(config).eval()
     assert explain_generation(GradientXInput(causal), None, [1, 2], generated=[3, 4]).values.shape == (2, 4)
+
+
+def test_scores_that_are_nan_are_told():
+    model = small_models.llama()
+    broken = copy.deepcopy(model)
+    broken.lm_head.weight.data.fill_(float("nan"))
+    with pytest.warns(UserWarning, match=r"generated tokens .* are NaN or infinite; so are the model's scores"):
+        explain_generation(GradientXInput(broken), None, [1, 2], generated=[3, 7])
 
 
 def test_the_result_is_a_table_and_a_text():
