@@ -14,9 +14,12 @@ import pytest
 import torch
 from torch import nn
 
+from xaikit.core.intervals import share_interval
 from xaikit.explainers import Gradient, GradientXInput
 from xaikit.factors import Corner, Hue
 from xaikit.runs import explain_dataset
+from xaikit.shortcuts import Scan
+from xaikit.shortcuts.effects import Effect
 from xaikit.studio import Studio
 
 PORT = 8431
@@ -157,8 +160,9 @@ def write_jobs(run: Path) -> None:
     clusters = [{"cluster": k, "samples": [{"index": i} for i in members]} for k, members in CLUSTERS.items()]
     (jobs / "1" / "found" / "shortcuts.json").write_text(json.dumps({"clusters": clusters}))
     specs = [Corner(size=2).spec(), Hue().spec()]
+    share = share_interval(torch.tensor([True, False, False, False]), 0.95)
     effects = [
-        {"title": title, "spec": spec, "changed_samples": samples}
+        Effect(title, spec, "nuisance", share, share, 0, share, 1.0, 0.0, 0, 1.0, 0.1, tuple(samples))
         for (title, samples), spec in zip(CHANGED.items(), specs, strict=True)
     ]
-    (jobs / "2" / "scan.json").write_text(json.dumps({"effects": effects}))
+    Scan(tuple(effects), "image", 1.0, 40).save(jobs / "2" / "scan.json")
