@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from xaikit.core import EXPLAINERS, Call, Int
 from xaikit.core.opening import at_layers
-from xaikit.core.rows import rows_per_pass
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cam.base import ActivationMap, Reading, read_cut, resized
 from xaikit.explainers.cam.gradients import read_gradients
 from xaikit.explainers.cam.layers import patches
+from xaikit.explainers.copy_scores import scores_of_copies
 
 
 class ChannelMap(ActivationMap, abc.ABC):
@@ -57,25 +55,6 @@ class ChannelMap(ActivationMap, abc.ABC):
         shape[0], shape[axis] = weights.shape
         return reading._replace(signals=(weights.view(shape).expand_as(reading.activation),))
 
-    def _scores(self, call: Call, channels: int, change: Callable[[Call, slice, range], Tensors]) -> Tensor:
-        """The score of each changed copy, one for each channel, (channels, N).
-
-        `change` gets a call on n of the samples, the slice of these samples, and the range of the k channels; it
-        returns tensors (k, n, ...).
-        """
-        parts, start = [], 0
-        # Without a graph a pass takes twice the rows of a gradient pass; see `metrics.perturbation`.
-        rows = self.max_rows or (None if call.create_graph else 2 * rows_per_pass(call.inputs))
-        for part, passes in call.passes(channels, rows):
-            samples = slice(start, start + part.n)
-            start += part.n
-            scores = []
-            for some in passes:
-                copies = tuple(t.flatten(0, 1) for t in change(part, samples, some))
-                scores.append(_score(part, copies, len(some)).unflatten(0, (len(some), part.n)))
-            parts.append(torch.cat(scores))
-        return torch.cat(parts, 1)
-
 
 @EXPLAINERS.register("scorecam")
 class ScoreCam(ChannelMap):
@@ -95,7 +74,7 @@ class ScoreCam(ChannelMap):
         def masked(part: Call, samples: slice, some: range) -> Tensors:
             return (part.inputs[0] * masks[samples, some.start : some.stop].transpose(0, 1)[:, :, None],)
 
-        return self._scores(call, a.shape[1], masked).T.softmax(1)
+        return scores_of_copies(call, a.shape[1], masked, self.max_rows).T.softmax(1)
 
 
 @EXPLAINERS.register("ablationcam")
@@ -119,21 +98,8 @@ class AblationCam(ChannelMap):
             return tuple(copies)
 
         score = cut.scores(cut.inputs)
-        drop = score[:, None] - self._scores(cut, channels, without).T
+        drop = score[:, None] - scores_of_copies(cut, channels, without, self.max_rows).T
         return drop / score.abs().where(score != 0, 1)[:, None]
-
-
-def _score(call: Call, inputs: Tensors, copies: int) -> Tensor:
-    """The scores of copies; where the call says so, the pass is run again in the loss's backward pass."""
-    if not call.recompute:
-        return call.scores(inputs, copies)
-
-    def run(*tensors: Tensor) -> Tensor:
-        with call.recompute_context():
-            return call.scores(tensors, copies)
-
-    scores: Tensor = checkpoint(run, *inputs, use_reentrant=False)
-    return scores
 
 
 def _scaled(maps: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from xaikit.explainers.lrp.catalogue import (
     LRPEpsilonPlus,
     LRPUniformEpsilon,
 )
+from xaikit.explainers.lrp.conditional import conditional_relevance
 from xaikit.explainers.lrp.registry import lrp_rule
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "LRPEpsilonGammaBox",
     "LRPEpsilonPlus",
     "LRPUniformEpsilon",
+    "conditional_relevance",
     "lrp_rule",
 ]

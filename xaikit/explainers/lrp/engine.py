@@ -77,13 +77,23 @@ class ZennitLRP(Explainer):
         """The relevance for each of the call's targets, one after the other."""
         return self._traced(call, self._trace(call, ledger))
 
-    def _trace(self, call: Call, ledger: Ledger | None) -> Trace:
-        flow = Flow(differentiable=call.create_graph, repeated=bool(call.more_targets))
+    def _trace(self, call: Call, ledger: Ledger | None, *, repeated: bool = False) -> Trace:
+        flow = Flow(differentiable=call.create_graph, repeated=repeated or bool(call.more_targets))
         variables = [x for x in call.inputs if x.requires_grad]
         return Trace(Rules(self._make_composite()), flow, attn=self.ATTENTION, ledger=ledger, variables=variables)
 
     def _traced(self, call: Call, trace: Trace) -> Generator[Tensors]:
         """The relevance for each of the call's targets by one trace of its pass."""
+        with self.tracing(call, trace) as traced:
+            # The books need every branch, also one that leads past the explained layers.
+            points = trace.sources if trace.ledger is not None else ()
+            for target in traced.targets:
+                values, grads = traced.of_target(target).grad_at_layers(points)
+                yield tuple(relevance_of(g, x) for g, x in zip(grads, values, strict=True))
+
+    @contextlib.contextmanager
+    def tracing(self, call: Call, trace: Trace) -> Iterator[Call]:
+        """The call with its pass traced; inside, every backward pass carries relevance."""
         flow, ledger = trace.flow, trace.ledger
         canonizers = (*trace.rules.composite.canonizers, *(self.zennit_canonizers or ()))
 
@@ -110,11 +120,7 @@ class ZennitLRP(Explainer):
             passes_kept=passes,
         )
         with canonized(call.model, canonizers) if canonizers else nullcontext(), flow.relevance():
-            # The books need every branch, also one that leads past the explained layers.
-            points = trace.sources if ledger is not None else ()
-            for target in traced.targets:
-                values, grads = traced.of_target(target).grad_at_layers(points)
-                yield tuple(relevance_of(g, x) for g, x in zip(grads, values, strict=True))
+            yield traced
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:
         """Operations of the model, on these inputs, where relevance would follow the plain gradient."""

@@ -1,0 +1,136 @@
+"""Concept relevance propagation: what flows through channels adds up, and is zennit's with a masked gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+from xaikit.core.torchvision_ops import import_torchvision
+from xaikit.explainers import AttnLRP, Gradient, LRPEpsilonPlus, LRPUniformEpsilon
+from xaikit.explainers.lrp import conditional_relevance
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+Y = torch.tensor([0, 2])
+
+
+def plain():
+    return nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    ).double().eval()  # fmt: skip
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        x = x + self.norm(self.b(self.a(x).relu()))
+        return self.head(x.relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("explainer", [LRPEpsilonPlus, LRPUniformEpsilon])
+@pytest.mark.parametrize(("build", "layer", "channels"), [(plain, "1", 5), (plain, "2", 4), (Residual, "stem", 4)])
+def test_the_sum_over_all_channels_is_the_relevance(explainer, build, layer, channels):
+    made = explainer(build().double().eval())
+    relevance = made.attribute(X, Y)
+    parts = conditional_relevance(made, X, Y, conditions=[{layer: [k]} for k in range(channels)])
+    assert parts.shape == (channels, *X.shape)
+    assert (parts.sum(0) - relevance).abs().max() < 1e-5 * relevance.abs().max()
+    assert torch.allclose(conditional_relevance(made, X, Y, conditions={layer: range(channels)}), relevance, rtol=1e-9)
+    some = conditional_relevance(made, X, Y, conditions={layer: np.array([0, 2])})
+    assert torch.allclose(some, parts[0] + parts[2], rtol=1e-9)
+
+
+def test_inside_a_branch_only_what_passes_it():
+    made = LRPUniformEpsilon(Residual().double().eval(), epsilon=1e-9)
+    at_branch = made.set_kwargs(layer="a").attribute(X, Y)
+    parts = conditional_relevance(made, X, Y, conditions=[{"a": k} for k in range(4)])
+    sums = parts.sum((2, 3, 4))
+    # The stem's bias takes up a part, so the sums are compared with what arrives there.
+    through_stem = conditional_relevance(made, X, Y, conditions=[{"a": k, "stem": range(4)} for k in range(4)])
+    assert torch.allclose(parts, through_stem, rtol=1e-9)
+    assert torch.allclose(parts.sum(0), conditional_relevance(made, X, Y, conditions={"a": range(4)}), rtol=1e-9)
+    assert sums.shape == (4, 2)
+    assert not torch.allclose(parts.sum(0), made.attribute(X, Y), rtol=0.1)  # the rest went past the branch
+    assert at_branch.shape == (2, 4, 6, 6)
+
+
+def test_several_layers_must_all_be_passed():
+    made = LRPEpsilonPlus(plain())
+    pairs = [{"3": i, "1": k} for i in range(4) for k in range(5)]
+    assert torch.allclose(conditional_relevance(made, X, Y, conditions=pairs).sum(0), made.attribute(X, Y), rtol=1e-8)
+    reverse = [{"1": k, "3": i} for i in range(4) for k in range(5)]
+    one, other = (conditional_relevance(made, X, Y, conditions=c) for c in (pairs, reverse))
+    assert torch.equal(one, other)
+
+
+def test_zennit_gives_the_same_with_a_masked_gradient():
+    import_torchvision()
+    from zennit.attribution import Gradient as ZennitGradient
+    from zennit.composites import EpsilonPlus
+
+    model = plain()
+    made = LRPEpsilonPlus(model)
+    for channels in ([1], [0, 3]):
+        mask = torch.zeros(1, 4, 1, 1).double()
+        mask[:, channels] = 1
+        # After zennit's own hooks, so that it meets the relevance of the layer's output.
+        handle = model[3].register_forward_hook(
+            lambda _m, _i, out, mask=mask: (out.register_hook(lambda g: g * mask), out)[1]
+        )
+        with ZennitGradient(model=model, composite=EpsilonPlus()) as attributor:
+            out = model(X)
+            seed = torch.zeros_like(out).scatter_(1, Y[:, None], out.detach().gather(1, Y[:, None]))
+            _, theirs = attributor(X.clone(), seed)
+        handle.remove()
+        ours = conditional_relevance(made, X, Y, conditions={model[3]: channels})
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-9)
+
+
+def test_tokens_have_their_channels_last():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patch, self.norm, self.head = nn.Conv2d(3, 6, 4, stride=4), nn.LayerNorm(6), nn.Linear(6, 3)
+            self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+        def forward(self, x):
+            t = self.norm(self.patch(x).flatten(2).transpose(1, 2))
+            return self.head((t + self.attention(t, t, t, need_weights=False)[0]).mean(1))
+
+    made = AttnLRP(Tokens().double().eval())
+    parts = conditional_relevance(made, X, Y, conditions=[{"norm": k} for k in range(6)])
+    relevance = made.attribute(X, Y)
+    assert (parts.sum(0) - relevance).abs().max() < 1e-5 * relevance.abs().max()
+    positions = conditional_relevance(made, X, Y, conditions=[{"norm": k} for k in range(4)], channel_axis=1)
+    assert torch.allclose(positions.sum(0), relevance, rtol=1e-6)
+
+
+def test_structures_and_what_cannot_be_right():
+    model = plain()
+    made = LRPEpsilonPlus(model)
+    named = conditional_relevance(made, {"input": X}, Y, conditions={"1": 0})
+    assert torch.equal(named["input"], conditional_relevance(made, X.numpy(), Y.tolist(), conditions={"1": 0}))
+    assert conditional_relevance(made, (X,), Y, conditions=[{"1": 0}])[0].shape == (1, *X.shape)
+    for condition, error, words in (
+        ({"1": 5}, InvalidInputError, "has channels 0 to 4, got 5"),
+        ({"1": -1}, InvalidInputError, "has channels 0 to 4"),
+        ({"1": 0.5}, InvalidTypeError, "whole numbers"),
+        ({"11": 0}, UnknownNameError, "no layer '11'"),
+        ({}, InvalidTypeError, "mapping from layers to channels"),
+        ("1", InvalidTypeError, "mapping from layers to channels"),
+    ):
+        with pytest.raises(error, match=words):
+            conditional_relevance(made, X, Y, conditions=condition)
+    with pytest.raises(InvalidTypeError, match="needs an LRP explainer"):
+        conditional_relevance(Gradient(model), X, Y, conditions={"1": 0})
+    with pytest.raises(InvalidInputError, match="put the layer into conditions="):
+        conditional_relevance(made.set_kwargs(layer="1"), X, Y, conditions={"1": 0})
+    with pytest.raises(InvalidInputError, match="after the first"):
+        conditional_relevance(made, X, Y, conditions={"1": 0}, channel_axis=0)

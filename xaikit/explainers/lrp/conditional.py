@@ -1,0 +1,188 @@
+"""Concept relevance propagation: the relevance that flows through chosen channels of hidden layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.core import Call
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.graphs import depends_on
+from xaikit.core.layers import LayerPoint, find_point
+from xaikit.core.structure import Tensors
+from xaikit.core.taps import Readings, tapped
+from xaikit.explainers.lrp.engine import ZennitLRP
+from xaikit.explainers.lrp.flow import relevance_of
+
+CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
+Condition = Mapping[Any, Any]  # from a layer to its channels
+
+
+def conditional_relevance(  # noqa: PLR0913
+    explainer: ZennitLRP,
+    inputs: Any,
+    targets: Any = None,
+    *,
+    conditions: Condition | Sequence[Condition],
+    channel_axis: int | None = None,
+    seed: int = 0,
+) -> Any:
+    """The relevance of the inputs that flows through some channels of some layers (CRP, Achtibat et al. 2023).
+
+    ``{"layer4": [3, 17]}``: the relevance of the score is handed back to the output of `layer4`, all channels but 3 and
+    17 are set to 0 there, and it is handed back further from there alone. Of several layers, it must pass the channels
+    of each, from the last that runs to the first. The sum over all channels of a layer is the relevance that flows
+    through the layer: all of it, where no path leads past the layer. (Source: 10.1038/s42256-023-00711-8.)
+
+    Args:
+        explainer: an LRP explainer with a model, such as ``LRPEpsilonPlus(model)``.
+        inputs: as for `Explainer.attribute`.
+        targets: likewise.
+        conditions: from a layer, by name or as a module, to its channels: whole numbers, or one. Or a list of such
+            mappings; they share the forward pass and the first backward pass.
+        channel_axis: of the layers' outputs; None: the last for linear layers, norms and tokens (N, T, D) of an image,
+            else 1.
+        seed: as for `Explainer.attribute`.
+
+    Returns:
+        For a mapping the relevance in the structure and the shape of the inputs; for a list, with a new first axis.
+
+    Raises:
+        InvalidInputError: for a channel that is not there, or an explainer of a hidden layer.
+        InvalidTypeError: for an explainer that is not LRP, or conditions of another form.
+        UnreachableError: when the score does not depend on a layer.
+
+    >>> from xaikit.explainers import LRPEpsilonPlus
+    >>> model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 2, bias=False))
+    >>> explainer, x = LRPEpsilonPlus(model), torch.rand(3, 4)
+    >>> parts = conditional_relevance(explainer, x, 0, conditions=[{"1": k} for k in range(6)])
+    >>> parts.sum(0).allclose(explainer.attribute(x, 0), atol=1e-5)
+    True
+    """
+    if not isinstance(explainer, ZennitLRP):
+        raise InvalidTypeError(
+            f"conditional relevance needs an LRP explainer, such as LRPEpsilonPlus(model), got {explainer!r}"
+        )
+    if explainer.layer is not None:
+        raise InvalidInputError(
+            f"conditional relevance is that of the inputs, got an explainer with layer={explainer.layer!r}; put the "
+            "layer into conditions="
+        )
+    several = not isinstance(conditions, Mapping)
+    condition_list: list[Any] = list(conditions) if several else [conditions]
+    if not condition_list or not all(isinstance(c, Mapping) and c for c in condition_list):
+        raise InvalidTypeError(
+            f"conditions must be a mapping from layers to channels, or a list of them, got {conditions!r}"
+        )
+
+    def method(call: Call) -> tuple[Tensors, ...]:
+        return tuple(_conditional(explainer, call, condition_list, channel_axis))
+
+    results = explainer.run_call(method, inputs, targets, seed=seed)
+    return _stacked(results) if several else results[0]
+
+
+def _stacked(results: Sequence[Any]) -> Any:
+    first = results[0]
+    if isinstance(first, Tensor):
+        return torch.stack(list(results))
+    if isinstance(first, Mapping):
+        return {key: torch.stack([r[key] for r in results]) for key in first}
+    return tuple(torch.stack(list(tensors)) for tensors in zip(*results, strict=True))
+
+
+def _conditional(
+    explainer: ZennitLRP, call: Call, conditions: Sequence[Condition], channel_axis: int | None
+) -> list[Tensors]:
+    points = list({p.name: p for c in conditions for p in (find_point(call.model, layer) for layer in c)}.values())
+    leaves: list[Tensor] = []
+
+    def at_layers(inputs: Tensors) -> Tensors:
+        readings.check(call.model, call.n)
+        for point, count in zip(points, readings.runs, strict=True):
+            if count > 1 or len(readings.outputs[points.index(point)][0]) != call.n:
+                raise InvalidInputError(
+                    f"layer {point.name!r} must run once and keep the batch of {call.n} first, it runs {count} times "
+                    f"and returns {tuple(readings.outputs[points.index(point)][0].shape)}; name one that does"
+                )
+        leaves.extend(inputs)
+        return readings.leaves
+
+    trace = explainer._trace(call, None, repeated=True)
+    with explainer.tracing(call, trace) as traced, tapped(points, traced.tap) as readings:
+        # `passes_kept` keeps the graph for the passes from the layers on.
+        with_graph = dataclasses.replace(traced, passes_kept={})
+        arriving = dict(zip((p.name for p in points), with_graph.grad_of(call.inputs, at=at_layers), strict=True))
+        results = []
+        for condition in conditions:
+            masks = {}
+            for layer, channels in condition.items():
+                point = find_point(call.model, layer)
+                output = readings.outputs[[p.name for p in points].index(point.name)][0]
+                masks[point.name] = _mask(point, output, channels, _axis(point, output, call, channel_axis))
+            results.append(_handed_back(call, points, readings, arriving, masks, tuple(leaves)))
+    return results
+
+
+def _handed_back(  # noqa: PLR0913
+    call: Call,
+    points: Sequence[LayerPoint],
+    readings: Readings,
+    arriving: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    leaves: Tensors,
+) -> Tensors:
+    """The relevance of the inputs that passes each mask, from the last layer to the first."""
+    index = {p.name: i for i, p in enumerate(points)}
+    outputs = {name: readings.outputs[i][0] for name, i in index.items()}
+    entries = {name: readings.by_run[i][0] for name, i in index.items()}
+
+    def before(a: str, b: str) -> int:
+        return 1 if depends_on(outputs[a], (entries[b],)) else -1
+
+    first, *others = sorted(masks, key=functools.cmp_to_key(before), reverse=True)
+    flowing, name = arriving[first] * masks[first], first
+    for following in others:
+        flowing = _step(outputs[name], (entries[following],), flowing)[0] * masks[following]
+        name = following
+    gradients = _step(outputs[name], leaves, flowing)
+    return tuple(relevance_of(g, x.detach()) for g, x in zip(gradients, leaves, strict=True))
+
+
+def _step(output: Tensor, goals: Tensors, flowing: Tensor) -> Tensors:
+    if not output.requires_grad:
+        return tuple(torch.zeros_like(x) for x in goals)
+    gradients = torch.autograd.grad(output, goals, flowing, retain_graph=True, allow_unused=True)
+    return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, goals, strict=True))
+
+
+def _axis(point: LayerPoint, output: Tensor, call: Call, channel_axis: int | None) -> int:
+    if channel_axis is not None:
+        if not -output.ndim < channel_axis < output.ndim or channel_axis % output.ndim == 0:
+            raise InvalidInputError(
+                f"channel_axis must name an axis of {tuple(output.shape)} after the first, got {channel_axis}"
+            )
+        return channel_axis % output.ndim
+    tokens = output.ndim == 3 and call.inputs[0].ndim == 4
+    return output.ndim - 1 if tokens or isinstance(point.module, CHANNELS_LAST) or output.ndim == 2 else 1
+
+
+def _mask(point: LayerPoint, output: Tensor, channels: Any, axis: int) -> Tensor:
+    """1 at the channels and 0 elsewhere, to broadcast against a layer's output."""
+    numbers = torch.as_tensor(channels).flatten()
+    if numbers.dtype.is_floating_point or numbers.dtype == torch.bool or not len(numbers):
+        raise InvalidTypeError(f"the channels of layer {point.name!r} must be whole numbers, got {channels!r}")
+    count = output.shape[axis]
+    if bool(((numbers < 0) | (numbers >= count)).any()):
+        raise InvalidInputError(
+            f"layer {point.name!r}, which returns {tuple(output.shape)}, has channels 0 to {count - 1}, got "
+            f"{channels!r}"
+        )
+    mask = torch.zeros(count, dtype=output.dtype, device=output.device)
+    mask[numbers.to(output.device)] = 1
+    return mask.view(*[-1 if d == axis else 1 for d in range(output.ndim)])

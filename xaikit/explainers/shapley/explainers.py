@@ -1,0 +1,197 @@
+"""Shapley values of groups of features, with their standard errors."""
+
+from __future__ import annotations
+
+import abc
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xaikit.core import BASELINES, EXPLAINERS, FEATURE_MASKS, Call, Choice, Explainer, Int
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.structure import Tensors
+from xaikit.explainers.copy_scores import scores_of_copies
+from xaikit.explainers.feature_groups import make_groups
+from xaikit.explainers.shapley.plans import CoalitionPlan, exact_plan, kernel_plan, permutation_plan
+
+MOST_EXACT = 15  # groups: 32,768 passes
+
+
+class ShapleyEstimate(NamedTuple):
+    """Shapley values and their standard errors, each in the structure of the inputs."""
+
+    values: Any
+    standard_errors: Any
+
+
+class Shapley(Explainer, abc.ABC):
+    """Base: the Shapley value of each group of features, shared evenly among the features of the group.
+
+    A coalition's score is that of the input with the features of all other groups replaced by the baseline. The values
+    sum to S(x) - S(baseline). They are linear in the scores, so a derivative is exact.
+    """
+
+    USES_GLOBAL_RANDOM = False
+    GAP_TOLERANCE = 1e-3
+
+    baseline: Annotated[
+        Any, Choice(BASELINES), "where a feature is absent: a name, a number, a tensor or a Baseline"
+    ] = "zeros"
+    feature_mask: Annotated[
+        Any, Choice(FEATURE_MASKS, optional=True), "groups that are switched together; None divides the input evenly"
+    ] = None
+    n_segments: Annotated[int, Int(ge=1), "most groups where no feature mask is given"] = 10
+    max_rows: Annotated[int | None, Int(ge=1, optional=True), "most rows in one forward pass; None chooses"] = None
+
+    @abc.abstractmethod
+    def _plan(self, players: int, seed: int) -> CoalitionPlan:
+        """What is evaluated for a number of groups."""
+
+    def estimate(
+        self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0
+    ) -> ShapleyEstimate:
+        """The values with their standard errors, at the cost of the values alone.
+
+        Args:
+            inputs: as for `attribute`.
+            targets: as for `attribute`.
+            create_graph: as for `attribute`.
+            seed: as for `attribute`.
+
+        Returns:
+            Both in the structure of the inputs. The standard errors are of the values of the features; they are 0 where
+            nothing was drawn, and NaN where too little was.
+
+        Raises:
+            InvalidInputError, InvalidTypeError, UnboundError: as for `attribute`.
+        """
+        call = self.run_call(
+            lambda call: self._estimated(call, errors=True), inputs, targets, create_graph=create_graph, seed=seed
+        )
+        return ShapleyEstimate(*call)
+
+    def _attribute(self, call: Call) -> Tensors:
+        return self._estimated(call, errors=False)[0]
+
+    def _estimated(self, call: Call, *, errors: bool) -> tuple[Tensors, ...]:
+        groups = make_groups(self.feature_mask, call.inputs, self.n_segments, call.tokens)
+        players = 1 + max(int(ids.max()) for ids in groups)
+        plan = self._plan(players, call.seed)
+        baselines = self.baseline.of(call)
+        coalitions = plan.coalitions.to(call.inputs[0].device)
+
+        def change(part: Call, samples: slice, some: range) -> Tensors:
+            flags = coalitions[some.start : some.stop]
+            ids_of_part = (ids if len(ids) == 1 else ids[samples] for ids in groups)
+            return tuple(
+                torch.where(flags[:, ids], x, b[samples])
+                for ids, x, b in zip(ids_of_part, part.inputs, baselines, strict=True)
+            )
+
+        scores = scores_of_copies(call, len(coalitions), change, self.max_rows)
+        wide = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
+        sizes = _sizes(groups, call.inputs, players)
+        values = (plan.weights.to(wide) @ wide).T
+        results = [self._spread(values / sizes, groups, call.inputs)]
+        if errors:
+            spread = torch.zeros_like(values)
+            if plan.parts is not None:
+                parts = plan.parts.to(wide) @ wide
+                spread = (plan.factor * (parts - parts.mean(0)).square().sum(0)).sqrt().T
+            results.append(self._spread(spread / sizes, groups, call.inputs))
+        return tuple(results)
+
+    def _spread(self, values: Tensor, groups: Tensors, inputs: Tensors) -> Tensors:
+        """The value (N, n) of each group, at each of its features."""
+        return tuple(
+            values.gather(1, ids.expand(len(x), *x.shape[1:]).flatten(1)).view(x.shape).to(x.dtype)
+            for ids, x in zip(groups, inputs, strict=True)
+        )
+
+    def _promised_total(self, call: Call) -> Tensor | None:
+        return call.scores(call.inputs) - call.scores(self.baseline.of(call))
+
+
+def _sizes(groups: Tensors, inputs: Tensors, players: int) -> Tensor:
+    """How many features each group has, (N, n); 1 for a group that a sample does not have."""
+    sizes = torch.zeros(len(inputs[0]), players, device=inputs[0].device)
+    for ids, x in zip(groups, inputs, strict=True):
+        flat = ids.expand(len(x), *x.shape[1:]).flatten(1)
+        sizes.scatter_add_(1, flat, torch.ones_like(flat, dtype=sizes.dtype))
+    return sizes.clamp_min(1)
+
+
+@EXPLAINERS.register("exact_shapley")
+class ExactShapley(Shapley):
+    """Shapley values over all coalitions of the groups (Shapley 1953): 2^n passes for n groups, at most 15.
+
+    phi_i = sum over coalitions S without i of |S|! (n - |S| - 1)! / n! (S(x with S and i) - S(x with S)). Each group's
+    value is shared evenly among its features, and all sum to S(x) - S(baseline).
+
+    >>> import torch
+    >>> model, x = torch.nn.Linear(3, 2, bias=False), torch.rand(1, 3)
+    >>> ExactShapley(model).attribute(x, 0).allclose(x * model.weight[:1], atol=1e-6)
+    True
+    """
+
+    PASSES = (512,)
+
+    def _plan(self, players: int, seed: int) -> CoalitionPlan:  # noqa: ARG002
+        if players > MOST_EXACT:
+            raise InvalidInputError(
+                f"exact Shapley values of {players} groups take 2^{players} = {2**players:,} passes, so at most "
+                f"{MOST_EXACT} groups are allowed; use kernel_shapley or permutation_shapley, or make fewer groups "
+                "with n_segments= or feature_mask="
+            )
+        return exact_plan(players)
+
+
+@EXPLAINERS.register("kernel_shapley")
+class KernelShapley(Shapley):
+    """Shapley values by a weighted linear fit to coalitions of the groups (Lundberg and Lee 2017, arXiv:1705.07874).
+
+    Coalitions of the sizes that weigh most are all evaluated, the others are drawn in pairs with their complements
+    (Covert and Lee 2021, arXiv:2012.01536), and the values are made to sum to S(x) - S(baseline). Exact where
+    `n_coalitions` covers all 2^n. `estimate` also gives standard errors, by a jackknife over the drawn pairs.
+
+    >>> import torch
+    >>> model, x = torch.nn.Linear(3, 2, bias=False), torch.rand(1, 3)
+    >>> KernelShapley(model).attribute(x, 0).allclose(x * model.weight[:1], atol=1e-6)
+    True
+    """
+
+    PASSES = ("n_coalitions",)
+
+    n_segments = 64
+    n_coalitions: Annotated[int, Int(low=192, high=512, step=64, ge=4), "most coalitions, that is passes"] = 256
+
+    def _plan(self, players: int, seed: int) -> CoalitionPlan:
+        if self.n_coalitions < 2 * players + 2 and self.n_coalitions < 2**players:
+            raise InvalidInputError(
+                f"a fit to {players} groups needs at least {2 * players + 2} coalitions, got "
+                f"n_coalitions={self.n_coalitions}; raise it, or make fewer groups with n_segments= or feature_mask="
+            )
+        return kernel_plan(players, self.n_coalitions, seed)
+
+
+@EXPLAINERS.register("permutation_shapley")
+class PermutationShapley(Shapley):
+    """Shapley values as the mean of what a group adds, over random orders and their reverses.
+
+    Strumbelj and Kononenko 2010; antithetic orders: Mitchell et al. 2022, arXiv:2104.12199. `estimate` also gives
+    standard errors, from the spread over the orders.
+
+    >>> import torch
+    >>> model, x = torch.nn.Linear(3, 2, bias=False), torch.rand(1, 3)
+    >>> PermutationShapley(model).attribute(x, 0).allclose(x * model.weight[:1], atol=1e-6)
+    True
+    """
+
+    PASSES = ("n_coalitions",)
+
+    n_segments = 64
+    n_coalitions: Annotated[int, Int(low=192, high=512, step=64, ge=2), "most coalitions, that is passes"] = 256
+
+    def _plan(self, players: int, seed: int) -> CoalitionPlan:
+        return permutation_plan(players, self.n_coalitions, seed)
