@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -267,7 +268,7 @@ def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
         id(value): (value, value.copy())
         for _, state in attributes
         for value in state.values()
-        if type(value) in (list, dict, set)
+        if type(value) in (list, dict, set, OrderedDict)  # hooks stand in the last
     }
     owned = [
         (torch_private.buffers_of(m), name, b)

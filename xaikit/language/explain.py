@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from xaikit.core import Explainer, as_explainer
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.params import Int
 from xaikit.language.answers import generate, read_answer
+from xaikit.language.frames import frame_of
 from xaikit.language.generation import Generation, with_future
 from xaikit.language.prompts import Prompt, read_prompts
 from xaikit.language.rows import RowsOfTokens, explain_rows
 from xaikit.language.scores import AnswerScore, against_ids, read_score, token_scores
 from xaikit.language.teacher import bound_model, check_vocabulary, decoder_start, is_encoder_decoder, teach
-from xaikit.language.token_text import CONTEXT, joined, readable, special_ids, token_texts
-from xaikit.language.units import ANSWER
 
 
 def explain_generation(  # noqa: PLR0913
@@ -108,38 +106,16 @@ def _explained(  # noqa: PLR0913, PLR0917
     scores = token_scores(score, teacher.first, answer, against)
     rows = explain_rows(teacher.explainer(explainer), teacher, scores, **options)
     start = [decoder_start(model)] if is_encoder_decoder(model) else []
-    before = start or prompt.ids[-CONTEXT:]  # they decide whether the answer begins with a space
-    texts = token_texts(tokenizer, [*before, *answer])[len(before) :]
-    specials = special_ids(tokenizer)
-    answer_text, answer_spans = joined(texts, [token in specials for token in answer], len(prompt.text))
-    border = (len(prompt.text), len(prompt.text))
-    has_text = tokenizer is not None
-    return Generation(
-        values=with_future(rows.values, len(prompt.ids) + len(start) + len(answer)).cpu(),
-        generated=[_whole_name(answer_text, texts)] if score.whole_answer else readable(texts),
-        tokens=[*prompt.names, *readable(token_texts(tokenizer, start)), *readable(texts)],
-        kinds=[
-            *prompt.kinds,
-            *["special"] * len(start),
-            *["special" if token in specials else ANSWER for token in answer],
-        ],
-        n_prompt=len(prompt.ids) + len(start),
+    frame = frame_of(prompt, tokenizer, answer, score, start)
+    return dataclasses.replace(
+        frame,
+        values=with_future(rows.values, len(frame.tokens)).cpu(),
         scores=rows.scores.cpu(),
         residual=(rows.scores - rows.values.sum(1).to(rows.scores)).cpu(),
-        score=score.described,
         spec=explainer.describe(),
-        prompt=prompt.text,
-        answer=answer_text if has_text else "",
-        spans=[*prompt.spans, *[border] * len(start), *answer_spans] if has_text else [],
-        ids=torch.tensor([*prompt.ids, *start, *answer]),
-        slots=list(prompt.slots) if has_text else [],
         seed=options["seed"],
         **_books(rows),
     )
-
-
-def _whole_name(text: str, texts: Sequence[str]) -> str:
-    return text or " ".join(texts)
 
 
 def _books(rows: RowsOfTokens) -> dict[str, Any]:

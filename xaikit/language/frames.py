@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,32 +14,39 @@ from xaikit.language.token_text import CONTEXT, joined, readable, special_ids, t
 from xaikit.language.units import ANSWER, SPECIAL
 
 
-def frame_of(prompt: Prompt, tokenizer: Any, answer: list[int], score: AnswerScore) -> Generation:
-    """A generation of tokens with zeros in its rows.
+def frame_of(
+    prompt: Prompt, tokenizer: Any, answer: list[int], score: AnswerScore, start: Sequence[int] = ()
+) -> Generation:
+    """A generation of tokens with zeros in its rows, a single one where the score is that of the whole answer.
 
     Args:
         prompt: read.
         tokenizer: of Hugging Face; None for ids.
         answer: ids.
         score: what is explained.
+        start: ids with which a decoder begins, which stand between prompt and answer.
     """
-    texts = token_texts(tokenizer, [*prompt.ids[-CONTEXT:], *answer])[-len(answer) :]
+    before = [*start] or prompt.ids[-CONTEXT:]  # they decide whether the answer begins with a space
+    texts = token_texts(tokenizer, [*before, *answer])[len(before) :]
     specials = special_ids(tokenizer)
     text, spans = joined(texts, [token in specials for token in answer], len(prompt.text))
-    columns = len(prompt.ids) + len(answer)
+    border = (len(prompt.text), len(prompt.text))
+    has_text = tokenizer is not None
+    rows = [text or " ".join(texts)] if score.whole_answer else readable(texts)
+    kinds = [SPECIAL if token in specials else ANSWER for token in answer]
     return Generation(
-        values=torch.zeros(len(answer), columns),
-        generated=readable(texts),
-        tokens=[*prompt.names, *readable(texts)],
-        kinds=[*prompt.kinds, *[SPECIAL if token in specials else ANSWER for token in answer]],
-        n_prompt=len(prompt.ids),
-        scores=torch.zeros(len(answer)),
-        residual=torch.zeros(len(answer)),
+        values=torch.zeros(len(rows), len(prompt.ids) + len(start) + len(answer)),
+        generated=rows,
+        tokens=[*prompt.names, *readable(token_texts(tokenizer, start)), *readable(texts)],
+        kinds=[*prompt.kinds, *[SPECIAL] * len(start), *kinds],
+        n_prompt=len(prompt.ids) + len(start),
+        scores=torch.zeros(len(rows)),
+        residual=torch.zeros(len(rows)),
         score=score.described,
         spec={},
-        ids=torch.tensor([*prompt.ids, *answer]),
+        ids=torch.tensor([*prompt.ids, *start, *answer]),
         prompt=prompt.text,
-        answer=text if tokenizer is not None else "",
-        spans=[*prompt.spans, *spans] if tokenizer is not None else [],
-        slots=list(prompt.slots),
+        answer=text if has_text else "",
+        spans=[*prompt.spans, *[border] * len(start), *spans] if has_text else [],
+        slots=list(prompt.slots) if has_text else [],
     )

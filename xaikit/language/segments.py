@@ -9,17 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.errors import InvalidInputError
 from xaikit.core.model_state import evaluated
-from xaikit.core.params import Int
-from xaikit.language.answers import generate, read_answer
 from xaikit.language.coalition_scores import CoalitionScorer
 from xaikit.language.coalitions import Coalition, LeavingOut, attributed, coalitions_of
-from xaikit.language.frames import frame_of
 from xaikit.language.generation import Generation
-from xaikit.language.prompts import Prompt, read_prompts
-from xaikit.language.scores import AnswerScore, TokenScore, against_ids, read_score
-from xaikit.language.teacher import check_vocabulary, check_window
+from xaikit.language.prompts import Prompt
+from xaikit.language.scores import AnswerScore, TokenScore, against_ids
+from xaikit.language.single_prompts import read_single
 from xaikit.language.units import ANSWER, SPECIAL, TEMPLATE, Unit, columns_of
 
 
@@ -59,30 +56,17 @@ def explain_segments(  # noqa: PLR0913
     Raises:
         InvalidInputError, InvalidTypeError: for a prompt, an answer or segments that cannot be read.
     """
-    if not isinstance(model, nn.Module):
-        raise InvalidTypeError(f"explain_segments takes a model, got a {type(model).__name__}")
-    if generated is not None and generation is not None:
-        raise InvalidInputError("pass the answer, generated=, or how the model generates it, generation=, not both")
-    settings = LeavingOut(by) if isinstance(by, str) else by
-    score, seed = read_score(target), Int(ge=0).check(seed, "seed")
-    check_vocabulary(model, 0, tokenizer)
-    prompts, is_batch = read_prompts(prompt, tokenizer)
-    if is_batch:
-        raise InvalidInputError(f"explain_segments takes one prompt, got a batch of {len(prompts)}; call it for each")
-    single = prompts[0]
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    if generated is None:
-        answer = generate(model, single, dict(generation or {}), device=device, seed=seed)
-    else:
-        answer = read_answer(generated, single, tokenizer, model)
-    check_window(model, len(single.ids), len(answer))
-    frame = frame_of(single, tokenizer, answer, score)
+    text = read_single(
+        model, tokenizer, prompt, caller="explain_segments", generated=generated, generation=generation, target=target,
+        seed=seed,
+    )  # fmt: skip
+    settings, frame = LeavingOut(by) if isinstance(by, str) else by, text.frame
     units = columns_of(frame, segments)
     chosen = [unit for unit in units if unit.kind not in (SPECIAL, ANSWER) and unit.name != f"({TEMPLATE})"]
     if not chosen:
         raise InvalidInputError("no segment can be left out of the prompt; name some, segments=")
     coalitions = coalitions_of(settings, len(chosen), seed)
-    scores = _scores(model, single, answer, chosen, coalitions, settings, score, tokenizer)
+    scores = _scores(model, text.prompt, text.answer, chosen, coalitions, settings, text.score, tokenizer)
     values = attributed(settings, coalitions, scores, seed)
     by_unit = {id(unit): value for unit, value in zip(chosen, values, strict=True)}
     matrix = torch.stack([by_unit.get(id(unit), torch.zeros_like(values[0])) for unit in units], 1)
@@ -99,8 +83,6 @@ def explain_segments(  # noqa: PLR0913
         ids=None,
         units=segments if isinstance(segments, str) else "spans",
         spec={"name": settings.method, "settings": dataclasses.asdict(settings)},
-        generation=None if generated is not None else dict(generation or {}),
-        seed=seed,
     )
 
 
@@ -137,4 +119,5 @@ def _scores(  # noqa: PLR0913, PLR0917
             score=lambda logits: by_token.each(logits[None])[0],
             device=device,
         )
-        return scorer.scores(coalitions).cpu()
+        scores = scorer.scores(coalitions).cpu()
+    return scores.sum(1, keepdim=True) if score.whole_answer else scores

@@ -52,6 +52,95 @@ def test_the_published_formula(model, method, row):
     assert not result.values[row, len(PROMPT) + row :].any()
 
 
+def test_a_call_leaves_no_hook_in_the_model():
+    """Transformers installs hooks in the first pass that returns attention weights, and notes that it has."""
+    model = small_models.llama()
+    model.set_attn_implementation("eager")
+    first, again = (explain_attention(model, None, PROMPT, generated=ANSWER) for _ in range(2))
+    assert torch.equal(first.values, again.values)
+    assert len(model(IDS, output_attentions=True).attentions) == 2
+
+
+def average(heads, gradients) -> np.ndarray:
+    return np.mean([np.maximum(a * g, 0) for a, g in zip(heads, gradients, strict=True)], 0)
+
+
+def scaled(relevance: np.ndarray) -> np.ndarray:
+    rest = relevance - np.eye(len(relevance))
+    sums = rest.sum(1, keepdims=True)
+    return np.divide(rest, sums, out=np.zeros_like(rest), where=sums > 0) + np.eye(len(relevance))
+
+
+@pytest.mark.parametrize("make", [small_models.bart, small_models.t5])
+def test_encoder_and_decoder_by_the_published_formula(make):
+    model = make()
+    model.set_attn_implementation("eager")
+    start, row = model.config.decoder_start_token_id, 2
+    decoder_ids = torch.tensor([[start, *ANSWER[:-1]]])
+    output = model(input_ids=torch.tensor([PROMPT]), decoder_input_ids=decoder_ids, output_attentions=True)
+    groups = [output.encoder_attentions, output.decoder_attentions, output.cross_attentions]
+    gradients = iter(torch.autograd.grad(output.logits[0, row, ANSWER[row]], [layer for g in groups for layer in g]))
+    encoder, decoder, cross = (
+        [average(layer[0].detach().numpy(), next(gradients)[0].numpy()) for layer in group] for group in groups
+    )
+    inside, own, other = np.eye(len(PROMPT)), np.eye(len(ANSWER)), np.zeros((len(ANSWER), len(PROMPT)))
+    for layer in encoder:
+        inside = inside + layer @ inside
+    for layer, across in zip(decoder, cross, strict=True):
+        own, other = own + layer @ own, other + layer @ other
+        other = other + scaled(own).T @ across @ scaled(inside)
+    result = explain_attention(model, None, PROMPT, method="transformer_attribution", generated=ANSWER)
+    expected = np.concatenate([other[row], own[row]])
+    assert expected.any()
+    assert np.allclose(result.values[row, : len(expected)], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "blocks", "values", "share"),
+    [
+        (small_models.llama, "model.layers", "self_attn.v_proj", 1),
+        (small_models.gpt2, "transformer.h", "attn.c_attn", 3),
+    ],
+    ids=["llama", "gpt2"],
+)
+def test_value_zeroing_by_passes_of_the_whole_model(make, blocks, values, share):
+    """A layer's output, with a value vector set to 0 in that layer alone: the layers before it stay as they were."""
+    model = make()
+    outputs, count = {}, IDS.shape[1]
+
+    def passed(zeroed_layer: int | None, token: int) -> dict[int, torch.Tensor]:
+        def read(i):
+            return lambda _m, _a, out: outputs.update({i: (out if isinstance(out, torch.Tensor) else out[0])[0]})
+
+        def zero(_m, _a, out):
+            mask = torch.ones_like(out)
+            mask[0, token, -(out.shape[-1] // share) :] = 0
+            return out * mask
+
+        layers = model.get_submodule(blocks)
+        handles = [layer.register_forward_hook(read(i)) for i, layer in enumerate(layers)]
+        if zeroed_layer is not None:
+            handles.append(layers[zeroed_layer].get_submodule(values).register_forward_hook(zero))
+        with torch.no_grad():
+            model(IDS)
+        for handle in handles:
+            handle.remove()
+        return dict(outputs)
+
+    clean, relevance = passed(None, 0), np.eye(count)
+    for layer in range(2):
+        distances = np.zeros((count, count))
+        for token in range(count):
+            changed = passed(layer, token)[layer]
+            a, b = clean[layer].numpy(), changed.numpy()
+            lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+            distances[:, token] = 1 - (a * b).sum(1) / lengths
+        relevance = distances / distances.sum(1, keepdims=True) @ relevance
+    result = explain_attention(model, None, PROMPT, method="value_zeroing", generated=ANSWER)
+    for row in range(len(ANSWER)):
+        assert np.allclose(result.values[row, :count], relevance[len(PROMPT) - 1 + row], atol=1e-9)
+
+
 def test_the_whole_answer_and_units(model):
     result = explain_attention(model, small_models.byte_level(), "The capital of France is", generated=" Rome")
     assert result.aggregate("words").tokens == ["The", " capital", " of", " France", " is", " Rome"]
@@ -67,7 +156,7 @@ def test_the_whole_answer_and_units(model):
     [
         (small_models.mamba, {}, "returns no attention weights"),
         (small_models.llama, {"method": "roll"}, "method is one of rollout"),
-        (small_models.t5, {}, "takes causal models"),
+        (small_models.t5, {}, "rollout is defined for one stack of layers"),
         (small_models.llama, {"prompt": [[1, 2], [3]]}, "takes one prompt"),
     ],
     ids=["state space", "method", "encoder", "batch"],

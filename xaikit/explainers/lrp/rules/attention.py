@@ -51,5 +51,5 @@ def _is_plain(trace: Trace, a: dict[str, Any], tensors: list[Tensor]) -> bool:
 
 def _hides_all(mask: Tensor) -> bool:
     """Whether a query may attend to nothing, where kernels differ in what they return and in its gradient."""
-    seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min
-    return not bool(seen.any(-1).all())
+    visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min
+    return not bool(visible.any(-1).all())
