@@ -57,7 +57,7 @@ def search_of(job: Tune) -> tuple[Search, Stream]:
 
 def _samples(job: Tune, model: nn.Module) -> tuple[Stream, Any]:
     if bool(job.data) == (job.source is not None):
-        raise InvalidInputError("name either an INPUT or --data, a data set")
+        raise InvalidInputError("name either an INPUT, or --data, a whole data set")
     data = job.samples(job.model) if job.source is None else read_batch(job.source, job.preparation(job.model))[0]
     size = {"batch_size": job.batch_size} if job.batch_size else {}
     masks = job.masks(data)

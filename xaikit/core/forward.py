@@ -22,6 +22,8 @@ from xaikit.core.structure import Tensors, map_tensors
 from xaikit.core.target_rows import pick_head
 
 SHAPE_WORDS = re.compile(r"shape|size|dimension|channel|multiplied|unflatten|must match", re.IGNORECASE)
+# Of torch's errors about images whose axes stand otherwise than a convolution or BatchNorm takes them.
+LAYOUT_WORDS = re.compile(r"channel|conv|batched|running_mean", re.IGNORECASE)
 
 # The forward passes of explained models that run in this context.
 _RUNNING: contextvars.ContextVar[tuple[nn.Module, ...]] = contextvars.ContextVar("running", default=())
@@ -239,7 +241,9 @@ def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None
         return
     shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
     convolution: Any = next((m for m in model.modules() if isinstance(m, torch_private.Convolution)), None)
-    hint = "" if convolution is None else order_hint(convolution.in_channels, convolution.weight.ndim, inputs[0])
+    hint = ""
+    if convolution is not None and LAYOUT_WORDS.search(str(error)):
+        hint = order_hint(convolution.in_channels, convolution.weight.ndim, inputs[0])
     raise InvalidInputError(f"the model fails on inputs of shape {shapes}{hint}: {_first_line(error)}") from error
 
 

@@ -157,7 +157,11 @@ def check_outputs(model: nn.Module, name: str, outputs: Sequence[Any], n: int, *
         InvalidTypeError: when its output holds no floating-point tensor first.
     """
     if not outputs:
-        ran = "; name a layer that runs" + near_names(name, _leaf_names(model) - {name})
+        twin = _with_weights_of(model, name)
+        ran = (
+            f", such as {twin!r}, which has the same weights" if twin else near_names(name, _leaf_names(model) - {name})
+        )
+        ran = f"; name a layer that runs{ran}"
         raise InvalidInputError(f"layer {name!r} does not run in the model's forward pass{ran}")
     for first in outputs:
         if not isinstance(first, Tensor) or not first.is_floating_point():
@@ -200,6 +204,13 @@ def by_sample(outputs: Sequence[Tensor]) -> Tensor:
 
 def _leaf_names(model: nn.Module) -> set[str]:
     return {name for name, module in model.named_modules() if name and not torch_private.children_of(module)}
+
+
+def _with_weights_of(model: nn.Module, name: str) -> str | None:
+    """Another layer that shares a weight with the named one, as an encoder does with a model's tied embedding."""
+    weights = set(dict(model.named_modules())[name].parameters(recurse=False)) if name in _leaf_names(model) else set()
+    others = ((other, module) for other, module in model.named_modules() if other and other != name)
+    return next((other for other, module in others if weights & set(module.parameters(recurse=False))), None)
 
 
 def check_parallel(names: Sequence[str], activations: Sequence[Tensor]) -> None:

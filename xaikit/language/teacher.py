@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import Explainer
+from xaikit.core import Explainer, torch_private
 from xaikit.core.errors import InvalidInputError, UnboundError
 from xaikit.core.model_state import evaluated
+from xaikit.core.target_rows import pick_head
 from xaikit.core.token_inputs import find_lookups
 
 
@@ -116,7 +117,44 @@ def teach(explainer: Explainer, prompt: Sequence[int], answer: Sequence[int], mo
             f"a {type(model).__name__} reads {len(ids)} texts, so the explainer needs {len(ids)} layers, got layer="
             f"{explainer.layer!r}; leave layer= out, which takes the embeddings"
         )
+    if len(answer) > 1 and torch_private.quantised_kind(model) is None:  # one scale for all tokens of a pass: no test
+        check_causal(explainer, inputs, extras, [*ids][-1], first)
     return Teacher(inputs, extras, layers, tuple(len(row) for row in ids.values()), first)
+
+
+def check_causal(
+    explainer: Explainer, inputs: dict[str, Tensor], extras: dict[str, Any], name: str, first: int
+) -> None:
+    """Refuse a model that sees the tokens after the one that it predicts: one pass is not how it generates.
+
+    Args:
+        explainer: bound.
+        inputs: the model's arguments, each for one sample.
+        extras: further arguments.
+        name: of the argument that ends in the answer.
+        first: the place in the logits that predicts the first generated token.
+
+    Raises:
+        InvalidInputError: when another last token changes the prediction of the first.
+    """
+    model = bound_model(explainer)
+    changed = inputs[name].clone()
+    changed[0, -1] = changed[0, 0] if changed[0, -1] != changed[0, 0] else changed[0, -1] - changed[0, -1].sign()
+    with evaluated(model, explainer.device) as running, torch.no_grad():
+
+        def predicted(ids: Tensor) -> Tensor:
+            output = running(**{**inputs, name: ids}, **extras)
+            logits: Tensor = pick_head(output, "logits" if explainer.head is None else explainer.head)
+            return logits[0, first]
+
+        before, after = predicted(inputs[name]), predicted(changed)
+        differs = float((after - before).abs().max() / before.abs().max().clamp_min(1e-30))
+        is_random = differs > 0 and not torch.equal(before, predicted(inputs[name]))
+    if differs > min(100 * torch.finfo(before.dtype).eps, 0.02) and not is_random:
+        raise InvalidInputError(
+            f"the {type(model).__name__} sees the tokens after the one that it predicts, so it generates nothing token "
+            "by token; take a causal model (of a BERT: with is_decoder=True in its config)"
+        )
 
 
 def decoder_start(model: Any) -> int:

@@ -18,6 +18,7 @@ from xaikit.factors.exchange import mask_like
 from xaikit.mitigation.concepts import Concept
 from xaikit.mitigation.decoys import check_shown
 from xaikit.mitigation.mend_groups import check_groups, group_list, split_rows
+from xaikit.mitigation.mend_result import GROUPS_TITLE
 
 REGION, FACTOR, CONCEPT, GROUPS = "region", "factor", "concept", "groups"
 
@@ -49,7 +50,7 @@ class Shortcut:
     def title(self) -> str:
         """Its name for people."""
         if self.factor is None:
-            return "the groups" if self.concept is None else "the concept"
+            return GROUPS_TITLE if self.concept is None else "the concept"
         return "the masked region" if self.kind == REGION else f"the {self.factor.title}"
 
 

@@ -17,6 +17,8 @@ from xaikit.mitigation.tables import aligned, percent
 
 OF_TRAINING = ("lr", "lr_schedule", "n_epochs", "batch_size", "patience", "random_state")
 ROUNDING = 1e-9  # of a difference of two shares
+# How a result names its shortcut where a place is not known, only groups are.
+GROUPS_TITLE = "the groups"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -95,7 +97,7 @@ class MendResult(Result):
 
     @property
     def _by_groups_alone(self) -> bool:
-        return self.shortcut == "the groups"
+        return self.shortcut == GROUPS_TITLE
 
     @property
     def verdict(self) -> str:

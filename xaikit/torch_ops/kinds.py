@@ -143,6 +143,9 @@ KINDS: dict[str, Kind] = _table(
 # How often the operation's input occurs in it as a factor, where that does not depend on the call.
 DEGREES: dict[str, float] = {"var": 2, "cov": 2, "cholesky": 0.5, "linalg_cholesky_ex": 0.5}
 
+# Elementwise, and the identity itself on a whole range of x: where y is x, it is x for all neighbours too.
+IDENTITY_ON_A_RANGE = {"clamp", "clamp_min", "clamp_max", "hardtanh", "relu6", "threshold", "hardshrink", "elu", "celu"}
+
 # BatchNorm as exported programs call it: the statistics are returned, too.
 NATIVE_BATCH_NORMS = ("_native_batch_norm_legit_no_training", "native_batch_norm", "_native_batch_norm_legit")
 

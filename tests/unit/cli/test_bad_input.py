@@ -120,7 +120,7 @@ def test_a_damaged_shard_or_manifest_is_named_and_repaired(
         (("shortcuts", "mine"), "mine holds no run"),
         (("explain", *DATA, *MODEL, "--out", "mine"), "mine is not empty and holds no run"),
         (("run", "bytes.yaml"), "bytes.yaml is not YAML"),
-        (("tune", *DATA, "x.npy", *MODEL), "either an INPUT or --data"),
+        (("tune", *DATA, "x.npy", *MODEL), "either an INPUT, or --data"),
         (("tune", "x.npy", *MODEL, "--target", "1,2"), "one class for all samples, or one for each of 3, got 2"),
         (("report", "--evaluation", "m.npy"), "m.npy is not JSON"),
     ],

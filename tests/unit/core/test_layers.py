@@ -149,6 +149,8 @@ def test_layers_that_cannot_be_read(kind, x):
             super().__init__()
             self.twice, self.idle, self.whole, self.one = (nn.Linear(4, 4) for _ in range(4))
             self.count = nn.Identity()
+            self.tied = nn.Linear(4, 4)
+            self.tied.weight = self.twice.weight
             self.double()
 
         def forward(self, x):
@@ -158,6 +160,7 @@ def test_layers_that_cannot_be_read(kind, x):
     cases = {
         "twice": (InvalidInputError, "layer 'twice' runs 2 times in a forward pass, and one run feeds another"),
         "idle": (InvalidInputError, "layer 'idle' does not run in the model's forward pass"),
+        "tied": (InvalidInputError, "name a layer that runs, such as 'twice', which has the same weights"),
         "whole": (InvalidInputError, r"layer 'whole' must keep the batch of 5 first, it returns \(1, 4\)"),
         "count": (InvalidTypeError, "layer 'count' must return a floating-point tensor"),
     }

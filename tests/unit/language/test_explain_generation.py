@@ -263,6 +263,16 @@ def test_a_model_without_embeddings_names_the_remedy():
     assert result.values.shape == (2, 4)
 
 
+def test_a_model_that_sees_later_tokens_is_refused():
+    config = small_models.transformers.BertConfig(vocab_size=40, **small_models.SIZE)
+    both_ways = small_models.transformers.BertLMHeadModel(config).eval()
+    with pytest.raises(InvalidInputError, match="the BertLMHeadModel sees the tokens after the one that it predicts"):
+        explain_generation(GradientXInput(both_ways), None, [1, 2], generated=[3, 4])
+    config.is_decoder = True
+    causal = small_models.transformers.BertLMHeadModel(config).eval()
+    assert explain_generation(GradientXInput(causal), None, [1, 2], generated=[3, 4]).values.shape == (2, 4)
+
+
 def test_the_result_is_a_table_and_a_text():
     result = explain_generation(
         GradientXInput(small_models.llama()), small_models.byte_level(), TEXT, generated=" Rome"

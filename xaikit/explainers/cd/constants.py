@@ -56,12 +56,29 @@ def constant_step(x: Decomposed, constant: Tensor, scale: Tensor | None = None) 
 
 
 def add_graph_constant(x: Decomposed, constant: Tensor) -> Decomposed:
-    """Compute x + constant for a constant met in the graph; an attention mask in it goes in halves to the parts."""
+    """Compute x + constant for a constant met in the graph.
+
+    An attention mask in it goes in halves to the parts. What a mask has set to minus infinity stays there.
+    """
+    if x.parts.is_floating_point() and x.parts.numel() and bool(x.parts.detach().amin().isneginf()):
+        closed = x.parts.isneginf().any(0)
+        summed = _add_graph_constant(x.like(x.parts.masked_fill(closed, 0)), constant)
+        return summed.like(summed.parts.masked_fill(closed, float("-inf")))
+    return _add_graph_constant(x, constant)
+
+
+def _add_graph_constant(x: Decomposed, constant: Tensor) -> Decomposed:
     masks = is_attention_mask(constant)
     if constant.numel() == 0 or not bool(masks.any()):
         return add_constant(x, constant)
     shared = add_constant(x, constant.masked_fill(masks, 0))
     return shared.like(shared.parts + torch.where(masks, 0.5 * constant, 0).to(shared.dtype))
+
+
+def weighted(x: Decomposed, weights: Tensor) -> Any:
+    """Compute x * weights, where a weight of 0 leaves nothing of what a mask has set to minus infinity."""
+    closed = x.parts.isneginf() & (weights == 0)
+    return (x.like(x.parts.masked_fill(closed, 0)) if bool(closed.any()) else x) * weights
 
 
 def lowest_share(x: Decomposed) -> float:

@@ -37,14 +37,14 @@ def mapped(x: Decomposed, function: Callable[[Tensor], Tensor], share: Tensor | 
         (2, *relevant.shape), [0, *(dim + 1 for dim in order)], dtype=relevant.dtype, device=relevant.device
     )
     parts[0] = relevant
-    return completed(x, parts, function(x.total), [x], share)
+    return completed(x, parts, function(x.total), nothing_irrelevant(x), share)
 
 
 def completed(  # noqa: PLR0913
     like: Decomposed,
     parts: Tensor,
     total: Tensor,
-    sources: list[Decomposed],
+    nothing: Tensor,
     share: Tensor | None = None,
     *,
     now: bool = True,
@@ -55,26 +55,25 @@ def completed(  # noqa: PLR0913
         like: a value of the same context.
         parts: (2, masks, *shape), the irrelevant part of which is still to be filled in.
         total: (*shape).
-        sources: what the value was computed from, by a map that is linear in each.
+        nothing: of which masks no irrelevant part arrives in which rows (masks, rows), or in all of them (masks, 1).
         share: the undecided share of the value, that of `like` by default.
         now: whether to fill it in at once, or together with the steps that follow.
     """
     total = total.detach()  # torch 2.6 refuses a total that requires a gradient
-    zero = torch.stack([_without_irrelevant_part(source) for source in sources]).all(0)
-    if not now and not bool(zero.any()):
+    if not now and not bool(nothing.any()):
         value = like.like(parts, share)
         value.remember_total(total)
         return Deferred(value, (FillRest(total),), per_channel=False).pending()
     torch.sub(total, parts[0], out=parts[1])
-    if bool(zero.any()):
-        per_channel = zero if zero.shape[1] in (1, parts.shape[2]) else zero.all(1, keepdim=True)
+    if bool(nothing.any()):
+        per_channel = nothing if nothing.shape[1] in (1, parts.shape[2]) else nothing.all(1, keepdim=True)
         parts[1].masked_fill_(per_channel.view(*per_channel.shape, *[1] * (parts.dim() - 3)), 0)
     result = like.like(parts, share)
     result.remember_total(total)
     return result
 
 
-def _without_irrelevant_part(x: Decomposed) -> Tensor:
+def nothing_irrelevant(x: Decomposed) -> Tensor:
     """Which masks have no irrelevant part in which rows of the first dimension, (masks, rows)."""
     part = x.irrelevant if x.dim() > 1 else x.irrelevant.unsqueeze(1)
     probe = part

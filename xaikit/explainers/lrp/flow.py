@@ -195,31 +195,42 @@ class BranchRelevance(RelevanceStep):
 
 
 class Pass(RelevanceStep):
-    """y = f(x), entry by entry: x gets the relevance of y, R_in = R_out."""
+    """y = f(x), entry by entry: x gets the relevance of y, R_in = R_out.
+
+    `identity` says that where y is x, f is the identity around x, too: the factor y / x is 1 and has no derivative.
+    """
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor, flow: Flow) -> Tensor:  # noqa: ARG004, D102
+    def forward(x: Tensor, y: Tensor, flow: Flow, identity: bool = False) -> Tensor:  # noqa: ARG004, D102
         return y.clone() if flow.differentiable else y.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
-        x, y, ctx.flow = inputs
+        x, y, ctx.flow, ctx.identity = inputs
         ctx.x, ctx.y = ctx.flow.save(x), ctx.flow.save(y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
         (g,) = grads
         if not ctx.flow.active:
-            return None, g, None
+            return None, g, None, None
+        with torch_private.DisableTorchFunction():
+            return Pass.of_input(ctx, g), None, None, None
+
+    @staticmethod
+    def of_input(ctx: Any, g: Tensor) -> Tensor:
+        """R / x of R / y = g."""
         x, y = ctx.x.tensor, ctx.y.tensor
         ctx.flow.release(ctx.x, ctx.y)
-        with torch_private.DisableTorchFunction():
-            if x.is_complex() or y.is_complex():
-                return per_unit(relevance_of(g, y), x), None, None
-            if x.dtype == torch.float16:  # half of the range: y / x may overflow
-                return g * nonzero(y) / nonzero(x), None, None
-            # Exactly 1 where y is x, so that branches with opposite g, however large, cancel: x - relu(x).
-            return g * (nonzero(y) / nonzero(x)), None, None
+        if x.is_complex() or y.is_complex():
+            return per_unit(relevance_of(g, y), x)
+        if x.dtype == torch.float16:  # half of the range: y / x may overflow
+            return g * nonzero(y) / nonzero(x)
+        # Exactly 1 where y is x, so that branches with opposite g, however large, cancel: x - relu(x).
+        factor = nonzero(y) / nonzero(x)
+        if ctx.identity and torch.is_grad_enabled():  # the two parts of its derivative cancel up to rounding alone
+            factor = factor.where(y != x, 1)
+        return g * factor
 
 
 class Output(RelevanceStep):

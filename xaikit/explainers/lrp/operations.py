@@ -121,7 +121,7 @@ def _passing_relu(trace: Trace, function: Any, x: Tensor, **kwargs: Any) -> Tens
     """A ReLU that hands on all relevance, R_in = R_out, also at its zeros."""
     with trace.flow.values_only():
         y = function(x, **kwargs)
-    return trace.mark(Pass.apply(x, y, trace.flow))
+    return trace.mark(Pass.apply(x, y, trace.flow, True))
 
 
 def written_out(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Any:

@@ -279,3 +279,20 @@ def test_experts(rules):
     assert torch.allclose(result.total, Experts()(x).expand_as(result.total), atol=1e-5)
     assert not result.irrelevant[3].any()
     assert not result.relevant[2].any()
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_products_of_matrices_whose_rows_are_not_those_of_the_result(n):
+    """Sample 0 has no irrelevant part and the others have one: the product of all samples has one in each row."""
+
+    def similarities(x):
+        return (x @ x.t()).softmax(-1) @ x
+
+    x = torch.randn(n, 4, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    mask = torch.eye(n, 4, dtype=torch.float64)
+    mask[0] = 1
+    result = decompose(similarities, x, torch.stack([mask, torch.zeros_like(x), torch.ones_like(x)]))
+    torch.testing.assert_close(result.total, similarities(x).expand_as(result.total))
+    assert bool(result.irrelevant[0].any()) is (n > 1)
+    assert not result.relevant[1].any()
+    assert not result.irrelevant[2].any()

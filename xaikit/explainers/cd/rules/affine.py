@@ -12,7 +12,7 @@ from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.constants import constant_step
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.layout import for_convolution
-from xaikit.explainers.cd.linear import completed, goes_by_total, mapped
+from xaikit.explainers.cd.linear import completed, goes_by_total, mapped, nothing_irrelevant
 from xaikit.explainers.cd.registry import cd_rule, missing_rule
 from xaikit.explainers.cd.rules.products import product
 from xaikit.explainers.cd.steps import Deferred, after
@@ -35,7 +35,7 @@ def weighted(x: Decomposed, weight: Tensor) -> Decomposed:
     if goes_by_total(x) and weight.dim() == 2 and weight.dtype == x.dtype:
         parts = torch.empty(*x.parts.shape[:-1], len(weight), dtype=x.dtype, device=weight.device)
         torch.mm(x.relevant.reshape(-1, x.shape[-1]), weight.T, out=parts[0].view(-1, len(weight)))
-        return completed(x, parts, functional.linear(x.total, weight), [x], share, now=False)
+        return completed(x, parts, functional.linear(x.total, weight), nothing_irrelevant(x), share, now=False)
     rows = functional.linear(x.parts.reshape(-1, x.shape[-1]), weight)
     return Deferred(x.like(rows.view(*x.parts.shape[:-1], *weight.shape[:-1]), share), per_channel=False).pending()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed, fractions, on_total
-from xaikit.explainers.cd.linear import completed, goes_by_total
+from xaikit.explainers.cd.linear import completed, goes_by_total, nothing_irrelevant
 from xaikit.explainers.cd.registry import cd_rule
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
@@ -29,7 +29,13 @@ def product(bilinear: Bilinear, x: Any, y: Any, share: Tensor | None = None) -> 
             of_x, of_y = bilinear(x.aligned_parts(ndim)[0], half_y), bilinear(half_x, y.aligned_parts(ndim)[0])
             parts = torch.empty((2, *of_x.shape), dtype=of_x.dtype, device=of_x.device)
             torch.add(of_x, of_y, out=parts[0])
-            return completed(x, parts, bilinear(x.total, y.total), [x, y], both, now=False)
+            # Rows of the two are rows of the product, but for those of a matrix on the right, which are summed over.
+            by_row = bilinear is not torch.matmul or ndim > 2
+            nothing = [
+                rows if value.dim() == ndim and (by_row or value is x) else rows.all(1, keepdim=True)
+                for value, rows in ((x, nothing_irrelevant(x)), (y, nothing_irrelevant(y)))
+            ]
+            return completed(x, parts, bilinear(x.total, y.total), nothing[0] & nothing[1], both, now=False)
         parts = bilinear(x.aligned_parts(ndim), half_y) + bilinear(half_x, y.aligned_parts(ndim))
         return x.like(parts, both)
     if isinstance(x, Decomposed):

@@ -17,6 +17,7 @@ from xaikit.explainers.cd.decomposed import (
 )
 from xaikit.explainers.cd.registry import cd_rule, missing_rule
 from xaikit.explainers.cd.rules import by_kind
+from xaikit.explainers.cd.rules.elementwise import masked_fill
 from xaikit.explainers.cd.rules.structure import getitem, is_basic
 from xaikit.torch_ops import operation_name
 
@@ -33,6 +34,13 @@ def fill(function: Any, input: Any, value: Any = 0) -> Any:
     if not isinstance(input, Decomposed):
         return function(input, on_total(value))
     return input.write(constant_like(as_constant(on_total(value), input).expand(input.shape), input))
+
+
+@cd_rule("fill_diagonal_")
+def fill_diagonal(function: Any, input: Decomposed, fill_value: Any, wrap: bool = False) -> Decomposed:
+    """Overwrite the diagonal with a constant."""
+    places = torch.zeros(input.shape, dtype=torch.bool, device=input.device)
+    return input.write(masked_fill(torch.masked_fill, input, function(places, True, wrap), fill_value))
 
 
 @cd_rule("__setitem__")

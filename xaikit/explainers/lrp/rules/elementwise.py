@@ -11,7 +11,7 @@ from xaikit.explainers.lrp.flow import Output, Pass, Share, Stop, per_unit, rele
 from xaikit.explainers.lrp.marks import GATE, PLAIN, Mark
 from xaikit.explainers.lrp.registry import rule
 from xaikit.torch_ops import Kind, operation_name
-from xaikit.torch_ops.kinds import degree_of
+from xaikit.torch_ops.kinds import IDENTITY_ON_A_RANGE, degree_of
 
 if TYPE_CHECKING:
     from xaikit.explainers.lrp.trace import Trace
@@ -26,7 +26,8 @@ def passed(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str,
         output = function(*args, **kwargs)
     if output.shape != operands[0].shape:
         return trace.without_rule(function, args, kwargs)
-    return trace.mark(Pass.apply(operands[0], output, trace.flow), mark)
+    identity = operation_name(function) in IDENTITY_ON_A_RANGE
+    return trace.mark(Pass.apply(operands[0], output, trace.flow, identity), mark)
 
 
 @rule(Kind.ELEMENTWISE, "normalize", "local_response_norm", "renorm")
