@@ -94,7 +94,8 @@ def _shape_remedy(tensor: Tensor, n: int, what: str) -> str:
     if tensor.shape[1] == 1:
         return f"; of a column pass {what}[:, 0]"
     if not bool(((tensor == 0) | (tensor == 1)).all()):
-        return f"; of scores pass {what}.argmax(1)"
+        positions = "; to train on a class for each position, as of tokens, use task_loss='cross_entropy'"
+        return f"; of scores pass {what}.argmax(1)" if tensor.is_floating_point() else positions
     if bool((tensor.sum(1) <= 1).all()):
         return f"; these are one-hot rows: pass {what}.argmax(1)"
     return "; to train on several labels for each sample use task_loss='binary_cross_entropy'"

@@ -19,7 +19,7 @@ from xaikit.core.value_ranges import ValueRange, ranges_known
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import autocast_on
-from xaikit.mitigation.penalties import EXPLANATION
+from xaikit.mitigation.penalties import EXPLANATION, classes_last
 
 FORMS = ("sigmoid", "log", "l1", "squared")
 PARTS = ("relevant", "irrelevant")
@@ -137,14 +137,32 @@ class CDEP(Mitigator):
         return stacked_masks(mask, _one(tuple(activations), "layers")[0], flatten(x)[0][0])
 
     def _number(self, penalised: Tensor, other: Tensor, masks: Tensor, y: Tensor) -> Tensor:
-        """The penalty of both scores (M, N, classes), or of the label's alone (M, N, 1)."""
+        """The penalty of both scores (M, N, classes), or of the label's alone (M, N, 1).
+
+        Scores of positions (M, N, T, classes) count where the label is a class, such as those of a generated answer.
+        """
+        places = None
+        if penalised.ndim > 3:
+            penalised, other = (torch.stack([classes_last(s, y) for s in scores]) for scores in (penalised, other))
+            places = self._labelled(y, penalised)
+            y = torch.where(places, y, 0)
         if self.centred and penalised.shape[-1] > 1 and self.form in ("l1", "squared"):
             penalised = penalised - penalised.mean(-1, keepdim=True)
         if self.target == "label" and penalised.shape[-1] > 1:
-            chosen = y.view(1, -1, 1).expand(len(penalised), -1, 1)
+            chosen = y[None, ..., None].expand(*penalised.shape[:-1], 1)
             penalised, other = penalised.gather(-1, chosen), other.gather(-1, chosen)
         present = (masks != 0).flatten(2).any(2)
-        return penalty(penalised, other, self.form, goal=self.goal, present=present)
+        return penalty(penalised, other, self.form, goal=self.goal, present=present, places=places)
+
+    def _labelled(self, y: Any, scores: Tensor) -> Tensor:
+        """Which positions have a class."""
+        if not isinstance(y, Tensor) or y.is_floating_point() or y.shape != scores.shape[1:-1]:
+            raise InvalidInputError(
+                "the model returns scores for each position, so CDEP needs a class for each, whole numbers (N, ...), "
+                f"-100 where there is none; got labels of shape {tuple(getattr(y, 'shape', ()))}; or name another "
+                "output with head="
+            )
+        return (y >= 0) & (y < scores.shape[-1])
 
     def penalty_share(self, fraction: BatchFraction) -> float:
         """The part's share of the samples that have anything masked, over which the penalty is a mean.
@@ -200,7 +218,15 @@ class CDEP(Mitigator):
         return torch.stack(inside, -1), torch.stack(outside, -1), masks
 
 
-def penalty(penalised: Tensor, other: Tensor, form: str, *, goal: float = 0.0, present: Tensor | None = None) -> Tensor:
+def penalty(  # noqa: PLR0913
+    penalised: Tensor,
+    other: Tensor,
+    form: str,
+    *,
+    goal: float = 0.0,
+    present: Tensor | None = None,
+    places: Tensor | None = None,
+) -> Tensor:
     """The penalty of scores (masks, N, classes): mean over samples and classes, summed over masks.
 
     Args:
@@ -209,6 +235,7 @@ def penalty(penalised: Tensor, other: Tensor, form: str, *, goal: float = 0.0, p
         form: one of `FORMS`.
         goal: the value that the score should have, for "l1" and "squared".
         present: (masks, N), the samples that have something to penalise; others do not count.
+        places: (N, ...), the positions that count, where scores are (masks, N, ..., classes).
     """
     forms: dict[str, tuple[Tensor, Any]] = {
         "sigmoid": (penalised - other, torch.sigmoid),
@@ -218,6 +245,8 @@ def penalty(penalised: Tensor, other: Tensor, form: str, *, goal: float = 0.0, p
     }
     value, function = forms[form]
     per_sample = function(value).mean(-1)
+    if places is not None:
+        per_sample = (per_sample * places).flatten(2).sum(2) / places.flatten(1).sum(1).clamp_min(1)
     if present is None:
         return per_sample.mean(1).sum()
     return ((per_sample * present).sum(1) / present.sum(1).clamp_min(1)).sum()

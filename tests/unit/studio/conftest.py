@@ -14,8 +14,12 @@ import pytest
 import torch
 from torch import nn
 
+from xaikit.core.intervals import share_interval
 from xaikit.explainers import Gradient, GradientXInput
+from xaikit.factors import Corner, Hue
 from xaikit.runs import explain_dataset
+from xaikit.shortcuts import Scan
+from xaikit.shortcuts.effects import Effect
 from xaikit.studio import Studio
 
 PORT = 8431
@@ -139,3 +143,26 @@ def flags_of(runs: list[int], size: int) -> np.ndarray:
     for start, length in zip(runs[::2], runs[1::2], strict=True):
         flags[start : start + length] = True
     return flags
+
+
+CLUSTERS = {0: [0, 2, 5, 39], 1: [1, 3]}
+CHANGED = {"top left corner": [4, 5, 6], "hue": []}
+
+
+def write_jobs(run: Path) -> None:
+    """A job that clustered and a job that scanned."""
+    jobs = run / "studio" / "jobs"
+    for number, verb in ((1, "shortcuts"), (2, "scan")):
+        (jobs / str(number) / "found").mkdir(parents=True)
+        (jobs / str(number) / "job.json").write_text(json.dumps({"verb": verb, "settings": {}, "begun": 0}))
+        for name, content in (("exit.json", {"code": 0}), ("step-00.done", {"code": 0})):
+            (jobs / str(number) / name).write_text(json.dumps(content))
+    clusters = [{"cluster": k, "samples": [{"index": i} for i in members]} for k, members in CLUSTERS.items()]
+    (jobs / "1" / "found" / "shortcuts.json").write_text(json.dumps({"clusters": clusters}))
+    specs = [Corner(size=2).spec(), Hue().spec()]
+    share = share_interval(torch.tensor([True, False, False, False]), 0.95)
+    effects = [
+        Effect(title, spec, "nuisance", share, share, 0, share, 1.0, 0.0, 0, 1.0, 0.1, tuple(samples))
+        for (title, samples), spec in zip(CHANGED.items(), specs, strict=True)
+    ]
+    Scan(tuple(effects), "image", 1.0, 40).save(jobs / "2" / "scan.json")

@@ -23,6 +23,7 @@ def opened(browser, link, *, width=1280, scheme="light"):
     page.on("console", lambda message: page.said.append(message.text))
     page.on("pageerror", lambda error: page.said.append(str(error)))
     page.on("dialog", lambda dialog: (page.said.append(dialog.message), dialog.dismiss()))
+    page.on("response", lambda r: page.said.append(f"{r.status} {r.url}") if r.status >= 400 else None)
     page.on("request", lambda request: page.asked.append(request.url))
     page.goto(link)
     page.wait_for_selector("body[data-ready=yes]")

@@ -8,36 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.studio.conftest import SIDE, flags_of
-from tests.unit.studio.screen import drag, mark, opened, pixels, saved, until
+from tests.unit.studio.conftest import CLUSTERS, SIDE, flags_of, write_jobs
 from xaikit import load_masks, load_run
 from xaikit.cli.mark_masks import MarkMasks
 from xaikit.core.errors import InvalidInputError
-from xaikit.factors import Column, Corner, Hue, Window
+from xaikit.factors import Column, Hue, Window
 from xaikit.files.marks import find_marks
-from xaikit.studio import Studio
 from xaikit.studio.suggestions import place_of
-
-CLUSTERS = {0: [0, 2, 5, 39], 1: [1, 3]}
-CHANGED = {"top left corner": [4, 5, 6], "hue": []}
-
-
-def write_jobs(run):
-    """A job that clustered and a job that scanned."""
-    jobs = run / "studio" / "jobs"
-    for number, verb in ((1, "shortcuts"), (2, "scan")):
-        (jobs / str(number) / "found").mkdir(parents=True)
-        (jobs / str(number) / "job.json").write_text(json.dumps({"verb": verb, "settings": {}, "begun": 0}))
-        for name, content in (("exit.json", {"code": 0}), ("step-00.done", {"code": 0})):
-            (jobs / str(number) / name).write_text(json.dumps(content))
-    clusters = [{"cluster": k, "samples": [{"index": i} for i in members]} for k, members in CLUSTERS.items()]
-    (jobs / "1" / "found" / "shortcuts.json").write_text(json.dumps({"clusters": clusters}))
-    specs = [Corner(size=2).spec(), Hue().spec()]
-    effects = [
-        {"title": title, "spec": spec, "changed_samples": samples}
-        for (title, samples), spec in zip(CHANGED.items(), specs, strict=True)
-    ]
-    (jobs / "2" / "scan.json").write_text(json.dumps({"effects": effects}))
 
 
 @pytest.fixture
@@ -110,28 +87,3 @@ def test_places_of_factors_of_tables_and_series():
     assert place_of(Column(indices=(0,)).spec(), "tabular", (3,)).tolist() == [0]
     assert place_of(Window(windows=4, number=1).spec(), "series", (12,)).tolist() == [3, 4, 5]
     assert place_of(Hue().spec(), "series", (12,)) is None
-
-
-@pytest.mark.slow
-def test_the_mouse_marks_a_cluster_that_the_gallery_shows(browser, runs):
-    write_jobs(runs[0])
-    running = Studio(runs[0]).start()
-    page = opened(browser, running.link)
-    page.locator("#look").get_by_label("Changes with factor").select_option(label="top left corner (3)")
-    until(page, "document.querySelector('.count').textContent.startsWith('3 of 40')")
-    page.locator("#look").get_by_label("Changes with factor").select_option("")
-    page.locator("#look").get_by_label("Cluster").select_option(label="cluster 0 (4)")
-    until(page, "document.querySelector('.count').textContent.startsWith('4 of 40')")
-    page.locator(".card[data-slot='2']").click()
-    place = mark(page, 5, "cluster 0 of job 1")
-    drag(page, place, (1.2, 1.3), (2.7, 1.6))
-    saved(page)
-    expected = np.zeros((SIDE, SIDE), bool)
-    expected[1, 1:3] = True
-    assert np.array_equal(pixels(runs[0], "must-not-matter/cluster/1-0.png"), expected)
-    page.get_by_role("button", name="the next sample").click()
-    until(page, "studio.mark.position === 39 && studio.mark.layer")  # of the same cluster, with the same mark
-    assert page.evaluate("studio.mark.layer.flags.reduce((a, b) => a + b, 0)") == 2
-    assert page.said == []
-    page.context.close()
-    running.stop()

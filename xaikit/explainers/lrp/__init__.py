@@ -10,7 +10,7 @@ from xaikit.explainers.lrp.catalogue import (
     LRPEpsilonPlus,
     LRPUniformEpsilon,
 )
-from xaikit.explainers.lrp.conditional import conditional_relevance
+from xaikit.explainers.lrp.conditional import channel_relevance, conditional_relevance
 from xaikit.explainers.lrp.registry import lrp_rule
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "LRPEpsilonGammaBox",
     "LRPEpsilonPlus",
     "LRPUniformEpsilon",
+    "channel_relevance",
     "conditional_relevance",
     "lrp_rule",
 ]

@@ -186,3 +186,52 @@ def _mask(point: LayerPoint, output: Tensor, channels: Any, axis: int) -> Tensor
     mask = torch.zeros(count, dtype=output.dtype, device=output.device)
     mask[numbers.to(output.device)] = 1
     return mask.view(*[-1 if d == axis else 1 for d in range(output.ndim)])
+
+
+def channel_relevance(  # noqa: PLR0913
+    explainer: ZennitLRP,
+    inputs: Any,
+    targets: Any = None,
+    *,
+    layer: Any,
+    channel_axis: int | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """The relevance of each channel of a layer, summed over its positions: which channels to put into `conditions`.
+
+    Args:
+        explainer: an LRP explainer with a model.
+        inputs: as for `Explainer.attribute`.
+        targets: likewise.
+        layer: by name or as a module.
+        channel_axis: of the layer's output; None: as in `conditional_relevance`.
+        seed: as for `Explainer.attribute`.
+
+    Returns:
+        (N, K) for K channels. The sum over the channels is the relevance that flows through the layer.
+
+    Raises:
+        InvalidTypeError: for an explainer that is not LRP.
+        InvalidInputError: for an axis that is not there.
+
+    >>> from xaikit.explainers import LRPEpsilonPlus
+    >>> model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2))
+    >>> channel_relevance(LRPEpsilonPlus(model), torch.rand(3, 1, 4, 4), 0, layer="1").topk(2).indices.shape
+    torch.Size([3, 2])
+    """
+    if not isinstance(explainer, ZennitLRP):
+        raise InvalidTypeError(
+            f"the relevance of channels needs an LRP explainer, such as LRPEpsilonPlus(model), got {explainer!r}"
+        )
+    sums: list[Tensor] = []
+
+    def method(call: Call) -> tuple[Tensors, ...]:
+        (relevance,) = explainer_at.attribute_call(call)
+        axis = _axis(find_point(call.model, layer), relevance, call, channel_axis)
+        others = [d for d in range(1, relevance.ndim) if d != axis]
+        sums.append((relevance.sum(others) if others else relevance).detach())
+        return ()
+
+    explainer_at = explainer.set_kwargs(layer=layer)
+    explainer_at.run_call(method, inputs, targets, seed=seed)
+    return sums[0]

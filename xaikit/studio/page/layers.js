@@ -17,7 +17,9 @@ export class Layers {
     window.addEventListener("beforeunload", (event) => { if (this.queue.length) event.preventDefault(); });
   }
 
+  // Answers that are still on their way belong to the sample before.
   forget() {
+    this.epoch = (this.epoch ?? 0) + 1;
     this.layers.clear();
   }
 
@@ -26,6 +28,7 @@ export class Layers {
   }
 
   async load(position, size, scopes = ["all", "class", "sample"], cluster = undefined) {
+    const { epoch } = this;
     const wanted = ["must-not-matter", "must-matter"].flatMap((meaning) => scopes.map((scope) => [meaning, scope]));
     await Promise.all(wanted.map(async ([meaning, scope]) => {
       if (scope === "class" && !this.app.state.filters.label.length && !this.app.state.filters.predicted.length) return;
@@ -37,7 +40,7 @@ export class Layers {
         if (err instanceof Away) throw err;
         this.app.fail(err);
       }
-      this.layers.set(`${meaning} ${scope}`, this.layer(key, size, answer));
+      if (epoch === this.epoch) this.layers.set(`${meaning} ${scope}`, this.layer(key, size, answer));
     }));
   }
 

@@ -106,6 +106,7 @@ export class MarkView {
       get(`/api/samples/${position}`, { side: 1024, after, scale: this.app.look.query().scale }),
       this.layerSet.load(position, this.positions),
     ]);
+    if (position !== this.position) return;
     const chosen = this.app.look.cluster.value; // the cluster that the gallery shows, else the newest
     this.cluster = card.clusters.find(({ group }) => group === chosen) ?? card.clusters[0];
     if (this.cluster) await this.layerSet.load(position, this.positions, ["cluster"], this.cluster.group);

@@ -10,7 +10,7 @@ from torch import nn
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
 from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers import AttnLRP, Gradient, LRPEpsilonPlus, LRPUniformEpsilon
-from xaikit.explainers.lrp import conditional_relevance
+from xaikit.explainers.lrp import channel_relevance, conditional_relevance
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
 Y = torch.tensor([0, 2])
@@ -112,6 +112,23 @@ def test_tokens_have_their_channels_last():
     assert torch.allclose(positions.sum(0), relevance, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("build", "layer", "channels"), [(plain, "3", 4), (plain, "6", 3), (Residual, "a", 4)])
+def test_the_relevance_of_channels_is_that_of_their_parts_at_the_layer(build, layer, channels):
+    """No bias and no stabilizer before the layer takes anything up, so that the inputs' sums are the channels'."""
+    net = build().double().eval()
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.zeros_(module.bias)
+    made = LRPUniformEpsilon(net, epsilon=1e-12)
+    relevance = channel_relevance(made, X, Y, layer=layer)
+    assert relevance.shape == (2, channels)
+    if layer == "6":
+        assert torch.allclose(relevance.gather(1, Y[:, None]), net(X).gather(1, Y[:, None]))
+        return
+    parts = conditional_relevance(made, X, Y, conditions=[{layer: k} for k in range(channels)])
+    assert torch.allclose(parts.sum((2, 3, 4)).T, relevance, rtol=1e-5, atol=1e-9)
+
+
 def test_structures_and_what_cannot_be_right():
     model = plain()
     made = LRPEpsilonPlus(model)
@@ -130,6 +147,8 @@ def test_structures_and_what_cannot_be_right():
             conditional_relevance(made, X, Y, conditions=condition)
     with pytest.raises(InvalidTypeError, match="needs an LRP explainer"):
         conditional_relevance(Gradient(model), X, Y, conditions={"1": 0})
+    with pytest.raises(InvalidTypeError, match="needs an LRP explainer"):
+        channel_relevance(Gradient(model), X, Y, layer="1")
     with pytest.raises(InvalidInputError, match="put the layer into conditions="):
         conditional_relevance(made.set_kwargs(layer="1"), X, Y, conditions={"1": 0})
     with pytest.raises(InvalidInputError, match="after the first"):
