@@ -147,12 +147,18 @@ def of_classifier(name: str, model: nn.Module, x: Any, options: dict[str, Any]) 
 
 def of_generator(name: str, model: nn.Module, _x: Any, _options: dict[str, Any]) -> list[str]:
     """What does not hold of one method on an answer of three tokens to a prompt of six."""
-    explainer = EXPLAINERS.create(name).bind(model.double())
     prompt, answer = [11, 12, 13, 14, 15, 16], [21, 22, 23]
+    tolerance = 1e-6
+    try:
+        model.double()(input_ids=torch.tensor([prompt]))
+    except RuntimeError:  # experts in groups take no float64
+        model.float()
+        tolerance = TOLERANCE
+    explainer = EXPLAINERS.create(name).bind(model)
     rows = explain_generation(explainer, None, prompt, generated=answer).values
     last = explain_generation(explainer, None, [*prompt, *answer[:2]], generated=answer[2:]).values
     apart = distance(rows[2, :8], last[0, :8])
-    return [f"one call a token {apart:.0e}"] if apart > 1e-6 else []
+    return [f"one call a token {apart:.0e}"] if apart > tolerance else []
 
 
 SETS: dict[str, tuple[Callable[[], Iterator[tuple[str, Callable[[], Made]]]], Any, tuple[str, ...]]] = {

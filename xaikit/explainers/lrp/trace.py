@@ -223,7 +223,9 @@ class Trace(TorchFunctionMode):
             return self._written_out_to(func, args, dict(kwargs))
         if args and writes(func) and isinstance(args[0], Tensor):
             self.flow.before_write(args[0])
-        if not self.marks.among(args, kwargs):
+        # Without gradients (inside a function of autograd, too) no relevance flows; what is written still counts.
+        is_constant = not torch.is_grad_enabled() and not (writes(func) or kwargs.get("inplace"))
+        if is_constant or not self.marks.among(args, kwargs):
             output = func(*args, **kwargs)
             return self._of_tokens(output, func, args) if self.tokens else output
         # A checkpoint would compute what is saved again, without rules.

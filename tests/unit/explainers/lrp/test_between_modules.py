@@ -232,6 +232,20 @@ class Double(torch.autograd.Function):
         return 2 * g
 
 
+class Root(torch.autograd.Function):
+    """Its forward pass runs operations that have rules, without a graph."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.sqrt(torch.sigmoid(x))
+
+    @staticmethod
+    def backward(ctx, g):
+        s = torch.sigmoid(ctx.saved_tensors[0])
+        return g * s.sqrt() * (1 - s) / 2
+
+
 @torch.jit.script
 def scripted(x):
     return torch.logcumsumexp(x, 1) * 2
@@ -250,7 +264,9 @@ class Hidden(nn.Module):
 
 @pytest.mark.parametrize("end", [False, True])
 @pytest.mark.parametrize("method", ["attribute", "explain"])
-@pytest.mark.parametrize(("operation", "name"), [(Double.apply, "Double"), (scripted, "logcumsumexp")])
+@pytest.mark.parametrize(
+    ("operation", "name"), [(Double.apply, "Double"), (Root.apply, "Root"), (scripted, "logcumsumexp")]
+)
 def test_operations_out_of_sight_are_named(operation, name, method, end):
     explainer = LRPUniformEpsilon(Hidden(operation, end))
     with pytest.warns(UserWarning, match=rf"no rule for: .*{name}.*, out of sight .*\(in Hidden\)"):
