@@ -104,7 +104,7 @@ def test_every_explainer_refuses_in_a_sentence(case):
             assert without_gradient, f"{name} gives values"
             assert not explainer.needs_gradient, f"{name} gives values"
             assert answer.abs().max() > 0, name
-        elif "cam" not in name:  # class activation maps want positions first of all
+        elif "cam" not in name and name != "fullgrad":  # class activation maps want positions first of all
             assert re.search(words, answer), f"{name}: {answer}"
 
 

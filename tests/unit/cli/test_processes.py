@@ -81,7 +81,7 @@ def test_what_is_wrong_is_said_once() -> None:
         sys.executable, "-m", "xaikit", *EXPLAIN, "--explainer", "gradiant", "--processes", "2", "--out", "o"
     )
     assert done.returncode == 2
-    assert done.stderr == "xaikit: unknown explainer 'gradiant'; did you mean 'gradient' or 'gradcam'?\n"
+    assert done.stderr == "xaikit: unknown explainer 'gradiant'; did you mean 'gradient' or 'gradcam' or 'xgradcam'?\n"
 
 
 def test_processes_that_cannot_be(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
