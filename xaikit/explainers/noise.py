@@ -62,3 +62,13 @@ class NoiseStream:
         torch.randn(row.shape, generator=self._generator, dtype=row.dtype, out=row)
         if self._kind == "antithetic":
             self._last = row.clone()
+
+
+def value_range(x: Tensor) -> Tensor:
+    """Max - min of each sample, shaped (N, 1, ...); 0 for samples of one number.
+
+    Args:
+        x: (N, ...).
+    """
+    axes = tuple(range(1, x.ndim))
+    return x.amax(axes, keepdim=True) - x.amin(axes, keepdim=True) if axes else torch.zeros_like(x)

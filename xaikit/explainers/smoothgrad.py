@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, Float, Int, torch_private
 from xaikit.core.structure import Tensors, joined_parts
-from xaikit.explainers.noise import NoiseStream
+from xaikit.explainers.noise import NoiseStream, value_range
 
 
 class Moments(NamedTuple):
@@ -80,7 +80,7 @@ class SmoothGrad(Explainer):
         variances: list[list[Tensors]] = []
         for part, passes in call.passes(self.n_iter, self.max_rows):
             stream.restart()
-            spreads = [self.noise_level * _range(x) for x in part.inputs]
+            spreads = [self.noise_level * value_range(x) for x in part.inputs]
             running = [[Running() for _ in part.inputs] for _ in part.targets]
             for copies in passes:
                 draws = stream.draw(len(copies))
@@ -148,9 +148,3 @@ class Running:
     def variance(self) -> Tensor:
         """Their population variance."""
         return self._squares / self._count
-
-
-def _range(x: Tensor) -> Tensor:
-    """Return max - min of each sample, shaped (N, 1, ...)."""
-    axes = tuple(range(1, x.ndim))
-    return x.amax(axes, keepdim=True) - x.amin(axes, keepdim=True) if axes else torch.zeros_like(x)

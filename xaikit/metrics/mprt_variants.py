@@ -12,7 +12,7 @@ from xaikit.core import METRICS, Call, Categorical, Float, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.model_state import reseed
 from xaikit.core.structure import Tensors
-from xaikit.explainers.noise import NoiseStream
+from xaikit.explainers.noise import NoiseStream, value_range
 from xaikit.metrics.base import Attribute, EvaluationContext, Metric
 from xaikit.metrics.randomisation import Comparing, randomisable, randomise
 
@@ -60,7 +60,7 @@ class SmoothMPRT(Comparing):
                 total: list[Tensor] = []
                 for some in passes:
                     copies = tuple(
-                        (x + self.noise_level * _range(x) * z[some.start : some.stop, None].to(x)).flatten(0, 1)
+                        (x + self.noise_level * value_range(x) * z[some.start : some.stop, None].to(x)).flatten(0, 1)
                         for x, z in zip(part.inputs, draws, strict=True)
                     )
                     after = attribute(part.stacked(copies, len(some)))
@@ -114,9 +114,3 @@ def _entropy(row: Tensor, n_bins: int) -> Tensor:
 def _wide(a: Tensor) -> Tensor:
     """Low precision is too coarse to sum in."""
     return a.float() if a.dtype in (torch.float16, torch.bfloat16) else a
-
-
-def _range(x: Tensor) -> Tensor:
-    """Return max - min of each sample, shaped (N, 1, ...)."""
-    axes = tuple(range(1, x.ndim))
-    return x.amax(axes, keepdim=True) - x.amin(axes, keepdim=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from torch import Tensor
 
 from xaikit.core import EXPLAINERS, Call, Categorical, Float, Int
@@ -13,7 +12,7 @@ from xaikit.explainers.cam.base import ActivationMap, Reading
 from xaikit.explainers.cam.gradients import read_gradients
 from xaikit.explainers.cam.layers import recorded
 from xaikit.explainers.cam.rules import positions
-from xaikit.explainers.noise import NoiseStream
+from xaikit.explainers.noise import NoiseStream, value_range
 
 
 @EXPLAINERS.register("smooth_gradcam_plus_plus")
@@ -68,7 +67,7 @@ class SmoothGradCamPlusPlus(ActivationMap):
             for copies in passes:
                 draws = stream.draw(len(copies))
                 noisy = tuple(
-                    (x + self.noise_level * _range(x) * z[:, None].to(x)).flatten(0, 1)
+                    (x + self.noise_level * value_range(x) * z[:, None].to(x)).flatten(0, 1)
                     for x, z in zip(part.inputs, draws, strict=True)
                 )
                 gradients = _gradients_at(part, noisy, len(copies), names)
@@ -91,9 +90,3 @@ def _powers(g: Tensor) -> Tensors:
 
 def _added(old: list[Tensor], new: list[Tensor]) -> list[Tensor]:
     return [a + b for a, b in zip(old, new, strict=True)]
-
-
-def _range(x: Tensor) -> Tensor:
-    """Return max - min of each sample, shaped (N, 1, ...)."""
-    axes = tuple(range(1, x.ndim))
-    return torch.amax(x, axes, keepdim=True) - torch.amin(x, axes, keepdim=True)

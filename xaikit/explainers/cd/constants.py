@@ -75,7 +75,7 @@ def _add_graph_constant(x: Decomposed, constant: Tensor) -> Decomposed:
     return shared.like(shared.parts + torch.where(masks, 0.5 * constant, 0).to(shared.dtype))
 
 
-def weighted(x: Decomposed, weights: Tensor) -> Any:
+def with_weights(x: Decomposed, weights: Tensor) -> Any:
     """Compute x * weights, where a weight of 0 leaves nothing of what a mask has set to minus infinity."""
     closed = x.parts.isneginf() & (weights == 0)
     return (x.like(x.parts.masked_fill(closed, 0)) if bool(closed.any()) else x) * weights

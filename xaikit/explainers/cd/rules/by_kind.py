@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.torch_private import tree_iter, tree_map_only
-from xaikit.explainers.cd.constants import add_constant, add_graph_constant, weighted
+from xaikit.explainers.cd.constants import add_constant, add_graph_constant, with_weights
 from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like, on_total
 from xaikit.explainers.cd.registry import cd_rule, missing_rule
 from xaikit.explainers.cd.shares import is_uniform
@@ -160,5 +160,5 @@ def moments(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> tupl
 def soft_maximum(function: Any, input: Decomposed, dim: Any, keepdim: bool = False) -> Any:
     """The softmax weights the parts, and what it adds to their mean is shared as a constant."""
     value = torch.logsumexp(input.total, dim, True)
-    mean: Any = weighted(input, torch.exp(input.total - value)).sum(dim, keepdim)
+    mean: Any = with_weights(input, torch.exp(input.total - value)).sum(dim, keepdim)
     return add_constant(mean, function(input.total, dim, keepdim) - mean.total)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.constants import weighted
+from xaikit.explainers.cd.constants import with_weights
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.layout import channels_behind
 from xaikit.explainers.cd.registry import cd_rule
@@ -105,7 +105,7 @@ def amax(function: Any, input: Decomposed, dim: Any = (), keepdim: bool = False)
     best = input.total == function(input.total, dim, keepdim=True)
     dims = tuple(range(input.dim())) if dim in ((), []) else dim
     weights = best / best.sum(dims, keepdim=True)
-    return weighted(input, weights.to(input.dtype)).sum(dims, keepdim=keepdim)
+    return with_weights(input, weights.to(input.dtype)).sum(dims, keepdim=keepdim)
 
 
 @cd_rule("aminmax")
