@@ -110,6 +110,23 @@ def test_two_people_at_once_keep_both_marks(browser, page, studio):
     other.context.close()
 
 
+def test_nothing_is_marked_while_the_screen_shows_the_sample_before(page, studio):
+    place = mark(page, 10)
+    held = []
+    page.route("**/api/samples/11*", lambda route: held.append(route))
+    page.get_by_role("button", name="the next sample").click()
+    until(page, "studio.mark.position === 11")
+    while not held:
+        page.wait_for_timeout(20)
+    drag(page, place, (0.2, 0.2), (1.5, 0.5))
+    assert page.evaluate("studio.mark.layerSet.queue.length") == 0
+    held[0].continue_()
+    until(page, "studio.mark.layer")
+    assert page.evaluate("studio.mark.layer.flags.some(Boolean)") is False
+    for position in (10, 11):
+        assert not (studio.folder / "marks" / f"must-not-matter/sample/test/{position}.png").exists()
+
+
 def test_names_stay_text_filters_filter_and_pages_scroll(page):
     assert "<script>alert(1)</script>.png" in page.locator(".card .name").all_inner_texts()
     page.get_by_label("Name").fill("SCRIPT")

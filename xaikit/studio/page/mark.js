@@ -84,7 +84,7 @@ export class MarkView {
 
   get positions() { return this.app.state.shape.reduce((a, b) => a * b, 1); }
 
-  get layer() { return this.layerSet.of(this.meaning, this.scope); }
+  get layer() { return this.card ? this.layerSet.of(this.meaning, this.scope) : null; }
 
   layers() {
     const all = [];
@@ -99,6 +99,7 @@ export class MarkView {
   async open(position, slot) {
     this.position = position;
     this.slot = slot;
+    this.card = null; // until the sample is here, nothing can be marked: the screen still shows the one before
     this.layerSet.forget();
     this.clearSuggestion();
     const after = this.app.look.after.value;
@@ -134,6 +135,7 @@ export class MarkView {
   }
 
   showMap() {
+    if (!this.card) return;
     const map = this.card.maps[this.shown] ?? null;
     this.surface.show(this.card, map ?? (this.card.kind === "series" ? this.card.maps[0] : null));
     this.besides.replaceChildren(...(this.card.kind === "tabular" ? [] : parts(this.card)));
