@@ -12,7 +12,16 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import Tensors, joined_parts
 
 
-def ReferenceSamples(value: Any, where: str) -> Any:
+def checked_references(value: Any, where: str) -> Any:
+    """Reference samples as a tuple, one tensor for each input; None for none.
+
+    Args:
+        value: what the user set.
+        where: the setting, for messages.
+
+    Raises:
+        InvalidTypeError: for something that is no floating-point tensor of samples.
+    """
     items = value if isinstance(value, (tuple, list)) else (value,)
     if value is None:
         return None
@@ -43,7 +52,7 @@ class ExpectedGradients(Explainer):
     USES_GLOBAL_RANDOM = False
 
     references: Annotated[
-        Any, ReferenceSamples, "samples to compare with, (K, ...); a tuple of them for several inputs"
+        Any, checked_references, "samples to compare with, (K, ...); a tuple of them for several inputs"
     ] = None
     n_iter: Annotated[int, Int(low=10, high=100, step=10, ge=1), "draws; training does with 1"] = 20
     max_rows: Annotated[int | None, Int(ge=1, optional=True), "most rows in one forward pass; None chooses"] = None

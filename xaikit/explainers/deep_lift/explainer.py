@@ -17,7 +17,7 @@ from xaikit.core.structure import Tensors, joined_parts
 from xaikit.explainers.copy_scores import scores_of_copies
 from xaikit.explainers.deep_lift.rules import handler_of
 from xaikit.explainers.deep_lift.trace import Comparison
-from xaikit.explainers.expected_gradients import ReferenceSamples, references_of
+from xaikit.explainers.expected_gradients import checked_references, references_of
 from xaikit.explainers.lrp.flow import Flow
 
 
@@ -55,13 +55,21 @@ def multipliers(call: Call, inputs: Tensors, baselines: Tensors, copies: int = 1
         rule=RowRule(), traced=True, passes_kept=None, recompute_context=again,
     )  # fmt: skip
     with flow.relevance():
-        return traced.grad_of(inputs), unknown
+        values = traced.grad_of(inputs)
+    if unknown:
+        operations = ", ".join(f"{op} (in {where})" if where else op for op, where in unknown.items())
+        warnings.warn(
+            f"DeepLIFT has no exact rule for: {operations}; the attributions may miss S(x) - S(baseline), by "
+            "the gap that explain reports",
+            stacklevel=2,
+        )
+    return values, unknown
 
 
 class Differences(Explainer):
     """Base: attributions that sum to the difference of the score to that of a baseline, exactly."""
 
-    GAP_TOLERANCE: ClassVar[float | None] = 1e-3
+    GAP_TOLERANCE: ClassVar[float | None] = 0.01
     PASSES: ClassVar[tuple[str | int, ...]] = (2,)
     USES_GLOBAL_RANDOM: ClassVar[bool] = False
 
@@ -76,7 +84,9 @@ class Differences(Explainer):
         def method(call: Call) -> tuple[Tensors, ...]:
             summed = dataclasses.replace(call, target=lambda output: output.flatten(1).sum(1))
             zeros = tuple(torch.zeros_like(x) for x in call.inputs)
-            unknown.update(multipliers(summed, call.inputs, zeros)[1])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what it would warn of is what is asked
+                unknown.update(multipliers(summed, call.inputs, zeros)[1])
             return ()
 
         self.run_call(method, inputs, None, create_graph=False, seed=0)
@@ -125,7 +135,7 @@ class DeepLiftShap(Differences):
     """
 
     references: Annotated[
-        Any, ReferenceSamples, "samples to compare with, (K, ...); a tuple of them for several inputs"
+        Any, checked_references, "samples to compare with, (K, ...); a tuple of them for several inputs"
     ] = None
     max_rows: Annotated[int | None, Int(ge=1, optional=True), "most rows in one forward pass; None chooses"] = None
 

@@ -1,4 +1,4 @@
-"""Multipliers: what stands for the derivative of one operation, so that multiplier * difference of inputs = that of outputs.
+"""Multipliers stand for the derivative of one operation: multiplier * difference of inputs = difference of outputs.
 
 Each function here returns the multipliers applied to what flows back: a list with one tensor for each moving operand.
 """
@@ -161,7 +161,7 @@ def along(
 
 
 def of_quotient(x: list[Tensor], r: list[Tensor], g: Tensor, *, inverse: bool) -> list[Tensor]:
-    """u = a / b by what the product a = u b says: the difference of u is (that of a - mean u * that of b) / mean b.
+    """U = a / b by what the product a = u b says: the difference of u is (that of a - mean u * that of b) / mean b.
 
     The means are of input and baseline. Unlike the Shapley values of a and 1 / b it stays of the size of u where b is
     near 0 for one of the two, as the length is that a normalisation divides by, for a baseline of zeros. Where b
@@ -224,8 +224,31 @@ def of_maximum(x: Tensor, r: Tensor, places: tuple[Tensor, Tensor], g: Tensor) -
     place = torch.where(rise >= 0, at_x, at_r)
     run = x.gather(-1, place) - r.gather(-1, place)
     same = (at_x == at_r) | (run == 0)
-    m = torch.where(same, 1, rise / torch.where(same, 1, run))
+    m = torch.where(same, 1, (rise / torch.where(same, 1, run)).clamp(0, 1))
     return torch.zeros_like(x).scatter_add(-1, place, g * m)
+
+
+def of_sort(x: Tensor, r: Tensor, g: Tensor) -> Tensor:
+    """Entries in falling order (last axis).
+
+    The sum of the k largest is convex, so its difference lies between what the places of r's and those of x's k largest
+    say, and its multiplier is the mixture of the two that gives it. An entry is the difference of two such sums.
+
+    Args:
+        x: for the input.
+        r: for the baseline.
+        g: what flows back to the ordered entries.
+    """
+    (high, at_x), (low, at_r) = x.sort(-1, descending=True), r.sort(-1, descending=True)
+    run = x - r
+    first, second = run.gather(-1, at_x).cumsum(-1), run.gather(-1, at_r).cumsum(-1)
+    apart = first - second
+    part = torch.where(apart == 0, 1, ((high - low).cumsum(-1) - second) / torch.where(apart == 0, 1, apart)).clamp(
+        0, 1
+    )
+    sums = g - torch.cat([g[..., 1:], torch.zeros_like(g[..., :1])], -1)
+    ways = [(sums * p).flip(-1).cumsum(-1).flip(-1) for p in (part, 1 - part)]
+    return torch.zeros_like(x).scatter_add(-1, at_x, ways[0]).scatter_add(-1, at_r, ways[1])
 
 
 def log_sum_weights(x: Tensor, r: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,6 +22,7 @@ class References:
 
     def __init__(self) -> None:
         self._of: Any = WeakIdKeyDictionary()
+        self._grown: Any = WeakIdKeyDictionary()  # tensors that had no graph when they were noted
 
     def of(self, x: Tensor) -> Tensor | None:
         """The reference of x; None for a tensor that does not depend on the explained input.
@@ -33,17 +34,17 @@ class References:
         if reference is not None:
             return reference
         base = base_of(x)
-        reference = None if base is x else self._of.get(base)
-        if reference is None:
+        whole: Tensor | None = None if base is x else self._of.get(base)
+        if whole is None:
             return None
         # A view that was taken before something was written into its base, or into another view of that.
-        if reference.stride() != base.stride():
+        if whole.stride() != base.stride():
             raise UnsupportedOperationError(
                 "DeepLIFT cannot follow a model that writes into a view of a tensor which is laid out in another way "
                 "for the baseline; use integrated_gradients, or the step that makes a new tensor"
             )
-        shift = reference.storage_offset() - base.storage_offset()
-        return reference.as_strided(x.shape, x.stride(), x.storage_offset() + shift)
+        shift = whole.storage_offset() - base.storage_offset()
+        return whole.as_strided(x.shape, x.stride(), x.storage_offset() + shift)
 
     def pair(self, output: Any, reference: Any, name: str) -> Any:
         """Note the references of a result, tensor by tensor.
@@ -67,7 +68,17 @@ class References:
                     f"{tuple(x.shape)} for the one, {tuple(r.shape)} for the other; use integrated_gradients"
                 )
             self._of[x] = r
+            if not x.requires_grad:
+                self._grown[x] = True
         return output
+
+    def grown(self, x: Tensor) -> bool:
+        """Whether x has got a graph since it was noted: from a function of autograd, whose gradient it then has.
+
+        Args:
+            x: any tensor.
+        """
+        return x.grad_fn is not None and self._grown.pop(x, False)
 
     def adopt(self, x: Tensor) -> None:
         """Give a tensor a reference of the same values, before something that depends on the input is written into it.

@@ -18,10 +18,11 @@ from xaikit.torch_ops import WRITTEN_OUT, Kind, by_name, kind_of, names_of, plai
 from xaikit.torch_ops.kinds import NO_GRADIENT, WHY_NONE
 
 POINTS = 16  # on the line, for an operation that is no polynomial and has no rule
-ELEMENTWISE = names_of(Kind.ELEMENTWISE, Kind.GATE) | set(
-    "relu leaky_relu prelu rrelu abs hypot rsqrt reciprocal div rtruediv maximum minimum fmax fmin atan2 copysign ldexp "
-    "sign floor ceil round trunc heaviside floor_divide".split()
-)
+ALSO_ELEMENTWISE = """
+    relu leaky_relu prelu rrelu abs hypot rsqrt reciprocal div rtruediv maximum minimum fmax fmin atan2 copysign ldexp
+    sign floor ceil round trunc heaviside floor_divide
+"""
+ELEMENTWISE = names_of(Kind.ELEMENTWISE, Kind.GATE) | set(ALSO_ELEMENTWISE.split())
 DEGREES: dict[str, Callable[[Tensor, dict[str, Any]], int]] = {
     "var": lambda x, a: 2,
     "var_mean": lambda x, a: 2,
@@ -31,6 +32,7 @@ DEGREES: dict[str, Callable[[Tensor, dict[str, Any]], int]] = {
     "det": lambda x, a: x.shape[-1],
     "matrix_power": lambda x, a: abs(a["n"]),
 }
+AS_GRADIENT = {Kind.STRUCTURE, Kind.LINEAR, Kind.SUM, Kind.EMBEDDING, Kind.AFFINE, Kind.PRODUCT}
 DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"}
 REDUCTIONS = {"scatter_reduce", "index_reduce", "segment_reduce"}  # linear for sums and means
 RANDOM = {"gumbel_softmax", "fractional_max_pool2d", "fractional_max_pool3d"}
@@ -45,22 +47,14 @@ def handler_of(name: str, op: Operation) -> Handler | None:
         name: of the operation.
         op: the call; something that it gets can be differentiated.
     """
-    kind, moving = kind_of(name), op.moving
     if name in BY_NAME:
         return BY_NAME[name]
-    if name in WRITTEN_OUT:
-        return written_out
-    if name in ELEMENTWISE:
-        return elementwise
-    if WHY_NONE.get(name) == NO_GRADIENT:
-        return None
-    if kind in (Kind.AFFINE, Kind.PRODUCT) and len(moving) > 1:
+    kind = kind_of(name)
+    if kind in (Kind.AFFINE, Kind.PRODUCT) and len(op.moving) > 1:
         return elementwise if name == "mul" and op.switches else product
-    if kind is Kind.LINEAR_IN_FIRST and moving != [0]:
-        return between
-    if kind in (Kind.STRUCTURE, Kind.LINEAR, Kind.SUM, Kind.EMBEDDING, Kind.AFFINE, Kind.PRODUCT, Kind.LINEAR_IN_FIRST):
+    if kind in AS_GRADIENT or (kind is Kind.LINEAR_IN_FIRST and op.moving == [0]):
         return switched if op.switches else None
-    return between
+    return None if WHY_NONE.get(name) == NO_GRADIENT else between
 
 
 def elementwise(trace: Comparison, name: str, op: Operation) -> Any:
@@ -68,7 +62,7 @@ def elementwise(trace: Comparison, name: str, op: Operation) -> Any:
     if any(op.tensors[i].is_complex() for i in op.moving):
         return _absolute(trace, name, op) if name == "abs" else between(trace, name, op)
     moving = op.moving
-    return trace.stepped(name, op, lambda x, r, y, ry, g: multipliers.of_elementwise(op, moving, x, r, y, ry, g))
+    return trace.stepped(name, op, lambda op, x, r, y, ry, g: multipliers.of_elementwise(op, moving, x, r, y, ry, g))
 
 
 def hardsigmoid(trace: Comparison, name: str, op: Operation) -> Any:
@@ -83,7 +77,7 @@ def quotient(trace: Comparison, name: str, op: Operation) -> Any:
         return (scale if op.moving and op.tensors[op.moving[0]] is divisor else elementwise)(trace, name, op)
     back = -1 if name == "rtruediv" else 1
 
-    def rule(x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
+    def rule(_op: Operation, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
         return multipliers.of_quotient(x[::back], r[::back], g, inverse=False)[::back]
 
     return trace.stepped(name, op, rule)
@@ -103,7 +97,7 @@ def power(trace: Comparison, name: str, op: Operation) -> Any:
 def relu(trace: Comparison, name: str, op: Operation) -> Any:
     """The rescale rule; where both are on one side of 0 the multiplier is 0 or 1."""
 
-    def rule(x: list[Tensor], r: list[Tensor], y: Tensor, ry: Tensor, g: Tensor) -> list[Tensor]:
+    def rule(_op: Operation, x: list[Tensor], r: list[Tensor], y: Tensor, ry: Tensor, g: Tensor) -> list[Tensor]:
         same = (x[0] > 0) == (r[0] > 0)
         run = torch.where(same, 1, x[0] - r[0])
         return [g * torch.where(same, (x[0] > 0).to(g.dtype), (y - ry) / run)]
@@ -118,7 +112,7 @@ def product(trace: Comparison, name: str, op: Operation) -> Any:
         return trace.stepped(name, op, _line(op, len(op.moving)))
     back = 1 if scales[1] else -1
 
-    def rule(x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
+    def rule(_op: Operation, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
         return multipliers.of_quotient(x[::back], r[::back], g, inverse=True)[::back]
 
     return trace.stepped(name, op, rule)
@@ -136,13 +130,13 @@ def between(trace: Comparison, name: str, op: Operation) -> Any:
 
 def _line(op: Operation, degree: int) -> Rule:
     moving = op.moving
-    return lambda x, r, _y, _ry, g: multipliers.along(op, moving, x, r, g, (degree + 1) // 2)
+    return lambda op, x, r, _y, _ry, g: multipliers.along(op, moving, x, r, g, (degree + 1) // 2)
 
 
 def switched(trace: Comparison, name: str, op: Operation) -> Any:
     """A linear function whose condition or indices may differ between input and baseline."""
     moving = op.moving
-    return trace.stepped(name, op, lambda x, r, _y, _ry, g: multipliers.of_switch(op, moving, x, r, g))
+    return trace.stepped(name, op, lambda op, x, r, _y, _ry, g: multipliers.of_switch(op, moving, x, r, g))
 
 
 def written_out(trace: Comparison, name: str, op: Operation) -> Any:
@@ -171,15 +165,15 @@ def softmax(trace: Comparison, name: str, op: Operation) -> Any:
             x = a["input"] if dtype is None else a["input"].to(dtype)
             return torch.softmax(-x, dim) if name == "softmin" else getattr(torch, name)(x, dim)
     log = name == "log_softmax"
-    return trace.stepped(name, op, lambda x, r, _y, _ry, g: [multipliers.of_softmax(x[0], r[0], dim, g, log=log)])
+    return trace.stepped(name, op, lambda op, x, r, _y, _ry, g: [multipliers.of_softmax(x[0], r[0], dim, g, log=log)])
 
 
 def log_sum(trace: Comparison, name: str, op: Operation) -> Any:
-    """log sum exp(x), each function by the rescale rule."""
+    """Log sum exp(x), each function by the rescale rule."""
     a = by_name(op.function, op.args, op.kwargs)
     dims = _dims(a["dim"], op.tensors[0])
 
-    def rule(x: list[Tensor], r: list[Tensor], y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
+    def rule(_op: Operation, x: list[Tensor], r: list[Tensor], y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
         lined = _lined(x[0], dims), _lined(r[0], dims)
         weights = multipliers.log_sum_weights(*lined, -1)[0]
         return [_unlined(weights * g.reshape(*weights.shape[:-1], 1), x[0], dims)]
@@ -201,7 +195,7 @@ def _lined(x: Tensor, dims: list[int]) -> Tensor:
 def _unlined(y: Tensor, x: Tensor, dims: list[int]) -> Tensor:
     """Back in the form of x."""
     last = list(range(-len(dims), 0))
-    return y.unflatten(-1, [x.shape[d] for d in dims]).movedim(last, dims)
+    return y.reshape(*y.shape[:-1], *(x.shape[d] for d in dims)).movedim(last, dims)
 
 
 def max_pool(trace: Comparison, name: str, op: Operation) -> Any:
@@ -214,17 +208,17 @@ def max_pool(trace: Comparison, name: str, op: Operation) -> Any:
     def pooled(x: Tensor) -> Any:
         return getattr(F, f"{name}_with_indices")(x, *args, **kwargs)
 
-    def rule(x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
-        places = [pooled(t)[1].flatten(-n) for t in (x[0].detach(), r[0].detach())]
-        flat = multipliers.of_maximum(x[0].flatten(-n), r[0].flatten(-n), (places[0], places[1]), g.flatten(-n))
+    only = Operation(lambda x: pooled(x)[0], (x,), {}, trace.references)
+    with trace.flow.values_only():
+        (y, at_x), (ry, at_r) = (pooled(t) for t in (only.tensors[0], only.references[0]))
+
+    def rule(_op: Operation, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
+        places = at_x.flatten(-n), at_r.flatten(-n)
+        flat = multipliers.of_maximum(x[0].flatten(-n), r[0].flatten(-n), places, g.flatten(-n))
         return [flat.view(x[0].shape)]
 
-    only = Operation(lambda x: pooled(x)[0], (x,), {}, trace.references)
-    values = trace.stepped(name, only, rule)
-    if not indices:
-        return values
-    chosen = [pooled(t.detach())[1] for t in (only.tensors[0], only.references[0])]
-    return values, trace.references.pair(*chosen, name)
+    values = trace.step(name, only, rule, y, ry)
+    return (values, trace.references.pair(at_x, at_r, name)) if indices else values
 
 
 def extremum(trace: Comparison, name: str, op: Operation) -> Any:
@@ -242,7 +236,7 @@ def extremum(trace: Comparison, name: str, op: Operation) -> Any:
         t = _lined(t, dims)
         return t.argmax(-1, keepdim=True) if up else t.argmin(-1, keepdim=True)
 
-    def rule(x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
+    def rule(_op: Operation, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
         sign = 1 if up else -1
         lines = _lined(sign * x[0], dims), _lined(sign * r[0], dims)
         flat = multipliers.of_maximum(*lines, (places(x[0]), places(r[0])), g.reshape(*lines[0].shape[:-1], 1))
@@ -253,9 +247,8 @@ def extremum(trace: Comparison, name: str, op: Operation) -> Any:
     if not with_places:
         return values
     with torch.no_grad():
-        chosen = [op.run([t]) for t in (op.tensors[0], op.references[0])]
-    trace.references.pair(chosen[0][1], chosen[1][1], name)
-    return type(chosen[0])((values, chosen[0][1]))
+        chosen, other = op.run(op.tensors), op.run(op.references)
+    return type(chosen)((values, trace.references.pair(chosen[1], other[1], name)))
 
 
 def picked(trace: Comparison, name: str, op: Operation) -> Any:
@@ -266,12 +259,32 @@ def picked(trace: Comparison, name: str, op: Operation) -> Any:
         with trace:
             return getattr(torch, name)(op.tensors[0].flatten(), 0)[0]
     trace.references.pair(chosen[1], other[1], name)
-    place, x, places = PICKS[name], op.tensors[0], chosen[1]
-    dim = op.kwargs.get("dim", op.args[place] if len(op.args) > place else -1)
+    x, places, place = op.tensors[0], chosen[1], PICKS[name]
+    option = lambda key, i, default: op.kwargs.get(key, op.args[i] if len(op.args) > i else default)  # noqa: E731
+    dim, count = option("dim", place, -1) % max(x.ndim, 1), option("k", 1, 1)
     keeps = places.ndim == x.ndim
+    if name in ("mode", "cummax", "cummin"):
+        with trace:
+            values = torch.gather(x, dim, places if keeps else places.unsqueeze(dim))
+            return type(chosen)((values if keeps else values.squeeze(dim), places))
+    falling = (
+        option("largest", 3, True) if name == "topk" else option("descending", 2, False) if name == "sort" else False
+    )
+    ordered = Operation(lambda x: x.sort(dim, descending=falling).values, (x,), {}, trace.references)
+
+    def rule(_op: Operation, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
+        sign = 1 if falling else -1
+        lines = (t.movedim(dim, -1) for t in (sign * x[0], sign * r[0], g))
+        return [multipliers.of_sort(*lines).movedim(-1, dim)]
+
+    values = trace.stepped(name, ordered, rule)
     with trace:
-        values = torch.gather(x, dim, places if keeps else places.unsqueeze(dim))
-        return type(chosen)((values if keeps else values.squeeze(dim), places))
+        if name == "topk":
+            values = values.narrow(dim, 0, count)
+        elif name != "sort":
+            position = count - 1 if name == "kthvalue" else (x.shape[dim] - 1) // 2
+            values = values.narrow(dim, position, 1) if keeps else values.select(dim, position)
+    return type(chosen)((values, places))
 
 
 def dropped(trace: Comparison, name: str, op: Operation) -> Any:
@@ -280,6 +293,11 @@ def dropped(trace: Comparison, name: str, op: Operation) -> Any:
     factor = op.function(torch.ones_like(x.detach()), *rest, **op.kwargs)
     with trace:
         return x * factor
+
+
+def detached(trace: Comparison, name: str, op: Operation) -> Any:
+    """The score depends on a detached value all the same; true gradients stay cut."""
+    return trace.stepped(name, op, lambda _op, _x, _r, _y, _ry, g: [g])
 
 
 def reduced(trace: Comparison, name: str, op: Operation) -> Any:
@@ -291,8 +309,8 @@ def reduced(trace: Comparison, name: str, op: Operation) -> Any:
 def random(_trace: Comparison, name: str, _op: Operation) -> Any:
     """Refused: it would draw other numbers for the baseline."""
     raise UnsupportedOperationError(
-        f"DeepLIFT compares each step for the input with the same step for the baseline, and {name} draws random numbers "
-        "in each; use integrated_gradients"
+        f"DeepLIFT compares each step for the input with the same step for the baseline, and {name} draws random "
+        "numbers in each; use integrated_gradients"
     )
 
 
@@ -313,7 +331,10 @@ def _absolute(trace: Comparison, _name: str, op: Operation) -> Any:
 
 
 BY_NAME: dict[str, Handler] = {
+    **dict.fromkeys(ELEMENTWISE, elementwise),
+    **dict.fromkeys(WRITTEN_OUT, written_out),
     "relu": relu,
+    "detach": detached,
     "hardsigmoid": hardsigmoid,
     **dict.fromkeys(("div", "rtruediv"), quotient),
     **dict.fromkeys(("rsqrt", "reciprocal"), scale),

@@ -22,10 +22,10 @@ from xaikit.torch_ops.kinds import BOOKKEEPING, CREATES, WHY_NONE
 
 TENSOR_PROPERTIES = ("T", "mT", "H", "mH", "real", "imag", "data")
 QUESTIONS = {"__bool__", "is_nonzero", "equal", "allclose", "__index__", "__len__"}  # they decide the way that is taken
-NUMBERS = {"item", "tolist", "numpy", "__float__", "__int__", "__array__"}
+NUMBERS = {"item", "tolist", "numpy", "__float__", "__int__"}
 
-# Gets the tensors for the input, those for the baseline, the two results, and what flows back to the result.
-Rule = Callable[[list[Tensor], list[Tensor], Tensor, Tensor, Tensor], Sequence[Tensor | None]]
+# Gets the call, the tensors for the input, those for the baseline, the two results, and what flows back to the result.
+Rule = Callable[[Operation, list[Tensor], list[Tensor], Tensor, Tensor, Tensor], Sequence[Tensor | None]]
 Handler = Callable[["Comparison", str, Operation], Any]
 
 
@@ -42,8 +42,7 @@ class Multiplied(torch.autograd.Function):
         operands = len(ctx.needs_input_grad) - 3
         if not ctx.flow.active:
             return grads[0], None, None, *(None,) * operands
-        with torch_private.DisableTorchFunction():
-            return None, None, None, *ctx.rule(grads[0])
+        return None, None, None, *ctx.rule(grads[0])
 
 
 class Comparison(TorchFunctionMode):
@@ -102,23 +101,32 @@ class Comparison(TorchFunctionMode):
         if into:
             self._before_write(args[0])
         op = Operation(func, args, kwargs, self.references)
+        for x in op.tensors:
+            if self.references.grown(x) and x.grad_fn is not None:
+                self.without_rule(x.grad_fn.name())
         if op.is_constant:
             return self._constant(func(*args, **kwargs), op)
-        if name == "__get__":
-            output = func(*args, **kwargs)
-            if func.__self__.__name__ not in TENSOR_PROPERTIES:
-                return output
-            return self.references.pair(output, op.run(op.references), name)
-        if name in QUESTIONS or name in NUMBERS:
-            return self._answer(name, op)
+        return self._compared(name, op, func, args, kwargs, into)
+
+    def _compared(self, name: str, op: Operation, func: Any, args: Any, kwargs: Any, into: bool) -> Any:  # noqa: PLR0913, PLR0917
         why = WHY_NONE.get(name)
-        if why == BOOKKEEPING or (why == CREATES and not into):
-            return func(*args, **kwargs)
-        if why == CREATES:  # drawn once, and written into both
+        if name == "__get__":
+            output = self._property(func.__self__.__name__, op)
+        elif name in QUESTIONS or name in NUMBERS:
+            output = self._answer(name, op)
+        elif why in (BOOKKEEPING, CREATES):
             output = func(*args, **kwargs)
-            op.references[0].copy_(args[0].detach())
-            return output
-        return self._ruled(name, func, args, kwargs)
+            if why == CREATES and into:  # drawn once, and written into both
+                op.references[0].copy_(args[0].detach())
+        else:
+            output = self._ruled(name, func, args, kwargs)
+        return output
+
+    def _property(self, name: str, op: Operation) -> Any:
+        if name == "data" and op.moving and torch.is_grad_enabled():
+            handler = self.handler_of("detach", op)
+            return handler(self, name, op) if handler else None
+        return self.native(name, op) if name in TENSOR_PROPERTIES else op.run(op.tensors)
 
     def _ruled(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         plain, args_, kwargs_, in_place = computed(func, args, kwargs)
@@ -187,10 +195,10 @@ class Comparison(TorchFunctionMode):
         with self.flow.values_only():
             y, ry = op.run(op.tensors), op.run(op.references)
         if isinstance(y, Tensor):
-            return self._step(name, op, rule, y, ry)
+            return self.step(name, op, rule, y, ry)
         parts = iter(
             [
-                self._step(name, op.with_function(partial(_part, op.function, k)), rule, y[k], ry[k])
+                self.step(name, op.with_function(partial(_part, op.function, k)), rule, y[k], ry[k])
                 if y[k].is_floating_point()
                 else self.references.pair(y[k], ry[k], name)
                 for k in range(len(y))
@@ -198,16 +206,25 @@ class Comparison(TorchFunctionMode):
         )
         return tree_map_only(Tensor, lambda _: next(parts), y)
 
-    def _step(self, name: str, op: Operation, rule: Rule, y: Tensor, ry: Tensor) -> Tensor:
+    def step(self, name: str, op: Operation, rule: Rule, y: Tensor, ry: Tensor) -> Tensor:  # noqa: PLR0913, PLR0917
+        """As `stepped`, where the results are known.
+
+        Args:
+            name: of the operation.
+            op: the call.
+            rule: as for `stepped`.
+            y: the result for the input.
+            ry: that for the baseline.
+        """
         saved = [[self.flow.save(t) for t in tensors] for tensors in (op.tensors, op.references, [y, ry])]
 
         def applied(g: Tensor) -> Sequence[Tensor | None]:
             x, r, (of_x, of_r) = ([s.tensor for s in places] for places in saved)
-            return rule(x, r, of_x, of_r, g)
+            return rule(op, x, r, of_x, of_r, g)
 
-        output: Tensor = Multiplied.apply(y, applied, self.flow, *(op.tensors[i] for i in op.moving))
-        self.references.pair(output, ry, name)
-        return output
+        output = Multiplied.apply(y, applied, self.flow, *(op.tensors[i] for i in op.moving))
+        paired: Tensor = self.references.pair(output, ry, name)
+        return paired
 
     def scaled(self, output: Tensor) -> Tensor:
         """Note that a result is the reciprocal of something.
@@ -239,9 +256,11 @@ class Comparison(TorchFunctionMode):
     def _answer(self, name: str, op: Operation) -> Any:
         """What the model reads off its tensors, which must not lead it another way for the baseline."""
         answer = op.run(op.tensors)
+        if name != "numpy" and answer == op.run(op.references):
+            return answer
         if name in NUMBERS:
-            self.without_rule(f"{name} (a number read off a tensor is a constant)")
-        elif answer != op.run(op.references):
+            self.without_rule(f"{name}, numbers read off a tensor")
+        else:
             raise UnsupportedOperationError(
                 "DeepLIFT compares each step for the input with the same step for the baseline, and the model asks "
                 "about its values (an if, a while) and goes another way for the baseline; use integrated_gradients"
