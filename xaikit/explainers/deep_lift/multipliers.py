@@ -34,8 +34,8 @@ def slope(function: Function, x: Tensor, r: Tensor, rise: Tensor, size: Tensor) 
     run = x - r
     with torch.no_grad():
         mean = _mean_derivative(function, x, r, None).nan_to_num(0.0, 0.0, 0.0)
-        known = (rise - mean * run).abs() <= NEAR * torch.finfo(x.dtype).eps * (size + (mean * run).abs())
-        use_mean = known | (run == 0)
+        is_smooth = (rise - mean * run).abs() <= NEAR * torch.finfo(x.dtype).eps * (size + (mean * run).abs())
+        use_mean = is_smooth | (run == 0)
     if torch.is_grad_enabled():
         # Where the quotient is taken the derivative is computed at x: between the two there may be a pole.
         mean = _mean_derivative(function, x, r, use_mean)

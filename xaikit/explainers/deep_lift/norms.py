@@ -1,6 +1,6 @@
 """Normalisations and norms written out as plain operations: means, squares, roots, products.
 
-Each is called as ``norm(function, *args, **kwargs)``; `NotImplemented` says that this form of it is not written out.
+Each is called as ``norm(function, *args, **kwargs)``; `NotImplemented` says that this form is not written out.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ def group_norm(function: Any, *args: Any, **kwargs: Any) -> Any:
 def instance_norm(function: Any, *args: Any, **kwargs: Any) -> Any:
     """InstanceNorm; with running statistics it is linear."""
     a = by_name(function, args, kwargs)
-    if a["use_input_stats"]:
-        return _grouped(a, a["input"].shape[1])
-    return _with_running(a)
+    return _grouped(a, a["input"].shape[1]) if a["use_input_stats"] else NotImplemented
 
 
 def _grouped(a: dict[str, Any], groups: int) -> Tensor:
@@ -53,18 +51,12 @@ def _grouped(a: dict[str, Any], groups: int) -> Tensor:
     return affine_map(y, a["weight"], a["bias"], channels=True)
 
 
-def _with_running(a: dict[str, Any]) -> Tensor:
-    shape = (1, -1, *(1,) * (a["input"].ndim - 2))
-    y = (a["input"] - a["running_mean"].view(shape)) * (a["running_var"] + a["eps"]).rsqrt().view(shape)
-    return affine_map(y, a["weight"], a["bias"], channels=True)
-
-
 def batch_norm(function: Any, *args: Any, **kwargs: Any) -> Any:
     """BatchNorm: linear with the running statistics, else by those of the batch."""
     a = by_name(function, args, kwargs)
     x = a["input"]
     if not a.get("training", False) and a["running_mean"] is not None:
-        return with_statistics(function, _with_running(a))
+        return NotImplemented
     y = affine_map(_normalised(x, [0, *range(2, x.ndim)], a["eps"]), a["weight"], a["bias"], channels=True)
     return with_statistics(function, y)
 

@@ -34,17 +34,17 @@ class References:
         if reference is not None:
             return reference
         base = base_of(x)
-        whole: Tensor | None = None if base is x else self._of.get(base)
-        if whole is None:
+        base_reference: Tensor | None = None if base is x else self._of.get(base)
+        if base_reference is None:
             return None
         # A view that was taken before something was written into its base, or into another view of that.
-        if whole.stride() != base.stride():
+        if base_reference.stride() != base.stride():
             raise UnsupportedOperationError(
                 "DeepLIFT cannot follow a model that writes into a view of a tensor which is laid out in another way "
                 "for the baseline; use integrated_gradients, or the step that makes a new tensor"
             )
-        shift = whole.storage_offset() - base.storage_offset()
-        return whole.as_strided(x.shape, x.stride(), x.storage_offset() + shift)
+        shift = base_reference.storage_offset() - base.storage_offset()
+        return base_reference.as_strided(x.shape, x.stride(), x.storage_offset() + shift)
 
     def pair(self, output: Any, reference: Any, name: str) -> Any:
         """Note the references of a result, tensor by tensor.
@@ -134,8 +134,8 @@ class Operation:
         Args:
             tensors: one for each of `tensors`.
         """
-        rest = iter(tensors)
-        args, kwargs = tree_map_only(Tensor, lambda _: next(rest), (self.args, self.kwargs))
+        replacements = iter(tensors)
+        args, kwargs = tree_map_only(Tensor, lambda _: next(replacements), (self.args, self.kwargs))
         return self.function(*args, **kwargs)
 
     def with_function(self, function: Callable[..., Any]) -> Operation:

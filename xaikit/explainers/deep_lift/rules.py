@@ -98,8 +98,10 @@ def relu(trace: Comparison, name: str, op: Operation) -> Any:
     """The rescale rule; where both are on one side of 0 the multiplier is 0 or 1."""
 
     def rule(_op: Operation, x: list[Tensor], r: list[Tensor], y: Tensor, ry: Tensor, g: Tensor) -> list[Tensor]:
-        same = (x[0] > 0) == (r[0] > 0)
-        run = torch.where(same, 1, x[0] - r[0])
+        run = x[0] - r[0]
+        # On one side the quotient is exactly 0 or 1, but its derivative is not.
+        same = (x[0] > 0) == (r[0] > 0) if torch.is_grad_enabled() else run == 0
+        run = torch.where(same, 1, run) if torch.is_grad_enabled() else run
         return [g * torch.where(same, (x[0] > 0).to(g.dtype), (y - ry) / run)]
 
     return trace.stepped(name, op, rule)
@@ -151,7 +153,8 @@ def norm(trace: Comparison, name: str, op: Operation) -> Any:
         result = NORMS[name](op.function, *op.args, **op.kwargs)
     if result is not NotImplemented:
         return result
-    return trace.native(name, op) if name == "batch_norm" else between(trace, name, op)
+    linear = len(op.moving) == 1 and ("batch_norm" in name or name == "instance_norm")
+    return trace.native(name, op) if linear else between(trace, name, op)
 
 
 def softmax(trace: Comparison, name: str, op: Operation) -> Any:
@@ -289,8 +292,8 @@ def picked(trace: Comparison, name: str, op: Operation) -> Any:
 
 def dropped(trace: Comparison, name: str, op: Operation) -> Any:
     """Dropout that is on: the same entries are dropped for input and baseline."""
-    x, rest = op.args[0], op.args[1:]
-    factor = op.function(torch.ones_like(x.detach()), *rest, **op.kwargs)
+    x, settings = op.args[0], op.args[1:]
+    factor = op.function(torch.ones_like(x.detach()), *settings, **op.kwargs)
     with trace:
         return x * factor
 

@@ -150,9 +150,9 @@ class Comparison(TorchFunctionMode):
         self._before_write(target)
         self._adopt(target)
         target.copy_(output)
-        own = self.references.of(target)
-        if own is not None and reference is not None:
-            self._quietly(lambda: own.copy_(reference))
+        written = self.references.of(target)
+        if written is not None and reference is not None:
+            self._quietly(lambda: written.copy_(reference))
         return target
 
     def _written(self, name: str, op: Operation, target: Tensor) -> Any:
