@@ -268,3 +268,9 @@ def test_what_cannot_be_compared_is_refused_or_told():
     ).missing_rules(x) == ("inv in Step",)
     with pytest.raises(InvalidInputError, match="references must be samples like those explained"):
         DeepLiftShap(Step(lambda m, x: x), references=torch.zeros(2, 5)).attribute(x, 0)
+
+
+def test_older_pickles_of_captums_class():
+    explainer = EXPLAINERS.create("captum.deep_lift:eps=1e-6")
+    text = pickle.dumps(explainer, protocol=0).replace(b"CaptumDeepLift", b"DeepLift")
+    assert pickle.loads(text) == explainer

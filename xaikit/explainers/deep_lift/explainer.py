@@ -16,7 +16,7 @@ from xaikit.core.rows import RowRule
 from xaikit.core.structure import Tensors, joined_parts
 from xaikit.explainers.copy_scores import scores_of_copies
 from xaikit.explainers.deep_lift.rules import handler_of
-from xaikit.explainers.deep_lift.trace import Comparison
+from xaikit.explainers.deep_lift.trace import SideBySide
 from xaikit.explainers.expected_gradients import checked_references, references_of
 from xaikit.explainers.lrp.flow import Flow
 
@@ -37,7 +37,7 @@ def multipliers(call: Call, inputs: Tensors, baselines: Tensors, copies: int = 1
     flow, unknown = Flow(differentiable=call.create_graph), {}
 
     def forward(leaves: Tensors, _samples: Tensor | None) -> Tensor:
-        trace = Comparison(flow, handler_of)
+        trace = SideBySide(flow, handler_of)
         copies_of_inputs = trace.watched(leaves, baselines)
         with trace:
             scores = stacked.score(stacked.run(tuple(copies_of_inputs)))

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from xaikit.explainers.deep_lift.references import Operation
+from xaikit.explainers.deep_lift.references import PairedCall
 from xaikit.explainers.integrated_gradients import quadrature
 
-Function = Callable[[Tensor], Tensor]
+Elementwise = Callable[[Tensor], Tensor]
 NEAR = 16.0  # roundings of the values, within which the midpoint's derivative gives the difference of the outputs
 
 
-def slope(function: Function, x: Tensor, r: Tensor, rise: Tensor, size: Tensor) -> Tensor:
+def slope(function: Elementwise, x: Tensor, r: Tensor, rise: Tensor, size: Tensor) -> Tensor:
     """The rescale rule: rise / (x - r), entry by entry, where the function falls or rises by `rise` from r to x.
 
     Where the two are close, the quotient is lost in rounding; the mean of the derivative at two points between them
@@ -42,7 +42,7 @@ def slope(function: Function, x: Tensor, r: Tensor, rise: Tensor, size: Tensor) 
     return torch.where(use_mean, mean, rise / torch.where(use_mean, 1, run))
 
 
-def _mean_derivative(function: Function, x: Tensor, r: Tensor, inside: Tensor | None) -> Tensor:
+def _mean_derivative(function: Elementwise, x: Tensor, r: Tensor, inside: Tensor | None) -> Tensor:
     total = torch.zeros_like(x)
     for t in (0.5 - 12**-0.5, 0.5 + 12**-0.5):
         point = r + t * (x - r)
@@ -50,7 +50,7 @@ def _mean_derivative(function: Function, x: Tensor, r: Tensor, inside: Tensor | 
     return total
 
 
-def derivative(function: Function, point: Tensor) -> Tensor:
+def derivative(function: Elementwise, point: Tensor) -> Tensor:
     """The derivative of an elementwise function, differentiable where gradients are on.
 
     Args:
@@ -68,7 +68,7 @@ def derivative(function: Function, point: Tensor) -> Tensor:
 
 
 def of_elementwise(
-    op: Operation, moving: Sequence[int], x: list[Tensor], r: list[Tensor], y: Tensor, ry: Tensor, g: Tensor
+    op: PairedCall, moving: Sequence[int], x: list[Tensor], r: list[Tensor], y: Tensor, ry: Tensor, g: Tensor
 ) -> list[Tensor]:
     """The rescale rule of a function of each entry; of two operands each gets its Shapley value of the difference.
 
@@ -82,7 +82,7 @@ def of_elementwise(
         g: what flows back to the result.
     """
 
-    def at(tensors: list[Tensor], i: int) -> Function:
+    def at(tensors: list[Tensor], i: int) -> Elementwise:
         return lambda point: op.run([point if j == i else t for j, t in enumerate(tensors)])
 
     def wide(t: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def _others_differ(moving: Sequence[int], x: list[Tensor], r: list[Tensor]) -> b
     return any(a is not b for i, (a, b) in enumerate(zip(x, r, strict=True)) if i not in moving)
 
 
-def _completed(op: Operation, moving: Sequence[int], x: list[Tensor], r: list[Tensor], rise: Tensor) -> list[Tensor]:
+def _completed(op: PairedCall, moving: Sequence[int], x: list[Tensor], r: list[Tensor], rise: Tensor) -> list[Tensor]:
     """Derivatives midway; what they miss of the rise goes to the operands by the squares of their differences."""
     runs = [x[i] - r[i] for i in moving]
     partial = along(op, moving, x, r, torch.ones_like(rise), 1, reduced=False)
@@ -122,7 +122,7 @@ def _completed(op: Operation, moving: Sequence[int], x: list[Tensor], r: list[Te
 
 
 def along(
-    op: Operation,
+    op: PairedCall,
     moving: Sequence[int],
     x: list[Tensor],
     r: list[Tensor],
@@ -187,7 +187,7 @@ def of_quotient(x: list[Tensor], r: list[Tensor], g: Tensor, *, inverse: bool) -
     return [(g * by_a).sum_to_size(a.shape), (g * by_b).sum_to_size(b.shape)]
 
 
-def of_switch(op: Operation, moving: Sequence[int], x: list[Tensor], r: list[Tensor], g: Tensor) -> list[Tensor]:
+def of_switch(op: PairedCall, moving: Sequence[int], x: list[Tensor], r: list[Tensor], g: Tensor) -> list[Tensor]:
     """A linear function whose condition or indices differ between input and baseline.
 
     A is the difference of the outputs with the input's condition, B that with the baseline's. The multiplier is

@@ -91,7 +91,7 @@ class References:
             self._of[base] = base.clone()
 
 
-class Operation:
+class PairedCall:
     """One call of a torch function: what it gets for the input, and for the baseline.
 
     Args:
@@ -138,13 +138,13 @@ class Operation:
         args, kwargs = tree_map_only(Tensor, lambda _: next(replacements), (self.args, self.kwargs))
         return self.function(*args, **kwargs)
 
-    def with_function(self, function: Callable[..., Any]) -> Operation:
+    def with_function(self, function: Callable[..., Any]) -> PairedCall:
         """Another function of the same arguments.
 
         Args:
             function: takes the same arguments.
         """
-        other = object.__new__(Operation)
+        other = object.__new__(PairedCall)
         other.__dict__.update(self.__dict__, function=function)
         return other
 

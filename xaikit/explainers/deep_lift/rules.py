@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.explainers.deep_lift import multipliers
 from xaikit.explainers.deep_lift.norms import NORMS
-from xaikit.explainers.deep_lift.references import Operation
-from xaikit.explainers.deep_lift.trace import Comparison, Handler, Rule
+from xaikit.explainers.deep_lift.references import PairedCall
+from xaikit.explainers.deep_lift.trace import MultiplierRule, PairHandler, SideBySide
 from xaikit.torch_ops import WRITTEN_OUT, Kind, by_name, kind_of, names_of, plain_name
 from xaikit.torch_ops.kinds import NO_GRADIENT, WHY_NONE
 
@@ -40,7 +40,7 @@ MAX_POOLS = {f"{kind}max_pool{n}d": n for kind in ("", "adaptive_") for n in (1,
 PICKS = {"topk": 2, "kthvalue": 2, "sort": 1, "median": 1, "nanmedian": 1, "mode": 1, "cummax": 1, "cummin": 1}
 
 
-def handler_of(name: str, op: Operation) -> Handler | None:
+def handler_of(name: str, op: PairedCall) -> PairHandler | None:
     """What runs an operation; None where its gradient is its multiplier.
 
     Args:
@@ -57,7 +57,7 @@ def handler_of(name: str, op: Operation) -> Handler | None:
     return None if WHY_NONE.get(name) == NO_GRADIENT else between
 
 
-def elementwise(trace: Comparison, name: str, op: Operation) -> Any:
+def elementwise(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """The rescale rule; of two operands each gets its Shapley value."""
     if any(op.tensors[i].is_complex() for i in op.moving):
         return _absolute(trace, name, op) if name == "abs" else between(trace, name, op)
@@ -65,39 +65,39 @@ def elementwise(trace: Comparison, name: str, op: Operation) -> Any:
     return trace.stepped(name, op, lambda op, x, r, y, ry, g: multipliers.of_elementwise(op, moving, x, r, y, ry, g))
 
 
-def hardsigmoid(trace: Comparison, name: str, op: Operation) -> Any:
+def hardsigmoid(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """The rescale rule; torch's own function cannot be differentiated twice."""
     return elementwise(trace, name, op.with_function(lambda x, *_, **__: F.relu6(x + 3) / 6))
 
 
-def quotient(trace: Comparison, name: str, op: Operation) -> Any:
+def quotient(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """A quotient of two tensors, which normalisations are."""
     if len(op.moving) != 2 or op.switches or op.kwargs.get("rounding_mode") or any(t.is_complex() for t in op.tensors):
         divisor = op.args[0 if name == "rtruediv" else 1]
         return (scale if op.moving and op.tensors[op.moving[0]] is divisor else elementwise)(trace, name, op)
     back = -1 if name == "rtruediv" else 1
 
-    def rule(_op: Operation, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
+    def rule(_op: PairedCall, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
         return multipliers.of_quotient(x[::back], r[::back], g, inverse=False)[::back]
 
     return trace.stepped(name, op, rule)
 
 
-def scale(trace: Comparison, name: str, op: Operation) -> Any:
+def scale(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """1 / x, 1 / sqrt(x), x^-n: what it is multiplied by is a quotient."""
     return trace.scaled(elementwise(trace, name, op))
 
 
-def power(trace: Comparison, name: str, op: Operation) -> Any:
+def power(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """The rescale rule; a negative power is a scale."""
     exponent = op.args[1] if len(op.args) > 1 else 1
     return (scale if isinstance(exponent, (int, float)) and exponent < 0 else elementwise)(trace, name, op)
 
 
-def relu(trace: Comparison, name: str, op: Operation) -> Any:
+def relu(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """The rescale rule; where both are on one side of 0 the multiplier is 0 or 1."""
 
-    def rule(_op: Operation, x: list[Tensor], r: list[Tensor], y: Tensor, ry: Tensor, g: Tensor) -> list[Tensor]:
+    def rule(_op: PairedCall, x: list[Tensor], r: list[Tensor], y: Tensor, ry: Tensor, g: Tensor) -> list[Tensor]:
         run = x[0] - r[0]
         # On one side the quotient is exactly 0 or 1, but its derivative is not.
         same = (x[0] > 0) == (r[0] > 0) if torch.is_grad_enabled() else run == 0
@@ -107,20 +107,20 @@ def relu(trace: Comparison, name: str, op: Operation) -> Any:
     return trace.stepped(name, op, rule)
 
 
-def product(trace: Comparison, name: str, op: Operation) -> Any:
+def product(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """Of two factors each gets half of what they do together, its Shapley value; more by the line between them."""
     scales = [trace.is_scale(t) for t in op.tensors]
     if name != "mul" or sum(scales) != 1:
         return trace.stepped(name, op, _line(op, len(op.moving)))
     back = 1 if scales[1] else -1
 
-    def rule(_op: Operation, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
+    def rule(_op: PairedCall, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
         return multipliers.of_quotient(x[::back], r[::back], g, inverse=True)[::back]
 
     return trace.stepped(name, op, rule)
 
 
-def between(trace: Comparison, name: str, op: Operation) -> Any:
+def between(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """The mean derivative on the line from the baseline's operands to the input's; exact for polynomials."""
     x = op.tensors[op.moving[0]]
     degree = DEGREES[name](x, by_name(op.function, op.args, op.kwargs)) if name in DEGREES else 0
@@ -130,24 +130,24 @@ def between(trace: Comparison, name: str, op: Operation) -> Any:
     return trace.stepped(name, op, _line(op, degree))
 
 
-def _line(op: Operation, degree: int) -> Rule:
+def _line(op: PairedCall, degree: int) -> MultiplierRule:
     moving = op.moving
     return lambda op, x, r, _y, _ry, g: multipliers.along(op, moving, x, r, g, (degree + 1) // 2)
 
 
-def switched(trace: Comparison, name: str, op: Operation) -> Any:
+def switched(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """A linear function whose condition or indices may differ between input and baseline."""
     moving = op.moving
     return trace.stepped(name, op, lambda op, x, r, _y, _ry, g: multipliers.of_switch(op, moving, x, r, g))
 
 
-def written_out(trace: Comparison, name: str, op: Operation) -> Any:
+def written_out(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """A fused operation as plain ones, each with its rule."""
     with trace:
         return WRITTEN_OUT[name](op.function, *op.args, **op.kwargs)
 
 
-def norm(trace: Comparison, name: str, op: Operation) -> Any:
+def norm(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """A normalisation or a norm as plain operations, each with its rule; none where its form has none."""
     with trace:
         result = NORMS[name](op.function, *op.args, **op.kwargs)
@@ -157,7 +157,7 @@ def norm(trace: Comparison, name: str, op: Operation) -> Any:
     return trace.native(name, op) if linear else between(trace, name, op)
 
 
-def softmax(trace: Comparison, name: str, op: Operation) -> Any:
+def softmax(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """exp(x - log sum exp(x)), each function by the rescale rule."""
     a = by_name(op.function, op.args, op.kwargs)
     dim, dtype = a["dim"], a.get("dtype")
@@ -171,12 +171,12 @@ def softmax(trace: Comparison, name: str, op: Operation) -> Any:
     return trace.stepped(name, op, lambda op, x, r, _y, _ry, g: [multipliers.of_softmax(x[0], r[0], dim, g, log=log)])
 
 
-def log_sum(trace: Comparison, name: str, op: Operation) -> Any:
+def log_sum(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """Log sum exp(x), each function by the rescale rule."""
     a = by_name(op.function, op.args, op.kwargs)
     dims = _dims(a["dim"], op.tensors[0])
 
-    def rule(_op: Operation, x: list[Tensor], r: list[Tensor], y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
+    def rule(_op: PairedCall, x: list[Tensor], r: list[Tensor], y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
         lined = _lined(x[0], dims), _lined(r[0], dims)
         weights = multipliers.log_sum_weights(*lined, -1)[0]
         return [_unlined(weights * g.reshape(*weights.shape[:-1], 1), x[0], dims)]
@@ -201,7 +201,7 @@ def _unlined(y: Tensor, x: Tensor, dims: list[int]) -> Tensor:
     return y.reshape(*y.shape[:-1], *(x.shape[d] for d in dims)).movedim(last, dims)
 
 
-def max_pool(trace: Comparison, name: str, op: Operation) -> Any:
+def max_pool(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """The whole difference at the place of the larger maximum."""
     n, (x, *args), kwargs = MAX_POOLS[name], op.args, dict(op.kwargs)
     place = 1 if "adaptive" in name else 5
@@ -211,11 +211,11 @@ def max_pool(trace: Comparison, name: str, op: Operation) -> Any:
     def pooled(x: Tensor) -> Any:
         return getattr(F, f"{name}_with_indices")(x, *args, **kwargs)
 
-    only = Operation(lambda x: pooled(x)[0], (x,), {}, trace.references)
+    only = PairedCall(lambda x: pooled(x)[0], (x,), {}, trace.references)
     with trace.flow.values_only():
         (y, at_x), (ry, at_r) = (pooled(t) for t in (only.tensors[0], only.references[0]))
 
-    def rule(_op: Operation, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
+    def rule(_op: PairedCall, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
         places = at_x.flatten(-n), at_r.flatten(-n)
         flat = multipliers.of_maximum(x[0].flatten(-n), r[0].flatten(-n), places, g.flatten(-n))
         return [flat.view(x[0].shape)]
@@ -224,7 +224,7 @@ def max_pool(trace: Comparison, name: str, op: Operation) -> Any:
     return (values, trace.references.pair(at_x, at_r, name)) if indices else values
 
 
-def extremum(trace: Comparison, name: str, op: Operation) -> Any:
+def extremum(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """The largest or smallest entry, along some dimensions: the whole difference at the place of the larger one."""
     if len(op.tensors) > 1:
         return elementwise(trace, name, op)
@@ -239,13 +239,13 @@ def extremum(trace: Comparison, name: str, op: Operation) -> Any:
         t = _lined(t, dims)
         return t.argmax(-1, keepdim=True) if up else t.argmin(-1, keepdim=True)
 
-    def rule(_op: Operation, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
+    def rule(_op: PairedCall, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
         sign = 1 if up else -1
         lines = _lined(sign * x[0], dims), _lined(sign * r[0], dims)
         flat = multipliers.of_maximum(*lines, (places(x[0]), places(r[0])), g.reshape(*lines[0].shape[:-1], 1))
         return [_unlined(flat, x[0], dims)]
 
-    only = Operation(lambda x: reduce(x, dims, keepdim=keep), (x,), {}, trace.references)
+    only = PairedCall(lambda x: reduce(x, dims, keepdim=keep), (x,), {}, trace.references)
     values = trace.stepped(name, only, rule)
     if not with_places:
         return values
@@ -254,7 +254,7 @@ def extremum(trace: Comparison, name: str, op: Operation) -> Any:
     return type(chosen)((values, trace.references.pair(chosen[1], other[1], name)))
 
 
-def picked(trace: Comparison, name: str, op: Operation) -> Any:
+def picked(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """Entries picked by their order: gathered at the places that they have for the input, and for the baseline."""
     with torch.no_grad():
         chosen, other = op.run(op.tensors), op.run(op.references)
@@ -273,9 +273,9 @@ def picked(trace: Comparison, name: str, op: Operation) -> Any:
     falling = (
         option("largest", 3, True) if name == "topk" else option("descending", 2, False) if name == "sort" else False
     )
-    ordered = Operation(lambda x: x.sort(dim, descending=falling).values, (x,), {}, trace.references)
+    ordered = PairedCall(lambda x: x.sort(dim, descending=falling).values, (x,), {}, trace.references)
 
-    def rule(_op: Operation, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
+    def rule(_op: PairedCall, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
         sign = 1 if falling else -1
         lines = (t.movedim(dim, -1) for t in (sign * x[0], sign * r[0], g))
         return [multipliers.of_sort(*lines).movedim(-1, dim)]
@@ -290,7 +290,7 @@ def picked(trace: Comparison, name: str, op: Operation) -> Any:
     return type(chosen)((values, places))
 
 
-def dropped(trace: Comparison, name: str, op: Operation) -> Any:
+def dropped(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """Dropout that is on: the same entries are dropped for input and baseline."""
     x, settings = op.args[0], op.args[1:]
     factor = op.function(torch.ones_like(x.detach()), *settings, **op.kwargs)
@@ -298,18 +298,18 @@ def dropped(trace: Comparison, name: str, op: Operation) -> Any:
         return x * factor
 
 
-def detached(trace: Comparison, name: str, op: Operation) -> Any:
+def detached(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """The score depends on a detached value all the same; true gradients stay cut."""
     return trace.stepped(name, op, lambda _op, _x, _r, _y, _ry, g: [g])
 
 
-def reduced(trace: Comparison, name: str, op: Operation) -> Any:
+def reduced(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """Sums and means are linear; maxima and products are not."""
     how = [v for v in (*op.args, *op.kwargs.values()) if isinstance(v, str)]
     return trace.native(name, op) if how in (["sum"], ["mean"]) and not op.switches else between(trace, name, op)
 
 
-def random(_trace: Comparison, name: str, _op: Operation) -> Any:
+def random(_trace: SideBySide, name: str, _op: PairedCall) -> Any:
     """Refused: it would draw other numbers for the baseline."""
     raise UnsupportedOperationError(
         f"DeepLIFT compares each step for the input with the same step for the baseline, and {name} draws random "
@@ -317,7 +317,7 @@ def random(_trace: Comparison, name: str, _op: Operation) -> Any:
     )
 
 
-def composed_max(trace: Comparison, name: str, op: Operation) -> Any:
+def composed_max(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """The smallest and the largest entry."""
     a = by_name(op.function, op.args, op.kwargs)
     with trace:
@@ -327,13 +327,13 @@ def composed_max(trace: Comparison, name: str, op: Operation) -> Any:
     return torch.return_types.aminmax((low, high))
 
 
-def _absolute(trace: Comparison, _name: str, op: Operation) -> Any:
+def _absolute(trace: SideBySide, _name: str, op: PairedCall) -> Any:
     with trace:
         parts = torch.view_as_real(op.tensors[0])
         return (parts * parts).sum(-1).sqrt()
 
 
-BY_NAME: dict[str, Handler] = {
+BY_NAME: dict[str, PairHandler] = {
     **dict.fromkeys(ELEMENTWISE, elementwise),
     **dict.fromkeys(WRITTEN_OUT, written_out),
     "relu": relu,

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.torch_private import tree_iter, tree_map_only
-from xaikit.explainers.deep_lift.references import Operation, References
+from xaikit.explainers.deep_lift.references import PairedCall, References
 from xaikit.explainers.lrp.flow import Flow
 from xaikit.explainers.lrp.graph import depends, operations_before
 from xaikit.torch_ops import calling_module, computed, operation_name, positional, writes
@@ -25,8 +25,8 @@ QUESTIONS = {"__bool__", "is_nonzero", "equal", "allclose", "__index__", "__len_
 NUMBERS = {"item", "tolist", "numpy", "__float__", "__int__"}
 
 # Gets the call, the tensors for the input, those for the baseline, the two results, and what flows back to the result.
-Rule = Callable[[Operation, list[Tensor], list[Tensor], Tensor, Tensor, Tensor], Sequence[Tensor | None]]
-Handler = Callable[["Comparison", str, Operation], Any]
+MultiplierRule = Callable[[PairedCall, list[Tensor], list[Tensor], Tensor, Tensor, Tensor], Sequence[Tensor | None]]
+PairHandler = Callable[["SideBySide", str, PairedCall], Any]
 
 
 class Multiplied(torch.autograd.Function):
@@ -45,7 +45,7 @@ class Multiplied(torch.autograd.Function):
         return None, None, None, *ctx.rule(grads[0])
 
 
-class Comparison(TorchFunctionMode):
+class SideBySide(TorchFunctionMode):
     """Runs each operation of a forward pass for the input and for the baseline.
 
     Args:
@@ -53,7 +53,7 @@ class Comparison(TorchFunctionMode):
         handler_of: what runs an operation by its name; None where the gradient is its multiplier.
     """
 
-    def __init__(self, flow: Flow, handler_of: Callable[[str, Operation], Handler | None]) -> None:
+    def __init__(self, flow: Flow, handler_of: Callable[[str, PairedCall], PairHandler | None]) -> None:
         super().__init__()
         self.flow, self.handler_of = flow, handler_of
         self.references = References()
@@ -100,7 +100,7 @@ class Comparison(TorchFunctionMode):
         into = bool(args) and isinstance(args[0], Tensor) and writes(func)
         if into:
             self._before_write(args[0])
-        op = Operation(func, args, kwargs, self.references)
+        op = PairedCall(func, args, kwargs, self.references)
         for x in op.tensors:
             if self.references.grown(x) and x.grad_fn is not None:
                 self.without_rule(x.grad_fn.name())
@@ -108,7 +108,7 @@ class Comparison(TorchFunctionMode):
             return self._constant(func(*args, **kwargs), op)
         return self._compared(name, op, func, args, kwargs, into)
 
-    def _compared(self, name: str, op: Operation, func: Any, args: Any, kwargs: Any, into: bool) -> Any:  # noqa: PLR0913, PLR0917
+    def _compared(self, name: str, op: PairedCall, func: Any, args: Any, kwargs: Any, into: bool) -> Any:  # noqa: PLR0913, PLR0917
         why = WHY_NONE.get(name)
         if name == "__get__":
             output = self._property(func.__self__.__name__, op)
@@ -122,7 +122,7 @@ class Comparison(TorchFunctionMode):
             output = self._ruled(name, func, args, kwargs)
         return output
 
-    def _property(self, name: str, op: Operation) -> Any:
+    def _property(self, name: str, op: PairedCall) -> Any:
         if name == "data" and op.moving and torch.is_grad_enabled():
             handler = self.handler_of("detach", op)
             return handler(self, name, op) if handler else None
@@ -131,20 +131,20 @@ class Comparison(TorchFunctionMode):
     def _ruled(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         plain, args_, kwargs_, in_place = computed(func, args, kwargs)
         args_, kwargs_ = positional(plain, args_, kwargs_)
-        op = Operation(plain, args_, kwargs_, self.references)
+        op = PairedCall(plain, args_, kwargs_, self.references)
         if name == "__setitem__" and op.switches:
             op, in_place = op.with_function(_set), True
         flows = bool(op.moving) and torch.is_grad_enabled()
         handler = self.handler_of(name, op) if flows else None
         if handler is None:
             if writes(func) or in_place:
-                return self._written(name, Operation(func, args, kwargs, self.references), args[0])
+                return self._written(name, PairedCall(func, args, kwargs, self.references), args[0])
             return self.native(name, op)
         if not in_place:
             return handler(self, name, op)
         target = args_[0]
         if self.flow.differentiable:  # autograd may keep what the operation gets: not what is written over
-            op = Operation(op.function, (self._copied(target), *args_[1:]), kwargs_, self.references)
+            op = PairedCall(op.function, (self._copied(target), *args_[1:]), kwargs_, self.references)
         output = handler(self, name, op)
         reference = self.references.of(output)
         self._before_write(target)
@@ -155,11 +155,11 @@ class Comparison(TorchFunctionMode):
             self._quietly(lambda: written.copy_(reference))
         return target
 
-    def _written(self, name: str, op: Operation, target: Tensor) -> Any:
+    def _written(self, name: str, op: PairedCall, target: Tensor) -> Any:
         """An operation that writes into its first operand, in both passes."""
         self._before_write(target)
         self._adopt(target)
-        op = Operation(op.function, op.args, op.kwargs, self.references)
+        op = PairedCall(op.function, op.args, op.kwargs, self.references)
         output = op.run(op.tensors)
         reference = self._quietly(lambda: op.run(op.references))
         return output if output is target or output is None else self.references.pair(output, reference, name)
@@ -174,7 +174,7 @@ class Comparison(TorchFunctionMode):
         if self.references.of(target) is None:
             self.references.adopt(target)
 
-    def native(self, name: str, op: Operation) -> Any:
+    def native(self, name: str, op: PairedCall) -> Any:
         """An operation whose gradient is its multiplier, as it is.
 
         Args:
@@ -184,7 +184,7 @@ class Comparison(TorchFunctionMode):
         output = op.run(op.tensors)
         return self.references.pair(output, self._quietly(lambda: op.run(op.references)), name)
 
-    def stepped(self, name: str, op: Operation, rule: Rule) -> Any:
+    def stepped(self, name: str, op: PairedCall, rule: MultiplierRule) -> Any:
         """An operation with multipliers of its own; of several results each is a step of its own.
 
         Args:
@@ -206,7 +206,7 @@ class Comparison(TorchFunctionMode):
         )
         return tree_map_only(Tensor, lambda _: next(parts), y)
 
-    def step(self, name: str, op: Operation, rule: Rule, y: Tensor, ry: Tensor) -> Tensor:  # noqa: PLR0913, PLR0917
+    def step(self, name: str, op: PairedCall, rule: MultiplierRule, y: Tensor, ry: Tensor) -> Tensor:  # noqa: PLR0913, PLR0917
         """As `stepped`, where the results are known.
 
         Args:
@@ -253,7 +253,7 @@ class Comparison(TorchFunctionMode):
 
     # ------------------------------------------------------------------ what cannot be compared
 
-    def _answer(self, name: str, op: Operation) -> Any:
+    def _answer(self, name: str, op: PairedCall) -> Any:
         """What the model reads off its tensors, which must not lead it another way for the baseline."""
         answer = op.run(op.tensors)
         if name != "numpy" and answer == op.run(op.references):
@@ -279,7 +279,7 @@ class Comparison(TorchFunctionMode):
                 )
             self._seen[x] = True
 
-    def _constant(self, output: Any, op: Operation) -> Any:
+    def _constant(self, output: Any, op: PairedCall) -> Any:
         """The result of an operation on constants, which may have a graph that leads to the weights."""
         with_graph = [x for x in tree_iter(output) if isinstance(x, Tensor) and x.grad_fn is not None]
         if with_graph:
