@@ -15,8 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from xaikit import RRR, Gradient
 from xaikit.core import EXPLAINERS
 from xaikit.core.errors import InvalidInputError, NotDifferentiableError, UnreachableError
-from xaikit.core.model_state import known_of
-from xaikit.core.model_state import modules_of
+from xaikit.core.model_state import known_of, modules_of
 from xaikit.core.replica import NotReplicableError, Replica
 
 SPECS = ("gradient", "smoothgrad:n_iter=3", "integrated_gradients:n_steps=3", "lrp_epsilon_plus",
