@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
-import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -148,7 +148,7 @@ class _Replacing(TorchFunctionMode):
 
 def _called_by_mended_module(func: Any) -> bool:
     """Whether torch's own BatchNorm or InstanceNorm calls the function at this moment: `mend_norms` has mended it."""
-    frame: Any = sys._getframe(1)
+    frame: Any = inspect.currentframe()
     code = getattr(func, "__code__", None)
     while frame is not None and (frame.f_code is code or frame.f_code.co_name in DISPATCH):
         frame = frame.f_back

@@ -44,7 +44,7 @@ def modules_of(model: nn.Module) -> Modules:
     return names
 
 
-def known_of(model: nn.Module) -> tuple[Modules, ModelFacts]:
+def profile_of(model: nn.Module) -> tuple[Modules, ModelFacts]:
     """The modules of a model, and the facts about it."""
     modules = modules_of(model)
     return modules, facts_of(model, modules)
@@ -75,7 +75,7 @@ def running_model(  # noqa: PLR0913
     device: torch.device,
     seed: int,
     *,
-    known: tuple[Modules, ModelFacts] | None = None,
+    profile: tuple[Modules, ModelFacts] | None = None,
     random: bool = True,
     in_place: bool = False,
     freeze: bool = False,
@@ -88,14 +88,14 @@ def running_model(  # noqa: PLR0913
         model: the user's model.
         device: where it is.
         seed: of torch's random numbers.
-        known: its modules and the facts about it, where the caller has them.
+        profile: its modules and the facts about it, where the caller has them.
         random: whether the method draws from torch's global random numbers.
         in_place: whether to run the user's model itself.
         freeze: whether no parameter of a copy requires a gradient, which makes a backward pass to the input faster.
         keep_mode: whether the modules stay in the mode that they are in.
         keep_writes: whether buffers and attributes keep what the model writes into them.
     """
-    modules, facts = known_of(model) if known is None else known
+    modules, facts = profile_of(model) if profile is None else profile
     seeded_call = random or keep_mode or facts.draws is not False
     if facts.replicable is not False and not in_place:
         replica = None
@@ -153,8 +153,8 @@ def evaluated(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
         model: the user's model.
         device: where it is.
     """
-    known = known_of(model)
-    running = running_model(model, device, 0, known=known, random=False, in_place=not known[1].replicable)
+    profile = profile_of(model)
+    running = running_model(model, device, 0, profile=profile, random=False, in_place=not profile[1].replicable)
     with running.open():
         yield running.model
 

@@ -96,7 +96,7 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     device = tensors[0].device
     options = {"freeze": not request.create_graph, "keep_mode": request.keep_mode}
     make = functools.partial(
-        model_state.running_model, model, device, request.seed, known=(modules, facts), random=needs.global_random,
+        model_state.running_model, model, device, request.seed, profile=(modules, facts), random=needs.global_random,
         **options,
     )  # fmt: skip
     in_place = False
