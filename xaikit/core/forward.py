@@ -190,7 +190,7 @@ def with_rows(output: Any, n: int) -> Any:
     return output[None] if n == 1 and isinstance(output, Tensor) and output.ndim == 0 else output
 
 
-def _forms(value: Any) -> Iterator[Hashable]:
+def _forms(value: Any) -> Iterator[Any]:
     """Shapes and types of the tensors, the switches (texts, booleans) as they are, of all else the type."""
     if isinstance(value, Tensor):
         yield tuple(value.shape), value.dtype

@@ -86,7 +86,7 @@ def facts_of(model: nn.Module, modules: Iterable[nn.Module]) -> ModelFacts:
     return facts
 
 
-def _setup(module: nn.Module) -> Hashable:
+def _setup(module: nn.Module) -> Any:
     """The class of a module, and what an attribute of a class of the user's may switch.
 
     Numbers are left out, since many change all the time: counters, rates that follow a schedule.
