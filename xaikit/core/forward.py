@@ -179,8 +179,8 @@ class Forward:
         return rows(self.extras)
 
     def form(self, inputs: Tensors) -> Hashable:
-        """The form of input that a row rule is for: shapes, types and the shapes of the further arguments."""
-        extras = tuple((tuple(e.shape), e.dtype) for e in _tensors(self.extras))
+        """The form of input that a row rule is for: shapes, types, and the further arguments but for their numbers."""
+        extras = tuple(_forms(self.extras))
         modes = self.model.training
         return tuple((tuple(x.shape), x.dtype) for x in inputs), extras, self.head, modes, self.as_one
 
@@ -190,15 +190,19 @@ def with_rows(output: Any, n: int) -> Any:
     return output[None] if n == 1 and isinstance(output, Tensor) and output.ndim == 0 else output
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _forms(value: Any) -> Iterator[Any]:
+    """Shapes and types of the tensors, the switches (texts, booleans) as they are, of all else the type."""
     if isinstance(value, Tensor):
-        yield value
+        yield tuple(value.shape), value.dtype
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
+        for name, item in value.items():
+            yield name
+            yield from _forms(item)
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from _tensors(item)
+            yield from _forms(item)
+    else:
+        yield value if type(value) in (bool, str) else type(value)
 
 
 def explain_arguments(

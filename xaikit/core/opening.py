@@ -84,7 +84,8 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     explained, extras = view._arguments(request.inputs)
     tensors, rebuild = structure.flatten(explained)
     n = structure.check_batch(tensors)
-    facts = facts_of(model)
+    modules = model_state.modules_of(model)
+    facts = facts_of(model, modules)
     if needs.gradient:
         check_differentiable(
             model, tensors, at_layer=view.layer is not None, layers=lambda: embedding_layers(view, request.inputs)
@@ -95,8 +96,9 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     device = tensors[0].device
     options = {"freeze": not request.create_graph, "keep_mode": request.keep_mode}
     make = functools.partial(
-        model_state.running_model, model, device, request.seed, random=needs.global_random, **options
-    )
+        model_state.running_model, model, device, request.seed, profile=(modules, facts), random=needs.global_random,
+        **options,
+    )  # fmt: skip
     in_place = False
     while True:
         running = make(in_place=in_place)
@@ -136,6 +138,7 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
         input_names=tuple(explained) if isinstance(explained, Mapping) else (),
         extras=extras,
         recompute_context=running.open,
+        form=form,
     )
     with running.open(), torch.set_grad_enabled(request.create_graph):
         yield call, rebuild
@@ -208,7 +211,7 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
     before = torch.default_generator.get_state()
     loaded = torch_private.compiler_is_loaded()
     try:
-        with torch.no_grad(), FunctionLog(facts.operations), weights:
+        with torch.no_grad(), FunctionLog(facts), weights:
             _run_in_some_form(run, inputs, limit)
     except Exception:
         if torch_private.compiler_is_loaded() is not loaded:
