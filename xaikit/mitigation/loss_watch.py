@@ -1,4 +1,4 @@
-"""A loss that is not finite is told in a training loop of the user's own, once for each model; `fit` has its own way."""
+"""A loss that is not finite is told once for each model in a training loop of the user's own; `fit` tells it itself."""
 
 from __future__ import annotations
 
