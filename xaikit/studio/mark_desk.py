@@ -107,8 +107,8 @@ class MarkDesk:
             if sample.inputs is None:
                 raise InvalidInputError("the run holds no texts; explain the data again with --keep-inputs")
             values, ids = only_array(sample.values, "values"), only_array(sample.inputs, "inputs")
-            words = parts_of("text", values, ids, session.names)
-            positions = places_in_text(spec, list(zip(ids.tolist(), words, strict=True)))
+            names = parts_of("text", values, ids, session.names)
+            positions = places_in_text(spec, list(zip(ids.tolist(), names, strict=True)))
         else:
             positions = place_of(spec, session.kind, session.shape, session.columns)
         if positions is None:

@@ -91,8 +91,8 @@ def places_in_text(spec: Mapping[str, Any], tokens: Sequence[tuple[int, str]]) -
     """
     factor = FACTORS.create(dict(spec))
     if isinstance(factor, Words):
-        wanted = set(factor.names)
-        flags = [token in factor.ids or not wanted.isdisjoint((word, plain_word(word))) for token, word in tokens]
+        sought = set(factor.names)
+        flags = [token in factor.ids or not sought.isdisjoint((word, plain_word(word))) for token, word in tokens]
     elif isinstance(factor, EndTokens):
         numbers = torch.arange(len(tokens))[None]
         reserved = tuple(i for i, (_, word) in enumerate(tokens) if RESERVED.fullmatch(word))
