@@ -111,15 +111,15 @@ def logit_lens(
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"logit_lens takes a model, got a {type(model).__name__}")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    named = isinstance(inputs, Mapping)
-    items = inputs.items() if named else [("inputs", inputs)]
+    by_name = isinstance(inputs, Mapping)
+    items = inputs.items() if by_name else [("inputs", inputs)]
     tensors = {name: to_tensor(value, name).to(device) for name, value in items}
     blocks = blocks_of(model, layers)
     with evaluated(model, device) as running, torch.no_grad():
         modules = [running.get_submodule(block.name) for block in blocks]
 
         def run() -> Tensor:
-            output = running(**tensors) if named else running(*tensors.values())
+            output = running(**tensors) if by_name else running(*tensors.values())
             return _at(pick_head(output, "logits"), position)
 
         hidden, last = _hidden_states(modules, run)
