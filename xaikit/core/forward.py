@@ -98,7 +98,13 @@ class Forward:
 
     def takes_one_argument(self) -> bool:
         """Whether the inputs are a dict or a list that the model might take as its one argument."""
-        return isinstance(self.explained, (Mapping, list)) and not self.as_one
+        return self.structure() is not None and not self.as_one
+
+    def structure(self) -> Hashable:
+        """The names of a dict, or the length of a list, that may be the model's one argument; None for other inputs."""
+        if isinstance(self.explained, Mapping):
+            return tuple(self.explained)
+        return len(self.explained) if isinstance(self.explained, list) else None
 
     def run(self, inputs: Tensors, samples: Tensor | None, rule: RowRule) -> Any:
         """The same under another row rule."""
@@ -183,6 +189,37 @@ class Forward:
         extras = tuple(_forms(self.extras))
         modes = self.model.training
         return tuple((tuple(x.shape), x.dtype) for x in inputs), extras, self.head, modes, self.as_one
+
+
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """What a model returns on inputs as users have them.
+
+    Args:
+        model: of the user; it runs as it is.
+        inputs: a tensor; a tuple or a list of arguments in order; a dict of arguments by name. A dict or a list is its
+            one argument where the model's signature does not take the items.
+
+    Raises:
+        InvalidTypeError: for arguments that the model does not take.
+    """
+    by_name = isinstance(inputs, Mapping)
+    positional = () if by_name else tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    keywords = dict(inputs) if by_name else {}
+    if isinstance(inputs, (Mapping, list)) and not _takes(model, positional, keywords) and _takes(model, (inputs,), {}):
+        positional, keywords = (inputs,), {}
+    try:
+        return model(*positional, **keywords)
+    except TypeError as error:
+        explain_arguments(model, positional, keywords, error)
+        raise
+
+
+def _takes(model: nn.Module, positional: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
+    try:
+        inspect.signature(model.forward).bind(*positional, **keywords)
+    except (TypeError, ValueError):  # a ValueError: it has no signature
+        return False
+    return True
 
 
 def with_rows(output: Any, n: int) -> Any:

@@ -26,6 +26,8 @@ class ModelFacts:
         operations: torch functions that its forward passes called, as far as they have been watched.
         bare_norms: those among them that normalise a batch and were called by other code than torch's own modules.
         watched: forms of input whose derivatives have been computed while the functions were watched.
+        one_argument: for each structure of inputs (the names of a dict, the length of a list), whether the model takes
+            the whole of it as its one argument.
         rows: for each form of input, how rows may be stacked.
         checked: forms of input and score whose second derivative, or whose way from a layer, has been checked.
         batched: forms of input whose convolutions have all had a batch axis.
@@ -39,9 +41,14 @@ class ModelFacts:
     operations: set[Any] = dataclasses.field(default_factory=set)
     bare_norms: set[Any] = dataclasses.field(default_factory=set)
     watched: dict[Hashable, None] = dataclasses.field(default_factory=dict)
+    one_argument: dict[Hashable, bool] = dataclasses.field(default_factory=dict)
     rows: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
     checked: set[Hashable] = dataclasses.field(default_factory=set)
     batched: dict[Hashable, None] = dataclasses.field(default_factory=dict)
+
+    def remember_argument(self, structure: Hashable, is_one: bool) -> None:
+        """Keep how inputs of that structure are passed; the oldest goes where there are many."""
+        _remember(self.one_argument, structure, is_one)
 
     def remember_rows(self, form: Hashable, rule: Any) -> None:
         """Keep the row rule of a form of input; the oldest goes where there are many."""

@@ -251,7 +251,7 @@ def test_settings_of_a_spec_may_stand_beside_its_name_or_in_parentheses(spec, sa
     [
         ({"name": "smoothgrad", "setings": {"n_iter": 5}}, "SmoothGrad has no setting 'setings'"),
         ({"name": "smoothgrad", "settings": {"n_iter": 5}, "seed": 3}, "'seed' beside them"),
-        ({"name": "smoothgrad", "settings": [5]}, "settings of list"),
+        ({"name": "smoothgrad", "settings": [5]}, "settings of type list"),
         ({"name": 3}, "expected explainer as a name"),
     ],
 )
