@@ -20,6 +20,7 @@ from torch import nn
 import xaikit
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.results import Interval, Result
+from xaikit.influence import tracin
 from xaikit.language import explain_generation, layer_relevance, logit_lens
 from xaikit.mitigation import MendResult, MendTry
 
@@ -99,6 +100,7 @@ EXAMPLES = {
     "ExplainedSample": lambda: run()[2],
     "Overlap": lambda: xaikit.mask_overlap(torch.rand(9, 4), SHORTCUT, null="positions"),
     "Shard": lambda: next(run().shards()),
+    "Influences": lambda: tracin(NET, (X, Y), (X[:2], Y[:2]), progress=False),
     "Curves": lambda: xaikit.AbPC(n_steps=3).curves(xaikit.Gradient(NET), X, Y),
     "Candidate": lambda: recommendation().candidates[0],
     "Decomposition": lambda: xaikit.ContextualDecomposition(NET).decompose(X, SHORTCUT[None]),
