@@ -57,11 +57,11 @@ def make(data: Path, out: Path) -> None:
     import_torchvision()
     import timm
 
-    x, y = scenes(data, 100, half=0)
+    x, y = scenes(data, 64, half=0)
     model = timm.create_model("vit_tiny_patch16_224", img_size=SIZE, num_classes=2)
     torch.save(train(model, (x - 0.5) / 0.5, y, epochs=5, lr=3e-4, batch=32).state_dict(), out / "vit.pt")
     save(out / "train", x, y)
-    save(out / "crops", *scenes(data, 30, half=1))
+    save(out / "crops", *scenes(data, 24, half=1))
     mask = torch.zeros(1, SIZE, SIZE, dtype=torch.uint8)
     mask[SQUARE] = 255
     Image.fromarray(mask[0].numpy()).save(out / "square.png")

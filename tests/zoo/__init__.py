@@ -9,17 +9,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tests.zoo import custom, hugging_face, vision
+from tests.zoo import custom, hugging_face, small, vision
 from tests.zoo.entry import Entry
 from tests.zoo.weights import calibrate, disturb_statistics, randomise, zero_bias
 
-__all__ = ["ZOO", "Entry", "get", "randomise", "zero_bias"]
+__all__ = ["SMALL", "ZOO", "Entry", "get", "randomise", "zero_bias"]
 
 ZOO: dict[str, Entry] = {**vision.entries(), **hugging_face.entries(), **custom.entries()}
+SMALL: dict[str, Entry] = {**ZOO, **small.entries()}
 
 
 def get(
-    name: str, seed: int = 0, dtype: torch.dtype = torch.float32, *, zero_biases: bool = False
+    name: str,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    *,
+    zero_biases: bool = False,
+    among: dict[str, Entry] = ZOO,
 ) -> tuple[Entry, nn.Module, Tensor]:
     """The entry, its model in evaluation mode, and a batch of two samples.
 
@@ -27,7 +33,7 @@ def get(
     relevance is conserved exactly by the rules that conserve it.
     """
     torch.manual_seed(seed)
-    entry = ZOO[name]
+    entry = among[name]
     model = randomise(entry.build()).eval()
     if zero_biases:
         zero_bias(model)

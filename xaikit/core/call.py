@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,6 +61,7 @@ class Call:
         more_targets: what else is explained at the same time; see `targets`.
         recompute: whether `grad_of` drops its graph and builds it again in the loss's backward pass.
         traced: whether each operation of the forward pass is intercepted (LRP), so that none may be replaced by ours.
+        form: of the input, as `Forward.form` gives it.
     """
 
     model: nn.Module
@@ -90,6 +91,7 @@ class Call:
     more_targets: tuple[target_rules.CallTarget, ...] = ()
     recompute: bool = False
     traced: bool = False
+    form: Hashable = None
 
     if not TYPE_CHECKING:  # a type checker would take any name to be there
 
@@ -244,7 +246,7 @@ class Call:
         """The context of a gradient: operations without a second derivative, or with a slow one, are replaced."""
         with (
             torch.enable_grad(),
-            sound_kernels(self.facts.operations, create_graph=self.create_graph),
+            sound_kernels(self.facts, self.form, create_graph=self.create_graph),
             contextlib.nullcontext() if self.traced else fast_convolutions(self.modules, twice=self.create_graph),
         ):
             yield

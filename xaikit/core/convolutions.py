@@ -149,12 +149,19 @@ def fast_convolutions(modules: Iterable[nn.Module], *, twice: bool) -> Iterator[
         return OfInput.apply(y, x, form, [w])
 
     # This hook runs before all others, since another hook may change the output.
-    handles = [m.register_forward_hook(rewire, prepend=True) for m in modules if type(m) in KINDS]
+    slow = [m for m in modules if type(m) in KINDS and _may_be_slow(m, twice=twice)]
+    handles = [m.register_forward_hook(rewire, prepend=True) for m in slow]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _may_be_slow(module: Any, *, twice: bool) -> bool:
+    """Whether torch's kernels may be slow for a convolution, whatever the size of its output."""
+    w, groups = module.weight, module.groups
+    return few_channels(w, groups) or (twice and (groups > 1 or w.numel() >= LARGE_WEIGHT))
 
 
 def few_channels(w: Tensor, groups: int) -> bool:

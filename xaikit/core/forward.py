@@ -98,7 +98,13 @@ class Forward:
 
     def takes_one_argument(self) -> bool:
         """Whether the inputs are a dict or a list that the model might take as its one argument."""
-        return isinstance(self.explained, (Mapping, list)) and not self.as_one
+        return self.structure() is not None and not self.as_one
+
+    def structure(self) -> Hashable:
+        """The names of a dict, or the length of a list, that may be the model's one argument; None for other inputs."""
+        if isinstance(self.explained, Mapping):
+            return tuple(self.explained)
+        return len(self.explained) if isinstance(self.explained, list) else None
 
     def run(self, inputs: Tensors, samples: Tensor | None, rule: RowRule) -> Any:
         """The same under another row rule."""
@@ -179,10 +185,41 @@ class Forward:
         return rows(self.extras)
 
     def form(self, inputs: Tensors) -> Hashable:
-        """The form of input that a row rule is for: shapes, types and the shapes of the further arguments."""
-        extras = tuple((tuple(e.shape), e.dtype) for e in _tensors(self.extras))
+        """The form of input that a row rule is for: shapes, types, and the further arguments but for their numbers."""
+        extras = tuple(_forms(self.extras))
         modes = self.model.training
         return tuple((tuple(x.shape), x.dtype) for x in inputs), extras, self.head, modes, self.as_one
+
+
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """What a model returns on inputs as users have them.
+
+    Args:
+        model: of the user; it runs as it is.
+        inputs: a tensor; a tuple or a list of arguments in order; a dict of arguments by name. A dict or a list is its
+            one argument where the model's signature does not take the items.
+
+    Raises:
+        InvalidTypeError: for arguments that the model does not take.
+    """
+    by_name = isinstance(inputs, Mapping)
+    positional = () if by_name else tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    keywords = dict(inputs) if by_name else {}
+    if isinstance(inputs, (Mapping, list)) and not _takes(model, positional, keywords) and _takes(model, (inputs,), {}):
+        positional, keywords = (inputs,), {}
+    try:
+        return model(*positional, **keywords)
+    except TypeError as error:
+        explain_arguments(model, positional, keywords, error)
+        raise
+
+
+def _takes(model: nn.Module, positional: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
+    try:
+        inspect.signature(model.forward).bind(*positional, **keywords)
+    except (TypeError, ValueError):  # a ValueError: it has no signature
+        return False
+    return True
 
 
 def with_rows(output: Any, n: int) -> Any:
@@ -190,15 +227,19 @@ def with_rows(output: Any, n: int) -> Any:
     return output[None] if n == 1 and isinstance(output, Tensor) and output.ndim == 0 else output
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _forms(value: Any) -> Iterator[Any]:
+    """Shapes and types of the tensors, the switches (texts, booleans) as they are, of all else the type."""
     if isinstance(value, Tensor):
-        yield value
+        yield tuple(value.shape), value.dtype
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
+        for name, item in value.items():
+            yield name
+            yield from _forms(item)
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from _tensors(item)
+            yield from _forms(item)
+    else:
+        yield value if type(value) in (bool, str) else type(value)
 
 
 def explain_arguments(

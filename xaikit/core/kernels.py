@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -15,11 +16,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from xaikit.core import torch_private
-from xaikit.core.errors import NotDifferentiableError
+from xaikit.core.errors import NotDifferentiableError, XaikitError
 from xaikit.core.model_facts import ModelFacts
 
 NORMS = (torch_private.BatchNorm, torch_private.InstanceNorm)
 NORM_FUNCTIONS = frozenset({F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm})
+
+DISPATCH = ("__torch_function__", "handle_torch_function")  # between a function and its caller, under a mode
 
 # Nodes of autograd that raise when they are differentiated.
 NOT_TWICE = ("NotImplemented", "DelayedError", "Error", "CdistBackwardBackward0", "PdistBackwardBackward0")
@@ -113,6 +116,25 @@ TWICE: Mapping[Any, Callable[..., Tensor]] = MappingProxyType(
 )
 
 
+class FunctionLog(TorchFunctionMode):
+    """Notes which torch functions a forward pass calls, and runs others in the place of some.
+
+    Args:
+        facts: of the model, that take the notes.
+        table: other functions by torch's own.
+    """
+
+    def __init__(self, facts: ModelFacts, table: Mapping[Any, Callable[..., Tensor]] = MappingProxyType({})) -> None:
+        super().__init__()
+        self._facts, self._table = facts, table
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        self._facts.operations.add(func)
+        if func in NORM_FUNCTIONS and func not in self._facts.bare_norms and not _called_by_mended_module(func):
+            self._facts.bare_norms.add(func)
+        return self._table.get(func, func)(*args, **(kwargs or {}))
+
+
 class _Replacing(TorchFunctionMode):
     """Runs other functions in the place of torch's."""
 
@@ -124,16 +146,14 @@ class _Replacing(TorchFunctionMode):
         return self.table.get(func, func)(*args, **(kwargs or {}))
 
 
-class FunctionLog(TorchFunctionMode):
-    """Notes which torch functions a forward pass calls."""
-
-    def __init__(self, called: set[Any]) -> None:
-        super().__init__()
-        self.called = called
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
-        self.called.add(func)
-        return func(*args, **(kwargs or {}))
+def _called_by_mended_module(func: Any) -> bool:
+    """Whether torch's own BatchNorm or InstanceNorm calls the function at this moment: `mend_norms` has mended it."""
+    frame: Any = inspect.currentframe()
+    code = getattr(func, "__code__", None)
+    while frame is not None and (frame.f_code is code or frame.f_code.co_name in DISPATCH):
+        frame = frame.f_back
+    module = None if frame is None else frame.f_locals.get("self")
+    return isinstance(module, NORMS) and type(module).__module__.startswith("torch.nn.modules.")
 
 
 @contextlib.contextmanager
@@ -146,6 +166,8 @@ def _torchs_refusals_told() -> Iterator[None]:
     """
     try:
         yield
+    except XaikitError:
+        raise
     except RuntimeError as error:
         text = str(error).partition("\n")[0]
         if "derivative for" in text and "not implemented" in text:
@@ -163,23 +185,30 @@ def _torchs_refusals_told() -> Iterator[None]:
         raise
 
 
-def sound_kernels(called: set[Any], *, create_graph: bool) -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def sound_kernels(facts: ModelFacts, form: Hashable, *, create_graph: bool) -> Iterator[None]:
     """While active, functions that the model calls and that torch differentiates wrongly are replaced by right ones.
 
+    For a form of input that is new, the functions that are called are noted: they may be others.
+
     Args:
-        called: the torch functions that the model calls.
+        facts: what is known of the model.
+        form: of the input.
         create_graph: whether the gradient will be differentiated, too.
     """
-    table = {f: FIRST[f] for f in FIRST.keys() & called}
-    if create_graph:
-        table |= {f: TWICE[f] for f in TWICE.keys() & called}
-    stack = contextlib.ExitStack()
-    stack.enter_context(_torchs_refusals_told())
-    if create_graph:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
-    if table:
-        stack.enter_context(_Replacing(table))
-    return stack
+    table = {**FIRST, **TWICE} if create_graph else FIRST
+    is_new = form not in facts.watched
+    mode: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if is_new:
+        mode = FunctionLog(facts, table)
+    elif used := (table.keys() & facts.operations) - (NORM_FUNCTIONS - facts.bare_norms):
+        mode = _Replacing({f: table[f] for f in used})
+    # Fused attention has no second derivative.
+    plain_attention = sdpa_kernel(SDPBackend.MATH) if create_graph else contextlib.nullcontext()
+    with _torchs_refusals_told(), plain_attention, mode:
+        yield
+    if is_new:
+        facts.remember_watched(form)
 
 
 def check_second_derivative(grads: Iterable[Tensor | None], facts: ModelFacts, form: Hashable) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from torch import nn
@@ -24,6 +24,10 @@ class ModelFacts:
         written_weights: parameters of which the same holds; those of a copy are then its own, unless they are trained.
         private_classes: the classes of objects on its attributes that its forward pass writes into.
         operations: torch functions that its forward passes called, as far as they have been watched.
+        bare_norms: those among them that normalise a batch and were called by other code than torch's own modules.
+        watched: forms of input whose derivatives have been computed while the functions were watched.
+        one_argument: for each structure of inputs (the names of a dict, the length of a list), whether the model takes
+            the whole of it as its one argument.
         rows: for each form of input, how rows may be stacked.
         checked: forms of input and score whose second derivative, or whose way from a layer, has been checked.
         batched: forms of input whose convolutions have all had a batch axis.
@@ -35,13 +39,24 @@ class ModelFacts:
     written_weights: frozenset[tuple[str, str]] = frozenset()
     private_classes: frozenset[type] = frozenset()
     operations: set[Any] = dataclasses.field(default_factory=set)
+    bare_norms: set[Any] = dataclasses.field(default_factory=set)
+    watched: dict[Hashable, None] = dataclasses.field(default_factory=dict)
+    one_argument: dict[Hashable, bool] = dataclasses.field(default_factory=dict)
     rows: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
     checked: set[Hashable] = dataclasses.field(default_factory=set)
     batched: dict[Hashable, None] = dataclasses.field(default_factory=dict)
 
+    def remember_argument(self, structure: Hashable, is_one: bool) -> None:
+        """Keep how inputs of that structure are passed; the oldest goes where there are many."""
+        _remember(self.one_argument, structure, is_one)
+
     def remember_rows(self, form: Hashable, rule: Any) -> None:
         """Keep the row rule of a form of input; the oldest goes where there are many."""
         _remember(self.rows, form, rule)
+
+    def remember_watched(self, form: Hashable) -> None:
+        """Keep a form of input whose functions have been watched; the oldest goes likewise."""
+        _remember(self.watched, form, None)
 
     def remember_batched(self, form: Hashable) -> None:
         """Keep a form of input whose convolutions have had a batch axis; the oldest goes likewise."""
@@ -54,12 +69,45 @@ def _remember(memory: dict[Hashable, Any], form: Hashable, value: Any) -> None:
     memory[form] = value
 
 
-_FACTS: weakref.WeakKeyDictionary[nn.Module, ModelFacts] = weakref.WeakKeyDictionary()
+_FACTS: weakref.WeakKeyDictionary[nn.Module, dict[Hashable, ModelFacts]] = weakref.WeakKeyDictionary()
 
 
-def facts_of(model: nn.Module) -> ModelFacts:
-    """The facts about a model, empty at first."""
-    facts = _FACTS.get(model)
+def facts_of(model: nn.Module, modules: Iterable[nn.Module]) -> ModelFacts:
+    """The facts about a model as it is set up at this moment, empty at first.
+
+    Another module, a switch or a graph on an attribute may make another model of it: its rows may see each other then,
+    or it may draw random numbers. So each setup has facts of its own.
+
+    Args:
+        model: the user's.
+        modules: all modules of the model.
+    """
+    by_setup = _FACTS.get(model)
+    if by_setup is None:
+        by_setup = _FACTS.setdefault(model, {})
+    setup = tuple(map(_setup, modules))
+    facts = by_setup.get(setup)
     if facts is None:
-        facts = _FACTS.setdefault(model, ModelFacts())
+        facts = ModelFacts()
+        _remember(by_setup, setup, facts)
     return facts
+
+
+def _setup(module: nn.Module) -> Any:
+    """The class of a module, and what an attribute of a class of the user's may switch.
+
+    Numbers are left out, since many change all the time: counters, rates that follow a schedule.
+    """
+    kind = type(module)
+    if kind.__module__.startswith("torch.nn.modules."):
+        return kind
+    attributes = vars(module)
+    switches = [
+        (name, value if type(value) in (bool, str) else type(value))
+        for name, value in attributes.items()
+        if name not in _ATTRIBUTES_OF_ALL
+    ]
+    return kind, tuple(switches)
+
+
+_ATTRIBUTES_OF_ALL = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from xaikit.core import torch_private
 from xaikit.core.earlier_statistics import earlier_statistics, swapped_in
 from xaikit.core.kernels import mend_norms
-from xaikit.core.model_facts import facts_of
+from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.replica import NotReplicableError, Replica, slots_of
 
 Modules = dict[nn.Module, str]
@@ -42,6 +42,12 @@ def modules_of(model: nn.Module) -> Modules:
 
     visit(model, "")
     return names
+
+
+def profile_of(model: nn.Module) -> tuple[Modules, ModelFacts]:
+    """The modules of a model, and the facts about it."""
+    modules = modules_of(model)
+    return modules, facts_of(model, modules)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +75,7 @@ def running_model(  # noqa: PLR0913
     device: torch.device,
     seed: int,
     *,
+    profile: tuple[Modules, ModelFacts] | None = None,
     random: bool = True,
     in_place: bool = False,
     freeze: bool = False,
@@ -81,14 +88,14 @@ def running_model(  # noqa: PLR0913
         model: the user's model.
         device: where it is.
         seed: of torch's random numbers.
+        profile: its modules and the facts about it, where the caller has them.
         random: whether the method draws from torch's global random numbers.
         in_place: whether to run the user's model itself.
         freeze: whether no parameter of a copy requires a gradient, which makes a backward pass to the input faster.
         keep_mode: whether the modules stay in the mode that they are in.
         keep_writes: whether buffers and attributes keep what the model writes into them.
     """
-    modules = modules_of(model)
-    facts = facts_of(model)
+    modules, facts = profile_of(model) if profile is None else profile
     seeded_call = random or keep_mode or facts.draws is not False
     if facts.replicable is not False and not in_place:
         replica = None
@@ -146,8 +153,8 @@ def evaluated(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
         model: the user's model.
         device: where it is.
     """
-    in_place = not facts_of(model).replicable
-    running = running_model(model, device, 0, random=False, in_place=in_place)
+    profile = profile_of(model)
+    running = running_model(model, device, 0, profile=profile, random=False, in_place=not profile[1].replicable)
     with running.open():
         yield running.model
 

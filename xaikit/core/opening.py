@@ -84,7 +84,8 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     explained, extras = view._arguments(request.inputs)
     tensors, rebuild = structure.flatten(explained)
     n = structure.check_batch(tensors)
-    facts = facts_of(model)
+    modules = model_state.modules_of(model)
+    facts = facts_of(model, modules)
     if needs.gradient:
         check_differentiable(
             model, tensors, at_layer=view.layer is not None, layers=lambda: embedding_layers(view, request.inputs)
@@ -95,12 +96,14 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     device = tensors[0].device
     options = {"freeze": not request.create_graph, "keep_mode": request.keep_mode}
     make = functools.partial(
-        model_state.running_model, model, device, request.seed, random=needs.global_random, **options
-    )
+        model_state.running_model, model, device, request.seed, profile=(modules, facts), random=needs.global_random,
+        **options,
+    )  # fmt: skip
     in_place = False
     while True:
         running = make(in_place=in_place)
         run = Forward(running.model, rebuild, extras, n, explained, head, restart=running.restart)
+        run.as_one = facts.one_argument.get(run.structure(), False)
         try:
             with running.open(), torch.set_grad_enabled(request.create_graph):
                 find_out(run, running, tensors, facts, needs, request.seed)
@@ -136,6 +139,7 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
         input_names=tuple(explained) if isinstance(explained, Mapping) else (),
         extras=extras,
         recompute_context=running.open,
+        form=form,
     )
     with running.open(), torch.set_grad_enabled(request.create_graph):
         yield call, rebuild
@@ -171,7 +175,8 @@ def find_out(  # noqa: PLR0913, PLR0917
         _StartAgainError: when the model has to run in another way than it does.
     """
     limit = rows_per_pass(inputs, needs.max_rows)
-    if facts.replicable is None or facts.draws is None:
+    new_structure = run.structure() is not None and run.structure() not in facts.one_argument
+    if facts.replicable is None or facts.draws is None or new_structure:
         _first_pass(run, running, inputs, facts, limit if needs.several_rows else len(inputs[0]))
     if not needs.several_rows:
         return
@@ -208,8 +213,9 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
     before = torch.default_generator.get_state()
     loaded = torch_private.compiler_is_loaded()
     try:
-        with torch.no_grad(), FunctionLog(facts.operations), weights:
+        with torch.no_grad(), FunctionLog(facts), weights:
             _run_in_some_form(run, inputs, limit)
+        facts.remember_argument(run.structure(), run.as_one)
     except Exception:
         if torch_private.compiler_is_loaded() is not loaded:
             raise _StartAgainError(in_place=replica is None) from None
@@ -309,8 +315,12 @@ def embedding_layers(view: ModelView, inputs: Any) -> list[str]:
     names = tuple(explained) if isinstance(explained, Mapping) else ()
     running = model_state.running_model(model, tensors[0].device, 0, random=False, in_place=False)
     run = Forward(running.model, rebuild, extras, len(tensors[0]), explained, view.head)
+
+    def pass_once() -> None:
+        _run_in_some_form(run, tensors, len(tensors[0]))
+
     with running.open():
-        layers = token_layers(running.model, tensors, names, lambda: run(tensors, None))
+        layers = token_layers(running.model, tensors, names, pass_once)
     return layers or [name for name, m in model.named_modules() if isinstance(m, nn.Embedding)][:1]
 
 

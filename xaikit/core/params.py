@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from torch import nn
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
-from xaikit.core.spec_strings import WORDS, from_text
+from xaikit.core.spec_strings import WORDS, from_text, nested
 
 if TYPE_CHECKING:
     from xaikit.core.registry import Registry
@@ -224,6 +224,14 @@ class Choice(Spec):
     def tunable(self) -> bool:
         """True when declared with ``search=True``."""
         return self.search
+
+    def read(self, text: str) -> Any:
+        """As for any setting; a spec with several settings of its own stands in parentheses.
+
+        Args:
+            text: what stands behind ``key=``.
+        """
+        return from_text(nested(text))
 
     def check(self, value: Any, where: str) -> Any:
         """An object of the registry's kind.

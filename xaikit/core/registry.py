@@ -102,8 +102,8 @@ class Registry(Generic[T]):
             name, texts = split_spec(value)
             cls = self.get(name)
             return cls(**{**{key: cls.read(key, text) for key, text in texts.items()}, **overrides})
-        if isinstance(value, Mapping) and "name" in value:
-            settings = {k: from_json(v) for k, v in value.get("settings", {}).items()}
+        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            settings = {k: from_json(v) for k, v in _settings_of(value).items()}
             return self.get(value["name"])(**{**settings, **overrides})
         if isinstance(value, type) and issubclass(value, Configured) and self._belongs(value):
             return value(**overrides)  # type: ignore[return-value]
@@ -148,3 +148,25 @@ class Registry(Generic[T]):
             except (Exception, SystemExit) as err:
                 # A plugin that cannot be imported must not make xaikit unusable.
                 warnings.warn(f"{self.kind} plugin {entry.name!r} ({entry.value}) did not load: {err!r}", stacklevel=3)
+
+
+def _settings_of(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a spec dict: under "settings", or beside its name, as one writes them in a job file.
+
+    Raises:
+        InvalidTypeError: for settings in both places, or of another form.
+    """
+    beside = {key: value for key, value in spec.items() if key not in ("name", "settings")}
+    if "settings" not in spec:
+        return beside
+    settings = {} if spec["settings"] is None else spec["settings"]
+    if beside or not isinstance(settings, Mapping):
+        raise InvalidTypeError(
+            f'a spec dict is {{"name": ..., "settings": {{...}}}}, got {spec!r} with '
+            + (
+                f"{', '.join(map(repr, beside))} beside them"
+                if beside
+                else f"settings of type {type(settings).__name__}"
+            )
+        )
+    return settings

@@ -121,8 +121,10 @@ class Replica:
             state[name] = type(hooks)()
             if hooks:  # most have none, and all else is slow on an OrderedDict
                 state[name].update((key, self._private(hook)) for key, hook in hooks.items())
-        for name, value in vars(module).items():
-            if type(value) not in PLAIN_TYPES and name not in MODULE_STATE:
+        attributes = vars(module)
+        for name in attributes.keys() - MODULE_STATE:
+            value, kind = attributes[name], type(attributes[name])
+            if kind not in PLAIN_TYPES and not (kind is tuple and PLAIN_TYPES.issuperset(map(type, value))):
                 state[name] = self._private(value)
         for name in self._slots_of_kind(type(module)):
             if hasattr(module, name):

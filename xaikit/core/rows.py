@@ -79,17 +79,20 @@ def find_row_rule(outputs: Outputs, inputs: Tensors, ambiguous: int, limit: int)
     count = n if n <= limit else max(1, limit // 2)
     first = torch.arange(count, device=inputs[0].device)
     batch = tuple(x[:count] for x in inputs)
-    other = tuple(_changed(x) for x in batch)
-    both = tuple(torch.cat([x, y]) for x, y in zip(batch, other, strict=True))
+    samples = None if count == n else first
     for shared in _readings(ambiguous):
         rule = RowRule(shared=shared)
-        samples = None if count == n else first
-        plain, alone, stacked = (
-            _attempt(outputs, rows, order, rule)
-            for rows, order in ((batch, samples), (other, samples), (both, first.repeat(2)))
-        )
-        if plain is None or alone is None:
+        plain = _attempt(outputs, batch, samples, rule)
+        if plain is None:
             continue
+        for other in _versions(batch):
+            alone = _attempt(outputs, other, samples, rule)
+            if alone is not None:
+                break
+        else:
+            continue
+        both = tuple(torch.cat([x, y]) for x, y in zip(batch, other, strict=True))
+        stacked = _attempt(outputs, both, first.repeat(2), rule)
         if agree(stacked, torch.cat([plain, alone])) and agree(
             _attempt(outputs, tuple(x[:1] for x in inputs), first[:1], rule), plain[:1]
         ):
@@ -124,8 +127,28 @@ def _readings(ambiguous: int) -> Iterator[frozenset[int]]:
             yield frozenset(choice)
 
 
-def _changed(x: Tensor) -> Tensor:
-    """Another valid batch: every row blended with its neighbour; whole numbers change places."""
+def _versions(batch: Tensors) -> Iterator[Tensors]:
+    """Other batches, the best first: where blending changes nothing, as in a batch of zeros, other numbers."""
+    blended = tuple(map(_blended, batch))
+    if all(torch.equal(x, y) for x, y in zip(batch, blended, strict=True)):
+        yield tuple(map(_other_numbers, batch))
+    yield blended
+
+
+def _other_numbers(x: Tensor) -> Tensor:
+    if x.dtype == torch.bool:
+        return ~x
+    if x.is_floating_point() or x.is_complex():
+        steps = torch.arange(1, len(x) + 1, device=x.device) / (2 * len(x))
+        steps = steps.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+        return torch.where(x == 0, steps, x * (1 - steps))
+    # An id less one is an id, too. A larger one may be none, which ends the process on a GPU.
+    less = x - (x > 0).to(x.dtype)
+    return x + 1 if x.device.type == "cpu" and torch.equal(less, x) else less
+
+
+def _blended(x: Tensor) -> Tensor:
+    """Every row blended with its neighbour; whole numbers change places."""
     if x.is_floating_point() or x.is_complex():
         return (x + x.roll(1, 0)) / 2 if len(x) > 1 else x * 0.5
     if len(x) > 1:

@@ -1,10 +1,9 @@
-"""The grammar of spec strings: ``name:key=value,key=[1,2]``."""
+"""The grammar of spec strings: ``name:key=value,key=[1,2],key=(name:key=value,key=value)``."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from xaikit.core.errors import InvalidInputError
@@ -50,12 +49,32 @@ def split_spec(text: str) -> tuple[str, dict[str, str]]:
     """
     name, _, arguments = text.partition(":")
     texts: dict[str, str] = {}
-    for item in re.split(r",(?![^\[{(]*[\]})])", arguments) if arguments else ():
+    for item in _items(arguments) if arguments else ():
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise InvalidInputError(f"a spec reads 'name:key=value,key=value', got {text!r} (at {item!r})")
         texts[key.strip()] = value.strip()
     return name.strip(), texts
+
+
+def nested(text: str) -> str:
+    """A spec inside a spec, without the parentheses that keep its commas apart: ``of=(position:position=-1,index=5)``.
+
+    Args:
+        text: what stands behind ``key=``.
+    """
+    return text[1:-1].strip() if text.startswith("(") and text.endswith(")") and ":" in text else text
+
+
+def _items(text: str) -> Iterator[str]:
+    """The parts of a text between commas that stand in no brackets."""
+    depth, start = 0, 0
+    for place, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth <= 0:
+            yield text[start:place]
+            start = place + 1
+    yield text[start:]
 
 
 def target_text(spec: Any) -> str:
@@ -66,6 +85,8 @@ def target_text(spec: Any) -> str:
 
     >>> target_text({"name": "position", "settings": {"position": -1, "index": 5}})
     'position:position=-1,index=5'
+    >>> target_text({"name": "probability", "settings": {"of": {"name": "position", "settings": {"index": 5}}}})
+    'probability:of=position:index=5'
     """
     if not isinstance(spec, Mapping) or "name" not in spec:
         return str(spec)
@@ -81,4 +102,5 @@ def _value_text(value: Any) -> str:
         return "{" + ", ".join(f'"{key}": {target_text(part)}' for key, part in value.items()) + "}"
     if isinstance(value, (list, Mapping)) and "name" not in value:
         return "..."  # a mask
-    return target_text(value)
+    text = target_text(value)
+    return f"({text})" if "," in text else text

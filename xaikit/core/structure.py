@@ -74,6 +74,10 @@ def check_batch(tensors: Tensors, what: str = "inputs") -> int:
         InvalidInputError: for scalars, an empty batch, unequal batch sizes, NaN or infinite values.
         InvalidTypeError: for sparse tensors.
     """
+    if any(t.is_nested for t in tensors):
+        raise InvalidTypeError(f"{what} must be dense tensors, got a nested tensor; pass {what}.to_padded_tensor(0.0)")
+    if any(t.is_meta for t in tensors):
+        raise InvalidTypeError(f"{what} must hold numbers, got a tensor on the device 'meta', which has none")
     sparse = next((t.layout for t in tensors if t.layout != torch.strided), None)
     if sparse is not None:
         raise InvalidTypeError(f"{what} must be dense tensors, got {sparse}; pass {what}.to_dense()")
@@ -95,6 +99,25 @@ def check_batch(tensors: Tensors, what: str = "inputs") -> int:
             where = f"{what}[{i}]" if len(tensors) > 1 else what
             raise InvalidInputError(f"{where} must be finite, got NaN or inf in sample {', '.join(map(str, bad[:5]))}")
     return sizes[0]
+
+
+def by_row(tensor: Tensor) -> Tensor:
+    """A tensor (N, ...) as (N, features); one number for each row, (N,), as (N, 1).
+
+    Args:
+        tensor: with the rows first.
+    """
+    return tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None]
+
+
+def row_ends(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest value of each row, both (N, 1, ...); of rows of one number, (N,), that number.
+
+    Args:
+        tensor: (N, ...).
+    """
+    axes = tuple(range(1, tensor.ndim))  # no axes at all would mean every axis to torch
+    return (tensor.amin(axes, keepdim=True), tensor.amax(axes, keepdim=True)) if axes else (tensor, tensor)
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
+from xaikit.core.structure import row_ends
+
 
 class NoiseStream:
     """Draws of the shape of one sample. They do not depend on the batch, the block size, the dtype or the device.
@@ -70,5 +72,5 @@ def value_range(x: Tensor) -> Tensor:
     Args:
         x: (N, ...).
     """
-    axes = tuple(range(1, x.ndim))
-    return x.amax(axes, keepdim=True) - x.amin(axes, keepdim=True) if axes else torch.zeros_like(x)
+    low, high = row_ends(x)
+    return high - low

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import FEATURE_MASKS, METRICS, Call, Choice, Float, Int
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, by_row, row_ends
 from xaikit.metrics.base import Attribute, EvaluationContext, Metric
 from xaikit.metrics.perturbation import PerturbationMetric, Removal
 from xaikit.metrics.pooled_features import groups_of
@@ -37,7 +37,7 @@ class CompletenessGap(Removal):
         baselines = self.baseline.of(context.call)
         start = self._watch(context.call, 1, lambda _call, samples, _some: tuple(b[samples] for b in baselines))[0]
         end = self._watch(context.call, 1, lambda call, _samples, _some: call.inputs)[0]
-        total = torch.stack([a.flatten(1).sum(1) for a in context.attributions]).sum(0)
+        total = torch.stack([by_row(a).sum(1) for a in context.attributions]).sum(0)
         return (total - (end - start)).abs()
 
 
@@ -126,6 +126,5 @@ class InputInvariance(Metric):
 
 def _within(x: Tensor, unit: Tensor) -> Tensor:
     """Unit numbers brought into the range of each sample of x."""
-    axes = tuple(range(1, x.ndim))
-    low, high = x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
+    low, high = row_ends(x)
     return low + (high - low) * unit

@@ -15,7 +15,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnsupportedO
 from xaikit.core.inputs import read_inputs
 from xaikit.core.model_state import reseed
 from xaikit.core.renames import renamed_arguments
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, by_row
 
 T = TypeVar("T")
 OptimizationDirection = Literal["maximize", "minimize"]  # which way a number is better
@@ -228,7 +228,7 @@ def _checked(attributions: Tensors, inputs: Tensors) -> tuple[Tensors, Tensor]:
     # Low precision is too coarse to sum or to correlate in.
     wide = (v.float() if v.dtype in (torch.float16, torch.bfloat16) else v for v in attributions)
     values = tuple(v.detach().to(x.device) for v, x in zip(wide, inputs, strict=True))
-    finite = torch.stack([torch.isfinite(v).flatten(1).all(1) for v in values]).all(0)
+    finite = torch.stack([by_row(torch.isfinite(v)).all(1) for v in values]).all(0)
     if bool(finite.all()):
         return values, finite
     return tuple(v.masked_fill(~finite.view(-1, *[1] * (v.ndim - 1)), 0) for v in values), finite

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import METRICS, Float
+from xaikit.core.structure import by_row
 from xaikit.metrics.base import EvaluationContext, Metric
 
 
@@ -75,7 +76,7 @@ class EffectiveComplexity(Metric):
 
 def _sizes(context: EvaluationContext) -> Tensor:
     """|a| of all inputs side by side, (N, P)."""
-    return torch.cat([a.flatten(1) for a in context.attributions], 1).abs()
+    return torch.cat([by_row(a) for a in context.attributions], 1).abs()
 
 
 def _total(sizes: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import FEATURE_MASKS, METRICS, Categorical, Choice, Float, Int
+from xaikit.core.structure import by_row
 from xaikit.metrics.base import EvaluationContext
 from xaikit.metrics.perturbation import Removal
 from xaikit.metrics.pooled_features import FeatureGroups, FeatureSet, PooledFeatureMetric, groups_of
@@ -134,7 +135,7 @@ class Infidelity(Removal):
             ),
         )
         full = [a.expand_as(x) for a, x in zip(context.attributions, context.call.inputs, strict=True)]
-        promised = sum(z.flatten(1).to(a) @ a.flatten(1).T for z, a in zip(noise, full, strict=True))
+        promised = sum(by_row(z).to(a) @ by_row(a).T for z, a in zip(noise, full, strict=True))
         return self._unchanged(context) - shifted, promised  # type: ignore[return-value]
 
 

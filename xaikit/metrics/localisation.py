@@ -12,6 +12,7 @@ from xaikit.core import METRICS, Categorical, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.masks import leaves_of, marked, read_masks
+from xaikit.core.structure import by_row
 from xaikit.metrics.base import EvaluationContext
 from xaikit.metrics.pooled_features import PooledFeatureMetric
 from xaikit.metrics.similarity import mean_ranks, tie_bounds
@@ -31,7 +32,7 @@ class Localisation(PooledFeatureMetric, abc.ABC):
 
     def _evaluate(self, context: EvaluationContext) -> Tensor:
         places = self._pooled_features(context)
-        inside = torch.cat([m.flatten(1) for m in self._regions(context, places.shapes)], 1)
+        inside = torch.cat([by_row(m) for m in self._regions(context, places.shapes)], 1)
         values = self._compare(places.values, inside)
         return values.masked_fill(~inside.any(1), torch.nan)
 

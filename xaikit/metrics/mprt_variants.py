@@ -11,7 +11,7 @@ from torch import Tensor
 from xaikit.core import METRICS, Call, Categorical, Float, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.model_state import reseed
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, by_row
 from xaikit.explainers.noise import NoiseStream, value_range
 from xaikit.metrics.base import Attribute, EvaluationContext, Metric
 from xaikit.metrics.randomisation import Comparing, randomisable, randomise
@@ -98,7 +98,7 @@ class EfficientMPRT(Metric):
 
     def _complexity(self, attributions: Tensors) -> Tensor:
         """The entropy of the histogram of each sample's attributions, (N,)."""
-        rows = torch.cat([a.flatten(1) for a in attributions], 1)
+        rows = torch.cat([by_row(a) for a in attributions], 1)
         if rows.shape[1] < 2:
             raise InvalidInputError(f"EfficientMPRT needs at least two attributions of a sample, got {rows.shape[1]}")
         rows = rows.abs() if self.absolute else rows

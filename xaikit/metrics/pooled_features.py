@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import POOLINGS, Choice
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, by_row
 from xaikit.metrics.base import EvaluationContext, Metric
 from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting, channel_axis
 from xaikit.transforms.feature_masks import FeatureMask
@@ -95,12 +95,12 @@ def groups(
     sizes: list[int] = []
     for a, x, group_ids in zip(attributions, inputs, mask.of(inputs, tokens), strict=True):
         count = int(group_ids.max()) + 1
-        flat = group_ids.flatten(1)
+        flat = by_row(group_ids)
         has = torch.zeros(len(flat), count, dtype=torch.bool, device=x.device).scatter_(1, flat, True)
         # Each sample's groups are numbered without a gap, so that their numbers do not depend on the other samples.
         numbers = has.cumsum(1) - 1
         renumbered = numbers.gather(1, flat)
-        of_features = (a.abs() if absolute else a).expand_as(x).flatten(1)
+        of_features = by_row((a.abs() if absolute else a).expand_as(x))
         values.append(of_features.new_zeros(len(x), count).scatter_add_(1, renumbered.expand(len(x), -1), of_features))
         present.append(torch.arange(count, device=x.device) <= numbers[:, -1:])
         ids.append((renumbered + sum(sizes)).view(group_ids.shape))
@@ -131,12 +131,12 @@ class PooledFeatureMetric(Metric, abc.ABC):
             axis = channel_axis(x, setting) if pooling.JOINS else None
             # An attribution that is pooled already is taken as it is, whatever the pooling was.
             pooled.append(pooling(a, axis) if a.shape == x.shape else a)
-        return PooledFeatures(torch.cat([p.flatten(1) for p in pooled], 1), tuple(p.shape[1:] for p in pooled))
+        return PooledFeatures(torch.cat([by_row(p) for p in pooled], 1), tuple(p.shape[1:] for p in pooled))
 
 
 def _look_up(flags: Tensor, ids: Tensor) -> Tensor:
     if len(ids) == 1:
-        return flags[:, :, ids.flatten()].unflatten(2, ids.shape[1:])
+        return flags[:, :, ids.flatten()].view(*flags.shape[:2], *ids.shape[1:])
     k, n = len(flags), len(ids)
-    index = ids.flatten(1).expand(k, n, -1)
-    return flags.expand(k, n, -1).gather(2, index).unflatten(2, ids.shape[1:])
+    index = by_row(ids).expand(k, n, -1)
+    return flags.expand(k, n, -1).gather(2, index).view(k, n, *ids.shape[1:])

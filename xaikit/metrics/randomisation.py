@@ -17,7 +17,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.model_state import EXCLUSIVE, modules_of, reseed
 from xaikit.core.replica import Replica, original_of
 from xaikit.core.rows import even_ranges
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, by_row
 from xaikit.metrics.base import EvaluationContext, Metric
 from xaikit.metrics.similarity import ROWWISE, WINDOW, ssim
 
@@ -43,7 +43,7 @@ class Comparing(Metric, abc.ABC):
                         f"got {tuple(a.shape)}; use 'spearman'"
                     )
             return torch.stack([ssim(a, b) for a, b in zip(first, second, strict=True)]).mean(0)
-        rows = [torch.cat([v.flatten(1) for v in values], 1) for values in (first, second)]
+        rows = [torch.cat([by_row(v) for v in values], 1) for values in (first, second)]
         return ROWWISE[self.similarity](*rows).to(rows[0])
 
 

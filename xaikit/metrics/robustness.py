@@ -115,4 +115,5 @@ class LocalLipschitz(Sensitivity):
 
 def norm(values: Tensors, dims: int = 1) -> Tensor:
     """Euclidean norm over all values of a sample together; the first `dims` axes stay."""
-    return torch.linalg.vector_norm(torch.cat([v.flatten(dims) for v in values], dims), dim=dims)
+    rows = [v.flatten(dims) if v.ndim > dims else v.unsqueeze(dims) for v in values]
+    return torch.linalg.vector_norm(torch.cat(rows, dims), dim=dims)

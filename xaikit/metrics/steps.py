@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import METRICS, Call, Categorical, Int
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, row_ends
 from xaikit.metrics.base import EvaluationContext
 from xaikit.metrics.faithfulness import ranks
 from xaikit.metrics.perturbation import Removal
@@ -159,6 +159,5 @@ class MonotonicityNguyen(OrderedSteps):
 
 def _between(x: Tensor, share: Tensor) -> Tensor:
     """Values between the smallest and the largest of each sample of x, at shares in [0, 1)."""
-    axes = tuple(range(1, x.ndim))
-    low, high = x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
+    low, high = row_ends(x)
     return low + share * (high - low)

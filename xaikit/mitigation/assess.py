@@ -19,7 +19,7 @@ from xaikit.core.pandas_import import import_pandas
 from xaikit.core.registries import FACTORS
 from xaikit.core.renames import renamed_arguments
 from xaikit.core.results import Interval, Real, Result
-from xaikit.core.structure import flatten
+from xaikit.core.structure import by_row, flatten
 from xaikit.factors import Factor, MaskedRegion
 from xaikit.mitigation.decoys import FLIPPED, KEPT, REMOVED, Decoy, Exchange, Flip, Variant, decoys
 from xaikit.mitigation.evaluation import (
@@ -275,14 +275,14 @@ class _Tally:
         for name, explainer in explainers.items():
             attributions = flatten(explainer.attribute(x, y, seed=seed), "attributions")[0]
             inside = fit_masks(mask, attributions, flatten(x)[0], what="shortcut_masks")
-            parts = [(m * a.abs()).flatten(1).sum(1).cpu() for a, m in zip(attributions, inside, strict=True)]
-            sums = [a.abs().flatten(1).sum(1).cpu() for a in attributions]
+            parts = [by_row(m * a.abs()).sum(1).cpu() for a, m in zip(attributions, inside, strict=True)]
+            sums = [by_row(a.abs()).sum(1).cpu() for a in attributions]
             part, total = torch.stack(parts).sum(0).double(), torch.stack(sums).sum(0).double()
-            has_mask = torch.stack([(m != 0).flatten(1).any(1).cpu() for m in inside]).any(0)
+            has_mask = torch.stack([by_row(m != 0).any(1).cpu() for m in inside]).any(0)
             self._mass.setdefault(name, []).append((part / total.clamp_min(torch.finfo(total.dtype).tiny))[has_mask])
             if name == next(iter(explainers)):
                 features = sum(m[0].numel() for m in inside)
-                area = torch.stack([m.flatten(1).sum(1).cpu().double() for m in inside]).sum(0) / features
+                area = torch.stack([by_row(m).sum(1).cpu().double() for m in inside]).sum(0) / features
                 self._area.append(area[has_mask])
 
     def result(self, donor_labels: Mapping[int, list[Tensor]]) -> Assessment:

@@ -19,7 +19,6 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError, NotDifferent
 from xaikit.core.model_state import buffers_kept_on_error
 from xaikit.core.renames import renamed_arguments
 from xaikit.core.value_equality import same_value, value_hash
-from xaikit.core.value_ranges import off_cpu, ranges_known
 from xaikit.mitigation import checkpoints
 from xaikit.mitigation import fabric as fabrics
 from xaikit.mitigation.checks import MaskWatch, check_data, check_device, check_model, explain_batchnorm_error
@@ -28,6 +27,7 @@ from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import full_precision, logits_of
 from xaikit.mitigation.groups import split_groups
 from xaikit.mitigation.history import History
+from xaikit.mitigation.loss_watch import ranges_and_losses_known
 from xaikit.mitigation.optimizers import check_optimizer
 from xaikit.mitigation.penalties import EXPLANATION, REGRESSION, check_labels, gradient_ratio, task_loss
 from xaikit.mitigation.reader import Reader, missing_masks
@@ -177,9 +177,12 @@ class Mitigator(Configured, abc.ABC):
 
         Raises:
             InvalidInputError, InvalidTypeError: for inputs, labels or masks that cannot be right.
+
+        Warns:
+            UserWarning: once for a model, when the loss is not finite; on a GPU at the model's next loss.
         """
-        with ranges_known(off_cpu(batch)):
-            return self._loss(model, self._read(model, batch), seed, weight)
+        with ranges_and_losses_known(self, model, batch) as note:
+            return note(self._loss(model, self._read(model, batch), seed, weight))
 
     def _loss(self, model: nn.Module, batch: Batch, seed: int | None, weight: float | None) -> Loss:
         x, y, masks = batch[:3]

@@ -151,7 +151,7 @@ class CDEP(Mitigator):
         if self.target == "label" and penalised.shape[-1] > 1:
             chosen = y[None, ..., None].expand(*penalised.shape[:-1], 1)
             penalised, other = penalised.gather(-1, chosen), other.gather(-1, chosen)
-        present = (masks != 0).flatten(2).any(2)
+        present = (masks != 0).reshape(*masks.shape[:2], -1).any(2)
         return penalty(penalised, other, self.form, goal=self.goal, present=present, places=places)
 
     def _labelled(self, y: Any, scores: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
 from xaikit.core.masks import is_several, leaves_of
 from xaikit.core.structure import flatten
+from xaikit.mitigation.loss_watch import in_fit
 from xaikit.mitigation.sources import ProcessRank, TrainingStep
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class StepModule(nn.Module):
 
     def forward(self, batch: Batch, weight: float, share: BatchFraction | None = None, world: int = 1) -> Loss:
         """The loss of this process's part, scaled so that the average over processes is the loss of the whole batch."""
-        loss = self.mitigator.loss(self.model, batch, weight=weight)
+        with in_fit():
+            loss = self.mitigator.loss(self.model, batch, weight=weight)
         if share is None:
             return loss
         part = self.mitigator.penalty_share(share) if share.samples else 0.0  # 0: the sample is padding

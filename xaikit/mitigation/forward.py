@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, XaikitError
-from xaikit.core.forward import explain_failure
+from xaikit.core.forward import call_model, explain_failure
 from xaikit.core.model_state import EXCLUSIVE
 from xaikit.core.rows import agree, warn_of_dependent_rows
 from xaikit.core.structure import flatten
@@ -26,16 +26,14 @@ def run_model(model: nn.Module, inputs: Any) -> Any:
 
     Args:
         model: of the user.
-        inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
+        inputs: as for `call_model`.
 
     Raises:
-        InvalidTypeError: where the model fails since its precision is another than that of the inputs.
+        InvalidTypeError: for arguments that the model does not take, or of another precision.
     """
     try:
         with EXCLUSIVE:
-            if isinstance(inputs, Mapping):
-                return model(**inputs)
-            return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+            return call_model(model, inputs)
     except (RuntimeError, ValueError) as error:
         explain_failure(model, flatten(inputs)[0], error)
         raise

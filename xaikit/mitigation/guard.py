@@ -13,6 +13,7 @@ from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, TrainingError
 from xaikit.core.model_state import isolated
 from xaikit.core.structure import flatten
+from xaikit.mitigation.loss_watch import in_fit
 
 MAX_SAMPLES_BISECTED = 256  # samples that are tried one by one
 
@@ -151,7 +152,8 @@ def suspects(mitigator: Any, model: nn.Module, batch: Batch, weight: float) -> l
     with isolated(model, parameters[0].device, 0), torch.enable_grad():
         for row in range(n):
             try:
-                total = mitigator.loss(model, batch.take([row]), seed=0, weight=weight).total
+                with in_fit():
+                    total = mitigator.loss(model, batch.take([row]), seed=0, weight=weight).total
                 gradients = torch.autograd.grad(total, parameters, allow_unused=True)
             except InvalidInputError:
                 wrong.add(row)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xaikit.core import MITIGATORS, Categorical, Float, Int
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, by_row
 from xaikit.mitigation.attributed import AttributionMitigator
 from xaikit.mitigation.penalties import EXPLANATION, OUTPUTS, TARGETS, at_least_float32
 
@@ -87,4 +87,4 @@ class HINT(AttributionMitigator):
         if a.ndim == 4:
             size = (min(self.grid, a.shape[2]), min(self.grid, a.shape[3]))
             a, m = F.adaptive_avg_pool2d(a, size), F.adaptive_avg_pool2d(m, size)
-        return a.flatten(1), m.flatten(1)
+        return by_row(a), by_row(m)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from xaikit.core import EXPLAINERS, Choice
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.labels import read_classes, read_labels
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, by_row
 from xaikit.core.value_ranges import range_of
 from xaikit.mitigation.projections import Projection
 
@@ -185,11 +185,11 @@ def masked_power(
     for attribution, mask in zip(attributions, masks, strict=True):
         full = at_least_float32(attribution)
         a, m = _fitted(what(full), mask.to(full))
-        inside.append((m * _power(a, power)).flatten(1).sum(1))
+        inside.append(by_row(m * _power(a, power)).sum(1))
         if normalization == "total":
-            total.append(_power(full, power).flatten(1).sum(1))
+            total.append(by_row(_power(full, power)).sum(1))
         count.append(m.sum())
-        masked.append((m != 0).flatten(1).any(1))
+        masked.append(by_row(m != 0).any(1))
     penalty = torch.stack(inside).sum(0)
     if normalization == "mask":
         penalty = penalty / torch.stack(count).sum().clamp_min(1)

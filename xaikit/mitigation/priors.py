@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xaikit.core import MITIGATORS, Categorical, Float
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, by_row
 from xaikit.mitigation.attributed import AttributionMitigator
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.penalties import EXPLANATION, OUTPUTS, at_least_float32
@@ -70,7 +70,7 @@ class AttributionPrior(AttributionMitigator):
     def _attribution_penalty(self, attributions: Tensors, masks: Tensors) -> Tensor:
         weighed = [at_least_float32(a) * m for a, m in zip(attributions, masks, strict=True)]
         if self.normalization == "total":
-            total = torch.stack([a.abs().flatten(1).sum(1) for a in weighed]).sum(0)
+            total = torch.stack([by_row(a.abs()).sum(1) for a in weighed]).sum(0)
             total = total.clamp_min(torch.finfo(total.dtype).tiny)
             weighed = [a / total.view(-1, *[1] * (a.ndim - 1)) for a in weighed]
         if self.prior == "sparsity":
@@ -85,7 +85,7 @@ def total_variation(values: Tensor) -> Tensor:
             f"total variation is over the positions of (N, channels, ...), and an attribution of shape "
             f"{tuple(values.shape)} has none; use prior='sparsity'"
         )
-    return torch.stack([values.diff(dim=axis).abs().flatten(1).sum(1) for axis in range(2, values.ndim)]).sum(0)
+    return torch.stack([by_row(values.diff(dim=axis).abs()).sum(1) for axis in range(2, values.ndim)]).sum(0)
 
 
 def gini(values: Tensor) -> Tensor:

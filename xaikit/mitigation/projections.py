@@ -125,7 +125,8 @@ class Direction(OverChannels):
         """The coefficient; size 1 along the axes of the vector."""
         unit = (self.vector / self.vector.norm()).to(attribution)
         if unit.shape == attribution.shape[1:]:
-            return (attribution * unit).sum(tuple(range(1, attribution.ndim)), keepdim=True)
+            axes = tuple(range(1, attribution.ndim))
+            return (attribution * unit).sum(axes, keepdim=True) if axes else attribution * unit
         if unit.ndim != 1:
             raise InvalidInputError(
                 f"a direction for attributions of shape {tuple(attribution.shape)} must have the shape (channels,) or "

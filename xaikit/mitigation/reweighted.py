@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.model_state import buffers_kept_on_error, isolated
-from xaikit.core.value_ranges import off_cpu, ranges_known
 from xaikit.mitigation.base import Loss, Mitigator
 from xaikit.mitigation.checks import explain_batchnorm_error
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import logits_of
 from xaikit.mitigation.groups import GroupWeights, SampleGroups, class_codes, read_group_names
+from xaikit.mitigation.loss_watch import ranges_and_losses_known
 from xaikit.mitigation.penalties import at_least_float32, gradient_ratio
 
 
@@ -63,7 +63,8 @@ class ReweightedMitigator(Mitigator):
             InvalidInputError, InvalidTypeError: for inputs, labels or groups that cannot be right.
         """
         # The numbers of the groups are ours and need no look.
-        with ranges_known(off_cpu(batch[:3] if isinstance(batch, Batch) else batch)):
+        part = batch[:3] if isinstance(batch, Batch) else batch
+        with ranges_and_losses_known(self, model, part) as note:
             read = self._read(model, batch)
             if groups is not None:
                 weights = GroupWeights() if group_weights is None else group_weights
@@ -71,7 +72,7 @@ class ReweightedMitigator(Mitigator):
                 read = read._replace(groups=SampleGroups(weights.codes(read_group_names(names, read.size)), weights))
             elif group_weights is not None and read.groups is None:
                 read = read._replace(groups=SampleGroups(class_codes(read.labels), group_weights))
-            return self._loss(model, read, seed, weight)
+            return note(self._loss(model, read, seed, weight))
 
     def _loss(self, model: nn.Module, batch: Batch, seed: int | None, weight: float | None) -> Loss:  # noqa: ARG002
         weight = self.weight if weight is None else weight

@@ -13,10 +13,11 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.files.marks import MarkKey, Positions, from_runs, to_runs
 from xaikit.report.cards import only_array
 from xaikit.studio.groups import checked_group
-from xaikit.studio.sample_cards import position_weights
-from xaikit.studio.suggestions import MOST_SAMPLES, above, in_common, place_of
+from xaikit.studio.sample_cards import parts_of, position_weights
+from xaikit.studio.suggestions import MOST_SAMPLES, above, in_common, place_of, places_in_text
 
 if TYPE_CHECKING:
+    from xaikit.runs import ExplainedSample
     from xaikit.studio.session import Session
 
 Filters = Sequence[tuple[str, str, Any]]
@@ -65,16 +66,12 @@ class MarkDesk:
         """The runs of a suggested mark: by a threshold of a sample, of what the filtered samples share, by a factor."""
         way, threshold = content.get("by"), content.get("threshold", 0.5)
         if way == "factor":
-            return to_runs(self._factor(str(content.get("job", "")), content.get("number")))
+            return to_runs(self._factor(str(content.get("job", "")), content.get("number"), content.get("position")))
         if not isinstance(threshold, (int, float)) or isinstance(threshold, bool):
             raise InvalidInputError(f"the threshold is a number, got {str(threshold)[:20]!r}")
         if way == "sample":
-            _, sample = next(
-                self._session.samples_of(
-                    self._session.catalogues[0].at(_whole(content.get("position"), "the position"))
-                )
-            )
-            return to_runs(above(position_weights(self._session.kind, only_array(sample.values, "values")), threshold))
+            values = only_array(self._sample(content.get("position")).values, "values")
+            return to_runs(above(position_weights(self._session.kind, values), threshold))
         if way == "cluster":
             group = checked_group(content.get("cluster"))
             filters = [("sample", "in group", group)]
@@ -94,13 +91,26 @@ class MarkDesk:
             if weights.shape == self._session.shape:
                 yield weights
 
-    def _factor(self, job: str, number: Any) -> Positions:
+    def _sample(self, position: Any) -> ExplainedSample:
+        row = self._session.catalogues[0].at(_whole(position, "the position"))
+        return next(self._session.samples_of(row))[1]
+
+    def _factor(self, job: str, number: Any, position: Any) -> Positions:
         effects = json.loads((self._session.jobs.home(job) / "scan.json").read_text(encoding="utf-8")).get(
             "effects", []
         )
         if not isinstance(number, int) or not 0 <= number < len(effects):
             raise InvalidInputError(f"the scan has no factor {str(number)[:20]}")
-        positions = place_of(effects[number]["spec"], self._session.kind, self._session.shape, self._session.columns)
+        spec, session = effects[number]["spec"], self._session
+        if session.kind == "text":
+            sample = self._sample(position)
+            if sample.inputs is None:
+                raise InvalidInputError("the run holds no texts; explain the data again with --keep-inputs")
+            values, ids = only_array(sample.values, "values"), only_array(sample.inputs, "inputs")
+            names = parts_of("text", values, ids, session.names)
+            positions = places_in_text(spec, list(zip(ids.tolist(), names, strict=True)))
+        else:
+            positions = place_of(spec, session.kind, session.shape, session.columns)
         if positions is None:
             raise InvalidInputError("this factor has no place that could be marked")
         return positions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 
 from xaikit.core import FACTORS
 from xaikit.core.errors import InvalidInputError
-from xaikit.factors import Column, DataFacts, Window
+from xaikit.factors import Column, DataFacts, EndTokens, Window, Words
+from xaikit.factors.words import plain_word
 from xaikit.files.marks import Positions
 
 MOST_SAMPLES = 200  # whose maps are averaged
-PLACED: Mapping[str, tuple[type, ...]] = {"tabular": (Column,), "series": (Window,)}  # factors with a place
+# Factors with a place; of texts, the place is another one in each.
+PLACED: Mapping[str, tuple[type, ...]] = {"tabular": (Column,), "series": (Window,), "text": (Words, EndTokens)}
+RESERVED = re.compile(r"\[.+\]|<.+>")  # such as [CLS], </s>, <|end|>: no words of the text
 
 
 def above(weights: NDArray[Any], threshold: float) -> Positions:
@@ -76,3 +80,23 @@ def place_of(
     facts = DataFacts(kind=factor.KINDS[0], columns=tuple(columns))
     changed = factor.exchange(rows, rows + 1, facts=facts).reshape(-1)
     return np.flatnonzero(changed.numpy()).astype(np.int64)
+
+
+def places_in_text(spec: Mapping[str, Any], tokens: Sequence[tuple[int, str]]) -> Positions | None:
+    """The words of one text that a factor of `scan` stands for; None for a factor of another kind.
+
+    Args:
+        spec: of the factor.
+        tokens: id and word of each token of the text.
+    """
+    factor = FACTORS.create(dict(spec))
+    if isinstance(factor, Words):
+        sought = set(factor.names)
+        flags = [token in factor.ids or not sought.isdisjoint((word, plain_word(word))) for token, word in tokens]
+    elif isinstance(factor, EndTokens):
+        numbers = torch.arange(len(tokens))[None]
+        reserved = tuple(i for i, (_, word) in enumerate(tokens) if RESERVED.fullmatch(word))
+        flags = factor.marked(numbers, DataFacts("text", special=reserved))[0].tolist()
+    else:
+        return None
+    return np.flatnonzero(flags).astype(np.int64)

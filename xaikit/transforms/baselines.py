@@ -13,7 +13,7 @@ from xaikit.core.configured import Configured
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.params import Float, Int
 from xaikit.core.registries import BASELINES
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, row_ends
 from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting, place_axes
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ class Uniform(Baseline):
         """Noise of the shape of one sample, scaled to each sample's range."""
         generator = torch.Generator().manual_seed(self.random_state)
         unit = torch.rand(x.shape[1:], generator=generator, dtype=torch.float32).to(x)
-        axes = tuple(range(1, x.ndim))
-        low, high = x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
+        low, high = row_ends(x)
         return low + (high - low) * unit
 
 
@@ -109,8 +108,8 @@ class Invert(Baseline):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The negative of an image, within its own range."""
-        axes = tuple(range(1, x.ndim))
-        return x.amin(axes, keepdim=True) + x.amax(axes, keepdim=True) - x
+        low, high = row_ends(x)
+        return low + high - x
 
 
 @BASELINES.register("given")

@@ -11,6 +11,7 @@ from torch import Tensor
 from xaikit.core.configured import Configured
 from xaikit.core.params import Float
 from xaikit.core.registries import NORMALIZATIONS
+from xaikit.core.structure import by_row
 
 
 class Normalization(Configured, abc.ABC):
@@ -20,7 +21,7 @@ class Normalization(Configured, abc.ABC):
 
     def __call__(self, attribution: Tensor) -> Tensor:
         """The attribution (N, ...) scaled, of the same shape; NaN throughout a sample that is not finite."""
-        rows = attribution.flatten(1) if attribution.ndim > 1 else attribution[:, None]
+        rows = by_row(attribution)
         return nan_where_not_finite(self._rows(rows).view(attribution.shape), attribution)
 
     @abc.abstractmethod
@@ -90,7 +91,7 @@ class Rank(Normalization):
 
 def nan_where_not_finite(result: Tensor, source: Tensor) -> Tensor:
     """The result (N, ...), with NaN throughout each sample whose `source` (N, ...) is not finite."""
-    broken = ~torch.isfinite(source).flatten(1).all(1) if source.ndim > 1 else ~torch.isfinite(source)
+    broken = ~by_row(torch.isfinite(source)).all(1)
     return result.masked_fill(broken.view(-1, *[1] * (result.ndim - 1)), torch.nan)
 
 

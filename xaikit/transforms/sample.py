@@ -10,6 +10,7 @@ from torch import Tensor
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.params import Categorical, Int
 from xaikit.core.registries import BASELINES
+from xaikit.core.structure import by_row
 from xaikit.transforms.baselines import Baseline
 
 
@@ -48,5 +49,5 @@ class Sample(Baseline):
             generator = torch.Generator().manual_seed(self.random_state)
             drawn = int(torch.randint(len(samples), (), generator=generator))
             return samples[drawn].expand_as(x)
-        distances = torch.stack([(x - sample).abs().flatten(1).sum(1) for sample in samples])
+        distances = torch.stack([by_row((x - sample).abs()).sum(1) for sample in samples])
         return samples[distances.argmax(0)]

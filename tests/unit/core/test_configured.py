@@ -229,3 +229,32 @@ def test_messages_say_each_thing_once():
     with pytest.raises(InvalidInputError) as caught:
         IntegratedGradients(method="riemann")
     assert str(caught.value).endswith("must be one of 'gausslegendre', 'trapezoid', got 'riemann'")
+
+
+@pytest.mark.parametrize(
+    ("spec", "same"),
+    [
+        ({"name": "smoothgrad", "n_iter": 50}, "smoothgrad:n_iter=50"),  # as one writes it in a job file
+        ({"name": "smoothgrad", "settings": None}, "smoothgrad"),
+        (
+            "integrated_gradients:baseline=(constant:value=0.5),n_steps=3",
+            "integrated_gradients:n_steps=3,baseline=constant:value=0.5",
+        ),
+    ],
+)
+def test_settings_of_a_spec_may_stand_beside_its_name_or_in_parentheses(spec, same):
+    assert EXPLAINERS.create(spec) == EXPLAINERS.create(same)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"name": "smoothgrad", "setings": {"n_iter": 5}}, "SmoothGrad has no setting 'setings'"),
+        ({"name": "smoothgrad", "settings": {"n_iter": 5}, "seed": 3}, "'seed' beside them"),
+        ({"name": "smoothgrad", "settings": [5]}, "settings of type list"),
+        ({"name": 3}, "expected explainer as a name"),
+    ],
+)
+def test_a_spec_dict_of_another_form_is_refused(spec, words):
+    with pytest.raises(InvalidTypeError, match=words):
+        EXPLAINERS.create(spec)

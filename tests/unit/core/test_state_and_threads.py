@@ -15,8 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from xaikit import RRR, Gradient
 from xaikit.core import EXPLAINERS
 from xaikit.core.errors import InvalidInputError, NotDifferentiableError, UnreachableError
-from xaikit.core.model_facts import facts_of
-from xaikit.core.model_state import modules_of
+from xaikit.core.model_state import modules_of, profile_of
 from xaikit.core.replica import NotReplicableError, Replica
 
 SPECS = ("gradient", "smoothgrad:n_iter=3", "integrated_gradients:n_steps=3", "lrp_epsilon_plus",
@@ -87,7 +86,7 @@ def test_what_a_copy_cannot_redirect_runs_itself():
     for make, replicable in ((Writes, True), (closure_over_modules, False), (hook_over_modules, False)):
         net = make()
         Gradient(net).attribute(torch.rand(2, 4), 0)
-        assert facts_of(net).replicable is replicable
+        assert profile_of(net)[1].replicable is replicable
     with pytest.raises(NotReplicableError):
         Replica(modules_of(closure_over_modules()), training=False, freeze=True)
 
@@ -106,7 +105,7 @@ def test_a_global_name_of_a_module_is_found_by_the_first_pass():
 
     net = Reaches()
     assert torch.equal(Gradient(net, layer="inner").attribute(torch.rand(2, 4), 0), torch.tensor([[1.0, 0.0]] * 2))
-    assert facts_of(net).replicable is False
+    assert profile_of(net)[1].replicable is False
 
 
 def test_an_explainer_inside_its_own_model_is_refused():

@@ -9,6 +9,7 @@ from torch import nn
 from xaikit import Class, Contrast, Gradient, Heads, IntegratedGradients, LogProbability, Position, Probability, Region
 from xaikit.core import EXPLAINERS, TARGETS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.spec_strings import target_text
 
 METHODS = ("gradient", "smoothgrad:n_iter=3", "integrated_gradients:n_steps=3", "lrp_epsilon_plus",
            "contextual_decomposition", "captum.feature_ablation", "captum.deep_lift")  # fmt: skip
@@ -167,3 +168,11 @@ def test_specs_come_back():
 def test_targets_that_the_output_does_not_allow(form, target, error, words):
     with pytest.raises(error, match=words):
         Gradient(Model(form)).attribute(torch.rand(4, 3, 4), target)
+
+
+def test_a_target_of_a_target_has_a_spec_string():
+    target = Contrast(LogProbability(Position(0, 3)), Position(-1, 5))
+    text = target_text(target.spec())
+    inner = "(log_probability:of=(position:position=0,index=3))"
+    assert text == f"contrast:for_={inner},against=(position:position=-1,index=5)"
+    assert TARGETS.create(text) == target

@@ -12,8 +12,14 @@ from tests.unit.studio.conftest import CLUSTERS, SIDE, flags_of, write_jobs
 from xaikit import load_masks, load_run
 from xaikit.cli.mark_masks import MarkMasks
 from xaikit.core.errors import InvalidInputError
-from xaikit.factors import Column, Hue, Window
+from xaikit.core.intervals import share_interval
+from xaikit.explainers import GradientXInput
+from xaikit.factors import Column, EndTokens, Hue, Length, Window, Words
 from xaikit.files.marks import find_marks
+from xaikit.report import Names
+from xaikit.runs import explain_dataset
+from xaikit.shortcuts import Scan
+from xaikit.shortcuts.effects import Effect
 from xaikit.studio.suggestions import place_of
 
 
@@ -87,3 +93,48 @@ def test_places_of_factors_of_tables_and_series():
     assert place_of(Column(indices=(0,)).spec(), "tabular", (3,)).tolist() == [0]
     assert place_of(Window(windows=4, number=1).spec(), "series", (12,)).tolist() == [3, 4, 5]
     assert place_of(Hue().spec(), "series", (12,)) is None
+
+
+VOCABULARY = ["[PAD]", "[CLS]", "[SEP]", "the", "film", "##s", "video", "Ġtext"]
+TEXTS = [[1, 3, 6, 4, 6, 2, 0], [1, 7, 4, 5, 3, 2, 0]]
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"),
+    [
+        (Words(names=["video"]), [[2, 4], []]),
+        (Words(names=["text", "s"]), [[], [1, 3]]),  # as the tokenizer writes them
+        (Words(ids=[4, 3]), [[1, 3], [2, 4]]),
+        (EndTokens(count=2), [[1, 2], [1, 2]]),  # [CLS] is no word
+        (EndTokens(where="last"), [[4], [4]]),
+    ],
+    ids=lambda value: value.title if hasattr(value, "title") else "",
+)
+def test_words_that_a_scan_names_are_suggested_where_they_stand(called, tmp_path, factor, expected):
+    class Reader(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = torch.nn.Embedding(8, 4), torch.nn.Linear(4, 2)
+
+        def forward(self, ids):
+            return self.head(self.embedding(ids).mean(1))
+
+    texts = torch.utils.data.TensorDataset(torch.tensor(TEXTS), torch.tensor([0, 1]))
+    run = tmp_path / "run"
+    explainer = GradientXInput(Reader(), layer="embedding")
+    explain_dataset(explainer, texts, out=run, keep_inputs=True, progress=False)
+    write_jobs(run)
+    share = share_interval(torch.tensor([True, False]), 0.95)
+    effects = [
+        Effect(f.title, f.spec(), "content", share, share, 0, share, 1.0, 0.0, 0, 1.0, 0.1, ())
+        for f in (factor, Length())
+    ]
+    Scan(tuple(effects), "text", 1.0, 2).save(run / "studio" / "jobs" / "2" / "scan.json")
+    page = called(run, names=Names(tokens=lambda ids: [VOCABULARY[i] for i in ids]))
+    assert [f["number"] for f in page.get("/api/jobs/2/result")["factors"]] == [0]
+    asked = {"by": "factor", "job": "2", "number": 0}
+    for position, marked in enumerate(expected):
+        flags = flags_of(page.post("/api/suggest", {**asked, "position": position})["runs"], 7)
+        assert np.flatnonzero(flags).tolist() == marked
+    refused = page.post("/api/suggest", {**asked, "number": 1, "position": 0}, status=400)
+    assert refused["error"] == "this factor has no place that could be marked"

@@ -202,6 +202,7 @@ export class MarkView {
         this.suggestion = new Uint8Array(Math.max(last, this.positions));
         fromRuns(this.suggestion, answer.runs);
         this.takeButton.disabled = !answer.runs.length;
+        if (!answer.runs.length) this.say("nothing to suggest in this sample");
         this.surface.draw();
       } catch (err) { this.app.fail(err); }
     }, 120);

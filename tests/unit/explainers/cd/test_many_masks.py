@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from tests.unit.explainers.cd.helpers import decompose, standard_masks
-from tests.unit.explainers.cd.zoo import build
 from xaikit.explainers.cd import linear
 
-NAMES = ["digits", "cnn1d", "mlp", "lstm", "gru", "unet", "transformer", "transformer_prenorm", "hf_bert", "hf_llama"]
+NAMES = [
+    "cdep-mnist-cnn", "cnn1d", "mlp-tab", "lstm", "gru", "unet-like", "nn.TransformerEncoder",
+    "nn.TransformerEncoder-prenorm", "hf:bert", "hf:llama",
+]  # fmt: skip
 
 
 def masks_of(shape, dtype):
@@ -21,23 +23,23 @@ def masks_of(shape, dtype):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.filterwarnings("ignore")
-def test_many_masks_are_split_as_few(name, dtype, monkeypatch):
-    model, x = build(name, dtype)
+def test_many_masks_are_split_as_few(zoo, name, dtype, monkeypatch):
+    _, model, x = zoo.get(name, dtype=dtype, among=zoo.SMALL)
     masks = masks_of(x.shape[1:], dtype if x.is_floating_point() else torch.get_default_dtype())
     with torch.no_grad():
         scale = model(x).abs().max()
     many = decompose(model, x, masks, max_rows=64)
     monkeypatch.setattr(linear, "MANY_MASKS", len(masks) + 1)
     few = decompose(model, x, masks, max_rows=64)
-    tolerance = 1e-5 if dtype == torch.float32 or name == "hf_llama" else 1e-10  # it casts to float32
+    tolerance = 1e-5 if dtype == torch.float32 or name == "hf:llama" else 1e-10  # it casts to float32
     assert (many.relevant - few.relevant).abs().max() < tolerance * scale
     assert (many.irrelevant - few.irrelevant).abs().max() < tolerance * scale
     assert not many.relevant[2].any()
     assert not many.irrelevant[3].any()
 
 
-def test_samples_whose_irrelevant_part_is_empty_among_others_that_have_one():
-    model, x = build("digits", torch.float64)
+def test_samples_whose_irrelevant_part_is_empty_among_others_that_have_one(zoo):
+    _, model, x = zoo.get("cdep-mnist-cnn", dtype=torch.float64, among=zoo.SMALL)
     masks = masks_of(x.shape[1:], torch.float64)
     each = torch.stack([masks, masks.roll(1, 0)], 1)
     result = decompose(model, x, each, max_rows=64)
@@ -48,9 +50,9 @@ def test_samples_whose_irrelevant_part_is_empty_among_others_that_have_one():
     assert torch.allclose(result.relevant[:, 0], alone.relevant[:, 0], atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["digits", "transformer"])
-def test_derivatives(name):
-    model, x = build(name, torch.float64)
+@pytest.mark.parametrize("name", ["cdep-mnist-cnn", "nn.TransformerEncoder"])
+def test_derivatives(zoo, name):
+    _, model, x = zoo.get(name, dtype=torch.float64, among=zoo.SMALL)
     masks = masks_of(x.shape[1:], torch.float64)
     live = decompose(model, x, masks, grad=True, max_rows=64)
     weights = torch.randn_like(live.relevant)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.unit.explainers.cd.helpers import check_promises, decompose
-from tests.unit.explainers.cd.zoo import build
 from xaikit.explainers.cd import shares
 
 LAYERS = {
@@ -83,15 +82,18 @@ def test_a_share_follows_a_permutation(shape, data):
     assert torch.equal(result.expand_as(expected), expected)
 
 
-DIFFERENTIATED = ["digits", "cnn1d", "mlp", "lstm", "gru", "transformer", "unet", "hf_bert", "hf_vit", "resnet18"]
+DIFFERENTIATED = [
+    "cdep-mnist-cnn", "cnn1d", "mlp-tab", "lstm", "gru", "nn.TransformerEncoder", "unet-like", "hf:bert", "hf:vit",
+    "resnet50",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("rules", ["symmetric", "cdep"])
 @pytest.mark.parametrize("name", DIFFERENTIATED)
 @pytest.mark.filterwarnings("ignore")
-def test_parameter_gradients_are_those_of_finite_differences(name, rules):
-    model, x = build(name, torch.float64)
-    x = x[..., :32, :32] if name == "resnet18" else x
+def test_parameter_gradients_are_those_of_finite_differences(zoo, name, rules):
+    _, model, x = zoo.get(name, dtype=torch.float64, among=zoo.SMALL)
+    x = x[..., :32, :32] if name == "resnet50" else x
     masks = (torch.rand((2, *x.shape[1:])) < 0.4).double()
     found = decompose(model, x, masks, rules, grad=True)
     weights = torch.randn(2, *found.relevant.shape, dtype=torch.float64)

@@ -5,22 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.explainers.cd.helpers import check_promises
-from tests.unit.explainers.cd.zoo import FAST, ZOO, build
+from tests.unit.explainers.conftest import ZOO_NAMES
 
-CASTS = {"hf_t5", "hf_llama"}  # they cast to float32 inside their RMSNorm
-SENSITIVE = {"efficientnet_b0"}  # a last-bit change of its float32 input moves its output by 3e-4
-MODELS = [name if name in FAST else pytest.param(name, marks=pytest.mark.zoo) for name in ZOO]
+CASTS = {"hf:t5enc", "hf:llama"}  # they cast to float32 inside their RMSNorm
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ZOO_NAMES)
 @pytest.mark.filterwarnings("ignore")
-def test_zoo(name):
+def test_zoo(zoo, name):
     """In float32, then the same weights in float64: building a model takes as long as decomposing its output."""
-    single, double = 1e-4, 1e-9
-    if name in CASTS:
-        double = 1e-6
-    if name in SENSITIVE:
-        single = 1e-2
-    model, x = build(name)
-    check_promises(model, x, single)
-    check_promises(model.double(), x.double() if x.is_floating_point() else x, double)
+    _, model, x = zoo.get(name, among=zoo.SMALL)
+    check_promises(model, x, 1e-4)
+    check_promises(model.double(), x.double() if x.is_floating_point() else x, 1e-6 if name in CASTS else 1e-9)

@@ -27,15 +27,16 @@ def zennit_relevance(model, composite, x, targets):
 
 def torchvision_model(name):
     models = pytest.importorskip("torchvision.models")
+    pytest.importorskip("transformers")
+    from tests.zoo import SMALL
+
     if name == "small_vgg_bn":
         layers = models.vgg.make_layers([8, "M", 8, "M", 16, 16], batch_norm=True)
         model = models.VGG(layers, init_weights=False)
         model.avgpool = nn.AdaptiveAvgPool2d(2)
         model.classifier = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     else:
-        model = getattr(models, name)(weights=None, num_classes=10)
-        if name == "vgg11_bn":  # a hundred million weights, of the same kind as a few
-            model.classifier = nn.Sequential(nn.Linear(512 * 49, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 10))
+        model = SMALL[name].build()
     model.double().eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

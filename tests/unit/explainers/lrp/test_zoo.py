@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 
 import pytest
 import torch
 
-from tests.unit.explainers.cd.zoo import narrow
-from xaikit.core.errors import MissingDependencyError
-from xaikit.core.torchvision_ops import import_torchvision
+from tests.unit.explainers.conftest import ZOO_NAMES
 from xaikit.explainers.lrp import AttnLRP, LRPEpsilonAlpha2Beta1, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
 from xaikit.testing import directional_derivative_error
 
-FAST = """
-    shufflenet_v2_x0_5 squeezenet1_1 hf:bert+mask hf:gpt2 hf:llama hf:t5enc hf:vit
-    lstm bilstm2 gru rnn tcn cnn1d mlp-tab cdep-mnist-cnn nn.TransformerEncoder nn.TransformerEncoder-prenorm unet-like
-    data-dependent-branch
-"""
-REST = """
-    resnet18 mobilenet_v3_small swin_v2_t alexnet vgg11 vgg11_bn resnet50 resnext50_32x4d
-    densenet121 googlenet inception_v3 mobilenet_v2 mnasnet0_5 efficientnet_b0 regnet_y_400mf
-    convnext_tiny swin_t vit_b_16 maxvit(small) hf:bert hf:bert-eager hf:distilbert hf:roberta
-"""
-NAMES = FAST.split() + [pytest.param(name, marks=pytest.mark.zoo) for name in REST.split()]
 # An output without positive contributions loses its relevance in the z+ rule; one without contributions of one sign
 # gets or loses relevance in the alpha-beta rule. The epsilon and gamma rules conserve but for their stabilizers.
 BY_DEFINITION = (LRPUniformEpsilon, LRPEpsilonGammaBox)
-
-
-@pytest.fixture(scope="module")
-def zoo():
-    pytest.importorskip("transformers", reason="transformers is not installed (the extra test has it)")
-    try:
-        import_torchvision()
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module("tests.zoo")
 
 
 def prepare(zoo, name):
     """The model in float64 without biases and additive constants, a batch, and the layer to explain."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        entry, model, x = zoo.get(name, dtype=torch.float64, zero_biases=True)
-    if name in ("alexnet", "vgg11", "vgg11_bn"):
-        narrow(model)
-        zoo.zero_bias(model.double())
+        entry, model, x = zoo.get(name, dtype=torch.float64, zero_biases=True, among=zoo.SMALL)
     if hasattr(model, "transform_input"):
         model.transform_input = False
     with torch.no_grad():
@@ -61,7 +32,7 @@ def prepare(zoo, name):
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ZOO_NAMES)
 def test_conserves(zoo, name):
     model, x, layer = prepare(zoo, name)
     with torch.no_grad():

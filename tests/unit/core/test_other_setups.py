@@ -1,0 +1,152 @@
+"""What a model's first call did not meet: equal rows, switches that are set later, inputs that take another way."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from xaikit import RRR, Gradient
+from xaikit.core import EXPLAINERS
+
+STACKING = ("captum.feature_ablation", "smoothgrad:n_iter=5", "contextual_decomposition")
+
+
+class Batchwise(nn.Module):
+    """Every row sees the mean of all, or only where it is switched on; may draw, count and store."""
+
+    def __init__(self, **switches):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(4, 6).double(), nn.Linear(6, 2).double()
+        self.edges, self.noisy, self.kind, self.stored = None, False, "plain", []
+        for name, value in switches.items():
+            setattr(self, name, value)
+
+    def forward(self, x):
+        h = self.first(x).tanh()
+        if self.kind == "mean":
+            h = (h + h.mean(0)).tanh()
+        if self.edges is not None:
+            h = torch.zeros_like(h).index_add(0, self.edges[1], h[self.edges[0]]).tanh()
+        if self.kind == "stored":
+            self.stored.append(h.detach())
+            h = h * len(self.stored)
+        return self.last(F.dropout(h, 0.5, training=self.noisy))
+
+
+def quietly(explainer, x):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return explainer.attribute(x, 1, seed=3)
+
+
+X = torch.randn(4, 4, generator=torch.Generator().manual_seed(1)).double()
+
+
+@pytest.mark.parametrize("first", [torch.zeros(4, 4), torch.ones(4, 4), torch.randn(1, 4).expand(4, 4)])
+@pytest.mark.parametrize("spec", STACKING[:2])
+def test_a_first_batch_of_equal_rows_hides_nothing(spec, first):
+    net = Batchwise(kind="mean")
+    explainer = EXPLAINERS.create(spec).bind(net)
+    quietly(explainer, first.double())
+    fresh = quietly(EXPLAINERS.create(spec).bind(Batchwise(kind="mean")), X)
+    assert torch.equal(quietly(explainer, X), fresh)
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_so_it_is_with_equal_ids(value):
+    class Text(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.embedding, self.rest = nn.Embedding(9, 4).double(), Batchwise(kind="mean")
+
+        def forward(self, ids):
+            return self.rest(self.embedding(ids).mean(1))
+
+    ids, net = torch.tensor([[1, 2, 3], [4, 5, 6], [8, 0, 2]]), Text()
+    explainer = EXPLAINERS.create("captum.feature_ablation", layer="embedding")
+    with pytest.warns(UserWarning, match="are not independent"):
+        explainer.bind(net).attribute(torch.full((3, 3), value), 1)
+    assert torch.equal(quietly(explainer.bind(net), ids), quietly(explainer.bind(Text()), ids))
+
+
+@pytest.mark.parametrize("spec", STACKING)
+@pytest.mark.parametrize(
+    "switches", [{"kind": "mean"}, {"edges": torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]])}, {"kind": "stored"}]
+)
+def test_a_switch_that_is_set_between_two_calls(spec, switches):
+    net = Batchwise()
+    explainer = EXPLAINERS.create(spec).bind(net)
+    explainer.attribute(X, 1)
+    for name, value in switches.items():
+        setattr(net, name, value)
+    assert torch.equal(quietly(explainer, X), quietly(EXPLAINERS.create(spec).bind(Batchwise(**switches)), X))
+    assert net.stored == []
+
+
+def test_noise_that_is_switched_on_later_comes_from_the_seed():
+    net = Batchwise()
+    Gradient(net).attribute(X, 1)
+    net.noisy, before = True, torch.get_rng_state()
+    first, second = (Gradient(net).attribute(X, 1, seed=5) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Branching(nn.Module):
+    """Larger images, a switch or another task take a way through functions that torch does not differentiate twice."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.last, self.hard = nn.Conv2d(1, 4, 3).double(), nn.Linear(4, 2).double(), False
+
+    def forward(self, x, hardsigmoid=F.hardsigmoid):
+        h = self.conv(x)
+        h = hardsigmoid(h) if self.hard or x.shape[-1] > 8 else torch.sigmoid(h)
+        return self.last(h.pow(2).mean((2, 3)))
+
+
+@pytest.mark.parametrize("size", [6, 10])
+def test_functions_that_another_form_of_input_calls_are_exact_in_a_loss(size):
+    net, y = Branching(), torch.tensor([0, 1])
+    draw = torch.Generator().manual_seed(2)
+    RRR().loss(net, (torch.rand(2, 1, 6, 6, generator=draw).double(), y, torch.ones(6, 6))).penalty.backward()
+    net.zero_grad()
+    net.hard = size == 6
+    x = 4 * torch.rand(2, 1, size, size, generator=draw).double()
+    RRR(output="logit").loss(net, (x, y, torch.ones(size, size))).penalty.backward()
+    found = net.conv.weight.grad.clone()
+    net.zero_grad()
+    leaf = x.clone().requires_grad_()
+    scores = net(leaf, lambda h: (h / 6 + 0.5).clamp(0, 1)).gather(1, y[:, None]).sum()
+    torch.autograd.grad(scores, leaf, create_graph=True)[0].pow(2).sum().backward()
+    assert torch.allclose(found, net.conv.weight.grad, rtol=1e-9)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.InstanceNorm2d(4), F.instance_norm])
+def test_a_norm_of_one_sample_is_sound_whoever_calls_it(norm):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.last, self.norm = nn.Conv2d(1, 4, 3).double(), nn.Linear(16, 2).double(), norm
+            self.rows = False
+
+        def forward(self, x):
+            h = self.norm(self.conv(x))
+            return self.last(h.flatten(2).transpose(1, 2).tanh().reshape(len(x), -1, 16).sum(1))
+
+    net = (Net().double() if isinstance(norm, nn.Module) else Net()).eval()
+    x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(4)).double()
+    for _ in range(2):  # the first call watches the functions
+        found = Gradient(net).attribute(x, 1)
+    step = torch.zeros_like(x)
+    step[0, 0, 3, 4] = 1e-6
+    slope = (net(x + step) - net(x - step))[0, 1] / 2e-6
+    assert torch.allclose(found[0, 0, 3, 4], slope.detach(), rtol=1e-6)
