@@ -8,6 +8,7 @@ FOLDER keeps the runs; a second call reads what is there. Needs Chromium and pla
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import random
@@ -172,7 +173,7 @@ def kills(run: Path, times: int) -> dict[str, Any]:
                     holder["server"].post("/api/marks", edit)
                     sent[-1][1] = True
                     answered += 1
-                except (OSError, urllib.error.URLError, ValueError):
+                except (OSError, http.client.HTTPException, ValueError):
                     return
 
         stop.clear()

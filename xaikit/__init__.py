@@ -93,8 +93,8 @@ _MOVED = {
     ),
 }  # fmt: skip
 _ROOMS = (
-    "cli", "core", "explainers", "factors", "language", "metrics", "mitigation", "modality", "recommendation", "report",
-    "runs", "shortcuts", "testing", "torch_ops", "transforms", "tuning",
+    "cli", "core", "explainers", "factors", "influence", "language", "metrics", "mitigation", "modality",
+    "recommendation", "report", "runs", "shortcuts", "testing", "torch_ops", "transforms", "tuning",
 )  # fmt: skip
 # What lower rooms may load of higher ones, see `xaikit.upward`.
 _MODULES |= {
@@ -109,6 +109,7 @@ _MODULES |= {
     "generation_figures": "xaikit.report.generation_figures",
     "generation_page": "xaikit.report.generation_page",
     "hierarchies": "xaikit.report.hierarchies",
+    "layer_figures": "xaikit.report.layer_figures",
     "pictures": "xaikit.report.pictures",
     "scans": "xaikit.report.scans",
     "tuning_figures": "xaikit.report.tuning_figures",
@@ -123,6 +124,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; a test compares
     from xaikit import core as core
     from xaikit import explainers as explainers
     from xaikit import factors as factors
+    from xaikit import influence as influence
     from xaikit import language as language
     from xaikit import metrics as metrics
     from xaikit import mitigation as mitigation

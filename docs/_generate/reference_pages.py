@@ -13,6 +13,7 @@ ROOMS = {
     "xaikit.mitigation": "Mitigation",
     "xaikit.factors": "Factors",
     "xaikit.shortcuts": "Shortcuts",
+    "xaikit.influence": "Influence of training samples",
     "xaikit.language": "Generated text",
     "xaikit.recommendation": "Recommendation",
     "xaikit.modality": "Modalities",

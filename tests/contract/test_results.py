@@ -20,7 +20,8 @@ from torch import nn
 import xaikit
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.results import Interval, Result
-from xaikit.language import explain_generation
+from xaikit.influence import tracin
+from xaikit.language import explain_generation, layer_relevance, logit_lens
 from xaikit.mitigation import MendResult, MendTry
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -65,17 +66,23 @@ def run():
     return xaikit.explain_dataset(xaikit.Gradient(NET), (X, Y), out=folder + "/run", keep_inputs=True, **QUIET)
 
 
-def generation():
+def language_model():
     torch.manual_seed(0)
     config = {"n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 20, "n_positions": 16}
-    net = importlib.import_module("transformers").GPT2LMHeadModel(
-        importlib.import_module("transformers").GPT2Config(**config)
-    )
-    return explain_generation(xaikit.AttnLRP(net), None, [3, 4, 5], generation={"max_new_tokens": 3})
+    transformers = importlib.import_module("transformers")
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**config))
+
+
+def generation():
+    return explain_generation(xaikit.AttnLRP(language_model()), None, [3, 4, 5], generation={"max_new_tokens": 3})
 
 
 EXAMPLES = {
     "Generation": generation,
+    "LayerRelevance": lambda: layer_relevance(
+        xaikit.AttnLRP(language_model()), torch.tensor([[3, 4, 5]]), xaikit.Position(-1, 2)
+    ),
+    "LogitLens": lambda: logit_lens(language_model(), torch.tensor([[3, 4, 5]])),
     "Concept": lambda: xaikit.Concept("0", torch.tensor([0.6, 0.8]), torch.zeros(2), torch.ones(2), -1),
     "Assessment": assessment,
     "Assessment by class": lambda: xaikit.assess(NET, (X, Y), shortcut_masks=SHORTCUT, **QUIET),
@@ -93,6 +100,7 @@ EXAMPLES = {
     "ExplainedSample": lambda: run()[2],
     "Overlap": lambda: xaikit.mask_overlap(torch.rand(9, 4), SHORTCUT, null="positions"),
     "Shard": lambda: next(run().shards()),
+    "Influences": lambda: tracin(NET, (X, Y), (X[:2], Y[:2]), progress=False),
     "Curves": lambda: xaikit.AbPC(n_steps=3).curves(xaikit.Gradient(NET), X, Y),
     "Candidate": lambda: recommendation().candidates[0],
     "Decomposition": lambda: xaikit.ContextualDecomposition(NET).decompose(X, SHORTCUT[None]),

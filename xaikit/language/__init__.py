@@ -4,6 +4,8 @@ from xaikit.language.attention import explain_attention
 from xaikit.language.coalitions import LeavingOut
 from xaikit.language.explain import explain_generation
 from xaikit.language.generation import Generation
+from xaikit.language.layer_relevance import LayerRelevance, layer_relevance
+from xaikit.language.logit_lens import LogitLens, logit_lens
 from xaikit.language.scores import AnswerScore
 from xaikit.language.segments import explain_segments
 from xaikit.language.template import Template
@@ -11,9 +13,13 @@ from xaikit.language.template import Template
 __all__ = [
     "AnswerScore",
     "Generation",
+    "LayerRelevance",
     "LeavingOut",
+    "LogitLens",
     "Template",
     "explain_attention",
     "explain_generation",
     "explain_segments",
+    "layer_relevance",
+    "logit_lens",
 ]

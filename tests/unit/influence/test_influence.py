@@ -1,0 +1,243 @@
+"""Influences against retraining without each sample, plain gradients and matrices; what is refused."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+from torch.nn import functional as F
+
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+from xaikit.influence import Influences, gradient_similarity, influence_function, tracin
+from xaikit.influence.influence_function import conjugate_gradients
+from xaikit.influence.loss_gradients import LossGradients
+
+N, TESTS, DECAY = 60, 3, 0.05
+
+
+def blobs(n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 2
+    x = torch.randn(n, 3, generator=generator, dtype=torch.float64) + 0.8 * (2 * y - 1).view(-1, 1)
+    return x, y
+
+
+def two_layers():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+
+
+TRAIN, TEST = blobs(N, 0), blobs(TESTS, 1)
+
+
+def test_losses(model):
+    with torch.no_grad():
+        return F.cross_entropy(model(TEST[0]), TEST[1], reduction="none")
+
+
+test_losses.__test__ = False
+
+
+def without(sample):
+    rows = [i for i in range(N) if i != sample]
+    return TRAIN[0][rows], TRAIN[1][rows]
+
+
+def converged(model, x, y):
+    """Newton-like training to the minimum of the mean loss with weight decay."""
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.LBFGS(
+        model.parameters(), max_iter=400, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        # As the mean over all N samples: leaving one out takes its part away and leaves the rest as it is.
+        loss = F.cross_entropy(model(x), y, reduction="sum") / N
+        loss = loss + DECAY / 2 * sum(p.square().sum() for p in model.parameters())
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return model
+
+
+@pytest.mark.slow
+def test_the_influence_function_is_what_retraining_without_the_sample_does():
+    model = converged(two_layers(), *TRAIN)
+    truth = torch.stack([test_losses(converged(model, *without(i))) for i in range(N)], 1) - test_losses(model)[:, None]
+    values = influence_function(model, TRAIN, TEST, damping=DECAY, progress=False).values
+    for expected, value in zip(truth, values, strict=True):
+        assert spearmanr(expected, value).statistic > 0.9
+    assert (values - truth).abs().mean() < 0.35 * truth.abs().mean()  # the size too, not only the order
+
+
+def test_tracin_is_what_descent_without_the_sample_does():
+    def descent(x, y, keep=None):
+        model = two_layers()
+        for _ in range(10):
+            loss = F.cross_entropy(model(x), y, reduction="sum")
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            if keep is not None:
+                keep.append((copy.deepcopy(model.state_dict()), 3e-4))
+            with torch.no_grad():
+                for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                    parameter.sub_(3e-4 * gradient)
+        return model
+
+    checkpoints: list = []
+    model = descent(*TRAIN, keep=checkpoints)
+    truth = torch.stack([test_losses(descent(*without(i))) for i in range(N)], 1) - test_losses(model)[:, None]
+    values = tracin(model, TRAIN, TEST, checkpoints=checkpoints, progress=False).values
+    for expected, value in zip(truth, values, strict=True):
+        assert spearmanr(expected, value).statistic > 0.95
+    assert (values - truth).abs().mean() < 0.35 * truth.abs().mean()
+
+
+def plain_gradients(model, x, y):
+    rows = []
+    for i in range(len(x)):
+        gradients = torch.autograd.grad(F.cross_entropy(model(x[i : i + 1]), y[i : i + 1]), list(model.parameters()))
+        rows.append(torch.cat([g.flatten() for g in gradients]))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("batch_size", [7, 128])
+def test_products_are_those_of_plain_gradients(batch_size):
+    model = two_layers()
+    trained, asked = plain_gradients(model, *TRAIN), plain_gradients(model, *TEST)
+    expected = asked @ trained.T
+    assert torch.allclose(
+        tracin(model, TRAIN, TEST, batch_size=batch_size, progress=False).values, expected, rtol=1e-10
+    )
+    cosines = expected / (asked.norm(dim=1)[:, None] * trained.norm(dim=1))
+    values = gradient_similarity(model, TRAIN, TEST, batch_size=batch_size, progress=False).values
+    assert torch.allclose(values, cosines, rtol=1e-10)
+
+
+def test_the_curvature_is_the_gauss_newton_matrix_and_the_system_is_solved():
+    model, (x, y) = two_layers(), TRAIN
+    weights = list(model.parameters())
+    outputs = model(x)
+    jacobian = torch.stack([
+        torch.cat([g.flatten() for g in torch.autograd.grad(outputs[i, k], weights, retain_graph=True)])
+        for i in range(N) for k in range(2)
+    ]).view(N, 2, -1)  # fmt: skip
+    p = outputs.softmax(1).detach()
+    bend = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    matrix = torch.einsum("nkp,nkl,nlq->pq", jacobian, bend, jacobian) / N + DECAY * torch.eye(jacobian.shape[2])
+    trained, asked = plain_gradients(model, x, y), plain_gradients(model, *TEST)
+    expected = asked @ torch.linalg.solve(matrix, trained.T) / N
+    found = influence_function(model, TRAIN, TEST, damping=DECAY, tolerance=1e-10, batch_size=8, progress=False)
+    assert torch.allclose(found.values, expected, rtol=1e-6, atol=1e-10)
+
+
+def test_forms_of_data_names_layers_and_a_loss_of_the_users():
+    class Samples(torch.utils.data.Dataset):
+        names = [f"{i}.png" for i in range(N)]
+
+        def __len__(self):
+            return N
+
+        def __getitem__(self, i):
+            return TRAIN[0][i], int(TRAIN[1][i])
+
+    model = two_layers()
+    state = copy.deepcopy(model.state_dict())
+    expected = tracin(model, TRAIN, TEST, layers="2", progress=False)
+    numpy_test = (TEST[0].numpy(), TEST[1].tolist())
+    for data in (Samples(), torch.utils.data.DataLoader(Samples(), batch_size=9)):
+        found = tracin(model, data, numpy_test, layers=["2"], progress=False)
+        assert torch.allclose(found.values, expected.values)
+        assert found.names[4] == "4.png"
+        assert torch.equal(found.of("4.png"), found.of(4))
+    assert list(found.to_pandas().index) == Samples.names
+    assert found.strongest(2, tests=[1]) == np.argsort(-found.values[1].numpy())[:2].tolist()
+    assert found.strongest(1, against=True) == [int(found.values.mean(0).argmin())]
+    assert Influences.from_dict(found.to_dict()) == found
+
+    def squares(outputs, labels):
+        return (outputs[:, 0] - labels).square()
+
+    numbers = tracin(model, (TRAIN[0], TRAIN[0][:, 0]), (TEST[0], TEST[0][:, 0]), loss=squares, progress=False)
+    assert numbers.values.shape == (TESTS, N)
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert model.training
+
+
+def test_what_cannot_be_is_refused():
+    model = two_layers()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*TRAIN), batch_size=5, shuffle=True)
+    with pytest.raises(InvalidInputError, match="order that stays"):
+        tracin(model, loader, TEST, progress=False)
+    with pytest.raises(UnknownNameError, match="no layer '3'"):
+        tracin(model, TRAIN, TEST, layers="3", progress=False)
+    with pytest.raises(InvalidInputError, match="0 to 1, got 2"):
+        tracin(model, (TRAIN[0], TRAIN[1] + 1), TEST, progress=False)
+    with pytest.raises(InvalidInputError, match="damping must be above 0"):
+        influence_function(model, TRAIN, TEST, damping=0, progress=False)
+    with pytest.raises(InvalidInputError, match="at least one"):
+        tracin(model, TRAIN, TEST, checkpoints=[], progress=False)
+    with pytest.raises(InvalidTypeError, match="a checkpoint is"):
+        tracin(model, TRAIN, TEST, checkpoints=[model.state_dict()], progress=False)
+    with pytest.raises(InvalidInputError, match="does not fit the model"):
+        tracin(model, TRAIN, TEST, checkpoints=[({"a": TRAIN[0]}, 0.1)], progress=False)
+    with pytest.raises(InvalidInputError, match="one number for each sample"):
+        tracin(model, TRAIN, TEST, loss=lambda outputs, labels: outputs.sum(), progress=False)
+    found = tracin(model, TRAIN, TEST, progress=False)
+    with pytest.raises(InvalidInputError, match="trained on samples 0 to 59, got 60"):
+        found.of(60)
+    with pytest.raises(UnknownNameError, match="no training sample is called 'x.png'"):
+        found.of("x.png")
+    model.requires_grad_(requires_grad=False)
+    with pytest.raises(InvalidInputError, match="no weights that are trained"):
+        tracin(model, TRAIN, TEST, progress=False)
+
+
+def test_a_solution_that_is_not_reached_is_told():
+    with pytest.warns(UserWarning, match="3 of 3 test samples did not reach the tolerance"):
+        influence_function(two_layers(), TRAIN, TEST, max_iter=1, tolerance=1e-8, progress=False)
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+    solution, reached = conjugate_gradients(lambda d: (matrix @ d[0],), (torch.tensor([1.0, 2.0]),), 5, 1e-6)
+    assert reached
+    assert torch.allclose(solution[0], torch.linalg.solve(matrix, torch.tensor([1.0, 2.0])), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["batch norm and dropout", "dict"])
+def test_models_as_they_come(kind):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv1d(1, 4, 2), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(), nn.Flatten())
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, signal):
+            return {"logits": self.head(self.net(signal[:, None]))}
+
+    torch.manual_seed(0)
+    model = Named().double().train()
+    before = copy.deepcopy(model.state_dict())
+    data = ({"signal": TRAIN[0]}, TRAIN[1]) if kind == "dict" else TRAIN
+    tests = ({"signal": TEST[0]}, TEST[1]) if kind == "dict" else TEST
+    found = tracin(model, data, tests, progress=False).values
+    still = copy.deepcopy(model).eval()
+    asked = plain_gradients(lambda_model(still), *TEST)
+    assert torch.allclose(found, asked @ plain_gradients(lambda_model(still), *TRAIN).T, rtol=1e-8)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert len(LossGradients(model, "head").weights) == 2
+
+
+class lambda_model(nn.Module):  # noqa: N801
+    """The logits of a model that returns a dict."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x)["logits"]
