@@ -109,7 +109,7 @@ class GradientShap(FromBaseline):
 
 
 @EXPLAINERS.register("captum.deep_lift")
-class DeepLift(Complete):
+class CaptumDeepLift(Complete):
     """Differences to the baseline, passed back by the rescale rule (Shrikumar et al. 2017, arXiv:1704.02685)."""
 
     ALGORITHM = "DeepLift"
@@ -122,7 +122,7 @@ class DeepLift(Complete):
 
 
 @EXPLAINERS.register("captum.deep_lift_shap")
-class DeepLiftShap(Complete):
+class CaptumDeepLiftShap(Complete):
     """Mean of DeepLift over background samples (Lundberg and Lee 2017, arXiv:1705.07874)."""
 
     ALGORITHM = "DeepLiftShap"
@@ -221,3 +221,10 @@ class Lime(FromGroups):
 
     def _options(self, call: Call) -> dict[str, Any]:
         return {"n_samples": self.n_samples, "interpretable_model": lasso(self.alpha)}
+
+
+def __getattr__(name: str) -> Any:
+    """The classes by the names that they had when older pickles were written."""
+    if name in ("DeepLift", "DeepLiftShap"):
+        return globals()[f"Captum{name}"]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,16 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import Tensors, joined_parts
 
 
-def _references(value: Any, where: str) -> Any:
+def checked_references(value: Any, where: str) -> Any:
+    """Reference samples as a tuple, one tensor for each input; None for none.
+
+    Args:
+        value: what the user set.
+        where: the setting, for messages.
+
+    Raises:
+        InvalidTypeError: for something that is no floating-point tensor of samples.
+    """
     items = value if isinstance(value, (tuple, list)) else (value,)
     if value is None:
         return None
@@ -42,9 +51,9 @@ class ExpectedGradients(Explainer):
     PASSES = ("n_iter",)
     USES_GLOBAL_RANDOM = False
 
-    references: Annotated[Any, _references, "samples to compare with, (K, ...); a tuple of them for several inputs"] = (
-        None
-    )
+    references: Annotated[
+        Any, checked_references, "samples to compare with, (K, ...); a tuple of them for several inputs"
+    ] = None
     n_iter: Annotated[int, Int(low=10, high=100, step=10, ge=1), "draws; training does with 1"] = 20
     max_rows: Annotated[int | None, Int(ge=1, optional=True), "most rows in one forward pass; None chooses"] = None
 
@@ -52,7 +61,7 @@ class ExpectedGradients(Explainer):
         return self._attribute_each(call)[0]
 
     def _attribute_each(self, call: Call) -> tuple[Tensors, ...]:
-        references = self._references(call.inputs)
+        references = references_of(self.references, call.inputs)
         count = len(references[0])
         generator = torch.Generator().manual_seed(call.seed)
         # Every reference is used once before one is used again.
@@ -75,15 +84,23 @@ class ExpectedGradients(Explainer):
             blocks.append([tuple(t / self.n_iter for t in totals) for totals in sums])
         return joined_parts(blocks)
 
-    def _references(self, inputs: Tensors) -> Tensors:
-        references = tuple(torch.zeros_like(x[:1]) for x in inputs) if self.references is None else self.references
-        needed_shapes, shapes_of_references = (
-            [tuple(t.shape[1:]) for t in tensors] for tensors in (inputs, references)
+
+def references_of(references: Tensors | None, inputs: Tensors) -> Tensors:
+    """Reference samples (K, ...) for each input; one of zeros where none are set.
+
+    Args:
+        references: those that are set.
+        inputs: what is explained.
+
+    Raises:
+        InvalidInputError: when the references are not like the samples.
+    """
+    references = tuple(torch.zeros_like(x[:1]) for x in inputs) if references is None else references
+    needed_shapes, shapes_of_references = ([tuple(t.shape[1:]) for t in tensors] for tensors in (inputs, references))
+    if needed_shapes != shapes_of_references or len({len(r) for r in references}) > 1:
+        shapes = " and ".join(f"(K, {', '.join(map(str, s))})" for s in needed_shapes)
+        raise InvalidInputError(
+            f"references must be samples like those explained, {shapes}, "
+            f"got {' and '.join(str(tuple(r.shape)) for r in references)}"
         )
-        if needed_shapes != shapes_of_references or len({len(r) for r in references}) > 1:
-            shapes = " and ".join(f"(K, {', '.join(map(str, s))})" for s in needed_shapes)
-            raise InvalidInputError(
-                f"references must be samples like those explained, {shapes}, "
-                f"got {' and '.join(str(tuple(r.shape)) for r in references)}"
-            )
-        return references
+    return references

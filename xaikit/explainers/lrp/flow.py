@@ -105,11 +105,11 @@ class Flow:
     @contextlib.contextmanager
     def relevance(self) -> Iterator[None]:
         """Every backward pass inside carries relevance."""
-        self.active = True
+        before, self.active = self.active, True
         try:
             yield
         finally:
-            self.active = False
+            self.active = before  # a pass that is computed again may lie inside another
 
     def save(self, x: Tensor) -> Saved:
         """Keep a tensor for the backward pass. It is copied only if `before_write` tells that it is about to change.
