@@ -116,11 +116,11 @@ class DiscretisedIntegratedGradients(Explainer):
             points.append(torch.where(is_end[:, None], straight, following))
         return torch.stack([*points, baseline])
 
-    def _towards(self, words: Tensor, start: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]:
-        """Words with all dimensions between start and baseline, and how many had to be changed."""
+    def _towards(self, points: Tensor, start: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]:
+        """Points with all dimensions between start and baseline, and how many had to be changed."""
         low, high = torch.minimum(start, baseline), torch.maximum(start, baseline)
-        is_between = (words >= low) & (words <= high)
-        return torch.where(is_between, words, start - (start - baseline) / self.n_steps), (~is_between).sum(-1)
+        is_between = (points >= low) & (points <= high)
+        return torch.where(is_between, points, start - (start - baseline) / self.n_steps), (~is_between).sum(-1)
 
 
 def _vocabulary(call: Call, index: int) -> Tensor | None:
