@@ -96,8 +96,8 @@ def facts_of(model: nn.Module, modules: Iterable[nn.Module]) -> ModelFacts:
 def _setup(module: nn.Module) -> Any:
     """The class of a module, and what an attribute of a class of the user's may switch.
 
-    Numbers are left out, since many change all the time: counters, rates that follow a schedule. A class is known by its
-    id here: the facts keep no class of the user's alive.
+    Numbers are left out, since many change all the time: counters, rates that follow a schedule. A class is known by
+    its id here: the facts keep no class of the user's alive.
     """
     kind = type(module)
     if kind.__module__.startswith("torch.nn.modules."):
