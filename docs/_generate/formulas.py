@@ -17,6 +17,10 @@ EXPLAINERS = {
     "gradient": r"\frac{\partial S}{\partial x}",
     "gradient_x_input": r"x \odot \frac{\partial S}{\partial x}",
     "integrated_gradients": rf"(x - b) \odot {PATH}",
+    "discretised_integrated_gradients": (
+        r"\sum_{k=0}^{m-1} \frac{\partial S}{\partial x}(x_k) \odot (x_{k+1} - x_k), "
+        r"\quad x_0 = b,\; x_m = x,\; \text{between them words}"
+    ),
     "expected_gradients": rf"\mathbb{{E}}_{{b}}\left[ (x - b) \odot {PATH} \right]",
     "smoothgrad": (
         r"\frac{1}{n} \sum_{k=1}^{n} \frac{\partial S}{\partial x}(x + \sigma z_k), "

@@ -20,6 +20,7 @@ from torch import nn
 import xaikit
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.results import Interval, Result
+from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.influence import tracin
 from xaikit.language import explain_generation, layer_relevance, logit_lens
 from xaikit.mitigation import MendResult, MendTry
@@ -67,6 +68,7 @@ def run():
 
 
 def language_model():
+    import_torchvision()  # transformers imports it
     torch.manual_seed(0)
     config = {"n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 20, "n_positions": 16}
     transformers = importlib.import_module("transformers")

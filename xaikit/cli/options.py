@@ -90,6 +90,14 @@ def returned_by(model: nn.Module, inputs: Any) -> Any:
             return model(rebuild(tuple(t.to(device) for t in tensors)))
     except RuntimeError as err:
         shapes, place = ", ".join(str(tuple(t.shape)) for t in tensors), line_of_user(err)
+        weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        other = next((t.dtype for t in tensors if weights is not None and t.dtype != weights), None)
+        if other is not None and "type" in str(err):
+            kind = str(weights).removeprefix("torch.")
+            raise InvalidInputError(
+                f"the model holds {weights} parameters and does not take {other} inputs ({err}); write "
+                f"the file as {kind}, or give --model a factory whose model takes such numbers"
+            ) from err
         raise InvalidInputError(
             f"the model does not take inputs of shape {shapes} ({err}{f', raised in {place}' if place else ''}); "
             "--size and --grey change an image, --columns a table"

@@ -34,12 +34,12 @@ class ModelJob(Job):
         """The model with its weights, on its device."""
         from xaikit.cli.models import load_model
         from xaikit.cli.options import device_of
-        from xaikit.core.layers import find_layer
+        from xaikit.core.layers import find_point
 
         where = device_of(self.device)
         model = load_model(self.model, self.weights).to(where)
         if self.layer:
-            find_layer(model, self.layer)  # before anything is computed
+            find_point(model, self.layer)  # before anything is computed
         return model
 
     def bound(self, explainer: str, model: nn.Module) -> Explainer:

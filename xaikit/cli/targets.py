@@ -79,7 +79,8 @@ def check_target(target: Any, model: nn.Module, inputs: Any, head: str | int | N
         return
     returned, n = returned_by(model, inputs), len(flatten(inputs)[0][0])
     output = returned if looks_at_all_heads(target) else pick_head(returned, head)
-    if isinstance(output, Tensor) and output.ndim > 2 and not hasattr(target, "scores"):
+    is_class = not hasattr(target, "scores") or getattr(target, "NAME", "") == "class"
+    if isinstance(output, Tensor) and output.ndim > 2 and is_class:
         example = "position:position=-1,index=5" if output.ndim == 3 else "region:class_=1"
         form = ", ".join(map(str, output.shape[1:]))
         raise InvalidInputError(

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xaikit.core import targets as target_rules
 from xaikit.core.convolutions import fast_convolutions
-from xaikit.core.errors import InvalidInputError, UnreachableError
+from xaikit.core.errors import UnreachableError
 from xaikit.core.forward import with_rows
 from xaikit.core.kernels import check_second_derivative, sound_kernels
 from xaikit.core.layer_gradients import read_layers
@@ -22,7 +22,7 @@ from xaikit.core.model_facts import ModelFacts
 from xaikit.core.model_state import Modules
 from xaikit.core.reachability import missing_gradients, unreachable
 from xaikit.core.renames import renamed_attribute
-from xaikit.core.rows import RowRule, even_ranges, rows_per_pass, run_by_batches
+from xaikit.core.rows import RowRule, check_rows, even_ranges, rows_per_pass, run_by_batches
 from xaikit.core.structure import Tensors, split_rows
 from xaikit.core.taps import Tap
 
@@ -148,23 +148,12 @@ class Call:
 
         Returns:
             The explained head, (copies * N, ...).
-
-        Raises:
-            InvalidInputError: when the model does not return one row per sample.
         """
         samples = self.samples
         if copies > 1:
             one = torch.arange(self.n, device=inputs[0].device) if samples is None else samples
             samples = one.repeat(copies)
-        output = self.output_of(inputs, samples)
-        rows = len(inputs[0])
-        if isinstance(output, Tensor) and (output.ndim == 0 or len(output) != rows):
-            shapes = " and ".join(str(tuple(x.shape)) for x in self.own_inputs)
-            raise InvalidInputError(
-                f"the model must return one row per sample, got {tuple(output.shape)} for a batch of {rows} "
-                f"(inputs of shape {shapes}); the first axis of inputs and output counts the samples"
-            )
-        return output
+        return self.output_of(inputs, samples)
 
     def output_of(self, inputs: Tensors, samples: Tensor | None) -> Tensor:
         """The explained output of rows that stand for some samples; None means the samples of the batch in order.
@@ -174,9 +163,14 @@ class Call:
         Args:
             inputs: rows (R, ...).
             samples: the sample that each row stands for, (R,), or None.
+
+        Raises:
+            InvalidInputError: when the model does not return one row per sample.
         """
         if samples is None or self.rule.independent:
-            return with_rows(target_rules.pick_head(self.forward(inputs, samples), self.head), len(inputs[0]))
+            output = with_rows(target_rules.pick_head(self.forward(inputs, samples), self.head), len(inputs[0]))
+            check_rows(output, len(inputs[0]), lambda: self.own_inputs)
+            return output
         return run_by_batches(self.output_of, inputs, samples, self.batch)
 
     def score(self, output: Tensor, copies: int = 1) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from xaikit.core import checkpointing, torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
 from xaikit.core.image_forms import order_hint
+from xaikit.core.inputs import complex_inputs_error
 from xaikit.core.replica import original_of
 from xaikit.core.rows import RowRule
 from xaikit.core.structure import Tensors, map_tensors
@@ -275,8 +276,11 @@ def explain_failure(model: nn.Module, inputs: Tensors, error: Exception) -> None
     weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     dtype = next((x.dtype for x in (*filter(torch.is_floating_point, inputs), *inputs)), None)
     if weights is not None and dtype is not None and weights != dtype and "type" in str(error):
+        if dtype.is_complex and not weights.is_complex:
+            raise complex_inputs_error(dtype) from error
+        remedy = "dequantize()" if any(x.is_quantized for x in inputs) else f"to({weights})"
         raise InvalidTypeError(
-            f"the model holds {weights} parameters and fails on {dtype} inputs; pass inputs.to({weights})"
+            f"the model holds {weights} parameters and fails on {dtype} inputs; pass inputs.{remedy}"
         ) from error
     if isinstance(error, XaikitError) or not SHAPE_WORDS.search(str(error)):
         return

@@ -100,6 +100,25 @@ def find_row_rule(outputs: Outputs, inputs: Tensors, ambiguous: int, limit: int)
     return RowRule(independent=False)
 
 
+def check_rows(output: Any, rows: int, inputs: Callable[[], Tensors]) -> None:
+    """Refuse an output that has not one row for each row of the inputs.
+
+    Args:
+        output: what is explained of what the model returned.
+        rows: how many there should be.
+        inputs: gives those of the model, to name their shapes.
+
+    Raises:
+        InvalidInputError: naming the shapes.
+    """
+    if isinstance(output, Tensor) and (output.ndim == 0 or len(output) != rows):
+        shapes = " and ".join(str(tuple(x.shape)) for x in inputs())
+        raise InvalidInputError(
+            f"the model must return one row per sample, got {tuple(output.shape)} for a batch of {rows} "
+            f"(inputs of shape {shapes}); the first axis of inputs and output counts the samples"
+        )
+
+
 def warn_of_dependent_rows(
     model: str,
     consequence: str = "Methods that evaluate several versions of the batch run them one at a time, which is slower",

@@ -134,6 +134,16 @@ def is_batched(x: Tensor) -> bool:
     return torch._C._functorch.is_batchedtensor(x)
 
 
+def is_differentiated() -> bool:
+    """Whether a function runs here that `torch.func.grad`, `jvp` or the like differentiates.
+
+    Without it, LRP would end in an error of torch's on a model that does so.
+    """
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    kinds = torch._C._functorch.TransformType
+    return any(level.key() in (kinds.Grad, kinds.Jvp) for level in levels)
+
+
 def batch_of(x: Tensor) -> Tensor:
     """The batch of all examples behind what a function under `torch.vmap` sees as one; x itself where it is none.
 

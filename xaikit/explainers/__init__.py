@@ -21,6 +21,7 @@ from xaikit.explainers.cam import (
 from xaikit.explainers.captum_explainer import CaptumExplainer
 from xaikit.explainers.cd import AgglomerativeDecomposition, ContextualDecomposition, cd_rule
 from xaikit.explainers.deep_lift import DeepLift, DeepLiftShap
+from xaikit.explainers.discretised_gradients import DiscretisedIntegratedGradients
 from xaikit.explainers.expected_gradients import ExpectedGradients
 from xaikit.explainers.gradient import Gradient, GradientXInput
 from xaikit.explainers.integrated_gradients import IntegratedGradients
@@ -60,6 +61,7 @@ __all__ = [
     "AttnLRP",
     "CaptumExplainer",
     "ContextualDecomposition",
+    "DiscretisedIntegratedGradients",
     "DeepLift",
     "DeepLiftShap",
     "ExpectedGradients",

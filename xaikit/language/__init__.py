@@ -6,6 +6,7 @@ from xaikit.language.explain import explain_generation
 from xaikit.language.generation import Generation
 from xaikit.language.layer_relevance import LayerRelevance, layer_relevance
 from xaikit.language.logit_lens import LogitLens, logit_lens
+from xaikit.language.replacements import Replacing, explain_replacements
 from xaikit.language.scores import AnswerScore
 from xaikit.language.segments import explain_segments
 from xaikit.language.template import Template
@@ -16,9 +17,11 @@ __all__ = [
     "LayerRelevance",
     "LeavingOut",
     "LogitLens",
+    "Replacing",
     "Template",
     "explain_attention",
     "explain_generation",
+    "explain_replacements",
     "explain_segments",
     "layer_relevance",
     "logit_lens",

@@ -50,6 +50,7 @@ def test_wrong_models_and_data(leave: Callable[..., int], verb: str, capsys: pyt
     Path("cut.npz").write_bytes(whole[: len(whole) // 2])
     assert zipfile.is_zipfile("d.npz")
     assert not zipfile.is_zipfile("cut.npz")
+    np.savez("whole.npz", x=np.zeros((12, 1, 12, 12), np.int64), y=np.arange(12) % 3)
     np.savez("rgb.npz", x=np.zeros((12, 3, 12, 12), np.float32), y=np.arange(12) % 3)
     torch.save({"0.weight": torch.zeros(2, 3), "extra": torch.zeros(1)}, "odd.pt")
     torch.save(make_network(), "whole.pt")
@@ -57,6 +58,7 @@ def test_wrong_models_and_data(leave: Callable[..., int], verb: str, capsys: pyt
         ("--data", "cut.npz"): "cut.npz is not an array of numbers",
         ("--data", "rgb.npz"): "does not take inputs of shape",
         ("--layer", "99"): "the model has no layer '99'",
+        ("--data", "whole.npz"): "does not take torch.int64 inputs",
         ("--weights", "odd.pt"): "(missing: 0.bias, 3.weight, 3.bias, 7.weight and 3 more; unexpected: extra; of "
         "another shape: 0.weight: (2, 3) in the file, (16, 1, 3, 3) in the model)",
         ("--weights", "whole.pt"): "loading that could run any code; save model.state_dict() with torch.save",

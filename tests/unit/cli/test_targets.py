@@ -79,6 +79,7 @@ def expected(net: str, target: str) -> torch.Tensor:
         "region:class_=1": lambda: z[:, 1].flatten(1).sum(1),
         "region:class_=2,mask=left.png": lambda: z[:, 2, :, :3].flatten(1).sum(1),
         "position:position=-1,index=5": lambda: z[:, -1, 5],
+        "probability:of=(position:position=-1,index=5)": lambda: z[:, -1].softmax(1)[:, 5],
         HEADS: lambda: z["start"][:, 3] + z["end"][:, 1],  # type: ignore[call-overload]
         "contrast:for_=2,against=0": lambda: z[:, 2] - z[:, 0],
         "probability:of=1": lambda: z.softmax(1)[:, 1],
@@ -93,6 +94,7 @@ ASKED = [
     ("maps", "region:class_=1"),
     ("maps", "region:class_=2,mask=left.png"),
     ("tokens", "position:position=-1,index=5"),
+    ("tokens", "probability:of=(position:position=-1,index=5)"),
     ("two", HEADS),
     ("classes", "contrast:for_=2,against=0"),
     ("classes", "probability:of=1"),
@@ -165,3 +167,15 @@ def test_one_class_for_each_sample_is_for_input_alone() -> None:
 @pytest.mark.parametrize("text", ["position:position=-1,index=5", HEADS, "contrast:for_=3,against=5"])
 def test_a_target_is_written_as_it_was_read(text: str) -> None:
     assert target_text(read_target(text).spec()) == text
+
+
+@pytest.mark.usefixtures("here")
+def test_a_class_of_an_output_of_positions_names_the_flag_and_a_layers_input_is_a_layer(
+    leave: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert leave("explain", *on("tokens"), *QUICK, "--target", "class:index=1", "--out", "run") == 2
+    assert "say what is explained, --target position:position=-1,index=5" in capsys.readouterr().err
+    for explainer in ("gradient_x_input", "integrated_gradients:n_steps=3"):
+        chosen = ("--explainer", explainer, "--layer", "2.input", "--target", "1", "--out", explainer[:8])
+        assert leave("explain", *on("classes"), *chosen, "--quiet") == 0
+        assert load_run(explainer[:8])[0].values.shape == (8,)

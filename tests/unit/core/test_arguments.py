@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from xaikit import EXPLAINERS, RRR, Gradient
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, XaikitError
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 
@@ -79,3 +79,16 @@ def test_a_model_of_one_dict_or_one_list_says_its_own_error(error, inputs):
 
     with pytest.raises(error, match="the model's own"):
         Gradient(OfOneArgument(4, 2)).attribute(inputs, 1)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (torch.ones(2, 4) + 1j, "inputs of torch.complex64 are complex; pass torch.view_as_real"),
+        (torch.ones(4), r"must return one row per sample, got \(3,\) for a batch of 4"),
+    ],
+)
+def test_a_method_without_gradients_says_the_same_of_wrong_inputs(x, words):
+    for name in ("captum.feature_ablation", "captum.occlusion", "kernel_shapley", "gradient"):
+        with pytest.raises(XaikitError, match=words):
+            EXPLAINERS.create(name).bind(nn.Linear(4, 3)).attribute(x, 1)

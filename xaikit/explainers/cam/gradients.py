@@ -11,7 +11,7 @@ from torch import Tensor
 from xaikit.core import EXPLAINERS, Call, Categorical, Float, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.layer_gradients import read_layers
-from xaikit.core.layers import find_layer
+from xaikit.core.layers import find_point
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cam.base import ActivationMap, Reading
 from xaikit.explainers.cam.layers import reached, recorded
@@ -53,7 +53,7 @@ class GradientMap(ActivationMap):
         return read_gradients(call, self.target_layer)
 
     def _at_explained_layers(self, call: Call) -> Tensors:
-        layers = [find_layer(call.model, layer) for layer in self.layers]
+        layers = [find_point(call.model, layer)[:2] for layer in self.layers]
         read, image = read_layers(call), call.own_inputs[0]
         # A map of each run by itself: an axis of runs would be taken for one of positions.
         by_run = [

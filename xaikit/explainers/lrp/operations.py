@@ -12,11 +12,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from xaikit.core import torch_private
+from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.torch_private import batch_of
 from xaikit.explainers.lrp.flow import Pass, UserRuled
 from xaikit.explainers.lrp.marks import GATE, PLAIN, same_values
 from xaikit.explainers.lrp.registry import HANDLERS, HANDLERS_BY_KIND, USER_RULES, checked_shares
-from xaikit.torch_ops import KINDS, WHY_NONE, WRITTEN_OUT, Kind, computed, operation_name, plain_name, positional
+from xaikit.torch_ops import (
+    KINDS,
+    WHY_NONE,
+    WRITTEN_OUT,
+    Kind,
+    calling_module,
+    computed,
+    operation_name,
+    plain_name,
+    positional,
+)
 from xaikit.torch_ops.kinds import BACKEND, NO_GRADIENT, TRANSPORT, UNDECIDED
 
 if TYPE_CHECKING:
@@ -30,6 +42,7 @@ COPIES = {
     "clone", "contiguous", "to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda", "dropout",
     "requires_grad", "view",
 }  # fmt: skip
+DERIVATIVES = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 SAVES_NOTHING = ("add",)  # the backward pass needs no input
 TENSOR_PROPERTIES = ("T", "mT", "H", "mH", "real", "imag")
 
@@ -37,6 +50,7 @@ TENSOR_PROPERTIES = ("T", "mT", "H", "mH", "real", "imag")
 def apply_rule(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run one operation on the explained input, with its rule."""
     name = operation_name(function)
+    refuse_derivatives(function)
     if name == "__get__":
         output = function(*args, **kwargs)
         return trace.mark(output, trace.marks[args[0]]) if function.__self__.__name__ in TENSOR_PROPERTIES else output
@@ -64,6 +78,22 @@ def apply_rule(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[
     with torch.no_grad() if not output.requires_grad else torch.enable_grad():
         target.copy_(output)
     return trace.marks.set_written(target, trace.marks[output])
+
+
+def refuse_derivatives(function: Any = None) -> None:
+    """Refuse a model that differentiates in its forward pass, as energy models do for their forces.
+
+    Args:
+        function: the operation that runs; None where a module begins.
+
+    Raises:
+        UnsupportedOperationError: naming the module.
+    """
+    if function in DERIVATIVES or torch_private.is_differentiated():
+        raise UnsupportedOperationError(
+            f"LRP has no rules for a derivative that the model itself computes in its forward pass, in "
+            f"{calling_module()}; use gradient_x_input or integrated_gradients"
+        )
 
 
 def _handler(trace: Trace, name: str, kind: Kind | None) -> Any:

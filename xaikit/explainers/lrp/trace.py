@@ -28,7 +28,7 @@ from xaikit.explainers.lrp.flow import Flow, Output, ReadRelevance, Ruled
 from xaikit.explainers.lrp.graph import depends, operations_before
 from xaikit.explainers.lrp.ledger import Ledger, audited
 from xaikit.explainers.lrp.marks import PLAIN, Mark, Marks
-from xaikit.explainers.lrp.operations import apply_rule
+from xaikit.explainers.lrp.operations import apply_rule, refuse_derivatives
 from xaikit.explainers.lrp.zennit_rules import AFFINE_MODULES, Rule, Rules, refuse_registered, whole_module
 from xaikit.torch_ops import described, kind_of, plain_name, writes
 from xaikit.torch_ops.kinds import Kind
@@ -137,6 +137,7 @@ class Trace(TorchFunctionMode):
         def enter(module: nn.Module, args: Any) -> None:
             if threading.get_ident() != thread:
                 return  # another thread runs the same model
+            refuse_derivatives()
             self._find_hidden(args)
             self.running.append((module, self.rules.of_module(names[module], module)))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, UnsupportedOperationError
 from xaikit.explainers.lrp import LRP, AttnLRP, LRPEpsilonGammaBox, LRPEpsilonPlus, LRPUniformEpsilon
 from xaikit.testing import directional_derivative_error
 
@@ -315,3 +317,25 @@ def test_parameters_computed_from_the_input():
 def test_composites_without_relevance_rules_are_refused():
     with pytest.raises(InvalidInputError, match="guided_backprop"):
         LRP(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), composite="guided_backprop").attribute(torch.ones(1, 2), 0)
+
+
+@pytest.mark.parametrize("kind", ["grad", "func.grad", "jvp"])
+def test_a_model_that_differentiates_in_its_forward_pass_is_refused(kind):
+    class Forces(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.energy = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))
+
+        def forward(self, x):
+            if kind == "func.grad":
+                return torch.func.vmap(torch.func.grad(lambda v: self.energy(v[None]).sum()))(x)
+            if kind == "jvp":
+                return torch.func.jvp(self.energy, (x,), (torch.ones_like(x),))[1].expand(-1, 2)
+            with torch.enable_grad():
+                x = x if x.requires_grad else x.detach().requires_grad_()
+                return torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)[0]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of jvp
+        with pytest.raises(UnsupportedOperationError, match="derivative that the model itself computes"):
+            LRPEpsilonPlus(Forces()).attribute(torch.randn(3, 4), 1)
