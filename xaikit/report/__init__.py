@@ -1,5 +1,6 @@
 """Figures, and the report: one HTML page with tables, figures and explained samples."""
 
+from xaikit.report.generation_sections import generation_sections
 from xaikit.report.html import Picture, Report, Table
 from xaikit.report.names import Names
 from xaikit.report.sections import evaluation_sections, mitigation_sections, profile_sections, tuning_sections
@@ -10,6 +11,7 @@ __all__ = [
     "Report",
     "Table",
     "evaluation_sections",
+    "generation_sections",
     "mitigation_sections",
     "profile_sections",
     "tuning_sections",
