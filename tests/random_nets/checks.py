@@ -24,7 +24,7 @@ IG_STEPS = 8
 GRADIENTS = ("gradient", "gradient_x_input", "integrated_gradients", "smoothgrad", "vargrad")  # never refused
 DIFFERENTIATED = (
     *GRADIENTS, "expected_gradients", "gradcam", "lrp_uniform_epsilon", "lrp_epsilon_plus", "attn_lrp",
-    "contextual_decomposition",
+    "contextual_decomposition", "deep_lift",
 )  # fmt: skip
 SETTINGS: dict[str, dict[str, Any]] = {
     "gradient": {},
@@ -41,6 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "captum.feature_ablation": {},
     "captum.occlusion": {},
     "captum.deep_lift": {},
+    "deep_lift": {},
 }
 OFTEN = ("gradient", "integrated_gradients", "captum.feature_ablation", "contextual_decomposition", "attn_lrp")
 
@@ -149,6 +150,11 @@ def _method(case: Case, name: str) -> Iterator[str]:
         error = float((result.gap / (result.scores.abs().max() + 1e-7 * largest).clamp(min=1e-3)).max())
         if error > 1e-6:
             yield f"misses the score by {error:.2g}"
+    if name == "deep_lift":
+        largest = max(float(v.detach().abs().max()) for v in values)
+        error = float(result.gap.max()) / (float(result.scores.abs().max()) + largest)
+        if error > 1e-8:
+            yield f"misses S(x) - S(baseline) by {error:.2g}"
     inputs, targets = case.rows(1, 2)
     alone = flatten(explainer.attribute(inputs, targets))[0]
     error = _distance(alone, tuple(v[1:2] for v in values), scale=values)

@@ -47,7 +47,7 @@ def handler_of(name: str, op: PairedCall) -> PairHandler | None:
         name: of the operation.
         op: the call; something that it gets can be differentiated.
     """
-    if name in BY_NAME:
+    if name in BY_NAME and not (name in DROPOUTS and _is_off(op)):
         return BY_NAME[name]
     kind = kind_of(name)
     if kind in (Kind.AFFINE, Kind.PRODUCT) and len(op.moving) > 1:
@@ -301,6 +301,12 @@ def dropped(trace: SideBySide, name: str, op: PairedCall) -> Any:
 def detached(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """The score depends on a detached value all the same; true gradients stay cut."""
     return trace.stepped(name, op, lambda _op, _x, _r, _y, _ry, g: [g])
+
+
+def _is_off(op: PairedCall) -> bool:
+    """Whether a dropout keeps everything."""
+    settings = by_name(op.function, op.args, op.kwargs)
+    return not settings.get("training", settings.get("train", True))
 
 
 def reduced(trace: SideBySide, name: str, op: PairedCall) -> Any:

@@ -223,7 +223,8 @@ class SideBySide(TorchFunctionMode):
             return rule(op, x, r, of_x, of_r, g)
 
         output = Multiplied.apply(y, applied, self.flow, *(op.tensors[i] for i in op.moving))
-        paired: Tensor = self.references.pair(output, ry, name)
+        # The model may write into it, and autograd may keep what the operation gave.
+        paired: Tensor = self.references.pair(output, ry.clone() if self.flow.differentiable else ry, name)
         return paired
 
     def scaled(self, output: Tensor) -> Tensor:
