@@ -337,7 +337,7 @@ class Call:
         if all(missing) or ((self.read_at or self.layers) and any(missing)):
             raise unreachable(self.layers or self.read_at, missing)
         if self.create_graph and not self.traced:
-            form = tuple((tuple(x.shape), x.dtype) for x in self.inputs), tuple(p.name for p in self.layers)
+            form = self.form, tuple((tuple(x.shape), x.dtype) for x in self.inputs), tuple(p.name for p in self.layers)
             check_second_derivative(grads, self.facts, form)
         return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(points, grads, strict=True))
 

@@ -372,7 +372,12 @@ def at_layers(call: Call, layers: tuple[Any, ...], *, read_off: bool, must_reach
 
 def _check_reached(call: Call) -> None:
     """Refuse layers that the score does not depend on; asked once for a form of input."""
-    key = ("reached", tuple(p.name for p in call.layers), tuple((tuple(x.shape), x.dtype) for x in call.inputs))
+    key = (
+        "reached",
+        call.form,
+        tuple(p.name for p in call.layers),
+        tuple((tuple(x.shape), x.dtype) for x in call.inputs),
+    )
     if key not in call.facts.checked:
         target = (lambda output: output.reshape(call.n, -1).sum(1)) if call.target is None else call.target
         plain = dataclasses.replace(call, create_graph=False, on_output=None, target=target)

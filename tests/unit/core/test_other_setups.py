@@ -7,10 +7,12 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from xaikit import RRR, Gradient
 from xaikit.core import EXPLAINERS
+from xaikit.core.errors import NotDifferentiableError, UnreachableError
 
 STACKING = ("captum.feature_ablation", "smoothgrad:n_iter=5", "contextual_decomposition")
 
@@ -150,3 +152,54 @@ def test_a_norm_of_one_sample_is_sound_whoever_calls_it(norm):
     step[0, 0, 3, 4] = 1e-6
     slope = (net(x + step) - net(x - step))[0, 1] / 2e-6
     assert torch.allclose(found[0, 0, 3, 4], slope.detach(), rtol=1e-6)
+
+
+class Squared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        return 2 * ctx.saved_tensors[0] * g
+
+
+class TwoTasks(nn.Module):
+    """A text among the further arguments says which layer counts."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(4, 2).double(), nn.Linear(4, 2).double()
+
+    def forward(self, x, task):
+        first, second = self.first(x), self.second(x)
+        if task == "first":
+            return first.tanh()
+        return Squared.apply(second)
+
+
+def of_task(task):
+    return {"additional_forward_arg_extractor": lambda _: {"task": task}}
+
+
+@pytest.mark.parametrize("spec", ["integrated_gradients:n_steps=3", "smoothgrad:n_iter=3"])
+def test_a_layer_that_counts_in_one_task_only(spec):
+    explainer = EXPLAINERS.create(spec, layer="second").bind(TwoTasks())
+    explainer.set_kwargs(**of_task("second")).attribute(X, 1)
+    with pytest.raises(UnreachableError, match="depend"):
+        explainer.set_kwargs(**of_task("first")).attribute(X, 1)
+
+
+@pytest.mark.parametrize("order", [("first", "second"), ("second", "first")])
+def test_a_task_without_a_second_derivative_is_refused_whatever_ran_before(order):
+    net = TwoTasks()
+    for task in order:
+        explainer = Gradient(net, **of_task(task))
+        if task == "first":
+            explainer.attribute(X, 1, create_graph=True).sum().backward()
+        else:
+            with pytest.raises(NotDifferentiableError):
+                explainer.attribute(X, 1, create_graph=True)
