@@ -103,6 +103,6 @@ def _squared(pictures: list[Array]) -> Array:
     height, width = (side + 1 for side in pictures[0].shape[:2])
     sheet = np.full((math.ceil(len(pictures) / columns) * height - 1, columns * width - 1, 3), 255)
     for i, picture in enumerate(pictures):
-        top, left = i // columns * height, i % columns * width
-        sheet[top : top + height - 1, left : left + width - 1] = picture
+        row, column = i // columns * height, i % columns * width
+        sheet[row : row + height - 1, column : column + width - 1] = picture
     return sheet
