@@ -148,7 +148,9 @@ class _Replacing(TorchFunctionMode):
 
 def _called_by_mended_module(func: Any) -> bool:
     """Whether torch's own BatchNorm or InstanceNorm calls the function at this moment: `mend_norms` has mended it."""
-    frame: Any = inspect.currentframe()
+    current: Any = inspect.currentframe()
+    frame = current.f_back  # a frame that knew itself would live on, with all that its callers hold
+    del current
     code = getattr(func, "__code__", None)
     while frame is not None and (frame.f_code is code or frame.f_code.co_name in DISPATCH):
         frame = frame.f_back

@@ -264,9 +264,10 @@ def _row(method: str, measured: Measured, data: MendData, *, epochs: int = 0, se
     note = ""
     if measured.largest >= COLLAPSED and commonest < COLLAPSED - 0.05:
         note = f"it collapsed to one class: {percent(measured.largest)} of its predictions are the same"
-    elif measured.accuracy_exchanged <= commonest + 0.02 < measured.accuracy_kept and method != UNCHANGED:
+    elif min(measured.accuracy_exchanged, measured.accuracy_kept) <= commonest + 0.02 and method != UNCHANGED:
+        where = "exchanged" if measured.accuracy_exchanged <= measured.accuracy_kept else "kept"
         note = (
-            f"with the shortcut exchanged it is no better than always the commonest class ({percent(commonest)}): "
+            f"with the shortcut {where} it is no better than always the commonest class ({percent(commonest)}): "
             f"what was named may hold all that matters"
         )
     figures = (measured.accuracy_kept, measured.accuracy_exchanged, measured.changed)

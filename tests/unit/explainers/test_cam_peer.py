@@ -49,7 +49,8 @@ def built(net):
             from torchvision.models import resnet18
 
             return resnet18(num_classes=10).double().eval(), lambda m: m.layer1, {"target_layer": "layer1"}, None
-        timm = importlib.import_module("timm")
+        # Older ones draw other weights than those that the file is of.
+        timm = pytest.importorskip("timm", minversion="1.0.31" if net == "vit" else None)
         if net == "vit":
             size = {"img_size": SIZE, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 10}
             model = timm.create_model("vit_tiny_patch16_224", **size)

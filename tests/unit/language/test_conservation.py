@@ -84,7 +84,8 @@ def test_relevance_sums_to_the_score(family):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.endswith("A_log"):  # or the decay of Mamba's states underflows
-                parameter.mul_(0 if name.endswith("bias") else 5 if parameter.ndim > 1 else 1)
+                constant = name.endswith("bias") or "relative_attention_bias" in name
+                parameter.mul_(0 if constant else 5 if parameter.ndim > 1 else 1)
     head = "logits_per_image" if family == "clip" else "logits"
     result = LRPUniformEpsilon(model, layer=layer, epsilon=1e-9, head=head).explain(inputs, target)
     values = result.values if isinstance(result.values, tuple) else (result.values,)

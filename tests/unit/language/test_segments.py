@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 
@@ -23,6 +24,8 @@ ANSWER = "Rome. You are"
 @pytest.mark.parametrize("method", ["ablation", "shapley", "kernel_shap"])
 def test_as_captum(method):
     """The same model, segments and answer. Captum's cache is off: with it, its scores are not those of the model."""
+    if method != "ablation" and "forward_in_tokens" not in inspect.signature(LLMAttribution.attribute).parameters:
+        pytest.skip("captum before 0.9 scores by another function here")
     model, tokenizer = small_models.llama(), small_models.whole_words()
     explainer = LLMAttribution((FeatureAblation if method == "ablation" else ShapleyValues)(model), tokenizer)
     text = TextTemplateInput("assistant: {} {} {} {} What is the capital?", values=DOCUMENTS, baselines=[""] * 4)
