@@ -22,6 +22,11 @@ EXPLAINERS = {
         r"\quad x_0 = b,\; x_m = x,\; \text{between them words}"
     ),
     "expected_gradients": rf"\mathbb{{E}}_{{b}}\left[ (x - b) \odot {PATH} \right]",
+    "deep_lift": (
+        r"(x_i - b_i)\, m_i, \quad m_i = \sum_j m_{ij}\, m_j, \quad "
+        r"\sum_i m_{ij} (x_i - b_i) = f_j(x) - f_j(b)"
+    ),
+    "deep_lift_shap": r"\frac{1}{K} \sum_{k=1}^{K} (x - b_k) \odot m(x, b_k)",
     "smoothgrad": (
         r"\frac{1}{n} \sum_{k=1}^{n} \frac{\partial S}{\partial x}(x + \sigma z_k), "
         r"\quad z_k \sim \mathcal{N}(0, 1)"

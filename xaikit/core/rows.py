@@ -83,7 +83,7 @@ def find_row_rule(outputs: Outputs, inputs: Tensors, ambiguous: int, limit: int)
     for shared in _readings(ambiguous):
         rule = RowRule(shared=shared)
         plain = _attempt(outputs, batch, samples, rule)
-        if plain is None:
+        if plain is None or plain.ndim == 0:
             continue
         for other in _versions(batch):
             alone = _attempt(outputs, other, samples, rule)
@@ -93,8 +93,10 @@ def find_row_rule(outputs: Outputs, inputs: Tensors, ambiguous: int, limit: int)
             continue
         both = tuple(torch.cat([x, y]) for x, y in zip(batch, other, strict=True))
         stacked = _attempt(outputs, both, first.repeat(2), rule)
-        if agree(stacked, torch.cat([plain, alone])) and agree(
-            _attempt(outputs, tuple(x[:1] for x in inputs), first[:1], rule), plain[:1]
+        if (
+            alone.shape == plain.shape
+            and agree(stacked, torch.cat([plain, alone]))
+            and agree(_attempt(outputs, tuple(x[:1] for x in inputs), first[:1], rule), plain[:1])
         ):
             return rule
     return RowRule(independent=False)

@@ -24,7 +24,7 @@ def _strategy(value: Any, where: str) -> Any:
 
 @EXPLAINERS.register("discretised_integrated_gradients")
 class DiscretisedIntegratedGradients(Explainer):
-    """Sum over k of dS/dx at x_k times (x_{k+1} - x_k), along a path of words (Sanyal & Ren 2021, arXiv:2108.13654).
+    """Sum over k of dS/dx at x_k times (x_{k+1} - x_k), along a path of words (Sanyal and Ren 2021, arXiv:2108.13654).
 
     The path of a token leads from its embedding x over m - 1 anchors to the baseline b, and is walked from b to x. An
     anchor is one of the `n_neighbors` words that are nearest to the last one, and no earlier one: the word that the

@@ -3,6 +3,7 @@
 from xaikit.report.generation_sections import generation_sections
 from xaikit.report.html import Picture, Report, Table
 from xaikit.report.names import Names
+from xaikit.report.picture_files import save_images
 from xaikit.report.sections import evaluation_sections, mitigation_sections, profile_sections, tuning_sections
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "generation_sections",
     "mitigation_sections",
     "profile_sections",
+    "save_images",
     "tuning_sections",
 ]

@@ -10,7 +10,7 @@ from torch import nn
 
 from xaikit import RRR, Gradient
 from xaikit.core import BASELINES, EXPLAINERS, METRICS, MITIGATORS
-from xaikit.core.errors import InvalidTypeError, XaikitError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
 
 
 class OfDict(nn.Module):
@@ -144,3 +144,54 @@ def test_tensors_without_numbers_and_nested_ones(inputs, words):
         x = torch.nested.nested_tensor([torch.ones(4), torch.ones(4)]) if inputs == "nested" else inputs
     with pytest.raises(InvalidTypeError, match=words):
         Gradient(nn.Linear(4, 3)).attribute(x, 1)
+
+
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_an_explainer_of_one_number_for_each_sample_is_that_of_a_column(name):
+    net, x = OneNumber(), X[:, 0]
+    values = []
+    for model, inputs in ((net, x), (nn.Sequential(nn.Flatten(0), net), x[:, None])):
+        try:
+            values.append(EXPLAINERS.create(name).bind(model).attribute(inputs, 1).flatten())
+        except XaikitError:  # maps want positions, some methods several groups
+            values.append(None)
+    assert (values[0] is None) == (values[1] is None)
+    if values[0] is not None:
+        assert torch.allclose(*values, rtol=1e-4, atol=1e-6)
+
+
+class Table(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.last = nn.Embedding(5, 3), nn.Linear(5, 2)
+
+    def forward(self, category, numbers, flag):
+        return self.last(torch.cat([self.embedding(category), numbers, flag[:, None].float()], 1)).tanh()
+
+
+@pytest.mark.parametrize("name", ["exact_shapley", "kernel_shapley", "permutation_shapley"])
+def test_shapley_values_of_categories_flags_and_numbers(name):
+    net, inputs = Table(), (torch.tensor([1, 2, 3]), X[:3, :1], torch.tensor([True, False, True]))
+    found = EXPLAINERS.create(name).bind(net).attribute(inputs, 0)
+
+    def score(*present):
+        with torch.no_grad():
+            return net(*(x if i in present else torch.zeros_like(x) for i, x in enumerate(inputs)))[:, 0]
+
+    assert torch.allclose(sum(v.flatten() for v in found), score(0, 1, 2) - score(), atol=1e-6)
+    for i, values in enumerate(found if name != "permutation_shapley" else ()):  # which draws some orders
+        a, b = {0, 1, 2} - {i}
+        alone, first, second = (score(*s, i) - score(*s) for s in ((), (a,), (b,)))
+        both = score(0, 1, 2) - score(a, b)
+        assert torch.allclose(values.flatten(), (2 * alone + first + second + 2 * both) / 6, atol=1e-6)
+
+
+def test_a_model_that_returns_one_number_for_the_batch():
+    class Mean(OneNumber):
+        def forward(self, x):
+            return super().forward(x)[:, 0].mean()
+
+    for name in ("gradient", "integrated_gradients", "captum.feature_ablation", "exact_shapley"):
+        with pytest.raises(InvalidInputError, match=r"one row per sample, got \(\) for a batch of 4"):
+            EXPLAINERS.create(name).bind(Mean()).attribute(X[:, 0])

@@ -70,7 +70,7 @@ class Differences(Explainer):
     """Base: attributions that sum to the difference of the score to that of a baseline, exactly."""
 
     GAP_TOLERANCE: ClassVar[float | None] = 0.01
-    PASSES: ClassVar[tuple[str | int, ...]] = (2,)
+    PASSES: ClassVar[tuple[str | int, ...]] = (3,)  # two forward, one backward, and the multipliers
     USES_GLOBAL_RANDOM: ClassVar[bool] = False
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xaikit.core import BASELINES, EXPLAINERS, FEATURE_MASKS, Call, Choice, Explainer, Int
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.structure import Tensors
+from xaikit.core.structure import Tensors, by_row
 from xaikit.explainers.copy_scores import scores_of_copies
 from xaikit.explainers.feature_groups import make_groups
 from xaikit.explainers.shapley.plans import CoalitionPlan, exact_plan, kernel_plan, permutation_plan
@@ -32,6 +32,7 @@ class Shapley(Explainer, abc.ABC):
     sum to S(x) - S(baseline). They are linear in the scores, so a derivative is exact.
     """
 
+    NEEDS_GRADIENT = False
     USES_GLOBAL_RANDOM = False
     GAP_TOLERANCE = 1e-3
 
@@ -105,7 +106,9 @@ class Shapley(Explainer, abc.ABC):
     def _spread(self, values: Tensor, groups: Tensors, inputs: Tensors) -> Tensors:
         """The value (N, n) of each group, at each of its features."""
         return tuple(
-            values.gather(1, ids.expand(len(x), *x.shape[1:]).flatten(1)).view(x.shape).to(x.dtype)
+            values.gather(1, by_row(ids.expand(len(x), *x.shape[1:])))
+            .view(x.shape)
+            .to(x.dtype if x.is_floating_point() else values.dtype)
             for ids, x in zip(groups, inputs, strict=True)
         )
 
@@ -117,7 +120,7 @@ def _sizes(groups: Tensors, inputs: Tensors, players: int) -> Tensor:
     """How many features each group has, (N, n); 1 for a group that a sample does not have."""
     sizes = torch.zeros(len(inputs[0]), players, device=inputs[0].device)
     for ids, x in zip(groups, inputs, strict=True):
-        flat = ids.expand(len(x), *x.shape[1:]).flatten(1)
+        flat = by_row(ids.expand(len(x), *x.shape[1:]))
         sizes.scatter_add_(1, flat, torch.ones_like(flat, dtype=sizes.dtype))
     return sizes.clamp_min(1)
 
