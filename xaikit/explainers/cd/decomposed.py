@@ -13,6 +13,7 @@ from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.cd import shares
+from xaikit.explainers.cd.memory import memory_of
 from xaikit.explainers.cd.registry import missing_rule, rule_for, rule_in_place
 from xaikit.explainers.cd.ruleset import Approximation, Context
 from xaikit.torch_ops import calling_module, computed, plain_name, positional
@@ -169,7 +170,7 @@ class Decomposed(torch.Tensor):
         Args:
             source: the other value; nothing is noted if the memory is not the same.
         """
-        if self.parts.untyped_storage().data_ptr() == source.parts.untyped_storage().data_ptr():
+        if memory_of(self.parts) == memory_of(source.parts):
             if source._family is None:
                 source._family = [weakref.ref(source)]
             self._family = source._family
@@ -320,7 +321,8 @@ def get_property(name: str, value: Decomposed) -> Any:
         "imag": lambda: value.like(value.parts.imag).is_view_of(value),
         "grad": lambda: None,
         "grad_fn": lambda: None,
-        "requires_grad": lambda: value.parts.requires_grad,
+        # A model that differentiates itself skips what needs no gradient: it must not skip this.
+        "requires_grad": lambda: value.parts.requires_grad or torch.is_grad_enabled(),
     }.get(name)
     if read is not None:
         return read()

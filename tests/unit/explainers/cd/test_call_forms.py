@@ -114,6 +114,22 @@ def test_what_has_no_rule_is_refused(name, function):
         ContextualDecomposition(Net(function)).decompose(torch.randn(2, 4).double(), torch.ones(1, 4))
 
 
+@pytest.mark.parametrize("rules", ["symmetric", "cdep"])
+@pytest.mark.parametrize(
+    ("message", "function"),
+    [
+        ("no rule for `grad`", lambda x: torch.autograd.functional.jacobian(lambda z: z.tanh().sum(0), x).sum(0)),
+        ("torch.func", lambda x: torch.func.jvp(torch.tanh, (x,), (torch.ones_like(x),))[1]),
+        ("no rule", lambda x: torch.func.grad(lambda z: z.tanh().sum())(x)),
+    ],
+    ids=["jacobian", "jvp", "func.grad"],
+)
+def test_a_model_that_differentiates_itself_is_refused(message, function, rules):
+    """torch skips what requires no gradient: a derivative of zeros was the result."""
+    with pytest.raises(UnsupportedOperationError, match=message):
+        ContextualDecomposition(Net(function), rules=rules).attribute(torch.randn(2, 4).double(), 0)
+
+
 COMPLETE = (Kind.LINEAR, Kind.SUM, Kind.ELEMENTWISE, Kind.GATE, Kind.COMPOSED, Kind.RECURRENT, Kind.SCALE)
 
 

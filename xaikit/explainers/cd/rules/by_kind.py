@@ -10,6 +10,7 @@ from torch import Tensor
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.cd.constants import add_constant, add_graph_constant, with_weights
 from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like, on_total
+from xaikit.explainers.cd.memory import memory_of
 from xaikit.explainers.cd.registry import cd_rule, missing_rule
 from xaikit.explainers.cd.shares import is_uniform
 from xaikit.torch_ops import Kind, kind_of, operation_name
@@ -46,8 +47,8 @@ class JointCall:
         like = self.decomposed[0]
         parts = torch.stack(results).unflatten(0, like.parts.shape[:2])
         value = like.like(parts, self._share(results[0].shape))
-        memory = results[0].untyped_storage().data_ptr()
-        value.is_copied_view = any(memory == v.parts.untyped_storage().data_ptr() for v in self.decomposed)
+        memory = memory_of(results[0])
+        value.is_copied_view = any(memory == memory_of(v.parts) for v in self.decomposed)
         return value
 
     def _share(self, shape: torch.Size) -> Tensor:
