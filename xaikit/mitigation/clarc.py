@@ -92,7 +92,7 @@ class AClArC(ChangedMitigator):
         point = find_point(model, self.concept.layer)
         # Another thread may explain the model meanwhile; nn.DataParallel runs the model in threads of its own.
         in_this_thread = not any(isinstance(m, nn.DataParallel) for m in model.modules())
-        move = functools.partial(self.concept.moved, to=self.concept.present)
+        move = functools.partial(self.concept.moved_value, to=self.concept.present)
         moved = hooked([(point, move)]) if in_this_thread else _moved(model, self.concept, self.concept.present)
         with moved, checkpoints_off(model):  # what they run again in the backward pass would not be moved
             return self._logits(model, x)
@@ -133,6 +133,9 @@ class PClArC:
 
 def _moved(model: nn.Module, concept: Concept, to: Tensor) -> RemovableHandle:
     point = find_point(model, concept.layer)
+    if point.is_input:
+        module = point.module if point.ends is None else point.ends[0]
+        return module.register_forward_pre_hook(_MoveInput(concept, to), with_kwargs=True)
     module = point.module if point.ends is None else point.ends[1]  # it runs also where the Sequential does not
     return module.register_forward_hook(_Move(concept, to))
 
@@ -143,5 +146,13 @@ class _Move:
     def __init__(self, concept: Concept, to: Tensor) -> None:
         self._concept, self._to = concept, to
 
-    def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        return self._concept.moved(output, self._to)
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+        return self._concept.moved_value(output, self._to)
+
+
+class _MoveInput(_Move):
+    """The same for what a layer gets."""
+
+    def __call__(self, _module: nn.Module, args: Any, kwargs: Any) -> Any:
+        moved = self._concept.moved_value(args or kwargs, self._to)
+        return (moved, kwargs) if args else (args, moved)

@@ -14,7 +14,7 @@ from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import REMEDY, read_classes
-from xaikit.core.layers import cut_at, find_layer, find_point
+from xaikit.core.layers import cut_at, find_point
 from xaikit.core.model_state import evaluated
 from xaikit.core.results import Result
 from xaikit.core.structure import check_batch, flatten
@@ -64,7 +64,7 @@ class Concept(Result):
             model: the model, run in evaluation mode.
             inputs: samples (N, ...), in any form that an explainer takes.
             labels: (N,), true or 1 where a sample shows the concept, false or 0 elsewhere.
-            layer: whose output, (N, channels, ...), holds the concept.
+            layer: whose output, (N, channels, ...), holds the concept; ``"NAME.input"`` for the layer's input.
             method: "pattern": the covariance of activation and label over the label's variance, which is the difference
                 of the two means; noise that both classes share does not change it (Pahde et al. 2022,
                 arXiv:2202.03482). "ridge" and "svm": the weights of a linear classifier on standardised activations,
@@ -80,7 +80,7 @@ class Concept(Result):
         tensors, rebuild = flatten(read_inputs(inputs, model))
         n = check_batch(tensors)
         shows = _read_flags(labels, n)
-        name, _ = find_layer(model, layer)
+        name = find_point(model, layer).name
         parts = []
         with torch.no_grad(), evaluated(model, tensors[0].device) as running:
             point = find_point(running, name)
@@ -96,6 +96,33 @@ class Concept(Result):
         dtype = next((p.dtype for p in model.parameters()), torch.float32)
         unit = direction / direction.norm()
         return cls(name, unit.to(dtype), absent.to(dtype), present.to(dtype), channel_axis)
+
+    def moved_value(self, value: Any, to: Tensor) -> Any:
+        """What a layer returns, or the arguments that it gets, with the activation moved as `moved` does.
+
+        Args:
+            value: a tensor, or a tuple or a dict that holds one.
+            to: an activation, (channels,).
+
+        Raises:
+            InvalidInputError: for several tensors of numbers, of which none is known to be the activation.
+        """
+        if isinstance(value, Tensor):
+            return self.moved(value, to)
+        items = dict(value) if isinstance(value, Mapping) else dict(enumerate(value))
+        places = [key for key, item in items.items() if isinstance(item, Tensor) and self._fits(item)]
+        if len(places) != 1:
+            raise InvalidInputError(
+                f"layer {self.layer!r} has {len(places)} tensors with {len(self.direction)} channels, and a concept is "
+                f"of one; name a layer that has one"
+            )
+        items[places[0]] = self.moved(items[places[0]], to)
+        return items if isinstance(value, Mapping) else tuple(items.values())
+
+    def _fits(self, item: Tensor) -> bool:
+        axis = self.channel_axis
+        has_axis = -item.ndim <= axis < item.ndim
+        return has_axis and item.is_floating_point() and item.shape[axis] == len(self.direction)
 
     def moved(self, activation: Tensor, to: Tensor) -> Tensor:
         """Activations a - v vᵀ (a - to), whose part along the direction v is that of `to`.

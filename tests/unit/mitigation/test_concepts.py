@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 
 import numpy as np
@@ -111,6 +112,48 @@ def test_projection_puts_every_sample_where_those_without_are(case):
     across = activations(model, x) - a
     inside = torch.einsum("nchw,c,d->ndhw", across, concept.direction, concept.direction)
     assert torch.allclose(inside, across)  # nothing else has moved
+
+
+class Gated(nn.Module):
+    """Gets its map by name, beside a switch, and returns a second value."""
+
+    def forward(self, *, features, scale=None):
+        return features if scale is None else features * scale, features.new_zeros(len(features))
+
+
+class AroundGate(nn.Module):
+    def __init__(self, parts):
+        super().__init__()
+        self.first, self.gate, self.last = parts[:2], Gated(), parts[2:]
+
+    def forward(self, x):
+        return self.last(self.gate(features=self.first(x))[0])
+
+
+def test_the_input_of_a_layer_holds_a_concept_as_the_output_before_it_does(case):
+    model, x, shown = case
+    y = torch.arange(60) % 3
+    expected = fit(case)
+    with PClArC(expected).apply(model):
+        projected = model(x)
+    augmented = AClArC(concept=expected).loss(model, (x, y)).penalty
+    named = AroundGate(model)
+    for net, layer in ((model, "2.input"), (named, "gate.input"), (named, "last.input")):
+        concept = Concept.fit(net, x, shown, layer=layer)
+        assert concept.layer == layer
+        assert torch.allclose(concept.direction, expected.direction)
+        with PClArC(concept).apply(net):
+            assert torch.allclose(net(x), projected)
+            assert torch.equal(pickle.loads(pickle.dumps(net))(x), net(x))
+        assert torch.allclose(AClArC(concept=concept).loss(net, (x, y)).penalty, augmented)
+    concept = dataclasses.replace(concept, layer="gate")  # what it returns is a tuple
+    with PClArC(concept).apply(named):
+        assert torch.allclose(named(x), projected)
+    with (
+        PClArC(dataclasses.replace(expected, layer="0.input")).apply(model),
+        pytest.raises(InvalidInputError, match="has 0 tensors with 5 channels"),
+    ):
+        model(x)
 
 
 def test_augmentation_is_the_loss_with_the_concept_everywhere(case):
