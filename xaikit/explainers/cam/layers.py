@@ -74,8 +74,8 @@ class Recorder:
             if len(output) != len(inputs[0]):
                 raise InvalidInputError(
                     f"layer {self.layers[index][0]!r} must keep the batch of {len(inputs[0])} first, it returns "
-                    f"{tuple(output.shape)}; name one that does with target_layer=, let the model run its parts one after "
-                    f"the other instead of in one batch, or take gradient_x_input or LRP at layer="
+                    f"{tuple(output.shape)}; name one that does with target_layer=, let the model run its parts one "
+                    f"after the other instead of in one batch, or take gradient_x_input or LRP at layer="
                 )
         return [(self.layers[index].name, self.layers[index].module, output) for index, output in picked]
 
