@@ -8,10 +8,11 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import pickle
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -285,9 +286,8 @@ def _current_folder() -> Iterator[None]:
 
 
 def _fill(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
-    # Data-parallel training puts "module." before every name.
-    weights = {k.removeprefix("module."): v for k, v in weights.items()}
     model_state = model.state_dict()
+    weights = _without_prefix(weights, model_state.keys())
     shapes = [
         f"{k}: {tuple(weights[k].shape)} in the file, {tuple(model_state[k].shape)} in the model"
         for k in model_state
@@ -302,6 +302,19 @@ def _fill(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
         differences = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
         raise InvalidInputError(f"the weights in {path} do not fit the model ({differences})")
     model.load_state_dict(weights)
+
+
+def _without_prefix(weights: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Weights by the model's own names.
+
+    What holds a model puts a name before all of them: "module." (data parallel), "model." or "net." (a Lightning
+    module), "_orig_mod." (a compiled model).
+    """
+    beginning = os.path.commonprefix([*weights])
+    for end in (i + 1 for i, letter in enumerate(beginning) if letter == "."):
+        if weights.keys() != set(names) and {name[end:] for name in weights} == set(names):
+            return {name[end:]: value for name, value in weights.items()}
+    return weights
 
 
 def _some(names: list[str]) -> str:

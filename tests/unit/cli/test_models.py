@@ -45,18 +45,28 @@ def test_a_factory_may_import_its_neighbours(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("wrapped", ["plain", "checkpoint", "parallel"])
+@pytest.mark.parametrize("wrapped", ["", "checkpoint", "module.", "model.", "_orig_mod.", "module._orig_mod."])
 def test_weights_arrive(folder: Path, suffix: str, wrapped: str) -> None:
-    state = load_model(f"{folder.name}:make").state_dict()
-    if wrapped == "parallel":
-        state = {f"module.{k}": v for k, v in state.items()}
+    plain = load_model(f"{folder.name}:make").state_dict()
+    state = {(wrapped if "." in wrapped else "") + k: v for k, v in plain.items()}
     path = folder.with_suffix(suffix)
     if suffix == ".pt":
         torch.save({"model": state, "epoch": 3} if wrapped == "checkpoint" else state, path)
     else:
         save_file(state, path)
     loaded = load_model(f"{folder.name}:make", path).state_dict()
-    assert all(torch.equal(loaded[k.removeprefix("module.")], v) for k, v in state.items())
+    assert all(torch.equal(loaded[k], v) for k, v in plain.items())
+
+
+def test_a_prefix_that_the_model_has_itself_stays(folder: Path) -> None:
+    script = folder.with_suffix(".py")
+    script.write_text("from torch import nn\nmake = lambda: nn.ModuleDict({'module': nn.Linear(3, 2)})")
+    path = folder.with_suffix(".pt")
+    torch.save({"module.weight": torch.ones(2, 3), "module.bias": torch.zeros(2)}, path)
+    assert torch.equal(load_model(f"{script}:make", path).state_dict()["module.weight"], torch.ones(2, 3))
+    torch.save({"net.module.weight": torch.ones(2, 3), "net.bias": torch.zeros(2)}, path)
+    with pytest.raises(InvalidInputError, match="missing: module.weight, module.bias; unexpected: net.module.weight"):
+        load_model(f"{script}:make", path)
 
 
 @pytest.mark.parametrize(
