@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,15 @@ class ClassNames:
 def folder_labels(names: Sequence[str]) -> list[str]:
     """The first folder of each picture's path; empty if a picture lies in no folder, or all lie in the same one."""
     folders = [PurePosixPath(name).parts[0] if "/" in name else "" for name in names]
-    return folders if all(folders) and len(set(folders)) > 1 else []
+    if all(folders):
+        return folders if len(set(folders)) > 1 else []
+    if any(folders):
+        warnings.warn(
+            f"without labels: {sum(map(bool, folders))} pictures lie in folders, and {folders.count('')} beside them, "
+            f"such as {names[folders.index('')]}",
+            stacklevel=2,
+        )
+    return []
 
 
 def fit_labels(data: Any, model: nn.Module, head: str | int, *, needed: bool) -> Any:
@@ -85,6 +94,7 @@ def fit_labels(data: Any, model: nn.Module, head: str | int, *, needed: bool) ->
     if not problem:
         return data
     if data.labels_from == "folders" and not needed:
+        warnings.warn(f"without labels, since the folders' names are not taken for classes: {problem}", stacklevel=2)
         return dataclasses.replace(data, labels=(), classes=(), labels_from="")
     raise InvalidInputError(problem)
 

@@ -38,7 +38,9 @@ def image_folder(
     Raises:
         InvalidInputError: for a folder without pictures, or labels that do not fit them.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+    files = sorted(
+        p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and p.is_file() and _is_shown(p, folder)
+    )
     if not files:
         raise InvalidInputError(f"{folder} holds no image ({', '.join(PICTURES)})")
     names = [p.relative_to(folder).as_posix() for p in files]
@@ -63,6 +65,11 @@ def image_folder(
         pictures=PictureFiles(files, preparation),
         fingerprint=lambda i: content_hash(files[i].read_bytes()),
     )
+
+
+def _is_shown(path: Path, folder: Path) -> bool:
+    """Whether a file is one of the user's: hidden ones, and what macOS adds to archives, are not."""
+    return not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
 
 
 def _labels_of(path: Path, names: Sequence[str]) -> list[str]:

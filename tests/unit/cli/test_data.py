@@ -70,7 +70,8 @@ def test_a_folder_of_images(leave: Callable[..., int], photos: Path, capsys: pyt
 
 
 def test_labels_beside_the_images(leave: Callable[..., int], photos: Path) -> None:
-    names = [s for s in image_folder(photos, Preparation(grey=True)).names]
+    with pytest.warns(UserWarning, match=r"without labels: 3 pictures lie in folders, and 3 beside .* such as a\.png"):
+        names = [s for s in image_folder(photos, Preparation(grey=True)).names]
     (photos / "labels.csv").write_text(
         "file,label\n" + "".join(f"{n},{'dog' if i % 2 else 'cat'}\n" for i, n in enumerate(names))
     )
@@ -84,6 +85,23 @@ def test_labels_beside_the_images(leave: Callable[..., int], photos: Path) -> No
     (photos / "labels.csv").write_text("file,label\na.png,cat\n")
     with pytest.raises(InvalidInputError, match=r"no label for 'b\.png' \(5 of 6 images\)"):
         image_folder(photos, Preparation())
+
+
+def test_what_systems_put_beside_the_pictures_is_no_picture(
+    leave: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes = photos.with_name("classes")
+    for name in ("cat/A.PNG", "dog/b.png", ".thumbnails/b.png", "dog/.ipynb_checkpoints/b.png", "dog/._b.png"):
+        (classes / name).parent.mkdir(parents=True, exist_ok=True)
+        (classes / name).write_bytes((photos / "a.png").read_bytes())
+    (classes / "__MACOSX").mkdir()
+    (classes / "__MACOSX" / "b.png").write_bytes(b"no picture")
+    samples = image_folder(classes, Preparation(grey=True))
+    assert samples.names == ["cat/A.PNG", "dog/b.png"]
+    assert (list(samples.labels), samples.classes) == ([0, 1], ["cat", "dog"])
+    call = ["explain", "--data", "classes", "--model", NETWORK, "--grey", "--explainer", "gradient", "--out", "other"]
+    assert leave(*call) == 0  # two folders, ten outputs
+    assert "the folders' names are not taken for classes: there are 2 folders" in capsys.readouterr().err
 
 
 def test_names_with_accents_and_labels_as_spreadsheets_write_them(tmp_path: Path) -> None:
