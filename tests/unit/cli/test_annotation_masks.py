@@ -110,8 +110,8 @@ def test_beside_the_pictures_in_one_folder(folder: Path) -> None:
     for name in NAMES:
         Path(f"labelme/{name[:-4]}.json").rename(f"set/{name[:-4]}.json")
     assert min(shares("set", Preparation())) > 0.99
-    Image.new("L", (W, H)).save("set/other.png")
-    with pytest.warns(UserWarning, match=r"says nothing of other\.png .1 of 5 pictures.; such a picture counts as"):
+    Image.new("L", (W, H)).save("set/a/other.png")
+    with pytest.warns(UserWarning, match=r"says nothing of a/other\.png .1 of 5 pictures.; such a picture counts as"):
         assert min(shares("set", Preparation())[:2]) >= 0
     (folder / "masks").mkdir()
     Image.new("L", (W, H)).save("masks/0.png")

@@ -87,6 +87,7 @@ def test_labels_beside_the_images(leave: Callable[..., int], photos: Path) -> No
         image_folder(photos, Preparation())
 
 
+@pytest.mark.filterwarnings("default:without labels")  # a note to the user
 def test_what_systems_put_beside_the_pictures_is_no_picture(
     leave: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
