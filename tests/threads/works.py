@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -63,9 +64,14 @@ def measure(spec: str, explainer: str) -> Work:
 
 def run_in_training_mode(model: nn.Module, x: Any, y: Tensor) -> list[Tensor]:
     """The user's own pass: a training step's loss, by what runs before the dropout, which draws anew each time."""
-    hidden = []
+    hidden, thread = [], threading.get_ident()
     layer = model.drop if hasattr(model, "drop") else model.head
-    handle = layer.register_forward_pre_hook(lambda _module, args: hidden.append(args[0]))
+
+    def keep(_module: nn.Module, args: Any) -> None:
+        if threading.get_ident() == thread:  # an explanation runs the hooks of the model, too
+            hidden.append(args[0])
+
+    handle = layer.register_forward_pre_hook(keep)
     try:
         model(x)
     finally:

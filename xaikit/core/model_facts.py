@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from torch import nn
@@ -63,37 +63,43 @@ class ModelFacts:
         _remember(self.batched, form, None)
 
 
-def _remember(memory: dict[Hashable, Any], form: Hashable, value: Any) -> None:
+def _remember(memory: dict[Any, Any], form: Hashable, value: Any) -> None:
     while len(memory) >= MAX_FORMS:
         memory.pop(next(iter(memory)), None)
     memory[form] = value
 
 
-_FACTS: weakref.WeakKeyDictionary[nn.Module, dict[Hashable, ModelFacts]] = weakref.WeakKeyDictionary()
+# Of each module the name, the class's id, and its switches.
+Setup = tuple[tuple[str, int, tuple[tuple[str, Any], ...]], ...]
+_FACTS: weakref.WeakKeyDictionary[nn.Module, dict[Setup, ModelFacts]] = weakref.WeakKeyDictionary()
 
 
-def facts_of(model: nn.Module, modules: Iterable[nn.Module]) -> ModelFacts:
+def facts_of(model: nn.Module, modules: Mapping[nn.Module, str]) -> ModelFacts:
     """The facts about a model as it is set up at this moment, empty at first.
 
     Another module, a switch or a graph on an attribute may make another model of it: its rows may see each other then,
-    or it may draw random numbers. So each setup has facts of its own.
+    or it may draw random numbers. So each setup has facts of its own. What the model writes itself is no setup.
 
     Args:
         model: the user's.
-        modules: all modules of the model.
+        modules: all modules of the model, with their names.
     """
     by_setup = _FACTS.get(model)
     if by_setup is None:
         by_setup = _FACTS.setdefault(model, {})
-    setup = tuple(map(_setup, modules))
+    setup = tuple((name, *_setup(module)) for module, name in modules.items())
     facts = by_setup.get(setup)
     if facts is None:
-        facts = ModelFacts()
+        known = list(by_setup.items())  # another thread may add to it
+        written = frozenset[tuple[str, str]]().union(*(other.written for _, other in known))
+        plain = _without(setup, written)
+        alike = (other for key, other in known if _without(key, written) == plain)
+        facts = next(alike, None) or ModelFacts()
         _remember(by_setup, setup, facts)
     return facts
 
 
-def _setup(module: nn.Module) -> Any:
+def _setup(module: nn.Module) -> tuple[int, tuple[tuple[str, Any], ...]]:
     """The class of a module, and what an attribute of a class of the user's may switch.
 
     Numbers are left out, since many change all the time: counters, rates that follow a schedule. A class is known by
@@ -101,14 +107,22 @@ def _setup(module: nn.Module) -> Any:
     """
     kind = type(module)
     if kind.__module__.startswith("torch.nn.modules."):
-        return id(kind)
-    attributes = vars(module)
+        return id(kind), ()
+    attributes = list(vars(module).items())  # in one step: another thread may run the model
     switches = [
         (name, value if type(value) in (bool, str) else id(type(value)))
-        for name, value in attributes.items()
+        for name, value in attributes
         if name not in _ATTRIBUTES_OF_ALL
     ]
     return id(kind), tuple(switches)
+
+
+def _without(setup: Setup, written: frozenset[tuple[str, str]]) -> Setup:
+    """A setup without the attributes that the model writes itself."""
+    return tuple(
+        (name, kind, tuple(switch for switch in switches if (name, switch[0]) not in written))
+        for name, kind, switches in setup
+    )
 
 
 _ATTRIBUTES_OF_ALL = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}

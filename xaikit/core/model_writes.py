@@ -168,7 +168,7 @@ def _differs(original: Any, copy: Any, replica: Replica, depth: int) -> bool:  #
         return original.shape != copy.shape or not torch.equal(original, copy)
     if isinstance(original, Mapping):
         return original.keys() != copy.keys() or any(
-            _differs(v, copy[k], replica, depth - 1) for k, v in original.items()
+            _differs(v, copy[k], replica, depth - 1) for k, v in list(original.items())
         )
     if isinstance(original, set):
         return bool(original != copy)

@@ -120,7 +120,8 @@ class Replica:
             hooks = state[name]
             state[name] = type(hooks)()
             if hooks:  # most have none, and all else is slow on an OrderedDict
-                state[name].update((key, self._private(hook)) for key, hook in hooks.items())
+                # In one step: another thread may register a hook meanwhile.
+                state[name].update((key, self._private(hook)) for key, hook in list(hooks.items()))
         attributes = vars(module)
         for name in attributes.keys() - MODULE_STATE:
             value, kind = attributes[name], type(attributes[name])
@@ -204,7 +205,7 @@ class Replica:
     def _object(self, value: Any) -> Any:
         if id(value) not in self._containers:
             self._containers[id(value)] = copy = _new(type(value))
-            vars(copy).update({name: self._private(item) for name, item in vars(value).items()})
+            vars(copy).update({name: self._private(item) for name, item in list(vars(value).items())})
         return self._containers[id(value)]
 
     def restart(self, written: Iterable[tuple[nn.Module, str]]) -> None:
