@@ -90,10 +90,10 @@ def facts_of(model: nn.Module, modules: Mapping[nn.Module, str]) -> ModelFacts:
     setup = tuple((name, *_setup(module)) for module, name in modules.items())
     facts = by_setup.get(setup)
     if facts is None:
-        known = list(by_setup.items())  # another thread may add to it
-        written = frozenset[tuple[str, str]]().union(*(other.written for _, other in known))
+        entries = list(by_setup.items())  # another thread may add to it
+        written = frozenset[tuple[str, str]]().union(*(other.written for _, other in entries))
         plain = _without(setup, written)
-        alike = (other for key, other in known if _without(key, written) == plain)
+        alike = (other for key, other in entries if _without(key, written) == plain)
         facts = next(alike, None) or ModelFacts()
         _remember(by_setup, setup, facts)
     return facts
