@@ -73,11 +73,10 @@ def influence_function(  # noqa: PLR0913
 
     solutions, short = [], 0
     with tqdm(disable=not progress, desc="influence", unit="iteration") as bar:
-        for batch in gradients.batches(test, "test"):
-            for gradient in gradients.of_each(batch):
-                solution, reached = conjugate_gradients(curvature, gradient, max_iter, tolerance, bar.update)
-                solutions.append(solution)
-                short += not reached
+        for gradient in gradients.of_data(test, "test"):
+            solution, reached = conjugate_gradients(curvature, gradient, max_iter, tolerance, bar.update)
+            solutions.append(solution)
+            short += not reached
     if short:
         warnings.warn(
             f"influence_function: {short} of {len(solutions)} test samples did not reach the tolerance {tolerance:g} "

@@ -138,6 +138,15 @@ class LossGradients:
                 loss = self.losses(self.outputs(sample), sample.labels).sum()
                 yield self._gradient(loss)
 
+    def of_data(self, data: Any, what: str) -> list[WeightDirection]:
+        """The gradient of each sample's loss, of all samples of some data.
+
+        Args:
+            data: as for `batches`.
+            what: name of the data in messages.
+        """
+        return [gradient for batch in self.batches(data, what) for gradient in self.of_each(batch)]
+
     def products(self, batch: Batch, directions: Sequence[WeightDirection]) -> Tensor:
         """The products of each sample's gradient with some directions, (directions, N).
 

@@ -46,7 +46,7 @@ def gradient_similarity(  # noqa: PLR0913
         UnknownNameError: for a layer that is not there.
     """
     gradients = LossGradients(model, layers, head=head, loss=loss, batch_size=batch_size)
-    test_gradients = [g for batch in gradients.batches(test, "test") for g in gradients.of_each(batch)]
+    test_gradients = gradients.of_data(test, "test")
     lengths = torch.stack([dot(g, g).sqrt() for g in test_gradients])
     columns = []
     with tqdm(disable=not progress, desc="gradient similarity", unit="sample") as bar:

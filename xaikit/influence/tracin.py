@@ -70,7 +70,7 @@ def tracin(  # noqa: PLR0913
         for checkpoint in bar:
             then, rate = (model, 1.0) if checkpoint is None else _as_it_was(model, checkpoint)
             gradients = LossGradients(then, layers, head=head, loss=loss, batch_size=batch_size)
-            test_gradients = [g for batch in gradients.batches(test, "test") for g in gradients.of_each(batch)]
+            test_gradients = gradients.of_data(test, "test")
             values = torch.cat(
                 [gradients.products(b, test_gradients) for b in gradients.batches(train, "train")], 1
             ).cpu()

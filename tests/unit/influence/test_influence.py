@@ -34,12 +34,9 @@ def two_layers():
 TRAIN, TEST = blobs(N, 0), blobs(TESTS, 1)
 
 
-def test_losses(model):
+def losses_of_tests(model):
     with torch.no_grad():
         return F.cross_entropy(model(TEST[0]), TEST[1], reduction="none")
-
-
-test_losses.__test__ = False
 
 
 def without(sample):
@@ -69,7 +66,10 @@ def converged(model, x, y):
 @pytest.mark.slow
 def test_the_influence_function_is_what_retraining_without_the_sample_does():
     model = converged(two_layers(), *TRAIN)
-    truth = torch.stack([test_losses(converged(model, *without(i))) for i in range(N)], 1) - test_losses(model)[:, None]
+    truth = (
+        torch.stack([losses_of_tests(converged(model, *without(i))) for i in range(N)], 1)
+        - losses_of_tests(model)[:, None]
+    )
     values = influence_function(model, TRAIN, TEST, damping=DECAY, progress=False).values
     for expected, value in zip(truth, values, strict=True):
         assert spearmanr(expected, value).statistic > 0.9
@@ -91,7 +91,7 @@ def test_tracin_is_what_descent_without_the_sample_does():
 
     checkpoints: list = []
     model = descent(*TRAIN, keep=checkpoints)
-    truth = torch.stack([test_losses(descent(*without(i))) for i in range(N)], 1) - test_losses(model)[:, None]
+    truth = torch.stack([losses_of_tests(descent(*without(i))) for i in range(N)], 1) - losses_of_tests(model)[:, None]
     values = tracin(model, TRAIN, TEST, checkpoints=checkpoints, progress=False).values
     for expected, value in zip(truth, values, strict=True):
         assert spearmanr(expected, value).statistic > 0.95
