@@ -187,7 +187,7 @@ def of_quotient(x: list[Tensor], r: list[Tensor], g: Tensor, *, inverse: bool) -
     return [(g * by_a).sum_to_size(a.shape), (g * by_b).sum_to_size(b.shape)]
 
 
-class Switch:
+class SwitchedStep:
     """A linear function whose condition or indices differ between input and baseline.
 
     A is the difference of the outputs with the input's condition, B that with the baseline's. The multiplier is

@@ -142,12 +142,12 @@ def switched(trace: SideBySide, name: str, op: PairedCall) -> Any:
     selects = name in SELECTIONS and not any(t.is_complex() for t in op.tensors)
 
     def rule(op: PairedCall, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
-        return multipliers.Switch(op, moving, x, r, selects=selects).applied(g)
+        return multipliers.SwitchedStep(op, moving, x, r, selects=selects).applied(g)
 
     output = trace.stepped(name, op, rule)
     if isinstance(output, Tensor):
         with trace.flow.values_only():
-            if multipliers.Switch(op, moving, op.tensors, op.references, selects=selects).jumps_alone:
+            if multipliers.SwitchedStep(op, moving, op.tensors, op.references, selects=selects).jumps_alone:
                 trace.without_rule(f"{name} whose condition alone differs for the baseline")
     return output
 
