@@ -35,7 +35,7 @@ FACTS: dict[str, dict[str, Any]] = {
 SPECS = {"words": "words:names=[good, Bad]", "column": "column:names=race"}
 TOGETHER = {
     "image": "[brightness,(frequencies:band=high,cutoff=0.2)]", "text": "[length,word_kind:kind=articles]",
-    "time_series": "[window:number=1,channel:number=0]", "tabular": "[column:names=race,column:names=sex]",
+    "time_series": "[window:number=1,channel:index=0]", "tabular": "[column:names=race,column:names=sex]",
 }  # fmt: skip
 LABELS = torch.arange(7) % 2
 
