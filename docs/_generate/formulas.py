@@ -70,6 +70,10 @@ EXPLAINERS = {
 
 PENALTIES = {
     "rrr": r"\lambda \sum \left( M \odot \frac{\partial}{\partial x} \log p(y \mid x) \right)^2",
+    "rbr": (
+        r"\lambda \sum \left( M \odot \frac{\partial}{\partial x}\, \frac{1}{2}\, g^{\top} H^{-1} g \right)^2, \quad "
+        r"g = \frac{\partial \log p(y \mid x)}{\partial \theta}"
+    ),
     "cdep": (
         r"\lambda\, \mathrm{mean} \left( \gamma_M - \bar{\gamma}_M \right)^2, "
         r"\quad \gamma_M:\; \text{what the masked part gives}"
