@@ -104,9 +104,9 @@ def mend(  # noqa: PLR0913
     data = read_data(model, data, read_shortcut(shortcut, groups), validation, facts, seed, **by_groups)
     options = SearchOptions(from_scratch, max_loss, head, seed, progress)
     before = _assessed(model, data, head, seed)
-    beside = followed_beside(model, data, head, seed) if _knows(before, data) else []
-    if beside:
-        data = with_beside(data, beside)
+    companions = followed_beside(model, data, head, seed) if _knows(before, data) else []
+    if companions:
+        data = with_beside(data, companions)
         before = _assessed(model, data, head, seed)
     search = MendSearch(model, data, options)
     if options.anew or methods is not None or search.needs_mending or (before is not None and before.relies):
@@ -118,7 +118,7 @@ def mend(  # noqa: PLR0913
     number = search.best()
     mended = search.model_of(number)
     after = before if number == 0 else _assessed(mended, data, head, seed)
-    added, remaining = ([f.title for f in fs] for fs in (beside, followed_beside(mended, data, head, seed)))
+    added, remaining = ([f.title for f in fs] for fs in (companions, followed_beside(mended, data, head, seed)))
     title, stopped, tries = data.shortcut.title, search.stopped, search.tries
     return MendResult(
         title, tries[number].method, tries, before, after, max_loss, stopped, seed, added, remaining, model=mended

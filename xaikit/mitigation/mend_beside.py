@@ -31,19 +31,19 @@ def followed_beside(model: nn.Module, data: MendData, head: str | int, seed: int
     x = flatten(data.held_out.inputs)[0][data.place]
     batch = data.judged(JUDGED, seed)[:2]
     options: dict[str, Any] = {"facts": data.facts, "head": head, "seed": seed, "explainers": (), "progress": False}
-    named = _parts(data.shortcut.factor)
-    titles = {factor.title for factor in named}
-    beside = {spec: FACTORS.create(spec) for factor in named for spec in factor.BESIDE}
+    parts = _parts(data.shortcut.factor)
+    titles = {factor.title for factor in parts}
+    companions = {spec: FACTORS.create(spec) for factor in parts for spec in factor.BESIDE}
     return [
         factor
-        for factor in beside.values()
+        for factor in companions.values()
         if factor.title not in titles
         and factor.applies(x, data.facts)
         and assess(model, batch, factor=factor, **options).relies
     ]
 
 
-def with_beside(data: MendData, beside: list[Factor]) -> MendData:
+def with_beside(data: MendData, companions: list[Factor]) -> MendData:
     """The data with these factors in the shortcut, so that all are exchanged together.
 
     The light of a picture is exchanged before its contrast: a change of light changes the contrast, too, and the other
@@ -51,13 +51,13 @@ def with_beside(data: MendData, beside: list[Factor]) -> MendData:
 
     Args:
         data: of `mend`; its shortcut is a factor.
-        beside: what `followed_beside` gave.
+        companions: what `followed_beside` gave.
     """
     assert data.facts is not None
     x = flatten(data.held_out.inputs)[0][data.place]
     order = [factor.title for factor in default_factors(x, data.facts)]
     parts = sorted(
-        [*_parts(data.shortcut.factor), *beside], key=lambda f: order.index(f.title) if f.title in order else -1
+        [*_parts(data.shortcut.factor), *companions], key=lambda f: order.index(f.title) if f.title in order else -1
     )
     return dataclasses.replace(data, shortcut=Shortcut(factor=Together(factors=parts)))
 

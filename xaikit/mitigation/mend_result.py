@@ -120,8 +120,8 @@ class MendResult(Result):
             )
         opening = "does not rely on it any more: "
         if self.relies:
-            beside = f"on the {' and the '.join(self.remaining)}, which often changes with it"
-            opening = "still relies on it: " if self._on_shortcut else f"relies {beside}: "
+            companions = f"on the {' and the '.join(self.remaining)}, which often changes with it"
+            opening = "still relies on it: " if self._on_shortcut else f"relies {companions}: "
         if last.note:
             opening = f"not mended: {last.note}. "
         lost = first.accuracy_kept - last.accuracy_kept
