@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from torch import nn
 
 from tests.examples import stand_ins
 from xaikit.cli import main
@@ -43,7 +42,7 @@ def story(tmp_path: Path, public_data: Path, monkeypatch: pytest.MonkeyPatch) ->
     for path in FOLDER.glob("*.py"):
         monkeypatch.delitem(sys.modules, path.stem, raising=False)
 
-    narrower(monkeypatch)
+    shallower(monkeypatch)
 
     def told(name: str) -> tuple[ModuleType, Path]:
         example, common = importlib.import_module(name), importlib.import_module("common")
@@ -60,24 +59,14 @@ def story(tmp_path: Path, public_data: Path, monkeypatch: pytest.MonkeyPatch) ->
     return told
 
 
-def narrower(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ResNet and the ViT get the same kinds of blocks, fewer and (the ResNet) a quarter as wide."""
-    models = import_torchvision().models
+def shallower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ViT gets four blocks of its twelve, which are all alike."""
+    import_torchvision()  # timm imports it by itself
     timm = pytest.importorskip("timm", reason="timm is part of the extra dev: pip install timm")
     vit = timm.models.vision_transformer
-
-    class Narrow(models.ResNet):
-        def __init__(self, block: type[nn.Module], layers: list[int], num_classes: int) -> None:
-            super().__init__(block, [1] * len(layers), num_classes)
-            self.fc = nn.Linear(128, num_classes)
-
-        def _make_layer(self, block: type[nn.Module], planes: int, *args: int, **options: object) -> nn.Module:
-            return super()._make_layer(block, planes // 4, *args, **options)
-
-    make_vit = vit._create_vision_transformer
-    monkeypatch.setattr(models.resnet, "_resnet", lambda block, layers, *_, **options: Narrow(block, layers, **options))
+    make = vit._create_vision_transformer
     monkeypatch.setattr(
-        vit, "_create_vision_transformer", lambda name, **options: make_vit(name, **{**options, "depth": 4})
+        vit, "_create_vision_transformer", lambda name, **options: make(name, **{**options, "depth": 4})
     )
 
 

@@ -30,7 +30,7 @@ UNBOUNDED = {"captum.gradient_shap"}
 
 def few(name: str, **settings):
     """An explainer that draws fewer samples than by default, where how many it draws changes no answer."""
-    drawn = {"n_samples": 50} if name in ("captum.kernel_shap", "captum.lime") else {}
+    drawn = {"n_samples": 60} if name in ("captum.kernel_shap", "captum.lime") else {}
     return EXPLAINERS.create(name, **drawn, **settings)
 
 
@@ -256,9 +256,9 @@ def test_several_inputs(name):
 
     model, a, b = Two().double(), torch.randn(3, 4).double(), torch.randn(3, 3).double()
     scale = torch.tensor([1.0, 2.0, 3.0]).double()
-    explainer = few(
-        name, forward_arg_extractor=lambda i: i[:2], additional_forward_arg_extractor=lambda i: i[2]
-    ).bind(model)
+    explainer = few(name, forward_arg_extractor=lambda i: i[:2], additional_forward_arg_extractor=lambda i: i[2]).bind(
+        model
+    )
     pair = explainer.attribute((a, b, scale), 1)
     assert [t.shape for t in pair] == [a.shape, b.shape]
     named = few(name, additional_forward_arg_extractor=lambda _: {"scale": scale}).bind(model)
