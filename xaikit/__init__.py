@@ -112,6 +112,7 @@ _MODULES |= {
     "layer_figures": "xaikit.report.layer_figures",
     "pictures": "xaikit.report.pictures",
     "scans": "xaikit.report.scans",
+    "summary_figures": "xaikit.report.summary_figures",
     "tuning_figures": "xaikit.report.tuning_figures",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

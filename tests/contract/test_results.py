@@ -24,6 +24,8 @@ from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.influence import tracin
 from xaikit.language import explain_generation, layer_relevance, logit_lens
 from xaikit.mitigation import MendResult, MendTry
+from xaikit.runs import Summary
+from xaikit.runs.summary_tables import Waterfall, WordRelevance
 
 GENERATOR = torch.Generator().manual_seed(0)
 NET = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
@@ -79,7 +81,17 @@ def generation():
     return explain_generation(xaikit.AttnLRP(language_model()), None, [3, 4, 5], generation={"max_new_tokens": 3})
 
 
+def summary():
+    return Summary(run())
+
+
 EXAMPLES = {
+    "ClassMaps": lambda: summary().class_maps("label"),
+    "ColumnRelevance": lambda: summary().columns(),
+    "Dependence": lambda: summary().dependence(0, 1),
+    "ColumnClusters": lambda: summary().clusters(),
+    "Waterfall": lambda: Waterfall(3, "sample 3", ("a", "b"), torch.tensor([1.0, -2.0]), None, 0.5, -0.5),
+    "WordRelevance": lambda: WordRelevance(("a", "b"), (2, 1), (1, 1), torch.rand(2), -torch.rand(2), 1),
     "Generation": generation,
     "LayerRelevance": lambda: layer_relevance(
         xaikit.AttnLRP(language_model()), torch.tensor([[3, 4, 5]]), xaikit.Position(-1, 2)

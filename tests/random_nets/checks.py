@@ -124,7 +124,9 @@ def _method(case: Case, name: str) -> Iterator[str]:
     if name == "captum.feature_ablation":
         settings["feature_mask"] = masks if len(masks) > 1 else masks[0]
     explainer = _explainer(case, name, **settings)
-    result = explainer.explain(case.inputs, case.targets)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = explainer.explain(case.inputs, case.targets)
     values = flatten(result.values)[0]
     expected: Points | None = {
         "gradient": reference.gradients,
@@ -150,7 +152,7 @@ def _method(case: Case, name: str) -> Iterator[str]:
         error = float((result.gap / (result.scores.abs().max() + 1e-7 * largest).clamp(min=1e-3)).max())
         if error > 1e-6:
             yield f"misses the score by {error:.2g}"
-    if name == "deep_lift":
+    if name == "deep_lift" and not any("whose condition alone differs" in str(w.message) for w in caught):
         largest = max(float(v.detach().abs().max()) for v in values)
         error = float(result.gap.max()) / (float(result.scores.abs().max()) + largest)
         if error > 1e-8:

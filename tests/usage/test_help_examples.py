@@ -144,7 +144,7 @@ def test_the_examples_of_a_verb_run(verb: str, files: Path, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     for name in ("mynet", "skinnet", "people"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    if verb in ("report", "shortcuts"):
+    if verb in ("report", "shortcuts", "summary"):
         results()
         shutil.rmtree("found")
     lines = examples(verb)

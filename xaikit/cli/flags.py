@@ -37,6 +37,8 @@ PHRASES: dict[str, str | Callable[[re.Match[str]], str]] = {
     "labels: class folders or labels.csv for images, 'y' in a .npz, --labels for a table",
     r"^(\w+) must be told where: a batch is \(inputs, labels, masks\), got None for the masks": r"\1 needs to know "
     "where the shortcut is: name it by --mask or --mask-names",
+    r"explain the data with keep_inputs=True": "explain the data with --keep-inputs",
+    r"name kind='text'": "name --kind text",
     r"from_scratch=True, or methods= with": "--from-scratch, or --method with",
     r"with target_layer=": "with --explainer gradcam:target_layer=NAME",
     r"^(\w+) cannot tune": r"--vary: \1 cannot tune",

@@ -32,6 +32,7 @@ from xaikit.cli import (
     scan,
     shortcuts,
     studio,
+    summarise,
     tune,
 )
 from xaikit.cli.flags import in_flags
@@ -60,6 +61,7 @@ for verb in (
     assess.Compare,
     shortcuts.Shortcuts,
     report.WriteReport,
+    summarise.SummariseRun,
     studio.OpenStudio,
     doctor.Doctor,
     run_file.RunFile,

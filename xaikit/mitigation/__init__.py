@@ -26,6 +26,7 @@ from xaikit.mitigation.penalties import check_labels, masked_power, score_functi
 from xaikit.mitigation.pgd_ex import PGDEx
 from xaikit.mitigation.priors import AttributionPrior
 from xaikit.mitigation.projections import ChannelSubspace, ChannelSum, Chroma, Direction, Projection
+from xaikit.mitigation.rbr import RBR
 from xaikit.mitigation.rrr import RRR
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "Mitigator",
     "PClArC",
     "Projection",
+    "RBR",
     "RRClArC",
     "RRR",
     "assess",

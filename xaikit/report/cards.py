@@ -13,7 +13,7 @@ from xaikit.report import pictures
 from xaikit.report.columns import ranked
 from xaikit.report.figures import KINDS
 from xaikit.report.names import Names
-from xaikit.report.token_strip import unpadded
+from xaikit.runs.summary_words import unpadded_length
 
 Array = NDArray[Any]
 
@@ -126,7 +126,7 @@ def _text(values: Array, inputs: Array | None, names: Names, scale: float) -> di
     if names.padding:
         tokens, weights = _ended(tokens, weights, names.padding)
     else:
-        end = unpadded(ids, weights)
+        end = unpadded_length(ids, weights.tolist())
         tokens, weights = tokens[:end], weights[:end]
     coloured = [{**token, **_piece(token["word"])} for token in _coloured(tokens, weights, scale)]
     return {"tokens": coloured, **_strongest(tokens.__getitem__, weights)}

@@ -102,7 +102,12 @@ def rows_figure(
 
 
 def columns_figure(
-    values: Array, inputs: Array | None = None, names: Sequence[str] | None = None, *, narrow: bool = False
+    values: Array,
+    inputs: Array | None = None,
+    names: Sequence[str] | None = None,
+    *,
+    narrow: bool = False,
+    mean_size: Array | None = None,
 ) -> Figure:
     """The relevance of each column over many rows: the mean size as bars, and a point for each row (a beeswarm).
 
@@ -111,6 +116,7 @@ def columns_figure(
         inputs: the rows (N, F); a point has the colour of its column's value, from low to high. None: one colour.
         names: of the columns.
         narrow: the points stand below the bars instead of beside them, for a phone.
+        mean_size: length of the bars, (F,), where `values` are only some of the rows; None takes the mean of these.
 
     Raises:
         InvalidInputError: for another number of names than columns, or values that are no table.
@@ -118,7 +124,7 @@ def columns_figure(
     if values.ndim != 2 or not len(values):
         raise InvalidInputError(f"a figure of columns needs the relevance of rows, (N, F), got shape {values.shape}")
     columns = column_names(names, values.shape[1])
-    means = np.abs(values).mean(0)
+    means = np.abs(values).mean(0) if mean_size is None else mean_size
     top, others = ranked(means, MAX_COLUMNS)
     n_lines = len(top) + bool(len(others))
     height = 0.9 + 0.3 * n_lines

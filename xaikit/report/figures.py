@@ -195,7 +195,9 @@ def grouped_bars(
         for place, value, above in zip(places, values, upper, strict=True):
             if math.isfinite(value):
                 text = label_of(value) if callable(label_of) else label_of.format(value)
-                axes.annotate(text, (place, value + above), (0, 2), textcoords="offset points", ha="center", fontsize=7)
+                offset, side = ((0, -2), "top") if value < 0 else ((0, 2), "bottom")
+                style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": side, "fontsize": 7}
+                axes.annotate(text, (place, value + above), offset, **style)
     axes.set_xticks(range(len(groups)), groups)
     if percent:
         axes.set_ylim(0, 1.2 * top if small and top > 0 else 1.08)

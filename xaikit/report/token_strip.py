@@ -14,6 +14,7 @@ from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.runs.summary_words import unpadded_length
 
 Array = NDArray[Any]
 
@@ -38,7 +39,7 @@ def token_strip(
     if len(strings) != len(weights) or any(len(row) != weights.shape[1] for row in strings):
         raise InvalidInputError(f"names must hold {weights.shape[1]} tokens for each of {len(weights)} samples")
     if ids is not None:
-        ends = [unpadded(row, weight) for row, weight in zip(ids.tolist(), weights, strict=True)]
+        ends = [unpadded_length(row, weight.tolist()) for row, weight in zip(ids.tolist(), weights, strict=True)]
         strings, weights = ([row[:end] for row, end in zip(rows, ends, strict=True)] for rows in (strings, weights))
     blocks = [_lines([str(w) for w in row]) for row in strings]
     heights = [LINE * (lines + 1.2) for _, lines in blocks]
@@ -58,15 +59,6 @@ def token_strip(
             axes.text(*place, _one_line(str(word)), fontproperties=FONT, va="center", bbox=box, parse_math=False)
         top += height
     return figure
-
-
-def unpadded(ids: Sequence[int], weights: Array) -> int:
-    """The end of a text without its padding: the last token, repeated, with an attribution of zero."""
-    end = len(ids)
-    while end > 1 and ids[end - 1] == ids[-1] and weights[end - 1] == 0:
-        end -= 1
-    # A single token at the end is no padding, even if its attribution is zero.
-    return end if len(ids) - end > 1 else len(weights)
 
 
 def _lines(strings: Sequence[str]) -> tuple[list[tuple[float, int]], int]:

@@ -123,6 +123,7 @@ RESULTS = {
     "mitigate": ("--data", "d.npz", "--model", NETWORK, "--mask", "m.npy", "--mitigator", "rrr:n_epochs=1"),
     "shortcuts": ("run", "--no-figure"),
     "report": ("run",),
+    "summary": ("run",),
 }
 
 

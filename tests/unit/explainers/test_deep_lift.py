@@ -67,6 +67,8 @@ def below_zero(m, x):
 STEPS = {
     "handwritten RMSNorm": lambda m, x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6),
     "condition": lambda m, x: torch.where(x > 0.1, x, 0.2 * x),
+    "jump": lambda m, x: torch.where(x.mean(1, keepdim=True) > 0, x.sin(), x.abs() + 0.5),
+    "filled": lambda m, x: x.masked_fill(x < 0, -0.5),
     "mask": lambda m, x: x * (x > 0),
     "written": written,
     "set where": below_zero,
@@ -263,6 +265,12 @@ def test_what_cannot_be_compared_is_refused_or_told():
         DeepLift(Step(lambda m, x: Square.apply(x))).attribute(x, 0)
     with pytest.warns(UserWarning, match="no exact rule for: tolist, numbers"):
         DeepLift(Step(lambda m, x: x + torch.tensor(x.detach().tolist()))).attribute(x, 0)
+    for function in (
+        lambda m, x: x + (x > 0.1),
+        lambda m, x: torch.where(x[:, :1] > 0, F.hardshrink(x, 9) + 1, F.hardshrink(x, 9)),
+    ):
+        with pytest.warns(UserWarning, match="no exact rule for: .* whose condition alone differs for the baseline"):
+            DeepLift(Step(function)).attribute(x, 0)
     assert DeepLift(
         Step(lambda m, x: torch.linalg.inv(x[:, :4].view(-1, 2, 2)).flatten(1).repeat(1, 2)[:, :6])
     ).missing_rules(x) == ("inv in Step",)

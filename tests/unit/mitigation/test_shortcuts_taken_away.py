@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit.mitigation import CDEP, HINT, RRR, AClArC, Concept, Counterexamples, PClArC, RRClArC
+from xaikit.mitigation import CDEP, HINT, RBR, RRR, AClArC, Concept, Counterexamples, PClArC, RRClArC
 
 SETTINGS = {"lr": 1e-2, "n_epochs": 12, "batch_size": 64, "random_state": 0}
 
@@ -57,6 +57,8 @@ MITIGATED = {
     "rrr, random target": lambda: (RRR(lambda_rrr=3.0, target="random", output="logit", reduction="mean"), CORNER),
     "rrr, balanced": lambda: (RRR(balance=True, lambda_rrr=3.0), CORNER),
     "rrr, warm-up": lambda: (RRR(lambda_rrr=3.0, output="logit", reduction="mean", warmup=2.0), CORNER),
+    "rbr": lambda: (RBR(lambda_rbr=3.0, damping=0.1, reduction="mean"), CORNER),
+    "rbr, balanced": lambda: (RBR(lambda_rbr=3.0, balance=True), CORNER),
     "hint": lambda: (HINT(), 1 - CORNER),
     "hint, ranking": lambda: (HINT.published(grid=4, normalization="total"), 1 - CORNER),
     "cdep": lambda: (CDEP(), CORNER),

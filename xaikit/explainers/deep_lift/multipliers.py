@@ -187,27 +187,57 @@ def of_quotient(x: list[Tensor], r: list[Tensor], g: Tensor, *, inverse: bool) -
     return [(g * by_a).sum_to_size(a.shape), (g * by_b).sum_to_size(b.shape)]
 
 
-def of_switch(op: PairedCall, moving: Sequence[int], x: list[Tensor], r: list[Tensor], g: Tensor) -> list[Tensor]:
+class SwitchedStep:
     """A linear function whose condition or indices differ between input and baseline.
 
     A is the difference of the outputs with the input's condition, B that with the baseline's. The multiplier is
-    a A + (1 - a) B with the a that gives the true difference: ReLU, written as a condition, gets the rescale rule.
+    a A + (1 - a) B with the a that gives the true difference: ReLU, written as a condition, gets the rescale rule. Of
+    `torch.where` and its like a lies between 0 and 1; what is missed then, a jump, goes to the operands by the squares
+    of their differences.
 
     Args:
         op: the operation.
         moving: the positions of the operands in which it is linear.
         x: its tensors for the input.
         r: those for the baseline.
-        g: what flows back to the result.
+        selects: whether each result is an entry of one of the operands at the same place.
     """
-    of_input = [x[i] if i in moving else r[i] for i in range(len(x))]  # the values of the input, the other condition
-    of_baseline = [r[i] if i in moving else x[i] for i in range(len(x))]
-    y, ry = op.run(x), op.run(r)
-    first, second = y - op.run(of_baseline), op.run(of_input) - ry
-    apart = first - second
-    part = torch.where(apart == 0, 1, (y - ry - second) / torch.where(apart == 0, 1, apart))
-    ways = [along(op, moving, t, t, g * p, 1) for t, p in ((x, part), (of_input, 1 - part))]
-    return [a + b for a, b in zip(*ways, strict=True)]
+
+    def __init__(
+        self, op: PairedCall, moving: Sequence[int], x: list[Tensor], r: list[Tensor], *, selects: bool
+    ) -> None:
+        self.op, self.moving, self.x, self.selects = op, moving, x, selects
+        self.of_input = [x[i] if i in moving else r[i] for i in range(len(x))]  # under the baseline's condition
+        of_baseline = [r[i] if i in moving else x[i] for i in range(len(x))]
+        y, ry, other, mixed = op.run(x), op.run(r), op.run(of_baseline), op.run(self.of_input)
+        first, second = y - other, mixed - ry
+        size = sum(t.detach().abs() for t in (y, ry, other, mixed))
+        self.rounding = NEAR * torch.finfo(size.dtype).eps * size
+        same = (first - second).abs() <= self.rounding
+        part = torch.where(same, 1, (y - ry - second) / torch.where(same, 1, first - second))
+        self.part = part.clamp(0, 1) if selects else part
+        self.missed = torch.where(same, y - ry - first, y - ry - second - self.part * (first - second))
+        self.runs = [x[i] - r[i] for i in moving]
+        self.squares = sum(d.square() for d in self.runs) + torch.zeros_like(y) if selects else torch.zeros_like(y)
+
+    @property
+    def jumps_alone(self) -> bool:
+        """Whether some result changes by its condition alone, so that no operand can have what it changes by."""
+        return bool(((self.missed.abs() > self.rounding) & (self.squares == 0)).any())
+
+    def applied(self, g: Tensor) -> list[Tensor]:
+        """The multipliers, applied to what flows back.
+
+        Args:
+            g: what flows back to the result.
+        """
+        sides = (self.x, self.part), (self.of_input, 1 - self.part)
+        ways = [along(self.op, self.moving, t, t, g * p, 1) for t, p in sides]
+        results = [a + b for a, b in zip(*ways, strict=True)]
+        if self.selects:
+            share = g * self.missed / torch.where(self.squares == 0, 1, self.squares)
+            results = [m + (share * d).sum_to_size(d.shape) for m, d in zip(results, self.runs, strict=True)]
+        return results
 
 
 def of_maximum(x: Tensor, r: Tensor, places: tuple[Tensor, Tensor], g: Tensor) -> Tensor:

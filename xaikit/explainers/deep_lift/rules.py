@@ -35,6 +35,7 @@ DEGREES: dict[str, Callable[[Tensor, dict[str, Any]], int]] = {
 AS_GRADIENT = {Kind.STRUCTURE, Kind.LINEAR, Kind.SUM, Kind.EMBEDDING, Kind.AFFINE, Kind.PRODUCT}
 DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"}
 REDUCTIONS = {"scatter_reduce", "index_reduce", "segment_reduce"}  # linear for sums and means
+SELECTIONS = {"where", "masked_fill"}
 RANDOM = {"gumbel_softmax", "fractional_max_pool2d", "fractional_max_pool3d"}
 MAX_POOLS = {f"{kind}max_pool{n}d": n for kind in ("", "adaptive_") for n in (1, 2, 3)}
 PICKS = {"topk": 2, "kthvalue": 2, "sort": 1, "median": 1, "nanmedian": 1, "mode": 1, "cummax": 1, "cummin": 1}
@@ -138,7 +139,17 @@ def _line(op: PairedCall, degree: int) -> MultiplierRule:
 def switched(trace: SideBySide, name: str, op: PairedCall) -> Any:
     """A linear function whose condition or indices may differ between input and baseline."""
     moving = op.moving
-    return trace.stepped(name, op, lambda op, x, r, _y, _ry, g: multipliers.of_switch(op, moving, x, r, g))
+    selects = name in SELECTIONS and not any(t.is_complex() for t in op.tensors)
+
+    def rule(op: PairedCall, x: list[Tensor], r: list[Tensor], _y: Tensor, _ry: Tensor, g: Tensor) -> list[Tensor]:
+        return multipliers.SwitchedStep(op, moving, x, r, selects=selects).applied(g)
+
+    output = trace.stepped(name, op, rule)
+    if isinstance(output, Tensor):
+        with trace.flow.values_only():
+            if multipliers.SwitchedStep(op, moving, op.tensors, op.references, selects=selects).jumps_alone:
+                trace.without_rule(f"{name} whose condition alone differs for the baseline")
+    return output
 
 
 def written_out(trace: SideBySide, name: str, op: PairedCall) -> Any:
