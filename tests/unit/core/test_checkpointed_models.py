@@ -74,7 +74,7 @@ MODELS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 REENTRANT = {"BERT": (True, False), "GPT-2": (True, False), "ViT": (True, False)}
 # An explanation runs in evaluation mode. There Hugging Face's models drop nothing, however they were made to drop, and
-# timm's ViT nothing if it was training; timm's others drop the same in both. The task loss runs in the model's own mode.
+# timm's ViT nothing if it was training; timm's others drop the same in both. The task loss runs in the model's mode.
 EXPLAINED = {"timm ViT": False, "timm ConvNeXt": True, "timm ResNet": True, "BERT": True, "GPT-2": True, "ViT": True}
 PENALISED_MODES = {"timm ResNet": (False, True), "timm ViT": (False, True)}
 CASES = [
