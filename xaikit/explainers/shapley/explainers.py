@@ -76,21 +76,9 @@ class Shapley(Explainer, abc.ABC):
         return self._estimated(call, errors=False)[0]
 
     def _estimated(self, call: Call, *, errors: bool) -> tuple[Tensors, ...]:
-        groups = make_groups(self.feature_mask, call.inputs, self.n_segments, call.tokens)
-        players = 1 + max(int(ids.max()) for ids in groups)
+        groups, players = self.groups(call)
         plan = self._plan(players, call.seed)
-        baselines = self.baseline.of(call)
-        coalitions = plan.coalitions.to(call.inputs[0].device)
-
-        def change(part: Call, samples: slice, some: range) -> Tensors:
-            flags = coalitions[some.start : some.stop]
-            ids_of_part = (ids if len(ids) == 1 else ids[samples] for ids in groups)
-            return tuple(
-                torch.where(flags[:, ids], x, b[samples])
-                for ids, x, b in zip(ids_of_part, part.inputs, baselines, strict=True)
-            )
-
-        scores = scores_of_copies(call, len(coalitions), change, self.max_rows)
+        scores = self.coalition_scores(call, groups, plan.coalitions)
         wide = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
         sizes = _sizes(groups, call.inputs, players)
         values = (plan.weights.to(wide) @ wide).T
@@ -102,6 +90,36 @@ class Shapley(Explainer, abc.ABC):
                 spread = (plan.factor * (parts - parts.mean(0)).square().sum(0)).sqrt().T
             results.append(self._spread(spread / sizes, groups, call.inputs))
         return tuple(results)
+
+    def groups(self, call: Call) -> tuple[Tensors, int]:
+        """The number of the group of each feature, and how many groups there are.
+
+        Args:
+            call: the open call.
+        """
+        groups = make_groups(self.feature_mask, call.inputs, self.n_segments, call.tokens)
+        return groups, 1 + max(int(ids.max()) for ids in groups)
+
+    def coalition_scores(self, call: Call, groups: Tensors, coalitions: Tensor) -> Tensor:
+        """The score of each sample with the groups of each coalition alone, (C, N).
+
+        Args:
+            call: the open call.
+            groups: as `groups` gives them.
+            coalitions: flags (C, n).
+        """
+        baselines = self.baseline.of(call)
+        coalitions = coalitions.to(call.inputs[0].device)
+
+        def change(part: Call, samples: slice, some: range) -> Tensors:
+            flags = coalitions[some.start : some.stop]
+            ids_of_part = (ids if len(ids) == 1 else ids[samples] for ids in groups)
+            return tuple(
+                torch.where(flags[:, ids], x, b[samples])
+                for ids, x, b in zip(ids_of_part, part.inputs, baselines, strict=True)
+            )
+
+        return scores_of_copies(call, len(coalitions), change, self.max_rows)
 
     def _spread(self, values: Tensor, groups: Tensors, inputs: Tensors) -> Tensors:
         """The value (N, n) of each group, at each of its features."""
