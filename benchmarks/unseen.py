@@ -3,7 +3,8 @@
     python -m benchmarks.scan --unseen
     python -m benchmarks.mend --worlds "blurred ground" "faint wave" "coloured frame" "end mark" "spike" contrast
 
-`contrast` is the world that showed what `brightness` and `frequencies` exchanged beside themselves, so it was seen.
+`contrast` is the world that showed what `brightness` and `frequencies` exchanged beside themselves, and that a model
+told the one goes over to the other, so it was seen.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ UNSEEN: dict[str, Callable[[Path], World]] = {
     "end mark": _end_marks,
     "spike": _profiles,
     "contrast": partial(
-        _images, name="contrast", classes=(3, 8), channels=1, plant=_contrast, factor="brightness",
+        _images, name="contrast", classes=(3, 8), channels=1, plant=_contrast, factor="contrast",
         names=("contrast", "brightness"), contrast=1.0,
     ),
 }  # fmt: skip

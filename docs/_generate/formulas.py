@@ -21,6 +21,10 @@ EXPLAINERS = {
         r"\sum_{k=0}^{m-1} \frac{\partial S}{\partial x}(x_k) \odot (x_{k+1} - x_k), "
         r"\quad x_0 = b,\; x_m = x,\; \text{between them words}"
     ),
+    "beta_smooth": (
+        r"\frac{\partial S}{\partial x} "
+        r"\quad \text{with} \quad \frac{\mathrm{d}\, \mathrm{ReLU}(z)}{\mathrm{d} z} := \frac{1}{1 + e^{-\beta z}}"
+    ),
     "expected_gradients": rf"\mathbb{{E}}_{{b}}\left[ (x - b) \odot {PATH} \right]",
     "deep_lift": (
         r"(x_i - b_i)\, m_i, \quad m_i = \sum_j m_{ij}\, m_j, \quad "

@@ -33,6 +33,10 @@ FACTS: dict[str, dict[str, Any]] = {
     "tabular": {"columns": ["age", "race=a", "race=b", "sex", "priors"]},
 }
 SPECS = {"words": "words:names=[good, Bad]", "column": "column:names=race"}
+TOGETHER = {
+    "image": "[brightness,(frequencies:band=high,cutoff=0.2)]", "text": "[length,word_kind:kind=articles]",
+    "time_series": "[window:number=1,channel:index=0]", "tabular": "[column:names=race,column:names=sex]",
+}  # fmt: skip
 LABELS = torch.arange(7) % 2
 
 
@@ -45,10 +49,14 @@ def measured() -> list[tuple[str, str]]:
     return cases
 
 
+def spec_of(name: str, kind: str) -> str:
+    return f"together:factors={TOGETHER[kind]}" if name == "together" else SPECS.get(name, name)
+
+
 def of_kind(name: str, kind: str) -> tuple[Any, torch.Tensor, torch.Tensor, DataFacts, dict[str, Any]]:
     x, donors = SAMPLES[kind]
     facts = DataFacts.of(torch.cat([x, donors]), **FACTS.get(kind, {}))
-    factor = FACTORS.create(SPECS.get(name, name))
+    factor = FACTORS.create(spec_of(name, kind))
     members = factor.members(x, LABELS, facts)
     masks: dict[str, Any] = {}
     if name == "region":
@@ -96,8 +104,9 @@ def test_precision_and_whole_numbers(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", list(FACTORS))
 def test_other_data_are_refused_by_the_factors_name(name: str) -> None:
-    factor = FACTORS.create(SPECS.get(name, name))
-    other = next((kind for kind in SAMPLES if kind not in factor.KINDS), None)
+    factor = FACTORS.create(spec_of(name, "image"))
+    kinds = ["image"] if name == "together" else factor.KINDS
+    other = next((kind for kind in SAMPLES if kind not in kinds), None)
     if other is None:
         assert name == "region"
         return

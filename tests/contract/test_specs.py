@@ -54,6 +54,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "baseline given": {"tensor": TENSOR},
     "baseline per_input": {"items": ("zeros", torch.rand(1, 4), ("mean", 0.5))},
     "factor words": {"names": ("text", "video")},
+    "factor together": {"factors": ("brightness", "frequencies:band=high,cutoff=0.2")},
     "factor column": {"names": ("race",)},
     "feature mask given": {"ids": torch.arange(6).view(2, 3)},
     "feature mask per_input": {"items": ("columns", torch.arange(4)[None])},

@@ -49,7 +49,7 @@ def split_spec(text: str) -> tuple[str, dict[str, str]]:
     """
     name, _, arguments = text.partition(":")
     texts: dict[str, str] = {}
-    for item in _items(arguments) if arguments else ():
+    for item in parts_between_commas(arguments) if arguments else ():
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise InvalidInputError(f"a spec reads 'name:key=value,key=value', got {text!r} (at {item!r})")
@@ -66,8 +66,12 @@ def nested(text: str) -> str:
     return text[1:-1].strip() if text.startswith("(") and text.endswith(")") and ":" in text else text
 
 
-def _items(text: str) -> Iterator[str]:
-    """The parts of a text between commas that stand in no brackets."""
+def parts_between_commas(text: str) -> Iterator[str]:
+    """The parts of a text between commas that stand in no brackets.
+
+    Args:
+        text: of a spec string, or of a list in one.
+    """
     depth, start = 0, 0
     for place, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")

@@ -1,6 +1,7 @@
 """The explainers, one file per family. A new one is one file, one decorator, one line here."""
 
 from xaikit.explainers import captum_methods
+from xaikit.explainers.beta_smooth import BetaSmooth
 from xaikit.explainers.cam import (
     AblationCam,
     EigenCam,
@@ -57,6 +58,7 @@ __all__ = [
     "SmoothGradCamPlusPlus",
     "XGradCam",
     "AgglomerativeDecomposition",
+    "BetaSmooth",
     "LRP",
     "AttnLRP",
     "CaptumExplainer",

@@ -11,12 +11,13 @@ from xaikit.factors.light import Brightness, ImageContrast, Sharpness
 from xaikit.factors.regions import Border, Cell, Cells, Corner, Corners, MaskedRegion
 from xaikit.factors.series import Channel, Channels, Window, Windows
 from xaikit.factors.spectrum import Frequencies
+from xaikit.factors.together import Together, is_factor, read_factor
 from xaikit.factors.word_kinds import TellingWords, WordKind
 from xaikit.factors.words import EndTokens, Words
 
 __all__ = [
     "Background", "Border", "Brightness", "Cell", "Cells", "Channel", "Channels", "Column", "Corner", "Corners",
     "DataFacts", "EachColumn", "EndTokens", "ExchangeContext", "Factor", "Family", "Foreground", "Frequencies",
-    "Hue", "ImageContrast", "Length", "MaskedRegion", "Saturation", "Sharpness", "TellingWords", "Window", "Windows",
-    "WordKind", "Words", "default_factors",
+    "Hue", "ImageContrast", "Length", "MaskedRegion", "Saturation", "Sharpness", "TellingWords", "Together", "Window",
+    "Windows", "WordKind", "Words", "default_factors", "is_factor", "read_factor",
 ]  # fmt: skip

@@ -42,6 +42,7 @@ class Factor(Configured, abc.ABC):
 
     REGISTRY: ClassVar[Any] = FACTORS
     KINDS: ClassVar[tuple[str, ...]]  # of data, names of `xaikit.factors.facts.KINDS`
+    BESIDE: ClassVar[tuple[str, ...]] = ()  # spec strings of factors that often change together with this one
     IS_FAMILY: ClassVar[bool] = False  # stands for several factors, `members`, and cannot be exchanged as one
 
     nature: Annotated[

@@ -59,6 +59,8 @@ class Brightness(Light):
     would be a veil that no image of the data has.
     """
 
+    BESIDE: ClassVar[tuple[str, ...]] = ("contrast",)
+
     def _lit(self, x: Tensor, donors: Tensor) -> Tensor:
         floor, target = _floor(x), _floor(donors)
         return target + (x - floor) * _ratio(_mean(donors) - target, _mean(x) - floor)
@@ -68,6 +70,8 @@ class Brightness(Light):
 class ImageContrast(Light):
     """The standard deviation of an image about its mean: it is scaled, within the data's range."""
 
+    BESIDE: ClassVar[tuple[str, ...]] = ("brightness",)
+
     def _lit(self, x: Tensor, donors: Tensor) -> Tensor:
         value, target = (t.std((1, 2, 3), correction=0, keepdim=True) for t in (x, donors))
         return _mean(x) + (x - _mean(x)) * _ratio(target, value)
@@ -76,6 +80,8 @@ class ImageContrast(Light):
 @FACTORS.register("sharpness")
 class Sharpness(Light):
     """How much of an image's contrast is fine detail: its difference from a blurred copy (3 x 3 means) is scaled."""
+
+    BESIDE: ClassVar[tuple[str, ...]] = ("frequencies:band=high",)
 
     def _lit(self, x: Tensor, donors: Tensor) -> Tensor:
         smooth = _blurred(x)

@@ -27,6 +27,7 @@ class Frequencies(Factor):
     """
 
     KINDS: ClassVar[tuple[str, ...]] = (IMAGE, SERIES)
+    BESIDE: ClassVar[tuple[str, ...]] = ("sharpness",)
 
     nature = NUISANCE
     band: Annotated[str, Categorical("low", "high", "all", search=False), "below the cutoff, above it, or both"] = "all"

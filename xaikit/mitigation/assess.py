@@ -16,11 +16,10 @@ from xaikit.core.batch import count_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.pandas_import import import_pandas
-from xaikit.core.registries import FACTORS
 from xaikit.core.renames import renamed_arguments
 from xaikit.core.results import Interval, Real, Result
 from xaikit.core.structure import by_row, flatten
-from xaikit.factors import Factor, MaskedRegion
+from xaikit.factors import Factor, MaskedRegion, read_factor
 from xaikit.mitigation.decoys import FLIPPED, KEPT, REMOVED, Decoy, Exchange, Flip, Variant, decoys
 from xaikit.mitigation.evaluation import (
     by_group,
@@ -334,7 +333,7 @@ def _worst_flip(
 
 def _factor(factor: Any, decoy: Any, masks: Any) -> tuple[Factor | None, Any]:
     """The factor, unless masks say it all; and the masks."""
-    factor = FACTORS.create(factor)
+    factor = read_factor(factor)
     if decoy is not None:
         raise InvalidTypeError("assess takes a factor or a decoy, got both")
     if factor.IS_FAMILY:

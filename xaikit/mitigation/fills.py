@@ -11,7 +11,8 @@ from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
 from xaikit.core.registries import FACTORS
-from xaikit.factors import DataFacts, Factor
+from xaikit.core.spec_strings import nested
+from xaikit.factors import DataFacts, Factor, is_factor, read_factor
 from xaikit.factors.exchange import exchanged, is_text
 
 FILLS = ("permute", "uniform", "noise", "colour")
@@ -29,12 +30,15 @@ def check_fill(value: Any, where: str) -> Any:
         InvalidInputError, InvalidTypeError: for anything else.
     """
     if isinstance(value, str) and value not in FILLS:
+        value = nested(value)
         name = value.partition(":")[0]
         if name not in FACTORS:
             raise InvalidInputError(f"{where} must be {FORMS}, got {value!r}{near_names(name, [*FILLS, *FACTORS])}")
         value = FACTORS.create(value)
     if (isinstance(value, Mapping) and "name" in value) or (isinstance(value, type) and issubclass(value, Factor)):
         value = FACTORS.create(value)
+    if isinstance(value, (list, tuple)) and is_factor(value):
+        value = read_factor(value)
     if isinstance(value, Factor) and value.IS_FAMILY:
         raise InvalidInputError(f"{where} must be a single factor, and {value.NAME!r} stands for several; name one")
     if isinstance(value, Factor) or callable(value) or (isinstance(value, str) and value in FILLS):

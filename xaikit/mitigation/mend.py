@@ -11,11 +11,13 @@ from xaikit.core.params import Float
 from xaikit.mitigation.assess import Assessment, assess
 from xaikit.mitigation.budget import read_budget
 from xaikit.mitigation.checks import check_model
+from xaikit.mitigation.mend_beside import followed_beside, with_beside
 from xaikit.mitigation.mend_data import CONCEPT, GROUPS, REGION, MendData, read_data, read_shortcut
 from xaikit.mitigation.mend_methods import read_methods, with_training
 from xaikit.mitigation.mend_result import MendResult
 from xaikit.mitigation.mend_search import MendSearch, SearchOptions
 from xaikit.mitigation.mend_store import TryStore, fingerprint
+from xaikit.mitigation.reliance import RELIES
 
 ASSESSED = 2000  # held-out samples at most; a share is then known to a hundredth
 
@@ -54,7 +56,9 @@ def mend(  # noqa: PLR0913
         model: returns logits (N, C), or holds them under `head`; trained, or untrained with `from_scratch`.
         data: samples to train on, in any form that `Mitigator.fit` takes. They are held in memory.
         shortcut: what must not matter: a mask in any form that `fit` takes, a factor ("hue",
-            "words:names=[text,video]", an object), or a `Concept`. ``"region"`` takes the masks of the data.
+            "words:names=[text,video]", an object; several in a list are exchanged together), or a `Concept`.
+            ``"region"`` takes the masks of the data. Factors that often change with the named one (contrast with
+            brightness) are measured, too, and those that the model relies on are exchanged with it.
         validation: samples to choose by, as for `data`; None holds back a fifth of the data.
         groups: where they are known, (N,) names or numbers of the samples' groups (the class together with the
             shortcut), or a function (x, y) -> (N,). Then `DFR`, `GroupBalanced` and `GroupDRO` are tried as well, and
@@ -99,8 +103,12 @@ def mend(  # noqa: PLR0913
     by_groups = {"groups": groups, "validation_groups": validation_groups}
     data = read_data(model, data, read_shortcut(shortcut, groups), validation, facts, seed, **by_groups)
     options = SearchOptions(from_scratch, max_loss, head, seed, progress)
-    search = MendSearch(model, data, options)
     before = _assessed(model, data, head, seed)
+    companions = followed_beside(model, data, head, seed) if _knows(before, data) else []
+    if companions:
+        data = with_beside(data, companions)
+        before = _assessed(model, data, head, seed)
+    search = MendSearch(model, data, options)
     if options.anew or methods is not None or search.needs_mending or (before is not None and before.relies):
         settings = {"from_scratch": options.anew, "head": head, "seed": seed, "groups": data.groups}
         search.store = TryStore(folder, fingerprint(model, data, **settings))
@@ -110,19 +118,24 @@ def mend(  # noqa: PLR0913
     number = search.best()
     mended = search.model_of(number)
     after = before if number == 0 else _assessed(mended, data, head, seed)
+    added, remaining = ([f.title for f in fs] for fs in (companions, followed_beside(mended, data, head, seed)))
     title, stopped, tries = data.shortcut.title, search.stopped, search.tries
-    return MendResult(title, tries[number].method, tries, before, after, max_loss, stopped, seed, mended)
+    return MendResult(
+        title, tries[number].method, tries, before, after, max_loss, stopped, seed, added, remaining, model=mended
+    )  # fmt: skip
+
+
+def _knows(before: Assessment | None, data: MendData) -> bool:
+    """Whether the model is better than always saying the commonest class, by a tenth; one untrained follows nothing."""
+    commonest = float(torch.bincount(data.held_out.labels).max()) / data.held_out.size
+    return before is not None and before.accuracy["kept"] > commonest + RELIES
 
 
 def _assessed(model: nn.Module, data: MendData, head: str | int, seed: int) -> Assessment | None:
     """The model on the held-out samples; None for a concept or groups, which are no part of the samples."""
     if data.shortcut.kind in (CONCEPT, GROUPS):
         return None
-    samples = data.held_out
-    if samples.size > ASSESSED:
-        drawn = torch.randperm(samples.size, generator=torch.Generator().manual_seed(seed))[:ASSESSED]
-        samples = samples.take(drawn.sort().values)
     is_region = data.shortcut.kind == REGION
     options: dict[str, Any] = {} if is_region else {"factor": data.shortcut.factor, "facts": data.facts}
-    batch = samples[:3] if is_region else samples[:2]
+    batch = data.judged(ASSESSED, seed)[: 3 if is_region else 2]
     return assess(model, batch, explainers=(), head=head, seed=seed, progress=False, **options)

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from xaikit.core.batch import Batch, read_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.labels import read_classes
-from xaikit.core.registries import FACTORS
 from xaikit.core.structure import flatten
-from xaikit.factors import DataFacts, Factor, MaskedRegion
+from xaikit.factors import DataFacts, Factor, MaskedRegion, is_factor, read_factor
 from xaikit.factors.exchange import mask_like
 from xaikit.mitigation.concepts import Concept
 from xaikit.mitigation.decoys import check_shown
@@ -58,8 +57,8 @@ def read_shortcut(shortcut: Any, groups: Any = None) -> Shortcut:
     """The shortcut that a user named.
 
     Args:
-        shortcut: a mask in any form that `Mitigator.fit` takes, a factor (a spec string or an object), or a concept;
-            None where groups are known.
+        shortcut: a mask in any form that `Mitigator.fit` takes, a factor (a spec string or an object; several in a
+            list), or a concept; None where groups are known.
         groups: as for `mend`.
 
     Raises:
@@ -75,12 +74,12 @@ def read_shortcut(shortcut: Any, groups: Any = None) -> Shortcut:
         return Shortcut()
     if isinstance(shortcut, Concept):
         return Shortcut(concept=shortcut)
-    is_factor = isinstance(shortcut, (str, Factor)) or (isinstance(shortcut, type) and issubclass(shortcut, Factor))
-    factor = FACTORS.create(shortcut) if is_factor else MaskedRegion()
+    is_named = is_factor(shortcut)
+    factor = read_factor(shortcut) if is_named else MaskedRegion()
     if factor.IS_FAMILY:
         raise InvalidInputError(f"the factor {factor.NAME!r} stands for several; name the one that scan finds")
     if isinstance(factor, MaskedRegion):
-        return Shortcut(factor=MaskedRegion(), masks=factor.mask if is_factor else shortcut)
+        return Shortcut(factor=MaskedRegion(), masks=factor.mask if is_named else shortcut)
     return Shortcut(factor=factor)
 
 
@@ -155,6 +154,18 @@ class MendData:
         others = rebuild(tuple(t[donors] for t in tensors))
         masks = {"masks": batch.masks, "donor_masks": batch.masks[donors]} if self.shortcut.kind == REGION else {}
         return self.shortcut.factor.exchange(batch.inputs, others, facts=self.facts, **masks)
+
+    def judged(self, most: int, seed: int) -> Batch:
+        """Some of the held-out samples, in their order.
+
+        Args:
+            most: how many at most.
+            seed: of their choice.
+        """
+        if self.held_out.size <= most:
+            return self.held_out
+        drawn = torch.randperm(self.held_out.size, generator=torch.Generator().manual_seed(seed))[:most]
+        return self.held_out.take(drawn.sort().values)
 
 
 def read_data(  # noqa: PLR0913

@@ -166,9 +166,10 @@ def spec_string(value: Configured) -> str:
 
 def _setting_text(value: Any) -> str:
     if isinstance(value, Configured) and value.NAME:
-        return spec_string(value)
+        text = spec_string(value)
+        return f"({text})" if "," in text else text
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(str, value)) + "]"
+        return "[" + ",".join(map(_setting_text, value)) + "]"
     try:
         return value if isinstance(value, str) else json.dumps(value)
     except TypeError:

@@ -67,6 +67,8 @@ class MendResult(Result):
         stopped: why no more was tried: "done" (a good one was found), "exhausted" (all methods were tried),
             "out_of_time" (the budget is used up), "interrupted" (by Ctrl-C).
         seed: of what is random.
+        added: factors beside the named one that the model relied on, which were exchanged with it.
+        remaining: factors that often change with the shortcut and that the chosen model still relies on.
         model: the chosen model, a copy; the user's own is unchanged. Not saved.
     """
 
@@ -78,6 +80,8 @@ class MendResult(Result):
     max_loss: float
     stopped: Stopped = Stopped.DONE
     seed: int = 0
+    added: list[str] = dataclasses.field(default_factory=list)
+    remaining: list[str] = dataclasses.field(default_factory=list)
     model: nn.Module | None = dataclasses.field(default=None, compare=False)
 
     @property
@@ -87,12 +91,16 @@ class MendResult(Result):
 
     @property
     def relies(self) -> bool:
-        """Whether the chosen model still relies on the shortcut.
+        """Whether the chosen model still relies on the shortcut, or on a factor that often changes with it.
 
         Where only groups are known: whether the worst of them is more than a tenth below the accuracy over all.
         """
         if self._by_groups_alone:
             return self.chosen.accuracy_kept - self.chosen.worst_group > RELIES
+        return self._on_shortcut or bool(self.remaining)
+
+    @property
+    def _on_shortcut(self) -> bool:
         return self.after.relies if self.after is not None else self.chosen.changed > RELIES
 
     @property
@@ -110,7 +118,10 @@ class MendResult(Result):
                 f"nothing to mend: {percent(first.changed)} of predictions change when {self.shortcut} is exchanged; "
                 f"accuracy on exchanged data {percent(first.accuracy_exchanged)}"
             )
-        opening = "still relies on it: " if self.relies else "does not rely on it any more: "
+        opening = "does not rely on it any more: "
+        if self.relies:
+            companions = f"on the {' and the '.join(self.remaining)}, which often changes with it"
+            opening = "still relies on it: " if self._on_shortcut else f"relies {companions}: "
         if last.note:
             opening = f"not mended: {last.note}. "
         lost = first.accuracy_kept - last.accuracy_kept
@@ -126,6 +137,8 @@ class MendResult(Result):
             )
         if self.relies:
             text += f"; try {self._advice()}"
+        if self.added:
+            text += f". The model relied on the {' and the '.join(self.added)}, too, so it was exchanged with it"
         if lost > self.max_loss + ROUNDING:
             text += (
                 f". With the shortcut kept {100 * lost:.1f} points were lost, more than the {100 * self.max_loss:.1f} "
@@ -146,6 +159,8 @@ class MendResult(Result):
         return f"{text}; try {self._advice()}" if self.relies else text
 
     def _advice(self) -> str:
+        if self.remaining and not self._on_shortcut:
+            return "a list of both as the shortcut, which are then exchanged together"
         if self.stopped == Stopped.OUT_OF_TIME:
             return "a larger budget"
         return "from_scratch=True, or methods= with other mitigators"

@@ -284,3 +284,38 @@ def test_what_cannot_be_mended(fooled):
 
     with pytest.raises(InvalidInputError, match="the weights of Bare '' cannot be drawn anew.*from_scratch=make"):
         mend(Bare(), (x, y), MASK, from_scratch=True, **QUICK)
+
+
+def scaled_pictures(n=400, seed=0, told=None):
+    """Label 1: brighter below; pictures of the class `told` are three times as strong, so lighter and harsher."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 2
+    x = torch.rand(n, 1, 6, 6, generator=generator)
+    x[:, 0, 3:] *= (0.6 + 0.4 * y).view(-1, 1, 1)
+    return x * (1 + 2.0 * (y if told is None else told)).view(-1, 1, 1, 1) / 3, y
+
+
+def test_what_goes_with_a_factor_is_exchanged_with_it():
+    model, (x, y) = net(), scaled_pictures()
+    train = Counterexamples(lambda_ce=0.0, lr=1e-2, n_epochs=12, batch_size=32, random_state=0)
+    train.fit(model, x, y, 0.5 + 0.0 * x, progress=False)
+    result = mend(model, (x, y), "contrast", progress=False, n_epochs=15)
+    assert (result.added, result.remaining, result.relies) == (["brightness"], [], False)
+    assert "relied on the brightness, too" in result.verdict
+    shown, labels = scaled_pictures(seed=1, told=1 - torch.arange(400) % 2)
+    with torch.no_grad():
+        accuracies = [float((m(shown).argmax(1) == labels).float().mean()) for m in (model, result.model)]
+    assert accuracies[0] < 0.3 < 0.8 < accuracies[1], accuracies
+    again = Counterexamples(fill=["brightness", "contrast"])
+    assert again.fill == Counterexamples(fill="(together:factors=[brightness,contrast])").fill
+
+
+def test_what_remains_beside_a_factor_is_told():
+    untrained = net()  # nothing is known of what the model will follow
+    nn.init.zeros_(untrained[3].weight)
+    data, method = scaled_pictures(), Counterexamples(fill="contrast", lr=1e-2, lambda_ce=100)
+    result = mend(untrained, data, "contrast", methods=method, from_scratch=True, progress=False, n_epochs=15)
+    assert (result.added, result.remaining) == ([], ["brightness"])
+    assert result.relies
+    assert "a list of both as the shortcut" in result.verdict or result.after.relies
+    assert MendResult.from_dict(result.to_dict()).remaining == ["brightness"]

@@ -189,7 +189,8 @@ class LRP(ZennitLRP):
         if not rules.any:
             raise InvalidInputError(
                 f"composite {self.composite!r} gives nothing in this {type(self.model).__name__} a relevance rule; "
-                "composites that only change gradients, as guided backpropagation does, are no LRP"
+                "composites that only change gradients are no LRP; those of zennit are beta_smooth, "
+                "captum.guided_backprop and captum.deconvolution"
             )
 
 
