@@ -158,13 +158,13 @@ def log_rule(n: int) -> tuple[Tensor, Tensor]:
     # The product of two uniform numbers has the density -ln u; this discrete measure has its moments up to 2n + 1.
     u, measure = np.outer(nodes, nodes).ravel(), np.outer(parts, parts).ravel()
     before, now = np.zeros_like(u), np.full_like(u, 1 / np.sqrt(measure.sum()))
-    diagonal, beside = [], [0.0]
+    diagonal, coupling = [], [0.0]
     for _ in range(n):  # Stieltjes: the polynomials that are orthonormal under the measure
         diagonal.append(float((measure * u * now * now).sum()))
-        after = (u - diagonal[-1]) * now - beside[-1] * before
-        beside.append(float(np.sqrt((measure * after * after).sum())))
-        before, now = now, after / beside[-1]
-    jacobi = np.diag(diagonal) + np.diag(beside[1:n], 1) + np.diag(beside[1:n], -1)
+        after = (u - diagonal[-1]) * now - coupling[-1] * before
+        coupling.append(float(np.sqrt((measure * after * after).sum())))
+        before, now = now, after / coupling[-1]
+    jacobi = np.diag(diagonal) + np.diag(coupling[1:n], 1) + np.diag(coupling[1:n], -1)
     points, vectors = np.linalg.eigh(jacobi)
     return torch.from_numpy(points), torch.from_numpy(vectors[0] ** 2 * measure.sum())
 
