@@ -62,7 +62,7 @@ def shapley_interactions(
     def inside(call: Call) -> tuple[Tensors, ...]:
         groups, players = explainer.groups(call)
         plan = explainer._plan(players, call.seed)
-        scores = explainer.coalition_scores(call, groups, plan.coalitions).detach().double()
+        scores = explainer.coalition_scores(call, groups, plan.coalitions[None]).detach().double()
         matrix = _matrix(scores, plan.weights.to(scores) @ scores, players)
         singles = sum(ids[0].numel() for ids in groups) == players
         gap = scores[-1] - scores[0] - matrix.sum((1, 2))
