@@ -109,6 +109,7 @@ _MODULES |= {
     "generation_figures": "xaikit.report.generation_figures",
     "generation_page": "xaikit.report.generation_page",
     "hierarchies": "xaikit.report.hierarchies",
+    "interaction_figures": "xaikit.report.interaction_figures",
     "layer_figures": "xaikit.report.layer_figures",
     "pictures": "xaikit.report.pictures",
     "scans": "xaikit.report.scans",

@@ -21,6 +21,7 @@ import xaikit
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.results import Interval, Result
 from xaikit.core.torchvision_ops import import_torchvision
+from xaikit.explainers.interactions import shapley_interactions
 from xaikit.influence import tracin
 from xaikit.language import explain_generation, layer_relevance, logit_lens
 from xaikit.mitigation import MendResult, MendTry
@@ -86,6 +87,7 @@ def summary():
 
 
 EXAMPLES = {
+    "Interactions": lambda: shapley_interactions(xaikit.explainers.ExactShapley(NET), X[:2], 1),
     "ClassMaps": lambda: summary().class_maps("label"),
     "ColumnRelevance": lambda: summary().columns(),
     "Dependence": lambda: summary().dependence(0, 1),

@@ -88,11 +88,37 @@ class Shapley(Explainer, abc.ABC):
         return self._estimated(call, errors=False)[0]
 
     def _estimated(self, call: Call, *, errors: bool) -> tuple[Tensors, ...]:
-        groups = make_groups(self.feature_mask, call.inputs, self.n_segments, call.tokens)
-        players = 1 + max(int(ids.max()) for ids in groups)
+        groups, players = self.groups(call)
         plans = self._plans(groups, players, call)
+        scores = self.coalition_scores(call, groups, joined_coalitions(plans))
+        wide = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
+        sizes = _sizes(groups, call.inputs, players)
+        values = valued(plans, wide)
+        results = [self._spread(values / sizes, groups, call.inputs)]
+        if errors:
+            spread = spread_of(plans, wide)
+            results.append(self._spread(spread / sizes, groups, call.inputs))
+        return tuple(results)
+
+    def groups(self, call: Call) -> tuple[Tensors, int]:
+        """The number of the group of each feature, and how many groups there are.
+
+        Args:
+            call: the open call.
+        """
+        groups = make_groups(self.feature_mask, call.inputs, self.n_segments, call.tokens)
+        return groups, 1 + max(int(ids.max()) for ids in groups)
+
+    def coalition_scores(self, call: Call, groups: Tensors, coalitions: Tensor) -> Tensor:
+        """The score of each sample with the groups of each coalition alone, (C, N).
+
+        Args:
+            call: the open call.
+            groups: as `groups` gives them.
+            coalitions: flags (N or 1, C, n).
+        """
         baselines = self.baseline.of(call)
-        coalitions = joined_coalitions(plans).to(call.inputs[0].device)
+        coalitions = coalitions.to(call.inputs[0].device)
 
         def change(part: Call, samples: slice, some: range) -> Tensors:
             flags = coalitions[:, some.start : some.stop]
@@ -104,15 +130,7 @@ class Shapley(Explainer, abc.ABC):
                 changed.append(torch.where(flags.movedim(1, 0)[:, rows, of_part], x, b[samples]))
             return tuple(changed)
 
-        scores = scores_of_copies(call, coalitions.shape[1], change, self.max_rows)
-        wide = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
-        sizes = _sizes(groups, call.inputs, players)
-        values = valued(plans, wide)
-        results = [self._spread(values / sizes, groups, call.inputs)]
-        if errors:
-            spread = spread_of(plans, wide)
-            results.append(self._spread(spread / sizes, groups, call.inputs))
-        return tuple(results)
+        return scores_of_copies(call, coalitions.shape[1], change, self.max_rows)
 
     def _spread(self, values: Tensor, groups: Tensors, inputs: Tensors) -> Tensors:
         """The value (N, n) of each group, at each of its features."""
