@@ -23,7 +23,7 @@ from xaikit.explainers.lrp.flow import relevance_of
 
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
 Condition = Mapping[Any, Any]  # from a layer to its channels
-Masks = Mapping[str, Tensor]  # from the name of a layer to 1 at its channels
+ChannelMasks = Mapping[str, Tensor]  # from the name of a layer to 1 at its channels
 
 
 def conditional_relevance(  # noqa: PLR0913
@@ -136,7 +136,9 @@ def _conditional(
         )
 
 
-def _all_handed_back(handed_back: Callable[[Masks], Tensors], masks: Sequence[Masks], most: int) -> list[Tensors]:
+def _all_handed_back(
+    handed_back: Callable[[ChannelMasks], Tensors], masks: Sequence[ChannelMasks], most: int
+) -> list[Tensors]:
     """The relevance for each condition; those of the same layers share backward passes, at most so many a pass.
 
     What a rule computes of activations alone, such as z+, is then computed once for all of them.
@@ -152,7 +154,7 @@ def _all_handed_back(handed_back: Callable[[Masks], Tensors], masks: Sequence[Ma
     return [results[i] for i in range(len(masks))]
 
 
-def _in_one_pass(handed_back: Callable[[Masks], Tensors], masks: Sequence[Masks]) -> list[Tensors]:
+def _in_one_pass(handed_back: Callable[[ChannelMasks], Tensors], masks: Sequence[ChannelMasks]) -> list[Tensors]:
     if len(masks) > 1:
         stacked = {name: torch.stack([mask[name] for mask in masks]) for name in masks[0]}
         with warnings.catch_warnings():
@@ -171,7 +173,7 @@ def _handed_back(  # noqa: PLR0913
     points: Sequence[LayerPoint],
     readings: Readings,
     arriving: Mapping[str, Tensor],
-    masks: Masks,
+    masks: ChannelMasks,
     leaves: Tensors,
 ) -> Tensors:
     """The relevance of the inputs that passes each mask, from the last layer to the first."""
