@@ -84,21 +84,21 @@ def tcav(  # noqa: PLR0913
         read = functools.partial(channel_activations, model, layer=name, channel_axis=channel_axis)
         randoms = [read(x) for x in others]
         vectors = {key: ConceptVectors.of(read(x), randoms, method, name) for key, x in examples.items()}
-        stacked = torch.cat([torch.cat((v.whole, v.parts, v.random)) for v in vectors.values()])
+        stacked = torch.cat([torch.cat((v.full, v.parts, v.random)) for v in vectors.values()])
         by_class = _shares(model, data, name, stacked, channel_axis=channel_axis, head=head)
         begin = 0
         for concept, v in vectors.items():
-            counts = [len(v.whole), len(v.parts), len(v.random)]
+            counts = [len(v.full), len(v.parts), len(v.random)]
             for target, (shares, samples) in by_class.items():
-                whole, parts, random = (s.numpy() for s in shares[begin : begin + sum(counts)].split(counts))
+                full, parts, random = (s.numpy() for s in shares[begin : begin + sum(counts)].split(counts))
                 p = welch(parts, random)
                 rows.append(
                     ConceptScore(
                         concept=concept,
                         layer=name,
                         target=target,
-                        score=float(whole.mean()),
-                        deviation=float(whole.std(ddof=1)),
+                        score=float(full.mean()),
+                        deviation=float(full.std(ddof=1)),
                         p=p,
                         p_adjusted=min(1.0, p * len(vectors)),
                         accuracy=v.accuracy,
@@ -115,13 +115,13 @@ class ConceptVectors(NamedTuple):
     """The vectors of a concept at a layer.
 
     Attributes:
-        whole: of all examples against each random set, (sets, channels).
+        full: of all examples against each random set, (sets, channels).
         parts: of disjoint parts of the examples, each against another random set.
         random: of as many samples of each random set against the next set.
         accuracy: how often held-out samples are told apart by the vectors of all examples.
     """
 
-    whole: Tensor
+    full: Tensor
     parts: Tensor
     random: Tensor
     accuracy: float
