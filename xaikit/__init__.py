@@ -105,6 +105,7 @@ _MODULES |= {
     "modality": "xaikit.modality",
     "transforms": "xaikit.transforms",
     "targets": "xaikit.core.target_values",
+    "concept_figures": "xaikit.report.concept_figures",
     "figures": "xaikit.report.figures",
     "generation_figures": "xaikit.report.generation_figures",
     "generation_page": "xaikit.report.generation_page",

@@ -86,8 +86,16 @@ def summary():
     return Summary(run())
 
 
+def concept_scores():
+    return xaikit.shortcuts.tcav(
+        NET, (X, Y), {"a": X + 1}, random_sets=list(torch.rand(3, 6, 4, generator=GENERATOR)), layers="0"
+    )
+
+
 EXAMPLES = {
     "Interactions": lambda: shapley_interactions(xaikit.explainers.ExactShapley(NET), X[:2], 1),
+    "ConceptScores": concept_scores,
+    "ConceptScore": lambda: concept_scores().rows[0],
     "ClassMaps": lambda: summary().class_maps("label"),
     "ColumnRelevance": lambda: summary().columns(),
     "Dependence": lambda: summary().dependence(0, 1),
