@@ -21,10 +21,47 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 
+# Seconds of the files that take more than 30 of them; one that is missing here costs a little balance, nothing else.
+SECONDS = {
+    "examples/test_real_models.py": 200, "usage/test_documents.py": 180, "random_nets/test_random_nets.py": 130,
+    "unit/cli/test_demo.py": 100, "unit/cli/test_processes.py": 90, "unit/mitigation/test_mend.py": 60,
+    "unit/studio/test_chromium_jobs.py": 80, "usage/test_site.py": 75, "contract/test_devices.py": 70,
+    "unit/explainers/lrp/test_zoo.py": 65, "unit/mitigation/test_fabric.py": 60, "unit/tuning/test_storage.py": 60,
+    "unit/cli/test_tune.py": 55, "unit/core/test_checkpointed_models.py": 50, "examples/test_skin.py": 50,
+    "usage/test_help_examples.py": 45, "usage/test_types.py": 45, "usage/test_notebooks.py": 40,
+    "threads/test_threads.py": 40, "usage/test_install.py": 40, "unit/studio/test_chromium.py": 40,
+}  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests run first, so that no process is left alone with them at the end."""
-    longest = ("nightly", "zoo", "slow")
-    items.sort(key=lambda item: next((i for i, m in enumerate(longest) if item.get_closest_marker(m)), len(longest)))
+    """The longest tests run first, and every process has as long to do, so that none is left alone at the end.
+
+    xdist hands each process a stretch of the list and lets an idle one steal from the end of another's. So the files
+    are dealt out, those with marked tests before the others; a file stays whole, since its tests share what they made.
+    """
+    here = Path(__file__).parent
+    files: dict[tuple[bool, Path], list[pytest.Item]] = {}
+    for item in items:
+        short = not any(item.get_closest_marker(name) for name in ("nightly", "zoo", "slow"))
+        files.setdefault((short, item.path), []).append(item)
+
+    def seconds(part: tuple[bool, Path]) -> float:
+        short, path = part
+        return 0.1 * len(files[part]) if short else SECONDS.get(os.path.relpath(path, here), len(files[part]))
+
+    hands: list[list[pytest.Item]] = [[] for _ in range(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))]
+    loads = [0.0] * len(hands)
+    for part in sorted(files, key=lambda part: (part[0], -seconds(part))):
+        hand = loads.index(min(loads))
+        hands[hand] += files[part]
+        loads[hand] += seconds(part)
+    # The stretches are of equal numbers of tests: what a hand has beyond that goes to the next ones, from its end.
+    size = -(-len(items) // len(hands))
+    spare = [item for hand in hands for item in hand[size:]]
+    items[:] = []
+    for hand in hands:
+        kept = hand[:size]
+        items += kept + [spare.pop(0) for _ in range(min(size - len(kept), len(spare)))]
 
 
 def pytest_collection_finish() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.examples import stand_ins
 from xaikit.cli import main
+from xaikit.core.torchvision_ops import import_torchvision
 
 pytestmark = pytest.mark.nightly
 
@@ -41,6 +42,8 @@ def story(tmp_path: Path, public_data: Path, monkeypatch: pytest.MonkeyPatch) ->
     for path in FOLDER.glob("*.py"):
         monkeypatch.delitem(sys.modules, path.stem, raising=False)
 
+    shallower(monkeypatch)
+
     def told(name: str) -> tuple[ModuleType, Path]:
         example, common = importlib.import_module(name), importlib.import_module("common")
         common.prepare(example.make, public_data, tmp_path)
@@ -54,6 +57,17 @@ def story(tmp_path: Path, public_data: Path, monkeypatch: pytest.MonkeyPatch) ->
         return example, tmp_path
 
     return told
+
+
+def shallower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ViT gets four blocks of its twelve, which are all alike."""
+    import_torchvision()  # timm imports it by itself
+    timm = pytest.importorskip("timm", reason="timm is part of the extra dev: pip install timm")
+    vit = timm.models.vision_transformer
+    make = vit._create_vision_transformer
+    monkeypatch.setattr(
+        vit, "_create_vision_transformer", lambda name, **options: make(name, **{**options, "depth": 4})
+    )
 
 
 def looks_at(folder: Path) -> list[str]:

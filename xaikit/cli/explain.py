@@ -156,10 +156,12 @@ class Explain(ProcessFields, DataFields, ModelJob):
         """The figure of the columns of a table beside the run's folder; nothing for other data, or a few rows."""
         import torch
 
+        if not len(run) or not isinstance(run[0].values, torch.Tensor) or run[0].values.ndim != 1:
+            return []  # before matplotlib is imported, which no picture needs here
         from xaikit.report.columns import columns_figure
         from xaikit.report.conclusion import FEWEST_ROWS
 
-        if len(run) < FEWEST_ROWS or not isinstance(run[0].values, torch.Tensor) or run[0].values.ndim != 1:
+        if len(run) < FEWEST_ROWS:
             return []
         samples = list(run)
         values = torch.stack([sample.values.float() for sample in samples]).numpy()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
-from scipy.stats import norm
 from torch import Tensor
 
 from xaikit.core.results import Interval
@@ -18,7 +18,7 @@ def share_interval(hits: Tensor, level: float) -> Interval:
         level: confidence, such as 0.95.
     """
     n, share = len(hits), float(hits.double().mean())
-    z = float(norm.ppf((1 + level) / 2))
+    z = NormalDist().inv_cdf((1 + level) / 2)
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     margin = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return Interval(max(0.0, centre - margin), share, min(1.0, centre + margin), level, n)
@@ -38,6 +38,6 @@ def paired_interval(first: Tensor, second: Tensor, level: float) -> Interval:
     n, total = len(differences), len(differences) + 2
     centre = float(differences.sum()) / total
     squares = float(differences.square().sum()) + 1
-    margin = float(norm.ppf((1 + level) / 2)) * math.sqrt(squares - centre * centre * total) / total
+    margin = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(squares - centre * centre * total) / total
     mean = float(differences.mean())
     return Interval(max(-1.0, centre - margin), mean, min(1.0, centre + margin), level, n)

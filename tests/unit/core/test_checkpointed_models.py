@@ -73,7 +73,16 @@ MODELS: dict[str, Callable[..., Any]] = {
                         **NO_DROPOUT),
 }  # fmt: skip
 REENTRANT = {"BERT": (True, False), "GPT-2": (True, False), "ViT": (True, False)}
-CASES = [(name, reentrant) for name in MODELS for reentrant in REENTRANT.get(name, (None,))]
+# An explanation runs in evaluation mode. There Hugging Face's models drop nothing, however they were made to drop, and
+# timm's ViT nothing if it was training; timm's others drop the same in both. The task loss runs in the model's mode.
+EXPLAINED = {"timm ViT": False, "timm ConvNeXt": True, "timm ResNet": True, "BERT": True, "GPT-2": True, "ViT": True}
+PENALISED_MODES = {"timm ResNet": (False, True), "timm ViT": (False, True)}
+CASES = [
+    (name, reentrant, train)
+    for name in MODELS
+    for reentrant in REENTRANT.get(name, (None,))
+    for train in PENALISED_MODES.get(name, (True,))
+]
 
 
 def pair(name: str, reentrant: bool | None, *, train: bool) -> tuple[nn.Module, nn.Module, str, Any]:
@@ -155,16 +164,14 @@ def test_a_gradient_and_a_penalty(name):
 
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize(("name", "reentrant"), CASES)
-def test_every_explainer_gives_what_it_gives_without_checkpoints(name, reentrant, train):
-    assert not wrong(name, reentrant, NAMES, train=train)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_explainer_gives_what_it_gives_without_checkpoints(name):
+    assert not wrong(name, REENTRANT.get(name, (None,))[0], NAMES, train=EXPLAINED[name])
 
 
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize(("name", "reentrant"), CASES)
+@pytest.mark.parametrize(("name", "reentrant", "train"), CASES)
 def test_every_penalty_is_what_it_is_without_checkpoints(name, reentrant, train):
     assert not wrong_penalties(name, reentrant, PENALISED, train=train)
 

@@ -1,10 +1,9 @@
-"""A training in two processes; as a script it may be killed, all of it, in the middle of an epoch."""
+"""A training in two processes, which may be killed, all of it, in the middle of an epoch."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import warnings
 
 import torch
@@ -33,7 +32,10 @@ def train(file, fabric=None, last=None):
     return model, history
 
 
-def main(file, last):
+def train_as(rank, port, file, last):
+    """Train as one of the two processes, as torchrun would start it."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    os.environ.pop("PYTEST_XDIST_WORKER", None)
     from lightning_fabric import Fabric
 
     warnings.simplefilter("ignore")
@@ -42,7 +44,3 @@ def main(file, last):
     # Both die in the same step, as when a machine loses its power.
     model, history = train(file, fabric, last)
     torch.save((model.state_dict(), history.epochs), f"{file}.rank{fabric.global_rank}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) or None)

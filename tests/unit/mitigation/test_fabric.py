@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import runpy
+import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -14,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.unit.mitigation import killed_processes
 from xaikit.core import MITIGATORS
 from xaikit.core.batch import read_batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
@@ -115,25 +119,33 @@ def test_loaders_that_are_each_a_processes_own_are_left_alone(here, there):
         assert error(there[rank][0]["own loaders"][0], model.state_dict()) < 1e-10
 
 
+def two_processes(file, last):
+    """How both end; they are forks of a process that has imported what they need, which takes most of their time."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning_fabric", "xaikit.mitigation"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [
+        context.Process(target=killed_processes.train_as, args=(rank, port, str(file), last), daemon=True)
+        for rank in (0, 1)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(240)
+    return [process.exitcode for process in both]
+
+
 @pytest.mark.nightly
 def test_two_processes_that_are_killed_resume_in_the_middle_of_an_epoch(tmp_path):
     """Killed in step 10 of 18, the fourth of its epoch; two other processes take the training up."""
-    script, file = SCRIPT.with_name("killed_processes.py"), tmp_path / "rrr.pt"
-
-    def run(last):
-        # A session of its own, since the first process may leave the second behind.
-        command = [sys.executable, str(script), str(file), str(last)]
-        return subprocess.run(
-            command, env=environment(), capture_output=True, text=True, timeout=240, check=False, start_new_session=True
-        )
-
-    assert run(10).returncode != 0
+    file, whole, history = tmp_path / "rrr.pt", *killed_processes.train(None)
+    assert two_processes(file, 10) == [-signal.SIGKILL] * 2
     assert not list(tmp_path.glob("*.rank*"))
     stand = json.loads(torch.load(file, weights_only=True)["stand"])
     assert (len(stand["epochs"]), stand["step"]) == (1, 2)
-    resumed = run(0)
-    assert resumed.returncode == 0, resumed.stderr[-3000:]
-    whole, history = runpy.run_path(str(script))["train"](None)
+    assert two_processes(file, None) == [0, 0]
     for rank in (0, 1):
         weights, epochs = torch.load(f"{file}.rank{rank}", weights_only=False)
         assert error(weights, whole.state_dict()) < 1e-10
