@@ -109,8 +109,8 @@ def _without_gaps(x: Tensor, region: Tensor) -> Tensor:
     covered = (region != 0).expand_as(x)
     filled = torch.where(covered, x, _mean_inside(x, region))
     for axes in ((-1, -2), (-2,), (-1,)):  # the last one counts most
-        there = region.flip(axes) != 0
-        filled = torch.where(~covered & there, x.flip(axes), filled)
+        is_part = region.flip(axes) != 0
+        filled = torch.where(~covered & is_part, x.flip(axes), filled)
     return filled
 
 
