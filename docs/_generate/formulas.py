@@ -31,6 +31,10 @@ EXPLAINERS = {
         r"\sum_i m_{ij} (x_i - b_i) = f_j(x) - f_j(b)"
     ),
     "deep_lift_shap": r"\frac{1}{K} \sum_{k=1}^{K} (x - b_k) \odot m(x, b_k)",
+    "owen_shapley": (
+        r"\phi_i = \frac{1}{|\Pi|} \sum_{\pi \in \Pi} S(x_{\pi < i} \cup \{i\}) - S(x_{\pi < i}), "
+        r"\quad \Pi:\; \text{the orders in which each part of the hierarchy stays together}"
+    ),
     "smoothgrad": (
         r"\frac{1}{n} \sum_{k=1}^{n} \frac{\partial S}{\partial x}(x + \sigma z_k), "
         r"\quad z_k \sim \mathcal{N}(0, 1)"

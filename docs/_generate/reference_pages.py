@@ -8,6 +8,7 @@ import inspect
 ROOMS = {
     "xaikit.core": "Core",
     "xaikit.explainers": "Explainers",
+    "xaikit.explainers.interactions": "Interactions",
     "xaikit.metrics": "Metrics",
     "xaikit.tuning": "Tuning",
     "xaikit.mitigation": "Mitigation",

@@ -21,6 +21,7 @@ import xaikit
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.results import Interval, Result
 from xaikit.core.torchvision_ops import import_torchvision
+from xaikit.explainers.interactions import shapley_interactions
 from xaikit.influence import tracin
 from xaikit.language import explain_generation, layer_relevance, logit_lens
 from xaikit.mitigation import MendResult, MendTry
@@ -85,7 +86,16 @@ def summary():
     return Summary(run())
 
 
+def concept_scores():
+    return xaikit.shortcuts.tcav(
+        NET, (X, Y), {"a": X + 1}, random_sets=list(torch.rand(3, 6, 4, generator=GENERATOR)), layers="0"
+    )
+
+
 EXAMPLES = {
+    "Interactions": lambda: shapley_interactions(xaikit.explainers.ExactShapley(NET), X[:2], 1),
+    "ConceptScores": concept_scores,
+    "ConceptScore": lambda: concept_scores().rows[0],
     "ClassMaps": lambda: summary().class_maps("label"),
     "ColumnRelevance": lambda: summary().columns(),
     "Dependence": lambda: summary().dependence(0, 1),

@@ -35,12 +35,13 @@ from xaikit.explainers.lrp import (
     LRPUniformEpsilon,
     lrp_rule,
 )
-from xaikit.explainers.shapley import ExactShapley, KernelShapley, PermutationShapley
+from xaikit.explainers.shapley import ExactShapley, KernelShapley, OwenShapley, PermutationShapley
 from xaikit.explainers.smoothgrad import SmoothGrad, VarGrad
 
 __all__ = [
     "ExactShapley",
     "KernelShapley",
+    "OwenShapley",
     "PermutationShapley",
     "AblationCam",
     "EigenCam",

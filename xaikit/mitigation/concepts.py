@@ -75,27 +75,15 @@ class Concept(Result):
         Raises:
             InvalidInputError: for labels of one kind only, or of another number of samples.
         """
-        if method not in METHODS:
-            raise InvalidInputError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
-        tensors, rebuild = flatten(read_inputs(inputs, model))
-        n = check_batch(tensors)
-        shows = _read_flags(labels, n)
+        check_method(method)
+        inputs = read_inputs(inputs, model)
+        shows = _read_flags(labels, check_batch(flatten(inputs)[0]))
         name = find_point(model, layer).name
-        parts = []
-        with torch.no_grad(), evaluated(model, tensors[0].device) as running:
-            point = find_point(running, name)
-            for rows in torch.arange(n).split(BATCH):
-                batch = rebuild(tuple(t[rows.to(t.device)] for t in tensors))
-                (a,) = cut_at(running, [point], lambda b=batch: run_model(running, b), len(rows), False)  # type: ignore[misc]
-                parts.append(_channels(a, channel_axis).double().cpu())
-        a = torch.cat(parts)
+        a = channel_activations(model, inputs, layer, channel_axis=channel_axis)
         absent, present = a[~shows].mean(0), a[shows].mean(0)
-        if float((present - absent).norm()) <= 1e-12 * float(present.norm() + absent.norm()):
-            raise InvalidInputError(f"layer {name!r} has the same activations with and without the concept")
-        direction = present - absent if method == "pattern" else _classifier(a, shows, method, regularization)
+        direction = separating_direction(a, shows, method=method, regularization=regularization, layer=name)
         dtype = next((p.dtype for p in model.parameters()), torch.float32)
-        unit = direction / direction.norm()
-        return cls(name, unit.to(dtype), absent.to(dtype), present.to(dtype), channel_axis)
+        return cls(name, direction.to(dtype), absent.to(dtype), present.to(dtype), channel_axis)
 
     def moved_value(self, value: Any, to: Tensor) -> Any:
         """What a layer returns, or the arguments that it gets, with the activation moved as `moved` does.
@@ -134,6 +122,60 @@ class Concept(Result):
         v, z = self.direction.to(activation), to.to(activation)
         last = activation.movedim(self.channel_axis, -1)
         return (last - ((last - z) @ v)[..., None] * v).movedim(-1, self.channel_axis)
+
+
+def check_method(method: Any) -> None:
+    """Refuse a way to fit that is none.
+
+    Raises:
+        InvalidInputError: for anything but "pattern", "ridge" and "svm".
+    """
+    if method not in METHODS:
+        raise InvalidInputError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+
+
+def channel_activations(model: nn.Module, inputs: Any, layer: str | nn.Module, *, channel_axis: int = 1) -> Tensor:
+    """The activations of a layer, averaged over the positions, (N, channels) in float64 on the CPU.
+
+    Args:
+        model: the model, run in evaluation mode.
+        inputs: samples (N, ...), in any form that an explainer takes.
+        layer: as for `Concept.fit`.
+        channel_axis: likewise.
+    """
+    tensors, rebuild = flatten(read_inputs(inputs, model))
+    n = check_batch(tensors)
+    name = find_point(model, layer).name
+    parts = []
+    with torch.no_grad(), evaluated(model, tensors[0].device) as running:
+        point = find_point(running, name)
+        for rows in torch.arange(n).split(BATCH):
+            batch = rebuild(tuple(t[rows.to(t.device)] for t in tensors))
+            (a,) = cut_at(running, [point], lambda b=batch: run_model(running, b), len(rows), False)  # type: ignore[misc]
+            parts.append(_channels(a, channel_axis).double().cpu())
+    return torch.cat(parts)
+
+
+def separating_direction(
+    a: Tensor, shows: Tensor, *, method: str = "pattern", regularization: float = 1.0, layer: str = ""
+) -> Tensor:
+    """The direction of length 1 from activations without the concept to those with it, (channels,).
+
+    Args:
+        a: activations (N, channels).
+        shows: which samples show the concept, flags (N,).
+        method: as for `Concept.fit`.
+        regularization: likewise.
+        layer: its name, for the message.
+
+    Raises:
+        InvalidInputError: where both have the same mean.
+    """
+    absent, present = a[~shows].mean(0), a[shows].mean(0)
+    if float((present - absent).norm()) <= 1e-12 * float(present.norm() + absent.norm()):
+        raise InvalidInputError(f"layer {layer!r} has the same activations with and without the concept")
+    direction = present - absent if method == "pattern" else _classifier(a, shows, method, regularization)
+    return direction / direction.norm()
 
 
 def check_concept(value: Any, where: str) -> Concept:

@@ -1,9 +1,24 @@
 """Finding shortcuts: where explanations look, which samples look alike, and masks of what should not matter."""
 
+from xaikit.shortcuts.concept_scores import ConceptScore, ConceptScores
 from xaikit.shortcuts.effects import Effect, Scan
 from xaikit.shortcuts.masks import load_masks, make_masks
 from xaikit.shortcuts.overlap import Overlap, mask_overlap
 from xaikit.shortcuts.scan import scan
 from xaikit.shortcuts.spray import Clusters, SpRAy
+from xaikit.shortcuts.tcav import tcav
 
-__all__ = ["Clusters", "Effect", "Overlap", "Scan", "SpRAy", "load_masks", "make_masks", "mask_overlap", "scan"]
+__all__ = [
+    "tcav",
+    "ConceptScore",
+    "ConceptScores",
+    "Clusters",
+    "Effect",
+    "Overlap",
+    "Scan",
+    "SpRAy",
+    "load_masks",
+    "make_masks",
+    "mask_overlap",
+    "scan",
+]

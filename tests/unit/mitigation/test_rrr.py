@@ -52,6 +52,7 @@ def test_default_formula():
 FEWER_PASSES = {
     "exact_shapley": "exact_shapley:n_segments=4",
     "kernel_shapley": "kernel_shapley:n_segments=4,n_coalitions=12",
+    "owen_shapley": "owen_shapley:n_segments=4,n_coalitions=12",
     "permutation_shapley": "permutation_shapley:n_segments=4,n_coalitions=12",
 }
 

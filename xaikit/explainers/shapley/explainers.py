@@ -13,7 +13,15 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import Tensors, by_row
 from xaikit.explainers.copy_scores import scores_of_copies
 from xaikit.explainers.feature_groups import make_groups
-from xaikit.explainers.shapley.plans import CoalitionPlan, exact_plan, kernel_plan, permutation_plan
+from xaikit.explainers.shapley.plans import (
+    CoalitionPlan,
+    exact_plan,
+    joined_coalitions,
+    kernel_plan,
+    permutation_plan,
+    spread_of,
+    valued,
+)
 
 MOST_EXACT = 15  # groups: 32,768 passes
 
@@ -49,6 +57,10 @@ class Shapley(Explainer, abc.ABC):
     def _plan(self, players: int, seed: int) -> CoalitionPlan:
         """What is evaluated for a number of groups."""
 
+    def _plans(self, groups: Tensors, players: int, call: Call) -> list[CoalitionPlan]:  # noqa: ARG002
+        """One plan for all samples, or one for each."""
+        return [self._plan(players, call.seed)]
+
     def estimate(
         self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0
     ) -> ShapleyEstimate:
@@ -76,32 +88,49 @@ class Shapley(Explainer, abc.ABC):
         return self._estimated(call, errors=False)[0]
 
     def _estimated(self, call: Call, *, errors: bool) -> tuple[Tensors, ...]:
-        groups = make_groups(self.feature_mask, call.inputs, self.n_segments, call.tokens)
-        players = 1 + max(int(ids.max()) for ids in groups)
-        plan = self._plan(players, call.seed)
-        baselines = self.baseline.of(call)
-        coalitions = plan.coalitions.to(call.inputs[0].device)
-
-        def change(part: Call, samples: slice, some: range) -> Tensors:
-            flags = coalitions[some.start : some.stop]
-            ids_of_part = (ids if len(ids) == 1 else ids[samples] for ids in groups)
-            return tuple(
-                torch.where(flags[:, ids], x, b[samples])
-                for ids, x, b in zip(ids_of_part, part.inputs, baselines, strict=True)
-            )
-
-        scores = scores_of_copies(call, len(coalitions), change, self.max_rows)
+        groups, players = self.groups(call)
+        plans = self._plans(groups, players, call)
+        scores = self.coalition_scores(call, groups, joined_coalitions(plans))
         wide = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
         sizes = _sizes(groups, call.inputs, players)
-        values = (plan.weights.to(wide) @ wide).T
+        values = valued(plans, wide)
         results = [self._spread(values / sizes, groups, call.inputs)]
         if errors:
-            spread = torch.zeros_like(values)
-            if plan.parts is not None:
-                parts = plan.parts.to(wide) @ wide
-                spread = (plan.factor * (parts - parts.mean(0)).square().sum(0)).sqrt().T
+            spread = spread_of(plans, wide)
             results.append(self._spread(spread / sizes, groups, call.inputs))
         return tuple(results)
+
+    def groups(self, call: Call) -> tuple[Tensors, int]:
+        """The number of the group of each feature, and how many groups there are.
+
+        Args:
+            call: the open call.
+        """
+        groups = make_groups(self.feature_mask, call.inputs, self.n_segments, call.tokens)
+        return groups, 1 + max(int(ids.max()) for ids in groups)
+
+    def coalition_scores(self, call: Call, groups: Tensors, coalitions: Tensor) -> Tensor:
+        """The score of each sample with the groups of each coalition alone, (C, N).
+
+        Args:
+            call: the open call.
+            groups: as `groups` gives them.
+            coalitions: flags (N or 1, C, n).
+        """
+        baselines = self.baseline.of(call)
+        coalitions = coalitions.to(call.inputs[0].device)
+
+        def change(part: Call, samples: slice, some: range) -> Tensors:
+            flags = coalitions[:, some.start : some.stop]
+            flags = flags if len(flags) == 1 else flags[samples]
+            changed = []
+            for ids, x, b in zip(groups, part.inputs, baselines, strict=True):
+                of_part = ids if len(ids) == 1 else ids[samples]
+                rows = torch.arange(len(flags), device=ids.device).view(-1, *[1] * (ids.ndim - 1))
+                changed.append(torch.where(flags.movedim(1, 0)[:, rows, of_part], x, b[samples]))
+            return tuple(changed)
+
+        return scores_of_copies(call, coalitions.shape[1], change, self.max_rows)
 
     def _spread(self, values: Tensor, groups: Tensors, inputs: Tensors) -> Tensors:
         """The value (N, n) of each group, at each of its features."""

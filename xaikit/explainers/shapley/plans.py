@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,6 +32,44 @@ class CoalitionPlan:
     weights: Tensor
     parts: Tensor | None = None
     factor: float = 0.0
+
+
+def joined_coalitions(plans: Sequence[CoalitionPlan]) -> Tensor:
+    """The coalitions of a plan for all samples or of one for each, (plans, C, n), repeated where a plan has fewer.
+
+    Args:
+        plans: one or N.
+    """
+    most = max(len(plan.coalitions) for plan in plans)
+    return torch.stack([plan.coalitions[torch.arange(most).clamp_max(len(plan.coalitions) - 1)] for plan in plans])
+
+
+def valued(plans: Sequence[CoalitionPlan], scores: Tensor) -> Tensor:
+    """The values (N, n) of the groups.
+
+    Args:
+        plans: one, or one for each sample.
+        scores: of the coalitions, (C, N).
+    """
+    columns = [scores] if len(plans) == 1 else scores.split(1, 1)
+    return torch.cat([(p.weights.to(s) @ s[: len(p.coalitions)]).T for p, s in zip(plans, columns, strict=True)])
+
+
+def spread_of(plans: Sequence[CoalitionPlan], scores: Tensor) -> Tensor:
+    """The standard errors (N, n) of the values; 0 where nothing was drawn.
+
+    Args:
+        plans: as for `valued`.
+        scores: likewise.
+    """
+    columns, spreads = [scores] if len(plans) == 1 else scores.split(1, 1), []
+    for plan, column in zip(plans, columns, strict=True):
+        if plan.parts is None:
+            spreads.append(column.new_zeros(column.shape[1], plan.weights.shape[0]))
+        else:
+            parts = plan.parts.to(column) @ column[: len(plan.coalitions)]
+            spreads.append((plan.factor * (parts - parts.mean(0)).square().sum(0)).sqrt().T)
+    return torch.cat(spreads)
 
 
 def exact_plan(players: int) -> CoalitionPlan:
