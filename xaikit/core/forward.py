@@ -80,6 +80,7 @@ class Forward:
         as_one: whether the whole dict or list is the model's one argument.
         restart: called before each pass, so that what the model writes into itself does not reach the next one.
         guard: gives a context in which each pass runs.
+        differentiates: whether the model takes a derivative itself, and so must run with gradients.
     """
 
     model: nn.Module
@@ -92,6 +93,7 @@ class Forward:
     as_one: bool = False
     restart: Callable[[], None] | None = None
     guard: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    differentiates: bool = False
 
     def __call__(self, inputs: Tensors, samples: Tensor | None) -> Any:
         """Run the model on `inputs`, with the further arguments of the samples that they stand for."""
@@ -109,6 +111,10 @@ class Forward:
 
     def run(self, inputs: Tensors, samples: Tensor | None, rule: RowRule) -> Any:
         """The same under another row rule."""
+        if self.differentiates and not torch.is_grad_enabled():
+            with torch.enable_grad():  # the model may ask its inputs for gradients: not those of the caller
+                output = self.run(tuple(x.detach() for x in inputs), samples, rule)
+            return map_tensors(output, Tensor.detach)
         # Clones, since the model may work in place on what it is given.
         stand_ins = self.rebuild(tuple(x.clone() for x in inputs))
         extras = self.extras if samples is None else self._of_samples(samples, rule)

@@ -19,6 +19,7 @@ class ModelFacts:
     Attributes:
         replicable: whether a private copy of its modules behaves as the model does; None while nobody has asked.
         draws: whether its forward pass draws from torch's global random numbers, in evaluation mode; None likewise.
+        differentiates: whether its forward pass takes a derivative, so that it cannot run without gradients.
         written: buffers and attributes, each as module's name and own, that its forward pass changes in evaluation
             mode. No module itself, which would keep the model alive.
         written_weights: parameters of which the same holds; those of a copy are then its own, unless they are trained.
@@ -35,6 +36,7 @@ class ModelFacts:
 
     replicable: bool | None = None
     draws: bool | None = None
+    differentiates: bool = False
     written: frozenset[tuple[str, str]] = frozenset()
     written_weights: frozenset[tuple[str, str]] = frozenset()
     private_classes: frozenset[type] = frozenset()

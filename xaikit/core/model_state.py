@@ -198,11 +198,13 @@ def isolated(
 
 @contextlib.contextmanager
 def runnable(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """Run what torch.compile has wrapped as it was written, and recurrent nets on a GPU without cuDNN.
+    """Run what torch.compile has wrapped as it was written, recurrent nets on a GPU without cuDNN, encoders one way.
 
     Compiled code has no second derivative and hides its operations from rules. A model shows its compiled modules, but
     not the functions that it has compiled, so whatever is compiled is off while torch's compiler is loaded. cuDNN
-    differentiates a recurrent net in training mode only, and never twice.
+    differentiates a recurrent net in training mode only, and never twice. torch's transformers take another
+    way where no gradient is wanted: it gives zeros at padded positions, which is another function wherever these are
+    read, and nested tensors to what looks at the layers inside.
 
     Args:
         modules: of the model.
@@ -214,33 +216,50 @@ def runnable(modules: Sequence[nn.Module], device: torch.device) -> Iterator[Non
     with (
         COMPILED_CODE_OFF if may_be_compiled else contextlib.nullcontext(),
         torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext(),
+        FAST_PATH_OFF if any(isinstance(m, TRANSFORMERS) for m in modules) else contextlib.nullcontext(),
     ):
         yield
 
 
-class _CompiledCodeOff:
-    """Lets what torch.compile has wrapped run as it was written, while any thread is inside.
+TRANSFORMERS = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
-    torch has one stance for the process: the first that enters sets it, the last that leaves puts it back.
+
+class _ProcessWide:
+    """A setting that torch has once for the process: the first thread that enters sets it, the last puts it back.
+
+    Args:
+        setting: makes the context in which it holds.
     """
 
-    def __init__(self) -> None:
-        self._lock, self._inside, self._stance = threading.Lock(), 0, contextlib.ExitStack()
+    def __init__(self, setting: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
+        self._setting = setting
+        self._lock, self._inside, self._stack = threading.Lock(), 0, contextlib.ExitStack()
 
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._stance.enter_context(torch.compiler.set_stance("force_eager"))
+                self._stack.enter_context(self._setting())
             self._inside += 1
 
     def __exit__(self, *exc_info: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                self._stance.close()
+                self._stack.close()
 
 
-COMPILED_CODE_OFF = _CompiledCodeOff()
+@contextlib.contextmanager
+def _fast_path_off() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+COMPILED_CODE_OFF = _ProcessWide(lambda: torch.compiler.set_stance("force_eager"))
+FAST_PATH_OFF = _ProcessWide(_fast_path_off)
 
 
 def reseed(device: torch.device, seed: int) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,11 +27,12 @@ from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.model_state import RunningModel
 from xaikit.core.model_view import ModelView
 from xaikit.core.model_writes import WrittenObjects, WrittenWeights, written_names
-from xaikit.core.rows import RowRule, find_row_rule, rows_per_pass, warn_of_dependent_rows
+from xaikit.core.rows import RememberedRule, RowRule, find_row_rule, rows_per_pass, warn_of_dependent_rows
 from xaikit.core.structure import Tensors
 from xaikit.core.token_inputs import token_layers
 
 Rebuild = Callable[[Tensors], Any]
+NO_GRAPH = "does not require grad and does not have a grad_fn"  # how autograd says that a pass has no gradients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
     while True:
         running = make(in_place=in_place)
         run = Forward(running.model, rebuild, extras, n, explained, head, restart=running.restart)
-        run.as_one = facts.one_argument.get(run.structure(), False)
+        run.as_one, run.differentiates = facts.one_argument.get(run.structure(), False), facts.differentiates
         try:
             with running.open(), torch.set_grad_enabled(request.create_graph):
                 find_out(run, running, tensors, facts, needs, request.seed)
@@ -180,8 +181,9 @@ def find_out(  # noqa: PLR0913, PLR0917
         _first_pass(run, running, inputs, facts, limit if needs.several_rows else len(inputs[0]))
     if not needs.several_rows:
         return
-    form = run.form(inputs)
-    if form not in facts.rows:
+    form, age = run.form(inputs), weights_age(running.replica.copies if running.replica else running.modules)
+    remembered = facts.rows.get(form)
+    if remembered is None or remembered.is_stale(age):
         with torch.no_grad():
             device = inputs[0].device
 
@@ -190,8 +192,21 @@ def find_out(  # noqa: PLR0913, PLR0917
                     model_state.reseed(device, seed)
                 return run.output(rows, samples, rule)
 
-            facts.remember_rows(form, find_row_rule(outputs, inputs, run.ambiguous(), limit))
-    run.rule = facts.rows[form]
+            rule = find_row_rule(outputs, inputs, run.ambiguous(), limit)
+        remembered = RememberedRule(rule, age if remembered is None else remembered.first, age)
+        if rule.certain:
+            facts.remember_rows(form, remembered)
+    run.rule = remembered.rule
+
+
+def weights_age(modules: Iterable[nn.Module]) -> int:
+    """How often the weights of a model have been written into.
+
+    Args:
+        modules: the user's, all of them.
+    """
+    parameters = (p for module in modules for p in torch_private.parameters_of(module).values() if p is not None)
+    return sum(0 if p.is_inference() else torch_private.version_of(p) for p in parameters)
 
 
 def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: ModelFacts, limit: int) -> None:
@@ -216,7 +231,10 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
         with torch.no_grad(), FunctionLog(facts), weights:
             _run_in_some_form(run, inputs, limit)
         facts.remember_argument(run.structure(), run.as_one)
-    except Exception:
+    except Exception as error:
+        if not run.differentiates and NO_GRAPH in str(error):
+            facts.differentiates = True
+            raise _StartAgainError(in_place=replica is None) from None
         if torch_private.compiler_is_loaded() is not loaded:
             raise _StartAgainError(in_place=replica is None) from None
         if replica is not None:
@@ -229,7 +247,7 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
     if torch_private.compiler_is_loaded() is not loaded:  # what it compiled in this pass was not watched
         raise _StartAgainError(in_place=replica is None)
     facts.draws = not torch.equal(before, torch.default_generator.get_state())
-    if strays:
+    if strays or (replica is not None and replica.is_reached_past()):
         raise _StartAgainError(in_place=True)
     if private_classes:
         facts.private_classes |= private_classes

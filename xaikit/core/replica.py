@@ -146,7 +146,7 @@ class Replica:
             return parameter
         if type(parameter) is not nn.Parameter and nn.parameter.is_lazy(parameter):
             raise InvalidInputError("the model has lazy layers without weights; run it on a batch once, model(inputs)")
-        if not self._share_weights:
+        if not self._share_weights or parameter.is_inference():  # autograd refuses what `inference_mode` made
             return self._copied(parameter)
         if not self._freeze or not parameter.requires_grad or not parameter.is_leaf:
             return parameter
@@ -250,8 +250,8 @@ class Replica:
             return value
         return copy
 
-    def _refers(self, value: Any, depth: int, visited: set[int]) -> bool:
-        """Whether a value leads to a module of the model, or to a container that has been copied."""
+    def _refers(self, value: Any, depth: int, visited: set[int], *, containers: bool = True) -> bool:
+        """Whether a value leads to a module of the model, or to one of the containers that have been copied."""
         if type(value) in PLAIN_TYPES or depth < 0 or id(value) in visited:
             return False
         visited.add(id(value))
@@ -259,9 +259,25 @@ class Replica:
             return value in self.copies
         if isinstance(value, (Tensor, type)):
             return False
-        if id(value) in self._containers and self._containers[id(value)] is not value:
+        if containers and id(value) in self._containers and self._containers[id(value)] is not value:
             return True
-        return any(self._refers(item, depth - 1, visited) for item in _references(value))
+        return any(self._refers(item, depth - 1, visited, containers=containers) for item in _references(value))
+
+    def is_reached_past(self) -> bool:
+        """Whether the code of the model's own classes names a module of it by other ways than its attributes.
+
+        A branch that has not run yet may take such a way.
+        """
+        kinds = {type(module) for module in self.copies}
+        functions = (
+            function
+            for kind in kinds
+            for base in kind.__mro__
+            if not base.__module__.startswith("torch.")
+            for function in vars(base).values()
+            if isinstance(function, types.FunctionType)
+        )
+        return any(self._refers(function, SEARCH_DEPTH, set(), containers=False) for function in functions)
 
     def write_back(self) -> None:
         """Hand the attributes and buffers that a pass assigned anew to the user's modules."""
@@ -286,8 +302,8 @@ def _references(value: Any) -> list[Any]:  # noqa: PLR0911
     if isinstance(value, types.FunctionType):
         cells = [c.cell_contents for c in value.__closure__ or () if _is_filled(c)]
         used = [value.__globals__[n] for n in value.__code__.co_names if n in value.__globals__]
-        modules = [v for v in used if isinstance(v, nn.Module)]
-        return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *modules]
+        globals_ = [v for v in used if isinstance(v, (nn.Module, *CONTAINERS, tuple))]
+        return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *globals_]
     if isinstance(value, types.MethodType):
         return [value.__self__]
     if isinstance(value, functools.partial):

@@ -52,10 +52,42 @@ class RowRule:
         independent: whether a row's output depends on that row alone. Where it does not, every version of the batch
             runs by itself.
         shared: positions of the further arguments that all rows share although their length is N.
+        certain: whether the model gave different outputs for different inputs when it was asked. One that does not,
+            such as one whose last layer begins at 0, shows nothing of its rows.
     """
 
     independent: bool = True
     shared: frozenset[int] = frozenset()
+    certain: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class RememberedRule:
+    """The row rule of a form of input, and when the model was asked.
+
+    Rows that saw each other once may do so again. Rows that did not may begin to, as the weights change: behind a gate
+    that begins at 0, all rows are independent. So a model is asked again when its weights have changed once, twice,
+    four times as often, and so on, which costs little also in a long training.
+
+    Attributes:
+        rule: the answer.
+        first: how often the weights had changed when the model was asked for the first time.
+        asked: the same for the last time.
+    """
+
+    rule: RowRule
+    first: int
+    asked: int
+
+    def is_stale(self, age: int) -> bool:
+        """Whether to ask again.
+
+        Args:
+            age: how often the weights have changed by now.
+        """
+        if not self.rule.independent or age == self.asked:
+            return False
+        return age < self.asked or age - self.asked >= self.asked - self.first
 
 
 # A model's output (rows, ...) on stand-ins for the inputs, on the samples that they stand for, under a row rule.
@@ -98,7 +130,7 @@ def find_row_rule(outputs: Outputs, inputs: Tensors, ambiguous: int, limit: int)
             and agree(stacked, torch.cat([plain, alone]))
             and agree(_attempt(outputs, tuple(x[:1] for x in inputs), first[:1], rule), plain[:1])
         ):
-            return rule
+            return dataclasses.replace(rule, certain=not agree(alone, plain))
     return RowRule(independent=False)
 
 

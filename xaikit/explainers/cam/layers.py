@@ -80,12 +80,18 @@ class Recorder:
         return [(self.layers[index].name, self.layers[index].module, output) for index, output in picked]
 
     def _default(self, inputs: Tensors) -> list[tuple[int, Tensor]]:
-        """The last convolution that depends on the inputs, and the norms of patches after it."""
+        """The last convolution that depends on the inputs, and the norms of patches after it.
+
+        A convolution over fewer axes than the input has, such as one over the channels (ECA), has no map; it is taken
+        only where the model has no other.
+        """
         after: list[tuple[int, Tensor]] = []
+        axes = inputs[0].ndim - 2
+        have_axes = any(_axes_of(self.layers[index].module) == axes for index, _ in self.order)
         for index, output in reversed(self.order):
             module = self.layers[index].module
             if isinstance(module, CONVOLUTION):
-                if depends_on(output, inputs):
+                if depends_on(output, inputs) and (_axes_of(module) == axes or not have_axes):
                     cuts = cuts_patches(module)
                     return [(index, output), *reversed(after if cuts else [])]
             elif len(after) < MAX_NORMS and len(output) == len(inputs[0]) and _is_map(output, inputs[0]):
@@ -124,6 +130,11 @@ def recorded(model: nn.Module, target_layer: Any) -> Iterator[Recorder]:
     recorder = Recorder(layers, by_name=target_layer is not None)
     with hooked([(point, functools.partial(recorder.keep, index=i)) for i, point in enumerate(layers)]):
         yield recorder
+
+
+def _axes_of(module: nn.Module) -> int:
+    """Over how many axes a convolution runs; 0 for another module."""
+    return len(getattr(module, "kernel_size", ())) if isinstance(module, CONVOLUTION) else 0
 
 
 def cuts_patches(module: nn.Module) -> bool:
@@ -224,8 +235,8 @@ def patches(tokens: Tensor, x: Tensor, name: str) -> Tensor:
     prefix = _prefix(count, x)
     if prefix is None:
         raise InvalidInputError(
-            f"the {count} tokens of layer {name!r} form no grid over images of {height} x {width} pixels; "
-            "explain the layer itself with layer="
+            f"the {count} tokens of layer {name!r} form no grid over images of {height} x {width} pixels; name another "
+            "layer with target_layer="
         )
     return tokens[:, :, prefix:].unflatten(2, (_rows(count - prefix, x), -1))
 

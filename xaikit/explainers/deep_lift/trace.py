@@ -17,6 +17,7 @@ from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.deep_lift.references import PairedCall, References
 from xaikit.explainers.lrp.flow import Flow
 from xaikit.explainers.lrp.graph import depends, operations_before
+from xaikit.explainers.lrp.operations import refuse_derivatives
 from xaikit.torch_ops import calling_module, computed, operation_name, positional, writes
 from xaikit.torch_ops.kinds import BOOKKEEPING, CREATES, WHY_NONE
 
@@ -93,6 +94,7 @@ class SideBySide(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation, for the baseline too where it depends on the input."""
+        refuse_derivatives(func, "DeepLIFT")
         kwargs = kwargs or {}
         if kwargs.get("out") is not None:
             return self._written_out_to(func, args, dict(kwargs))

@@ -80,18 +80,19 @@ def apply_rule(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[
     return trace.marks.set_written(target, trace.marks[output])
 
 
-def refuse_derivatives(function: Any = None) -> None:
+def refuse_derivatives(function: Any = None, method: str = "LRP") -> None:
     """Refuse a model that differentiates in its forward pass, as energy models do for their forces.
 
     Args:
         function: the operation that runs; None where a module begins.
+        method: what has no rules for it.
 
     Raises:
         UnsupportedOperationError: naming the module.
     """
     if function in DERIVATIVES or torch_private.is_differentiated():
         raise UnsupportedOperationError(
-            f"LRP has no rules for a derivative that the model itself computes in its forward pass, in "
+            f"{method} has no rules for a derivative that the model itself computes in its forward pass, in "
             f"{calling_module()}; use gradient_x_input or integrated_gradients"
         )
 
