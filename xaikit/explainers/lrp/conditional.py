@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from xaikit.core import Call
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.graphs import depends_on
 from xaikit.core.layers import LayerPoint, find_point
+from xaikit.core.rows import rows_per_pass
 from xaikit.core.structure import Tensors
 from xaikit.core.taps import Readings, tapped
 from xaikit.explainers.lrp.engine import ZennitLRP
@@ -21,6 +23,7 @@ from xaikit.explainers.lrp.flow import relevance_of
 
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
 Condition = Mapping[Any, Any]  # from a layer to its channels
+ChannelMasks = Mapping[str, Tensor]  # from the name of a layer to 1 at its channels
 
 
 def conditional_relevance(  # noqa: PLR0913
@@ -44,7 +47,8 @@ def conditional_relevance(  # noqa: PLR0913
         inputs: as for `Explainer.attribute`.
         targets: likewise.
         conditions: from a layer, by name or as a module, to its channels: whole numbers, or one. Or a list of such
-            mappings; they share the forward pass and the first backward pass.
+            mappings; they share the forward pass and the first backward pass, and those of the same layers also the
+            backward pass from there on, where every rule allows it.
         channel_axis: of the layers' outputs; None: the last for linear layers, norms and tokens (N, T, D) of an image,
             else 1.
         seed: as for `Explainer.attribute`.
@@ -118,15 +122,50 @@ def _conditional(
         # `passes_kept` keeps the graph for the passes from the layers on.
         with_graph = dataclasses.replace(traced, passes_kept={})
         arriving = dict(zip((p.name for p in points), with_graph.grad_of(call.inputs, at=at_layers), strict=True))
-        results = []
+        masks = []
         for condition in conditions:
-            masks = {}
+            at_layer = {}
             for layer, channels in condition.items():
                 point = find_point(call.model, layer)
                 output = readings.outputs[[p.name for p in points].index(point.name)][0]
-                masks[point.name] = _mask(point, output, channels, _axis(point, output, call, channel_axis))
-            results.append(_handed_back(call, points, readings, arriving, masks, tuple(leaves)))
-    return results
+                at_layer[point.name] = _mask(point, output, channels, _axis(point, output, call, channel_axis))
+            masks.append(at_layer)
+        most = max(1, 2 * rows_per_pass(call.inputs) // call.n)  # no graph is kept, as in passes without a gradient
+        return _all_handed_back(
+            lambda mask: _handed_back(call, points, readings, arriving, mask, tuple(leaves)), masks, most
+        )
+
+
+def _all_handed_back(
+    handed_back: Callable[[ChannelMasks], Tensors], masks: Sequence[ChannelMasks], most: int
+) -> list[Tensors]:
+    """The relevance for each condition; those of the same layers share backward passes, at most so many a pass.
+
+    What a rule computes of activations alone, such as z+, is then computed once for all of them.
+    """
+    results: dict[int, Tensors] = {}
+    by_layers: dict[frozenset[str], list[int]] = {}
+    for i, mask in enumerate(masks):
+        by_layers.setdefault(frozenset(mask), []).append(i)
+    for numbers in by_layers.values():
+        for begin in range(0, len(numbers), most):
+            some = numbers[begin : begin + most]
+            results.update(zip(some, _in_one_pass(handed_back, [masks[i] for i in some]), strict=True))
+    return [results[i] for i in range(len(masks))]
+
+
+def _in_one_pass(handed_back: Callable[[ChannelMasks], Tensors], masks: Sequence[ChannelMasks]) -> list[Tensors]:
+    if len(masks) > 1:
+        stacked = {name: torch.stack([mask[name] for mask in masks]) for name in masks[0]}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+            try:
+                together = torch.func.vmap(handed_back)(stacked)
+            except Exception:  # noqa: BLE001  (a rule that looks at values, an operation that torch cannot batch)
+                together = None
+        if together is not None:
+            return [tuple(part[i] for part in together) for i in range(len(masks))]
+    return [handed_back(mask) for mask in masks]
 
 
 def _handed_back(  # noqa: PLR0913
@@ -134,7 +173,7 @@ def _handed_back(  # noqa: PLR0913
     points: Sequence[LayerPoint],
     readings: Readings,
     arriving: Mapping[str, Tensor],
-    masks: Mapping[str, Tensor],
+    masks: ChannelMasks,
     leaves: Tensors,
 ) -> Tensors:
     """The relevance of the inputs that passes each mask, from the last layer to the first."""

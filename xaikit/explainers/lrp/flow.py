@@ -33,7 +33,12 @@ def relevance_of(g: Tensor, x: Tensor) -> Tensor:
     """R of g = R / x, a real number for each entry."""
     if x.is_complex():
         return (g.conj() * nonzero(x)).real
-    return g * nonzero(x) if torch.is_grad_enabled() else nonzero(x).mul_(g)
+    return g * nonzero(x) if torch.is_grad_enabled() else into(nonzero(x), g)
+
+
+def into(fresh: Tensor, g: Tensor) -> Tensor:
+    """The product with g, in the memory of `fresh` but where g stands for several backward passes at once."""
+    return fresh * g if torch_private.is_batched(g) and not torch_private.is_batched(fresh) else fresh.mul_(g)
 
 
 def per_unit(relevance: Tensor, x: Tensor) -> Tensor:
@@ -66,7 +71,7 @@ def ratio(g: Tensor, y: Tensor, d: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         result: Tensor = Ratio.apply(g, y, d)
         return result
-    return nonzero(y).mul_(g).div_(d)
+    return into(nonzero(y), g).div_(d)
 
 
 def damped(g: Tensor, y: Tensor, epsilon: float) -> Tensor:
@@ -75,7 +80,7 @@ def damped(g: Tensor, y: Tensor, epsilon: float) -> Tensor:
     if torch.is_grad_enabled() or y.is_complex():
         return g * (nonzero(size) / (size + epsilon))
     denominator = size + epsilon
-    return size.add_(TINY.get(y.dtype, 1e-18)).div_(denominator).mul_(g)
+    return into(size.add_(TINY.get(y.dtype, 1e-18)).div_(denominator), g)
 
 
 class Saved:

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from xaikit.core import EXPLAINERS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
 from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers import AttnLRP, Gradient, LRPEpsilonPlus, LRPUniformEpsilon
-from xaikit.explainers.lrp import channel_relevance, conditional_relevance
+from xaikit.explainers.lrp import channel_relevance, conditional_relevance, lrp_rule
+from xaikit.explainers.lrp.registry import USER_RULES
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
 Y = torch.tensor([0, 2])
@@ -91,6 +93,51 @@ def test_zennit_gives_the_same_with_a_masked_gradient():
         handle.remove()
         ours = conditional_relevance(made, X, Y, conditions={model[3]: channels})
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "explainer", ["lrp_epsilon_plus", "lrp_uniform_epsilon", "lrp_epsilon_alpha2_beta1", "lrp_epsilon_gamma_box"]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_conditions_at_once_are_each_alone(explainer, dtype):
+    made, x = EXPLAINERS.create(explainer).bind(Residual().to(dtype).eval()), X.to(dtype)
+    conditions = [{"stem": 0}, {"a": 1}, {"stem": [1, 2]}, {"a": 0, "stem": 3}, {"stem": 3, "a": 2}, {"a": [0, 3]}]
+    together = conditional_relevance(made, x, Y, conditions=conditions)
+    for condition, part in zip(conditions, together, strict=True):
+        alone = conditional_relevance(made, x, Y, conditions=condition)
+        assert (alone - part).abs().max() <= (1e-5 if dtype == torch.float32 else 1e-12) * alone.abs().max()
+
+
+@pytest.mark.parametrize("looks_at_values", [False, True])
+def test_conditions_share_a_backward_pass_where_every_rule_allows_it(looks_at_values):
+    calls = []
+
+    def entropy(relevance, output, x):
+        calls.append(looks_at_values and bool(relevance.sum() > 1e9))  # of several passes at once there is no bool
+        return relevance
+
+    before = dict(USER_RULES)
+    try:
+        lrp_rule(torch.special.entr)(entropy)
+        torch.manual_seed(0)
+
+        class Entropy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.second, self.head = nn.Linear(6, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+
+            def forward(self, x):
+                return self.head(self.second(torch.special.entr(self.first(x).sigmoid())).tanh())
+
+        made, x = LRPUniformEpsilon(Entropy().double()), torch.randn(2, 6).double()
+        parts = conditional_relevance(made, x, Y, conditions=[{"second": k} for k in range(5)])
+        shared = len(calls)
+        alone = torch.stack([conditional_relevance(made, x, Y, conditions={"second": k}) for k in range(5)])
+    finally:
+        USER_RULES.clear()
+        USER_RULES.update(before)
+    assert torch.allclose(parts, alone, rtol=1e-10)
+    assert shared == (5 if looks_at_values else 1)
 
 
 def test_tokens_have_their_channels_last():

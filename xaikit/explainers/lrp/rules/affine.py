@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xaikit.core import torch_private
 from xaikit.core.convolutions import DTYPES, Form, InputGradient, few_channels
 from xaikit.explainers.lrp.flow import BranchRelevance, Output, Ruled
 from xaikit.explainers.lrp.formulas import Formula
@@ -139,7 +140,8 @@ def convolution(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Tenso
                 v = v.detach().requires_grad_()
                 return torch.autograd.grad(run(v, w, None), v, g, create_graph=torch.is_grad_enabled())[0]
         sizes = [_tuple(a[k], n) for k in ("stride", "padding", "dilation")]
-        if not transposed and n < 3 and g.dtype in DTYPES and g.device.type == "cpu" and few_channels(w, a["groups"]):
+        plain = not transposed and n < 3 and not torch_private.is_batched(g)
+        if plain and g.dtype in DTYPES and g.device.type == "cpu" and few_channels(w, a["groups"]):
             return InputGradient.apply(g, w, v, Form(tuple(sizes[0]), tuple(sizes[1]), tuple(sizes[2]), a["groups"]))
         extra = _tuple(a.get("output_padding", 0), n)
         only_input = (True, False, False)
