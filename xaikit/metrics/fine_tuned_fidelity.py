@@ -48,10 +48,10 @@ class FineTunedFidelity(Removal, PooledFeatureMetric, abc.ABC):
         explainer, drops = context.explainer, []
 
         def inside(call: Call) -> tuple[Tensors, ...]:
-            for x, own in zip(call.inputs, context.call.inputs, strict=True):
-                if x.shape != own.shape:
+            for x, features in zip(call.inputs, context.call.inputs, strict=True):
+                if x.shape != features.shape:
                     raise InvalidInputError(
-                        f"the tuned model must explain the same features as the model, {tuple(own.shape)}, got "
+                        f"the tuned model must explain the same features as the model, {tuple(features.shape)}, got "
                         f"{tuple(x.shape)}; tune a copy of the model, as tune_with_masks does"
                     )
             drops.append(self._drops_in(dataclasses.replace(context, call=call), explanation=explanation))
