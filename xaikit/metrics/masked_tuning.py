@@ -19,7 +19,7 @@ from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 from xaikit.transforms.axes import channel_axis as axis_of
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+TuningLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def tune_with_masks(  # noqa: PLR0913
@@ -31,7 +31,7 @@ def tune_with_masks(  # noqa: PLR0913
     n_epochs: int = 5,
     lr: float = 1e-4,
     batch_size: int = 64,
-    loss: Loss | None = None,
+    loss: TuningLoss | None = None,
     channel_axis: int | None = None,
     head: str | int = "logits",
     seed: int = 0,
