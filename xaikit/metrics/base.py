@@ -201,11 +201,11 @@ class Metric(Configured, abc.ABC):
             return ()
 
         view = {name: getattr(explainer, name) for name in Explainer.SETTINGS}
-        Probe(model=explainer.model, **view).run_call(measured, inputs, targets, create_graph=False, seed=seed)
+        _Probe(model=explainer.model, **view).run_call(measured, inputs, targets, create_graph=False, seed=seed)
         return results[0]
 
 
-class Probe(Explainer):
+class _Probe(Explainer):
     """Opens a call with an explainer's layer, head and extractors, but without the explainer's hooks."""
 
     def _attribute(self, call: Call) -> Tensors:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xaikit.core import METRICS, Call, Explainer, Float, Int
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import Tensors
-from xaikit.metrics.base import EvaluationContext, Probe
+from xaikit.metrics.base import EvaluationContext, _Probe
 from xaikit.metrics.faithfulness import ranks
 from xaikit.metrics.perturbation import Removal
 from xaikit.metrics.pooled_features import PooledFeatureMetric
@@ -58,7 +58,7 @@ class FineTunedFidelity(Removal, PooledFeatureMetric, abc.ABC):
             return ()
 
         view = {name: getattr(explainer, name) for name in Explainer.SETTINGS}
-        probe = Probe(**{**view, "model": self.tuned_model})
+        probe = _Probe(**{**view, "model": self.tuned_model})
         probe.run_call(inside, context.inputs, context.targets, create_graph=False, seed=context.seed)
         return drops[0]
 
