@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import pytest
@@ -33,6 +34,7 @@ def observed():
     return model
 
 
+@functools.cache
 def static():
     return convert(observed())
 
@@ -99,6 +101,8 @@ def test_every_explainer_refuses_in_a_sentence(case):
     torch.manual_seed(0)
     for name in NAMES:
         explainer = EXPLAINERS.create(name, layer=layer).bind(make())
+        if "n_samples" in explainer.SETTINGS:
+            explainer = explainer.set_kwargs(n_samples=20)
         answer = outcome(explainer, x, target)
         if isinstance(answer, torch.Tensor):
             assert without_gradient, f"{name} gives values"

@@ -93,7 +93,7 @@ def mend(  # noqa: PLR0913
     >>> x[:, 0] = 6.0 * y - 3  # the shortcut
     >>> _ = torch.manual_seed(0)
     >>> model = nn.Linear(4, 2)
-    >>> result = mend(model, (x, y), torch.tensor([1.0, 0, 0, 0]), from_scratch=True, progress=False)
+    >>> result = mend(model, (x, y), torch.tensor([1.0, 0, 0, 0]), from_scratch=True, n_epochs=20, progress=False)
     >>> result.relies, result.chosen.accuracy_exchanged > 0.7
     (False, True)
     """

@@ -52,7 +52,6 @@ def peak(*arguments: str) -> float:
     gc.freeze()  # what is alive now is looked at no more: gc.get_objects() is long otherwise
     with pytest.raises(SystemExit) as left:
         main.run([*arguments, "--model", NETWORK, "--quiet"])
-    gc.unfreeze()
     assert not left.value.code
     return max(PEAKS) / (4 * PIXELS)
 

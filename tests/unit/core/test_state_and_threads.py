@@ -122,8 +122,9 @@ def test_an_explainer_inside_its_own_model_is_refused():
         Gradient(Inside()).attribute(torch.rand(2, 3), 0)
 
 
-@pytest.mark.parametrize("pair", [("gradient", "captum.guided_backprop"), ("captum.kernel_shap", "captum.lime"),
-                                  ("lrp_epsilon_plus", "captum.deep_lift"), ("vargrad", "penalty")])  # fmt: skip
+@pytest.mark.parametrize("pair", [("gradient", "captum.guided_backprop"), ("lrp_epsilon_plus", "captum.deep_lift"),
+                                  ("captum.kernel_shap:n_samples=60", "captum.lime:n_samples=60"),
+                                  ("vargrad", "penalty")])  # fmt: skip
 def test_two_threads_on_one_model(pair):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).train()
