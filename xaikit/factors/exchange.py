@@ -90,11 +90,28 @@ def _lent(x: Tensor, mask: Tensor, donors: Tensor, donor_masks: Tensor) -> Tenso
     if not 3 <= x.ndim <= 5 or torch.equal(donor_masks, mask):
         return donors
     moved, moved_masks = (transplanted(part, donor_masks, mask) for part in (donors, donor_masks))
+    moved = _without_gaps(moved, moved_masks)
     inside, landed = ((m != 0).flatten(1) for m in (mask, moved_masks))
     together = (inside & landed).sum(1) >= SAME_SHAPE * (inside | landed).sum(1)
     lends = inside.any(1) & (donor_masks != 0).flatten(1).any(1)
     shifted = x + _mean_inside(donors, donor_masks) - _mean_inside(x, mask)
     return torch.where((together | ~lends).view(-1, *[1] * (x.ndim - 1)), moved, shifted)
+
+
+def _without_gaps(x: Tensor, region: Tensor) -> Tensor:
+    """Images with what is no part of their region replaced by the region's own pixels from the mirrored place.
+
+    A ground that is cut around each object has a gap where the object stood; what stood there is no part of the region.
+    Where the mirrored places are no part of it either, its mean is taken.
+    """
+    if x.ndim < 4:
+        return x
+    covered = (region != 0).expand_as(x)
+    filled = torch.where(covered, x, _mean_inside(x, region))
+    for axes in ((-1, -2), (-2,), (-1,)):  # the last one counts most
+        is_part = region.flip(axes) != 0
+        filled = torch.where(~covered & is_part, x.flip(axes), filled)
+    return filled
 
 
 def _mean_inside(x: Tensor, mask: Tensor) -> Tensor:
@@ -110,7 +127,8 @@ def exchanged(x: Tensor, mask: Tensor, donors: Tensor, donor_masks: Tensor) -> T
     another direction, has no counterparts; it lends its mean instead: in each channel the difference between its mean
     and that of the sample's region is added. Of tokens (N, T), the masked ones become
     those that the donor has in its own mask, in order, repeated where these are fewer; where the donor has none, they
-    stay.
+    stay. Where the donor's region has a gap, as a ground has where the object stands, its own pixels from the mirrored
+    place fill it.
 
     Args:
         x: (N, ...).

@@ -158,3 +158,25 @@ def test_a_plugin_is_found_by_its_name():
         assert FACTORS.create("flipped").title == "flipped"
     finally:
         FACTORS._items.pop("flipped")
+
+
+def test_a_ground_brings_nothing_of_the_donors_object():
+    x, ground = torch.zeros(2, 1, 8, 8), torch.ones(2, 8, 8)
+    ground[0, 1:4, 5:7] = 0  # the objects, on either side
+    ground[1, 3:6, 1:3] = 0
+    x[:, 0] = torch.where(ground > 0, torch.arange(1.0, 65).view(8, 8) / 100, 9.0)
+    changed = MaskedRegion().exchange(x, x.flip(0), masks=ground, donor_masks=ground.flip(0))
+    for i, j in ((0, 1), (1, 0)):
+        of_both = (ground[i] > 0) & (ground[j] > 0)
+        assert torch.equal(changed[i, 0][of_both], x[j, 0][of_both])
+        assert torch.equal(changed[i, 0][ground[i] == 0], x[i, 0][ground[i] == 0])
+        gap = (ground[i] > 0) & (ground[j] == 0)
+        assert torch.equal(changed[i, 0][gap], x[j, 0].flip(-1)[gap])  # the mirrored place is ground
+    everywhere = torch.ones(2, 8, 8)
+    lonely = torch.zeros(2, 8, 8)
+    lonely[:, :, 3:] = 1
+    lonely[:, 2:6, :] = 1
+    lonely[:, 3:5, 3:5] = 0  # in the middle, which every mirror maps to itself
+    changed = MaskedRegion().exchange(x, x.flip(0), masks=everywhere, donor_masks=lonely)
+    mean = (x[1, 0] * lonely[1]).sum() / lonely[1].sum()
+    assert torch.allclose(changed[0, 0, 3:5, 3:5], mean.expand(2, 2))

@@ -130,6 +130,29 @@ def test_a_model_that_differentiates_itself_is_refused(message, function, rules)
         ContextualDecomposition(Net(function), rules=rules).attribute(torch.randn(2, 4).double(), 0)
 
 
+W_3 = torch.stack([W, 2 * W, -W])
+
+
+@pytest.mark.parametrize("options", [{}, {"rules": "cdep"}, {"on_missing": "proportional"}], ids=str)
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.vmap(lambda w, z: F.linear(z, w, w[0]).relu() @ w, in_dims=(0, None))(W_3, x).mean(0),
+        torch.vmap(lambda row: F.linear(row, W).tanh()),
+    ],
+    ids=["over members", "over samples"],
+)
+def test_a_model_under_vmap_is_refused(function, options):
+    with pytest.raises(UnsupportedOperationError, match=r"torch\.vmap.*in a loop"):
+        ContextualDecomposition(Net(function), **options).attribute(torch.randn(2, 4).double(), 0)
+
+
+def test_constants_under_vmap_are_constants():
+    x, mask = torch.randn(2, 4).double(), torch.tensor([[True, False, True, False]])
+    mapped = decompose(Net(lambda x: x * torch.vmap(torch.exp)(W[:2])), x, mask)
+    assert torch.equal(mapped.relevant, decompose(Net(lambda x: x * W[:2].exp()), x, mask).relevant)
+
+
 COMPLETE = (Kind.LINEAR, Kind.SUM, Kind.ELEMENTWISE, Kind.GATE, Kind.COMPOSED, Kind.RECURRENT, Kind.SCALE)
 
 
