@@ -2,7 +2,8 @@
 
 It refuses what a GPU would refuse (tensors of two devices in one operation), and counts what a GPU must wait for
 (`counts.items()`: a value read by Python, such as `.item()`, `bool(tensor)`, `float(tensor)`). Importing it compiles
-device.cpp once (a C++ compiler and the package ninja; about a minute) and registers the device.
+device.cpp (a C++ compiler and the package ninja; about a minute) and registers the device. What was compiled is kept in
+the folder of temporary files, for every clone that has the same source.
 
     PYTHONPATH=tests python - <<'E'
     import pretend_gpu, torch
@@ -13,7 +14,9 @@ Not covered: nn.LSTM/GRU/RNN modules (their fused kernels), random numbers of th
 streams, fused attention. End a script with os._exit(0): the autograd thread of the device does not end by itself.
 """
 
+import hashlib
 import os
+import shutil
 import sys
 import tempfile
 import types
@@ -21,10 +24,16 @@ import types
 import torch
 from torch.utils.cpp_extension import load
 
-_here = os.path.dirname(os.path.abspath(__file__))
-_build = os.path.join(tempfile.gettempdir(), f"pretend_gpu_{torch.__version__}_{os.getuid()}")
+_source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "device.cpp")
+with open(_source, "rb") as _file:
+    _digest = hashlib.sha256(_file.read()).hexdigest()[:8]
+_build = os.path.join(tempfile.gettempdir(), f"pretend_gpu_{torch.__version__}_{os.getuid()}_{_digest}")
 os.makedirs(_build, exist_ok=True)
-counts = load("pretend_gpu_device", [os.path.join(_here, "device.cpp")], build_directory=_build)
+_copy = os.path.join(_build, "device.cpp")
+if not os.path.exists(_copy):  # a newer copy would be compiled again
+    shutil.copy(_source, f"{_copy}.{os.getpid()}")
+    os.replace(f"{_copy}.{os.getpid()}", _copy)
+counts = load("pretend_gpu_device", [_copy], build_directory=_build)
 torch.utils.rename_privateuse1_backend("fake")
 counts.setup()
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tests.random_nets.derivatives import derivative_violations
-from tests.random_nets.nets import Case, build
+from tests.random_nets.nets import Case, build, in_dtype
 from tests.random_nets.reference import Points, Reference
 from tests.random_nets.surroundings import surroundings
 from xaikit import EXPLAINERS
@@ -223,7 +223,7 @@ def _at_layer(case: Case, r: random.Random) -> Iterator[str]:
 
 def _float32(case: Case, r: random.Random) -> Iterator[str]:
     """The same net in float32 and in bfloat16: shapes, finite values, a sample alone in float32."""
-    single = build(case.seed, torch.float32)
+    single = in_dtype(case, torch.float32)
     explainer = _explainer(single, "gradient")
     values = flatten(explainer.attribute(single.inputs, single.targets))[0]
     if any(v.dtype != torch.float32 or not bool(v.isfinite().all()) for v in values):
@@ -233,7 +233,7 @@ def _float32(case: Case, r: random.Random) -> Iterator[str]:
     error = _distance(alone, tuple(v[1:2] for v in values), scale=values)
     if error > 1e-3 and error > 100 * _last_digits(single, explainer, values):
         yield f"a sample alone is {error:.2g} from the same in a batch"
-    half = build(case.seed, torch.bfloat16)
+    half = in_dtype(case, torch.bfloat16)
     try:
         half.net(*(a.clone() for a in half.arguments))
     except Exception:  # noqa: BLE001 torch has no such kernel

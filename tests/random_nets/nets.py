@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import random
@@ -118,26 +119,29 @@ class Case:
         return f"{self.net.entry} {shapes} -> {', '.join(self.kinds)} -> {self.net.output}"
 
 
-def build(seed: int, dtype: torch.dtype = torch.float64) -> Case:
-    """The case of a seed: always the same. The global random state is left as it was.
+def build(seed: int) -> Case:
+    """The case of a seed, in float64: always the same. The global random state is left as it was.
 
     Args:
         seed: any number.
-        dtype: of parameters and inputs.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with without_checkpoints():
-            case = _build(seed, random.Random(seed))
-    if dtype != torch.float64:
-        case.net.to(dtype)
-        change = lambda t: t.to(dtype) if t.is_floating_point() else t
-        if isinstance(case.inputs, dict):
-            case.inputs = {k: change(v) for k, v in case.inputs.items()}
-        elif isinstance(case.inputs, tuple):
-            case.inputs = tuple(change(v) for v in case.inputs)
-        else:
-            case.inputs = change(case.inputs)
+            return _build(seed, random.Random(seed))
+
+
+def in_dtype(case: Case, dtype: torch.dtype) -> Case:
+    """A copy with parameters and inputs of another type; its net is in evaluation mode."""
+    case = copy.deepcopy(case)
+    case.net.to(dtype).eval()
+    change = lambda t: t.to(dtype) if t.is_floating_point() else t
+    if isinstance(case.inputs, dict):
+        case.inputs = {k: change(v) for k, v in case.inputs.items()}
+    elif isinstance(case.inputs, tuple):
+        case.inputs = tuple(change(v) for v in case.inputs)
+    else:
+        case.inputs = change(case.inputs)
     return case
 
 

@@ -16,8 +16,12 @@ TYPED = Path(__file__).parent / "typed"
 WRONG = re.compile(r"#.* wrong: (.*)$")
 # torch leaves its own functions unannotated (`Tensor.backward`), and scikit-learn has no stubs.
 OPTIONS = ("--strict", "--allow-subclassing-any", "--untyped-calls-exclude=torch", "--ignore-missing-imports")
-# Reading these would take longer than all the rest.
-UNREAD = ("transformers", "pytorch_lightning", "peft", "timm")
+# Reading these would take longer than all the rest; what is inside torch says nothing of what users get from it.
+UNREAD = (
+    *("transformers", "pytorch_lightning", "peft", "timm", "captum", "optuna", "matplotlib", "scipy", "sympy"),
+    *(f"torch.{name}" for name in ("_dynamo", "_inductor", "_export", "_functorch", "_higher_order_ops", "_refs")),
+    *(f"torch.{name}" for name in ("_prims", "_decomp", "_subclasses", "distributed", "export", "fx", "onnx")),
+)
 CONFIG = "[mypy]\n" + "".join(f"[mypy-{name}.*]\nfollow_imports = skip\n" for name in UNREAD)
 
 

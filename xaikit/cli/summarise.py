@@ -25,7 +25,7 @@ class SummariseRun(Job):
     \b
     Examples:
       xaikit summary run/
-      xaikit summary run/ --of-class 1 --out summary-of-1
+      xaikit summary run-lrp/ --kind image --out summary-lrp
     """  # noqa: D301, E501
 
     VERB = "summary"

@@ -45,8 +45,9 @@ def pick_head(output: Any, head: str | int | None) -> Any:
     elif isinstance(output, (tuple, list)) and (place := _position(head)) in range(-len(output), len(output)):
         picked = output[place]
     elif isinstance(output, (tuple, list)):
+        kind = "list" if isinstance(output, list) else "tuple"
         raise UnknownNameError(
-            f"the model returns a tuple of {len(output)}; name its output with head=, a position from 0 on"
+            f"the model returns a {kind} of {len(output)}; name its output with head=, a position from 0 on"
         )
     else:
         raise UnknownNameError(

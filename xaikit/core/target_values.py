@@ -35,7 +35,12 @@ def whole(value: Any, where: str) -> Any:
 def _mask(value: Any, where: str) -> Any:
     if value is None:
         return None
-    return to_tensor(value, where)
+    mask = to_tensor(value, where)
+    if not bool((mask != 0).any()):
+        raise InvalidInputError(
+            f"{where} must mark a place, got a mask {tuple(mask.shape)} without any; leave it out to sum over all"
+        )
+    return mask
 
 
 class Target(Configured, abc.ABC):
@@ -71,10 +76,12 @@ class Target(Configured, abc.ABC):
 
 
 def _picked(values: Tensor, index: Tensor, what: str) -> Tensor:
-    """Entry `index` of each row of (R, K), counted from the end where it is negative."""
+    """Entry `index` of each row of (R, K); a position is counted from the end where it is negative."""
     size = values.shape[1]
-    if bool(((index < -size) | (index >= size)).any()):
-        wrong = index[(index < -size) | (index >= size)][0]
+    lowest = -size if what == "position" else 0
+    outside = (index < lowest) | (index >= size)
+    if bool(outside.any()):
+        wrong = index[outside][0]
         raise InvalidInputError(f"target {what} must lie in 0..{size - 1} of an output with {size}, got {int(wrong)}")
     rest = [1] * (values.ndim - 2)
     chosen = (index % size).view(-1, 1, *rest).expand(-1, 1, *values.shape[2:])
@@ -162,6 +169,10 @@ class Contrast(Target):
     against: Annotated[Any, Choice(TARGETS), "the target whose score is subtracted"] = positional(
         default=1, kw_only=False
     )
+
+    def _check_settings(self) -> None:
+        if self.for_ == self.against:
+            raise InvalidInputError(f"Contrast needs two targets that differ, got {self.for_!r} twice; its score is 0")
 
     def scores(self, output: Any, rows: Rows) -> Tensor:
         """The difference of both scores.

@@ -144,6 +144,15 @@ def is_differentiated() -> bool:
     return any(level.key() in (kinds.Grad, kinds.Jvp) for level in levels)
 
 
+def is_mapped() -> bool:
+    """Whether a function runs here that `torch.vmap` runs on all examples at once.
+
+    Without it, contextual decomposition would end in an error of torch's on a model that does so.
+    """
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)
+
+
 def batch_of(x: Tensor) -> Tensor:
     """The batch of all examples behind what a function under `torch.vmap` sees as one; x itself where it is none.
 

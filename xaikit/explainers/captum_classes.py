@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from xaikit.core.errors import InvalidInputError, MissingDependencyError, UnknownNameError, near_names
 
@@ -81,9 +84,30 @@ def build(name: str, explained: Any, layer: Any, options: Mapping[str, Any]) -> 
     return algorithm(explained, **chosen)
 
 
-def lasso(alpha: float) -> Any:
-    """Captum's sparse linear model, the surrogate of Lime."""
+def lasso(alpha: float, fidelities: list[float] | None = None) -> Any:
+    """Captum's sparse linear model, the surrogate of Lime.
+
+    Args:
+        alpha: weight of the L1 penalty.
+        fidelities: gets the weighted R² of each fit: 1 - sum w (y - fit)² / sum w (y - mean)², mean the weighted one;
+            NaN where y does not vary.
+    """
     _captum()
     from captum._utils.models.linear_model import SkLearnLasso
 
-    return SkLearnLasso(alpha=alpha)
+    class Surrogate(SkLearnLasso):
+        """The model, with a note of how well it fits."""
+
+        def fit(self, train_data: Any, **options: Any) -> Any:
+            result = super().fit(train_data, **options)
+            if fidelities is not None:
+                batches = [[part.double().cpu() for part in batch] for batch in train_data]
+                x, y, w = (torch.cat(parts) for parts in zip(*batches, strict=True))
+                y, w = y.flatten(), w.flatten()
+                fitted = self.linear(x.to(self.linear.weight)).double().cpu().flatten().detach()
+                spread = (w * (y - (w * y).sum() / w.sum()).square()).sum()
+                missed = (w * (y - fitted).square()).sum()
+                fidelities.append(float(1 - missed / spread) if spread > 0 else math.nan)
+            return result
+
+    return Surrogate(alpha=alpha)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from xaikit.core import BASELINES, EXPLAINERS, FEATURE_MASKS, Call, Categorical, Choice, Float, Int
+from xaikit.core.attribution import Explained
 from xaikit.core.structure import Tensors
 from xaikit.explainers.captum_bridge import CaptumMethod
 from xaikit.explainers.captum_classes import lasso
 from xaikit.explainers.feature_groups import make_groups, windows
+
+
+class LimeEstimate(NamedTuple):
+    """Lime's coefficients, in the structure of the inputs, and the weighted R² of each sample's fit, (N,)."""
+
+    values: Any
+    fidelity: Tensor
+
 
 SAMPLES = Int(low=10, high=100, step=10, ge=1)
 # Modules that DeepLift has a rule for; if a function stands in for one, captum passes the plain gradient.
@@ -212,15 +223,63 @@ class KernelShap(FromGroups):
 
 @EXPLAINERS.register("captum.lime")
 class Lime(FromGroups):
-    """Coefficients of a sparse linear fit around the input (Ribeiro et al. 2016, arXiv:1602.04938)."""
+    """Coefficients of a sparse linear fit around the input (Ribeiro et al. 2016, arXiv:1602.04938).
+
+    `estimate` also gives the fidelity of the fit, its weighted R²: the share of the scores' variance around the sample
+    that the linear model explains. `explain` warns where it is below 0.5.
+    """
 
     ALGORITHM = "Lime"
     PASSES = ("n_samples",)
+    LOW_FIDELITY: ClassVar[float] = 0.5
     n_samples: Annotated[int, Int(low=100, high=500, step=50, ge=1), "random neighbours"] = 200
     alpha: Annotated[float, Float(low=1e-5, high=0.1, log=True, gt=0), "weight of the fit's L1 penalty"] = 1e-4
 
-    def _options(self, call: Call) -> dict[str, Any]:
-        return {"n_samples": self.n_samples, "interpretable_model": lasso(self.alpha)}
+    def estimate(self, inputs: Any, targets: Any = None, *, seed: int = 0) -> LimeEstimate:
+        """The coefficients with the fidelity of each sample's fit, at the cost of the coefficients alone.
+
+        Args:
+            inputs: as for `attribute`.
+            targets: as for `attribute`.
+            seed: as for `attribute`.
+
+        Raises:
+            InvalidInputError, InvalidTypeError, UnboundError: as for `attribute`.
+        """
+        fidelities: list[float] = []
+
+        def method(call: Call) -> tuple[Tensors, ...]:
+            return (self._noting(fidelities)._attribute(call),)
+
+        (values,) = self.run_call(method, inputs, targets, seed=seed)
+        return LimeEstimate(values, torch.tensor(fidelities))
+
+    def _explained(self, call: Call) -> Explained:
+        fidelities: list[float] = []
+        explained = FromGroups._explained(self._noting(fidelities), call)
+        low = [k for k, fidelity in enumerate(fidelities) if fidelity < self.LOW_FIDELITY]
+        if low:
+            worst = min(low, key=fidelities.__getitem__)
+            warnings.warn(
+                f"the linear model of Lime explains less than {100 * self.LOW_FIDELITY:g} % of the scores' variance "
+                f"for {len(low)} of {len(fidelities)} samples (sample {worst}: R² = {fidelities[worst]:.2f}), so its "
+                "coefficients say little; make fewer groups with n_segments= or feature_mask=, lower alpha=, or take "
+                "kernel_shapley",
+                stacklevel=2,
+            )
+        return explained
+
+    def _noting(self, fidelities: list[float]) -> Lime:
+        """The same explainer, whose fits note their fidelity."""
+        noting = self.set_kwargs()
+        object.__setattr__(noting, "_fidelities", fidelities)
+        return noting
+
+    def _options(self, call: Call) -> dict[str, Any]:  # noqa: ARG002
+        return {
+            "n_samples": self.n_samples,
+            "interpretable_model": lasso(self.alpha, vars(self).get("_fidelities")),
+        }
 
 
 def __getattr__(name: str) -> Any:

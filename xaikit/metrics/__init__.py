@@ -11,6 +11,7 @@ from xaikit.metrics.cost import PeakMemory, Seconds
 from xaikit.metrics.evaluate import evaluate
 from xaikit.metrics.faithfulness import AbPC, Curves, Deletion, Insertion, LeRF, MoRF
 from xaikit.metrics.fidelity import FaithfulnessCorrelation, Infidelity, MuFidelity
+from xaikit.metrics.fine_tuned_fidelity import FFidelity, FFidelityMinus, FFidelityPlus
 from xaikit.metrics.localisation import (
     AUC,
     AttributionLocalisation,
@@ -20,6 +21,7 @@ from xaikit.metrics.localisation import (
     RelevanceRank,
     TopKIntersection,
 )
+from xaikit.metrics.masked_tuning import tune_with_masks
 from xaikit.metrics.mprt_variants import EfficientMPRT, SmoothMPRT
 from xaikit.metrics.neighbours import Consistency, Sufficiency
 from xaikit.metrics.randomisation import ModelRandomisation, RandomLogit
@@ -41,6 +43,9 @@ __all__ = [
     "Continuity",
     "EfficientMPRT",
     "FaithfulnessEstimate",
+    "FFidelity",
+    "FFidelityMinus",
+    "FFidelityPlus",
     "Focus",
     "IROF",
     "MonotonicityArya",
@@ -86,6 +91,7 @@ __all__ = [
     "Sparseness",
     "TopKIntersection",
     "evaluate",
+    "tune_with_masks",
 ]
 
 if not TYPE_CHECKING:  # a type checker would take any name to be there

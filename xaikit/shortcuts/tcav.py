@@ -39,7 +39,7 @@ def tcav(  # noqa: PLR0913
     """The share of the samples of each class whose score grows towards each concept (TCAV, Kim et al. 2018).
 
     A concept's vector v is fitted at a layer between its examples and a random set, once for each random set. With the
-    gradient g of the score at the layer, a sample's derivative along v is the sum over positions of <g, v>; the TCAV
+    gradient g of the score at the layer, a sample's derivative along v is the sum over positions of g · v; the TCAV
     score is the share of the samples where it is above 0 (arXiv:1711.11279, eq. 2). Here v is a direction among the
     channels, the same at all positions.
 

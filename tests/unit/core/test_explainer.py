@@ -147,6 +147,10 @@ def test_heads():
         def forward(self, x):
             return x, x * 2
 
+    class Listed(nn.Module):
+        def forward(self, x):
+            return [x, x * 2]
+
     class Named(nn.Module):
         def forward(self, x):
             return collections.namedtuple("Output", "logits aux")(x * 3, x)
@@ -154,6 +158,8 @@ def test_heads():
     one = torch.ones(1, 1)
     with pytest.raises(UnknownNameError, match="returns a tuple of 2; name its output with head="):
         Gradient(Tuple()).attribute(one)
+    with pytest.raises(UnknownNameError, match="returns a list of 2; name its output with head="):
+        Gradient(Listed()).attribute(one)
     assert Gradient(Tuple(), head=1).attribute(one).item() == 2
     assert Gradient(Named()).attribute(one).item() == 3
 

@@ -163,11 +163,27 @@ def test_specs_come_back():
         ("segments", Region(1, torch.ones(2, 2)), InvalidInputError, r"must have the shape \(3, 2\)"),
         ("tokens", Position([0, 1, 2], 1), InvalidInputError, "one for each of the 4 samples"),
         ("classes", "class:index=a", InvalidTypeError, "index"),
+        ("classes", Probability(-1), InvalidInputError, "class must lie in 0..4 of an output with 5, got -1"),
+        ("classes", Contrast(0, [1, 2, -1, 0]), InvalidInputError, "class must lie in 0..4 .*, got -1"),
+        ("segments", Region(-1), InvalidInputError, "class must lie in 0..4 .*, got -1"),
+        ("tokens", Position(-1, -1), InvalidInputError, "index must lie in 0..4 .*, got -1"),
     ],
 )
 def test_targets_that_the_output_does_not_allow(form, target, error, words):
     with pytest.raises(error, match=words):
         Gradient(Model(form)).attribute(torch.rand(4, 3, 4), target)
+
+
+@pytest.mark.parametrize("both", [(0, 0), (Class([1, 2]), Class([1, 2])), (Probability(3), "probability:of=3")])
+def test_a_contrast_of_a_target_with_itself_is_refused(both):
+    with pytest.raises(InvalidInputError, match="two targets that differ, got .* twice"):
+        Contrast(*both)
+
+
+@pytest.mark.parametrize("mask", [torch.zeros(3, 2), torch.zeros(4, 3, 2, dtype=torch.bool), [[0, 0], [0, 0]]])
+def test_a_region_without_a_place_is_refused(mask):
+    with pytest.raises(InvalidInputError, match=r"Region.mask must mark a place, got a mask \(.*\) without any"):
+        Region(1, mask)
 
 
 def test_a_target_of_a_target_has_a_spec_string():

@@ -150,6 +150,7 @@ def test_the_batch_behind_an_example_of_vmap():
 
     def example(row):
         assert torch_private.is_batched(row)
+        assert torch_private.is_mapped()
         behind.append(torch_private.batch_of(row))
         return row * 2
 
@@ -157,6 +158,7 @@ def test_the_batch_behind_an_example_of_vmap():
     assert behind[0] is x
     assert torch_private.batch_of(x) is x
     assert not torch_private.is_batched(x)
+    assert not torch_private.is_mapped()
 
 
 def test_operators_have_a_qualified_name():

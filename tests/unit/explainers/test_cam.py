@@ -219,3 +219,21 @@ def test_models_that_have_no_map(case):
     rnn = nn.Sequential(nn.Flatten(2), nn.LSTM(100, 5, batch_first=True)).double()
     with pytest.raises(InvalidTypeError, match="must return a tensor"):
         GradCam(rnn, target_layer="1").attribute(x, lambda out: out[0].sum((1, 2)))
+
+
+class StackedTowers(nn.Module):
+    """Two inputs that pass one tower in one batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.tower = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5))
+
+    def forward(self, a, b):
+        u, v = self.tower(torch.cat([a, b])).chunk(2)
+        return (u * v).sum(1)
+
+
+def test_fullgrad_refuses_a_layer_that_does_not_keep_the_batch():
+    a, b = torch.rand(2, 3, 1, 6, 6)
+    with pytest.raises(InvalidInputError, match=r"layer 'tower.0' must keep the batch of 3 first, it returns \(6, 4"):
+        EXPLAINERS.create("fullgrad").bind(StackedTowers()).attribute((a, b))

@@ -56,9 +56,17 @@ class FullGrad(Explainer):
             return output.clone()  # what follows may work in place
 
         def points(leaves: Tensors) -> Tensors:
-            reached = [(m, o, _bias(m)) for m, o in outputs if o.ndim > 2 and depends_on(o, leaves)]
-            biases.extend(b for _, _, b in reached if b is not None)
-            return (*leaves, *(o for _, o, b in reached if b is not None))
+            candidates = [(m, o, _bias(m)) for m, o in outputs if o.ndim > 2 and depends_on(o, leaves)]
+            reached = [(m, o, b) for m, o, b in candidates if b is not None]
+            for module, output, _ in reached:
+                if len(output) != call.n:
+                    raise InvalidInputError(
+                        f"layer {call.modules[module]!r} must keep the batch of {call.n} first, it returns "
+                        f"{tuple(output.shape)}; let the model run its parts one after the other instead of in one "
+                        "batch, or take gradient_x_input or LRP"
+                    )
+            biases.extend(b for _, _, b in reached)
+            return (*leaves, *(o for _, o, _ in reached))
 
         modules = [m for m in call.model.modules() if isinstance(m, WITH_BIAS)]
         with hooked([(m, functools.partial(keep, module=m)) for m in modules]):

@@ -1,4 +1,4 @@
-"""Where the numbers of a tensor lie, by which views are known."""
+"""Where the numbers of a tensor lie, by which views are known; under transforms of torch.func nobody can tell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ def memory_of(tensor: Tensor) -> int:
     try:
         return tensor.untyped_storage().data_ptr()
     except NotImplementedError:
-        raise UnsupportedOperationError(
-            f"contextual decomposition does not see through transforms of torch.func such as jvp and vmap, called in "
-            f"{calling_module()}; write the derivative out, or take another explainer"
-        ) from None
+        raise _transformed("jvp and vmap", "write the derivative out") from None
+
+
+def inside_vmap() -> UnsupportedOperationError:
+    """The error for a decomposed value that meets an operation in a function that `torch.vmap` runs."""
+    return _transformed("torch.vmap", "let the model run its members or samples in a loop")
+
+
+def _transformed(transforms: str, remedy: str) -> UnsupportedOperationError:
+    return UnsupportedOperationError(
+        f"contextual decomposition does not see through transforms of torch.func such as {transforms}, called in "
+        f"{calling_module()}; {remedy}, or take another explainer"
+    )

@@ -8,10 +8,12 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
-from xaikit.core.torch_private import tree_map_only
+from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
+from xaikit.explainers.cd.memory import inside_vmap
 from xaikit.torch_ops import calling_module
 from xaikit.torch_ops.in_place import base_of
 
@@ -30,6 +32,11 @@ class WrittenTensors(TorchFunctionMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if torch_private.is_mapped() and any(
+            isinstance(x, Tensor) and isinstance(torch_private.batch_of(x), Decomposed)
+            for x in tree_iter((args, kwargs))
+        ):
+            raise inside_vmap()
         if self._written:
             args, kwargs = tree_map_only(Tensor, self.current, (args, kwargs))
         return func(*args, **kwargs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from tests.unit.explainers.cd.helpers import decompose, standard_masks
 from xaikit import ContextualDecomposition
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.explainers.cd.registry import rule_for
+from xaikit.explainers.cd.rules import by_kind
 from xaikit.torch_ops import KINDS, Kind
 
 W = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -128,6 +131,45 @@ def test_a_model_that_differentiates_itself_is_refused(message, function, rules)
     """torch skips what requires no gradient: a derivative of zeros was the result."""
     with pytest.raises(UnsupportedOperationError, match=message):
         ContextualDecomposition(Net(function), rules=rules).attribute(torch.randn(2, 4).double(), 0)
+
+
+def test_torchs_warning_at_its_first_forward_derivative_is_not_the_users(monkeypatch):
+    jvp, loaded = torch.func.jvp, []
+
+    def first_warns(*args):
+        if not loaded:
+            warnings.warn("`torch.jit.script` is deprecated", DeprecationWarning, stacklevel=2)
+            loaded.append(True)
+        return jvp(*args)
+
+    by_kind._load_forward_derivatives.cache_clear()
+    monkeypatch.setattr(torch.func, "jvp", first_warns)
+    net = Net(lambda x: F.pairwise_distance(x, W[0], keepdim=True))
+    ContextualDecomposition(net).attribute(torch.randn(2, 4).double(), 0)
+    assert loaded
+
+
+W_3 = torch.stack([W, 2 * W, -W])
+
+
+@pytest.mark.parametrize("options", [{}, {"rules": "cdep"}, {"on_missing": "proportional"}], ids=str)
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.vmap(lambda w, z: F.linear(z, w, w[0]).relu() @ w, in_dims=(0, None))(W_3, x).mean(0),
+        torch.vmap(lambda row: F.linear(row, W).tanh()),
+    ],
+    ids=["over members", "over samples"],
+)
+def test_a_model_under_vmap_is_refused(function, options):
+    with pytest.raises(UnsupportedOperationError, match=r"torch\.vmap.*in a loop"):
+        ContextualDecomposition(Net(function), **options).attribute(torch.randn(2, 4).double(), 0)
+
+
+def test_constants_under_vmap_are_constants():
+    x, mask = torch.randn(2, 4).double(), torch.tensor([[True, False, True, False]])
+    mapped = decompose(Net(lambda x: x * torch.vmap(torch.exp)(W[:2])), x, mask)
+    assert torch.equal(mapped.relevant, decompose(Net(lambda x: x * W[:2].exp()), x, mask).relevant)
 
 
 COMPLETE = (Kind.LINEAR, Kind.SUM, Kind.ELEMENTWISE, Kind.GATE, Kind.COMPOSED, Kind.RECURRENT, Kind.SCALE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from typing import Any
 
 import torch
@@ -127,6 +129,15 @@ def linear_in_one(function: Any, *args: Any, **kwargs: Any) -> Any:
     return call.on_each(call.tensors) if call.decomposed else call.on(call.tensors)
 
 
+@functools.cache
+def _load_forward_derivatives() -> None:
+    """Let torch load its formulas once: it scripts some of them, and warns users that `torch.jit.script` is old."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        one = torch.ones((), device="cpu")
+        torch.func.jvp(torch.neg, (one,), (one,))
+
+
 @cd_rule(Kind.HOMOGENEOUS, Kind.POWER)
 def homogeneous(function: Any, *args: Any, **kwargs: Any) -> Any:
     """A function of degree n, f(a t) = a^n f(t): its derivative at the total, applied to each part, over n (Euler)."""
@@ -136,6 +147,8 @@ def homogeneous(function: Any, *args: Any, **kwargs: Any) -> Any:
         raise missing_rule(function)
     totals = tuple(on_total(value) for value in call.tensors)
     value = call.on(totals)
+
+    _load_forward_derivatives()
 
     def derivative(part: Any) -> Tensor:
         along: Tensor = torch.func.jvp(lambda *tensors: call.on(tensors), totals, tuple(part))[1]
