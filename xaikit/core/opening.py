@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.model_state import RunningModel
 from xaikit.core.model_view import ModelView
 from xaikit.core.model_writes import WrittenObjects, WrittenWeights, written_names
-from xaikit.core.rows import RememberedRule, RowRule, find_row_rule, rows_per_pass, warn_of_dependent_rows
+from xaikit.core.rows import RememberedRule, RowRule, find_row_rule, rows_per_pass, warn_of_dependent_rows, weights_age
 from xaikit.core.structure import Tensors
 from xaikit.core.token_inputs import token_layers
 
@@ -197,16 +197,6 @@ def find_out(  # noqa: PLR0913, PLR0917
         if rule.certain:
             facts.remember_rows(form, remembered)
     run.rule = remembered.rule
-
-
-def weights_age(modules: Iterable[nn.Module]) -> int:
-    """How often the weights of a model have been written into.
-
-    Args:
-        modules: the user's, all of them.
-    """
-    parameters = (p for module in modules for p in torch_private.parameters_of(module).values() if p is not None)
-    return sum(0 if p.is_inference() else torch_private.version_of(p) for p in parameters)
 
 
 def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: ModelFacts, limit: int) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from xaikit.core import torch_private
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import Tensors, join_rows
 
@@ -88,6 +89,16 @@ class RememberedRule:
         if not self.rule.independent or age == self.asked:
             return False
         return age < self.asked or age - self.asked >= self.asked - self.first
+
+
+def weights_age(modules: Iterable[nn.Module]) -> int:
+    """How often the weights of a model have been written into.
+
+    Args:
+        modules: the user's, all of them.
+    """
+    parameters = (p for module in modules for p in torch_private.parameters_of(module).values() if p is not None)
+    return sum(0 if p.is_inference() else torch_private.version_of(p) for p in parameters)
 
 
 # A model's output (rows, ...) on stand-ins for the inputs, on the samples that they stand for, under a row rule.

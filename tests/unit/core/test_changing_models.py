@@ -10,8 +10,7 @@ from torch import nn
 
 from xaikit.core import EXPLAINERS
 from xaikit.core.errors import UnsupportedOperationError
-from xaikit.core.opening import weights_age
-from xaikit.core.rows import RememberedRule, RowRule
+from xaikit.core.rows import RememberedRule, RowRule, weights_age
 from xaikit.explainers import GradCam, Gradient, IntegratedGradients
 
 
