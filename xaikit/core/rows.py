@@ -73,12 +73,12 @@ class RememberedRule:
     Attributes:
         rule: the answer.
         first: how often the weights had changed when the model was asked for the first time.
-        asked: the same for the last time.
+        last: the same for the last time.
     """
 
     rule: RowRule
     first: int
-    asked: int
+    last: int
 
     def is_stale(self, age: int) -> bool:
         """Whether to ask again.
@@ -86,9 +86,9 @@ class RememberedRule:
         Args:
             age: how often the weights have changed by now.
         """
-        if not self.rule.independent or age == self.asked:
+        if not self.rule.independent or age == self.last:
             return False
-        return age < self.asked or age - self.asked >= self.asked - self.first
+        return age < self.last or age - self.last >= self.last - self.first
 
 
 def weights_age(modules: Iterable[nn.Module]) -> int:
