@@ -67,8 +67,8 @@ class RememberedRule:
     """The row rule of a form of input, and when the model was asked.
 
     Rows that saw each other once may do so again. Rows that did not may begin to, as the weights change: behind a gate
-    that begins at 0, all rows are independent. So a model is asked again when its weights have changed once, twice,
-    four times as often, and so on, which costs little also in a long training.
+    that begins at 0, all rows are independent. So a model is asked again when its weights have changed once, eight
+    times as often, and so on, which costs little also in a long training.
 
     Attributes:
         rule: the answer.
@@ -88,7 +88,7 @@ class RememberedRule:
         """
         if not self.rule.independent or age == self.last:
             return False
-        return age < self.last or age - self.last >= self.last - self.first
+        return age < self.last or age - self.last >= 7 * (self.last - self.first)
 
 
 def weights_age(modules: Iterable[nn.Module]) -> int:

@@ -122,6 +122,7 @@ def test_a_training_outlives_the_server_and_goes_on_after_a_crash(browser, folde
     server.wait()
     process = job_file(folder, "process.json")["process"]
     os.kill(process, 0)  # it is alive
+    os.killpg(process, signal.SIGSTOP)  # and does not come to its end while the server starts
     server = serve(folder / "run", log, **named(folder))
     assert link_of(log, 2) == link_of(log, 1)
     until(page, f"document.querySelector('#banner').hidden && ({text}).includes('%')", SLOW)

@@ -19,6 +19,7 @@ from xaikit.core.forward import with_rows
 from xaikit.core.model_state import modules_of
 from xaikit.core.structure import Tensors
 from xaikit.core.targets import pick_head
+from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.lrp.flow import Flow, relevance_of
 from xaikit.explainers.lrp.ledger import Ledger, Sizes, may_absorb
 from xaikit.explainers.lrp.trace import Trace
@@ -29,6 +30,11 @@ def _canonizers(value: Any, where: str) -> Any:
     if value is None or (isinstance(value, Sequence) and not isinstance(value, str)):
         return value if value is None else tuple(value)
     raise InvalidTypeError(f"{where} must be a sequence of zennit canonizers or None, got {value!r}")
+
+
+def _sum_of_outputs(output: Any) -> Tensor:
+    parts = [x.flatten(1).sum(1) for x in tree_iter(output) if isinstance(x, Tensor) and x.is_floating_point()]
+    return torch.stack(parts).sum(0)
 
 
 class ZennitLRP(Explainer):
@@ -102,7 +108,7 @@ class ZennitLRP(Explainer):
             returned = pick_head(trace.watched(names, call.forward)(inputs, samples), call.head)
             if call.on_output is not None:
                 call.on_output(with_rows(returned, call.n))
-            output = trace.explained(returned)
+            output = tree_map_only(Tensor, trace.explained, returned)
             self._check_rules(trace.rules)
             if ledger is not None:
                 ledger.scores = call.score(output).detach()
@@ -113,7 +119,7 @@ class ZennitLRP(Explainer):
         traced = dataclasses.replace(
             call,
             forward=forward,
-            head="logits",
+            head=None if call.head is None else "logits",
             tap=trace.tap,
             traced=True,
             on_output=None,
@@ -130,7 +136,7 @@ class ZennitLRP(Explainer):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what it would warn of is what is asked
                 # Any score will do, so that a model with several outputs needs no target.
-                summed = dataclasses.replace(call, target=lambda output: output.flatten(1).sum(1))
+                summed = dataclasses.replace(call, target=_sum_of_outputs)
                 trace = self._trace(summed, None)
                 list(self._traced(summed, trace))
                 unknown.update(trace.unknown)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import torch_private
+from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.lrp.batched import RelevanceStep
 from xaikit.explainers.lrp.flow import Flow, relevance_of
 from xaikit.explainers.lrp.operations import apply_rule
@@ -77,11 +78,16 @@ class Ledger:
         """Note the relevance that passes on one side of an operation."""
         self.record(entry, float(relevance.sum()), sign)
 
-    def target(self, output: Tensor, flow: Flow) -> Tensor:
-        """The model's output, with a record of the relevance with which a target function lets the output start."""
-        self.record(TARGET, float(self.scores.sum()), 1)
-        traced: Tensor = Probe.apply(output, TARGET, -1, self, flow)
-        return traced
+    def target(self, output: Any, flow: Flow) -> Any:
+        """The model's output, with a record of the relevance with which a target function lets the output start.
+
+        Args:
+            output: the explained head, or all that the model returned.
+            flow: the switch between relevance and true gradient.
+        """
+        if any(isinstance(x, Tensor) for x in tree_iter(output)):  # of an object that hides its tensors it is unknown
+            self.record(TARGET, float(self.scores.sum()), 1)
+        return tree_map_only(Tensor, lambda x: Probe.apply(x, TARGET, -1, self, flow), output)
 
     def lost(self, total: float) -> dict[str, float]:
         """Operations that did not conserve relevance, beyond rounding."""

@@ -112,8 +112,6 @@ class Trace(TorchFunctionMode):
 
     def explained(self, output: Tensor) -> Tensor:
         """The tensor to start from: the logits where the output is their softmax."""
-        if not isinstance(output, Tensor):
-            return output
         logits, version = self.marks[output].logits or (output, None)
         if version != torch_private.version_of(logits):  # no softmax, or its logits were written over
             return output
