@@ -19,6 +19,8 @@ import xaikit
 from xaikit import core
 from xaikit.cli import main
 from xaikit.core.torchvision_ops import import_torchvision
+from xaikit.explainers.cd import registry as cd_registry
+from xaikit.explainers.lrp import registry as lrp_registry
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -33,11 +35,15 @@ ELSEWHERE = ("make ", "pip ", "xaikit demo", "python -m benchmarks")
 
 @pytest.fixture
 def forget_new_names():
-    """Take out of the registries what a page puts in."""
+    """Take out of the registries, and of the rules of LRP and CD, what a page puts in."""
+    rules = [(table, dict(table)) for table in (lrp_registry.USER_RULES, cd_registry.RULES)]
     before = {name: dict(getattr(core, name)._items) for name in ("EXPLAINERS", "METRICS", "MITIGATORS", "FACTORS")}
     yield
     for name, items in before.items():
         getattr(core, name)._items = items
+    for table, entries in rules:
+        table.clear()
+        table.update(entries)
 
 
 def _marked(page):
@@ -117,6 +123,7 @@ def test_the_readme_has_blocks():
     assert len(BLOCK.findall((ROOT / "README.md").read_text())) >= 6
 
 
+@pytest.mark.usefixtures("forget_new_names")
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
     runner = doctest.DocTestRunner()

@@ -107,6 +107,7 @@ def _without_gaps(x: Tensor, region: Tensor) -> Tensor:
     if x.ndim < 4:
         return x
     covered = (region != 0).expand_as(x)
+    covered = covered | ~covered.flatten(1).any(1).view(-1, *[1] * (x.ndim - 1))  # without a region nothing is replaced
     filled = torch.where(covered, x, _mean_inside(x, region))
     for axes in ((-1, -2), (-2,), (-1,)):  # the last one counts most
         is_part = region.flip(axes) != 0
