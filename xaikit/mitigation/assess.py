@@ -102,9 +102,9 @@ class Assessment(Result):
             f"exchanged data {percent(self.accuracy[name])}"
         )
         if not self.relies and self.changed[name] > RELIES and self.reliance is not None:
-            beyond, many = percent(max(0.0, self.reliance.mean)), self.reliance.mean > RELIES
+            beyond = percent(max(0.0, self.reliance.mean))
             text += f"; about as many change by an exchange within a class ({beyond} fewer), which tells nothing"
-            text += f"; {self.samples} samples are too few to tell more" if many else ""
+            text += f"; {self.samples} samples are too few to tell more" if self.reliance.mean > RELIES else ""
         return text
 
     def row(self, *, groups: bool = False) -> dict[str, float]:

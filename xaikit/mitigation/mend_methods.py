@@ -92,9 +92,9 @@ def _of_shortcut(method: Any, data: MendData) -> Mitigator:
     takes_concept = isinstance(method, str) and "concept" in MITIGATORS.get(split_spec(method)[0]).SETTINGS
     mitigator = MITIGATORS.create(method, **({"concept": shortcut.concept} if takes_concept else {}))
     if isinstance(mitigator, Counterexamples):
-        named = {"fill": shortcut.factor} if shortcut.kind == FACTOR else {}
-        wishes = {name: v for name, v in {**named, "facts": data.facts}.items() if _is_open(mitigator, name)}
-        mitigator = mitigator.set_kwargs(**wishes)
+        fill = shortcut.factor if shortcut.kind == FACTOR else mitigator.fill
+        settings = {"fill": fill, "facts": data.facts}
+        mitigator = mitigator.set_kwargs(**{name: v for name, v in settings.items() if _is_open(mitigator, name)})
     if mitigator.needs_mask and data.training.masks is None:
         raise InvalidInputError(
             f"{type(mitigator).__name__} needs masks, and {shortcut.title} has none; name a mask as the shortcut, or "
