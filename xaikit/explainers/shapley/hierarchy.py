@@ -37,8 +37,8 @@ def read_hierarchy(value: Any, where: str) -> Any:
 
 
 def _nested(value: Any, where: str) -> Tree:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0:
+        return int(value)
     if isinstance(value, (list, tuple)) and value:
         children = tuple(_nested(item, where) for item in value)
         return children if len(children) > 1 else children[0]
