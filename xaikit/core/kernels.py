@@ -261,7 +261,7 @@ def refuse_missing_derivative(output: Tensor, called: set[Any]) -> None:
 def _reason(node: Any) -> str:
     for operands in range(1, 4):
         try:
-            node(*[torch.zeros(())] * operands)
+            node(*[torch.zeros((), device="cpu")] * operands)
         except TypeError:  # it wants another number of them
             continue
         except RuntimeError as err:

@@ -47,7 +47,7 @@ def to_json(value: Any, where: str) -> Any:  # noqa: PLR0911 - one return for ea
     if isinstance(value, torch.device):
         return str(value)
     if isinstance(value, (Tensor, np.ndarray)):
-        return tensor_to_json(torch.as_tensor(value))
+        return tensor_to_json(torch.as_tensor(value, device="cpu"))
     if isinstance(value, (tuple, list)):
         return [to_json(v, where) for v in value]
     if isinstance(value, Mapping):
@@ -74,7 +74,7 @@ def from_json(value: Any) -> Any:
     if TENSOR in value:
         return tensor_from_json(value)
     if set(value) == {"tensor", "dtype"}:  # as xaikit 0.1 wrote it
-        return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
+        return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]), device="cpu")
     if set(value) == {FLOAT}:
         return float(value[FLOAT])
     return {key: from_json(item) for key, item in value.items()}
@@ -115,8 +115,8 @@ def tensor_from_json(value: Mapping[str, Any]) -> Tensor:
     """
     dtype, shape, numbers = getattr(torch, value["dtype"]), value["shape"], value[TENSOR]
     if dtype.is_complex:
-        pairs = torch.tensor([float(v) for v in numbers], dtype=torch.float64).view(*shape, 2)
+        pairs = torch.tensor([float(v) for v in numbers], dtype=torch.float64, device="cpu").view(*shape, 2)
         return torch.view_as_complex(pairs).to(dtype)
     if dtype.is_floating_point:
-        return torch.tensor([float(v) for v in numbers], dtype=torch.float64).view(shape).to(dtype)
-    return torch.tensor(numbers, dtype=dtype).view(shape)
+        return torch.tensor([float(v) for v in numbers], dtype=torch.float64, device="cpu").view(shape).to(dtype)
+    return torch.tensor(numbers, dtype=dtype, device="cpu").view(shape)
