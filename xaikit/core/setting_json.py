@@ -1,8 +1,9 @@
 """Converting settings to plain JSON values in a spec, and back.
 
 What JSON has no value for is a dict with a special key: ``{"$tensor": [...], "shape": [...], "dtype": "int64"}``,
-``{"$float": "inf"}``. Tuples and lists are lists; a setting that wants a tuple makes one of a list. An object with a
-spec of its own, such as a baseline inside an explainer, is that spec.
+``{"$float": "inf"}``, and ``{"$items": [[0, "class"]]}`` for whole numbers as keys. Tuples and lists are lists; a
+setting that wants a tuple makes one of a list. An object with a spec of its own, such as a baseline inside an
+explainer, is that spec.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
 
-TENSOR, FLOAT = "$tensor", "$float"
+TENSOR, FLOAT, ITEMS = "$tensor", "$float", "$items"
 
 
 @runtime_checkable
@@ -51,9 +52,13 @@ def to_json(value: Any, where: str) -> Any:  # noqa: PLR0911 - one return for ea
     if isinstance(value, (tuple, list)):
         return [to_json(v, where) for v in value]
     if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            raise InvalidInputError(f"{where} is a dict with keys that are no text, which a spec cannot hold")
-        return {key: to_json(v, where) for key, v in value.items()}
+        if all(isinstance(key, str) for key in value):
+            return {key: to_json(v, where) for key, v in value.items()}
+        if all(isinstance(key, (str, int)) for key in value):
+            return {ITEMS: [[key, to_json(v, where)] for key, v in value.items()]}
+        raise InvalidInputError(
+            f"{where} is a dict with keys that are neither text nor numbers, which a spec cannot hold"
+        )
     if isinstance(value, HasSpec) and not isinstance(value, type):
         return value.spec()
     raise InvalidInputError(
@@ -61,7 +66,7 @@ def to_json(value: Any, where: str) -> Any:  # noqa: PLR0911 - one return for ea
     )
 
 
-def from_json(value: Any) -> Any:
+def from_json(value: Any) -> Any:  # noqa: PLR0911 - likewise
     """What `to_json` was given; tuples come back as lists, and objects with a spec as their specs.
 
     Args:
@@ -77,6 +82,8 @@ def from_json(value: Any) -> Any:
         return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]), device="cpu")
     if set(value) == {FLOAT}:
         return float(value[FLOAT])
+    if set(value) == {ITEMS}:
+        return {key: from_json(item) for key, item in value[ITEMS]}
     return {key: from_json(item) for key, item in value.items()}
 
 
