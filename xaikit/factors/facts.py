@@ -57,6 +57,7 @@ class DataFacts:
         stranger = next((name for name in fields if name not in names), None)
         if stranger is not None:
             raise InvalidTypeError(f"data have no fact {stranger!r}{near_names(stranger, names)}")
+        x = x.detach()
         kind = fields.pop("kind", None) or kind_of(x)
         if kind not in KINDS:
             raise UnknownNameError(f"unknown kind of data {kind!r}{near_names(str(kind), KINDS)}")
@@ -65,12 +66,15 @@ class DataFacts:
         fields["channel_axis"] = axis % x.ndim if x.ndim > 2 else 1
         tokenizer = fields.get("vocabulary")
         fields["vocabulary"] = read_vocabulary(tokenizer)
-        fields["columns"] = tuple(fields.get("columns") or ())
+        columns = fields.get("columns")
+        fields["columns"] = () if columns is None else tuple(columns)
         if kind == TEXT:
             if fields.get("padding") is None:
                 padding = getattr(tokenizer, "pad_token_id", None)
                 fields["padding"] = padding_of(x) if padding is None else padding
-            special = fields.get("special") or getattr(tokenizer, "all_special_ids", None) or ()
+            special = fields.get("special")
+            if special is None or len(special) == 0:
+                special = getattr(tokenizer, "all_special_ids", None) or ()
             fields["special"] = tuple(int(token) for token in special)
         elif x.ndim > 2 and fields.get("low") is None:
             places = tuple(d for d in range(x.ndim) if d != fields["channel_axis"])

@@ -5,30 +5,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
+from xaikit.core.arrays import is_array
 from xaikit.core.configured import REQUIRED
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.registries import FACTORS
 from xaikit.core.spec_strings import nested, parts_between_commas
 from xaikit.factors.base import ExchangeContext, Factor
 from xaikit.factors.facts import KINDS, DataFacts
+from xaikit.factors.regions import MaskedRegion
 
 
 def factors_setting(value: Any, where: str) -> tuple[Factor, ...]:
-    """Check a setting that holds factors: a text with commas, in brackets, or a list of specs and objects."""
+    """Check a setting that holds factors: a text with commas, in brackets, or a list of specs, objects and masks."""
     if isinstance(value, str):
         value = [
             nested(part.strip()) for part in parts_between_commas(value.strip().removeprefix("[").removesuffix("]"))
         ]
     if not isinstance(value, Sequence) or not value:
         raise InvalidTypeError(f"{where} must be factors, such as [brightness, contrast], got {value!r}")
-    factors: tuple[Factor, ...] = tuple(FACTORS.create(item) for item in value)
+    factors: tuple[Factor, ...] = tuple(_single(item, where) for item in value)
     for factor in factors:
         if factor.IS_FAMILY or factor.needs_masks:
             what = "stands for several factors" if factor.IS_FAMILY else "needs masks"
             raise InvalidInputError(f"{where} must be single factors without masks, and {factor.NAME!r} {what}")
     return factors
+
+
+def _single(value: Any, where: str) -> Factor:
+    """One of several factors; a mask is a region that is the same in all samples."""
+    if is_array(value) or (isinstance(value, (list, tuple)) and not is_factor(value)):
+        return MaskedRegion(mask=value)
+    if isinstance(value, (list, tuple)):
+        raise InvalidInputError(
+            f"{where} must be one list, and holds a list of factors; write their names side by side"
+        )
+    factor: Factor = FACTORS.create(value)
+    return factor
 
 
 @FACTORS.register("together")
@@ -69,23 +84,32 @@ class Together(Factor):
 
 
 def read_factor(value: Any) -> Factor:
-    """The factor that a user named; several in a list are exchanged together.
+    """The factor that a user named; several in a list, masks among them, are exchanged together.
 
     Args:
-        value: what `FACTORS.create` takes, or a list of such.
+        value: what `FACTORS.create` takes, a mask for all samples, or a list of such with a factor in it.
 
     Raises:
         InvalidTypeError, InvalidInputError, UnknownNameError: for anything else.
     """
-    return Together(factors=value) if isinstance(value, (list, tuple)) and is_factor(value) else FACTORS.create(value)
+    value = _plain(value)
+    if isinstance(value, (list, tuple)) and is_factor(value):
+        return Together(factors=value)
+    return MaskedRegion(mask=value) if is_array(value) else FACTORS.create(value)
 
 
 def is_factor(value: Any) -> bool:
-    """Whether a value names a factor, or several in a list, and is no mask.
+    """Whether a value names a factor, or is a list that holds one; else it is a mask.
 
     Args:
         value: of the user.
     """
+    value = _plain(value)
     if isinstance(value, (list, tuple)):
-        return bool(value) and all(is_factor(item) and not isinstance(item, (list, tuple)) for item in value)
+        return any(is_factor(item) for item in value)
     return isinstance(value, (str, Factor)) or (isinstance(value, type) and issubclass(value, Factor))
+
+
+def _plain(value: Any) -> Any:
+    """An array of names as a list of them."""
+    return value.tolist() if isinstance(value, np.ndarray) and value.dtype.kind in "UO" else value

@@ -87,7 +87,7 @@ class Assessment(Result):
             InvalidInputError: where nothing was exchanged.
         """
         if self.exchange is None:
-            raise InvalidInputError(f"{UNKNOWN}; give masks, a factor or a decoy to assess")
+            raise InvalidInputError(f"{UNKNOWN}; assess needs samples of two classes, and masks, a factor or a decoy")
         return self.changed[self.exchange] > RELIES and (self.reliance is None or is_reliance(self.reliance))
 
     @property
@@ -104,6 +104,7 @@ class Assessment(Result):
         if not self.relies and self.changed[name] > RELIES and self.reliance is not None:
             beyond = percent(max(0.0, self.reliance.mean))
             text += f"; about as many change by an exchange within a class ({beyond} fewer), which tells nothing"
+            text += f"; {self.samples} samples are too few to tell more" if self.reliance.mean > RELIES else ""
         return text
 
     def row(self, *, groups: bool = False) -> dict[str, float]:

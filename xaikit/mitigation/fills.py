@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xaikit.core.arrays import is_array
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
 from xaikit.core.registries import FACTORS
 from xaikit.core.spec_strings import nested
@@ -16,7 +17,7 @@ from xaikit.factors import DataFacts, Factor, is_factor, read_factor
 from xaikit.factors.exchange import exchanged, is_text
 
 FILLS = ("permute", "uniform", "noise", "colour")
-FORMS = "one of 'permute', 'uniform', 'noise', 'colour', a factor such as 'hue', or a function"
+FORMS = "one of 'permute', 'uniform', 'noise', 'colour', a factor such as 'hue', a mask, or a function"
 
 
 def check_fill(value: Any, where: str) -> Any:
@@ -37,7 +38,7 @@ def check_fill(value: Any, where: str) -> Any:
         value = FACTORS.create(value)
     if (isinstance(value, Mapping) and "name" in value) or (isinstance(value, type) and issubclass(value, Factor)):
         value = FACTORS.create(value)
-    if isinstance(value, (list, tuple)) and is_factor(value):
+    if is_array(value) or (isinstance(value, (list, tuple)) and is_factor(value)):
         value = read_factor(value)
     if isinstance(value, Factor) and value.IS_FAMILY:
         raise InvalidInputError(f"{where} must be a single factor, and {value.NAME!r} stands for several; name one")

@@ -65,6 +65,8 @@ def read_shortcut(shortcut: Any, groups: Any = None) -> Shortcut:
         InvalidTypeError, UnknownNameError: for anything else.
         InvalidInputError: for a factor that stands for several.
     """
+    if isinstance(shortcut, (list, tuple)) and not shortcut:
+        shortcut = None
     if shortcut is None and groups is None:
         raise InvalidTypeError(
             "mend must be told the shortcut: a mask, a factor such as 'hue', or a Concept; see scan. None is for "
@@ -96,7 +98,7 @@ def gather(model: nn.Module, data: Any, masks: Any = None) -> Batch:
     """
     parts = [batch.to("cpu") for batch in read_batches(data, masks, model=model, what="shortcut_masks")]
     tensors = [flatten(part.inputs)[0] for part in parts]
-    inputs = flatten(parts[0].inputs)[1](tuple(torch.cat(column) for column in zip(*tensors, strict=True)))
+    inputs = flatten(parts[0].inputs)[1](tuple(torch.cat(column).detach() for column in zip(*tensors, strict=True)))
     labels = torch.cat([read_classes(part.labels, part.size) for part in parts])
     if any(part.masks is None for part in parts):
         if not all(part.masks is None for part in parts):
@@ -243,6 +245,12 @@ def _masks_of_validation(shortcut: Shortcut, validation: Any, training: Batch) -
 
 
 def _check_labels(labels: Tensor, held_out: Tensor) -> None:
+    for part, name in ((labels, "samples to train on"), (held_out, "held-out samples")):
+        if len(classes := part.unique()) < 2:
+            raise InvalidInputError(
+                f"a shortcut is exchanged between classes, and all {name} are of class {int(classes[0])}; pass samples "
+                "of two classes"
+            )
     unseen = sorted(set(held_out.tolist()) - set(labels.tolist()))
     if unseen:
         raise InvalidInputError(

@@ -13,6 +13,7 @@ from torch import nn
 
 from xaikit.core import MITIGATORS, Configured
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.spec_strings import split_spec
 from xaikit.core.structure import flatten
 from xaikit.factors import MaskedRegion
 from xaikit.mitigation.base import Mitigator
@@ -21,7 +22,7 @@ from xaikit.mitigation.counterexamples import Counterexamples
 from xaikit.mitigation.dfr import DFR
 from xaikit.mitigation.group_balanced import GroupBalanced
 from xaikit.mitigation.group_dro import GroupDRO
-from xaikit.mitigation.mend_data import CONCEPT, GROUPS, REGION, MendData
+from xaikit.mitigation.mend_data import CONCEPT, FACTOR, GROUPS, REGION, MendData
 from xaikit.mitigation.pgd_ex import PGDEx
 from xaikit.mitigation.rrr import RRR
 
@@ -82,7 +83,28 @@ def read_methods(methods: Any, data: MendData, *, from_scratch: bool = False) ->
         raise InvalidTypeError(f"methods must be a list of mitigators or their spec strings, got {methods!r}")
     if not methods:
         raise InvalidInputError("methods must name at least one mitigator, got none")
-    return [MITIGATORS.create(method) for method in methods]
+    return [_of_shortcut(method, data) for method in methods]
+
+
+def _of_shortcut(method: Any, data: MendData) -> Mitigator:
+    """The mitigator with what it needs of the shortcut, where the user left that open."""
+    shortcut = data.shortcut
+    takes_concept = isinstance(method, str) and "concept" in MITIGATORS.get(split_spec(method)[0]).SETTINGS
+    mitigator = MITIGATORS.create(method, **({"concept": shortcut.concept} if takes_concept else {}))
+    if isinstance(mitigator, Counterexamples):
+        fill = shortcut.factor if shortcut.kind == FACTOR else mitigator.fill
+        settings = {"fill": fill, "facts": data.facts}
+        mitigator = mitigator.set_kwargs(**{name: v for name, v in settings.items() if _is_open(mitigator, name)})
+    if mitigator.needs_mask and data.training.masks is None:
+        raise InvalidInputError(
+            f"{type(mitigator).__name__} needs masks, and {shortcut.title} has none; name a mask as the shortcut, or "
+            "another method"
+        )
+    return mitigator
+
+
+def _is_open(mitigator: Mitigator, name: str) -> bool:
+    return mitigator.SETTINGS[name].is_default(getattr(mitigator, name))
 
 
 def with_training(mitigator: Mitigator, n: int, *, n_epochs: int | None, seed: int) -> Mitigator:
@@ -104,9 +126,7 @@ def with_training(mitigator: Mitigator, n: int, *, n_epochs: int | None, seed: i
         "random_state": seed,
     }
     changes = {
-        name: value
-        for name, value in wishes.items()
-        if mitigator.SETTINGS[name].is_default(getattr(mitigator, name)) or (name == "n_epochs" and n_epochs)
+        name: value for name, value in wishes.items() if _is_open(mitigator, name) or (name == "n_epochs" and n_epochs)
     }
     return mitigator.set_kwargs(**changes)
 

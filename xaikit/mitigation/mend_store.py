@@ -6,14 +6,17 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from xaikit.core import Configured
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.files import write_whole
+from xaikit.core.results import Result
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.checkpoints import InMemory
 from xaikit.mitigation.mend_data import MendData
@@ -168,13 +171,8 @@ def fingerprint(model: nn.Module, data: MendData, **settings: Any) -> dict[str, 
     """
     parts = {f"data {name}": value for name, value in InMemorySource(data.training, 1).fingerprint().items()}
     parts |= {f"validation {name}": value for name, value in InMemorySource(data.held_out, 1).fingerprint().items()}
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}{plain.dtype}{tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    parts["model"] = digest.hexdigest()[:16]
-    parts["shortcut"] = repr(data.shortcut.factor or data.shortcut.concept)
+    parts["model"] = _digest(model.state_dict())
+    parts["shortcut"] = _text(data.shortcut.factor or data.shortcut.concept)
     return {**parts, **{name: str(value) for name, value in settings.items()}}
 
 
@@ -184,7 +182,40 @@ def key_of(mitigator: Mitigator) -> str:
     Args:
         mitigator: as it is trained with.
     """
-    return repr(mitigator)
+    return _text(mitigator)
+
+
+def _text(value: Any) -> str:
+    """The repr of settings; tensors in them, such as a mask, show only their shape there, so their digest follows."""
+    tensors = dict(_tensors(value, ""))
+    return f"{value!r} {_digest(tensors)}" if tensors else repr(value)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}{plain.dtype}{tuple(plain.shape)}".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
+    return digest.hexdigest()[:16]
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in settings, in a result, or in a list, by where they stand."""
+    if isinstance(value, Tensor):
+        yield name, value
+        return
+    parts: dict[Any, Any] = {}
+    if isinstance(value, Configured):
+        parts = value.settings()
+    elif isinstance(value, Result):
+        parts = vars(value)
+    elif isinstance(value, Mapping):
+        parts = dict(value)
+    elif isinstance(value, (list, tuple)):
+        parts = dict(enumerate(value))
+    for key, part in parts.items():
+        yield from _tensors(part, f"{name}.{key}")
 
 
 def _short(key: str) -> str:

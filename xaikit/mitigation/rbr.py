@@ -19,6 +19,7 @@ from xaikit.core.structure import Tensors
 from xaikit.core.taps import Tap
 from xaikit.explainers.gradient import Gradient
 from xaikit.mitigation.masked import MaskedMitigator
+from xaikit.mitigation.penalties import at_least_float32
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LAYERS = (nn.Linear, *CONVOLUTIONS)
@@ -27,7 +28,8 @@ LAYERS = (nn.Linear, *CONVOLUTIONS)
 def _layer_names(value: Any, where: str) -> Any:
     if value is None:
         return None
-    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else ()
+    names = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    names = tuple(str(name) if type(name) is int else name for name in names)  # a spec string reads "2" as a number
     if not names or not all(isinstance(name, str) for name in names):
         raise InvalidInputError(f"{where} must be names of layers, such as 'fc', got {value!r}")
     return names
@@ -130,9 +132,9 @@ def damped_inverse(g: Tensor, damping: float) -> Tensor:
         g: the gradients of N samples.
         damping: above 0.
     """
-    n = len(g)
-    kernel = g @ g.T / n + damping * torch.eye(n, dtype=g.dtype, device=g.device)
-    return torch.linalg.solve(kernel, g)
+    n, wide = len(g), at_least_float32(g)  # torch solves nothing in half precision
+    kernel = wide @ wide.T / n + damping * torch.eye(n, dtype=wide.dtype, device=g.device)
+    return torch.linalg.solve(kernel, wide).to(g.dtype)
 
 
 def _points(model: nn.Module, names: Sequence[str] | None) -> list[LayerPoint]:

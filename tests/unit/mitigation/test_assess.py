@@ -343,5 +343,5 @@ def test_factors_that_cannot_be_assessed():
     ):
         with pytest.raises(kind, match=sentence):
             assess(RedOrBlue(), (x, y), explainers=(), progress=False, **options)
-    with pytest.raises(InvalidInputError, match="nothing was exchanged; give masks, a factor or a decoy"):
+    with pytest.raises(InvalidInputError, match="nothing was exchanged; assess needs samples of two classes"):
         assess(RedOrBlue(), (x, y), explainers=(), progress=False).relies  # noqa: B018

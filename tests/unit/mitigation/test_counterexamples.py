@@ -77,7 +77,7 @@ def test_tokens_are_permuted_between_samples():
 
 def test_refusals(case):
     model, x, y, mask = case
-    with pytest.raises(InvalidInputError, match="must be one of 'permute', .* a factor such as 'hue', or"):
+    with pytest.raises(InvalidInputError, match="must be one of 'permute', .* a factor such as 'hue', a mask"):
         Counterexamples(fill="grey")
     with pytest.raises(InvalidTypeError, match="or a function, got 3"):
         Counterexamples(fill=3)
@@ -207,7 +207,7 @@ def test_a_function_sees_the_model_and_the_labels(case):
 
 def test_fills_that_are_none():
     for fill, kind, sentence in (
-        ("hues", InvalidInputError, "a factor such as 'hue', or a function, got 'hues'; did you mean 'hue'"),
+        ("hues", InvalidInputError, "a factor such as 'hue', a mask, or a function, got 'hues'; did you mean 'hue'"),
         ("corners", InvalidInputError, "must be a single factor, and 'corners' stands for several"),
         (3, InvalidTypeError, "or a function, got 3"),
     ):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from xaikit.core import MITIGATORS
 from xaikit.core.errors import InvalidInputError, UnknownNameError
 from xaikit.mitigation import RBR
 from xaikit.testing.mitigators import penalty_derivative_error
@@ -141,8 +142,8 @@ def test_refusals():
     model, x, y = case()
     with pytest.raises(InvalidInputError, match=r"takes the gradient alone, for its layer=, got .*; use RRR"):
         RBR(explainer="smoothgrad")
-    with pytest.raises(InvalidInputError, match="must be names of layers, such as 'fc', got 3"):
-        RBR(weights=3)
+    with pytest.raises(InvalidInputError, match="must be names of layers, such as 'fc', got 3.5"):
+        RBR(weights=3.5)
     with pytest.raises(UnknownNameError, match="no layer 'fcc'.*fc"):
         RBR(weights="fcc").loss(model, (x, y, MASK))
     normed = nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 3)).double()
@@ -161,3 +162,14 @@ def test_refusals():
 
     with pytest.raises(InvalidInputError, match="layer 'fc' has 8 rows for 4 samples, and RBR needs one for each"):
         RBR().loss(Rows().double(), (x, y, MASK))
+
+
+def test_numbers_as_names_and_half_precision():
+    """Layers of an `nn.Sequential` are called 0, 1, 2; a model in bfloat16 is damped in single precision."""
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), torch.rand(6, 4)
+    batch = (x, torch.arange(6) % 3, torch.ones(4))
+    assert MITIGATORS.create("rbr:weights=[0,2]") == RBR(weights=["0", "2"])
+    assert MITIGATORS.create("rbr:weights=2") == RBR(weights="2")
+    exact = RBR(damping=0.1).loss(model, batch).penalty
+    coarse = RBR(damping=0.1).loss(model.bfloat16(), (x.bfloat16(), *batch[1:])).penalty
+    assert torch.allclose(coarse, exact, rtol=0.05)
