@@ -59,7 +59,7 @@ class Batch(NamedTuple):
             rows: their indices.
         """
         tensors, rebuild = flatten(self.inputs)
-        chosen = torch.as_tensor(rows, dtype=torch.long)
+        chosen = rows.long() if isinstance(rows, Tensor) else torch.tensor(rows, dtype=torch.long, device="cpu")
         per_sample = isinstance(self.labels, Tensor) and self.labels.ndim > 0
         labels = self.labels[chosen.to(self.labels.device)] if per_sample else self.labels
         inputs = rebuild(tuple(t[chosen.to(t.device)] for t in tensors))
@@ -258,7 +258,7 @@ def _cut(batch: Batch, rows: int | None) -> Iterator[Batch]:
         yield batch
         return
     for begin in range(0, n, rows):
-        yield batch.take(torch.arange(begin, min(begin + rows, n)))
+        yield batch.take(torch.arange(begin, min(begin + rows, n), device="cpu"))
 
 
 def _sample_count(tensors: tuple[Tensor, ...]) -> int:

@@ -139,7 +139,7 @@ class Summary:
         """
         names = self._names()
         spread = set(np.linspace(0, self._n - 1, min(self._n, MAX_POINTS)).round().astype(int).tolist())
-        moments, size = RunningMoments(pairs=False), torch.zeros(len(names)).double()
+        moments, size = RunningMoments(pairs=False), torch.zeros(len(names), device="cpu").double()
         positive = torch.zeros_like(size)
         points, inputs, place = [], [], 0
         for rows in self._rows():
@@ -232,7 +232,7 @@ class Summary:
                 f"clusters compare each pair of 2 to {MAX_COLUMNS} columns over at least 2 samples, got {len(names)} "
                 f"columns and {self._n} samples"
             )
-        moments, size = RunningMoments(pairs=True), torch.zeros(len(names)).double()
+        moments, size = RunningMoments(pairs=True), torch.zeros(len(names), device="cpu").double()
         for rows in self._rows():
             values = self._by_column(rows.values)
             moments.add(values)
@@ -245,7 +245,7 @@ class Summary:
         correlation = correlation.clamp(-1, 1).fill_diagonal_(1.0)
         merges = linkage(squareform(1 - correlation.abs().numpy(), checks=False), "average", optimal_ordering=True)
         numbers = torch.from_numpy(fcluster(merges, distance, "distance")).long() - 1
-        joint = torch.zeros(int(numbers.max()) + 1).double()
+        joint = torch.zeros(int(numbers.max()) + 1, device="cpu").double()
         for rows in self._rows():
             values = self._by_column(rows.values)
             joint += values.new_zeros(len(values), len(joint)).index_add_(1, numbers, values).abs().sum(0)
@@ -291,7 +291,7 @@ class Summary:
         dropped = 0
         for shard in self._run.shards():
             values = self._picked(shard.values, "values").double()
-            chosen = torch.ones(len(values), dtype=torch.bool)
+            chosen = torch.ones(len(values), dtype=torch.bool, device="cpu")
             if self._of_class is not None:
                 chosen = torch.zeros_like(chosen) if shard.targets is None else shard.targets == self._of_class
             finite = values.flatten(1).isfinite().all(1) if values.ndim > 1 else values.isfinite()

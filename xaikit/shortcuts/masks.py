@@ -81,12 +81,12 @@ def make_masks(
 
 def _rows(samples: Sequence[int], n: int) -> Tensor:
     """Which of n samples are listed, as booleans (N,)."""
-    index = torch.as_tensor(samples)
+    index = torch.as_tensor(samples, device="cpu")
     if index.ndim != 1 or len(index) == 0 or index.dtype == torch.bool or index.is_floating_point():
         raise InvalidInputError(f"samples must be a list of sample indices, got {samples!r}")
     if int(index.min()) < 0 or int(index.max()) >= n:
         raise InvalidInputError(f"samples must lie in 0..{n - 1}, got {int(index.min())} to {int(index.max())}")
-    rows = torch.zeros(n, dtype=torch.bool)
+    rows = torch.zeros(n, dtype=torch.bool, device="cpu")
     rows[index] = True
     if bool(rows.all()):
         raise InvalidInputError(

@@ -145,6 +145,6 @@ def _permuted(maps: Tensor, mask: Tensor, n: int, seed: int) -> Tensor:
     """The share inside the mask, first as it is, then with the positions of all maps permuted alike."""
     generator = torch.Generator().manual_seed(seed)
     flat, mask = maps.flatten(1), mask.flatten(1).expand(len(maps), -1)
-    orders = [torch.arange(flat.shape[1])]
-    orders += [torch.randperm(flat.shape[1], generator=generator) for _ in range(n)]
+    orders = [torch.arange(flat.shape[1], device="cpu")]
+    orders += [torch.randperm(flat.shape[1], generator=generator, device="cpu") for _ in range(n)]
     return torch.stack([(flat[:, order] * mask).sum(1) for order in orders], 1)

@@ -192,7 +192,7 @@ def _read(model: nn.Module, inputs: Any, what: str) -> Any:
 
 
 def _vector(with_it: Tensor, without: Tensor, *, method: str, layer: str) -> Tensor:
-    shows = torch.arange(len(with_it) + len(without)) < len(with_it)
+    shows = torch.arange(len(with_it) + len(without), device="cpu") < len(with_it)
     return separating_direction(torch.cat([with_it, without]), shows, method=method, layer=layer)
 
 
@@ -219,7 +219,7 @@ def _shares(
         positive = g @ vectors.T > 0
         labels = batch.labels
         if not isinstance(labels, Tensor):
-            labels = torch.full((len(g),), labels if isinstance(labels, int) else -1)
+            labels = torch.full((len(g),), labels if isinstance(labels, int) else -1, device="cpu")
         for label in labels.unique().tolist():
             key = None if label < 0 else int(label)
             members = positive[labels.cpu() == label]

@@ -198,7 +198,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(InvalidInputError, match="one number for each sample"):
         tracin(model, TRAIN, TEST, loss=lambda outputs, labels: outputs.sum(), progress=False)
     found = tracin(model, TRAIN, TEST, progress=False)
-    with pytest.raises(InvalidInputError, match="trained on samples 0 to 59, got 60"):
+    with pytest.raises(InvalidInputError, match="a training sample must be >= 0 and <= 59, got 60"):
         found.of(60)
     with pytest.raises(UnknownNameError, match="no training sample is called 'x.png'"):
         found.of("x.png")

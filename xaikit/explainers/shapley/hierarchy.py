@@ -108,7 +108,9 @@ def neighbours(groups: Sequence[Tensor]) -> Tree:
         counts = torch.bincount(flat.flatten(), minlength=len(numbers)).double()
         centres = []
         for axis, size in enumerate(ids.shape):
-            along = torch.arange(size, dtype=torch.float64).view([-1 if i == axis else 1 for i in range(ids.ndim)])
+            along = torch.arange(size, dtype=torch.float64, device="cpu").view(
+                [-1 if i == axis else 1 for i in range(ids.ndim)]
+            )
             sums = torch.bincount(flat.flatten(), along.expand(ids.shape).flatten(), minlength=len(numbers))
             centres.append((sums / counts).tolist())
         # A group that several inputs share stands with the first of them.
