@@ -37,9 +37,9 @@ def weights_of(model: nn.Module, layers: str | Sequence[str] | None) -> WeightDi
         InvalidInputError: where none of the weights is trained.
     """
     modules = dict(model.named_modules())
-    named = [""] if layers is None else list(layers) if isinstance(layers, (list, tuple)) else [layers]
+    listed = [""] if layers is None else list(layers) if isinstance(layers, (list, tuple)) else [layers]
     by_module = {module: name for name, module in modules.items()}
-    names = [by_module.get(name, name) if isinstance(name, nn.Module) else str(name) for name in named]
+    names = [by_module.get(name, name) if isinstance(name, nn.Module) else str(name) for name in listed]
     stranger = next((name for name in names if name not in modules), None)
     if stranger is not None:
         raise UnknownNameError(f"the model has no layer {str(stranger)!r}{near_names(str(stranger), modules)}")
