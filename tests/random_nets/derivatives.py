@@ -16,7 +16,7 @@ from xaikit.core.structure import flatten
 STEPS = (1e-5, 1e-6, 1e-7, 1e-8)
 TOLERANCE = 1e-4  # of finite differences
 DOUBLE_BACKWARD = 1e-7  # of two exact derivatives
-SAME = 1e-6  # with and without a graph: torch's own derivative of Hardsigmoid has the precision of float32
+SAME = 1e-9  # with and without a graph
 
 
 def derivative_violations(case: Case, explainer: Any, name: str) -> Iterator[str]:

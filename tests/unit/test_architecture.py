@@ -48,6 +48,10 @@ PRIVATE_DOORS = {
 NAMED_TUPLE = ("_fields", "_replace", "_asdict", "_make")  # documented, and public for that
 READERS = ("getattr", "hasattr", "setattr", "delattr", "attrgetter")
 LONGEST = 400
+MAKERS = (
+    "empty", "zeros", "ones", "full", "eye", "arange", "linspace", "logspace", "rand", "randn", "randint", "randperm",
+    "tensor", "as_tensor", "asarray", "scalar_tensor",
+)  # fmt: skip
 
 
 @functools.cache
@@ -284,6 +288,19 @@ def empty_names(path: Path):
 def test_names_say_what_they_hold():
     lines = [f"{path.relative_to(ROOT)}:{line}: {name}" for path in FILES for line, name in empty_names(path)]
     assert len(lines) <= MOST_EMPTY_NAMES, "\n".join(lines)
+
+
+def makers_without_device(path: Path) -> list[int]:
+    """The lines where a tensor is made out of nothing, on whatever device is torch's default one."""
+    calls = (node for node in nodes_that_run(path) if isinstance(node, ast.Call))
+    made = (call for call in calls if ast.unparse(call.func).removeprefix("torch.") in MAKERS)
+    return [call.lineno for call in made if not any(keyword.arg in (None, "device") for keyword in call.keywords)]
+
+
+def test_a_tensor_made_out_of_nothing_names_its_device():
+    # `torch.set_default_device` of the user is for the user's tensors.
+    ours = (path for path in FILES if room(path) not in ("cli", "testing"))
+    assert {str(path): lines for path in ours if (lines := makers_without_device(path))} == {}
 
 
 def homes_of_types() -> dict[str, dict[str, str]]:

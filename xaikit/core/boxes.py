@@ -36,7 +36,7 @@ def boxes_to_masks(boxes: Any, size: Sequence[int]) -> Tensor:
     """
     height, width = _height_and_width(size)
     rows = list(boxes) if isinstance(boxes, (list, tuple)) else list(to_tensor(boxes, "boxes"))
-    masks = torch.zeros(len(rows), height, width)
+    masks = torch.zeros(len(rows), height, width, device="cpu")
     for mask, row in zip(masks, rows, strict=True):
         for x0, y0, x1, y1 in _boxes_of_sample(row):
             left, top = max(0, math.floor(x0)), max(0, math.floor(y0))

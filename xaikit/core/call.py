@@ -238,9 +238,10 @@ class Call:
     @contextlib.contextmanager
     def _kernels(self) -> Iterator[None]:
         """The context of a gradient: operations without a second derivative, or with a slow one, are replaced."""
+        is_double = any(x.dtype == torch.float64 for x in self.inputs)
         with (
             torch.enable_grad(),
-            sound_kernels(self.facts, self.form, create_graph=self.create_graph),
+            sound_kernels(self.facts, self.form, create_graph=self.create_graph, is_double=is_double),
             contextlib.nullcontext() if self.traced else fast_convolutions(self.modules, twice=self.create_graph),
         ):
             yield

@@ -57,6 +57,7 @@ def _mend_module(_module: nn.Module, _inputs: Any, output: Any) -> None:
 
 
 def _hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:
+    """The same: torch's derivative holds 1/6 in single precision also for float64, and has none of its own."""
     y = F.relu6(x + 3) / 6
     return x.copy_(y) if inplace else y
 
@@ -104,9 +105,10 @@ FIRST: Mapping[Any, Callable[..., Tensor]] = MappingProxyType(
         Tensor.cholesky_inverse: _cholesky_inverse,
     }
 )
+DOUBLE: Mapping[Any, Callable[..., Tensor]] = MappingProxyType({F.hardsigmoid: _hardsigmoid})
 TWICE: Mapping[Any, Callable[..., Tensor]] = MappingProxyType(
     {
-        F.hardsigmoid: _hardsigmoid,
+        **DOUBLE,
         torch.cdist: _cdist,
         F.pdist: _pdist,
         torch.pdist: _pdist,
@@ -188,7 +190,7 @@ def _torchs_refusals_told() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sound_kernels(facts: ModelFacts, form: Hashable, *, create_graph: bool) -> Iterator[None]:
+def sound_kernels(facts: ModelFacts, form: Hashable, *, create_graph: bool, is_double: bool) -> Iterator[None]:
     """While active, functions that the model calls and that torch differentiates wrongly are replaced by right ones.
 
     For a form of input that is new, the functions that are called are noted: they may be others.
@@ -197,8 +199,9 @@ def sound_kernels(facts: ModelFacts, form: Hashable, *, create_graph: bool) -> I
         facts: what is known of the model.
         form: of the input.
         create_graph: whether the gradient will be differentiated, too.
+        is_double: whether an input has double precision.
     """
-    table = {**FIRST, **TWICE} if create_graph else FIRST
+    table = {**FIRST, **(TWICE if create_graph else DOUBLE if is_double else {})}
     is_new = form not in facts.watched
     mode: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if is_new:
@@ -261,7 +264,7 @@ def refuse_missing_derivative(output: Tensor, called: set[Any]) -> None:
 def _reason(node: Any) -> str:
     for operands in range(1, 4):
         try:
-            node(*[torch.zeros(())] * operands)
+            node(*[torch.zeros((), device="cpu")] * operands)
         except TypeError:  # it wants another number of them
             continue
         except RuntimeError as err:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.layers import by_sample
+from xaikit.core.layers import LayerPoint, batch_is_second, by_sample
 from xaikit.core.structure import Tensors
 from xaikit.core.taps import Readings, Tap, tapped
 from xaikit.core.targets import CallTarget
@@ -70,41 +70,75 @@ def read_layers(call: Call, points: Sequence[Tensor] = ()) -> LayerGradients:
             call.on_output(output)
         grads = call._differentiated(output, (*readings.leaves, *points), runs=readings.runs)
     activations = [[a if call.create_graph else a.detach() for a in runs] for runs in readings.outputs]
-    several_rows = [len(runs[0]) != call.n for runs in activations]
-    major = [several and call.sample_major(i, call.target) for i, several in enumerate(several_rows)]
+    major = [call.sample_major(i, call.target, runs[0]) for i, runs in enumerate(activations)]
     return LayerGradients(activations, readings.split(grads), call.n, major)
 
 
-def row_order(call: Call) -> Callable[[int, CallTarget], bool]:
+def row_order(call: Call) -> Callable[[int, CallTarget, Tensor], bool]:
     """A function that tells whether the rows of a sample stand together at a layer that is read off.
 
     They do where the model flattens choices (N, C, ...) to (N * C, ...). Towers that are joined along the batch keep
     the samples together, part by part. The function asks by which rows the score of one sample alone is moved; it runs
-    the model once, and only where a layer has several rows for each sample.
+    the model once, and only where a layer has several rows for each sample, or may have the batch second.
 
     Args:
         call: at the model's inputs, with the layers in `read_at`.
     """
 
-    def sample_major(index: int, target: CallTarget) -> bool:
+    def sample_major(index: int, target: CallTarget, activation: Tensor) -> bool:
+        point, of_target = call.read_at[index], dataclasses.replace(call, target=target)
         if call.n == 1:
             return True  # either is the same
-        point = call.read_at[index]
-        with torch.enable_grad(), tapped((point,), Tap.apply) as readings:
-            scores = dataclasses.replace(call, target=target).score(call.run(call.inputs)).unbind()
-        leaves = readings.leaves
-        for i, score in enumerate(scores):
-            grads = torch.autograd.grad(score, leaves, retain_graph=True, allow_unused=True)
-            for g in grads:
-                order = None if g is None else _order(g, i, call.n, point.name)
-                if order is not None:
-                    return order
+        check_batch_first(of_target, point, activation)
+        if len(activation) == call.n:
+            return False
+        for i, gradient in _by_score(of_target, point):
+            order = _order(gradient, i, call.n, point.name)
+            if order is not None:
+                return order
         raise InvalidInputError(
-            f"layer {point.name!r} returns {len(leaves[0])} rows for {call.n} samples, and no score tells which rows "
+            f"layer {point.name!r} returns {len(activation)} rows for {call.n} samples, and no score tells which rows "
             "belong to which sample; name a layer after which the batch is whole, or explain the inputs"
         )
 
     return sample_major
+
+
+def check_batch_first(call: Call, point: LayerPoint, activation: Tensor) -> None:
+    """Refuse a layer that returns (T, N, ...), also where T happens to be N; asked once for a form of input.
+
+    Args:
+        call: at the model's inputs.
+        point: the layer.
+        activation: what it returned.
+
+    Raises:
+        InvalidInputError: naming the layer.
+    """
+    key = ("batch first", call.form, point.name, tuple(activation.shape))
+    if call.n == 1 or activation.ndim < 3 or activation.shape[1] != call.n or key in call.facts.checked:
+        return
+    # A unit that is dead for some samples hides an axis: only all samples together tell that the batch is second.
+    all_first = all_second = True
+    for i, gradient in _by_score(call, point):
+        moving = gradient.detach().flatten(2).any(2)
+        first, second = (bool(moving.any(axis).nonzero().eq(i).all()) for axis in (1, 0))
+        all_first, all_second = all_first and first, all_second and second
+        if not all_second:
+            break
+    if all_second and not all_first:
+        raise batch_is_second(point.name, activation)
+    call.facts.checked.add(key)
+
+
+def _by_score(call: Call, point: LayerPoint) -> Iterator[tuple[int, Tensor]]:
+    """The number of each sample, and the gradient of its score alone by what a layer returned, run by run."""
+    with torch.enable_grad(), tapped((point,), Tap.apply) as readings:
+        scores = call.score(call.run(call.inputs)).unbind()
+    for i, score in enumerate(scores):
+        if score.requires_grad:
+            grads = torch.autograd.grad(score, readings.leaves, retain_graph=True, allow_unused=True)
+            yield from ((i, g) for g in grads if g is not None)
 
 
 def _order(gradient: Tensor, sample: int, n: int, name: str) -> bool | None:

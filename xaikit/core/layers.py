@@ -171,6 +171,8 @@ def check_outputs(model: nn.Module, name: str, outputs: Sequence[Any], n: int, *
         rows = len(first) if first.ndim else 0
         if parts and rows and rows % n == 0:
             continue
+        if rows != n and first.ndim > 2 and first.shape[1] == n:
+            raise batch_is_second(name, first)
         if rows != n:
             several = rows and rows % n == 0
             by_parts = "a method of a single gradient (gradient, gradient_x_input, LRP), which takes several rows for "
@@ -185,6 +187,20 @@ def check_outputs(model: nn.Module, name: str, outputs: Sequence[Any], n: int, *
             f"layer {name!r} runs {len(outputs)} times in a forward pass, and its outputs differ in shape ({shapes}); "
             "name a layer that runs once"
         )
+
+
+def batch_is_second(name: str, output: Tensor) -> InvalidInputError:
+    """The error for a layer that returns (T, N, ...).
+
+    Args:
+        name: of the layer.
+        output: what it returned.
+    """
+    return InvalidInputError(
+        f"layer {name!r} must keep the batch first, and it returns {tuple(output.shape)} with the batch second; give "
+        "its module batch_first=True, where it has that, name a layer before or after the transposition, or explain "
+        "the inputs"
+    )
 
 
 def check_activation(model: nn.Module, name: str, outputs: Sequence[Any], n: int) -> Tensor:

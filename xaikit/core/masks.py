@@ -228,7 +228,7 @@ def _axes_of_a_sample(x: Tensor) -> tuple[int, ...]:
 
 def _of_labels(masks: Any, x: Tensor, what: str, labels: Any) -> Tensor:
     """The mask of each sample's label."""
-    indices = torch.as_tensor(labels)
+    indices = labels if isinstance(labels, Tensor) else torch.tensor(labels, device="cpu")
     highest = int(range_of(indices).high)
     if isinstance(masks, list) and any(item is None or is_array(item) for item in masks):
         table = _of_samples(masks, x, what, len(masks), "classes")

@@ -21,7 +21,7 @@ from xaikit.core.forward import Forward
 from xaikit.core.image_forms import CHANNELS, BatchedImages
 from xaikit.core.inputs import complex_inputs_error
 from xaikit.core.kernels import FunctionLog
-from xaikit.core.layer_gradients import row_order
+from xaikit.core.layer_gradients import check_batch_first, row_order
 from xaikit.core.layers import check_activation, check_parallel, check_runs, find_point, read, substituted
 from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.model_state import RunningModel
@@ -361,6 +361,8 @@ def at_layers(call: Call, layers: tuple[Any, ...], *, read_off: bool, must_reach
     activations = tuple(
         check_activation(call.model, p.name, outputs, call.n) for p, outputs in zip(points, readings, strict=True)
     )
+    for point, activation in zip(points, activations, strict=True):
+        check_batch_first(call, point, activation)
     check_parallel([p.name for p in points], activations)
     if not call.create_graph:
         activations = tuple(a.detach() for a in activations)

@@ -1,8 +1,9 @@
 """Converting settings to plain JSON values in a spec, and back.
 
 What JSON has no value for is a dict with a special key: ``{"$tensor": [...], "shape": [...], "dtype": "int64"}``,
-``{"$float": "inf"}``. Tuples and lists are lists; a setting that wants a tuple makes one of a list. An object with a
-spec of its own, such as a baseline inside an explainer, is that spec.
+``{"$float": "inf"}``, and ``{"$items": [[0, "class"]]}`` for whole numbers as keys. Tuples and lists are lists; a
+setting that wants a tuple makes one of a list. An object with a spec of its own, such as a baseline inside an
+explainer, is that spec.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
 
-TENSOR, FLOAT = "$tensor", "$float"
+TENSOR, FLOAT, ITEMS = "$tensor", "$float", "$items"
 
 
 @runtime_checkable
@@ -47,13 +48,17 @@ def to_json(value: Any, where: str) -> Any:  # noqa: PLR0911 - one return for ea
     if isinstance(value, torch.device):
         return str(value)
     if isinstance(value, (Tensor, np.ndarray)):
-        return tensor_to_json(torch.as_tensor(value))
+        return tensor_to_json(torch.as_tensor(value, device="cpu"))
     if isinstance(value, (tuple, list)):
         return [to_json(v, where) for v in value]
     if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            raise InvalidInputError(f"{where} is a dict with keys that are no text, which a spec cannot hold")
-        return {key: to_json(v, where) for key, v in value.items()}
+        if all(isinstance(key, str) for key in value):
+            return {key: to_json(v, where) for key, v in value.items()}
+        if all(isinstance(key, (str, int)) for key in value):
+            return {ITEMS: [[key, to_json(v, where)] for key, v in value.items()]}
+        raise InvalidInputError(
+            f"{where} is a dict with keys that are neither text nor numbers, which a spec cannot hold"
+        )
     if isinstance(value, HasSpec) and not isinstance(value, type):
         return value.spec()
     raise InvalidInputError(
@@ -61,7 +66,7 @@ def to_json(value: Any, where: str) -> Any:  # noqa: PLR0911 - one return for ea
     )
 
 
-def from_json(value: Any) -> Any:
+def from_json(value: Any) -> Any:  # noqa: PLR0911 - likewise
     """What `to_json` was given; tuples come back as lists, and objects with a spec as their specs.
 
     Args:
@@ -74,9 +79,11 @@ def from_json(value: Any) -> Any:
     if TENSOR in value:
         return tensor_from_json(value)
     if set(value) == {"tensor", "dtype"}:  # as xaikit 0.1 wrote it
-        return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
+        return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]), device="cpu")
     if set(value) == {FLOAT}:
         return float(value[FLOAT])
+    if set(value) == {ITEMS}:
+        return {key: from_json(item) for key, item in value[ITEMS]}
     return {key: from_json(item) for key, item in value.items()}
 
 
@@ -115,8 +122,8 @@ def tensor_from_json(value: Mapping[str, Any]) -> Tensor:
     """
     dtype, shape, numbers = getattr(torch, value["dtype"]), value["shape"], value[TENSOR]
     if dtype.is_complex:
-        pairs = torch.tensor([float(v) for v in numbers], dtype=torch.float64).view(*shape, 2)
+        pairs = torch.tensor([float(v) for v in numbers], dtype=torch.float64, device="cpu").view(*shape, 2)
         return torch.view_as_complex(pairs).to(dtype)
     if dtype.is_floating_point:
-        return torch.tensor([float(v) for v in numbers], dtype=torch.float64).view(shape).to(dtype)
-    return torch.tensor(numbers, dtype=dtype).view(shape)
+        return torch.tensor([float(v) for v in numbers], dtype=torch.float64, device="cpu").view(shape).to(dtype)
+    return torch.tensor(numbers, dtype=dtype, device="cpu").view(shape)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.setting_json import ITEMS
 
 WORDS = {"None": None, "none": None, "True": True, "False": False}
 
@@ -102,6 +103,8 @@ def target_text(spec: Any) -> str:
 
 
 def _value_text(value: Any) -> str:
+    if isinstance(value, Mapping) and set(value) == {ITEMS}:
+        value = dict(value[ITEMS])
     if isinstance(value, Mapping) and "name" not in value:
         return "{" + ", ".join(f'"{key}": {target_text(part)}' for key, part in value.items()) + "}"
     if isinstance(value, (list, Mapping)) and "name" not in value:

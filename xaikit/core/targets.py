@@ -107,7 +107,7 @@ def normalise(targets: Any, n: int, device: torch.device, *, output_axes: Callab
         return _of_object(TARGETS.create(targets), n, device)
     if isinstance(targets, (list, tuple)) and targets and all(_is_pair(t) for t in targets):
         positions, indices = zip(*targets, strict=True)
-        settings = {"position": torch.tensor(positions), "index": torch.tensor(indices)}
+        settings = {"position": torch.tensor(positions, device="cpu"), "index": torch.tensor(indices, device="cpu")}
         pairs = TARGETS.get("position")(**settings)
         return _of_object(pairs, n, device)
     return _classes(targets, n, device)

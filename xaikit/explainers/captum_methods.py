@@ -252,7 +252,7 @@ class Lime(FromGroups):
             return (self._noting(fidelities)._attribute(call),)
 
         (values,) = self.run_call(method, inputs, targets, seed=seed)
-        return LimeEstimate(values, torch.tensor(fidelities))
+        return LimeEstimate(values, torch.tensor(fidelities, device="cpu"))
 
     def _explained(self, call: Call) -> Explained:
         fidelities: list[float] = []

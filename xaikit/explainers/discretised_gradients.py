@@ -86,7 +86,7 @@ class DiscretisedIntegratedGradients(Explainer):
         baseline = baseline.detach().expand_as(x)
         vocabulary = _vocabulary(call, index)
         if vocabulary is None or vocabulary.shape[1:] != x.shape[2:]:
-            shares = torch.linspace(0, 1, self.n_steps + 1, dtype=torch.float64).to(x)
+            shares = torch.linspace(0, 1, self.n_steps + 1, dtype=torch.float64, device="cpu").to(x)
             return baseline + shares.view(-1, *[1] * x.ndim) * (x - baseline)
         rows = zip(x.flatten(0, 1).split(ROWS), baseline.flatten(0, 1).split(ROWS), strict=True)
         points = [self._word_path(tokens, ends, vocabulary) for tokens, ends in rows]

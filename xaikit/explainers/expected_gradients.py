@@ -65,8 +65,12 @@ class ExpectedGradients(Explainer):
         count = len(references[0])
         generator = torch.Generator().manual_seed(call.seed)
         # Every reference is used once before one is used again.
-        order = torch.cat([torch.randperm(count, generator=generator) for _ in range(-(-self.n_iter // count))])
-        parts = (torch.arange(self.n_iter) + torch.rand(self.n_iter, generator=generator)) / self.n_iter
+        order = torch.cat(
+            [torch.randperm(count, generator=generator, device="cpu") for _ in range(-(-self.n_iter // count))]
+        )
+        parts = (
+            torch.arange(self.n_iter, device="cpu") + torch.rand(self.n_iter, generator=generator, device="cpu")
+        ) / self.n_iter
         blocks = []
         for part, passes in call.passes(self.n_iter, self.max_rows):
             sums = [[torch.zeros_like(x) for x in part.inputs] for _ in part.targets]

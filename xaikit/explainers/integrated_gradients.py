@@ -70,10 +70,12 @@ def quadrature(method: str, n: int) -> tuple[Tensor, Tensor]:
         points, weights = np.polynomial.legendre.leggauss(n)
         return torch.from_numpy((points + 1) / 2), torch.from_numpy(weights / 2)
     if n == 1:
-        return torch.full((1,), 0.5, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    weights_ = torch.full((n,), 1 / (n - 1), dtype=torch.float64)
+        return torch.full((1,), 0.5, dtype=torch.float64, device="cpu"), torch.ones(
+            1, dtype=torch.float64, device="cpu"
+        )
+    weights_ = torch.full((n,), 1 / (n - 1), dtype=torch.float64, device="cpu")
     weights_[0] = weights_[-1] = 0.5 / (n - 1)
-    return torch.linspace(0, 1, n, dtype=torch.float64), weights_
+    return torch.linspace(0, 1, n, dtype=torch.float64, device="cpu"), weights_
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class NoiseStream:
             flat = torch.special.ndtri(unit.clamp(eps, 1 - eps))
         else:
             # One draw at a time: torch's numbers depend on the size of a draw, and the size of blocks on the batch.
-            flat = torch.empty(copies, sum(self._sizes), dtype=torch.float32)
+            flat = torch.empty(copies, sum(self._sizes), dtype=torch.float32, device="cpu")
             for row in flat:
                 self._next(row)
         parts = flat.split(self._sizes, 1)
@@ -61,7 +61,7 @@ class NoiseStream:
             torch.neg(self._last, out=row)
             self._last = None
             return
-        torch.randn(row.shape, generator=self._generator, dtype=row.dtype, out=row)
+        torch.randn(row.shape, generator=self._generator, dtype=row.dtype, out=row, device=row.device)
         if self._kind == "antithetic":
             self._last = row.clone()
 

@@ -59,8 +59,8 @@ class DonorPool:
             if all(labels.count(label) == quota for label in range(classes)):
                 break
         self.tensors = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
-        self.labels = torch.tensor(labels)
-        self.numbers = torch.tensor(numbers)
+        self.labels = torch.tensor(labels, device="cpu")
+        self.numbers = torch.tensor(numbers, device="cpu")
         has_masks = [m for m in masks if m is not None]
         self.masks = torch.stack(has_masks) if len(has_masks) == len(rows) else None
         self.classes = sorted(set(labels))
@@ -101,6 +101,6 @@ class DonorPool:
         members = {label: (self.labels == label).nonzero()[:, 0] for label in self.classes}
         rows = []
         for classes in choices:
-            label = classes[int(torch.randint(len(classes), (), generator=generator))]
-            rows.append(members[label][int(torch.randint(len(members[label]), (), generator=generator))])
+            label = classes[int(torch.randint(len(classes), (), generator=generator, device="cpu"))]
+            rows.append(members[label][int(torch.randint(len(members[label]), (), generator=generator, device="cpu"))])
         return torch.stack(rows)

@@ -92,7 +92,7 @@ class Corner(Place):
             width: likewise.
         """
         size = _side(self.size, CORNER_SHARE, height, width, "corner:size")
-        mask = torch.zeros(height, width, dtype=torch.bool)
+        mask = torch.zeros(height, width, dtype=torch.bool, device="cpu")
         rows = slice(0, size) if self.where.startswith("top") else slice(height - size, height)
         columns = slice(0, size) if self.where.endswith("left") else slice(width - size, width)
         mask[rows, columns] = True
@@ -114,7 +114,7 @@ class Border(Place):
             width: likewise.
         """
         size = _side(self.width, BORDER_SHARE, height, width, "border:width")
-        mask = torch.ones(height, width, dtype=torch.bool)
+        mask = torch.ones(height, width, dtype=torch.bool, device="cpu")
         mask[size : height - size, size : width - size] = False
         return mask
 
@@ -182,8 +182,8 @@ class Cell(Place):
                 f"a grid must have no more cells than pixels, got {self.rows} x {self.columns} cells for {height} x "
                 f"{width} pixels"
             )
-        in_row = torch.arange(height) * self.rows // height == self.row
-        in_column = torch.arange(width) * self.columns // width == self.column
+        in_row = torch.arange(height, device="cpu") * self.rows // height == self.row
+        in_column = torch.arange(width, device="cpu") * self.columns // width == self.column
         return in_row[:, None] & in_column
 
 

@@ -136,7 +136,7 @@ def telling_tokens(x: Tensor, y: Tensor, facts: DataFacts) -> tuple[list[int], l
     """
     tokens = torch.where(facts.ordinary(x), x, -1)
     present, place = tokens.unique(return_inverse=True)
-    has = torch.zeros(len(x), len(present), dtype=torch.float64).scatter_(1, place, 1.0)
+    has = torch.zeros(len(x), len(present), dtype=torch.float64, device="cpu").scatter_(1, place, 1.0)
     classes = y.unique()
     member = (y[:, None] == classes).double()
     joint = torch.stack([member.T @ has, member.T @ (1 - has)]) / len(x)

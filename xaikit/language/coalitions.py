@@ -121,7 +121,7 @@ def _orders(settings: LeavingOut, n: int, generator: torch.Generator) -> list[li
     chains: list[list[Coalition]] = []
     evaluated: set[Coalition] = set()
     while True:
-        order = torch.randperm(n, generator=generator).tolist()
+        order = torch.randperm(n, generator=generator, device="cpu").tolist()
         for direction in (order, order[::-1]):
             present: set[int] = set()
             chain = [(False,) * n]
@@ -136,11 +136,11 @@ def _orders(settings: LeavingOut, n: int, generator: torch.Generator) -> list[li
 
 def _kernel_sample(settings: LeavingOut, n: int, generator: torch.Generator) -> list[Coalition]:
     """Coalitions drawn with the weights of the Shapley kernel, each with its complement."""
-    sizes = torch.tensor([1 / (size * (n - size)) for size in range(1, n)])
+    sizes = torch.tensor([1 / (size * (n - size)) for size in range(1, n)], device="cpu")
     drawn: list[Coalition] = []
     for _ in range(20 * settings.n_coalitions):  # many draws repeat where few segments are left
         size = 1 + int(torch.multinomial(sizes, 1, generator=generator))
-        present = set(torch.randperm(n, generator=generator)[:size].tolist())
+        present = set(torch.randperm(n, generator=generator, device="cpu")[:size].tolist())
         coalition = tuple(i in present for i in range(n))
         if coalition not in drawn:
             drawn += [coalition, tuple(not present_now for present_now in coalition)]
@@ -168,9 +168,9 @@ def _fitted(coalitions: Sequence[Coalition], scores: Tensor) -> Tensor:
     full, empty = scores[0], scores[1]
     if n == 1:
         return (full - empty)[None]
-    design = torch.tensor(coalitions[2:], dtype=torch.float64)
+    design = torch.tensor(coalitions[2:], dtype=torch.float64, device="cpu")
     sizes = design.sum(1)
-    chosen = torch.tensor([math.comb(n, int(size)) for size in sizes], dtype=torch.float64)
+    chosen = torch.tensor([math.comb(n, int(size)) for size in sizes], dtype=torch.float64, device="cpu")
     weights = (n - 1) / (chosen * sizes * (n - sizes))
     # The last value is what the others leave of the whole difference.
     total = (full - empty).double()

@@ -80,7 +80,7 @@ def _row_units(generation: Generation, rows: Any) -> list[Unit]:
 
 
 def _summed(values: Tensor, units: list[Unit], dim: int) -> Tensor:
-    parts = [values.index_select(dim, torch.tensor(unit.columns)).sum(dim) for unit in units]
+    parts = [values.index_select(dim, torch.tensor(unit.columns, device="cpu")).sum(dim) for unit in units]
     return torch.stack(parts, dim)
 
 

@@ -35,16 +35,16 @@ def frame_of(
     rows = [text or " ".join(texts)] if score.whole_answer else readable(texts)
     kinds = [SPECIAL if token in specials else ANSWER for token in answer]
     return Generation(
-        values=torch.zeros(len(rows), len(prompt.ids) + len(start) + len(answer)),
+        values=torch.zeros(len(rows), len(prompt.ids) + len(start) + len(answer), device="cpu"),
         generated=rows,
         tokens=[*prompt.names, *readable(token_texts(tokenizer, start)), *readable(texts)],
         kinds=[*prompt.kinds, *[SPECIAL] * len(start), *kinds],
         n_prompt=len(prompt.ids) + len(start),
-        scores=torch.zeros(len(rows)),
-        residual=torch.zeros(len(rows)),
+        scores=torch.zeros(len(rows), device="cpu"),
+        residual=torch.zeros(len(rows), device="cpu"),
         score=score.described,
         spec={},
-        ids=torch.tensor([*prompt.ids, *start, *answer]),
+        ids=torch.tensor([*prompt.ids, *start, *answer], device="cpu"),
         prompt=prompt.text,
         answer=text if has_text else "",
         spans=[*prompt.spans, *[border] * len(start), *spans] if has_text else [],

@@ -99,8 +99,8 @@ def explain_replacements(  # noqa: PLR0913
             f"explain_replacements is made for causal models of text, and this one reads {kind}; use explain_segments "
             "or explain_generation"
         )
-    ids = torch.tensor([*text.prompt.ids, *text.answer[:-1]])
-    may_change = torch.tensor([kind != SPECIAL for kind in text.frame.kinds[: len(ids)]])
+    ids = torch.tensor([*text.prompt.ids, *text.answer[:-1]], device="cpu")
+    may_change = torch.tensor([kind != SPECIAL for kind in text.frame.kinds[: len(ids)]], device="cpu")
     if not bool(may_change.any()):
         raise InvalidInputError("every token before the answer is a special one, so none can be replaced")
     generator = torch.Generator().manual_seed(seed)
@@ -109,7 +109,7 @@ def explain_replacements(  # noqa: PLR0913
         logits = read(ids[None])
         propose = _proposer(settings, logits[0].cpu(), special_ids(tokenizer))
         plain = _probabilities(logits, text)[0]
-        sums = torch.zeros(len(text.answer), len(ids), dtype=torch.float64)
+        sums = torch.zeros(len(text.answer), len(ids), dtype=torch.float64, device="cpu")
         for start in range(0, settings.n_iter, ROWS):
             rows = min(ROWS, settings.n_iter - start)
             is_replaced = _drawn(may_change, rows, settings.share, generator)
@@ -117,7 +117,10 @@ def explain_replacements(  # noqa: PLR0913
             falls = plain - _probabilities(read(changed), text)
             updates = torch.logit((falls + 1) / 2, eps=1e-12)
             sums += updates.T @ (2.0 * is_replaced.double() - 1)
-    before = torch.arange(len(ids)) < len(text.prompt.ids) + torch.arange(len(text.answer))[:, None]
+    before = (
+        torch.arange(len(ids), device="cpu")
+        < len(text.prompt.ids) + torch.arange(len(text.answer), device="cpu")[:, None]
+    )
     counted = before & may_change
     means = (sums / settings.n_iter).masked_fill(~counted, -torch.inf)
     values = torch.where(counted.any(1, keepdim=True), means.softmax(1), 0.0).float()
@@ -158,8 +161,8 @@ def _probabilities(logits: Tensor, text: SinglePrompt) -> Tensor:
 def _drawn(may_change: Tensor, rows: int, share: float, generator: torch.Generator) -> Tensor:
     """Which tokens are replaced, (rows, T): the same number in each row."""
     count = max(1, round(share * int(may_change.sum())))
-    order = torch.rand(rows, len(may_change), generator=generator).masked_fill(~may_change, -1)
-    is_replaced = torch.zeros(rows, len(may_change), dtype=torch.bool)
+    order = torch.rand(rows, len(may_change), generator=generator, device="cpu").masked_fill(~may_change, -1)
+    is_replaced = torch.zeros(rows, len(may_change), dtype=torch.bool, device="cpu")
     return is_replaced.scatter(1, order.topk(count, dim=1).indices, value=True)
 
 

@@ -109,7 +109,7 @@ def _batches(
         yield from (batch.to(device) for batch in read_batches(data, model=model, rows=rows))
         return
     (batch,) = read_batches(data, model=model, rows=None)
-    for chosen in torch.randperm(batch.size, generator=generator).split(rows):
+    for chosen in torch.randperm(batch.size, generator=generator, device="cpu").split(rows):
         yield batch.take(chosen.tolist()).to(device)
 
 
@@ -117,9 +117,9 @@ def _masked(x: Tensor, baseline: Tensor, limit: float, axis: int | None, generat
     """Samples with some of their positions replaced."""
     channels = axis_of(x, axis)
     shape = [size for d, size in enumerate(x.shape) if d != channels]
-    keys = torch.rand(len(x), int(torch.tensor(shape[1:]).prod()), generator=generator)
+    keys = torch.rand(len(x), int(torch.tensor(shape[1:], device="cpu").prod()), generator=generator, device="cpu")
     most = int(limit * keys.shape[1])
-    counts = torch.randint(0, most + 1, (len(x), 1), generator=generator)
+    counts = torch.randint(0, most + 1, (len(x), 1), generator=generator, device="cpu")
     flags = (keys.argsort(1).argsort(1) < counts).view(shape).to(x.device)
     return torch.where(flags if channels is None else flags.unsqueeze(channels), baseline, x)
 

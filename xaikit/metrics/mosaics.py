@@ -38,7 +38,7 @@ def mosaics(images: Any, labels: Any, count: int, *, seed: int = 0) -> Mosaics:
         InvalidInputError: for images of another form, or without a class that has two images and others beside.
     """
     x: Tensor = read_inputs(images, None)
-    y = torch.as_tensor(labels)
+    y = torch.as_tensor(labels, device="cpu")
     if x.ndim != 4 or y.shape != x.shape[:1]:
         raise InvalidInputError(
             f"mosaics are made of images (N, C, H, W) with a label for each, got {tuple(x.shape)} and {tuple(y.shape)}"
@@ -49,17 +49,17 @@ def mosaics(images: Any, labels: Any, count: int, *, seed: int = 0) -> Mosaics:
     generator = torch.Generator().manual_seed(seed)
 
     def pick(members: Tensor) -> Tensor:
-        return members[torch.randperm(len(members), generator=generator)[:2]]
+        return members[torch.randperm(len(members), generator=generator, device="cpu")[:2]]
 
     pictures, targets, regions = [], [], []
     for _ in range(count):
-        target = classes[int(torch.randint(len(classes), (), generator=generator))]
+        target = classes[int(torch.randint(len(classes), (), generator=generator, device="cpu"))]
         chosen = torch.cat([pick((y == target).nonzero()[:, 0]), pick((y != target).nonzero()[:, 0])])
-        order = torch.randperm(4, generator=generator)
+        order = torch.randperm(4, generator=generator, device="cpu")
         pictures.append(_tiled(x[chosen[order]]))
         regions.append(_tiled((order < 2)[:, None, None, None].expand(4, 1, *x.shape[2:]))[0])
         targets.append(target)
-    return Mosaics(torch.stack(pictures), torch.tensor(targets), torch.stack(regions))
+    return Mosaics(torch.stack(pictures), torch.tensor(targets, device="cpu"), torch.stack(regions))
 
 
 def _tiled(four: Tensor) -> Tensor:

@@ -26,11 +26,11 @@ def random_keys(sizes: tuple[int, ...], n_iter: int, seed: int) -> Tensor:
     for index, size in enumerate(sizes):
         generator = torch.Generator().manual_seed(seed + index)
         # Drawn feature by feature, since torch's numbers depend on the size of a draw, and batches differ in size.
-        columns += [torch.rand(n_iter, generator=generator) for _ in range(size)]
+        columns += [torch.rand(n_iter, generator=generator, device="cpu") for _ in range(size)]
     return torch.stack(columns, 1)
 
 
 def _draws(draw: Callable[..., Tensor], inputs: Tensors, count: int, seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    rows = [[draw(x.shape[1:], generator=generator) for x in inputs] for _ in range(count)]
+    rows = [[draw(x.shape[1:], generator=generator, device="cpu") for x in inputs] for _ in range(count)]
     return [torch.stack(column).to(x) for column, x in zip(zip(*rows, strict=True), inputs, strict=True)]

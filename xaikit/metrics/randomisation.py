@@ -112,7 +112,7 @@ class RandomLogit(Comparing):
                 f"{classes} output{'s' if classes > 1 else ''}"
             )
         generator = torch.Generator().manual_seed(context.seed)
-        k = int(torch.randint(1, classes, (), generator=generator))
+        k = int(torch.randint(1, classes, (), generator=generator, device="cpu"))
         return self._similarity(context.attributions, context.attribute((target + k) % classes))
 
 
@@ -187,5 +187,5 @@ def randomise(module: nn.Module) -> None:
         reset()
         return
     for parameter in module.parameters(recurse=False):
-        shuffled = parameter.flatten()[torch.randperm(parameter.numel()).to(parameter.device)]
+        shuffled = parameter.flatten()[torch.randperm(parameter.numel(), device="cpu").to(parameter.device)]
         parameter.copy_(shuffled.view_as(parameter))

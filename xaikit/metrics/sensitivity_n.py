@@ -41,7 +41,12 @@ class SensitivityN(Removal, PooledFeatureMetric):
         places = self._pooled_features(context)
         total = places.values.shape[1]
         top = max(1.0, self.largest * total)
-        sizes = sorted({round(float(s)) for s in torch.logspace(0, torch.tensor(top).log10(), self.n_sizes)})
+        sizes = sorted(
+            {
+                round(float(s))
+                for s in torch.logspace(0, torch.tensor(top, device="cpu").log10(), self.n_sizes, device="cpu")
+            }
+        )
         sets = [random_subsets(places, self.n_iter, n / total, context.seed + i) for i, n in enumerate(sizes)]
         drop, promised = drops_and_sums(self, context, places, torch.cat(sets))
         by_size = (t.unflatten(0, (len(sizes), -1)) for t in (promised, drop))

@@ -30,7 +30,7 @@ class OrderedSteps(Removal, PooledFeatureMetric, abc.ABC):
     def _bounds(self, total: int) -> Tensor:
         """The first rank of each group, and the number of positions, (K + 1,)."""
         steps = min(self.n_steps, total)
-        return torch.tensor([round(k * total / steps) for k in range(steps + 1)])
+        return torch.tensor([round(k * total / steps) for k in range(steps + 1)], device="cpu")
 
     def _sums(self, values: Tensor, rank: Tensor) -> Tensor:
         """The sum of the values (N, P) in each group of ranks, (N, K)."""

@@ -232,7 +232,7 @@ def bootstrap_interval(values: list[float], confidence: float, seed: int) -> Int
         confidence: of the interval.
         seed: of the resamples.
     """
-    sample = torch.tensor([v for v in values if math.isfinite(v)], dtype=torch.float64)
+    sample = torch.tensor([v for v in values if math.isfinite(v)], dtype=torch.float64, device="cpu")
     n = len(sample)
     mean = float(sample.mean()) if n else math.nan
     if n < 2:
@@ -241,8 +241,8 @@ def bootstrap_interval(values: list[float], confidence: float, seed: int) -> Int
     means: list[Tensor] = []
     rows = max(1, BLOCK // n)
     for start in range(0, N_RESAMPLES, rows):
-        drawn = torch.randint(n, (min(rows, N_RESAMPLES - start), n), generator=generator)
+        drawn = torch.randint(n, (min(rows, N_RESAMPLES - start), n), generator=generator, device="cpu")
         means.append(sample[drawn].mean(1))
     tail = (1 - confidence) / 2
-    low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64, device="cpu")).tolist()
     return Interval(low, mean, high, confidence, n)

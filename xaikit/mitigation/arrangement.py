@@ -92,7 +92,7 @@ def in_order(source: Source) -> Iterator[tuple[Batch, list[int]]]:
     """
     n = sample_count(source) or 0
     if isinstance(source, InMemorySource):
-        for part in torch.arange(n).split(ROWS):
+        for part in torch.arange(n, device="cpu").split(ROWS):
             yield source.samples.take(part), part.tolist()
     elif isinstance(source, LoaderSource):
         loader = source.original

@@ -252,7 +252,7 @@ class _Tally:
         self._right: dict[Variant, list[Tensor]] = {}
         self._changed: dict[Variant, list[Tensor]] = {}
         self._reliance = RelianceTally()
-        self._kept = torch.empty(0)
+        self._kept = torch.empty(0, device="cpu")
         self._mass: dict[str, list[Tensor]] = {}
         self._area: list[Tensor] = []
 
@@ -299,7 +299,7 @@ class _Tally:
                 f"some batches have a mask and others none, so that {', '.join(uneven)} is for a part"
             )
         accurate, moved = _worst_flip(right, changed, torch.cat(self._labels))
-        area = torch.cat(self._area) if self._area else torch.empty(0)
+        area = torch.cat(self._area) if self._area else torch.empty(0, device="cpu")
         masses = {name: torch.cat(parts) for name, parts in self._mass.items()}
         return Assessment(
             accuracy={name: _mean(hits) for name, hits in accurate.items()},

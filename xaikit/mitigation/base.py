@@ -197,7 +197,7 @@ class Mitigator(Configured, abc.ABC):
                 with torch.no_grad(), earlier.active():
                     penalty = self._penalty(model, x, y, masks, seed=0, create_graph=False)
                 return Loss(task, penalty, task, logits)
-            seed = int(torch.randint(2**31, ())) if seed is None else seed
+            seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else seed
             logits, penalty = self._logits_and_penalty(model, x, y, masks, seed)
             task = self.task_of(logits, self.task_labels(y, logits))
             scale = gradient_ratio(task, penalty, model.parameters()) if self.balance else 1.0

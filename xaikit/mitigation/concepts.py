@@ -149,7 +149,7 @@ def channel_activations(model: nn.Module, inputs: Any, layer: str | nn.Module, *
     parts = []
     with torch.no_grad(), evaluated(model, tensors[0].device) as running:
         point = find_point(running, name)
-        for rows in torch.arange(n).split(BATCH):
+        for rows in torch.arange(n, device="cpu").split(BATCH):
             batch = rebuild(tuple(t[rows.to(t.device)] for t in tensors))
             (a,) = cut_at(running, [point], lambda b=batch: run_model(running, b), len(rows), False)  # type: ignore[misc]
             parts.append(_channels(a, channel_axis).double().cpu())
@@ -207,6 +207,11 @@ def _read_flags(labels: Any, n: int) -> Tensor:
 
 def _channels(activation: Tensor, axis: int) -> Tensor:
     """Activations averaged over positions, (N, channels)."""
+    if axis % max(activation.ndim, 1) == 0 or not -activation.ndim <= axis < activation.ndim:
+        raise InvalidInputError(
+            f"channel_axis must be an axis of the layer's output after the first, which holds the samples, got {axis} "
+            f"for shape {tuple(activation.shape)}"
+        )
     return activation.movedim(axis, 1).flatten(2).mean(2) if activation.ndim > 2 else activation
 
 
@@ -216,9 +221,9 @@ def _classifier(a: Tensor, shows: Tensor, method: str, regularization: float) ->
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     z, t = (a - a.mean(0)) / scale, torch.where(shows, 1.0, -1.0).double()
     if method == "ridge":
-        gram = z.T @ z + regularization * torch.eye(z.shape[1], dtype=z.dtype)
+        gram = z.T @ z + regularization * torch.eye(z.shape[1], dtype=z.dtype, device="cpu")
         return torch.linalg.solve(gram, z.T @ (t - t.mean())) / scale
-    weights = torch.zeros(z.shape[1] + 1, dtype=z.dtype, requires_grad=True)
+    weights = torch.zeros(z.shape[1] + 1, dtype=z.dtype, requires_grad=True, device="cpu")
     solver = torch.optim.LBFGS([weights], max_iter=500, line_search_fn="strong_wolfe", tolerance_grad=1e-8)
 
     def loss() -> Tensor:

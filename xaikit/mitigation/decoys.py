@@ -70,7 +70,7 @@ class Decoys:
 
     def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[Variant, Any]]:  # noqa: ARG002
         """Each with its name, the kept one first."""
-        random = torch.randint(self._classes, y.shape, generator=self._generator).to(y.device)
+        random = torch.randint(self._classes, y.shape, generator=self._generator, device="cpu").to(y.device)
         yield KEPT, self._decoy(x, y)
         yield RANDOMISED, self._decoy(x, random)
         yield FLIPPED, self._decoy(x, mirrored(y, self._classes))
@@ -130,11 +130,11 @@ class Exchanges:
     def _choose_lent(self, generator: torch.Generator) -> list[tuple[int, int, Tensor, Tensor]]:
         """Some donors of every class, whose region each sample gets."""
         labels = list(self._donors)
-        order = torch.randperm(len(labels), generator=generator).tolist()[:MAX_FLIPS]
+        order = torch.randperm(len(labels), generator=generator, device="cpu").tolist()[:MAX_FLIPS]
         each = max(1, min(FLIPS_OF_CLASS, MAX_FLIPS // max(1, len(order))))
         lent = []
         for label in sorted(labels[i] for i in order):
-            rows = torch.randperm(len(self._donors[label]), generator=generator).tolist()[:each]
+            rows = torch.randperm(len(self._donors[label]), generator=generator, device="cpu").tolist()[:each]
             lent += [(label, number, *self._donors[label][row]) for number, row in enumerate(rows)]
         return lent
 
@@ -145,8 +145,8 @@ class Exchanges:
             return
         tensor, rebuild = self._changed_part(x)
         inside = torch.ones_like(tensor) if self._factor is not None else mask_like(mask, tensor)
-        present = torch.tensor(list(self._donors))
-        random = present[torch.randint(len(present), y.shape, generator=self._generator)]
+        present = torch.tensor(list(self._donors), device="cpu")
+        random = present[torch.randint(len(present), y.shape, generator=self._generator, device="cpu")]
         other, donor_masks = (part.to(tensor.device) for part in self._choose_donors(random, present, self._generator))
         yield RANDOMISED, rebuild(self._exchanged(tensor, inside, other, donor_masks))
         for draw in range(EXCHANGES):
@@ -181,14 +181,14 @@ class Exchanges:
         chosen = []
         for label in classes.tolist():
             donors = self._donors[int(present[(present - label).abs().argmin()])]
-            chosen.append(donors[int(torch.randint(len(donors), (), generator=generator))])
+            chosen.append(donors[int(torch.randint(len(donors), (), generator=generator, device="cpu"))])
         rows, masks = zip(*chosen, strict=True)
         return torch.stack(rows), torch.stack(masks)
 
 
 def _other_classes(labels: Tensor, present: Tensor, generator: torch.Generator) -> Tensor:
     """For each sample one of the present classes at random that is not its own, (N,)."""
-    draws = torch.rand(len(labels), len(present), generator=generator)
+    draws = torch.rand(len(labels), len(present), generator=generator, device="cpu")
     return present[draws.masked_fill(labels[:, None] == present, -1.0).argmax(1)]
 
 

@@ -281,7 +281,7 @@ def _counts(batch: Batch) -> list[float]:
     n, x = batch.size, flatten(batch.inputs)[0][0]
     if batch.masks is None:  # everything
         return [float(n)] * 3
-    masked, explained = 0.0, torch.zeros(n, dtype=torch.bool)
+    masked, explained = 0.0, torch.zeros(n, dtype=torch.bool, device="cpu")
     for leaf in leaves_of(batch.masks):
         mask = (leaf.transpose(0, 1) if is_several(leaf, x) else leaf).cpu()
         masked += float(mask.double().sum())

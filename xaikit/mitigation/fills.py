@@ -101,16 +101,16 @@ def balanced_donors(labels: Tensor, device: torch.device, generator: torch.Gener
         generator: of the draws.
     """
     n = len(labels)
-    order = torch.randperm(n, generator=generator).to(device)
+    order = torch.randperm(n, generator=generator, device="cpu").to(device)
     if labels.ndim != 1 or labels.is_floating_point():
         return order
     classes, by_class = labels.to(device)[order].sort(stable=True)
     sizes = torch.searchsorted(classes, classes, right=True) - torch.searchsorted(classes, classes)
     # Each class covers a stretch of length 1, which its members share; lenders are read off at equal distances.
     ends = sizes.float().reciprocal().cumsum(0)
-    steps = (torch.arange(n) + torch.rand((), generator=generator)) / n
+    steps = (torch.arange(n, device="cpu") + torch.rand((), generator=generator, device="cpu")) / n
     lenders = torch.searchsorted(ends, steps.to(device) * ends[-1:], right=True).clamp_max(n - 1)
-    return order[by_class[lenders]][torch.randperm(n, generator=generator).to(device)]
+    return order[by_class[lenders]][torch.randperm(n, generator=generator, device="cpu").to(device)]
 
 
 def permute(x: Tensor, mask: Tensor, generator: torch.Generator, labels: Tensor) -> Tensor:
@@ -125,19 +125,19 @@ def permute(x: Tensor, mask: Tensor, generator: torch.Generator, labels: Tensor)
 
 def _uniform(x: Tensor, _mask: Tensor, generator: torch.Generator) -> Tensor:
     low, high = _range(x)
-    return low + (high - low) * torch.rand(x.shape, generator=generator).to(x)
+    return low + (high - low) * torch.rand(x.shape, generator=generator, device="cpu").to(x)
 
 
 def _noise(x: Tensor, _mask: Tensor, generator: torch.Generator) -> Tensor:
     axes = _within_channel(x)
-    normal = torch.randn(x.shape, generator=generator).to(x)
+    normal = torch.randn(x.shape, generator=generator, device="cpu").to(x)
     return x.mean(axes, keepdim=True) + x.std(axes, correction=0, keepdim=True) * normal
 
 
 def _colour(x: Tensor, _mask: Tensor, generator: torch.Generator) -> Tensor:
     low, high = _range(x)
     shape = (*x.shape[:2], *[1] * (x.ndim - 2))
-    return (low + (high - low) * torch.rand(shape, generator=generator).to(x)).expand_as(x)
+    return (low + (high - low) * torch.rand(shape, generator=generator, device="cpu").to(x)).expand_as(x)
 
 
 def _within_channel(x: Tensor) -> tuple[int, ...]:

@@ -79,7 +79,7 @@ class GroupWeights:
     def __init__(self) -> None:
         self.names: list[Any] = []
         self._numbers: dict[Any, int] = {}
-        self._logs = torch.zeros(0)
+        self._logs = torch.zeros(0, device="cpu")
 
     def codes(self, names: list[Any]) -> Tensor:
         """The number of each sample's group, (N,); a new name gets the next number.
@@ -91,7 +91,7 @@ class GroupWeights:
             if name not in self._numbers:
                 self._numbers[name] = len(self.names)
                 self.names.append(name)
-        return torch.tensor([self._numbers[name] for name in names], dtype=torch.long)
+        return torch.tensor([self._numbers[name] for name in names], dtype=torch.long, device="cpu")
 
     def logs(self, n: int, like: Tensor) -> Tensor:
         """The logarithms of the weights of n groups, (n,); a group that is new begins with 0.
@@ -195,7 +195,7 @@ class GroupReader:
                 "groups by sample need samples that have a number, and an iterable of batches has none; pass a data "
                 "set, a DataLoader or tensors, or groups as a function (x, y) -> (N,)"
             )
-        return self._codes[torch.as_tensor(rows, dtype=torch.long)]
+        return self._codes[torch.as_tensor(rows, dtype=torch.long, device="cpu")]
 
 
 def class_codes(labels: Tensor) -> Tensor:

@@ -117,4 +117,4 @@ def _flags(groups: SampleGroups) -> Tensor:
         raise InvalidInputError(
             f"groups of JTT say of each sample whether a first model gets it wrong, true or false; got {strange!r}"
         )
-    return torch.tensor([bool(name) for name in names])[groups.codes.cpu()]
+    return torch.tensor([bool(name) for name in names], device="cpu")[groups.codes.cpu()]

@@ -166,7 +166,7 @@ class MendData:
         """
         if self.held_out.size <= most:
             return self.held_out
-        drawn = torch.randperm(self.held_out.size, generator=torch.Generator().manual_seed(seed))[:most]
+        drawn = torch.randperm(self.held_out.size, generator=torch.Generator().manual_seed(seed), device="cpu")[:most]
         return self.held_out.take(drawn.sort().values)
 
 

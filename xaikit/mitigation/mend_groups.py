@@ -44,7 +44,7 @@ def split_rows(labels: Tensor, groups: list[Any] | None, seed: int) -> tuple[Ten
     Raises:
         InvalidInputError: for too few samples.
     """
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed), device="cpu")
     parts: dict[Any, list[int]] = {}
     for row in order.tolist():
         parts.setdefault((int(labels[row]), None if groups is None else groups[row]), []).append(row)
@@ -56,8 +56,8 @@ def split_rows(labels: Tensor, groups: list[Any] | None, seed: int) -> tuple[Ten
         raise InvalidInputError(
             f"data of {len(labels)} samples are too few to hold a fifth of each class out; pass validation=(x, y)"
         )
-    held_out = torch.tensor(sorted(held_rows))
-    is_training = torch.ones(len(labels), dtype=torch.bool)
+    held_out = torch.tensor(sorted(held_rows), device="cpu")
+    is_training = torch.ones(len(labels), dtype=torch.bool, device="cpu")
     is_training[held_out] = False
     return is_training.nonzero()[:, 0], held_out
 
@@ -109,5 +109,5 @@ def highest_mean(values: Tensor, groups: list[Any]) -> float:
 
 def _means(values: Tensor, groups: list[Any]) -> list[float]:
     numbers = {name: number for number, name in enumerate(dict.fromkeys(groups))}
-    codes = torch.tensor([numbers[name] for name in groups])
+    codes = torch.tensor([numbers[name] for name in groups], device="cpu")
     return [float(values[codes == number].double().mean()) for number in numbers.values()]

@@ -127,7 +127,7 @@ class Judge:
         """Those of the held-out samples, in single precision on the CPU, (N, classes)."""
         batch, parts = Batch(inputs, self._samples.labels), []
         with evaluating(model) as device:
-            for rows in torch.arange(batch.size).split(ROWS):
+            for rows in torch.arange(batch.size, device="cpu").split(ROWS):
                 parts.append(class_logits(model, batch.take(rows).to(device).inputs, self._head).float().cpu())
         return torch.cat(parts)
 
@@ -140,12 +140,12 @@ def donors_of(labels: Tensor, generator: torch.Generator) -> Tensor:
         generator: of the draw.
     """
     n = len(labels)
-    chosen = torch.randint(n, (n,), generator=generator)
+    chosen = torch.randint(n, (n,), generator=generator, device="cpu")
     for _ in range(64):
         same = labels[chosen] == labels
         if not bool(same.any()):
             break
-        chosen[same] = torch.randint(n, (int(same.sum()),), generator=generator)
+        chosen[same] = torch.randint(n, (int(same.sum()),), generator=generator, device="cpu")
     return chosen
 
 
@@ -159,6 +159,6 @@ def donors_within(labels: Tensor, generator: torch.Generator) -> Tensor:
     donors = torch.empty_like(labels, dtype=torch.long)
     for label in labels.unique():
         members = (labels == label).nonzero()[:, 0]
-        members = members[torch.randperm(len(members), generator=generator)]
+        members = members[torch.randperm(len(members), generator=generator, device="cpu")]
         donors[members] = members.roll(1)
     return donors

@@ -239,7 +239,7 @@ class MendSearch:
     def _seconds_of(self, mitigator: Mitigator) -> float:
         """How long a training takes at most, from some of its steps."""
         model, training = self._fresh(), self._data.training
-        rows = torch.arange(min(mitigator.batch_size, training.size))
+        rows = torch.arange(min(mitigator.batch_size, training.size), device="cpu")
         device = next(model.parameters()).device
         batch = training.take(rows).to(device)
         started = time.monotonic()

@@ -84,7 +84,7 @@ def _by_spec(spec: str, where: str) -> tuple[type[torch.optim.Optimizer], dict[s
     if "lr" in settings or "weight_decay" in settings:
         raise InvalidInputError(f"{where}: lr and weight_decay are settings of the mitigator; leave them out here")
     try:
-        maker([nn.Parameter(torch.zeros(1))], **settings)
+        maker([nn.Parameter(torch.zeros(1, device="cpu"))], **settings)
     except (ValueError, TypeError) as error:
         raise InvalidInputError(f"{where}={spec!r}: {error}") from error
     return maker, settings

@@ -59,7 +59,7 @@ def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Call
         if target == "random":
             generator = torch.Generator().manual_seed(seed)
             # The dtype is named, since a Fabric's precision may change the default, and with it the draw.
-            normal = torch.randn(logits.shape, generator=generator, dtype=torch.float32).to(values)
+            normal = torch.randn(logits.shape, generator=generator, dtype=torch.float32, device="cpu").to(values)
             return (values * (normal - normal.mean(-1, keepdim=True))).flatten(1).sum(1)
         if logits.ndim > 2:
             return _at_positions(values, labels if target == "label" else logits.argmax(-1))

@@ -62,7 +62,7 @@ class PGDEx(ChangedMitigator):
         ranges = [_range(t) for t in start]
         reach = [self.epsilon * m * (high - low) for m, (low, high) in zip(inside, ranges, strict=True)]
         generator = torch.Generator().manual_seed(seed)
-        changes = [r * (2 * torch.rand(r.shape, generator=generator).to(r) - 1) for r in reach]
+        changes = [r * (2 * torch.rand(r.shape, generator=generator, device="cpu").to(r) - 1) for r in reach]
         step = 2.5 / self.n_steps  # the whole reach may be crossed, as in the paper of the attack
 
         def changed(values: list[Tensor]) -> list[Tensor]:

@@ -76,7 +76,7 @@ class ChannelSum(OverChannels):
 
 def _floats(value: Any, where: str) -> Tensor:
     try:
-        tensor = torch.as_tensor(value)
+        tensor = torch.as_tensor(value, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise InvalidTypeError(f"{where} must be a tensor of numbers, got {value!r}") from None
     tensor = tensor.detach() if tensor.is_floating_point() else tensor.double()

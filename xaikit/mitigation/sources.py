@@ -91,7 +91,7 @@ class InMemorySource:
 
     def __init__(self, batch: Batch, size: int) -> None:
         self.samples, self.batch_size, self._n = batch, size, batch.size
-        self.steps: int | None = len(in_batches(torch.arange(self._n), size))
+        self.steps: int | None = len(in_batches(torch.arange(self._n, device="cpu"), size))
         self.generators: list[torch.Generator] = []
 
     def epoch(self, number: int, skip: int, process: ProcessRank) -> Iterator[TrainingStep]:  # noqa: ARG002
@@ -100,7 +100,7 @@ class InMemorySource:
         return (self._step(rows, process) for rows in order[skip:])
 
     def _order(self) -> Tensor:
-        return torch.randperm(self._n)
+        return torch.randperm(self._n, device="cpu")
 
     def first(self) -> Batch:
         """One sample."""

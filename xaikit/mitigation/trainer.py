@@ -110,7 +110,7 @@ class Loop:
         # In several processes all must draw the same order.
         drawn = processes.part.world_size > 1 and mitigator.random_state is None
         self.progress = TrainingProgress(
-            seed=processes.broadcast(int(torch.randint(2**31, ()))) if drawn else mitigator.random_state
+            seed=processes.broadcast(int(torch.randint(2**31, (), device="cpu"))) if drawn else mitigator.random_state
         )
         self._began: random_states.RandomState = {}  # the random state when the present epoch began
         self._now: random_states.RandomState | None = None  # the one to go on with, after resuming
@@ -373,7 +373,7 @@ class Loop:
             self._source.running.load_state(parts["running"])
         self.progress = TrainingProgress(**progress)
         if self.progress.regression:
-            self._note_task(torch.empty(0))
+            self._note_task(torch.empty(0, device="cpu"))
         self._began = parts["random"]["began"]
         if self.progress.step:
             self._now = parts["random"]["now"]

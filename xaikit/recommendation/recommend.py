@@ -274,7 +274,7 @@ def _samples(data: Any, n: int, model: nn.Module) -> tuple[Any, Any]:
     targets = targets if (target := target_value(targets)) is None else target
     if targets is not None and not is_whole_batch_target(targets) and not isinstance(targets, int):
         targets = read_labels(targets, count, what="targets")[:n]
-    device = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    device = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0, device="cpu")).device
     return rebuild(tuple(t[:n].to(device) for t in tensors)), targets
 
 
@@ -288,7 +288,7 @@ def _both_inputs(data: Any, model: nn.Module) -> bool:
     if not (is_array(first) and is_array(second) and second.ndim > 1 and second.shape[1] > 1):
         return False
     required, possible = _argument_counts(model)
-    values = torch.as_tensor(second if isinstance(second, Tensor) else np.asarray(second))
+    values = second if isinstance(second, Tensor) else torch.from_numpy(np.asarray(second))
     one_hot = values.ndim == 2 and bool(((values == 0) | (values == 1)).all()) and bool((values.sum(1) == 1).all())
     return possible > 1 and (required > 1 or not one_hot)
 

@@ -358,5 +358,5 @@ def _pick(values: Any, part: int | str | None, what: str) -> Any:
 
 
 def _array(values: Any) -> Array:
-    tensor = torch.as_tensor(values).detach().cpu()
+    tensor = torch.as_tensor(values, device="cpu").detach()
     return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()

@@ -196,7 +196,7 @@ def _joined(rows: list[Shard]) -> Shard:
     read = [row for row in rows if row.values is not None]
     skipped = {i: reason for row in rows for i, reason in row.skipped.items()}
     if not read:
-        return Shard(torch.empty(0, dtype=torch.long), None, skipped=skipped)
+        return Shard(torch.empty(0, dtype=torch.long, device="cpu"), None, skipped=skipped)
     fields = ("indices", "values", "inputs", *shards.PLAIN)
     return Shard(
         **{name: concatenated([getattr(row, name) for row in read]) for name in fields},
@@ -247,7 +247,7 @@ def _check_same_rows(folder: Path, numbers: list[int], source: SampleSource) -> 
 
 def _classes(target: Any, n: int) -> Tensor | None:
     """The explained class of each sample, where classes are explained."""
-    return torch.as_tensor(target).expand(n) if isinstance(target, (int, Tensor)) else None
+    return torch.as_tensor(target, device="cpu").expand(n) if isinstance(target, (int, Tensor)) else None
 
 
 def _chosen(targets: Any) -> int | str | Target:

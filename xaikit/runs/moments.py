@@ -17,8 +17,8 @@ class RunningMoments:
 
     def __init__(self, *, pairs: bool) -> None:
         self.n, self._pairs = 0, pairs
-        self.mean = torch.zeros(())
-        self.squares = torch.zeros(())
+        self.mean = torch.zeros((), device="cpu")
+        self.squares = torch.zeros((), device="cpu")
 
     def add(self, values: Tensor) -> None:
         """Count some samples.
@@ -33,7 +33,7 @@ class RunningMoments:
         total = self.n + count
         weight = self.n * count / total
         if self._pairs:
-            shift = step.outer(step) if self.n else torch.zeros(())
+            shift = step.outer(step) if self.n else torch.zeros((), device="cpu")
             self.squares = self.squares + centred.T @ centred + shift * weight
         else:
             self.squares = self.squares + centred.square().sum(0) + step.square() * weight

@@ -276,7 +276,7 @@ class _Parts:
     def __call__(self, rows: list[tuple[int, Any, str]]) -> Any:
         indices, item, skipped = self._collate(rows)
         inputs, labels = (None, None) if item is None else _pair(item)
-        part = SampleBatch(torch.tensor(indices, dtype=torch.long), inputs, labels, skipped)
+        part = SampleBatch(torch.tensor(indices, dtype=torch.long, device="cpu"), inputs, labels, skipped)
         return part if self._finish is None else self._finish(part)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.params import Float, Int
 from xaikit.runs.moments import RunningMoments
 from xaikit.runs.run import Run
 from xaikit.runs.shards import Shard
@@ -43,7 +44,7 @@ class Summary:
     Args:
         run: that `explain_dataset` or `load_run` returned.
         kind: "tabular", "series", "image" or "text"; None chooses by the form of the samples.
-        of_class: only samples of which this class was explained.
+        of_class: only samples of which this class, a number or a name, was explained.
         part: which tensor, where a sample has several; its name or number.
         features: names of the columns or channels; None takes the run's.
         tokens: a function from token ids to as many strings, such as `tokenizer.convert_ids_to_tokens`; None shows ids.
@@ -58,7 +59,7 @@ class Summary:
         run: Run,
         *,
         kind: str | None = None,
-        of_class: int | None = None,
+        of_class: int | str | None = None,
         part: int | str | None = None,
         features: Sequence[str] | None = None,
         tokens: Callable[[Sequence[int]], Sequence[str]] | None = None,
@@ -69,14 +70,22 @@ class Summary:
             )
         if kind not in (None, *KINDS.values(), "text"):
             raise InvalidInputError(f"kind must be tabular, series, image or text, got {kind!r}")
+        if tokens is not None and not callable(tokens):
+            raise InvalidTypeError(f"tokens must be a function from token ids to strings, got {type(tokens).__name__}")
+        self._classes: Sequence[str] = run.display_names.get("classes", ())
+        if isinstance(of_class, str):
+            if of_class not in self._classes and not of_class.isdecimal():
+                raise UnknownNameError(f"no class is called {of_class!r}{near_names(of_class, self._classes)}")
+            of_class = self._classes.index(of_class) if of_class in self._classes else int(of_class)
         self._run, self._of_class, self._part, self._tokens = run, of_class, part, tokens
         self._features = tuple(map(str, run.display_names.get("features", ()) if features is None else features))
-        self._classes: Sequence[str] = run.display_names.get("classes", ())
         self._n = sum(of_class in (None, row["target"]) for row in run.rows())
         if not self._n:
             which = "" if of_class is None else f" of which class {of_class} was explained"
             raise InvalidInputError(f"{run.folder} holds no sample{which}")
-        first = next(self._rows())
+        first = next(self._rows(), None)
+        if first is None:
+            raise InvalidInputError(f"none of the {self._n} samples of {run.folder} has a finite relevance")
         self._shape = tuple(first.values.shape[1:])
         self.kind = kind or _kind_of(first)
 
@@ -119,7 +128,7 @@ class Summary:
             torch.stack([sums[k] / counts[k] for k in order]),
             torch.stack([sizes[k] / counts[k] for k in order]),
             tuple(self._class_name(k) for k in order),
-            self._features if self.kind in ("tabular", "series") else (),
+            self._names() if self._features and self.kind in ("tabular", "series") else (),
         )
 
     def columns(self) -> ColumnRelevance:
@@ -130,11 +139,8 @@ class Summary:
         """
         names = self._names()
         spread = set(np.linspace(0, self._n - 1, min(self._n, MAX_POINTS)).round().astype(int).tolist())
-        moments, size, positive = (
-            RunningMoments(pairs=False),
-            torch.zeros(len(names)).double(),
-            torch.zeros(len(names)).double(),
-        )
+        moments, size = RunningMoments(pairs=False), torch.zeros(len(names), device="cpu").double()
+        positive = torch.zeros_like(size)
         points, inputs, place = [], [], 0
         for rows in self._rows():
             values = self._by_column(rows.values)
@@ -146,9 +152,8 @@ class Summary:
             points.append(values[picked])
             if self.kind == "tabular" and rows.inputs is not None:
                 inputs.append(rows.inputs.double()[picked])
-        n = moments.n
+        n, stood = moments.n, torch.cat(inputs) if inputs else None
         deviation = (moments.squares / n).sqrt()
-        stood = torch.cat(inputs) if inputs else None
         return ColumnRelevance(names, moments.mean, size / n, deviation, positive / n, n, torch.cat(points), stood)
 
     def dependence(self, column: int | str, other: int | str | None = None) -> Dependence:
@@ -221,14 +226,13 @@ class Summary:
         from scipy.spatial.distance import squareform
 
         names = self._names()
-        if not 0 <= distance <= 1:
-            raise InvalidInputError(f"distance must be from 0 to 1, got {distance!r}")
+        distance = Float(ge=0, le=1).check(distance, "distance")
         if not 2 <= len(names) <= MAX_COLUMNS or self._n < 2:
             raise InvalidInputError(
                 f"clusters compare each pair of 2 to {MAX_COLUMNS} columns over at least 2 samples, got {len(names)} "
                 f"columns and {self._n} samples"
             )
-        moments, size = RunningMoments(pairs=True), torch.zeros(len(names)).double()
+        moments, size = RunningMoments(pairs=True), torch.zeros(len(names), device="cpu").double()
         for rows in self._rows():
             values = self._by_column(rows.values)
             moments.add(values)
@@ -241,7 +245,7 @@ class Summary:
         correlation = correlation.clamp(-1, 1).fill_diagonal_(1.0)
         merges = linkage(squareform(1 - correlation.abs().numpy(), checks=False), "average", optimal_ordering=True)
         numbers = torch.from_numpy(fcluster(merges, distance, "distance")).long() - 1
-        joint = torch.zeros(int(numbers.max()) + 1).double()
+        joint = torch.zeros(int(numbers.max()) + 1, device="cpu").double()
         for rows in self._rows():
             values = self._by_column(rows.values)
             joint += values.new_zeros(len(values), len(joint)).index_add_(1, numbers, values).abs().sum(0)
@@ -268,8 +272,8 @@ class Summary:
             )
         table = WordCounts(self._tokens, padding, join=join)
         for rows in self._rows():
-            if rows.inputs is None:
-                raise InvalidInputError(f"words need the token ids; {REMEDY}")
+            if rows.inputs is None or rows.inputs.is_floating_point():
+                raise InvalidInputError(f"words need token ids, whole numbers; {REMEDY}")
             weights = rows.values.flatten(2).sum(2) if rows.values.ndim > 2 else rows.values
             mask = _attention_mask(rows)
             for i, (ids, weight) in enumerate(zip(rows.inputs.tolist(), weights.tolist(), strict=True)):
@@ -287,7 +291,7 @@ class Summary:
         dropped = 0
         for shard in self._run.shards():
             values = self._picked(shard.values, "values").double()
-            chosen = torch.ones(len(values), dtype=torch.bool)
+            chosen = torch.ones(len(values), dtype=torch.bool, device="cpu")
             if self._of_class is not None:
                 chosen = torch.zeros_like(chosen) if shard.targets is None else shard.targets == self._of_class
             finite = values.flatten(1).isfinite().all(1) if values.ndim > 1 else values.isfinite()
@@ -302,11 +306,15 @@ class Summary:
     def _picked(self, value: Any, what: str) -> Tensor:
         """The tensor that is summarised."""
         if isinstance(value, Tensor):
+            if what == "values" and self._part not in (None, 0):
+                raise InvalidInputError(f"part= names one of several tensors, and each sample has one: {self._part!r}")
             return value
         parts = dict(value) if isinstance(value, Mapping) else dict(enumerate(value))
         key: Any = self._part
         if key is None:
             key = next(iter(parts)) if len(parts) == 1 else "input_ids"
+        elif key not in parts and key in range(len(parts)):
+            key = list(parts)[key]
         if key not in parts:
             raise InvalidInputError(
                 f"the {what} of a sample are {len(parts)} tensors; name one of {', '.join(map(repr, parts))} with part="
@@ -342,9 +350,8 @@ class Summary:
             if column not in names:
                 raise UnknownNameError(f"there is no column {column!r}{near_names(column, names)}")
             return names.index(column)
-        if isinstance(column, bool) or not isinstance(column, int) or not 0 <= column < len(names):
-            raise InvalidInputError(f"a column is a name, or a number from 0 to {len(names) - 1}, got {column!r}")
-        return column
+        number: int = Int(ge=0, le=len(names) - 1).check(column, "the number of a column")
+        return number
 
     def _position(self, sample: int | str) -> int:
         """Where a sample stands among the explained ones."""

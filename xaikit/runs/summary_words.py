@@ -68,8 +68,8 @@ class WordCounts:
             tuple(word for word, _ in ranked),
             tuple(int(sums[0]) for _, sums in ranked),
             tuple(int(sums[1]) for _, sums in ranked),
-            torch.tensor([sums[2] / sums[0] for _, sums in ranked], dtype=torch.float64),
-            torch.tensor([sums[3] / sums[0] for _, sums in ranked], dtype=torch.float64),
+            torch.tensor([sums[2] / sums[0] for _, sums in ranked], dtype=torch.float64, device="cpu"),
+            torch.tensor([sums[3] / sums[0] for _, sums in ranked], dtype=torch.float64, device="cpu"),
             self._n,
         )
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from xaikit.core import Attribution
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.masks import read_mask_values
+from xaikit.core.params import Int
 from xaikit.files.annotations import FILES, annotation_files, read_annotations
 from xaikit.files.arrays import read_npy, read_npz
 from xaikit.files.marks import find_marks
@@ -66,8 +67,7 @@ def make_masks(
     maps = relevance_maps(attributions, sign=sign)
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 < threshold <= 1:
         raise InvalidInputError(f"threshold must lie in (0, 1], got {threshold!r}")
-    if isinstance(grow, bool) or not isinstance(grow, int) or grow < 0:
-        raise InvalidInputError(f"grow must be a whole number from 0 on, got {grow!r}")
+    grow = Int(ge=0).check(grow, "grow")
     if samples is None:
         largest = maps.flatten(1).amax(1).view(-1, *[1] * (maps.ndim - 1))
         return _grown((maps >= threshold * largest) & (largest > 0), grow)
@@ -81,12 +81,12 @@ def make_masks(
 
 def _rows(samples: Sequence[int], n: int) -> Tensor:
     """Which of n samples are listed, as booleans (N,)."""
-    index = torch.as_tensor(samples)
+    index = torch.as_tensor(samples, device="cpu")
     if index.ndim != 1 or len(index) == 0 or index.dtype == torch.bool or index.is_floating_point():
         raise InvalidInputError(f"samples must be a list of sample indices, got {samples!r}")
     if int(index.min()) < 0 or int(index.max()) >= n:
         raise InvalidInputError(f"samples must lie in 0..{n - 1}, got {int(index.min())} to {int(index.max())}")
-    rows = torch.zeros(n, dtype=torch.bool)
+    rows = torch.zeros(n, dtype=torch.bool, device="cpu")
     rows[index] = True
     if bool(rows.all()):
         raise InvalidInputError(

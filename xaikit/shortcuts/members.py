@@ -77,11 +77,11 @@ def _suited(pool: DonorPool, data_facts: Mapping[str, Any]) -> list[ScanMember]:
 
 def _check_shown(factor: Factor, pool: DonorPool, x: Tensor, facts: DataFacts) -> None:
     """Refuse a factor that is the same in all samples."""
-    rows = torch.arange(len(x)).roll(1)
+    rows = torch.arange(len(x), device="cpu").roll(1)
     masks = pool.masks
     changed = factor.exchange(x, x[rows], masks=masks, donor_masks=None if masks is None else masks[rows], facts=facts)
     # Neighbours in the pool may be of one class and alike in it, so the other half lends as well.
-    far = torch.arange(len(x)).roll(len(x) // 2)
+    far = torch.arange(len(x), device="cpu").roll(len(x) // 2)
     if torch.equal(changed, x) and torch.equal(
         factor.exchange(x, x[far], masks=masks, donor_masks=None if masks is None else masks[far], facts=facts), x
     ):

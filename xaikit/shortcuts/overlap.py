@@ -12,6 +12,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.masks import marked, read_masks
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.params import Int
 from xaikit.core.results import Result
 from xaikit.shortcuts.maps import distributions, relevance_maps
 
@@ -102,9 +103,7 @@ def mask_overlap(
     if null == "shift":
         placed = _all_shifts(maps, mask)
     elif null == "positions":
-        if isinstance(n_permutations, bool) or not isinstance(n_permutations, int) or n_permutations < 1:
-            raise InvalidInputError(f"n_permutations must be a whole number of at least 1, got {n_permutations!r}")
-        placed = _permuted(maps, mask, n_permutations, seed)
+        placed = _permuted(maps, mask, Int(ge=1).check(n_permutations, "n_permutations"), seed)
     else:
         raise InvalidInputError(f"null must be 'shift' or 'positions', got {null!r}")
     # Placements that give the observed share must count although they round differently.
@@ -146,6 +145,6 @@ def _permuted(maps: Tensor, mask: Tensor, n: int, seed: int) -> Tensor:
     """The share inside the mask, first as it is, then with the positions of all maps permuted alike."""
     generator = torch.Generator().manual_seed(seed)
     flat, mask = maps.flatten(1), mask.flatten(1).expand(len(maps), -1)
-    orders = [torch.arange(flat.shape[1])]
-    orders += [torch.randperm(flat.shape[1], generator=generator) for _ in range(n)]
+    orders = [torch.arange(flat.shape[1], device="cpu")]
+    orders += [torch.randperm(flat.shape[1], generator=generator, device="cpu") for _ in range(n)]
     return torch.stack([(flat[:, order] * mask).sum(1) for order in orders], 1)

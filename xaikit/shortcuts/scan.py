@@ -118,7 +118,7 @@ def _donors(model: nn.Module, batches: Callable[[], Iterator[Batch]], head: str 
 
 def _paired(pool: DonorPool, y: Tensor, generator: torch.Generator, baseline: BaseTally) -> tuple[Donors, Donors]:
     """A donor of another class and one of the same class for each sample."""
-    labels, numbers = y.cpu(), baseline.samples + torch.arange(len(y))
+    labels, numbers = y.cpu(), baseline.samples + torch.arange(len(y), device="cpu")
     others = pool.of_other_classes(labels, generator)
     same = pool.of_same_class(labels, numbers, generator)
     return pool.take(others, y.device), pool.take(same, y.device)

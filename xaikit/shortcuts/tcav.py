@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.layers import find_point
 from xaikit.core.structure import check_batch, flatten
+from xaikit.core.target_values import Class
 from xaikit.explainers import Gradient
 from xaikit.mitigation.concepts import channel_activations, check_method, separating_direction
 from xaikit.shortcuts.concept_scores import ConceptScore, ConceptScores
@@ -170,6 +171,8 @@ def _examples(model: nn.Module, concepts: Any, random_sets: Any) -> tuple[dict[s
         raise InvalidTypeError(
             f"concepts must be a mapping from names to examples, {{'stripes': x}}, got {type(concepts).__name__}"
         )
+    if isinstance(random_sets, Iterator):
+        random_sets = list(random_sets)
     if not isinstance(random_sets, (list, tuple)):
         raise InvalidTypeError(
             f"random_sets must be a list of sets of samples, such as x.chunk(10), got {type(random_sets).__name__}"
@@ -193,7 +196,7 @@ def _read(model: nn.Module, inputs: Any, what: str) -> Any:
 
 
 def _vector(with_it: Tensor, without: Tensor, *, method: str, layer: str) -> Tensor:
-    shows = torch.arange(len(with_it) + len(without)) < len(with_it)
+    shows = torch.arange(len(with_it) + len(without), device="cpu") < len(with_it)
     return separating_direction(torch.cat([with_it, without]), shows, method=method, layer=layer)
 
 
@@ -220,7 +223,8 @@ def _shares(
         positive = g @ vectors.T > 0
         labels = batch.labels
         if not isinstance(labels, Tensor):
-            labels = torch.full((len(g),), labels if isinstance(labels, int) else -1)
+            labels = labels.index if isinstance(labels, Class) else labels
+            labels = torch.full((len(g),), labels if isinstance(labels, int) else -1, device="cpu")
         for label in labels.unique().tolist():
             key = None if label < 0 else int(label)
             members = positive[labels.cpu() == label]

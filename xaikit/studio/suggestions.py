@@ -76,7 +76,7 @@ def place_of(
     if not isinstance(factor, PLACED.get(kind, ())):
         return None
     # What a donor of ones changes in a sample of zeros is the place.
-    rows = torch.zeros(1, *([1] if kind == "series" else []), *shape)
+    rows = torch.zeros(1, *([1] if kind == "series" else []), *shape, device="cpu")
     facts = DataFacts(kind=factor.KINDS[0], columns=tuple(columns))
     changed = factor.exchange(rows, rows + 1, facts=facts).reshape(-1)
     return np.flatnonzero(changed.numpy()).astype(np.int64)
@@ -94,7 +94,7 @@ def places_in_text(spec: Mapping[str, Any], tokens: Sequence[tuple[int, str]]) -
         sought = set(factor.names)
         flags = [token in factor.ids or not sought.isdisjoint((word, plain_word(word))) for token, word in tokens]
     elif isinstance(factor, EndTokens):
-        numbers = torch.arange(len(tokens))[None]
+        numbers = torch.arange(len(tokens), device="cpu")[None]
         reserved = tuple(i for i, (_, word) in enumerate(tokens) if RESERVED.fullmatch(word))
         flags = factor.marked(numbers, DataFacts("text", special=reserved))[0].tolist()
     else:

@@ -52,7 +52,7 @@ def contract_case(dtype: torch.dtype = torch.float64) -> tuple[ContractNet, Tens
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
         model = ContractNet().to(dtype)
-    x = torch.randn(N, CHANNELS, SIZE, SIZE, generator=generator, dtype=torch.float64).to(dtype)
+    x = torch.randn(N, CHANNELS, SIZE, SIZE, generator=generator, dtype=torch.float64, device="cpu").to(dtype)
     return model.train(), x, torch.tensor([0, 2, 1])
 
 

@@ -37,7 +37,7 @@ def derivative_error(explainer: Explainer, x: Any, y: Any, *, step: float = 1e-6
         a = explainer.attribute(x, y, create_graph=True)
         parts = [a] if isinstance(a, Tensor) else list(a.values() if isinstance(a, dict) else a)
         if not weights:
-            weights.extend(torch.rand(p.shape, generator=generator, dtype=p.dtype) for p in parts)
+            weights.extend(torch.rand(p.shape, generator=generator, dtype=p.dtype, device="cpu") for p in parts)
         return torch.stack([(w * p).square().sum() for w, p in zip(weights, parts, strict=True)]).sum()
 
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -45,7 +45,7 @@ def derivative_error(explainer: Explainer, x: Any, y: Any, *, step: float = 1e-6
     grads = torch.autograd.grad(value, parameters, allow_unused=True)
     exact, numeric = [], []
     for p, g in zip(parameters, grads, strict=True):
-        direction = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        direction = torch.randn(p.shape, generator=generator, dtype=p.dtype, device="cpu")
         exact.append(0.0 if g is None else float((g * direction).sum()))
         before = p.detach().clone()
         ends = []
@@ -88,7 +88,7 @@ def directional_derivative_error(
         attribution = explainer.attribute(x, y, create_graph=create_graph)
         flat = torch.cat([part.flatten(1) for part in flatten(attribution)[0]], 1)
         generator = torch.Generator().manual_seed(5)
-        weighted = flat * torch.randn(flat.shape, dtype=flat.dtype, generator=generator)
+        weighted = flat * torch.randn(flat.shape, dtype=flat.dtype, generator=generator, device="cpu")
         return (weighted.square() + weighted).sum()
 
     def moved(direction: list[Tensor], size: float) -> Tensor:

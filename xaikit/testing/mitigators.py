@@ -81,7 +81,7 @@ def penalty_derivative_error(
     rounding = 1e-7 * (abs(float(penalty.detach())) + 1e-8)
     errors = []
     for _ in range(directions):
-        along = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+        along = [torch.randn(p.shape, generator=generator, dtype=p.dtype, device="cpu") for p in parameters]
         exact = sum(float((g * d).sum()) for g, d in zip(grads, along, strict=True))
         numeric = [_difference(mitigator, model, batch, along, step) for step in steps]
         errors.append(min(abs(exact - f) / max(abs(f), 1e-3 * length, rounding) for f in numeric))
@@ -110,5 +110,5 @@ def _step(mitigator: Any) -> tuple[nn.Module, tuple[Tensor, Tensor, Tensor], Any
     model, x, y = contract_case()
     # One class twice, so that a mean over classes is not the mean over samples.
     x, y = torch.cat([x, -x[:1]]), torch.cat([y, y[2:]])
-    mask = torch.rand(N + 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+    mask = torch.rand(N + 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1), dtype=x.dtype, device="cpu")
     return model, (x, y, mask), mitigator() if isinstance(mitigator, type) else mitigator

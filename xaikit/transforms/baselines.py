@@ -97,7 +97,7 @@ class Uniform(Baseline):
     def __call__(self, x: Tensor) -> Tensor:
         """Noise of the shape of one sample, scaled to each sample's range."""
         generator = torch.Generator().manual_seed(self.random_state)
-        unit = torch.rand(x.shape[1:], generator=generator, dtype=torch.float32).to(x)
+        unit = torch.rand(x.shape[1:], generator=generator, dtype=torch.float32, device="cpu").to(x)
         low, high = row_ends(x)
         return low + (high - low) * unit
 
@@ -167,7 +167,7 @@ def from_value(value: Any) -> Baseline | None:
     if isinstance(value, (tuple, list)) and value:
         return BaselinePerInput(items=tuple(value))
     if isinstance(value, (Tensor, np.ndarray)):
-        return Given(tensor=torch.as_tensor(value))
+        return Given(tensor=value if isinstance(value, Tensor) else torch.from_numpy(value))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return Constant(value=value)
     return None

@@ -40,8 +40,10 @@ class Blur(Baseline):
 def _weights(length: int, sigma: float) -> Tensor:
     """The weight of each position (column) in each blurred position (row), (length, length), float64."""
     radius = max(1, round(REACH * sigma))
-    offsets = torch.arange(-radius, radius + 1)
+    offsets = torch.arange(-radius, radius + 1, device="cpu")
     kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
     kernel = kernel / kernel.sum()
-    sources = (torch.arange(length)[:, None] + offsets).clamp(0, length - 1)
-    return torch.zeros(length, length, dtype=torch.float64).scatter_add(1, sources, kernel.expand(length, -1))
+    sources = (torch.arange(length, device="cpu")[:, None] + offsets).clamp(0, length - 1)
+    return torch.zeros(length, length, dtype=torch.float64, device="cpu").scatter_add(
+        1, sources, kernel.expand(length, -1)
+    )

@@ -59,7 +59,7 @@ def _along(x: Tensor, dim: int, ids: Tensor) -> Tensor:
 
 
 def _windows(length: int, size: int) -> Tensor:
-    return torch.arange(length) // size
+    return torch.arange(length, device="cpu") // size
 
 
 @FEATURE_MASKS.register("grid")
@@ -88,7 +88,7 @@ class Tokens(FeatureMask):
         """The position along axis 1."""
         if x.ndim < 2:
             raise InvalidInputError(f"tokens stand in sequences (N, T, ...), got a tensor of shape {tuple(x.shape)}")
-        return _along(x, 1, torch.arange(x.shape[1]))
+        return _along(x, 1, torch.arange(x.shape[1], device="cpu"))
 
 
 @FEATURE_MASKS.register("time_windows")
@@ -116,7 +116,7 @@ class Columns(FeatureMask):
         """The column."""
         if x.ndim != 2:
             raise InvalidInputError(f"a table is (N, features), got a tensor of shape {tuple(x.shape)}")
-        return _along(x, 1, torch.arange(x.shape[1]))
+        return _along(x, 1, torch.arange(x.shape[1], device="cpu"))
 
 
 @FEATURE_MASKS.register("auto")

@@ -47,7 +47,7 @@ class Sample(Baseline):
         samples = self.samples.to(x)
         if self.pick == "random":
             generator = torch.Generator().manual_seed(self.random_state)
-            drawn = int(torch.randint(len(samples), (), generator=generator))
+            drawn = int(torch.randint(len(samples), (), generator=generator, device="cpu"))
             return samples[drawn].expand_as(x)
         distances = torch.stack([by_row((x - sample).abs()).sum(1) for sample in samples])
         return samples[distances.argmax(0)]

@@ -127,7 +127,13 @@ def fingerprint_of_data(data: list[Batch]) -> str:
         targets = batch.labels
         tensors = structure.flatten(batch.inputs)[0] + leaves_of(batch.masks)
         count += batch.size
-        extra = targets if isinstance(targets, Tensor) else torch.as_tensor(targets) if _is_numbers(targets) else None
+        extra = (
+            targets
+            if isinstance(targets, Tensor)
+            else torch.as_tensor(targets, device="cpu")
+            if _is_numbers(targets)
+            else None
+        )
         for tensor in (*tensors, *(() if extra is None else (extra,))):
             _update(digest, tensor)
         if extra is None:

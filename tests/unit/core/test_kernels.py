@@ -19,3 +19,12 @@ def test_what_torch_cannot_differentiate_is_told():
 
     with pytest.raises(NotDifferentiableError, match=r"writes in place into .*x = x \* 2 in place of x.mul_\(2\)"):
         Gradient(Recurrent()).attribute(torch.randn(3, 4, 6), 0)
+
+
+def test_a_hardsigmoid_in_double_precision_has_the_slope_of_a_sixth():
+    """torch's own holds 1/6 in single precision, 3e-8 off."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.Hardsigmoid(), nn.Linear(4, 1)).double()
+    x = torch.full((1, 4), 0.1, dtype=torch.float64)
+    expected = net[2].weight / 6 @ net[0].weight
+    for _ in range(2):  # the second call replaces only what the first one noted
+        torch.testing.assert_close(Gradient(net).attribute(x), expected, rtol=1e-14, atol=0)

@@ -125,3 +125,26 @@ def test_rows_of_nobody_are_refused_in_words():
         Gradient(Mixed(), layer="inner").attribute(x, 0)
     with pytest.raises(InvalidInputError, match="a method of a single gradient"):
         EXPLAINERS.create("integrated_gradients", layer="inner").bind(Choices(True)).attribute(torch.rand(2, 3, 4), 0)
+
+
+class TimeFirst(nn.Module):
+    """Its recurrent layer takes and returns (T, N, D), as torch's do by default."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.rnn, self.head = nn.Linear(4, 6), nn.GRU(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        h, _ = self.rnn(self.up(x).transpose(0, 1))
+        return self.head(h.transpose(0, 1).mean(1))
+
+
+@pytest.mark.parametrize("steps", [3, 5, 6])  # as many as samples, others, a multiple
+@pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "captum.feature_ablation"])
+def test_a_layer_with_the_batch_second_is_refused(name, steps):
+    torch.manual_seed(0)
+    net, x = TimeFirst(), torch.randn(3, steps, 4)
+    explainer = EXPLAINERS.create(name).bind(net)
+    with pytest.raises(InvalidInputError, match=rf"'rnn' must .* \({steps}, 3, 6\) with the batch second; give its"):
+        explainer.set_kwargs(layer="rnn").attribute(x, 0)
+    assert explainer.set_kwargs(layer="up").attribute(x, 0).shape == (3, steps, 6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -192,3 +194,9 @@ def test_a_target_of_a_target_has_a_spec_string():
     inner = "(log_probability:of=(position:position=0,index=3))"
     assert text == f"contrast:for_={inner},against=(position:position=-1,index=5)"
     assert TARGETS.create(text) == target
+
+
+def test_heads_named_by_their_place_come_back_from_json():
+    target = Heads({0: 1, 1: Contrast(0, 2)})
+    assert TARGETS.create(json.loads(json.dumps(target.spec()))) == target
+    assert TARGETS.create(target.spec()) != Heads({"0": 1, "1": Contrast(0, 2)})

@@ -90,7 +90,7 @@ class AblationCam(ChannelMap):
 
         def without(part: Call, samples: slice, some: range) -> Tensors:  # noqa: ARG001
             keep = torch.ones(len(some), channels, dtype=torch.bool, device=part.inputs[index].device)
-            keep[torch.arange(len(some)), torch.arange(some.start, some.stop)] = False
+            keep[torch.arange(len(some), device="cpu"), torch.arange(some.start, some.stop, device="cpu")] = False
             shape = [len(some), *[1] * reading.activation.ndim]
             shape[axis + 1] = channels
             copies = [x.expand(len(some), *x.shape) for x in part.inputs]

@@ -179,7 +179,7 @@ Score = Callable[[Iterable[Group]], list[float]]
 
 def _at_or_above(priority: dict[int, float], percentile: float) -> set[int]:
     """The features whose priority reaches the percentile."""
-    threshold = torch.tensor(list(priority.values()), dtype=torch.float64).quantile(
+    threshold = torch.tensor(list(priority.values()), dtype=torch.float64, device="cpu").quantile(
         percentile / 100, interpolation="higher"
     )
     return {feature for feature, value in priority.items() if value >= threshold}

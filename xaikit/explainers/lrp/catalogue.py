@@ -98,7 +98,7 @@ class LRPEpsilonGammaBox(ZennitLRP):
     stabilizer: Annotated[float, STABILIZER, "stabilizer of the other rules"] = 1e-6
 
     def _check_settings(self) -> None:
-        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        low, high = (torch.as_tensor(bound, device="cpu") for bound in (self.low, self.high))
         try:
             torch.broadcast_shapes(low.shape, high.shape)
         except RuntimeError:

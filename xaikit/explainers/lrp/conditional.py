@@ -213,7 +213,7 @@ def _axis(point: LayerPoint, output: Tensor, call: Call, channel_axis: int | Non
 
 def _mask(point: LayerPoint, output: Tensor, channels: Any, axis: int) -> Tensor:
     """1 at the channels and 0 elsewhere, to broadcast against a layer's output."""
-    numbers = torch.as_tensor(channels).flatten()
+    numbers = torch.as_tensor(channels, device="cpu").flatten()
     if numbers.dtype.is_floating_point or numbers.dtype == torch.bool or not len(numbers):
         raise InvalidTypeError(f"the channels of layer {point.name!r} must be whole numbers, got {channels!r}")
     count = output.shape[axis]

@@ -52,7 +52,7 @@ class Ledger:
         self.largest = 0.0
         self.first_bad: str | None = None  # where relevance stops being a number
         self.first_nan: str | None = None  # where the model's own values do
-        self.scores: Tensor = torch.zeros(0)  # the explained scores
+        self.scores: Tensor = torch.zeros(0, device="cpu")  # the explained scores
         self.reached: float | None = None  # relevance at the explained layers that no other explained layer feeds
         self.nested = False  # whether one explained layer feeds another
 

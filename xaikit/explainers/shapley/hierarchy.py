@@ -37,8 +37,8 @@ def read_hierarchy(value: Any, where: str) -> Any:
 
 
 def _nested(value: Any, where: str) -> Tree:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0:
+        return int(value)
     if isinstance(value, (list, tuple)) and value:
         children = tuple(_nested(item, where) for item in value)
         return children if len(children) > 1 else children[0]
@@ -108,7 +108,9 @@ def neighbours(groups: Sequence[Tensor]) -> Tree:
         counts = torch.bincount(flat.flatten(), minlength=len(numbers)).double()
         centres = []
         for axis, size in enumerate(ids.shape):
-            along = torch.arange(size, dtype=torch.float64).view([-1 if i == axis else 1 for i in range(ids.ndim)])
+            along = torch.arange(size, dtype=torch.float64, device="cpu").view(
+                [-1 if i == axis else 1 for i in range(ids.ndim)]
+            )
             sums = torch.bincount(flat.flatten(), along.expand(ids.shape).flatten(), minlength=len(numbers))
             centres.append((sums / counts).tolist())
         # A group that several inputs share stands with the first of them.

@@ -58,7 +58,7 @@ class OwenShapley(Shapley):
     def _plans(self, groups: Tensors, players: int, call: Call) -> list[CoalitionPlan]:
         if self.hierarchy is not None:
             check_leaves(self.hierarchy, players)
-            return super()._plans(groups, players, call)
+            return [self._plan(players, call.seed)]
         samples = max(len(ids) for ids in groups)
         trees = [neighbours(sample_groups(groups, i)) for i in range(samples)]
         return [owen_plan(tree, players, self.n_coalitions, call.seed) for tree in trees]
@@ -109,13 +109,17 @@ class _Book:
     def plan(self, parts: int, *, drawn: bool = False) -> CoalitionPlan:
         """What was counted, as a plan."""
         flags = [[bool(mask >> i & 1) for i in range(self._players)] for mask in self._row]
-        weights = torch.zeros(parts, self._players, len(flags), dtype=torch.float64)
-        where = tuple(torch.tensor(list(numbers)) for numbers in zip(*(t[:3] for t in self._terms), strict=True))
-        weights.index_put_(where, torch.tensor([t[3] for t in self._terms], dtype=torch.float64), accumulate=True)
+        weights = torch.zeros(parts, self._players, len(flags), dtype=torch.float64, device="cpu")
+        where = tuple(
+            torch.tensor(list(numbers), device="cpu") for numbers in zip(*(t[:3] for t in self._terms), strict=True)
+        )
+        weights.index_put_(
+            where, torch.tensor([t[3] for t in self._terms], dtype=torch.float64, device="cpu"), accumulate=True
+        )
         if not drawn:
-            return CoalitionPlan(torch.tensor(flags), weights[0])
+            return CoalitionPlan(torch.tensor(flags, device="cpu"), weights[0])
         factor = 1 / (parts * (parts - 1)) if parts > 1 else math.nan
-        return CoalitionPlan(torch.tensor(flags), weights.mean(0), weights, factor)
+        return CoalitionPlan(torch.tensor(flags, device="cpu"), weights.mean(0), weights, factor)
 
 
 def _exact_terms(tree: Tree, budget: int) -> list[tuple[int, int, float]] | None:
@@ -153,5 +157,5 @@ def _order(tree: Tree, generator: torch.Generator) -> list[int]:
     """A random order of the groups in which each part of the hierarchy stays together."""
     if isinstance(tree, int):
         return [tree]
-    chosen: Tensor = torch.randperm(len(tree), generator=generator)
+    chosen: Tensor = torch.randperm(len(tree), generator=generator, device="cpu")
     return [leaf for i in chosen.tolist() for leaf in _order(tree[i], generator)]

@@ -41,7 +41,28 @@ def joined_coalitions(plans: Sequence[CoalitionPlan]) -> Tensor:
         plans: one or N.
     """
     most = max(len(plan.coalitions) for plan in plans)
-    return torch.stack([plan.coalitions[torch.arange(most).clamp_max(len(plan.coalitions) - 1)] for plan in plans])
+    return torch.stack(
+        [plan.coalitions[torch.arange(most, device="cpu").clamp_max(len(plan.coalitions) - 1)] for plan in plans]
+    )
+
+
+def spread_plan(plan: CoalitionPlan, numbers: Tensor, players: int) -> CoalitionPlan:
+    """The plan for some of the players, the others absent and without a value.
+
+    Args:
+        plan: of as many players.
+        numbers: which ones, ascending.
+        players: how many there are in all.
+    """
+    if len(numbers) == players:
+        return plan
+
+    def among_all(tensor: Tensor, axis: int) -> Tensor:
+        shape = [*tensor.shape[:axis], players, *tensor.shape[axis + 1 :]]
+        return tensor.new_zeros(shape).index_copy_(axis, numbers, tensor)
+
+    parts = None if plan.parts is None else among_all(plan.parts, 1)
+    return CoalitionPlan(among_all(plan.coalitions, 1), among_all(plan.weights, 0), parts, plan.factor)
 
 
 def valued(plans: Sequence[CoalitionPlan], scores: Tensor) -> Tensor:
@@ -78,12 +99,12 @@ def exact_plan(players: int) -> CoalitionPlan:
     Args:
         players: n.
     """
-    numbers = torch.arange(2**players)
-    coalitions = (numbers[:, None] >> torch.arange(players)) & 1 == 1
+    numbers = torch.arange(2**players, device="cpu")
+    coalitions = (numbers[:, None] >> torch.arange(players, device="cpu")) & 1 == 1
     sizes = coalitions.sum(1)
     added = [1 / (players * math.comb(players - 1, size)) for size in range(players)]  # by the size of S
-    with_it = torch.tensor([0.0, *added], dtype=torch.float64)[sizes]
-    without = torch.tensor([*added, 0.0], dtype=torch.float64)[sizes]
+    with_it = torch.tensor([0.0, *added], dtype=torch.float64, device="cpu")[sizes]
+    without = torch.tensor([*added, 0.0], dtype=torch.float64, device="cpu")[sizes]
     return CoalitionPlan(coalitions, torch.where(coalitions.T, with_it, -without))
 
 
@@ -99,23 +120,23 @@ def permutation_plan(players: int, budget: int, seed: int) -> CoalitionPlan:
         return exact_plan(1)
     pairs = max(1, (budget - 2) // (2 * (players - 1)))
     generator = torch.Generator().manual_seed(seed)
-    rows = [torch.zeros(players, dtype=torch.bool)]
-    parts = torch.zeros(pairs, players, 2 + 2 * pairs * (players - 1), dtype=torch.float64)
+    rows = [torch.zeros(players, dtype=torch.bool, device="cpu")]
+    parts = torch.zeros(pairs, players, 2 + 2 * pairs * (players - 1), dtype=torch.float64, device="cpu")
     last = parts.shape[2] - 1
     for p in range(pairs):
-        order = torch.randperm(players, generator=generator)
+        order = torch.randperm(players, generator=generator, device="cpu")
         for direction in (order, order.flip(0)):
             before = 0
             for step, player in enumerate(direction.tolist()):
                 after = last if step == players - 1 else len(rows)
                 if after != last:
-                    present = torch.zeros(players, dtype=torch.bool)
+                    present = torch.zeros(players, dtype=torch.bool, device="cpu")
                     present[direction[: step + 1]] = True
                     rows.append(present)
                 parts[p, player, after] += 0.5
                 parts[p, player, before] -= 0.5
                 before = after
-    rows.append(torch.ones(players, dtype=torch.bool))
+    rows.append(torch.ones(players, dtype=torch.bool, device="cpu"))
     factor = 1 / (pairs * (pairs - 1)) if pairs > 1 else math.nan
     return CoalitionPlan(torch.stack(rows), parts.mean(0), parts, factor)
 
@@ -140,7 +161,10 @@ def kernel_plan(players: int, budget: int, seed: int) -> CoalitionPlan:
     # A pair is one draw, so that its two coalitions share the weight of the sizes that were not enumerated.
     weight = torch.cat([weight, other_mass * counts / counts.sum().clamp_min(1)])
     inner = torch.cat([full, drawn])
-    ends = torch.zeros(1, players, dtype=torch.bool), torch.ones(1, players, dtype=torch.bool)
+    ends = (
+        torch.zeros(1, players, dtype=torch.bool, device="cpu"),
+        torch.ones(1, players, dtype=torch.bool, device="cpu"),
+    )
     coalitions = torch.cat([ends[0], inner, ends[1]])
     fitted = _fitted(inner, weight)
     folds = min(FOLDS, len(drawn) // 2)
@@ -149,8 +173,8 @@ def kernel_plan(players: int, budget: int, seed: int) -> CoalitionPlan:
             return CoalitionPlan(coalitions, fitted)
         return CoalitionPlan(coalitions, fitted, fitted[None], math.nan)
     parts = []
-    fold_of = torch.full((len(inner),), -1)
-    fold_of[len(full) :] = torch.arange(len(drawn)) // 2 % folds
+    fold_of = torch.full((len(inner),), -1, device="cpu")
+    fold_of[len(full) :] = torch.arange(len(drawn), device="cpu") // 2 % folds
     for fold in range(folds):  # without one part of the draws
         fold_weight = torch.where(fold_of == fold, 0.0, weight)
         random = fold_of >= 0
@@ -180,33 +204,35 @@ def _enumerated(players: int, budget: int) -> tuple[Tensor, Tensor, list[int]]:
                 rows.append(chosen)
                 weights.append(_mass(players, s) / math.comb(players, s))
             other_sizes.remove(s)
-    flags = torch.zeros(len(rows), players, dtype=torch.bool)
+    flags = torch.zeros(len(rows), players, dtype=torch.bool, device="cpu")
     for flag, chosen in zip(flags, rows, strict=True):
         flag[list(chosen)] = True
-    return flags, torch.tensor(weights, dtype=torch.float64), other_sizes
+    return flags, torch.tensor(weights, dtype=torch.float64, device="cpu"), other_sizes
 
 
 def _drawn(players: int, sizes: list[int], budget: int, seed: int) -> tuple[Tensor, Tensor]:
     """Random coalitions of the sizes that are left, pair by pair, and how often each was drawn."""
     if not sizes or budget < 2:
-        return torch.zeros(0, players, dtype=torch.bool), torch.zeros(0, dtype=torch.float64)
+        return torch.zeros(0, players, dtype=torch.bool, device="cpu"), torch.zeros(
+            0, dtype=torch.float64, device="cpu"
+        )
     generator = torch.Generator().manual_seed(seed)
-    masses = torch.tensor([_mass(players, size) for size in sizes])
+    masses = torch.tensor([_mass(players, size) for size in sizes], device="cpu")
     pairs: dict[tuple[int, ...], int] = {}
     for _ in range(4 * budget):  # a pair that comes again weighs more, and costs nothing
         size = sizes[int(torch.multinomial(masses, 1, generator=generator))]
-        chosen = torch.randperm(players, generator=generator)[:size].tolist()
+        chosen = torch.randperm(players, generator=generator, device="cpu")[:size].tolist()
         # Of a coalition and its complement, the one without player 0 stands for both.
         members = set(chosen) if 0 not in chosen else set(range(players)) - set(chosen)
         key = tuple(sorted(members))
         if key not in pairs and 2 * len(pairs) + 2 > budget:
             break
         pairs[key] = pairs.get(key, 0) + 1
-    flags = torch.zeros(2 * len(pairs), players, dtype=torch.bool)
+    flags = torch.zeros(2 * len(pairs), players, dtype=torch.bool, device="cpu")
     for i, key in enumerate(pairs):
         flags[2 * i, list(key)] = True
         flags[2 * i + 1] = ~flags[2 * i]
-    counts = torch.tensor(list(pairs.values()), dtype=torch.float64).repeat_interleave(2)
+    counts = torch.tensor(list(pairs.values()), dtype=torch.float64, device="cpu").repeat_interleave(2)
     return flags, counts
 
 

@@ -107,7 +107,7 @@ def clamp(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
 def prelu(function: Any, input: Decomposed, weight: Tensor) -> Decomposed:
     """PReLU with one slope, or one for each channel."""
     slope = weight if weight.numel() == 1 or input.dim() < 2 else weight.view(-1, *[1] * (input.dim() - 2))
-    zero = torch.zeros((), dtype=input.dtype)
+    zero = torch.zeros((), dtype=input.dtype, device="cpu")
     return activation(input, lambda value: torch.where(value > 0, value, value * slope), zero, fixed=False)
 
 
@@ -120,7 +120,7 @@ def power(function: Any, input: Any, exponent: Any) -> Any:
         return exponential(function, exponent, input)
     if isinstance(exponent, Decomposed):
         raise missing_rule(function)
-    total, positive = input.total, torch.as_tensor(exponent > 0)
+    total, positive = input.total, torch.as_tensor(exponent > 0, device=input.total.device)
     if not bool(positive.any()):
         return function(total, exponent)
     others = torch.where((total == 0) & positive, 0, function(total, exponent - 1))
@@ -133,7 +133,9 @@ def exponential(function: Any, input: Decomposed, base: Any) -> Decomposed:
     if not isinstance(base, Tensor):
         return activation(input, lambda value: torch.pow(base, value))
     input = expand(function, input, torch.broadcast_shapes(input.shape, base.shape))
-    return activation(input, lambda value: torch.pow(base, value), torch.ones(input.shape, dtype=input.dtype))
+    return activation(
+        input, lambda value: torch.pow(base, value), torch.ones(input.shape, dtype=input.dtype, device="cpu")
+    )
 
 
 @cd_rule("softmax", "softmin")

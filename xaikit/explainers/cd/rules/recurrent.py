@@ -104,7 +104,7 @@ def _alive(parts: Tensor, states: list[Tensor], constant_counts: Tensor, *, reve
 def pack(function: Any, input: Decomposed, lengths: Tensor, batch_first: bool) -> tuple[Any, Tensor]:
     """The steps of all sequences in one dimension: the first of each, then the second of each that has one."""
     padded: Any = input.transpose(0, 1) if batch_first else input
-    counts = (lengths[None, :] > torch.arange(int(lengths[0]))[:, None]).sum(1)
+    counts = (lengths[None, :] > torch.arange(int(lengths[0]), device="cpu")[:, None]).sum(1)
     rows = [t * padded.shape[1] + n for t, count in enumerate(counts.tolist()) for n in range(count)]
     return padded.flatten(0, 1).index_select(0, torch.tensor(rows, device=input.share.device)), counts
 
@@ -117,10 +117,10 @@ def unpack(
     counts = batch_sizes.tolist()
     steps, lengths = (
         max(total_length, len(counts)),
-        torch.tensor([sum(c > n for c in counts) for n in range(counts[0])]),
+        torch.tensor([sum(c > n for c in counts) for n in range(counts[0])], device="cpu"),
     )
     rows = [t * counts[0] + n for t, count in enumerate(counts) for n in range(count)]
-    padded: Any = torch.full((steps * counts[0], *data.shape[1:]), padding_value, dtype=data.dtype)
+    padded: Any = torch.full((steps * counts[0], *data.shape[1:]), padding_value, dtype=data.dtype, device="cpu")
     padded = padded.to(data.share.device).index_copy(0, torch.tensor(rows, device=data.share.device), data)
     padded = padded.unflatten(0, (steps, counts[0]))
     return padded.transpose(0, 1) if batch_first else padded, lengths
