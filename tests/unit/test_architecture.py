@@ -202,10 +202,13 @@ def test_an_import_loads_nothing_heavy():
         "xaikit.VarGrad; xaikit.LRPEpsilonPlus; xaikit.RRR; xaikit.AbPC; list(xaikit.EXPLAINERS)\n"
         "xaikit.EXPLAINERS.create('captum.lime')\n"
         f"late = [m for m in {heavy[1:]} if m in sys.modules]\n"
-        "print(early, late)"
+        "import torch, xaikit.cli.stream\n"
+        "before = 'sympy' in sys.modules\n"
+        "xaikit.VarGrad(torch.nn.Linear(2, 2)).explain(torch.rand(2, 2), 0)\n"
+        "print(early, late, before is ('sympy' in sys.modules), 'scipy.stats' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "[] []"
+    assert done.stdout.strip() == "[] [] True False"
 
 
 def test_public_names_exist():
