@@ -117,7 +117,8 @@ def logit_lens(
     by_name = isinstance(inputs, Mapping)
     parts, _ = flatten(inputs)
     check_batch(parts)
-    tensors = {name: value.to(device) for name, value in (inputs.items() if by_name else enumerate(parts))}
+    names = list(inputs) if by_name else [f"inputs {i}" for i in range(len(parts))]
+    tensors = {name: value.to(device) for name, value in zip(names, parts, strict=True)}
     blocks = blocks_of(model, layers)
     with evaluated(model, device) as running, torch.no_grad():
         modules = [running.get_submodule(block.name) for block in blocks]
