@@ -14,6 +14,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.results import Interval
 from xaikit.factors import Brightness, Corner, DataFacts, MaskedRegion, Together, is_factor, read_factor
 from xaikit.mitigation import Concept, Counterexamples, assess, mend
+from xaikit.shortcuts import scan
 
 MASK = torch.zeros(6, 6)
 MASK[:2, :2] = 1
@@ -121,3 +122,15 @@ def test_few_samples_are_told_in_the_verdict(fooled):
     assert judged.verdict.endswith("2 samples are too few to tell more")
     alike = dataclasses.replace(judged, reliance=Interval(-0.1, 0.05, 0.2, 0.95, 200))
     assert alike.verdict.endswith("which tells nothing")
+
+
+def test_scan_takes_lists_and_loses_no_mask(fooled):
+    model, x, y = fooled
+    lists = scan(model, (x, y), factors=["border", ["corner:size=2", "brightness"]], progress=False)
+    spec = scan(model, (x, y), factors="together:factors=[corner:where=top-left,size=2,brightness]", progress=False)
+    by_title = {effect.title: effect for effect in lists.effects}
+    assert set(by_title) == {"border", "top left corner and brightness"}
+    assert by_title["top left corner and brightness"].follows.mean == spec.effects[0].follows.mean
+    with pytest.raises(InvalidInputError, match="one row for a mask, and there are two"):
+        scan(model, (x, y), factors=[MASK, MASK.flip(0)], progress=False)
+    assert len(scan(model, (x, y), factors=["border", "border"], progress=False).effects) == 1
