@@ -62,8 +62,8 @@ class SummariseRun(Job):
         tables = self._tables(summary, padding)
         written = [str(path) for name, table in tables.items() for path in self._written(name, table)]
         strongest = _strongest(tables)
-        text = f"summary of {len(run)} samples in {self.out}{f'; strongest: {strongest}' if strongest else ''}"
-        self.tell(text, written=written, samples=len(run), strongest=strongest)
+        text = f"summary of {summary.n} samples in {self.out}{f'; strongest: {strongest}' if strongest else ''}"
+        self.tell(text, written=written, samples=summary.n, strongest=strongest)
         return 0
 
     def _tables(self, summary: Summary, padding: str | None) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class _SummaryRows(NamedTuple):
 class Summary:
     """What the explanations of a run have in common. Each method reads the run once, one shard in memory at a time.
 
-    Every table has `to_pandas()` and `plot()`, a figure of matplotlib.
+    Every table has `to_pandas()` and `plot()`, a figure of matplotlib. `n` is the number of samples, of the class alone
+    where one is named.
 
     Args:
         run: that `explain_dataset` or `load_run` returned.
@@ -79,13 +80,13 @@ class Summary:
             of_class = self._classes.index(of_class) if of_class in self._classes else int(of_class)
         self._run, self._of_class, self._part, self._tokens = run, of_class, part, tokens
         self._features = tuple(map(str, run.display_names.get("features", ()) if features is None else features))
-        self._n = sum(of_class in (None, row["target"]) for row in run.rows())
-        if not self._n:
+        self.n = sum(of_class in (None, row["target"]) for row in run.rows())
+        if not self.n:
             which = "" if of_class is None else f" of which class {of_class} was explained"
             raise InvalidInputError(f"{run.folder} holds no sample{which}")
         first = next(self._rows(), None)
         if first is None:
-            raise InvalidInputError(f"none of the {self._n} samples of {run.folder} has a finite relevance")
+            raise InvalidInputError(f"none of the {self.n} samples of {run.folder} has a finite relevance")
         self._shape = tuple(first.values.shape[1:])
         self.kind = kind or _kind_of(first)
 
@@ -138,7 +139,7 @@ class Summary:
             InvalidInputError: for pictures and texts.
         """
         names = self._names()
-        spread = set(np.linspace(0, self._n - 1, min(self._n, MAX_POINTS)).round().astype(int).tolist())
+        spread = set(np.linspace(0, self.n - 1, min(self.n, MAX_POINTS)).round().astype(int).tolist())
         moments, size = RunningMoments(pairs=False), torch.zeros(len(names), device="cpu").double()
         positive = torch.zeros_like(size)
         points, inputs, place = [], [], 0
@@ -227,10 +228,10 @@ class Summary:
 
         names = self._names()
         distance = Float(ge=0, le=1).check(distance, "distance")
-        if not 2 <= len(names) <= MAX_COLUMNS or self._n < 2:
+        if not 2 <= len(names) <= MAX_COLUMNS or self.n < 2:
             raise InvalidInputError(
                 f"clusters compare each pair of 2 to {MAX_COLUMNS} columns over at least 2 samples, got {len(names)} "
-                f"columns and {self._n} samples"
+                f"columns and {self.n} samples"
             )
         moments, size = RunningMoments(pairs=True), torch.zeros(len(names), device="cpu").double()
         for rows in self._rows():
@@ -282,7 +283,7 @@ class Summary:
 
     def __repr__(self) -> str:
         which = "" if self._of_class is None else f" of class {self._of_class}"
-        return f"Summary({self.kind}: {self._n} samples{which} of {self._run.folder})"
+        return f"Summary({self.kind}: {self.n} samples{which} of {self._run.folder})"
 
     # ------------------------------------------------------------------ reading
 
