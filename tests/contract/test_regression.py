@@ -30,7 +30,7 @@ class Column(nn.Module):
 
 
 # Captum's that draw a coalition for each pass; `make test` runs captum's others, which go the same way.
-DRAWN = {"captum.kernel_shap": 40, "captum.lime": 40, "captum.shapley_value_sampling": 5}
+DRAWN = {"captum.kernel_shap": 100, "captum.lime": 100, "captum.shapley_value_sampling": 5}
 
 
 def explainers(name: str, flat: bool):
