@@ -72,7 +72,7 @@ def test_a_killed_search_loses_at_most_the_running_trial(kind, tmp_path, request
     assert int((tmp_path / "trials").read_text()) in {len(before) + 5, len(before) + 6}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_several_open_an_empty_database_at_once(postgresql):
     """Each finds no tables, and makes them: the database refuses all but one."""
     psycopg = pytest.importorskip("psycopg")
