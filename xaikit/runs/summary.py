@@ -47,7 +47,8 @@ class Summary:
         kind: "tabular", "series", "image" or "text"; None chooses by the form of the samples.
         of_class: only samples of which this class, a number or a name, was explained.
         part: which tensor, where a sample has several; its name or number.
-        features: names of the columns or channels; None takes the run's.
+        features: names of the columns or channels; None takes the run's. Series are (N, channels, T), or, where the
+            names fit that alone, (N, T, channels).
         tokens: a function from token ids to as many strings, such as `tokenizer.convert_ids_to_tokens`; None shows ids.
 
     Raises:
@@ -84,11 +85,15 @@ class Summary:
         if not self.n:
             which = "" if of_class is None else f" of which class {of_class} was explained"
             raise InvalidInputError(f"{run.folder} holds no sample{which}")
+        self._steps_first = False
         first = next(self._rows(), None)
         if first is None:
             raise InvalidInputError(f"none of the {self.n} samples of {run.folder} has a finite relevance")
         self._shape = tuple(first.values.shape[1:])
         self.kind = kind or _kind_of(first)
+        # Of series (N, T, channels) the names of the channels tell that they stand last.
+        self._steps_first = self.kind == "series" and self._shape[0] != self._shape[-1] == len(self._features)
+        self._shape = self._shape[::-1] if self._steps_first else self._shape
 
     @property
     def explains_classes(self) -> bool:
@@ -298,6 +303,7 @@ class Summary:
             finite = values.flatten(1).isfinite().all(1) if values.ndim > 1 else values.isfinite()
             dropped += int((chosen & ~finite).sum())
             chosen = chosen & finite
+            values = values.transpose(1, 2) if self._steps_first else values
             if bool(chosen.any()):
                 inputs = None if shard.inputs is None else self._picked(shard.inputs, "inputs")[chosen]
                 yield _SummaryRows(shard.indices[chosen], values[chosen], inputs, shard, chosen)

@@ -98,6 +98,7 @@ def mask_overlap(
     >>> bool(found.share.mean() > 0.4), found.p_value == 1 / 64
     (True, True)
     """
+    seed = Int(ge=0).check(seed, "seed")
     maps = distributions(relevance_maps(attributions, sign=sign))
     mask = _fit(masks, maps)
     if null == "shift":

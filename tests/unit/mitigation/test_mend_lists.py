@@ -134,3 +134,32 @@ def test_scan_takes_lists_and_loses_no_mask(fooled):
     with pytest.raises(InvalidInputError, match="one row for a mask, and there are two"):
         scan(model, (x, y), factors=[MASK, MASK.flip(0)], progress=False)
     assert len(scan(model, (x, y), factors=["border", "border"], progress=False).effects) == 1
+
+
+def test_seeds_facts_and_epochs_that_users_pass(fooled):
+    """Numpy's numbers count as Python's; None, text and lists end in a sentence, not in a torch error."""
+    model, x, y = fooled
+    options = {"explainers": (), "progress": False}
+    expected = assess(model, (x, y), factor="corner:size=2", seed=3, **options)
+    facts = DataFacts.of(x)
+    assert assess(model, (x, y), factor="corner:size=2", seed=np.int64(3), facts=facts, **options) == expected
+    scanned = scan(model, (x, y), factors="border", seed=np.int64(3), facts=facts, progress=False)
+    assert scanned == scan(model, (x, y), factors="border", seed=3, progress=False)
+    calls = (
+        lambda **more: assess(model, (x, y), factor="corner", **options, **more),
+        lambda **more: mend(model, (x, y), "corner", **{**QUICK, **more}),
+        lambda **more: scan(model, (x, y), factors="border", progress=False, **more),
+    )
+    for call in calls:
+        for wrong in ({"seed": None}, {"seed": "0"}, {"seed": -1}, {"facts": [1]}):
+            with pytest.raises((InvalidInputError, InvalidTypeError), match=f"{next(iter(wrong))} must be"):
+                call(**wrong)
+    for n_epochs in ("3", 0):
+        with pytest.raises((InvalidInputError, InvalidTypeError), match="n_epochs must be"):
+            calls[1](n_epochs=n_epochs)
+    with pytest.raises(InvalidTypeError, match="seed must be"):
+        Counterexamples(fill="corner").loss(model, (x, y), seed="0")
+    with pytest.raises(InvalidInputError, match="factor must name at least one factor"):
+        assess(model, (x, y), factor=[], **options)
+    for methods in (Counterexamples, {"name": "counterexamples"}, iter(["counterexamples"])):
+        assert len(mend(model, (x, y), "corner:size=2", methods=methods, budget=1, **QUICK).tries) == 2

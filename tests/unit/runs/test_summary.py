@@ -206,6 +206,10 @@ def test_pictures_and_series_have_maps(tmp_path):
     assert np.allclose(channels.mean, numbers(run).sum(2).mean(0), atol=1e-12)
     assert channels.values is None
     assert Summary(run).class_maps().to_pandas().columns.tolist()[2:4] == ["channel", "step"]
+    steps_first = explain(Gradient(net), series.transpose(1, 2), tmp_path / "steps first")
+    last = Summary(steps_first, features=["x", "y", "z"])
+    assert np.allclose(last.columns().mean, numbers(steps_first).sum(1).mean(0), atol=1e-12)
+    assert last.class_maps().means.shape[1:] == (3, 6)
     with pytest.raises(InvalidInputError, match="dependence needs a table"):
         Summary(run).dependence(0)
 
