@@ -48,10 +48,10 @@ class SmoothGradCamPlusPlus(ActivationMap):
 
     def _at_explained_layers(self, call: Call) -> Tensors:
         at_inputs = call.uncut or call
-        whole = next((x.dtype for x in at_inputs.inputs if not x.is_floating_point()), None)
-        if whole is not None:
+        dtype = next((x.dtype for x in at_inputs.inputs if not x.is_floating_point()), None)
+        if dtype is not None:
             raise InvalidTypeError(
-                f"{type(self).__name__} adds noise to the inputs, and {whole} takes none; use gradcam_plus_plus"
+                f"{type(self).__name__} adds noise to the inputs, and {dtype} takes none; use gradcam_plus_plus"
             )
         return tuple(
             self._at_layer(reading, at_inputs.inputs[0]) for reading in self._read_layers(at_inputs, self.layers)
