@@ -89,8 +89,8 @@ class DiscretisedIntegratedGradients(Explainer):
             shares = torch.linspace(0, 1, self.n_steps + 1, dtype=torch.float64, device="cpu").to(x)
             return baseline + shares.view(-1, *[1] * x.ndim) * (x - baseline)
         exact = torch.promote_types(x.dtype, torch.float32)  # torch has no distances in half precision
-        ends = (t.to(exact).flatten(0, 1).split(ROWS) for t in (x, baseline))
-        points = [self._word_path(*rows, vocabulary.to(exact)) for rows in zip(*ends, strict=True)]
+        tokens, ends = (t.to(exact).flatten(0, 1).split(ROWS) for t in (x, baseline))
+        points = [self._word_path(t, e, vocabulary.to(exact)) for t, e in zip(tokens, ends, strict=True)]
         return torch.cat(points, 1).flip(0).unflatten(1, x.shape[:2]).to(x.dtype)
 
     def _word_path(self, x: Tensor, baseline: Tensor, vocabulary: Tensor) -> Tensor:
