@@ -24,13 +24,14 @@ from torch import nn
 from xaikit import RRR, Attribution, Gradient, explain_dataset, load_masks, load_run
 from xaikit.cli import main as command_line
 from xaikit.cli.job import JOBS, load_job
-from xaikit.cli.models import load_model, read_weights
+from xaikit.cli.models import load_model
 from xaikit.core.errors import XaikitError
 from xaikit.files.annotations import read_annotations
 from xaikit.files.arrays import read_npy, read_npz
 from xaikit.files.encoding import fit_encoding, load_encoding
 from xaikit.files.pictures import open_picture
 from xaikit.files.tables import read_table
+from xaikit.files.weights import read_weights
 from xaikit.metrics import Evaluation, evaluate
 
 DAMAGES = ("flipped", "cut", "foreign", "empty", "text", "zeros")

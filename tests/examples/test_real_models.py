@@ -60,8 +60,10 @@ def story(tmp_path: Path, public_data: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def shallower(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ViT gets four blocks of its twelve, which are all alike."""
-    import_torchvision()  # timm imports it by itself
+    """The ViT gets four blocks of its twelve, which are all alike, the ResNet one of two in each stage."""
+    resnet = import_torchvision().models.resnet
+    build = resnet._resnet
+    monkeypatch.setattr(resnet, "_resnet", lambda block, _, *rest, **options: build(block, [1] * 4, *rest, **options))
     timm = pytest.importorskip("timm", reason="timm is part of the extra dev: pip install timm")
     vit = timm.models.vision_transformer
     make = vit._create_vision_transformer

@@ -24,6 +24,7 @@ from xaikit.testing import ContractNet
 from xaikit.testing.case import make
 
 N = 4
+FITTED = ("captum.kernel_shap", "captum.lime")  # to more coalitions than the 72 values of a sample, 200 by themselves
 
 
 def case(device: str):
@@ -38,6 +39,8 @@ def explain(name: str):
     def run(device: str):
         model, x, y, _ = case(device)
         explainer = make(EXPLAINERS.get(name), model)
+        if name in FITTED:
+            explainer = explainer.set_kwargs(n_samples=100)
         explainer.attribute(x, y, seed=0)  # what is found out once about a model and a form of input
         with Waits() as waits:
             result = explainer.attribute(x, y, seed=0)

@@ -20,7 +20,7 @@ def test_a_seed_always_gives_the_same_net():
         assert torch.equal(a, b)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_nets_are_made_of_many_kinds():
     names = " ".join(", ".join(build(seed).kinds) for seed in range(150))
     assert sum(name in names for name in KINDS) > 150

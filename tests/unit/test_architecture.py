@@ -138,10 +138,25 @@ def test_imports_make_no_circle():
     assert not found, found
 
 
-def test_registries_work_alone():
-    script = "from xaikit.core import EXPLAINERS\nprint(len(list(EXPLAINERS)) > 20)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "True"
+ALONE = """
+import os, sys
+import torch
+for code in sys.argv[1:]:
+    if os.fork() == 0:
+        exec(code)
+        sys.stdout.flush()
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_registries_work_alone_and_rooms_are_at_hand():
+    """Each in a process that has imported torch and nothing else."""
+    registries = "from xaikit.core import EXPLAINERS\nprint(len(list(EXPLAINERS)) > 20)"
+    rooms = "import xaikit\nprint(xaikit.metrics.PointingGame.__name__, xaikit.core.errors.XaikitError.__name__)"
+    command = [sys.executable, "-c", ALONE, registries, rooms]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines() == ["True", "PointingGame XaikitError"]
 
 
 def is_private(name: str) -> bool:
@@ -202,10 +217,13 @@ def test_an_import_loads_nothing_heavy():
         "xaikit.VarGrad; xaikit.LRPEpsilonPlus; xaikit.RRR; xaikit.AbPC; list(xaikit.EXPLAINERS)\n"
         "xaikit.EXPLAINERS.create('captum.lime')\n"
         f"late = [m for m in {heavy[1:]} if m in sys.modules]\n"
-        "print(early, late)"
+        "import torch, xaikit.cli.stream\n"
+        "before = 'sympy' in sys.modules\n"
+        "xaikit.VarGrad(torch.nn.Linear(2, 2)).explain(torch.rand(2, 2), 0)\n"
+        "print(early, late, before is ('sympy' in sys.modules), 'scipy.stats' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "[] []"
+    assert done.stdout.strip() == "[] [] True False"
 
 
 def test_public_names_exist():
@@ -244,12 +262,6 @@ def test_a_name_that_moved_says_where_it_is():
             exec(f"from xaikit import {name}")  # noqa: S102
     with pytest.raises(ImportError, match="cannot import name 'VarGard'"):
         from xaikit import VarGard  # noqa: F401
-
-
-def test_rooms_are_at_hand():
-    script = "import xaikit\nprint(xaikit.metrics.PointingGame.__name__, xaikit.core.errors.XaikitError.__name__)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "PointingGame XaikitError"
 
 
 @pytest.mark.parametrize(

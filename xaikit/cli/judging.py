@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import field_validator
+
 from xaikit.cli.factor_facts import factor_facts
 from xaikit.cli.job import flag
 from xaikit.cli.sources import MaskFields, ModelJob
@@ -21,8 +23,21 @@ RELIES_CODE = 3  # exit code of --fail-if-relies
 class ShortcutFields(MaskFields, ModelJob):
     """A shortcut: --mask or --mask-names, or --factor."""
 
-    factor: str = flag("", help="The shortcut, in place of --mask: hue, corner:size=5, words:names=[text,video], ...")
+    factor: tuple[str, ...] = flag(
+        (), help="The shortcut, in place of --mask: hue, corner:size=5, ...; several are exchanged together."
+    )
     seed: int = flag(0, help="Seed of what is random.")
+
+    @field_validator("factor", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        """A job file may name one factor without a list."""
+        return ((value,) if value else ()) if isinstance(value, str) else value
+
+    @property
+    def named_factor(self) -> Any:
+        """The factor, or a list of several; None for none."""
+        return list(self.factor) if len(self.factor) > 1 else next(iter(self.factor), None)
 
     def check_shortcut(self) -> None:
         """Refuse a call that names no shortcut, or two.
@@ -64,7 +79,7 @@ class ShortcutFields(MaskFields, ModelJob):
         if classes:
             options["groups"] = named_classes(classes)
         if self.factor:
-            options |= {"factor": self.factor, "facts": factor_facts(self, data)}
+            options |= {"factor": self.named_factor, "facts": factor_facts(self, data)}
         return options
 
 

@@ -77,7 +77,7 @@ class Mend(ShortcutFields):
         result = mend(
             model,
             samples[0],
-            None if self._by_groups_alone else self.factor or "region",
+            None if self._by_groups_alone else self.named_factor or "region",
             groups=read_groups(self.groups, self.data) if self.groups else None,
             validation_groups=self._read_validation_groups(),
             validation=samples[1] if self.validation else None,

@@ -32,7 +32,7 @@ class SummariseRun(Job):
 
     folder: Path = argument(metavar="RUN", help="Folder that xaikit explain --data wrote.")
     out: Path = flag(Path("summary"), help="Folder for the tables and pictures.")
-    of_class: int | None = flag(None, help="Only samples of which this class was explained.")
+    of_class: str = flag("", help="Only samples of which this class, a number or a name, was explained.")
     column: tuple[str, ...] = flag((), help="Of tables: draw the dependence for this column; may be repeated.")
     sample: tuple[int, ...] = flag((), help="Of tables: draw the waterfall of this sample; may be repeated.")
     kind: str = flag("", help="image, series, tabular or text. Default: by the form of the samples.")
@@ -51,7 +51,7 @@ class SummariseRun(Job):
         summary = Summary(
             run,
             kind=self.kind or None,
-            of_class=self.of_class,
+            of_class=self.of_class or None,
             features=comma_list(self.features) or None,
             tokens=None if tokenizer is None else tokenizer.convert_ids_to_tokens,
         )
@@ -62,8 +62,8 @@ class SummariseRun(Job):
         tables = self._tables(summary, padding)
         written = [str(path) for name, table in tables.items() for path in self._written(name, table)]
         strongest = _strongest(tables)
-        text = f"summary of {len(run)} samples in {self.out}{f'; strongest: {strongest}' if strongest else ''}"
-        self.tell(text, written=written, samples=len(run), strongest=strongest)
+        text = f"summary of {summary.n} samples in {self.out}{f'; strongest: {strongest}' if strongest else ''}"
+        self.tell(text, written=written, samples=summary.n, strongest=strongest)
         return 0
 
     def _tables(self, summary: Summary, padding: str | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
@@ -17,6 +18,7 @@ from xaikit.core.labels import REMEDY, read_labels
 from xaikit.core.mask_supply import MaskSupply
 from xaikit.core.masks import WHAT, leaves_of, map_leaves, read_masks, take_masks
 from xaikit.core.structure import Tensors, check_batch, flatten
+from xaikit.core.target_values import whole
 from xaikit.core.targets import target_value
 
 ROWS = 256  # samples in a pass, for data in memory
@@ -120,10 +122,12 @@ def read_batch(  # noqa: PLR0913
     n = check_batch(tensors) if check else _sample_count(tensors)
     target = target_value(item[1]) if targets else None
     labels = item[1] if target is None else target
+    if targets and (isinstance(labels, np.integer) or (isinstance(labels, Tensor) and labels.ndim == 0)):
+        labels = whole(labels, "the class of all samples")
     open_target = labels is None or isinstance(labels, int) or is_whole_batch_target(labels)
     if free_labels:
         labels = _rows_of_labels(labels, n)
-    elif not (targets and (open_target or (isinstance(labels, Tensor) and labels.ndim == 0))):
+    elif not (targets and open_target):
         labels = read_labels(labels, n)
     batch_masks = item[2] if len(item) == 3 else None
     read = read_masks(batch_masks, inputs, what=masks, labels=labels if by_class else None)

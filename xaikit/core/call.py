@@ -317,7 +317,8 @@ class Call:
         scores = self.score(output, copies)
         if not scores.requires_grad:
             raise unreachable(self.layers or self.read_at, ())
-        start, seeds = scores, torch.ones_like(scores)
+        # Not the scores with a gradient of ones: torch imports sympy, which takes a second, to look at its shape.
+        start, seeds = (scores, torch.ones_like(scores)) if self.create_graph else (scores.sum(), None)
         if self.create_graph and not self.recompute:  # one derivative, since each has the pass computed again
             if isinstance(output, Tensor):  # not where a target looks at all that the model returns
                 (seeds,) = torch.autograd.grad(scores, output, seeds, create_graph=True)

@@ -229,8 +229,6 @@ class Explainer(ModelView, abc.ABC):
             UserWarning: when the gap is larger than the method's tolerance, the attribution is NaN or infinite, or it
                 should add up to the score and is a million times as large.
         """
-        if target_rules.is_several(targets):
-            raise InvalidInputError("explain takes one target; call it for each, or use attribute, which takes several")
         measured: list[tuple[Explained, Tensor | None, str]] = []
 
         def method(call: Call) -> tuple[Tensors]:
@@ -362,6 +360,8 @@ class Explainer(ModelView, abc.ABC):
         Raises:
             InvalidInputError, InvalidTypeError, UnboundError, NotDifferentiableError: as for `attribute`.
         """
+        if target_rules.is_several(targets):
+            raise InvalidInputError("this takes one target; call it for each, or use attribute, which takes several")
         if create_graph and not self.DIFFERENTIABLE:
             able = ", ".join(n for n in EXPLAINERS if EXPLAINERS.get(n).DIFFERENTIABLE)
             raise NotDifferentiableError(

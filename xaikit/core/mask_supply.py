@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch.utils.data import RandomSampler
-
 from xaikit.core.arrays import is_array
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.loader_order import shuffles
 from xaikit.core.masks import WHAT, read_masks
 from xaikit.core.structure import flatten
 
@@ -25,7 +24,7 @@ class MaskSupply:
     def __init__(self, masks: Any, data: Any, what: str = WHAT) -> None:
         self._masks, self._what, self._used = masks, what, 0
         self._count: int | None = None  # of masks, where there is one for each sample
-        self._shuffled = isinstance(getattr(data, "sampler", None), RandomSampler)
+        self._shuffled = shuffles(data)
 
     def next(self, inputs: Any) -> Any:
         """The masks of the next batch.

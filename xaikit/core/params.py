@@ -151,7 +151,10 @@ class Int(Number):
     def _convert(self, value: Any) -> int | None:
         if isinstance(value, (bool, str)) or not hasattr(value, "__index__"):
             return None
-        return value.__index__()
+        try:
+            return value.__index__()
+        except TypeError:  # an array or a tensor that is no single whole number
+            return None
 
 
 class Categorical(Spec):

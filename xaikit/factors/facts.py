@@ -166,3 +166,33 @@ def padding_of(tokens: Tensor) -> int | None:
         if torch.equal(in_run, is_candidate) and int(runs.max()) > 1 and len(runs.unique()) > 1:
             return candidate
     return None
+
+
+def read_facts(facts: Any, x: Tensor) -> DataFacts:
+    """What is known of samples.
+
+    Args:
+        facts: of the user: `DataFacts`, a dict of its fields, or None.
+        x: the samples, which show the rest.
+
+    Raises:
+        InvalidInputError, InvalidTypeError: as `DataFacts.of`.
+    """
+    return facts if isinstance(facts, DataFacts) else DataFacts.of(x, **facts_fields(facts))
+
+
+def facts_fields(facts: Any, where: str = "facts") -> dict[str, Any]:
+    """The fields of `DataFacts` that a user named.
+
+    Args:
+        facts: `DataFacts`, a dict of its fields, or None.
+        where: name of the argument, for messages.
+
+    Raises:
+        InvalidTypeError: for anything else.
+    """
+    if isinstance(facts, DataFacts):
+        return {field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)}
+    if facts is not None and not isinstance(facts, Mapping):
+        raise InvalidTypeError(f"{where} must be a dict such as {{'vocabulary': tokenizer}}, got {facts!r}")
+    return dict(facts or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -21,9 +22,7 @@ from xaikit.factors.regions import MaskedRegion
 def factors_setting(value: Any, where: str) -> tuple[Factor, ...]:
     """Check a setting that holds factors: a text with commas, in brackets, or a list of specs, objects and masks."""
     if isinstance(value, str):
-        value = [
-            nested(part.strip()) for part in parts_between_commas(value.strip().removeprefix("[").removesuffix("]"))
-        ]
+        value = [nested(part) for part in _specs(value)]
     if not isinstance(value, Sequence) or not value:
         raise InvalidTypeError(f"{where} must be factors, such as [brightness, contrast], got {value!r}")
     factors: tuple[Factor, ...] = tuple(_single(item, where) for item in value)
@@ -32,6 +31,17 @@ def factors_setting(value: Any, where: str) -> tuple[Factor, ...]:
             what = "stands for several factors" if factor.IS_FAMILY else "needs masks"
             raise InvalidInputError(f"{where} must be single factors without masks, and {factor.NAME!r} {what}")
     return factors
+
+
+def _specs(text: str) -> list[str]:
+    """The spec strings in a text with commas; `key=value` belongs to the factor before it."""
+    specs: list[str] = []
+    for part in parts_between_commas(text.strip().removeprefix("[").removesuffix("]")):
+        if specs and re.match(r"\s*\w+=", part):
+            specs[-1] += "," + part.strip()
+        else:
+            specs.append(part.strip())
+    return specs
 
 
 def _single(value: Any, where: str) -> Factor:

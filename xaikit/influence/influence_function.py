@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.params import Float, Int
 from xaikit.influence.loss_gradients import LossGradients, SampleLoss, WeightDirection, dot
 from xaikit.influence.result import Influences, names_of
 
 Product = Callable[[WeightDirection], WeightDirection]
 
 
+@torch.inference_mode(mode=False)
 def influence_function(  # noqa: PLR0913
     model: nn.Module,
     train: Any,
     test: Any,
     *,
     damping: float = 0.01,
-    layers: str | Sequence[str] | None = None,
+    layers: Any = None,
     head: str | int = "logits",
     loss: SampleLoss | None = None,
     max_iter: int = 100,
@@ -44,7 +45,7 @@ def influence_function(  # noqa: PLR0913
         test: the samples whose predictions are asked for, likewise, with the labels whose loss counts.
         damping: the weight decay of the training (of lambda / 2 |weights|^2 beside the mean loss); without one, a small
             number, which keeps directions in which the loss is flat from growing without bound.
-        layers: names of modules whose weights count; None for all.
+        layers: modules whose weights count, a name or several; None for all.
         head: which output holds the logits.
         loss: function (output, labels) -> (N,), convex in the output; None for the cross-entropy.
         max_iter: iterations for a test sample at most.
@@ -59,8 +60,8 @@ def influence_function(  # noqa: PLR0913
         InvalidInputError: for a damping that is not positive, a loader that shuffles, labels that are no classes.
         UnknownNameError: for a layer that is not there.
     """
-    if isinstance(damping, bool) or not isinstance(damping, (int, float)) or not damping > 0:
-        raise InvalidInputError(f"damping must be above 0, got {damping!r}")
+    damping, tolerance = Float(gt=0).check(damping, "damping"), Float(gt=0).check(tolerance, "tolerance")
+    max_iter = Int(ge=1).check(max_iter, "max_iter")
     gradients = LossGradients(model, layers, head=head, loss=loss, batch_size=batch_size)
     count = sum(batch.size for batch in gradients.batches(train, "train"))
 

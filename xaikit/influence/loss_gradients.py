@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import RandomSampler
 
 from xaikit.core.batch import Batch, read_batches
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 from xaikit.core.labels import read_classes
+from xaikit.core.loader_order import shuffles
+from xaikit.core.params import Int
 from xaikit.mitigation.forward import class_logits, evaluating, logits_of
 
 SampleLoss = Callable[[Tensor, Tensor], Tensor]
@@ -36,13 +37,15 @@ def weights_of(model: nn.Module, layers: str | Sequence[str] | None) -> WeightDi
         InvalidInputError: where none of the weights is trained.
     """
     modules = dict(model.named_modules())
-    names = [""] if layers is None else [layers] if isinstance(layers, str) else list(layers)
+    listed = [""] if layers is None else list(layers) if isinstance(layers, (list, tuple)) else [layers]
+    by_module = {module: name for name, module in modules.items()}
+    names = [by_module.get(name, name) if isinstance(name, nn.Module) else str(name) for name in listed]
     stranger = next((name for name in names if name not in modules), None)
     if stranger is not None:
-        raise UnknownNameError(f"the model has no layer {stranger!r}{near_names(str(stranger), modules)}")
+        raise UnknownNameError(f"the model has no layer {str(stranger)!r}{near_names(str(stranger), modules)}")
     weights = {id(p): p for name in names for p in modules[name].parameters() if p.requires_grad}
     if not weights:
-        where = "the model" if layers is None else f"layers {names}"
+        where = "the model" if layers is None else f"layers={names}"
         raise InvalidInputError(f"{where} has no weights that are trained (requires_grad is False for all of them)")
     return tuple(weights.values())
 
@@ -72,10 +75,8 @@ class LossGradients:
         loss: SampleLoss | None = None,
         batch_size: int = 128,
     ) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InvalidInputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         self.model, self.weights = model, weights_of(model, layers)
-        self._head, self._loss, self._batch_size = head, loss, batch_size
+        self._head, self._loss, self._batch_size = head, loss, Int(ge=1).check(batch_size, "batch_size")
 
     def batches(self, data: Any, what: str) -> Iterator[Batch]:
         """The samples of some data in their order, on the model's device, at most `batch_size` at once.
@@ -87,7 +88,7 @@ class LossGradients:
         Raises:
             InvalidInputError: for a loader that shuffles, whose samples have no number.
         """
-        if isinstance(getattr(data, "sampler", None), RandomSampler):
+        if shuffles(data):
             raise InvalidInputError(
                 f"{what} must come in an order that stays, and the loader shuffles; pass a loader with shuffle=False"
             )
@@ -114,15 +115,18 @@ class LossGradients:
             InvalidInputError: for labels that are no class of the model, or a loss of another shape.
         """
         if self._loss is None:
-            if int(labels.max()) >= outputs.shape[1]:
+            outside = labels[(labels < 0) | (labels >= outputs.shape[1])]
+            if len(outside):
                 raise InvalidInputError(
-                    f"labels must be classes of the model, 0 to {outputs.shape[1] - 1}, got {int(labels.max())}"
+                    f"labels must be classes of the model, 0 to {outputs.shape[1] - 1}, got {int(outside[0])}"
                 )
             return F.cross_entropy(outputs, labels, reduction="none")
         losses = self._loss(outputs, labels)
-        if losses.shape != (len(outputs),):
+        if not isinstance(losses, Tensor) or losses.shape != (len(outputs),):
+            got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise InvalidInputError(
-                f"loss must return one number for each sample, ({len(outputs)},), got {tuple(losses.shape)}"
+                f"loss must return one number for each sample, ({len(outputs)},), got {got}; a loss of torch does with "
+                "reduction='none'"
             )
         return losses
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.params import Int
 from xaikit.core.results import Result
 
 
@@ -42,26 +42,31 @@ class Influences(Result):
             if sample not in self.names:
                 raise UnknownNameError(f"no training sample is called {sample!r}{near_names(sample, self.names)}")
             return self.values[:, self.names.index(sample)]
-        if isinstance(sample, bool) or not isinstance(sample, int) or not 0 <= sample < count:
-            raise InvalidInputError(f"the model was trained on samples 0 to {count - 1}, got {sample!r}")
-        return self.values[:, sample]
+        return self.values[:, Int(ge=0, le=count - 1).check(sample, "the number of a training sample")]
 
-    def strongest(self, count: int = 10, *, tests: Sequence[int] | None = None, against: bool = False) -> list[int]:
+    def strongest(self, count: int = 10, *, tests: Any = None, against: bool = False) -> list[int]:
         """The training samples with the largest influence, the mean over test samples, strongest first.
 
         Args:
             count: how many.
-            tests: numbers of the test samples that count; None for all.
+            tests: number of the test sample that counts, or several; None for all.
             against: those that speak against the labels of the test samples instead.
 
         Raises:
             InvalidInputError: for a test sample that is not there.
         """
-        rows = range(len(self.values)) if tests is None else tests
-        stranger = next((t for t in rows if not 0 <= t < len(self.values)), None)
-        if stranger is not None or not len(rows):
-            raise InvalidInputError(f"the test samples are 0 to {len(self.values) - 1}, got {stranger}")
-        mean = self.values[list(rows)].mean(0)
+        number = Int(ge=0, le=len(self.values) - 1)
+        chosen = (
+            range(len(self.values))
+            if tests is None
+            else [tests]
+            if hasattr(tests, "__index__") and not hasattr(tests, "__len__")
+            else tests
+        )
+        rows = [number.check(test, "the number of a test sample") for test in chosen]
+        if not rows:
+            raise InvalidInputError(f"tests must name one of the test samples 0 to {len(self.values) - 1}, got none")
+        mean = self.values[rows].mean(0)
         order = mean.argsort(descending=not against, stable=True)
         return [int(i) for i in order[: max(0, count)]]
 

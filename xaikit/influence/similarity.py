@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,12 +12,13 @@ from xaikit.influence.loss_gradients import LossGradients, SampleLoss, dot
 from xaikit.influence.result import Influences, names_of
 
 
+@torch.inference_mode(mode=False)
 def gradient_similarity(  # noqa: PLR0913
     model: nn.Module,
     train: Any,
     test: Any,
     *,
-    layers: str | Sequence[str] | None = None,
+    layers: Any = None,
     head: str | int = "logits",
     loss: SampleLoss | None = None,
     batch_size: int = 128,
@@ -32,7 +32,7 @@ def gradient_similarity(  # noqa: PLR0913
         model: a classifier; nothing of it is changed.
         train: the training samples: (x, y), a loader that does not shuffle, or a data set.
         test: the samples whose predictions are asked for, likewise.
-        layers: names of modules whose weights count; None for all.
+        layers: modules whose weights count, a name or several; None for all.
         head: which output holds the logits.
         loss: function (output, labels) -> (N,); None for the cross-entropy.
         batch_size: samples in a pass.

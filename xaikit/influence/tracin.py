@@ -12,19 +12,22 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.params import Float
+from xaikit.files.weights import read_weights
 from xaikit.influence.loss_gradients import LossGradients, SampleLoss
 from xaikit.influence.result import Influences, names_of
 
 Checkpoint = tuple[Mapping[str, Tensor] | str | Path, float]
 
 
+@torch.inference_mode(mode=False)
 def tracin(  # noqa: PLR0913
     model: nn.Module,
     train: Any,
     test: Any,
     *,
     checkpoints: Sequence[Checkpoint] | None = None,
-    layers: str | Sequence[str] | None = None,
+    layers: Any = None,
     head: str | int = "logits",
     loss: SampleLoss | None = None,
     batch_size: int = 128,
@@ -42,7 +45,7 @@ def tracin(  # noqa: PLR0913
         test: the samples whose predictions are asked for, likewise, with the labels whose loss counts.
         checkpoints: weights during training, each as a state dict or the file of one, with the learning rate there.
             None takes the model as it is, with a rate of 1.
-        layers: names of modules whose weights count; None for all.
+        layers: modules whose weights count, a name or several; None for all.
         head: which output holds the logits.
         loss: function (output, labels) -> (N,); None for the cross-entropy.
         batch_size: samples in a pass.
@@ -59,7 +62,8 @@ def tracin(  # noqa: PLR0913
     >>> tracin(nn.Linear(3, 2), (x, y), (x[:2], y[:2]), progress=False)
     Influences(TracIn: 6 training samples on 2 test samples)
     """
-    if checkpoints is not None and not len(checkpoints):
+    checkpoints = None if checkpoints is None else list(checkpoints)
+    if checkpoints is not None and not checkpoints:
         raise InvalidInputError(
             "checkpoints must hold at least one (weights, learning rate); None takes the model as it is"
         )
@@ -84,10 +88,10 @@ def _as_it_was(model: nn.Module, checkpoint: Any) -> tuple[nn.Module, float]:
         raise InvalidTypeError(f"a checkpoint is (weights, learning rate), got {type(checkpoint).__name__}")
     weights, rate = checkpoint
     if isinstance(weights, (str, Path)):
-        weights = torch.load(weights, map_location="cpu", weights_only=True)
+        weights = read_weights(Path(weights))
     then = copy.deepcopy(model)
     try:
         then.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise InvalidInputError(f"a checkpoint does not fit the model: {str(error).splitlines()[-1].strip()}") from None
-    return then, float(rate)
+    return then, Float().check(rate, "the learning rate of a checkpoint")

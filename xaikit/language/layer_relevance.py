@@ -120,6 +120,8 @@ def layer_relevance(
     """
     if not isinstance(explainer, Explainer):
         explainer = as_explainer(explainer)
+    if target_rules.is_several(targets):
+        raise InvalidInputError("layer_relevance takes one target; call it for each")
     blocks = blocks_of(bound_model(explainer), layers)
     joined = [block for block in blocks if block.projection]
     points = [f"{block.name}.input" for block in blocks] + [f"{block.projection}.input" for block in joined]

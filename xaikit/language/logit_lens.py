@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from xaikit import upward
 from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.inputs import read_inputs
 from xaikit.core.model_state import evaluated
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.results import Result
+from xaikit.core.structure import check_batch, flatten
 from xaikit.core.target_rows import pick_head
 from xaikit.language.blocks import blocks_of, first_of, stacked, with_first
 from xaikit.language.token_text import readable, token_texts
@@ -111,9 +113,12 @@ def logit_lens(
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"logit_lens takes a model, got a {type(model).__name__}")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    inputs = read_inputs(inputs, model)
     by_name = isinstance(inputs, Mapping)
-    items = inputs.items() if by_name else [("inputs", inputs)]
-    tensors = {name: to_tensor(value, name).to(device) for name, value in items}
+    parts, _ = flatten(inputs)
+    check_batch(parts)
+    names = list(inputs) if by_name else [f"inputs {i}" for i in range(len(parts))]
+    tensors = {name: value.to(device) for name, value in zip(names, parts, strict=True)}
     blocks = blocks_of(model, layers)
     with evaluated(model, device) as running, torch.no_grad():
         modules = [running.get_submodule(block.name) for block in blocks]
@@ -206,7 +211,8 @@ def _targets(targets: Any, logits: Tensor) -> Tensor:
     chosen = to_tensor(targets, "targets").to(logits.device)
     if chosen.is_floating_point() or chosen.ndim > 1 or (chosen.ndim == 1 and len(chosen) != len(logits)):
         raise InvalidInputError(
-            f"targets are a token for all samples or one for each of the {len(logits)}, got {targets!r}"
+            f"targets are a token for all samples or one for each of the {len(logits)}, and position= says where it is "
+            f"read, got {targets!r}"
         )
     if bool(((chosen < 0) | (chosen >= logits.shape[1])).any()):
         raise InvalidInputError(f"targets must be from 0 to {logits.shape[1] - 1}, got {targets!r}")

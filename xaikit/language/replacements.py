@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, near_names
 from xaikit.core.model_state import evaluated
 from xaikit.core.params import Float, Int
@@ -107,13 +108,19 @@ def explain_replacements(  # noqa: PLR0913
     with evaluated(model, text.device) as running, torch.no_grad():
         read = _reader(running, text)
         logits = read(ids[None])
+        if logits.ndim != 3:
+            raise InvalidInputError(
+                f"explain_replacements needs logits of each token, (N, T, V), and this {type(model).__name__} returns "
+                f"{tuple(logits.shape)}; use captum.feature_ablation or exact_shapley for a classifier"
+            )
         propose = _proposer(settings, logits[0].cpu(), special_ids(tokenizer))
         plain = _probabilities(logits, text)[0]
         sums = torch.zeros(len(text.answer), len(ids), dtype=torch.float64, device="cpu")
         for start in range(0, settings.n_iter, ROWS):
             rows = min(ROWS, settings.n_iter - start)
             is_replaced = _drawn(may_change, rows, settings.share, generator)
-            changed = torch.where(is_replaced, propose(ids, is_replaced, generator).to(ids), ids)
+            proposed = _checked(propose(ids, is_replaced, generator), is_replaced, logits.shape[-1])
+            changed = torch.where(is_replaced, proposed, ids)
             falls = plain - _probabilities(read(changed), text)
             updates = torch.logit((falls + 1) / 2, eps=1e-12)
             sums += updates.T @ (2.0 * is_replaced.double() - 1)
@@ -156,6 +163,19 @@ def _probabilities(logits: Tensor, text: SinglePrompt) -> Tensor:
     first = len(text.prompt.ids) - 1
     scores = token_scores(text.score, first, text.answer, ())
     return torch.stack([score.scores(logits) for score in scores], 1).double().cpu()
+
+
+def _checked(proposed: Any, is_replaced: Tensor, vocabulary: int) -> Tensor:
+    """The ids (B, T) that a function of the user's proposes, where they are some."""
+    ids = to_tensor(proposed, "proposals").cpu()
+    if ids.is_floating_point() or ids.shape != is_replaced.shape:
+        raise InvalidInputError(
+            f"proposals must return ids of shape {tuple(is_replaced.shape)}, got {ids.dtype} {tuple(ids.shape)}"
+        )
+    outside = ids[is_replaced & ((ids < 0) | (ids >= vocabulary))]
+    if len(outside):
+        raise InvalidInputError(f"proposals must be ids from 0 to {vocabulary - 1}, got {int(outside[0])}")
+    return ids
 
 
 def _drawn(may_change: Tensor, rows: int, share: float, generator: torch.Generator) -> Tensor:

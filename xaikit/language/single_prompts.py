@@ -73,7 +73,7 @@ def read_single(  # noqa: PLR0913
     score, seed = read_score(target), Int(ge=0).check(seed, "seed")
     check_vocabulary(model, 0, tokenizer)
     prompts, is_batch = read_prompts(prompt, tokenizer)
-    if is_batch:
+    if is_batch and len(prompts) != 1:
         raise InvalidInputError(f"{caller} takes one prompt, got a batch of {len(prompts)}; call it for each")
     single = prompts[0]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from xaikit.core import BASELINES, Choice, Float, Int
 from xaikit.core.batch import Batch, count_batches, is_batch, read_batches
-from xaikit.core.errors import NonFiniteError
-from xaikit.core.forward import call_model
+from xaikit.core.errors import InvalidInputError, NonFiniteError
+from xaikit.core.forward import call_model, explain_failure
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 from xaikit.transforms.axes import channel_axis as axis_of
@@ -39,8 +39,9 @@ def tune_with_masks(  # noqa: PLR0913
 ) -> nn.Module:
     """A copy of a model, tuned on inputs of which up to a share of the positions is masked (Zheng et al. 2024).
 
-    In each step every sample gets a number of masked positions between 0 and `limit` of all, drawn uniformly, at random
-    places that no explanation has a part in (arXiv:2410.02970). Adam, the loss of the labels.
+    In each step every sample gets a number of masked positions between 0 and `limit` of all (at least one), drawn
+    uniformly, at random places that no explanation has a part in (arXiv:2410.02970). Of several inputs those of
+    floating-point numbers are masked, of tokens the first. Adam, the loss of the labels.
 
     Args:
         model: stays as it is.
@@ -75,7 +76,10 @@ def tune_with_masks(  # noqa: PLR0913
     stand_in = Choice(BASELINES).check(baseline, "baseline")
     tuned = copy.deepcopy(model).train()
     device = next((p.device for p in tuned.parameters()), torch.device("cpu"))
-    optimizer = torch.optim.Adam([p for p in tuned.parameters() if p.requires_grad], lr=lr)
+    trained = [p for p in tuned.parameters() if p.requires_grad]
+    if not trained:
+        raise InvalidInputError("no parameter of the model requires a gradient, so there is nothing to tune")
+    optimizer = torch.optim.Adam(trained, lr=lr)
     generator = torch.Generator().manual_seed(seed)
     count = count_batches(data, batch_size)
     total = None if count is None else n_epochs * count
@@ -89,8 +93,14 @@ def tune_with_masks(  # noqa: PLR0913
         for _ in range(n_epochs):
             for batch in _batches(data, model, batch_size, device, generator):
                 tensors, rebuild = flatten(batch.inputs)
-                masked = tuple(_masked(x, stand_in(x), limit, channel_axis, generator) for x in tensors)
-                output = pick_head(call_model(tuned, rebuild(masked)), head)
+                explained = [x.is_floating_point() for x in tensors]
+                if not any(explained):
+                    explained[0] = True  # of tokens beside their attention mask, the tokens
+                masked = tuple(
+                    _masked(x.detach(), stand_in(x), limit, channel_axis, generator) if is_explained else x
+                    for x, is_explained in zip(tensors, explained, strict=True)
+                )
+                output = pick_head(_run(tuned, rebuild(masked)), head)
                 value = _loss(output, batch.labels) if loss is None else loss(output, batch.labels)
                 if not bool(torch.isfinite(value)):
                     raise NonFiniteError(f"the loss became {float(value.detach())} while tuning; lower lr, now {lr:g}")
@@ -99,6 +109,14 @@ def tune_with_masks(  # noqa: PLR0913
                 optimizer.step()
                 bar.update()
     return tuned.eval()
+
+
+def _run(model: nn.Module, inputs: Any) -> Any:
+    try:
+        return call_model(model, inputs)
+    except (RuntimeError, ValueError) as error:
+        explain_failure(model, flatten(inputs)[0], error)
+        raise
 
 
 def _batches(
@@ -118,7 +136,7 @@ def _masked(x: Tensor, baseline: Tensor, limit: float, axis: int | None, generat
     channels = axis_of(x, axis)
     shape = [size for d, size in enumerate(x.shape) if d != channels]
     keys = torch.rand(len(x), int(torch.tensor(shape[1:], device="cpu").prod()), generator=generator, device="cpu")
-    most = int(limit * keys.shape[1])
+    most = max(1, round(limit * keys.shape[1]))  # as the metrics count them
     counts = torch.randint(0, most + 1, (len(x), 1), generator=generator, device="cpu")
     flags = (keys.argsort(1).argsort(1) < counts).view(shape).to(x.device)
     return torch.where(flags if channels is None else flags.unsqueeze(channels), baseline, x)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.inputs import read_inputs
+from xaikit.core.params import Int
 
 
 class Mosaics(NamedTuple):
@@ -46,7 +47,7 @@ def mosaics(images: Any, labels: Any, count: int, *, seed: int = 0) -> Mosaics:
     classes = [int(c) for c in y.unique() if 2 <= int((y == c).sum()) <= len(y) - 2]
     if not classes:
         raise InvalidInputError("mosaics need a class with two images and two images of other classes")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(Int(ge=0).check(seed, "seed"))
 
     def pick(members: Tensor) -> Tensor:
         return members[torch.randperm(len(members), generator=generator, device="cpu")[:2]]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from xaikit.core import EXPLAINERS, Explainer
+from xaikit.core import EXPLAINERS, Explainer, Int
 from xaikit.core.batch import count_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.mask_shapes import fit_masks
@@ -216,6 +216,7 @@ def assess(  # noqa: PLR0913
     removed       50.0 %   50.0 % (0)   50.0 %
     relevance in the mask, 50.0 % of the features: gradient 66.7 %
     """
+    seed = Int(ge=0).check(seed, "seed")
     if factor is not None:
         factor, shortcut_masks = _factor(factor, decoy, shortcut_masks)
     chosen = _by_name(explainers, model, head)
@@ -334,6 +335,8 @@ def _worst_flip(
 
 def _factor(factor: Any, decoy: Any, masks: Any) -> tuple[Factor | None, Any]:
     """The factor, unless masks say it all; and the masks."""
+    if isinstance(factor, (list, tuple)) and not factor:
+        raise InvalidInputError("factor must name at least one factor, got an empty list")
     factor = read_factor(factor)
     if decoy is not None:
         raise InvalidTypeError("assess takes a factor or a decoy, got both")

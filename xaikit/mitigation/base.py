@@ -181,6 +181,7 @@ class Mitigator(Configured, abc.ABC):
         Warns:
             UserWarning: once for a model, when the loss is not finite; on a GPU at the model's next loss.
         """
+        seed = Int(ge=0, optional=True).check(seed, "seed")
         with ranges_and_losses_known(self, model, batch) as note:
             return note(self._loss(model, self._read(model, batch), seed, weight))
 

@@ -8,6 +8,8 @@ import re
 import time
 from typing import Any
 
+import numpy as np
+
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 
 UNITS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600}
@@ -49,7 +51,8 @@ def read_budget(value: Any) -> Budget:
         return Budget()
     if isinstance(value, str) and value.strip().isdigit():
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        value = int(value)
         if value < 1:
             raise InvalidInputError(f"a budget must hold at least one training, got {value}")
         return Budget(trainings=value)

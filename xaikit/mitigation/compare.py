@@ -166,9 +166,9 @@ class Comparison(Result):
     def _interval(self, values: Sequence[float]) -> Interval:
         n, mean, margin = len(values), statistics.fmean(values), math.nan
         if n > 1:
-            from scipy.stats import t
+            from scipy.special import stdtrit
 
-            margin = float(t.ppf((1 + self.confidence) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
+            margin = float(stdtrit(n - 1, (1 + self.confidence) / 2)) * statistics.stdev(values) / math.sqrt(n)
         return Interval(mean - margin, mean, mean + margin, self.confidence, n)
 
 

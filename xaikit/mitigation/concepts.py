@@ -207,6 +207,11 @@ def _read_flags(labels: Any, n: int) -> Tensor:
 
 def _channels(activation: Tensor, axis: int) -> Tensor:
     """Activations averaged over positions, (N, channels)."""
+    if axis % max(activation.ndim, 1) == 0 or not -activation.ndim <= axis < activation.ndim:
+        raise InvalidInputError(
+            f"channel_axis must be an axis of the layer's output after the first, which holds the samples, got {axis} "
+            f"for shape {tuple(activation.shape)}"
+        )
     return activation.movedim(axis, 1).flatten(2).mean(2) if activation.ndim > 2 else activation
 
 

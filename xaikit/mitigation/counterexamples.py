@@ -13,8 +13,9 @@ from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.masks import leaves_of
 from xaikit.core.structure import flatten
 from xaikit.factors import Factor
+from xaikit.factors.facts import read_facts
 from xaikit.mitigation.changed import ChangedMitigator
-from xaikit.mitigation.fills import MAKERS, balanced_donors, check_facts, check_fill, facts_of, with_arguments
+from xaikit.mitigation.fills import MAKERS, balanced_donors, check_facts, check_fill, with_arguments
 
 
 @MITIGATORS.register("counterexamples")
@@ -85,7 +86,7 @@ class Counterexamples(ChangedMitigator):
         order = balanced_donors(y, tensors[0].device, generator)
         donors = rebuild(tuple(t[order.to(t.device)] for t in tensors))
         place = factor.place(tensors, None)
-        facts = facts_of(self.facts, tensors[place])
+        facts = read_facts(self.facts, tensors[place])
         if masks is None or not factor.needs_masks:
             return factor.exchange(x, donors, facts=facts)
         form = tensors[place] if tensors[place].is_floating_point() else tensors[place].float()

@@ -13,6 +13,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import flatten
 from xaikit.factors import DataFacts, Factor
 from xaikit.factors.exchange import exchanged, is_text, mask_like
+from xaikit.factors.facts import read_facts
 
 Decoy = Callable[[Any, Any], Any]
 KEPT, RANDOMISED, FLIPPED, REMOVED = "kept", "randomised", "flipped", "removed"
@@ -123,7 +124,7 @@ class Exchanges:
         self._donors = dict(sorted(donors.items()))
         if factor is not None:
             rows = torch.stack([row for lenders in self._donors.values() for row, _ in lenders])
-            self._facts = facts if isinstance(facts, DataFacts) else DataFacts.of(rows, **(facts or {}))
+            self._facts = read_facts(facts, rows)
             check_shown(factor, rows, self._facts)
         self._lent = self._choose_lent(torch.Generator().manual_seed(seed))
 

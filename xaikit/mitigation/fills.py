@@ -13,8 +13,9 @@ from xaikit.core.arrays import is_array
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
 from xaikit.core.registries import FACTORS
 from xaikit.core.spec_strings import nested
-from xaikit.factors import DataFacts, Factor, is_factor, read_factor
+from xaikit.factors import Factor, is_factor, read_factor
 from xaikit.factors.exchange import exchanged, is_text
+from xaikit.factors.facts import facts_fields
 
 FILLS = ("permute", "uniform", "noise", "colour")
 FORMS = "one of 'permute', 'uniform', 'noise', 'colour', a factor such as 'hue', a mask, or a function"
@@ -57,8 +58,7 @@ def check_facts(value: Any, where: str) -> Any:
     Raises:
         InvalidTypeError: for anything else.
     """
-    if value is not None and not isinstance(value, (DataFacts, Mapping)):
-        raise InvalidTypeError(f"{where} must be a dict such as {{'vocabulary': tokenizer}}, got {value!r}")
+    facts_fields(value, where)
     return value
 
 
@@ -75,16 +75,6 @@ def with_arguments(function: Callable[..., Any], **offered: Any) -> Callable[...
         return function
     arguments = {name: value for name, value in offered.items() if name in parameters}
     return lambda *args: function(*args, **arguments)
-
-
-def facts_of(facts: Any, x: Tensor) -> DataFacts:
-    """What is known of samples.
-
-    Args:
-        facts: as `check_facts` gives it.
-        x: the samples, which show the rest.
-    """
-    return facts if isinstance(facts, DataFacts) else DataFacts.of(x, **(facts or {}))
 
 
 def balanced_donors(labels: Tensor, device: torch.device, generator: torch.Generator) -> Tensor:

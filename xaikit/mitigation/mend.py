@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xaikit.core.params import Float
+from xaikit.core.params import Float, Int
 from xaikit.mitigation.assess import Assessment, assess
 from xaikit.mitigation.budget import read_budget
 from xaikit.mitigation.checks import check_model
@@ -99,6 +99,7 @@ def mend(  # noqa: PLR0913
     """
     check_model(model)
     Float(ge=0, le=1).check(max_loss, "max_loss")
+    seed, n_epochs = Int(ge=0).check(seed, "seed"), Int(ge=1, optional=True).check(n_epochs, "n_epochs")
     allowed = read_budget(budget)
     by_groups = {"groups": groups, "validation_groups": validation_groups}
     data = read_data(model, data, read_shortcut(shortcut, groups), validation, facts, seed, **by_groups)

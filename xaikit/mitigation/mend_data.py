@@ -14,6 +14,7 @@ from xaikit.core.labels import read_classes
 from xaikit.core.structure import flatten
 from xaikit.factors import DataFacts, Factor, MaskedRegion, is_factor, read_factor
 from xaikit.factors.exchange import mask_like
+from xaikit.factors.facts import read_facts
 from xaikit.mitigation.concepts import Concept
 from xaikit.mitigation.decoys import check_shown
 from xaikit.mitigation.mend_groups import check_groups, group_list, split_rows
@@ -222,7 +223,7 @@ def read_data(  # noqa: PLR0913
         )
     tensors = flatten(training.inputs)[0]
     place = 0 if shortcut.kind == REGION else shortcut.factor.place(tensors)
-    data_facts = facts if isinstance(facts, DataFacts) else DataFacts.of(tensors[place], **(facts or {}))
+    data_facts = read_facts(facts, tensors[place])
     arranged = MendData(shortcut, training, held_out, data_facts, place, names, held_names)
     for part, name in ((training, "sample to train on"), (held_out, "held-out sample")):
         _check_shown(arranged, part, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -77,10 +77,11 @@ def read_methods(methods: Any, data: MendData, *, from_scratch: bool = False) ->
     """
     if methods is None:
         return candidates(data, from_scratch=from_scratch)
-    if isinstance(methods, (str, Configured)):
+    if isinstance(methods, (str, Configured, type, Mapping)):
         methods = [methods]
-    if not isinstance(methods, Sequence):
+    if not isinstance(methods, Iterable):
         raise InvalidTypeError(f"methods must be a list of mitigators or their spec strings, got {methods!r}")
+    methods = list(methods)
     if not methods:
         raise InvalidInputError("methods must name at least one mitigator, got none")
     return [_of_shortcut(method, data) for method in methods]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.params import Float, Int
 from xaikit.runs.moments import RunningMoments
 from xaikit.runs.run import Run
 from xaikit.runs.shards import Shard
@@ -38,14 +39,16 @@ class _SummaryRows(NamedTuple):
 class Summary:
     """What the explanations of a run have in common. Each method reads the run once, one shard in memory at a time.
 
-    Every table has `to_pandas()` and `plot()`, a figure of matplotlib.
+    Every table has `to_pandas()` and `plot()`, a figure of matplotlib. `n` is the number of samples, of the class alone
+    where one is named.
 
     Args:
         run: that `explain_dataset` or `load_run` returned.
         kind: "tabular", "series", "image" or "text"; None chooses by the form of the samples.
-        of_class: only samples of which this class was explained.
+        of_class: only samples of which this class, a number or a name, was explained.
         part: which tensor, where a sample has several; its name or number.
-        features: names of the columns or channels; None takes the run's.
+        features: names of the columns or channels; None takes the run's. Series are (N, channels, T), or, where the
+            names fit that alone, (N, T, channels).
         tokens: a function from token ids to as many strings, such as `tokenizer.convert_ids_to_tokens`; None shows ids.
 
     Raises:
@@ -58,7 +61,7 @@ class Summary:
         run: Run,
         *,
         kind: str | None = None,
-        of_class: int | None = None,
+        of_class: int | str | None = None,
         part: int | str | None = None,
         features: Sequence[str] | None = None,
         tokens: Callable[[Sequence[int]], Sequence[str]] | None = None,
@@ -69,16 +72,28 @@ class Summary:
             )
         if kind not in (None, *KINDS.values(), "text"):
             raise InvalidInputError(f"kind must be tabular, series, image or text, got {kind!r}")
+        if tokens is not None and not callable(tokens):
+            raise InvalidTypeError(f"tokens must be a function from token ids to strings, got {type(tokens).__name__}")
+        self._classes: Sequence[str] = run.display_names.get("classes", ())
+        if isinstance(of_class, str):
+            if of_class not in self._classes and not of_class.isdecimal():
+                raise UnknownNameError(f"no class is called {of_class!r}{near_names(of_class, self._classes)}")
+            of_class = self._classes.index(of_class) if of_class in self._classes else int(of_class)
         self._run, self._of_class, self._part, self._tokens = run, of_class, part, tokens
         self._features = tuple(map(str, run.display_names.get("features", ()) if features is None else features))
-        self._classes: Sequence[str] = run.display_names.get("classes", ())
-        self._n = sum(of_class in (None, row["target"]) for row in run.rows())
-        if not self._n:
+        self.n = sum(of_class in (None, row["target"]) for row in run.rows())
+        if not self.n:
             which = "" if of_class is None else f" of which class {of_class} was explained"
             raise InvalidInputError(f"{run.folder} holds no sample{which}")
-        first = next(self._rows())
+        self._steps_first = False
+        first = next(self._rows(), None)
+        if first is None:
+            raise InvalidInputError(f"none of the {self.n} samples of {run.folder} has a finite relevance")
         self._shape = tuple(first.values.shape[1:])
         self.kind = kind or _kind_of(first)
+        # Of series (N, T, channels) the names of the channels tell that they stand last.
+        self._steps_first = self.kind == "series" and self._shape[0] != self._shape[-1] == len(self._features)
+        self._shape = self._shape[::-1] if self._steps_first else self._shape
 
     @property
     def explains_classes(self) -> bool:
@@ -119,7 +134,7 @@ class Summary:
             torch.stack([sums[k] / counts[k] for k in order]),
             torch.stack([sizes[k] / counts[k] for k in order]),
             tuple(self._class_name(k) for k in order),
-            self._features if self.kind in ("tabular", "series") else (),
+            self._names() if self._features and self.kind in ("tabular", "series") else (),
         )
 
     def columns(self) -> ColumnRelevance:
@@ -129,12 +144,9 @@ class Summary:
             InvalidInputError: for pictures and texts.
         """
         names = self._names()
-        spread = set(np.linspace(0, self._n - 1, min(self._n, MAX_POINTS)).round().astype(int).tolist())
-        moments, size, positive = (
-            RunningMoments(pairs=False),
-            torch.zeros(len(names), device="cpu").double(),
-            torch.zeros(len(names), device="cpu").double(),
-        )
+        spread = set(np.linspace(0, self.n - 1, min(self.n, MAX_POINTS)).round().astype(int).tolist())
+        moments, size = RunningMoments(pairs=False), torch.zeros(len(names), device="cpu").double()
+        positive = torch.zeros_like(size)
         points, inputs, place = [], [], 0
         for rows in self._rows():
             values = self._by_column(rows.values)
@@ -146,9 +158,8 @@ class Summary:
             points.append(values[picked])
             if self.kind == "tabular" and rows.inputs is not None:
                 inputs.append(rows.inputs.double()[picked])
-        n = moments.n
+        n, stood = moments.n, torch.cat(inputs) if inputs else None
         deviation = (moments.squares / n).sqrt()
-        stood = torch.cat(inputs) if inputs else None
         return ColumnRelevance(names, moments.mean, size / n, deviation, positive / n, n, torch.cat(points), stood)
 
     def dependence(self, column: int | str, other: int | str | None = None) -> Dependence:
@@ -221,12 +232,11 @@ class Summary:
         from scipy.spatial.distance import squareform
 
         names = self._names()
-        if not 0 <= distance <= 1:
-            raise InvalidInputError(f"distance must be from 0 to 1, got {distance!r}")
-        if not 2 <= len(names) <= MAX_COLUMNS or self._n < 2:
+        distance = Float(ge=0, le=1).check(distance, "distance")
+        if not 2 <= len(names) <= MAX_COLUMNS or self.n < 2:
             raise InvalidInputError(
                 f"clusters compare each pair of 2 to {MAX_COLUMNS} columns over at least 2 samples, got {len(names)} "
-                f"columns and {self._n} samples"
+                f"columns and {self.n} samples"
             )
         moments, size = RunningMoments(pairs=True), torch.zeros(len(names), device="cpu").double()
         for rows in self._rows():
@@ -268,8 +278,8 @@ class Summary:
             )
         table = WordCounts(self._tokens, padding, join=join)
         for rows in self._rows():
-            if rows.inputs is None:
-                raise InvalidInputError(f"words need the token ids; {REMEDY}")
+            if rows.inputs is None or rows.inputs.is_floating_point():
+                raise InvalidInputError(f"words need token ids, whole numbers; {REMEDY}")
             weights = rows.values.flatten(2).sum(2) if rows.values.ndim > 2 else rows.values
             mask = _attention_mask(rows)
             for i, (ids, weight) in enumerate(zip(rows.inputs.tolist(), weights.tolist(), strict=True)):
@@ -278,7 +288,7 @@ class Summary:
 
     def __repr__(self) -> str:
         which = "" if self._of_class is None else f" of class {self._of_class}"
-        return f"Summary({self.kind}: {self._n} samples{which} of {self._run.folder})"
+        return f"Summary({self.kind}: {self.n} samples{which} of {self._run.folder})"
 
     # ------------------------------------------------------------------ reading
 
@@ -293,6 +303,7 @@ class Summary:
             finite = values.flatten(1).isfinite().all(1) if values.ndim > 1 else values.isfinite()
             dropped += int((chosen & ~finite).sum())
             chosen = chosen & finite
+            values = values.transpose(1, 2) if self._steps_first else values
             if bool(chosen.any()):
                 inputs = None if shard.inputs is None else self._picked(shard.inputs, "inputs")[chosen]
                 yield _SummaryRows(shard.indices[chosen], values[chosen], inputs, shard, chosen)
@@ -302,11 +313,15 @@ class Summary:
     def _picked(self, value: Any, what: str) -> Tensor:
         """The tensor that is summarised."""
         if isinstance(value, Tensor):
+            if what == "values" and self._part not in (None, 0):
+                raise InvalidInputError(f"part= names one of several tensors, and each sample has one: {self._part!r}")
             return value
         parts = dict(value) if isinstance(value, Mapping) else dict(enumerate(value))
         key: Any = self._part
         if key is None:
             key = next(iter(parts)) if len(parts) == 1 else "input_ids"
+        elif key not in parts and key in range(len(parts)):
+            key = list(parts)[key]
         if key not in parts:
             raise InvalidInputError(
                 f"the {what} of a sample are {len(parts)} tensors; name one of {', '.join(map(repr, parts))} with part="
@@ -342,9 +357,8 @@ class Summary:
             if column not in names:
                 raise UnknownNameError(f"there is no column {column!r}{near_names(column, names)}")
             return names.index(column)
-        if isinstance(column, bool) or not isinstance(column, int) or not 0 <= column < len(names):
-            raise InvalidInputError(f"a column is a name, or a number from 0 to {len(names) - 1}, got {column!r}")
-        return column
+        number: int = Int(ge=0, le=len(names) - 1).check(column, "the number of a column")
+        return number
 
     def _position(self, sample: int | str) -> int:
         """Where a sample stands among the explained ones."""

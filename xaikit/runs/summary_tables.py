@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from xaikit import upward
-from xaikit.core.errors import InvalidInputError
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.params import Int
 from xaikit.core.results import Real, Result
 
 AXES = {1: ("column",), 2: ("channel", "step"), 3: ("channel", "row", "column")}  # of a map, by its number of axes
@@ -157,8 +157,7 @@ class Dependence(Drawn, Result):
         Raises:
             InvalidInputError: for fewer bins than 1.
         """
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-            raise InvalidInputError(f"bins must be >= 1, got {bins!r}")
+        bins = Int(ge=1).check(bins, "bins")
         x, y = self.values.numpy(), self.relevance.numpy()
         edges = np.unique(x)
         if len(edges) > bins:
@@ -176,10 +175,12 @@ class Dependence(Drawn, Result):
 
     def by_column(self) -> dict[str, Sequence[Any]]:
         """The table as lists, by the names of its columns."""
-        table = {"index": self.indices.tolist(), self.column: self.values.tolist()}
-        if self.other_values is not None:
-            table[self.other] = self.other_values.tolist()
-        return {**table, "relevance": self.relevance.tolist()}
+        table = {"index": self.indices.tolist(), "relevance": self.relevance.tolist()}
+        for name, values in ((self.column, self.values), (self.other, self.other_values)):
+            if values is not None:
+                free = next(label for label in (name, f"{name} (value)", f"{name} (other)") if label not in table)
+                table[free] = values.tolist()
+        return {key: table[key] for key in sorted(table, key=lambda key: key == "relevance")}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from xaikit.core import Attribution
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.masks import read_mask_values
+from xaikit.core.params import Int
 from xaikit.files.annotations import FILES, annotation_files, read_annotations
 from xaikit.files.arrays import read_npy, read_npz
 from xaikit.files.marks import find_marks
@@ -66,8 +67,7 @@ def make_masks(
     maps = relevance_maps(attributions, sign=sign)
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 < threshold <= 1:
         raise InvalidInputError(f"threshold must lie in (0, 1], got {threshold!r}")
-    if isinstance(grow, bool) or not isinstance(grow, int) or grow < 0:
-        raise InvalidInputError(f"grow must be a whole number from 0 on, got {grow!r}")
+    grow = Int(ge=0).check(grow, "grow")
     if samples is None:
         largest = maps.flatten(1).amax(1).view(-1, *[1] * (maps.ndim - 1))
         return _grown((maps >= threshold * largest) & (largest > 0), grow)

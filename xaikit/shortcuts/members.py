@@ -15,6 +15,8 @@ from xaikit.factors.base import Factor
 from xaikit.factors.defaults import default_factors
 from xaikit.factors.donors import DonorPool
 from xaikit.factors.facts import DataFacts
+from xaikit.factors.regions import MaskedRegion
+from xaikit.factors.together import read_factor
 
 
 class ScanMember(NamedTuple):
@@ -29,7 +31,8 @@ def scan_members(pool: DonorPool, factors: Any, data_facts: Mapping[str, Any]) -
 
     Args:
         pool: samples of all classes.
-        factors: one or several, in any form that `FACTORS.create` takes; None takes those that suit the data.
+        factors: one or several, in any form that `read_factor` takes (those of an inner list are exchanged together);
+            None takes those that suit the data.
         data_facts: fields of `DataFacts`.
 
     Raises:
@@ -39,7 +42,11 @@ def scan_members(pool: DonorPool, factors: Any, data_facts: Mapping[str, Any]) -
     members = _suited(pool, data_facts) if factors is None else _named(pool, factors, data_facts)
     unique: dict[str, ScanMember] = {}
     for member in members:
-        unique.setdefault(member.factor.title, member)
+        earlier = unique.setdefault(member.factor.title, member).factor
+        if isinstance(earlier, MaskedRegion) and earlier != member.factor:
+            raise InvalidInputError(
+                "the table of a scan has one row for a mask, and there are two; scan each by itself"
+            )
     if not unique:
         raise InvalidInputError("there is no factor for such data; name some with factors=")
     return list(unique.values())
@@ -49,7 +56,7 @@ def _named(pool: DonorPool, factors: Any, data_facts: Mapping[str, Any]) -> list
     members = []
     one = isinstance(factors, (str, Factor, type, Mapping, Tensor)) or is_array(factors)
     for item in (factors,) if one else factors:
-        factor = FACTORS.create(item)
+        factor = read_factor(item)
         # Of a single input, a user may have said what it is; of several, the forms tell.
         facts = DataFacts.of(pool.tensors[0], **data_facts) if len(pool.tensors) == 1 else None
         x = pool.tensors[factor.place(pool.tensors, facts)]

@@ -12,6 +12,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.masks import marked, read_masks
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.params import Int
 from xaikit.core.results import Result
 from xaikit.shortcuts.maps import distributions, relevance_maps
 
@@ -97,14 +98,13 @@ def mask_overlap(
     >>> bool(found.share.mean() > 0.4), found.p_value == 1 / 64
     (True, True)
     """
+    seed = Int(ge=0).check(seed, "seed")
     maps = distributions(relevance_maps(attributions, sign=sign))
     mask = _fit(masks, maps)
     if null == "shift":
         placed = _all_shifts(maps, mask)
     elif null == "positions":
-        if isinstance(n_permutations, bool) or not isinstance(n_permutations, int) or n_permutations < 1:
-            raise InvalidInputError(f"n_permutations must be a whole number of at least 1, got {n_permutations!r}")
-        placed = _permuted(maps, mask, n_permutations, seed)
+        placed = _permuted(maps, mask, Int(ge=1).check(n_permutations, "n_permutations"), seed)
     else:
         raise InvalidInputError(f"null must be 'shift' or 'positions', got {null!r}")
     # Placements that give the observed share must count although they round differently.

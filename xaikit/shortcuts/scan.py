@@ -12,7 +12,9 @@ from tqdm import tqdm
 
 from xaikit.core.batch import Batch, count_batches
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.params import Int
 from xaikit.factors.donors import DonorPool, Donors
+from xaikit.factors.facts import facts_fields
 from xaikit.mitigation.evaluation import class_batches
 from xaikit.mitigation.forward import check_rows, class_logits, evaluating
 from xaikit.mitigation.penalties import check_labels
@@ -74,9 +76,10 @@ def scan(  # noqa: PLR0913
     >>> result.effects[0].sentence()
     '100 % of predictions follow the column age'
     """
+    seed = Int(ge=0).check(seed, "seed")
     batches = partial(class_batches, model, data, shortcut_masks)
     pool = _donors(model, batches, head)
-    members = scan_members(pool, factors, {"kind": modality, **(facts or {})})
+    members = scan_members(pool, factors, {"kind": modality, **facts_fields(facts)})
     tallies = [FactorTally(member) for member in members]
     generator = torch.Generator().manual_seed(seed)
     baseline = BaseTally()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from xaikit.core.batch import read_batches
@@ -16,6 +15,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.layers import find_point
 from xaikit.core.structure import check_batch, flatten
+from xaikit.core.target_values import Class
 from xaikit.explainers import Gradient
 from xaikit.mitigation.concepts import channel_activations, check_method, separating_direction
 from xaikit.shortcuts.concept_scores import ConceptScore, ConceptScores
@@ -156,6 +156,8 @@ def welch(scores: Any, others: Any) -> float:
         scores: numbers of one kind.
         others: of the other.
     """
+    from scipy import stats  # a second to import, for all who read a mask
+
     if np.ptp(scores) == 0 and np.ptp(others) == 0:
         return float(scores[0] == others[0])
     # From the moments, since scipy warns of numbers that do not vary, and a score of 1 for all sets is usual.
@@ -169,6 +171,8 @@ def _examples(model: nn.Module, concepts: Any, random_sets: Any) -> tuple[dict[s
         raise InvalidTypeError(
             f"concepts must be a mapping from names to examples, {{'stripes': x}}, got {type(concepts).__name__}"
         )
+    if isinstance(random_sets, Iterator):
+        random_sets = list(random_sets)
     if not isinstance(random_sets, (list, tuple)):
         raise InvalidTypeError(
             f"random_sets must be a list of sets of samples, such as x.chunk(10), got {type(random_sets).__name__}"
@@ -219,6 +223,7 @@ def _shares(
         positive = g @ vectors.T > 0
         labels = batch.labels
         if not isinstance(labels, Tensor):
+            labels = labels.index if isinstance(labels, Class) else labels
             labels = torch.full((len(g),), labels if isinstance(labels, int) else -1, device="cpu")
         for label in labels.unique().tolist():
             key = None if label < 0 else int(label)

@@ -74,13 +74,13 @@ def gain_interval(goal: Goal, best: Tensor, default: Tensor) -> Interval | None:
         best: the goal of each sample (N,) with the best settings.
         default: the same with the first settings.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     gain = (best - default) if goal.direction == "maximize" else (default - best)
     if len(gain) < 2:
         return None
     n, mean = len(gain), float(gain.mean())
-    margin = float(t.ppf((1 + LEVEL) / 2, n - 1)) * float(gain.std()) / math.sqrt(n)
+    margin = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * float(gain.std()) / math.sqrt(n)
     return Interval(mean - margin, mean, mean + margin, LEVEL, n)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from xaikit.cli.assess import Assess
 from xaikit.cli.demo_digits import make_network
 from xaikit.cli.groups import read_groups
 from xaikit.core.errors import UnknownNameError
@@ -92,6 +93,12 @@ def test_assess_and_its_exit_code(
     assert leave("assess", *DATA, "--factor", "corner:size=3", "--json", "--quiet") == 0
     by_factor = json.loads(capsys.readouterr().out)["assessment"]["accuracy"]
     assert by_factor == {name: truth.accuracy[name] for name in ("kept", "randomised", "flipped")}
+    # Several are exchanged together; the last one is not all that counts.
+    assert leave("assess", *DATA, "--factor", "corner:size=3", "--factor", "brightness", "--json", "--quiet") == 0
+    both = json.loads(capsys.readouterr().out)["assessment"]["accuracy"]
+    factors = ["corner:size=3", "brightness"]
+    assert both == assess(model_with(weights), batches(x, y), factor=factors, explainers=(), progress=False).accuracy
+    assert Assess(model="a:b", data="d", factor="hue").factor == Assess(model="a:b", data="d", factor=["hue"]).factor
     # What lies elsewhere does not matter, and the code is 0.
     np.save("other.npy", np.roll(mask.numpy(), 9, 1))
     assert leave("assess", *DATA, "--mask", "other.npy", "--fail-if-relies", "--quiet") == 0

@@ -41,8 +41,8 @@ def process(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("by", [pytest.param("torchrun", marks=pytest.mark.nightly), "--processes"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("by", ["torchrun", "--processes"])
 def test_two_processes_explain_as_one_does(leave: Callable[..., int], by: str) -> None:
     command = TORCHRUN if by == "torchrun" else (sys.executable, "-m", "xaikit")
     options = () if by == "torchrun" else ("--processes", "2")

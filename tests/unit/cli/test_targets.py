@@ -102,10 +102,13 @@ ASKED = [
     ("classes", "class:index=2"),
     ("classes", "high"),
 ]
+DAILY = (ASKED[1], ASKED[3], ASKED[5])  # a file, a target in a target, settings
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize(("net", "target"), ASKED)
+@pytest.mark.parametrize(
+    ("net", "target"), [pytest.param(*a, marks=[pytest.mark.nightly] * (a not in DAILY)) for a in ASKED]
+)
 def test_a_data_set_is_explained_for_a_target(leave: Callable[..., int], net: str, target: str) -> None:
     Image.fromarray(np.tile(np.where(np.arange(8) < 3, 255, 0).astype(np.uint8), (8, 1))).save("left.png")
     names = ("--classes", "low,middle,high") if target == "high" else ()

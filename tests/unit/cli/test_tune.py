@@ -216,7 +216,7 @@ def test_workers_that_all_fail_are_an_error(tmp_path: Path, monkeypatch: pytest.
     assert "Traceback" not in err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_result_rebuilds_the_explainer_in_another_process(
     digits: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
 ) -> None:

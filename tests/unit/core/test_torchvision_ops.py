@@ -11,6 +11,7 @@ from xaikit.core import torchvision_ops
 from xaikit.core.errors import MissingDependencyError
 
 
+@pytest.mark.nightly
 def test_a_fresh_interpreter_gets_models_and_zennit() -> None:
     code = (
         "from xaikit.core.torchvision_ops import import_torchvision as load; tv = load(); assert load() is tv;"

@@ -92,7 +92,7 @@ def test_integrated_gradients_against_captum(cnn, x, ours, theirs):
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("ours", "theirs"), [(SmoothGrad, "smoothgrad"), (VarGrad, "vargrad")])
 def test_noise_against_captum_at_many_copies(cnn, x, ours, theirs):
     x = x[:1]

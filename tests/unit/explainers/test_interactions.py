@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit import ContextualDecomposition, Contrast, IntegratedGradients
+from xaikit import Class, ContextualDecomposition, Contrast, IntegratedGradients
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.explainers import ExactShapley
 from xaikit.explainers.interactions import integrated_hessians, shapley_interactions
@@ -179,5 +179,18 @@ def test_wrong_calls():
         shapley_interactions(ExactShapley(net(16), feature_mask=torch.arange(16)), samples(1, 16), 0)
     with pytest.raises(InvalidInputError, match="at most 256 groups, since each takes 20 passes, got 300"):
         integrated_hessians(IntegratedGradients(net(300)), samples(1, 300), 0, n_segments=300)
-    with pytest.raises(InvalidInputError, match="sample must be from 0 to 1, got 2"):
+    with pytest.raises(InvalidInputError, match="sample must be >= 0 and <= 1, got 2"):
         shapley_interactions(ExactShapley(model), x, 0).plot(2)
+
+
+def test_numbers_of_numpy_and_several_targets():
+    model, x = net(3), samples(2, 3)
+    together = shapley_interactions(ExactShapley(model), x, np.int64(1))
+    assert together.strongest(np.int64(1), 1) == together.strongest(1, 1)
+    assert together.to_pandas(np.int32(1)).equals(together.to_pandas(1))
+    for function, explainer in (
+        (shapley_interactions, ExactShapley(model)),
+        (integrated_hessians, IntegratedGradients(model)),
+    ):
+        with pytest.raises(InvalidInputError, match="takes one target; call it for each"):
+            function(explainer, x, [Class(0), Class(1)])

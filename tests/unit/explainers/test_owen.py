@@ -157,7 +157,22 @@ def test_refusals():
         OwenShapley(hierarchy=[[0, 1], [1, 2]])
     with pytest.raises(InvalidInputError, match="must be nested lists of group numbers.*got 'rows'"):
         OwenShapley(hierarchy="rows")
-    with pytest.raises(InvalidInputError, match=r"a linkage matrix, \(groups - 1, 4\) as scipy's, got shape \(3,\)"):
+    with pytest.raises(
+        InvalidInputError, match=r"a linkage matrix, \(groups - 1, 4\) as scipy's, of finite numbers, got shape \(3,\)"
+    ):
         OwenShapley(hierarchy=np.ones(3))
     with pytest.raises(InvalidInputError, match="joins 0 and 9, and has only 3 nodes by then"):
         OwenShapley(hierarchy=np.array([[0, 9], [1, 2]]))
+
+
+def test_deep_and_broken_hierarchies_end_in_a_sentence():
+    nested, chain = 0, [[0, 1, 0.0, 2]]
+    for i in range(1, 1200):
+        nested = [nested, i]
+        chain.append([1200 + i, i + 1, float(i), i + 2])
+    for deep in (nested, np.array(chain)):
+        with pytest.raises(InvalidInputError, match="400 levels, and has more; join several groups at once"):
+            OwenShapley(hierarchy=deep)
+    with pytest.raises(InvalidInputError, match="linkage matrix.*of finite numbers"):
+        OwenShapley(hierarchy=np.array([[0, 1, np.nan, 2]]))
+    assert OwenShapley(hierarchy=[[np.int64(0), 1], [2, 3]]) == OwenShapley(hierarchy=[[0, 1], [2, 3]])

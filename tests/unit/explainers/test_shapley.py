@@ -132,3 +132,20 @@ def test_too_many_groups():
         ExactShapley(model, n_segments=20).attribute(x, 0)
     with pytest.raises(InvalidInputError, match="20 groups needs at least 42 coalitions, got n_coalitions=30"):
         KernelShapley(model, n_coalitions=30).attribute(x, 0)
+
+
+@pytest.mark.parametrize("explainer", [ExactShapley, KernelShapley, PermutationShapley])
+def test_samples_with_fewer_groups_get_what_they_get_alone(explainer):
+    """The draws are those of a sample's own groups, also beside a sample with more, and with a number that it lacks."""
+    model, x = net(12), torch.randn(3, 12).double()
+    groups = torch.stack([torch.arange(12), torch.arange(12) // 2, torch.arange(12) // 4 * 3])
+    whole = (
+        explainer(model, feature_mask=groups, n_coalitions=64)
+        if explainer is not ExactShapley
+        else explainer(model, feature_mask=groups)
+    )
+    values, errors = whole.estimate(x, 1)
+    for i in range(3):
+        alone = whole.set_kwargs(feature_mask=groups[i : i + 1]).estimate(x[i : i + 1], 1)
+        assert torch.allclose(values[i], alone.values[0], rtol=1e-9)
+        assert torch.allclose(errors[i], alone.standard_errors[0], rtol=1e-9)

@@ -10,6 +10,14 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
 from xaikit.influence import Influences, gradient_similarity, influence_function, tracin
@@ -179,7 +187,7 @@ def test_what_cannot_be_is_refused():
         tracin(model, TRAIN, TEST, layers="3", progress=False)
     with pytest.raises(InvalidInputError, match="0 to 1, got 2"):
         tracin(model, (TRAIN[0], TRAIN[1] + 1), TEST, progress=False)
-    with pytest.raises(InvalidInputError, match="damping must be above 0"):
+    with pytest.raises(InvalidInputError, match="damping must be > 0"):
         influence_function(model, TRAIN, TEST, damping=0, progress=False)
     with pytest.raises(InvalidInputError, match="at least one"):
         tracin(model, TRAIN, TEST, checkpoints=[], progress=False)
@@ -190,7 +198,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(InvalidInputError, match="one number for each sample"):
         tracin(model, TRAIN, TEST, loss=lambda outputs, labels: outputs.sum(), progress=False)
     found = tracin(model, TRAIN, TEST, progress=False)
-    with pytest.raises(InvalidInputError, match="trained on samples 0 to 59, got 60"):
+    with pytest.raises(InvalidInputError, match="a training sample must be >= 0 and <= 59, got 60"):
         found.of(60)
     with pytest.raises(UnknownNameError, match="no training sample is called 'x.png'"):
         found.of("x.png")
@@ -241,3 +249,60 @@ class lambda_model(nn.Module):  # noqa: N801
 
     def forward(self, x):
         return self.model(x)["logits"]
+
+
+SHUFFLED = {
+    "subset": {"sampler": SubsetRandomSampler(range(N))},
+    "weights": {"sampler": WeightedRandomSampler(torch.ones(N), N)},
+    "batches": {"batch_sampler": BatchSampler(RandomSampler(range(N)), 8, drop_last=False)},
+}
+
+
+@pytest.mark.parametrize("name", SHUFFLED)
+@pytest.mark.parametrize("function", [tracin, gradient_similarity, influence_function])
+def test_loaders_that_shuffle_in_any_way_are_refused(function, name):
+    with pytest.raises(InvalidInputError, match="the loader shuffles; pass a loader with shuffle=False"):
+        function(two_layers(), DataLoader(TensorDataset(*TRAIN), **SHUFFLED[name]), TEST, progress=False)
+
+
+@pytest.mark.parametrize("function", [tracin, gradient_similarity, influence_function])
+def test_what_users_pass(function, tmp_path):
+    """Modules and numbers as layers, inference mode, numpy's numbers; labels and losses that cannot be."""
+    model, options = two_layers(), {"progress": False}
+    expected = function(model, TRAIN, TEST, layers="2", **options).values
+    for layers in (model[2], 2, ["2"], [model[2]]):
+        assert torch.equal(function(model, TRAIN, TEST, layers=layers, **options).values, expected)
+    with torch.inference_mode():
+        inside = function(model, TRAIN, TEST, layers="2", batch_size=np.int64(128), **options)
+    assert torch.equal(inside.values, expected)
+    assert inside.strongest(3, tests=np.int64(1)) == inside.strongest(3, tests=[1])
+    with pytest.raises(InvalidInputError, match="tests must name one of the test samples 0 to 2, got none"):
+        inside.strongest(3, tests=[])
+    with pytest.raises(InvalidInputError, match="0 to 1, got -1"):
+        function(model, (TRAIN[0], TRAIN[1] - 1), TEST, **options)
+    with pytest.raises(InvalidInputError, match="one number for each sample, .*got float"):
+        function(model, TRAIN, TEST, loss=lambda *_: 1.0, **options)
+
+
+def test_settings_and_files_of_checkpoints(tmp_path):
+    model, options = two_layers(), {"progress": False}
+    plain = influence_function(model, TRAIN, TEST, damping=0.5, **options)
+    assert torch.equal(influence_function(model, TRAIN, TEST, damping=np.float32(0.5), **options).values, plain.values)
+    for settings in ({"damping": 0}, {"damping": "0.1"}, {"max_iter": 0}, {"tolerance": "a"}):
+        with pytest.raises((InvalidInputError, InvalidTypeError), match=next(iter(settings))):
+            influence_function(model, TRAIN, TEST, **settings, **options)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "lightning.ckpt")
+    torch.save(model, tmp_path / "model.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    files = ((tmp_path / name, rate) for name, rate in (("lightning.ckpt", 0.5), ("lightning.ckpt", 1.5)))
+    assert torch.allclose(
+        tracin(model, TRAIN, TEST, checkpoints=files, **options).values,
+        2 * tracin(model, TRAIN, TEST, **options).values,
+    )
+    for name, sentence in (
+        ("none.pt", "no such file"),
+        ("text.pt", "not a file of weights"),
+        ("model.pt", "more than"),
+    ):
+        with pytest.raises(InvalidInputError, match=sentence):
+            tracin(model, TRAIN, TEST, checkpoints=[(tmp_path / name, 1.0)], **options)

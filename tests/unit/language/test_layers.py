@@ -158,3 +158,12 @@ def test_tables_figures_and_files(tmp_path):
         result.plot(2)
     assert LayerRelevance.load(result.save(tmp_path / "layers.npz")) == result
     assert LogitLens.load(lens.save(tmp_path / "lens.npz")) == lens
+
+
+def test_empty_batches_and_several_targets():
+    model = small_models.llama()
+    with pytest.raises(InvalidInputError, match="empty batch"):
+        logit_lens(model, IDS[:0], 17)
+    with pytest.raises(InvalidInputError, match="layer_relevance takes one target"):
+        layer_relevance(GradientXInput(model), IDS, [TARGET, Position(-1, 18)])
+    assert torch.equal(logit_lens(model, IDS.tolist(), 17).values, logit_lens(model, IDS, 17).values)

@@ -113,3 +113,18 @@ def test_wrong_calls(make, options, message):
 def test_wrong_settings(settings, message):
     with pytest.raises(InvalidInputError, match=message):
         Replacing(**settings)
+
+
+def test_a_batch_of_one_and_what_proposals_may_be(model):
+    """A tokenizer returns (1, T); a function of the user's returns ids of the vocabulary."""
+    options = {"generated": ANSWER, "by": Replacing("vocabulary", n_iter=3)}
+    alone = explain_replacements(model, None, PROMPT, **options)
+    assert torch.equal(explain_replacements(model, None, torch.tensor([PROMPT]), **options).values, alone.values)
+    with pytest.raises(InvalidInputError, match="one prompt, got a batch of 2"):
+        explain_replacements(model, None, torch.tensor([PROMPT, PROMPT]), **options)
+    for proposals, sentence in (
+        (lambda ids, *_: ids, r"must return ids of shape \(3, 7\)"),
+        (lambda _, flags, __: flags * 10**6, "must be ids from 0 to"),
+    ):
+        with pytest.raises(InvalidInputError, match=sentence):
+            explain_replacements(model, None, PROMPT, generated=ANSWER, by=Replacing(proposals, n_iter=3))

@@ -171,3 +171,38 @@ def test_wrong_calls():
     other = nn.Sequential(nn.Linear(4, 7), nn.Linear(7, 2))
     with pytest.raises(InvalidInputError, match=r"must explain the same features as the model, \(3, 6\), got \(3, 7\)"):
         FFidelity(tuned_model=other).evaluate(explainer, torch.rand(3, 4), 0)
+
+
+class Recorder(nn.Module):
+    """Remembers what it was shown in training."""
+
+    shown: list = []  # noqa: RUF012
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, input_ids, attention_mask):
+        self.shown.append((input_ids, attention_mask))
+        return self.bias.expand(len(input_ids), 3)
+
+
+def test_small_inputs_are_masked_too_and_attention_masks_never():
+    """Of 5 tokens a tenth is half a token: one is masked, in about half of the samples."""
+    ids = torch.arange(1, 501).view(100, 5)
+    Recorder.shown.clear()
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    tune_with_masks(Recorder(), (batch, torch.arange(100) % 3), n_epochs=1, progress=False)
+    masked = torch.cat([(seen == 0).sum(1) for seen, _ in Recorder.shown])
+    assert set(masked.tolist()) == {0, 1}
+    assert 30 < int(masked.sum()) < 70
+    assert all(bool(mask.all()) for _, mask in Recorder.shown)
+
+
+def test_what_cannot_be_tuned():
+    frozen = nn.Linear(4, 3).requires_grad_(requires_grad=False)
+    batch = (np.ones((6, 4), np.uint8), np.arange(6) % 3)
+    with pytest.raises(InvalidInputError, match="nothing to tune"):
+        tune_with_masks(frozen, batch, progress=False)
+    with pytest.raises(InvalidTypeError, match=r"fails on torch.int64 inputs; pass inputs.to\(torch.float32\)"):
+        tune_with_masks(nn.Linear(4, 3), batch, progress=False)

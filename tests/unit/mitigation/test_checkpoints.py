@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from tests.forks import forked
+from tests.unit.mitigation.killed_processes import train_form
 from xaikit.core.errors import CheckpointError, InvalidInputError
 from xaikit.core.files import partial_path
 from xaikit.mitigation import CDEP, RRR
@@ -121,50 +121,17 @@ def test_workers_and_generators_of_the_users_resume_too(tmp_path, own):
     assert same(whole, resumed)
 
 
-KILLED = """
-import os, signal
-import torch
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
-from xaikit.mitigation import RRR
-
-
-def run(form, file, last):
-    torch.set_num_threads(1)
-    torch.manual_seed(1)
-    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Softplus(), nn.Linear(8, 3))
-    x, y, mask = torch.rand(22, 6), torch.arange(22) % 3, torch.tensor([1.0, 1, 0, 0, 0, 0])
-    given = (x, y, mask)
-    if form == "loader":
-        given = (DataLoader(TensorDataset(x, y, mask.expand(22, 6)), batch_size=4, shuffle=True),)
-    steps = []
-
-    def kill(module, *_):
-        steps.extend([1] * module.training)
-        if len(steps) == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    model.register_forward_hook(kill)
-    settings = dict(lr=1e-2, batch_size=4, n_epochs=3, random_state=0, checkpoint_every=2)
-    mitigator = RRR(explainer="smoothgrad:n_iter=2", **settings)
-    mitigator.fit(model, *given, checkpoint=file, progress=False)
-    return model
-"""
-
-
 @pytest.mark.nightly
 @pytest.mark.parametrize("form", ["tensors", "loader"])
 def test_kill_9_in_the_middle_of_an_epoch(tmp_path, form):
     """Another process is killed in step 10 of 18, the fourth of its epoch; this one takes the training up."""
-    names: dict[str, object] = {}
-    exec(KILLED, names)  # noqa: S102
-    whole = names["run"](form, str(tmp_path / "whole.pt"), None)
+    whole = train_form(form, str(tmp_path / "whole.pt"))
     file = str(tmp_path / "broken.pt")
-    command = [sys.executable, "-c", f"{KILLED}\nrun({form!r}, {file!r}, 10)"]
-    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, cwd=tmp_path)
-    assert killed.returncode == -signal.SIGKILL
+    process = forked(train_form, form, file, 10)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert json.loads(torch.load(file, weights_only=True)["stand"])["step"] == 2
-    assert same(whole, names["run"](form, file, None))
+    assert same(whole, train_form(form, file))
 
 
 def test_more_epochs_go_on_from_a_finished_run(tmp_path):

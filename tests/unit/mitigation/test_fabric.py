@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import runpy
 import signal
@@ -17,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.forks import forked
 from tests.unit.mitigation import killed_processes
 from xaikit.core import MITIGATORS
 from xaikit.core.batch import read_batch
@@ -120,18 +120,11 @@ def test_loaders_that_are_each_a_processes_own_are_left_alone(here, there):
 
 
 def two_processes(file, last):
-    """How both end; they are forks of a process that has imported what they need, which takes most of their time."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lightning_fabric", "xaikit.mitigation"])
+    """How both end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    both = [
-        context.Process(target=killed_processes.train_as, args=(rank, port, str(file), last), daemon=True)
-        for rank in (0, 1)
-    ]
-    for process in both:
-        process.start()
+    both = [forked(killed_processes.train_as, rank, port, str(file), last) for rank in (0, 1)]
     for process in both:
         process.join(240)
     return [process.exitcode for process in both]

@@ -97,7 +97,7 @@ def test_masks_of_each_sample_come_with_the_data(fooled):
     assert flipped(results["tuple"].model) > 0.85
 
 
-@pytest.mark.parametrize("scratch", [True, net])
+@pytest.mark.parametrize("scratch", [pytest.param(True, marks=pytest.mark.nightly), net])
 def test_from_scratch(fooled, scratch):
     settings = QUICK if scratch is True else ONE
     result = mend(fooled, samples(), MASK, from_scratch=scratch, **{**settings, "n_epochs": 30})
@@ -295,6 +295,7 @@ def scaled_pictures(n=400, seed=0, told=None):
     return x * (1 + 2.0 * (y if told is None else told)).view(-1, 1, 1, 1) / 3, y
 
 
+@pytest.mark.nightly
 def test_what_goes_with_a_factor_is_exchanged_with_it():
     model, (x, y) = net(), scaled_pictures()
     train = Counterexamples(lambda_ce=0.0, lr=1e-2, n_epochs=12, batch_size=32, random_state=0)

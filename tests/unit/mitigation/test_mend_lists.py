@@ -14,6 +14,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.results import Interval
 from xaikit.factors import Brightness, Corner, DataFacts, MaskedRegion, Together, is_factor, read_factor
 from xaikit.mitigation import Concept, Counterexamples, assess, mend
+from xaikit.shortcuts import scan
 
 MASK = torch.zeros(6, 6)
 MASK[:2, :2] = 1
@@ -121,3 +122,44 @@ def test_few_samples_are_told_in_the_verdict(fooled):
     assert judged.verdict.endswith("2 samples are too few to tell more")
     alike = dataclasses.replace(judged, reliance=Interval(-0.1, 0.05, 0.2, 0.95, 200))
     assert alike.verdict.endswith("which tells nothing")
+
+
+def test_scan_takes_lists_and_loses_no_mask(fooled):
+    model, x, y = fooled
+    lists = scan(model, (x, y), factors=["border", ["corner:size=2", "brightness"]], progress=False)
+    spec = scan(model, (x, y), factors="together:factors=[corner:where=top-left,size=2,brightness]", progress=False)
+    by_title = {effect.title: effect for effect in lists.effects}
+    assert set(by_title) == {"border", "top left corner and brightness"}
+    assert by_title["top left corner and brightness"].follows.mean == spec.effects[0].follows.mean
+    with pytest.raises(InvalidInputError, match="one row for a mask, and there are two"):
+        scan(model, (x, y), factors=[MASK, MASK.flip(0)], progress=False)
+    assert len(scan(model, (x, y), factors=["border", "border"], progress=False).effects) == 1
+
+
+def test_seeds_facts_and_epochs_that_users_pass(fooled):
+    """Numpy's numbers count as Python's; None, text and lists end in a sentence, not in a torch error."""
+    model, x, y = fooled
+    options = {"explainers": (), "progress": False}
+    expected = assess(model, (x, y), factor="corner:size=2", seed=3, **options)
+    facts = DataFacts.of(x)
+    assert assess(model, (x, y), factor="corner:size=2", seed=np.int64(3), facts=facts, **options) == expected
+    scanned = scan(model, (x, y), factors="border", seed=np.int64(3), facts=facts, progress=False)
+    assert scanned == scan(model, (x, y), factors="border", seed=3, progress=False)
+    calls = (
+        lambda **more: assess(model, (x, y), factor="corner", **options, **more),
+        lambda **more: mend(model, (x, y), "corner", **{**QUICK, **more}),
+        lambda **more: scan(model, (x, y), factors="border", progress=False, **more),
+    )
+    for call in calls:
+        for wrong in ({"seed": None}, {"seed": "0"}, {"seed": -1}, {"facts": [1]}):
+            with pytest.raises((InvalidInputError, InvalidTypeError), match=f"{next(iter(wrong))} must be"):
+                call(**wrong)
+    for n_epochs in ("3", 0):
+        with pytest.raises((InvalidInputError, InvalidTypeError), match="n_epochs must be"):
+            calls[1](n_epochs=n_epochs)
+    with pytest.raises(InvalidTypeError, match="seed must be"):
+        Counterexamples(fill="corner").loss(model, (x, y), seed="0")
+    with pytest.raises(InvalidInputError, match="factor must name at least one factor"):
+        assess(model, (x, y), factor=[], **options)
+    for methods in (Counterexamples, {"name": "counterexamples"}, iter(["counterexamples"])):
+        assert len(mend(model, (x, y), "corner:size=2", methods=methods, budget=1, **QUICK).tries) == 2

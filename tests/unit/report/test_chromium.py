@@ -26,7 +26,7 @@ from xaikit.report import (
 )
 from xaikit.report.clusters import clusters_figure
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 EVIL = "<script>alert(1)</script>"
 EVIL_FILE = "<img src=x onerror=alert(1)>.png"  # a file's name may hold everything but a slash

@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from tests.forks import forked
+from tests.unit.runs.killed_runs import explain_slowly
 from tests.unit.runs.small_runs import N, explain, stacked
 from xaikit import Gradient, IntegratedGradients, SmoothGrad, VarGrad, load_run
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
@@ -184,37 +184,22 @@ def test_two_processes_share_a_run(model, data, tmp_path, monkeypatch):
         explain(explainer, data, tmp_path / "shared", rank=2)
 
 
-SCRIPT = """
-import sys, time, torch
-from torch import nn
-from xaikit import Gradient, explain_dataset
-
-class Slow(Gradient):
-    NAME = "slow"
-    def _attribute(self, call):
-        time.sleep(0.01)
-        return super()._attribute(call)
-
-torch.manual_seed(0)
-model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-torch.manual_seed(1)
-print("begun", flush=True)
-explain_dataset(Slow(model), torch.randn(60, 12), out=sys.argv[1], shard_size=3, batch_size=1, progress=False)
-print("done", flush=True)
-"""
-
-
 @pytest.mark.nightly
 def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path):
     out = tmp_path / "run"
-    for wait in (0.05, 0.2, 0.31, 0.4):
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "begun\n"
+    for wait in (0.05, 0.15, 0.2, 0.3):
+        begun = tmp_path / f"begun{wait}"
+        process = forked(explain_slowly, out, begun)
+        while not begun.exists():
+            assert process.is_alive()
+            time.sleep(0.005)
         time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-    subprocess.run([sys.executable, "-c", SCRIPT, str(out)], check=True, stdout=subprocess.DEVNULL)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL  # it had not come to its end
+    process = forked(explain_slowly, out, tmp_path / "begun")
+    process.join()
+    assert process.exitcode == 0
     run = load_run(out)
     assert run.indices == list(range(60))
     assert run.missing == []

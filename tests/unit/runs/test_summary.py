@@ -206,6 +206,10 @@ def test_pictures_and_series_have_maps(tmp_path):
     assert np.allclose(channels.mean, numbers(run).sum(2).mean(0), atol=1e-12)
     assert channels.values is None
     assert Summary(run).class_maps().to_pandas().columns.tolist()[2:4] == ["channel", "step"]
+    steps_first = explain(Gradient(net), series.transpose(1, 2), tmp_path / "steps first")
+    last = Summary(steps_first, features=["x", "y", "z"])
+    assert np.allclose(last.columns().mean, numbers(steps_first).sum(1).mean(0), atol=1e-12)
+    assert last.class_maps().means.shape[1:] == (3, 6)
     with pytest.raises(InvalidInputError, match="dependence needs a table"):
         Summary(run).dependence(0)
 
@@ -252,10 +256,10 @@ def test_samples_that_are_not_finite_are_left_out(table, tmp_path):
     [
         (lambda s: s.class_maps("truth"), InvalidInputError, "by must be one of target, label, predicted, got 'truth'"),
         (lambda s: s.dependence("agee"), UnknownNameError, "no column 'agee'; did you mean 'age'"),
-        (lambda s: s.dependence(5), InvalidInputError, "a number from 0 to 4, got 5"),
+        (lambda s: s.dependence(5), InvalidInputError, "the number of a column must be >= 0 and <= 4, got 5"),
         (lambda s: s.waterfall(99), InvalidInputError, "23 samples with indices 0 to 22, got 99"),
         (lambda s: s.waterfall("x"), UnknownNameError, "no sample is called 'x'"),
-        (lambda s: s.clusters(2), InvalidInputError, "distance must be from 0 to 1, got 2"),
+        (lambda s: s.clusters(2), InvalidInputError, "distance must be >= 0 and <= 1, got 2"),
         (lambda s: s.words(), InvalidInputError, "words need token ids beside the relevance"),
         (lambda s: s.dependence(0).binned(0), InvalidInputError, "bins must be >= 1, got 0"),
     ],
@@ -289,3 +293,63 @@ def test_every_picture_is_drawn(table, texts):
         warnings.simplefilter("error")
         for one in tables:
             one.plot().canvas.draw()
+
+
+def test_no_column_hides_another(table):
+    """A table may have columns called "index" and "relevance", or two of one name."""
+    x, run = table
+    summary = Summary(run, features=["index", "relevance", "a", "a", "b"])
+    values = numbers(run)
+    for column, other, labels in (
+        (0, None, ["index", "index (value)", "relevance"]),
+        (1, 0, ["index", "relevance (value)", "index (value)", "relevance"]),
+        (2, 3, ["index", "a", "a (value)", "relevance"]),
+    ):
+        frame = summary.dependence(column, other).to_pandas()
+        assert list(frame.columns) == labels
+        assert np.allclose(frame.iloc[:, 1], x[:, column])
+        assert np.allclose(frame["relevance"], values[:, column])
+    with pytest.raises(InvalidInputError, match="features must name 5 features, got 1"):
+        Summary(run, features=["a"]).class_maps()
+
+
+def test_parts_by_number_and_classes_by_name(table, tmp_path):
+    _, run = table
+    assert (
+        Summary(run, of_class="yes").columns()
+        == Summary(run, of_class=1).columns()
+        == Summary(run, of_class="1").columns()
+    )
+    with pytest.raises(UnknownNameError, match="no class is called 'yess'; did you mean 'yes'"):
+        Summary(run, of_class="yess")
+
+    class Two(nn.Module):
+        def forward(self, *, a, b):
+            return torch.cat([a * a.sum(1, keepdim=True), b], 1)
+
+    x = {"a": torch.rand(6, 2), "b": torch.rand(6, 3)}
+    two = explain(GradientXInput(Two()), (x, torch.arange(6) % 5), tmp_path / "run")
+    assert Summary(two, part=1).columns() == Summary(two, part="b").columns()
+    assert Summary(two, part=0).columns() == Summary(two, part="a").columns()
+
+
+def test_runs_that_say_nothing(table, texts, tmp_path):
+    class Root(nn.Module):
+        def forward(self, x):
+            return x.sqrt().cumsum(1)
+
+    with pytest.warns(UserWarning, match="infinite"):
+        run = explain(Gradient(Root()), (torch.zeros(4, 3), torch.zeros(4).long()), tmp_path / "run")
+    with (
+        pytest.warns(UserWarning, match="4 samples whose relevance"),
+        pytest.raises(InvalidInputError, match="none of the 4 samples"),
+    ):
+        Summary(run)
+    for options, kind, sentence in (
+        ({"part": "b"}, InvalidInputError, "each sample has one: 'b'"),
+        ({"tokens": {1: "a"}}, InvalidTypeError, "tokens must be a function"),
+    ):
+        with pytest.raises(kind, match=sentence):
+            Summary(table[1], **options)
+    with pytest.raises(InvalidInputError, match="words need token ids, whole numbers"):
+        Summary(table[1], kind="text").words()

@@ -114,7 +114,13 @@ def test_tables_attributions_and_samples_without_relevance():
         ("a map", corner(), {}, InvalidTypeError, "attributions must hold numbers"),
         (torch.rand(4, 1, 6, 5), corner(), {"null": "rotate"}, InvalidInputError, "'shift' or 'positions'"),
         (torch.rand(4, 1, 6, 5), corner(), {"sign": "negative"}, InvalidInputError, "sign must be"),
-        (torch.rand(4, 1, 6, 5), corner(), {"null": "positions", "n_permutations": 0}, InvalidInputError, "at least 1"),
+        (
+            torch.rand(4, 1, 6, 5),
+            corner(),
+            {"null": "positions", "n_permutations": 0},
+            InvalidInputError,
+            "must be >= 1",
+        ),
     ],
 )
 def test_what_cannot_be_right(attributions, mask, options, error, words):

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from xaikit import Concept, Contrast
+from xaikit import Class, Concept, Contrast
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
 from xaikit.shortcuts import tcav
 from xaikit.shortcuts.tcav import welch
@@ -178,3 +178,18 @@ def test_wrong_calls(change, error, message):
         tcav(model, (torch.rand(5, 4), 0), **call)
     with pytest.raises(InvalidInputError, match="level must be between 0 and 1, got 5"):
         planted(3, method="pattern")[2].significant(5)
+
+
+def test_one_class_for_all_in_every_form():
+    """`1`, numpy's 1 and `Class(1)` are the same class; random sets may come from a generator."""
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(60, 3, generator=generator())
+    options = {"layers": "0", "random_sets": x[20:].chunk(5)}
+    expected = tcav(model, (x, 1), {"first": x[:12]}, **options)
+    assert expected.rows[0].target == 1
+    for target in (np.int64(1), Class(1), torch.tensor(1)):
+        assert tcav(model, (x, target), {"first": x[:12]}, **options) == expected
+    again = tcav(model, (x, 1), {"first": x[:12]}, layers="0", random_sets=(part for part in x[20:].chunk(5)))
+    assert again == expected
+    for axis in (0, 9):
+        with pytest.raises(InvalidInputError, match=rf"channel_axis must be an axis .*got {axis} for shape"):
+            tcav(model, (x, 1), {"first": x[:12]}, channel_axis=axis, **options)

@@ -14,7 +14,7 @@ from tests.unit.studio.conftest import SIDE, write_jobs
 from tests.unit.studio.screen import TAP, drag, link_of, mark, opened, pixels, saved, serve, until
 from xaikit.studio import Studio
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,6 @@ def test_the_mouse_marks_a_cluster_that_the_gallery_shows(browser, runs):
     running.stop()
 
 
-@pytest.mark.nightly
 def test_a_killed_server_loses_no_mark_and_the_page_goes_on(browser, runs, tmp_path):
     """kill -9 while a person draws: what was drawn meanwhile is sent when the server is back, under the same link."""
     log = tmp_path / "log.txt"

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.forks import forked
+from tests.unit.tuning.slow_search import search
 from xaikit.core import Float
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.explainers import SmoothGrad
@@ -23,47 +20,6 @@ from xaikit.tuning.optuna_private import disconnect
 from xaikit.tuning.study import open_storage, without_password
 
 optuna = pytest.importorskip("optuna")
-
-ROOT = Path(__file__).parents[3]
-
-# What several processes run on one study. Each trial takes a while, so that a kill meets one that is running.
-SCRIPT = """
-    import sys, time, warnings
-    import torch
-    from torch import nn
-    from xaikit.explainers import SmoothGrad
-    from xaikit.metrics import Metric
-    from xaikit.tuning import tune
-
-    class Slow(Metric):
-        DIRECTION = "maximize"
-
-        def _evaluate(self, case):
-            time.sleep({seconds})
-            return case.attributions[0].flatten(1).square().sum(1)
-
-    def search(n_trials, resume, storage=sys.argv[1]):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
-        data = (torch.rand(6, 4), 0)
-        return tune(
-            SmoothGrad(model), Slow(), data, n_trials=n_trials, storage=storage, study_name="shared", resume=resume,
-            progress=False,
-        )
-"""
-
-
-def process(storage: str, call: str, *, seconds: float = 0.2) -> subprocess.Popen[str]:
-    """A process that runs `call` with the search of the script."""
-    script = textwrap.dedent(SCRIPT).format(seconds=seconds) + f"\n{call}\n"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", script, storage],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
 
 
 def trials_in(storage: str) -> list[optuna.trial.FrozenTrial]:
@@ -99,24 +55,24 @@ def url(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_a_killed_search_loses_at_most_the_running_trial(kind, tmp_path, request):
     storage = url(kind, tmp_path, request)
-    first = process(storage, "search(1000, resume=False)")
+    first = forked(search, storage, 1000, False, 0.2)
     wait_for(storage, 4)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    first.kill()
+    first.join()
     before = [(trial.number, trial.state.name, trial.values) for trial in finished(storage)]
-    second = process(storage, "print(len(search(5, resume=True).trials))", seconds=0)
-    out, err = second.communicate(timeout=240)
-    assert second.returncode == 0, err
+    second = forked(search, storage, 5, True, 0.0, tmp_path / "trials")
+    second.join(240)
+    assert second.exitcode == 0
     trials = trials_in(storage)
     assert [(t.number, t.state.name, t.values) for t in trials if t.state.is_finished()][: len(before)] == before
     assert sum(t.state.name == "COMPLETE" for t in trials) == len(before) + 5
     assert sum(t.state.name == "RUNNING" for t in trials) <= 1
     # What was waiting when the process died has been taken up.
     assert not [t for t in trials if t.state.name == "WAITING"]
-    assert int(out) in {len(before) + 5, len(before) + 6}
+    assert int((tmp_path / "trials").read_text()) in {len(before) + 5, len(before) + 6}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_several_open_an_empty_database_at_once(postgresql):
     """Each finds no tables, and makes them: the database refuses all but one."""
     psycopg = pytest.importorskip("psycopg")
@@ -131,17 +87,17 @@ def test_several_open_an_empty_database_at_once(postgresql):
 
 
 @pytest.mark.nightly
-def test_machines_share_a_study_on_postgresql_and_one_may_die(postgresql):
+def test_machines_share_a_study_on_postgresql_and_one_may_die(postgresql, tmp_path):
     """Two processes that know nothing of each other but the URL."""
-    first = process(postgresql, "search(14, resume=False)", seconds=0.3)
+    first = forked(search, postgresql, 14, False, 0.3)
     wait_for(postgresql, 1)
-    second = process(postgresql, "print(len({r['trial'] for r in search(14, resume=True).trials}))", seconds=0.3)
+    second = forked(search, postgresql, 14, True, 0.3, tmp_path / "trials")
     alone = len(finished(postgresql))
     wait_for(postgresql, alone + 4)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    out, err = second.communicate(timeout=240)
-    assert second.returncode == 0, err
+    first.kill()
+    first.join()
+    second.join(240)
+    assert second.exitcode == 0
     trials = trials_in(postgresql)
     done = [t for t in trials if t.state.name == "COMPLETE"]
     assert len(done) >= 14
@@ -149,7 +105,7 @@ def test_machines_share_a_study_on_postgresql_and_one_may_die(postgresql):
     assert len({str(t.params) for t in done if "repeats" not in t.user_attrs}) == sum(
         "repeats" not in t.user_attrs for t in done
     )
-    assert int(out) >= 14
+    assert int((tmp_path / "trials").read_text()) >= 14
 
 
 @pytest.mark.parametrize("form", ["journal://{}/a", "{}/a.journal", "{}/a.log"])

@@ -12,6 +12,7 @@ from torch import Tensor
 from xaikit import upward
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.params import Int
 from xaikit.core.results import Result
 
 
@@ -79,9 +80,7 @@ class Interactions(Result):
         return upward.load("interaction_figures").interactions_figure(self, sample)
 
     def _matrix(self, sample: int) -> Tensor:
-        if isinstance(sample, bool) or not isinstance(sample, int) or not 0 <= sample < len(self.values):
-            raise InvalidInputError(f"sample must be from 0 to {len(self.values) - 1}, got {sample!r}")
-        return self.values[sample].double().cpu()
+        return self.values[Int(ge=0, le=len(self.values) - 1).check(sample, "sample")].double().cpu()
 
     def __repr__(self) -> str:
         samples, groups, _ = self.values.shape

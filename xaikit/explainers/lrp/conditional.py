@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.core import Call
+from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.graphs import depends_on
 from xaikit.core.layers import LayerPoint, find_point
@@ -213,7 +214,7 @@ def _axis(point: LayerPoint, output: Tensor, call: Call, channel_axis: int | Non
 
 def _mask(point: LayerPoint, output: Tensor, channels: Any, axis: int) -> Tensor:
     """1 at the channels and 0 elsewhere, to broadcast against a layer's output."""
-    numbers = torch.as_tensor(channels, device="cpu").flatten()
+    numbers = to_tensor(channels, f"the channels of layer {point.name!r}").cpu().flatten()
     if numbers.dtype.is_floating_point or numbers.dtype == torch.bool or not len(numbers):
         raise InvalidTypeError(f"the channels of layer {point.name!r} must be whole numbers, got {channels!r}")
     count = output.shape[axis]
@@ -251,7 +252,7 @@ def channel_relevance(  # noqa: PLR0913
 
     Raises:
         InvalidTypeError: for an explainer that is not LRP.
-        InvalidInputError: for an axis that is not there.
+        InvalidInputError: for an axis that is not there, a layer that runs several times.
 
     >>> from xaikit.explainers import LRPEpsilonPlus
     >>> model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2))
@@ -265,8 +266,14 @@ def channel_relevance(  # noqa: PLR0913
     sums: list[Tensor] = []
 
     def method(call: Call) -> tuple[Tensors, ...]:
-        (relevance,) = explainer_at.attribute_call(call)
-        axis = _axis(find_point(call.model, layer), relevance, call, channel_axis)
+        point, runs = find_point(call.model, layer), []
+        with point.module.register_forward_pre_hook(lambda *_: runs.append(1)):
+            (relevance,) = explainer_at.attribute_call(call)
+        if len(runs) > 1:  # the relevance is (N, runs, ...), and one run may feed another
+            raise InvalidInputError(
+                f"layer {point.name!r} must run once, it runs {len(runs)} times; name one that does"
+            )
+        axis = _axis(point, relevance, call, channel_axis)
         others = [d for d in range(1, relevance.ndim) if d != axis]
         sums.append((relevance.sum(others) if others else relevance).detach())
         return ()

@@ -13,6 +13,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import Tensors, by_row
 from xaikit.explainers.copy_scores import scores_of_copies
 from xaikit.explainers.feature_groups import make_groups
+from xaikit.explainers.shapley.hierarchy import sample_groups
 from xaikit.explainers.shapley.plans import (
     CoalitionPlan,
     exact_plan,
@@ -20,6 +21,7 @@ from xaikit.explainers.shapley.plans import (
     kernel_plan,
     permutation_plan,
     spread_of,
+    spread_plan,
     valued,
 )
 
@@ -57,9 +59,14 @@ class Shapley(Explainer, abc.ABC):
     def _plan(self, players: int, seed: int) -> CoalitionPlan:
         """What is evaluated for a number of groups."""
 
-    def _plans(self, groups: Tensors, players: int, call: Call) -> list[CoalitionPlan]:  # noqa: ARG002
-        """One plan for all samples, or one for each."""
-        return [self._plan(players, call.seed)]
+    def _plans(self, groups: Tensors, players: int, call: Call) -> list[CoalitionPlan]:
+        """One plan for all samples, or one for each where their groups differ: as many as a sample has by itself."""
+        samples = max(len(ids) for ids in groups)
+        if samples == 1:
+            return [self._plan(players, call.seed)]
+        present = [torch.cat([ids.flatten() for ids in sample_groups(groups, i)]).unique() for i in range(samples)]
+        plans = {count: self._plan(count, call.seed) for count in {len(numbers) for numbers in present}}
+        return [spread_plan(plans[len(numbers)], numbers.cpu(), players) for numbers in present]
 
     def estimate(
         self, inputs: Any, targets: Any = None, *, create_graph: bool = False, seed: int = 0

@@ -12,6 +12,8 @@ from torch import Tensor
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import Tensors
 
+MOST_LEVELS = 400  # of a hierarchy
+
 Tree: TypeAlias = "int | tuple[Tree, ...]"
 
 
@@ -28,7 +30,9 @@ def read_hierarchy(value: Any, where: str) -> Any:
     if value is None:
         return None
     is_array = isinstance(value, (np.ndarray, Tensor))
-    tree = _of_linkage(np.asarray(value), where) if is_array else _nested(value, where)
+    nodes: Any = _of_linkage(np.asarray(value), where) if is_array else value
+    _check_depth(nodes, where)
+    tree = _nested(nodes, where)
     leaves = list(leaves_of(tree))
     twice = sorted({leaf for leaf in leaves if leaves.count(leaf) > 1})
     if twice:
@@ -36,9 +40,22 @@ def read_hierarchy(value: Any, where: str) -> Any:
     return tree
 
 
+def _check_depth(tree: Any, where: str) -> None:
+    """Refuse what Python cannot go through, such as the chain that single linkage makes of many groups."""
+    level, depth = [tree], 0
+    while level:
+        level = [child for node in level if isinstance(node, (list, tuple)) for child in node]
+        depth += 1
+        if depth > MOST_LEVELS:
+            raise InvalidInputError(
+                f"{where} may have {MOST_LEVELS} levels, and has more; join several groups at once, or use average "
+                "linkage, which makes no chains"
+            )
+
+
 def _nested(value: Any, where: str) -> Tree:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0:
+        return int(value)
     if isinstance(value, (list, tuple)) and value:
         children = tuple(_nested(item, where) for item in value)
         return children if len(children) > 1 else children[0]
@@ -48,9 +65,10 @@ def _nested(value: Any, where: str) -> Tree:
 
 
 def _of_linkage(rows: Any, where: str) -> Tree:
-    if rows.ndim != 2 or rows.shape[1] < 2 or not len(rows):
+    if rows.ndim != 2 or rows.shape[1] < 2 or not len(rows) or not np.isfinite(rows).all():
         raise InvalidInputError(
-            f"{where} as an array must be a linkage matrix, (groups - 1, 4) as scipy's, got shape {tuple(rows.shape)}"
+            f"{where} as an array must be a linkage matrix, (groups - 1, 4) as scipy's, "
+            f"of finite numbers, got shape {tuple(rows.shape)}"
         )
     nodes: list[Tree] = list(range(len(rows) + 1))
     for row in rows:

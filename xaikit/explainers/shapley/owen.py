@@ -58,7 +58,7 @@ class OwenShapley(Shapley):
     def _plans(self, groups: Tensors, players: int, call: Call) -> list[CoalitionPlan]:
         if self.hierarchy is not None:
             check_leaves(self.hierarchy, players)
-            return super()._plans(groups, players, call)
+            return [self._plan(players, call.seed)]
         samples = max(len(ids) for ids in groups)
         trees = [neighbours(sample_groups(groups, i)) for i in range(samples)]
         return [owen_plan(tree, players, self.n_coalitions, call.seed) for tree in trees]

@@ -46,6 +46,25 @@ def joined_coalitions(plans: Sequence[CoalitionPlan]) -> Tensor:
     )
 
 
+def spread_plan(plan: CoalitionPlan, numbers: Tensor, players: int) -> CoalitionPlan:
+    """The plan for some of the players, the others absent and without a value.
+
+    Args:
+        plan: of as many players.
+        numbers: which ones, ascending.
+        players: how many there are in all.
+    """
+    if len(numbers) == players:
+        return plan
+
+    def among_all(tensor: Tensor, axis: int) -> Tensor:
+        shape = [*tensor.shape[:axis], players, *tensor.shape[axis + 1 :]]
+        return tensor.new_zeros(shape).index_copy_(axis, numbers, tensor)
+
+    parts = None if plan.parts is None else among_all(plan.parts, 1)
+    return CoalitionPlan(among_all(plan.coalitions, 1), among_all(plan.weights, 0), parts, plan.factor)
+
+
 def valued(plans: Sequence[CoalitionPlan], scores: Tensor) -> Tensor:
     """The values (N, n) of the groups.
 

@@ -84,7 +84,7 @@ def test_a_share_follows_a_permutation(shape, data):
 
 DIFFERENTIATED = [
     "cdep-mnist-cnn", "cnn1d", "mlp-tab", "lstm", "gru", "nn.TransformerEncoder", "unet-like", "hf:bert", "hf:vit",
-    "resnet50",
+    pytest.param("resnet50", marks=pytest.mark.zoo),
 ]  # fmt: skip
 
 

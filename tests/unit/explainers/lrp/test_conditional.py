@@ -200,3 +200,15 @@ def test_structures_and_what_cannot_be_right():
         conditional_relevance(made.set_kwargs(layer="1"), X, Y, conditions={"1": 0})
     with pytest.raises(InvalidInputError, match="after the first"):
         conditional_relevance(made, X, Y, conditions={"1": 0}, channel_axis=0)
+
+
+def test_a_layer_that_runs_twice_has_no_channels_of_one_pass():
+    """Its relevance is (N, runs, channels, ...), and the runs were once taken for the channels."""
+    relu = nn.ReLU()
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), relu, nn.Conv2d(4, 4, 3, padding=1), relu, nn.Flatten())
+    explainer = LRPEpsilonPlus(nn.Sequential(*model, nn.Linear(256, 3)).double())
+    with pytest.raises(InvalidInputError, match="layer '1' must run once, it runs 2 times"):
+        channel_relevance(explainer, X, Y, layer="1")
+    assert channel_relevance(explainer, X, Y, layer="0").shape == (2, 4)
+    with pytest.raises(InvalidTypeError, match="the channels of layer '0' must hold numbers, got strings"):
+        conditional_relevance(explainer, X, Y, conditions={"0": "2"})

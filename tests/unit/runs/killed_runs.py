@@ -1,0 +1,31 @@
+"""A slow explanation of a data set, for a process that is killed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from xaikit import Gradient, explain_dataset
+
+
+class Slow(Gradient):
+    """The gradient, a while later."""
+
+    NAME = "slow"
+
+    def _attribute(self, call):
+        time.sleep(0.02)
+        return super()._attribute(call)
+
+
+def explain_slowly(out: Path, begun: Path) -> None:
+    """Explain 60 samples in 20 shards; a file says that it begins."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    torch.manual_seed(1)
+    begun.touch()
+    explain_dataset(Slow(model), torch.randn(60, 12), out=out, shard_size=3, batch_size=1, progress=False)
