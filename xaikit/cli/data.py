@@ -25,6 +25,13 @@ from xaikit.files.tables import TABLES, read_table
 from xaikit.runs import UnreadableSampleError
 
 LABELS = "labels.csv"
+PACKED = "it is packed; unpack it, and name the file or folder that comes out"
+SHEET = "it is a spreadsheet; save it as .csv, and name that"
+# Files that people have and that no reader takes, and what to do.
+REMEDIES = {
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"), PACKED),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), SHEET),
+}
 
 
 def image_folder(
@@ -135,6 +142,17 @@ def content_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def refuse_packed(path: Path) -> None:
+    """Refuse archives and spreadsheets.
+
+    Raises:
+        InvalidInputError: with what to do.
+    """
+    remedy = REMEDIES.get(path.suffix.lower())
+    if remedy is not None and path.is_file():
+        raise InvalidInputError(f"{path} cannot be read as it is: {remedy}")
+
+
 def open_data(
     source: str,
     preparation: Preparation,
@@ -159,6 +177,7 @@ def open_data(
     """
     path, class_names, options = Path(source), classes or ClassNames(), options or TableOptions()
     ending = path.suffix.lower()
+    refuse_packed(path)
     option = options.first_flag
     if option and ending not in TABLES:
         raise InvalidInputError(f"{option} is about the columns of a table ({', '.join(TABLES)}), and {source} is none")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from xaikit.cli.data import refuse_packed
 from xaikit.cli.hugging_face import tokenizer_of
 from xaikit.cli.inputs import read_batch
 from xaikit.cli.table_data import text_ids
@@ -61,6 +62,8 @@ def read_input(job: Explain, source: str) -> SampleInput:
     """
     path, reader = Path(source), tokenizer_of(job.tokenizer or job.model)
     exists = os.path.exists(source)  # noqa: PTH110 (False for what is too long to be a path, such as a sentence)
+    if exists:
+        refuse_packed(path)
     if job.row is not None:
         return _row(job, path, job.row, reader)
     if exists and path.suffix.lower() in (*TABLES, ".npz"):

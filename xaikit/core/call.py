@@ -238,7 +238,7 @@ class Call:
     @contextlib.contextmanager
     def _kernels(self) -> Iterator[None]:
         """The context of a gradient: operations without a second derivative, or with a slow one, are replaced."""
-        is_double = any(x.dtype == torch.float64 for x in self.inputs)
+        is_double = any(x.dtype == torch.float64 or not x.is_floating_point() for x in self.inputs)  # ids do not say
         with (
             torch.enable_grad(),
             sound_kernels(self.facts, self.form, create_graph=self.create_graph, is_double=is_double),

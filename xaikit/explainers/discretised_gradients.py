@@ -88,9 +88,10 @@ class DiscretisedIntegratedGradients(Explainer):
         if vocabulary is None or vocabulary.shape[1:] != x.shape[2:]:
             shares = torch.linspace(0, 1, self.n_steps + 1, dtype=torch.float64, device="cpu").to(x)
             return baseline + shares.view(-1, *[1] * x.ndim) * (x - baseline)
-        rows = zip(x.flatten(0, 1).split(ROWS), baseline.flatten(0, 1).split(ROWS), strict=True)
-        points = [self._word_path(tokens, ends, vocabulary) for tokens, ends in rows]
-        return torch.cat(points, 1).flip(0).unflatten(1, x.shape[:2])
+        exact = torch.promote_types(x.dtype, torch.float32)  # torch has no distances in half precision
+        tokens, ends = (t.to(exact).flatten(0, 1).split(ROWS) for t in (x, baseline))
+        points = [self._word_path(t, e, vocabulary.to(exact)) for t, e in zip(tokens, ends, strict=True)]
+        return torch.cat(points, 1).flip(0).unflatten(1, x.shape[:2]).to(x.dtype)
 
     def _word_path(self, x: Tensor, baseline: Tensor, vocabulary: Tensor) -> Tensor:
         """The points from some tokens (P, D) to their baselines, (m + 1, P, D)."""

@@ -164,3 +164,22 @@ def test_an_evaluation_in_batches_is_that_of_all_at_once(leave: Callable[..., in
     (parts,), (whole,) = Evaluation.load("5.json"), Evaluation.load("12.json")
     assert parts.values == pytest.approx(whole.values, abs=1e-6)
     assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("d.csv.gz", "it is packed; unpack it"), ("d.zip", "it is packed"), ("d.XLSX", "save it as .csv")],
+)
+def test_archives_and_spreadsheets_say_what_to_do(
+    leave: Callable[..., int], name: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_bytes(b"PK")
+    for how in (
+        ("--data", name, "--out", "run"),
+        (name,),
+        (name, "--row", "2"),
+        ("--data", name, "--labels", "y", "--out", "run"),
+    ):
+        assert leave("explain", *how, *MODEL) == 2
+        assert f"{name} cannot be read as it is: " in (error := sentence(capsys))
+        assert remedy in error

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xaikit.core import EXPLAINERS
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers import (
     AblationCam,
@@ -239,3 +239,11 @@ def test_what_cannot_be_right(model):
     twice.insert(1, twice[0])
     with pytest.raises(InvalidInputError, match=r"runs? .*2 times|one run feeds another"):
         ScoreCam(twice.double(), target_layer="0").attribute(X, Y)
+
+
+def test_tokens_take_no_noise():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(20, 3))
+    with pytest.raises(
+        InvalidTypeError, match=r"adds noise to the inputs, and torch.int64 takes none; use gradcam_plus"
+    ):
+        SmoothGradCamPlusPlus(model, layer="0").attribute(torch.ones(2, 5, dtype=torch.long), 1)

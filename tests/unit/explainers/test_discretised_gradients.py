@@ -123,3 +123,15 @@ def test_wrong_calls(model):
         EXPLAINERS.create("discretised_integrated_gradients:strategy=greed")
     with pytest.raises(NotDifferentiableError, match="has no exact derivative"):
         DiscretisedIntegratedGradients(model, layer="embed").attribute(IDS, 1, create_graph=True)
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "maxcount"])
+def test_half_precision_goes_the_same_way(model, strategy):
+    """The words on the path are chosen in single precision, where torch has distances."""
+    coarse = model.bfloat16()
+    exact = DiscretisedIntegratedGradients(Reader(), layer="embed", strategy=strategy)
+    exact.model.load_state_dict(coarse.state_dict())
+    half = DiscretisedIntegratedGradients(coarse, layer="embed", strategy=strategy).attribute(IDS, 1)
+    assert half.dtype == torch.bfloat16
+    expected = exact.attribute(IDS, 1)
+    assert (half - expected).abs().max() < 0.05 * expected.abs().max()

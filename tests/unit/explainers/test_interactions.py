@@ -188,6 +188,8 @@ def test_numbers_of_numpy_and_several_targets():
     together = shapley_interactions(ExactShapley(model), x, np.int64(1))
     assert together.strongest(np.int64(1), 1) == together.strongest(1, 1)
     assert together.to_pandas(np.int32(1)).equals(together.to_pandas(1))
+    with pytest.raises(InvalidInputError, match="n_segments must be >= 1"):
+        integrated_hessians(IntegratedGradients(model), x, 1, n_segments=0)
     for function, explainer in (
         (shapley_interactions, ExactShapley(model)),
         (integrated_hessians, IntegratedGradients(model)),

@@ -7,6 +7,7 @@ from typing import Annotated
 from torch import Tensor
 
 from xaikit.core import EXPLAINERS, Call, Categorical, Float, Int
+from xaikit.core.errors import InvalidTypeError
 from xaikit.core.structure import Tensors, joined_parts
 from xaikit.explainers.cam.base import ActivationMap, Reading
 from xaikit.explainers.cam.gradients import read_gradients
@@ -47,6 +48,11 @@ class SmoothGradCamPlusPlus(ActivationMap):
 
     def _at_explained_layers(self, call: Call) -> Tensors:
         at_inputs = call.uncut or call
+        dtype = next((x.dtype for x in at_inputs.inputs if not x.is_floating_point()), None)
+        if dtype is not None:
+            raise InvalidTypeError(
+                f"{type(self).__name__} adds noise to the inputs, and {dtype} takes none; use gradcam_plus_plus"
+            )
         return tuple(
             self._at_layer(reading, at_inputs.inputs[0]) for reading in self._read_layers(at_inputs, self.layers)
         )

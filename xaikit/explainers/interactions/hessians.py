@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xaikit.core import FEATURE_MASKS, Call, Choice
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.params import Int
 from xaikit.core.structure import Tensors, by_row
 from xaikit.explainers.feature_groups import make_groups
 from xaikit.explainers.integrated_gradients import IntegratedGradients
@@ -43,7 +44,7 @@ def integrated_hessians(
         explainer: integrated gradients with a model; `n_steps`, the baseline, layer, head and `max_rows` count.
         inputs: as for `Explainer.attribute`.
         targets: likewise: any target; None for a model with a single output.
-        feature_mask: the groups, over all inputs of the model together, such as "superpixels" or a tensor of whole
+        feature_mask: the groups, over all inputs of the model together, such as "slic" or a tensor of whole
             numbers; None divides the input evenly.
         n_segments: most groups where no feature mask is given.
         names: of the groups.
@@ -68,6 +69,7 @@ def integrated_hessians(
     if not isinstance(explainer, IntegratedGradients):
         raise InvalidTypeError(f"integrated Hessians take IntegratedGradients(model), got {explainer!r}")
     mask = Choice(FEATURE_MASKS, optional=True).check(feature_mask, "feature_mask")
+    n_segments = Int(ge=1).check(n_segments, "n_segments")
     results: list[Interactions] = []
 
     def inside(call: Call) -> tuple[Tensors, ...]:
