@@ -12,10 +12,10 @@ from xaikit.mitigation.assess import Assessment, assess
 from xaikit.mitigation.budget import read_budget
 from xaikit.mitigation.checks import check_model
 from xaikit.mitigation.mend_beside import followed_beside, with_beside
-from xaikit.mitigation.mend_data import CONCEPT, GROUPS, REGION, MendData, read_data, read_shortcut
-from xaikit.mitigation.mend_methods import read_methods, with_training
+from xaikit.mitigation.mend_data import CONCEPT, FACTOR, GROUPS, REGION, MendData, read_data, read_shortcut
+from xaikit.mitigation.mend_methods import can_be_drawn_anew, read_methods, with_training
 from xaikit.mitigation.mend_result import MendResult
-from xaikit.mitigation.mend_search import MendSearch, SearchOptions
+from xaikit.mitigation.mend_search import Attempt, MendSearch, SearchOptions
 from xaikit.mitigation.mend_store import TryStore, fingerprint
 from xaikit.mitigation.reliance import RELIES
 
@@ -50,7 +50,9 @@ def mend(  # noqa: PLR0913
     not rely on it. A model that does not rely on the shortcut is not trained. The user's model stays as it is.
 
     The learning rate of each is found by beginning its training with several; the best one goes on. A method whose
-    `lr` or optimizer was set keeps it. Of the held-out samples at most 2000 are assessed.
+    `lr` or optimizer was set keeps it. Where the first method fails from the weights given, it is tried from weights
+    halfway to fresh ones (unless `methods` are named, or a module has no `reset_parameters`). Of the held-out samples
+    at most 2000 are assessed.
 
     Args:
         model: returns logits (N, C), or holds them under `head`; trained, or untrained with `from_scratch`.
@@ -115,7 +117,11 @@ def mend(  # noqa: PLR0913
         search.store = TryStore(folder, fingerprint(model, data, **settings))
         training: dict[str, Any] = {"n_epochs": n_epochs, "seed": seed}
         mitigators = [m.set_kwargs(head=head) for m in read_methods(methods, data, from_scratch=options.anew)]
-        search.run([with_training(m, data.training.size, **training) for m in mitigators], allowed)
+        # Weights halfway to fresh ones cost what has been learnt slowly, so they are tried only where those given fail.
+        attempts = [Attempt(with_training(m, data.training.size, **training)) for m in mitigators]
+        if methods is None and not options.anew and data.shortcut.kind in (FACTOR, REGION) and can_be_drawn_anew(model):
+            attempts.insert(1, attempts[0]._replace(halfway=True))
+        search.run(attempts, allowed)
     number = search.best()
     mended = search.model_of(number)
     after = before if number == 0 else _assessed(mended, data, head, seed)

@@ -156,6 +156,39 @@ def fresh_model(model: nn.Module, from_scratch: Any, seed: int) -> nn.Module:
         return _drawn_anew(copy.deepcopy(model))
 
 
+def can_be_drawn_anew(model: nn.Module) -> bool:
+    """Whether every module with weights of its own has `reset_parameters`.
+
+    Args:
+        model: of the user.
+    """
+    return all(
+        callable(getattr(module, "reset_parameters", None))
+        for module in model.modules()
+        if any(True for _ in module.parameters(recurse=False))
+    )
+
+
+def halfway(model: nn.Module, seed: int) -> nn.Module:
+    """A copy of the model with weights halfway to fresh ones: shrink and perturb (Ash and Adams, arXiv:1910.08475).
+
+    On exchanged samples a fooled model is sure and wrong. The first steps of its training then may switch off most
+    units, and no later step wins them back. Halfway to fresh weights it is no longer sure.
+
+    Args:
+        model: of the user; it stays as it is.
+        seed: of the fresh weights.
+
+    Raises:
+        InvalidInputError: for a module whose weights cannot be drawn anew.
+    """
+    fresh, begun = fresh_model(model, True, seed), copy.deepcopy(model)
+    with torch.no_grad():
+        for weight, drawn in zip(begun.parameters(), fresh.parameters(), strict=True):
+            weight.lerp_(drawn, 0.5)
+    return begun
+
+
 def _drawn_anew(model: nn.Module) -> nn.Module:
     for name, module in model.named_modules():
         reset: Callable[[], Any] | None = getattr(module, "reset_parameters", None)

@@ -20,7 +20,7 @@ from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.budget import Budget
 from xaikit.mitigation.mend_data import CONCEPT, GROUPS, MendData
 from xaikit.mitigation.mend_measure import Judge, Measured
-from xaikit.mitigation.mend_methods import fresh_model, spec_string
+from xaikit.mitigation.mend_methods import fresh_model, halfway, spec_string
 from xaikit.mitigation.mend_rate import Interrupted, RateRace
 from xaikit.mitigation.mend_result import ROUNDING, MendTry
 from xaikit.mitigation.mend_store import TryStore, key_of
@@ -28,6 +28,7 @@ from xaikit.mitigation.reliance import RELIES
 from xaikit.mitigation.tables import percent
 
 UNCHANGED = "unchanged"
+HALFWAY = "from weights halfway to fresh ones, "
 GAIN = 0.01  # of exchanged accuracy, below which a training is no better than the model as it came
 COLLAPSED = 0.95  # share of the predictions that are one class
 RACED = 1.4  # times a training's steps that it takes to begin with several learning rates and go on with the best
@@ -57,6 +58,23 @@ class SearchOptions(NamedTuple):
         return self.from_scratch is not False
 
 
+class Attempt(NamedTuple):
+    """One training that may be tried.
+
+    Attributes:
+        mitigator: with the settings of its training.
+        halfway: whether it begins with weights halfway to fresh ones.
+    """
+
+    mitigator: Mitigator
+    halfway: bool = False
+
+    @property
+    def key(self) -> str:
+        """What tells it from others."""
+        return f"{HALFWAY if self.halfway else ''}{key_of(self.mitigator)}"
+
+
 class MendSearch:
     """The tries of one call.
 
@@ -76,11 +94,11 @@ class MendSearch:
         self.store = TryStore(None, {})
         self.stopped = Stopped.DONE
 
-    def run(self, mitigators: list[Mitigator], budget: Budget) -> None:
+    def run(self, attempts: list[Attempt], budget: Budget) -> None:
         """Try one after the other, until one is good, the budget is used up, or none is left.
 
         Args:
-            mitigators: in their order, with the settings of their training.
+            attempts: in their order, with the settings of their training.
             budget: what may be spent.
 
         Raises:
@@ -89,15 +107,15 @@ class MendSearch:
         """
         failed: list[tuple[Mitigator, Exception]] = []
         self._fresh()  # a model that cannot be copied or drawn anew says so now
-        with tqdm(total=len(mitigators), disable=not self._options.progress, unit="method", desc="mend") as bar:
-            for number, mitigator in enumerate(mitigators):
-                if not self._affords(mitigator, budget, number):
+        with tqdm(total=len(attempts), disable=not self._options.progress, unit="method", desc="mend") as bar:
+            for number, attempt in enumerate(attempts):
+                if not self._affords(attempt, budget, number):
                     self.stopped = Stopped.OUT_OF_TIME
                     break
                 try:
-                    self._try(mitigator)
+                    self._try(attempt)
                 except (InvalidInputError, TrainingError) as err:
-                    failed.append((mitigator, err))
+                    failed.append((attempt.mitigator, err))
                 bar.update()
                 if self.stopped == Stopped.INTERRUPTED or self._is_enough():
                     break
@@ -148,12 +166,13 @@ class MendSearch:
     def _fresh(self) -> nn.Module:
         return fresh_model(self._model, self._options.from_scratch, self._options.seed)
 
-    def _try(self, mitigator: Mitigator) -> None:
+    def _try(self, attempt: Attempt) -> None:
         """One training, measured."""
-        key = key_of(mitigator)
+        mitigator, key = attempt.mitigator, attempt.key
         row = self.store.find(key)
         if row is None:
-            started, model = time.monotonic(), self._fresh()
+            started = time.monotonic()
+            model = halfway(self._model, self._options.seed) if attempt.halfway else self._fresh()
             options = self._fit_options(mitigator)
             if self._data.shortcut.kind == CONCEPT:
                 mitigator = mitigator.set_kwargs(patience=None)  # there are no exchanged samples to stop by
@@ -172,7 +191,8 @@ class MendSearch:
                 self.stopped = Stopped.INTERRUPTED
                 return
             measured, seconds = self._judge.measure(model), time.monotonic() - started
-            row = _row(spec_string(chosen), measured, self._data, epochs=len(history.epochs), seconds=seconds)
+            method = (HALFWAY if attempt.halfway else "") + spec_string(chosen)
+            row = _row(method, measured, self._data, epochs=len(history.epochs), seconds=seconds)
             self.store.keep(key, row, model)
         if (kind := _kind(mitigator)) is not None:
             self._rates[kind] = float(split_spec(row.method)[1].get("lr", mitigator.lr))
@@ -218,9 +238,10 @@ class MendSearch:
         """Whether one is free of the shortcut."""
         return any(self._is_good(row) for row in self.tries[1:])
 
-    def _affords(self, mitigator: Mitigator, budget: Budget, number: int) -> bool:
+    def _affords(self, attempt: Attempt, budget: Budget, number: int) -> bool:
         """Whether another training is within the budget."""
-        if self.store.find(key_of(mitigator)) is not None:
+        mitigator = attempt.mitigator
+        if self.store.find(attempt.key) is not None:
             return True
         if budget.trainings is not None:
             return number < budget.trainings

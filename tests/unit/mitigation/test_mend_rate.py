@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 
@@ -13,7 +14,8 @@ from xaikit.mitigation import Counterexamples, mend
 from xaikit.mitigation import mend_rate as rates
 from xaikit.mitigation.mend_data import read_data, read_shortcut
 from xaikit.mitigation.mend_measure import Judge
-from xaikit.mitigation.mend_methods import candidates, with_training
+from xaikit.mitigation.mend_methods import candidates, fresh_model, halfway, with_training
+from xaikit.mitigation.mend_search import HALFWAY, MendSearch
 from xaikit.mitigation.mend_store import TryStore
 
 MASK = torch.tensor([1.0, 0, 0, 0])
@@ -133,3 +135,30 @@ def test_a_rate_of_the_user_is_kept(fooled, monkeypatch):
     for method in ("counterexamples:lambda_ce=10,lr=0.02", adam):
         result = mend(fooled, rows(), MASK, methods=method, n_epochs=3, progress=False)
         assert result.tries[1].epochs == 3
+
+
+def starts(result):
+    return [row.method.partition("counterexamples:")[0] for row in result.tries if "counterexamples" in row.method]
+
+
+def test_where_the_weights_given_fail_a_training_begins_halfway_to_fresh_ones(fooled, monkeypatch, tmp_path):
+    monkeypatch.setattr(MendSearch, "_is_enough", lambda _self: False)
+    options = {"n_epochs": 2, "progress": False}
+    whole = mend(fooled, rows(), "column:indices=[0]", **options, folder=tmp_path)
+    assert starts(whole) == ["", HALFWAY, ""]
+    first, second = whole.tries[1], whole.tries[2]
+    assert first.method == second.method.removeprefix(HALFWAY)  # the rate that suits is not searched again
+    assert first.accuracy_kept != second.accuracy_kept
+    again = mend(fooled, rows(), "column:indices=[0]", **options, folder=tmp_path)
+    assert again.tries == whole.tries
+    assert starts(mend(fooled, rows(), "column:indices=[0]", **options, from_scratch=True)) == ["", ""]
+    assert starts(mend(fooled, rows(), "column:indices=[0]", **options, methods=["counterexamples:lr=0.01"])) == [""]
+    fixed = copy.deepcopy(fooled)
+    fixed.scale = nn.Parameter(torch.ones(1))  # nobody knows how it is drawn
+    assert starts(mend(fixed, rows(), "column:indices=[0]", **options)) == ["", ""]
+
+
+def test_halfway_is_the_mean_of_the_weights_and_of_fresh_ones(fooled):
+    begun, fresh = halfway(fooled, 3), fresh_model(fooled, True, 3)
+    for name, weight in begun.state_dict().items():
+        torch.testing.assert_close(weight, (fooled.state_dict()[name] + fresh.state_dict()[name]) / 2)
