@@ -149,9 +149,15 @@ def channel_activations(model: nn.Module, inputs: Any, layer: str | nn.Module, *
     parts = []
     with torch.no_grad(), evaluated(model, tensors[0].device) as running:
         point = find_point(running, name)
-        for rows in torch.arange(n, device="cpu").split(BATCH):
+
+        def read(rows: Tensor) -> Tensor:
             batch = rebuild(tuple(t[rows.to(t.device)] for t in tensors))
-            (a,) = cut_at(running, [point], lambda b=batch: run_model(running, b), len(rows), False)  # type: ignore[misc]
+            return cut_at(running, [point], lambda: run_model(running, batch), len(rows), False)[0]
+
+        for rows in torch.arange(n, device="cpu").split(BATCH):
+            a = read(rows)
+            if not parts and a.ndim > 2 and a.shape[1] == len(rows) > 1:
+                read(rows[1:])  # (T, N, D) with T = N looks like (N, T, D), and is refused with a sample less
             parts.append(_channels(a, channel_axis).double().cpu())
     return torch.cat(parts)
 

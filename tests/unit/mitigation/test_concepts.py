@@ -97,6 +97,22 @@ def test_refusals(case):
         AClArC(concept=torch.ones(3))
 
 
+@pytest.mark.parametrize("steps", [5, 8])  # 8: as many as samples
+def test_a_layer_with_the_batch_second_is_refused(steps):
+    class TimeFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.rnn, self.head = nn.Linear(4, 6), nn.GRU(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.head(self.rnn(self.up(x).transpose(0, 1))[0].mean(0))
+
+    net, x, shows = TimeFirst(), torch.randn(8, steps, 4), torch.arange(8) % 2
+    with pytest.raises(InvalidInputError, match="'rnn' must keep the batch first"):
+        Concept.fit(net, x, shows, layer="rnn", channel_axis=2)
+    assert Concept.fit(net, x, shows, layer="up", channel_axis=2).direction.shape == (6,)
+
+
 def test_projection_puts_every_sample_where_those_without_are(case):
     model, x, _ = case
     concept, before = fit(case), model(x)
