@@ -196,3 +196,17 @@ def facts_fields(facts: Any, where: str = "facts") -> dict[str, Any]:
     if facts is not None and not isinstance(facts, Mapping):
         raise InvalidTypeError(f"{where} must be a dict such as {{'vocabulary': tokenizer}}, got {facts!r}")
     return dict(facts or {})
+
+
+def with_column_names(facts: Any, data: Any) -> Any:
+    """The facts with the names of the columns, where the samples are a DataFrame and nobody named them.
+
+    Args:
+        facts: as for `read_facts`.
+        data: of the user, in any form: inputs, or a tuple that begins with them.
+    """
+    inputs = data[0] if isinstance(data, (tuple, list)) and len(data) else data
+    names = getattr(inputs, "columns", None)
+    if names is None or not hasattr(inputs, "to_numpy") or isinstance(facts, DataFacts):
+        return facts
+    return {"columns": [str(name) for name in names], **facts_fields(facts)}

@@ -20,6 +20,7 @@ from xaikit.core.renames import renamed_arguments
 from xaikit.core.results import Interval, Real, Result
 from xaikit.core.structure import by_row, flatten
 from xaikit.factors import Factor, MaskedRegion, read_factor
+from xaikit.factors.facts import with_column_names
 from xaikit.mitigation.decoys import FLIPPED, KEPT, REMOVED, Decoy, Exchange, Flip, Variant, decoys
 from xaikit.mitigation.evaluation import (
     by_group,
@@ -220,7 +221,7 @@ def assess(  # noqa: PLR0913
     if factor is not None:
         factor, shortcut_masks = _factor(factor, decoy, shortcut_masks)
     chosen = _by_name(explainers, model, head)
-    tally = _Tally(groups)
+    tally, facts = _Tally(groups), with_column_names(facts, data)
     maker = None
     with tqdm(total=count_batches(data), disable=not progress, unit="batch", desc="assess") as bar:
         for batch in class_batches(model, data, shortcut_masks):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -15,6 +16,7 @@ from xaikit.core.errors import InvalidInputError, UnknownNameError
 from xaikit.core.intervals import paired_interval, share_interval
 from xaikit.factors import Corner, DataFacts, Hue
 from xaikit.factors.donors import DonorPool
+from xaikit.mitigation import assess
 from xaikit.shortcuts import Scan, scan
 
 
@@ -267,3 +269,18 @@ def test_what_cannot_be_scanned_is_refused_in_a_sentence():
         measure(Reads(1.0), (x, y), modality="imege")
     with pytest.raises(InvalidInputError, match="needs masks"):
         measure(Reads(1.0), (x, y), "region")
+
+
+def test_a_dataframe_names_its_columns():
+    x, y = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    frame, model = pd.DataFrame(x.numpy(), columns=["age", "sex", "weight"]), nn.Linear(3, 2)
+    named = scan(model, (frame, y.numpy()), progress=False)
+    assert {effect.title for effect in named.effects} == {f"column {name}" for name in frame}
+    options = {"explainers": (), "progress": False}
+    by_name = assess(model, (frame, y.numpy()), factor="column:names=sex", **options)
+    by_place = assess(model, (x, y), factor="column:indices=[1]", **options)
+    assert by_name.changed == by_place.changed
+    with pytest.raises(UnknownNameError, match="size"):
+        assess(model, (frame, y.numpy()), factor="column:names=size", **options)
+    told = {"facts": {"columns": ["a", "b", "c"]}}  # who names them otherwise means that
+    assert assess(model, (frame, y.numpy()), factor="column:names=b", **told, **options).changed == by_place.changed
