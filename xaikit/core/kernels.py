@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from xaikit.core import torch_private
 from xaikit.core.errors import NotDifferentiableError, XaikitError
 from xaikit.core.model_facts import ModelFacts
+from xaikit.core.process_wide import FUSED_ATTENTION_OFF
 
 NORMS = (torch_private.BatchNorm, torch_private.InstanceNorm)
 NORM_FUNCTIONS = frozenset({F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm})
@@ -208,8 +208,7 @@ def sound_kernels(facts: ModelFacts, form: Hashable, *, create_graph: bool, is_d
         mode = FunctionLog(facts, table)
     elif used := (table.keys() & facts.operations) - (NORM_FUNCTIONS - facts.bare_norms):
         mode = _Replacing({f: table[f] for f in used})
-    # Fused attention has no second derivative.
-    plain_attention = sdpa_kernel(SDPBackend.MATH) if create_graph else contextlib.nullcontext()
+    plain_attention = FUSED_ATTENTION_OFF if create_graph else contextlib.nullcontext()
     with _torchs_refusals_told(), plain_attention, mode:
         yield
     if is_new:

@@ -133,6 +133,8 @@ def check_batch_first(call: Call, point: LayerPoint, activation: Tensor) -> None
 
 def _by_score(call: Call, point: LayerPoint) -> Iterator[tuple[int, Tensor]]:
     """The number of each sample, and the gradient of its score alone by what a layer returned, run by run."""
+    if call.target is None:  # all outputs are explained
+        call = dataclasses.replace(call, target=lambda output: output.reshape(call.n, -1).sum(1))
     with torch.enable_grad(), tapped((point,), Tap.apply) as readings:
         scores = call.score(call.run(call.inputs)).unbind()
     for i, score in enumerate(scores):

@@ -22,6 +22,7 @@ from xaikit.core import torch_private
 from xaikit.core.earlier_statistics import earlier_statistics, swapped_in
 from xaikit.core.kernels import mend_norms
 from xaikit.core.model_facts import ModelFacts, facts_of
+from xaikit.core.process_wide import COMPILED_CODE_OFF, FAST_PATH_OFF
 from xaikit.core.replica import NotReplicableError, Replica, slots_of
 
 Modules = dict[nn.Module, str]
@@ -222,44 +223,6 @@ def runnable(modules: Sequence[nn.Module], device: torch.device) -> Iterator[Non
 
 
 TRANSFORMERS = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
-
-
-class _ProcessWide:
-    """A setting that torch has once for the process: the first thread that enters sets it, the last puts it back.
-
-    Args:
-        setting: makes the context in which it holds.
-    """
-
-    def __init__(self, setting: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
-        self._setting = setting
-        self._lock, self._inside, self._stack = threading.Lock(), 0, contextlib.ExitStack()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._stack.enter_context(self._setting())
-            self._inside += 1
-
-    def __exit__(self, *exc_info: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._stack.close()
-
-
-@contextlib.contextmanager
-def _fast_path_off() -> Iterator[None]:
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-COMPILED_CODE_OFF = _ProcessWide(lambda: torch.compiler.set_stance("force_eager"))
-FAST_PATH_OFF = _ProcessWide(_fast_path_off)
 
 
 def reseed(device: torch.device, seed: int) -> None:

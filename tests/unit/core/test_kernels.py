@@ -6,6 +6,8 @@ from torch import nn
 
 from xaikit import Gradient
 from xaikit.core.errors import NotDifferentiableError
+from xaikit.core.kernels import sound_kernels
+from xaikit.core.model_facts import ModelFacts
 
 
 def test_what_torch_cannot_differentiate_is_told():
@@ -28,3 +30,16 @@ def test_a_hardsigmoid_in_double_precision_has_the_slope_of_a_sixth():
     expected = net[2].weight / 6 @ net[0].weight
     for _ in range(2):  # the second call replaces only what the first one noted
         torch.testing.assert_close(Gradient(net).attribute(x), expected, rtol=1e-14, atol=0)
+
+
+def test_threads_that_overlap_leave_fused_attention_as_it_was():
+    """torch has its kernels of attention once for the process, and its own context keeps what another thread set."""
+    first, second = (sound_kernels(ModelFacts(), "form", create_graph=True, is_double=False) for _ in range(2))
+    assert torch.backends.cuda.flash_sdp_enabled()
+    first.__enter__()
+    second.__enter__()
+    assert not torch.backends.cuda.flash_sdp_enabled()
+    first.__exit__(None, None, None)
+    assert not torch.backends.cuda.flash_sdp_enabled()  # the second still needs it so
+    second.__exit__(None, None, None)
+    assert torch.backends.cuda.flash_sdp_enabled()
