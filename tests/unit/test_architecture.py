@@ -306,6 +306,12 @@ def makers_without_device(path: Path) -> list[int]:
     return [call.lineno for call in made if not any(keyword.arg in (None, "device") for keyword in call.keywords)]
 
 
+def test_threads_may_overlap_where_warnings_are_ignored():
+    # `catch_warnings` may put back the filters of another thread: the command line and a measurement alone use it.
+    users = {str(path.relative_to(PACKAGE)) for path in FILES if "catch_warnings" in path.read_text()}
+    assert users == {"cli/main.py", "core/process_wide.py", "recommendation/measure.py", "testing/explainers.py"}
+
+
 def test_a_tensor_made_out_of_nothing_names_its_device():
     # `torch.set_default_device` of the user is for the user's tensors.
     ours = (path for path in FILES if room(path) not in ("cli", "testing"))

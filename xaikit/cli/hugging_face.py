@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
+from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.torchvision_ops import import_torchvision
 
 PREFIX = "hf:"
@@ -28,8 +28,7 @@ def hugging_face(folder: str) -> nn.Module:
     path = _model_folder(folder)  # first: a wrong name needs no package
     transformers = _transformers()
     cls = _model_class(transformers, path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings_ignored():
         # safetensors only: a pickled .bin could run any code.
         model: nn.Module = cls.from_pretrained(
             path, local_files_only=True, use_safetensors=True, trust_remote_code=False

@@ -20,6 +20,7 @@ from xaikit.core import layers as model_layers
 from xaikit.core import targets as target_rules
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnsupportedOperationError, XaikitError
 from xaikit.core.layers import LayerPoint
+from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.rows import even_ranges
 from xaikit.core.structure import Tensors, map_tensors, split_rows
 
@@ -185,8 +186,7 @@ def clear(name: str, *, independent: bool) -> Iterator[None]:
         name: of captum's class.
         independent: whether the model's rows are, so that it runs once in a pass.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Setting (forward, )?backward hooks", category=UserWarning)
+    with warnings_ignored(r"Setting (forward, )?backward hooks", UserWarning):
         try:
             yield
         except XaikitError:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xaikit.core.errors import InvalidInputError, MissingDependencyError, XaikitError
+from xaikit.core.process_wide import warnings_ignored
 
 DICOM = (".dcm", ".dicom")
 MOST_PIXELS = 2**28  # of one frame
@@ -84,8 +85,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 def _checked(read: Callable[[Path], T], path: Path) -> T:
     """The result of a reader; any exception that it raises means that the file is wrong, and becomes one sentence."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pydicom")
+    with warnings_ignored(module="pydicom"):
         try:
             return read(path)
         except XaikitError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 
 from xaikit.core.archives import check_archive
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
+from xaikit.core.process_wide import warnings_ignored
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -30,8 +30,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         return _read_safetensors(path)
     check_archive(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch asks to report the pickles of others to it
+        with warnings_ignored():  # torch asks to report the pickles of others to it
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         if not _may_be_weights(path):

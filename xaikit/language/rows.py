@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from xaikit.core import Explainer
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.process_wide import warnings_ignored
 
 if TYPE_CHECKING:
     from xaikit.core import Attribution, Call
@@ -79,9 +79,8 @@ def explain_rows(
     total = None
     if explainer.promises_total():
         every_score = lambda output: torch.stack([score.scores(output) for score in scores]).sum(0)  # noqa: E731
-        with warnings.catch_warnings():
-            # LRP starts at the logits, and what a softmax of these keeps back is told by `Generation.residual`.
-            warnings.filterwarnings("ignore", message=r".*relevance is lost in the target function \([^)]*\)$")
+        # LRP starts at the logits, and what a softmax of these keeps back is told by `Generation.residual`.
+        with warnings_ignored(r".*relevance is lost in the target function \([^)]*\)$"):
             total = explainer.explain(teacher.inputs, every_score, seed=seed)
     return RowsOfTokens(torch.stack(rows), torch.stack(explained), total)
 

@@ -146,7 +146,7 @@ def channel_activations(model: nn.Module, inputs: Any, layer: str | nn.Module, *
     tensors, rebuild = flatten(read_inputs(inputs, model))
     n = check_batch(tensors)
     name = find_point(model, layer).name
-    parts = []
+    parts: list[Tensor] = []
     with torch.no_grad(), evaluated(model, tensors[0].device) as running:
         point = find_point(running, name)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from xaikit.core.batch import Batch
 from xaikit.core.errors import TrainingError
+from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.results import Stopped
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.mend_measure import Judge
@@ -115,8 +115,7 @@ class RateRace:
         options = {"checkpoint": self._store.checkpoint(self._key, rate), "on_epoch": look, **self._fit_options}
         model = self._fresh()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the rest of the training says the same
+            with warnings_ignored():  # the rest of the training says the same
                 history = self._mitigator.set_kwargs(lr=rate).fit(model, self._training, progress=False, **options)
         except Paused:
             return losses[0]

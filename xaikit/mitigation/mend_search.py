@@ -14,6 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, TrainingError
+from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.results import Stopped
 from xaikit.core.spec_strings import split_spec
 from xaikit.mitigation.base import Mitigator
@@ -181,8 +182,7 @@ class MendSearch:
             except Interrupted:
                 self.stopped = Stopped.INTERRUPTED
                 return
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="the training collapsed")  # the try's note says it
+            with warnings_ignored("the training collapsed"):  # the try's note says it
                 checkpoint = self.store.checkpoint(key, chosen.lr)
                 self.store.close()
                 progress = self._options.progress

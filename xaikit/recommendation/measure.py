@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xaikit.core import structure
 from xaikit.core.batch import is_whole_batch_target
+from xaikit.core.process_wide import warnings_ignored
 from xaikit.metrics import Metric
 from xaikit.metrics.table import bootstrap_interval
 from xaikit.recommendation.candidates import Candidate, error_as_reason
@@ -76,8 +77,7 @@ def _seconds_per_sample(item: Candidate, inputs: Any, targets: Any) -> float:
     first = rebuild(tuple(t[:1] for t in tensors))
     target = targets[:1] if isinstance(targets, Tensor) and targets.ndim else targets
     durations: list[float] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the warnings come again, and are kept, when all samples are explained
+    with warnings_ignored():  # they come again, and are kept, when all samples are explained
         for _ in range(2):
             start = time.perf_counter()
             item.explainer.attribute(first, target)

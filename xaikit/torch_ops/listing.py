@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterator
 
 import torch
 from torch.overrides import get_testing_overrides
 
+from xaikit.core.process_wide import warnings_ignored
 from xaikit.torch_ops.kinds import KINDS, UNDECIDED, WHY_NONE
 from xaikit.torch_ops.names import canonical, plain_name
 
@@ -20,8 +20,7 @@ def public_operations() -> list[str]:
 
     An operation with several names, or with a form that works in place, counts once.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of what it will take away
+    with warnings_ignored():  # torch warns of what it will take away
         functions = [*get_testing_overrides(), *_functions()]
     return sorted({canonical(plain_name(function)) for function in functions if plain_name(function) != "__get__"})
 

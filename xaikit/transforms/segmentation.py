@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import warnings
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
 from xaikit.core.params import Float, Int
+from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.registries import FEATURE_MASKS
 from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting, channel_axis
 from xaikit.transforms.feature_masks import FeatureMask
@@ -71,9 +71,8 @@ class Felzenszwalb(Segmentation):
 
     def _segment(self, image: np.ndarray) -> np.ndarray:
         smallest = max(1, image.shape[0] * image.shape[1] // 200) if self.min_size is None else self.min_size
-        with warnings.catch_warnings():
-            # It says that four channels may be unintended; here they are channels.
-            warnings.filterwarnings("ignore", message="Got image with third dimension", category=RuntimeWarning)
+        # It says that four channels may be unintended; here they are channels.
+        with warnings_ignored("Got image with third dimension", RuntimeWarning):
             return _skimage()[0].felzenszwalb(
                 image, scale=self.scale, sigma=self.sigma, min_size=smallest, channel_axis=-1
             )

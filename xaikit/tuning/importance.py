@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from xaikit.core import Categorical, Float, Int, Spec
+from xaikit.core.process_wide import warnings_ignored
 from xaikit.tuning.dimension import Dimension
 from xaikit.tuning.result import TuneResult
 from xaikit.tuning.rows import TrialRow
@@ -23,8 +23,7 @@ def importances(result: TuneResult[Any]) -> dict[str, float]:
     import optuna
 
     dims = {key: (_dimension(key, entry), entry["when"]) for key, entry in result.space.items()}
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a part of Optuna is experimental, that few trials say little
+    with quiet(), warnings_ignored():  # that a part of Optuna is experimental, that few trials say little
         study = optuna.create_study(direction=result.goals[0].direction)
         for row in result.trials:
             if row["state"] == "complete" and row["repeats"] is None:

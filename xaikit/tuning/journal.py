@@ -11,6 +11,7 @@ from typing import Any
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.files import write_whole
+from xaikit.core.process_wide import warnings_ignored
 
 ENTRY = b'{"op_code"'  # how an entry begins, one a line
 LAST_BYTES = 2**16  # of the file, read to see how it ends
@@ -51,8 +52,7 @@ def _open(path: Path) -> Any:
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with warnings_ignored("", optuna.exceptions.ExperimentalWarning):
         return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
 
 

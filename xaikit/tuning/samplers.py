@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.process_wide import warnings_ignored
 
 if TYPE_CHECKING:
     import optuna
@@ -35,8 +35,7 @@ def make_sampler(name: str, *, shared: bool) -> Callable[[int], optuna.samplers.
     def make(seed: int) -> optuna.samplers.BaseSampler:
         if name != "tpe":
             return optuna.samplers.RandomSampler(seed=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with warnings_ignored("", optuna.exceptions.ExperimentalWarning):
             return optuna.samplers.TPESampler(seed=seed, constant_liar=shared)
 
     return make

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import BASELINES, EXPLAINERS, Call, Choice, Explainer, Int
+from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.rows import RowRule
 from xaikit.core.structure import Tensors, joined_parts
 from xaikit.explainers.copy_scores import scores_of_copies
@@ -84,8 +85,7 @@ class Differences(Explainer):
         def method(call: Call) -> tuple[Tensors, ...]:
             summed = dataclasses.replace(call, target=lambda output: output.flatten(1).sum(1))
             zeros = tuple(torch.zeros_like(x) for x in call.inputs)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what it would warn of is what is asked
+            with warnings_ignored():  # what it would warn of is what is asked
                 unknown.update(multipliers(summed, call.inputs, zeros)[1])
             return ()
 

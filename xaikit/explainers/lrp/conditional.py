@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.graphs import depends_on
 from xaikit.core.layers import LayerPoint, find_point
+from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.rows import rows_per_pass
 from xaikit.core.structure import Tensors
 from xaikit.core.taps import Readings, tapped
@@ -158,8 +158,7 @@ def _all_handed_back(
 def _in_one_pass(handed_back: Callable[[ChannelMasks], Tensors], masks: Sequence[ChannelMasks]) -> list[Tensors]:
     if len(masks) > 1:
         stacked = {name: torch.stack([mask[name] for mask in masks]) for name in masks[0]}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+        with warnings_ignored("There is a performance drop", UserWarning):
             try:
                 together = torch.func.vmap(handed_back)(stacked)
             except Exception:  # noqa: BLE001  (a rule that looks at values, an operation that torch cannot batch)

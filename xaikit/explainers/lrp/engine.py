@@ -17,6 +17,7 @@ from xaikit.core.attribution import Explained
 from xaikit.core.errors import InvalidTypeError, NonFiniteError
 from xaikit.core.forward import with_rows
 from xaikit.core.model_state import modules_of
+from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.structure import Tensors
 from xaikit.core.targets import pick_head
 from xaikit.core.torch_private import tree_iter, tree_map_only
@@ -133,8 +134,7 @@ class ZennitLRP(Explainer):
         unknown: dict[str, str] = {}
 
         def method(call: Call) -> tuple[Tensors, ...]:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what it would warn of is what is asked
+            with warnings_ignored():  # what it would warn of is what is asked
                 # Any score will do, so that a model with several outputs needs no target.
                 summed = dataclasses.replace(call, target=_sum_of_outputs)
                 trace = self._trace(summed, None)
@@ -148,8 +148,7 @@ class ZennitLRP(Explainer):
     def _raise_nonfinite(self, call: Call) -> None:
         """Say where relevance stops being a number."""
         ledger = Ledger()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings_ignored():
             list(self._relevance(dataclasses.replace(call, create_graph=False), ledger))
         if ledger.first_nan is not None:
             raise NonFiniteError(
@@ -186,8 +185,7 @@ class ZennitLRP(Explainer):
 
     def _growth(self, call: Call) -> str:
         sizes = Sizes()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings_ignored():
             list(self._relevance(call, sizes))
         growth = sizes.largest_growth()
         where = "" if growth is None else f" It grows most in {growth[0]}, {growth[1]:.1g} times."

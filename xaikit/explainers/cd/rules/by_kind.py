@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.cd.constants import add_constant, add_graph_constant, with_weights
 from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like, on_total
@@ -132,8 +132,7 @@ def linear_in_one(function: Any, *args: Any, **kwargs: Any) -> Any:
 @functools.cache
 def _load_forward_derivatives() -> None:
     """Let torch load its formulas once: it scripts some of them, and warns users that `torch.jit.script` is old."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with warnings_ignored("", DeprecationWarning):
         one = torch.ones((), device="cpu")
         torch.func.jvp(torch.neg, (one,), (one,))
 
