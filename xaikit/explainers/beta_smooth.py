@@ -42,8 +42,10 @@ class BetaSmooth(Explainer):
 
     The model computes what it computes; the way back alone is smooth (arXiv:1906.07983; zennit's composite BetaSmooth).
     A large beta gives the plain gradient. In a loss its derivative is exact: that of this explanation, which changes
-    smoothly with the weights where the plain gradient jumps. Other activations keep their derivative, so where a model
-    has no ReLU, or only compiled ones of TorchScript, it is the plain gradient. It sums to nothing in particular.
+    smoothly with the weights where the plain gradient jumps. ReLUs are the module, the functions called relu, and clamp
+    and clip at 0; what is written as ``torch.maximum(x, 0)``, ``where`` or ``F.threshold`` keeps its derivative, as
+    other activations do. Where a model has no ReLU, or only compiled ones of TorchScript, it is the plain gradient. It
+    sums to nothing in particular.
 
     >>> import torch
     >>> model = torch.nn.ReLU()
