@@ -24,8 +24,7 @@ captum_attr = pytest.importorskip("captum.attr")
 
 NAMES = [name for name in EXPLAINERS if name.startswith("captum.")]
 RANDOM = {"gradient_shap", "kernel_shap", "lime", "noise_tunnel", "shapley_value_sampling"}
-# Rows that captum stacks without a setting that bounds them.
-UNBOUNDED = {"captum.gradient_shap"}
+UNBOUNDED = {"captum.gradient_shap"}  # captum stacks its rows without a setting that bounds them
 
 
 def few(name: str, **settings):
