@@ -68,8 +68,8 @@ def mend(  # noqa: PLR0913
             the accuracy in the worst group is what a try is chosen by, with the shortcut exchanged. `shortcut` may be
             None then: without an exchange all goes by the groups.
         validation_groups: of the validation samples, in the same forms.
-        from_scratch: draw the weights anew instead of going on with those of the model; or a function that makes an
-            untrained model.
+        from_scratch: draw the weights that train anew instead of going on with those of the model (frozen ones stay);
+            or a function that makes an untrained model.
         methods: mitigators to try instead: names, spec strings or objects, in their order.
         budget: a number of trainings, such as 2, or a time, such as "10 min"; None tries all.
         max_loss: of accuracy that may be lost, a fraction.

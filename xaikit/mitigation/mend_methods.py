@@ -137,7 +137,7 @@ def fresh_model(model: nn.Module, from_scratch: Any, seed: int) -> nn.Module:
 
     Args:
         model: of the user; it stays as it is.
-        from_scratch: False, True, or a function that makes an untrained model.
+        from_scratch: False, True (frozen weights stay), or a function that makes an untrained model.
         seed: of the weights.
 
     Raises:
@@ -157,16 +157,13 @@ def fresh_model(model: nn.Module, from_scratch: Any, seed: int) -> nn.Module:
 
 
 def can_be_drawn_anew(model: nn.Module) -> bool:
-    """Whether every module with weights of its own has `reset_parameters`.
+    """Whether every module with weights that train has `reset_parameters`.
 
     Args:
         model: of the user.
     """
-    return all(
-        callable(getattr(module, "reset_parameters", None))
-        for module in model.modules()
-        if any(True for _ in module.parameters(recurse=False))
-    )
+    trained = (module for module in model.modules() if any(p.requires_grad for p in module.parameters(recurse=False)))
+    return all(callable(getattr(module, "reset_parameters", None)) for module in trained)
 
 
 def halfway(model: nn.Module, seed: int) -> nn.Module:
@@ -190,15 +187,23 @@ def halfway(model: nn.Module, seed: int) -> nn.Module:
 
 
 def _drawn_anew(model: nn.Module) -> nn.Module:
+    """The model with new weights; frozen ones stay, since no training would make anything of them."""
+    frozen = [(weight, weight.detach().clone()) for weight in model.parameters() if not weight.requires_grad]
     for name, module in model.named_modules():
+        weights = list(module.parameters(recurse=False))
+        if weights and not any(weight.requires_grad for weight in weights):
+            continue
         reset: Callable[[], Any] | None = getattr(module, "reset_parameters", None)
         if callable(reset):
             reset()
-        elif any(True for _ in module.parameters(recurse=False)):
+        elif weights:
             raise InvalidInputError(
                 f"the weights of {type(module).__name__} {name!r} cannot be drawn anew, since it has no "
                 "reset_parameters; pass a function that makes an untrained model: from_scratch=make"
             )
+    with torch.no_grad():
+        for weight, value in frozen:
+            weight.copy_(value)
     return model
 
 
