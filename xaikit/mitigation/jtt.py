@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from xaikit.core import MITIGATORS, Float, Int
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.model_copy import trainable_copy
 from xaikit.mitigation.arrangement import drawn, grouped, in_order, sample_count
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.early_stopping import EarlyStopping
@@ -76,7 +76,7 @@ class JTT(ReweightedMitigator):
 
     def _first(self, model: nn.Module, source: Source) -> nn.Module:
         """A copy of the model that was trained for `first_epochs`, whose errors are looked at."""
-        first = copy.deepcopy(model)
+        first = trainable_copy(model)
         if self.first_epochs:
             options = Options(None, EarlyStopping(None, None, patience=None, head=self.head), progress=False)
             changes: dict[str, Any] = {"n_epochs": self.first_epochs, "patience": None, self.WEIGHT: 0.0}

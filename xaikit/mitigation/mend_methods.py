@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +12,7 @@ from torch import nn
 
 from xaikit.core import MITIGATORS, Configured
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.model_copy import trainable_copy
 from xaikit.core.spec_strings import split_spec
 from xaikit.core.structure import flatten
 from xaikit.factors import MaskedRegion
@@ -145,7 +145,7 @@ def fresh_model(model: nn.Module, from_scratch: Any, seed: int) -> nn.Module:
         InvalidTypeError: for a function that makes no module.
     """
     if from_scratch is False:
-        return copy.deepcopy(model)
+        return trainable_copy(model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if callable(from_scratch):
@@ -153,7 +153,7 @@ def fresh_model(model: nn.Module, from_scratch: Any, seed: int) -> nn.Module:
             if not isinstance(untrained, nn.Module):
                 raise InvalidTypeError(f"from_scratch must make a torch.nn.Module, got {type(untrained).__name__}")
             return untrained.to(next(model.parameters()).device)
-        return _drawn_anew(copy.deepcopy(model))
+        return _drawn_anew(trainable_copy(model))
 
 
 def can_be_drawn_anew(model: nn.Module) -> bool:
@@ -179,7 +179,7 @@ def halfway(model: nn.Module, seed: int) -> nn.Module:
     Raises:
         InvalidInputError: for a module whose weights cannot be drawn anew.
     """
-    fresh, begun = fresh_model(model, True, seed), copy.deepcopy(model)
+    fresh, begun = fresh_model(model, True, seed), trainable_copy(model)
     with torch.no_grad():
         for weight, drawn in zip(begun.parameters(), fresh.parameters(), strict=True):
             weight.lerp_(drawn, 0.5)
