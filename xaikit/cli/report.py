@@ -14,16 +14,18 @@ from xaikit.cli.job import Job, argument, flag
 class WriteReport(Job):
     """Write one self-contained HTML page about a run, or about several runs over the same data, side by side.
 
-    Results of the other verbs (--evaluation, --tuning, --assessment, --profile) stand above the samples; the runs may
-    be left out.
+    Results of the other verbs (--evaluation, --tuning, --assessment, --profile, ...) stand above the samples; the runs
+    may be left out.
 
-    The runs are folders that xaikit explain --data wrote, the results .json files of the other verbs.
+    The runs are folders that xaikit explain --data wrote, the results .json files of the other verbs, and the .npz or
+    .safetensors of xaikit explain --prompt.
 
     \b
     Examples:
       xaikit report run/ --out report.html
       xaikit report run-lrp/ run-vargrad/ --classes cat,dog --title "Cats and dogs"
       xaikit report run/ --profile recommended.json --evaluation table.json --tuning tuned.json --assessment mended.json
+      xaikit report --generation answer.npz --out answer.html
     """  # noqa: D301
 
     VERB = "report"
@@ -42,6 +44,7 @@ class WriteReport(Job):
     assessment: tuple[Path, ...] = flag((), help="What xaikit mitigate --assessment wrote; may be repeated.")
     scan: tuple[Path, ...] = flag((), help="What xaikit scan wrote; may be repeated.")
     clusters: tuple[Path, ...] = flag((), help="The shortcuts.json that xaikit shortcuts wrote; may be repeated.")
+    generation: tuple[Path, ...] = flag((), help="An answer that xaikit explain --prompt wrote; may be repeated.")
     table: tuple[Path, ...] = flag((), help="Any other .json with rows, shown as a table; may be repeated.")
 
     def run(self) -> int:
@@ -103,7 +106,19 @@ class WriteReport(Job):
                 sections += _read(
                     path, partial(read, title=title if len(paths) == 1 else f"{title}, {path.stem}"), verb
                 )
+        sections += [s for path in self.generation for s in _generated(path, named=len(self.generation) > 1)]
         return sections + [section for path in self.table for section in _table(path)]
+
+
+def _generated(path: Path, *, named: bool) -> Any:
+    """The sections of an explained answer; several have the file's name in their title."""
+    from xaikit.core.errors import InvalidInputError
+    from xaikit.language import Generation
+    from xaikit.report import generation_sections
+
+    if not path.is_file():
+        raise InvalidInputError(f"no such file: {path}")
+    return generation_sections(Generation.load(path), title=f"Generated answer, {path.stem}" if named else "Generated answer")
 
 
 def _scanned(content: Any, title: str) -> Any:
