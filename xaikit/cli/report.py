@@ -57,10 +57,12 @@ class WriteReport(Job):
         if not self.runs and not sections:
             raise InvalidInputError("name at least one run, or a result such as --evaluation table.json")
         runs = [load_run(folder) for folder in self.runs]
+        names = Names(comma_list(self.classes), comma_list(self.features), *self._tokens(runs))
+        sections += self._summaries(runs, names)
         report = Report(
             runs=runs,
             title=self.title,
-            names=Names(comma_list(self.classes), comma_list(self.features), *self._tokens(runs)),
+            names=names,
             kind=self.kind or None,
             sections=sections,
             limit=self.limit,
@@ -85,6 +87,20 @@ class WriteReport(Job):
         if recorded:
             self.note(f"{recorded} holds no tokenizer any more, so token ids are shown; name it with --tokenizer")
         return None, ""
+
+    def _summaries(self, runs: list[Any], names: Any) -> list[Any]:
+        """What the explanations of each run have in common, where its samples have something."""
+        from xaikit.core.errors import InvalidInputError
+        from xaikit.report import summary_sections
+        from xaikit.report.side_by_side import run_labels
+
+        sections: list[Any] = []
+        for run, label in zip(runs, run_labels(runs), strict=True):
+            try:
+                sections += summary_sections(run, names, kind=self.kind or None, title=label if len(runs) > 1 else "")
+            except InvalidInputError as err:
+                self.note(f"no summary of {run.folder} on the page: {err}")
+        return sections
 
     def _sections(self) -> list[Any]:
         """The model first, then what was measured, searched and mended."""
@@ -118,7 +134,9 @@ def _generated(path: Path, *, named: bool) -> Any:
 
     if not path.is_file():
         raise InvalidInputError(f"no such file: {path}")
-    return generation_sections(Generation.load(path), title=f"Generated answer, {path.stem}" if named else "Generated answer")
+    return generation_sections(
+        Generation.load(path), title=f"Generated answer, {path.stem}" if named else "Generated answer"
+    )
 
 
 def _scanned(content: Any, title: str) -> Any:
