@@ -122,11 +122,11 @@ class WriteReport(Job):
                 sections += _read(
                     path, partial(read, title=title if len(paths) == 1 else f"{title}, {path.stem}"), verb
                 )
-        sections += [s for path in self.generation for s in _generated(path, named=len(self.generation) > 1)]
+        sections += [s for path in self.generation for s in _generated(path, in_title=len(self.generation) > 1)]
         return sections + [section for path in self.table for section in _table(path)]
 
 
-def _generated(path: Path, *, named: bool) -> Any:
+def _generated(path: Path, *, in_title: bool) -> Any:
     """The sections of an explained answer; several have the file's name in their title."""
     from xaikit.core.errors import InvalidInputError
     from xaikit.language import Generation
