@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -146,6 +147,7 @@ class Session:
             "colours": pictures.colouring()["signed"],
             "measure": self.measure.progress(),
             "marks": str(self.marks.folder.path),
+            "id": hashlib.sha256(str(self.marks.folder.path.resolve()).encode("utf-8", "replace")).hexdigest()[:16],
         }
 
     def _has_order(self, order: str) -> bool:

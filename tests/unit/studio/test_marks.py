@@ -114,6 +114,17 @@ def test_an_edit_sent_twice_counts_once(editor):
     assert editor.state(KEY).mark.edit == 2
 
 
+def test_an_undo_sent_twice_counts_once(editor):
+    for position in (3, 4, 5):
+        changed(editor, [position])
+    for _ in range(2):  # the answer was lost with the server, and the page sent it again
+        state = editor.undo(KEY, identifier="u")
+        assert state.mark.positions.tolist() == [3, 4]
+    assert editor.undo(KEY, identifier="v").mark.positions.tolist() == [3]
+    assert editor.undo(KEY, redo=True, identifier="w").mark.positions.tolist() == [3, 4]
+    assert editor.undo(KEY, redo=True, identifier="w").mark.positions.tolist() == [3, 4]
+
+
 def test_a_kill_between_history_and_file_loses_nothing(editor, monkeypatch):
     changed(editor, [3])
     before = editor.folder.file_of(KEY).read_bytes()
