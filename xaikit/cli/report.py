@@ -135,7 +135,7 @@ def _generated(path: Path, *, in_title: bool) -> Any:
     if not path.is_file():
         raise InvalidInputError(f"no such file: {path}")
     return generation_sections(
-        Generation.load(path), title=f"Generated answer, {path.stem}" if named else "Generated answer"
+        Generation.load(path), title=f"Generated answer, {path.stem}" if in_title else "Generated answer"
     )
 
 
