@@ -77,7 +77,7 @@ class SampleSource:
         if self.names and len(self.names) != self.n:
             raise InvalidInputError(f"data.names must name each of the {self.n} samples, got {len(self.names)}")
         self.fingerprint: Callable[[int], Any] | None = getattr(dataset, "fingerprint", None)
-        self.display_names = _display_names(dataset)
+        self.display_names = _column_names(data) | _display_names(dataset)
         self.batch_size = batch_size or (loader and loader.batch_size) or BATCH_SIZE
         self._indexed = _Indexed(dataset, model_float_type(model)[0])
         self._options: dict[str, Any] = {"num_workers": loader.num_workers} if loader else {}
@@ -157,6 +157,13 @@ def _display_names(dataset: Any) -> dict[str, Any]:
         names["preparation"] = json.dumps({"size": preparation.size, "crop": preparation.crop})
     tokenizer = getattr(dataset, "tokenizer", "")
     return {**names, "tokenizer": tokenizer} if isinstance(tokenizer, str) and tokenizer else names
+
+
+def _column_names(data: Any) -> dict[str, Any]:
+    """The names of a DataFrame's columns."""
+    inputs = data[0] if isinstance(data, (tuple, list)) and len(data) else data
+    columns = getattr(inputs, "columns", None)
+    return {"features": [str(name) for name in columns]} if columns is not None and hasattr(inputs, "to_numpy") else {}
 
 
 def _dataset(data: Any, model: nn.Module | None) -> Any:
