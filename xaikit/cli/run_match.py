@@ -53,8 +53,8 @@ def check_model(folder: Path, model: nn.Module) -> None:
     stored, current = SingleRows(folder).job["weights"], weights_hash(model)
     if stored != current:
         raise InvalidInputError(
-            f"the model is not the one that {folder} explained (weights {stored[:12]} there, {current[:12]} here); name "
-            "its weights with --weights, or explain again with xaikit explain --data"
+            f"the model is not the one that {folder} explained (weights {stored[:12]} there, {current[:12]} here); "
+            "name its weights with --weights, or explain again with xaikit explain --data"
         )
 
 

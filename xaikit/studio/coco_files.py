@@ -128,8 +128,8 @@ def _placed(picture: AnnotatedPicture, label: str, session: Session, rows: list[
 def _check_proportions(name: str, size: Sequence[int], other: Sequence[int], what: str) -> None:
     if abs(size[1] * other[0] / (size[0] * other[1]) - 1) > 0.05:
         raise InvalidInputError(
-            f"{name} was annotated at {size[0]}x{size[1]} (height x width), and {what} has {other[0]}x{other[1]}: other "
-            "proportions; xaikit's commands take the file as --mask"
+            f"{name} was annotated at {size[0]}x{size[1]} (height x width), and {what} has {other[0]}x{other[1]}: "
+            "other proportions; xaikit's commands take the file as --mask"
         )
 
 

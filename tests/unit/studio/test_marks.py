@@ -264,6 +264,8 @@ def test_coco_of_the_pictures_goes_the_way_of_the_pictures(called, tmp_path, mon
     assert page.post("/api/coco", {"coco": coco}) == {"marked": 1, "unknown": 0}
     marked = flags_of(page.get("/api/marks?meaning=must-not-matter&scope=sample&position=0")["runs"], 64)
     seen = data[0].reshape(-1).numpy()
-    assert marked[seen > 0.75].all() and not marked[seen < 0.25].any() and 4 < marked.sum() < 40
+    assert marked[seen > 0.75].all()
+    assert not marked[seen < 0.25].any()
+    assert 4 < marked.sum() < 40
     coco["images"][0] |= {"height": 40, "width": 100}
     assert "a.png was annotated at 40x100" in page.post("/api/coco", {"coco": coco}, status=400)["error"]
