@@ -229,7 +229,8 @@ def _curve(values: Array, points: int) -> dict[str, Any]:
     xs = (places + 0.5) * width / len(curve)
     ys = height - 8 - (curve[places] - low) / ((high - low) or 1.0) * (height - 16)
     digits = 0 if points <= CURVE[0] else 2
-    return {"points": " ".join(f"{x:.{digits}f},{y:.0f}" for x, y in zip(xs, ys, strict=True)), "low": low, "high": high}
+    line = " ".join(f"{x:.{digits}f},{y:.0f}" for x, y in zip(xs, ys, strict=True))
+    return {"points": line, "low": low, "high": high}
 
 
 def _features(names: Names, count: int, word: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Series, tables and texts in a real headless Chromium: spans, columns and words that the mouse marks, in their files."""
+"""Series, tables and texts in a real headless Chromium: what the mouse marks is in the file."""
 
 from __future__ import annotations
 
