@@ -93,9 +93,9 @@ def drawn_maps(
 
 
 def _drawn(
-    kind: str, values: Array, inputs: Array | None, names: Names, shown: tuple[float, CardView]
+    kind: str, values: Array, inputs: Array | None, names: Names, colouring: tuple[float, CardView]
 ) -> dict[str, Any]:
-    scale, view = shown
+    scale, view = colouring
     if kind == "image":
         return _coloured(values, scale, view.side, inputs is not None)
     if kind == "series" and view.is_whole:
