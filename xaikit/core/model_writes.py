@@ -161,8 +161,8 @@ def refuse_new_weights(replica: Replica, names: Mapping[nn.Module, str]) -> None
         if new:
             name = f"{names[copy]}.{new[0]}" if names[copy] else new[0]
             raise InvalidInputError(
-                f"the model makes {name!r} in its first pass; run it on a batch once, model(inputs), so that it has all "
-                "its weights"
+                f"the model makes {name!r} in its first pass; run it on a batch once, model(inputs), so that it has "
+                "all its weights"
             )
 
 

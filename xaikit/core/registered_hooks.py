@@ -1,4 +1,4 @@
-"""Hooks that a model registers on its own modules while it runs, as those of transformers do to collect hidden states."""
+"""Hooks that a model registers on itself while it runs, as those of transformers do to collect hidden states."""
 
 from __future__ import annotations
 

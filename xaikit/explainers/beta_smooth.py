@@ -44,8 +44,8 @@ class BetaSmooth(Explainer):
     A large beta gives the plain gradient. In a loss its derivative is exact: that of this explanation, which changes
     smoothly with the weights where the plain gradient jumps. ReLUs are the module, the functions called relu, and clamp
     and clip at 0; what is written as ``torch.maximum(x, 0)``, ``where`` or ``F.threshold`` keeps its derivative, as
-    other activations do. Where a model has no ReLU it is the plain gradient; one inside TorchScript is refused. It sums to
-    nothing in particular.
+    other activations do. Where a model has no ReLU it is the plain gradient; one inside TorchScript is refused. It sums
+    to nothing in particular.
 
     >>> import torch
     >>> model = torch.nn.ReLU()
