@@ -171,6 +171,8 @@ def test_texts_series_and_tables(called, tmp_path):
         assert torch.equal(read, expected)
         if kind != "text":
             assert torch.equal(load_masks(folder).bool(), expected)
+    channels = page.get("/api/samples?count=1")["cards"][0]["maps"][0]
+    assert (len(channels["channels"]), channels["left_out"]) == (2, 0)
     facts = (tmp_path / "tabular/marks/must-not-matter/all.json").read_text()
     assert '"feature 3"' in facts
     assert f'"w{int(ids[0, 4])}"' in (tmp_path / "text/marks/must-not-matter/all.json").read_text()
