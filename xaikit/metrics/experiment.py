@@ -116,10 +116,10 @@ class Experiment:
 
     def _attribute(self, number: int, explainer: Explainer, batch: Batch) -> Any:
         """The attribution of a batch, that with the number."""
-        known = self._attributions.setdefault(explainer, {})
-        if number not in known:
-            known[number] = moved(explainer.attribute(batch.inputs, batch.labels, seed=self._seed), "cpu")
-        return moved(known[number], explainer.device)
+        by_batch = self._attributions.setdefault(explainer, {})
+        if number not in by_batch:
+            by_batch[number] = moved(explainer.attribute(batch.inputs, batch.labels, seed=self._seed), "cpu")
+        return moved(by_batch[number], explainer.device)
 
     def _forget_what_has_changed(self) -> None:
         state = self._fingerprint()
