@@ -78,9 +78,9 @@ class Experiment:
             InvalidInputError, InvalidTypeError, UnknownNameError: as for `evaluate`, and for an explainer of another
                 model.
         """
-        named = bound(labelled(explainers, EXPLAINERS, Explainer), self._model)
+        by_label = bound(labelled(explainers, EXPLAINERS, Explainer), self._model)
         named_metrics: dict[str, Metric] = labelled(metrics, METRICS, Metric)
-        for label, explainer in named.items():
+        for label, explainer in by_label.items():
             if explainer.model is not self._model:
                 raise InvalidInputError(
                     f"an experiment is about one model, and the explainer {label!r} has another; make an Experiment "
@@ -90,12 +90,12 @@ class Experiment:
             check_masks(named_metrics, batch)
         self._forget_what_has_changed()
         keys = {
-            (e, m): (named[e], postprocess, named_metrics[m], modules_of(named_metrics[m]))
-            for e in named
+            (e, m): (by_label[e], postprocess, named_metrics[m], modules_of(named_metrics[m]))
+            for e in by_label
             for m in named_metrics
         }
         cells = {names: self._cells.get(key, TableCell()) for names, key in keys.items()}
-        missing = {e: {m: named_metrics[m] for m in named_metrics if keys[e, m] not in self._cells} for e in named}
+        missing = {e: {m: named_metrics[m] for m in named_metrics if keys[e, m] not in self._cells} for e in by_label}
         total = len(self._batches) * sum(1 + len(of_explainer) for of_explainer in missing.values() if of_explainer)
         stopped = Stopped.DONE
         with tqdm(total=total, desc="evaluate", unit="step", disable=not progress) as bar:
@@ -106,13 +106,13 @@ class Experiment:
                     for number, batch in enumerate(self._batches):
                         attribute = functools.partial(self._attribute, number)
                         options = {"step_done": bar.update, "attribute": attribute}
-                        measure(named[label], of_explainer, open_cells, batch, postprocess, self._seed, **options)
+                        measure(by_label[label], of_explainer, open_cells, batch, postprocess, self._seed, **options)
                     self._cells.update({keys[label, m]: c for m, c in open_cells.items() if c.error is None})
             except KeyboardInterrupt:
                 if not any(cell.values for cell in cells.values()):
                     raise
                 stopped = Stopped.INTERRUPTED
-        return as_table(named, named_metrics, cells, confidence=self._confidence, seed=self._seed, stopped=stopped)
+        return as_table(by_label, named_metrics, cells, confidence=self._confidence, seed=self._seed, stopped=stopped)
 
     def _attribute(self, number: int, explainer: Explainer, batch: Batch) -> Any:
         """The attribution of a batch, that with the number."""
