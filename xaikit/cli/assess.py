@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from xaikit.cli.job import flag
 from xaikit.cli.judging import RELIES_CODE, ShortcutFields, finite
+from xaikit.cli.run_match import RunMatchFields
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +58,7 @@ class Judging(ShortcutFields):
         return f"\nwrote {self.out}"
 
 
-class Assess(Judging):
+class Assess(RunMatchFields, Judging):
     """Say whether a model relies on a shortcut: its accuracy with the shortcut kept, exchanged and removed.
 
     --mask or --mask-names say where the shortcut is; --factor names something that can be exchanged between samples,
@@ -79,7 +80,9 @@ class Assess(Judging):
     def run(self) -> int:
         """Load, measure, tell."""
         self.check_call()
-        result, skipped = self.assessed(self.loaded())
+        model = self.loaded()
+        self.check_run(model, self.data)
+        result, skipped = self.assessed(model)
         content = {"assessment": result.to_dict(), "verdict": result.verdict, "relies": result.relies}
         text = f"{result}{self.write(content)}"
         self.tell(text, **finite(content), written=[str(self.out)] if self.out else [])

@@ -12,9 +12,10 @@ from xaikit.cli.flags import in_flags
 from xaikit.cli.groups import read_groups
 from xaikit.cli.job import INTERRUPTED, flag
 from xaikit.cli.judging import RELIES_CODE, ShortcutFields, finite
+from xaikit.cli.run_match import RunMatchFields
 
 
-class Mend(ShortcutFields):
+class Mend(RunMatchFields, ShortcutFields):
     """Mend a model that relies on a shortcut: try the methods that suit it, keep the best, say what came of it.
 
     --mask or --mask-names say where the shortcut is; --factor names something that can be exchanged between samples,
@@ -68,6 +69,7 @@ class Mend(ShortcutFields):
         if not self._by_groups_alone:
             self.check_shortcut()
         model = self.loaded()
+        self.check_run(model, self.validation or self.data)
         data, stream, _ = self.judged(model)
         streams = [stream]
         if self.validation:

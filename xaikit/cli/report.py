@@ -14,16 +14,18 @@ from xaikit.cli.job import Job, argument, flag
 class WriteReport(Job):
     """Write one self-contained HTML page about a run, or about several runs over the same data, side by side.
 
-    Results of the other verbs (--evaluation, --tuning, --assessment, --profile) stand above the samples; the runs may
-    be left out.
+    Results of the other verbs (--evaluation, --tuning, --assessment, --profile, ...) stand above the samples; the runs
+    may be left out.
 
-    The runs are folders that xaikit explain --data wrote, the results .json files of the other verbs.
+    The runs are folders that xaikit explain --data wrote, the results .json files of the other verbs, and the .npz or
+    .safetensors of xaikit explain --prompt.
 
     \b
     Examples:
       xaikit report run/ --out report.html
       xaikit report run-lrp/ run-vargrad/ --classes cat,dog --title "Cats and dogs"
       xaikit report run/ --profile recommended.json --evaluation table.json --tuning tuned.json --assessment mended.json
+      xaikit report --generation answer.npz --out answer.html
     """  # noqa: D301
 
     VERB = "report"
@@ -42,6 +44,7 @@ class WriteReport(Job):
     assessment: tuple[Path, ...] = flag((), help="What xaikit mitigate --assessment wrote; may be repeated.")
     scan: tuple[Path, ...] = flag((), help="What xaikit scan wrote; may be repeated.")
     clusters: tuple[Path, ...] = flag((), help="The shortcuts.json that xaikit shortcuts wrote; may be repeated.")
+    generation: tuple[Path, ...] = flag((), help="An answer that xaikit explain --prompt wrote; may be repeated.")
     table: tuple[Path, ...] = flag((), help="Any other .json with rows, shown as a table; may be repeated.")
 
     def run(self) -> int:
@@ -54,10 +57,12 @@ class WriteReport(Job):
         if not self.runs and not sections:
             raise InvalidInputError("name at least one run, or a result such as --evaluation table.json")
         runs = [load_run(folder) for folder in self.runs]
+        names = Names(comma_list(self.classes), comma_list(self.features), *self._tokens(runs))
+        sections += self._summaries(runs, names)
         report = Report(
             runs=runs,
             title=self.title,
-            names=Names(comma_list(self.classes), comma_list(self.features), *self._tokens(runs)),
+            names=names,
             kind=self.kind or None,
             sections=sections,
             limit=self.limit,
@@ -83,6 +88,20 @@ class WriteReport(Job):
             self.note(f"{recorded} holds no tokenizer any more, so token ids are shown; name it with --tokenizer")
         return None, ""
 
+    def _summaries(self, runs: list[Any], names: Any) -> list[Any]:
+        """What the explanations of each run have in common, where its samples have something."""
+        from xaikit.core.errors import InvalidInputError
+        from xaikit.report import summary_sections
+        from xaikit.report.side_by_side import run_labels
+
+        sections: list[Any] = []
+        for run, label in zip(runs, run_labels(runs), strict=True):
+            try:
+                sections += summary_sections(run, names, kind=self.kind or None, title=label if len(runs) > 1 else "")
+            except InvalidInputError as err:
+                self.note(f"no summary of {run.folder} on the page: {err}")
+        return sections
+
     def _sections(self) -> list[Any]:
         """The model first, then what was measured, searched and mended."""
         from xaikit.report import evaluation_sections, mitigation_sections, profile_sections, tuning_sections
@@ -103,7 +122,21 @@ class WriteReport(Job):
                 sections += _read(
                     path, partial(read, title=title if len(paths) == 1 else f"{title}, {path.stem}"), verb
                 )
+        sections += [s for path in self.generation for s in _generated(path, in_title=len(self.generation) > 1)]
         return sections + [section for path in self.table for section in _table(path)]
+
+
+def _generated(path: Path, *, in_title: bool) -> Any:
+    """The sections of an explained answer; several have the file's name in their title."""
+    from xaikit.core.errors import InvalidInputError
+    from xaikit.language import Generation
+    from xaikit.report import generation_sections
+
+    if not path.is_file():
+        raise InvalidInputError(f"no such file: {path}")
+    return generation_sections(
+        Generation.load(path), title=f"Generated answer, {path.stem}" if in_title else "Generated answer"
+    )
 
 
 def _scanned(content: Any, title: str) -> Any:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from xaikit.cli.factor_facts import CHANNEL_AXIS_HELP
 from xaikit.cli.job import flag
-from xaikit.cli.sources import MaskFields, ModelJob
+from xaikit.cli.run_match import RunMatchFields
+from xaikit.cli.sources import MaskFields
 
 if TYPE_CHECKING:
     from xaikit.shortcuts import Scan
@@ -18,7 +19,7 @@ SMALL = 0.02  # share of predictions that follow a factor at the end of the tabl
 SUSPECT_CODE = 3  # exit code of --fail-if-suspect
 
 
-class FactorScan(MaskFields, ModelJob):
+class FactorScan(RunMatchFields, MaskFields):
     """Find what a model follows: exchanges corners, hue, words, columns and other factors between samples, and counts.
 
     A factor that should not matter and is followed by more than a tenth of the predictions is a suspect. What may
@@ -60,6 +61,7 @@ class FactorScan(MaskFields, ModelJob):
         Int(ge=0).check(self.seed, "--seed")
         factors = [FACTORS.create(text) for text in self.factor]  # before a large model is loaded
         model = self.loaded()
+        self.check_run(model, self.data)
         data = self.fit_labels(self.samples(self.model), model, needed=True)
         samples = Stream(data, self.masks(data), batch_size=self.batch_size, limit=self.limit)
         result = scan(

@@ -13,12 +13,9 @@ from xaikit.cli.printing import printable
 from xaikit.cli.sources import DataFields, ModelJob
 
 if TYPE_CHECKING:
-    from xaikit.runs.single_rows import SingleRows
     from xaikit.studio import Studio
 
 DEMO = Path("xaikit-studio-demo")
-ALIKE = 0.05  # mean difference of two pictures, as a share of the spread of one: another decoder makes less
-LOOKED_AT = 8  # samples whose content is compared with the data
 FIELDS_OF_JOBS = {*ModelJob.model_fields, *DataFields.model_fields} - set(Job.model_fields)
 
 
@@ -51,6 +48,7 @@ class OpenStudio(DataFields, ModelJob):
 
     def run(self) -> int:
         """Check what was named, listen, tell the link."""
+        from xaikit.cli.run_match import check_data, check_model
         from xaikit.core.errors import InvalidInputError
 
         if self.demo:
@@ -62,8 +60,8 @@ class OpenStudio(DataFields, ModelJob):
             raise InvalidInputError(f"jobs need the model and its samples: {missing} is missing beside {other}")
         studio = self._studio()
         if self.model:
-            self._check_model()
-            self._check_data()
+            check_model(self.runs[0], self.loaded())
+            check_data(self.runs[0], self.samples(self.model), self.data)
         if studio.is_open:
             self.note(
                 f"{self.host} is open to other machines: whoever reaches it and has the link can look at the samples, "
@@ -115,63 +113,6 @@ class OpenStudio(DataFields, ModelJob):
         recorded = SingleRows(self.runs[0]).display_names.get("tokenizer", "")
         tokenizer = tokenizer_of(self.tokenizer or recorded)
         return (None, "") if tokenizer is None else (tokenizer.convert_ids_to_tokens, tokenizer.pad_token or "")
-
-    def _check_model(self) -> None:
-        """Refuse a model whose weights are not those that the run explained."""
-        from xaikit.core.errors import InvalidInputError
-        from xaikit.runs.manifest import weights_hash
-        from xaikit.runs.single_rows import SingleRows
-
-        stored, current = SingleRows(self.runs[0]).job["weights"], weights_hash(self.loaded())
-        if stored != current:
-            raise InvalidInputError(
-                f"the model is not the one that {self.runs[0]} explained (weights {stored[:12]} there, {current[:12]} "
-                "here); name its weights with --weights, or explain again with xaikit explain --data"
-            )
-
-    def _check_data(self) -> None:
-        """Refuse data that no longer hold the run's samples; some, spread over the run, are looked at."""
-        from xaikit.core.errors import InvalidInputError
-        from xaikit.runs.single_rows import SingleRows
-
-        data, run = self.samples(self.model), SingleRows(self.runs[0])
-        names, content = list(getattr(data, "names", ())), getattr(data, "fingerprint", None)
-        numbers = run.numbers()
-        rows = [row for n in {numbers[0], numbers[len(numbers) // 2], numbers[-1]} for row in run.rows(n)]
-        for row in (rows[-1], *rows[:: max(1, len(rows) // LOOKED_AT)]):
-            if row["index"] >= len(data) or (row["name"] and names and names[row["index"]] != row["name"]):
-                raise InvalidInputError(
-                    f"--data {self.data} does not hold the samples of {self.runs[0]}: {row['name'] or row['index']} is "
-                    "not where it was; name the data that the run explained, or leave --model and --data out to look"
-                )
-            if row["fingerprint"] and content is not None and str(content(row["index"])) != row["fingerprint"]:
-                raise InvalidInputError(
-                    f"--data {self.data}: {row['name']} has another content than when {self.runs[0]} explained it; "
-                    "explain again with xaikit explain --data"
-                )
-        self._check_preparation(data, run)
-
-    def _check_preparation(self, data: Any, run: SingleRows) -> None:
-        """Refuse pictures that are scaled, cropped or normalised otherwise: marks would lie elsewhere in jobs."""
-        from xaikit.core.errors import InvalidInputError
-        from xaikit.core.structure import flatten
-
-        number = next(n for n in run.numbers() if run.rows(n))
-        sample = run.sample(number, 0)
-        if sample.inputs is None:
-            return
-        item = data[sample.index]
-        pairs = zip(flatten(sample.inputs)[0], flatten(item[0] if isinstance(item, tuple) else item)[0], strict=False)
-        for stored, current in pairs:
-            same = stored.shape == current.shape
-            a, b = stored.double(), current.double()
-            if same and float((a - b).abs().mean()) <= ALIKE * float((a - a.mean()).abs().mean() + 1e-6):
-                continue
-            shapes = f"{tuple(stored.shape)} there, {tuple(current.shape)} here" if not same else "other values"
-            raise InvalidInputError(
-                f"--data {self.data} gives the model another input than when {self.runs[0]} explained it ({shapes}), "
-                "so marks would lie elsewhere; take the --size, --mean, --std and --grey of the run"
-            )
 
     def _tell_link(self, link: str) -> None:
         """Print the link, and open it."""

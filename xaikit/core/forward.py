@@ -78,7 +78,7 @@ class Forward:
         head: which output is explained.
         rule: how rows may be stacked.
         as_one: whether the whole dict or list is the model's one argument.
-        restart: called before each pass, so that what the model writes into itself does not reach the next one.
+        restart: gives a context for each pass, so that what the model writes into itself does not reach the next one.
         guard: gives a context in which each pass runs.
         differentiates: whether the model takes a derivative itself, and so must run with gradients.
     """
@@ -91,7 +91,7 @@ class Forward:
     head: str | int | None
     rule: RowRule = RowRule()
     as_one: bool = False
-    restart: Callable[[], None] | None = None
+    restart: Callable[[], contextlib.AbstractContextManager[None]] | None = None
     guard: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     differentiates: bool = False
 
@@ -129,12 +129,9 @@ class Forward:
         by_name = isinstance(self.explained, Mapping) and not self.as_one
         in_order = isinstance(stand_ins, (tuple, list)) and not self.as_one
         first = () if by_name else stand_ins if in_order else (stand_ins,)
-        if self.restart is not None:
-            with torch_private.DisableTorchFunction():
-                self.restart()
         token = _RUNNING.set((*_RUNNING.get(), self.model))
         try:
-            with self.guard():
+            with self.guard(), contextlib.nullcontext() if self.restart is None else self.restart():
                 return self.model(*first, *positional, **(stand_ins if by_name else {}), **keywords)
         except TypeError as error:
             keyword_arguments = {**(stand_ins if by_name else {}), **keywords}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -28,3 +28,20 @@ def depends_on(output: Tensor, inputs: Iterable[Tensor]) -> bool:
         visited.add(node)
         waiting += [following for following, _ in node.next_functions]
     return False
+
+
+def steps_between(inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> Iterator[Any]:
+    """Every node of autograd's graph that leads to some results, once, but for what lies before some tensors.
+
+    Args:
+        inputs: these tensors.
+        outputs: the results.
+    """
+    visited, waiting = {x.grad_fn for x in inputs}, [x.grad_fn for x in outputs]
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in visited:
+            continue
+        visited.add(node)
+        yield node
+        waiting += [following for following, _ in node.next_functions]

@@ -334,20 +334,32 @@ def hooked(hooks: Sequence[tuple[nn.Module | LayerPoint, Callable[[Any], Any]]])
 
 
 def first_tensor(output: Any) -> Any:
-    """The tensor that a layer returns, or the first one if it returns several."""
-    if isinstance(output, Mapping) and output:
-        return first_tensor(next(iter(output.values())))
-    return first_tensor(output[0]) if isinstance(output, (tuple, list)) and output else output
+    """The tensor that a layer returns; of several the first one of floating point, or else the first."""
+    key = _place_of_first(output)
+    return output if key is None else first_tensor(output[key])
 
 
 def with_first(output: Any, value: Tensor) -> Any:
-    """A layer's output with another first tensor."""
-    if isinstance(output, Mapping) and output:
-        changed: Any = copy.copy(output)
-        key = next(iter(output))
-        changed[key] = with_first(output[key], value)
-        return changed
-    if isinstance(output, tuple) and output:
-        others = (with_first(output[0], value), *output[1:])
-        return type(output)(*others) if hasattr(output, "_fields") else others
-    return [with_first(output[0], value), *output[1:]] if isinstance(output, list) and output else value
+    """A layer's output with another tensor in the place of `first_tensor`."""
+    key = _place_of_first(output)
+    if key is None:
+        return value
+    changed = with_first(output[key], value)
+    if isinstance(output, Mapping):
+        mapping: Any = copy.copy(output)
+        mapping[key] = changed
+        return mapping
+    items = [*output[:key], changed, *output[key + 1 :]]
+    if isinstance(output, list):
+        return items
+    return type(output)(*items) if hasattr(output, "_fields") else tuple(items)
+
+
+def _place_of_first(output: Any) -> Any:
+    """The key or the index of the entry that `first_tensor` looks into; None where there are no entries."""
+    if not isinstance(output, (Mapping, tuple, list)) or not output:
+        return None
+    places = list(output) if isinstance(output, Mapping) else range(len(output))
+    first = ((place, first_tensor(output[place])) for place in places)
+    floating = (place for place, x in first if isinstance(x, Tensor) and x.is_floating_point())
+    return next(floating, places[0])

@@ -23,6 +23,7 @@ from xaikit.core.earlier_statistics import earlier_statistics, swapped_in
 from xaikit.core.kernels import mend_norms
 from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.process_wide import COMPILED_CODE_OFF, FAST_PATH_OFF
+from xaikit.core.registered_hooks import RegisteredHooks
 from xaikit.core.replica import NotReplicableError, Replica, slots_of
 
 Modules = dict[nn.Module, str]
@@ -60,7 +61,7 @@ class RunningModel:
         modules: its modules with their names.
         open: enters the state that the call runs in; again where a pass is repeated after the call.
         replica: the private copy with what it was made from; None where the user's model runs.
-        restart: gives a copy the state of the user's model again, before each of its passes; None where no pass
+        restart: a context for each pass, in which a copy begins with the state of the user's model; None where no pass
             changes it, or where what it writes is kept.
     """
 
@@ -68,7 +69,7 @@ class RunningModel:
     modules: Modules
     open: Callable[[], contextlib.AbstractContextManager[Any]]
     replica: Replica | None = None
-    restart: Callable[[], None] | None = None
+    restart: Callable[[], contextlib.AbstractContextManager[None]] | None = None
 
 
 def running_model(  # noqa: PLR0913
@@ -112,6 +113,8 @@ def running_model(  # noqa: PLR0913
         if replica is not None:
             names = {replica.copies[module]: name for module, name in modules.items()}
             mend_norms(names)
+            if keep_writes:
+                replica.hooks = RegisteredHooks(names)
             alone = facts.replicable is None or seeded_call
 
             @contextlib.contextmanager
@@ -125,7 +128,7 @@ def running_model(  # noqa: PLR0913
 
             by_name = {name: module for module, name in modules.items()}
             written = [(by_name[name], key) for name, key in facts.written if name in by_name]
-            restart = functools.partial(replica.restart, written) if written and not keep_writes else None
+            restart = functools.partial(replica.restarted, written) if written and not keep_writes else None
             return RunningModel(replica.model, names, opened, replica, restart)
 
     earlier = earlier_statistics()

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from xaikit.core.errors import InvalidInputError
 from xaikit.core.replica import CONTAINERS, LARGE_CONTAINER, MODULE_STATE, PLAIN_TYPES, Replica, holds_state, slots_of
-from xaikit.core.torch_private import buffers_of, parameters_of
+from xaikit.core.torch_private import buffers_of, children_of, parameters_of
 
 MAX_DEPTH = 4
 MAX_ELEMENTS = 2**20  # of a tensor that an object holds; larger ones are data, not what a pass writes
@@ -140,6 +141,29 @@ def written_names(replica: Replica, names: Mapping[nn.Module, str]) -> frozenset
         for name in _names(module) | _names(copy)
         if _differs(_value(module, name), _value(copy, name), replica, MAX_DEPTH)
     )
+
+
+def refuse_new_weights(replica: Replica, names: Mapping[nn.Module, str]) -> None:
+    """Refuse a model that made layers or weights in its first pass: the user's next pass would draw others.
+
+    Args:
+        replica: a private copy that has run.
+        names: of the copy's modules.
+
+    Raises:
+        InvalidInputError: naming the new layer or weight.
+    """
+    for module, copy in replica.copies.items():
+        layers = (k for k, m in children_of(copy).items() if m is not None and any(True for _ in m.parameters()))
+        weights = (k for k, p in parameters_of(copy).items() if p is not None)
+        new = [k for k in layers if children_of(module).get(k) is None]
+        new += [k for k in weights if parameters_of(module).get(k) is None]
+        if new:
+            name = f"{names[copy]}.{new[0]}" if names[copy] else new[0]
+            raise InvalidInputError(
+                f"the model makes {name!r} in its first pass; run it on a batch once, model(inputs), so that it has "
+                "all its weights"
+            )
 
 
 def _names(module: nn.Module) -> set[str]:

@@ -26,7 +26,7 @@ from xaikit.core.layers import check_activation, check_parallel, check_runs, fin
 from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.model_state import RunningModel
 from xaikit.core.model_view import ModelView
-from xaikit.core.model_writes import WrittenObjects, WrittenWeights, written_names
+from xaikit.core.model_writes import WrittenObjects, WrittenWeights, refuse_new_weights, written_names
 from xaikit.core.rows import RememberedRule, RowRule, find_row_rule, rows_per_pass, warn_of_dependent_rows, weights_age
 from xaikit.core.structure import Tensors
 from xaikit.core.token_inputs import token_layers
@@ -244,6 +244,7 @@ def _first_pass(run: Forward, running: RunningModel, inputs: Tensors, facts: Mod
         raise _StartAgainError
     facts.replicable = replica is not None
     if replica is not None:
+        refuse_new_weights(replica, running.modules)
         facts.written_weights |= written_weights
         facts.written = facts.written_weights | written_names(replica, running.modules)
         if facts.written:

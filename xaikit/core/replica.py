@@ -7,10 +7,11 @@ may write into its buffers and attributes, while the user's own model stays as i
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import types
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -19,14 +20,10 @@ from torch import Tensor, nn
 
 from xaikit.core.earlier_statistics import earlier_statistics
 from xaikit.core.errors import InvalidInputError, XaikitError
-from xaikit.core.torch_private import buffers_of, children_of, parameters_of
+from xaikit.core.registered_hooks import HOOKS, RegisteredHooks
+from xaikit.core.torch_private import DisableTorchFunction, buffers_of, children_of, parameters_of
 
 ORIGINAL = "_xaikit_original"  # the attribute of a copy that holds the module it was copied from
-HOOKS = tuple(
-    name
-    for name, value in vars(nn.Module()).items()
-    if isinstance(value, dict) and ("_forward_" in name or "_backward_" in name)
-)
 MODULE_STATE = frozenset(vars(nn.Module())) | {"_compiled_call_impl", ORIGINAL}
 PLAIN_TYPES = frozenset(
     {bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size, torch.layout}
@@ -94,6 +91,7 @@ class Replica:
         self.holders: list[Any] = []  # functions and objects that may refer to a module
         self.copies: dict[nn.Module, nn.Module] = {module: _empty_copy(module) for module in originals}
         self.model = self.copies[originals[0]]
+        self.hooks: RegisteredHooks | None = None  # those that a copy begins with, where later ones are handed on
         for module, copy in self.copies.items():
             self._fill(module, vars(copy), training)
         for holder in self.holders:
@@ -208,6 +206,21 @@ class Replica:
             vars(copy).update({name: self._private(item) for name, item in list(vars(value).items())})
         return self._containers[id(value)]
 
+    @contextlib.contextmanager
+    def restarted(self, written: Iterable[tuple[nn.Module, str]]) -> Iterator[None]:
+        """For one pass the state as found; hooks that the model registers on itself in it are taken off again.
+
+        Args:
+            written: as for `restart`.
+        """
+        with DisableTorchFunction():
+            self.restart(written)
+        hooks = RegisteredHooks(self.copies.values())
+        try:
+            yield
+        finally:
+            hooks.remove_later()
+
     def restart(self, written: Iterable[tuple[nn.Module, str]]) -> None:
         """Give the copies the state that the model has now in what its passes write, as if they had not run.
 
@@ -280,8 +293,10 @@ class Replica:
         return any(self._refers(function, SEARCH_DEPTH, set(), containers=False) for function in functions)
 
     def write_back(self) -> None:
-        """Hand the attributes and buffers that a pass assigned anew to the user's modules."""
+        """Hand the attributes and buffers that a pass assigned anew, and its hooks, to the user's modules."""
         originals = {copy: module for module, copy in self.copies.items()}
+        if self.hooks is not None:
+            self.hooks.hand_on(originals)
         for module, copy in self.copies.items():
             buffers = buffers_of(module)
             for name, buffer in buffers_of(copy).items():

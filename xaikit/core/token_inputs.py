@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from xaikit.core.layers import LayerPoint, first_tensor, hooked
+from xaikit.core.layers import LayerPoint, hooked
 from xaikit.core.structure import Tensors
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def find_lookups(model: nn.Module, inputs: Tensors, candidates: set[int], forwar
     lookups: list[Lookup] = []
 
     def note(args: Any, *, name: str, rows: int) -> None:
-        ids = first_tensor(args)
+        ids = args.get("input") if isinstance(args, Mapping) else args[0]
         if isinstance(ids, Tensor):
             lookups.extend(Lookup(name, i, rows) for i in sorted(candidates) if _same_ids(ids, inputs[i]))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xaikit.core import EXPLAINERS, Call, Explainer, Float
 from xaikit.core.structure import Tensors
-from xaikit.explainers.functional_relu import replaced_relu
+from xaikit.explainers.functional_relu import refuse_hidden_relus, replaced_relu
 
 
 @dataclasses.dataclass
@@ -44,8 +44,8 @@ class BetaSmooth(Explainer):
     A large beta gives the plain gradient. In a loss its derivative is exact: that of this explanation, which changes
     smoothly with the weights where the plain gradient jumps. ReLUs are the module, the functions called relu, and clamp
     and clip at 0; what is written as ``torch.maximum(x, 0)``, ``where`` or ``F.threshold`` keeps its derivative, as
-    other activations do. Where a model has no ReLU, or only compiled ones of TorchScript, it is the plain gradient. It
-    sums to nothing in particular.
+    other activations do. Where a model has no ReLU it is the plain gradient; one inside TorchScript is refused. It sums
+    to nothing in particular.
 
     >>> import torch
     >>> model = torch.nn.ReLU()
@@ -64,7 +64,13 @@ class BetaSmooth(Explainer):
 
     def _attribute(self, call: Call) -> Tensors:
         smoothing = Smoothing(self.beta)
+
+        def check(output: Tensor) -> None:
+            refuse_hidden_relus(call.inputs, output, type(self).__name__)
+            if call.on_output is not None:
+                call.on_output(output)
+
         with replaced_relu(lambda x: SmoothedRelu.apply(x, smoothing)):
-            gradients = dataclasses.replace(call, passes_kept=None).grad_at_layers()[1]
+            gradients = dataclasses.replace(call, passes_kept=None, on_output=check).grad_at_layers()[1]
         smoothing.active = False
         return gradients

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from xaikit.core import Call, Explainer, Int
 from xaikit.core import targets as target_rules
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.layers import LayerPoint, find_point
+from xaikit.core.layers import LayerPoint, find_point, hooked
 from xaikit.core.rows import rows_per_pass
 from xaikit.core.structure import Tensors
 from xaikit.explainers.captum_classes import LAYER_INPUT, arguments_of, build, is_layer_class, needs_layer
@@ -38,7 +38,7 @@ from xaikit.explainers.captum_passes import (
     score_by_function,
 )
 from xaikit.explainers.feature_groups import JoinedInputs, share_groups, windows, without_gaps
-from xaikit.explainers.functional_relu import FUNCTIONAL_RELU, replaced_relu
+from xaikit.explainers.functional_relu import FUNCTIONAL_RELU, refuse_hidden_relus, replaced_relu
 
 
 def _rows(value: Any, where: str) -> Any:
@@ -237,6 +237,17 @@ def _looks_at_input(options: dict[str, Any]) -> bool:
     return any(options.get(name) for name in LAYER_INPUT)
 
 
+def _differentiable_embeddings(call: Call) -> contextlib.AbstractContextManager[None]:
+    """While active, captum's hooks on modules before a layer meet tensors that require a gradient, also behind ids."""
+    if not call.layers or not torch.is_grad_enabled():
+        return contextlib.nullcontext()
+
+    def leaf_of(output: Tensor) -> Tensor:
+        return output if output.requires_grad else output.detach().requires_grad_().clone()
+
+    return hooked([(m, leaf_of) for m in call.modules if isinstance(m, nn.Embedding)])
+
+
 class _Explained(nn.Module):
     """The model as captum sees it: a function from rows, and the sample of each row, to explained scores.
 
@@ -258,8 +269,11 @@ class _Explained(nn.Module):
         # Captum's noise is float32, which a model of lower precision refuses.
         rows = tuple(x.to(like.dtype) for x, like in zip(inputs, call.inputs, strict=True))
         origin = samples if call.samples is None else call.samples[samples]
-        with contextlib.nullcontext() if self._relu is None else replaced_relu(self._relu):
+        relus = contextlib.nullcontext() if self._relu is None else replaced_relu(self._relu)
+        with relus, _differentiable_embeddings(call):
             output = call.output_of(rows, origin)
+        if self._relu is not None:
+            refuse_hidden_relus(rows, output, "captum's GuidedBackprop or Deconvolution")
         if isinstance(call.target, Tensor):
             return target_rules.score(output, call.target[samples], call.n_classes)
         if isinstance(call.target, target_rules.RowTarget):

@@ -15,7 +15,13 @@ from xaikit.core.structure import Tensors
 Change = Callable[[Call, slice, range], Tensors]
 
 
-def scores_of_copies(call: Call, copies: int, change: Change, max_rows: int | None = None) -> Tensor:
+def scores_of_copies(
+    call: Call,
+    copies: int,
+    change: Change,
+    max_rows: int | None = None,
+    tick: Callable[[int], object] = lambda scores: None,  # noqa: ARG005
+) -> Tensor:
     """The score of each changed copy, (copies, N), in passes of a bounded size.
 
     Args:
@@ -24,6 +30,7 @@ def scores_of_copies(call: Call, copies: int, change: Change, max_rows: int | No
         change: gets a call on n of the samples, the slice of these samples, and the range of the k copies to make; it
             returns tensors (k, n, ...).
         max_rows: most rows in a pass; None chooses.
+        tick: called after each pass with the number of its scores, such as the `update` of a progress bar.
     """
     parts, start = [], 0
     # Without a graph a pass takes twice the rows of a gradient pass, since it keeps no activations.
@@ -35,6 +42,7 @@ def scores_of_copies(call: Call, copies: int, change: Change, max_rows: int | No
         for some in passes:
             stacked = tuple(t.flatten(0, 1) for t in change(part, samples, some))
             scores.append(_score(part, stacked, len(some)).unflatten(0, (len(some), part.n)))
+            tick(part.n * len(some))
         parts.append(torch.cat(scores))
     return torch.cat(parts, 1)
 

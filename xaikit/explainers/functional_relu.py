@@ -1,23 +1,26 @@
 """ReLUs that a model calls as functions, with the backward pass of GuidedBackprop or Deconvolution.
 
 Captum only changes the backward pass of ReLU modules. Without this file, a functional ReLU would pass the plain
-gradient.
+gradient. A ReLU that no mode can see, in TorchScript or a recurrent kernel, is found in autograd's graph and refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-IN_PLACE = frozenset({torch.relu_, Tensor.relu_})
-PLAIN = frozenset({F.relu, torch.relu, Tensor.relu})
-CLAMPS = frozenset({torch.clamp, Tensor.clamp, torch.clamp_min, Tensor.clamp_min, torch.clip, Tensor.clip})
+from xaikit.core.errors import UnsupportedOperationError
+from xaikit.core.graphs import steps_between
+from xaikit.core.torch_private import tree_iter
+from xaikit.torch_ops import computed, operation_name
+
+CLAMPS = frozenset({"clamp", "clamp_min"})
+HIDDEN = ("ReluBackward0", "DifferentiableGraphBackward")  # of a ReLU, of what TorchScript has compiled
 
 
 class Guided(torch.autograd.Function):
@@ -66,14 +69,34 @@ class replaced_relu(TorchFunctionMode):  # noqa: N801  (used as a context manage
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
         kwargs = kwargs or {}
-        x = args[0] if args else kwargs.get("input")
-        if not isinstance(x, Tensor):
+        x = args[0] if args else kwargs.get("input", kwargs.get("self"))
+        name = operation_name(func) if isinstance(x, Tensor) else ""
+        if name != "relu" and name not in CLAMPS:
             return func(*args, **kwargs)
-        if func in IN_PLACE or (func is F.relu and (kwargs.get("inplace") or args[1:2] == (True,))):
-            return x.copy_(self.relu(x.clone()))
-        if func in PLAIN or (func in CLAMPS and _is_relu(args[1:], kwargs)):
-            return self.relu(x)
-        return func(*args, **kwargs)
+        _, args_, kwargs_, in_place = computed(func, args, kwargs)
+        if kwargs.get("out") is not None or (name in CLAMPS and not _is_relu(args_[1:], kwargs_)):
+            return func(*args, **kwargs)
+        return x.copy_(self.relu(x.clone())) if in_place else self.relu(x)
+
+
+def refuse_hidden_relus(inputs: Iterable[Tensor], output: Any, method: str) -> None:
+    """Refuse a result whose ReLUs were not all replaced.
+
+    Args:
+        inputs: what the model got.
+        output: what the model returned inside `replaced_relu`, with its graph.
+        method: whose ReLUs they are.
+
+    Raises:
+        UnsupportedOperationError: naming the two ways out.
+    """
+    tensors = [t for t in tree_iter(output) if isinstance(t, Tensor)]
+    if any(node.name().rpartition("::")[2] in HIDDEN for node in steps_between(inputs, tensors)):
+        raise UnsupportedOperationError(
+            f"{method} changes how every ReLU is differentiated, and cannot reach those inside TorchScript code or a "
+            "recurrent kernel, which this model has; pass the model as it was before torch.jit.script or "
+            "torch.jit.trace, or use gradient or integrated_gradients"
+        )
 
 
 def _is_relu(bounds: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

@@ -21,6 +21,11 @@ CORNER_SHARE, BORDER_SHARE = 4, 8  # the side of a corner and the width of the b
 
 
 def _mask(value: Any, where: str) -> Any:
+    if isinstance(value, str):
+        raise InvalidInputError(
+            f"{where}: a text describes a mask and cannot hold it, got {value!r}; pass the mask itself, "
+            "MaskedRegion(mask=array), on the command line --mask FILE"
+        )
     return None if value is None else to_tensor(value, where)
 
 

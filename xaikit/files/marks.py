@@ -224,6 +224,15 @@ class MarkFolder:
         elif (home / scope).is_dir():
             yield from (p for p in (home / scope).rglob(f"*{self.ending}") if p.is_file())
 
+    def written(self, meaning: str) -> list[tuple[str, int, int]]:
+        """Path, time and size of each file of a meaning, so that a change is noticed.
+
+        Args:
+            meaning: one of `MEANINGS`.
+        """
+        files = [(path, path.stat()) for path in (self.path / meaning).rglob("*") if path.is_file()]
+        return sorted((str(path), info.st_mtime_ns, info.st_size) for path, info in files)
+
     def name_samples(self, key: MarkKey, names: Sequence[str]) -> None:
         """Say which samples a cluster has.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from xaikit.core.arrays import to_tensor
 from xaikit.core.errors import InvalidInputError, near_names
@@ -63,6 +64,7 @@ def explain_replacements(  # noqa: PLR0913
     generated: Any = None,
     generation: Mapping[str, Any] | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> Generation:
     """What each generated token rests on, by how its probability falls when tokens before it are replaced.
 
@@ -81,6 +83,7 @@ def explain_replacements(  # noqa: PLR0913
         generated: the answer, as for `explain_generation`.
         generation: arguments of the model's `generate`.
         seed: of what is replaced and by what, and of the sampling.
+        progress: show a progress bar.
 
     Returns:
         A generation of the probability. Each row adds up to 1, not to the score.
@@ -105,7 +108,11 @@ def explain_replacements(  # noqa: PLR0913
     if not bool(may_change.any()):
         raise InvalidInputError("every token before the answer is a special one, so none can be replaced")
     generator = torch.Generator().manual_seed(seed)
-    with evaluated(model, text.device) as running, torch.no_grad():
+    with (
+        tqdm(total=settings.n_iter, disable=not progress, desc="replacements", unit="text") as bar,
+        evaluated(model, text.device) as running,
+        torch.no_grad(),
+    ):
         read = _reader(running, text)
         logits = read(ids[None])
         if logits.ndim != 3:
@@ -124,6 +131,7 @@ def explain_replacements(  # noqa: PLR0913
             falls = plain - _probabilities(read(changed), text)
             updates = torch.logit((falls + 1) / 2, eps=1e-12)
             sums += updates.T @ (2.0 * is_replaced.double() - 1)
+            bar.update(rows)
     before = (
         torch.arange(len(ids), device="cpu")
         < len(text.prompt.ids) + torch.arange(len(text.answer), device="cpu")[:, None]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xaikit.core import MITIGATORS, Configured
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
@@ -227,6 +227,8 @@ def _setting_text(value: Any) -> str:
     if isinstance(value, Configured) and value.NAME:
         text = spec_string(value)
         return f"({text})" if "," in text else text
+    if isinstance(value, Tensor):  # a mask, which no text can hold: what it is, for people
+        return f"({'x'.join(map(str, value.shape))}, {float(value.sum()):g} inside)"
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(_setting_text, value)) + "]"
     try:

@@ -115,18 +115,19 @@ class MendResult(Result):
             return self._of_groups(first, last)
         if self.method == "unchanged" and not self.relies:
             return (
-                f"nothing to mend: {percent(first.changed)} of predictions change when {self.shortcut} is exchanged; "
+                f"nothing to mend: {percent(first.changed)} of predictions change with {self.shortcut} exchanged; "
                 f"accuracy on exchanged data {percent(first.accuracy_exchanged)}"
             )
         opening = "does not rely on it any more: "
         if self.relies:
-            companions = f"on the {' and the '.join(self.remaining)}, which often changes with it"
+            often = "which often change with it" if len(self.remaining) > 1 else "which often changes with it"
+            companions = f"on the {' and the '.join(self.remaining)}, {often}"
             opening = "still relies on it: " if self._on_shortcut else f"relies {companions}: "
         if last.note:
             opening = f"not mended: {last.note}. "
         lost = first.accuracy_kept - last.accuracy_kept
         text = (
-            f"{opening}{percent(first.changed)} of predictions changed when {self.shortcut} was exchanged, now "
+            f"{opening}{percent(first.changed)} of predictions changed with {self.shortcut} exchanged, now "
             f"{percent(last.changed)}; accuracy on exchanged data {percent(first.accuracy_exchanged)} before, now "
             f"{percent(last.accuracy_exchanged)}, with it kept {percent(first.accuracy_kept)} before, now "
             f"{percent(last.accuracy_kept)}"
@@ -138,7 +139,8 @@ class MendResult(Result):
         if self.relies:
             text += f"; try {self._advice()}"
         if self.added:
-            text += f". The model relied on the {' and the '.join(self.added)}, too, so it was exchanged with it"
+            exchanged = "they were exchanged" if len(self.added) > 1 else "it was exchanged"
+            text += f". The model relied on the {' and the '.join(self.added)}, too, so {exchanged} with it"
         if lost > self.max_loss + ROUNDING:
             text += (
                 f". With the shortcut kept {100 * lost:.1f} points were lost, more than the {100 * self.max_loss:.1f} "
@@ -160,7 +162,7 @@ class MendResult(Result):
 
     def _advice(self) -> str:
         if self.remaining and not self._on_shortcut:
-            return "a list of both as the shortcut, which are then exchanged together"
+            return "a list of all of these as the shortcut, which are then exchanged together"
         if self.stopped == Stopped.OUT_OF_TIME:
             return "a larger budget"
         return "from_scratch=True, or methods= with other mitigators"

@@ -5,6 +5,7 @@ from xaikit.report.html import Picture, Report, Table
 from xaikit.report.names import Names
 from xaikit.report.picture_files import save_images
 from xaikit.report.sections import evaluation_sections, mitigation_sections, profile_sections, tuning_sections
+from xaikit.report.summary_sections import summary_sections
 
 __all__ = [
     "Names",
@@ -16,5 +17,6 @@ __all__ = [
     "mitigation_sections",
     "profile_sections",
     "save_images",
+    "summary_sections",
     "tuning_sections",
 ]

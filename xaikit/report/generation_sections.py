@@ -45,7 +45,7 @@ def generation_sections(generation: Generation, *, title: str = "Generated answe
         short = prompt if len(prompt) <= LONGEST_PROMPT else f"{prompt[:LONGEST_PROMPT]}..."
         note += f' Prompt: "{short}". Answer: "{answer}".'
     description = (
-        f"A matrix of {len(generation.generated)} generated tokens (rows) and the {len(generation.tokens)} "
+        f"A matrix of {len(generation.generated)} generated {generation.units} (rows) and the {len(generation.tokens)} "
         f"{generation.units} of prompt and answer (columns); red counts for a token, blue against it."
     )
     return [

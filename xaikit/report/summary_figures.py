@@ -34,11 +34,12 @@ MAX_DOTS = 5000  # of a dependence; of more samples, evenly spread ones are draw
 MAX_LEAVES = 30  # columns of clustered bars
 
 
-def class_maps_figure(table: ClassMaps) -> Figure:
+def class_maps_figure(table: ClassMaps, *, narrow: bool = False) -> Figure:
     """A picture of each class with one scale for all; of rows of a table, bars for the columns that count most.
 
     Args:
         table: what to draw; at most 20 classes, those with the most samples.
+        narrow: four small maps in a line, or short lines of series, for a page that is read on a phone, too.
     """
     means = table.means.numpy()
     chosen = sorted(np.argsort([-n for n in table.counts], kind="stable")[:MAX_CLASSES].tolist())
@@ -55,14 +56,19 @@ def class_maps_figure(table: ClassMaps) -> Figure:
         return figure
     if means.ndim not in (3, 4):
         raise InvalidInputError(f"mean maps of shape {means.shape[1:]} have no picture; use to_pandas()")
-    return _maps(means[chosen].sum(1) if means.ndim == 4 else means[chosen], titles, table.features)
+    return _maps(means[chosen].sum(1) if means.ndim == 4 else means[chosen], titles, table.features, narrow)
 
 
-def _maps(maps: Array, titles: list[str], channels: tuple[str, ...]) -> Figure:
+def _maps(maps: Array, titles: list[str], channels: tuple[str, ...], narrow: bool) -> Figure:
     series = bool(channels) or maps.shape[1] * 4 < maps.shape[2]
-    across = 1 if series else min(ACROSS, len(maps))
+    across = 1 if series else min(4 if narrow else ACROSS, len(maps))
     down = -(-len(maps) // across)
-    size = (7.0, 0.5 + down * (0.6 + 0.22 * min(maps.shape[1], 12))) if series else (across * 1.7 + 0.8, down * 1.95)
+    side = 1.2 if narrow else 1.7
+    size = (
+        (4.6 if narrow else 7.0, 0.5 + down * (0.6 + 0.22 * min(maps.shape[1], 12)))
+        if series
+        else (across * side + 0.8, down * (side + 0.25))
+    )
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).reshape(-1)
     limit = float(np.abs(maps).max()) or 1.0
@@ -72,7 +78,7 @@ def _maps(maps: Array, titles: list[str], channels: tuple[str, ...]) -> Figure:
         axes.set_axis_off()
     for axes, values, title in zip(panels, maps, titles, strict=False):
         drawn = axes.imshow(values, aspect="auto" if series else "equal", interpolation="nearest", **options)
-        axes.set_title(textwrap.fill(title, 60 if series else 22), fontsize=9, loc="left")
+        axes.set_title(textwrap.fill(title, 60 if series else int(13 * side)), fontsize=8 if narrow else 9, loc="left")
         axes.tick_params(labelsize=7)
         if series:
             axes.set_yticks(range(len(values)), channels or range(len(values)))
@@ -141,11 +147,12 @@ def waterfall_figure(table: Waterfall) -> Figure:
     return rows_figure(table.relevance.numpy()[None], values, [table.title], list(table.names), score)
 
 
-def clusters_figure(table: ColumnClusters) -> Figure:
+def clusters_figure(table: ColumnClusters, *, narrow: bool = False) -> Figure:
     """Bars of the mean size of each column in the order of the tree, and the tree beside them.
 
     Args:
         table: what to draw; at most 30 columns.
+        narrow: for a page that is read on a phone, too.
 
     Raises:
         InvalidInputError: for more columns.
@@ -153,7 +160,7 @@ def clusters_figure(table: ColumnClusters) -> Figure:
     count = len(table.names)
     if count > MAX_LEAVES:
         raise InvalidInputError(f"clustered bars show at most {MAX_LEAVES} columns, got {count}; use to_pandas()")
-    figure = Figure(figsize=(7.6, 0.9 + 0.3 * count), layout="constrained")
+    figure = Figure(figsize=(5.0 if narrow else 7.6, 0.9 + 0.3 * count), layout="constrained")
     bars, branches = figure.subplots(1, 2, width_ratios=(1.5, 1), sharey=True)
     tree = dendrogram(table.merges.numpy(), no_plot=True)
     order = tree["leaves"]
@@ -165,7 +172,8 @@ def clusters_figure(table: ColumnClusters) -> Figure:
         "cut", (table.distance, count - 0.5), (2, 2), textcoords="offset points", color=POSITIVE, fontsize=7
     )
     branches.set_xlim(0, 1.02)
-    branches.set_xlabel("distance, 1 - |correlation of relevance|", fontsize=8)
+    between = "\n" if narrow else " "
+    branches.set_xlabel(f"distance,{between}1 - |correlation{between}of relevance|", fontsize=8)
     sizes = table.mean_size.numpy()
     # A colour for each cluster of several columns, grey for columns that stand alone.
     several = [k for k in range(len(table.joint_size)) if table.labels.count(k) > 1]
@@ -186,13 +194,14 @@ def clusters_figure(table: ColumnClusters) -> Figure:
     return figure
 
 
-def words_figure(table: WordRelevance, *, most: int = MAX_WORDS, min_count: int = 1) -> Figure:
+def words_figure(table: WordRelevance, *, most: int = MAX_WORDS, min_count: int = 1, narrow: bool = False) -> Figure:
     """Bars of the mean relevance for (right) and against (left) the explained class, of the words with the most in all.
 
     Args:
         table: what to draw.
         most: number of words.
         min_count: leaves out words that stand there less often.
+        narrow: for a page that is read on a phone, too.
 
     Raises:
         InvalidInputError: where no word is left.
@@ -203,7 +212,7 @@ def words_figure(table: WordRelevance, *, most: int = MAX_WORDS, min_count: int 
     if not chosen:
         raise InvalidInputError(f"no word stands there {min_count} times; lower min_count")
     lines = range(len(chosen))
-    figure = Figure(figsize=(6.0, 0.9 + 0.27 * len(chosen)), layout="constrained")
+    figure = Figure(figsize=(4.6 if narrow else 6.0, 0.9 + 0.27 * len(chosen)), layout="constrained")
     axes = figure.subplots()
     axes.barh(lines, table.positive.numpy()[chosen], color=POSITIVE, label="for")
     axes.barh(lines, table.negative.numpy()[chosen], color=NEGATIVE, label="against")

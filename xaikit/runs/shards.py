@@ -244,6 +244,12 @@ def concatenated(parts: list[Any]) -> Any:
     if first is None:
         return None
     if isinstance(first, Tensor):
+        other = next((p for p in parts if p.shape[1:] != first.shape[1:]), None)
+        if other is not None:
+            raise InvalidInputError(
+                f"samples that are read together must be of one size, got {tuple(first.shape[1:])} and "
+                f"{tuple(other.shape[1:])}; resize them, or pass those of each size by themselves"
+            )
         return torch.cat([p.detach().cpu() for p in parts])
     if isinstance(first, Mapping):
         return {k: concatenated([p[k] for p in parts]) for k in first}

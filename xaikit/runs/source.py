@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import read_labels
 from xaikit.core.structure import flatten
+from xaikit.files.pictures import Preparation
 from xaikit.runs.manifest import tensor_hash
 
 BATCH_SIZE = 32
@@ -61,7 +63,8 @@ class SampleSource:
     Attributes:
         names: of the samples, where the data has any.
         fingerprint: hash of a sample's file or row by its index, where the data has such a function.
-        display_names: "classes" and "features", as the data calls them, and "tokenizer", what reads its tokens.
+        display_names: "classes" and "features", as the data calls them; "tokenizer", what reads its tokens;
+            "preparation", the size and the crop of its pictures, as JSON.
     """
 
     def __init__(self, data: Any, batch_size: int | None = None, model: nn.Module | None = None) -> None:
@@ -74,7 +77,7 @@ class SampleSource:
         if self.names and len(self.names) != self.n:
             raise InvalidInputError(f"data.names must name each of the {self.n} samples, got {len(self.names)}")
         self.fingerprint: Callable[[int], Any] | None = getattr(dataset, "fingerprint", None)
-        self.display_names = _display_names(dataset)
+        self.display_names = _column_names(data) | _display_names(dataset)
         self.batch_size = batch_size or (loader and loader.batch_size) or BATCH_SIZE
         self._indexed = _Indexed(dataset, model_float_type(model)[0])
         self._options: dict[str, Any] = {"num_workers": loader.num_workers} if loader else {}
@@ -143,14 +146,24 @@ class _Rows:
 
 
 def _display_names(dataset: Any) -> dict[str, Any]:
-    """What a data set calls its classes and columns, and what reads its tokens."""
+    """What a data set calls its classes and columns, what reads its tokens, and how its pictures were cut."""
     names: dict[str, Any] = {}
     for key in ("classes", "features"):
         values = getattr(dataset, key, ())
         if isinstance(values, (list, tuple)) and values and all(isinstance(value, str) for value in values):
             names[key] = list(values)
+    preparation = getattr(getattr(dataset, "pictures", None), "preparation", None)
+    if isinstance(preparation, Preparation):  # by which regions on a picture come to what the model saw of it
+        names["preparation"] = json.dumps({"size": preparation.size, "crop": preparation.crop})
     tokenizer = getattr(dataset, "tokenizer", "")
     return {**names, "tokenizer": tokenizer} if isinstance(tokenizer, str) and tokenizer else names
+
+
+def _column_names(data: Any) -> dict[str, Any]:
+    """The names of a DataFrame's columns."""
+    inputs = data[0] if isinstance(data, (tuple, list)) and len(data) else data
+    columns = getattr(inputs, "columns", None)
+    return {"features": [str(name) for name in columns]} if columns is not None and hasattr(inputs, "to_numpy") else {}
 
 
 def _dataset(data: Any, model: nn.Module | None) -> Any:

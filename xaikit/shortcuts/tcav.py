@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from xaikit.core.batch import read_batches
+from xaikit.core.batch import count_batches, read_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.layers import find_point
@@ -35,6 +36,7 @@ def tcav(  # noqa: PLR0913
     method: str = "pattern",
     channel_axis: int = 1,
     head: str | int | None = "logits",
+    progress: bool = True,
 ) -> ConceptScores:
     """The share of the samples of each class whose score grows towards each concept (TCAV, Kim et al. 2018).
 
@@ -59,6 +61,7 @@ def tcav(  # noqa: PLR0913
         method: how v is fitted, as for `Concept.fit`: "pattern", or "svm" and "ridge" as in the paper.
         channel_axis: where the layers have their channels; -1 in (N, tokens, channels).
         head: which output is explained.
+        progress: show a progress bar.
 
     Returns:
         A score with its p for each concept, layer and class.
@@ -70,7 +73,8 @@ def tcav(  # noqa: PLR0913
 
     >>> x, more = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([4.0, 0, 0])
     >>> model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
-    >>> result = tcav(model, (x[:20], 0), {"first": x[:40] + more}, random_sets=x[40:].chunk(8), layers="0")
+    >>> concepts, options = {"first": x[:40] + more}, {"random_sets": x[40:].chunk(8), "progress": False}
+    >>> result = tcav(model, (x[:20], 0), concepts, layers="0", **options)
     >>> len(result.rows), 0 <= result.rows[0].p_adjusted <= 1
     (1, True)
     """
@@ -79,35 +83,22 @@ def tcav(  # noqa: PLR0913
     points = [layers] if isinstance(layers, (str, nn.Module)) else list(layers)
     if not points:
         raise InvalidInputError("layers must name at least one layer, got none")
+    names, batches = [find_point(model, layer).name for layer in points], count_batches(data, ROWS)
+    total = None if batches is None else len(names) * (len(others) + len(examples) + batches)
     rows: list[ConceptScore] = []
-    for name in [find_point(model, layer).name for layer in points]:
-        read = functools.partial(channel_activations, model, layer=name, channel_axis=channel_axis)
-        randoms = [read(x) for x in others]
-        vectors = {key: ConceptVectors.of(read(x), randoms, method, name) for key, x in examples.items()}
-        stacked = torch.cat([torch.cat((v.full, v.parts, v.random)) for v in vectors.values()])
-        by_class = _shares(model, data, name, stacked, channel_axis=channel_axis, head=head)
-        begin = 0
-        for concept, v in vectors.items():
-            counts = [len(v.full), len(v.parts), len(v.random)]
-            for target, (shares, samples) in by_class.items():
-                full, parts, random = (s.numpy() for s in shares[begin : begin + sum(counts)].split(counts))
-                p = welch(parts, random)
-                rows.append(
-                    ConceptScore(
-                        concept=concept,
-                        layer=name,
-                        target=target,
-                        score=float(full.mean()),
-                        deviation=float(full.std(ddof=1)),
-                        p=p,
-                        p_adjusted=min(1.0, p * len(vectors)),
-                        accuracy=v.accuracy,
-                        part_scores=tuple(parts.tolist()),
-                        random_scores=tuple(random.tolist()),
-                        samples=samples,
-                    )
-                )
-            begin += sum(counts)
+    with tqdm(total=total, disable=not progress, desc="tcav", unit="pass") as bar:
+
+        def read(x: Any, layer: str) -> Tensor:
+            activations = channel_activations(model, x, layer, channel_axis=channel_axis)
+            bar.update()
+            return activations
+
+        for name in names:
+            randoms = [read(x, name) for x in others]
+            vectors = {key: ConceptVectors.of(read(x, name), randoms, method, name) for key, x in examples.items()}
+            stacked = torch.cat([torch.cat((v.full, v.parts, v.random)) for v in vectors.values()])
+            shares = _shares(model, data, name, stacked, channel_axis=channel_axis, head=head, tick=bar.update)
+            rows += _rows(name, vectors, shares)
     return ConceptScores(tuple(rows), method)
 
 
@@ -209,8 +200,44 @@ def _accuracy(with_it: Tensor, without: Tensor, fit: Callable[[Tensor, Tensor], 
     return float(right / 2)
 
 
+def _rows(
+    layer: str, vectors: Mapping[str, ConceptVectors], by_class: Mapping[int | None, tuple[Tensor, int]]
+) -> list[ConceptScore]:
+    """The scores of each concept and class at a layer, of the shares that `_shares` gives of all vectors."""
+    rows, begin = [], 0
+    for concept, v in vectors.items():
+        counts = [len(v.full), len(v.parts), len(v.random)]
+        for target, (shares, samples) in by_class.items():
+            full, parts, random = (s.numpy() for s in shares[begin : begin + sum(counts)].split(counts))
+            p = welch(parts, random)
+            rows.append(
+                ConceptScore(
+                    concept=concept,
+                    layer=layer,
+                    target=target,
+                    score=float(full.mean()),
+                    deviation=float(full.std(ddof=1)),
+                    p=p,
+                    p_adjusted=min(1.0, p * len(vectors)),
+                    accuracy=v.accuracy,
+                    part_scores=tuple(parts.tolist()),
+                    random_scores=tuple(random.tolist()),
+                    samples=samples,
+                )
+            )
+        begin += sum(counts)
+    return rows
+
+
 def _shares(
-    model: nn.Module, data: Any, layer: str, vectors: Tensor, *, channel_axis: int, head: Any
+    model: nn.Module,
+    data: Any,
+    layer: str,
+    vectors: Tensor,
+    *,
+    channel_axis: int,
+    head: Any,
+    tick: Callable[[], object],
 ) -> dict[int | None, tuple[Tensor, int]]:
     """For each class the share of its samples whose score grows along each vector, (vectors,), and their number."""
     explainer = Gradient(model, layer=layer, head=head)
@@ -230,4 +257,5 @@ def _shares(
             members = positive[labels.cpu() == label]
             grows[key] = grows.get(key, 0) + members.sum(0)
             counts[key] = counts.get(key, 0) + len(members)
+        tick()
     return {key: (grows[key].double() / counts[key], counts[key]) for key in sorted(grows, key=lambda k: k or 0)}

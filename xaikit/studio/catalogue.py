@@ -172,6 +172,22 @@ class Catalogue:
             ).fetchall()
         return total, [dict(row) for row in rows]
 
+    def spread(self, filters: Sequence[tuple[str, str, Any]], most: int) -> list[dict[str, Any]]:
+        """Samples that pass the filters, evenly spread over them where there are more than are asked for.
+
+        Args:
+            filters: column, comparison and value of each.
+            most: how many at most.
+        """
+        where, values = _where(filters)
+        with self.connection() as base:
+            every = base.execute(f"SELECT position FROM samples{where} ORDER BY position", values)  # noqa: S608
+            total = base.execute(f"SELECT count(*) FROM samples{where}", values).fetchone()[0]  # noqa: S608
+            step = max(1.0, total / most)
+            chosen = {int(i * step) for i in range(min(most, total))}
+            positions = [row[0] for i, row in enumerate(every) if i in chosen]
+        return [self.at(position) for position in positions]
+
     def at(self, position: int) -> dict[str, Any]:
         """The row at a position.
 

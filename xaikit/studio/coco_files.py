@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.files.annotations.coco import is_coco, read_coco
-from xaikit.files.marks import MEANINGS, MarkKey, StoredMark
+from xaikit.files.marks import MEANINGS, MarkKey, Positions, StoredMark
 
 if TYPE_CHECKING:
     from xaikit.files.annotations.regions import AnnotatedPicture
@@ -57,6 +57,9 @@ def marks_to_coco(session: Session) -> dict[str, Any]:
 def marks_from_coco(session: Session, desk: MarkDesk, query: Mapping[str, Any]) -> dict[str, int]:
     """Add what a COCO file marks to the marks of the samples that it names.
 
+    A file about the pictures themselves is scaled and cut as they were for the model; one of the model's input's size
+    is taken as it is.
+
     Args:
         session: whose marks get more.
         desk: that knows which mark is meant.
@@ -82,7 +85,7 @@ def marks_from_coco(session: Session, desk: MarkDesk, query: Mapping[str, Any]) 
             continue
         for label in {label for label, _ in picture.regions}:
             meaning = label if label in MEANINGS else usual
-            positions = _placed(picture, label, session.marks.folder.shape)
+            positions = _placed(picture, label, session, rows)
             key = MarkKey(meaning, "all")
             facts: dict[str, Any] = {}
             if rows:
@@ -103,17 +106,31 @@ def _rows(session: Session, name: str) -> list[dict[str, Any]]:
     return rows if total == 1 else []
 
 
-def _placed(picture: AnnotatedPicture, label: str, shape: tuple[int, ...]) -> Any:
+def _placed(picture: AnnotatedPicture, label: str, session: Session, rows: list[dict[str, Any]]) -> Positions:
+    """What is drawn on a picture, where the model sees it: scaled and cut as the run's pictures were."""
     from PIL import Image
 
+    shape = session.marks.folder.shape
     size = picture.size or (shape[0], shape[1])
-    if abs(size[1] * shape[0] / (size[0] * shape[1]) - 1) > 0.05:
-        raise InvalidInputError(
-            f"{picture.name} was annotated at {size[0]}x{size[1]} (height x width), and the model's input has "
-            f"{shape[0]}x{shape[1]}: other proportions; xaikit's commands take the file as --mask"
-        )
-    mask = Image.fromarray(picture.mask(size, [label])).resize((shape[1], shape[0]), Image.Resampling.BOX)
+    mask = Image.fromarray(picture.mask(size, [label]))
+    way = session.preparation
+    if size != shape and way is not None and way.size is not None and rows:
+        original = session.picture_size(rows[0])
+        if original is not None:
+            _check_proportions(picture.name, size, original, "the picture")
+        mask = way.placed(mask, Image.Resampling.BOX)
+    elif size != shape:
+        _check_proportions(picture.name, size, shape, "the model's input")
+        mask = mask.resize((shape[1], shape[0]), Image.Resampling.BOX)
     return np.flatnonzero(np.asarray(mask) >= 0.5).astype(np.int64)
+
+
+def _check_proportions(name: str, size: Sequence[int], other: Sequence[int], what: str) -> None:
+    if abs(size[1] * other[0] / (size[0] * other[1]) - 1) > 0.05:
+        raise InvalidInputError(
+            f"{name} was annotated at {size[0]}x{size[1]} (height x width), and {what} has {other[0]}x{other[1]}: "
+            "other proportions; xaikit's commands take the file as --mask"
+        )
 
 
 def _single_marks(session: Session) -> Iterator[tuple[str, str, StoredMark]]:

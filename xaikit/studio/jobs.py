@@ -116,7 +116,7 @@ class Jobs:
             chosen = {k: v for k, v in settings.items() if k == "of_class"}
             return [{"verb": verb, "folder": str(self._run.absolute()), "out": str(home / "found"), **chosen, **method}]
         template = {k: v for k, v in self._template.items() if k != "train"}
-        step = {"verb": verb, **template, **settings, **mask}
+        step = {"verb": verb, **template, **settings, **mask, "same_as": str(self._run.absolute())}
         if verb == "scan":
             return [{**step, "out": str(home / "scan.json")}]
         if verb == "assess":

@@ -83,8 +83,7 @@ class MarkDesk:
         raise InvalidInputError("a suggestion is by 'sample', 'common', 'cluster' or 'factor'")
 
     def _maps(self, filters: Filters) -> Iterator[Any]:
-        _, rows = self._session.catalogues[0].query(filters, "position", 0, MOST_SAMPLES)
-        for row in rows:
+        for row in self._session.catalogues[0].spread(filters, MOST_SAMPLES):
             weights = position_weights(
                 self._session.kind, only_array(next(self._session.samples_of(row))[1].values, "values")
             )
@@ -122,14 +121,15 @@ class MarkDesk:
         key, facts = self.mark_key(meaning, scope, position, content.get("cluster"))
         if scope == "cluster":
             self._session.marks.folder.name_samples(key, self._session.groups.names_of(key.name))
+        identifier = str(content.get("identifier", ""))[:64]
         if content.get("undo") or content.get("redo"):
-            return self._session.marks.undo(key, redo=bool(content.get("redo"))).to_json()
+            return self._session.marks.undo(key, redo=bool(content.get("redo")), identifier=identifier).to_json()
         state = self._session.marks.change(
             key,
             from_runs(content.get("added", [])),
             from_runs(content.get("removed", [])),
             base=_whole(content.get("base"), "the edit that the page has seen"),
-            identifier=str(content.get("identifier", ""))[:64],
+            identifier=identifier,
             facts=self._named(key, facts, content),
         )
         return state.to_json()

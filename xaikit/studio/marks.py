@@ -132,9 +132,7 @@ class MarkEditor:
         with self._locked():
             mark, edits = self._current(key)
             self._check_sample(key, mark, facts)
-            if identifier and any(edit.identifier == identifier for edit in edits):
-                if self.folder.read(key).edit != mark.edit:  # the disk was full between history and file
-                    self.folder.write(key, mark)
+            if self._is_known(key, mark, edits, identifier):
                 return _state(mark, edits, merged=mark.edit != base + 1)
             limit = np.iinfo(np.int64).max if self._is_of_words(key) else int(np.prod(self.folder.shape))
             if len(added) and int(added[-1]) >= limit:
@@ -148,12 +146,13 @@ class MarkEditor:
             )
             return _state(*self._apply(key, mark, edits, edit, facts or mark.facts), merged=mark.edit != base)
 
-    def undo(self, key: MarkKey, *, redo: bool = False) -> MarkState:
+    def undo(self, key: MarkKey, *, redo: bool = False, identifier: str = "") -> MarkState:
         """Take the last edit back that is not taken back; or (`redo`) take back the last undo.
 
         Args:
             key: which mark.
             redo: whether an undo is taken back.
+            identifier: of this undo; one that is already in the history is not done again.
 
         Raises:
             InvalidInputError: where there is nothing to take back.
@@ -161,14 +160,24 @@ class MarkEditor:
         """
         with self._locked():
             mark, edits = self._current(key)
+            if self._is_known(key, mark, edits, identifier):
+                return _state(mark, edits, merged=False)
             target = _redoable(edits) if redo else _undoable(edits)
             if target is None:
                 raise InvalidInputError(f"there is nothing to {'redo' if redo else 'undo'} in this mark")
             # Only what is still as the edit left it.
             added = to_runs(np.setdiff1d(from_runs(target.removed), mark.positions))
             removed = to_runs(np.intersect1d(from_runs(target.added), mark.positions))
-            edit = Edit(mark.edit + 1, added, removed, undoes=target.number, time=time.time())
+            edit = Edit(mark.edit + 1, added, removed, identifier, target.number, time.time())
             return _state(*self._apply(key, mark, edits, edit, mark.facts), merged=False)
+
+    def _is_known(self, key: MarkKey, mark: StoredMark, edits: list[Edit], identifier: str) -> bool:
+        """Whether an edit was sent before; then its file is brought up to the history."""
+        if not identifier or all(edit.identifier != identifier for edit in edits):
+            return False
+        if self.folder.read(key).edit != mark.edit:  # the disk was full between history and file
+            self.folder.write(key, mark)
+        return True
 
     def _apply(
         self, key: MarkKey, mark: StoredMark, edits: list[Edit], edit: Edit, facts: dict[str, Any]

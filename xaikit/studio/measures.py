@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from xaikit.studio.session import Session
 
 NAMES = ("region", "disagreement")
+MASK = "must-not-matter"
 BLOCK = 64  # samples whose values are written together
 
 
@@ -30,13 +32,14 @@ class SampleMeasure:
         self._session = session
         self._thread: threading.Thread | None = None
         self._name, self._done, self._total, self._error = "", 0, 0, ""
+        self._measured: dict[str, object] = {}  # what each measure was computed from
 
     def begin(self, name: str) -> None:
         """Begin to compute a measure.
 
         Args:
             name: "region" (the share of a sample's relevance inside of what must not matter) or "disagreement" (one
-                less the cosine of the first two explainers' maps).
+                less the cosine of two explainers' maps, the mean over all pairs of explainers).
 
         Raises:
             InvalidInputError: for another name, or a single explainer that cannot disagree.
@@ -47,8 +50,16 @@ class SampleMeasure:
             return
         self._name, self._done, self._error = name, 0, ""
         self._total = self._session.catalogues[0].query(count=0)[0]
+        if self._measured.get(name) == self._sources(name):
+            self._done = self._total
+            return
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def _sources(self, name: str) -> object:
+        """What a measure depends on: the samples that are indexed, and the files of the marks."""
+        counts = [catalogue.query(count=0)[0] for catalogue in self._session.catalogues]
+        return (counts, self._session.marks.folder.written(MASK) if name == "region" else [])
 
     def progress(self) -> dict[str, Any] | None:
         """The name of the measure that is computed, and how far it is; None where none is."""
@@ -58,12 +69,13 @@ class SampleMeasure:
         return {"name": self._name, "done": self._done, "total": self._total, "running": running, "error": self._error}
 
     def _run(self) -> None:
-        catalogue = self._session.catalogues[0]
+        catalogue, sources = self._session.catalogues[0], self._sources(self._name)
         try:
             for start in range(0, self._total, BLOCK):
                 _, rows = catalogue.query((), "position", start, BLOCK)
                 catalogue.set_values(self._name, [(self._value(row), row["position"]) for row in rows])
                 self._done = min(self._total, start + BLOCK)
+            self._measured[self._name] = sources
         except (XaikitError, OSError) as err:
             self._error = str(err)
 
@@ -79,8 +91,8 @@ class SampleMeasure:
 
 
 def _disagreement(weights: list[NDArray[Any]]) -> float | None:
-    if len(weights) < 2 or weights[0].shape != weights[1].shape:
-        return None
-    first, second = weights[0].reshape(-1), weights[1].reshape(-1)
-    sizes = float(np.linalg.norm(first) * np.linalg.norm(second))
-    return 1 - float(first @ second) / sizes if sizes else None
+    """The mean over all pairs of maps; a map without relevance, or of another form, has no angle to others."""
+    flat = [w.reshape(-1) for w in weights if w.shape == weights[0].shape]
+    directions = [w / size for w in flat if (size := float(np.linalg.norm(w)))]
+    pairs = [1 - float(a @ b) for a, b in itertools.combinations(directions, 2)]
+    return float(np.mean(pairs)) if pairs else None

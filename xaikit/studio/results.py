@@ -140,7 +140,7 @@ def _clusters(content: dict[str, Any], names: Names) -> dict[str, Any]:  # noqa:
     verdict = f"{len(rows)} clusters of explanations: samples of one cluster are decided for the same reason"
     if len(rows) == 1:
         verdict = "the explanations do not fall into groups"
-    return {"verdict": verdict, "relies": False, "tables": [_table("Clusters", rows)]}
+    return {"verdict": verdict, "relies": None, "tables": [_table("Clusters", rows)]}
 
 
 def _scan(content: dict[str, Any], names: Names) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _scan(content: dict[str, Any], names: Names) -> dict[str, Any]:
     ]
     return {
         "verdict": scan.conclusion([names.of_class(k) for k in range(most + 1)]),
-        "relies": bool(scan.suspects),
+        "relies": bool(scan.suspects) or None,  # no suspect among these factors is no proof
         "tables": [_table("How many predictions follow each factor", rows)],
         "factors": [
             {"title": effect.title, "number": i, "suspect": effect.is_suspect}

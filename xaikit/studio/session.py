@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +14,7 @@ import numpy as np
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.files.marks import SCOPES, MarkFolder
+from xaikit.files.pictures import Preparation, picture_size
 from xaikit.report import Names, pictures
 from xaikit.report.cards import kind_of, only_array
 from xaikit.runs import ExplainedSample
@@ -81,6 +84,8 @@ class Session:
         self.kind, self.shape = kind_of(values, inputs), mark_shape(kind_of(values, inputs), values)
         self.columns = parts_of(self.kind, values, inputs, self.names) if self.kind == "tabular" else []
         self.has_inputs = inputs is not None
+        self.preparation = _preparation(called.get("preparation", ""))
+        self._data = str((template or {}).get("data", ""))
         self.labels = _labels(self.runs)
         self.marks = MarkEditor(MarkFolder.begin(marks or self.runs[0].folder / MARKS, self.kind, self.shape))
         self.jobs = Jobs(self.home / "jobs", template or {}, self.runs[0].folder, explain or {})
@@ -146,6 +151,7 @@ class Session:
             "colours": pictures.colouring()["signed"],
             "measure": self.measure.progress(),
             "marks": str(self.marks.folder.path),
+            "id": hashlib.sha256(str(self.marks.folder.path.resolve()).encode("utf-8", "replace")).hexdigest()[:16],
         }
 
     def _has_order(self, order: str) -> bool:
@@ -257,12 +263,34 @@ class Session:
         stored = next((sample.inputs for sample in samples if sample.inputs is not None), None)
         return None if stored is None else only_array(stored, "inputs")
 
+    def picture_size(self, row: Mapping[str, Any]) -> tuple[int, int] | None:
+        """(height, width) of a sample's file, where the data were named as a folder and still have it.
+
+        Args:
+            row: of the catalogue.
+        """
+        path = Path(self._data) / row["name"]
+        try:
+            return picture_size(path) if self._data and row["name"] and path.is_file() else None
+        except (InvalidInputError, OSError, ValueError):
+            return None
+
     def result(self, job: str) -> dict[str, Any]:
         """What a job found."""
         record = self.jobs.describe(job)
         if not record["result"]:
             raise InvalidInputError(f"job {job} has no result yet")
         return result_of(self.jobs.home(job), record["verb"], self.names)
+
+
+def _preparation(text: Any) -> Preparation | None:
+    """How the pictures of a run were scaled and cut; None where its manifest does not say."""
+    try:
+        content = json.loads(text)
+        size = content["size"]
+        return Preparation(None if size is None else tuple(int(n) for n in size), float(content["crop"]))
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _labels(runs: Sequence[SingleRows]) -> list[str]:

@@ -13,11 +13,11 @@ from torch.utils.data import Dataset
 from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Float, Int
 from xaikit.core.arrays import is_array
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.fingerprints import fingerprint_of_model
 from xaikit.core.model_copy import trainable_copy
 from xaikit.core.model_state import isolated
 from xaikit.mitigation.evaluation import accuracies
 from xaikit.tuning.assemble import assemble, best_row
-from xaikit.tuning.evaluation import fingerprint_of_model
 from xaikit.tuning.goals import Goal, check_direction
 from xaikit.tuning.result import TuneResult
 from xaikit.tuning.search import IntermediateReport, Measurement, Search, run_search

@@ -118,6 +118,27 @@ def test_wrong_calls_have_one_sentence(leave: Leave, capsys: pytest.CaptureFixtu
         assert words in error, error
 
 
+@pytest.mark.usefixtures("explained")
+def test_a_job_refuses_what_is_no_longer_the_run_s(leave: Leave, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(make_network(3).state_dict(), "other.pt")
+    other = ("--model", NETWORK, "--weights", "other.pt", "--data", "d.npz")
+    np.savez("moved.npz", x=np.zeros((20, 1, 12, 12), np.float32), y=np.arange(20) % 10)
+    moved = (*MODEL, "--data", "moved.npz")
+    trained = (*MODEL, "--data", "d.npz", "--validation", "moved.npz")
+    mask, mended = ("--mask", "m.npy"), ("--out", "mended.pt")
+    calls = [
+        (("scan", *other), "the model is not the one that run explained"),
+        (("assess", *other, *mask), "the model is not the one that run explained"),
+        (("mend", *other, *mask, *mended), "the model is not the one that run explained"),
+        (("assess", *moved, *mask), "has another content than when run explained it"),
+        (("mend", *trained, *mask, *mended), "--data moved.npz: row 19 has another content"),
+    ]
+    for call, sentence in calls:
+        assert leave(*call, "--same-as", "run", "--quiet") == 2, call
+        assert sentence in capsys.readouterr().err
+    assert leave("assess", *MODEL, "--data", "d.npz", *mask, "--same-as", "run", "--quiet") == 0
+
+
 @pytest.mark.usefixtures("explained", "opened")
 def test_marks_of_the_run_mend_and_assess_from_the_shell(leave: Leave, capsys: pytest.CaptureFixture[str]) -> None:
     from xaikit.studio.mark_desk import MarkDesk

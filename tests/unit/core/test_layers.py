@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from xaikit import EXPLAINERS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
 from xaikit.explainers import Gradient, GradientXInput, IntegratedGradients, SmoothGrad
 
@@ -172,3 +173,30 @@ def test_layers_that_cannot_be_read(kind, x):
         with pytest.raises(error, match=words):
             kind(model, layer=name).attribute(x, 0)
         assert not any(m._forward_hooks for m in model.modules())
+
+
+class Beside(nn.Module):
+    """A layer that takes and returns nothing, then ids, then vectors."""
+
+    def forward(self, mask=None, ids=None, hidden=None):
+        return None, ids, hidden.tanh()
+
+
+@pytest.mark.parametrize("spec", ["gradient", "smoothgrad", "captum.feature_ablation"])
+def test_a_layer_whose_vectors_do_not_come_first(spec):
+    torch.manual_seed(0)
+    first, beside, last = nn.Linear(3, 4), Beside(), nn.Linear(4, 2)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.beside, self.last = first, beside, last
+
+        def forward(self, x):
+            return self.last(self.beside(mask=None, ids=torch.arange(len(x)), hidden=self.first(x))[2])
+
+    x, explainer = torch.randn(5, 3), EXPLAINERS.create(spec)
+    tails = {"beside": (first(x).tanh(), last), "beside.input": (first(x), nn.Sequential(nn.Tanh(), last))}
+    for layer, (start, rest) in tails.items():
+        expected = explainer.bind(rest).attribute(start.detach(), 1)
+        torch.testing.assert_close(explainer.set_kwargs(layer=layer).bind(Net()).attribute(x, 1), expected)

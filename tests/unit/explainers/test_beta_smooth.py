@@ -43,7 +43,17 @@ class Functions(nn.Module):
         return self.second(self.relu(self.first(x)))
 
 
-@pytest.mark.parametrize("relu", [F.relu, torch.relu, torch.relu_, lambda z: z.clamp(min=0)], ids=range(4))
+ATEN = torch.ops.aten  # an exported program calls these
+
+
+@pytest.mark.parametrize(
+    "relu",
+    [
+        F.relu, torch.relu, torch.relu_, lambda z: z.clamp(min=0), lambda z: z.clamp_(min=0),
+        ATEN.relu.default, ATEN.relu_.default, lambda z: ATEN.clamp.default(z, 0),
+    ],
+    ids=range(8),
+)  # fmt: skip
 def test_functions_follow_the_formula(relu):
     torch.manual_seed(0)
     model, x = Functions(relu).double(), torch.randn(5, 4, dtype=torch.float64)

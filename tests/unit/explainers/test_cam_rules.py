@@ -247,3 +247,25 @@ def test_tokens_take_no_noise():
         InvalidTypeError, match=r"adds noise to the inputs, and torch.int64 takes none; use gradcam_plus"
     ):
         SmoothGradCamPlusPlus(model, layer="0").attribute(torch.ones(2, 5, dtype=torch.long), 1)
+
+
+def test_an_adapter_s_map_is_that_of_its_merged_convolution():
+    """peft's LoRA: the inner convolutions run last, and carry what the adapter adds only."""
+
+    class Adapter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.base_layer, self.lora_A = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 2, 3, bias=False)
+            self.lora_B = nn.Conv2d(2, 4, 1, bias=False)
+
+        def forward(self, x):
+            return self.base_layer(x) + self.lora_B(self.lora_A(x))
+
+    torch.manual_seed(0)
+    adapter, tail = Adapter(), nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3))
+    merged, x = nn.Conv2d(3, 4, 3), torch.rand(2, 3, 8, 8)
+    merged.bias = adapter.base_layer.bias
+    inner = torch.einsum("ok,kchw->ochw", adapter.lora_B.weight[..., 0, 0], adapter.lora_A.weight)
+    merged.weight = nn.Parameter(adapter.base_layer.weight + inner)
+    expected = GradCam(nn.Sequential(merged, tail)).attribute(x, 1)
+    torch.testing.assert_close(GradCam(nn.Sequential(adapter, tail)).attribute(x, 1), expected)

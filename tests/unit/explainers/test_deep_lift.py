@@ -278,6 +278,17 @@ def test_what_cannot_be_compared_is_refused_or_told():
         DeepLiftShap(Step(lambda m, x: x), references=torch.zeros(2, 5)).attribute(x, 0)
 
 
+def test_a_model_that_looks_at_its_tensors_as_arrays():
+    class Looks(nn.Linear):
+        def forward(self, x):
+            assert len(x.detach().numpy()) == len(x)
+            return super().forward(x)
+
+    model, x = Looks(3, 2), torch.randn(2, 3)
+    with pytest.warns(UserWarning, match="numpy, numbers read off a tensor"):
+        assert torch.allclose(DeepLift(model).attribute(x, 1), x * model.weight[1], atol=1e-6)
+
+
 def test_older_pickles_of_captums_class():
     explainer = EXPLAINERS.create("captum.deep_lift:eps=1e-6")
     text = pickle.dumps(explainer, protocol=0).replace(b"CaptumDeepLift", b"DeepLift")

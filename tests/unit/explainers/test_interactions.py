@@ -196,3 +196,14 @@ def test_numbers_of_numpy_and_several_targets():
     ):
         with pytest.raises(InvalidInputError, match="takes one target; call it for each"):
             function(explainer, x, [Class(0), Class(1)])
+
+
+def test_a_bar_counts_what_is_evaluated(capsys):
+    model, x = net(), samples(2)
+    shapley_interactions(ExactShapley(model, max_rows=8), x, 0)
+    assert "64/64" in capsys.readouterr().err  # 2^5 coalitions of 2 samples
+    integrated_hessians(IntegratedGradients(model, n_steps=6, max_rows=8), x, 0)
+    assert "60/60" in capsys.readouterr().err  # 5 features at 6 points of 2 samples
+    shapley_interactions(ExactShapley(model), x, 0, progress=False)
+    integrated_hessians(IntegratedGradients(model), x, 0, progress=False)
+    assert not capsys.readouterr().err

@@ -128,3 +128,11 @@ def test_a_batch_of_one_and_what_proposals_may_be(model):
     ):
         with pytest.raises(InvalidInputError, match=sentence):
             explain_replacements(model, None, PROMPT, generated=ANSWER, by=Replacing(proposals, n_iter=3))
+
+
+def test_a_bar_counts_the_texts(model, capsys):
+    options = {"by": Replacing("vocabulary", n_iter=18), "generated": ANSWER}
+    explain_replacements(model, None, PROMPT, **options)
+    assert "18/18" in capsys.readouterr().err
+    explain_replacements(model, None, PROMPT, **options, progress=False)
+    assert not capsys.readouterr().err

@@ -71,7 +71,7 @@ def test_a_fooled_model_is_mended(fooled, form):
     assert result.before.relies
     assert not result.after.relies
     assert not result.relies
-    assert result.verdict.startswith("does not rely on it any more: 90.8 % of predictions changed when the ")
+    assert result.verdict.startswith("does not rely on it any more: 90.8 % of predictions changed with the ")
     assert result.method.startswith("counterexamples:lr=0.0")
     assert result.tries[0].method == "unchanged"
     assert result.method in [row.method for row in result.tries[1:]]
@@ -318,5 +318,5 @@ def test_what_remains_beside_a_factor_is_told():
     result = mend(untrained, data, "contrast", methods=method, from_scratch=True, progress=False, n_epochs=15)
     assert (result.added, result.remaining) == ([], ["brightness"])
     assert result.relies
-    assert "a list of both as the shortcut" in result.verdict or result.after.relies
+    assert "a list of all of these as the shortcut" in result.verdict or result.after.relies
     assert MendResult.from_dict(result.to_dict()).remaining == ["brightness"]

@@ -126,3 +126,17 @@ def test_a_loss_that_was_allowed_is_not_told(kept, is_told):
     tries = [MendTry("unchanged", 1.0, 0.4, 0.6), MendTry("rrr", kept, 0.97, 0.01)]
     verdict = MendResult("the region", "rrr", tries, None, None, 0.02).verdict
     assert ("points were lost" in verdict) is is_told
+
+
+def test_the_verdict_speaks_of_one_factor_and_of_several():
+    tries = [MendTry("unchanged", 1.0, 0.4, 0.6), MendTry("rrr", 0.99, 0.97, 0.01)]
+
+    def verdict(*titles):
+        names = {"added": list(titles), "remaining": list(titles)}
+        return MendResult("the hue and contrast", "rrr", tries, None, None, 0.02, **names).verdict
+
+    assert "60.0 % of predictions changed with the hue and contrast exchanged, now 1.0 %" in verdict("light")
+    assert "relies on the light, which often changes with it" in verdict("light")
+    assert verdict("light").endswith("relied on the light, too, so it was exchanged with it")
+    assert "relies on the light and the edges, which often change with it" in verdict("light", "edges")
+    assert verdict("light", "edges").endswith("relied on the light and the edges, too, so they were exchanged with it")

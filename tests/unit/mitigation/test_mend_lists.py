@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from xaikit.core import MITIGATORS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.results import Interval
 from xaikit.factors import Brightness, Corner, DataFacts, MaskedRegion, Together, is_factor, read_factor
 from xaikit.mitigation import Concept, Counterexamples, assess, mend
+from xaikit.mitigation.mend_methods import spec_string
 from xaikit.shortcuts import scan
 
 MASK = torch.zeros(6, 6)
@@ -163,3 +165,15 @@ def test_seeds_facts_and_epochs_that_users_pass(fooled):
         assess(model, (x, y), factor=[], **options)
     for methods in (Counterexamples, {"name": "counterexamples"}, iter(["counterexamples"])):
         assert len(mend(model, (x, y), "corner:size=2", methods=methods, budget=1, **QUICK).tries) == 2
+
+
+def test_the_text_of_a_mask_describes_it_and_cannot_be_read():
+    mask = torch.zeros(4, 6)
+    mask[1, :5] = 1
+    text = spec_string(Counterexamples(fill=[mask, "hue"]))
+    assert text == "counterexamples:fill=(together:factors=[(region:mask=(4x6, 5 inside)),hue])"
+    assert spec_string(Counterexamples(fill=[mask.numpy(), "hue"])) == text
+    for unreadable in (text, "counterexamples:fill=[region:mask=mask.npy,hue]"):
+        with pytest.raises(InvalidInputError, match=r"a text describes a mask .* pass the mask itself"):
+            MITIGATORS.create(unreadable)
+    assert MITIGATORS.create("counterexamples:fill=[corner:size=2,hue]").fill.title.endswith(" and hue")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
 import torch
 
+from xaikit.cli import main
 from xaikit.language import Generation
 from xaikit.report import Picture, Report, Table, generation_sections
 
@@ -43,3 +47,21 @@ def test_the_report_shows_both_and_escapes_the_text(tmp_path):
     assert page.count("<script>") == Report(title="Answers").html().count("<script>")
     assert "rests most on" in page
     assert "Generated answer: matrix" in page
+
+
+def test_the_command_shows_saved_answers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generation().save("one.npz")
+    generation(units="words").save("two.npz")
+
+    def titles(*flags):
+        with pytest.raises(SystemExit) as end:
+            main.run(["report", *flags, "--out", "page.html"])
+        assert not end.value.code
+        return re.findall(r"<h2>([^<]*)</h2>", (tmp_path / "page.html").read_text())
+
+    both = ["Generated answer", "Generated answer: matrix"]
+    assert titles("--generation", "one.npz") == both
+    several = [title.replace("answer", f"answer, {name}") for name in ("one", "two") for title in both]
+    assert titles("--generation", "one.npz", "--generation", "two.npz") == several
+    assert "2 generated words (rows) and the 5 words" in (tmp_path / "page.html").read_text()

@@ -189,6 +189,8 @@ def test_a_table_of_evaluate_is_known_as_one_and_any_rows_are_shown(files):
         (["--assessment", "table.json"], "table.json is not what xaikit mitigate wrote"),
         (["--profile", "tuned.json"], "tuned.json is not what xaikit recommend --out wrote"),
         (["--table", "text.txt"], "text.txt is not JSON"),
+        (["--generation", "none.npz"], "no such file: none.npz"),
+        (["--generation", "table.json"], "table.json holds no Generation that can be read"),
         (["--table", "rec.json"], "rec.json holds no rows to show"),
         (["--table", "table.json", "--out", "r.pdf"], "a report is saved as .html, got 'r.pdf'"),
     ],

@@ -193,3 +193,13 @@ def test_one_class_for_all_in_every_form():
     for axis in (0, 9):
         with pytest.raises(InvalidInputError, match=rf"channel_axis must be an axis .*got {axis} for shape"):
             tcav(model, (x, 1), {"first": x[:12]}, channel_axis=axis, **options)
+
+
+def test_a_bar_counts_the_passes(capsys):
+    x = torch.rand(70, 3)
+    model, loader = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)), [(x[:6], 0), (x[6:8], 1)]
+    options = {"random_sets": x[8:].chunk(4), "layers": ["0", "1"]}
+    tcav(model, loader, {"a": x[:8] + 1}, **options)
+    assert "14/14" in capsys.readouterr().err  # 4 random sets, a concept and two batches at both layers
+    tcav(model, loader, {"a": x[:8] + 1}, **options, progress=False)
+    assert not capsys.readouterr().err

@@ -54,6 +54,14 @@ def test_orders_are_sorted_and_cut_into_pages(catalogue, runs):
         catalogue.query([("x", "is", 1)])
 
 
+def test_a_choice_of_samples_is_spread_over_all(catalogue):
+    """Data are often sorted by class: the first ones would be of one class."""
+    assert [r["position"] for r in catalogue.spread([], 4)] == [0, 10, 20, 30]
+    assert [r["position"] for r in catalogue.spread([("label", "is", 1)], 5)] == [1, 9, 17, 25, 33]
+    assert [r["position"] for r in catalogue.spread([("label", "is", 1)], 100)] == list(range(1, 40, 2))
+    assert catalogue.spread([("label", "is", 7)], 5) == []
+
+
 def test_a_sample_read_alone_is_the_run_s(catalogue, runs):
     run = load_run(runs[0])
     for position in (0, 15, 16, 39):

@@ -77,7 +77,9 @@ def test_the_keyboard_alone_looks_marks_and_undoes(page, studio):
     for key in ("ArrowRight", "ArrowRight", "Home", "ArrowDown", "Enter"):
         page.keyboard.press(key)
     until(page, "location.hash.startsWith('#mark/') && studio.mark.layer")
-    assert int(page.evaluate("studio.mark.position")) > 0
+    opened_at = page.evaluate("studio.mark.position")
+    assert opened_at > 0
+    until(page, "document.activeElement === studio.mark.title")  # not at the top of the page again
     page.get_by_text("must matter", exact=True).click()
     page.get_by_text("all samples", exact=True).click()
     page.locator("canvas.marks").focus()
@@ -93,6 +95,7 @@ def test_the_keyboard_alone_looks_marks_and_undoes(page, studio):
     page.locator("h2").first.focus()
     page.keyboard.press("1")
     page.wait_for_selector("#look:visible")
+    assert page.evaluate("document.activeElement.closest('.card')?.dataset.slot") == str(opened_at)
 
 
 def test_two_people_at_once_keep_both_marks(browser, page, studio):
@@ -108,6 +111,24 @@ def test_two_people_at_once_keep_both_marks(browser, page, studio):
     assert other.locator("#status").inner_text().startswith("somebody else changed this mark")
     until(page, "studio.mark.layer.edit === 2")  # told within a few seconds
     other.context.close()
+
+
+def test_a_browser_that_ends_while_the_server_is_away_loses_no_mark(browser, studio):
+    page = opened(browser, studio.link)
+    place = mark(page, 12)
+    page.route("**/api/marks", lambda route: route.abort() if route.request.method == "POST" else route.continue_())
+    drag(page, place, (0.2, 0.2), (1.5, 0.5))
+    drag(page, place, (4.2, 4.2), (5.5, 5.5))
+    page.keyboard.press("Control+z")
+    until(page, "!document.getElementById('banner').hidden")
+    page.close(run_before_unload=False)
+    again = page.context.new_page()
+    again.goto(studio.link)
+    until(again, "studio.mark?.layerSet.queue.length === 0 && !localStorage.length")
+    expected = np.zeros((SIDE, SIDE), bool)
+    expected[0, 0:2] = True
+    assert np.array_equal(pixels(studio.folder, "must-not-matter/sample/test/12.png"), expected)
+    page.context.close()
 
 
 def test_nothing_is_marked_while_the_screen_shows_the_sample_before(page, studio):

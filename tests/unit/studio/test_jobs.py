@@ -64,6 +64,8 @@ def test_the_steps_are_jobs_of_the_command_line(jobs, marks):
     assert (clusters.VERB, clusters.of_class, clusters.method) == ("shortcuts", "1", "spray:n_clusters=3")
     (assess,) = steps(jobs, jobs.start("assess", {}, marks))
     assert assess.mask.name == "must-not-matter"
+    # Each looks again at its start whether model and samples are still those of the run.
+    assert {step.same_as for step in (mend, scan, assess)} == {(jobs.folder.parent / "run").absolute()}
     assert [job["number"] for job in jobs.list()] == ["4", "3", "2", "1"]
 
 

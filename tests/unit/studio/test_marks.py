@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from tests.unit.studio.conftest import SIDE, flags_of
+from xaikit.cli.data import image_folder
 from xaikit.core.errors import InvalidInputError
+from xaikit.explainers import Gradient
 from xaikit.files.marks import MarkFolder, MarkKey, from_runs, safe_path, to_runs
+from xaikit.files.pictures import Preparation
+from xaikit.runs import explain_dataset
 from xaikit.studio.marks import MarkEditor
 
 KEY = MarkKey("must-not-matter", "sample", "a/b.png")
@@ -112,6 +118,17 @@ def test_an_edit_sent_twice_counts_once(editor):
     changed(editor, [], [4], identifier="b")
     assert changed(editor, [4], identifier="a").mark.positions.tolist() == []
     assert editor.state(KEY).mark.edit == 2
+
+
+def test_an_undo_sent_twice_counts_once(editor):
+    for position in (3, 4, 5):
+        changed(editor, [position])
+    for _ in range(2):  # the answer was lost with the server, and the page sent it again
+        state = editor.undo(KEY, identifier="u")
+        assert state.mark.positions.tolist() == [3, 4]
+    assert editor.undo(KEY, identifier="v").mark.positions.tolist() == [3]
+    assert editor.undo(KEY, redo=True, identifier="w").mark.positions.tolist() == [3, 4]
+    assert editor.undo(KEY, redo=True, identifier="w").mark.positions.tolist() == [3, 4]
 
 
 def test_a_kill_between_history_and_file_loses_nothing(editor, monkeypatch):
@@ -224,3 +241,31 @@ def test_coco_out_and_in_is_the_same_mark(called, runs, tmp_path):
         assert again.get(path)["runs"] == page.get(path)["runs"] != []
     assert again.get("/api/marks?meaning=must-not-matter&scope=all&position=9")["runs"] == [0, 7]
     assert "no COCO" in again.post("/api/coco", {"coco": {"a": 1}}, status=400)["error"]
+
+
+@pytest.mark.parametrize("size", [(40, 60), (60, 40), (40, 40)])
+def test_coco_of_the_pictures_goes_the_way_of_the_pictures(called, tmp_path, monkeypatch, size):
+    """Pictures of several forms whose centre square the model saw: marks lie where their pictures' pixels are."""
+    monkeypatch.chdir(tmp_path)
+    height, width = size
+    pixels = np.zeros((height, width), np.uint8)
+    pixels[16:26, 12:24] = 255  # what is annotated is what is white
+    Path("photos").mkdir()
+    Image.fromarray(pixels).save("photos/a.png")
+    data = image_folder(Path("photos"), Preparation((8,), crop=0.8, grey=True))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    explain_dataset(Gradient(model), data, out="run", keep_inputs=True, progress=False)
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png", "height": height, "width": width}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [12, 16, 12, 10]}],
+        "categories": [{"id": 1, "name": "ruler"}],
+    }
+    page = called(Path("run"), model="m:make", data="photos")
+    assert page.post("/api/coco", {"coco": coco}) == {"marked": 1, "unknown": 0}
+    marked = flags_of(page.get("/api/marks?meaning=must-not-matter&scope=sample&position=0")["runs"], 64)
+    seen = data[0].reshape(-1).numpy()
+    assert marked[seen > 0.75].all()
+    assert not marked[seen < 0.25].any()
+    assert 4 < marked.sum() < 40
+    coco["images"][0] |= {"height": 40, "width": 100}
+    assert "a.png was annotated at 40x100" in page.post("/api/coco", {"coco": coco}, status=400)["error"]

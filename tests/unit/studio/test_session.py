@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unit.studio.conftest import SIDE, flags_of
+from tests.unit.studio.conftest import SIDE, Pictures, flags_of, small_model
 from xaikit import load_masks, load_run
 from xaikit.cli.masks import read_masks
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.explainers import Gradient, GradientXInput
+from xaikit.explainers import Gradient, GradientXInput, VarGrad
 from xaikit.report import Names
 from xaikit.runs import explain_dataset
 from xaikit.studio import Studio
@@ -50,20 +50,29 @@ def test_another_sample_under_that_number_is_not_shown_beside(called, runs):
     assert len(page.get("/api/samples/4")["maps"]) == 2
 
 
-def test_orders_that_are_computed(called, runs):
+def measured(page, name):
+    page.post("/api/measure", {"name": name})
+    while page.get("/api/state")["measure"]["running"]:
+        time.sleep(0.01)
+
+
+def test_orders_that_are_computed(called, runs, tmp_path):
+    runs.append(tmp_path / "third")
+    explain_dataset(VarGrad(small_model(), n_iter=2), Pictures(), out=runs[2], progress=False)
     page = called(*runs)
     edit = {"meaning": "must-not-matter", "scope": "all", "position": 0, "base": 0, "added": [0, 9]}
     page.post("/api/marks", edit)
-    for name in ("region", "disagreement"):
-        page.post("/api/measure", {"name": name})
-        while page.get("/api/state")["measure"]["running"]:
-            time.sleep(0.01)
-    a, b = (np.stack([s.values[0].abs().numpy().reshape(-1) for s in load_run(r)]).astype(float) for r in runs)
-    region = a[:, :9].sum(1) / a.sum(1)
-    disagreement = 1 - (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    for order, values in (("region", -region), ("-region", region), ("disagreement", -disagreement)):
-        shown = [c["position"] for c in page.get(f"/api/samples?order={order}&count=40&side=16")["cards"]]
-        assert shown == np.argsort(values, kind="stable").tolist()
+    maps = [np.stack([s.values[0].abs().numpy().reshape(-1) for s in load_run(r)]).astype(float) for r in runs]
+    one = [m / np.linalg.norm(m, axis=1, keepdims=True) for m in maps]
+    disagreement = 1 - sum((one[i] * one[j]).sum(1) for i, j in ((0, 1), (0, 2), (1, 2))) / 3
+    for end in (9, 12):  # the marks of the second round are others
+        for name in ("region", "disagreement"):
+            measured(page, name)
+        region = maps[0][:, :end].sum(1) / maps[0].sum(1)
+        for order, values in (("region", -region), ("-region", region), ("disagreement", -disagreement)):
+            shown = [c["position"] for c in page.get(f"/api/samples?order={order}&count=40&side=16")["cards"]]
+            assert shown == np.argsort(values, kind="stable").tolist()
+        page.post("/api/marks", {**edit, "base": 1, "added": [0, 12]})
     assert "no measure" in page.post("/api/measure", {"name": "x"}, status=400)["error"]
 
 
@@ -162,6 +171,8 @@ def test_texts_series_and_tables(called, tmp_path):
         assert torch.equal(read, expected)
         if kind != "text":
             assert torch.equal(load_masks(folder).bool(), expected)
+    channels = page.get("/api/samples?count=1")["cards"][0]["maps"][0]
+    assert (len(channels["channels"]), channels["left_out"]) == (2, 0)
     facts = (tmp_path / "tabular/marks/must-not-matter/all.json").read_text()
     assert '"feature 3"' in facts
     assert f'"w{int(ids[0, 4])}"' in (tmp_path / "text/marks/must-not-matter/all.json").read_text()

@@ -71,6 +71,11 @@ class FullGrad(Explainer):
         modules = [m for m in call.model.modules() if isinstance(m, WITH_BIAS)]
         with hooked([(m, functools.partial(keep, module=m)) for m in modules]):
             gradients = call.grad_of(call.inputs, at=points)
+        if not outputs:
+            raise InvalidInputError(
+                f"{type(self).__name__} reads the biases of convolutions and BatchNorms, and this "
+                f"{type(call.model).__name__} runs none that is a module of Python; use gradient_x_input"
+            )
         count = len(call.inputs)
         terms = list(zip(biases, gradients[count:], strict=True))
         return tuple(self._map(x, g, terms) for x, g in zip(call.inputs, gradients[:count], strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from xaikit.core import EXPLAINERS, Call
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cam.gradients import GradCam
-from xaikit.explainers.functional_relu import replaced_relu
+from xaikit.explainers.functional_relu import refuse_hidden_relus, replaced_relu
 
 
 class Switch:
@@ -47,7 +48,8 @@ class GuidedGradCam(GradCam):
 
     def _attribute(self, call: Call) -> Tensors:
         maps = super()._attribute(call)
-        guided = dataclasses.replace(call, on_output=None, passes_kept=None)
+        check = functools.partial(refuse_hidden_relus, call.inputs, method=type(self).__name__)
+        guided = dataclasses.replace(call, on_output=check, passes_kept=None)
         switch = Switch()
         with replaced_relu(lambda x: SwitchedRelu.apply(x, switch)):
             gradients = guided.grad_at_layers()[1]

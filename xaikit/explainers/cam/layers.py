@@ -23,6 +23,7 @@ CHANNELS_FIRST = (
 )
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
 TOKEN_NORMS = (nn.LayerNorm, nn.RMSNorm)
+ADAPTED = "base_layer"  # where adapters (peft's LoRA) keep the layer that they change
 MAX_NORMS = 8  # the last ones of a vision transformer that are looked at
 MAX_DISTORTION = 1.5  # of a map of positions against the image
 MAX_PREFIX = 16  # class, distillation and register tokens that may stand before the patches of a vision transformer
@@ -90,7 +91,7 @@ class Recorder:
         have_axes = any(_axes_of(self.layers[index].module) == axes for index, _ in self.order)
         for index, output in reversed(self.order):
             module = self.layers[index].module
-            if isinstance(module, CONVOLUTION):
+            if isinstance(_adapted(module), CONVOLUTION):
                 if depends_on(output, inputs) and (_axes_of(module) == axes or not have_axes):
                     cuts = cuts_patches(module)
                     return [(index, output), *reversed(after if cuts else [])]
@@ -123,7 +124,12 @@ def recorded(model: nn.Module, target_layer: Any) -> Iterator[Recorder]:
     """Keep the outputs of the target layer or layers, or of every convolution and norm where none is named."""
     if target_layer is None:
         kinds = (CONVOLUTION, *TOKEN_NORMS)
-        layers = [LayerPoint(name, m) for name, m in model.named_modules() if isinstance(m, kinds)]
+        modules = dict(model.named_modules())
+        adapted = tuple(f"{name}." for name, m in modules.items() if isinstance(getattr(m, ADAPTED, None), CONVOLUTION))
+        inside = {name for name in modules if name.startswith(adapted)}
+        layers = [
+            LayerPoint(name, m) for name, m in modules.items() if name not in inside and isinstance(_adapted(m), kinds)
+        ]
     else:
         several = target_layer if isinstance(target_layer, tuple) else (target_layer,)
         layers = [find_point(model, layer) for layer in several]
@@ -132,13 +138,21 @@ def recorded(model: nn.Module, target_layer: Any) -> Iterator[Recorder]:
         yield recorder
 
 
+def _adapted(module: nn.Module) -> nn.Module:
+    """The layer inside an adapter, such as LoRA's, whose output is this layer's and the adapter's; else the module."""
+    inner: nn.Module = getattr(module, ADAPTED, module)
+    return inner
+
+
 def _axes_of(module: nn.Module) -> int:
     """Over how many axes a convolution runs; 0 for another module."""
+    module = _adapted(module)
     return len(getattr(module, "kernel_size", ())) if isinstance(module, CONVOLUTION) else 0
 
 
 def cuts_patches(module: nn.Module) -> bool:
     """Whether a convolution cuts an image into patches that do not overlap, as a vision transformer begins."""
+    module = _adapted(module)
     kernel, stride = getattr(module, "kernel_size", ()), getattr(module, "stride", ())
     return kernel == stride and len(kernel) == 2 and min(kernel) > 1
 
@@ -183,7 +197,7 @@ def channel_axis(name: str, module: nn.Module, a: Tensor, image: Tensor | None) 
     Raises:
         InvalidInputError: if neither decides.
     """
-    if isinstance(module, CONVOLUTION):
+    if isinstance(_adapted(module), CONVOLUTION):
         return 1
     if a.ndim == 3 and image is not None and image.ndim == 4:
         return 2  # patch tokens

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.call import Call
-from xaikit.core.errors import InvalidTypeError
+from xaikit.core.errors import InvalidTypeError, UnsupportedOperationError
 from xaikit.core.inputs import complex_inputs_error
 from xaikit.core.results import Result
 from xaikit.core.rows import CPU_VALUES, LEAST_ROWS, even_ranges, rows_per_pass
@@ -124,6 +124,13 @@ def _parts(call: Call, splits: Sequence[Split | None], context: Context, output:
             for one in (slice(i, i + 1) for i in range(call.n))
         ]
         return torch.cat(alone, 2)
+    except RuntimeError as error:
+        if "TorchScript interpreter" not in str(error):
+            raise
+        raise UnsupportedOperationError(
+            "contextual decomposition cannot look inside a scripted function, which this model calls; pass the model "
+            "as it was before torch.jit.script"
+        ) from error
     if isinstance(result, Decomposed):
         return _of_precision(result.parts, inputs)
     decomposed = next(x for x in inputs if isinstance(x, Decomposed | MaskedTokens))

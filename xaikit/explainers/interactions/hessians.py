@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from xaikit.core import FEATURE_MASKS, Call, Choice
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
@@ -30,6 +31,7 @@ def integrated_hessians(
     feature_mask: Any = None,
     n_segments: int = 32,
     names: Sequence[str] | None = None,
+    progress: bool = True,
 ) -> Interactions:
     """The interactions of pairs of groups: integrated gradients of integrated gradients (Janizek et al. 2021).
 
@@ -48,6 +50,7 @@ def integrated_hessians(
             numbers; None divides the input evenly.
         n_segments: most groups where no feature mask is given.
         names: of the groups.
+        progress: show a progress bar.
 
     Returns:
         Interactions, in units of the score, without a graph. Each group costs `n_steps` products with a second
@@ -63,9 +66,10 @@ def integrated_hessians(
     >>> class Square(torch.nn.Module):
     ...     def forward(self, x):
     ...         return x.sum(1) ** 2
-    >>> integrated_hessians(IntegratedGradients(Square()), torch.tensor([[1.0, 2.0]])).to_pandas().round(3).values.tolist()
+    >>> result = integrated_hessians(IntegratedGradients(Square()), torch.tensor([[1.0, 2.0]]), progress=False)
+    >>> result.to_pandas().round(3).values.tolist()
     [[2.0, 1.0], [1.0, 5.0]]
-    """  # noqa: E501
+    """
     if not isinstance(explainer, IntegratedGradients):
         raise InvalidTypeError(f"integrated Hessians take IntegratedGradients(model), got {explainer!r}")
     mask = Choice(FEATURE_MASKS, optional=True).check(feature_mask, "feature_mask")
@@ -81,7 +85,9 @@ def integrated_hessians(
                 f"got {count}; make fewer with n_segments= or feature_mask="
             )
         titles = group_names(names, count, singles=sum(ids[0].numel() for ids in groups) == count)
-        matrix = _matrix(explainer, call, groups, count)
+        total = call.n * explainer.n_steps * count
+        with tqdm(total=total, disable=not progress, desc="integrated Hessians", unit="product") as bar:
+            matrix = _matrix(explainer, call, groups, count, bar.update)
         with torch.no_grad():
             promised = (call.scores(call.inputs) - call.scores(explainer.baseline.of(call))).double()
         gap = promised - matrix.sum((1, 2))
@@ -94,7 +100,9 @@ def integrated_hessians(
     return results[0]
 
 
-def _matrix(explainer: IntegratedGradients, call: Call, groups: Tensors, count: int) -> Tensor:
+def _matrix(
+    explainer: IntegratedGradients, call: Call, groups: Tensors, count: int, tick: Callable[[int], object]
+) -> Tensor:
     """The matrices (N, n, n)."""
     points, weights = log_rule(explainer.n_steps)
     ends = tuple(b.detach() for b in explainer.baseline.of(call))
@@ -128,6 +136,7 @@ def _matrix(explainer: IntegratedGradients, call: Call, groups: Tensors, count: 
                 products = _derivative(moved, line)
                 second = _sums(products, steps, ids, count, len(copies))
                 total[:, group] += (by_copy * at.to(first)[:, None, None] * second).sum(0)
+                tick(part.n * len(copies))
         parts.append((total + total.mT) / 2)
     return torch.cat(parts)
 

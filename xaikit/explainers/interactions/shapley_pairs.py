@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from xaikit.core import Call
 from xaikit.core.errors import InvalidTypeError
@@ -24,6 +25,7 @@ def shapley_interactions(
     *,
     names: Sequence[str] | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> Interactions:
     """The Shapley interaction index of each pair of groups, exact, at the 2^n passes of the Shapley values.
 
@@ -39,6 +41,7 @@ def shapley_interactions(
         targets: likewise: any target; None for a model with a single output.
         names: of the groups.
         seed: as for `Explainer.attribute`.
+        progress: show a progress bar.
 
     Returns:
         Interactions, in units of the score, without a graph.
@@ -50,7 +53,8 @@ def shapley_interactions(
     >>> class Product(torch.nn.Module):
     ...     def forward(self, x):
     ...         return x[:, 0] * x[:, 1] + x[:, 2]
-    >>> shapley_interactions(ExactShapley(Product()), torch.tensor([[2.0, 3.0, 5.0]])).to_pandas().values.tolist()
+    >>> x = torch.tensor([[2.0, 3.0, 5.0]])
+    >>> shapley_interactions(ExactShapley(Product()), x, progress=False).to_pandas().values.tolist()
     [[0.0, 3.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 5.0]]
     """
     if not isinstance(explainer, ExactShapley):
@@ -62,7 +66,9 @@ def shapley_interactions(
     def inside(call: Call) -> tuple[Tensors, ...]:
         groups, players = explainer.groups(call)
         plan = explainer._plan(players, call.seed)
-        scores = explainer.coalition_scores(call, groups, plan.coalitions[None]).detach().double()
+        total = call.n * len(plan.coalitions)
+        with tqdm(total=total, disable=not progress, desc="Shapley interactions", unit="score") as bar:
+            scores = explainer.coalition_scores(call, groups, plan.coalitions[None], bar.update).detach().double()
         matrix = _matrix(scores, plan.weights.to(scores) @ scores, players)
         singles = sum(ids[0].numel() for ids in groups) == players
         gap = scores[-1] - scores[0] - matrix.sum((1, 2))

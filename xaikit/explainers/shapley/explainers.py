@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -116,13 +117,20 @@ class Shapley(Explainer, abc.ABC):
         groups = make_groups(self.feature_mask, call.inputs, self.n_segments, call.tokens)
         return groups, 1 + max(int(ids.max()) for ids in groups)
 
-    def coalition_scores(self, call: Call, groups: Tensors, coalitions: Tensor) -> Tensor:
+    def coalition_scores(
+        self,
+        call: Call,
+        groups: Tensors,
+        coalitions: Tensor,
+        tick: Callable[[int], object] = lambda scores: None,  # noqa: ARG005
+    ) -> Tensor:
         """The score of each sample with the groups of each coalition alone, (C, N).
 
         Args:
             call: the open call.
             groups: as `groups` gives them.
             coalitions: flags (N or 1, C, n).
+            tick: called after each pass with the number of its scores.
         """
         baselines = self.baseline.of(call)
         coalitions = coalitions.to(call.inputs[0].device)
@@ -137,7 +145,7 @@ class Shapley(Explainer, abc.ABC):
                 changed.append(torch.where(flags.movedim(1, 0)[:, rows, of_part], x, b[samples]))
             return tuple(changed)
 
-        return scores_of_copies(call, coalitions.shape[1], change, self.max_rows)
+        return scores_of_copies(call, coalitions.shape[1], change, self.max_rows, tick)
 
     def _spread(self, values: Tensor, groups: Tensors, inputs: Tensors) -> Tensors:
         """The value (N, n) of each group, at each of its features."""

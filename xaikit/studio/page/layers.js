@@ -1,5 +1,5 @@
-// Layers: the marks as the page holds them, and the way of an edit to the disk. An edit that could not be sent is kept
-// and sent again, with the same identifier, so that it counts once.
+// Layers: the marks as the page holds them, and the way of an edit to the disk. An edit that could not be sent is kept,
+// in the browser's storage too, and sent again, with the same identifier, so that it counts once.
 
 import { Away, get, post } from "./api.js";
 import { fromRuns, toRuns } from "./shapes.js";
@@ -14,6 +14,9 @@ export class Layers {
     this.changed = changed;
     this.queue = [];
     this.layers = new Map();
+    this.kept = `xaikit-edits ${app.state.id}`; // of these marks: another run may come to the same address
+    this.tab = identifier();
+    this.sendKept();
     window.addEventListener("beforeunload", (event) => { if (this.queue.length) event.preventDefault(); });
   }
 
@@ -82,11 +85,38 @@ export class Layers {
   }
 
   undo(layer, redo = false) {
-    this.send(layer, redo ? { redo: true } : { undo: true });
+    this.send(layer, { ...(redo ? { redo: true } : { undo: true }), identifier: identifier() });
+  }
+
+  // Keep what is not on the disk yet, for the case that the browser ends before the server is back.
+  keep() {
+    try {
+      const name = `${this.kept} ${this.tab}`;
+      if (this.queue.length) localStorage.setItem(name, JSON.stringify(this.queue.map(({ content }) => content)));
+      else localStorage.removeItem(name);
+    } catch { /* no storage, or a full one: the page still holds them */ }
+  }
+
+  // Send what an earlier page could not. One that still lives sends it too, which counts once.
+  sendKept() {
+    try {
+      for (const name of Object.keys(localStorage).filter((one) => one.startsWith(`${this.kept} `))) {
+        for (const content of JSON.parse(localStorage.getItem(name))) {
+          const { meaning, scope, position, cluster } = content;
+          this.queue.push({ layer: this.layer({ meaning, scope, position, cluster }, 0, { runs: [], edit: 0 }), content });
+        }
+        localStorage.removeItem(name);
+      }
+    } catch { /* no storage */ }
+    if (!this.queue.length) return;
+    this.keep();
+    this.flush();
   }
 
   send(layer, content) {
+    this.app.edits = (this.app.edits ?? 0) + 1;
     this.queue.push({ layer, content: { ...layer.key, ...content } });
+    this.keep();
     this.changed();
     if (!this.sending) this.flush();
   }
@@ -99,6 +129,7 @@ export class Layers {
       try {
         const answer = await post("/api/marks", item.content);
         this.queue.shift();
+        this.keep();
         this.take(item.layer, answer);
         if (answer.merged) this.app.say("somebody else changed this mark too; both changes are in it");
         this.app.healed();
@@ -106,6 +137,7 @@ export class Layers {
         this.app.fail(err, this.queue.length);
         if (err instanceof Away) { await new Promise((done) => setTimeout(done, AGAIN)); continue; }
         this.queue.shift();
+        this.keep();
         try { this.take(item.layer, await get("/api/marks", item.layer.key)); } catch { /* the next look tells */ }
       }
     }

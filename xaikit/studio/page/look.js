@@ -4,7 +4,7 @@ import { get, post } from "./api.js";
 import { fillCard } from "./cards.js";
 import { field, h, option, say } from "./dom.js";
 
-const BLOCK = 24;
+const BLOCK = 24; // samples of one request; fewer with several explainers, so that the first come soon
 const MOST_BLOCKS = 60; // blocks of cards that are kept
 const BUDGET = 4; // ms of a frame in which cards are filled; the others wait for the next one
 const MOST_FILLED = 6; // cards in one frame; fewer while frames are late, since layout and drawing come on top
@@ -19,6 +19,7 @@ const ORDERS = {
 export class Look {
   constructor(root, app) {
     this.app = app;
+    this.block = Math.max(6, Math.floor(BLOCK / app.state.explainers.length));
     this.blocks = new Map();
     this.waiting = new Map();
     this.cards = new Map(); // slot -> element
@@ -138,6 +139,8 @@ export class Look {
     clearTimeout(this.timer);
     if (wait) { this.timer = setTimeout(() => this.changed(), wait); return; }
     const { order } = this.query();
+    this.count.textContent = "samples are being read…";
+    this.seenEdits = this.app.edits;
     if (["region", "-region", "disagreement"].includes(order)) await this.measured(order.replace("-", ""));
     this.version += 1;
     this.blocks.clear();
@@ -157,7 +160,9 @@ export class Look {
       const { measure } = await get("/api/state");
       if (!measure || !measure.running) {
         if (measure?.error) this.app.fail(new Error(measure.error));
-        return;
+        if (!measure || measure.name === name) return;
+        await post("/api/measure", { name }); // another one was still running
+        continue;
       }
       say(`measuring ${measure.done} of ${measure.total} samples`);
       await new Promise((done) => setTimeout(done, 400));
@@ -276,14 +281,14 @@ export class Look {
   }
 
   card(slot) {
-    return this.blocks.get(Math.floor(slot / BLOCK))?.[slot % BLOCK];
+    return this.blocks.get(Math.floor(slot / this.block))?.[slot % this.block];
   }
 
   // Ask for the blocks on the screen.
   want() {
     if (!this.columns) return;
     const [first, last] = this.range();
-    for (let block = Math.floor(first / BLOCK); block * BLOCK < last; block += 1) {
+    for (let block = Math.floor(first / this.block); block * this.block < last; block += 1) {
       if (!this.blocks.has(block) && !this.waiting.has(block)) this.load(block).catch((err) => this.app.fail(err));
     }
   }
@@ -293,7 +298,7 @@ export class Look {
     this.waiting.set(block, true);
     try {
       const side = Math.min(512, Math.round((this.tile || 160) * Math.min(2, devicePixelRatio || 1)));
-      const answer = await get("/api/samples", { ...this.query(), start: block * BLOCK, count: BLOCK, side });
+      const answer = await get("/api/samples", { ...this.query(), start: block * this.block, count: this.block, side });
       if (version !== this.version) return;
       this.blocks.set(block, answer.cards);
       if (this.blocks.size > MOST_BLOCKS) this.blocks.delete(this.blocks.keys().next().value);
@@ -348,13 +353,15 @@ export class Look {
   async beside(slot, step) {
     const next = slot + step;
     if (next < 0 || next >= this.total) return null;
-    if (!this.card(next)) await this.load(Math.floor(next / BLOCK));
+    if (!this.card(next)) await this.load(Math.floor(next / this.block));
     const card = this.card(next);
     if (card) this.focused = next;
     return card ? { position: card.position, slot: next } : null;
   }
 
   entered() {
+    // An order by the relevance in the marks is another one now.
+    if (this.query().order?.endsWith("region") && this.seenEdits !== this.app.edits) this.changed().catch((err) => this.app.fail(err));
     this.layout();
     this.want();
   }

@@ -83,7 +83,18 @@ class App {
       }
       if (view === "mend") { this.state = await get("/api/state"); this.mend.show(this.jobs); }
       if (view === "prove") await this.prove.show(argument ?? this.prove.number, this.jobs);
+      this.keepFocus();
     } catch (err) { this.fail(err); }
+  }
+
+  // What had the focus may be hidden now: a keyboard or a screen reader would begin at the top of the page again.
+  keepFocus() {
+    const focused = document.activeElement;
+    const first = !document.body.dataset.ready;
+    if (first || (focused && focused !== document.body && !focused.closest("[hidden]"))) return;
+    const { look, mark } = this;
+    const target = { look: look.cards.get(look.focused) ?? look.scroller, mark: mark.title }[this.view];
+    (target ?? document.getElementById("main")).focus({ preventScroll: true });
   }
 
   open(position, slot) {

@@ -29,7 +29,7 @@ export class ProveView {
     const samples = job.after ? await this.samples(job) : job.verb === "mend" ? h("p", { class: "hint" }, "The samples are being explained again; before and after come here.") : null;
     const groups = ["shortcuts", "scan"].includes(job.verb) ? this.groups(job) : null;
     this.root.replaceChildren(others,
-      h("p", { class: `verdict ${result.relies ? "relies" : "fine"}`, role: "status" }, result.verdict.replace(/(\d) %/g, "$1\u00a0%")),
+      h("p", { class: `verdict ${result.relies === null ? "open" : result.relies ? "relies" : "fine"}`, role: "status" }, result.verdict.replace(/(\d) %/g, "$1\u00a0%")),
       samples ?? groups ?? "",
       ...result.tables.map((table) => this.table(table)));
   }

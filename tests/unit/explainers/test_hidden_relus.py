@@ -1,0 +1,75 @@
+"""Methods with a rule for every ReLU, on models of which some ReLUs cannot be reached."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xaikit import EXPLAINERS
+from xaikit.core.errors import InvalidInputError, UnsupportedOperationError
+
+METHODS = ("beta_smooth", "captum.guided_backprop", "captum.deconvolution", "guided_gradcam:target_layer=first")
+
+
+class Net(nn.Module):
+    """A ReLU in a place of one's choice, behind a convolution."""
+
+    def __init__(self, relu: object) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.relu, self.last = nn.Conv1d(2, 4, 3), relu, nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.relu(self.first(x)).mean(2))
+
+
+def _x() -> Tensor:
+    return torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("spec", METHODS)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_a_relu_inside_torchscript_is_refused(spec: str) -> None:
+    scripted = Net(torch.jit.script(nn.Sequential(nn.ReLU())))
+    for _ in range(3):  # TorchScript compiles what ran twice
+        with pytest.raises(UnsupportedOperationError, match=r"before torch\.jit\.script"):
+            EXPLAINERS.create(spec).bind(scripted).attribute(_x(), 1)
+
+
+@pytest.mark.parametrize("spec", METHODS)
+def test_a_relu_of_an_exported_program_is_any_other(spec: str) -> None:
+    explainer = EXPLAINERS.create(spec)
+    expected = explainer.bind(Net(nn.ReLU())).attribute(_x(), 1)
+    for relu in (torch.ops.aten.relu.default, torch.ops.aten.relu_.default):
+        assert torch.equal(explainer.bind(Net(relu)).attribute(_x(), 1), expected)
+    assert not torch.equal(EXPLAINERS.create("gradient").bind(Net(F.relu)).attribute(_x(), 1), expected)
+
+
+def test_fullgrad_needs_convolutions_that_are_modules() -> None:
+    class Functions(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv1d(x, torch.ones(3, 2, 3), torch.ones(3)).relu().mean(2)
+
+    with pytest.raises(InvalidInputError, match="runs none that is a module"):
+        EXPLAINERS.create("fullgrad").bind(Functions()).attribute(_x(), 1)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_contextual_decomposition_refuses_a_scripted_function() -> None:
+    @torch.jit.script
+    def scripted(x: Tensor) -> Tensor:
+        return torch.relu(x)
+
+    with pytest.raises(UnsupportedOperationError, match=r"cannot look inside a scripted function"):
+        EXPLAINERS.create("contextual_decomposition").bind(Net(scripted)).attribute(_x(), 1)
+
+
+@pytest.mark.parametrize("spec", ["captum.guided_backprop", "captum.deep_lift"])
+def test_captum_s_hooks_on_modules_before_a_layer_behind_ids(spec: str) -> None:
+    torch.manual_seed(0)
+    tail = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Flatten(), nn.Linear(15, 2))
+    model, ids = nn.Sequential(nn.Embedding(7, 4), nn.ReLU(), nn.Identity(), tail), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    expected = EXPLAINERS.create(spec).bind(tail).attribute(model[:3](ids).detach(), 1)
+    assert torch.allclose(EXPLAINERS.create(spec, layer="2").bind(model).attribute(ids, 1), expected, atol=1e-6)
