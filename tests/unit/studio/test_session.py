@@ -187,6 +187,20 @@ def test_wrong_calls(tmp_path, runs):
         Studio(tmp_path / "nowhere").session()
     with pytest.raises(InvalidInputError, match="holds no run"):
         Studio(tmp_path).session()
+    for port in (-1, 65536, "8431"):
+        with pytest.raises(InvalidInputError, match="a port is a number from 0 to 65535"):
+            Studio(runs[0], port=port)
+    with pytest.raises(InvalidInputError, match="it is no address of this machine; name one as --host"):
+        Studio(runs[0], host="203.0.113.7").serve(print)
+    others = Pictures()
+    others.fingerprint = lambda i: f"other content {i}"
+    explain_dataset(Gradient(small_model()), others, out=tmp_path / "others", progress=False)
+    explain_dataset(Gradient(nn.Linear(4, 2)), torch.rand(40, 4), out=tmp_path / "table", progress=False)
+    for run in ("others", "table"):
+        with pytest.raises(
+            InvalidInputError, match=f"{run} explained other samples than .*run; only runs over the same"
+        ):
+            Studio([runs[0], tmp_path / run]).session()
     with pytest.raises(InvalidInputError, match="name another folder with --marks"):
         Studio(runs[0], marks=other_marks(tmp_path)).session()
 
