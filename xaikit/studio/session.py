@@ -138,7 +138,8 @@ class Session:
         same_kind = kind_of(other, None) == kind_of(values, None) or self.kind == "text"
         if not same_kind or (pairs and not any(is_same_sample(*pair) for pair in pairs)):
             raise InvalidInputError(
-                f"{run.folder} explained other samples than {first.folder}; only runs over the same data stand side by side"
+                f"{run.folder} explained other samples than {first.folder}; only runs over the same data stand "
+                "side by side"
             )
 
     def state(self) -> dict[str, Any]:
