@@ -82,6 +82,12 @@ class Session:
         inputs = None if first.inputs is None else only_array(first.inputs, "inputs")
         values = only_array(first.values, "values")
         self.kind, self.shape = kind_of(values, inputs), mark_shape(kind_of(values, inputs), values)
+        layer = self.runs[0].job["explainer"].get("settings", {}).get("layer")
+        if inputs is None and layer and self.kind in ("series", "tabular"):
+            raise InvalidInputError(
+                f"{self.runs[0].folder} explains the layer {layer} and holds no inputs, so what a position stands for is "
+                "not known; explain again with --keep-inputs"
+            )
         self.columns = parts_of(self.kind, values, inputs, self.names) if self.kind == "tabular" else []
         self.has_inputs = inputs is not None
         for run in self.runs[1:]:

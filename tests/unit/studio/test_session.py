@@ -205,6 +205,29 @@ def test_wrong_calls(tmp_path, runs):
         Studio(runs[0], marks=other_marks(tmp_path)).session()
 
 
+def test_samples_that_a_position_means_nothing_in(called, tmp_path):
+    ids = torch.randint(1, 9, (3, 5))
+    explain_dataset(Gradient(Words(), layer="embedding"), ids, out=tmp_path / "bare", progress=False)
+    with pytest.raises(InvalidInputError, match="explains the layer embedding and holds no inputs"):
+        Studio(tmp_path / "bare").session()
+
+    class Forms:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return torch.ones(1, *((4, 6), (6, 4))[index])
+
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 2))
+    explain_dataset(Gradient(model), Forms(), out=tmp_path / "forms", batch_size=1, shard_size=1, progress=False)
+    page = called(tmp_path / "forms")
+    edit = {"meaning": "must-not-matter", "scope": "sample", "base": 0, "added": [0, 2]}
+    assert page.post("/api/marks", {**edit, "position": 0})["edit"] == 1
+    for scope in ("sample", "all"):
+        answer = page.post("/api/marks", {**edit, "scope": scope, "position": 1}, status=400)
+        assert "has the form 6x4, and the marks of this run 4x6" in answer["error"]
+
+
 def other_marks(folder):
     from xaikit.files.marks import MarkFolder
 
