@@ -272,7 +272,7 @@ class MarkEditor:
                 raise OSError(err.errno, err.strerror, str(path)) from err
 
     def _limit(self, key: MarkKey) -> int:
-        """The first position that a mark cannot have: texts have several lengths, and their wide marks hold token ids."""
+        """The first position that a mark cannot have: texts have several lengths, wide marks of them hold token ids."""
         if self.folder.kind != "text":
             return int(np.prod(self.folder.shape))
         return LONGEST_TEXT if key.scope == "sample" else np.iinfo(np.int64).max

@@ -85,8 +85,8 @@ class Session:
         layer = self.runs[0].job["explainer"].get("settings", {}).get("layer")
         if inputs is None and layer and self.kind in ("series", "tabular"):
             raise InvalidInputError(
-                f"{self.runs[0].folder} explains the layer {layer} and holds no inputs, so what a position stands for is "
-                "not known; explain again with --keep-inputs"
+                f"{self.runs[0].folder} explains the layer {layer} and holds no inputs, so what a position stands for "
+                "is not known; explain again with --keep-inputs"
             )
         self.columns = parts_of(self.kind, values, inputs, self.names) if self.kind == "tabular" else []
         self.has_inputs = inputs is not None
