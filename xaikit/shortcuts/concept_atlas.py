@@ -139,7 +139,7 @@ def concept_atlas(  # noqa: PLR0913
     if explainer.model is None:
         raise UnboundError("a concept atlas needs an explainer with a model: LRPEpsilonPlus(model)")
     name = find_point(explainer.model, layer).name
-    options = {"layer": name, "channel_axis": channel_axis}
+    options: dict[str, Any] = {"layer": name, "channel_axis": channel_axis}
     count = count_batches(data, ROWS)
     ranking = Ranking(n_samples)
     with tqdm(

@@ -265,7 +265,8 @@ def channel_relevance(  # noqa: PLR0913
     sums: list[Tensor] = []
 
     def method(call: Call) -> tuple[Tensors, ...]:
-        point, runs = find_point(call.model, layer), []
+        point = find_point(call.model, layer)
+        runs: list[int] = []
         # Counted in the last pass alone: a batch as large as the layer is wide is passed twice, to tell its axes apart.
         with (
             call.model.register_forward_pre_hook(lambda *_: runs.clear()),
