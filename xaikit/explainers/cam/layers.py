@@ -97,7 +97,7 @@ class Recorder:
         for index, output in reversed(self.order):
             module = self.layers[index].module
             if isinstance(_adapted(module), CONVOLUTION):
-                leads_on = not isinstance(result, Tensor) or depends_on(result, [output])
+                leads_on = not (isinstance(result, Tensor) and result.requires_grad) or depends_on(result, [output])
                 if leads_on and depends_on(output, inputs) and (_axes_of(module) == axes or not have_axes):
                     cuts = cuts_patches(module)
                     return [(index, output), *reversed(after if cuts else [])]
