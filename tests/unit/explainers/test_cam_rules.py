@@ -290,3 +290,23 @@ def test_the_layer_of_an_auxiliary_head_makes_no_map(name):
     explainer = EXPLAINERS.create(name)
     expected = explainer.bind(nn.Sequential(model.body, model.head)).attribute(x, 1)
     torch.testing.assert_close(explainer.bind(model).set_kwargs(head="out").attribute(x, 1), expected)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_norms_of_another_input_make_no_map_of_the_image(create_graph):
+    """Queries (DETR) and texts (CLIP) pass norms as patches do, and may be as many."""
+
+    class Queries(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.patch, self.norm, self.after = nn.Conv2d(3, 4, 4, 4), nn.LayerNorm(4), nn.LayerNorm(4)
+            self.queries, self.head = nn.Parameter(torch.randn(4, 4)), nn.Linear(4, 3)
+
+        def forward(self, x):
+            tokens = self.norm(self.patch(x).flatten(2).transpose(1, 2))
+            return self.head((tokens * self.after(self.queries.expand(len(x), -1, -1))).tanh().mean(1))
+
+    model, x = Queries(), torch.rand(2, 3, 8, 8)
+    expected = GradCam(model, target_layer="norm").attribute(x, 1)
+    torch.testing.assert_close(GradCam(model).attribute(x, 1, create_graph=create_graph), expected)

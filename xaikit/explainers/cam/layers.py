@@ -99,8 +99,8 @@ class Recorder:
             if isinstance(_adapted(module), CONVOLUTION):
                 leads_on = not (isinstance(result, Tensor) and result.requires_grad) or depends_on(result, [output])
                 if leads_on and depends_on(output, inputs) and (_axes_of(module) == axes or not have_axes):
-                    cuts = cuts_patches(module)
-                    return [(index, output), *reversed(after if cuts else [])]
+                    patches_after = [(i, o) for i, o in reversed(after) if depends_on(o, inputs)]
+                    return [(index, output), *(patches_after if cuts_patches(module) else [])]
             elif len(after) < MAX_NORMS and len(output) == len(inputs[0]) and _is_map(output, inputs[0]):
                 after.append((index, output))
         raise InvalidInputError(
