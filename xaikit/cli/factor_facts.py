@@ -8,12 +8,14 @@ if TYPE_CHECKING:
     from xaikit.cli.judging import ShortcutFields
     from xaikit.cli.scan import FactorScan
 
+CHANNEL_AXIS_HELP = "Axis of the channels of images or series, 1 or -1. Default: as the form and the model tell."
+
 
 def factor_facts(job: ShortcutFields | FactorScan, data: Any) -> dict[str, Any]:
-    """The words behind token ids, the names of columns, and the values of black and white after --mean and --std.
+    """The channels' axis, the words of token ids, the names of columns, black and white after --mean and --std.
 
     Args:
-        job: with the fields `text`, `tokenizer` and `model`.
+        job: with the fields `text`, `tokenizer`, `model` and `channel_axis`.
         data: the data set.
 
     Returns:
@@ -23,7 +25,7 @@ def factor_facts(job: ShortcutFields | FactorScan, data: Any) -> dict[str, Any]:
 
     from xaikit.cli.hugging_face import tokenizer_of
 
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {} if job.channel_axis is None else {"channel_axis": job.channel_axis}
     if names := tuple(getattr(data, "features", ())):
         facts["columns"] = names
     if job.text and (tokenizer := tokenizer_of(job.tokenizer or job.model)) is not None:

@@ -39,6 +39,7 @@ PHRASES: dict[str, str | Callable[[re.Match[str]], str]] = {
     "where the shortcut is: name it by --mask or --mask-names",
     r"explain the data with keep_inputs=True": "explain the data with --keep-inputs",
     r"name kind='text'": "name --kind text",
+    r"facts=\{'channel_axis': 1\}, or -1": "--channel-axis 1, or -1",
     r"from_scratch=True, or methods= with": "--from-scratch, or --method with",
     r"with target_layer=": "with --explainer gradcam:target_layer=NAME",
     r"^(\w+) cannot tune": r"--vary: \1 cannot tune",

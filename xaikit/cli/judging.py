@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
-from xaikit.cli.factor_facts import factor_facts
+from xaikit.cli.factor_facts import CHANNEL_AXIS_HELP, factor_facts
 from xaikit.cli.job import flag
 from xaikit.cli.sources import MaskFields, ModelJob
 
@@ -26,6 +26,7 @@ class ShortcutFields(MaskFields, ModelJob):
     factor: tuple[str, ...] = flag(
         (), help="The shortcut, in place of --mask: hue, corner:size=5, ...; several are exchanged together."
     )
+    channel_axis: int | None = flag(None, help=CHANNEL_AXIS_HELP)
     seed: int = flag(0, help="Seed of what is random.")
 
     @field_validator("factor", mode="before")

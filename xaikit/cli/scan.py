@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xaikit.cli.factor_facts import CHANNEL_AXIS_HELP
 from xaikit.cli.job import flag
 from xaikit.cli.run_match import RunMatchFields
 from xaikit.cli.sources import MaskFields
@@ -44,6 +45,7 @@ class FactorScan(RunMatchFields, MaskFields):
     figure: bool = flag(True, help="Draw the figure.")
     batch_size: int = flag(64, help="Samples in one pass through the model.")
     limit: int = flag(0, help="Use at most so many samples, evenly spread over the data; 0: all.")
+    channel_axis: int | None = flag(None, help=CHANNEL_AXIS_HELP)
     seed: int = flag(0, help="Seed of the pairing with donors.")
     fail_if_suspect: bool = flag(False, help="Exit code 3 if there is a suspect.")
 

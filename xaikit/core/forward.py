@@ -227,8 +227,9 @@ def _takes(model: nn.Module, positional: Sequence[Any], keywords: Mapping[str, A
 
 
 def with_rows(output: Any, n: int) -> Any:
-    """An output with its rows first: a model that squeezes returns no axis for a batch of one."""
-    return output[None] if n == 1 and isinstance(output, Tensor) and output.ndim == 0 else output
+    """An output with its rows first: a model that squeezes returns (C,) or a number for a batch of one."""
+    squeezed = n == 1 and isinstance(output, Tensor) and (output.ndim == 0 or (output.ndim == 1 and len(output) > 1))
+    return output[None] if squeezed else output
 
 
 def _forms(value: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Images without their batch axis, or with their channels last: refused, with what to pass instead."""
+"""Images without their batch axis, or with their channels last: how they are told, and what to pass instead."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ from xaikit.core.structure import Tensors
 CHANNELS: dict[Any, int] = {f: 1 for f in (torch.conv1d, torch.conv2d, torch.conv3d)}
 CHANNELS |= {f: 0 for f in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)}
 GROUPS = 6  # the position of `groups` among the arguments of a convolution that is not transposed
+
+
+def has_channels_last(x: Tensor) -> bool | None:
+    """Whether images (N, ...) of two axes of places hold their channels last; None where their form tells neither.
+
+    Args:
+        x: images, or maps of their form.
+    """
+    channels = (1, 3, 4)
+    if x.shape[1] in channels or x.shape[3] not in channels or x.shape[2] in channels:
+        return False
+    return True if x.shape[3] == 3 or x.shape[1] == x.shape[2] else None
 
 
 class BatchedImages(TorchFunctionMode):

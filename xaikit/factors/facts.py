@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.factors.layout import image_axis, series_axis
 
 IMAGE, TEXT, SERIES, TABLE = "image", "text", "time_series", "tabular"
 KINDS = (IMAGE, TEXT, SERIES, TABLE)
@@ -20,10 +21,12 @@ class DataFacts:
     """Facts about the data that a factor may need beside the samples.
 
     Attributes:
-        kind: "image" (N, C, H, W), "text" (token ids (N, T)), "time_series" (N, C, T) or (N, T, D), "tabular" (N, F).
+        kind: "image" (N, C, H, W) or (N, H, W, C), "text" (token ids (N, T)), "time_series" (N, C, T) or (N, T, D),
+            "tabular" (N, F).
         low: smallest value of each channel, (C,): black, for images; None for tokens and tables.
         high: largest value of each channel, (C,).
-        channel_axis: of images and series.
+        channel_axis: of images and series. Unless named, the form tells it of images, the model's first layer of
+            series.
         padding: the token id that fills texts up; None where there is none.
         special: token ids that must stay where they are, such as those that begin and end a text.
         vocabulary: words by token id; None where unknown.
@@ -46,7 +49,7 @@ class DataFacts:
         Args:
             x: samples (N, ...). With more samples, the value range and the padding are more certain.
             fields: fields of this class, in place of what the samples show. `vocabulary` may also be a tokenizer, a
-                list of words by id, or a dict from words to ids.
+                list of words by id, or a dict from words to ids. `model`: that takes the samples.
 
         Raises:
             InvalidTypeError: for a name that is no field of this class.
@@ -54,7 +57,7 @@ class DataFacts:
             UnknownNameError: for an unknown kind.
         """
         names = [field.name for field in dataclasses.fields(cls)]
-        stranger = next((name for name in fields if name not in names), None)
+        stranger = next((name for name in fields if name not in [*names, "model"]), None)
         if stranger is not None:
             raise InvalidTypeError(f"data have no fact {stranger!r}{near_names(stranger, names)}")
         x = x.detach()
@@ -62,8 +65,10 @@ class DataFacts:
         if kind not in KINDS:
             raise UnknownNameError(f"unknown kind of data {kind!r}{near_names(str(kind), KINDS)}")
         _check_form(x, kind)
-        axis = fields.get("channel_axis") or 1
-        fields["channel_axis"] = axis % x.ndim if x.ndim > 2 else 1
+        model, axis = fields.pop("model", None), fields.get("channel_axis")
+        if axis is None and kind in (IMAGE, SERIES):
+            axis = image_axis(x) if kind == IMAGE else series_axis(x, model)
+        fields["channel_axis"] = (axis or 1) % x.ndim if x.ndim > 2 else 1
         tokenizer = fields.get("vocabulary")
         fields["vocabulary"] = read_vocabulary(tokenizer)
         columns = fields.get("columns")
@@ -198,15 +203,20 @@ def facts_fields(facts: Any, where: str = "facts") -> dict[str, Any]:
     return dict(facts or {})
 
 
-def with_column_names(facts: Any, data: Any) -> Any:
-    """The facts with the names of the columns, where the samples are a DataFrame and nobody named them.
+def known_facts(facts: Any, data: Any, model: nn.Module) -> Any:
+    """The facts with the model, and the names of the columns where the samples are a DataFrame and nobody named them.
 
     Args:
         facts: as for `read_facts`.
         data: of the user, in any form: inputs, or a tuple that begins with them.
+        model: that takes the samples.
     """
-    inputs = data[0] if isinstance(data, (tuple, list)) and len(data) else data
-    names = getattr(inputs, "columns", None)
-    if names is None or not hasattr(inputs, "to_numpy") or isinstance(facts, DataFacts):
+    if isinstance(facts, DataFacts):
         return facts
-    return {"columns": [str(name) for name in names], **facts_fields(facts)}
+    inputs = data[0] if isinstance(data, (tuple, list)) and len(data) else data
+    names = getattr(inputs, "columns", None) if hasattr(inputs, "to_numpy") else None
+    return {
+        "model": model,
+        **({} if names is None else {"columns": [str(name) for name in names]}),
+        **facts_fields(facts),
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.model_copy import trainable_copy
 from xaikit.core.params import Float
 from xaikit.files.weights import read_weights
 from xaikit.influence.loss_gradients import LossGradients, SampleLoss
@@ -89,7 +89,7 @@ def _as_it_was(model: nn.Module, checkpoint: Any) -> tuple[nn.Module, float]:
     weights, rate = checkpoint
     if isinstance(weights, (str, Path)):
         weights = read_weights(Path(weights))
-    then = copy.deepcopy(model)
+    then = trainable_copy(model)
     try:
         then.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:

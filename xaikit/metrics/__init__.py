@@ -9,6 +9,7 @@ from xaikit.metrics.complexity import EffectiveComplexity, Entropy, Sparseness
 from xaikit.metrics.continuity import Continuity
 from xaikit.metrics.cost import PeakMemory, Seconds
 from xaikit.metrics.evaluate import evaluate
+from xaikit.metrics.experiment import Experiment
 from xaikit.metrics.faithfulness import AbPC, Curves, Deletion, Insertion, LeRF, MoRF
 from xaikit.metrics.fidelity import FaithfulnessCorrelation, Infidelity, MuFidelity
 from xaikit.metrics.fine_tuned_fidelity import FFidelity, FFidelityMinus, FFidelityPlus
@@ -69,6 +70,7 @@ __all__ = [
     "EffectiveComplexity",
     "Entropy",
     "Evaluation",
+    "Experiment",
     "EvaluationRow",
     "FaithfulnessCorrelation",
     "Infidelity",

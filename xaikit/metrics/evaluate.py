@@ -67,15 +67,15 @@ def evaluate(  # noqa: PLR0913
     [('gradient', 'abpc', 5), ('gradient', 'sparseness', 5)]
     """
     confidence, seed = Float(gt=0, lt=1).check(confidence, "confidence"), Int(ge=0).check(seed, "seed")
-    named_explainers = _bound(_labelled(explainers, EXPLAINERS, Explainer), model)
-    named_metrics: dict[str, Metric] = _labelled(metrics, METRICS, Metric)
+    named_explainers = bound(labelled(explainers, EXPLAINERS, Explainer), model)
+    named_metrics: dict[str, Metric] = labelled(metrics, METRICS, Metric)
     # Data in memory is checked before anything is measured.
     first = next(iter(named_explainers.values())).model
     options: dict[str, Any] = {"model": first, "rows": None, "targets": True}
     batches: Any = read_batches(data, relevant_region, what="relevant_region", **options)
     batches = list(batches) if isinstance(data, (tuple, list)) else batches
     for batch in batches if isinstance(batches, list) else ():
-        _check_masks(named_metrics, batch)
+        check_masks(named_metrics, batch)
     cells = {(e, m): TableCell() for e in named_explainers for m in named_metrics}
     count = count_batches(data, rows=None)
     total = None if count is None else count * len(named_explainers) * (len(named_metrics) + 1)
@@ -83,31 +83,62 @@ def evaluate(  # noqa: PLR0913
     with tqdm(total=total, desc="evaluate", unit="step", disable=not progress) as bar:
         try:
             for batch in batches:
-                _check_masks(named_metrics, batch)
+                check_masks(named_metrics, batch)
                 for label, explainer in named_explainers.items():
                     of_explainer = {name: cells[label, name] for name in named_metrics}
                     bar.set_postfix_str(label)
-                    _measure(explainer, named_metrics, of_explainer, batch, postprocess, seed, bar.update)
+                    measure(explainer, named_metrics, of_explainer, batch, postprocess, seed, step_done=bar.update)
         except KeyboardInterrupt:
             if not any(cell.values for cell in cells.values()):
                 raise
             stopped = Stopped.INTERRUPTED
+    return as_table(named_explainers, named_metrics, cells, confidence=confidence, seed=seed, stopped=stopped)
+
+
+def as_table(
+    explainers: Mapping[str, Explainer],
+    metrics: Mapping[str, Metric],
+    cells: Mapping[tuple[str, str], TableCell],
+    *,
+    confidence: float,
+    seed: int,
+    stopped: Stopped,
+) -> Evaluation:
+    """The table of what was measured.
+
+    Args:
+        explainers: by label.
+        metrics: by label.
+        cells: by both labels.
+        confidence: of the intervals.
+        seed: of every random number.
+        stopped: why it ended.
+    """
     rows = []
     for (e, m), cell in cells.items():
         error = cell.error or (NOT_REACHED if not cell.values and stopped == Stopped.INTERRUPTED else None)
-        direction = named_metrics[m].DIRECTION
+        direction = metrics[m].DIRECTION
         rows.append(make_row(e, m, direction, cell.values, confidence=confidence, seed=seed, error=error))
     return Evaluation(
         rows=tuple(rows),
         confidence=confidence,
         seed=seed,
-        explainers={name: explainer.describe() for name, explainer in named_explainers.items()},
-        metrics={name: _spec(metric) for name, metric in named_metrics.items()},
+        explainers={name: explainer.describe() for name, explainer in explainers.items()},
+        metrics={name: _spec(metric) for name, metric in metrics.items()},
         stopped=stopped,
     )
 
 
-def _check_masks(metrics: Mapping[str, Metric], batch: Batch) -> None:
+def check_masks(metrics: Mapping[str, Metric], batch: Batch) -> None:
+    """Refuse metrics that compare with masks on data without any.
+
+    Args:
+        metrics: by label.
+        batch: of the data.
+
+    Raises:
+        InvalidInputError: for such a metric.
+    """
     for name, metric in metrics.items():
         if metric.NEEDS_MASK and batch.masks is None:
             raise InvalidInputError(
@@ -124,22 +155,38 @@ class TableCell:
     error: str | None = None
 
 
-def _measure(  # noqa: PLR0913
+def measure(  # noqa: PLR0913
     explainer: Explainer,
-    metrics: dict[str, Metric],
-    cells: dict[str, TableCell],
+    metrics: Mapping[str, Metric],
+    cells: Mapping[str, TableCell],
     batch: Batch,
     postprocess: Postprocess | None,
     seed: int,
+    *,
     step_done: Callable[[], object],
+    attribute: Callable[[Explainer, Batch], Any] | None = None,
 ) -> None:
-    """One batch: explained once, measured by every metric that has not failed yet."""
+    """One batch: explained once, measured by every metric that has not failed yet.
+
+    Args:
+        explainer: with a model.
+        metrics: by label.
+        cells: what was measured so far, by the metrics' labels; the values are added there.
+        batch: some samples.
+        postprocess: of the attributions.
+        seed: of every random number.
+        step_done: called after the explanation and after each metric.
+        attribute: explains a batch; None lets the explainer do it.
+    """
     batch = batch.to(explainer.device)
     working = [name for name in metrics if cells[name].error is None]
     if not working:
         return
     try:
-        attributions = explainer.attribute(batch.inputs, batch.labels, seed=seed)
+        if attribute is None:
+            attributions = explainer.attribute(batch.inputs, batch.labels, seed=seed)
+        else:
+            attributions = attribute(explainer, batch)
         attributions = attributions if postprocess is None else postprocess(attributions)
     except Exception as err:  # an error of a method or a model is a result: it stands in the table
         for name in working:
@@ -156,8 +203,17 @@ def _measure(  # noqa: PLR0913
         step_done()
 
 
-def _labelled(values: Any, registry: Registry, kind: type) -> dict[str, Any]:
-    """Objects by label: a name as it was given; else the registered name, or the repr where two share that name."""
+def labelled(values: Any, registry: Registry, kind: type) -> dict[str, Any]:
+    """Objects by label: a name as it was given; else the registered name, or the repr where two share that name.
+
+    Args:
+        values: of the user.
+        registry: that creates them.
+        kind: their class.
+
+    Raises:
+        InvalidInputError, InvalidTypeError: for none, for another kind, or for two of one label.
+    """
     if isinstance(values, Mapping) and "name" not in values:
         items = list(values.items())
     else:
@@ -165,14 +221,14 @@ def _labelled(values: Any, registry: Registry, kind: type) -> dict[str, Any]:
         items = [(value if isinstance(value, str) else None, value) for value in (values if several else [values])]
     if not items:
         raise InvalidInputError(f"evaluate needs at least one {registry.kind}, got {values!r}")
-    labelled = [(label, registry.create(value)) for label, value in items]
-    for _, item in labelled:
+    created = [(label, registry.create(value)) for label, value in items]
+    for _, item in created:
         if not isinstance(item, kind):
             raise InvalidTypeError(f"evaluate needs {registry.kind}s, got {item!r}")
-    names = [label or item.NAME or type(item).__name__ for label, item in labelled]
+    names = [label or item.NAME or type(item).__name__ for label, item in created]
     labels = [
         name if label or names.count(name) == 1 else repr(item)
-        for name, (label, item) in zip(names, labelled, strict=True)
+        for name, (label, item) in zip(names, created, strict=True)
     ]
     twice = {label for label in labels if labels.count(label) > 1}
     if twice:
@@ -180,10 +236,19 @@ def _labelled(values: Any, registry: Registry, kind: type) -> dict[str, Any]:
             f"two {registry.kind}s go by the same label, {', '.join(sorted(map(repr, twice)))}; give a dict that "
             f"labels them"
         )
-    return dict(zip(labels, (item for _, item in labelled), strict=True))
+    return dict(zip(labels, (item for _, item in created), strict=True))
 
 
-def _bound(explainers: dict[str, Explainer], model: nn.Module | None) -> dict[str, Explainer]:
+def bound(explainers: dict[str, Explainer], model: nn.Module | None) -> dict[str, Explainer]:
+    """The explainers with a model.
+
+    Args:
+        explainers: by label.
+        model: for those that have none.
+
+    Raises:
+        UnboundError: for one without a model where there is none.
+    """
     for name, explainer in explainers.items():
         if explainer.model is None and model is None:
             raise UnboundError(f"the explainer {name!r} has no model yet; pass model=, or bind it")

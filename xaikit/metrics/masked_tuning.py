@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from xaikit.core import BASELINES, Choice, Float, Int
 from xaikit.core.batch import Batch, count_batches, is_batch, read_batches
 from xaikit.core.errors import InvalidInputError, NonFiniteError
 from xaikit.core.forward import call_model, explain_failure
+from xaikit.core.model_copy import trainable_copy
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
 from xaikit.transforms.axes import channel_axis as axis_of
@@ -74,7 +74,7 @@ def tune_with_masks(  # noqa: PLR0913
     n_epochs, batch_size = Int(ge=1).check(n_epochs, "n_epochs"), Int(ge=1).check(batch_size, "batch_size")
     lr, seed = Float(gt=0).check(lr, "lr"), Int(ge=0).check(seed, "seed")
     stand_in = Choice(BASELINES).check(baseline, "baseline")
-    tuned = copy.deepcopy(model).train()
+    tuned = trainable_copy(model).train()
     device = next((p.device for p in tuned.parameters()), torch.device("cpu"))
     trained = [p for p in tuned.parameters() if p.requires_grad]
     if not trained:

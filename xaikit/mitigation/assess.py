@@ -20,7 +20,7 @@ from xaikit.core.renames import renamed_arguments
 from xaikit.core.results import Interval, Real, Result
 from xaikit.core.structure import by_row, flatten
 from xaikit.factors import Factor, MaskedRegion, read_factor
-from xaikit.factors.facts import with_column_names
+from xaikit.factors.facts import known_facts
 from xaikit.mitigation.decoys import FLIPPED, KEPT, REMOVED, Decoy, Exchange, Flip, Variant, decoys
 from xaikit.mitigation.evaluation import (
     by_group,
@@ -28,7 +28,7 @@ from xaikit.mitigation.evaluation import (
     class_batches,
     group_names,
 )
-from xaikit.mitigation.forward import check_rows, class_logits, evaluating
+from xaikit.mitigation.forward import check_rows, class_logits, evaluating, is_single, logits_of
 from xaikit.mitigation.penalties import check_labels
 from xaikit.mitigation.reliance import RELIES, RelianceTally, is_reliance
 from xaikit.mitigation.tables import aligned, percent
@@ -221,15 +221,15 @@ def assess(  # noqa: PLR0913
     if factor is not None:
         factor, shortcut_masks = _factor(factor, decoy, shortcut_masks)
     chosen = _by_name(explainers, model, head)
-    tally, facts = _Tally(groups), with_column_names(facts, data)
-    maker = None
+    tally, facts = _Tally(groups), known_facts(facts, data, model)
+    maker, single = None, False
     with tqdm(total=count_batches(data), disable=not progress, unit="batch", desc="assess") as bar:
         for batch in class_batches(model, data, shortcut_masks):
             with evaluating(model) as device:
                 moved = batch.to(device)
                 x, y, mask = moved[:3]
                 if maker is None:
-                    logits = class_logits(model, x, head)
+                    logits, single = class_logits(model, x, head), is_single(logits_of(model, x, head))
                     check_rows(model, moved, logits, head)
                     check_labels(y, logits)
                     samples = partial(class_batches, model, data, shortcut_masks)
@@ -238,7 +238,7 @@ def assess(  # noqa: PLR0913
                 for name, changed in maker.variants(x, y, mask):
                     tally.count(name, class_logits(model, changed, head).argmax(1), y)
             if mask is not None:
-                tally.weigh(chosen, x, y, mask, seed)
+                tally.weigh(chosen, x, None if single else y, mask, seed)
             bar.update()
     labels = {} if maker is None else maker.donor_labels
     return dataclasses.replace(tally.result(labels), seed=seed)
@@ -272,7 +272,7 @@ class _Tally:
             self._changed.setdefault(name, []).append((predicted != self._kept).cpu())
         self._right.setdefault(name, []).append((predicted == y).cpu())
 
-    def weigh(self, explainers: Mapping[str, Explainer], x: Any, y: Tensor, mask: Any, seed: int) -> None:
+    def weigh(self, explainers: Mapping[str, Explainer], x: Any, y: Tensor | None, mask: Any, seed: int) -> None:
         """The share of each sample's relevance that lies in its mask."""
         for name, explainer in explainers.items():
             attributions = flatten(explainer.attribute(x, y, seed=seed), "attributions")[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from xaikit.core.structure import Tensors, flatten, token_ids
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.forward import autocast_on, logits_of
 from xaikit.mitigation.penalties import OUTPUTS, TARGETS, score_function
+from xaikit.mitigation.task_losses import is_multi_label
 
 MODES = ("auto", "eval", "train")
 
@@ -48,7 +49,7 @@ class AttributionMitigator(Mitigator):
         in_own_mode = self.mode == "train"
         if autocast_on(x) or self.mode == "eval" or (not in_own_mode and mode_matters(model)):
             return super()._logits_and_penalty(model, x, y, masks, seed)
-        score = score_function(self.target, self.output, y, seed)
+        score = self._score(y, seed)
         explained, logits = self._explainer(model).attribute_with_output(
             x, score, create_graph=True, seed=seed, keep_mode=in_own_mode
         )
@@ -57,7 +58,7 @@ class AttributionMitigator(Mitigator):
         return logits, self._number(explained, x, masks)
 
     def _penalty(self, model: nn.Module, x: Any, y: Tensor, masks: Any, *, seed: int, create_graph: bool) -> Tensor:
-        score = score_function(self.target, self.output, y, seed)
+        score = self._score(y, seed)
         in_own_mode = self.mode == "train" and create_graph
         explained, _ = self._explainer(model).attribute_with_output(
             x,
@@ -68,6 +69,9 @@ class AttributionMitigator(Mitigator):
             keep_writes=False,  # BatchNorm's running statistics are updated by the pass of the task loss
         )
         return self._number(explained, x, masks)
+
+    def _score(self, y: Any, seed: int) -> Callable[[Tensor], Tensor]:
+        return score_function(self.target, self.output, y, seed, independent=is_multi_label(self.task_loss))
 
     def _explainer(self, model: nn.Module) -> Explainer:
         return self.explainer_for(model)

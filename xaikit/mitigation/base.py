@@ -32,7 +32,7 @@ from xaikit.mitigation.optimizers import check_optimizer
 from xaikit.mitigation.penalties import EXPLANATION, REGRESSION, check_labels, gradient_ratio, task_loss
 from xaikit.mitigation.reader import Reader, missing_masks
 from xaikit.mitigation.sources import InMemorySource, Source, training_source
-from xaikit.mitigation.task_losses import check_task_loss, named_loss
+from xaikit.mitigation.task_losses import check_task_loss, loss_function
 from xaikit.mitigation.trainer import Options, train
 
 
@@ -337,8 +337,7 @@ class Mitigator(Configured, abc.ABC):
         """
         if not self.takes_any_labels:
             return task_loss(logits, labels)
-        function = named_loss(self.task_loss) if isinstance(self.task_loss, str) else self.task_loss
-        value = function(logits, labels)
+        value = loss_function(self.task_loss)(logits, labels)
         if not isinstance(value, Tensor) or value.ndim:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InvalidInputError(

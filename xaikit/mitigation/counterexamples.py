@@ -13,7 +13,7 @@ from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.masks import leaves_of
 from xaikit.core.structure import flatten
 from xaikit.factors import Factor
-from xaikit.factors.facts import read_facts
+from xaikit.factors.facts import known_facts, read_facts
 from xaikit.mitigation.changed import ChangedMitigator
 from xaikit.mitigation.fills import MAKERS, balanced_donors, check_facts, check_fill, with_arguments
 
@@ -69,7 +69,7 @@ class Counterexamples(ChangedMitigator):
     def _changed_logits(self, model: nn.Module, x: Any, y: Tensor, masks: Any, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         if isinstance(self.fill, Factor):
-            return self._logits(model, self._exchanged(self.fill, x, y, masks, generator))
+            return self._logits(model, self._exchanged(model, x, y, masks, generator))
         tensors, rebuild = flatten(x)
         # One mask beside several inputs, such as a text's ids, attention mask and types, is over the first of them.
         count = len(tensors) if len(leaves_of(masks)) not in (0, 1) else 1
@@ -80,13 +80,13 @@ class Counterexamples(ChangedMitigator):
         changed = [self._filled(t, m, generator, {"model": model, "labels": y}) for t, m in pairs]
         return self._logits(model, rebuild((*changed, *tensors[count:])))
 
-    def _exchanged(self, factor: Factor, x: Any, y: Tensor, masks: Any, generator: torch.Generator) -> Any:
+    def _exchanged(self, model: nn.Module, x: Any, y: Tensor, masks: Any, generator: torch.Generator) -> Any:
         """The samples with their factor taken from others of the batch."""
-        tensors, rebuild = flatten(x)
+        tensors, rebuild, factor = *flatten(x), self.fill
         order = balanced_donors(y, tensors[0].device, generator)
         donors = rebuild(tuple(t[order.to(t.device)] for t in tensors))
         place = factor.place(tensors, None)
-        facts = read_facts(self.facts, tensors[place])
+        facts = read_facts(known_facts(self.facts, x, model), tensors[place])
         if masks is None or not factor.needs_masks:
             return factor.exchange(x, donors, facts=facts)
         form = tensors[place] if tensors[place].is_floating_point() else tensors[place].float()

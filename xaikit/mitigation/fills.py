@@ -32,7 +32,7 @@ def check_fill(value: Any, where: str) -> Any:
         InvalidInputError, InvalidTypeError: for anything else.
     """
     if isinstance(value, str) and value not in FILLS:
-        value = nested(value)
+        value = f"together:factors={value}" if value.startswith("[") else nested(value)
         name = value.partition(":")[0]
         if name not in FACTORS:
             raise InvalidInputError(f"{where} must be {FORMS}, got {value!r}{near_names(name, [*FILLS, *FACTORS])}")

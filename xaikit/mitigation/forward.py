@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, XaikitError
-from xaikit.core.forward import call_model, explain_failure
+from xaikit.core.forward import call_model, explain_failure, with_rows
 from xaikit.core.model_state import EXCLUSIVE
 from xaikit.core.rows import agree, warn_of_dependent_rows
 from xaikit.core.structure import flatten
@@ -47,11 +47,11 @@ def logits_of(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
         inputs: as for `run_model`.
         head: which output holds the logits, where the model returns several.
     """
-    return pick_head(run_model(model, inputs), head)
+    return with_rows(pick_head(run_model(model, inputs), head), len(flatten(inputs)[0][0]))
 
 
 def class_logits(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
-    """The model's logits (N, classes).
+    """The model's logits (N, classes); a single output (N, 1) or (N,) is that of the class 1 against the class 0.
 
     Args:
         model: of the user.
@@ -62,16 +62,23 @@ def class_logits(model: nn.Module, inputs: Any, head: str | int) -> Tensor:
         InvalidInputError: for an output of another shape.
     """
     logits = logits_of(model, inputs, head)
-    if logits.ndim == 2 and logits.shape[1] == 1:
-        raise InvalidInputError(
-            "accuracy counts predicted classes, and the model has a single output; give it one output for each class, "
-            "such as torch.cat([0 * z, z], 1)"
-        )
+    if is_single(logits) and logits.is_floating_point():
+        single = logits.reshape(-1, 1)
+        return torch.cat([torch.zeros_like(single), single], 1)
     if logits.ndim != 2:
         raise InvalidInputError(
             f"the model must return logits (N, classes), got {tuple(logits.shape)}; name the output with head="
         )
     return logits
+
+
+def is_single(logits: Tensor) -> bool:
+    """Whether the model has a single output, (N, 1) or (N,).
+
+    Args:
+        logits: as `logits_of` gives them.
+    """
+    return logits.ndim == 1 or logits.shape[1:] == (1,)
 
 
 def check_rows(model: nn.Module, batch: Batch, logits: Tensor, head: str | int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from xaikit.core import MITIGATORS, Float, Int
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.model_copy import trainable_copy
 from xaikit.mitigation.arrangement import drawn, grouped, in_order, sample_count
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.early_stopping import EarlyStopping
@@ -22,6 +22,7 @@ from xaikit.mitigation.forward import evaluating, logits_of
 from xaikit.mitigation.groups import GroupReader, SampleGroups
 from xaikit.mitigation.reweighted import ReweightedMitigator
 from xaikit.mitigation.sources import Source
+from xaikit.mitigation.task_losses import is_multi_label
 from xaikit.mitigation.trainer import Options, train
 
 
@@ -76,7 +77,7 @@ class JTT(ReweightedMitigator):
 
     def _first(self, model: nn.Module, source: Source) -> nn.Module:
         """A copy of the model that was trained for `first_epochs`, whose errors are looked at."""
-        first = copy.deepcopy(model)
+        first = trainable_copy(model)
         if self.first_epochs:
             options = Options(None, EarlyStopping(None, None, patience=None, head=self.head), progress=False)
             changes: dict[str, Any] = {"n_epochs": self.first_epochs, "patience": None, self.WEIGHT: 0.0}
@@ -88,12 +89,20 @@ class JTT(ReweightedMitigator):
         with evaluating(first) as device:
             batch = Batch(x, y).to(device)
             logits = logits_of(first, batch.inputs, self.head)
-            wrong: list[bool] = (_predicted(logits) != self.task_labels(batch.labels, logits)).tolist()
+            wrong: list[bool] = self._errors(logits, self.task_labels(batch.labels, logits)).tolist()
         return wrong
+
+    def _errors(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Whether each sample's predicted class is not its label; of several labels, whether any of them is missed."""
+        if labels.shape != logits.shape or logits.ndim < 2:
+            return _predicted(logits) != labels
+        if is_multi_label(self.task_loss):
+            return ((logits > 0) != (labels > 0.5)).flatten(1).any(1)
+        return logits.argmax(-1) != labels.argmax(-1)
 
     def _mean(self, logits: Tensor, labels: Tensor, batch: Batch, *, keep: bool) -> Tensor:  # noqa: ARG002
         losses = self.sample_losses(logits, labels)
-        wrong = _predicted(logits) != labels if batch.groups is None else _flags(batch.groups)
+        wrong = self._errors(logits, labels) if batch.groups is None else _flags(batch.groups)
         return losses.mean() + (wrong.to(losses) * losses).mean()
 
     def penalty_share(self, fraction: BatchFraction) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from xaikit.core.params import Float, Int
-from xaikit.factors.facts import with_column_names
+from xaikit.factors.facts import known_facts
 from xaikit.mitigation.assess import Assessment, assess
 from xaikit.mitigation.budget import read_budget
 from xaikit.mitigation.checks import check_model
@@ -68,8 +68,8 @@ def mend(  # noqa: PLR0913
             the accuracy in the worst group is what a try is chosen by, with the shortcut exchanged. `shortcut` may be
             None then: without an exchange all goes by the groups.
         validation_groups: of the validation samples, in the same forms.
-        from_scratch: draw the weights anew instead of going on with those of the model; or a function that makes an
-            untrained model.
+        from_scratch: draw the weights that train anew instead of going on with those of the model (frozen ones stay);
+            or a function that makes an untrained model.
         methods: mitigators to try instead: names, spec strings or objects, in their order.
         budget: a number of trainings, such as 2, or a time, such as "10 min"; None tries all.
         max_loss: of accuracy that may be lost, a fraction.
@@ -105,7 +105,7 @@ def mend(  # noqa: PLR0913
     seed, n_epochs = Int(ge=0).check(seed, "seed"), Int(ge=1, optional=True).check(n_epochs, "n_epochs")
     allowed = read_budget(budget)
     by_groups = {"groups": groups, "validation_groups": validation_groups}
-    facts = with_column_names(facts, data)
+    facts = known_facts(facts, data, model)
     data = read_data(model, data, read_shortcut(shortcut, groups), validation, facts, seed, **by_groups)
     options = SearchOptions(from_scratch, max_loss, head, seed, progress)
     before = _assessed(model, data, head, seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from xaikit.core import MITIGATORS, Configured
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.model_copy import trainable_copy
 from xaikit.core.spec_strings import split_spec
 from xaikit.core.structure import flatten
 from xaikit.factors import MaskedRegion
@@ -137,7 +137,7 @@ def fresh_model(model: nn.Module, from_scratch: Any, seed: int) -> nn.Module:
 
     Args:
         model: of the user; it stays as it is.
-        from_scratch: False, True, or a function that makes an untrained model.
+        from_scratch: False, True (frozen weights stay), or a function that makes an untrained model.
         seed: of the weights.
 
     Raises:
@@ -145,7 +145,7 @@ def fresh_model(model: nn.Module, from_scratch: Any, seed: int) -> nn.Module:
         InvalidTypeError: for a function that makes no module.
     """
     if from_scratch is False:
-        return copy.deepcopy(model)
+        return trainable_copy(model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if callable(from_scratch):
@@ -153,20 +153,17 @@ def fresh_model(model: nn.Module, from_scratch: Any, seed: int) -> nn.Module:
             if not isinstance(untrained, nn.Module):
                 raise InvalidTypeError(f"from_scratch must make a torch.nn.Module, got {type(untrained).__name__}")
             return untrained.to(next(model.parameters()).device)
-        return _drawn_anew(copy.deepcopy(model))
+        return _drawn_anew(trainable_copy(model))
 
 
 def can_be_drawn_anew(model: nn.Module) -> bool:
-    """Whether every module with weights of its own has `reset_parameters`.
+    """Whether every module with weights that train has `reset_parameters`.
 
     Args:
         model: of the user.
     """
-    return all(
-        callable(getattr(module, "reset_parameters", None))
-        for module in model.modules()
-        if any(True for _ in module.parameters(recurse=False))
-    )
+    trained = (module for module in model.modules() if any(p.requires_grad for p in module.parameters(recurse=False)))
+    return all(callable(getattr(module, "reset_parameters", None)) for module in trained)
 
 
 def halfway(model: nn.Module, seed: int) -> nn.Module:
@@ -182,7 +179,7 @@ def halfway(model: nn.Module, seed: int) -> nn.Module:
     Raises:
         InvalidInputError: for a module whose weights cannot be drawn anew.
     """
-    fresh, begun = fresh_model(model, True, seed), copy.deepcopy(model)
+    fresh, begun = fresh_model(model, True, seed), trainable_copy(model)
     with torch.no_grad():
         for weight, drawn in zip(begun.parameters(), fresh.parameters(), strict=True):
             weight.lerp_(drawn, 0.5)
@@ -190,15 +187,23 @@ def halfway(model: nn.Module, seed: int) -> nn.Module:
 
 
 def _drawn_anew(model: nn.Module) -> nn.Module:
+    """The model with new weights; frozen ones stay, since no training would make anything of them."""
+    frozen = [(weight, weight.detach().clone()) for weight in model.parameters() if not weight.requires_grad]
     for name, module in model.named_modules():
+        weights = list(module.parameters(recurse=False))
+        if weights and not any(weight.requires_grad for weight in weights):
+            continue
         reset: Callable[[], Any] | None = getattr(module, "reset_parameters", None)
         if callable(reset):
             reset()
-        elif any(True for _ in module.parameters(recurse=False)):
+        elif weights:
             raise InvalidInputError(
                 f"the weights of {type(module).__name__} {name!r} cannot be drawn anew, since it has no "
                 "reset_parameters; pass a function that makes an untrained model: from_scratch=make"
             )
+    with torch.no_grad():
+        for weight, value in frozen:
+            weight.copy_(value)
     return model
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 import warnings
@@ -14,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, TrainingError
+from xaikit.core.model_copy import trainable_copy
 from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.results import Stopped
 from xaikit.core.spec_strings import split_spec
@@ -161,7 +161,7 @@ class MendSearch:
             number: of the try.
         """
         if number == 0:
-            return copy.deepcopy(self._model)
+            return trainable_copy(self._model)
         return self.store.load(self._keys[number], self._fresh()).eval()
 
     def _fresh(self) -> nn.Module:

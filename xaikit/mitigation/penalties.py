@@ -27,7 +27,9 @@ NORMALIZATIONS = ("none", "mask", "total")
 REGRESSION = "regression"  # the task whose labels are numbers
 
 
-def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Callable[[Tensor], Tensor]:
+def score_function(
+    target: str, output: str, labels: Any, seed: int = 0, *, independent: bool = False
+) -> Callable[[Tensor], Tensor]:
     """The score of each sample as a function of the logits (N, C).
 
     "label": of the sample's own class; "predicted": of the class with the largest logit; "all": summed over classes;
@@ -36,13 +38,15 @@ def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Call
     So it covers all classes at the cost of one, and a shift that all classes share is not penalised (Hoffman et al.
     2019, arXiv:1908.02729, for the whole Jacobian). A model with a single output always has this output as its score.
     Where there are logits for each position (segmentation, tokens), the scores of all positions are added up; labels
-    that are no class, such as -100, count for nothing.
+    that are no class, such as -100, count for nothing. Of labels in the logits' form, several classes of a sample or
+    probabilities, "label" is the sum of each class's score times its label.
 
     Args:
         target: one of `TARGETS`.
         output: what a score is, one of `OUTPUTS`.
         labels: class indices (N,), or numbers for a model with a single output; checked.
         seed: of the random vectors.
+        independent: each class has a probability of its own (a sigmoid), not a share of one (softmax).
     """
 
     def score(logits: Tensor) -> Tensor:
@@ -50,10 +54,9 @@ def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Call
             return logits.reshape(len(logits))
         if logits.ndim < 2:
             raise _not_logits(logits)
+        weights = labels if isinstance(labels, Tensor) and labels.shape == logits.shape else None
         logits = classes_last(logits, labels)
-        values = {"log_probability": logits.log_softmax, "logit": lambda _: logits, "probability": logits.softmax}[
-            output
-        ](-1)
+        values = _values(logits, output, independent)
         if target == "all":
             return values.flatten(1).sum(1)
         if target == "random":
@@ -61,12 +64,33 @@ def score_function(target: str, output: str, labels: Any, seed: int = 0) -> Call
             # The dtype is named, since a Fabric's precision may change the default, and with it the draw.
             normal = torch.randn(logits.shape, generator=generator, dtype=torch.float32, device="cpu").to(values)
             return (values * (normal - normal.mean(-1, keepdim=True))).flatten(1).sum(1)
+        if target == "label" and weights is not None:
+            return (_shares(weights) * values).flatten(1).sum(1)
         if logits.ndim > 2:
             return _at_positions(values, labels if target == "label" else logits.argmax(-1))
         chosen = check_labels(labels, logits) if target == "label" else logits.argmax(-1)
         return values.gather(1, chosen[:, None])[:, 0]
 
     return score
+
+
+def _values(logits: Tensor, output: str, independent: bool) -> Tensor:
+    if output == "logit":
+        return logits
+    if independent:
+        return F.logsigmoid(logits) if output == "log_probability" else logits.sigmoid()
+    return logits.log_softmax(-1) if output == "log_probability" else logits.softmax(-1)
+
+
+def _shares(labels: Tensor) -> Tensor:
+    """Labels (N, C) or (N, C, ...) in the logits' form, with their classes last."""
+    low, high = range_of(labels.float())
+    if low < 0 or high > 1:
+        raise InvalidInputError(
+            f"labels of the logits' shape {tuple(labels.shape)} must lie in [0, 1] to say how far a sample is of each "
+            f"class, got {low:g} to {high:g}; of other numbers explain target='random' or 'all'"
+        )
+    return classes_last(labels, None)
 
 
 def classes_last(logits: Tensor, labels: Any) -> Tensor:

@@ -81,7 +81,9 @@ class ReweightedMitigator(Mitigator):
             labels = self.task_labels(batch.labels, logits)
             task = self.task_of(logits, labels)
             with torch.no_grad() if weight == 0 else contextlib.nullcontext():
-                penalty = self._mean(logits, labels, batch, keep=weight != 0) - task
+                # Drawn samples come without groups, and labels that are no classes cannot stand for these.
+                grouped = weight != 0 or batch.groups is not None or not self.takes_any_labels
+                penalty = self._mean(logits, labels, batch, keep=weight != 0) - task if grouped else 0 * task
             if weight == 0:
                 return Loss(task, penalty, task, logits)
             scale = gradient_ratio(task, penalty, model.parameters()) if self.balance else 1.0
@@ -92,6 +94,9 @@ class ReweightedMitigator(Mitigator):
         with apart:
             logits = logits_of(model, x, self.head)
         labels = self.task_labels(y, logits)
+        # A look before the first step, without the groups of the training, for which such labels cannot stand.
+        if self.takes_any_labels:
+            return self.sample_losses(logits, labels).mean() - self.task_of(logits, labels)
         return self._mean(logits, labels, Batch(x, y, masks), keep=False) - self.task_of(logits, labels)
 
     @abc.abstractmethod

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
@@ -15,6 +15,12 @@ from xaikit.core.spec_strings import parse_spec
 from xaikit.mitigation.penalties import REGRESSION, classes_last
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
+# Of torch's losses those that compare number with number; they broadcast (N,) against (N, 1) to (N, N).
+ELEMENTWISE = (
+    nn.BCEWithLogitsLoss, nn.BCELoss, nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.PoissonNLLLoss,
+    F.binary_cross_entropy_with_logits, F.binary_cross_entropy, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss,
+)  # fmt: skip
+INDEPENDENT = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss, F.binary_cross_entropy_with_logits)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weight: Any = None, **settings: Any) -> Tensor:
@@ -139,6 +145,36 @@ def named_loss(spec: str, where: str = "task_loss") -> TaskLoss:
         has = f"it has {', '.join(able)}" if able else "it has none"
         raise InvalidInputError(f"{where}: {name} has no setting {unknown[0]!r}; {has}")
     return functools.partial(BY_NAME[name], **settings)
+
+
+def loss_function(task_loss: Any) -> TaskLoss:
+    """The loss as a function of logits and labels, whose forms may differ by an axis of length 1 where that is safe.
+
+    Args:
+        task_loss: a checked setting: a name, a loss of torch or a function of the user's.
+    """
+    if isinstance(task_loss, str):
+        return named_loss(task_loss)
+    if not _is_one_of(task_loss, ELEMENTWISE):
+        function: TaskLoss = task_loss
+        return function
+    return lambda logits, labels: task_loss(logits, _like(labels, logits))
+
+
+def is_multi_label(task_loss: Any) -> bool:
+    """Whether each class has a probability of its own: the task's loss is one of torch's, or ours, that says so.
+
+    Args:
+        task_loss: a checked setting.
+    """
+    if isinstance(task_loss, str):
+        return task_loss.partition(":")[0] == "binary_cross_entropy"
+    return _is_one_of(task_loss, INDEPENDENT)
+
+
+def _is_one_of(function: Any, losses: tuple[Any, ...]) -> bool:
+    function = function.func if isinstance(function, functools.partial) else function
+    return any(function is loss or type(function) is loss for loss in losses)
 
 
 def _like(labels: Tensor, output: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def drawn(
         return _image(values, side, scale)
     if kind == "text":
         return _text(values, inputs, names, scale)
-    return _series(values, inputs, names, scale) if kind == "series" else _tabular(values, inputs, names, scale, score)
+    return series(values, inputs, names, scale) if kind == "series" else _tabular(values, inputs, names, scale, score)
 
 
 def scale_of(kind: str, values: Array) -> float:
@@ -179,37 +179,58 @@ def _waterfall(rows: list[dict[str, Any]], sizes: Array, score: float) -> list[d
     return [first, *steps, {"word": "score", "value": score, "sign": "whole", **bar(0.0, score)}]
 
 
-def _series(values: Array, inputs: Array | None, names: Names, scale: float) -> dict[str, Any]:
-    """The channels with the most attribution: for each a row of grey values, which the page colours, and its curve."""
+def series(
+    values: Array,
+    inputs: Array | None,
+    names: Names,
+    scale: float,
+    *,
+    most: int = MOST_CHANNELS,
+    points: int = MOST_POINTS,
+) -> dict[str, Any]:
+    """The channels with the most attribution: for each a row of grey values, which a page colours, and its curve.
+
+    Args:
+        values: of the attribution, (C, T) or (T,).
+        inputs: what was explained.
+        names: of the channels.
+        scale: the value at which the colours end.
+        most: channels at most; "left_out" counts the others.
+        points: of a curve at most.
+    """
     values = values[None] if values.ndim == 1 else values
     curves = values if inputs is None else inputs.reshape(values.shape)
     channel_names = _features(names, len(values), "channel")
-    order = np.sort(np.argsort(-np.abs(values).sum(1), kind="stable")[:MOST_CHANNELS])
+    order = np.sort(np.argsort(-np.abs(values).sum(1), kind="stable")[:most])
+    bands = [pictures.heatmap(values[c][None], scale, signed=True) for c in order]
     channels = [
-        {"name": channel_names[c], "bands": pictures.heatmap(values[c][None], scale, signed=True), **_curve(curves[c])}
-        for c in order
+        {"name": channel_names[c], "bands": band, **_curve(curves[c], points)}
+        for c, band in zip(order, bands, strict=True)
     ]
     flat = values.reshape(-1)
     steps = values.shape[1]
     return {
         "channels": channels,
         "size": CURVE,
+        "left_out": len(values) - len(channels),
         **_strongest(lambda i: f"{channel_names[i // steps]}, step {i % steps}", flat),
     }
 
 
-def _curve(values: Array) -> dict[str, Any]:
+def _curve(values: Array, points: int) -> dict[str, Any]:
     """The points of a curve in the units of CURVE, and its range."""
     width, height = CURVE
     curve = np.nan_to_num(values.astype(float))
     low, high = float(curve.min()), float(curve.max())
     places = np.arange(len(curve))
-    if len(curve) > MOST_POINTS:  # the lowest and the highest point of each part, so that no peak is lost
-        parts = np.array_split(places, MOST_POINTS // 2)
+    if len(curve) > points:  # the lowest and the highest point of each part, so that no peak is lost
+        parts = np.array_split(places, points // 2)
         places = np.unique([p[extreme(curve[p])] for p in parts for extreme in (np.argmin, np.argmax)])
     xs = (places + 0.5) * width / len(curve)
     ys = height - 8 - (curve[places] - low) / ((high - low) or 1.0) * (height - 16)
-    return {"points": " ".join(f"{x:.0f},{y:.0f}" for x, y in zip(xs, ys, strict=True)), "low": low, "high": high}
+    digits = 0 if points <= CURVE[0] else 2
+    line = " ".join(f"{x:.{digits}f},{y:.0f}" for x, y in zip(xs, ys, strict=True))
+    return {"points": line, "low": low, "high": high}
 
 
 def _features(names: Names, count: int, word: str) -> list[str]:

@@ -14,7 +14,7 @@ from xaikit.core.batch import Batch, count_batches
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.params import Int
 from xaikit.factors.donors import DonorPool, Donors
-from xaikit.factors.facts import facts_fields, with_column_names
+from xaikit.factors.facts import facts_fields, known_facts
 from xaikit.mitigation.evaluation import class_batches
 from xaikit.mitigation.forward import check_rows, class_logits, evaluating
 from xaikit.mitigation.penalties import check_labels
@@ -79,7 +79,7 @@ def scan(  # noqa: PLR0913
     seed = Int(ge=0).check(seed, "seed")
     batches = partial(class_batches, model, data, shortcut_masks)
     pool = _donors(model, batches, head)
-    members = scan_members(pool, factors, {"kind": modality, **facts_fields(with_column_names(facts, data))})
+    members = scan_members(pool, factors, {"kind": modality, **facts_fields(known_facts(facts, data, model))})
     tallies = [FactorTally(member) for member in members]
     generator = torch.Generator().manual_seed(seed)
     baseline = BaseTally()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import traceback
 from collections.abc import Callable, Mapping
@@ -123,7 +124,8 @@ class Answers:
 
     def detail(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """One sample in full."""
-        return self._session.detail(query["position"], self._view(query, 1024))
+        view = dataclasses.replace(self._view(query, 1024), is_whole=True)
+        return self._session.detail(query["position"], view)
 
     def _view(self, query: Mapping[str, Any], side: int) -> CardView:
         side = max(SIDES[0], _number(query, "side", side, SIDES[1]))

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xaikit.report import Names, pictures
-from xaikit.report.cards import drawn, only_array, scale_of, strongest_pixel, summed_channels
+from xaikit.report.cards import drawn, only_array, scale_of, series, strongest_pixel, summed_channels
 from xaikit.runs import ExplainedSample
 
 Array = NDArray[Any]
+
+MOST_CHANNELS, MOST_POINTS = 32, 4000  # of a series that is marked
 
 
 def facts_of(row: Mapping[str, Any], names: Names) -> dict[str, Any]:
@@ -47,11 +49,13 @@ class CardView:
         side: most pixels of a picture's longer side.
         one_scale: the colours of all maps end at one value; else each map's end at its own.
         after: number of the job whose mended model is shown too; empty for none.
+        is_whole: of a series all channels are drawn, finely enough to be stretched; else the strongest.
     """
 
     side: int = 160
     one_scale: bool = False
     after: str = ""
+    is_whole: bool = False
 
 
 def drawn_maps(
@@ -82,14 +86,21 @@ def drawn_maps(
         {
             "explainer": label,
             "gap": sample.gap,
-            **(
-                _coloured(array, scale, view.side, inputs is not None)
-                if kind == "image"
-                else drawn(kind, array, inputs, names, side=view.side, scale=scale)
-            ),
+            **_drawn(kind, array, inputs, names, (scale, view)),
         }
         for (label, sample), array, scale in zip(samples, arrays, scales, strict=True)
     ]
+
+
+def _drawn(
+    kind: str, values: Array, inputs: Array | None, names: Names, colouring: tuple[float, CardView]
+) -> dict[str, Any]:
+    scale, view = colouring
+    if kind == "image":
+        return _coloured(values, scale, view.side, inputs is not None)
+    if kind == "series" and view.is_whole:
+        return series(values, inputs, names, scale, most=MOST_CHANNELS, points=MOST_POINTS)
+    return drawn(kind, values, inputs, names, side=view.side, scale=scale)
 
 
 def _coloured(values: Array, scale: float, side: int, over: bool) -> dict[str, Any]:

@@ -7,9 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.image_forms import has_channels_last
 from xaikit.core.params import Int
 
-CHANNEL_AXIS = "axis of the channels, 1 for None; inputs of two axes have no channels"
+IMAGE_AXES = 4  # samples, channels, height and width, in some order
+CHANNEL_AXIS = (
+    "axis of the channels; None is 1, or the last of images (N, H, W, C); inputs of two axes have no channels"
+)
 
 
 def axis_setting(value: Any, where: str) -> Any:
@@ -27,7 +31,8 @@ def channel_axis(x: Tensor, axis: int | None) -> int | None:
     """
     if x.ndim < 3:
         return None
-    axis = 1 if axis is None else axis
+    if axis is None:
+        axis = -1 if x.ndim == IMAGE_AXES and has_channels_last(x) else 1
     if not -x.ndim < axis < x.ndim:
         raise InvalidInputError(f"channel_axis={axis} is no axis of a sample of inputs shaped {tuple(x.shape)}")
     return axis % x.ndim

@@ -1,17 +1,15 @@
-"""Measuring an explainer in a search: the mean of each goal over the samples. Fingerprints of data and model."""
+"""Measuring an explainer in a search: the mean of each goal over the samples."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from xaikit.core import structure
 from xaikit.core.batch import Batch, is_whole_batch_target
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.masks import leaves_of
@@ -118,44 +116,3 @@ def samples_with_region(batches: list[Batch]) -> list[Batch]:
 def _has_region(batch: Batch) -> Tensor:
     """Which samples have a relevant region, (N,)."""
     return torch.stack([(mask != 0).flatten(1).any(1).cpu() for mask in leaves_of(batch.masks)]).any(0)
-
-
-def fingerprint_of_data(data: list[Batch]) -> str:
-    """Number and hash of the samples; a study can only be continued on the same ones."""
-    digest, count = hashlib.blake2b(digest_size=6), 0
-    for batch in data:
-        targets = batch.labels
-        tensors = structure.flatten(batch.inputs)[0] + leaves_of(batch.masks)
-        count += batch.size
-        extra = (
-            targets
-            if isinstance(targets, Tensor)
-            else torch.as_tensor(targets, device="cpu")
-            if _is_numbers(targets)
-            else None
-        )
-        for tensor in (*tensors, *(() if extra is None else (extra,))):
-            _update(digest, tensor)
-        if extra is None:
-            digest.update(getattr(targets, "__qualname__", repr(targets)).encode())
-    return f"{count} samples in {len(data)} batches ({digest.hexdigest()})"
-
-
-def fingerprint_of_model(model: nn.Module) -> str:
-    """Class and hash of a model: it differs after another training."""
-    digest = hashlib.blake2b(digest_size=6)
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        if isinstance(tensor, Tensor):
-            _update(digest, tensor)
-    return f"{type(model).__name__} ({digest.hexdigest()})"
-
-
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, int) or (isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value))
-
-
-def _update(digest: Any, tensor: Tensor) -> None:
-    plain = tensor.detach().cpu().contiguous()
-    digest.update(f"{tuple(plain.shape)} {plain.dtype}".encode())
-    digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")

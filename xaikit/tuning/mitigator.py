@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,11 @@ from torch.utils.data import Dataset
 from xaikit.core import EXPLAINERS, MITIGATORS, Categorical, Float, Int
 from xaikit.core.arrays import is_array
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.fingerprints import fingerprint_of_model
+from xaikit.core.model_copy import trainable_copy
 from xaikit.core.model_state import isolated
 from xaikit.mitigation.evaluation import accuracies
 from xaikit.tuning.assemble import assemble, best_row
-from xaikit.tuning.evaluation import fingerprint_of_model
 from xaikit.tuning.goals import Goal, check_direction
 from xaikit.tuning.result import TuneResult
 from xaikit.tuning.search import IntermediateReport, Measurement, Search, run_search
@@ -156,7 +156,7 @@ class Training:
 
     def __call__(self, candidate: tuple[Any, ...], report: IntermediateReport | None = None) -> Measurement:  # noqa: ARG002
         """The measure of the trained copy, and the copy."""
-        trained = copy.deepcopy(self.model)
+        trained = trainable_copy(self.model)
         candidate[0].fit(trained, self.data, **self.options, progress=False)
         device = next(trained.parameters()).device
         with isolated(trained, device, 0), torch.no_grad():

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 from xaikit.core import MITIGATORS, POSTPROCESSORS, Explainer, Float, Int, as_explainer
 from xaikit.core.batch import read_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
+from xaikit.core.fingerprints import fingerprint_of_data, fingerprint_of_model
 from xaikit.core.results import Stopped
 from xaikit.metrics.base import Metric
 from xaikit.tuning.assemble import assemble, best_row, row_at
 from xaikit.tuning.evaluation import (
     ExplanationMeasure,
-    fingerprint_of_data,
-    fingerprint_of_model,
     gain_interval,
     samples_with_region,
 )

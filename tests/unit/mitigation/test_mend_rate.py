@@ -162,3 +162,16 @@ def test_halfway_is_the_mean_of_the_weights_and_of_fresh_ones(fooled):
     begun, fresh = halfway(fooled, 3), fresh_model(fooled, True, 3)
     for name, weight in begun.state_dict().items():
         torch.testing.assert_close(weight, (fooled.state_dict()[name] + fresh.state_dict()[name]) / 2)
+
+
+def test_frozen_weights_stay_also_where_others_are_drawn_anew(fooled):
+    partly = copy.deepcopy(fooled)
+    partly[0].requires_grad_(False)
+    partly[2].bias.requires_grad_(False)
+    partly[1] = nn.PReLU()
+    partly[1].requires_grad_(False)
+    stay = {"0.weight", "0.bias", "1.weight", "2.bias"}
+    for begun in (fresh_model(partly, True, 3), halfway(partly, 3)):
+        for name, weight in begun.named_parameters():
+            assert torch.equal(weight, partly.get_parameter(name)) == (name in stay), name
+            assert weight.requires_grad == (name not in stay)

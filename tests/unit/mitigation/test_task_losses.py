@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -9,12 +12,15 @@ from torch.nn import functional as F
 
 from xaikit.core import MITIGATORS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.mitigation import CDEP, HINT, RRR, Counterexamples
+from xaikit.mitigation import CDEP, HINT, JTT, RRR, Counterexamples
+from xaikit.mitigation.penalties import score_function
+from xaikit.mitigation.reweighted import ReweightedMitigator
 
 X = torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 MASK = torch.zeros(6, 6)
 MASK[:2, :2] = 1
 WEIGHTED = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0, 1.0]), label_smoothing=0.1)
+CONCEPTS = ("AClArC", "PClArC", "RRClArC")  # they need a concept
 TASKS = {
     "multi-label": (F.binary_cross_entropy_with_logits, (torch.rand(8, 3) > 0.5).float()),
     "weights and smoothing": (WEIGHTED, torch.arange(8) % 3),
@@ -137,8 +143,72 @@ def test_a_class_for_each_position(tokens, target):
 def test_maps_with_labels_of_another_kind_are_refused_with_the_remedy():
     with pytest.raises(InvalidInputError, match=r"labels must have shape \(8,\).* task_loss='cross_entropy'"):
         RRR().loss(Segmenter(False), (X, torch.zeros(8, 6, 6).long(), MASK))
-    for labels, task in ((torch.arange(8) % 3, None), (torch.rand(8, 3, 6, 6), "binary_cross_entropy")):
+    for labels, task in (
+        (torch.arange(8) % 3, None),
+        (torch.rand(8, 6, 6), lambda logits, y: (logits[:, 0] - y).mean()),
+    ):
         with pytest.raises(InvalidInputError, match=r"class for each, integers of shape \(8, 6, 6\), got .*='random'"):
             RRR(task_loss=task).loss(Segmenter(False), (X, labels, MASK))
     with pytest.raises(InvalidInputError, match="or say task_loss='cross_entropy' where it classifies each position"):
         RRR(target="all").loss(Segmenter(False), (X, torch.arange(8) % 3, MASK))
+
+
+SEVERAL = {
+    "multi-label": ("binary_cross_entropy", TASKS["multi-label"][1]),
+    "multi-label of bools": (nn.BCEWithLogitsLoss(), TASKS["multi-label"][1].bool()),
+    "soft labels": ("cross_entropy", TASKS["soft labels"][1]),
+    "several numbers": (nn.MSELoss(), torch.rand(8, 3)),
+}
+
+
+@pytest.mark.parametrize("task", SEVERAL)
+@pytest.mark.parametrize("name", [n for n in MITIGATORS if MITIGATORS.get(n).__name__ not in CONCEPTS])
+def test_labels_in_the_logits_form_train_by_default(name, task):
+    function, labels = SEVERAL[task]
+    cls = MITIGATORS.get(name)
+    mitigator = cls(task_loss=function, n_epochs=2, batch_size=8, random_state=0)
+    options = {"groups": torch.arange(8) % 2} if issubclass(cls, ReweightedMitigator) else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # penalties that cannot act on so small a net say so
+        history = mitigator.fit(
+            net(), X, labels.numpy(), MASK if cls is not HINT else 1 - MASK, progress=False, **options
+        )
+    assert math.isfinite(history["total"][-1])
+
+
+@pytest.mark.parametrize("output", ["log_probability", "logit", "probability"])
+def test_the_score_of_several_labels_is_the_sum_of_those_that_a_sample_has(output):
+    logits = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0], [0, 0, 1]])
+    own = {"log_probability": torch.sigmoid(logits).log(), "logit": logits, "probability": torch.sigmoid(logits)}[
+        output
+    ]
+    score = score_function("label", output, labels, independent=True)(logits)
+    torch.testing.assert_close(score, (own * labels).sum(1))
+    single = F.one_hot(torch.tensor([0, 2, 1, 1, 0]), 3)
+    torch.testing.assert_close(
+        score_function("label", output, single.double())(logits),
+        score_function("label", output, single.argmax(1))(logits),
+    )
+    maps = torch.randn(2, 3, 4, 4)
+    of_maps = score_function("label", output, (maps > 0).float(), independent=True)(maps)
+    expected = {"log_probability": F.logsigmoid(maps), "logit": maps, "probability": maps.sigmoid()}[output]
+    torch.testing.assert_close(of_maps, (expected * (maps > 0)).flatten(1).sum(1))
+    with pytest.raises(InvalidInputError, match=r"must lie in \[0, 1\].*explain target='random' or 'all'"):
+        score_function("label", output, logits.detach() * 9)(logits)
+
+
+@pytest.mark.parametrize("function", [nn.MSELoss(), nn.HuberLoss(), F.l1_loss, nn.BCEWithLogitsLoss()])
+@pytest.mark.parametrize("mitigator", [RRR(), Counterexamples()], ids=lambda m: m.NAME)
+def test_one_output_against_numbers_without_an_axis(function, mitigator):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 1))
+    labels = torch.tensor([0.0, 1.0] * 4)
+    loss = mitigator.set_kwargs(task_loss=function).loss(model, (X, labels, MASK))
+    torch.testing.assert_close(loss.task, function(model(X)[:, 0], labels))  # not that of 8 x 8 pairs
+
+
+def test_of_several_labels_one_that_is_missed_makes_a_sample_wrong():
+    logits, labels = torch.tensor([[2.0, -1.0], [2.0, 1.0], [-1.0, -1.0]]), torch.tensor([[1.0, 0], [1, 0], [0, 0]])
+    assert JTT(task_loss="binary_cross_entropy")._errors(logits, labels).tolist() == [False, True, False]
+    soft = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    assert JTT(task_loss="cross_entropy")._errors(logits, soft).tolist() == [False, True, False]

@@ -263,8 +263,6 @@ def test_what_cannot_be_scanned_is_refused_in_a_sentence():
         measure(Reads(1.0), (x, y), "bordre")
     with pytest.raises(InvalidInputError, match="all of these are of class 2"):
         measure(Reads(1.0), (x, torch.full((120,), 2)))
-    with pytest.raises(InvalidInputError, match="single output"):
-        measure(nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), (x, y % 2))
     with pytest.raises(UnknownNameError, match="did you mean 'image'"):
         measure(Reads(1.0), (x, y), modality="imege")
     with pytest.raises(InvalidInputError, match="needs masks"):

@@ -16,7 +16,7 @@ from tests.unit.studio.conftest import SIDE
 TAP = 60  # ms between looks
 
 
-def opened(browser, link, *, width=1280, scheme="light"):
+def opened(browser, link, *, width=1280, scheme="light", shown=".card .tile img"):
     """The page of a link, ready; what it says and asks is kept."""
     page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
     page.said, page.asked = [], []
@@ -27,7 +27,7 @@ def opened(browser, link, *, width=1280, scheme="light"):
     page.on("request", lambda request: page.asked.append(request.url))
     page.goto(link)
     page.wait_for_selector("body[data-ready=yes]")
-    page.wait_for_selector(".card .tile img")
+    page.wait_for_selector(shown)
     return page
 
 

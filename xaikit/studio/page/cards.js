@@ -40,13 +40,21 @@ export function tokens(map) {
 }
 
 export function curves(map) {
-  return map.channels.map((channel) =>
+  const isNamed = map.channels.length > 1 || map.left_out > 0;
+  return map.channels.map((channel) => h("span", { class: "channel" }, isNamed ? h("span", { class: "channel-name" }, channel.name) : null,
     s("svg", { class: "curve", viewBox: `0 0 ${CURVE[0]} ${CURVE[1]}`, preserveAspectRatio: "none", role: "img", "aria-label": `${channel.name}: ${map.words}` },
       s("image", { href: channel.bands, width: CURVE[0], height: CURVE[1], preserveAspectRatio: "none" }),
-      s("polyline", { points: channel.points })));
+      s("polyline", { points: channel.points }))));
 }
 
-export function bars(map, most = 6) {
+function caption(map) {
+  if (map.left_out) return `${map.explainer}; ${map.left_out} weaker channels are not drawn`;
+  return map.bars?.length > MOST_BARS ? `${map.explainer}, the strongest ${MOST_BARS} columns` : map.explainer;
+}
+
+const MOST_BARS = 6;
+
+export function bars(map, most = MOST_BARS) {
   return h("div", { class: "bars" }, ...map.bars.slice(0, most).map((bar) =>
     h("div", { class: "bar" }, h("span", { class: "word" }, bar.word),
       h("span", { class: "room" }, h("span", { class: `length ${bar.sign}`, style: { width: `${100 * bar.share}%` } })))));
@@ -55,7 +63,7 @@ export function bars(map, most = 6) {
 export function parts(card) {
   if (card.kind === "image") return imageParts(card);
   const draw = { text: (map) => [tokens(map)], series: curves, tabular: (map) => [bars(map)] }[card.kind];
-  return card.maps.map((map) => h("figure", {}, ...draw(map), h("figcaption", {}, map.explainer)));
+  return card.maps.map((map) => h("figure", {}, ...draw(map), h("figcaption", {}, caption(map))));
 }
 
 // The text of an element that is used again.

@@ -54,7 +54,8 @@ export class MarkView {
     this.stage = h("div", { class: "stage", onwheel: (e) => { if (e.ctrlKey) { e.preventDefault(); this.zoomBy(e.deltaY < 0 ? 1.25 : 0.8); } } }, this.surface.element);
     this.stage.style.setProperty("--opacity", 0.5);
     this.besides = h("div", { class: "besides" });
-    const zoom = drawn ? h("div", { class: "buttons" },
+    this.pointed = h("p", { class: "hint", "aria-hidden": "true" }, "\u00a0");
+    const zoom = drawn || kind === "series" ? h("div", { class: "buttons" },
       h("button", { type: "button", "aria-label": "larger", onclick: () => this.zoomBy(1.25) }, "+"),
       h("button", { type: "button", "aria-label": "smaller", onclick: () => this.zoomBy(0.8) }, "−"),
       h("button", { type: "button", onclick: () => this.fit() }, "Fit")) : null;
@@ -68,19 +69,21 @@ export class MarkView {
             h("div", { class: "buttons" },
               h("button", { type: "button", "aria-label": "the sample before", onclick: () => this.step(-1) }, "‹"),
               h("button", { type: "button", "aria-label": "the next sample", onclick: () => this.step(1) }, "›"), zoom)),
-          this.facts, this.stage),
+          this.facts, this.stage, this.pointed),
         this.besides,
         h("form", { class: "tools", "aria-label": "Tools", onsubmit: (e) => e.preventDefault() },
           this.meanings, this.scopes, this.tools,
           drawn ? field("Brush size", this.sizeInput) : null, this.closeButton,
           h("div", { class: "buttons" }, this.undoButton, this.redoButton), this.saved,
-          drawn ? field("Map", this.mapChoice) : null, drawn ? field("Map over picture", this.opacity) : null,
+          drawn || kind === "series" ? field("Map", this.mapChoice) : null, drawn ? field("Map over picture", this.opacity) : null,
           h("details", { class: "suggest" }, h("summary", {}, "Suggest a mark"), field("Suggest", this.by), field("At least this share of the strongest", this.threshold), this.takeButton),
           files, h("p", { class: "where" }, "Files: ", h("code", {}, this.app.state.marks)))));
     this.root = root;
   }
 
   say(text) { this.app.say(text); }
+
+  pointAt(text) { this.pointed.textContent = text || "\u00a0"; }
 
   get positions() { return this.app.state.shape.reduce((a, b) => a * b, 1); }
 
@@ -116,7 +119,7 @@ export class MarkView {
     this.title.textContent = card.name;
     this.facts.replaceChildren(facts(card));
     this.shown = Math.min(this.shown, card.maps.length - 1);
-    this.mapChoice.replaceChildren(option(-1, "none"), ...card.maps.map((map, i) => option(i, map.explainer, i === this.shown)));
+    this.mapChoice.replaceChildren(...(card.kind === "image" ? [option(-1, "none")] : []), ...card.maps.map((map, i) => option(i, map.explainer, i === this.shown)));
     const scope = this.scopes.querySelector("input[value=class]");
     scope.nextSibling.textContent = card.label ? `class ${card.label}` : card.class === null ? "its class" : `class ${card.class}`;
     scope.disabled = card.class === null;
@@ -138,13 +141,14 @@ export class MarkView {
     if (!this.card) return;
     const map = this.card.maps[this.shown] ?? null;
     this.surface.show(this.card, map ?? (this.card.kind === "series" ? this.card.maps[0] : null));
-    this.besides.replaceChildren(...(this.card.kind === "tabular" ? [] : parts(this.card)));
-    this.besides.hidden = this.card.kind !== "image" ? this.card.maps.length < 2 : false;
+    this.besides.hidden = this.card.kind !== "image" && this.card.maps.length < 2;
+    this.besides.replaceChildren(...(this.besides.hidden ? [] : parts(this.card)));
+    this.besides.className = `besides ${this.card.kind}`;
     if (this.pixels) this.surface.zoom(this.pixels);
   }
 
   fit() {
-    if (!this.card || this.card.kind !== "image") { this.surface.zoom?.(1); return; }
+    if (!this.card || this.card.kind !== "image") { this.pixels = 1; this.surface.zoom(1); return; }
     const [height, width] = this.card.shape;
     const room = this.stage.getBoundingClientRect();
     const high = Math.max(260, innerHeight - room.top - 170);
@@ -156,7 +160,15 @@ export class MarkView {
     this.surface.zoom(this.pixels);
   }
 
-  zoomBy(factor) { if (this.card?.kind === "image") this.zoomTo(this.pixels * factor); }
+  // What is in the middle of the screen stays there.
+  zoomBy(factor) {
+    if (!["image", "series"].includes(this.card?.kind)) return;
+    const { stage } = this;
+    const [x, y] = [stage.scrollLeft + stage.clientWidth / 2, stage.scrollTop + stage.clientHeight / 2].map((v, i) => v / (i ? stage.scrollHeight : stage.scrollWidth));
+    if (this.card.kind === "image") this.zoomTo(this.pixels * factor);
+    else { this.pixels = Math.max(1, Math.min(64, this.pixels * factor)); this.surface.zoom(this.pixels); }
+    stage.scrollTo(x * stage.scrollWidth - stage.clientWidth / 2, y * stage.scrollHeight - stage.clientHeight / 2);
+  }
 
   setTool(tool) {
     this.tool = tool;

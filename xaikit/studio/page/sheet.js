@@ -5,6 +5,7 @@ import { curves, tile } from "./cards.js";
 import { brush, polygon, rectangle } from "./shapes.js";
 
 const COLOURS = { "must-not-matter": [255, 190, 0], "must-matter": [0, 190, 120] };
+const TICKS = 8; // numbers on the screen's part of the axis
 const SUGGESTED = [0, 200, 255];
 
 export class Sheet {
@@ -18,7 +19,7 @@ export class Sheet {
       onpointerdown: (e) => this.down(e), onpointermove: (e) => this.move(e), onpointerup: (e) => this.up(e),
       onpointercancel: () => this.giveUp(), onkeydown: (e) => this.key(e), ondblclick: () => this.close(),
       onfocus: () => { this.cross.hidden = !this.keyed; }, onblur: () => { this.cross.hidden = true; },
-      onpointerleave: () => { this.pointer = null; this.draw(); },
+      onpointerleave: () => { this.pointer = null; this.host.pointAt(""); this.draw(); },
     });
     this.cross = h("div", { class: "cross", hidden: true });
     this.points = [];
@@ -29,12 +30,14 @@ export class Sheet {
     this.height = card.kind === "image" ? card.shape[0] : 1;
     this.width = card.shape.at(-1);
     this.isSeries = card.kind === "series";
-    const under = this.isSeries ? h("div", { class: "under" }, ...curves(map).slice(0, 4)) : tile(card, map);
+    const under = this.isSeries ? h("div", { class: "under" }, ...curves(map)) : tile(card, map);
+    this.axis = this.isSeries ? h("div", { class: "axis", "aria-hidden": "true" }) : null;
+    this.element.style.height = this.isSeries ? `${Math.max(15, 3.4 * map.channels.length) + 1.4}rem` : "";
     this.element.className = `sheet ${card.kind}`;
     this.element.classList.toggle("few-pixels", Math.max(this.width, this.height) <= 64);
     this.canvas.width = this.width;
     this.canvas.height = this.height;
-    this.element.replaceChildren(under, this.canvas, this.cross);
+    this.element.replaceChildren(under, ...(this.axis ? [this.axis] : []), this.canvas, this.cross);
     this.context = this.canvas.getContext("2d");
     this.at = [Math.floor(this.width / 2), Math.floor(this.height / 2)];
     this.keyed = false;
@@ -44,9 +47,19 @@ export class Sheet {
 
   zoom(pixels) {
     this.scale = pixels;
-    this.element.style.width = this.isSeries ? "100%" : `${this.width * pixels}px`;
-    this.element.style.height = this.isSeries ? "" : `${this.height * pixels}px`;
+    this.element.style.width = this.isSeries ? `${100 * pixels}%` : `${this.width * pixels}px`;
+    if (!this.isSeries) this.element.style.height = `${this.height * pixels}px`;
+    else this.drawAxis(Math.ceil(TICKS * pixels));
     this.placeCross();
+  }
+
+  // Numbers of steps below a series, at round ones.
+  drawAxis(ticks) {
+    const raw = Math.max(1, this.width / ticks);
+    const unit = 10 ** Math.floor(Math.log10(raw));
+    const step = [1, 2, 5, 10].map((n) => n * unit).find((n) => n >= raw);
+    const places = Array.from({ length: Math.ceil(this.width / step) }, (_, i) => i * step);
+    this.axis.replaceChildren(...places.map((place) => h("span", { style: { left: `${100 * place / this.width}%` } }, place)));
   }
 
   place(event) {
@@ -98,6 +111,8 @@ export class Sheet {
 
   move(event) {
     this.pointer = this.place(event);
+    const [x, y] = this.inside(this.pointer).map(Math.floor);
+    this.host.pointAt(this.isSeries ? `step ${x}` : `column ${x + 1}, row ${y + 1}`);
     if (this.stroke) {
       const events = event.getCoalescedEvents?.() ?? [];
       for (const one of events.length ? events : [event]) this.extend(this.place(one));

@@ -1,0 +1,117 @@
+"""Experiment: the tables of `evaluate`, with passes only for what is not known yet."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from xaikit import evaluate
+from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.explainers import Gradient, IntegratedGradients, SmoothGrad
+from xaikit.metrics import AbPC, Entropy, Experiment, FFidelity, MaxSensitivity, RelevanceMass, Sparseness
+from xaikit.transforms import Postprocessor
+
+
+class Counting(nn.Module):
+    """Counts the rows that it and its copies read."""
+
+    rows: ClassVar[int] = 0
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(32, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+    def forward(self, x):
+        Counting.rows += len(x)
+        return self.layers(x)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Counting()
+
+
+@pytest.fixture
+def batches():
+    return [(torch.randn(n, 2, 4, 4).double(), torch.arange(n) % 3, torch.rand(n, 4, 4) > 0.5) for n in (5, 3)]
+
+
+def test_what_is_known_costs_no_pass(model, batches):
+    pooled = Postprocessor(pooling="l2norm")
+    metrics, explainers = [Entropy(), AbPC(n_steps=4), RelevanceMass()], ["gradient", SmoothGrad(n_iter=3)]
+    tables = [
+        evaluate(explainers, metrics, batches, model=model, postprocess=p, progress=False) for p in (None, pooled)
+    ]
+    experiment = Experiment(model, batches)
+
+    def rows_of(*call, **options):
+        before = Counting.rows
+        table = experiment.evaluate(*call, **options, progress=False)
+        return table, Counting.rows - before
+
+    first, rows = rows_of(explainers, metrics)
+    assert first == tables[0]
+    assert rows > 8 * 4
+    assert rows_of(explainers, metrics) == (tables[0], 0)
+    assert rows_of(SmoothGrad(n_iter=3).bind(model), [metrics[2], Sparseness()])[1] == 0  # no pass of its own
+    # Attributions are shared, so another way to postprocess takes the passes of the metric alone.
+    assert rows_of(explainers, [Entropy(), RelevanceMass()], postprocess=pooled)[1] == 0
+    second, rows_of_curves = rows_of(explainers, metrics, postprocess=pooled)
+    assert second == tables[1]
+    assert 0 < rows_of_curves < rows
+    assert rows_of(SmoothGrad(n_iter=4), Entropy())[1] > 0
+    assert repr(experiment) == "Experiment(8 samples: 3 explanations, 14 measurements)"
+
+
+def test_other_weights_and_samples_are_noticed(model, batches):
+    experiment = Experiment(model, batches)
+    before = experiment.evaluate("gradient", "entropy", progress=False)
+    for change in (lambda: model.layers[1].weight.data.mul_(-2), lambda: batches[1][0].add_(1)):
+        change()
+        expected = evaluate("gradient", "entropy", batches, model=model, progress=False)
+        assert experiment.evaluate("gradient", "entropy", progress=False) == expected != before
+        assert repr(experiment).endswith("1 explanations, 1 measurements)")
+        before = expected
+
+
+def test_a_metric_with_another_model_is_another_one(model, batches):
+    tuned = Counting()
+    metric, experiment = FFidelity(tuned_model=tuned, n_iter=2), Experiment(model, batches)
+    first = experiment.evaluate("gradient", metric, progress=False)
+    tuned.layers[3].weight.data.mul_(3)
+    assert experiment.evaluate("gradient", metric, progress=False) != first
+
+
+def test_errors_and_interruptions_are_tried_again(model, batches):
+    class Fragile(Gradient):
+        fails = True
+
+        def _attribute(self, call):
+            if type(self).fails:
+                raise RuntimeError("not yet")
+            return super()._attribute(call)
+
+    class Slow(MaxSensitivity):
+        def _evaluate(self, context):
+            raise KeyboardInterrupt
+
+    experiment = Experiment(model, batches)
+    assert "not yet" in experiment.evaluate(Fragile(), "entropy", progress=False).rows[0].error
+    Fragile.fails = False
+    assert experiment.evaluate(Fragile(), "entropy", progress=False).rows[0].n == 8
+    table = experiment.evaluate({"a": Gradient()}, {"b": Entropy(), "c": Slow()}, progress=False)
+    assert (table.stopped, table["a", "b"].n, table["a", "c"].n) == ("interrupted", 5, 0)
+    assert experiment.evaluate({"a": Gradient()}, {"b": Entropy()}, progress=False)["a", "b"].n == 8
+
+
+def test_wrong_calls(model, batches):
+    with pytest.raises(InvalidTypeError, match="an experiment needs a torch.nn.Module"):
+        Experiment(lambda x: x, batches)
+    with pytest.raises(InvalidInputError, match="'integrated_gradients' has another"):
+        Experiment(model, batches).evaluate(IntegratedGradients(Counting()), "entropy")
+    with pytest.raises(InvalidInputError, match="the data has none"):
+        Experiment(model, [batch[:2] for batch in batches]).evaluate("gradient", "relevance_mass")
