@@ -13,6 +13,7 @@ const LATE = 34; // ms between frames
 const SETTLE = 50; // ms that the scrolling must rest before far blocks are asked for
 const ORDERS = {
   position: "as in the data", wrong: "wrong ones first", score: "highest score first", "-score": "lowest score first",
+  "-confidence": "least sure first", confidence: "surest first",
   gap: "largest gap first", region: "most relevance in the marks", "-region": "least relevance in the marks",
   disagreement: "explainers disagree most", name: "by name",
 };
