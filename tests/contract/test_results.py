@@ -92,7 +92,14 @@ def concept_scores():
     )
 
 
+def concept_atlas():
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 2), torch.nn.Flatten(), torch.nn.Linear(18, 2))
+    data = torch.rand(3, 1, 4, 4, generator=GENERATOR), 0
+    return xaikit.shortcuts.concept_atlas(xaikit.LRPEpsilonPlus(net), data, layer="0", progress=False)
+
+
 EXAMPLES = {
+    "ConceptAtlas": concept_atlas,
     "Interactions": lambda: shapley_interactions(xaikit.explainers.ExactShapley(NET), X[:2], 1),
     "ConceptScores": concept_scores,
     "ConceptScore": lambda: concept_scores().rows[0],

@@ -45,6 +45,7 @@ class WriteReport(Job):
     scan: tuple[Path, ...] = flag((), help="What xaikit scan wrote; may be repeated.")
     clusters: tuple[Path, ...] = flag((), help="The shortcuts.json that xaikit shortcuts wrote; may be repeated.")
     generation: tuple[Path, ...] = flag((), help="An answer that xaikit explain --prompt wrote; may be repeated.")
+    atlas: tuple[Path, ...] = flag((), help="A concept atlas that ConceptAtlas.save wrote; may be repeated.")
     table: tuple[Path, ...] = flag((), help="Any other .json with rows, shown as a table; may be repeated.")
 
     def run(self) -> int:
@@ -102,6 +103,14 @@ class WriteReport(Job):
                 self.note(f"no summary of {run.folder} on the page: {err}")
         return sections
 
+    def _atlas(self, path: Path) -> list[Any]:
+        from xaikit.report import Names, concept_sections
+        from xaikit.shortcuts import ConceptAtlas
+
+        atlas = _result(path, ConceptAtlas)
+        title = f"Concept atlas, {path.stem}" if len(self.atlas) > 1 else "Concept atlas"
+        return concept_sections(atlas, Names(comma_list(self.classes)), title=title)
+
     def _sections(self) -> list[Any]:
         """The model first, then what was measured, searched and mended."""
         from xaikit.report import evaluation_sections, mitigation_sections, profile_sections, tuning_sections
@@ -123,20 +132,26 @@ class WriteReport(Job):
                     path, partial(read, title=title if len(paths) == 1 else f"{title}, {path.stem}"), verb
                 )
         sections += [s for path in self.generation for s in _generated(path, in_title=len(self.generation) > 1)]
+        sections += [s for path in self.atlas for s in self._atlas(path)]
         return sections + [section for path in self.table for section in _table(path)]
+
+
+def _result(path: Path, cls: Any) -> Any:
+    """A saved result; every error names the file."""
+    from xaikit.core.errors import InvalidInputError
+
+    if not path.is_file():
+        raise InvalidInputError(f"no such file: {path}")
+    return cls.load(path)
 
 
 def _generated(path: Path, *, in_title: bool) -> Any:
     """The sections of an explained answer; several have the file's name in their title."""
-    from xaikit.core.errors import InvalidInputError
     from xaikit.language import Generation
     from xaikit.report import generation_sections
 
-    if not path.is_file():
-        raise InvalidInputError(f"no such file: {path}")
-    return generation_sections(
-        Generation.load(path), title=f"Generated answer, {path.stem}" if in_title else "Generated answer"
-    )
+    title = f"Generated answer, {path.stem}" if in_title else "Generated answer"
+    return generation_sections(_result(path, Generation), title=title)
 
 
 def _scanned(content: Any, title: str) -> Any:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from xaikit.cli.job import flag
 from xaikit.cli.sources import DataFields, ModelJob
-from xaikit.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from xaikit.runs.single_rows import SingleRows
 
 ALIKE = 0.05  # mean difference of two pictures, as a share of the spread of one: another decoder makes less
+MOST_SHARDS = 40  # whose names are all compared; of more, those of three
 LOOKED_AT = 8  # samples whose content is compared with the data
 
 
@@ -47,6 +47,7 @@ def check_model(folder: Path, model: nn.Module) -> None:
     Raises:
         InvalidInputError: for such a model.
     """
+    from xaikit.core.errors import InvalidInputError
     from xaikit.runs.manifest import weights_hash
     from xaikit.runs.single_rows import SingleRows
 
@@ -69,18 +70,21 @@ def check_data(folder: Path, data: Any, source: str) -> None:
     Raises:
         InvalidInputError: for such data, or data that are prepared otherwise.
     """
+    from xaikit.core.errors import InvalidInputError
     from xaikit.runs.single_rows import SingleRows
 
     run = SingleRows(folder)
     names, content = list(getattr(data, "names", ())), getattr(data, "fingerprint", None)
     numbers = run.numbers()
-    rows = [row for n in {numbers[0], numbers[len(numbers) // 2], numbers[-1]} for row in run.rows(n)]
-    for row in (rows[-1], *rows[:: max(1, len(rows) // LOOKED_AT)]):
+    looked_at = numbers if len(numbers) <= MOST_SHARDS else {numbers[0], numbers[len(numbers) // 2], numbers[-1]}
+    rows = [row for n in looked_at for row in run.rows(n)]
+    for row in rows:
         if row["index"] >= len(data) or (row["name"] and names and names[row["index"]] != row["name"]):
             raise InvalidInputError(
                 f"--data {source} does not hold the samples of {folder}: {row['name'] or row['index']} is not where it "
                 "was; name the data that the run explained, or leave --model and --data out to look"
             )
+    for row in (rows[-1], *rows[:: max(1, len(rows) // LOOKED_AT)]):
         if row["fingerprint"] and content is not None and str(content(row["index"])) != row["fingerprint"]:
             raise InvalidInputError(
                 f"--data {source}: {row['name']} has another content than when {folder} explained it; explain again "
@@ -91,6 +95,7 @@ def check_data(folder: Path, data: Any, source: str) -> None:
 
 def _check_preparation(run: SingleRows, data: Any, source: str) -> None:
     """Refuse pictures that are scaled, cropped or normalised otherwise: marks would lie elsewhere in jobs."""
+    from xaikit.core.errors import InvalidInputError
     from xaikit.core.structure import flatten
 
     number = next(n for n in run.numbers() if run.rows(n))

@@ -92,7 +92,7 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
         check_differentiable(
             model, tensors, at_layer=view.layer is not None, layers=lambda: embedding_layers(view, request.inputs)
         )
-    tensors = tuple(t.clone() if t.is_inference() else t for t in tensors)
+    tensors = tuple(t.clone() if t.is_inference() else torch_private.plain_tensor(t) for t in tensors)
     head = None if target_rules.looks_at_all_heads(request.targets) else view.head
     checkpointing.install(forward.is_running)
     device = tensors[0].device

@@ -1,5 +1,6 @@
 """Figures, and the report: one HTML page with tables, figures and explained samples."""
 
+from xaikit.report.concept_sections import concept_sections
 from xaikit.report.generation_sections import generation_sections
 from xaikit.report.html import Picture, Report, Table
 from xaikit.report.names import Names
@@ -12,6 +13,7 @@ __all__ = [
     "Picture",
     "Report",
     "Table",
+    "concept_sections",
     "evaluation_sections",
     "generation_sections",
     "mitigation_sections",

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.report.figures import _array, _overlay, _show_input
+from xaikit.report.figures import _array, _overlay, show_image
 from xaikit.report.html import Table
 from xaikit.shortcuts import Clusters
 
@@ -89,7 +89,7 @@ def clusters_figure(
         row[0].spines[:].set(color=_colour(cluster), linewidth=3)  # the colour of the cluster's points above
         for axes, i in zip(row[1:], samples, strict=False):
             if pictures is not None:
-                _show_input(axes, pictures[i])
+                show_image(axes, pictures[i])
             _overlay(axes, maps[i], None if pictures is None else pictures[i])
             axes.set_title(f"sample {i}", fontsize=7, pad=2)
         for axes in row[1 + len(samples) :]:

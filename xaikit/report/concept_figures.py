@@ -1,4 +1,4 @@
-"""A figure of the scores of concepts."""
+"""Figures of the scores of concepts, and of a concept atlas."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.ndimage import uniform_filter
 
-from xaikit.report.figures import BARS, INTERVAL
+from xaikit.report.figures import BARS, INTERVAL, show_image
 
 if TYPE_CHECKING:
+    from xaikit.shortcuts.concept_atlas import ConceptAtlas
     from xaikit.shortcuts.concept_scores import ConceptScores
 
+CELL = 0.85  # inches of a crop
+SMOOTHED = 8  # parts of a crop's side, over each of which relevance is averaged
+CLEAR = 0.5  # share of the largest relevance from which on a crop is clear
+VEIL = 0.8  # opacity of the grey over what has none
 PALE = 0.3  # opacity of what is not significant
 
 
@@ -56,4 +62,29 @@ def concept_scores_figure(table: ConceptScores, level: float = 0.05) -> Figure:
     if any(row.p_adjusted >= level for row in table.rows):
         handles.append(panels[0].bar(0, 0, color=BARS[0], alpha=PALE, label=f"pale: p >= {level:g}"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def concept_atlas_figure(atlas: ConceptAtlas) -> Figure:
+    """A line of crops for each channel; what has no relevance that flows through the channel is under a grey veil.
+
+    Args:
+        atlas: what to draw.
+    """
+    down, across = atlas.samples.shape
+    figure = Figure(figsize=(across * CELL + 1.1, down * (CELL + 0.12) + 0.2), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False)
+    for k, line in enumerate(grid):
+        for i, axes in enumerate(line):
+            show_image(axes, atlas.pictures[k, i].numpy())
+            heat = atlas.maps[k, i].numpy()
+            smooth = uniform_filter(np.clip(heat, 0, None), max(1, heat.shape[0] // SMOOTHED), mode="nearest")
+            visible = np.clip(smooth / (CLEAR * float(smooth.max()) or 1.0), 0, 1)
+            axes.imshow(np.full_like(heat, 0.5), cmap="gray", vmin=0, vmax=1, alpha=VEIL * (1 - visible))
+            number = int(atlas.classes[k, i])
+            of_class = f", class {number}" if number >= 0 else ""
+            axes.set_title(f"{int(atlas.samples[k, i])}{of_class}", fontsize=6, pad=2)
+        line[0].set_ylabel(
+            f"channel {atlas.channels[k]}\n{atlas.shares[k]:.1%}", fontsize=7, rotation=0, ha="right", va="center"
+        )
     return figure

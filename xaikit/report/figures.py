@@ -136,7 +136,7 @@ def comparison(
     signs = [s for s in (True, False) if any(bool((v[chosen] < 0).any()) == s for v in columns.values())]
     figure, grid = _grid(len(chosen), 1 + len(columns), width=1.7, height=1.75, margin=0.75 * len(signs))
     for row, i in zip(grid, chosen, strict=True):
-        _show_input(row[0], images[i])
+        show_image(row[0], images[i])
         row[0].set_ylabel(str(i) if labels is None else labels[i])
         for axes, (name, values) in zip(row[1:], columns.items(), strict=True):
             _overlay(axes, values[i], images[i])
@@ -221,7 +221,7 @@ def _images(values: Array, inputs: Array | None, titles: Sequence[str], outline:
     for i, row in enumerate(cells[: len(values)]):
         image = None if inputs is None else inputs[i]
         if image is not None:
-            _show_input(row[0], image)
+            show_image(row[0], image)
         drawn = _overlay(row[-1], values[i], image)
         figure.colorbar(drawn, ax=row[-1], shrink=0.85, extend="both" if drawn.norm.vmin else "max")
         row[0].set_title(titles[i], loc="left", fontsize=9)
@@ -273,8 +273,14 @@ def _scale(values: Array, quantile: float = QUANTILE) -> tuple[Normalize, str]:
     return (Normalize(-end, end), SIGNED) if (values < 0).any() else (Normalize(0, end), UNSIGNED)
 
 
-def _show_input(axes: Axes, image: Array, shades: tuple[float, float] = (0.0, 1.0)) -> None:
-    """An image in its own colours (three channels) or in grey, its range stretched to the shades."""
+def show_image(axes: Axes, image: Array, shades: tuple[float, float] = (0.0, 1.0)) -> None:
+    """An image in its own colours (three channels) or in grey, its range stretched to the shades.
+
+    Args:
+        axes: to draw on.
+        image: (H, W) or (C, H, W).
+        shades: of the smallest and the largest value, from 0 (black) to 1 (white).
+    """
     image = image[None] if image.ndim == 2 else image
     image = image if image.shape[0] in (1, 3) else image.mean(0, keepdims=True)
     span = float(image.max() - image.min()) or 1.0
@@ -293,7 +299,7 @@ def _overlay(axes: Axes, values: Array, image: Array | None) -> Any:
     if image is not None:
         grey = image.mean(0, keepdims=True) if image.ndim == 3 else image
         # Colours that fade to white lie on a light image, those that fade to black on a dark one.
-        _show_input(axes, grey, (0.55, 1.0) if norm.vmin else (0.0, 0.6))
+        show_image(axes, grey, (0.55, 1.0) if norm.vmin else (0.0, 0.6))
         opacity = 0.25 + 0.75 * np.clip(np.abs(flat) / norm.vmax, 0, 1)
     height, width = (flat if image is None else image).shape[-2:]
     frame = (-0.5, width - 0.5, height - 0.5, -0.5)

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from xaikit.report.figures import _show_input
+from xaikit.report.figures import show_image
 from xaikit.report.html import Picture, Table
 from xaikit.shortcuts import Effect, Scan
 from xaikit.shortcuts.effects import SUSPECT
@@ -86,7 +86,7 @@ def _pictures(line: Any, effect: Effect, pictures: Any) -> None:
     """Samples, donors and exchanged samples of one factor, side by side."""
     for k in range(SAMPLES):
         for axes, image in zip(line[3 * k : 3 * k + 3], pictures[k] if k < len(pictures) else (), strict=False):
-            _show_input(axes, image.float().numpy())
+            show_image(axes, image.float().numpy())
             axes.set_xticks([])
             axes.set_yticks([])
         if k >= len(pictures):

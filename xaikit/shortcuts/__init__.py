@@ -1,5 +1,6 @@
 """Finding shortcuts: where explanations look, which samples look alike, and masks of what should not matter."""
 
+from xaikit.shortcuts.concept_atlas import ConceptAtlas, concept_atlas
 from xaikit.shortcuts.concept_scores import ConceptScore, ConceptScores
 from xaikit.shortcuts.effects import Effect, Scan
 from xaikit.shortcuts.masks import load_masks, make_masks
@@ -10,6 +11,8 @@ from xaikit.shortcuts.tcav import tcav
 
 __all__ = [
     "tcav",
+    "concept_atlas",
+    "ConceptAtlas",
     "ConceptScore",
     "ConceptScores",
     "Clusters",

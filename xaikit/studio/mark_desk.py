@@ -13,7 +13,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.files.marks import MarkKey, Positions, from_runs, to_runs
 from xaikit.report.cards import only_array
 from xaikit.studio.groups import checked_group
-from xaikit.studio.sample_cards import parts_of, position_weights
+from xaikit.studio.sample_cards import mark_shape, parts_of, position_weights
 from xaikit.studio.suggestions import MOST_SAMPLES, above, in_common, place_of, places_in_text
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ class MarkDesk:
         position = _whole(content.get("position"), "the position")
         meaning, scope = str(content.get("meaning")), str(content.get("scope"))
         key, facts = self.mark_key(meaning, scope, position, content.get("cluster"))
+        self._check_form(position)
         if scope == "cluster":
             self._session.marks.folder.name_samples(key, self._session.groups.names_of(key.name))
         identifier = str(content.get("identifier", ""))[:64]
@@ -133,6 +134,16 @@ class MarkDesk:
             facts=self._named(key, facts, content),
         )
         return state.to_json()
+
+    def _check_form(self, position: int) -> None:
+        """Refuse to mark a picture of another form than the first: a position is another place there."""
+        session = self._session
+        shape = mark_shape(session.kind, only_array(self._sample(position).values, "values"))
+        if session.kind != "text" and shape != session.shape:
+            raise InvalidInputError(
+                f"this sample has the form {'x'.join(map(str, shape))}, and the marks of this run "
+                f"{'x'.join(map(str, session.shape))}; explain the data again with one --size to mark all of them"
+            )
 
     def _named(self, key: MarkKey, facts: dict[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
         """The facts with the names of columns or words, for people who read the file."""

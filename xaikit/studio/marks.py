@@ -20,6 +20,7 @@ from xaikit.core.files import write_whole
 from xaikit.files.marks import MarkFolder, MarkKey, Positions, StoredMark, from_runs, safe_path, to_runs
 
 HISTORY = ".history"
+LONGEST_TEXT = 2**24  # tokens
 KEPT = 200  # edits of a mark that can be undone
 MOST = 400  # lines of a history before it is written anew with the last `KEPT`
 
@@ -134,7 +135,7 @@ class MarkEditor:
             self._check_sample(key, mark, facts)
             if self._is_known(key, mark, edits, identifier):
                 return _state(mark, edits, merged=mark.edit != base + 1)
-            limit = np.iinfo(np.int64).max if self._is_of_words(key) else int(np.prod(self.folder.shape))
+            limit = self._limit(key)
             if len(added) and int(added[-1]) >= limit:
                 raise InvalidInputError(f"marks lie in 0..{limit - 1}, got {int(added[-1])}")
             edit = Edit(
@@ -270,10 +271,19 @@ class MarkEditor:
                     file.truncate(size)
                 raise OSError(err.errno, err.strerror, str(path)) from err
 
-    def _is_of_words(self, key: MarkKey) -> bool:
-        return self.folder.kind == "text" and key.scope != "sample"
+    def _limit(self, key: MarkKey) -> int:
+        """The first position that a mark cannot have: texts have several lengths, wide marks of them hold token ids."""
+        if self.folder.kind != "text":
+            return int(np.prod(self.folder.shape))
+        return LONGEST_TEXT if key.scope == "sample" else np.iinfo(np.int64).max
 
     def _check_sample(self, key: MarkKey, mark: StoredMark, facts: Mapping[str, Any]) -> None:
+        name = mark.facts.get("name")
+        if key.scope == "sample" and name and name != key.name:
+            raise InvalidInputError(
+                f"{self.folder.file_of(key)} is the mark of {name}, whose name differs from {key.name} in its ending "
+                "only; rename one of them and explain the data again"
+            )
         before, now = mark.facts.get("fingerprint"), facts.get("fingerprint")
         if key.scope == "sample" and before and now and before != now:
             raise InvalidInputError(

@@ -82,8 +82,16 @@ class Session:
         inputs = None if first.inputs is None else only_array(first.inputs, "inputs")
         values = only_array(first.values, "values")
         self.kind, self.shape = kind_of(values, inputs), mark_shape(kind_of(values, inputs), values)
+        layer = self.runs[0].job["explainer"].get("settings", {}).get("layer")
+        if inputs is None and layer and self.kind in ("series", "tabular"):
+            raise InvalidInputError(
+                f"{self.runs[0].folder} explains the layer {layer} and holds no inputs, so what a position stands for "
+                "is not known; explain again with --keep-inputs"
+            )
         self.columns = parts_of(self.kind, values, inputs, self.names) if self.kind == "tabular" else []
         self.has_inputs = inputs is not None
+        for run in self.runs[1:]:
+            self._check_same_data(run, values)
         self.preparation = _preparation(called.get("preparation", ""))
         self._data = str((template or {}).get("data", ""))
         self.labels = _labels(self.runs)
@@ -91,7 +99,7 @@ class Session:
         self.jobs = Jobs(self.home / "jobs", template or {}, self.runs[0].folder, explain or {})
         self.measure = SampleMeasure(self)
         self.groups = Groups(self.jobs, self.catalogues[0])
-        self.mended = Mended(self.jobs, self.catalogues[0], self.home)
+        self.mended = Mended(self.jobs, self.catalogues[0])
         self._stop = threading.Event()
 
     def begin(self) -> None:
@@ -123,6 +131,22 @@ class Session:
                 self.catalogues[0].add(number) if number in self.catalogues[0].missing()[:1] else None
                 return run.sample(number, 0)
         raise InvalidInputError(f"{run.folder} holds no explained sample")
+
+    def _check_same_data(self, run: SingleRows, values: Any) -> None:
+        """Refuse a further run of samples that the first run does not have: its maps would never be shown."""
+        first = self.runs[0]
+        rows = {row["index"]: row for row in first.rows(first.numbers()[0])}
+        number = next((n for n in run.numbers() if run.rows(n)), None)
+        if number is None:
+            return
+        pairs = [(row, rows[row["index"]]) for row in run.rows(number) if row["index"] in rows]
+        other = only_array(run.sample(number, 0).values, "values")
+        same_kind = kind_of(other, None) == kind_of(values, None) or self.kind == "text"
+        if not same_kind or (pairs and not any(is_same_sample(*pair) for pair in pairs)):
+            raise InvalidInputError(
+                f"{run.folder} explained other samples than {first.folder}; only runs over the same data stand "
+                "side by side"
+            )
 
     def state(self) -> dict[str, Any]:
         """What the page must know of the run as a whole."""
@@ -186,6 +210,8 @@ class Session:
             InvalidInputError: for filters and orders that there are not.
         """
         self.groups.fill_for(filters)
+        if view.after and any(column == "after" for column, _, _ in filters):
+            self.mended.fill(view.after)
         total, rows = self.catalogues[0].query(filters, order, max(0, start), min(count, MOST_CARDS))
         return {"total": total, "cards": [self.card(row, view) for row in rows]}
 

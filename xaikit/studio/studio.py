@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,8 @@ class Studio:
                 f"{wrong} is named as on the command line, such as 'mynet:make', since jobs run in processes of their "
                 f"own; got {type(getattr(self, wrong)).__name__}"
             )
+        if not isinstance(self.port, int) or not 0 <= self.port < 2**16:
+            raise InvalidInputError(f"a port is a number from 0 to 65535, got {self.port!r}; name another --port")
         if not self.folders:
             raise InvalidInputError("the studio needs a run: a folder that explain_dataset wrote")
 
@@ -173,6 +176,11 @@ class Studio:
             except OSError as err:
                 listener.close()
                 reason = err.strerror or str(err)
+                if isinstance(err, socket.gaierror) or err.errno == errno.EADDRNOTAVAIL:
+                    raise InvalidInputError(
+                        f"the studio cannot listen at {self.host} ({reason}): it is no address of this machine; name "
+                        "one as --host, or leave it out"
+                    ) from None
                 if self.port or port == 0:
                     raise InvalidInputError(
                         f"the studio cannot listen at {self.host}:{port} ({reason}); name another "

@@ -89,7 +89,7 @@ def test_wrong_calls_have_one_sentence(leave: Leave, capsys: pytest.CaptureFixtu
         ("run", "--model", NETWORK, "--weights", "other.pt", "--data", "d.npz"): "the model is not the one that run",
         ("run", *MODEL, "--data", "moved.npz"): "--data moved.npz: row 19 has another content than when run explained",
         ("run", *MODEL, "--data", "short.npz"): "--data short.npz does not hold the samples of run",
-        ("run-photos", *MODEL, "--data", "gone", "--grey"): "3.png is not where it was",
+        ("run-photos", *MODEL, "--data", "gone", "--grey"): "0.png is not where it was",
         ("run-photos", *MODEL, "--data", "away", "--grey"): "no such file or folder: away",
         (
             "run-photos",

@@ -187,8 +187,45 @@ def test_wrong_calls(tmp_path, runs):
         Studio(tmp_path / "nowhere").session()
     with pytest.raises(InvalidInputError, match="holds no run"):
         Studio(tmp_path).session()
+    for port in (-1, 65536, "8431"):
+        with pytest.raises(InvalidInputError, match="a port is a number from 0 to 65535"):
+            Studio(runs[0], port=port)
+    with pytest.raises(InvalidInputError, match="it is no address of this machine; name one as --host"):
+        Studio(runs[0], host="203.0.113.7").serve(print)
+    others = Pictures()
+    others.fingerprint = lambda i: f"other content {i}"
+    explain_dataset(Gradient(small_model()), others, out=tmp_path / "others", progress=False)
+    explain_dataset(Gradient(nn.Linear(4, 2)), torch.rand(40, 4), out=tmp_path / "table", progress=False)
+    for run in ("others", "table"):
+        with pytest.raises(
+            InvalidInputError, match=f"{run} explained other samples than .*run; only runs over the same"
+        ):
+            Studio([runs[0], tmp_path / run]).session()
     with pytest.raises(InvalidInputError, match="name another folder with --marks"):
         Studio(runs[0], marks=other_marks(tmp_path)).session()
+
+
+def test_samples_that_a_position_means_nothing_in(called, tmp_path):
+    ids = torch.randint(1, 9, (3, 5))
+    explain_dataset(Gradient(Words(), layer="embedding"), ids, out=tmp_path / "bare", progress=False)
+    with pytest.raises(InvalidInputError, match="explains the layer embedding and holds no inputs"):
+        Studio(tmp_path / "bare").session()
+
+    class Forms:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return torch.ones(1, *((4, 6), (6, 4))[index])
+
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 2))
+    explain_dataset(Gradient(model), Forms(), out=tmp_path / "forms", batch_size=1, shard_size=1, progress=False)
+    page = called(tmp_path / "forms")
+    edit = {"meaning": "must-not-matter", "scope": "sample", "base": 0, "added": [0, 2]}
+    assert page.post("/api/marks", {**edit, "position": 0})["edit"] == 1
+    for scope in ("sample", "all"):
+        answer = page.post("/api/marks", {**edit, "scope": scope, "position": 1}, status=400)
+        assert "has the form 6x4, and the marks of this run 4x6" in answer["error"]
 
 
 def other_marks(folder):

@@ -265,8 +265,13 @@ def channel_relevance(  # noqa: PLR0913
     sums: list[Tensor] = []
 
     def method(call: Call) -> tuple[Tensors, ...]:
-        point, runs = find_point(call.model, layer), []
-        with point.module.register_forward_pre_hook(lambda *_: runs.append(1)):
+        point = find_point(call.model, layer)
+        runs: list[int] = []
+        # Counted in the last pass alone: a batch as large as the layer is wide is passed twice, to tell its axes apart.
+        with (
+            call.model.register_forward_pre_hook(lambda *_: runs.clear()),
+            point.module.register_forward_pre_hook(lambda *_: runs.append(1)),
+        ):
             (relevance,) = explainer_at.attribute_call(call)
         if len(runs) > 1:  # the relevance is (N, runs, ...), and one run may feed another
             raise InvalidInputError(
