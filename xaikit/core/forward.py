@@ -22,9 +22,9 @@ from xaikit.core.rows import RowRule
 from xaikit.core.structure import Tensors, map_tensors
 from xaikit.core.target_rows import pick_head
 
-SHAPE_WORDS = re.compile(r"shape|size|dimension|channel|multiplied|unflatten|must match", re.IGNORECASE)
+SHAPE_WORDS = re.compile(r"shape|size|dimension|channel|multiplied|unflatten|must match|\dD input", re.IGNORECASE)
 # Of torch's errors about images whose axes stand otherwise than a convolution or BatchNorm takes them.
-LAYOUT_WORDS = re.compile(r"channel|conv|batched|running_mean", re.IGNORECASE)
+LAYOUT_WORDS = re.compile(r"channel|conv|batched|running_mean|\dD input", re.IGNORECASE)
 
 # The forward passes of explained models that run in this context.
 _RUNNING: contextvars.ContextVar[tuple[nn.Module, ...]] = contextvars.ContextVar("running", default=())

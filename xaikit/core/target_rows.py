@@ -54,7 +54,10 @@ def pick_head(output: Any, head: str | int | None) -> Any:
             f"the model returns a {type(output).__name__} without {head!r}; name its output with head="
         )
     if not isinstance(picked, Tensor):
-        raise InvalidTypeError(f"head {head!r} of the model's output is a {type(picked).__name__}, not a tensor")
+        raise InvalidTypeError(
+            f"head {head!r} of the model's output is a {type(picked).__name__}, not a tensor; with head=None a target "
+            "function gets all that the model returns"
+        )
     return picked
 
 

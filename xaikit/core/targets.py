@@ -170,9 +170,19 @@ def score(output: Any, target: CallTarget, n_classes: int | None = None, *, n: i
         n: number of rows; None reads it off the output.
 
     Raises:
-        InvalidInputError: when the target is missing, out of range, or a function returns another shape.
+        InvalidInputError: when the target is missing, out of range, or a function returns another shape; for complex
+            scores. Whole numbers and booleans become numbers of torch's default type.
     """
-    n = len(output) if n is None else n
+    scores = _picked(output, target, n_classes, len(output) if n is None else n)
+    if scores.is_complex():
+        raise InvalidInputError(
+            f"the explained score must be a real number, got {scores.dtype}; pass a function that makes it one as the "
+            "target, such as lambda output: output[:, 0].abs()"
+        )
+    return scores if scores.is_floating_point() else scores.to(torch.get_default_dtype())
+
+
+def _picked(output: Any, target: CallTarget, n_classes: int | None, n: int) -> Tensor:
     if isinstance(target, RowTarget):
         return target.scores(output)
     if not isinstance(output, Tensor) and not callable(target):

@@ -114,6 +114,19 @@ def view_base(x: Tensor) -> Tensor | None:
     return x._base
 
 
+def plain_tensor(x: Tensor) -> Tensor:
+    """A tensor without its subclass (fastai's TensorImage), where that holds numbers as any tensor does.
+
+    Every step on such a subclass makes a view of its result, which LRP's steps may not be.
+
+    Args:
+        x: any tensor.
+    """
+    kind = type(x)
+    holds_numbers = kind.__torch_dispatch__ is Tensor.__torch_dispatch__
+    return x.as_subclass(Tensor) if kind not in {Tensor, nn.Parameter} and holds_numbers else x
+
+
 def version_of(x: Tensor) -> int:
     """How often the memory of a tensor was written to; views and their base count together.
 

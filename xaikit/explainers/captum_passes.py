@@ -19,10 +19,13 @@ from xaikit.core import Call, forward, model_state, torch_private
 from xaikit.core import layers as model_layers
 from xaikit.core import targets as target_rules
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnsupportedOperationError, XaikitError
+from xaikit.core.graphs import depends_on
 from xaikit.core.layers import LayerPoint
 from xaikit.core.process_wide import warnings_ignored
+from xaikit.core.registered_hooks import RegisteredHooks
 from xaikit.core.rows import even_ranges
 from xaikit.core.structure import Tensors, map_tensors, split_rows
+from xaikit.explainers.cam.layers import map_layers
 
 DRAWING = ("NoiseTunnel", "Shap", "Lime", "LimeBase", "ShapleyValueSampling", "FeaturePermutation")  # classes that draw
 DRAWS = frozenset(  # by these captum draws from torch's global generator
@@ -168,11 +171,16 @@ def randomness(call: Call, name: str, innermost: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Afterwards remove the attributes that captum leaves on modules which its backward pass does not reach."""
+    """Afterwards remove the attributes that captum leaves on modules which its backward pass does not reach.
+
+    With them go those by which the model notes that it has hooks, and these hooks.
+    """
     before = [(module, set(vars(module))) for module in model.modules()]
+    hooks = RegisteredHooks(model.modules())
     try:
         yield
     finally:
+        hooks.remove_later()
         for module, names in before:
             for name in set(vars(module)) - names:
                 delattr(module, name)
@@ -343,17 +351,23 @@ def check_groups(name: str, groups: Tensors, n_samples: int | None) -> None:
 
 
 def last_convolution(call: Call) -> nn.Module:
-    """The convolution that runs last and returns a map of several positions."""
-    ran: list[nn.Module] = []
-    convolutions = [m for m in call.modules if isinstance(m, torch_private.Convolution)]
+    """The convolution that runs last, returns a map of several positions, and leads to the output."""
+    ran: list[tuple[nn.Module, Tensor]] = []
+    convolutions = [p.module for p in map_layers(call.model, (torch_private.Convolution,))]
 
-    def note(module: nn.Module) -> Callable[[Any], None]:
-        return lambda output: ran.append(module) if math.prod(output.shape[2:]) > 1 else None
+    def note(module: nn.Module) -> Callable[[Any], Any]:
+        def keep(output: Tensor) -> Tensor:
+            if math.prod(output.shape[2:]) > 1:
+                ran.append((module, output))
+            return output.clone()  # what follows may work in place
 
-    with model_layers.hooked([(m, note(m)) for m in convolutions]), torch.no_grad():
-        call.run(call.inputs)
+        return keep
+
+    with model_layers.hooked([(m, note(m)) for m in convolutions]), torch.enable_grad():
+        result = call.run(tuple(map(leaf, call.inputs)))
+    ran = [(m, output) for m, output in ran if not isinstance(result, Tensor) or depends_on(result, [output])]
     if not ran:
         raise InvalidInputError(
             "captum's GuidedGradCam makes a map of a convolution, and this model ran none; pass layer="
         )
-    return ran[-1]
+    return ran[-1][0]

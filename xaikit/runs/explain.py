@@ -175,6 +175,7 @@ class _Keeper:
             targets=_classes(target, len(part.indices)),
             scores=attribution.scores,
             predicted=predicted,
+            confidence=None if predicted is None or output is None else _confidence(output),
             labels=part.labels,
             gap=attribution.gap,
             inputs=part.inputs if self._keep_inputs else None,
@@ -190,6 +191,13 @@ class _Keeper:
     def _stored(self, values: Any) -> Any:
         tensors, rebuild = flatten(values)
         return rebuild(tuple(t if self._dtype is None else t.to(self._dtype) for t in tensors))
+
+
+def _confidence(output: Tensor) -> Tensor:
+    """The largest probability of each row (N, C): the outputs themselves where they are probabilities, else softmax."""
+    output = output.detach().double()
+    is_probability = (output >= 0).all(1, keepdim=True) & ((output.sum(1, keepdim=True) - 1).abs() < 1e-4)
+    return torch.where(is_probability, output, torch.softmax(output, 1)).amax(1).float()
 
 
 def _joined(rows: list[Shard]) -> Shard:

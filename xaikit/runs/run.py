@@ -31,6 +31,8 @@ class ExplainedSample(Result):
         target: the explained class; None for a model with a single output.
         score: the explained score.
         predicted: the predicted class; None for a model with a single output.
+        confidence: the probability of the predicted class; None for a model with a single output, and in runs of
+            earlier versions.
         label: the data's own class; None where it has none.
         gap: what the attribution's sum misses of what the method promises; None where it promises nothing.
         inputs: what was explained, where it was kept.
@@ -48,6 +50,7 @@ class ExplainedSample(Result):
     inputs: Any
     name: str
     fingerprint: str = ""
+    confidence: Real | None = None
 
 
 class Run:
@@ -126,7 +129,7 @@ class Run:
                 yield _sample(shard, row)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Index, name, target, score, predicted, label and gap of each sample, without its values."""
+        """Index, name, target, score, predicted, confidence, label and gap of each sample, without its values."""
         for number in self._numbers:
             yield from shards.rows_of(self.folder, number)
 
@@ -150,7 +153,7 @@ class Run:
         return (manifest.job_hash(self.job), *self._content)
 
     def to_pandas(self) -> Any:
-        """A table with one row for each explained sample: index, name, target, score, predicted, label, gap.
+        """A table with one row for each sample: index, name, target, score, predicted, confidence, label, gap.
 
         Raises:
             MissingDependencyError: without pandas.
@@ -259,6 +262,7 @@ def _sample(shard: Shard, row: int) -> ExplainedSample:
         predicted=number(shard.predicted),
         label=number(shard.labels),
         gap=number(shard.gap),
+        confidence=number(shard.confidence),
         inputs=_row(shard.inputs, row),
         name=shard.names[row] if shard.names else "",
         fingerprint=shard.fingerprints[row] if shard.fingerprints else "",

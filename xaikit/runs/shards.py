@@ -31,6 +31,7 @@ class Shard(Result):
         targets: explained classes, (n,); None for a model with a single output.
         scores: explained scores, (n,).
         predicted: predicted classes, (n,); None for a model with a single output.
+        confidence: probabilities of the predicted classes, (n,); None for a model with a single output.
         labels: the data's own classes, (n,); None where it has none.
         gap: what the attribution's sum misses of what the method promises, (n,); None where it promises nothing.
         inputs: what was explained, where it was kept.
@@ -45,6 +46,7 @@ class Shard(Result):
     targets: Tensor | None = None
     scores: Tensor | None = None
     predicted: Tensor | None = None
+    confidence: Tensor | None = None
     labels: Tensor | None = None
     gap: Tensor | None = None
     inputs: Any = None
@@ -57,7 +59,7 @@ class Shard(Result):
         return len(self.indices)
 
 
-PLAIN = ("targets", "scores", "predicted", "labels", "gap")
+PLAIN = ("targets", "scores", "predicted", "confidence", "labels", "gap")
 
 
 def path_of(folder: Path, number: int) -> Path:

@@ -45,7 +45,7 @@ class SingleRows:
         return shards.path_of(self.folder, number)
 
     def rows(self, number: int) -> list[dict[str, Any]]:
-        """Index, name, target, score, predicted, label and gap of each sample of a shard, without its values.
+        """Index, name, target, score, predicted, confidence, label and gap of each sample, without its values.
 
         Args:
             number: of the shard.

@@ -14,7 +14,7 @@ from typing import Any
 from xaikit.core.errors import InvalidInputError
 from xaikit.runs.single_rows import SingleRows
 
-VERSION = 2
+VERSION = 3
 DISK = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_BUSY")  # errors of the disk
 COLUMNS = (
     "position",
@@ -28,6 +28,7 @@ COLUMNS = (
     "predicted",
     "target",
     "score",
+    "confidence",
     "gap",
 )
 COMPUTED = ("region", "disagreement", "after")  # filled when they are asked for
@@ -37,6 +38,8 @@ ORDERS = {
     "wrong": ("predicted = label", False),
     "score": ("score", True),
     "-score": ("score", False),
+    "-confidence": ("confidence", False),
+    "confidence": ("confidence", True),
     "gap": ("abs(gap)", True),
     "region": ("region", True),
     "-region": ("region", False),
@@ -46,9 +49,10 @@ ORDERS = {
 TABLE = f"""
 CREATE TABLE IF NOT EXISTS samples (
   position INTEGER PRIMARY KEY, shard INTEGER, row INTEGER, sample INTEGER, name TEXT, fingerprint TEXT, folder TEXT,
-  label INTEGER, predicted INTEGER, target INTEGER, score REAL, gap REAL,
+  label INTEGER, predicted INTEGER, target INTEGER, score REAL, confidence REAL, gap REAL,
   region REAL, disagreement REAL, after INTEGER);
 CREATE TABLE IF NOT EXISTS members (grp TEXT, sample INTEGER, PRIMARY KEY (grp, sample)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS shards (number INTEGER PRIMARY KEY, bytes INTEGER, written INTEGER);
 CREATE UNIQUE INDEX IF NOT EXISTS by_sample ON samples (sample);
 CREATE INDEX IF NOT EXISTS by_name ON samples (name);
@@ -129,7 +133,8 @@ class Catalogue:
             values = [
                 (
                     start + i, number, i, row["index"], row["name"] or "", row["fingerprint"] or "",
-                    _folder(row["name"] or ""), row["label"], row["predicted"], row["target"], row["score"], row["gap"],
+                    _folder(row["name"] or ""), row["label"], row["predicted"], row["target"], row["score"],
+                    row["confidence"], row["gap"],
                 )
                 for i, row in enumerate(rows)
             ]  # fmt: skip
@@ -256,6 +261,26 @@ class Catalogue:
         _check_column(column)
         with self.connection() as base:
             base.execute(f"UPDATE samples SET {column} = NULL WHERE {column} IS NOT NULL")  # noqa: S608
+
+    def note(self, name: str) -> str:
+        """What was noted under a name; empty for nothing, as in an index that was made anew.
+
+        Args:
+            name: of the note.
+        """
+        with self.connection() as base:
+            row = base.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def set_note(self, name: str, value: str) -> None:
+        """Keep a note with the index.
+
+        Args:
+            name: of the note.
+            value: of it.
+        """
+        with self.connection() as base:
+            base.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
 
     def _one(self, column: str, value: int) -> dict[str, Any]:
         with self.connection() as base:

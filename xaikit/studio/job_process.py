@@ -41,6 +41,7 @@ def run_steps(folder: Path) -> int:
                 continue
             verb = json.loads(step.read_text(encoding="utf-8"))["verb"]
             _write(folder / "step.json", {"step": number + 1, "steps": len(steps), "step_verb": verb})
+            log.write(f"\nstep {number + 1} of {len(steps)}: {verb}\n".encode())
             command = [sys.executable, "-m", "xaikit", "run", str(step), "--trust"]
             code = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log).wait()  # noqa: S603
             code = INTERRUPTED if stopped else code

@@ -26,6 +26,7 @@ LOG_LINES = 60
 START_SECONDS = 20.0  # until a process must have said that it runs
 KILL_SECONDS = 20.0  # after which a step that does not heed Ctrl-C is ended
 BAR = re.compile(r"^(?P<name>[^|%]*?):?\s*(?P<percent>\d{1,3})%\|.*?\|\s*\S+ \[(?P<spent>[\d:]+)<(?P<left>[\d:?]+)")
+STEP = re.compile(r"step \d+ of \d+: ")  # as `job_process` writes it into the log
 # Children of this process by their folders: the system is to be asked how they ended, else a dead one looks alive.
 STARTED: dict[Path, subprocess.Popen[bytes]] = {}
 
@@ -298,6 +299,8 @@ def _log(path: Path) -> tuple[Sequence[str], dict[str, Any] | None]:
     bar, lines = None, []
     for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "\n", text)):  # bars in bars move the cursor
         match = BAR.match(line.strip())
+        if STEP.match(line):
+            bar = None  # the last one was of the step before
         if match:
             bar = {**match.groupdict(), "percent": int(match["percent"])}
         elif line.strip():

@@ -35,6 +35,7 @@ def facts_of(row: Mapping[str, Any], names: Names) -> dict[str, Any]:
         "class": label if label is not None else row["target"],
         "right": None if label is None or predicted is None else label == predicted,
         "score": row["score"],
+        "confidence": row["confidence"],
         "gap": row["gap"],
         "region": row["region"],
         "disagreement": row["disagreement"],

@@ -149,3 +149,10 @@ def test_each_convolution_is_looked_at(model):
         assert explainer.attribute(images, 0).shape == images.shape
         with pytest.raises(InvalidInputError, match=r"so the batch axis is missing: pass inputs\[None\]"):
             explainer.attribute(images[0], 0)
+
+
+@pytest.mark.parametrize(("norm", "x"), [(nn.BatchNorm2d(3), (3, 8, 8)), (nn.BatchNorm2d(3), (3, 8))])
+def test_a_batch_norm_that_meets_the_image_first(norm, x):
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), norm, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    with pytest.raises(InvalidInputError, match=r"its first convolution takes \(N, 3, height, width\), so"):
+        EXPLAINERS.create("gradient").bind(model).attribute(torch.rand(x), 1)

@@ -203,3 +203,28 @@ def test_a_task_without_a_second_derivative_is_refused_whatever_ran_before(order
         else:
             with pytest.raises(NotDifferentiableError):
                 explainer.attribute(X, 1, create_graph=True)
+
+
+def _convolutional() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(5, 6, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(6, 4, 3), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 3))
+
+
+@pytest.mark.parametrize("spec", ["lrp_epsilon_plus", "attn_lrp", "deep_lift", "contextual_decomposition", "gradient"])
+def test_inputs_of_a_subclass_of_tensors(spec: str) -> None:
+    class Picture(torch.Tensor):
+        """As fastai has them."""
+
+    model, x = _convolutional(), torch.rand(2, 5, 6, 6)
+    explainer = EXPLAINERS.create(spec).bind(model)
+    assert torch.equal(explainer.attribute(x.as_subclass(Picture), 1), explainer.attribute(x, 1))
+
+
+@pytest.mark.parametrize("spec", ["lrp_epsilon_plus", "lrp_uniform_epsilon", "lrp_epsilon_alpha2_beta1"])
+def test_lrp_under_autocast(spec: str) -> None:
+    explainer, x = EXPLAINERS.create(spec).bind(_convolutional()), torch.rand(2, 5, 6, 6)
+    expected = explainer.attribute(x, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        values = explainer.attribute(x, 1)
+    assert float((values - expected).norm() / expected.norm()) < 0.05

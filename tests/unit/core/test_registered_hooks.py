@@ -47,6 +47,20 @@ def test_a_model_that_never_ran_is_explained_as_one_that_did(spec: str) -> None:
     assert not hasattr(fresh, "installed")
 
 
+def test_captum_s_passes_sample_by_sample_on_a_model_that_cannot_be_copied() -> None:
+    class Held(nn.Module):
+        def __init__(self, inner: Collecting) -> None:
+            super().__init__()
+            self.inner, self.call = inner, lambda x: inner(x) + 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.call(x)
+
+    explainer = EXPLAINERS.create("captum.gradient_shap:n_samples=3")
+    expected = explainer.bind(_used()).attribute(X, 1)
+    assert torch.allclose(explainer.bind(Held(Collecting())).attribute(X, 1), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("spec", ["gradient", "smoothgrad", "lrp_epsilon_plus"])
 def test_after_a_loss_the_model_is_as_after_a_pass_of_its_own(spec: str) -> None:
     model, expected = Collecting(), _used()(X)

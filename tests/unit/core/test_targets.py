@@ -200,3 +200,24 @@ def test_heads_named_by_their_place_come_back_from_json():
     target = Heads({0: 1, 1: Contrast(0, 2)})
     assert TARGETS.create(json.loads(json.dumps(target.spec()))) == target
     assert TARGETS.create(target.spec()) != Heads({"0": 1, "1": Contrast(0, 2)})
+
+
+SCORES = {"whole": lambda output: output.argmax(1), "boolean": lambda output: output[:, 0] > 0}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_that_are_whole_numbers_or_booleans(name):
+    model, x = nn.Linear(4, 3), torch.randn(5, 4)
+    explained = EXPLAINERS.create("exact_shapley").bind(model).explain(x, SCORES[name])
+    expected = SCORES[name](model(x)).float() - SCORES[name](model(torch.zeros_like(x))).float()
+    assert torch.allclose(explained.values.sum(1), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", METHODS)
+def test_a_complex_score_is_refused(spec):
+    class Wave(nn.Linear):
+        def forward(self, x):
+            return torch.fft.rfft(super().forward(x))
+
+    with pytest.raises(InvalidInputError, match="must be a real number, got torch.complex64"):
+        EXPLAINERS.create(spec).bind(Wave(4, 4)).attribute(torch.randn(2, 4), 1)

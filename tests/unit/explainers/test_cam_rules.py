@@ -269,3 +269,44 @@ def test_an_adapter_s_map_is_that_of_its_merged_convolution():
     merged.weight = nn.Parameter(adapter.base_layer.weight + inner)
     expected = GradCam(nn.Sequential(merged, tail)).attribute(x, 1)
     torch.testing.assert_close(GradCam(nn.Sequential(adapter, tail)).attribute(x, 1), expected)
+
+
+@pytest.mark.parametrize("name", ["gradcam", "ablationcam", "captum:algorithm=GuidedGradCam"])
+def test_the_layer_of_an_auxiliary_head_makes_no_map(name):
+    """Segmentation nets run an auxiliary head last; its convolution does not lead to the explained output."""
+
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.body, self.side = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+            self.head = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3))
+
+        def forward(self, x):
+            h = self.body(x)
+            return {"out": self.head(h), "aux": self.side(h)}
+
+    model, x = Auxiliary(), torch.rand(2, 3, 8, 8)
+    explainer = EXPLAINERS.create(name)
+    expected = explainer.bind(nn.Sequential(model.body, model.head)).attribute(x, 1)
+    torch.testing.assert_close(explainer.bind(model).set_kwargs(head="out").attribute(x, 1), expected)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_norms_of_another_input_make_no_map_of_the_image(create_graph):
+    """Queries (DETR) and texts (CLIP) pass norms as patches do, and may be as many."""
+
+    class Queries(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.patch, self.norm, self.after = nn.Conv2d(3, 4, 4, 4), nn.LayerNorm(4), nn.LayerNorm(4)
+            self.queries, self.head = nn.Parameter(torch.randn(4, 4)), nn.Linear(4, 3)
+
+        def forward(self, x):
+            tokens = self.norm(self.patch(x).flatten(2).transpose(1, 2))
+            return self.head((tokens * self.after(self.queries.expand(len(x), -1, -1))).tanh().mean(1))
+
+    model, x = Queries(), torch.rand(2, 3, 8, 8)
+    expected = GradCam(model, target_layer="norm").attribute(x, 1)
+    torch.testing.assert_close(GradCam(model).attribute(x, 1, create_graph=create_graph), expected)

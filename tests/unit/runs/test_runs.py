@@ -39,6 +39,18 @@ def test_a_run_holds_what_the_explainer_gives(model, data, tmp_path):
         run[N]
 
 
+def test_confidence_is_a_probability_also_where_the_model_gives_them(model, data, tmp_path):
+    expected = model(data[0]).softmax(1).amax(1).tolist()
+    with_softmax = torch.nn.Sequential(model, torch.nn.Softmax(1))
+    for name, net in (("logits", model), ("probabilities", with_softmax)):
+        run = explain(Gradient(net), data, tmp_path / name)
+        assert [row["confidence"] for row in run.rows()] == pytest.approx(expected, abs=1e-6)
+        assert run[3].confidence == pytest.approx(expected[3], abs=1e-6)
+    single = torch.nn.Sequential(model, torch.nn.Linear(model(data[0]).shape[1], 1))
+    run = explain(Gradient(single), data[0], tmp_path / "single")
+    assert {row["confidence"] for row in run.rows()} == {None}
+
+
 @pytest.mark.parametrize("form", ["dataset", "loader", "tensor", "workers"])
 def test_every_form_of_data_gives_the_same(form, model, data, tmp_path):
     forms = {

@@ -7,6 +7,7 @@ import sqlite3
 
 import pytest
 
+from tests.unit.studio.conftest import Pictures, small_model
 from xaikit import load_run
 from xaikit.core.errors import InvalidInputError
 from xaikit.runs.single_rows import SingleRows
@@ -43,6 +44,11 @@ def test_orders_are_sorted_and_cut_into_pages(catalogue, runs):
     rows = list(load_run(runs[0]).rows())
     _, shown = catalogue.query(order="score", start=5, count=10)
     assert [r["score"] for r in shown] == sorted((r["score"] for r in rows), reverse=True)[5:15]
+    x = Pictures().x  # sure is what has a large probability, whatever its logit
+    probabilities = small_model()(x).softmax(1).amax(1).tolist()
+    _, shown = catalogue.query(order="-confidence", count=40)
+    assert [r["sample"] for r in shown] == sorted(range(40), key=probabilities.__getitem__)
+    assert [r["confidence"] for r in shown] == pytest.approx(sorted(probabilities), abs=1e-6)
     _, shown = catalogue.query(order="wrong", count=40)
     wrong = [r["label"] != r["predicted"] for r in shown]
     assert wrong == sorted(wrong, reverse=True)

@@ -128,6 +128,9 @@ def test_a_job_s_state_is_what_its_files_say(jobs, marks):
     assert (about["state"], about["step"], about["steps"], about["verb"]) == ("running", 2, 3, "mend")
     assert about["progress"] == {"name": "explain", "percent": 40, "spent": "00:02", "left": "00:03"}
     assert about["log"] == ["xaikit: note: odd"]
+    with (home / "log.txt").open("a") as log:
+        log.write("\nstep 3 of 3: report\n")
+    assert jobs.describe(number)["progress"] is None  # of the step before
     put("process.json", process=os.getpid(), started="another process of that number")
     assert jobs.describe(number)["state"] == "stopped"
     for code, state in ((0, "done"), (3, "done"), (130, "stopped"), (1, "failed"), (2, "failed"), (-9, "failed")):
@@ -150,11 +153,11 @@ def test_the_process_runs_steps_once(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "exit.json").read_text()) == {"code": 1}
     (tmp_path / "step-01.json").write_text(json.dumps({"verb": "explain"}))
     assert job_process.run_steps(tmp_path) == 0
-    assert (tmp_path / "log.txt").read_text().split() == [
-        "step-00.json",
-        "step-01.json",
-        "step-01.json",
-        "step-02.json",
+    assert (tmp_path / "log.txt").read_text().split("\n") == [
+        *("", "step 1 of 3: mend", "step-00.json"),
+        *("", "step 2 of 3: fail", "step-01.json"),
+        *("", "step 2 of 3: explain", "step-01.json"),
+        *("", "step 3 of 3: report", "step-02.json", ""),
     ]
 
 

@@ -26,13 +26,19 @@ def read_gradients(call: Call, target_layer: Any) -> list[Reading]:
         target_layer: one or several layers; None chooses.
     """
     chosen: list[Any] = []
+    outputs: list[Any] = []
+
+    def note(output: Any) -> None:
+        outputs.append(output)
+        if call.on_output is not None:
+            call.on_output(output)
 
     def activations(leaves: Tensors) -> Tensors:
-        chosen.extend(recorder.chosen(leaves))
+        chosen.extend(recorder.chosen(leaves, outputs[0]))
         return tuple(output for _, _, output in chosen)
 
     with recorded(call.model, target_layer) as recorder:
-        gradients = call.grad_of(call.inputs, at=activations)
+        gradients = dataclasses.replace(call, on_output=note).grad_of(call.inputs, at=activations)
     readings = [Reading(name, module, a, (g,)) for (name, module, a), g in zip(chosen, gradients, strict=True)]
     if target_layer is None and len(readings) > 1:
         return [readings[reached(gradients, call.inputs[0])]]

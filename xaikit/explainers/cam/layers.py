@@ -58,11 +58,16 @@ class Recorder:
         self.order.append((index, output))
         return output.clone()  # what follows may work in place, and would change what is kept here
 
-    def chosen(self, inputs: Tensors) -> list[tuple[str, nn.Module, Tensor]]:
+    def chosen(self, inputs: Tensors, result: Any = None) -> list[tuple[str, nn.Module, Tensor]]:
         """Name, module and output of each layer: of the run that depends on the inputs.
 
         Where no layer is named, the first is the last convolution. If that one cuts an image into patches, the norms
         that ran after it follow, the last at the end; see `reached`.
+
+        Args:
+            inputs: what is explained.
+            result: what the model returned. The layer that is chosen must lead to it, which that of an auxiliary head
+                does not; None asks for nothing.
 
         Raises:
             InvalidInputError: when a layer did not run, ran several times on the inputs, or dropped the batch.
@@ -70,7 +75,7 @@ class Recorder:
         if self.named:
             picked = [(i, self._only_run(i, inputs)) for i in range(len(self.layers))]
         else:
-            picked = self._default(inputs)
+            picked = self._default(inputs, result)
         for index, output in picked:
             if len(output) != len(inputs[0]):
                 raise InvalidInputError(
@@ -80,7 +85,7 @@ class Recorder:
                 )
         return [(self.layers[index].name, self.layers[index].module, output) for index, output in picked]
 
-    def _default(self, inputs: Tensors) -> list[tuple[int, Tensor]]:
+    def _default(self, inputs: Tensors, result: Any) -> list[tuple[int, Tensor]]:
         """The last convolution that depends on the inputs, and the norms of patches after it.
 
         A convolution over fewer axes than the input has, such as one over the channels (ECA), has no map; it is taken
@@ -92,9 +97,10 @@ class Recorder:
         for index, output in reversed(self.order):
             module = self.layers[index].module
             if isinstance(_adapted(module), CONVOLUTION):
-                if depends_on(output, inputs) and (_axes_of(module) == axes or not have_axes):
-                    cuts = cuts_patches(module)
-                    return [(index, output), *reversed(after if cuts else [])]
+                leads_on = not (isinstance(result, Tensor) and result.requires_grad) or depends_on(result, [output])
+                if leads_on and depends_on(output, inputs) and (_axes_of(module) == axes or not have_axes):
+                    patches_after = [(i, o) for i, o in reversed(after) if depends_on(o, inputs)]
+                    return [(index, output), *(patches_after if cuts_patches(module) else [])]
             elif len(after) < MAX_NORMS and len(output) == len(inputs[0]) and _is_map(output, inputs[0]):
                 after.append((index, output))
         raise InvalidInputError(
@@ -123,19 +129,26 @@ class Recorder:
 def recorded(model: nn.Module, target_layer: Any) -> Iterator[Recorder]:
     """Keep the outputs of the target layer or layers, or of every convolution and norm where none is named."""
     if target_layer is None:
-        kinds = (CONVOLUTION, *TOKEN_NORMS)
-        modules = dict(model.named_modules())
-        adapted = tuple(f"{name}." for name, m in modules.items() if isinstance(getattr(m, ADAPTED, None), CONVOLUTION))
-        inside = {name for name in modules if name.startswith(adapted)}
-        layers = [
-            LayerPoint(name, m) for name, m in modules.items() if name not in inside and isinstance(_adapted(m), kinds)
-        ]
+        layers = map_layers(model, (CONVOLUTION, *TOKEN_NORMS))
     else:
         several = target_layer if isinstance(target_layer, tuple) else (target_layer,)
         layers = [find_point(model, layer) for layer in several]
     recorder = Recorder(layers, by_name=target_layer is not None)
     with hooked([(point, functools.partial(recorder.keep, index=i)) for i, point in enumerate(layers)]):
         yield recorder
+
+
+def map_layers(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[LayerPoint]:
+    """The layers of some kinds, whole ones: of an adapted layer not what the adapter is made of.
+
+    Args:
+        model: any.
+        kinds: classes of modules.
+    """
+    modules = dict(model.named_modules())
+    adapted = tuple(f"{name}." for name, m in modules.items() if isinstance(getattr(m, ADAPTED, None), CONVOLUTION))
+    inside = {name for name in modules if name.startswith(adapted)}
+    return [LayerPoint(name, m) for name, m in modules.items() if name not in inside and isinstance(_adapted(m), kinds)]
 
 
 def _adapted(module: nn.Module) -> nn.Module:

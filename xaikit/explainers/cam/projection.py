@@ -42,7 +42,8 @@ def _leading(matrices: Tensor) -> Tensor:
     the first alone is (lambda - G)^+ dG u.
     """
     with torch.no_grad():
-        values, vectors = torch.linalg.eigh(matrices)
+        # What is not finite has no eigenvectors; the products with it stay so.
+        values, vectors = torch.linalg.eigh(matrices.where(matrices.isfinite(), 0))
         top, u = values[:, -1:], vectors[..., -1]
     if not matrices.requires_grad:
         return u

@@ -1,12 +1,13 @@
 // A sample as people see it: pictures, tokens, curves, bars.
 
-import { h, s } from "./dom.js";
+import { h, percent, s } from "./dom.js";
 
 const CURVE = [600, 120];
 
 export function verdict(card) {
-  if (card.right === null) return card.predicted ? `predicted ${card.predicted}` : "";
-  return card.right ? `predicted ${card.predicted}, right` : `predicted ${card.predicted}, is ${card.label}`;
+  const sure = card.confidence === null ? "" : ` (${percent(card.confidence)})`;
+  if (card.right === null) return card.predicted ? `predicted ${card.predicted}${sure}` : "";
+  return `predicted ${card.predicted}${sure}, ${card.right ? "right" : `is ${card.label}`}`;
 }
 
 export function facts(card) {

@@ -7,11 +7,13 @@ import { field, h, option, say } from "./dom.js";
 const BLOCK = 24; // samples of one request; fewer with several explainers, so that the first come soon
 const MOST_BLOCKS = 60; // blocks of cards that are kept
 const BUDGET = 4; // ms of a frame in which cards are filled; the others wait for the next one
+const SMALLEST = 90; // pixels of a picture's side
 const MOST_FILLED = 6; // cards in one frame; fewer while frames are late, since layout and drawing come on top
 const LATE = 34; // ms between frames
 const SETTLE = 50; // ms that the scrolling must rest before far blocks are asked for
 const ORDERS = {
   position: "as in the data", wrong: "wrong ones first", score: "highest score first", "-score": "lowest score first",
+  "-confidence": "least sure first", confidence: "surest first",
   gap: "largest gap first", region: "most relevance in the marks", "-region": "least relevance in the marks",
   disagreement: "explainers disagree most", name: "by name",
 };
@@ -179,10 +181,13 @@ export class Look {
     const wanted = kind === "image" ? Math.max(230, tiles * 118) : 330;
     this.columns = Math.max(1, Math.floor(width / wanted));
     this.cardWidth = Math.floor(width / this.columns);
-    const tile = Math.min(230, (this.cardWidth - 30 - 6 * (tiles - 1)) / tiles);
+    const inside = this.cardWidth - 32;
+    const across = Math.min(tiles, Math.max(2, Math.floor((inside + 6) / (SMALLEST + 6)))); // on a phone in several rows
+    const tile = Math.min(230, (inside - 6 * (across - 1)) / across);
+    const rowsOfTiles = Math.ceil(tiles / across);
     this.tile = tile;
     const maps = explainers.length + (this.after.value ? 1 : 0);
-    const body = { image: tile + 20, text: 118 * maps, series: 96 * maps, tabular: 146 * maps }[kind];
+    const body = { image: rowsOfTiles * (tile + 20) + 4 * (rowsOfTiles - 1), text: 118 * maps, series: 96 * maps, tabular: 146 * maps }[kind];
     this.cardHeight = Math.round(body + 74 + (this.after.value ? 20 : 0));
     this.high = this.scroller.clientHeight;
     this.top = this.scroller.scrollTop;

@@ -145,6 +145,7 @@ def convolution(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Tenso
             return InputGradient.apply(g, w, v, Form(tuple(sizes[0]), tuple(sizes[1]), tuple(sizes[2]), a["groups"]))
         extra = _tuple(a.get("output_padding", 0), n)
         only_input = (True, False, False)
+        v, w = v.to(g.dtype), w.to(g.dtype)  # under autocast the output alone has the lower precision
         return torch.ops.aten.convolution_backward(g, v, w, None, *sizes, transposed, extra, a["groups"], only_input)[0]
 
     operation = Operation(forward, transpose, int(transposed), x.ndim - n - 1, a["groups"])
