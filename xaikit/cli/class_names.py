@@ -60,10 +60,10 @@ class ClassNames:
         return [index[label] for label in labels], names
 
 
-def _warn_of_spellings(words: Sequence[str]) -> None:
+def _warn_of_spellings(labels: Sequence[str]) -> None:
     """Tell of two words for one class: "yes" and "Yes"."""
     spellings: dict[str, str] = {}
-    for word in words:
+    for word in labels:
         other = spellings.setdefault(" ".join(word.casefold().split()), word)
         if other != word:
             warnings.warn(f"the labels {other!r} and {word!r} are two classes; write both in one way", stacklevel=3)
