@@ -80,7 +80,7 @@ def _warn_of_other_steps(path: Path, times: Mapping[str, Sequence[float]]) -> No
     for name, points in others:
         if any(abs((b - points[0]) - (a - first[1][0])) > most for a, b in zip(first[1], points, strict=True)):
             warnings.warn(
-                f"{path}: the series {first[0]!r} and {name!r} have their points at other times since their first; only "
+                f"{path}: the series {first[0]!r} and {name!r} have their points at other times since the first; only "
                 "the order of the points counts",
                 stacklevel=3,
             )

@@ -164,7 +164,7 @@ def test_series_that_cannot_be(tmp_path: Path, text: str, said: str) -> None:
 
 def test_series_with_other_steps_are_told(tmp_path: Path) -> None:
     head = "id,time,v\na,0,1\na,1,2\n"
-    with pytest.warns(UserWarning, match="'a' and 'b' have their points at other times since their first"):
+    with pytest.warns(UserWarning, match="'a' and 'b' have their points at other times since the first"):
         read_series(read_table(write(tmp_path / "s.csv", f"{head}b,0,3\nb,2,4\n")), "id", "time", ["v"])
     later = read_series(read_table(write(tmp_path / "s.csv", f"{head}b,5,3\nb,6.1,4\n")), "id", "time", ["v"])
     assert later.values == [[[1, 2]], [[3, 4]]]
