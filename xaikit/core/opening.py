@@ -16,6 +16,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from xaikit.core import checkpointing, forward, model_state, structure, torch_private
 from xaikit.core import targets as target_rules
 from xaikit.core.call import Call
+from xaikit.core.channel_axes import inputs_of
 from xaikit.core.errors import InvalidTypeError, XaikitError
 from xaikit.core.forward import Forward
 from xaikit.core.image_forms import CHANNELS, BatchedImages
@@ -142,7 +143,7 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
         recompute_context=running.open,
         form=form,
     )
-    with running.open(), torch.set_grad_enabled(request.create_graph):
+    with running.open(), inputs_of(model), torch.set_grad_enabled(request.create_graph):
         yield call, rebuild
     facts.remember_batched(form)
     if request.keep_writes and running.replica is not None:

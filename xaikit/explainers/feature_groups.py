@@ -9,25 +9,27 @@ import torch
 from torch import Tensor
 
 from xaikit.core.structure import Tensors
+from xaikit.transforms.axes import channel_axis
 from xaikit.transforms.feature_masks import FeatureMask, FeatureMaskPerInput, GivenGroups, Tokens
 
 
 def default_groups(x: Tensor, limit: int) -> Tensor:
     """A group for every feature if a sample has at most `limit` of them, else about `limit` blocks, (1, ...).
 
-    The blocks divide the places evenly along each axis and share the channels, axis 1 of three or more.
+    The blocks divide the places evenly along each axis and share the channels.
     """
     shape = x.shape[1:]
     if shape.numel() <= limit:
         return torch.arange(shape.numel(), device=x.device).reshape(1, *shape)
-    places = shape[1:] if len(shape) > 1 else shape
+    channels = channel_axis(x, None)
+    places = [size for axis, size in enumerate(shape, 1) if axis != channels]
     per_axis = max(1, round(limit ** (1 / len(places))))
     groups = torch.zeros((), dtype=torch.long, device=x.device)
     for size in places:
         blocks = min(size, per_axis)
         along = torch.arange(size, device=x.device) * blocks // size
         groups = groups[..., None] * blocks + along
-    return groups.expand(shape)[None]
+    return (groups if channels is None else groups.unsqueeze(channels - 1)).expand(shape)[None]
 
 
 def make_groups(feature_mask: FeatureMask | None, inputs: Tensors, limit: int, tokens: Sequence[bool] = ()) -> Tensors:
@@ -116,7 +118,7 @@ def windows(
     """Shapes and strides of windows over each input.
 
     Args:
-        inputs: tensors (N, ...); axis 1 of three or more holds channels, which a window always spans.
+        inputs: tensors (N, ...); a window always spans the channels of those of three axes and more.
         side: length of the window along an axis, as a fraction of the axis.
         step: stride, as a fraction of the window.
         tokens: which inputs are vectors of tokens, (N, T, features), which a window always spans.
@@ -124,14 +126,12 @@ def windows(
     shapes: list[tuple[int, ...]] = []
     strides: list[tuple[int, ...]] = []
     for x, token in zip(inputs, tokens or [False] * len(inputs), strict=True):
-        if token:
-            length = min(x.shape[1], max(2, round(side * x.shape[1])))
-            shapes.append((length, x.shape[2]))
-            strides.append((max(1, round(step * length)), x.shape[2]))
-            continue
-        channels: Sequence[int] = x.shape[1:2] if x.ndim > 2 else ()
-        places = x.shape[1 + len(channels) :]
-        sides = [min(size, max(2, round(side * size))) for size in places]
-        shapes.append((*channels, *sides))
-        strides.append((*channels, *(max(1, round(step * length)) for length in sides)))
+        channels = channel_axis(x, -1 if token else None)
+        sides = {
+            axis: size if axis == channels else min(size, max(2, round(side * size)))
+            for axis, size in enumerate(x.shape)
+            if axis > 0
+        }
+        shapes.append(tuple(sides.values()))
+        strides.append(tuple(s if axis == channels else max(1, round(step * s)) for axis, s in sides.items()))
     return shapes, strides

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xaikit.core.channel_axes import image_axis, series_axis
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
-from xaikit.factors.layout import image_axis, series_axis
 
 IMAGE, TEXT, SERIES, TABLE = "image", "text", "time_series", "tabular"
 KINDS = (IMAGE, TEXT, SERIES, TABLE)

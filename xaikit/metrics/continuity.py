@@ -11,6 +11,7 @@ from xaikit.core import BASELINES, METRICS, Call, Choice, Int
 from xaikit.core.errors import InvalidInputError
 from xaikit.metrics.base import Attribute, EvaluationContext, Metric
 from xaikit.metrics.robustness import norm
+from xaikit.transforms.axes import place_axes
 
 
 @METRICS.register("continuity")
@@ -18,8 +19,8 @@ class Continuity(Metric):
     """Largest change of the explanation relative to that of the input while it is moved; lower is more robust.
 
     max over shifts of |Phi(x') - Phi(x)|_1 / |x' - x|_2 (Montavon et al. 2018, 10.1016/j.dsp.2017.10.011). x' is x
-    moved along its last axis (the width of an image, the time of a series; the words of a text), from all the way left
-    to all the way right, with the baseline where nothing is left.
+    moved along its last axis of places (the width of an image, the time of a series; the words of a text), from all the
+    way left to all the way right, with the baseline where nothing is left.
 
     >>> import torch
     >>> from xaikit.explainers import Gradient
@@ -45,7 +46,8 @@ class Continuity(Metric):
                 )
 
         def measured(call: Call, attribute: Attribute) -> Tensor:
-            axes = [1 if tokens else x.ndim - 1 for x, tokens in zip(call.inputs, call.tokens, strict=True)]
+            forms = zip(call.inputs, call.tokens, strict=True)
+            axes = [place_axes(x, -1 if tokens else None)[-1] for x, tokens in forms]
             shifts = self._shifts(min(x.shape[axis] for x, axis in zip(call.inputs, axes, strict=True)))
             baselines = self.baseline.of(call)
             parts, start = [], 0

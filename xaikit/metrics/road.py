@@ -16,6 +16,7 @@ from xaikit.metrics.imputation import impute
 from xaikit.metrics.perturbation import PerturbationMetric
 from xaikit.metrics.pooled_features import PooledFeatureMetric
 from xaikit.metrics.random_subsets import normal_draws
+from xaikit.transforms.axes import channel_axis
 
 
 def _percentages(value: object, where: str) -> tuple[float, ...]:
@@ -50,8 +51,12 @@ class ROAD(PerturbationMetric, PooledFeatureMetric):
         if any(x.ndim != 4 for x in context.call.inputs):
             shapes = ", ".join(str(tuple(x.shape)) for x in context.call.inputs)
             raise InvalidInputError(f"ROAD fills in images (N, C, H, W) from their neighbours, got {shapes}")
-        if self.channel_axis not in (None, 1):
-            raise InvalidInputError(f"ROAD fills in images (N, C, H, W), got channel_axis={self.channel_axis}")
+        if any(channel_axis(x, self.channel_axis) != 1 for x in context.call.inputs):
+            shapes = ", ".join(str(tuple(x.shape)) for x in context.call.inputs)
+            raise InvalidInputError(
+                f"ROAD fills in images (N, C, H, W), got {shapes} with channel_axis={self.channel_axis}, "
+                "whose channels are elsewhere; wrap the model, so that it gets channels first"
+            )
         ranked = self._pooled_features(context)
         rank = ranks(ranked.values)
         counts = torch.tensor([int(rank.shape[1] * p / 100) for p in self.percentages], device=rank.device)

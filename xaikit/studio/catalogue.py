@@ -52,6 +52,7 @@ CREATE TABLE IF NOT EXISTS samples (
   label INTEGER, predicted INTEGER, target INTEGER, score REAL, confidence REAL, gap REAL,
   region REAL, disagreement REAL, after INTEGER);
 CREATE TABLE IF NOT EXISTS members (grp TEXT, sample INTEGER, PRIMARY KEY (grp, sample)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS shards (number INTEGER PRIMARY KEY, bytes INTEGER, written INTEGER);
 CREATE UNIQUE INDEX IF NOT EXISTS by_sample ON samples (sample);
 CREATE INDEX IF NOT EXISTS by_name ON samples (name);
@@ -260,6 +261,26 @@ class Catalogue:
         _check_column(column)
         with self.connection() as base:
             base.execute(f"UPDATE samples SET {column} = NULL WHERE {column} IS NOT NULL")  # noqa: S608
+
+    def note(self, name: str) -> str:
+        """What was noted under a name; empty for nothing, as in an index that was made anew.
+
+        Args:
+            name: of the note.
+        """
+        with self.connection() as base:
+            row = base.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def set_note(self, name: str, value: str) -> None:
+        """Keep a note with the index.
+
+        Args:
+            name: of the note.
+            value: of it.
+        """
+        with self.connection() as base:
+            base.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
 
     def _one(self, column: str, value: int) -> dict[str, Any]:
         with self.connection() as base:

@@ -278,6 +278,12 @@ class MarkEditor:
         return LONGEST_TEXT if key.scope == "sample" else np.iinfo(np.int64).max
 
     def _check_sample(self, key: MarkKey, mark: StoredMark, facts: Mapping[str, Any]) -> None:
+        name = mark.facts.get("name")
+        if key.scope == "sample" and name and name != key.name:
+            raise InvalidInputError(
+                f"{self.folder.file_of(key)} is the mark of {name}, whose name differs from {key.name} in its ending "
+                "only; rename one of them and explain the data again"
+            )
         before, now = mark.facts.get("fingerprint"), facts.get("fingerprint")
         if key.scope == "sample" and before and now and before != now:
             raise InvalidInputError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from xaikit.runs import ExplainedSample
@@ -19,11 +18,10 @@ class Mended:
     Args:
         jobs: of the studio.
         catalogue: of the first run.
-        home: folder of the studio.
     """
 
-    def __init__(self, jobs: Jobs, catalogue: Catalogue, home: Path) -> None:
-        self._jobs, self._catalogue, self._home = jobs, catalogue, home
+    def __init__(self, jobs: Jobs, catalogue: Catalogue) -> None:
+        self._jobs, self._catalogue = jobs, catalogue
         self._opened: tuple[str, SingleRows, Catalogue] | None = None
         self._lock = threading.Lock()
 
@@ -36,18 +34,30 @@ class Mended:
         Raises:
             InvalidInputError: for a job that has explained nothing.
         """
-        run, _ = self._open(job)
-        marker = self._home / "after.txt"
-        with self._lock:
-            if not marker.is_file() or marker.read_text() != job:
-                marker.unlink(missing_ok=True)
-                self._catalogue.clear("after")
-                for number in run.numbers():
-                    predicted = [(row["predicted"], row["index"]) for row in run.rows(number)]
-                    self._catalogue.set_values("after", predicted, key="sample")
-                marker.write_text(job)
+        self.fill(job)
         counts = {name: self._catalogue.query([("after", name, None)], count=0)[0] for name in CHANGES}
         return {**counts, "samples": self._catalogue.query(count=0)[0]}
+
+    def fill(self, job: str) -> None:
+        """Have the predictions of a mended model in the catalogue; another page may have filled it with another job's.
+
+        Args:
+            job: its number.
+
+        Raises:
+            InvalidInputError: for a job that has explained nothing.
+        """
+        run, _ = self._open(job)
+        with self._lock:
+            state = f"{job} of {self._catalogue.query(count=0)[0]}"  # more samples may be indexed later
+            if self._catalogue.note("after") == state:
+                return
+            self._catalogue.set_note("after", "")
+            self._catalogue.clear("after")
+            for number in run.numbers():
+                predicted = [(row["predicted"], row["index"]) for row in run.rows(number)]
+                self._catalogue.set_values("after", predicted, key="sample")
+            self._catalogue.set_note("after", state)
 
     def sample(self, job: str, row: Mapping[str, Any]) -> ExplainedSample | None:
         """A sample as the mended model sees it; None where the job has not explained it.

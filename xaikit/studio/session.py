@@ -99,7 +99,7 @@ class Session:
         self.jobs = Jobs(self.home / "jobs", template or {}, self.runs[0].folder, explain or {})
         self.measure = SampleMeasure(self)
         self.groups = Groups(self.jobs, self.catalogues[0])
-        self.mended = Mended(self.jobs, self.catalogues[0], self.home)
+        self.mended = Mended(self.jobs, self.catalogues[0])
         self._stop = threading.Event()
 
     def begin(self) -> None:
@@ -210,6 +210,8 @@ class Session:
             InvalidInputError: for filters and orders that there are not.
         """
         self.groups.fill_for(filters)
+        if view.after and any(column == "after" for column, _, _ in filters):
+            self.mended.fill(view.after)
         total, rows = self.catalogues[0].query(filters, order, max(0, start), min(count, MOST_CARDS))
         return {"total": total, "cards": [self.card(row, view) for row in rows]}
 

@@ -6,14 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from xaikit.core.channel_axes import default_axis
 from xaikit.core.errors import InvalidInputError
-from xaikit.core.image_forms import has_channels_last
 from xaikit.core.params import Int
 
-IMAGE_AXES = 4  # samples, channels, height and width, in some order
-CHANNEL_AXIS = (
-    "axis of the channels; None is 1, or the last of images (N, H, W, C); inputs of two axes have no channels"
-)
+CHANNEL_AXIS = "axis of the channels; None: as the form of images and the model's first layer tell, else 1"
 
 
 def axis_setting(value: Any, where: str) -> Any:
@@ -31,8 +28,7 @@ def channel_axis(x: Tensor, axis: int | None) -> int | None:
     """
     if x.ndim < 3:
         return None
-    if axis is None:
-        axis = -1 if x.ndim == IMAGE_AXES and has_channels_last(x) else 1
+    axis = default_axis(x) if axis is None else axis
     if not -x.ndim < axis < x.ndim:
         raise InvalidInputError(f"channel_axis={axis} is no axis of a sample of inputs shaped {tuple(x.shape)}")
     return axis % x.ndim

@@ -18,6 +18,7 @@ from packaging.version import Version
 from torch import nn
 
 from tests.unit.explainers.captum_nets import MORE, QUICK, Case, randn
+from xaikit.core.channel_axes import inputs_of
 from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.explainers import CaptumExplainer
 from xaikit.explainers.feature_groups import windows
@@ -93,7 +94,8 @@ def arguments_of(name: str, case: Case, rows: slice, options: dict) -> dict:
     takes = {*inspect.signature(getattr(attr, name).attribute).parameters}
     takes |= {*inspect.signature(getattr(attr, inner).attribute).parameters}
     zeros = tuple(torch.zeros_like(x[:1]) for x in case.inputs)
-    shapes, strides = windows(case.inputs, 0.2, 0.5)
+    with inputs_of(case.model()):  # a recurrent net reads steps first
+        shapes, strides = windows(case.inputs, 0.2, 0.5)
     start, groups = 0, []
     for i, x in enumerate(case.inputs):
         ids = torch.arange(x[0].numel()).view(1, *x.shape[1:]) + start if case.groups is None else case.groups[i][None]

@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from tests.unit.studio.conftest import CLUSTERS, SIDE, flags_of, write_jobs
+from tests.unit.studio.conftest import CLUSTERS, SIDE, Pictures, flags_of, write_jobs
 from xaikit import load_masks, load_run
 from xaikit.cli.mark_masks import MarkMasks
 from xaikit.core.errors import InvalidInputError
@@ -138,3 +139,26 @@ def test_words_that_a_scan_names_are_suggested_where_they_stand(called, tmp_path
         assert np.flatnonzero(flags).tolist() == marked
     refused = page.post("/api/suggest", {**asked, "number": 1, "position": 0}, status=400)
     assert refused["error"] == "this factor has no place that could be marked"
+
+
+def test_what_a_mended_model_changes_is_filtered_by_its_own_job(called, runs):
+    """Two people compare two jobs at once, and the index is made anew in between."""
+    predicted = {}
+    for number in (1, 2):
+        torch.manual_seed(number)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 2))
+        home = runs[0] / "studio" / "jobs" / str(number)
+        explain_dataset(GradientXInput(model), Pictures(), out=home / "run", progress=False)
+        (home / "job.json").write_text(json.dumps({"verb": "mend", "settings": {}, "begun": 0}))
+        predicted[number] = model(Pictures().x).argmax(1).tolist()
+    before = [row["predicted"] for row in load_run(runs[0]).rows()]
+    expected = {n: [i for i, now in enumerate(p) if now != before[i]] for n, p in predicted.items()}
+    assert expected[1] != expected[2]
+    page = called(runs[0])
+    for number in (1, 2):
+        assert page.get(f"/api/jobs/{number}/after")["changed"] == len(expected[number])
+    assert shown(page, "after=1&change=changed") == expected[1]
+    (runs[0] / "studio" / "index.sqlite").unlink()
+    again = called(runs[0])
+    assert again.get("/api/jobs/1/after")["changed"] == len(expected[1])
+    assert shown(again, "after=2&change=changed") == expected[2]

@@ -120,6 +120,14 @@ def test_an_edit_sent_twice_counts_once(editor):
     assert editor.state(KEY).mark.edit == 2
 
 
+def test_names_that_differ_in_their_ending_do_not_share_a_mark(editor):
+    keys = [MarkKey("must-not-matter", "sample", name) for name in ("a.jpg", "a.png")]
+    changed(editor, [3], key=keys[0], name="a.jpg")
+    with pytest.raises(InvalidInputError, match=r"is the mark of a\.jpg, whose name differs from a\.png in its ending"):
+        changed(editor, [4], key=keys[1], name="a.png")
+    assert marked(editor, keys[0]) == {3}
+
+
 def test_an_undo_sent_twice_counts_once(editor):
     for position in (3, 4, 5):
         changed(editor, [position])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xaikit.core import Call, Categorical, Explainer, Int, Layer
+from xaikit.core.channel_axes import default_axis
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.layers import find_layer
 from xaikit.core.structure import Tensors
@@ -129,6 +130,7 @@ class ActivationMap(Explainer, abc.ABC):
                 f"{type(self).__name__} makes a map over positions (N, channels, ...), "
                 f"got inputs of shape {tuple(x.shape)}"
             )
+        check_channels_first(type(self).__name__, x)
         return x
 
     def _mean_of_copies(self, call: Call, x: Tensor) -> Tensor:
@@ -180,13 +182,32 @@ class ActivationMap(Explainer, abc.ABC):
                 f"{type(self).__name__} needs (N, channels, ...) or tokens (N, T, D)"
             )
         if self.channel_axis is None:
-            return channel_axis(name, module, a, image)
+            first = image if image is None or image.ndim < 3 else image.movedim(default_axis(image), 1)
+            return channel_axis(name, module, a, first)
         axis = self.channel_axis % a.ndim if -a.ndim <= self.channel_axis < a.ndim else 0
         if axis == 0:
             raise InvalidInputError(
                 f"channel_axis must name an axis of {tuple(a.shape)} after the first, got {self.channel_axis}"
             )
         return axis
+
+
+def check_channels_first(method: str, x: Tensor) -> None:
+    """Refuse an input whose channels are last: a map would lie over its channels.
+
+    Args:
+        method: its name, for messages.
+        x: the input.
+
+    Raises:
+        InvalidInputError: for such an input.
+    """
+    if x.ndim > 2 and default_axis(x) != 1:
+        raise InvalidInputError(
+            f"{method} lays its map over (N, channels, ...), and inputs of shape {tuple(x.shape)} have their channels "
+            "last; wrap the model, so that it gets channels first and runs on inputs.movedim(1, -1), or explain a "
+            "layer with layer="
+        )
 
 
 def read_cut(call: Call, method: str) -> list[Reading]:

@@ -13,7 +13,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.graphs import depends_on
 from xaikit.core.layers import hooked
 from xaikit.core.structure import Tensors
-from xaikit.explainers.cam.base import resized
+from xaikit.explainers.cam.base import check_channels_first, resized
 from xaikit.explainers.cam.layers import CONVOLUTION
 
 WITH_BIAS = (CONVOLUTION, torch_private.RunningNorm)
@@ -76,6 +76,8 @@ class FullGrad(Explainer):
                 f"{type(self).__name__} reads the biases of convolutions and BatchNorms, and this "
                 f"{type(call.model).__name__} runs none that is a module of Python; use gradient_x_input"
             )
+        for x in call.inputs:
+            check_channels_first(type(self).__name__, x)
         count = len(call.inputs)
         terms = list(zip(biases, gradients[count:], strict=True))
         return tuple(self._map(x, g, terms) for x, g in zip(call.inputs, gradients[:count], strict=True))
