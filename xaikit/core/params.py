@@ -193,7 +193,8 @@ class Categorical(Spec):
         names = [c for c in self.choices if isinstance(c, str)]
         near = near_names(value, names) if isinstance(value, str) else ""
         near = near if "did you mean" in near else ""  # the choices stand in the sentence already
-        raise InvalidInputError(f"{where} must be one of {', '.join(map(repr, self.choices))}, got {shown(value)}{near}")
+        choices = ", ".join(map(repr, self.choices))
+        raise InvalidInputError(f"{where} must be one of {choices}, got {shown(value)}{near}")
 
 
 class Choice(Spec):
