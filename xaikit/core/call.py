@@ -21,6 +21,7 @@ from xaikit.core.layers import LayerPoint, cut_at
 from xaikit.core.model_facts import ModelFacts
 from xaikit.core.model_state import Modules
 from xaikit.core.reachability import missing_gradients, unreachable
+from xaikit.core.recomputation import check_recomputable
 from xaikit.core.renames import renamed_attribute
 from xaikit.core.rows import RowRule, check_rows, even_ranges, rows_per_pass, run_by_batches
 from xaikit.core.structure import Tensors, split_rows
@@ -209,6 +210,7 @@ class Call:
                 instead.
         """
         if self.recompute and at is None:
+            check_recomputable(self, inputs)
             gradients: Tensors = checkpoint(self._repeatable_grad, copies, *inputs, use_reentrant=False)
             return gradients
         return self._grad(inputs, copies, at)

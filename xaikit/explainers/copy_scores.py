@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from xaikit.core import Call
+from xaikit.core.recomputation import check_recomputable
 from xaikit.core.rows import rows_per_pass
 from xaikit.core.structure import Tensors
 
@@ -51,6 +52,8 @@ def _score(call: Call, inputs: Tensors, copies: int) -> Tensor:
     """The scores of copies; where the call says so, the pass is run again in the loss's backward pass."""
     if not call.recompute:
         return call.scores(inputs, copies)
+
+    check_recomputable(call, inputs)
 
     def run(*tensors: Tensor) -> Tensor:
         with call.recompute_context():
