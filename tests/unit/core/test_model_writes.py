@@ -181,7 +181,7 @@ def test_a_model_that_writes(kind, spec):
         assert torch.allclose(first, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("spec", (*SPECS, "deep_lift"))
+@pytest.mark.parametrize("spec", [*SPECS, "deep_lift"])
 def test_a_buffer_gets_no_graph_from_what_is_written_into_it(spec):
     """As an observer of a later quantisation writes, in a model that cannot be copied."""
 
