@@ -268,16 +268,16 @@ def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
         for name, b in torch_private.buffers_of(m).items()
         if b is not None
     ]
-    copies = [_Kept.of(buffer) for _, _, buffer in owned]
-    tensors = [_Kept.of(v) for _, s in attributes for v in s.values() if type(v) is Tensor]
+    copies = [_TensorAsFound.of(buffer) for _, _, buffer in owned]
+    tensors = [_TensorAsFound.of(v) for _, s in attributes for v in s.values() if type(v) is Tensor]
     slots = [(module, slots_of(module)) for module in modules]
     try:
         yield
     finally:
         for buffers, name, buffer in owned:
             buffers[name] = buffer
-        for kept in (*copies, *tensors):
-            kept.put_back()
+        for written in (*copies, *tensors):
+            written.put_back()
         for state, before in attributes:
             for name in state.keys() - before.keys():
                 del state[name]
@@ -290,7 +290,7 @@ def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
             (value.extend if isinstance(value, list) else value.update)(content)
 
 
-class _Kept(NamedTuple):
+class _TensorAsFound(NamedTuple):
     """A tensor of the user's, with its values and whether it had a graph."""
 
     tensor: Tensor
@@ -298,8 +298,8 @@ class _Kept(NamedTuple):
     has_graph: bool
 
     @staticmethod
-    def of(tensor: Tensor) -> _Kept:
-        return _Kept(tensor, tensor.detach().clone(), tensor.grad_fn is not None)
+    def of(tensor: Tensor) -> _TensorAsFound:
+        return _TensorAsFound(tensor, tensor.detach().clone(), tensor.grad_fn is not None)
 
     def put_back(self) -> None:
         if not torch.equal(self.tensor, self.value):
