@@ -54,9 +54,20 @@ class ClassNames:
                 f"the label {unknown!r} is none of {self.source}{near_names(unknown, self.from_user)}"
             )
         alphabetical = sorted(label_words)
+        _warn_of_spellings(alphabetical)
         names = self.from_user or (self.from_model if label_words <= set(self.from_model) else alphabetical)
         index = {name: i for i, name in enumerate(names)}
         return [index[label] for label in labels], names
+
+
+def _warn_of_spellings(labels: Sequence[str]) -> None:
+    """Tell of two words for one class: "yes" and "Yes"."""
+    spellings: dict[str, str] = {}
+    for word in labels:
+        other = spellings.setdefault(" ".join(word.casefold().split()), word)
+        if other != word:
+            warnings.warn(f"the labels {other!r} and {word!r} are two classes; write both in one way", stacklevel=3)
+            return
 
 
 def folder_labels(names: Sequence[str]) -> list[str]:

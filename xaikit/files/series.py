@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Sequence
+import statistics
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.files.tables import TextTable
@@ -61,9 +64,27 @@ def read_series(table: TextTable, name_column: str, time_column: str, channels: 
             f"{table.path}: the series {name!r} has {n} points and {other!r} has {m}; a model's input has one length, "
             "so cut them or fill them up in the file"
         )
+    _warn_of_other_steps(table.path, {name: [times[i] for i in points] for name, points in rows.items()})
     columns = [table.numbers(channel) for channel in channels]
     values = [[[column[i] for i in points] for column in columns] for points in rows.values()]
     return LongSeries(list(rows), values, list(rows.values()))
+
+
+def _warn_of_other_steps(path: Path, times: Mapping[str, Sequence[float]]) -> None:
+    """Tell where one series goes on at other times than the first: its points are taken as if at the same ones."""
+    first, *others = times.items()
+    steps = [b - a for a, b in zip(first[1], first[1][1:], strict=False)]
+    if not steps:
+        return
+    most = statistics.median(steps) / 2
+    for name, points in others:
+        if any(abs((b - points[0]) - (a - first[1][0])) > most for a, b in zip(first[1], points, strict=True)):
+            warnings.warn(
+                f"{path}: the series {first[0]!r} and {name!r} have their points at other times since the first; only "
+                "the order of the points counts",
+                stacklevel=3,
+            )
+            return
 
 
 def _times(table: TextTable, name: str) -> list[float]:
@@ -81,7 +102,13 @@ def _times(table: TextTable, name: str) -> list[float]:
     zones = {time.tzinfo is None for time in times if isinstance(time, datetime.datetime)}
     if len(kinds) > 1 or len(zones) > 1:
         raise InvalidInputError(f"{table.path}, column {name!r} mixes several kinds of times; use one")
-    return [t.timestamp() if isinstance(t, datetime.datetime) else t for t in times]
+    # Without a zone, times are counted as they stand: this machine's summer time would move some onto others.
+    epoch = datetime.datetime(1970, 1, 1)  # noqa: DTZ001
+    zoned = epoch.replace(tzinfo=datetime.UTC)
+    return [
+        (t - (epoch if t.tzinfo is None else zoned)).total_seconds() if isinstance(t, datetime.datetime) else t
+        for t in times
+    ]
 
 
 def _is_date(text: str) -> bool:

@@ -19,6 +19,8 @@ TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "missing"}
 DECIMAL_COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d*),\d+([eE][+-]?\d+)?")
+NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?")
+THOUSANDS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")  # 1.234 where commas are decimal; elsewhere 1234/1000
 SHOWN = 3  # rows or columns that a message names
 
 
@@ -61,7 +63,21 @@ class TextTable:
         texts = [text.strip() for text in self.column(name)]
         self.check_missing(name, texts)
         decimal_comma = self.separator not in ("", ",") and any(DECIMAL_COMMA.fullmatch(text) for text in texts)
+        if not decimal_comma:
+            self._check_points(name, texts)
         return [self._number(text, line, name, decimal_comma) for text, line in zip(texts, self.lines, strict=True)]
+
+    def _check_points(self, name: str, texts: Sequence[str]) -> None:
+        """Refuse points that may part thousands: in a table whose other columns have decimal commas."""
+        pointed = [text for text in texts if "." in text]
+        if self.separator in ("", ",") or not pointed or not all(THOUSANDS.fullmatch(text) for text in pointed):
+            return
+        other = next((text for row in self.rows for text in row if DECIMAL_COMMA.fullmatch(text.strip())), None)
+        if other is not None:
+            raise InvalidInputError(
+                f"{self.path}, column {name!r}: {pointed[0]!r} may be {pointed[0].replace('.', '')}, since other "
+                f"columns have decimal commas ({other.strip()}); write the column without points that part thousands"
+            )
 
     def check_missing(self, name: str, texts: Sequence[str], missing: Collection[str] = MISSING) -> None:
         """Refuse a column in which values are missing.
@@ -130,7 +146,27 @@ def read_table(path: Path) -> TextTable:
     if not fitting:
         _refuse(path, max(tables, key=lambda t: len(t.header)), skipped)
     table = max(fitting, key=lambda t: len(t.header))
+    _check_names(table)
     return _without_doubles(dataclasses.replace(table, lines=[line + skipped for line in table.lines]))
+
+
+def _check_names(table: TextTable) -> None:
+    """Refuse a first row that is a sample: its numbers would be the names of the columns."""
+    header = table.header
+    if not all(NUMBER.fullmatch(name) for name in header):
+        return
+    advice = "put a row with the names of the columns above it"
+    if not all(name.isdecimal() for name in header):
+        raise InvalidInputError(
+            f"{table.path}: the first row holds numbers only ({', '.join(header[:SHOWN])}); {advice}"
+        )
+    counted = [[str(i) for i in range(start, start + len(header))] for start in (0, 1)]
+    if header not in counted and len(header) > 1:  # as pandas writes an array
+        warnings.warn(
+            f"{table.path}: the first row ({', '.join(header[:SHOWN])}) is read as the names of the columns; if it is "
+            f"a sample, {advice}",
+            stacklevel=3,
+        )
 
 
 def _without_doubles(table: TextTable) -> TextTable:

@@ -140,6 +140,8 @@ def test_proportions() -> None:
 
 def test_test_data_use_the_words_of_the_data() -> None:
     """`--test` may hold fewer classes than `--data`; their numbers stay."""
+    with pytest.warns(UserWarning, match="'Yes' and 'yes' are two classes; write both in one way"):
+        ClassNames().of(["yes", "Yes", "no"])
     labels, names = ClassNames().of(["b", "a", "c"])
     assert ClassNames(names, source="the classes of --data").of(["c", "b"]) == ([2, 1], names)
     with pytest.raises(LookupError, match="the label 'd' is none of the classes of --data"):

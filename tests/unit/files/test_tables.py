@@ -84,3 +84,19 @@ def test_what_is_no_number(tmp_path: Path, word: str) -> None:
         read_table(table(tmp_path, f'a,b\n"{word}",3\n')).numbers("a")
     with pytest.raises(UnknownNameError, match="no column 'c'"):
         read_table(table(tmp_path, "a,b\n1,3\n")).numbers("c")
+
+
+def test_a_sample_is_not_taken_for_the_names_of_the_columns(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"the first row holds numbers only \(50, 22\.5, 0\); put a row with"):
+        read_table(table(tmp_path, "50,22.5,0\n51,23.5,1\n"))
+    with pytest.warns(UserWarning, match=r"the first row \(5, 1, 7\) is read as the names"):
+        assert read_table(table(tmp_path, "5,1,7\n6,2,8\n")).header == ["5", "1", "7"]
+    for header in ("0,1,2", "1,2,3"):  # as pandas writes an array
+        assert read_table(table(tmp_path, f"{header}\n6,2.5,8\n")).numbers(header[2]) == [2.5]
+
+
+def test_points_beside_decimal_commas_may_part_thousands(tmp_path: Path) -> None:
+    content = read_table(table(tmp_path, "a;b\n1.234;1,5\n2.345;2,5\n"))
+    with pytest.raises(InvalidInputError, match=r"column 'a': '1\.234' may be 1234, since other columns have decimal"):
+        content.numbers("a")
+    assert read_table(table(tmp_path, "a;b\n1.234;1.5\n2.345;2.5\n")).numbers("a") == [1.234, 2.345]

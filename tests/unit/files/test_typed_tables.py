@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,8 @@ def test_what_is_no_encoding(tmp_path: Path, text: str) -> None:
 
 def test_series_in_long_form(tmp_path: Path) -> None:
     text = "id,time,heat,flow\nb,2,4,40\na,1,1,10\nb,1,3,30\na,10,2,20\n"
-    series = read_series(read_table(write(tmp_path / "s.csv", text)), "id", "time", ["heat", "flow"])
+    with pytest.warns(UserWarning, match="at other times"):
+        series = read_series(read_table(write(tmp_path / "s.csv", text)), "id", "time", ["heat", "flow"])
     assert series.names == ["b", "a"]
     assert series.values == [[[3, 4], [30, 40]], [[1, 2], [10, 20]]]
     dates = "id,time,v\na,2026-03-01,2\na,2026-01-31T23:00,1\n"
@@ -158,3 +160,23 @@ def test_series_in_long_form(tmp_path: Path) -> None:
 def test_series_that_cannot_be(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(InvalidInputError, match=said):
         read_series(read_table(write(tmp_path / "s.csv", text)), "id", "time", ["v"])
+
+
+def test_series_with_other_steps_are_told(tmp_path: Path) -> None:
+    head = "id,time,v\na,0,1\na,1,2\n"
+    with pytest.warns(UserWarning, match="'a' and 'b' have their points at other times since the first"):
+        read_series(read_table(write(tmp_path / "s.csv", f"{head}b,0,3\nb,2,4\n")), "id", "time", ["v"])
+    later = read_series(read_table(write(tmp_path / "s.csv", f"{head}b,5,3\nb,6.1,4\n")), "id", "time", ["v"])
+    assert later.values == [[[1, 2]], [[3, 4]]]
+
+
+def test_summer_time_moves_no_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """02:30 does not exist on that day in Berlin, and would be 03:30."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        text = "id,time,v\na,2024-03-31T02:30,1\na,2024-03-31T03:30,2\n"
+        assert read_series(read_table(write(tmp_path / "s.csv", text)), "id", "time", ["v"]).values == [[[1, 2]]]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
