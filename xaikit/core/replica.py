@@ -244,6 +244,11 @@ class Replica:
             else:
                 buffers_of(copy).pop(name, None)
                 vars(copy).pop(name, None)
+        for module, copy in self.copies.items():  # another thread's pass may have registered some by now
+            for table in HOOKS:
+                if hooks := vars(module)[table]:
+                    present = vars(copy)[table]
+                    present.update((key, self._private(hook)) for key, hook in list(hooks.items()) if key not in present)
 
     def _container(self, value: Any) -> Any:
         if id(value) in self._containers:
