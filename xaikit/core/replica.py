@@ -246,9 +246,10 @@ class Replica:
                 vars(copy).pop(name, None)
         for module, copy in self.copies.items():  # another thread's pass may have registered some by now
             for table in HOOKS:
-                if hooks := vars(module)[table]:
-                    present = vars(copy)[table]
-                    present.update((key, self._private(hook)) for key, hook in list(hooks.items()) if key not in present)
+                present = vars(copy)[table]
+                for key, hook in list(vars(module)[table].items()):
+                    if key not in present:
+                        present[key] = self._private(hook)
 
     def _container(self, value: Any) -> Any:
         if id(value) in self._containers:
