@@ -111,6 +111,11 @@ def rows_per_sample(name: str, options: dict[str, Any]) -> int:
 def blocks(name: str, innermost: str, n: int, most: int, options: dict[str, Any]) -> list[range]:
     """The samples that captum gets at a time."""
     if innermost.endswith(WHOLE_BATCH):
+        if n == 1:
+            raise InvalidInputError(
+                f"captum's {name} takes a feature from another sample of the batch, so it needs at least two, got one; "
+                "use FeatureAblation, which takes a baseline"
+            )
         return [range(n)]
     one_by_one = (
         name == "NoiseTunnel"
