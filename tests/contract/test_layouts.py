@@ -133,3 +133,10 @@ def test_metrics(name, kind):
         assert values[1] is values[0]
     else:
         torch.testing.assert_close(values[1], values[0], rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def test_a_layer_is_not_the_input():
+    net = nn.Sequential(nn.Conv1d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 2))
+    x = torch.randn(2, 1, 12, generator=torch.Generator().manual_seed(0))
+    at_layer = EXPLAINERS.get("integrated_gradients")(net, layer="2", baseline="blur").attribute(x, Y)
+    assert not at_layer.any()  # (N, 6, 1): one place, which is its own blur

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.image_forms import has_channels_last
 
-_MODEL: contextvars.ContextVar[nn.Module | None] = contextvars.ContextVar("model", default=None)
+Explained = tuple[nn.Module | None, frozenset[torch.Size]]
+_EXPLAINED: contextvars.ContextVar[Explained] = contextvars.ContextVar("explained", default=(None, frozenset()))
 SAY_SO = "say so: facts={'channel_axis': 1}, or -1"
 
 
@@ -52,17 +54,18 @@ def series_axis(x: Tensor, model: nn.Module | None) -> int:
 
 
 @contextlib.contextmanager
-def inputs_of(model: nn.Module) -> Iterator[None]:
-    """While active, in this thread: series are inputs of this model, as `default_axis` sees them.
+def inputs_of(model: nn.Module, inputs: Sequence[Tensor]) -> Iterator[None]:
+    """While active, in this thread: series of the form of these are inputs of this model, as `default_axis` sees them.
 
     Args:
         model: of the user.
+        inputs: of the call; what a layer takes or returns may have another order.
     """
-    before = _MODEL.set(model)
+    before = _EXPLAINED.set((model, frozenset(x.shape[1:] for x in inputs)))
     try:
         yield
     finally:
-        _MODEL.reset(before)
+        _EXPLAINED.reset(before)
 
 
 def default_axis(x: Tensor) -> int:
@@ -73,8 +76,8 @@ def default_axis(x: Tensor) -> int:
     """
     if x.ndim == 4:
         return -1 if has_channels_last(x) else 1
-    model = _MODEL.get()
-    return 1 if x.ndim != 3 or model is None else _axis_of_first_layer(x, model)[0] or 1
+    model, forms = _EXPLAINED.get()
+    return 1 if x.ndim != 3 or model is None or x.shape[1:] not in forms else _axis_of_first_layer(x, model)[0] or 1
 
 
 def _axis_of_first_layer(x: Tensor, model: nn.Module) -> tuple[int | None, bool]:

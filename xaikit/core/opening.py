@@ -143,7 +143,7 @@ def opened(view: ModelView, request: Request, needs: Needs) -> Iterator[tuple[Ca
         recompute_context=running.open,
         form=form,
     )
-    with running.open(), inputs_of(model), torch.set_grad_enabled(request.create_graph):
+    with running.open(), inputs_of(model, tensors), torch.set_grad_enabled(request.create_graph):
         yield call, rebuild
     facts.remember_batched(form)
     if request.keep_writes and running.replica is not None:
