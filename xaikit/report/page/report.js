@@ -3,7 +3,11 @@
   const list = document.getElementById("cards");
   const controls = document.getElementById("controls");
   if (controls) {
-    for (const card of document.querySelectorAll("#held > li")) {
+    const rest = document.getElementById("held");
+    const texts = Array.from(rest?.querySelectorAll("script") ?? []);
+    const held = new Map(); // the place of each card that is held as text
+    for (const card of Array.from(rest?.querySelectorAll("li") ?? [])) {
+      held.set(card, held.size);
       card.hidden = true;
       list.append(card);
     }
@@ -62,22 +66,23 @@
     };
     // Of a long page, most cards are held as text. They are drawn when they come near the screen, and for paper, and
     // put back as text when they are far away, unless the reader is in one.
-    const held = new Map();
+    let split = { number: -1, cards: [] }; // the last text that was looked into: neighbours come together
     const draw = (card) => {
-      const text = card.firstElementChild;
-      if (text.tagName !== "SCRIPT") return;
-      held.set(card, text);
-      card.innerHTML = text.textContent;
+      if (card.childElementCount || !held.has(card)) return;
+      const place = held.get(card);
+      const together = Number(rest.dataset.together);
+      const number = Math.floor(place / together);
+      if (split.number !== number) split = { number, cards: texts[number].textContent.split('<hr class="next">') };
+      card.innerHTML = split.cards[place % together];
       overlayCard(card);
     };
     const near = new IntersectionObserver((changes) => {
       for (const { target, isIntersecting } of changes) {
         if (isIntersecting) draw(target);
-        else if (held.has(target) && !target.contains(document.activeElement)) target.replaceChildren(held.get(target));
+        else if (!target.contains(document.activeElement)) target.replaceChildren();
       }
     }, { rootMargin: "1500px 0px" });
-    const texts = cards.filter((card) => card.firstElementChild.tagName === "SCRIPT");
-    const watch = () => texts.forEach((card) => near.observe(card));
+    const watch = () => held.forEach((_, card) => near.observe(card));
     watch();
     window.addEventListener("beforeprint", () => {
       near.disconnect();
