@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 MAX_NAMES_SHOWN = 60  # known names in a message
+MAX_VALUE_SHOWN = 100  # characters of a value in a message
 
 
 class XaikitError(Exception):
@@ -72,3 +73,16 @@ def near_names(name: str, choices: Iterable[str], *, count: int = 3) -> str:
         return f"; did you mean {' or '.join(repr(c) for c in close)}?"
     more = f" and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
     return f"; known are {', '.join(repr(n) for n in names[:MAX_NAMES_SHOWN])}{more}" if names else ""
+
+
+def shown(value: object) -> str:
+    """A value for a message, in one short line: of an array its class and shape.
+
+    Args:
+        value: what the caller passed.
+    """
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"a {type(value).__name__} of shape {tuple(shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= MAX_VALUE_SHOWN else f"{text[:MAX_VALUE_SHOWN]}..."

@@ -13,7 +13,7 @@ import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -268,17 +268,16 @@ def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
         for name, b in torch_private.buffers_of(m).items()
         if b is not None
     ]
-    copies = [buffer.detach().clone() for _, _, buffer in owned]
-    tensors = [(v, v.detach().clone()) for _, s in attributes for v in s.values() if type(v) is Tensor]
+    copies = [_TensorAsFound.of(buffer) for _, _, buffer in owned]
+    tensors = [_TensorAsFound.of(v) for _, s in attributes for v in s.values() if type(v) is Tensor]
     slots = [(module, slots_of(module)) for module in modules]
     try:
         yield
     finally:
-        for (buffers, name, buffer), value in zip(owned, copies, strict=True):
+        for buffers, name, buffer in owned:
             buffers[name] = buffer
-            _restore(buffer, value)
-        for tensor, value in tensors:
-            _restore(tensor, value)
+        for written in (*copies, *tensors):
+            written.put_back()
         for state, before in attributes:
             for name in state.keys() - before.keys():
                 del state[name]
@@ -291,10 +290,23 @@ def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
             (value.extend if isinstance(value, list) else value.update)(content)
 
 
-def _restore(tensor: Tensor, value: Tensor) -> None:
-    if not torch.equal(tensor, value):
-        with torch.no_grad():
-            tensor.copy_(value)
+class _TensorAsFound(NamedTuple):
+    """A tensor of the user's, with its values and whether it had a graph."""
+
+    tensor: Tensor
+    value: Tensor
+    has_graph: bool
+
+    @staticmethod
+    def of(tensor: Tensor) -> _TensorAsFound:
+        return _TensorAsFound(tensor, tensor.detach().clone(), tensor.grad_fn is not None)
+
+    def put_back(self) -> None:
+        if not torch.equal(self.tensor, self.value):
+            with torch.no_grad():
+                self.tensor.copy_(self.value)
+        if self.tensor.grad_fn is not None and not self.has_graph:
+            self.tensor.detach_()  # what the model wrote into it had one, and a copy of the model would fail on it
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import nn
 
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, near_names, shown
 from xaikit.core.spec_strings import WORDS, from_text, nested
 
 if TYPE_CHECKING:
@@ -104,11 +104,11 @@ class Number(Spec):
             return None
         number = self._convert(value)
         if number is None:
-            raise InvalidTypeError(f"{where} must be {self.WORD}, got {value!r} of type {type(value).__name__}")
+            raise InvalidTypeError(f"{where} must be {self.WORD}, got {shown(value)} of type {type(value).__name__}")
         if not math.isfinite(number):
-            raise InvalidInputError(f"{where} must be finite, got {value!r}")
+            raise InvalidInputError(f"{where} must be finite, got {shown(value)}")
         if not self._legal(number):
-            raise InvalidInputError(f"{where} must be {self._range()}, got {value!r}")
+            raise InvalidInputError(f"{where} must be {self._range()}, got {shown(value)}")
         return number
 
     def _convert(self, value: Any) -> Any:
@@ -193,7 +193,8 @@ class Categorical(Spec):
         names = [c for c in self.choices if isinstance(c, str)]
         near = near_names(value, names) if isinstance(value, str) else ""
         near = near if "did you mean" in near else ""  # the choices stand in the sentence already
-        raise InvalidInputError(f"{where} must be one of {', '.join(map(repr, self.choices))}, got {value!r}{near}")
+        choices = ", ".join(map(repr, self.choices))
+        raise InvalidInputError(f"{where} must be one of {choices}, got {shown(value)}{near}")
 
 
 class Choice(Spec):
@@ -274,7 +275,7 @@ class Layer(Spec):
         items = value if sequence else (value,)
         if value is not None and (not items or not all(isinstance(item, (str, nn.Module)) for item in items)):
             kinds = "a layer's name, a module, or a sequence of them" if self.several else "a layer's name or a module"
-            raise InvalidTypeError(f"{where} must be {kinds}, got {value!r}")
+            raise InvalidTypeError(f"{where} must be {kinds}, got {shown(value)}")
         return tuple(value) if sequence else value
 
     def read(self, text: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from xaikit import upward
 from xaikit.core.configured import Configured
-from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names, shown
 from xaikit.core.setting_json import from_json
 from xaikit.core.spec_strings import split_spec
 
@@ -113,7 +113,7 @@ class Registry(Generic[T]):
         if coerced is None:
             raise InvalidTypeError(
                 f"expected {self.kind} as a name, a spec string, a class or an object, "
-                f"got {value!r} of type {type(value).__name__}"
+                f"got {shown(value)} of type {type(value).__name__}"
             )
         return coerced
 

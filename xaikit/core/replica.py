@@ -244,6 +244,12 @@ class Replica:
             else:
                 buffers_of(copy).pop(name, None)
                 vars(copy).pop(name, None)
+        for module, copy in self.copies.items():  # another thread's pass may have registered some by now
+            for table in HOOKS:
+                present = vars(copy)[table]
+                for key, hook in list(vars(module)[table].items()):
+                    if key not in present:
+                        present[key] = self._private(hook)
 
     def _container(self, value: Any) -> Any:
         if id(value) in self._containers:

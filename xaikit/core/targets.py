@@ -72,8 +72,13 @@ def of_copies(target: CallTarget, copies: int, n: int) -> CallTarget:
 
 
 def is_several(targets: Any) -> bool:
-    """Whether targets are a list of targets, each for all samples, and not one class for each sample."""
-    if not (isinstance(targets, list) and targets and all(_is_one(item) for item in targets)):
+    """Whether targets are a list of targets, each for all samples, and not one class for each sample.
+
+    Beside targets a class may stand as its number.
+    """
+    if not isinstance(targets, list) or not any(_is_one(item) for item in targets):
+        return False
+    if not all(_is_one(item) or type(item) is int for item in targets):
         return False
     # Text that names no target at all is a label for each sample, which the reader of labels refuses.
     return not all(isinstance(item, str) and item.partition(":")[0] not in TARGETS for item in targets)

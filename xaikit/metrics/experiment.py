@@ -116,9 +116,10 @@ class Experiment:
 
     def _attribute(self, number: int, explainer: Explainer, batch: Batch) -> Any:
         """The attribution of a batch, that with the number."""
-        by_batch = self._attributions.setdefault(explainer, {})
+        by_batch = self._attributions.get(explainer, {})
         if number not in by_batch:
             by_batch[number] = moved(explainer.attribute(batch.inputs, batch.labels, seed=self._seed), "cpu")
+            self._attributions[explainer] = by_batch
         return moved(by_batch[number], explainer.device)
 
     def _forget_what_has_changed(self) -> None:

@@ -17,6 +17,7 @@ from xaikit.core.layer_gradients import LayerGradients, read_layers
 from xaikit.core.layers import LayerPoint, find_point
 from xaikit.core.structure import Tensors
 from xaikit.core.taps import Tap
+from xaikit.core.third_derivatives import third_derivatives
 from xaikit.explainers.gradient import Gradient
 from xaikit.mitigation.masked import MaskedMitigator
 from xaikit.mitigation.penalties import at_least_float32
@@ -106,16 +107,17 @@ class InfluenceGradient(Explainer):
     def _attribute(self, call: Call) -> Tensors:
         points = _points(call.model, self.weights)
         leaves = tuple(x if call.create_graph and x.requires_grad else x.detach().requires_grad_() for x in call.inputs)
-        layers = read_layers(
-            dataclasses.replace(
-                call,
-                inputs=leaves,
-                read_at=(*points, *(p.at_input() for p in points)),
-                tap=Tap.apply,
-                create_graph=True,
-                sample_major=lambda *_: True,  # layers with several rows for each sample are refused
+        with third_derivatives(call.create_graph):
+            layers = read_layers(
+                dataclasses.replace(
+                    call,
+                    inputs=leaves,
+                    read_at=(*points, *(p.at_input() for p in points)),
+                    tap=Tap.apply,
+                    create_graph=True,
+                    sample_major=lambda *_: True,  # layers with several rows for each sample are refused
+                )
             )
-        )
         with torch.enable_grad():
             g = torch.cat([_weight_gradients(layers, point, i, len(points)) for i, point in enumerate(points)], 1)
             # As a constant factor, H^-1 g is not differentiated by x, but by the weights it is.

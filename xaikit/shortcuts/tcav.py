@@ -83,7 +83,10 @@ def tcav(  # noqa: PLR0913
     points = [layers] if isinstance(layers, (str, nn.Module)) else list(layers)
     if not points:
         raise InvalidInputError("layers must name at least one layer, got none")
-    names, batches = [find_point(model, layer).name for layer in points], count_batches(data, ROWS)
+    names = list(dict.fromkeys(find_point(model, layer).name for layer in points))
+    if len(names) > 1 and isinstance(data, Iterator):
+        raise InvalidInputError("several layers read the data once each, and an iterator can be read once; pass a list")
+    batches = count_batches(data, ROWS)
     total = None if batches is None else len(names) * (len(others) + len(examples) + batches)
     rows: list[ConceptScore] = []
     with tqdm(total=total, disable=not progress, desc="tcav", unit="pass") as bar:

@@ -179,3 +179,25 @@ def test_a_model_that_writes(kind, spec):
         leaf = x.clone().requires_grad_()
         (expected,) = torch.autograd.grad(kind().double().eval()(leaf)[:, 1].sum(), leaf)
         assert torch.allclose(first, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("spec", [*SPECS, "deep_lift"])
+def test_a_buffer_gets_no_graph_from_what_is_written_into_it(spec):
+    """As an observer of a later quantisation writes, in a model that cannot be copied."""
+
+    class Observed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.largest = nn.Linear(4, 3), None
+            self.register_buffer("seen", torch.zeros(1))
+            net = self.net
+            self.call = lambda x: net(x) + 0
+
+        def forward(self, x):
+            self.seen.copy_(x.abs().amax().detach().reshape(1))
+            return self.call(x)
+
+    model = Observed()
+    EXPLAINERS.create(spec).bind(model).attribute(torch.randn(2, 4), 1)
+    assert not model.seen.requires_grad
+    assert torch.equal(model.seen, torch.zeros(1))

@@ -83,3 +83,17 @@ def test_a_model_that_makes_its_last_layer_in_its_first_pass(kind: str) -> None:
     model(X)
     weight = model.late.weight[1] if isinstance(model.late, nn.Linear) else model.late[:, 1]
     assert torch.allclose(EXPLAINERS.create("gradient").bind(model).attribute(X, 1), weight.expand(4, 3))
+
+
+def test_hooks_that_a_pass_of_another_thread_registers_meanwhile() -> None:
+    model, explainer = Collecting(), EXPLAINERS.create("captum.feature_ablation")
+    expected = explainer.bind(_used()).attribute(X, 1)
+    explainer.bind(model).attribute(X, 1)  # what a pass writes is known from here on
+
+    def score(output: Tensor) -> Tensor:
+        if not model.first._forward_hooks:
+            model(X)  # as a thread of the user's own may do between two passes
+        return output[:, 1]
+
+    assert torch.allclose(explainer.bind(model).attribute(X, score), expected, atol=1e-6)
+    assert len(model.first._forward_hooks) == 1

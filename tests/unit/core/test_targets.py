@@ -221,3 +221,13 @@ def test_a_complex_score_is_refused(spec):
 
     with pytest.raises(InvalidInputError, match="must be a real number, got torch.complex64"):
         EXPLAINERS.create(spec).bind(Wave(4, 4)).attribute(torch.randn(2, 4), 1)
+
+
+def test_a_class_beside_other_targets_may_stand_as_its_number():
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.Tanh()), torch.randn(2, 4)
+    explainer = Gradient(model)
+    both = explainer.attribute(x, [1, Contrast(1, 2), "probability:of=0"])
+    for values, target in zip(both, (1, Contrast(1, 2), Probability(0)), strict=True):
+        assert torch.equal(values, explainer.attribute(x, target))
+    with pytest.raises(InvalidTypeError, match="numbers, got strings"):
+        explainer.attribute(x, ["cat", "dog"])

@@ -94,7 +94,7 @@ def arguments_of(name: str, case: Case, rows: slice, options: dict) -> dict:
     takes = {*inspect.signature(getattr(attr, name).attribute).parameters}
     takes |= {*inspect.signature(getattr(attr, inner).attribute).parameters}
     zeros = tuple(torch.zeros_like(x[:1]) for x in case.inputs)
-    with inputs_of(case.model()):  # a recurrent net reads steps first
+    with inputs_of(case.model(for_captum=False)):  # a recurrent net reads steps first
         shapes, strides = windows(case.inputs, 0.2, 0.5)
     start, groups = 0, []
     for i, x in enumerate(case.inputs):

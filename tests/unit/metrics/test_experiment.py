@@ -101,6 +101,7 @@ def test_errors_and_interruptions_are_tried_again(model, batches):
 
     experiment = Experiment(model, batches)
     assert "not yet" in experiment.evaluate(Fragile(), "entropy", progress=False).rows[0].error
+    assert repr(experiment) == "Experiment(8 samples: 0 explanations, 0 measurements)"
     Fragile.fails = False
     assert experiment.evaluate(Fragile(), "entropy", progress=False).rows[0].n == 8
     table = experiment.evaluate({"a": Gradient()}, {"b": Entropy(), "c": Slow()}, progress=False)

@@ -203,3 +203,13 @@ def test_a_bar_counts_the_passes(capsys):
     assert "14/14" in capsys.readouterr().err  # 4 random sets, a concept and two batches at both layers
     tcav(model, loader, {"a": x[:8] + 1}, **options, progress=False)
     assert not capsys.readouterr().err
+
+
+def test_several_layers_need_data_that_can_be_read_again():
+    x = torch.rand(70, 3)
+    model, data = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)), [(x[:8], 0)]
+    options = {"random_sets": x[8:].chunk(4), "progress": False}
+    with pytest.raises(InvalidInputError, match="an iterator can be read once"):
+        tcav(model, iter(data), {"a": x[:8] + 1}, layers=["0", "1"], **options)
+    once = tcav(model, iter(data), {"a": x[:8] + 1}, layers="0", **options)
+    assert tcav(model, data, {"a": x[:8] + 1}, layers=["0", model[0]], **options) == once

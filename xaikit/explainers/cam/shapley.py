@@ -9,6 +9,7 @@ from torch import Tensor
 
 from xaikit.core import EXPLAINERS, Call
 from xaikit.core.structure import Tensors
+from xaikit.core.third_derivatives import third_derivatives
 from xaikit.explainers.cam.base import ActivationMap, Reading, read_cut
 from xaikit.explainers.cam.gradients import read_gradients
 from xaikit.explainers.cam.rules import gradcam
@@ -28,7 +29,8 @@ class ShapleyCam(ActivationMap):
         return gradcam(a, *signals)
 
     def _read(self, call: Call) -> list[Reading]:
-        readings = read_gradients(_twice(call), self.target_layer)
+        with third_derivatives(call.create_graph):
+            readings = read_gradients(_twice(call), self.target_layer)
         return [
             r._replace(signals=(_effect(r.activation, r.signals[0], create_graph=call.create_graph),)) for r in readings
         ]
@@ -37,7 +39,8 @@ class ShapleyCam(ActivationMap):
         readings, image = read_cut(call, type(self).__name__), call.own_inputs[0]
         # Leaves of the pass, also where no parameter before the layer is part of a loss.
         activations = tuple(a if a.requires_grad else a.detach().requires_grad_() for a in call.inputs)
-        gradients = _twice(call).grad_of(activations)
+        with third_derivatives(call.create_graph):
+            gradients = _twice(call).grad_of(activations)
         effects = [_effect(a, g, create_graph=call.create_graph) for a, g in zip(activations, gradients, strict=True)]
         return tuple(
             self._at_layer(r._replace(signals=(effect,)), image) for r, effect in zip(readings, effects, strict=True)
