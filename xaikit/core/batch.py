@@ -21,6 +21,7 @@ from xaikit.core.structure import Tensors, check_batch, flatten
 from xaikit.core.target_values import whole
 from xaikit.core.targets import target_value
 
+LABELS = ("labels", "label")  # their names in a dict that holds inputs, too
 ROWS = 256  # samples in a pass, for data in memory
 FORMS = (
     "data must be (inputs, labels) or (inputs, labels, masks), a loader or a list of such batches, or a data set of "
@@ -96,7 +97,7 @@ def read_batch(  # noqa: PLR0913
 
     Args:
         item: (inputs, labels) or (inputs, labels, masks), each in any form that `read_inputs`, `read_labels` and
-            `read_masks` take.
+            `read_masks` take; or a dict of inputs with the labels among them, as `parts_by_name` takes it.
         model: whose precision and device arrays get.
         masks: name of the masks in messages.
         by_class: there is one mask for each class instead of one for each sample.
@@ -111,7 +112,7 @@ def read_batch(  # noqa: PLR0913
         InvalidInputError: for an empty batch, and as the readers raise.
     """
     groups = item.groups if isinstance(item, Batch) else None
-    item = item[:3] if isinstance(item, Batch) else item
+    item = item[:3] if isinstance(item, Batch) else parts_by_name(item, masks)
     if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
         size = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
         raise InvalidTypeError(
@@ -132,6 +133,37 @@ def read_batch(  # noqa: PLR0913
     batch_masks = item[2] if len(item) == 3 else None
     read = read_masks(batch_masks, inputs, what=masks, labels=labels if by_class else None)
     return Batch(inputs, labels, read, groups)
+
+
+def holds_labels(item: Any) -> bool:
+    """Whether a batch or a sample is a dict of inputs that holds its labels.
+
+    Args:
+        item: of the user.
+    """
+    return isinstance(item, Mapping) and any(name in item for name in LABELS)
+
+
+def parts_by_name(item: Any, masks: str = WHAT) -> Any:
+    """A dict of inputs that holds its labels, as loaders of Hugging Face give it, as (inputs, labels); others as is.
+
+    Args:
+        item: a batch or a sample; the labels stand under "labels" or "label", masks under their name, if at all.
+        masks: this name.
+
+    Raises:
+        InvalidTypeError: for a dict without labels.
+    """
+    if not isinstance(item, Mapping):
+        return item
+    name = next((name for name in LABELS if name in item), None)
+    if name is None:
+        raise InvalidTypeError(
+            f"a batch in one dict must hold its labels under 'labels' or 'label', got {', '.join(map(str, item))}; or "
+            "pass (inputs, labels)"
+        )
+    inputs = {key: value for key, value in item.items() if key not in (name, masks)}
+    return (inputs, item[name], item[masks]) if masks in item else (inputs, item[name])
 
 
 def read_batches(
@@ -161,6 +193,7 @@ def read_batches(
     """
     if isinstance(data, Dataset):
         data = dataset_loader(data, rows or ROWS)
+    data = parts_by_name(data, what) if holds_labels(data) else data
     if is_batch(data):
         batch = read_batch(data if masks is None else (data[0], data[1], masks), model, masks=what, targets=targets)
         yield from _cut(batch, rows)
@@ -186,6 +219,7 @@ def count_batches(data: Any, rows: int | None = ROWS) -> int | None:
         data: as for `read_batches`.
         rows: likewise.
     """
+    data = parts_by_name(data) if holds_labels(data) else data
     try:
         if is_batch(data):
             tensors = flatten(read_inputs(data[0]))[0]
@@ -235,11 +269,13 @@ def dataset_loader(dataset: Any, batch_size: int, *, shuffle: bool = False, **op
 
 
 def collate(samples: list[Any]) -> Any:
-    """A batch of samples (x, label) or (x, label, mask); masks become a list, since some may be None.
+    """A batch of samples (x, label), (x, label, mask) or dicts; masks become a list, since some may be None.
 
     Args:
         samples: of a data set.
     """
+    if all(isinstance(s, Mapping) for s in samples):
+        return {name: _collated([s[name] for s in samples]) for name in samples[0]}
     if any(not isinstance(s, (tuple, list)) or len(s) not in (2, 3) for s in samples):
         raise InvalidTypeError(
             f"a data set must give samples (x, label) or (x, label, mask), got {type(samples[0]).__name__}"
@@ -247,6 +283,11 @@ def collate(samples: list[Any]) -> Any:
     inputs, labels = default_collate([s[0] for s in samples]), default_collate([s[1] for s in samples])
     masks = [s[2] if len(s) == 3 else None for s in samples]
     return (inputs, labels, masks) if any(len(s) == 3 for s in samples) else (inputs, labels)
+
+
+def _collated(values: list[Any]) -> Any:
+    """Values of samples as a batch of them; a list where some are None, as masks may be."""
+    return values if any(value is None for value in values) else default_collate(values)
 
 
 def _rows_of_labels(labels: Any, n: int) -> Tensor:

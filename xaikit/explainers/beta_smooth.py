@@ -24,11 +24,16 @@ class Smoothing:
 class SmoothedRelu(torch.autograd.Function):
     """A ReLU with the derivative sigmoid(beta x) in an explanation, and its own in the backward pass of a loss."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, smoothing: Smoothing) -> Tensor:  # noqa: D102
-        ctx.save_for_backward(x)
-        ctx.smoothing = smoothing
+    def forward(x: Tensor, smoothing: Smoothing) -> Tensor:  # noqa: ARG004, D102
         return x.relu()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004, D102
+        x, ctx.smoothing = inputs
+        ctx.save_for_backward(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102

@@ -214,7 +214,8 @@ def _of_the_model(error: Exception) -> bool:
     """Whether the error arose in the model's own forward pass, and not in a hook of captum's inside it."""
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     callers = (name.replace("\\", "/") for name in reversed(files))
-    raising = next((name for name in callers if "/torch/" not in name), "")  # torch raises what captum asked it to do
+    # Torch raises what captum asked it to do, by way of the mode that replaces ReLUs.
+    raising = next((n for n in callers if "/torch/" not in n and not n.endswith("/functional_relu.py")), "")
     return FORWARD_FILE in files and "/captum/" not in raising
 
 

@@ -26,10 +26,15 @@ HIDDEN = ("ReluBackward0", "DifferentiableGraphBackward")  # of a ReLU, of what 
 class Guided(torch.autograd.Function):
     """The ReLU of GuidedBackprop: the gradient passes where it and x are positive (Springenberg et al. 2015)."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: D102
-        ctx.save_for_backward(x)
+    def forward(x: Tensor) -> Tensor:  # noqa: D102
         return x.relu()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004, D102
+        ctx.save_for_backward(inputs[0])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
@@ -39,9 +44,15 @@ class Guided(torch.autograd.Function):
 class Deconvolved(torch.autograd.Function):
     """The ReLU of Deconvolution: the gradient passes where it is positive (Zeiler and Fergus 2014)."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004, D102
+    def forward(x: Tensor) -> Tensor:  # noqa: D102
         return x.relu()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: D102
+        pass
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: ARG004, D102

@@ -25,6 +25,7 @@ from xaikit.mitigation.decoys import FLIPPED, KEPT, REMOVED, Decoy, Exchange, Fl
 from xaikit.mitigation.evaluation import (
     by_group,
     check_all_used,
+    check_read_twice,
     class_batches,
     group_names,
 )
@@ -220,6 +221,8 @@ def assess(  # noqa: PLR0913
     seed = Int(ge=0).check(seed, "seed")
     if factor is not None:
         factor, shortcut_masks = _factor(factor, decoy, shortcut_masks)
+    if decoy is None:
+        check_read_twice(data, "assess")
     chosen = _by_name(explainers, model, head)
     tally, facts = _Tally(groups), known_facts(facts, data, model)
     maker, single = None, False

@@ -31,6 +31,23 @@ def class_batches(model: nn.Module, data: Any, masks: Any = None) -> Iterator[Ba
         yield batch._replace(labels=read_classes(batch.labels, batch.size))
 
 
+def check_read_twice(data: Any, reader: str) -> None:
+    """Refuse an iterator, whose samples are gone after the first reading.
+
+    Args:
+        data: of the user.
+        reader: what reads them, for the message.
+
+    Raises:
+        InvalidInputError: for an iterator.
+    """
+    if isinstance(data, Iterator):
+        raise InvalidInputError(
+            f"{reader} reads the data several times, and a {type(data).__name__} can be read once; pass the loader "
+            "itself, or list(data)"
+        )
+
+
 def group_names(groups: Any, x: Any, y: Tensor, begin: int) -> list[Any]:
     """The group of each sample of a batch that begins at sample `begin`: the class where no groups are given.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from xaikit.core.arrays import is_array
-from xaikit.core.batch import FORMS, Batch, dataset_loader, is_batch
+from xaikit.core.batch import FORMS, Batch, dataset_loader, holds_labels, is_batch, parts_by_name
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.mask_supply import MaskSupply
 from xaikit.core.masks import leaves_of, marked
@@ -243,6 +243,7 @@ def training_source(data: Any, labels: Any, size: int, reader: Reader) -> Source
     """
     if labels is not None:
         return _in_memory((data, labels), size, reader)
+    data = parts_by_name(data, reader.what) if holds_labels(data) else data
     if is_batch(data):
         return _in_memory(data, size, reader)
     if isinstance(data, Dataset):

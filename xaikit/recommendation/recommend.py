@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from xaikit.core import EXPLAINERS, METRICS, MODALITIES, Explainer, Float, Int, structure
 from xaikit.core.arrays import is_array
-from xaikit.core.batch import dataset_loader, is_batch, is_whole_batch_target
+from xaikit.core.batch import dataset_loader, holds_labels, is_batch, is_whole_batch_target, parts_by_name
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import read_classes, read_labels
@@ -263,8 +263,10 @@ def _samples(data: Any, n: int, model: nn.Module) -> tuple[Any, Any]:
         return None, None
     if isinstance(data, Dataset):
         data = dataset_loader(data, n)
+    data = parts_by_name(data) if holds_labels(data) else data
     if isinstance(data, Iterable) and not isinstance(data, (tuple, list, Mapping, str)) and not is_array(data):
         first = next(iter(data), ())  # a loader: its first batch
+        first = parts_by_name(first) if holds_labels(first) else first
         inputs, targets = first[:2] if isinstance(first, (tuple, list)) and len(first) in (2, 3) else (first, None)
     else:
         pair = isinstance(data, (tuple, list)) and len(data) == 2 and is_batch(data) and not _both_inputs(data, model)

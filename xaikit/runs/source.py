@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler, default_collate
 
 from xaikit.core.arrays import is_array, model_float_type, to_tensor
-from xaikit.core.batch import is_batch
+from xaikit.core.batch import holds_labels, is_batch, parts_by_name
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.labels import read_labels
@@ -297,6 +297,10 @@ def _pair(item: Any) -> tuple[Any, Tensor | None]:
     """Inputs and labels of a batch; labels None where there are none."""
     if isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[1], Tensor) and item[1].ndim == 1:
         return item[0], item[1]
+    if holds_labels(item):
+        inputs, labels = parts_by_name(item)[:2]
+        flatten(inputs)
+        return inputs, labels
     inputs = item[0] if isinstance(item, (tuple, list)) and len(item) == 1 else item
     flatten(inputs)
     return inputs, None

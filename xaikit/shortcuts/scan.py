@@ -15,7 +15,7 @@ from xaikit.core.errors import InvalidInputError
 from xaikit.core.params import Int
 from xaikit.factors.donors import DonorPool, Donors
 from xaikit.factors.facts import facts_fields, known_facts
-from xaikit.mitigation.evaluation import class_batches
+from xaikit.mitigation.evaluation import check_read_twice, class_batches
 from xaikit.mitigation.forward import check_rows, class_logits, evaluating
 from xaikit.mitigation.penalties import check_labels
 from xaikit.shortcuts.effects import Scan
@@ -77,6 +77,7 @@ def scan(  # noqa: PLR0913
     '100 % of predictions follow the column age'
     """
     seed = Int(ge=0).check(seed, "seed")
+    check_read_twice(data, "scan")
     batches = partial(class_batches, model, data, shortcut_masks)
     pool = _donors(model, batches, head)
     members = scan_members(pool, factors, {"kind": modality, **facts_fields(known_facts(facts, data, model))})

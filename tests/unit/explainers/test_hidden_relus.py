@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,3 +75,46 @@ def test_captum_s_hooks_on_modules_before_a_layer_behind_ids(spec: str) -> None:
     model, ids = nn.Sequential(nn.Embedding(7, 4), nn.ReLU(), nn.Identity(), tail), torch.tensor([[1, 2, 3], [4, 5, 6]])
     expected = EXPLAINERS.create(spec).bind(tail).attribute(model[:3](ids).detach(), 1)
     assert torch.allclose(EXPLAINERS.create(spec, layer="2").bind(model).attribute(ids, 1), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", ["beta_smooth", "captum.guided_backprop", "captum.deconvolution"])
+def test_relus_under_vmap_are_any_other(spec: str) -> None:
+    class Each(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.vmap(self.inner)(x)
+
+    class Called(nn.Module):  # captum hooks modules of ReLU, which cannot work under vmap
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu()
+
+    torch.manual_seed(0)
+    x, explainer = torch.randn(3, 4), EXPLAINERS.create(spec)
+    modules = Each(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)))
+    if spec.startswith("captum"):
+        with pytest.raises(UnsupportedOperationError, match="refuses this model"):
+            explainer.bind(modules).attribute(x, 1)
+    inner = nn.Sequential(nn.Linear(4, 5), Called(), nn.Linear(5, 2))
+    assert torch.allclose(explainer.bind(Each(inner)).attribute(x, 1), explainer.bind(inner).attribute(x, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", ["lrp_uniform_epsilon", "attn_lrp"])
+def test_lrp_of_a_model_that_runs_a_copy_of_its_part(spec: str) -> None:
+    """As ensembles by `torch.func.functional_call` are written."""
+
+    class Copies(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return copy.deepcopy(self.inner)(x)
+
+    torch.manual_seed(0)
+    inner, x = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(3, 4)
+    explainer = EXPLAINERS.create(spec)
+    expected = explainer.bind(inner).attribute(x, 1)
+    assert torch.allclose(explainer.bind(Copies(inner)).attribute(x, 1), expected, atol=1e-6)

@@ -24,11 +24,16 @@ class Switch:
 class SwitchedRelu(torch.autograd.Function):
     """The ReLU of guided backpropagation in an explanation, a plain one in the backward pass of a loss on it."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, switch: Switch) -> Tensor:  # noqa: D102
-        ctx.save_for_backward(x)
-        ctx.switch = switch
+    def forward(x: Tensor, switch: Switch) -> Tensor:  # noqa: ARG004, D102
         return x.relu()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004, D102
+        x, ctx.switch = inputs
+        ctx.save_for_backward(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102

@@ -133,14 +133,14 @@ class Trace(TorchFunctionMode):
         thread = threading.get_ident()
 
         def enter(module: nn.Module, args: Any) -> None:
-            if threading.get_ident() != thread:
-                return  # another thread runs the same model
+            if threading.get_ident() != thread or module not in names:
+                return  # another thread runs the same model, or the model runs a copy of a part that it has just made
             refuse_derivatives()
             self._find_hidden(args)
             self.running.append((module, self.rules.of_module(names[module], module)))
 
         def leave(module: nn.Module, args: Any, output: Any) -> Any:
-            if threading.get_ident() != thread:
+            if threading.get_ident() != thread or module not in names:
                 return None
             self._find_hidden(output)
             _, rule = self.running.pop()
