@@ -17,9 +17,11 @@ import torch
 from PIL import Image
 
 from tests.unit.language import small_models
+from xaikit import AttnLRP
 from xaikit.cli import main
 from xaikit.cli.job import JOBS
 from xaikit.core.torchvision_ops import import_torchvision
+from xaikit.language import explain_generation
 
 # Added at the end, where the last of two wins: enough to see that an example runs.
 SHORTER = {
@@ -124,6 +126,7 @@ def results() -> None:
         assert leave(f"xaikit explain {data} --out {run}") == 0
     assert leave(f"xaikit evaluate {data} --explainer gradient") == 0
     assert leave(f"xaikit recommend {data} --explainer gradient --out recommended.json") == 0
+    explain_generation(AttnLRP(small_models.llama()), None, [3, 4], generated=[5]).save("answer.npz")
     assert leave("xaikit tune digits.npy --model mynet:make --explainer vargrad --no-figure --quiet") == 0
     assert leave(f"xaikit mitigate {data} --mask corner.png") == 0
 

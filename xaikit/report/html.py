@@ -33,6 +33,7 @@ from xaikit.runs import ExplainedSample, Run
 PAGE = Path(__file__).parent / "page"
 MOST_SAMPLES = 10_000
 DRAWN_AT_ONCE = 300  # cards; a browser draws the others as they come near the screen
+HELD_TOGETHER = 100  # cards in one text of the page, of those that are not drawn at once
 LONG = 40  # letters; a table with longer cells is shown as cards on a phone
 FRAME = 'style="width: 100%; height: 45rem; border: 0"'  # of a report in a notebook
 
@@ -161,6 +162,7 @@ class Report:
             explainers=run_labels(self.runs),
             cards=cards,
             drawn_at_once=DRAWN_AT_ONCE,
+            held_together=HELD_TOGETHER,
             any_signed=any(drawing.get("signed") for card in cards for drawing in card["maps"]),
             any_gap=any(drawing["gap"] is not None for card in cards for drawing in card["maps"]),
             any_waterfall=any("start" in bar for card in cards for m in card["maps"] for bar in m.get("bars", ())),

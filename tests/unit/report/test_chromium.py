@@ -338,10 +338,10 @@ def drawn(page):
 
 def test_a_long_page_draws_what_is_near(long_page):
     page = long_page
-    page.wait_for_function("document.querySelectorAll('li.card:not([hidden])').length > 10")
-    assert page.locator("li.card").count() == 200
+    page.wait_for_function("document.querySelectorAll('li.card').length > 10")
+    assert page.locator("li.card").count() < 180  # the others are made when the reader comes near
+    page.wait_for_function("document.querySelectorAll('li.card h3').length > 11")
     assert drawn(page)[:12] == list(range(12))
-    assert drawn(page)[-20:] == [-1] * 20
     for _ in range(60):
         page.evaluate("scrollTo(0, document.body.scrollHeight)")
         if drawn(page)[-1] == 199:
@@ -364,6 +364,7 @@ def test_a_long_page_is_printed_whole(long_page):
     assert visible(long_page) == 200
     long_page.wait_for_timeout(300)  # nothing is put back while it prints
     assert drawn(long_page) == list(range(200))
-    assert long_page.locator("script").count() == 1
+    assert long_page.locator("li.card h3").all_text_contents() == [f"sample {i}" for i in range(200)]
+    assert long_page.locator("script").count() == 4  # the page's own, two texts of 190 cards, their facts
     long_page.evaluate("dispatchEvent(new Event('afterprint'))")
-    long_page.locator("#cards > li > script").nth(100).wait_for(state="attached")
+    long_page.wait_for_function("document.querySelectorAll('li.card h3').length < 100")

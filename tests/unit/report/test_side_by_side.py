@@ -106,8 +106,11 @@ def test_one_model_needs_no_table_of_models(tmp_path: Path) -> None:
 def test_cards_that_are_held_as_text_take_one_byte_a_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A browser keeps text of Latin-1 letters in a byte each, and any other text in two."""
     monkeypatch.setattr("xaikit.report.html.DRAWN_AT_ONCE", 2)
+    monkeypatch.setattr("xaikit.report.html.HELD_TOGETHER", 3)
     page = Report([run(tmp_path / "run", Rows(X, NAMES), 0)]).html()
-    held = re.findall(r'<script type="text/html">(.*?)</script>', page, re.DOTALL)
-    assert len(held) == 4
+    texts = re.findall(r'<script type="text/html">(.*?)</script>', page, re.DOTALL)
+    held = [card for text in texts for card in text.split('<hr class="next">')]
+    assert (len(texts), len(held)) == (2, 4)
+    assert [re.findall("<h3>(.*?)</h3>", card) for card in held] == [[name] for name in NAMES[2:6]]
     assert all(max(map(ord, text)) < 256 for text in held)
     assert "✓" in page  # beside right ones, by the style

@@ -3,11 +3,32 @@
   const list = document.getElementById("cards");
   const controls = document.getElementById("controls");
   if (controls) {
-    for (const card of document.querySelectorAll("#held > li")) {
-      card.hidden = true;
-      list.append(card);
-    }
-    let cards = Array.from(list.children);
+    // A card is its facts, and its element once it is on the page. The elements of a long page would take more memory than
+    // its texts, so those beyond the first are made when they are revealed.
+    const rest = document.getElementById("held");
+    const texts = Array.from(rest?.querySelectorAll("script[type='text/html']") ?? []);
+    const number = (text) => text === "" ? null : Number(text);
+    const kind = list.firstElementChild.className;
+    const first = Array.from(list.children, (element) => {
+      const { name, index, class: group, right, score, gap, disagreement } = element.dataset;
+      return { element, name, index: Number(index), group, right, score: number(score), gap: number(gap), disagreement: number(disagreement) };
+    });
+    const others = JSON.parse(rest?.querySelector("script[type='application/json']").textContent ?? "[]").map(
+      ([name, index, group, right, score, gap, disagreement], place) =>
+        ({ place, name, index, group, right, score: number(score), gap: number(gap), disagreement: number(disagreement) }),
+    );
+    let printing = false;
+    let cards = [...first, ...others];
+    const held = new WeakMap(); // the place of an element's card in the texts
+    const elementOf = (card) => {
+      if (card.element) return card.element;
+      card.element = document.createElement("li");
+      card.element.className = kind;
+      Object.assign(card.element.dataset, { right: card.right, score: card.score });
+      held.set(card.element, card.place);
+      if (!printing) near.observe(card.element);
+      return card.element;
+    };
     const step = Number(list.dataset.step);
     let revealed = step; // cards that are laid out, of those that fit; the end of the list reveals more
     const end = document.getElementById("end");
@@ -21,14 +42,14 @@
     const update = () => {
       const wanted = new FormData(controls);
       const name = wanted.get("name").trim().toLowerCase();
-      let shown = 0;
-      for (const card of cards) {
-        const fits = (!wanted.get("class") || card.dataset.class === wanted.get("class"))
-          && (!wanted.get("right") || card.dataset.right === wanted.get("right"))
-          && card.dataset.name.toLowerCase().includes(name);
-        shown += fits;
-        card.hidden = !fits || shown > revealed;
-      }
+      const fitting = cards.filter((card) => (!wanted.get("class") || card.group === wanted.get("class"))
+        && (!wanted.get("right") || card.right === wanted.get("right"))
+        && card.name.toLowerCase().includes(name));
+      const shown = fitting.length;
+      const elements = fitting.slice(0, revealed).map(elementOf);
+      const same = elements.length >= list.childElementCount && Array.from(list.children).every((element, i) => element === elements[i]);
+      if (same) list.append(...elements.slice(list.childElementCount));
+      else list.replaceChildren(...elements);
       document.getElementById("count").value = `${shown} of ${cards.length} sample${cards.length === 1 ? "" : "s"}`;
       more.unobserve(end);
       if (shown > revealed) more.observe(end);
@@ -36,16 +57,15 @@
     const sort = () => {
       const key = new FormData(controls).get("order");
       const values = {
-        index: (card) => Number(card.dataset.index),
-        score: (card) => -Number(card.dataset.score),
-        "-score": (card) => Number(card.dataset.score),
-        wrong: (card) => card.dataset.right === "wrong" ? 0 : 1,
-        gap: (card) => -Number(card.dataset.gap),
-        disagreement: (card) => -Number(card.dataset.disagreement),
+        index: (card) => card.index,
+        score: (card) => -card.score,
+        "-score": (card) => card.score,
+        wrong: (card) => card.right === "wrong" ? 0 : 1,
+        gap: (card) => -card.gap,
+        disagreement: (card) => -card.disagreement,
       };
       const value = values[key];
       cards = cards.toSorted((a, b) => value(a) - value(b));
-      list.append(...cards);
       update();
     };
     const colour = () => {
@@ -58,32 +78,36 @@
     };
     const overlay = () => {
       document.body.classList.toggle("overlay", Boolean(new FormData(controls).get("overlay")));
-      cards.forEach(overlayCard);
+      for (const { element } of cards) if (element) overlayCard(element);
     };
     // Of a long page, most cards are held as text. They are drawn when they come near the screen, and for paper, and
     // put back as text when they are far away, unless the reader is in one.
-    const held = new Map();
+    let split = { number: -1, cards: [] }; // the last text that was looked into: neighbours come together
     const draw = (card) => {
-      const text = card.firstElementChild;
-      if (text.tagName !== "SCRIPT") return;
-      held.set(card, text);
-      card.innerHTML = text.textContent;
+      if (card.childElementCount || !held.has(card)) return;
+      const place = held.get(card);
+      const together = Number(rest.dataset.together);
+      const number = Math.floor(place / together);
+      if (split.number !== number) split = { number, cards: texts[number].textContent.split('<hr class="next">') };
+      card.innerHTML = split.cards[place % together];
       overlayCard(card);
     };
     const near = new IntersectionObserver((changes) => {
       for (const { target, isIntersecting } of changes) {
         if (isIntersecting) draw(target);
-        else if (held.has(target) && !target.contains(document.activeElement)) target.replaceChildren(held.get(target));
+        else if (!target.contains(document.activeElement)) target.replaceChildren();
       }
     }, { rootMargin: "1500px 0px" });
-    const texts = cards.filter((card) => card.firstElementChild.tagName === "SCRIPT");
-    const watch = () => texts.forEach((card) => near.observe(card));
-    watch();
+    const watch = () => {
+      printing = false;
+      for (const { element, place } of cards) if (element && place !== undefined) near.observe(element);
+    };
     window.addEventListener("beforeprint", () => {
+      printing = true;
       near.disconnect();
       near.takeRecords();
       reveal(cards.length);
-      cards.filter((card) => !card.hidden).forEach(draw);
+      Array.from(list.children).forEach(draw);
     });
     window.addEventListener("afterprint", watch);
     controls.addEventListener("submit", (event) => event.preventDefault());
