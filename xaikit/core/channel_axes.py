@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.image_forms import has_channels_last
 
-Explained = tuple[nn.Module | None, frozenset[torch.Size]]
-_EXPLAINED: contextvars.ContextVar[Explained] = contextvars.ContextVar("explained", default=(None, frozenset()))
+_EXPLAINED: contextvars.ContextVar[tuple[nn.Module | None, frozenset[torch.Size]]] = contextvars.ContextVar(
+    "explained", default=(None, frozenset())
+)
 SAY_SO = "say so: facts={'channel_axis': 1}, or -1"
 
 
