@@ -31,6 +31,7 @@ def test_a_switch_is_off_as_long_as_somebody_needs_it(name):
     assert is_on()
 
 
+@pytest.mark.filterwarnings("error")  # tests of other versions let deprecations pass
 def test_warnings_are_heard_again_once_the_last_one_is_done():
     with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
         first.enter_context(warnings_ignored("dull"))

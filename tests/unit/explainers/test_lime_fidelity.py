@@ -57,6 +57,7 @@ def test_a_linear_model_is_explained_and_parity_is_not():
         lime(Parity()).explain(x)
 
 
+@pytest.mark.filterwarnings("ignore:Objective did not converge")  # scikit-learn 1.4 says so of a constant
 def test_scores_that_do_not_vary_have_no_fidelity():
     class Constant(nn.Module):
         def forward(self, x):
