@@ -165,24 +165,30 @@ def _method(case: Case, name: str) -> Iterator[str]:
 
 
 def _rounding_of_scores(case: Case) -> float:
-    """How much the scores change with the last digits of what each step returns: a sum may miss them by this much."""
-    gradient = _explainer(case, "gradient")
-    scores, moves = gradient.explain(case.inputs, case.targets).scores, []
-    for seed in range(3):
-        generator = torch.Generator().manual_seed(seed)
+    """How much the scores change with the last digits of what each step returns: a sum may miss them by this much.
 
-        def jitter(_module: Any, _args: Any, output: Any, generator: torch.Generator = generator) -> Any:
-            if not isinstance(output, torch.Tensor) or not output.is_floating_point():
-                return None
-            noise = torch.randn(output.shape, generator=generator, dtype=output.dtype)
-            return output + 4 * torch.finfo(output.dtype).eps * output.detach().abs() * noise
+    Those of the samples and those of the baseline, 0: there a norm of nothing but rounding is divided by itself.
+    """
+    gradient, moves = _explainer(case, "gradient"), []
+    tensors, rebuild = flatten(case.inputs)
+    zeros = rebuild(tuple(torch.zeros_like(t) if t.is_floating_point() else t for t in tensors))
+    for inputs in (case.inputs, zeros):
+        scores = gradient.explain(inputs, case.targets).scores
+        for seed in range(3):
+            generator = torch.Generator().manual_seed(seed)
 
-        hooks = [module.register_forward_hook(jitter) for module in case.net.steps.modules()]
-        try:
-            moves.append(float((gradient.explain(case.inputs, case.targets).scores - scores).abs().max()))
-        finally:
-            for hook in hooks:
-                hook.remove()
+            def jitter(_module: Any, _args: Any, output: Any, generator: torch.Generator = generator) -> Any:
+                if not isinstance(output, torch.Tensor) or not output.is_floating_point():
+                    return None
+                noise = torch.randn(output.shape, generator=generator, dtype=output.dtype)
+                return output + 4 * torch.finfo(output.dtype).eps * output.detach().abs() * noise
+
+            hooks = [module.register_forward_hook(jitter) for module in case.net.steps.modules()]
+            try:
+                moves.append(float((gradient.explain(inputs, case.targets).scores - scores).abs().max()))
+            finally:
+                for hook in hooks:
+                    hook.remove()
     return max(moves)
 
 
