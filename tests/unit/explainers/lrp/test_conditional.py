@@ -217,7 +217,8 @@ def test_a_layer_that_runs_twice_has_no_channels_of_one_pass():
 def test_a_batch_as_large_as_the_layer_is_wide():
     """The axes are then told apart by a further pass, which is no second run of the layer."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(20, 3)).double()
+    # A bias would keep a part of what a channel hands on to the input.
+    model = nn.Sequential(nn.Conv2d(2, 5, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(20, 3)).double()
     explainer, x, y = LRPEpsilonPlus(model), torch.randn(5, 2, 4, 4).double(), torch.arange(5) % 3
     values = channel_relevance(explainer, x, y, layer="1")
     alone = [channel_relevance(explainer, x[i : i + 1], y[i : i + 1], layer="1") for i in range(5)]
