@@ -13,6 +13,7 @@ from xaikit.core import EXPLAINERS
 from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.explainers.cam.base import ActivationMap
 from xaikit.explainers.cam.full_grad import FullGrad
+from xaikit.factors.facts import DataFacts
 
 
 class Recurrent(nn.Module):
@@ -133,6 +134,15 @@ def test_metrics(name, kind):
         assert values[1] is values[0]
     else:
         torch.testing.assert_close(values[1], values[0], rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def test_the_first_convolution_tells_before_the_form():
+    """Six sensors by time by three axes look like pictures with their channels last."""
+    x = torch.rand(2, 6, 20, 3, generator=torch.Generator().manual_seed(0))
+    net = nn.Sequential(nn.Conv2d(6, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(240, 2))
+    assert EXPLAINERS.get("gradcam")(net).attribute(x, Y).shape == x.shape
+    assert DataFacts.of(x, model=net).channel_axis == 1
+    assert DataFacts.of(x).channel_axis == 3
 
 
 def test_a_layer_is_not_the_input():

@@ -18,16 +18,17 @@ _EXPLAINED: contextvars.ContextVar[tuple[nn.Module | None, frozenset[torch.Size]
 SAY_SO = "say so: facts={'channel_axis': 1}, or -1"
 
 
-def image_axis(x: Tensor) -> int:
-    """The axis of the channels of images, by their form.
+def image_axis(x: Tensor, model: nn.Module | None = None) -> int:
+    """The axis of the channels of images, by the model's first convolution or by their form.
 
     Args:
         x: images (N, C, H, W) or (N, H, W, C).
+        model: that takes them; None where nobody knows.
 
     Raises:
         InvalidInputError: where the form tells neither.
     """
-    is_last = has_channels_last(x)
+    is_last = not _convolved_first(x, model) and has_channels_last(x)
     if is_last is None:
         raise InvalidInputError(f"the channels of images of shape {tuple(x.shape)} could come first or last; {SAY_SO}")
     return -1 if is_last else 1
@@ -75,10 +76,17 @@ def default_axis(x: Tensor) -> int:
     Args:
         x: (N, ...) of three axes and more.
     """
-    if x.ndim == 4:
-        return -1 if has_channels_last(x) else 1
     model, forms = _EXPLAINED.get()
+    if x.ndim == 4:
+        return -1 if has_channels_last(x) and not _convolved_first(x, model) else 1
     return 1 if x.ndim != 3 or model is None or x.shape[1:] not in forms else _axis_of_first_layer(x, model)[0] or 1
+
+
+def _convolved_first(x: Tensor, model: nn.Module | None) -> bool:
+    """Whether the model's first convolution takes as many channels as images have on axis 1, and not on the last."""
+    convolutions = () if model is None else (m for m in model.modules() if isinstance(m, nn.Conv2d))
+    first = next(iter(convolutions), None)
+    return first is not None and x.shape[3] != first.in_channels == x.shape[1]
 
 
 def _axis_of_first_layer(x: Tensor, model: nn.Module) -> tuple[int | None, bool]:

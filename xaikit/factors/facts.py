@@ -67,7 +67,7 @@ class DataFacts:
         _check_form(x, kind)
         model, axis = fields.pop("model", None), fields.get("channel_axis")
         if axis is None and kind in (IMAGE, SERIES):
-            axis = image_axis(x) if kind == IMAGE else series_axis(x, model)
+            axis = image_axis(x, model) if kind == IMAGE else series_axis(x, model)
         fields["channel_axis"] = (axis or 1) % x.ndim if x.ndim > 2 else 1
         tokenizer = fields.get("vocabulary")
         fields["vocabulary"] = read_vocabulary(tokenizer)

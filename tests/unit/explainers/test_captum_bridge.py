@@ -391,14 +391,6 @@ def test_what_captum_cannot_do_ends_in_a_sentence():
         CaptumExplainer("LRP").bind(nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2))).attribute(x, 0)
 
 
-@pytest.mark.parametrize("algorithm", ["FeaturePermutation", "LayerFeaturePermutation"])
-def test_one_sample_has_none_to_take_a_feature_from(algorithm):
-    layer = "0" if algorithm.startswith("Layer") else None
-    explainer = CaptumExplainer(algorithm, layer=layer).bind(nn.Sequential(nn.Linear(3, 2)))
-    with pytest.raises(InvalidInputError, match="needs at least two, got one"):
-        explainer.attribute(torch.rand(1, 3), 1)
-
-
 def test_an_error_of_ours_passes_through_captum_as_it_is():
     class Nested(nn.Module):
         def forward(self, x):

@@ -311,3 +311,11 @@ def test_deep_lift_of_a_softmax_does_not_depend_on_the_other_samples():
     for row in range(3):
         alone = explainer.attribute(x[row : row + 1], 0)
         assert torch.allclose(together[row : row + 1], alone, atol=1e-12)
+
+
+@pytest.mark.parametrize("algorithm", ["FeaturePermutation", "LayerFeaturePermutation"])
+def test_one_sample_has_none_to_take_a_feature_from(algorithm):
+    layer = "0" if algorithm.startswith("Layer") else None
+    explainer = CaptumExplainer(algorithm, layer=layer).bind(nn.Sequential(nn.Linear(3, 2)))
+    with pytest.raises(InvalidInputError, match="needs at least two, got one"):
+        explainer.attribute(torch.rand(1, 3), 1)
