@@ -20,7 +20,7 @@ from xaikit.core.errors import NotDifferentiableError
 from xaikit.core.graphs import steps_between
 from xaikit.core.torch_private import takes_batch_statistics
 
-# What the derivative of such a norm's derivative is called in a graph. That of BatchNorm says whether it is in training.
+# What the derivative of such a norm's derivative is called in a graph. A BatchNorm's says whether it is in training.
 WRONG = tuple(
     f"{norm}BackwardBackward0" for norm in ("NativeLayerNorm", "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm")
 )
