@@ -28,10 +28,8 @@ from xaikit.core.structure import Tensors, split_rows
 from xaikit.core.taps import Tap
 
 Points = Callable[[Tensors], Tensors]
-RENAMED = {
-    "grad": "grad_of", "gradient": "grad_at_layers", "record": "on_output", "surroundings": "recompute_context",
-    "watched": "traced",
-}  # fmt: skip
+RENAMED = {"grad": "grad_of", "gradient": "grad_at_layers", "record": "on_output", "watched": "traced"}
+RENAMED["surroundings"] = "recompute_context"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +219,8 @@ class Call:
 
         Args:
             inputs: as for `grad_of`.
-            copies, at: likewise.
+            copies: likewise.
+            at: likewise.
         """
         calls = [self.of_target(target) for target in self.targets]
         if len(calls) == 1 or self.recompute:
@@ -229,10 +228,10 @@ class Call:
             return
         with self._kernels():
             leaves, output = self._pass(inputs, copies)
-            points = leaves if at is None else at(leaves)
+            leaves = leaves if at is None else at(leaves)
         for call in calls:
             with self._kernels():
-                gradients = call._differentiated(output, points, copies, retain=call is not calls[-1])
+                gradients = call._differentiated(output, leaves, copies, retain=call is not calls[-1])
             yield gradients
 
     def _repeatable_grad(self, copies: int, *inputs: Tensor) -> Tensors:
