@@ -137,7 +137,7 @@ def _all_ways() -> dict[Any, Callable[..., Norm | None]]:
         F.instance_norm: _functional_instance_norm,
         F.batch_norm: _functional_batch_norm,
     }
-    rules = {
+    rules: dict[str, Callable[..., Norm | None]] = {
         "layer_norm": _layer_norm, "native_layer_norm": _layer_norm, "instance_norm": _instance_norm,
         "batch_norm": _batch_norm, "native_batch_norm": _batch_norm, "_native_batch_norm_legit": _batch_norm,
     }  # fmt: skip
