@@ -181,7 +181,7 @@ def _content(value: Any) -> Any:
     if isinstance(value, nn.Module):
         return fingerprint_of_model(value)
     if isinstance(value, (Tensor, np.ndarray)):
-        return fingerprint_of_tensor(torch.as_tensor(value))
+        return fingerprint_of_tensor(torch.as_tensor(value, device="cpu"))
     if isinstance(value, Configured):
         value = value.settings()
     if isinstance(value, (Mapping, list, tuple)):
