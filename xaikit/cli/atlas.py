@@ -97,9 +97,11 @@ def _lines(atlas: ConceptAtlas, names: list[str]) -> list[str]:
     lines = [f"layer {atlas.layer}: the channels that scores rest on most, and the samples that show each"]
     for k, (channel, share) in enumerate(zip(atlas.channels, atlas.shares, strict=True)):
         classes = [int(c) for c in atlas.classes[k].unique().tolist() if c >= 0]
-        shown = ", ".join(names[c] if c < len(names) else str(c) for c in classes)
+        class_text = ", ".join(names[c] if c < len(names) else str(c) for c in classes)
         numbers = ", ".join(map(str, atlas.samples[k].tolist()))
-        lines.append(f"channel {channel} ({100 * share:.1f} %): samples {numbers}{f'; class {shown}' if shown else ''}")
+        lines.append(
+            f"channel {channel} ({100 * share:.1f} %): samples {numbers}{f'; class {class_text}' if class_text else ''}"
+        )
     return lines
 
 
