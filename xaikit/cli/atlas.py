@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xaikit.cli.job import flag
 from xaikit.cli.sources import TARGET_HELP, DataFields, ModelJob
@@ -54,7 +54,7 @@ class MakeAtlas(DataFields, ModelJob):
         from xaikit.shortcuts import concept_atlas
 
         check_out(self.out, ".npz")
-        explainer = EXPLAINERS.create(self.explainer)
+        explainer: Any = EXPLAINERS.create(self.explainer)  # the atlas refuses all but LRP
         model, head = self.loaded(), self.view()["head"]
         layer = self.layer or _last_convolution(model)
         data = self.fit_labels(self.samples(self.model), model, needed=self.target == "label")
