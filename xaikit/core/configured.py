@@ -107,8 +107,8 @@ class Configured:
         if unnamed:
             name = type(self).__name__
             raise InvalidTypeError(
-                f"{name} takes its settings by name, got a {type(unnamed[0]).__name__} without one; write {name}(setting=value) "
-                f"({remedy})"
+                f"{name} takes its settings by name, got a {type(unnamed[0]).__name__} without one; write "
+                f"{name}(setting=value) ({remedy})"
             )
 
     def _set(self, settings: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ def dense_parts(x: Tensor) -> tuple[Tensor, ...]:
 
 
 def same_numbers(x: Tensor, y: Tensor) -> bool:
-    """Whether two tensors of the same type hold the same numbers at the same places, which `torch.equal` asks of dense ones.
+    """Whether two tensors hold the same numbers at the same places, which `torch.equal` tells of dense ones alone.
 
     Args:
         x: of any layout.

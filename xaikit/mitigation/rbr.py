@@ -17,7 +17,7 @@ from xaikit.core.layer_gradients import LayerGradients, read_layers
 from xaikit.core.layers import LayerPoint, find_point
 from xaikit.core.structure import Tensors
 from xaikit.core.taps import Tap
-from xaikit.core.third_derivatives import third_derivatives
+from xaikit.core.third_derivatives import refuse_wrong_third_derivative, third_derivatives
 from xaikit.explainers.gradient import Gradient
 from xaikit.mitigation.masked import MaskedMitigator
 from xaikit.mitigation.penalties import at_least_float32
@@ -118,6 +118,8 @@ class InfluenceGradient(Explainer):
                     sample_major=lambda *_: True,  # layers with several rows for each sample are refused
                 )
             )
+        if call.create_graph:
+            refuse_wrong_third_derivative(gradient for runs in layers.gradients for gradient in runs)
         with torch.enable_grad():
             g = torch.cat([_weight_gradients(layers, point, i, len(points)) for i, point in enumerate(points)], 1)
             # As a constant factor, H^-1 g is not differentiated by x, but by the weights it is.
