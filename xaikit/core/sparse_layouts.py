@@ -15,7 +15,8 @@ def dense_parts(x: Tensor) -> tuple[Tensor, ...]:
     if x.layout == torch.strided:
         return (x,)
     if x.layout == torch.sparse_coo:
-        return x._values(), x._indices()
+        x = x.coalesce()
+        return x.values(), x.indices()
     if x.layout == torch.jagged:
         return x.values(), x.offsets()
     rows_first = x.layout in (torch.sparse_csr, torch.sparse_bsr)
