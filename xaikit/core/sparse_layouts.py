@@ -18,7 +18,7 @@ def dense_parts(x: Tensor) -> tuple[Tensor, ...]:
         x = x.coalesce()
         return x.values(), x.indices()
     if x.layout == torch.jagged:
-        return x.values(), x.offsets()
+        return x.values(), x.offsets()  # type: ignore[attr-defined]
     rows_first = x.layout in (torch.sparse_csr, torch.sparse_bsr)
     if not rows_first and x.layout not in (torch.sparse_csc, torch.sparse_bsc):
         return (x.to_dense(),)

@@ -61,7 +61,7 @@ class FromGroups(FromBaseline):
 class Complete(FromBaseline):
     """A method whose attributions sum to S(x) - S(baseline)."""
 
-    GAP_TOLERANCE = 0.05
+    GAP_TOLERANCE: ClassVar[float | None] = 0.05
 
     def _promised_total(self, call: Call) -> Tensor | None:
         baselines = self._baselines(call)
