@@ -48,7 +48,7 @@ class MissedSums:
         """
         values, delta = result
         tensors = values if isinstance(values, (tuple, list)) else (values,)
-        sums = sum(v.detach().flatten(1).double().sum(1) for v in tensors)
+        sums = sum(v.detach().double().reshape(len(v), -1).sum(1) for v in tensors)
         missed = delta.detach().double().reshape(len(tensors[0]), -1).mean(1)
         self._missed.append(missed)
         self._promised.append(sums - missed)
