@@ -44,7 +44,8 @@ class RBR(MaskedMitigator):
     falls when it is learnt. It is the influence function (Koh and Liang 2017, arXiv:1703.04730) of a sample that is its
     own test sample. dI/dx = (dg/dx)' H^-1 g tells which inputs the weights learn from, and the mask says from which
     they must not ("Right for better reasons", AAAI 35(11), pages 9533-9540). H is not differentiated by x. Code of a
-    later comparison by the same group multiplies dI/dx by the gradient of the score; here it stands alone.
+    later comparison by the same group takes a vector of ones for H^-1 g, the weights of all layers, and multiplies what
+    comes out by the gradient of the score; here dI/dx stands alone, as in the influence function.
 
     * ``weights``: names of the linear or convolutional layers whose weights count; None for the model's last one.
     * ``damping=None`` takes the identity for H, as that code does. A number takes the Fisher matrix of the batch, the
