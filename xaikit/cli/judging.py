@@ -51,6 +51,8 @@ class ShortcutFields(MaskFields, ModelJob):
 
         Int(ge=0).check(self.seed, "--seed")
         by_mask = self.mask is not None or bool(self.mask_names)
+        if self.channel_axis is not None and not self.factor:
+            raise InvalidInputError("--channel-axis is about a factor; name one with --factor, or leave it out")
         if by_mask and self.factor:
             raise InvalidInputError("name the shortcut by --mask or by --factor, not by both")
         if not by_mask and not self.factor:
@@ -66,12 +68,14 @@ class ShortcutFields(MaskFields, ModelJob):
             like: data whose classes and encoding of columns this data takes: a word means the same in both.
         """
         from xaikit.cli.class_names import ClassNames
+        from xaikit.cli.options import check_has_labels
         from xaikit.cli.stream import Stream
 
         classes = getattr(like, "classes", ())
         names = ClassNames(classes, source="the classes of --data") if classes else None
         samples = self.samples(self.model, names, getattr(like, "encoding", None))
         data = self.fit_labels(samples, model, needed=True)
+        check_has_labels(data, "--data" if like is None else "--validation")
         return data, Stream(data, self.masks(data)), getattr(data, "classes", ())
 
     def assess_options(self, data: Any, classes: Sequence[str]) -> dict[str, Any]:
