@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
@@ -23,6 +24,9 @@ RELIES_CODE = 3  # exit code of --fail-if-relies
 class ShortcutFields(MaskFields, ModelJob):
     """A shortcut: --mask or --mask-names, or --factor."""
 
+    mask: Path | None = flag(
+        None, help="Where the shortcut is: .png, .npy, a folder named like the images, COCO, LabelMe, CVAT or YOLO."
+    )
     factor: tuple[str, ...] = flag(
         (), help="The shortcut, in place of --mask: hue, corner:size=5, ...; several are exchanged together."
     )

@@ -167,7 +167,7 @@ def _made(module_name: str, factory_name: str, settings: dict[str, Any]) -> nn.M
         model = factory if ready else _with_settings(factory, name, settings)
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(
-            f"a factory returns a torch.nn.Module, and {name} gave a {type(model).__name__}; return the model there, "
+            f"a factory returns a torch.nn.Module, and {name} returned {type(model).__name__}; return the model there, "
             "or name another function with --model"
         )
     return model

@@ -40,6 +40,10 @@ class FactorScan(RunMatchFields, MaskFields):
 
     VERB = "scan"
 
+    mask: Path | None = flag(
+        None,
+        help="Where the factor region is: .png, .npy, a folder named like the images, COCO, LabelMe, CVAT or YOLO.",
+    )
     factor: tuple[str, ...] = flag((), help="A factor, name:key=value; may be repeated. Default: by the data.")
     out: Path = flag(Path("scan.json"), help="Where the table is saved: .json; the figure lies beside it, .png.")
     figure: bool = flag(True, help="Draw the figure.")

@@ -196,3 +196,14 @@ def test_an_empty_mask_says_nothing_of_the_model(
     monkeypatch.chdir(folder)
     assert leave(*shlex.split(f"assess {X} --mask zero.npy --quiet")) == 2
     assert "is unknown: nothing was exchanged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["mend", "assess", "compare", "mitigate", "scan"])
+def test_the_help_says_of_a_mask_what_it_means_there(
+    verb: str, leave: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mask says where relevance should lie in `evaluate`, and the contrary of it here."""
+    assert leave(verb, "--help") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "should lie" not in said
+    assert "Where the factor region is" in said or "Where the shortcut is" in said
