@@ -45,7 +45,7 @@ class WriteReport(Job):
     scan: tuple[Path, ...] = flag((), help="What xaikit scan wrote; may be repeated.")
     clusters: tuple[Path, ...] = flag((), help="The shortcuts.json that xaikit shortcuts wrote; may be repeated.")
     generation: tuple[Path, ...] = flag((), help="An answer that xaikit explain --prompt wrote; may be repeated.")
-    atlas: tuple[Path, ...] = flag((), help="A concept atlas that ConceptAtlas.save wrote; may be repeated.")
+    atlas: tuple[Path, ...] = flag((), help="A concept atlas that xaikit atlas wrote; may be repeated.")
     table: tuple[Path, ...] = flag((), help="Any other .json with rows, shown as a table; may be repeated.")
 
     def run(self) -> int:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import torch_private
+from xaikit.core.sparse_layouts import dense_parts
 from xaikit.explainers.lrp.batched import RelevanceStep
 
 # Stands in for an activation of exactly 0, to which a rule may still give relevance (ZBox on a black pixel). It is so
@@ -144,7 +145,7 @@ class Flow:
 
 
 def _memory(x: Tensor) -> int:
-    return torch_private.batch_of(x).untyped_storage().data_ptr()
+    return dense_parts(torch_private.batch_of(x))[0].untyped_storage().data_ptr()
 
 
 class Stop(RelevanceStep):
