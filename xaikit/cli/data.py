@@ -17,7 +17,7 @@ from xaikit.cli.class_names import ClassNames, folder_labels
 from xaikit.cli.inputs import read_batch
 from xaikit.cli.samples import PictureFiles, Samples
 from xaikit.cli.table_data import TableOptions, TextReader, table_data
-from xaikit.cli.user_imports import made_data
+from xaikit.cli.user_imports import load_data_set
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.files import check_is_file
 from xaikit.files.arrays import read_npy, read_npz
@@ -189,7 +189,7 @@ def open_data(
     if ending in TABLES and path.is_file():
         return table_data(path, options, class_names, tokenizer)
     if ":" in source and not path.suffix:
-        return made_data(source)
+        return load_data_set(source)
     if path.is_file() or ending in (*PICTURES, ".npy", ".npz", *TABLES):
         check_is_file(path)
     if not path.exists():

@@ -33,11 +33,11 @@ def class_words(text: str) -> list[str]:
     Raises:
         InvalidInputError: for a word that stands twice.
     """
-    words = split_list(text)
-    twice = next((word for word in words if words.count(word) > 1), None)
+    names = split_list(text)
+    twice = next((word for word in names if names.count(word) > 1), None)
     if twice is not None:
         raise InvalidInputError(f"--classes names each output of the model by a word of its own, got {twice!r} twice")
-    return words
+    return names
 
 
 def numbers(text: str, kind: type, option: str) -> list[Any]:

@@ -112,7 +112,7 @@ def no_exit(name: str) -> Iterator[None]:
         ) from err
 
 
-def made_data(name: str) -> Any:
+def load_data_set(name: str) -> Any:
     """The data set that ``module:dataset`` means; a function is called, and returns it.
 
     Args:
@@ -121,14 +121,14 @@ def made_data(name: str) -> Any:
     Raises:
         InvalidInputError, UnknownNameError: for what is not there, or a function that needs arguments.
     """
-    found = imported(name, "a data set", "module:dataset")
-    if not inspect.isfunction(found):
-        return found
-    needed = [p.name for p in inspect.signature(found).parameters.values() if p.default is p.empty and p.kind < 2]
+    data_set = imported(name, "a data set", "module:dataset")
+    if not inspect.isfunction(data_set):
+        return data_set
+    needed = [p.name for p in inspect.signature(data_set).parameters.values() if p.default is p.empty and p.kind < 2]
     if needed:
         raise InvalidInputError(
             f"--data calls a function without arguments, and {name} needs {', '.join(needed)}; give them defaults, or "
             "name a data set"
         )
     with current_folder(), no_exit(name):
-        return found()
+        return data_set()

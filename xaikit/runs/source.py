@@ -80,8 +80,8 @@ class SampleSource:
             raise InvalidInputError(f"data.names must name each of the {self.n} samples, got {len(self.names)}")
         self.fingerprint: Callable[[int], Any] | None = getattr(dataset, "fingerprint", None)
         labels = getattr(dataset, "labels", None) if hasattr(dataset, "fingerprint") else None
-        known = dataset.known_labels if isinstance(dataset, InMemorySamples) else labels
-        self.labels: Sequence[Any] | None = known if known is not None and len(known) == self.n else None
+        labels = dataset.known_labels if isinstance(dataset, InMemorySamples) else labels
+        self.labels: Sequence[Any] | None = labels if labels is not None and len(labels) == self.n else None
         self.display_names = _column_names(data) | _display_names(dataset)
         self.batch_size = batch_size or (loader and loader.batch_size) or BATCH_SIZE
         self._indexed = _Indexed(dataset, model_float_type(model)[0])
