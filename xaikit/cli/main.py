@@ -18,6 +18,7 @@ import typer
 import xaikit
 from xaikit.cli import (
     assess,
+    atlas,
     demo,
     doctor,
     evaluate,
@@ -60,6 +61,7 @@ for verb in (
     assess.Assess,
     assess.Compare,
     shortcuts.Shortcuts,
+    atlas.MakeAtlas,
     report.WriteReport,
     summarise.SummariseRun,
     studio.OpenStudio,

@@ -27,10 +27,9 @@ from xaikit.core.rows import RowRule, check_rows, even_ranges, rows_per_pass, ru
 from xaikit.core.structure import Tensors, split_rows
 from xaikit.core.taps import Tap
 
-RENAMED = {
-    "grad": "grad_of", "gradient": "grad_at_layers", "record": "on_output", "surroundings": "recompute_context",
-    "watched": "traced",
-}  # fmt: skip
+Points = Callable[[Tensors], Tensors]
+RENAMED = {"grad": "grad_of", "gradient": "grad_at_layers", "record": "on_output", "watched": "traced"}
+RENAMED["surroundings"] = "recompute_context"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +196,7 @@ class Call:
         """
         return self.score(self.run(inputs, copies), copies)
 
-    def grad_of(self, inputs: Tensors, copies: int = 1, at: Callable[[Tensors], Tensors] | None = None) -> Tensors:
+    def grad_of(self, inputs: Tensors, copies: int = 1, at: Points | None = None) -> Tensors:
         """The derivative d score / d input of each row; the library's only first-order autograd call.
 
         With `create_graph` the result is differentiable with respect to the parameters, and to the inputs that
@@ -215,19 +214,21 @@ class Call:
             return gradients
         return self._grad(inputs, copies, at)
 
-    def grads_of(self, inputs: Tensors, copies: int = 1) -> Iterator[Tensors]:
+    def grads_of(self, inputs: Tensors, copies: int = 1, at: Points | None = None) -> Iterator[Tensors]:
         """As `grad_of`, for each of `targets` in turn: one forward pass, and a backward pass for each.
 
         Args:
             inputs: as for `grad_of`.
             copies: likewise.
+            at: likewise.
         """
         calls = [self.of_target(target) for target in self.targets]
         if len(calls) == 1 or self.recompute:
-            yield from (call.grad_of(inputs, copies) for call in calls)
+            yield from (call.grad_of(inputs, copies, at) for call in calls)
             return
         with self._kernels():
             leaves, output = self._pass(inputs, copies)
+            leaves = leaves if at is None else at(leaves)
         for call in calls:
             with self._kernels():
                 gradients = call._differentiated(output, leaves, copies, retain=call is not calls[-1])
@@ -248,7 +249,7 @@ class Call:
         ):
             yield
 
-    def _grad(self, inputs: Tensors, copies: int, at: Callable[[Tensors], Tensors] | None = None) -> Tensors:
+    def _grad(self, inputs: Tensors, copies: int, at: Points | None = None) -> Tensors:
         with self._kernels():
             plain = inputs is self.inputs and at is None
             leaves, output = self._kept("inputs", plain, lambda: self._pass(inputs, copies))

@@ -98,8 +98,18 @@ class Configured:
 
     if not TYPE_CHECKING:  # type checkers read the constructor of each subclass off its settings (PEP 681)
 
-        def __init__(self, **settings: Any) -> None:
+        def __init__(self, *unnamed: Any, **settings: Any) -> None:
+            self._refuse_unnamed(unnamed, "an explainer alone takes a model here, the others take it where they run")
             self._set(settings)
+
+    def _refuse_unnamed(self, unnamed: tuple[Any, ...], remedy: str) -> None:
+        """Refuse settings without their names."""
+        if unnamed:
+            name = type(self).__name__
+            raise InvalidTypeError(
+                f"{name} takes its settings by name, got a {type(unnamed[0]).__name__} without one; write "
+                f"{name}(setting=value) ({remedy})"
+            )
 
     def _set(self, settings: Mapping[str, Any]) -> None:
         """Check and store every setting."""

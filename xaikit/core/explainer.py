@@ -22,6 +22,7 @@ from xaikit.core.nonfinite import warn_of_nonfinite
 from xaikit.core.opening import Needs, Request, at_layers, opened, with_recompute_context
 from xaikit.core.params import Int
 from xaikit.core.registries import EXPLAINERS
+from xaikit.core.several_targets import run_for_targets
 from xaikit.core.structure import Tensors
 from xaikit.core.token_inputs import read_tokens
 
@@ -153,15 +154,9 @@ class Explainer(ModelView, abc.ABC):
         """The attributions of several targets, stacked along a new first axis."""
 
         def method(call: Call) -> tuple[Tensors, ...]:
-            device = call.inputs[0].device
-            several = [target_rules.normalise(target, len(call.batch[0]), device) for target in targets]
-            if not all(target_rules.shares_head(target) for target in several):
-                raise InvalidInputError("several targets at once must look at the same head; explain Heads by itself")
-            first, *others = several
-            every = dataclasses.replace(call, target=first, more_targets=tuple(others))
-            return tuple(self.attribute_each(every))
+            return tuple(self.attribute_each(call))
 
-        results = self.run_call(method, inputs, **options)
+        results = run_for_targets(self, method, inputs, targets, **options)
         parts, rebuild = zip(*(structure.flatten(result, "attributions") for result in results), strict=True)
         return rebuild[0](tuple(torch.stack(tensors) for tensors in zip(*parts, strict=True)))
 

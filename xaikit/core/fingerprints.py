@@ -44,6 +44,13 @@ def fingerprint_of_model(model: nn.Module) -> str:
     return f"{type(model).__name__} ({digest.hexdigest()})"
 
 
+def fingerprint_of_tensor(tensor: Tensor) -> str:
+    """Hash of a tensor's form, type and values."""
+    digest = hashlib.blake2b(digest_size=6)
+    _update(digest, tensor)
+    return digest.hexdigest()
+
+
 def _is_numbers(value: Any) -> bool:
     return isinstance(value, int) or (isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value))
 

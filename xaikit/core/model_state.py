@@ -25,6 +25,7 @@ from xaikit.core.model_facts import ModelFacts, facts_of
 from xaikit.core.process_wide import COMPILED_CODE_OFF, FAST_PATH_OFF
 from xaikit.core.registered_hooks import RegisteredHooks
 from xaikit.core.replica import NotReplicableError, Replica, slots_of
+from xaikit.core.sparse_layouts import same_numbers
 
 Modules = dict[nn.Module, str]
 EXCLUSIVE = threading.RLock()  # held while a call changes the user's own model, or uses the global random numbers
@@ -302,7 +303,7 @@ class _TensorAsFound(NamedTuple):
         return _TensorAsFound(tensor, tensor.detach().clone(), tensor.grad_fn is not None)
 
     def put_back(self) -> None:
-        if not torch.equal(self.tensor, self.value):
+        if not same_numbers(self.tensor, self.value):
             with torch.no_grad():
                 self.tensor.copy_(self.value)
         if self.tensor.grad_fn is not None and not self.has_graph:

@@ -64,7 +64,8 @@ class ModelView(Configured):
 
     if not TYPE_CHECKING:  # see `Configured`
 
-        def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
+        def __init__(self, model: nn.Module | None = None, *unnamed: Any, **settings: Any) -> None:
+            self._refuse_unnamed(unnamed, "the model alone has none")
             if model is not None and not isinstance(model, nn.Module):
                 raise InvalidTypeError(f"{type(self).__name__} takes a torch.nn.Module as its model, got {model!r}")
             object.__setattr__(self, "model", model)

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.replica import CONTAINERS, LARGE_CONTAINER, MODULE_STATE, PLAIN_TYPES, Replica, holds_state, slots_of
+from xaikit.core.sparse_layouts import same_numbers
 from xaikit.core.torch_private import buffers_of, children_of, parameters_of
 
 MAX_DEPTH = 4
@@ -67,7 +68,7 @@ class WrittenWeights(TorchFunctionMode):
         """
         changed = set()
         for weight, memory, value in self._before.values():
-            if weight.data_ptr() != memory.data_ptr() or not torch.equal(weight, value):
+            if weight.data_ptr() != memory.data_ptr() or not same_numbers(weight, value):
                 changed.add(id(weight))
                 with torch.no_grad():
                     weight.data = memory
@@ -107,7 +108,7 @@ def _restored(contents: list[tuple[Any, Any]]) -> bool:
     changed = False
     for value, copy in contents:
         if isinstance(value, Tensor):
-            if not torch.equal(value, copy):
+            if not same_numbers(value, copy):
                 with torch.no_grad():
                     value.copy_(copy)
                 changed = True
@@ -189,7 +190,7 @@ def _differs(original: Any, copy: Any, replica: Replica, depth: int) -> bool:  #
     if isinstance(original, nn.Module):
         return replica.copies.get(original) is not copy
     if isinstance(original, Tensor):
-        return original.shape != copy.shape or not torch.equal(original, copy)
+        return not same_numbers(original, copy)
     if isinstance(original, Mapping):
         return original.keys() != copy.keys() or any(
             _differs(v, copy[k], replica, depth - 1) for k, v in list(original.items())

@@ -237,6 +237,8 @@ def agree(values: Tensor | None, true: Tensor) -> bool:
     """
     if values is None or values.shape != true.shape or values.dtype != true.dtype:
         return False
+    if values.is_complex():
+        values, true = torch.view_as_real(values), torch.view_as_real(true)
     if not values.is_floating_point():
         return bool((values == true).all())
     tolerance = TOLERANCE.get(true.dtype, 1e-2)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.arrays import to_tensor
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.core.labels import REMEDY, read_classes
 from xaikit.core.registries import TARGETS
 from xaikit.core.structure import split_rows
@@ -187,6 +187,20 @@ def score(output: Any, target: CallTarget, n_classes: int | None = None, *, n: i
     return scores if scores.is_floating_point() else scores.to(torch.get_default_dtype())
 
 
+def _of_function(target: Callable[[Any], Any], output: Any) -> Any:
+    """What a target function returns; what it raises on such an output is told with the output's form."""
+    try:
+        return target(output)
+    except (IndexError, KeyError, AttributeError, TypeError) as error:
+        if isinstance(error, XaikitError):
+            raise
+        form = f"of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"of type {type(output).__name__}"
+        raise InvalidInputError(
+            f"the target function ended in {type(error).__name__} ({error}) on the model's output {form}; it must "
+            "return one score for each row"
+        ) from error
+
+
 def _picked(output: Any, target: CallTarget, n_classes: int | None, n: int) -> Tensor:
     if isinstance(target, RowTarget):
         return target.scores(output)
@@ -196,7 +210,7 @@ def _picked(output: Any, target: CallTarget, n_classes: int | None, n: int) -> T
             "all that it returns as the target"
         )
     if callable(target):
-        picked = target(output)
+        picked = _of_function(target, output)
         if not isinstance(picked, Tensor) or picked.shape != (n,):
             got = tuple(picked.shape) if isinstance(picked, Tensor) else type(picked).__name__
             raise InvalidInputError(f"a target function must return one score per sample, shape ({n},), got {got}")

@@ -220,6 +220,17 @@ def autograd_class(node: Any) -> type | None:
     return getattr(node, "_forward_cls", None)
 
 
+def takes_batch_statistics(node: Any) -> bool:
+    """Whether the derivative of a norm's derivative is of statistics of the data, not of fixed ones.
+
+    Without it, BatchNorm in evaluation mode in TorchScript would be refused where a derivative is taken three times.
+
+    Args:
+        node: of autograd's graph, such as NativeBatchNormBackwardBackward0.
+    """
+    return bool(getattr(node, "_saved_train", True))
+
+
 def wrap_checkpoint(explained: Callable[[], bool]) -> None:
     """Let torch's activation checkpoint run the plain function where `explained()` is true; once in a process.
 

@@ -37,6 +37,7 @@ from xaikit.explainers.captum_passes import (
     rows_per_sample,
     score_by_function,
 )
+from xaikit.explainers.captum_sums import MissedSums, promises_sum
 from xaikit.explainers.feature_groups import JoinedInputs, share_groups, windows, without_gaps
 from xaikit.explainers.functional_relu import FUNCTIONAL_RELU, refuse_hidden_relus, replaced_relu
 
@@ -174,6 +175,7 @@ class CaptumMethod(Explainer):
         alone = inner in ONE_BY_ONE_WITH_OWN_GROUPS and any(len(ids) > 1 for ids in per_sample.get("feature_mask", ()))
         alone = alone or normalizes_over_rows(inner, uncut.model)
         parts: list[Tensors] = []
+        sums = MissedSums(name) if promises_sum(name, settings) else None
         for block in blocks(name, inner, uncut.n, 1 if alone else limit // rows, options):
             chosen = slice(block.start, block.stop)
             arguments = {
@@ -194,13 +196,16 @@ class CaptumMethod(Explainer):
             arguments = {n: v for n, v in arguments.items() if n in takes}
             arguments["additional_forward_args"] = (torch.arange(block.start, block.stop, device=inputs[0].device),)
             with as_found(uncut.model), randomness(call, name, inner), clear(name, independent=call.rule.independent):
-                values = instance.attribute(inputs, **arguments)
+                values = instance.attribute(inputs, **arguments, **({} if sums is None else sums.ARGUMENTS))
+            values = values if sums is None else sums.without_delta(values)
             parts.append(tuple(values) if isinstance(values, (tuple, list)) else (values,))
             if any(v.numel() == 0 for v in parts[-1]):
                 raise InvalidInputError(
                     f"captum's {name} lays the layer's map over the input, so its layer must return positions as the "
                     "input has them, (N, channels, ...); name such a layer, like a convolution"
                 )
+        if sums is not None:
+            sums.warn()
         return parts
 
     def _of_samples(self, takes: set[str], call: Call, uncut: Call) -> dict[str, Tensors]:

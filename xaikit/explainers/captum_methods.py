@@ -61,7 +61,7 @@ class FromGroups(FromBaseline):
 class Complete(FromBaseline):
     """A method whose attributions sum to S(x) - S(baseline)."""
 
-    GAP_TOLERANCE = 0.05
+    GAP_TOLERANCE: ClassVar[float | None] = 0.05
 
     def _promised_total(self, call: Call) -> Tensor | None:
         baselines = self._baselines(call)
@@ -124,6 +124,7 @@ class CaptumDeepLift(Complete):
     """Differences to the baseline, passed back by the rescale rule (Shrikumar et al. 2017, arXiv:1704.02685)."""
 
     ALGORITHM = "DeepLift"
+    GAP_TOLERANCE = None  # the bridge warns itself, in `attribute` too
     PASSES = (2,)
     SUPPORTED_MODULES = ACTIVATIONS
     REUSED_MODULES = False
@@ -137,6 +138,7 @@ class CaptumDeepLiftShap(Complete):
     """Mean of DeepLift over background samples (Lundberg and Lee 2017, arXiv:1705.07874)."""
 
     ALGORITHM = "DeepLiftShap"
+    GAP_TOLERANCE = None  # the bridge warns itself, in `attribute` too
     PASSES = (2,)
     SUPPORTED_MODULES = ACTIVATIONS
     REUSED_MODULES = False

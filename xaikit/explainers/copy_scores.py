@@ -23,7 +23,7 @@ def scores_of_copies(
     max_rows: int | None = None,
     tick: Callable[[int], object] = lambda scores: None,  # noqa: ARG005
 ) -> Tensor:
-    """The score of each changed copy, (copies, N), in passes of a bounded size.
+    """The score of each changed copy, (copies, N), in passes of a bounded size; of several targets (copies, N, T).
 
     Args:
         call: the open call.
@@ -51,13 +51,21 @@ def scores_of_copies(
 def _score(call: Call, inputs: Tensors, copies: int) -> Tensor:
     """The scores of copies; where the call says so, the pass is run again in the loss's backward pass."""
     if not call.recompute:
-        return call.scores(inputs, copies)
+        return _scores(call, inputs, copies)
 
     check_recomputable(call, inputs)
 
     def run(*tensors: Tensor) -> Tensor:
         with call.recompute_context():
-            return call.scores(tensors, copies)
+            return _scores(call, tensors, copies)
 
     scores: Tensor = checkpoint(run, *inputs, use_reentrant=False)
     return scores
+
+
+def _scores(call: Call, inputs: Tensors, copies: int) -> Tensor:
+    """The scores of one pass, (R,); of several targets (R, T)."""
+    if not call.more_targets:
+        return call.scores(inputs, copies)
+    output = call.run(inputs, copies)
+    return torch.stack([call.of_target(target).score(output, copies) for target in call.targets], -1)

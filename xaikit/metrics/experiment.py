@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from xaikit.core import EXPLAINERS, METRICS, Explainer, Float, Int
+from xaikit.core import EXPLAINERS, METRICS, Configured, Explainer, Float, Int
 from xaikit.core.batch import Batch, read_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.core.fingerprints import fingerprint_of_data, fingerprint_of_model
+from xaikit.core.fingerprints import fingerprint_of_data, fingerprint_of_model, fingerprint_of_tensor
 from xaikit.core.results import Stopped
 from xaikit.core.structure import flatten
 from xaikit.metrics.base import Metric, Postprocess
 from xaikit.metrics.evaluate import TableCell, as_table, bound, check_masks, labelled, measure
+from xaikit.metrics.kept_attributions import KeptAttributions
 from xaikit.metrics.table import Evaluation
 
 
@@ -26,10 +29,11 @@ class Experiment:
     `evaluate` remembers two things: the attribution of each explainer, which all metrics and all ways to postprocess
     share, and the values of each explainer, postprocessing and metric. So a further metric costs its own passes only, a
     further explainer costs its own, and what was measured before costs none. Objects with equal settings count as the
-    same; functions only if they are the same object. Where the weights or the samples have changed since, all is
-    forgotten. Errors and what Ctrl-C cut off are not remembered.
+    same; functions only if they are the same object. Where the model (weights, buffers, layers, numbers that it holds)
+    or the samples have changed since, all is forgotten. Errors and what Ctrl-C cut off are not remembered.
 
-    Unlike other objects of xaikit this one grows: attributions of all samples stay in memory, on the CPU.
+    Unlike other objects of xaikit this one grows: attributions stay in memory, on the CPU, up to `max_gigabytes`. Above
+    that the explainers that were used least recently are explained again when they are needed; the values stay.
 
     Args:
         model: what is explained.
@@ -37,6 +41,7 @@ class Experiment:
         relevant_region: likewise.
         confidence: of the intervals.
         seed: of every random number.
+        max_gigabytes: most attributions that are kept.
 
     Raises:
         InvalidInputError, InvalidTypeError: for data that cannot be read.
@@ -50,8 +55,15 @@ class Experiment:
     Experiment(5 samples: 2 explanations, 3 measurements)
     """
 
-    def __init__(
-        self, model: nn.Module, data: Any, *, relevant_region: Any = None, confidence: float = 0.95, seed: int = 0
+    def __init__(  # noqa: PLR0913
+        self,
+        model: nn.Module,
+        data: Any,
+        *,
+        relevant_region: Any = None,
+        confidence: float = 0.95,
+        seed: int = 0,
+        max_gigabytes: float = 2.0,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InvalidTypeError(f"an experiment needs a torch.nn.Module, got {type(model).__name__}")
@@ -60,8 +72,8 @@ class Experiment:
         self._confidence = Float(gt=0, lt=1).check(confidence, "confidence")
         self._seed = Int(ge=0).check(seed, "seed")
         self._state = self._fingerprint()
-        self._attributions: dict[Explainer, dict[int, Any]] = {}
-        self._cells: dict[tuple[Explainer, Any, Metric, tuple[str, ...]], TableCell] = {}
+        self._attributions = KeptAttributions(Float(ge=0).check(max_gigabytes, "max_gigabytes"))
+        self._cells: dict[Any, TableCell] = {}
 
     def evaluate(
         self, explainers: Any, metrics: Any, *, postprocess: Postprocess | None = None, progress: bool = True
@@ -90,7 +102,7 @@ class Experiment:
             check_masks(named_metrics, batch)
         self._forget_what_has_changed()
         keys = {
-            (e, m): (by_label[e], postprocess, named_metrics[m], modules_of(named_metrics[m]))
+            (e, m): tuple(map(_key, (by_label[e], postprocess, named_metrics[m])))
             for e in by_label
             for m in named_metrics
         }
@@ -116,11 +128,12 @@ class Experiment:
 
     def _attribute(self, number: int, explainer: Explainer, batch: Batch) -> Any:
         """The attribution of a batch, that with the number."""
-        by_batch = self._attributions.get(explainer, {})
-        if number not in by_batch:
-            by_batch[number] = moved(explainer.attribute(batch.inputs, batch.labels, seed=self._seed), "cpu")
-            self._attributions[explainer] = by_batch
-        return moved(by_batch[number], explainer.device)
+        key = _key(explainer)
+        attribution = self._attributions.get(key, number)
+        if attribution is None:
+            attribution = moved(explainer.attribute(batch.inputs, batch.labels, seed=self._seed), "cpu")
+            self._attributions.add(key, number, attribution)
+        return moved(attribution, explainer.device)
 
     def _forget_what_has_changed(self) -> None:
         state = self._fingerprint()
@@ -129,8 +142,17 @@ class Experiment:
             self._attributions.clear()
             self._cells.clear()
 
-    def _fingerprint(self) -> tuple[str, str]:
-        return fingerprint_of_model(self._model), fingerprint_of_data(self._batches)
+    def _fingerprint(self) -> tuple[Any, ...]:
+        """What the values depend on: also what a model holds beside its state, such as other layers or numbers."""
+        numbers = [
+            (name, key, value)
+            for name, module in self._model.named_modules()
+            for key, value in vars(module).items()
+            if type(value) in (int, float, str, bool) and key != "training"
+        ]
+        buffers = [_content(buffer) for buffer in self._model.buffers()]
+        state = fingerprint_of_model(self._model), fingerprint_of_data(self._batches)
+        return *state, repr(self._model), numbers, buffers
 
     def __repr__(self) -> str:
         samples = sum(batch.size for batch in self._batches)
@@ -149,10 +171,20 @@ def moved(attributions: Any, device: torch.device | str) -> Any:
     return rebuild(tuple(tensor.detach().to(device) for tensor in tensors))
 
 
-def modules_of(metric: Metric) -> tuple[str, ...]:
-    """The fingerprints of the models that a metric has among its settings, such as a tuned one.
+def _key(value: Any) -> tuple[Any, Any]:
+    """What tells an explainer, a metric or a postprocessing from others, also where a tensor in it is changed later."""
+    return value, _content(value)
 
-    Args:
-        metric: any.
-    """
-    return tuple(fingerprint_of_model(value) for value in metric.settings().values() if isinstance(value, nn.Module))
+
+def _content(value: Any) -> Any:
+    """Fingerprints of the tensors and models in a value; None where it holds none."""
+    if isinstance(value, nn.Module):
+        return fingerprint_of_model(value)
+    if isinstance(value, (Tensor, np.ndarray)):
+        return fingerprint_of_tensor(torch.as_tensor(value, device="cpu"))
+    if isinstance(value, Configured):
+        value = value.settings()
+    if isinstance(value, (Mapping, list, tuple)):
+        items = value.values() if isinstance(value, Mapping) else value
+        return tuple(map(_content, items))
+    return None

@@ -17,7 +17,7 @@ from xaikit.core.layer_gradients import LayerGradients, read_layers
 from xaikit.core.layers import LayerPoint, find_point
 from xaikit.core.structure import Tensors
 from xaikit.core.taps import Tap
-from xaikit.core.third_derivatives import third_derivatives
+from xaikit.core.third_derivatives import refuse_wrong_third_derivative, third_derivatives
 from xaikit.explainers.gradient import Gradient
 from xaikit.mitigation.masked import MaskedMitigator
 from xaikit.mitigation.penalties import at_least_float32
@@ -44,7 +44,8 @@ class RBR(MaskedMitigator):
     falls when it is learnt. It is the influence function (Koh and Liang 2017, arXiv:1703.04730) of a sample that is its
     own test sample. dI/dx = (dg/dx)' H^-1 g tells which inputs the weights learn from, and the mask says from which
     they must not ("Right for better reasons", AAAI 35(11), pages 9533-9540). H is not differentiated by x. Code of a
-    later comparison by the same group multiplies dI/dx by the gradient of the score; here it stands alone.
+    later comparison by the same group takes a vector of ones for H^-1 g, the weights of all layers, and multiplies what
+    comes out by the gradient of the score; here dI/dx stands alone, as in the influence function.
 
     * ``weights``: names of the linear or convolutional layers whose weights count; None for the model's last one.
     * ``damping=None`` takes the identity for H, as that code does. A number takes the Fisher matrix of the batch, the
@@ -118,6 +119,8 @@ class InfluenceGradient(Explainer):
                     sample_major=lambda *_: True,  # layers with several rows for each sample are refused
                 )
             )
+        if call.create_graph:
+            refuse_wrong_third_derivative(gradient for runs in layers.gradients for gradient in runs)
         with torch.enable_grad():
             g = torch.cat([_weight_gradients(layers, point, i, len(points)) for i, point in enumerate(points)], 1)
             # As a constant factor, H^-1 g is not differentiated by x, but by the weights it is.

@@ -55,7 +55,7 @@ def concept_scores_figure(table: ConceptScores, level: float = 0.05) -> Figure:
         axes.tick_params(axis="y", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         if target is not None:
-            axes.set_title(f"class {target}", loc="left", fontsize=9)
+            axes.set_title(target if isinstance(target, str) else f"class {target}", loc="left", fontsize=9)
     figure.supylabel("share of samples whose score grows", fontsize=8)
     handles = [panels[0].bar(0, 0, color=BARS[k % len(BARS)], label=f"layer {layer}") for k, layer in enumerate(layers)]
     handles.append(panels[0].plot([], [], color="black", linewidth=1.2, label="random vectors")[0])

@@ -18,7 +18,7 @@ class ConceptScore(Result):
     Attributes:
         concept: its name.
         layer: name of the layer.
-        target: the class; None where the score is not that of a class.
+        target: the class; of several targets each by its text; None for one target that is no class.
         score: the share of the samples whose score grows along the concept's vector, the mean over the random sets.
         deviation: standard deviation of that share over the random sets.
         p: of a two-sided Welch test of `part_scores` against `random_scores`.
@@ -32,7 +32,7 @@ class ConceptScore(Result):
 
     concept: str
     layer: str
-    target: int | None
+    target: int | str | None
     score: float
     deviation: float
     p: Real

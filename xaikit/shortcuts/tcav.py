@@ -15,8 +15,10 @@ from xaikit.core.batch import count_batches, read_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.inputs import read_inputs
 from xaikit.core.layers import find_point
+from xaikit.core.spec_strings import target_text
 from xaikit.core.structure import check_batch, flatten
 from xaikit.core.target_values import Class
+from xaikit.core.targets import described, is_several
 from xaikit.explainers import Gradient
 from xaikit.mitigation.concepts import channel_activations, check_method, separating_direction
 from xaikit.shortcuts.concept_scores import ConceptScore, ConceptScores
@@ -53,8 +55,8 @@ def tcav(  # noqa: PLR0913
     Args:
         model: the model, run in evaluation mode.
         data: the samples that are explained: (x, labels), a loader or a data set of these; each sample counts for its
-            label. Instead of labels also one class, a target or a function for all, or None for a model with a single
-            output.
+            label. Instead of labels also one class, a target or a function for all, None for a model with a single
+            output, or in (x, [...]) several targets for all, which get rows of their own.
         concepts: the examples of each concept, inputs (n, ...), by its name; at least 6, better 40.
         random_sets: at least 3 sets of other samples, better 20, such as ``x[torch.randperm(500)].chunk(20)``.
         layers: one or several layers by name, which return (N, channels, ...).
@@ -64,7 +66,7 @@ def tcav(  # noqa: PLR0913
         progress: show a progress bar.
 
     Returns:
-        A score with its p for each concept, layer and class.
+        A score with its p for each concept, layer and class, or target.
 
     Raises:
         InvalidInputError: for no concept, too few random sets or examples, or a layer that does not tell them apart.
@@ -80,6 +82,7 @@ def tcav(  # noqa: PLR0913
     """
     check_method(method)
     examples, others = _examples(model, concepts, random_sets)
+    data, targets = _with_several_targets(data)
     points = [layers] if isinstance(layers, (str, nn.Module)) else list(layers)
     if not points:
         raise InvalidInputError("layers must name at least one layer, got none")
@@ -100,7 +103,8 @@ def tcav(  # noqa: PLR0913
             randoms = [read(x, name) for x in others]
             vectors = {key: ConceptVectors.of(read(x, name), randoms, method, name) for key, x in examples.items()}
             stacked = torch.cat([torch.cat((v.full, v.parts, v.random)) for v in vectors.values()])
-            shares = _shares(model, data, name, stacked, channel_axis=channel_axis, head=head, tick=bar.update)
+            explainer = Gradient(model, layer=name, head=head)
+            shares = _shares(explainer, data, targets, stacked, channel_axis=channel_axis, tick=bar.update)
             rows += _rows(name, vectors, shares)
     return ConceptScores(tuple(rows), method)
 
@@ -204,7 +208,7 @@ def _accuracy(with_it: Tensor, without: Tensor, fit: Callable[[Tensor, Tensor], 
 
 
 def _rows(
-    layer: str, vectors: Mapping[str, ConceptVectors], by_class: Mapping[int | None, tuple[Tensor, int]]
+    layer: str, vectors: Mapping[str, ConceptVectors], by_class: Mapping[int | str | None, tuple[Tensor, int]]
 ) -> list[ConceptScore]:
     """The scores of each concept and class at a layer, of the shares that `_shares` gives of all vectors."""
     rows, begin = [], 0
@@ -232,33 +236,56 @@ def _rows(
     return rows
 
 
+def _with_several_targets(data: Any) -> tuple[Any, list[Any] | None]:
+    """The data, and the targets in (x, [targets]), each for all samples."""
+    if isinstance(data, (tuple, list)) and len(data) == 2 and is_several(data[1]):
+        return (data[0], None), data[1]
+    return data, None
+
+
 def _shares(
-    model: nn.Module,
+    explainer: Gradient,
     data: Any,
-    layer: str,
+    targets: list[Any] | None,
     vectors: Tensor,
     *,
     channel_axis: int,
-    head: Any,
     tick: Callable[[], object],
-) -> dict[int | None, tuple[Tensor, int]]:
+) -> dict[int | str | None, tuple[Tensor, int]]:
     """For each class the share of its samples whose score grows along each vector, (vectors,), and their number."""
-    explainer = Gradient(model, layer=layer, head=head)
-    grows: dict[int | None, Tensor] = {}
-    counts: dict[int | None, int] = {}
-    for batch in read_batches(data, model=model, rows=ROWS, targets=True):
-        gradient = explainer.attribute(batch.inputs, batch.labels).double().cpu()
-        g = gradient.movedim(channel_axis, 1)
-        g = g.flatten(2).sum(2) if g.ndim > 2 else g
-        positive = g @ vectors.T > 0
-        labels = batch.labels
-        if not isinstance(labels, Tensor):
-            labels = labels.index if isinstance(labels, Class) else labels
-            labels = torch.full((len(g),), labels if isinstance(labels, int) else -1, device="cpu")
-        for label in labels.unique().tolist():
-            key = None if label < 0 else int(label)
-            members = positive[labels.cpu() == label]
-            grows[key] = grows.get(key, 0) + members.sum(0)
-            counts[key] = counts.get(key, 0) + len(members)
+    names = None if targets is None else _names(targets)
+    grows: dict[int | str | None, Tensor] = {}
+    counts: dict[int | str | None, int] = {}
+    for batch in read_batches(data, model=explainer.model, rows=ROWS, targets=True):
+        gradient = explainer.attribute(batch.inputs, batch.labels if targets is None else targets).double().cpu()
+        every = [gradient] if names is None else gradient
+        for k, part in enumerate(every):
+            g = part.movedim(channel_axis, 1)
+            positive = (g.flatten(2).sum(2) if g.ndim > 2 else g) @ vectors.T > 0
+            keys = _keys(batch.labels, len(g)) if names is None else [names[k]] * len(g)
+            for key in dict.fromkeys(keys):
+                members = positive[torch.tensor([other == key for other in keys], device="cpu")]
+                grows[key] = grows.get(key, 0) + members.sum(0)
+                counts[key] = counts.get(key, 0) + len(members)
         tick()
-    return {key: (grows[key].double() / counts[key], counts[key]) for key in sorted(grows, key=lambda k: k or 0)}
+    order = sorted(grows, key=lambda key: key or 0) if names is None else list(grows)
+    return {key: (grows[key].double() / counts[key], counts[key]) for key in order}
+
+
+def _keys(labels: Any, n: int) -> list[int | None]:
+    """The class of each sample; None where what is explained is no class."""
+    labels = labels.index if isinstance(labels, Class) else labels
+    if not isinstance(labels, Tensor):
+        return [labels if isinstance(labels, int) else None] * n
+    return [int(label) for label in labels.expand(n).tolist()]
+
+
+def _names(targets: Sequence[Any]) -> list[int | str]:
+    """What the targets are called in the table, each otherwise: a class by its number, others by their text."""
+    names: list[int | str] = []
+    for target in targets:
+        value = target.index if isinstance(target, Class) else target
+        if not isinstance(value, int):
+            value = getattr(value, "__name__", None) or target_text(described(target))
+        names.append(value if value not in names else f"{value} ({len(names)})")
+    return names

@@ -40,7 +40,7 @@ _ALIASES = """
     _to_copy:to _unsafe_view:view lift_fresh:clone alias:view_as rdiv:rtruediv
     native_channel_shuffle:channel_shuffle native_dropout:dropout _reshape_alias:reshape _index_put_impl:index_put
     _adaptive_avg_pool2d:adaptive_avg_pool2d _adaptive_avg_pool3d:adaptive_avg_pool3d slice:narrow
-    _threshold:threshold _fused_rms_norm:rms_norm
+    _threshold:threshold _fused_rms_norm:rms_norm _sparse_mm:mm spmm:mm _sparse_addmm:addmm
 """
 SAME_WITHOUT = ("special_", "unsafe_", "_unsafe_")
 SAME_BEFORE = ("_copy", "_with_indices")

@@ -16,7 +16,7 @@ import xaikit
 from xaikit.cli.demo_digits import make_network
 from xaikit.metrics import Evaluation
 from xaikit.runs import load_run
-from xaikit.shortcuts import SpRAy, make_masks, mask_overlap
+from xaikit.shortcuts import ConceptAtlas, SpRAy, concept_atlas, make_masks, mask_overlap
 
 NETWORK = "xaikit.cli.demo_digits:make_network"
 DATA = ("--data", "d.npz", "--model", NETWORK, "--weights", "w.pt")
@@ -74,6 +74,32 @@ def test_an_explainer_that_fails_leaves_its_reason_and_exit_code_1(
     assert leave("evaluate", *DATA, *arguments) == 1
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["error"] for row in rows] == ["RuntimeError: it broke", None]
+
+
+# ---------------------------------------------------------------------- atlas
+
+
+def test_an_atlas_is_the_librarys(
+    leave: Callable[..., int], samples: tuple[torch.Tensor, torch.Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--target", "label", "--channels", "3", "--crops", "2", "--batch-size", "8", "--quiet")
+    assert leave("atlas", *DATA, *options) == 0
+    shown = capsys.readouterr().out
+    layer = [name for name, module in make_network().named_modules() if isinstance(module, torch.nn.Conv2d)][-1]
+    explainer = xaikit.LRPEpsilonPlus(make_network())
+    expected = concept_atlas(explainer, samples, layer=layer, n_channels=3, n_samples=2, progress=False)
+    atlas = ConceptAtlas.load("atlas.npz")
+    assert (atlas.channels, atlas.samples.tolist()) == (expected.channels, expected.samples.tolist())
+    assert torch.allclose(atlas.maps, expected.maps, atol=1e-5)
+    numbers = ", ".join(map(str, expected.samples[0].tolist()))
+    assert f"channel {expected.channels[0]} ({100 * expected.shares[0]:.1f} %): samples {numbers}; class" in shown
+    assert shown.endswith("wrote atlas.npz, atlas.png\n")
+    # The predicted class, a part of the data: the numbers are those of the data.
+    assert leave("atlas", *DATA, "--limit", "5", "--layer", layer, "--no-figure", "--quiet", "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert {i for channel in content["channels"] for i in channel["samples"]} == {0, 4, 8, 12, 16}
+    assert leave("atlas", *DATA, "--layer", "nowhere", "--quiet") == 2
+    assert "nowhere" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------- recommend
@@ -211,7 +237,11 @@ def damage(folder: str) -> None:
             "a map of (8, 12) is no scaled one of (8, 8)",
         ),
         (["run", "--mask", "none.png"], None, "there is no mask file none.png"),
-        (["run", "--threshold", "2", "--cluster", "0", "--method", "spray:n_clusters=2"], None, "threshold must lie"),
+        (
+            ["run", "--threshold", "2", "--cluster", "0", "--method", "spray:n_clusters=2"],
+            None,
+            "--threshold is a share",
+        ),
         (["run", "--per-sample"], None, "--per-sample is about the mask of a cluster; name one, --cluster K"),
         (["run"], lambda: damage("run"), "is damaged"),
         (["run", "--out", "mine"], lambda: (Path("mine").mkdir(), Path("mine/a").touch()), "mine is not empty"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from xaikit.core import (
     EXPLAINERS,
@@ -62,6 +63,13 @@ def test_a_wrong_setting_is_told_in_one_sentence(settings, error, words):
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, XaikitError)
+
+
+@pytest.mark.parametrize("make", [lambda: Thing(nn.Linear(2, 2)), lambda: SmoothGrad(nn.Linear(2, 2), 8)])
+def test_settings_have_names(make):
+    with pytest.raises(InvalidTypeError, match="takes its settings by name, got a (Linear|int) without one") as caught:
+        make()
+    assert "\n" not in str(caught.value)
 
 
 def test_legal_range_is_wider_than_the_search_range():

@@ -151,3 +151,16 @@ def test_a_large_batch_is_asked_about_with_its_first_rows():
 
     assert find_row_rule(outputs, (torch.randn(100, 3),), 0, 8).independent
     assert max(rows) <= 8
+
+
+def test_rows_of_complex_numbers_may_differ_by_rounding():
+    weight = torch.randn(64, 8, dtype=torch.complex64)
+    mixed = torch.tensor([1 + 1e-6, 1 - 1e-6])
+
+    def outputs(inputs, samples, rule):
+        x = inputs[0]
+        return (x.to(weight.dtype) @ weight) * mixed[len(x) % 2]  # as other sizes of a pass round otherwise
+
+    assert find_row_rule(outputs, (torch.randn(5, 64),), 0, 8).independent
+    centred = lambda inputs, *rest: outputs(inputs, *rest) - inputs[0].mean()  # noqa: E731
+    assert not find_row_rule(centred, (torch.randn(5, 64),), 0, 8).independent

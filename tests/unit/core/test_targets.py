@@ -49,6 +49,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:captum's DeepLift misses")  # it has no rule for the softmax of the target
 @pytest.mark.parametrize("spec", METHODS)
 @pytest.mark.parametrize("name", CASES)
 def test_a_target_is_what_a_function_says(spec, name):
@@ -231,3 +232,11 @@ def test_a_class_beside_other_targets_may_stand_as_its_number():
         assert torch.equal(values, explainer.attribute(x, target))
     with pytest.raises(InvalidTypeError, match="numbers, got strings"):
         explainer.attribute(x, ["cat", "dog"])
+
+
+@pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "exact_shapley", "lrp_epsilon_plus"])
+def test_a_target_function_that_does_not_fit_the_output_is_told_with_its_form(name):
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    for function, kind in ((lambda out: out[:, 7], "IndexError"), (lambda out: out.logits, "AttributeError")):
+        with pytest.raises(InvalidInputError, match=rf"target function ended in {kind} .* output of shape \(2, 3\)"):
+            EXPLAINERS.create(name).bind(model).attribute(torch.randn(2, 4), function)

@@ -191,3 +191,11 @@ def test_the_first_that_compiles_loads_the_compiler():
         "before = loaded()\ntorch.nn.Linear(2, 2).compile()\nassert (before, loaded()) == (False, True)"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_batch_norms_derivative_says_whose_statistics_it_takes():
+    for training in (True, False):
+        x = torch.rand(3, 2, requires_grad=True)
+        norm = torch.nn.functional.batch_norm(x, torch.zeros(2), torch.ones(2), training=training)
+        (g,) = torch.autograd.grad(norm.square().sum(), x, create_graph=True)
+        assert torch_private.takes_batch_statistics(g.grad_fn) is training

@@ -181,6 +181,16 @@ def test_fullgrad_unscaled_adds_up_to_the_score_where_nothing_is_negative():
     assert (total >= grad_x - 1e-12).all()
 
 
+def test_finercam_of_complex_outputs_is_refused():
+    class Wave(nn.Sequential):
+        def forward(self, x):
+            return torch.complex(super().forward(x), torch.ones(1))
+
+    net = Wave(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(InvalidInputError, match=r"must be real, .* got \(2, 3\) of torch.complex64; use GradCam"):
+        FinerCam(net).attribute(torch.rand(2, 3, 8, 8), lambda output: output.abs()[:, 1])
+
+
 def test_finercam_by_a_function_is_that_of_its_class(model):
     a = FinerCam(model, alpha=0.5, n_compared=1).attribute(X, 1)
     assert torch.allclose(a, FinerCam(model, alpha=0.5, n_compared=1).attribute(X, lambda out: out[:, 1]), rtol=1e-9)
@@ -226,7 +236,7 @@ def test_several_layers_are_averaged(model):
 
 
 def test_what_cannot_be_right(model):
-    with pytest.raises(InvalidInputError, match=r"at least two classes, got \(3, 1\); use GradCam"):
+    with pytest.raises(InvalidInputError, match=r"at least two classes, got \(3, 1\) of .*; use GradCam"):
         FinerCam(nn.Sequential(*model, nn.Linear(3, 1)).double()).attribute(X)
     for cam in (ScoreCam, AblationCam, ShapleyCam, SmoothGradCamPlusPlus, EigenCam):
         with pytest.raises(InvalidInputError, match="layer '6' .* no positions"):

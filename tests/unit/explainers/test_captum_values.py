@@ -121,7 +121,7 @@ def by_captum(name: str, case: Case, options: dict) -> tuple[torch.Tensor, ...]:
     n, parts = len(case.inputs[0]), []
     whole = name.endswith("FeaturePermutation")
     for rows in [slice(0, n)] if whole else [slice(i, i + 1) for i in range(n)]:
-        # Captum's DeepLift passes the plain gradient through functions; `explain` then warns of the missed sum.
+        # Captum's DeepLift passes the plain gradient through functions, and its missed sum is told.
         twin = not ("DeepLift" in name and case.net is MORE["functions"].net)
         model = case.model(for_captum=twin)
         arguments = arguments_of(name, case, rows, options)
@@ -307,10 +307,34 @@ def test_deep_lift_of_a_softmax_does_not_depend_on_the_other_samples():
     model = nn.Sequential(nn.Linear(6, 4), nn.Softmax(1), nn.Linear(4, 3)).double()
     x = torch.randn(3, 6, dtype=torch.float64)
     explainer = CaptumExplainer("DeepLift").bind(model)
-    together = explainer.attribute(x, 0)
+    with pytest.warns(UserWarning, match="misses the explained score"):  # as captum's own sums do
+        together = explainer.attribute(x, 0)
     for row in range(3):
-        alone = explainer.attribute(x[row : row + 1], 0)
+        with pytest.warns(UserWarning, match="misses the explained score"):
+            alone = explainer.attribute(x[row : row + 1], 0)
         assert torch.allclose(together[row : row + 1], alone, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["DeepLift", "DeepLiftShap"])
+@pytest.mark.parametrize("form", ["function", "script"])
+def test_deep_lift_tells_in_attribute_that_it_misses_its_sum(name, form):
+    class Functional(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.first, self.last = net[0], net[2]
+
+        def forward(self, x):
+            return self.last(torch.relu(self.first(x)))
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 30), nn.ReLU(), nn.Linear(30, 3))
+    x = 3 * torch.randn(3, 4)
+    model = Functional(net) if form == "function" else torch.jit.script(net)
+    background = {"baselines": torch.zeros(2, 4)} if name == "DeepLiftShap" else {}
+    exact = CaptumExplainer(name, **background).bind(net).attribute(x, 0)
+    with pytest.warns(UserWarning, match=f"captum's {name} misses the explained score by .*use deep_lift"):
+        values = CaptumExplainer(name, **background).bind(model).attribute(x, 0)
+    assert (values - exact).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("algorithm", ["FeaturePermutation", "LayerFeaturePermutation"])

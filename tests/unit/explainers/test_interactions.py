@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit import Class, ContextualDecomposition, Contrast, IntegratedGradients
+from xaikit import Class, ContextualDecomposition, Contrast, Heads, IntegratedGradients
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.explainers import ExactShapley
 from xaikit.explainers.interactions import integrated_hessians, shapley_interactions
@@ -183,19 +183,40 @@ def test_wrong_calls():
         shapley_interactions(ExactShapley(model), x, 0).plot(2)
 
 
-def test_numbers_of_numpy_and_several_targets():
+def test_numbers_of_numpy():
     model, x = net(3), samples(2, 3)
     together = shapley_interactions(ExactShapley(model), x, np.int64(1))
     assert together.strongest(np.int64(1), 1) == together.strongest(1, 1)
     assert together.to_pandas(np.int32(1)).equals(together.to_pandas(1))
     with pytest.raises(InvalidInputError, match="n_segments must be >= 1"):
         integrated_hessians(IntegratedGradients(model), x, 1, n_segments=0)
+
+
+def test_several_targets_give_a_list_and_share_passes(capsys):
+    model, x, rows = net(4), samples(3, 4), []
+    model[0].register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    several = [Contrast(2, 0), "probability:of=1", 1, lambda output: output[:, 0] ** 2]
     for function, explainer in (
-        (shapley_interactions, ExactShapley(model)),
-        (integrated_hessians, IntegratedGradients(model)),
+        (shapley_interactions, ExactShapley(model, baseline=0.2)),
+        (integrated_hessians, IntegratedGradients(model, n_steps=12)),
     ):
-        with pytest.raises(InvalidInputError, match="takes one target; call it for each"):
-            function(explainer, x, [Class(0), Class(1)])
+        rows.clear()
+        results = function(explainer, x, several, names="abcd")
+        shared = sum(rows)
+        assert "100%" in capsys.readouterr().err
+        assert len(results) == 4
+        for result, target in zip(results, several, strict=True):
+            alone = function(explainer, x, target, names="abcd", progress=False)
+            assert torch.allclose(result.values, alone.values, rtol=1e-12)
+            assert torch.allclose(result.gap, alone.gap, atol=1e-12)
+            assert result.names == alone.names
+        if function is shapley_interactions:
+            assert shared < sum(rows) / 3
+            rows.clear()
+            explainer.attribute(x, several)
+            assert sum(rows) <= shared
+        with pytest.raises(InvalidInputError, match="must look at the same head"):
+            function(explainer, x, [Class(0), Heads({0: 1})], progress=False)
 
 
 def test_a_bar_counts_what_is_evaluated(capsys):

@@ -78,6 +78,46 @@ def test_other_weights_and_samples_are_noticed(model, batches):
         before = expected
 
 
+def test_all_that_values_depend_on_is_noticed(model, batches):
+    """What no state_dict holds: another activation, a number, a buffer that is not saved, a tensor among settings."""
+    model.layers[0] = Scale()
+    baseline = torch.zeros(2, 4, 4).double()
+    explainer, experiment = IntegratedGradients(baseline=baseline, n_steps=3), Experiment(model, batches)
+    last = experiment.evaluate(explainer, "entropy", progress=False)
+    for change in (
+        lambda: setattr(model.layers, "2", nn.Softplus()),
+        lambda: setattr(model.layers[0], "factor", 2.0),
+        lambda: model.layers[0].shift.add_(0.5),
+        lambda: baseline.add_(0.3),
+    ):
+        change()
+        expected = evaluate(explainer, "entropy", batches, model=model, progress=False)
+        assert experiment.evaluate(explainer, "entropy", progress=False) == expected != last
+        last = expected
+
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = 1.0
+        self.register_buffer("shift", torch.zeros(32).double(), persistent=False)
+
+    def forward(self, x):
+        return x.flatten(1) * self.factor + self.shift
+
+
+def test_memory_is_bounded(model, batches):
+    of_one = 8 * 2 * 4 * 4 * 8 / 1e9  # gigabytes: 8 samples (2, 4, 4) of 8 bytes
+    for limit, kept in ((2.5, 2), (1.0, 1), (0.7, 1), (0.1, 0)):
+        experiment = Experiment(model, batches, max_gigabytes=limit * of_one)
+        for explainer in ("gradient", SmoothGrad(n_iter=2), IntegratedGradients(n_steps=2), "gradient"):
+            for metric in ("entropy", "sparseness"):
+                expected = evaluate(explainer, metric, batches, model=model, progress=False)
+                assert experiment.evaluate(explainer, metric, progress=False) == expected
+            assert experiment._attributions.size <= limit * of_one * 1e9
+        assert repr(experiment) == f"Experiment(8 samples: {kept} explanations, 6 measurements)"
+
+
 def test_a_metric_with_another_model_is_another_one(model, batches):
     tuned = Counting()
     metric, experiment = FFidelity(tuned_model=tuned, n_iter=2), Experiment(model, batches)

@@ -213,3 +213,22 @@ def test_several_layers_need_data_that_can_be_read_again():
         tcav(model, iter(data), {"a": x[:8] + 1}, layers=["0", "1"], **options)
     once = tcav(model, iter(data), {"a": x[:8] + 1}, layers="0", **options)
     assert tcav(model, data, {"a": x[:8] + 1}, layers=["0", model[0]], **options) == once
+
+
+def test_several_targets_have_rows_of_their_own():
+    x, concepts = pictures(150, 1), {"zero": pictures(48, 2, c0=3.0), "one": pictures(48, 3, c1=3.0)}
+    options = {"random_sets": [pictures(40, 10 + k) for k in range(4)], "layers": "channels", "progress": False}
+
+    def first(output):
+        return output[:, 0] ** 2
+
+    several = [1, Contrast(1, 0), "probability:of=0", first, first]
+    result = tcav(Planted(), (x, several), concepts, **options)
+    names = [1, "contrast:for_=1,against=0", "probability:of=0", "first", "first (4)"]
+    assert [row.target for row in result.rows] == names * 2
+    for target, name in zip(several, names, strict=True):
+        alone = tcav(Planted(), (x, target), concepts, **options)
+        for row, other in zip([r for r in result.rows if r.target == name], alone.rows, strict=True):
+            assert row.part_scores == other.part_scores
+            assert (row.score, row.p, row.samples) == (other.score, other.p, 150)
+    assert [axes.get_title("left") for axes in result.plot().axes[:2]] == ["class 1", names[1]]

@@ -207,11 +207,11 @@ class FinerCam(GradientMap):
         return super()._attribute(dataclasses.replace(call, target=contrast))
 
     def _contrast(self, call: Call, output: Any) -> Tensor:
-        if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2 or output.is_complex():
+            form = f"{tuple(output.shape)} of {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
             raise InvalidInputError(
-                f"FinerCam compares a class with others, so the model's output must be (N, classes) with at least two "
-                f"classes, got {shape}; use GradCam"
+                f"FinerCam compares a class with others, so the model's output must be real, (N, classes) with at "
+                f"least two classes, got {form}; use GradCam"
             )
         score = call.score(output)[:, None]
         distance = (output - score).detach().abs()

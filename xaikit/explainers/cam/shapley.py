@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xaikit.core import EXPLAINERS, Call
 from xaikit.core.structure import Tensors
-from xaikit.core.third_derivatives import third_derivatives
+from xaikit.core.third_derivatives import refuse_wrong_third_derivative, third_derivatives
 from xaikit.explainers.cam.base import ActivationMap, Reading, read_cut
 from xaikit.explainers.cam.gradients import read_gradients
 from xaikit.explainers.cam.rules import gradcam
@@ -56,6 +56,8 @@ def _effect(a: Tensor, g: Tensor, *, create_graph: bool) -> Tensor:
     """The derivative g by the activations a, less half of its own derivative along a."""
     if not g.requires_grad:
         return g
+    if create_graph:
+        refuse_wrong_third_derivative((g,))
     direction = a if create_graph else a.detach()
     (product,) = torch.autograd.grad(g, a, direction, retain_graph=True, create_graph=create_graph, allow_unused=True)
     return g if product is None else g - product / 2

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from xaikit.core import torch_private
-from xaikit.core.errors import UnsupportedOperationError
+from xaikit.core.errors import NotDifferentiableError, UnsupportedOperationError
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.memory import memory_of
+from xaikit.explainers.cd.properties import get_property, set_property
 from xaikit.explainers.cd.registry import missing_rule, rule_for, rule_in_place
 from xaikit.explainers.cd.ruleset import Approximation, Context
-from xaikit.torch_ops import calling_module, computed, plain_name, positional
+from xaikit.explainers.cd.shares import ShareLostError
+from xaikit.torch_ops import Kind, calling_module, computed, kind_of, plain_name, positional, writes
 
 
 class Decomposed(torch.Tensor):
@@ -76,6 +78,11 @@ class Decomposed(torch.Tensor):
             later: the steps, a `steps.Deferred`.
         """
         self._later = later
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether the parts can be differentiated, or will be able to where steps are put off."""
+        return self._parts.requires_grad if self._later is None else self._later.differentiable
 
     @property
     def relevant(self) -> Tensor:
@@ -194,6 +201,7 @@ class Decomposed(torch.Tensor):
 
         Raises:
             UnsupportedOperationError: for a copy in place of a view, and for another shape.
+            NotDifferentiableError: where it shares memory with one that has a graph, and has none.
         """
         if self.is_copied_view or new.dim() > self.dim():
             raise UnsupportedOperationError(
@@ -203,6 +211,11 @@ class Decomposed(torch.Tensor):
         parts = parts_of(new, self).to(self.parts.dtype).expand_as(self.parts)
         family = self.family()
         if len(family) > 1:
+            if torch.is_grad_enabled() and not self.parts.requires_grad and any(m.parts.requires_grad for m in family):
+                raise NotDifferentiableError(
+                    f"contextual decomposition in a loss cannot follow what {calling_module()} writes into a tensor "
+                    "without its graph, as x.detach() and x.data are; write into x itself, under torch.no_grad()"
+                )
             self.parts.copy_(parts)
         else:
             self.parts = parts
@@ -241,21 +254,15 @@ class Decomposed(torch.Tensor):
         raise missing_rule(func)
 
 
-class ShareLostError(UnsupportedOperationError):
-    """The share of each sample could not be followed through an op; masks that all samples share need no following."""
-
-    def __init__(self, old: Iterable[int], new: Iterable[int]) -> None:
-        super().__init__(
-            f"masks of their own for the samples of a batch cannot be followed from shape {tuple(old)} to "
-            f"{tuple(new)} in {calling_module()}; use masks that all samples share, or one sample at a time"
-        )
-
-
 def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the rule of a function; write the result back where the call is in place."""
     name = plain_name(function)
     if name in ("__get__", "__set__"):
         return (get_property if name == "__get__" else set_property)(function.__self__.__name__, *args)
+    frozen = not torch.is_grad_enabled() and args and isinstance(args[0], Decomposed) and args[0].has_graph
+    if frozen and (writes(function) or kind_of(function) is Kind.STRUCTURE):
+        with torch.enable_grad():  # what is written counts, also where the model writes without gradients
+            return dispatch(function, args, kwargs)
     rule = rule_in_place(function)
     if kwargs.get("out") is not None or rule is not None:
         return given_out(function, args, dict(kwargs)) if rule is None else rule(function, *args, **kwargs)
@@ -307,33 +314,6 @@ def storage_of(target: Any, value: Any) -> Decomposed:
         )
     decomposed: Decomposed = written.decomposed(target, value)
     return decomposed
-
-
-def get_property(name: str, value: Decomposed) -> Any:
-    """An attribute of a tensor: a transpose is decomposed, anything else is read off the tensor that the model sees."""
-    read = {
-        "T": lambda: value.permute(*reversed(range(value.dim()))),
-        "mT": lambda: value.transpose(-2, -1),
-        "mH": lambda: value.transpose(-2, -1),
-        "H": lambda: value.transpose(-2, -1),
-        "data": value.detach,
-        "real": lambda: value.like(value.parts.real).is_view_of(value),
-        "imag": lambda: value.like(value.parts.imag).is_view_of(value),
-        "grad": lambda: None,
-        "grad_fn": lambda: None,
-        # A model that differentiates itself skips what needs no gradient: it must not skip this.
-        "requires_grad": lambda: value.parts.requires_grad or torch.is_grad_enabled(),
-    }.get(name)
-    if read is not None:
-        return read()
-    with torch_private.DisableTorchFunctionSubclass():
-        return getattr(value, name)
-
-
-def set_property(name: str, value: Decomposed, new: Any) -> None:
-    """Assignment to an attribute of a tensor, of which only ``data`` means anything here."""
-    if name == "data":
-        value.write(new)
 
 
 def proportional(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -13,9 +13,10 @@ from xaikit.core.errors import InvalidTypeError, UnsupportedOperationError
 from xaikit.core.inputs import complex_inputs_error
 from xaikit.core.results import Result
 from xaikit.core.rows import CPU_VALUES, LEAST_ROWS, even_ranges, rows_per_pass
-from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
+from xaikit.explainers.cd.decomposed import Decomposed, constant_like
 from xaikit.explainers.cd.rules.embedding import MaskedTokens
 from xaikit.explainers.cd.ruleset import Approximation, Context
+from xaikit.explainers.cd.shares import ShareLostError
 from xaikit.explainers.cd.splits import Split, common_count
 from xaikit.explainers.cd.storage import WrittenTensors
 from xaikit.explainers.cd.unwrapping import observers_see_totals

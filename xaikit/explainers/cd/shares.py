@@ -13,8 +13,21 @@ from math import prod
 import torch
 from torch import Tensor
 
+from xaikit.core.errors import UnsupportedOperationError
+from xaikit.torch_ops import calling_module
+
 ATTENTION_MASK = 1e4
 """Constants at or below minus this are attention masks: they take no share, both parts get half."""
+
+
+class ShareLostError(UnsupportedOperationError):
+    """The share of each sample could not be followed through an op; masks that all samples share need no following."""
+
+    def __init__(self, old: Sequence[int], new: Sequence[int]) -> None:
+        super().__init__(
+            f"masks of their own for the samples of a batch cannot be followed from shape {tuple(old)} to "
+            f"{tuple(new)} in {calling_module()}; use masks that all samples share, or one sample at a time"
+        )
 
 
 def is_attention_mask(constant: Tensor) -> Tensor:

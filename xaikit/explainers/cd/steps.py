@@ -106,7 +106,7 @@ class Deferred:
     ) -> None:
         self.value, self.steps, self.per_channel = value, steps, per_channel
         self._holders = Holders() if holders is None else holders
-        self._grad = torch.is_grad_enabled()
+        self.differentiable = torch.is_grad_enabled()
 
     def finished(self) -> Tensor:
         """The parts after the steps, differentiable as they were when these were put off."""
@@ -117,7 +117,7 @@ class Deferred:
         alone = not self._holders.exposed and not any(
             other is not None and other.deferred is not None and other.deferred.value is self.value for other in others
         )
-        with torch.set_grad_enabled(self._grad):
+        with torch.set_grad_enabled(self.differentiable):
             return run(self.value, self.steps, may_overwrite=alone).parts
 
     def then(self, step: PartsStep) -> Decomposed:

@@ -12,8 +12,9 @@ from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.cd import shares
-from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like
+from xaikit.explainers.cd.decomposed import Decomposed, constant_like
 from xaikit.explainers.cd.memory import inside_vmap
+from xaikit.explainers.cd.shares import ShareLostError
 from xaikit.torch_ops import calling_module
 from xaikit.torch_ops.in_place import base_of
 

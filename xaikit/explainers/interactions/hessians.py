@@ -14,12 +14,15 @@ from tqdm import tqdm
 from xaikit.core import FEATURE_MASKS, Call, Choice
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.params import Int
+from xaikit.core.several_targets import run_for_targets
 from xaikit.core.structure import Tensors, by_row
+from xaikit.core.targets import is_several
 from xaikit.explainers.feature_groups import make_groups
 from xaikit.explainers.integrated_gradients import IntegratedGradients
 from xaikit.explainers.interactions.result import Interactions, group_names
 
 MOST_GROUPS = 256  # each takes a product with the second derivative at each point
+TINY = torch.finfo(torch.float64).tiny
 TOLERANCE = 0.05  # share of S(x) - S(baseline) that may be missed without a warning
 
 
@@ -32,7 +35,7 @@ def integrated_hessians(
     n_segments: int = 32,
     names: Sequence[str] | None = None,
     progress: bool = True,
-) -> Interactions:
+) -> Interactions | list[Interactions]:
     """The interactions of pairs of groups: integrated gradients of integrated gradients (Janizek et al. 2021).
 
     With d = x - b, entry (i, j) is d_i d_j ∫∫ a c d²S/dx_i dx_j (b + a c d) da dc, and on the diagonal also
@@ -45,7 +48,7 @@ def integrated_hessians(
     Args:
         explainer: integrated gradients with a model; `n_steps`, the baseline, layer, head and `max_rows` count.
         inputs: as for `Explainer.attribute`.
-        targets: likewise: any target; None for a model with a single output.
+        targets: likewise: any target; None for a model with a single output; or several in a list.
         feature_mask: the groups, over all inputs of the model together, such as "slic" or a tensor of whole
             numbers; None divides the input evenly.
         n_segments: most groups where no feature mask is given.
@@ -53,8 +56,8 @@ def integrated_hessians(
         progress: show a progress bar.
 
     Returns:
-        Interactions, in units of the score, without a graph. Each group costs `n_steps` products with a second
-        derivative.
+        Interactions, in units of the score, without a graph; of several targets a list of them, in the same order.
+        Each group costs `n_steps` products with a second derivative, for each target.
 
     Raises:
         InvalidInputError: for more than 256 groups, or another number of names.
@@ -75,6 +78,7 @@ def integrated_hessians(
     mask = Choice(FEATURE_MASKS, optional=True).check(feature_mask, "feature_mask")
     n_segments = Int(ge=1).check(n_segments, "n_segments")
     results: list[Interactions] = []
+    misses: list[Tensor] = []
 
     def inside(call: Call) -> tuple[Tensors, ...]:
         groups = make_groups(mask, call.inputs, n_segments, call.tokens)
@@ -85,19 +89,22 @@ def integrated_hessians(
                 f"got {count}; make fewer with n_segments= or feature_mask="
             )
         titles = group_names(names, count, singles=sum(ids[0].numel() for ids in groups) == count)
-        total = call.n * explainer.n_steps * count
+        total = call.n * explainer.n_steps * count * len(call.targets)
         with tqdm(total=total, disable=not progress, desc="integrated Hessians", unit="product") as bar:
-            matrix = _matrix(explainer, call, groups, count, bar.update)
-        with torch.no_grad():
-            promised = (call.scores(call.inputs) - call.scores(explainer.baseline.of(call))).double()
-        gap = promised - matrix.sum((1, 2))
-        results.append(Interactions(matrix.cpu(), titles, "integrated Hessians", gap.detach().cpu()))
-        # What rounding leaves of large entries that cancel is no miss.
-        _warn(gap.detach(), promised.abs().maximum(1e-4 * matrix.abs().sum((1, 2))).detach())
+            for one in map(call.of_target, call.targets):
+                matrix = _matrix(explainer, one, groups, count, bar.update)
+                with torch.no_grad():
+                    promised = (one.scores(one.inputs) - one.scores(explainer.baseline.of(one))).double()
+                gap = promised - matrix.sum((1, 2))
+                results.append(Interactions(matrix.cpu(), titles, "integrated Hessians", gap.detach().cpu()))
+                # What rounding leaves of large entries that cancel is no miss.
+                size = promised.abs().maximum(1e-4 * matrix.abs().sum((1, 2))).clamp_min(TINY)
+                misses.append((gap.abs() / size).detach())
         return ()
 
-    explainer.run_call(inside, inputs, targets, create_graph=True)
-    return results[0]
+    run_for_targets(explainer, inside, inputs, targets, create_graph=True)
+    _warn(torch.cat(misses))
+    return results if is_several(targets) else results[0]
 
 
 def _matrix(
@@ -180,13 +187,13 @@ def log_rule(n: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(points), torch.from_numpy(vectors[0] ** 2 * measure.sum())
 
 
-def _warn(gap: Tensor, scale: Tensor) -> None:
-    share = gap.abs() / scale.clamp_min(torch.finfo(torch.float64).tiny)
-    worst = float(share.max())
-    if worst > TOLERANCE:
+def _warn(shares: Tensor) -> None:
+    """Warn where the entries miss much of the difference of the scores, or are no numbers."""
+    worst = float(shares.max())
+    if not worst <= TOLERANCE:
         warnings.warn(
             f"the interactions miss S(x) - S(baseline) by up to {100 * worst:.3g} % of it; a ReLU has no second "
             "derivative (exchange it for a softplus), a curved model needs more n_steps=, and shapley_interactions "
             "needs no derivative",
-            stacklevel=4,
+            stacklevel=3,
         )

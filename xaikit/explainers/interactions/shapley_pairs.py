@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from xaikit.core import Call
 from xaikit.core.errors import InvalidTypeError
+from xaikit.core.several_targets import run_for_targets
 from xaikit.core.structure import Tensors
+from xaikit.core.targets import is_several
 from xaikit.explainers.interactions.result import Interactions, group_names
 from xaikit.explainers.shapley.explainers import ExactShapley
 
@@ -26,7 +28,7 @@ def shapley_interactions(
     names: Sequence[str] | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> Interactions:
+) -> Interactions | list[Interactions]:
     """The Shapley interaction index of each pair of groups, exact, at the 2^n passes of the Shapley values.
 
     I_ij = sum over coalitions S without i and j of |S|! (n - |S| - 2)! / (n - 1)!
@@ -38,13 +40,13 @@ def shapley_interactions(
         explainer: with a model; its baseline, groups (`feature_mask`, else `n_segments` equal parts, over all inputs of
             the model together), layer and head count. At most 15 groups.
         inputs: as for `Explainer.attribute`.
-        targets: likewise: any target; None for a model with a single output.
+        targets: likewise: any target; None for a model with a single output; several in a list share the passes.
         names: of the groups.
         seed: as for `Explainer.attribute`.
         progress: show a progress bar.
 
     Returns:
-        Interactions, in units of the score, without a graph.
+        Interactions, in units of the score, without a graph; of several targets a list of them, in the same order.
 
     Raises:
         InvalidInputError: for too many groups, or another number of names.
@@ -68,16 +70,16 @@ def shapley_interactions(
         plan = explainer._plan(players, call.seed)
         total = call.n * len(plan.coalitions)
         with tqdm(total=total, disable=not progress, desc="Shapley interactions", unit="score") as bar:
-            scores = explainer.coalition_scores(call, groups, plan.coalitions[None], bar.update).detach().double()
-        matrix = _matrix(scores, plan.weights.to(scores) @ scores, players)
-        singles = sum(ids[0].numel() for ids in groups) == players
-        gap = scores[-1] - scores[0] - matrix.sum((1, 2))
-        titles = group_names(names, players, singles=singles)
-        results.append(Interactions(matrix.cpu(), titles, "Shapley interactions", gap.cpu()))
+            every = explainer.coalition_scores(call, groups, plan.coalitions[None], bar.update).detach().double()
+        titles = group_names(names, players, singles=sum(ids[0].numel() for ids in groups) == players)
+        for scores in every.unbind(-1) if call.more_targets else [every]:
+            matrix = _matrix(scores, plan.weights.to(scores) @ scores, players)
+            gap = scores[-1] - scores[0] - matrix.sum((1, 2))
+            results.append(Interactions(matrix.cpu(), titles, "Shapley interactions", gap.cpu()))
         return ()
 
-    explainer.run_call(inside, inputs, targets, seed=seed)
-    return results[0]
+    run_for_targets(explainer, inside, inputs, targets, seed=seed)
+    return results if is_several(targets) else results[0]
 
 
 def _matrix(scores: Tensor, values: Tensor, players: int) -> Tensor:

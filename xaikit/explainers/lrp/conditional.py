@@ -17,8 +17,10 @@ from xaikit.core.graphs import depends_on
 from xaikit.core.layers import LayerPoint, find_point
 from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.rows import rows_per_pass
+from xaikit.core.several_targets import run_for_targets
 from xaikit.core.structure import Tensors
 from xaikit.core.taps import Readings, tapped
+from xaikit.core.targets import is_several
 from xaikit.explainers.lrp.engine import ZennitLRP
 from xaikit.explainers.lrp.flow import relevance_of
 
@@ -46,7 +48,7 @@ def conditional_relevance(  # noqa: PLR0913
     Args:
         explainer: an LRP explainer with a model, such as ``LRPEpsilonPlus(model)``.
         inputs: as for `Explainer.attribute`.
-        targets: likewise.
+        targets: likewise; several in a list share the forward pass.
         conditions: from a layer, by name or as a module, to its channels: whole numbers, or one. Or a list of such
             mappings; they share the forward pass and the first backward pass, and those of the same layers also the
             backward pass from there on, where every rule allows it.
@@ -55,7 +57,8 @@ def conditional_relevance(  # noqa: PLR0913
         seed: as for `Explainer.attribute`.
 
     Returns:
-        For a mapping the relevance in the structure and the shape of the inputs; for a list, with a new first axis.
+        For a mapping the relevance in the structure and the shape of the inputs; for a list, with a new first axis. For
+        several targets, with a new first axis for them before that.
 
     Raises:
         InvalidInputError: for a channel that is not there, or an explainer of a hidden layer.
@@ -78,8 +81,8 @@ def conditional_relevance(  # noqa: PLR0913
             f"conditional relevance is that of the inputs, got an explainer with layer={explainer.layer!r}; put the "
             "layer into conditions="
         )
-    several = not isinstance(conditions, Mapping)
-    condition_list: list[Any] = list(conditions) if several else [conditions]
+    is_list = not isinstance(conditions, Mapping)
+    condition_list: list[Any] = list(conditions) if is_list else [conditions]
     if not condition_list or not all(isinstance(c, Mapping) and c for c in condition_list):
         raise InvalidTypeError(
             f"conditions must be a mapping from layers to channels, or a list of them, got {conditions!r}"
@@ -88,8 +91,13 @@ def conditional_relevance(  # noqa: PLR0913
     def method(call: Call) -> tuple[Tensors, ...]:
         return tuple(_conditional(explainer, call, condition_list, channel_axis))
 
-    results = explainer.run_call(method, inputs, targets, seed=seed)
-    return _stacked(results) if several else results[0]
+    results = run_for_targets(explainer, method, inputs, targets, seed=seed)
+    count = len(condition_list)
+    by_target = [
+        _stacked(results[begin : begin + count]) if is_list else results[begin]
+        for begin in range(0, len(results), count)
+    ]
+    return _stacked(by_target) if is_several(targets) else by_target[0]
 
 
 def _stacked(results: Sequence[Any]) -> Any:
@@ -122,19 +130,24 @@ def _conditional(
     with explainer.tracing(call, trace) as traced, tapped(points, traced.tap) as readings:
         # `passes_kept` keeps the graph for the passes from the layers on.
         with_graph = dataclasses.replace(traced, passes_kept={})
-        arriving = dict(zip((p.name for p in points), with_graph.grad_of(call.inputs, at=at_layers), strict=True))
+        names = [p.name for p in points]
+        by_target = [dict(zip(names, g, strict=True)) for g in with_graph.grads_of(call.inputs, at=at_layers)]
         masks = []
         for condition in conditions:
             at_layer = {}
             for layer, channels in condition.items():
                 point = find_point(call.model, layer)
-                output = readings.outputs[[p.name for p in points].index(point.name)][0]
+                output = readings.outputs[names.index(point.name)][0]
                 at_layer[point.name] = _mask(point, output, channels, _axis(point, output, call, channel_axis))
             masks.append(at_layer)
         most = max(1, 2 * rows_per_pass(call.inputs) // call.n)  # no graph is kept, as in passes without a gradient
-        return _all_handed_back(
-            lambda mask: _handed_back(call, points, readings, arriving, mask, tuple(leaves)), masks, most
-        )
+        return [
+            relevance
+            for arriving in by_target
+            for relevance in _all_handed_back(
+                functools.partial(_handed_back, points, readings, arriving, leaves=tuple(leaves)), masks, most
+            )
+        ]
 
 
 def _all_handed_back(
@@ -168,8 +181,7 @@ def _in_one_pass(handed_back: Callable[[ChannelMasks], Tensors], masks: Sequence
     return [handed_back(mask) for mask in masks]
 
 
-def _handed_back(  # noqa: PLR0913
-    call: Call,
+def _handed_back(
     points: Sequence[LayerPoint],
     readings: Readings,
     arriving: Mapping[str, Tensor],
@@ -247,7 +259,8 @@ def channel_relevance(  # noqa: PLR0913
         seed: as for `Explainer.attribute`.
 
     Returns:
-        (N, K) for K channels. The sum over the channels is the relevance that flows through the layer.
+        (N, K) for K channels; for several targets (targets, N, K). The sum over the channels is the relevance that
+        flows through the layer.
 
     Raises:
         InvalidTypeError: for an explainer that is not LRP.
@@ -272,16 +285,16 @@ def channel_relevance(  # noqa: PLR0913
             call.model.register_forward_pre_hook(lambda *_: runs.clear()),
             point.module.register_forward_pre_hook(lambda *_: runs.append(1)),
         ):
-            (relevance,) = explainer_at.attribute_call(call)
+            every = [relevance for (relevance,) in explainer_at.attribute_each(call)]
         if len(runs) > 1:  # the relevance is (N, runs, ...), and one run may feed another
             raise InvalidInputError(
                 f"layer {point.name!r} must run once, it runs {len(runs)} times; name one that does"
             )
-        axis = _axis(point, relevance, call, channel_axis)
-        others = [d for d in range(1, relevance.ndim) if d != axis]
-        sums.append((relevance.sum(others) if others else relevance).detach())
+        axis = _axis(point, every[0], call, channel_axis)
+        others = [d for d in range(1, every[0].ndim) if d != axis]
+        sums.extend((relevance.sum(others) if others else relevance).detach() for relevance in every)
         return ()
 
     explainer_at = explainer.set_kwargs(layer=layer)
-    explainer_at.run_call(method, inputs, targets, seed=seed)
-    return sums[0]
+    run_for_targets(explainer_at, method, inputs, targets, seed=seed)
+    return torch.stack(sums) if is_several(targets) else sums[0]

@@ -64,6 +64,7 @@ class Trace(TorchFunctionMode):
         self.running: list[tuple[nn.Module, Rule | None]] = []
         self.names: dict[nn.Module, str] = {}
         self.unknown: dict[str, str] = {}
+        self.sees_operations = False
         self.sources: list[Tensor] = []  # where relevance ends
         self.leaves: list[Tensor] = []  # where that of explained layers is read off
         self.tokens: Any = WeakIdKeyDictionary()  # integers that depend on the explained input
@@ -119,6 +120,12 @@ class Trace(TorchFunctionMode):
         return logits
 
     def _report(self) -> None:
+        if self.unknown and not self.sees_operations:
+            raise UnsupportedOperationError(
+                f"LRP cannot look inside this {type(next(iter(self.names))).__name__}: its operations are hidden in "
+                "TorchScript or a function of autograd, so nothing gets a rule; pass the model as it was before "
+                "torch.jit.script or torch.jit.trace, or use gradient_x_input or integrated_gradients"
+            )
         if self.unknown:
             operations = ", ".join(f"{op}{f' (in {where})' if where else ''}" for op, where in self.unknown.items())
             warnings.warn(
@@ -227,6 +234,7 @@ class Trace(TorchFunctionMode):
         if is_constant or not self.marks.among(args, kwargs):
             output = func(*args, **kwargs)
             return self._of_tokens(output, func, args) if self.tokens else output
+        self.sees_operations = self.sees_operations or kind_of(func) not in (None, Kind.STRUCTURE)
         # A checkpoint would compute what is saved again, without rules.
         with saved_tensors_hooks(_as_is, _as_is) if saved_tensors_are_hooked() else nullcontext():
             if self.ledger is not None:

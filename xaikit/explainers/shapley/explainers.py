@@ -88,25 +88,28 @@ class Shapley(Explainer, abc.ABC):
             InvalidInputError, InvalidTypeError, UnboundError: as for `attribute`.
         """
         call = self.run_call(
-            lambda call: self._estimated(call, errors=True), inputs, targets, create_graph=create_graph, seed=seed
+            lambda call: self._estimated(call, errors=True)[0], inputs, targets, create_graph=create_graph, seed=seed
         )
         return ShapleyEstimate(*call)
 
     def _attribute(self, call: Call) -> Tensors:
-        return self._estimated(call, errors=False)[0]
+        return self._attribute_each(call)[0]
 
-    def _estimated(self, call: Call, *, errors: bool) -> tuple[Tensors, ...]:
+    def _attribute_each(self, call: Call) -> tuple[Tensors, ...]:
+        return tuple(values for (values,) in self._estimated(call, errors=False))
+
+    def _estimated(self, call: Call, *, errors: bool) -> list[tuple[Tensors, ...]]:
+        """The values, and their standard errors, for each of the call's targets; all share the passes."""
         groups, players = self.groups(call)
         plans = self._plans(groups, players, call)
         scores = self.coalition_scores(call, groups, joined_coalitions(plans))
-        wide = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
         sizes = _sizes(groups, call.inputs, players)
-        values = valued(plans, wide)
-        results = [self._spread(values / sizes, groups, call.inputs)]
-        if errors:
-            spread = spread_of(plans, wide)
-            results.append(self._spread(spread / sizes, groups, call.inputs))
-        return tuple(results)
+        wide = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
+        numbers = [valued, spread_of] if errors else [valued]
+        return [
+            tuple(self._spread(number(plans, of_target) / sizes, groups, call.inputs) for number in numbers)
+            for of_target in (wide.unbind(-1) if call.more_targets else [wide])
+        ]
 
     def groups(self, call: Call) -> tuple[Tensors, int]:
         """The number of the group of each feature, and how many groups there are.
@@ -124,7 +127,7 @@ class Shapley(Explainer, abc.ABC):
         coalitions: Tensor,
         tick: Callable[[int], object] = lambda scores: None,  # noqa: ARG005
     ) -> Tensor:
-        """The score of each sample with the groups of each coalition alone, (C, N).
+        """The score of each sample with the groups of each coalition alone, (C, N); of several targets (C, N, T).
 
         Args:
             call: the open call.

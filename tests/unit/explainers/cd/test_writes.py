@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.unit.explainers.cd.helpers import check_promises, decompose
 from xaikit import ContextualDecomposition
-from xaikit.core.errors import UnsupportedOperationError
+from xaikit.core.errors import NotDifferentiableError, UnsupportedOperationError
 
 
 def _by_assignment(a, b):
@@ -146,3 +146,64 @@ def test_a_tensor_that_is_not_contiguous_is_refused():
 
     with pytest.raises(UnsupportedOperationError, match="contiguous"):
         ContextualDecomposition(Transposed()).decompose(torch.randn(2, 5), torch.ones(1, 5))
+
+
+class Written(nn.Module):
+    """A net that writes into an activation."""
+
+    def __init__(self, write):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.write = nn.Linear(4, 8), nn.Linear(8, 3), write
+        self.double()
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        self.write(h)
+        return self.last(h)
+
+
+def doubled_without_gradients(h):
+    with torch.no_grad():
+        h.mul_(2)
+
+
+def assigned_without_gradients(h):
+    with torch.no_grad():
+        h[:, :3] = 0.5
+
+
+def view_without_gradients(h):
+    with torch.no_grad():
+        h.view(-1, 2, 4)[:, 1].mul_(3)
+
+
+def penalty(model, x):
+    values = ContextualDecomposition(model).attribute(x, 1, create_graph=True)
+    return values.square().sum()
+
+
+@pytest.mark.parametrize("write", [doubled_without_gradients, assigned_without_gradients, view_without_gradients])
+def test_what_is_written_without_gradients_counts_in_a_loss(write):
+    model, x = Written(write), torch.randn(5, 4, dtype=torch.float64)
+    penalty(model, x).backward()
+    weight, step = model.first.weight, 1e-6
+    gradient = weight.grad.clone()
+    for i, j in ((0, 0), (3, 2), (7, 3)):
+        sides = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight[i, j] += sign * step
+            sides.append(penalty(model, x).item())
+            with torch.no_grad():
+                weight[i, j] -= sign * step
+        assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(gradient[i, j].item(), rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("alias", [torch.Tensor.detach, lambda h: h.data])
+def test_what_is_written_past_the_graph_is_refused_in_a_loss(alias):
+    model, x = Written(lambda h: alias(h).mul_(2)), torch.randn(5, 4, dtype=torch.float64)
+    with pytest.raises(NotDifferentiableError, match="writes into a tensor without its graph"):
+        penalty(model, x)
+    values = ContextualDecomposition(model).attribute(x, 1)
+    torch.testing.assert_close(values, ContextualDecomposition(Written(lambda h: h.mul_(2))).attribute(x, 1))

@@ -279,10 +279,12 @@ def test_operations_out_of_sight_are_named(operation, name, method, end):
         getattr(explainer, method)(torch.randn(2, 4), 0)
 
 
-def test_a_scripted_model_is_told():
-    model = torch.jit.script(nn.Sequential(nn.Linear(4, 3), nn.ReLU()))
+def test_a_scripted_model_is_refused_and_a_scripted_part_told():
+    scripted_net = torch.jit.script(nn.Sequential(nn.Linear(4, 3), nn.ReLU()))
+    with pytest.raises(UnsupportedOperationError, match="cannot look inside this RecursiveScriptModule"):
+        LRPUniformEpsilon(scripted_net).attribute(torch.randn(2, 4), 0)
     with pytest.warns(UserWarning, match=r"addmm, relu, out of sight .*\(in Sequential\)"):
-        LRPUniformEpsilon(model).attribute(torch.randn(2, 4), 0)
+        LRPUniformEpsilon(nn.Sequential(scripted_net, nn.Linear(3, 2))).attribute(torch.randn(2, 4), 0)
 
 
 def test_half_precision(variant):

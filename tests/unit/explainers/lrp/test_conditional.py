@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from xaikit import Contrast
 from xaikit.core import EXPLAINERS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
 from xaikit.core.torchvision_ops import import_torchvision
@@ -225,3 +226,32 @@ def test_a_batch_as_large_as_the_layer_is_wide():
     assert torch.allclose(values, torch.cat(alone))
     parts = conditional_relevance(explainer, x, y, conditions=[{"1": k} for k in range(5)])
     assert torch.allclose(parts.flatten(2).sum(2).T, values, rtol=1e-4)
+
+
+def test_several_targets_share_the_forward_pass():
+    model, passes = plain(), []
+    model[0].register_forward_hook(lambda *_: passes.append(1))
+    several = [Contrast(2, 0), "probability:of=1", 1]
+    for explainer in (LRPEpsilonPlus(model), AttnLRP(model)):
+        explainer.attribute(X, 0)  # the first call of a model asks it more
+        for conditions in ({"1": 2}, [{"1": [0, 3], "3": 1}, {"3": [2]}, {"3": 1}]):
+            passes.clear()
+            together = conditional_relevance(explainer, X, several, conditions=conditions)
+            count = len(passes)
+            alone = [conditional_relevance(explainer, X, target, conditions=conditions) for target in several]
+            assert torch.allclose(together, torch.stack(alone), rtol=1e-12)
+            assert len(passes) == 4 * count
+        together = channel_relevance(explainer, X, several, layer="1")
+        alone = [channel_relevance(explainer, X, target, layer="1") for target in several]
+        assert torch.allclose(together, torch.stack(alone), rtol=1e-12)
+    named = conditional_relevance(LRPEpsilonPlus(TakesNames()), {"x": X}, several, conditions=[{"net.1": 2}])
+    assert named["x"].shape == (3, 1, *X.shape)
+
+
+class TakesNames(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = plain()
+
+    def forward(self, x):
+        return self.net(x)

@@ -11,10 +11,10 @@ from torch import Tensor
 from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.torch_private import tree_iter, tree_map_only
 from xaikit.explainers.cd.constants import add_constant, add_graph_constant, with_weights
-from xaikit.explainers.cd.decomposed import Decomposed, ShareLostError, constant_like, on_total
+from xaikit.explainers.cd.decomposed import Decomposed, constant_like, on_total
 from xaikit.explainers.cd.memory import memory_of
 from xaikit.explainers.cd.registry import cd_rule, missing_rule
-from xaikit.explainers.cd.shares import is_uniform
+from xaikit.explainers.cd.shares import ShareLostError, is_uniform
 from xaikit.torch_ops import Kind, kind_of, operation_name
 from xaikit.torch_ops.kinds import NUMERATORS, degree_of
 

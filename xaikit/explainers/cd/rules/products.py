@@ -38,6 +38,8 @@ def product(bilinear: Bilinear, x: Any, y: Any, share: Tensor | None = None) -> 
             return completed(x, parts, bilinear(x.total, y.total), nothing[0] & nothing[1], both, now=False)
         parts = bilinear(x.aligned_parts(ndim), half_y) + bilinear(half_x, y.aligned_parts(ndim))
         return x.like(parts, both)
+    # Torch multiplies no batch, which the parts are, with a sparse matrix.
+    x, y = (t.to_dense() if t.layout != torch.strided else t for t in (x, y))
     if isinstance(x, Decomposed):
         return x.like(bilinear(x.aligned_parts(ndim), y), x.aligned_share(ndim) if share is None else share)
     return y.like(bilinear(x, y.aligned_parts(ndim)), y.aligned_share(ndim) if share is None else share)

@@ -14,13 +14,13 @@ from xaikit.core.errors import UnsupportedOperationError
 from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import (
     Decomposed,
-    ShareLostError,
     on_total,
     parts_of,
 )
 from xaikit.explainers.cd.layout import channels_behind
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.rules import by_kind
+from xaikit.explainers.cd.shares import ShareLostError
 from xaikit.torch_ops import calling_module, operation_name
 
 
