@@ -49,7 +49,9 @@ def _report(folder: Path) -> Report:
     some = tuple(values[:10] for values in held_out)
     found = xaikit.tune(SmoothGrad(plain), goals, some, n_trials=8, seed=0, progress=False)
     rows = {
-        name: [assess(m, (x[1000:1300], y[1000:1300]), shortcut_masks=corner, explainers="gradient", progress=False).row()]
+        name: [
+            assess(m, (x[1000:1300], y[1000:1300]), shortcut_masks=corner, explainers="gradient", progress=False).row()
+        ]
         for name, m in (("before", plain), ("after RRR", mended))
     }
     eights = x[y == PATCHED]

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-# `xaikit list` and `xaikit demo`, with as little training as can be; tests/unit/cli/test_demo.py looks at what it tells.
+# `xaikit list`, and `xaikit demo` with as little training as can be; tests/unit/cli/test_demo.py looks at its story.
 DEMO = """
 import contextlib
 from xaikit.cli import demo_story, main
