@@ -113,12 +113,15 @@ class Compare(Judging):
     def run(self) -> int:
         """Load and measure each, tell them side by side."""
         from xaikit.core.errors import InvalidInputError
+        from xaikit.core.files import check_is_file
         from xaikit.mitigation import compare
 
         self.check_call()
         if len(self.weights) < 2:
             raise InvalidInputError(f"compare needs --weights NAME=FILE at least twice, got {len(self.weights)}")
         weight_files = [_named(text) for text in self.weights]
+        for _, path in weight_files:
+            check_is_file(path)  # before the first is measured
         results: dict[str, list[Any]] = {}
         skipped = False
         for name, path in weight_files:

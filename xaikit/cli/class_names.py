@@ -118,7 +118,10 @@ def _problem(data: Samples, outputs: int) -> str:
         class_list = ", ".join(list(data.classes)[:4]) + (", ..." if n_classes > 4 else "")
         number = f"are {n_classes} {where}" if n_classes > 1 else f"is one of the {where}"
         return f"there {number} ({class_list}), and the model has {outputs} outputs; {REMEDY}"
-    largest = max(data.labels)
+    smallest, largest = min(data.labels), max(data.labels)
+    if smallest < 0:
+        name = data.names[list(data.labels).index(smallest)]
+        return f"{name} has the label {smallest}, and classes are numbered from 0; leave such samples out of the data"
     limit = max(outputs, 2)  # one output decides between two classes
     if largest >= limit:
         name = data.names[list(data.labels).index(largest)]

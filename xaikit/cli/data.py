@@ -15,10 +15,11 @@ from torch import Tensor
 
 from xaikit.cli.class_names import ClassNames, folder_labels
 from xaikit.cli.inputs import read_batch
-from xaikit.cli.models import imported
 from xaikit.cli.samples import PictureFiles, Samples
 from xaikit.cli.table_data import TableOptions, TextReader, table_data
+from xaikit.cli.user_imports import load_data_set
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.files import check_is_file
 from xaikit.files.arrays import read_npy, read_npz
 from xaikit.files.pictures import PICTURES, Preparation, comparable
 from xaikit.files.tables import TABLES, read_table
@@ -188,7 +189,9 @@ def open_data(
     if ending in TABLES and path.is_file():
         return table_data(path, options, class_names, tokenizer)
     if ":" in source and not path.suffix:
-        return imported(source, "a data set", "module:dataset")
+        return load_data_set(source)
+    if path.is_file() or ending in (*PICTURES, ".npy", ".npz", *TABLES):
+        check_is_file(path)
     if not path.exists():
         raise InvalidInputError(f"no such file or folder: {path}")
     raise InvalidInputError(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from xaikit.runs import Run
 
 SHOWN = 10  # samples in the summary
+OF_DATA = ("batch_size", "dtype", "keep_inputs", "repair")  # options that an INPUT does not take
 
 
 class Explain(ProcessFields, DataFields, ModelJob):
@@ -93,6 +94,11 @@ class Explain(ProcessFields, DataFields, ModelJob):
             return self.shared() if self.starts_others else self._all()
         if self.starts_others:
             raise InvalidInputError("--processes share a whole data set, --data; INPUT takes one")
+        idle = [n for n in OF_DATA if getattr(self, n) != type(self).model_fields[n].default]
+        if idle:
+            raise InvalidInputError(
+                f"--{idle[0].replace('_', '-')} is about a data set, --data, and not about one INPUT"
+            )
         return self._one(self.source)
 
     def how_to_go_on(self) -> str:
@@ -103,7 +109,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
         import torch
 
         from xaikit.cli.hugging_face import classes_of
-        from xaikit.cli.options import check_out, run_model, split_list
+        from xaikit.cli.options import check_out, class_words, run_model
         from xaikit.cli.single import read_input
         from xaikit.cli.summary import as_json, check_classes, summary
         from xaikit.cli.targets import check_target, read_target, targets_for
@@ -114,7 +120,7 @@ class Explain(ProcessFields, DataFields, ModelJob):
         if self.out is not None:
             check_out(self.out, ".npz", ".safetensors")
         sample_input = read_input(self, source)
-        classes = split_list(self.classes) or classes_of(self.model)
+        classes = class_words(self.classes) or classes_of(self.model)
         target = read_target(self.target, classes, per_sample=True)
         result = self.out or Path(f"{sample_input.name}.{name}.npz")
         model = self.loaded()

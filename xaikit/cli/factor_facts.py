@@ -24,6 +24,10 @@ def factor_facts(job: ShortcutFields | FactorScan, data: Any) -> dict[str, Any]:
     import torch
 
     from xaikit.cli.hugging_face import tokenizer_of
+    from xaikit.core.errors import InvalidInputError
+
+    if job.channel_axis not in (None, 1, -1):
+        raise InvalidInputError(f"--channel-axis is 1 or -1, got {job.channel_axis}")
 
     facts: dict[str, Any] = {} if job.channel_axis is None else {"channel_axis": job.channel_axis}
     if names := tuple(getattr(data, "features", ())):

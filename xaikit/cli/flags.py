@@ -45,7 +45,19 @@ PHRASES: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"^(\w+) cannot tune": r"--vary: \1 cannot tune",
     r"^recommend needs a modality \(([^)]*)\) or data": r"name --modality, one of \1, or --data",
     r"^pruner='(\w+)' (.*); pass a loader or a list": r"--pruner \1 \2; name --batch-size",
-    r"^(seed|batch_size|dtype|confidence|limit|timeout) must": lambda m: f"--{m[1].replace('_', '-')} must",
+    r"^data must be a Dataset": "--data module:dataset must be a Dataset",
+    r"^cluster must": "--cluster must",
+    r"^a budget (is|must)": r"--budget \1",
+    r"^groups must name": "--groups must name",
+    r"^storage must be": "--storage must be",
+    r"; name one with key=": "; save the masks alone as a .npy, and name that with --mask",
+    r"^clustering needs (.*)$": r"clustering needs \1; name another number, --method spray:n_clusters=2",
+    r"; use class_maps\(\)": "; leave --kind out",
+    r"^\w+ takes a torch.nn.Module as its model, got (.*)$": r"a spec holds no model, got \1; name it with --model",
+    r"(; |, or )name another folder$": r"\1name another folder with --out",
+    r"^(seed|batch_size|dtype|confidence|limit|timeout|seconds|max_loss) must": lambda m: (
+        f"--{m[1].replace('_', '-')} must"
+    ),
 }
 ARGUMENT = re.compile(rf"\b({'|'.join(FLAGS)})=(?![\w'\"{{(\[])")
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.files import check_is_file
 from xaikit.files.arrays import read_npy
 from xaikit.files.pictures import Preparation, open_picture, pixels_of
 
@@ -21,8 +22,7 @@ def read_batch(path: Path, preparation: Preparation) -> tuple[Tensor, Tensor]:
     Raises:
         InvalidInputError: for a file that is no image and no array of numbers, or a preparation that does not fit.
     """
-    if not path.is_file():
-        raise InvalidInputError(f"no such file: {path}")
+    check_is_file(path)
     if path.suffix == ".npy":
         batch = _read_array(path)
         return batch, batch

@@ -89,7 +89,9 @@ class Job(BaseModel):
             ".toml": lambda: _tomli_w().dumps({k: v for k, v in content.items() if v is not None}),
             ".json": lambda: json.dumps(content, indent=2) + "\n",
         }
-        return write_whole(path, writers[_ending(path)]())
+        text = writers[_ending(path)]()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_whole(path, text)
 
 
 def load_job(path: Path) -> Job:
@@ -98,16 +100,17 @@ def load_job(path: Path) -> Job:
     Raises:
         InvalidInputError: for a file that is none, an unknown verb, or fields that cannot be right; all are named.
     """
-    from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
-
-    if not path.is_file():
-        raise InvalidInputError(f"no such file: {path}")
     import tomllib
 
+    from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
+    from xaikit.core.files import check_is_file
+
+    check_is_file(path)
+
     readers: dict[str, Callable[[str], Any]] = {
-        ".yaml": lambda t: _yaml().safe_load(t),
+        ".yaml": _read_yaml,
         ".toml": tomllib.loads,
-        ".json": json.loads,
+        ".json": lambda t: json.loads(t, object_pairs_hook=_each_once),
     }
     ending = _ending(path)
     try:
@@ -120,6 +123,24 @@ def load_job(path: Path) -> Job:
     if verb not in JOBS:
         raise UnknownNameError(f"{path}: there is no verb {verb!r}{near_names(str(verb), JOBS)}")
     return make(JOBS[verb], content, where=f"{path}: ", dashed=False)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The keys and values of a JSON object, none of them twice."""
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} stands there twice")
+    return dict(pairs)
+
+
+def _read_yaml(text: str) -> Any:
+    """The content of a YAML file, no key of it twice, which YAML's library lets pass."""
+    yaml = _yaml()
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    if isinstance(node, yaml.MappingNode):
+        _each_once([(str(key.value), None) for key, _ in node.value])
+    return yaml.safe_load(text)
 
 
 def make(job: type[Job], fields: dict[str, Any], *, where: str = "", dashed: bool = True) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
@@ -23,6 +24,9 @@ RELIES_CODE = 3  # exit code of --fail-if-relies
 class ShortcutFields(MaskFields, ModelJob):
     """A shortcut: --mask or --mask-names, or --factor."""
 
+    mask: Path | None = flag(
+        None, help="Where the shortcut is: .png, .npy, a folder named like the images, COCO, LabelMe, CVAT or YOLO."
+    )
     factor: tuple[str, ...] = flag(
         (), help="The shortcut, in place of --mask: hue, corner:size=5, ...; several are exchanged together."
     )
@@ -51,6 +55,8 @@ class ShortcutFields(MaskFields, ModelJob):
 
         Int(ge=0).check(self.seed, "--seed")
         by_mask = self.mask is not None or bool(self.mask_names)
+        if self.channel_axis is not None and not self.factor:
+            raise InvalidInputError("--channel-axis is about a factor; name one with --factor, or leave it out")
         if by_mask and self.factor:
             raise InvalidInputError("name the shortcut by --mask or by --factor, not by both")
         if not by_mask and not self.factor:
@@ -66,12 +72,14 @@ class ShortcutFields(MaskFields, ModelJob):
             like: data whose classes and encoding of columns this data takes: a word means the same in both.
         """
         from xaikit.cli.class_names import ClassNames
+        from xaikit.cli.options import check_has_labels
         from xaikit.cli.stream import Stream
 
         classes = getattr(like, "classes", ())
         names = ClassNames(classes, source="the classes of --data") if classes else None
         samples = self.samples(self.model, names, getattr(like, "encoding", None))
         data = self.fit_labels(samples, model, needed=True)
+        check_has_labels(data, "--data" if like is None else "--validation")
         return data, Stream(data, self.masks(data)), getattr(data, "classes", ())
 
     def assess_options(self, data: Any, classes: Sequence[str]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Mend(RunMatchFields, ShortcutFields):
 
         from xaikit.cli.options import check_out
         from xaikit.cli.stream import tell_skipped
-        from xaikit.core import Int
+        from xaikit.core import MITIGATORS, Int
         from xaikit.core.errors import InvalidInputError
         from xaikit.core.files import write_whole
         from xaikit.mitigation import mend
@@ -66,6 +66,8 @@ class Mend(RunMatchFields, ShortcutFields):
         if table.suffix != ".json":
             raise InvalidInputError(f"--assessment must end in .json, got {table.name!r}")
         Int(ge=0).check(self.epochs, "--epochs")
+        for method in self.method:
+            MITIGATORS.create(method)  # before a large model is loaded, and a folder made
         if not self._by_groups_alone:
             self.check_shortcut()
         model = self.loaded()

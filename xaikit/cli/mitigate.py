@@ -171,7 +171,13 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         masks, classes = self.masks(data, by_class=by_class), getattr(data, "classes", ())
         stream = Stream(data, masks)
         # Read once from end to end, so that what is unreadable or unlabelled is known before training begins.
-        readable = torch.cat([_labelled(batch, "--data") for batch in stream])
+        indices, is_shown = [], masks is None
+        for batch in stream:
+            indices.append(_labelled(batch, "--data"))
+            is_shown = is_shown or batch.masks is None or bool((batch.masks != 0).any())
+        if not is_shown:
+            raise InvalidInputError("--mask shows the shortcut in no sample of --data: it is empty everywhere")
+        readable = torch.cat(indices)
         if self.test:
             # A word means the same class in both.
             names = ClassNames(classes, source="the classes of --data") if classes else None

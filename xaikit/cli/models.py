@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
-import importlib
-import importlib.util
 import inspect
 import os
-import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from xaikit.cli.hugging_face import hugging_face
+from xaikit.cli.user_imports import current_folder, imported, no_exit
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError, UnknownNameError, near_names
 from xaikit.core.spec_strings import parse_spec
 from xaikit.core.torchvision_ops import import_torchvision
@@ -165,72 +160,17 @@ def _check_arguments(factory: Callable[..., Any], name: str) -> None:
 
 
 def _made(module_name: str, factory_name: str, settings: dict[str, Any]) -> nn.Module:
-    factory = imported(f"{module_name}:{factory_name}", "the model", "module:factory")
-    with _current_folder():  # a factory may import its neighbours when it is called
+    name = f"{module_name}:{factory_name}"
+    factory = imported(name, "the model", "module:factory")
+    with current_folder(), no_exit(name):  # a factory may import its neighbours when it is called
         ready = isinstance(factory, nn.Module) and not settings
-        model = factory if ready else _with_settings(factory, f"{module_name}:{factory_name}", settings)
+        model = factory if ready else _with_settings(factory, name, settings)
     if not isinstance(model, nn.Module):
-        raise InvalidTypeError(f"{module_name}:{factory_name} gave a {type(model).__name__}, not a torch.nn.Module")
+        raise InvalidTypeError(
+            f"a factory returns a torch.nn.Module, and {name} returned {type(model).__name__}; return the model there, "
+            "or name another function with --model"
+        )
     return model
-
-
-def imported(name: str, what: str, form: str) -> Any:
-    """The object that ``module:name`` means, found from the current folder too.
-
-    Raises:
-        UnknownNameError: when the module or the name in it is not there.
-        InvalidInputError: for a word of another form.
-    """
-    module_name, colon, item = name.partition(":")
-    if not colon or not module_name or not item:
-        raise InvalidInputError(f"{what} is named {form!r}, got {name!r}")
-    with _current_folder():
-        try:
-            is_file = module_name.endswith(".py")
-            module = _module_of(Path(module_name), what) if is_file else importlib.import_module(module_name)
-        except ModuleNotFoundError as err:
-            where = f"looked in {Path.cwd()} and the installed packages"
-            raise UnknownNameError(f"cannot import {module_name!r} for {what}: {err} ({where})") from None
-    if not hasattr(module, item):
-        callables = [n for n in vars(module) if callable(vars(module)[n]) and not n.startswith("_")]
-        raise UnknownNameError(f"module {module_name!r} has no {item!r}{near_names(item, callables)}")
-    return getattr(module, item)
-
-
-def _module_of(path: Path, what: str) -> ModuleType:
-    """The module in a file, with the file's own folder among the places that it imports from."""
-    if not path.is_file():
-        raise UnknownNameError(f"no such file for {what}: {path}")
-    name = path.stem
-    loaded = sys.modules.get(name)
-    if loaded is not None and Path(getattr(loaded, "__file__", None) or "").resolve() == path.resolve():
-        return loaded
-    if loaded is not None or name in sys.stdlib_module_names:  # another module has this name, and keeps it
-        name = f"{name}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UnknownNameError(f"{path} is no Python file, for {what}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # as import does, so that its classes can be pickled
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        sys.path.remove(str(path.resolve().parent))
-    return module
-
-
-@contextlib.contextmanager
-def _current_folder() -> Iterator[None]:
-    """Modules in the current folder can be imported, as under `python -m`."""
-    sys.path.insert(0, "")
-    try:
-        yield
-    finally:
-        sys.path.remove("")
 
 
 def _fill(model: nn.Module, weights: dict[str, Any], path: Path) -> None:

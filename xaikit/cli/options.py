@@ -24,6 +24,22 @@ def split_list(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def class_words(text: str) -> list[str]:
+    """The words of --classes.
+
+    Args:
+        text: of the option.
+
+    Raises:
+        InvalidInputError: for a word that stands twice.
+    """
+    names = split_list(text)
+    twice = next((word for word in names if names.count(word) > 1), None)
+    if twice is not None:
+        raise InvalidInputError(f"--classes names each output of the model by a word of its own, got {twice!r} twice")
+    return names
+
+
 def numbers(text: str, kind: type, option: str) -> list[Any]:
     """The numbers in a text like "3,1,2"."""
     try:
@@ -115,6 +131,11 @@ def run_model(model: nn.Module, inputs: Any, head: str | int | None) -> Tensor:
     if isinstance(returned, Tensor) and isinstance(head, str) and head != "logits":
         raise InvalidInputError(f"--head {head} names one of several outputs, and the model returns one tensor")
     output: Tensor = pick_head(returned, head)
+    if output.ndim == 0:
+        raise InvalidInputError(
+            "a model returns a row of scores for each sample, and this one returns a single number for all samples; "
+            "give --model one without the sum or mean at its end"
+        )
     n_bad = int((~torch.isfinite(output.flatten(1) if output.ndim > 1 else output[:, None]).all(1)).sum())
     if n_bad == len(output) and n_bad:
         raise NonFiniteError(
@@ -133,10 +154,28 @@ def check_masked(metrics: Sequence[str], masks: Any) -> None:
         raise InvalidInputError(f"--metric {needing} compares with a region: name it by --mask or --mask-names")
 
 
+def check_has_labels(data: Any, option: str) -> None:
+    """Refuse samples of the command line's own that have no labels."""
+    from xaikit.cli.samples import Samples
+
+    if isinstance(data, Samples) and not len(data.labels):
+        raise InvalidInputError(
+            f"{option} has no labels: a folder needs class folders or labels.csv, a .npz its 'y', a table "
+            "--labels COLUMN"
+        )
+
+
 def check_out(path: Path, *endings: str) -> None:
     """Refuse a result whose name has another ending."""
     if path.suffix not in endings:
         raise InvalidInputError(f"--out must end in {' or '.join(endings)}, got {path.name!r}")
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a kind of samples that there is not; none is right."""
+    kinds = ("image", "series", "tabular", "text")
+    if kind and kind not in kinds:
+        raise InvalidInputError(f"--kind is {', '.join(kinds[:-1])} or {kinds[-1]}, got {kind!r}")
 
 
 def check_folder(folder: Path, result: str) -> None:

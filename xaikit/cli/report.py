@@ -50,10 +50,14 @@ class WriteReport(Job):
 
     def run(self) -> int:
         """Read the runs, write the page."""
+        from xaikit.cli.options import check_kind
+        from xaikit.core import Int
         from xaikit.core.errors import InvalidInputError
         from xaikit.report import Names, Report
         from xaikit.runs import load_run
 
+        check_kind(self.kind)
+        Int(ge=1).check(self.limit, "--limit")
         sections = self._sections()
         if not self.runs and not sections:
             raise InvalidInputError("name at least one run, or a result such as --evaluation table.json")
@@ -69,6 +73,7 @@ class WriteReport(Job):
             limit=self.limit,
             progress=not self.quiet,
         )
+        self.out.parent.mkdir(parents=True, exist_ok=True)
         path = report.save(self.out)
         size = path.stat().st_size
         self.tell(f"wrote {path} ({size / 2**20:.1f} MiB)", written=[str(path)], bytes=size)
@@ -138,10 +143,9 @@ class WriteReport(Job):
 
 def _result(path: Path, cls: Any) -> Any:
     """A saved result; every error names the file."""
-    from xaikit.core.errors import InvalidInputError
+    from xaikit.core.files import check_is_file
 
-    if not path.is_file():
-        raise InvalidInputError(f"no such file: {path}")
+    check_is_file(path)
     return cls.load(path)
 
 
@@ -214,9 +218,9 @@ def comma_list(text: str) -> list[str]:
 
 def _json(path: Path) -> Any:
     from xaikit.core.errors import InvalidInputError
+    from xaikit.core.files import check_is_file
 
-    if not path.is_file():
-        raise InvalidInputError(f"no such file: {path}")
+    check_is_file(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as err:

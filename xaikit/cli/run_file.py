@@ -87,7 +87,7 @@ def _is_local_module(name: str) -> bool:
 
 def _is_local_object(name: str) -> bool:
     """Whether a factory is defined in this folder, not imported there from elsewhere (``from os import system``)."""
-    from xaikit.cli.models import imported
+    from xaikit.cli.user_imports import imported
 
     module, _, item = name.partition(":")
     factory: Any = imported(f"{module}:{item.partition(':')[0]}", "the model", "module:factory")

@@ -40,6 +40,10 @@ class FactorScan(RunMatchFields, MaskFields):
 
     VERB = "scan"
 
+    mask: Path | None = flag(
+        None,
+        help="Where the factor region is: .png, .npy, a folder named like the images, COCO, LabelMe, CVAT or YOLO.",
+    )
     factor: tuple[str, ...] = flag((), help="A factor, name:key=value; may be repeated. Default: by the data.")
     out: Path = flag(Path("scan.json"), help="Where the table is saved: .json; the figure lies beside it, .png.")
     figure: bool = flag(True, help="Draw the figure.")
@@ -52,7 +56,7 @@ class FactorScan(RunMatchFields, MaskFields):
     def run(self) -> int:
         """Load, exchange, tell, save."""
         from xaikit.cli.factor_facts import factor_facts
-        from xaikit.cli.options import check_out
+        from xaikit.cli.options import check_has_labels, check_out
         from xaikit.cli.stream import Stream, tell_skipped, triple
         from xaikit.core import FACTORS, Int
         from xaikit.shortcuts import scan
@@ -63,6 +67,7 @@ class FactorScan(RunMatchFields, MaskFields):
         model = self.loaded()
         self.check_run(model, self.data)
         data = self.fit_labels(self.samples(self.model), model, needed=True)
+        check_has_labels(data, "--data")
         samples = Stream(data, self.masks(data), batch_size=self.batch_size, limit=self.limit)
         result = scan(
             model,

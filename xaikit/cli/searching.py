@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from xaikit.cli.inputs import read_batch
-from xaikit.cli.options import check_masked, device_of, numbers, split_list
+from xaikit.cli.options import check_masked, class_words, device_of, numbers
 from xaikit.cli.stream import MaskedBatch, Stream
 from xaikit.cli.targets import check_target, read_target, targets_for
 from xaikit.core import EXPLAINERS, Int
@@ -100,7 +100,7 @@ def _target(job: Tune, data: Any) -> Any:
     target = (
         _read_targets(job.target)
         if job.target.endswith(".npy")
-        else read_target(job.target, split_list(job.classes), per_sample=True)
+        else read_target(job.target, class_words(job.classes), per_sample=True)
     )
     if isinstance(target, list) and len(target) not in (1, len(data)):
         raise InvalidInputError(

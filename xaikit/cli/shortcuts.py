@@ -112,6 +112,10 @@ class Shortcuts(Job):
         if idle and not self.cluster:
             option = f"--{idle[0].replace('_', '-')}"
             raise InvalidInputError(f"{option} is about the mask of a cluster; name one, --cluster K")
+        if not 0 < self.threshold <= 1:
+            raise InvalidInputError(f"--threshold is a share of the largest excess, in (0, 1], got {self.threshold}")
+        if self.grow < 0:
+            raise InvalidInputError(f"--grow must be >= 0, got {self.grow}")
         if self.cluster and clusters.n_clusters == 1:
             raise InvalidInputError(
                 "all samples are in one cluster, so there is nothing peculiar to it; --method spray:n_clusters=2 "

@@ -71,11 +71,14 @@ def read_input(job: Explain, source: str) -> SampleInput:
     if exists and path.is_dir():
         raise InvalidInputError(f"{path} is a folder: explain its images with --data {path}")
     if exists or path.suffix.lower() in (*PICTURES, *WITH_ROWS):
+        if path.suffix.lower() not in PICTURES:
+            job.refuse_preparation(source)
         inputs, picture = read_batch(path, job.preparation(job.model))
         return SampleInput(inputs, picture, result_name(path), tokenizer=reader)
     if reader is None:
         hint = "a sentence needs a tokenizer: name the model as hf:FOLDER, or --tokenizer hf:FOLDER"
         raise InvalidInputError(f"no such file: {source}" + (f"; {hint}" if " " in source else ""))
+    job.refuse_preparation(repr(name_of_text(source)))
     ids = text_ids(source, reader, job.length)[None]
     return SampleInput(ids, ids, name_of_text(source), tokenizer=reader)
 

@@ -102,6 +102,23 @@ class ImageFields(Job):
 
         return preparation(model, self.size, self.grey, self.mean, self.std)
 
+    def refuse_preparation(self, source: str) -> None:
+        """Refuse the options for images where the samples are none: nothing would come of them.
+
+        Args:
+            source: of the samples, for the message.
+
+        Raises:
+            InvalidInputError: where one is set.
+        """
+        from xaikit.core.errors import InvalidInputError
+
+        name = next((n for n in ("size", "grey", "mean", "std") if getattr(self, n)), "")
+        if name:
+            raise InvalidInputError(
+                f"--{name} prepares images, and {source} holds none; prepare its numbers in the file, and leave it out"
+            )
+
 
 class DataFields(ImageFields):
     """Options that name the samples."""
@@ -135,7 +152,7 @@ class DataFields(ImageFields):
         from xaikit.cli.class_names import ClassNames
         from xaikit.cli.data import open_data
         from xaikit.cli.hugging_face import classes_of, tokenizer_of
-        from xaikit.cli.options import split_list
+        from xaikit.cli.options import class_words, split_list
         from xaikit.cli.table_data import TableOptions, TextReader
         from xaikit.core.errors import InvalidInputError
 
@@ -153,14 +170,19 @@ class DataFields(ImageFields):
             length=self.length,
         )
         is_text = bool(self.text) or Path(self.data).suffix.lower() == ".jsonl"
-        return open_data(
+        if self.length != type(self).model_fields["length"].default and not is_text:
+            raise InvalidInputError(f"--length is about texts (--text COLUMN), and {self.data} holds none")
+        data = open_data(
             self.data,
             self.preparation(model),
             options=options,
-            classes=ClassNames(split_list(self.classes), classes_of(model)) if class_names is None else class_names,
+            classes=ClassNames(class_words(self.classes), classes_of(model)) if class_names is None else class_names,
             tokenizer=TextReader(tokenizer_of(reader), reader) if is_text else None,
             strict=self.strict,
         )
+        if getattr(data, "pictures", None) is None:
+            self.refuse_preparation(self.data)
+        return data
 
 
 class MaskFields(DataFields):

@@ -42,12 +42,18 @@ class SummariseRun(Job):
     def run(self) -> int:
         """Read the run, write the tables."""
         from xaikit.cli.hugging_face import tokenizer_of
+        from xaikit.cli.options import check_kind
         from xaikit.cli.report import comma_list
         from xaikit.core.errors import InvalidInputError
         from xaikit.runs import Summary, load_run
 
+        if self.out.exists() and not self.out.is_dir():
+            raise InvalidInputError(f"--out {self.out} is a file; name a folder")
+        check_kind(self.kind)
         run = load_run(self.folder)
         tokenizer = tokenizer_of(self.tokenizer or run.display_names.get("tokenizer", ""))
+        if self.tokenizer and tokenizer is None:
+            raise InvalidInputError(f"--tokenizer {self.tokenizer} holds no tokenizer; name a folder as hf:FOLDER")
         summary = Summary(
             run,
             kind=self.kind or None,
@@ -57,9 +63,9 @@ class SummariseRun(Job):
         )
         if (self.column or self.sample) and summary.kind != "tabular":
             raise InvalidInputError(f"--column and --sample are for tables, and {self.folder} holds {summary.kind}")
-        self.out.mkdir(parents=True, exist_ok=True)
         padding = None if tokenizer is None else tokenizer.pad_token
-        tables = self._tables(summary, padding)
+        tables = self._tables(summary, padding)  # before anything is written
+        self.out.mkdir(parents=True, exist_ok=True)
         written = [str(path) for name, table in tables.items() for path in self._written(name, table)]
         strongest = _strongest(tables)
         text = f"summary of {summary.n} samples in {self.out}{f'; strongest: {strongest}' if strongest else ''}"

@@ -111,6 +111,8 @@ def _encoding(table: TextTable, options: TableOptions) -> TableEncoding:
     file = options.encoding
     if isinstance(file, TableEncoding):
         return file
+    if file is not None and file.is_dir():
+        raise InvalidInputError(f"--encoding {file} is a folder; name a .json file in it")
     if file is not None and file.exists():
         if options.one_hot or options.standardise or options.columns:
             raise InvalidInputError(
@@ -129,6 +131,7 @@ def _encoding(table: TextTable, options: TableOptions) -> TableEncoding:
         raise InvalidInputError(f"--columns names {twice!r} more than once")
     encoding = fit_encoding(table, chosen, one_hot=options.one_hot, standardise=options.standardise)
     if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
         encoding.save(file)
         warnings.warn(f"wrote {file}, by {encoding.fitted_on}", stacklevel=2)
     elif options.standardise or options.one_hot:

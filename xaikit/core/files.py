@@ -55,6 +55,26 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{begin}{os.getpid()}{PARTIAL}")
 
 
+def check_is_file(path: str | Path) -> None:
+    """Refuse what is no file to read from: a name that is not there, a folder, a pipe or a device.
+
+    Args:
+        path: to read from.
+
+    Raises:
+        InvalidInputError: with what it is instead.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InvalidInputError(f"{path} is a folder, and a file is needed; name a file in it")
+    if path.exists() and not path.is_file():
+        raise InvalidInputError(
+            f"{path} is a pipe or a device, and a file is needed; write it to a file, and name that"
+        )
+    if not path.is_file():
+        raise InvalidInputError(f"no such file: {path}")
+
+
 @contextlib.contextmanager
 def only_writer(path: Path, option: str = "--out") -> Iterator[None]:
     """Refuse where another process writes to the same file or folder, for as long as the block runs.

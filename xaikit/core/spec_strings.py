@@ -54,6 +54,8 @@ def split_spec(text: str) -> tuple[str, dict[str, str]]:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise InvalidInputError(f"a spec reads 'name:key=value,key=value', got {text!r} (at {item!r})")
+        if key.strip() in texts:
+            raise InvalidInputError(f"a spec names each setting once, got {key.strip()!r} twice in {text!r}")
         texts[key.strip()] = value.strip()
     return name.strip(), texts
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from xaikit.core.archives import check_unpacked_size
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.files import check_is_file
 
 
 def read_npy(path: Path, option: str = "") -> NDArray[Any]:
@@ -22,7 +23,7 @@ def read_npy(path: Path, option: str = "") -> NDArray[Any]:
     Raises:
         InvalidInputError: for a file that holds no array of numbers, or is shorter than its header says.
     """
-    _check_file(path)
+    check_is_file(path)
     try:
         return _numbers(np.load(path, allow_pickle=False, mmap_mode="r"), path, option)
     except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
@@ -39,20 +40,13 @@ def read_npz(path: Path, option: str = "") -> dict[str, NDArray[Any]]:
     Raises:
         InvalidInputError: for a file that holds anything but arrays of numbers, or more than the memory can hold.
     """
-    _check_file(path)
+    check_is_file(path)
     try:
         check_unpacked_size(path)
         with np.load(path, allow_pickle=False) as file:
             return {name: _numbers(file[name], path, option) for name in file.files}
     except Exception as err:  # a file may hold anything, and whatever that raises is a finding about the file
         raise _damaged(path, option, err) from None
-
-
-def _check_file(path: Path) -> None:
-    if not path.exists():
-        raise InvalidInputError(f"no such file: {path}")
-    if not path.is_file():
-        raise InvalidInputError(f"{path} is not a file")
 
 
 def _numbers(array: Any, path: Path, option: str) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
-from xaikit.core.files import write_whole
+from xaikit.core.files import check_is_file, write_whole
 from xaikit.files.tables import MISSING, TextTable
 
 MOST_CATEGORIES = 1000  # of a column: with more, the column probably holds names or row numbers
@@ -150,8 +150,7 @@ def load_encoding(path: Path) -> TableEncoding:
     Raises:
         InvalidInputError: for any other file.
     """
-    if not path.is_file():
-        raise InvalidInputError(f"no such file: {path}")
+    check_is_file(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["version"]

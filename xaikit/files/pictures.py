@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.files import check_is_file
 from xaikit.files.dicom import DICOM, dicom_size, open_dicom
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", *DICOM)
@@ -76,8 +77,7 @@ def open_picture(path: Path, *, grey: bool = False) -> Image.Image:
     Raises:
         InvalidInputError: for a file that is no picture or damaged, or whose values have no known range.
     """
-    if not path.is_file():
-        raise InvalidInputError(f"no such file: {path}")
+    check_is_file(path)
     if path.suffix.lower() in DICOM:
         image = open_dicom(path)
         return image.convert("L") if grey and image.mode != "F" else image
@@ -140,8 +140,7 @@ def read_mask_picture(path: Path, indices: Sequence[int] = ()) -> NDArray[np.flo
     Raises:
         InvalidInputError: for a file that is no picture, small numbers that look like classes, or several colours.
     """
-    if not path.is_file():
-        raise InvalidInputError(f"no such file: {path}")
+    check_is_file(path)
     try:
         with Image.open(path) as file:
             deep, is_index = _is_deep(file), file.mode == "P" and not _is_grey_palette(file)

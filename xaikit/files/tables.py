@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
+from xaikit.core.files import check_is_file
 from xaikit.files.typed_tables import read_json_lines, read_parquet
 
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
@@ -125,10 +126,7 @@ def read_table(path: Path) -> TextTable:
     Raises:
         InvalidInputError: for a file that is no table, rows of different lengths, or two columns of one name.
     """
-    if not path.exists():
-        raise InvalidInputError(f"no such file: {path}")
-    if not path.is_file():
-        raise InvalidInputError(f"{path} is not a file")
+    check_is_file(path)
     readers = {".parquet": read_parquet, ".jsonl": read_json_lines}
     if path.suffix.lower() in readers:
         header, rows, lines = readers[path.suffix.lower()](path)

@@ -11,6 +11,7 @@ import torch
 
 from xaikit.core.archives import check_archive
 from xaikit.core.errors import InvalidInputError, MissingDependencyError
+from xaikit.core.files import check_is_file
 from xaikit.core.process_wide import warnings_ignored
 
 
@@ -24,17 +25,21 @@ def read_weights(path: Path) -> dict[str, Any]:
         InvalidInputError: for a file that holds anything but weights.
         MissingDependencyError: for ``.safetensors`` where that library is absent.
     """
-    if not path.is_file():
-        raise InvalidInputError(f"no such file: {path}")
+    check_is_file(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     check_archive(path)
+    if not path.stat().st_size:
+        raise InvalidInputError(f"{path} is empty; save model.state_dict() with torch.save, or as .safetensors")
     try:
         with warnings_ignored():  # torch asks to report the pickles of others to it
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as err:
+    except pickle.UnpicklingError:
         if not _may_be_weights(path):
-            raise InvalidInputError(f"{path} is not a file of weights ({' '.join(str(err).split())[:60]})") from None
+            raise InvalidInputError(
+                f"{path} is not a file of weights of PyTorch: it begins neither as torch.save writes nor as "
+                ".safetensors; save model.state_dict() with torch.save"
+            ) from None
         raise InvalidInputError(
             f"{path} holds more than weights (a whole pickled model?), and loading that could run any code; save "
             f"model.state_dict() with torch.save, or as .safetensors"
@@ -45,7 +50,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
-        raise InvalidInputError(f"{path} holds no state dict (tensors by parameter name)")
+        raise InvalidInputError(f"{path} holds no state dict (tensors by parameter name); save model.state_dict()")
     return dict(content)
 
 

@@ -14,7 +14,7 @@ from xaikit.metrics.base import EvaluationContext
 from xaikit.metrics.perturbation import Removal
 from xaikit.metrics.pooled_features import FeatureGroups, FeatureSet, PooledFeatureMetric, groups_of
 from xaikit.metrics.random_subsets import normal_draws, random_keys
-from xaikit.metrics.similarity import ROWWISE
+from xaikit.metrics.similarity import ROWWISE, without_rounding
 
 
 class SubsetFidelity(Removal, abc.ABC):
@@ -37,7 +37,7 @@ class SubsetFidelity(Removal, abc.ABC):
         parts = self._parts(context)
         subsets = random_subsets(parts, self.n_iter, self.share, context.seed)
         drop, promised = drops_and_sums(self, context, parts, subsets)
-        return ROWWISE[self.correlation](promised.T, drop.T)
+        return ROWWISE[self.correlation](promised.T, drop.T).to(drop)
 
 
 @METRICS.register("mu_fidelity")
@@ -161,6 +161,9 @@ def drops_and_sums(
         return flags if flags.shape[1] == 1 else flags[:, samples]
 
     removals = metric._removed(context, parts, len(subsets), removed)
-    flags = subsets.to(parts.values)
-    sums = flags[:, 0] @ parts.values.T if flags.shape[1] == 1 else (flags * parts.values).sum(2)
-    return metric._unchanged(context) - removals, sums
+    values = parts.values.double()
+    if subsets.shape[1] == 1:
+        sums = subsets[:, 0].to(values) @ values.T
+    else:  # sample by sample, since the flags of all in float64 are large
+        sums = torch.stack([subsets[:, i].to(values) @ row for i, row in enumerate(values)], 1)
+    return metric._unchanged(context) - removals, without_rounding(sums.T, values.shape[1]).T

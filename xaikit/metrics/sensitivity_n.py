@@ -50,4 +50,5 @@ class SensitivityN(Removal, PooledFeatureMetric):
         sets = [random_subsets(places, self.n_iter, n / total, context.seed + i) for i, n in enumerate(sizes)]
         drop, promised = drops_and_sums(self, context, places, torch.cat(sets))
         by_size = (t.unflatten(0, (len(sizes), -1)) for t in (promised, drop))
-        return torch.stack([ROWWISE["pearson"](a.T, d.T.to(a)) for a, d in zip(*by_size, strict=True)]).nanmean(0)
+        correlations = [ROWWISE["pearson"](a.T, d.T.to(a)) for a, d in zip(*by_size, strict=True)]
+        return torch.stack(correlations).nanmean(0).to(drop)

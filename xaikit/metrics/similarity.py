@@ -37,6 +37,23 @@ def mean_ranks(a: Tensor) -> Tensor:
     return (below + upto - 1).double() / 2
 
 
+def without_rounding(sums: Tensor, terms: int) -> Tensor:
+    """Sums (N, P) in which values that differ by rounding alone are equal, so that they are ties and not noise.
+
+    Args:
+        sums: of numbers of one sign, or of any; in float64.
+        terms: most numbers in a sum.
+    """
+    if sums.shape[1] < 2:
+        return sums
+    ordered, order = sums.sort(1)
+    tolerance = torch.finfo(sums.dtype).eps * max(terms, 8) * torch.maximum(ordered[:, 1:].abs(), ordered[:, :-1].abs())
+    is_new = ~(ordered.diff(dim=1) <= tolerance)  # NaN is no tie
+    places = torch.arange(1, sums.shape[1], device=sums.device).expand_as(is_new)
+    first = torch.nn.functional.pad(places * is_new, (1, 0)).cummax(1).values
+    return torch.empty_like(sums).scatter_(1, order, ordered.gather(1, first))
+
+
 def tie_bounds(a: Tensor) -> tuple[Tensor, Tensor]:
     """For each value of (N, P): how many values of its row are smaller, and how many are smaller or equal."""
     a = a.contiguous()

@@ -15,7 +15,7 @@ from xaikit.metrics.faithfulness import ranks
 from xaikit.metrics.perturbation import Removal
 from xaikit.metrics.pooled_features import PooledFeatureMetric, PooledFeatures
 from xaikit.metrics.random_subsets import uniform_draws
-from xaikit.metrics.similarity import ROWWISE
+from xaikit.metrics.similarity import ROWWISE, without_rounding
 
 
 class OrderedSteps(Removal, PooledFeatureMetric, abc.ABC):
@@ -33,11 +33,11 @@ class OrderedSteps(Removal, PooledFeatureMetric, abc.ABC):
         return torch.tensor([round(k * total / steps) for k in range(steps + 1)], device="cpu")
 
     def _sums(self, values: Tensor, rank: Tensor) -> Tensor:
-        """The sum of the values (N, P) in each group of ranks, (N, K)."""
+        """The sum of the values (N, P) in each group of ranks, (N, K), in float64."""
         bounds = self._bounds(rank.shape[1]).to(rank.device)
-        ordered = torch.empty_like(values).scatter_(1, rank.long(), values)
-        total = torch.nn.functional.pad(ordered.cumsum(1), (1, 0))
-        return total[:, bounds[1:]] - total[:, bounds[:-1]]
+        group = torch.bucketize(rank, bounds[1:], right=True)
+        sums = torch.zeros(len(values), len(bounds) - 1, dtype=torch.float64, device=values.device)
+        return without_rounding(sums.scatter_add_(1, group, values.double()), rank.shape[1])
 
     def _groups(self, rank: Tensor, samples: slice, some: range) -> Tensor:
         """Flags (k, n, P) of the positions in each of some groups."""
@@ -69,7 +69,7 @@ class FaithfulnessEstimate(OrderedSteps):
         removals = self._removed(context, places, count, lambda samples, some: self._groups(rank, samples, some))
         drop = self._unchanged(context) - removals
         sums = self._sums(places.values, rank)
-        return ROWWISE["pearson"](sums, drop.T.to(sums))
+        return ROWWISE["pearson"](sums, drop.T.to(sums)).to(drop)
 
 
 @METRICS.register("monotonicity_arya")
@@ -137,7 +137,7 @@ class MonotonicityNguyen(OrderedSteps):
         else:
             spread = self._uncertainty(context, places, rank, count)
         sums = self._sums(places.values, rank)
-        return ROWWISE["spearman"](sums, spread.T.to(sums)).to(sums)
+        return ROWWISE["spearman"](sums, spread.T.to(sums)).to(spread)
 
     def _uncertainty(self, context: EvaluationContext, places: PooledFeatures, rank: Tensor, count: int) -> Tensor:
         """The mean squared change of the output for each group, (K, N)."""

@@ -89,7 +89,9 @@ class Assessment(Result):
             InvalidInputError: where nothing was exchanged.
         """
         if self.exchange is None:
-            raise InvalidInputError(f"{UNKNOWN}; assess needs samples of two classes, and masks, a factor or a decoy")
+            raise InvalidInputError(
+                f"{UNKNOWN}; assess needs samples of two classes, and masks that are not all empty, a factor or a decoy"
+            )
         return self.changed[self.exchange] > RELIES and (self.reliance is None or is_reliance(self.reliance))
 
     @property
@@ -240,6 +242,7 @@ def assess(  # noqa: PLR0913
                 tally.begin(x, y)
                 for name, changed in maker.variants(x, y, mask):
                     tally.count(name, class_logits(model, changed, head).argmax(1), y)
+            tally.is_shown = tally.is_shown or mask is None or any(bool((m != 0).any()) for m in flatten(mask)[0])
             if mask is not None:
                 tally.weigh(chosen, x, None if single else y, mask, seed)
             bar.update()
@@ -252,6 +255,7 @@ class _Tally:
 
     def __init__(self, groups: Any) -> None:
         self._groups = groups
+        self.is_shown = False  # whether some sample has the shortcut: a mask that is not empty, a factor or a decoy
         self._names: list[Any] = []
         self._labels: list[Tensor] = []
         self._right: dict[Variant, list[Tensor]] = {}
@@ -304,6 +308,8 @@ class _Tally:
                 f"some batches have a mask and others none, so that {', '.join(uneven)} is for a part"
             )
         accurate, moved = _worst_flip(right, changed, torch.cat(self._labels))
+        if not self.is_shown:  # an exchange of nothing changes no prediction, and says nothing about the model
+            accurate, moved = {KEPT: accurate[KEPT]}, {}
         area = torch.cat(self._area) if self._area else torch.empty(0, device="cpu")
         masses = {name: torch.cat(parts) for name, parts in self._mass.items()}
         return Assessment(
@@ -313,7 +319,7 @@ class _Tally:
             mass={name: _mean(values) for name, values in masses.items() if len(values)},
             area=_mean(area) if len(area) else None,
             samples=len(self._names),
-            reliance=self._reliance.interval(donor_labels),
+            reliance=self._reliance.interval(donor_labels) if self.is_shown else None,
         )
 
 

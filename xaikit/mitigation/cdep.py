@@ -20,6 +20,7 @@ from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import autocast_on
 from xaikit.mitigation.penalties import EXPLANATION, classes_last
+from xaikit.mitigation.units import check_units, read_units, separate
 
 FORMS = ("sigmoid", "log", "l1", "squared")
 PARTS = ("relevant", "irrelevant")
@@ -81,6 +82,12 @@ class CDEP(Mitigator):
     goal: Annotated[float, Float(), "what 'l1' and 'squared' draw the score to"] = 0.0
     keep: Annotated[Any, _function, "a function of the inputs: what of the masked part may matter"] = None
 
+    units: Annotated[
+        Any,
+        check_units,
+        "a function from token ids to each token's unit, such as WordUnits(tokenizer); each counts alone",
+    ] = None
+
     mode: Annotated[str, Categorical(*MODES, search=False), "whether the decomposition may give the logits"] = "auto"
     steps: Annotated[Any, _function, "a function of token masks (M, N, T): the steps whose constant counts"] = None
 
@@ -126,7 +133,7 @@ class CDEP(Mitigator):
         """The masks (M, N, ...) of what is decomposed: of the input, or of a layer's activations."""
         if explainer.layer is None:
             (tensor,) = _one(flatten(x)[0], "inputs")
-            return stacked_masks(mask, tensor, tensor)
+            return self._separate(stacked_masks(mask, tensor, tensor), x)
         activations: list[Tensor] = []
 
         def method(call: Call) -> tuple[Tensors, ...]:
@@ -134,7 +141,11 @@ class CDEP(Mitigator):
             return ()
 
         explainer.run_call(method, x, cut=True)
-        return stacked_masks(mask, _one(tuple(activations), "layers")[0], flatten(x)[0][0])
+        return self._separate(stacked_masks(mask, _one(tuple(activations), "layers")[0], flatten(x)[0][0]), x)
+
+    def _separate(self, masks: Tensor, x: Any) -> Tensor:
+        """The masks, or one for each masked unit."""
+        return masks if self.units is None else separate(masks, read_units(self.units, flatten(x)[0], masks[0]))
 
     def _number(self, penalised: Tensor, other: Tensor, masks: Tensor, y: Tensor) -> Tensor:
         """The penalty of both scores (M, N, classes), or of the label's alone (M, N, 1).
@@ -152,7 +163,8 @@ class CDEP(Mitigator):
             chosen = y[None, ..., None].expand(*penalised.shape[:-1], 1)
             penalised, other = penalised.gather(-1, chosen), other.gather(-1, chosen)
         present = (masks != 0).reshape(*masks.shape[:2], -1).any(2)
-        return penalty(penalised, other, self.form, goal=self.goal, present=present, places=places)
+        joined = self.units is not None
+        return penalty(penalised, other, self.form, goal=self.goal, present=present, places=places, joined=joined)
 
     def _labelled(self, y: Any, scores: Tensor) -> Tensor:
         """Which positions have a class."""
@@ -212,7 +224,7 @@ class CDEP(Mitigator):
         for target in targets:
             values = explainer.attribute(x, target, create_graph=create_graph, seed=seed)
             (attribution,) = _one(flatten(values, "attributions")[0], "explained tensors")
-            masks = stacked_masks(mask, attribution, flatten(x)[0][0])
+            masks = self._separate(stacked_masks(mask, attribution, flatten(x)[0][0]), x)
             inside.append((masks * attribution).flatten(2).sum(2))
             outside.append(((1 - masks) * attribution).flatten(2).sum(2))
         return torch.stack(inside, -1), torch.stack(outside, -1), masks
@@ -226,6 +238,7 @@ def penalty(  # noqa: PLR0913
     goal: float = 0.0,
     present: Tensor | None = None,
     places: Tensor | None = None,
+    joined: bool = False,
 ) -> Tensor:
     """The penalty of scores (masks, N, classes): mean over samples and classes, summed over masks.
 
@@ -236,6 +249,7 @@ def penalty(  # noqa: PLR0913
         goal: the value that the score should have, for "l1" and "squared".
         present: (masks, N), the samples that have something to penalise; others do not count.
         places: (N, ...), the positions that count, where scores are (masks, N, ..., classes).
+        joined: the masks are units of the samples, so the sum over them is averaged over the samples that have any.
     """
     forms: dict[str, tuple[Tensor, Any]] = {
         "sigmoid": (penalised - other, torch.sigmoid),
@@ -249,6 +263,8 @@ def penalty(  # noqa: PLR0913
         per_sample = (per_sample * places).flatten(2).sum(2) / places.flatten(1).sum(1).clamp_min(1)
     if present is None:
         return per_sample.mean(1).sum()
+    if joined:
+        return (per_sample * present).sum() / present.any(0).sum().clamp_min(1)
     return ((per_sample * present).sum(1) / present.sum(1).clamp_min(1)).sum()
 
 

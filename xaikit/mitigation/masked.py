@@ -7,11 +7,13 @@ from typing import Annotated, Any
 from torch import Tensor
 
 from xaikit.core import PROJECTIONS, Categorical, Choice, Float
-from xaikit.core.structure import Tensors
+from xaikit.core.errors import InvalidInputError
+from xaikit.core.structure import Tensors, flatten
 from xaikit.mitigation.attributed import AttributionMitigator
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.penalties import NORMALIZATIONS, masked_power
 from xaikit.mitigation.projections import All
+from xaikit.mitigation.units import check_units, read_units, summed
 
 
 class MaskedMitigator(AttributionMitigator):
@@ -29,6 +31,20 @@ class MaskedMitigator(AttributionMitigator):
         str, Categorical("sum", "mean", search=False), "'mean' explains the batch's mean score: attributions / N"
     ] = "sum"
 
+    units: Annotated[
+        Any,
+        check_units,
+        "a function from token ids to each token's unit, such as WordUnits(tokenizer); units are summed",
+    ] = None
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        if self.units is not None and not (isinstance(self.what, All) and self.normalization != "mask"):
+            raise InvalidInputError(
+                f"units= sums the attribution of each unit, so it goes with what='all' and not with "
+                f"normalization='mask', got what={self.what!r}, normalization={self.normalization!r}"
+            )
+
     def _full_mask_warning(self) -> str | None:
         all_classes = isinstance(self.what, All)
         return (
@@ -36,6 +52,16 @@ class MaskedMitigator(AttributionMitigator):
             if all_classes
             else None
         )
+
+    def _number(self, explained: Any, x: Any, masks: Any) -> Tensor:
+        if self.units is None:
+            return super()._number(explained, x, masks)
+        attributions, inputs = flatten(explained, "attributions")[0], flatten(x)[0]
+        fitted = self._masks(masks, attributions, inputs)
+        pairs = [
+            summed(a, m.to(a), read_units(self.units, inputs, a)) for a, m in zip(attributions, fitted, strict=True)
+        ]
+        return self._attribution_penalty(tuple(a for a, _ in pairs), tuple(m for _, m in pairs))
 
     def _attribution_penalty(self, attributions: Tensors, masks: Tensors) -> Tensor:
         if self.score_reduction == "mean":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from xaikit.report.cards import drawn, kind_of, only_array, part_names, scale_of
 from xaikit.report.columns import columns_figure, description_of
 from xaikit.report.conclusion import Digest
 from xaikit.report.names import Names
+from xaikit.report.packing import packed
 from xaikit.report.side_by_side import (
     accuracy,
     check_same_inputs,
@@ -32,8 +35,8 @@ from xaikit.runs import ExplainedSample, Run
 
 PAGE = Path(__file__).parent / "page"
 MOST_SAMPLES = 10_000
-DRAWN_AT_ONCE = 300  # cards; a browser draws the others as they come near the screen
-HELD_TOGETHER = 100  # cards in one text of the page, of those that are not drawn at once
+DRAWN_AT_ONCE = 60  # cards; a browser draws the others as they come near the screen
+HELD_TOGETHER = 20  # cards in one packed text of the page, of those that are not drawn at once
 LONG = 40  # letters; a table with longer cells is shown as cards on a phone
 FRAME = 'style="width: 100%; height: 45rem; border: 0"'  # of a report in a notebook
 
@@ -154,7 +157,7 @@ class Report:
         return template_of("report.html").render(
             title=self.title,
             style=(PAGE / "report.css").read_text(encoding="utf-8"),
-            script=(PAGE / "report.js").read_text(encoding="utf-8"),
+            script="".join((PAGE / name).read_text(encoding="utf-8") for name in ("packed.js", "report.js")),
             made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             conclusion=[*verdicts_of_sections, *digest.sentences()],
             facts=self._facts(len(cards)),
@@ -162,6 +165,7 @@ class Report:
             explainers=run_labels(self.runs),
             cards=cards,
             drawn_at_once=DRAWN_AT_ONCE,
+            order_facts=_order_facts(cards[DRAWN_AT_ONCE:]),
             held_together=HELD_TOGETHER,
             any_signed=any(drawing.get("signed") for card in cards for drawing in card["maps"]),
             any_gap=any(drawing["gap"] is not None for card in cards for drawing in card["maps"]),
@@ -287,6 +291,7 @@ def template_of(page: str) -> Any:
     loader = jinja2.FileSystemLoader(PAGE)
     # Everything that comes from data or file names is escaped; only our own style and script are not.
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["packed"] = lambda text: Markup(packed(str(text)))  # letters that no markup is made of
     environment.filters["number"] = _number
     environment.filters["share"] = lambda value: f"{value:.1%}" if isinstance(value, float) else _number(value)
     environment.filters["breakable"] = lambda name: Markup("_<wbr>").join(str(name).split("_"))
@@ -317,6 +322,18 @@ def _section(section: Table | Picture) -> dict[str, Any]:
         "stacked": any(long) and len(columns) > 2,
         "shares": section.shares,
     }
+
+
+def _order_facts(cards: Sequence[Mapping[str, Any]]) -> str:
+    """What a page finds, filters and orders the cards by that it has not drawn, as JSON.
+
+    A list for each fact, since a browser keeps lists of numbers in a fifth of the memory of as many rows. No name ends
+    the element that it stands in: "<" is written as JSON may write it.
+    """
+    columns = {key: [card[key] for card in cards] for key in ("name", "index", "right", "score", "gap", "disagreement")}
+    columns["group"] = [card["label"] or card["predicted"] for card in cards]
+    finite = {k: [None if isinstance(v, float) and not isfinite(v) else v for v in c] for k, c in columns.items()}
+    return json.dumps(finite, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _bar(tables: list[str]) -> str:

@@ -242,8 +242,16 @@ def _check_fit(explainer: Explainer, inputs: Any, targets: Any) -> None:
 
 
 def _check_same_rows(folder: Path, numbers: list[int], source: SampleSource) -> None:
-    """Refuse to go on with a run of other samples: the first sample of each shard is compared."""
+    """Refuse to go on with a run of other samples: the first sample of each shard is compared, and all known labels."""
     for number in numbers:
+        labels = source.labels
+        stored = {} if labels is None else shards.labels_of(folder, number)
+        other = next((i for i, label in stored.items() if labels is not None and labels[i] != label), None)
+        if other is not None and labels is not None:
+            raise InvalidInputError(
+                f"{folder} was begun with other labels: sample {other} has {stored[other]} there and {labels[other]} "
+                "here; use the same labels, or name another folder"
+            )
         row = shards.first_row_of(folder, number)
         if row is not None and source.row_hash(row[0]) != row[1]:
             raise InvalidInputError(

@@ -180,6 +180,14 @@ def first_row_of(folder: Path, number: int) -> tuple[int, str] | None:
     return (int(tensors["indices"][0]), row) if row and len(tensors["indices"]) else None
 
 
+def labels_of(folder: Path, number: int) -> dict[int, Any]:
+    """The labels of a shard's samples by their indices; empty where it holds none."""
+    _, tensors = _open(path_of(folder, number), only=("indices", "labels"))
+    if "labels" not in tensors:
+        return {}
+    return dict(zip(tensors["indices"].tolist(), tensors["labels"].tolist(), strict=True))
+
+
 def rows_of(folder: Path, number: int) -> list[dict[str, Any]]:
     """The rows of a shard's samples, without the values."""
     description, tensors = _open(path_of(folder, number), only=("indices", *PLAIN))

@@ -63,6 +63,8 @@ class SampleSource:
     Attributes:
         names: of the samples, where the data has any.
         fingerprint: hash of a sample's file or row by its index, where the data has such a function.
+        labels: of all samples, where they are known before a sample is read: in memory, or as the `labels` of data
+            that has fingerprints.
         display_names: "classes" and "features", as the data calls them; "tokenizer", what reads its tokens;
             "preparation", the size and the crop of its pictures, as JSON.
     """
@@ -77,6 +79,9 @@ class SampleSource:
         if self.names and len(self.names) != self.n:
             raise InvalidInputError(f"data.names must name each of the {self.n} samples, got {len(self.names)}")
         self.fingerprint: Callable[[int], Any] | None = getattr(dataset, "fingerprint", None)
+        labels = getattr(dataset, "labels", None) if hasattr(dataset, "fingerprint") else None
+        labels = dataset.known_labels if isinstance(dataset, InMemorySamples) else labels
+        self.labels: Sequence[Any] | None = labels if labels is not None and len(labels) == self.n else None
         self.display_names = _column_names(data) | _display_names(dataset)
         self.batch_size = batch_size or (loader and loader.batch_size) or BATCH_SIZE
         self._indexed = _Indexed(dataset, model_float_type(model)[0])
@@ -226,6 +231,11 @@ class InMemorySamples:
 
     def __len__(self) -> int:
         return self._n
+
+    @property
+    def known_labels(self) -> list[Any] | None:
+        """The labels as plain values; None for none."""
+        return None if self._labels is None else self._labels.tolist()
 
     def __getitem__(self, index: int) -> Any:
         inputs = self._rebuild(tuple(t[index] for t in self._tensors))

@@ -165,7 +165,7 @@ def test_groups_are_read_from_files_and_columns(tmp_path: Path) -> None:
         (["mend", *DATA, "--mask", "m.npy", "--budget", "soon"], "a number of trainings, such as 3, or a time"),
         (["mend", *DATA, "--mask", "m.npy", "--budget", "0"], "at least one training, got 0"),
         (["mend", *DATA, "--mask", "m.npy", "--method", "rr"], "unknown mitigator 'rr'; did you mean 'rrr'"),
-        (["mend", *DATA, "--mask", "m.npy", "--max-loss", "2"], "max_loss"),
+        (["mend", *DATA, "--mask", "m.npy", "--max-loss", "2"], "--max-loss must be"),
         (["mend", *DATA, "--factor", "hue"], "three channels"),
         (
             ["compare", *DATA[:4], "--weights", "a=fooled.pt", "--mask", "m.npy"],

@@ -114,7 +114,7 @@ def test_an_interrupted_training_goes_on(
         (["--mask", "three.npy"], "it takes one map for all samples, or one for each of 20"),
         (["--mask", "each.npy", "--test", "test.npz"], "those of --test have none"),
         (["--mask", "m.npy", "--test", "x.npy"], "--test has no labels"),
-        (["--mask", "m.npy", "--test", "none.npz"], "no such file or folder: none.npz"),
+        (["--mask", "m.npy", "--test", "none.npz"], "no such file: none.npz"),
     ],
 )
 def test_a_wrong_call_of_mitigate(

@@ -56,7 +56,7 @@ def explained(samples: tuple[torch.Tensor, torch.Tensor], leave: Leave) -> None:
 def test_it_opens_runs_with_what_jobs_need(
     leave: Leave, opened: list[Studio], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert leave("studio", "run", *MODEL, "--data", "d.npz", "--classes", ",".join("abcdefghij"), "--size", "12") == 0
+    assert leave("studio", "run", *MODEL, "--data", "d.npz", "--classes", ",".join("abcdefghij"), "--head", "0") == 0
     said = capsys.readouterr()
     link = said.out.split()[2]
     assert link.startswith("http://127.0.0.1:8431/?key=")
@@ -65,7 +65,7 @@ def test_it_opens_runs_with_what_jobs_need(
     session = studio.session()
     assert session.names.of_class(2) == "c"
     assert session.jobs.can_start
-    assert studio.options == {"classes": "a,b,c,d,e,f,g,h,i,j", "size": "12"}
+    assert studio.options == {"classes": "a,b,c,d,e,f,g,h,i,j", "head": "0"}
     assert Path(studio.data) == Path("d.npz").absolute()
     assert leave("studio", "run", "--no-browser", "--json") == 0
     assert json.loads(capsys.readouterr().out)["link"] == link

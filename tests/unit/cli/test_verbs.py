@@ -237,7 +237,11 @@ def damage(folder: str) -> None:
             "a map of (8, 12) is no scaled one of (8, 8)",
         ),
         (["run", "--mask", "none.png"], None, "there is no mask file none.png"),
-        (["run", "--threshold", "2", "--cluster", "0", "--method", "spray:n_clusters=2"], None, "threshold must lie"),
+        (
+            ["run", "--threshold", "2", "--cluster", "0", "--method", "spray:n_clusters=2"],
+            None,
+            "--threshold is a share",
+        ),
         (["run", "--per-sample"], None, "--per-sample is about the mask of a cluster; name one, --cluster K"),
         (["run"], lambda: damage("run"), "is damaged"),
         (["run", "--out", "mine"], lambda: (Path("mine").mkdir(), Path("mine/a").touch()), "mine is not empty"),

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from skimage.metrics import structural_similarity
+from torch import nn
 
-from xaikit.metrics.similarity import cosine, mean_ranks, pearson, spearman, ssim
+from xaikit.explainers import Gradient
+from xaikit.metrics import FaithfulnessCorrelation, FaithfulnessEstimate, MonotonicityNguyen, MuFidelity, SensitivityN
+from xaikit.metrics.faithfulness import ranks
+from xaikit.metrics.similarity import cosine, mean_ranks, pearson, spearman, ssim, without_rounding
 
 
 @given(st.integers(3, 30), st.integers(0, 99), st.booleans())
@@ -41,3 +48,31 @@ def test_rows_that_do_not_vary():
     assert pearson(flat, a).isnan().all()
     assert spearman(flat, a).isnan().all()
     assert cosine(torch.zeros(1, 6), a).isnan().all()
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, -1.7, 1 / 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_constant_attributions_have_no_correlation(value, dtype):
+    """Sums of equal numbers differ by rounding; what correlates with that is noise."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 3)).to(dtype)
+    x = torch.randn(2, 2, 6, 6, dtype=dtype)
+    for metric in (
+        FaithfulnessCorrelation(), MuFidelity(), SensitivityN(), FaithfulnessEstimate(n_steps=9),
+        MonotonicityNguyen(n_steps=9, n_iter=2),
+    ):  # fmt: skip
+        assert metric.evaluate(Gradient(model), x, 0, torch.full_like(x, value)).isnan().all()
+
+
+def test_what_differs_by_rounding_is_a_tie():
+    sums = torch.tensor([[0.1 + 0.2, 0.3, 0.3 + 1e-9, 5.0, -1.0], [1.0, math.nan, 2.0, 2.0, 0.0]], dtype=torch.float64)
+    tied = without_rounding(sums, 10)
+    assert tied[0, 0] == tied[0, 1] != tied[0, 2]
+    assert torch.allclose(tied, sums, rtol=1e-14, equal_nan=True)
+
+
+def test_small_groups_are_summed_without_the_large_ones():
+    """In float32 a running sum of 1 and of 1e-9 loses the latter."""
+    values = torch.logspace(0, -12, 24)[None]
+    metric = MonotonicityNguyen(n_steps=12)
+    assert torch.allclose(metric._sums(values, ranks(values)).float(), values.view(1, 12, 2).sum(2), rtol=1e-6)

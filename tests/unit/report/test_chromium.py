@@ -25,6 +25,7 @@ from xaikit.report import (
     tuning_sections,
 )
 from xaikit.report.clusters import clusters_figure
+from xaikit.report.packing import packed
 
 pytestmark = pytest.mark.nightly
 
@@ -359,12 +360,21 @@ def test_a_long_page_draws_what_is_near(long_page):
     assert page.locator("#count").inner_text() == "1 of 200 samples"
 
 
+def test_the_page_unpacks_what_was_packed(long_page):
+    random = np.random.default_rng(0)
+    texts = ["", "a", "<p>ä€😀</p>\n" * 300, "".join(map(chr, range(1, 3000))), "x" * 200_000, "ab" * 7 + "c"]
+    texts += [random.bytes(40_000).hex(), "".join(map(chr, random.integers(1, 0xD7FF, 50_000)))]  # long codes; stored
+    texts += ["".join(random.choice(list("abcdefgh"), 90_000, p=[0.6, 0.2, 0.1, 0.04, 0.03, 0.01, 0.01, 0.01]))]
+    for text in texts:
+        assert long_page.evaluate("text => unpacked(text)", packed(text)) == text
+
+
 def test_a_long_page_is_printed_whole(long_page):
     long_page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert visible(long_page) == 200
     long_page.wait_for_timeout(300)  # nothing is put back while it prints
     assert drawn(long_page) == list(range(200))
     assert long_page.locator("li.card h3").all_text_contents() == [f"sample {i}" for i in range(200)]
-    assert long_page.locator("script").count() == 4  # the page's own, two texts of 190 cards, their facts
+    assert long_page.locator("script").count() == 11  # the page's own, ten texts of 190 cards
     long_page.evaluate("dispatchEvent(new Event('afterprint'))")
     long_page.wait_for_function("document.querySelectorAll('li.card h3').length < 100")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch.utils.data import Dataset
 from xaikit import Gradient, VarGrad, explain_dataset
 from xaikit.core.errors import InvalidInputError
 from xaikit.report import Report
+from xaikit.report.packing import packed
 from xaikit.runs import Run
 
 X = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
@@ -103,14 +107,34 @@ def test_one_model_needs_no_table_of_models(tmp_path: Path) -> None:
     assert "0.0% of 6 samples with a label" in page
 
 
-def test_cards_that_are_held_as_text_take_one_byte_a_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A browser keeps text of Latin-1 letters in a byte each, and any other text in two."""
+def unpacked(text: str) -> str:
+    """What a packed text holds, read by zlib: 13 bits in two letters, a length in four bytes, the rest."""
+    letters = [chr(c) for c in range(33, 127) if chr(c) not in "&<"]
+    digits = [letters.index(letter) for letter in text]
+    bits = "".join(f"{high * 92 + low:013b}" for high, low in zip(digits[::2], digits[1::2], strict=True))
+    stored = bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits) - 7, 8))
+    content = zlib.decompressobj(-15).decompress(stored[4:])
+    assert len(content) == int.from_bytes(stored[:4], "big")
+    return content.decode()
+
+
+def test_cards_that_are_not_drawn_are_held_as_packed_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xaikit.report.html.DRAWN_AT_ONCE", 2)
     monkeypatch.setattr("xaikit.report.html.HELD_TOGETHER", 3)
-    page = Report([run(tmp_path / "run", Rows(X, NAMES), 0)]).html()
-    texts = re.findall(r'<script type="text/html">(.*?)</script>', page, re.DOTALL)
-    held = [card for text in texts for card in text.split('<hr class="next">')]
+    evil = "</script><b>ä€.png"
+    page = Report([run(tmp_path / "run", Rows(X, [*NAMES[:5], evil]), 0)]).html()
+    texts = re.findall(r'<script type="text/plain">(.*?)</script>', page, re.DOTALL)
+    held = [card for text in texts for card in unpacked(text).split('<hr class="next">')]
     assert (len(texts), len(held)) == (2, 4)
-    assert [re.findall("<h3>(.*?)</h3>", card) for card in held] == [[name] for name in NAMES[2:6]]
-    assert all(max(map(ord, text)) < 256 for text in held)
+    assert [re.findall("<h3>(.*?)</h3>", card) for card in held] == [*([n] for n in NAMES[2:5]), [html.escape(evil)]]
+    assert max(map(ord, "".join(texts))) < 128  # a browser keeps these in a byte each
+    facts = json.loads(re.findall(r'<script type="application/json" id="facts">(.*?)</script>', page, re.DOTALL)[0])
+    assert facts["name"] == [*NAMES[2:5], evil]
+    assert facts["index"] == [2, 3, 4, 5]
+    assert set(map(len, facts.values())) == {4}
     assert "✓" in page  # beside right ones, by the style
+
+
+@pytest.mark.parametrize("text", ["", "a", "<p>ä€😀</p>\n" * 300, "".join(map(chr, range(1, 3000))), "x" * 70_000])
+def test_a_packed_text_holds_all_of_it(text: str) -> None:
+    assert unpacked(packed(text)) == text

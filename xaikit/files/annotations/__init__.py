@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.files import check_is_file
 from xaikit.files.annotations.coco import is_coco, read_coco
 from xaikit.files.annotations.cvat import read_cvat
 from xaikit.files.annotations.labelme import is_labelme, read_labelme
@@ -44,8 +45,7 @@ def read_annotations(path: Path, files: list[Path] | None = None) -> Annotations
     """
     if files is not None:
         return (read_labelme if files[0].suffix.lower() == ".json" else read_yolo)(files, path)
-    if not path.is_file():
-        raise InvalidInputError(f"no such file: {path}")
+    check_is_file(path)
     ending = path.suffix.lower()
     if ending == ".xml":
         return read_cvat(path)

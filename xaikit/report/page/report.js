@@ -4,19 +4,22 @@
   const controls = document.getElementById("controls");
   if (controls) {
     // A card is its facts, and its element once it is on the page. The elements of a long page would take more memory than
-    // its texts, so those beyond the first are made when they are revealed.
+    // its packed texts, so those beyond the first are made when they are revealed.
     const rest = document.getElementById("held");
-    const texts = Array.from(rest?.querySelectorAll("script[type='text/html']") ?? []);
+    const facts = rest?.querySelector("#facts");
+    facts?.remove();
+    const texts = Array.from(rest?.children ?? []);
     const number = (text) => text === "" ? null : Number(text);
     const kind = list.firstElementChild.className;
     const first = Array.from(list.children, (element) => {
       const { name, index, class: group, right, score, gap, disagreement } = element.dataset;
       return { element, name, index: Number(index), group, right, score: number(score), gap: number(gap), disagreement: number(disagreement) };
     });
-    const others = JSON.parse(rest?.querySelector("script[type='application/json']").textContent ?? "[]").map(
-      ([name, index, group, right, score, gap, disagreement], place) =>
-        ({ place, name, index, group, right, score: number(score), gap: number(gap), disagreement: number(disagreement) }),
-    );
+    const known = facts ? JSON.parse(facts.textContent) : { name: [] };
+    const others = known.name.map((name, place) => ({
+      place, name, index: known.index[place], group: known.group[place], right: known.right[place],
+      score: known.score[place], gap: known.gap[place], disagreement: known.disagreement[place],
+    }));
     let printing = false;
     let cards = [...first, ...others];
     const held = new WeakMap(); // the place of an element's card in the texts
@@ -80,7 +83,7 @@
       document.body.classList.toggle("overlay", Boolean(new FormData(controls).get("overlay")));
       for (const { element } of cards) if (element) overlayCard(element);
     };
-    // Of a long page, most cards are held as text. They are drawn when they come near the screen, and for paper, and
+    // Of a long page, most cards are held as packed text. They are drawn when they come near the screen, and for paper, and
     // put back as text when they are far away, unless the reader is in one.
     let split = { number: -1, cards: [] }; // the last text that was looked into: neighbours come together
     const draw = (card) => {
@@ -88,7 +91,7 @@
       const place = held.get(card);
       const together = Number(rest.dataset.together);
       const number = Math.floor(place / together);
-      if (split.number !== number) split = { number, cards: texts[number].textContent.split('<hr class="next">') };
+      if (split.number !== number) split = { number, cards: unpacked(texts[number].textContent).split('<hr class="next">') };
       card.innerHTML = split.cards[place % together];
       overlayCard(card);
     };
