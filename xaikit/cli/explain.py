@@ -78,11 +78,11 @@ class Explain(ProcessFields, DataFields, ModelJob):
 
         has_prompt = bool(self.prompt or self.prompt_file)
         sources = {f"INPUT {self.source}": self.source is not None, "--data": bool(self.data), "--prompt": has_prompt}
-        named = [name for name, is_set in sources.items() if is_set]
-        if len(named) != 1:
+        choices = [name for name, is_set in sources.items() if is_set]
+        if len(choices) != 1:
             raise InvalidInputError(
                 "name either an INPUT, or --data, a whole data set, or a --prompt; got "
-                + (" and ".join(named) or "none of them")
+                + (" and ".join(choices) or "none of them")
             )
         if has_prompt:
             from xaikit.cli.generation import explain_prompt
