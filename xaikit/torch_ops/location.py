@@ -27,6 +27,17 @@ def calling_module() -> str:
     return described(innermost, paths.get(id(innermost), ""))
 
 
+def innermost_module() -> nn.Module | None:
+    """The module whose forward runs now, read from the call stack; None outside any."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self") if frame.f_code.co_argcount else None
+        if isinstance(owner, nn.Module):
+            return owner
+        frame = frame.f_back
+    return None
+
+
 def inside_function() -> bool:
     """Whether a `torch.autograd.Function` runs its forward pass, which torch runs without gradients."""
     apply = Function.apply.__func__.__code__  # type: ignore[attr-defined]
