@@ -20,7 +20,7 @@ pytestmark = pytest.mark.nightly
 
 FOLDER = Path(__file__).parents[2] / "examples" / "real_models"
 # The last of two wins. What these two choose is not looked at here; tests/unit/recommendation and /tuning do.
-SHORTER = {"recommend": ("--seconds", "3"), "tune": ("--limit", "2")}
+SHORTER = {"recommend": ("--seconds", "1"), "tune": ("--limit", "2")}
 Story = Callable[[str], tuple[ModuleType, Path]]
 
 

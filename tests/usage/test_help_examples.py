@@ -31,7 +31,7 @@ SHORTER = {
     "recommend": ("--seconds", "2"),
     "tune": ("--trials", "3"),
 }
-FEWER = {"--limit": "2", "--workers": "2"}
+FEWER = {"--limit": "2", "--workers": "1"}  # tests/unit/cli/test_tune.py starts workers
 NETWORK = """
 import torch
 from torch import nn

@@ -35,20 +35,32 @@ def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(make_network().state_dict(), "w.pt")
 
 
-def process(*command: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def started(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], leave: Callable[..., int]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line here, or torchrun; with the exit code, what the processes that it starts print, and say."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(*arguments: str, by: tuple[str, ...] = ()) -> tuple[int, str, str]:
+        code = subprocess.run([*by, *arguments], check=False).returncode if by else leave(*arguments)
+        return code, *capfd.readouterr()
+
+    return run
+
+
+Started = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("by", ["torchrun", "--processes"])
-def test_two_processes_explain_as_one_does(leave: Callable[..., int], by: str) -> None:
-    command = TORCHRUN if by == "torchrun" else (sys.executable, "-m", "xaikit")
+def test_two_processes_explain_as_one_does(leave: Callable[..., int], started: Started, by: str) -> None:
     options = () if by == "torchrun" else ("--processes", "2")
-    done = process(*command, *EXPLAIN, *options, "--out", "two", "--json")
-    assert done.returncode == 0, done.stderr
-    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    code, printed, said = started(*EXPLAIN, *options, "--out", "two", "--json", by=TORCHRUN if not options else ())
+    assert code == 0, said
+    told = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert told == [{"explained": N, "skipped": 0, "missing": 0, "run": "two", "written": []}]
     assert leave(*EXPLAIN, "--out", "one") == 0
     one, two = load_run("one"), load_run("two")
@@ -58,13 +70,13 @@ def test_two_processes_explain_as_one_does(leave: Callable[..., int], by: str) -
 
 
 @pytest.mark.nightly
-def test_two_processes_mend_as_one_does(leave: Callable[..., int]) -> None:
+def test_two_processes_mend_as_one_does(leave: Callable[..., int], started: Started) -> None:
     pytest.importorskip("lightning_fabric")
     data = ("--data", "few.npz", *DATA[2:])
     call = ("mitigate", *data, "--mask", "m.npy", "--mitigator", "rrr:n_epochs=2,lr=0.01", "--quiet", "--json")
-    done = process(sys.executable, "-m", "xaikit", *call, "--processes", "2", "--out", "two.pt")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["written"] == ["two.pt", "two.json"]
+    code, printed, said = started(*call, "--processes", "2", "--out", "two.pt")
+    assert code == 0, said
+    assert json.loads(printed)["written"] == ["two.pt", "two.json"]
     assert leave(*call, "--out", "one.pt") == 0
     one, two = (torch.load(name, weights_only=True) for name in ("one.pt", "two.pt"))
     start = make_network().state_dict()
@@ -76,12 +88,10 @@ def test_two_processes_mend_as_one_does(leave: Callable[..., int]) -> None:
 
 
 @pytest.mark.nightly
-def test_what_is_wrong_is_said_once() -> None:
-    done = process(
-        sys.executable, "-m", "xaikit", *EXPLAIN, "--explainer", "gradiant", "--processes", "2", "--out", "o"
-    )
-    assert done.returncode == 2
-    assert done.stderr == "xaikit: unknown explainer 'gradiant'; did you mean 'gradient' or 'gradcam' or 'xgradcam'?\n"
+def test_what_is_wrong_is_said_once(started: Started) -> None:
+    code, _, said = started(*EXPLAIN, "--explainer", "gradiant", "--processes", "2", "--out", "o")
+    assert code == 2
+    assert said == "xaikit: unknown explainer 'gradiant'; did you mean 'gradient' or 'gradcam' or 'xgradcam'?\n"
 
 
 def test_processes_that_cannot_be(leave: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

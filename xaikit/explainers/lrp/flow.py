@@ -104,7 +104,7 @@ class Flow:
 
     def __init__(self, *, differentiable: bool = True, repeated: bool = False) -> None:
         self.active = False
-        self.differentiable = differentiable
+        self.differentiable, self.runs_again = differentiable, repeated
         self._keeps = differentiable or repeated
         self._saved: dict[int, list[weakref.ref[Saved]]] = defaultdict(list)
 
@@ -213,7 +213,7 @@ class Pass(RelevanceStep):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
         x, y, ctx.flow, ctx.identity = inputs
-        ctx.x, ctx.y = ctx.flow.save(x), ctx.flow.save(y)
+        ctx.x, ctx.y, ctx.factor = ctx.flow.save(x), ctx.flow.save(y), None
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
@@ -226,6 +226,8 @@ class Pass(RelevanceStep):
     @staticmethod
     def of_input(ctx: Any, g: Tensor) -> Tensor:
         """R / x of R / y = g."""
+        if ctx.factor is not None:
+            return g * ctx.factor
         x, y = ctx.x.tensor, ctx.y.tensor
         ctx.flow.release(ctx.x, ctx.y)
         if x.is_complex() or y.is_complex():
@@ -236,6 +238,9 @@ class Pass(RelevanceStep):
         factor = nonzero(y) / nonzero(x)
         if ctx.identity and torch.is_grad_enabled():  # the two parts of its derivative cancel up to rounding alone
             factor = factor.where(y != x, 1)
+        if not ctx.flow.differentiable and ctx.flow.runs_again:  # for the next target, in place of both
+            ctx.factor = factor
+            del ctx.x, ctx.y
         return g * factor
 
 
