@@ -51,10 +51,16 @@ class MakeAtlas(DataFields, ModelJob):
         from xaikit.cli.stream import Stream, tell_skipped
         from xaikit.cli.targets import targets_for
         from xaikit.core import EXPLAINERS
+        from xaikit.core.errors import InvalidInputError
+        from xaikit.explainers.lrp.engine import ZennitLRP
         from xaikit.shortcuts import concept_atlas
 
         check_out(self.out, ".npz")
-        explainer: Any = EXPLAINERS.create(self.explainer)  # the atlas refuses all but LRP
+        explainer: Any = EXPLAINERS.create(self.explainer)
+        if not isinstance(explainer, ZennitLRP):
+            raise InvalidInputError(
+                f"a concept atlas needs LRP, such as --explainer lrp_epsilon_plus or attn_lrp, got {self.explainer!r}"
+            )
         model, head = self.loaded(), self.view()["head"]
         layer = self.layer or _last_convolution(model)
         data = self.fit_labels(self.samples(self.model), model, needed=self.target == "label")

@@ -77,8 +77,13 @@ class Explain(ProcessFields, DataFields, ModelJob):
         from xaikit.core.errors import InvalidInputError
 
         has_prompt = bool(self.prompt or self.prompt_file)
-        if (bool(self.data), self.source is not None, has_prompt).count(True) != 1:
-            raise InvalidInputError("name either an INPUT, or --data, a whole data set, or a --prompt")
+        sources = {f"INPUT {self.source}": self.source is not None, "--data": bool(self.data), "--prompt": has_prompt}
+        choices = [name for name, is_set in sources.items() if is_set]
+        if len(choices) != 1:
+            raise InvalidInputError(
+                "name either an INPUT, or --data, a whole data set, or a --prompt; got "
+                + (" and ".join(choices) or "none of them")
+            )
         if has_prompt:
             from xaikit.cli.generation import explain_prompt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class Mend(RunMatchFields, ShortcutFields):
             self.check_shortcut()
         model = self.loaded()
         self.check_run(model, self.validation or self.data)
-        data, stream, _ = self.judged(model)
+        data, stream, classes = self.judged(model)
         streams = [stream]
         if self.validation:
             job = self.model_copy(update={"data": self.validation})
@@ -102,7 +103,12 @@ class Mend(RunMatchFields, ShortcutFields):
         self.out.parent.mkdir(parents=True, exist_ok=True)
         assert result.model is not None
         write_weights(result.model, self.out)
-        content = {**_judgements(result), "mend": result.to_dict(), "verdict": result.verdict, "relies": result.relies}
+        content = {
+            **_judgements(result, () if self.groups else classes),
+            "mend": result.to_dict(),
+            "verdict": result.verdict,
+            "relies": result.relies,
+        }
         write_whole(table, json.dumps(finite(content), indent=1, allow_nan=False) + "\n")
         if self.folder is None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -168,16 +174,28 @@ def _whole(stream: Any, option: str) -> tuple[Any, ...]:
     return (batch.inputs, batch.labels) if batch.masks is None else (batch.inputs, batch.labels, batch.masks)
 
 
-def _judgements(result: Any) -> dict[str, Any]:
-    """What `xaikit report --assessment` shows: before, after, both side by side."""
+def _judgements(result: Any, classes: Sequence[str]) -> dict[str, Any]:
+    """What `xaikit report --assessment` shows: before, after, both side by side; groups that are classes by name."""
     from xaikit.mitigation import Comparison
 
     if result.before is None or result.after is None:
         return {}
-    compared = Comparison({"before": [result.before.row()], "after": [result.after.row()]})
+    before, after = (_by_class_name(assessment, classes) for assessment in (result.before, result.after))
+    compared = Comparison({"before": [before.row()], "after": [after.row()]})
     return {
         "comparison": compared.to_dict(),
-        "before": result.before.to_dict(),
-        "after": result.after.to_dict(),
+        "before": before.to_dict(),
+        "after": after.to_dict(),
         "mitigator": result.method,
     }
+
+
+def _by_class_name(assessment: Any, classes: Sequence[str]) -> Any:
+    import dataclasses
+
+    names = {str(number): name for number, name in enumerate(classes)}
+    groups = {
+        variant: {names.get(str(group), group): share for group, share in shares.items()}
+        for variant, shares in assessment.groups.items()
+    }
+    return dataclasses.replace(assessment, groups=groups)

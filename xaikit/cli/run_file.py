@@ -76,13 +76,29 @@ def _check_local(job: Path, field: str, name: str) -> None:
 
 
 def _is_local_module(name: str) -> bool:
-    top = name.partition(".")[0]
+    """Whether a module, and each package that it lies in, is a file of this folder and no link out of it."""
+    top, *_ = parts = name.split(".")
     loaded = sys.modules.get(top)
-    if loaded is not None:
-        return _is_below_here(getattr(loaded, "__file__", None))
-    if top in sys.stdlib_module_names:
+    if loaded is not None and not _is_below_here(
+        getattr(loaded, "__file__", None) or _first(getattr(loaded, "__path__", ()))
+    ):
         return False
-    return PathFinder.find_spec(top, [str(Path.cwd())]) is not None
+    if loaded is None and top in sys.stdlib_module_names:
+        return False
+    folders = [str(Path.cwd())]
+    for part in parts:
+        spec = PathFinder.find_spec(part, folders)
+        if spec is None:
+            return False
+        folders = list(spec.submodule_search_locations or ())
+        if not _is_below_here(spec.origin or _first(folders)):
+            return False
+    return True
+
+
+def _first(folders: Any) -> str | None:
+    """The first of the folders of a package; None for none."""
+    return next(iter(folders), None)
 
 
 def _is_local_object(name: str) -> bool:

@@ -57,7 +57,8 @@ def search_of(job: Tune) -> tuple[Search, Stream]:
 
 def _samples(job: Tune, model: nn.Module) -> tuple[Stream, Any]:
     if bool(job.data) == (job.source is not None):
-        raise InvalidInputError("name either an INPUT, or --data, a whole data set")
+        both = f"INPUT {job.source} and --data" if job.data else "neither"
+        raise InvalidInputError(f"name either an INPUT, or --data, a whole data set; got {both}")
     data = job.samples(job.model) if job.source is None else read_batch(job.source, job.preparation(job.model))[0]
     size = {"batch_size": job.batch_size} if job.batch_size else {}
     masks = job.masks(data)

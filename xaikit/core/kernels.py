@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -118,6 +119,9 @@ TWICE: Mapping[Any, Callable[..., Tensor]] = MappingProxyType(
 )
 
 
+WRITES = re.compile(r"[a-z]\w*_|__setitem__|__i(add|sub|mul|truediv|div|pow|mod|floordiv|and|or|xor|lshift|rshift)__")
+
+
 class FunctionLog(TorchFunctionMode):
     """Notes which torch functions a forward pass calls, and runs others in the place of some.
 
@@ -134,7 +138,20 @@ class FunctionLog(TorchFunctionMode):
         self._facts.operations.add(func)
         if func in NORM_FUNCTIONS and func not in self._facts.bare_norms and not _called_by_mended_module(func):
             self._facts.bare_norms.add(func)
+        target = args[0] if args else None
+        if not torch.is_grad_enabled() and isinstance(target, Tensor) and target.grad_fn is not None and _writes(func):
+            warnings.warn(
+                "the model writes into an activation under torch.no_grad(): gradients and relevance pass that step as "
+                "if it changed nothing; take it out of no_grad where it is a part of the function",
+                stacklevel=2,
+            )
         return self._table.get(func, func)(*args, **(kwargs or {}))
+
+
+def _writes(func: Any) -> bool:
+    """Whether a function of torch changes its first operand."""
+    name = getattr(func, "__name__", "")
+    return bool(WRITES.fullmatch(name)) and name not in ("requires_grad_", "detach_")
 
 
 class _Replacing(TorchFunctionMode):

@@ -45,6 +45,11 @@ def read_weights(path: Path) -> dict[str, Any]:
             f"model.state_dict() with torch.save, or as .safetensors"
         ) from None
     except Exception as err:  # noqa: BLE001 - a file may hold anything, and whatever that raises is a finding about the file
+        if "TorchScript" in str(err):
+            raise InvalidInputError(
+                f"{path} holds a TorchScript model, and weights are needed; save the state_dict() of the model that it "
+                "was made from with torch.save"
+            ) from None
         raise InvalidInputError(f"{path} is not a file of weights ({' '.join(str(err).split())[:120]})") from None
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import fmean, median
 from typing import Any
@@ -21,6 +21,7 @@ NINTHS = (
     ("the left side", "the centre", "the right side"),
     ("the lower left", "the bottom", "the lower right"),
 )
+MOST_OF = 0.6  # of what a third holds: what lies in one of its ninths is said of the ninth
 THIRDS = ("the beginning", "the middle", "the end")
 CELLS = 16  # along each axis, on which maps of images are compared
 AGREE, DISAGREE = 0.6, 0.3  # rank correlations
@@ -123,8 +124,14 @@ class Digest:
         by = f" ({self._explainers[number]})" if len(self._explainers) > 1 else ""
         if self._kind == "image":
             first = strongest[0]
+            third, share = _largest_third(shares)
+            if share > 1 / 2 and shares[first] < MOST_OF * share:
+                return f"What it looks at{by}: {share:.0%} of the relevance lies in {third} third of the pictures."
             if shares[first] < 2 / 9:
-                return f"What it looks at{by}: spread over the pictures; no ninth holds over {shares[first]:.0%}."
+                return (
+                    f"What it looks at{by}: no one place; of nine equal parts of the pictures none holds more than "
+                    f"{shares[first]:.0%} of the relevance."
+                )
             return (
                 f"What it looks at{by}: {shares[first]:.0%} of the relevance lies in {first}, a ninth of the picture."
             )
@@ -150,6 +157,15 @@ class Digest:
         mean = fmean(self._correlations)
         verdict = "agree" if mean >= AGREE else "agree in part" if mean >= DISAGREE else "disagree: trust no single map"
         return f"The explainers {verdict} (mean rank correlation {mean:.2f})."
+
+
+def _largest_third(shares: Mapping[str, float]) -> tuple[str, float]:
+    """The column or row of the nine parts of a picture that holds most, and its share."""
+    rows = dict(zip(("the upper", "the middle", "the lower"), NINTHS, strict=True))
+    columns = dict(zip(("the left", "the vertical middle", "the right"), zip(*NINTHS, strict=True), strict=True))
+    sums = {name: sum(shares.get(place, 0.0) for place in places) for name, places in (rows | columns).items()}
+    third = max(sums, key=lambda name: sums[name])
+    return third, sums[third]
 
 
 def _turned(before: Run, after: Run) -> str:

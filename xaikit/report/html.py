@@ -159,7 +159,7 @@ class Report:
             style=(PAGE / "report.css").read_text(encoding="utf-8"),
             script="".join((PAGE / name).read_text(encoding="utf-8") for name in ("packed.js", "report.js")),
             made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            conclusion=[*verdicts_of_sections, *digest.sentences()],
+            conclusion=[text[:1].upper() + text[1:] for text in (*verdicts_of_sections, *digest.sentences())],
             facts=self._facts(len(cards)),
             sections=[_section(s) for s in (*self._models(), *self._columns(digest), *self.sections)],
             explainers=run_labels(self.runs),

@@ -16,11 +16,11 @@ COLOURS = {"suspect": "#b2182b", "content": "#4477aa", "nuisance": "#999999"}
 
 
 def scan_sections(scan: Scan, *, title: str = "Scan") -> list[Table | Picture]:
-    """The table of all factors with the conclusion, and the figure.
+    """The figure, and the table of all factors with the conclusion.
 
     Args:
         scan: what `scan` measured.
-        title: of both.
+        title: of the figure; the table's says that it has all factors.
     """
     columns = {
         "follows": "follow it",
@@ -37,8 +37,8 @@ def scan_sections(scan: Scan, *, title: str = "Scan") -> list[Table | Picture]:
         "less those that damage alone changes."
     )
     description = f"Share of predictions that follow each factor. {scan.verdict}"
-    table = Table(title, rows, note, shares=True, conclusion=scan.verdict)
-    return [table, Picture(title, scan_figure(scan), description)]
+    table = Table(f"{title}, all factors", rows, note, shares=True, conclusion=scan.verdict)
+    return [Picture(title, scan_figure(scan), description), table]
 
 
 def scan_figure(scan: Scan) -> Figure:

@@ -63,7 +63,7 @@ def _maps(maps: Array, titles: list[str], channels: tuple[str, ...], narrow: boo
     series = bool(channels) or maps.shape[1] * 4 < maps.shape[2]
     across = 1 if series else min(4 if narrow else ACROSS, len(maps))
     down = -(-len(maps) // across)
-    side = 1.2 if narrow else 1.7
+    side = max(1.2, 4.0 / max(2, across)) if narrow else 1.7  # a phone is four inches wide
     size = (
         (4.6 if narrow else 7.0, 0.5 + down * (0.6 + 0.22 * min(maps.shape[1], 12)))
         if series

@@ -96,7 +96,8 @@ def concept_atlas(  # noqa: PLR0913
     For each sample the relevance of a channel is that of `channel_relevance`, the sum over its positions. Shown are the
     channels whose relevance has the largest mean size, and for each the samples in which it is largest (relevance
     maximisation, Achtibat et al. 2023, 10.1038/s42256-023-00711-8). A crop is the square in which the sum of the
-    positive relevance that flows through the channel (`conditional_relevance`) is largest. The data is read twice.
+    positive relevance that flows through the channel (`conditional_relevance`) is largest; where none is positive, the
+    sum of the sizes. The data is read twice.
 
     Args:
         explainer: an LRP explainer with a model, such as ``LRPEpsilonPlus(model)``.
@@ -226,12 +227,16 @@ class Ranking:
 def cropped(x: Tensor, maps: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """The square of each picture in which the sum of the positive relevance is largest, and the map there.
 
+    Where none is positive, the sum of the sizes counts.
+
     Args:
         x: pictures (N, C, H, W).
         maps: relevance (N, H, W).
         side: of the square.
     """
-    sums = F.avg_pool2d(maps.clamp(min=0)[:, None].double(), side, 1)[:, 0]
+    positive = maps.clamp(min=0)
+    weights = torch.where((positive > 0).flatten(1).any(1)[:, None, None], positive, maps.abs())
+    sums = F.avg_pool2d(weights[:, None].double(), side, 1)[:, 0]
     places = sums.flatten(1).argmax(1).tolist()
     corners = [divmod(place, sums.shape[2]) for place in places]
     boxes = [tuple(slice(begin, begin + side) for begin in corner) for corner in corners]

@@ -142,7 +142,7 @@ class Scan(Result):
         ]
         undecided = [title for title in undecided if title not in {e.title for e in suspects}]
         if undecided:
-            text += f"; {self.samples} samples do not decide on: {', '.join(undecided)}"
+            text += f"; {self.samples} samples are too few to tell of: {', '.join(undecided)}"
         content = next((e for e in self.effects if e.nature == "content" and e.strength > SUSPECT), None)
         judge = f"; to judge for yourself: {content.sentence(class_names)}" if content is not None else ""
         return text + judge

@@ -20,7 +20,7 @@ from xaikit.torch_ops.arguments import by_name, positional
 from xaikit.torch_ops.in_place import base_of, computed, out_of_place, writes
 from xaikit.torch_ops.kinds import KINDS, WHY_NONE, Kind, kind_of, names_of, why_none
 from xaikit.torch_ops.listing import coverage, public_operations
-from xaikit.torch_ops.location import calling_module, described
+from xaikit.torch_ops.location import calling_module, described, innermost_module, inside_function
 from xaikit.torch_ops.names import canonical, operation_name, plain_name
 from xaikit.torch_ops.written_out import WRITTEN_OUT
 
@@ -36,6 +36,8 @@ __all__ = [
     "computed",
     "coverage",
     "described",
+    "innermost_module",
+    "inside_function",
     "kind_of",
     "names_of",
     "operation_name",

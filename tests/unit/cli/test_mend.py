@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from xaikit.cli.assess import Assess
 from xaikit.cli.demo_digits import make_network
 from xaikit.cli.groups import read_groups
+from xaikit.cli.mend import _judgements
 from xaikit.core.errors import UnknownNameError
 from xaikit.mitigation import Counterexamples, assess, mend
 
@@ -179,3 +181,15 @@ def test_wrong_calls(
 ) -> None:
     assert leave(*arguments, "--quiet") == 2
     assert words in capsys.readouterr().err
+
+
+def test_groups_that_are_classes_have_their_names_on_the_page() -> None:
+    x, y = torch.tensor([[1.0, 0.5], [1.0, -0.5], [-1.0, 0.5], [-1.0, -0.5]]), torch.tensor([0, 0, 1, 1])
+    mask = torch.tensor([1.0, 0.0])
+    assessment = assess(torch.nn.Linear(2, 2), (x, y), shortcut_masks=mask, progress=False)
+    result = SimpleNamespace(before=assessment, after=assessment, method="rrr")
+    judged = _judgements(result, ["benign", "malignant"])
+    assert (
+        set(judged["before"]["groups"]["kept"]) == set(judged["after"]["groups"]["flipped"]) == {"benign", "malignant"}
+    )
+    assert _judgements(result, ())["before"] == assessment.to_dict()

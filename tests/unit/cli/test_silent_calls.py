@@ -207,3 +207,26 @@ def test_the_help_says_of_a_mask_what_it_means_there(
     said = " ".join(capsys.readouterr().out.split())
     assert "should lie" not in said
     assert "Where the factor region is" in said or "Where the shortcut is" in said
+
+
+@pytest.mark.parametrize("name", ["link:make", "packed.deep:make", "linked.outside:make", "./link.py:make"])
+def test_a_job_runs_no_code_that_a_link_leads_to(
+    name: str,
+    leave: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    elsewhere, here = tmp_path / "elsewhere", tmp_path / "here"
+    (here / "packed").mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "outside.py").write_text("open('ran', 'w')\ndef make():\n    pass\n")
+    (here / "packed" / "__init__.py").touch()
+    (here / "link.py").symlink_to(elsewhere / "outside.py")
+    (here / "packed" / "deep.py").symlink_to(elsewhere / "outside.py")
+    (here / "linked").symlink_to(elsewhere)
+    monkeypatch.chdir(here)
+    Path("job.json").write_text(json.dumps({"verb": "explain", "source": "x.npy", "model": name}))
+    assert leave("run", "job.json") == 2
+    assert "is code from outside this folder" in capsys.readouterr().err
+    assert not Path("ran").exists()

@@ -100,6 +100,8 @@ def test_an_atlas_is_the_librarys(
     assert {i for channel in content["channels"] for i in channel["samples"]} == {0, 4, 8, 12, 16}
     assert leave("atlas", *DATA, "--layer", "nowhere", "--quiet") == 2
     assert "nowhere" in capsys.readouterr().err
+    assert leave("atlas", *DATA, "--explainer", "gradient") == 2
+    assert "needs LRP, such as --explainer lrp_epsilon_plus" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------- recommend

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from xaikit import Gradient
+from xaikit.core import EXPLAINERS
 from xaikit.core.errors import NotDifferentiableError
 from xaikit.core.kernels import sound_kernels
 from xaikit.core.model_facts import ModelFacts
@@ -43,3 +44,28 @@ def test_threads_that_overlap_leave_fused_attention_as_it_was():
     assert not torch.backends.cuda.flash_sdp_enabled()  # the second still needs it so
     second.__exit__(None, None, None)
     assert torch.backends.cuda.flash_sdp_enabled()
+
+
+@pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "lrp_epsilon_plus", "deep_lift"])
+@pytest.mark.parametrize("form", ["clamp", "item", "add"])
+def test_a_write_without_gradients_is_told(name, form):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            h = self.first(x)
+            with torch.no_grad():
+                if form == "clamp":
+                    h.clamp_(-0.3, 0.4)
+                elif form == "item":
+                    h[h < 0] = 0
+                else:
+                    h += 1
+            return self.last(h)
+
+    model, x = Net(), torch.randn(3, 4)
+    with pytest.warns(UserWarning, match=r"writes into an activation under torch.no_grad\(\)"):
+        values = EXPLAINERS.create(name).bind(model).attribute(x, 0)
+    assert torch.equal(values, EXPLAINERS.create(name).bind(model).attribute(x, 0))  # told once

@@ -181,6 +181,24 @@ def test_fullgrad_unscaled_adds_up_to_the_score_where_nothing_is_negative():
     assert (total >= grad_x - 1e-12).all()
 
 
+def test_fullgrad_sees_convolutions_and_norms_that_are_called_as_functions():
+    class Functional(nn.Module):
+        def __init__(self, layers):
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, x):
+            conv, norm, _, _, head = self.layers
+            h = F.conv2d(x, conv.weight, bias=conv.bias)
+            h = F.batch_norm(h, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+            return head(F.relu(h).flatten(1))
+
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3)).double()
+    net[1].running_mean.normal_()
+    net.eval()
+    torch.testing.assert_close(FullGrad(Functional(net)).attribute(X, Y), FullGrad(net).attribute(X, Y))
+
+
 def test_finercam_of_complex_outputs_is_refused():
     class Wave(nn.Sequential):
         def forward(self, x):

@@ -34,6 +34,10 @@ BOTH = ("model.encoder.layers.0.input", "model.decoder.layers.0.input")
 FAMILIES = {
     "bert": lambda: (T.BertForSequenceClassification(T.BertConfig(**SIZE, num_labels=3)), RIGHT, "bert.embeddings", 1),
     "gpt2": lambda: (small_models.gpt2(), TEXT, "transformer.h.0.input", TOKEN),
+    "bloom": lambda: (  # its activation is a function of autograd; it computes NaN at padding
+        T.BloomForCausalLM(T.BloomConfig(vocab_size=50, hidden_size=16, n_layer=2, n_head=4)),
+        {"input_ids": PADDED[1:]}, "transformer.h.0.input", TOKEN,
+    ),
     "llama": lambda: (small_models.llama(), TEXT, FIRST, TOKEN),
     "qwen2": lambda: (T.Qwen2ForCausalLM(T.Qwen2Config(**SIZE, num_key_value_heads=2)), TEXT, FIRST, TOKEN),
     "gemma": lambda: (T.GemmaForCausalLM(T.GemmaConfig(**SIZE, num_key_value_heads=2, head_dim=4)), TEXT, FIRST, TOKEN),

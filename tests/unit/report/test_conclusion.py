@@ -145,3 +145,30 @@ def test_unsigned_maps_have_no_signed_legend(tmp_path):
 
 def test_nothing_explained_concludes_nothing():
     assert 'class="conclusion"' not in Report(title="Nothing yet").html()
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "place"),
+    [
+        (slice(None), slice(3), "the left"),
+        (slice(6, 9), slice(None), "the lower"),
+        (slice(3, 6), slice(None), "the middle"),
+    ],
+)
+def test_a_third_is_named_where_no_ninth_holds_most(tmp_path, rows, columns, place):
+    """A ruler at an edge lies in three ninths, none of which holds much by itself."""
+
+    class Edge(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.sign = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            score = self.sign * x[:, 0, rows, columns].sum((1, 2))
+            return torch.stack([-score, score], 1)
+
+    run = explained(IntegratedGradients(Edge(), baseline="zeros"), tmp_path / "a", (torch.ones(4, 1, 9, 9), Y[:4]))
+    assert (
+        conclusion(Report([run]))[1]
+        == f"What it looks at: 100% of the relevance lies in {place} third of the pictures."
+    )

@@ -128,3 +128,12 @@ def test_wrong_calls():
     ):
         with pytest.raises(error, match=message):
             concept_atlas(*call, layer="1", progress=False)
+
+
+def test_a_crop_of_relevance_that_is_all_negative_lies_where_it_is():
+    x, maps = torch.rand(2, 1, 5, 6), torch.zeros(2, 5, 6)
+    maps[0, 3:5, 4:6], maps[1, 0, 0], maps[1, 2, 2] = -1.0, -9.0, 1.0
+    pictures, heats = cropped(x, maps, 2)
+    assert torch.equal(pictures[0], x[0, :, 3:5, 4:6])
+    assert heats[0].sum() == -4
+    assert 1 in heats[1]  # a positive part comes before a larger negative one

@@ -246,7 +246,7 @@ def test_few_samples_do_not_decide():
     x, y = data(6, classes=2)
     result = measure(Reads(0.0, 2), (x, y), ["border", "corner"])
     assert result.suspects == ()
-    assert "; 6 samples do not decide on: " in result.verdict
+    assert "; 6 samples are too few to tell of: " in result.verdict
     many = measure(Reads(0.0, 2), data(300, classes=2), ["border", "corner"])
     assert "do not decide" not in many.verdict
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, torch_private
 from xaikit.core.errors import InvalidInputError
@@ -15,8 +16,12 @@ from xaikit.core.layers import hooked
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cam.base import check_channels_first, resized
 from xaikit.explainers.cam.layers import CONVOLUTION
+from xaikit.torch_ops import by_name, calling_module, innermost_module, operation_name
 
 WITH_BIAS = (CONVOLUTION, torch_private.RunningNorm)
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
+FUNCTIONS = (*CONVOLUTIONS, "batch_norm")
+NORM_ARGUMENTS = ("running_mean", "running_var", "weight", "bias", "eps")
 
 
 @EXPLAINERS.register("fullgrad")
@@ -24,10 +29,10 @@ class FullGrad(Explainer):
     """psi(x * dS/dx) + sum over layers l of psi(b_l * dS/dA_l) (Srinivas and Fleuret 2019, arXiv:1905.00780).
 
     psi takes the size, scales each channel of a sample to [0, 1], resizes it to the input and sums over channels. A_l
-    are the outputs of every convolution and BatchNorm with a bias that ran on the input, b_l its bias; that of a
-    BatchNorm is beta - gamma mean / sqrt(variance + eps). Every channel of the input gets the same map. Biases of
-    other layers (LayerNorm, the linear layers of a transformer) have no place in it, so it is meant for convolutional
-    nets.
+    are the outputs of every convolution and BatchNorm with a bias that ran on the input, as a module or as a function,
+    b_l its bias; that of a BatchNorm is beta - gamma mean / sqrt(variance + eps). Every channel of the input gets the
+    same map. Biases of other layers (LayerNorm, the linear layers of a transformer) have no place in it, so it is meant
+    for convolutional nets.
     """
 
     SUPPORTED_MODULES = (CONVOLUTION,)
@@ -46,22 +51,21 @@ class FullGrad(Explainer):
                 raise InvalidInputError(
                     f"{type(self).__name__} makes a map over positions (N, channels, ...), got {tuple(x.shape)}"
                 )
-        outputs: list[tuple[nn.Module, Tensor]] = []
+        outputs: list[tuple[str, Tensor, Tensor | None]] = []
         biases: list[Tensor] = []
 
         def keep(output: Any, *, module: nn.Module) -> Any:
             if not isinstance(output, Tensor):
                 return None
-            outputs.append((module, output))
+            outputs.append((f"layer {call.modules[module]!r}", output, _bias(module)))
             return output.clone()  # what follows may work in place
 
         def points(leaves: Tensors) -> Tensors:
-            candidates = [(m, o, _bias(m)) for m, o in outputs if o.ndim > 2 and depends_on(o, leaves)]
-            reached = [(m, o, b) for m, o, b in candidates if b is not None]
-            for module, output, _ in reached:
+            reached = [(n, o, b) for n, o, b in outputs if b is not None and o.ndim > 2 and depends_on(o, leaves)]
+            for name, output, _ in reached:
                 if len(output) != call.n:
                     raise InvalidInputError(
-                        f"layer {call.modules[module]!r} must keep the batch of {call.n} first, it returns "
+                        f"{name} must keep the batch of {call.n} first, it returns "
                         f"{tuple(output.shape)}; let the model run its parts one after the other instead of in one "
                         "batch, or take gradient_x_input or LRP"
                     )
@@ -69,12 +73,12 @@ class FullGrad(Explainer):
             return (*leaves, *(o for _, o, _ in reached))
 
         modules = [m for m in call.model.modules() if isinstance(m, WITH_BIAS)]
-        with hooked([(m, functools.partial(keep, module=m)) for m in modules]):
+        with hooked([(m, functools.partial(keep, module=m)) for m in modules]), _CalledAsFunctions(outputs):
             gradients = call.grad_of(call.inputs, at=points)
         if not outputs:
             raise InvalidInputError(
                 f"{type(self).__name__} reads the biases of convolutions and BatchNorms, and this "
-                f"{type(call.model).__name__} runs none that is a module of Python; use gradient_x_input"
+                f"{type(call.model).__name__} runs none that Python sees; use gradient_x_input"
             )
         for x in call.inputs:
             check_channels_first(type(self).__name__, x)
@@ -100,15 +104,47 @@ class FullGrad(Explainer):
         return resized(sizes, x.shape[2:], self.upsample).sum(1, keepdim=True)
 
 
+class _CalledAsFunctions(TorchFunctionMode):
+    """Notes outputs and biases of convolutions and BatchNorms that a model calls as functions.
+
+    Args:
+        outputs: takes a name for messages, the output, and the bias of each.
+    """
+
+    def __init__(self, outputs: list[tuple[str, Tensor, Tensor | None]]) -> None:
+        super().__init__()
+        self._outputs = outputs
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        output = func(*args, **(kwargs or {}))
+        name = operation_name(func)
+        if name not in FUNCTIONS or not isinstance(output, Tensor):
+            return output
+        if isinstance(innermost_module(), WITH_BIAS):
+            return output
+        arguments = by_name(func, args, kwargs or {})
+        bias = arguments.get("bias")
+        if name == "batch_norm":
+            bias = None if arguments["training"] else _shift(*(arguments[n] for n in NORM_ARGUMENTS))
+        self._outputs.append((f"{name} in {calling_module()}", output, bias))
+        return output.clone()
+
+
 def _bias(module: Any) -> Tensor | None:
     """The constant that a convolution or a BatchNorm in evaluation mode adds to each channel; None without one."""
     if not hasattr(module, "running_mean"):  # a convolution
         constant: Tensor | None = module.bias
         return constant
-    mean, variance = module.running_mean, module.running_var
+    return _shift(module.running_mean, module.running_var, module.weight, module.bias, module.eps)
+
+
+def _shift(
+    mean: Tensor | None, variance: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor | None:
+    """What a BatchNorm with running statistics adds to each channel."""
     if mean is None or variance is None:
         return None
-    scale: Tensor = torch.rsqrt(variance + module.eps)
-    scale = scale if module.weight is None else scale * module.weight
+    scale: Tensor = torch.rsqrt(variance + eps)
+    scale = scale if weight is None else scale * weight
     shift = -mean * scale
-    return shift if module.bias is None else shift + module.bias
+    return shift if bias is None else shift + bias

@@ -18,7 +18,16 @@ from xaikit.explainers.cd.properties import get_property, set_property
 from xaikit.explainers.cd.registry import missing_rule, rule_for, rule_in_place
 from xaikit.explainers.cd.ruleset import Approximation, Context
 from xaikit.explainers.cd.shares import ShareLostError
-from xaikit.torch_ops import Kind, calling_module, computed, kind_of, plain_name, positional, writes
+from xaikit.torch_ops import (
+    Kind,
+    calling_module,
+    computed,
+    inside_function,
+    kind_of,
+    plain_name,
+    positional,
+    writes,
+)
 
 
 class Decomposed(torch.Tensor):
@@ -260,8 +269,8 @@ def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     if name in ("__get__", "__set__"):
         return (get_property if name == "__get__" else set_property)(function.__self__.__name__, *args)
     frozen = not torch.is_grad_enabled() and args and isinstance(args[0], Decomposed) and args[0].has_graph
-    if frozen and (writes(function) or kind_of(function) is Kind.STRUCTURE):
-        with torch.enable_grad():  # what is written counts, also where the model writes without gradients
+    if frozen and (writes(function) or kind_of(function) is Kind.STRUCTURE or inside_function()):
+        with torch.enable_grad():  # what is written counts, and what a function of autograd computes
             return dispatch(function, args, kwargs)
     rule = rule_in_place(function)
     if kwargs.get("out") is not None or rule is not None:

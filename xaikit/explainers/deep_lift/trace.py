@@ -23,7 +23,8 @@ from xaikit.torch_ops.kinds import BOOKKEEPING, CREATES, WHY_NONE
 
 TENSOR_PROPERTIES = ("T", "mT", "H", "mH", "real", "imag", "data")
 QUESTIONS = {"__bool__", "is_nonzero", "equal", "allclose", "__index__", "__len__"}  # they decide the way that is taken
-NUMBERS = {"item", "tolist", "numpy", "__float__", "__int__"}
+ARRAYS = ("numpy", "__array__")
+NUMBERS = {"item", "tolist", *ARRAYS, "__float__", "__int__"}
 
 # Gets the call, the tensors for the input, those for the baseline, the two results, and what flows back to the result.
 MultiplierRule = Callable[[PairedCall, list[Tensor], list[Tensor], Tensor, Tensor, Tensor], Sequence[Tensor | None]]
@@ -116,6 +117,8 @@ class SideBySide(TorchFunctionMode):
             output = self._property(func.__self__.__name__, op)
         elif name in QUESTIONS or name in NUMBERS:
             output = self._answer(name, op)
+        elif name == "__deepcopy__":
+            output = self._ruled("clone", torch.clone, args[:1], {})
         elif why in (BOOKKEEPING, CREATES):
             output = func(*args, **kwargs)
             if why == CREATES and into:  # drawn once, and written into both
@@ -258,8 +261,8 @@ class SideBySide(TorchFunctionMode):
 
     def _answer(self, name: str, op: PairedCall) -> Any:
         """What the model reads off its tensors, which must not lead it another way for the baseline."""
-        answer = op.run([x.detach() for x in op.tensors] if name == "numpy" else op.tensors)
-        if name != "numpy" and answer == op.run(op.references):
+        answer = op.run([x.detach() for x in op.tensors] if name in ARRAYS else op.tensors)
+        if name not in ARRAYS and answer == op.run(op.references):
             return answer
         if name in NUMBERS:
             self.without_rule(f"{name}, numbers read off a tensor")

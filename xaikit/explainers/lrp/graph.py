@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from xaikit.core import torch_private
+from xaikit.explainers.lrp.flow import Ruled
 
 BackwardCFunction = torch.autograd.function.BackwardCFunction
 
@@ -25,6 +26,20 @@ def depends(output: Tensor, inputs: Iterable[Tensor]) -> bool:
             return True
         if node is None or node in visited or node.name() == "StopBackward":
             continue
+        visited.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return False
+
+
+def is_behind_layers(x: Tensor) -> bool:
+    """Whether autograd leads from a tensor back to the output of a layer with a rule of its own."""
+    visited, waiting = set(), [x.grad_fn]
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in visited:
+            continue
+        if torch_private.autograd_class(node) is Ruled:
+            return True
         visited.add(node)
         waiting += [following for following, _ in node.next_functions]
     return False

@@ -24,10 +24,11 @@ from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
 from xaikit.core.taps import Tap
 from xaikit.explainers.lrp import rules as _rules  # noqa: F401  (fills the table of rules)
-from xaikit.explainers.lrp.flow import Flow, Output, ReadRelevance, Ruled
-from xaikit.explainers.lrp.graph import depends, operations_before
+from xaikit.explainers.lrp.flow import Flow, Output, Pass, ReadRelevance, Ruled
+from xaikit.explainers.lrp.graph import depends, is_behind_layers, operations_before
 from xaikit.explainers.lrp.ledger import Ledger, audited
 from xaikit.explainers.lrp.marks import PLAIN, Mark, Marks
+from xaikit.explainers.lrp.opaque import is_activation
 from xaikit.explainers.lrp.operations import apply_rule, refuse_derivatives
 from xaikit.explainers.lrp.zennit_rules import AFFINE_MODULES, Rule, Rules, refuse_registered, whole_module
 from xaikit.torch_ops import described, kind_of, plain_name, writes
@@ -65,6 +66,7 @@ class Trace(TorchFunctionMode):
         self.names: dict[nn.Module, str] = {}
         self.unknown: dict[str, str] = {}
         self.sees_operations = False
+        self.first_layer: nn.Module | Tensor | None = None  # by its weight, where no module runs it
         self.sources: list[Tensor] = []  # where relevance ends
         self.leaves: list[Tensor] = []  # where that of explained layers is read off
         self.tokens: Any = WeakIdKeyDictionary()  # integers that depend on the explained input
@@ -149,9 +151,12 @@ class Trace(TorchFunctionMode):
         def leave(module: nn.Module, args: Any, output: Any) -> Any:
             if threading.get_ident() != thread or module not in names:
                 return None
+            passed = self._hidden_activation(module, args, output)
+            output = output if passed is None else passed
             self._find_hidden(output)
             _, rule = self.running.pop()
-            return self._ruled_module(module, rule, args, output)
+            ruled = self._ruled_module(module, rule, args, output)
+            return passed if ruled is None else ruled
 
         # Put in by hand: 26 handles, made and removed, are 3 % of a call on a small net.
         key, hooked = id(self), []
@@ -183,6 +188,14 @@ class Trace(TorchFunctionMode):
                 self.unknown.setdefault(f"{hidden}, out of sight (TorchScript, autograd.Function)", self.where)
                 self.mark(value)
 
+    def _hidden_activation(self, module: nn.Module, args: Any, output: Any) -> Tensor | None:
+        """The output of an activation that is a function of autograd, whose input gets its relevance; else None."""
+        if not isinstance(output, Tensor) or output in self.marks or output.grad_fn is None:
+            return None
+        if not args or args[0] not in self.marks or not is_activation(module, args, output):
+            return None
+        return self.mark(Pass.apply(args[0], output, self.flow))  # type: ignore[no-any-return]
+
     def without_rule(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation where relevance follows the plain gradient for want of a rule, and name it."""
         self.unknown.setdefault(plain_name(function), self.where)
@@ -194,11 +207,20 @@ class Trace(TorchFunctionMode):
         module = self.running[-1][0] if self.running else next(iter(self.names), None)
         return "" if module is None else described(module, self.names.get(module))
 
-    def layer_rule(self, proxy: type[nn.Module]) -> Rule | None:
-        """The rule of an affine operation: its module's, or the one that its kind of module would get."""
-        if self.running and isinstance(self.running[-1][0], AFFINE_MODULES):
-            return self.running[-1][1]
-        return self.rules.of_operation(proxy)
+    def layer_rule(self, proxy: type[nn.Module], x: Tensor, weight: Tensor) -> Rule | None:
+        """The rule of an affine operation: its module's, or the one that its kind of module would get.
+
+        The first layer has its rule again where it runs on another input, as in siamese nets.
+        """
+        module, rule = self.running[-1] if self.running else (None, None)
+        layer: nn.Module | Tensor | None = module if isinstance(module, AFFINE_MODULES) else weight
+        if layer is weight:
+            rule = self.rules.of_operation(proxy)
+        first = self.rules.first
+        if self.first_layer is None and rule is first:
+            self.first_layer = layer
+        runs_again = first is not None and rule is not first and layer is self.first_layer
+        return first if runs_again and not is_behind_layers(x) else rule
 
     def norm_has_rule(self) -> bool:
         """Whether a BatchNorm module runs to which the composite gives a rule of its own."""

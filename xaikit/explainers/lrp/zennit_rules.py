@@ -98,6 +98,7 @@ class Rules:
     def __init__(self, composite: Any) -> None:
         self.composite = composite
         self.by_type = BY_TYPE.get(composite)
+        self.first: Rule | None = None  # what the first layer got, where a composite tells it from the others
         self.any = False  # whether anything got a rule for relevance, not only a change of the gradient
         self.rectifiers_pass = gives_to_zeros(composite)
         _proxies()
@@ -123,6 +124,7 @@ class Rules:
                 self.table[type(module)] = entry
         rule, following = entry
         if following is not None:
+            self.first = self.first or rule
             self._enter(following)
         if rule is not None and rule.for_layers and not isinstance(module, AFFINE_MODULES):
             return None
@@ -135,12 +137,12 @@ class Rules:
 
     def of_norm(self) -> Rule | None:
         """The rule of a BatchNorm with no affine operation beside it: a linear layer's, but never a first layer's."""
-        context, table = self.context, self.table
+        context, table, first = self.context, self.table, self.first
         try:
             self.of_operation(nn.Linear)  # it would be the first
             return self.of_operation(nn.Linear)
         finally:
-            self.context, self.table = context, table
+            self.context, self.table, self.first = context, table, first
 
     def of_sum(self) -> Rule | None:
         """The rule of a sum of two signals, as far as it only stabilises its denominator."""

@@ -207,3 +207,44 @@ def test_what_is_written_past_the_graph_is_refused_in_a_loss(alias):
         penalty(model, x)
     values = ContextualDecomposition(model).attribute(x, 1)
     torch.testing.assert_close(values, ContextualDecomposition(Written(lambda h: h.mul_(2))).attribute(x, 1))
+
+
+class Doubled(torch.autograd.Function):
+    """A function of the user's own, whose forward pass torch runs without gradients."""
+
+    @staticmethod
+    def forward(x):
+        return x.clamp(min=0) * 2
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g * (ctx.saved_tensors[0] > 0)
+
+
+class OldStyle(torch.autograd.Function):
+    """As `Doubled`, with the context in the forward pass."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.relu().mul_(2)
+
+    backward = Doubled.backward
+
+
+@pytest.mark.parametrize("function", [Doubled, OldStyle])
+def test_a_function_of_autograd_is_exact_in_a_loss(function):
+    class Net(Written):
+        def forward(self, x):
+            return self.last(self.write(self.first(x)))
+
+    gradients = []
+    for step in (function.apply, lambda h: 2 * torch.relu(h)):
+        model, x = Net(step), torch.linspace(-2, 2, 20, dtype=torch.float64).view(5, 4)
+        penalty(model, x).backward()
+        gradients.append((model.first.weight.grad, model.last.weight.grad))
+    torch.testing.assert_close(*gradients)

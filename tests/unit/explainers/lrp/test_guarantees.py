@@ -175,6 +175,31 @@ def test_a_module_that_runs_twice_with_its_batch_norm(variant):
     torch.testing.assert_close(variant(twice).attribute(x, 1), variant(apart).attribute(x, 1), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("functional", [False, True])
+def test_the_first_layer_of_siamese_towers_has_its_rule_in_both(variant, functional):
+    class Towers(nn.Module):
+        def __init__(self, views):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second, self.head = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 3)
+            self.views = views
+
+        def tower(self, x):
+            h = F.conv2d(x, self.first.weight, self.first.bias) if functional else self.first(x)
+            return self.head(F.relu(self.second(F.relu(h))).mean((2, 3)))
+
+        def forward(self, x):
+            return sum(self.tower(view(x)) for view in self.views)
+
+    def turned(x):
+        return x.flip(-1)
+
+    x = torch.randn(3, 2, 6, 6, dtype=torch.float64)
+    one, both = Towers([lambda x: x]).double(), Towers([lambda x: x, turned]).double()
+    each = variant(one).attribute(x, 1) + turned(variant(one).attribute(turned(x), 1))
+    torch.testing.assert_close(variant(both).attribute(x, 1), each, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", [LRPUniformEpsilon, AttnLRP])
 @pytest.mark.parametrize("layer", ["0.layers.0.linear1", "0.layers.1.self_attn", ["0.layers.0", "0.layers.1.linear2"]])
 def test_layers_inside_fused_attention(kind, layer):

@@ -48,6 +48,12 @@ def form(function: Any, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
 
+@cd_rule("__format__", "__array__", "data_ptr", "untyped_storage", "storage")
+def read_off(function: Any, value: Decomposed, *args: Any) -> Any:
+    """What a model prints, or reads off its memory, is that of the total."""
+    return function(value.total.detach(), *args)
+
+
 @cd_rule("__hash__")
 def identity(function: Any, value: Decomposed) -> int:
     """Tensors hash by identity."""

@@ -51,7 +51,7 @@ def _layer(
     trace: Trace, x: Tensor, weight: Tensor, bias: Tensor | None, operation: Operation, proxy: type[nn.Module]
 ) -> Tensor:
     """The output of an affine operation; a BatchNorm in front of it becomes part of it."""
-    layer_rule, mark = trace.layer_rule(proxy), trace.marks[x]
+    layer_rule, mark = trace.layer_rule(proxy, x, weight), trace.marks[x]
     norm = mark.norm if operation.channel_dim % x.ndim == 1 else None
 
     def on(value: Tensor) -> Affine:
@@ -61,13 +61,12 @@ def _layer(
             y = operation.forward(value.detach() if trace.marks[value].fixed else value, weight, bias)
         return Affine(value, y, weight, bias, operation)
 
-    if norm is None:
-        return ruled(trace, on(x), layer_rule)
-    layer = on(norm.y)
-    if layer_rule is not None and layer_rule.make is not None:
-        layer = folded_before(layer, norm)
-    side = None if mark.tap is None else on(mark.tap)
-    return ruled(trace, dataclasses.replace(layer, side=side), layer_rule)
+    layer = on(x if norm is None else norm.y)
+    if norm is not None:
+        if layer_rule is not None and layer_rule.make is not None:
+            layer = folded_before(layer, norm)
+        layer = dataclasses.replace(layer, side=None if mark.tap is None else on(mark.tap))
+    return ruled(trace, layer, layer_rule)
 
 
 LINEAR = Operation(F.linear, lambda g, w, _x: g @ w, channel_dim=-1)

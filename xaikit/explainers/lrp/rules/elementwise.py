@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def passed(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], mark: Mark = PLAIN) -> Any:
     """R_in = R_out, for the one operand that depends on the explained input."""
     operands = trace.marks.among(args, kwargs)
+    if not operands:  # what is written without gradients
+        return function(*args, **kwargs)
     if len({id(x) for x in operands}) > 1:
         return trace.without_rule(function, args, kwargs)
     with trace.flow.values_only():
