@@ -115,7 +115,7 @@ def test_a_training_outlives_the_server_and_goes_on_after_a_crash(browser, folde
     log = tmp_path / "log.txt"
     server = serve(folder / "run", log, **named(folder))
     page = opened(browser, link_of(log, 1))
-    start_mending(page, folder, 30)
+    start_mending(page, folder, 50)
     text = "document.querySelector('.job .text')?.textContent ?? ''"
     until(page, f"({text}).includes('%')", SLOW)  # it trains
     os.kill(server.pid, signal.SIGKILL)
