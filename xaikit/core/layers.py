@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from xaikit.core import torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, NestedLayersError, UnknownNameError, near_names
@@ -314,6 +315,16 @@ def hooked(hooks: Sequence[tuple[nn.Module | LayerPoint, Callable[[Any], Any]]])
     def unless_ran(layer: nn.Module, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return lambda value: None if layer in ran else function(value)
 
+    def put_last(handle: RemovableHandle) -> Callable[[nn.Module, Any], None]:
+        """Behind the hooks that a model registers while it runs, which change what the layer returns."""
+
+        def hook(module: nn.Module, _args: Any) -> None:
+            behind = torch_private.forward_hooks_of(module)
+            if next(reversed(behind)) != handle.id and handle.id in behind:
+                behind[handle.id] = behind.pop(handle.id)
+
+        return hook
+
     handles = []
     for place, function in hooks:
         point = place if isinstance(place, LayerPoint) else LayerPoint("", place)
@@ -325,7 +336,8 @@ def hooked(hooks: Sequence[tuple[nn.Module | LayerPoint, Callable[[Any], Any]]])
             if point.is_input:
                 handles.append(module.register_forward_pre_hook(before(hook), with_kwargs=True))
             else:
-                handles.append(module.register_forward_hook(after(hook)))
+                handle = module.register_forward_hook(after(hook))
+                handles += [module.register_forward_pre_hook(put_last(handle)), handle]
     try:
         yield
     finally:

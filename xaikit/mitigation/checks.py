@@ -56,7 +56,9 @@ def check_model(model: Any) -> None:
             f"fit takes the bare model and wraps it with the loss; of this {type(model).__name__} pass .module"
         )
     if not any(p.requires_grad for p in model.parameters()):
-        raise InvalidInputError("no parameter of the model requires a gradient, so there is nothing to train")
+        none_seen = next(model.parameters(), None) is None
+        unseen = "; modules in a list or a closure are not seen, put them into an nn.ModuleList" if none_seen else ""
+        raise InvalidInputError(f"no parameter of the model requires a gradient, so there is nothing to train{unseen}")
 
 
 def check_data(mitigator: Mitigator, model: nn.Module, source: Source) -> None:

@@ -97,3 +97,9 @@ def test_hooks_that_a_pass_of_another_thread_registers_meanwhile() -> None:
 
     assert torch.allclose(explainer.bind(model).attribute(X, score), expected, atol=1e-6)
     assert len(model.first._forward_hooks) == 1
+
+
+@pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "lrp_epsilon_plus", "deep_lift", "smoothgrad"])
+def test_a_layer_is_read_behind_the_hook_of_its_first_pass(name):
+    first, later = (EXPLAINERS.create(name, layer="first").bind(m).attribute(X, 1) for m in (Collecting(), _used()))
+    torch.testing.assert_close(first, later)

@@ -232,8 +232,19 @@ def test_other_wrong_calls():
         fit(RRR(n_epochs=1), model, x, y, mask * 0)
     for p in model.parameters():
         p.requires_grad_(False)
-    with pytest.raises(InvalidInputError, match="nothing to train"):
+    with pytest.raises(InvalidInputError, match="nothing to train$"):
         fit(RRR(), model, x, y, mask)
+
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = [model]
+
+        def forward(self, x):
+            return self.layers[0](x)
+
+    with pytest.raises(InvalidInputError, match=r"nothing to train; .* put them into an nn.ModuleList"):
+        fit(RRR(), Listed(), x, y, mask)
 
 
 def test_masks_are_brought_to_the_attribution():
