@@ -39,7 +39,8 @@ def flag(default: Any = ..., *, help: str, name: str = "") -> Any:  # noqa: A002
 class Job(BaseModel):
     """The options of a verb: frozen, validated, and the same from flags and from a file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    # A verb's validator is built when the verb runs, not for each of them when `xaikit --help` is asked for.
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, defer_build=True)
     VERB: ClassVar[str] = ""
 
     quiet: bool = flag(False, help="Show no progress and no notes.")
@@ -201,8 +202,8 @@ def command(job: type[Job]) -> Callable[..., None]:
         if code:
             raise typer.Exit(code)
 
-    hints = typing.get_type_hints(job)
-    parameters = [_parameter(name, field, hints[name]) for name, field in job.model_fields.items()]
+    # pydantic has read the annotations; to read them again for each verb takes longer than all the rest.
+    parameters = [_parameter(name, field, field.annotation) for name, field in job.model_fields.items()]
     # Those without a default come first, as a signature wants it; what every verb has, last.
     parameters.sort(key=lambda p: (p.default is not inspect.Parameter.empty, p.name in Job.model_fields))
     parameters.append(

@@ -66,7 +66,7 @@ CALLS: list[tuple[str, tuple[str, ...]]] = [
     ("explain x.npy --model ./nothing.py:make", ("no such file", "nothing.py")),
     ("explain x.npy --model wrongnets:needs", ("needs hidden, depth", "wrongnets:needs:hidden=...,depth=...")),
     ("explain x.npy --model wrongnets:make:wide=3", ("cannot be made with wide=3",)),
-    ("explain x.npy --model wrongnets:number", ("gave a int", "torch.nn.Module")),
+    ("explain x.npy --model wrongnets:number", ("returned int", "torch.nn.Module")),
     ("explain x.npy --model wrongnets:broken", ("your code (wrongnets.py, line", "KeyError: weights")),
     ("explain x.npy --model wrongnets:Forward", ("your code (wrongnets.py, line", "in forward", "KeyError: logits")),
     ("explain x.npy --model wrongnets:Several", ("--head", "'a'", "'b'")),
