@@ -229,8 +229,8 @@ def _load(name: str) -> Any:
         kind = ImportError if _asked_by_import() else AttributeError
         raise kind(f"xaikit.{name} is in {home} now: from {home} import {name}")
     if name not in _HOME_OF:
-        if _asked_by_import() and (home := _subpackage_with(name)):
-            raise ImportError(f"{name} is in {home}: from {home} import {name}")
+        if _asked_by_import() and (room := _subpackage_with(name)):
+            raise ImportError(f"{name} is in {room}: from {room} import {name}")
         raise AttributeError(f"module 'xaikit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value
