@@ -27,7 +27,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 BLOCK = re.compile(r"^```(python|sh|output)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MODULES = [m.name for m in pkgutil.walk_packages(xaikit.__path__, "xaikit.") if not m.name.endswith("__main__")]
 # CI runs `make test` itself; the demo has a test of its own (tests/unit/cli); installing is the wheel test's.
-LONG_PAGES = ("training.md", "tuning.md", "shortcuts.md", "my-photos.md", "my-texts.md", "my-table.md", "generation.md")
+LONG_PAGES = (
+    *("training.md", "tuning.md", "shortcuts.md", "my-photos.md", "my-texts.md", "my-table.md", "generation.md"),
+    *("index.md", "image.md", "recipes.md", "mitigation.md", "concepts.md", "datasets.md"),
+)
 PERCENT = re.compile(r"-?\d+(?:\.\d+)?(?= %)")
 NEAR = 15.0  # points by which a printed share may differ from the page's: trainings are not the same on every machine
 ELSEWHERE = ("make ", "pip ", "xaikit demo", "python -m benchmarks")

@@ -161,6 +161,26 @@ def test_json_lines_have_text_and_label() -> None:
     assert open_data("n.jsonl", Preparation()).read(1).tolist() == [4, 3]
 
 
+def test_a_text_is_tokenized_once_however_often_it_is_read() -> None:
+    asked: list[str] = []
+
+    class Counting(Letters):
+        def __call__(self, text: str, *, max_length: int, **options: object) -> dict[str, torch.Tensor]:
+            asked.append(text)
+            return super().__call__(text, max_length=max_length, **options)
+
+    Path("t.jsonl").write_text('{"text": "ab", "label": "good"}\n{"text": "cd", "label": "bad"}\n')
+    reader = TextReader(Counting(), "hf:x")
+    samples = open_data("t.jsonl", Preparation(), options=TableOptions(length=2), tokenizer=reader)
+    for _ in range(3):
+        first = samples[0][0]
+        assert first.dtype == torch.int64
+        assert first.tolist() == [97, 98]
+        first.zero_()  # what a caller does with it is the caller's business
+        assert samples[1][0].tolist() == [99, 100]
+    assert sorted(asked) == ["ab", "cd"]
+
+
 @pytest.mark.parametrize("flag", ["--one-hot", "--series", "--columns", "--text"])
 def test_flags_of_tables_with_other_data(
     leave: Callable[..., int], capsys: pytest.CaptureFixture[str], flag: str

@@ -23,6 +23,7 @@ with only_writer(Path("out")):
 """
 
 
+@pytest.mark.nightly
 def test_what_a_killed_process_leaves_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock ends with the process; the partial file goes when the file is written next."""
     monkeypatch.chdir(tmp_path)

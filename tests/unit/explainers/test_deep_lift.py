@@ -185,6 +185,7 @@ def test_derivative_against_finite_differences(seed):
     assert min(errors) < 1e-6, f"{errors}: {case}"
 
 
+@pytest.mark.nightly
 def test_several_references_as_one_each_also_in_a_loss():
     model = Step(lambda m, x: F.layer_norm(x, (6,)).relu()).double()
     x, references = torch.randn(4, 6, dtype=torch.float64), torch.randn(5, 6, dtype=torch.float64)

@@ -83,6 +83,7 @@ def test_a_fooled_model_is_mended(fooled, form):
     assert list(result.to_pandas()["method"]) == [row.method for row in result.tries]
 
 
+@pytest.mark.nightly
 def test_masks_of_each_sample_come_with_the_data(fooled):
     x, y = samples()
     masks = MASK.expand(len(y), 6, 6)
@@ -163,6 +164,7 @@ def test_of_many_held_out_samples_a_part_is_assessed(fooled, monkeypatch):
     assert abs(result.before.changed["flipped"] - result.tries[0].changed) < 0.2  # of all 120
 
 
+@pytest.mark.nightly
 def test_a_concept(fooled):
     x, y = samples()
     model = copy.deepcopy(fooled)
@@ -226,6 +228,7 @@ def test_the_result_is_saved_and_read(fooled, tmp_path):
     json.dumps(result.to_dict(), allow_nan=False)
 
 
+@pytest.mark.nightly
 def test_a_mask_over_everything_is_told(fooled):
     with pytest.warns(UserWarning, match="the mask covers everything"):
         result = mend(fooled, samples(), torch.ones(6, 6), methods="counterexamples:lambda_ce=3", **QUICK)

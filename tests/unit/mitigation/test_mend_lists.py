@@ -138,6 +138,7 @@ def test_scan_takes_lists_and_loses_no_mask(fooled):
     assert len(scan(model, (x, y), factors=["border", "border"], progress=False).effects) == 1
 
 
+@pytest.mark.nightly
 def test_seeds_facts_and_epochs_that_users_pass(fooled):
     """Numpy's numbers count as Python's; None, text and lists end in a sentence, not in a torch error."""
     model, x, y = fooled
