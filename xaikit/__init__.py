@@ -211,6 +211,14 @@ def _asked_by_import() -> bool:
     return frame is not None and frame.f_code.co_code[frame.f_lasti] == dis.opmap["IMPORT_FROM"]
 
 
+def _subpackage_with(name: str) -> str | None:
+    """The subpackage that has a public name."""
+    for room in ("mitigation", "shortcuts", *_ROOMS):  # what most look for first: each is imported
+        if name in getattr(importlib.import_module(f"xaikit.{room}"), "__all__", ()):
+            return f"xaikit.{room}"
+    return None
+
+
 def _load(name: str) -> Any:
     """The room or the public name, imported now."""
     if name in _ROOMS:
@@ -221,6 +229,8 @@ def _load(name: str) -> Any:
         kind = ImportError if _asked_by_import() else AttributeError
         raise kind(f"xaikit.{name} is in {home} now: from {home} import {name}")
     if name not in _HOME_OF:
+        if _asked_by_import() and (room := _subpackage_with(name)):
+            raise ImportError(f"{name} is in {room}: from {room} import {name}")
         raise AttributeError(f"module 'xaikit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value

@@ -264,6 +264,15 @@ def test_a_name_that_moved_says_where_it_is():
         from xaikit import VarGard  # noqa: F401
 
 
+def test_names_of_subpackages_say_where_they_are():
+    import xaikit
+
+    for name, home in (("mend", "mitigation"), ("scan", "shortcuts"), ("explain_generation", "language")):
+        with pytest.raises(ImportError, match=rf"^{name} is in xaikit.{home}: from xaikit.{home} import {name}$"):
+            exec(f"from xaikit import {name}")  # noqa: S102
+    assert not hasattr(xaikit, "mend")  # a question imports nothing
+
+
 @pytest.mark.parametrize(
     "library", ["PIL", "pandas", "matplotlib.pyplot", "torch.nn", "torch.nn.functional", "numpy", "builtins"]
 )

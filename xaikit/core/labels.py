@@ -98,4 +98,7 @@ def _shape_remedy(tensor: Tensor, n: int, what: str) -> str:
         return f"; of scores pass {what}.argmax(1)" if tensor.is_floating_point() else positions
     if bool((tensor.sum(1) <= 1).all()):
         return f"; these are one-hot rows: pass {what}.argmax(1)"
-    return "; to train on several labels for each sample use task_loss='binary_cross_entropy'"
+    return (
+        "; to train on several labels for each sample use task_loss='binary_cross_entropy', to judge one of them pass "
+        f"{what}[:, 0] as whole numbers and a model that returns its output alone, logits[:, :1]"
+    )

@@ -345,3 +345,24 @@ def test_factors_that_cannot_be_assessed():
             assess(RedOrBlue(), (x, y), explainers=(), progress=False, **options)
     with pytest.raises(InvalidInputError, match="nothing was exchanged; assess needs samples of two classes"):
         assess(RedOrBlue(), (x, y), explainers=(), progress=False).relies  # noqa: B018
+
+
+def test_one_of_several_labels_is_judged_by_its_output_alone():
+    class Alone(nn.Module):
+        def __init__(self, model, place):
+            super().__init__()
+            self.model, self.place = model, place
+
+        def forward(self, x):
+            return self.model(x)[:, self.place : self.place + 1]
+
+    torch.manual_seed(0)
+    model, x = nn.Linear(6, 4), torch.randn(40, 6)
+    with torch.no_grad():
+        model.weight.zero_()[:, 0] = 5
+        model.bias.zero_()
+    labels, mask = (x[:, :1] > 0).float().expand(40, 4), torch.zeros(40, 6)
+    mask[:, 0] = 1
+    with pytest.raises(InvalidInputError, match=r"to judge one of them pass labels\[:, 0\] as whole numbers"):
+        assess(model, (x, labels, mask), explainers=())
+    assert assess(Alone(model, 2), (x, labels[:, 2].long(), mask), explainers=()).relies

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 FEWEST = 4  # entries that tell an activation from other functions
 
 
-def is_activation(module: nn.Module, args: Any, output: Any) -> bool:
+def is_activation(module: nn.Module, x: Tensor, y: Tensor) -> bool:
     """Whether a module without parameters computes its output from its only input, entry by entry.
 
     It is run once more on its input with every other entry replaced by its neighbour: exactly these may change, to what
@@ -18,13 +16,12 @@ def is_activation(module: nn.Module, args: Any, output: Any) -> bool:
 
     Args:
         module: that has run.
-        args: what it was called with.
-        output: what it returned.
+        x: what it was called with.
+        y: what it returned.
     """
-    if len(args) != 1 or next(module.children(), None) is not None or next(module.parameters(), None) is not None:
+    if next(module.children(), None) is not None or next(module.parameters(), None) is not None:
         return False
-    x, y = args[0], output
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.is_floating_point() and y.is_floating_point()):
+    if not (x.is_floating_point() and y.is_floating_point()):
         return False
     if x.shape != y.shape or x.numel() < FEWEST:
         return False

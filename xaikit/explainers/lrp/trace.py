@@ -192,7 +192,9 @@ class Trace(TorchFunctionMode):
         """The output of an activation that is a function of autograd, whose input gets its relevance; else None."""
         if not isinstance(output, Tensor) or output in self.marks or output.grad_fn is None:
             return None
-        if not args or args[0] not in self.marks or not is_activation(module, args, output):
+        if len(args) != 1 or args[0] not in self.marks:
+            return None
+        if not is_activation(module, torch_private.batch_of(args[0]), torch_private.batch_of(output)):
             return None
         return self.mark(Pass.apply(args[0], output, self.flow))  # type: ignore[no-any-return]
 

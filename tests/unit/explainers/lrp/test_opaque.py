@@ -101,5 +101,5 @@ def test_what_is_no_activation_is_named():
     ],
 )
 def test_activations_are_told_from_other_modules(module, expected):
-    assert is_activation(module, (X,), module(X)) is expected
-    assert not is_activation(module, (X[:1, :2],), X[:1, :2])  # too few entries to tell
+    assert is_activation(module, X, module(X)) is expected
+    assert not is_activation(module, X[:1, :2], X[:1, :2])  # too few entries to tell
