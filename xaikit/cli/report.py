@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ class WriteReport(Job):
             raise InvalidInputError("name at least one run, or a result such as --evaluation table.json")
         runs = [load_run(folder) for folder in self.runs]
         names = Names(comma_list(self.classes), comma_list(self.features), *self._tokens(runs))
+        _check_classes(runs, names.classes)
         sections += self._summaries(runs, names)
         report = Report(
             runs=runs,
@@ -139,6 +140,19 @@ class WriteReport(Job):
         sections += [s for path in self.generation for s in _generated(path, in_title=len(self.generation) > 1)]
         sections += [s for path in self.atlas for s in self._atlas(path)]
         return sections + [section for path in self.table for section in _table(path)]
+
+
+def _check_classes(runs: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse names that are fewer than the classes of a run, which would mix names and numbers on the page."""
+    from xaikit.core.errors import InvalidInputError
+
+    for run in runs if names else ():
+        classes = [row[k] for row in run.rows() for k in ("target", "predicted", "label") if isinstance(row[k], int)]
+        if max(classes, default=0) >= len(names):
+            raise InvalidInputError(
+                f"--classes names {len(names)} classes, and {run.folder} has a class {max(classes)} (they count from "
+                "0); name all of them in the order of the model's outputs"
+            )
 
 
 def _result(path: Path, cls: Any) -> Any:

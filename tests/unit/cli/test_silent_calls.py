@@ -73,6 +73,7 @@ CALLS: list[tuple[str, str, tuple[str, ...]]] = [
     (IDLE, f"scan {X} --channel-axis 2", ("--channel-axis is 1 or -1, got 2",)),
     (IDLE, "summary run --tokenizer hf:empty", ("--tokenizer hf:empty holds no tokenizer",)),
     (IDLE, "report run --kind images", ("--kind is image, series, tabular or text, got 'images'",)),
+    (IDLE, "report run --classes cat", ("--classes names 1 classes", "has a class 1", "name all of them")),
     (IDLE, "report run --limit 0", ("--limit must be >= 1",)),
     (FILES, f"explain x.npy --model silentnets:make --weights {os.sep}dev{os.sep}null", ("a pipe or a device",)),
     (FILES, "explain x.npy --model silentnets:make --weights photos", ("photos is a folder",)),
