@@ -94,6 +94,7 @@ def named() -> None:
         np.savez(f"{name}.npz", x=x, y=y)
     np.save("digits.npy", x[:4])
     np.save("labels.npy", y[:4])
+    Path("classes.txt").write_text("\n".join(f"animal {i}" for i in range(10)))
     reader("bert")
     writer("story")
     images("photos", 70)

@@ -23,7 +23,7 @@ class WriteReport(Job):
     \b
     Examples:
       xaikit report run/ --out report.html
-      xaikit report run-lrp/ run-vargrad/ --classes cat,dog --title "Cats and dogs"
+      xaikit report run-lrp/ run-vargrad/ --classes classes.txt --title "Ten animals"
       xaikit report run/ --profile recommended.json --evaluation table.json --tuning tuned.json --assessment mended.json
       xaikit report --generation answer.npz --out answer.html
     """  # noqa: D301

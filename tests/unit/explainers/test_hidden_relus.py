@@ -49,13 +49,15 @@ def test_a_relu_of_an_exported_program_is_any_other(spec: str) -> None:
     assert not torch.equal(EXPLAINERS.create("gradient").bind(Net(F.relu)).attribute(_x(), 1), expected)
 
 
-def test_fullgrad_needs_convolutions_that_are_modules() -> None:
-    class Functions(nn.Module):
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_fullgrad_needs_convolutions_that_python_sees() -> None:
+    class Pooled(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return F.conv1d(x, torch.ones(3, 2, 3), torch.ones(3)).relu().mean(2)
+            return x.relu().mean(2)
 
-    with pytest.raises(InvalidInputError, match="runs none that is a module"):
-        EXPLAINERS.create("fullgrad").bind(Functions()).attribute(_x(), 1)
+    for model in (Pooled(), torch.jit.script(nn.Sequential(nn.Conv1d(2, 3, 3), Pooled()))):
+        with pytest.raises(InvalidInputError, match="runs none that Python sees"):
+            EXPLAINERS.create("fullgrad").bind(model).attribute(_x(), 1)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")

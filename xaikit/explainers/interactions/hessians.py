@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.params import Int
 from xaikit.core.several_targets import run_for_targets
 from xaikit.core.structure import Tensors, by_row
+from xaikit.core.target_values import Target
 from xaikit.core.targets import is_several
 from xaikit.explainers.feature_groups import make_groups
 from xaikit.explainers.integrated_gradients import IntegratedGradients
@@ -24,6 +25,32 @@ from xaikit.explainers.interactions.result import Interactions, group_names
 MOST_GROUPS = 256  # each takes a product with the second derivative at each point
 TINY = torch.finfo(torch.float64).tiny
 TOLERANCE = 0.05  # share of S(x) - S(baseline) that may be missed without a warning
+
+
+@overload
+def integrated_hessians(
+    explainer: IntegratedGradients,
+    inputs: Any,
+    targets: list[Target] | list[str],
+    *,
+    feature_mask: Any = None,
+    n_segments: int = 32,
+    names: Sequence[str] | None = None,
+    progress: bool = True,
+) -> list[Interactions]: ...
+
+
+@overload
+def integrated_hessians(
+    explainer: IntegratedGradients,
+    inputs: Any,
+    targets: Any = None,
+    *,
+    feature_mask: Any = None,
+    n_segments: int = 32,
+    names: Sequence[str] | None = None,
+    progress: bool = True,
+) -> Interactions: ...
 
 
 def integrated_hessians(

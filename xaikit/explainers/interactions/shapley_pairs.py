@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -15,9 +15,34 @@ from xaikit.core import Call
 from xaikit.core.errors import InvalidTypeError
 from xaikit.core.several_targets import run_for_targets
 from xaikit.core.structure import Tensors
+from xaikit.core.target_values import Target
 from xaikit.core.targets import is_several
 from xaikit.explainers.interactions.result import Interactions, group_names
 from xaikit.explainers.shapley.explainers import ExactShapley
+
+
+@overload
+def shapley_interactions(
+    explainer: ExactShapley,
+    inputs: Any,
+    targets: list[Target] | list[str],
+    *,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[Interactions]: ...
+
+
+@overload
+def shapley_interactions(
+    explainer: ExactShapley,
+    inputs: Any,
+    targets: Any = None,
+    *,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Interactions: ...
 
 
 def shapley_interactions(

@@ -41,8 +41,8 @@ def to_integers(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> 
     return function(input.total, *args, **kwargs)
 
 
-@cd_rule("clone", "contiguous", "detach", "alias", "as_subclass")
-def same_entries(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> Decomposed:
+@cd_rule("clone", "contiguous", "detach")
+def same_entries(function: Any, input: Decomposed, **kwargs: Any) -> Decomposed:
     """The same entries, copied, laid out in order, or cut off from the graph."""
     name = operation_name(function)
     if name == "contiguous":
