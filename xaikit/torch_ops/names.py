@@ -37,7 +37,7 @@ _ALIASES = """
     grid_sampler:grid_sample grid_sampler_2d:grid_sample grid_sampler_3d:grid_sample log_sigmoid:logsigmoid
     _softmax:softmax _safe_softmax:softmax _log_softmax:log_softmax affine_grid_generator:affine_grid
     _grouped_mm:grouped_mm transformers::grouped_mm_fallback:grouped_mm
-    _to_copy:to _unsafe_view:view lift_fresh:clone alias:view_as rdiv:rtruediv
+    _to_copy:to _unsafe_view:view lift_fresh:clone alias:contiguous rdiv:rtruediv
     native_channel_shuffle:channel_shuffle native_dropout:dropout _reshape_alias:reshape _index_put_impl:index_put
     _adaptive_avg_pool2d:adaptive_avg_pool2d _adaptive_avg_pool3d:adaptive_avg_pool3d slice:narrow
     _threshold:threshold _fused_rms_norm:rms_norm _sparse_mm:mm spmm:mm _sparse_addmm:addmm

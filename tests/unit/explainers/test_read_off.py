@@ -37,3 +37,12 @@ def test_what_is_read_off_changes_nothing(name, read):
     x = torch.randn(3, 4)
     values = EXPLAINERS.create(name).bind(Net(READS[read])).attribute(x, 1)
     torch.testing.assert_close(values, EXPLAINERS.create(name).bind(Net(lambda h: None)).attribute(x, 1))
+
+
+@pytest.mark.parametrize("name", ["contextual_decomposition", "lrp_epsilon_plus", "deep_lift", "gradient_x_input"])
+def test_an_alias_is_the_tensor_itself(name):
+    """Exported programs call it."""
+    x = torch.randn(3, 4)
+    model = Net(lambda h: torch.ops.aten.alias.default(h).mul_(2))
+    expected = EXPLAINERS.create(name).bind(Net(lambda h: h.mul_(2))).attribute(x, 1)
+    torch.testing.assert_close(EXPLAINERS.create(name).bind(model).attribute(x, 1), expected)
