@@ -81,6 +81,8 @@ class Words(TokenFactor):
 
     >>> Words(names=["text", "video"]).title
     'words text, video'
+    >>> Words(names=["of", ","]).title
+    'words of, ","'
     """
 
     names: Annotated[Any, names_setting, "words: [text, video]; they need the vocabulary"] = ()
@@ -92,8 +94,9 @@ class Words(TokenFactor):
 
     @property
     def title(self) -> str:
-        """Such as "words text, video"."""
-        listed = [*self.names, *map(str, self.ids)]
+        """Such as "words text, video"; marks stand in quotes."""
+        names = (name if any(c.isalnum() for c in name) else f'"{name}"' for name in self.names)
+        listed = [*names, *map(str, self.ids)]
         return f"{'word' if self.names else 'token'}{'s' if len(listed) > 1 else ''} {', '.join(listed)}"
 
     def marked(self, tokens: Tensor, facts: DataFacts) -> Tensor:
