@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -41,7 +42,7 @@ class WriteReport(Job):
     profile: Path | None = flag(None, help="What xaikit recommend --out wrote.")
     evaluation: tuple[Path, ...] = flag((), help="A table that xaikit evaluate wrote; may be repeated.")
     tuning: tuple[Path, ...] = flag((), help="What xaikit tune wrote; may be repeated.")
-    assessment: tuple[Path, ...] = flag((), help="What xaikit mitigate --assessment wrote; may be repeated.")
+    assessment: tuple[Path, ...] = flag((), help="What mitigate, mend, assess or compare wrote; may be repeated.")
     scan: tuple[Path, ...] = flag((), help="What xaikit scan wrote; may be repeated.")
     clusters: tuple[Path, ...] = flag((), help="The shortcuts.json that xaikit shortcuts wrote; may be repeated.")
     generation: tuple[Path, ...] = flag((), help="An answer that xaikit explain --prompt wrote; may be repeated.")
@@ -119,7 +120,7 @@ class WriteReport(Job):
 
     def _sections(self) -> list[Any]:
         """The model first, then what was measured, searched and mended."""
-        from xaikit.report import evaluation_sections, mitigation_sections, profile_sections, tuning_sections
+        from xaikit.report import evaluation_sections, profile_sections, tuning_sections
 
         sections: list[Any] = []
         if self.profile is not None:
@@ -129,7 +130,7 @@ class WriteReport(Job):
             (self.tuning, lambda c, **t: tuning_sections(_tuned(c), **t), "tune", "Tuning"),
             (self.scan, _scanned, "scan", "Scan"),
             (self.clusters, _clustered, "shortcuts", "Clusters of explanations"),
-            (self.assessment, lambda c, **t: mitigation_sections(*_mended(c), **t), "mitigate", "Mitigation"),
+            (self.assessment, _assessed, "mitigate, mend, assess or compare", "Mitigation"),
         )
         for paths, read, verb, title in readers:
             for path in paths:
@@ -197,11 +198,21 @@ def _tuned(content: Any) -> Any:
     return TuneResult.from_dict(content)
 
 
-def _mended(content: Any) -> tuple[Any, Any]:
-    from xaikit.mitigation import Assessment, Comparison
+def _assessed(content: Any, title: str) -> Any:
+    """The sections of trainings that are compared, or of one model that was judged."""
+    from xaikit.mitigation import Assessment, Comparison, compare
+    from xaikit.report import mitigation_sections
 
-    groups = {when: Assessment.from_dict(content[when]).groups for when in ("before", "after") if when in content}
-    return Comparison.from_dict(content["comparison"]), groups
+    if "comparison" in content:
+        groups = {when: Assessment.from_dict(content[when]).groups for when in ("before", "after") if when in content}
+        title = title if groups else title.replace("Mitigation", "Comparison")
+        return mitigation_sections(Comparison.from_dict(content["comparison"]), groups, title=title)
+    judged = Assessment.from_dict(content["assessment"])
+    first, *others = mitigation_sections(
+        compare({"model": [judged]}), {"model": judged.groups}, title=title.replace("Mitigation", "Assessment")
+    )
+    verdict = f"The model {judged.verdict.replace(' on it', ' on the shortcut', 1)}."
+    return [dataclasses.replace(first, conclusion=verdict), *others]
 
 
 def _read(path: Path, make: Callable[[Any], list[Any]], verb: str) -> list[Any]:

@@ -199,6 +199,19 @@ def test_an_empty_mask_says_nothing_of_the_model(
     assert "is unknown: nothing was exchanged" in capsys.readouterr().err
 
 
+def test_what_assess_wrote_stands_on_the_page(
+    leave: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    measures, page = tmp_path / "assessed.json", tmp_path / "page.html"
+    assert leave(*shlex.split(f"assess {X} --mask m.npy --quiet --out {measures}")) == 0
+    verdict = json.loads(measures.read_text())["verdict"].replace("on it", "on the shortcut", 1)
+    assert leave(*shlex.split(f"report run --assessment {measures} --out {page} --quiet")) == 0
+    text = page.read_text()
+    assert f"The model {verdict}." in text
+    assert text.index(verdict) < text.index("Assessment: accuracy in each group")
+
+
 @pytest.mark.parametrize("verb", ["mend", "assess", "compare", "mitigate", "scan"])
 def test_the_help_says_of_a_mask_what_it_means_there(
     verb: str, leave: Callable[..., int], capsys: pytest.CaptureFixture[str]

@@ -194,7 +194,7 @@ CALLS: list[tuple[str, tuple[str, ...]]] = [
     ("report nowhere", ("no folder nowhere",)),
     ("report --evaluation notes.txt", ("notes.txt is not JSON",)),
     ("report --tuning coco.json", ("coco.json is not what xaikit tune wrote",)),
-    ("report --assessment coco.json", ("coco.json is not what xaikit mitigate wrote",)),
+    ("report --assessment coco.json", ("coco.json is not what xaikit mitigate, mend, assess or compare wrote",)),
     ("report --table coco.json", ("coco.json holds no rows",)),
     ("list explaners", ("'explaners'", "did you mean 'explainers'")),
     ("doctor explan", ("'explan'", "did you mean 'explain'")),

@@ -186,7 +186,7 @@ def test_a_table_of_evaluate_is_known_as_one_and_any_rows_are_shown(files):
         (["--evaluation", "none.json"], "no such file: none.json"),
         (["--evaluation", "rec.json"], "rec.json is not what xaikit evaluate wrote"),
         (["--tuning", "table.json"], "table.json is not what xaikit tune wrote"),
-        (["--assessment", "table.json"], "table.json is not what xaikit mitigate wrote"),
+        (["--assessment", "table.json"], "table.json is not what xaikit mitigate, mend, assess or compare wrote"),
         (["--profile", "tuned.json"], "tuned.json is not what xaikit recommend --out wrote"),
         (["--table", "text.txt"], "text.txt is not JSON"),
         (["--generation", "none.npz"], "no such file: none.npz"),
