@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -205,14 +204,12 @@ def _assessed(content: Any, title: str) -> Any:
 
     if "comparison" in content:
         groups = {when: Assessment.from_dict(content[when]).groups for when in ("before", "after") if when in content}
-        title = title if groups else title.replace("Mitigation", "Comparison")
+        title = title.replace("Mitigation", "Comparison") if "verdicts" in content else title
         return mitigation_sections(Comparison.from_dict(content["comparison"]), groups, title=title)
     judged = Assessment.from_dict(content["assessment"])
-    first, *others = mitigation_sections(
-        compare({"model": [judged]}), {"model": judged.groups}, title=title.replace("Mitigation", "Assessment")
-    )
     verdict = f"The model {judged.verdict.replace(' on it', ' on the shortcut', 1)}."
-    return [dataclasses.replace(first, conclusion=verdict), *others]
+    title = title.replace("Mitigation", "Assessment")
+    return mitigation_sections(compare({"model": [judged]}), {"model": judged.groups}, title=title, conclusion=verdict)
 
 
 def _read(path: Path, make: Callable[[Any], list[Any]], verb: str) -> list[Any]:

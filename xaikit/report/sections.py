@@ -130,6 +130,7 @@ def mitigation_sections(
     groups: Mapping[str, Mapping[str, Mapping[Any, float]]] | None = None,
     *,
     title: str = "Mitigation",
+    conclusion: str = "",
 ) -> list[Section]:
     """Every measure before and after (or of each training), and a figure of the accuracies and the relevance.
 
@@ -138,6 +139,7 @@ def mitigation_sections(
         groups: accuracies by training, variant of the shortcut and group, as in `Assessment.groups`; None leaves out
             their table.
         title: of the first section, and before those of the others.
+        conclusion: the sentence for the head of the page; empty tells the accuracy with the shortcut exchanged.
 
     Returns:
         A table of all measures, figures, and with `groups` a table of the accuracies in each group.
@@ -160,7 +162,7 @@ def mitigation_sections(
         "class, less those that change by that of the same class; mass: share of the relevance that lies in the mask. "
         "↑ higher and ↓ lower is better, for the model: it should be right, and little should hang on the shortcut."
     )
-    sections: list[Section] = [Table(title, rows, note, shares=True, conclusion=_exchanged(comparison))]
+    sections: list[Section] = [Table(title, rows, note, shares=True, conclusion=conclusion or _exchanged(comparison))]
     for kind, heading in DRAWN_MEASURES.items():
         measures = [m for m in comparison.measures if m.startswith(f"{kind} ")]
         if measures:
