@@ -50,12 +50,15 @@ class MakeAtlas(DataFields, ModelJob):
         from xaikit.cli.options import check_out
         from xaikit.cli.stream import Stream, tell_skipped
         from xaikit.cli.targets import targets_for
-        from xaikit.core import EXPLAINERS
+        from xaikit.core import EXPLAINERS, Float, Int
         from xaikit.core.errors import InvalidInputError
         from xaikit.explainers.lrp.engine import ZennitLRP
         from xaikit.shortcuts import concept_atlas
 
         check_out(self.out, ".npz")
+        Int(ge=1).check(self.channels, "--channels")
+        Int(ge=1).check(self.crops, "--crops")
+        Float(gt=0, le=1).check(self.crop, "--crop")
         explainer: Any = EXPLAINERS.create(self.explainer)
         if not isinstance(explainer, ZennitLRP):
             raise InvalidInputError(

@@ -54,7 +54,8 @@ def split_rows(labels: Tensor, groups: list[Any] | None, seed: int) -> tuple[Ten
         held_rows += parts[key][: max(least, round(HELD_BACK * len(parts[key])))]
     if not held_rows:
         raise InvalidInputError(
-            f"data of {len(labels)} samples are too few to hold a fifth of each class out; pass validation=(x, y)"
+            f"data of {len(labels)} samples are too few to hold a fifth of each class out; pass validation=(x, y), in "
+            "the shell --validation"
         )
     held_out = torch.tensor(sorted(held_rows), device="cpu")
     is_training = torch.ones(len(labels), dtype=torch.bool, device="cpu")
