@@ -62,7 +62,7 @@ class MissedSums:
             warnings.warn(
                 f"captum's {self._name} misses the explained score by {share:.1%}, more than the tolerance of "
                 f"{self.TOLERANCE:.0%}: it has no rule for operations that are no modules, as torch.relu or "
-                "TorchScript, nor an exact one for products, poolings and softmax; use deep_lift or deep_lift_shap, which follow "
-                "them",
+                "TorchScript, nor an exact one for products, poolings and softmax; use deep_lift or deep_lift_shap, "
+                "which follow them",
                 stacklevel=2,
             )
