@@ -204,7 +204,12 @@ def test_fullgrad_of_a_norm_by_the_batch_has_its_bias_as_a_module_and_as_a_funct
         def __init__(self, *, module):
             super().__init__()
             torch.manual_seed(0)
-            self.conv, self.norm, self.head, self.module = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(3, 3), module
+            self.conv, self.norm, self.head, self.module = (
+                nn.Conv2d(2, 3, 3),
+                nn.BatchNorm2d(3),
+                nn.Linear(3, 3),
+                module,
+            )
             nn.init.normal_(self.norm.bias)
             self.double()
 

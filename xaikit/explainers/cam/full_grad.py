@@ -32,8 +32,8 @@ class FullGrad(Explainer):
     psi takes the size, scales each channel of a sample to [0, 1], resizes it to the input and sums over channels. A_l
     are the outputs of every convolution and BatchNorm with a bias that ran on the input, as a module or as a function,
     b_l its bias; that of a BatchNorm is beta - gamma mean / sqrt(variance + eps), or beta where it takes the statistics
-    of the batch. Every channel of the input gets the same map. Biases of other layers (LayerNorm, the linear layers of a transformer) have no place in it, so it is meant
-    for convolutional nets.
+    of the batch. Every channel of the input gets the same map. Biases of other layers (LayerNorm, the linear layers of
+    a transformer) have no place in it, so it is meant for convolutional nets.
     """
 
     SUPPORTED_MODULES = (CONVOLUTION,)
@@ -121,9 +121,7 @@ class _CalledAsFunctions(TorchFunctionMode):
         checked: returns an output, or refuses it.
     """
 
-    def __init__(
-        self, outputs: list[tuple[str, Tensor, Tensor | None]], checked: Callable[[Tensor], Tensor]
-    ) -> None:
+    def __init__(self, outputs: list[tuple[str, Tensor, Tensor | None]], checked: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self._outputs, self._checked = outputs, checked
 

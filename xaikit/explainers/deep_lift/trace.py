@@ -119,7 +119,7 @@ class SideBySide(TorchFunctionMode):
             output = self._property(func.__self__.__name__, op)
         elif name in QUESTIONS or name in NUMBERS:
             output = self._answer(name, op)
-        elif name == "register_hook":  # what flows back are multipliers, which are not for a hook on gradients to change
+        elif name == "register_hook":  # what flows back are multipliers, not for a hook to change
             output = RemovableHandle(OrderedDict())
         elif name == "__deepcopy__":
             output = self._ruled("clone", torch.clone, args[:1], {})

@@ -44,9 +44,7 @@ def _moved(x: Decomposed, parts: Tensor, move: Callable[[Tensor], Tensor]) -> De
     return out
 
 
-def _layout_after(
-    before: Callable[[], Tensor] | None, shape: torch.Size, move: Callable[[Tensor], Tensor]
-) -> Tensor:
+def _layout_after(before: Callable[[], Tensor] | None, shape: torch.Size, move: Callable[[Tensor], Tensor]) -> Tensor:
     """The layout that a move makes of one, without the value itself, whose memory may be written over by then."""
     layout = torch.empty(shape, device="meta") if before is None else before()
     return move(layout[None, None])[0, 0]
