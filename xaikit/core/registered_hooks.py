@@ -56,7 +56,8 @@ def keep_for_hooks(results: Iterable[Tensor], model: nn.Module) -> None:
     if any(vars(module).get("_is_full_backward_hook") is False for module in model.modules()):
         for result in results:
             if result.grad_fn is not None:
-                result.grad_fn.metadata["model"] = model
+                metadata: Any = result.grad_fn.metadata  # a dict, not a method as torch's types have it
+                metadata["model"] = model
 
 
 @contextlib.contextmanager

@@ -35,7 +35,11 @@ def moved(x: Decomposed, move: Callable[[Tensor], Any]) -> Any:
     result = move(x.parts)
     if isinstance(result, Tensor):
         return _moved(x, result, move)
-    return type(result)(_moved(x, piece, lambda value, i=i: move(value)[i]) for i, piece in enumerate(result))
+
+    def move_of(i: int) -> Callable[[Tensor], Any]:
+        return lambda value: move(value)[i]
+
+    return type(result)(_moved(x, piece, move_of(i)) for i, piece in enumerate(result))
 
 
 def _moved(x: Decomposed, parts: Tensor, move: Callable[[Tensor], Tensor]) -> Decomposed:
