@@ -26,8 +26,8 @@ class Frequencies(Factor):
     channel, the frequency 0, stays too. Of an image, amplitudes count in proportion to those below the cutoff: how
     strong all of them are is its contrast, a factor of its own.
 
-    The outlines of an object are high frequencies, too. `where="spread"` exchanges what is as strong all over the sample,
-    such as stripes, a grain or a hum, and leaves what is strong in few places.
+    The outlines of an object are high frequencies, too. `where="spread"` exchanges what is as strong all over the
+    sample, such as stripes, a grain or a hum, and leaves what is strong in few places.
     """
 
     KINDS: ClassVar[tuple[str, ...]] = (IMAGE, SERIES)
