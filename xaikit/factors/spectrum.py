@@ -60,13 +60,14 @@ class Frequencies(Factor):
             # A stripe that is no whole number of cycles long lies in several frequencies, and holds together by its
             # phases. Low frequencies hold the shapes, and are left where they are.
             return torch.fft.irfftn(_mixed(spectrum, target * ratio, inside, high), s=sizes, dim=axes).to(dtype)
-        own, lent = (
+        spread, donated = (
             _spread(torch.fft.irfftn(t * inside, s=sizes, dim=axes), channel_axis, round(1 / self.cutoff))
             for t in (spectrum, target)
         )
-        spectrum, target = (torch.fft.rfftn(t, dim=axes) for t in (own, lent))
-        whole = torch.ones_like(inside)
-        return (x - own + torch.fft.irfftn(_mixed(spectrum, target * ratio, whole, whole), s=sizes, dim=axes)).to(dtype)
+        spectrum, target = (torch.fft.rfftn(t, dim=axes) for t in (spread, donated))
+        everywhere = torch.ones_like(inside)
+        exchanged = torch.fft.irfftn(_mixed(spectrum, target * ratio, everywhere, everywhere), s=sizes, dim=axes)
+        return (x - spread + exchanged).to(dtype)
 
     @staticmethod
     def _radius(sizes: list[int], device: torch.device) -> Tensor:
