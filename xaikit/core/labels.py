@@ -90,7 +90,7 @@ def _shape_remedy(tensor: Tensor, n: int, what: str) -> str:
     if tensor.ndim > 2 and len(tensor) == n:
         return (
             "; to train on a map of classes use task_loss='cross_entropy', to judge a class of it pass for each sample "
-            "whether its map has the class, 0 or 1, and a model that returns one logit, such as logits[:, 1].amax((1, 2))"
+            "whether its map has the class, 0 or 1, and a model that returns one logit, as logits[:, 1].amax((1, 2))"
         )
     if tensor.ndim != 2 or len(tensor) != n:
         return ""
@@ -103,6 +103,6 @@ def _shape_remedy(tensor: Tensor, n: int, what: str) -> str:
         return f"; these are one-hot rows: pass {what}.argmax(1)"
     return (
         "; to train on several labels for each sample use task_loss='binary_cross_entropy', to judge one of them pass "
-        f"{what}[:, 0] as whole numbers and a model that returns its output alone, logits[:, :1] (mend would train this "
-        "output alone)"
+        f"{what}[:, 0] as whole numbers and a model that returns its output alone, logits[:, :1] (mend would train "
+        "this output alone)"
     )
