@@ -396,6 +396,10 @@ def test_fullgrad_reads_the_bias_where_it_is_added_not_behind_an_activation_in_t
     conv = OwnBias(2, 3, 3).double()
     gradient = torch.autograd.grad(nn.Sequential(conv, *plain[3:])(X).sum(), conv.bias)[0]
     assert gradient.abs().min() > 0
-    assert not FullGrad(nn.Sequential(conv, *plain[3:])).attribute(X, Y).allclose(
-        FullGrad(nn.Sequential(nn.Conv2d(2, 3, 3, bias=False).double(), nn.ReLU(), *plain[3:])).attribute(X, Y)
+    assert (
+        not FullGrad(nn.Sequential(conv, *plain[3:]))
+        .attribute(X, Y)
+        .allclose(
+            FullGrad(nn.Sequential(nn.Conv2d(2, 3, 3, bias=False).double(), nn.ReLU(), *plain[3:])).attribute(X, Y)
+        )
     )
