@@ -381,7 +381,7 @@ class NormAndRelu(nn.BatchNorm2d):
         return super().forward(x).relu()
 
 
-class OwnBias(nn.Conv2d):
+class BiasAddedLater(nn.Conv2d):
     def forward(self, x):
         return F.relu(F.conv2d(x, self.weight) + self.bias.view(-1, 1, 1))
 
@@ -393,7 +393,7 @@ def test_fullgrad_reads_the_bias_where_it_is_added_not_behind_an_activation_in_t
     joined[1].load_state_dict(plain[1].state_dict())
     plain.double().eval()
     torch.testing.assert_close(FullGrad(joined).attribute(X, Y), FullGrad(plain).attribute(X, Y))
-    conv = OwnBias(2, 3, 3).double()
+    conv = BiasAddedLater(2, 3, 3).double()
     gradient = torch.autograd.grad(nn.Sequential(conv, *plain[3:])(X).sum(), conv.bias)[0]
     assert gradient.abs().min() > 0
     assert (
