@@ -108,8 +108,8 @@ class InputGradient(torch.autograd.Function):
         gs = g.expand(info.batch_size, *g.shape) if of_g is None else g.movedim(of_g, 0)
         shape = x if of_x is None else x.select(of_x, 0)
         if of_w is not None:
-            each = [InputGradient.apply(a, w.select(of_w, i), shape, form) for i, a in enumerate(gs)]
-            return torch.stack(each), 0
+            stacked = [InputGradient.apply(a, w.select(of_w, i), shape, form) for i, a in enumerate(gs)]
+            return torch.stack(stacked), 0
         shapes = shape.expand(len(gs), *shape.shape).flatten(0, 1)
         return InputGradient.apply(gs.flatten(0, 1), w, shapes, form).unflatten(0, (len(gs), -1)), 0
 
