@@ -21,6 +21,7 @@ from xaikit.core.model_view import ModelView
 from xaikit.core.nonfinite import warn_of_nonfinite
 from xaikit.core.opening import Needs, Request, at_layers, opened, with_recompute_context
 from xaikit.core.params import Int
+from xaikit.core.registered_hooks import keep_for_hooks
 from xaikit.core.registries import EXPLAINERS
 from xaikit.core.several_targets import run_for_targets
 from xaikit.core.structure import Tensors
@@ -385,6 +386,8 @@ class Explainer(ModelView, abc.ABC):
                     raise RuntimeError(
                         f"{type(self).__name__}._attribute returned {tuple(value.shape)} for {tuple(x.shape)}"
                     )
+        if create_graph:
+            keep_for_hooks((value for result in results for value in result), call.model)
         return tuple(rebuild(r if create_graph else tuple(v.detach() for v in r)) for r in results)
 
     def _at_layers(self, call: Call, *, read: bool) -> tuple[Call, Callable[[Tensors], Any]]:

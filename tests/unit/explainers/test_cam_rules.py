@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xaikit.core import EXPLAINERS
-from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnsupportedOperationError
 from xaikit.core.torchvision_ops import import_torchvision
 from xaikit.explainers import (
     AblationCam,
@@ -197,6 +197,40 @@ def test_fullgrad_sees_convolutions_and_norms_that_are_called_as_functions():
     net[1].running_mean.normal_()
     net.eval()
     torch.testing.assert_close(FullGrad(Functional(net)).attribute(X, Y), FullGrad(net).attribute(X, Y))
+
+
+def test_fullgrad_of_a_norm_by_the_batch_has_its_bias_as_a_module_and_as_a_function():
+    class Net(nn.Module):
+        def __init__(self, *, module):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.norm, self.head, self.module = (
+                nn.Conv2d(2, 3, 3),
+                nn.BatchNorm2d(3),
+                nn.Linear(3, 3),
+                module,
+            )
+            nn.init.normal_(self.norm.bias)
+            self.double()
+
+        def forward(self, x):
+            norm, h = self.norm.train(), self.conv(x)
+            h = norm(h) if self.module else F.batch_norm(h, None, None, norm.weight, norm.bias, training=True)
+            return self.head(F.relu(h).mean((2, 3)))
+
+    with pytest.warns(UserWarning, match="not independent"):
+        values = [FullGrad(Net(module=module)).attribute(X, Y) for module in (True, False)]
+    torch.testing.assert_close(*values)
+
+
+def test_fullgrad_refuses_vmap():
+    class Net(nn.Sequential):
+        def forward(self, x):
+            return torch.vmap(super().forward)(x)
+
+    net = Net(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(0), nn.Linear(108, 3)).double()
+    with pytest.raises(UnsupportedOperationError, match=r"does not see through .* torch.vmap; let the model run"):
+        FullGrad(net).attribute(X, Y)
 
 
 def test_finercam_of_complex_outputs_is_refused():
