@@ -83,7 +83,7 @@ class FullGrad(Explainer):
             return (*leaves, *(o for _, o, _ in reached))
 
         modules = [m for m in call.model.modules() if isinstance(m, WITH_BIAS)]
-        functions = _Functions(outputs, call.modules, checked)
+        functions = _BiasReader(outputs, call.modules, checked)
         with hooked([(m, functools.partial(keep, module=m)) for m in modules]), functions:
             gradients = call.grad_of(call.inputs, at=points)
         if not outputs:
@@ -115,7 +115,7 @@ class FullGrad(Explainer):
         return resized(sizes, x.shape[2:], self.upsample).sum(1, keepdim=True)
 
 
-class _Functions(TorchFunctionMode):
+class _BiasReader(TorchFunctionMode):
     """Notes outputs and biases of the convolutions and BatchNorms that a model and its modules call.
 
     Args:
