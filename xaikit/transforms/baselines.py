@@ -167,8 +167,9 @@ class BaselinePerInput(Baseline):
         """The stand-in that a list of numbers, or of lists of them, is for a single input."""
         if all(isinstance(item, Constant) for item in self.items):
             return Given(tensor=torch.tensor([item.value for item in self.items], device="cpu"))
-        given = all(isinstance(item, Given) for item in self.items) and len({i.tensor.shape for i in self.items}) == 1
-        return Given(tensor=torch.stack([item.tensor for item in self.items])) if given else None
+        tensors = [item.tensor for item in self.items if isinstance(item, Given)]
+        stackable = len(tensors) == len(self.items) and len({t.shape for t in tensors}) == 1
+        return Given(tensor=torch.stack(tensors)) if stackable else None
 
 
 @BASELINES.coerce

@@ -60,9 +60,10 @@ def in_form_of(ids: Tensor, x: Tensor, token: bool = False) -> Tensor:
         if channels is not None and positions.ndim == x.ndim - 1:
             full = positions.unsqueeze(channels)
     if not _fits(full, x) or full.is_floating_point():
+        positions_too = " or of its positions" if x.ndim > 2 else ""
         raise InvalidInputError(
-            f"feature_mask must hold whole group numbers in the shape of a sample {tuple(x.shape[1:])}, or of its "
-            f"positions, got {ids.dtype} {tuple(ids.shape)}"
+            f"feature_mask must hold whole group numbers in the shape of a sample {tuple(x.shape[1:])}{positions_too}, "
+            f"got {ids.dtype} {tuple(ids.shape)}"
         )
     return full
 
