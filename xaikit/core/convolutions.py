@@ -166,7 +166,7 @@ def fast_convolutions(modules: Iterable[nn.Module], *, twice: bool) -> Iterator[
     thread = threading.get_ident()
 
     def rewire(module: Any, args: Any, y: Any) -> Any:
-        x = args[0] if args else None
+        x: Any = args[0] if args else None
         if threading.get_ident() != thread or not _is_torchs(module, x, y):
             return None
         w, groups = module.weight, module.groups

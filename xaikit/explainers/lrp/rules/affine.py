@@ -130,8 +130,8 @@ def convolution(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Tenso
     n = weight.ndim - 2
 
     def form() -> Form:
-        sizes = (tuple(_tuple(a[k], n)) for k in ("stride", "padding", "dilation"))
-        return Form(*sizes, groups=a["groups"])
+        stride, padding, dilation = (tuple(_tuple(a[k], n)) for k in ("stride", "padding", "dilation"))
+        return Form(stride, padding, dilation, a["groups"])
 
     def has_fast_kernel(t: Tensor, w: Tensor) -> bool:
         plain = not transposed and n < 3 and not isinstance(a["padding"], str) and few_channels(w, a["groups"])
