@@ -24,6 +24,7 @@ from xaikit.core.targets import is_several
 from xaikit.explainers.lrp.engine import ZennitLRP
 from xaikit.explainers.lrp.flow import relevance_of
 
+MAX_CONDITIONS = 16  # in one pass: what lies between convolutions outgrows the processor's cache with more
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
 Condition = Mapping[Any, Any]  # from a layer to its channels
 ChannelMasks = Mapping[str, Tensor]  # from the name of a layer to 1 at its channels
@@ -140,7 +141,8 @@ def _conditional(
                 output = readings.outputs[names.index(point.name)][0]
                 at_layer[point.name] = _mask(point, output, channels, _axis(point, output, call, channel_axis))
             masks.append(at_layer)
-        most = max(1, 2 * rows_per_pass(call.inputs) // call.n)  # no graph is kept, as in passes without a gradient
+        # No graph is kept, as in passes without a gradient.
+        most = max(1, min(MAX_CONDITIONS, 2 * rows_per_pass(call.inputs) // call.n))
         return [
             relevance
             for arriving in by_target
