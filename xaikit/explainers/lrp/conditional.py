@@ -47,8 +47,8 @@ def conditional_relevance(  # noqa: PLR0913
     through the layer: all of it, where no path leads past the layer. (Source: 10.1038/s42256-023-00711-8.)
 
     Args:
-        explainer: an LRP explainer with a model, such as ``LRPEpsilonPlus(model)``. With ``layer=`` it is the relevance of
-            that layer, such as a text model's embedding, which must run before those in `conditions`.
+        explainer: an LRP explainer with a model, such as ``LRPEpsilonPlus(model)``. With ``layer=`` it is the relevance
+            of that layer, such as a text model's embedding, which must run before those in `conditions`.
         inputs: as for `Explainer.attribute`.
         targets: likewise; several in a list share the forward pass.
         conditions: from a layer, by name or as a module, to its channels: whole numbers, or one. Or a list of such
