@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import contextlib
 import fcntl
@@ -26,13 +27,13 @@ from unittest import mock
 ROOT = Path(__file__).parents[1]
 PATH = "XAIKIT_TESTS_FORKS"  # the environment variable with the place of the server's socket
 CALL = "import base64, pickle, sys; f, a = pickle.loads(base64.b64decode(sys.argv[1])); f(*a)"
-_lifelines: list[Any] = []  # while this process holds a connection, the server lives
+_lifelines: list[socket.socket] = []  # while this process holds a connection, the server lives
 
 
 class WarmPopen(subprocess.Popen):
     """A `subprocess.Popen` whose process is a fork of the server's."""
 
-    connection: socket.socket | None = None
+    server: int | None = None  # the descriptor of the connection
 
     def _execute_child(self, args: Any, *rest: Any) -> None:
         if not _fits(args):
@@ -56,27 +57,25 @@ class WarmPopen(subprocess.Popen):
         self._close_pipe_fds(*pipes)
 
     def _begin(self, call: dict[str, Any], streams: list[int]) -> None:
-        self.connection = _connected(call, streams, call["environment"][PATH])
-        self._said = self.connection.makefile("r")
-        self.pid = int(self._said.readline())
+        self.server = _connected(call, streams, call["environment"][PATH]).detach()
+        self.pid = int(_line(self.server))
 
     def _internal_poll(self, *args: Any, **kwargs: Any) -> int | None:
-        if self.connection is None:
+        if self.server is None:
             return super()._internal_poll(*args, **kwargs)
         return self._looked(0)
 
     def _wait(self, timeout: float | None) -> int | None:
-        if self.connection is None:
+        if self.server is None:
             return super()._wait(timeout=timeout)
         if self._looked(timeout) is None:
             raise subprocess.TimeoutExpired(self.args, timeout)
         return self.returncode
 
     def _looked(self, timeout: float | None) -> int | None:
-        if self.returncode is None and select.select([self.connection], [], [], timeout)[0]:
-            self.returncode = int(self._said.readline() or -9)  # nothing: the server is gone
-            self._said.close()
-            self.connection.close()
+        if self.returncode is None and select.select([self.server], [], [], timeout)[0]:
+            self.returncode = int(_line(self.server) or -9)  # nothing: the server is gone
+            os.close(self.server)
         return self.returncode
 
 
@@ -155,10 +154,11 @@ def server() -> str:
                 process = subprocess.Popen(
                     command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
                 )
-                _lifelines.append(process)
+                process.returncode = 0  # nobody waits for it: it ends when the last test process does
                 while not os.path.exists(path):
                     time.sleep(0.05)
             _lifelines.append(_connected({"arguments": None}, [], path))
+            atexit.register(_lifelines[0].close)
     return path
 
 
@@ -168,6 +168,13 @@ def _connected(call: dict[str, Any], streams: list[int], path: str) -> socket.so
     socket.send_fds(connection, [b"x"], streams)
     connection.sendall(json.dumps(call).encode() + b"\n")
     return connection
+
+
+def _line(descriptor: int) -> bytes:
+    line = b""
+    while not line.endswith(b"\n") and (part := os.read(descriptor, 1)):
+        line += part
+    return line
 
 
 def _fits(args: Any) -> bool:
