@@ -372,3 +372,34 @@ def test_norms_of_another_input_make_no_map_of_the_image(create_graph):
     model, x = Queries(), torch.rand(2, 3, 8, 8)
     expected = GradCam(model, target_layer="norm").attribute(x, 1)
     torch.testing.assert_close(GradCam(model).attribute(x, 1, create_graph=create_graph), expected)
+
+
+class NormAndRelu(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d, which most of its efficient nets are made of."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class BiasAddedLater(nn.Conv2d):
+    def forward(self, x):
+        return F.relu(F.conv2d(x, self.weight) + self.bias.view(-1, 1, 1))
+
+
+def test_fullgrad_reads_the_bias_where_it_is_added_not_behind_an_activation_in_the_same_module():
+    plain = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3))
+    joined = nn.Sequential(plain[0], NormAndRelu(3), nn.Flatten(), plain[4]).double().eval()
+    plain[1].running_mean.normal_()
+    joined[1].load_state_dict(plain[1].state_dict())
+    plain.double().eval()
+    torch.testing.assert_close(FullGrad(joined).attribute(X, Y), FullGrad(plain).attribute(X, Y))
+    conv = BiasAddedLater(2, 3, 3).double()
+    gradient = torch.autograd.grad(nn.Sequential(conv, *plain[3:])(X).sum(), conv.bias)[0]
+    assert gradient.abs().min() > 0
+    assert (
+        not FullGrad(nn.Sequential(conv, *plain[3:]))
+        .attribute(X, Y)
+        .allclose(
+            FullGrad(nn.Sequential(nn.Conv2d(2, 3, 3, bias=False).double(), nn.ReLU(), *plain[3:])).attribute(X, Y)
+        )
+    )

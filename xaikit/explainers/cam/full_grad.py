@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -64,7 +64,8 @@ class FullGrad(Explainer):
             return output
 
         def keep(output: Any, *, module: nn.Module) -> Any:
-            if not isinstance(output, Tensor):
+            # What the module does behind its operation, such as the ReLU of timm's BatchNormAct2d, is not the bias's.
+            if not isinstance(output, Tensor) or module in functions.modules:
                 return None
             outputs.append((f"layer {call.modules[module]!r}", checked(output), _bias(module)))
             return output.clone()  # what follows may work in place
@@ -82,7 +83,8 @@ class FullGrad(Explainer):
             return (*leaves, *(o for _, o, _ in reached))
 
         modules = [m for m in call.model.modules() if isinstance(m, WITH_BIAS)]
-        with hooked([(m, functools.partial(keep, module=m)) for m in modules]), _CalledAsFunctions(outputs, checked):
+        functions = _BiasReader(outputs, call.modules, checked)
+        with hooked([(m, functools.partial(keep, module=m)) for m in modules]), functions:
             gradients = call.grad_of(call.inputs, at=points)
         if not outputs:
             raise InvalidInputError(
@@ -113,30 +115,44 @@ class FullGrad(Explainer):
         return resized(sizes, x.shape[2:], self.upsample).sum(1, keepdim=True)
 
 
-class _CalledAsFunctions(TorchFunctionMode):
-    """Notes outputs and biases of convolutions and BatchNorms that a model calls as functions.
+class _BiasReader(TorchFunctionMode):
+    """Notes outputs and biases of the convolutions and BatchNorms that a model and its modules call.
 
     Args:
         outputs: takes a name for messages, the output, and the bias of each.
+        names: of the model's modules.
         checked: returns an output, or refuses it.
+
+    Attributes:
+        modules: those whose bias was noted.
     """
 
-    def __init__(self, outputs: list[tuple[str, Tensor, Tensor | None]], checked: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        outputs: list[tuple[str, Tensor, Tensor | None]],
+        names: Mapping[nn.Module, str],
+        checked: Callable[[Tensor], Tensor],
+    ) -> None:
         super().__init__()
-        self._outputs, self._checked = outputs, checked
+        self._outputs, self._names, self._checked = outputs, names, checked
+        self.modules: set[nn.Module] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
         output = func(*args, **(kwargs or {}))
         name = operation_name(func)
         if name not in FUNCTIONS or not isinstance(output, Tensor):
             return output
-        if isinstance(innermost_module(), WITH_BIAS):
-            return output
         arguments = by_name(func, args, kwargs or {})
         bias = arguments.get("bias")
         if name == "batch_norm":
             bias = bias if arguments["training"] else _shift(*(arguments[n] for n in NORM_ARGUMENTS))
-        self._outputs.append((f"{name} in {calling_module()}", self._checked(output), bias))
+        module, where = innermost_module(), f"{name} in {calling_module()}"
+        if isinstance(module, WITH_BIAS):
+            if bias is None and name != "batch_norm":
+                return output  # a convolution that adds its bias itself is read when it ends
+            self.modules.add(module)
+            where = f"layer {self._names.get(module)!r}"
+        self._outputs.append((where, self._checked(output), bias))
         return output.clone()
 
 
