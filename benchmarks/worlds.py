@@ -290,7 +290,7 @@ WORLDS: dict[str, Callable[[Path], World]] = {
     ),
     "stripes": partial(
         _image_world, name="stripes", classes=10, channels=1, plant=_stripes, factor="frequencies:band=high",
-        names=("high frequencies", "frequencies"),
+        names=("spread high frequencies", "high frequencies", "frequencies"),
     ),
     "hue": partial(
         _image_world, name="hue", classes=10, channels=3, plant=_hue, factor="hue", names=("hue",), contrast=1.0

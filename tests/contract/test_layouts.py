@@ -10,6 +10,7 @@ from torch import nn
 
 from xaikit import METRICS, GradientXInput
 from xaikit.core import EXPLAINERS
+from xaikit.core.channel_axes import series_axis
 from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.explainers.cam.base import ActivationMap
 from xaikit.explainers.cam.full_grad import FullGrad
@@ -150,3 +151,9 @@ def test_a_layer_is_not_the_input():
     x = torch.randn(2, 1, 12, generator=torch.Generator().manual_seed(0))
     at_layer = EXPLAINERS.get("integrated_gradients")(net, layer="2", baseline="blur").attribute(x, Y)
     assert not at_layer.any()  # (N, 6, 1): one place, which is its own blur
+
+
+def test_a_first_layer_whose_weight_is_parametrised_tells_the_channels():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    nn.utils.parametrizations.weight_norm(model[0])
+    assert series_axis(torch.rand(2, 20, 3), model) == -1

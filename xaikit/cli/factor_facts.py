@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xaikit.cli.judging import ShortcutFields
+    from xaikit.cli.mitigate import Mitigate
     from xaikit.cli.scan import FactorScan
 
 CHANNEL_AXIS_HELP = "Axis of the channels of images or series, 1 or -1. Default: as the form and the model tell."
 
 
-def factor_facts(job: ShortcutFields | FactorScan, data: Any) -> dict[str, Any]:
+def factor_facts(job: ShortcutFields | FactorScan | Mitigate, data: Any) -> dict[str, Any]:
     """The channels' axis, the words of token ids, the names of columns, black and white after --mean and --std.
 
     Args:

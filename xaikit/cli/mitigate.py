@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from xaikit.cli.factor_facts import CHANNEL_AXIS_HELP, factor_facts
 from xaikit.cli.job import INTERRUPTED, flag
-from xaikit.cli.judging import finite, named_classes
+from xaikit.cli.judging import RELIES_CODE, finite, named_classes
 from xaikit.cli.mend import write_weights
 from xaikit.cli.processes import ProcessFields
 from xaikit.cli.sources import MaskFields, ModelJob
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor, nn
 
     from xaikit.cli.stream import MaskedBatch, Stream
@@ -60,6 +59,8 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
     assessment: Path | None = flag(None, help="Measures before and after: .json. Default: the name of --out.")
     checkpoint: Path | None = flag(None, help="Checkpoint. Default: OUT.checkpoint.pt, removed at the end.")
     precision: str = flag("", help="Precision of the training, in Lightning Fabric's words: bf16-mixed, 64-true, ...")
+    channel_axis: int | None = flag(None, help=CHANNEL_AXIS_HELP)
+    fail_if_relies: bool = flag(False, help="Exit code 3 if the model still relies on the shortcut.")
     seed: int = flag(0, help="Seed of the held-out samples, and of the training unless --mitigator has one.")
 
     def run(self) -> int:
@@ -80,16 +81,15 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             raise InvalidInputError(f"--assessment must end in .json, got {table.name!r}")
         Int(ge=0).check(self.seed, "--seed")
         mitigator = MITIGATORS.create(self.mitigator)
-        if mitigator.needs_mask and self.mask is None and not self.mask_names:
-            raise InvalidInputError(
-                f"the mitigator {mitigator.NAME} needs --mask or --mask-names, which say where the shortcut is"
-            )
+        self._check_shortcut(mitigator)
         panels = [EXPLAINERS.create(text) for text in self.explainer]
         if self.starts_others:
             return self.shared()
         first = processes.rank() == 0  # the others train along, and leave measuring and telling to it
         model = self.loaded()
-        training, test, classes = self._data(model, by_class=mitigator.mask_scope == "class")
+        training, test, data = self._data(model, by_class=mitigator.mask_scope == "class")
+        classes = getattr(data, "classes", ())
+        mitigator, exchanged = self._with_factor(mitigator, data)
         view = self.with_embedding_layer(model, training.first).view()
         mitigator = self._seen(mitigator, view)
         # A model that does not take such samples says so now.
@@ -101,6 +101,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             "head": view["head"],
             "seed": self.seed,
             "progress": not self.quiet,
+            **exchanged,
         }
         before = assess(model, measured, **options) if first else None
         checkpoint = self._checkpoint
@@ -132,6 +133,8 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             checkpoint.unlink(missing_ok=True)
         text = f"before: {before}\n\nafter: {after}\n\n{history}\nwrote {self.out}, {table}"
         self.tell(text, **finite(result), written=[str(self.out), str(table)])
+        if self.fail_if_relies and after.relies:
+            return RELIES_CODE
         return 1 if tell_skipped(training, test) else 0
 
     @property
@@ -159,8 +162,41 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
             changes["explainer"] = mitigator.explainer.set_kwargs(layer=view["layer"])
         return mitigator.set_kwargs(**changes)
 
-    def _data(self, model: nn.Module, *, by_class: bool) -> tuple[Stream, Stream, Sequence[str]]:
-        """Samples to train on, and others to measure on, both with labels and masks; the names of the classes."""
+    def _with_factor(self, mitigator: Any, data: Any) -> tuple[Any, dict[str, Any]]:
+        """The mitigator that exchanges a factor, with what is known of the data; and what `assess` then exchanges."""
+        from xaikit.core.errors import InvalidInputError
+        from xaikit.factors import Factor
+
+        factor = getattr(mitigator, "fill", None)
+        has_factor = isinstance(factor, Factor) and not factor.needs_masks
+        if self.channel_axis is not None and not has_factor:
+            raise InvalidInputError("--channel-axis is about a factor, such as --mitigator counterexamples:fill=hue")
+        if not has_factor:
+            return mitigator, {}
+        facts = factor_facts(self, data)
+        return mitigator.set_kwargs(facts=facts), {} if self._is_masked else {"factor": factor, "facts": facts}
+
+    @property
+    def _is_masked(self) -> bool:
+        return self.mask is not None or bool(self.mask_names)
+
+    def _check_shortcut(self, mitigator: Any) -> None:
+        """Refuse a call that names no shortcut, where one is needed."""
+        from xaikit.core.errors import InvalidInputError
+        from xaikit.factors import Factor
+
+        if mitigator.needs_mask and not self._is_masked:
+            raise InvalidInputError(
+                f"the mitigator {mitigator.NAME} needs --mask or --mask-names, which say where the shortcut is"
+            )
+        if self.fail_if_relies and not self._is_masked and not isinstance(getattr(mitigator, "fill", None), Factor):
+            raise InvalidInputError(
+                "--fail-if-relies measures a shortcut: name it with --mask or --mask-names, or as the factor that "
+                "--mitigator counterexamples:fill=... exchanges"
+            )
+
+    def _data(self, model: nn.Module, *, by_class: bool) -> tuple[Stream, Stream, Any]:
+        """Samples to train on, and others to measure on, both with labels and masks; and the data set."""
         import torch
 
         from xaikit.cli.class_names import ClassNames
@@ -193,13 +229,13 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
                     "or give one map for all, or a folder of masks with the names of all pictures"
                 )
             tested = torch.cat([_labelled(batch, "--test") for batch in other])
-            return stream.only(readable), other.only(tested), classes
+            return stream.only(readable), other.only(tested), data
         if len(readable) < 2:
             raise InvalidInputError(f"--data holds {len(readable)} sample; name --test, or data with two or more")
         order = torch.randperm(len(readable), generator=torch.Generator().manual_seed(self.seed))
         n_validation = max(1, round(HELD_BACK * len(readable)))
         training, test = order[n_validation:].sort().values, order[:n_validation].sort().values
-        return stream.only(readable[training]), stream.only(readable[test]), classes
+        return stream.only(readable[training]), stream.only(readable[test]), data
 
 
 def _labelled(batch: MaskedBatch, option: str) -> Tensor:

@@ -78,7 +78,7 @@ class FactorScan(RunMatchFields, MaskFields):
             seed=self.seed,
             progress=not self.quiet,
         )
-        result = _numbered(result, samples.read)
+        result = dataclasses.replace(_numbered(result, samples.read), model=self._model_name)
         skipped = tell_skipped(samples)
         written = self._write(result)
         names = _class_names(data, result)
@@ -88,6 +88,11 @@ class FactorScan(RunMatchFields, MaskFields):
         if self.fail_if_suspect and result.suspects:
             return SUSPECT_CODE
         return 1 if skipped else 0
+
+    @property
+    def _model_name(self) -> str:
+        """What tells it from others on a page: the file of its weights, else how it is made."""
+        return self.weights.name if self.weights is not None else self.model
 
     def _write(self, result: Scan) -> list[Path]:
         """The table and the figure."""

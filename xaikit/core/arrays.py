@@ -50,6 +50,16 @@ def is_array(value: Any) -> bool:
     return not isinstance(value, (np.generic, str)) and (hasattr(value, "__array__") or hasattr(value, "to_numpy"))
 
 
+def holds_numbers(value: Any) -> bool:
+    """Whether a value is a list of numbers, or of lists of them, and so on."""
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    return all(
+        holds_numbers(item) if isinstance(item, (list, tuple)) else isinstance(item, (int, float, np.number))
+        for item in value
+    )
+
+
 def model_float_type(model: Any) -> tuple[torch.dtype, torch.device]:
     """The precision and the device of a model: those of its first floating-point parameter or buffer."""
     tensors = () if model is None else (*model.parameters(), *model.buffers())

@@ -91,8 +91,8 @@ def _convolved_first(x: Tensor, model: nn.Module | None) -> bool:
 
 def _axis_of_first_layer(x: Tensor, model: nn.Module) -> tuple[int | None, bool]:
     """Where the first layer takes the channels of series, if it tells; and whether it may take them last."""
-    leaves = (m for m in model.modules() if not any(True for _ in m.children()))
-    first = next((m for m in leaves if any(True for _ in m.parameters())), None)
+    layers = (m for m in model.modules() if isinstance(m, tuple(LAYERS)) or not any(True for _ in m.children()))
+    first = next((m for m in layers if any(True for _ in m.parameters())), None)
     axis, channels = _taken_by(first)
     if axis is None or channels not in x.shape[1:]:
         return None, False

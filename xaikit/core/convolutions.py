@@ -75,14 +75,43 @@ class OfInput(torch.autograd.Function):
         return g, InputGradient.apply(g, w, x.detach(), ctx.form), None, None
 
 
+def by_fast_kernels(x: Tensor, w: Tensor, b: Tensor | None, y: Tensor, form: Form) -> Tensor:
+    """The output y of a convolution, whose derivatives are computed by `input_gradient` and `parameter_gradients`.
+
+    Args:
+        x: the input, on a CPU.
+        w: the weight.
+        b: the bias.
+        y: conv(x, w) + b.
+        form: of the convolution.
+    """
+    of_parameters = OfParameters.apply(w, b, form, [x], [y.detach()])
+    result: Tensor = OfInput.apply(of_parameters, x, form, [w])
+    return result
+
+
 class InputGradient(torch.autograd.Function):
-    """dT/dx at (g, w); x only gives the shape."""
+    """dT/dx at (g, w); x only gives the shape. Under torch.vmap, many g of one w are one batch."""
 
     @staticmethod
-    def forward(ctx: Any, g: Tensor, w: Tensor, x: Tensor, form: Form) -> Tensor:  # noqa: D102
-        ctx.save_for_backward(g, w)
-        ctx.form = form
+    def forward(g: Tensor, w: Tensor, x: Tensor, form: Form) -> Tensor:  # noqa: D102
         return input_gradient(g, w, x, form)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004, D102
+        g, w, _, ctx.form = inputs
+        ctx.save_for_backward(g, w)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, g: Tensor, w: Tensor, x: Tensor, form: Form) -> tuple[Tensor, int]:  # noqa: D102
+        of_g, of_w, of_x, _ = in_dims
+        gs = g.expand(info.batch_size, *g.shape) if of_g is None else g.movedim(of_g, 0)
+        shape = x if of_x is None else x.select(of_x, 0)
+        if of_w is not None:
+            stacked = [InputGradient.apply(a, w.select(of_w, i), shape, form) for i, a in enumerate(gs)]
+            return torch.stack(stacked), 0
+        shapes = shape.expand(len(gs), *shape.shape).flatten(0, 1)
+        return InputGradient.apply(gs.flatten(0, 1), w, shapes, form).unflatten(0, (len(gs), -1)), 0
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: D102
@@ -137,7 +166,7 @@ def fast_convolutions(modules: Iterable[nn.Module], *, twice: bool) -> Iterator[
     thread = threading.get_ident()
 
     def rewire(module: Any, args: Any, y: Any) -> Any:
-        x = args[0] if args else None
+        x: Any = args[0] if args else None
         if threading.get_ident() != thread or not _is_torchs(module, x, y):
             return None
         w, groups = module.weight, module.groups
@@ -145,8 +174,7 @@ def fast_convolutions(modules: Iterable[nn.Module], *, twice: bool) -> Iterator[
             return None
         padding = torch_private.twice_reversed_padding_of(module)[::2][::-1]  # as numbers, also for padding="same"
         form = Form(module.stride, tuple(padding), module.dilation, groups)
-        y = OfParameters.apply(w, module.bias, form, [x], [y.detach()])
-        return OfInput.apply(y, x, form, [w])
+        return by_fast_kernels(x, w, module.bias, y, form)
 
     # This hook runs before all others, since another hook may change the output.
     slow = [m for m in modules if type(m) in KINDS and _may_be_slow(m, twice=twice)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import structure
+from xaikit.core import structure, torch_private
 from xaikit.core import targets as target_rules
 from xaikit.core.attribution import Attribution, Explained
 from xaikit.core.call import Call
@@ -21,6 +21,7 @@ from xaikit.core.model_view import ModelView
 from xaikit.core.nonfinite import warn_of_nonfinite
 from xaikit.core.opening import Needs, Request, at_layers, opened, with_recompute_context
 from xaikit.core.params import Int
+from xaikit.core.registered_hooks import keep_for_hooks
 from xaikit.core.registries import EXPLAINERS
 from xaikit.core.several_targets import run_for_targets
 from xaikit.core.structure import Tensors
@@ -320,6 +321,7 @@ class Explainer(ModelView, abc.ABC):
         """A context that is entered around `_attribute`; a subclass may override it."""
         return contextlib.nullcontext()
 
+    @torch_private.not_compiled
     @torch.inference_mode(mode=False)
     def run_call(  # noqa: PLR0913
         self,
@@ -385,6 +387,8 @@ class Explainer(ModelView, abc.ABC):
                     raise RuntimeError(
                         f"{type(self).__name__}._attribute returned {tuple(value.shape)} for {tuple(x.shape)}"
                     )
+        if create_graph:
+            keep_for_hooks((value for result in results for value in result), call.model)
         return tuple(rebuild(r if create_graph else tuple(v.detach() for v in r)) for r in results)
 
     def _at_layers(self, call: Call, *, read: bool) -> tuple[Call, Callable[[Tensors], Any]]:

@@ -17,6 +17,7 @@ from xaikit.core import checkpointing, torch_private
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, XaikitError
 from xaikit.core.image_forms import order_hint
 from xaikit.core.inputs import complex_inputs_error
+from xaikit.core.private_arguments import private_copy
 from xaikit.core.replica import original_of
 from xaikit.core.rows import RowRule
 from xaikit.core.structure import Tensors, map_tensors
@@ -117,7 +118,7 @@ class Forward:
             return map_tensors(output, Tensor.detach)
         # Clones, since the model may work in place on what it is given.
         stand_ins = self.rebuild(tuple(x.clone() for x in inputs))
-        extras = self.extras if samples is None else self._of_samples(samples, rule)
+        extras = private_copy(self.extras if samples is None else self._of_samples(samples, rule))
         keywords = dict(extras) if isinstance(extras, Mapping) else {}
         positional: Sequence[Any] = (
             ()
@@ -199,13 +200,14 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
     """What a model returns on inputs as users have them.
 
     Args:
-        model: of the user; it runs as it is.
+        model: of the user; it runs as it is, on copies of the inputs, into which it may write.
         inputs: a tensor; a tuple or a list of arguments in order; a dict of arguments by name. A dict or a list is its
             one argument where the model's signature does not take the items.
 
     Raises:
         InvalidTypeError: for arguments that the model does not take.
     """
+    inputs = private_copy(inputs)
     by_name = isinstance(inputs, Mapping)
     positional = () if by_name else tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     keywords = dict(inputs) if by_name else {}

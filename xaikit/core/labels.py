@@ -88,7 +88,10 @@ def _float_remedy(what: str, whole: bool) -> str:
 
 def _shape_remedy(tensor: Tensor, n: int, what: str) -> str:
     if tensor.ndim > 2 and len(tensor) == n:
-        return "; to train on a map of classes use task_loss='cross_entropy'"
+        return (
+            "; to train on a map of classes use task_loss='cross_entropy', to judge a class of it pass for each sample "
+            "whether its map has the class, 0 or 1, and a model that returns one logit, as logits[:, 1].amax((1, 2))"
+        )
     if tensor.ndim != 2 or len(tensor) != n:
         return ""
     if tensor.shape[1] == 1:
@@ -96,9 +99,10 @@ def _shape_remedy(tensor: Tensor, n: int, what: str) -> str:
     if not bool(((tensor == 0) | (tensor == 1)).all()):
         positions = "; to train on a class for each position, as of tokens, use task_loss='cross_entropy'"
         return f"; of scores pass {what}.argmax(1)" if tensor.is_floating_point() else positions
-    if bool((tensor.sum(1) <= 1).all()):
+    if bool((tensor.sum(1) == 1).all()):
         return f"; these are one-hot rows: pass {what}.argmax(1)"
     return (
         "; to train on several labels for each sample use task_loss='binary_cross_entropy', to judge one of them pass "
-        f"{what}[:, 0] as whole numbers and a model that returns its output alone, logits[:, :1]"
+        f"{what}[:, 0] as whole numbers and a model that returns its output alone, logits[:, :1] (mend would train "
+        "this output alone)"
     )

@@ -1,11 +1,12 @@
-"""Hooks that a model registers on itself while it runs, as those of transformers do to collect hidden states."""
+"""Hooks that a model registers on itself while it runs, as those of transformers do, and hooks on its gradients."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 HOOKS = tuple(
     name
@@ -43,3 +44,35 @@ class RegisteredHooks:
         """
         for module, name, table, key in self._later():
             vars(originals[module])[name].setdefault(key, table[key])
+
+
+def keep_for_hooks(results: Iterable[Tensor], model: nn.Module) -> None:
+    """Keep a copy of a model as long as a graph, where a hook of `register_backward_hook` refers to it weakly.
+
+    Args:
+        results: with the graph.
+        model: the copy.
+    """
+    if any(vars(module).get("_is_full_backward_hook") is False for module in model.modules()):
+        for result in results:
+            if result.grad_fn is not None:
+                metadata: Any = result.grad_fn.metadata  # a dict, not a method as torch's types have it
+                metadata["model"] = model
+
+
+@contextlib.contextmanager
+def gradient_hooks_off(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """While active the modules' hooks on gradients rest: a rule hands back relevance, which is not for them to change.
+
+    Args:
+        modules: of the model that runs.
+    """
+    tables = [vars(module)[name] for module in modules for name in HOOKS if "_backward_" in name and vars(module)[name]]
+    hooks = [(table, dict(table)) for table in tables]
+    for table in tables:
+        table.clear()
+    try:
+        yield
+    finally:
+        for table, before in hooks:
+            table.update(before)

@@ -89,6 +89,7 @@ class Replica:
         self._containers: dict[int, Any] = {}
         self._slots: dict[type, tuple[str, ...]] = {}
         self.holders: list[Any] = []  # functions and objects that may refer to a module
+        self._copied_hooks: set[int] = set()  # their keys, which are unique
         self.copies: dict[nn.Module, nn.Module] = {module: _empty_copy(module) for module in originals}
         self.model = self.copies[originals[0]]
         self.hooks: RegisteredHooks | None = None  # those that a copy begins with, where later ones are handed on
@@ -120,6 +121,7 @@ class Replica:
             if hooks:  # most have none, and all else is slow on an OrderedDict
                 # In one step: another thread may register a hook meanwhile.
                 state[name].update((key, self._private(hook)) for key, hook in list(hooks.items()))
+                self._copied_hooks.update(state[name])
         attributes = vars(module)
         for name in attributes.keys() - MODULE_STATE:
             value, kind = attributes[name], type(attributes[name])
@@ -248,7 +250,7 @@ class Replica:
             for table in HOOKS:
                 present = vars(copy)[table]
                 for key, hook in list(vars(module)[table].items()):
-                    if key not in present:
+                    if key not in present and key not in self._copied_hooks:
                         present[key] = self._private(hook)
 
     def _container(self, value: Any) -> Any:

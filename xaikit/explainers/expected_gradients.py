@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xaikit.core import EXPLAINERS, Call, Explainer, Int
+from xaikit.core.arrays import is_array, to_tensor
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.structure import Tensors, joined_parts
 
@@ -16,20 +17,25 @@ def checked_references(value: Any, where: str) -> Any:
     """Reference samples as a tuple, one tensor for each input; None for none.
 
     Args:
-        value: what the user set.
+        value: what the user set: a tensor, an array, a DataFrame, a nested list, or several of them.
         where: the setting, for messages.
 
     Raises:
         InvalidTypeError: for something that is no floating-point tensor of samples.
     """
-    items = value if isinstance(value, (tuple, list)) else (value,)
     if value is None:
         return None
-    if not all(isinstance(item, Tensor) and item.is_floating_point() and len(item) for item in items):
-        raise InvalidTypeError(
-            f"{where} must be a floating-point tensor (K, ...), or one for each input, got {value!r}"
-        )
-    return tuple(items)
+    several = isinstance(value, (tuple, list)) and len(value) and all(is_array(item) for item in value)
+    references = tuple(_samples(item, where) for item in (value if several else (value,)))
+    if not all(item.is_floating_point() and item.ndim and len(item) for item in references):
+        forms = " and ".join(f"{item.dtype} {tuple(item.shape)}" for item in references)
+        raise InvalidTypeError(f"{where} must be floating-point samples (K, ...), or a tuple of them, got {forms}")
+    return references
+
+
+def _samples(value: Any, where: str) -> Tensor:
+    tensor = to_tensor(value, where)
+    return tensor.to(torch.get_default_dtype()) if isinstance(value, (tuple, list)) else tensor
 
 
 @EXPLAINERS.register("expected_gradients")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xaikit.core.structure import Tensors
 from xaikit.transforms.axes import channel_axis
-from xaikit.transforms.feature_masks import FeatureMask, FeatureMaskPerInput, GivenGroups, Tokens
+from xaikit.transforms.feature_masks import FeatureMask, FeatureMaskPerInput, GivenGroups, Tokens, in_form_of
 
 
 def default_groups(x: Tensor, limit: int) -> Tensor:
@@ -49,7 +49,7 @@ def make_groups(feature_mask: FeatureMask | None, inputs: Tensors, limit: int, t
     """
     if feature_mask is not None:
         groups = feature_mask.of(inputs, tokens)
-        shared = _numbered_by_hand(feature_mask, groups)
+        shared = _numbered_by_hand(feature_mask, groups, inputs, tokens)
         if shared is not None:
             return shared
     else:
@@ -59,12 +59,15 @@ def make_groups(feature_mask: FeatureMask | None, inputs: Tensors, limit: int, t
     return tuple(ids + start for ids, start in zip(groups, starts, strict=True))
 
 
-def _numbered_by_hand(feature_mask: FeatureMask, groups: Tensors) -> Tensors | None:
+def _numbered_by_hand(
+    feature_mask: FeatureMask, groups: Tensors, inputs: Tensors, tokens: Sequence[bool]
+) -> Tensors | None:
     """The user's own numbers for several inputs, 0, 1, 2, ... over all inputs together; None for other groups."""
     items = feature_mask.items if isinstance(feature_mask, FeatureMaskPerInput) else ()
-    if len(items) < 2 or not all(isinstance(item, GivenGroups) for item in items):
+    if len(inputs) < 2 or not items or not all(isinstance(item, GivenGroups) for item in items):
         return None
-    raw = [item.ids.to(ids.device) for item, ids in zip(items, groups, strict=True)]
+    flags = tokens or [False] * len(inputs)
+    raw = [in_form_of(item.ids, x, token) for item, x, token in zip(items, inputs, flags, strict=True)]
     return without_gaps(tuple(r.expand_as(ids) for r, ids in zip(raw, groups, strict=True)))
 
 

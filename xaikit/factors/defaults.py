@@ -8,17 +8,19 @@ from xaikit.core.registries import FACTORS
 from xaikit.factors.base import Factor
 from xaikit.factors.facts import IMAGE, SERIES, TABLE, TEXT, DataFacts
 
+# What is spread all over a sample should not matter; outlines and spikes may.
+SPREAD, HIGH = "frequencies:band=high,where=spread", "frequencies:band=high,nature=content"
 DEFAULTS = {
     IMAGE: (
         "corners", "border", "cells", "background", "foreground", "hue", "saturation", "brightness", "contrast",
-        "frequencies:band=low", "frequencies:band=high", "sharpness",
+        "frequencies:band=low", SPREAD, HIGH, "sharpness",
     ),
     TEXT: (
         "word_kind:kind=stop_words", "word_kind:kind=articles", "word_kind:kind=pronouns",
         "word_kind:kind=punctuation", "word_kind:kind=digits", "word_kind:kind=capitals", "tokens:where=first",
         "tokens:where=last", "length", "telling_words",
     ),
-    SERIES: ("windows", "channels", "frequencies:band=low,nature=content", "frequencies:band=high"),
+    SERIES: ("windows", "channels", "frequencies:band=low,nature=content", SPREAD, HIGH),
     TABLE: ("columns",),
 }  # fmt: skip
 

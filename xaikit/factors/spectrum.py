@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from xaikit.core.params import Categorical, Float
 from xaikit.core.registries import FACTORS
@@ -24,6 +25,9 @@ class Frequencies(Factor):
     the cutoff that is five times as strong in the donor, as that of a stripe, comes with its phase. The mean of each
     channel, the frequency 0, stays too. Of an image, amplitudes count in proportion to those below the cutoff: how
     strong all of them are is its contrast, a factor of its own.
+
+    The outlines of an object are high frequencies, too. `where="spread"` exchanges what is as strong all over the
+    sample, such as stripes, a grain or a hum, and leaves what is strong in few places.
     """
 
     KINDS: ClassVar[tuple[str, ...]] = (IMAGE, SERIES)
@@ -32,30 +36,38 @@ class Frequencies(Factor):
     nature = NUISANCE
     band: Annotated[str, Categorical("low", "high", "all", search=False), "below the cutoff, above it, or both"] = "all"
     cutoff: Annotated[float, Float(gt=0, lt=0.71), "in cycles per pixel or step; the finest are at 0.5"] = 0.125
+    where: Annotated[
+        str, Categorical("all", "spread", search=False), "all of them, or what is spread over the whole sample"
+    ] = "all"
 
     @property
     def title(self) -> str:
         """Such as "low frequencies"."""
-        return "frequencies" if self.band == "all" else f"{self.band} frequencies"
+        name = "frequencies" if self.band == "all" else f"{self.band} frequencies"
+        return name if self.where == "all" else f"spread {name}"
 
     def _exchange(self, x: Tensor, donors: Tensor, context: ExchangeContext) -> Tensor:
-        axes = tuple(d for d in range(1, x.ndim) if d != context.facts.channel_axis)
+        channel_axis, dtype = context.facts.channel_axis, x.dtype
+        axes = tuple(d for d in range(1, x.ndim) if d != channel_axis)
         sizes = [x.shape[d] for d in axes]
-        spectrum, target = (
-            torch.fft.rfftn(t.to(torch.promote_types(t.dtype, torch.float32)), dim=axes) for t in (x, donors)
-        )
-        radius = self._radius(sizes, x.device).unsqueeze(context.facts.channel_axis - 1)
+        x, donors = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (x, donors))
+        spectrum, target = (torch.fft.rfftn(t, dim=axes) for t in (x, donors))
+        radius = self._radius(sizes, x.device).unsqueeze(channel_axis - 1)
         low, high = (radius > 0) & (radius <= self.cutoff), radius > self.cutoff
         inside = {"low": low, "high": high, "all": low | high}[self.band]
-        if context.facts.kind == IMAGE:
-            target = target * _strength_ratio(spectrum, target, low)
-        strength = target.abs()
-        # A stripe that is no whole number of cycles long lies in several frequencies, and holds together by its phases.
-        # Low frequencies hold the shapes, and are left where they are.
-        stands_out = high & (strength > STANDS_OUT * spectrum.abs())
-        mixed = torch.where(inside & ~stands_out, torch.polar(strength, spectrum.angle()), spectrum)
-        mixed = torch.where(inside & stands_out, target, mixed)
-        return torch.fft.irfftn(mixed, s=sizes, dim=axes).to(x.dtype)
+        ratio = _strength_ratio(spectrum, target, low) if context.facts.kind == IMAGE else 1.0
+        if self.where == "all":
+            # A stripe that is no whole number of cycles long lies in several frequencies, and holds together by its
+            # phases. Low frequencies hold the shapes, and are left where they are.
+            return torch.fft.irfftn(_mixed(spectrum, target * ratio, inside, high), s=sizes, dim=axes).to(dtype)
+        spread, donated = (
+            _spread(torch.fft.irfftn(t * inside, s=sizes, dim=axes), channel_axis, round(1 / self.cutoff))
+            for t in (spectrum, target)
+        )
+        spectrum, target = (torch.fft.rfftn(t, dim=axes) for t in (spread, donated))
+        everywhere = torch.ones_like(inside)
+        exchanged = torch.fft.irfftn(_mixed(spectrum, target * ratio, everywhere, everywhere), s=sizes, dim=axes)
+        return (x - spread + exchanged).to(dtype)
 
     @staticmethod
     def _radius(sizes: list[int], device: torch.device) -> Tensor:
@@ -63,6 +75,29 @@ class Frequencies(Factor):
         axes = [torch.fft.fftfreq(n, device=device) for n in sizes[:-1]]
         grid = torch.meshgrid(*axes, torch.fft.rfftfreq(sizes[-1], device=device), indexing="ij")
         return torch.stack([g.square() for g in grid]).sum(0).sqrt()
+
+
+def _mixed(spectrum: Tensor, target: Tensor, inside: Tensor, may_stand_out: Tensor) -> Tensor:
+    """A spectrum with the amplitudes of another, and with its phases where these stand out."""
+    strength = target.abs()
+    stands_out = may_stand_out & (strength > STANDS_OUT * spectrum.abs())
+    mixed = torch.where(inside & ~stands_out, torch.polar(strength, spectrum.angle()), spectrum)
+    return torch.where(inside & stands_out, target, mixed)
+
+
+def _spread(values: Tensor, channel_axis: int, width: int) -> Tensor:
+    """Images (N, C, H, W) or series, brought down to their median strength where they are locally stronger.
+
+    The outlines of an object are strong in few places, a stripe or a grain is as strong everywhere.
+    """
+    energy = values.square().mean(channel_axis, keepdim=True).movedim(channel_axis, 1)
+    half = max(1, width // 2)
+    padded = F.pad(energy, (half, half) * (energy.ndim - 2), mode="replicate")
+    pool = F.avg_pool2d if energy.ndim == 4 else F.avg_pool1d
+    local = pool(padded, 2 * half + 1, 1)
+    middle = local.flatten(1).median(1).values.view(-1, *[1] * (energy.ndim - 1))
+    ratio = middle / local.clamp_min(torch.finfo(local.dtype).tiny)
+    return values * ratio.clamp(max=1).sqrt().movedim(1, channel_axis)
 
 
 def _strength_ratio(spectrum: Tensor, target: Tensor, counted: Tensor) -> Tensor:

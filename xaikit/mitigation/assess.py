@@ -90,7 +90,8 @@ class Assessment(Result):
         """
         if self.exchange is None:
             raise InvalidInputError(
-                f"{UNKNOWN}; assess needs samples of two classes, and masks that are not all empty, a factor or a decoy"
+                f"{UNKNOWN}; assess needs samples of two classes, and a factor, a decoy, or a masked region that is "
+                "neither empty nor the same in all of them"
             )
         return self.changed[self.exchange] > RELIES and (self.reliance is None or is_reliance(self.reliance))
 
@@ -241,8 +242,9 @@ def assess(  # noqa: PLR0913
                     maker = decoys(decoy, logits.shape[1], seed, samples, factor, facts)
                 tally.begin(x, y)
                 for name, changed in maker.variants(x, y, mask):
+                    tally.note_change(name, x, changed)
                     tally.count(name, class_logits(model, changed, head).argmax(1), y)
-            tally.is_shown = tally.is_shown or mask is None or any(bool((m != 0).any()) for m in flatten(mask)[0])
+            tally.is_shown = tally.is_shown or mask is None or decoy is not None or factor is not None
             if mask is not None:
                 tally.weigh(chosen, x, None if single else y, mask, seed)
             bar.update()
@@ -255,7 +257,7 @@ class _Tally:
 
     def __init__(self, groups: Any) -> None:
         self._groups = groups
-        self.is_shown = False  # whether some sample has the shortcut: a mask that is not empty, a factor or a decoy
+        self.is_shown = False  # a factor or a decoy, or a masked region that is not the same in all samples
         self._names: list[Any] = []
         self._labels: list[Tensor] = []
         self._right: dict[Variant, list[Tensor]] = {}
@@ -268,6 +270,12 @@ class _Tally:
     def begin(self, x: Any, y: Tensor) -> None:
         self._labels.append(y.cpu())
         self._names += group_names(self._groups, x, y, len(self._names))
+
+    def note_change(self, name: Variant, x: Any, changed: Any) -> None:
+        """Note whether an exchange makes a difference to some sample; one of equal things says nothing of the model."""
+        if not self.is_shown and name not in (KEPT, REMOVED):
+            pairs = zip(flatten(x)[0], flatten(changed)[0], strict=True)
+            self.is_shown = any(not torch.equal(before, after) for before, after in pairs)
 
     def count(self, name: Variant, predicted: Tensor, y: Tensor) -> None:
         if isinstance(name, Exchange):
@@ -308,7 +316,7 @@ class _Tally:
                 f"some batches have a mask and others none, so that {', '.join(uneven)} is for a part"
             )
         accurate, moved = _worst_flip(right, changed, torch.cat(self._labels))
-        if not self.is_shown:  # an exchange of nothing changes no prediction, and says nothing about the model
+        if not self.is_shown:
             accurate, moved = {KEPT: accurate[KEPT]}, {}
         area = torch.cat(self._area) if self._area else torch.empty(0, device="cpu")
         masses = {name: torch.cat(parts) for name, parts in self._mass.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
@@ -18,8 +20,10 @@ from xaikit.core.structure import Tensors, flatten
 from xaikit.core.value_ranges import ValueRange, ranges_known
 from xaikit.mitigation.base import Mitigator
 from xaikit.mitigation.fabric import BatchFraction
+from xaikit.mitigation.followed import warn_if_followed
 from xaikit.mitigation.forward import autocast_on
 from xaikit.mitigation.penalties import EXPLANATION, classes_last
+from xaikit.mitigation.sources import Source
 from xaikit.mitigation.units import check_units, read_units, separate
 
 FORMS = ("sigmoid", "log", "l1", "squared")
@@ -100,6 +104,12 @@ class CDEP(Mitigator):
         """
         form = {"explainer": "contextual_decomposition:rules=cdep", "form": "sigmoid", "part": "relevant"}
         return cls(**{**form, "centred": False, "lambda_cdep": 1.0, **settings})
+
+    @contextlib.contextmanager
+    def _training(self, model: nn.Module, source: Source, groups: Any) -> Iterator[tuple[Mitigator, Source]]:
+        with super()._training(model, source, groups) as arranged:
+            yield arranged
+        warn_if_followed(self, model, source, stacklevel=5)
 
     def _full_mask_warning(self) -> str | None:
         full_penalty = self.keep is None

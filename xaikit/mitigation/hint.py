@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xaikit.core import MITIGATORS, Categorical, Float, Int
 from xaikit.core.structure import Tensors, by_row
 from xaikit.mitigation.attributed import AttributionMitigator
+from xaikit.mitigation.base import Mitigator
+from xaikit.mitigation.followed import warn_if_followed
 from xaikit.mitigation.penalties import EXPLANATION, OUTPUTS, TARGETS, at_least_float32
+from xaikit.mitigation.sources import Source
 
 FORMS = ("ranking", "share")
 
@@ -62,6 +67,12 @@ class HINT(AttributionMitigator):
             settings: in place of others.
         """
         return cls(**{"form": "ranking", "target": "label", "lambda_hint": 1.0, **settings})
+
+    @contextlib.contextmanager
+    def _training(self, model: nn.Module, source: Source, groups: Any) -> Iterator[tuple[Mitigator, Source]]:
+        with super()._training(model, source, groups) as arranged:
+            yield arranged
+        warn_if_followed(self, model, source, stacklevel=5)
 
     def _full_mask_warning(self) -> str | None:
         return "no explanation lies outside it: mask the region where the explanation should lie"

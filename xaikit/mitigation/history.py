@@ -8,6 +8,7 @@ from typing import Any
 
 from xaikit.core.pandas_import import import_pandas
 from xaikit.core.results import Real, Result, Stopped
+from xaikit.mitigation.tables import percent
 
 ENDS = {Stopped.EARLY_STOPPING: ", stopped early", Stopped.INTERRUPTED: ", interrupted"}
 
@@ -38,7 +39,9 @@ class History(Result):
         if not self.epochs:
             return f"History(no epoch yet{end})"
         last = self.epochs[-1]
-        accuracy = "" if math.isnan(last["accuracy"]) else f", accuracy {last['accuracy']:.1%}"  # a regression has none
+        accuracy = (
+            "" if math.isnan(last["accuracy"]) else f", accuracy {percent(last['accuracy'])}"
+        )  # a regression has none
         return (
             f"History({len(self.epochs)} epochs{end}; last: task {last['task']:.4g}, penalty {last['penalty']:.4g}"
             f"{accuracy})"

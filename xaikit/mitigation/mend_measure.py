@@ -16,6 +16,7 @@ from xaikit.mitigation.clarc import _moved
 from xaikit.mitigation.forward import class_logits, evaluating
 from xaikit.mitigation.mend_data import CONCEPT, GROUPS, MendData
 from xaikit.mitigation.mend_groups import highest_mean, worst_mean
+from xaikit.mitigation.pairing import donors_of, donors_within
 
 DRAWS = 2  # donors that each held-out sample gets in turn
 KEPT, EXCHANGED = "kept", "exchanged"
@@ -130,35 +131,3 @@ class Judge:
             for rows in torch.arange(batch.size, device="cpu").split(ROWS):
                 parts.append(class_logits(model, batch.take(rows).to(device).inputs, self._head).float().cpu())
         return torch.cat(parts)
-
-
-def donors_of(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """For each sample the index of a random one of another class, (N,).
-
-    Args:
-        labels: classes, (N,), at least two of them.
-        generator: of the draw.
-    """
-    n = len(labels)
-    chosen = torch.randint(n, (n,), generator=generator, device="cpu")
-    for _ in range(64):
-        same = labels[chosen] == labels
-        if not bool(same.any()):
-            break
-        chosen[same] = torch.randint(n, (int(same.sum()),), generator=generator, device="cpu")
-    return chosen
-
-
-def donors_within(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """For each sample the index of another one of its class, in turn after an order at random, (N,).
-
-    Args:
-        labels: classes, (N,); the only sample of a class gets itself.
-        generator: of the order.
-    """
-    donors = torch.empty_like(labels, dtype=torch.long)
-    for label in labels.unique():
-        members = (labels == label).nonzero()[:, 0]
-        members = members[torch.randperm(len(members), generator=generator, device="cpu")]
-        donors[members] = members.roll(1)
-    return donors

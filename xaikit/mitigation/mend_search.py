@@ -33,6 +33,8 @@ HALFWAY = "from weights halfway to fresh ones, "
 GAIN = 0.01  # of exchanged accuracy, below which a training is no better than the model as it came
 COLLAPSED = 0.95  # share of the predictions that are one class
 RACED = 1.4  # times a training's steps that it takes to begin with several learning rates and go on with the best
+# What a training warns of, which the figures and the note of the try say.
+SAID_BY_TABLE = r"(the training collapsed|after \w+ [\d.]+ % of the predictions still follow)"
 TIMED_STEPS = 3  # steps that are taken to see how long a training would be
 
 
@@ -182,7 +184,7 @@ class MendSearch:
             except Interrupted:
                 self.stopped = Stopped.INTERRUPTED
                 return
-            with warnings_ignored("the training collapsed"):  # the try's note says it
+            with warnings_ignored(SAID_BY_TABLE):
                 checkpoint = self.store.checkpoint(key, chosen.lr)
                 self.store.close()
                 progress = self._options.progress

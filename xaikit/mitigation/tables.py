@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def percent(share: float) -> str:
-    """``0.123`` as ``12.3 %``."""
-    return f"{100 * share:.1f} %"
+def percent(share: float, digits: int = 1) -> str:
+    """``0.123`` as ``12.3 %``.
+
+    Args:
+        share: a fraction.
+        digits: behind the point.
+    """
+    return f"{100 * share:.{digits}f} %"
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.mitigation.tables import percent
 from xaikit.report.figures import _array, _overlay, show_image
 from xaikit.report.html import Table
 from xaikit.shortcuts import Clusters
@@ -41,7 +42,7 @@ def cluster_sections(content: Mapping[str, Any], *, title: str = "Clusters of ex
         row["predicted"] = ", ".join(f"{name} ({count})" for name, count in predicted)
         row["right"] = cluster.get("accuracy")
         if strongest:
-            row["looks at"] = ", ".join(f"{item['name']} {item['share']:.0%}" for item in strongest)
+            row["looks at"] = ", ".join(f"{item['name']} {percent(item['share'], 0)}" for item in strongest)
         row["most typical"] = ", ".join(item["name"] or f"sample {item['index']}" for item in samples)
         rows.append(row)
     note = (

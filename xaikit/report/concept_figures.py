@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter
 
+from xaikit.mitigation.tables import percent
 from xaikit.report.figures import BARS, INTERVAL, show_image
 
 if TYPE_CHECKING:
@@ -85,6 +86,6 @@ def concept_atlas_figure(atlas: ConceptAtlas) -> Figure:
             of_class = f", class {number}" if number >= 0 else ""
             axes.set_title(f"{int(atlas.samples[k, i])}{of_class}", fontsize=6, pad=2)
         line[0].set_ylabel(
-            f"channel {atlas.channels[k]}\n{atlas.shares[k]:.1%}", fontsize=7, rotation=0, ha="right", va="center"
+            f"channel {atlas.channels[k]}\n{percent(atlas.shares[k])}", fontsize=7, rotation=0, ha="right", va="center"
         )
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from xaikit.mitigation.tables import percent
 from xaikit.report.concept_figures import concept_atlas_figure
 from xaikit.report.html import Picture, Table
 from xaikit.report.names import Names
@@ -32,7 +33,7 @@ def concept_sections(
         row = {"channel": channel, "share": atlas.shares[k], "samples": numbers}
         rows.append({**row, "their classes": listed} if listed else row)
     channels = ", ".join(
-        f"{channel} ({share:.1%})" for channel, share in zip(atlas.channels, atlas.shares, strict=True)
+        f"{channel} ({percent(share)})" for channel, share in zip(atlas.channels, atlas.shares, strict=True)
     )
     description = (
         f"Channels of layer {atlas.layer} with the share of the relevance that passes them: {channels}. Beside each "

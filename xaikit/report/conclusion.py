@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xaikit.mitigation.tables import percent
 from xaikit.report.side_by_side import accuracy, models
 from xaikit.runs import ExplainedSample, Run
 
@@ -111,8 +112,8 @@ class Digest:
             return ""
         if len(by_model) == 1:
             _, share, count = by_model[0]
-            return f"The model is right on {share:.1%} of {count} samples."
-        shares = "; ".join(f"{run.folder.name}: {share:.1%} of {count}" for run, share, count in by_model)
+            return f"The model is right on {percent(share)} of {count} samples."
+        shares = "; ".join(f"{run.folder.name}: {percent(share)} of {count}" for run, share, count in by_model)
         return f"Right predictions: {shares}. {_turned(by_model[0][0], by_model[-1][0])}"
 
     def _looks(self, number: int) -> str:
@@ -126,16 +127,17 @@ class Digest:
             first = strongest[0]
             third, share = _largest_third(shares)
             if share > 1 / 2 and shares[first] < MOST_OF * share:
-                return f"What it looks at{by}: {share:.0%} of the relevance lies in {third} third of the pictures."
+                return (
+                    f"What it looks at{by}: {percent(share, 0)} of the relevance lies in {third} third of the pictures."
+                )
             if shares[first] < 2 / 9:
                 return (
                     f"What it looks at{by}: no one place; of nine equal parts of the pictures none holds more than "
-                    f"{shares[first]:.0%} of the relevance."
+                    f"{percent(shares[first], 0)} of the relevance."
                 )
-            return (
-                f"What it looks at{by}: {shares[first]:.0%} of the relevance lies in {first}, a ninth of the picture."
-            )
-        listed = ", ".join(f"{place} ({shares[place]:.0%})" for place in strongest)
+            part = percent(shares[first], 0)
+            return f"What it looks at{by}: {part} of the relevance lies in {first}, a ninth of the picture."
+        listed = ", ".join(f"{place} ({percent(shares[place], 0)})" for place in strongest)
         return f"What it looks at{by}, by its share of the relevance: {listed}."
 
     def _sums(self) -> str:
@@ -143,8 +145,8 @@ class Digest:
         if not middle:
             return ""
         exact = [name for name, gap in middle.items() if gap <= SMALL_GAP]
-        rest = [f"{name} by {gap:.0%}" for name, gap in middle.items() if gap > SMALL_GAP]
-        findings = [f"maps of {', '.join(exact)} add up to the score within {SMALL_GAP:.0%}"] if exact else []
+        rest = [f"{name} by {percent(gap, 0)}" for name, gap in middle.items() if gap > SMALL_GAP]
+        findings = [f"maps of {', '.join(exact)} add up to the score within {percent(SMALL_GAP, 0)}"] if exact else []
         findings += [f"maps miss what they should add up to: {', '.join(rest)} of the score"] if rest else []
         return f"How far to trust the maps: {'; '.join(findings)} (median)."
 

@@ -6,6 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from xaikit.mitigation.tables import percent
 from xaikit.report.html import PAGE, template_of
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _facts(generation: Generation) -> dict[str, str]:
         "Explained": generation.score,
         "Method": str(generation.spec.get("name")),
         "Rows, columns": f"{len(generation.generated)} {generation.units}, {len(generation.tokens)}",
-        "Not in the rows": f"{beside:.1%} of the scores",
+        "Not in the rows": f"{percent(beside)} of the scores",
     }
     if generation.lost:
         facts["Lost"] = ", ".join(f"{name} {value:.2g}" for name, value in generation.lost.items())

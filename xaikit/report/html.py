@@ -16,6 +16,7 @@ from tqdm import tqdm
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.core.files import write_whole
 from xaikit.core.renames import renamed_arguments, renamed_attribute
+from xaikit.mitigation.tables import percent
 from xaikit.report import pictures
 from xaikit.report.cards import drawn, kind_of, only_array, part_names, scale_of
 from xaikit.report.columns import columns_figure, description_of
@@ -205,7 +206,7 @@ class Report:
         }
         share = accuracy(first)
         if share is not None and len(models(self.runs)) == 1:
-            facts["accuracy"] = f"{share[0]:.1%} of {share[1]} samples with a label"
+            facts["accuracy"] = f"{percent(share[0])} of {share[1]} samples with a label"
         if first.skipped:
             reasons = "; ".join(list(first.skipped.values())[:3])
             facts["unreadable"] = f"{len(first.skipped)} ({reasons}{', ...' if len(first.skipped) > 3 else ''})"
@@ -293,7 +294,7 @@ def template_of(page: str) -> Any:
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["packed"] = lambda text: Markup(packed(str(text)))  # letters that no markup is made of
     environment.filters["number"] = _number
-    environment.filters["share"] = lambda value: f"{value:.1%}" if isinstance(value, float) else _number(value)
+    environment.filters["share"] = lambda value: percent(value) if isinstance(value, float) else _number(value)
     environment.filters["breakable"] = lambda name: Markup("_<wbr>").join(str(name).split("_"))
     return environment.get_template(page)
 

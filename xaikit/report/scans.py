@@ -22,6 +22,7 @@ def scan_sections(scan: Scan, *, title: str = "Scan") -> list[Table | Picture]:
         scan: what `scan` measured.
         title: of the figure; the table's says that it has all factors.
     """
+    title = f"{title} of {scan.model}" if scan.model else title
     columns = {
         "follows": "follow it",
         "changed": "change",
@@ -32,12 +33,13 @@ def scan_sections(scan: Scan, *, title: str = "Scan") -> list[Table | Picture]:
     for name, row in scan.to_pandas().to_dict("index").items():
         nature = f"{row['nature']}, suspect" if row["suspect"] else row["nature"]
         rows.append({"factor": name, "nature": nature, **{label: float(row[key]) for key, label in columns.items()}})
+    conclusion = f"{scan.model}: {scan.verdict}" if scan.model else scan.verdict
     note = (
         "Each factor is exchanged with samples of other classes. Follow it: predictions that become the donor's class, "
         "less those that damage alone changes."
     )
-    description = f"Share of predictions that follow each factor. {scan.verdict}"
-    table = Table(f"{title}, all factors", rows, note, shares=True, conclusion=scan.verdict)
+    description = f"Share of predictions that follow each factor. {conclusion}"
+    table = Table(f"{title}, all factors", rows, note, shares=True, conclusion=conclusion)
     return [Picture(title, scan_figure(scan), description), table]
 
 

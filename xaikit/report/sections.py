@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from xaikit.core import Explainer
+from xaikit.mitigation.tables import percent
 from xaikit.report.html import Picture, Table
 
 if TYPE_CHECKING:  # a report of one kind of result need not load the code of the others
@@ -38,9 +39,9 @@ def evaluation_sections(evaluation: Evaluation, *, title: str = "Metrics") -> li
     >>> row = make_row("vargrad", "abpc", "maximize", [0.1, 0.3], confidence=0.95, seed=0, error=None)
     >>> table, = evaluation_sections(Evaluation((row,), 0.95, 0, {"vargrad": {}}, {"abpc": {}}))
     >>> table.columns
-    ['explainer', 'abpc ↑', 'abpc, 95% interval', 'samples']
+    ['explainer', 'abpc ↑', 'abpc, 95 % interval', 'samples']
     """
-    interval = f"{evaluation.confidence:.0%} interval"
+    interval = f"{percent(evaluation.confidence, 0)} interval"
     rows = []
     for explainer in evaluation.explainers:
         line: dict[str, Any] = {"explainer": explainer}
@@ -77,7 +78,7 @@ def tuning_sections(result: TuneResult[Any], *, title: str = "Tuning") -> list[S
         "settings": best,
         goal.name: result.value,
         f"{goal.name} before": _cell(result.default_value),
-        "95% interval of the gain": _range_text(gain.low, gain.high) if gain else _range_text(math.nan, math.nan),
+        "95 % interval of the gain": _range_text(gain.low, gain.high) if gain else _range_text(math.nan, math.nan),
     }
     inactive = f" Without any effect: {', '.join(result.inactive_settings)}." if result.inactive_settings else ""
     sections: list[Section] = [
@@ -183,7 +184,7 @@ def _exchanged(comparison: Comparison) -> str:
     if measure is None or not trainings:
         return ""
     first, last = trainings[0], trainings[-1]
-    shares = {name: f"{comparison.mean(name, measure):.1%} ({name})" for name in (first, last)}
+    shares = {name: f"{percent(comparison.mean(name, measure))} ({name})" for name in (first, last)}
     became = f"is {shares[first]}" if first == last else f"goes from {shares[first]} to {shares[last]}"
     changed = measure.replace("accuracy", "changed")
     if changed not in comparison.measures:
@@ -193,7 +194,7 @@ def _exchanged(comparison: Comparison) -> str:
     verdict = "still relies" if min(shares_that_count) > RELIES else "does not rely"
     model = "The model" if first == last else f"The model {last!r}"
     return (
-        f"{model} {verdict} on the shortcut: with it exchanged, {follows:.1%} of the predictions change, and the "
+        f"{model} {verdict} on the shortcut: with it exchanged, {percent(follows)} of the predictions change, and the "
         f"accuracy {became}."
     )
 
@@ -234,7 +235,7 @@ def profile_sections(
         {
             "place": place,
             "explainer": item["name"],
-            **({} if metric is None else {metric: _cell(item["value"]), "95% interval": _interval(item)}),
+            **({} if metric is None else {metric: _cell(item["value"]), "95 % interval": _interval(item)}),
             "points": round(item["points"], 2),
             "passes": item["passes"],
             "why": "; ".join(item["reasons"]),
@@ -262,7 +263,7 @@ def _objectives(row: Mapping[str, Any], result: TuneResult[Any]) -> dict[str, An
 
 
 def _shares(comparison: Comparison, measure: str) -> str:
-    return ", ".join(f"{name} {comparison.mean(name, measure):.1%}" for name in comparison.rows)
+    return ", ".join(f"{name} {percent(comparison.mean(name, measure))}" for name in comparison.rows)
 
 
 def _unbound(value: Any) -> str:

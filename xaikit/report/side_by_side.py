@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.mitigation.tables import percent
 from xaikit.report.names import Names
 from xaikit.runs import ExplainedSample, Run
 
@@ -76,7 +77,7 @@ def model_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "run": run.folder.name,
                 "model": run.job["model"],
                 "weights": weights[:12],
-                "accuracy": "no labels" if share is None else f"{share[0]:.1%} of {share[1]}",
+                "accuracy": "no labels" if share is None else f"{percent(share[0])} of {share[1]}",
                 "explained by": ", ".join(n for n, r in zip(labels, runs, strict=True) if r.job["weights"] == weights),
             }
         )

@@ -104,6 +104,7 @@ class Scan(Result):
         accuracy: share of right predictions on the samples as they are.
         samples: how many there were.
         seed: of the pairing with donors.
+        model: what was scanned, for people, such as the file of its weights; empty where nobody named it.
         pictures: by title, for the first factors, some samples (k, 3, ...): as it is, donor, exchanged. Not saved.
     """
 
@@ -112,6 +113,7 @@ class Scan(Result):
     accuracy: Real
     samples: int
     seed: int = 0
+    model: str = ""
     pictures: dict[str, Tensor] = dataclasses.field(default_factory=dict, compare=False)
 
     @property

@@ -101,7 +101,7 @@ def scan(  # noqa: PLR0913
     pictures = {t.title: t.pictures() for t in tallies if t.title in [e.title for e in effects[:PICTURED_FACTORS]]}
     return Scan(
         tuple(effects), members[0].facts.kind, baseline.accuracy, baseline.samples, seed,
-        {title: picture for title, picture in pictures.items() if picture is not None},
+        pictures={title: picture for title, picture in pictures.items() if picture is not None},
     )  # fmt: skip
 
 

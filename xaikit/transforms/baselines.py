@@ -5,10 +5,10 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from xaikit.core.arrays import holds_numbers, is_array, to_tensor
 from xaikit.core.configured import Configured
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.params import Float, Int
@@ -157,17 +157,28 @@ class BaselinePerInput(Baseline):
             InvalidInputError: for another number of inputs.
         """
         if len(self.items) != len(call.inputs):
-            raise InvalidInputError(f"{len(self.items)} baselines for {len(call.inputs)} inputs; give one for each")
+            sample = self._one_sample() if len(call.inputs) == 1 else None
+            if sample is None:
+                raise InvalidInputError(f"{len(self.items)} baselines for {len(call.inputs)} inputs; give one for each")
+            return sample.of(call)
         return tuple(baseline.of_input(call, i) for i, baseline in enumerate(self.items))
+
+    def _one_sample(self) -> Given | None:
+        """The stand-in that a list of numbers, or of lists of them, is for a single input."""
+        if all(isinstance(item, Constant) for item in self.items):
+            return Given(tensor=torch.tensor([item.value for item in self.items], device="cpu"))
+        tensors = [item.tensor for item in self.items if isinstance(item, Given)]
+        stackable = len(tensors) == len(self.items) and len({t.shape for t in tensors}) == 1
+        return Given(tensor=torch.stack(tensors)) if stackable else None
 
 
 @BASELINES.coerce
 def from_value(value: Any) -> Baseline | None:
-    """The baseline meant by a number, a tensor or a tuple of baselines; None for anything else."""
+    """The baseline meant by a number, an array, numbers in lists or a tuple of baselines; None for anything else."""
     if isinstance(value, (tuple, list)) and value:
-        return BaselinePerInput(items=tuple(value))
-    if isinstance(value, (Tensor, np.ndarray)):
-        return Given(tensor=value if isinstance(value, Tensor) else torch.from_numpy(value))
+        return BaselinePerInput(items=[to_tensor(v, "a baseline") if holds_numbers(v) else v for v in value])
+    if is_array(value):
+        return Given(tensor=to_tensor(value, "a baseline"))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return Constant(value=value)
     return None

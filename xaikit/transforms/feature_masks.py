@@ -9,12 +9,13 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
+from xaikit.core.arrays import holds_numbers, is_array, to_tensor
 from xaikit.core.configured import Configured
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.params import Int
 from xaikit.core.registries import FEATURE_MASKS
 from xaikit.core.structure import Tensors
-from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting, place_axes
+from xaikit.transforms.axes import CHANNEL_AXIS, axis_setting, channel_axis, place_axes
 
 
 class FeatureMask(Configured, abc.ABC):
@@ -26,7 +27,7 @@ class FeatureMask(Configured, abc.ABC):
     def __call__(self, x: Tensor) -> Tensor:
         """Group ids 0, 1, ... of a batch (N, ...): integers (N, ...), or (1, ...) where all samples share them."""
 
-    def of(self, inputs: Tensors, tokens: Sequence[bool] = ()) -> Tensors:  # noqa: ARG002
+    def of(self, inputs: Tensors, tokens: Sequence[bool] = ()) -> Tensors:
         """The ids of each input, checked, on its device, 0, 1, 2, ... without a gap in a batch.
 
         Args:
@@ -36,17 +37,43 @@ class FeatureMask(Configured, abc.ABC):
         Raises:
             InvalidInputError: for ids of another shape than a sample, or that are no whole numbers.
         """
-        return tuple(_consecutive(self(x), x) for x in inputs)
+        flags = tokens or [False] * len(inputs)
+        return tuple(_consecutive(self(x), x, token) for x, token in zip(inputs, flags, strict=True))
 
 
-def _consecutive(ids: Tensor, x: Tensor) -> Tensor:
-    full = ids.to(x.device) if ids.ndim == x.ndim else ids.to(x.device)[None]
-    fits = full.ndim == x.ndim and all(a in (1, b) for a, b in zip(full.shape, x.shape, strict=True))
-    if not fits or full.is_floating_point():
+def in_form_of(ids: Tensor, x: Tensor, token: bool = False) -> Tensor:
+    """Group numbers in the form of an input: with an axis for the samples, and one for the channels.
+
+    Args:
+        ids: of a sample, of its positions, as (H, W) of an image, or of a batch of either.
+        x: the input (N, ...).
+        token: whether it holds vectors of tokens.
+
+    Raises:
+        InvalidInputError: for numbers of another shape, or fractions.
+    """
+    numbers = ids.to(x.device)
+    full = numbers if ids.ndim == x.ndim else numbers[None]
+    if not _fits(full, x) and x.ndim > 2:
+        channels = channel_axis(x, -1 if token else None)
+        positions = numbers if ids.ndim == x.ndim - 1 else numbers[None]
+        if channels is not None and positions.ndim == x.ndim - 1:
+            full = positions.unsqueeze(channels)
+    if not _fits(full, x) or full.is_floating_point():
+        positions_too = " or of its positions" if x.ndim > 2 else ""
         raise InvalidInputError(
-            f"feature_mask must hold whole group numbers in the shape of a sample {tuple(x.shape[1:])}, "
+            f"feature_mask must hold whole group numbers in the shape of a sample {tuple(x.shape[1:])}{positions_too}, "
             f"got {ids.dtype} {tuple(ids.shape)}"
         )
+    return full
+
+
+def _fits(ids: Tensor, x: Tensor) -> bool:
+    return ids.ndim == x.ndim and all(a in (1, b) for a, b in zip(ids.shape, x.shape, strict=True))
+
+
+def _consecutive(ids: Tensor, x: Tensor, token: bool = False) -> Tensor:
+    full = in_form_of(ids, x, token)
     _, consecutive = torch.unique(full, return_inverse=True)
     return consecutive.expand(len(full), *x.shape[1:])
 
@@ -149,9 +176,9 @@ class Auto(FeatureMask):
 
 @FEATURE_MASKS.register("given")
 class GivenGroups(FeatureMask):
-    """Group numbers of the user's own, in the shape of a sample or of the batch; a tensor alone means the same."""
+    """Group numbers of the user's own, for a sample, its positions or a batch; an array alone means the same."""
 
-    ids: Annotated[Tensor, "whole numbers, (...) or (N, ...)"]
+    ids: Annotated[Tensor, "whole numbers, (...) or (N, ...); images also (H, W) or (N, H, W)"]
 
     def __call__(self, x: Tensor) -> Tensor:  # noqa: ARG002
         """The numbers."""
@@ -207,6 +234,8 @@ class FeatureMaskPerInput(FeatureMask):
         Raises:
             InvalidInputError: for another number of inputs, or ids that do not fit.
         """
+        if len(self.items) != len(inputs) == 1 and all(isinstance(item, GivenGroups) for item in self.items):
+            return GivenGroups(ids=to_tensor([item.ids for item in self.items], "feature_mask")).of(inputs, tokens)
         if len(self.items) != len(inputs):
             raise InvalidInputError(f"feature_mask must hold one mask per input, {len(inputs)}, got {len(self.items)}")
         flags = tokens or [False] * len(inputs)
@@ -215,9 +244,12 @@ class FeatureMaskPerInput(FeatureMask):
 
 @FEATURE_MASKS.coerce
 def from_value(value: Any) -> FeatureMask | None:
-    """The feature mask meant by a tensor, a tuple of masks or a function; None for anything else."""
-    if isinstance(value, Tensor):
-        return GivenGroups(ids=value)
+    """The feature mask meant by an array, numbers in lists, a tuple of masks or a function; None for anything else."""
+    if is_array(value):
+        return GivenGroups(ids=to_tensor(value, "feature_mask"))
     if isinstance(value, (tuple, list)) and value:
-        return FeatureMaskPerInput(items=tuple(value))
+        if all(isinstance(item, int) for item in value):
+            return GivenGroups(ids=to_tensor(value, "feature_mask"))
+        items = [to_tensor(v, "feature_mask") if holds_numbers(v) else v for v in value]
+        return FeatureMaskPerInput(items=tuple(items))
     return Computed(function=value) if callable(value) and not isinstance(value, type) else None

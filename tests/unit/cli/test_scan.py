@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from xaikit.report.scans import scan_sections
 from xaikit.shortcuts import Scan, scan
 
 # The weights lie in the folder of the test, the nets here.
@@ -64,8 +66,13 @@ def test_scan_tells_what_the_library_tells(
     assert len(shown) == max(5, *moving) < len(rows)
     assert lines[-2] == f"and {len(rows) - len(shown)} more, which less than 2 % of predictions follow"
     assert Path("new/s.png").read_bytes()[:4] == b"\x89PNG"
-    expected = scan(corner_reader(), pictures, seed=3, progress=False)
+    expected = dataclasses.replace(scan(corner_reader(), pictures, seed=3, progress=False), model=DATA[-1])
     assert Scan.load("new/s.json") == expected
+    torch.save(corner_reader().state_dict(), "before.pt")
+    assert leave("scan", *DATA, "--weights", "before.pt", "--factor", "border", "--quiet", "--out", "s.json") == 0
+    sections = scan_sections(Scan.load("s.json"))  # a page of two models says of which one each scan is
+    assert [part.title for part in sections] == ["Scan of before.pt", "Scan of before.pt, all factors"]
+    assert sections[1].conclusion.startswith("before.pt: ")
 
 
 def test_factors_by_name_json_and_the_exit_code(

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from xaikit.core import convolutions
-from xaikit.core.convolutions import OfInput, fast_convolutions
-from xaikit.explainers import Gradient, LRPEpsilonPlus, SmoothGrad
+from xaikit.core import convolutions, torch_private
+from xaikit.core.convolutions import Form, InputGradient, OfInput, fast_convolutions
+from xaikit.explainers import Gradient, LRPEpsilonPlus, LRPUniformEpsilon, SmoothGrad
+from xaikit.explainers.lrp.rules import affine
 from xaikit.mitigation import RRR
 
 # Settings of the convolution, and the shape of a batch.
@@ -162,3 +163,39 @@ def test_an_explanation_and_its_penalty_are_what_they_were(explainer, monkeypatc
     assert bool(calls) == (explainer is not LRPEpsilonPlus)  # whose rules see every operation of torch's
     for ours, torchs in zip(found[:2], found[2:], strict=True):
         assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in zip(ours, torchs, strict=True))
+
+
+@pytest.mark.parametrize(("settings", "shape"), [FEW[0], FEW[1], FEW[4], FEW[5]])
+@pytest.mark.parametrize("axis", [0, 2])
+def test_many_gradients_of_one_input_under_vmap(settings, shape, axis):
+    module, x = convolution(settings, shape)
+    padding = torch_private.twice_reversed_padding_of(module)[::2][::-1]
+    form = Form(module.stride, tuple(padding), module.dilation, module.groups)
+    y, w = module(x), module.weight.detach()
+    gs = torch.randn(3, *y.shape, dtype=torch.float64)
+    together = torch.func.vmap(lambda g: InputGradient.apply(g, w, x.detach(), form), axis)(gs.movedim(0, axis))
+    ws = torch.stack([w, 2 * w])
+    scaled = torch.func.vmap(lambda v: InputGradient.apply(gs[0], v, x.detach(), form))(ws)
+    for g, ours in zip(gs, together, strict=True):
+        torch.testing.assert_close(ours, torch.autograd.grad(y, x, g, retain_graph=True)[0])
+    torch.testing.assert_close(scaled[1], 2 * together[0])
+
+
+@pytest.mark.parametrize(("settings", "shape"), FEW)
+@pytest.mark.parametrize("explainer", [LRPUniformEpsilon, LRPEpsilonPlus])
+def test_lrp_with_torchs_kernels(explainer, settings, shape, monkeypatch):
+    module, x = convolution(settings, shape)
+    model = nn.Sequential(module, nn.Tanh(), nn.Flatten(), nn.LazyLinear(2)).double()
+    model(x)
+    values, calls, apply = [], [], InputGradient.apply
+    monkeypatch.setattr(InputGradient, "apply", lambda *args: calls.append(1) or apply(*args))
+    for fast in (True, False):
+        if not fast:
+            monkeypatch.setattr(affine, "few_channels", lambda *_: False)
+        relevance = explainer(model).attribute(x.detach(), 1, create_graph=True)
+        weights = torch.autograd.grad(relevance.square().sum(), module.weight)[0]
+        values.append((relevance.detach(), weights, explainer(model).attribute(x.detach(), 0)))
+        assert bool(calls) == (fast and settings.get("padding") not in ("same", "valid"))
+        calls.clear()
+    for ours, torchs in zip(*values, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-9, atol=1e-12)

@@ -74,7 +74,7 @@ def test_gradient_of_a_relu_net_by_hand(net, x):
         (3, InvalidInputError, "must lie in 0..2 for a model with 3 outputs, got 3"),
         (-1, InvalidInputError, "got -1"),
         (None, InvalidInputError, "several outputs per sample: pass targets"),
-        (torch.eye(5)[:, :3].long(), InvalidInputError, "these are one-hot rows: pass targets.argmax(1)"),
+        (torch.eye(3)[[0, 1, 2, 0, 1]].long(), InvalidInputError, "these are one-hot rows: pass targets.argmax(1)"),
         ("cat", UnknownNameError, "unknown target 'cat'; known are 'class'"),
         (["cat"] * 5, InvalidTypeError, "targets must hold numbers, got strings such as 'cat'; number the classes"),
         (lambda out: out, InvalidInputError, "must return one score per sample, shape (5,), got (5, 3)"),

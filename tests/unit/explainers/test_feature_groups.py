@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from xaikit import IntegratedGradients
 from xaikit.core import EXPLAINERS, FEATURE_MASKS
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.explainers import DeepLiftShap, ExactShapley, ExpectedGradients
 from xaikit.explainers.feature_groups import default_groups, make_groups
 
 
@@ -103,3 +106,47 @@ def test_kernel_shap_of_one_group_says_what_gives_its_value():
     model, x = nn.Linear(3, 1).double(), torch.rand(2, 3).double()
     with pytest.raises(InvalidInputError, match="needs at least two groups"):
         EXPLAINERS.create("captum.kernel_shap", feature_mask=torch.zeros(3).long()).bind(model).attribute(x)
+
+
+def test_groups_as_arrays_and_lists_of_a_sample_or_its_positions():
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(32, 2)).double()
+    x, places = np.random.default_rng(0).random((2, 3, 6, 6)), np.arange(36).reshape(6, 6) // 12
+    full = np.broadcast_to(places, (2, 3, 6, 6)).copy()
+    expected = ExactShapley(model, feature_mask=torch.tensor(full)).attribute(x, 0)
+    for mask in (places, places.tolist(), full[0], full[0].tolist(), full[:, 0], [full[0, 0]] * 3):
+        assert torch.equal(ExactShapley(model, feature_mask=mask).attribute(x, 0), expected)
+    row, table = [0, 0, 1], nn.Linear(3, 2)
+    values = ExactShapley(table, feature_mask=row).attribute([[1.0, 2.0, 3.0]], 0)
+    assert torch.equal(values, ExactShapley(table, feature_mask=torch.tensor([row])).attribute([[1.0, 2.0, 3.0]], 0))
+    for wrong, actual in ((places[:4], r"int64 \(4, 6\)"), (places / 2, r"float64 \(6, 6\)")):
+        with pytest.raises(InvalidInputError, match=actual):
+            ExactShapley(model, feature_mask=wrong).attribute(x, 0)
+
+
+def test_positions_of_several_inputs_share_groups():
+    class Sum(nn.Module):
+        def forward(self, image, row):
+            return image.sum((1, 2, 3))[:, None] * row.sum(1, keepdim=True)
+
+    inputs = (torch.rand(2, 3, 2, 2), torch.rand(2, 2))
+    positions, every = [[0, 1], [2, 2]], torch.tensor([[0, 1], [2, 2]]).expand(3, 2, 2)
+    short = ExactShapley(Sum(), feature_mask=(positions, [2, 3])).attribute(inputs, 0)
+    full = ExactShapley(Sum(), feature_mask=(every, torch.tensor([2, 3]))).attribute(inputs, 0)
+    assert all(torch.equal(a, b) for a, b in zip(short, full, strict=True))
+
+
+def test_baselines_and_references_as_lists_arrays_and_frames():
+    pandas = pytest.importorskip("pandas")
+    table, row, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), [0.5, 0.25, 0.125], torch.rand(2, 3)
+    expected = IntegratedGradients(table, baseline=torch.tensor(row)).attribute(x, 0)
+    for baseline in (row, tuple(row), [row], [row, row], np.array(row), [np.array(row)], pandas.Series(row)):
+        assert torch.equal(IntegratedGradients(table, baseline=baseline).attribute(x, 0), expected)
+    with pytest.raises(InvalidInputError, match="2 baselines for 1 inputs"):
+        IntegratedGradients(table, baseline=("zeros", 1.0)).attribute(x, 0)
+    samples = [row, [1.0, 2.0, 3.0]]
+    for cls in (DeepLiftShap, ExpectedGradients):
+        expected = cls(table, references=torch.tensor(samples)).attribute(x, 0)
+        for references in (samples, np.array(samples, np.float32), pandas.DataFrame(samples), (np.array(samples),)):
+            assert torch.allclose(cls(table, references=references).attribute(x, 0), expected)
+        with pytest.raises(InvalidTypeError, match="must hold numbers|floating-point samples"):
+            cls(table, references="some")

@@ -136,6 +136,32 @@ def test_the_contrast_of_an_image_is_no_frequency():
     assert torch.allclose(lent, stripes / 2, atol=0.02)
 
 
+FORMS = [((4, 1, 32, 32), 1, "image"), ((4, 32, 32, 3), 3, "image"), ((4, 64, 2), 2, "time_series")]
+
+
+@pytest.mark.parametrize(("shape", "axis", "kind"), FORMS)
+def test_spread_frequencies_leave_what_is_local(shape, axis, kind):
+    """A stripe all over the donor comes along, a small square of the donor does not, and the sample's own stays."""
+    facts = DataFacts(kind=kind, channel_axis=axis)
+    length = shape[2 if len(shape) == 4 else 1]
+    along = (-1, 1) if shape[-1] < 9 else (1, -1)
+    slope = 3 * torch.cos(torch.arange(length) * 2 * torch.pi / length).view(along)  # low, in all alike
+    x = slope + 0.05 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    stripes = x + torch.sin(torch.arange(length) * 2.0).view(along)
+    square = x.clone().movedim(axis, 1)
+    square[(..., *[slice(10, 15)] * (len(shape) - 2))] += 1.0
+    square = square.movedim(1, axis)
+    factor = FACTORS.create("frequencies:band=high,where=spread")
+    lent = (factor.exchange(x, stripes, facts=facts) - x).flatten()
+    assert float(torch.corrcoef(torch.stack([lent, (stripes - x).flatten()]))[0, 1]) > 0.9
+    local, plain = (
+        (f.exchange(x, square, facts=facts) - x).norm() for f in (factor, FACTORS.create("frequencies:band=high"))
+    )
+    assert float(local) < 0.5 * float(plain)
+    kept = factor.exchange(square, x, facts=facts)
+    assert float((kept - square).norm()) < 0.5 * float((square - x).norm())
+
+
 def test_series_in_both_layouts():
     x, donors = torch.rand(2, 4, 3, 16, generator=GENERATOR)
     facts = DataFacts.of(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -366,3 +367,22 @@ def test_one_of_several_labels_is_judged_by_its_output_alone():
     with pytest.raises(InvalidInputError, match=r"to judge one of them pass labels\[:, 0\] as whole numbers"):
         assess(model, (x, labels, mask), explainers=())
     assert assess(Alone(model, 2), (x, labels[:, 2].long(), mask), explainers=()).relies
+
+
+def test_a_region_that_is_the_same_in_all_samples_tells_nothing():
+    """The model follows it alone; exchanged for an equal one it changes no prediction, which would read as free."""
+    x, y = np.random.default_rng(0).normal(size=(20, 3)).astype("float32"), [0, 1] * 10
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[-9.0, 0, 0], [9, 0, 0]]))
+    mask = np.array([1, 0, 0])
+    x[:, 0] = [-1.5, 1.5] * 10
+    assert assess(model, (x, y), shortcut_masks=mask, progress=False).relies
+    x[:, 0] = 1.5
+    for masks in (mask, [mask if i % 2 else None for i in range(20)]):
+        result = assess(model, (x, y), shortcut_masks=masks, progress=False)
+        assert result.verdict == "whether it relies on the shortcut is unknown: nothing was exchanged"
+        with pytest.raises(InvalidInputError, match="neither empty nor the same in all of them"):
+            _ = result.relies
+    x[3, 0] = -1.5  # one sample differs, and lends
+    assert assess(model, (x, y), shortcut_masks=mask, progress=False).changed["flipped"] == pytest.approx(1 / 20)

@@ -186,8 +186,8 @@ def test_expected_gradients_without_references_start_at_zero():
         InvalidInputError, match=r"references must be samples like those explained, \(K, 4\), got \(2, 3\)"
     ):
         ExpectedGradients(model, references=torch.rand(2, 3)).attribute(x, 1)
-    with pytest.raises(InvalidTypeError, match="references must be a floating-point tensor"):
-        ExpectedGradients(model, references=[1, 2])
+    with pytest.raises(InvalidTypeError, match="references must be floating-point"):
+        ExpectedGradients(model, references=torch.tensor([[1, 2]]))
 
 
 def test_a_region_says_where_to_look_and_a_mask_where_not():

@@ -54,9 +54,9 @@ def conclusion(report):
 def test_an_image_model_that_looks_at_a_corner(tmp_path):
     run = explained(IntegratedGradients(Corner(), baseline="zeros"), tmp_path / "a")
     right, looks, trust, alone = conclusion(Report([run]))
-    assert right == "The model is right on 100.0% of 12 samples."
-    assert looks == "What it looks at: 100% of the relevance lies in the upper left, a ninth of the picture."
-    assert trust == "How far to trust the maps: maps of integrated_gradients add up to the score within 1% (median)."
+    assert right == "The model is right on 100.0 % of 12 samples."
+    assert looks == "What it looks at: 100 % of the relevance lies in the upper left, a ninth of the picture."
+    assert trust == "How far to trust the maps: maps of integrated_gradients add up to the score within 1 % (median)."
     assert alone.startswith("A single explainer cannot show")
 
 
@@ -64,7 +64,7 @@ def test_two_models_are_compared(tmp_path):
     runs = [explained(Gradient(Corner(turned)), tmp_path / name) for name, turned in (("old", True), ("new", False))]
     right, *looks = conclusion(Report(runs))
     assert right == (
-        "Right predictions: old: 0.0% of 12; new: 100.0% of 12. From old to new, 12 turned right and 0 turned wrong."
+        "Right predictions: old: 0.0 % of 12; new: 100.0 % of 12. From old to new, 12 turned right and 0 turned wrong."
     )
     assert [("old" in sentence, "new" in sentence) for sentence in looks[:2]] == [(True, False), (False, True)]
 
@@ -86,7 +86,7 @@ def test_a_table_names_its_columns(tmp_path):
         model.weight.copy_(torch.tensor([[0.0, 3.0, -1.0], [0.0, 3.0, -1.0]]))
     run = explained(Gradient(model), tmp_path / "t", (torch.rand(5, 3), torch.zeros(5).long()))
     looks = conclusion(Report([run], names=Names(features=("age", "race", "priors"))))[1]
-    assert looks == "What it looks at, by its share of the relevance: race (75%), priors (25%), age (0%)."
+    assert looks == "What it looks at, by its share of the relevance: race (75 %), priors (25 %), age (0 %)."
 
 
 def test_it_says_whether_the_model_relies_on_the_shortcut():
@@ -96,11 +96,11 @@ def test_it_says_whether_the_model_relies_on_the_shortcut():
     sections = mitigation_sections(xaikit.compare({"before": [judged[0]], "after": [judged[1]]}))
     (sentence,) = conclusion(Report(sections=sections))
     assert sentence == (
-        "The model &#39;after&#39; does not rely on the shortcut: with it exchanged, 0.0% of the predictions change, "
-        "and the accuracy goes from 0.0% (before) to 50.0% (after)."
+        "The model &#39;after&#39; does not rely on the shortcut: with it exchanged, 0.0 % of the predictions change, "
+        "and the accuracy goes from 0.0 % (before) to 50.0 % (after)."
     )
     (sentence,) = conclusion(Report(sections=mitigation_sections(xaikit.compare({"plain": [judged[0]]}))))
-    assert sentence.startswith("The model still relies on the shortcut: with it exchanged, 100.0% of the predictions")
+    assert sentence.startswith("The model still relies on the shortcut: with it exchanged, 100.0 % of the predictions")
 
 
 class Fair(nn.Module):
@@ -170,5 +170,5 @@ def test_a_third_is_named_where_no_ninth_holds_most(tmp_path, rows, columns, pla
     run = explained(IntegratedGradients(Edge(), baseline="zeros"), tmp_path / "a", (torch.ones(4, 1, 9, 9), Y[:4]))
     assert (
         conclusion(Report([run]))[1]
-        == f"What it looks at: 100% of the relevance lies in {place} third of the pictures."
+        == f"What it looks at: 100 % of the relevance lies in {place} third of the pictures."
     )

@@ -62,7 +62,7 @@ def test_the_summary_counts_what_is_right(runs):
     samples = list(runs[0])
     right = sum(s.label == s.predicted for s in samples) / len(samples)
     page = report(runs).html()
-    assert f"{right:.1%} of 12 samples with a label" in page
+    assert f"{100 * right:.1f} % of 12 samples with a label" in page
     assert page.count('data-right="right"') == round(right * 12)
 
 
@@ -155,7 +155,7 @@ def test_pieces_of_a_word_stand_together_and_padding_is_told_once():
 def test_large_numbers_shares_and_long_cells_are_readable():
     rows = [{"what": "parameters", "n": 1_234_567, "share": 0.5, "why": "a" * 50}, {"what": "a_b", "n": 12, "why": ""}]
     page = Report(sections=[Table("numbers", rows, shares=True)]).html()
-    for cell in ("1,234,567</td>", ">12</td>", ">50.0%</td>", 'data-column="why" class="long"', "a_<wbr>b"):
+    for cell in ("1,234,567</td>", ">12</td>", ">50.0 %</td>", 'data-column="why" class="long"', "a_<wbr>b"):
         assert cell in page
     assert 'class="sortable stacked"' in page
     assert 'class="sortable stacked"' not in Report(sections=[Table("numbers", [{"n": 1, "m": 2, "k": 3}])]).html()

@@ -53,13 +53,13 @@ def test_an_evaluation_is_a_row_for_each_explainer(table):
     assert section.columns == [
         "explainer",
         "abpc ↑",
-        "abpc, 95% interval",
+        "abpc, 95 % interval",
         "sparseness ↑",
-        "sparseness, 95% interval",
+        "sparseness, 95 % interval",
         "samples",
     ]
     assert [row["abpc ↑"] for row in section.rows] == [table[name, "abpc"].mean for name in (EVIL, "vargrad")]
-    assert section.rows[1]["abpc, 95% interval"].split(" to ")[0] == f"{table['vargrad', 'abpc'].low:.3g}"
+    assert section.rows[1]["abpc, 95 % interval"].split(" to ")[0] == f"{table['vargrad', 'abpc'].low:.3g}"
 
 
 def test_failures_and_nan_of_an_evaluation_are_told(model, data, monkeypatch):
@@ -101,10 +101,10 @@ def test_a_mitigation_is_before_and_after(comparison):
         f"{m} {arrows[m.split()[0]]}": comparison.mean("after", m) for m in comparison.measures
     }
     assert [p.title for p in pictures] == ["Mitigation: accuracy", "Mitigation: relevance in the mask"]
-    assert f"kept: before {comparison.mean('before', 'accuracy kept'):.1%}" in pictures[0].description
+    assert f"kept: before {100 * comparison.mean('before', 'accuracy kept'):.1f} %" in pictures[0].description
     with_groups = mitigation_sections(comparison, {"before": {"kept": {"cat": 0.25}}, "after": {"kept": {"cat": 1.0}}})
     assert with_groups[-1].rows == [{"group": "cat", "kept, before": 0.25, "kept, after": 1.0}]
-    assert ">25.0%</td>" in Report(sections=with_groups).html()
+    assert ">25.0 %</td>" in Report(sections=with_groups).html()
     several = mitigation_sections(Comparison({"rrr": [{"accuracy kept": 0.5}, {"accuracy kept": 0.7}]}))
     assert several[0].columns == ["measure", "rrr", "rrr ±"]
 
@@ -123,10 +123,10 @@ def test_a_measured_profile_has_intervals(model):
     _, ranked = profile_sections(found)
     first = found.candidates[0]
     assert ranked.rows[0]["abpc"] == first.value
-    assert ranked.rows[0]["95% interval"] == f"{first.low:.3g} to {first.high:.3g}"
+    assert ranked.rows[0]["95 % interval"] == f"{first.low:.3g} to {first.high:.3g}"
     state = json.loads(found.to_json())
     del state["candidates"][0]["interval"]  # as xaikit 0.1 wrote it
-    assert profile_sections(state)[1].rows[0]["95% interval"] == ""
+    assert profile_sections(state)[1].rows[0]["95 % interval"] == ""
 
 
 def test_all_of_them_make_one_page_and_are_escaped(table, tuned, comparison, model):
@@ -175,7 +175,7 @@ def test_a_table_of_evaluate_is_known_as_one_and_any_rows_are_shown(files):
     Path("rows.json").write_text(json.dumps([{"a": 1, "b": [2]}]))
     assert leave("--table", "table.json", "--table", "rows.json", "--out", "r.html") == 0
     page = Path("r.html").read_text()
-    assert "abpc, 95% interval" in page
+    assert "abpc, 95 % interval" in page
     assert "<td>[2]</td>" in page
 
 

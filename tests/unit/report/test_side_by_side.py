@@ -90,8 +90,8 @@ def test_each_model_has_its_own_accuracy_weights_and_verdicts(tmp_path: Path) ->
     runs.append(run(tmp_path / "after-vargrad", Rows(X, NAMES), 1, VarGrad, n_iter=2))
     page = Report(runs).html()
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
-    assert "0.0% of 6" in text
-    assert "100.0% of 6" in text
+    assert "0.0 % of 6" in text
+    assert "100.0 % of 6" in text
     for r in runs[:2]:
         assert r.job["weights"][:12] in text
     card = text[text.index("0.png") :]
@@ -104,7 +104,7 @@ def test_one_model_needs_no_table_of_models(tmp_path: Path) -> None:
     runs = [run(tmp_path / "a", Rows(X, NAMES)), run(tmp_path / "b", Rows(X, NAMES), 0, VarGrad, n_iter=2)]
     page = Report(runs).html()
     assert "<h2>Models</h2>" not in page
-    assert "0.0% of 6 samples with a label" in page
+    assert "0.0 % of 6 samples with a label" in page
 
 
 def unpacked(text: str) -> str:

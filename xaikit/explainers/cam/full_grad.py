@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from xaikit.core import EXPLAINERS, Call, Categorical, Explainer, torch_private
-from xaikit.core.errors import InvalidInputError
+from xaikit.core.errors import InvalidInputError, UnsupportedOperationError
 from xaikit.core.graphs import depends_on
 from xaikit.core.layers import hooked
 from xaikit.core.structure import Tensors
@@ -30,9 +31,9 @@ class FullGrad(Explainer):
 
     psi takes the size, scales each channel of a sample to [0, 1], resizes it to the input and sums over channels. A_l
     are the outputs of every convolution and BatchNorm with a bias that ran on the input, as a module or as a function,
-    b_l its bias; that of a BatchNorm is beta - gamma mean / sqrt(variance + eps). Every channel of the input gets the
-    same map. Biases of other layers (LayerNorm, the linear layers of a transformer) have no place in it, so it is meant
-    for convolutional nets.
+    b_l its bias; that of a BatchNorm is beta - gamma mean / sqrt(variance + eps), or beta where it takes the statistics
+    of the batch. Every channel of the input gets the same map. Biases of other layers (LayerNorm, the linear layers of
+    a transformer) have no place in it, so it is meant for convolutional nets.
     """
 
     SUPPORTED_MODULES = (CONVOLUTION,)
@@ -54,10 +55,19 @@ class FullGrad(Explainer):
         outputs: list[tuple[str, Tensor, Tensor | None]] = []
         biases: list[Tensor] = []
 
+        def checked(output: Tensor) -> Tensor:
+            if torch_private.batch_of(output) is not output:
+                raise UnsupportedOperationError(
+                    f"{type(self).__name__} does not see through transforms of torch.func such as torch.vmap; let the "
+                    "model run its samples in a loop or as a batch, or take gradient_x_input or LRP"
+                )
+            return output
+
         def keep(output: Any, *, module: nn.Module) -> Any:
-            if not isinstance(output, Tensor):
+            # What the module does behind its operation, such as the ReLU of timm's BatchNormAct2d, is not the bias's.
+            if not isinstance(output, Tensor) or module in functions.modules:
                 return None
-            outputs.append((f"layer {call.modules[module]!r}", output, _bias(module)))
+            outputs.append((f"layer {call.modules[module]!r}", checked(output), _bias(module)))
             return output.clone()  # what follows may work in place
 
         def points(leaves: Tensors) -> Tensors:
@@ -73,7 +83,8 @@ class FullGrad(Explainer):
             return (*leaves, *(o for _, o, _ in reached))
 
         modules = [m for m in call.model.modules() if isinstance(m, WITH_BIAS)]
-        with hooked([(m, functools.partial(keep, module=m)) for m in modules]), _CalledAsFunctions(outputs):
+        functions = _BiasReader(outputs, call.modules, checked)
+        with hooked([(m, functools.partial(keep, module=m)) for m in modules]), functions:
             gradients = call.grad_of(call.inputs, at=points)
         if not outputs:
             raise InvalidInputError(
@@ -104,37 +115,54 @@ class FullGrad(Explainer):
         return resized(sizes, x.shape[2:], self.upsample).sum(1, keepdim=True)
 
 
-class _CalledAsFunctions(TorchFunctionMode):
-    """Notes outputs and biases of convolutions and BatchNorms that a model calls as functions.
+class _BiasReader(TorchFunctionMode):
+    """Notes outputs and biases of the convolutions and BatchNorms that a model and its modules call.
 
     Args:
         outputs: takes a name for messages, the output, and the bias of each.
+        names: of the model's modules.
+        checked: returns an output, or refuses it.
+
+    Attributes:
+        modules: those whose bias was noted.
     """
 
-    def __init__(self, outputs: list[tuple[str, Tensor, Tensor | None]]) -> None:
+    def __init__(
+        self,
+        outputs: list[tuple[str, Tensor, Tensor | None]],
+        names: Mapping[nn.Module, str],
+        checked: Callable[[Tensor], Tensor],
+    ) -> None:
         super().__init__()
-        self._outputs = outputs
+        self._outputs, self._names, self._checked = outputs, names, checked
+        self.modules: set[nn.Module] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
         output = func(*args, **(kwargs or {}))
         name = operation_name(func)
         if name not in FUNCTIONS or not isinstance(output, Tensor):
             return output
-        if isinstance(innermost_module(), WITH_BIAS):
-            return output
         arguments = by_name(func, args, kwargs or {})
         bias = arguments.get("bias")
         if name == "batch_norm":
-            bias = None if arguments["training"] else _shift(*(arguments[n] for n in NORM_ARGUMENTS))
-        self._outputs.append((f"{name} in {calling_module()}", output, bias))
+            bias = bias if arguments["training"] else _shift(*(arguments[n] for n in NORM_ARGUMENTS))
+        module, where = innermost_module(), f"{name} in {calling_module()}"
+        if isinstance(module, WITH_BIAS):
+            if bias is None and name != "batch_norm":
+                return output  # a convolution that adds its bias itself is read when it ends
+            self.modules.add(module)
+            where = f"layer {self._names.get(module)!r}"
+        self._outputs.append((where, self._checked(output), bias))
         return output.clone()
 
 
 def _bias(module: Any) -> Tensor | None:
-    """The constant that a convolution or a BatchNorm in evaluation mode adds to each channel; None without one."""
-    if not hasattr(module, "running_mean"):  # a convolution
-        constant: Tensor | None = module.bias
+    """The constant that a convolution or a BatchNorm adds to each channel; None without one."""
+    constant: Tensor | None = module.bias
+    if isinstance(module, CONVOLUTION):
         return constant
+    if module.training or module.running_mean is None:
+        return None if isinstance(module, torch_private.InstanceNorm) else constant
     return _shift(module.running_mean, module.running_var, module.weight, module.bias, module.eps)
 
 

@@ -44,12 +44,14 @@ class Decomposed(torch.Tensor):
         may_overwrite: whether a rule may write its result over the parts, as in the in-place call of a function.
         is_copied_view: whether the model's tensor shares memory with another and these parts do not, so that nothing
             may be written into them.
+        empty: gives an empty tensor with the strides of the model's; None where they are in the usual order.
     """
 
     share: Tensor
     context: Context
     may_overwrite: bool
     is_copied_view: bool
+    empty: Callable[[], Tensor] | None
 
     @staticmethod
     def __new__(cls: type[Decomposed], parts: Tensor, share: Tensor, context: Context) -> Decomposed:
@@ -59,6 +61,7 @@ class Decomposed(torch.Tensor):
     def __init__(self, parts: Tensor, share: Tensor, context: Context) -> None:
         self._parts, self.share, self.context = parts, share, context
         self._later: Any = None
+        self.empty = None
         self.may_overwrite = self.is_copied_view = False
         self._total: Tensor | None = None
         self._family: list[weakref.ref[Decomposed]] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, cast
@@ -13,6 +14,7 @@ from xaikit.core import EXPLAINERS, Call, Categorical, Choice, Explainer, Float,
 from xaikit.core.attribution import Explained
 from xaikit.core.errors import InvalidInputError, NonFiniteError, UnsupportedOperationError
 from xaikit.core.inputs import is_several
+from xaikit.core.registered_hooks import gradient_hooks_off
 from xaikit.core.registries import FEATURE_MASKS
 from xaikit.core.structure import Tensors
 from xaikit.explainers.cd.decomposition import Decomposition, decompose_call
@@ -141,6 +143,9 @@ class ContextualDecomposition(Explainer):
         except UnsupportedOperationError as err:
             return (str(err),)
         return tuple(f"{a.operation} in {a.where}" for a in results[0].approximations)
+
+    def _model_context(self, call: Call) -> contextlib.AbstractContextManager[None]:
+        return gradient_hooks_off(call.modules)
 
     def _attribute(self, call: Call) -> Tensors:
         return self._attribute_each(call)[0]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xaikit.core import BASELINES, EXPLAINERS, Call, Choice, Explainer, Int
 from xaikit.core.process_wide import warnings_ignored
+from xaikit.core.registered_hooks import gradient_hooks_off
 from xaikit.core.rows import RowRule
 from xaikit.core.structure import Tensors, joined_parts
 from xaikit.explainers.copy_scores import scores_of_copies
@@ -73,6 +74,9 @@ class Differences(Explainer):
     GAP_TOLERANCE: ClassVar[float | None] = 0.01
     PASSES: ClassVar[tuple[str | int, ...]] = (3,)  # two forward, one backward, and the multipliers
     USES_GLOBAL_RANDOM: ClassVar[bool] = False
+
+    def _model_context(self, call: Call) -> contextlib.AbstractContextManager[None]:
+        return gradient_hooks_off(call.modules)
 
     def missing_rules(self, inputs: Any) -> tuple[str, ...]:
         """Operations of the model, on these inputs, whose multipliers are a mean of derivatives.

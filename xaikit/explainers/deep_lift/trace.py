@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xaikit.core import torch_private
@@ -117,6 +119,8 @@ class SideBySide(TorchFunctionMode):
             output = self._property(func.__self__.__name__, op)
         elif name in QUESTIONS or name in NUMBERS:
             output = self._answer(name, op)
+        elif name == "register_hook":  # what flows back are multipliers, not for a hook to change
+            output = RemovableHandle(OrderedDict())
         elif name == "__deepcopy__":
             output = self._ruled("clone", torch.clone, args[:1], {})
         elif why in (BOOKKEEPING, CREATES):

@@ -18,6 +18,7 @@ from xaikit.core.errors import InvalidTypeError, NonFiniteError
 from xaikit.core.forward import with_rows
 from xaikit.core.model_state import modules_of
 from xaikit.core.process_wide import warnings_ignored
+from xaikit.core.registered_hooks import gradient_hooks_off
 from xaikit.core.structure import Tensors
 from xaikit.core.targets import pick_head
 from xaikit.core.torch_private import tree_iter, tree_map_only
@@ -61,6 +62,9 @@ class ZennitLRP(Explainer):
 
     def _shares_forward(self, keep_mode: bool) -> bool:
         return not keep_mode  # a BatchNorm that follows its rule updates no statistics
+
+    def _model_context(self, call: Call) -> contextlib.AbstractContextManager[None]:
+        return gradient_hooks_off(call.modules)
 
     def _attribute(self, call: Call) -> Tensors:
         (relevance,) = self._attribute_each(call)

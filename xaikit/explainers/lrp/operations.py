@@ -6,11 +6,13 @@ input, and every homogeneous function (Euler: x * f'(x) = f(x) for ReLU, a norm,
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from xaikit.core import torch_private
 from xaikit.core.errors import UnsupportedOperationError
@@ -54,6 +56,8 @@ def apply_rule(trace: Trace, function: Any, args: tuple[Any, ...], kwargs: dict[
     if name == "__get__":
         output = function(*args, **kwargs)
         return trace.mark(output, trace.marks[args[0]]) if function.__self__.__name__ in TENSOR_PROPERTIES else output
+    if name == "register_hook":  # what flows back is relevance, which is not for a hook on gradients to change
+        return RemovableHandle(OrderedDict())
     kind = KINDS.get(name)
     plain, args_, kwargs_, in_place = computed(function, args, kwargs)
     if kind is None and name not in USER_RULES and WHY_NONE.get(name) not in WITHOUT_RULE:
@@ -127,7 +131,7 @@ def _as_gradient(trace: Trace, function: Any, kind: Kind | None, args: tuple[Any
         and not _drops(name, args, kwargs)
     ):
         mark = marks[0]
-    elif (kind is Kind.STRUCTURE or name in KEEPS_GATES) and all(m.gate for m in marks):
+    elif (kind in (Kind.STRUCTURE, Kind.SELECTION) or name in KEEPS_GATES) and all(m.gate for m in marks):
         constants = [batch_of(a) for a in args if _is_constant(trace, a)]
         mark = GATE if all(bool(((a >= 0) & (a <= 1)).all()) for a in constants) else PLAIN
     if isinstance(output, Tensor) and args and output is args[0]:

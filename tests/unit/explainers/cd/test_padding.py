@@ -172,3 +172,52 @@ def test_rows_that_see_nothing(kind):
     inside, alone = explainer.attribute((x, keep), 1), explainer.attribute((x[:1, 2:], keep[:1, 2:]), 1)
     assert torch.allclose(inside[0, 2:], alone[0], atol=1e-12)
     assert not inside[0, :2].any()
+
+
+BAGS = [
+    (setting, mode)
+    for setting in ("plain", "padding_idx", "negative padding_idx", "max_norm")
+    for mode in ("sum", "mean")
+]
+
+
+@pytest.mark.parametrize(("setting", "mode"), [*BAGS, ("per_sample_weights", "sum")])
+def test_an_embedding_bag_is_its_rows_of_embeddings(setting, mode):
+    settings = {
+        "padding_idx": {"padding_idx": 0},
+        "negative padding_idx": {"padding_idx": -7},
+        "max_norm": {"max_norm": 0.5},
+    }
+    torch.manual_seed(0)
+    ids = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0], [0, 0, 0, 0]])
+    bag = nn.EmbeddingBag(7, 3, mode=mode, **settings.get(setting, {})).double()
+    rows = nn.Embedding(7, 3, padding_idx=0 if "padding" in setting else None).double()
+    out = nn.Linear(3, 2).double()
+    scale = (0.5 / bag.weight.detach().norm(dim=1, keepdim=True)).clamp(max=1) if setting == "max_norm" else 1
+    rows.weight = nn.Parameter(bag.weight.detach() * scale)
+    weights = torch.rand(4).double() if setting == "per_sample_weights" else torch.ones(4).double()
+
+    class OfBag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bag, self.out = bag, out
+
+        def forward(self, x):
+            per_sample = weights.expand(x.shape) if setting == "per_sample_weights" else None
+            return self.out(self.bag(x, per_sample_weights=per_sample).relu())
+
+    class OfRows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rows, self.out = rows, out
+
+        def forward(self, x):
+            valid = (x != 0) if "padding" in setting else torch.ones_like(x, dtype=torch.bool)
+            total = (self.rows(x) * (valid * weights).unsqueeze(-1)).sum(1)
+            return self.out((total if mode == "sum" else total / valid.sum(1, keepdim=True).clamp(min=1)).relu())
+
+    expected = ContextualDecomposition(OfRows()).explain(ids, 0)
+    values = ContextualDecomposition(OfBag()).explain(ids, 0)
+    torch.testing.assert_close(values.scores, expected.scores)
+    torch.testing.assert_close(values.values, expected.values)
+    assert values.gap.max() < 1e-9

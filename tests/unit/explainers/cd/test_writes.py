@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.unit.explainers.cd.helpers import check_promises, decompose
 from xaikit import ContextualDecomposition
@@ -248,3 +250,57 @@ def test_a_function_of_autograd_is_exact_in_a_loss(function):
         penalty(model, x).backward()
         gradients.append((model.first.weight.grad, model.last.weight.grad))
     torch.testing.assert_close(*gradients)
+
+
+def _grown(x: Tensor) -> Tensor:
+    return x.add_(1)
+
+
+MOVES: dict[str, tuple[Any, Any]] = {
+    "transpose": (lambda h: h.transpose(2, 3), lambda h: h.transpose(2, 3)),
+    "channels behind": (lambda h: h.permute(0, 2, 3, 1), lambda h: h.permute(0, 3, 1, 2)),
+    "tokens": (lambda h: h.flatten(2).transpose(1, 2), lambda h: h.transpose(1, 2).unflatten(2, (4, 4))),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_a_write_into_a_copy_in_order_does_not_reach_what_was_moved(move: str) -> None:
+    moved, back = MOVES[move]
+    image = torch.linspace(-1, 1, 96, dtype=torch.float64).reshape(2, 3, 4, 4)
+    conv = nn.Conv2d(3, 5, 1).double()
+
+    def parts(step: Any) -> Tensor:
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = conv
+
+            def forward(self, x: Tensor) -> Tensor:
+                h = self.conv(x).relu()
+                assert moved(h).is_contiguous() is False  # as torch says
+                return (back(step(moved(h))) + h).mean((2, 3))
+
+        return ContextualDecomposition(Net()).decompose(image, (image > 0)[None]).relevant
+
+    torch.testing.assert_close(parts(lambda y: _grown(y.contiguous())), parts(lambda y: _grown(y.clone())))
+
+
+@pytest.mark.parametrize("name", ["to", "contiguous", "double", "clone"])
+def test_a_memory_format_is_of_four_axes(name: str) -> None:
+    image = torch.linspace(-1, 1, 96, dtype=torch.float64).reshape(2, 3, 4, 4)
+    conv = nn.Conv2d(3, 5, 1).double()
+
+    class Net(nn.Module):
+        def __init__(self, laid: Any) -> None:
+            super().__init__()
+            self.conv, self.laid = conv, laid
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.laid(self.conv(self.laid(x)).relu()).mean((2, 3))
+
+    laid = Net(lambda h: getattr(h, name)(memory_format=torch.channels_last))
+    mask = (image > 0)[None]
+    torch.testing.assert_close(
+        ContextualDecomposition(laid).decompose(image, mask).relevant,
+        ContextualDecomposition(Net(lambda h: h)).decompose(image, mask).relevant,
+    )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from xaikit.core.torch_private import tree_map_only
+from xaikit.core.torch_private import DisableTorchFunction, DisableTorchFunctionSubclass, tree_map_only
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.torch_ops import operation_name
@@ -20,6 +21,10 @@ def cast(function: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     args, kwargs = _stand_ins(args), _stand_ins(kwargs)
     if not isinstance(input, Decomposed):
         return function(input, *args, **kwargs)
+    # The parts lie in memory as suits them.
+    layout = kwargs.pop("memory_format", torch.preserve_format)
+    if not args and not kwargs and operation_name(function) == "to":
+        return input if _lies_as(input, layout) else input.like(input.parts.clone())
     parts = function(input.parts, *args, **kwargs)
     if not isinstance(parts, Tensor):
         return f"{input.parts.type()}"
@@ -41,12 +46,29 @@ def to_integers(function: Any, input: Decomposed, *args: Any, **kwargs: Any) -> 
     return function(input.total, *args, **kwargs)
 
 
-@cd_rule("clone", "contiguous", "detach")
+def _lies_as(input: Decomposed, layout: torch.memory_format) -> bool:
+    """Whether the tensor that the model sees has this layout, so that torch returns the tensor itself."""
+    if layout is torch.preserve_format:
+        return True
+    if input.empty is None:
+        with DisableTorchFunctionSubclass():
+            return input.is_contiguous(memory_format=layout)
+    with DisableTorchFunction():
+        return input.empty().is_contiguous(memory_format=layout)
+
+
+@cd_rule("contiguous")
+def contiguous(
+    function: Any, input: Decomposed, memory_format: torch.memory_format = torch.contiguous_format
+) -> Decomposed:
+    """The same entries laid out in order: a copy, where they were not."""
+    return input if _lies_as(input, memory_format) else input.like(input.parts.clone())
+
+
+@cd_rule("clone", "detach")
 def same_entries(function: Any, input: Decomposed, **kwargs: Any) -> Decomposed:
-    """The same entries, copied, laid out in order, or cut off from the graph."""
+    """The same entries, copied, or cut off from the graph."""
     name = operation_name(function)
-    if name == "contiguous":
-        return input
     parts = input.parts.clone() if name == "clone" else input.parts.detach() if name == "detach" else input.parts
     return input.like(parts).is_view_of(input)
 

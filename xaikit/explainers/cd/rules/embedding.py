@@ -16,7 +16,7 @@ from xaikit.explainers.cd import shares
 from xaikit.explainers.cd.decomposed import Decomposed
 from xaikit.explainers.cd.registry import cd_rule
 from xaikit.explainers.cd.ruleset import Context
-from xaikit.torch_ops import calling_module, operation_name, plain_name
+from xaikit.torch_ops import by_name, calling_module, operation_name, plain_name
 
 
 class MaskedTokens(torch.Tensor):
@@ -118,13 +118,20 @@ def embedding(input: Any, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
     return Decomposed(torch.stack([masks * values, (1 - masks) * values]), share.to(values.dtype), input.context)
 
 
-def embedding_bag(input: Any, weight: Tensor, offsets: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """The sum or mean of the embeddings in each row of ids."""
-    mode = kwargs.get("mode", args[3] if len(args) > 3 else "mean")
-    if input.ids.dim() != 2 or offsets is not None or mode == "max" or kwargs.get("per_sample_weights") is not None:
+def embedding_bag(input: Any, weight: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The sum or mean of the embeddings in each row of ids; those of padding do not count."""
+    call = by_name(functional.embedding_bag, (input, weight, *args), kwargs)
+    mode, padding, ids = call["mode"], call["padding_idx"], input.ids
+    if ids.dim() != 2 or call["offsets"] is not None or mode == "max":
         raise UnsupportedOperationError(
             "contextual decomposition of an embedding bag takes ids of shape (batch, tokens), mode 'sum' or 'mean', "
-            f"without offsets or weights; the ids have shape {tuple(input.ids.shape)} and the mode is {mode!r}"
+            f"without offsets; the ids have shape {tuple(ids.shape)} and the mode is {mode!r}"
         )
-    values = embedding(input, weight)
-    return values.sum(1) if mode == "sum" else values.mean(1)
+    values = embedding(input, weight, max_norm=call["max_norm"], norm_type=call["norm_type"])
+    if call["per_sample_weights"] is not None:
+        values = values * call["per_sample_weights"].unsqueeze(-1)
+    if padding is None:
+        return values.sum(1) if mode == "sum" else values.mean(1)
+    valid = ids != padding % len(weight)
+    total = (values * valid.unsqueeze(-1)).sum(1)
+    return total if mode == "sum" else total / valid.sum(1, keepdim=True).clamp(min=1)

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from xaikit.core.torch_private import DisableTorchFunctionSubclass, tree_map_only
+from xaikit.core.torch_private import DisableTorchFunction, DisableTorchFunctionSubclass, tree_map_only
 from xaikit.explainers.cd.decomposed import Decomposed, on_total
 from xaikit.explainers.cd.registry import cd_rule
-from xaikit.torch_ops import Kind
+from xaikit.torch_ops import Kind, operation_name
 from xaikit.torch_ops.kinds import CREATES, NO_GRADIENT, WHY_NONE
 
 
@@ -43,7 +43,11 @@ def frozen_scale(function: Any, *args: Any, **kwargs: Any) -> Any:
          "is_contiguous", "get_device", "element_size", "storage_offset", "is_nested", "is_same_size", "result_type",
          "can_cast", "is_tensor", "is_signed", "is_inference", "is_neg", "is_conj")  # fmt: skip
 def form(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """The wrapper has the form of the tensor it stands for."""
+    """The wrapper has the form of the tensor it stands for, but for the strides of a view."""
+    name = operation_name(function)
+    if name in ("stride", "is_contiguous") and args[0].empty is not None:
+        with DisableTorchFunction():
+            return getattr(args[0].empty(), name)(*args[1:], **kwargs)
     with DisableTorchFunctionSubclass():
         return function(*args, **kwargs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -33,12 +34,24 @@ def moved(x: Decomposed, move: Callable[[Tensor], Any]) -> Any:
     """Apply a move of entries to the parts, (2, masks, *shape), and to the share; the result may be a view."""
     result = move(x.parts)
     if isinstance(result, Tensor):
-        return x.like(result, shares.restructured(x.share, x.shape, move)).is_view_of(x)
+        return _moved(x, result, move)
 
-    def share_of(i: int) -> Tensor:
-        return shares.restructured(x.share, x.shape, lambda value: move(value)[i])
+    def move_of(i: int) -> Callable[[Tensor], Any]:
+        return lambda value: move(value)[i]
 
-    return type(result)(x.like(piece, share_of(i)).is_view_of(x) for i, piece in enumerate(result))
+    return type(result)(_moved(x, piece, move_of(i)) for i, piece in enumerate(result))
+
+
+def _moved(x: Decomposed, parts: Tensor, move: Callable[[Tensor], Tensor]) -> Decomposed:
+    out = x.like(parts, shares.restructured(x.share, x.shape, move)).is_view_of(x)
+    out.empty = functools.partial(_layout_after, x.empty, x.shape, move)
+    return out
+
+
+def _layout_after(before: Callable[[], Tensor] | None, shape: torch.Size, move: Callable[[Tensor], Tensor]) -> Tensor:
+    """The layout that a move makes of one, without the value itself, whose memory may be written over by then."""
+    layout = torch.empty(shape, device="meta") if before is None else before()
+    return move(layout[None, None])[0, 0]
 
 
 def sizes_of(shape: Sequence[Any]) -> list[int]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xaikit.core import torch_private
-from xaikit.core.convolutions import DTYPES, Form, InputGradient, few_channels
+from xaikit.core.convolutions import DTYPES, Form, InputGradient, by_fast_kernels, few_channels
 from xaikit.explainers.lrp.flow import BranchRelevance, Output, Ruled
 from xaikit.explainers.lrp.formulas import Formula
 from xaikit.explainers.lrp.layers import Affine, Operation, folded_before
@@ -129,19 +129,30 @@ def convolution(trace: Trace, function: Any, *args: Any, **kwargs: Any) -> Tenso
         return trace.mark(run(x, weight, bias))
     n = weight.ndim - 2
 
+    def form() -> Form:
+        stride, padding, dilation = (tuple(_tuple(a[k], n)) for k in ("stride", "padding", "dilation"))
+        return Form(stride, padding, dilation, a["groups"])
+
+    def has_fast_kernel(t: Tensor, w: Tensor) -> bool:
+        plain = not transposed and n < 3 and not isinstance(a["padding"], str) and few_channels(w, a["groups"])
+        return plain and t.dtype == w.dtype and t.dtype in DTYPES and t.device.type == "cpu"
+
     def forward(v: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        # A bias with positions is what a BatchNorm before a padded convolution leaves.
-        return run(v, w, b) if b is None or b.ndim == 1 else run(v, w, None) + b
+        if b is not None and b.ndim > 1:  # what a BatchNorm before a padded convolution leaves
+            return forward(v, w, None) + b
+        y = run(v, w, b)
+        sees_input = y.grad_fn is not None and v.requires_grad and y.dtype == v.dtype and v.ndim == n + 2
+        fast = sees_input and has_fast_kernel(y, w) and not torch_private.is_batched(y)
+        return by_fast_kernels(v, w, b, y, form()) if fast else y
 
     def transpose(g: Tensor, w: Tensor, v: Tensor) -> Tensor:
         if isinstance(a["padding"], str) or v.ndim != n + 2:
             with torch.enable_grad():
                 v = v.detach().requires_grad_()
                 return torch.autograd.grad(run(v, w, None), v, g, create_graph=torch.is_grad_enabled())[0]
+        if has_fast_kernel(g, w):
+            return InputGradient.apply(g, w, v, form())  # type: ignore[no-any-return]
         sizes = [_tuple(a[k], n) for k in ("stride", "padding", "dilation")]
-        plain = not transposed and n < 3 and not torch_private.is_batched(g)
-        if plain and g.dtype in DTYPES and g.device.type == "cpu" and few_channels(w, a["groups"]):
-            return InputGradient.apply(g, w, v, Form(tuple(sizes[0]), tuple(sizes[1]), tuple(sizes[2]), a["groups"]))
         extra = _tuple(a.get("output_padding", 0), n)
         only_input = (True, False, False)
         v, w = v.to(g.dtype), w.to(g.dtype)  # under autocast the output alone has the lower precision
