@@ -24,7 +24,7 @@ from xaikit.core.reachability import missing_gradients, unreachable
 from xaikit.core.recomputation import check_recomputable
 from xaikit.core.renames import renamed_attribute
 from xaikit.core.rows import RowRule, check_rows, even_ranges, rows_per_pass, run_by_batches
-from xaikit.core.structure import Tensors, split_rows
+from xaikit.core.structure import Tensors, as_leaf, split_rows
 from xaikit.core.taps import Tap
 
 Points = Callable[[Tensors], Tensors]
@@ -264,8 +264,7 @@ class Call:
 
     def _pass(self, inputs: Tensors, copies: int) -> tuple[Tensors, Any]:
         """Leaves with the inputs' values, and the model's output on them."""
-        keep_graph = self.create_graph
-        leaves = tuple(x if keep_graph and x.requires_grad else x.detach().requires_grad_() for x in inputs)
+        leaves = tuple(as_leaf(x, keep_graph=self.create_graph) for x in inputs)
         return leaves, self.run(leaves, copies)
 
     def _kept(self, kind: str, plain: bool, run: Callable[[], Any]) -> Any:

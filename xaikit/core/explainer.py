@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 import torch
 from torch import Tensor, nn
 
-from xaikit.core import structure
+from xaikit.core import structure, torch_private
 from xaikit.core import targets as target_rules
 from xaikit.core.attribution import Attribution, Explained
 from xaikit.core.call import Call
@@ -321,6 +321,7 @@ class Explainer(ModelView, abc.ABC):
         """A context that is entered around `_attribute`; a subclass may override it."""
         return contextlib.nullcontext()
 
+    @torch_private.not_compiled
     @torch.inference_mode(mode=False)
     def run_call(  # noqa: PLR0913
         self,

@@ -154,3 +154,14 @@ def join_rows(outputs: Sequence[Any], select: Callable[[Tensor], Tensor]) -> Any
         map_tensors(output, tensors[-1].append)
     joined = iter([select(torch.cat(parts)) if parts[0].ndim else parts[0] for parts in zip(*tensors, strict=True)])
     return map_tensors(outputs[0], lambda _: next(joined))
+
+
+def as_leaf(x: Tensor, *, keep_graph: bool) -> Tensor:
+    """A tensor by which a score can be differentiated; whole numbers, such as the ids of tokens, as they are.
+
+    Args:
+        x: an input.
+        keep_graph: whether an input that has a graph keeps it.
+    """
+    is_whole = not x.is_floating_point() and not x.is_complex()
+    return x if is_whole or (keep_graph and x.requires_grad) else x.detach().requires_grad_()

@@ -7,14 +7,18 @@ fails there first. The comment at a name says what breaks without it.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree, checkpoint
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # ---------------------------------------------------------------------- base classes of torch's layers
 
@@ -50,6 +54,28 @@ def compiler_is_loaded() -> bool:
     derivative, no rules.
     """
     return "torch._dynamo.eval_frame" in sys.modules
+
+
+def not_compiled(method: Callable[P, R]) -> Callable[P, R]:
+    """A method that runs as written where a compiled function calls it, as `torch.compiler.disable` has it.
+
+    That one loads torch's compiler, which takes a second. Without this, a compiled training step could hold no
+    explanation: the compiler refuses to read what switches it off.
+
+    Args:
+        method: of a class.
+    """
+    disabled: list[Callable[P, R]] = []
+
+    @functools.wraps(method)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not compiler_is_loaded():
+            return method(*args, **kwargs)
+        if not disabled:
+            disabled.append(torch.compiler.disable(method))
+        return disabled[0](*args, **kwargs)
+
+    return run
 
 
 def compiled_inner(module: nn.Module) -> nn.Module | None:

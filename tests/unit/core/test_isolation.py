@@ -32,6 +32,20 @@ def test_compiled_models_run_as_they_were_written(net, name):
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+@pytest.mark.parametrize("name", ["integrated_gradients", "contextual_decomposition"])
+def test_a_compiled_step_may_hold_an_explanation_and_a_penalty(net, name):
+    x, y, mask = torch.rand(3, 4), torch.arange(3), torch.eye(4)[0].expand(3, 4)
+    explainer, rrr = EXPLAINERS.create(name).bind(net), RRR(explainer=name, output="logit")
+
+    def step(x):
+        loss = rrr.loss(net, (x, y, mask), seed=0).total
+        return explainer.attribute(x, 1) * 2, loss, torch.autograd.grad(loss, net[0].weight)[0]
+
+    for ours, expected in zip(torch.compile(step, backend="eager")(x), step(x), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
 @pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "lrp_epsilon_plus", "contextual_decomposition"])
 @pytest.mark.parametrize("late", [False, True])
 def test_compiled_functions_of_a_model_run_as_they_were_written(name, late):

@@ -47,7 +47,8 @@ def conditional_relevance(  # noqa: PLR0913
     through the layer: all of it, where no path leads past the layer. (Source: 10.1038/s42256-023-00711-8.)
 
     Args:
-        explainer: an LRP explainer with a model, such as ``LRPEpsilonPlus(model)``.
+        explainer: an LRP explainer with a model, such as ``LRPEpsilonPlus(model)``. With ``layer=`` it is the relevance
+            of that layer, such as a text model's embedding, which must run before those in `conditions`.
         inputs: as for `Explainer.attribute`.
         targets: likewise; several in a list share the forward pass.
         conditions: from a layer, by name or as a module, to its channels: whole numbers, or one. Or a list of such
@@ -62,7 +63,7 @@ def conditional_relevance(  # noqa: PLR0913
         several targets, with a new first axis for them before that.
 
     Raises:
-        InvalidInputError: for a channel that is not there, or an explainer of a hidden layer.
+        InvalidInputError: for a channel that is not there, or a layer on which an explained one does not depend.
         InvalidTypeError: for an explainer that is not LRP, or conditions of another form.
         UnreachableError: when the score does not depend on a layer.
 
@@ -76,11 +77,6 @@ def conditional_relevance(  # noqa: PLR0913
     if not isinstance(explainer, ZennitLRP):
         raise InvalidTypeError(
             f"conditional relevance needs an LRP explainer, such as LRPEpsilonPlus(model), got {explainer!r}"
-        )
-    if explainer.layer is not None:
-        raise InvalidInputError(
-            f"conditional relevance is that of the inputs, got an explainer with layer={explainer.layer!r}; put the "
-            "layer into conditions="
         )
     is_list = not isinstance(conditions, Mapping)
     condition_list: list[Any] = list(conditions) if is_list else [conditions]
@@ -113,7 +109,9 @@ def _stacked(results: Sequence[Any]) -> Any:
 def _conditional(
     explainer: ZennitLRP, call: Call, conditions: Sequence[Condition], channel_axis: int | None
 ) -> list[Tensors]:
-    points = list({p.name: p for c in conditions for p in (find_point(call.model, layer) for layer in c)}.values())
+    explained = [find_point(call.model, layer) for layer in explainer.layers]
+    conditioned = [find_point(call.model, layer) for condition in conditions for layer in condition]
+    points = list({p.name: p for p in (*conditioned, *explained)}.values())
     leaves: list[Tensor] = []
 
     def at_layers(inputs: Tensors) -> Tensors:
@@ -124,7 +122,16 @@ def _conditional(
                     f"layer {point.name!r} must run once and keep the batch of {call.n} first, it runs {count} times "
                     f"and returns {tuple(readings.outputs[points.index(point)][0].shape)}; name one that does"
                 )
-        leaves.extend(inputs)
+        names = [p.name for p in points]
+        leaves.extend([readings.by_run[names.index(p.name)][0] for p in explained] or inputs)
+        for point in conditioned if explained else ():
+            output = readings.outputs[names.index(point.name)][0]
+            for leaf, layer in zip(leaves, explained, strict=True):
+                if not depends_on(output, (leaf,)):
+                    raise InvalidInputError(
+                        f"layer {point.name!r} of the conditions does not depend on layer {layer.name!r}, whose "
+                        "relevance is asked for; explain a layer that runs before it"
+                    )
         return readings.leaves
 
     trace = explainer._trace(call, None, repeated=True)

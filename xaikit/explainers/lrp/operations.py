@@ -131,7 +131,7 @@ def _as_gradient(trace: Trace, function: Any, kind: Kind | None, args: tuple[Any
         and not _drops(name, args, kwargs)
     ):
         mark = marks[0]
-    elif (kind is Kind.STRUCTURE or name in KEEPS_GATES) and all(m.gate for m in marks):
+    elif (kind in (Kind.STRUCTURE, Kind.SELECTION) or name in KEEPS_GATES) and all(m.gate for m in marks):
         constants = [batch_of(a) for a in args if _is_constant(trace, a)]
         mark = GATE if all(bool(((a >= 0) & (a <= 1)).all()) for a in constants) else PLAIN
     if isinstance(output, Tensor) and args and output is args[0]:

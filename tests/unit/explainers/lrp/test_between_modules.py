@@ -343,3 +343,30 @@ def test_a_model_that_differentiates_in_its_forward_pass_is_refused(kind):
         warnings.simplefilter("ignore")  # torch's own, of jvp
         with pytest.raises(UnsupportedOperationError, match="derivative that the model itself computes"):
             LRPEpsilonPlus(Forces()).attribute(torch.randn(3, 4), 1)
+
+
+CHOSEN = {
+    "max": lambda p: p.max(1, keepdim=True)[0],
+    "amax": lambda p: p.amax(1, keepdim=True),
+    "topk": lambda p: p.topk(1, 1).values,
+    "sort": lambda p: p.sort(1, descending=True).values[:, :1],
+}
+
+
+@pytest.mark.parametrize("way", CHOSEN)
+def test_the_weight_of_a_chosen_expert_is_a_gate_however_it_is_chosen(way):
+    class Experts(nn.Module):
+        def __init__(self, weight):
+            super().__init__()
+            torch.manual_seed(0)
+            self.router, self.experts = nn.Linear(4, 3), nn.ModuleList(nn.Linear(4, 2) for _ in range(3))
+            self.weight = [weight]
+
+        def forward(self, x):
+            p = self.router(x).softmax(1)
+            chosen = torch.stack([self.experts[int(k)](row) for row, k in zip(x, p.argmax(1), strict=True)])
+            return chosen * self.weight[0](p)
+
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    expected = LRPEpsilonPlus(Experts(lambda p: p.gather(1, p.argmax(1, keepdim=True)))).attribute(x, 0)
+    torch.testing.assert_close(LRPEpsilonPlus(Experts(CHOSEN[way])).attribute(x, 0), expected)

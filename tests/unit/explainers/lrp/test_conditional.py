@@ -197,7 +197,7 @@ def test_structures_and_what_cannot_be_right():
         conditional_relevance(Gradient(model), X, Y, conditions={"1": 0})
     with pytest.raises(InvalidTypeError, match="needs an LRP explainer"):
         channel_relevance(Gradient(model), X, Y, layer="1")
-    with pytest.raises(InvalidInputError, match="put the layer into conditions="):
+    with pytest.raises(InvalidInputError, match="does not depend on layer .1."):
         conditional_relevance(made.set_kwargs(layer="1"), X, Y, conditions={"1": 0})
     with pytest.raises(InvalidInputError, match="after the first"):
         conditional_relevance(made, X, Y, conditions={"1": 0}, channel_axis=0)
@@ -255,3 +255,47 @@ class TakesNames(nn.Module):
 
     def forward(self, x):
         return self.net(x)
+
+
+class Words(nn.Module):
+    """One head of attention over token ids."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(20, 6), nn.Linear(6, 3)
+        self.q, self.k, self.v, self.o = (nn.Linear(6, 6) for _ in range(4))
+
+    def of_vectors(self, z):
+        z = z + self.o(nn.functional.scaled_dot_product_attention(self.q(z), self.k(z), self.v(z)))
+        return self.head(z.mean(1))
+
+    def forward(self, ids):
+        return self.of_vectors(self.embedding(ids))
+
+
+class Vectors(nn.Module):
+    def __init__(self, words):
+        super().__init__()
+        self.words = words
+
+    def forward(self, z):
+        return self.words.of_vectors(z)
+
+
+def test_a_model_of_token_ids_is_explained_at_its_embedding():
+    torch.manual_seed(0)
+    words, ids = Words().double().eval(), np.array([[1, 5, 7, 2], [3, 3, 0, 9]])
+    conditions = [{"o": [2, 4]}, {"v": 1, "o": [0, 5]}, {"v": range(6)}]
+    made = AttnLRP(words, layer="embedding")
+    parts = conditional_relevance(made, ids, [0, 2], conditions=conditions)
+    vectors = words.embedding(torch.tensor(ids)).detach()
+    renamed = [{f"words.{name}": channels for name, channels in c.items()} for c in conditions]
+    torch.testing.assert_close(
+        parts, conditional_relevance(AttnLRP(Vectors(words)), vectors, [0, 2], conditions=renamed)
+    )
+    at_both = conditional_relevance(made.set_kwargs(layer=("embedding", "v")), ids, 1, conditions={"o": range(6)})
+    assert [r.shape for r in at_both] == [(2, 4, 6), (2, 4, 6)]
+    assert at_both[0].abs().sum() > 0
+    assert at_both[1].abs().sum() > 0
+    with pytest.raises(InvalidInputError, match="'v' of the conditions does not depend on layer 'o'"):
+        conditional_relevance(made.set_kwargs(layer="o"), ids, 1, conditions={"v": 0})
