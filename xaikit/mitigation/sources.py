@@ -181,8 +181,8 @@ class LoaderSource:
     def fingerprint(self) -> dict[str, str]:
         """The number of samples, and of tensors in memory a hash; to read others would draw random numbers."""
         data = self.original.dataset
-        held = data.dataset if isinstance(data, Subset) else data
-        tensors = _held_tensors(held.tensors if isinstance(held, TensorDataset) else held)
+        samples = data.dataset if isinstance(data, Subset) else data
+        tensors = _held_tensors(samples.tensors if isinstance(samples, TensorDataset) else samples)
         if tensors and isinstance(data, Subset):
             tensors.append(torch.as_tensor(list(data.indices), device="cpu"))
         return {
