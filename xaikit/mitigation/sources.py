@@ -332,7 +332,7 @@ def _held_tensors(data: Any) -> list[Tensor]:
         return [data] if data.layout == torch.strided else []
     is_plain = isinstance(data, (np.ndarray, np.number)) and data.dtype.kind in "biuf"
     if is_plain or isinstance(data, (bool, int, float)):
-        return [torch.tensor(np.ascontiguousarray(data))]
+        return [torch.tensor(np.ascontiguousarray(data), device="cpu")]
     if isinstance(data, Mapping):
         data = list(data.values())
     return [tensor for part in data for tensor in _held_tensors(part)] if isinstance(data, (list, tuple)) else []
