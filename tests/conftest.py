@@ -19,6 +19,7 @@ import typer
 # The test processes share the cores; processes that tests start, and other libraries than torch, inherit this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+gc.disable()  # until the tests are collected: modules that are imported are not garbage
 
 
 # Seconds of the marked tests of a file, a second each where it is missing; a wrong one costs a little balance only.
@@ -65,9 +66,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays; the garbage collector need not walk through it again."""
+    """What is imported by now stays; the garbage collector need not walk through it again.
+
+    Nor so often through what a test imports: a full collection comes after a hundred young ones, not after ten.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(700, 10, 100)
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

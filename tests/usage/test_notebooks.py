@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forks import warm
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 
@@ -36,7 +38,8 @@ def test_a_notebook_runs(path, tmp_path):
     out = tmp_path / "executed.ipynb"
     command = [sys.executable, "-c", run, "--timeout=120", f"--output={out.with_suffix('')}", str(path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_PLATFORM_DIRS": "1", "IPYTHONDIR": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    with warm():
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     cells = [cell for cell in json.loads(out.read_text())["cells"] if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in cells)

@@ -111,11 +111,15 @@ def _database(url: str, arguments: dict[str, Any]) -> Any:
 
     settings: dict[str, Any] = {"connect_args": arguments} if arguments else {}
     keeps_none = settings | {"poolclass": sqlalchemy.pool.NullPool}
-    for wait in ATTEMPTS if url.startswith("postgresql") else ():
+    for wait in ATTEMPTS:
         try:
             disconnect(optuna.storages.RDBStorage(url, engine_kwargs=keeps_none))
             break
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            time.sleep(wait)
+        except sqlalchemy.exc.OperationalError as err:  # SQLite's, which has it for a folder that is not there too
+            if "already exists" not in str(err):
+                raise
             time.sleep(wait)
     return optuna.storages.RDBStorage(url, engine_kwargs=settings or None)
 

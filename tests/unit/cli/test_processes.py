@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.forks import warm
 from xaikit.cli.demo_digits import make_network
 from xaikit.runs import load_run
 
@@ -45,7 +46,11 @@ def started(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def run(*arguments: str, by: tuple[str, ...] = ()) -> tuple[int, str, str]:
-        code = subprocess.run([*by, *arguments], check=False).returncode if by else leave(*arguments)
+        if by:
+            code = subprocess.run([*by, *arguments], check=False).returncode
+        else:
+            with warm():  # torchrun starts fresh ones
+                code = leave(*arguments)
         return code, *capfd.readouterr()
 
     return run

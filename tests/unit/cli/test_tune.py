@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.forks import children, warm
 from xaikit.cli import main
 from xaikit.cli.demo_digits import make_network
 from xaikit.explainers import SmoothGrad, VarGrad
@@ -142,13 +143,14 @@ def test_a_wrong_call_is_one_sentence(arguments: list[str], words: str, capsys: 
 def start(*arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "xaikit", "tune", "x.npy", "--model", "slow:make", "--target", "0"]
-    return subprocess.Popen(
-        [*command, "--explainer", "vargrad:n_iter=10", "--no-figure", "--quiet", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    with warm():
+        return subprocess.Popen(
+            [*command, "--explainer", "vargrad:n_iter=10", "--no-figure", "--quiet", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
 
 
 def finished(storage: str) -> int:
@@ -176,7 +178,6 @@ def slow_case() -> nn.Module:
 def test_two_workers_on_postgresql_one_of_them_killed(
     postgresql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    psutil = pytest.importorskip("psutil")
     monkeypatch.chdir(tmp_path)
     slow_case()
     job = start("--trials", "16", "--workers", "2", "--storage", postgresql, "--resume")
@@ -185,9 +186,9 @@ def test_two_workers_on_postgresql_one_of_them_killed(
         assert job.poll() is None, job.communicate()
         assert time.monotonic() < end
         time.sleep(0.2)
-    workers = [p for p in psutil.Process(job.pid).children() if "tune-worker" in p.cmdline()]
+    workers = children(job.pid)
     assert len(workers) == 2
-    workers[0].send_signal(signal.SIGKILL)
+    os.kill(workers[0], signal.SIGKILL)
     out, err = job.communicate(timeout=240)
     assert job.returncode == 0, err
     assert re.search(r"note: worker \d was killed by signal 9; the others go on", err)
@@ -201,15 +202,14 @@ def test_two_workers_on_postgresql_one_of_them_killed(
 
 @pytest.mark.nightly
 def test_workers_that_all_fail_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    psutil = pytest.importorskip("psutil")
     monkeypatch.chdir(tmp_path)
     slow_case()
     job = start("--trials", "500", "--workers", "2", "--storage", "s.journal")
     end = time.monotonic() + 240
     while finished("s.journal") < 2 and time.monotonic() < end:
         time.sleep(0.2)
-    for worker in psutil.Process(job.pid).children():
-        worker.kill()
+    for worker in children(job.pid):
+        os.kill(worker, signal.SIGKILL)
     _, err = job.communicate(timeout=240)
     assert job.returncode == 1
     assert "every worker ended before the 500 trials were made" in err
@@ -232,7 +232,9 @@ def test_a_result_rebuilds_the_explainer_in_another_process(
         "print(repr([found.value, found.metric.evaluate(found.best, x, y).double().mean().item()]))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    call = [sys.executable, "-c", script]
+    with warm():
+        done = subprocess.run(call, capture_output=True, text=True, check=True, env=environment)
     assert json.loads(done.stdout) == [found.value, found.value]
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.forks import forked
+from tests.forks import forked, warm
 from tests.unit.mitigation import killed_processes
 from xaikit.core import MITIGATORS
 from xaikit.core.batch import read_batch
@@ -46,14 +46,9 @@ def here():
 def there(tmp_path_factory):
     """The results of the same trainings in two real processes."""
     folder = tmp_path_factory.mktemp("ddp")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    call = [sys.executable, str(SCRIPT), str(folder)]
+    with warm():  # the second one, which Lightning starts, too
+        done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     results = [torch.load(folder / f"rank{rank}.out", weights_only=False) for rank in (0, 1)]
     return *results, done.stderr, folder

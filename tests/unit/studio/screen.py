@@ -11,6 +11,7 @@ import time
 import numpy as np
 from PIL import Image
 
+from tests.forks import warm
 from tests.unit.studio.conftest import SIDE
 
 TAP = 60  # ms between looks
@@ -81,7 +82,8 @@ def serve(folder, log, **options):
     """A studio in a process of its own, which writes its link into a log."""
     with log.open("a") as file:
         call = [sys.executable, "-c", SCRIPT, str(folder), json.dumps(options)]
-        return subprocess.Popen(call, stdout=file, stderr=file)
+        with warm():
+            return subprocess.Popen(call, stdout=file, stderr=file)
 
 
 def link_of(log, number):

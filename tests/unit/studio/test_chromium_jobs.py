@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.forks import warm
 from tests.unit.studio.screen import drag, link_of, mark, opened, pixels, saved, serve, until
 from xaikit import explain_dataset
 from xaikit.cli.data import array
@@ -94,7 +95,9 @@ def finish(folder):
 def test_a_mask_drawn_by_the_mouse_mends_the_model(browser, folder):
     running = Studio(folder / "run", **named(folder)).start()
     page = opened(browser, running.link)
-    start_mending(page, folder, 8)
+    with warm():
+        start_mending(page, folder, 8)
+        page.get_by_role("link", name="See the result").wait_for(timeout=WAIT)
     verdict = see_the_verdict(page)
     mended = job_file(folder, "mended.json")
     assert verdict == mended["verdict"]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.forks import warm
 from tests.unit.studio.conftest import Pictures
 from xaikit.cli import main  # noqa: F401 (registers the verbs)
 from xaikit.cli.job import load_job
@@ -202,7 +203,8 @@ def test_mend_from_the_page_and_see_before_and_after(called, tmp_path, monkeypat
     page = called("run", **options)
     edit = {"meaning": "must-not-matter", "scope": "all", "position": 0, "base": 0, "added": [0, 2, 6, 2]}
     page.post("/api/marks", edit)
-    number = page.post("/api/jobs", {"verb": "mend", "settings": {"epochs": 8}})["number"]
+    with warm():
+        number = page.post("/api/jobs", {"verb": "mend", "settings": {"epochs": 8}})["number"]
     page = called("run", **options)  # another server
     for _ in range(600):
         job = page.get(f"/api/jobs/{number}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sqlalchemy.exc import IntegrityError, OperationalError
 from torch import nn
 
 from tests.forks import forked
@@ -84,6 +85,24 @@ def test_several_open_an_empty_database_at_once(postgresql):
             for opened in pool.map(lambda _, url=url: open_storage(url), range(6)):
                 assert opened.get_all_studies() == []
                 disconnect(opened)
+
+
+@pytest.mark.parametrize(
+    "message", ["UNIQUE constraint failed: alembic_version.version_num", "table studies already exists"]
+)
+def test_an_sqlite_file_whose_tables_another_makes_at_once_is_opened_again(tmp_path, monkeypatch, message):
+    first, errors = optuna.storages.RDBStorage, [message]
+    kind = IntegrityError if "UNIQUE" in message else OperationalError
+
+    def refused_once(*args, **kwargs):
+        if errors:
+            raise kind("INSERT", {}, Exception(errors.pop()))
+        return first(*args, **kwargs)
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", refused_once)
+    storage = open_storage(f"sqlite:///{tmp_path}/a.db")
+    assert storage.get_all_studies() == []
+    disconnect(storage)
 
 
 @pytest.mark.nightly
