@@ -11,6 +11,7 @@ from torch import Tensor
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.masks import leaves_of
+from xaikit.core.private_arguments import private_copy
 from xaikit.core.structure import flatten
 from xaikit.factors import DataFacts, Factor
 from xaikit.factors.exchange import exchanged, is_text, mask_like
@@ -73,10 +74,10 @@ class Decoys:
     def variants(self, x: Any, y: Tensor, mask: Any) -> Iterator[tuple[Variant, Any]]:  # noqa: ARG002
         """Each with its name, the kept one first."""
         random = torch.randint(self._classes, y.shape, generator=self._generator, device="cpu").to(y.device)
-        yield KEPT, self._decoy(x, y)
-        yield RANDOMISED, self._decoy(x, random)
-        yield FLIPPED, self._decoy(x, mirrored(y, self._classes))
-        yield REMOVED, self._decoy(x, None)
+        yield KEPT, self._decoy(private_copy(x), y)
+        yield RANDOMISED, self._decoy(private_copy(x), random)
+        yield FLIPPED, self._decoy(private_copy(x), mirrored(y, self._classes))
+        yield REMOVED, self._decoy(private_copy(x), None)
 
 
 class Named:
@@ -91,7 +92,7 @@ class Named:
         """Each with its name, the kept one first."""
         yield KEPT, x
         for name, decoy in self._decoys.items():
-            yield name, decoy(x, y)
+            yield name, decoy(private_copy(x), y)
 
 
 class Exchanges:
