@@ -29,6 +29,15 @@ def has_channels_last(x: Tensor) -> bool | None:
     return True if x.shape[3] == 3 or x.shape[1] == x.shape[2] else None
 
 
+def channels_first(image: Any) -> Any:
+    """An image, or a map of its form, as (C, H, W), where its form says that the channels are last; else as it is.
+
+    Args:
+        image: of one sample, a tensor or an array of three axes.
+    """
+    return image.swapaxes(1, 2).swapaxes(0, 1) if has_channels_last(image[None]) else image
+
+
 class BatchedImages(TorchFunctionMode):
     """Refuses an image without its batch axis, which a convolution takes as one sample.
 

@@ -68,7 +68,7 @@ def of_copies(target: CallTarget, copies: int, n: int) -> CallTarget:
         return target.repeat(copies)
     if target is None or copies == 1:
         return target
-    return lambda output: torch.cat([target(part) for part in split_rows(output, n)])
+    return lambda output: torch.cat([target(_writable(part)) for part in split_rows(output, n)])
 
 
 def is_several(targets: Any) -> bool:
@@ -190,7 +190,7 @@ def score(output: Any, target: CallTarget, n_classes: int | None = None, *, n: i
 def _of_function(target: Callable[[Any], Any], output: Any) -> Any:
     """What a target function returns; what it raises on such an output is told with the output's form."""
     try:
-        return target(output)
+        return target(_writable(output))
     except (IndexError, KeyError, AttributeError, TypeError) as error:
         if isinstance(error, XaikitError):
             raise
@@ -199,6 +199,11 @@ def _of_function(target: Callable[[Any], Any], output: Any) -> Any:
             f"the target function ended in {type(error).__name__} ({error}) on the model's output {form}; it must "
             "return one score for each row"
         ) from error
+
+
+def _writable(output: Any) -> Any:
+    """An output that a target function may write into: the same output serves other targets and the task loss."""
+    return output.clone() if isinstance(output, Tensor) else output
 
 
 def _picked(output: Any, target: CallTarget, n_classes: int | None, n: int) -> Tensor:

@@ -203,7 +203,7 @@ class CDEP(Mitigator):
             raise InvalidInputError(f"keep= splits the input, and {explainer!r} decomposes the output of a layer")
         else:
             (tensor,), rebuild = flatten(x)
-            excess = masks * (tensor - self.keep(tensor))
+            excess = masks * (tensor - self.keep(tensor.clone()))
             options["relevant"] = rebuild((excess if self.part == "relevant" else tensor - excess,))
         if self.steps is not None:
             steps = self.steps(masks)

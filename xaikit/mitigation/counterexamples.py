@@ -100,7 +100,7 @@ class Counterexamples(ChangedMitigator):
                 f"fill={self.fill!r} makes no tokens of {x.dtype}; use fill='permute', a factor of words or a function"
             )
         fill = with_arguments(MAKERS[self.fill] if isinstance(self.fill, str) else self.fill, **offered)
-        filled = fill(x, mask, generator)
+        filled = fill(x.clone(), mask, generator)  # a function may write into it
         if not isinstance(filled, Tensor) or filled.shape != x.shape:
             got = tuple(filled.shape) if isinstance(filled, Tensor) else type(filled).__name__
             raise InvalidInputError(f"a fill function must return a tensor of shape {tuple(x.shape)}, got {got}")

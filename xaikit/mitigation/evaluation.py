@@ -12,7 +12,7 @@ from xaikit.core.batch import Batch, read_batches
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.labels import read_classes
 from xaikit.mitigation.forward import class_logits, evaluating
-from xaikit.mitigation.groups import read_group_names
+from xaikit.mitigation.groups import groups_of_function, read_group_names
 from xaikit.mitigation.penalties import check_labels
 
 
@@ -63,7 +63,7 @@ def group_names(groups: Any, x: Any, y: Tensor, begin: int) -> list[Any]:
     if groups is None:
         return y.tolist()
     if callable(groups):
-        return read_group_names(groups(x, y), len(y))
+        return groups_of_function(groups, x, y, len(y))
     return read_group_names(groups[begin : begin + len(y)], len(y), begin=begin)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,22 @@ from torch import Tensor
 
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.private_arguments import private_copy
+
+
+def groups_of_function(groups: Callable[[Any, Any], Any], x: Any, y: Any, n: int) -> list[Any]:
+    """What a user's function (inputs, labels) says of n samples, as `read_group_names`; it may write into the inputs.
+
+    Args:
+        groups: the function.
+        x: inputs.
+        y: labels.
+        n: number of samples.
+
+    Raises:
+        InvalidInputError, InvalidTypeError: as for `read_group_names`.
+    """
+    return read_group_names(groups(private_copy(x), y), n)
 
 
 def read_group_names(values: Any, n: int, *, begin: int = 0) -> list[Any]:
@@ -187,7 +204,7 @@ class GroupReader:
 
     def _codes_of(self, batch: Batch, rows: list[Any] | None) -> Tensor:
         if self._function is not None:
-            return self.weights.codes(read_group_names(self._function(batch.inputs, batch.labels), batch.size))
+            return self.weights.codes(groups_of_function(self._function, batch.inputs, batch.labels, batch.size))
         if self._codes is None:
             return class_codes(batch.labels)
         if rows is None:

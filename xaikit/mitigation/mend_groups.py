@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError
-from xaikit.mitigation.groups import read_group_names
+from xaikit.mitigation.groups import groups_of_function, read_group_names
 
 HELD_BACK = 0.2  # share of the data that is held out, where no validation data are named
 
@@ -30,7 +30,9 @@ def group_list(groups: Any, batch: Batch) -> list[Any]:
             "the groups of the validation samples are unknown; name them with validation_groups=, or leave validation "
             "out, so that a fifth of the data is held back"
         )
-    return read_group_names(groups(batch.inputs, batch.labels) if callable(groups) else groups, batch.size)
+    if callable(groups):
+        return groups_of_function(groups, batch.inputs, batch.labels, batch.size)
+    return read_group_names(groups, batch.size)
 
 
 def split_rows(labels: Tensor, groups: list[Any] | None, seed: int) -> tuple[Tensor, Tensor]:

@@ -159,7 +159,7 @@ class Function(Projection):
 
     def __call__(self, attribution: Tensor) -> Tensor:
         """The result of the function."""
-        part = self.function(attribution)
+        part = self.function(attribution.clone())  # it may write into it
         if not isinstance(part, Tensor) or part.ndim != attribution.ndim or len(part) != len(attribution):
             got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
             raise InvalidInputError(

@@ -17,7 +17,7 @@ from xaikit.mitigation.base import Loss, Mitigator
 from xaikit.mitigation.checks import explain_batchnorm_error
 from xaikit.mitigation.fabric import BatchFraction
 from xaikit.mitigation.forward import logits_of
-from xaikit.mitigation.groups import GroupWeights, SampleGroups, class_codes, read_group_names
+from xaikit.mitigation.groups import GroupWeights, SampleGroups, class_codes, groups_of_function, read_group_names
 from xaikit.mitigation.loss_watch import ranges_and_losses_known
 from xaikit.mitigation.penalties import at_least_float32, gradient_ratio
 
@@ -68,8 +68,12 @@ class ReweightedMitigator(Mitigator):
             read = self._read(model, batch)
             if groups is not None:
                 weights = GroupWeights() if group_weights is None else group_weights
-                names = groups(read.inputs, read.labels) if callable(groups) else groups
-                read = read._replace(groups=SampleGroups(weights.codes(read_group_names(names, read.size)), weights))
+                names = (
+                    groups_of_function(groups, read.inputs, read.labels, read.size)
+                    if callable(groups)
+                    else read_group_names(groups, read.size)
+                )
+                read = read._replace(groups=SampleGroups(weights.codes(names), weights))
             elif group_weights is not None and read.groups is None:
                 read = read._replace(groups=SampleGroups(class_codes(read.labels), group_weights))
             return note(self._loss(model, read, seed, weight))

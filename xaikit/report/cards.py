@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.image_forms import channels_first
 from xaikit.report import pictures
 from xaikit.report.columns import ranked
 from xaikit.report.figures import KINDS
@@ -107,7 +108,7 @@ def _image(values: Array, side: int, scale: float) -> dict[str, Any]:
 
 def summed_channels(values: Array) -> Array:
     """The map of a picture, (H, W)."""
-    return values.sum(0) if values.ndim == 3 else values
+    return channels_first(values).sum(0) if values.ndim == 3 else values
 
 
 def strongest_pixel(flat: Array) -> str:

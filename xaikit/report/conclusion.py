@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xaikit.core.image_forms import channels_first
 from xaikit.mitigation.tables import percent
 from xaikit.report.side_by_side import accuracy, models
 from xaikit.runs import ExplainedSample, Run
@@ -185,7 +186,7 @@ def _shares(kind: str, values: Array, parts: Sequence[str]) -> list[tuple[str, f
     if not total:
         return []
     if kind == "image":
-        sizes = sizes.sum(0) if sizes.ndim == 3 else sizes
+        sizes = channels_first(sizes).sum(0) if sizes.ndim == 3 else sizes
         rows = [np.array_split(third, 3, axis=1) for third in np.array_split(sizes, 3, axis=0)]
         return [(NINTHS[i][j], rows[i][j].sum() / total) for i in range(3) for j in range(3)]
     if kind == "series":
@@ -204,7 +205,7 @@ def _sizes(kind: str, values: Array) -> Array:
     sizes = np.abs(np.nan_to_num(values.astype(float)))
     if kind != "image":
         return sizes.reshape(len(sizes), -1).sum(1) if kind == "text" else sizes.reshape(-1)
-    sizes = sizes.sum(0) if sizes.ndim == 3 else sizes
+    sizes = channels_first(sizes).sum(0) if sizes.ndim == 3 else sizes
     rows, columns = (_starts(length) for length in sizes.shape)
     sums = np.add.reduceat(np.add.reduceat(sizes, rows, axis=0), columns, axis=1)
     areas = np.outer(*(np.diff(s, append=n) for s, n in zip((rows, columns), sizes.shape, strict=True)))

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from xaikit.core import Attribution
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+from xaikit.core.image_forms import channels_first
 from xaikit.core.spec_strings import target_text
 from xaikit.report.columns import rows_figure
 from xaikit.report.names import Names
@@ -281,7 +282,7 @@ def show_image(axes: Axes, image: Array, shades: tuple[float, float] = (0.0, 1.0
         image: (H, W) or (C, H, W).
         shades: of the smallest and the largest value, from 0 (black) to 1 (white).
     """
-    image = image[None] if image.ndim == 2 else image
+    image = image[None] if image.ndim == 2 else channels_first(image)
     image = image if image.shape[0] in (1, 3) else image.mean(0, keepdims=True)
     span = float(image.max() - image.min()) or 1.0
     darkest, brightest = shades
@@ -293,11 +294,11 @@ def show_image(axes: Axes, image: Array, shades: tuple[float, float] = (0.0, 1.0
 
 def _overlay(axes: Axes, values: Array, image: Array | None) -> Any:
     """The attribution, channels summed; over an image, small values are transparent."""
-    flat = values.sum(0) if values.ndim == 3 else values
+    flat = channels_first(values).sum(0) if values.ndim == 3 else values
     norm, colours = _scale(flat)
     opacity: Any = None
     if image is not None:
-        grey = image.mean(0, keepdims=True) if image.ndim == 3 else image
+        grey = channels_first(image).mean(0, keepdims=True) if image.ndim == 3 else image
         # Colours that fade to white lie on a light image, those that fade to black on a dark one.
         show_image(axes, grey, (0.55, 1.0) if norm.vmin else (0.0, 0.6))
         opacity = 0.25 + 0.75 * np.clip(np.abs(flat) / norm.vmax, 0, 1)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.image_forms import channels_first
 
 SIGNED = "RdBu_r"
 MAX_LEVELS = 8
@@ -54,6 +55,7 @@ def plot_hierarchy(hierarchy: Any, inputs: Any = None, *, tokens: Sequence[str] 
 
 def _image(axis: Axes, inputs: Any) -> None:
     image = inputs.detach().cpu().float()[0]
+    image = channels_first(image) if image.ndim == 3 else image
     image = image.permute(1, 2, 0) if len(image) == 3 else image.mean(0)
     spread = (image.max() - image.min()).clamp_min(1e-12)
     axis.imshow(((image - image.min()) / spread).numpy(), cmap="gray")

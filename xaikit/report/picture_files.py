@@ -15,9 +15,12 @@ from PIL import Image
 from xaikit.core.arrays import to_tensor
 from xaikit.core.attribution import Attribution
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
+from xaikit.core.image_forms import channels_first
 from xaikit.report.figures import SIGNED, UNSIGNED
 from xaikit.report.pictures import Array, colours
 from xaikit.runs import Run
+
+PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".svg")
 
 
 def save_images(
@@ -44,7 +47,8 @@ def save_images(
         grid: one picture `grid.png` of all maps in a square, which must be of one size, instead of one for each.
 
     Raises:
-        InvalidInputError: for explanations of anything but images, another gamma, or no explanation at all.
+        InvalidInputError: for explanations of anything but images, another gamma, a picture's name in place of the
+            folder's, or no explanation at all.
         UnknownNameError: for a palette that matplotlib does not have.
     """
     if not (math.isfinite(gamma) and gamma > 0):
@@ -56,6 +60,10 @@ def save_images(
         largest, signed = max(largest, _largest(values)), signed or bool((values < 0).any())
     palette = colours(cmap or (SIGNED if signed else UNSIGNED))
     target = Path(folder)
+    if target.suffix.lower() in PICTURES and not target.is_dir():
+        raise InvalidInputError(
+            f"save_images writes pictures into a folder, got {str(folder)!r}; leave {target.suffix} out"
+        )
     target.mkdir(parents=True, exist_ok=True)
     paths, pictures = [], []
     for index, values in _maps(explanations):
@@ -88,7 +96,7 @@ def _maps(explanations: Any) -> Iterator[tuple[int, NDArray[np.float64]]]:
         if array is None or array.ndim not in (2, 3):
             got = "several inputs" if array is None else f"values {array.shape} for a sample"
             raise InvalidInputError(f"save_images draws explanations (C, H, W) or (H, W) of a sample, got {got}")
-        yield index, array.sum(0) if array.ndim == 3 else array
+        yield index, channels_first(array).sum(0) if array.ndim == 3 else array
 
 
 def _largest(values: Array) -> float:

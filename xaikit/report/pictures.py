@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from xaikit.core.image_forms import channels_first
 from xaikit.report.figures import QUANTILE, SIGNED, UNSIGNED
 
 Array = NDArray[Any]
@@ -87,8 +88,8 @@ def colouring() -> dict[str, list[str]]:
 
 
 def photograph(image: Array, side: int = LARGEST) -> str:
-    """An input (C, H, W) or (H, W) in its own colours or in grey, its range of values stretched to black and white."""
-    image = image[None] if image.ndim == 2 else image
+    """An input (C, H, W), (H, W, C) or (H, W), in colours or in grey, its values stretched to black and white."""
+    image = image[None] if image.ndim == 2 else channels_first(image)
     image = image if image.shape[0] in (1, 3) else image.mean(0, keepdims=True)
     image = np.nan_to_num(image)
     low, high = float(image.min()), float(image.max())

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram
 
 from xaikit.core.errors import InvalidInputError
+from xaikit.core.image_forms import channels_first
 from xaikit.report.columns import MAX_COLUMNS, NEGATIVE, NEUTRAL, POSITIVE, VALUES, WIDTH, columns_figure, rows_figure
 from xaikit.report.figures import BARS, SIGNED, UNSIGNED, grouped_bars
 
@@ -56,7 +57,8 @@ def class_maps_figure(table: ClassMaps, *, narrow: bool = False) -> Figure:
         return figure
     if means.ndim not in (3, 4):
         raise InvalidInputError(f"mean maps of shape {means.shape[1:]} have no picture; use to_pandas()")
-    return _maps(means[chosen].sum(1) if means.ndim == 4 else means[chosen], titles, table.features, narrow)
+    maps = np.stack([channels_first(means[k]).sum(0) for k in chosen]) if means.ndim == 4 else means[chosen]
+    return _maps(maps, titles, table.features, narrow)
 
 
 def _maps(maps: Array, titles: list[str], channels: tuple[str, ...], narrow: bool) -> Figure:

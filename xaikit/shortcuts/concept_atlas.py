@@ -14,6 +14,7 @@ from tqdm import tqdm
 from xaikit import upward
 from xaikit.core.batch import Batch, count_batches, read_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnboundError
+from xaikit.core.image_forms import channels_first
 from xaikit.core.layers import find_point
 from xaikit.core.loader_order import shuffles
 from xaikit.core.pandas_import import import_pandas
@@ -156,10 +157,9 @@ def concept_atlas(  # noqa: PLR0913
         for channel, numbers in zip(chosen.tolist(), samples.tolist(), strict=True):
             x = torch.stack([pictures[i] for i in numbers])
             target = torch.stack([labels[i] for i in numbers]) if isinstance(labels, dict) else labels
-            heat = conditional_relevance(
-                explainer, x, target, conditions={name: channel}, channel_axis=channel_axis
-            ).sum(1)
-            cut, cut_heat = cropped(x, heat.to(x), max(1, round(crop * min(x.shape[2:]))))
+            heat = conditional_relevance(explainer, x, target, conditions={name: channel}, channel_axis=channel_axis)
+            x, heat = (torch.stack([channels_first(image) for image in images]) for images in (x, heat.to(x)))
+            cut, cut_heat = cropped(x, heat.sum(1), max(1, round(crop * min(x.shape[2:]))))
             crops.append(cut)
             maps.append(cut_heat)
             classes.append(_classes(target, len(numbers)))

@@ -53,7 +53,7 @@ class Baseline(Configured, abc.ABC):
             call: the open call.
             index: which of `call.inputs`.
         """
-        return self(call.inputs[index])
+        return self(call.inputs[index].clone())  # it may write into it
 
 
 @BASELINES.register("zeros")

@@ -201,7 +201,7 @@ class Computed(FeatureMask):
 
     def __call__(self, x: Tensor) -> Tensor:
         """What the function returns."""
-        return self.function(x)
+        return self.function(x.clone())  # it may write into it
 
 
 def _several(value: Any, where: str) -> Any:

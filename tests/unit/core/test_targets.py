@@ -240,3 +240,12 @@ def test_a_target_function_that_does_not_fit_the_output_is_told_with_its_form(na
     for function, kind in ((lambda out: out[:, 7], "IndexError"), (lambda out: out.logits, "AttributeError")):
         with pytest.raises(InvalidInputError, match=rf"target function ended in {kind} .* output of shape \(2, 3\)"):
             EXPLAINERS.create(name).bind(model).attribute(torch.randn(2, 4), function)
+
+
+@pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "lrp_epsilon_plus", "contextual_decomposition"])
+def test_a_target_function_may_write_into_the_output(name):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.rand(5, 4)
+    explainer = EXPLAINERS.get(name)(model)
+    values = explainer.attribute(x, lambda output: output.mul_(2)[:, 1])
+    torch.testing.assert_close(values, explainer.attribute(x, lambda output: output[:, 1] * 2))

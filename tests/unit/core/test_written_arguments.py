@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xaikit import EXPLAINERS, RRR, assess
+from xaikit import CDEP, EXPLAINERS, RRR, IntegratedGradients, assess
 from xaikit.core.private_arguments import private_copy
+from xaikit.mitigation import Counterexamples
+from xaikit.transforms.baselines import Baseline
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)
 SCALE = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64)
@@ -133,3 +135,39 @@ def test_a_private_copy_keeps_kinds_and_what_is_the_same_twice() -> None:
     assert copy[0].more["table"] is table
     assert copy[0].more["layer"] is layer
     assert private_copy(("a", 1)) == ("a", 1)
+
+
+def _written(value: Any) -> Any:
+    value[:, 0] = 0.0
+    return value
+
+
+def _unwritten(value: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(value[:, :1]), value[:, 1:]], 1)
+
+
+def _by_function(change: Any, x: Tensor) -> list[Any]:
+    """What comes out where a user's function changes the samples, an attribution or an explained input."""
+    y, mask, net = torch.tensor([0, 1, 2]), torch.tensor([1.0, 0, 0, 0]).expand(3, 4), _net(Plain)
+    net.eval()
+
+    class Cut(Baseline):
+        def __call__(self, value: Tensor) -> Tensor:
+            return change(value)
+
+    losses = [
+        Counterexamples(fill=lambda value, *_: change(value)).loss(net, (x, y, mask), seed=0).total,
+        CDEP(keep=change).loss(net, (x, y, mask), seed=0).penalty,
+        RRR(what=change, output="logit").loss(net, (x, y, mask), seed=0).penalty,
+    ]
+    decoy = assess(net, (x, y), decoy={"cut": lambda value, _: change(value)}, progress=False)
+    values = IntegratedGradients(net, baseline=Cut(), n_steps=4).attribute(x, y)
+    return [*(loss.detach() for loss in losses), values, str(decoy)]
+
+
+def test_functions_of_the_user_may_write_into_what_they_get() -> None:
+    x = X.clone()
+    ours, expected = _by_function(_written, x), _by_function(_unwritten, X.clone())
+    torch.testing.assert_close(ours[:-1], expected[:-1])
+    assert ours[-1] == expected[-1]
+    torch.testing.assert_close(x, X, rtol=0, atol=0)
