@@ -15,6 +15,7 @@ streams, fused attention. End a script with os._exit(0): the autograd thread of 
 """
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -27,13 +28,22 @@ from torch.utils.cpp_extension import load
 _source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "device.cpp")
 with open(_source, "rb") as _file:
     _digest = hashlib.sha256(_file.read()).hexdigest()[:8]
-_build = os.path.join(tempfile.gettempdir(), f"pretend_gpu_{torch.__version__}_{os.getuid()}_{_digest}")
+_tag = f"{torch.__version__}_{sys.implementation.cache_tag}_{os.getuid()}_{_digest}"
+_build = os.path.join(tempfile.gettempdir(), f"pretend_gpu_{_tag}")
 os.makedirs(_build, exist_ok=True)
 _copy = os.path.join(_build, "device.cpp")
 if not os.path.exists(_copy):  # a newer copy would be compiled again
     shutil.copy(_source, f"{_copy}.{os.getpid()}")
     os.replace(f"{_copy}.{os.getpid()}", _copy)
-counts = load("pretend_gpu_device", [_copy], build_directory=_build)
+_library, _built = os.path.join(_build, "pretend_gpu_device.so"), os.path.join(_build, "whole")
+if os.path.exists(_built):  # else it would be compiled anew for each clone, whose torch lies elsewhere
+    _spec = importlib.util.spec_from_file_location("pretend_gpu_device", _library)
+    counts = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(counts)
+else:
+    counts = load("pretend_gpu_device", [_copy], build_directory=_build)
+    with open(_built, "w"):
+        pass
 torch.utils.rename_privateuse1_backend("fake")
 counts.setup()
 

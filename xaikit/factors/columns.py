@@ -69,7 +69,8 @@ def columns_of(name: str, facts: DataFacts) -> list[int]:
             "numbers"
         )
     exact = [i for i, column in enumerate(facts.columns) if column == name]
-    begun = [i for i, column in enumerate(facts.columns) if column.startswith(tuple(name + j for j in JOINTS))]
+    beginnings = tuple(name + joint for joint in JOINTS)
+    begun = [i for i, column in enumerate(facts.columns) if column.startswith(beginnings)]
     if not exact and not begun:
         raise UnknownNameError(f"there is no column {name!r}{near_names(name, facts.columns)}")
     return exact or begun

@@ -184,6 +184,20 @@ class LossGradients:
             (bent,) = torch.autograd.grad((slope * moved).sum(), alone)
             return self._gradient(outputs, bent)
 
+    def hessian_product(self, batch: Batch, direction: WeightDirection) -> WeightDirection:
+        """The second derivative of the batch's summed loss by the weights, times a direction.
+
+        Args:
+            batch: some samples.
+            direction: one tensor for each of the weights.
+        """
+        with torch.enable_grad():
+            slope = self._gradient(self.losses(self.outputs(batch), batch.labels).sum(), create_graph=True)
+            along = dot(slope, direction)
+            if not along.requires_grad:  # a loss that is linear in the weights
+                return tuple(torch.zeros_like(w) for w in self.weights)
+            return self._gradient(along)
+
     def _gradient(self, value: Tensor, factors: Tensor | None = None, *, create_graph: bool = False) -> WeightDirection:
         if not value.requires_grad:
             raise InvalidInputError("the model's output does not depend on these weights; name other layers=")

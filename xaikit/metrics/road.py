@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from xaikit.core import METRICS, Call, Float
+from xaikit.core import FEATURE_MASKS, METRICS, Call, Choice, Float
 from xaikit.core.errors import InvalidInputError
 from xaikit.core.structure import Tensors
 from xaikit.metrics.base import EvaluationContext
 from xaikit.metrics.faithfulness import ranks
 from xaikit.metrics.imputation import impute
 from xaikit.metrics.perturbation import PerturbationMetric
-from xaikit.metrics.pooled_features import PooledFeatureMetric
+from xaikit.metrics.pooled_features import PooledFeatureMetric, groups_of
 from xaikit.metrics.random_subsets import normal_draws
 from xaikit.transforms.axes import channel_axis
+
+ROUNDING = 1e-9  # 0.1 of 30 positions are 3, also where the product is a little less
 
 
 def _percentages(value: object, where: str) -> tuple[float, ...]:
@@ -30,8 +32,10 @@ class ROAD(PerturbationMetric, PooledFeatureMetric):
 
     For each percentage p, the first int(P p / 100) of the P positions by attribution are replaced by noisy linear
     imputation, so that the model cannot see the shape of the hole (Rong et al. 2022, arXiv:2202.00449). The value is
-    the mean over the percentages. With ``output="accuracy"``, its mean over samples is the paper's accuracy. For
-    images (N, C, H, W).
+    the mean over the percentages. With ``output="accuracy"``, its mean over samples is the paper's accuracy.
+
+    The paper is about images. In a series, or a text at its embedding, a missing step is the mean of its neighbours, so
+    that a line bridges the hole. With a `feature_mask` whole segments are removed (windows of time, superpixels).
 
     >>> import torch
     >>> from xaikit.explainers import GradientXInput
@@ -47,36 +51,50 @@ class ROAD(PerturbationMetric, PooledFeatureMetric):
     )  # fmt: skip
     noise: Annotated[float, Float(ge=0), "standard deviation of the noise on what was filled in"] = 0.01
 
+    feature_mask: Annotated[
+        Any, Choice(FEATURE_MASKS, optional=True), "segments that are removed as a whole; None: single positions"
+    ] = None
+
     def _evaluate(self, context: EvaluationContext) -> Tensor:
-        if any(x.ndim != 4 for x in context.call.inputs):
-            shapes = ", ".join(str(tuple(x.shape)) for x in context.call.inputs)
-            raise InvalidInputError(f"ROAD fills in images (N, C, H, W) from their neighbours, got {shapes}")
-        if any(channel_axis(x, self.channel_axis) != 1 for x in context.call.inputs):
-            shapes = ", ".join(str(tuple(x.shape)) for x in context.call.inputs)
+        inputs = context.call.inputs
+        if any(x.ndim not in (3, 4) for x in inputs):
+            shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
             raise InvalidInputError(
-                f"ROAD fills in images (N, C, H, W), got {shapes} with channel_axis={self.channel_axis}, "
-                "whose channels are elsewhere; wrap the model, so that it gets channels first"
+                f"ROAD fills in images, series (N, C, T) and embedded texts from their neighbours, got {shapes}"
             )
-        ranked = self._pooled_features(context)
-        rank = ranks(ranked.values)
-        counts = torch.tensor([int(rank.shape[1] * p / 100) for p in self.percentages], device=rank.device)
-        noise = [self.noise * z for z in normal_draws(context.call.inputs, len(counts), context.seed)]
+        axes = [
+            channel_axis(x, -1 if tokens and self.channel_axis is None else self.channel_axis) or 1
+            for x, tokens in zip(inputs, context.call.tokens or [False] * len(inputs), strict=True)
+        ]
+        mask = self.feature_mask
+        ranked = self._pooled_features(context) if mask is None else groups_of(context, mask)
+        present = ranked.present.expand_as(ranked.values)
+        rank = ranks(ranked.values.masked_fill(~present, -torch.inf))
+        shares = torch.tensor([[p / 100] for p in self.percentages], dtype=torch.float64, device=rank.device)
+        counts = (present.sum(1) * shares + ROUNDING).long()
+        channels_first = tuple(x.movedim(axis, 1) for x, axis in zip(inputs, axes, strict=True))
+        draws = normal_draws(channels_first, len(counts), context.seed)
+        noise = [self.noise * z.movedim(1, axis) for z, axis in zip(draws, axes, strict=True)]
 
         def removed(call: Call, samples: slice, some: range) -> Tensors:
-            flags = ranked.spread(rank[samples] < counts[some.start : some.stop, None, None])
+            part = counts[some.start : some.stop, samples, None]
+            flags = ranked.at(samples).spread((rank[samples] < part) & present[samples])
             return tuple(
-                _filled(x, missing, z[some.start : some.stop, None])
-                for x, missing, z in zip(call.inputs, flags, noise, strict=True)
+                _filled(x, missing, z[some.start : some.stop, None], axis)
+                for x, missing, z, axis in zip(call.inputs, flags, noise, axes, strict=True)
             )
 
         return self._watch(context.call, len(counts), removed).mean(0)
 
 
-def _filled(x: Tensor, missing: Tensor, noise: Tensor) -> Tensor:
-    """Versions (k, N, C, H, W) of images (N, C, H, W) without the `missing` (k, N, 1 or C, H, W)."""
-    copies = x.expand(len(missing), *x.shape)
-    if missing.shape[2] == x.shape[1] > 1:  # every channel has holes of its own
-        filled = impute(copies.flatten(0, 2)[:, None], missing.flatten(0, 2)[:, None]).view(copies.shape)
+def _filled(x: Tensor, missing: Tensor, noise: Tensor, axis: int) -> Tensor:
+    """Versions (k, N, ...) of inputs (N, ...) without the `missing` (k, N, ...), whose channels may have size 1."""
+    copies, holes = (t.movedim(axis + 1, 2) for t in (x.expand(len(missing), *x.shape), missing))
+    if x.ndim == 3:  # a series is an image of height 1
+        copies, holes = copies.unsqueeze(3), holes.unsqueeze(3)
+    if holes.shape[2] == copies.shape[2] > 1:  # every channel has holes of its own
+        filled = impute(copies.flatten(0, 2)[:, None], holes.flatten(0, 2)[:, None]).view(copies.shape)
     else:
-        filled = impute(copies.flatten(0, 1), missing.flatten(0, 1)).view(copies.shape)
-    return filled + noise * missing
+        filled = impute(copies.flatten(0, 1), holes.flatten(0, 1)).view(copies.shape)
+    filled = filled.squeeze(3) if x.ndim == 3 else filled
+    return filled.movedim(2, axis + 1) + noise * missing

@@ -9,6 +9,7 @@ from xaikit.mitigation.cdep import CDEP
 from xaikit.mitigation.changed import ChangedMitigator
 from xaikit.mitigation.clarc import AClArC, PClArC, RRClArC
 from xaikit.mitigation.compare import Comparison, compare
+from xaikit.mitigation.concept_layers import ConceptLayer, concept_layers
 from xaikit.mitigation.concepts import Concept
 from xaikit.mitigation.counterexamples import Counterexamples
 from xaikit.mitigation.dfr import DFR
@@ -42,6 +43,7 @@ __all__ = [
     "Chroma",
     "Comparison",
     "Concept",
+    "ConceptLayer",
     "Counterexamples",
     "Direction",
     "DFR",
@@ -65,6 +67,7 @@ __all__ = [
     "boxes_to_masks",
     "check_labels",
     "compare",
+    "concept_layers",
     "fit_masks",
     "full_precision",
     "logits_of",

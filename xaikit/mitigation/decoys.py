@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
+from xaikit.core.masks import leaves_of
 from xaikit.core.private_arguments import private_copy
 from xaikit.core.structure import flatten
 from xaikit.factors import DataFacts, Factor
@@ -113,7 +114,7 @@ class Exchanges:
             x, y, mask = batch[:3]
             if mask is None and factor is None:
                 continue
-            tensor = self._changed_part(x)[0]
+            tensor = self._changed_part(x, mask)[0]
             inside = torch.ones_like(tensor) if factor is not None else mask_like(mask, tensor)
             for row, label in enumerate(y.tolist()):
                 # A text without a masked token has none to lend.
@@ -145,7 +146,7 @@ class Exchanges:
         yield KEPT, x
         if (mask is None and self._factor is None) or len(self._donors) < 2:
             return
-        tensor, rebuild = self._changed_part(x)
+        tensor, rebuild = self._changed_part(x, mask)
         inside = torch.ones_like(tensor) if self._factor is not None else mask_like(mask, tensor)
         present = torch.tensor(list(self._donors), device="cpu")
         random = present[torch.randint(len(present), y.shape, generator=self._generator, device="cpu")]
@@ -166,9 +167,12 @@ class Exchanges:
             removed = tensor - inside * tensor if tensor.is_floating_point() else tensor.masked_fill(inside > 0.5, 0)
             yield REMOVED, rebuild(removed)
 
-    def _changed_part(self, x: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    def _changed_part(self, x: Any, mask: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
         """The tensor that is changed, and what makes inputs of the changed one."""
-        tensors, rebuild = (_single(x) if self._factor is None else flatten(x)[0]), flatten(x)[1]
+        tensors, rebuild = flatten(x)
+        if self._factor is None:
+            _check_one_region(tensors, mask)
+        # One mask beside several inputs, such as a text's ids and attention mask, is over the first of them.
         place = 0 if self._factor is None else self._factor.place(tensors)
         return tensors[place], lambda changed: rebuild((*tensors[:place], changed, *tensors[place + 1 :]))
 
@@ -218,14 +222,12 @@ def check_shown(factor: Factor, x: Tensor, facts: DataFacts, masks: Any = None) 
     )
 
 
-def _single(x: Any) -> tuple[Tensor, ...]:
-    tensors = flatten(x)[0]
-    if len(tensors) != 1:
+def _check_one_region(tensors: tuple[Tensor, ...], mask: Any) -> None:
+    if len(tensors) > 1 and len(leaves_of(mask)) > 1:
         raise InvalidInputError(
-            f"a masked region is taken from one tensor, the inputs have {len(tensors)}: say with decoy= what becomes "
-            "of the shortcut"
+            f"a masked region is taken from one tensor, and there are masks of {len(leaves_of(mask))} inputs; pass one "
+            "mask, which is over the first, or say with assess(decoy=) what becomes of the shortcut"
         )
-    return tensors
 
 
 def decoys(  # noqa: PLR0913

@@ -12,9 +12,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset, TensorDataset
 
 from xaikit.core.arrays import is_array
 from xaikit.core.batch import FORMS, Batch, dataset_loader, holds_labels, is_batch, parts_by_name
@@ -178,8 +179,16 @@ class LoaderSource:
             return self._masks.put(self.reader(loader.collate_fn([loader.dataset[0]])), [0])
 
     def fingerprint(self) -> dict[str, str]:
-        """The number of samples; to read them would draw random numbers."""
-        return {"samples": str(len(self.original.dataset))} if isinstance(self.original.dataset, Sized) else {}
+        """The number of samples, and of tensors in memory a hash; to read others would draw random numbers."""
+        data = self.original.dataset
+        samples = data.dataset if isinstance(data, Subset) else data
+        tensors = _held_tensors(samples.tensors if isinstance(samples, TensorDataset) else samples)
+        if tensors and isinstance(data, Subset):
+            tensors.append(torch.as_tensor(list(data.indices), device="cpu"))
+        return {
+            **({"samples": str(len(data))} if isinstance(data, Sized) else {}),
+            **({"tensors": _hash(tensors)} if tensors else {}),
+        }
 
 
 class IterableSource:
@@ -218,8 +227,9 @@ class IterableSource:
             supply.finish()
 
     def fingerprint(self) -> dict[str, str]:
-        """Empty: an iterable is not read in advance."""
-        return {}
+        """A hash of the tensors of a list; empty for any other iterable, which is not read in advance."""
+        tensors = _held_tensors(self._data)
+        return {"tensors": _hash(tensors)} if tensors else {}
 
     def _step(self, batch: Batch, process: ProcessRank) -> TrainingStep:
         if process.world_size == 1 or self._distributed:
@@ -314,6 +324,18 @@ def in_batches(order: Tensor, size: int) -> list[Tensor]:
 
 def _drop(iterator: Iterator[Any], count: int) -> None:
     collections.deque(itertools.islice(iterator, count), maxlen=0)
+
+
+def _held_tensors(data: Any) -> list[Tensor]:
+    """The tensors, arrays and numbers of nested lists, tuples and dicts; of nothing else, which might read anything."""
+    if isinstance(data, Tensor):
+        return [data] if data.layout == torch.strided else []
+    is_plain = isinstance(data, (np.ndarray, np.number)) and data.dtype.kind in "biuf"
+    if is_plain or isinstance(data, (bool, int, float)):
+        return [torch.tensor(np.ascontiguousarray(data), device="cpu")]
+    if isinstance(data, Mapping):
+        data = list(data.values())
+    return [tensor for part in data for tensor in _held_tensors(part)] if isinstance(data, (list, tuple)) else []
 
 
 def _hash(tensors: Iterable[Tensor]) -> str:

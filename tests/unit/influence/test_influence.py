@@ -306,3 +306,30 @@ def test_settings_and_files_of_checkpoints(tmp_path):
     ):
         with pytest.raises(InvalidInputError, match=sentence):
             tracin(model, TRAIN, TEST, checkpoints=[(tmp_path / name, 1.0)], **options)
+
+
+def test_the_hessian_is_the_exact_curvature_and_must_have_no_negative_direction():
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 3).double(), torch.arange(12) % 2
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    weights = list(model.parameters())
+
+    def slope(inputs, labels, **options):
+        loss = nn.functional.cross_entropy(model(inputs), labels)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights, **options)])
+
+    total = slope(x, y, create_graph=True)
+    rows = [torch.autograd.grad(entry, weights, retain_graph=True) for entry in total]
+    hessian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+    lowest = float(torch.linalg.eigvalsh(hessian)[0])
+    assert lowest < 0
+    samples = torch.stack([slope(x[i : i + 1], y[i : i + 1]) for i in range(12)])
+    damping = 0.1 - lowest
+    expected = samples[:2] @ torch.linalg.solve(hessian + damping * torch.eye(len(hessian)), samples.T) / 12
+    options = {"curvature": "hessian", "tolerance": 1e-10, "progress": False}
+    values = influence_function(model, (x, y), (x[:2], y[:2]), damping=damping, **options).values
+    torch.testing.assert_close(torch.as_tensor(values), expected, rtol=1e-6, atol=1e-9)
+    with pytest.raises(InvalidInputError, match="negative direction at these weights"):
+        influence_function(model, (x, y), (x[:2], y[:2]), damping=-lowest / 10, **options)
+    with pytest.raises(InvalidInputError, match="curvature must be one of"):
+        influence_function(model, (x, y), (x[:2], y[:2]), curvature="newton")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
-from xaikit.explainers import Gradient
+from xaikit.explainers import Gradient, GradientXInput
 from xaikit.metrics import ROAD
 from xaikit.metrics.imputation import impute
 
@@ -140,7 +140,9 @@ def test_noise_lies_on_what_was_removed_and_is_seeded():
 
 
 def test_bad_input():
-    with pytest.raises(InvalidInputError, match=r"images \(N, C, H, W\) from their neighbours, got \(2, 4\)"):
+    with pytest.raises(
+        InvalidInputError, match=r"series \(N, C, T\) and embedded texts from their neighbours, got \(2, 4\)"
+    ):
         ROAD().evaluate(Gradient(nn.Linear(4, 2)), torch.rand(2, 4), 0)
     for wrong, error in (((0,), InvalidInputError), ((100.0,), InvalidInputError), (("x",), InvalidTypeError)):
         with pytest.raises(error, match="percentages"):
@@ -148,3 +150,39 @@ def test_bad_input():
     single = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
     with pytest.raises(InvalidInputError, match="needs class targets"):
         ROAD(output="accuracy").evaluate(Gradient(single), torch.rand(2, 1, 4, 4))
+
+
+def bridged(series, missing):
+    """Series (C, T) with lines over the missing steps (T,); beyond the ends the nearest known value."""
+    steps = np.arange(len(missing))
+    return np.stack([np.interp(steps, steps[~missing], channel[~missing]) for channel in series])
+
+
+@pytest.mark.parametrize("windows", [None, 4])
+def test_a_series_is_bridged_by_lines_step_by_step_or_window_by_window(windows):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(24, 3)).double()
+    x, a = torch.randn(3, 2, 12).double(), torch.randn(3, 2, 12).double()
+    mask = None if windows is None else f"time_windows:n_windows={windows}"
+    metric = ROAD(percentages=(25, 50), noise=0.0, feature_mask=mask, output="score")
+    values = metric.evaluate(Gradient(model), x.numpy(), 1, a)
+    for i in range(3):
+        outputs = []
+        for percentage in (25, 50):
+            sums = a[i].sum(0).numpy().reshape(windows or 12, -1).sum(1)
+            top = np.argsort(-sums, kind="stable")[: len(sums) * percentage // 100]
+            missing = np.isin(np.arange(12) // (12 // len(sums)), top)
+            filled = torch.from_numpy(bridged(x[i].numpy(), missing))
+            outputs.append(model(filled[None])[0, 1].item())
+        assert np.isclose(values[i].item(), np.mean(outputs))
+
+
+def test_a_text_is_bridged_at_its_embedding():
+    embedding, head = nn.Embedding(9, 4), nn.Linear(20, 3)
+    model = nn.Sequential(embedding, nn.Flatten(), head).double()
+    ids = np.array([[1, 5, 2, 7, 8]])
+    a = torch.tensor([[0.0, 3, 0, 0, 1]]).double()[..., None].expand(1, 5, 4)
+    metric = ROAD(percentages=(40,), noise=0.0, output="score")
+    value = metric.evaluate(GradientXInput(model, layer="0"), ids, 2, a)
+    vectors = embedding(torch.tensor(ids)).detach()[0].T.numpy()
+    filled = bridged(vectors, np.array([False, True, False, False, True]))
+    assert np.isclose(value.item(), head(torch.from_numpy(filled.T).flatten())[2].item())

@@ -386,3 +386,25 @@ def test_a_region_that_is_the_same_in_all_samples_tells_nothing():
             _ = result.relies
     x[3, 0] = -1.5  # one sample differs, and lends
     assert assess(model, (x, y), shortcut_masks=mask, progress=False).changed["flipped"] == pytest.approx(1 / 20)
+
+
+class Bag(nn.Module):
+    """Texts of token 1 are of class 1, unless the attention mask leaves it out."""
+
+    def forward(self, input_ids, attention_mask):
+        shown = ((input_ids == 1) * attention_mask).sum(1).float()
+        return torch.stack([0.5 - shown, shown - 0.5], 1)
+
+
+def test_masks_of_tokens_beside_an_attention_mask():
+    """One mask is over the first of several inputs, as the mitigators have it."""
+    ids = np.full((24, 4), 3)
+    y = [i % 2 for i in range(24)]
+    ids[:, 0] = [1 if label else 2 for label in y]
+    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    result = assess(Bag(), (batch, y), shortcut_masks=(ids < 3), explainers=(), progress=False)
+    assert result.relies
+    assert result.accuracy["flipped"] == 0
+    several = {"input_ids": ids < 3, "attention_mask": ids < 3}
+    with pytest.raises(InvalidInputError, match=r"masks of 2 inputs; pass one mask.*decoy="):
+        assess(Bag(), (batch, y), shortcut_masks=several, explainers=(), progress=False)

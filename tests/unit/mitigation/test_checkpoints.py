@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from tests.forks import forked
 from tests.unit.mitigation.killed_processes import train_form
@@ -242,9 +242,14 @@ def test_a_loader_may_be_anything_that_can_be_iterated(tmp_path):
     settings = {**SETTINGS, "random_state": 0, "checkpoint_every": 1}
     whole, resumed, file = net(), net(), tmp_path / "rrr.pt"
     fit(RRR(n_epochs=2, **settings), whole, batches)
-    cut = [*batches[:3], "unplugged"]
-    with pytest.raises(TypeError):
-        fit(RRR(n_epochs=2, **settings), net(), cut, checkpoint=file)
+
+    class Cut:
+        def __iter__(self):
+            yield from batches[:3]
+            raise OSError("unplugged")
+
+    with pytest.raises(OSError, match="unplugged"):
+        fit(RRR(n_epochs=2, **settings), net(), Cut(), checkpoint=file)
     fit(RRR(n_epochs=2, **settings), resumed, batches, checkpoint=file)
     assert same(whole, resumed)
 
@@ -299,3 +304,22 @@ def test_other_data_are_refused_and_named(tmp_path):
     shorter = DataLoader(TensorDataset(x[:12], y[:12], mask.expand(12, 6, 6)), batch_size=4)
     with pytest.raises(InvalidInputError, match=r"other data \(samples differ\)"):
         fit(further, net(), shorter, checkpoint=file)
+
+
+def batches(x, y, mask, form):
+    if form == "batches":
+        return [(x[:12].numpy(), y[:12].tolist(), mask), (x[12:].numpy(), y[12:].tolist(), mask)]
+    whole = TensorDataset(x, y, mask.expand(len(x), *mask.shape))
+    return DataLoader(whole if form == "tensors" else Subset(whole, range(8)), batch_size=4)
+
+
+@pytest.mark.parametrize("form", ["tensors", "subset", "batches"])
+def test_other_data_in_a_loader_or_a_list_are_refused(tmp_path, form):
+    file, (x, y, mask) = tmp_path / "rrr.pt", data()
+    mitigator = RRR(n_epochs=1, random_state=0, **SETTINGS)
+    fit(mitigator, net(), batches(x, y, mask, form), checkpoint=file)
+    further = mitigator.set_kwargs(n_epochs=2)
+    for changed in ((x + 1, y, mask), (x, (y + 1) % 3, mask), (x, y, 1 - mask)):
+        with pytest.raises(InvalidInputError, match=r"other data \(tensors differ\); name another file"):
+            fit(further, net(), batches(*changed, form), checkpoint=file)
+    assert len(fit(further, net(), batches(x.clone(), y, mask, form), checkpoint=file).epochs) == 2

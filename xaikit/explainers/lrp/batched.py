@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,12 @@ class RelevanceStep(torch.autograd.Function):
     """
 
     ELEMENTWISE = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Read the signature of the step once: torch asks for it in each call, which takes as long as a small step."""
+        super().__init_subclass__(**options)
+        forward: Any = cls.forward
+        forward.__signature__ = inspect.signature(forward)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004
