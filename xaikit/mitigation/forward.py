@@ -108,7 +108,7 @@ def check_rows(model: nn.Module, batch: Batch, logits: Tensor, head: str | int) 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """While active: evaluation mode, no gradients. Then all is as before: each module's mode, and what the model writes.
+    """While active: evaluation mode, no gradients. Then all is as before, the modes and what the model writes.
 
     Yields the model's device.
 
