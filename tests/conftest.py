@@ -24,13 +24,14 @@ gc.disable()  # until the tests are collected: modules that are imported are not
 
 # Seconds of the marked tests of a file, a second each where it is missing; a wrong one costs a little balance only.
 SECONDS = {
-    "examples/test_real_models.py": 120, "usage/test_documents.py": 120, "random_nets/test_random_nets.py": 70,
-    "unit/cli/test_demo.py": 40, "unit/cli/test_processes.py": 55, "unit/mitigation/test_mend.py": 20,
-    "unit/studio/test_chromium_jobs.py": 60, "usage/test_site.py": 65, "contract/test_devices.py": 60,
-    "unit/explainers/lrp/test_zoo.py": 40, "unit/mitigation/test_fabric.py": 40, "unit/tuning/test_storage.py": 35,
-    "unit/cli/test_tune.py": 40, "unit/core/test_checkpointed_models.py": 35, "contract/test_explainers.py": 30,
-    "usage/test_help_examples.py": 35, "usage/test_notebooks.py": 38, "unit/studio/test_chromium.py": 36,
-    "usage/test_install.py": 38, "threads/test_threads.py": 15, "contract/test_regression.py": 6,
+    "examples/test_real_models.py": 130, "usage/test_documents.py": 150, "random_nets/test_random_nets.py": 90,
+    "unit/cli/test_demo.py": 33, "unit/cli/test_processes.py": 25, "unit/mitigation/test_mend.py": 40,
+    "unit/studio/test_chromium_jobs.py": 35, "usage/test_site.py": 52, "contract/test_devices.py": 33,
+    "unit/explainers/lrp/test_zoo.py": 55, "unit/mitigation/test_fabric.py": 28, "unit/tuning/test_storage.py": 20,
+    "unit/cli/test_tune.py": 20, "unit/core/test_checkpointed_models.py": 38, "contract/test_explainers.py": 30,
+    "usage/test_help_examples.py": 32, "usage/test_notebooks.py": 28, "unit/studio/test_chromium.py": 36,
+    "usage/test_install.py": 53, "threads/test_threads.py": 18, "contract/test_regression.py": 6,
+    "examples/test_skin.py": 35, "unit/report/test_chromium.py": 31, "unit/explainers/test_captum_values.py": 25,
 }  # fmt: skip
 
 

@@ -181,4 +181,5 @@ def _fits(args: Any) -> bool:
     if not isinstance(args, list | tuple) or len(args) < 2 or args[0] != sys.executable:
         return False
     first = str(args[1])
-    return first == "-c" or first.endswith(".py") or list(args[1:3]) in (["-m", "xaikit"], ["-m", "ipykernel_launcher"])
+    modules = ("xaikit", "ipykernel_launcher", "mkdocs")
+    return first == "-c" or first.endswith(".py") or (first == "-m" and args[2] in modules)

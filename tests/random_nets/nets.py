@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tests.random_nets.habits import Habits, take_up
 from tests.random_nets.kinds import KINDS, MAX_ELEMENTS
 from tests.random_nets.wiring import ONE, TWO, Wiring, without_checkpoints
 
@@ -44,7 +45,7 @@ class Net(nn.Module):
     def __init__(self, entry: str, output: str) -> None:
         super().__init__()
         self.entry, self.output = entry, output
-        self.calls = 0
+        self.calls, self.habits = 0, Habits([])
         self.steps = nn.ModuleList()
 
     def features(self, *inputs: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class Net(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor | None = None) -> Any:
         self.calls += 1
-        hidden = self.steps_of(self.features(a) if b is None else self.features(a, b))
+        hidden = self.steps_of(self.features(*self.habits.of(self, (a,) if b is None else (a, b))))
         logits = self.head(hidden.flatten(1))
         if self.output == "squeezed":
             return logits.squeeze(-1)
@@ -158,6 +159,7 @@ def _build(seed: int, r: random.Random) -> Case:
         hidden = net.steps_of(net.features(*(t.clone() for t in inputs)))
     net.head = nn.Linear(hidden[0].numel(), 1 if net.output == "squeezed" else CLASSES)
     net.double().eval()
+    kinds += take_up(net, seed)
     targets = None if net.output == "squeezed" else torch.tensor([r.randrange(CLASSES) for _ in range(ROWS)])
     structured: Any = inputs if len(inputs) > 1 else inputs[0]
     if net.entry == "dict":

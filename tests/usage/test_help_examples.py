@@ -141,16 +141,28 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def results_too(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with what the verbs write that others read."""
+    folder = tmp_path_factory.mktemp("results") / "all"
+    shutil.copytree(files, folder)
+    with contextlib.chdir(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results()
+        shutil.rmtree("found")
+    return folder
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("verb", sorted(set(JOBS) - {"demo", "studio"}))  # they have tests of their own
-def test_the_examples_of_a_verb_run(verb: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+def test_the_examples_of_a_verb_run(
+    verb: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = "results_too" if verb in ("report", "shortcuts", "summary") else "files"
+    shutil.copytree(request.getfixturevalue(folder), tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     for name in ("mynet", "skinnet", "people"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    if verb in ("report", "shortcuts", "summary"):
-        results()
-        shutil.rmtree("found")
     lines = examples(verb)
     assert lines
     with warnings.catch_warnings():

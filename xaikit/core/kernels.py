@@ -196,8 +196,8 @@ def _torchs_refusals_told() -> Iterator[None]:
                 f"torch cannot differentiate an operation of this model ({text[:200]}), so its score has no gradient; "
                 "use a method that needs none, such as captum.feature_ablation"
             ) from error
-        if "modified by an inplace operation" in text:
-            source = re.search(r"output \d+ of (\w+)", text)
+        if re.search("modified by an inplace operation|modified inplace|in-place operation", text):
+            source = re.search(r"output \d+ of (\w+)", text, re.IGNORECASE)
             whose = f"the output of {source[1]}" if source else "a value"
             raise NotDifferentiableError(
                 f"torch cannot differentiate this model: it writes in place into {whose}, which the derivative needs; "

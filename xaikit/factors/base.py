@@ -114,7 +114,7 @@ class Factor(Configured, abc.ABC):
         if facts is None or facts.kind not in self.KINDS:
             facts = DataFacts.of(torch.cat([sample, donor]))
         context = ExchangeContext(facts, *(None if m is None else mask_like(m, sample) for m in (masks, donor_masks)))
-        changed = self._changed(sample, donor, context)
+        changed = self._changed(sample.clone(), donor.clone(), context)  # a plugin may write into them
         return rebuild((*tensors[:place], changed, *tensors[place + 1 :]))
 
     def place(self, tensors: tuple[Tensor, ...], facts: DataFacts | None = None) -> int:

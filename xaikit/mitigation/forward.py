@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xaikit.core.batch import Batch
 from xaikit.core.errors import InvalidInputError, XaikitError
 from xaikit.core.forward import call_model, explain_failure, with_rows
-from xaikit.core.model_state import EXCLUSIVE
+from xaikit.core.model_state import EXCLUSIVE, own_state_kept
 from xaikit.core.rows import agree, warn_of_dependent_rows
 from xaikit.core.structure import flatten
 from xaikit.core.targets import pick_head
@@ -108,20 +108,18 @@ def check_rows(model: nn.Module, batch: Batch, logits: Tensor, head: str | int) 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """While active: evaluation mode, no gradients. Then each module's mode is as before. Yields the model's device.
+    """While active: evaluation mode, no gradients. Then all is as before, the modes and what the model writes.
+
+    Yields the model's device.
 
     Args:
         model: of the user.
     """
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in flags:
+    modules = list(model.modules())
+    with own_state_kept(modules), torch.no_grad():  # the mode is a part of the state
+        for module in modules:
             module.training = False
-        with torch.no_grad():
-            yield next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    finally:
-        for module, training in flags:
-            module.training = training
+        yield next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 @contextlib.contextmanager

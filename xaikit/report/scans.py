@@ -33,7 +33,7 @@ def scan_sections(scan: Scan, *, title: str = "Scan") -> list[Table | Picture]:
     for name, row in scan.to_pandas().to_dict("index").items():
         nature = f"{row['nature']}, suspect" if row["suspect"] else row["nature"]
         rows.append({"factor": name, "nature": nature, **{label: float(row[key]) for key, label in columns.items()}})
-    conclusion = f"{scan.model}: {scan.verdict}" if scan.model else scan.verdict
+    conclusion = f"scan of {scan.model}: {scan.verdict}" if scan.model else scan.verdict
     note = (
         "Each factor is exchanged with samples of other classes. Follow it: predictions that become the donor's class, "
         "less those that damage alone changes."

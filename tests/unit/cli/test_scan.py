@@ -72,7 +72,7 @@ def test_scan_tells_what_the_library_tells(
     assert leave("scan", *DATA, "--weights", "before.pt", "--factor", "border", "--quiet", "--out", "s.json") == 0
     sections = scan_sections(Scan.load("s.json"))  # a page of two models says of which one each scan is
     assert [part.title for part in sections] == ["Scan of before.pt", "Scan of before.pt, all factors"]
-    assert sections[1].conclusion.startswith("before.pt: ")
+    assert sections[1].conclusion.startswith("scan of before.pt: ")
 
 
 def test_factors_by_name_json_and_the_exit_code(

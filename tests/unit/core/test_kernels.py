@@ -69,3 +69,19 @@ def test_a_write_without_gradients_is_told(name, form):
     with pytest.warns(UserWarning, match=r"writes into an activation under torch.no_grad\(\)"):
         values = EXPLAINERS.create(name).bind(model).attribute(x, 0)
     assert torch.equal(values, EXPLAINERS.create(name).bind(model).attribute(x, 0))  # told once
+
+
+@pytest.mark.parametrize("step", [lambda h: h.split(2, 1)[0].mul_(2), lambda h: h.unbind(1)[0].add_(1)])
+def test_a_write_into_a_part_that_torch_does_not_follow_is_told(step):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            hidden = self.first(x)
+            step(hidden)
+            return self.last(hidden.relu())
+
+    with pytest.raises(NotDifferentiableError, match=r"writes in place into the output of \w+, .* in place of x.mul_"):
+        Gradient(Net()).attribute(torch.rand(3, 4), 0)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from xaikit import CDEP, EXPLAINERS, RRR, IntegratedGradients, assess
 from xaikit.core.private_arguments import private_copy
+from xaikit.influence import tracin
 from xaikit.mitigation import Counterexamples
+from xaikit.shortcuts import scan
 from xaikit.transforms.baselines import Baseline
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)
@@ -171,3 +173,29 @@ def test_functions_of_the_user_may_write_into_what_they_get() -> None:
     torch.testing.assert_close(ours[:-1], expected[:-1])
     assert ours[-1] == expected[-1]
     torch.testing.assert_close(x, X, rtol=0, atol=0)
+
+
+class Counting(nn.Sequential):
+    """Counts its passes, and keeps what it saw."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.passes, self.log = 0, []
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        self.log.append(len(x))
+        self.count += 1
+        self.seen = x
+        return super().forward(x)
+
+
+def test_what_judges_a_model_leaves_no_trace_in_it() -> None:
+    net, y, mask = _net(Counting), torch.tensor([0, 1, 2]), torch.tensor([1.0, 0, 0, 0]).expand(3, 4)
+    net[1].eval()
+    assess(net, (X, y, mask), progress=False)
+    scan(net, (X, y), progress=False)
+    tracin(net, (X, y), (X[:1], y[:1]))
+    assert (net.passes, net.log, float(net.count), hasattr(net, "seen")) == (0, [], 0.0, False)
+    assert [module.training for module in net.modules()] == [True, True, False, True, True]
