@@ -41,7 +41,8 @@ def warn_if_followed(mitigator: Mitigator, model: nn.Module, source: Source, *, 
     if not isinstance(source, InMemorySource) or mitigator.weight == 0:
         return
     share = None
-    with contextlib.suppress(XaikitError):  # no classes, or masks that are no region
+    # No classes, masks that are no region, a model of certain batches alone: a look afterwards must not cost the training.
+    with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError, XaikitError):
         share = _followed(mitigator, model, source.samples)
     if share is not None and share > STILL:
         now = f"now n_epochs={mitigator.n_epochs}, lr={mitigator.lr:g}, {mitigator.WEIGHT}={mitigator.weight:g}"
