@@ -41,7 +41,7 @@ def warn_if_followed(mitigator: Mitigator, model: nn.Module, source: Source, *, 
     if not isinstance(source, InMemorySource) or mitigator.weight == 0:
         return
     share = None
-    # No classes, masks that are no region, a model of certain batches alone: a look afterwards must not cost the training.
+    # No classes, masks that are no region, a model of certain batches alone: the training must not be lost for it.
     with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError, XaikitError):
         share = _followed(mitigator, model, source.samples)
     if share is not None and share > STILL:
