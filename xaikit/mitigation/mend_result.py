@@ -9,11 +9,12 @@ from typing import Any
 from torch import nn
 
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.percentages import percent
 from xaikit.core.results import Real, Result, Stopped
 from xaikit.core.spec_strings import split_spec
 from xaikit.mitigation.assess import Assessment
 from xaikit.mitigation.reliance import RELIES
-from xaikit.mitigation.tables import aligned, percent
+from xaikit.mitigation.tables import aligned
 
 OF_TRAINING = ("lr", "lr_schedule", "n_epochs", "batch_size", "patience", "random_state")
 ROUNDING = 1e-9  # of a difference of two shares

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, TrainingError
 from xaikit.core.model_copy import trainable_copy
+from xaikit.core.percentages import percent
 from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.results import Stopped
 from xaikit.core.spec_strings import split_spec
@@ -26,7 +27,6 @@ from xaikit.mitigation.mend_rate import Interrupted, RateRace
 from xaikit.mitigation.mend_result import ROUNDING, MendTry
 from xaikit.mitigation.mend_store import TryStore, key_of
 from xaikit.mitigation.reliance import RELIES
-from xaikit.mitigation.tables import percent
 
 UNCHANGED = "unchanged"
 HALFWAY = "from weights halfway to fresh ones, "
