@@ -239,7 +239,8 @@ def _summary(result: dict[str, Any]) -> str:
     if result["overlap"] is not None:
         o = result["overlap"]
         lines.append(
-            f"relevance in {o['mask']}: {percent(o['share'])}, by chance {percent(o['expected'])} (p = {o['p_value']:.2g}); "
+            f"relevance in {o['mask']}: {percent(o['share'])}, by chance {percent(o['expected'])} "
+            f"(p = {o['p_value']:.2g}); "
             + ", ".join(
                 f"cluster {k} {percent(share)}" for k, share in enumerate(o["share_by_cluster"]) if share is not None
             )
