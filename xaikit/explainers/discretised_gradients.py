@@ -34,8 +34,8 @@ class DiscretisedIntegratedGradients(Explainer):
     The words are those of the embedding at `layer`, which must be an `nn.Embedding`. What is no text has no words: its
     path is the straight line in equal steps. Steps from word to word are large, so the sum only approaches S(x) - S(b);
     `explain` warns where it misses by more than half. Models that divide embeddings by their length (RMSNorm: Llama)
-    have a gradient of about 1 / sqrt(eps) at zeros, the first point of the path, and its step outweighs all others: take
-    a word, ``baseline="token_id:token=..."``. The choice of words has no derivative; losses refuse it.
+    have a gradient of about 1 / sqrt(eps) at zeros, where the path begins, and the first step outweighs all others:
+    take a word, ``baseline="token_id:token=..."``. The choice of words has no derivative; losses refuse it.
 
     >>> import torch
     >>> model = torch.nn.Linear(3, 2, bias=False)
