@@ -39,7 +39,7 @@ def model_of(weights: list[float]) -> nn.Module:
     ("shortcut", "method"),
     [
         (MASK, "counterexamples:lambda_ce=100,fill=region,lr=1e-6"),
-        ("column:index=0", "counterexamples:lambda_ce=100,lr=1e-6"),
+        ("column:indices=[0]", "counterexamples:lambda_ce=100,lr=1e-6"),
         (np.array(MASK, dtype=bool), "rrr:target=random,output=logit,lr=1e-6"),
     ],
 )
