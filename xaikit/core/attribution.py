@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xaikit import upward
 from xaikit.core.errors import XaikitError
+from xaikit.core.percentages import percent
 from xaikit.core.result_files import ARRAY
 from xaikit.core.results import Result
 from xaikit.core.structure import flatten
@@ -155,8 +156,8 @@ class Explained:
         share = self.missing_share
         if share is not None and tolerance is not None and share > tolerance:
             warnings.warn(
-                f"{name}: the attribution misses the explained score by {share:.1%}, "
-                f"more than the tolerance of {tolerance:.0%}{remedy and '; '}{remedy}",
+                f"{name}: the attribution misses the explained score by {percent(share)}, "
+                f"more than the tolerance of {percent(tolerance, 0)}{remedy and '; '}{remedy}",
                 stacklevel=stacklevel + 1,
             )
         if self.is_far_above_scores:

@@ -101,7 +101,7 @@ def test_a_sum_that_misses_the_score_is_told(model):
     with torch.no_grad():
         model.embed.weight.mul_(8)  # a single step is too long
     explainer = DiscretisedIntegratedGradients(model, layer="embed", n_steps=1)
-    with pytest.warns(UserWarning, match=r"misses the explained score by .* more than the tolerance of 50%"):
+    with pytest.warns(UserWarning, match=r"misses the explained score by .* more than the tolerance of 50 %"):
         result = explainer.explain(IDS, 1)
     with torch.no_grad():
         empty = model.head(torch.tanh(model.hidden(torch.zeros(2, 3, 4, dtype=torch.float64))).mean(1))[:, 1]
