@@ -63,7 +63,7 @@ def value_zeroing(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
 
 def _joined(model: nn.Module, blocks: Blocks, calls: Calls, n_tokens: int) -> Tensor:
     """The layers' distances, multiplied in the order of the layers; the encoder's come first."""
-    relevance, of_encoder = torch.eye(n_tokens), None
+    relevance, of_encoder = torch.eye(n_tokens, device="cpu"), None
     for block, call in calls.items():
         lengths = {False: call[2].shape[1], True: n_tokens}
         parts = {
@@ -78,7 +78,7 @@ def _joined(model: nn.Module, blocks: Blocks, calls: Calls, n_tokens: int) -> Te
         if of_encoder is None:  # the decoder begins
             other = within.new_zeros(n_tokens, len(within))
             of_encoder = torch.cat([relevance, other], 1)
-            relevance = torch.cat([other.T, torch.eye(len(within)).to(within)], 1)
+            relevance = torch.cat([other.T, torch.eye(len(within), dtype=within.dtype, device=within.device)], 1)
         relevance = _to_one(torch.cat([parts[True], within], 1)) @ torch.cat([of_encoder, relevance])
     return relevance
 
