@@ -59,7 +59,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         None, help="Where the shortcut is: .png, .npy, a folder with one for each sample, COCO, LabelMe, CVAT or YOLO."
     )
     mitigator: str = flag(
-        DEFAULT, help="A mitigator, name:key=value; see xaikit list mitigators. Of a table lr=0.003 by default."
+        DEFAULT, help="A mitigator, name:key=value; see xaikit list mitigators. Default of a table: lr=0.003."
     )
     test: str = flag("", help="Test samples, in any form of --data. Default: a fifth of --data.")
     explainer: tuple[str, ...] = flag((), help="Explainer that measures relevance in the mask; may be repeated.")

@@ -67,10 +67,10 @@ class EarlyStopping:
         unseen = sorted(held_out - set(labels.unique().tolist()))
         if unseen:
             listed = ", ".join(map(str, unseen[:5])) + (f" and {len(unseen) - 5} more" if len(unseen) > 5 else "")
-            several = len(unseen) > 1
+            which = f"classes {listed} are" if len(unseen) > 1 else f"class {listed} is"
             warnings.warn(
-                f"the class{'es' if several else ''} {listed} {'are' if several else 'is'} among the validation samples "
-                f"and in no training sample, so {'they' if several else 'it'} cannot be learnt; take these samples out, or add some to the data",
+                f"the {which} among the validation samples and in no training sample, and cannot be learnt; take these "
+                "samples out, or add some to the data",
                 stacklevel=stacklevel,
             )
 

@@ -161,7 +161,7 @@ def test_batchnorm_and_a_step_of_one_sample_are_told_before_the_first_step():
 @pytest.mark.parametrize(
     ("labels", "held_out", "words"),
     [
-        ([0, 1] * 6, [0, 1, 2], "the class 2 is among the validation samples and in no training sample, so it cannot"),
+        ([0, 1] * 6, [0, 1, 2], "the class 2 is among the validation samples and in no training sample, and cannot"),
         (np.array([1, 3] * 6), np.array([0, 1, 2]), "the classes 0, 2 are among the validation samples"),
         (torch.tensor([4, 3] * 6), torch.tensor([0, 1, 2]), "the classes 0, 1, 2 are among"),
     ],
