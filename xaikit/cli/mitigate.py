@@ -214,23 +214,30 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
 
     def _data(self, model: nn.Module, *, by_class: bool) -> tuple[Stream, Stream, Any]:
         """Samples to train on, and others to measure on, both with labels and masks; and the data set."""
+        import hashlib
+
         import torch
 
         from xaikit.cli.class_names import ClassNames
         from xaikit.cli.stream import Stream
+        from xaikit.core.batch import Batch
         from xaikit.core.errors import InvalidInputError
+        from xaikit.core.fingerprints import fingerprint_of_data
 
         data = self.fit_labels(self.samples(self.model), model, needed=True)
         masks, classes = self.masks(data, by_class=by_class), getattr(data, "classes", ())
         stream = Stream(data, masks)
         # Read once from end to end, so that what is unreadable or unlabelled is known before training begins.
-        indices, is_shown = [], masks is None
+        indices, is_shown, content = [], masks is None, ""
         for batch in stream:
             indices.append(_labelled(batch, "--data"))
+            content += fingerprint_of_data([Batch(batch.inputs, batch.labels, batch.masks)])
             is_shown = is_shown or batch.masks is None or bool((batch.masks != 0).any())
         if not is_shown:
             raise InvalidInputError("--mask shows the shortcut in no sample of --data: it is empty everywhere")
         readable = torch.cat(indices)
+        # A data set of the user's may draw each sample anew.
+        content_hash = hashlib.sha256(content.encode()).hexdigest()[:16] if Path(self.data).exists() else ""
         if self.test:
             # A word means the same class in both.
             names = ClassNames(classes, source="the classes of --data") if classes else None
@@ -246,13 +253,17 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
                     "or give one map for all, or a folder of masks with the names of all pictures"
                 )
             tested = torch.cat([_labelled(batch, "--test") for batch in other])
-            return stream.only(readable), other.only(tested), data
+            training_samples = stream.only(readable)
+            training_samples.content_hash = content_hash
+            return training_samples, other.only(tested), data
         if len(readable) < 2:
             raise InvalidInputError(f"--data holds {len(readable)} sample; name --test, or data with two or more")
         order = torch.randperm(len(readable), generator=torch.Generator().manual_seed(self.seed))
         n_validation = max(1, round(HELD_BACK * len(readable)))
         training, test = order[n_validation:].sort().values, order[:n_validation].sort().values
-        return stream.only(readable[training]), stream.only(readable[test]), data
+        training_samples = stream.only(readable[training])
+        training_samples.content_hash = content_hash
+        return training_samples, stream.only(readable[test]), data
 
 
 def _labelled(batch: MaskedBatch, option: str) -> Tensor:

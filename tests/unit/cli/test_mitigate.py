@@ -93,6 +93,10 @@ def test_an_interrupted_training_goes_on(
     assert Path("parts.checkpoint.pt").exists()
     assert not Path("parts.pt").exists()
     monkeypatch.setattr(RRR, "fit", fit)
+    np.savez("other.npz", x=1 - np.load("d.npz")["x"], y=np.load("d.npz")["y"])  # as many samples
+    other = ("mitigate", "--data", "other.npz", *flags[3:])
+    assert leave(*other, "rrr:n_epochs=3,lr=0.01", "--out", "parts.pt") == 2
+    assert "is of a training on other data (content differ)" in capsys.readouterr().err
     assert leave(*flags, "rrr:n_epochs=3,lr=0.01", "--out", "parts.pt") == 0
     assert not Path("parts.checkpoint.pt").exists()
     whole, parts = (torch.load(f"{name}.pt", weights_only=True) for name in ("whole", "parts"))
