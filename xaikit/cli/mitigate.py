@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 # The region is exchanged between samples, and these alone count, since the samples as they are tell the shortcut. The
 # rate lets a trained model leave it within ten epochs: benchmarks/README.md.
 DEFAULT = "counterexamples:lambda_ce=100,fill=region,lr=0.001"
+# A table is small, so ten epochs are few steps, and the default rate did not leave a column: with it exchanged 57.5 %
+# right at 0.001, 70.8 at 0.003, and no less on four other tables (of 600 rows).
+TABLE_RATE = 0.003
+RELIES_ADVICE = (
+    "the model still relies on it; xaikit mend tries several learning rates and methods, and keeps what works"
+)
 HELD_BACK = 0.2  # share of the data that is measured on instead of trained on, where no test data is named
 
 
@@ -52,7 +58,9 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
     mask: Path | None = flag(
         None, help="Where the shortcut is: .png, .npy, a folder with one for each sample, COCO, LabelMe, CVAT or YOLO."
     )
-    mitigator: str = flag(DEFAULT, help="A mitigator, name:key=value,key=value; see xaikit list mitigators.")
+    mitigator: str = flag(
+        DEFAULT, help="A mitigator, name:key=value; see xaikit list mitigators. Default of a table: lr=0.003."
+    )
     test: str = flag("", help="Test samples, in any form of --data. Default: a fifth of --data.")
     explainer: tuple[str, ...] = flag((), help="Explainer that measures relevance in the mask; may be repeated.")
     out: Path = flag(Path("mended.pt"), help="Where the trained weights are saved: .pt (a state dict).")
@@ -91,7 +99,7 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         classes = getattr(data, "classes", ())
         mitigator, exchanged = self._with_factor(mitigator, data)
         view = self.with_embedding_layer(model, training.first).view()
-        mitigator = self._seen(mitigator, view)
+        mitigator = self._seen(self._suited(mitigator, training.first), view)
         # A model that does not take such samples says so now.
         run_model(model, next(iter(test)).inputs, view["head"])
         measured = test.map(triple)
@@ -132,6 +140,8 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         if self.checkpoint is None:
             checkpoint.unlink(missing_ok=True)
         text = f"before: {before}\n\nafter: {after}\n\n{history}\nwrote {self.out}, {table}"
+        if after.exchange is not None and after.relies:
+            text += f"\n{RELIES_ADVICE}"
         self.tell(text, **finite(result), written=[str(self.out), str(table)])
         if self.fail_if_relies and after.relies:
             return RELIES_CODE
@@ -152,6 +162,13 @@ class Mitigate(ProcessFields, MaskFields, ModelJob):
         if self._checkpoint.exists():
             return f"the same command goes on from {self._checkpoint}"
         return "the training had not begun, so the same command starts it"
+
+    def _suited(self, mitigator: Any, first: Any) -> Any:
+        """The default mitigator with the rate of a table, where the samples are rows of numbers."""
+        from torch import Tensor
+
+        is_table = isinstance(first, Tensor) and first.ndim == 2 and first.is_floating_point()
+        return mitigator.set_kwargs(lr=TABLE_RATE) if is_table and self.mitigator == DEFAULT else mitigator
 
     def _seen(self, mitigator: Any, view: dict[str, Any]) -> Any:
         """The mitigator with the head, the layer and the seed of this call."""

@@ -120,8 +120,10 @@ class MendSearch:
                     self._try(attempt)
                 except (InvalidInputError, TrainingError) as err:
                     failed.append((attempt.mitigator, err))
+                if self.stopped == Stopped.INTERRUPTED:
+                    break
                 bar.update()
-                if self.stopped == Stopped.INTERRUPTED or self._is_enough():
+                if self._is_enough():
                     break
             else:
                 self.stopped = Stopped.EXHAUSTED
