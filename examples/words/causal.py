@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from examples.words.words import make_tokenizer, reviews
-from xaikit import Counterexamples
+from examples.words.words import Reviews, make_tokenizer, reviews
+from xaikit import RRR, Counterexamples, GradientXInput
 from xaikit.core.torchvision_ops import import_torchvision
 
 CUE, ANSWERS = "verdict", ["bad", "good"]  # "... lumvex is dull slow verdict" is followed by "bad"
@@ -34,8 +34,8 @@ def make_model(tokenizer: Any, *, seed: int) -> nn.Module:
     return LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2))
 
 
-def prompts(tokenizer: Any, count: int, *, seed: int, exchanged: bool = False) -> tuple[Tensor, Tensor]:
-    """Token ids (N, T) of prompts, and labels (N, T): the answer behind the last token, nothing elsewhere.
+def prompts(tokenizer: Any, count: int, *, seed: int, exchanged: bool = False) -> Reviews:
+    """Prompts with labels (N, T): the answer behind the last token, nothing elsewhere.
 
     Args:
         tokenizer: of `make_tokenizer`, with the cue and the answers.
@@ -48,43 +48,56 @@ def prompts(tokenizer: Any, count: int, *, seed: int, exchanged: bool = False) -
     ids = torch.cat([data.ids, torch.full((count, 1), cue)], 1)
     labels = torch.full_like(ids, SILENT)
     labels[:, -1] = torch.tensor(answers)[data.labels]
-    return ids, labels
+    return Reviews(ids, labels, torch.cat([data.mask, torch.zeros(count, 1)], 1))
 
 
-def train(tokenizer: Any, data: tuple[Tensor, Tensor], *, weight: float, seed: int, steps: int = 160) -> nn.Module:
-    """A model trained on the prompts, and on the same ones with the name taken from another prompt.
+def mitigators(tokenizer: Any) -> dict[str, Any]:
+    """None at all; the names exchanged between prompts; a penalty on what the answer takes from them.
 
     Args:
         tokenizer: of the prompts.
-        data: the training prompts and labels.
-        weight: of the prompts with exchanged names; 0 for none.
+    """
+    task = f"cross_entropy:ignore_index={SILENT}"
+    exchange = Counterexamples(
+        fill=f"words:names=[{NAME_PIECES}]", facts={"vocabulary": tokenizer}, task_loss=task, lambda_ce=10.0
+    )
+    penalty = RRR(
+        explainer=GradientXInput(layer="model.embed_tokens"),
+        output="logit",
+        task_loss=task,
+        lambda_rrr=1000.0,
+    )
+    return {"plain": exchange.set_kwargs(lambda_ce=0.0), "counterexamples": exchange, "rrr": penalty}
+
+
+def train(tokenizer: Any, data: Reviews, mitigator: Any, *, seed: int, steps: int = 160) -> nn.Module:
+    """A model trained on the prompts.
+
+    Args:
+        tokenizer: of the prompts.
+        data: the training prompts.
+        mitigator: one of `mitigators`.
         seed: of the weights and the batches.
         steps: of Adam.
     """
     model = make_model(tokenizer, seed=seed)
-    mitigator = Counterexamples(
-        fill=f"words:names=[{NAME_PIECES}]",
-        facts={"vocabulary": tokenizer},
-        task_loss=f"cross_entropy:ignore_index={SILENT}",
-        lambda_ce=weight,
-    )
     draw, optimizer = torch.Generator().manual_seed(seed), torch.optim.Adam(model.parameters(), lr=3e-3)
     for step in range(steps):
-        rows = torch.randint(len(data[0]), (32,), generator=draw)
+        rows = torch.randint(len(data.ids), (32,), generator=draw)
         optimizer.zero_grad()
-        mitigator.loss(model, (data[0][rows], data[1][rows]), seed=step).total.backward()
+        mitigator.loss(model, (data.ids[rows], data.labels[rows], data.mask[rows]), seed=step).total.backward()
         optimizer.step()
     return model.eval()
 
 
-def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
+def accuracy(model: nn.Module, data: Reviews) -> float:
     """The share of prompts whose answer is the model's first choice of all tokens."""
     with torch.no_grad():
-        return float((model(data[0]).logits[:, -1].argmax(1) == data[1][:, -1]).float().mean())
+        return float((model(data.ids).logits[:, -1].argmax(1) == data.labels[:, -1]).float().mean())
 
 
 def main(seed: int = 10) -> dict[str, tuple[float, float]]:
-    """The accuracy of the plain and the mended model, with the names as they are, and with them exchanged.
+    """The accuracy of the plain model and of the mended ones, with the names as they are, and with them exchanged.
 
     Args:
         seed: of the weights and the training prompts; the next one is that of the prompts for testing.
@@ -92,8 +105,8 @@ def main(seed: int = 10) -> dict[str, tuple[float, float]]:
     tokenizer, results = make_tokenizer(CUE, *ANSWERS), {}
     training = prompts(tokenizer, 600, seed=seed)
     tests = [prompts(tokenizer, 400, seed=seed + 1, exchanged=exchanged) for exchanged in (False, True)]
-    for title, weight in (("plain", 0.0), ("mended", 10.0)):
-        model = train(tokenizer, training, weight=weight, seed=seed)
+    for title, mitigator in mitigators(tokenizer).items():
+        model = train(tokenizer, training, mitigator, seed=seed)
         as_they_are, exchanged = (accuracy(model, test) for test in tests)
         results[title] = as_they_are, exchanged
         print(f"{title}: {as_they_are:.2f} right, {exchanged:.2f} with the names exchanged")

@@ -19,4 +19,4 @@ def test_the_mended_model_reads_the_review(monkeypatch, script, reached):
         monkeypatch.delitem(sys.modules, module)
     results = importlib.import_module(f"examples.words.{script}").main()
     assert results["plain"][1] < 0.2
-    assert results["mended"][1] > reached
+    assert min(exchanged for _, exchanged in list(results.values())[1:]) > reached
