@@ -349,13 +349,13 @@ def _attribute_hash(data: Any) -> dict[str, str]:
     """A hash of what a data set of single samples holds in memory; empty where that is nothing that stays as it is."""
     if content := getattr(data, "content_hash", None):
         return {"content": str(content)}
-    held = {name: value for name, value in getattr(data, "__dict__", {}).items() if not name.startswith("_")}
-    tensors = [t for v in held.values() if isinstance(v, (Tensor, np.ndarray)) for t in _held_tensors(v)]
-    listed = [held[name] for name in LISTED if isinstance(held.get(name), (list, tuple))]
+    attributes = {name: value for name, value in getattr(data, "__dict__", {}).items() if not name.startswith("_")}
+    tensors = [t for v in attributes.values() if isinstance(v, (Tensor, np.ndarray)) for t in _held_tensors(v)]
+    listed = [attributes[name] for name in LISTED if isinstance(attributes.get(name), (list, tuple))]
     if not tensors and not listed:
         return {}
-    text = torch.tensor(list(repr(listed).encode()), dtype=torch.uint8, device="cpu")
-    return {"content": _hash([*tensors, text])}
+    text = np.frombuffer(repr(listed).encode(), dtype=np.uint8)
+    return {"content": _hash([*tensors, *_held_tensors(text)])}
 
 
 def _hash(tensors: Iterable[Tensor]) -> str:
