@@ -152,4 +152,4 @@ def main(make: Callable[[Path, Path], None], steps: str, found: Callable[[Path],
     shell(steps, out)
     print()
     for name, value in found(out).items():
-        print(f"{name}: {value:.1%}")
+        print(f"{name}: {100 * value:.1f} %")

@@ -179,7 +179,7 @@ class Story:
             seed=self.options.seed,
             progress=False,
         )
-        print(f"  {found.best!r}: worst validation group {found.value:.1%}")
+        print(f"  {found.best!r}: worst validation group {100 * found.value:.1f} %")
         return found.best
 
     def groups(self, patches: Patches) -> tuple[Tensor, Tensor, Tensor]:

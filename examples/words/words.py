@@ -23,12 +23,16 @@ NOISE = 0.15  # of the reviews have mood words of the other label
 EMBEDDING = "distilbert.embeddings.word_embeddings"
 
 
-def make_tokenizer() -> Any:
-    """A tokenizer that splits the names, and nothing else."""
+def make_tokenizer(*more: str) -> Any:
+    """A tokenizer that splits the names, and nothing else.
+
+    Args:
+        more: words beside those of the reviews.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    pieces = ["[PAD]", "[UNK]", "lum", "##vex", "##aro", *GOOD, *BAD, *FILLERS]
+    pieces = ["[PAD]", "[UNK]", "lum", "##vex", "##aro", *GOOD, *BAD, *FILLERS, *more]
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")

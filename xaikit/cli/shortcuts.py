@@ -226,20 +226,23 @@ def _short(name: str) -> str:
 
 
 def _summary(result: dict[str, Any]) -> str:
+    from xaikit.core.percentages import percent
+
     count = len(result["clusters"])
     lines = [f"{count} cluster{'s' if count > 1 else ''}{'' if count > 1 else ': the maps do not fall into groups'}"]
     for item in result["clusters"]:
-        right = "" if item["accuracy"] is None else f", {item['accuracy']:.1%} right"
+        right = "" if item["accuracy"] is None else f", {percent(item['accuracy'])} right"
         typical = ", ".join(_short(s["name"]) or f"sample {s['index']}" for s in item["samples"][:3])
-        strongest = ", ".join(f"{s['name']} {s['share']:.0%}" for s in item["strongest"])
+        strongest = ", ".join(f"{s['name']} {percent(s['share'], 0)}" for s in item["strongest"])
         looks = f"; looks at {strongest}" if strongest else ""
         lines.append(f"cluster {item['cluster']}: {item['size']} samples{right}{looks}; most typical: {typical}")
     if result["overlap"] is not None:
         o = result["overlap"]
         lines.append(
-            f"relevance in {o['mask']}: {o['share']:.1%}, by chance {o['expected']:.1%} (p = {o['p_value']:.2g}); "
+            f"relevance in {o['mask']}: {percent(o['share'])}, by chance {percent(o['expected'])} "
+            f"(p = {o['p_value']:.2g}); "
             + ", ".join(
-                f"cluster {k} {share:.1%}" for k, share in enumerate(o["share_by_cluster"]) if share is not None
+                f"cluster {k} {percent(share)}" for k, share in enumerate(o["share_by_cluster"]) if share is not None
             )
         )
     return "\n".join(lines)

@@ -56,6 +56,7 @@ class Stream:
     Attributes:
         total: samples in the data.
         skipped: why samples could not be read, by index; it fills while they are read.
+        content_hash: of the samples, by which a checkpoint knows them again; empty where nobody set it.
     """
 
     def __init__(self, data: Any, masks: AnyMasks | None = None, *, batch_size: int = 32, limit: int = 0) -> None:
@@ -65,6 +66,7 @@ class Stream:
         few = limit and limit < self.total
         self._chosen: Sequence[int] = [i * self.total // limit for i in range(limit)] if few else range(self.total)
         self.skipped: dict[int, str] = {}
+        self.content_hash = ""
         self._shape: tuple[Any, ...] | None = None
 
     def __len__(self) -> int:
@@ -116,7 +118,10 @@ class Stream:
     def training(self, size: int) -> DataLoader[Any]:
         """Batches (x, y, mask) in an order drawn for each epoch, as `Mitigator.fit` draws it for data in memory."""
         # A separate generator: the loader must not draw from the one for the order and the noise.
-        return self._source.loader(_Shuffled(self._chosen, size), self._triple, generator=torch.Generator())
+        loader = self._source.loader(_Shuffled(self._chosen, size), self._triple, generator=torch.Generator())
+        if self.content_hash:
+            loader.dataset.content_hash = self.content_hash  # type: ignore[attr-defined]
+        return loader
 
     def _triple(self, part: SampleBatch) -> tuple[Any, ...]:
         if part.skipped:  # it could be read a moment ago

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xaikit import upward
 from xaikit.core.errors import XaikitError
+from xaikit.core.percentages import percent
 from xaikit.core.result_files import ARRAY
 from xaikit.core.results import Result
 from xaikit.core.structure import flatten
@@ -142,20 +143,21 @@ class Explained:
             torch.stack([v.detach().abs().reshape(len(v), -1).double().sum(1) for v in self.values]).sum(0).max()
         )
 
-    def warn(self, name: str, tolerance: float | None, growth: str, *, stacklevel: int) -> None:
+    def warn(self, name: str, tolerance: float | None, growth: str, *, remedy: str, stacklevel: int) -> None:
         """Warn where the attribution misses what the method promises, or is far larger than the scores.
 
         Args:
             name: of the explainer.
             tolerance: the share of the promised total above which its absence is told; None tells none.
             growth: where the attribution grows, and what helps; empty where nobody knows.
+            remedy: of a missing part; empty where the method has none.
             stacklevel: of the warning, seen from the caller.
         """
         share = self.missing_share
         if share is not None and tolerance is not None and share > tolerance:
             warnings.warn(
-                f"{name}: the attribution misses the explained score by {share:.1%}, "
-                f"more than the tolerance of {tolerance:.0%}",
+                f"{name}: the attribution misses the explained score by {percent(share)}, "
+                f"more than the tolerance of {percent(tolerance, 0)}{remedy and '; '}{remedy}",
                 stacklevel=stacklevel + 1,
             )
         if self.is_far_above_scores:

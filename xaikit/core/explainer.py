@@ -50,6 +50,7 @@ class Explainer(ModelView, abc.ABC):
     # Whether it makes one `Call.grad_of` on the plain inputs: the output of this pass then also serves the task loss.
     SHARES_TASK_FORWARD: ClassVar[bool] = False
     GAP_TOLERANCE: ClassVar[float | None] = None  # share of the promised total above which `explain` warns
+    GAP_REMEDY: ClassVar[str] = ""  # what that warning says helps
     # Whether it makes one `call.grad_at_layers()`, which reads hidden layers while the model runs.
     SINGLE_BACKWARD: ClassVar[bool] = False
     NEEDS_GRADIENT: ClassVar[bool] = True  # of the score by what is explained, so that whole numbers are refused
@@ -235,7 +236,7 @@ class Explainer(ModelView, abc.ABC):
 
         (values,) = self.run_call(method, inputs, targets, seed=seed)
         explained, tokens, growth = measured[0]
-        explained.warn(repr(self), self.GAP_TOLERANCE, growth, stacklevel=2)
+        explained.warn(repr(self), self.GAP_TOLERANCE, growth, remedy=self.GAP_REMEDY, stacklevel=2)
         warn_of_nonfinite(self, values, inputs)
         return Attribution(
             values=values,

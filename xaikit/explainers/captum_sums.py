@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from xaikit.core.percentages import percent
+
 # Their rules are hooks on modules: a ReLU that is called as a function, or is inside TorchScript, gets the gradient.
 RULES_ON_MODULES = frozenset({"DeepLift", "DeepLiftShap", "LayerDeepLift", "LayerDeepLiftShap"})
 
@@ -60,8 +62,8 @@ class MissedSums:
         share = float(missed / promised.clamp_min(torch.finfo(promised.dtype).tiny))
         if share > self.TOLERANCE:
             warnings.warn(
-                f"captum's {self._name} misses the explained score by {share:.1%}, more than the tolerance of "
-                f"{self.TOLERANCE:.0%}: it has no rule for operations that are no modules, as torch.relu or "
+                f"captum's {self._name} misses the explained score by {percent(share)}, more than the tolerance of "
+                f"{percent(self.TOLERANCE, 0)}: it has no rule for operations that are no modules, as torch.relu or "
                 "TorchScript, nor an exact one for products, poolings and softmax; use deep_lift or deep_lift_shap, "
                 "which follow them",
                 stacklevel=2,

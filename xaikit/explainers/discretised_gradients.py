@@ -33,8 +33,9 @@ class DiscretisedIntegratedGradients(Explainer):
 
     The words are those of the embedding at `layer`, which must be an `nn.Embedding`. What is no text has no words: its
     path is the straight line in equal steps. Steps from word to word are large, so the sum only approaches S(x) - S(b);
-    `explain` warns where it misses by more than half. Models with RMSNorm (Llama) change too fast at a baseline of
-    zeros: take a word, ``baseline="token_id:token=..."``. The choice of words has no derivative; losses refuse it.
+    `explain` warns where it misses by more than half. Models that divide embeddings by their length (RMSNorm: Llama)
+    have a gradient of about 1 / sqrt(eps) at zeros, where the path begins, and the first step outweighs all others:
+    take a word, ``baseline="token_id:token=..."``. The choice of words has no derivative; losses refuse it.
 
     >>> import torch
     >>> model = torch.nn.Linear(3, 2, bias=False)
@@ -45,6 +46,10 @@ class DiscretisedIntegratedGradients(Explainer):
 
     DIFFERENTIABLE = False
     GAP_TOLERANCE = 0.5
+    GAP_REMEDY = (
+        "where the model normalises its embeddings (RMSNorm), a baseline of zeros is too steep for steps from word to "
+        "word: name a word with baseline='token_id:token=...'; elsewhere take more steps with n_steps="
+    )
     PASSES = ("n_steps",)
     USES_GLOBAL_RANDOM = False
 

@@ -26,6 +26,7 @@ class IntegratedGradients(Explainer):
     """
 
     GAP_TOLERANCE = 0.05
+    GAP_REMEDY = "take more steps with n_steps="
     PASSES = ("n_steps",)
     USES_GLOBAL_RANDOM = False
 

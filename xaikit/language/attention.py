@@ -41,11 +41,15 @@ def explain_attention(  # noqa: PLR0913
     * "value_zeroing": the product over layers of how much a position's vector turns when the value vector of another
       token is zero (Mohebbi et al. 2023, arXiv:2301.12971). It does not depend on the score either.
 
+    The papers of the rollouts and of value zeroing define them for one stack of layers. Of an encoder and a decoder a
+    decoder position reads the encoder's tokens too, through the cross-attention, each by its relevance in the encoder:
+    see `xaikit.explainers.attention.crossed` and `value_zeroing`. Rows then sum to 1 over the tokens of both.
+
     These are baselines to compare with. Attention says where a layer reads, not what it does with what it reads.
 
     Args:
-        model: a causal model of transformers; an encoder-decoder for "transformer_attribution". It must return its
-            attention weights (``model.set_attn_implementation("eager")``), except for "value_zeroing".
+        model: a causal model of transformers, or an encoder-decoder. It must return its attention weights
+            (``model.set_attn_implementation("eager")``), except for "value_zeroing".
         tokenizer: the model's; None where prompt and answer are token ids.
         prompt: a single one, as for `explain_generation`.
         method: one of the four.
@@ -67,11 +71,6 @@ def explain_attention(  # noqa: PLR0913
         model, tokenizer, prompt, caller="explain_attention", generated=generated, generation=generation, target=target,
         seed=seed,
     )  # fmt: skip
-    if text.start and method != "transformer_attribution":
-        raise InvalidInputError(
-            f"{method} is defined for one stack of layers, and a {type(model).__name__} has an encoder and a decoder; "
-            "use method='transformer_attribution', or explain_generation with AttnLRP"
-        )
     first = 0 if text.start else len(text.prompt.ids) - 1
     scores = token_scores(text.score, first, text.answer, against_ids(text.score, text.answer, tokenizer))
     with evaluated(model, text.device) as running, torch.enable_grad():
@@ -93,7 +92,7 @@ def _of_decoder(model: Any, text: SinglePrompt, scores: list[TokenScore], method
     output = model(inputs_embeds=_embedded(model, ids, text.device), output_attentions=not zeroed, use_cache=False)
     explained = torch.stack([score.scores(output.logits)[0] for score in scores])
     if zeroed:
-        relevance = value_zeroing(model, ids, text.device)
+        relevance = value_zeroing(model, {"input_ids": torch.tensor([ids], device=text.device)})
         rows = [relevance[list(score.places)].sum(0) for score in scores]
         return torch.stack(rows), explained.detach()
     weights = _weights(model, output, "attentions")
@@ -106,23 +105,30 @@ def _of_decoder(model: Any, text: SinglePrompt, scores: list[TokenScore], method
     return torch.stack(rows), explained.detach()
 
 
-def _of_both(model: Any, text: SinglePrompt, scores: list[TokenScore], _method: str) -> tuple[Tensor, Tensor]:
+def _of_both(model: Any, text: SinglePrompt, scores: list[TokenScore], method: str) -> tuple[Tensor, Tensor]:
     """The same of an encoder and a decoder: the encoder's tokens first."""
+    zeroed = method == "value_zeroing"
+    decoder_ids = torch.tensor([[*text.start, *text.answer[:-1]]], device=text.device)
     output = model(
         inputs_embeds=_embedded(model, text.prompt.ids, text.device),
-        decoder_input_ids=torch.tensor([[*text.start, *text.answer[:-1]]], device=text.device),
-        output_attentions=True,
+        decoder_input_ids=decoder_ids,
+        output_attentions=not zeroed,
         use_cache=False,
     )
+    explained = torch.stack([score.scores(output.logits)[0] for score in scores])
+    if zeroed:
+        ids = torch.tensor([list(text.prompt.ids)], device=text.device)
+        relevance = value_zeroing(model, {"input_ids": ids, "decoder_input_ids": decoder_ids})
+        return torch.stack([relevance[list(score.places)].sum(0) for score in scores]), explained.detach()
     names = ("encoder_attentions", "decoder_attentions", "cross_attentions")
     groups = [_weights(model, output, name) for name in names]
     flat = [layer for group in groups for layer in group]
-    explained = torch.stack([score.scores(output.logits)[0] for score in scores])
     rows = []
     for score, value in zip(scores, explained, strict=True):
-        gradients = iter(torch.autograd.grad(value, flat, retain_graph=True))
-        parts = [[layer[0] for layer in read_layers(group, [next(gradients) for _ in group])] for group in groups]
-        to_decoder, to_encoder = crossed(*parts)
+        by_weight = None if method == "rollout" else iter(torch.autograd.grad(value, flat, retain_graph=True))
+        gradients = [None if by_weight is None else [next(by_weight) for _ in group] for group in groups]
+        encoder, decoder, cross = ([x[0] for x in read_layers(*pair)] for pair in zip(groups, gradients, strict=True))
+        to_decoder, to_encoder = crossed(encoder, decoder, cross, method)
         rows.append(torch.cat([to_encoder, to_decoder], 1)[list(score.places)].sum(0))
     return torch.stack(rows), explained.detach()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,27 +11,40 @@ from torch import Tensor, nn
 from xaikit.core.errors import InvalidInputError
 
 # The last parts of the names of layers that give values, and which share of their output the values are.
-VALUES = {"v_proj": 1, "value": 1, "v_lin": 1, "c_attn": 3}
+VALUES = {
+    "v_proj": 1, "value": 1, "v_lin": 1, "crossattention.c_attn": 2, "c_attn": 3, "SelfAttention.v": 1,
+    "EncDecAttention.v": 1,
+}  # fmt: skip
+CROSS = ("encoder_attn", "EncDecAttention", "crossattention", "cross_attn")  # modules of cross-attention
+BlockCall = tuple[Any, dict[str, Any], Tensor]  # positional arguments, arguments by name, hidden states that came out
+Calls = dict[nn.Module, BlockCall]
+Blocks = dict[nn.Module, list[tuple[bool, str, int]]]  # layers of values: whether of cross-attention, name, share
 
 
-def value_zeroing(model: Any, ids: Sequence[int], device: torch.device) -> Tensor:
+def value_zeroing(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """The relevance of each token (columns) for each position (rows) of the last layer, (T, T).
 
     C_ij of a layer is the cosine distance of the layer's output at i from what it is with the value vector of token j
     set to 0 in all heads; rows are divided by their sums. The relevance is the product over layers (Mohebbi et al.
     2023, arXiv:2301.12971).
 
+    A layer of a decoder with cross-attention has C_ij of the decoder's tokens j, by its self-attention, and of the
+    encoder's, by its cross-attention. Its rows are divided by their sums over both, and the encoder's tokens stand for
+    their relevance in the encoder. The relevance is (T, S + T) then, the S tokens of the encoder first.
+
     Args:
         model: that runs, in evaluation mode.
-        ids: of the text.
-        device: where the model is.
+        inputs: ids of one text (1, T), by the model's argument; of an encoder and a decoder those of both.
 
     Raises:
         InvalidInputError: for a model whose layers or values are not to be found.
     """
     values = _value_layers(model)
-    blocks = [_block_of(model, name) for name in values]
-    calls: dict[nn.Module, tuple[Any, dict[str, Any], Tensor]] = {}
+    blocks: Blocks = {}
+    for name, share in values.items():
+        is_cross = any(part in CROSS for part in name.split("."))
+        blocks.setdefault(_block_of(model, name), []).append((is_cross, name, share))
+    calls: Calls = {}
     handles = [
         block.register_forward_hook(
             lambda module, args, kwargs, output: calls.update({module: (args, kwargs, _hidden(output))}),
@@ -41,22 +54,46 @@ def value_zeroing(model: Any, ids: Sequence[int], device: torch.device) -> Tenso
     ]
     with torch.no_grad():
         try:
-            model(torch.tensor([list(ids)], device=device), use_cache=False)
+            model(**inputs, use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()
-        relevance = torch.eye(len(ids), device=device)
-        for block, (name, share) in zip(blocks, values.items(), strict=True):
-            layer = _distances(block, model.get_submodule(name), share, calls[block])
-            relevance = layer @ relevance.to(layer)
+        return _joined(model, blocks, calls, inputs["input_ids"].shape[1])
+
+
+def _joined(model: nn.Module, blocks: Blocks, calls: Calls, n_tokens: int) -> Tensor:
+    """The layers' distances, multiplied in the order of the layers; the encoder's come first."""
+    relevance, of_encoder = torch.eye(n_tokens, device="cpu"), None
+    for block, call in calls.items():
+        lengths = {False: call[2].shape[1], True: n_tokens}
+        parts = {
+            is_cross: _distances(block, model.get_submodule(name), share, call, lengths[is_cross])
+            for is_cross, name, share in blocks[block]
+        }
+        within = parts[False]
+        relevance = relevance.to(within)
+        if True not in parts:
+            relevance = _to_one(within) @ relevance
+            continue
+        if of_encoder is None:  # the decoder begins
+            other = within.new_zeros(n_tokens, len(within))
+            of_encoder = torch.cat([relevance, other], 1)
+            relevance = torch.cat([other.T, torch.eye(len(within), dtype=within.dtype, device=within.device)], 1)
+        relevance = _to_one(torch.cat([parts[True], within], 1)) @ torch.cat([of_encoder, relevance])
     return relevance
 
 
-def _distances(block: nn.Module, values: nn.Module, share: int, call: tuple[Any, dict[str, Any], Tensor]) -> Tensor:
-    """One layer's distances with rows that sum to 1, (T, T)."""
+def _to_one(distances: Tensor) -> Tensor:
+    """Rows divided by their sums."""
+    sums = distances.sum(1, keepdim=True)
+    return distances / sums.masked_fill(sums == 0, 1)
+
+
+def _distances(block: nn.Module, values: nn.Module, share: int, call: BlockCall, n_tokens: int) -> Tensor:
+    """How far each position of a layer's output turns (rows) without the value vector of each token (columns)."""
     args, kwargs, clean = call
     columns = []
-    for token in range(clean.shape[1]):
+    for token in range(n_tokens):
 
         def zeroed(_module: Any, _args: Any, output: Tensor, token: int = token) -> Tensor:
             output = output.clone()
@@ -69,9 +106,7 @@ def _distances(block: nn.Module, values: nn.Module, share: int, call: tuple[Any,
         finally:
             handle.remove()
         columns.append(1 - torch.cosine_similarity(clean[0], changed[0], dim=-1))
-    distances = torch.stack(columns, 1).clamp_min(0)
-    sums = distances.sum(1, keepdim=True)
-    return distances / sums.masked_fill(sums == 0, 1)
+    return torch.stack(columns, 1).clamp_min(0)
 
 
 def _hidden(output: Any) -> Tensor:
@@ -80,7 +115,11 @@ def _hidden(output: Any) -> Tensor:
 
 
 def _value_layers(model: nn.Module) -> dict[str, int]:
-    names = {name: VALUES[end] for name, _ in model.named_modules() if (end := name.rpartition(".")[2]) in VALUES}
+    names = {}
+    for name, _ in model.named_modules():
+        share = next((VALUES[end] for end in VALUES if f".{name}".endswith(f".{end}")), None)
+        if share is not None:
+            names[name] = share
     if not names:
         raise InvalidInputError(
             f"no layer of the {type(model).__name__} is named as one that gives values ({', '.join(VALUES)}); use "
@@ -90,9 +129,9 @@ def _value_layers(model: nn.Module) -> dict[str, int]:
 
 
 def _block_of(model: nn.Module, name: str) -> nn.Module:
-    """The item of a list of layers in which a module stands."""
+    """The item of the outermost list of layers in which a module stands: a block of T5 is a list itself."""
     parts = name.split(".")
-    for end in range(len(parts) - 1, 0, -1):
+    for end in range(1, len(parts)):
         if isinstance(model.get_submodule(".".join(parts[: end - 1])), nn.ModuleList):
             return model.get_submodule(".".join(parts[:end]))
     raise InvalidInputError(f"the layer {name!r} stands in no list of layers, so its output cannot be compared")

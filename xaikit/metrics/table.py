@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, UnknownNameError, near_names
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.percentages import percent
 from xaikit.core.registries import METRICS
 from xaikit.core.results import Interval, Real, Result, Stopped
 from xaikit.metrics.base import OptimizationDirection
@@ -171,7 +172,7 @@ class Evaluation(Result):
         lines = [head] + [[e, *(self._cell(self[e, m], best.get(m)) for m in self.metrics)] for e in self.explainers]
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
         text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-        notes = [f"mean [{self.confidence:.0%} bootstrap interval over samples]; * best", *self.directions()]
+        notes = [f"mean [{percent(self.confidence, 0)} bootstrap interval over samples]; * best", *self.directions()]
         notes += [f"{row.explainer}, {row.metric}: {row.error}" for row in self.rows if row.error]
         notes += [f"{row.explainer}, {row.metric}: {row.n_nan} samples NaN" for row in self.rows if row.n_nan]
         notes += ["stopped by Ctrl-C"] if self.stopped == Stopped.INTERRUPTED else []

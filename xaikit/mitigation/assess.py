@@ -16,6 +16,7 @@ from xaikit.core.batch import count_batches
 from xaikit.core.errors import InvalidInputError, InvalidTypeError
 from xaikit.core.mask_shapes import fit_masks
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.percentages import percent
 from xaikit.core.renames import renamed_arguments
 from xaikit.core.results import Interval, Real, Result
 from xaikit.core.structure import by_row, flatten
@@ -32,7 +33,7 @@ from xaikit.mitigation.evaluation import (
 from xaikit.mitigation.forward import check_rows, class_logits, evaluating, is_single, logits_of
 from xaikit.mitigation.penalties import check_labels
 from xaikit.mitigation.reliance import RELIES, RelianceTally, is_reliance
-from xaikit.mitigation.tables import aligned, percent
+from xaikit.mitigation.tables import aligned
 
 UNKNOWN = "whether it relies on the shortcut is unknown: nothing was exchanged"
 

@@ -276,6 +276,7 @@ class Mitigator(Configured, abc.ABC):
             watch = MaskWatch()
             watch.look(source.samples.masks)
             watch.warn(self, stacklevel=4)
+            stopping.warn_of_unseen(model, source.samples.labels, stacklevel=4)
         with self._training(model, source, groups) as (trained, arranged):
             options = Options(path, stopping, progress, on_epoch)
             history: History = processes.launch(train, trained, model, arranged, options)

@@ -113,7 +113,7 @@ class PClArC:
     True
     """
 
-    def __init__(self, concept: Concept) -> None:
+    def __init__(self, concept: Concept | None = None) -> None:
         self.concept = check_concept(concept, "PClArC.concept")
 
     def apply(self, model: nn.Module) -> RemovableHandle:

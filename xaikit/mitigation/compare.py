@@ -12,9 +12,10 @@ from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, UnknownNameError, near_names
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.percentages import percent
 from xaikit.core.results import NAME, Interval, Real, Result
 from xaikit.mitigation.assess import Assessment
-from xaikit.mitigation.tables import aligned, percent
+from xaikit.mitigation.tables import aligned
 
 BETTER = {"accuracy": "↑", "worst": "↑", "changed": "↓", "reliance": "↓", "mass": "↓"}  # by the first word of a measure
 

@@ -53,7 +53,7 @@ class Concept(Result):
         inputs: Any,
         labels: Any,
         *,
-        layer: str | nn.Module,
+        layer: str | nn.Module | None = None,
         method: str = "pattern",
         channel_axis: int = 1,
         regularization: float = 1.0,
@@ -64,7 +64,8 @@ class Concept(Result):
             model: the model, run in evaluation mode.
             inputs: samples (N, ...), in any form that an explainer takes.
             labels: (N,), true or 1 where a sample shows the concept, false or 0 elsewhere.
-            layer: whose output, (N, channels, ...), holds the concept; ``"NAME.input"`` for the layer's input.
+            layer: whose output, (N, channels, ...), holds the concept; ``"NAME.input"`` for the layer's input. It must
+                be named; `concept_layers` measures which one suits.
             method: "pattern": the covariance of activation and label over the label's variance, which is the difference
                 of the two means; noise that both classes share does not change it (Pahde et al. 2022,
                 arXiv:2202.03482). "ridge" and "svm": the weights of a linear classifier on standardised activations,
@@ -74,8 +75,16 @@ class Concept(Result):
 
         Raises:
             InvalidInputError: for labels of one kind only, or of another number of samples.
+            InvalidTypeError: for a layer that is not named.
         """
         check_method(method)
+        if not isinstance(layer, (str, nn.Module)):
+            names = [name for name, module in model.named_modules() if name and not list(module.children())]
+            raise InvalidTypeError(
+                f"Concept.fit needs layer=, the layer that holds the concept, got {layer!r}; name one, such as "
+                f"{' or '.join(map(repr, names[-3:-1] or names))}, or measure which suits: "
+                "xaikit.mitigation.concept_layers(model, x, labels)"
+            )
         inputs = read_inputs(inputs, model)
         shows = _read_flags(labels, check_batch(flatten(inputs)[0]))
         name = find_point(model, layer).name

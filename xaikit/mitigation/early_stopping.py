@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.mitigation.evaluation import accuracies
+from xaikit.mitigation.evaluation import accuracies, class_batches
 
 
 class EarlyStopping:
@@ -51,6 +52,27 @@ class EarlyStopping:
         """Measure the untrained model once: wrong data are refused early, and later epochs have a value to beat."""
         if self.active:
             self.start = self.look(model)["validation_worst_group"]
+
+    def warn_of_unseen(self, model: nn.Module, labels: Tensor, *, stacklevel: int) -> None:
+        """Warn of a class among validation samples in memory that no training sample has.
+
+        Args:
+            model: whose precision arrays get.
+            labels: of all training samples; what is no class for each sample is passed over.
+            stacklevel: of the warning.
+        """
+        if not isinstance(self._data, (tuple, list)) or labels.is_floating_point() or labels.ndim != 1:
+            return
+        held_out = {int(label) for batch in class_batches(model, self._data) for label in batch.labels.unique()}
+        unseen = sorted(held_out - set(labels.unique().tolist()))
+        if unseen:
+            listed = ", ".join(map(str, unseen[:5])) + (f" and {len(unseen) - 5} more" if len(unseen) > 5 else "")
+            which = f"classes {listed} are" if len(unseen) > 1 else f"class {listed} is"
+            warnings.warn(
+                f"the {which} among the validation samples and in no training sample, and cannot be learnt; take these "
+                "samples out, or add some to the data",
+                stacklevel=stacklevel,
+            )
 
     def judge(self, model: nn.Module, worst: float) -> None:
         """Remember the weights where they are the best so far."""

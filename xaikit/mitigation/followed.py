@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from xaikit.core.batch import Batch
 from xaikit.core.errors import XaikitError
+from xaikit.core.percentages import percent
 from xaikit.core.structure import by_row, flatten
 from xaikit.factors import MaskedRegion
 from xaikit.factors.exchange import mask_like
 from xaikit.mitigation.forward import class_logits, evaluating
 from xaikit.mitigation.pairing import donors_of, donors_within
 from xaikit.mitigation.sources import InMemorySource, Source
-from xaikit.mitigation.tables import percent
 
 if TYPE_CHECKING:
     from xaikit.mitigation.base import Mitigator

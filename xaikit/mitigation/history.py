@@ -7,8 +7,8 @@ import math
 from typing import Any
 
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.percentages import percent
 from xaikit.core.results import Real, Result, Stopped
-from xaikit.mitigation.tables import percent
 
 ENDS = {Stopped.EARLY_STOPPING: ", stopped early", Stopped.INTERRUPTED: ", interrupted"}
 

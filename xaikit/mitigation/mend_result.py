@@ -9,11 +9,12 @@ from typing import Any
 from torch import nn
 
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.percentages import percent
 from xaikit.core.results import Real, Result, Stopped
 from xaikit.core.spec_strings import split_spec
 from xaikit.mitigation.assess import Assessment
 from xaikit.mitigation.reliance import RELIES
-from xaikit.mitigation.tables import aligned, percent
+from xaikit.mitigation.tables import aligned
 
 OF_TRAINING = ("lr", "lr_schedule", "n_epochs", "batch_size", "patience", "random_state")
 ROUNDING = 1e-9  # of a difference of two shares
@@ -118,14 +119,16 @@ class MendResult(Result):
                 f"nothing to mend: {percent(first.changed)} of predictions change with {self.shortcut} exchanged; "
                 f"accuracy on exchanged data {percent(first.accuracy_exchanged)}"
             )
+        lost = first.accuracy_kept - last.accuracy_kept
         opening = "does not rely on it any more: "
+        if lost > RELIES:
+            opening = f"does not rely on it any more, but is {100 * lost:.1f} points less right with it kept: "
         if self.relies:
             often = "which often change with it" if len(self.remaining) > 1 else "which often changes with it"
             companions = f"on the {' and the '.join(self.remaining)}, {often}"
             opening = "still relies on it: " if self._on_shortcut else f"relies {companions}: "
         if last.note:
             opening = f"not mended: {last.note}. "
-        lost = first.accuracy_kept - last.accuracy_kept
         text = (
             f"{opening}{percent(first.changed)} of predictions changed with {self.shortcut} exchanged, now "
             f"{percent(last.changed)}; accuracy on exchanged data {percent(first.accuracy_exchanged)} before, now "
@@ -136,7 +139,7 @@ class MendResult(Result):
             text += (
                 f", in the worst group with it exchanged {percent(first.worst_group)}, now {percent(last.worst_group)}"
             )
-        if self.relies:
+        if self.relies and "n_epochs=" not in last.note:
             text += f"; try {self._advice()}"
         if self.added:
             exchanged = "they were exchanged" if len(self.added) > 1 else "it was exchanged"
@@ -144,7 +147,8 @@ class MendResult(Result):
         if lost > self.max_loss + ROUNDING:
             text += (
                 f". With the shortcut kept {100 * lost:.1f} points were lost, more than the {100 * self.max_loss:.1f} "
-                "asked for: what the shortcut told is gone, or what was named holds more"
+                "asked for: what the shortcut told is gone, what was named holds more, or the training was too short "
+                f"(epochs: {last.epochs}; set n_epochs= higher)"
             )
         return text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 import warnings
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, TrainingError
 from xaikit.core.model_copy import trainable_copy
+from xaikit.core.percentages import percent
 from xaikit.core.process_wide import warnings_ignored
 from xaikit.core.results import Stopped
 from xaikit.core.spec_strings import split_spec
@@ -26,7 +28,6 @@ from xaikit.mitigation.mend_rate import Interrupted, RateRace
 from xaikit.mitigation.mend_result import ROUNDING, MendTry
 from xaikit.mitigation.mend_store import TryStore, key_of
 from xaikit.mitigation.reliance import RELIES
-from xaikit.mitigation.tables import percent
 
 UNCHANGED = "unchanged"
 HALFWAY = "from weights halfway to fresh ones, "
@@ -119,8 +120,10 @@ class MendSearch:
                     self._try(attempt)
                 except (InvalidInputError, TrainingError) as err:
                     failed.append((attempt.mitigator, err))
+                if self.stopped == Stopped.INTERRUPTED:
+                    break
                 bar.update()
-                if self.stopped == Stopped.INTERRUPTED or self._is_enough():
+                if self._is_enough():
                     break
             else:
                 self.stopped = Stopped.EXHAUSTED
@@ -195,6 +198,8 @@ class MendSearch:
             measured, seconds = self._judge.measure(model), time.monotonic() - started
             method = (HALFWAY if attempt.halfway else "") + spec_string(chosen)
             row = _row(method, measured, self._data, epochs=len(history.epochs), seconds=seconds)
+            if worse := self._less_right(row):
+                row = dataclasses.replace(row, note=row.note or worse)
             self.store.keep(key, row, model)
         if (kind := _kind(mitigator)) is not None:
             self._rates[kind] = float(split_spec(row.method)[1].get("lr", mitigator.lr))
@@ -219,6 +224,18 @@ class MendSearch:
             return by_groups
         validation, groups = self._judge.validation
         return {"validation": validation, "validation_groups": groups, **by_groups}
+
+    def _less_right(self, row: MendTry) -> str:
+        """A note where a training ends below the model as it came, beyond chance: a shortcut is not all it lost."""
+        first, share = self.tries[0].score, row.score
+        chance = 2 * math.sqrt((first * (1 - first) + share * (1 - share)) / self._data.held_out.size)
+        if share >= first - max(self._options.max_loss, chance):
+            return ""
+        return (
+            f"it is less right than the model as it came, also with the shortcut exchanged ({percent(share)} against "
+            f"{percent(first)}): the training may be too short (epochs: {row.epochs}; set "
+            "n_epochs= higher)"
+        )
 
     def _is_free(self, row: MendTry) -> bool:
         """Whether the shortcut makes no difference to a try: none beyond what is allowed, or two standard errors."""

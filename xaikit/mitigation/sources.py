@@ -25,6 +25,8 @@ from xaikit.core.masks import leaves_of, marked
 from xaikit.core.structure import flatten
 from xaikit.mitigation.reader import IndexedMasks, Reader
 
+LISTED = ("samples", "targets", "labels", "imgs", "files")  # attributes of data sets that name their samples
+
 
 class TrainingStep(NamedTuple):
     """The samples that one process trains on in one step.
@@ -179,7 +181,11 @@ class LoaderSource:
             return self._masks.put(self.reader(loader.collate_fn([loader.dataset[0]])), [0])
 
     def fingerprint(self) -> dict[str, str]:
-        """The number of samples, and of tensors in memory a hash; to read others would draw random numbers."""
+        """The number of samples, and a hash of what is in memory; to read others would draw random numbers.
+
+        Of a data set of samples the attributes count: its tensors and arrays, and lists of names and labels such as
+        `samples` of torchvision's folders. Its attribute `content_hash` is a hash of its own.
+        """
         data = self.original.dataset
         samples = data.dataset if isinstance(data, Subset) else data
         tensors = _held_tensors(samples.tensors if isinstance(samples, TensorDataset) else samples)
@@ -188,6 +194,7 @@ class LoaderSource:
         return {
             **({"samples": str(len(data))} if isinstance(data, Sized) else {}),
             **({"tensors": _hash(tensors)} if tensors else {}),
+            **({} if tensors else _attribute_hash(samples)),
         }
 
 
@@ -336,6 +343,19 @@ def _held_tensors(data: Any) -> list[Tensor]:
     if isinstance(data, Mapping):
         data = list(data.values())
     return [tensor for part in data for tensor in _held_tensors(part)] if isinstance(data, (list, tuple)) else []
+
+
+def _attribute_hash(data: Any) -> dict[str, str]:
+    """A hash of what a data set of single samples holds in memory; empty where that is nothing that stays as it is."""
+    if content := getattr(data, "content_hash", None):
+        return {"content": str(content)}
+    attributes = {name: value for name, value in getattr(data, "__dict__", {}).items() if not name.startswith("_")}
+    tensors = [t for v in attributes.values() if isinstance(v, (Tensor, np.ndarray)) for t in _held_tensors(v)]
+    listed = [attributes[name] for name in LISTED if isinstance(attributes.get(name), (list, tuple))]
+    if not tensors and not listed:
+        return {}
+    text = np.frombuffer(repr(listed).encode(), dtype=np.uint8)
+    return {"content": _hash([*tensors, *_held_tensors(text)])}
 
 
 def _hash(tensors: Iterable[Tensor]) -> str:

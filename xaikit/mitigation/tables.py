@@ -5,16 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """``0.123`` as ``12.3 %``.
-
-    Args:
-        share: a fraction.
-        digits: behind the point.
-    """
-    return f"{100 * share:.{digits}f} %"
-
-
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as lines of text: the first column to the left, the others to the right."""
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xaikit.core import structure
 from xaikit.core.batch import is_whole_batch_target
+from xaikit.core.percentages import percent
 from xaikit.core.process_wide import warnings_ignored
 from xaikit.metrics import Metric
 from xaikit.metrics.table import bootstrap_interval
@@ -103,7 +104,7 @@ def _measured_on_all(
             if explained.gap is not None and explained.scores is not None:
                 missed = float(explained.gap.sum() / explained.scores.abs().sum().clamp_min(1e-30))
     if missed > NOTABLE:
-        item = _with_reason(item, f"misses its promised sum by {missed:.0%} of the score")
+        item = _with_reason(item, f"misses its promised sum by {percent(missed, 0)} of the score")
     for text in dict.fromkeys(str(w.message) for w in caught):
         item = _with_reason(item, f"warns: {text}")
     bad = int((~torch.isfinite(value)).sum())

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.mitigation.tables import percent
+from xaikit.core.percentages import percent
 from xaikit.report.figures import _array, _overlay, show_image
 from xaikit.report.html import Table
 from xaikit.shortcuts import Clusters

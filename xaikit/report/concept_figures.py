@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter
 
-from xaikit.mitigation.tables import percent
+from xaikit.core.percentages import percent
 from xaikit.report.figures import BARS, INTERVAL, show_image
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from xaikit.mitigation.tables import percent
+from xaikit.core.percentages import percent
 from xaikit.report.concept_figures import concept_atlas_figure
 from xaikit.report.html import Picture, Table
 from xaikit.report.names import Names

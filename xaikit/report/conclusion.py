@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xaikit.core.image_forms import channels_first
-from xaikit.mitigation.tables import percent
+from xaikit.core.percentages import percent
 from xaikit.report.side_by_side import accuracy, models
 from xaikit.runs import ExplainedSample, Run
 

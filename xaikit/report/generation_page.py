@@ -6,7 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from xaikit.mitigation.tables import percent
+from xaikit.core.percentages import percent
 from xaikit.report.html import PAGE, template_of
 
 if TYPE_CHECKING:

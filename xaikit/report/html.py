@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from xaikit.core.errors import InvalidInputError, InvalidTypeError, MissingDependencyError
 from xaikit.core.files import write_whole
+from xaikit.core.percentages import percent
 from xaikit.core.renames import renamed_arguments, renamed_attribute
-from xaikit.mitigation.tables import percent
 from xaikit.report import pictures
 from xaikit.report.cards import drawn, kind_of, only_array, part_names, scale_of
 from xaikit.report.columns import columns_figure, description_of

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from xaikit.core import Explainer
-from xaikit.mitigation.tables import percent
+from xaikit.core.percentages import percent
 from xaikit.report.html import Picture, Table
 
 if TYPE_CHECKING:  # a report of one kind of result need not load the code of the others

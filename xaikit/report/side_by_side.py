@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from xaikit.core.errors import InvalidInputError
-from xaikit.mitigation.tables import percent
+from xaikit.core.percentages import percent
 from xaikit.report.names import Names
 from xaikit.runs import ExplainedSample, Run
 

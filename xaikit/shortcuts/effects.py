@@ -10,9 +10,10 @@ from torch import Tensor
 
 from xaikit.core.errors import UnknownNameError, near_names
 from xaikit.core.pandas_import import import_pandas
+from xaikit.core.percentages import percent
 from xaikit.core.registries import FACTORS
 from xaikit.core.results import Interval, Real, Result
-from xaikit.mitigation.tables import aligned, percent
+from xaikit.mitigation.tables import aligned
 
 SUSPECT = 0.1  # share of predictions that follow a nuisance, above which it is a suspect
 LEVEL = 0.95
@@ -89,9 +90,9 @@ class Effect(Result):
             class_names: names of the classes by number; None shows the numbers.
         """
         if self.follows.low > SUSPECT or self.follows.mean >= self.leads.mean:
-            return f"{self.follows.mean:.0%} of predictions follow the {self.title}".replace("%", " %")
+            return f"{percent(self.follows.mean, 0)} of predictions follow the {self.title}"
         name = self.leading_class if class_names is None else class_names[self.leading_class]
-        return f"{self.leads.mean:.0%} of predictions follow the {self.title} of class {name}".replace("%", " %")
+        return f"{percent(self.leads.mean, 0)} of predictions follow the {self.title} of class {name}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

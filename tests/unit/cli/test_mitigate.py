@@ -93,6 +93,10 @@ def test_an_interrupted_training_goes_on(
     assert Path("parts.checkpoint.pt").exists()
     assert not Path("parts.pt").exists()
     monkeypatch.setattr(RRR, "fit", fit)
+    np.savez("other.npz", x=1 - np.load("d.npz")["x"], y=np.load("d.npz")["y"])  # as many samples
+    other = ("mitigate", "--data", "other.npz", *flags[3:])
+    assert leave(*other, "rrr:n_epochs=3,lr=0.01", "--out", "parts.pt") == 2
+    assert "is of a training on other data (content differ)" in capsys.readouterr().err
     assert leave(*flags, "rrr:n_epochs=3,lr=0.01", "--out", "parts.pt") == 0
     assert not Path("parts.checkpoint.pt").exists()
     whole, parts = (torch.load(f"{name}.pt", weights_only=True) for name in ("whole", "parts"))
@@ -146,8 +150,14 @@ def test_a_factor_is_measured_and_may_fail_the_call(
     assert leave(*table, "--mitigator", f"{fill}site", "--fail-if-relies") == 3
     after = json.loads(capsys.readouterr().out)["after"]
     assert after["accuracy"]["flipped"] == 0
+    assert leave(*table[:-1], "--mitigator", f"{fill}site") == 0
+    assert "the model still relies on it; xaikit mend tries several" in capsys.readouterr().out
     assert leave(*table, "--mitigator", f"{fill}age", "--fail-if-relies") == 0
     capsys.readouterr()
+    assert leave(*table, "--mask-names", "site") == 0  # a table has a rate of its own by default, pictures another
+    assert "lr=0.003" in json.loads(capsys.readouterr().out)["mitigator"]
+    assert leave("mitigate", *DATA, "--mask", "m.npy", "--quiet", "--json") == 0
+    assert "lr=0.001" in json.loads(capsys.readouterr().out)["mitigator"]
     assert leave(*table, "--mitigator", "jtt:n_epochs=1", "--fail-if-relies") == 2
     assert "name it with --mask or --mask-names" in capsys.readouterr().err
     assert leave(*table, "--mask-names", "site", "--channel-axis", "1") == 2

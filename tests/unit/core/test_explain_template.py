@@ -39,7 +39,7 @@ def test_contextual_decomposition_warns_of_a_large_gap(monkeypatch):
         warnings.simplefilter("error")
         assert explainer.explain(X, Y).gap.max() < 1e-5
     monkeypatch.setattr("xaikit.explainers.cd.decomposition.Decomposition.gap", lambda self, scores: scores.abs())
-    with pytest.warns(UserWarning, match="misses the explained score by 100.0%, more than the tolerance of 1%"):
+    with pytest.warns(UserWarning, match="misses the explained score by 100.0 %, more than the tolerance of 1 %"):
         explainer.explain(X, Y)
 
 

@@ -72,22 +72,22 @@ def gpt2() -> torch.nn.Module:
     return transformers.GPT2LMHeadModel(config).double().eval()
 
 
-def bart() -> torch.nn.Module:
+def bart(layers: int = 1) -> torch.nn.Module:
     """An encoder and a decoder."""
     torch.manual_seed(0)
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
     config = transformers.BartConfig(
-        vocab_size=340, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32,
-        max_position_embeddings=64, **heads,
+        vocab_size=340, d_model=16, encoder_layers=layers, decoder_layers=layers, encoder_ffn_dim=32,
+        decoder_ffn_dim=32, max_position_embeddings=64, **heads,
     )  # fmt: skip
     return transformers.BartForConditionalGeneration(config).double().eval()
 
 
-def t5() -> torch.nn.Module:
+def t5(layers: int = 1) -> torch.nn.Module:
     """An encoder and a decoder that share their embeddings."""
     torch.manual_seed(0)
     config = transformers.T5Config(
-        vocab_size=340, d_model=16, d_ff=32, num_layers=1, num_heads=2, d_kv=8, decoder_start_token_id=0
+        vocab_size=340, d_model=16, d_ff=32, num_layers=layers, num_heads=2, d_kv=8, decoder_start_token_id=0
     )
     return transformers.T5ForConditionalGeneration(config).double().eval()
 

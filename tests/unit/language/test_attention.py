@@ -95,6 +95,115 @@ def test_encoder_and_decoder_by_the_published_formula(make):
     assert np.allclose(result.values[row, : len(expected)], expected, atol=1e-12)
 
 
+def with_half(layer: np.ndarray) -> np.ndarray:
+    mixed = layer + np.eye(len(layer))
+    return mixed / mixed.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("method", ["rollout", "gradient_rollout"])
+@pytest.mark.parametrize("make", [small_models.bart, small_models.t5])
+def test_rollout_through_the_cross_attention(make, method):
+    """Every sublayer, cross-attention too, is (A + 1) with rows divided by their sums, over encoder and decoder."""
+    model = make(2)
+    model.set_attn_implementation("eager")
+    row, n, m = 2, len(PROMPT), len(ANSWER)
+    decoder_ids = torch.tensor([[model.config.decoder_start_token_id, *ANSWER[:-1]]])
+    output = model(input_ids=torch.tensor([PROMPT]), decoder_input_ids=decoder_ids, output_attentions=True)
+    groups = [output.encoder_attentions, output.decoder_attentions, output.cross_attentions]
+    gradients = iter(torch.autograd.grad(output.logits[0, row, ANSWER[row]], [layer for g in groups for layer in g]))
+    encoder, decoder, cross = (
+        [
+            average(heads, slopes) if method == "gradient_rollout" else heads.mean(0)
+            for heads, slopes in ((layer[0].detach().numpy(), next(gradients)[0].numpy()) for layer in group)
+        ]
+        for group in groups
+    )
+    relevance = np.eye(n + m)  # of one stack that holds both texts
+    whole = np.eye(n + m)
+    for layer in encoder:
+        whole[:n, :n] = with_half(layer)
+        relevance = whole @ relevance
+    for layer, across in zip(decoder, cross, strict=True):
+        for block, begin in ((layer, n), (across, 0)):
+            whole = np.zeros((n + m, n + m))
+            whole[n:, begin : begin + block.shape[1]] = block
+            whole = with_half(whole)
+            whole[:n, :n] = np.eye(n)
+            relevance = whole @ relevance
+    result = explain_attention(model, None, PROMPT, method=method, generated=ANSWER)
+    assert np.allclose(result.values[row, : n + m], relevance[n + row], atol=1e-12)
+    assert np.isclose(relevance[n + row].sum(), 1)
+    assert relevance[n + row, :n].min() > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "encoder", "decoder", "values"),
+    [
+        (
+            small_models.bart,
+            "model.encoder.layers",
+            "model.decoder.layers",
+            ["self_attn.v_proj", "encoder_attn.v_proj"],
+        ),
+        (
+            small_models.t5,
+            "encoder.block",
+            "decoder.block",
+            ["layer.0.SelfAttention.v", "layer.1.EncDecAttention.v"],
+        ),
+    ],
+    ids=["bart", "t5"],
+)
+def test_value_zeroing_through_the_cross_attention(make, encoder, decoder, values):
+    """By passes of the whole model, with a value vector set to 0 in one attention of one layer."""
+    model, n, m = make(2), len(PROMPT), len(ANSWER)
+    inputs = {"input_ids": torch.tensor([PROMPT])}
+    inputs["decoder_input_ids"] = torch.tensor([[model.config.decoder_start_token_id, *ANSWER[:-1]]])
+
+    def output_of(block: str, zeroed: str = "", token: int = 0) -> np.ndarray:
+        outputs = []
+
+        def read(_m, _a, out):
+            outputs.append((out if isinstance(out, torch.Tensor) else out[0])[0].numpy())
+
+        handles = [model.get_submodule(block).register_forward_hook(read)]
+        if zeroed:
+
+            def zero(_m, _a, out):
+                return torch.cat([out[:, :token], torch.zeros_like(out[:, :1]), out[:, token + 1 :]], 1)
+
+            handles.append(model.get_submodule(f"{block}.{zeroed}").register_forward_hook(zero))
+        with torch.no_grad():
+            model(**inputs)
+        for handle in handles:
+            handle.remove()
+        return outputs[0]
+
+    def distances(block: str, zeroed: str, count: int) -> np.ndarray:
+        a, columns = output_of(block), []
+        for token in range(count):
+            b = output_of(block, zeroed, token)
+            columns.append(1 - (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+        return np.stack(columns, 1)
+
+    relevance = np.eye(n + m)
+    for layer in range(2):
+        whole = np.eye(n + m)
+        within = distances(f"{encoder}.{layer}", values[0], n)
+        whole[:n, :n] = within / within.sum(1, keepdims=True)
+        relevance = whole @ relevance
+    for layer in range(2):
+        whole = np.eye(n + m)
+        block = f"{decoder}.{layer}"
+        whole[n:] = np.concatenate([distances(block, values[1], n), distances(block, values[0], m)], 1)
+        whole[n:] /= whole[n:].sum(1, keepdims=True)
+        relevance = whole @ relevance
+    result = explain_attention(model, None, PROMPT, method="value_zeroing", generated=ANSWER)
+    for row in range(m):
+        assert np.allclose(result.values[row, : n + m], relevance[n + row], atol=1e-7)
+    assert relevance[n:, :n].min() > 0
+
+
 @pytest.mark.parametrize(
     ("make", "blocks", "values", "share"),
     [
@@ -156,7 +265,7 @@ def test_the_whole_answer_and_units(model):
     [
         (small_models.mamba, {}, "returns no attention weights"),
         (small_models.llama, {"method": "roll"}, "method is one of rollout"),
-        (small_models.t5, {}, "rollout is defined for one stack of layers"),
+        (small_models.t5, {}, "returns no attention weights"),
         (small_models.llama, {"prompt": [[1, 2], [3]]}, "takes one prompt"),
     ],
     ids=["state space", "method", "encoder", "batch"],

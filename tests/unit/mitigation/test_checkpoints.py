@@ -323,3 +323,35 @@ def test_other_data_in_a_loader_or_a_list_are_refused(tmp_path, form):
         with pytest.raises(InvalidInputError, match=r"other data \(tensors differ\); name another file"):
             fit(further, net(), batches(*changed, form), checkpoint=file)
     assert len(fit(further, net(), batches(x.clone(), y, mask, form), checkpoint=file).epochs) == 2
+
+
+class Samples(Dataset):
+    """Single samples of attributes: a tensor, an array, or a list of names and labels as torchvision's folders hold."""
+
+    def __init__(self, form, shift=0.0):
+        x, y, mask = data()
+        x = x + shift
+        self.reads, self._x, self._y, self._mask = 0, x, y, mask
+        if form == "tensor":
+            self.x = x
+        elif form == "array":
+            self.x = x.numpy()
+        else:
+            self.samples = [(f"{float(row.sum()):.3f}.png", int(label)) for row, label in zip(x, y, strict=True)]
+
+    def __len__(self):
+        return len(self._x)
+
+    def __getitem__(self, i):
+        self.reads += 1
+        return self._x[i], int(self._y[i]), self._mask
+
+
+@pytest.mark.parametrize("form", ["tensor", "array", "list"])
+def test_other_single_samples_are_refused(tmp_path, form):
+    file, mitigator = tmp_path / "rrr.pt", RRR(n_epochs=1, random_state=0, **SETTINGS)
+    fit(mitigator, net(), Samples(form), checkpoint=file)
+    further = mitigator.set_kwargs(n_epochs=2)
+    with pytest.raises(InvalidInputError, match=r"other data \(content differ\); name another file"):
+        fit(further, net(), Samples(form, shift=1.0), checkpoint=file)
+    assert len(fit(further, net(), Samples(form), checkpoint=file).epochs) == 2

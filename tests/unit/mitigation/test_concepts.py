@@ -212,3 +212,12 @@ def test_a_mask_at_a_layer_without_positions_says_which_samples():
     expected = mitigator.loss(model, (x[:2], y[:2])).penalty
     assert torch.allclose(mitigator.loss(model, (x, y, mask)).penalty, expected)
     mitigator.set_kwargs(n_epochs=1).fit(model, x, y, progress=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"layer": None}, {"layer": ["1"]}, {"layer": 1}])
+def test_a_layer_that_is_not_named_is_said(case, options):
+    model, x, shown = case
+    with pytest.raises(InvalidTypeError, match=r"needs layer=, .* such as '1' or '2', or measure .*concept_layers\("):
+        Concept.fit(model, x, shown.tolist(), **options)
+    with pytest.raises(InvalidTypeError, match=r"must be a Concept, made by Concept.fit\(model, x, labels"):
+        PClArC()

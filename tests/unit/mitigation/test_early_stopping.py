@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -155,3 +156,19 @@ def test_batchnorm_and_a_step_of_one_sample_are_told_before_the_first_step():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     maps = nn.Sequential(nn.Unflatten(1, (1, 2)), nn.BatchNorm1d(1), nn.Flatten(), nn.Linear(2, 2))  # has two values
     RRR(batch_size=1, n_epochs=1).fit(maps, x, y, MASK, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "held_out", "words"),
+    [
+        ([0, 1] * 6, [0, 1, 2], "the class 2 is among the validation samples and in no training sample, and cannot"),
+        (np.array([1, 3] * 6), np.array([0, 1, 2]), "the classes 0, 2 are among the validation samples"),
+        (torch.tensor([4, 3] * 6), torch.tensor([0, 1, 2]), "the classes 0, 1, 2 are among"),
+    ],
+)
+def test_a_class_in_no_training_sample_is_said(labels, held_out, words):
+    x = np.random.default_rng(0).random((12, 2), np.float32)
+    mitigator = RRR(n_epochs=1, **SETTINGS)
+    with pytest.warns(UserWarning, match=words):
+        mitigator.fit(nn.Linear(2, 5), x, labels, MASK, validation=(x[:3], held_out), progress=False)
+    mitigator.fit(nn.Linear(2, 5), x, labels, MASK, validation=(x[:3], labels[:3]), progress=False)  # warns of nothing

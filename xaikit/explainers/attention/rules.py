@@ -36,34 +36,52 @@ def joined_layers(layers: Sequence[Tensor], method: str) -> Tensor:
         if method == "transformer_attribution":
             relevance = relevance + layer @ relevance
             continue
-        mixed = layer + identity
-        relevance = (mixed / mixed.sum(-1, keepdim=True)) @ relevance
+        relevance = _with_residual(layer) @ relevance
     return relevance
 
 
-def crossed(encoder: Sequence[Tensor], decoder: Sequence[Tensor], cross: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The relevance of decoder and encoder tokens for each position of a decoder (Chefer et al., arXiv:2103.15679).
+def crossed(
+    encoder: Sequence[Tensor], decoder: Sequence[Tensor], cross: Sequence[Tensor], method: str
+) -> tuple[Tensor, Tensor]:
+    """The relevance of decoder and encoder tokens for each position of a decoder.
 
-    With R_ee of the encoder by `joined_layers`, each decoder layer takes R_dd = R_dd + D R_dd and R_de = R_de + D R_de
-    for its self-attention D, and R_de = R_de + N(R_dd)^T C N(R_ee) for its cross-attention C. N takes the identity out,
-    divides rows by their sum, and puts it back.
+    With R_ee of the encoder by `joined_layers`, each decoder layer takes for its self-attention D and its
+    cross-attention C:
+
+    * "transformer_attribution": R_dd = R_dd + D R_dd, R_de = R_de + D R_de + N(R_dd)^T C N(R_ee). N takes the identity
+      out, divides rows by their sum, and puts it back (Chefer et al., arXiv:2103.15679).
+    * any other: R_dd = R(D) R_dd and R_de = R(D) R_de, where R adds the identity and divides rows by their sum; then
+      R_dd = R_dd / n and R_de = (R_de + C R_ee) / n, where n is 1 + the sum of the row of C. A row over both sums to 1.
 
     Args:
         encoder: what its layers read, (S, S).
         decoder: what its self-attention reads, (T, T).
         cross: what its cross-attention reads, (T, S).
+        method: one of `METHODS`.
 
     Returns:
         R_dd (T, T) and R_de (T, S).
     """
-    of_encoder = _without_scale(joined_layers(encoder, "transformer_attribution"))
+    of_encoder = joined_layers(encoder, method)
     to_decoder = torch.eye(len(decoder[0]), dtype=decoder[0].dtype, device=decoder[0].device)
     to_encoder = torch.zeros_like(cross[0])
+    if method != "transformer_attribution":
+        for within, across in zip(decoder, cross, strict=True):
+            mixed, total = _with_residual(within), 1 + across.sum(-1, keepdim=True)
+            to_decoder = mixed @ to_decoder / total
+            to_encoder = (mixed @ to_encoder + across @ of_encoder) / total
+        return to_decoder, to_encoder
+    of_encoder = _without_scale(of_encoder)
     for within, across in zip(decoder, cross, strict=True):
         to_encoder = to_encoder + within @ to_encoder
         to_decoder = to_decoder + within @ to_decoder
         to_encoder = to_encoder + _without_scale(to_decoder).T @ across @ of_encoder
     return to_decoder, to_encoder
+
+
+def _with_residual(layer: Tensor) -> Tensor:
+    mixed = layer + torch.eye(layer.shape[-1], dtype=layer.dtype, device=layer.device)
+    return mixed / mixed.sum(-1, keepdim=True)
 
 
 def _without_scale(relevance: Tensor) -> Tensor:
