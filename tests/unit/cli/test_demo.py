@@ -70,7 +70,7 @@ def test_fooled_before_and_mended_after(
 ) -> None:
     test = DigitSamples(digits.test.images[:200], digits.test.labels[:200])
     monkeypatch.setattr(demo_digits, "load", lambda seed: dataclasses.replace(digits, test=test))
-    short = demo_story.Plan(epochs=7, weights=(5.0,), trials=3, tune_samples=20, lr=5e-3, batch_size=64)
+    short = demo_story.Plan(epochs=8, weights=(5.0,), trials=3, tune_samples=20, lr=3e-3, batch_size=64)
     monkeypatch.setattr(demo_story, "Plan", lambda seed: short)
     ran = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "out")], catch_exceptions=False)
     assert ran.exit_code == 0
