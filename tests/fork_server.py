@@ -129,9 +129,15 @@ def serve(path: str) -> None:
                         lifelines.add(connection)
                         selector.register(connection, selectors.EVENT_READ, "lifeline")
                         continue
+                    begun, closed_by_fork = os.pipe()
                     process = os.fork()
                     if process == 0:
                         become(call, streams)
+                    os.close(closed_by_fork)
+                    os.read(
+                        begun, 1
+                    )  # who asks for the group of a fork that has none yet would get, and kill, this one
+                    os.close(begun)
                     for stream in streams:
                         os.close(stream)
                     # Whoever started it finds it, as it would among its own processes.

@@ -52,7 +52,11 @@ class WarmPopen(subprocess.Popen):
         }
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        self._begin(call, streams)
+        try:
+            self._begin(call, streams)
+        except ConnectionRefusedError:  # the server is gone: a process as ever
+            super()._execute_child(args, *rest)
+            return
         self._child_created = True
         self._close_pipe_fds(*pipes)
 
@@ -164,7 +168,11 @@ def server() -> str:
 
 def _connected(call: dict[str, Any], streams: list[int], path: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(path)
+    try:
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
     socket.send_fds(connection, [b"x"], streams)
     connection.sendall(json.dumps(call).encode() + b"\n")
     return connection

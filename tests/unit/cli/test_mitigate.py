@@ -138,14 +138,14 @@ def test_a_factor_is_measured_and_may_fail_the_call(
     leave: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The names of a table's columns reach the factor, and what is exchanged is what is measured."""
-    (tmp_path / "tablenet.py").write_text(
+    (tmp_path / "small_table_net.py").write_text(
         "import torch\ndef make():\n net = torch.nn.Linear(2, 2)\n with torch.no_grad():\n"
         "  net.weight.copy_(torch.tensor([[0., -9.], [0., 9.]])); net.bias.zero_()\n return net\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     rows = [f"{i % 2 + 0.01 * i},{2 * (i % 2) - 1},{i % 2}" for i in range(40)]
     Path("t.csv").write_text("\n".join(["age,site,out", *rows]) + "\n")
-    table = ("mitigate", "--data", "t.csv", "--labels", "out", "--model", "tablenet:make", "--quiet", "--json")
+    table = ("mitigate", "--data", "t.csv", "--labels", "out", "--model", "small_table_net:make", "--quiet", "--json")
     fill = "counterexamples:n_epochs=1,lr=1e-9,fill=column:names="
     assert leave(*table, "--mitigator", f"{fill}site", "--fail-if-relies") == 3
     after = json.loads(capsys.readouterr().out)["after"]

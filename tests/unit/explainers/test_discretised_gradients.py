@@ -147,7 +147,7 @@ def test_zeros_under_rms_norm_are_told_with_a_remedy():
     torch.manual_seed(0)
     normed = Normed().double()
     explainer = DiscretisedIntegratedGradients(normed, layer="embed")
-    with pytest.warns(UserWarning, match=r"tolerance of 50%; where the model normalises .* baseline='token_id:token="):
+    with pytest.warns(UserWarning, match=r"tolerance of 50 %; where the model normalises .* baseline='token_id:token="):
         zeros = explainer.explain(IDS, 1)
     word = explainer.set_kwargs(baseline="token_id:token=0").explain(IDS, 1)  # a warning would be an error
     assert word.gap.max() < 0.02 * zeros.gap.max()

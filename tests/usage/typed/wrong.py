@@ -57,7 +57,7 @@ xaikit.explain_dataset("gradient", (x, x), out="run")  # wrong: "str"
 xaikit.explain_dataset(SmoothGrad(model), (x, x))  # wrong: out
 xaikit.SpRAy(n_cluster=3)  # wrong: n_cluster
 xaikit.SpRAy()(x).samples("1")  # wrong: "str"
-xaikit.Concept.fit(model, x, x)  # wrong: layer
+xaikit.Concept.fit(model, x, x, layer=3)  # wrong: layer
 xaikit.recommend(model).worst  # wrong: worst
 xaikit.load_run("run")[0].values_  # wrong: values_
 attribution: SmoothGrad = xaikit.Attribution.load("maps.npz")  # wrong: Attribution
