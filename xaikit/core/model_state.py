@@ -22,6 +22,7 @@ from xaikit.core import torch_private
 from xaikit.core.earlier_statistics import earlier_statistics, swapped_in
 from xaikit.core.kernels import mend_norms
 from xaikit.core.model_facts import ModelFacts, facts_of
+from xaikit.core.model_writes import same_items
 from xaikit.core.process_wide import COMPILED_CODE_OFF, FAST_PATH_OFF
 from xaikit.core.registered_hooks import RegisteredHooks
 from xaikit.core.replica import NotReplicableError, Replica, slots_of
@@ -287,6 +288,8 @@ def own_state_kept(modules: Sequence[nn.Module] | Modules) -> Iterator[None]:
             for name, value in values.items():
                 object.__setattr__(module, name, value)
         for value, content in containers.values():
+            if same_items(value, content):
+                continue  # another thread that reads it, as the children of a module, must not find it empty
             value.clear()
             (value.extend if isinstance(value, list) else value.update)(content)
 

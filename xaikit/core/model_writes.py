@@ -112,14 +112,20 @@ def _restored(contents: list[tuple[Any, Any]]) -> bool:
                 with torch.no_grad():
                     value.copy_(copy)
                 changed = True
-        elif not _same_items(value, copy):
+        elif not same_items(value, copy):
             value.clear()
             (value.extend if hasattr(value, "extend") else value.update)(copy)
             changed = True
     return changed
 
 
-def _same_items(first: Any, second: Any) -> bool:
+def same_items(first: Any, second: Any) -> bool:
+    """Whether two lists, dicts or sets of one kind hold the same objects.
+
+    Args:
+        first: a container.
+        second: another.
+    """
     if len(first) != len(second):
         return False
     if isinstance(first, Mapping):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 from xaikit import EXPLAINERS
+from xaikit.core.model_state import own_state_kept
 
 SPECS = (
     "gradient",
@@ -201,3 +203,24 @@ def test_a_buffer_gets_no_graph_from_what_is_written_into_it(spec):
     EXPLAINERS.create(spec).bind(model).attribute(torch.randn(2, 4), 1)
     assert not model.seen.requires_grad
     assert torch.equal(model.seen, torch.zeros(1))
+
+
+def test_the_children_of_a_module_are_never_missing_for_another_thread():
+    """Who lists them while what a pass wrote is put back must find them: only what has changed is emptied."""
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.log = [1]
+    emptied = []
+
+    def watch(_frame, event, function):
+        if event == "c_call" and function.__name__ == "clear":
+            emptied.append(function.__self__)
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        with own_state_kept([model]):
+            model.log.append(2)
+    finally:
+        sys.setprofile(before)
+    assert [item is model.log for item in emptied] == [True]
+    assert model.log == [1]
