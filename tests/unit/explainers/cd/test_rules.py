@@ -54,6 +54,7 @@ IMAGE_OPS = {
     "max along": lambda x: x.flatten(2).max(-1)[0],
     "topk": lambda x: x.flatten(2).topk(3).values,
     "median": lambda x: x.flatten(2).median(-1).values,
+    "median of all": lambda x: x * x.median() + x.min(),
     "sort": lambda x: x.flatten(2).sort(-1)[0],
     "gather": lambda x: x.flatten(2).gather(-1, torch.tensor([0, 3]).expand(2, 4, 2)),
     "index_select": lambda x: x.index_select(1, torch.tensor([2, 0])),
