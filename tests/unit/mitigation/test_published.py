@@ -27,9 +27,7 @@ def test_a_step_of_rrr_descends_the_papers_loss():
     penalty = (masks[:, None] * slope).square().sum()
     loss = -log_p[range(n), y].sum() + l1 * penalty + l2 * sum(p.square().sum() for p in by_hand.parameters())
     loss.backward()
-    ours = RRR.published(
-        lambda_rrr=l1 / n, weight_decay=2 * l2 / n, optimizer="sgd", lr=rate, n_epochs=1, batch_size=n
-    )
+    ours = RRR.published(lambda_rrr=l1 / n, weight_decay=2 * l2 / n, optimizer="sgd", lr=rate, n_epochs=1, batch_size=n)
     assert torch.allclose(ours.loss(model, (x, y, masks)).penalty, penalty)
     ours.fit(model, x, y, masks, progress=False)
     for trained, start in zip(model.parameters(), by_hand.parameters(), strict=True):
@@ -60,7 +58,8 @@ def test_the_priors_are_those_of_the_paper(prior):
     else:
         term = sum(
             (a[n, 0, i, j] - a[n, 0, k, m]).abs()
-            for n in range(5) for i in range(3) for j in range(4) for k, m in ((i + 1, j), (i, j + 1)) if k < 3 and m < 4
+            for n in range(5) for i in range(3) for j in range(4)
+            for k, m in ((i + 1, j), (i, j + 1)) if k < 3 and m < 4
         ) / 5  # fmt: skip
     loss = AttributionPrior.published(reference, prior=prior, lambda_prior=0.3).loss(model, (x, y))
     assert torch.allclose(loss.total, F.cross_entropy(model(x), y) + 0.3 * term)
