@@ -54,7 +54,6 @@ IMAGE_OPS = {
     "max along": lambda x: x.flatten(2).max(-1)[0],
     "topk": lambda x: x.flatten(2).topk(3).values,
     "median": lambda x: x.flatten(2).median(-1).values,
-    "median of all": lambda x: x * x.median() + x.min(),
     "sort": lambda x: x.flatten(2).sort(-1)[0],
     "gather": lambda x: x.flatten(2).gather(-1, torch.tensor([0, 3]).expand(2, 4, 2)),
     "index_select": lambda x: x.index_select(1, torch.tensor([2, 0])),
@@ -256,6 +255,14 @@ class WritesThroughViews(nn.Module):
         hidden.view(len(hidden), -1)[:, ::2].mul_(0.5)
         hidden.flatten(1).relu_()
         return self.last(self.second(hidden).flatten(1))
+
+
+@pytest.mark.parametrize("name", ["max", "min", "median", "nanmedian"])
+def test_one_entry_of_all_brings_its_parts(name):
+    x, masks = W(1, 5, 3), standard_masks((5, 3))
+    result = decompose(lambda x: getattr(x, name)().view(1), x, masks)
+    place = (x.flatten() == getattr(x, name)()).nonzero()
+    torch.testing.assert_close(result.relevant, (masks * x).flatten(1)[:, place[0]], rtol=0, atol=0)
 
 
 def test_an_in_place_step_on_a_view_reaches_what_it_views():
