@@ -77,7 +77,7 @@ CELLS: dict[str, CellFunction] = {
 
 
 def cell(function: Any, x: Tensor, state: Any, *parameters: Any) -> Any:
-    """A single step, as the Cell modules call it, on x (N, features) and a state (N, hidden), for an LSTM two of them."""
+    """A single step, as the Cell modules call it, on x (N, features) and a state (N, hidden), two for an LSTM."""
     weights = Weights(*parameters)
     states = tuple(state) if isinstance(state, (tuple, list)) else (state,)
     result = CELLS[operation_name(function).removesuffix("_cell")](weights.project(x), states, weights)
