@@ -97,11 +97,7 @@ def canonical(name: str) -> str:
 
 
 def is_in_place_name(name: str) -> bool:
-    """Whether a function with this name writes its result into its first operand: ``"add_"``, ``"__iadd__"``.
-
-    Args:
-        name: the name as torch has it.
-    """
+    """Whether a function that torch names so writes its result into its first operand: ``"add_"``, ``"__iadd__"``."""
     if name.startswith("__"):
         return name.endswith("__") and name[2] == "i" and name.strip("_") in OPERATORS and name[3:] != "nvert__"
     return name.endswith("_")
