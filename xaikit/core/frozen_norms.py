@@ -49,18 +49,15 @@ def _has_statistics(module: nn.Module) -> bool:
 
 def _as_batch_norm(module: Any, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     x = args[0] if len(args) == 1 and not kwargs else None
-    constants = [getattr(module, n, None) for n in ("running_mean", "running_var", "weight", "bias")]
-    if not isinstance(x, Tensor) or torch_private.batch_of(x) is not x or not _fit(x, constants):
+    constants: dict[str, Any] = {n: getattr(module, n, None) for n in ("running_mean", "running_var", "weight", "bias")}
+    if not isinstance(x, Tensor) or torch_private.batch_of(x) is not x or not _fit(x, constants.values()):
         return forward(*args, **kwargs)
+    norm: Callable[[Tensor], Tensor] = functools.partial(F.batch_norm, **constants, eps=getattr(module, "eps", EPSILON))
     with torch_private.DisableTorchFunction(), torch.no_grad():
-        written = forward(x.detach().clone())
-        y = F.batch_norm(x.detach(), *constants, eps=getattr(module, "eps", EPSILON))
-        same = (
-            isinstance(written, Tensor)
-            and written.shape == y.shape
-            and torch.allclose(written, y, rtol=1e-4, atol=1e-5)
-        )
-    return F.batch_norm(x, *constants, eps=getattr(module, "eps", EPSILON)) if same else forward(x)
+        y, written = norm(x.detach()), forward(x.detach().clone())
+        same = isinstance(written, Tensor) and written.shape == y.shape
+        same = same and torch.allclose(written, y, rtol=1e-4, atol=1e-5)
+    return norm(x) if same else forward(x)
 
 
 def _fit(x: Tensor, constants: Iterable[Any]) -> bool:
