@@ -27,8 +27,8 @@ def frozen_norms(modules: Iterable[nn.Module]) -> Iterator[None]:
     """
     norms = [(vars(m), m, m.forward) for m in modules if _has_statistics(m)]
     earlier = [state.get("forward") for state, _, _ in norms]
-    for state, module, forward in norms:
-        state["forward"] = functools.partial(_as_batch_norm, module, forward)
+    for state, module, as_written in norms:
+        state["forward"] = functools.partial(_as_batch_norm, module, as_written)
     try:
         yield
     finally:
